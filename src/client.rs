@@ -1,0 +1,1 @@
+//! Our gRPC API as the commands see it.

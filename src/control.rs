@@ -1,0 +1,1 @@
+//! The embedded control plane: templates, workspaces, builds and their jobs.

@@ -1,0 +1,1 @@
+//! The provisioner daemon: acquire a job, run it, say how it ended.

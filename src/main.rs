@@ -1,0 +1,3 @@
+//! Parses, runs, reports: everything else is in the library.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Provider packages that we present to an engine without a network.

@@ -1,0 +1,1 @@
+//! TLS, proxies and HTTP, which several engines share.

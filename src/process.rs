@@ -1,0 +1,1 @@
+//! Child processes: groups, pipes, signals.

@@ -1,0 +1,17 @@
+//! Generated protobuf types, one module a package. `tests/it/proto_fresh.rs` makes them; nobody edits them.
+//!
+//! They stop at the border: engines and services convert them into the types of [`crate::job`].
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    rustdoc::all,
+    reason = "generated"
+)]
+
+pub mod provisioner {
+    include!("proto/provisioner.rs");
+}
+pub mod provisionerd {
+    include!("proto/provisionerd.rs");
+}

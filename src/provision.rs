@@ -1,0 +1,345 @@
+//! The contracts between the daemon and its two partners: the engine that does a job's work
+//! ([`Provisioner`], [`Session`]) and the server that hands out jobs ([`JobSource`]).
+//!
+//! The shapes are those of Coder's messages at API 1.20, so that every transport carries all of it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::{
+    job::{
+        AiTask, CompletedJob, ExternalAuth, ExternalAuthRequirement, FailedJob, Job, JobId,
+        LogLevel, LogLine, Metadata, Module, Parameter, ParameterValue, Preset, Replacement,
+        Resource, TemplateVariable, Timing, VariableValue,
+    },
+    stop::Stop,
+};
+
+/// Where a session says what it does. Implementations return at once, whatever happens to the lines:
+/// an engine is never slowed down by a server that does not listen.
+pub trait LogSink: Send + Sync {
+    /// Takes one entry; `output` may have several lines.
+    fn log(&self, level: LogLevel, output: String);
+}
+
+/// An engine that runs templates.
+#[async_trait]
+pub trait Provisioner: Send + Sync {
+    /// Opens a session, in which the steps of one job run.
+    ///
+    /// # Errors
+    /// [`StepFailure`] if the engine is missing or no directory can be made.
+    async fn open(&self, config: SessionConfig) -> Result<Box<dyn Session>, StepFailure>;
+}
+
+/// What a session is told at its beginning.
+#[derive(Clone)]
+pub struct SessionConfig {
+    /// The job it serves, for logs.
+    pub job_id: JobId,
+    /// Lines below are dropped. `None` keeps all.
+    pub log_level: Option<LogLevel>,
+    /// Empty if unknown.
+    pub template_id: String,
+    /// Empty if unknown.
+    pub template_version_id: String,
+}
+
+/// One conversation with an engine, about one job.
+///
+/// Steps come in one of these orders, and a step that failed ends the conversation:
+/// init → parse → plan → graph → plan → graph (import), init → plan → graph (dry run),
+/// init → plan → apply → graph (build). Every step ends soon after `stop` is cancelled: with a failure, or with
+/// the result if the engine had it already. Dropping a step kills what it runs.
+#[async_trait]
+pub trait Session: Send {
+    /// Unpacks the template and makes providers and modules ready.
+    async fn init(
+        &mut self,
+        request: InitRequest,
+        log: Arc<dyn LogSink>,
+        stop: &Stop,
+    ) -> Result<InitComplete, StepFailure>;
+
+    /// Reads the template's source without running anything.
+    async fn parse(&mut self, log: Arc<dyn LogSink>) -> Result<ParseComplete, StepFailure>;
+
+    /// Compares what should be with what is.
+    async fn plan(
+        &mut self,
+        request: PlanRequest,
+        log: Arc<dyn LogSink>,
+        stop: &Stop,
+    ) -> Result<PlanComplete, StepFailure>;
+
+    /// Carries out the last plan. The state comes back whether it succeeded or not.
+    async fn apply(
+        &mut self,
+        request: ApplyRequest,
+        log: Arc<dyn LogSink>,
+        stop: &Stop,
+    ) -> ApplyComplete;
+
+    /// Converts the last plan, or the state, into resources.
+    async fn graph(
+        &mut self,
+        source: GraphSource,
+        log: Arc<dyn LogSink>,
+        stop: &Stop,
+    ) -> Result<GraphComplete, StepFailure>;
+
+    /// Ends the session and removes its directory. Problems are logged.
+    async fn close(self: Box<Self>);
+}
+
+/// Why a step gave no result.
+#[derive(Clone, Debug, Default)]
+pub struct StepFailure {
+    /// For the author: what failed, such as `terraform plan: exit status 1`.
+    pub error: String,
+    /// The first error that the engine named, if it named one.
+    pub diagnostic: Option<String>,
+    /// What was measured until then.
+    pub timings: Vec<Timing>,
+}
+
+impl StepFailure {
+    /// A failure that is fully said by `error`.
+    pub fn new(error: impl Into<String>) -> Self {
+        Self {
+            error: error.into(),
+            ..Self::default()
+        }
+    }
+}
+
+impl std::fmt::Display for StepFailure {
+    /// The error, and the engine's own words behind it if they are known.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.error)?;
+        match &self.diagnostic {
+            Some(diagnostic) => write!(f, ": {diagnostic}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for StepFailure {}
+
+/// What init is given.
+#[derive(Clone, Debug, Default)]
+pub struct InitRequest {
+    /// The template: an uncompressed tar archive.
+    pub template_archive: Bytes,
+    /// Files to lay over it: the modules of an earlier import. Empty for none.
+    pub module_archive: Bytes,
+    /// Whether to leave [`InitComplete::module_files`] empty.
+    pub omit_module_files: bool,
+}
+
+/// What init gives.
+#[derive(Clone, Debug, Default)]
+pub struct InitComplete {
+    /// What was measured.
+    pub timings: Vec<Timing>,
+    /// Modules the template calls.
+    pub modules: Vec<Module>,
+    /// Their files: an uncompressed tar archive, empty if there are none.
+    pub module_files: Bytes,
+}
+
+/// What the template's source says.
+#[derive(Clone, Debug, Default)]
+pub struct ParseComplete {
+    /// Input variables, sorted by file and line.
+    pub template_variables: Vec<TemplateVariable>,
+    /// `README.md`, empty if there is none.
+    pub readme: Bytes,
+    /// Tags of `coder_workspace_tags`: names to the source text of their values.
+    pub workspace_tags: BTreeMap<String, String>,
+}
+
+/// What a plan is given.
+#[derive(Clone, Debug, Default)]
+pub struct PlanRequest {
+    /// Facts for the `coder` provider; the transition decides whether it plans a destruction.
+    pub metadata: Metadata,
+    /// Answers to the template's questions.
+    pub parameters: Vec<ParameterValue>,
+    /// Answers in the build before this one.
+    pub previous_parameters: Vec<ParameterValue>,
+    /// Values of Terraform input variables, in the order in which they are passed.
+    pub variables: Vec<VariableValue>,
+    /// Tokens of external services.
+    pub external_auth: Vec<ExternalAuth>,
+    /// The state to start from, empty for none.
+    pub state: Bytes,
+}
+
+/// What a plan gives.
+#[derive(Clone, Debug, Default)]
+pub struct PlanComplete {
+    /// What was measured.
+    pub timings: Vec<Timing>,
+    /// The plan as `terraform show -json` prints it. Empty if there was nothing to plan.
+    pub plan: Bytes,
+    /// Whole units a day, summed over all resources.
+    pub daily_cost: i32,
+    /// What is destroyed and made again, sorted by address.
+    pub replacements: Vec<Replacement>,
+    /// How many AI tasks there are.
+    pub ai_task_count: i32,
+}
+
+/// What apply is given. Everything else it remembers from the plan.
+#[derive(Clone, Debug, Default)]
+pub struct ApplyRequest {
+    /// Facts for the `coder` provider.
+    pub metadata: Metadata,
+}
+
+/// What apply gives.
+#[derive(Clone, Debug, Default)]
+pub struct ApplyComplete {
+    /// The newest state that parses, `None` if there never was one.
+    pub state: Option<Bytes>,
+    /// Why it failed; `None` if it did not.
+    pub failure: Option<StepFailure>,
+    /// What was measured, also if it failed.
+    pub timings: Vec<Timing>,
+}
+
+/// What to convert into resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GraphSource {
+    /// The last plan.
+    Plan,
+    /// The state after an apply.
+    State,
+}
+
+/// What the conversion gives.
+#[derive(Clone, Debug, Default)]
+pub struct GraphComplete {
+    /// What was measured.
+    pub timings: Vec<Timing>,
+    /// Sorted by address.
+    pub resources: Vec<Resource>,
+    /// In the plan's order.
+    pub parameters: Vec<Parameter>,
+    /// Sorted by id.
+    pub external_auth: Vec<ExternalAuthRequirement>,
+    /// In the plan's order.
+    pub presets: Vec<Preset>,
+    /// In the plan's order.
+    pub ai_tasks: Vec<AiTask>,
+    /// Whether the template has AI tasks.
+    pub has_ai_tasks: bool,
+    /// Whether the template has agents that somebody else runs.
+    pub has_external_agents: bool,
+}
+
+/// A server that hands out jobs, as one daemon sees it. A connection that breaks is mended inside.
+#[async_trait]
+pub trait JobSource: Send + Sync {
+    /// Waits for a job. Once `stop` drains, asks the server to hand out none, and returns what it answers:
+    /// `None`, or a job that was already on its way and must be run.
+    async fn acquire(&self, stop: &Stop) -> Result<Option<Job>, SourceError>;
+
+    /// Says that the job lives, and what is new of it.
+    async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError>;
+
+    /// Asks whether the owner's budget allows `daily_cost`, in whole units.
+    async fn commit_quota(&self, job: JobId, daily_cost: i32) -> Result<Quota, SourceError>;
+
+    /// Ends a job that failed. A repeated call succeeds.
+    async fn fail(&self, job: FailedJob) -> Result<(), SourceError>;
+
+    /// Ends a job that succeeded. A repeated call succeeds.
+    async fn complete(&self, job: CompletedJob) -> Result<(), SourceError>;
+
+    /// Fetches the module archive with this id.
+    async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError>;
+}
+
+/// What is new of a job that runs.
+#[derive(Clone, Debug)]
+pub struct JobUpdate {
+    /// Which job.
+    pub job: JobId,
+    /// New lines, in order.
+    pub logs: Vec<LogLine>,
+    /// Variables that the template declares; sent once.
+    pub template_variables: Vec<TemplateVariable>,
+    /// The author's values of them.
+    pub user_variables: Vec<VariableValue>,
+    /// The template's README; sent once.
+    pub readme: Bytes,
+    /// The template's workspace tags; sent once.
+    pub workspace_tags: BTreeMap<String, String>,
+}
+
+impl JobUpdate {
+    /// An update that only says that the job lives.
+    pub fn heartbeat(job: JobId) -> Self {
+        Self {
+            job,
+            logs: Vec::new(),
+            template_variables: Vec::new(),
+            user_variables: Vec::new(),
+            readme: Bytes::new(),
+            workspace_tags: BTreeMap::new(),
+        }
+    }
+}
+
+/// What the server answers to an update.
+#[derive(Clone, Debug, Default)]
+pub struct JobUpdated {
+    /// Whether somebody cancelled the job.
+    pub cancelled: bool,
+    /// The values of all variables that the update named.
+    pub variables: Vec<VariableValue>,
+}
+
+/// What the server says about the owner's budget, in whole units a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Whether the cost is allowed.
+    pub ok: bool,
+    /// What is in use.
+    pub consumed: i32,
+    /// What is allowed; -1 for no limit.
+    pub budget: i32,
+}
+
+/// Why a job source did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The connection broke, or there is none. The call may have been carried out.
+    #[error("lost the connection to the server")]
+    Lost(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The server understood and refused. Repeating does not help.
+    #[error("server refused: {0}")]
+    Refused(String),
+    /// The job belongs to another daemon, or is not known any more.
+    #[error("job is gone: {0}")]
+    Gone(String),
+    /// The server does not accept who we are. Repeating does not help until credentials change.
+    #[error("server does not accept the credentials: {0}")]
+    Unauthorized(String),
+    /// The message does not fit through the wire.
+    #[error("message of {size} bytes is over the limit of {limit} bytes")]
+    TooLarge {
+        /// What it has, in bytes.
+        size: usize,
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
+    /// The server's answer makes no sense.
+    #[error("invalid answer: {0}")]
+    Invalid(String),
+}

@@ -1,0 +1,1 @@
+//! Addresses of providers, platforms and checksums.

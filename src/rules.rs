@@ -1,0 +1,1 @@
+//! What a server accepts: slugs, agent names, parameters, presets, tags.

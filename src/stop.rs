@@ -1,0 +1,107 @@
+//! How a service, a job or a subprocess is asked to stop: drain, cancel, kill.
+
+use tokio_util::sync::CancellationToken;
+
+/// Coder's three stages of stopping. A later stage implies the earlier ones.
+///
+/// - *drain* (SIGTERM): take no new work, finish what runs.
+/// - *cancel* (SIGINT, a cancelled job): ask what runs to end early, in an orderly way.
+/// - *kill* (a second signal, the grace period is over): end it now.
+///
+/// A clone observes the same stages; a [`Stop::child`] also has stages of its own.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    drain: CancellationToken,
+    cancel: CancellationToken,
+    kill: CancellationToken,
+}
+
+impl Stop {
+    /// A handle on which nothing was asked yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A handle that follows this one, and can be stopped without stopping this one.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self {
+            drain: self.drain.child_token(),
+            cancel: self.cancel.child_token(),
+            kill: self.kill.child_token(),
+        }
+    }
+
+    /// Asks to take no new work.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Asks what runs to end early.
+    pub fn cancel(&self) {
+        self.drain.cancel();
+        self.cancel.cancel();
+    }
+
+    /// Ends what runs.
+    pub fn kill(&self) {
+        self.cancel();
+        self.kill.cancel();
+    }
+
+    /// Whether no new work should start.
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
+    /// Whether what runs should end early.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Whether what runs should end now.
+    pub fn is_killed(&self) -> bool {
+        self.kill.is_cancelled()
+    }
+
+    /// Waits until [`Self::drain`] or a later stage is asked.
+    pub async fn draining(&self) {
+        self.drain.cancelled().await;
+    }
+
+    /// Waits until [`Self::cancel`] or a later stage is asked.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    /// Waits until [`Self::kill`] is asked.
+    pub async fn killed(&self) {
+        self.kill.cancelled().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_stage_implies_the_earlier_ones() {
+        let stop = Stop::new();
+
+        stop.kill();
+
+        assert!(stop.is_draining() && stop.is_cancelled() && stop.is_killed());
+    }
+
+    #[test]
+    fn a_child_follows_its_parent_but_not_the_other_way_round() {
+        let parent = Stop::new();
+        let (first, second) = (parent.child(), parent.child());
+
+        first.cancel();
+        assert!(!parent.is_draining() && !second.is_draining());
+
+        parent.drain();
+        assert!(second.is_draining() && !second.is_cancelled());
+    }
+}

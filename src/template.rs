@@ -1,0 +1,1 @@
+//! What a template author does without a server: inspect and draw.

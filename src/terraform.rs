@@ -1,0 +1,1 @@
+//! Terraform and OpenTofu as engines: processes in, resources out.

@@ -1,0 +1,1 @@
+//! How jobs travel: in memory and over gRPC.

@@ -1,0 +1,1 @@
+//! Terraform values: types, JSON, msgpack and unknowns.

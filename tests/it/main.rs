@@ -1,0 +1,11 @@
+//! The one integration-test binary: the program from outside.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod proto_fresh;

@@ -1,0 +1,58 @@
+//! The committed protobuf code is what our `.proto` files give.
+//!
+//! `UPDATE_PROTO=1 cargo test proto_fresh` writes it anew. No `protoc` is needed.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// Foreign wires: messages only, or a service that tonic serves.
+const FILES: [&str; 2] = ["provisioner.proto", "provisionerd.proto"];
+
+#[test]
+fn committed_protobuf_code_is_fresh() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let out = tempfile::tempdir().unwrap();
+    let descriptors = protox::compile(FILES, [root.join("proto")]).unwrap();
+    fs::write(
+        out.path().join("outpost_descriptor.bin"),
+        prost::Message::encode_to_vec(&descriptors),
+    )
+    .unwrap();
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .bytes(".")
+        .btree_map(".")
+        .out_dir(out.path())
+        .emit_rerun_if_changed(false)
+        .compile_fds(descriptors)
+        .unwrap();
+
+    let (made, committed) = (read_all(out.path()), read_all(&root.join("src/proto")));
+    if std::env::var_os("UPDATE_PROTO").is_some() {
+        for (name, content) in &made {
+            fs::write(root.join("src/proto").join(name), content).unwrap();
+        }
+        return;
+    }
+    let stale: Vec<_> = made
+        .keys()
+        .chain(committed.keys())
+        .filter(|name| made.get(*name) != committed.get(*name))
+        .collect();
+    assert!(
+        stale.is_empty(),
+        "stale in src/proto: {stale:?}; run UPDATE_PROTO=1 cargo test proto_fresh"
+    );
+}
+
+fn read_all(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            (
+                entry.file_name().into_string().unwrap(),
+                fs::read(entry.path()).unwrap(),
+            )
+        })
+        .collect()
+}
