@@ -15,3 +15,8 @@ pub mod provisioner {
 pub mod provisionerd {
     include!("proto/provisionerd.rs");
 }
+pub mod outpost {
+    pub mod v1 {
+        include!("proto/outpost.v1.rs");
+    }
+}
