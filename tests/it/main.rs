@@ -9,3 +9,4 @@
 )]
 
 mod proto_fresh;
+mod recordings;

@@ -1,0 +1,49 @@
+//! dRPC: one remote call on one byte stream, as `storj/drpc` speaks it.
+//!
+//! [`wire`] is the framing without a socket; [`Call`] is the side that asks, [`Answer`] the side that is asked.
+//! A stream carries exactly one call, so the stream id of the frames is always 1.
+
+mod answer;
+mod call;
+mod channel;
+pub mod wire;
+
+use std::io;
+
+pub use self::{answer::Answer, call::Call, channel::Limits};
+
+/// Why a call gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The peer answered with an error. Coder's server always sends code 0.
+    #[error("{message}")]
+    Remote {
+        /// The peer's number for it.
+        code: u64,
+        /// The peer's words.
+        message: String,
+    },
+    /// The message would not fit through the peer's limit, so it was not sent.
+    #[error("message of {size} bytes is over the limit of {limit} bytes")]
+    TooLarge {
+        /// What it has, in bytes.
+        size: usize,
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
+    /// The transport ended before the answer was complete. The call may have been carried out.
+    #[error("lost the stream of the call")]
+    Lost(#[source] io::Error),
+    /// The peer ended the call in an orderly way, without an answer.
+    #[error("call ended without an answer")]
+    NoAnswer,
+    /// The peer does not speak dRPC, or sent more than is allowed.
+    #[error("peer broke the protocol")]
+    Wire(#[from] wire::WireError),
+    /// The answer is not the message that it should be.
+    #[error("answer cannot be decoded")]
+    Decode(#[from] prost::DecodeError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! The side that asks.
+
+use std::io;
+
+use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{CallError, Limits, channel::Channel, wire::Kind};
+
+/// A call that was begun. Dropping it cancels it, as closing the stream tells the peer.
+#[derive(Debug)]
+pub struct Call<S> {
+    channel: Channel<S>,
+    has_ended: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
+    /// Begins a call of `method`, such as `/provisionerd.ProvisionerDaemon/UpdateJob`.
+    ///
+    /// # Errors
+    /// [`CallError::Lost`] if the stream is broken.
+    pub async fn begin(stream: S, method: &str, limits: Limits) -> Result<Self, CallError> {
+        let mut channel = Channel::new(stream, limits);
+        channel.send(&[(Kind::Invoke, method.as_bytes())]).await?;
+        Ok(Self {
+            channel,
+            has_ended: false,
+        })
+    }
+
+    /// Makes a call with one message each way.
+    ///
+    /// # Errors
+    /// [`CallError`]; nothing was sent after [`CallError::TooLarge`].
+    pub async fn unary<Q, A>(
+        stream: S,
+        method: &str,
+        request: &Q,
+        limits: Limits,
+    ) -> Result<A, CallError>
+    where
+        Q: Message,
+        A: Message + Default,
+    {
+        let mut channel = Channel::new(stream, limits);
+        let request = request.encode_to_vec();
+        let packets = [
+            (Kind::Invoke, method.as_bytes()),
+            (Kind::Message, &request[..]),
+            (Kind::CloseSend, &[]),
+        ];
+        channel.send(&packets).await?;
+        let mut call = Self {
+            channel,
+            has_ended: false,
+        };
+        let answer = call.receive().await?.ok_or(CallError::NoAnswer)?;
+        call.end().await;
+        Ok(answer)
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`CallError::TooLarge`] or [`CallError::Lost`].
+    pub async fn send(&mut self, message: &impl Message) -> Result<(), CallError> {
+        self.channel
+            .send(&[(Kind::Message, &message.encode_to_vec())])
+            .await
+    }
+
+    /// Says that no more messages follow.
+    ///
+    /// # Errors
+    /// [`CallError::Lost`] if the stream is broken.
+    pub async fn close_send(&mut self) -> Result<(), CallError> {
+        self.channel.send(&[(Kind::CloseSend, &[])]).await
+    }
+
+    /// The next message, `None` when the peer has no more. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`CallError`]. The end of the stream before the end of the call counts as [`CallError::Lost`].
+    pub async fn receive<M: Message + Default>(&mut self) -> Result<Option<M>, CallError> {
+        if self.has_ended {
+            return Ok(None);
+        }
+        loop {
+            let Some(packet) = self.channel.receive().await? else {
+                return Err(CallError::Lost(io::ErrorKind::UnexpectedEof.into()));
+            };
+            match packet.kind {
+                Kind::Message => return Ok(Some(M::decode(packet.data)?)),
+                Kind::Error => return Err(remote_error(&packet.data)),
+                Kind::Close | Kind::CloseSend => {
+                    self.has_ended = true;
+                    return Ok(None);
+                }
+                Kind::Cancel => {
+                    return Err(CallError::Remote {
+                        code: 0,
+                        message: "cancelled by the server".to_owned(),
+                    });
+                }
+                Kind::Invoke | Kind::Metadata => {}
+            }
+        }
+    }
+
+    /// Ends the call in an orderly way.
+    pub async fn end(mut self) {
+        // An answer has arrived, so a peer that is gone by now changes nothing.
+        let _ = self.channel.send(&[(Kind::Close, &[])]).await;
+        self.channel.shut_down().await;
+    }
+}
+
+fn remote_error(data: &[u8]) -> CallError {
+    let (code, message) = data
+        .split_first_chunk()
+        .map_or((0, data), |(code, text)| (u64::from_be_bytes(*code), text));
+    CallError::Remote {
+        code,
+        message: String::from_utf8_lossy(message).into_owned(),
+    }
+}

@@ -1,0 +1,96 @@
+//! Packets over a byte stream, for either side of a call.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::{
+    CallError,
+    wire::{Kind, Packet, Reader, Writer},
+};
+
+/// Bytes asked of the stream at a time.
+const READ_BYTES: usize = 32 * 1024;
+
+/// What a side sends and accepts at most, in bytes of one packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Over this nothing is sent: the peer would end the stream without a word.
+    pub outbound_bytes: usize,
+    /// Over this the peer is cut off.
+    pub inbound_bytes: usize,
+}
+
+impl Limits {
+    /// Coder accepts 4 MiB and sends without a limit; we accept 64 MiB.
+    pub const CODER: Self = Self {
+        outbound_bytes: 4 << 20,
+        inbound_bytes: 64 << 20,
+    };
+}
+
+#[derive(Debug)]
+pub(super) struct Channel<S> {
+    stream: S,
+    limits: Limits,
+    reader: Reader,
+    writer: Writer,
+    input: BytesMut,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
+    pub(super) fn new(stream: S, limits: Limits) -> Self {
+        Self {
+            stream,
+            limits,
+            reader: Reader::new(limits.inbound_bytes),
+            writer: Writer::default(),
+            input: BytesMut::new(),
+        }
+    }
+
+    /// Sends packets in one write.
+    pub(super) async fn send(&mut self, packets: &[(Kind, &[u8])]) -> Result<(), CallError> {
+        let mut out = BytesMut::new();
+        for (kind, data) in packets {
+            if data.len() > self.limits.outbound_bytes {
+                return Err(CallError::TooLarge {
+                    size: data.len(),
+                    limit: self.limits.outbound_bytes,
+                });
+            }
+            self.writer.write(*kind, data, &mut out);
+        }
+        self.stream.write_all(&out).await.map_err(CallError::Lost)?;
+        self.stream.flush().await.map_err(CallError::Lost)
+    }
+
+    /// The next packet, `None` at the end of the stream. Cancel-safe.
+    pub(super) async fn receive(&mut self) -> Result<Option<Packet>, CallError> {
+        loop {
+            if let Some(packet) = self.reader.next()? {
+                return Ok(Some(packet));
+            }
+            self.input.reserve(READ_BYTES);
+            let length = self
+                .stream
+                .read_buf(&mut self.input)
+                .await
+                .map_err(CallError::Lost)?;
+            if length == 0 && self.reader.is_partial() {
+                return Err(CallError::Lost(io::ErrorKind::UnexpectedEof.into()));
+            }
+            if length == 0 {
+                return Ok(None);
+            }
+            self.reader.push(&self.input.split());
+        }
+    }
+
+    /// Ends our half of the stream.
+    pub(super) async fn shut_down(&mut self) {
+        // The peer may be gone already, and then the stream is as closed as it can be.
+        let _ = self.stream.shutdown().await;
+    }
+}

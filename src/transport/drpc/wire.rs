@@ -1,0 +1,237 @@
+//! Frames and packets. A packet is what a call sends at a time; it travels in one or more frames.
+//!
+//! # Source
+//! storj/drpc `drpcwire/{packet,reader,split}.go`; Coder limits a packet to 4 MiB.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Bytes of payload in one frame that we send.
+const MAX_FRAME_BYTES: usize = 64 * 1024;
+
+/// The one stream of a connection that carries one call.
+const STREAM_ID: u64 = 1;
+
+/// What a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The name of the method to call.
+    Invoke = 1,
+    /// A message of the call.
+    Message = 2,
+    /// The call failed: an 8-byte code and a text.
+    Error = 3,
+    /// The caller lost interest.
+    Cancel = 4,
+    /// The call is over.
+    Close = 5,
+    /// The sender has no more messages.
+    CloseSend = 6,
+    /// Names and values that come before the method.
+    Metadata = 7,
+}
+
+/// A complete packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// What it is.
+    pub kind: Kind,
+    /// Its payload.
+    pub data: Bytes,
+}
+
+/// Why bytes are not packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// A number has more than 64 bits.
+    #[error("number is too long")]
+    LongVarint,
+    /// The kind is not known, and not marked as one to skip.
+    #[error("packet of unknown kind {0}")]
+    UnknownKind(u8),
+    /// Frames came in an order that cannot be.
+    #[error("frame out of order")]
+    OutOfOrder,
+    /// A packet is over the limit.
+    #[error("packet is over the limit of {limit} bytes")]
+    TooLarge {
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
+}
+
+/// Encodes packets of one direction of one call.
+#[derive(Debug, Default)]
+pub struct Writer {
+    last_message: u64,
+}
+
+impl Writer {
+    /// Appends a packet to `out`.
+    pub fn write(&mut self, kind: Kind, data: &[u8], out: &mut BytesMut) {
+        self.last_message += 1;
+        let mut rest = data;
+        loop {
+            let (frame, more) = rest.split_at(rest.len().min(MAX_FRAME_BYTES));
+            let control = if kind == Kind::Cancel { 0x80 } else { 0 };
+            out.put_u8(control | (kind as u8) << 1 | u8::from(more.is_empty()));
+            put_varint(STREAM_ID, out);
+            put_varint(self.last_message, out);
+            put_varint(frame.len() as u64, out);
+            out.extend_from_slice(frame);
+            if more.is_empty() {
+                return;
+            }
+            rest = more;
+        }
+    }
+}
+
+/// Puts packets together from the bytes of one direction of one call.
+#[derive(Debug)]
+pub struct Reader {
+    limit: usize,
+    buffer: BytesMut,
+    current: Option<(u64, u64)>,
+    is_done: bool,
+    payload: BytesMut,
+}
+
+impl Reader {
+    /// A reader that refuses packets of more than `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            buffer: BytesMut::new(),
+            current: None,
+            is_done: false,
+            payload: BytesMut::new(),
+        }
+    }
+
+    /// Takes bytes, in pieces of any size. Call [`Self::next`] until it has no more before the next piece.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next packet, `None` if more bytes are needed.
+    ///
+    /// # Errors
+    /// [`WireError`], after which the reader is of no use.
+    pub fn next(&mut self) -> Result<Option<Packet>, WireError> {
+        loop {
+            let Some(frame) = self.next_frame()? else {
+                return Ok(None);
+            };
+            let id = (frame.stream, frame.message);
+            match self.current {
+                Some(current) if id < current || (id == current && self.is_done) => {
+                    return Err(WireError::OutOfOrder);
+                }
+                Some(current) if id == current => {}
+                Some(_) | None => self.payload.clear(), // A higher id drops what was not finished.
+            }
+            (self.current, self.is_done) = (Some(id), frame.is_done);
+            if self.payload.len() + frame.data.len() > self.limit {
+                return Err(WireError::TooLarge { limit: self.limit });
+            }
+            self.payload.extend_from_slice(&frame.data);
+            if !frame.is_done {
+                continue;
+            }
+            let data = self.payload.split().freeze();
+            match frame.kind {
+                Some(kind) => return Ok(Some(Packet { kind, data })),
+                None if frame.is_control => {}
+                None => return Err(WireError::UnknownKind(frame.kind_number)),
+            }
+        }
+    }
+
+    /// Whether bytes of an unfinished packet have arrived.
+    pub fn is_partial(&self) -> bool {
+        !self.buffer.is_empty() || (!self.is_done && self.current.is_some())
+    }
+
+    fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
+        let mut at: &[u8] = &self.buffer;
+        let Some((&control, rest)) = at.split_first() else {
+            return Ok(None);
+        };
+        at = rest;
+        let mut numbers = [0; 3];
+        for number in &mut numbers {
+            match take_varint(&mut at)? {
+                Some(value) => *number = value,
+                None => return Ok(None),
+            }
+        }
+        let [stream, message, length] = numbers;
+        let length = usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= self.limit);
+        let length = length.ok_or(WireError::TooLarge { limit: self.limit })?;
+        if at.len() < length {
+            return Ok(None);
+        }
+        let header_length = self.buffer.len() - at.len();
+        self.buffer.advance(header_length);
+        let kind_number = control >> 1 & 0x3f;
+        Ok(Some(Frame {
+            kind: kind_of(kind_number),
+            kind_number,
+            is_done: control & 1 != 0,
+            is_control: control & 0x80 != 0,
+            stream,
+            message,
+            data: self.buffer.split_to(length).freeze(),
+        }))
+    }
+}
+
+struct Frame {
+    kind: Option<Kind>,
+    kind_number: u8,
+    is_done: bool,
+    is_control: bool,
+    stream: u64,
+    message: u64,
+    data: Bytes,
+}
+
+fn kind_of(number: u8) -> Option<Kind> {
+    Some(match number {
+        1 => Kind::Invoke,
+        2 => Kind::Message,
+        3 => Kind::Error,
+        4 => Kind::Cancel,
+        5 => Kind::Close,
+        6 => Kind::CloseSend,
+        7 => Kind::Metadata,
+        _ => return None,
+    })
+}
+
+fn put_varint(mut value: u64, out: &mut BytesMut) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+/// A number from the front of `bytes`, `None` if it is not there in full.
+fn take_varint(bytes: &mut &[u8]) -> Result<Option<u64>, WireError> {
+    let mut value = 0_u64;
+    for (index, byte) in bytes.iter().enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        if index == 10 || (index == 9 && bits > 1) {
+            return Err(WireError::LongVarint);
+        }
+        value |= bits << (7 * index);
+        if byte & 0x80 == 0 {
+            *bytes = &bytes[index + 1..];
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
