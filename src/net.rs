@@ -1,1 +1,3 @@
 //! TLS, proxies and HTTP, which several engines share.
+
+pub mod websocket;

@@ -196,7 +196,7 @@ fn packets(bytes: &[u8]) -> BTreeMap<u32, Vec<Packet>> {
         .map(|(stream, payload)| {
             let (mut reader, mut packets) = (Reader::new(64 << 20), Vec::new());
             reader.push(&payload);
-            while let Some(packet) = reader.next().unwrap() {
+            while let Some(packet) = reader.next_packet().unwrap() {
                 packets.push(packet);
             }
             assert!(

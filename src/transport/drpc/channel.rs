@@ -69,7 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     /// The next packet, `None` at the end of the stream. Cancel-safe.
     pub(super) async fn receive(&mut self) -> Result<Option<Packet>, CallError> {
         loop {
-            if let Some(packet) = self.reader.next()? {
+            if let Some(packet) = self.reader.next_packet()? {
                 return Ok(Some(packet));
             }
             self.input.reserve(READ_BYTES);

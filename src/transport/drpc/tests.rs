@@ -16,7 +16,7 @@ fn packets(bytes: &[u8], piece: usize) -> Result<Vec<Packet>, WireError> {
     let (mut reader, mut out) = (Reader::new(1 << 20), Vec::new());
     for chunk in bytes.chunks(piece) {
         reader.push(chunk);
-        while let Some(packet) = reader.next()? {
+        while let Some(packet) = reader.next_packet()? {
             out.push(packet);
         }
     }
@@ -55,7 +55,7 @@ fn a_packet_over_the_limit_is_refused_before_it_is_read() {
     let mut reader = Reader::new(10);
     reader.push(&[0x05, 1, 1, 11]);
 
-    assert_eq!(reader.next(), Err(WireError::TooLarge { limit: 10 }));
+    assert_eq!(reader.next_packet(), Err(WireError::TooLarge { limit: 10 }));
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl Reader {
         }
     }
 
-    /// Takes bytes, in pieces of any size. Call [`Self::next`] until it has no more before the next piece.
+    /// Takes bytes, in pieces of any size. Call [`Self::next_packet`] until it has no more before the next piece.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
@@ -117,7 +117,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`WireError`], after which the reader is of no use.
-    pub fn next(&mut self) -> Result<Option<Packet>, WireError> {
+    pub fn next_packet(&mut self) -> Result<Option<Packet>, WireError> {
         loop {
             let Some(frame) = self.next_frame()? else {
                 return Ok(None);

@@ -1,0 +1,172 @@
+//! A WebSocket as a byte stream: binary messages, whose boundaries mean nothing.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Error, Message, protocol::WebSocketConfig},
+};
+
+/// Bytes of one message that we send. Peers once had a limit of 256 KiB, and may have it again.
+const MAX_SENT_BYTES: usize = 64 * 1024;
+
+/// Bytes of one message that we accept. A peer has no reason to send more than a yamux window at a time.
+const MAX_RECEIVED_BYTES: usize = 4 * 1024 * 1024;
+
+/// The limits for a WebSocket that becomes a [`ByteStream`].
+pub fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .max_message_size(Some(MAX_RECEIVED_BYTES))
+        .max_frame_size(Some(MAX_RECEIVED_BYTES))
+        .write_buffer_size(MAX_SENT_BYTES)
+        .max_write_buffer_size(4 * MAX_SENT_BYTES)
+}
+
+/// A WebSocket that is read and written like a socket. A text message is an error; a close is the end.
+#[derive(Debug)]
+pub struct ByteStream<S> {
+    socket: WebSocketStream<S>,
+    rest: Bytes,
+}
+
+impl<S> ByteStream<S> {
+    /// Wraps a WebSocket after its handshake.
+    pub fn new(socket: WebSocketStream<S>) -> Self {
+        Self {
+            socket,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ByteStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.socket).poll_next(context)) {
+                Some(Ok(Message::Binary(data))) => self.rest = data,
+                Some(Ok(Message::Text(_))) => {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
+                Some(Err(error)) => return end_or_error(error),
+            }
+        }
+        let length = self.rest.len().min(buffer.remaining());
+        buffer.put_slice(&self.rest.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ByteStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(Pin::new(&mut self.socket).poll_ready(context)).map_err(into_io)?;
+        let length = data.len().min(MAX_SENT_BYTES);
+        let message = Message::Binary(Bytes::copy_from_slice(&data[..length]));
+        Pin::new(&mut self.socket)
+            .start_send(message)
+            .map_err(into_io)?;
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket)
+            .poll_flush(context)
+            .map_err(into_io)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket)
+            .poll_close(context)
+            .map_err(into_io)
+    }
+}
+
+fn end_or_error(error: Error) -> Poll<io::Result<()>> {
+    let is_end = matches!(error, Error::ConnectionClosed | Error::AlreadyClosed);
+    Poll::Ready(if is_end { Ok(()) } else { Err(into_io(error)) })
+}
+
+fn into_io(error: Error) -> io::Error {
+    if let Error::Io(error) = error {
+        error
+    } else {
+        io::Error::other(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::*;
+
+    async fn pair() -> (
+        ByteStream<tokio::io::DuplexStream>,
+        WebSocketStream<tokio::io::DuplexStream>,
+    ) {
+        let (near, far) = tokio::io::duplex(10_000);
+        let near = WebSocketStream::from_raw_socket(near, Role::Client, Some(config())).await;
+        let far = WebSocketStream::from_raw_socket(far, Role::Server, Some(config())).await;
+        (ByteStream::new(near), far)
+    }
+
+    #[tokio::test]
+    async fn bytes_cross_whatever_the_messages() {
+        let (mut near, far) = pair().await;
+        let mut far = ByteStream::new(far);
+        let sent: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
+
+        let writing = async {
+            near.write_all(&sent).await.unwrap();
+            near.flush().await.unwrap();
+        };
+        let mut received = vec![0; sent.len()];
+        tokio::join!(writing, async {
+            far.read_exact(&mut received).await.unwrap()
+        });
+
+        assert_eq!(received, sent);
+    }
+
+    #[tokio::test]
+    async fn a_text_message_is_an_error() {
+        use futures::SinkExt;
+        let (mut near, mut far) = pair().await;
+
+        far.send(Message::text("hello")).await.unwrap();
+
+        assert_eq!(
+            near.read_u8().await.unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+    }
+
+    #[tokio::test]
+    async fn a_close_is_the_end() {
+        let (mut near, mut far) = pair().await;
+
+        far.close(None).await.unwrap();
+
+        assert_eq!(
+            near.read_u8().await.unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
+    }
+}
