@@ -1,4 +1,6 @@
-//! How jobs travel: in memory and over gRPC.
+//! How jobs travel: Coder's wire, and gRPC between our own parts.
 
+pub mod coder;
 pub mod drpc;
+pub mod messages;
 pub mod yamux;

@@ -124,6 +124,11 @@ impl Connection {
         })
     }
 
+    /// Whether the session is over.
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.is_cancelled()
+    }
+
     /// Waits until the session is over, for whatever reason.
     pub async fn closed(&self) {
         self.shared.closed.cancelled().await;

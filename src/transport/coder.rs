@@ -1,0 +1,393 @@
+//! Jobs from a real coderd: dRPC over yamux over a WebSocket.
+//!
+//! One [`CoderSource`] is one daemon at the server: one name, one connection, one job at a time. The connection is
+//! made when it is needed and made again when it broke; ownership of a job hangs on the name alone.
+
+mod dial;
+mod file;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use prost::Message;
+use tokio::sync::{Mutex, watch};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+pub use self::dial::{ApiVersion, Credential, DialError, ErrorAnswer, FieldError, Target};
+use self::file::FileBuilder;
+use super::{
+    drpc::{Call, CallError, Limits},
+    yamux,
+};
+use crate::{
+    job::{CompletedJob, CompletedWork, FailedJob, Job, JobId},
+    proto::{provisioner, provisionerd},
+    provision::{JobSource, JobUpdate, JobUpdated, Quota, SourceError},
+    stop::Stop,
+};
+
+/// Time one call may take; those that carry files have [`FILE_TIMEOUT`].
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time a file may take, as in the reference.
+const FILE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A connection that lasted this long resets the back-off.
+const STABLE: Duration = Duration::from_secs(30);
+/// First and longest pause between two dials.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+
+/// Reads the credential anew for each dial, so that rotation needs no restart.
+pub trait CredentialSource: Send + Sync {
+    /// The credential to dial with.
+    ///
+    /// # Errors
+    /// Why it cannot be read, in words for the operator.
+    fn credential(&self) -> Result<Credential, String>;
+}
+
+/// Jobs from one coderd, as one daemon.
+pub struct CoderSource {
+    client: reqwest::Client,
+    target: Target,
+    credentials: Arc<dyn CredentialSource>,
+    link: Mutex<Option<Arc<Link>>>,
+    dialling: Mutex<BackOff>,
+    connected: watch::Sender<bool>,
+}
+
+struct Link {
+    connection: yamux::Connection,
+}
+
+/// When to dial next.
+struct BackOff {
+    pause: Duration,
+    dialled_at: Option<Instant>,
+}
+
+impl CoderSource {
+    /// A source that has not dialled yet. `client` must not follow redirects and must speak HTTP/1.1 only.
+    pub fn new(
+        client: reqwest::Client,
+        target: Target,
+        credentials: Arc<dyn CredentialSource>,
+    ) -> Self {
+        Self {
+            client,
+            target,
+            credentials,
+            link: Mutex::new(None),
+            dialling: Mutex::new(BackOff {
+                pause: BACK_OFF.0,
+                dialled_at: None,
+            }),
+            connected: watch::Sender::new(false),
+        }
+    }
+
+    /// Whether there is a connection, for health checks.
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
+    }
+}
+
+#[async_trait]
+impl JobSource for CoderSource {
+    async fn acquire(&self, stop: &Stop) -> Result<Option<Job>, SourceError> {
+        if stop.is_draining() {
+            return Ok(None);
+        }
+        let link = tokio::select! {
+            link = self.link() => link?,
+            () = stop.draining() => return Ok(None),
+        };
+        let mut call = self.begin(&link, "AcquireJobWithCancel").await?;
+        let mut has_cancelled = false;
+        loop {
+            tokio::select! {
+                job = call.receive::<provisionerd::AcquiredJob>() => return acquired(job.map_err(|error| self.lost(&link, error))?),
+                () = stop.draining(), if !has_cancelled => {
+                    has_cancelled = true;
+                    call.send(&provisionerd::CancelAcquire {}).await.map_err(|error| self.lost(&link, error))?;
+                }
+            }
+        }
+    }
+
+    async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
+        let request = provisionerd::UpdateJobRequest::from(update);
+        let answer: provisionerd::UpdateJobResponse = self.unary("UpdateJob", &request).await?;
+        Ok(answer.into())
+    }
+
+    async fn commit_quota(&self, job: JobId, daily_cost: i32) -> Result<Quota, SourceError> {
+        let request = provisionerd::CommitQuotaRequest {
+            job_id: job.to_string(),
+            daily_cost,
+        };
+        let answer: provisionerd::CommitQuotaResponse = self.unary("CommitQuota", &request).await?;
+        Ok(Quota {
+            ok: answer.ok,
+            consumed: answer.credits_consumed,
+            budget: answer.budget,
+        })
+    }
+
+    async fn fail(&self, job: FailedJob) -> Result<(), SourceError> {
+        let request = provisionerd::FailedJob::from(job);
+        match self
+            .unary::<_, provisionerd::Empty>("FailJob", &request)
+            .await
+        {
+            Err(SourceError::Refused(text)) if text.contains("job already completed") => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    async fn complete(&self, mut job: CompletedJob) -> Result<(), SourceError> {
+        let modules = detach_large_modules(&mut job);
+        let mut request = provisionerd::CompletedJob::from(job);
+        if let (Some(modules), Some(provisionerd::completed_job::Type::TemplateImport(import))) =
+            (modules, &mut request.r#type)
+        {
+            self.upload_modules(&modules).await?;
+            import.module_files_hash = file::hash(&modules);
+        }
+        self.unary::<_, provisionerd::Empty>("CompleteJob", &request)
+            .await
+            .map(drop)
+    }
+
+    async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError> {
+        let link = self.link().await?;
+        let download = async {
+            let mut call = self.begin(&link, "DownloadFile").await?;
+            let upload_type = provisioner::DataUploadType::UploadTypeModuleFiles.into();
+            let request = provisionerd::FileRequest {
+                file_id: file.to_string(),
+                upload_type,
+            };
+            call.send(&request)
+                .await
+                .map_err(|error| self.lost(&link, error))?;
+            call.close_send()
+                .await
+                .map_err(|error| self.lost(&link, error))?;
+            let mut file = FileBuilder::default();
+            while let Some(piece) = call
+                .receive()
+                .await
+                .map_err(|error| self.lost(&link, error))?
+            {
+                file.push(piece)?;
+            }
+            call.end().await;
+            file.finish()
+        };
+        self.within(FILE_TIMEOUT, &link, download).await
+    }
+}
+
+impl CoderSource {
+    /// The connection, made anew if it broke.
+    async fn link(&self) -> Result<Arc<Link>, SourceError> {
+        if let Some(link) = self.link.lock().await.clone() {
+            return Ok(link);
+        }
+        let mut back_off = self.dialling.lock().await;
+        if let Some(link) = self.link.lock().await.clone() {
+            return Ok(link); // Somebody else dialled while we waited.
+        }
+        back_off.wait().await;
+        let credential = self
+            .credentials
+            .credential()
+            .map_err(SourceError::Unauthorized)?;
+        let (socket, version) = dial::dial(&self.client, &self.target, &credential)
+            .await
+            .map_err(|error| {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "coderd client failed to dial"
+                );
+                refused_dial(error)
+            })?;
+        info!(%version, "successfully connected to coderd");
+        let (connection, _no_streams_from_the_server) =
+            yamux::Connection::start(socket, yamux::Role::Client, yamux::Config::default());
+        let link = Arc::new(Link { connection });
+        *self.link.lock().await = Some(Arc::clone(&link));
+        self.connected.send_replace(true);
+        Ok(link)
+    }
+
+    /// Forgets a connection that is of no use any more, so that the next call dials.
+    fn lost(&self, link: &Arc<Link>, error: CallError) -> SourceError {
+        if matches!(error, CallError::Lost(_) | CallError::Wire(_)) && link.connection.is_closed() {
+            self.forget(link);
+        }
+        call_error(error)
+    }
+
+    fn forget(&self, link: &Arc<Link>) {
+        let Ok(mut current) = self.link.try_lock() else {
+            return;
+        };
+        if current
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, link))
+        {
+            *current = None;
+            self.connected.send_replace(false);
+            info!("connection to coderd closed");
+        }
+    }
+}
+
+impl CoderSource {
+    async fn begin(
+        &self,
+        link: &Arc<Link>,
+        method: &str,
+    ) -> Result<Call<yamux::Stream>, SourceError> {
+        let stream = link.connection.open().map_err(|error| {
+            self.forget(link);
+            SourceError::Lost(error.into())
+        })?;
+        Call::begin(stream, &full_name(method), Limits::CODER)
+            .await
+            .map_err(|error| self.lost(link, error))
+    }
+
+    async fn unary<Q, A>(&self, method: &str, request: &Q) -> Result<A, SourceError>
+    where
+        Q: Message,
+        A: Message + Default,
+    {
+        let link = self.link().await?;
+        let call = async {
+            let stream = link.connection.open().map_err(|error| {
+                self.forget(&link);
+                SourceError::Lost(error.into())
+            })?;
+            let answer = Call::unary(stream, &full_name(method), request, Limits::CODER).await;
+            answer.map_err(|error| self.lost(&link, error))
+        };
+        self.within(CALL_TIMEOUT, &link, call).await
+    }
+
+    async fn upload_modules(&self, modules: &Bytes) -> Result<(), SourceError> {
+        let link = self.link().await?;
+        let upload = async {
+            let mut call = self.begin(&link, "UploadFile").await?;
+            for piece in file::pieces(modules) {
+                call.send(&piece)
+                    .await
+                    .map_err(|error| self.lost(&link, error))?;
+            }
+            call.close_send()
+                .await
+                .map_err(|error| self.lost(&link, error))?;
+            // The server answers alike whether it took the file or not; CompleteJob tells.
+            call.receive::<provisionerd::Empty>()
+                .await
+                .map_err(|error| self.lost(&link, error))?;
+            call.end().await;
+            Ok(())
+        };
+        self.within(FILE_TIMEOUT, &link, upload).await
+    }
+
+    /// Bounds a call. One that does not end in time leaves a connection that nobody trusts.
+    async fn within<T>(
+        &self,
+        timeout: Duration,
+        link: &Arc<Link>,
+        call: impl Future<Output = Result<T, SourceError>>,
+    ) -> Result<T, SourceError> {
+        tokio::time::timeout(timeout, call)
+            .await
+            .unwrap_or_else(|late| {
+                self.forget(link);
+                Err(SourceError::Lost(late.into()))
+            })
+    }
+}
+
+impl BackOff {
+    /// Waits until it is time to dial, and notes that it happens.
+    async fn wait(&mut self) {
+        let now = tokio::time::Instant::now().into_std();
+        match self.dialled_at {
+            None => {}
+            Some(at) if now.duration_since(at) >= STABLE => self.pause = BACK_OFF.0,
+            Some(_) => {
+                // Half of the pause is chance, so that a fleet does not come back in step.
+                let jitter = rand::random_range(0.5..1.0);
+                tokio::time::sleep(self.pause.mul_f64(jitter)).await;
+                self.pause = self.pause.mul_f64(1.618).min(BACK_OFF.1);
+            }
+        }
+        self.dialled_at = Some(tokio::time::Instant::now().into_std());
+    }
+}
+
+fn full_name(method: &str) -> String {
+    format!("/provisionerd.ProvisionerDaemon/{method}")
+}
+
+/// An empty id means that nothing was acquired; a missing message that the server failed to build the job.
+fn acquired(answer: Option<provisionerd::AcquiredJob>) -> Result<Option<Job>, SourceError> {
+    match answer {
+        None => Err(SourceError::Refused(
+            "the server handed out no job and gave no reason".to_owned(),
+        )),
+        Some(job) if job.job_id.is_empty() => Ok(None),
+        Some(job) => Job::try_from(job)
+            .map(Some)
+            .map_err(|error| SourceError::Invalid(error.to_string())),
+    }
+}
+
+/// Takes the modules out of a message that would be too large with them.
+fn detach_large_modules(job: &mut CompletedJob) -> Option<Bytes> {
+    /// Room for everything else below the server's 4 MiB.
+    const MAX_INLINE_BYTES: usize = 3 << 20;
+    let CompletedWork::TemplateImport(import) = &mut job.result else {
+        return None;
+    };
+    let size = import.module_files.len() + import.plan.len();
+    (size > MAX_INLINE_BYTES && !import.module_files.is_empty())
+        .then(|| std::mem::take(&mut import.module_files))
+}
+
+fn call_error(error: CallError) -> SourceError {
+    match error {
+        CallError::Remote { message, .. } if is_gone(&message) => SourceError::Gone(message),
+        CallError::Remote { message, .. } => SourceError::Refused(message),
+        CallError::TooLarge { size, limit } => SourceError::TooLarge { size, limit },
+        CallError::NoAnswer => SourceError::Lost("the call ended without an answer".into()),
+        CallError::Lost(error) => SourceError::Lost(error.into()),
+        CallError::Wire(error) => SourceError::Lost(error.into()),
+        CallError::Decode(error) => SourceError::Invalid(error.to_string()),
+    }
+}
+
+/// Whether the server says that the job is not ours any more.
+fn is_gone(message: &str) -> bool {
+    message.contains("you don't own this job") || message.contains("no rows in result set")
+}
+
+fn refused_dial(error: DialError) -> SourceError {
+    let is_unauthorized =
+        matches!(&error, DialError::Refused { status, .. } if matches!(status.as_u16(), 401 | 403));
+    if is_unauthorized {
+        SourceError::Unauthorized(error.to_string())
+    } else {
+        SourceError::Lost(error.into())
+    }
+}
