@@ -1,1 +1,162 @@
-//! The commands.
+//! The commands: one file each. They read settings, make services of them and print results.
+
+mod completions;
+mod config;
+mod exit;
+mod output;
+mod psk;
+mod signals;
+mod version;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+
+use self::output::{Format, Output};
+use crate::{
+    config::{ConfigError, File, Section},
+    observe::{self, LogFormat},
+};
+
+/// Sections of the configuration file.
+const SECTIONS: &[Section] = &[Section {
+    name: "",
+    commands: &[&[]],
+}];
+
+/// A Terraform-driven provisioner runtime for Coder
+#[derive(Debug, Parser)]
+#[command(name = "outpost", version, after_help = exit::HELP, propagate_version = true)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE", env = "OUTPOST_CONFIG", help_heading = GLOBAL)]
+    config: Option<PathBuf>,
+    /// How results are printed on stdout
+    #[arg(long, global = true, value_name = "FORMAT", env = "OUTPOST_OUTPUT", default_value = "table", help_heading = GLOBAL)]
+    output: Format,
+    /// What is logged on stderr: a level, or directives such as `outpost=debug,sqlx=warn`
+    #[arg(long, global = true, value_name = "FILTER", env = "OUTPOST_LOG", default_value = "info", help_heading = GLOBAL)]
+    log: String,
+    /// How log lines look
+    #[arg(long, global = true, value_name = "FORMAT", env = "OUTPOST_LOG_FORMAT", default_value = "human", help_heading = GLOBAL)]
+    log_format: LogFormat,
+}
+
+/// The heading of options that every command has.
+const GLOBAL: &str = "Global options";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check or show the configuration
+    #[command(subcommand, after_help = exit::HELP)]
+    Config(self::config::Config),
+    /// Make pre-shared keys
+    #[command(subcommand, after_help = exit::HELP)]
+    Psk(psk::Psk),
+    /// Print a script that completes commands in a shell
+    #[command(after_help = exit::HELP)]
+    Completions(completions::Completions),
+    /// Print what this program is
+    #[command(after_help = exit::HELP)]
+    Version(version::Version),
+}
+
+/// Parses the process's arguments, runs the command and reports how it ended.
+pub fn main() -> ExitCode {
+    // Another provider may be installed already in tests; either will do.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match parse(&arguments) {
+        Ok((cli, settings)) => exit::report(run(cli, settings)),
+        Err(error) => match error.downcast::<clap::Error>() {
+            Ok(error) => usage(&error),
+            Err(error) => exit::report(Err(error)),
+        },
+    }
+}
+
+/// The configuration file as far as it is usable, and the commands with its values as defaults.
+struct Settings {
+    file: Result<Option<File>, ConfigError>,
+    root: clap::Command,
+}
+
+fn parse(arguments: &[OsString]) -> anyhow::Result<(Cli, Settings)> {
+    let settings = settings(named_file(arguments));
+    let matches = settings.root.clone().try_get_matches_from(arguments)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    Ok((cli, settings))
+}
+
+fn settings(named: Option<PathBuf>) -> Settings {
+    let loaded = crate::config::load(named.as_deref()).and_then(|file| match file {
+        Some(file) => {
+            let root = file.apply(Cli::command(), SECTIONS)?;
+            Ok((Some(file), root))
+        }
+        None => Ok((None, Cli::command())),
+    });
+    match loaded {
+        Ok((file, root)) => Settings {
+            file: Ok(file),
+            root,
+        },
+        Err(error) => Settings {
+            file: Err(error),
+            root: Cli::command(),
+        },
+    }
+}
+
+/// The file that `--config` or the environment names. It is needed before the arguments can be parsed.
+fn named_file(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut arguments = arguments
+        .iter()
+        .skip(1)
+        .take_while(|argument| *argument != "--");
+    while let Some(argument) = arguments.next() {
+        if argument == "--config" {
+            return arguments.next().map(PathBuf::from);
+        }
+        if let Some(path) = argument
+            .to_str()
+            .and_then(|text| text.strip_prefix("--config="))
+        {
+            return Some(PathBuf::from(path));
+        }
+    }
+    std::env::var_os("OUTPOST_CONFIG").map(PathBuf::from)
+}
+
+/// clap prints its own errors, and help, in its own way.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    let help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    );
+    ExitCode::from(if help { exit::OK } else { exit::USAGE })
+}
+
+fn run(cli: Cli, settings: Settings) -> anyhow::Result<()> {
+    observe::init(&cli.global.log, cli.global.log_format)
+        .map_err(|error| exit::UsageError(format!("`--log {}`: {error}", cli.global.log)))?;
+    let output = Output {
+        format: cli.global.output,
+    };
+    match cli.command {
+        Command::Config(command) => command.exec(settings, output),
+        Command::Psk(command) => command.exec(output),
+        Command::Completions(command) => command.exec(settings.root),
+        Command::Version(command) => command.exec(output),
+    }
+}

@@ -1,3 +1,7 @@
 //! Parses, runs, reports: everything else is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    outpost::cli::main()
+}

@@ -1,1 +1,69 @@
-//! Logging and build information.
+//! Logging and build information. The commands set them up; services only write `tracing` events.
+//!
+//! Logs go to stderr, so that stdout holds nothing but a command's result.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::{EnvFilter, filter::ParseError};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A line for people, coloured on a terminal.
+    #[default]
+    Human,
+    /// One JSON object per line, with the fields of all spans around the event.
+    Json,
+}
+
+/// Sends events that `filter` lets through to stderr. A second call in one process does nothing.
+///
+/// `filter` is a level, or directives such as `outpost=debug,sqlx=warn`.
+///
+/// # Errors
+/// If `filter` does not parse.
+pub fn init(filter: &str, format: LogFormat) -> Result<(), ParseError> {
+    let filter = EnvFilter::builder().parse(filter)?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    let _ = match format {
+        LogFormat::Human => builder.try_init(),
+        LogFormat::Json => builder.json().with_current_span(true).try_init(),
+    };
+    Ok(())
+}
+
+/// What this program is.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct BuildInfo {
+    /// Its semantic version.
+    pub version: &'static str,
+    /// The platform it was built for, in Terraform's words, such as `linux_amd64`.
+    pub platform: &'static str,
+    /// Whether it was built without optimisation.
+    pub debug: bool,
+}
+
+/// What this program is.
+pub const BUILD: BuildInfo = BuildInfo {
+    version: env!("CARGO_PKG_VERSION"),
+    platform: PLATFORM,
+    debug: cfg!(debug_assertions),
+};
+
+const PLATFORM: &str = if cfg!(target_os = "macos") {
+    if cfg!(target_arch = "aarch64") {
+        "darwin_arm64"
+    } else {
+        "darwin_amd64"
+    }
+} else if cfg!(target_arch = "aarch64") {
+    "linux_arm64"
+} else if cfg!(target_arch = "x86_64") {
+    "linux_amd64"
+} else {
+    "unknown"
+};

@@ -8,6 +8,5 @@
     reason = "tests"
 )]
 
-mod conversion;
 mod proto_fresh;
 mod recordings;

@@ -1,0 +1,151 @@
+//! How a command ends: the error chain and a hint on stderr, and an exit code.
+
+use std::{
+    error::Error,
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use crate::config::ConfigError;
+
+/// It did what it should.
+pub(super) const OK: u8 = 0;
+/// It did not.
+pub(super) const FAILURE: u8 = 1;
+/// It was called or configured wrongly. clap's own code, too.
+pub(super) const USAGE: u8 = 2;
+/// Somebody interrupted it before it was done: 128 plus the number of SIGINT, as shells count.
+pub(super) const INTERRUPTED: u8 = 130;
+
+/// The codes as `--help` shows them.
+pub(super) const HELP: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.";
+
+/// A command was called or configured wrongly.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct UsageError(pub(super) String);
+
+/// Somebody interrupted the command.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(super) struct Interrupted;
+
+/// An error with what to try next.
+#[derive(Debug)]
+struct Hinted {
+    hint: String,
+    source: anyhow::Error,
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl Error for Hinted {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.source()
+    }
+}
+
+/// Adds what to try next to an error.
+pub(super) trait Hint<T> {
+    /// The error says the same, and `hint` is printed below it.
+    ///
+    /// # Errors
+    /// The same error.
+    fn hint(self, hint: impl Into<String>) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
+    fn hint(self, hint: impl Into<String>) -> anyhow::Result<T> {
+        self.map_err(|error| {
+            anyhow::Error::new(Hinted {
+                hint: hint.into(),
+                source: error.into(),
+            })
+        })
+    }
+}
+
+/// Prints why a command failed, and tells the code to exit with.
+pub(super) fn report(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::from(OK);
+    };
+    let mut stderr = io::stderr().lock();
+    // If stderr is closed, nobody is there to be told.
+    let _ = writeln!(stderr, "error: {}", chain(&error));
+    if let Some(hint) = hint_of(&error) {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+    ExitCode::from(code_of(&error))
+}
+
+/// The error and its sources, each only if it adds something.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for link in error.chain() {
+        let link = link.to_string();
+        if !text.ends_with(&link) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text.push_str(separator);
+            text.push_str(&link);
+        }
+    }
+    text
+}
+
+fn hint_of(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|link| {
+        if let Some(hinted) = link.downcast_ref::<Hinted>() {
+            return Some(hinted.hint.clone());
+        }
+        link.downcast_ref::<ConfigError>()
+            .and_then(ConfigError::hint)
+    })
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    for link in error.chain() {
+        if link.is::<UsageError>() || link.is::<ConfigError>() || link.is::<clap::Error>() {
+            return USAGE;
+        }
+        if link.is::<Interrupted>() {
+            return INTERRUPTED;
+        }
+        if let Some(hinted) = link.downcast_ref::<Hinted>() {
+            return code_of(&hinted.source);
+        }
+    }
+    FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_hint_survives_context_and_does_not_hide_the_kind_of_error() {
+        let error = Err::<(), _>(UsageError("no key".into()))
+            .hint("make one")
+            .context("failed to start")
+            .unwrap_err();
+
+        assert_eq!(chain(&error), "failed to start: no key");
+        assert_eq!(hint_of(&error).as_deref(), Some("make one"));
+        assert_eq!(code_of(&error), USAGE);
+    }
+
+    #[test]
+    fn a_source_that_repeats_its_error_is_shown_once() {
+        let error = anyhow::Error::msg("disk full").context("failed to write: disk full");
+
+        assert_eq!(chain(&error), "failed to write: disk full");
+    }
+}

@@ -1,0 +1,90 @@
+//! `outpost psk generate`.
+
+use std::{
+    fs::OpenOptions,
+    io::{ErrorKind, Write},
+    path::PathBuf,
+};
+
+use anyhow::Context;
+use aws_lc_rs::rand;
+use serde::Serialize;
+
+use super::{exit::Hint, output::Output};
+
+/// Make pre-shared keys
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Psk {
+    /// Make a key of 256 random bits
+    ///
+    /// A server takes two keys at once: add the new one, give it to every daemon, remove the old one.
+    Generate {
+        /// Write it into this new file, which only you can read, instead of printing it
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Serialize)]
+struct Generated {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    psk: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
+}
+
+impl Psk {
+    pub(super) fn exec(self, output: Output) -> anyhow::Result<()> {
+        let Self::Generate { file } = self;
+        let psk = generate()?;
+        let generated = match file {
+            None => Generated {
+                psk: Some(psk),
+                file: None,
+            },
+            Some(path) => {
+                write_new(&path, &psk)?;
+                Generated {
+                    psk: None,
+                    file: Some(path),
+                }
+            }
+        };
+        output.item(&generated, |generated| {
+            match (&generated.psk, &generated.file) {
+                (Some(psk), _) => psk.clone(),
+                (None, file) => {
+                    format!("wrote {}", file.as_deref().unwrap_or("".as_ref()).display())
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// 64 hexadecimal digits from the system's source of randomness.
+pub(super) fn generate() -> anyhow::Result<String> {
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("the system gave no random bytes"))?;
+    Ok(hex::encode(bytes))
+}
+
+fn write_new(path: &PathBuf, psk: &str) -> anyhow::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(path).and_then(|mut file| {
+        writeln!(file, "{psk}")?;
+        file.sync_all()
+    });
+    let exists = written
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::AlreadyExists);
+    let written = written.with_context(|| format!("failed to write `{}`", path.display()));
+    if exists {
+        written.hint("name a new file: a key in use is not overwritten")
+    } else {
+        written
+    }
+}
