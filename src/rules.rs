@@ -1,1 +1,40 @@
 //! What a server accepts: slugs, agent names, parameters, presets, tags.
+
+/// What an agent's name must match, in the words of the reference.
+pub const AGENT_NAME: &str = "(?i)^[a-z0-9](-?[a-z0-9])*$";
+
+/// What an app's slug must match, in the words of the reference.
+pub const APP_SLUG: &str = "^[a-z0-9](-?[a-z0-9])*$";
+
+/// Whether a text is an agent's name: letters and digits, single hyphens between them.
+pub fn is_agent_name(text: &str) -> bool {
+    is_slug(text, |byte| byte.is_ascii_alphanumeric())
+}
+
+/// Whether a text is an app's slug: like an agent's name, in lower case.
+pub fn is_app_slug(text: &str) -> bool {
+    is_slug(text, |byte| {
+        byte.is_ascii_digit() || byte.is_ascii_lowercase()
+    })
+}
+
+fn is_slug(text: &str, is_letter: impl Fn(u8) -> bool) -> bool {
+    text.split('-')
+        .all(|part| !part.is_empty() && part.bytes().all(&is_letter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_letters_and_digits_with_single_hyphens() {
+        for name in ["a", "dev", "a-b-2", "0"] {
+            assert!(is_agent_name(name) && is_app_slug(name), "{name}");
+        }
+        for name in ["", "-a", "a-", "a--b", "a_b", "ä", "a b"] {
+            assert!(!is_agent_name(name) && !is_app_slug(name), "{name}");
+        }
+        assert!(is_agent_name("Dev") && !is_app_slug("Dev"));
+    }
+}

@@ -8,5 +8,6 @@
     reason = "tests"
 )]
 
+mod conversion;
 mod proto_fresh;
 mod recordings;

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Everything that is generated; imports are found by themselves.
-const FILES: [&str; 1] = ["outpost/v1/daemon.proto"];
+const FILES: [&str; 2] = ["outpost/v1/control.proto", "outpost/v1/daemon.proto"];
 
 #[test]
 fn committed_protobuf_code_is_fresh() {

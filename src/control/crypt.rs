@@ -1,0 +1,215 @@
+//! Secrets at rest: AES-256-GCM, each sealed to its place, under keys with ids so that keys can be changed.
+//!
+//! A sealed value is one byte of format (1), eight bytes of key id, twelve of nonce, the ciphertext, and a tag of
+//! sixteen bytes. The place, such as a build's id, is authenticated with it: a value that was copied to another
+//! place does not open.
+
+use std::{collections::BTreeMap, fmt};
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    rand,
+};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+/// Length of a key in bytes.
+pub const KEY_BYTES: usize = 32;
+const FORMAT: u8 = 1;
+const HEADER_BYTES: usize = 1 + 8 + NONCE_LEN;
+
+/// A key for secrets at rest.
+#[derive(Clone)]
+pub struct Key(Zeroizing<[u8; KEY_BYTES]>);
+
+impl Key {
+    /// Makes one.
+    ///
+    /// # Panics
+    /// If the operating system has no random numbers.
+    pub fn generate() -> Self {
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+        rand::fill(bytes.as_mut()).expect("the operating system has random numbers");
+        Self(bytes)
+    }
+
+    /// Takes exactly 32 bytes.
+    pub fn try_new(bytes: &[u8]) -> Option<Self> {
+        Some(Self(Zeroizing::new(bytes.try_into().ok()?)))
+    }
+
+    /// The bytes, to store them.
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+
+    /// Tells keys apart without telling anything about them.
+    pub fn id(&self) -> KeyId {
+        let digest = Sha256::digest(self.0.as_ref());
+        let mut id = [0; 8];
+        id.copy_from_slice(&digest[..8]);
+        KeyId(id)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.id())
+    }
+}
+
+/// Which key: the first eight bytes of its SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyId(pub [u8; 8]);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+/// A secret as it is stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sealed(pub Vec<u8>);
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealed({} bytes)", self.0.len())
+    }
+}
+
+/// Seals and opens secrets.
+#[derive(Debug)]
+pub struct Vault {
+    current: KeyId,
+    keys: BTreeMap<KeyId, RandomizedNonceKey>,
+}
+
+impl Vault {
+    /// Seals with `current`, and opens with it and with `earlier` keys.
+    pub fn new(current: &Key, earlier: &[Key]) -> Self {
+        let keys = earlier.iter().chain([current]).map(|key| {
+            let cipher = RandomizedNonceKey::new(&AES_256_GCM, key.expose());
+            (key.id(), cipher.expect("a key has the cipher's length"))
+        });
+        Self {
+            current: current.id(),
+            keys: keys.collect(),
+        }
+    }
+
+    /// The key that new secrets are sealed with.
+    pub fn current(&self) -> KeyId {
+        self.current
+    }
+
+    /// Seals `plain` to `place`.
+    ///
+    /// # Panics
+    /// If the operating system has no random numbers, or `plain` is larger than 64 GiB.
+    pub fn seal(&self, place: &str, plain: &[u8]) -> Sealed {
+        let cipher = &self.keys[&self.current];
+        let mut body = plain.to_vec();
+        let nonce = cipher
+            .seal_in_place_append_tag(Aad::from(place.as_bytes()), &mut body)
+            .expect("the operating system has random numbers and the text is shorter than 64 GiB");
+        let mut sealed = Vec::with_capacity(HEADER_BYTES + body.len());
+        sealed.push(FORMAT);
+        sealed.extend_from_slice(&self.current.0);
+        sealed.extend_from_slice(nonce.as_ref());
+        sealed.append(&mut body);
+        Sealed(sealed)
+    }
+
+    /// Opens what was sealed to `place`.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it is not ours, needs another key, belongs elsewhere, or was changed.
+    pub fn open(&self, place: &str, sealed: &Sealed) -> Result<Vec<u8>, OpenError> {
+        let (header, body) = sealed
+            .0
+            .split_at_checked(HEADER_BYTES)
+            .ok_or(OpenError::Truncated)?;
+        let [format, header @ ..] = header else {
+            return Err(OpenError::Truncated);
+        };
+        if *format != FORMAT {
+            return Err(OpenError::Format(*format));
+        }
+        let (id, nonce) = header.split_at(8);
+        let id = KeyId(id.try_into().map_err(|_| OpenError::Truncated)?);
+        let cipher = self.keys.get(&id).ok_or(OpenError::Key(id))?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| OpenError::Truncated)?;
+        let mut body = body.to_vec();
+        let plain = cipher
+            .open_in_place(nonce, Aad::from(place.as_bytes()), &mut body)
+            .map_err(|_| OpenError::Changed)?;
+        let length = plain.len();
+        body.truncate(length);
+        Ok(body)
+    }
+}
+
+/// Why a secret could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// It is too short.
+    #[error("sealed value is truncated")]
+    Truncated,
+    /// A newer version wrote it.
+    #[error("sealed value has format {0}, this version knows format 1")]
+    Format(u8),
+    /// Another key sealed it.
+    #[error("sealed value needs the key {0}, which is not here")]
+    Key(KeyId),
+    /// It was changed, or copied from elsewhere.
+    #[error("sealed value was changed or belongs to another place")]
+    Changed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_opens_at_its_place_only() {
+        let vault = Vault::new(&Key::generate(), &[]);
+
+        let sealed = vault.seal("build 1", b"state");
+
+        assert_eq!(vault.open("build 1", &sealed).as_deref(), Ok(&b"state"[..]));
+        assert_eq!(vault.open("build 2", &sealed), Err(OpenError::Changed));
+    }
+
+    #[test]
+    fn equal_secrets_look_different() {
+        let vault = Vault::new(&Key::generate(), &[]);
+
+        assert_ne!(vault.seal("x", b"state"), vault.seal("x", b"state"));
+    }
+
+    #[test]
+    fn an_earlier_key_still_opens_and_a_missing_one_is_named() {
+        let (old, new) = (Key::generate(), Key::generate());
+        let sealed = Vault::new(&old, &[]).seal("x", b"state");
+
+        let rotated = Vault::new(&new, std::slice::from_ref(&old));
+        assert_eq!(rotated.open("x", &sealed).as_deref(), Ok(&b"state"[..]));
+        let without = Vault::new(&new, &[]);
+        assert_eq!(without.open("x", &sealed), Err(OpenError::Key(old.id())));
+    }
+
+    #[test]
+    fn every_changed_or_missing_byte_is_noticed() {
+        let vault = Vault::new(&Key::generate(), &[]);
+        let sealed = vault.seal("x", b"state");
+
+        for index in 0..sealed.0.len() {
+            let mut changed = sealed.clone();
+            changed.0[index] ^= 1;
+            assert!(vault.open("x", &changed).is_err(), "byte {index}");
+            let short = Sealed(sealed.0[..index].to_vec());
+            assert!(vault.open("x", &short).is_err(), "length {index}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The graph as `terraform graph` prints it: a subset of DOT.
+
+mod dot;
+
+use std::collections::{HashMap, HashSet};
+
+pub use self::dot::GraphError;
+
+/// Which things depend on which. An edge goes from what depends to what it depends on.
+#[derive(Debug, Default)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    by_id: HashMap<String, usize>,
+    edges: HashSet<(usize, usize)>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    id: String,
+    label: Option<String>,
+    dependencies: Vec<usize>,
+    dependants: Vec<usize>,
+}
+
+/// Which way to follow edges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To what a node depends on.
+    Dependencies,
+    /// To what depends on a node.
+    Dependants,
+}
+
+impl Graph {
+    /// Reads DOT.
+    ///
+    /// # Errors
+    /// [`GraphError`] if it is malformed or too large.
+    pub fn parse(text: &str) -> Result<Self, GraphError> {
+        dot::parse(text)
+    }
+
+    /// The node with this label; the first if there are several.
+    pub fn node_with_label(&self, label: &str) -> Option<usize> {
+        self.nodes
+            .iter()
+            .position(|node| node.label.as_deref() == Some(label))
+    }
+
+    /// All labels.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().filter_map(|node| node.label.as_deref())
+    }
+
+    /// The labels at the smallest distance from `start` at which `accepts` takes any, and of these the smallest.
+    ///
+    /// Nodes of all kinds count as steps. Each node is visited once, so that diamonds cost nothing.
+    pub fn nearest(
+        &self,
+        start: usize,
+        direction: Direction,
+        accepts: impl Fn(&str) -> bool,
+    ) -> Option<&str> {
+        let mut seen = vec![false; self.nodes.len()];
+        seen[start] = true;
+        let mut level = vec![start];
+        while !level.is_empty() {
+            let mut next = Vec::new();
+            for neighbour in level
+                .iter()
+                .flat_map(|node| self.neighbours(*node, direction))
+            {
+                if !std::mem::replace(&mut seen[*neighbour], true) {
+                    next.push(*neighbour);
+                }
+            }
+            let labels = next
+                .iter()
+                .filter_map(|node| self.nodes[*node].label.as_deref());
+            if let Some(nearest) = labels.filter(|label| accepts(label)).min() {
+                return Some(nearest);
+            }
+            level = next;
+        }
+        None
+    }
+
+    /// Both ends of every edge, as ids.
+    pub fn edges(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.edges
+            .iter()
+            .map(|(from, to)| (self.nodes[*from].id.as_str(), self.nodes[*to].id.as_str()))
+    }
+
+    fn neighbours(&self, node: usize, direction: Direction) -> &[usize] {
+        match direction {
+            Direction::Dependencies => &self.nodes[node].dependencies,
+            Direction::Dependants => &self.nodes[node].dependants,
+        }
+    }
+
+    fn node(&mut self, id: &str) -> usize {
+        if let Some(index) = self.by_id.get(id) {
+            return *index;
+        }
+        let index = self.nodes.len();
+        self.nodes.push(Node {
+            id: id.to_owned(),
+            ..Node::default()
+        });
+        self.by_id.insert(id.to_owned(), index);
+        index
+    }
+
+    fn connect(&mut self, from: usize, to: usize) {
+        if self.edges.insert((from, to)) {
+            self.nodes[from].dependencies.push(to);
+            self.nodes[to].dependants.push(from);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DIAMOND: &str = r#"digraph {
+        compound = "true"
+        newrank = "true"
+        subgraph "root" {
+            "[root] a.top (expand)" [label = "a.top", shape = "box"]
+            "[root] b.left (expand)" [label = "b.left", shape = "box"]
+            "[root] b.right (expand)" [label = "b.right", shape = "box"]
+            "[root] c.bottom (expand)" [label = "c.bottom", shape = "box"]
+            "[root] a.top (expand)" -> "[root] b.left (expand)"
+            "[root] a.top (expand)" -> "[root] b.right (expand)"
+            "[root] b.left (expand)" -> "[root] c.bottom (expand)"
+            "[root] b.right (expand)" -> "[root] c.bottom (expand)"
+        }
+    }"#;
+
+    #[test]
+    fn the_nearest_is_the_smallest_label_at_the_smallest_distance() {
+        let graph = Graph::parse(DIAMOND).unwrap();
+        let bottom = graph.node_with_label("c.bottom").unwrap();
+        let top = graph.node_with_label("a.top").unwrap();
+
+        assert_eq!(
+            graph.nearest(bottom, Direction::Dependants, |_| true),
+            Some("b.left")
+        );
+        assert_eq!(
+            graph.nearest(bottom, Direction::Dependants, |label| label == "a.top"),
+            Some("a.top")
+        );
+        assert_eq!(
+            graph.nearest(top, Direction::Dependencies, |label| label > "b"),
+            Some("b.left")
+        );
+        assert_eq!(graph.nearest(top, Direction::Dependencies, |_| false), None);
+    }
+
+    #[test]
+    fn a_node_that_only_edges_name_has_no_label() {
+        let graph = Graph::parse(r#"digraph { "a" -> "b" -> "c" }"#).unwrap();
+
+        assert_eq!(
+            (graph.nodes.len(), graph.edges.len(), graph.labels().count()),
+            (3, 2, 0)
+        );
+    }
+
+    #[test]
+    fn an_empty_graph_is_a_graph() {
+        assert_eq!(Graph::parse("digraph {}").unwrap().nodes.len(), 0);
+    }
+
+    #[test]
+    fn a_malformed_graph_is_refused_with_its_line() {
+        let error = Graph::parse("digraph {\n  \"a\" -> \n}").unwrap_err();
+
+        assert_eq!(
+            error.to_string(),
+            "parse graph: expected a node after `->` in line 3"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_panics(text in "[\"a-z{}\\[\\]=;,> \n\\\\-]{0,80}") {
+            let _ = Graph::parse(&text);
+            let _ = Graph::parse(&format!("digraph {{ {text} }}"));
+        }
+    }
+}

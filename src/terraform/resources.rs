@@ -1,0 +1,191 @@
+//! From Terraform's values and graph to the resources, agents and questions that a server stores.
+//!
+//! The order everywhere is that of addresses by bytes, so that equal input gives equal output.
+//!
+//! # Source
+//! coder `provisioner/terraform/resources.go`, `ConvertState`.
+
+mod agents;
+mod apps;
+mod decode;
+mod external;
+mod index;
+mod instances;
+mod metadata;
+mod parameters;
+mod presets;
+
+use std::collections::BTreeMap;
+
+use self::{agents::Agents, decode::DecodeError, index::Index, metadata::Facts};
+use super::{graph::Graph, plan::Module};
+use crate::job::{AiTask, ExternalAuthRequirement, Parameter, Preset, Resource};
+
+/// What a plan or a state becomes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Converted {
+    /// Managed resources without the helpers of the `coder` provider, sorted by address.
+    pub resources: Vec<Resource>,
+    /// Parameters, modules before what calls them.
+    pub parameters: Vec<Parameter>,
+    /// Presets, modules before what calls them.
+    pub presets: Vec<Preset>,
+    /// External services, sorted by id.
+    pub external_auth: Vec<ExternalAuthRequirement>,
+    /// AI tasks, modules before what calls them.
+    pub ai_tasks: Vec<AiTask>,
+    /// Whether the graph has agents that somebody else runs, counted out or not.
+    pub has_external_agents: bool,
+    /// What the author should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// What is summed up over a plan without a graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Whole units a day.
+    pub daily_cost: i32,
+    /// How many AI tasks there are.
+    pub ai_task_count: i32,
+}
+
+/// Why values cannot be converted. The texts are those that authors know from Coder.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConvertError {
+    /// An attribute has another type than it should.
+    #[error("{0}")]
+    Decode(#[from] DecodeError),
+    /// An agent without a name.
+    #[error("agent name cannot be empty")]
+    AgentNameEmpty,
+    /// An agent name that was allowed long ago.
+    #[error(
+        "agent name {0:?} contains underscores which are no longer supported, please use hyphens instead (regex: {1:?})"
+    )]
+    AgentNameUnderscore(String, &'static str),
+    /// An agent name with other characters.
+    #[error("agent name {0:?} does not match regex {1:?}")]
+    AgentName(String, &'static str),
+    /// Two agents of one name, whatever the case of its letters.
+    #[error("duplicate agent name: {0}")]
+    DuplicateAgent(String),
+    /// An agent that the graph does not have, such as one in a module with `count`.
+    #[error("couldn't find node on graph: {0:?}")]
+    NotInGraph(String),
+    /// An app slug with other characters.
+    #[error("app slug {0:?} does not match regex {1:?}")]
+    AppSlug(String, &'static str),
+    /// Two apps of one slug.
+    #[error("duplicate app slug, they must be unique per template: {0:?}")]
+    DuplicateAppSlug(String),
+    /// Two `coder_metadata` of one resource.
+    #[error("duplicate metadata resource: {0}")]
+    DuplicateMetadata(String),
+    /// A form type that does not exist.
+    #[error("decode form_type for coder_parameter.{0}: unsupported form type: {1}")]
+    FormType(String, String),
+    /// Parameters of one name.
+    #[error("coder_parameter names must be unique but {0}")]
+    DuplicateParameters(String),
+    /// More than one default preset.
+    #[error("a maximum of 1 coder_workspace_preset can be marked as default, but {0} are set")]
+    DefaultPresets(usize),
+    /// An external service without a usable id.
+    #[error("external auth id is not a string")]
+    ExternalAuthId,
+}
+
+/// Types that are parts of agents or of other resources, and no resources of their own.
+const HELPER_TYPES: [&str; 5] = [
+    "coder_script",
+    "coder_agent",
+    "coder_agent_instance",
+    "coder_app",
+    "coder_metadata",
+];
+
+/// Converts the values of `modules`, of which later ones win, with the graph that says what depends on what.
+///
+/// Returns managed resources except helpers of the `coder` provider. One with agents is *computational*,
+/// one without is *peripheral*. An agent that nothing depends on is dropped.
+///
+/// # Errors
+/// [`ConvertError`], the first in the reference's order; nothing is returned then.
+pub fn convert(modules: &[Module], graph: &Graph) -> Result<Converted, ConvertError> {
+    let index = Index::new(modules);
+    let mut agents = Agents::collect(&index, graph)?;
+    agents.attach_devcontainers(&index)?;
+    agents.set_instance_ids(&index);
+    apps::attach(&mut agents, &index)?;
+    agents.attach_envs(&index)?;
+    agents.attach_scripts(&index)?;
+    let facts = metadata::collect(&index, graph)?;
+    let resources = resources(&index, &mut agents, &facts);
+    let parameters = parameters::collect(&index)?;
+    let mut warnings = Vec::new();
+    let presets = presets::collect(&index, &parameters, &mut warnings)?;
+    Ok(Converted {
+        resources,
+        parameters,
+        presets,
+        external_auth: external::auth(&index)?,
+        ai_tasks: external::ai_tasks(&index)?,
+        has_external_agents: external::has_agents(graph),
+        warnings,
+    })
+}
+
+/// Sums up what a plan costs and how many AI tasks it has.
+///
+/// # Errors
+/// [`ConvertError::Decode`] if a `coder_metadata` is malformed.
+pub fn totals(modules: &[Module]) -> Result<Totals, ConvertError> {
+    let mut totals = Totals::default();
+    for resource in modules.iter().flat_map(index::walk) {
+        match resource.kind.as_str() {
+            "coder_metadata" => {
+                totals.daily_cost = totals
+                    .daily_cost
+                    .wrapping_add(metadata::daily_cost(resource)?)
+            }
+            "coder_ai_task" => totals.ai_task_count += 1,
+            _ => {}
+        }
+    }
+    Ok(totals)
+}
+
+fn resources(
+    index: &Index<'_>,
+    agents: &mut Agents<'_>,
+    facts: &BTreeMap<&str, Facts>,
+) -> Vec<Resource> {
+    let listed: Vec<_> = index
+        .resources()
+        .filter(|resource| {
+            resource.mode != "data" && !HELPER_TYPES.contains(&resource.kind.as_str())
+        })
+        .collect();
+    for resource in &listed {
+        if let Some(id) = instances::instance_id(resource) {
+            agents.apply_instance_id(index::label(&resource.address), id);
+        }
+    }
+    let convert = |resource: &&super::plan::ResourceValues| {
+        let label = index::label(&resource.address);
+        let facts = facts.get(label).cloned().unwrap_or_default();
+        Resource {
+            address: resource.address.clone(),
+            name: resource.name.clone(),
+            kind: resource.kind.clone(),
+            module_path: instances::module_path(&resource.address),
+            agents: agents.of(label),
+            metadata: facts.items,
+            hide: facts.hide,
+            icon: facts.icon,
+            instance_type: instances::instance_type(resource),
+            daily_cost: facts.daily_cost,
+        }
+    };
+    listed.iter().map(convert).collect()
+}

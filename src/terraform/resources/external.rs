@@ -1,0 +1,62 @@
+//! What a template needs of others: tokens of external services, AI tasks, agents that somebody else runs.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{ConvertError, decode::Attributes, index::Index};
+use crate::{
+    job::{AiTask, ExternalAuthRequirement},
+    terraform::graph::Graph,
+};
+
+/// External services by id; the newer of two types wins.
+pub(super) fn auth(index: &Index<'_>) -> Result<Vec<ExternalAuthRequirement>, ConvertError> {
+    let mut by_id = BTreeMap::new();
+    let resources = index
+        .of_type("coder_git_auth")
+        .chain(index.of_type("coder_external_auth"));
+    for resource in resources {
+        let id = resource
+            .values
+            .get("id")
+            .and_then(Value::as_str)
+            .ok_or(ConvertError::ExternalAuthId)?;
+        let optional = resource.values.get("optional") == Some(&Value::Bool(true));
+        by_id.insert(id, optional);
+    }
+    let requirement = |(id, optional): (&str, bool)| ExternalAuthRequirement {
+        id: id.to_owned(),
+        optional,
+    };
+    Ok(by_id.into_iter().map(requirement).collect())
+}
+
+pub(super) fn ai_tasks(index: &Index<'_>) -> Result<Vec<AiTask>, ConvertError> {
+    let task = |resource: &&crate::terraform::plan::ResourceValues| {
+        let values = Attributes::new("decode coder_ai_task attributes", &resource.values);
+        let sidebar = values
+            .objects("sidebar_app")?
+            .first()
+            .map(|app| app.string("id"))
+            .transpose()?;
+        let app_id = values.string("app_id")?;
+        let app_id = if app_id.is_empty() {
+            sidebar.unwrap_or_default()
+        } else {
+            app_id
+        };
+        Ok(AiTask {
+            id: values.string("id")?,
+            app_id,
+        })
+    };
+    index.in_order("coder_ai_task").iter().map(task).collect()
+}
+
+/// Whether the graph names an external agent, even one that is counted out.
+pub(super) fn has_agents(graph: &Graph) -> bool {
+    graph.labels().any(|label| {
+        label.starts_with("coder_external_agent.") || label.contains(".coder_external_agent.")
+    })
+}
