@@ -104,7 +104,9 @@ impl<'a> Attributes<'a> {
                 what: self.what,
                 values: None,
             }),
-            other => Err(self.wrong(key, "map", other)),
+            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                Err(self.wrong(key, "map", item))
+            }
         };
         items.iter().map(object).collect()
     }
