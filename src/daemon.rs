@@ -1,1 +1,166 @@
 //! The provisioner daemon: acquire a job, run it, say how it ended.
+//!
+//! A *slot* takes one job at a time from one [`JobSource`]. For each job a *runner* walks through the steps of an
+//! engine's session, while a *reporter* sends what is logged, says that the job lives, and listens for a cancel.
+//! An outage of the server never stops an engine before the server has certainly given the job up.
+
+mod delivery;
+mod log_batch;
+mod procedure;
+mod pulse;
+mod reporter;
+mod runner;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::task::JoinSet;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::{
+    provision::{JobSource, Provisioner, SourceError},
+    stop::Stop,
+};
+
+/// What a daemon runs with. Nothing below asks "is it set?".
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Time between two signs of life of a job, if nothing is logged.
+    pub heartbeat: Duration,
+    /// Time without an answer of the server after which a job is stopped: below the five minutes after which the
+    /// server gives it up.
+    pub outage_limit: Duration,
+    /// Time a cancelled job has to end by itself; Coder gives 10 minutes.
+    pub force_cancel: Duration,
+    /// Jobs to run before the daemon ends by itself; `None` for no limit.
+    pub max_jobs: Option<usize>,
+    /// Where states are kept that could not be delivered.
+    pub state_dir: PathBuf,
+}
+
+/// What a daemon did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Jobs that succeeded.
+    pub completed: usize,
+    /// Jobs that failed or were cancelled.
+    pub failed: usize,
+    /// Jobs whose end could not be delivered.
+    pub undelivered: usize,
+}
+
+/// Why a daemon ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The server does not accept who we are.
+    #[error("cannot take jobs")]
+    Unauthorized(#[source] SourceError),
+}
+
+/// First and longest pause after the server handed out nothing but an error.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
+
+/// Takes jobs from each of `sources`, one at a time from each, until `stop` drains or a limit is reached.
+///
+/// # Errors
+/// [`DaemonError::Unauthorized`] if the server refuses the credentials before the first job; later it is retried.
+pub async fn run(
+    config: Config,
+    sources: Vec<Arc<dyn JobSource>>,
+    provisioner: Arc<dyn Provisioner>,
+    stop: Stop,
+) -> Result<Summary, DaemonError> {
+    let mut slots = JoinSet::new();
+    for (slot, source) in sources.into_iter().enumerate() {
+        let (config, provisioner, stop) = (config.clone(), Arc::clone(&provisioner), stop.clone());
+        slots.spawn(
+            run_slot(config, source, provisioner, stop).instrument(info_span!("slot", slot)),
+        );
+    }
+    let mut total = Summary::default();
+    let mut first_error = None;
+    while let Some(ended) = slots.join_next().await {
+        match ended.expect("a slot catches the panics of its jobs") {
+            Ok(summary) => total.add(&summary),
+            Err(error) => {
+                stop.drain();
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    first_error.map_or(Ok(total), Err)
+}
+
+async fn run_slot(
+    config: Config,
+    source: Arc<dyn JobSource>,
+    provisioner: Arc<dyn Provisioner>,
+    stop: Stop,
+) -> Result<Summary, DaemonError> {
+    let mut summary = Summary::default();
+    let mut pause = BACK_OFF.0;
+    let mut is_known = false;
+    while !stop.is_draining() && config.max_jobs.is_none_or(|limit| summary.jobs() < limit) {
+        let job = match source.acquire(&stop).await {
+            Ok(Some(job)) => job,
+            Ok(None) => {
+                (pause, is_known) = (BACK_OFF.0, true);
+                continue;
+            }
+            Err(error @ SourceError::Unauthorized(_)) if !is_known => {
+                return Err(DaemonError::Unauthorized(error));
+            }
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "acquired no job");
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = stop.draining() => {}
+                }
+                pause = (pause * 2).min(BACK_OFF.1);
+                continue;
+            }
+        };
+        (pause, is_known) = (BACK_OFF.0, true);
+        let span = info_span!("job", job_id = %job.id, kind = job.work.name());
+        let ended = runner::run(&config, job, &source, provisioner.as_ref(), &stop)
+            .instrument(span)
+            .await;
+        summary.count(ended);
+    }
+    info!(
+        completed = summary.completed,
+        failed = summary.failed,
+        "takes no more jobs"
+    );
+    Ok(summary)
+}
+
+/// How a job ended, as far as the daemon cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Completed,
+    Failed,
+    Undelivered,
+}
+
+impl Summary {
+    fn jobs(&self) -> usize {
+        self.completed + self.failed + self.undelivered
+    }
+
+    fn count(&mut self, ended: Ended) {
+        match ended {
+            Ended::Completed => self.completed += 1,
+            Ended::Failed => self.failed += 1,
+            Ended::Undelivered => self.undelivered += 1,
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.undelivered += other.undelivered;
+    }
+}
+
+#[cfg(test)]
+mod tests;

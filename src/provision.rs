@@ -3,7 +3,7 @@
 //!
 //! The shapes are those of Coder's messages at API 1.20, so that every transport carries all of it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -90,6 +90,9 @@ pub trait Session: Send {
         log: Arc<dyn LogSink>,
         stop: &Stop,
     ) -> Result<GraphComplete, StepFailure>;
+
+    /// The time that processes of the engine took so far, added up.
+    fn engine_time(&self) -> Duration;
 
     /// Ends the session and removes its directory. Problems are logged.
     async fn close(self: Box<Self>);

@@ -1,0 +1,100 @@
+//! When a job must give a sign of life, and when the server has given it up. Pure: `now` is an argument.
+
+use std::time::{Duration, Instant};
+
+/// The longest pause between two tries while the server is away.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// The pulse of one job.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    interval: Duration,
+    outage_limit: Duration,
+    last_answer: Instant,
+    next: Instant,
+    failures: u32,
+}
+
+impl Pulse {
+    /// A pulse that begins now: the server has just handed out the job.
+    pub(super) fn new(interval: Duration, outage_limit: Duration, now: Instant) -> Self {
+        Self {
+            interval,
+            outage_limit,
+            last_answer: now,
+            next: now + interval,
+            failures: 0,
+        }
+    }
+
+    /// The server answered.
+    pub(super) fn answered(&mut self, now: Instant) {
+        (self.last_answer, self.next, self.failures) = (now, now + self.interval, 0);
+    }
+
+    /// The server did not answer. Nothing is sent before the next beat.
+    pub(super) fn missed(&mut self, now: Instant) {
+        let pause = self.interval * 2_u32.saturating_pow(self.failures.min(10));
+        self.failures += 1;
+        self.next = now + pause.min(MAX_PAUSE).max(Duration::from_millis(50));
+    }
+
+    /// When to send something at the latest.
+    pub(super) fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// Whether to wait for the next beat even if there is something to send.
+    pub(super) fn is_waiting(&self, now: Instant) -> bool {
+        self.failures > 0 && now < self.next
+    }
+
+    /// Whether the server has been away for so long that it gives the job up.
+    pub(super) fn is_lost(&self, now: Instant) -> bool {
+        now.duration_since(self.last_answer) >= self.outage_limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_job_beats_while_the_server_answers() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(SECOND, 270 * SECOND, start);
+
+        pulse.answered(start + SECOND);
+
+        assert_eq!(pulse.next(), start + 2 * SECOND);
+        assert!(!pulse.is_waiting(start + SECOND));
+    }
+
+    #[test]
+    fn tries_become_rarer_while_the_server_is_away() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(SECOND, 270 * SECOND, start);
+
+        let mut pauses = Vec::new();
+        let mut now = start;
+        for _ in 0..5 {
+            pulse.missed(now);
+            assert!(pulse.is_waiting(now));
+            pauses.push((pulse.next() - now).as_secs());
+            now = pulse.next();
+        }
+
+        assert_eq!(pauses, [1, 2, 4, 5, 5]);
+    }
+
+    #[test]
+    fn a_job_is_lost_only_after_the_limit() {
+        let start = Instant::now();
+        let pulse = Pulse::new(SECOND, 270 * SECOND, start);
+
+        assert!(!pulse.is_lost(start + 269 * SECOND));
+        assert!(pulse.is_lost(start + 270 * SECOND));
+    }
+}
