@@ -1,1 +1,20 @@
-//! Terraform's plugin protocol, as a provider speaks it.
+//! Terraform's plugin protocol, version 5, as a provider speaks it.
+//!
+//! A [`Provider`] names its resources and data sources; each describes itself by a [`Schema`] and fills in what is
+//! computed. Everything between that and Terraform is here: the handshake on stdout and the mutual TLS of its plugin
+//! system, the gRPC services, and the rules by which HashiCorp's plugin SDK (version 2) plans and stores values,
+//! `""` and null, sets and blocks included. Those rules matter: a state written by a provider of that SDK is
+//! planned without a change by one of ours, and the other way round.
+
+mod diagnostic;
+mod provider;
+mod schema;
+
+pub use self::{
+    diagnostic::{Diagnostic, Diagnostics, Severity},
+    provider::{Call, Configure, DataSource, Outcome, Provider, Resource},
+    schema::{
+        Block, Check, Default, Field, Nesting, Presence, Schema, Shape, computed, list, optional,
+        required, set,
+    },
+};

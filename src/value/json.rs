@@ -1,0 +1,338 @@
+//! Values as JSON: what state files and `DynamicValue.json` hold.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{MAX_DEPTH, Object, Path, Type, TypeError, Value};
+
+/// Why a JSON text is no value of the expected type.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{kind}", place(.path))]
+pub struct JsonError {
+    /// Where in the value.
+    pub path: Path,
+    kind: Kind,
+}
+
+fn place(path: &Path) -> String {
+    match path.0.as_slice() {
+        [] => String::new(),
+        _ => format!("{path}: "),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Kind {
+    #[error("expected {0}")]
+    Expected(&'static str),
+    #[error("no such attribute")]
+    Unexpected,
+    #[error("nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+    #[error("{0}")]
+    Type(TypeError),
+}
+
+/// What to do with attributes that the type does not have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Strange {
+    Refuse,
+    /// States keep attributes that newer schemas have dropped.
+    Drop,
+}
+
+impl Value {
+    /// Reads a value of the type `of`. Missing attributes are null.
+    ///
+    /// # Errors
+    /// [`JsonError`] with the place if the text is something else, has an attribute that the type lacks, or is
+    /// nested too deep.
+    pub fn from_json(of: &Type, json: &[u8]) -> Result<Self, JsonError> {
+        read(of, json, Strange::Refuse)
+    }
+
+    /// The same, but attributes that the type lacks are left out: for states written with older schemas.
+    ///
+    /// # Errors
+    /// As [`Value::from_json`].
+    pub fn from_state_json(of: &Type, json: &[u8]) -> Result<Self, JsonError> {
+        read(of, json, Strange::Drop)
+    }
+
+    /// Writes it as JSON; what is unknown becomes null.
+    pub fn to_json(&self) -> Box<RawValue> {
+        RawValue::from_string(self.to_string()).expect("the writer writes JSON")
+    }
+}
+
+fn read(of: &Type, json: &[u8], strange: Strange) -> Result<Value, JsonError> {
+    let mut reader = Reader {
+        path: Path::root(),
+        strange,
+    };
+    let read = serde_json::from_slice(json)
+        .map_err(|_| Kind::Expected("JSON"))
+        .and_then(|json| reader.value(of, json, 0));
+    read.map_err(|kind| JsonError {
+        path: reader.path,
+        kind,
+    })
+}
+
+struct Reader {
+    /// Where we are; it stays where an error happened.
+    path: Path,
+    strange: Strange,
+}
+
+impl Reader {
+    fn value(&mut self, of: &Type, json: &RawValue, depth: usize) -> Result<Value, Kind> {
+        if depth > MAX_DEPTH {
+            return Err(Kind::TooDeep);
+        }
+        if json.get() == "null" {
+            return Ok(Value::Null);
+        }
+        match of {
+            Type::Bool => Ok(Value::Bool(parse(json, "a boolean")?)),
+            Type::Number => number(json),
+            Type::String => text(json),
+            Type::Dynamic => self.dynamic(json, depth),
+            Type::List(of) => Ok(Value::List(self.elements(of, json, depth)?)),
+            Type::Set(of) => Ok(Value::set(self.elements(of, json, depth)?)),
+            Type::Tuple(types) => self.tuple(types, json, depth),
+            Type::Map(of) => self.map(of, json, depth),
+            Type::Object {
+                attributes,
+                optional: _,
+            } => self.object(attributes, json, depth),
+        }
+    }
+
+    fn dynamic(&mut self, json: &RawValue, depth: usize) -> Result<Value, Kind> {
+        let pair: BTreeMap<String, &RawValue> = parse(json, "an object of `value` and `type`")?;
+        let (Some(value), Some(of)) = (pair.get("value"), pair.get("type")) else {
+            return Err(Kind::Expected("an object of `value` and `type`"));
+        };
+        let of = Type::from_json(of.get().as_bytes()).map_err(Kind::Type)?;
+        let value = self.value(&of, value, depth + 1)?;
+        Ok(Value::Dynamic(Box::new((of, value))))
+    }
+
+    fn elements(&mut self, of: &Type, json: &RawValue, depth: usize) -> Result<Vec<Value>, Kind> {
+        let elements: Vec<&RawValue> = parse(json, "a list")?;
+        let element = |(index, json)| {
+            self.within(
+                |path| path.index(index),
+                |reader| reader.value(of, json, depth + 1),
+            )
+        };
+        elements.into_iter().enumerate().map(element).collect()
+    }
+
+    fn tuple(&mut self, types: &[Type], json: &RawValue, depth: usize) -> Result<Value, Kind> {
+        let elements: Vec<&RawValue> = parse(json, "a list")?;
+        if elements.len() != types.len() {
+            return Err(Kind::Expected("as many elements as the type has"));
+        }
+        let element = |(index, (of, json))| {
+            self.within(
+                |path: &Path| path.index(index),
+                |reader| reader.value(of, json, depth + 1),
+            )
+        };
+        let elements: Result<_, _> = types
+            .iter()
+            .zip(elements)
+            .enumerate()
+            .map(element)
+            .collect();
+        Ok(Value::List(elements?))
+    }
+
+    fn map(&mut self, of: &Type, json: &RawValue, depth: usize) -> Result<Value, Kind> {
+        let entries: BTreeMap<String, &RawValue> = parse(json, "a map")?;
+        let mut map = BTreeMap::new();
+        for (key, json) in entries {
+            let value = self.within(
+                |path| path.key(&key),
+                |reader| reader.value(of, json, depth + 1),
+            )?;
+            map.insert(key, value);
+        }
+        Ok(Value::Map(map))
+    }
+
+    fn object(
+        &mut self,
+        attributes: &BTreeMap<String, Type>,
+        json: &RawValue,
+        depth: usize,
+    ) -> Result<Value, Kind> {
+        let mut entries: BTreeMap<String, &RawValue> = parse(json, "an object")?;
+        let mut object = Object::new();
+        for (name, of) in attributes {
+            let value = match entries.remove(name) {
+                Some(json) => self.within(
+                    |path| path.attribute(name),
+                    |reader| reader.value(of, json, depth + 1),
+                )?,
+                None => Value::Null,
+            };
+            object.set(name, value);
+        }
+        match entries.into_keys().next() {
+            Some(name) if self.strange == Strange::Refuse => {
+                self.within(|path| path.attribute(name), |_| Err(Kind::Unexpected))
+            }
+            _ => Ok(Value::Object(object)),
+        }
+    }
+
+    /// Reads something one step below; the path is put back only if that works.
+    fn within<T>(
+        &mut self,
+        step: impl FnOnce(&Path) -> Path,
+        read: impl FnOnce(&mut Self) -> Result<T, Kind>,
+    ) -> Result<T, Kind> {
+        let below = step(&self.path);
+        let here = std::mem::replace(&mut self.path, below);
+        let value = read(self)?;
+        self.path = here;
+        Ok(value)
+    }
+}
+
+fn parse<'a, T: serde::Deserialize<'a>>(
+    json: &'a RawValue,
+    expected: &'static str,
+) -> Result<T, Kind> {
+    serde_json::from_str(json.get()).map_err(|_| Kind::Expected(expected))
+}
+
+/// A number, also one that an old state has as text.
+fn number(json: &RawValue) -> Result<Value, Kind> {
+    let text = json.get().trim_matches('"');
+    text.parse()
+        .map(Value::Number)
+        .map_err(|_| Kind::Expected("a number"))
+}
+
+/// A text, also what an old state has as number or boolean.
+fn text(json: &RawValue) -> Result<Value, Kind> {
+    match json.get().as_bytes().first() {
+        Some(b'"') => Ok(Value::String(parse(json, "a text")?)),
+        Some(b'{' | b'[') | None => Err(Kind::Expected("a text")),
+        Some(_) => Ok(Value::from(json.get())),
+    }
+}
+
+/// As JSON; what is unknown becomes null.
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Null | Self::Unknown => f.write_str("null"),
+            Self::Bool(flag) => write!(f, "{flag}"),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::String(text) => f.write_str(&quoted(text)),
+            Self::List(elements) | Self::Set(elements) => {
+                write_all(f, ('[', ']'), elements, |f, element| write!(f, "{element}"))
+            }
+            Self::Map(elements) => write_all(f, ('{', '}'), elements, write_entry),
+            Self::Object(object) => write_all(f, ('{', '}'), object.iter(), write_entry),
+            Self::Dynamic(inner) => {
+                write!(f, r#"{{"value":{},"type":{}}}"#, inner.1, inner.0.to_json())
+            }
+        }
+    }
+}
+
+fn write_all<T>(
+    f: &mut std::fmt::Formatter<'_>,
+    (open, close): (char, char),
+    items: impl IntoIterator<Item = T>,
+    write: impl Fn(&mut std::fmt::Formatter<'_>, T) -> std::fmt::Result,
+) -> std::fmt::Result {
+    write!(f, "{open}")?;
+    for (position, item) in items.into_iter().enumerate() {
+        if position > 0 {
+            write!(f, ",")?;
+        }
+        write(f, item)?;
+    }
+    write!(f, "{close}")
+}
+
+fn write_entry(
+    f: &mut std::fmt::Formatter<'_>,
+    (name, value): (impl AsRef<str>, &Value),
+) -> std::fmt::Result {
+    write!(f, "{}:{value}", quoted(name.as_ref()))
+}
+
+fn quoted(text: &str) -> String {
+    to_raw_value(text)
+        .map(|json| json.get().to_owned())
+        .expect("a text is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of() -> Type {
+        Type::object([
+            ("env", Type::map(Type::String)),
+            ("n", Type::Number),
+            ("open", Type::Dynamic),
+            ("set", Type::set(Type::object([("on", Type::Bool)]))),
+        ])
+    }
+
+    const SAMPLE: &str = r#"{"env":{"a\"":"ä"},"n":123456789012345678901234567890.5,"open":{"value":["x"],"type":["list","string"]},"set":[{"on":false},{"on":true}]}"#;
+
+    #[test]
+    fn a_value_of_every_kind_reads_back_with_every_digit() {
+        let value = Value::from_json(&of(), SAMPLE.as_bytes()).unwrap();
+
+        assert_eq!(value.to_json().get(), SAMPLE);
+    }
+
+    #[test]
+    fn what_is_missing_is_null_and_what_is_strange_has_a_place() {
+        let missing = Value::from_json(&of(), b"{}").unwrap();
+        let strange = br#"{"set":[{"on":true,"off":1}]}"#;
+
+        assert_eq!(
+            missing.to_string(),
+            r#"{"env":null,"n":null,"open":null,"set":null}"#
+        );
+        let error = Value::from_json(&of(), strange).unwrap_err();
+        assert_eq!(error.to_string(), "set[0].off: no such attribute");
+        let state = Value::from_state_json(&of(), strange).unwrap();
+        assert_eq!(state.get("set").to_string(), r#"[{"on":true}]"#);
+    }
+
+    #[test]
+    fn errors_say_where_and_what() {
+        let error = |json: &str| {
+            Value::from_json(&of(), json.as_bytes())
+                .unwrap_err()
+                .to_string()
+        };
+
+        assert_eq!(error("["), "expected JSON");
+        assert_eq!(error("[]"), "expected an object");
+        assert_eq!(error(r#"{"n":true}"#), "n: expected a number");
+        assert_eq!(error(r#"{"env":{"k":[]}}"#), "env[\"k\"]: expected a text");
+        assert_eq!(
+            error(r#"{"set":[{"on":"x"}]}"#),
+            "set[0].on: expected a boolean"
+        );
+        assert_eq!(
+            error(r#"{"open":1}"#),
+            "open: expected an object of `value` and `type`"
+        );
+    }
+}
