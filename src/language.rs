@@ -1,1 +1,32 @@
 //! Terraform's language without an engine: files with spans, version constraints, the lock file, the CLI configuration.
+//!
+//! [`load`] reads the root module of a directory. The other functions answer one question each about it:
+//! [`variables`], [`workspace_tags_raw`], [`required_providers`], [`module_calls`], [`backend`], [`outline()`].
+//! Nothing here starts a process or asks a network.
+
+mod backend;
+pub mod cli_config;
+pub mod constraint;
+mod diagnostic;
+mod eval;
+mod json;
+pub mod lock;
+mod module;
+mod outline;
+mod providers;
+mod quote;
+mod tags;
+mod variables;
+
+pub use self::{
+    backend::{Backend, backend},
+    constraint::{Constraint, ConstraintError},
+    diagnostic::{Diagnostic, LoadError, Severity},
+    module::{Located, Module, SourceFile, load},
+    outline::{Count, Outline, OutlinedResource, outline, outline_of},
+    providers::{
+        ModuleCall, RequiredProvider, module_calls, required_providers, required_providers_of_tree,
+    },
+    tags::{TagError, workspace_tags_evaluated, workspace_tags_raw},
+    variables::variables,
+};

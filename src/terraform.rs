@@ -5,3 +5,4 @@ pub mod plan;
 pub mod reference_json;
 pub mod resources;
 pub mod state;
+pub mod template;

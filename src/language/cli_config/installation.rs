@@ -1,0 +1,213 @@
+//! `provider_installation`: where providers come from.
+
+use super::{CliConfigError, Entry, Node};
+
+/// The methods, in the order in which they are written. An engine asks all that apply and takes the newest version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Installation {
+    /// The methods.
+    pub methods: Vec<Method>,
+}
+
+/// One place to get providers from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// What kind of place it is.
+    pub kind: MethodKind,
+    /// Patterns of addresses, such as `registry.terraform.io/coder/*`; empty for all.
+    pub include: Vec<String>,
+    /// Patterns of addresses that it is not asked for.
+    pub exclude: Vec<String>,
+}
+
+/// The kinds of places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MethodKind {
+    /// The provider's own registry.
+    Direct,
+    /// A directory.
+    FilesystemMirror {
+        /// Its path.
+        path: String,
+    },
+    /// A server that speaks the mirror protocol.
+    NetworkMirror {
+        /// Its URL; it ends in a slash.
+        url: String,
+    },
+    /// An OCI registry, which only OpenTofu knows.
+    OciMirror {
+        /// The repository, with symbols such as `${namespace}`.
+        repository_template: String,
+    },
+    /// Executables for single addresses, which are used without installing. Must come first.
+    DevOverrides {
+        /// Address and directory.
+        paths: Vec<(String, String)>,
+    },
+}
+
+impl Method {
+    /// A directory that is asked for these addresses only.
+    pub fn filesystem_mirror(path: &str, include: Vec<String>) -> Self {
+        Self {
+            kind: MethodKind::FilesystemMirror {
+                path: path.to_owned(),
+            },
+            include,
+            exclude: Vec::new(),
+        }
+    }
+
+    /// The registries, asked for everything but these addresses.
+    pub fn direct_except(exclude: Vec<String>) -> Self {
+        Self {
+            kind: MethodKind::Direct,
+            include: Vec::new(),
+            exclude,
+        }
+    }
+}
+
+impl Installation {
+    /// Puts a method in front, and stops all others from being asked for what it is asked for. Needed because an
+    /// engine asks all methods that apply, and fails if one fails.
+    pub fn prefer(&mut self, method: Method) {
+        for other in &mut self.methods {
+            if !matches!(other.kind, MethodKind::DevOverrides { .. }) {
+                other.exclude.extend(method.include.iter().cloned());
+            }
+        }
+        let is_override = |method: &Method| matches!(method.kind, MethodKind::DevOverrides { .. });
+        let first = self.methods.iter().position(|method| !is_override(method));
+        self.methods
+            .insert(first.unwrap_or(self.methods.len()), method);
+    }
+
+    pub(super) fn read(node: &Node) -> Result<Self, CliConfigError> {
+        let Node::Block(entries) = node else {
+            return Err(invalid("it must be a block"));
+        };
+        let methods = entries.iter().map(read_method);
+        Ok(Self {
+            methods: methods.collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub(super) fn write(&self) -> Entry {
+        block(
+            "provider_installation",
+            self.methods.iter().map(write_method).collect(),
+        )
+    }
+}
+
+fn invalid(reason: impl Into<String>) -> CliConfigError {
+    CliConfigError::Installation(reason.into())
+}
+
+fn read_method(entry: &Entry) -> Result<Method, CliConfigError> {
+    let name = entry.keys[0].as_str();
+    let Node::Block(entries) = &entry.value else {
+        return Err(invalid(format!("{name} must be a block")));
+    };
+    let text = |wanted: &str| {
+        let found = entries.iter().find(|entry| entry.keys[0] == wanted);
+        match found.map(|entry| &entry.value) {
+            Some(Node::Text(text)) => Ok(text.clone()),
+            _ => Err(invalid(format!("{name} needs {wanted}"))),
+        }
+    };
+    let kind = match name {
+        "direct" => MethodKind::Direct,
+        "filesystem_mirror" => MethodKind::FilesystemMirror {
+            path: text("path")?,
+        },
+        "network_mirror" => MethodKind::NetworkMirror { url: text("url")? },
+        "oci_mirror" => MethodKind::OciMirror {
+            repository_template: text("repository_template")?,
+        },
+        "dev_overrides" => {
+            return Ok(Method {
+                kind: MethodKind::DevOverrides {
+                    paths: entries
+                        .iter()
+                        .map(read_override)
+                        .collect::<Result<_, _>>()?,
+                },
+                include: Vec::new(),
+                exclude: Vec::new(),
+            });
+        }
+        other => return Err(invalid(format!("unknown method {other:?}"))),
+    };
+    Ok(Method {
+        kind,
+        include: patterns(entries, "include")?,
+        exclude: patterns(entries, "exclude")?,
+    })
+}
+
+fn read_override(entry: &Entry) -> Result<(String, String), CliConfigError> {
+    match &entry.value {
+        Node::Text(path) => Ok((entry.keys[0].clone(), path.clone())),
+        _ => Err(invalid("dev_overrides maps addresses to directories")),
+    }
+}
+
+fn patterns(entries: &[Entry], name: &str) -> Result<Vec<String>, CliConfigError> {
+    let Some(entry) = entries.iter().find(|entry| entry.keys[0] == name) else {
+        return Ok(Vec::new());
+    };
+    let text = |node: &Node| match node {
+        Node::Text(text) => Some(text.clone()),
+        Node::Bare(_) | Node::List(_) | Node::Block(_) => None,
+    };
+    let texts = match &entry.value {
+        Node::List(items) => items.iter().map(text).collect(),
+        _ => None,
+    };
+    texts.ok_or_else(|| invalid(format!("{name} must be a list of addresses")))
+}
+
+fn block(name: &str, entries: Vec<Entry>) -> Entry {
+    Entry {
+        keys: vec![name.to_owned()],
+        is_assigned: false,
+        value: Node::Block(entries),
+    }
+}
+
+fn argument(name: &str, value: Node) -> Entry {
+    Entry {
+        keys: vec![name.to_owned()],
+        is_assigned: true,
+        value,
+    }
+}
+
+fn write_method(method: &Method) -> Entry {
+    let text = |name: &str, value: &str| argument(name, Node::Text(value.to_owned()));
+    let (name, mut entries) = match &method.kind {
+        MethodKind::Direct => ("direct", Vec::new()),
+        MethodKind::FilesystemMirror { path } => ("filesystem_mirror", vec![text("path", path)]),
+        MethodKind::NetworkMirror { url } => ("network_mirror", vec![text("url", url)]),
+        MethodKind::OciMirror {
+            repository_template,
+        } => (
+            "oci_mirror",
+            vec![text("repository_template", repository_template)],
+        ),
+        MethodKind::DevOverrides { paths } => {
+            let paths = paths.iter().map(|(addr, path)| text(addr, path));
+            ("dev_overrides", paths.collect())
+        }
+    };
+    for (name, patterns) in [("include", &method.include), ("exclude", &method.exclude)] {
+        if !patterns.is_empty() {
+            let list = patterns.iter().cloned().map(Node::Text).collect();
+            entries.push(argument(name, Node::List(list)));
+        }
+    }
+    block(name, entries)
+}

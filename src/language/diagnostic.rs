@@ -1,0 +1,155 @@
+//! What is wrong with a template's source, in the form in which Coder reports it.
+
+use std::fmt;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The template cannot be used.
+    Error,
+    /// It can.
+    Warning,
+}
+
+/// One problem of a template's source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, in a few words without a full stop.
+    pub summary: String,
+    /// Sentences that say more; may be empty.
+    pub detail: String,
+    /// The file, relative to the template's directory; empty if it is the directory itself.
+    pub file: String,
+    /// The line, counted from 1; 0 if unknown.
+    pub line: usize,
+}
+
+impl Diagnostic {
+    /// An error at a place.
+    pub(super) fn error(
+        summary: impl Into<String>,
+        detail: impl Into<String>,
+        file: &str,
+        line: usize,
+    ) -> Self {
+        Self {
+            severity: Severity::Error,
+            summary: summary.into(),
+            detail: detail.into(),
+            file: file.to_owned(),
+            line,
+        }
+    }
+}
+
+/// The width to which details are wrapped, in characters.
+const WIDTH: usize = 78;
+
+impl fmt::Display for Diagnostic {
+    /// `ERROR: SUMMARY (FILE:LINE)`, then the detail in lines that begin with `> `.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "ERROR",
+            Severity::Warning => "WARN",
+        };
+        write!(f, "{severity}: {} (", self.summary)?;
+        match (self.file.as_str(), self.line) {
+            ("", _) => f.write_str("unknown location")?,
+            (file, line) => write!(f, "{file}:{line}")?,
+        }
+        f.write_str(")\n")?;
+        if self.detail.is_empty() {
+            return Ok(());
+        }
+        for line in self.detail.split('\n') {
+            for wrapped in wrap(line) {
+                writeln!(f, "> {wrapped}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Breaks at spaces; a longer word stays whole.
+fn wrap(line: &str) -> Vec<String> {
+    let (mut lines, mut current) = (Vec::new(), String::new());
+    for word in line.split(' ') {
+        let length = current.chars().count() + 1 + word.chars().count();
+        if !current.is_empty() && length > WIDTH {
+            lines.push(std::mem::take(&mut current));
+        }
+        if !current.is_empty() {
+            current.push(' ');
+        }
+        current.push_str(word);
+    }
+    lines.push(current);
+    lines
+}
+
+/// A template's source cannot be read. At least one problem is an error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct LoadError {
+    /// All problems, sorted by file.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl LoadError {
+    /// `Err` if there is an error among them.
+    pub(super) fn check(diagnostics: Vec<Diagnostic>) -> Result<(), Self> {
+        let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
+        match diagnostics.iter().any(is_error) {
+            true => Err(Self { diagnostics }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for LoadError {
+    /// All problems, one after the other.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.diagnostics.iter().map(ToString::to_string).collect();
+        f.write_str(all.join("\n").trim())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_names_its_place_and_wraps_its_detail() {
+        let detail = format!("{} {}\n\nEnd.", "word ".repeat(15).trim(), "longer");
+        let diagnostic = Diagnostic::error("Invalid character", detail, "main.tf", 3);
+
+        let expected = format!(
+            "ERROR: Invalid character (main.tf:3)\n> {}\n> longer\n> \n> End.\n",
+            "word ".repeat(15).trim()
+        );
+        assert_eq!(diagnostic.to_string(), expected);
+    }
+
+    #[test]
+    fn problems_follow_each_other_with_an_empty_line_between() {
+        let diagnostic = Diagnostic::error("Broken", "", "a.tf", 1);
+        let error = LoadError {
+            diagnostics: vec![diagnostic.clone(), diagnostic],
+        };
+
+        assert_eq!(
+            error.to_string(),
+            "ERROR: Broken (a.tf:1)\n\nERROR: Broken (a.tf:1)"
+        );
+    }
+
+    #[test]
+    fn warnings_alone_are_no_error() {
+        let mut diagnostic = Diagnostic::error("Old", "", "", 0);
+        diagnostic.severity = Severity::Warning;
+
+        assert_eq!(diagnostic.to_string(), "WARN: Old (unknown location)\n");
+        assert_eq!(LoadError::check(vec![diagnostic]), Ok(()));
+    }
+}

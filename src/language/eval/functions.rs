@@ -1,0 +1,84 @@
+//! The functions that tags and defaults of parameters may call.
+//!
+//! Missing against Terraform are those that read files, and those that Coder does not offer here either.
+
+mod args;
+mod collections;
+mod dates;
+mod encoding;
+mod formats;
+mod hashes;
+mod networks;
+mod numbers;
+mod sets;
+mod strings;
+
+use serde_json::Value;
+
+use self::args::Args;
+use super::{EvalError, Evaluated, Scope};
+
+/// A function's own result: an error is a fragment.
+type Called = Result<Value, String>;
+
+/// Terraform's functions that read files, which is not allowed here.
+const FORBIDDEN: &[&str] = &[
+    "abspath",
+    "file",
+    "fileexists",
+    "fileset",
+    "filebase64",
+    "filebase64sha256",
+    "filebase64sha512",
+    "filemd5",
+    "filesha1",
+    "filesha256",
+    "filesha512",
+    "pathexpand",
+];
+/// Functions that Coder offers here and we do not: no tag needs a password hash, a private key or YAML.
+const UNSUPPORTED: &[&str] = &["bcrypt", "rsadecrypt", "yamldecode", "yamlencode"];
+
+/// Calls a function.
+///
+/// # Errors
+/// If there is no such function, or it fails.
+///
+/// # Source
+/// coder `provisioner/terraform/tfparse/funcs.go` for what is offered, Terraform's documentation for what it does.
+pub(super) fn call(name: &str, values: Vec<Value>, scope: &Scope<'_>) -> Evaluated {
+    if FORBIDDEN.contains(&name) {
+        return Err(failed(
+            name,
+            &format!("function \"{name}\" may not be used here"),
+        ));
+    }
+    if UNSUPPORTED.contains(&name) {
+        return Err(failed(
+            name,
+            &format!("function \"{name}\" is not supported in tags"),
+        ));
+    }
+    let args = Args::new(values, scope);
+    let result = numbers::call(name, &args)
+        .or_else(|| strings::call(name, &args))
+        .or_else(|| formats::call(name, &args))
+        .or_else(|| collections::call(name, &args))
+        .or_else(|| sets::call(name, &args))
+        .or_else(|| encoding::call(name, &args))
+        .or_else(|| hashes::call(name, &args))
+        .or_else(|| networks::call(name, &args))
+        .or_else(|| dates::call(name, &args));
+    match result {
+        Some(result) => result.map_err(|reason| failed(name, &reason)),
+        None => {
+            let detail = format!("There is no function named \"{name}\".");
+            Err(EvalError::new("Call to unknown function", detail))
+        }
+    }
+}
+
+pub(super) fn failed(name: &str, reason: &str) -> EvalError {
+    let detail = format!("Call to function \"{name}\" failed: {reason}.");
+    EvalError::new("Error in function call", detail)
+}

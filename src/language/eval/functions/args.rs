@@ -1,0 +1,81 @@
+//! Arguments of a function, converted as they are asked for.
+
+use serde_json::{Map, Number, Value};
+
+use super::super::{Scope, operators, text};
+
+/// What a function was called with.
+pub(super) struct Args<'a> {
+    values: Vec<Value>,
+    scope: &'a Scope<'a>,
+}
+
+impl<'a> Args<'a> {
+    pub(super) fn new(values: Vec<Value>, scope: &'a Scope<'a>) -> Self {
+        Self { values, scope }
+    }
+
+    pub(super) fn all(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// The arguments from `index` on.
+    pub(super) fn rest(&self, index: usize) -> &[Value] {
+        self.values.get(index..).unwrap_or_default()
+    }
+
+    pub(super) fn value(&self, index: usize) -> Result<&Value, String> {
+        let missing = || format!("argument {} is missing", index + 1);
+        self.values.get(index).ok_or_else(missing)
+    }
+
+    pub(super) fn text(&self, index: usize) -> Result<String, String> {
+        let wrong = || format!("argument {} must be a string", index + 1);
+        text(self.value(index)?).ok_or_else(wrong)
+    }
+
+    pub(super) fn number(&self, index: usize) -> Result<Number, String> {
+        let wrong = |_| format!("argument {} must be a number", index + 1);
+        operators::to_number(self.value(index)?).map_err(wrong)
+    }
+
+    pub(super) fn float(&self, index: usize) -> Result<f64, String> {
+        Ok(operators::as_float(&self.number(index)?))
+    }
+
+    pub(super) fn whole(&self, index: usize) -> Result<i64, String> {
+        let wrong = || format!("argument {} must be a whole number", index + 1);
+        self.number(index)?.as_i64().ok_or_else(wrong)
+    }
+
+    pub(super) fn list(&self, index: usize) -> Result<&[Value], String> {
+        match self.value(index)? {
+            Value::Array(items) => Ok(items),
+            _ => Err(format!("argument {} must be a list", index + 1)),
+        }
+    }
+
+    pub(super) fn map(&self, index: usize) -> Result<&Map<String, Value>, String> {
+        match self.value(index)? {
+            Value::Object(object) => Ok(object),
+            _ => Err(format!("argument {} must be a map", index + 1)),
+        }
+    }
+
+    pub(super) fn texts(&self, index: usize) -> Result<Vec<String>, String> {
+        let wrong = || format!("argument {} must be a list of strings", index + 1);
+        let texts = self.list(index)?.iter().map(text);
+        texts.collect::<Option<_>>().ok_or_else(wrong)
+    }
+
+    /// Asks before something large is made.
+    pub(super) fn reserve(&self, units: usize) -> Result<(), String> {
+        let spent = self.scope.spend(units as u64);
+        spent.map_err(|_| "the result is too large".to_owned())
+    }
+}
+
+/// Texts as a list.
+pub(super) fn list_of(texts: impl IntoIterator<Item = String>) -> Value {
+    Value::Array(texts.into_iter().map(Value::String).collect())
+}

@@ -1,0 +1,376 @@
+//! The files of one module: found, read and parsed.
+
+use std::{collections::BTreeMap, fs, io::Read, ops::Range, path::Path};
+
+use hcl_edit::{
+    Span,
+    structure::{Block, Body},
+};
+
+use super::{
+    diagnostic::{Diagnostic, LoadError},
+    json,
+};
+
+/// A file longer than this is not read, in bytes; that of the daemon's archives.
+const MAX_FILE_BYTES: u64 = 10 * 1024 * 1024;
+/// A directory with more files than this is no template.
+const MAX_FILES: usize = 10_000;
+/// How many repeated keys of objects one file may have: each is parsed again.
+const MAX_REPEATED_KEYS: usize = 32;
+
+/// A module: the `.tf` and `.tf.json` files of one directory, without its children.
+#[derive(Clone, Debug, Default)]
+pub struct Module {
+    /// Sorted by name; those that override others come last.
+    pub files: Vec<SourceFile>,
+}
+
+/// One file of a module.
+#[derive(Clone, Debug)]
+pub struct SourceFile {
+    /// Its name without a directory.
+    pub name: String,
+    /// Its text. Spans count its bytes.
+    pub text: String,
+    /// What it says. Without spans if it is JSON.
+    pub body: Body,
+    /// Whether it is JSON.
+    pub is_json: bool,
+    /// Whether its blocks change those of other files: `override.tf`, `*_override.tf`.
+    pub is_override: bool,
+    /// The real key, for each key of an object that repeats an earlier one, by the place where it begins, without
+    /// quotes.
+    ///
+    /// The language lets the last one win; the parser knows only unique keys, so it gets others.
+    pub(super) repeated_keys: BTreeMap<usize, String>,
+}
+
+/// A block at the top of a file, and where it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Located<'a> {
+    /// The file.
+    pub file: &'a SourceFile,
+    /// The block.
+    pub block: &'a Block,
+    /// The line where it begins, counted from 1. In JSON, its place among the blocks.
+    pub line: usize,
+}
+
+impl Located<'_> {
+    /// The label at `index`, such as the type and the name of a resource.
+    pub fn label(&self, index: usize) -> &str {
+        self.block
+            .labels
+            .get(index)
+            .map_or("", |label| label.as_str())
+    }
+}
+
+impl SourceFile {
+    /// Parses one file; the name decides how.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn parse(name: &str, text: &str) -> Result<Self, Diagnostic> {
+        // Terraform ignores the mark that some editors for Windows put at the beginning.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
+        let is_json = name.ends_with(".json");
+        let stem = name.strip_suffix(".json").unwrap_or(name);
+        let is_override = stem == "override.tf" || stem.ends_with("_override.tf");
+        let (body, repeated_keys) = match is_json {
+            true => (json::parse(name, &text)?, BTreeMap::new()),
+            false => parse_native(name, &text)?,
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            text,
+            body,
+            is_json,
+            is_override,
+            repeated_keys,
+        })
+    }
+
+    /// The source of a part of the file, as the author wrote it; empty in JSON.
+    pub fn source(&self, part: &impl Span) -> &str {
+        let span = part.span().unwrap_or(0..0);
+        self.text.get(span).unwrap_or_default()
+    }
+
+    /// The line where a part of the file begins, counted from 1; 0 in JSON.
+    pub fn line(&self, part: &impl Span) -> usize {
+        part.span()
+            .map_or(0, |span| line_at(&self.text, span.start))
+    }
+
+    /// An error at a part of the file.
+    pub(super) fn error(
+        &self,
+        part: &impl Span,
+        summary: impl Into<String>,
+        detail: impl Into<String>,
+    ) -> Diagnostic {
+        Diagnostic::error(summary, detail, &self.name, self.line(part))
+    }
+}
+
+impl Module {
+    /// The blocks of one kind at the top of all files, in the order of files and lines.
+    pub fn blocks<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = Located<'a>> {
+        self.files.iter().flat_map(move |file| {
+            let blocks = file.body.blocks().enumerate();
+            blocks
+                .filter(move |(_, block)| block.has_ident(kind))
+                .map(move |(index, block)| Located {
+                    file,
+                    block,
+                    line: if file.is_json {
+                        index + 1
+                    } else {
+                        file.line(block)
+                    },
+                })
+        })
+    }
+
+    /// Parses files that are already in memory, by name and text.
+    ///
+    /// # Errors
+    /// [`LoadError`] with all problems.
+    pub fn parse<'a>(
+        files: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, LoadError> {
+        let (mut module, mut diagnostics) = (Self::default(), Vec::new());
+        for (name, text) in files {
+            match SourceFile::parse(name, text) {
+                Ok(file) => {
+                    diagnostics.extend(wrong_labels(&file));
+                    module.files.push(file);
+                }
+                Err(diagnostic) => diagnostics.push(diagnostic),
+            }
+        }
+        LoadError::check(diagnostics)?;
+        module
+            .files
+            .sort_by(|a, b| (a.is_override, &a.name).cmp(&(b.is_override, &b.name)));
+        Ok(module)
+    }
+}
+
+/// Reads the module in a directory. One without `.tf` files is empty.
+///
+/// Read are `*.tf` and `*.tf.json`; not directories, and neither names that begin with a dot nor those of editors:
+/// `*~`, `#*#`.
+///
+/// # Errors
+/// [`LoadError`] with all problems, those of the system among them.
+///
+/// # Source
+/// terraform-config-inspect `tfconfig/load.go`, as Coder's `provisioner/terraform/tfparse` uses it.
+pub fn load(dir: &Path) -> Result<Module, LoadError> {
+    let (mut texts, mut diagnostics) = (Vec::new(), Vec::new());
+    for name in template_files(dir)? {
+        match read_text(&dir.join(&name)) {
+            Ok(text) => texts.push((name, text)),
+            Err((summary, detail)) => {
+                diagnostics.push(Diagnostic::error(summary, detail, &name, 1));
+            }
+        }
+    }
+    let parsed = Module::parse(
+        texts
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str())),
+    );
+    match parsed {
+        Err(error) => diagnostics.extend(error.diagnostics),
+        Ok(module) if diagnostics.is_empty() => return Ok(module),
+        Ok(_) => {}
+    }
+    diagnostics.sort_by(|a, b| a.file.cmp(&b.file));
+    Err(LoadError { diagnostics })
+}
+
+fn template_files(dir: &Path) -> Result<Vec<String>, LoadError> {
+    let failed = |error: std::io::Error| LoadError {
+        diagnostics: vec![Diagnostic::error(
+            "Failed to read module directory",
+            format!(
+                "Module directory {} cannot be read: {error}.",
+                dir.display()
+            ),
+            "",
+            0,
+        )],
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        // A name that is not UTF-8 cannot end in what we look for and be referred to.
+        let Ok(name) = entry.map_err(failed)?.file_name().into_string() else {
+            continue;
+        };
+        if is_template(&name) && !dir.join(&name).is_dir() {
+            names.push(name);
+        }
+        if names.len() > MAX_FILES {
+            return Err(failed(std::io::Error::other(
+                "it has more than 10,000 files",
+            )));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn is_template(name: &str) -> bool {
+    let is_editors = name.ends_with('~') || (name.starts_with('#') && name.ends_with('#'));
+    (name.ends_with(".tf") || name.ends_with(".tf.json")) && !name.starts_with('.') && !is_editors
+}
+
+/// Errors are a summary and a detail.
+fn read_text(path: &Path) -> Result<String, (&'static str, String)> {
+    let failed = |error: std::io::Error| {
+        (
+            "Failed to read file",
+            format!("The file cannot be read: {error}."),
+        )
+    };
+    // A pipe would never end, and opening it would wait for whoever writes to it.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err((
+            "Failed to read file",
+            "It is neither a file nor a link to one.".to_owned(),
+        ));
+    }
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    let mut file = file.take(MAX_FILE_BYTES + 1);
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let detail = format!("The file has more than {MAX_FILE_BYTES} bytes. Split it.");
+        return Err(("File too long", detail));
+    }
+    String::from_utf8(bytes).map_err(|_| {
+        let detail = "All files of a template must be UTF-8. Change the encoding in your editor.";
+        ("Invalid character encoding", detail.to_owned())
+    })
+}
+
+type RepeatedKeys = BTreeMap<usize, String>;
+
+/// Parses the native syntax. Each repeated key of an object is replaced by another one of the same length.
+fn parse_native(name: &str, text: &str) -> Result<(Body, RepeatedKeys), Diagnostic> {
+    let (mut text, mut repeated) = (text.to_owned(), BTreeMap::new());
+    for serial in 0.. {
+        let error = match hcl_edit::parser::parse_body(&text) {
+            Ok(body) => return Ok((body, repeated)),
+            Err(error) => error,
+        };
+        let is_repeated = error.message().contains("redefined object key");
+        let other = match is_repeated && serial < MAX_REPEATED_KEYS {
+            true => other_key(&text, error.location().offset(), serial),
+            false => None,
+        };
+        let Some((span, other)) = other else {
+            return Err(syntax_error(name, &text, &error));
+        };
+        let key = text[span.clone()].to_owned();
+        repeated.entry(span.start).or_insert(key);
+        text.replace_range(span, &other);
+    }
+    unreachable!("the loop ends at the latest at the limit")
+}
+
+/// The place of a key without its quotes, and a text of the same length that hardly anybody uses as a key.
+fn other_key(text: &str, offset: usize, serial: usize) -> Option<(Range<usize>, String)> {
+    let start = offset + usize::from(text.get(offset..)?.starts_with('"'));
+    let rest = text.get(start..)?;
+    let is_inner = |c: char| c.is_alphanumeric() || "_-./ ".contains(c);
+    let length = match start == offset {
+        true => rest.find(|c: char| !is_inner(c) || c == ' ')?,
+        false => rest.find(|c: char| !is_inner(c))?,
+    };
+    let other = format!("{serial:_>length$}");
+    (other.len() == length).then_some((start..start + length, other))
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    let before = text.as_bytes().iter().take(offset);
+    before.filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Says it in the words that authors know from Terraform, where that is possible.
+fn syntax_error(name: &str, text: &str, error: &hcl_edit::parser::Error) -> Diagnostic {
+    let line = error.location().line();
+    let rest = text.get(error.location().offset()..).unwrap_or_default();
+    let (summary, detail) = match rest.trim_start_matches([' ', '\t']).chars().next() {
+        Some(';') => (
+            "Invalid character",
+            "The \";\" character is not valid. Use newlines to separate arguments and blocks, and \
+             commas to separate items in collection values."
+                .to_owned(),
+        ),
+        Some('\'') => (
+            "Invalid character",
+            "Single quotes are not valid. Use double quotes (\") to enclose strings.".to_owned(),
+        ),
+        Some('`') => (
+            "Invalid character",
+            "The \"`\" character is not valid. To create a multi-line string, use the \"heredoc\" \
+             syntax, like \"<<EOT\"."
+                .to_owned(),
+        ),
+        _ if error.message().contains("unique attribute key") => (
+            "Attribute redefined",
+            "The argument is set twice in one block. Each argument may be set only once.".to_owned(),
+        ),
+        None | Some('\n' | '\r' | '}') if error.message().starts_with("invalid structure") => (
+            "Invalid block definition",
+            "Argument or block definition required: a name must be followed by an equals sign, or by \
+             labels and an opening brace."
+                .to_owned(),
+        ),
+        _ => ("Invalid syntax", format!("The source cannot be parsed: {}.", error.message())),
+    };
+    Diagnostic::error(summary, detail, name, line)
+}
+
+/// The labels that a block must have, by its kind.
+fn label_names(kind: &str) -> Option<&'static [&'static str]> {
+    match kind {
+        "resource" | "data" => Some(&["type", "name"]),
+        "variable" | "output" | "module" | "provider" => Some(&["name"]),
+        "terraform" | "locals" => Some(&[]),
+        _ => None,
+    }
+}
+
+fn wrong_labels(file: &SourceFile) -> Vec<Diagnostic> {
+    let wrong = |block: &Block| {
+        let kind = block.ident.as_str();
+        let names = label_names(kind)?;
+        let (expected, list) = (names.len(), names.join(", "));
+        let (summary, detail) = match block.labels.len() {
+            found if found < expected => (
+                format!("Missing {} for {kind}", names[found]),
+                format!("All {kind} blocks must have {expected} labels ({list})."),
+            ),
+            found if found > expected && expected == 0 => (
+                format!("Extraneous label for {kind}"),
+                format!("No labels are expected for {kind} blocks."),
+            ),
+            found if found > expected => (
+                format!("Extraneous label for {kind}"),
+                format!("Only {expected} labels ({list}) are expected for {kind} blocks."),
+            ),
+            _ => return None,
+        };
+        Some(file.error(block, summary, detail))
+    };
+    file.body.blocks().filter_map(wrong).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! Writes strings in quotes.
+
+/// A string of Terraform's language: nothing in it is taken for a template.
+pub(super) fn native(text: &str) -> String {
+    let escaped = escape(text).replace("${", "$${").replace("%{", "%%{");
+    format!("\"{escaped}\"")
+}
+
+/// A string of the language's first version, in which Terraform's own configuration is written. It has no escape for
+/// the beginning of a template but that of the brace.
+pub(super) fn first_version(text: &str) -> String {
+    format!("\"{}\"", escape(text).replace("${", "$\\u007b"))
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_quoted_string_is_read_as_it_was(text in "\\PC{0,20}|[\\x00-\\x1f$%{\"\\\\]{0,10}") {
+            let expr = hcl_edit::parser::parse_expr(&native(&text)).unwrap();
+            prop_assert_eq!(expr.as_str(), Some(text.as_str()));
+        }
+    }
+}
