@@ -41,6 +41,15 @@ enum Node {
     Block(Vec<Entry>),
 }
 
+impl Node {
+    fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Bare(_) | Self::List(_) | Self::Block(_) => None,
+        }
+    }
+}
+
 impl CliConfig {
     /// Reads a configuration. One that begins with a brace is JSON.
     ///
@@ -225,7 +234,7 @@ fn json_node(value: Value) -> Node {
             };
             Node::Block(object.into_iter().map(entry).collect())
         }
-        other => Node::Bare(other.to_string()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Node::Bare(value.to_string()),
     }
 }
 

@@ -21,16 +21,17 @@ struct Term {
     parts: usize,
 }
 
+/// In the order in which lock files list the terms of one version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Operator {
-    Equal,
-    NotEqual,
     Greater,
     GreaterOrEqual,
-    Less,
-    LessOrEqual,
+    Equal,
     /// Only the last given part may grow.
     Pessimistic,
+    LessOrEqual,
+    Less,
+    NotEqual,
 }
 
 /// Longer operators first, so that `>=` is not read as `>`.
@@ -108,9 +109,9 @@ impl Constraint {
     }
 }
 
-/// Build metadata does not count.
+/// Build metadata counts here, and nowhere else.
 fn same(left: &Version, right: &Version) -> bool {
-    left.cmp_precedence(right) == Ordering::Equal
+    left.cmp_precedence(right) == Ordering::Equal && left.build == right.build
 }
 
 impl Term {
@@ -134,7 +135,7 @@ impl Term {
     fn matches(&self, version: &Version) -> bool {
         let order = version.cmp_precedence(&self.version);
         match self.operator {
-            Operator::Equal => order.is_eq(),
+            Operator::Equal => same(&self.version, version),
             Operator::NotEqual => order.is_ne(),
             Operator::Greater => order.is_gt(),
             Operator::GreaterOrEqual => order.is_ge(),
@@ -153,10 +154,9 @@ impl Term {
     }
 }
 
-/// A version with one to three numbers, an optional `v` in front, a prerelease and build metadata.
+/// A version with one to three numbers, a prerelease and build metadata.
 fn parse_version(text: &str) -> Result<(Version, usize), &'static str> {
     const WRONG: &str = "expected a version such as 1.2.3";
-    let text = text.strip_prefix('v').unwrap_or(text);
     let (text, build) = text.split_once('+').unwrap_or((text, ""));
     let (numbers, pre) = text.split_once('-').unwrap_or((text, ""));
     let numbers: Vec<u64> = numbers
@@ -213,7 +213,7 @@ impl fmt::Display for Constraint {
             let versions = a.version.cmp(&b.version);
             versions
                 .then(a.operator.cmp(&b.operator))
-                .then(a.parts.cmp(&b.parts))
+                .then(b.parts.cmp(&a.parts))
         });
         let mut texts: Vec<String> = terms.iter().map(ToString::to_string).collect();
         texts.dedup();
@@ -265,7 +265,7 @@ mod tests {
             ("~> 2.1.4", "2.2.0", false),
             ("~> 2", "2.9.9", true),
             ("~> 2", "3.0.0", false),
-            ("v1.2.3", "1.2.3", true),
+            ("1.2.3+build", "1.2.3", false),
         ];
         for (constraint, text, expected) in cases {
             assert_eq!(matches(constraint, text), expected, "{constraint} {text}");
@@ -306,6 +306,7 @@ mod tests {
     fn what_makes_no_sense_is_named() {
         for text in [
             "1.2.3.4",
+            "v1.2.3",
             "abc",
             "> ",
             ">= 1.0,",
@@ -330,6 +331,11 @@ mod tests {
             ("~>2.1.0", "~> 2.1.0"),
             ("= 1.2", "1.2.0"),
             ("< 2.0, >= 1.0, >= 1.0.0", ">= 1.0.0, < 2.0.0"),
+            // Written by Terraform 1.11.4.
+            (
+                "2.1.0, >= 2.1.0, <= 2.1.0, ~> 2.1, ~> 2.1.0, < 2.1.1, > 2.0.9, != 2.1.1",
+                "> 2.0.9, >= 2.1.0, 2.1.0, ~> 2.1.0, ~> 2.1, <= 2.1.0, < 2.1.1, != 2.1.1",
+            ),
         ];
         for (text, expected) in cases {
             assert_eq!(Constraint::parse(text).unwrap().to_string(), expected);

@@ -317,10 +317,8 @@ fn insert(
     group: bool,
 ) -> Result<(), EvalError> {
     if group {
-        match map.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
-            Value::Array(items) => items.push(value),
-            other => *other = value,
-        }
+        let group = map.entry(key).or_insert_with(|| Value::Array(Vec::new()));
+        group.as_array_mut().expect("made above").push(value);
     } else if map.contains_key(&key) {
         let detail =
             format!("Two different items produced the key \"{key}\" in this 'for' expression.");
@@ -346,7 +344,7 @@ fn entries(collection: Value) -> Result<Vec<(Value, Value)>, EvalError> {
                 .map(|(key, value)| (Value::String(key), value))
                 .collect())
         }
-        _ => Err(EvalError::new(
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Err(EvalError::new(
             "Iteration over non-iterable value",
             "A value of this type cannot be used as the collection in a 'for' expression.",
         )),
@@ -394,7 +392,7 @@ pub(super) fn json_text(value: &Value) -> String {
             return format!("{{{}}}", entries.join(","));
         }
         Value::Number(number) => return number_text(number),
-        other => other.to_string(),
+        Value::Null | Value::Bool(_) | Value::String(_) => value.to_string(),
     };
     let escapes = [
         ('<', "\\u003c"),

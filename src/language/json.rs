@@ -49,7 +49,7 @@ fn objects(value: &Value) -> Option<Vec<&Map<String, Value>>> {
     match value {
         Value::Object(object) => Some(vec![object]),
         Value::Array(items) => items.iter().map(Value::as_object).collect(),
-        _ => None,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
 

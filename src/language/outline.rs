@@ -159,7 +159,7 @@ impl Tree {
             (Count::Transition, _) | (_, None) => count,
             (own, Some(parent)) => match self.count(parent, &self.nodes[node].call) {
                 Count::One => own,
-                other => other,
+                counted @ (Count::Transition | Count::Other) => counted,
             },
         }
     }

@@ -99,9 +99,9 @@ fn declaration(
     value: &Expression,
     default_host: &str,
 ) -> Result<RequiredProvider, Diagnostic> {
-    let (source, version) = match value {
-        Expression::Object(object) => (member(object, "source"), member(object, "version")),
-        other => (None, other.as_str()),
+    let (source, version) = match value.as_object() {
+        Some(object) => (member(object, "source"), member(object, "version")),
+        None => (None, value.as_str()),
     };
     let addr = match source {
         Some(source) => ProviderAddr::parse(source, default_host),
@@ -177,11 +177,12 @@ fn used_names(module: &Module) -> BTreeSet<String> {
 
 /// The first name of `aws.west`, also if it is written as a string.
 fn root_name(expr: &Expression) -> Option<String> {
-    match expr {
-        Expression::Variable(name) => Some(name.as_str().to_owned()),
-        Expression::Traversal(traversal) => root_name(&traversal.expr),
-        other => Some(other.as_str()?.split('.').next()?.to_owned()),
+    if let Some(traversal) = expr.as_traversal() {
+        return root_name(&traversal.expr);
     }
+    let name = expr.as_variable().map(hcl_edit::Ident::as_str);
+    let name = name.or_else(|| expr.as_str()?.split('.').next());
+    name.map(str::to_owned)
 }
 
 /// The modules that a module calls, in the order of files and lines. A call without a source is left out.

@@ -269,13 +269,12 @@ fn evaluate(
 /// A map counts as its member `value`: this is what makes `var.region` work.
 fn tag_text(value: &Value) -> Result<String, String> {
     const ONLY: &str = "only primitive types are supported - bool, number, and string";
-    match value {
-        Value::Object(object) if object.values().all(Value::is_string) => {
-            let inner = object.get("value").ok_or("map does not have key 'value'")?;
-            eval::text(inner).ok_or_else(|| ONLY.to_owned())
-        }
-        other => eval::text(other).ok_or_else(|| ONLY.to_owned()),
-    }
+    let is_map = |object: &&Map<String, Value>| object.values().all(Value::is_string);
+    let text = match value.as_object().filter(is_map) {
+        Some(map) => eval::text(map.get("value").ok_or("map does not have key 'value'")?),
+        None => eval::text(value),
+    };
+    text.ok_or_else(|| ONLY.to_owned())
 }
 
 #[cfg(test)]

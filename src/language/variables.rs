@@ -132,10 +132,10 @@ fn string(file: &SourceFile, expr: &Expression) -> Result<String, Diagnostic> {
 
 fn bool(file: &SourceFile, expr: &Expression) -> Result<bool, Diagnostic> {
     let value = literal(file, expr)?;
-    match value {
-        Value::Bool(value) => Ok(value),
-        Value::Null => Ok(false),
-        Value::String(text) if text == "true" || text == "false" => Ok(text == "true"),
+    match eval::text(&value).as_deref() {
+        Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        None if value.is_null() => Ok(false),
         _ => Err(unsuitable(file, expr, "bool")),
     }
 }

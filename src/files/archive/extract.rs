@@ -99,16 +99,16 @@ impl Extractor<'_> {
             return Err(ArchiveError::NonLocal { name });
         };
         let mode = entry.header().mode().map_err(ArchiveError::Damaged)? & 0o777;
-        match entry.header().entry_type() {
-            EntryType::Directory => self.make_directories(&name, &path, mode),
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.file(&name, &path, mode, entry)
-            }
-            // The tar of before 1988 marks a directory only by the slash.
-            kind => {
-                self.skip(&name, kind);
-                Ok(())
-            }
+        let kind = entry.header().entry_type();
+        let is_file = kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse();
+        // The tar of before 1988 marks a directory only by the slash.
+        if kind.is_dir() || (is_file && bytes.ends_with(b"/")) {
+            self.make_directories(&name, &path, mode)
+        } else if is_file {
+            self.file(&name, &path, mode, entry)
+        } else {
+            self.skip(&name, kind);
+            Ok(())
         }
     }
 

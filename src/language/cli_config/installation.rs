@@ -113,10 +113,9 @@ fn read_method(entry: &Entry) -> Result<Method, CliConfigError> {
     };
     let text = |wanted: &str| {
         let found = entries.iter().find(|entry| entry.keys[0] == wanted);
-        match found.map(|entry| &entry.value) {
-            Some(Node::Text(text)) => Ok(text.clone()),
-            _ => Err(invalid(format!("{name} needs {wanted}"))),
-        }
+        let text = found.and_then(|entry| entry.value.as_text());
+        text.map(str::to_owned)
+            .ok_or_else(|| invalid(format!("{name} needs {wanted}")))
     };
     let kind = match name {
         "direct" => MethodKind::Direct,
@@ -149,9 +148,9 @@ fn read_method(entry: &Entry) -> Result<Method, CliConfigError> {
 }
 
 fn read_override(entry: &Entry) -> Result<(String, String), CliConfigError> {
-    match &entry.value {
-        Node::Text(path) => Ok((entry.keys[0].clone(), path.clone())),
-        _ => Err(invalid("dev_overrides maps addresses to directories")),
+    match entry.value.as_text() {
+        Some(path) => Ok((entry.keys[0].clone(), path.to_owned())),
+        None => Err(invalid("dev_overrides maps addresses to directories")),
     }
 }
 
@@ -159,15 +158,12 @@ fn patterns(entries: &[Entry], name: &str) -> Result<Vec<String>, CliConfigError
     let Some(entry) = entries.iter().find(|entry| entry.keys[0] == name) else {
         return Ok(Vec::new());
     };
-    let text = |node: &Node| match node {
-        Node::Text(text) => Some(text.clone()),
-        Node::Bare(_) | Node::List(_) | Node::Block(_) => None,
+    let wrong = || invalid(format!("{name} must be a list of addresses"));
+    let Node::List(items) = &entry.value else {
+        return Err(wrong());
     };
-    let texts = match &entry.value {
-        Node::List(items) => items.iter().map(text).collect(),
-        _ => None,
-    };
-    texts.ok_or_else(|| invalid(format!("{name} must be a list of addresses")))
+    let texts = items.iter().map(|item| item.as_text().map(str::to_owned));
+    texts.collect::<Option<_>>().ok_or_else(wrong)
 }
 
 fn block(name: &str, entries: Vec<Entry>) -> Entry {

@@ -78,15 +78,8 @@ pub(super) fn as_float(number: &Number) -> f64 {
 }
 
 pub(super) fn to_bool(value: &Value) -> Result<bool, EvalError> {
-    match value {
-        Value::Bool(value) => Ok(*value),
-        Value::String(text) if text == "true" => Ok(true),
-        Value::String(text) if text == "false" => Ok(false),
-        _ => Err(EvalError::new(
-            "Invalid operand",
-            "Unsuitable value: bool required.",
-        )),
-    }
+    let parsed = value.as_bool().or_else(|| value.as_str()?.parse().ok());
+    parsed.ok_or_else(|| EvalError::new("Invalid operand", "Unsuitable value: bool required."))
 }
 
 pub(super) fn to_number(value: &Value) -> Result<Number, EvalError> {
@@ -106,8 +99,6 @@ fn parse_number(text: &str) -> Option<Number> {
     let is_decimal = text
         .bytes()
         .all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
-    match float(text.parse().ok().filter(|_| is_decimal)?) {
-        Value::Number(number) => Some(number),
-        _ => None,
-    }
+    let value = float(text.parse().ok().filter(|_| is_decimal)?);
+    value.as_number().cloned()
 }

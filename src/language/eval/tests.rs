@@ -270,7 +270,7 @@ fn functions_of_numbers() {
     ]);
     assert_errors(&[
         ("parseint(\"x\", 10)", "cannot parse"),
-        ("tonumber(\"x\")", "must be a number"),
+        ("tonumber(\"x\")", "cannot be converted"),
     ]);
 }
 

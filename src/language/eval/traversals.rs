@@ -36,7 +36,7 @@ fn splat(value: Value, rest: &[Decorated<TraversalOperator>], scope: &Scope<'_>)
     let items = match value {
         Value::Array(items) => items,
         Value::Null => Vec::new(),
-        other => vec![other],
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => vec![value],
     };
     let items = items.into_iter().map(|item| follow(item, rest, scope));
     Ok(Value::Array(items.collect::<Result<_, _>>()?))
@@ -72,6 +72,8 @@ fn element(value: Value, index: &Value) -> Evaluated {
                 )),
             }
         }
-        _ => Err(invalid("This value does not have any indices.")),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            Err(invalid("This value does not have any indices."))
+        }
     }
 }

@@ -135,15 +135,12 @@ fn a_name_that_stays_inside_may_have_dots() {
 #[test]
 fn a_name_with_nul_is_refused() {
     let case = Case::new();
-    // Only a PAX record can carry one: the header's field ends at the first NUL.
-    let record = b"15 path=a\0/../b\n";
+    // Only records in front of the header can carry one: its own field ends at the first NUL.
+    let record = b"16 path=a\0/../b\n";
     let mut archive = raw(b"pax", b'x', record.len() as u64, record);
     archive.extend(file("x", "x"));
-    let nul = case.extract(&archive);
-    assert!(
-        !matches!(&nul, Ok(_) if case.dest.join("b").exists()),
-        "{nul:?}"
-    );
+    let error = case.extract(&archive).unwrap_err();
+    assert!(matches!(error, ArchiveError::NonLocal { .. }), "{error}");
 
     let long = b"evil\0name\0";
     let mut archive = raw(b"././@LongLink", b'L', long.len() as u64, long);
@@ -375,6 +372,15 @@ fn a_file_where_a_directory_is_fails_by_name() {
     let error = case.extract(&archive).unwrap_err();
 
     assert_eq!(error.to_string(), "failed to extract \"a\"");
+}
+
+#[test]
+fn a_slash_alone_makes_a_directory() {
+    let case = Case::new();
+
+    case.extract(&raw(b"old/", 0, 0, b"")).unwrap();
+
+    assert!(case.dest.join("old").is_dir());
 }
 
 #[test]

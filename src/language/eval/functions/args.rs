@@ -49,17 +49,14 @@ impl<'a> Args<'a> {
     }
 
     pub(super) fn list(&self, index: usize) -> Result<&[Value], String> {
-        match self.value(index)? {
-            Value::Array(items) => Ok(items),
-            _ => Err(format!("argument {} must be a list", index + 1)),
-        }
+        let items = self.value(index)?.as_array();
+        let wrong = || format!("argument {} must be a list", index + 1);
+        items.map(Vec::as_slice).ok_or_else(wrong)
     }
 
     pub(super) fn map(&self, index: usize) -> Result<&Map<String, Value>, String> {
-        match self.value(index)? {
-            Value::Object(object) => Ok(object),
-            _ => Err(format!("argument {} must be a map", index + 1)),
-        }
+        let object = self.value(index)?.as_object();
+        object.ok_or_else(|| format!("argument {} must be a map", index + 1))
     }
 
     pub(super) fn texts(&self, index: usize) -> Result<Vec<String>, String> {

@@ -54,7 +54,9 @@ fn length(args: &Args<'_>) -> Called {
         Value::Array(items) => Ok(items.len().into()),
         Value::Object(object) => Ok(object.len().into()),
         Value::String(text) => Ok(text.chars().count().into()),
-        _ => Err("argument must be a string, a collection type, or a structural type".to_owned()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {
+            Err("argument must be a string, a list or a map".to_owned())
+        }
     }
 }
 
@@ -178,9 +180,9 @@ fn chunk(args: &Args<'_>) -> Called {
 }
 
 fn flatten(items: &[Value]) -> Vec<Value> {
-    let flat = |item: &Value| match item {
-        Value::Array(inner) => flatten(inner),
-        other => vec![other.clone()],
+    let flat = |item: &Value| match item.as_array() {
+        Some(inner) => flatten(inner),
+        None => vec![item.clone()],
     };
     items.iter().flat_map(flat).collect()
 }

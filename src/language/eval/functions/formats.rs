@@ -32,9 +32,9 @@ fn format_list(args: &Args<'_>) -> Called {
     let mut lines = Vec::with_capacity(length);
     for index in 0..length {
         args.reserve(spec.len() + values.len())?;
-        let pick = |value: &Value| match value {
-            Value::Array(items) => items[index].clone(),
-            other => other.clone(),
+        let pick = |value: &Value| match value.as_array() {
+            Some(items) => items[index].clone(),
+            None => value.clone(),
         };
         let picked: Vec<Value> = values.iter().map(pick).collect();
         lines.push(Value::String(format(&spec, &picked)?));
@@ -115,10 +115,7 @@ impl Verb {
         let float = || number().map(|number| operators::as_float(&number));
         let body = match self.kind {
             'v' if self.flags.contains('#') => json_text(value),
-            'v' => match value {
-                Value::Null => "null".to_owned(),
-                value => text(value).unwrap_or_else(|| json_text(value)),
-            },
+            'v' => text(value).unwrap_or_else(|| json_text(value)),
             't' => {
                 let value = operators::to_bool(value).map_err(|_| unsupported("a bool"))?;
                 value.to_string()
@@ -150,9 +147,9 @@ impl Verb {
         value: &Value,
         whole: impl Fn() -> Result<i64, String>,
     ) -> Result<String, String> {
-        let digits = match value {
-            Value::String(text) => hex::encode(text),
-            _ => radix(whole()?, |n| format!("{n:x}")),
+        let digits = match value.as_str() {
+            Some(text) => hex::encode(text),
+            None => radix(whole()?, |n| format!("{n:x}")),
         };
         Ok(if self.kind == 'X' {
             digits.to_uppercase()

@@ -24,18 +24,13 @@ pub(super) fn call(name: &str, args: &Args<'_>) -> Option<Called> {
         "max" => extreme(args, f64::total_cmp),
         "min" => extreme(args, |a, b| b.total_cmp(a)),
         "parseint" => parse(args),
-        "tonumber" => to_number(args),
-        "tobool" => args.value(0).and_then(|value| match value {
-            Value::Null => Ok(Value::Null),
-            value => operators::to_bool(value)
-                .map(Value::Bool)
-                .map_err(|_| "cannot convert to a bool".to_owned()),
+        "tobool" => convert(args, |value| {
+            operators::to_bool(value).ok().map(Value::Bool)
         }),
-        "tostring" => args.value(0).and_then(|value| match (value, text(value)) {
-            (Value::Null, _) => Ok(Value::Null),
-            (_, Some(text)) => Ok(Value::String(text)),
-            (_, None) => Err("cannot convert to a string".to_owned()),
+        "tonumber" => convert(args, |value| {
+            operators::to_number(value).ok().map(Value::Number)
         }),
+        "tostring" => convert(args, |value| text(value).map(Value::String)),
         _ => return None,
     })
 }
@@ -92,9 +87,11 @@ fn parse(args: &Args<'_>) -> Called {
     parsed.map(Value::from).map_err(wrong)
 }
 
-fn to_number(args: &Args<'_>) -> Called {
-    match args.value(0)? {
-        Value::Null => Ok(Value::Null),
-        _ => args.number(0).map(Value::Number),
+/// Null stays null.
+fn convert(args: &Args<'_>, apply: fn(&Value) -> Option<Value>) -> Called {
+    let value = args.value(0)?;
+    match value.is_null() {
+        true => Ok(Value::Null),
+        false => apply(value).ok_or_else(|| "the value cannot be converted".to_owned()),
     }
 }
