@@ -1,4 +1,179 @@
-//! Atomic writes, locks and archives.
+//! Files that others rely on: written whole or not at all, for the owner alone, locked, removed for good.
 
 pub mod archive;
 pub mod module_archive;
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Write as _},
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use tokio::time::sleep;
+
+use crate::stop::Stop;
+
+/// Tries of a removal, and the pause between two.
+const REMOVAL: (u32, Duration) = (5, Duration::from_millis(250));
+
+/// Time between two tries to get a lock.
+const LOCK_POLL: Duration = Duration::from_millis(100);
+
+/// Replaces `path` by a file with `content` that only the owner can read. It is there in full, or not at all,
+/// and survives a crash. The directory must exist.
+///
+/// # Errors
+/// The system's reason; `path` is as it was then.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// Makes a directory, and those above it, that only the owner can enter. One that exists is taken as it is.
+///
+/// # Errors
+/// The system's reason.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Removes a directory with everything in it. What is in use for a moment is tried again.
+///
+/// # Errors
+/// The system's reason at the last try.
+pub async fn remove_dir(path: &Path) -> io::Result<()> {
+    for _ in 1..REMOVAL.0 {
+        match remove_now(path.to_owned()).await {
+            Ok(()) => return Ok(()),
+            Err(_) => sleep(REMOVAL.1).await,
+        }
+    }
+    remove_now(path.to_owned()).await
+}
+
+async fn remove_now(path: PathBuf) -> io::Result<()> {
+    let removed = tokio::task::spawn_blocking(move || match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    });
+    removed.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+}
+
+/// The directories in `dir` whose name begins with `prefix` and that nobody has touched for `age`.
+///
+/// # Errors
+/// The system's reason; a `dir` that does not exist has none.
+pub fn stale_dirs(dir: &Path, prefix: &str, age: Duration, now: SystemTime) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut stale = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix));
+        let metadata = entry.metadata()?;
+        let idle = now.duration_since(metadata.modified()?).unwrap_or_default();
+        if is_ours && metadata.is_dir() && idle >= age {
+            stale.push(entry.path());
+        }
+    }
+    Ok(stale)
+}
+
+/// A lock on a file, held until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+
+impl Lock {
+    /// Takes the lock on `path`, which is made if it is missing. `None` if somebody else has it.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
+        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Self(lock))),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(error.into()),
+        }
+    }
+
+    /// Waits for the lock on `path`; `None` if `stop` was cancelled before.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub async fn acquire(path: &Path, stop: &Stop) -> io::Result<Option<Self>> {
+        loop {
+            if let Some(lock) = Self::try_acquire(path)? {
+                return Ok(Some(lock));
+            }
+            tokio::select! {
+                () = sleep(LOCK_POLL) => {} // The system tells nobody when a lock is released.
+                () = stop.cancelled() => return Ok(None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_private_file_replaces_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+
+        write_private(&path, b"one").unwrap();
+        write_private(&path, b"two").unwrap();
+
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+
+        let first = Lock::try_acquire(&path).unwrap();
+        assert!(first.is_some() && Lock::try_acquire(&path).unwrap().is_none());
+
+        drop(first);
+        assert!(Lock::try_acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn only_old_directories_with_the_prefix_are_stale() {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let dir = tempfile::tempdir().unwrap();
+        ["Session1", "other"].into_iter().for_each(|name| fs::create_dir(dir.path().join(name)).unwrap());
+        fs::write(dir.path().join("Session2"), "a file").unwrap();
+        let modified = fs::metadata(dir.path().join("Session1")).unwrap().modified().unwrap();
+
+        let stale = |now| stale_dirs(dir.path(), "Session", 7 * DAY, now).unwrap();
+
+        assert_eq!(stale(modified + 7 * DAY), [dir.path().join("Session1")]);
+        assert!(stale(modified + 7 * DAY - Duration::from_secs(1)).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_gone_counts_as_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+
+        remove_dir(&dir.path().join("a")).await.unwrap();
+        remove_dir(&dir.path().join("a")).await.unwrap();
+    }
+}

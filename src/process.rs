@@ -1,1 +1,284 @@
-//! Child processes: groups, pipes, signals.
+//! Child processes: own group, own environment, pipes that are always drained, signals in order.
+//!
+//! A child gets SIGINT once when it should end, sent to it alone; its group is killed only on a forced stop.
+//! After an ordinary end the group is left alone: what a template started in the background, on purpose, lives on.
+
+mod line;
+
+use std::{ffi::OsString, io, path::PathBuf, process::ExitStatus, process::Stdio, time::Duration};
+
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Child,
+    time::{Instant, sleep_until},
+};
+
+pub use self::line::Line;
+use self::line::LineBuffer;
+use crate::stop::Stop;
+
+/// Bytes read from a pipe at a time.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// What to run. The environment is complete: nothing of ours is inherited.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// The executable.
+    pub program: PathBuf,
+    /// Its arguments; they are no place for secrets.
+    pub args: Vec<OsString>,
+    /// Its whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Its working directory.
+    pub dir: PathBuf,
+}
+
+/// How long to wait for a child, and how much to take from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time it has to end after SIGINT, before its group is killed.
+    pub exit_timeout: Duration,
+    /// Time its pipes are read after it is gone, while somebody else holds them.
+    pub pipe_grace: Duration,
+    /// Bytes of a line that are kept; of a longer line the rest is counted.
+    pub line_bytes: usize,
+    /// Bytes of a line that is kept for its content, such as a state. See [`Limits::is_precious`].
+    pub precious_bytes: usize,
+    /// Tells by its beginning whether a line is to be kept up to [`Limits::precious_bytes`].
+    pub is_precious: fn(&[u8]) -> bool,
+}
+
+/// Which pipe a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pipe {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Why a child could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It did not start.
+    #[error("failed to start `{}`", .program.display())]
+    Spawn {
+        /// What.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It cannot be waited for.
+    #[error("failed to wait for `{}`", .program.display())]
+    Wait {
+        /// What.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Exit {
+    /// Its status.
+    pub status: ExitStatus,
+    /// Whether its group was killed by us.
+    pub was_killed: bool,
+}
+
+impl Exit {
+    /// Whether it ended by itself with status 0.
+    pub fn is_success(&self) -> bool {
+        self.status.success()
+    }
+}
+
+impl std::fmt::Display for Exit {
+    /// `exit status 1` or `signal: killed`, the words that people know from Coder.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use std::os::unix::process::ExitStatusExt as _;
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => write!(f, "exit status {code}"),
+            (None, Some(9)) => f.write_str("signal: killed"),
+            (None, Some(2)) => f.write_str("signal: interrupt"),
+            (None, Some(15)) => f.write_str("signal: terminated"),
+            (None, signal) => write!(f, "signal: {}", signal.unwrap_or_default()),
+        }
+    }
+}
+
+/// Keeps everybody else's eyes from our memory and environment, children included.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn protect_own_environment() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false).map_err(io::Error::from)
+}
+
+/// Runs a child to its end and hands each line that it prints to `on_line`.
+///
+/// `stop` cancelled interrupts it, `stop` killed kills its group, and so does dropping the returned future.
+///
+/// # Errors
+/// [`ProcessError`] if it cannot be started.
+pub async fn run(
+    command: &Command,
+    limits: &Limits,
+    stop: &Stop,
+    mut on_line: impl FnMut(Pipe, Line) + Send,
+) -> Result<Exit, ProcessError> {
+    let mut out = LineBuffer::new(limits);
+    let mut err = LineBuffer::new(limits);
+    let mut on_bytes = |pipe: Pipe, bytes: Option<&[u8]>| {
+        let buffer = if pipe == Pipe::Stdout { &mut out } else { &mut err };
+        match bytes {
+            Some(bytes) => buffer.push(bytes, |line| on_line(pipe, line)),
+            None => buffer.finish(|line| on_line(pipe, line)),
+        }
+    };
+    supervise(command, limits, stop, &mut on_bytes).await
+}
+
+/// What a child printed as a whole.
+#[derive(Debug)]
+pub struct Captured {
+    /// How it ended.
+    pub exit: Exit,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// The first 64 KiB of its standard error.
+    pub stderr: Vec<u8>,
+    /// Whether `stdout` has been cut at the limit.
+    pub is_cut: bool,
+}
+
+/// Runs a child to its end and keeps what it prints, up to `stdout_bytes`.
+///
+/// # Errors
+/// [`ProcessError`] if it cannot be started.
+pub async fn capture(
+    command: &Command,
+    limits: &Limits,
+    stop: &Stop,
+    stdout_bytes: usize,
+) -> Result<Captured, ProcessError> {
+    let (mut stdout, mut stderr, mut is_cut) = (Vec::new(), Vec::new(), false);
+    let mut on_bytes = |pipe: Pipe, bytes: Option<&[u8]>| {
+        let (buffer, limit) = match pipe {
+            Pipe::Stdout => (&mut stdout, stdout_bytes),
+            Pipe::Stderr => (&mut stderr, CHUNK_BYTES),
+        };
+        let bytes = bytes.unwrap_or_default();
+        let kept = bytes.len().min(limit - buffer.len());
+        is_cut |= pipe == Pipe::Stdout && kept < bytes.len();
+        buffer.extend_from_slice(&bytes[..kept]);
+    };
+    let exit = supervise(command, limits, stop, &mut on_bytes).await?;
+    Ok(Captured { exit, stdout, stderr, is_cut })
+}
+
+/// Kills the group of a child that nobody waits for any more.
+struct GroupGuard(Option<Pid>);
+
+impl GroupGuard {
+    fn signal_leader(&self, signal: Signal) {
+        if let Some(leader) = self.0 {
+            // It may be gone already, and then there is nobody to tell.
+            let _ = kill(leader, signal);
+        }
+    }
+
+    fn kill_group(&self) {
+        if let Some(leader) = self.0 {
+            let _ = killpg(leader, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for GroupGuard {
+    fn drop(&mut self) {
+        self.kill_group();
+    }
+}
+
+async fn supervise(
+    command: &Command,
+    limits: &Limits,
+    stop: &Stop,
+    on_bytes: &mut (dyn FnMut(Pipe, Option<&[u8]>) + Send),
+) -> Result<Exit, ProcessError> {
+    let mut child = spawn(command)?;
+    let mut guard = GroupGuard(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
+    let (mut out_bytes, mut err_bytes) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
+    let (mut status, mut kill_at, mut close_at) = (None, None, None);
+    let (mut is_interrupted, mut was_killed) = (false, false);
+    while status.is_none() || (stdout.is_some() || stderr.is_some()) {
+        tokio::select! {
+            length = read(&mut stdout, &mut out_bytes) => {
+                if length == 0 { stdout = None; }
+                on_bytes(Pipe::Stdout, (length > 0).then_some(&out_bytes[..length]));
+            }
+            length = read(&mut stderr, &mut err_bytes) => {
+                if length == 0 { stderr = None; }
+                on_bytes(Pipe::Stderr, (length > 0).then_some(&err_bytes[..length]));
+            }
+            ended = child.wait(), if status.is_none() => {
+                let wait_error = |source| ProcessError::Wait { program: command.program.clone(), source };
+                status = Some(ended.map_err(wait_error)?);
+                close_at = Some(Instant::now() + limits.pipe_grace);
+                if was_killed { guard.kill_group(); }
+                guard.0 = None; // What it left behind in its group is left alone.
+            }
+            () = stop.cancelled(), if !is_interrupted && status.is_none() => {
+                is_interrupted = true;
+                guard.signal_leader(Signal::SIGINT);
+                kill_at = Some(Instant::now() + limits.exit_timeout);
+            }
+            () = stop.killed(), if !was_killed && status.is_none() => {
+                was_killed = true;
+                guard.kill_group();
+            }
+            () = at(kill_at), if !was_killed && status.is_none() => {
+                was_killed = true;
+                guard.kill_group();
+            }
+            () = at(close_at) => break,
+        }
+    }
+    for (pipe, is_open) in [(Pipe::Stdout, stdout.is_some()), (Pipe::Stderr, stderr.is_some())] {
+        if is_open {
+            on_bytes(pipe, None); // Whatever stands in the buffer is a line, too.
+        }
+    }
+    let status = status.expect("the loop ends only after the child has");
+    Ok(Exit { status, was_killed })
+}
+
+fn spawn(command: &Command) -> Result<Child, ProcessError> {
+    let mut child = tokio::process::Command::new(&command.program);
+    child.args(&command.args).env_clear().envs(command.env.iter().map(|(name, value)| (name, value)));
+    child.current_dir(&command.dir).process_group(0);
+    child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    child.spawn().map_err(|source| ProcessError::Spawn { program: command.program.clone(), source })
+}
+
+/// Bytes from a pipe; 0 at its end, for ever pending without a pipe. A pipe that cannot be read has ended.
+async fn read(pipe: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8]) -> usize {
+    match pipe {
+        Some(pipe) => pipe.read(buffer).await.unwrap_or(0),
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

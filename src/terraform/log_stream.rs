@@ -1,0 +1,204 @@
+//! What an engine prints, as log entries.
+//!
+//! With `-json` every line of standard output is an object; other lines are taken as they are.
+//!
+//! # Source
+//! coder `provisioner/terraform/executor.go`.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{diagnostic::Diagnostic, timings::Hook};
+use crate::{
+    job::LogLevel,
+    process::{Line, Pipe},
+};
+
+/// The message of the line in which Terraform prints a state that it could not write.
+const EMERGENCY_DUMP: &str = "Emergency state dump";
+
+/// One line of standard output.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Event {
+    #[serde(rename = "@level")]
+    level: String,
+    #[serde(rename = "@message")]
+    message: String,
+    #[serde(rename = "@timestamp")]
+    timestamp: String,
+    #[serde(rename = "type")]
+    kind: String,
+    message_code: String,
+    hook: Option<Hook>,
+    diagnostic: Option<Diagnostic>,
+    state: Option<Box<RawValue>>,
+}
+
+/// What a line is good for.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// Entries for the log, in order.
+    pub(super) entries: Vec<(LogLevel, String)>,
+    /// What can be timed.
+    pub(super) timed: Option<Timed>,
+    /// An error or a warning.
+    pub(super) diagnostic: Option<Diagnostic>,
+    /// A whole state: the only copy if the disk is full.
+    pub(super) state: Option<Vec<u8>>,
+}
+
+/// A line that begins or ends a step.
+#[derive(Debug)]
+pub(super) struct Timed {
+    pub(super) kind: String,
+    pub(super) message_code: String,
+    pub(super) timestamp: String,
+    pub(super) hook: Hook,
+}
+
+/// Whether a line must be kept whole, by its beginning.
+pub(super) fn is_precious(start: &[u8]) -> bool {
+    let start = &start[..start.len().min(1024)];
+    start.windows(EMERGENCY_DUMP.len()).any(|window| window == EMERGENCY_DUMP.as_bytes())
+}
+
+/// Reads a line.
+pub(super) fn read(pipe: Pipe, line: &Line) -> Said {
+    let note = if line.cut > 0 { format!("… ({} bytes more)", line.cut) } else { String::new() };
+    let text = line.text().replace('\0', "\u{fffd}");
+    match pipe {
+        Pipe::Stdout => read_stdout(&text, &note),
+        Pipe::Stderr => Said { entries: read_stderr(&text, &note), ..Said::default() },
+    }
+}
+
+fn read_stdout(text: &str, note: &str) -> Said {
+    let Ok(event) = serde_json::from_str::<Event>(text) else {
+        if text.trim().is_empty() {
+            return Said::default();
+        }
+        return Said { entries: vec![(LogLevel::Info, format!("{text}{note}"))], ..Said::default() };
+    };
+    let mut entries = Vec::new();
+    let level = level(&event.level, &mut entries);
+    entries.push((level, event.message.clone()));
+    if let Some(diagnostic) = &event.diagnostic {
+        let severity = self::level(&diagnostic.severity, &mut entries);
+        entries.extend(diagnostic.format().split('\n').map(|line| (severity, line.to_owned())));
+    }
+    let state = event.state.filter(|_| event.message == EMERGENCY_DUMP);
+    Said {
+        entries,
+        timed: Some(Timed {
+            kind: event.kind,
+            message_code: event.message_code,
+            timestamp: event.timestamp,
+            hook: event.hook.unwrap_or_default(),
+        }),
+        diagnostic: event.diagnostic,
+        state: state.map(|state| unquoted(state.get())),
+    }
+}
+
+/// A state is an object, or an object as text.
+fn unquoted(state: &str) -> Vec<u8> {
+    match serde_json::from_str::<String>(state) {
+        Ok(text) => text.into_bytes(),
+        Err(_) => state.as_bytes().to_vec(),
+    }
+}
+
+/// With `TF_LOG=JSON` lines are objects, and most of them are noise.
+fn read_stderr(text: &str, note: &str) -> Vec<(LogLevel, String)> {
+    let Ok(event) = serde_json::from_str::<Event>(text) else {
+        let is_blank = text.trim().is_empty();
+        return if is_blank { Vec::new() } else { vec![(LogLevel::Error, format!("{text}{note}"))] };
+    };
+    let mut entries = Vec::new();
+    match level(&event.level, &mut entries) {
+        LogLevel::Trace => return entries,
+        LogLevel::Info | LogLevel::Debug => entries.push((LogLevel::Debug, event.message)),
+        kept @ (LogLevel::Warn | LogLevel::Error) => entries.push((kept, event.message)),
+    }
+    entries
+}
+
+/// A level by its name; a name that nobody knows is said and counts as info.
+fn level(name: &str, entries: &mut Vec<(LogLevel, String)>) -> LogLevel {
+    match name.to_ascii_lowercase().as_str() {
+        "trace" => LogLevel::Trace,
+        "debug" => LogLevel::Debug,
+        "info" => LogLevel::Info,
+        "warn" | "warning" => LogLevel::Warn,
+        "error" => LogLevel::Error,
+        _ => {
+            entries.push((LogLevel::Warn, format!("unable to convert log level {name}")));
+            LogLevel::Info
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(pipe: Pipe, text: &str) -> Vec<(LogLevel, String)> {
+        read(pipe, &Line { bytes: text.as_bytes().to_vec(), cut: 0 }).entries
+    }
+
+    fn entry(level: LogLevel, text: &str) -> (LogLevel, String) {
+        (level, text.to_owned())
+    }
+
+    #[test]
+    fn an_event_is_its_message_at_its_level() {
+        let line = r#"{"@level":"info","@message":"Plan: 1 to add","type":"change_summary"}"#;
+
+        assert_eq!(said(Pipe::Stdout, line), [entry(LogLevel::Info, "Plan: 1 to add")]);
+    }
+
+    #[test]
+    fn a_line_that_is_no_event_is_taken_as_it_is() {
+        assert_eq!(said(Pipe::Stdout, "Initializing..."), [entry(LogLevel::Info, "Initializing...")]);
+        assert_eq!(said(Pipe::Stderr, "boom"), [entry(LogLevel::Error, "boom")]);
+        assert!(said(Pipe::Stdout, "  ").is_empty() && said(Pipe::Stderr, "").is_empty());
+    }
+
+    #[test]
+    fn an_unknown_level_is_said() {
+        let line = r#"{"@level":"loud","@message":"hm"}"#;
+
+        let expected = [entry(LogLevel::Warn, "unable to convert log level loud"), entry(LogLevel::Info, "hm")];
+        assert_eq!(said(Pipe::Stdout, line), expected);
+    }
+
+    #[test]
+    fn a_diagnostic_follows_its_message_line_by_line() {
+        let line = r#"{"@level":"error","@message":"Error: X","diagnostic":{"severity":"error","summary":"X",
+            "detail":"a\nb"}}"#;
+
+        let error = |text| entry(LogLevel::Error, text);
+        assert_eq!(said(Pipe::Stdout, line), [error("Error: X"), error("a"), error("b")]);
+    }
+
+    #[test]
+    fn a_log_on_standard_error_loses_its_trace_and_its_voice() {
+        let line = |level: &str| format!(r#"{{"@level":"{level}","@message":"x"}}"#);
+
+        assert!(said(Pipe::Stderr, &line("trace")).is_empty());
+        assert_eq!(said(Pipe::Stderr, &line("info")), [entry(LogLevel::Debug, "x")]);
+        assert_eq!(said(Pipe::Stderr, &line("warn")), [entry(LogLevel::Warn, "x")]);
+    }
+
+    #[test]
+    fn a_state_in_distress_is_taken_and_not_logged() {
+        let line = r#"{"@level":"error","@message":"Emergency state dump","state":{"version":4,"serial":12}}"#;
+
+        let said = read(Pipe::Stdout, &Line { bytes: line.as_bytes().to_vec(), cut: 0 });
+
+        assert_eq!(said.state.unwrap(), br#"{"version":4,"serial":12}"#);
+        assert_eq!(said.entries, [entry(LogLevel::Error, "Emergency state dump")]);
+        assert!(is_precious(line.as_bytes()) && !is_precious(b"{}"));
+    }
+}
