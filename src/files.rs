@@ -28,7 +28,10 @@ const LOCK_POLL: Duration = Duration::from_millis(100);
 /// # Errors
 /// The system's reason; `path` is as it was then.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
@@ -63,14 +66,21 @@ async fn remove_now(path: PathBuf) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     });
-    removed.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    removed
+        .await
+        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
 /// The directories in `dir` whose name begins with `prefix` and that nobody has touched for `age`.
 ///
 /// # Errors
 /// The system's reason; a `dir` that does not exist has none.
-pub fn stale_dirs(dir: &Path, prefix: &str, age: Duration, now: SystemTime) -> io::Result<Vec<PathBuf>> {
+pub fn stale_dirs(
+    dir: &Path,
+    prefix: &str,
+    age: Duration,
+    now: SystemTime,
+) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -78,7 +88,10 @@ pub fn stale_dirs(dir: &Path, prefix: &str, age: Duration, now: SystemTime) -> i
     let mut stale = Vec::new();
     for entry in entries {
         let entry = entry?;
-        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix));
+        let is_ours = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(prefix));
         let metadata = entry.metadata()?;
         let idle = now.duration_since(metadata.modified()?).unwrap_or_default();
         if is_ours && metadata.is_dir() && idle >= age {
@@ -98,7 +111,11 @@ impl Lock {
     /// # Errors
     /// The system's reason.
     pub fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
-        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(Self(lock))),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
@@ -138,7 +155,10 @@ mod tests {
         write_private(&path, b"two").unwrap();
 
         assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
@@ -158,9 +178,14 @@ mod tests {
     fn only_old_directories_with_the_prefix_are_stale() {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let dir = tempfile::tempdir().unwrap();
-        ["Session1", "other"].into_iter().for_each(|name| fs::create_dir(dir.path().join(name)).unwrap());
+        ["Session1", "other"]
+            .into_iter()
+            .for_each(|name| fs::create_dir(dir.path().join(name)).unwrap());
         fs::write(dir.path().join("Session2"), "a file").unwrap();
-        let modified = fs::metadata(dir.path().join("Session1")).unwrap().modified().unwrap();
+        let modified = fs::metadata(dir.path().join("Session1"))
+            .unwrap()
+            .modified()
+            .unwrap();
 
         let stale = |now| stale_dirs(dir.path(), "Session", 7 * DAY, now).unwrap();
 

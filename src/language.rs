@@ -27,6 +27,7 @@ pub use self::{
     providers::{
         ModuleCall, RequiredProvider, module_calls, required_providers, required_providers_of_tree,
     },
+    quote::quote,
     tags::{TagError, workspace_tags_evaluated, workspace_tags_raw},
     variables::variables,
 };

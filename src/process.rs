@@ -135,7 +135,11 @@ pub async fn run(
     let mut out = LineBuffer::new(limits);
     let mut err = LineBuffer::new(limits);
     let mut on_bytes = |pipe: Pipe, bytes: Option<&[u8]>| {
-        let buffer = if pipe == Pipe::Stdout { &mut out } else { &mut err };
+        let buffer = if pipe == Pipe::Stdout {
+            &mut out
+        } else {
+            &mut err
+        };
         match bytes {
             Some(bytes) => buffer.push(bytes, |line| on_line(pipe, line)),
             None => buffer.finish(|line| on_line(pipe, line)),
@@ -179,7 +183,12 @@ pub async fn capture(
         buffer.extend_from_slice(&bytes[..kept]);
     };
     let exit = supervise(command, limits, stop, &mut on_bytes).await?;
-    Ok(Captured { exit, stdout, stderr, is_cut })
+    Ok(Captured {
+        exit,
+        stdout,
+        stderr,
+        is_cut,
+    })
 }
 
 /// Kills the group of a child that nobody waits for any more.
@@ -213,7 +222,12 @@ async fn supervise(
     on_bytes: &mut (dyn FnMut(Pipe, Option<&[u8]>) + Send),
 ) -> Result<Exit, ProcessError> {
     let mut child = spawn(command)?;
-    let mut guard = GroupGuard(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+    let mut guard = GroupGuard(
+        child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .map(Pid::from_raw),
+    );
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let (mut out_bytes, mut err_bytes) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
     let (mut status, mut kill_at, mut close_at) = (None, None, None);
@@ -251,7 +265,10 @@ async fn supervise(
             () = at(close_at) => break,
         }
     }
-    for (pipe, is_open) in [(Pipe::Stdout, stdout.is_some()), (Pipe::Stderr, stderr.is_some())] {
+    for (pipe, is_open) in [
+        (Pipe::Stdout, stdout.is_some()),
+        (Pipe::Stderr, stderr.is_some()),
+    ] {
         if is_open {
             on_bytes(pipe, None); // Whatever stands in the buffer is a line, too.
         }
@@ -262,10 +279,19 @@ async fn supervise(
 
 fn spawn(command: &Command) -> Result<Child, ProcessError> {
     let mut child = tokio::process::Command::new(&command.program);
-    child.args(&command.args).env_clear().envs(command.env.iter().map(|(name, value)| (name, value)));
+    child
+        .args(&command.args)
+        .env_clear()
+        .envs(command.env.iter().map(|(name, value)| (name, value)));
     child.current_dir(&command.dir).process_group(0);
-    child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    child.spawn().map_err(|source| ProcessError::Spawn { program: command.program.clone(), source })
+    child
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    child.spawn().map_err(|source| ProcessError::Spawn {
+        program: command.program.clone(),
+        source,
+    })
 }
 
 /// Bytes from a pipe; 0 at its end, for ever pending without a pipe. A pipe that cannot be read has ended.

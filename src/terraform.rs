@@ -1,8 +1,212 @@
 //! Terraform and OpenTofu as engines: processes in, resources out.
+//!
+//! An [`Engine`] opens sessions; a session owns a directory and runs the steps of one job in it, each as a process
+//! of its own. What they print becomes log entries, timings and diagnostics; what they leave behind becomes
+//! resources. The reference asks for the version before every step; we ask once for each binary.
 
+pub mod binary;
+mod diagnostic;
+mod env;
 pub mod graph;
+mod log_stream;
 pub mod plan;
 pub mod reference_json;
 pub mod resources;
+mod session;
 pub mod state;
+pub mod state_file;
 pub mod template;
+mod timings;
+mod variables;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use tracing::warn;
+use uuid::Uuid;
+
+use self::{binary::Binary, session::Session};
+pub use self::{diagnostic::Diagnostic, env::Environment};
+use crate::{
+    files,
+    process::Limits,
+    provision::{self, LogSink, Provisioner, SessionConfig, StepFailure},
+    stop::Stop,
+};
+
+/// Directories that nobody has touched for so long belong to daemons that died.
+const STALE_SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What an engine runs with.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// The engine's executable.
+    pub binary: PathBuf,
+    /// Where sessions have their directories; made if it is missing.
+    pub work_dir: PathBuf,
+    /// What every process of the engine gets of the host's environment.
+    pub environment: Environment,
+    /// Time a cancelled process has to end by itself, before its group is killed. Coder gives three minutes.
+    pub exit_timeout: Duration,
+    /// Terraform's own plugin cache; `None` to use none.
+    pub plugin_cache_dir: Option<PathBuf>,
+    /// The scripts that bring agents up, by platform such as `linux_amd64`.
+    pub agent_scripts: BTreeMap<String, String>,
+    /// Who makes providers ready.
+    pub providers: Arc<dyn ProviderPresenter>,
+}
+
+/// Terraform or OpenTofu.
+pub struct Engine {
+    config: Arc<EngineConfig>,
+    binary: Mutex<Option<Binary>>,
+}
+
+/// Whether init runs for the first time, or again after the presenter asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The first time.
+    First,
+    /// Again.
+    Repeat,
+}
+
+/// What the processes of a session get so that they find providers.
+#[derive(Clone, Debug, Default)]
+pub struct Presented {
+    /// Variables for every process.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+/// Makes providers ready before init, such as those that need no download.
+#[async_trait]
+pub trait ProviderPresenter: Send + Sync {
+    /// Prepares the session whose template lies in `dir`. Files that the template must not see go to `private`.
+    async fn prepare(
+        &self,
+        dir: &Path,
+        private: &Path,
+        attempt: Attempt,
+        log: &dyn LogSink,
+    ) -> Result<Presented, StepFailure>;
+
+    /// Whether init should run once more with other providers, after it failed with this output.
+    fn should_repeat(&self, output: &str) -> bool;
+}
+
+/// Leaves everything to the engine and the operator's own configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Registry;
+
+#[async_trait]
+impl ProviderPresenter for Registry {
+    async fn prepare(
+        &self,
+        _: &Path,
+        _: &Path,
+        _: Attempt,
+        _: &dyn LogSink,
+    ) -> Result<Presented, StepFailure> {
+        Ok(Presented::default())
+    }
+
+    fn should_repeat(&self, _: &str) -> bool {
+        false
+    }
+}
+
+impl Engine {
+    /// An engine that has not been asked who it is yet.
+    pub fn new(config: EngineConfig) -> Self {
+        Self {
+            config: Arc::new(config),
+            binary: Mutex::new(None),
+        }
+    }
+
+    /// Asks the engine who it is, unless it was asked before and has not been replaced since.
+    ///
+    /// # Errors
+    /// [`binary::BinaryError`].
+    pub async fn probe(&self, stop: &Stop) -> Result<Binary, binary::BinaryError> {
+        let mut known = self.binary.lock().await;
+        if let Some(binary) = known.as_ref().filter(|binary| binary.is_current()) {
+            return Ok(binary.clone());
+        }
+        let binary =
+            Binary::probe(&self.config.binary, self.config.environment.to_vec(), stop).await?;
+        *known = Some(binary.clone());
+        Ok(binary)
+    }
+
+    /// Removes what daemons left behind that died long ago.
+    async fn clean(&self) {
+        let stale = files::stale_dirs(
+            &self.config.work_dir,
+            session::PREFIX,
+            STALE_SESSION,
+            SystemTime::now(),
+        );
+        for dir in stale.unwrap_or_default() {
+            if let Err(error) = files::remove_dir(&dir).await {
+                warn!(%error, dir = %dir.display(), "failed to remove a stale session");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Provisioner for Engine {
+    async fn open(
+        &self,
+        config: SessionConfig,
+    ) -> Result<Box<dyn provision::Session>, StepFailure> {
+        let binary = self.probe(&Stop::new()).await.map_err(|error| {
+            let hint = error
+                .hint()
+                .map(|hint| format!(" ({hint})"))
+                .unwrap_or_default();
+            StepFailure::new(format!("{}{hint}", chain(&error)))
+        })?;
+        self.clean().await;
+        let name = format!("{}{}", session::PREFIX, Uuid::new_v4());
+        let session = Session::create(Arc::clone(&self.config), binary, config, &name);
+        Ok(Box::new(session.map_err(|error| {
+            let dir = self.config.work_dir.display();
+            StepFailure::new(format!("create a session directory in {dir}: {error}"))
+        })?))
+    }
+}
+
+/// An error with all that caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// The limits of short processes whose answer is all that counts.
+fn run_limits() -> Limits {
+    limits(Duration::from_secs(10))
+}
+
+fn limits(exit_timeout: Duration) -> Limits {
+    Limits {
+        exit_timeout,
+        pipe_grace: Duration::from_secs(5),
+        line_bytes: 1 << 20,
+        precious_bytes: state_file::MAX_BYTES + (1 << 20),
+        is_precious: log_stream::is_precious,
+    }
+}

@@ -1,12 +1,13 @@
 //! Telling the server how a job ended, whatever it takes; and keeping the state if it cannot be told.
 
-use std::{io, io::Write as _, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use tracing::{error, warn};
 
 use super::{Config, Ended};
 use crate::{
+    files,
     job::{CompletedJob, CompletedWork, FailedJob, FailedWork, JobId, Outcome},
     provision::{JobSource, SourceError},
     stop::Stop,
@@ -150,11 +151,8 @@ async fn keep(config: &Config, job: JobId, state: Option<Bytes>, reason: &Source
 }
 
 fn write_private(dir: PathBuf, name: &str, content: &[u8]) -> io::Result<PathBuf> {
-    std::fs::create_dir_all(&dir)?;
-    let mut file = tempfile::NamedTempFile::new_in(&dir)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
+    files::create_private_dir(&dir)?;
     let path = dir.join(name);
-    file.persist(&path)?;
+    files::write_private(&path, content)?;
     Ok(path)
 }

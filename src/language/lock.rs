@@ -93,7 +93,7 @@ impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HEADER)?;
         for (addr, provider) in &self.providers {
-            writeln!(f, "\nprovider {} {{", quote::native(&addr.to_string()))?;
+            writeln!(f, "\nprovider {} {{", quote::quote(&addr.to_string()))?;
             provider.fmt(f)?;
             f.write_str("}\n")?;
         }
@@ -103,12 +103,12 @@ impl fmt::Display for Lock {
 
 impl fmt::Display for LockedProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = quote::native(&self.version.to_string());
+        let version = quote::quote(&self.version.to_string());
         if self.constraints.is_empty() {
             writeln!(f, "  version = {version}")?;
         } else {
             writeln!(f, "  version     = {version}")?;
-            writeln!(f, "  constraints = {}", quote::native(&self.constraints))?;
+            writeln!(f, "  constraints = {}", quote::quote(&self.constraints))?;
         }
         if self.hashes.is_empty() {
             return Ok(());
@@ -118,7 +118,7 @@ impl fmt::Display for LockedProvider {
         hashes.dedup();
         f.write_str("  hashes = [\n")?;
         for hash in hashes {
-            writeln!(f, "    {},", quote::native(&hash.to_string()))?;
+            writeln!(f, "    {},", quote::quote(&hash.to_string()))?;
         }
         f.write_str("  ]\n")
     }

@@ -1,7 +1,7 @@
 //! Writes strings in quotes.
 
 /// A string of Terraform's language: nothing in it is taken for a template.
-pub(super) fn native(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     let escaped = escape(text).replace("${", "$${").replace("%{", "%%{");
     format!("\"{escaped}\"")
 }
@@ -37,7 +37,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_quoted_string_is_read_as_it_was(text in "\\PC{0,20}|[\\x00-\\x1f$%{\"\\\\]{0,10}") {
-            let expr = hcl_edit::parser::parse_expr(&native(&text)).unwrap();
+            let expr = hcl_edit::parser::parse_expr(&quote(&text)).unwrap();
             prop_assert_eq!(expr.as_str(), Some(text.as_str()));
         }
     }

@@ -28,7 +28,12 @@ pub(super) struct LineBuffer {
 
 impl LineBuffer {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self { limits: *limits, bytes: Vec::new(), cut: 0, is_precious: false }
+        Self {
+            limits: *limits,
+            bytes: Vec::new(),
+            cut: 0,
+            is_precious: false,
+        }
     }
 
     pub(super) fn push(&mut self, mut bytes: &[u8], mut on_line: impl FnMut(Line)) {
@@ -54,7 +59,11 @@ impl LineBuffer {
             bytes = &bytes[room..];
             self.is_precious = (self.limits.is_precious)(&self.bytes);
         }
-        let limit = if self.is_precious { self.limits.precious_bytes } else { self.limits.line_bytes };
+        let limit = if self.is_precious {
+            self.limits.precious_bytes
+        } else {
+            self.limits.line_bytes
+        };
         let kept = bytes.len().min(limit.saturating_sub(self.bytes.len()));
         self.bytes.extend_from_slice(&bytes[..kept]);
         self.cut += bytes.len() - kept;
@@ -66,7 +75,10 @@ impl LineBuffer {
         if self.cut == 0 && bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
-        Line { bytes, cut: std::mem::take(&mut self.cut) }
+        Line {
+            bytes,
+            cut: std::mem::take(&mut self.cut),
+        }
     }
 }
 
@@ -98,16 +110,26 @@ mod tests {
 
     #[test]
     fn lines_are_put_together_from_pieces() {
-        let expected = [("one", 0), ("two", 0), ("", 0), ("three", 0)].map(|(text, cut)| (text.to_owned(), cut));
+        let expected = [("one", 0), ("two", 0), ("", 0), ("three", 0)]
+            .map(|(text, cut)| (text.to_owned(), cut));
 
         assert_eq!(lines(&["on", "e\r\ntwo\n\nthr", "ee"]), expected);
     }
 
     #[test]
     fn a_long_line_is_cut_and_counted_unless_it_is_precious() {
-        let expected = [("12345678", 4), ("keep567890", 0), ("keep5678901234567890", 2), ("x", 0)];
+        let expected = [
+            ("12345678", 4),
+            ("keep567890", 0),
+            ("keep5678901234567890", 2),
+            ("x", 0),
+        ];
 
-        let found = lines(&["1234567", "89012\nkeep5", "67890\nkeep567890123456789012\nx"]);
+        let found = lines(&[
+            "1234567",
+            "89012\nkeep5",
+            "67890\nkeep567890123456789012\nx",
+        ]);
 
         assert_eq!(found, expected.map(|(text, cut)| (text.to_owned(), cut)));
     }

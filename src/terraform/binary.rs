@@ -110,7 +110,9 @@ impl BinaryError {
 pub fn find(path: &std::ffi::OsStr) -> Result<PathBuf, BinaryError> {
     let absolute = std::env::split_paths(path).filter(|dir| dir.is_absolute());
     let path = std::env::join_paths(absolute).unwrap_or_default();
-    let found = NAMES.iter().find_map(|name| which::which_in_global(name, Some(&path)).ok()?.next());
+    let found = NAMES
+        .iter()
+        .find_map(|name| which::which_in_global(name, Some(&path)).ok()?.next());
     found.ok_or(BinaryError::NotFound)
 }
 
@@ -119,26 +121,54 @@ impl Binary {
     ///
     /// # Errors
     /// [`BinaryError`].
-    pub async fn probe(path: &Path, env: Vec<(OsString, OsString)>, stop: &Stop) -> Result<Self, BinaryError> {
-        let unusable = |source| BinaryError::Unusable { path: path.to_owned(), source };
+    pub async fn probe(
+        path: &Path,
+        env: Vec<(OsString, OsString)>,
+        stop: &Stop,
+    ) -> Result<Self, BinaryError> {
+        let unusable = |source| BinaryError::Unusable {
+            path: path.to_owned(),
+            source,
+        };
         let path = std::path::absolute(path).map_err(unusable)?;
         let identity = Identity::of(&path).map_err(unusable)?;
         let args = ["version", "-json"].map(OsString::from).to_vec();
-        let command = Command { program: path.clone(), args, env, dir: std::env::temp_dir() };
+        let command = Command {
+            program: path.clone(),
+            args,
+            env,
+            dir: std::env::temp_dir(),
+        };
         let answer = process::capture(&command, &run_limits(), stop, MAX_ANSWER_BYTES).await?;
         let version = serde_json::from_slice::<Answer>(&answer.stdout).ok();
         let version = version.and_then(|answer| Version::parse(&answer.terraform_version).ok());
         let no_version = || {
-            let said = if answer.stderr.is_empty() { &answer.stdout } else { &answer.stderr };
-            let said = String::from_utf8_lossy(&said[..said.len().min(500)]).trim().to_owned();
-            BinaryError::NoVersion { path: path.clone(), answer: format!("{} {said}", answer.exit) }
+            let said = if answer.stderr.is_empty() {
+                &answer.stdout
+            } else {
+                &answer.stderr
+            };
+            let said = String::from_utf8_lossy(&said[..said.len().min(500)])
+                .trim()
+                .to_owned();
+            BinaryError::NoVersion {
+                path: path.clone(),
+                answer: format!("{} {said}", answer.exit),
+            }
         };
-        let version = version.filter(|_| answer.exit.is_success()).ok_or_else(no_version)?;
+        let version = version
+            .filter(|_| answer.exit.is_success())
+            .ok_or_else(no_version)?;
         if version < OLDEST {
             return Err(BinaryError::TooOld { found: version });
         }
         let kind = kind_of(&path);
-        Ok(Self { path, kind, version, identity })
+        Ok(Self {
+            path,
+            kind,
+            version,
+            identity,
+        })
     }
 
     /// Whether the file is still the one that was asked.
@@ -155,13 +185,21 @@ struct Answer {
 /// OpenTofu says `terraform_version`, too; its name is what tells it apart.
 fn kind_of(path: &Path) -> Kind {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    if name.contains("tofu") { Kind::OpenTofu } else { Kind::Terraform }
+    if name.contains("tofu") {
+        Kind::OpenTofu
+    } else {
+        Kind::Terraform
+    }
 }
 
 impl Identity {
     fn of(path: &Path) -> std::io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        Ok(Self { inode: metadata.ino(), size: metadata.len(), modified })
+        Ok(Self {
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified,
+        })
     }
 }

@@ -66,7 +66,9 @@ pub struct SnippetValue {
 impl Diagnostic {
     /// The place, the code, the values and the detail, several lines; the summary is not part of it.
     pub fn format(&self) -> String {
-        let Some(range) = &self.range else { return self.detail.clone() };
+        let Some(range) = &self.range else {
+            return self.detail.clone();
+        };
         let mut text = format!("on {} line {}", range.filename, range.start.line);
         let Some(snippet) = &self.snippet else {
             return format!("{text}:\n  (source code not available)\n\n{}", self.detail);
@@ -76,7 +78,10 @@ impl Diagnostic {
         }
         text.push_str(":\n");
         for (index, line) in snippet.code.split('\n').enumerate() {
-            text.push_str(&format!("  {}: {line}\n", snippet.start_line + index as u64));
+            text.push_str(&format!(
+                "  {}: {line}\n",
+                snippet.start_line + index as u64
+            ));
         }
         let mut values = snippet.values.clone().unwrap_or_default();
         values.sort_by(|a, b| a.traversal.cmp(&b.traversal));
@@ -94,7 +99,10 @@ impl Diagnostic {
     /// The summary with its place, in one line.
     pub fn brief(&self) -> String {
         match &self.range {
-            Some(range) => format!("{} (on {} line {})", self.summary, range.filename, range.start.line),
+            Some(range) => format!(
+                "{} (on {} line {})",
+                self.summary, range.filename, range.start.line
+            ),
             None => self.summary.clone(),
         }
     }
@@ -125,15 +133,22 @@ mod tests {
         let expected = "on main.tf line 3, in resource \"a\" \"b\":\n  3: x = var.y\n  4: z = 1\n    ├────────────────\n    \
                         │ var.y is \"q\"\n    │ var.z is 1\n\nNo such argument.";
         assert_eq!(diagnostic.format(), expected);
-        assert_eq!(diagnostic.brief(), "Unsupported argument (on main.tf line 3)");
+        assert_eq!(
+            diagnostic.brief(),
+            "Unsupported argument (on main.tf line 3)"
+        );
     }
 
     #[test]
     fn a_diagnostic_without_code_or_place_says_so() {
-        let without_code = parse(r#"{"detail":"Hm.","range":{"filename":"a.tf","start":{"line":1}}}"#);
+        let without_code =
+            parse(r#"{"detail":"Hm.","range":{"filename":"a.tf","start":{"line":1}}}"#);
         let without_place = parse(r#"{"detail":"Hm."}"#);
 
-        assert_eq!(without_code.format(), "on a.tf line 1:\n  (source code not available)\n\nHm.");
+        assert_eq!(
+            without_code.format(),
+            "on a.tf line 1:\n  (source code not available)\n\nHm."
+        );
         assert_eq!(without_place.format(), "Hm.");
     }
 }

@@ -43,7 +43,10 @@ pub struct Environment(BTreeMap<OsString, OsString>);
 impl Environment {
     /// What every process of an engine gets of the host: all but `CODER_*`, the names in `secrets`, and what would
     /// change where files are or what the command line says.
-    pub fn of_host(host: impl IntoIterator<Item = (OsString, OsString)>, secrets: &[OsString]) -> Self {
+    pub fn of_host(
+        host: impl IntoIterator<Item = (OsString, OsString)>,
+        secrets: &[OsString],
+    ) -> Self {
         let is_passed = |name: &OsStr| {
             let bytes = name.as_encoded_bytes();
             let is_hidden = HIDDEN.iter().any(|hidden| bytes == hidden.as_bytes());
@@ -52,7 +55,11 @@ impl Environment {
                 && !is_hidden
                 && !secrets.iter().any(|secret| secret == name)
         };
-        let mut environment = Self(host.into_iter().filter(|(name, _)| is_passed(name)).collect());
+        let mut environment = Self(
+            host.into_iter()
+                .filter(|(name, _)| is_passed(name))
+                .collect(),
+        );
         environment.set("CHECKPOINT_DISABLE", "1"); // Nobody waits for an update check, and nobody calls home.
         environment.drop_missing_cli_config();
         environment
@@ -70,14 +77,21 @@ impl Environment {
 
     /// All variables, sorted by name.
     pub fn to_vec(&self) -> Vec<(OsString, OsString)> {
-        self.0.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+        self.0
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
     }
 
     /// What the log says of `TF_` variables that the host sets, one line each, without values that may be secret.
     pub fn terraform_lines(&self) -> Vec<String> {
         let line = |(name, value): (&OsString, &OsString)| {
             let name = name.to_str().filter(|name| name.starts_with("TF_"))?;
-            let value = if PUBLIC.contains(&name) { value.to_string_lossy() } else { "<value redacted>".into() };
+            let value = if PUBLIC.contains(&name) {
+                value.to_string_lossy()
+            } else {
+                "<value redacted>".into()
+            };
             Some(format!("terraform environment variable: {name}={value}"))
         };
         self.0.iter().filter_map(line).collect()
@@ -90,15 +104,24 @@ impl Environment {
             self.set(format!("CODER_AGENT_SCRIPT_{platform}"), script);
         }
         for parameter in &request.previous_parameters {
-            self.set(format!("CODER_PARAMETER_PREVIOUS_{}", digest(&parameter.name)), &parameter.value);
+            self.set(
+                format!("CODER_PARAMETER_PREVIOUS_{}", digest(&parameter.name)),
+                &parameter.value,
+            );
         }
         for parameter in &request.parameters {
-            self.set(format!("CODER_PARAMETER_{}", digest(&parameter.name)), &parameter.value);
+            self.set(
+                format!("CODER_PARAMETER_{}", digest(&parameter.name)),
+                &parameter.value,
+            );
         }
         for auth in &request.external_auth {
             let token = auth.access_token.expose();
             self.set(format!("CODER_GIT_AUTH_ACCESS_TOKEN_{}", auth.id), token);
-            self.set(format!("CODER_EXTERNAL_AUTH_ACCESS_TOKEN_{}", auth.id), token);
+            self.set(
+                format!("CODER_EXTERNAL_AUTH_ACCESS_TOKEN_{}", auth.id),
+                token,
+            );
         }
     }
 
@@ -111,24 +134,49 @@ impl Environment {
 
     fn add_metadata(&mut self, metadata: &Metadata) {
         let groups = json!(metadata.owner_groups);
-        let roles: Vec<Value> = metadata.owner_roles.iter().map(|role| role_json(&role.name, &role.organization_id)).collect();
+        let roles: Vec<Value> = metadata
+            .owner_roles
+            .iter()
+            .map(|role| role_json(&role.name, &role.organization_id))
+            .collect();
         let texts: [(&str, &str); 19] = [
             ("CODER_AGENT_URL", &metadata.coder_url),
             ("CODER_WORKSPACE_TRANSITION", metadata.transition.as_str()),
             ("CODER_WORKSPACE_NAME", &metadata.workspace_name),
             ("CODER_WORKSPACE_OWNER", &metadata.workspace_owner),
-            ("CODER_WORKSPACE_OWNER_EMAIL", &metadata.workspace_owner_email),
+            (
+                "CODER_WORKSPACE_OWNER_EMAIL",
+                &metadata.workspace_owner_email,
+            ),
             ("CODER_WORKSPACE_OWNER_NAME", &metadata.workspace_owner_name),
-            ("CODER_WORKSPACE_OWNER_OIDC_ACCESS_TOKEN", metadata.owner_oidc_access_token.expose()),
-            ("CODER_WORKSPACE_OWNER_SSH_PUBLIC_KEY", &metadata.owner_ssh_public_key),
-            ("CODER_WORKSPACE_OWNER_SSH_PRIVATE_KEY", metadata.owner_ssh_private_key.expose()),
-            ("CODER_WORKSPACE_OWNER_LOGIN_TYPE", &metadata.owner_login_type),
+            (
+                "CODER_WORKSPACE_OWNER_OIDC_ACCESS_TOKEN",
+                metadata.owner_oidc_access_token.expose(),
+            ),
+            (
+                "CODER_WORKSPACE_OWNER_SSH_PUBLIC_KEY",
+                &metadata.owner_ssh_public_key,
+            ),
+            (
+                "CODER_WORKSPACE_OWNER_SSH_PRIVATE_KEY",
+                metadata.owner_ssh_private_key.expose(),
+            ),
+            (
+                "CODER_WORKSPACE_OWNER_LOGIN_TYPE",
+                &metadata.owner_login_type,
+            ),
             ("CODER_WORKSPACE_ID", &metadata.workspace_id),
             ("CODER_WORKSPACE_OWNER_ID", &metadata.workspace_owner_id),
-            ("CODER_WORKSPACE_OWNER_SESSION_TOKEN", metadata.owner_session_token.expose()),
+            (
+                "CODER_WORKSPACE_OWNER_SESSION_TOKEN",
+                metadata.owner_session_token.expose(),
+            ),
             ("CODER_WORKSPACE_TEMPLATE_ID", &metadata.template_id),
             ("CODER_WORKSPACE_TEMPLATE_NAME", &metadata.template_name),
-            ("CODER_WORKSPACE_TEMPLATE_VERSION", &metadata.template_version),
+            (
+                "CODER_WORKSPACE_TEMPLATE_VERSION",
+                &metadata.template_version,
+            ),
             ("CODER_WORKSPACE_BUILD_ID", &metadata.build_id),
             ("CODER_TASK_ID", &metadata.task_id),
             ("CODER_TASK_PROMPT", &metadata.task_prompt),
@@ -137,9 +185,21 @@ impl Environment {
             self.set(name, value);
         }
         // An empty list is `null`, which is what the reference sends for it.
-        let list = |list: Value, is_empty: bool| if is_empty { "null".to_owned() } else { list.to_string() };
-        self.set("CODER_WORKSPACE_OWNER_GROUPS", list(groups, metadata.owner_groups.is_empty()));
-        self.set("CODER_WORKSPACE_OWNER_RBAC_ROLES", list(json!(roles), roles.is_empty()));
+        let list = |list: Value, is_empty: bool| {
+            if is_empty {
+                "null".to_owned()
+            } else {
+                list.to_string()
+            }
+        };
+        self.set(
+            "CODER_WORKSPACE_OWNER_GROUPS",
+            list(groups, metadata.owner_groups.is_empty()),
+        );
+        self.set(
+            "CODER_WORKSPACE_OWNER_RBAC_ROLES",
+            list(json!(roles), roles.is_empty()),
+        );
         self.add_aws_user_agent();
         match metadata.prebuilt_stage {
             PrebuiltStage::None => {}
@@ -148,8 +208,15 @@ impl Environment {
         }
         let tokens = &metadata.running_agent_tokens;
         for token in tokens {
-            let key = if tokens.len() == 1 { "" } else { &token.agent_id };
-            self.set(format!("CODER_RUNNING_WORKSPACE_AGENT_TOKEN_{}", digest(key)), token.token.expose());
+            let key = if tokens.len() == 1 {
+                ""
+            } else {
+                &token.agent_id
+            };
+            self.set(
+                format!("CODER_RUNNING_WORKSPACE_AGENT_TOKEN_{}", digest(key)),
+                token.token.expose(),
+            );
         }
     }
 
@@ -164,7 +231,9 @@ impl Environment {
 
     /// Engines refuse to start with a configuration file that does not exist.
     fn drop_missing_cli_config(&mut self) {
-        let is_missing = self.get("TF_CLI_CONFIG_FILE").is_some_and(|path| !std::path::Path::new(path).exists());
+        let is_missing = self
+            .get("TF_CLI_CONFIG_FILE")
+            .is_some_and(|path| !std::path::Path::new(path).exists());
         if is_missing {
             self.0.remove(OsStr::new("TF_CLI_CONFIG_FILE"));
         }
@@ -192,12 +261,18 @@ mod tests {
     use crate::job::{ExternalAuth, ParameterValue, Role, RunningAgentToken};
 
     fn host(pairs: &[(&str, &str)]) -> Environment {
-        let pairs = pairs.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
         Environment::of_host(pairs, &["MY_PSK".into()])
     }
 
     fn names(environment: &Environment) -> Vec<String> {
-        environment.to_vec().into_iter().map(|(name, _)| name.into_string().unwrap()).collect()
+        environment
+            .to_vec()
+            .into_iter()
+            .map(|(name, _)| name.into_string().unwrap())
+            .collect()
     }
 
     #[test]
@@ -215,12 +290,19 @@ mod tests {
             ("AWS_PROFILE", "x"),
         ]);
 
-        assert_eq!(names(&environment), ["AWS_PROFILE", "CHECKPOINT_DISABLE", "PATH", "TF_LOG"]);
+        assert_eq!(
+            names(&environment),
+            ["AWS_PROFILE", "CHECKPOINT_DISABLE", "PATH", "TF_LOG"]
+        );
     }
 
     #[test]
     fn terraform_variables_are_said_without_their_secrets() {
-        let environment = host(&[("TF_LOG", "TRACE"), ("TF_TOKEN_example_com", "hunter2"), ("HOME", "/root")]);
+        let environment = host(&[
+            ("TF_LOG", "TRACE"),
+            ("TF_TOKEN_example_com", "hunter2"),
+            ("HOME", "/root"),
+        ]);
 
         let expected = [
             "terraform environment variable: TF_LOG=TRACE",
@@ -232,28 +314,49 @@ mod tests {
     #[test]
     fn a_job_sets_what_the_provider_reads() {
         let metadata = Metadata {
-            owner_roles: vec![Role { name: "member".to_owned(), organization_id: String::new() }],
-            running_agent_tokens: vec![RunningAgentToken { agent_id: "a".to_owned(), token: "t".to_owned().into() }],
+            owner_roles: vec![Role {
+                name: "member".to_owned(),
+                organization_id: String::new(),
+            }],
+            running_agent_tokens: vec![RunningAgentToken {
+                agent_id: "a".to_owned(),
+                token: "t".to_owned().into(),
+            }],
             prebuilt_stage: PrebuiltStage::Claim,
             ..Metadata::default()
         };
         let request = PlanRequest {
             metadata,
-            parameters: vec![ParameterValue { name: "region".to_owned(), value: "eu".to_owned() }],
-            external_auth: vec![ExternalAuth { id: "github".to_owned(), access_token: "tok".to_owned().into() }],
+            parameters: vec![ParameterValue {
+                name: "region".to_owned(),
+                value: "eu".to_owned(),
+            }],
+            external_auth: vec![ExternalAuth {
+                id: "github".to_owned(),
+                access_token: "tok".to_owned().into(),
+            }],
             ..PlanRequest::default()
         };
         let mut environment = host(&[("AWS_SDK_UA_APP_ID", "mine")]);
-        environment.add_job(&request, &[("linux_amd64".to_owned(), "#!/bin/sh".to_owned())].into());
+        environment.add_job(
+            &request,
+            &[("linux_amd64".to_owned(), "#!/bin/sh".to_owned())].into(),
+        );
 
         let get = |name: &str| environment.get(name).unwrap().to_str().unwrap().to_owned();
         assert_eq!(get("CODER_WORKSPACE_OWNER_GROUPS"), "null");
-        assert_eq!(get("CODER_WORKSPACE_OWNER_RBAC_ROLES"), r#"[{"name":"member"}]"#);
+        assert_eq!(
+            get("CODER_WORKSPACE_OWNER_RBAC_ROLES"),
+            r#"[{"name":"member"}]"#
+        );
         assert_eq!(get("CODER_WORKSPACE_TRANSITION"), "start");
         assert_eq!(get(&format!("CODER_PARAMETER_{}", digest("region"))), "eu");
         assert_eq!(get("CODER_EXTERNAL_AUTH_ACCESS_TOKEN_github"), "tok");
         assert_eq!(get("CODER_AGENT_SCRIPT_linux_amd64"), "#!/bin/sh");
-        assert_eq!(get("AWS_SDK_UA_APP_ID"), "mine APN_1.1/pc_cdfmjwn8i6u8l9fwz8h82e4w3$");
+        assert_eq!(
+            get("AWS_SDK_UA_APP_ID"),
+            "mine APN_1.1/pc_cdfmjwn8i6u8l9fwz8h82e4w3$"
+        );
         assert_eq!(get("CODER_WORKSPACE_IS_PREBUILD_CLAIM"), "true");
         let lone = "CODER_RUNNING_WORKSPACE_AGENT_TOKEN_\
                     e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";

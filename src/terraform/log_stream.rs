@@ -60,16 +60,25 @@ pub(super) struct Timed {
 /// Whether a line must be kept whole, by its beginning.
 pub(super) fn is_precious(start: &[u8]) -> bool {
     let start = &start[..start.len().min(1024)];
-    start.windows(EMERGENCY_DUMP.len()).any(|window| window == EMERGENCY_DUMP.as_bytes())
+    start
+        .windows(EMERGENCY_DUMP.len())
+        .any(|window| window == EMERGENCY_DUMP.as_bytes())
 }
 
 /// Reads a line.
 pub(super) fn read(pipe: Pipe, line: &Line) -> Said {
-    let note = if line.cut > 0 { format!("… ({} bytes more)", line.cut) } else { String::new() };
+    let note = if line.cut > 0 {
+        format!("… ({} bytes more)", line.cut)
+    } else {
+        String::new()
+    };
     let text = line.text().replace('\0', "\u{fffd}");
     match pipe {
         Pipe::Stdout => read_stdout(&text, &note),
-        Pipe::Stderr => Said { entries: read_stderr(&text, &note), ..Said::default() },
+        Pipe::Stderr => Said {
+            entries: read_stderr(&text, &note),
+            ..Said::default()
+        },
     }
 }
 
@@ -78,14 +87,22 @@ fn read_stdout(text: &str, note: &str) -> Said {
         if text.trim().is_empty() {
             return Said::default();
         }
-        return Said { entries: vec![(LogLevel::Info, format!("{text}{note}"))], ..Said::default() };
+        return Said {
+            entries: vec![(LogLevel::Info, format!("{text}{note}"))],
+            ..Said::default()
+        };
     };
     let mut entries = Vec::new();
     let level = level(&event.level, &mut entries);
     entries.push((level, event.message.clone()));
     if let Some(diagnostic) = &event.diagnostic {
         let severity = self::level(&diagnostic.severity, &mut entries);
-        entries.extend(diagnostic.format().split('\n').map(|line| (severity, line.to_owned())));
+        entries.extend(
+            diagnostic
+                .format()
+                .split('\n')
+                .map(|line| (severity, line.to_owned())),
+        );
     }
     let state = event.state.filter(|_| event.message == EMERGENCY_DUMP);
     Said {
@@ -113,7 +130,11 @@ fn unquoted(state: &str) -> Vec<u8> {
 fn read_stderr(text: &str, note: &str) -> Vec<(LogLevel, String)> {
     let Ok(event) = serde_json::from_str::<Event>(text) else {
         let is_blank = text.trim().is_empty();
-        return if is_blank { Vec::new() } else { vec![(LogLevel::Error, format!("{text}{note}"))] };
+        return if is_blank {
+            Vec::new()
+        } else {
+            vec![(LogLevel::Error, format!("{text}{note}"))]
+        };
     };
     let mut entries = Vec::new();
     match level(&event.level, &mut entries) {
@@ -133,7 +154,10 @@ fn level(name: &str, entries: &mut Vec<(LogLevel, String)>) -> LogLevel {
         "warn" | "warning" => LogLevel::Warn,
         "error" => LogLevel::Error,
         _ => {
-            entries.push((LogLevel::Warn, format!("unable to convert log level {name}")));
+            entries.push((
+                LogLevel::Warn,
+                format!("unable to convert log level {name}"),
+            ));
             LogLevel::Info
         }
     }
@@ -144,7 +168,14 @@ mod tests {
     use super::*;
 
     fn said(pipe: Pipe, text: &str) -> Vec<(LogLevel, String)> {
-        read(pipe, &Line { bytes: text.as_bytes().to_vec(), cut: 0 }).entries
+        read(
+            pipe,
+            &Line {
+                bytes: text.as_bytes().to_vec(),
+                cut: 0,
+            },
+        )
+        .entries
     }
 
     fn entry(level: LogLevel, text: &str) -> (LogLevel, String) {
@@ -155,12 +186,18 @@ mod tests {
     fn an_event_is_its_message_at_its_level() {
         let line = r#"{"@level":"info","@message":"Plan: 1 to add","type":"change_summary"}"#;
 
-        assert_eq!(said(Pipe::Stdout, line), [entry(LogLevel::Info, "Plan: 1 to add")]);
+        assert_eq!(
+            said(Pipe::Stdout, line),
+            [entry(LogLevel::Info, "Plan: 1 to add")]
+        );
     }
 
     #[test]
     fn a_line_that_is_no_event_is_taken_as_it_is() {
-        assert_eq!(said(Pipe::Stdout, "Initializing..."), [entry(LogLevel::Info, "Initializing...")]);
+        assert_eq!(
+            said(Pipe::Stdout, "Initializing..."),
+            [entry(LogLevel::Info, "Initializing...")]
+        );
         assert_eq!(said(Pipe::Stderr, "boom"), [entry(LogLevel::Error, "boom")]);
         assert!(said(Pipe::Stdout, "  ").is_empty() && said(Pipe::Stderr, "").is_empty());
     }
@@ -169,7 +206,10 @@ mod tests {
     fn an_unknown_level_is_said() {
         let line = r#"{"@level":"loud","@message":"hm"}"#;
 
-        let expected = [entry(LogLevel::Warn, "unable to convert log level loud"), entry(LogLevel::Info, "hm")];
+        let expected = [
+            entry(LogLevel::Warn, "unable to convert log level loud"),
+            entry(LogLevel::Info, "hm"),
+        ];
         assert_eq!(said(Pipe::Stdout, line), expected);
     }
 
@@ -179,7 +219,10 @@ mod tests {
             "detail":"a\nb"}}"#;
 
         let error = |text| entry(LogLevel::Error, text);
-        assert_eq!(said(Pipe::Stdout, line), [error("Error: X"), error("a"), error("b")]);
+        assert_eq!(
+            said(Pipe::Stdout, line),
+            [error("Error: X"), error("a"), error("b")]
+        );
     }
 
     #[test]
@@ -187,18 +230,33 @@ mod tests {
         let line = |level: &str| format!(r#"{{"@level":"{level}","@message":"x"}}"#);
 
         assert!(said(Pipe::Stderr, &line("trace")).is_empty());
-        assert_eq!(said(Pipe::Stderr, &line("info")), [entry(LogLevel::Debug, "x")]);
-        assert_eq!(said(Pipe::Stderr, &line("warn")), [entry(LogLevel::Warn, "x")]);
+        assert_eq!(
+            said(Pipe::Stderr, &line("info")),
+            [entry(LogLevel::Debug, "x")]
+        );
+        assert_eq!(
+            said(Pipe::Stderr, &line("warn")),
+            [entry(LogLevel::Warn, "x")]
+        );
     }
 
     #[test]
     fn a_state_in_distress_is_taken_and_not_logged() {
         let line = r#"{"@level":"error","@message":"Emergency state dump","state":{"version":4,"serial":12}}"#;
 
-        let said = read(Pipe::Stdout, &Line { bytes: line.as_bytes().to_vec(), cut: 0 });
+        let said = read(
+            Pipe::Stdout,
+            &Line {
+                bytes: line.as_bytes().to_vec(),
+                cut: 0,
+            },
+        );
 
         assert_eq!(said.state.unwrap(), br#"{"version":4,"serial":12}"#);
-        assert_eq!(said.entries, [entry(LogLevel::Error, "Emergency state dump")]);
+        assert_eq!(
+            said.entries,
+            [entry(LogLevel::Error, "Emergency state dump")]
+        );
         assert!(is_precious(line.as_bytes()) && !is_precious(b"{}"));
     }
 }

@@ -23,7 +23,11 @@ pub enum Origin {
 ///
 /// `printed` is the engine's emergency dump, `previous` the state the job began with. A second value tells why the
 /// file is not the one, for the log.
-pub fn newest(file: &Path, printed: Option<Vec<u8>>, previous: &Bytes) -> (Option<(Bytes, Origin)>, Option<String>) {
+pub fn newest(
+    file: &Path,
+    printed: Option<Vec<u8>>,
+    previous: &Bytes,
+) -> (Option<(Bytes, Origin)>, Option<String>) {
     let problem = match read(file) {
         Ok(Some(state)) if printed.as_deref().is_none_or(|printed| !is_state(printed)) => {
             return (Some((state, Origin::File)), None);
@@ -38,7 +42,10 @@ pub fn newest(file: &Path, printed: Option<Vec<u8>>, previous: &Bytes) -> (Optio
     }
     if previous.is_empty() {
         let is_normal = !file.exists();
-        return (None, (!is_normal).then(|| format!("{problem}; there is no earlier state")));
+        return (
+            None,
+            (!is_normal).then(|| format!("{problem}; there is no earlier state")),
+        );
     }
     let note = format!("{problem}; the state from before this build is kept");
     (Some((previous.clone(), Origin::Previous)), Some(note))
@@ -54,10 +61,16 @@ pub fn read(file: &Path) -> io::Result<Option<Bytes>> {
         metadata => metadata?.len(),
     };
     if size > MAX_BYTES as u64 {
-        return Err(io::Error::other(format!("it has {size} bytes, allowed are {MAX_BYTES}")));
+        return Err(io::Error::other(format!(
+            "it has {size} bytes, allowed are {MAX_BYTES}"
+        )));
     }
     let state = fs::read(file)?;
-    if is_state(&state) { Ok(Some(state.into())) } else { Err(io::Error::other("it is not a whole JSON document")) }
+    if is_state(&state) {
+        Ok(Some(state.into()))
+    } else {
+        Err(io::Error::other("it is not a whole JSON document"))
+    }
 }
 
 /// Whether bytes are a whole JSON object.
@@ -72,7 +85,11 @@ mod tests {
     const OLD: Bytes = Bytes::from_static(b"{\"serial\":1}");
     const NEW: &[u8] = b"{\"serial\":2}";
 
-    fn newest_of(file: Option<&[u8]>, printed: Option<&[u8]>, previous: &Bytes) -> (Option<(Bytes, Origin)>, bool) {
+    fn newest_of(
+        file: Option<&[u8]>,
+        printed: Option<&[u8]>,
+        previous: &Bytes,
+    ) -> (Option<(Bytes, Origin)>, bool) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("terraform.tfstate");
         if let Some(content) = file {
@@ -84,24 +101,42 @@ mod tests {
 
     #[test]
     fn a_whole_file_is_the_newest_state() {
-        assert_eq!(newest_of(Some(NEW), None, &OLD), (Some((NEW.into(), Origin::File)), false));
+        assert_eq!(
+            newest_of(Some(NEW), None, &OLD),
+            (Some((NEW.into(), Origin::File)), false)
+        );
     }
 
     #[test]
     fn a_truncated_file_yields_to_what_was_printed() {
-        assert_eq!(newest_of(Some(b"{\"ser"), Some(NEW), &OLD), (Some((NEW.into(), Origin::Printed)), true));
-        assert_eq!(newest_of(Some(b""), Some(NEW), &OLD), (Some((NEW.into(), Origin::Printed)), true));
+        assert_eq!(
+            newest_of(Some(b"{\"ser"), Some(NEW), &OLD),
+            (Some((NEW.into(), Origin::Printed)), true)
+        );
+        assert_eq!(
+            newest_of(Some(b""), Some(NEW), &OLD),
+            (Some((NEW.into(), Origin::Printed)), true)
+        );
     }
 
     #[test]
     fn an_older_whole_file_yields_to_what_was_printed() {
-        assert_eq!(newest_of(Some(&OLD), Some(NEW), &OLD), (Some((NEW.into(), Origin::Printed)), true));
+        assert_eq!(
+            newest_of(Some(&OLD), Some(NEW), &OLD),
+            (Some((NEW.into(), Origin::Printed)), true)
+        );
     }
 
     #[test]
     fn without_anything_whole_the_previous_state_is_kept() {
-        assert_eq!(newest_of(Some(b"{"), Some(b"{"), &OLD), (Some((OLD, Origin::Previous)), true));
-        assert_eq!(newest_of(None, None, &OLD), (Some((OLD, Origin::Previous)), true));
+        assert_eq!(
+            newest_of(Some(b"{"), Some(b"{"), &OLD),
+            (Some((OLD, Origin::Previous)), true)
+        );
+        assert_eq!(
+            newest_of(None, None, &OLD),
+            (Some((OLD, Origin::Previous)), true)
+        );
     }
 
     #[test]

@@ -28,10 +28,28 @@ struct HookResource {
 
 /// The steps of init, in the order in which they come, by the codes that begin them.
 const INIT_STEPS: [(&[&str], &str); 4] = [
-    (&["initializing_backend_message", "initializing_state_store_message"], "backend"),
-    (&["initializing_modules_message", "upgrading_modules_message"], "modules"),
-    (&["initializing_provider_plugin_message"], "provider plugins"),
-    (&["output_init_success_message", "output_init_success_cloud_message"], ""),
+    (
+        &[
+            "initializing_backend_message",
+            "initializing_state_store_message",
+        ],
+        "backend",
+    ),
+    (
+        &["initializing_modules_message", "upgrading_modules_message"],
+        "modules",
+    ),
+    (
+        &["initializing_provider_plugin_message"],
+        "provider plugins",
+    ),
+    (
+        &[
+            "output_init_success_message",
+            "output_init_success_cloud_message",
+        ],
+        "",
+    ),
 ];
 
 /// The events of one stage.
@@ -53,7 +71,11 @@ struct Key {
 impl Timings {
     /// The timings of `init`, `plan`, `graph` or `apply`, which begins now.
     pub(super) fn begin(stage: &'static str, now: Timestamp) -> Self {
-        let mut timings = Self { stage, started: HashMap::new(), ended: Vec::new() };
+        let mut timings = Self {
+            stage,
+            started: HashMap::new(),
+            ended: Vec::new(),
+        };
         timings.started.insert(Self::stage_key(stage), rounded(now));
         timings
     }
@@ -64,7 +86,9 @@ impl Timings {
         if event.kind == "init_output" {
             return self.observe_init(&event.message_code, rounded(received));
         }
-        let Some((category, step)) = kind(&event.kind) else { return };
+        let Some((category, step)) = kind(&event.kind) else {
+            return;
+        };
         let key = Key {
             category,
             action: event.hook.action.clone(),
@@ -81,7 +105,11 @@ impl Timings {
 
     /// Ends the stage and returns everything that began and ended, in the order of the ends.
     pub(super) fn finish(mut self, has_succeeded: bool, now: Timestamp) -> Vec<Timing> {
-        let state = if has_succeeded { TimingState::Completed } else { TimingState::Failed };
+        let state = if has_succeeded {
+            TimingState::Completed
+        } else {
+            TimingState::Failed
+        };
         self.end(Self::stage_key(self.stage), rounded(now), state);
         self.ended
     }
@@ -97,7 +125,12 @@ impl Timings {
 
     /// A step of init ends where the next one begins.
     fn observe_init(&mut self, code: &str, at: Timestamp) {
-        let Some(position) = INIT_STEPS.iter().position(|(codes, _)| codes.contains(&code)) else { return };
+        let Some(position) = INIT_STEPS
+            .iter()
+            .position(|(codes, _)| codes.contains(&code))
+        else {
+            return;
+        };
         let key = |resource: &str| Key {
             category: "init",
             action: "load".to_owned(),
@@ -115,8 +148,14 @@ impl Timings {
     /// Two events of one step with the same outcome count once: the later one. A clock that went back makes a step
     /// of no length.
     fn end(&mut self, key: Key, end: Timestamp, state: TimingState) {
-        let Some(start) = self.started.get(&key) else { return };
-        let action = if key.action.is_empty() { key.category.to_owned() } else { key.action };
+        let Some(start) = self.started.get(&key) else {
+            return;
+        };
+        let action = if key.action.is_empty() {
+            key.category.to_owned()
+        } else {
+            key.action
+        };
         self.ended.push(Timing {
             start: (*start).min(end),
             end,
@@ -156,7 +195,8 @@ fn timestamp(text: &str) -> Option<Timestamp> {
 }
 
 fn rounded(time: Timestamp) -> Timestamp {
-    time.round(TimestampRound::new().smallest(Unit::Microsecond)).unwrap_or(time)
+    time.round(TimestampRound::new().smallest(Unit::Microsecond))
+        .unwrap_or(time)
 }
 
 #[cfg(test)]
@@ -164,25 +204,38 @@ mod tests {
     use super::*;
 
     fn event(kind: &str, action: &str, addr: &str, timestamp: &str) -> Timed {
-        let resource = HookResource { addr: addr.to_owned(), implied_provider: "aws".to_owned() };
+        let resource = HookResource {
+            addr: addr.to_owned(),
+            implied_provider: "aws".to_owned(),
+        };
         Timed {
             kind: kind.to_owned(),
             message_code: String::new(),
             timestamp: timestamp.to_owned(),
-            hook: Hook { action: action.to_owned(), resource },
+            hook: Hook {
+                action: action.to_owned(),
+                resource,
+            },
         }
     }
 
     fn at(second: u8) -> Timestamp {
-        format!("2026-01-01T00:00:{second:02}.000001Z").parse().unwrap()
+        format!("2026-01-01T00:00:{second:02}.000001Z")
+            .parse()
+            .unwrap()
     }
 
     fn observed(events: &[Timed]) -> Vec<(String, String, i64, TimingState)> {
         let mut timings = Timings::begin("apply", at(0));
-        events.iter().for_each(|event| timings.observe(event, at(30)));
+        events
+            .iter()
+            .for_each(|event| timings.observe(event, at(30)));
         let mut found = timings.finish(true, at(59));
         let stage = found.pop().unwrap();
-        assert_eq!((stage.resource.as_str(), stage.source.as_str()), ("coder_stage_apply", "coder"));
+        assert_eq!(
+            (stage.resource.as_str(), stage.source.as_str()),
+            ("coder_stage_apply", "coder")
+        );
         let brief = |timing: Timing| {
             let seconds = (timing.end - timing.start).total(Unit::Second).unwrap() as i64;
             (timing.action, timing.resource, seconds, timing.state)
@@ -193,23 +246,62 @@ mod tests {
     #[test]
     fn delete_and_create_of_one_address_are_two_steps() {
         let found = observed(&[
-            event("apply_start", "delete", "a.b", "2026-01-01T00:00:01.000000Z"),
-            event("apply_complete", "delete", "a.b", "2026-01-01T00:00:03.000000Z"),
-            event("apply_start", "create", "a.b", "2026-01-01T02:00:03.000000+02:00"),
-            event("apply_errored", "create", "a.b", "2026-01-01T00:00:08.000000Z"),
+            event(
+                "apply_start",
+                "delete",
+                "a.b",
+                "2026-01-01T00:00:01.000000Z",
+            ),
+            event(
+                "apply_complete",
+                "delete",
+                "a.b",
+                "2026-01-01T00:00:03.000000Z",
+            ),
+            event(
+                "apply_start",
+                "create",
+                "a.b",
+                "2026-01-01T02:00:03.000000+02:00",
+            ),
+            event(
+                "apply_errored",
+                "create",
+                "a.b",
+                "2026-01-01T00:00:08.000000Z",
+            ),
         ]);
 
-        let step = |action: &str, seconds, state| (action.to_owned(), "a.b".to_owned(), seconds, state);
-        let expected = [step("delete", 2, TimingState::Completed), step("create", 5, TimingState::Failed)];
+        let step =
+            |action: &str, seconds, state| (action.to_owned(), "a.b".to_owned(), seconds, state);
+        let expected = [
+            step("delete", 2, TimingState::Completed),
+            step("create", 5, TimingState::Failed),
+        ];
         assert_eq!(found, expected);
     }
 
     #[test]
     fn a_step_without_its_beginning_or_end_is_left_out() {
         let found = observed(&[
-            event("apply_complete", "create", "a.b", "2026-01-01T00:00:01.000000Z"),
-            event("apply_start", "create", "a.c", "2026-01-01T00:00:01.000000Z"),
-            event("apply_progress", "create", "a.c", "2026-01-01T00:00:02.000000Z"),
+            event(
+                "apply_complete",
+                "create",
+                "a.b",
+                "2026-01-01T00:00:01.000000Z",
+            ),
+            event(
+                "apply_start",
+                "create",
+                "a.c",
+                "2026-01-01T00:00:01.000000Z",
+            ),
+            event(
+                "apply_progress",
+                "create",
+                "a.c",
+                "2026-01-01T00:00:02.000000Z",
+            ),
         ]);
 
         assert!(found.is_empty());
@@ -222,7 +314,15 @@ mod tests {
             event("refresh_complete", "", "a.b", "2026-01-01T00:00:01.000000Z"),
         ]);
 
-        assert_eq!(found, [("state refresh".to_owned(), "a.b".to_owned(), 0, TimingState::Completed)]);
+        assert_eq!(
+            found,
+            [(
+                "state refresh".to_owned(),
+                "a.b".to_owned(),
+                0,
+                TimingState::Completed
+            )]
+        );
     }
 
     #[test]
@@ -240,8 +340,15 @@ mod tests {
             timings.observe(&event, at(second));
         }
 
-        let resources: Vec<_> = timings.finish(true, at(9)).into_iter().map(|timing| timing.resource).collect();
-        assert_eq!(resources, ["backend", "modules", "provider plugins", "coder_stage_init"]);
+        let resources: Vec<_> = timings
+            .finish(true, at(9))
+            .into_iter()
+            .map(|timing| timing.resource)
+            .collect();
+        assert_eq!(
+            resources,
+            ["backend", "modules", "provider plugins", "coder_stage_init"]
+        );
     }
 
     #[test]

@@ -9,5 +9,6 @@
 )]
 
 mod conversion;
+mod engine;
 mod proto_fresh;
 mod recordings;

@@ -1,0 +1,653 @@
+//! One job's conversation with the engine: a directory, and a process for each step.
+//!
+//! # Source
+//! coder `provisioner/terraform/{provision,executor}.go`.
+
+mod run;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use self::run::{Ran, Runner};
+use super::{
+    Attempt, EngineConfig, Environment, Presented,
+    binary::{self, Binary},
+    chain,
+    graph::Graph,
+    plan::{Module, Plan},
+    resources,
+    state::State,
+    state_file, template,
+    timings::Timings,
+    variables,
+};
+use crate::{
+    files::{self, archive, module_archive},
+    job::{LogLevel, Transition},
+    language,
+    provision::{
+        ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
+        LogSink, ParseComplete, PlanComplete, PlanRequest, SessionConfig, StepFailure,
+    },
+    stop::Stop,
+};
+
+/// The beginning of the names of all session directories.
+pub(super) const PREFIX: &str = "Session";
+
+const STATE: &str = "terraform.tfstate";
+const PLAN: &str = "terraform.tfplan";
+const LOCK: &str = ".terraform.lock.hcl";
+
+/// What a `show` may print, in bytes.
+const MAX_JSON_BYTES: usize = 256 << 20;
+
+/// What the log says where there is nothing to destroy; people know the words from Coder.
+const NOTHING_TO_DO: &str = "The terraform state does not exist, there is nothing to do";
+
+/// A session.
+pub(super) struct Session {
+    engine: Arc<EngineConfig>,
+    binary: Binary,
+    config: SessionConfig,
+    /// Where the template lies and the engine works.
+    dir: PathBuf,
+    /// What the template must not see: values of variables, credentials.
+    private: PathBuf,
+    presented: Presented,
+    planned: Option<Planned>,
+    engine_time: Duration,
+}
+
+/// What apply and graph need of the last plan.
+struct Planned {
+    request: PlanRequest,
+    modules: Vec<Module>,
+    /// There is no state and everything should go.
+    is_nothing: bool,
+}
+
+/// Drops lines below the level that was asked for.
+struct Filter {
+    log: Arc<dyn LogSink>,
+    lowest: LogLevel,
+}
+
+impl LogSink for Filter {
+    fn log(&self, level: LogLevel, output: String) {
+        if level >= self.lowest {
+            self.log.log(level, output);
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn create(
+        engine: Arc<EngineConfig>,
+        binary: Binary,
+        config: SessionConfig,
+        name: &str,
+    ) -> io::Result<Self> {
+        let dir = engine.work_dir.join(name);
+        let private = engine.work_dir.join(format!("{name}.private"));
+        files::create_private_dir(&dir)?;
+        files::create_private_dir(&private)?;
+        let (dir, private) = (fs::canonicalize(dir)?, fs::canonicalize(private)?);
+        let presented = Presented::default();
+        Ok(Self {
+            engine,
+            binary,
+            config,
+            dir,
+            private,
+            presented,
+            planned: None,
+            engine_time: Duration::ZERO,
+        })
+    }
+
+    fn filtered(&self, log: Arc<dyn LogSink>) -> Arc<dyn LogSink> {
+        match self.config.log_level {
+            Some(lowest) => Arc::new(Filter { log, lowest }),
+            None => log,
+        }
+    }
+
+    /// What init, show and graph get.
+    fn environment(&self) -> Environment {
+        let mut environment = self.engine.environment.clone();
+        if let Some(cache) = &self.engine.plugin_cache_dir {
+            environment.set("TF_PLUGIN_CACHE_DIR", cache);
+        }
+        for (name, value) in &self.presented.env {
+            environment.set(name, value);
+        }
+        environment
+    }
+
+    /// What plan and apply get on top.
+    fn job_environment(&self, request: &PlanRequest) -> Environment {
+        let mut environment = self.environment();
+        environment.add_job(request, &self.engine.agent_scripts);
+        environment.add_log_level(self.config.log_level);
+        environment
+    }
+
+    fn runner(&self, environment: Environment, log: Arc<dyn LogSink>) -> Runner {
+        let limits = super::limits(self.engine.exit_timeout);
+        Runner::new(
+            self.binary.path.clone(),
+            self.dir.clone(),
+            environment,
+            limits,
+            log,
+        )
+    }
+
+    fn warn_of_environment(&self, log: &dyn LogSink) {
+        for line in self.engine.environment.terraform_lines() {
+            log.log(LogLevel::Warn, line);
+        }
+    }
+
+    async fn unpack(
+        &self,
+        request: &InitRequest,
+        log: &dyn LogSink,
+        stop: &Stop,
+    ) -> Result<(), StepFailure> {
+        for archive in [&request.template_archive, &request.module_archive] {
+            let (archive, dir, stop) = (archive.clone(), self.dir.clone(), stop.clone());
+            let unpacked =
+                spawn_blocking(move || archive::extract_template(&archive, &dir, &stop)).await;
+            let unpacked = unpacked
+                .map_err(|panic| StepFailure::new(format!("extract template archive: {panic}")))?;
+            let unpacked = unpacked.map_err(|error| {
+                StepFailure::new(format!(
+                    "extract template archive: extract template source archive: {}",
+                    chain(&error)
+                ))
+            })?;
+            unpacked
+                .warnings
+                .into_iter()
+                .for_each(|warning| log.log(LogLevel::Warn, warning));
+        }
+        Ok(())
+    }
+
+    async fn run_init(
+        &mut self,
+        attempt: Attempt,
+        log: &Arc<dyn LogSink>,
+        stop: &Stop,
+        timings: &mut Timings,
+    ) -> Result<Ran, StepFailure> {
+        let providers = Arc::clone(&self.engine.providers);
+        self.presented = providers
+            .prepare(&self.dir, &self.private, attempt, log.as_ref())
+            .await?;
+        let mut args = vec!["init", "-no-color", "-input=false"];
+        if self.binary.version >= binary::INIT_JSON {
+            args.push("-json");
+        }
+        let runner = self.runner(self.environment(), Arc::clone(log));
+        let ran = runner.stream(&args, stop, timings).await?;
+        self.engine_time += ran.took;
+        Ok(ran)
+    }
+
+    /// Runs init, and once more where that helps.
+    async fn init_providers(
+        &mut self,
+        log: &Arc<dyn LogSink>,
+        stop: &Stop,
+        timings: &mut Timings,
+    ) -> Result<Ran, StepFailure> {
+        let ran = self.run_init(Attempt::First, log, stop, timings).await?;
+        if ran.exit.is_success() || stop.is_cancelled() {
+            return Ok(ran);
+        }
+        if self.engine.providers.should_repeat(&ran.output) {
+            return self.run_init(Attempt::Repeat, log, stop, timings).await;
+        }
+        if ran.output.contains("text file busy") {
+            log.log(
+                LogLevel::Warn,
+                "a provider was being written while it was started; trying once more".to_owned(),
+            );
+            return self.run_init(Attempt::First, log, stop, timings).await;
+        }
+        Ok(ran)
+    }
+
+    /// Writes the file with the values of variables; `None` if there are none.
+    fn write_variables(
+        &self,
+        request: &PlanRequest,
+        is_apply: bool,
+    ) -> Result<Option<PathBuf>, StepFailure> {
+        if request.variables.is_empty() {
+            return Ok(None);
+        }
+        let wrong = |error: &dyn std::error::Error| {
+            StepFailure::new(format!("set template variables: {}", chain(error)))
+        };
+        let module = language::load(&self.dir).map_err(|error| wrong(&error))?;
+        let declared = language::variables(&module).map_err(|error| wrong(&error))?;
+        let mut values = request.variables.clone();
+        if is_apply {
+            let ephemeral = variables::ephemeral(&module);
+            values.retain(|value| ephemeral.contains(&value.name));
+        }
+        if values.is_empty() {
+            return Ok(None);
+        }
+        let text = variables::assignments(&values, &declared).map_err(|error| wrong(&error))?;
+        let path = self.private.join("variables.tfvars");
+        files::write_private(&path, text.as_bytes()).map_err(|error| wrong(&error))?;
+        Ok(Some(path))
+    }
+
+    async fn show(&mut self, args: &[&str], stop: &Stop) -> Result<Vec<u8>, StepFailure> {
+        let runner = self.runner(self.environment(), Arc::new(run::NoLog));
+        let (captured, took) = runner.capture(args, stop, MAX_JSON_BYTES).await?;
+        self.engine_time += took;
+        if captured.is_cut {
+            return Err(StepFailure::new(format!(
+                "terraform show printed more than {MAX_JSON_BYTES} bytes"
+            )));
+        }
+        if !captured.exit.is_success() {
+            let said = String::from_utf8_lossy(&captured.stderr);
+            return Err(StepFailure::new(format!(
+                "{}: {}",
+                said.trim(),
+                captured.exit
+            )));
+        }
+        Ok(captured.stdout)
+    }
+
+    async fn dot(&mut self, log: &dyn LogSink, stop: &Stop) -> Result<String, StepFailure> {
+        let mut args = vec!["graph"];
+        if self.binary.version >= binary::GRAPH_TYPE {
+            args.push("-type=plan");
+        }
+        let runner = self.runner(self.environment(), Arc::new(run::NoLog));
+        let (captured, took) = runner.capture(&args, stop, MAX_JSON_BYTES).await?;
+        self.engine_time += took;
+        if !captured.exit.is_success() {
+            let said = String::from_utf8_lossy(&captured.stderr);
+            said.lines()
+                .for_each(|line| log.log(LogLevel::Error, line.to_owned()));
+            return Err(StepFailure::new(format!("graph: {}", captured.exit)));
+        }
+        String::from_utf8(captured.stdout)
+            .map_err(|_| StepFailure::new("graph: the output is not UTF-8"))
+    }
+
+    /// Plans, and reads the plan.
+    async fn make_plan(
+        &mut self,
+        request: &PlanRequest,
+        log: &Arc<dyn LogSink>,
+        stop: &Stop,
+        timings: &mut Timings,
+    ) -> Result<(PlanComplete, Vec<Module>), StepFailure> {
+        let out = format!("-out={}", self.dir.join(PLAN).display());
+        let mut args = vec![
+            "plan",
+            "-no-color",
+            "-input=false",
+            "-json",
+            "-refresh=true",
+            &out,
+        ];
+        if request.metadata.transition == Transition::Destroy {
+            args.push("-destroy");
+        }
+        let file = self
+            .write_variables(request, false)?
+            .map(|path| format!("-var-file={}", path.display()));
+        args.extend(file.as_deref());
+        let runner = self.runner(self.job_environment(request), Arc::clone(log));
+        let ran = runner.stream(&args, stop, timings).await?;
+        self.engine_time += ran.took;
+        ran.check("terraform plan")?;
+        let plan_path = self.dir.join(PLAN).display().to_string();
+        let json = self
+            .show(&["show", "-json", "-no-color", &plan_path], stop)
+            .await;
+        let json = json.map_err(|failure| prefixed("show terraform plan file", failure))?;
+        let wrong = |error: &dyn std::error::Error| {
+            StepFailure::new(format!("convert plan state: parse plan: {}", chain(error)))
+        };
+        let plan = Plan::parse(&json).map_err(|error| wrong(&error))?;
+        let modules = plan.modules();
+        let totals = resources::totals(&modules).map_err(|error| wrong(&error))?;
+        let complete = PlanComplete {
+            plan: json.into(),
+            daily_cost: totals.daily_cost,
+            ai_task_count: totals.ai_task_count,
+            ..PlanComplete::default()
+        };
+        Ok((complete, modules))
+    }
+
+    async fn convert(
+        &mut self,
+        modules: &[Module],
+        log: &Arc<dyn LogSink>,
+        stop: &Stop,
+    ) -> Result<GraphComplete, StepFailure> {
+        let dot = self
+            .dot(log.as_ref(), stop)
+            .await
+            .map_err(|failure| prefixed("generate graph", failure))?;
+        let wrong = |error: &dyn std::error::Error| {
+            StepFailure::new(format!("convert state for graph: {error}"))
+        };
+        let graph = Graph::parse(&dot).map_err(|error| wrong(&error))?;
+        let converted = resources::convert(modules, &graph).map_err(|error| wrong(&error))?;
+        converted
+            .warnings
+            .into_iter()
+            .for_each(|warning| log.log(LogLevel::Warn, warning));
+        Ok(GraphComplete {
+            timings: Vec::new(),
+            resources: converted.resources,
+            parameters: converted.parameters,
+            external_auth: converted.external_auth,
+            presets: converted.presets,
+            has_ai_tasks: !converted.ai_tasks.is_empty(),
+            ai_tasks: converted.ai_tasks,
+            has_external_agents: converted.has_external_agents,
+        })
+    }
+
+    fn newest_state(
+        &self,
+        printed: Option<Vec<u8>>,
+        previous: &Bytes,
+        log: &dyn LogSink,
+    ) -> Option<Bytes> {
+        let (state, note) = state_file::newest(&self.dir.join(STATE), printed, previous);
+        if let Some(note) = note {
+            log.log(LogLevel::Warn, note);
+        }
+        state.map(|(state, _)| state)
+    }
+}
+
+#[async_trait]
+impl crate::provision::Session for Session {
+    async fn init(
+        &mut self,
+        request: InitRequest,
+        log: Arc<dyn LogSink>,
+        stop: &Stop,
+    ) -> Result<InitComplete, StepFailure> {
+        let log = self.filtered(log);
+        self.warn_of_environment(log.as_ref());
+        self.unpack(&request, log.as_ref(), stop).await?;
+        let lock_before = fs::read(self.dir.join(LOCK)).ok();
+        let mut timings = Timings::begin("init", Timestamp::now());
+        let ran = self.init_providers(&log, stop, &mut timings).await?;
+        let timings = timings.finish(ran.exit.is_success(), Timestamp::now());
+        ran.check("initialize terraform")
+            .map_err(|failure| StepFailure {
+                timings: timings.clone(),
+                ..failure
+            })?;
+        warn_of_changed_lock(lock_before, &self.dir);
+        let modules = module_archive::read_modules(&self.dir).unwrap_or_else(|error| {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "failed to read the list of modules"
+            );
+            Vec::new()
+        });
+        let module_files = if request.omit_module_files {
+            Bytes::new()
+        } else {
+            pack_modules(&self.dir, log.as_ref()).await
+        };
+        Ok(InitComplete {
+            timings,
+            modules,
+            module_files,
+        })
+    }
+
+    async fn parse(&mut self, _: Arc<dyn LogSink>) -> Result<ParseComplete, StepFailure> {
+        let dir = self.dir.clone();
+        let parsed = spawn_blocking(move || template::parse_dir(&dir)).await;
+        let parsed = parsed.map_err(|panic| StepFailure::new(panic.to_string()))?;
+        parsed.map_err(|error| StepFailure::new(error.to_string()))
+    }
+
+    async fn plan(
+        &mut self,
+        request: PlanRequest,
+        log: Arc<dyn LogSink>,
+        stop: &Stop,
+    ) -> Result<PlanComplete, StepFailure> {
+        let log = self.filtered(log);
+        self.planned = None;
+        let is_nothing =
+            request.metadata.transition == Transition::Destroy && request.state.is_empty();
+        if is_nothing {
+            log.log(LogLevel::Info, NOTHING_TO_DO.to_owned());
+            self.planned = Some(Planned {
+                request,
+                modules: Vec::new(),
+                is_nothing,
+            });
+            return Ok(PlanComplete::default());
+        }
+        self.warn_of_environment(log.as_ref());
+        if !request.state.is_empty() {
+            let write = files::write_private(&self.dir.join(STATE), &request.state);
+            write
+                .map_err(|error| StepFailure::new(format!("write statefile {STATE:?}: {error}")))?;
+        }
+        let mut timings = Timings::begin("plan", Timestamp::now());
+        let made = self.make_plan(&request, &log, stop, &mut timings).await;
+        let timings = timings.finish(made.is_ok(), Timestamp::now());
+        let (complete, modules) = made.map_err(|failure| StepFailure {
+            timings: timings.clone(),
+            ..failure
+        })?;
+        self.planned = Some(Planned {
+            request,
+            modules,
+            is_nothing,
+        });
+        Ok(PlanComplete {
+            timings,
+            ..complete
+        })
+    }
+
+    async fn apply(
+        &mut self,
+        request: ApplyRequest,
+        log: Arc<dyn LogSink>,
+        stop: &Stop,
+    ) -> ApplyComplete {
+        let log = self.filtered(log);
+        let Some(planned) = self.planned.take() else {
+            let failure = StepFailure::new("apply without a plan");
+            return ApplyComplete {
+                failure: Some(failure),
+                ..ApplyComplete::default()
+            };
+        };
+        if planned.is_nothing {
+            log.log(LogLevel::Info, NOTHING_TO_DO.to_owned());
+            self.planned = Some(planned);
+            return ApplyComplete::default();
+        }
+        self.warn_of_environment(log.as_ref());
+        let plan_request = PlanRequest {
+            metadata: request.metadata,
+            ..planned.request
+        };
+        let mut timings = Timings::begin("apply", Timestamp::now());
+        let (failure, printed) = match self
+            .run_apply(&plan_request, &log, stop, &mut timings)
+            .await
+        {
+            Ok(ran) => (ran.check("terraform apply").err(), ran.state),
+            Err(failure) => (Some(failure), None),
+        };
+        let timings = timings.finish(failure.is_none(), Timestamp::now());
+        let state = self.newest_state(printed, &plan_request.state, log.as_ref());
+        self.planned = Some(Planned {
+            request: plan_request,
+            modules: Vec::new(),
+            is_nothing: false,
+        });
+        ApplyComplete {
+            state,
+            failure,
+            timings,
+        }
+    }
+
+    async fn graph(
+        &mut self,
+        source: GraphSource,
+        log: Arc<dyn LogSink>,
+        stop: &Stop,
+    ) -> Result<GraphComplete, StepFailure> {
+        let log = self.filtered(log);
+        let Some(planned) = &mut self.planned else {
+            return Err(StepFailure::new("graph without a plan"));
+        };
+        if planned.is_nothing {
+            return Ok(GraphComplete::default());
+        }
+        let mut modules = std::mem::take(&mut planned.modules);
+        if source == GraphSource::State {
+            let json = self.show(&["show", "-json", "-no-color"], stop).await;
+            let json = json.map_err(|failure| {
+                prefixed("load tfstate for graph: terraform show state", failure)
+            })?;
+            let state = State::parse(&json).map_err(|error| {
+                StepFailure::new(format!(
+                    "load tfstate for graph: terraform show state: {}",
+                    chain(&error)
+                ))
+            })?;
+            modules = state.modules();
+        }
+        let timings = Timings::begin("graph", Timestamp::now());
+        let converted = self.convert(&modules, &log, stop).await;
+        let timings = timings.finish(converted.is_ok(), Timestamp::now());
+        match converted {
+            Ok(complete) => Ok(GraphComplete {
+                timings,
+                ..complete
+            }),
+            Err(failure) => Err(StepFailure { timings, ..failure }),
+        }
+    }
+
+    fn engine_time(&self) -> Duration {
+        self.engine_time
+    }
+
+    async fn close(self: Box<Self>) {
+        for dir in [&self.dir, &self.private] {
+            if let Err(error) = files::remove_dir(dir).await {
+                warn!(%error, dir = %dir.display(), "failed to remove the directory of a session");
+            }
+        }
+    }
+}
+
+impl Session {
+    async fn run_apply(
+        &mut self,
+        request: &PlanRequest,
+        log: &Arc<dyn LogSink>,
+        stop: &Stop,
+        timings: &mut Timings,
+    ) -> Result<Ran, StepFailure> {
+        let mut args = vec![
+            "apply",
+            "-no-color",
+            "-auto-approve",
+            "-input=false",
+            "-json",
+        ];
+        let file = self
+            .write_variables(request, true)?
+            .map(|path| format!("-var-file={}", path.display()));
+        args.extend(file.as_deref());
+        let plan = self.dir.join(PLAN).display().to_string();
+        args.push(&plan);
+        let runner = self.runner(self.job_environment(request), Arc::clone(log));
+        let ran = runner.stream(&args, stop, timings).await?;
+        self.engine_time += ran.took;
+        Ok(ran)
+    }
+}
+
+fn prefixed(prefix: &str, failure: StepFailure) -> StepFailure {
+    StepFailure {
+        error: format!("{prefix}: {}", failure.error),
+        ..failure
+    }
+}
+
+/// Authors should lock the checksums of all platforms, or each build resolves them anew.
+fn warn_of_changed_lock(before: Option<Vec<u8>>, dir: &Path) {
+    let after = fs::read(dir.join(LOCK)).ok();
+    if let (Some(before), Some(after)) = (before, after)
+        && before != after
+    {
+        warn!(
+            "init changed the template's lock file; run `terraform providers lock -platform=...` for all platforms and \
+             push the template again"
+        );
+    }
+}
+
+async fn pack_modules(dir: &Path, log: &dyn LogSink) -> Bytes {
+    let dir = dir.to_owned();
+    match spawn_blocking(move || module_archive::pack_modules(&dir)).await {
+        Ok(Ok(packed)) => {
+            for module in packed.skipped {
+                log.log(
+                    LogLevel::Warn,
+                    format!("module {module} is too large to be kept with the template version"),
+                );
+            }
+            packed.archive
+        }
+        Ok(Err(error)) => {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "failed to archive the template's modules"
+            );
+            Bytes::new()
+        }
+        Err(panic) => {
+            warn!(%panic, "failed to archive the template's modules");
+            Bytes::new()
+        }
+    }
+}

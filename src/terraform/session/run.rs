@@ -1,0 +1,143 @@
+//! One process of the engine, with what it says.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    job::LogLevel,
+    process::{self, Captured, Command, Exit, Limits, Line, Pipe},
+    provision::{LogSink, StepFailure},
+    stop::Stop,
+    terraform::{Environment, chain, log_stream, timings::Timings},
+};
+
+/// Bytes of errors that are kept to recognise what went wrong.
+const MAX_OUTPUT_BYTES: usize = 64 * 1024;
+
+/// Runs processes of one step.
+pub(super) struct Runner {
+    program: PathBuf,
+    dir: PathBuf,
+    environment: Environment,
+    limits: Limits,
+    log: Arc<dyn LogSink>,
+}
+
+/// What a process did whose output went to the log.
+pub(super) struct Ran {
+    pub(super) exit: Exit,
+    pub(super) took: Duration,
+    /// Warnings and errors, for those who look for known ones.
+    pub(super) output: String,
+    /// The first error that was named.
+    pub(super) first_error: Option<String>,
+    /// A state that it printed because it could not write it.
+    pub(super) state: Option<Vec<u8>>,
+}
+
+impl Ran {
+    /// A failure that begins with `what`, unless the process succeeded.
+    pub(super) fn check(&self, what: &str) -> Result<(), StepFailure> {
+        if self.exit.is_success() {
+            return Ok(());
+        }
+        let error = format!("{what}: {}", self.exit);
+        Err(StepFailure {
+            error,
+            diagnostic: self.first_error.clone(),
+            timings: Vec::new(),
+        })
+    }
+}
+
+/// A sink for processes whose lines are answers, not logs.
+pub(super) struct NoLog;
+
+impl LogSink for NoLog {
+    fn log(&self, _: LogLevel, _: String) {}
+}
+
+impl Runner {
+    pub(super) fn new(
+        program: PathBuf,
+        dir: PathBuf,
+        environment: Environment,
+        limits: Limits,
+        log: Arc<dyn LogSink>,
+    ) -> Self {
+        Self {
+            program,
+            dir,
+            environment,
+            limits,
+            log,
+        }
+    }
+
+    /// Runs a command whose lines are log entries.
+    pub(super) async fn stream(
+        &self,
+        args: &[&str],
+        stop: &Stop,
+        timings: &mut Timings,
+    ) -> Result<Ran, StepFailure> {
+        if stop.is_cancelled() {
+            return Err(StepFailure::new("cancelled before it began"));
+        }
+        let started = Instant::now();
+        let (mut output, mut first_error, mut state) = (String::new(), None, None);
+        let on_line = |pipe: Pipe, line: Line| {
+            let said = log_stream::read(pipe, &line);
+            if let Some(timed) = &said.timed {
+                timings.observe(timed, Timestamp::now());
+            }
+            if let Some(diagnostic) = said.diagnostic.filter(|diagnostic| diagnostic.is_error()) {
+                first_error.get_or_insert_with(|| diagnostic.brief());
+            }
+            state = said.state.or(state.take());
+            for (level, text) in said.entries {
+                if level >= LogLevel::Warn && output.len() < MAX_OUTPUT_BYTES {
+                    output.push_str(&text);
+                    output.push('\n');
+                }
+                self.log.log(level, text);
+            }
+        };
+        let exit = process::run(&self.command(args), &self.limits, stop, on_line).await;
+        let exit = exit.map_err(|error| StepFailure::new(chain(&error)))?;
+        Ok(Ran {
+            exit,
+            took: started.elapsed(),
+            output,
+            first_error,
+            state,
+        })
+    }
+
+    /// Runs a command whose output is an answer.
+    pub(super) async fn capture(
+        &self,
+        args: &[&str],
+        stop: &Stop,
+        limit: usize,
+    ) -> Result<(Captured, Duration), StepFailure> {
+        let started = Instant::now();
+        let captured = process::capture(&self.command(args), &self.limits, stop, limit).await;
+        let captured = captured.map_err(|error| StepFailure::new(chain(&error)))?;
+        Ok((captured, started.elapsed()))
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        Command {
+            program: self.program.clone(),
+            args: args.iter().map(Into::into).collect(),
+            env: self.environment.to_vec(),
+            dir: self.dir.clone(),
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! Sessions with a real engine. No template here needs a provider from elsewhere.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use outpost::{
+    job::{JobId, LogLevel, Metadata, Transition, VariableValue},
+    provision::{
+        ApplyRequest, GraphSource, InitRequest, LogSink, PlanRequest, Provisioner as _, Session,
+        SessionConfig, StepFailure,
+    },
+    stop::Stop,
+    terraform::{Engine, EngineConfig, Environment, Registry, binary},
+};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// Everything that was logged, and a way to wait for a line.
+pub struct Log {
+    lines: Mutex<Vec<(LogLevel, String)>>,
+    changed: watch::Sender<usize>,
+}
+
+impl Log {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            lines: Mutex::default(),
+            changed: watch::Sender::new(0),
+        })
+    }
+
+    pub fn has(&self, text: &str) -> bool {
+        self.lines
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|(_, line)| line.contains(text))
+    }
+
+    pub async fn wait_for(&self, text: &str) {
+        self.changed
+            .subscribe()
+            .wait_for(|_| self.has(text))
+            .await
+            .unwrap();
+    }
+
+    pub fn all(&self) -> String {
+        self.lines
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(level, line)| format!("{level:?} {line}\n"))
+            .collect()
+    }
+}
+
+impl LogSink for Log {
+    fn log(&self, level: LogLevel, output: String) {
+        self.lines.lock().unwrap().push((level, output));
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// An engine in a directory of its own.
+pub struct Lab {
+    pub dir: TempDir,
+    pub log: Arc<Log>,
+    pub stop: Stop,
+    engine: Engine,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        Self::with(
+            binary::find(&std::env::var_os("PATH").unwrap()).unwrap(),
+            Duration::from_secs(60),
+        )
+    }
+
+    pub fn with(binary: PathBuf, exit_timeout: Duration) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = EngineConfig {
+            binary,
+            work_dir: dir.path().join("work"),
+            environment: Environment::of_host(std::env::vars_os(), &[]),
+            exit_timeout,
+            plugin_cache_dir: None,
+            agent_scripts: BTreeMap::new(),
+            providers: Arc::new(Registry),
+        };
+        Self {
+            dir,
+            log: Log::new(),
+            stop: Stop::new(),
+            engine: Engine::new(config),
+        }
+    }
+
+    pub async fn open(&self) -> Box<dyn Session> {
+        let config = SessionConfig {
+            job_id: JobId(uuid::Uuid::nil()),
+            log_level: None,
+            template_id: String::new(),
+            template_version_id: String::new(),
+        };
+        self.engine.open(config).await.unwrap()
+    }
+
+    pub async fn init(
+        &self,
+        session: &mut dyn Session,
+        files: &[(&str, &str)],
+    ) -> Result<(), StepFailure> {
+        let request = InitRequest {
+            template_archive: tar(files),
+            ..InitRequest::default()
+        };
+        session
+            .init(request, self.log.clone(), &self.stop)
+            .await
+            .map(drop)
+    }
+
+    /// A session after init.
+    pub async fn ready(&self, main: &str) -> Box<dyn Session> {
+        let mut session = self.open().await;
+        self.init(session.as_mut(), &[("main.tf", main)])
+            .await
+            .unwrap();
+        session
+    }
+
+    /// The one session directory that there is.
+    pub fn session_dir(&self) -> PathBuf {
+        let dirs = fs::read_dir(self.dir.path().join("work"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        dirs.filter(|dir| !dir.to_str().unwrap().ends_with(".private"))
+            .next()
+            .unwrap()
+    }
+
+    pub fn is_clean(&self) -> bool {
+        fs::read_dir(self.dir.path().join("work"))
+            .unwrap()
+            .next()
+            .is_none()
+    }
+}
+
+pub fn tar(files: &[(&str, &str)]) -> Bytes {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive
+            .append_data(&mut header, name, content.as_bytes())
+            .unwrap();
+    }
+    archive.into_inner().unwrap().into()
+}
+
+fn request(transition: Transition, state: Bytes) -> PlanRequest {
+    PlanRequest {
+        metadata: Metadata {
+            transition,
+            ..Metadata::default()
+        },
+        state,
+        ..PlanRequest::default()
+    }
+}
+
+const TWO: &str = r#"
+resource "terraform_data" "one" { input = 1 }
+module "m" { source = "./m" }
+"#;
+const TWO_M: &str = r#"resource "terraform_data" "two" { input = path.module }"#;
+
+#[tokio::test]
+async fn a_build_goes_from_nothing_to_resources_and_back() {
+    let lab = Lab::new();
+    let mut session = lab.open().await;
+    let files = [
+        ("main.tf", TWO),
+        ("m/main.tf", TWO_M),
+        ("README.md", "# Hello"),
+    ];
+    lab.init(session.as_mut(), &files).await.unwrap();
+    assert_eq!(
+        session.parse(lab.log.clone()).await.unwrap().readme,
+        "# Hello"
+    );
+
+    let plan = session
+        .plan(
+            request(Transition::Start, Bytes::new()),
+            lab.log.clone(),
+            &lab.stop,
+        )
+        .await
+        .unwrap();
+    assert!(
+        plan.timings
+            .iter()
+            .any(|timing| timing.resource == "coder_stage_plan")
+    );
+    let applied = session
+        .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+        .await;
+    assert!(applied.failure.is_none(), "{}", lab.log.all());
+    let state = applied.state.unwrap();
+    let graph = session
+        .graph(GraphSource::State, lab.log.clone(), &lab.stop)
+        .await
+        .unwrap();
+    let addresses: Vec<_> = graph
+        .resources
+        .iter()
+        .map(|resource| resource.address.as_str())
+        .collect();
+    assert_eq!(
+        addresses,
+        ["module.m.terraform_data.two", "terraform_data.one"]
+    );
+    assert!(session.engine_time() > Duration::ZERO);
+    session.close().await;
+    assert!(lab.is_clean());
+
+    let mut session = lab.open().await;
+    lab.init(session.as_mut(), &files).await.unwrap();
+    session
+        .plan(
+            request(Transition::Destroy, state),
+            lab.log.clone(),
+            &lab.stop,
+        )
+        .await
+        .unwrap();
+    let destroyed = session
+        .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+        .await;
+    assert!(destroyed.failure.is_none());
+    let graph = session
+        .graph(GraphSource::State, lab.log.clone(), &lab.stop)
+        .await
+        .unwrap();
+    assert!(graph.resources.is_empty());
+    session.close().await;
+}
+
+#[tokio::test]
+async fn nothing_is_run_to_destroy_what_never_was() {
+    let lab = Lab::new();
+    let mut session = lab.ready(TWO_M).await;
+
+    let plan = session
+        .plan(
+            request(Transition::Destroy, Bytes::new()),
+            lab.log.clone(),
+            &lab.stop,
+        )
+        .await
+        .unwrap();
+    let applied = session
+        .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+        .await;
+    let graph = session
+        .graph(GraphSource::State, lab.log.clone(), &lab.stop)
+        .await
+        .unwrap();
+
+    assert!(plan.plan.is_empty() && applied.state.is_none() && applied.failure.is_none());
+    assert!(graph.resources.is_empty() && lab.log.has("nothing to do"));
+    session.close().await;
+}
+
+#[tokio::test]
+async fn broken_syntax_fails_init_and_is_shown() {
+    for (main, said) in [
+        ("a", "Argument or block definition required"),
+        (";asdf;", "The \";\" character is not valid."),
+    ] {
+        let lab = Lab::new();
+        let mut session = lab.open().await;
+
+        let failure = lab
+            .init(session.as_mut(), &[("main.tf", main)])
+            .await
+            .unwrap_err();
+
+        assert_eq!(failure.error, "initialize terraform: exit status 1");
+        assert!(
+            failure.diagnostic.is_some() && lab.log.has(said),
+            "{}",
+            lab.log.all()
+        );
+        session.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_missing_variable_fails_the_plan_and_is_named() {
+    let lab = Lab::new();
+    let mut session = lab.ready(r#"variable "region" {}"#).await;
+
+    let plan = session
+        .plan(
+            request(Transition::Start, Bytes::new()),
+            lab.log.clone(),
+            &lab.stop,
+        )
+        .await;
+
+    let failure = plan.unwrap_err();
+    assert_eq!(failure.error, "terraform plan: exit status 1");
+    assert_eq!(
+        failure.diagnostic.unwrap(),
+        "No value for required variable (on main.tf line 1)"
+    );
+    session.close().await;
+}
+
+#[tokio::test]
+async fn variables_reach_the_template_by_their_type_and_never_a_command_line() {
+    let lab = Lab::new();
+    let main = r#"
+variable "text" { type = string }
+variable "free" {}
+variable "list" { type = list(string) }
+variable "once" { 
+  type      = string
+  ephemeral = true
+}
+resource "terraform_data" "all" { input = [var.text, var.free, join("+", var.list)] }
+"#;
+    let mut session = lab.ready(main).await;
+    let value = |name: &str, value: &str| VariableValue {
+        name: name.to_owned(),
+        value: value.to_owned().into(),
+        sensitive: false,
+    };
+    let variables = vec![
+        value("text", "${not} \"evaluated\""),
+        value("free", "[1]"),
+        value("list", "[\"a\", \"b\"]"),
+        value("once", "token"),
+    ];
+    let request = PlanRequest {
+        variables,
+        ..request(Transition::Start, Bytes::new())
+    };
+
+    session
+        .plan(request, lab.log.clone(), &lab.stop)
+        .await
+        .unwrap();
+    let applied = session
+        .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+        .await;
+
+    assert!(applied.failure.is_none(), "{}", lab.log.all());
+    let state: serde_json::Value = serde_json::from_slice(&applied.state.unwrap()).unwrap();
+    let input = &state["resources"][0]["instances"][0]["attributes"]["input"]["value"];
+    assert_eq!(
+        *input,
+        serde_json::json!(["${not} \"evaluated\"", "[1]", "a+b"])
+    );
+    session.close().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_apply_keeps_what_was_made() {
+    let lab = Lab::new();
+    let main = r#"
+resource "terraform_data" "first" {}
+resource "terraform_data" "slow" {
+  depends_on = [terraform_data.first]
+  provisioner "local-exec" { command = "echo started; exec sleep 600" }
+}
+"#;
+    let mut session = lab.ready(main).await;
+    session
+        .plan(
+            request(Transition::Start, Bytes::new()),
+            lab.log.clone(),
+            &lab.stop,
+        )
+        .await
+        .unwrap();
+
+    let applying = session.apply(ApplyRequest::default(), lab.log.clone(), &lab.stop);
+    let cancel = async {
+        lab.log.wait_for("(local-exec): started").await;
+        lab.stop.cancel();
+    };
+    let (applied, ()) = tokio::join!(applying, cancel);
+
+    assert_eq!(
+        applied.failure.unwrap().error,
+        "terraform apply: exit status 1"
+    );
+    let state = String::from_utf8(applied.state.unwrap().to_vec()).unwrap();
+    assert!(
+        state.contains("\"first\"") && state.contains("tainted"),
+        "{state}"
+    );
+    session.close().await;
+}
+
+#[tokio::test]
+async fn a_template_sees_what_it_should_of_the_host_and_none_of_our_secrets() {
+    let lab = Lab::new();
+    let main = r#"
+resource "terraform_data" "x" {
+  provisioner "local-exec" { command = "env | sort; ls -a" }
+}
+"#;
+    let mut session = lab.ready(main).await;
+    let metadata = Metadata {
+        workspace_name: "dev".to_owned(),
+        ..Metadata::default()
+    };
+    let request = PlanRequest {
+        metadata: metadata.clone(),
+        ..PlanRequest::default()
+    };
+    session
+        .plan(request, lab.log.clone(), &lab.stop)
+        .await
+        .unwrap();
+
+    session
+        .apply(ApplyRequest { metadata }, lab.log.clone(), &lab.stop)
+        .await;
+
+    assert!(lab.log.has("CODER_WORKSPACE_NAME=dev") && lab.log.has("CHECKPOINT_DISABLE=1"));
+    assert!(!lab.log.has(".private") && !lab.log.has("CODER_PROVISIONER_DAEMON_PSK"));
+    session.close().await;
+}
+
+#[tokio::test]
+async fn an_archive_that_leaves_its_directory_is_refused() {
+    let lab = Lab::new();
+    let mut session = lab.open().await;
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.as_gnu_mut().unwrap().name[..15].copy_from_slice(b"../../../passwd");
+    header.set_size(1);
+    header.set_cksum();
+    archive.append(&header, &b"x"[..]).unwrap();
+    let request = InitRequest {
+        template_archive: archive.into_inner().unwrap().into(),
+        ..InitRequest::default()
+    };
+
+    let failure = session
+        .init(request, lab.log.clone(), &lab.stop)
+        .await
+        .unwrap_err();
+
+    assert!(
+        failure
+            .error
+            .contains("refusing to extract to non-local path"),
+        "{}",
+        failure.error
+    );
+    session.close().await;
+    assert!(lab.is_clean());
+}
+
+#[tokio::test]
+async fn a_process_that_a_template_starts_in_the_background_lives_on() {
+    let lab = Lab::new();
+    let pid_file = lab.dir.path().join("pid");
+    let main = format!(
+        r#"
+resource "terraform_data" "x" {{
+  provisioner "local-exec" {{ command = "sleep 600 >/dev/null 2>&1 </dev/null & echo $! > {}" }}
+}}
+"#,
+        pid_file.display()
+    );
+    let mut session = lab.ready(&main).await;
+    session
+        .plan(
+            request(Transition::Start, Bytes::new()),
+            lab.log.clone(),
+            &lab.stop,
+        )
+        .await
+        .unwrap();
+
+    let applied = session
+        .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+        .await;
+    session.close().await;
+
+    assert!(applied.failure.is_none(), "{}", lab.log.all());
+    let pid: i32 = fs::read_to_string(pid_file)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let pid = nix::unistd::Pid::from_raw(pid);
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
