@@ -12,3 +12,4 @@ mod conversion;
 mod engine;
 mod proto_fresh;
 mod recordings;
+mod source;
