@@ -4,12 +4,8 @@
 //! made when it is needed and made again when it broke; ownership of a job hangs on the name alone.
 
 mod dial;
-mod file;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,10 +14,12 @@ use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-pub use self::dial::{ApiVersion, Credential, DialError, ErrorAnswer, FieldError, Target};
-use self::file::FileBuilder;
+pub use self::dial::{ApiVersion, DialError, ErrorAnswer, FieldError, Target};
 use super::{
+    auth::CredentialSource,
+    back_off::BackOff,
     drpc::{Call, CallError, Limits},
+    file::{self, FileBuilder},
     yamux,
 };
 use crate::{
@@ -35,19 +33,6 @@ use crate::{
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time a file may take, as in the reference.
 const FILE_TIMEOUT: Duration = Duration::from_secs(300);
-/// A connection that lasted this long resets the back-off.
-const STABLE: Duration = Duration::from_secs(30);
-/// First and longest pause between two dials.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
-
-/// Reads the credential anew for each dial, so that rotation needs no restart.
-pub trait CredentialSource: Send + Sync {
-    /// The credential to dial with.
-    ///
-    /// # Errors
-    /// Why it cannot be read, in words for the operator.
-    fn credential(&self) -> Result<Credential, String>;
-}
 
 /// Jobs from one coderd, as one daemon.
 pub struct CoderSource {
@@ -63,12 +48,6 @@ struct Link {
     connection: yamux::Connection,
 }
 
-/// When to dial next.
-struct BackOff {
-    pause: Duration,
-    dialled_at: Option<Instant>,
-}
-
 impl CoderSource {
     /// A source that has not dialled yet. `client` must not follow redirects and must speak HTTP/1.1 only.
     pub fn new(
@@ -81,10 +60,7 @@ impl CoderSource {
             target,
             credentials,
             link: Mutex::new(None),
-            dialling: Mutex::new(BackOff {
-                pause: BACK_OFF.0,
-                dialled_at: None,
-            }),
+            dialling: Mutex::new(BackOff::new()),
             connected: watch::Sender::new(false),
         }
     }
@@ -315,24 +291,6 @@ impl CoderSource {
                 self.forget(link);
                 Err(SourceError::Lost(late.into()))
             })
-    }
-}
-
-impl BackOff {
-    /// Waits until it is time to dial, and notes that it happens.
-    async fn wait(&mut self) {
-        let now = tokio::time::Instant::now().into_std();
-        match self.dialled_at {
-            None => {}
-            Some(at) if now.duration_since(at) >= STABLE => self.pause = BACK_OFF.0,
-            Some(_) => {
-                // Half of the pause is chance, so that a fleet does not come back in step.
-                let jitter = rand::random_range(0.5..1.0);
-                tokio::time::sleep(self.pause.mul_f64(jitter)).await;
-                self.pause = self.pause.mul_f64(1.618).min(BACK_OFF.1);
-            }
-        }
-        self.dialled_at = Some(tokio::time::Instant::now().into_std());
     }
 }
 

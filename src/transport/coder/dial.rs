@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::Response;
 use serde::Deserialize;
 use tokio_tungstenite::{
@@ -17,40 +17,13 @@ use tokio_tungstenite::{
 };
 use url::Url;
 
-use crate::{net::websocket, secret::Secret};
+use crate::{net::websocket, transport::auth::Credential};
 
 /// Bytes of an error's body that are read.
 const MAX_ERROR_BYTES: usize = 8 * 1024;
 
 /// Time for the whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How a daemon proves who it is. Two of them at once are refused by the server.
-#[derive(Clone, Debug)]
-pub enum Credential {
-    /// A pre-shared key; only in the default organisation.
-    Psk(Secret),
-    /// A provisioner key, which belongs to an organisation and has tags of its own.
-    Key(Secret),
-    /// A user's token.
-    SessionToken(Secret),
-}
-
-impl Credential {
-    fn header(&self) -> (HeaderName, &Secret) {
-        match self {
-            Self::Psk(value) => (
-                HeaderName::from_static("coder-provisioner-daemon-psk"),
-                value,
-            ),
-            Self::Key(value) => (
-                HeaderName::from_static("coder-provisioner-daemon-key"),
-                value,
-            ),
-            Self::SessionToken(value) => (HeaderName::from_static("coder-session-token"), value),
-        }
-    }
-}
 
 /// A version of the daemon's API. The order is that of releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -277,9 +250,7 @@ async fn upgrade(
     let url = serve_url(target, version);
     let key = generate_key();
     let mut headers = target.headers.clone();
-    let (name, secret) = credential.header();
-    let mut value = HeaderValue::from_str(secret.expose()).map_err(|_| DialError::Credential)?;
-    value.set_sensitive(true);
+    let (name, value) = credential.header().ok_or(DialError::Credential)?;
     headers.insert(name, value);
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

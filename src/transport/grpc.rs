@@ -1,0 +1,356 @@
+//! Jobs from a control plane of ours, over gRPC.
+//!
+//! A connection that broke is made again with the next call, and the daemon registers anew under the same name.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Code, Request, Status,
+    metadata::{MetadataMap, MetadataValue},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+use tracing::{info, warn};
+use url::Url;
+use uuid::Uuid;
+
+use super::{auth::CredentialSource, back_off::BackOff, file::FileBuilder, messages};
+use crate::{
+    job::{CompletedJob, FailedJob, Job, JobId},
+    proto::{
+        outpost::v1::{
+            AcquireJobRequest, CompleteJobRequest, RegisterRequest,
+            daemon_service_client::DaemonServiceClient,
+        },
+        provisioner::DataUploadType,
+        provisionerd,
+    },
+    provision::{JobSource, JobUpdate, JobUpdated, Quota, SourceError},
+    stop::Stop,
+};
+
+/// Bytes of one message, either way.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// Time to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time one call may take; waiting for a job has no limit.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time a file may take.
+const FILE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pings on a connection, and the time to answer one.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
+/// Which control plane, and as which daemon.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The server's address.
+    pub url: Url,
+    /// The daemon's name, unique in its organisation.
+    pub name: String,
+    /// Tags; none with a provisioner key.
+    pub tags: BTreeMap<String, String>,
+    /// Certificates, as PEM, that are trusted beside those of the system.
+    pub ca_certificates: Vec<Vec<u8>>,
+}
+
+/// Jobs from one control plane, as one daemon.
+pub struct GrpcSource {
+    target: Target,
+    credentials: Arc<dyn CredentialSource>,
+    link: Mutex<Option<Link>>,
+    connecting: Mutex<BackOff>,
+    connected: watch::Sender<bool>,
+}
+
+#[derive(Clone)]
+struct Link {
+    client: DaemonServiceClient<Channel>,
+    metadata: MetadataMap,
+}
+
+impl Link {
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        *request.metadata_mut() = self.metadata.clone();
+        request
+    }
+
+    fn bounded<T>(&self, message: T, timeout: Duration) -> Request<T> {
+        let mut request = self.request(message);
+        request.set_timeout(timeout);
+        request
+    }
+}
+
+impl GrpcSource {
+    /// A source that has not connected yet.
+    pub fn new(target: Target, credentials: Arc<dyn CredentialSource>) -> Self {
+        Self {
+            target,
+            credentials,
+            link: Mutex::new(None),
+            connecting: Mutex::new(BackOff::new()),
+            connected: watch::Sender::new(false),
+        }
+    }
+
+    /// Whether the daemon is registered, for health checks.
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
+    }
+
+    async fn link(&self) -> Result<Link, SourceError> {
+        if let Some(link) = self.link.lock().await.clone() {
+            return Ok(link);
+        }
+        let mut back_off = self.connecting.lock().await;
+        if let Some(link) = self.link.lock().await.clone() {
+            return Ok(link); // Somebody else connected while we waited.
+        }
+        back_off.wait().await;
+        let link = self.connect().await.inspect_err(|error| {
+            let cause = std::error::Error::source(error)
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            warn!(%error, cause, url = %self.target.url, "failed to connect to the control plane");
+        })?;
+        info!(url = %self.target.url, name = self.target.name, "registered at the control plane");
+        *self.link.lock().await = Some(link.clone());
+        self.connected.send_replace(true);
+        Ok(link)
+    }
+
+    async fn connect(&self) -> Result<Link, SourceError> {
+        let invalid = |error: tonic::transport::Error| SourceError::Invalid(chain(&error));
+        let mut endpoint = Endpoint::from_shared(self.target.url.to_string()).map_err(invalid)?;
+        if self.target.url.scheme() == "https" {
+            let own = self
+                .target
+                .ca_certificates
+                .iter()
+                .map(Certificate::from_pem);
+            let tls = ClientTlsConfig::new()
+                .with_native_roots()
+                .ca_certificates(own);
+            endpoint = endpoint.tls_config(tls).map_err(invalid)?;
+        }
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1)
+            .keep_alive_while_idle(true);
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| SourceError::Lost(error.into()))?;
+        let client = DaemonServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let mut link = Link {
+            client,
+            metadata: self.metadata()?,
+        };
+        let request = RegisterRequest {
+            name: self.target.name.clone(),
+            tags: self.target.tags.clone(),
+            provisioners: vec!["terraform".to_owned()],
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let request = link.bounded(request, CALL_TIMEOUT);
+        let answer = link
+            .client
+            .register(request)
+            .await
+            .map_err(source_error)?
+            .into_inner();
+        let id = MetadataValue::try_from(&answer.daemon_id);
+        let id = id.map_err(|_| {
+            SourceError::Invalid("the server gave a daemon id that is no text".to_owned())
+        })?;
+        link.metadata.insert("outpost-daemon-id", id);
+        Ok(link)
+    }
+
+    fn metadata(&self) -> Result<MetadataMap, SourceError> {
+        let credential = self
+            .credentials
+            .credential()
+            .map_err(SourceError::Unauthorized)?;
+        let unusable =
+            || SourceError::Unauthorized("it has characters that a header cannot carry".to_owned());
+        let (name, value) = credential.header().ok_or_else(unusable)?;
+        Ok(MetadataMap::from_headers(
+            [(name, value)].into_iter().collect(),
+        ))
+    }
+
+    /// Turns a refusal into an error, and forgets a connection that is of no use any more.
+    async fn lost(&self, status: Status) -> SourceError {
+        let error = source_error(status);
+        if matches!(error, SourceError::Lost(_) | SourceError::Unauthorized(_))
+            && self.link.lock().await.take().is_some()
+        {
+            self.connected.send_replace(false);
+            info!("connection to the control plane closed");
+        }
+        error
+    }
+}
+
+#[async_trait]
+impl JobSource for GrpcSource {
+    async fn acquire(&self, stop: &Stop) -> Result<Option<Job>, SourceError> {
+        let mut link = tokio::select! {
+            link = self.link() => link?,
+            () = stop.draining() => return Ok(None),
+        };
+        // The call's own half stays open until we want no job any more; ending it is how the server is told.
+        let (half, requests) = tokio::sync::mpsc::channel(1);
+        let (_done, is_done) = oneshot::channel::<()>();
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.draining() => {}
+                _ = is_done => {}
+            }
+            drop::<tokio::sync::mpsc::Sender<AcquireJobRequest>>(half);
+        });
+        let request = link.request(ReceiverStream::new(requests));
+        let mut answers = match link.client.acquire_job(request).await {
+            Ok(answers) => answers.into_inner(),
+            Err(status) => return Err(self.lost(status).await),
+        };
+        match answers.next().await {
+            None => Ok(None),
+            Some(Err(status)) => Err(self.lost(status).await),
+            Some(Ok(job)) if job.job_id.is_empty() => Ok(None),
+            Some(Ok(job)) => Job::try_from(job)
+                .map(Some)
+                .map_err(|error| SourceError::Invalid(error.to_string())),
+        }
+    }
+
+    async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
+        let mut link = self.link().await?;
+        let request = link.bounded(provisionerd::UpdateJobRequest::from(update), CALL_TIMEOUT);
+        match link.client.update_job(request).await {
+            Ok(answer) => Ok(answer.into_inner().into()),
+            Err(status) => Err(self.lost(status).await),
+        }
+    }
+
+    async fn commit_quota(&self, job: JobId, daily_cost: i32) -> Result<Quota, SourceError> {
+        let mut link = self.link().await?;
+        let request = provisionerd::CommitQuotaRequest {
+            job_id: job.to_string(),
+            daily_cost,
+        };
+        let request = link.bounded(request, CALL_TIMEOUT);
+        match link
+            .client
+            .commit_quota(request)
+            .await
+            .map(tonic::Response::into_inner)
+        {
+            Ok(answer) => Ok(Quota {
+                ok: answer.ok,
+                consumed: answer.credits_consumed,
+                budget: answer.budget,
+            }),
+            Err(status) => Err(self.lost(status).await),
+        }
+    }
+
+    async fn fail(&self, job: FailedJob) -> Result<(), SourceError> {
+        let mut link = self.link().await?;
+        let request = link.bounded(provisionerd::FailedJob::from(job), CALL_TIMEOUT);
+        match link.client.fail_job(request).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(self.lost(status).await),
+        }
+    }
+
+    async fn complete(&self, job: CompletedJob) -> Result<(), SourceError> {
+        let mut link = self.link().await?;
+        let (addresses, stop_addresses) = messages::addresses(&job);
+        let request = CompleteJobRequest {
+            job: Some(job.into()),
+            addresses,
+            stop_addresses,
+        };
+        let request = link.bounded(request, CALL_TIMEOUT);
+        match link.client.complete_job(request).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(self.lost(status).await),
+        }
+    }
+
+    async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError> {
+        let mut link = self.link().await?;
+        let upload_type = DataUploadType::UploadTypeModuleFiles.into();
+        let request = provisionerd::FileRequest {
+            file_id: file.to_string(),
+            upload_type,
+        };
+        let request = link.bounded(request, FILE_TIMEOUT);
+        let mut pieces = match link.client.download_file(request).await {
+            Ok(pieces) => pieces.into_inner(),
+            Err(status) => return Err(self.lost(status).await),
+        };
+        let mut file = FileBuilder::default();
+        while let Some(piece) = pieces.next().await {
+            match piece {
+                Ok(piece) => file.push(piece)?,
+                Err(status) => return Err(self.lost(status).await),
+            }
+        }
+        file.finish()
+    }
+}
+
+fn source_error(status: Status) -> SourceError {
+    let text = status.message().to_owned();
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => SourceError::Unauthorized(text),
+        Code::NotFound => SourceError::Gone(text),
+        Code::Unavailable
+        | Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Unknown
+        | Code::Aborted => SourceError::Lost(status.into()),
+        Code::OutOfRange => {
+            let (size, limit) = sizes(&text);
+            SourceError::TooLarge { size, limit }
+        }
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss => SourceError::Refused(text),
+    }
+}
+
+/// The two numbers in the text about a message that is too large.
+fn sizes(text: &str) -> (usize, usize) {
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|number| number.parse().ok());
+    (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or(MAX_MESSAGE_BYTES),
+    )
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
