@@ -8,3 +8,5 @@ mod file;
 pub mod grpc;
 pub mod messages;
 pub mod yamux;
+
+pub use self::file::pieces;

@@ -1,6 +1,10 @@
 //! What the control plane runs with.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use url::Url;
 
@@ -11,6 +15,8 @@ use crate::secret::Secret;
 pub struct Config {
     /// Where it keeps what must last.
     pub storage: Storage,
+    /// Where the key for secrets at rest comes from.
+    pub state_key: StateKey,
     /// Where it listens; port 0 takes any.
     pub listen: SocketAddr,
     /// `None` for plain HTTP.
@@ -32,6 +38,29 @@ pub enum Storage {
     Memory,
     /// In this directory, which is made if it is missing.
     Directory(PathBuf),
+}
+
+/// Where the key for secrets at rest comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateKey {
+    /// The file `key` in the data directory, which is made if it is missing; one that is not kept for
+    /// [`Storage::Memory`].
+    Own,
+    /// A file that somebody else manages, such as a credential of systemd: 32 bytes, or 64 hexadecimal digits.
+    Given(PathBuf),
+}
+
+impl StateKey {
+    /// Name of the credential that holds the key.
+    pub const CREDENTIAL: &str = "outpost-state-key";
+
+    /// The credential in `directory`, the value of `CREDENTIALS_DIRECTORY`, if it is there, else a file of our own.
+    pub fn find(directory: Option<&Path>) -> Self {
+        match directory.map(|directory| directory.join(Self::CREDENTIAL)) {
+            Some(path) if path.exists() => Self::Given(path),
+            Some(_) | None => Self::Own,
+        }
+    }
 }
 
 /// Files for TLS, both PEM.
@@ -223,6 +252,7 @@ mod tests {
     fn config(psks: &[&str]) -> Config {
         Config {
             storage: Storage::Memory,
+            state_key: StateKey::Own,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
             access_url: None,

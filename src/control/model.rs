@@ -173,7 +173,7 @@ pub struct Template {
     pub id: TemplateId,
     /// Where it belongs.
     pub organization_id: OrganizationId,
-    /// Unique in the organization.
+    /// Unique in the organization among templates that are not deleted.
     pub name: String,
     /// `None` until a version was imported.
     pub active_version: Option<VersionId>,
@@ -359,12 +359,47 @@ pub struct JobRecord {
     pub completed_at: Option<Timestamp>,
     /// The daemon that took it.
     pub worker: Option<DaemonId>,
+    /// That daemon's name; empty if there is none.
+    pub worker_name: String,
+    /// What it works on, for people: a template's name, or a workspace as `owner/name`.
+    pub subject: String,
     /// Why it failed; empty if it did not.
     pub error: String,
     /// A code that a user interface can act upon.
     pub error_code: Option<FailureCode>,
     /// Whether lines were dropped because the log was full.
     pub log_truncated: bool,
+    /// Who ended it; `None` while it goes on.
+    pub ended_by: Option<EndedBy>,
+}
+
+/// Who ended a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndedBy {
+    /// The daemon that ran it.
+    Daemon,
+    /// The reaper, because it was lost.
+    Reaper,
+    /// A person, before any daemon took it.
+    Person,
+    /// The server, because it could not be handed out.
+    Server,
+}
+
+impl EndedBy {
+    /// The name in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Daemon => "daemon",
+            Self::Reaper => "reaper",
+            Self::Person => "person",
+            Self::Server => "server",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Daemon, Self::Reaper, Self::Person, Self::Server];
 }
 
 /// What a job works on.
@@ -526,9 +561,12 @@ mod tests {
             canceled_at: None,
             completed_at: None,
             worker: None,
+            worker_name: String::new(),
+            subject: String::new(),
             error: String::new(),
             error_code: None,
             log_truncated: false,
+            ended_by: None,
         }
     }
 

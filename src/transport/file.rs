@@ -23,7 +23,7 @@ pub(super) fn hash(file: &[u8]) -> Bytes {
 }
 
 /// The messages that carry `file`, which is not empty.
-pub(super) fn pieces(file: &Bytes) -> impl Iterator<Item = FileUpload> {
+pub fn pieces(file: &Bytes) -> impl Iterator<Item = FileUpload> {
     let data_hash = hash(file);
     let head = DataUpload {
         upload_type: DataUploadType::UploadTypeModuleFiles.into(),

@@ -63,9 +63,12 @@ fn running(started: Option<i64>, updated: i64) -> JobRecord {
         canceled_at: None,
         completed_at: None,
         worker: None,
+        worker_name: String::new(),
+        subject: String::new(),
         error: String::new(),
         error_code: None,
         log_truncated: false,
+        ended_by: None,
     }
 }
 

@@ -1,0 +1,313 @@
+//! One listener for everything: gRPC, HTTP/1.1 and HTTP/2, plain or TLS.
+
+mod first_bytes;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+use url::Url;
+
+use self::first_bytes::Protocol;
+use super::config::{Config, Limits, Tls};
+use crate::stop::Stop;
+
+/// Calls on one HTTP/2 connection at a time.
+const STREAMS: u32 = 256;
+/// Bytes of header that a client may send.
+const HEADER_BYTES: u32 = 32 << 10;
+/// How often a silent HTTP/2 client is asked whether it is still there, and how long it may take to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
+
+/// Why there is no listener.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address cannot be had.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file for TLS cannot be read.
+    #[error("cannot read the TLS {what} `{}`", .path.display())]
+    Pem {
+        /// `certificate` or `key`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: rustls_pki_types::pem::Error,
+    },
+    /// Certificate and key cannot be used.
+    #[error("TLS certificate `{}` and its key cannot be used", .path.display())]
+    Tls {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Why not.
+        source: rustls::Error,
+    },
+}
+
+impl ListenError {
+    /// What the operator can try next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                Some("another program listens there; stop it, or choose another address".to_owned())
+            }
+            Self::Pem { .. } => {
+                Some("the file must hold PEM and be readable for this user".to_owned())
+            }
+            Self::Tls { .. } => {
+                Some("check that the key belongs to the first certificate".to_owned())
+            }
+            Self::Bind { .. } => None,
+        }
+    }
+}
+
+/// An address on which nobody is answered yet.
+pub(super) struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+}
+
+impl Listener {
+    /// Takes the address of `config`.
+    pub(super) async fn bind(config: &Config) -> Result<Self, ListenError> {
+        let failed = |source| ListenError::Bind {
+            address: config.listen,
+            source,
+        };
+        let tls = config.tls.as_ref().map(acceptor).transpose()?;
+        let socket = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self {
+            socket,
+            address,
+            tls,
+            limits: config.limits.clone(),
+        })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A URL at which this machine reaches it.
+    pub(super) fn url(&self) -> Url {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+            ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+        };
+        let address = SocketAddr::new(ip, self.address.port());
+        Url::parse(&format!("{scheme}://{address}")).expect("an address makes a URL")
+    }
+
+    /// Answers until `stop` drains, then lets open calls end for a while.
+    pub(super) async fn serve(self, routes: Router, stop: Stop) {
+        let doors = Doors::new(&self.limits);
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.draining() => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = self.socket.accept() => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, mostly. Without a pause this loop would only burn time.
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Some(door) = doors.enter(peer.ip()) else {
+                debug!(%peer, "too many connections");
+                continue;
+            };
+            let connection = Connection {
+                tls: self.tls.clone(),
+                limits: self.limits.clone(),
+                routes: routes.clone(),
+                stop: stop.clone(),
+            };
+            connections.spawn(async move {
+                let _door = door;
+                if let Err(error) = connection.run(stream).await {
+                    debug!(%peer, %error, "connection ended");
+                }
+            });
+        }
+        drop(self.socket);
+        let closed = async { while connections.join_next().await.is_some() {} };
+        if timeout(self.limits.shutdown, closed).await.is_err() {
+            warn!("calls still open after the time for a stop, closing them");
+        }
+        connections.shutdown().await;
+    }
+}
+
+fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
+    let pem = |what, path: &PathBuf| {
+        let path = path.clone();
+        move |source| ListenError::Pem { what, path, source }
+    };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&tls.certificate)
+        .and_then(Iterator::collect)
+        .map_err(pem("certificate", &tls.certificate))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(pem("key", &tls.key))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|source| ListenError::Tls {
+            path: tls.certificate.clone(),
+            source,
+        })?;
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(server)))
+}
+
+/// Counts connections, all together and by peer.
+struct Doors {
+    all: Arc<Semaphore>,
+    by_peer: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    limit_by_peer: usize,
+}
+
+/// A connection that counts until this is dropped.
+struct Door {
+    _all: OwnedSemaphorePermit,
+    by_peer: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    peer: IpAddr,
+}
+
+impl Doors {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(limits.connections)),
+            by_peer: Arc::default(),
+            limit_by_peer: limits.connections_per_peer,
+        }
+    }
+
+    fn enter(&self, peer: IpAddr) -> Option<Door> {
+        let all = self.all.clone().try_acquire_owned().ok()?;
+        let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_peer.entry(peer).or_default();
+        if *count >= self.limit_by_peer {
+            return None;
+        }
+        *count += 1;
+        Some(Door {
+            _all: all,
+            by_peer: self.by_peer.clone(),
+            peer,
+        })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_peer.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                by_peer.remove(&self.peer);
+            }
+        }
+    }
+}
+
+/// What a connection needs.
+struct Connection {
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+    routes: Router,
+    stop: Stop,
+}
+
+type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Connection {
+    async fn run(self, stream: TcpStream) -> Result<(), ConnectionError> {
+        stream.set_nodelay(true)?;
+        match self.tls.clone() {
+            None => self.speak(stream).await,
+            Some(tls) => {
+                let stream = timeout(self.limits.header_timeout, tls.accept(stream)).await??;
+                self.speak(stream).await
+            }
+        }
+    }
+
+    async fn speak<S>(self, stream: S) -> Result<(), ConnectionError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let limit = self.limits.header_timeout;
+        let (protocol, stream) = timeout(limit, first_bytes::read(stream)).await??;
+        let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(self.routes));
+        let stop = self.stop;
+        match protocol {
+            Protocol::Http1 => {
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(limit)
+                    .serve_connection(io, service)
+                    .with_upgrades();
+                tokio::pin!(connection);
+                tokio::select! {
+                    ended = connection.as_mut() => return Ok(ended?),
+                    () = stop.draining() => connection.as_mut().graceful_shutdown(),
+                }
+                Ok(connection.await?)
+            }
+            Protocol::Http2 => {
+                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(STREAMS)
+                    .max_header_list_size(HEADER_BYTES)
+                    .keep_alive_interval(KEEP_ALIVE)
+                    .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+                    .serve_connection(io, service);
+                tokio::pin!(connection);
+                tokio::select! {
+                    ended = connection.as_mut() => return Ok(ended?),
+                    () = stop.draining() => connection.as_mut().graceful_shutdown(),
+                }
+                Ok(connection.await?)
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! What the control plane does, whoever asks: services translate a wire into these calls and back.
+
+mod acquire;
+mod daemons;
+mod handout;
+mod jobs;
+mod outcome;
+mod people;
+mod reaper;
+mod templates;
+mod workspaces;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+};
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, watch};
+use url::Url;
+
+pub use self::{
+    daemons::{Credential, Registration},
+    jobs::Explained,
+    people::NewUser,
+    templates::VersionRequest,
+    workspaces::{BuildRequest, WorkspaceRequest},
+};
+use super::{
+    config::Limits,
+    crypt::{OpenError, Sealed, Vault},
+    model::{AuditEntry, Organization, User, Workspace},
+    parameters::Problem,
+    queue::BadTag,
+    store::{Store, StoreError},
+    workspace_tags::TagError,
+};
+use crate::{secret::Secret, stop::Stop};
+
+/// Tells the time. Tests have their own.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Everything that calls need.
+pub struct Plane {
+    store: Arc<dyn Store>,
+    vault: Vault,
+    limits: Limits,
+    psks: Vec<Secret>,
+    access_url: OnceLock<Url>,
+    clock: Clock,
+    stop: Stop,
+    /// A job was queued.
+    posted: Notify,
+    /// Something happened to a job.
+    changed: watch::Sender<()>,
+}
+
+/// Why a call was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// What it names is not there, or the caller may not see it.
+    #[error("there is no {what} `{name}`")]
+    NotFound {
+        /// Such as `template`.
+        what: &'static str,
+        /// As the caller named it.
+        name: String,
+    },
+    /// It makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// Answers to the template's questions that are not accepted.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Parameters(Vec<Problem>),
+    /// It does not go together with what there is.
+    #[error("{0}")]
+    Conflict(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// We do not know the caller.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// The job is not the daemon's, or not there.
+    #[error("{0}")]
+    Gone(String),
+    /// The server stops.
+    #[error("server is stopping")]
+    Stopping,
+    /// The storage did not do its part.
+    #[error(transparent)]
+    Store(StoreError),
+    /// A secret at rest cannot be read.
+    #[error("cannot read what is stored of {place}")]
+    Sealed {
+        /// What it belongs to.
+        place: String,
+        /// Why not.
+        source: OpenError,
+    },
+}
+
+impl From<StoreError> for RequestError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict(reason) => Self::Conflict(reason),
+            StoreError::NotFound { what, id } => Self::NotFound { what, name: id },
+            StoreError::DiskFull
+            | StoreError::Corrupt(_)
+            | StoreError::Row { .. }
+            | StoreError::Database(_) => Self::Store(error),
+        }
+    }
+}
+
+impl From<BadTag> for RequestError {
+    fn from(error: BadTag) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+impl From<TagError> for RequestError {
+    fn from(error: TagError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+/// Somebody who called with a valid token.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who.
+    pub user: User,
+}
+
+impl Caller {
+    fn need_admin(&self, what: &str) -> Result<(), RequestError> {
+        if self.user.admin {
+            return Ok(());
+        }
+        Err(RequestError::Forbidden(format!(
+            "{what} needs an administrator, and {} is none",
+            self.user.name
+        )))
+    }
+
+    /// Whether they may see and change what belongs to `owner`.
+    fn may_act_for(&self, owner: crate::control::model::UserId) -> bool {
+        self.user.admin || self.user.id == owner
+    }
+}
+
+impl Plane {
+    /// Puts it together. The access URL is set once the listener has an address.
+    pub fn new(
+        store: Arc<dyn Store>,
+        vault: Vault,
+        limits: Limits,
+        psks: Vec<Secret>,
+        clock: Clock,
+        stop: Stop,
+    ) -> Self {
+        Self {
+            store,
+            vault,
+            limits,
+            psks,
+            access_url: OnceLock::new(),
+            clock,
+            stop,
+            posted: Notify::new(),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    /// Limits it works with.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The storage, for look-ups that decide nothing.
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    /// How it is asked to stop.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Sets the URL that templates and agents are told; the first one counts.
+    pub fn set_access_url(&self, url: Url) {
+        self.access_url.set(url).ok();
+    }
+
+    /// The time, in the milliseconds that are stored.
+    pub fn now(&self) -> Timestamp {
+        let now = (self.clock)();
+        Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+    }
+
+    fn open(&self, place: String, sealed: &Sealed) -> Result<Vec<u8>, RequestError> {
+        self.vault
+            .open(&place, sealed)
+            .map_err(|source| RequestError::Sealed { place, source })
+    }
+
+    async fn audit(
+        &self,
+        actor: &str,
+        action: &str,
+        target: &str,
+        detail: impl Into<String>,
+    ) -> Result<(), RequestError> {
+        let entry = AuditEntry {
+            id: 0,
+            at: self.now(),
+            actor: actor.to_owned(),
+            action: action.to_owned(),
+            target: target.to_owned(),
+            detail: detail.into(),
+        };
+        Ok(self.store.audit(&entry).await?)
+    }
+
+    /// Finds an organization by name or id; the default one for an empty text.
+    pub async fn organization(&self, named: &str) -> Result<Organization, RequestError> {
+        let all = self.store.organizations().await?;
+        all.into_iter()
+            .find(|organization| match named {
+                "" => organization.is_default,
+                _ => is_called(named, &organization.name, organization.id),
+            })
+            .ok_or_else(|| not_found("organization", named))
+    }
+
+    /// Finds a user by name or id.
+    pub async fn user(&self, named: &str) -> Result<User, RequestError> {
+        let all = self.store.users().await?;
+        all.into_iter()
+            .find(|user| is_called(named, &user.name, user.id))
+            .ok_or_else(|| not_found("user", named))
+    }
+}
+
+fn is_called(named: &str, name: &str, id: impl ToString) -> bool {
+    named.eq_ignore_ascii_case(name) || named == id.to_string()
+}
+
+fn not_found(what: &'static str, name: impl Into<String>) -> RequestError {
+    RequestError::NotFound {
+        what,
+        name: name.into(),
+    }
+}
+
+/// How a workspace is called in logs and lists.
+pub fn full_name(workspace: &Workspace) -> String {
+    format!("{}/{}", workspace.owner, workspace.name)
+}
+
+/// Checks a name that becomes part of a URL and of resources.
+///
+/// # Source
+/// coder `coderd/httpapi/name.go`: letters, digits and single hyphens, at most 32 characters.
+fn check_name(what: &str, name: &str) -> Result<(), RequestError> {
+    let hyphens = name.starts_with('-') || name.ends_with('-') || name.contains("--");
+    let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if name.is_empty() || name.len() > 32 || hyphens || !letters {
+        return Err(RequestError::Invalid(format!(
+            "{what} `{name}` is no name: use up to 32 letters, digits and single hyphens between them"
+        )));
+    }
+    Ok(())
+}
+
+/// Ends early when `stop` drains.
+async fn unless_stopped<T>(stop: &Stop, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = stop.draining() => None,
+        done = work => Some(done),
+    }
+}

@@ -1,0 +1,284 @@
+//! Who daemons are, and what they say about their jobs.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use std::collections::BTreeMap;
+
+use super::{Plane, RequestError, not_found};
+use crate::{
+    control::{
+        model::{
+            Daemon, DaemonId, FileId, FileKind, JobRecord, OrganizationId, ProvisionerKey, Task,
+        },
+        queue::Tags,
+        store::JobChange,
+        tokens::{self, Hashed},
+    },
+    job::JobId,
+    provision::{JobUpdate, JobUpdated, Quota},
+    secret::Secret,
+};
+
+/// What a daemon proved to have.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A pre-shared key, or it lives in the server's process.
+    Shared,
+    /// A provisioner key.
+    Key(ProvisionerKey),
+}
+
+/// What a daemon says about itself.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// Its name, which no other daemon of the organization should have.
+    pub name: String,
+    /// Its tags; none with a provisioner key, which has its own.
+    pub tags: BTreeMap<String, String>,
+    /// Types of provisioner.
+    pub provisioners: Vec<String>,
+    /// Its build.
+    pub version: String,
+}
+
+impl Plane {
+    /// Finds out what a daemon has: exactly one of the two must be given.
+    ///
+    /// # Errors
+    /// [`RequestError::Unauthenticated`] tells nothing about what was wrong.
+    pub async fn daemon_credential(
+        &self,
+        psk: Option<&Secret>,
+        key: Option<&Secret>,
+    ) -> Result<Credential, RequestError> {
+        const UNKNOWN: RequestError = RequestError::Unauthenticated(
+            "a pre-shared key or a provisioner key is required, and the one given is not known",
+        );
+        match (psk, key) {
+            (Some(psk), None) if tokens::is_one_of(psk, &self.psks) => Ok(Credential::Shared),
+            (None, Some(key)) if key.expose().len() == tokens::LENGTH => {
+                let key = self.store.key(&Hashed::of(key)).await?;
+                key.map(Credential::Key).ok_or(UNKNOWN)
+            }
+            (_, _) => Err(UNKNOWN),
+        }
+    }
+
+    /// Adds a daemon, or finds the one with the same name, whose id stays the same.
+    ///
+    /// # Errors
+    /// [`RequestError::Invalid`] for what the server does not accept, [`RequestError::Forbidden`] for tags that
+    /// come with a key.
+    pub async fn register(
+        &self,
+        credential: &Credential,
+        registration: Registration,
+    ) -> Result<Daemon, RequestError> {
+        check_registration(&registration)?;
+        let (organization_id, key_id, tags) = match credential {
+            Credential::Shared => {
+                let organization = self.organization("").await?.id;
+                (
+                    organization,
+                    None,
+                    Tags::from_given(None, registration.tags)?,
+                )
+            }
+            Credential::Key(_) if !registration.tags.is_empty() => {
+                return Err(RequestError::Forbidden(
+                    "a daemon with a provisioner key has the key's tags; give none".to_owned(),
+                ));
+            }
+            Credential::Key(key) => (key.organization_id, Some(key.id), key.tags.clone()),
+        };
+        let now = self.now();
+        let daemon = Daemon {
+            id: DaemonId::random(),
+            organization_id,
+            key_id,
+            name: registration.name,
+            tags,
+            provisioners: registration.provisioners,
+            version: registration.version,
+            created_at: now,
+            last_seen_at: now,
+        };
+        Ok(self.store.upsert_daemon(&daemon).await?)
+    }
+
+    /// The daemon with this id, if it came with this credential.
+    ///
+    /// # Errors
+    /// [`RequestError::Unauthenticated`]
+    pub async fn daemon(
+        &self,
+        credential: &Credential,
+        id: DaemonId,
+    ) -> Result<Daemon, RequestError> {
+        let key = match credential {
+            Credential::Shared => None,
+            Credential::Key(key) => Some(key.id),
+        };
+        let daemon = self.store.daemon(id).await?;
+        daemon
+            .filter(|daemon| daemon.key_id == key)
+            .ok_or(RequestError::Unauthenticated(
+                "daemon is not registered with this credential; register again",
+            ))
+    }
+
+    /// The job, if it was given to `daemon`.
+    pub(super) async fn owned(
+        &self,
+        daemon: &Daemon,
+        id: JobId,
+    ) -> Result<JobRecord, RequestError> {
+        let job = self.store.job(id).await?;
+        let job = job.ok_or_else(|| RequestError::Gone(format!("there is no job {id}")))?;
+        match job.worker {
+            None => Err(RequestError::Conflict("job isn't running yet".to_owned())),
+            Some(worker) if worker != daemon.id => {
+                Err(RequestError::Gone("you don't own this job".to_owned()))
+            }
+            Some(_) => Ok(job),
+        }
+    }
+
+    /// Writes down that a job lives and what is new of it.
+    ///
+    /// # Errors
+    /// [`RequestError::Gone`] if the job is not the daemon's or has ended; [`RequestError::Invalid`] if required
+    /// variables have no value.
+    pub async fn update_job(
+        &self,
+        daemon: &Daemon,
+        update: JobUpdate,
+    ) -> Result<JobUpdated, RequestError> {
+        let job = self.owned(daemon, update.job).await?;
+        if job.completed_at.is_some() {
+            return Err(RequestError::Gone("job already completed".to_owned()));
+        }
+        let variables =
+            super::outcome::variable_values(&update.template_variables, &update.user_variables);
+        let missing = super::outcome::missing_variables(&update.template_variables, &variables);
+        let learned = self.learn_early(&job, &update).await?;
+        let now = self.now();
+        let change = JobChange {
+            job: update.job,
+            lines: update.logs,
+            learned,
+            now,
+        };
+        let cancelled = self.store.update_job(change).await?;
+        self.changed.send_replace(());
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            return Err(RequestError::Invalid(format!(
+                "required template variables need values: {missing}"
+            )));
+        }
+        Ok(JobUpdated {
+            cancelled,
+            variables,
+        })
+    }
+
+    /// What an import says of its version before it ends.
+    async fn learn_early(
+        &self,
+        job: &JobRecord,
+        update: &JobUpdate,
+    ) -> Result<
+        Option<(
+            crate::control::model::VersionId,
+            crate::control::model::Learned,
+        )>,
+        RequestError,
+    > {
+        let Task::TemplateImport { version_id } = job.task else {
+            return Ok(None);
+        };
+        let says_nothing = update.template_variables.is_empty()
+            && update.readme.is_empty()
+            && update.workspace_tags.is_empty();
+        if says_nothing {
+            return Ok(None);
+        }
+        let mut learned = self.store.learned(version_id).await?;
+        if !update.template_variables.is_empty() {
+            learned.variables.clone_from(&update.template_variables);
+        }
+        if !update.readme.is_empty() {
+            learned.readme = String::from_utf8_lossy(&update.readme).replace('\0', "");
+        }
+        if !update.workspace_tags.is_empty() {
+            learned.workspace_tags.clone_from(&update.workspace_tags);
+        }
+        Ok(Some((version_id, learned)))
+    }
+
+    /// Commits what a build costs a day.
+    ///
+    /// # Errors
+    /// [`RequestError::Gone`] if the job is not the daemon's; [`RequestError::Invalid`] if it builds no workspace.
+    pub async fn commit_quota(
+        &self,
+        daemon: &Daemon,
+        job: JobId,
+        daily_cost: i32,
+    ) -> Result<Quota, RequestError> {
+        match self.owned(daemon, job).await?.task {
+            Task::WorkspaceBuild { build_id } => {
+                Ok(self.store.commit_quota(build_id, daily_cost).await?)
+            }
+            Task::TemplateImport { .. } | Task::TemplateDryRun { .. } => Err(
+                RequestError::Invalid("only a workspace build has a cost".to_owned()),
+            ),
+        }
+    }
+
+    /// The module archive with this id, if a template of the daemon's organization has it.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`] for anything else.
+    pub async fn download_modules(&self, daemon: &Daemon, id: Uuid) -> Result<Bytes, RequestError> {
+        let unknown = || not_found("modules file", id.to_string());
+        let file = self.store.file(FileId(id)).await?.ok_or_else(unknown)?;
+        let visible = self.uses_modules(daemon.organization_id, file.id).await?;
+        match file.kind {
+            FileKind::Modules if visible => Ok(file.content),
+            FileKind::Modules | FileKind::Template => Err(unknown()),
+        }
+    }
+
+    async fn uses_modules(
+        &self,
+        organization: OrganizationId,
+        file: FileId,
+    ) -> Result<bool, RequestError> {
+        for template in self.templates(organization).await? {
+            for version in self.store.versions(template.id).await? {
+                if self.store.learned(version.id).await?.modules_file == Some(file) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn check_registration(registration: &Registration) -> Result<(), RequestError> {
+    let name = &registration.name;
+    if name.is_empty() || name.chars().count() > 64 || name.contains('\0') {
+        return Err(RequestError::Invalid(
+            "a daemon needs a name of 1 to 64 characters without NUL".to_owned(),
+        ));
+    }
+    if registration.provisioners.is_empty() {
+        return Err(RequestError::Invalid(
+            "a daemon needs at least one type of provisioner".to_owned(),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,366 @@
+//! Organizations, users, tokens and keys, and the beginning of everything.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Caller, Plane, RequestError, check_name, is_called, not_found};
+use crate::{
+    control::{
+        model::{
+            AuditEntry, KeyId, Organization, OrganizationId, ProvisionerKey, Token, TokenId, User,
+            UserId,
+        },
+        queue::Tags,
+        tokens::{self, Hashed},
+    },
+    secret::Secret,
+};
+
+/// How often the last use of a token is written down at most.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
+
+/// A user to add.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the fields are those of `User`")]
+pub struct NewUser {
+    pub name: String,
+    pub email: String,
+    pub full_name: String,
+    pub admin: bool,
+    pub budget: Option<i32>,
+}
+
+impl Plane {
+    /// Makes the default organization and its first user, unless they are there, and says who the user is.
+    ///
+    /// # Errors
+    /// [`RequestError::Store`]
+    pub async fn begin(&self) -> Result<User, RequestError> {
+        if self.store.organizations().await?.is_empty() {
+            let organization = Organization {
+                id: OrganizationId::random(),
+                name: "default".to_owned(),
+                is_default: true,
+                created_at: self.now(),
+            };
+            self.store.insert_organization(&organization).await?;
+        }
+        let admin = self
+            .store
+            .users()
+            .await?
+            .into_iter()
+            .find(|user| user.admin);
+        if let Some(admin) = admin {
+            return Ok(admin);
+        }
+        let admin = self.new_user(NewUser {
+            name: "admin".to_owned(),
+            email: String::new(),
+            full_name: "Administrator".to_owned(),
+            admin: true,
+            budget: None,
+        });
+        self.store.insert_user(&admin).await?;
+        self.audit("server", "user.create", &admin.name, "first start")
+            .await?;
+        Ok(admin)
+    }
+
+    /// Who calls with `value`.
+    ///
+    /// # Errors
+    /// [`RequestError::Unauthenticated`] if no token has this value, or it has ended.
+    pub async fn authenticate(&self, value: &Secret) -> Result<Caller, RequestError> {
+        const UNKNOWN: RequestError =
+            RequestError::Unauthenticated("token is not known or has ended");
+        if value.expose().len() != tokens::LENGTH {
+            return Err(UNKNOWN);
+        }
+        let Some((token, user)) = self.store.token(&Hashed::of(value)).await? else {
+            return Err(UNKNOWN);
+        };
+        let now = self.now();
+        if token.expires_at.is_some_and(|end| end <= now) {
+            return Err(UNKNOWN);
+        }
+        let fresh = token
+            .last_used_at
+            .is_some_and(|used| now.duration_since(used).unsigned_abs() < TOUCH_EVERY);
+        if !fresh {
+            self.store.touch_token(token.id, now).await?;
+        }
+        Ok(Caller { user })
+    }
+
+    fn new_user(&self, new: NewUser) -> User {
+        User {
+            id: UserId::random(),
+            name: new.name,
+            email: new.email,
+            full_name: new.full_name,
+            admin: new.admin,
+            budget: new.budget,
+            created_at: self.now(),
+        }
+    }
+
+    /// Adds an organization.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn create_organization(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<Organization, RequestError> {
+        caller.need_admin("adding an organization")?;
+        check_name("organization", name)?;
+        let organization = Organization {
+            id: OrganizationId::random(),
+            name: name.to_owned(),
+            is_default: false,
+            created_at: self.now(),
+        };
+        self.audit(&caller.user.name, "organization.create", name, "")
+            .await?;
+        self.store.insert_organization(&organization).await?;
+        Ok(organization)
+    }
+
+    /// Adds a user.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn create_user(&self, caller: &Caller, new: NewUser) -> Result<User, RequestError> {
+        caller.need_admin("adding a user")?;
+        check_name("user", &new.name)?;
+        let user = self.new_user(new);
+        let role = if user.admin {
+            "administrator"
+        } else {
+            "member"
+        };
+        self.audit(&caller.user.name, "user.create", &user.name, role)
+            .await?;
+        self.store.insert_user(&user).await?;
+        Ok(user)
+    }
+
+    /// Sets what a user's workspaces may cost a day.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn set_budget(
+        &self,
+        caller: &Caller,
+        named: &str,
+        budget: Option<i32>,
+    ) -> Result<User, RequestError> {
+        caller.need_admin("setting a budget")?;
+        let user = self.user(named).await?;
+        let text = budget.map_or_else(|| "no limit".to_owned(), |budget| budget.to_string());
+        self.audit(&caller.user.name, "user.budget", &user.name, text)
+            .await?;
+        self.store.set_budget(user.id, budget).await?;
+        Ok(User { budget, ..user })
+    }
+
+    /// Finds the user that a call is about: the caller if it names none.
+    ///
+    /// # Errors
+    /// [`RequestError::Forbidden`] if the caller may not act for them.
+    pub async fn acting_for(&self, caller: &Caller, named: &str) -> Result<User, RequestError> {
+        if named.is_empty() || is_called(named, &caller.user.name, caller.user.id) {
+            return Ok(caller.user.clone());
+        }
+        caller.need_admin("acting for somebody else")?;
+        self.user(named).await
+    }
+
+    /// Makes a token and tells its value, this one time.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn create_token(
+        &self,
+        caller: &Caller,
+        user: &str,
+        name: &str,
+        lifetime: Option<Duration>,
+    ) -> Result<(Token, Secret), RequestError> {
+        let user = self.acting_for(caller, user).await?;
+        if name.is_empty() || name.len() > 64 {
+            let reason = "a token needs a name of up to 64 characters".to_owned();
+            return Err(RequestError::Invalid(reason));
+        }
+        self.issue_token(&caller.user.name, &user, name, lifetime)
+            .await
+    }
+
+    /// Makes a token for `user` on behalf of `actor`.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub(crate) async fn issue_token(
+        &self,
+        actor: &str,
+        user: &User,
+        name: &str,
+        lifetime: Option<Duration>,
+    ) -> Result<(Token, Secret), RequestError> {
+        let now = self.now();
+        let token = Token {
+            id: TokenId::random(),
+            user_id: user.id,
+            name: name.to_owned(),
+            created_at: now,
+            expires_at: lifetime.and_then(|lifetime| now.checked_add(lifetime).ok()),
+            last_used_at: None,
+        };
+        let value = tokens::generate();
+        self.audit(actor, "token.create", &user.name, name).await?;
+        self.store.insert_token(&token, &Hashed::of(&value)).await?;
+        Ok((token, value))
+    }
+
+    /// Tokens of a user, oldest first.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn tokens(&self, caller: &Caller, user: &str) -> Result<Vec<Token>, RequestError> {
+        let user = self.acting_for(caller, user).await?;
+        Ok(self.store.tokens(Some(user.id)).await?)
+    }
+
+    /// Revokes a token.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), RequestError> {
+        let own = (!caller.user.admin).then_some(caller.user.id);
+        let tokens = self.store.tokens(own).await?;
+        let token = tokens
+            .into_iter()
+            .find(|token| token.id.to_string() == id)
+            .ok_or_else(|| not_found("token", id))?;
+        self.audit(&caller.user.name, "token.revoke", &token.name, id)
+            .await?;
+        self.store.delete_token(token.id).await?;
+        Ok(())
+    }
+
+    /// Makes a provisioner key and tells its value, this one time.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn create_key(
+        &self,
+        caller: &Caller,
+        organization: &str,
+        name: &str,
+        tags: BTreeMap<String, String>,
+    ) -> Result<(ProvisionerKey, Secret), RequestError> {
+        caller.need_admin("making a provisioner key")?;
+        check_name("provisioner key", name)?;
+        let key = ProvisionerKey {
+            id: KeyId::random(),
+            organization_id: self.organization(organization).await?.id,
+            name: name.to_owned(),
+            tags: Tags::from_given(None, tags)?,
+            created_at: self.now(),
+        };
+        let value = tokens::generate();
+        self.audit(&caller.user.name, "key.create", name, key.tags.to_string())
+            .await?;
+        self.store.insert_key(&key, &Hashed::of(&value)).await?;
+        Ok((key, value))
+    }
+
+    /// Provisioner keys of an organization, by name.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn keys(
+        &self,
+        caller: &Caller,
+        organization: &str,
+    ) -> Result<Vec<ProvisionerKey>, RequestError> {
+        caller.need_admin("listing provisioner keys")?;
+        let organization = self.organization(organization).await?.id;
+        let mut keys = self.store.keys().await?;
+        keys.retain(|key| key.organization_id == organization);
+        Ok(keys)
+    }
+
+    /// Deletes a provisioner key; daemons that came with it are turned away at their next call.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn delete_key(
+        &self,
+        caller: &Caller,
+        organization: &str,
+        name: &str,
+    ) -> Result<(), RequestError> {
+        let keys = self.keys(caller, organization).await?;
+        let key = keys
+            .into_iter()
+            .find(|key| is_called(name, &key.name, key.id))
+            .ok_or_else(|| not_found("provisioner key", name))?;
+        self.audit(&caller.user.name, "key.delete", &key.name, "")
+            .await?;
+        self.store.delete_key(key.id).await?;
+        self.posted.notify_waiters();
+        Ok(())
+    }
+
+    /// Fingerprints of the pre-shared keys that are valid now.
+    ///
+    /// # Errors
+    /// [`RequestError::Forbidden`]
+    pub fn psk_fingerprints(&self, caller: &Caller) -> Result<Vec<String>, RequestError> {
+        caller.need_admin("showing pre-shared keys")?;
+        let fingerprint = |psk| Hashed::of(psk).fingerprint();
+        Ok(self.psks.iter().map(fingerprint).collect())
+    }
+
+    /// What a user's workspaces cost a day, and who that user is.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn quota(
+        &self,
+        caller: &Caller,
+        user: &str,
+        organization: &str,
+    ) -> Result<(User, i32), RequestError> {
+        let user = self.acting_for(caller, user).await?;
+        let organization = self.organization(organization).await?;
+        let consumed = self.store.consumed(user.id, organization.id).await?;
+        Ok((user, consumed))
+    }
+
+    /// The audit log, newest first.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn audit_log(
+        &self,
+        caller: &Caller,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<AuditEntry>, RequestError> {
+        caller.need_admin("reading the audit log")?;
+        Ok(self.store.audit_entries(before, limit).await?)
+    }
+
+    /// Writes down that `caller` asked for a backup.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn audit_backup(&self, caller: &Caller, path: &str) -> Result<(), RequestError> {
+        caller.need_admin("making a backup")?;
+        self.audit(&caller.user.name, "backup.create", path, "")
+            .await
+    }
+}

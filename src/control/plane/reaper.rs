@@ -1,0 +1,91 @@
+//! Ending jobs that are lost, and forgetting daemons that are gone.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::{Plane, RequestError};
+use crate::{
+    control::{
+        model::{EndedBy, JobRecord},
+        queue::{self, Loss},
+        store::{Effect, End, Ended},
+    },
+    job::{JobId, LogLevel, LogLine, LogSource},
+};
+
+impl Plane {
+    /// Looks for lost jobs now and then, until the server stops.
+    pub async fn run_reaper(self: Arc<Self>) {
+        let mut every = tokio::time::interval(self.limits.reap_every);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.draining() => return,
+                _ = every.tick() => {}
+            }
+            if let Err(error) = self.reap().await {
+                warn!(%error, "cannot look for lost jobs");
+            }
+        }
+    }
+
+    /// Ends lost jobs, at most as many as the limit says, and says which.
+    ///
+    /// The state of a build that is lost stays what it was before the build.
+    ///
+    /// # Errors
+    /// [`RequestError::Store`]
+    pub async fn reap(&self) -> Result<Vec<JobId>, RequestError> {
+        let now = self.now();
+        let open = self.store.open_jobs().await?;
+        let lost = open.into_iter().filter_map(|job| {
+            let loss = queue::loss(&job, self.limits.lease, self.limits.pending, now)?;
+            Some((job, loss))
+        });
+        let mut ended = Vec::new();
+        for (job, loss) in lost.take(self.limits.reap_at_most) {
+            if self.reap_one(&job, loss).await? {
+                ended.push(job.id);
+            }
+        }
+        if let Ok(unseen) = now.checked_sub(self.limits.forget_daemons) {
+            let forgotten = self.store.forget_daemons(unseen).await?;
+            if forgotten > 0 {
+                info!(
+                    forgotten,
+                    "daemons forgotten that were not heard of for long"
+                );
+            }
+        }
+        Ok(ended)
+    }
+
+    async fn reap_one(&self, job: &JobRecord, loss: Loss) -> Result<bool, RequestError> {
+        let (now, stage) = (self.now(), self.store.last_stage(job.id).await?);
+        let line = |output| LogLine {
+            source: LogSource::ProvisionerDaemon,
+            level: LogLevel::Error,
+            created_at: now,
+            stage: stage.clone(),
+            output,
+        };
+        let end = End {
+            job: job.id,
+            by: EndedBy::Reaper,
+            error: loss.error().to_owned(),
+            error_code: None,
+            lines: loss.log().map(line).into(),
+            effect: Effect::None,
+            silent_since: Some(job.updated_at),
+            now,
+        };
+        let ended = self.store.end_job(end).await? == Ended::Now;
+        if ended {
+            warn!(job_id = %job.id, worker = job.worker_name, ?loss, "lost job ended");
+            self.changed.send_replace(());
+        }
+        Ok(ended)
+    }
+}

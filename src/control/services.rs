@@ -1,0 +1,54 @@
+//! Wires: gRPC for daemons and commands, and a few plain HTTP routes. They translate and decide nothing.
+
+mod caller;
+mod control;
+mod convert;
+mod daemon;
+mod deadline;
+mod http;
+mod names;
+mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use tonic::service::Routes;
+
+use self::{control::Control, daemon::Daemons};
+use super::{config::Config, data_dir::DataDir, plane::Plane};
+use crate::proto::outpost::v1::{
+    control_service_server::ControlServiceServer, daemon_service_server::DaemonServiceServer,
+};
+
+/// What our gRPC API looks like, for reflection.
+const DESCRIPTOR: &[u8] = include_bytes!("../proto/outpost_descriptor.bin");
+
+/// Everything that the listener answers.
+pub(super) fn routes(
+    plane: &Arc<Plane>,
+    config: &Config,
+    data_dir: Option<Arc<DataDir>>,
+) -> Router {
+    let limit = config.limits.message_bytes;
+    let daemons = DaemonServiceServer::new(Daemons::new(plane.clone()))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(limit);
+    let control = ControlServiceServer::new(Control::new(plane.clone(), data_dir))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(limit);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTOR)
+        .build_v1()
+        .expect("the committed descriptor is valid");
+    let (_, health) = tonic_health::server::health_reporter();
+    let grpc = Routes::new(health)
+        .add_service(reflection)
+        .add_service(daemons)
+        .add_service(control)
+        .into_axum_router();
+    let timeout = config.limits.request_timeout;
+    grpc.merge(http::routes(plane.clone(), config))
+        .layer(axum::middleware::from_fn(move |request, next| {
+            deadline::enforce(timeout, request, next)
+        }))
+}

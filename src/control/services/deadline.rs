@@ -1,0 +1,36 @@
+//! A time limit for every call, but for those that wait or follow on purpose.
+
+use std::time::Duration;
+
+use axum::{
+    extract::Request,
+    http::{StatusCode, header::CONTENT_TYPE},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use tonic::Status;
+
+/// Calls that may take as long as they like; each ends when its client or the server goes away.
+const ENDLESS: [&str; 5] = [
+    "/outpost.v1.DaemonService/AcquireJob",
+    "/outpost.v1.ControlService/StreamLogs",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/outpost.v1.DaemonService/DownloadFile",
+];
+
+/// Answers in time, whatever the call does.
+pub(super) async fn enforce(limit: Duration, request: Request, next: Next) -> Response {
+    if ENDLESS.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let is_grpc = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) if is_grpc => Status::deadline_exceeded("the server took too long").into_http(),
+        Err(_) => StatusCode::GATEWAY_TIMEOUT.into_response(),
+    }
+}

@@ -1,0 +1,43 @@
+//! Plain HTTP: whether the server lives, whether it is ready, and what it is.
+
+use std::sync::Arc;
+
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use serde_json::{Value, json};
+
+use crate::control::{config::Config, plane::Plane};
+
+/// Coder's provisioner API whose messages our gRPC carries.
+const PROVISIONER_API: &str = "1.20";
+
+/// `/healthz`, `/readyz` and `/api/v2/buildinfo`, which need no token.
+pub(super) fn routes(plane: Arc<Plane>, config: &Config) -> Router {
+    let info = json!({
+        "version": config.version,
+        "external_url": "",
+        "dashboard_url": "",
+        "provisioner_api_version": PROVISIONER_API,
+    });
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(plane)
+        .route("/api/v2/buildinfo", get(move || answer(info.clone())))
+}
+
+async fn answer(info: Value) -> Json<Value> {
+    Json(info)
+}
+
+async fn ready(State(plane): State<Arc<Plane>>) -> (StatusCode, &'static str) {
+    if plane.stop().is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
+    }
+    match plane.store().ping().await {
+        Ok(()) => (StatusCode::OK, "ok\n"),
+        Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "database does not answer\n",
+        ),
+    }
+}

@@ -1,0 +1,45 @@
+//! Refused calls as gRPC statuses.
+
+use tonic::Status;
+use tracing::error;
+
+use crate::control::{plane::RequestError, store::StoreError};
+
+/// The status that says what `error` says. Details of the storage go to the log only.
+pub(super) fn status(error: RequestError) -> Status {
+    match &error {
+        RequestError::NotFound { .. } | RequestError::Gone(_) => {
+            Status::not_found(error.to_string())
+        }
+        RequestError::Invalid(_) | RequestError::Parameters(_) => {
+            Status::invalid_argument(error.to_string())
+        }
+        RequestError::Conflict(_) => Status::failed_precondition(error.to_string()),
+        RequestError::Forbidden(_) => Status::permission_denied(error.to_string()),
+        RequestError::Unauthenticated(_) => Status::unauthenticated(error.to_string()),
+        RequestError::Stopping => Status::unavailable(error.to_string()),
+        RequestError::Store(StoreError::DiskFull) => {
+            error!("disk with the database is full; nothing is stored until there is space");
+            Status::unavailable(error.to_string())
+        }
+        RequestError::Store(store) => {
+            error!(error = %chain(store), "database does not do its part");
+            Status::unavailable(error.to_string())
+        }
+        RequestError::Sealed { .. } => {
+            error!(error = %chain(&error), "cannot read what is stored");
+            Status::data_loss(chain(&error))
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,78 @@
+//! Jobs for a daemon in the server's own process.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{
+    model::Daemon,
+    plane::{Plane, RequestError},
+};
+use crate::{
+    job::{CompletedJob, FailedJob, Job, JobId},
+    provision::{JobSource, JobUpdate, JobUpdated, Quota, SourceError},
+    stop::Stop,
+};
+
+/// Hands out jobs to a daemon in this process: what the gRPC service does, without a wire.
+#[derive(Clone)]
+pub struct LocalSource {
+    plane: Arc<Plane>,
+    daemon: Daemon,
+}
+
+impl LocalSource {
+    /// Serves `daemon`, which is registered.
+    pub(super) fn new(plane: Arc<Plane>, daemon: Daemon) -> Self {
+        Self { plane, daemon }
+    }
+}
+
+impl From<RequestError> for SourceError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Gone(reason) => Self::Gone(reason),
+            RequestError::Unauthenticated(reason) => Self::Unauthorized(reason.to_owned()),
+            RequestError::Forbidden(reason) => Self::Unauthorized(reason),
+            // A disk may have space again, a database may be free again: what was not stored is to be repeated.
+            RequestError::Stopping | RequestError::Store(_) => Self::Lost(error.into()),
+            RequestError::NotFound { .. }
+            | RequestError::Invalid(_)
+            | RequestError::Parameters(_)
+            | RequestError::Conflict(_)
+            | RequestError::Sealed { .. } => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl JobSource for LocalSource {
+    async fn acquire(&self, stop: &Stop) -> Result<Option<Job>, SourceError> {
+        Ok(self.plane.acquire(&self.daemon, stop.draining()).await?)
+    }
+
+    async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
+        Ok(self.plane.update_job(&self.daemon, update).await?)
+    }
+
+    async fn commit_quota(&self, job: JobId, daily_cost: i32) -> Result<Quota, SourceError> {
+        Ok(self
+            .plane
+            .commit_quota(&self.daemon, job, daily_cost)
+            .await?)
+    }
+
+    async fn fail(&self, job: FailedJob) -> Result<(), SourceError> {
+        Ok(self.plane.fail_job(&self.daemon, job).await?)
+    }
+
+    async fn complete(&self, job: CompletedJob) -> Result<(), SourceError> {
+        Ok(self.plane.complete_job(&self.daemon, job).await?)
+    }
+
+    async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError> {
+        Ok(self.plane.download_modules(&self.daemon, file).await?)
+    }
+}

@@ -1,0 +1,400 @@
+//! Where the control plane keeps what must last: a trait that says what is atomic, and its implementations.
+//!
+//! Secrets come sealed; a store never sees them. Each method is one transaction: it happens as a whole or not at all.
+
+pub mod sqlite;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::{
+    control::{
+        crypt::Sealed,
+        model::{
+            AuditEntry, Build, BuildId, Daemon, DaemonId, EndedBy, File, FileId, FileKind,
+            JobRecord, JobStatus, KeyId, Learned, Organization, OrganizationId, ProvisionerKey,
+            StateVersion, StoredLine, Template, TemplateId, Token, TokenId, User, UserId, Version,
+            VersionId, Workspace, WorkspaceId,
+        },
+        queue::Waiting,
+        tokens::Hashed,
+    },
+    job::{FailureCode, JobId, LogLine},
+    provision::Quota,
+};
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Something of that name exists, or happens, already.
+    #[error("{0}")]
+    Conflict(String),
+    /// What should be changed is not there.
+    #[error("there is no {what} {id}")]
+    NotFound {
+        /// Such as `job`.
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// There is no space left. Nothing was changed; it works again once there is.
+    #[error("disk with the database is full")]
+    DiskFull,
+    /// The database is damaged.
+    #[error("database is damaged")]
+    Corrupt(#[source] sqlx::Error),
+    /// A row does not have the form that this version writes.
+    #[error("row of {table} does not make sense: {reason}")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Anything else that the database says.
+    #[error("database does not answer as it should")]
+    Database(#[source] sqlx::Error),
+}
+
+impl StoreError {
+    /// What the operator can try next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::DiskFull => {
+                Some("free some space; daemons repeat what was not stored".to_owned())
+            }
+            Self::Corrupt(_) | Self::Row { .. } => {
+                Some("restore the newest backup with `outpost server restore`".to_owned())
+            }
+            Self::Conflict(_) | Self::NotFound { .. } | Self::Database(_) => None,
+        }
+    }
+}
+
+/// A version to add, with the job that imports it.
+#[derive(Clone, Debug)]
+pub struct NewVersion {
+    /// The template, if it is to be made too.
+    pub template: Option<Template>,
+    /// The version.
+    pub version: Version,
+    /// The author's values of Terraform variables.
+    pub variables: Sealed,
+    /// The job.
+    pub job: JobRecord,
+}
+
+/// A build to add, with the job that does it.
+#[derive(Clone, Debug)]
+pub struct NewBuild {
+    /// The workspace, if it is to be made too.
+    pub workspace: Option<Workspace>,
+    /// The build. Its number is given by the store, and its state is that of the build before.
+    pub build: Build,
+    /// The job.
+    pub job: JobRecord,
+}
+
+/// What is new of a job that runs.
+#[derive(Clone, Debug)]
+pub struct JobChange {
+    /// Which job.
+    pub job: JobId,
+    /// New lines, in order.
+    pub lines: Vec<LogLine>,
+    /// What was learned of a version so far.
+    pub learned: Option<(VersionId, Learned)>,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// The end of a job.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// Which job.
+    pub job: JobId,
+    /// Who ends it.
+    pub by: EndedBy,
+    /// Why it failed; empty if it did not.
+    pub error: String,
+    /// A code for the error.
+    pub error_code: Option<FailureCode>,
+    /// Lines for the end of its log, whatever its length.
+    pub lines: Vec<LogLine>,
+    /// What it leaves behind.
+    pub effect: Effect,
+    /// If given, it ends only if nothing has happened to it after this time.
+    pub silent_since: Option<Timestamp>,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What the end of a job leaves behind.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Nothing but the end itself.
+    None,
+    /// What a build made.
+    Build {
+        /// Which build.
+        build: BuildId,
+        /// What becomes of its state.
+        state: StateChange,
+        /// Its resources, timings and modules, if it succeeded.
+        made: Option<Sealed>,
+        /// Whether the workspace is gone.
+        deleted: bool,
+    },
+    /// What an import learned.
+    Import {
+        /// Which version.
+        version: VersionId,
+        /// Everything.
+        learned: Box<Learned>,
+        /// The plan of a started workspace.
+        plan: Option<Sealed>,
+    },
+    /// What a dry run learned.
+    DryRun(Sealed),
+}
+
+/// What becomes of the state of a build.
+#[derive(Clone, Debug)]
+pub enum StateChange {
+    /// It stays as it was before the build.
+    Keep,
+    /// There is none any more.
+    Clear,
+    /// It is a new one.
+    Set(NewState),
+}
+
+/// A state to add.
+#[derive(Clone, Debug)]
+pub struct NewState {
+    /// The state.
+    pub sealed: Sealed,
+    /// SHA-256 of the state with the build's id before it: equal states of a build are kept once.
+    pub digest: [u8; 32],
+}
+
+/// What came of an attempt to end a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It ended now.
+    Now,
+    /// It had ended before, and nothing was changed.
+    Before(EndedBy),
+    /// It goes on, because something has happened to it.
+    Alive,
+}
+
+/// What became of a state that came after the end of its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateState {
+    /// It was there already.
+    Known,
+    /// It is the state after its build now.
+    Adopted,
+    /// It is kept in the history only, because a newer one counts.
+    Kept,
+}
+
+/// What came of a cancellation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// No daemon had it, so it ended.
+    Ended,
+    /// Its daemon will hear of it.
+    Asked,
+    /// It had been cancelled or had ended before.
+    Before,
+}
+
+/// Which jobs to list.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    /// Of one organization, or of all.
+    pub organization: Option<OrganizationId>,
+    /// Of one initiator, or of all.
+    pub initiator: Option<UserId>,
+    /// With any of these; empty for all.
+    pub statuses: Vec<JobStatus>,
+    /// At most this many, newest first.
+    pub limit: usize,
+}
+
+/// Which workspaces to list.
+#[derive(Clone, Debug, Default)]
+pub struct WorkspaceFilter {
+    /// Of one organization, or of all.
+    pub organization: Option<OrganizationId>,
+    /// Of one owner, or of all.
+    pub owner: Option<UserId>,
+    /// Whether to list deleted ones, too.
+    pub deleted: bool,
+}
+
+/// People and how they prove who they are.
+#[async_trait]
+#[expect(
+    missing_docs,
+    reason = "the signature of a plain insert or look-up says all there is"
+)]
+pub trait PeopleStore: Send + Sync {
+    async fn organizations(&self) -> Result<Vec<Organization>, StoreError>;
+    async fn insert_organization(&self, organization: &Organization) -> Result<(), StoreError>;
+
+    async fn users(&self) -> Result<Vec<User>, StoreError>;
+    async fn insert_user(&self, user: &User) -> Result<(), StoreError>;
+    async fn set_budget(&self, user: UserId, budget: Option<i32>) -> Result<(), StoreError>;
+
+    async fn insert_token(&self, token: &Token, value: &Hashed) -> Result<(), StoreError>;
+    async fn token(&self, value: &Hashed) -> Result<Option<(Token, User)>, StoreError>;
+    async fn tokens(&self, user: Option<UserId>) -> Result<Vec<Token>, StoreError>;
+    async fn touch_token(&self, token: TokenId, now: Timestamp) -> Result<(), StoreError>;
+    /// Whether it was there.
+    async fn delete_token(&self, token: TokenId) -> Result<bool, StoreError>;
+    /// Revokes every token of this name; there may be none.
+    async fn delete_tokens_named(&self, user: UserId, name: &str) -> Result<(), StoreError>;
+
+    async fn insert_key(&self, key: &ProvisionerKey, value: &Hashed) -> Result<(), StoreError>;
+    async fn key(&self, value: &Hashed) -> Result<Option<ProvisionerKey>, StoreError>;
+    async fn keys(&self) -> Result<Vec<ProvisionerKey>, StoreError>;
+    /// Whether it was there. The daemons that came with it are forgotten.
+    async fn delete_key(&self, key: KeyId) -> Result<bool, StoreError>;
+}
+
+/// Daemons.
+#[async_trait]
+#[expect(
+    missing_docs,
+    reason = "the signature of a plain insert or look-up says all there is"
+)]
+pub trait DaemonStore: Send + Sync {
+    /// Adds a daemon, or changes the one with the same organization, name and owner, whose id stays.
+    async fn upsert_daemon(&self, daemon: &Daemon) -> Result<Daemon, StoreError>;
+    async fn daemon(&self, id: DaemonId) -> Result<Option<Daemon>, StoreError>;
+    async fn daemons(&self) -> Result<Vec<Daemon>, StoreError>;
+    async fn touch_daemon(&self, id: DaemonId, now: Timestamp) -> Result<(), StoreError>;
+    /// Forgets daemons that were not seen since, and says how many.
+    async fn forget_daemons(&self, unseen_since: Timestamp) -> Result<u64, StoreError>;
+}
+
+/// Files, templates and their versions.
+#[async_trait]
+#[expect(
+    missing_docs,
+    reason = "the signature of a plain insert or look-up says all there is"
+)]
+pub trait TemplateStore: Send + Sync {
+    /// Adds a file, or finds the one with the same kind and content.
+    async fn insert_file(&self, kind: FileKind, content: Bytes) -> Result<FileId, StoreError>;
+    async fn file(&self, id: FileId) -> Result<Option<File>, StoreError>;
+
+    /// Adds a version and its job.
+    async fn insert_version(&self, new: NewVersion) -> Result<(), StoreError>;
+    async fn templates(&self) -> Result<Vec<Template>, StoreError>;
+    async fn template(&self, id: TemplateId) -> Result<Option<Template>, StoreError>;
+    async fn delete_template(&self, id: TemplateId, now: Timestamp) -> Result<(), StoreError>;
+    /// Newest first.
+    async fn versions(&self, template: TemplateId) -> Result<Vec<Version>, StoreError>;
+    async fn version(&self, id: VersionId) -> Result<Option<Version>, StoreError>;
+    async fn learned(&self, id: VersionId) -> Result<Learned, StoreError>;
+    async fn version_variables(&self, id: VersionId) -> Result<Sealed, StoreError>;
+    async fn activate_version(&self, id: VersionId, now: Timestamp) -> Result<(), StoreError>;
+}
+
+/// Workspaces, their builds and states, and what they cost.
+#[async_trait]
+#[expect(
+    missing_docs,
+    reason = "the signature of a plain insert or look-up says all there is"
+)]
+pub trait WorkspaceStore: Send + Sync {
+    /// Adds a build and its job. Refused with [`StoreError::Conflict`] while another one goes on.
+    async fn insert_build(&self, new: NewBuild) -> Result<Build, StoreError>;
+    /// Sorted by owner and name.
+    async fn workspaces(&self, filter: &WorkspaceFilter) -> Result<Vec<Workspace>, StoreError>;
+    async fn workspace(&self, id: WorkspaceId) -> Result<Option<Workspace>, StoreError>;
+    /// Newest first.
+    async fn builds(&self, workspace: WorkspaceId) -> Result<Vec<Build>, StoreError>;
+    async fn build(&self, id: BuildId) -> Result<Option<Build>, StoreError>;
+    async fn latest_build(&self, workspace: WorkspaceId) -> Result<Option<Build>, StoreError>;
+    /// Resources, timings and modules, if it succeeded.
+    async fn made(&self, build: BuildId) -> Result<Option<Sealed>, StoreError>;
+    /// The state after a build and the build that made it, to which it is sealed.
+    async fn state(&self, build: BuildId) -> Result<Option<(BuildId, Sealed)>, StoreError>;
+    /// All states of a workspace, oldest first.
+    async fn states(&self, workspace: WorkspaceId) -> Result<Vec<StateVersion>, StoreError>;
+    /// Keeps a state that came after the end of its job.
+    async fn insert_late_state(
+        &self,
+        build: BuildId,
+        state: NewState,
+        now: Timestamp,
+    ) -> Result<LateState, StoreError>;
+    /// Commits what a build costs, unless that is over the owner's budget and more than the build before cost.
+    async fn commit_quota(&self, build: BuildId, daily_cost: i32) -> Result<Quota, StoreError>;
+    /// What a user's workspaces cost.
+    async fn consumed(&self, user: UserId, organization: OrganizationId)
+    -> Result<i32, StoreError>;
+}
+
+/// Jobs and their logs.
+#[async_trait]
+#[expect(
+    missing_docs,
+    reason = "the signature of a plain insert or look-up says all there is"
+)]
+pub trait JobStore: Send + Sync {
+    /// Adds a job that belongs to nothing else: a dry run.
+    async fn insert_job(&self, job: &JobRecord) -> Result<(), StoreError>;
+    async fn job(&self, id: JobId) -> Result<Option<JobRecord>, StoreError>;
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, StoreError>;
+    /// All that nobody took yet.
+    async fn waiting(&self) -> Result<Vec<Waiting>, StoreError>;
+    /// All that have not ended.
+    async fn open_jobs(&self) -> Result<Vec<JobRecord>, StoreError>;
+    /// Gives a job to a daemon, unless it was taken, cancelled or ended: then `false`.
+    async fn start_job(
+        &self,
+        job: JobId,
+        daemon: &Daemon,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+    /// Writes down that a job lives and what is new of it. Says whether it was cancelled.
+    async fn update_job(&self, change: JobChange) -> Result<bool, StoreError>;
+    async fn cancel_job(&self, job: JobId, now: Timestamp) -> Result<Cancelled, StoreError>;
+    /// Ends a job with all that it leaves behind, once.
+    async fn end_job(&self, end: End) -> Result<Ended, StoreError>;
+    /// The stage of the last line of its log; empty if it has none.
+    async fn last_stage(&self, job: JobId) -> Result<String, StoreError>;
+    async fn dry_run(&self, job: JobId) -> Result<Option<Sealed>, StoreError>;
+    /// Lines with a greater id than `after`, in order.
+    async fn log_lines(
+        &self,
+        job: JobId,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<StoredLine>, StoreError>;
+}
+
+/// Everything that the control plane asks of its storage.
+#[async_trait]
+pub trait Store: PeopleStore + DaemonStore + TemplateStore + WorkspaceStore + JobStore {
+    /// Adds an entry; its id is given by the store. Nothing can change or remove one.
+    async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;
+    /// Newest first, with a smaller id than `before` if that is given.
+    async fn audit_entries(
+        &self,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// Whether it answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+    /// Ends orderly.
+    async fn close(&self);
+}
