@@ -77,19 +77,38 @@ pub struct Lab {
 }
 
 impl Lab {
-    pub fn new() -> Self {
-        Self::with(
-            binary::find(&std::env::var_os("PATH").unwrap()).unwrap(),
-            Duration::from_secs(60),
-        )
+    /// An engine that misbehaves at one step.
+    pub fn misbehaving(how: &str, step: &str) -> Self {
+        let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/bin/fake-engine");
+        let dir = tempfile::tempdir().unwrap();
+        let pid_file = dir.path().join("pid");
+        let mut environment = Environment::of_host(std::env::vars_os(), &[]);
+        environment.set("FAKE", how);
+        environment.set("FAKE_AT", step);
+        environment.set("FAKE_PID_FILE", &pid_file);
+        Self::built(dir, binary, environment, Duration::from_millis(300))
     }
 
-    pub fn with(binary: PathBuf, exit_timeout: Duration) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    pub fn new() -> Self {
+        Self::within(tempfile::tempdir().unwrap())
+    }
+
+    pub fn within(dir: TempDir) -> Self {
+        let binary = binary::find(&std::env::var_os("PATH").unwrap()).unwrap();
+        let environment = Environment::of_host(std::env::vars_os(), &[]);
+        Self::built(dir, binary, environment, Duration::from_secs(60))
+    }
+
+    fn built(
+        dir: TempDir,
+        binary: PathBuf,
+        environment: Environment,
+        exit_timeout: Duration,
+    ) -> Self {
         let config = EngineConfig {
             binary,
             work_dir: dir.path().join("work"),
-            environment: Environment::of_host(std::env::vars_os(), &[]),
+            environment,
             exit_timeout,
             plugin_cache_dir: None,
             agent_scripts: BTreeMap::new(),
@@ -145,6 +164,10 @@ impl Lab {
         dirs.filter(|dir| !dir.to_str().unwrap().ends_with(".private"))
             .next()
             .unwrap()
+    }
+
+    pub fn lines(&self) -> Vec<(LogLevel, String)> {
+        self.log.lines.lock().unwrap().clone()
     }
 
     pub fn is_clean(&self) -> bool {
@@ -514,4 +537,250 @@ resource "terraform_data" "x" {{
     let pid = nix::unistd::Pid::from_raw(pid);
     assert!(Path::new(&format!("/proc/{pid}")).exists());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// The processes whose group is `group`.
+fn group_members(group: i32) -> usize {
+    let is_member = |entry: &fs::DirEntry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields = stat.rsplit(") ").next().unwrap_or_default();
+        let mut fields = fields.split(' ');
+        fields.next() != Some("Z")
+            && fields
+                .nth(1)
+                .is_some_and(|field| field == group.to_string())
+    };
+    fs::read_dir("/proc")
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(is_member)
+        .count()
+}
+
+#[tokio::test]
+async fn an_engine_that_ignores_the_interrupt_is_killed_with_its_group() {
+    for step in ["init", "plan", "apply"] {
+        let lab = Lab::misbehaving("deaf", step);
+        let mut session = lab.open().await;
+        let dir = lab.session_dir();
+        let run = async {
+            lab.init(session.as_mut(), &[("main.tf", "")]).await?;
+            session
+                .plan(
+                    request(Transition::Start, Bytes::new()),
+                    lab.log.clone(),
+                    &lab.stop,
+                )
+                .await?;
+            let applied = session
+                .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+                .await;
+            applied.failure.map_or(Ok(()), Err)
+        };
+        let cancel = async {
+            lab.log.wait_for("started").await;
+            let group = fs::read_dir("/proc")
+                .unwrap()
+                .map(Result::unwrap)
+                .find_map(|entry| {
+                    let at = fs::read_link(entry.path().join("cwd")).ok()?;
+                    let id = entry.file_name().to_str()?.parse::<i32>().ok()?;
+                    (at == dir).then(|| {
+                        nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(id)))
+                            .unwrap()
+                            .as_raw()
+                    })
+                });
+            lab.stop.cancel();
+            group.unwrap()
+        };
+
+        let (result, group) = tokio::join!(run, cancel);
+
+        assert!(
+            result.unwrap_err().error.contains("signal: killed"),
+            "{step}"
+        );
+        assert_eq!(group_members(group), 0, "{step} left processes behind");
+        session.close().await;
+        assert!(lab.is_clean());
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_holds_the_pipes_delays_a_step_by_seconds_only() {
+    let lab = Lab::misbehaving("clingy", "init");
+    let mut session = lab.open().await;
+    let started = std::time::Instant::now();
+
+    lab.init(session.as_mut(), &[("main.tf", "")])
+        .await
+        .unwrap();
+
+    assert!(started.elapsed() < Duration::from_secs(30));
+    let pid: i32 = fs::read_to_string(lab.dir.path().join("pid"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    assert!(lab.log.has("done"));
+    session.close().await;
+}
+
+#[tokio::test]
+async fn a_line_without_end_is_cut_and_what_follows_is_kept() {
+    let lab = Lab::misbehaving("endless", "plan");
+    let mut session = lab.ready("").await;
+
+    session
+        .plan(
+            request(Transition::Start, Bytes::new()),
+            lab.log.clone(),
+            &lab.stop,
+        )
+        .await
+        .unwrap();
+
+    let longest = lab
+        .lines()
+        .iter()
+        .map(|(_, line)| line.len())
+        .max()
+        .unwrap();
+    assert!(longest < (1 << 20) + 100, "{longest}");
+    assert!(lab.log.has("bytes more") && lab.log.has("after the line"));
+    session.close().await;
+}
+
+#[tokio::test]
+async fn output_that_is_no_text_is_made_readable() {
+    let lab = Lab::misbehaving("garbled", "init");
+    let mut session = lab.open().await;
+
+    let failure = lab
+        .init(session.as_mut(), &[("main.tf", "")])
+        .await
+        .unwrap_err();
+
+    assert_eq!(failure.error, "initialize terraform: exit status 1");
+    assert!(
+        lab.log.has("a\u{fffd}b\u{fffd}c") && lab.log.has("last"),
+        "{}",
+        lab.log.all()
+    );
+    session.close().await;
+}
+
+#[tokio::test]
+async fn a_state_that_was_only_printed_is_kept_and_never_logged() {
+    let lab = Lab::misbehaving("distress", "apply");
+    let mut session = lab.ready("").await;
+    session
+        .plan(
+            request(Transition::Start, Bytes::new()),
+            lab.log.clone(),
+            &lab.stop,
+        )
+        .await
+        .unwrap();
+
+    let applied = session
+        .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+        .await;
+
+    let state: serde_json::Value = serde_json::from_slice(&applied.state.unwrap()).unwrap();
+    assert_eq!(state["padding"].as_str().unwrap().len(), 3_000_000);
+    assert!(!lab.log.has("xxxx") && lab.log.has("Emergency state dump"));
+    assert!(
+        lab.log.has("the state that it printed instead is used"),
+        "{}",
+        lab.log.all()
+    );
+    session.close().await;
+}
+
+/// Runs itself again in a mount namespace with a small disk, where the kernel allows.
+#[test]
+fn an_apply_on_a_full_disk_keeps_the_state() {
+    const DISK: &str = "OUTPOST_TEST_SMALL_DISK";
+    if let Some(disk) = std::env::var_os(DISK) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        return runtime.block_on(apply_on_full_disk(Path::new(&disk)));
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let script =
+        r#"mount -t tmpfs -o size=1m tmpfs "$1" && touch "$1/.mounted" && exec "$2" --exact "$3""#;
+    let name = "engine::an_apply_on_a_full_disk_keeps_the_state";
+    let mut child = std::process::Command::new("unshare");
+    child.args([
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+    ]);
+    child
+        .arg(disk.path())
+        .arg(std::env::current_exe().unwrap())
+        .arg(name)
+        .env(DISK, disk.path());
+    let output = child.output();
+    let said = output
+        .as_ref()
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    if !said.contains("running 1 test") {
+        println!("skipped: no mount namespace here: {output:?}");
+        return;
+    }
+    assert!(output.unwrap().status.success(), "{said}");
+}
+
+async fn apply_on_full_disk(disk: &Path) {
+    let lab = Lab::within(TempDir::new_in(disk).unwrap());
+    let main = r#"
+resource "terraform_data" "first" {
+  input = "precious"
+  provisioner "local-exec" { command = "dd if=/dev/zero of=fill bs=4096 2>/dev/null || true" }
+}
+"#;
+    let mut session = lab.ready(main).await;
+    session
+        .plan(
+            request(Transition::Start, Bytes::new()),
+            lab.log.clone(),
+            &lab.stop,
+        )
+        .await
+        .unwrap();
+
+    let applied = session
+        .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+        .await;
+
+    assert!(applied.failure.is_some(), "{}", lab.log.all());
+    let state = applied
+        .state
+        .unwrap_or_else(|| panic!("no state\n{}", lab.log.all()));
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    assert_eq!(
+        state["resources"][0]["instances"][0]["attributes"]["input"]["value"],
+        "precious"
+    );
+    assert!(
+        lab.log.has("the state that it printed instead is used"),
+        "{}",
+        lab.log.all()
+    );
+    session.close().await;
 }
