@@ -1,3 +1,9 @@
 //! TLS, proxies and HTTP, which several engines share.
 
 pub mod websocket;
+
+/// Makes aws-lc-rs the cryptography of every TLS connection. Calling it twice does nothing.
+pub fn install_crypto_provider() {
+    // An error says that a provider is there already, and we have no other.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

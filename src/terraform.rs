@@ -8,6 +8,7 @@ pub mod binary;
 mod diagnostic;
 mod env;
 pub mod graph;
+pub mod install;
 mod log_stream;
 pub mod plan;
 pub mod reference_json;

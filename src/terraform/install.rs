@@ -1,0 +1,309 @@
+//! Fetching an engine where there is none: a pinned version, its checksum and its publisher's signature verified.
+//!
+//! # Source
+//! The layout of the publisher's releases site: `<product>/<version>/<product>_<version>_<os>_<arch>.zip` beside
+//! `…_SHA256SUMS` and `…_SHA256SUMS.sig`. The version is the one that Coder installs.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use pgp::composed::{Deserializable as _, DetachedSignature, SignedPublicKey};
+use semver::Version;
+use sha2::{Digest as _, Sha256};
+use tracing::info;
+use url::Url;
+
+use crate::{files, stop::Stop};
+
+/// The version that is fetched.
+pub const PINNED: Version = Version::new(1, 14, 5);
+
+/// The publisher's key, with which releases are signed: fingerprint C874 011F 0AB4 0511 0D02 1055 3436 5D94 72D7 468F.
+const PUBLISHER_KEY: &str = include_str!("install/hashicorp.asc");
+
+/// Bytes of a package, of its executable, and of a list of checksums.
+const MAX_PACKAGE_BYTES: usize = 256 << 20;
+const MAX_BINARY_BYTES: u64 = 512 << 20;
+const MAX_LIST_BYTES: usize = 1 << 20;
+/// Time without a byte after which a download counts as dead.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where engines come from and where they are kept.
+#[derive(Clone, Debug)]
+pub struct Installer {
+    /// Our cache; made if it is missing.
+    pub cache_dir: PathBuf,
+    /// The releases site, or a mirror of it.
+    pub base_url: Url,
+    /// The publisher's public key, armoured.
+    pub publisher_key: String,
+}
+
+/// Why no engine was fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A file cannot be downloaded.
+    #[error("failed to download {url}")]
+    Download {
+        /// Which file.
+        url: Url,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// A file is larger than such a file should be.
+    #[error("{url} has more than {limit} bytes")]
+    TooLarge {
+        /// Which file.
+        url: Url,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// The list of checksums is not the publisher's.
+    #[error("the signature of {url} is not the publisher's")]
+    Signature {
+        /// The list.
+        url: Url,
+        /// Why.
+        source: Box<pgp::errors::Error>,
+    },
+    /// The package is not the one that the publisher signed.
+    #[error("{url} has checksum {found}, the publisher signed {wanted}")]
+    Checksum {
+        /// The package.
+        url: Url,
+        /// What it should be; empty if the list does not name the package.
+        wanted: String,
+        /// What it is.
+        found: String,
+    },
+    /// The package has no engine in it.
+    #[error("{url} has no usable executable")]
+    Package {
+        /// The package.
+        url: Url,
+        /// Why.
+        source: zip::result::ZipError,
+    },
+    /// The cache cannot be used.
+    #[error("cache directory `{}` cannot be used", .path.display())]
+    Cache {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("stopped before an engine was fetched")]
+    Stopped,
+}
+
+impl InstallError {
+    /// What the operator can try next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Download { .. } | Self::TooLarge { .. } | Self::Package { .. } => Some(
+                "without a network, put `terraform` or `tofu` on PATH, or name one with --engine PATH".to_owned(),
+            ),
+            Self::Signature { .. } | Self::Checksum { .. } => Some(
+                "do not use this file; check what stands between this machine and the releases site, or name an engine \
+                 with --engine PATH"
+                    .to_owned(),
+            ),
+            Self::Cache { path, .. } => Some(format!("make `{}` writable, or choose another cache", path.display())),
+            Self::Stopped => None,
+        }
+    }
+}
+
+impl Installer {
+    /// An installer that fetches from the publisher.
+    pub fn from_publisher(cache_dir: PathBuf) -> Self {
+        let base_url = Url::parse("https://releases.hashicorp.com/").expect("the address is valid");
+        Self {
+            cache_dir,
+            base_url,
+            publisher_key: PUBLISHER_KEY.to_owned(),
+        }
+    }
+
+    /// The engine in the cache, fetched if it is not there. Several processes may ask at once; one fetches.
+    ///
+    /// # Errors
+    /// [`InstallError`]; the cache has the whole engine or none.
+    pub async fn install(
+        &self,
+        client: &reqwest::Client,
+        stop: &Stop,
+    ) -> Result<PathBuf, InstallError> {
+        let unusable = |source| InstallError::Cache {
+            path: self.cache_dir.clone(),
+            source,
+        };
+        files::create_private_dir(&self.cache_dir).map_err(unusable)?;
+        let binary = self.cache_dir.join(format!("terraform-{PINNED}"));
+        let lock = files::Lock::acquire(&self.cache_dir.join("engine.lock"), stop)
+            .await
+            .map_err(unusable)?;
+        let Some(_lock) = lock else {
+            return Err(InstallError::Stopped);
+        };
+        if binary.exists() {
+            return Ok(binary);
+        }
+        info!(version = %PINNED, from = %self.base_url, "no engine found, fetching Terraform");
+        tokio::select! {
+            fetched = self.fetch(client, &binary) => fetched?,
+            () = stop.cancelled() => return Err(InstallError::Stopped),
+        }
+        info!(path = %binary.display(), "fetched Terraform");
+        Ok(binary)
+    }
+
+    async fn fetch(&self, client: &reqwest::Client, binary: &Path) -> Result<(), InstallError> {
+        let name = format!(
+            "terraform_{PINNED}_{}_{}.zip",
+            std::env::consts::OS,
+            architecture()
+        );
+        let list_url = self.url(&format!("terraform_{PINNED}_SHA256SUMS"));
+        let list = download(client, &list_url, MAX_LIST_BYTES).await?;
+        let signature_url = self.url(&format!("terraform_{PINNED}_SHA256SUMS.sig"));
+        let signature = download(client, &signature_url, MAX_LIST_BYTES).await?;
+        verify(&list, &signature, &self.publisher_key).map_err(|source| {
+            InstallError::Signature {
+                url: list_url,
+                source: Box::new(source),
+            }
+        })?;
+        let url = self.url(&name);
+        let package = download(client, &url, MAX_PACKAGE_BYTES).await?;
+        let (wanted, found) = (
+            checksum_of(&list, &name),
+            hex::encode(Sha256::digest(&package)),
+        );
+        if wanted.as_deref() != Some(&found) {
+            return Err(InstallError::Checksum {
+                url,
+                wanted: wanted.unwrap_or_default(),
+                found,
+            });
+        }
+        let (binary, cache) = (binary.to_owned(), self.cache_dir.clone());
+        let unpacked =
+            tokio::task::spawn_blocking(move || unpack(package, &binary, &cache, &url)).await;
+        unpacked.unwrap_or_else(|panic| {
+            Err(InstallError::Cache {
+                path: self.cache_dir.clone(),
+                source: io::Error::other(panic),
+            })
+        })
+    }
+
+    fn url(&self, name: &str) -> Url {
+        let mut url = self.base_url.clone();
+        url.set_path(&format!(
+            "{}/terraform/{PINNED}/{name}",
+            url.path().trim_end_matches('/')
+        ));
+        url
+    }
+}
+
+/// The platform's architecture in the publisher's words.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    }
+}
+
+async fn download(
+    client: &reqwest::Client,
+    url: &Url,
+    limit: usize,
+) -> Result<Vec<u8>, InstallError> {
+    let failed = |source| InstallError::Download {
+        url: url.clone(),
+        source,
+    };
+    let response = client
+        .get(url.clone())
+        .timeout(READ_TIMEOUT * 20)
+        .send()
+        .await
+        .map_err(failed)?;
+    let mut response = response.error_for_status().map_err(failed)?;
+    let mut content = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if content.len() + chunk.len() > limit {
+            return Err(InstallError::TooLarge {
+                url: url.clone(),
+                limit,
+            });
+        }
+        content.extend_from_slice(&chunk);
+    }
+    Ok(content)
+}
+
+/// Checks a detached signature against a key or one of its subkeys.
+fn verify(content: &[u8], signature: &[u8], key: &str) -> pgp::errors::Result<()> {
+    let (key, _) = SignedPublicKey::from_string(key)?;
+    key.verify_bindings()?;
+    let signature = DetachedSignature::from_bytes(signature)?;
+    let by_subkey = || {
+        key.public_subkeys
+            .iter()
+            .any(|subkey| signature.verify(subkey, content).is_ok())
+    };
+    match signature.verify(&key, content) {
+        Err(_) if by_subkey() => Ok(()),
+        result => result,
+    }
+}
+
+/// The checksum of a file in a list of lines such as `HASH  NAME`.
+fn checksum_of(list: &[u8], name: &str) -> Option<String> {
+    let list = std::str::from_utf8(list).ok()?;
+    list.lines().find_map(|line| {
+        let (hash, file) = line.split_once("  ")?;
+        (file == name).then(|| hash.to_ascii_lowercase())
+    })
+}
+
+/// Writes the executable beside its place and moves it there.
+fn unpack(package: Vec<u8>, binary: &Path, cache: &Path, url: &Url) -> Result<(), InstallError> {
+    let damaged = |source| InstallError::Package {
+        url: url.clone(),
+        source,
+    };
+    let unusable = |source| InstallError::Cache {
+        path: cache.to_owned(),
+        source,
+    };
+    let mut archive = zip::ZipArchive::new(io::Cursor::new(package)).map_err(damaged)?;
+    let mut entry = archive
+        .by_name("terraform")
+        .map_err(damaged)?
+        .take(MAX_BINARY_BYTES);
+    let mut file = tempfile::NamedTempFile::new_in(cache).map_err(unusable)?;
+    io::copy(&mut entry, &mut file).map_err(unusable)?;
+    file.flush().map_err(unusable)?;
+    file.as_file()
+        .set_permissions(fs::Permissions::from_mode(0o755))
+        .map_err(unusable)?;
+    file.as_file().sync_all().map_err(unusable)?;
+    file.persist(binary)
+        .map_err(|error| unusable(error.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
