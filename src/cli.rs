@@ -2,11 +2,21 @@
 
 mod completions;
 mod config;
+mod dev;
+mod engine;
 mod exit;
+mod follow;
+mod job;
 mod output;
+mod progress;
 mod psk;
+mod remote;
+mod rows;
+mod server;
 mod signals;
+mod template;
 mod version;
+mod workspace;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -16,13 +26,45 @@ use self::output::{Format, Output};
 use crate::{
     config::{ConfigError, File, Section},
     observe::{self, LogFormat},
+    stop::Stop,
 };
 
 /// Sections of the configuration file.
-const SECTIONS: &[Section] = &[Section {
-    name: "",
-    commands: &[&[]],
-}];
+const SECTIONS: &[Section] = &[
+    Section {
+        name: "",
+        commands: &[&[]],
+    },
+    Section {
+        name: "dev",
+        commands: &[&["dev"]],
+    },
+    Section {
+        name: "server",
+        commands: &[&["server"]],
+    },
+    Section {
+        name: "client",
+        commands: &[
+            &["template", "list"],
+            &["template", "push"],
+            &["template", "show"],
+            &["template", "versions"],
+            &["template", "activate"],
+            &["template", "delete"],
+            &["workspace", "list"],
+            &["workspace", "create"],
+            &["workspace", "start"],
+            &["workspace", "stop"],
+            &["workspace", "delete"],
+            &["workspace", "show"],
+            &["job", "list"],
+            &["job", "show"],
+            &["job", "logs"],
+            &["job", "cancel"],
+        ],
+    },
+];
 
 /// A Terraform-driven provisioner runtime for Coder
 #[derive(Debug, Parser)]
@@ -44,8 +86,10 @@ struct Global {
     #[arg(long, global = true, value_name = "FORMAT", env = "OUTPOST_OUTPUT", default_value = "table", help_heading = GLOBAL)]
     output: Format,
     /// What is logged on stderr: a level, or directives such as `outpost=debug,sqlx=warn`
-    #[arg(long, global = true, value_name = "FILTER", env = "OUTPOST_LOG", default_value = "info", help_heading = GLOBAL)]
-    log: String,
+    ///
+    /// Services log from `info` on, other commands from `warn` on.
+    #[arg(long, global = true, value_name = "FILTER", env = "OUTPOST_LOG", help_heading = GLOBAL)]
+    log: Option<String>,
     /// How log lines look
     #[arg(long, global = true, value_name = "FORMAT", env = "OUTPOST_LOG_FORMAT", default_value = "human", help_heading = GLOBAL)]
     log_format: LogFormat,
@@ -56,6 +100,21 @@ const GLOBAL: &str = "Global options";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Import a template and build a workspace on this machine, all in one process
+    #[command(after_help = exit::HELP)]
+    Dev(dev::Dev),
+    /// Run a control plane for a laptop, a lab or a small site
+    #[command(after_help = exit::HELP)]
+    Server(server::Server),
+    /// Templates and their versions
+    #[command(subcommand, after_help = exit::HELP)]
+    Template(template::Template),
+    /// Workspaces
+    #[command(subcommand, after_help = exit::HELP)]
+    Workspace(workspace::Workspace),
+    /// Jobs: imports, dry runs and builds
+    #[command(subcommand, after_help = exit::HELP)]
+    Job(job::Job),
     /// Check or show the configuration
     #[command(subcommand, after_help = exit::HELP)]
     Config(self::config::Config),
@@ -148,15 +207,45 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn run(cli: Cli, settings: Settings) -> anyhow::Result<()> {
-    observe::init(&cli.global.log, cli.global.log_format)
-        .map_err(|error| exit::UsageError(format!("`--log {}`: {error}", cli.global.log)))?;
     let output = Output {
         format: cli.global.output,
     };
     match cli.command {
-        Command::Config(command) => command.exec(settings, output),
-        Command::Psk(command) => command.exec(output),
-        Command::Completions(command) => command.exec(settings.root),
-        Command::Version(command) => command.exec(output),
+        Command::Config(command) => return command.exec(settings, output),
+        Command::Psk(command) => return command.exec(output),
+        Command::Completions(command) => return command.exec(settings.root),
+        Command::Version(command) => return command.exec(output),
+        _ => {}
+    }
+    settings.file?;
+    let filter = cli
+        .global
+        .log
+        .unwrap_or_else(|| cli.command.default_log().to_owned());
+    observe::init(&filter, cli.global.log_format)
+        .map_err(|error| exit::UsageError(format!("`--log {filter}`: {error}")))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async { cli.command.exec(output, signals::listen()?).await })
+}
+
+impl Command {
+    fn default_log(&self) -> &'static str {
+        match self {
+            Self::Server(command) if command.is_service() => "info",
+            _ => "warn",
+        }
+    }
+
+    async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        match self {
+            Self::Dev(command) => command.exec(output, stop).await,
+            Self::Server(command) => command.exec(output, stop).await,
+            Self::Template(command) => command.exec(output, stop).await,
+            Self::Workspace(command) => command.exec(output, stop).await,
+            Self::Job(command) => command.exec(output, stop).await,
+            Self::Config(_) | Self::Psk(_) | Self::Completions(_) | Self::Version(_) => Ok(()),
+        }
     }
 }

@@ -32,6 +32,16 @@ impl Stop {
         }
     }
 
+    /// A handle for the cleaning up that a cancel asks for: of this one's stages it follows only the kill.
+    #[must_use]
+    pub fn cleanup(&self) -> Self {
+        Self {
+            drain: self.kill.child_token(),
+            cancel: self.kill.child_token(),
+            kill: self.kill.child_token(),
+        }
+    }
+
     /// Asks to take no new work.
     pub fn drain(&self) {
         self.drain.cancel();
@@ -91,6 +101,18 @@ mod tests {
         stop.kill();
 
         assert!(stop.is_draining() && stop.is_cancelled() && stop.is_killed());
+    }
+
+    #[test]
+    fn cleaning_up_goes_on_after_a_cancel_and_ends_with_a_kill() {
+        let stop = Stop::new();
+        let cleanup = stop.cleanup();
+
+        stop.cancel();
+        assert!(!cleanup.is_draining() && !cleanup.is_cancelled());
+
+        stop.kill();
+        assert!(cleanup.is_draining() && cleanup.is_cancelled() && cleanup.is_killed());
     }
 
     #[test]

@@ -7,7 +7,14 @@ use std::{
     process::ExitCode,
 };
 
-use crate::config::ConfigError;
+use tonic::{Code, Status};
+
+use crate::{
+    config::ConfigError,
+    control::{StartError, backup::BackupError},
+    files::archive::ArchiveError,
+    terraform::binary::BinaryError,
+};
 
 /// It did what it should.
 pub(super) const OK: u8 = 0;
@@ -89,7 +96,7 @@ pub(super) fn report(result: anyhow::Result<()>) -> ExitCode {
 fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for link in error.chain() {
-        let link = link.to_string();
+        let link = text_of(link);
         if !text.ends_with(&link) {
             let separator = if text.is_empty() { "" } else { ": " };
             text.push_str(separator);
@@ -99,14 +106,42 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
+/// A refusal of the server is what it says; how gRPC counts it helps nobody.
+fn text_of(error: &(dyn Error + 'static)) -> String {
+    match error.downcast_ref::<Status>() {
+        Some(status) if status.code() == Code::Unavailable => {
+            "the server does not answer".to_owned()
+        }
+        Some(status) => status.message().to_owned(),
+        None => error.to_string(),
+    }
+}
+
 fn hint_of(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|link| {
         if let Some(hinted) = link.downcast_ref::<Hinted>() {
             return Some(hinted.hint.clone());
         }
-        link.downcast_ref::<ConfigError>()
-            .and_then(ConfigError::hint)
+        if let Some(status) = link.downcast_ref::<Status>() {
+            return server_hint(status);
+        }
+        None.or_else(|| link.downcast_ref::<ConfigError>()?.hint())
+            .or_else(|| link.downcast_ref::<StartError>()?.hint())
+            .or_else(|| link.downcast_ref::<BackupError>()?.hint())
+            .or_else(|| link.downcast_ref::<ArchiveError>()?.hint())
+            .or_else(|| link.downcast_ref::<BinaryError>()?.hint())
     })
+}
+
+fn server_hint(status: &Status) -> Option<String> {
+    let hint = match status.code() {
+        Code::Unavailable => {
+            "is `outpost server` running there? `--url` or OUTPOST_URL names another one"
+        }
+        Code::Unauthenticated => "give a valid token with OUTPOST_TOKEN_FILE or OUTPOST_TOKEN",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {

@@ -11,6 +11,7 @@
 
 mod conversion;
 mod engine;
+mod layers;
 mod proto_fresh;
 mod recordings;
 mod source;

@@ -1,0 +1,288 @@
+//! `outpost dev --check`: create, stop, start, delete, and a look at what each left behind.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use super::{Report, Run, human, local};
+use crate::{
+    cli::{
+        exit::Interrupted,
+        output::{Output, Row},
+        rows,
+        workspace::{build, create},
+    },
+    job::Transition,
+    proto::outpost::v1::{BuildDetails, CreateWorkspaceRequest},
+    stop::Stop,
+};
+
+/// One build, and what was wrong after it.
+#[derive(Debug, Serialize)]
+pub(super) struct Step {
+    name: &'static str,
+    seconds: f64,
+    seen: String,
+    problems: Vec<String>,
+}
+
+impl Row for Step {
+    const COLUMNS: &'static [&'static str] = &["Step", "Result", "Took", "Seen"];
+
+    fn cells(&self) -> Vec<String> {
+        let result = if self.problems.is_empty() {
+            "ok"
+        } else {
+            "FAILED"
+        };
+        let mut seen = vec![self.seen.clone()];
+        seen.extend(self.problems.iter().map(|problem| format!("! {problem}")));
+        seen.retain(|line| !line.is_empty());
+        let took = format!("{:.1} s", self.seconds);
+        vec![self.name.into(), result.into(), took, seen.join("\n")]
+    }
+}
+
+/// The builds in order, with the status that each leads to.
+const STEPS: [(&str, Transition, &str); 4] = [
+    ("create", Transition::Start, "running"),
+    ("stop", Transition::Stop, "stopped"),
+    ("start", Transition::Start, "running"),
+    ("delete", Transition::Destroy, "deleted"),
+];
+
+impl Run {
+    /// Goes through all steps, prints what was found, and fails if anything was not as it should be.
+    pub(super) async fn check(
+        &mut self,
+        request: CreateWorkspaceRequest,
+        output: Output,
+        stop: &Stop,
+    ) -> anyhow::Result<()> {
+        let mut report = Report {
+            resources: Vec::new(),
+            parameters: Vec::new(),
+            steps: Vec::new(),
+        };
+        let mut pids = BTreeSet::new();
+        for (name, transition, status) in STEPS {
+            let began = Instant::now();
+            let built = match name {
+                "create" => self.create(request.clone(), stop).await,
+                _ => {
+                    let request = self.build_request(transition);
+                    build(&mut self.api, request, self.show, stop).await
+                }
+            };
+            let took = began.elapsed();
+            let (step, went_on) = match built {
+                Ok(built) => {
+                    if transition == Transition::Start {
+                        report.resources = self.with_persistence(built.resources.clone());
+                        report.parameters = self.answered(&built.parameters);
+                    }
+                    (
+                        self.verify(name, transition, status, built, took, &mut pids)
+                            .await?,
+                        true,
+                    )
+                }
+                Err(error) => (Step::failed(name, took, &error), false),
+            };
+            report.steps.push(step);
+            if !went_on {
+                break;
+            }
+        }
+        output.item(&report, human)?;
+        let is_good = |step: &Step| step.problems.is_empty();
+        match report.steps.len() == STEPS.len() && report.steps.iter().all(is_good) {
+            true => Ok(()),
+            false if stop.is_cancelled() => Err(Interrupted.into()),
+            false => anyhow::bail!("the check of the template {} failed", self.template),
+        }
+    }
+
+    async fn create(
+        &mut self,
+        request: CreateWorkspaceRequest,
+        stop: &Stop,
+    ) -> anyhow::Result<BuildDetails> {
+        let made = create(&mut self.api, request, self.show, stop).await?;
+        let build = made.latest_build.unwrap_or_default();
+        crate::cli::workspace::details(&mut self.api, build.id).await
+    }
+
+    async fn verify(
+        &mut self,
+        name: &'static str,
+        transition: Transition,
+        status: &str,
+        built: BuildDetails,
+        took: Duration,
+        pids: &mut BTreeSet<i32>,
+    ) -> anyhow::Result<Step> {
+        let mut problems = Vec::new();
+        let seen = self.status().await?.unwrap_or_else(|| "deleted".to_owned());
+        if seen != status {
+            problems.push(format!("the workspace is {seen}, not {status}"));
+        }
+        let resources = self.with_persistence(built.resources);
+        problems.extend(compare(&self.expected(transition), &resources, transition));
+        let place = self.look_around(transition, pids, &mut problems);
+        Ok(Step {
+            name,
+            seconds: took.as_secs_f64(),
+            seen: format!("{seen}, {} resources{place}", resources.len()),
+            problems,
+        })
+    }
+
+    /// What the import said the workspace would have after such a build.
+    fn expected(&self, transition: Transition) -> Vec<rows::Resource> {
+        let planned = self
+            .imported
+            .resources
+            .iter()
+            .cloned()
+            .map(rows::Resource::from);
+        let exists = |resource: &rows::Resource| match transition {
+            Transition::Start => resource.persistence != "stop-only",
+            Transition::Stop => resource.persistence != "ephemeral",
+            Transition::Destroy => false,
+        };
+        planned.filter(exists).collect()
+    }
+
+    /// What is seen on this machine, for a template that keeps its workspaces here.
+    fn look_around(
+        &self,
+        transition: Transition,
+        pids: &mut BTreeSet<i32>,
+        problems: &mut Vec<String>,
+    ) -> String {
+        if !self.machine.is_used() {
+            return String::new();
+        }
+        let running = self.machine.running();
+        pids.extend(&running);
+        if transition == Transition::Start {
+            if running.is_empty() {
+                problems.push("its process does not run".to_owned());
+            }
+            return running
+                .first()
+                .map_or(String::new(), |pid| format!(", process {pid} runs"));
+        }
+        let left: BTreeSet<i32> = self.machine.processes().into_iter().collect();
+        let left: Vec<i32> = left
+            .into_iter()
+            .chain(pids.iter().copied().filter(|pid| local::is_alive(*pid)))
+            .collect();
+        if !left.is_empty() {
+            problems.push(format!("processes are left: {left:?}"));
+        }
+        match (transition, self.machine.workspaces().len()) {
+            (Transition::Destroy, 0) => ", no process, no file".to_owned(),
+            (Transition::Destroy, files) => {
+                problems.push(format!("{files} directories are left"));
+                String::new()
+            }
+            (_, 0) => {
+                problems.push("its directory is gone".to_owned());
+                String::new()
+            }
+            (_, _) => ", no process, its directory stays".to_owned(),
+        }
+    }
+}
+
+impl Step {
+    fn failed(name: &'static str, took: Duration, error: &anyhow::Error) -> Self {
+        Self {
+            name,
+            seconds: took.as_secs_f64(),
+            seen: String::new(),
+            problems: vec![format!("{error:#}")],
+        }
+    }
+}
+
+/// What differs between what should be there and what is. Classes are those of a started workspace: without the
+/// resource that runs it, an agent may count for another one.
+fn compare(
+    expected: &[rows::Resource],
+    seen: &[rows::Resource],
+    transition: Transition,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    for planned in expected {
+        match seen
+            .iter()
+            .find(|resource| resource.address == planned.address)
+        {
+            None => problems.push(format!("{} is missing", planned.address)),
+            Some(resource)
+                if transition == Transition::Start && resource.class != planned.class =>
+            {
+                problems.push(format!(
+                    "{} is {}, not {}",
+                    planned.address, resource.class, planned.class
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let is_expected = |resource: &&rows::Resource| {
+        expected
+            .iter()
+            .any(|planned| planned.address == resource.address)
+    };
+    let surplus = seen.iter().filter(|resource| !is_expected(resource));
+    problems.extend(
+        surplus.map(|resource| format!("{} is there, and should not be", resource.address)),
+    );
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(address: &str, class: &str) -> rows::Resource {
+        rows::Resource {
+            address: address.into(),
+            kind: String::new(),
+            class: class.into(),
+            persistence: String::new(),
+            agents: Vec::new(),
+            facts: std::collections::BTreeMap::new(),
+            daily_cost: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_missing_what_is_left_and_what_changed_its_class_are_problems() {
+        let expected = [
+            resource("a.x", "peripheral"),
+            resource("b.x", "computational"),
+        ];
+        let seen = [resource("b.x", "peripheral"), resource("c.x", "peripheral")];
+
+        let problems = compare(&expected, &seen, Transition::Start);
+
+        let found = [
+            "a.x is missing",
+            "b.x is peripheral, not computational",
+            "c.x is there, and should not be",
+        ];
+        assert_eq!(problems, found);
+        assert_eq!(
+            compare(&expected[1..], &seen[..1], Transition::Stop),
+            [""; 0]
+        );
+    }
+}

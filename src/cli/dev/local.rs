@@ -1,0 +1,88 @@
+//! Workspaces that live on this machine: are their processes really there, and is nothing left of them?
+//!
+//! A template that keeps workspaces on the provisioner's machine declares the variable [`VARIABLE`], and writes the
+//! pid of a workspace's process into `<workspace>/run/agent.pid`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::proto::provisioner::VariableValue;
+
+/// The variable that names the directory below which a template keeps workspaces.
+pub(super) const VARIABLE: &str = "workspaces_directory";
+
+/// What of a workspace can be seen on this machine.
+pub(super) struct Machine {
+    directory: PathBuf,
+    is_used: bool,
+}
+
+impl Machine {
+    /// Looks below `directory`; nothing is there before a template was told of it.
+    pub(super) fn new(directory: PathBuf, is_used: bool) -> Self {
+        Self { directory, is_used }
+    }
+
+    /// Tells the template of the directory.
+    pub(super) fn variable(&self) -> VariableValue {
+        VariableValue {
+            name: VARIABLE.to_owned(),
+            value: self.directory.display().to_string(),
+            sensitive: false,
+        }
+    }
+
+    /// Whether the template keeps its workspaces here.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used
+    }
+
+    /// The pids of workspaces that really run.
+    pub(super) fn running(&self) -> Vec<i32> {
+        self.workspaces()
+            .iter()
+            .filter_map(|workspace| fs::read_to_string(workspace.join("run/agent.pid")).ok())
+            .filter_map(|pid| pid.trim().parse().ok())
+            .filter(|pid| is_alive(*pid))
+            .collect()
+    }
+
+    /// Directories of workspaces.
+    pub(super) fn workspaces(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries.map(|entry| entry.path()).collect()
+    }
+
+    /// Pids of all processes whose command line or working directory leads below the directory, whoever started
+    /// them. Empty where there is no `/proc`.
+    pub(super) fn processes(&self) -> Vec<i32> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| self.is_in(*pid))
+            .collect()
+    }
+
+    fn is_in(&self, pid: i32) -> bool {
+        let process = Path::new("/proc").join(pid.to_string());
+        let works_there =
+            fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&self.directory));
+        let named = fs::read(process.join("cmdline")).unwrap_or_default();
+        works_there || String::from_utf8_lossy(&named).contains(&*self.directory.to_string_lossy())
+    }
+}
+
+/// Whether a process with this id exists and has not ended: a zombie has.
+pub(super) fn is_alive(pid: i32) -> bool {
+    let exists = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    exists && state != Some('Z')
+}

@@ -1,0 +1,135 @@
+//! The server and the daemon that `dev` runs in its own process.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::Context;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use crate::{
+    cli::{
+        engine::{CoderProvider, EngineArgs},
+        output,
+        remote::{self, Api},
+        server::daemon_config,
+    },
+    control::{self, Registration, StateKey, Storage},
+    daemon::{self, DaemonError, Summary},
+    files,
+    observe::BUILD,
+    provision::JobSource,
+    stop::Stop,
+};
+
+/// A server and a daemon that run.
+pub(super) struct Stack {
+    /// The server's API, as its first user.
+    pub(super) api: Api,
+    /// Where everything is.
+    pub(super) directory: PathBuf,
+    /// Removes it, unless something must be kept.
+    temporary: Option<TempDir>,
+    server: control::Running,
+    daemon: JoinHandle<Result<Summary, DaemonError>>,
+    daemon_stop: Stop,
+}
+
+impl Stack {
+    /// Starts both. Of `stop` they follow only the kill, as they must still clean up after a cancel.
+    pub(super) async fn start(
+        data_dir: Option<PathBuf>,
+        engine: &EngineArgs,
+        coder_provider: CoderProvider,
+        stop: &Stop,
+    ) -> anyhow::Result<Self> {
+        let temporary = match &data_dir {
+            Some(_) => None,
+            None => Some(
+                TempDir::with_prefix("outpost-dev-")
+                    .context("failed to make a directory for the server")?,
+            ),
+        };
+        let directory = match (&data_dir, &temporary) {
+            (Some(path), _) => std::path::absolute(path)?,
+            (None, temporary) => temporary
+                .as_ref()
+                .map(|it| it.path().to_owned())
+                .unwrap_or_default(),
+        };
+        files::create_private_dir(&directory).with_context(|| {
+            format!(
+                "failed to make the data directory `{}`",
+                directory.display()
+            )
+        })?;
+        let provisioner = engine
+            .provisioner(coder_provider, directory.join("sessions"), stop)
+            .await?;
+        let server =
+            control::start(server_config(directory.join("server")), stop.cleanup()).await?;
+        let api = remote::connect(server.url(), server.admin_token())?;
+        let source: Arc<dyn JobSource> = Arc::new(server.local_source(registration()).await?);
+        let daemon_stop = stop.cleanup();
+        let config = daemon_config(directory.join("states"));
+        let daemon = tokio::spawn(daemon::run(
+            config,
+            vec![source],
+            provisioner,
+            daemon_stop.clone(),
+        ));
+        Ok(Self {
+            api,
+            directory,
+            temporary,
+            server,
+            daemon,
+            daemon_stop,
+        })
+    }
+
+    /// Leaves everything as it is, and says how to go on with it.
+    pub(super) fn keep(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            let _ = temporary.keep();
+        }
+        let directory = self.directory.display();
+        output::note(&format!(
+            "Kept. Go on with: outpost dev --data-dir {directory}"
+        ));
+    }
+
+    /// Ends the daemon, then the server.
+    pub(super) async fn end(self) -> anyhow::Result<()> {
+        self.daemon_stop.drain();
+        let ended = self.daemon.await.context("the daemon broke down")?;
+        self.server.shutdown().await;
+        ended?;
+        Ok(())
+    }
+}
+
+fn server_config(directory: PathBuf) -> control::Config {
+    control::Config {
+        storage: Storage::Directory(directory),
+        state_key: StateKey::Own,
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        tls: None,
+        access_url: None,
+        psks: Vec::new(),
+        limits: control::Limits::standard(),
+        version: BUILD.version.to_owned(),
+    }
+}
+
+fn registration() -> Registration {
+    Registration {
+        name: "dev".to_owned(),
+        tags: std::collections::BTreeMap::new(),
+        provisioners: vec!["terraform".to_owned()],
+        version: BUILD.version.to_owned(),
+    }
+}

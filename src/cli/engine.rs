@@ -1,0 +1,139 @@
+//! Options about Terraform, and the engine that they make.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+
+use super::exit::UsageError;
+use crate::{
+    provision::Provisioner,
+    stop::Stop,
+    terraform::{
+        Engine, EngineConfig, Environment, Registry,
+        binary::{self, Binary},
+    },
+};
+
+/// Where `coder/coder` comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum CoderProvider {
+    /// From this program, without a download
+    Builtin,
+    /// As any other provider: from a registry or a mirror
+    Registry,
+    /// From a registry if it can be had there, else from this program
+    Auto,
+}
+
+/// Options about Terraform or OpenTofu.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Engine")]
+pub(super) struct EngineArgs {
+    /// Executable of Terraform or OpenTofu; the first one on PATH if missing
+    #[arg(long, value_name = "PATH", env = "OUTPOST_ENGINE")]
+    engine: Option<PathBuf>,
+    /// Directory for what can be downloaded or made again [default: $CACHE_DIRECTORY or ~/.cache/outpost]
+    #[arg(long, short, value_name = "DIR", env = "CODER_CACHE_DIRECTORY")]
+    cache_dir: Option<PathBuf>,
+    /// Time a cancelled Terraform has to end by itself
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "OUTPOST_ENGINE_EXIT_TIMEOUT",
+        default_value = "3m"
+    )]
+    engine_exit_timeout: humantime::Duration,
+}
+
+impl EngineArgs {
+    /// Finds the engine and asks it who it is. Its sessions get directories below `work_dir`.
+    ///
+    /// # Errors
+    /// If there is no engine, or none that works.
+    pub(super) async fn provisioner(
+        &self,
+        coder_provider: CoderProvider,
+        work_dir: PathBuf,
+        stop: &Stop,
+    ) -> anyhow::Result<Arc<dyn Provisioner>> {
+        let environment = host_environment();
+        let binary = self.probe(&environment, stop).await?;
+        if coder_provider != CoderProvider::Registry {
+            return Err(UsageError(
+                "the built-in provider is not linked yet: say `--coder-provider registry`".into(),
+            )
+            .into());
+        }
+        Ok(Arc::new(Engine::new(EngineConfig {
+            binary: binary.path,
+            work_dir,
+            environment,
+            exit_timeout: Duration::from(self.engine_exit_timeout),
+            plugin_cache_dir: None,
+            agent_scripts: BTreeMap::new(),
+            providers: Arc::new(Registry),
+        })))
+    }
+
+    async fn probe(&self, environment: &Environment, stop: &Stop) -> anyhow::Result<Binary> {
+        let path = match &self.engine {
+            Some(path) => path.clone(),
+            None => binary::find(&std::env::var_os("PATH").unwrap_or_default())?,
+        };
+        Ok(Binary::probe(&path, environment.to_vec(), stop).await?)
+    }
+
+    fn cache_dir(&self) -> anyhow::Result<PathBuf> {
+        match &self.cache_dir {
+            Some(path) => Ok(std::path::absolute(path)?),
+            None => own_dir("CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache"),
+        }
+    }
+}
+
+/// What the engine sees of our environment: nothing that is ours, and nothing that names a file which is missing.
+fn host_environment() -> Environment {
+    let is_ours = |name: &OsString| {
+        name.to_string_lossy().starts_with("OUTPOST_") || name == "CREDENTIALS_DIRECTORY"
+    };
+    let ours: Vec<OsString> = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(is_ours)
+        .collect();
+    let host = std::env::vars_os()
+        .filter(|(name, _)| name != CLI_CONFIG || readable_variable(CLI_CONFIG).is_some());
+    Environment::of_host(host, &ours)
+}
+
+/// Where the operator's own CLI configuration is.
+const CLI_CONFIG: &str = "TF_CLI_CONFIG_FILE";
+
+/// A variable; one that names a CLI configuration counts only if the file is there, as engines warn at each command.
+fn readable_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| name != CLI_CONFIG || Path::new(value).exists())
+}
+
+/// `outpost` below the directory that systemd gives, the one of the desktop's variable, or the default in the home.
+///
+/// # Errors
+/// If there is neither of them.
+pub(super) fn own_dir(systemd: &str, desktop: &str, below_home: &str) -> anyhow::Result<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    if let Some(given) = absolute(systemd) {
+        return Ok(given);
+    }
+    absolute(desktop)
+        .or_else(|| std::env::home_dir().map(|home| home.join(below_home)))
+        .map(|base| base.join("outpost"))
+        .ok_or_else(|| UsageError(format!("there is no home directory: set {desktop}")).into())
+}

@@ -1,0 +1,150 @@
+//! Options of commands that talk to a server, and the connection they make.
+
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::Context;
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::exit::{Hint, UsageError};
+use crate::{proto::outpost::v1::control_service_client::ControlServiceClient, secret::Secret};
+
+/// The server's API.
+pub(super) type Api = ControlServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// Adds a token to each call.
+#[derive(Clone)]
+pub(super) struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request
+            .metadata_mut()
+            .insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// Connects to `url`; nothing is sent yet.
+pub(super) fn connect(url: &Url, token: &Secret) -> anyhow::Result<Api> {
+    let mut bearer: MetadataValue<Ascii> = format!("Bearer {}", token.expose())
+        .parse()
+        .map_err(|_| UsageError("the token has characters that no token has".into()))?;
+    bearer.set_sensitive(true);
+    let channel = Endpoint::from_shared(url.to_string())?.connect_lazy();
+    Ok(ControlServiceClient::with_interceptor(
+        channel,
+        Bearer(bearer),
+    ))
+}
+
+/// Which server, and who asks.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Server")]
+pub(super) struct Remote {
+    /// URL of the server
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "OUTPOST_URL",
+        default_value = "http://127.0.0.1:7080"
+    )]
+    url: Url,
+    /// Token of a user; better give it in a file or in the environment, as others see the command line
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "OUTPOST_TOKEN",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    token: Option<Secret>,
+    /// File that holds the token
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// PEM file of further authorities to trust
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
+    tls_ca_file: Option<PathBuf>,
+    /// Organization, if it is not the default one
+    #[arg(
+        long = "org",
+        short = 'O',
+        value_name = "NAME",
+        env = "OUTPOST_ORGANIZATION",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) organization: String,
+}
+
+impl Remote {
+    /// Connects; nothing is sent yet.
+    pub(super) fn connect(&self) -> anyhow::Result<Api> {
+        connect(&self.url, &self.token()?)
+    }
+
+    fn token(&self) -> anyhow::Result<Secret> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(token.clone()),
+            (None, Some(path)) => secret_file(path),
+            (None, None) => Err(UsageError("no token is given".into()))
+                .hint("set OUTPOST_TOKEN_FILE to the file `admin.token` in the server's data directory, or OUTPOST_TOKEN"),
+        }
+    }
+}
+
+/// The only line of a file that holds one secret.
+///
+/// # Errors
+/// If it cannot be read, or is empty.
+pub(super) fn secret_file(path: &Path) -> anyhow::Result<Secret> {
+    let mut secrets = secret_lines(path)?;
+    Ok(secrets.swap_remove(0))
+}
+
+/// The lines of a file that holds secrets.
+///
+/// # Errors
+/// If it cannot be read, or has no line.
+pub(super) fn secret_lines(path: &Path) -> anyhow::Result<Vec<Secret>> {
+    let text = Zeroizing::new(
+        std::fs::read_to_string(path)
+            .with_context(|| format!("failed to read the secret in `{}`", path.display()))?,
+    );
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let secrets: Vec<Secret> = lines.map(Secret::new).collect();
+    match secrets.is_empty() {
+        true => Err(UsageError(format!("`{}` is empty", path.display())).into()),
+        false => Ok(secrets),
+    }
+}
+
+/// A `name=value` of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+impl FromStr for Pair {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok(Self {
+                name: name.into(),
+                value: value.into(),
+            }),
+            _ => Err("expected `name=value`".into()),
+        }
+    }
+}

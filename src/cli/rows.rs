@@ -1,0 +1,484 @@
+//! The server's answers as rows and JSON objects.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::output::Row;
+use crate::proto::{outpost::v1, provisioner};
+
+/// A moment; JSON has it in RFC 3339, tables to the second.
+fn time(milliseconds: i64) -> Option<Timestamp> {
+    (milliseconds != 0)
+        .then(|| Timestamp::from_millisecond(milliseconds).ok())
+        .flatten()
+}
+
+fn shown(time: Option<Timestamp>) -> String {
+    time.map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+        .unwrap_or_default()
+}
+
+/// `a=b, c=d`, in the order of names.
+pub(super) fn pairs(map: &BTreeMap<String, String>) -> String {
+    let pairs = map.iter().map(|(name, value)| format!("{name}={value}"));
+    pairs.collect::<Vec<_>>().join(", ")
+}
+
+/// A template.
+#[derive(Debug, Serialize)]
+pub(super) struct Template {
+    name: String,
+    id: String,
+    organization: String,
+    active_version: String,
+    created_by: String,
+    created_at: Option<Timestamp>,
+    updated_at: Option<Timestamp>,
+}
+
+impl From<v1::Template> for Template {
+    fn from(template: v1::Template) -> Self {
+        Self {
+            name: template.name,
+            id: template.id,
+            organization: template.organization,
+            active_version: template.active_version,
+            created_by: template.created_by,
+            created_at: time(template.created_at),
+            updated_at: time(template.updated_at),
+        }
+    }
+}
+
+impl Row for Template {
+    const COLUMNS: &'static [&'static str] =
+        &["Template", "Active version", "Created by", "Updated (UTC)"];
+
+    fn cells(&self) -> Vec<String> {
+        let updated = shown(self.updated_at);
+        vec![
+            self.name.clone(),
+            self.active_version.clone(),
+            self.created_by.clone(),
+            updated,
+        ]
+    }
+}
+
+/// A version of a template.
+#[derive(Debug, Serialize)]
+pub(super) struct Version {
+    name: String,
+    id: String,
+    template: String,
+    message: String,
+    active: bool,
+    created_by: String,
+    created_at: Option<Timestamp>,
+    job: Option<Job>,
+}
+
+impl From<v1::Version> for Version {
+    fn from(version: v1::Version) -> Self {
+        Self {
+            name: version.name,
+            id: version.id,
+            template: version.template,
+            message: version.message,
+            active: version.active,
+            created_by: version.created_by,
+            created_at: time(version.created_at),
+            job: version.job.map(Job::from),
+        }
+    }
+}
+
+impl Row for Version {
+    const COLUMNS: &'static [&'static str] = &[
+        "Version",
+        "Active",
+        "Import",
+        "Message",
+        "Created by",
+        "Created (UTC)",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let active = if self.active { "yes" } else { "" };
+        let status = self
+            .job
+            .as_ref()
+            .map(|job| job.status.clone())
+            .unwrap_or_default();
+        vec![
+            self.name.clone(),
+            active.into(),
+            status,
+            self.message.clone(),
+            self.created_by.clone(),
+            shown(self.created_at),
+        ]
+    }
+}
+
+/// A resource, without its secrets.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Resource {
+    pub(super) address: String,
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    /// `computational` or `peripheral`.
+    pub(super) class: String,
+    /// `persistent`, `ephemeral` or `stop-only`; empty if nobody could tell.
+    pub(super) persistence: String,
+    pub(super) agents: Vec<Agent>,
+    pub(super) facts: BTreeMap<String, Option<String>>,
+    pub(super) daily_cost: i32,
+}
+
+/// An agent and the apps it serves.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Agent {
+    pub(super) name: String,
+    pub(super) operating_system: String,
+    pub(super) architecture: String,
+    pub(super) apps: Vec<String>,
+}
+
+impl From<v1::Resource> for Resource {
+    fn from(resource: v1::Resource) -> Self {
+        let fact = |fact: v1::ResourceFact| (fact.key, (!fact.sensitive).then_some(fact.value));
+        Self {
+            address: resource.address,
+            kind: resource.r#type,
+            class: resource.class,
+            persistence: resource.persistence,
+            agents: resource.agents.into_iter().map(Agent::from).collect(),
+            facts: resource.facts.into_iter().map(fact).collect(),
+            daily_cost: resource.daily_cost,
+        }
+    }
+}
+
+impl From<v1::Agent> for Agent {
+    fn from(agent: v1::Agent) -> Self {
+        Self {
+            name: agent.name,
+            operating_system: agent.operating_system,
+            architecture: agent.architecture,
+            apps: agent.apps.into_iter().map(|app| app.slug).collect(),
+        }
+    }
+}
+
+impl Agent {
+    fn summary(&self) -> String {
+        let platform = format!(
+            "{} ({}/{})",
+            self.name, self.operating_system, self.architecture
+        );
+        match self.apps.as_slice() {
+            [] => platform,
+            apps => format!("{platform}: {}", apps.join(", ")),
+        }
+    }
+}
+
+impl Row for Resource {
+    const COLUMNS: &'static [&'static str] = &[
+        "Resource",
+        "Class",
+        "Persistence",
+        "Agents and apps",
+        "Facts",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let agents: Vec<String> = self.agents.iter().map(Agent::summary).collect();
+        let fact = |(key, value): (&String, &Option<String>)| {
+            format!("{key}: {}", value.as_deref().unwrap_or("(hidden)"))
+        };
+        let facts: Vec<String> = self.facts.iter().map(fact).collect();
+        vec![
+            self.address.clone(),
+            self.class.clone(),
+            self.persistence.clone(),
+            agents.join("\n"),
+            facts.join("\n"),
+        ]
+    }
+}
+
+/// A question that a template asks, with the answer where there is one.
+#[derive(Debug, Serialize)]
+pub(super) struct Parameter {
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) value: String,
+    pub(super) default: String,
+    pub(super) required: bool,
+    pub(super) mutable: bool,
+    pub(super) ephemeral: bool,
+    pub(super) description: String,
+}
+
+impl From<provisioner::RichParameter> for Parameter {
+    fn from(parameter: provisioner::RichParameter) -> Self {
+        Self {
+            name: parameter.name,
+            kind: parameter.r#type,
+            value: String::new(),
+            default: parameter.default_value,
+            required: parameter.required,
+            mutable: parameter.mutable,
+            ephemeral: parameter.ephemeral,
+            description: parameter.description,
+        }
+    }
+}
+
+impl Row for Parameter {
+    const COLUMNS: &'static [&'static str] = &[
+        "Parameter",
+        "Type",
+        "Value",
+        "Default",
+        "Changes",
+        "Meaning",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let default = if self.required {
+            "(required)".into()
+        } else {
+            self.default.clone()
+        };
+        let changes = match (self.ephemeral, self.mutable) {
+            (true, _) => "one build",
+            (false, true) => "any time",
+            (false, false) => "never",
+        };
+        vec![
+            self.name.clone(),
+            self.kind.clone(),
+            self.value.clone(),
+            default,
+            changes.into(),
+            self.description.clone(),
+        ]
+    }
+}
+
+/// A workspace.
+#[derive(Debug, Serialize)]
+pub(super) struct Workspace {
+    pub(super) name: String,
+    pub(super) owner: String,
+    id: String,
+    template: String,
+    version: String,
+    pub(super) status: String,
+    outdated: bool,
+    build: i32,
+    daily_cost: i32,
+    created_at: Option<Timestamp>,
+    updated_at: Option<Timestamp>,
+}
+
+impl From<v1::Workspace> for Workspace {
+    fn from(workspace: v1::Workspace) -> Self {
+        let build = workspace.latest_build.unwrap_or_default();
+        Self {
+            name: workspace.name,
+            owner: workspace.owner,
+            id: workspace.id,
+            template: workspace.template,
+            status: status(&build).to_owned(),
+            version: build.version,
+            outdated: workspace.outdated,
+            build: build.number,
+            daily_cost: build.daily_cost,
+            created_at: time(workspace.created_at),
+            updated_at: time(workspace.updated_at),
+        }
+    }
+}
+
+/// What a workspace is in after, or during, its latest build; Coder's words.
+pub(super) fn status(build: &v1::Build) -> &'static str {
+    let job = build.job.as_ref().map_or("", |job| job.status.as_str());
+    match (build.transition.as_str(), job) {
+        (_, "queued") => "pending",
+        (_, "failed") => "failed",
+        (_, "cancelled") => "cancelled",
+        (_, "cancelling") => "cancelling",
+        ("start", "running") => "starting",
+        ("start", "succeeded") => "running",
+        ("stop", "running") => "stopping",
+        ("stop", "succeeded") => "stopped",
+        ("destroy", "running") => "deleting",
+        ("destroy", "succeeded") => "deleted",
+        _ => "unknown",
+    }
+}
+
+impl Row for Workspace {
+    const COLUMNS: &'static [&'static str] = &[
+        "Workspace",
+        "Template",
+        "Version",
+        "Status",
+        "Build",
+        "Updated (UTC)",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let outdated = if self.outdated { " (outdated)" } else { "" };
+        vec![
+            format!("{}/{}", self.owner, self.name),
+            self.template.clone(),
+            format!("{}{outdated}", self.version),
+            self.status.clone(),
+            self.build.to_string(),
+            shown(self.updated_at),
+        ]
+    }
+}
+
+/// A job.
+#[derive(Debug, Serialize)]
+pub(super) struct Job {
+    pub(super) id: String,
+    pub(super) kind: String,
+    pub(super) status: String,
+    pub(super) subject: String,
+    pub(super) tags: BTreeMap<String, String>,
+    pub(super) worker: String,
+    pub(super) error: String,
+    pub(super) error_code: String,
+    pub(super) created_at: Option<Timestamp>,
+    pub(super) started_at: Option<Timestamp>,
+    pub(super) completed_at: Option<Timestamp>,
+}
+
+impl From<v1::Job> for Job {
+    fn from(job: v1::Job) -> Self {
+        Self {
+            id: job.id,
+            kind: job.kind,
+            status: job.status,
+            subject: job.subject,
+            tags: job.tags.into_iter().collect(),
+            worker: job.worker,
+            error: job.error,
+            error_code: job.error_code,
+            created_at: time(job.created_at),
+            started_at: time(job.started_at),
+            completed_at: time(job.completed_at),
+        }
+    }
+}
+
+impl Row for Job {
+    const COLUMNS: &'static [&'static str] = &[
+        "Job",
+        "Kind",
+        "Subject",
+        "Status",
+        "Daemon",
+        "Created (UTC)",
+        "Error",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.kind.clone(),
+            self.subject.clone(),
+            self.status.clone(),
+            self.worker.clone(),
+            shown(self.created_at),
+            self.error.clone(),
+        ]
+    }
+}
+
+/// A provisioner daemon.
+#[derive(Debug, Serialize)]
+pub(super) struct Daemon {
+    name: String,
+    id: String,
+    status: String,
+    tags: BTreeMap<String, String>,
+    version: String,
+    key: String,
+    job: String,
+    last_seen_at: Option<Timestamp>,
+}
+
+impl From<v1::Daemon> for Daemon {
+    fn from(daemon: v1::Daemon) -> Self {
+        Self {
+            name: daemon.name,
+            id: daemon.id,
+            status: daemon.status,
+            tags: daemon.tags.into_iter().collect(),
+            version: daemon.version,
+            key: daemon.key,
+            job: daemon.job_id,
+            last_seen_at: time(daemon.last_seen_at),
+        }
+    }
+}
+
+impl Row for Daemon {
+    const COLUMNS: &'static [&'static str] = &[
+        "Daemon",
+        "Status",
+        "Tags",
+        "Version",
+        "Key",
+        "Last seen (UTC)",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.status.clone(),
+            pairs(&self.tags),
+            self.version.clone(),
+            self.key.clone(),
+            shown(self.last_seen_at),
+        ]
+    }
+}
+
+/// What one daemon says to a job that waits.
+#[derive(Debug, Serialize)]
+pub(super) struct Verdict {
+    daemon: String,
+    eligible: bool,
+    reasons: Vec<String>,
+}
+
+impl From<v1::DaemonVerdict> for Verdict {
+    fn from(verdict: v1::DaemonVerdict) -> Self {
+        Self {
+            daemon: verdict.daemon,
+            eligible: verdict.eligible,
+            reasons: verdict.reasons,
+        }
+    }
+}
+
+impl Row for Verdict {
+    const COLUMNS: &'static [&'static str] = &["Daemon", "Takes it", "Why"];
+
+    fn cells(&self) -> Vec<String> {
+        let takes = if self.eligible { "yes" } else { "no" };
+        vec![self.daemon.clone(), takes.into(), self.reasons.join("\n")]
+    }
+}

@@ -1,0 +1,279 @@
+//! `outpost server`.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use serde::Serialize;
+use url::Url;
+
+use super::{
+    engine::{CoderProvider, EngineArgs, own_dir},
+    exit::UsageError,
+    output::{self, Output},
+    remote::secret_lines,
+};
+use crate::{
+    control::{self, Registration, StateKey, Storage, backup},
+    daemon,
+    observe::BUILD,
+    provision::JobSource,
+    secret::Secret,
+    stop::Stop,
+};
+
+/// Run a control plane for a laptop, a lab or a small site
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Server {
+    #[command(subcommand)]
+    command: Option<Maintenance>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Maintenance {
+    /// Copy the data of a server, which may run, into one new file
+    ///
+    /// The file also has the key that secrets are encrypted with: keep it as safe as the data itself.
+    Backup {
+        /// The file; a name with the time in the directory `backups` of the data if missing
+        #[arg(value_name = "FILE")]
+        target: Option<PathBuf>,
+        /// The server's data directory
+        #[arg(long, value_name = "DIR", env = "OUTPOST_DATA_DIR")]
+        data_dir: Option<PathBuf>,
+    },
+    /// Put a backup into a new data directory
+    Restore {
+        /// The backup
+        #[arg(value_name = "FILE")]
+        backup: PathBuf,
+        /// The data directory to make
+        #[arg(long, value_name = "DIR", env = "OUTPOST_DATA_DIR")]
+        data_dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// Where to keep everything [default: $STATE_DIRECTORY or ~/.local/state/outpost]
+    #[arg(long, value_name = "DIR", env = "OUTPOST_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where to listen
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "OUTPOST_LISTEN",
+        default_value = "127.0.0.1:7080"
+    )]
+    listen: SocketAddr,
+    /// PEM file of the certificate and those up to its authority; without one, plain HTTP is spoken
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CERT_FILE")]
+    tls_cert_file: Option<PathBuf>,
+    /// PEM file of the certificate's private key
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_KEY_FILE")]
+    tls_key_file: Option<PathBuf>,
+    /// URL that templates and agents are told, if it is not that of the listener
+    #[arg(long, value_name = "URL", env = "OUTPOST_ACCESS_URL")]
+    access_url: Option<Url>,
+    /// File with the pre-shared keys of daemons, one a line; at most two, for a change of keys
+    #[arg(long, value_name = "FILE", env = "OUTPOST_PSK_FILE")]
+    psk_file: Option<PathBuf>,
+    /// A pre-shared key of daemons; better give it in a file, as others see the command line
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "OUTPOST_PSK",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    psk: Vec<Secret>,
+    /// File with the key that secrets are encrypted with [default: the credential `outpost-state-key` of systemd, or a file in the data directory]
+    #[arg(long, value_name = "FILE", env = "OUTPOST_STATE_KEY_FILE")]
+    state_key_file: Option<PathBuf>,
+    /// How long a running job may be silent before it counts as lost
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "OUTPOST_JOB_LEASE",
+        default_value = "5m"
+    )]
+    job_lease: humantime::Duration,
+    /// How long a job may wait for a daemon
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "OUTPOST_JOB_PENDING",
+        default_value = "30m"
+    )]
+    job_pending: humantime::Duration,
+    /// How many daemons to run in this process. Their templates run as the user that owns the server's data
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "OUTPOST_PROVISIONERS",
+        default_value_t = 0
+    )]
+    provisioners: usize,
+    /// Where the `coder` provider of these daemons comes from
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        env = "OUTPOST_CODER_PROVIDER",
+        default_value = "registry"
+    )]
+    coder_provider: CoderProvider,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+#[derive(Serialize)]
+struct Copied {
+    file: PathBuf,
+    data_dir: PathBuf,
+}
+
+impl Server {
+    /// Whether it goes on until it is stopped.
+    pub(super) fn is_service(&self) -> bool {
+        self.command.is_none()
+    }
+
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        match self.command {
+            None => self.run.exec(stop).await,
+            Some(Maintenance::Backup { target, data_dir }) => {
+                let data_dir = data_dir_or_default(data_dir)?;
+                let file = target.unwrap_or_else(|| {
+                    backup::next_path(&data_dir.join("backups"), jiff::Timestamp::now())
+                });
+                backup::create(&data_dir, &file).await?;
+                output.item(&Copied { file, data_dir }, |it| {
+                    format!("wrote {}", it.file.display())
+                })?;
+                Ok(())
+            }
+            Some(Maintenance::Restore {
+                backup: file,
+                data_dir,
+            }) => {
+                let data_dir = data_dir_or_default(data_dir)?;
+                backup::restore(&file, &data_dir).await?;
+                output.item(&Copied { file, data_dir }, |it| {
+                    format!("restored into {}", it.data_dir.display())
+                })?;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The data directory of a server that is told none.
+fn data_dir_or_default(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    match given {
+        Some(path) => Ok(std::path::absolute(path)?),
+        None => own_dir("STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state"),
+    }
+}
+
+impl Run {
+    async fn exec(self, stop: Stop) -> anyhow::Result<()> {
+        let directory = data_dir_or_default(self.data_dir.clone())?;
+        let provisioner = match self.provisioners {
+            0 => None,
+            _ => Some(
+                self.engine
+                    .provisioner(self.coder_provider, directory.join("sessions"), &stop)
+                    .await?,
+            ),
+        };
+        // Daemons end first, so the server goes on until they have said how their jobs ended.
+        let server_stop = stop.cleanup();
+        let server = control::start(self.config(directory.clone())?, server_stop).await?;
+        output::note(&format!(
+            "Listening at {}. Its first token is in {}.",
+            server.url(),
+            directory.join("admin.token").display()
+        ));
+        match provisioner {
+            None => stop.draining().await,
+            Some(provisioner) => {
+                let mut sources: Vec<Arc<dyn JobSource>> = Vec::new();
+                for number in 1..=self.provisioners {
+                    sources.push(Arc::new(server.local_source(registration(number)).await?));
+                }
+                daemon::run(
+                    daemon_config(directory.join("states")),
+                    sources,
+                    provisioner,
+                    stop,
+                )
+                .await?;
+            }
+        }
+        server.shutdown().await;
+        Ok(())
+    }
+
+    fn config(&self, directory: PathBuf) -> anyhow::Result<control::Config> {
+        let tls = match (&self.tls_cert_file, &self.tls_key_file) {
+            (Some(certificate), Some(key)) => Some(control::Tls {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            }),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(UsageError("`--tls-cert-file` needs `--tls-key-file`".into()).into());
+            }
+            (None, Some(_)) => {
+                return Err(UsageError("`--tls-key-file` needs `--tls-cert-file`".into()).into());
+            }
+        };
+        let mut psks = self.psk.clone();
+        if let Some(path) = &self.psk_file {
+            psks.extend(secret_lines(path)?);
+        }
+        let state_key = match &self.state_key_file {
+            Some(path) => StateKey::Given(path.clone()),
+            None => StateKey::find(
+                std::env::var_os("CREDENTIALS_DIRECTORY")
+                    .map(PathBuf::from)
+                    .as_deref(),
+            ),
+        };
+        Ok(control::Config {
+            storage: Storage::Directory(directory),
+            state_key,
+            listen: self.listen,
+            tls,
+            access_url: self.access_url.clone(),
+            psks,
+            limits: control::Limits {
+                lease: Duration::from(self.job_lease),
+                pending: Duration::from(self.job_pending),
+                ..control::Limits::standard()
+            },
+            version: BUILD.version.to_owned(),
+        })
+    }
+}
+
+fn registration(number: usize) -> Registration {
+    Registration {
+        name: format!("server-{number}"),
+        tags: std::collections::BTreeMap::new(),
+        provisioners: vec!["terraform".to_owned()],
+        version: BUILD.version.to_owned(),
+    }
+}
+
+/// How daemons of ours work.
+pub(super) fn daemon_config(state_dir: PathBuf) -> daemon::Config {
+    daemon::Config {
+        heartbeat: Duration::from_secs(1),
+        outage_limit: Duration::from_secs(4 * 60),
+        force_cancel: Duration::from_secs(10 * 60),
+        max_jobs: None,
+        state_dir,
+    }
+}
