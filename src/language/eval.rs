@@ -8,7 +8,7 @@ mod operators;
 mod templates;
 mod traversals;
 
-use std::{cell::Cell, collections::BTreeMap, fmt};
+use std::{cell::Cell, collections::BTreeMap, fmt, rc::Rc};
 
 use hcl_edit::{
     Span,
@@ -25,7 +25,7 @@ pub(super) struct Scope<'a> {
     /// `None` if nothing may be referred to.
     variables: Option<&'a BTreeMap<String, Value>>,
     /// What `for` binds, the innermost last.
-    locals: Vec<(String, Value)>,
+    locals: Vec<(String, Rc<Value>)>,
     /// As in [`super::SourceFile`].
     repeated_keys: Option<&'a BTreeMap<usize, String>>,
     fuel: &'a Fuel,
@@ -96,14 +96,14 @@ impl<'a> Scope<'a> {
         let mut inner = self.clone();
         inner
             .locals
-            .extend(key.map(|(name, key)| (name.to_owned(), key)));
-        inner.locals.push((value.0.to_owned(), value.1));
+            .extend(key.map(|(name, key)| (name.to_owned(), Rc::new(key))));
+        inner.locals.push((value.0.to_owned(), Rc::new(value.1)));
         inner
     }
 
     fn lookup(&self, name: &str) -> Evaluated {
         if let Some((_, value)) = self.locals.iter().rev().find(|(local, _)| local == name) {
-            return Ok(value.clone());
+            return Ok(Value::clone(value));
         }
         let Some(variables) = self.variables else {
             let detail = "Variables may not be used here.";

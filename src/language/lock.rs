@@ -8,7 +8,7 @@ use hcl_edit::{
 };
 use semver::Version;
 
-use super::{constraint::ConstraintError, quote};
+use super::quote;
 use crate::registry::{AddrError, Hash, HashError, ProviderAddr};
 
 /// The file's name, in the root of the template.
@@ -141,9 +141,6 @@ pub enum LockError {
     /// An entry's checksum makes no sense.
     #[error("invalid checksum in {FILE_NAME}")]
     Hash(#[from] HashError),
-    /// An entry's constraint makes no sense.
-    #[error("invalid constraint in {FILE_NAME}")]
-    Constraint(#[from] ConstraintError),
     /// An entry has a wrong or missing part.
     #[error("invalid {what} of {addr} in {FILE_NAME}")]
     Invalid {

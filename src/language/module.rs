@@ -263,7 +263,8 @@ type RepeatedKeys = BTreeMap<usize, String>;
 /// Parses the native syntax. Each repeated key of an object is replaced by another one of the same length.
 fn parse_native(name: &str, text: &str) -> Result<(Body, RepeatedKeys), Diagnostic> {
     let (mut text, mut repeated) = (text.to_owned(), BTreeMap::new());
-    for serial in 0.. {
+    let mut serial = 0;
+    loop {
         let error = match hcl_edit::parser::parse_body(&text) {
             Ok(body) => return Ok((body, repeated)),
             Err(error) => error,
@@ -279,8 +280,8 @@ fn parse_native(name: &str, text: &str) -> Result<(Body, RepeatedKeys), Diagnost
         let key = text[span.clone()].to_owned();
         repeated.entry(span.start).or_insert(key);
         text.replace_range(span, &other);
+        serial += 1;
     }
-    unreachable!("the loop ends at the latest at the limit")
 }
 
 /// The place of a key without its quotes, and a text of the same length that hardly anybody uses as a key.

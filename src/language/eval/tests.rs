@@ -377,6 +377,10 @@ fn work_is_bounded() {
             "setproduct(range(1000), range(1000), range(1000))",
             "too large",
         ),
+        (
+            "[for a in range(1000) : [for b in range(1000) : regexall(\"\\\\w{20}\", \"\")]]",
+            "too large",
+        ),
     ]);
 }
 

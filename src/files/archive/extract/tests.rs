@@ -102,6 +102,11 @@ fn an_archive_without_end_blocks_is_complete() {
 }
 
 #[test]
+fn no_bytes_are_an_archive_without_entries() {
+    assert_eq!(Case::new().extract(b"").unwrap(), Extracted::default());
+}
+
+#[test]
 fn names_that_lead_out_are_refused() {
     for name in [
         "../../../etc/passwd",

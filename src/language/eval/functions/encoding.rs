@@ -32,7 +32,11 @@ fn decode(args: &Args<'_>) -> Called {
         .map_err(|_| "the decoded data is not UTF-8".to_owned())
 }
 
+/// What the tables of a compression take.
+const GZIP_UNITS: usize = 1_000;
+
 fn gzip(args: &Args<'_>) -> Called {
+    args.reserve(GZIP_UNITS)?;
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     let packed = encoder
         .write_all(args.text(0)?.as_bytes())

@@ -109,7 +109,7 @@ fn replace(args: &Args<'_>) -> Called {
     if !is_regex {
         return Ok(Value::String(text.replace(&pattern, &to)));
     }
-    let regex = compile(&pattern[1..pattern.len() - 1])?;
+    let regex = compile(&pattern[1..pattern.len() - 1], args)?;
     // A reference to a group can repeat the text once for each place.
     let references = to.matches('$').count();
     args.reserve(places.saturating_mul(references.saturating_mul(text.len())))?;
@@ -118,7 +118,11 @@ fn replace(args: &Args<'_>) -> Called {
     ))
 }
 
-fn compile(pattern: &str) -> Result<Regex, String> {
+/// Compiling may take milliseconds, however short the pattern is: two hundred in one evaluation are enough.
+const COMPILE_UNITS: usize = 100_000;
+
+fn compile(pattern: &str, args: &Args<'_>) -> Result<Regex, String> {
+    args.reserve(COMPILE_UNITS)?;
     let mut builder = regex::RegexBuilder::new(pattern);
     let built = builder.size_limit(1024 * 1024).build();
     built.map_err(|_| format!("invalid regular expression {pattern:?}"))
@@ -139,14 +143,14 @@ fn substr(args: &Args<'_>) -> Called {
 }
 
 fn regex(args: &Args<'_>) -> Called {
-    let (regex, text) = (compile(&args.text(0)?)?, args.text(1)?);
+    let (regex, text) = (compile(&args.text(0)?, args)?, args.text(1)?);
     let captures = regex.captures(&text);
     let captures = captures.ok_or("pattern did not match any part of the given string")?;
     Ok(captured(&regex, &captures))
 }
 
 fn regex_all(args: &Args<'_>) -> Called {
-    let (regex, text) = (compile(&args.text(0)?)?, args.text(1)?);
+    let (regex, text) = (compile(&args.text(0)?, args)?, args.text(1)?);
     args.reserve((text.len() + 1).saturating_mul(regex.captures_len()))?;
     let matches = regex.captures_iter(&text);
     Ok(Value::Array(
