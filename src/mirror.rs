@@ -1,1 +1,3 @@
 //! Provider packages that we present to an engine without a network.
+
+pub mod builtin;

@@ -346,3 +346,21 @@ pub enum SourceError {
     #[error("invalid answer: {0}")]
     Invalid(String),
 }
+
+/// Packages of the `coder` provider that this program brings along, for an engine without a registry.
+pub trait ProviderPackages: Send + Sync {
+    /// Registries under whose names the packages are, such as `registry.terraform.io`.
+    fn hosts(&self) -> &[&'static str];
+
+    /// Makes the packages ready and returns their directory, in the layout of Terraform's filesystem mirror.
+    ///
+    /// All versions that were ever published are in it, and `locked`. It takes a few files and no network.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn mirror(&self, locked: Option<&semver::Version>) -> std::io::Result<std::path::PathBuf>;
+
+    /// Where an engine may keep packages it unpacks beside ours. It must share this directory with no engine that
+    /// gets the provider from a registry: a cache knows a package by its version only.
+    fn plugin_cache(&self) -> std::path::PathBuf;
+}

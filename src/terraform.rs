@@ -11,6 +11,7 @@ pub mod graph;
 pub mod install;
 mod log_stream;
 pub mod plan;
+pub mod providers;
 pub mod reference_json;
 pub mod resources;
 mod session;

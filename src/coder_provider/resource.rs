@@ -1,0 +1,81 @@
+//! What every resource and data source is made of.
+
+use uuid::Uuid;
+
+use crate::{
+    coder_provider::context::Context,
+    plugin::{self, Diagnostic, Diagnostics, Outcome, Schema},
+    value::Object,
+};
+
+/// What a resource or a data source is called with.
+pub(super) type Call<'a> = plugin::Call<'a, Context>;
+
+/// A resource: all of them live in the state only, so there is nothing to update or to delete.
+pub(super) struct Resource {
+    pub(super) schema: fn() -> Schema,
+    /// Checks what is planned, where unknown values may still be in it.
+    pub(super) check_plan: fn(&Object) -> Result<(), Diagnostic>,
+    /// Fills what is computed.
+    pub(super) create: fn(&mut Object, &Call<'_>) -> Outcome,
+    /// Renews what changes from build to build.
+    pub(super) refresh: fn(&mut Object, &Context),
+}
+
+impl Resource {
+    /// A resource that gets an id when it is created, and nothing else.
+    pub(super) fn plain(schema: fn() -> Schema) -> Self {
+        Self {
+            schema,
+            check_plan: |_| Ok(()),
+            create: |state, _| {
+                state.set("id", new_id());
+                Ok(Diagnostics::none())
+            },
+            refresh: |_, _| {},
+        }
+    }
+}
+
+impl plugin::Resource<Context> for Resource {
+    fn schema(&self) -> Schema {
+        (self.schema)()
+    }
+
+    fn check_plan(&self, _prior: Option<&Object>, planned: &Object) -> Outcome {
+        (self.check_plan)(planned)?;
+        Ok(Diagnostics::none())
+    }
+
+    fn create(&self, state: &mut Object, call: &Call<'_>) -> Outcome {
+        (self.create)(state, call)
+    }
+
+    fn read(&self, state: &mut Object, call: &Call<'_>) -> Outcome {
+        (self.refresh)(state, call.context);
+        Ok(Diagnostics::none())
+    }
+}
+
+/// A data source: it is read at every plan.
+pub(super) struct DataSource {
+    pub(super) schema: fn() -> Schema,
+    /// Fills what is computed. The configuration has null where `state` has a default or zero.
+    pub(super) read: fn(&mut Object, &Call<'_>) -> Result<(), Diagnostic>,
+}
+
+impl plugin::DataSource<Context> for DataSource {
+    fn schema(&self) -> Schema {
+        (self.schema)()
+    }
+
+    fn read(&self, state: &mut Object, call: &Call<'_>) -> Outcome {
+        (self.read)(state, call)?;
+        Ok(Diagnostics::none())
+    }
+}
+
+/// A random id.
+pub(super) fn new_id() -> String {
+    Uuid::new_v4().to_string()
+}

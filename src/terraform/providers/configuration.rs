@@ -1,0 +1,229 @@
+//! The CLI configuration of a session: the operator's, with `coder/coder` from our mirror.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::language::cli_config::{
+    CliConfig, CliConfigError, Engine, Installation, Method, locate,
+};
+
+/// The file's name in a session's private directory.
+const FILE_NAME: &str = "cli.tfrc";
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConfigurationError {
+    #[error("{}: {source}", .path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{}: {source}", .path.display())]
+    Operator {
+        path: PathBuf,
+        source: CliConfigError,
+    },
+    #[error("the operator's configuration: {0}")]
+    Installation(#[from] CliConfigError),
+    #[error("the path {} is not valid UTF-8", .0.display())]
+    Path(PathBuf),
+}
+
+/// Merges what the engine would read, found by `env`, with a rule for `coder/coder`.
+///
+/// `dir` is where the engine will run: it looks for plugins there, unless a configuration says where.
+pub(super) fn merged(
+    engine: Engine,
+    env: impl Fn(&str) -> Option<OsString>,
+    dir: &Path,
+    mirror: &Path,
+    hosts: &[&str],
+) -> Result<CliConfig, ConfigurationError> {
+    let mut config = CliConfig::default();
+    for path in locate(engine, &env).files {
+        config.append(read(&path)?);
+    }
+    let mut installation = match config.installation()? {
+        Some(installation) => installation,
+        None => implied(&plugin_dirs(engine, env, dir)),
+    };
+    let coder = hosts
+        .iter()
+        .map(|host| format!("{host}/coder/coder"))
+        .collect();
+    installation.prefer(Method::filesystem_mirror(text(mirror)?, coder));
+    config.set_installation(&installation);
+    Ok(config)
+}
+
+fn read(path: &Path) -> Result<CliConfig, ConfigurationError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigurationError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    CliConfig::parse(&text).map_err(|source| ConfigurationError::Operator {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes it where only we can read it: it may hold tokens.
+pub(super) fn write(dir: &Path, config: &CliConfig) -> Result<PathBuf, ConfigurationError> {
+    let path = dir.join(FILE_NAME);
+    let written = tempfile::NamedTempFile::new_in(dir).and_then(|mut file| {
+        io::Write::write_all(&mut file, config.to_string().as_bytes())?;
+        Ok(file.persist(&path)?)
+    });
+    match written {
+        Ok(_) => Ok(path),
+        Err(source) => Err(ConfigurationError::Io { path, source }),
+    }
+}
+
+/// Where an engine looks for plugins without being told, in its order.
+///
+/// # Source
+/// <https://developer.hashicorp.com/terraform/cli/config/config-file#implied-local-mirror-directories>
+fn plugin_dirs(engine: Engine, env: impl Fn(&str) -> Option<OsString>, dir: &Path) -> Vec<PathBuf> {
+    let var = |name| env(name).filter(|value| !value.is_empty());
+    let home = var("HOME").map(PathBuf::from);
+    let data_home = var("XDG_DATA_HOME").map(PathBuf::from);
+    let data_home = data_home.or_else(|| Some(home.as_ref()?.join(".local/share")));
+    let data_dirs = var("XDG_DATA_DIRS").unwrap_or_else(|| "/usr/local/share:/usr/share".into());
+    let name = match engine {
+        Engine::Terraform => "terraform/plugins",
+        Engine::OpenTofu => "opentofu/plugins",
+    };
+    let data_dirs = data_home
+        .into_iter()
+        .chain(std::env::split_paths(&data_dirs));
+    let mut dirs = vec![dir.join("terraform.d/plugins")];
+    dirs.extend(home.map(|home| home.join(".terraform.d/plugins")));
+    dirs.extend(data_dirs.map(|dir| dir.join(name)));
+    dirs
+}
+
+/// What an engine does without being told: what is in one of `dirs` comes from there, all else from registries.
+fn implied(dirs: &[PathBuf]) -> Installation {
+    let mut methods = Vec::new();
+    let mut local = BTreeSet::new();
+    for dir in dirs {
+        let providers = providers_in(dir);
+        if let (Some(path), false) = (dir.to_str(), providers.is_empty()) {
+            local.extend(providers.iter().cloned());
+            methods.push(Method::filesystem_mirror(path, providers));
+        }
+    }
+    methods.push(Method::direct_except(local.into_iter().collect()));
+    Installation { methods }
+}
+
+/// Addresses of the providers in a mirror: its directories' names, three levels deep.
+fn providers_in(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for host in directories(dir) {
+        for namespace in directories(&dir.join(&host)) {
+            for kind in directories(&dir.join(&host).join(&namespace)) {
+                found.push(format!("{host}/{namespace}/{kind}"));
+            }
+        }
+    }
+    // A name that is no address would make the whole configuration invalid.
+    found.retain(|addr| addr.parse::<crate::registry::ProviderAddr>().is_ok());
+    found
+}
+
+fn directories(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+fn text(path: &Path) -> Result<&str, ConfigurationError> {
+    path.to_str()
+        .ok_or_else(|| ConfigurationError::Path(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTS: [&str; 2] = ["registry.terraform.io", "registry.opentofu.org"];
+
+    fn merged_with(home: &Path) -> Result<String, ConfigurationError> {
+        let env = |name: &str| match name {
+            "HOME" => Some(home.as_os_str().to_owned()),
+            "XDG_DATA_DIRS" => Some("/nowhere".into()),
+            _ => None,
+        };
+        let config = merged(Engine::Terraform, env, home, Path::new("/mirror"), &HOSTS);
+        config.map(|config| config.to_string())
+    }
+
+    #[test]
+    fn without_a_configuration_all_else_comes_from_registries() {
+        let home = tempfile::tempdir().unwrap();
+
+        let text = merged_with(home.path()).unwrap();
+
+        let addresses =
+            "[\"registry.terraform.io/coder/coder\", \"registry.opentofu.org/coder/coder\"]";
+        assert!(text.contains(&format!("include = {addresses}")), "{text}");
+        assert!(text.contains(&format!("exclude = {addresses}")), "{text}");
+        assert!(
+            text.contains("filesystem_mirror") && text.contains("direct"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn plugins_at_home_are_still_found() {
+        let home = tempfile::tempdir().unwrap();
+        let plugins = home.path().join(".terraform.d/plugins");
+        fs::create_dir_all(plugins.join("example.com/me/mine/1.0.0")).unwrap();
+
+        let text = merged_with(home.path()).unwrap();
+
+        assert!(text.contains(plugins.to_str().unwrap()), "{text}");
+        assert_eq!(text.matches("example.com/me/mine").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn the_operators_settings_stay_in_force() {
+        let home = tempfile::tempdir().unwrap();
+        let operators = "credentials \"example.com\" {\n  token = \"s3cret\"\n}\n\
+                         provider_installation {\n  network_mirror {\n    url = \"https://example.com/\"\n  }\n}\n";
+        fs::write(home.path().join(".terraformrc"), operators).unwrap();
+
+        let text = merged_with(home.path()).unwrap();
+
+        assert!(
+            text.contains("s3cret") && text.contains("https://example.com/"),
+            "{text}"
+        );
+        assert!(!text.contains("direct"), "{text}");
+        let (ours, theirs) = (
+            text.find("/mirror").unwrap(),
+            text.find("network_mirror").unwrap(),
+        );
+        assert!(ours < theirs, "{text}");
+    }
+
+    #[test]
+    fn a_broken_configuration_is_named_without_its_text() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join(".terraformrc"), "credentials s3cret {").unwrap();
+
+        let error = merged_with(home.path()).unwrap_err().to_string();
+
+        assert!(
+            error.contains(".terraformrc") && !error.contains("s3cret"),
+            "{error}"
+        );
+    }
+}

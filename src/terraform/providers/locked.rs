@@ -1,0 +1,131 @@
+//! What an author's lock file says about `coder/coder`, and what of it the built-in provider can keep.
+
+use std::{fs, io, path::Path};
+
+use semver::Version;
+
+use crate::{
+    language::lock::{FILE_NAME, Lock},
+    provision::StepFailure,
+    registry::ProviderAddr,
+};
+
+/// What was locked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Relaxed {
+    /// The version that must be used.
+    pub(super) version: Option<Version>,
+    /// What the author should know, if checksums were dropped.
+    pub(super) warning: Option<String>,
+}
+
+/// Drops the checksums of `coder/coder` from the session's copy of the lock file; the version stays.
+///
+/// A file that makes no sense is left alone: the engine says so better.
+pub(super) fn relax(dir: &Path, hosts: &[&str]) -> Result<Relaxed, StepFailure> {
+    let path = dir.join(FILE_NAME);
+    let failed = |error: io::Error| StepFailure::new(format!("change {FILE_NAME}: {error}"));
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Relaxed::default()),
+        Err(error) => return Err(failed(error)),
+    };
+    let Ok(mut lock) = Lock::parse(&text) else {
+        return Ok(Relaxed::default());
+    };
+    let (relaxed, has_changed) = relax_entries(&mut lock, hosts);
+    if has_changed {
+        fs::write(&path, lock.to_string()).map_err(failed)?;
+    }
+    Ok(relaxed)
+}
+
+fn relax_entries(lock: &mut Lock, hosts: &[&str]) -> (Relaxed, bool) {
+    let mut relaxed = Relaxed::default();
+    let mut has_changed = false;
+    for (addr, provider) in &mut lock.providers {
+        if !is_coder(addr, hosts) {
+            continue;
+        }
+        relaxed.version = Some(provider.version.clone());
+        if !provider.hashes.is_empty() {
+            provider.hashes.clear();
+            has_changed = true;
+            relaxed.warning = Some(warning(addr, &provider.version));
+        }
+    }
+    (relaxed, has_changed)
+}
+
+fn warning(addr: &ProviderAddr, version: &Version) -> String {
+    format!(
+        "checksums of {addr} {version} in {FILE_NAME} are not checked in this job: it runs with the built-in coder \
+         provider instead of the published package (with --coder-provider=registry they are)"
+    )
+}
+
+fn is_coder(addr: &ProviderAddr, hosts: &[&str]) -> bool {
+    (addr.namespace(), addr.kind()) == ("coder", "coder") && hosts.contains(&addr.host())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTS: [&str; 1] = ["registry.terraform.io"];
+    const HASH: &str = "h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+
+    fn relaxed(text: &str) -> (Relaxed, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        fs::write(&path, text).unwrap();
+        let relaxed = relax(dir.path(), &HOSTS).unwrap();
+        (relaxed, fs::read_to_string(path).unwrap())
+    }
+
+    fn entry(addr: &str, hashes: &str) -> String {
+        format!("provider \"{addr}\" {{\n  version = \"2.1.0\"\n{hashes}}}\n")
+    }
+
+    #[test]
+    fn only_the_checksums_of_our_provider_go() {
+        let hashes = format!("  hashes = [\n    \"{HASH}\",\n  ]\n");
+        let text = entry("registry.terraform.io/coder/coder", &hashes)
+            + &entry("registry.terraform.io/hashicorp/null", &hashes);
+
+        let (relaxed, text) = relaxed(&text);
+
+        assert_eq!(relaxed.version, Some(Version::new(2, 1, 0)));
+        assert!(relaxed.warning.unwrap().contains("coder/coder 2.1.0"));
+        assert_eq!(text.matches(HASH).count(), 1);
+        assert!(text.contains("registry.terraform.io/coder/coder"));
+    }
+
+    #[test]
+    fn without_checksums_nothing_changes() {
+        let text = entry("registry.terraform.io/coder/coder", "");
+
+        let (relaxed, after) = relaxed(&text);
+
+        assert_eq!(
+            (relaxed.version, relaxed.warning),
+            (Some(Version::new(2, 1, 0)), None)
+        );
+        assert_eq!(after, text);
+    }
+
+    #[test]
+    fn another_registrys_provider_of_that_name_is_not_ours() {
+        let text = entry("registry.example.com/coder/coder", "");
+
+        assert_eq!(relaxed(&text).0, Relaxed::default());
+    }
+
+    #[test]
+    fn no_file_and_a_broken_file_lock_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+
+        assert_eq!(relax(dir.path(), &HOSTS).unwrap(), Relaxed::default());
+        assert_eq!(relaxed("provider {").0, Relaxed::default());
+    }
+}
