@@ -9,6 +9,7 @@ mod follow;
 mod job;
 mod output;
 mod progress;
+mod provisioner;
 mod psk;
 mod remote;
 mod rows;
@@ -44,8 +45,16 @@ const SECTIONS: &[Section] = &[
         commands: &[&["server"]],
     },
     Section {
+        name: "provisioner",
+        commands: &[&["provisioner", "start"]],
+    },
+    Section {
         name: "client",
         commands: &[
+            &["provisioner", "list"],
+            &["provisioner", "key", "create"],
+            &["provisioner", "key", "list"],
+            &["provisioner", "key", "delete"],
             &["template", "list"],
             &["template", "push"],
             &["template", "show"],
@@ -106,6 +115,9 @@ enum Command {
     /// Run a control plane for a laptop, a lab or a small site
     #[command(after_help = exit::HELP)]
     Server(server::Server),
+    /// Provisioner daemons
+    #[command(subcommand, after_help = exit::HELP)]
+    Provisioner(provisioner::Provisioner),
     /// Templates and their versions
     #[command(subcommand, after_help = exit::HELP)]
     Template(template::Template),
@@ -234,6 +246,7 @@ impl Command {
     fn default_log(&self) -> &'static str {
         match self {
             Self::Server(command) if command.is_service() => "info",
+            Self::Provisioner(command) if command.is_service() => "info",
             _ => "warn",
         }
     }
@@ -242,6 +255,7 @@ impl Command {
         match self {
             Self::Dev(command) => command.exec(output, stop).await,
             Self::Server(command) => command.exec(output, stop).await,
+            Self::Provisioner(command) => command.exec(output, stop).await,
             Self::Template(command) => command.exec(output, stop).await,
             Self::Workspace(command) => command.exec(output, stop).await,
             Self::Job(command) => command.exec(output, stop).await,

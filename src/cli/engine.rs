@@ -12,11 +12,15 @@ use anyhow::Context;
 
 use super::exit::UsageError;
 use crate::{
+    language::cli_config,
+    mirror::builtin::BuiltinPackages,
     provision::Provisioner,
     stop::Stop,
     terraform::{
-        Engine, EngineConfig, Environment, Registry,
+        Engine, EngineConfig, Environment,
         binary::{self, Binary},
+        install::Installer,
+        providers::{self, Mode},
     },
 };
 
@@ -35,7 +39,7 @@ pub(super) enum CoderProvider {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Engine")]
 pub(super) struct EngineArgs {
-    /// Executable of Terraform or OpenTofu; the first one on PATH if missing
+    /// Executable of Terraform or OpenTofu; if missing, the first one on PATH, else a pinned Terraform is downloaded
     #[arg(long, value_name = "PATH", env = "OUTPOST_ENGINE")]
     engine: Option<PathBuf>,
     /// Directory for what can be downloaded or made again [default: $CACHE_DIRECTORY or ~/.cache/outpost]
@@ -64,12 +68,22 @@ impl EngineArgs {
     ) -> anyhow::Result<Arc<dyn Provisioner>> {
         let environment = host_environment();
         let binary = self.probe(&environment, stop).await?;
-        if coder_provider != CoderProvider::Registry {
-            return Err(UsageError(
-                "the built-in provider is not linked yet: say `--coder-provider registry`".into(),
-            )
-            .into());
-        }
+        let packages = BuiltinPackages {
+            dir: self.cache_dir()?.join("builtin-provider"),
+            executable: std::env::current_exe()
+                .context("failed to find this program's own file")?,
+        };
+        let kind = match binary.kind {
+            binary::Kind::Terraform => cli_config::Engine::Terraform,
+            binary::Kind::OpenTofu => cli_config::Engine::OpenTofu,
+        };
+        let host = |name: &str| readable_variable(name);
+        let mode = match coder_provider {
+            CoderProvider::Builtin => Mode::Builtin,
+            CoderProvider::Registry => Mode::Registry,
+            CoderProvider::Auto => Mode::Auto,
+        };
+        let providers = providers::CoderProvider::new(mode, kind, Arc::new(packages), host);
         Ok(Arc::new(Engine::new(EngineConfig {
             binary: binary.path,
             work_dir,
@@ -77,14 +91,19 @@ impl EngineArgs {
             exit_timeout: Duration::from(self.engine_exit_timeout),
             plugin_cache_dir: None,
             agent_scripts: BTreeMap::new(),
-            providers: Arc::new(Registry),
+            providers: Arc::new(providers),
         })))
     }
 
     async fn probe(&self, environment: &Environment, stop: &Stop) -> anyhow::Result<Binary> {
-        let path = match &self.engine {
-            Some(path) => path.clone(),
-            None => binary::find(&std::env::var_os("PATH").unwrap_or_default())?,
+        let path = match (&self.engine, binary::find(&std::env::var_os("PATH").unwrap_or_default())) {
+            (Some(path), _) => path.clone(),
+            (None, Ok(path)) => path,
+            (None, Err(_)) => {
+                let client = reqwest::Client::builder().build()?;
+                let installer = Installer::from_publisher(self.cache_dir()?.join("engines"));
+                installer.install(&client, stop).await?
+            }
         };
         Ok(Binary::probe(&path, environment.to_vec(), stop).await?)
     }

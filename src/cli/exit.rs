@@ -13,7 +13,7 @@ use crate::{
     config::ConfigError,
     control::{StartError, backup::BackupError},
     files::archive::ArchiveError,
-    terraform::binary::BinaryError,
+    terraform::{binary::BinaryError, install::InstallError},
 };
 
 /// It did what it should.
@@ -130,6 +130,7 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
             .or_else(|| link.downcast_ref::<BackupError>()?.hint())
             .or_else(|| link.downcast_ref::<ArchiveError>()?.hint())
             .or_else(|| link.downcast_ref::<BinaryError>()?.hint())
+            .or_else(|| link.downcast_ref::<InstallError>()?.hint())
     })
 }
 
