@@ -7,14 +7,25 @@
 //! planned without a change by one of ours, and the other way round.
 
 mod diagnostic;
+mod handshake;
+mod listen;
+mod mutual_tls;
+mod plan;
 mod provider;
 mod schema;
+mod serve;
+mod service;
+mod settle;
+mod validate;
 
 pub use self::{
     diagnostic::{Diagnostic, Diagnostics, Severity},
+    handshake::{COOKIE, Launch, LaunchError},
+    mutual_tls::TlsError,
     provider::{Call, Configure, DataSource, Outcome, Provider, Resource},
     schema::{
         Block, Check, Default, Field, Nesting, Presence, Schema, Shape, computed, list, optional,
         required, set,
     },
+    serve::{ServeError, serve},
 };

@@ -22,3 +22,9 @@ pub mod outpost {
         include!("proto/outpost.v1.rs");
     }
 }
+pub mod plugin {
+    include!("proto/plugin.rs");
+}
+pub mod tfplugin5 {
+    include!("proto/tfplugin5.rs");
+}

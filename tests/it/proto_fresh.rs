@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 /// Everything that is generated; imports are found by themselves.
 const FILES: [&str; 2] = ["outpost/v1/control.proto", "outpost/v1/daemon.proto"];
+/// Generated too, but not described to clients of our API: what Terraform speaks with providers.
+const PLUGIN_FILES: [&str; 2] = ["plugin.proto", "tfplugin5.proto"];
 
 #[test]
 fn committed_protobuf_code_is_fresh() {
@@ -17,14 +19,17 @@ fn committed_protobuf_code_is_fresh() {
         prost::Message::encode_to_vec(&descriptors),
     )
     .unwrap();
-    tonic_prost_build::configure()
-        .build_transport(false)
-        .bytes(".")
-        .btree_map(".")
-        .out_dir(out.path())
-        .emit_rerun_if_changed(false)
-        .compile_fds(descriptors)
-        .unwrap();
+    let plugin_files = protox::compile(PLUGIN_FILES, [root.join("proto")]).unwrap();
+    for descriptors in [descriptors, plugin_files] {
+        tonic_prost_build::configure()
+            .build_transport(false)
+            .bytes(".")
+            .btree_map(".")
+            .out_dir(out.path())
+            .emit_rerun_if_changed(false)
+            .compile_fds(descriptors)
+            .unwrap();
+    }
 
     let (made, committed) = (read_all(out.path()), read_all(&root.join("src/proto")));
     if std::env::var_os("UPDATE_PROTO").is_some() {
