@@ -1,1 +1,253 @@
-//! Our gRPC API as the commands see it.
+//! Our gRPC API as the commands see it: how to reach a server, and what its refusals mean to a person.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use outpost::{client, proto::outpost::v1::ListTemplatesRequest, secret::Secret};
+//!
+//! let target = client::Target {
+//!     url: "http://127.0.0.1:7080".parse()?,
+//!     token: Secret::new("…"),
+//!     ca_certificates: Vec::new(),
+//! };
+//! let mut api = client::connect(&target)?;
+//! let templates = api.list_templates(ListTemplatesRequest::default()).await;
+//! let templates = templates.map_err(|status| client::CallError::new(&target.url, status))?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::time::Duration;
+
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+use url::Url;
+
+use crate::{proto::outpost::v1::control_service_client::ControlServiceClient, secret::Secret};
+
+/// Bytes of one message, either way; the server has the same limit.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pings on a connection, and the time to answer one: a log that is followed may be silent for long.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
+/// The server's API, for one user.
+pub type Api = ControlServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// Which server, and who asks.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The server's address.
+    pub url: Url,
+    /// A user's token.
+    pub token: Secret,
+    /// Certificates, as PEM, that are trusted beside those of the system.
+    pub ca_certificates: Vec<Vec<u8>>,
+}
+
+/// Adds a token to each call.
+#[derive(Clone)]
+pub struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request
+            .metadata_mut()
+            .insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// Why a server cannot even be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The token cannot be one.
+    #[error("token has characters that no token has")]
+    Token,
+    /// The address is no address of a server.
+    #[error("`{url}` is no address of a server")]
+    Url {
+        /// The address.
+        url: Url,
+        /// Why not.
+        source: tonic::transport::Error,
+    },
+}
+
+/// Prepares calls to a server. Nothing is sent before the first one, which then also connects.
+///
+/// # Errors
+/// [`TargetError`]
+pub fn connect(target: &Target) -> Result<Api, TargetError> {
+    let mut bearer: MetadataValue<Ascii> = format!("Bearer {}", target.token.expose())
+        .parse()
+        .map_err(|_| TargetError::Token)?;
+    bearer.set_sensitive(true);
+    let channel = endpoint(target)
+        .map_err(|source| TargetError::Url {
+            url: target.url.clone(),
+            source,
+        })?
+        .connect_lazy();
+    let api = ControlServiceClient::with_interceptor(channel, Bearer(bearer));
+    Ok(api
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+fn endpoint(target: &Target) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(target.url.to_string())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1);
+    if target.url.scheme() != "https" {
+        return Ok(endpoint);
+    }
+    let own = target.ca_certificates.iter().map(Certificate::from_pem);
+    endpoint.tls_config(
+        ClientTlsConfig::new()
+            .with_native_roots()
+            .ca_certificates(own),
+    )
+}
+
+/// Why a call gave no answer, as a person should read it.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// There is no server at that address, or the connection to it broke.
+    #[error("cannot reach the server at {url}: {reason}")]
+    Unreachable {
+        /// The address.
+        url: Url,
+        /// What went wrong, innermost last.
+        reason: String,
+    },
+    /// The server does not know the token.
+    #[error("server at {url} does not accept the token: {reason}")]
+    Unauthenticated {
+        /// The address.
+        url: Url,
+        /// In the server's words.
+        reason: String,
+    },
+    /// The server understood and refused.
+    #[error("{reason}")]
+    Refused {
+        /// In the server's words.
+        reason: String,
+        /// The kind of refusal.
+        code: Code,
+    },
+}
+
+impl CallError {
+    /// What `status`, from the server at `url`, means.
+    pub fn new(url: &Url, status: Status) -> Self {
+        let url = url.clone();
+        match status.code() {
+            Code::Unauthenticated => Self::Unauthenticated {
+                url,
+                reason: status.message().to_owned(),
+            },
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+                Self::Unreachable {
+                    url,
+                    reason: chain(&status),
+                }
+            }
+            code @ (Code::Ok
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::DataLoss) => Self::Refused {
+                reason: status.message().to_owned(),
+                code,
+            },
+        }
+    }
+
+    /// What the person can try next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreachable { url, .. } if url.scheme() == "https" => Some(
+                "check that the server runs, and that its certificate is trusted here".to_owned(),
+            ),
+            Self::Unreachable { .. } => {
+                Some("check that the server runs, and whether it wants https".to_owned())
+            }
+            Self::Unauthenticated { .. } => Some(
+                "take the token from `admin.token` in the server's data directory, or have one made"
+                    .to_owned(),
+            ),
+            Self::Refused {
+                code: Code::Unimplemented,
+                ..
+            } => Some("the server is older than this command; update it".to_owned()),
+            Self::Refused { .. } => None,
+        }
+    }
+}
+
+/// A status and what is behind it; a message that only repeats its source is left out.
+fn chain(status: &Status) -> String {
+    let mut parts = vec![status.message().to_owned()];
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !parts.iter().any(|part| part.contains(&text)) {
+            parts.push(text);
+        }
+        source = error.source();
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_named_with_a_hint() {
+        // Port 9 is for discarding, and nobody listens there.
+        let target = Target {
+            url: "http://127.0.0.1:9".parse().unwrap(),
+            token: Secret::new("token"),
+            ca_certificates: Vec::new(),
+        };
+        let mut api = connect(&target).unwrap();
+
+        let status = api
+            .who_am_i(crate::proto::outpost::v1::WhoAmIRequest {})
+            .await;
+        let error = CallError::new(&target.url, status.unwrap_err());
+
+        let text = error.to_string();
+        assert!(
+            text.starts_with("cannot reach the server at http://127.0.0.1:9/: "),
+            "{text}"
+        );
+        assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn a_token_with_a_line_break_is_refused() {
+        let target = Target {
+            url: "http://127.0.0.1:9".parse().unwrap(),
+            token: Secret::new("a\nb"),
+            ca_certificates: Vec::new(),
+        };
+
+        assert!(matches!(connect(&target), Err(TargetError::Token)));
+    }
+}

@@ -186,15 +186,26 @@ pub(super) async fn migrate(
     backups: &Path,
     pool: &SqlitePool,
 ) -> Result<(), OpenError> {
+    migrate_with(MIGRATIONS, path, backups, pool).await
+}
+
+/// As [`migrate`], with given changes, so that tests can have the next version's.
+pub(super) async fn migrate_with(
+    migrations: &[&'static str],
+    path: &Path,
+    backups: &Path,
+    pool: &SqlitePool,
+) -> Result<(), OpenError> {
     let found = format_of(path, pool).await?;
-    if found > FORMAT {
+    let newest = migrations.len() as u32;
+    if found > newest {
         return Err(newer(path, found));
     }
-    if found > 0 && found < FORMAT {
-        back_up(path, backups, found).await?;
+    if found > 0 && found < newest {
+        back_up(path, backups, found, newest).await?;
     }
-    for format in found..FORMAT {
-        step(pool, format)
+    for format in found..newest {
+        step(pool, format, migrations[format as usize])
             .await
             .map_err(|source| OpenError::from_database(path, source))?;
     }
@@ -202,18 +213,16 @@ pub(super) async fn migrate(
 }
 
 /// Changes the format from `from` to the next, as a whole or not at all.
-async fn step(pool: &SqlitePool, from: u32) -> Result<(), sqlx::Error> {
+async fn step(pool: &SqlitePool, from: u32, migration: &'static str) -> Result<(), sqlx::Error> {
     let mut change = pool.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::raw_sql(MIGRATIONS[from as usize])
-        .execute(&mut *change)
-        .await?;
+    sqlx::raw_sql(migration).execute(&mut *change).await?;
     sqlx::raw_sql(&format!("PRAGMA user_version = {}", from + 1))
         .execute(&mut *change)
         .await?;
     change.commit().await
 }
 
-async fn back_up(path: &Path, backups: &Path, from: u32) -> Result<(), OpenError> {
+async fn back_up(path: &Path, backups: &Path, from: u32, to: u32) -> Result<(), OpenError> {
     let time = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     let target = backups.join(format!("outpost-format-{from}-{time}.db"));
     copy(path, &target)
@@ -221,7 +230,7 @@ async fn back_up(path: &Path, backups: &Path, from: u32) -> Result<(), OpenError
         .map_err(|source| OpenError::Backup {
             path: path.to_owned(),
             from,
-            to: FORMAT,
+            to,
             source: Box::new(source),
         })
 }
