@@ -8,6 +8,7 @@ mod exit;
 mod follow;
 mod job;
 mod output;
+mod plugin;
 mod progress;
 mod provisioner;
 mod psk;
@@ -146,6 +147,9 @@ pub fn main() -> ExitCode {
     // Another provider may be installed already in tests; either will do.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = plugin::serve_if_asked(arguments.iter().map(OsString::as_os_str)) {
+        return code;
+    }
     match parse(&arguments) {
         Ok((cli, settings)) => exit::report(run(cli, settings)),
         Err(error) => match error.downcast::<clap::Error>() {
