@@ -1,7 +1,10 @@
 //! The gRPC service that Terraform calls: messages in, the provider's answers out.
 
+mod configuration;
 mod convert;
+mod data_source;
 mod messages;
+mod resource;
 
 use std::{
     collections::BTreeMap,
@@ -10,14 +13,11 @@ use std::{
 
 use tonic::{Request, Response, Status};
 
-use self::convert::{decode, decode_object, diagnostics, encode, encode_object};
+use self::convert::diagnostics;
 use crate::{
-    plugin::{
-        Call, DataSource, Diagnostic, Diagnostics, Provider, Resource, Schema, plan, settle,
-        validate,
-    },
+    plugin::{DataSource, Diagnostic, Diagnostics, Provider, Resource, Schema},
     proto::tfplugin5::{self as wire, provider_server},
-    value::{Object, Type, Value},
+    value::Type,
 };
 
 /// A provider as a gRPC service.
@@ -92,221 +92,6 @@ impl<C> Service<C> {
         let missing = || Diagnostic::error("the provider was called before it was configured");
         Ok(context.clone().ok_or_else(missing)?)
     }
-
-    fn prepare(
-        &self,
-        request: wire::prepare_provider_config::Request,
-    ) -> Answer<wire::DynamicValue> {
-        let schema = &self.provider.schema;
-        let config = decode_object(&schema.value_type(), request.config.as_ref())?;
-        let prepared = settle::with_defaults(&schema.fields, &config);
-        let mut found = validate::null_elements(&prepared);
-        found.extend(validate::validate(&schema.fields, &prepared));
-        match found.has_errors() {
-            true => Err(found),
-            false => Ok(encode_object(&schema.value_type(), &prepared)),
-        }
-    }
-
-    fn configure(&self, request: wire::configure::Request) -> Answer<Diagnostics> {
-        let schema = &self.provider.schema;
-        let config = decode_object(&schema.value_type(), request.config.as_ref())?;
-        let config = settle::with_defaults(&schema.fields, &config);
-        let context = (self.provider.configure)(&config)?;
-        let mut held = self
-            .context
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        *held = Some(Arc::new(context));
-        Ok(Diagnostics::none())
-    }
-
-    fn validate_resource(
-        &self,
-        request: wire::validate_resource_type_config::Request,
-    ) -> Answer<Diagnostics> {
-        let (resource, described) = self.resource(&request.type_name)?;
-        let config = decode_object(&described.of, request.config.as_ref())?;
-        let mut found = validate::validate(&described.schema.fields, &config);
-        found.extend(resource.validate(&config));
-        found.extend(deprecation(&described.schema));
-        Ok(found)
-    }
-
-    fn validate_source(
-        &self,
-        request: wire::validate_data_source_config::Request,
-    ) -> Answer<Diagnostics> {
-        let (source, described) = self.source(&request.type_name)?;
-        let config = decode_object(&described.of, request.config.as_ref())?;
-        let mut found = validate::null_elements(&config);
-        if !found.has_errors() {
-            found.extend(validate::validate(&described.schema.fields, &config));
-            found.extend(source.validate(&config));
-        }
-        found.extend(deprecation(&described.schema));
-        Ok(found)
-    }
-
-    /// Takes a stored state over: schemas of ours only ever grew, so its version does not matter.
-    fn upgrade(
-        &self,
-        request: wire::upgrade_resource_state::Request,
-    ) -> Answer<Option<wire::DynamicValue>> {
-        let (_, described) = self.resource(&request.type_name)?;
-        let raw = request.raw_state.unwrap_or_default();
-        if raw.json.is_empty() {
-            return match raw.flatmap.is_empty() {
-                true => Ok(None),
-                false => Err(flatmap(&request.type_name).into()),
-            };
-        }
-        let state = Value::from_state_json(&described.of, &raw.json).map_err(|error| {
-            let summary = format!("the stored state of a {} cannot be read", request.type_name);
-            Diagnostic::error(summary).detail(error.to_string())
-        })?;
-        let Value::Object(state) = state else {
-            return Ok(Some(encode(&described.of, &Value::Null)));
-        };
-        let state = settle::stored(&described.schema.fields, &state);
-        Ok(Some(encode_object(&described.of, &state)))
-    }
-
-    fn read(
-        &self,
-        request: &wire::read_resource::Request,
-    ) -> Answer<(wire::DynamicValue, Diagnostics)> {
-        let (resource, described) = self.resource(&request.type_name)?;
-        let Some(mut state) = decode(&described.of, request.current_state.as_ref())?.object()?
-        else {
-            return Ok((encode(&described.of, &Value::Null), Diagnostics::none()));
-        };
-        let context = self.context()?;
-        let call = Call {
-            config: &Object::new(),
-            context: &*context,
-        };
-        let warnings = resource.read(&mut state, &call)?;
-        if !state.has("id") {
-            return Ok((encode(&described.of, &Value::Null), warnings));
-        }
-        let state = settle::refreshed(&described.schema.fields, &state);
-        Ok((encode_object(&described.of, &state), warnings))
-    }
-
-    fn plan(
-        &self,
-        request: wire::plan_resource_change::Request,
-    ) -> Answer<wire::plan_resource_change::Response> {
-        let (resource, described) = self.resource(&request.type_name)?;
-        let fields = &described.schema.fields;
-        let prior = decode(&described.of, request.prior_state.as_ref())?.object()?;
-        let Some(proposed) =
-            decode(&described.of, request.proposed_new_state.as_ref())?.object()?
-        else {
-            return Ok(messages::planned(
-                request.proposed_new_state,
-                request.prior_private,
-            ));
-        };
-        let nulls = validate::null_elements(&proposed);
-        if nulls.has_errors() {
-            return Err(nulls);
-        }
-        let planned = plan::plan(fields, prior.as_ref(), &proposed);
-        if !planned.changed {
-            return Ok(messages::planned(
-                request.prior_state,
-                request.prior_private,
-            ));
-        }
-        let warnings = resource.check_plan(prior.as_ref(), &planned.state)?;
-        let state = encode_object(&described.of, &planned.state);
-        let mut response =
-            messages::planned(Some(state), messages::private(described.schema.version));
-        response.requires_replace = planned.replace.iter().map(convert::path).collect();
-        response.diagnostics = diagnostics(warnings);
-        Ok(response)
-    }
-
-    fn apply(
-        &self,
-        request: wire::apply_resource_change::Request,
-    ) -> Answer<wire::apply_resource_change::Response> {
-        let (resource, described) = self.resource(&request.type_name)?;
-        let prior = decode(&described.of, request.prior_state.as_ref())?.object()?;
-        let planned = decode(&described.of, request.planned_state.as_ref())?.object()?;
-        let config = decode(&described.of, request.config.as_ref())?
-            .object()?
-            .unwrap_or_default();
-        let context = self.context()?;
-        let call = Call {
-            config: &config,
-            context: &*context,
-        };
-        let (state, outcome) = match (&prior, &planned) {
-            (Some(prior), None) => match resource.delete(prior, &call) {
-                Ok(warnings) => (None, Ok(warnings)),
-                Err(errors) => (Some(prior.clone()), Err(errors)),
-            },
-            (prior, Some(planned)) => {
-                let fields = &described.schema.fields;
-                let mut state = settle::start(fields, planned);
-                let outcome = match prior {
-                    Some(prior) => resource.update(prior, &mut state, &call),
-                    None => resource.create(&mut state, &call),
-                };
-                let state = settle::created(fields, planned, &state);
-                (Some(state).filter(|state| state.has("id")), outcome)
-            }
-            (None, None) => (None, Ok(Diagnostics::none())),
-        };
-        let state = state.map_or(Value::Null, Value::Object);
-        Ok(messages::applied(
-            encode(&described.of, &state),
-            messages::private(described.schema.version),
-            diagnostics(outcome.unwrap_or_else(|errors| errors)),
-        ))
-    }
-
-    fn read_source(
-        &self,
-        request: &wire::read_data_source::Request,
-    ) -> Answer<(wire::DynamicValue, Diagnostics)> {
-        let (source, described) = self.source(&request.type_name)?;
-        let fields = &described.schema.fields;
-        let config = decode_object(&described.of, request.config.as_ref())?;
-        let nulls = validate::null_elements(&config);
-        if nulls.has_errors() {
-            return Err(nulls);
-        }
-        let context = self.context()?;
-        let call = Call {
-            config: &config,
-            context: &*context,
-        };
-        let mut state = settle::configured(fields, &config);
-        let warnings = source.read(&mut state, &call)?;
-        if !state.has("id") {
-            // What the SDK stores for a data source that names no id.
-            state.set("id", "-");
-        }
-        Ok((
-            encode_object(&described.of, &settle::read(fields, &state)),
-            warnings,
-        ))
-    }
-}
-
-fn flatmap(name: &str) -> Diagnostic {
-    Diagnostic::error(format!("the stored state of a {name} is older than Terraform 0.12"))
-        .detail("Run `terraform refresh` with the registry's provider once, so that the state is written anew.")
-}
-
-/// The SDK says "resource" of data sources too.
-fn deprecation(schema: &Schema) -> Option<Diagnostic> {
-    let why = schema.deprecated.as_ref()?;
-    Some(Diagnostic::warning("Deprecated Resource").detail(why.clone()))
 }
 
 /// One call: the parts of the answer, or the diagnostics alone.

@@ -1,8 +1,10 @@
 //! Values as JSON: what state files and `DynamicValue.json` hold.
 
+mod write;
+
 use std::collections::BTreeMap;
 
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::{MAX_DEPTH, Object, Path, Type, TypeError, Value};
 
@@ -226,55 +228,6 @@ fn text(json: &RawValue) -> Result<Value, Kind> {
         Some(b'{' | b'[') | None => Err(Kind::Expected("a text")),
         Some(_) => Ok(Value::from(json.get())),
     }
-}
-
-/// As JSON; what is unknown becomes null.
-impl std::fmt::Display for Value {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Null | Self::Unknown => f.write_str("null"),
-            Self::Bool(flag) => write!(f, "{flag}"),
-            Self::Number(number) => write!(f, "{number}"),
-            Self::String(text) => f.write_str(&quoted(text)),
-            Self::List(elements) | Self::Set(elements) => {
-                write_all(f, ('[', ']'), elements, |f, element| write!(f, "{element}"))
-            }
-            Self::Map(elements) => write_all(f, ('{', '}'), elements, write_entry),
-            Self::Object(object) => write_all(f, ('{', '}'), object.iter(), write_entry),
-            Self::Dynamic(inner) => {
-                write!(f, r#"{{"value":{},"type":{}}}"#, inner.1, inner.0.to_json())
-            }
-        }
-    }
-}
-
-fn write_all<T>(
-    f: &mut std::fmt::Formatter<'_>,
-    (open, close): (char, char),
-    items: impl IntoIterator<Item = T>,
-    write: impl Fn(&mut std::fmt::Formatter<'_>, T) -> std::fmt::Result,
-) -> std::fmt::Result {
-    write!(f, "{open}")?;
-    for (position, item) in items.into_iter().enumerate() {
-        if position > 0 {
-            write!(f, ",")?;
-        }
-        write(f, item)?;
-    }
-    write!(f, "{close}")
-}
-
-fn write_entry(
-    f: &mut std::fmt::Formatter<'_>,
-    (name, value): (impl AsRef<str>, &Value),
-) -> std::fmt::Result {
-    write!(f, "{}:{value}", quoted(name.as_ref()))
-}
-
-fn quoted(text: &str) -> String {
-    to_raw_value(text)
-        .map(|json| json.get().to_owned())
-        .expect("a text is JSON")
 }
 
 #[cfg(test)]
