@@ -6,6 +6,7 @@ mod dev;
 mod engine;
 mod exit;
 mod follow;
+mod inspect;
 mod job;
 mod output;
 mod plugin;
@@ -24,7 +25,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
-use self::output::{Format, Output};
+use self::output::{Output, Wanted};
 use crate::{
     config::{ConfigError, File, Section},
     observe::{self, LogFormat},
@@ -94,7 +95,7 @@ struct Global {
     config: Option<PathBuf>,
     /// How results are printed on stdout
     #[arg(long, global = true, value_name = "FORMAT", env = "OUTPOST_OUTPUT", default_value = "table", help_heading = GLOBAL)]
-    output: Format,
+    output: Wanted,
     /// What is logged on stderr: a level, or directives such as `outpost=debug,sqlx=warn`
     ///
     /// Services log from `info` on, other commands from `warn` on.
@@ -104,6 +105,12 @@ struct Global {
     #[arg(long, global = true, value_name = "FORMAT", env = "OUTPOST_LOG_FORMAT", default_value = "human", help_heading = GLOBAL)]
     log_format: LogFormat,
 }
+
+/// `inspect` has formats that other commands do not.
+const INSPECT_HELP: &str = "\
+Here --output also takes mermaid, svg and reference-json.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.";
 
 /// The heading of options that every command has.
 const GLOBAL: &str = "Global options";
@@ -128,6 +135,9 @@ enum Command {
     /// Jobs: imports, dry runs and builds
     #[command(subcommand, after_help = exit::HELP)]
     Job(job::Job),
+    /// Draw what a template makes
+    #[command(after_help = INSPECT_HELP)]
+    Inspect(inspect::Inspect),
     /// Check or show the configuration
     #[command(subcommand, after_help = exit::HELP)]
     Config(self::config::Config),
@@ -223,8 +233,13 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn run(cli: Cli, settings: Settings) -> anyhow::Result<()> {
+    let wanted = cli.global.output;
+    if wanted.format().is_none() && !matches!(cli.command, Command::Inspect(_)) {
+        let text = "only `outpost inspect` has that `--output`; others have table and json";
+        return Err(exit::UsageError(text.to_owned()).into());
+    }
     let output = Output {
-        format: cli.global.output,
+        format: wanted.format().unwrap_or_default(),
     };
     match cli.command {
         Command::Config(command) => return command.exec(settings, output),
@@ -243,7 +258,7 @@ fn run(cli: Cli, settings: Settings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async { cli.command.exec(output, signals::listen()?).await })
+    runtime.block_on(async { cli.command.exec(output, wanted, signals::listen()?).await })
 }
 
 impl Command {
@@ -255,7 +270,7 @@ impl Command {
         }
     }
 
-    async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+    async fn exec(self, output: Output, wanted: Wanted, stop: Stop) -> anyhow::Result<()> {
         match self {
             Self::Dev(command) => command.exec(output, stop).await,
             Self::Server(command) => command.exec(output, stop).await,
@@ -263,6 +278,7 @@ impl Command {
             Self::Template(command) => command.exec(output, stop).await,
             Self::Workspace(command) => command.exec(output, stop).await,
             Self::Job(command) => command.exec(output, stop).await,
+            Self::Inspect(command) => command.exec(wanted, stop).await,
             Self::Config(_) | Self::Psk(_) | Self::Completions(_) | Self::Version(_) => Ok(()),
         }
     }

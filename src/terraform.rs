@@ -7,12 +7,14 @@
 pub mod binary;
 mod diagnostic;
 mod env;
+mod go_text;
 pub mod graph;
 pub mod install;
 mod log_stream;
 pub mod plan;
 pub mod providers;
 pub mod reference_json;
+pub mod replacements;
 pub mod resources;
 mod session;
 pub mod state;

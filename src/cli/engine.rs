@@ -96,7 +96,10 @@ impl EngineArgs {
     }
 
     async fn probe(&self, environment: &Environment, stop: &Stop) -> anyhow::Result<Binary> {
-        let path = match (&self.engine, binary::find(&std::env::var_os("PATH").unwrap_or_default())) {
+        let path = match (
+            &self.engine,
+            binary::find(&std::env::var_os("PATH").unwrap_or_default()),
+        ) {
             (Some(path), _) => path.clone(),
             (None, Ok(path)) => path,
             (None, Err(_)) => {

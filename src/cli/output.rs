@@ -6,13 +6,42 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 /// How a result looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Format {
     /// For people.
     #[default]
     Table,
     /// For programs: one JSON value.
     Json,
+}
+
+/// What `--output` takes. Only `outpost inspect` has more than [`Format`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Wanted {
+    /// For people.
+    Table,
+    /// For programs: one JSON value.
+    Json,
+    /// A chart in Mermaid's language.
+    #[value(hide = true)]
+    Mermaid,
+    /// A drawing.
+    #[value(hide = true)]
+    Svg,
+    /// A conversion as Coder's golden files have it.
+    #[value(hide = true)]
+    ReferenceJson,
+}
+
+impl Wanted {
+    /// As every command has it; `None` for what only `outpost inspect` has.
+    pub(super) fn format(self) -> Option<Format> {
+        match self {
+            Self::Table => Some(Format::Table),
+            Self::Json => Some(Format::Json),
+            Self::Mermaid | Self::Svg | Self::ReferenceJson => None,
+        }
+    }
 }
 
 /// A thing that can stand in a table.

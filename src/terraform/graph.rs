@@ -11,6 +11,8 @@ pub use self::dot::GraphError;
 pub struct Graph {
     nodes: Vec<Node>,
     by_id: HashMap<String, usize>,
+    /// The first node with a label.
+    by_label: HashMap<String, usize>,
     edges: HashSet<(usize, usize)>,
 }
 
@@ -37,14 +39,18 @@ impl Graph {
     /// # Errors
     /// [`GraphError`] if it is malformed or too large.
     pub fn parse(text: &str) -> Result<Self, GraphError> {
-        dot::parse(text)
+        let mut graph = dot::parse(text)?;
+        for (node, label) in graph.nodes.iter().map(|node| &node.label).enumerate() {
+            if let Some(label) = label {
+                graph.by_label.entry(label.clone()).or_insert(node);
+            }
+        }
+        Ok(graph)
     }
 
     /// The node with this label; the first if there are several.
     pub fn node_with_label(&self, label: &str) -> Option<usize> {
-        self.nodes
-            .iter()
-            .position(|node| node.label.as_deref() == Some(label))
+        self.by_label.get(label).copied()
     }
 
     /// All labels.

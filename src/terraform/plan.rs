@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::state::State;
+use super::resources::{self, ConvertError, Totals};
 
 /// Why a document of Terraform's cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -20,16 +20,23 @@ pub enum ParseError {
 }
 
 /// A plan.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct Plan {
+    modules: Vec<Module>,
+    /// What would change, in Terraform's order.
+    pub resource_changes: Vec<ResourceChange>,
+}
+
+/// The document.
+#[derive(Deserialize)]
+struct Document {
     #[serde(default)]
     format_version: String,
     #[serde(default)]
     planned_values: Values,
-    prior_state: Option<State>,
-    /// What would change, in Terraform's order.
-    #[serde(default)]
-    pub resource_changes: Vec<ResourceChange>,
+    prior_state: Option<super::state::Document>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    resource_changes: Vec<ResourceChange>,
 }
 
 /// The values of all modules.
@@ -40,7 +47,7 @@ pub(super) struct Values {
 }
 
 /// A module with its resources, as they are or will be.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub struct Module {
     /// Resources of the module itself.
     #[serde(default)]
@@ -54,7 +61,7 @@ pub struct Module {
 }
 
 /// One instance of a resource or data source.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub struct ResourceValues {
     /// The full instance address.
     pub address: String,
@@ -68,7 +75,7 @@ pub struct ResourceValues {
     #[serde(default)]
     pub name: String,
     /// Attributes; those that are not known yet are absent.
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub values: Map<String, Value>,
 }
 
@@ -112,25 +119,39 @@ impl Plan {
     /// # Errors
     /// [`ParseError`] if it is no such thing.
     pub fn parse(json: &[u8]) -> Result<Self, ParseError> {
-        let plan: Self = serde_json::from_slice(json)?;
-        check_format(&plan.format_version)?;
-        Ok(plan)
+        let document: Document = serde_json::from_slice(json)?;
+        check_format(&document.format_version)?;
+        let mut modules = Vec::new();
+        if let Some(mut prior) = document.prior_state.and_then(|prior| prior.values) {
+            keep_data(&mut prior.root_module);
+            modules.push(prior.root_module);
+        }
+        modules.push(document.planned_values.root_module);
+        Ok(Self {
+            modules,
+            resource_changes: document.resource_changes,
+        })
     }
 
     /// The modules to convert: data sources that were read before, then everything planned.
     ///
     /// # Source
     /// coder `provisioner/terraform/planresources.go`.
-    pub fn modules(&self) -> Vec<Module> {
-        let prior = self
-            .prior_state
-            .as_ref()
-            .and_then(|state| state.values.as_ref());
-        let prior = prior.map(|values| only_data(&values.root_module));
-        prior
-            .into_iter()
-            .chain([self.planned_values.root_module.clone()])
-            .collect()
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// The same, for keeps.
+    pub fn into_modules(self) -> Vec<Module> {
+        self.modules
+    }
+
+    /// What the planned resources cost and how many AI tasks there are; no graph is needed.
+    ///
+    /// # Errors
+    /// [`ConvertError::Totals`] if a `coder_metadata` is malformed.
+    pub fn totals(&self) -> Result<Totals, ConvertError> {
+        resources::totals(&self.modules)
     }
 }
 
@@ -148,23 +169,10 @@ pub(super) fn check_format(version: &str) -> Result<(), ParseError> {
     }
 }
 
-fn only_data(module: &Module) -> Module {
-    Module {
-        address: module.address.clone(),
-        resources: module
-            .resources
-            .iter()
-            .filter(|resource| resource.mode == "data")
-            .cloned()
-            .collect(),
-        child_modules: module.child_modules.iter().map(only_data).collect(),
-    }
-}
-
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(
-    input: D,
-) -> Result<Map<String, Value>, D::Error> {
-    Ok(Option::deserialize(input)?.unwrap_or_default())
+/// Drops all but data sources. Modules stay, even if nothing is left in them.
+fn keep_data(module: &mut Module) {
+    module.resources.retain(|resource| resource.mode == "data");
+    module.child_modules.iter_mut().for_each(keep_data);
 }
 
 fn null_is_default<'de, D, T>(input: D) -> Result<T, D::Error>
@@ -197,9 +205,10 @@ mod tests {
                 {"address":"data.c.d","mode":"data","type":"c","name":"d","values":null},
                 {"address":"a.b","mode":"managed","type":"a","name":"b"}]}}}}"#;
 
-        let modules = Plan::parse(plan).unwrap().modules();
+        let plan = Plan::parse(plan).unwrap();
 
-        let addresses: Vec<_> = modules
+        let addresses: Vec<_> = plan
+            .modules()
             .iter()
             .flat_map(|module| &module.resources)
             .map(|resource| resource.address.as_str())

@@ -18,8 +18,15 @@ mod presets;
 use std::collections::BTreeMap;
 
 use self::{agents::Agents, decode::DecodeError, index::Index, metadata::Facts};
-use super::{graph::Graph, plan::Module};
-use crate::job::{AiTask, ExternalAuthRequirement, Parameter, Preset, Resource};
+use super::{
+    go_text::quoted,
+    graph::Graph,
+    plan::{Module, ResourceValues},
+};
+use crate::{
+    job::{AiTask, ExternalAuthRequirement, Parameter, Preset, Resource},
+    provision::GraphComplete,
+};
 
 /// What a plan or a state becomes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,10 +41,28 @@ pub struct Converted {
     pub external_auth: Vec<ExternalAuthRequirement>,
     /// AI tasks, modules before what calls them.
     pub ai_tasks: Vec<AiTask>,
+    /// Whether there are any AI tasks.
+    pub has_ai_tasks: bool,
     /// Whether the graph has agents that somebody else runs, counted out or not.
     pub has_external_agents: bool,
     /// What the author should know, one sentence each.
     pub warnings: Vec<String>,
+}
+
+impl From<Converted> for GraphComplete {
+    /// What a server is told, without the warnings and without what was measured.
+    fn from(converted: Converted) -> Self {
+        Self {
+            timings: Vec::new(),
+            resources: converted.resources,
+            parameters: converted.parameters,
+            external_auth: converted.external_auth,
+            presets: converted.presets,
+            ai_tasks: converted.ai_tasks,
+            has_ai_tasks: converted.has_ai_tasks,
+            has_external_agents: converted.has_external_agents,
+        }
+    }
 }
 
 /// What is summed up over a plan without a graph.
@@ -60,23 +85,23 @@ pub enum ConvertError {
     AgentNameEmpty,
     /// An agent name that was allowed long ago.
     #[error(
-        "agent name {0:?} contains underscores which are no longer supported, please use hyphens instead (regex: {1:?})"
+        "agent name {0} contains underscores which are no longer supported, please use hyphens instead (regex: {1:?})"
     )]
     AgentNameUnderscore(String, &'static str),
     /// An agent name with other characters.
-    #[error("agent name {0:?} does not match regex {1:?}")]
+    #[error("agent name {0} does not match regex {1:?}")]
     AgentName(String, &'static str),
     /// Two agents of one name, whatever the case of its letters.
     #[error("duplicate agent name: {0}")]
     DuplicateAgent(String),
     /// An agent that the graph does not have, such as one in a module with `count`.
-    #[error("couldn't find node on graph: {0:?}")]
+    #[error("couldn't find node on graph: {}", quoted(.0))]
     NotInGraph(String),
     /// An app slug with other characters.
-    #[error("app slug {0:?} does not match regex {1:?}")]
+    #[error("app slug {0} does not match regex {1:?}")]
     AppSlug(String, &'static str),
     /// Two apps of one slug.
-    #[error("duplicate app slug, they must be unique per template: {0:?}")]
+    #[error("duplicate app slug, they must be unique per template: {0}")]
     DuplicateAppSlug(String),
     /// Two `coder_metadata` of one resource.
     #[error("duplicate metadata resource: {0}")]
@@ -93,10 +118,13 @@ pub enum ConvertError {
     /// An external service without a usable id.
     #[error("external auth id is not a string")]
     ExternalAuthId,
+    /// A `coder_metadata` whose cost cannot be read.
+    #[error("parse plan: {0}")]
+    Totals(String),
 }
 
 /// Types that are parts of agents or of other resources, and no resources of their own.
-const HELPER_TYPES: [&str; 5] = [
+pub const HELPER_TYPES: [&str; 5] = [
     "coder_script",
     "coder_agent",
     "coder_agent_instance",
@@ -113,46 +141,62 @@ const HELPER_TYPES: [&str; 5] = [
 /// [`ConvertError`], the first in the reference's order; nothing is returned then.
 pub fn convert(modules: &[Module], graph: &Graph) -> Result<Converted, ConvertError> {
     let index = Index::new(modules);
+    let mut warnings = Vec::new();
     let mut agents = Agents::collect(&index, graph)?;
     agents.attach_devcontainers(&index)?;
     agents.set_instance_ids(&index);
-    apps::attach(&mut agents, &index)?;
+    apps::attach(&mut agents, &index, &mut warnings)?;
     agents.attach_envs(&index)?;
     agents.attach_scripts(&index)?;
     let facts = metadata::collect(&index, graph)?;
     let resources = resources(&index, &mut agents, &facts);
     let parameters = parameters::collect(&index)?;
-    let mut warnings = Vec::new();
     let presets = presets::collect(&index, &parameters, &mut warnings)?;
+    let ai_tasks = external::ai_tasks(&index)?;
     Ok(Converted {
         resources,
         parameters,
         presets,
         external_auth: external::auth(&index)?,
-        ai_tasks: external::ai_tasks(&index)?,
+        has_ai_tasks: !ai_tasks.is_empty(),
+        ai_tasks,
         has_external_agents: external::has_agents(graph),
         warnings,
     })
 }
 
-/// Sums up what a plan costs and how many AI tasks it has.
+/// Sums up what the modules cost and how many AI tasks they have.
 ///
 /// # Errors
-/// [`ConvertError::Decode`] if a `coder_metadata` is malformed.
+/// [`ConvertError::Totals`] if a `coder_metadata` is malformed.
 pub fn totals(modules: &[Module]) -> Result<Totals, ConvertError> {
     let mut totals = Totals::default();
-    for resource in modules.iter().flat_map(index::walk) {
+    for module in modules {
+        add(module, &mut totals).map_err(ConvertError::Totals)?;
+    }
+    Ok(totals)
+}
+
+/// An error names the modules around it, from the outermost; the innermost is named twice, as in the reference.
+fn add(module: &Module, totals: &mut Totals) -> Result<(), String> {
+    let within = |module: &Module, error: &dyn std::fmt::Display| {
+        format!("in module {}: {error}", module.address)
+    };
+    for resource in &module.resources {
         match resource.kind.as_str() {
             "coder_metadata" => {
-                totals.daily_cost = totals
-                    .daily_cost
-                    .wrapping_add(metadata::daily_cost(resource)?)
+                let cost = metadata::daily_cost(resource);
+                let cost = cost.map_err(|error| within(module, &error))?;
+                totals.daily_cost = totals.daily_cost.wrapping_add(cost);
             }
             "coder_ai_task" => totals.ai_task_count += 1,
             _ => {}
         }
     }
-    Ok(totals)
+    for child in &module.child_modules {
+        add(child, totals).map_err(|error| within(child, &error))?;
+    }
+    Ok(())
 }
 
 fn resources(
@@ -171,7 +215,7 @@ fn resources(
             agents.apply_instance_id(index::label(&resource.address), id);
         }
     }
-    let convert = |resource: &&super::plan::ResourceValues| {
+    let convert = |resource: &&ResourceValues| {
         let label = index::label(&resource.address);
         let facts = facts.get(label).cloned().unwrap_or_default();
         Resource {

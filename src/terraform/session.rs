@@ -25,7 +25,7 @@ use super::{
     chain,
     graph::Graph,
     plan::{Module, Plan},
-    resources,
+    replacements, resources,
     state::State,
     state_file, template,
     timings::Timings,
@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     files::{self, archive, module_archive},
-    job::{LogLevel, Transition},
+    job::{LogLevel, PrebuiltStage, Transition},
     language,
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
@@ -334,15 +334,54 @@ impl Session {
             StepFailure::new(format!("convert plan state: parse plan: {}", chain(error)))
         };
         let plan = Plan::parse(&json).map_err(|error| wrong(&error))?;
-        let modules = plan.modules();
-        let totals = resources::totals(&modules).map_err(|error| wrong(&error))?;
+        let totals = plan
+            .totals()
+            .map_err(|error| StepFailure::new(format!("convert plan state: {error}")))?;
+        self.log_replacements(&plan, &plan_path, request, log.as_ref(), stop)
+            .await?;
         let complete = PlanComplete {
             plan: json.into(),
             daily_cost: totals.daily_cost,
             ai_task_count: totals.ai_task_count,
+            replacements: replacements::list(&plan),
             ..PlanComplete::default()
         };
-        Ok((complete, modules))
+        Ok((complete, plan.into_modules()))
+    }
+
+    /// Says what is destroyed and made again. Who claims a prebuilt workspace must lose nothing, so there the whole
+    /// plan is shown.
+    async fn log_replacements(
+        &mut self,
+        plan: &Plan,
+        plan_path: &str,
+        request: &PlanRequest,
+        log: &dyn LogSink,
+        stop: &Stop,
+    ) -> Result<(), StepFailure> {
+        let metadata = &request.metadata;
+        let is_claim = metadata.prebuilt_stage == PrebuiltStage::Claim
+            && metadata.transition != Transition::Destroy;
+        if !is_claim {
+            let lines = replacements::log_lines(plan);
+            lines
+                .into_iter()
+                .for_each(|line| log.log(LogLevel::Warn, line));
+            return Ok(());
+        }
+        if !replacements::any(plan) {
+            return Ok(());
+        }
+        let shown = self.show(&["show", "-no-color", plan_path], stop).await?;
+        for line in String::from_utf8_lossy(&shown).lines() {
+            let level = if line.contains("# forces replacement") {
+                LogLevel::Warn
+            } else {
+                LogLevel::Info
+            };
+            log.log(level, line.to_owned());
+        }
+        Ok(())
     }
 
     async fn convert(
@@ -362,18 +401,9 @@ impl Session {
         let converted = resources::convert(modules, &graph).map_err(|error| wrong(&error))?;
         converted
             .warnings
-            .into_iter()
-            .for_each(|warning| log.log(LogLevel::Warn, warning));
-        Ok(GraphComplete {
-            timings: Vec::new(),
-            resources: converted.resources,
-            parameters: converted.parameters,
-            external_auth: converted.external_auth,
-            presets: converted.presets,
-            has_ai_tasks: !converted.ai_tasks.is_empty(),
-            ai_tasks: converted.ai_tasks,
-            has_external_agents: converted.has_external_agents,
-        })
+            .iter()
+            .for_each(|warning| log.log(LogLevel::Warn, warning.clone()));
+        Ok(converted.into())
     }
 
     fn newest_state(
@@ -551,7 +581,7 @@ impl crate::provision::Session for Session {
                     chain(&error)
                 ))
             })?;
-            modules = state.modules();
+            modules = state.into_modules();
         }
         let timings = Timings::begin("graph", Timestamp::now());
         let converted = self.convert(&modules, &log, stop).await;

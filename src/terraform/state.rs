@@ -5,8 +5,14 @@ use serde::Deserialize;
 use super::plan::{Module, ParseError, Values, check_format};
 
 /// A state.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct State {
+    modules: Vec<Module>,
+}
+
+/// The document.
+#[derive(Deserialize)]
+pub(super) struct Document {
     #[serde(default)]
     format_version: String,
     pub(super) values: Option<Values>,
@@ -18,16 +24,21 @@ impl State {
     /// # Errors
     /// [`ParseError`] if it is no such thing.
     pub fn parse(json: &[u8]) -> Result<Self, ParseError> {
-        let state: Self = serde_json::from_slice(json)?;
-        check_format(&state.format_version)?;
-        Ok(state)
+        let document: Document = serde_json::from_slice(json)?;
+        check_format(&document.format_version)?;
+        let modules = document.values.into_iter().map(|values| values.root_module);
+        Ok(Self {
+            modules: modules.collect(),
+        })
     }
 
     /// The modules to convert; none for an empty state.
-    pub fn modules(self) -> Vec<Module> {
-        self.values
-            .into_iter()
-            .map(|values| values.root_module)
-            .collect()
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// The same, for keeps.
+    pub fn into_modules(self) -> Vec<Module> {
+        self.modules
     }
 }

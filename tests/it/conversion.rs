@@ -10,7 +10,7 @@ use std::{
 
 use outpost::terraform::{
     graph::Graph,
-    plan::{Module, Plan},
+    plan::Plan,
     reference_json,
     resources::{self, ConvertError, Converted},
     state::State,
@@ -54,12 +54,9 @@ fn convert(case: &Path, step: &str) -> Result<Converted, ConvertError> {
     let name = case.file_name().unwrap().to_str().unwrap();
     let json = fs::read(case.join(format!("{name}.tf{step}.json"))).unwrap();
     let dot = fs::read_to_string(case.join(format!("{name}.tf{step}.dot"))).unwrap();
-    resources::convert(&modules(&json, step), &Graph::parse(&dot).unwrap())
-}
-
-fn modules(json: &[u8], step: &str) -> Vec<Module> {
+    let graph = Graph::parse(&dot).unwrap();
     match step {
-        "plan" => Plan::parse(json).unwrap().modules(),
-        _ => State::parse(json).unwrap().modules(),
+        "plan" => resources::convert(Plan::parse(&json).unwrap().modules(), &graph),
+        _ => resources::convert(State::parse(&json).unwrap().modules(), &graph),
     }
 }

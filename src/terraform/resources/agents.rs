@@ -1,25 +1,50 @@
 //! Agents: found, checked, and put on the resource that is nearest among those that depend on them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod read;
 
-use super::{ConvertError, decode::Attributes, index, index::Index};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Range,
+};
+
+use self::read::{check_name, read_agent};
+use super::{ConvertError, decode::decode, index, index::Index};
 use crate::{
-    job::{
-        Agent, AgentAuth, AgentMetadata, App, Devcontainer, DisplayApps, Env, MemoryMonitor,
-        ResourcesMonitoring, Script, VolumeMonitor,
-    },
-    rules,
+    job::{Agent, AgentAuth, App, Devcontainer, Env, Script},
     terraform::{
         graph::{Direction, Graph},
         plan::ResourceValues,
     },
 };
 
-/// Agents by the label of their resource, and within it by address.
+/// Agents in the order of their resources' labels, and of their addresses for one label.
 pub(super) struct Agents<'a> {
-    by_label: BTreeMap<&'a str, Vec<Agent>>,
-    /// Direct edges of the root module: what depends, and which agent or devcontainer it depends on.
-    links: HashSet<(&'a str, &'a str)>,
+    all: Vec<Agent>,
+    /// Which of them a resource has, by its label.
+    by_label: BTreeMap<&'a str, Range<usize>>,
+    /// By id, without those that have none.
+    by_id: HashMap<String, Vec<usize>>,
+    /// Those without an id, by name.
+    by_name: HashMap<String, usize>,
+    /// The first container for a sub-agent's id, and for the name of one without such an id.
+    containers: HashMap<ContainerKey, Spot>,
+    /// Direct edges of the root module: from things by type and name to agents and containers.
+    links: HashMap<&'a str, HashSet<(Target, &'a str)>>,
+}
+
+/// An agent's place, and the place of a container in it; none sorts before any.
+type Spot = (usize, Option<usize>);
+
+#[derive(PartialEq, Eq, Hash)]
+enum ContainerKey {
+    Id(String),
+    Name(String),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Target {
+    Agent,
+    Devcontainer,
 }
 
 /// Where something that names an agent belongs.
@@ -33,17 +58,14 @@ pub(super) enum Place<'p> {
 impl<'a> Agents<'a> {
     /// Reads every `coder_agent` and finds its resource. One that no resource depends on is dropped.
     pub(super) fn collect(index: &Index<'a>, graph: &'a Graph) -> Result<Self, ConvertError> {
-        let mut agents = Self {
-            by_label: BTreeMap::new(),
-            links: links(graph),
-        };
         let mut names = BTreeSet::new();
+        let mut groups: BTreeMap<&str, Vec<Agent>> = BTreeMap::new();
         for resource in index.of_type("coder_agent") {
+            let agent = read_agent(resource)?;
             check_name(&resource.name)?;
             if !names.insert(resource.name.to_lowercase()) {
                 return Err(ConvertError::DuplicateAgent(resource.name.clone()));
             }
-            let agent = read_agent(resource)?;
             let label = index::label(&resource.address);
             let node = graph
                 .node_with_label(label)
@@ -51,40 +73,70 @@ impl<'a> Agents<'a> {
             let nearest =
                 graph.nearest(node, Direction::Dependants, |label| index.is_target(label));
             if let Some(target) = nearest {
-                agents.by_label.entry(target).or_default().push(agent);
+                groups.entry(target).or_default().push(agent);
             }
         }
-        Ok(agents)
+        Ok(Self::new(groups, links(graph)))
+    }
+
+    fn new(
+        groups: BTreeMap<&'a str, Vec<Agent>>,
+        links: HashMap<&'a str, HashSet<(Target, &'a str)>>,
+    ) -> Self {
+        let mut agents = Self {
+            all: Vec::new(),
+            by_label: BTreeMap::new(),
+            by_id: HashMap::new(),
+            by_name: HashMap::new(),
+            containers: HashMap::new(),
+            links,
+        };
+        for (label, group) in groups {
+            let start = agents.all.len();
+            agents.all.extend(group);
+            agents.by_label.insert(label, start..agents.all.len());
+        }
+        for (spot, agent) in agents.all.iter().enumerate() {
+            if agent.id.is_empty() {
+                agents.by_name.insert(agent.name.clone(), spot);
+            } else {
+                agents.by_id.entry(agent.id.clone()).or_default().push(spot);
+            }
+        }
+        agents
     }
 
     /// The agents of a resource, by its label.
     pub(super) fn of(&self, label: &str) -> Vec<Agent> {
-        self.by_label.get(label).cloned().unwrap_or_default()
+        let range = self.by_label.get(label).cloned();
+        range.map_or_else(Vec::new, |range| self.all[range].to_vec())
     }
 
     /// Puts each `coder_devcontainer` on every agent that it names.
     pub(super) fn attach_devcontainers(&mut self, index: &Index<'_>) -> Result<(), ConvertError> {
+        let what = "decode devcontainer attributes";
         for resource in index.of_type("coder_devcontainer") {
-            let values = Attributes::new("decode devcontainer attributes", &resource.values);
-            let container = Devcontainer {
-                id: values.string("id")?,
-                subagent_id: values.string("subagent_id")?,
-                name: resource.name.clone(),
-                workspace_folder: values.string("workspace_folder")?,
-                config_path: values.string("config_path")?,
-                ..Devcontainer::default()
-            };
-            let agent_id = values.string("agent_id")?;
-            for agent in self.by_label.values_mut().flatten() {
-                if depends_on_agent(&self.links, resource, &agent_id, agent) {
-                    agent.devcontainers.push(container.clone());
-                }
+            let (agent_id, container) = decode(what, &resource.values, |values| {
+                let container = Devcontainer {
+                    id: values.string("id"),
+                    subagent_id: values.string("subagent_id"),
+                    name: resource.name.clone(),
+                    workspace_folder: values.string("workspace_folder"),
+                    config_path: values.string("config_path"),
+                    ..Devcontainer::default()
+                };
+                (values.string("agent_id"), container)
+            })?;
+            for spot in self.agents_named(resource, &agent_id) {
+                self.add_container(spot, container.clone());
             }
         }
+        self.find_containers();
         Ok(())
     }
 
-    /// Gives agents the ids that `coder_agent_instance` resources name. Agents with a token are left alone.
+    /// Gives agents the ids that `coder_agent_instance` resources name: in each resource the first that takes one.
+    /// Agents with a token are left alone.
     pub(super) fn set_instance_ids(&mut self, index: &Index<'_>) {
         for resource in index.of_type("coder_agent_instance") {
             let text = |key: &str| resource.values.get(key).and_then(|value| value.as_str());
@@ -92,11 +144,11 @@ impl<'a> Agents<'a> {
             else {
                 continue;
             };
-            for group in self.by_label.values_mut() {
+            for range in self.by_label.values() {
                 let takes = |agent: &&mut Agent| {
                     agent.id == agent_id && matches!(agent.auth, AgentAuth::InstanceId(_))
                 };
-                if let Some(agent) = group.iter_mut().find(takes) {
+                if let Some(agent) = self.all[range.clone()].iter_mut().find(takes) {
                     agent.auth = AgentAuth::InstanceId(instance_id.to_owned());
                 }
             }
@@ -105,7 +157,8 @@ impl<'a> Agents<'a> {
 
     /// Gives the id of a cloud's machine to the agents on it that have neither a token nor an id.
     pub(super) fn apply_instance_id(&mut self, label: &str, id: &str) {
-        for agent in self.by_label.get_mut(label).into_iter().flatten() {
+        let range = self.by_label.get(label).cloned().unwrap_or_default();
+        for agent in &mut self.all[range] {
             if let AgentAuth::Token(value) | AgentAuth::InstanceId(value) = &agent.auth
                 && value.is_empty()
             {
@@ -117,13 +170,15 @@ impl<'a> Agents<'a> {
     /// Puts each `coder_env` where it belongs. Order and duplicates are kept.
     pub(super) fn attach_envs(&mut self, index: &Index<'_>) -> Result<(), ConvertError> {
         for resource in index.of_type("coder_env") {
-            let values = Attributes::new("decode env attributes", &resource.values);
-            let env = Env {
-                name: values.string("name")?,
-                value: values.string("value")?,
-                merge_strategy: values.string("merge_strategy")?,
-            };
-            match self.place(resource, &values.string("agent_id")?) {
+            let (agent_id, env) = decode("decode env attributes", &resource.values, |values| {
+                let env = Env {
+                    name: values.string("name"),
+                    value: values.string("value"),
+                    merge_strategy: values.string("merge_strategy"),
+                };
+                (values.string("agent_id"), env)
+            })?;
+            match self.place(resource, &agent_id) {
                 Some(Place::Agent(agent)) => agent.extra_envs.push(env),
                 Some(Place::Devcontainer(container)) => container.envs.push(env),
                 None => {}
@@ -135,19 +190,22 @@ impl<'a> Agents<'a> {
     /// Puts each `coder_script` where it belongs.
     pub(super) fn attach_scripts(&mut self, index: &Index<'_>) -> Result<(), ConvertError> {
         for resource in index.of_type("coder_script") {
-            let values = Attributes::new("decode script attributes", &resource.values);
-            let script = Script {
-                display_name: values.string("display_name")?,
-                icon: values.string("icon")?,
-                script: values.string("script")?,
-                cron: values.string("cron")?,
-                start_blocks_login: values.bool("start_blocks_login")?,
-                run_on_start: values.bool("run_on_start")?,
-                run_on_stop: values.bool("run_on_stop")?,
-                timeout_seconds: values.i32("timeout")?,
-                log_path: values.string("log_path")?,
-            };
-            match self.place(resource, &values.string("agent_id")?) {
+            let (agent_id, script) =
+                decode("decode script attributes", &resource.values, |values| {
+                    let script = Script {
+                        display_name: values.string("display_name"),
+                        icon: values.string("icon"),
+                        script: values.string("script"),
+                        cron: values.string("cron"),
+                        start_blocks_login: values.bool("start_blocks_login"),
+                        run_on_start: values.bool("run_on_start"),
+                        run_on_stop: values.bool("run_on_stop"),
+                        timeout_seconds: values.i32("timeout"),
+                        log_path: values.string("log_path"),
+                    };
+                    (values.string("agent_id"), script)
+                })?;
+            match self.place(resource, &agent_id) {
                 Some(Place::Agent(agent)) => agent.scripts.push(script),
                 Some(Place::Devcontainer(container)) => container.scripts.push(script),
                 None => {}
@@ -165,200 +223,90 @@ impl<'a> Agents<'a> {
         }
     }
 
-    /// The first agent that a resource names, or the first of an agent's containers.
-    fn place(&mut self, resource: &ResourceValues, agent_id: &str) -> Option<Place<'_>> {
-        for agent in self.by_label.values_mut().flatten() {
-            if depends_on_agent(&self.links, resource, agent_id, agent) {
-                return Some(Place::Agent(agent));
-            }
-            let links = &self.links;
-            let names = |container: &&mut Devcontainer| {
-                depends_on_devcontainer(links, resource, agent_id, container)
-            };
-            if let Some(container) = agent.devcontainers.iter_mut().find(names) {
-                return Some(Place::Devcontainer(container));
+    fn add_container(&mut self, agent: usize, container: Devcontainer) {
+        self.all[agent].devcontainers.push(container);
+    }
+
+    fn find_containers(&mut self) {
+        for (spot, agent) in self.all.iter().enumerate() {
+            for (nested, container) in agent.devcontainers.iter().enumerate() {
+                let key = if container.subagent_id.is_empty() {
+                    ContainerKey::Name(container.name.clone())
+                } else {
+                    ContainerKey::Id(container.subagent_id.clone())
+                };
+                self.containers.entry(key).or_insert((spot, Some(nested)));
             }
         }
-        None
     }
-}
 
-/// Whether a resource belongs to an agent. Before an apply there are no ids, and a direct edge decides.
-fn depends_on_agent(
-    links: &HashSet<(&str, &str)>,
-    resource: &ResourceValues,
-    agent_id: &str,
-    agent: &Agent,
-) -> bool {
-    if agent.id.is_empty() && agent_id.is_empty() {
-        return is_linked(links, resource, "coder_agent", &agent.name);
+    /// All agents that a resource names, in order. Before an apply there are no ids, and direct edges decide.
+    fn agents_named(&self, resource: &ResourceValues, agent_id: &str) -> Vec<usize> {
+        if !agent_id.is_empty() {
+            return self.by_id.get(agent_id).cloned().unwrap_or_default();
+        }
+        let linked = self.linked(resource, Target::Agent);
+        let mut spots: Vec<_> = linked
+            .filter_map(|name| self.by_name.get(name).copied())
+            .collect();
+        spots.sort_unstable();
+        spots
     }
-    agent.id == agent_id
-}
 
-fn depends_on_devcontainer(
-    links: &HashSet<(&str, &str)>,
-    resource: &ResourceValues,
-    agent_id: &str,
-    container: &Devcontainer,
-) -> bool {
-    if container.subagent_id.is_empty() && agent_id.is_empty() {
-        return is_linked(links, resource, "coder_devcontainer", &container.name);
+    /// The first agent that a resource names, or the first of an agent's containers, whichever comes first.
+    fn place(&mut self, resource: &ResourceValues, agent_id: &str) -> Option<Place<'_>> {
+        let agent = self.agents_named(resource, agent_id).first().copied();
+        let container = if agent_id.is_empty() {
+            let linked = self.linked(resource, Target::Devcontainer);
+            let spots =
+                linked.filter_map(|name| self.containers.get(&ContainerKey::Name(name.to_owned())));
+            spots.min().copied()
+        } else {
+            let key = ContainerKey::Id(agent_id.to_owned());
+            self.containers.get(&key).copied()
+        };
+        let first = agent
+            .map(|spot| (spot, None))
+            .into_iter()
+            .chain(container)
+            .min()?;
+        let agent = &mut self.all[first.0];
+        Some(match first.1 {
+            None => Place::Agent(agent),
+            Some(nested) => Place::Devcontainer(&mut agent.devcontainers[nested]),
+        })
     }
-    container.subagent_id == agent_id
-}
 
-fn is_linked(
-    links: &HashSet<(&str, &str)>,
-    resource: &ResourceValues,
-    kind: &str,
-    name: &str,
-) -> bool {
-    let from = format!("{}.{}", resource.kind, resource.name);
-    let to = format!("{kind}.{name}");
-    links.contains(&(from.as_str(), to.as_str()))
+    /// Names of agents or containers to which a direct edge leads from the resource.
+    fn linked(&self, resource: &ResourceValues, kind: Target) -> impl Iterator<Item = &'a str> {
+        let from = format!("{}.{}", resource.kind, resource.name);
+        let targets = self.links.get(from.as_str()).into_iter().flatten();
+        targets
+            .filter(move |(target, _)| *target == kind)
+            .map(|(_, name)| *name)
+    }
 }
 
 /// Direct edges between things of the root module. The reference compares ends of ids, which are
 /// `] TYPE.NAME (expand)` there, and `module.….TYPE.NAME (expand)` in modules.
-fn links(graph: &Graph) -> HashSet<(&str, &str)> {
-    let name = |id: &'_ str| {
-        id.strip_suffix(" (expand)")
-            .and_then(|id| id.rfind("] ").map(|at| at + 2))
+fn links(graph: &Graph) -> HashMap<&str, HashSet<(Target, &str)>> {
+    let name = |id| -> Option<&str> {
+        let id = str::strip_suffix(id, " (expand)")?;
+        Some(&id[id.rfind("] ")? + 2..])
     };
-    let edges = graph.edges().filter_map(|(from, to)| {
-        let (from_name, to_name) = (
-            &from[name(from)?..from.len() - 9],
-            &to[name(to)?..to.len() - 9],
-        );
-        let is_link =
-            to_name.starts_with("coder_agent.") || to_name.starts_with("coder_devcontainer.");
-        is_link.then_some((from_name, to_name))
-    });
-    edges.collect()
-}
-
-fn check_name(name: &str) -> Result<(), ConvertError> {
-    if name.is_empty() {
-        return Err(ConvertError::AgentNameEmpty);
-    }
-    if rules::is_agent_name(name) {
-        return Ok(());
-    }
-    Err(if name.contains('_') {
-        ConvertError::AgentNameUnderscore(name.to_owned(), rules::AGENT_NAME)
-    } else {
-        ConvertError::AgentName(name.to_owned(), rules::AGENT_NAME)
-    })
-}
-
-fn read_agent(resource: &ResourceValues) -> Result<Agent, ConvertError> {
-    let values = Attributes::new("decode agent attributes", &resource.values);
-    let is_token = values.string("auth")? == "token";
-    let token = values.string("token")?;
-    Ok(Agent {
-        id: values.string("id")?,
-        name: resource.name.clone(),
-        env: values.strings("env")?,
-        operating_system: values.string("os")?,
-        architecture: values.string("arch")?,
-        directory: values.string("dir")?,
-        auth: if is_token {
-            AgentAuth::Token(token)
+    let mut links: HashMap<_, HashSet<_>> = HashMap::new();
+    for (from, to) in graph.edges() {
+        let (Some(from), Some(to)) = (name(from), name(to)) else {
+            continue;
+        };
+        let target = if let Some(name) = to.strip_prefix("coder_agent.") {
+            (Target::Agent, name)
+        } else if let Some(name) = to.strip_prefix("coder_devcontainer.") {
+            (Target::Devcontainer, name)
         } else {
-            AgentAuth::InstanceId(String::new())
-        },
-        connection_timeout_seconds: values.i32("connection_timeout")?,
-        troubleshooting_url: values.string("troubleshooting_url")?,
-        motd_file: values.string("motd_file")?,
-        metadata: values
-            .objects("metadata")?
-            .iter()
-            .map(read_metadata)
-            .collect::<Result<_, _>>()?,
-        display_apps: values
-            .objects("display_apps")?
-            .first()
-            .map_or(Ok(DisplayApps::default()), read_display_apps)?,
-        scripts: legacy_scripts(&values)?,
-        order: values.i64("order")?,
-        resources_monitoring: read_monitoring(&values)?,
-        api_key_scope: values.string("api_key_scope")?,
-        ..Agent::default()
-    })
-}
-
-fn read_metadata(item: &Attributes<'_>) -> Result<AgentMetadata, ConvertError> {
-    Ok(AgentMetadata {
-        key: item.string("key")?,
-        display_name: item.string("display_name")?,
-        script: item.string("script")?,
-        interval: item.i64("interval")?,
-        timeout: item.i64("timeout")?,
-        order: item.i64("order")?,
-    })
-}
-
-fn read_display_apps(item: &Attributes<'_>) -> Result<DisplayApps, ConvertError> {
-    Ok(DisplayApps {
-        vscode: item.bool("vscode")?,
-        vscode_insiders: item.bool("vscode_insiders")?,
-        web_terminal: item.bool("web_terminal")?,
-        ssh_helper: item.bool("ssh_helper")?,
-        port_forwarding_helper: item.bool("port_forwarding_helper")?,
-    })
-}
-
-/// The last memory block counts, and all volumes.
-fn read_monitoring(values: &Attributes<'_>) -> Result<ResourcesMonitoring, ConvertError> {
-    let mut monitoring = ResourcesMonitoring::default();
-    for block in values.objects("resources_monitoring")? {
-        for memory in block.objects("memory")? {
-            let (enabled, threshold) = (memory.bool("enabled")?, memory.i32("threshold")?);
-            monitoring.memory = Some(MemoryMonitor { enabled, threshold });
-        }
-        for volume in block.objects("volume")? {
-            let path = volume.string("path")?;
-            let (enabled, threshold) = (volume.bool("enabled")?, volume.i32("threshold")?);
-            monitoring.volumes.push(VolumeMonitor {
-                path,
-                enabled,
-                threshold,
-            });
-        }
+            continue;
+        };
+        links.entry(from).or_default().insert(target);
     }
-    Ok(monitoring)
-}
-
-/// The scripts that are attributes of the agent itself, from before there was `coder_script`.
-fn legacy_scripts(values: &Attributes<'_>) -> Result<Vec<Script>, ConvertError> {
-    let behavior = values.string("startup_script_behavior")?;
-    let login_before_ready =
-        !values.has("login_before_ready") || values.bool("login_before_ready")?;
-    let is_blocking = if behavior.is_empty() {
-        !login_before_ready
-    } else {
-        behavior == "blocking"
-    };
-    let startup = Script {
-        display_name: "Startup Script".to_owned(),
-        icon: "/emojis/25b6-fe0f.png".to_owned(),
-        script: values.string("startup_script")?,
-        start_blocks_login: is_blocking,
-        run_on_start: true,
-        log_path: "coder-startup-script.log".to_owned(),
-        ..Script::default()
-    };
-    let shutdown = Script {
-        display_name: "Shutdown Script".to_owned(),
-        icon: "/emojis/25c0.png".to_owned(),
-        script: values.string("shutdown_script")?,
-        run_on_stop: true,
-        log_path: "coder-shutdown-script.log".to_owned(),
-        ..Script::default()
-    };
-    Ok([startup, shutdown]
-        .into_iter()
-        .filter(|script| !script.script.is_empty())
-        .collect())
+    links
 }

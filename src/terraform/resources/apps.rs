@@ -4,30 +4,46 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::{ConvertError, agents::Agents, decode::Attributes, index::Index};
+use super::{
+    ConvertError,
+    agents::Agents,
+    decode::{Attributes, decode},
+    index::Index,
+};
 use crate::{
     job::{App, Healthcheck, OpenIn, SharingLevel},
     rules,
-    terraform::plan::ResourceValues,
+    terraform::{go_text::quoted, plan::ResourceValues},
 };
 
-pub(super) fn attach(agents: &mut Agents<'_>, index: &Index<'_>) -> Result<(), ConvertError> {
+pub(super) fn attach(
+    agents: &mut Agents<'_>,
+    index: &Index<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<(), ConvertError> {
     let mut slugs = BTreeSet::new();
     for resource in index.of_type("coder_app") {
-        let values = Attributes::new("decode app attributes", &resource.values);
-        let app = read_app(resource, &values)?;
+        let (agent_id, mut app) = decode("decode app attributes", &resource.values, |values| {
+            (values.string("agent_id"), read_app(resource, values))
+        })?;
         if !rules::is_app_slug(&app.slug) {
-            return Err(ConvertError::AppSlug(app.slug, rules::APP_SLUG));
+            let slug = quoted(&app.slug);
+            return Err(ConvertError::AppSlug(slug, rules::APP_SLUG));
         }
         if !slugs.insert(app.slug.clone()) {
-            return Err(ConvertError::DuplicateAppSlug(app.slug));
+            return Err(ConvertError::DuplicateAppSlug(quoted(&app.slug)));
         }
-        agents.attach_app(resource, &values.string("agent_id")?, app);
+        if app.id.is_empty() {
+            // Only a plan by an old provider has apps without ids.
+            warnings.push(format!("{} has no id, so it got one", resource.address));
+            app.id = Uuid::new_v4().to_string();
+        }
+        agents.attach_app(resource, &agent_id, app);
     }
     Ok(())
 }
 
-fn read_app(resource: &ResourceValues, values: &Attributes<'_>) -> Result<App, ConvertError> {
+fn read_app(resource: &ResourceValues, values: &Attributes<'_>) -> App {
     let or = |text: String, otherwise: &str| {
         if text.is_empty() {
             otherwise.to_owned()
@@ -35,46 +51,41 @@ fn read_app(resource: &ResourceValues, values: &Attributes<'_>) -> Result<App, C
             text
         }
     };
-    let slug = or(values.string("slug")?, &resource.name);
-    let display_name = or(values.string("display_name")?, &values.string("name")?);
-    let id = values.string("id")?;
-    Ok(App {
-        id: if id.is_empty() {
-            Uuid::new_v4().to_string()
-        } else {
-            id
-        },
+    let slug = or(values.string("slug"), &resource.name);
+    let display_name = or(values.string("display_name"), &values.string("name"));
+    App {
+        id: values.string("id"),
         display_name: or(display_name, &slug),
         slug,
-        command: values.string("command")?,
-        url: values.string("url")?,
-        icon: values.string("icon")?,
-        subdomain: values.bool("subdomain")?,
-        healthcheck: values
-            .objects("healthcheck")?
-            .first()
-            .map(read_healthcheck)
-            .transpose()?,
-        sharing_level: sharing_level(&values.string("share")?),
-        external: values.bool("external")?,
-        order: values.i64("order")?,
-        hidden: values.bool("hidden")?,
-        open_in: if values.string("open_in")? == "tab" {
+        command: values.string("command"),
+        url: values.string("url"),
+        icon: values.string("icon"),
+        subdomain: values.bool("subdomain"),
+        healthcheck: read_healthcheck(values),
+        sharing_level: sharing_level(&values.string("share")),
+        external: values.bool("external"),
+        order: values.i64("order"),
+        hidden: values.bool("hidden"),
+        open_in: if values.string("open_in").eq_ignore_ascii_case("tab") {
             OpenIn::Tab
         } else {
             OpenIn::SlimWindow
         },
-        group: values.string("group")?,
-        tooltip: values.string("tooltip")?,
-    })
+        group: values.string("group"),
+        tooltip: values.string("tooltip"),
+    }
 }
 
-fn read_healthcheck(block: &Attributes<'_>) -> Result<Healthcheck, ConvertError> {
-    Ok(Healthcheck {
-        url: block.string("url")?,
-        interval: block.i32("interval")?,
-        threshold: block.i32("threshold")?,
-    })
+/// The first block counts.
+fn read_healthcheck(values: &Attributes<'_>) -> Option<Healthcheck> {
+    let blocks = values.objects("healthcheck");
+    let read = |block: &Attributes<'_>| Healthcheck {
+        url: block.string("url"),
+        interval: block.i32("interval"),
+        threshold: block.i32("threshold"),
+    };
+    let blocks: Vec<_> = blocks.iter().map(read).collect();
+    blocks.into_iter().next()
 }
 
 /// Words that nobody knows mean the owner.

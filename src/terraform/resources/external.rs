@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{ConvertError, decode::Attributes, index::Index};
+use super::{
+    ConvertError,
+    decode::{Attributes, decode},
+    index::Index,
+};
 use crate::{
     job::{AiTask, ExternalAuthRequirement},
-    terraform::graph::Graph,
+    terraform::{graph::Graph, plan::ResourceValues},
 };
 
 /// External services by id; the newer of two types wins.
@@ -32,26 +36,31 @@ pub(super) fn auth(index: &Index<'_>) -> Result<Vec<ExternalAuthRequirement>, Co
     Ok(by_id.into_iter().map(requirement).collect())
 }
 
+/// AI tasks in the order of the document. The app of one that names none is that of its sidebar.
 pub(super) fn ai_tasks(index: &Index<'_>) -> Result<Vec<AiTask>, ConvertError> {
-    let task = |resource: &&crate::terraform::plan::ResourceValues| {
-        let values = Attributes::new("decode coder_ai_task attributes", &resource.values);
-        let sidebar = values
-            .objects("sidebar_app")?
-            .first()
-            .map(|app| app.string("id"))
-            .transpose()?;
-        let app_id = values.string("app_id")?;
-        let app_id = if app_id.is_empty() {
-            sidebar.unwrap_or_default()
-        } else {
-            app_id
-        };
-        Ok(AiTask {
-            id: values.string("id")?,
-            app_id,
-        })
+    let task = |resource: &&ResourceValues| {
+        decode(
+            "decode coder_ai_task attributes",
+            &resource.values,
+            read_task,
+        )
     };
-    index.in_order("coder_ai_task").iter().map(task).collect()
+    let tasks: Result<_, _> = index.in_order("coder_ai_task").iter().map(task).collect();
+    Ok(tasks?)
+}
+
+fn read_task(values: &Attributes<'_>) -> AiTask {
+    values.string("prompt");
+    let sidebars = values.objects("sidebar_app");
+    let sidebars: Vec<_> = sidebars.iter().map(|app| app.string("id")).collect();
+    let mut app_id = values.string("app_id");
+    if app_id.is_empty() {
+        app_id = sidebars.into_iter().next().unwrap_or_default();
+    }
+    AiTask {
+        id: values.string("id"),
+        app_id,
+    }
 }
 
 /// Whether the graph names an external agent, even one that is counted out.

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConvertError, decode::Attributes, index, index::Index};
+use super::{
+    ConvertError,
+    decode::{Attributes, decode},
+    index,
+    index::Index,
+};
 use crate::{
     job::ResourceMetadata,
     terraform::{
@@ -10,8 +15,6 @@ use crate::{
         plan::ResourceValues,
     },
 };
-
-const WHAT: &str = "decode metadata attributes";
 
 /// What a `coder_metadata` says about a resource.
 #[derive(Clone, Default)]
@@ -52,23 +55,21 @@ pub(super) fn daily_cost(resource: &ResourceValues) -> Result<i32, ConvertError>
 }
 
 fn read(resource: &ResourceValues) -> Result<Facts, ConvertError> {
-    let values = Attributes::new(WHAT, &resource.values);
-    let item = |item: &Attributes<'_>| {
-        Ok::<_, ConvertError>(ResourceMetadata {
-            key: item.string("key")?,
-            value: item.string("value")?,
-            sensitive: item.bool("sensitive")?,
-            is_null: item.bool("is_null")?,
-        })
-    };
-    Ok(Facts {
-        hide: values.bool("hide")?,
-        icon: values.string("icon")?,
-        daily_cost: values.i32("daily_cost")?,
-        items: values
-            .objects("item")?
-            .iter()
-            .map(item)
-            .collect::<Result<_, _>>()?,
-    })
+    let facts = decode("decode metadata attributes", &resource.values, |values| {
+        let item = |item: &Attributes<'_>| ResourceMetadata {
+            key: item.string("key"),
+            value: item.string("value"),
+            sensitive: item.bool("sensitive"),
+            is_null: item.bool("is_null"),
+        };
+        // The graph tells what the facts are about; of this only the type matters.
+        values.string("resource_id");
+        Facts {
+            hide: values.bool("hide"),
+            icon: values.string("icon"),
+            daily_cost: values.i32("daily_cost"),
+            items: values.objects("item").iter().map(item).collect(),
+        }
+    })?;
+    Ok(facts)
 }

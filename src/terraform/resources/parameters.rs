@@ -2,10 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{ConvertError, decode::Attributes, index::Index};
+use super::{
+    ConvertError,
+    decode::{Attributes, decode},
+    index::Index,
+};
 use crate::{
     job::{FormType, Parameter, ParameterOption},
-    terraform::plan::ResourceValues,
+    terraform::{go_text::quoted, plan::ResourceValues},
 };
 
 pub(super) fn collect(index: &Index<'_>) -> Result<Vec<Parameter>, ConvertError> {
@@ -18,62 +22,65 @@ pub(super) fn collect(index: &Index<'_>) -> Result<Vec<Parameter>, ConvertError>
     Ok(parameters)
 }
 
+/// The keys are written as the reference's decoder knows them, because errors repeat them.
 fn read(resource: &ResourceValues) -> Result<Parameter, ConvertError> {
     let what = format!("decode map values for coder_parameter.{}", resource.name);
-    let values = Attributes::new(&what, &resource.values);
-    let mut parameter = Parameter {
-        name: values.string("name")?,
-        display_name: values.string("display_name")?,
-        description: values.string("description")?,
-        kind: values.string("type")?,
-        mutable: values.bool("mutable")?,
-        default_value: values.string("default")?,
-        icon: values.string("icon")?,
-        options: values
-            .objects("option")?
-            .iter()
-            .map(read_option)
-            .collect::<Result<_, _>>()?,
-        required: !values.bool("optional")?,
-        order: values.i32("order")?,
-        ephemeral: values.bool("ephemeral")?,
-        ..Parameter::default()
-    };
-    let form_type = values.string("form_type")?;
-    let unsupported = || ConvertError::FormType(resource.name.clone(), form_type.clone());
-    parameter.form_type = read_form_type(&form_type).ok_or_else(unsupported)?;
-    if let [validation] = &values.objects("validation")?[..] {
-        read_validation(&mut parameter, validation)?;
-    }
+    let (form_type, mut parameter) = decode(&what, &resource.values, |values| {
+        let options = values.objects("Option");
+        let mut parameter = Parameter {
+            name: values.string("Name"),
+            display_name: values.string("display_name"),
+            description: values.string("Description"),
+            kind: values.word("Type", "provider.OptionType"),
+            mutable: values.bool("Mutable"),
+            default_value: values.string("Default"),
+            icon: values.string("Icon"),
+            options: options.iter().map(read_option).collect(),
+            required: !values.bool("Optional"),
+            order: values.int("Order") as i32,
+            ephemeral: values.bool("Ephemeral"),
+            ..Parameter::default()
+        };
+        read_validation(&mut parameter, &values.objects("Validation"));
+        let form_type = values.word("form_type", "provider.ParameterFormType");
+        (form_type, parameter)
+    })?;
+    parameter.form_type = read_form_type(&form_type)
+        .ok_or_else(|| ConvertError::FormType(resource.name.clone(), form_type))?;
     Ok(parameter)
 }
 
-fn read_option(option: &Attributes<'_>) -> Result<ParameterOption, ConvertError> {
-    Ok(ParameterOption {
-        name: option.string("name")?,
-        description: option.string("description")?,
-        value: option.string("value")?,
-        icon: option.string("icon")?,
-    })
+fn read_option(option: &Attributes<'_>) -> ParameterOption {
+    ParameterOption {
+        name: option.string("Name"),
+        description: option.string("Description"),
+        value: option.string("Value"),
+        icon: option.string("Icon"),
+    }
 }
 
-/// Providers before 0.8.2 do not say whether a bound is set; for them two zeros mean none.
-fn read_validation(
-    parameter: &mut Parameter,
-    validation: &Attributes<'_>,
-) -> Result<(), ConvertError> {
-    parameter.validation_regex = validation.string("regex")?;
-    parameter.validation_error = validation.string("error")?;
-    parameter.validation_monotonic = validation.string("monotonic")?;
-    let (min, max) = (validation.i32("min")?, validation.i32("max")?);
-    let is_unset = !validation.has("min_disabled") && min == 0 && max == 0;
-    let (min_disabled, max_disabled) = (
-        validation.bool("min_disabled")?,
-        validation.bool("max_disabled")?,
-    );
-    parameter.validation_min = (!is_unset && !min_disabled).then_some(min);
-    parameter.validation_max = (!is_unset && !max_disabled).then_some(max);
-    Ok(())
+/// Only one block counts. Providers before 0.8.2 do not say whether a bound is set; for them two zeros mean none.
+fn read_validation(parameter: &mut Parameter, blocks: &[Attributes<'_>]) {
+    for block in blocks {
+        let (min, max) = (block.int("Min"), block.int("Max"));
+        let (min_disabled, max_disabled) = (block.bool("min_disabled"), block.bool("max_disabled"));
+        let (regex, error) = (block.string("Regex"), block.string("Error"));
+        let monotonic = block.string("Monotonic");
+        if blocks.len() > 1 {
+            continue;
+        }
+        let (has_min, has_max) = if block.has("min_disabled") || !block.is_object() {
+            (!min_disabled, !max_disabled)
+        } else {
+            let is_set = min != 0 || max != 0;
+            (is_set, is_set)
+        };
+        parameter.validation_min = has_min.then_some(min as i32);
+        parameter.validation_max = has_max.then_some(max as i32);
+        parameter.validation_regex = regex;
+        parameter.validation_error = error;
+        parameter.validation_monotonic = monotonic;
+    }
 }
 
 fn read_form_type(word: &str) -> Option<FormType> {
@@ -96,7 +103,7 @@ fn read_form_type(word: &str) -> Option<FormType> {
 fn check_unique(parameters: &[Parameter]) -> Result<(), ConvertError> {
     let (mut seen, mut repeated) = (BTreeSet::new(), Vec::new());
     for parameter in parameters {
-        let name = format!("{:?}", parameter.name);
+        let name = quoted(&parameter.name);
         if !seen.insert(&parameter.name) && !repeated.contains(&name) {
             repeated.push(name);
         }

@@ -1,6 +1,12 @@
 //! Presets: named sets of answers, and workspaces to make in advance.
 
-use super::{ConvertError, decode::Attributes, index::Index};
+use std::collections::BTreeSet;
+
+use super::{
+    ConvertError,
+    decode::{Attributes, decode},
+    index::Index,
+};
 use crate::{
     job::{Parameter, ParameterValue, Prebuild, PrebuildSchedule, PrebuildScheduling, Preset},
     terraform::plan::ResourceValues,
@@ -20,13 +26,14 @@ pub(super) fn collect(
     if defaults > 1 {
         return Err(ConvertError::DefaultPresets(defaults));
     }
+    let known: BTreeSet<_> = parameters.iter().map(|known| &known.name).collect();
     for preset in &presets {
-        let is_unknown =
-            |value: &&ParameterValue| !parameters.iter().any(|known| known.name == value.name);
-        warnings.extend(preset.parameters.iter().filter(is_unknown).map(|value| {
+        let answers = preset.parameters.iter();
+        let unknown = answers.filter(|answer| !known.contains(&answer.name));
+        warnings.extend(unknown.map(|answer| {
             format!(
                 "preset {:?} answers {:?}, which no coder_parameter asks",
-                preset.name, value.name
+                preset.name, answer.name
             )
         }));
     }
@@ -34,46 +41,54 @@ pub(super) fn collect(
 }
 
 fn read(resource: &ResourceValues) -> Result<Preset, ConvertError> {
-    let values = Attributes::new("decode preset attributes", &resource.values);
-    let parameters = values.strings("parameters")?.into_iter();
-    Ok(Preset {
-        name: values.string("name")?,
-        description: values.string("description")?,
-        icon: values.string("icon")?,
-        default: values.bool("default")?,
-        parameters: parameters
-            .map(|(name, value)| ParameterValue { name, value })
-            .collect(),
-        prebuild: values
-            .objects("prebuilds")?
-            .first()
-            .map_or(Ok(Prebuild::default()), read_prebuild)?,
-    })
+    let preset = decode("decode preset attributes", &resource.values, |values| {
+        let blocks = values.objects("prebuilds");
+        let prebuilds: Vec<_> = blocks.iter().map(read_prebuild).collect();
+        let answer = |(name, value)| ParameterValue { name, value };
+        Preset {
+            name: values.string("name"),
+            description: values.string("description"),
+            icon: values.string("icon"),
+            default: values.bool("default"),
+            parameters: values
+                .strings("parameters")
+                .into_iter()
+                .map(answer)
+                .collect(),
+            prebuild: prebuilds.into_iter().next().unwrap_or_default(),
+        }
+    })?;
+    Ok(preset)
 }
 
-fn read_prebuild(block: &Attributes<'_>) -> Result<Prebuild, ConvertError> {
-    let policy = block.objects("expiration_policy")?;
-    let scheduling = block.objects("scheduling")?;
-    Ok(Prebuild {
-        instances: block.i32("instances")?,
-        expiration_ttl: policy.first().map(|policy| policy.i32("ttl")).transpose()?,
-        scheduling: scheduling.first().map(read_scheduling).transpose()?,
-    })
+fn read_prebuild(block: &Attributes<'_>) -> Prebuild {
+    let policies = block.objects("expiration_policy");
+    let ttls: Vec<_> = policies
+        .iter()
+        .map(|policy| at_most_i32(policy.int("ttl")))
+        .collect();
+    let schedulings = block.objects("scheduling");
+    let schedulings: Vec<_> = schedulings.iter().map(read_scheduling).collect();
+    Prebuild {
+        instances: at_most_i32(block.int("instances")),
+        expiration_ttl: ttls.first().copied(),
+        scheduling: schedulings.into_iter().next(),
+    }
 }
 
-fn read_scheduling(block: &Attributes<'_>) -> Result<PrebuildScheduling, ConvertError> {
-    let schedule = |schedule: &Attributes<'_>| {
-        Ok::<_, ConvertError>(PrebuildSchedule {
-            cron: schedule.string("cron")?,
-            instances: schedule.i32("instances")?,
-        })
+fn read_scheduling(block: &Attributes<'_>) -> PrebuildScheduling {
+    let schedules = block.objects("schedule");
+    let schedule = |schedule: &Attributes<'_>| PrebuildSchedule {
+        cron: schedule.string("cron"),
+        instances: at_most_i32(schedule.int("instances")),
     };
-    Ok(PrebuildScheduling {
-        timezone: block.string("timezone")?,
-        schedules: block
-            .objects("schedule")?
-            .iter()
-            .map(schedule)
-            .collect::<Result<_, _>>()?,
-    })
+    PrebuildScheduling {
+        timezone: block.string("timezone"),
+        schedules: schedules.iter().map(schedule).collect(),
+    }
+}
+
+/// Large numbers become the largest that the wire has, as in the reference; there is no such thing for small ones.
+fn at_most_i32(number: i64) -> i32 {
+    number.min(i32::MAX.into()) as i32
 }

@@ -1,0 +1,341 @@
+//! `outpost inspect`.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+use tempfile::TempDir;
+use tracing::debug;
+
+use super::{
+    engine::{CoderProvider, EngineArgs},
+    exit::{Hint, Interrupted, UsageError},
+    output::{self, Row, Wanted},
+    remote::Pair,
+};
+use crate::{
+    job::{LogLevel, VariableValue},
+    language,
+    provision::LogSink,
+    secret::Secret,
+    stop::Stop,
+    template::{self, Picture, picture},
+    terraform::{
+        graph::Graph,
+        plan::Plan,
+        reference_json,
+        resources::{self, Converted},
+        state::State,
+    },
+};
+
+/// A document of Terraform's longer than this is refused, in bytes.
+const MAX_DOCUMENT: u64 = 256 << 20;
+
+/// Draw what a template makes
+///
+/// A directory is a template: it is planned for a start and for a stop, without a server and without changing
+/// anything. Where its providers are not at hand, its source is drawn. A file is a plan or a state as `terraform show -json` prints it; the file that
+/// `terraform graph -type=plan` prints tells which agent runs where. With --output reference-json the conversion
+/// itself is printed in the form of Coder's golden files, an error as one JSON string.
+#[derive(Debug, clap::Args)]
+pub(super) struct Inspect {
+    /// Template directory, or file with a plan or a state as JSON
+    #[arg(value_name = "DIR|PLAN", required_unless_present = "show_json")]
+    path: Option<PathBuf>,
+    /// Plan or state as `terraform show -json` prints it; `-` for standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "path")]
+    show_json: Option<PathBuf>,
+    /// What `terraform graph` prints; for a plan with `-type=plan`
+    #[arg(long, value_name = "FILE")]
+    graph: Option<PathBuf>,
+    /// Draw the source of a template, without an engine
+    #[arg(long, conflicts_with_all = ["show_json", "graph"])]
+    source_only: bool,
+    /// Value of a Terraform variable
+    #[arg(long = "variable", alias = "var", value_name = "NAME=VALUE")]
+    variables: Vec<Pair>,
+    /// Where the `coder` provider comes from
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        env = "OUTPOST_INSPECT_CODER_PROVIDER",
+        default_value = "builtin"
+    )]
+    coder_provider: CoderProvider,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// A document, converted.
+enum Document {
+    Plan(Plan),
+    State(State),
+}
+
+impl Inspect {
+    pub(super) async fn exec(self, wanted: Wanted, stop: Stop) -> anyhow::Result<()> {
+        match self.path.as_deref().filter(|path| path.is_dir()) {
+            Some(dir) => {
+                if wanted == Wanted::ReferenceJson || self.graph.is_some() {
+                    let text = "`--output reference-json` and `--graph` are about a plan or a state, \
+                        not about a directory";
+                    return Err(UsageError(text.to_owned()).into());
+                }
+                print(&self.draw_template(dir, &stop).await?, wanted)
+            }
+            None => self.document(wanted),
+        }
+    }
+
+    /// Plans the template if that is possible, else draws its source and says why.
+    async fn draw_template(&self, dir: &Path, stop: &Stop) -> anyhow::Result<Picture> {
+        let outline = language::outline(dir)
+            .with_context(|| format!("failed to read the template in `{}`", dir.display()))?;
+        let mut picture = Picture::of_source(&outline);
+        if self.source_only {
+            return Ok(picture);
+        }
+        match self.plan(dir, stop).await {
+            Ok(planned) => Ok(planned),
+            Err(_) if stop.is_cancelled() => Err(Interrupted.into()),
+            Err(error) => {
+                picture.notes.push(format!("planning failed: {error:#}"));
+                Ok(picture)
+            }
+        }
+    }
+
+    async fn plan(&self, dir: &Path, stop: &Stop) -> anyhow::Result<Picture> {
+        let work = TempDir::with_prefix("outpost-inspect-")
+            .context("failed to make a directory for the engine")?;
+        let sessions = work.path().join("sessions");
+        let engine = self
+            .engine
+            .provisioner(self.coder_provider, sessions, stop)
+            .await?;
+        let variable = |pair: &Pair| VariableValue {
+            name: pair.name.clone(),
+            value: Secret::new(pair.value.clone()),
+            sensitive: false,
+        };
+        let variables: Vec<_> = self.variables.iter().map(variable).collect();
+        let log = Arc::new(Traced);
+        Ok(template::survey(engine.as_ref(), dir, &variables, log, stop).await?)
+    }
+
+    fn document(self, wanted: Wanted) -> anyhow::Result<()> {
+        let file = self.show_json.or(self.path).unwrap_or_default();
+        let document = Document::read(&file)?;
+        let Some(graph) = &self.graph else {
+            let hint = "make one with `terraform graph -type=plan > graph.dot` in the template's directory, \
+                without `-type=plan` for a state";
+            return Err(UsageError(
+                "a plan or a state needs `--graph FILE`".to_owned(),
+            ))
+            .hint(hint);
+        };
+        let dot = String::from_utf8(read(graph)?)
+            .with_context(|| format!("`{}` is not text", graph.display()))?;
+        if wanted == Wanted::ReferenceJson {
+            let reference = serde_json::to_string_pretty(&document.reference(&dot))?;
+            return Ok(output::line(&reference)?);
+        }
+        print(&document.draw(&dot)?, wanted)
+    }
+}
+
+/// What the engine says is for whoever looks for a fault.
+struct Traced;
+
+impl LogSink for Traced {
+    fn log(&self, level: LogLevel, output: String) {
+        debug!(level = level.as_str(), "{output}");
+    }
+}
+
+impl Document {
+    fn read(file: &Path) -> anyhow::Result<Self> {
+        let json = read(file)?;
+        let failed = || format!("failed to read `{}`", file.display());
+        let kind: Kind = serde_json::from_slice(&json)
+            .with_context(failed)
+            .hint("make the file with `terraform show -json PLAN`")?;
+        Ok(match kind.planned_values {
+            Some(_) => Self::Plan(Plan::parse(&json).with_context(failed)?),
+            None => Self::State(State::parse(&json).with_context(failed)?),
+        })
+    }
+
+    fn convert(&self, graph: &Graph) -> Result<Converted, resources::ConvertError> {
+        match self {
+            Self::Plan(plan) => resources::convert(plan.modules(), graph),
+            Self::State(state) => resources::convert(state.modules(), graph),
+        }
+    }
+
+    /// The conversion as the reference's golden files have it.
+    fn reference(&self, dot: &str) -> Value {
+        match Graph::parse(dot) {
+            Ok(graph) => reference_json::render(&self.convert(&graph)),
+            Err(error) => Value::String(error.to_string()),
+        }
+    }
+
+    fn draw(&self, dot: &str) -> anyhow::Result<Picture> {
+        let mut converted = self.convert(&Graph::parse(dot)?)?;
+        let warnings = std::mem::take(&mut converted.warnings);
+        let basis = match self {
+            Self::Plan(_) => picture::Basis::Plan,
+            Self::State(_) => picture::Basis::State,
+        };
+        let mut picture = Picture::of_one(basis, &converted.into());
+        picture.notes.extend(warnings);
+        Ok(picture)
+    }
+}
+
+/// Only a plan has planned values.
+#[derive(serde::Deserialize)]
+struct Kind {
+    planned_values: Option<serde::de::IgnoredAny>,
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let failed = || format!("failed to read `{}`", path.display());
+    let mut input: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(fs::File::open(path).with_context(failed)?)
+    };
+    let mut bytes = Vec::new();
+    let limit = MAX_DOCUMENT + 1;
+    input
+        .by_ref()
+        .take(limit)
+        .read_to_end(&mut bytes)
+        .with_context(failed)?;
+    if bytes.len() as u64 > MAX_DOCUMENT {
+        let text = format!("`{}` is larger than {MAX_DOCUMENT} bytes", path.display());
+        return Err(anyhow::Error::msg(text));
+    }
+    Ok(bytes)
+}
+
+fn print(picture: &Picture, wanted: Wanted) -> anyhow::Result<()> {
+    let text = match wanted {
+        Wanted::Table => tables(picture),
+        Wanted::Json => serde_json::to_string_pretty(picture)?,
+        Wanted::Mermaid => template::mermaid(picture).trim_end().to_owned(),
+        Wanted::Svg => template::svg(picture).trim_end().to_owned(),
+        Wanted::ReferenceJson => {
+            let text = "`--output reference-json` needs `--show-json FILE` and `--graph FILE`";
+            return Err(UsageError(text.to_owned()).into());
+        }
+    };
+    Ok(output::line(&text)?)
+}
+
+#[derive(Serialize)]
+struct ResourceRow<'a>(&'a Picture, &'a picture::Resource);
+
+impl Row for ResourceRow<'_> {
+    const COLUMNS: &'static [&'static str] =
+        &["Resource", "Class", "When stopped", "Agents", "Cost a day"];
+
+    fn cells(&self) -> Vec<String> {
+        let Self(picture, resource) = self;
+        let agents = resource
+            .agents
+            .iter()
+            .filter_map(|name| picture.agent(name));
+        vec![
+            resource.address.clone(),
+            resource.class.as_str().to_owned(),
+            resource
+                .persistence
+                .map_or("unknown", |known| known.as_str())
+                .to_owned(),
+            agents.map(agent_cell).collect::<Vec<_>>().join("\n"),
+            match resource.daily_cost {
+                0 => String::new(),
+                cost => cost.to_string(),
+            },
+        ]
+    }
+}
+
+fn agent_cell(agent: &picture::Agent) -> String {
+    let apps: Vec<_> = agent.apps.iter().map(|app| app.slug.as_str()).collect();
+    let apps = match apps[..] {
+        [] => String::new(),
+        _ => format!(": {}", apps.join(", ")),
+    };
+    format!(
+        "{} ({}/{}){apps}",
+        agent.name, agent.operating_system, agent.architecture
+    )
+}
+
+#[derive(Serialize)]
+struct ParameterRow<'a>(&'a picture::Parameter);
+
+impl Row for ParameterRow<'_> {
+    const COLUMNS: &'static [&'static str] =
+        &["Parameter", "Type", "Default", "Changes", "Options"];
+
+    fn cells(&self) -> Vec<String> {
+        let parameter = self.0;
+        let default = if parameter.required {
+            "required"
+        } else {
+            &parameter.default_value
+        };
+        let changes = match (parameter.ephemeral, parameter.mutable) {
+            (true, _) => "each build",
+            (false, true) => "yes",
+            (false, false) => "no",
+        };
+        vec![
+            parameter.name.clone(),
+            parameter.kind.clone(),
+            default.to_owned(),
+            changes.to_owned(),
+            parameter.options.join(", "),
+        ]
+    }
+}
+
+fn tables(picture: &Picture) -> String {
+    let rows: Vec<_> = picture
+        .resources
+        .iter()
+        .map(|resource| ResourceRow(picture, resource))
+        .collect();
+    let mut parts = vec![output::table(&rows)];
+    if !picture.parameters.is_empty() {
+        let rows: Vec<_> = picture.parameters.iter().map(ParameterRow).collect();
+        parts.push(output::table(&rows));
+    }
+    for preset in &picture.presets {
+        let default = if preset.default { " (default)" } else { "" };
+        let answers = preset
+            .parameters
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        let answers = answers.collect::<Vec<_>>().join(", ");
+        parts.push(format!("Preset {}{default}: {answers}", preset.name));
+    }
+    for auth in &picture.external_auth {
+        let optional = if auth.optional { " (optional)" } else { "" };
+        parts.push(format!("External service {}{optional}", auth.id));
+    }
+    parts.extend(picture.notes.iter().map(|note| format!("Note: {note}")));
+    parts.join("\n")
+}

@@ -1,0 +1,139 @@
+//! A picture as a Mermaid flowchart, which many places that show Markdown draw.
+
+use std::fmt::Write;
+
+use super::picture::{Agent, Picture, Resource};
+use crate::job::{Class, Persistence};
+
+/// Draws boxes for resources, grouped by class, and leads from each agent to where it runs.
+///
+/// Boxes with dashed lines do not outlive a stop.
+pub fn mermaid(picture: &Picture) -> String {
+    let mut text = String::from("flowchart LR\n");
+    for class in [Class::Computational, Class::Peripheral] {
+        let members: Vec<_> = picture
+            .resources
+            .iter()
+            .enumerate()
+            .filter(|(_, resource)| resource.class == class)
+            .collect();
+        if members.is_empty() {
+            continue;
+        }
+        let name = class.as_str();
+        line(&mut text, format_args!("  subgraph {name}"));
+        for (index, resource) in members {
+            let label = label(&[&resource.address, &details(resource)]);
+            let style = style(resource.persistence);
+            line(
+                &mut text,
+                format_args!("    r{index}[\"{label}\"]:::{style}"),
+            );
+        }
+        line(&mut text, format_args!("  end"));
+    }
+    for (index, agent) in picture.agents.iter().enumerate() {
+        draw_agent(&mut text, picture, index, agent);
+    }
+    for style in [
+        "persistent stroke-width:2px",
+        "ephemeral stroke-dasharray:6 4",
+        "unknown stroke-dasharray:1 3",
+    ] {
+        line(&mut text, format_args!("  classDef {style}"));
+    }
+    text
+}
+
+fn draw_agent(text: &mut String, picture: &Picture, index: usize, agent: &Agent) {
+    let label = label(&[&format!("agent {}", agent.name), &platform(agent)]);
+    line(text, format_args!("  a{index}([\"{label}\"])"));
+    for (nested, app) in agent.apps.iter().enumerate() {
+        let label = self::label(&[&app.display_name]);
+        line(
+            text,
+            format_args!("  a{index} --- a{index}p{nested}>\"{label}\"]"),
+        );
+    }
+    let hosts = picture.resources.iter().enumerate();
+    for (host, _) in hosts.filter(|(_, resource)| resource.agents.contains(&agent.name)) {
+        line(text, format_args!("  a{index} -->|runs in| r{host}"));
+    }
+}
+
+/// What stands below a resource's address.
+pub(super) fn details(resource: &Resource) -> String {
+    let persistence = resource.persistence.map(Persistence::as_str);
+    let cost = (resource.daily_cost != 0).then(|| format!("{} a day", resource.daily_cost));
+    let parts = [persistence.unwrap_or_default(), &resource.instance_type];
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    let parts: Vec<_> = parts.chain(cost.as_deref()).collect();
+    parts.join(" · ")
+}
+
+/// Such as `linux/amd64`.
+pub(super) fn platform(agent: &Agent) -> String {
+    let parts = [agent.operating_system.as_str(), &agent.architecture];
+    let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("/")
+}
+
+fn style(persistence: Option<Persistence>) -> &'static str {
+    match persistence {
+        Some(Persistence::Persistent) => "persistent",
+        Some(Persistence::Ephemeral | Persistence::StopOnly) => "ephemeral",
+        None => "unknown",
+    }
+}
+
+/// Lines of a label. What Mermaid or HTML would understand otherwise is written by its number.
+fn label(lines: &[&str]) -> String {
+    let lines = lines.iter().filter(|line| !line.is_empty());
+    let escaped = lines.map(|line| {
+        let mut escaped = String::new();
+        for letter in line.chars() {
+            match letter {
+                '"' | '#' | '<' | '>' | '&' | ';' | '`' | '\\' => {
+                    // Writing into a String does not fail.
+                    let _ = write!(escaped, "#{};", u32::from(letter));
+                }
+                letter if letter.is_control() => escaped.push(' '),
+                letter => escaped.push(letter),
+            }
+        }
+        escaped
+    });
+    escaped.collect::<Vec<_>>().join("<br/>")
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing into a String does not fail.
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::picture::tests::example;
+
+    #[test]
+    fn agents_lead_to_their_resources_and_labels_are_escaped() {
+        let text = mermaid(&example());
+
+        let expected = r##"flowchart LR
+  subgraph computational
+    r0["docker_container.workspace[#34;a#34;]<br/>ephemeral"]:::ephemeral
+  end
+  subgraph peripheral
+    r1["docker_volume.home<br/>persistent · 3 a day"]:::persistent
+  end
+  a0(["agent main<br/>linux/amd64"])
+  a0 --- a0p0>"Editor #60;1#62;"]
+  a0 -->|runs in| r0
+  classDef persistent stroke-width:2px
+  classDef ephemeral stroke-dasharray:6 4
+  classDef unknown stroke-dasharray:1 3
+"##;
+        assert_eq!(text, expected);
+    }
+}

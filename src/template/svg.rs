@@ -1,0 +1,250 @@
+//! A picture as SVG: a column of boxes for each class, agents inside the resources that they run in.
+
+mod canvas;
+
+use self::canvas::{Canvas, Style, clipped};
+use super::{
+    mermaid::{details, platform},
+    picture::{Agent, Basis, Parameter, Picture, Resource},
+};
+use crate::job::{Class, Persistence};
+
+/// Space around and between things, and heights of lines, in pixels.
+const MARGIN: u32 = 24;
+const GAP: u32 = 12;
+const PADDING: u32 = 12;
+const LINE: u32 = 18;
+const COLUMN: u32 = 400;
+
+const COMPUTATIONAL: Palette = Palette {
+    fill: "#e8f1fd",
+    stroke: "#2b6cb0",
+};
+const PERIPHERAL: Palette = Palette {
+    fill: "#f3f4f6",
+    stroke: "#6b7280",
+};
+const QUESTION: Palette = Palette {
+    fill: "#fdf6e3",
+    stroke: "#b7791f",
+};
+const AGENT: Palette = Palette {
+    fill: "#ffffff",
+    stroke: "#2b6cb0",
+};
+
+struct Palette {
+    fill: &'static str,
+    stroke: &'static str,
+}
+
+/// Draws resources in columns by class, and parameters in a third.
+///
+/// Boxes with dashed lines do not outlive a stop, dotted ones are not known to.
+pub fn svg(picture: &Picture) -> String {
+    let mut canvas = Canvas::default();
+    let mut left = MARGIN;
+    let mut bottom = MARGIN + LINE;
+    for class in [Class::Computational, Class::Peripheral] {
+        let members = picture.resources.iter();
+        let members: Vec<_> = members.filter(|resource| resource.class == class).collect();
+        if members.is_empty() {
+            continue;
+        }
+        let mut top = heading(&mut canvas, left, &title(class, members.len()));
+        for resource in members {
+            top = draw_resource(&mut canvas, left, top, picture, resource) + GAP;
+        }
+        (left, bottom) = (left + COLUMN + MARGIN, bottom.max(top));
+    }
+    if !picture.parameters.is_empty() {
+        let mut top = heading(&mut canvas, left, "Parameters");
+        for parameter in &picture.parameters {
+            top = draw_parameter(&mut canvas, left, top, parameter) + GAP;
+        }
+        (left, bottom) = (left + COLUMN + MARGIN, bottom.max(top));
+    }
+    let width = left.max(MARGIN + COLUMN + MARGIN);
+    for note in legend(picture) {
+        bottom += LINE;
+        canvas.text(MARGIN, bottom, &note, Style::Small);
+    }
+    canvas.finish(width, bottom + MARGIN)
+}
+
+fn title(class: Class, count: usize) -> String {
+    let name = match class {
+        Class::Computational => "Computational: agents run here",
+        Class::Peripheral => "Peripheral",
+    };
+    format!("{name} ({count})")
+}
+
+fn heading(canvas: &mut Canvas, left: u32, text: &str) -> u32 {
+    canvas.text(left, MARGIN + LINE, text, Style::Heading);
+    MARGIN + LINE + GAP
+}
+
+/// Draws a box and returns where it ends.
+fn draw_resource(
+    canvas: &mut Canvas,
+    left: u32,
+    top: u32,
+    picture: &Picture,
+    resource: &Resource,
+) -> u32 {
+    let agents: Vec<_> = resource
+        .agents
+        .iter()
+        .filter_map(|name| picture.agent(name))
+        .collect();
+    let details = details(resource);
+    let lines = 1 + u32::from(!details.is_empty());
+    let mut height = 2 * PADDING + lines * LINE;
+    height += agents
+        .iter()
+        .map(|agent| GAP + agent_height(agent))
+        .sum::<u32>();
+    let palette = match resource.class {
+        Class::Computational => COMPUTATIONAL,
+        Class::Peripheral => PERIPHERAL,
+    };
+    let dashes = match resource.persistence {
+        Some(Persistence::Persistent) => "",
+        Some(Persistence::Ephemeral | Persistence::StopOnly) => "6 4",
+        None => "2 3",
+    };
+    canvas.group(&resource.address);
+    canvas.rect(
+        (left, top, COLUMN, height),
+        palette.fill,
+        palette.stroke,
+        dashes,
+    );
+    let mut baseline = top + PADDING + LINE - 5;
+    canvas.text(left + PADDING, baseline, &resource.address, Style::Name);
+    if !details.is_empty() {
+        baseline += LINE;
+        canvas.text(left + PADDING, baseline, &details, Style::Small);
+    }
+    let mut below = top + PADDING + lines * LINE;
+    for agent in agents {
+        below = draw_agent(canvas, left + PADDING, below + GAP, agent);
+    }
+    canvas.end_group();
+    top + height
+}
+
+/// What an agent offers, a line each.
+fn offers(agent: &Agent) -> Vec<String> {
+    let apps = agent.apps.iter().map(|app| {
+        if app.devcontainer.is_empty() {
+            app.display_name.clone()
+        } else {
+            format!("{} (in {})", app.display_name, app.devcontainer)
+        }
+    });
+    let lists = [
+        ("apps", apps.collect::<Vec<_>>()),
+        ("scripts", agent.scripts.clone()),
+        ("dev containers", agent.devcontainers.clone()),
+    ];
+    let filled = lists.into_iter().filter(|(_, items)| !items.is_empty());
+    filled
+        .map(|(name, items)| format!("{name}: {}", items.join(", ")))
+        .collect()
+}
+
+fn agent_height(agent: &Agent) -> u32 {
+    PADDING + LINE * (1 + u32::try_from(offers(agent).len()).unwrap_or(u32::MAX))
+}
+
+fn draw_agent(canvas: &mut Canvas, left: u32, top: u32, agent: &Agent) -> u32 {
+    let (width, height) = (COLUMN - 2 * PADDING, agent_height(agent));
+    canvas.rect((left, top, width, height), AGENT.fill, AGENT.stroke, "");
+    let mut baseline = top + LINE;
+    let platform = platform(agent);
+    let separator = if platform.is_empty() { "" } else { " · " };
+    let name = format!("agent {}{separator}{platform}", agent.name);
+    canvas.text(left + PADDING, baseline, &name, Style::Name);
+    for offer in offers(agent) {
+        baseline += LINE;
+        canvas.text(left + PADDING, baseline, &offer, Style::Small);
+    }
+    top + height
+}
+
+fn draw_parameter(canvas: &mut Canvas, left: u32, top: u32, parameter: &Parameter) -> u32 {
+    let height = 2 * PADDING + 2 * LINE - 6;
+    canvas.group(&parameter.name);
+    canvas.rect(
+        (left, top, COLUMN, height),
+        QUESTION.fill,
+        QUESTION.stroke,
+        "",
+    );
+    let baseline = top + PADDING + LINE - 5;
+    canvas.text(left + PADDING, baseline, &parameter.name, Style::Name);
+    let answer = if parameter.required {
+        "required".to_owned()
+    } else {
+        format!("default {}", clipped(&parameter.default_value, 40))
+    };
+    let change = if parameter.mutable {
+        "mutable"
+    } else {
+        "fixed"
+    };
+    let text = format!("{} · {answer} · {change}", parameter.kind);
+    canvas.text(left + PADDING, baseline + LINE, &text, Style::Small);
+    canvas.end_group();
+    top + height
+}
+
+fn legend(picture: &Picture) -> Vec<String> {
+    let lines = match picture.basis {
+        Basis::StartAndStop => "solid: outlives a stop · dashed: does not",
+        Basis::Source => {
+            "solid: probably outlives a stop · dashed: probably does not · dotted: not known"
+        }
+        Basis::Plan | Basis::State => "dotted: whether it outlives a stop is not known",
+    };
+    std::iter::once(lines.to_owned())
+        .chain(picture.notes.iter().cloned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::picture::tests::example;
+
+    #[test]
+    fn everything_is_drawn_and_text_is_escaped() {
+        let drawn = svg(&example());
+
+        for text in [
+            "docker_container.workspace[&quot;a&quot;]",
+            "agent main · linux/amd64",
+            "apps: Editor &lt;1&gt;",
+            "persistent · 3 a day",
+            "size &amp; shape",
+            "string · default big · fixed",
+            "stroke-dasharray=\"6 4\"",
+        ] {
+            assert!(drawn.contains(text), "{text} is missing in {drawn}");
+        }
+    }
+
+    #[test]
+    fn tags_are_balanced() {
+        let drawn = svg(&example());
+
+        for tag in ["svg", "g", "text", "title"] {
+            let opened = drawn.matches(&format!("<{tag} ")).count()
+                + drawn.matches(&format!("<{tag}>")).count();
+            assert_eq!(opened, drawn.matches(&format!("</{tag}>")).count(), "{tag}");
+            assert!(opened > 0, "{tag}");
+        }
+    }
+}
