@@ -6,7 +6,6 @@
     unreachable_pub,
     clippy::all,
     clippy::allow_attributes_without_reason,
-    clippy::wildcard_enum_match_arm,
     rustdoc::all,
     reason = "generated"
 )]
