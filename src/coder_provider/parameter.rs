@@ -193,7 +193,7 @@ mod tests {
         let error = |config: &[_]| read_with(config, &[]).unwrap_err();
 
         assert_eq!(
-            error(&[ephemeral.clone()]),
+            error(std::slice::from_ref(&ephemeral)),
             "parameter can't be immutable and ephemeral"
         );
         assert_eq!(

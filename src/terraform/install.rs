@@ -51,7 +51,7 @@ pub enum InstallError {
     #[error("failed to download {url}")]
     Download {
         /// Which file.
-        url: Url,
+        url: String,
         /// Why.
         source: reqwest::Error,
     },
@@ -59,7 +59,7 @@ pub enum InstallError {
     #[error("{url} has more than {limit} bytes")]
     TooLarge {
         /// Which file.
-        url: Url,
+        url: String,
         /// What is allowed.
         limit: usize,
     },
@@ -67,7 +67,7 @@ pub enum InstallError {
     #[error("the signature of {url} is not the publisher's")]
     Signature {
         /// The list.
-        url: Url,
+        url: String,
         /// Why.
         source: Box<pgp::errors::Error>,
     },
@@ -75,7 +75,7 @@ pub enum InstallError {
     #[error("{url} has checksum {found}, the publisher signed {wanted}")]
     Checksum {
         /// The package.
-        url: Url,
+        url: String,
         /// What it should be; empty if the list does not name the package.
         wanted: String,
         /// What it is.
@@ -85,7 +85,7 @@ pub enum InstallError {
     #[error("{url} has no usable executable")]
     Package {
         /// The package.
-        url: Url,
+        url: String,
         /// Why.
         source: zip::result::ZipError,
     },
@@ -176,7 +176,7 @@ impl Installer {
         let signature = download(client, &signature_url, MAX_LIST_BYTES).await?;
         verify(&list, &signature, &self.publisher_key).map_err(|source| {
             InstallError::Signature {
-                url: list_url,
+                url: list_url.to_string(),
                 source: Box::new(source),
             }
         })?;
@@ -188,7 +188,7 @@ impl Installer {
         );
         if wanted.as_deref() != Some(&found) {
             return Err(InstallError::Checksum {
-                url,
+                url: url.to_string(),
                 wanted: wanted.unwrap_or_default(),
                 found,
             });
@@ -230,7 +230,7 @@ async fn download(
     limit: usize,
 ) -> Result<Vec<u8>, InstallError> {
     let failed = |source| InstallError::Download {
-        url: url.clone(),
+        url: url.to_string(),
         source,
     };
     let response = client
@@ -244,7 +244,7 @@ async fn download(
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if content.len() + chunk.len() > limit {
             return Err(InstallError::TooLarge {
-                url: url.clone(),
+                url: url.to_string(),
                 limit,
             });
         }
@@ -281,7 +281,7 @@ fn checksum_of(list: &[u8], name: &str) -> Option<String> {
 /// Writes the executable beside its place and moves it there.
 fn unpack(package: Vec<u8>, binary: &Path, cache: &Path, url: &Url) -> Result<(), InstallError> {
     let damaged = |source| InstallError::Package {
-        url: url.clone(),
+        url: url.to_string(),
         source,
     };
     let unusable = |source| InstallError::Cache {

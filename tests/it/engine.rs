@@ -158,11 +158,10 @@ impl Lab {
 
     /// The one session directory that there is.
     pub fn session_dir(&self) -> PathBuf {
-        let dirs = fs::read_dir(self.dir.path().join("work"))
+        let mut dirs = fs::read_dir(self.dir.path().join("work"))
             .unwrap()
             .map(|entry| entry.unwrap().path());
-        dirs.filter(|dir| !dir.to_str().unwrap().ends_with(".private"))
-            .next()
+        dirs.find(|dir| !dir.to_str().unwrap().ends_with(".private"))
             .unwrap()
     }
 

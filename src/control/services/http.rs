@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::control::{config::Config, plane::Plane};
 
@@ -22,11 +22,7 @@ pub(super) fn routes(plane: Arc<Plane>, config: &Config) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(plane)
-        .route("/api/v2/buildinfo", get(move || answer(info.clone())))
-}
-
-async fn answer(info: Value) -> Json<Value> {
-    Json(info)
+        .route("/api/v2/buildinfo", get(move || async move { Json(info) }))
 }
 
 async fn ready(State(plane): State<Arc<Plane>>) -> (StatusCode, &'static str) {

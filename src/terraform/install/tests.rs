@@ -10,9 +10,12 @@ use pgp::{
 
 use super::*;
 
+/// Files by name.
+type Files = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// A releases site with one signed package, whose files a test may change.
 struct Site {
-    files: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    files: Files,
     asked: Arc<Mutex<Vec<String>>>,
     url: Url,
     key: String,
@@ -103,7 +106,7 @@ impl Site {
     }
 }
 
-async fn serve(files: Arc<Mutex<Vec<(String, Vec<u8>)>>>, asked: Arc<Mutex<Vec<String>>>) -> Url {
+async fn serve(files: Files, asked: Arc<Mutex<Vec<String>>>) -> Url {
     let answer = move |UrlPath((_, name)): UrlPath<(String, String)>| async move {
         asked.lock().unwrap().push(name.clone());
         let found = files

@@ -8,7 +8,10 @@ use tokio::{net::UnixStream, sync::oneshot};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{super::{ServeError, run}, provider};
+use super::{
+    super::{ServeError, run},
+    provider,
+};
 use crate::plugin::{COOKIE, Launch};
 
 /// Its certificate, and where it wants sockets.
