@@ -25,10 +25,13 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
+use url::Url;
+
 use self::output::{Output, Wanted};
 use crate::{
     config::{ConfigError, File, Section},
     observe::{self, LogFormat},
+    process,
     stop::Stop,
 };
 
@@ -79,7 +82,7 @@ const SECTIONS: &[Section] = &[
 
 /// A Terraform-driven provisioner runtime for Coder
 #[derive(Debug, Parser)]
-#[command(name = "outpost", version, after_help = exit::HELP, propagate_version = true)]
+#[command(name = "outpost", version, propagate_version = true)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
@@ -118,54 +121,66 @@ const GLOBAL: &str = "Global options";
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Import a template and build a workspace on this machine, all in one process
-    #[command(after_help = exit::HELP)]
     Dev(dev::Dev),
     /// Run a control plane for a laptop, a lab or a small site
-    #[command(after_help = exit::HELP)]
     Server(server::Server),
     /// Provisioner daemons
-    #[command(subcommand, after_help = exit::HELP)]
+    #[command(subcommand)]
     Provisioner(provisioner::Provisioner),
     /// Templates and their versions
-    #[command(subcommand, after_help = exit::HELP)]
+    #[command(subcommand)]
     Template(template::Template),
     /// Workspaces
-    #[command(subcommand, after_help = exit::HELP)]
+    #[command(subcommand)]
     Workspace(workspace::Workspace),
     /// Jobs: imports, dry runs and builds
-    #[command(subcommand, after_help = exit::HELP)]
+    #[command(subcommand)]
     Job(job::Job),
     /// Draw what a template makes
     #[command(after_help = INSPECT_HELP)]
     Inspect(inspect::Inspect),
     /// Check or show the configuration
-    #[command(subcommand, after_help = exit::HELP)]
+    #[command(subcommand)]
     Config(self::config::Config),
     /// Make pre-shared keys
-    #[command(subcommand, after_help = exit::HELP)]
+    #[command(subcommand)]
     Psk(psk::Psk),
     /// Print a script that completes commands in a shell
-    #[command(after_help = exit::HELP)]
     Completions(completions::Completions),
     /// Print what this program is
-    #[command(after_help = exit::HELP)]
     Version(version::Version),
+}
+
+/// All commands and options, for tools that describe them.
+pub fn command() -> clap::Command {
+    with_exit_codes(Cli::command())
+}
+
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    let command = match command.get_after_help() {
+        Some(_) => command,
+        None => command.after_help(exit::HELP),
+    };
+    command.mut_subcommands(with_exit_codes)
 }
 
 /// Parses the process's arguments, runs the command and reports how it ended.
 pub fn main() -> ExitCode {
-    // Another provider may be installed already in tests; either will do.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if let Err(error) = process::protect_own_environment() {
+        return exit::report(
+            Err(anyhow::Error::new(error).context("failed to protect this process from others")),
+            None,
+        );
+    }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if let Some(code) = plugin::serve_if_asked(arguments.iter().map(OsString::as_os_str)) {
         return code;
     }
+    // It fails only if there is one already, and then that one is used.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match parse(&arguments) {
-        Ok((cli, settings)) => exit::report(run(cli, settings)),
-        Err(error) => match error.downcast::<clap::Error>() {
-            Ok(error) => usage(&error),
-            Err(error) => exit::report(Err(error)),
-        },
+        Ok((cli, settings, server)) => exit::report(run(cli, settings), server.as_ref()),
+        Err(error) => usage(&error),
     }
 }
 
@@ -175,20 +190,26 @@ struct Settings {
     root: clap::Command,
 }
 
-fn parse(arguments: &[OsString]) -> anyhow::Result<(Cli, Settings)> {
+/// What to run, the settings, and the server that the command talks to, if it talks to one.
+fn parse(arguments: &[OsString]) -> Result<(Cli, Settings, Option<Url>), clap::Error> {
     let settings = settings(named_file(arguments));
     let matches = settings.root.clone().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
-    Ok((cli, settings))
+    let mut innermost = &matches;
+    while let Some((_, matches)) = innermost.subcommand() {
+        innermost = matches;
+    }
+    let server = innermost.try_get_one::<Url>("url").ok().flatten().cloned();
+    Ok((cli, settings, server))
 }
 
 fn settings(named: Option<PathBuf>) -> Settings {
     let loaded = crate::config::load(named.as_deref()).and_then(|file| match file {
         Some(file) => {
-            let root = file.apply(Cli::command(), SECTIONS)?;
+            let root = file.apply(command(), SECTIONS)?;
             Ok((Some(file), root))
         }
-        None => Ok((None, Cli::command())),
+        None => Ok((None, command())),
     });
     match loaded {
         Ok((file, root)) => Settings {
@@ -197,7 +218,7 @@ fn settings(named: Option<PathBuf>) -> Settings {
         },
         Err(error) => Settings {
             file: Err(error),
-            root: Cli::command(),
+            root: command(),
         },
     }
 }

@@ -19,12 +19,13 @@ use super::{
     exit::{Hint, Interrupted},
     follow,
     output::{self, Output},
-    remote::{Api, Pair},
+    remote::Pair,
     rows,
     template::{details, push, variables},
     workspace::{answers, build, create},
 };
 use crate::{
+    client::Api,
     job::Transition,
     proto::outpost::v1::{
         CreateBuildRequest, CreateVersionRequest, CreateWorkspaceRequest, ShowWorkspaceRequest,

@@ -7,9 +7,11 @@ use std::{
     process::ExitCode,
 };
 
-use tonic::{Code, Status};
+use tonic::Status;
+use url::Url;
 
 use crate::{
+    client::CallError,
     config::ConfigError,
     control::{StartError, backup::BackupError},
     files::archive::ArchiveError,
@@ -78,52 +80,53 @@ impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
     }
 }
 
-/// Prints why a command failed, and tells the code to exit with.
-pub(super) fn report(result: anyhow::Result<()>) -> ExitCode {
+/// Prints why a command failed, and tells the code to exit with. `server` is whom it talked to.
+pub(super) fn report(result: anyhow::Result<()>, server: Option<&Url>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::from(OK);
     };
     let mut stderr = io::stderr().lock();
     // If stderr is closed, nobody is there to be told.
-    let _ = writeln!(stderr, "error: {}", chain(&error));
-    if let Some(hint) = hint_of(&error) {
+    let _ = writeln!(stderr, "error: {}", chain(&error, server));
+    if let Some(hint) = hint_of(&error, server) {
         let _ = writeln!(stderr, "hint: {hint}");
     }
     ExitCode::from(code_of(&error))
 }
 
 /// The error and its sources, each only if it adds something.
-fn chain(error: &anyhow::Error) -> String {
+fn chain(error: &anyhow::Error, server: Option<&Url>) -> String {
     let mut text = String::new();
     for link in error.chain() {
-        let link = text_of(link);
-        if !text.ends_with(&link) {
+        let refusal = link.downcast_ref::<Status>();
+        let words = refusal.map_or_else(|| link.to_string(), |status| words_of(status, server));
+        if !text.ends_with(&words) {
             let separator = if text.is_empty() { "" } else { ": " };
             text.push_str(separator);
-            text.push_str(&link);
+            text.push_str(&words);
+        }
+        if refusal.is_some() {
+            break; // What is behind it is said already.
         }
     }
     text
 }
 
 /// A refusal of the server is what it says; how gRPC counts it helps nobody.
-fn text_of(error: &(dyn Error + 'static)) -> String {
-    match error.downcast_ref::<Status>() {
-        Some(status) if status.code() == Code::Unavailable => {
-            "the server does not answer".to_owned()
-        }
-        Some(status) => status.message().to_owned(),
-        None => error.to_string(),
+fn words_of(status: &Status, server: Option<&Url>) -> String {
+    match server {
+        Some(url) => CallError::new(url, status.clone()).to_string(),
+        None => status.message().to_owned(),
     }
 }
 
-fn hint_of(error: &anyhow::Error) -> Option<String> {
+fn hint_of(error: &anyhow::Error, server: Option<&Url>) -> Option<String> {
     error.chain().find_map(|link| {
         if let Some(hinted) = link.downcast_ref::<Hinted>() {
             return Some(hinted.hint.clone());
         }
         if let Some(status) = link.downcast_ref::<Status>() {
-            return server_hint(status);
+            return CallError::new(server?, status.clone()).hint();
         }
         None.or_else(|| link.downcast_ref::<ConfigError>()?.hint())
             .or_else(|| link.downcast_ref::<StartError>()?.hint())
@@ -132,17 +135,6 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
             .or_else(|| link.downcast_ref::<BinaryError>()?.hint())
             .or_else(|| link.downcast_ref::<InstallError>()?.hint())
     })
-}
-
-fn server_hint(status: &Status) -> Option<String> {
-    let hint = match status.code() {
-        Code::Unavailable => {
-            "is `outpost server` running there? `--url` or OUTPOST_URL names another one"
-        }
-        Code::Unauthenticated => "give a valid token with OUTPOST_TOKEN_FILE or OUTPOST_TOKEN",
-        _ => return None,
-    };
-    Some(hint.to_owned())
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
@@ -173,8 +165,8 @@ mod tests {
             .context("failed to start")
             .unwrap_err();
 
-        assert_eq!(chain(&error), "failed to start: no key");
-        assert_eq!(hint_of(&error).as_deref(), Some("make one"));
+        assert_eq!(chain(&error, None), "failed to start: no key");
+        assert_eq!(hint_of(&error, None).as_deref(), Some("make one"));
         assert_eq!(code_of(&error), USAGE);
     }
 
@@ -182,6 +174,6 @@ mod tests {
     fn a_source_that_repeats_its_error_is_shown_once() {
         let error = anyhow::Error::msg("disk full").context("failed to write: disk full");
 
-        assert_eq!(chain(&error), "failed to write: disk full");
+        assert_eq!(chain(&error, None), "failed to write: disk full");
     }
 }

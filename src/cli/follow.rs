@@ -5,9 +5,9 @@ use anyhow::Context;
 use super::{
     exit::{Hint, Interrupted},
     progress::Progress,
-    remote::Api,
 };
 use crate::{
+    client::Api,
     proto::outpost::v1::{CancelJobRequest, Job, ShowJobRequest, StreamLogsRequest},
     stop::Stop,
 };

@@ -7,10 +7,10 @@ use std::{
 };
 
 use anyhow::Context;
-use aws_lc_rs::rand;
 use serde::Serialize;
 
 use super::{exit::Hint, output::Output};
+use crate::control::tokens;
 
 /// Make pre-shared keys
 #[derive(Debug, clap::Subcommand)]
@@ -36,7 +36,7 @@ struct Generated {
 impl Psk {
     pub(super) fn exec(self, output: Output) -> anyhow::Result<()> {
         let Self::Generate { file } = self;
-        let psk = generate()?;
+        let psk = tokens::generate().expose().to_owned();
         let generated = match file {
             None => Generated {
                 psk: Some(psk),
@@ -60,13 +60,6 @@ impl Psk {
         })?;
         Ok(())
     }
-}
-
-/// 64 hexadecimal digits from the system's source of randomness.
-pub(super) fn generate() -> anyhow::Result<String> {
-    let mut bytes = [0; 32];
-    rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("the system gave no random bytes"))?;
-    Ok(hex::encode(bytes))
 }
 
 fn write_new(path: &PathBuf, psk: &str) -> anyhow::Result<()> {

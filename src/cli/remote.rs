@@ -6,46 +6,14 @@ use std::{
 };
 
 use anyhow::Context;
-use tonic::{
-    Request, Status,
-    metadata::{Ascii, MetadataValue},
-    service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
-};
 use url::Url;
 use zeroize::Zeroizing;
 
 use super::exit::{Hint, UsageError};
-use crate::{proto::outpost::v1::control_service_client::ControlServiceClient, secret::Secret};
-
-/// The server's API.
-pub(super) type Api = ControlServiceClient<InterceptedService<Channel, Bearer>>;
-
-/// Adds a token to each call.
-#[derive(Clone)]
-pub(super) struct Bearer(MetadataValue<Ascii>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request
-            .metadata_mut()
-            .insert("authorization", self.0.clone());
-        Ok(request)
-    }
-}
-
-/// Connects to `url`; nothing is sent yet.
-pub(super) fn connect(url: &Url, token: &Secret) -> anyhow::Result<Api> {
-    let mut bearer: MetadataValue<Ascii> = format!("Bearer {}", token.expose())
-        .parse()
-        .map_err(|_| UsageError("the token has characters that no token has".into()))?;
-    bearer.set_sensitive(true);
-    let channel = Endpoint::from_shared(url.to_string())?.connect_lazy();
-    Ok(ControlServiceClient::with_interceptor(
-        channel,
-        Bearer(bearer),
-    ))
-}
+use crate::{
+    client::{self, Api},
+    secret::Secret,
+};
 
 /// Which server, and who asks.
 #[derive(Clone, Debug, clap::Args)]
@@ -89,7 +57,19 @@ pub(super) struct Remote {
 impl Remote {
     /// Connects; nothing is sent yet.
     pub(super) fn connect(&self) -> anyhow::Result<Api> {
-        connect(&self.url, &self.token()?)
+        let ca_certificates = match &self.tls_ca_file {
+            Some(path) => vec![
+                std::fs::read(path)
+                    .with_context(|| format!("failed to read `{}`", path.display()))?,
+            ],
+            None => Vec::new(),
+        };
+        let target = client::Target {
+            url: self.url.clone(),
+            token: self.token()?,
+            ca_certificates,
+        };
+        Ok(client::connect(&target)?)
     }
 
     fn token(&self) -> anyhow::Result<Secret> {

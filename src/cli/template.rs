@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::{
     follow,
     output::{self, Output},
-    remote::{Api, Pair, Remote},
+    remote::{Pair, Remote},
     rows,
 };
 use crate::{
+    client::Api,
     files::archive,
     proto::{
         outpost::v1::{

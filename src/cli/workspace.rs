@@ -6,10 +6,11 @@ use serde::Serialize;
 use super::{
     follow,
     output::{self, Output},
-    remote::{Api, Pair, Remote},
+    remote::{Pair, Remote},
     rows,
 };
 use crate::{
+    client::Api,
     job::Transition,
     proto::outpost::v1::{
         Build, BuildDetails, CreateBuildRequest, CreateWorkspaceRequest, ListWorkspacesRequest,

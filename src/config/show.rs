@@ -81,6 +81,7 @@ pub fn settings(
             .clone()
             .no_binary_name(true)
             .subcommand_required(false)
+            .arg_required_else_help(false)
             .try_get_matches_from(line)?;
         let matches = innermost(&matches);
         for arg in command.get_arguments().filter(|arg| is_setting(arg)) {

@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+mod cli;
 mod conversion;
 mod engine;
 mod layers;

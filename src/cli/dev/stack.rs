@@ -14,9 +14,9 @@ use crate::{
     cli::{
         engine::{CoderProvider, EngineArgs},
         output,
-        remote::{self, Api},
         server::daemon_config,
     },
+    client::{self, Api},
     control::{self, Registration, StateKey, Storage},
     daemon::{self, DaemonError, Summary},
     files,
@@ -71,7 +71,11 @@ impl Stack {
             .await?;
         let server =
             control::start(server_config(directory.join("server")), stop.cleanup()).await?;
-        let api = remote::connect(server.url(), server.admin_token())?;
+        let api = client::connect(&client::Target {
+            url: server.url().clone(),
+            token: server.admin_token().clone(),
+            ca_certificates: Vec::new(),
+        })?;
         let source: Arc<dyn JobSource> = Arc::new(server.local_source(registration()).await?);
         let daemon_stop = stop.cleanup();
         let config = daemon_config(directory.join("states"));
