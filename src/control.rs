@@ -1,6 +1,6 @@
 //! The embedded control plane: templates, workspaces, builds and their jobs, for laptops, labs and small sites.
 //!
-//! [`start`] opens the storage and the listener. Below it, from the inside out: [`queue`] decides who takes which
+//! [`start()`] opens the storage and the listener. Below it, from the inside out: [`queue`] decides who takes which
 //! job and [`parameters`] which answers are accepted, both without I/O; [`store`] keeps what must last; [`plane`] is
 //! what the control plane does; `services` translate wires into its calls, and [`LocalSource`] serves a daemon in
 //! this process.

@@ -62,7 +62,7 @@ const IMPURE: &[&str] = &[
     "tokio::",
     "std::net",
     "std::fs",
-    "std::env",
+    "env::var",
     "Instant::now",
     "SystemTime",
     "Timestamp::now",
@@ -70,6 +70,9 @@ const IMPURE: &[&str] = &[
     "new_v4",
     "thread::sleep",
 ];
+
+/// Fresh ids that mean nothing but themselves: an app that has none yet, and a new record.
+const FRESH_IDS: &[&str] = &["terraform/resources/apps.rs", "control/model.rs"];
 
 #[test]
 fn every_arrow_between_modules_points_to_the_right() {
@@ -127,7 +130,10 @@ fn a_pure_core_mentions_no_socket_no_clock_and_no_randomness() {
             let text = fs::read_to_string(source_dir().join(&file))
                 .unwrap_or_else(|error| panic!("{}: {error}; has it moved?", file.display()));
             let text = without_tests(&code(&text));
-            let found = IMPURE.iter().filter(|word| text.contains(**word));
+            let makes_ids = FRESH_IDS.iter().any(|fresh| file == Path::new(fresh));
+            let found = IMPURE
+                .iter()
+                .filter(|word| text.contains(**word) && !(makes_ids && **word == "new_v4"));
             wrong.extend(found.map(|word| format!("{}: {word}", file.display())));
         }
     }
