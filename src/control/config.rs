@@ -79,7 +79,7 @@ pub struct Limits {
     pub lease: Duration,
     /// How long a job may wait for a daemon.
     pub pending: Duration,
-    /// How often lost jobs are looked for.
+    /// How often lost jobs are looked for; more often if the limits above are short.
     pub reap_every: Duration,
     /// How many lost jobs are ended at once.
     pub reap_at_most: usize,

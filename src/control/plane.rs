@@ -38,7 +38,7 @@ use super::{
     store::{Store, StoreError},
     workspace_tags::TagError,
 };
-use crate::{secret::Secret, stop::Stop};
+use crate::{rules::resources::Refused, secret::Secret, stop::Stop};
 
 /// Tells the time. Tests have their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -118,6 +118,12 @@ impl From<StoreError> for RequestError {
 
 impl From<BadTag> for RequestError {
     fn from(error: BadTag) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+impl From<Refused> for RequestError {
+    fn from(error: Refused) -> Self {
         Self::Invalid(error.to_string())
     }
 }

@@ -139,16 +139,3 @@ pub fn loss(job: &JobRecord, lease: Duration, pending: Duration, now: Timestamp)
         Some(_) | None => None,
     }
 }
-
-/// When [`loss`] will say more than it does at present, if nothing else happens to `job`.
-pub fn loses_at(job: &JobRecord, lease: Duration, pending: Duration) -> Option<Timestamp> {
-    if job.completed_at.is_some() {
-        return None;
-    }
-    let limit = if job.started_at.is_some() {
-        lease
-    } else {
-        pending
-    };
-    job.updated_at.checked_add(limit).ok()
-}

@@ -43,7 +43,7 @@ pub enum StoreError {
     DiskFull,
     /// The database is damaged.
     #[error("database is damaged")]
-    Corrupt(#[source] sqlx::Error),
+    Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A row does not have the form that this version writes.
     #[error("row of {table} does not make sense: {reason}")]
     Row {
@@ -54,7 +54,7 @@ pub enum StoreError {
     },
     /// Anything else that the database says.
     #[error("database does not answer as it should")]
-    Database(#[source] sqlx::Error),
+    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl StoreError {
@@ -292,6 +292,13 @@ pub trait TemplateStore: Send + Sync {
     /// Adds a file, or finds the one with the same kind and content.
     async fn insert_file(&self, kind: FileKind, content: Bytes) -> Result<FileId, StoreError>;
     async fn file(&self, id: FileId) -> Result<Option<File>, StoreError>;
+
+    /// Whether a template of the organization has these modules.
+    async fn uses_modules(
+        &self,
+        organization: OrganizationId,
+        file: FileId,
+    ) -> Result<bool, StoreError>;
 
     /// Adds a version and its job.
     async fn insert_version(&self, new: NewVersion) -> Result<(), StoreError>;

@@ -10,6 +10,7 @@
 )]
 
 mod cli;
+mod control;
 mod conversion;
 mod engine;
 mod layers;

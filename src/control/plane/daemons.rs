@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use super::{Plane, RequestError, not_found};
 use crate::{
     control::{
-        model::{
-            Daemon, DaemonId, FileId, FileKind, JobRecord, OrganizationId, ProvisionerKey, Task,
-        },
+        model::{Daemon, DaemonId, FileId, FileKind, JobRecord, ProvisionerKey, Task},
         queue::Tags,
         store::JobChange,
         tokens::{self, Hashed},
@@ -104,6 +102,17 @@ impl Plane {
             created_at: now,
             last_seen_at: now,
         };
+        let with = match credential {
+            Credential::Shared => "pre-shared key".to_owned(),
+            Credential::Key(key) => format!("provisioner key {}", key.name),
+        };
+        self.audit(
+            &format!("daemon {}", daemon.name),
+            "daemon.login",
+            &daemon.name,
+            with,
+        )
+        .await?;
         Ok(self.store.upsert_daemon(&daemon).await?)
     }
 
@@ -245,26 +254,14 @@ impl Plane {
     pub async fn download_modules(&self, daemon: &Daemon, id: Uuid) -> Result<Bytes, RequestError> {
         let unknown = || not_found("modules file", id.to_string());
         let file = self.store.file(FileId(id)).await?.ok_or_else(unknown)?;
-        let visible = self.uses_modules(daemon.organization_id, file.id).await?;
+        let visible = self
+            .store
+            .uses_modules(daemon.organization_id, file.id)
+            .await?;
         match file.kind {
             FileKind::Modules if visible => Ok(file.content),
             FileKind::Modules | FileKind::Template => Err(unknown()),
         }
-    }
-
-    async fn uses_modules(
-        &self,
-        organization: OrganizationId,
-        file: FileId,
-    ) -> Result<bool, RequestError> {
-        for template in self.templates(organization).await? {
-            for version in self.store.versions(template.id).await? {
-                if self.store.learned(version.id).await?.modules_file == Some(file) {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
     }
 }
 

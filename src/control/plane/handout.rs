@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Plane, RequestError, not_found};
+use super::{Plane, RequestError, full_name, not_found};
 use crate::{
     control::model::{
         Build, BuildId, JobRecord, Learned, Task, Template, User, Version, VersionId, Workspace,
@@ -122,13 +122,19 @@ impl Plane {
             .into_iter()
             .find(|other| other.number == build.number - 1);
         let session = self.session(&workspace, &owner, build.transition).await?;
+        let state = self.state(build.id).await?;
+        if !state.is_empty() {
+            let detail = format!("build {}", build.number);
+            self.audit("server", "state.hand-out", &full_name(&workspace), detail)
+                .await?;
+        }
         let work = Work::WorkspaceBuild(WorkspaceBuild {
             build_id: build.id.to_string(),
             workspace_name: workspace.name.clone(),
             previous_parameters: previous.map(|build| build.parameters).unwrap_or_default(),
             variables: self.variables(version.id, &learned).await?,
             external_auth: Vec::new(),
-            state: self.state(build.id).await?.into(),
+            state: state.into(),
             log_level: build.log_level.clone(),
             metadata: Metadata {
                 owner_session_token: session,

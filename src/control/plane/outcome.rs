@@ -16,6 +16,7 @@ use crate::{
         BuildResult, CompletedJob, CompletedWork, FailedJob, FailedWork, ImportResult,
         TemplateVariable, Transition, VariableValue, classify,
     },
+    rules::resources::{check_questions, check_resources},
     secret::Secret,
 };
 
@@ -74,6 +75,7 @@ impl Plane {
                 (self.import_effect(*version_id, *result).await?, None)
             }
             (Task::TemplateDryRun { .. }, CompletedWork::TemplateDryRun(result)) => {
+                check_resources(&result.resources)?;
                 (Effect::DryRun(self.seal_dry_run(job.id, result)), None)
             }
             (task, _) => {
@@ -201,6 +203,7 @@ impl Plane {
         id: BuildId,
         result: BuildResult,
     ) -> Result<(Effect, Option<(BuildId, NewState)>), RequestError> {
+        check_resources(&result.resources)?;
         let build = self.store.build(id).await?;
         let build = build.ok_or_else(|| RequestError::Gone(format!("there is no build {id}")))?;
         let learned = self.store.learned(build.version_id).await?;
@@ -228,6 +231,9 @@ impl Plane {
         id: VersionId,
         result: ImportResult,
     ) -> Result<Effect, RequestError> {
+        check_resources(&result.start_resources)?;
+        check_resources(&result.stop_resources)?;
+        check_questions(&result.parameters, &result.presets)?;
         let early = self.store.learned(id).await?;
         let modules_file = if result.module_files.is_empty() {
             None

@@ -86,6 +86,10 @@ impl Plane {
         let fresh = token
             .last_used_at
             .is_some_and(|used| now.duration_since(used).unsigned_abs() < TOUCH_EVERY);
+        if token.last_used_at.is_none() {
+            self.audit(&user.name, "token.login", &token.name, "first use")
+                .await?;
+        }
         if !fresh {
             self.store.touch_token(token.id, now).await?;
         }

@@ -17,7 +17,9 @@ use crate::{
 impl Plane {
     /// Looks for lost jobs now and then, until the server stops.
     pub async fn run_reaper(self: Arc<Self>) {
-        let mut every = tokio::time::interval(self.limits.reap_every);
+        // A short lease would mean little if nobody looked in between.
+        let shortest = self.limits.lease.min(self.limits.pending) / 5;
+        let mut every = tokio::time::interval(self.limits.reap_every.min(shortest));
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {

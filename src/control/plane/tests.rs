@@ -723,6 +723,34 @@ async fn a_result_of_another_kind_is_refused() {
 }
 
 #[tokio::test]
+async fn resources_that_no_server_accepts_are_refused_and_the_state_still_comes() {
+    let lab = Lab::new().await;
+    lab.import().await;
+    let workspace = lab.create_workspace().await.unwrap();
+    let job = lab.take().await.unwrap().id;
+    let agent = crate::job::Agent {
+        name: "dev_1".to_owned(),
+        ..crate::job::Agent::default()
+    };
+    let result = BuildResult {
+        state: Bytes::from_static(b"one"),
+        resources: vec![Resource {
+            agents: vec![agent],
+            ..resource("a.vm")
+        }],
+        ..BuildResult::default()
+    };
+
+    let refused = lab
+        .complete(job, CompletedWork::WorkspaceBuild(result))
+        .await;
+
+    assert!(matches!(refused, Err(RequestError::Invalid(reason)) if reason.contains("dev_1")));
+    lab.fail(job, Some("one")).await.unwrap();
+    assert_eq!(lab.state(&workspace).await, "one");
+}
+
+#[tokio::test]
 async fn quota_refuses_what_costs_more_than_before_and_more_than_the_budget() {
     let lab = Lab::new().await;
     lab.import().await;
@@ -962,9 +990,9 @@ async fn a_token_ends_with_its_lifetime_and_is_audited() {
         .revoke_token(&lab.caller, &token.id.to_string())
         .await
         .unwrap();
-    let audit = lab.plane.audit_log(&lab.caller, None, 2).await.unwrap();
+    let audit = lab.plane.audit_log(&lab.caller, None, 3).await.unwrap();
     let actions: Vec<_> = audit.iter().map(|entry| entry.action.as_str()).collect();
-    assert_eq!(actions, ["token.revoke", "token.create"]);
+    assert_eq!(actions, ["token.revoke", "token.login", "token.create"]);
 }
 
 #[tokio::test]

@@ -176,11 +176,6 @@ fn a_running_job_is_lost_after_its_lease_and_a_waiting_one_after_the_pending_lim
     let mut ended = running(Some(0), 0);
     ended.completed_at = Some(at(1));
     assert_eq!(loss(&ended, lease, pending, at(99_999)), None);
-    assert_eq!(loses_at(&ended, lease, pending), None);
-    assert_eq!(
-        loses_at(&running(Some(0), 100), lease, pending),
-        Some(at(400))
-    );
 }
 
 #[test]

@@ -223,7 +223,7 @@ pub(super) async fn version_details(
     let resources = version_resources(&learned);
     Ok(wire::VersionDetails {
         version: Some(version(plane, names, found).await?),
-        variables: all(learned.variables),
+        variables: learned.variables.into_iter().map(variable).collect(),
         parameters: all(learned.parameters),
         presets: all(learned.presets),
         external_auth: all(learned.external_auth),
@@ -232,6 +232,14 @@ pub(super) async fn version_details(
         readme: learned.readme,
         workspace_tags: learned.workspace_tags,
     })
+}
+
+/// A variable without the default that people must not see.
+fn variable(mut variable: job::TemplateVariable) -> provisioner::TemplateVariable {
+    if variable.sensitive {
+        variable.default_value.clear();
+    }
+    variable.into()
 }
 
 fn all<A, B: From<A>>(items: Vec<A>) -> Vec<B> {

@@ -22,7 +22,7 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::{
-    Sqlite as Db, SqlitePool, Transaction,
+    Connection as _, Sqlite as Db, SqlitePool, Transaction,
     sqlite::{
         SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
@@ -55,7 +55,10 @@ impl Sqlite {
         format::create_private(path)?;
         let options = options().filename(path);
         let named = |source| OpenError::from_database(path, source);
-        let writer = pool(1).connect_with(options.clone()).await.map_err(named)?;
+        let writer = writer()
+            .connect_with(options.clone())
+            .await
+            .map_err(named)?;
         format::check(path, &writer).await?;
         format::migrate(path, backups, &writer).await?;
         let reader = pool(READERS).connect_with(options).await.map_err(named)?;
@@ -107,7 +110,13 @@ impl Sqlite {
 
     async fn begin(&self) -> Result<Transaction<'static, Db>, StoreError> {
         // A transaction that only becomes a writer later could find that somebody else has written.
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        let writer = self.writer.clone();
+        let begun = tokio::spawn(async move { writer.begin_with("BEGIN IMMEDIATE").await });
+        // In a task of its own, because dropped half-way it would stay open, and take in what comes after it.
+        match begun.await {
+            Ok(begun) => Ok(begun?),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 }
 
@@ -128,12 +137,23 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .max_lifetime(None)
 }
 
+/// The pool of the one writer.
+///
+/// On a full disk SQLite ends a transaction by itself, which sqlx does not notice: it then goes on to count one that
+/// is not there, and refuses every other. Such a connection is replaced.
+fn writer() -> SqlitePoolOptions {
+    pool(1).before_acquire(|connection, _| {
+        let is_clean = !connection.is_in_transaction();
+        Box::pin(async move { Ok(is_clean) })
+    })
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match format::code(&error) {
             Some(format::CODE_FULL) => Self::DiskFull,
-            Some(format::CODE_CORRUPT | format::CODE_NOT_A_DATABASE) => Self::Corrupt(error),
-            Some(_) | None => Self::Database(error),
+            Some(format::CODE_CORRUPT | format::CODE_NOT_A_DATABASE) => Self::Corrupt(error.into()),
+            Some(_) | None => Self::Database(error.into()),
         }
     }
 }

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::control::{
     crypt::Sealed,
-    model::{File, FileId, FileKind, Learned, Template, TemplateId, Version, VersionId},
+    model::{
+        File, FileId, FileKind, Learned, OrganizationId, Template, TemplateId, Version, VersionId,
+    },
 };
 
 fn template(row: &SqliteRow) -> Result<Template, StoreError> {
@@ -145,6 +147,22 @@ impl TemplateStore for Sqlite {
             })
         })
         .transpose()
+    }
+
+    async fn uses_modules(
+        &self,
+        organization: OrganizationId,
+        file: FileId,
+    ) -> Result<bool, StoreError> {
+        let found = sqlx::query(
+            "SELECT 1 FROM versions v JOIN templates t ON t.id = v.template_id
+             WHERE t.organization_id = ? AND v.learned ->> '$.modules_file' = ? LIMIT 1",
+        )
+        .bind(organization.to_string())
+        .bind(file.to_string())
+        .fetch_optional(&self.reader)
+        .await?;
+        Ok(found.is_some())
     }
 
     async fn insert_version(&self, new: NewVersion) -> Result<(), StoreError> {

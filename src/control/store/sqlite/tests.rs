@@ -2,8 +2,8 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
 use crate::control::{
-    model::{AuditEntry, Organization, OrganizationId},
-    store::{PeopleStore as _, StoreError},
+    model::{AuditEntry, FileKind, Organization, OrganizationId},
+    store::{PeopleStore as _, StoreError, TemplateStore as _},
 };
 
 async fn open(directory: &Path) -> Result<Sqlite, OpenError> {
@@ -181,8 +181,8 @@ async fn a_change_of_format_that_fails_changes_nothing() {
 async fn a_damaged_database_is_named_with_the_remedy() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path()).await.unwrap();
-    for number in 0..500 {
-        let name = format!("organization-{number}-{}", "x".repeat(100));
+    for number in 0..20 {
+        let name = format!("organization-{number}-{}", "x".repeat(3000));
         store
             .insert_organization(&organization(&name))
             .await
@@ -235,6 +235,42 @@ async fn a_copy_is_whole_while_somebody_writes() {
     let taken = temp.path().join("copy-0.db");
     let again = copy(&temp.path().join("outpost.db"), &taken).await;
     assert!(matches!(again, Err(OpenError::Access { path, .. }) if path == taken));
+}
+
+#[tokio::test]
+async fn a_full_database_refuses_and_then_works_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path()).await.unwrap();
+    let limit = async |pages: u32| {
+        let statement = format!("PRAGMA max_page_count = {pages}");
+        sqlx::raw_sql(&statement)
+            .execute(&store.writer)
+            .await
+            .unwrap();
+    };
+    let large = |byte: u8| store.insert_file(FileKind::Template, vec![byte; 1 << 20].into());
+    let entry = async |name: &str| {
+        let mut change = store.begin().await?;
+        sqlx::query("INSERT INTO meta (key, value) VALUES (?, hex(zeroblob(1 << 20)))")
+            .bind(name)
+            .execute(&mut *change)
+            .await?;
+        Ok::<_, StoreError>(change.commit().await?)
+    };
+    large(1).await.unwrap();
+
+    limit(1).await; // Less than there is: as it is, it is full.
+    assert!(matches!(large(2).await, Err(StoreError::DiskFull)));
+    for name in ["a", "b"] {
+        // A connection that was replaced has forgotten the limit.
+        limit(1).await;
+        let full = entry(name).await;
+        assert!(matches!(full, Err(StoreError::DiskFull)), "{full:?}");
+    }
+    limit(1 << 30).await;
+
+    large(2).await.unwrap();
+    store.begin().await.unwrap().commit().await.unwrap();
 }
 
 #[tokio::test]
