@@ -82,7 +82,7 @@ const SECTIONS: &[Section] = &[
 
 /// A Terraform-driven provisioner runtime for Coder
 #[derive(Debug, Parser)]
-#[command(name = "outpost", version, propagate_version = true)]
+#[command(name = "outpost", version)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]

@@ -216,6 +216,13 @@ impl Store for Sqlite {
 
     async fn close(&self) {
         self.reader.close().await;
+        // The database file then has everything; where the disk is full, the log beside it has, and nothing is lost.
+        let emptied = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+            .execute(&self.writer)
+            .await;
+        if let Err(error) = emptied {
+            tracing::warn!(%error, "the database's log was not emptied");
+        }
         self.writer.close().await;
     }
 }

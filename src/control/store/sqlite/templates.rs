@@ -116,6 +116,8 @@ pub(super) async fn set_learned(
 impl TemplateStore for Sqlite {
     async fn insert_file(&self, kind: FileKind, content: Bytes) -> Result<FileId, StoreError> {
         let sha256 = hex::encode(Sha256::digest(&content));
+        // SQLite hands out the row before it has written it, so that only the commit tells of a full disk.
+        let mut change = self.begin().await?;
         let row = sqlx::query(
             "INSERT INTO files (id, kind, sha256, content) VALUES (?, ?, ?, ?)
              ON CONFLICT (kind, sha256) DO UPDATE SET kind = excluded.kind RETURNING id",
@@ -124,8 +126,9 @@ impl TemplateStore for Sqlite {
         .bind(kind.column())
         .bind(sha256)
         .bind(content.as_ref())
-        .fetch_one(&self.writer)
+        .fetch_one(&mut *change)
         .await?;
+        change.commit().await?;
         Columns::of("files", &row).id("id")
     }
 
