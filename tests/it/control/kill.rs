@@ -199,7 +199,7 @@ async fn every_job_ends_once_and_no_state_is_lost_though_the_server_is_killed() 
     .unwrap();
 
     assert_eq!(jobs.len(), JOBS + 1);
-    let record = record.lock().unwrap();
+    let record = std::mem::take(&mut *record.lock().unwrap());
     let mut lost = 0;
     for job in jobs.iter().filter(|job| job.kind == "workspace_build") {
         let id: JobId = job.id.parse().unwrap();
