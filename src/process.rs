@@ -122,7 +122,8 @@ pub fn protect_own_environment() -> io::Result<()> {
 
 /// Runs a child to its end and hands each line that it prints to `on_line`.
 ///
-/// `stop` cancelled interrupts it, `stop` killed kills its group, and so does dropping the returned future.
+/// `stop` cancelled interrupts it, `stop` killed kills its group, and so does dropping the returned future. What is
+/// left of the group of a cancelled child is killed, too, if it holds the pipes beyond [`Limits::pipe_grace`].
 ///
 /// # Errors
 /// [`ProcessError`] if it cannot be started.
@@ -191,27 +192,40 @@ pub async fn capture(
     })
 }
 
-/// Kills the group of a child that nobody waits for any more.
-struct GroupGuard(Option<Pid>);
+/// The group of a child, killed when nobody waits for the child any more.
+struct Group {
+    leader: Option<Pid>,
+    is_abandoned_when_dropped: bool,
+}
 
-impl GroupGuard {
-    fn signal_leader(&self, signal: Signal) {
-        if let Some(leader) = self.0 {
-            // It may be gone already, and then there is nobody to tell.
-            let _ = kill(leader, signal);
+impl Group {
+    fn of(child: &Child) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        Self {
+            leader: id.map(Pid::from_raw),
+            is_abandoned_when_dropped: true,
         }
     }
 
-    fn kill_group(&self) {
-        if let Some(leader) = self.0 {
+    fn interrupt_leader(&self) {
+        if let Some(leader) = self.leader {
+            // It may be gone already, and then there is nobody to tell.
+            let _ = kill(leader, Signal::SIGINT);
+        }
+    }
+
+    fn kill(&self) {
+        if let Some(leader) = self.leader {
             let _ = killpg(leader, Signal::SIGKILL);
         }
     }
 }
 
-impl Drop for GroupGuard {
+impl Drop for Group {
     fn drop(&mut self) {
-        self.kill_group();
+        if self.is_abandoned_when_dropped {
+            self.kill();
+        }
     }
 }
 
@@ -222,12 +236,7 @@ async fn supervise(
     on_bytes: &mut (dyn FnMut(Pipe, Option<&[u8]>) + Send),
 ) -> Result<Exit, ProcessError> {
     let mut child = spawn(command)?;
-    let mut guard = GroupGuard(
-        child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .map(Pid::from_raw),
-    );
+    let mut group = Group::of(&child);
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let (mut out_bytes, mut err_bytes) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
     let (mut status, mut kill_at, mut close_at) = (None, None, None);
@@ -246,23 +255,27 @@ async fn supervise(
                 let wait_error = |source| ProcessError::Wait { program: command.program.clone(), source };
                 status = Some(ended.map_err(wait_error)?);
                 close_at = Some(Instant::now() + limits.pipe_grace);
-                if was_killed { guard.kill_group(); }
-                guard.0 = None; // What it left behind in its group is left alone.
+                if was_killed { group.kill(); }
+                group.is_abandoned_when_dropped = false; // What it left behind on purpose is left alone.
             }
             () = stop.cancelled(), if !is_interrupted && status.is_none() => {
                 is_interrupted = true;
-                guard.signal_leader(Signal::SIGINT);
+                group.interrupt_leader();
                 kill_at = Some(Instant::now() + limits.exit_timeout);
             }
-            () = stop.killed(), if !was_killed && status.is_none() => {
+            () = stop.killed(), if !was_killed => {
                 was_killed = true;
-                guard.kill_group();
+                group.kill();
             }
             () = at(kill_at), if !was_killed && status.is_none() => {
                 was_killed = true;
-                guard.kill_group();
+                group.kill();
             }
-            () = at(close_at) => break,
+            () = at(close_at) => {
+                // Who was started on purpose does not hold the pipes of what was cancelled.
+                if stop.is_cancelled() { group.kill(); }
+                break;
+            }
         }
     }
     for (pipe, is_open) in [
@@ -308,3 +321,6 @@ async fn at(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,12 @@ use std::{
     ffi::OsString,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use semver::Version;
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use super::run_limits;
 use crate::{
@@ -24,6 +26,9 @@ pub const GRAPH_TYPE: Version = Version::new(1, 7, 0);
 
 /// Names under which engines are looked for, in this order.
 const NAMES: [&str; 2] = ["terraform", "tofu"];
+
+/// Time in which an engine must say its version; they take a tenth of a second.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a version probe may print, in bytes.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -82,6 +87,14 @@ pub enum BinaryError {
         /// What it said instead.
         answer: String,
     },
+    /// It does not answer.
+    #[error("`{} version -json` did not end within {after:?}", .path.display())]
+    Silent {
+        /// Which file.
+        path: PathBuf,
+        /// How long we waited.
+        after: Duration,
+    },
     /// It is too old.
     #[error("terraform version {found:?} is too old. required >= {oldest:?}", found = .found.to_string(), oldest = OLDEST.to_string())]
     TooOld {
@@ -96,7 +109,7 @@ impl BinaryError {
         match self {
             Self::NotFound => Some("install Terraform or OpenTofu, or name one with --engine PATH".to_owned()),
             Self::TooOld { .. } => Some(format!("install version {OLDEST} or newer, or name one with --engine PATH")),
-            Self::Unusable { .. } | Self::Run(_) | Self::NoVersion { .. } => {
+            Self::Unusable { .. } | Self::Run(_) | Self::NoVersion { .. } | Self::Silent { .. } => {
                 Some("check that --engine names an executable of Terraform or OpenTofu for this platform".to_owned())
             }
         }
@@ -126,6 +139,15 @@ impl Binary {
         env: Vec<(OsString, OsString)>,
         stop: &Stop,
     ) -> Result<Self, BinaryError> {
+        Self::probe_within(ANSWER_TIMEOUT, path, env, stop).await
+    }
+
+    async fn probe_within(
+        limit: Duration,
+        path: &Path,
+        env: Vec<(OsString, OsString)>,
+        stop: &Stop,
+    ) -> Result<Self, BinaryError> {
         let unusable = |source| BinaryError::Unusable {
             path: path.to_owned(),
             source,
@@ -139,7 +161,13 @@ impl Binary {
             env,
             dir: std::env::temp_dir(),
         };
-        let answer = process::capture(&command, &run_limits(), stop, MAX_ANSWER_BYTES).await?;
+        let limits = run_limits();
+        let answer = process::capture(&command, &limits, stop, MAX_ANSWER_BYTES);
+        let silent = |_| BinaryError::Silent {
+            path: path.clone(),
+            after: limit,
+        };
+        let answer = timeout(limit, answer).await.map_err(silent)??;
         let version = serde_json::from_slice::<Answer>(&answer.stdout).ok();
         let version = version.and_then(|answer| Version::parse(&answer.terraform_version).ok());
         let no_version = || {
@@ -182,10 +210,13 @@ struct Answer {
     terraform_version: String,
 }
 
-/// OpenTofu says `terraform_version`, too; its name is what tells it apart.
+/// OpenTofu says `terraform_version`, too; its name is what tells it apart, also behind a link named `terraform`.
 fn kind_of(path: &Path) -> Kind {
-    let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    if name.contains("tofu") {
+    let is_tofu = |path: &Path| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().contains("tofu"))
+    };
+    if is_tofu(path) || path.canonicalize().is_ok_and(|target| is_tofu(&target)) {
         Kind::OpenTofu
     } else {
         Kind::Terraform
@@ -203,3 +234,6 @@ impl Identity {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

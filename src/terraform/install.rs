@@ -15,6 +15,7 @@ use std::{
 use pgp::composed::{Deserializable as _, DetachedSignature, SignedPublicKey};
 use semver::Version;
 use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
 use tracing::info;
 use url::Url;
 
@@ -30,7 +31,7 @@ const PUBLISHER_KEY: &str = include_str!("install/hashicorp.asc");
 const MAX_PACKAGE_BYTES: usize = 256 << 20;
 const MAX_BINARY_BYTES: u64 = 512 << 20;
 const MAX_LIST_BYTES: usize = 1 << 20;
-/// Time without a byte after which a download counts as dead.
+/// The usual [`Installer::read_timeout`].
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where engines come from and where they are kept.
@@ -42,6 +43,8 @@ pub struct Installer {
     pub base_url: Url,
     /// The publisher's public key, armoured.
     pub publisher_key: String,
+    /// Time without a byte after which a download counts as dead.
+    pub read_timeout: Duration,
 }
 
 /// Why no engine was fetched.
@@ -54,6 +57,14 @@ pub enum InstallError {
         url: String,
         /// Why.
         source: reqwest::Error,
+    },
+    /// A server stopped talking, or never began.
+    #[error("download of {url} got no data for {after:?}")]
+    Stalled {
+        /// Which file.
+        url: String,
+        /// How long we waited.
+        after: Duration,
     },
     /// A file is larger than such a file should be.
     #[error("{url} has more than {limit} bytes")]
@@ -106,7 +117,7 @@ impl InstallError {
     /// What the operator can try next.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Download { .. } | Self::TooLarge { .. } | Self::Package { .. } => Some(
+            Self::Download { .. } | Self::Stalled { .. } | Self::TooLarge { .. } | Self::Package { .. } => Some(
                 "without a network, put `terraform` or `tofu` on PATH, or name one with --engine PATH".to_owned(),
             ),
             Self::Signature { .. } | Self::Checksum { .. } => Some(
@@ -128,6 +139,7 @@ impl Installer {
             cache_dir,
             base_url,
             publisher_key: PUBLISHER_KEY.to_owned(),
+            read_timeout: READ_TIMEOUT,
         }
     }
 
@@ -171,9 +183,11 @@ impl Installer {
             architecture()
         );
         let list_url = self.url(&format!("terraform_{PINNED}_SHA256SUMS"));
-        let list = download(client, &list_url, MAX_LIST_BYTES).await?;
+        let list = self.download(client, &list_url, MAX_LIST_BYTES).await?;
         let signature_url = self.url(&format!("terraform_{PINNED}_SHA256SUMS.sig"));
-        let signature = download(client, &signature_url, MAX_LIST_BYTES).await?;
+        let signature = self
+            .download(client, &signature_url, MAX_LIST_BYTES)
+            .await?;
         verify(&list, &signature, &self.publisher_key).map_err(|source| {
             InstallError::Signature {
                 url: list_url.to_string(),
@@ -181,7 +195,7 @@ impl Installer {
             }
         })?;
         let url = self.url(&name);
-        let package = download(client, &url, MAX_PACKAGE_BYTES).await?;
+        let package = self.download(client, &url, MAX_PACKAGE_BYTES).await?;
         let (wanted, found) = (
             checksum_of(&list, &name),
             hex::encode(Sha256::digest(&package)),
@@ -204,6 +218,39 @@ impl Installer {
         })
     }
 
+    async fn download(
+        &self,
+        client: &reqwest::Client,
+        url: &Url,
+        limit: usize,
+    ) -> Result<Vec<u8>, InstallError> {
+        let failed = |source| InstallError::Download {
+            url: url.to_string(),
+            source,
+        };
+        let stalled = |_| InstallError::Stalled {
+            url: url.to_string(),
+            after: self.read_timeout,
+        };
+        let response = timeout(self.read_timeout, client.get(url.clone()).send()).await;
+        let response = response.map_err(stalled)?.map_err(failed)?;
+        let mut response = response.error_for_status().map_err(failed)?;
+        let mut content = Vec::new();
+        loop {
+            let chunk = timeout(self.read_timeout, response.chunk()).await;
+            let Some(chunk) = chunk.map_err(stalled)?.map_err(failed)? else {
+                return Ok(content);
+            };
+            if content.len() + chunk.len() > limit {
+                return Err(InstallError::TooLarge {
+                    url: url.to_string(),
+                    limit,
+                });
+            }
+            content.extend_from_slice(&chunk);
+        }
+    }
+
     fn url(&self, name: &str) -> Url {
         let mut url = self.base_url.clone();
         url.set_path(&format!(
@@ -222,35 +269,6 @@ fn architecture() -> &'static str {
         "x86" => "386",
         other => other,
     }
-}
-
-async fn download(
-    client: &reqwest::Client,
-    url: &Url,
-    limit: usize,
-) -> Result<Vec<u8>, InstallError> {
-    let failed = |source| InstallError::Download {
-        url: url.to_string(),
-        source,
-    };
-    let response = client
-        .get(url.clone())
-        .timeout(READ_TIMEOUT * 20)
-        .send()
-        .await
-        .map_err(failed)?;
-    let mut response = response.error_for_status().map_err(failed)?;
-    let mut content = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(failed)? {
-        if content.len() + chunk.len() > limit {
-            return Err(InstallError::TooLarge {
-                url: url.to_string(),
-                limit,
-            });
-        }
-        content.extend_from_slice(&chunk);
-    }
-    Ok(content)
 }
 
 /// Checks a detached signature against a key or one of its subkeys.

@@ -88,7 +88,7 @@ fn read_stdout(text: &str, note: &str) -> Said {
             return Said::default();
         }
         return Said {
-            entries: vec![(LogLevel::Info, format!("{text}{note}"))],
+            entries: vec![unread(LogLevel::Info, text, note)],
             ..Said::default()
         };
     };
@@ -118,6 +118,15 @@ fn read_stdout(text: &str, note: &str) -> Said {
     }
 }
 
+/// A line that is no event is taken as it is, unless it is a state that could not be read: those have secrets.
+fn unread(level: LogLevel, text: &str, note: &str) -> (LogLevel, String) {
+    if is_precious(text.as_bytes()) {
+        let said = format!("{EMERGENCY_DUMP} that cannot be read and is not shown{note}");
+        return (LogLevel::Error, said);
+    }
+    (level, format!("{text}{note}"))
+}
+
 /// A state is an object, or an object as text.
 fn unquoted(state: &str) -> Vec<u8> {
     match serde_json::from_str::<String>(state) {
@@ -133,7 +142,7 @@ fn read_stderr(text: &str, note: &str) -> Vec<(LogLevel, String)> {
         return if is_blank {
             Vec::new()
         } else {
-            vec![(LogLevel::Error, format!("{text}{note}"))]
+            vec![unread(LogLevel::Error, text, note)]
         };
     };
     let mut entries = Vec::new();
@@ -258,5 +267,22 @@ mod tests {
             [entry(LogLevel::Error, "Emergency state dump")]
         );
         assert!(is_precious(line.as_bytes()) && !is_precious(b"{}"));
+    }
+
+    #[test]
+    fn a_state_that_was_cut_is_neither_taken_nor_logged() {
+        let line = Line {
+            bytes: br#"{"@level":"error","@message":"Emergency state dump","state":{"token":"hun"#
+                .to_vec(),
+            cut: 7,
+        };
+
+        for pipe in [Pipe::Stdout, Pipe::Stderr] {
+            let said = read(pipe, &line);
+
+            let text = "Emergency state dump that cannot be read and is not shown… (7 bytes more)";
+            assert_eq!(said.entries, [entry(LogLevel::Error, text)]);
+            assert!(said.state.is_none());
+        }
     }
 }

@@ -49,6 +49,9 @@ const STATE: &str = "terraform.tfstate";
 const PLAN: &str = "terraform.tfplan";
 const LOCK: &str = ".terraform.lock.hcl";
 
+/// Names the directory in which engines keep packages of providers for each other.
+const PLUGIN_CACHE: &str = "TF_PLUGIN_CACHE_DIR";
+
 /// What a `show` may print, in bytes.
 const MAX_JSON_BYTES: usize = 256 << 20;
 
@@ -123,11 +126,20 @@ impl Session {
         }
     }
 
+    /// The plugin cache that we chose. One that the operator chose is the operator's to share.
+    fn plugin_cache(&self) -> Option<&Path> {
+        let mut presented = self.presented.env.iter();
+        let presented = presented.find(|(name, _)| name == PLUGIN_CACHE);
+        presented
+            .map(|(_, dir)| Path::new(dir))
+            .or(self.engine.plugin_cache_dir.as_deref())
+    }
+
     /// What init, show and graph get.
     fn environment(&self) -> Environment {
         let mut environment = self.engine.environment.clone();
         if let Some(cache) = &self.engine.plugin_cache_dir {
-            environment.set("TF_PLUGIN_CACHE_DIR", cache);
+            environment.set(PLUGIN_CACHE, cache);
         }
         for (name, value) in &self.presented.env {
             environment.set(name, value);
@@ -201,6 +213,7 @@ impl Session {
         if self.binary.version >= binary::INIT_JSON {
             args.push("-json");
         }
+        let _lock = lock_plugin_cache(self.plugin_cache(), stop).await?;
         let runner = self.runner(self.environment(), Arc::clone(log));
         let ran = runner.stream(&args, stop, timings).await?;
         self.engine_time += ran.took;
@@ -634,6 +647,34 @@ impl Session {
         self.engine_time += ran.took;
         Ok(ran)
     }
+}
+
+/// A session that nobody closed, as its job was given up, leaves no values of variables behind.
+impl Drop for Session {
+    fn drop(&mut self) {
+        for dir in [&self.private, &self.dir] {
+            // What is still in use stays, and is removed as a stale session.
+            let _ = fs::remove_dir_all(dir);
+        }
+    }
+}
+
+/// Engines cannot share a plugin cache while they fill it.
+async fn lock_plugin_cache(
+    cache: Option<&Path>,
+    stop: &Stop,
+) -> Result<Option<files::Lock>, StepFailure> {
+    let Some(cache) = cache else { return Ok(None) };
+    let path = cache.with_extension("lock");
+    let failed = |error| {
+        StepFailure::new(format!(
+            "lock the plugin cache with {}: {error}",
+            path.display()
+        ))
+    };
+    let lock = files::Lock::acquire(&path, stop).await.map_err(failed)?;
+    lock.map(Some)
+        .ok_or_else(|| StepFailure::new("cancelled before it began"))
 }
 
 fn prefixed(prefix: &str, failure: StepFailure) -> StepFailure {

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use outpost::{
-    job::{JobId, LogLevel, Metadata, Transition, VariableValue},
+    job::{ExternalAuth, JobId, LogLevel, Metadata, ParameterValue, Transition, VariableValue},
     provision::{
         ApplyRequest, GraphSource, InitRequest, LogSink, PlanRequest, Provisioner as _, Session,
         SessionConfig, StepFailure,
@@ -87,6 +87,32 @@ impl Lab {
         environment.set("FAKE_AT", step);
         environment.set("FAKE_PID_FILE", &pid_file);
         Self::built(dir, binary, environment, Duration::from_millis(300))
+    }
+
+    /// An engine that does nothing and does it well, in an environment of `host` and what it is told by.
+    pub fn obedient(host: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("env")).unwrap();
+        let host = host.iter().map(|(name, value)| (name.into(), value.into()));
+        let mut environment = Environment::of_host(host, &["OUTPOST_SECRET".into()]);
+        environment.set("PATH", std::env::var_os("PATH").unwrap());
+        environment.set("FAKE_LOG", dir.path().join("log"));
+        environment.set("FAKE_ENV_DIR", dir.path().join("env"));
+        let binary = dir.path().join("fake-engine");
+        put_engine(&binary);
+        Self::built(dir, binary, environment, Duration::from_secs(60))
+    }
+
+    /// The command lines of an obedient engine.
+    pub fn called(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    /// The names of the variables that an obedient engine got for one command.
+    pub fn variables_of(&self, command: &str) -> Vec<String> {
+        let names = fs::read_to_string(self.dir.path().join("env").join(command)).unwrap();
+        names.lines().map(str::to_owned).collect()
     }
 
     pub fn new() -> Self {
@@ -175,6 +201,16 @@ impl Lab {
             .next()
             .is_none()
     }
+}
+
+/// Puts a fake engine at a place, in one step. Another process writes it: a child of ours that is just being started
+/// would have it open otherwise, and the system runs no file that somebody may write.
+fn put_engine(path: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/bin/fake-engine");
+    let fresh = path.with_extension("new");
+    let mut copy = std::process::Command::new("cp");
+    assert!(copy.arg(source).arg(&fresh).status().unwrap().success());
+    fs::rename(fresh, path).unwrap();
 }
 
 pub fn tar(files: &[(&str, &str)]) -> Bytes {
@@ -536,6 +572,198 @@ resource "terraform_data" "x" {{
     let pid = nix::unistd::Pid::from_raw(pid);
     assert!(Path::new(&format!("/proc/{pid}")).exists());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// The first words of command lines.
+fn commands(called: &[String]) -> Vec<&str> {
+    called
+        .iter()
+        .map(|line| line.split(' ').next().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_build_runs_seven_processes_and_none_has_a_secret_on_its_command_line() {
+    let lab = Lab::obedient(&[]);
+    let mut session = lab.ready("variable \"password\" {}").await;
+    let password = VariableValue {
+        name: "password".to_owned(),
+        value: "hunter2".to_owned().into(),
+        sensitive: true,
+    };
+    let request = PlanRequest {
+        variables: vec![password],
+        ..request(Transition::Start, Bytes::new())
+    };
+
+    session
+        .plan(request, lab.log.clone(), &lab.stop)
+        .await
+        .unwrap();
+    session
+        .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+        .await;
+    session
+        .graph(GraphSource::State, lab.log.clone(), &lab.stop)
+        .await
+        .unwrap();
+    session.close().await;
+
+    let called = lab.called();
+    let expected = ["version", "init", "plan", "show", "apply", "show", "graph"];
+    assert_eq!(commands(&called), expected);
+    assert!(
+        !called.iter().any(|line| line.contains("hunter2")),
+        "{called:#?}"
+    );
+    assert!(called[2].contains(" -var-file=") && called[6] == "graph -type=plan");
+}
+
+#[tokio::test]
+async fn an_import_plans_twice_in_one_session() {
+    let lab = Lab::obedient(&[]);
+    let mut session = lab.ready("").await;
+
+    for transition in [Transition::Start, Transition::Stop] {
+        session
+            .plan(
+                request(transition, Bytes::new()),
+                lab.log.clone(),
+                &lab.stop,
+            )
+            .await
+            .unwrap();
+        session
+            .graph(GraphSource::Plan, lab.log.clone(), &lab.stop)
+            .await
+            .unwrap();
+    }
+    session.close().await;
+
+    let expected = [
+        "version", "init", "plan", "show", "graph", "plan", "show", "graph",
+    ];
+    assert_eq!(commands(&lab.called()), expected);
+}
+
+#[tokio::test]
+async fn an_engine_says_its_version_once_until_it_is_replaced() {
+    let lab = Lab::obedient(&[]);
+    lab.open().await.close().await;
+    lab.open().await.close().await;
+    assert_eq!(lab.called(), ["version -json"]);
+
+    put_engine(&lab.dir.path().join("fake-engine"));
+    lab.open().await.close().await;
+
+    assert_eq!(lab.called(), ["version -json"; 2]);
+}
+
+/// What the host has, and what all of the engine's processes see of it.
+const HOST: [(&str, &str); 12] = [
+    ("AWS_ACCESS_KEY_ID", "x"),
+    ("CODER_PROVISIONER_DAEMON_PSK", "x"),
+    ("CODER_SESSION_TOKEN", "x"),
+    ("CODER_WORKSPACE_NAME", "of the host"),
+    ("HOME", "/nonexistent"),
+    ("OUTPOST_SECRET", "x"),
+    ("TF_CLI_ARGS", "-x"),
+    ("TF_CLI_ARGS_plan", "-x"),
+    ("TF_DATA_DIR", "x"),
+    ("TF_PLUGIN_CACHE_DIR", "x"),
+    ("TF_VAR_region", "x"),
+    ("TF_WORKSPACE", "x"),
+];
+const PASSED: [&str; 8] = [
+    "AWS_ACCESS_KEY_ID",
+    "CHECKPOINT_DISABLE",
+    "FAKE_ENV_DIR",
+    "FAKE_LOG",
+    "HOME",
+    "PATH",
+    "TF_PLUGIN_CACHE_DIR",
+    "TF_VAR_region",
+];
+
+/// What plan and apply get on top, for the request of the test.
+const FOR_PROVIDERS: [&str; 26] = [
+    "AWS_SDK_UA_APP_ID",
+    "CODER_AGENT_URL",
+    "CODER_EXTERNAL_AUTH_ACCESS_TOKEN_github",
+    "CODER_GIT_AUTH_ACCESS_TOKEN_github",
+    // SHA-256 of "region", and of "size".
+    "CODER_PARAMETER_c697d2981bf416569a16cfbcdec1542b5398f3cc77d2b905819aa99c46ecf6f6",
+    "CODER_PARAMETER_PREVIOUS_ccdcbe846f3da4eb044fbdf64bf6b57902388ab72fb0c852ba72280f8d478b40",
+    "CODER_TASK_ID",
+    "CODER_TASK_PROMPT",
+    "CODER_WORKSPACE_BUILD_ID",
+    "CODER_WORKSPACE_ID",
+    "CODER_WORKSPACE_NAME",
+    "CODER_WORKSPACE_OWNER",
+    "CODER_WORKSPACE_OWNER_EMAIL",
+    "CODER_WORKSPACE_OWNER_GROUPS",
+    "CODER_WORKSPACE_OWNER_ID",
+    "CODER_WORKSPACE_OWNER_LOGIN_TYPE",
+    "CODER_WORKSPACE_OWNER_NAME",
+    "CODER_WORKSPACE_OWNER_OIDC_ACCESS_TOKEN",
+    "CODER_WORKSPACE_OWNER_RBAC_ROLES",
+    "CODER_WORKSPACE_OWNER_SESSION_TOKEN",
+    "CODER_WORKSPACE_OWNER_SSH_PRIVATE_KEY",
+    "CODER_WORKSPACE_OWNER_SSH_PUBLIC_KEY",
+    "CODER_WORKSPACE_TEMPLATE_ID",
+    "CODER_WORKSPACE_TEMPLATE_NAME",
+    "CODER_WORKSPACE_TEMPLATE_VERSION",
+    "CODER_WORKSPACE_TRANSITION",
+];
+
+#[tokio::test]
+async fn each_process_gets_exactly_the_variables_that_it_needs() {
+    let lab = Lab::obedient(&HOST);
+    let parameter = |name: &str| ParameterValue {
+        name: name.to_owned(),
+        value: "x".to_owned(),
+    };
+    let auth = ExternalAuth {
+        id: "github".to_owned(),
+        access_token: "x".to_owned().into(),
+    };
+    let request = PlanRequest {
+        parameters: vec![parameter("region")],
+        previous_parameters: vec![parameter("size")],
+        external_auth: vec![auth],
+        ..request(Transition::Start, Bytes::new())
+    };
+    let mut session = lab.ready("").await;
+    session
+        .plan(request, lab.log.clone(), &lab.stop)
+        .await
+        .unwrap();
+    session
+        .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+        .await;
+    session
+        .graph(GraphSource::State, lab.log.clone(), &lab.stop)
+        .await
+        .unwrap();
+    session.close().await;
+
+    for command in ["version", "init", "show", "graph"] {
+        assert_eq!(lab.variables_of(command), PASSED, "{command}");
+    }
+    let mut expected = [&PASSED[..], &FOR_PROVIDERS[..]].concat();
+    expected.sort_unstable();
+    for command in ["plan", "apply"] {
+        assert_eq!(lab.variables_of(command), expected, "{command}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_nobody_closed_leaves_nothing_behind() {
+    let lab = Lab::obedient(&[]);
+
+    drop(lab.ready("variable \"password\" {}").await);
+
+    assert!(lab.is_clean());
 }
 
 /// The processes whose group is `group`.

@@ -19,6 +19,7 @@ struct Site {
     asked: Arc<Mutex<Vec<String>>>,
     url: Url,
     key: String,
+    read_timeout: Duration,
 }
 
 fn package() -> Vec<u8> {
@@ -82,6 +83,7 @@ impl Site {
             asked,
             url,
             key,
+            read_timeout: READ_TIMEOUT,
         }
     }
 
@@ -99,6 +101,7 @@ impl Site {
             cache_dir: cache.to_owned(),
             base_url: self.url.clone(),
             publisher_key: self.key.clone(),
+            read_timeout: self.read_timeout,
         };
         installer
             .install(&reqwest::Client::new(), &Stop::new())
@@ -172,6 +175,33 @@ async fn without_a_network_the_remedy_is_named() {
         "{error}"
     );
     assert!(error.hint().unwrap().contains("--engine PATH"));
+}
+
+#[tokio::test]
+async fn a_site_that_never_answers_is_given_up() {
+    let (mut site, cache) = (Site::start().await, tempfile::tempdir().unwrap());
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    site.url = format!("http://{}/", silent.local_addr().unwrap())
+        .parse()
+        .unwrap();
+    site.read_timeout = Duration::from_millis(50);
+
+    let error = site.install(cache.path()).await.unwrap_err();
+
+    assert!(matches!(error, InstallError::Stalled { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains("--engine PATH"));
+}
+
+#[tokio::test]
+async fn several_that_ask_at_once_fetch_once() {
+    let (site, cache) = (Site::start().await, tempfile::tempdir().unwrap());
+
+    let asked = (0..8).map(|_| site.install(cache.path()));
+    let installed = futures::future::join_all(asked).await;
+
+    let expected = cache.path().join(format!("terraform-{PINNED}"));
+    assert!(installed.into_iter().all(|path| path.unwrap() == expected));
+    assert_eq!(site.asked.lock().unwrap().len(), 3);
 }
 
 #[test]

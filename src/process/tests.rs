@@ -1,0 +1,171 @@
+use std::{path::Path, sync::Mutex};
+
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use tokio::{net::unix::pipe, sync::Notify, time::timeout};
+
+use super::*;
+
+/// Long enough for whatever should happen at once on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+const NEVER: Duration = Duration::from_secs(3600);
+
+const LIMITS: Limits = Limits {
+    exit_timeout: NEVER,
+    pipe_grace: NEVER,
+    line_bytes: 1024,
+    precious_bytes: 1024,
+    is_precious: |_| false,
+};
+
+/// A directory with a pipe `alive`; who of a script's processes lives holds it open.
+struct Bench {
+    dir: tempfile::TempDir,
+    alive: pipe::Receiver,
+    lines: Mutex<Vec<String>>,
+    ready: Notify,
+    stop: Stop,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alive");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        Self {
+            alive: pipe::OpenOptions::new().open_receiver(path).unwrap(),
+            dir,
+            lines: Mutex::default(),
+            ready: Notify::new(),
+            stop: Stop::new(),
+        }
+    }
+
+    /// Runs a script and notes its lines; `ready` is told of the line `ready`.
+    async fn run(&self, script: &str, limits: &Limits) -> Exit {
+        let on_line = |_, line: Line| {
+            if line.text() == "ready" {
+                self.ready.notify_one();
+            }
+            self.lines.lock().unwrap().push(line.text());
+        };
+        let command = shell(&format!("exec 3> alive\n{script}"), self.dir.path());
+        run(&command, limits, &self.stop, on_line).await.unwrap()
+    }
+
+    /// Waits until the last process of the script is gone.
+    async fn all_gone(&mut self) {
+        let mut rest = Vec::new();
+        let read = timeout(SOON, self.alive.read_to_end(&mut rest)).await;
+        read.expect("a process is left").unwrap();
+    }
+}
+
+fn shell(script: &str, dir: &Path) -> Command {
+    Command {
+        program: "/bin/sh".into(),
+        args: vec!["-c".into(), script.into()],
+        env: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
+        dir: dir.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_nobody_waits_for_is_killed_with_its_group() {
+    let mut bench = Bench::new();
+
+    tokio::select! {
+        exit = bench.run("sleep 3600 & echo ready; wait", &LIMITS) => panic!("{exit}"),
+        () = bench.ready.notified() => {}
+    }
+
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_child_that_ignores_its_interrupt_is_killed_with_its_group() {
+    let mut bench = Bench::new();
+    let limits = Limits {
+        exit_timeout: Duration::from_millis(50),
+        ..LIMITS
+    };
+
+    let cancel = async {
+        bench.ready.notified().await;
+        bench.stop.cancel();
+    };
+    let script = "trap '' INT; sleep 3600 & echo ready; wait";
+    let (exit, ()) = tokio::join!(bench.run(script, &limits), cancel);
+
+    assert_eq!(
+        (exit.to_string(), exit.was_killed),
+        ("signal: killed".to_owned(), true)
+    );
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn what_a_cancelled_child_leaves_at_its_pipes_is_killed() {
+    let mut bench = Bench::new();
+    let limits = Limits {
+        exit_timeout: SOON,
+        pipe_grace: Duration::from_millis(50),
+        ..LIMITS
+    };
+
+    let cancel = async {
+        bench.ready.notified().await;
+        bench.stop.cancel();
+    };
+    let script = "trap 'echo bye; exit 3' INT; sleep 3600 & echo ready; wait";
+    let (exit, ()) = tokio::join!(bench.run(script, &limits), cancel);
+
+    assert_eq!(
+        (exit.to_string(), exit.was_killed),
+        ("exit status 3".to_owned(), false)
+    );
+    assert_eq!(*bench.lines.lock().unwrap(), ["ready", "bye"]);
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_forced_stop_does_not_wait_for_who_holds_the_pipes() {
+    let mut bench = Bench::new();
+
+    let kill = async {
+        bench.ready.notified().await;
+        bench.stop.kill();
+    };
+    let ran = async { tokio::join!(bench.run("sleep 3600 & echo ready", &LIMITS), kill) };
+    timeout(SOON, ran).await.unwrap();
+
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn an_answer_is_cut_at_its_limit_and_the_pipe_is_drained() {
+    let dir = tempfile::tempdir().unwrap();
+    let command = shell(
+        "head -c 1000000 /dev/zero; echo oops >&2; exit 4",
+        dir.path(),
+    );
+
+    let captured = capture(&command, &LIMITS, &Stop::new(), 10).await.unwrap();
+
+    assert!(captured.is_cut && captured.stdout == [0; 10]);
+    assert_eq!(captured.stderr, b"oops\n");
+    assert_eq!(captured.exit.to_string(), "exit status 4");
+}
+
+#[tokio::test]
+async fn a_program_that_is_missing_is_named() {
+    let command = Command {
+        program: "/no/such/engine".into(),
+        ..shell("", Path::new("/"))
+    };
+
+    let error = capture(&command, &LIMITS, &Stop::new(), 10)
+        .await
+        .unwrap_err();
+
+    assert_eq!(error.to_string(), "failed to start `/no/such/engine`");
+}
