@@ -14,6 +14,7 @@ mod control;
 mod conversion;
 mod engine;
 mod layers;
+mod plugin;
 mod proto_fresh;
 mod recordings;
 mod source;

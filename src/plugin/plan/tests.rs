@@ -186,16 +186,7 @@ fn a_change_inside_of_a_block_is_named() {
 
     assert_eq!(renamed, ["item[0].key", "id"]);
     assert_eq!(removed, ["item", "item[0].key", "id"]);
-    assert_eq!(
-        added,
-        [
-            "item",
-            "item[1].is_null",
-            "item[1].key",
-            "item[1].order",
-            "id"
-        ]
-    );
+    assert_eq!(added, ["item", "item[1].key", "item[1].order", "id"]);
 }
 
 #[test]

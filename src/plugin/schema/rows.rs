@@ -18,9 +18,9 @@ pub fn optional(name: impl Into<Text>, shape: Shape, description: impl Into<Text
     Field::new(name, shape, Presence::Optional, description)
 }
 
-/// An attribute that only the provider sets.
+/// An attribute that only the provider sets; that it is yet to be computed replaces nothing.
 pub fn computed(name: impl Into<Text>, shape: Shape, description: impl Into<Text>) -> Field {
-    Field::new(name, shape, Presence::Computed, description)
+    Field::new(name, shape, Presence::Computed, description).updatable()
 }
 
 /// Blocks whose order counts; any number of them.
