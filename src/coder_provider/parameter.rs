@@ -103,6 +103,10 @@ fn read(state: &mut Object, call: &Call<'_>) -> Result<(), Diagnostic> {
         shown.set("min_disabled", is_unset(block, "min"));
         shown.set("max_disabled", is_unset(block, "max"));
     });
+    if !state.has("validation") {
+        // Without a block there is an empty list here, where other blocks are null: the original sets it always.
+        state.set_blocks("validation", []);
+    }
     let is_optional = !config.get("default").is_null();
     state.set("optional", is_optional);
     check_ephemeral(state, is_optional)?;

@@ -42,6 +42,10 @@ impl plugin::Resource<Context> for Resource {
         (self.schema)()
     }
 
+    fn validate(&self, config: &Object) -> Diagnostics {
+        refuse_id(&self.schema(), config)
+    }
+
     fn check_plan(&self, _prior: Option<&Object>, planned: &Object) -> Outcome {
         (self.check_plan)(planned)?;
         Ok(Diagnostics::none())
@@ -69,13 +73,50 @@ impl plugin::DataSource<Context> for DataSource {
         (self.schema)()
     }
 
+    fn validate(&self, config: &Object) -> Diagnostics {
+        refuse_id(&self.schema(), config)
+    }
+
     fn read(&self, state: &mut Object, call: &Call<'_>) -> Outcome {
         (self.read)(state, call)?;
         Ok(Diagnostics::none())
     }
 }
 
+/// Every block has an `id` to refer to. Unless its schema says so, an author cannot set it.
+fn refuse_id(schema: &Schema, config: &Object) -> Diagnostics {
+    let is_declared = schema.fields.iter().any(|field| field.name == "id");
+    match is_declared || config.get("id").is_null() {
+        true => Diagnostics::none(),
+        false => Diagnostic::error("Invalid or unknown key").at("id").into(),
+    }
+}
+
 /// A random id.
 pub(super) fn new_id() -> String {
     Uuid::new_v4().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::{DataSource as _, Resource as _};
+
+    #[test]
+    fn an_id_is_set_by_the_author_only_where_the_schema_has_one() {
+        let config = Object::from([("id", "mine")]);
+
+        assert!(
+            crate::coder_provider::app::app()
+                .validate(&config)
+                .has_errors()
+        );
+        let auth = crate::coder_provider::small::external_auth();
+        assert!(!auth.validate(&config).has_errors());
+        assert!(
+            !crate::coder_provider::app::app()
+                .validate(&Object::new())
+                .has_errors()
+        );
+    }
 }

@@ -16,5 +16,6 @@ mod engine;
 mod layers;
 mod plugin;
 mod proto_fresh;
+mod provider;
 mod recordings;
 mod source;
