@@ -106,7 +106,9 @@ impl Inspect {
             Ok(planned) => Ok(planned),
             Err(_) if stop.is_cancelled() => Err(Interrupted.into()),
             Err(error) => {
-                picture.notes.push(format!("planning failed: {error:#}"));
+                picture.notes.push(format!(
+                    "planning failed, `--log outpost=debug` shows what the engine said: {error:#}"
+                ));
                 Ok(picture)
             }
         }
@@ -247,7 +249,7 @@ struct ResourceRow<'a>(&'a Picture, &'a picture::Resource);
 
 impl Row for ResourceRow<'_> {
     const COLUMNS: &'static [&'static str] =
-        &["Resource", "Class", "When stopped", "Agents", "Cost a day"];
+        &["Resource", "Class", "Persistence", "Agents", "Cost a day"];
 
     fn cells(&self) -> Vec<String> {
         let Self(picture, resource) = self;
@@ -272,15 +274,16 @@ impl Row for ResourceRow<'_> {
 }
 
 fn agent_cell(agent: &picture::Agent) -> String {
-    let apps: Vec<_> = agent.apps.iter().map(|app| app.slug.as_str()).collect();
-    let apps = match apps[..] {
-        [] => String::new(),
-        _ => format!(": {}", apps.join(", ")),
-    };
-    format!(
-        "{} ({}/{}){apps}",
-        agent.name, agent.operating_system, agent.architecture
-    )
+    let mut cell = agent.name.clone();
+    let platform = agent.platform();
+    if !platform.is_empty() {
+        cell.push_str(&format!(" ({platform})"));
+    }
+    if !agent.apps.is_empty() {
+        let apps: Vec<_> = agent.apps.iter().map(|app| app.slug.as_str()).collect();
+        cell.push_str(&format!(": {}", apps.join(", ")));
+    }
+    cell
 }
 
 #[derive(Serialize)]

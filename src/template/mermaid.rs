@@ -46,7 +46,7 @@ pub fn mermaid(picture: &Picture) -> String {
 }
 
 fn draw_agent(text: &mut String, picture: &Picture, index: usize, agent: &Agent) {
-    let label = label(&[&format!("agent {}", agent.name), &platform(agent)]);
+    let label = label(&[&format!("agent {}", agent.name), &agent.platform()]);
     line(text, format_args!("  a{index}([\"{label}\"])"));
     for (nested, app) in agent.apps.iter().enumerate() {
         let label = self::label(&[&app.display_name]);
@@ -69,13 +69,6 @@ pub(super) fn details(resource: &Resource) -> String {
     let parts = parts.into_iter().filter(|part| !part.is_empty());
     let parts: Vec<_> = parts.chain(cost.as_deref()).collect();
     parts.join(" · ")
-}
-
-/// Such as `linux/amd64`.
-pub(super) fn platform(agent: &Agent) -> String {
-    let parts = [agent.operating_system.as_str(), &agent.architecture];
-    let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-    parts.join("/")
 }
 
 fn style(persistence: Option<Persistence>) -> &'static str {

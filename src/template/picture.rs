@@ -83,6 +83,15 @@ pub struct Agent {
     pub devcontainers: Vec<String>,
 }
 
+impl Agent {
+    /// Such as `linux/amd64`, as far as it is known.
+    pub fn platform(&self) -> String {
+        let parts = [self.operating_system.as_str(), &self.architecture];
+        let known: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        known.join("/")
+    }
+}
+
 /// An app of an agent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct App {

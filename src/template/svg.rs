@@ -4,7 +4,7 @@ mod canvas;
 
 use self::canvas::{Canvas, Style, clipped};
 use super::{
-    mermaid::{details, platform},
+    mermaid::details,
     picture::{Agent, Basis, Parameter, Picture, Resource},
 };
 use crate::job::{Class, Persistence};
@@ -15,6 +15,8 @@ const GAP: u32 = 12;
 const PADDING: u32 = 12;
 const LINE: u32 = 18;
 const COLUMN: u32 = 400;
+/// What a letter of small text takes on average.
+const SMALL_LETTER: u32 = 7;
 
 const COMPUTATIONAL: Palette = Palette {
     fill: "#e8f1fd",
@@ -65,9 +67,13 @@ pub fn svg(picture: &Picture) -> String {
         (left, bottom) = (left + COLUMN + MARGIN, bottom.max(top));
     }
     let width = left.max(MARGIN + COLUMN + MARGIN);
-    for note in legend(picture) {
+    let fitting = (width / SMALL_LETTER) as usize;
+    for line in legend(picture)
+        .iter()
+        .flat_map(|note| wrapped(note, fitting))
+    {
         bottom += LINE;
-        canvas.text(MARGIN, bottom, &note, Style::Small);
+        canvas.text(MARGIN, bottom, &line, Style::Note);
     }
     canvas.finish(width, bottom + MARGIN)
 }
@@ -163,7 +169,7 @@ fn draw_agent(canvas: &mut Canvas, left: u32, top: u32, agent: &Agent) -> u32 {
     let (width, height) = (COLUMN - 2 * PADDING, agent_height(agent));
     canvas.rect((left, top, width, height), AGENT.fill, AGENT.stroke, "");
     let mut baseline = top + LINE;
-    let platform = platform(agent);
+    let platform = agent.platform();
     let separator = if platform.is_empty() { "" } else { " · " };
     let name = format!("agent {}{separator}{platform}", agent.name);
     canvas.text(left + PADDING, baseline, &name, Style::Name);
@@ -188,7 +194,12 @@ fn draw_parameter(canvas: &mut Canvas, left: u32, top: u32, parameter: &Paramete
     let answer = if parameter.required {
         "required".to_owned()
     } else {
-        format!("default {}", clipped(&parameter.default_value, 40))
+        let default = clipped(&parameter.default_value, 40);
+        if default.is_empty() {
+            "default \"\"".to_owned()
+        } else {
+            format!("default {default}")
+        }
     };
     let change = if parameter.mutable {
         "mutable"
@@ -214,6 +225,23 @@ fn legend(picture: &Picture) -> Vec<String> {
         .collect()
 }
 
+/// Lines of whole words, each of at most so many letters if its words allow it.
+fn wrapped(text: &str, most: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.last_mut().expect("there is always a line");
+        if last.is_empty() {
+            last.push_str(word);
+        } else if last.chars().count() + 1 + word.chars().count() <= most {
+            last.push(' ');
+            last.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +262,12 @@ mod tests {
         ] {
             assert!(drawn.contains(text), "{text} is missing in {drawn}");
         }
+    }
+
+    #[test]
+    fn notes_are_broken_between_words() {
+        assert_eq!(wrapped("one two  three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("unbreakable", 3), ["unbreakable"]);
     }
 
     #[test]

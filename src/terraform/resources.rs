@@ -141,16 +141,16 @@ pub const HELPER_TYPES: [&str; 5] = [
 /// [`ConvertError`], the first in the reference's order; nothing is returned then.
 pub fn convert(modules: &[Module], graph: &Graph) -> Result<Converted, ConvertError> {
     let index = Index::new(modules);
-    let mut warnings = Vec::new();
     let mut agents = Agents::collect(&index, graph)?;
     agents.attach_devcontainers(&index)?;
     agents.set_instance_ids(&index);
-    apps::attach(&mut agents, &index, &mut warnings)?;
+    apps::attach(&mut agents, &index)?;
     agents.attach_envs(&index)?;
     agents.attach_scripts(&index)?;
     let facts = metadata::collect(&index, graph)?;
     let resources = resources(&index, &mut agents, &facts);
     let parameters = parameters::collect(&index)?;
+    let mut warnings = Vec::new();
     let presets = presets::collect(&index, &parameters, &mut warnings)?;
     let ai_tasks = external::ai_tasks(&index)?;
     Ok(Converted {

@@ -17,8 +17,10 @@ pub(super) enum Style {
     Heading,
     /// What something is called, in letters of one width.
     Name,
-    /// Anything else.
+    /// What is said about it.
     Small,
+    /// Below everything; as long as it is.
+    Note,
 }
 
 impl Canvas {
@@ -55,6 +57,7 @@ impl Canvas {
             Style::Heading => ("heading", text.to_owned()),
             Style::Name => ("name", clipped(text, MAX_NAME)),
             Style::Small => ("small", clipped(text, MAX_SMALL)),
+            Style::Note => ("small", text.to_owned()),
         };
         let text = escaped(&text);
         self.push(format_args!(

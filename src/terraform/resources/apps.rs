@@ -16,11 +16,7 @@ use crate::{
     terraform::{go_text::quoted, plan::ResourceValues},
 };
 
-pub(super) fn attach(
-    agents: &mut Agents<'_>,
-    index: &Index<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<(), ConvertError> {
+pub(super) fn attach(agents: &mut Agents<'_>, index: &Index<'_>) -> Result<(), ConvertError> {
     let mut slugs = BTreeSet::new();
     for resource in index.of_type("coder_app") {
         let (agent_id, mut app) = decode("decode app attributes", &resource.values, |values| {
@@ -34,8 +30,7 @@ pub(super) fn attach(
             return Err(ConvertError::DuplicateAppSlug(quoted(&app.slug)));
         }
         if app.id.is_empty() {
-            // Only a plan by an old provider has apps without ids.
-            warnings.push(format!("{} has no id, so it got one", resource.address));
+            // Before an apply no app has one.
             app.id = Uuid::new_v4().to_string();
         }
         agents.attach_app(resource, &agent_id, app);

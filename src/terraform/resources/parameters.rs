@@ -31,7 +31,7 @@ fn read(resource: &ResourceValues) -> Result<Parameter, ConvertError> {
             name: values.string("Name"),
             display_name: values.string("display_name"),
             description: values.string("Description"),
-            kind: values.word("Type", "provider.OptionType"),
+            kind: values.string("Type"),
             mutable: values.bool("Mutable"),
             default_value: values.string("Default"),
             icon: values.string("Icon"),

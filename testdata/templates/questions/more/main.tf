@@ -1,0 +1,12 @@
+terraform {
+  required_providers {
+    coder = {
+      source = "coder/coder"
+    }
+  }
+}
+
+data "coder_parameter" "zone" {
+  name    = "zone"
+  default = "a"
+}
