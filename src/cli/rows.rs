@@ -200,7 +200,8 @@ impl Row for Resource {
         let fact = |(key, value): (&String, &Option<String>)| {
             format!("{key}: {}", value.as_deref().unwrap_or("(hidden)"))
         };
-        let facts: Vec<String> = self.facts.iter().map(fact).collect();
+        let cost = (self.daily_cost != 0).then(|| format!("daily cost: {}", self.daily_cost));
+        let facts: Vec<String> = self.facts.iter().map(fact).chain(cost).collect();
         vec![
             self.address.clone(),
             self.class.clone(),

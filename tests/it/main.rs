@@ -12,10 +12,12 @@
 mod cli;
 mod control;
 mod conversion;
+mod dev;
 mod engine;
 mod layers;
 mod plugin;
 mod proto_fresh;
 mod provider;
 mod recordings;
+mod remote;
 mod source;

@@ -71,9 +71,12 @@ resource "terraform_data" "runtime" {
   }
 
   provisioner "local-exec" {
-    when        = destroy
-    command     = self.input.stop
-    environment = { DIRECTORY = self.input.path }
+    when    = destroy
+    command = "eval \"$STOP\""
+    environment = {
+      STOP      = self.input.stop
+      DIRECTORY = self.input.path
+    }
   }
 }
 
@@ -83,8 +86,10 @@ resource "terraform_data" "process" {
   triggers_replace = coder_agent.main.token # Every build has a new token, and the old agent cannot learn it.
 
   provisioner "local-exec" {
-    command = "${terraform_data.runtime[0].output.stop}\n${file("${path.module}/start.sh")}"
+    command = "eval \"$STOP\"; eval \"$START\""
     environment = {
+      STOP              = terraform_data.runtime[0].output.stop
+      START             = file("${path.module}/start.sh")
       DIRECTORY         = terraform_data.runtime[0].output.path
       HOME_DIRECTORY    = terraform_data.home.output.path
       INIT_SCRIPT       = coder_agent.main.init_script

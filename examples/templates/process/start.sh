@@ -7,7 +7,7 @@ cd "$HOME_DIRECTORY" || exit 1
 
 # What the agent downloads and writes belongs into our directories, which go with a stop or a delete.
 export HOME="$HOME_DIRECTORY" TMPDIR="$DIRECTORY/tmp" BINARY_DIR="$DIRECTORY/bin"
-unset INIT_SCRIPT
+unset INIT_SCRIPT START STOP
 
 # macOS has no `setsid`; there the process is in Terraform's group, which is left alone at a normal end.
 if command -v setsid > /dev/null; then new_session=setsid; else new_session=nohup; fi

@@ -136,7 +136,7 @@ impl Run {
         Ok(Step {
             name,
             seconds: took.as_secs_f64(),
-            seen: format!("{seen}, {} resources{place}", resources.len()),
+            seen: format!("{seen}, {}{place}", counted(resources.len())),
             problems,
         })
     }
@@ -208,6 +208,14 @@ impl Step {
             seen: String::new(),
             problems: vec![format!("{error:#}")],
         }
+    }
+}
+
+fn counted(resources: usize) -> String {
+    match resources {
+        0 => "no resource".to_owned(),
+        1 => "1 resource".to_owned(),
+        many => format!("{many} resources"),
     }
 }
 
