@@ -8,15 +8,18 @@ mod delivery;
 mod log_batch;
 mod procedure;
 mod pulse;
+mod repeat;
 mod reporter;
 mod runner;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use tokio::task::JoinSet;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, Span, error, field, info, info_span, warn};
 
 use crate::{
+    job::{Job, Work},
     provision::{JobSource, Provisioner, SourceError},
     stop::Stop,
 };
@@ -37,6 +40,49 @@ pub struct Config {
     pub state_dir: PathBuf,
 }
 
+/// Why a configuration cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A limit that would stop everything.
+    #[error("`{0}` is zero")]
+    Zero(&'static str),
+    /// One sign of life that is late would end a job.
+    #[error("`outage_limit` ({outage_limit:?}) is not longer than `heartbeat` ({heartbeat:?})")]
+    ShortOutageLimit {
+        /// The limit.
+        outage_limit: Duration,
+        /// The interval.
+        heartbeat: Duration,
+    },
+}
+
+impl Config {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the value.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let durations = [
+            ("heartbeat", self.heartbeat),
+            ("outage_limit", self.outage_limit),
+            ("force_cancel", self.force_cancel),
+        ];
+        if let Some((name, _)) = durations.iter().find(|(_, value)| value.is_zero()) {
+            return Err(ConfigError::Zero(name));
+        }
+        if self.max_jobs == Some(0) {
+            return Err(ConfigError::Zero("max_jobs"));
+        }
+        if self.outage_limit <= self.heartbeat {
+            return Err(ConfigError::ShortOutageLimit {
+                outage_limit: self.outage_limit,
+                heartbeat: self.heartbeat,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// What a daemon did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -46,11 +92,18 @@ pub struct Summary {
     pub failed: usize,
     /// Jobs whose end could not be delivered.
     pub undelivered: usize,
+    /// Time from the moment a job was acquired until its end was delivered, added up over all jobs.
+    pub total: Duration,
+    /// What of it engines' processes took; the rest is our own.
+    pub engine: Duration,
 }
 
 /// Why a daemon ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
+    /// The configuration cannot be used.
+    #[error("daemon's configuration cannot be used")]
+    Config(#[from] ConfigError),
     /// The server does not accept who we are.
     #[error("cannot take jobs")]
     Unauthorized(#[source] SourceError),
@@ -62,13 +115,15 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::fro
 /// Takes jobs from each of `sources`, one at a time from each, until `stop` drains or a limit is reached.
 ///
 /// # Errors
-/// [`DaemonError::Unauthorized`] if the server refuses the credentials before the first job; later it is retried.
+/// [`DaemonError::Unauthorized`] if the server never accepted the credentials; a later refusal may pass.
+/// [`DaemonError::Config`] names the value.
 pub async fn run(
     config: Config,
     sources: Vec<Arc<dyn JobSource>>,
     provisioner: Arc<dyn Provisioner>,
     stop: Stop,
 ) -> Result<Summary, DaemonError> {
+    config.check()?;
     let mut slots = JoinSet::new();
     for (slot, source) in sources.into_iter().enumerate() {
         let (config, provisioner, stop) = (config.clone(), Arc::clone(&provisioner), stop.clone());
@@ -98,19 +153,17 @@ async fn run_slot(
 ) -> Result<Summary, DaemonError> {
     let mut summary = Summary::default();
     let mut pause = BACK_OFF.0;
-    let mut is_known = false;
     while !stop.is_draining() && config.max_jobs.is_none_or(|limit| summary.jobs() < limit) {
         let job = match source.acquire(&stop).await {
             Ok(Some(job)) => job,
-            Ok(None) => {
-                (pause, is_known) = (BACK_OFF.0, true);
-                continue;
-            }
-            Err(error @ SourceError::Unauthorized(_)) if !is_known => {
+            Ok(None) if stop.is_draining() => break,
+            Err(error @ SourceError::Unauthorized(_)) if !source.was_accepted() => {
                 return Err(DaemonError::Unauthorized(error));
             }
-            Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "acquired no job");
+            nothing => {
+                if let Err(error) = nothing {
+                    warn!(error = &error as &dyn std::error::Error, "acquired no job");
+                }
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     () = stop.draining() => {}
@@ -119,12 +172,20 @@ async fn run_slot(
                 continue;
             }
         };
-        (pause, is_known) = (BACK_OFF.0, true);
-        let span = info_span!("job", job_id = %job.id, kind = job.work.name());
-        let ended = runner::run(&config, job, &source, provisioner.as_ref(), &stop)
-            .instrument(span)
-            .await;
-        summary.count(ended);
+        pause = BACK_OFF.0;
+        let span = job_span(&job);
+        let ran = runner::run(&config, job, &source, provisioner.as_ref(), &stop);
+        // What panics in here is our own bug, and it must not take other jobs along.
+        match AssertUnwindSafe(ran.instrument(span.clone()))
+            .catch_unwind()
+            .await
+        {
+            Ok(ran) => summary.count(&ran),
+            Err(_) => {
+                span.in_scope(|| error!("the code that ends jobs panicked"));
+                summary.undelivered += 1;
+            }
+        }
     }
     info!(
         completed = summary.completed,
@@ -132,6 +193,21 @@ async fn run_slot(
         "takes no more jobs"
     );
     Ok(summary)
+}
+
+fn job_span(job: &Job) -> Span {
+    let span = info_span!(
+        "job",
+        job_id = %job.id,
+        kind = job.work.name(),
+        transition = field::Empty,
+        workspace = field::Empty,
+    );
+    if let Work::WorkspaceBuild(build) = &job.work {
+        span.record("transition", build.metadata.transition.as_str());
+        span.record("workspace", &build.workspace_name);
+    }
+    span
 }
 
 /// How a job ended, as far as the daemon cares.
@@ -147,8 +223,10 @@ impl Summary {
         self.completed + self.failed + self.undelivered
     }
 
-    fn count(&mut self, ended: Ended) {
-        match ended {
+    fn count(&mut self, ran: &runner::Ran) {
+        self.total += ran.total;
+        self.engine += ran.engine;
+        match ran.ended {
             Ended::Completed => self.completed += 1,
             Ended::Failed => self.failed += 1,
             Ended::Undelivered => self.undelivered += 1,
@@ -159,6 +237,8 @@ impl Summary {
         self.completed += other.completed;
         self.failed += other.failed;
         self.undelivered += other.undelivered;
+        self.total += other.total;
+        self.engine += other.engine;
     }
 }
 

@@ -91,6 +91,9 @@ pub trait Session: Send {
         stop: &Stop,
     ) -> Result<GraphComplete, StepFailure>;
 
+    /// The newest state that parses, `None` if there is none: for whoever comes after an apply that did not return.
+    async fn newest_state(&mut self) -> Option<Bytes>;
+
     /// The time that processes of the engine took so far, added up.
     fn engine_time(&self) -> Duration;
 
@@ -266,6 +269,11 @@ pub trait JobSource: Send + Sync {
 
     /// Fetches the module archive with this id.
     async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError>;
+
+    /// Whether the server has ever accepted who we are: a refusal after that may pass, one before it will not.
+    fn was_accepted(&self) -> bool {
+        false
+    }
 }
 
 /// What is new of a job that runs.

@@ -2,7 +2,10 @@
 //!
 //! One task sends everything, one call after the other; who logs never waits for it.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
+};
 
 use jiff::Timestamp;
 use tokio::{
@@ -12,7 +15,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, debug, info, warn};
 
-use super::{Config, log_batch::LogBatch, pulse::Pulse};
+use super::{Config, log_batch::LogBatch, pulse::Pulse, repeat::may_pass};
 use crate::{
     job::{JobId, LogLevel, LogLine, LogSource},
     provision::{JobSource, JobUpdate, JobUpdated, LogSink, SourceError},
@@ -32,7 +35,29 @@ struct Lines {
 /// The task that reports on one job. Dropping it ends the reports.
 pub(super) struct Reporter {
     requests: mpsc::Sender<Request>,
+    why_stopped: Arc<OnceLock<WhyStopped>>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// Why the reporter stopped a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhyStopped {
+    /// Somebody cancelled it at the server.
+    Cancelled,
+    /// The server was away for so long that it gives the job up.
+    ServerAway,
+    /// The server says that the job is not ours any more.
+    Gone,
+}
+
+impl fmt::Display for WhyStopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cancelled => "job was cancelled",
+            Self::ServerAway => "job was stopped because the server was away for too long",
+            Self::Gone => "job was stopped because the server had given it up",
+        })
+    }
 }
 
 enum Request {
@@ -122,19 +147,26 @@ impl Reporter {
             config.outage_limit,
             Instant::now().into_std(),
         );
+        let why_stopped = Arc::default();
         let task = Task {
             job,
             source,
             log,
             stop,
             pulse,
-            is_gone: false,
+            why_stopped: Arc::clone(&why_stopped),
         };
         let task = tokio::spawn(task.run(received).instrument(Span::current()));
         Self {
             requests,
+            why_stopped,
             _task: AbortOnDropHandle::new(task),
         }
+    }
+
+    /// Why the reporter stopped the job, if it did.
+    pub(super) fn why_stopped(&self) -> Option<WhyStopped> {
+        self.why_stopped.get().copied()
     }
 
     /// Sends what was learned, behind all lines so far, and waits for the answer.
@@ -163,7 +195,7 @@ struct Task {
     log: JobLog,
     stop: Stop,
     pulse: Pulse,
-    is_gone: bool,
+    why_stopped: Arc<OnceLock<WhyStopped>>,
 }
 
 impl Task {
@@ -184,7 +216,7 @@ impl Task {
                     }
                     None => return,
                 },
-                () = sleep_until(due), if !self.is_gone => self.beat().await,
+                () = sleep_until(due), if !self.is_gone() => self.beat().await,
                 () = log.0.arrived.notified() => {}
             }
         }
@@ -211,7 +243,7 @@ impl Task {
         };
         match self.send(update).await {
             Ok(_) => {}
-            Err(SourceError::Lost(_)) => self.log.batch().put_back(logs),
+            Err(error) if may_pass(&error) => self.log.batch().put_back(logs),
             Err(error) => warn!(
                 error = &error as &dyn std::error::Error,
                 lines = logs.len(),
@@ -221,7 +253,7 @@ impl Task {
     }
 
     async fn flush(&mut self) {
-        while !self.log.batch().is_empty() && !self.is_gone && !self.stop.is_killed() {
+        while !self.log.batch().is_empty() && !self.is_gone() && !self.stop.is_killed() {
             self.wait_for_pulse().await;
             self.beat().await;
             if self.pulse.is_lost(Instant::now().into_std()) {
@@ -234,8 +266,8 @@ impl Task {
     async fn send_until_answered(&mut self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
         loop {
             match self.send(update.clone()).await {
-                Err(SourceError::Lost(_)) if !self.stop.is_cancelled() => {
-                    self.wait_for_pulse().await
+                Err(error) if may_pass(&error) && !self.stop.is_cancelled() => {
+                    self.wait_for_pulse().await;
                 }
                 result => return result,
             }
@@ -257,33 +289,42 @@ impl Task {
         match &result {
             Ok(answer) => {
                 self.pulse.answered(now);
-                if answer.cancelled && !self.stop.is_cancelled() {
-                    info!("job was cancelled");
-                    self.stop.cancel();
+                if answer.cancelled {
+                    self.stop(WhyStopped::Cancelled);
                 }
             }
-            Err(error @ SourceError::Lost(_)) => {
-                self.pulse.missed(now);
+            Err(error @ (SourceError::Lost(_) | SourceError::Unauthorized(_))) => {
                 debug!(
                     error = error as &dyn std::error::Error,
                     "server did not take an update"
                 );
-                if self.pulse.is_lost(now) && !self.stop.is_cancelled() {
-                    warn!("server is away for too long and gives the job up, stopping it");
-                    self.stop.cancel();
+                self.pulse.missed(now);
+                if self.pulse.is_lost(now) {
+                    self.stop(WhyStopped::ServerAway);
                 }
             }
-            Err(SourceError::Gone(_) | SourceError::Unauthorized(_)) => {
-                warn!("job is not ours any more, stopping it");
-                self.is_gone = true;
-                self.stop.cancel();
-            }
+            Err(SourceError::Gone(_)) => self.stop(WhyStopped::Gone),
             Err(
                 SourceError::Refused(_) | SourceError::TooLarge { .. } | SourceError::Invalid(_),
-            ) => {
-                self.pulse.answered(now);
-            }
+            ) => self.pulse.answered(now),
         }
         result
+    }
+
+    fn is_gone(&self) -> bool {
+        self.why_stopped.get() == Some(&WhyStopped::Gone)
+    }
+
+    /// Stops the job. The first reason counts, and none if the daemon had stopped it before.
+    fn stop(&self, why: WhyStopped) {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        self.why_stopped.get_or_init(|| why);
+        match why {
+            WhyStopped::Cancelled => info!("job was cancelled"),
+            WhyStopped::ServerAway | WhyStopped::Gone => warn!("{why}"),
+        }
+        self.stop.cancel();
     }
 }

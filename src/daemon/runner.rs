@@ -1,14 +1,14 @@
 //! The life of one job, from the moment it was acquired until its end was delivered.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::{
     Config, Ended, delivery,
-    procedure::{self, Context, Done, stage},
+    procedure::{self, Apply, Context, Failure, Progress, stage},
     reporter::{JobLog, Reporter},
 };
 use crate::{
@@ -17,6 +17,19 @@ use crate::{
     stop::Stop,
 };
 
+/// Time that a killed engine has to be gone, and its session to be cleaned up.
+const AFTER_KILL: Duration = Duration::from_secs(30);
+
+/// What became of a job, and how long it took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ran {
+    pub(super) ended: Ended,
+    /// From the moment it was acquired until its end was delivered.
+    pub(super) total: Duration,
+    /// What of it the engine's processes took.
+    pub(super) engine: Duration,
+}
+
 /// Runs `job` and delivers how it ended. A panic ends this job and no other.
 pub(super) async fn run(
     config: &Config,
@@ -24,8 +37,8 @@ pub(super) async fn run(
     source: &Arc<dyn JobSource>,
     provisioner: &dyn Provisioner,
     daemon_stop: &Stop,
-) -> Ended {
-    let (id, kind, started) = (job.id, procedure::kind(&job), Instant::now());
+) -> Ran {
+    let (id, kind, started) = (job.id, procedure::kind(&job.work), Instant::now());
     info!("acquired job");
     let (log, stop) = (JobLog::default(), daemon_stop.child());
     let reporter = Reporter::start(config, id, Arc::clone(source), log.clone(), stop.clone());
@@ -38,43 +51,77 @@ pub(super) async fn run(
         reporter: &reporter,
         stop: &stop,
     };
-    let done = tokio::select! {
-        done = AssertUnwindSafe(procedure::run(&context, job)).catch_unwind() => done,
-        never = force_cancel(config, &stop) => match never {},
-    };
-    let Done { outcome, session } = done.unwrap_or_else(|_| {
-        error!("the code that runs jobs panicked");
-        Done {
-            outcome: procedure::panicked(id, kind),
-            session: None,
+    let mut progress = Progress::default();
+    let result = tokio::select! {
+        result = AssertUnwindSafe(procedure::run(&context, job, &mut progress)).catch_unwind() => {
+            result.unwrap_or_else(|_| {
+                error!("the code that runs jobs panicked");
+                Err(Failure::internal())
+            })
         }
-    });
+        () = overdue(config, &stop) => Err(Failure::new("the engine did not end when it was killed")),
+    };
+    if result.is_err() {
+        find_state(&mut progress).await;
+    }
     log.mark(stage::CLEANING_UP);
     log.finish();
-    reporter.flush().await;
-    let mut engine = std::time::Duration::ZERO;
-    if let Some(session) = session {
-        engine = session.engine_time();
-        session.close().await;
-    }
-    drop(reporter); // Nothing may be sent for a job after its end.
+    let engine = progress
+        .session
+        .as_ref()
+        .map_or(Duration::ZERO, |it| it.engine_time());
+    let outcome = procedure::outcome(&context, kind, result, &mut progress);
     let has_completed = matches!(outcome, Outcome::Completed(_));
-    let ended = delivery::deliver(config, source.as_ref(), outcome, daemon_stop).await;
+    let clean_up = async move {
+        reporter.flush().await;
+        close(progress).await;
+        drop(reporter); // Nothing may be sent for a job after its end.
+    };
+    let ended = delivery::deliver(config, source.as_ref(), outcome, clean_up, daemon_stop).await;
     let total = started.elapsed();
-    let (total_ms, engine_ms) = (total.as_millis() as u64, engine.as_millis() as u64);
-    let own_ms = total.saturating_sub(engine).as_millis() as u64;
+    let own = total.saturating_sub(engine);
     info!(
         completed = has_completed,
-        total_ms, engine_ms, own_ms, "job ended"
+        ?total,
+        ?engine,
+        ?own,
+        "job ended"
     );
-    ended
+    Ran {
+        ended,
+        total,
+        engine,
+    }
 }
 
-/// Kills a cancelled job that does not end by itself.
-async fn force_cancel(config: &Config, stop: &Stop) -> std::convert::Infallible {
+/// Kills a cancelled job that does not end by itself. Returns if even that does not end it.
+async fn overdue(config: &Config, stop: &Stop) {
     stop.cancelled().await;
-    sleep(config.force_cancel).await;
-    warn!(after = ?config.force_cancel, "cancelled job does not end, killing it");
-    stop.kill();
-    std::future::pending().await
+    if timeout(config.force_cancel, stop.killed()).await.is_err() {
+        warn!(after = ?config.force_cancel, "cancelled job does not end, killing it");
+        stop.kill();
+    }
+    sleep(AFTER_KILL).await;
+}
+
+/// Asks the session for the state if the code that should have told it is gone.
+async fn find_state(progress: &mut Progress) {
+    if progress.apply == Apply::Running
+        && let Some(session) = &mut progress.session
+    {
+        let found = AssertUnwindSafe(timeout(AFTER_KILL, session.newest_state())).catch_unwind();
+        progress.state = found.await.ok().and_then(Result::ok).flatten();
+    }
+}
+
+/// Ends the session, unless it may hold the only state there is.
+async fn close(progress: Progress) {
+    let Some(session) = progress.session else {
+        return;
+    };
+    if progress.apply == Apply::Running && progress.state.is_none() {
+        error!("no state was found after apply; the session's directory is left as it is");
+    } else if timeout(AFTER_KILL, session.close()).await.is_err() {
+        warn!("the session's directory is still in use, leaving it");
+    }
 }

@@ -1,8 +1,14 @@
+//! One job on the paused clock, between a server and an engine that do as they are told.
+
+mod outages;
+mod procedures;
+mod stopping;
+
 use std::{
     collections::VecDeque,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -16,7 +22,7 @@ use super::*;
 use crate::{
     job::{
         CompletedJob, CompletedWork, FailedJob, FailedWork, FailureCode, Job, JobId, LogLevel,
-        Metadata, TemplateDryRun, TemplateImport, TemplateVariable, Transition, Work,
+        Metadata, Resource, TemplateDryRun, TemplateImport, TemplateVariable, Transition, Work,
         WorkspaceBuild,
     },
     provision::{
@@ -33,11 +39,14 @@ struct Server {
     calls: Mutex<Vec<String>>,
     lines: Mutex<Vec<(String, String)>>,
     failed: Mutex<Option<FailedJob>>,
+    credentials_change: AtomicBool,
     completed: Mutex<Option<CompletedJob>>,
     cancelled: AtomicBool,
     away_until: Mutex<Option<Instant>>,
     refuse_complete: AtomicBool,
     quota: Mutex<Option<Quota>>,
+    quota_fails: AtomicUsize,
+    is_gone: AtomicBool,
 }
 
 impl Server {
@@ -54,7 +63,13 @@ impl Server {
             .unwrap()
             .is_some_and(|until| Instant::now() < until)
         {
-            return Err(SourceError::Lost("away".into()));
+            return Err(match self.credentials_change.load(Ordering::SeqCst) {
+                true => SourceError::Unauthorized("key is not known".to_owned()),
+                false => SourceError::Lost("away".into()),
+            });
+        }
+        if self.is_gone.load(Ordering::SeqCst) {
+            return Err(SourceError::Gone("you don't own this job".to_owned()));
         }
         self.calls.lock().unwrap().push(name.to_owned());
         Ok(())
@@ -79,6 +94,10 @@ impl Server {
             .collect();
         stages.dedup();
         stages
+    }
+
+    fn away_for(&self, time: Duration) {
+        *self.away_until.lock().unwrap() = Some(Instant::now() + time);
     }
 
     fn failure(&self) -> FailedJob {
@@ -111,6 +130,14 @@ impl JobSource for Server {
     }
 
     async fn commit_quota(&self, _: JobId, _: i32) -> Result<Quota, SourceError> {
+        let fail_once = |left: usize| left.checked_sub(1);
+        if self
+            .quota_fails
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fail_once)
+            .is_ok()
+        {
+            return Err(SourceError::Lost("away".into()));
+        }
         self.call("quota")?;
         Ok(self.quota.lock().unwrap().unwrap_or(Quota {
             ok: true,
@@ -144,12 +171,15 @@ impl JobSource for Server {
 #[derive(Clone, Default)]
 struct Engine {
     steps: Arc<Mutex<Vec<String>>>,
+    plan_takes: Duration,
     apply_takes: Duration,
     ignores_cancel: bool,
     logs_always: bool,
     daily_cost: i32,
-    panics: bool,
+    panics_in: Option<&'static str>,
+    hangs_in: Option<&'static str>,
     failing: Option<&'static str>,
+    resources: Vec<Resource>,
 }
 
 #[async_trait]
@@ -163,11 +193,18 @@ impl Provisioner for Engine {
 impl Engine {
     fn step(&self, name: String) -> Result<(), StepFailure> {
         let fails = self.failing == Some(&name);
+        assert!(self.panics_in != Some(&name), "the engine's code has a bug");
         self.steps.lock().unwrap().push(name);
         if fails {
             Err(StepFailure::new("engine says no"))
         } else {
             Ok(())
+        }
+    }
+
+    async fn hang_in(&self, step: &str) {
+        if self.hangs_in == Some(step) {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -186,6 +223,7 @@ impl Session for Engine {
     ) -> Result<InitComplete, StepFailure> {
         log.log(LogLevel::Info, "initializing".to_owned());
         self.step("init".to_owned())?;
+        self.hang_in("init").await;
         Ok(InitComplete::default())
     }
 
@@ -218,7 +256,8 @@ impl Session for Engine {
                 .trim()
                 .to_owned(),
         )?;
-        assert!(!self.panics, "the engine's code has a bug");
+        // It succeeds although it was asked to stop, as an engine may.
+        sleep(self.plan_takes).await;
         Ok(PlanComplete {
             daily_cost: self.daily_cost,
             ..PlanComplete::default()
@@ -232,6 +271,7 @@ impl Session for Engine {
         stop: &Stop,
     ) -> ApplyComplete {
         self.step("apply".to_owned()).ok();
+        self.hang_in("apply").await;
         let state = Some(Bytes::from_static(b"{\"serial\":2}"));
         let end = Instant::now() + self.apply_takes;
         while Instant::now() < end {
@@ -266,16 +306,32 @@ impl Session for Engine {
         _: &Stop,
     ) -> Result<GraphComplete, StepFailure> {
         self.step(format!("graph {source:?}").to_lowercase())?;
-        Ok(GraphComplete::default())
+        Ok(GraphComplete {
+            resources: self.resources.clone(),
+            ..GraphComplete::default()
+        })
+    }
+
+    async fn newest_state(&mut self) -> Option<Bytes> {
+        Some(Bytes::from_static(b"{\"serial\":1}"))
     }
 
     fn engine_time(&self) -> Duration {
-        Duration::ZERO
+        self.apply_takes
     }
 
     async fn close(self: Box<Self>) {
         self.step("close".to_owned()).ok();
     }
+}
+
+/// Does something to a server after a second: before, a build has begun to apply, which takes no time here.
+fn later(server: &Arc<Server>, what: impl FnOnce(&Server) + Send + 'static) {
+    let server = Arc::clone(server);
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(1)).await;
+        what(&server);
+    });
 }
 
 const ID: JobId = JobId(Uuid::from_u128(1));
@@ -333,320 +389,21 @@ async fn run_one(
     (summary, start.elapsed(), dir)
 }
 
-const COMPLETED: Summary = Summary {
-    completed: 1,
-    failed: 0,
-    undelivered: 0,
-};
-const FAILED: Summary = Summary {
-    completed: 0,
-    failed: 1,
-    undelivered: 0,
-};
-
-#[tokio::test(start_paused = true)]
-async fn an_import_plans_a_start_and_a_stop_and_never_applies() {
-    let server = Server::with(job(Work::TemplateImport(TemplateImport::default())));
-    let engine = Engine::default();
-
-    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
-
-    assert_eq!(summary, COMPLETED);
-    let steps = [
-        "open",
-        "init",
-        "parse",
-        "plan start",
-        "graph plan",
-        "plan stop",
-        "graph plan",
-        "close",
-    ]
-    .map(str::to_owned);
-    assert_eq!(engine.steps(), steps);
-    let stages = [
-        "Setting up",
-        "Initializing Terraform Directory",
-        "Parsing template parameters",
-        "Detecting persistent resources",
-        "Detecting ephemeral resources",
-        "Cleaning Up",
-    ];
-    assert_eq!(server.stages(), stages);
-    assert_eq!(server.calls.lock().unwrap().last().unwrap(), "complete");
+/// Jobs that completed, failed, and were not delivered.
+fn counts(summary: &Summary) -> (usize, usize, usize) {
+    (summary.completed, summary.failed, summary.undelivered)
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_build_walks_through_its_stages_and_ends_with_the_state() {
-    let server = Server::with(build(Transition::Start));
-    let engine = Engine::default();
+const COMPLETED: (usize, usize, usize) = (1, 0, 0);
+const FAILED: (usize, usize, usize) = (0, 1, 0);
 
-    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
-
-    assert_eq!(summary, COMPLETED);
-    assert_eq!(
-        engine.steps(),
-        [
-            "open",
-            "init",
-            "plan start",
-            "apply",
-            "graph state",
-            "close"
-        ]
-        .map(str::to_owned)
-    );
-    assert_eq!(server.calls_named("quota"), 0);
-    let CompletedWork::WorkspaceBuild(result) =
-        server.completed.lock().unwrap().clone().unwrap().result
-    else {
-        panic!("another kind of job")
-    };
-    assert_eq!(result.state, "{\"serial\":2}");
+/// The state that a failed build brought along.
+fn state_of(failure: &FailedJob) -> Option<&[u8]> {
+    match &failure.work {
+        FailedWork::WorkspaceBuild { state, .. } => state.as_deref(),
+        FailedWork::TemplateImport | FailedWork::TemplateDryRun | FailedWork::Unknown => None,
+    }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_dry_run_fills_what_is_missing() {
-    let server = Server::with(job(Work::TemplateDryRun(TemplateDryRun::default())));
-    let engine = Engine::default();
-
-    run_one(&server, &engine, &Stop::new()).await;
-
-    assert_eq!(
-        engine.steps(),
-        ["open", "init", "plan start dryrun", "graph plan", "close"].map(str::to_owned)
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_refused_quota_fails_the_build_before_it_applies() {
-    let server = Server::with(build(Transition::Start));
-    *server.quota.lock().unwrap() = Some(Quota {
-        ok: false,
-        consumed: 7,
-        budget: 10,
-    });
-    let engine = Engine {
-        daily_cost: 25,
-        ..Engine::default()
-    };
-
-    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
-
-    assert_eq!(summary, FAILED);
-    assert_eq!(server.failure().code, Some(FailureCode::InsufficientQuota));
-    assert!(!engine.steps().contains(&"apply".to_owned()));
-    assert!(
-        server
-            .lines
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|(_, text)| text == "Build cost       —   25")
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_engine_that_speaks_of_quota_gets_no_code() {
-    let server = Server::with(build(Transition::Start));
-    let engine = Engine {
-        failing: Some("plan start"),
-        ..Engine::default()
-    };
-
-    run_one(&server, &engine, &Stop::new()).await;
-
-    assert_eq!(
-        (server.failure().code, server.failure().error.as_str()),
-        (None, "engine says no")
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_cancel_is_noticed_within_a_second_while_lines_pour_in() {
-    let server = Server::with(build(Transition::Start));
-    let engine = Engine {
-        apply_takes: Duration::from_secs(3600),
-        logs_always: true,
-        ..Engine::default()
-    };
-    server.cancelled.store(true, Ordering::SeqCst);
-
-    let (summary, took, _) = run_one(&server, &engine, &Stop::new()).await;
-
-    assert_eq!(summary, FAILED);
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    let failure = server.failure();
-    assert_eq!(failure.error, "job was cancelled: interrupted");
-    assert!(matches!(
-        failure.work,
-        FailedWork::WorkspaceBuild { state: Some(_), .. }
-    ));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_job_that_ignores_its_cancel_is_killed_in_time_and_beats_until_then() {
-    let server = Server::with(build(Transition::Start));
-    let engine = Engine {
-        apply_takes: Duration::from_secs(7200),
-        ignores_cancel: true,
-        ..Engine::default()
-    };
-    server.cancelled.store(true, Ordering::SeqCst);
-
-    let (_, took, _) = run_one(&server, &engine, &Stop::new()).await;
-
-    assert!((600..605).contains(&took.as_secs()), "{took:?}");
-    assert!(server.calls_named("update") > 590);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_outage_below_the_limit_changes_nothing() {
-    let server = Server::with(build(Transition::Start));
-    *server.away_until.lock().unwrap() = Some(Instant::now() + Duration::from_secs(240));
-    let engine = Engine {
-        apply_takes: Duration::from_secs(60),
-        logs_always: true,
-        ..Engine::default()
-    };
-
-    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
-
-    assert_eq!(summary, COMPLETED);
-    assert_eq!(
-        server
-            .lines
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|(_, text)| text == "still creating")
-            .count(),
-        600
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_outage_over_the_limit_stops_the_engine_and_the_state_arrives_later() {
-    let server = Server::with(build(Transition::Start));
-    *server.away_until.lock().unwrap() = Some(Instant::now() + Duration::from_secs(1000));
-    let engine = Engine {
-        apply_takes: Duration::from_secs(7200),
-        ..Engine::default()
-    };
-
-    let (summary, took, _) = run_one(&server, &engine, &Stop::new()).await;
-
-    assert_eq!(summary, FAILED);
-    assert!((1000..1010).contains(&took.as_secs()), "{took:?}");
-    assert!(matches!(
-        server.failure().work,
-        FailedWork::WorkspaceBuild { state: Some(_), .. }
-    ));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_refused_result_is_failed_with_its_state() {
-    let server = Server::with(build(Transition::Start));
-    server.refuse_complete.store(true, Ordering::SeqCst);
-
-    let (summary, ..) = run_one(&server, &Engine::default(), &Stop::new()).await;
-
-    assert_eq!(summary, FAILED);
-    let failure = server.failure();
-    assert_eq!(
-        failure.error,
-        "internal provisionerserver error: duplicate app slug"
-    );
-    assert!(matches!(
-        failure.work,
-        FailedWork::WorkspaceBuild { state: Some(_), .. }
-    ));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_bug_in_a_step_fails_only_that_job() {
-    let server = Server::with(build(Transition::Start));
-    server
-        .jobs
-        .lock()
-        .unwrap()
-        .push_back(build(Transition::Stop));
-    let engine = Engine {
-        panics: true,
-        ..Engine::default()
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let config = Config {
-        max_jobs: Some(2),
-        ..config(&dir)
-    };
-
-    let source: Arc<dyn JobSource> = Arc::clone(&server) as Arc<dyn JobSource>;
-    let summary = run(config, vec![source], Arc::new(engine), Stop::new())
-        .await
-        .unwrap();
-
-    assert_eq!(
-        summary,
-        Summary {
-            failed: 2,
-            ..Summary::default()
-        }
-    );
-    assert!(server.failure().error.contains("internal error"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_killed_daemon_keeps_a_state_that_nobody_took() {
-    let server = Server::with(build(Transition::Start));
-    *server.away_until.lock().unwrap() = Some(Instant::now() + Duration::from_secs(100_000));
-    let engine = Engine {
-        apply_takes: Duration::from_secs(10),
-        ..Engine::default()
-    };
-    let stop = Stop::new();
-    let killer = stop.clone();
-    tokio::spawn(async move {
-        sleep(Duration::from_secs(60)).await;
-        killer.kill();
-    });
-
-    let (summary, _, dir) = run_one(&server, &engine, &stop).await;
-
-    assert_eq!(summary.undelivered, 1);
-    let kept = dir.path().join("lost").join(format!("{ID}.tfstate"));
-    assert_eq!(std::fs::read(kept).unwrap(), b"{\"serial\":2}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_draining_daemon_finishes_its_job_and_takes_no_other() {
-    let server = Server::with(build(Transition::Start));
-    server
-        .jobs
-        .lock()
-        .unwrap()
-        .push_back(build(Transition::Stop));
-    let engine = Engine {
-        apply_takes: Duration::from_secs(5),
-        ..Engine::default()
-    };
-    let stop = Stop::new();
-    let drainer = stop.clone();
-    tokio::spawn(async move {
-        sleep(Duration::from_secs(1)).await;
-        drainer.drain();
-    });
-    let dir = tempfile::tempdir().unwrap();
-    let config = Config {
-        max_jobs: None,
-        ..config(&dir)
-    };
-
-    let source: Arc<dyn JobSource> = Arc::clone(&server) as Arc<dyn JobSource>;
-    let summary = run(config, vec![source], Arc::new(engine), stop)
-        .await
-        .unwrap();
-
-    assert_eq!(summary, COMPLETED);
-    assert_eq!(server.jobs.lock().unwrap().len(), 1);
-}
+const PARTIAL: &[u8] = b"{\"serial\":1}";
+const WHOLE: &[u8] = b"{\"serial\":2}";

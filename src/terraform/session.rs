@@ -419,7 +419,7 @@ impl Session {
         Ok(converted.into())
     }
 
-    fn newest_state(
+    fn pick_state(
         &self,
         printed: Option<Vec<u8>>,
         previous: &Bytes,
@@ -556,7 +556,7 @@ impl crate::provision::Session for Session {
             Err(failure) => (Some(failure), None),
         };
         let timings = timings.finish(failure.is_none(), Timestamp::now());
-        let state = self.newest_state(printed, &plan_request.state, log.as_ref());
+        let state = self.pick_state(printed, &plan_request.state, log.as_ref());
         self.planned = Some(Planned {
             request: plan_request,
             modules: Vec::new(),
@@ -606,6 +606,10 @@ impl crate::provision::Session for Session {
             }),
             Err(failure) => Err(StepFailure { timings, ..failure }),
         }
+    }
+
+    async fn newest_state(&mut self) -> Option<Bytes> {
+        self.pick_state(None, &Bytes::new(), &run::NoLog)
     }
 
     fn engine_time(&self) -> Duration {

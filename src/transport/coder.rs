@@ -5,7 +5,13 @@
 
 mod dial;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -42,6 +48,7 @@ pub struct CoderSource {
     link: Mutex<Option<Arc<Link>>>,
     dialling: Mutex<BackOff>,
     connected: watch::Sender<bool>,
+    was_accepted: AtomicBool,
 }
 
 struct Link {
@@ -62,6 +69,7 @@ impl CoderSource {
             link: Mutex::new(None),
             dialling: Mutex::new(BackOff::new()),
             connected: watch::Sender::new(false),
+            was_accepted: AtomicBool::new(false),
         }
     }
 
@@ -166,6 +174,10 @@ impl JobSource for CoderSource {
         };
         self.within(FILE_TIMEOUT, &link, download).await
     }
+
+    fn was_accepted(&self) -> bool {
+        self.was_accepted.load(Ordering::Relaxed)
+    }
 }
 
 impl CoderSource {
@@ -198,6 +210,7 @@ impl CoderSource {
         let link = Arc::new(Link { connection });
         *self.link.lock().await = Some(Arc::clone(&link));
         self.connected.send_replace(true);
+        self.was_accepted.store(true, Ordering::Relaxed);
         Ok(link)
     }
 

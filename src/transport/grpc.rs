@@ -2,7 +2,14 @@
 //!
 //! A connection that broke is made again with the next call, and the daemon registers anew under the same name.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,7 +25,12 @@ use tracing::{info, warn};
 use url::Url;
 use uuid::Uuid;
 
-use super::{auth::CredentialSource, back_off::BackOff, file::FileBuilder, messages};
+use super::{
+    auth::CredentialSource,
+    back_off::BackOff,
+    file::FileBuilder,
+    messages::{self, FieldError},
+};
 use crate::{
     job::{CompletedJob, FailedJob, Job, JobId},
     proto::{
@@ -61,18 +73,24 @@ pub struct Target {
 pub struct GrpcSource {
     target: Target,
     credentials: Arc<dyn CredentialSource>,
-    link: Mutex<Option<Link>>,
+    link: Mutex<Option<Arc<Link>>>,
     connecting: Mutex<BackOff>,
     connected: watch::Sender<bool>,
+    was_accepted: AtomicBool,
 }
 
-#[derive(Clone)]
+/// A connection on which the daemon has registered.
 struct Link {
     client: DaemonServiceClient<Channel>,
     metadata: MetadataMap,
 }
 
 impl Link {
+    /// Clients are cheap to clone; all of them share the connection.
+    fn client(&self) -> DaemonServiceClient<Channel> {
+        self.client.clone()
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         *request.metadata_mut() = self.metadata.clone();
@@ -95,6 +113,7 @@ impl GrpcSource {
             link: Mutex::new(None),
             connecting: Mutex::new(BackOff::new()),
             connected: watch::Sender::new(false),
+            was_accepted: AtomicBool::new(false),
         }
     }
 
@@ -103,7 +122,7 @@ impl GrpcSource {
         self.connected.subscribe()
     }
 
-    async fn link(&self) -> Result<Link, SourceError> {
+    async fn link(&self) -> Result<Arc<Link>, SourceError> {
         if let Some(link) = self.link.lock().await.clone() {
             return Ok(link);
         }
@@ -113,14 +132,13 @@ impl GrpcSource {
         }
         back_off.wait().await;
         let link = self.connect().await.inspect_err(|error| {
-            let cause = std::error::Error::source(error)
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            warn!(%error, cause, url = %self.target.url, "failed to connect to the control plane");
+            warn!(error = chain(error), url = %self.target.url, "failed to connect to the control plane");
         })?;
+        let link = Arc::new(link);
         info!(url = %self.target.url, name = self.target.name, "registered at the control plane");
-        *self.link.lock().await = Some(link.clone());
+        *self.link.lock().await = Some(Arc::clone(&link));
         self.connected.send_replace(true);
+        self.was_accepted.store(true, Ordering::Relaxed);
         Ok(link)
     }
 
@@ -189,22 +207,39 @@ impl GrpcSource {
     }
 
     /// Turns a refusal into an error, and forgets a connection that is of no use any more.
-    async fn lost(&self, status: Status) -> SourceError {
+    async fn lost(&self, link: &Arc<Link>, status: Status) -> SourceError {
         let error = source_error(status);
-        if matches!(error, SourceError::Lost(_) | SourceError::Unauthorized(_))
-            && self.link.lock().await.take().is_some()
-        {
-            self.connected.send_replace(false);
-            info!("connection to the control plane closed");
+        if matches!(error, SourceError::Lost(_) | SourceError::Unauthorized(_)) {
+            let mut current = self.link.lock().await;
+            // Another call may have made a new one meanwhile.
+            if current.as_ref().is_some_and(|it| Arc::ptr_eq(it, link)) {
+                *current = None;
+                self.connected.send_replace(false);
+                info!("connection to the control plane closed");
+            }
         }
         error
+    }
+
+    /// Fails a job that we cannot read: nobody else will run it, and it would wait for its reaper.
+    async fn refuse(&self, link: &Arc<Link>, id: String, error: &FieldError) -> SourceError {
+        let job = provisionerd::FailedJob {
+            job_id: id,
+            error: format!("the daemon cannot read the job: {error}"),
+            ..provisionerd::FailedJob::default()
+        };
+        let request = link.bounded(job, CALL_TIMEOUT);
+        if let Err(status) = link.client().fail_job(request).await {
+            return self.lost(link, status).await;
+        }
+        SourceError::Invalid(error.to_string())
     }
 }
 
 #[async_trait]
 impl JobSource for GrpcSource {
     async fn acquire(&self, stop: &Stop) -> Result<Option<Job>, SourceError> {
-        let mut link = tokio::select! {
+        let link = tokio::select! {
             link = self.link() => link?,
             () = stop.draining() => return Ok(None),
         };
@@ -220,38 +255,42 @@ impl JobSource for GrpcSource {
             drop::<tokio::sync::mpsc::Sender<AcquireJobRequest>>(half);
         });
         let request = link.request(ReceiverStream::new(requests));
-        let mut answers = match link.client.acquire_job(request).await {
+        let mut answers = match link.client().acquire_job(request).await {
             Ok(answers) => answers.into_inner(),
-            Err(status) => return Err(self.lost(status).await),
+            Err(status) => return Err(self.lost(&link, status).await),
         };
         match answers.next().await {
             None => Ok(None),
-            Some(Err(status)) => Err(self.lost(status).await),
+            Some(Err(status)) => Err(self.lost(&link, status).await),
             Some(Ok(job)) if job.job_id.is_empty() => Ok(None),
-            Some(Ok(job)) => Job::try_from(job)
-                .map(Some)
-                .map_err(|error| SourceError::Invalid(error.to_string())),
+            Some(Ok(job)) => {
+                let id = job.job_id.clone();
+                match Job::try_from(job) {
+                    Ok(job) => Ok(Some(job)),
+                    Err(error) => Err(self.refuse(&link, id, &error).await),
+                }
+            }
         }
     }
 
     async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
-        let mut link = self.link().await?;
+        let link = self.link().await?;
         let request = link.bounded(provisionerd::UpdateJobRequest::from(update), CALL_TIMEOUT);
-        match link.client.update_job(request).await {
+        match link.client().update_job(request).await {
             Ok(answer) => Ok(answer.into_inner().into()),
-            Err(status) => Err(self.lost(status).await),
+            Err(status) => Err(self.lost(&link, status).await),
         }
     }
 
     async fn commit_quota(&self, job: JobId, daily_cost: i32) -> Result<Quota, SourceError> {
-        let mut link = self.link().await?;
+        let link = self.link().await?;
         let request = provisionerd::CommitQuotaRequest {
             job_id: job.to_string(),
             daily_cost,
         };
         let request = link.bounded(request, CALL_TIMEOUT);
         match link
-            .client
+            .client()
             .commit_quota(request)
             .await
             .map(tonic::Response::into_inner)
@@ -261,21 +300,21 @@ impl JobSource for GrpcSource {
                 consumed: answer.credits_consumed,
                 budget: answer.budget,
             }),
-            Err(status) => Err(self.lost(status).await),
+            Err(status) => Err(self.lost(&link, status).await),
         }
     }
 
     async fn fail(&self, job: FailedJob) -> Result<(), SourceError> {
-        let mut link = self.link().await?;
+        let link = self.link().await?;
         let request = link.bounded(provisionerd::FailedJob::from(job), CALL_TIMEOUT);
-        match link.client.fail_job(request).await {
+        match link.client().fail_job(request).await {
             Ok(_) => Ok(()),
-            Err(status) => Err(self.lost(status).await),
+            Err(status) => Err(self.lost(&link, status).await),
         }
     }
 
     async fn complete(&self, job: CompletedJob) -> Result<(), SourceError> {
-        let mut link = self.link().await?;
+        let link = self.link().await?;
         let (addresses, stop_addresses) = messages::addresses(&job);
         let request = CompleteJobRequest {
             job: Some(job.into()),
@@ -283,36 +322,44 @@ impl JobSource for GrpcSource {
             stop_addresses,
         };
         let request = link.bounded(request, CALL_TIMEOUT);
-        match link.client.complete_job(request).await {
+        match link.client().complete_job(request).await {
             Ok(_) => Ok(()),
-            Err(status) => Err(self.lost(status).await),
+            Err(status) => Err(self.lost(&link, status).await),
         }
     }
 
     async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError> {
-        let mut link = self.link().await?;
+        let link = self.link().await?;
         let upload_type = DataUploadType::UploadTypeModuleFiles.into();
         let request = provisionerd::FileRequest {
             file_id: file.to_string(),
             upload_type,
         };
         let request = link.bounded(request, FILE_TIMEOUT);
-        let mut pieces = match link.client.download_file(request).await {
+        let mut pieces = match link.client().download_file(request).await {
             Ok(pieces) => pieces.into_inner(),
-            Err(status) => return Err(self.lost(status).await),
+            Err(status) => return Err(self.lost(&link, status).await),
         };
         let mut file = FileBuilder::default();
         while let Some(piece) = pieces.next().await {
             match piece {
                 Ok(piece) => file.push(piece)?,
-                Err(status) => return Err(self.lost(status).await),
+                Err(status) => return Err(self.lost(&link, status).await),
             }
         }
         file.finish()
     }
+
+    fn was_accepted(&self) -> bool {
+        self.was_accepted.load(Ordering::Relaxed)
+    }
 }
 
 fn source_error(status: Status) -> SourceError {
+    // What the server says has no source; what becomes of a connection has one, under various codes.
+    if std::error::Error::source(&status).is_some() {
+        return SourceError::Lost(status.into());
+    }
     let text = status.message().to_owned();
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => SourceError::Unauthorized(text),
@@ -352,5 +399,41 @@ fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_is_not_a_refusal_whatever_its_code() {
+        let broken = Status::from_error(Box::new(std::io::Error::from(
+            std::io::ErrorKind::BrokenPipe,
+        )));
+        assert!(matches!(source_error(broken), SourceError::Lost(_)));
+
+        let refused = source_error(Status::internal("no"));
+        assert!(matches!(refused, SourceError::Refused(text) if text == "no"));
+    }
+
+    #[test]
+    fn what_the_server_says_of_a_job_and_of_us_is_told_apart() {
+        let gone = source_error(Status::not_found("you don't own this job"));
+        assert!(matches!(gone, SourceError::Gone(_)));
+
+        let unknown = source_error(Status::unauthenticated("no such key"));
+        assert!(matches!(unknown, SourceError::Unauthorized(_)));
+
+        let text =
+            "Error, encoded message length too large: found 70 bytes, the limit is: 64 bytes";
+        let large = source_error(Status::out_of_range(text));
+        assert!(matches!(
+            large,
+            SourceError::TooLarge {
+                size: 70,
+                limit: 64
+            }
+        ));
     }
 }

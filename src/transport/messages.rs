@@ -72,4 +72,6 @@ fn from_wire_time(
 }
 
 #[cfg(test)]
+mod round_trip;
+#[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ mod cli;
 mod control;
 mod conversion;
 mod dev;
+mod daemon;
 mod engine;
 mod layers;
 mod plugin;

@@ -1,0 +1,183 @@
+//! Workspace builds: create, start, stop, delete. The transition travels in the metadata; the steps are the same.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::{Apply, Context, Failure, Progress, stage};
+use crate::{
+    daemon::repeat::until_answered,
+    job::{BuildResult, CompletedWork, FailureCode, LogLevel, Timing, Transition, WorkspaceBuild},
+    provision::{ApplyRequest, GraphSource, InitRequest, PlanComplete, PlanRequest, StepFailure},
+};
+
+/// Time to fetch the archive of a template's modules, as in the reference.
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+impl Context<'_> {
+    pub(super) async fn build(
+        &self,
+        template_archive: Bytes,
+        build: WorkspaceBuild,
+        progress: &mut Progress,
+    ) -> Result<CompletedWork, Failure> {
+        let Progress {
+            session,
+            apply,
+            state,
+            timings,
+        } = progress;
+        let level = log_level(&build.log_level);
+        let session = self.open(&build.metadata, level, session).await?;
+        let file = &build.metadata.template_version_modules_file;
+        let init = InitRequest {
+            template_archive,
+            module_archive: self.modules(file).await?,
+            omit_module_files: true,
+        };
+        let init = session
+            .init(init, self.log.sink(stage::INIT), self.stop)
+            .await
+            .map_err(|failure| measured(failure, timings))?;
+        timings.extend(init.timings);
+
+        let request = PlanRequest {
+            metadata: build.metadata.clone(),
+            parameters: build.parameters,
+            previous_parameters: build.previous_parameters,
+            variables: build.variables,
+            external_auth: build.external_auth,
+            state: build.state,
+        };
+        let mut plan = session
+            .plan(request, self.log.sink(stage::PLAN), self.stop)
+            .await
+            .map_err(|failure| measured(failure, timings))?;
+        timings.append(&mut plan.timings);
+        check_ai_tasks(&plan)?;
+        self.reporter.flush().await;
+        let transition = build.metadata.transition;
+        self.commit_quota(transition, plan.daily_cost).await?;
+        self.check_stop()?;
+
+        let stage = apply_stage(transition);
+        self.log.mark(stage);
+        let request = ApplyRequest {
+            metadata: build.metadata,
+        };
+        *apply = Apply::Running;
+        let applied = session
+            .apply(request, self.log.sink(stage), self.stop)
+            .await;
+        // The infrastructure has changed. Whatever happens from here on, the state goes with it.
+        (*state, *apply) = (applied.state, Apply::Ended);
+        timings.extend(applied.timings);
+        if let Some(failure) = applied.failure {
+            return Err(measured(failure, timings));
+        }
+        let graph = session
+            .graph(GraphSource::State, self.log.sink(stage::GRAPH), self.stop)
+            .await
+            .map_err(|failure| measured(failure, timings))?;
+        timings.extend(graph.timings);
+        Ok(CompletedWork::WorkspaceBuild(BuildResult {
+            state: state.clone().unwrap_or_default(),
+            resources: graph.resources,
+            timings: std::mem::take(timings),
+            modules: init.modules,
+            replacements: plan.replacements,
+            ai_tasks: graph.ai_tasks,
+        }))
+    }
+
+    /// The modules of the template version, as its import found them. Empty if it kept none.
+    async fn modules(&self, file: &str) -> Result<Bytes, Failure> {
+        if file.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let wrong = |why: String| Failure::new(format!("download template modules {file}: {why}"));
+        let id: Uuid = file
+            .parse()
+            .map_err(|_| wrong("not the id of a file".to_owned()))?;
+        let given_up = async {
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = sleep(DOWNLOAD_TIMEOUT) => {}
+            }
+        };
+        let call = || self.source.download_modules(id);
+        match until_answered("download modules", given_up, call).await {
+            Some(file) => file.map_err(|error| wrong(error.to_string())),
+            None => Err(wrong("the server did not answer in time".to_owned())),
+        }
+    }
+
+    /// Asks for the budget where something is built that costs.
+    async fn commit_quota(&self, transition: Transition, daily_cost: i32) -> Result<(), Failure> {
+        if transition == Transition::Destroy || daily_cost == 0 {
+            return Ok(());
+        }
+        let line = |level, text: String| self.log.line(level, stage::QUOTA, text);
+        let call = || self.source.commit_quota(self.job, daily_cost);
+        let quota = match until_answered("commit quota", self.stop.cancelled(), call).await {
+            Some(Ok(quota)) => quota,
+            Some(Err(error)) => {
+                line(LogLevel::Error, format!("Failed to commit quota: {error}"));
+                return Err(Failure::new(format!("commit quota: {error}")));
+            }
+            None => return Err(Failure::new("commit quota: no answer from the server")),
+        };
+        let (budget, consumed) = (quota.budget, quota.consumed);
+        line(LogLevel::Info, format!("Build cost       —   {daily_cost}"));
+        line(LogLevel::Info, format!("Budget           —   {budget}"));
+        line(LogLevel::Info, format!("Credits consumed —   {consumed}"));
+        if quota.ok {
+            self.reporter.flush().await;
+            return Ok(());
+        }
+        let refusal = "This build would exceed your quota. Failing.";
+        line(LogLevel::Warn, refusal.to_owned());
+        Err(Failure {
+            error: "insufficient quota".to_owned(),
+            code: Some(FailureCode::InsufficientQuota),
+        })
+    }
+}
+
+/// A failure of a step, whose timings are kept.
+fn measured(mut failure: StepFailure, timings: &mut Vec<Timing>) -> Failure {
+    timings.append(&mut failure.timings);
+    failure.into()
+}
+
+fn check_ai_tasks(plan: &PlanComplete) -> Result<(), Failure> {
+    match plan.ai_task_count {
+        ..=1 => Ok(()),
+        count => Err(Failure::new(format!(
+            "only one 'coder_ai_task' resource can be provisioned per template, found {count}"
+        ))),
+    }
+}
+
+fn apply_stage(transition: Transition) -> &'static str {
+    match transition {
+        Transition::Start => "Starting workspace",
+        Transition::Stop => "Stopping workspace",
+        Transition::Destroy => "Destroying workspace",
+    }
+}
+
+/// A level by its name, in any case. A name that nobody knows keeps everything, as in the reference.
+fn log_level(name: &str) -> Option<LogLevel> {
+    [
+        LogLevel::Trace,
+        LogLevel::Debug,
+        LogLevel::Info,
+        LogLevel::Warn,
+        LogLevel::Error,
+    ]
+    .into_iter()
+    .find(|level| level.as_str().eq_ignore_ascii_case(name))
+}

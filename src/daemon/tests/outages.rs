@@ -1,0 +1,150 @@
+//! The server is away, or has given the job up.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_below_the_limit_changes_nothing() {
+    let server = Server::with(build(Transition::Start));
+    server.away_for(Duration::from_secs(240));
+    let engine = Engine {
+        apply_takes: Duration::from_secs(60),
+        logs_always: true,
+        ..Engine::default()
+    };
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), COMPLETED);
+    assert_eq!(
+        server
+            .lines
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(_, text)| text == "still creating")
+            .count(),
+        600
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_over_the_limit_stops_the_engine_and_the_state_arrives_later() {
+    let server = Server::with(build(Transition::Start));
+    later(&server, |server| server.away_for(Duration::from_secs(1000)));
+    let engine = Engine {
+        apply_takes: Duration::from_secs(7200),
+        ..Engine::default()
+    };
+
+    let (summary, took, _) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), FAILED);
+    assert!((1001..1010).contains(&took.as_secs()), "{took:?}");
+    assert_eq!(
+        server.failure().error,
+        "job was stopped because the server was away for too long: interrupted"
+    );
+    assert_eq!(state_of(&server.failure()), Some(WHOLE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_daemon_keeps_a_state_that_nobody_took() {
+    let server = Server::with(build(Transition::Start));
+    later(&server, |server| {
+        server.away_for(Duration::from_secs(100_000))
+    });
+    let engine = Engine {
+        apply_takes: Duration::from_secs(10),
+        ..Engine::default()
+    };
+    let stop = Stop::new();
+    let killer = stop.clone();
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(60)).await;
+        killer.kill();
+    });
+
+    let (summary, _, dir) = run_one(&server, &engine, &stop).await;
+
+    assert_eq!(summary.undelivered, 1);
+    let kept = dir.path().join("lost").join(format!("{ID}.tfstate"));
+    assert_eq!(std::fs::read(&kept).unwrap(), WHOLE);
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&kept).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_is_on_disk_while_the_server_is_away_and_gone_once_it_was_taken() {
+    let server = Server::with(build(Transition::Start));
+    let engine = Engine {
+        apply_takes: Duration::from_secs(10),
+        ..Engine::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("lost").join(format!("{ID}.tfstate"));
+    let (seen, observed) = (Arc::clone(&server), kept.clone());
+    let observer = tokio::spawn(async move {
+        sleep(Duration::from_secs(5)).await;
+        seen.away_for(Duration::from_secs(200));
+        sleep(Duration::from_secs(100)).await;
+        observed.exists()
+    });
+
+    let source: Arc<dyn JobSource> = Arc::clone(&server) as Arc<dyn JobSource>;
+    let summary = run(config(&dir), vec![source], Arc::new(engine), Stop::new())
+        .await
+        .unwrap();
+
+    assert_eq!(counts(&summary), COMPLETED);
+    assert!(observer.await.unwrap(), "it was on disk");
+    assert!(!kept.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_gave_the_job_up_stops_it_and_the_state_stays_on_disk() {
+    let server = Server::with(build(Transition::Start));
+    later(&server, |server| {
+        server.is_gone.store(true, Ordering::SeqCst)
+    });
+    let engine = Engine {
+        apply_takes: Duration::from_secs(3600),
+        ..Engine::default()
+    };
+
+    let (summary, took, dir) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), (0, 0, 1));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let kept = dir.path().join("lost").join(format!("{ID}.tfstate"));
+    assert_eq!(std::fs::read(kept).unwrap(), WHOLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_change_during_a_build_do_not_stop_it() {
+    let server = Server::with(build(Transition::Start));
+    server.credentials_change.store(true, Ordering::SeqCst);
+    later(&server, |server| server.away_for(Duration::from_secs(60)));
+    let engine = Engine {
+        apply_takes: Duration::from_secs(30),
+        ..Engine::default()
+    };
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), COMPLETED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_while_the_budget_is_asked_for_only_delays_the_build() {
+    let server = Server::with(build(Transition::Start));
+    server.quota_fails.store(3, Ordering::SeqCst);
+    let engine = Engine {
+        daily_cost: 1,
+        ..Engine::default()
+    };
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), COMPLETED);
+    assert_eq!(server.calls_named("quota"), 1);
+}

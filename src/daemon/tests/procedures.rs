@@ -1,0 +1,251 @@
+//! What happens in which order, and what fails how.
+
+use super::*;
+use crate::job::Agent;
+
+#[tokio::test(start_paused = true)]
+async fn an_import_plans_a_start_and_a_stop_and_never_applies() {
+    let server = Server::with(job(Work::TemplateImport(TemplateImport::default())));
+    let engine = Engine::default();
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), COMPLETED);
+    let steps = [
+        "open",
+        "init",
+        "parse",
+        "plan start",
+        "graph plan",
+        "plan stop",
+        "graph plan",
+        "close",
+    ]
+    .map(str::to_owned);
+    assert_eq!(engine.steps(), steps);
+    let stages = [
+        "Setting up",
+        "Initializing Terraform Directory",
+        "Parsing template parameters",
+        "Detecting persistent resources",
+        "Detecting ephemeral resources",
+        "Cleaning Up",
+    ];
+    assert_eq!(server.stages(), stages);
+    assert_eq!(server.calls.lock().unwrap().last().unwrap(), "complete");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_build_walks_through_its_stages_and_ends_with_the_state() {
+    let server = Server::with(build(Transition::Start));
+    let engine = Engine::default();
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), COMPLETED);
+    assert_eq!(
+        engine.steps(),
+        [
+            "open",
+            "init",
+            "plan start",
+            "apply",
+            "graph state",
+            "close"
+        ]
+        .map(str::to_owned)
+    );
+    assert_eq!(server.calls_named("quota"), 0);
+    let CompletedWork::WorkspaceBuild(result) =
+        server.completed.lock().unwrap().clone().unwrap().result
+    else {
+        panic!("another kind of job")
+    };
+    assert_eq!(result.state, "{\"serial\":2}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_fills_what_is_missing() {
+    let server = Server::with(job(Work::TemplateDryRun(TemplateDryRun::default())));
+    let engine = Engine::default();
+
+    run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(
+        engine.steps(),
+        ["open", "init", "plan start dryrun", "graph plan", "close"].map(str::to_owned)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_quota_fails_the_build_before_it_applies() {
+    let server = Server::with(build(Transition::Start));
+    *server.quota.lock().unwrap() = Some(Quota {
+        ok: false,
+        consumed: 7,
+        budget: 10,
+    });
+    let engine = Engine {
+        daily_cost: 25,
+        ..Engine::default()
+    };
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), FAILED);
+    assert_eq!(server.failure().code, Some(FailureCode::InsufficientQuota));
+    assert!(!engine.steps().contains(&"apply".to_owned()));
+    assert!(
+        server
+            .lines
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|(_, text)| text == "Build cost       —   25")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_speaks_of_quota_gets_no_code() {
+    let server = Server::with(build(Transition::Start));
+    let engine = Engine {
+        failing: Some("plan start"),
+        ..Engine::default()
+    };
+
+    run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(
+        (server.failure().code, server.failure().error.as_str()),
+        (None, "engine says no")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_result_is_failed_with_its_state() {
+    let server = Server::with(build(Transition::Start));
+    server.refuse_complete.store(true, Ordering::SeqCst);
+
+    let (summary, ..) = run_one(&server, &Engine::default(), &Stop::new()).await;
+
+    assert_eq!(counts(&summary), FAILED);
+    let failure = server.failure();
+    assert_eq!(
+        failure.error,
+        "internal provisionerserver error: duplicate app slug"
+    );
+    assert_eq!(state_of(&failure), Some(WHOLE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bug_in_a_step_fails_only_that_job() {
+    let server = Server::with(build(Transition::Start));
+    server
+        .jobs
+        .lock()
+        .unwrap()
+        .push_back(build(Transition::Stop));
+    let engine = Engine {
+        panics_in: Some("plan start"),
+        ..Engine::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        max_jobs: Some(2),
+        ..config(&dir)
+    };
+
+    let source: Arc<dyn JobSource> = Arc::clone(&server) as Arc<dyn JobSource>;
+    let summary = run(config, vec![source], Arc::new(engine), Stop::new())
+        .await
+        .unwrap();
+
+    assert_eq!(counts(&summary), (1, 1, 0));
+    assert!(server.failure().error.contains("internal error"));
+    assert_eq!(state_of(&server.failure()), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bug_after_apply_costs_no_state() {
+    for (step, state) in [("graph state", WHOLE), ("apply", PARTIAL)] {
+        let server = Server::with(build(Transition::Start));
+        let engine = Engine {
+            panics_in: Some(step),
+            ..Engine::default()
+        };
+
+        let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+        assert_eq!(counts(&summary), FAILED, "{step}");
+        assert_eq!(state_of(&server.failure()), Some(state), "{step}");
+        assert_eq!(engine.steps().last().unwrap(), "close", "{step}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_nobody_knows_is_failed_and_not_dropped() {
+    let server = Server::with(job(Work::Unknown));
+
+    let (summary, ..) = run_one(&server, &Engine::default(), &Stop::new()).await;
+
+    assert_eq!(counts(&summary), FAILED);
+    assert!(server.failure().error.starts_with("unknown job type"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_engines_time_is_told_apart_from_ours() {
+    let server = Server::with(build(Transition::Start));
+    let engine = Engine {
+        apply_takes: Duration::from_secs(30),
+        ..Engine::default()
+    };
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(summary.engine, Duration::from_secs(30));
+    assert!(summary.total - summary.engine < Duration::from_secs(1));
+}
+
+#[test]
+fn a_configuration_that_cannot_work_names_its_value() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(config(&dir).check(), Ok(()));
+
+    let mut wrong = config(&dir);
+    wrong.max_jobs = Some(0);
+    assert_eq!(wrong.check(), Err(ConfigError::Zero("max_jobs")));
+    wrong = config(&dir);
+    wrong.outage_limit = wrong.heartbeat;
+    assert!(matches!(
+        wrong.check(),
+        Err(ConfigError::ShortOutageLimit { .. })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_server_would_take_fails_an_import_and_a_dry_run_with_its_place() {
+    let agent = Agent {
+        name: "not_a_name".to_owned(),
+        ..Agent::default()
+    };
+    let engine = Engine {
+        resources: vec![Resource {
+            agents: vec![agent],
+            ..Resource::default()
+        }],
+        ..Engine::default()
+    };
+    for work in [
+        Work::TemplateImport(TemplateImport::default()),
+        Work::TemplateDryRun(TemplateDryRun::default()),
+    ] {
+        let server = Server::with(job(work));
+
+        let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+        assert_eq!(counts(&summary), FAILED);
+        let error = server.failure().error;
+        assert!(error.contains("not_a_name"), "{error}");
+        assert_eq!(server.calls_named("complete"), 0);
+    }
+}
