@@ -17,7 +17,8 @@ pub use self::{
     resource::{
         Agent, AgentAuth, AgentMetadata, AiTask, App, Class, Devcontainer, DisplayApps, Env,
         Healthcheck, MemoryMonitor, OpenIn, Persistence, Resource, ResourceMetadata,
-        ResourcesMonitoring, Script, SharingLevel, VolumeMonitor, classify,
+        ResourcesMonitoring, Script, ScriptDependency, ScriptRequirement, SharingLevel,
+        VolumeMonitor, classify,
     },
     template::{
         ExternalAuthRequirement, FormType, Module, Parameter, ParameterOption, Prebuild,

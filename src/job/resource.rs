@@ -344,6 +344,33 @@ pub struct Script {
     pub timeout_seconds: i32,
     /// Where its output goes.
     pub log_path: String,
+    /// Terraform's address of it; empty where nothing depends on it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub resource_address: String,
+    /// What must have ended before it starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<ScriptDependency>,
+}
+
+/// A script that another one waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScriptDependency {
+    /// Terraform's address of the script that runs first.
+    pub prerequisite: String,
+    /// How it has to end.
+    pub requirement: ScriptRequirement,
+}
+
+/// How a script has to end before one that waits for it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScriptRequirement {
+    /// Not said; servers refuse it.
+    Unspecified,
+    /// With exit code 0.
+    Success,
+    /// However it ends.
+    Completion,
 }
 
 /// A variable in an agent's environment.

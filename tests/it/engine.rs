@@ -828,7 +828,15 @@ async fn an_engine_that_ignores_the_interrupt_is_killed_with_its_group() {
             result.unwrap_err().error.contains("signal: killed"),
             "{step}"
         );
-        assert_eq!(group_members(group), 0, "{step} left processes behind");
+        // A signal is delivered, not waited for: what was killed may take a moment to be gone.
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while group_members(group) > 0 {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{step} left processes behind"
+            );
+            tokio::task::yield_now().await;
+        }
         session.close().await;
         assert!(lab.is_clean());
     }

@@ -12,8 +12,8 @@
 mod cli;
 mod control;
 mod conversion;
-mod dev;
 mod daemon;
+mod dev;
 mod engine;
 mod layers;
 mod plugin;

@@ -202,6 +202,7 @@ impl<'a> Agents<'a> {
                         run_on_stop: values.bool("run_on_stop"),
                         timeout_seconds: values.i32("timeout"),
                         log_path: values.string("log_path"),
+                        ..Script::default()
                     };
                     (values.string("agent_id"), script)
                 })?;

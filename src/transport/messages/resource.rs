@@ -5,7 +5,7 @@ use crate::{
     job::{
         Agent, AgentAuth, AgentMetadata, AiTask, App, Devcontainer, DisplayApps, Env, Healthcheck,
         MemoryMonitor, OpenIn, Resource, ResourceMetadata, ResourcesMonitoring, Script,
-        SharingLevel, VolumeMonitor,
+        ScriptDependency, ScriptRequirement, SharingLevel, VolumeMonitor,
     },
     proto::provisioner as wire,
 };
@@ -23,6 +23,13 @@ same_enum!(
     Window = Window,
     SlimWindow = SlimWindow,
     Tab = Tab
+);
+same_enum!(
+    ScriptRequirement,
+    wire::ScriptDependencyRequirement,
+    Unspecified = Unspecified,
+    Success = Success,
+    Completion = Completion
 );
 
 impl TryFrom<wire::Resource> for Resource {
@@ -104,7 +111,7 @@ impl TryFrom<wire::Agent> for Agent {
             motd_file: agent.motd_file,
             metadata: into_all(agent.metadata),
             display_apps: agent.display_apps.unwrap_or_default().into(),
-            scripts: into_all(agent.scripts),
+            scripts: all(agent.scripts, Script::try_from)?,
             extra_envs: into_all(agent.extra_envs),
             order: agent.order,
             resources_monitoring: agent.resources_monitoring.unwrap_or_default().into(),
@@ -316,10 +323,11 @@ impl From<App> for wire::App {
     }
 }
 
-impl From<wire::Script> for Script {
-    /// Dependencies between scripts are dropped: nothing of ours runs scripts in an order yet.
-    fn from(script: wire::Script) -> Self {
-        Self {
+impl TryFrom<wire::Script> for Script {
+    type Error = FieldError;
+
+    fn try_from(script: wire::Script) -> Result<Self, FieldError> {
+        Ok(Self {
             display_name: script.display_name,
             icon: script.icon,
             script: script.script,
@@ -329,7 +337,9 @@ impl From<wire::Script> for Script {
             run_on_stop: script.run_on_stop,
             timeout_seconds: script.timeout_seconds,
             log_path: script.log_path,
-        }
+            resource_address: script.resource_address,
+            dependencies: all(script.dependencies, ScriptDependency::try_from)?,
+        })
     }
 }
 
@@ -345,8 +355,32 @@ impl From<Script> for wire::Script {
             run_on_stop: script.run_on_stop,
             timeout_seconds: script.timeout_seconds,
             log_path: script.log_path,
-            resource_address: String::new(),
-            dependencies: Vec::new(),
+            resource_address: script.resource_address,
+            dependencies: into_all(script.dependencies),
+        }
+    }
+}
+
+impl TryFrom<wire::ScriptDependency> for ScriptDependency {
+    type Error = FieldError;
+
+    fn try_from(dependency: wire::ScriptDependency) -> Result<Self, FieldError> {
+        Ok(Self {
+            requirement: known::<wire::ScriptDependencyRequirement>(
+                "requirement",
+                dependency.requirement,
+            )?
+            .into(),
+            prerequisite: dependency.prerequisite_resource_address,
+        })
+    }
+}
+
+impl From<ScriptDependency> for wire::ScriptDependency {
+    fn from(dependency: ScriptDependency) -> Self {
+        Self {
+            prerequisite_resource_address: dependency.prerequisite,
+            requirement: wire::ScriptDependencyRequirement::from(dependency.requirement).into(),
         }
     }
 }
@@ -382,7 +416,7 @@ impl TryFrom<wire::Devcontainer> for Devcontainer {
             workspace_folder: container.workspace_folder,
             config_path: container.config_path,
             apps: all(container.apps, App::try_from)?,
-            scripts: into_all(container.scripts),
+            scripts: all(container.scripts, Script::try_from)?,
             envs: into_all(container.envs),
         })
     }
