@@ -6,7 +6,7 @@ pub mod module_archive;
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -108,6 +108,9 @@ pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
 impl Lock {
     /// Takes the lock on `path`, which is made if it is missing. `None` if somebody else has it.
     ///
+    /// Dropping it unlocks in so many words: closing alone would not, as long as a child between fork and exec holds
+    /// a copy of the file.
+    ///
     /// # Errors
     /// The system's reason.
     pub fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
@@ -115,6 +118,7 @@ impl Lock {
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(0o600)
             .open(path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(Self(lock))),

@@ -9,7 +9,7 @@
 //! Everything is for the server's user alone.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use super::{
     config::StateKey,
     crypt::{KEY_BYTES, Key},
 };
-use crate::secret::Secret;
+use crate::{files::Lock, secret::Secret};
 
 /// Name of the database in the directory.
 pub const DATABASE: &str = "outpost.db";
@@ -36,7 +36,7 @@ const BACKUPS: &str = "backups";
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Why a data directory cannot be used.
@@ -109,20 +109,12 @@ impl DataDir {
         create_dir(path)?;
         create_dir(&path.join(BACKUPS))?;
         let lock_path = path.join(LOCK);
-        let lock = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(access("write", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self {
+        match Lock::try_acquire(&lock_path).map_err(access("lock", &lock_path))? {
+            Some(lock) => Ok(Self {
                 path: path.to_owned(),
                 _lock: lock,
             }),
-            Err(TryLockError::WouldBlock) => Err(DataDirError::InUse(path.to_owned())),
-            Err(TryLockError::Error(source)) => Err(access("lock", &lock_path)(source)),
+            None => Err(DataDirError::InUse(path.to_owned())),
         }
     }
 
