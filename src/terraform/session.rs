@@ -37,7 +37,7 @@ use crate::{
     language,
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
-        LogSink, ParseComplete, PlanComplete, PlanRequest, SessionConfig, StepFailure,
+        LogEntry, LogSink, ParseComplete, PlanComplete, PlanRequest, SessionConfig, StepFailure,
     },
     stop::Stop,
 };
@@ -90,6 +90,12 @@ impl LogSink for Filter {
     fn log(&self, level: LogLevel, output: String) {
         if level >= self.lowest {
             self.log.log(level, output);
+        }
+    }
+
+    fn log_entry(&self, entry: LogEntry) {
+        if entry.level >= self.lowest {
+            self.log.log_entry(entry);
         }
     }
 }
