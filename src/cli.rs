@@ -7,6 +7,7 @@ mod engine;
 mod exit;
 mod follow;
 mod inspect;
+mod isolation;
 mod job;
 mod output;
 mod plugin;
@@ -31,7 +32,7 @@ use self::output::{Output, Wanted};
 use crate::{
     config::{ConfigError, File, Section},
     observe::{self, LogFormat},
-    process,
+    process::{self, isolation::launcher},
     stop::Stop,
 };
 
@@ -166,13 +167,16 @@ fn with_exit_codes(command: clap::Command) -> clap::Command {
 
 /// Parses the process's arguments, runs the command and reports how it ended.
 pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if launcher::is_asked(&arguments) {
+        return exit::launched(launcher::run(&arguments));
+    }
     if let Err(error) = process::protect_own_environment() {
         return exit::report(
             Err(anyhow::Error::new(error).context("failed to protect this process from others")),
             None,
         );
     }
-    let arguments: Vec<OsString> = std::env::args_os().collect();
     if let Some(code) = plugin::serve_if_asked(arguments.iter().map(OsString::as_os_str)) {
         return code;
     }

@@ -3,6 +3,7 @@
 //! A child gets SIGINT once when it should end, sent to it alone; its group is killed only on a forced stop.
 //! After an ordinary end the group is left alone: what a template started in the background, on purpose, lives on.
 
+pub mod isolation;
 mod line;
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitStatus, process::Stdio, time::Duration};
@@ -18,7 +19,7 @@ use tokio::{
 };
 
 pub use self::line::Line;
-use self::line::LineBuffer;
+use self::{isolation::Confinement, line::LineBuffer};
 use crate::stop::Stop;
 
 /// Bytes read from a pipe at a time.
@@ -35,6 +36,8 @@ pub struct Command {
     pub env: Vec<(OsString, OsString)>,
     /// Its working directory.
     pub dir: PathBuf,
+    /// What it is kept from; `None` for a child that may do all that we may.
+    pub confinement: Option<Confinement>,
 }
 
 /// How long to wait for a child, and how much to take from it.
@@ -291,9 +294,13 @@ async fn supervise(
 }
 
 fn spawn(command: &Command) -> Result<Child, ProcessError> {
-    let mut child = tokio::process::Command::new(&command.program);
+    let (program, args) = match &command.confinement {
+        Some(confinement) => isolation::wrap(command, confinement),
+        None => (command.program.clone(), command.args.clone()),
+    };
+    let mut child = tokio::process::Command::new(program);
     child
-        .args(&command.args)
+        .args(args)
         .env_clear()
         .envs(command.env.iter().map(|(name, value)| (name, value)));
     child.current_dir(&command.dir).process_group(0);

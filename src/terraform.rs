@@ -10,6 +10,7 @@ mod env;
 mod go_text;
 pub mod graph;
 pub mod install;
+mod isolation;
 mod log_stream;
 pub mod plan;
 pub mod providers;
@@ -37,7 +38,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use self::{binary::Binary, session::Session};
-pub use self::{diagnostic::Diagnostic, env::Environment};
+pub use self::{diagnostic::Diagnostic, env::Environment, isolation::Isolation};
 use crate::{
     files,
     process::Limits,
@@ -63,6 +64,8 @@ pub struct EngineConfig {
     pub plugin_cache_dir: Option<PathBuf>,
     /// The scripts that bring agents up, by platform such as `linux_amd64`.
     pub agent_scripts: BTreeMap<String, String>,
+    /// What keeps jobs from each other and from us; `None` for nothing.
+    pub isolation: Option<Isolation>,
     /// Who makes providers ready.
     pub providers: Arc<dyn ProviderPresenter>,
 }

@@ -149,7 +149,7 @@ impl Dev {
         let mut given = variables(self.variables.clone());
         let is_told = given.iter().any(|value| value.name == local::VARIABLE);
         let is_used = !is_told && template.declares(local::VARIABLE)?;
-        let machine = Machine::new(stack.directory.join("workspaces"), is_used);
+        let machine = Machine::new(stack.directory.join(stack::WORKSPACES), is_used);
         given.extend(is_used.then(|| machine.variable()));
         let request = CreateVersionRequest {
             template: template.name.clone(),

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::Context;
 
-use super::exit::UsageError;
+use super::{
+    exit::UsageError,
+    isolation::{self, Guarded},
+};
 use crate::{
     language::cli_config,
     mirror::builtin::BuiltinPackages,
@@ -53,10 +56,20 @@ pub(super) struct EngineArgs {
         default_value = "3m"
     )]
     engine_exit_timeout: humantime::Duration,
+    /// How a job is kept from this program's secrets and state, from other jobs' directories and from writing the
+    /// providers that all jobs run
+    #[arg(
+        long,
+        value_name = "MEANS",
+        env = "OUTPOST_ISOLATION",
+        default_value = "auto"
+    )]
+    isolation: isolation::Wanted,
 }
 
 impl EngineArgs {
-    /// Finds the engine and asks it who it is. Its sessions get directories below `work_dir`.
+    /// Finds the engine and asks it who it is. Its sessions get directories below `work_dir`, and see nothing of what
+    /// is `guarded`.
     ///
     /// # Errors
     /// If there is no engine, or none that works.
@@ -64,6 +77,7 @@ impl EngineArgs {
         &self,
         coder_provider: CoderProvider,
         work_dir: PathBuf,
+        guarded: Guarded,
         stop: &Stop,
     ) -> anyhow::Result<Arc<dyn Provisioner>> {
         let environment = host_environment();
@@ -78,6 +92,9 @@ impl EngineArgs {
             binary::Kind::OpenTofu => cli_config::Engine::OpenTofu,
         };
         let host = |name: &str| readable_variable(name);
+        let mut stores = isolation::operators_stores(kind, host);
+        stores.fixed.push(self.cache_dir()?);
+        let isolation = self.isolation.prepare(guarded, stores, &work_dir).await?;
         let mode = match coder_provider {
             CoderProvider::Builtin => Mode::Builtin,
             CoderProvider::Registry => Mode::Registry,
@@ -91,6 +108,7 @@ impl EngineArgs {
             exit_timeout: Duration::from(self.engine_exit_timeout),
             plugin_cache_dir: None,
             agent_scripts: BTreeMap::new(),
+            isolation,
             providers: Arc::new(providers),
         })))
     }

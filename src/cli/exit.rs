@@ -15,6 +15,7 @@ use crate::{
     config::ConfigError,
     control::{StartError, backup::BackupError},
     files::archive::ArchiveError,
+    process::isolation::{Denied, launcher::COMPLAINT},
     terraform::{binary::BinaryError, install::InstallError},
 };
 
@@ -26,6 +27,9 @@ pub(super) const FAILURE: u8 = 1;
 pub(super) const USAGE: u8 = 2;
 /// Somebody interrupted it before it was done: 128 plus the number of SIGINT, as shells count.
 pub(super) const INTERRUPTED: u8 = 130;
+
+/// A child could not be isolated, so it was not started: what `env` and `nohup` say for the like.
+const NOT_LAUNCHED: u8 = 125;
 
 /// The codes as `--help` shows them.
 pub(super) const HELP: &str =
@@ -92,6 +96,15 @@ pub(super) fn report(result: anyhow::Result<()>, server: Option<&Url>) -> ExitCo
         let _ = writeln!(stderr, "hint: {hint}");
     }
     ExitCode::from(code_of(&error))
+}
+
+/// Tells a job's log, where stderr leads, why there is no engine. Who is launched does not come back.
+pub(super) fn launched(result: Result<(), Denied>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::from(OK);
+    };
+    let _ = writeln!(io::stderr(), "{COMPLAINT}{error}");
+    ExitCode::from(NOT_LAUNCHED)
 }
 
 /// The error and its sources, each only if it adds something.

@@ -16,6 +16,7 @@ use tracing::debug;
 use super::{
     engine::{CoderProvider, EngineArgs},
     exit::{Hint, Interrupted, UsageError},
+    isolation::Guarded,
     output::{self, Row, Wanted},
     remote::Pair,
 };
@@ -118,9 +119,13 @@ impl Inspect {
         let work = TempDir::with_prefix("outpost-inspect-")
             .context("failed to make a directory for the engine")?;
         let sessions = work.path().join("sessions");
+        let guarded = Guarded {
+            jobs: 1,
+            hidden: Vec::new(),
+        };
         let engine = self
             .engine
-            .provisioner(self.coder_provider, sessions, stop)
+            .provisioner(self.coder_provider, sessions, guarded, stop)
             .await?;
         let variable = |pair: &Pair| VariableValue {
             name: pair.name.clone(),

@@ -10,6 +10,7 @@ use url::Url;
 use super::{
     engine::{CoderProvider, EngineArgs, own_dir},
     exit::{Hint, UsageError},
+    isolation::Guarded,
     output::{self, Output, Row},
     remote::{Pair, Remote, secret_file},
     rows,
@@ -206,9 +207,15 @@ impl Start {
             None => own_dir("STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")?,
         };
         let sources = self.sources(&url, &tags, credential)?;
+        let secrets = [&self.psk_file, &self.key_file].into_iter().flatten();
+        let guarded = Guarded {
+            jobs: self.jobs.into(),
+            hidden: secrets.chain([&state_dir]).cloned().collect(),
+        };
+        let sessions = state_dir.join("sessions");
         let provisioner = self
             .engine
-            .provisioner(self.coder_provider, state_dir.join("sessions"), &stop)
+            .provisioner(self.coder_provider, sessions, guarded, &stop)
             .await?;
         if tags.is_empty() && self.key.is_none() && self.key_file.is_none() {
             info!("note: untagged provisioners can only pick up jobs from untagged templates");

@@ -8,6 +8,7 @@ use url::Url;
 use super::{
     engine::{CoderProvider, EngineArgs, own_dir},
     exit::UsageError,
+    isolation::Guarded,
     output::{self, Output},
     remote::secret_lines,
 };
@@ -181,11 +182,18 @@ impl Run {
         let directory = data_dir_or_default(self.data_dir.clone())?;
         let provisioner = match self.provisioners {
             0 => None,
-            _ => Some(
-                self.engine
-                    .provisioner(self.coder_provider, directory.join("sessions"), &stop)
-                    .await?,
-            ),
+            jobs => {
+                let files = [&self.tls_key_file, &self.psk_file, &self.state_key_file];
+                let hidden = files.into_iter().flatten().chain([&directory]);
+                let guarded = Guarded {
+                    jobs,
+                    hidden: hidden.cloned().collect(),
+                };
+                let sessions = directory.join("sessions");
+                let engine = &self.engine;
+                let made = engine.provisioner(self.coder_provider, sessions, guarded, &stop);
+                Some(made.await?)
+            }
         };
         // Daemons end first, so the server goes on until they have said how their jobs ended.
         let server_stop = stop.cleanup();

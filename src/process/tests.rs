@@ -67,6 +67,7 @@ fn shell(script: &str, dir: &Path) -> Command {
         args: vec!["-c".into(), script.into()],
         env: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
         dir: dir.to_owned(),
+        confinement: None,
     }
 }
 

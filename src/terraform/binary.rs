@@ -160,6 +160,7 @@ impl Binary {
             args,
             env,
             dir: std::env::temp_dir(),
+            confinement: None,
         };
         let limits = run_limits();
         let answer = process::capture(&command, &limits, stop, MAX_ANSWER_BYTES);

@@ -15,15 +15,17 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use self::run::{Ran, Runner};
 use super::{
-    Attempt, EngineConfig, Environment, Presented,
+    Attempt, EngineConfig, Environment, Isolation, Presented,
     binary::{self, Binary},
     chain,
     graph::Graph,
+    isolation::Step,
     plan::{Module, Plan},
     replacements, resources,
     state::State,
@@ -35,6 +37,7 @@ use crate::{
     files::{self, archive, module_archive},
     job::{LogLevel, PrebuiltStage, Transition},
     language,
+    process::isolation::{Confinement, Denied},
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
         LogEntry, LogSink, ParseComplete, PlanComplete, PlanRequest, SessionConfig, StepFailure,
@@ -52,6 +55,9 @@ const LOCK: &str = ".terraform.lock.hcl";
 /// Names the directory in which engines keep packages of providers for each other.
 const PLUGIN_CACHE: &str = "TF_PLUGIN_CACHE_DIR";
 
+/// Names the directory for temporary files.
+const TEMPORARY: &str = "TMPDIR";
+
 /// What a `show` may print, in bytes.
 const MAX_JSON_BYTES: usize = 256 << 20;
 
@@ -67,6 +73,8 @@ pub(super) struct Session {
     dir: PathBuf,
     /// What the template must not see: values of variables, credentials.
     private: PathBuf,
+    /// Where temporary files go, if isolation leaves no other place.
+    temporary: Option<TempDir>,
     presented: Presented,
     planned: Option<Planned>,
     engine_time: Duration,
@@ -112,17 +120,19 @@ impl Session {
         files::create_private_dir(&dir)?;
         files::create_private_dir(&private)?;
         let (dir, private) = (fs::canonicalize(dir)?, fs::canonicalize(private)?);
-        let presented = Presented::default();
-        Ok(Self {
+        let mut session = Self {
             engine,
             binary,
             config,
             dir,
             private,
-            presented,
+            temporary: None,
+            presented: Presented::default(),
             planned: None,
             engine_time: Duration::ZERO,
-        })
+        };
+        session.temporary = session.make_temporary().map_err(io::Error::other)?;
+        Ok(session)
     }
 
     fn filtered(&self, log: Arc<dyn LogSink>) -> Arc<dyn LogSink> {
@@ -150,7 +160,28 @@ impl Session {
         for (name, value) in &self.presented.env {
             environment.set(name, value);
         }
+        if let Some(temporary) = &self.temporary {
+            environment.set(TEMPORARY, temporary.path());
+        }
         environment
+    }
+
+    fn confinement(&self, step: Step) -> Option<Confinement> {
+        let mut isolation = self.engine.isolation.clone()?;
+        let operators = self.engine.environment.get(PLUGIN_CACHE).map(Path::new);
+        let caches = [self.plugin_cache(), operators].into_iter().flatten();
+        isolation.plugin_caches.extend(caches.map(Path::to_owned));
+        let own = [self.dir.as_path(), &self.private];
+        Some(isolation.confine(&self.engine.work_dir, &own, step))
+    }
+
+    fn make_temporary(&self) -> Result<Option<TempDir>, Denied> {
+        let Some(confinement) = self.confinement(Step::Other) else {
+            return Ok(None);
+        };
+        let shared = self.engine.environment.get(TEMPORARY);
+        let shared = shared.map_or(Path::new("/tmp"), Path::new);
+        Isolation::temporary_dir(&confinement, shared)
     }
 
     /// What plan and apply get on top.
@@ -161,12 +192,13 @@ impl Session {
         environment
     }
 
-    fn runner(&self, environment: Environment, log: Arc<dyn LogSink>) -> Runner {
+    fn runner(&self, step: Step, environment: Environment, log: Arc<dyn LogSink>) -> Runner {
         let limits = super::limits(self.engine.exit_timeout);
         Runner::new(
             self.binary.path.clone(),
             self.dir.clone(),
             environment,
+            self.confinement(step),
             limits,
             log,
         )
@@ -220,7 +252,7 @@ impl Session {
             args.push("-json");
         }
         let _lock = lock_plugin_cache(self.plugin_cache(), stop).await?;
-        let runner = self.runner(self.environment(), Arc::clone(log));
+        let runner = self.runner(Step::Init, self.environment(), Arc::clone(log));
         let ran = runner.stream(&args, stop, timings).await?;
         self.engine_time += ran.took;
         Ok(ran)
@@ -279,7 +311,7 @@ impl Session {
     }
 
     async fn show(&mut self, args: &[&str], stop: &Stop) -> Result<Vec<u8>, StepFailure> {
-        let runner = self.runner(self.environment(), Arc::new(run::NoLog));
+        let runner = self.runner(Step::Other, self.environment(), Arc::new(run::NoLog));
         let (captured, took) = runner.capture(args, stop, MAX_JSON_BYTES).await?;
         self.engine_time += took;
         if captured.is_cut {
@@ -303,7 +335,7 @@ impl Session {
         if self.binary.version >= binary::GRAPH_TYPE {
             args.push("-type=plan");
         }
-        let runner = self.runner(self.environment(), Arc::new(run::NoLog));
+        let runner = self.runner(Step::Other, self.environment(), Arc::new(run::NoLog));
         let (captured, took) = runner.capture(&args, stop, MAX_JSON_BYTES).await?;
         self.engine_time += took;
         if !captured.exit.is_success() {
@@ -340,7 +372,7 @@ impl Session {
             .write_variables(request, false)?
             .map(|path| format!("-var-file={}", path.display()));
         args.extend(file.as_deref());
-        let runner = self.runner(self.job_environment(request), Arc::clone(log));
+        let runner = self.runner(Step::Other, self.job_environment(request), Arc::clone(log));
         let ran = runner.stream(&args, stop, timings).await?;
         self.engine_time += ran.took;
         ran.check("terraform plan")?;
@@ -652,7 +684,7 @@ impl Session {
         args.extend(file.as_deref());
         let plan = self.dir.join(PLAN).display().to_string();
         args.push(&plan);
-        let runner = self.runner(self.job_environment(request), Arc::clone(log));
+        let runner = self.runner(Step::Other, self.job_environment(request), Arc::clone(log));
         let ran = runner.stream(&args, stop, timings).await?;
         self.engine_time += ran.took;
         Ok(ran)

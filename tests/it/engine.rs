@@ -138,6 +138,7 @@ impl Lab {
             exit_timeout,
             plugin_cache_dir: None,
             agent_scripts: BTreeMap::new(),
+            isolation: None,
             providers: Arc::new(Registry),
         };
         Self {

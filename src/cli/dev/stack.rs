@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use crate::{
     cli::{
         engine::{CoderProvider, EngineArgs},
+        isolation::Guarded,
         output,
         server::daemon_config,
     },
@@ -24,6 +25,9 @@ use crate::{
     provision::JobSource,
     stop::Stop,
 };
+
+/// Where templates may keep workspaces, below the directory of everything.
+pub(super) const WORKSPACES: &str = "workspaces";
 
 /// A server and a daemon that run.
 pub(super) struct Stack {
@@ -66,11 +70,20 @@ impl Stack {
                 directory.display()
             )
         })?;
+        let (server, states) = (directory.join("server"), directory.join("states"));
+        // What is not there cannot be hidden, and beside what is hidden Landlock lets a template make nothing.
+        for path in [&directory.join(WORKSPACES), &server, &states] {
+            files::create_private_dir(path)
+                .with_context(|| format!("failed to make `{}`", path.display()))?;
+        }
+        let guarded = Guarded {
+            jobs: 1,
+            hidden: vec![server.clone(), states.clone()],
+        };
         let provisioner = engine
-            .provisioner(coder_provider, directory.join("sessions"), stop)
+            .provisioner(coder_provider, directory.join("sessions"), guarded, stop)
             .await?;
-        let server =
-            control::start(server_config(directory.join("server")), stop.cleanup()).await?;
+        let server = control::start(server_config(server), stop.cleanup()).await?;
         let api = client::connect(&client::Target {
             url: server.url().clone(),
             token: server.admin_token().clone(),
@@ -78,7 +91,7 @@ impl Stack {
         })?;
         let source: Arc<dyn JobSource> = Arc::new(server.local_source(registration()).await?);
         let daemon_stop = stop.cleanup();
-        let config = daemon_config(directory.join("states"));
+        let config = daemon_config(states);
         let daemon = tokio::spawn(daemon::run(
             config,
             vec![source],

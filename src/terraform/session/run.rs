@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::{
     job::LogLevel,
-    process::{self, Captured, Command, Exit, Limits, Line, Pipe},
+    process::{self, Captured, Command, Exit, Limits, Line, Pipe, isolation::Confinement},
     provision::{LogSink, StepFailure},
     stop::Stop,
     terraform::{Environment, chain, log_stream, timings::Timings},
@@ -24,6 +24,7 @@ pub(super) struct Runner {
     program: PathBuf,
     dir: PathBuf,
     environment: Environment,
+    confinement: Option<Confinement>,
     limits: Limits,
     log: Arc<dyn LogSink>,
 }
@@ -67,6 +68,7 @@ impl Runner {
         program: PathBuf,
         dir: PathBuf,
         environment: Environment,
+        confinement: Option<Confinement>,
         limits: Limits,
         log: Arc<dyn LogSink>,
     ) -> Self {
@@ -74,6 +76,7 @@ impl Runner {
             program,
             dir,
             environment,
+            confinement,
             limits,
             log,
         }
@@ -143,6 +146,7 @@ impl Runner {
             args: args.iter().map(Into::into).collect(),
             env: self.environment.to_vec(),
             dir: self.dir.clone(),
+            confinement: self.confinement.clone(),
         }
     }
 }

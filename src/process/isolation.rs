@@ -1,0 +1,112 @@
+//! Keeps a child from what is not its business: files that it must not see, and files that it must not change.
+//!
+//! A child is started through a launcher: this program executes itself, gives up for good what the [`Policy`] says,
+//! and becomes the child by another `exec`. Everything that the child starts is bound by it, too, and lives as long
+//! as it likes. What is not named by the policy stays as it is, as templates use sockets, keys and files of their own.
+//!
+//! | | namespaces | Landlock |
+//! |---|---|---|
+//! | what it does | mounts something empty over what is hidden | allows everything but what is hidden |
+//! | needs | user and mount namespaces for everybody | Linux 6.2 |
+//! | beside what is hidden | everything works | directories above it cannot be listed, and nothing new be made in them |
+//!
+//! So namespaces are preferred. Either way the child is not allowed to look into processes that are not its own,
+//! and never gains privileges from setuid programs.
+
+mod landlock;
+pub mod launcher;
+mod namespaces;
+mod policy;
+mod probe;
+
+use std::{ffi::OsString, fmt, io, path::PathBuf};
+
+pub use self::{
+    policy::{Access, Policy},
+    probe::{Probed, probe},
+};
+use super::Command;
+
+/// By what means the kernel holds a child to a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// A user and a mount namespace.
+    Namespaces,
+    /// Landlock.
+    Landlock,
+}
+
+impl Mechanism {
+    /// All, the best one first.
+    pub const ALL: [Self; 2] = [Self::Namespaces, Self::Landlock];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+            Self::Landlock => "landlock",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_str() == word)
+    }
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a child is held, and to what.
+#[derive(Clone, Debug)]
+pub struct Confinement {
+    /// By what means.
+    pub mechanism: Mechanism,
+    /// This program, which starts the child.
+    pub launcher: PathBuf,
+    /// What the child may do.
+    pub policy: Policy,
+}
+
+/// Why a child was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum Denied {
+    /// The kernel, or who configured it, does not let us.
+    #[error("{what}: {source}")]
+    Kernel {
+        /// What we wanted.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It works, but does not keep a child from what it should.
+    #[error("a child that is held could still {0}")]
+    Leaks(&'static str),
+    /// The launcher was called in a way that it is not meant to be.
+    #[error("the launcher of engines does not understand its arguments")]
+    Arguments,
+}
+
+impl Denied {
+    fn kernel(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Kernel {
+            what: what.into(),
+            source: source.into(),
+        }
+    }
+}
+
+/// This program, even if its file was replaced since it started.
+pub fn own_launcher() -> PathBuf {
+    PathBuf::from("/proc/self/exe")
+}
+
+/// The command that starts `command` by way of the launcher.
+pub(super) fn wrap(command: &Command, confinement: &Confinement) -> (PathBuf, Vec<OsString>) {
+    let mut args = launcher::arguments(confinement);
+    args.push(launcher::END.into());
+    args.push(command.program.clone().into_os_string());
+    args.extend(command.args.iter().cloned());
+    (confinement.launcher.clone(), args)
+}

@@ -1,0 +1,195 @@
+//! A user and a mount namespace: what is hidden lies below something empty, what is read-only is mounted so.
+//!
+//! No capability is left at the end, so nothing can be unmounted; a namespace within this one inherits the mounts
+//! locked. The user stays who he is, and keeps the groups that he has.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use caps::CapSet;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::statvfs::{FsFlags, statvfs},
+    unistd::{getegid, geteuid},
+};
+
+use super::{Access, Denied, Policy};
+
+/// What lies over a hidden directory: nobody can list it, but what is opened below it can be reached.
+const EMPTY_DIR: &str = "mode=0111,size=64k,nr_inodes=1k";
+
+/// Holds this process, which must have one thread and works in `dir`, to a resolved policy.
+pub(super) fn apply(policy: &Policy, dir: &Path) -> Result<(), Denied> {
+    enter()?;
+    let sources = open_sources(policy)?;
+    hide_files(policy, dir)?;
+    let mut hidden = Vec::new();
+    for (path, access) in policy.rules() {
+        let around = policy.access_around(path);
+        match access {
+            Access::Hidden if path.is_dir() => {
+                mount_empty(path)?;
+                hidden.push(path);
+            }
+            Access::Hidden => {}
+            Access::ReadOnly | Access::Open => {
+                let source = &sources[path];
+                bind(source, path, around == Access::Hidden)?;
+                if access == Access::ReadOnly {
+                    make_read_only(path)?;
+                }
+            }
+        }
+    }
+    for path in hidden {
+        make_read_only(path)?;
+    }
+    drop_capabilities()
+}
+
+/// New namespaces, in which we are the same user and group as before.
+fn enter() -> Result<(), Denied> {
+    let (user, group) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
+        .map_err(|error| Denied::kernel("make a user and a mount namespace", error))?;
+    // Without this the kernel lets nobody map a group: whom a group denies something could leave it.
+    write_own("setgroups", "deny".to_owned())?;
+    write_own("uid_map", format!("{user} {user} 1"))?;
+    write_own("gid_map", format!("{group} {group} 1"))?;
+    // What is mounted outside later appears inside; what we mount does not appear outside.
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
+        .map_err(|error| Denied::kernel("separate the mounts", error))
+}
+
+fn write_own(name: &str, text: String) -> Result<(), Denied> {
+    let path = format!("/proc/self/{name}");
+    fs::write(&path, text).map_err(|error| Denied::kernel(format!("write {path}"), error))
+}
+
+/// What must be reached below something that will lie over it.
+fn open_sources(policy: &Policy) -> Result<BTreeMap<PathBuf, File>, Denied> {
+    let mut sources = BTreeMap::new();
+    for (path, _) in policy.rules().filter(|(_, it)| *it != Access::Hidden) {
+        sources.insert(path.to_owned(), open_path(path)?);
+    }
+    Ok(sources)
+}
+
+fn open_path(path: &Path) -> Result<File, Denied> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
+        .open(path);
+    opened.map_err(|error| Denied::kernel(format!("open {}", path.display()), error))
+}
+
+/// Puts a file that nobody may read over each hidden file. It is made in the place of `stage`, which comes back.
+fn hide_files(policy: &Policy, stage: &Path) -> Result<(), Denied> {
+    let hidden = policy.rules().filter(|(_, it)| *it == Access::Hidden);
+    let files: Vec<&Path> = hidden
+        .map(|(path, _)| path)
+        .filter(|path| !path.is_dir())
+        .collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let targets: Result<Vec<File>, Denied> = files.iter().map(|path| open_path(path)).collect();
+    let targets = targets?;
+    mount_empty(stage)?;
+    let closed = stage.join("closed");
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0)
+        .open(&closed);
+    made.map_err(|error| Denied::kernel("make an unreadable file", error))?;
+    let closed = open_path(&closed)?;
+    for (target, path) in targets.iter().zip(&files) {
+        mount_on(&closed, &fd_path(target), path)?;
+    }
+    umount2(stage, MntFlags::MNT_DETACH)
+        .map_err(|error| Denied::kernel(format!("unmount {}", stage.display()), error))?;
+    drop(closed);
+    files.into_iter().try_for_each(make_read_only)
+}
+
+/// Opens a path through its file descriptor, whatever has been mounted over its name since.
+fn fd_path(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn mount_empty(path: &Path) -> Result<(), Denied> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("none"), path, Some("tmpfs"), flags, Some(EMPTY_DIR))
+        .map_err(|error| Denied::kernel(format!("mount over {}", path.display()), error))
+}
+
+/// Mounts `source` where it was, on a mount point that is made if everything around is hidden.
+fn bind(source: &File, path: &Path, is_buried: bool) -> Result<(), Denied> {
+    if is_buried {
+        let made = make_mount_point(source, path);
+        made.map_err(|error| Denied::kernel(format!("make {}", path.display()), error))?;
+    }
+    mount_on(source, path, path)
+}
+
+fn make_mount_point(source: &File, path: &Path) -> io::Result<()> {
+    let mut dirs = DirBuilder::new();
+    dirs.recursive(true).mode(0o111);
+    if source.metadata()?.is_dir() {
+        return dirs.create(path);
+    }
+    dirs.create(path.parent().unwrap_or(path))?;
+    File::create(path).map(drop)
+}
+
+fn mount_on(source: &File, target: &Path, name: &Path) -> Result<(), Denied> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    let none = None::<&str>;
+    mount(Some(&fd_path(source)), target, none, flags, none)
+        .map_err(|error| Denied::kernel(format!("mount {}", name.display()), error))
+}
+
+/// Flags that were there must stay: the kernel lets nobody take them away from a mount of others.
+fn make_read_only(path: &Path) -> Result<(), Denied> {
+    let failed = |error| Denied::kernel(format!("make {} read-only", path.display()), error);
+    let present = statvfs(path).map_err(failed)?.flags();
+    let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    for (is, flag) in [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ] {
+        flags.set(flag, present.contains(is));
+    }
+    let none = None::<&str>;
+    mount(none, path, none, flags, none).map_err(failed)
+}
+
+/// Without any capability nothing of the above can be undone. The bounding set is what root would get back.
+fn drop_capabilities() -> Result<(), Denied> {
+    for set in [
+        CapSet::Bounding,
+        CapSet::Ambient,
+        CapSet::Effective,
+        CapSet::Permitted,
+        CapSet::Inheritable,
+    ] {
+        caps::clear(None, set)
+            .map_err(|error| Denied::kernel("give up capabilities", io::Error::other(error)))?;
+    }
+    Ok(())
+}
