@@ -13,6 +13,7 @@
 //! So namespaces are preferred. Either way the child is not allowed to look into processes that are not its own,
 //! and never gains privileges from setuid programs.
 
+mod capabilities;
 mod landlock;
 pub mod launcher;
 mod namespaces;

@@ -18,17 +18,17 @@ use tempfile::TempDir;
 use crate::cli::outpost;
 
 /// A server that runs until it is dropped.
-struct Server {
+pub struct Server {
     directory: TempDir,
     url: String,
-    process: Service,
+    pub process: Service,
 }
 
 /// A process that gets SIGTERM and must then end well.
-struct Service(Child);
+pub struct Service(Child);
 
 impl Service {
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         Self(
             command
                 .stdin(Stdio::null())
@@ -39,7 +39,7 @@ impl Service {
     }
 
     /// The first line on stderr that has `text`. What follows is read, and dropped, until the end.
-    fn wait_for(&mut self, text: &str) -> String {
+    pub fn wait_for(&mut self, text: &str) -> String {
         let mut lines = BufReader::new(self.0.stderr.take().unwrap())
             .lines()
             .map(Result::unwrap);
@@ -52,7 +52,11 @@ impl Service {
         found.unwrap_or_else(|| panic!("`{text}` was never said:\n{}", seen.join("\n")))
     }
 
-    fn stop(mut self) {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn stop(mut self) {
         kill(
             Pid::from_raw(self.0.id().try_into().unwrap()),
             Signal::SIGTERM,
@@ -70,7 +74,7 @@ impl Drop for Service {
 }
 
 impl Server {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let directory = TempDir::new().unwrap();
         let psk = directory.path().join("psk");
         assert!(
@@ -103,11 +107,11 @@ impl Server {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn ask(&self, arguments: &[&str]) -> Output {
+    pub fn ask(&self, arguments: &[&str]) -> Output {
         outpost()
             .args(arguments)
             .args(["--output", "json", "--url", &self.url, "--token-file"])
@@ -117,14 +121,14 @@ impl Server {
     }
 
     #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub fn json(&self, arguments: &[&str]) -> Value {
         let output = self.ask(arguments);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}:\n{stderr}");
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
     }
 
-    fn daemon(&self, name: &str, psk: &Path, further: &[&str]) -> Command {
+    pub fn daemon(&self, name: &str, psk: &Path, further: &[&str]) -> Command {
         let mut command = outpost();
         command.args([
             "provisioner",

@@ -15,7 +15,7 @@ use landlock::{
     RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus,
 };
 
-use super::{Access, Denied, Policy};
+use super::{Access, Denied, Policy, capabilities};
 
 /// The first version in which a file that may not be written cannot be truncated either: Linux 6.2.
 const NEEDED: ABI = ABI::V3;
@@ -25,6 +25,7 @@ const MAX_RULES: usize = 65_536;
 
 /// Holds this process to a resolved policy.
 pub(super) fn apply(policy: &Policy) -> Result<(), Denied> {
+    capabilities::drop_dangerous()?;
     let failed = |error| Denied::kernel("use Landlock", io::Error::other(error));
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)

@@ -14,7 +14,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use caps::CapSet;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -22,7 +21,7 @@ use nix::{
     unistd::{getegid, geteuid},
 };
 
-use super::{Access, Denied, Policy};
+use super::{Access, Denied, Policy, capabilities};
 
 /// What lies over a hidden directory: nobody can list it, but what is opened below it can be reached.
 const EMPTY_DIR: &str = "mode=0111,size=64k,nr_inodes=1k";
@@ -53,7 +52,8 @@ pub(super) fn apply(policy: &Policy, dir: &Path) -> Result<(), Denied> {
     for path in hidden {
         make_read_only(path)?;
     }
-    drop_capabilities()
+    // Without any nothing of the above can be undone.
+    capabilities::drop_all()
 }
 
 /// New namespaces, in which we are the same user and group as before.
@@ -177,19 +177,4 @@ fn make_read_only(path: &Path) -> Result<(), Denied> {
     }
     let none = None::<&str>;
     mount(none, path, none, flags, none).map_err(failed)
-}
-
-/// Without any capability nothing of the above can be undone. The bounding set is what root would get back.
-fn drop_capabilities() -> Result<(), Denied> {
-    for set in [
-        CapSet::Bounding,
-        CapSet::Ambient,
-        CapSet::Effective,
-        CapSet::Permitted,
-        CapSet::Inheritable,
-    ] {
-        caps::clear(None, set)
-            .map_err(|error| Denied::kernel("give up capabilities", io::Error::other(error)))?;
-    }
-    Ok(())
 }

@@ -1,0 +1,335 @@
+//! What a template is kept from: our secrets, what we remember, other jobs, and the providers that all jobs run.
+//!
+//! Where the kernel lets nobody make namespaces, or has no Landlock, the tests of that mechanism say so and pass.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use outpost::{
+    process::{
+        self, Captured, Limits,
+        isolation::{Access, Confinement, Mechanism, Policy, probe},
+    },
+    stop::Stop,
+};
+use tempfile::TempDir;
+
+use crate::remote::{Server, Service};
+
+const LAUNCHER: &str = env!("CARGO_BIN_EXE_outpost");
+const LONG: Duration = Duration::from_secs(60);
+
+/// A directory with what jobs have, and the mechanisms that work in it.
+struct Bench {
+    dir: TempDir,
+    mechanisms: Vec<Mechanism>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let mut mechanisms = Vec::new();
+        for mechanism in Mechanism::ALL {
+            match probe(Path::new(LAUNCHER), mechanism, dir.path())
+                .await
+                .result
+            {
+                Ok(()) => mechanisms.push(mechanism),
+                Err(reason) => println!("skipped: {mechanism} does not work here: {reason}"),
+            }
+        }
+        for name in ["sessions/own", "sessions/other", "store"] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        for name in ["journal", "psk", "sessions/other/main.tf", "store/provider"] {
+            fs::write(dir.path().join(name), "something secret").unwrap();
+        }
+        Self { dir, mechanisms }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    async fn run(&self, mechanism: Mechanism, script: &str) -> Captured {
+        let mut policy = Policy::default();
+        for (name, access) in [
+            ("journal", Access::Hidden),
+            ("psk", Access::Hidden),
+            ("sessions", Access::Hidden),
+            ("sessions/own", Access::Open),
+            ("store", Access::ReadOnly),
+        ] {
+            policy.set(self.path(name), access);
+        }
+        let command = process::Command {
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), script.into()],
+            env: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
+            dir: self.path("sessions/own"),
+            confinement: Some(Confinement {
+                mechanism,
+                launcher: LAUNCHER.into(),
+                policy,
+            }),
+        };
+        let limits = Limits {
+            exit_timeout: LONG,
+            pipe_grace: LONG,
+            line_bytes: 1024,
+            precious_bytes: 1024,
+            is_precious: |_| false,
+        };
+        let captured = process::capture(&command, &limits, &Stop::new(), 1 << 20).await;
+        captured.unwrap()
+    }
+
+    /// Scripts that must fail, and for which nothing may be changed or printed.
+    async fn refuses(&self, scripts: &[&str]) {
+        for &mechanism in &self.mechanisms {
+            for script in scripts {
+                let ran = self.run(mechanism, script).await;
+
+                let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+                assert!(
+                    !ran.exit.is_success(),
+                    "{mechanism}: `{script}` went well: {said}"
+                );
+                assert!(
+                    !said.contains("secret"),
+                    "{mechanism}: `{script}` said {said}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_hidden_cannot_be_read_by_any_way_to_it() {
+    let bench = Bench::new().await;
+
+    bench
+        .refuses(&[
+            "cat ../../journal",
+            "cat ../../psk",
+            "cat ../other/main.tf",
+            "ls ..",
+            &format!("cat {}", bench.path("psk").display()),
+            &format!("cat /proc/self/root{}", bench.path("psk").display()),
+            "chmod 600 ../../psk && cat ../../psk",
+            "ln ../../psk here && cat here",
+            "ln -s ../other/main.tf here; cat here",
+            "umount .. && cat ../other/main.tf",
+            "umount -l ../../psk && cat ../../psk",
+            "unshare -Urm sh -c 'umount -l ../../psk; cat ../../psk'",
+            "unshare -Urm sh -c 'umount -l ..; cat ../other/main.tf'",
+            "unshare -Urm sh -c 'mount --rbind ../.. /mnt && umount -l /mnt/psk && cat /mnt/psk'",
+            "mv .. ../../elsewhere && cat ../../elsewhere/other/main.tf",
+        ])
+        .await;
+    assert_eq!(fs::read(bench.path("psk")).unwrap(), b"something secret");
+}
+
+#[tokio::test]
+async fn what_is_read_only_cannot_be_changed_in_any_way() {
+    let bench = Bench::new().await;
+
+    bench
+        .refuses(&[
+            "echo x > ../../store/new",
+            "echo x > ../../store/provider",
+            "truncate -s 0 ../../store/provider",
+            "rm ../../store/provider",
+            "mv ../../store/provider .",
+            "mount -o remount,bind,rw ../../store && rm ../../store/provider",
+            "unshare -Urm sh -c 'mount -o remount,bind,rw ../../store && rm ../../store/provider'",
+        ])
+        .await;
+    assert_eq!(
+        fs::read(bench.path("store/provider")).unwrap(),
+        b"something secret"
+    );
+    assert_eq!(fs::read_dir(bench.path("store")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn other_processes_environments_cannot_be_read() {
+    let bench = Bench::new().await;
+    let mut other = std::process::Command::new("sleep");
+    let other = Service::start(other.arg("600").env("OTHER", "something secret"));
+    let other = other.id();
+    let ours = std::process::id();
+
+    bench
+        .refuses(&[
+            &format!("cat /proc/{ours}/environ"),
+            &format!("cat /proc/{}/environ", other.id()),
+            &format!(
+                "cat /proc/{}/root{}",
+                other.id(),
+                bench.path("psk").display()
+            ),
+            &format!("ls /proc/{}/fd/", other.id()),
+        ])
+        .await;
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+#[tokio::test]
+async fn all_else_is_as_it_was() {
+    let bench = Bench::new().await;
+    let outside = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = outside.path().join("file");
+    for &mechanism in &bench.mechanisms {
+        let script = format!(
+            "set -e; cat ../../store/provider; echo own > file; mkdir dir; cat file; \
+             echo more >> {0}; cat {0}; id -u; cat /proc/self/environ > /dev/null; (sleep 600 >&- 2>&-) & echo $!",
+            file.display()
+        );
+        let ran = bench.run(mechanism, &script).await;
+
+        let said = String::from_utf8_lossy(&ran.stdout);
+        let complaint = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.exit.is_success(), "{mechanism}: {complaint}");
+        let lines: Vec<&str> = said.lines().collect();
+        let user = nix::unistd::geteuid().to_string();
+        assert_eq!(
+            lines[..lines.len() - 1],
+            ["something secretown", "more", &user],
+            "{mechanism}"
+        );
+        // What a template starts in the background lives on, and anybody who could end it before still can.
+        let background = nix::unistd::Pid::from_raw(lines[lines.len() - 1].parse().unwrap());
+        nix::sys::signal::kill(background, nix::sys::signal::Signal::SIGKILL).unwrap();
+        fs::remove_file(&file).unwrap();
+        fs::remove_dir_all(bench.path("sessions/own")).unwrap();
+        fs::create_dir(bench.path("sessions/own")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_cannot_be_held_is_not_started() {
+    let bench = Bench::new().await;
+    let Some(&mechanism) = bench.mechanisms.first() else {
+        return;
+    };
+    fs::remove_dir(bench.path("sessions/own")).unwrap();
+    fs::write(bench.path("sessions/own"), "no directory").unwrap();
+
+    let command = process::Command {
+        program: "/no/such/engine".into(),
+        args: Vec::new(),
+        env: Vec::new(),
+        dir: bench.path("store"),
+        confinement: Some(Confinement {
+            mechanism,
+            launcher: LAUNCHER.into(),
+            policy: Policy::default(),
+        }),
+    };
+    let limits = Limits {
+        exit_timeout: LONG,
+        pipe_grace: LONG,
+        line_bytes: 1024,
+        precious_bytes: 1024,
+        is_precious: |_| false,
+    };
+    let ran = process::capture(&command, &limits, &Stop::new(), 1 << 20)
+        .await
+        .unwrap();
+
+    assert_eq!(ran.exit.to_string(), "exit status 125");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(
+        said.starts_with("cannot isolate the engine: start /no/such/engine: "),
+        "{said}"
+    );
+}
+
+/// Each line tries something; the daemon's own pid and the paths are filled in.
+const HOSTILE: &str = r#"
+try() { if (eval "$1") > /dev/null 2>&1; then echo "LEAKED: $1"; else echo "refused: $1"; fi; }
+try 'cat PSK'
+try 'cat /proc/PID/environ'
+try 'cat /proc/PID/rootPSK'
+try 'cat STATE/lost/journal'
+try 'ls STATE/lost'
+try 'cat STATE/sessions/SessionOther/main.tf'
+try 'cat ../SessionOther/main.tf'
+try 'ls ..'
+try 'echo x > CACHE/x'
+try 'find CACHE -name "terraform-provider-coder*" | head -1 | xargs -I@ sh -c "echo x > @"'
+try 'rm -r CACHE/builtin-provider/*'
+try 'unshare -Urm sh -c "umount -l PSK; cat PSK"'
+try 'false'
+echo 'done trying'
+"#;
+
+const TEMPLATE: &str = r#"
+terraform {
+  required_providers {
+    coder = { source = "coder/coder" }
+  }
+}
+data "coder_workspace" "me" {}
+resource "coder_agent" "main" {
+  os   = "linux"
+  arch = "amd64"
+}
+resource "terraform_data" "machine" {
+  count = data.coder_workspace.me.start_count
+  input = coder_agent.main.id
+  provisioner "local-exec" {
+    command = "sh ./hostile.sh"
+  }
+}
+"#;
+
+#[tokio::test]
+async fn a_hostile_template_is_refused_everything_that_is_not_its_own() {
+    let server = Server::start();
+    let template = server.path("template");
+    fs::create_dir(&template).unwrap();
+    fs::write(template.join("main.tf"), TEMPLATE).unwrap();
+    for mechanism in Bench::new().await.mechanisms {
+        let name = mechanism.to_string();
+        let state = server.path(&format!("state-{name}"));
+        for (dir, file) in [("lost", "journal"), ("sessions/SessionOther", "main.tf")] {
+            fs::create_dir_all(state.join(dir)).unwrap();
+            fs::write(state.join(dir).join(file), "something secret").unwrap();
+        }
+        let psk = server.path("psk");
+        let mut daemon = server.daemon(&name, &psk, &["--isolation", &name]);
+        let mut daemon = Service::start(daemon.env("SECRET", "something secret"));
+        daemon.wait_for("registered at the control plane");
+        let script = HOSTILE
+            .replace("PSK", psk.to_str().unwrap())
+            .replace("PID", &daemon.id().to_string())
+            .replace("STATE", state.to_str().unwrap())
+            .replace("CACHE", server.path("cache").to_str().unwrap());
+        fs::write(template.join("hostile.sh"), script).unwrap();
+
+        server.json(&["template", "push", &name, template.to_str().unwrap()]);
+        let created = server.json(&["workspace", "create", &name, "--template", &name]);
+
+        let job = created["workspace"]["latest_build"]["job_id"].clone();
+        let jobs = server.json(&["job", "list"]);
+        let of_build = |it: &&serde_json::Value| it["kind"] == "workspace_build" || it["id"] == job;
+        let job = jobs.as_array().unwrap().iter().find(of_build).unwrap();
+        let log = server.ask(&["job", "logs", job["id"].as_str().unwrap()]);
+        let log = String::from_utf8_lossy(&log.stdout);
+        assert!(log.contains("done trying"), "{mechanism}:\n{log}");
+        assert!(!log.contains("LEAKED"), "{mechanism}:\n{log}");
+        assert_eq!(
+            log.matches("refused: ").count(),
+            HOSTILE.matches("\ntry '").count(),
+            "{mechanism}:\n{log}"
+        );
+        daemon.stop();
+    }
+    server.process.stop();
+}
