@@ -1,8 +1,8 @@
 //! Capabilities that would make the rest of isolation pointless, given up for good.
 
-use std::io;
+use std::{error::Error, io};
 
-use caps::{CapSet, Capability, CapsError};
+use caps::{CapSet, Capability};
 
 use super::Denied;
 
@@ -18,29 +18,17 @@ const DANGEROUS: [Capability; 8] = [
     Capability::CAP_SYS_RAWIO,
 ];
 
-/// Sets in the order in which the kernel lets us take from them; to drop from the first one needs a capability.
-const SETS: [CapSet; 5] = [
-    CapSet::Bounding,
-    CapSet::Ambient,
-    CapSet::Inheritable,
-    CapSet::Effective,
-    CapSet::Permitted,
-];
-
 /// Gives up all. With `no_new_privs` set, no program that is executed later gets any back.
 pub(super) fn drop_all() -> Result<(), Denied> {
-    SETS.into_iter()
-        .filter(|set| *set != CapSet::Bounding || may_drop_bounds())
-        .try_for_each(|set| caps::clear(None, set))
+    let sets = sets().into_iter();
+    sets.map(|set| caps::clear(None, set))
+        .collect::<Result<_, _>>()
         .map_err(failed)
 }
 
 /// Gives up those that lead past Landlock, if this process has them.
 pub(super) fn drop_dangerous() -> Result<(), Denied> {
-    for set in SETS {
-        if set == CapSet::Bounding && !may_drop_bounds() {
-            continue;
-        }
+    for set in sets() {
         for capability in DANGEROUS {
             // A kernel that does not know a capability has none to give up.
             if caps::has_cap(None, set, capability).unwrap_or(false) {
@@ -51,10 +39,22 @@ pub(super) fn drop_dangerous() -> Result<(), Denied> {
     Ok(())
 }
 
-fn may_drop_bounds() -> bool {
-    caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false)
+/// All sets, in the order in which the kernel lets us take from them. What bounds programs with capabilities of their
+/// own can be lowered only with one, and need not be otherwise.
+fn sets() -> Vec<CapSet> {
+    let mut sets = Vec::new();
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
+        sets.push(CapSet::Bounding);
+    }
+    sets.extend([
+        CapSet::Ambient,
+        CapSet::Inheritable,
+        CapSet::Effective,
+        CapSet::Permitted,
+    ]);
+    sets
 }
 
-fn failed(error: CapsError) -> Denied {
+fn failed(error: impl Error + Send + Sync + 'static) -> Denied {
     Denied::kernel("give up capabilities", io::Error::other(error))
 }

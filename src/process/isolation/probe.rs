@@ -1,10 +1,6 @@
 //! Tries a mechanism before a job depends on it: whether it starts at all, and whether it holds.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use tokio::time::timeout;
 
@@ -18,9 +14,10 @@ use crate::stop::Stop;
 const LIMIT: Duration = Duration::from_secs(10);
 
 const HIDDEN: &str = "hidden";
-const SECRET: &str = "secret";
+const SECRET: &str = "hidden/secret";
+const OWN: &str = "hidden/own";
+const PSK: &str = "psk";
 const STORE: &str = "store";
-const OWN: &str = "own";
 
 /// What a mechanism did when it was tried: `Err` says what the kernel denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,10 +38,10 @@ async fn attempt(launcher: &Path, mechanism: Mechanism, dir: &Path) -> Result<()
     let stage = prepare(dir).map_err(|error| format!("prepare {}: {error}", dir.display()))?;
     let path = |name: &str| stage.path().join(name);
     let mut policy = Policy::default();
-    policy.set(dir, Access::Hidden);
-    policy.set(path(STORE), Access::ReadOnly);
+    policy.set(path(HIDDEN), Access::Hidden);
     policy.set(path(OWN), Access::Open);
-    policy.set(path(OWN).join(SECRET), Access::Hidden);
+    policy.set(path(PSK), Access::Hidden);
+    policy.set(path(STORE), Access::ReadOnly);
     let confinement = Confinement {
         mechanism,
         launcher: launcher.to_owned(),
@@ -89,31 +86,32 @@ async fn attempt(launcher: &Path, mechanism: Mechanism, dir: &Path) -> Result<()
 
 fn prepare(dir: &Path) -> std::io::Result<tempfile::TempDir> {
     let stage = tempfile::Builder::new().prefix(".probe").tempdir_in(dir)?;
-    for name in [HIDDEN, STORE, OWN] {
+    for name in [HIDDEN, OWN, STORE] {
         fs::create_dir(stage.path().join(name))?;
     }
-    for place in [HIDDEN, OWN] {
-        fs::write(stage.path().join(place).join(SECRET), "x")?;
+    for name in [SECRET, PSK] {
+        fs::write(stage.path().join(name), "x")?;
     }
     Ok(stage)
 }
 
 /// What the launcher tries when it is held; `own` is its directory.
 pub(super) fn check(own: &Path) -> Result<(), Denied> {
-    let stage = own.parent().map(PathBuf::from).unwrap_or_default();
+    let stage = own.ancestors().nth(2).unwrap_or(own);
     let parent = format!("/proc/{}/environ", nix::unistd::getppid());
+    let can_read = |path: &Path| fs::read(path).is_ok();
     let attempts = [
+        (can_read(&stage.join(SECRET)), "read a hidden directory"),
+        (can_read(Path::new("../secret")), "leave its directory"),
+        (can_read(&stage.join(PSK)), "read a hidden file"),
         (
-            fs::read(stage.join(HIDDEN).join(SECRET)).is_ok(),
-            "read a hidden directory",
+            can_read(Path::new(&parent)),
+            "read the daemon's environment",
         ),
-        (fs::read("../hidden/secret").is_ok(), "leave its directory"),
-        (fs::read(own.join(SECRET)).is_ok(), "read a hidden file"),
         (
             fs::write(stage.join(STORE).join("x"), "x").is_ok(),
             "write what is read-only",
         ),
-        (fs::read(parent).is_ok(), "read the daemon's environment"),
     ];
     if let Some((_, what)) = attempts.into_iter().find(|(succeeded, _)| *succeeded) {
         return Err(Denied::Leaks(what));
