@@ -187,6 +187,7 @@ where
     let (mut reader, mut writer) = tokio::io::split(io);
     let (mut input, mut output) = (BytesMut::with_capacity(CHUNK_BYTES), BytesMut::new());
     let mut write_deadline = None;
+    let mut is_flushed = true;
     loop {
         let (wake_at, is_congested) = {
             let mut state = shared.lock();
@@ -198,21 +199,21 @@ where
             deliver(&mut state, shared, accepted);
             (state.session.poll_timeout(), state.session.is_congested())
         };
-        if !output.is_empty() && write_deadline.is_none() {
+        let is_owing = !output.is_empty() || !is_flushed;
+        if is_owing && write_deadline.is_none() {
             write_deadline = Some(now() + config.answer_timeout);
         }
         let wake_at = write_deadline.map_or(wake_at, |deadline| wake_at.min(deadline));
         tokio::select! {
-            written = writer.write(&output), if !output.is_empty() => {
-                match written {
-                    Ok(0) => return Over::Io(io::ErrorKind::WriteZero),
-                    Ok(length) => output.advance(length),
+            sent = send(&mut writer, &output), if is_owing => {
+                match sent {
+                    Ok(length) => {
+                        is_flushed = output.is_empty();
+                        output.advance(length);
+                    }
                     Err(error) => return Over::Io(error.kind()),
                 }
                 write_deadline = None;
-                if output.is_empty() && let Err(error) = writer.flush().await {
-                    return Over::Io(error.kind());
-                }
             }
             read = reader.read_buf(&mut input), if !is_congested => {
                 match read {
@@ -237,6 +238,18 @@ where
                 }
             }
         }
+    }
+}
+
+/// Writes a part of `output`, or flushes what was written if nothing is left of it. Either is given up half-way
+/// without a loss: a peer that takes nothing must not keep us from reading, and from noticing that it takes nothing.
+async fn send(writer: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> io::Result<usize> {
+    if output.is_empty() {
+        return writer.flush().await.map(|()| 0);
+    }
+    match writer.write(output).await? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        length => Ok(length),
     }
 }
 
