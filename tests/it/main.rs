@@ -23,3 +23,4 @@ mod provider;
 mod recordings;
 mod remote;
 mod source;
+mod support;
