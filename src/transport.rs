@@ -9,4 +9,4 @@ pub mod grpc;
 pub mod messages;
 pub mod yamux;
 
-pub use self::file::pieces;
+pub use self::file::{FileBuilder, pieces};

@@ -272,6 +272,7 @@ fn registration(number: usize) -> Registration {
         tags: std::collections::BTreeMap::new(),
         provisioners: vec!["terraform".to_owned()],
         version: BUILD.version.to_owned(),
+        ..Registration::default()
     }
 }
 
@@ -283,7 +284,5 @@ pub(super) fn daemon_config(state_dir: PathBuf) -> daemon::Config {
         force_cancel: Duration::from_secs(10 * 60),
         max_jobs: None,
         state_dir,
-        logs: daemon::LogRetention::standard(),
-        secrets: Vec::new(),
     }
 }

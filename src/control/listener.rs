@@ -1,6 +1,7 @@
 //! One listener for everything: gRPC, HTTP/1.1 and HTTP/2, plain or TLS.
 
 mod first_bytes;
+mod upgraded;
 
 use std::{
     collections::HashMap,
@@ -12,6 +13,7 @@ use std::{
 };
 
 use axum::Router;
+use hyper::Request;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -25,10 +27,12 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
 use tracing::{debug, warn};
 use url::Url;
 
 use self::first_bytes::Protocol;
+pub(super) use self::upgraded::Upgraded;
 use super::config::{Config, Limits, Tls};
 use crate::stop::Stop;
 
@@ -277,7 +281,12 @@ impl Connection {
     {
         let limit = self.limits.header_timeout;
         let (protocol, stream) = timeout(limit, first_bytes::read(stream)).await??;
-        let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(self.routes));
+        let (upgraded, mut becomes) = Upgraded::channel();
+        let routes = self.routes.map_request(move |mut request: Request<_>| {
+            request.extensions_mut().insert(upgraded.clone());
+            request
+        });
+        let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(routes));
         let stop = self.stop;
         match protocol {
             Protocol::Http1 => {
@@ -288,10 +297,14 @@ impl Connection {
                     .with_upgrades();
                 tokio::pin!(connection);
                 tokio::select! {
-                    ended = connection.as_mut() => return Ok(ended?),
-                    () = stop.draining() => connection.as_mut().graceful_shutdown(),
+                    ended = connection.as_mut() => ended?,
+                    () = stop.draining() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await?;
+                    }
                 }
-                Ok(connection.await?)
+                becomes.run().await;
+                Ok(())
             }
             Protocol::Http2 => {
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())

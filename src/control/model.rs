@@ -160,6 +160,8 @@ pub struct Daemon {
     pub provisioners: Vec<String>,
     /// Its build.
     pub version: String,
+    /// The version of Coder's daemon API that it speaks; empty if it did not say.
+    pub api_version: String,
     /// When it registered first.
     pub created_at: Timestamp,
     /// When it was last heard of.

@@ -1,6 +1,9 @@
-//! Wires: gRPC for daemons and commands, and a few plain HTTP routes. They translate and decide nothing.
+//! Wires: gRPC for daemons and commands, Coder's own for daemons, and a few plain HTTP routes. They translate and
+//! decide nothing.
 
 mod caller;
+mod calls;
+mod coder;
 mod control;
 mod convert;
 mod daemon;
@@ -48,6 +51,7 @@ pub(super) fn routes(
         .into_axum_router();
     let timeout = config.limits.request_timeout;
     grpc.merge(http::routes(plane.clone(), config))
+        .merge(coder::routes(plane, config))
         .layer(axum::middleware::from_fn(move |request, next| {
             deadline::enforce(timeout, request, next)
         }))

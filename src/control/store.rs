@@ -292,6 +292,8 @@ pub trait TemplateStore: Send + Sync {
     /// Adds a file, or finds the one with the same kind and content.
     async fn insert_file(&self, kind: FileKind, content: Bytes) -> Result<FileId, StoreError>;
     async fn file(&self, id: FileId) -> Result<Option<File>, StoreError>;
+    /// The file of this kind with this hash, in hexadecimal digits.
+    async fn file_by_hash(&self, kind: FileKind, sha256: &str) -> Result<Option<File>, StoreError>;
 
     /// Whether a template of the organization has these modules.
     async fn uses_modules(

@@ -92,6 +92,9 @@ pub struct Daemon {
     /// Name of the key it came with; empty for a pre-shared key or a daemon in the server's process.
     #[prost(string, tag = "11")]
     pub key: ::prost::alloc::string::String,
+    /// The version of Coder's daemon API that it speaks, such as `1.20`; empty if it did not say.
+    #[prost(string, tag = "12")]
+    pub api_version: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Template {

@@ -23,7 +23,7 @@ pub(super) fn hash(file: &[u8]) -> Bytes {
 }
 
 /// The messages that carry `file`, which is not empty.
-pub fn pieces(file: &Bytes) -> impl Iterator<Item = FileUpload> {
+pub fn pieces(file: &Bytes) -> impl Iterator<Item = FileUpload> + use<> {
     let data_hash = hash(file);
     let head = DataUpload {
         upload_type: DataUploadType::UploadTypeModuleFiles.into(),
@@ -48,8 +48,8 @@ pub fn pieces(file: &Bytes) -> impl Iterator<Item = FileUpload> {
 }
 
 /// Puts a file together again and checks it.
-#[derive(Default)]
-pub(super) struct FileBuilder {
+#[derive(Debug, Default)]
+pub struct FileBuilder {
     head: Option<DataUpload>,
     data: BytesMut,
     next_piece: i32,
@@ -57,7 +57,11 @@ pub(super) struct FileBuilder {
 
 impl FileBuilder {
     /// Takes the next message.
-    pub(super) fn push(&mut self, upload: FileUpload) -> Result<(), SourceError> {
+    ///
+    /// # Errors
+    /// [`SourceError::Refused`] with the peer's reason for sending none; [`SourceError::Invalid`] for pieces that do
+    /// not make a file.
+    pub fn push(&mut self, upload: FileUpload) -> Result<(), SourceError> {
         match (upload.r#type, &self.head) {
             (Some(Type::Error(failure)), _) => Err(SourceError::Refused(failure.error)),
             (Some(Type::DataUpload(head)), None) => self.begin(head),
@@ -65,7 +69,8 @@ impl FileBuilder {
                 let is_next =
                     piece.piece_index == self.next_piece && piece.full_data_hash == head.data_hash;
                 let room = usize::try_from(head.file_size).unwrap_or(0) - self.data.len();
-                if !is_next || piece.data.len() > room {
+                let is_too_many = piece.piece_index >= head.chunks;
+                if !is_next || is_too_many || piece.data.len() > room {
                     return Err(invalid("a piece that does not belong here"));
                 }
                 self.next_piece += 1;
@@ -77,7 +82,10 @@ impl FileBuilder {
     }
 
     /// The whole file.
-    pub(super) fn finish(self) -> Result<Bytes, SourceError> {
+    ///
+    /// # Errors
+    /// [`SourceError::Invalid`] if it is not the announced one.
+    pub fn finish(self) -> Result<Bytes, SourceError> {
         let head = self.head.ok_or_else(|| invalid("no file at all"))?;
         if self.data.len() as i64 != head.file_size || hash(&self.data) != head.data_hash {
             return Err(invalid("size or hash of the file is wrong"));
@@ -89,7 +97,11 @@ impl FileBuilder {
         let size = usize::try_from(head.file_size)
             .ok()
             .filter(|size| *size <= MAX_FILE_BYTES);
-        if head.data_hash.len() != 32 || size.is_none() {
+        // As in the reference: pieces may be larger than agreed, but not smaller.
+        let fits = |size: usize| {
+            usize::try_from(head.chunks).is_ok_and(|chunks| chunks <= size.div_ceil(CHUNK_BYTES))
+        };
+        if head.data_hash.len() != 32 || !size.is_some_and(fits) {
             return Err(invalid("a file that cannot be"));
         }
         self.head = Some(head);
@@ -98,7 +110,7 @@ impl FileBuilder {
 }
 
 fn invalid(what: &str) -> SourceError {
-    SourceError::Invalid(format!("the server sent {what}"))
+    SourceError::Invalid(format!("the peer sent {what}"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 mod backup;
 mod bad_days;
+mod coder_wire;
+mod hostile_daemon;
 mod kill;
 mod listener;
 mod people;
@@ -21,10 +23,12 @@ use outpost::{
     secret::Secret,
     stop::Stop,
     transport::{
-        auth::{Credential, CredentialSource},
+        auth::Credential,
         grpc::{self, GrpcSource},
     },
 };
+
+use crate::support::Fixed;
 
 /// How long anything here may take before the test counts as stuck.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -80,14 +84,6 @@ pub fn connect(url: &url::Url, token: &Secret) -> Api {
         ca_certificates: Vec::new(),
     })
     .unwrap()
-}
-
-struct Fixed(Credential);
-
-impl CredentialSource for Fixed {
-    fn credential(&self) -> Result<Credential, String> {
-        Ok(self.0.clone())
-    }
 }
 
 pub fn daemon(url: &url::Url, name: &str, credential: Credential) -> GrpcSource {

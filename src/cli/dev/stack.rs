@@ -148,5 +148,6 @@ fn registration() -> Registration {
         tags: std::collections::BTreeMap::new(),
         provisioners: vec!["terraform".to_owned()],
         version: BUILD.version.to_owned(),
+        ..Registration::default()
     }
 }

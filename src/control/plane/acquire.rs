@@ -112,6 +112,14 @@ impl Plane {
         }
     }
 
+    /// Fails a job that no daemon can be told, as it has `size` bytes and `limit` is all that fits.
+    pub async fn too_large(&self, id: JobId, size: usize, limit: usize) {
+        let error = format!("request job was invalidated: payload was too big: {size} > {limit}");
+        if let Err(error) = self.end(id, error).await {
+            warn!(job_id = %id, %error, "cannot end a job that is too large; the reaper will");
+        }
+    }
+
     async fn end(&self, job: JobId, error: String) -> Result<(), RequestError> {
         let end = End {
             job,

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use super::{Plane, RequestError, not_found};
 use crate::{
     control::{
-        model::{Daemon, DaemonId, FileId, FileKind, JobRecord, ProvisionerKey, Task},
+        model::{
+            Daemon, DaemonId, FileId, FileKind, JobRecord, KeyId, Organization, OrganizationId,
+            ProvisionerKey, Task, User,
+        },
         queue::Tags,
         store::JobChange,
         tokens::{self, Hashed},
@@ -25,10 +28,12 @@ pub enum Credential {
     Shared,
     /// A provisioner key.
     Key(ProvisionerKey),
+    /// The token of a person.
+    Person(User),
 }
 
 /// What a daemon says about itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Registration {
     /// Its name, which no other daemon of the organization should have.
     pub name: String,
@@ -38,6 +43,18 @@ pub struct Registration {
     pub provisioners: Vec<String>,
     /// Its build.
     pub version: String,
+    /// The version of Coder's daemon API that it speaks; empty if it did not say.
+    pub api_version: String,
+    /// The organization it asks for; `None` for that of its credential.
+    pub organization: Option<Organization>,
+}
+
+/// Where a daemon belongs, by its credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    organization_id: OrganizationId,
+    key_id: Option<KeyId>,
+    tags: Tags,
 }
 
 impl Plane {
@@ -63,33 +80,70 @@ impl Plane {
         }
     }
 
+    /// Decides where a daemon belongs and which tags it has.
+    ///
+    /// # Errors
+    /// [`RequestError::Forbidden`] if its credential does not allow what it asks for; [`RequestError::Invalid`] for
+    /// tags that cannot be stored.
+    pub async fn admit(
+        &self,
+        credential: &Credential,
+        registration: &Registration,
+    ) -> Result<Admission, RequestError> {
+        let forbidden = |why: &str| Err(RequestError::Forbidden(why.to_owned()));
+        let named = registration.organization.as_ref();
+        let given = &registration.tags;
+        let (organization_id, key_id, tags) = match credential {
+            Credential::Shared if named.is_some_and(|named| !named.is_default) => {
+                return forbidden(
+                    "a pre-shared key is for the default organization; use a provisioner key",
+                );
+            }
+            Credential::Shared => {
+                let tags = Tags::from_given(None, given.clone())?;
+                (self.organization("").await?.id, None, tags)
+            }
+            Credential::Key(_) if !given.is_empty() => {
+                return forbidden("a daemon with a provisioner key has the key's tags; give none");
+            }
+            Credential::Key(key) => (key.organization_id, Some(key.id), key.tags.clone()),
+            Credential::Person(user) => {
+                let is_own = given.get("scope").is_some_and(|scope| scope == "user");
+                if !is_own && !user.admin {
+                    return forbidden(
+                        "only an administrator may; give the tag `scope=user` for your own jobs",
+                    );
+                }
+                let organization = match named {
+                    Some(named) => named.id,
+                    None => self.organization("").await?.id,
+                };
+                let tags = Tags::from_given(Some(user.id), given.clone())?;
+                (organization, None, tags)
+            }
+        };
+        Ok(Admission {
+            organization_id,
+            key_id,
+            tags,
+        })
+    }
+
     /// Adds a daemon, or finds the one with the same name, whose id stays the same.
     ///
     /// # Errors
-    /// [`RequestError::Invalid`] for what the server does not accept, [`RequestError::Forbidden`] for tags that
-    /// come with a key.
+    /// As [`Self::admit`]; [`RequestError::Invalid`] for what the server does not accept.
     pub async fn register(
         &self,
         credential: &Credential,
         registration: Registration,
     ) -> Result<Daemon, RequestError> {
         check_registration(&registration)?;
-        let (organization_id, key_id, tags) = match credential {
-            Credential::Shared => {
-                let organization = self.organization("").await?.id;
-                (
-                    organization,
-                    None,
-                    Tags::from_given(None, registration.tags)?,
-                )
-            }
-            Credential::Key(_) if !registration.tags.is_empty() => {
-                return Err(RequestError::Forbidden(
-                    "a daemon with a provisioner key has the key's tags; give none".to_owned(),
-                ));
-            }
-            Credential::Key(key) => (key.organization_id, Some(key.id), key.tags.clone()),
-        };
+        let Admission {
+            organization_id,
+            key_id,
+            tags,
+        } = self.admit(credential, &registration).await?;
         let now = self.now();
         let daemon = Daemon {
             id: DaemonId::random(),
@@ -99,12 +153,14 @@ impl Plane {
             tags,
             provisioners: registration.provisioners,
             version: registration.version,
+            api_version: registration.api_version,
             created_at: now,
             last_seen_at: now,
         };
         let with = match credential {
             Credential::Shared => "pre-shared key".to_owned(),
             Credential::Key(key) => format!("provisioner key {}", key.name),
+            Credential::Person(user) => format!("token of {}", user.name),
         };
         self.audit(
             &format!("daemon {}", daemon.name),
@@ -126,7 +182,7 @@ impl Plane {
         id: DaemonId,
     ) -> Result<Daemon, RequestError> {
         let key = match credential {
-            Credential::Shared => None,
+            Credential::Shared | Credential::Person(_) => None,
             Credential::Key(key) => Some(key.id),
         };
         let daemon = self.store.daemon(id).await?;
@@ -144,7 +200,7 @@ impl Plane {
         id: JobId,
     ) -> Result<JobRecord, RequestError> {
         let job = self.store.job(id).await?;
-        let job = job.ok_or_else(|| RequestError::Gone(format!("there is no job {id}")))?;
+        let job = job.ok_or_else(|| RequestError::Gone(no_job(id)))?;
         match job.worker {
             None => Err(RequestError::Conflict("job isn't running yet".to_owned())),
             Some(worker) if worker != daemon.id => {
@@ -247,6 +303,37 @@ impl Plane {
         }
     }
 
+    /// Writes down that a daemon is connected.
+    ///
+    /// # Errors
+    /// [`RequestError::Store`]
+    pub async fn alive(&self, daemon: &Daemon) -> Result<(), RequestError> {
+        Ok(self.store.touch_daemon(daemon.id, self.now()).await?)
+    }
+
+    /// Keeps an archive of modules that is too large for the message that ends its import.
+    ///
+    /// # Errors
+    /// [`RequestError::Store`]
+    pub async fn upload_modules(&self, content: Bytes) -> Result<(), RequestError> {
+        let inserted = self.store.insert_file(FileKind::Modules, content).await;
+        Ok(inserted.map(drop)?)
+    }
+
+    /// The archive of modules with this SHA-256, which somebody uploaded before.
+    ///
+    /// # Errors
+    /// [`RequestError::Invalid`] if nobody did.
+    pub async fn uploaded_modules(&self, sha256: &[u8]) -> Result<Bytes, RequestError> {
+        let digest = hex::encode(sha256);
+        let found = self.store.file_by_hash(FileKind::Modules, &digest).await?;
+        found.map(|file| file.content).ok_or_else(|| {
+            RequestError::Invalid(format!(
+                "get file by hash, it should have been uploaded: there is none with SHA-256 {digest}"
+            ))
+        })
+    }
+
     /// The module archive with this id, if a template of the daemon's organization has it.
     ///
     /// # Errors
@@ -263,6 +350,11 @@ impl Plane {
             FileKind::Modules | FileKind::Template => Err(unknown()),
         }
     }
+}
+
+/// The words at the end are what daemons look for to learn that a job is theirs no more.
+fn no_job(id: JobId) -> String {
+    format!("there is no job {id}: no rows in result set")
 }
 
 fn check_registration(registration: &Registration) -> Result<(), RequestError> {

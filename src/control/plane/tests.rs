@@ -170,6 +170,7 @@ fn registration(name: &str, tags: &[(&str, &str)]) -> Registration {
             .collect(),
         provisioners: vec!["terraform".to_owned()],
         version: "v0.1.0".to_owned(),
+        ..Registration::default()
     }
 }
 

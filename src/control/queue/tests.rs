@@ -29,6 +29,7 @@ fn daemon(name: &str, tags: Tags) -> Daemon {
         tags,
         provisioners: vec!["terraform".to_owned()],
         version: String::new(),
+        api_version: String::new(),
         created_at: Timestamp::UNIX_EPOCH,
         last_seen_at: Timestamp::UNIX_EPOCH,
     }

@@ -97,6 +97,7 @@ pub(super) fn daemon(
         status: status.to_owned(),
         job_id: job.map(|job| job.id.to_string()).unwrap_or_default(),
         key: names.key(daemon.key_id),
+        api_version: daemon.api_version,
     }
 }
 

@@ -7,11 +7,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     caller::{credential, daemon},
+    calls::{CallError, Calls},
     status::status,
 };
 use crate::{
     control::plane::{Plane, Registration},
-    job::{CompletedJob, FailedJob, JobId},
+    job::CompletedJob,
     proto::{
         outpost::v1::{
             AcquireJobRequest, CompleteJobRequest, RegisterRequest, RegisterResponse,
@@ -20,11 +21,7 @@ use crate::{
         provisioner::FileUpload,
         provisionerd::{self, AcquiredJob, Empty},
     },
-    provision::JobUpdate,
-    transport::{
-        messages::{FieldError, set_addresses},
-        pieces,
-    },
+    transport::messages::set_addresses,
 };
 
 /// Serves daemons.
@@ -40,15 +37,6 @@ impl Daemons {
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-fn bad_field(error: FieldError) -> Status {
-    Status::invalid_argument(error.to_string())
-}
-
-fn job_id(text: &str) -> Result<JobId, Status> {
-    text.parse()
-        .map_err(|error| Status::invalid_argument(format!("parse job id: {error}")))
-}
-
 #[tonic::async_trait]
 impl DaemonService for Daemons {
     async fn register(
@@ -62,6 +50,7 @@ impl DaemonService for Daemons {
             tags: request.tags,
             provisioners: request.provisioners,
             version: request.version,
+            ..Registration::default()
         };
         let daemon = self.plane.register(&credential, registration).await;
         let daemon = daemon.map_err(status)?;
@@ -98,61 +87,42 @@ impl DaemonService for Daemons {
         &self,
         request: Request<provisionerd::UpdateJobRequest>,
     ) -> Result<Response<provisionerd::UpdateJobResponse>, Status> {
-        let daemon = daemon(&self.plane, request.metadata()).await?;
-        let update = JobUpdate::try_from(request.into_inner()).map_err(bad_field)?;
-        let updated = self
-            .plane
-            .update_job(&daemon, update)
-            .await
-            .map_err(status)?;
-        Ok(Response::new(updated.into()))
+        let calls = self.calls(&request).await?;
+        let updated = calls.update_job(request.into_inner()).await;
+        Ok(Response::new(updated.map_err(refused)?))
     }
 
     async fn commit_quota(
         &self,
         request: Request<provisionerd::CommitQuotaRequest>,
     ) -> Result<Response<provisionerd::CommitQuotaResponse>, Status> {
-        let daemon = daemon(&self.plane, request.metadata()).await?;
-        let request = request.into_inner();
-        let job = job_id(&request.job_id)?;
-        let quota = self
-            .plane
-            .commit_quota(&daemon, job, request.daily_cost)
-            .await;
-        let quota = quota.map_err(status)?;
-        Ok(Response::new(provisionerd::CommitQuotaResponse {
-            ok: quota.ok,
-            credits_consumed: quota.consumed,
-            budget: quota.budget,
-        }))
+        let calls = self.calls(&request).await?;
+        let quota = calls.commit_quota(request.into_inner()).await;
+        Ok(Response::new(quota.map_err(refused)?))
     }
 
     async fn fail_job(
         &self,
         request: Request<provisionerd::FailedJob>,
     ) -> Result<Response<Empty>, Status> {
-        let daemon = daemon(&self.plane, request.metadata()).await?;
-        let failed = FailedJob::try_from(request.into_inner()).map_err(bad_field)?;
-        self.plane.fail_job(&daemon, failed).await.map_err(status)?;
-        Ok(Response::new(Empty {}))
+        let calls = self.calls(&request).await?;
+        let failed = calls.fail_job(request.into_inner()).await;
+        Ok(Response::new(failed.map_err(refused)?))
     }
 
     async fn complete_job(
         &self,
         request: Request<CompleteJobRequest>,
     ) -> Result<Response<Empty>, Status> {
-        let daemon = daemon(&self.plane, request.metadata()).await?;
+        let calls = self.calls(&request).await?;
         let request = request.into_inner();
-        let job = request
-            .job
-            .ok_or_else(|| Status::invalid_argument("field `job` of the message is missing"))?;
-        let mut job = CompletedJob::try_from(job).map_err(bad_field)?;
-        set_addresses(&mut job, request.addresses, request.stop_addresses).map_err(bad_field)?;
-        self.plane
-            .complete_job(&daemon, job)
-            .await
-            .map_err(status)?;
-        Ok(Response::new(Empty {}))
+        let completed = async {
+            let job = request.job.ok_or(CallError::Missing("job"))?;
+            let mut job = CompletedJob::try_from(job)?;
+            set_addresses(&mut job, request.addresses, request.stop_addresses)?;
+            calls.complete_job(job).await
+        };
+        Ok(Response::new(completed.await.map_err(refused)?))
     }
 
     type DownloadFileStream = Answers<FileUpload>;
@@ -161,17 +131,27 @@ impl DaemonService for Daemons {
         &self,
         request: Request<provisionerd::FileRequest>,
     ) -> Result<Response<Self::DownloadFileStream>, Status> {
-        let daemon = daemon(&self.plane, request.metadata()).await?;
-        let id = request.into_inner().file_id;
-        let id = id
-            .parse()
-            .map_err(|error| Status::invalid_argument(format!("parse file id: {error}")))?;
-        let content = self
-            .plane
-            .download_modules(&daemon, id)
-            .await
-            .map_err(status)?;
-        let messages: Vec<_> = pieces(&content).map(Ok).collect();
-        Ok(Response::new(stream::iter(messages).boxed()))
+        let calls = self.calls(&request).await?;
+        let pieces = calls.download_file(request.into_inner()).await;
+        let pieces = pieces.map_err(refused)?.map(Ok);
+        Ok(Response::new(stream::iter(pieces).boxed()))
+    }
+}
+
+impl Daemons {
+    async fn calls<T>(&self, request: &Request<T>) -> Result<Calls, Status> {
+        Ok(Calls {
+            plane: self.plane.clone(),
+            daemon: daemon(&self.plane, request.metadata()).await?,
+        })
+    }
+}
+
+fn refused(error: CallError) -> Status {
+    match error {
+        CallError::Request(error) => status(error),
+        CallError::Field(_) | CallError::Missing(_) | CallError::Id { .. } => {
+            Status::invalid_argument(error.to_string())
+        }
     }
 }

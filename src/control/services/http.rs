@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use serde_json::json;
 
-use crate::control::{config::Config, plane::Plane};
-
-/// Coder's provisioner API whose messages our gRPC carries.
-const PROVISIONER_API: &str = "1.20";
+use crate::{
+    control::{config::Config, plane::Plane},
+    transport::coder::ApiVersion,
+};
 
 /// `/healthz`, `/readyz` and `/api/v2/buildinfo`, which need no token.
 pub(super) fn routes(plane: Arc<Plane>, config: &Config) -> Router {
@@ -16,7 +16,7 @@ pub(super) fn routes(plane: Arc<Plane>, config: &Config) -> Router {
         "version": config.version,
         "external_url": "",
         "dashboard_url": "",
-        "provisioner_api_version": PROVISIONER_API,
+        "provisioner_api_version": ApiVersion::NEWEST.to_string(),
     });
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use super::{Context, Failure, Progress, stage};
 use crate::{
-    daemon::secrets,
     job::{
         CompletedWork, ImportResult, Metadata, TemplateImport, TemplateVariable, Transition,
         VariableValue,
@@ -45,7 +44,6 @@ impl Context<'_> {
                     .coded()
             })?;
         let variables = self.learn(session, import.user_variables).await?;
-        self.log.hide(secrets::of_variables(&variables).collect());
         let metadata = &import.metadata;
         let start = self
             .pass(session, Transition::Start, metadata, &variables)

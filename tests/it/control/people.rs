@@ -98,6 +98,7 @@ async fn a_waiting_job_says_which_daemons_exist_and_what_excludes_each() {
             tags: tags.collect(),
             provisioners: vec!["terraform".to_owned()],
             version: "v0.1.0".to_owned(),
+            ..Registration::default()
         };
         lab.server.local_source(registration).await.unwrap();
     }
@@ -310,6 +311,7 @@ async fn a_daemon_in_the_process_and_one_outside_work_alike() {
         tags: std::collections::BTreeMap::new(),
         provisioners: vec!["terraform".to_owned()],
         version: "v0.1.0".to_owned(),
+        ..Registration::default()
     };
     let inside: control::LocalSource = lab.server.local_source(registration).await.unwrap();
     let outside = lab.daemon("outside");

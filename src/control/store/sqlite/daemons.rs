@@ -22,6 +22,7 @@ fn daemon(row: &SqliteRow) -> Result<Daemon, StoreError> {
         tags: row.tags("tags")?,
         provisioners: row.json("provisioners")?,
         version: row.text("version")?,
+        api_version: row.text("api_version")?,
         created_at: row.time("created_at")?,
         last_seen_at: row.time("last_seen_at")?,
     })
@@ -32,11 +33,11 @@ impl DaemonStore for Sqlite {
     async fn upsert_daemon(&self, new: &Daemon) -> Result<Daemon, StoreError> {
         let row = sqlx::query(
             "INSERT INTO daemons (id, organization_id, key_id, name, owner, tags, provisioners, version,
-               created_at, last_seen_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+               api_version, created_at, last_seen_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (organization_id, name, owner) DO UPDATE SET key_id = excluded.key_id,
                tags = excluded.tags, provisioners = excluded.provisioners, version = excluded.version,
-               last_seen_at = excluded.last_seen_at
+               api_version = excluded.api_version, last_seen_at = excluded.last_seen_at
              RETURNING *",
         )
         .bind(new.id.to_string())
@@ -47,6 +48,7 @@ impl DaemonStore for Sqlite {
         .bind(json(&new.tags))
         .bind(json(&new.provisioners))
         .bind(&new.version)
+        .bind(&new.api_version)
         .bind(millis(new.created_at))
         .bind(millis(new.last_seen_at))
         .fetch_one(&self.writer)

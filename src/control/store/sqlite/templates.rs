@@ -49,6 +49,19 @@ fn version(row: &SqliteRow) -> Result<Version, StoreError> {
     })
 }
 
+fn file(row: &SqliteRow) -> Result<File, StoreError> {
+    let row = Columns::of("files", row);
+    Ok(File {
+        id: row.id("id")?,
+        kind: match row.text("kind")?.as_str() {
+            "template" => FileKind::Template,
+            _ => FileKind::Modules,
+        },
+        sha256: row.text("sha256")?,
+        content: row.bytes("content")?.into(),
+    })
+}
+
 impl FileKind {
     fn column(self) -> &'static str {
         match self {
@@ -137,19 +150,16 @@ impl TemplateStore for Sqlite {
             .bind(id.to_string())
             .fetch_optional(&self.reader)
             .await?;
-        row.map(|row| {
-            let row = Columns::of("files", &row);
-            Ok(File {
-                id,
-                kind: match row.text("kind")?.as_str() {
-                    "template" => FileKind::Template,
-                    _ => FileKind::Modules,
-                },
-                sha256: row.text("sha256")?,
-                content: row.bytes("content")?.into(),
-            })
-        })
-        .transpose()
+        row.as_ref().map(file).transpose()
+    }
+
+    async fn file_by_hash(&self, kind: FileKind, sha256: &str) -> Result<Option<File>, StoreError> {
+        let row = sqlx::query("SELECT * FROM files WHERE kind = ? AND sha256 = ?")
+            .bind(kind.column())
+            .bind(sha256)
+            .fetch_optional(&self.reader)
+            .await?;
+        row.as_ref().map(file).transpose()
     }
 
     async fn uses_modules(

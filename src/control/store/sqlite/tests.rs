@@ -120,7 +120,8 @@ async fn an_older_format_is_copied_before_it_is_changed() {
     let (path, backups) = (temp.path().join("outpost.db"), temp.path().join("backups"));
 
     // The next version's change of format.
-    let next = ["", "CREATE TABLE next (id TEXT PRIMARY KEY) STRICT;"];
+    let mut next = vec![""; FORMAT as usize];
+    next.push("CREATE TABLE next (id TEXT PRIMARY KEY) STRICT;");
     let writer = pool(1)
         .connect_with(options().filename(&path))
         .await
@@ -143,10 +144,10 @@ async fn an_older_format_is_copied_before_it_is_changed() {
         fs::metadata(&copies[0]).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    assert_eq!(facts(&copies[0]).await.unwrap().format, 1);
+    assert_eq!(facts(&copies[0]).await.unwrap().format, FORMAT);
     assert!(matches!(
         open(temp.path()).await,
-        Err(OpenError::Newer { found: 2, .. })
+        Err(OpenError::Newer { found, .. }) if found == FORMAT + 1
     ));
 }
 
@@ -156,7 +157,8 @@ async fn a_change_of_format_that_fails_changes_nothing() {
     open(temp.path()).await.unwrap().close().await;
     let (path, backups) = (temp.path().join("outpost.db"), temp.path().join("backups"));
 
-    let broken = ["", "CREATE TABLE next (id TEXT) STRICT; SELECT nonsense;"];
+    let mut broken = vec![""; FORMAT as usize];
+    broken.push("CREATE TABLE next (id TEXT) STRICT; SELECT nonsense;");
     let writer = pool(1)
         .connect_with(options().filename(&path))
         .await

@@ -1,0 +1,37 @@
+//! What becomes of a connection that is HTTP no more.
+//!
+//! It stays in the hands of the listener, which counts it, and ends it with the server.
+
+use std::pin::Pin;
+
+use tokio::sync::mpsc;
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Stands in the extensions of each request: a handler that upgrades its connection says here what follows.
+#[derive(Clone)]
+pub(in crate::control) struct Upgraded(mpsc::Sender<Work>);
+
+/// The other end, for the connection.
+pub(super) struct Becomes(mpsc::Receiver<Work>);
+
+impl Upgraded {
+    pub(super) fn channel() -> (Self, Becomes) {
+        let (sender, receiver) = mpsc::channel(1);
+        (Self(sender), Becomes(receiver))
+    }
+
+    /// Hands over what the connection does once its HTTP has ended; the first handler counts.
+    pub(in crate::control) fn set(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.try_send(Box::pin(work)).ok();
+    }
+}
+
+impl Becomes {
+    /// Does what follows, if anything does.
+    pub(super) async fn run(&mut self) {
+        if let Ok(work) = self.0.try_recv() {
+            work.await;
+        }
+    }
+}

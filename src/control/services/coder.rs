@@ -1,0 +1,144 @@
+//! Coder's own wire: a daemon dials a WebSocket, opens a yamux stream for each call, and speaks dRPC on it.
+//!
+//! [`admission`] decides who comes in, in the reference's order of checks and with its answers; [`upgrade`] makes the
+//! WebSocket, [`session`] serves what a daemon opens on it, [`rpc`] translates one call. Nothing about a job lives in
+//! a connection: a daemon that comes back under its name goes on where it was.
+//!
+//! # Source
+//! coder `enterprise/coderd/provisionerdaemons.go`, `enterprise/coderd/provisionerkeys.go`.
+
+mod admission;
+mod answer;
+mod files;
+mod rpc;
+mod session;
+mod upgrade;
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json, Router,
+    extract::{Path, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue},
+    middleware::map_response,
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use self::{answer::Refusal, session::Session};
+use super::calls::Calls;
+use crate::control::{config::Config, listener::Upgraded, model::Organization, plane::Plane};
+
+const BUILD_VERSION: HeaderName = HeaderName::from_static("x-coder-build-version");
+
+/// Archives that are received at a time, over all connections: each may have 100 MiB.
+const UPLOADS: usize = 2;
+
+#[derive(Clone)]
+struct Coder {
+    plane: Arc<Plane>,
+    uploads: Arc<Semaphore>,
+}
+
+/// What Coder's daemons ask over HTTP: their WebSocket, and before it which organization or key is theirs.
+pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
+    let coder = Coder {
+        plane: plane.clone(),
+        uploads: Arc::new(Semaphore::new(UPLOADS)),
+    };
+    let routes = Router::new()
+        .route(
+            "/api/v2/organizations/{organization}/provisionerdaemons/serve",
+            get(serve),
+        )
+        .route("/api/v2/users/me/organizations", get(organizations))
+        .route("/api/v2/provisionerkeys/{key}", get(key))
+        .with_state(coder);
+    let Ok(version) = HeaderValue::from_str(&config.version) else {
+        return routes;
+    };
+    routes.layer(map_response(move |mut response: Response| {
+        let headers = response.headers_mut();
+        headers.insert(BUILD_VERSION, version.clone());
+        std::future::ready(response)
+    }))
+}
+
+async fn serve(
+    State(coder): State<Coder>,
+    Path(organization): Path<String>,
+    Extension(upgraded): Extension<Upgraded>,
+    request: Request,
+) -> Response {
+    match take_in(coder, &organization, &upgraded, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn take_in(
+    coder: Coder,
+    organization: &str,
+    upgraded: &Upgraded,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let query = request.uri().query().unwrap_or_default();
+    let daemon = admission::admit(&coder.plane, organization, query, request.headers()).await?;
+    let (response, socket) = upgrade::accept(request)?;
+    let calls = Calls {
+        plane: coder.plane,
+        daemon,
+    };
+    let session = Session {
+        calls,
+        uploads: coder.uploads,
+    };
+    upgraded.set(session.run(socket));
+    Ok(response)
+}
+
+/// A daemon with a person's token asks for its organization's id.
+async fn organizations(
+    State(Coder { plane, .. }): State<Coder>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    admission::person(&plane, &headers)
+        .await?
+        .ok_or_else(Refusal::unauthenticated)?;
+    let all = plane.store().organizations().await;
+    let all = all.map_err(|error| Refusal::internal(error.into()))?;
+    let all: Vec<_> = all.iter().map(described).collect();
+    Ok(Json(all).into_response())
+}
+
+fn described(organization: &Organization) -> serde_json::Value {
+    json!({
+        "id": organization.id,
+        "name": organization.name,
+        "display_name": organization.name,
+        "description": "",
+        "icon": "",
+        "created_at": organization.created_at,
+        "updated_at": organization.created_at,
+        "is_default": organization.is_default,
+    })
+}
+
+/// A daemon with a provisioner key asks for the key's tags, to show them.
+async fn key(
+    State(Coder { plane, .. }): State<Coder>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let key = admission::key(&plane, &headers).await?;
+    let tags = key.tags.as_map();
+    let body = json!({
+        "id": key.id,
+        "created_at": key.created_at,
+        "organization": key.organization_id,
+        "name": key.name,
+        "tags": tags,
+    });
+    Ok(Json(body).into_response())
+}

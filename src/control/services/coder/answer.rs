@@ -1,0 +1,92 @@
+//! Refusals as Coder writes them: a status, and JSON that says why.
+
+use std::borrow::Cow;
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use tracing::error;
+
+use crate::control::plane::RequestError;
+
+/// Why a request is not answered as it wished.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    message: Cow<'static, str>,
+    detail: String,
+    /// The parameter that is wrong.
+    field: Option<&'static str>,
+    headers: HeaderMap,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            detail: String::new(),
+            field: None,
+            headers: HeaderMap::new(),
+        }
+    }
+
+    /// Says more about it.
+    pub(super) fn because(mut self, detail: impl Into<String>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+
+    /// Says which parameter is wrong, and how.
+    pub(super) fn at(mut self, field: &'static str, detail: impl Into<String>) -> Self {
+        self.field = Some(field);
+        self.because(detail)
+    }
+
+    pub(super) fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
+        self.headers.insert(name, HeaderValue::from_static(value));
+        self
+    }
+
+    pub(super) fn unauthenticated() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "API key or external provisioner authentication required, but none provided",
+        )
+    }
+
+    pub(super) fn not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "Resource not found or you do not have access to this resource",
+        )
+    }
+
+    /// The storage failed; details are in our log only.
+    pub(super) fn internal(error: RequestError) -> Self {
+        error!(
+            error = &error as &dyn std::error::Error,
+            "cannot answer a daemon"
+        );
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Internal error creating provisioner daemon.",
+        )
+        .because(error.to_string())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut body = json!({ "message": self.message });
+        match self.field {
+            Some(field) => body["validations"] = json!([{ "field": field, "detail": self.detail }]),
+            None if self.detail.is_empty() => {}
+            None => body["detail"] = self.detail.into(),
+        }
+        (self.status, self.headers, Json(body)).into_response()
+    }
+}
