@@ -20,9 +20,9 @@ const DANGEROUS: [Capability; 8] = [
 
 /// Gives up all. With `no_new_privs` set, no program that is executed later gets any back.
 pub(super) fn drop_all() -> Result<(), Denied> {
-    let sets = sets().into_iter();
-    sets.map(|set| caps::clear(None, set))
-        .collect::<Result<_, _>>()
+    sets()
+        .into_iter()
+        .try_for_each(|set| caps::clear(None, set))
         .map_err(failed)
 }
 

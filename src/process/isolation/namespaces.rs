@@ -110,7 +110,7 @@ fn hide_files(policy: &Policy, stage: &Path) -> Result<(), Denied> {
     let made = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0)
+        .mode(0o0)
         .open(&closed);
     made.map_err(|error| Denied::kernel("make an unreadable file", error))?;
     let closed = open_path(&closed)?;

@@ -75,6 +75,9 @@ fn serve(query: &str) -> String {
 
 const GOOD: &str = "name=one&provisioner=terraform&version=1.18";
 
+/// A path, the headers, and the answer: its status and what is in its body.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
 #[tokio::test]
 async fn a_daemon_that_does_not_belong_here_learns_why_in_the_order_of_the_reference() {
     let mut lab = Lab::start(Storage::Memory).await;
@@ -92,7 +95,7 @@ async fn a_daemon_that_does_not_belong_here_learns_why_in_the_order_of_the_refer
     let both = [psk[0], ("Coder-Session-Token", token.as_str())];
     let other = serve(GOOD).replace("default", "other");
     // Each has the faults of those below it as well, as far as they go together.
-    let cases: &[(&str, &[(&str, &str)], u16, &str)] = &[
+    let cases: &[Case<'_>] = &[
         (
             &serve("tag=x&version=9.9"),
             &both,

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use axum::{
     Json,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderName, HeaderValue, StatusCode},
+    response::{AppendHeaders, IntoResponse, Response},
 };
 use serde_json::json;
 use tracing::error;
@@ -20,7 +20,7 @@ pub(super) struct Refusal {
     detail: String,
     /// The parameter that is wrong.
     field: Option<&'static str>,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Refusal {
@@ -30,7 +30,7 @@ impl Refusal {
             message: message.into(),
             detail: String::new(),
             field: None,
-            headers: HeaderMap::new(),
+            headers: Vec::new(),
         }
     }
 
@@ -46,8 +46,8 @@ impl Refusal {
         self.because(detail)
     }
 
-    pub(super) fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
-        self.headers.insert(name, HeaderValue::from_static(value));
+    pub(super) fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
         self
     }
 
@@ -87,6 +87,7 @@ impl IntoResponse for Refusal {
             None if self.detail.is_empty() => {}
             None => body["detail"] = self.detail.into(),
         }
-        (self.status, self.headers, Json(body)).into_response()
+        let headers = AppendHeaders(self.headers);
+        (self.status, headers, Json(body)).into_response()
     }
 }
