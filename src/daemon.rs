@@ -5,12 +5,16 @@
 //! An outage of the server never stops an engine before the server has certainly given the job up.
 
 mod delivery;
+mod job_log;
 mod log_batch;
+mod log_file;
 mod procedure;
 mod pulse;
+mod redact;
 mod repeat;
 mod reporter;
 mod runner;
+mod secrets;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,8 +25,11 @@ use tracing::{Instrument, Span, error, field, info, info_span, warn};
 use crate::{
     job::{Job, Work},
     provision::{JobSource, Provisioner, SourceError},
+    secret::Secret,
     stop::Stop,
 };
+
+pub use self::log_file::LogRetention;
 
 /// What a daemon runs with. Nothing below asks "is it set?".
 #[derive(Clone, Debug)]
@@ -38,6 +45,10 @@ pub struct Config {
     pub max_jobs: Option<usize>,
     /// Where states are kept that could not be delivered.
     pub state_dir: PathBuf,
+    /// How much of the logs of jobs is kept there.
+    pub logs: LogRetention,
+    /// What no log may show, besides what each job brings along.
+    pub secrets: Vec<Secret>,
 }
 
 /// Why a configuration cannot be used.

@@ -23,6 +23,38 @@ use crate::{
 pub trait LogSink: Send + Sync {
     /// Takes one entry; `output` may have several lines.
     fn log(&self, level: LogLevel, output: String);
+
+    /// Takes one entry and what it is. Who does not tell kinds apart takes it like any other.
+    fn log_entry(&self, entry: LogEntry) {
+        self.log(entry.level, entry.output);
+    }
+}
+
+/// One thing that an engine said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// How important it is.
+    pub level: LogLevel,
+    /// The text; it may have several lines.
+    pub output: String,
+    /// What to do with it where there is not room for all.
+    pub kind: LogKind,
+}
+
+/// What an entry of a log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogKind {
+    /// Something like any other.
+    Plain,
+    /// Part of what the engine explained to the author: an error or a warning with its place.
+    Diagnostic,
+    /// A piece of a line that is too long to be taken at once.
+    Piece {
+        /// Pieces of lines from different pipes come in turns; this tells them apart.
+        stream: usize,
+        /// Whether the line ends with it.
+        is_last: bool,
+    },
 }
 
 /// An engine that runs templates.

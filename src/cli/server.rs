@@ -284,5 +284,7 @@ pub(super) fn daemon_config(state_dir: PathBuf) -> daemon::Config {
         force_cancel: Duration::from_secs(10 * 60),
         max_jobs: None,
         state_dir,
+        logs: daemon::LogRetention::standard(),
+        secrets: Vec::new(),
     }
 }

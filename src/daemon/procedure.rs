@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::reporter::{JobLog, Reporter};
+use super::{job_log::JobLog, reporter::Reporter};
 use crate::{
     job::{
         CompletedJob, CompletedWork, FailedJob, FailedWork, FailureCode, Job, JobId, LogLevel,
@@ -181,6 +181,7 @@ pub(super) fn outcome(
         Some(why) => format!("{why}: {}", failure.error),
         None => failure.error,
     };
+    let error = context.log.redact(error);
     let work = match kind {
         FailedWork::WorkspaceBuild { .. } => FailedWork::WorkspaceBuild {
             state: progress.state.clone(),

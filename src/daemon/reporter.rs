@@ -4,33 +4,26 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use jiff::Timestamp;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
-    time::{Instant, sleep_until},
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, debug, info, warn};
 
-use super::{Config, log_batch::LogBatch, pulse::Pulse, repeat::may_pass};
+use super::{Config, job_log::JobLog, pulse::Pulse, repeat::may_pass};
 use crate::{
-    job::{JobId, LogLevel, LogLine, LogSource},
-    provision::{JobSource, JobUpdate, JobUpdated, LogSink, SourceError},
+    job::JobId,
+    provision::{JobSource, JobUpdate, JobUpdated, SourceError},
     stop::Stop,
 };
 
-/// Where a job's lines go. Taking one never waits.
-#[derive(Clone, Default)]
-pub(super) struct JobLog(Arc<Lines>);
-
-#[derive(Default)]
-struct Lines {
-    batch: Mutex<LogBatch>,
-    arrived: Notify,
-}
+/// Time the server has to answer an update, as in the reference.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The task that reports on one job. Dropping it ends the reports.
 pub(super) struct Reporter {
@@ -66,69 +59,6 @@ enum Request {
         oneshot::Sender<Result<JobUpdated, SourceError>>,
     ),
     Flush(oneshot::Sender<()>),
-}
-
-/// Lines of an engine, under one stage.
-struct StageSink {
-    log: JobLog,
-    stage: &'static str,
-}
-
-impl LogSink for StageSink {
-    fn log(&self, level: LogLevel, output: String) {
-        self.log
-            .push(LogSource::Provisioner, level, self.stage, output);
-    }
-}
-
-impl JobLog {
-    /// Marks the beginning of a stage.
-    pub(super) fn mark(&self, stage: &'static str) {
-        self.push(
-            LogSource::ProvisionerDaemon,
-            LogLevel::Info,
-            stage,
-            String::new(),
-        );
-    }
-
-    /// Logs a line as the engine would.
-    pub(super) fn line(&self, level: LogLevel, stage: &'static str, output: impl Into<String>) {
-        self.push(LogSource::Provisioner, level, stage, output.into());
-    }
-
-    /// Where an engine logs under `stage`.
-    pub(super) fn sink(&self, stage: &'static str) -> Arc<dyn LogSink> {
-        Arc::new(StageSink {
-            log: self.clone(),
-            stage,
-        })
-    }
-
-    /// Releases what was kept back.
-    pub(super) fn finish(&self) {
-        self.batch().finish(Timestamp::now());
-        self.0.arrived.notify_one();
-    }
-
-    fn push(&self, source: LogSource, level: LogLevel, stage: &str, output: String) {
-        let line = LogLine {
-            source,
-            level,
-            created_at: Timestamp::now(),
-            stage: stage.to_owned(),
-            output,
-        };
-        self.batch().push(line);
-        self.0.arrived.notify_one();
-    }
-
-    fn batch(&self) -> MutexGuard<'_, LogBatch> {
-        self.0
-            .batch
-            .lock()
-            .expect("no code panics while it holds the lines")
-    }
 }
 
 impl Reporter {
@@ -217,7 +147,7 @@ impl Task {
                     None => return,
                 },
                 () = sleep_until(due), if !self.is_gone() => self.beat().await,
-                () = log.0.arrived.notified() => {}
+                () = log.arrived() => {}
             }
         }
     }
@@ -229,21 +159,21 @@ impl Task {
         let batch = if self.pulse.is_waiting(now) {
             None
         } else {
-            self.log.batch().due(now)
+            self.log.due(now)
         };
         batch.map_or(beat, |batch| batch.min(beat)).into()
     }
 
     /// Sends the next batch; an empty one is a sign of life.
     async fn beat(&mut self) {
-        let logs = self.log.batch().take(Instant::now().into_std());
+        let logs = self.log.take(Instant::now().into_std());
         let update = JobUpdate {
             logs: logs.clone(),
             ..JobUpdate::heartbeat(self.job)
         };
         match self.send(update).await {
             Ok(_) => {}
-            Err(error) if may_pass(&error) => self.log.batch().put_back(logs),
+            Err(error) if may_pass(&error) => self.log.put_back(logs),
             Err(error) => warn!(
                 error = &error as &dyn std::error::Error,
                 lines = logs.len(),
@@ -253,7 +183,7 @@ impl Task {
     }
 
     async fn flush(&mut self) {
-        while !self.log.batch().is_empty() && !self.is_gone() && !self.stop.is_killed() {
+        while !self.log.is_empty() && !self.is_gone() && !self.stop.is_killed() {
             self.wait_for_pulse().await;
             self.beat().await;
             if self.pulse.is_lost(Instant::now().into_std()) {
@@ -284,7 +214,8 @@ impl Task {
     }
 
     async fn send(&mut self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
-        let result = self.source.update(update).await;
+        let call = timeout(ANSWER_TIMEOUT, self.source.update(update)).await;
+        let result = call.unwrap_or_else(|late| Err(SourceError::Lost(late.into())));
         let now = Instant::now().into_std();
         match &result {
             Ok(answer) => {

@@ -8,8 +8,10 @@ use tracing::{error, info, warn};
 
 use super::{
     Config, Ended, delivery,
+    job_log::JobLog,
     procedure::{self, Apply, Context, Failure, Progress, stage},
-    reporter::{JobLog, Reporter},
+    reporter::Reporter,
+    secrets,
 };
 use crate::{
     job::{Job, Outcome},
@@ -40,7 +42,8 @@ pub(super) async fn run(
 ) -> Ran {
     let (id, kind, started) = (job.id, procedure::kind(&job.work), Instant::now());
     info!("acquired job");
-    let (log, stop) = (JobLog::default(), daemon_stop.child());
+    let secrets = [config.secrets.clone(), secrets::of_job(&job)].concat();
+    let (log, stop) = (JobLog::open(config, id, secrets).await, daemon_stop.child());
     let reporter = Reporter::start(config, id, Arc::clone(source), log.clone(), stop.clone());
     log.mark(stage::SETTING_UP);
     let context = Context {

@@ -1,5 +1,6 @@
 //! One job on the paused clock, between a server and an engine that do as they are told.
 
+mod logs;
 mod outages;
 mod procedures;
 mod stopping;
@@ -27,8 +28,8 @@ use crate::{
     },
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
-        JobUpdate, JobUpdated, LogSink, ParseComplete, PlanComplete, PlanRequest, Quota, Session,
-        SessionConfig, StepFailure,
+        JobUpdate, JobUpdated, LogEntry, LogSink, ParseComplete, PlanComplete, PlanRequest, Quota,
+        Session, SessionConfig, StepFailure,
     },
 };
 
@@ -47,6 +48,7 @@ struct Server {
     quota: Mutex<Option<Quota>>,
     quota_fails: AtomicUsize,
     is_gone: AtomicBool,
+    is_silent: AtomicBool,
 }
 
 impl Server {
@@ -116,6 +118,9 @@ impl JobSource for Server {
     }
 
     async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
+        if self.is_silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.call("update")?;
         let lines = update
             .logs
@@ -180,6 +185,7 @@ struct Engine {
     hangs_in: Option<&'static str>,
     failing: Option<&'static str>,
     resources: Vec<Resource>,
+    says: Vec<LogEntry>,
 }
 
 #[async_trait]
@@ -222,6 +228,8 @@ impl Session for Engine {
         _: &Stop,
     ) -> Result<InitComplete, StepFailure> {
         log.log(LogLevel::Info, "initializing".to_owned());
+        let says = self.says.iter().cloned();
+        says.for_each(|entry| log.log_entry(entry));
         self.step("init".to_owned())?;
         self.hang_in("init").await;
         Ok(InitComplete::default())
@@ -366,6 +374,8 @@ fn config(dir: &tempfile::TempDir) -> Config {
         force_cancel: Duration::from_secs(600),
         max_jobs: Some(1),
         state_dir: dir.path().to_owned(),
+        logs: LogRetention::standard(),
+        secrets: vec![Secret::new("a key of the daemon")],
     }
 }
 

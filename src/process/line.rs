@@ -2,28 +2,49 @@
 
 use super::Limits;
 
-/// One line, without its end.
+/// One line, without its end, or a piece of one that is too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// What was kept of it.
     pub bytes: Vec<u8>,
-    /// Bytes of it that were not kept.
+    /// Bytes of it that were not kept; only precious lines are cut.
     pub cut: usize,
+    /// Whether the line begins with it.
+    pub is_start: bool,
+    /// Whether the line ends with it.
+    pub is_end: bool,
 }
 
 impl Line {
+    /// A line that is neither cut nor in pieces.
+    pub fn whole(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            cut: 0,
+            is_start: true,
+            is_end: true,
+        }
+    }
+
+    /// Whether it is the line, and not a piece of it.
+    pub fn is_whole(&self) -> bool {
+        self.is_start && self.is_end
+    }
+
     /// The line as text; what is not UTF-8 becomes U+FFFD.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.bytes).into_owned()
+    pub fn into_text(self) -> String {
+        String::from_utf8(self.bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 }
 
-/// Puts lines together. What is kept of a line that has not ended is bounded.
+/// Puts lines together. What is kept of a line that has not ended is bounded: a longer line is handed out in pieces.
 pub(super) struct LineBuffer {
     limits: Limits,
     bytes: Vec<u8>,
     cut: usize,
     is_precious: bool,
+    is_continued: bool,
 }
 
 impl LineBuffer {
@@ -33,53 +54,80 @@ impl LineBuffer {
             bytes: Vec::new(),
             cut: 0,
             is_precious: false,
+            is_continued: false,
         }
     }
 
     pub(super) fn push(&mut self, mut bytes: &[u8], mut on_line: impl FnMut(Line)) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            self.extend(&bytes[..end]);
-            on_line(self.take());
+            self.extend(&bytes[..end], &mut on_line);
+            on_line(self.take(true));
             bytes = &bytes[end + 1..];
         }
-        self.extend(bytes);
+        self.extend(bytes, &mut on_line);
     }
 
     /// Hands out what stands behind the last line end.
     pub(super) fn finish(&mut self, mut on_line: impl FnMut(Line)) {
-        if !self.bytes.is_empty() || self.cut > 0 {
-            on_line(self.take());
+        if !self.bytes.is_empty() || self.cut > 0 || self.is_continued {
+            on_line(self.take(true));
         }
     }
 
-    fn extend(&mut self, mut bytes: &[u8]) {
-        let room = self.limits.line_bytes.saturating_sub(self.bytes.len());
-        if self.cut == 0 && !self.is_precious && bytes.len() > room {
-            self.bytes.extend_from_slice(&bytes[..room]);
-            bytes = &bytes[room..];
-            self.is_precious = (self.limits.is_precious)(&self.bytes);
+    fn extend(&mut self, mut bytes: &[u8], on_line: &mut impl FnMut(Line)) {
+        loop {
+            let limit = match self.is_precious {
+                true => self.limits.precious_bytes,
+                false => self.limits.line_bytes,
+            };
+            let kept = bytes.len().min(limit.saturating_sub(self.bytes.len()));
+            self.bytes.extend_from_slice(&bytes[..kept]);
+            bytes = &bytes[kept..];
+            if bytes.is_empty() {
+                return;
+            }
+            if self.is_precious {
+                self.cut += bytes.len();
+                return;
+            }
+            self.is_precious = !self.is_continued && (self.limits.is_precious)(&self.bytes);
+            if !self.is_precious {
+                on_line(self.take(false));
+            }
         }
-        let limit = if self.is_precious {
-            self.limits.precious_bytes
-        } else {
-            self.limits.line_bytes
-        };
-        let kept = bytes.len().min(limit.saturating_sub(self.bytes.len()));
-        self.bytes.extend_from_slice(&bytes[..kept]);
-        self.cut += bytes.len() - kept;
     }
 
-    fn take(&mut self) -> Line {
-        self.is_precious = false;
+    /// The line, or the next piece of it. A character that the piece would cut stays for the one behind it.
+    fn take(&mut self, is_end: bool) -> Line {
         let mut bytes = std::mem::take(&mut self.bytes);
-        if self.cut == 0 && bytes.last() == Some(&b'\r') {
-            bytes.pop();
+        if is_end {
+            if self.cut == 0 && bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        } else {
+            self.bytes = bytes.split_off(bytes.len() - begun_char(&bytes));
         }
+        self.is_precious = false;
         Line {
             bytes,
             cut: std::mem::take(&mut self.cut),
+            is_start: !std::mem::replace(&mut self.is_continued, !is_end),
+            is_end,
         }
     }
+}
+
+/// Bytes at the end that begin a character and do not end it. Something stays in front of them.
+fn begun_char(bytes: &[u8]) -> usize {
+    let last = bytes
+        .iter()
+        .rev()
+        .take(3.min(bytes.len().saturating_sub(1)));
+    let is_begun = |(length, byte): (usize, &u8)| {
+        let needed = byte.leading_ones() as usize;
+        (needed != 1).then_some(if needed > length + 1 { length + 1 } else { 0 })
+    };
+    last.enumerate().find_map(is_begun).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -100,7 +148,11 @@ mod tests {
 
     fn lines(pieces: &[&str]) -> Vec<(String, usize)> {
         let (mut buffer, mut lines) = (LineBuffer::new(&LIMITS), Vec::new());
-        let mut on_line = |line: Line| lines.push((line.text(), line.cut));
+        let mut on_line = |line: Line| {
+            let cut = line.cut;
+            let mark = if line.is_end { "" } else { "+" };
+            lines.push((line.into_text() + mark, cut));
+        };
         for piece in pieces {
             buffer.push(piece.as_bytes(), &mut on_line);
         }
@@ -108,22 +160,26 @@ mod tests {
         lines
     }
 
+    fn expected<const N: usize>(lines: [(&str, usize); N]) -> [(String, usize); N] {
+        lines.map(|(text, cut)| (text.to_owned(), cut))
+    }
+
     #[test]
     fn lines_are_put_together_from_pieces() {
-        let expected = [("one", 0), ("two", 0), ("", 0), ("three", 0)]
-            .map(|(text, cut)| (text.to_owned(), cut));
+        let expected = expected([("one", 0), ("two", 0), ("", 0), ("three", 0)]);
 
         assert_eq!(lines(&["on", "e\r\ntwo\n\nthr", "ee"]), expected);
     }
 
     #[test]
-    fn a_long_line_is_cut_and_counted_unless_it_is_precious() {
-        let expected = [
-            ("12345678", 4),
+    fn a_long_line_comes_in_pieces_unless_it_is_precious() {
+        let expected = expected([
+            ("12345678+", 0),
+            ("9012", 0),
             ("keep567890", 0),
             ("keep5678901234567890", 2),
             ("x", 0),
-        ];
+        ]);
 
         let found = lines(&[
             "1234567",
@@ -131,19 +187,26 @@ mod tests {
             "67890\nkeep567890123456789012\nx",
         ]);
 
-        assert_eq!(found, expected.map(|(text, cut)| (text.to_owned(), cut)));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn no_character_is_torn_apart() {
+        let expected = expected([("1234567+", 0), ("ä1234+", 0), ("😀", 0)]);
+
+        assert_eq!(lines(&["1234567ä1234😀\n"]), expected);
     }
 
     proptest! {
         #[test]
-        fn nothing_is_lost_and_little_is_kept(pieces in prop::collection::vec("[a-c\n]{0,30}", 0..10)) {
+        fn nothing_is_lost_and_little_is_kept(pieces in prop::collection::vec("[a-cä😀\n]{0,30}", 0..10)) {
             let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
 
             let found = lines(&pieces);
 
-            let letters = pieces.concat().chars().filter(|c| *c != '\n').count();
-            prop_assert_eq!(found.iter().map(|(text, cut)| text.len() + cut).sum::<usize>(), letters);
-            prop_assert!(found.iter().all(|(text, _)| text.len() <= LIMITS.line_bytes));
+            let text: String = found.iter().map(|(text, _)| text.trim_end_matches('+')).collect();
+            prop_assert_eq!(text, pieces.concat().replace('\n', ""));
+            prop_assert!(found.iter().all(|(text, _)| text.len() <= LIMITS.line_bytes + 1));
         }
     }
 }

@@ -12,10 +12,14 @@ use super::{diagnostic::Diagnostic, timings::Hook};
 use crate::{
     job::LogLevel,
     process::{Line, Pipe},
+    provision::{LogEntry, LogKind},
 };
 
 /// The message of the line in which Terraform prints a state that it could not write.
 const EMERGENCY_DUMP: &str = "Emergency state dump";
+
+/// Bytes of an error that stand in the end of a job.
+const MAX_ERROR_BYTES: usize = 4 * 1024;
 
 /// One line of standard output.
 #[derive(Debug, Default, Deserialize)]
@@ -39,7 +43,7 @@ struct Event {
 #[derive(Debug, Default)]
 pub(super) struct Said {
     /// Entries for the log, in order.
-    pub(super) entries: Vec<(LogLevel, String)>,
+    pub(super) entries: Vec<LogEntry>,
     /// What can be timed.
     pub(super) timed: Option<Timed>,
     /// An error or a warning.
@@ -65,25 +69,66 @@ pub(super) fn is_precious(start: &[u8]) -> bool {
         .any(|window| window == EMERGENCY_DUMP.as_bytes())
 }
 
-/// Reads a line.
-pub(super) fn read(pipe: Pipe, line: &Line) -> Said {
-    let note = if line.cut > 0 {
-        format!("… ({} bytes more)", line.cut)
-    } else {
-        String::new()
+/// Reads a line, or a piece of one.
+pub(super) fn read(pipe: Pipe, line: Line) -> Said {
+    let (cut, is_whole, is_last) = (line.cut, line.is_whole(), line.is_end);
+    let text = printable(line.into_text());
+    let level = match pipe {
+        Pipe::Stdout => LogLevel::Info,
+        Pipe::Stderr => LogLevel::Error,
     };
-    let text = line.text().replace('\0', "\u{fffd}");
+    if !is_whole {
+        let kind = LogKind::Piece {
+            stream: pipe as usize,
+            is_last,
+        };
+        return Said::of(level, text, kind);
+    }
+    let note = match cut {
+        0 => String::new(),
+        _ => format!("… ({cut} bytes more)"),
+    };
     match pipe {
-        Pipe::Stdout => read_stdout(&text, &note),
+        Pipe::Stdout => read_stdout(text, &note),
         Pipe::Stderr => Said {
-            entries: read_stderr(&text, &note),
+            entries: read_stderr(text, &note),
             ..Said::default()
         },
     }
 }
 
-fn read_stdout(text: &str, note: &str) -> Said {
-    let Ok(event) = serde_json::from_str::<Event>(text) else {
+/// A database of text takes no NUL.
+fn printable(text: String) -> String {
+    match text.contains('\0') {
+        true => text.replace('\0', "\u{fffd}"),
+        false => text,
+    }
+}
+
+impl Said {
+    fn of(level: LogLevel, output: String, kind: LogKind) -> Self {
+        Self {
+            entries: vec![LogEntry {
+                level,
+                output,
+                kind,
+            }],
+            ..Self::default()
+        }
+    }
+}
+
+fn plain(level: LogLevel, output: String) -> LogEntry {
+    let kind = LogKind::Plain;
+    LogEntry {
+        level,
+        output,
+        kind,
+    }
+}
+
+fn read_stdout(text: String, note: &str) -> Said {
+    let Ok(event) = serde_json::from_str::<Event>(&text) else {
         if text.trim().is_empty() {
             return Said::default();
         }
@@ -92,19 +137,29 @@ fn read_stdout(text: &str, note: &str) -> Said {
             ..Said::default()
         };
     };
+    drop(text); // It may be long, and everything that counts is in the event.
     let mut entries = Vec::new();
     let level = level(&event.level, &mut entries);
-    entries.push((level, event.message.clone()));
+    let is_dump = event.message == EMERGENCY_DUMP;
+    let kind = match &event.diagnostic {
+        Some(_) => LogKind::Diagnostic,
+        None => LogKind::Plain,
+    };
+    let output = event.message;
+    entries.push(LogEntry {
+        level,
+        output,
+        kind,
+    });
     if let Some(diagnostic) = &event.diagnostic {
-        let severity = self::level(&diagnostic.severity, &mut entries);
-        entries.extend(
-            diagnostic
-                .format()
-                .split('\n')
-                .map(|line| (severity, line.to_owned())),
-        );
+        let level = self::level(&diagnostic.severity, &mut entries);
+        entries.extend(diagnostic.format().split('\n').map(|line| LogEntry {
+            level,
+            output: line.to_owned(),
+            kind,
+        }));
     }
-    let state = event.state.filter(|_| event.message == EMERGENCY_DUMP);
+    let state = event.state.filter(|_| is_dump);
     Said {
         entries,
         timed: Some(Timed {
@@ -119,12 +174,27 @@ fn read_stdout(text: &str, note: &str) -> Said {
 }
 
 /// A line that is no event is taken as it is, unless it is a state that could not be read: those have secrets.
-fn unread(level: LogLevel, text: &str, note: &str) -> (LogLevel, String) {
+fn unread(level: LogLevel, mut text: String, note: &str) -> LogEntry {
     if is_precious(text.as_bytes()) {
         let said = format!("{EMERGENCY_DUMP} that cannot be read and is not shown{note}");
-        return (LogLevel::Error, said);
+        return plain(LogLevel::Error, said);
     }
-    (level, format!("{text}{note}"))
+    text.push_str(note);
+    match plain_error(&text) {
+        Some(_) => LogEntry {
+            level,
+            output: text,
+            kind: LogKind::Diagnostic,
+        },
+        None => plain(level, text),
+    }
+}
+
+/// The text behind `Error: `, which stands in a frame if the engine thinks that somebody looks.
+pub(super) fn plain_error(line: &str) -> Option<String> {
+    let line = line.trim_start_matches(['│', ' ']);
+    let text = line.strip_prefix("Error: ")?;
+    Some(text[..text.floor_char_boundary(MAX_ERROR_BYTES)].to_owned())
 }
 
 /// A state is an object, or an object as text.
@@ -136,8 +206,8 @@ fn unquoted(state: &str) -> Vec<u8> {
 }
 
 /// With `TF_LOG=JSON` lines are objects, and most of them are noise.
-fn read_stderr(text: &str, note: &str) -> Vec<(LogLevel, String)> {
-    let Ok(event) = serde_json::from_str::<Event>(text) else {
+fn read_stderr(text: String, note: &str) -> Vec<LogEntry> {
+    let Ok(event) = serde_json::from_str::<Event>(&text) else {
         let is_blank = text.trim().is_empty();
         return if is_blank {
             Vec::new()
@@ -148,14 +218,14 @@ fn read_stderr(text: &str, note: &str) -> Vec<(LogLevel, String)> {
     let mut entries = Vec::new();
     match level(&event.level, &mut entries) {
         LogLevel::Trace => return entries,
-        LogLevel::Info | LogLevel::Debug => entries.push((LogLevel::Debug, event.message)),
-        kept @ (LogLevel::Warn | LogLevel::Error) => entries.push((kept, event.message)),
+        LogLevel::Info | LogLevel::Debug => entries.push(plain(LogLevel::Debug, event.message)),
+        kept @ (LogLevel::Warn | LogLevel::Error) => entries.push(plain(kept, event.message)),
     }
     entries
 }
 
 /// A level by its name; a name that nobody knows is said and counts as info.
-fn level(name: &str, entries: &mut Vec<(LogLevel, String)>) -> LogLevel {
+fn level(name: &str, entries: &mut Vec<LogEntry>) -> LogLevel {
     match name.to_ascii_lowercase().as_str() {
         "trace" => LogLevel::Trace,
         "debug" => LogLevel::Debug,
@@ -163,10 +233,8 @@ fn level(name: &str, entries: &mut Vec<(LogLevel, String)>) -> LogLevel {
         "warn" | "warning" => LogLevel::Warn,
         "error" => LogLevel::Error,
         _ => {
-            entries.push((
-                LogLevel::Warn,
-                format!("unable to convert log level {name}"),
-            ));
+            let note = format!("unable to convert log level {name}");
+            entries.push(plain(LogLevel::Warn, note));
             LogLevel::Info
         }
     }
@@ -176,15 +244,15 @@ fn level(name: &str, entries: &mut Vec<(LogLevel, String)>) -> LogLevel {
 mod tests {
     use super::*;
 
+    fn shown(said: &Said) -> Vec<(LogLevel, String)> {
+        let entries = said.entries.iter();
+        entries
+            .map(|entry| (entry.level, entry.output.clone()))
+            .collect()
+    }
+
     fn said(pipe: Pipe, text: &str) -> Vec<(LogLevel, String)> {
-        read(
-            pipe,
-            &Line {
-                bytes: text.as_bytes().to_vec(),
-                cut: 0,
-            },
-        )
-        .entries
+        shown(&read(pipe, Line::whole(text.into())))
     }
 
     fn entry(level: LogLevel, text: &str) -> (LogLevel, String) {
@@ -253,36 +321,49 @@ mod tests {
     fn a_state_in_distress_is_taken_and_not_logged() {
         let line = r#"{"@level":"error","@message":"Emergency state dump","state":{"version":4,"serial":12}}"#;
 
-        let said = read(
-            Pipe::Stdout,
-            &Line {
-                bytes: line.as_bytes().to_vec(),
-                cut: 0,
-            },
-        );
+        let said = read(Pipe::Stdout, Line::whole(line.into()));
 
-        assert_eq!(said.state.unwrap(), br#"{"version":4,"serial":12}"#);
         assert_eq!(
-            said.entries,
+            shown(&said),
             [entry(LogLevel::Error, "Emergency state dump")]
         );
+        assert_eq!(said.state.unwrap(), br#"{"version":4,"serial":12}"#);
         assert!(is_precious(line.as_bytes()) && !is_precious(b"{}"));
     }
 
     #[test]
     fn a_state_that_was_cut_is_neither_taken_nor_logged() {
         let line = Line {
-            bytes: br#"{"@level":"error","@message":"Emergency state dump","state":{"token":"hun"#
-                .to_vec(),
             cut: 7,
+            ..Line::whole(
+                br#"{"@level":"error","@message":"Emergency state dump","state":{"token":"hun"#
+                    .to_vec(),
+            )
         };
 
         for pipe in [Pipe::Stdout, Pipe::Stderr] {
-            let said = read(pipe, &line);
+            let said = read(pipe, line.clone());
 
             let text = "Emergency state dump that cannot be read and is not shown… (7 bytes more)";
-            assert_eq!(said.entries, [entry(LogLevel::Error, text)]);
+            assert_eq!(shown(&said), [entry(LogLevel::Error, text)]);
             assert!(said.state.is_none());
         }
+    }
+
+    #[test]
+    fn a_piece_of_a_line_is_taken_as_it_is() {
+        let line = Line {
+            is_start: false,
+            ..Line::whole(br#"{"@level":"error","@message":"x"}"#.to_vec())
+        };
+
+        let said = read(Pipe::Stderr, line);
+
+        let kind = LogKind::Piece {
+            stream: 1,
+            is_last: true,
+        };
+        assert_eq!(said.entries[0].kind, kind);
+        assert!(said.entries[0].output.starts_with('{'));
     }
 }

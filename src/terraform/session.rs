@@ -40,7 +40,7 @@ use crate::{
     process::isolation::{Confinement, Denied},
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
-        LogSink, ParseComplete, PlanComplete, PlanRequest, SessionConfig, StepFailure,
+        LogEntry, LogSink, ParseComplete, PlanComplete, PlanRequest, SessionConfig, StepFailure,
     },
     stop::Stop,
 };
@@ -98,6 +98,12 @@ impl LogSink for Filter {
     fn log(&self, level: LogLevel, output: String) {
         if level >= self.lowest {
             self.log.log(level, output);
+        }
+    }
+
+    fn log_entry(&self, entry: LogEntry) {
+        if entry.level >= self.lowest {
+            self.log.log_entry(entry);
         }
     }
 }

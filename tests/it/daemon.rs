@@ -228,6 +228,8 @@ impl Daemons {
             force_cancel: Duration::from_secs(60),
             max_jobs: None,
             state_dir: state_dir.to_owned(),
+            logs: daemon::LogRetention::standard(),
+            secrets: Vec::new(),
         };
         let stop = Stop::new();
         let task = runtime.spawn(daemon::run(

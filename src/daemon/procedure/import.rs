@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{Context, Failure, Progress, stage};
 use crate::{
+    daemon::secrets,
     job::{
         CompletedWork, ImportResult, Metadata, TemplateImport, TemplateVariable, Transition,
         VariableValue,
@@ -44,6 +45,7 @@ impl Context<'_> {
                     .coded()
             })?;
         let variables = self.learn(session, import.user_variables).await?;
+        self.log.hide(secrets::of_variables(&variables).collect());
         let metadata = &import.metadata;
         let start = self
             .pass(session, Transition::Start, metadata, &variables)

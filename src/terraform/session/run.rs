@@ -35,7 +35,7 @@ pub(super) struct Ran {
     pub(super) took: Duration,
     /// Warnings and errors, for those who look for known ones.
     pub(super) output: String,
-    /// The first error that was named.
+    /// The first error that was named; of an engine that names none, the first line that speaks of one.
     pub(super) first_error: Option<String>,
     /// A state that it printed because it could not write it.
     pub(super) state: Option<Vec<u8>>,
@@ -94,8 +94,9 @@ impl Runner {
         }
         let started = Instant::now();
         let (mut output, mut first_error, mut state) = (String::new(), None, None);
+        let mut first_line = None;
         let on_line = |pipe: Pipe, line: Line| {
-            let said = log_stream::read(pipe, &line);
+            let said = log_stream::read(pipe, line);
             if let Some(timed) = &said.timed {
                 timings.observe(timed, Timestamp::now());
             }
@@ -103,12 +104,16 @@ impl Runner {
                 first_error.get_or_insert_with(|| diagnostic.brief());
             }
             state = said.state.or(state.take());
-            for (level, text) in said.entries {
-                if level >= LogLevel::Warn && output.len() < MAX_OUTPUT_BYTES {
-                    output.push_str(&text);
+            for entry in said.entries {
+                if entry.level >= LogLevel::Warn && output.len() < MAX_OUTPUT_BYTES {
+                    let end = entry.output.floor_char_boundary(MAX_OUTPUT_BYTES);
+                    output.push_str(&entry.output[..end]);
                     output.push('\n');
                 }
-                self.log.log(level, text);
+                if entry.level == LogLevel::Error && first_line.is_none() {
+                    first_line = log_stream::plain_error(&entry.output);
+                }
+                self.log.log_entry(entry);
             }
         };
         let exit = process::run(&self.command(args), &self.limits, stop, on_line).await;
@@ -117,7 +122,7 @@ impl Runner {
             exit,
             took: started.elapsed(),
             output,
-            first_error,
+            first_error: first_error.or(first_line),
             state,
         })
     }
