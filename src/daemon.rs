@@ -168,7 +168,9 @@ async fn run_slot(
         let job = match source.acquire(&stop).await {
             Ok(Some(job)) => job,
             Ok(None) if stop.is_draining() => break,
-            Err(error @ SourceError::Unauthorized(_)) if !source.was_accepted() => {
+            Err(error @ (SourceError::Unauthorized(_) | SourceError::Unsuitable(_)))
+                if !source.was_accepted() =>
+            {
                 return Err(DaemonError::Unauthorized(error));
             }
             nothing => {

@@ -1,5 +1,10 @@
 //! TLS, proxies and HTTP, which several engines share.
 
+pub mod certificate;
+pub mod headers;
+pub mod http;
+pub mod proxy;
+pub mod tls;
 pub mod websocket;
 
 /// Makes aws-lc-rs the cryptography of every TLS connection. Calling it twice does nothing.

@@ -374,6 +374,9 @@ pub enum SourceError {
     /// The server does not accept who we are. Repeating does not help until credentials change.
     #[error("server does not accept the credentials: {0}")]
     Unauthorized(String),
+    /// The server does not take this daemon as it is configured. Repeating does not help until either changes.
+    #[error("server does not take this daemon: {0}")]
+    Unsuitable(String),
     /// The message does not fit through the wire.
     #[error("message of {size} bytes is over the limit of {limit} bytes")]
     TooLarge {

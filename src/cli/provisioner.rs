@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     daemon,
+    net::{http, proxy::Proxies, tls},
     proto::outpost::v1::{
         CreateProvisionerKeyRequest, DeleteProvisionerKeyRequest, ListDaemonsRequest,
         ListProvisionerKeysRequest, ProvisionerKey,
@@ -276,6 +277,7 @@ impl Start {
             ],
             None => Vec::new(),
         };
+        let mut coder_client = None;
         let mut sources: Vec<Arc<dyn JobSource>> = Vec::new();
         for number in 1..=self.jobs.max(1) {
             let name = if number == 1 {
@@ -298,16 +300,14 @@ impl Start {
                     ))
                 }
                 ServerKind::Coder => {
-                    let headers = http::HeaderMap::new();
                     let target = coder::Target {
-                        url,
                         organization: None,
                         name,
                         tags,
-                        headers,
                     };
+                    let client = coder_client.get_or_insert(self.coder_client(url)?);
                     Arc::new(CoderSource::new(
-                        websocket_client(&authorities)?,
+                        client.clone(),
                         target,
                         credentials.clone(),
                     ))
@@ -315,6 +315,18 @@ impl Start {
             });
         }
         Ok(sources)
+    }
+
+    fn coder_client(&self, url: Url) -> anyhow::Result<http::Client> {
+        let trust = tls::Trust {
+            extra: self.tls_ca_file.iter().cloned().collect(),
+            ..tls::Trust::default()
+        };
+        Ok(http::Client::new(http::Config {
+            trust,
+            proxies: Proxies::from_env(),
+            ..http::Config::new(url)
+        })?)
     }
 
     fn name(&self) -> Result<String, UsageError> {
@@ -332,19 +344,6 @@ impl Start {
             ))),
         }
     }
-}
-
-/// A client that follows no redirect, so that a credential stays with the server it is for.
-fn websocket_client(authorities: &[Vec<u8>]) -> anyhow::Result<reqwest::Client> {
-    let mut builder = reqwest::Client::builder()
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none());
-    for pem in authorities {
-        for certificate in reqwest::Certificate::from_pem_bundle(pem)? {
-            builder = builder.add_root_certificate(certificate);
-        }
-    }
-    Ok(builder.build()?)
 }
 
 /// The first part of the host's name in lower case.

@@ -103,7 +103,10 @@ fn failed_instead(job: CompletedJob, error: &SourceError) -> Option<FailedJob> {
             warn!(%error, "result of the job is too large for the server");
             format!("the result of the job is too large: {error}")
         }
-        SourceError::Gone(_) | SourceError::Lost(_) | SourceError::Unauthorized(_) => return None,
+        SourceError::Gone(_)
+        | SourceError::Lost(_)
+        | SourceError::Unauthorized(_)
+        | SourceError::Unsuitable(_) => return None,
     };
     let work = match job.result {
         CompletedWork::WorkspaceBuild(build) => FailedWork::WorkspaceBuild {

@@ -40,7 +40,7 @@ where
 /// Whether the same call may succeed later.
 pub(super) fn may_pass(error: &SourceError) -> bool {
     match error {
-        SourceError::Lost(_) | SourceError::Unauthorized(_) => true,
+        SourceError::Lost(_) | SourceError::Unauthorized(_) | SourceError::Unsuitable(_) => true,
         SourceError::Refused(_)
         | SourceError::Gone(_)
         | SourceError::TooLarge { .. }

@@ -224,7 +224,11 @@ impl Task {
                     self.stop(WhyStopped::Cancelled);
                 }
             }
-            Err(error @ (SourceError::Lost(_) | SourceError::Unauthorized(_))) => {
+            Err(
+                error @ (SourceError::Lost(_)
+                | SourceError::Unauthorized(_)
+                | SourceError::Unsuitable(_)),
+            ) => {
                 debug!(
                     error = error as &dyn std::error::Error,
                     "server did not take an update"

@@ -1,16 +1,21 @@
 //! When to connect again: soon at first, rarely later, and not all at the same moment.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
 
 /// A connection that lasted this long resets the pause.
 const STABLE: Duration = Duration::from_secs(30);
-/// First and longest pause between two tries.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+/// First and longest pause between two tries: a server that is back has all its daemons two seconds later.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Whatever a server asks for, it is tried again after this.
+const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
 /// The pauses between tries to connect.
 pub(super) struct BackOff {
     pause: Duration,
     tried_at: Option<Instant>,
+    not_before: Option<Instant>,
 }
 
 impl BackOff {
@@ -19,21 +24,75 @@ impl BackOff {
         Self {
             pause: PAUSE.0,
             tried_at: None,
+            not_before: None,
         }
     }
 
     /// Waits until it is time to try, and notes that it happens.
     pub(super) async fn wait(&mut self) {
-        let now = tokio::time::Instant::now().into_std();
+        let now = Instant::now();
+        let mut at = self.not_before.take();
         match self.tried_at {
             None => {}
-            Some(at) if now.duration_since(at) >= STABLE => self.pause = PAUSE.0,
+            Some(tried) if now.duration_since(tried) >= STABLE => self.pause = PAUSE.0,
             Some(_) => {
                 // Half of the pause is chance, so that a fleet does not come back in step.
-                tokio::time::sleep(self.pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                let pause = now + self.pause.mul_f64(rand::random_range(0.5..1.0));
+                at = at.max(Some(pause));
                 self.pause = self.pause.mul_f64(1.618).min(PAUSE.1);
             }
         }
-        self.tried_at = Some(tokio::time::Instant::now().into_std());
+        if let Some(at) = at {
+            sleep_until(at).await;
+        }
+        self.tried_at = Some(Instant::now());
+    }
+
+    /// Makes the next try wait at least so long, and up to a quarter longer.
+    pub(super) fn hold(&mut self, pause: Duration) {
+        let pause = pause
+            .min(LONGEST_HOLD)
+            .mul_f64(rand::random_range(1.0..1.25));
+        self.not_before = Some(Instant::now() + pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn waited(back_off: &mut BackOff) -> Duration {
+        let before = Instant::now();
+        back_off.wait().await;
+        before.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_to_two_seconds_and_begin_anew_after_a_stable_time() {
+        let mut back_off = BackOff::new();
+
+        assert_eq!(waited(&mut back_off).await, Duration::ZERO);
+        assert!(waited(&mut back_off).await <= PAUSE.0);
+        for _ in 0..20 {
+            assert!(waited(&mut back_off).await <= PAUSE.1);
+        }
+        assert!(waited(&mut back_off).await >= PAUSE.1 / 2);
+        tokio::time::advance(STABLE).await;
+        assert_eq!(waited(&mut back_off).await, Duration::ZERO);
+        assert!(waited(&mut back_off).await <= PAUSE.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hold_is_kept_even_after_a_stable_time_and_never_for_ever() {
+        let mut back_off = BackOff::new();
+        back_off.wait().await;
+        tokio::time::advance(STABLE).await;
+
+        back_off.hold(Duration::from_secs(60));
+        let held = waited(&mut back_off).await;
+        assert!((60..=75).contains(&held.as_secs()), "{held:?}");
+
+        back_off.hold(Duration::from_secs(1_000_000));
+        assert!(waited(&mut back_off).await <= LONGEST_HOLD.mul_f64(1.25));
     }
 }

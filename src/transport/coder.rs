@@ -4,10 +4,12 @@
 //! made when it is needed and made again when it broke; ownership of a job hangs on the name alone.
 
 mod dial;
+mod refusal;
+mod version;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,11 +18,16 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{self, watch};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-pub use self::dial::{ApiVersion, DialError, ErrorAnswer, FieldError, Target};
+use self::refusal::Reaction;
+pub use self::{
+    dial::{DialError, Target},
+    refusal::{ErrorAnswer, FieldError},
+    version::ApiVersion,
+};
 use super::{
     auth::CredentialSource,
     back_off::BackOff,
@@ -29,24 +36,33 @@ use super::{
     yamux,
 };
 use crate::{
-    job::{CompletedJob, CompletedWork, FailedJob, Job, JobId},
+    job::{CompletedJob, FailedJob, Job, JobId},
+    net::http::Client,
     proto::{provisioner, provisionerd},
     provision::{JobSource, JobUpdate, JobUpdated, Quota, SourceError},
     stop::Stop,
 };
 
-/// Time one call may take; those that carry files have [`FILE_TIMEOUT`].
+/// Time a call may take that the server answers from memory or with a few rows.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time a call may take that ends a job: the server writes it all in one transaction, and a repetition is ambiguous.
+/// Whether the server lives is the connection's business.
+const TERMINAL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Time a file may take, as in the reference.
 const FILE_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Pause after a server that was reached had troubles of its own.
+const TROUBLED_PAUSE: Duration = Duration::from_secs(4);
+/// Pause after a server refused what only an operator can change.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
 /// Jobs from one coderd, as one daemon.
 pub struct CoderSource {
-    client: reqwest::Client,
+    client: Client,
     target: Target,
     credentials: Arc<dyn CredentialSource>,
     link: Mutex<Option<Arc<Link>>>,
-    dialling: Mutex<BackOff>,
+    dialling: sync::Mutex<BackOff>,
     connected: watch::Sender<bool>,
     was_accepted: AtomicBool,
 }
@@ -56,18 +72,14 @@ struct Link {
 }
 
 impl CoderSource {
-    /// A source that has not dialled yet. `client` must not follow redirects and must speak HTTP/1.1 only.
-    pub fn new(
-        client: reqwest::Client,
-        target: Target,
-        credentials: Arc<dyn CredentialSource>,
-    ) -> Self {
+    /// A source that has not dialled yet.
+    pub fn new(client: Client, target: Target, credentials: Arc<dyn CredentialSource>) -> Self {
         Self {
             client,
             target,
             credentials,
             link: Mutex::new(None),
-            dialling: Mutex::new(BackOff::new()),
+            dialling: sync::Mutex::new(BackOff::new()),
             connected: watch::Sender::new(false),
             was_accepted: AtomicBool::new(false),
         }
@@ -124,7 +136,7 @@ impl JobSource for CoderSource {
     async fn fail(&self, job: FailedJob) -> Result<(), SourceError> {
         let request = provisionerd::FailedJob::from(job);
         match self
-            .unary::<_, provisionerd::Empty>("FailJob", &request)
+            .unary_within::<_, provisionerd::Empty>(TERMINAL_TIMEOUT, "FailJob", &request)
             .await
         {
             Err(SourceError::Refused(text)) if text.contains("job already completed") => Ok(()),
@@ -132,16 +144,13 @@ impl JobSource for CoderSource {
         }
     }
 
-    async fn complete(&self, mut job: CompletedJob) -> Result<(), SourceError> {
-        let modules = detach_large_modules(&mut job);
+    async fn complete(&self, job: CompletedJob) -> Result<(), SourceError> {
         let mut request = provisionerd::CompletedJob::from(job);
-        if let (Some(modules), Some(provisionerd::completed_job::Type::TemplateImport(import))) =
-            (modules, &mut request.r#type)
-        {
+        if let Some((modules, hash)) = detach_large_modules(&mut request) {
             self.upload_modules(&modules).await?;
-            import.module_files_hash = file::hash(&modules);
+            *hash = file::hash(&modules);
         }
-        self.unary::<_, provisionerd::Empty>("CompleteJob", &request)
+        self.unary_within::<_, provisionerd::Empty>(TERMINAL_TIMEOUT, "CompleteJob", &request)
             .await
             .map(drop)
     }
@@ -183,35 +192,47 @@ impl JobSource for CoderSource {
 impl CoderSource {
     /// The connection, made anew if it broke.
     async fn link(&self) -> Result<Arc<Link>, SourceError> {
-        if let Some(link) = self.link.lock().await.clone() {
+        if let Some(link) = self.current() {
             return Ok(link);
         }
         let mut back_off = self.dialling.lock().await;
-        if let Some(link) = self.link.lock().await.clone() {
+        if let Some(link) = self.current() {
             return Ok(link); // Somebody else dialled while we waited.
         }
         back_off.wait().await;
-        let credential = self
-            .credentials
-            .credential()
-            .map_err(SourceError::Unauthorized)?;
-        let (socket, version) = dial::dial(&self.client, &self.target, &credential)
-            .await
-            .map_err(|error| {
+        let credential = self.credentials.credential().map_err(|error| {
+            back_off.hold(TROUBLED_PAUSE);
+            SourceError::Unauthorized(error)
+        })?;
+        let (socket, version) = match dial::dial(&self.client, &self.target, &credential).await {
+            Ok(dialled) => dialled,
+            Err(error) => {
                 warn!(
                     error = &error as &dyn std::error::Error,
                     "coderd client failed to dial"
                 );
-                refused_dial(error)
-            })?;
+                let (error, pause) = refused_dial(error);
+                back_off.hold(pause);
+                return Err(error);
+            }
+        };
         info!(%version, "successfully connected to coderd");
         let (connection, _no_streams_from_the_server) =
             yamux::Connection::start(socket, yamux::Role::Client, yamux::Config::default());
         let link = Arc::new(Link { connection });
-        *self.link.lock().await = Some(Arc::clone(&link));
+        *self.slot() = Some(Arc::clone(&link));
         self.connected.send_replace(true);
         self.was_accepted.store(true, Ordering::Relaxed);
         Ok(link)
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Link>>> {
+        // What it holds is whole after any panic.
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn current(&self) -> Option<Arc<Link>> {
+        self.slot().clone()
     }
 
     /// Forgets a connection that is of no use any more, so that the next call dials.
@@ -223,14 +244,12 @@ impl CoderSource {
     }
 
     fn forget(&self, link: &Arc<Link>) {
-        let Ok(mut current) = self.link.try_lock() else {
-            return;
-        };
-        if current
+        let mut slot = self.slot();
+        if slot
             .as_ref()
             .is_some_and(|current| Arc::ptr_eq(current, link))
         {
-            *current = None;
+            *slot = None;
             self.connected.send_replace(false);
             info!("connection to coderd closed");
         }
@@ -257,6 +276,19 @@ impl CoderSource {
         Q: Message,
         A: Message + Default,
     {
+        self.unary_within(CALL_TIMEOUT, method, request).await
+    }
+
+    async fn unary_within<Q, A>(
+        &self,
+        timeout: Duration,
+        method: &str,
+        request: &Q,
+    ) -> Result<A, SourceError>
+    where
+        Q: Message,
+        A: Message + Default,
+    {
         let link = self.link().await?;
         let call = async {
             let stream = link.connection.open().map_err(|error| {
@@ -266,7 +298,7 @@ impl CoderSource {
             let answer = Call::unary(stream, &full_name(method), request, Limits::CODER).await;
             answer.map_err(|error| self.lost(&link, error))
         };
-        self.within(CALL_TIMEOUT, &link, call).await
+        self.within(timeout, &link, call).await
     }
 
     async fn upload_modules(&self, modules: &Bytes) -> Result<(), SourceError> {
@@ -324,16 +356,20 @@ fn acquired(answer: Option<provisionerd::AcquiredJob>) -> Result<Option<Job>, So
     }
 }
 
-/// Takes the modules out of a message that would be too large with them.
-fn detach_large_modules(job: &mut CompletedJob) -> Option<Bytes> {
-    /// Room for everything else below the server's 4 MiB.
-    const MAX_INLINE_BYTES: usize = 3 << 20;
-    let CompletedWork::TemplateImport(import) = &mut job.result else {
+/// Takes the modules out of a message that would be too large with them, and shows where their hash belongs.
+fn detach_large_modules(job: &mut provisionerd::CompletedJob) -> Option<(Bytes, &mut Bytes)> {
+    if job.encoded_len() <= Limits::CODER.outbound_bytes {
         return None;
-    };
-    let size = import.module_files.len() + import.plan.len();
-    (size > MAX_INLINE_BYTES && !import.module_files.is_empty())
-        .then(|| std::mem::take(&mut import.module_files))
+    }
+    match &mut job.r#type {
+        Some(provisionerd::completed_job::Type::TemplateImport(import))
+            if !import.module_files.is_empty() =>
+        {
+            let modules = std::mem::take(&mut import.module_files);
+            Some((modules, &mut import.module_files_hash))
+        }
+        _ => None,
+    }
 }
 
 fn call_error(error: CallError) -> SourceError {
@@ -353,12 +389,29 @@ fn is_gone(message: &str) -> bool {
     message.contains("you don't own this job") || message.contains("no rows in result set")
 }
 
-fn refused_dial(error: DialError) -> SourceError {
-    let is_unauthorized =
-        matches!(&error, DialError::Refused { status, .. } if matches!(status.as_u16(), 401 | 403));
-    if is_unauthorized {
-        SourceError::Unauthorized(error.to_string())
-    } else {
-        SourceError::Lost(error.into())
+/// What a failed dial means for the daemon, and how long to leave the server alone.
+fn refused_dial(error: DialError) -> (SourceError, Duration) {
+    let reaction = match &error {
+        DialError::Refused {
+            status,
+            answer,
+            retry_after,
+            ..
+        } => Reaction::to(*status, answer, *retry_after),
+        DialError::Version { .. } => Reaction::Unsuitable,
+        DialError::Credential => Reaction::Unauthorized,
+        DialError::Request(_)
+        | DialError::Headers(_)
+        | DialError::Foreign { .. }
+        | DialError::Upgrade { .. }
+        | DialError::Timeout { .. } => {
+            return (SourceError::Lost(error.into()), Duration::ZERO);
+        }
+    };
+    match reaction {
+        Reaction::Retry => (SourceError::Lost(error.into()), TROUBLED_PAUSE),
+        Reaction::StayAway(pause) => (SourceError::Lost(error.into()), pause),
+        Reaction::Unauthorized => (SourceError::Unauthorized(error.to_string()), REFUSED_PAUSE),
+        Reaction::Unsuitable => (SourceError::Unsuitable(error.to_string()), REFUSED_PAUSE),
     }
 }

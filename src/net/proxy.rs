@@ -1,0 +1,141 @@
+//! Which proxy a connection goes through, by the variables that everybody knows.
+
+use std::net::IpAddr;
+
+use reqwest::NoProxy;
+use url::{Host, Url};
+
+/// Proxies for each scheme, and hosts that are reached without one.
+///
+/// # Source
+/// Go's `golang.org/x/net/http/httpproxy`: the loopback never goes through a proxy.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// For `https` (and `wss`): the address may hold a user and a password, and may lack the scheme.
+    pub https: Option<String>,
+    /// For `http`.
+    pub http: Option<String>,
+    /// Hosts, domains and networks that are reached directly, separated by commas; `*` for all.
+    pub none: Option<String>,
+}
+
+/// Without the addresses: they may hold passwords.
+impl std::fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxies")
+            .field("https", &self.https.is_some())
+            .field("http", &self.http.is_some())
+            .field("none", &self.none)
+            .finish()
+    }
+}
+
+/// A proxy's address makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "address of the proxy in `{variable}` cannot be used; it looks like `http://user:password@proxy.example.com:3128`"
+)]
+pub struct ProxyError {
+    /// The variable that holds it.
+    pub variable: &'static str,
+    /// Why.
+    pub source: reqwest::Error,
+}
+
+impl Proxies {
+    /// Reads `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper case first; `variable` looks one up.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let either = |name: &str| {
+            [name.to_uppercase(), name.to_lowercase()]
+                .iter()
+                .find_map(|name| variable(name).filter(|value| !value.is_empty()))
+        };
+        Self {
+            https: either("https_proxy"),
+            http: either("http_proxy"),
+            none: either("no_proxy"),
+        }
+    }
+
+    /// What this process was started with.
+    pub fn from_env() -> Self {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    /// Makes `builder` use them for connections to `url`.
+    ///
+    /// # Errors
+    /// [`ProxyError`] names the variable; the address is not shown.
+    pub(super) fn apply(
+        &self,
+        builder: reqwest::ClientBuilder,
+        url: &Url,
+    ) -> Result<reqwest::ClientBuilder, ProxyError> {
+        let mut builder = builder.no_proxy(); // reqwest would read the environment by rules of its own.
+        if is_loopback(url) {
+            return Ok(builder);
+        }
+        let except = || self.none.as_deref().and_then(NoProxy::from_string);
+        if let Some(address) = &self.https {
+            let proxy = reqwest::Proxy::https(address.as_str()).map_err(|source| ProxyError {
+                variable: "HTTPS_PROXY",
+                source: source.without_url(),
+            })?;
+            builder = builder.proxy(proxy.no_proxy(except()));
+        }
+        if let Some(address) = &self.http {
+            let proxy = reqwest::Proxy::http(address.as_str()).map_err(|source| ProxyError {
+                variable: "HTTP_PROXY",
+                source: source.without_url(),
+            })?;
+            builder = builder.proxy(proxy.no_proxy(except()));
+        }
+        Ok(builder)
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        Some(Host::Ipv4(address)) => IpAddr::from(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::from(address).is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_read_in_either_case_and_empty_ones_are_none() {
+        let proxies = Proxies::from_variables(|name| match name {
+            "HTTPS_PROXY" => Some(String::new()),
+            "https_proxy" => Some("http://lower:1".to_owned()),
+            "HTTP_PROXY" => Some("http://upper:1".to_owned()),
+            "http_proxy" => Some("http://lower:1".to_owned()),
+            _ => None,
+        });
+
+        let expected = Proxies {
+            https: Some("http://lower:1".to_owned()),
+            http: Some("http://upper:1".to_owned()),
+            none: None,
+        };
+        assert_eq!(proxies, expected);
+    }
+
+    #[test]
+    fn passwords_of_proxies_are_not_shown() {
+        let proxies = Proxies {
+            https: Some("http://user:hunter2@:::".to_owned()),
+            ..Proxies::default()
+        };
+        let url = "https://coder.example.com".parse().unwrap();
+
+        let error = proxies.apply(reqwest::Client::builder(), &url).err();
+
+        let shown = format!("{proxies:?} {error:?}");
+        assert!(error.is_some() && !shown.contains("hunter2"), "{shown}");
+    }
+}

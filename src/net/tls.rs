@@ -1,0 +1,257 @@
+//! Whom a client trusts and as whom it presents itself.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+    client::{
+        ResolvesClientCert, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::CryptoProvider,
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+    pem::{self, PemObject},
+};
+
+use super::certificate;
+
+/// Whom to trust, and as whom to come. The default trusts the system's authorities and comes as nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Authorities that replace the system's, in PEM.
+    pub only: Option<PathBuf>,
+    /// Authorities beside the system's, in PEM.
+    pub extra: Vec<PathBuf>,
+    /// A certificate of our own, read again at every handshake that asks for it.
+    pub identity: Option<Identity>,
+}
+
+/// The files of a client's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Our certificate and those that lead to its authority, in PEM.
+    pub certificate: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
+}
+
+/// Why there can be no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or has none of what it should have.
+    #[error("failed to read {what} from `{}`", .path.display())]
+    File {
+        /// What should be there.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A certificate or a key cannot be used.
+    #[error("certificate in `{}` cannot be used; make sure that it belongs to its key", .path.display())]
+    Unusable {
+        /// Where it came from.
+        path: PathBuf,
+        /// Why.
+        source: Error,
+    },
+    /// No authority is there, so that no server could be trusted.
+    #[error(
+        "system has no certificate authorities; install `ca-certificates`, or name a file of authorities"
+    )]
+    NoAuthorities,
+    /// The authorities cannot be used.
+    #[error("certificate authorities cannot be used")]
+    Verifier(#[from] rustls::client::VerifierBuilderError),
+    /// No version of TLS fits our cryptography.
+    #[error("TLS cannot be set up")]
+    Setup(#[from] Error),
+}
+
+/// A configuration for TLS 1.2 and later. Its errors name the certificate that was refused.
+///
+/// # Errors
+/// [`TlsError`] names the file.
+pub fn client_config(trust: &Trust) -> Result<ClientConfig, TlsError> {
+    super::install_crypto_provider();
+    let provider = CryptoProvider::get_default().expect("it was installed a line above");
+    let authorities = Arc::new(authorities(trust)?);
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(authorities, Arc::clone(provider)).build()?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Naming(verifier)));
+    Ok(match &trust.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            load(identity)?; // Found wrong now rather than at the first connection.
+            builder.with_client_cert_resolver(Arc::new(FromFiles(identity.clone())))
+        }
+    })
+}
+
+/// A configuration for connections without TLS: should there be one with it, it is refused.
+pub(super) fn trusting_nobody() -> ClientConfig {
+    super::install_crypto_provider();
+    ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth()
+}
+
+fn authorities(trust: &Trust) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    match &trust.only {
+        Some(path) => add_file(&mut store, path)?,
+        None => {
+            // What a system's directory holds beside certificates is none of our business.
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    for path in &trust.extra {
+        add_file(&mut store, path)?;
+    }
+    if store.is_empty() {
+        return Err(TlsError::NoAuthorities);
+    }
+    Ok(store)
+}
+
+fn add_file(store: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
+    for certificate in certificates(path)? {
+        store
+            .add(certificate)
+            .map_err(|source| TlsError::Unusable {
+                path: path.to_owned(),
+                source,
+            })?;
+    }
+    Ok(())
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    const WHAT: &str = "certificates";
+    let text = fs::read(path).map_err(|error| unreadable(WHAT, path, error))?;
+    let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
+    let found = found.map_err(|error| unreadable(WHAT, path, error))?;
+    if found.is_empty() {
+        return Err(unreadable(WHAT, path, pem::Error::NoItemsFound));
+    }
+    Ok(found)
+}
+
+fn load(identity: &Identity) -> Result<CertifiedKey, TlsError> {
+    let chain = certificates(&identity.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&identity.key)
+        .map_err(|error| unreadable("a private key", &identity.key, error))?;
+    let provider = CryptoProvider::get_default().expect("it is installed before any handshake");
+    CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Unusable {
+        path: identity.certificate.clone(),
+        source,
+    })
+}
+
+fn unreadable(
+    what: &'static str,
+    path: &Path,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> TlsError {
+    TlsError::File {
+        what,
+        path: path.to_owned(),
+        source: source.into(),
+    }
+}
+
+/// Reads our certificate anew for each handshake, so that it can be renewed without a restart.
+#[derive(Debug)]
+struct FromFiles(Identity);
+
+impl ResolvesClientCert for FromFiles {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        match load(&self.0) {
+            Ok(key) => Some(Arc::new(key)),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "come without a client certificate");
+                None
+            }
+        }
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Why a server's certificate was refused, with its names: most often something on the way replaced it.
+#[derive(Debug, thiserror::Error)]
+#[error("certificate of {} is refused (subject `{subject}`, issuer `{issuer}`): {reason}; if the issuer is yours, name its certificate with `--ca-file`", .server.to_str())]
+struct Refused {
+    server: ServerName<'static>,
+    subject: String,
+    issuer: String,
+    reason: Error,
+}
+
+/// The usual verification, with an error that says which certificate it is about.
+#[derive(Debug)]
+struct Naming(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for Naming {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self
+            .0
+            .verify_server_cert(end_entity, intermediates, server, ocsp, now);
+        verified.map_err(|reason| {
+            let Some(names) = certificate::names(end_entity) else {
+                return reason;
+            };
+            Error::Other(OtherError(Arc::new(Refused {
+                server: server.to_owned(),
+                subject: names.subject,
+                issuer: names.issuer,
+                reason,
+            })))
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
