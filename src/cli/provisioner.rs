@@ -305,7 +305,10 @@ impl Start {
                         name,
                         tags,
                     };
-                    let client = coder_client.get_or_insert(self.coder_client(url)?);
+                    let client = match &coder_client {
+                        Some(client) => http::Client::clone(client),
+                        None => coder_client.insert(self.coder_client(url)?).clone(),
+                    };
                     Arc::new(CoderSource::new(
                         client.clone(),
                         target,

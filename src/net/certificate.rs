@@ -89,8 +89,11 @@ fn value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     (found == tag).then_some((content, rest))
 }
 
-/// One element as its tag and content, and what follows it.
-fn any(der: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
+/// A tag and its content.
+type Element<'a> = (u8, &'a [u8]);
+
+/// One element, and what follows it.
+fn any(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, mut rest) = rest.split_first()?;
     let mut length = usize::from(first);

@@ -15,6 +15,7 @@ mod conversion;
 mod daemon;
 mod dev;
 mod engine;
+mod interop;
 mod isolation;
 mod layers;
 mod plugin;

@@ -4,9 +4,12 @@ pub mod fault_proxy;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use outpost::transport::{
-    auth::{Credential, CredentialSource},
-    coder::{CoderSource, Target},
+use outpost::{
+    net::http::{Client, Config},
+    transport::{
+        auth::{Credential, CredentialSource},
+        coder::{CoderSource, Target},
+    },
 };
 use url::Url;
 
@@ -28,20 +31,11 @@ pub fn coder_source(
 ) -> CoderSource {
     let tags = tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
     let tags: BTreeMap<String, String> = tags.collect();
-    // Another test of this process may have been first.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let client = reqwest::Client::builder()
-        .http1_only()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .unwrap();
+    let client = Client::new(Config::new(url.clone())).unwrap();
     let target = Target {
-        url: url.clone(),
         organization: None,
         name: name.to_owned(),
         tags,
-        headers: http::HeaderMap::new(),
     };
     CoderSource::new(client, target, Arc::new(Fixed(credential)))
 }
