@@ -18,8 +18,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use self::line::Line;
-use self::{isolation::Confinement, line::LineBuffer};
+use self::isolation::Confinement;
+pub use self::line::{Line, LineBuffer};
 use crate::stop::Stop;
 
 /// Bytes read from a pipe at a time.

@@ -11,7 +11,7 @@ mod go_text;
 pub mod graph;
 pub mod install;
 mod isolation;
-mod log_stream;
+pub mod log_stream;
 pub mod plan;
 pub mod providers;
 pub mod reference_json;

@@ -39,7 +39,8 @@ impl Line {
 }
 
 /// Puts lines together. What is kept of a line that has not ended is bounded: a longer line is handed out in pieces.
-pub(super) struct LineBuffer {
+#[derive(Debug)]
+pub struct LineBuffer {
     limits: Limits,
     bytes: Vec<u8>,
     cut: usize,
@@ -48,7 +49,8 @@ pub(super) struct LineBuffer {
 }
 
 impl LineBuffer {
-    pub(super) fn new(limits: &Limits) -> Self {
+    /// A buffer that has nothing yet.
+    pub fn new(limits: &Limits) -> Self {
         Self {
             limits: *limits,
             bytes: Vec::new(),
@@ -58,7 +60,8 @@ impl LineBuffer {
         }
     }
 
-    pub(super) fn push(&mut self, mut bytes: &[u8], mut on_line: impl FnMut(Line)) {
+    /// Takes bytes, in pieces of any size, and hands out the lines that they end.
+    pub fn push(&mut self, mut bytes: &[u8], mut on_line: impl FnMut(Line)) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.extend(&bytes[..end], &mut on_line);
             on_line(self.take(true));
@@ -68,7 +71,7 @@ impl LineBuffer {
     }
 
     /// Hands out what stands behind the last line end.
-    pub(super) fn finish(&mut self, mut on_line: impl FnMut(Line)) {
+    pub fn finish(&mut self, mut on_line: impl FnMut(Line)) {
         if !self.bytes.is_empty() || self.cut > 0 || self.is_continued {
             on_line(self.take(true));
         }

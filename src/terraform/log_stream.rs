@@ -41,20 +41,20 @@ struct Event {
 
 /// What a line is good for.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub struct Said {
     /// Entries for the log, in order.
-    pub(super) entries: Vec<LogEntry>,
+    pub entries: Vec<LogEntry>,
     /// What can be timed.
-    pub(super) timed: Option<Timed>,
+    pub timed: Option<Timed>,
     /// An error or a warning.
-    pub(super) diagnostic: Option<Diagnostic>,
+    pub diagnostic: Option<Diagnostic>,
     /// A whole state: the only copy if the disk is full.
-    pub(super) state: Option<Vec<u8>>,
+    pub state: Option<Vec<u8>>,
 }
 
 /// A line that begins or ends a step.
 #[derive(Debug)]
-pub(super) struct Timed {
+pub struct Timed {
     pub(super) kind: String,
     pub(super) message_code: String,
     pub(super) timestamp: String,
@@ -62,7 +62,7 @@ pub(super) struct Timed {
 }
 
 /// Whether a line must be kept whole, by its beginning.
-pub(super) fn is_precious(start: &[u8]) -> bool {
+pub fn is_precious(start: &[u8]) -> bool {
     let start = &start[..start.len().min(1024)];
     start
         .windows(EMERGENCY_DUMP.len())
@@ -70,7 +70,7 @@ pub(super) fn is_precious(start: &[u8]) -> bool {
 }
 
 /// Reads a line, or a piece of one.
-pub(super) fn read(pipe: Pipe, line: Line) -> Said {
+pub fn read(pipe: Pipe, line: Line) -> Said {
     let (cut, is_whole, is_last) = (line.cut, line.is_whole(), line.is_end);
     let text = printable(line.into_text());
     let level = match pipe {

@@ -16,6 +16,7 @@ mod daemon;
 mod dev;
 mod engine;
 mod interop;
+mod fuzz;
 mod isolation;
 mod layers;
 mod plugin;

@@ -1,0 +1,226 @@
+//! What is fuzzed, as functions of bytes that panic when something is wrong. `cargo fuzz` calls them with coverage,
+//! `tests/it/fuzz.rs` without, on any toolchain.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use outpost::{
+    job::{CompletedJob, FailedJob, Job},
+    process::{Limits, Line, LineBuffer, Pipe},
+    proto::{provisioner, provisionerd},
+    provision::{JobUpdate, JobUpdated},
+    terraform::log_stream,
+    transport::{
+        drpc::wire::{Reader, Writer},
+        yamux::{Config, Event, Role, Session, StreamId, WINDOW_BYTES},
+    },
+};
+use prost::Message;
+
+/// A target's name, which is that of its corpus, and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 4] = [
+    ("yamux", yamux),
+    ("drpc", drpc),
+    ("messages", messages),
+    ("log_reader", log_reader),
+];
+
+/// A session whose peer sends whatever it likes, and whose own side does anything at any time.
+///
+/// The first byte chooses the role. Then each byte is a deed: what has the highest bit set takes that many bytes
+/// (the lower seven bits, times 8) as the peer's.
+pub fn yamux(data: &[u8]) {
+    let Some((&role, mut rest)) = data.split_first() else {
+        return;
+    };
+    let role = if role & 1 == 0 {
+        Role::Client
+    } else {
+        Role::Server
+    };
+    let config = Config {
+        max_streams: 8,
+        ..Config::default()
+    };
+    let mut now = Instant::now();
+    let mut session = Session::new(role, config, now);
+    let mut streams: Vec<StreamId> = Vec::new();
+    while let Some((&deed, after)) = rest.split_first() {
+        rest = after;
+        let chosen = streams.get(usize::from(deed & 7)).copied();
+        let result = match (deed >> 3, chosen) {
+            (16.., _) => {
+                let (bytes, after) = rest.split_at(rest.len().min(usize::from(deed & 0x7f) * 8));
+                rest = after;
+                session.handle_bytes(Bytes::copy_from_slice(bytes), now)
+            }
+            (0, _) => {
+                streams.extend(session.open(now));
+                Ok(())
+            }
+            (1, Some(id)) => {
+                let _ = session.write(id, &[0x55; 70_000]);
+                Ok(())
+            }
+            (2, Some(id)) => {
+                if let Ok(Some(read)) = session.read(id, 4096) {
+                    assert!(read.len() <= 4096);
+                }
+                Ok(())
+            }
+            (3, Some(id)) => {
+                session.close_write(id, now);
+                Ok(())
+            }
+            (4, Some(id)) => {
+                session.abandon(id, now);
+                Ok(())
+            }
+            (5, _) => {
+                now = session.poll_timeout().max(now);
+                session.handle_timeout(now)
+            }
+            (6, _) => {
+                now += Duration::from_secs(1);
+                session.handle_timeout(now)
+            }
+            _ => {
+                while session.poll_transmit().is_some() {}
+                assert!(!session.is_congested());
+                Ok(())
+            }
+        };
+        while let Some(event) = session.poll_event() {
+            if let Event::StreamOpened(id) = event {
+                streams.push(id);
+            }
+        }
+        if result.is_err() {
+            break;
+        }
+    }
+    // Of no stream more waits to be read than the window that was granted.
+    for id in streams {
+        let mut waiting = 0;
+        while let Ok(Some(read)) = session.read(id, usize::MAX) {
+            if read.is_empty() {
+                break;
+            }
+            waiting += read.len();
+        }
+        assert!(waiting <= WINDOW_BYTES as usize, "{waiting} bytes wait");
+    }
+}
+
+/// Frames in pieces of any size give the packets that they give at once, and what is read can be written.
+pub fn drpc(data: &[u8]) {
+    const LIMIT: usize = 16 * 1024;
+    let Some((&step, bytes)) = data.split_first() else {
+        return;
+    };
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut reader = Reader::new(LIMIT);
+        let mut packets = Vec::new();
+        for piece in pieces {
+            reader.push(piece);
+            loop {
+                match reader.next_packet() {
+                    Ok(Some(packet)) => packets.push(packet),
+                    Ok(None) => break,
+                    Err(error) => return (packets, Some(error)),
+                }
+            }
+        }
+        (packets, None)
+    };
+    let whole = read(&mut std::iter::once(bytes));
+    let in_pieces = read(&mut bytes.chunks(usize::from(step) + 1));
+    assert_eq!(whole, in_pieces);
+
+    let (packets, _) = whole;
+    assert!(packets.iter().all(|packet| packet.data.len() <= LIMIT));
+    let mut written = BytesMut::new();
+    let mut writer = Writer::default();
+    packets
+        .iter()
+        .for_each(|packet| writer.write(packet.kind, &packet.data, &mut written));
+    assert_eq!(read(&mut std::iter::once(&written[..])), (packets, None));
+}
+
+/// Each message that comes in, from a server or from a daemon. The first byte says which.
+pub fn messages(data: &[u8]) {
+    let Some((&kind, bytes)) = data.split_first() else {
+        return;
+    };
+    match kind % 8 {
+        0 => settles::<provisionerd::AcquiredJob, Job>(bytes),
+        1 => settles::<provisionerd::UpdateJobRequest, JobUpdate>(bytes),
+        2 => settles::<provisionerd::UpdateJobResponse, JobUpdated>(bytes),
+        3 => settles::<provisionerd::FailedJob, FailedJob>(bytes),
+        4 => settles::<provisionerd::CompletedJob, CompletedJob>(bytes),
+        5 => drop(provisioner::FileUpload::decode(bytes)),
+        6 => drop(provisionerd::CommitQuotaRequest::decode(bytes)),
+        _ => drop(provisionerd::CommitQuotaResponse::decode(bytes)),
+    }
+}
+
+/// What is taken in means the same after it went out and came back.
+fn settles<W, T>(bytes: &[u8])
+where
+    W: Message + Default + From<T>,
+    T: TryFrom<W>,
+{
+    let Ok(Ok(ours)) = W::decode(bytes).map(T::try_from) else {
+        return;
+    };
+    let sent = W::from(ours).encode_to_vec();
+    let came_back = W::decode(&sent[..]).expect("what we encode can be decoded");
+    let Ok(again) = T::try_from(came_back) else {
+        panic!("what we send is not accepted by ourselves");
+    };
+    assert_eq!(sorted(W::from(again).encode_to_vec()), sorted(sent));
+}
+
+/// Entries of maps have no order of their own, so only what stands there is compared.
+fn sorted(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.sort_unstable();
+    bytes
+}
+
+/// Whatever an engine prints, in whatever pieces: the same lines, of bounded size, and entries without NUL.
+pub fn log_reader(data: &[u8]) {
+    const LIMITS: Limits = Limits {
+        exit_timeout: Duration::ZERO,
+        pipe_grace: Duration::ZERO,
+        line_bytes: 64,
+        precious_bytes: 256,
+        is_precious: log_stream::is_precious,
+    };
+    let Some((&step, bytes)) = data.split_first() else {
+        return;
+    };
+    let lines = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let (mut lines, mut buffer) = (Vec::new(), LineBuffer::new(&LIMITS));
+        pieces.for_each(|piece| buffer.push(piece, |line| lines.push(line)));
+        buffer.finish(|line| lines.push(line));
+        lines
+    };
+    let whole: Vec<Line> = lines(&mut std::iter::once(bytes));
+    let in_pieces = lines(&mut bytes.chunks(usize::from(step) + 1));
+    assert_eq!(whole, in_pieces);
+
+    for line in whole {
+        assert!(line.bytes.len() <= LIMITS.precious_bytes);
+        for pipe in [Pipe::Stdout, Pipe::Stderr] {
+            let said = log_stream::read(pipe, line.clone());
+            assert!(
+                said.entries
+                    .iter()
+                    .all(|entry| !entry.output.contains('\0'))
+            );
+        }
+    }
+}
