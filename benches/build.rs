@@ -234,6 +234,9 @@ impl Lab {
             force_cancel: Duration::from_secs(600),
             max_jobs: Some(1),
             state_dir: self.dir.path().join("state"),
+            logs: daemon::LogRetention::standard(),
+            secrets: Vec::new(),
+            journal_key: None,
         };
         let sources = vec![Arc::clone(&source) as Arc<dyn JobSource>];
         let engine = Arc::clone(&self.engine) as _;

@@ -10,7 +10,6 @@
 
 pub mod backup;
 pub mod config;
-pub mod crypt;
 pub mod data_dir;
 pub mod job_log;
 mod listener;
@@ -24,6 +23,8 @@ mod start;
 pub mod store;
 pub mod tokens;
 pub mod workspace_tags;
+
+use crate::files::sealed as crypt;
 
 pub use self::{
     config::{Config, ConfigError, Limits, StateKey, Storage, Tls},

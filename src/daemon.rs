@@ -6,10 +6,12 @@
 
 mod delivery;
 mod job_log;
+pub mod journal;
 mod log_batch;
 mod log_file;
 mod procedure;
 mod pulse;
+mod recovery;
 mod redact;
 mod repeat;
 mod reporter;
@@ -20,11 +22,16 @@ use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, error, field, info, info_span, warn};
 
+use self::{
+    journal::{Journal, JournalError, Journals},
+    recovery::Recovery,
+};
 use crate::{
     job::{Job, Work},
-    provision::{JobSource, Provisioner, SourceError},
+    provision::{Identity, JobSource, Provisioner, SourceError},
     secret::Secret,
     stop::Stop,
 };
@@ -43,12 +50,14 @@ pub struct Config {
     pub force_cancel: Duration,
     /// Jobs to run before the daemon ends by itself; `None` for no limit.
     pub max_jobs: Option<usize>,
-    /// Where states are kept that could not be delivered.
+    /// Where the [`journal`] is, with states that could not be delivered.
     pub state_dir: PathBuf,
     /// How much of the logs of jobs is kept there.
     pub logs: LogRetention,
     /// What no log may show, besides what each job brings along.
     pub secrets: Vec<Secret>,
+    /// A key for the journal that somebody else manages, such as a credential of systemd; `None` for one of its own.
+    pub journal_key: Option<PathBuf>,
 }
 
 /// Why a configuration cannot be used.
@@ -118,6 +127,9 @@ pub enum DaemonError {
     /// The server does not accept who we are.
     #[error("cannot take jobs")]
     Unauthorized(#[source] SourceError),
+    /// There is no place for what must not be lost.
+    #[error("cannot use the journal")]
+    Journal(#[from] JournalError),
 }
 
 /// First and longest pause after the server handed out nothing but an error.
@@ -135,11 +147,33 @@ pub async fn run(
     stop: Stop,
 ) -> Result<Summary, DaemonError> {
     config.check()?;
+    let journals = Journals::open(&config.state_dir, config.journal_key.as_deref())?;
+    let siblings = sources.first().map(|source| {
+        let (journals, source, provisioner) = (
+            journals.clone(),
+            Arc::clone(source),
+            Arc::clone(&provisioner),
+        );
+        let looking = recovery::look_after_siblings(
+            config.clone(),
+            journals,
+            source,
+            provisioner,
+            stop.clone(),
+        );
+        AbortOnDropHandle::new(tokio::spawn(looking.instrument(Span::current())))
+    });
     let mut slots = JoinSet::new();
     for (slot, source) in sources.into_iter().enumerate() {
         let (config, provisioner, stop) = (config.clone(), Arc::clone(&provisioner), stop.clone());
+        let identity = source.identity().unwrap_or_else(|| Identity {
+            server: String::new(),
+            name: format!("slot-{slot}"),
+        });
+        let journal = journals.take(&identity, &stop).await?;
         slots.spawn(
-            run_slot(config, source, provisioner, stop).instrument(info_span!("slot", slot)),
+            run_slot(config, journal, identity, source, provisioner, stop)
+                .instrument(info_span!("slot", slot)),
         );
     }
     let mut total = Summary::default();
@@ -153,15 +187,32 @@ pub async fn run(
             }
         }
     }
+    drop(siblings);
     first_error.map_or(Ok(total), Err)
 }
 
 async fn run_slot(
     config: Config,
+    journal: Journal,
+    identity: Identity,
     source: Arc<dyn JobSource>,
     provisioner: Arc<dyn Provisioner>,
     stop: Stop,
 ) -> Result<Summary, DaemonError> {
+    let recovery = Recovery {
+        config: &config,
+        provisioner: provisioner.as_ref(),
+        stop: &stop,
+    };
+    recovery.run(&journal, source.as_ref()).await;
+    let slot = runner::Slot {
+        config: &config,
+        source: &source,
+        provisioner: provisioner.as_ref(),
+        journal: &journal,
+        identity: &identity,
+        stop: &stop,
+    };
     let mut summary = Summary::default();
     let mut pause = BACK_OFF.0;
     while !stop.is_draining() && config.max_jobs.is_none_or(|limit| summary.jobs() < limit) {
@@ -187,7 +238,7 @@ async fn run_slot(
         };
         pause = BACK_OFF.0;
         let span = job_span(&job);
-        let ran = runner::run(&config, job, &source, provisioner.as_ref(), &stop);
+        let ran = runner::run(&slot, job);
         // What panics in here is our own bug, and it must not take other jobs along.
         match AssertUnwindSafe(ran.instrument(span.clone()))
             .catch_unwind()

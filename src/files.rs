@@ -2,11 +2,12 @@
 
 pub mod archive;
 pub mod module_archive;
+pub mod sealed;
 
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -37,6 +38,22 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     File::open(dir)?.sync_all()
+}
+
+/// Writes a file as [`write_private`] does, unless there is one already. Tells whether it did.
+///
+/// # Errors
+/// The system's reason.
+pub fn write_private_new(path: &Path, content: &[u8]) -> io::Result<bool> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Ok(_) => File::open(dir)?.sync_all().map(|()| true),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error.error),
+    }
 }
 
 /// Makes a directory, and those above it, that only the owner can enter. One that exists is taken as it is.
@@ -103,7 +120,7 @@ pub fn stale_dirs(
 
 /// A lock on a file, held until it is dropped or the process ends.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+pub struct Lock(Flock<File>);
 
 impl Lock {
     /// Takes the lock on `path`, which is made if it is missing. `None` if somebody else has it.
@@ -125,6 +142,13 @@ impl Lock {
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(error.into()),
         }
+    }
+
+    /// Whether the lock is on the file that `path` names now: somebody may have removed the one before.
+    pub fn is_on(&self, path: &Path) -> bool {
+        let ours = self.0.metadata().map(|file| (file.dev(), file.ino()));
+        let named = fs::metadata(path).map(|file| (file.dev(), file.ino()));
+        matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
     }
 
     /// Waits for the lock on `path`; `None` if `stop` was cancelled before.

@@ -5,6 +5,7 @@
 
 pub mod isolation;
 mod line;
+mod outlive;
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitStatus, process::Stdio, time::Duration};
 
@@ -14,12 +15,16 @@ use nix::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
+    net::unix::pipe,
     process::Child,
     time::{Instant, sleep_until},
 };
 
 use self::isolation::Confinement;
-pub use self::line::{Line, LineBuffer};
+pub use self::{
+    line::{Line, LineBuffer},
+    outlive::take_over,
+};
 use crate::stop::Stop;
 
 /// Bytes read from a pipe at a time.
@@ -38,6 +43,8 @@ pub struct Command {
     pub dir: PathBuf,
     /// What it is kept from; `None` for a child that may do all that we may.
     pub confinement: Option<Confinement>,
+    /// Whether it goes on if we die; somebody may [`take_over`] then.
+    pub outlives_us: bool,
 }
 
 /// How long to wait for a child, and how much to take from it.
@@ -238,9 +245,15 @@ async fn supervise(
     stop: &Stop,
     on_bytes: &mut (dyn FnMut(Pipe, Option<&[u8]>) + Send),
 ) -> Result<Exit, ProcessError> {
-    let mut child = spawn(command)?;
+    let Spawned {
+        mut child,
+        mut stdout,
+        mut stderr,
+    } = spawn(command).map_err(|source| ProcessError::Spawn {
+        program: command.program.clone(),
+        source,
+    })?;
     let mut group = Group::of(&child);
-    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let (mut out_bytes, mut err_bytes) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
     let (mut status, mut kill_at, mut close_at) = (None, None, None);
     let (mut is_interrupted, mut was_killed) = (false, false);
@@ -293,7 +306,14 @@ async fn supervise(
     Ok(Exit { status, was_killed })
 }
 
-fn spawn(command: &Command) -> Result<Child, ProcessError> {
+/// A child and the pipes it writes into.
+struct Spawned {
+    child: Child,
+    stdout: Option<pipe::Receiver>,
+    stderr: Option<pipe::Receiver>,
+}
+
+fn spawn(command: &Command) -> io::Result<Spawned> {
     let (program, args) = match &command.confinement {
         Some(confinement) => isolation::wrap(command, confinement),
         None => (command.program.clone(), command.args.clone()),
@@ -304,13 +324,18 @@ fn spawn(command: &Command) -> Result<Child, ProcessError> {
         .env_clear()
         .envs(command.env.iter().map(|(name, value)| (name, value)));
     child.current_dir(&command.dir).process_group(0);
-    child
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    child.spawn().map_err(|source| ProcessError::Spawn {
-        program: command.program.clone(),
-        source,
+    let ((stdout, out), (stderr, err)) = (io::pipe()?, io::pipe()?);
+    let stdin = match command.outlives_us {
+        true => outlive::stdin_holding([&stdout, &stderr])?,
+        false => Stdio::null(),
+    };
+    child.stdin(stdin).stdout(out).stderr(err);
+    let spawned = child.spawn();
+    drop(child); // With our own copies of the writing ends.
+    Ok(Spawned {
+        child: spawned?,
+        stdout: Some(pipe::Receiver::from_owned_fd(stdout.into())?),
+        stderr: Some(pipe::Receiver::from_owned_fd(stderr.into())?),
     })
 }
 

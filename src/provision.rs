@@ -3,7 +3,7 @@
 //!
 //! The shapes are those of Coder's messages at API 1.20, so that every transport carries all of it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -65,6 +65,27 @@ pub trait Provisioner: Send + Sync {
     /// # Errors
     /// [`StepFailure`] if the engine is missing or no directory can be made.
     async fn open(&self, config: SessionConfig) -> Result<Box<dyn Session>, StepFailure>;
+
+    /// Ends an apply that goes on in the directories of a session whose daemon died, and tells `witness` what it
+    /// still does, and the newest state that is whole. Nothing of it if there is none.
+    async fn salvage(&self, dirs: &[PathBuf], witness: Arc<dyn Witness>, stop: &Stop) {
+        let _ = (dirs, witness, stop);
+    }
+}
+
+/// Is told what an apply does, while it does it, for whoever comes after a crash. Implementations return at once.
+pub trait Witness: Send + Sync {
+    /// The creation of something began.
+    fn began(&self, address: &str);
+
+    /// It is there.
+    fn created(&self, address: &str);
+
+    /// It failed, in an orderly way.
+    fn failed(&self, address: &str);
+
+    /// The newest state that is whole.
+    fn state(&self, state: Bytes);
 }
 
 /// What a session is told at its beginning.
@@ -84,7 +105,7 @@ pub struct SessionConfig {
 ///
 /// Steps come in one of these orders, and a step that failed ends the conversation:
 /// init → parse → plan → graph → plan → graph (import), init → plan → graph (dry run),
-/// init → plan → apply → graph (build). Every step ends soon after `stop` is cancelled: with a failure, or with
+/// init → plan → graph → apply → graph (build). Every step ends soon after `stop` is cancelled: with a failure, or with
 /// the result if the engine had it already. Dropping a step kills what it runs.
 #[async_trait]
 pub trait Session: Send {
@@ -122,6 +143,16 @@ pub trait Session: Send {
         log: Arc<dyn LogSink>,
         stop: &Stop,
     ) -> Result<GraphComplete, StepFailure>;
+
+    /// Has `witness` told what apply does, from its first moment on.
+    fn set_witness(&mut self, witness: Arc<dyn Witness>) {
+        let _ = witness;
+    }
+
+    /// The directories that end with the session. The state file of an apply is in the first one.
+    fn dirs(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
 
     /// The newest state that parses, `None` if there is none: for whoever comes after an apply that did not return.
     async fn newest_state(&mut self) -> Option<Bytes>;
@@ -293,7 +324,7 @@ pub trait JobSource: Send + Sync {
     /// Asks whether the owner's budget allows `daily_cost`, in whole units.
     async fn commit_quota(&self, job: JobId, daily_cost: i32) -> Result<Quota, SourceError>;
 
-    /// Ends a job that failed. A repeated call succeeds.
+    /// Ends a job that failed. A repeated call succeeds, or tells that the job has [`SourceError::Ended`].
     async fn fail(&self, job: FailedJob) -> Result<(), SourceError>;
 
     /// Ends a job that succeeded. A repeated call succeeds.
@@ -302,10 +333,30 @@ pub trait JobSource: Send + Sync {
     /// Fetches the module archive with this id.
     async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError>;
 
+    /// As whom it speaks to which server, `None` if it speaks to nobody outside.
+    fn identity(&self) -> Option<Identity> {
+        None
+    }
+
+    /// The same server under the name of another daemon, to end what that one left behind.
+    fn sibling(&self, name: &str) -> Option<Arc<dyn JobSource>> {
+        let _ = name;
+        None
+    }
+
     /// Whether the server has ever accepted who we are: a refusal after that may pass, one before it will not.
     fn was_accepted(&self) -> bool {
         false
     }
+}
+
+/// Who owns jobs at a server: ownership hangs on the name alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The server's address.
+    pub server: String,
+    /// The daemon's name there.
+    pub name: String,
 }
 
 /// What is new of a job that runs.
@@ -371,6 +422,9 @@ pub enum SourceError {
     /// The job belongs to another daemon, or is not known any more.
     #[error("job is gone: {0}")]
     Gone(String),
+    /// The job has an end: ours, if the answer to an earlier call was lost, or somebody else's.
+    #[error("job has ended before: {0}")]
+    Ended(String),
     /// The server does not accept who we are. Repeating does not help until credentials change.
     #[error("server does not accept the credentials: {0}")]
     Unauthorized(String),

@@ -1,6 +1,7 @@
 //! What a server accepts: slugs, agent names, parameters, presets, tags.
 
 pub mod resources;
+pub mod state;
 
 /// What an agent's name must match, in the words of the reference.
 pub const AGENT_NAME: &str = "(?i)^[a-z0-9](-?[a-z0-9])*$";

@@ -42,7 +42,7 @@ pub use self::{diagnostic::Diagnostic, env::Environment, isolation::Isolation};
 use crate::{
     files,
     process::Limits,
-    provision::{self, LogSink, Provisioner, SessionConfig, StepFailure},
+    provision::{self, LogSink, Provisioner, SessionConfig, StepFailure, Witness},
     stop::Stop,
 };
 
@@ -189,6 +189,12 @@ impl Provisioner for Engine {
             let dir = self.config.work_dir.display();
             StepFailure::new(format!("create a session directory in {dir}: {error}"))
         })?))
+    }
+
+    async fn salvage(&self, dirs: &[PathBuf], witness: Arc<dyn Witness>, stop: &Stop) {
+        if let Some(dir) = dirs.first() {
+            session::salvage(&self.config, dir, witness.as_ref(), stop).await;
+        }
     }
 }
 

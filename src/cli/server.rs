@@ -286,5 +286,8 @@ pub(super) fn daemon_config(state_dir: PathBuf) -> daemon::Config {
         state_dir,
         logs: daemon::LogRetention::standard(),
         secrets: Vec::new(),
+        journal_key: std::env::var_os("CREDENTIALS_DIRECTORY")
+            .map(|directory| PathBuf::from(directory).join("outpost-journal-key"))
+            .filter(|path| path.exists()),
     }
 }

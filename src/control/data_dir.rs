@@ -17,10 +17,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{
-    config::StateKey,
-    crypt::{KEY_BYTES, Key},
-};
+use super::{config::StateKey, crypt::Key};
 use crate::{files::Lock, secret::Secret};
 
 /// Name of the database in the directory.
@@ -198,16 +195,9 @@ pub(super) fn read_key(path: &Path) -> Result<Key, DataDirError> {
     File::open(path)
         .and_then(|file| file.take(256).read_to_end(&mut content))
         .map_err(access("read", path))?;
-    let digits = std::str::from_utf8(&content)
-        .map(str::trim)
-        .unwrap_or_default();
-    let bytes = match content.len() {
-        KEY_BYTES => content,
-        _ => Zeroizing::new(hex::decode(digits).unwrap_or_else(|_| content.to_vec())),
-    };
-    Key::try_new(&bytes).ok_or(DataDirError::KeyLength {
+    Key::parse(&content).ok_or(DataDirError::KeyLength {
         path: path.to_owned(),
-        length: bytes.len(),
+        length: content.len(),
     })
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     job::{CompletedJob, FailedJob, Job, JobId},
-    provision::{JobSource, JobUpdate, JobUpdated, Quota, SourceError},
+    provision::{Identity, JobSource, JobUpdate, JobUpdated, Quota, SourceError},
     stop::Stop,
 };
 
@@ -74,5 +74,12 @@ impl JobSource for LocalSource {
 
     async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError> {
         Ok(self.plane.download_modules(&self.daemon, file).await?)
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity {
+            server: "the same process".to_owned(),
+            name: self.daemon.name.clone(),
+        })
     }
 }

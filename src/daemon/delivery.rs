@@ -1,95 +1,180 @@
 //! Telling the server how a job ended, whatever it takes; and keeping the state until it has been told.
 
 use std::{
-    fs, io,
-    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use bytes::Bytes;
-use tokio::{task::spawn_blocking, time::sleep};
-use tracing::{error, info, warn};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
 
-use super::{Config, Ended, repeat::until_answered};
+use super::{Ended, journal::Record, repeat::until_answered};
 use crate::{
-    files,
-    job::{CompletedJob, CompletedWork, FailedJob, FailedWork, JobId, Outcome},
+    job::{CompletedJob, CompletedWork, FailedJob, FailedWork, Outcome},
     provision::{JobSource, SourceError},
     stop::Stop,
 };
 
-/// Time for the server's answer while nothing is wrong. After it the state is written down, and we go on waiting.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// Time to deliver after a kill.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Waits for `clean_up`, then delivers an outcome, and repeats it until the server has answered or `stop` kills.
-///
-/// A state is on disk as soon as it is not certain that the server takes it, and stays there if it does not.
-pub(super) async fn deliver(
-    config: &Config,
-    source: &dyn JobSource,
-    outcome: Outcome,
-    clean_up: impl Future<Output = ()>,
-    stop: &Stop,
-) -> Ended {
-    let mut kept = Kept::new(&config.state_dir, &outcome);
-    let told = {
-        let telling = async {
-            clean_up.await;
-            tell(source, outcome, stop).await
-        };
-        tokio::pin!(telling);
-        tokio::select! {
-            told = &mut telling => told,
-            () = sleep(PATIENCE) => {
-                kept.write().await;
-                telling.await
-            }
-        }
-    };
-    match told {
-        Ok(ended) => {
-            kept.erase().await;
-            ended
-        }
-        Err(reason) => {
-            kept.write().await;
-            kept.report(&reason);
-            Ended::Undelivered
-        }
-    }
+/// Why the server does not have what it was told.
+pub(super) enum Untold {
+    /// There was no time to wait for its answer: it is to be told again.
+    Stopped,
+    /// It does not take it: telling it again does not help.
+    Refused(String),
 }
 
-/// Tells the outcome.
-///
-/// # Errors
-/// Why the server was not told, for the operator.
-async fn tell(source: &dyn JobSource, outcome: Outcome, stop: &Stop) -> Result<Ended, String> {
-    let job = match outcome {
-        Outcome::Failed(job) => job,
-        Outcome::Completed(job) => {
-            let call = || source.complete(job.clone());
-            match until_answered("complete job", over(stop), call).await {
-                Some(Ok(())) => return Ok(Ended::Completed),
-                Some(Err(error)) => failed_instead(job, &error).ok_or_else(|| chain(&error))?,
-                None => return Err(KILLED.to_owned()),
+/// Delivers an outcome, and repeats it until the server has answered or `stop` kills. The record of the job ends: it
+/// is erased once the server has the state, else kept.
+pub(super) async fn deliver(teller: Teller<'_>, outcome: Outcome, record: Option<Record>) -> Ended {
+    match (teller.tell(outcome).await, record) {
+        (Ok(ended), None) => return ended,
+        (Ok(ended), Some(record)) => {
+            record.erase().await;
+            return ended;
+        }
+        (Err(Untold::Stopped), Some(record)) => record.keep(None).await,
+        (Err(Untold::Refused(reason)), Some(record)) if record.is_worth_keeping() => {
+            record.keep(Some(reason)).await;
+        }
+        (Err(Untold::Refused(reason)), record) => {
+            warn!(
+                reason,
+                "the end of the job was not delivered; it leaves no state behind"
+            );
+            if let Some(record) = record {
+                record.erase().await;
             }
         }
-    };
-    match until_answered("fail job", over(stop), || source.fail(job.clone())).await {
-        Some(Ok(())) => Ok(Ended::Failed),
-        Some(Err(error)) => Err(chain(&error)),
-        None => Err(KILLED.to_owned()),
+        (Err(Untold::Stopped), None) => {
+            warn!(
+                "stopped before the server heard of the end of the job; it leaves no state behind"
+            );
+        }
     }
+    Ended::Undelivered
 }
 
-const KILLED: &str = "the daemon was stopped before the server answered";
+/// One outcome, until the server has answered.
+pub(super) struct Teller<'a> {
+    source: &'a dyn JobSource,
+    stop: &'a Stop,
+    /// Until then nobody else ends the job. `None` if it may have been ended already.
+    ours_until: Option<Instant>,
+    /// Whether a call may have been carried out although its answer did not come.
+    has_doubt: AtomicBool,
+}
+
+impl<'a> Teller<'a> {
+    pub(super) fn new(
+        source: &'a dyn JobSource,
+        stop: &'a Stop,
+        ours_until: Option<Instant>,
+    ) -> Self {
+        Self {
+            source,
+            stop,
+            ours_until,
+            has_doubt: AtomicBool::new(false),
+        }
+    }
+
+    /// Tells the outcome, made smaller until the server takes it.
+    ///
+    /// # Errors
+    /// Why the server does not have the state.
+    pub(super) async fn tell(&self, outcome: Outcome) -> Result<Ended, Untold> {
+        match outcome {
+            Outcome::Failed(job) => self.fail(job).await,
+            Outcome::Completed(job) => match self.complete(job).await? {
+                None => Ok(Ended::Completed),
+                Some(failed) => self.fail(failed).await,
+            },
+        }
+    }
+
+    /// Tells a success. What the server does not take comes back as a failure with the same state.
+    async fn complete(&self, mut job: CompletedJob) -> Result<Option<FailedJob>, Untold> {
+        loop {
+            let call = || self.noted(self.source.complete(job.clone()));
+            let error = match until_answered("complete job", over(self.stop), call).await {
+                Some(Ok(())) => return Ok(None),
+                Some(Err(error)) => error,
+                None => return Err(Untold::Stopped),
+            };
+            let is_too_large = matches!(error, SourceError::TooLarge { .. });
+            if !(is_too_large && drop_timings(&mut job)) {
+                let failed = failed_instead(job, &error).ok_or_else(|| refused(&error));
+                return failed.map(Some);
+            }
+            warn!(%error, "the result of the job is sent without its timings");
+        }
+    }
+
+    /// Tells a failure. A state that is too large even alone is kept back, so that the job ends nevertheless.
+    async fn fail(&self, mut job: FailedJob) -> Result<Ended, Untold> {
+        let mut kept_back = None;
+        loop {
+            let call = || self.noted(self.source.fail(job.clone()));
+            let error = match until_answered("fail job", over(self.stop), call).await {
+                Some(Ok(())) => return kept_back.map_or(Ok(Ended::Failed), Err),
+                Some(Err(SourceError::Ended(_))) if self.was_told() => return Ok(Ended::Failed),
+                Some(Err(error)) => error,
+                None => return Err(Untold::Stopped),
+            };
+            let is_too_large = matches!(error, SourceError::TooLarge { .. });
+            let (FailedWork::WorkspaceBuild { state, timings }, true) =
+                (&mut job.work, is_too_large)
+            else {
+                return Err(kept_back.unwrap_or_else(|| refused(&error)));
+            };
+            if !std::mem::take(timings).is_empty() {
+                continue;
+            }
+            let Some(state) = state.take() else {
+                return Err(refused(&error));
+            };
+            let size = state.len();
+            job.error.push_str(&format!(
+                "; the state has {size} bytes, more than the server takes, and the daemon keeps it: \
+                 see `outpost recover` on its host"
+            ));
+            kept_back = Some(refused(&error));
+        }
+    }
+
+    /// Remembers calls whose fate is not known.
+    async fn noted<T>(
+        &self,
+        call: impl Future<Output = Result<T, SourceError>>,
+    ) -> Result<T, SourceError> {
+        let answer = call.await;
+        if matches!(answer, Err(SourceError::Lost(_))) {
+            self.has_doubt.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// Whether it was an earlier call of ours that ended the job. Nobody else does while it is known to live.
+    fn was_told(&self) -> bool {
+        let is_ours = self.ours_until.is_some_and(|end| Instant::now() < end);
+        is_ours && self.has_doubt.load(Ordering::Relaxed)
+    }
+}
 
 async fn over(stop: &Stop) {
     stop.killed().await;
     sleep(LAST_WORDS).await;
+}
+
+/// Takes out of a result what is the least loss. `false` if nothing is left to take.
+fn drop_timings(job: &mut CompletedJob) -> bool {
+    match &mut job.result {
+        CompletedWork::WorkspaceBuild(build) => !std::mem::take(&mut build.timings).is_empty(),
+        CompletedWork::TemplateImport(_) | CompletedWork::TemplateDryRun(_) => false,
+    }
 }
 
 /// What to say where the server does not take the result. `None` if the job is not ours any more.
@@ -104,6 +189,7 @@ fn failed_instead(job: CompletedJob, error: &SourceError) -> Option<FailedJob> {
             format!("the result of the job is too large: {error}")
         }
         SourceError::Gone(_)
+        | SourceError::Ended(_)
         | SourceError::Lost(_)
         | SourceError::Unauthorized(_)
         | SourceError::Unsuitable(_) => return None,
@@ -124,92 +210,9 @@ fn failed_instead(job: CompletedJob, error: &SourceError) -> Option<FailedJob> {
     })
 }
 
-/// The state of a job on disk: `lost/<job>.tfstate`, readable for the owner only.
-struct Kept {
-    job: JobId,
-    dir: PathBuf,
-    /// `None` if the job has no state that the server does not know.
-    state: Option<Bytes>,
-    written: Option<io::Result<PathBuf>>,
-}
-
-impl Kept {
-    fn new(state_dir: &Path, outcome: &Outcome) -> Self {
-        let (job, state) = match outcome {
-            Outcome::Completed(job) => (job.id, completed_state(job)),
-            Outcome::Failed(job) => (job.id, failed_state(job)),
-        };
-        Self {
-            job,
-            dir: state_dir.join("lost"),
-            state: state.filter(|state| !state.is_empty()),
-            written: None,
-        }
-    }
-
-    async fn write(&mut self) {
-        let (Some(state), None) = (&self.state, &self.written) else {
-            return;
-        };
-        let (dir, name, state) = (
-            self.dir.clone(),
-            format!("{}.tfstate", self.job),
-            state.clone(),
-        );
-        let written = spawn_blocking(move || write_private(&dir, &name, &state)).await;
-        self.written = Some(written.unwrap_or_else(|panic| Err(io::Error::other(panic))));
-    }
-
-    async fn erase(self) {
-        let Some(Ok(path)) = self.written else { return };
-        let shown = path.display().to_string();
-        match spawn_blocking(move || fs::remove_file(path)).await {
-            Ok(Ok(())) => info!("the server has the state now"),
-            Ok(Err(error)) => warn!(%error, path = shown, "failed to remove a delivered state"),
-            Err(panic) => warn!(%panic, path = shown, "failed to remove a delivered state"),
-        }
-    }
-
-    fn report(&self, reason: &str) {
-        match &self.written {
-            None => warn!(
-                reason,
-                "the end of the job was not delivered; it leaves no state behind"
-            ),
-            Some(Ok(path)) => {
-                error!(reason, path = %path.display(), "the state was not delivered and is kept on disk")
-            }
-            Some(Err(write)) => {
-                error!(reason, %write, dir = %self.dir.display(), "the state was not delivered and could not be kept")
-            }
-        }
-    }
-}
-
-fn completed_state(job: &CompletedJob) -> Option<Bytes> {
-    match &job.result {
-        CompletedWork::WorkspaceBuild(build) => Some(build.state.clone()),
-        CompletedWork::TemplateImport(_) | CompletedWork::TemplateDryRun(_) => None,
-    }
-}
-
-fn failed_state(job: &FailedJob) -> Option<Bytes> {
-    match &job.work {
-        FailedWork::WorkspaceBuild { state, .. } => state.clone(),
-        FailedWork::TemplateImport | FailedWork::TemplateDryRun | FailedWork::Unknown => None,
-    }
-}
-
-fn write_private(dir: &Path, name: &str, content: &[u8]) -> io::Result<PathBuf> {
-    files::create_private_dir(dir)?;
-    let path = dir.join(name);
-    files::write_private(&path, content)?;
-    Ok(path)
-}
-
-fn chain(error: &SourceError) -> String {
-    match std::error::Error::source(error) {
+fn refused(error: &SourceError) -> Untold {
+    Untold::Refused(match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
-    }
+    })
 }

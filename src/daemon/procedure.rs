@@ -12,13 +12,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{job_log::JobLog, reporter::Reporter};
+use super::{
+    job_log::JobLog,
+    journal::{Journal, Record},
+    reporter::Reporter,
+};
 use crate::{
     job::{
         CompletedJob, CompletedWork, FailedJob, FailedWork, FailureCode, Job, JobId, LogLevel,
         Metadata, Outcome, Timing, Work,
     },
-    provision::{JobSource, Provisioner, Session, SessionConfig, StepFailure},
+    provision::{Identity, JobSource, Provisioner, Session, SessionConfig, StepFailure},
     rules::resources::Refused,
     stop::Stop,
 };
@@ -45,6 +49,9 @@ pub(super) struct Context<'a> {
     pub(super) log: &'a JobLog,
     pub(super) reporter: &'a Reporter,
     pub(super) stop: &'a Stop,
+    pub(super) journal: &'a Journal,
+    /// As whom the daemon owns its jobs.
+    pub(super) identity: &'a Identity,
 }
 
 /// How far a job has come. It outlives the code that runs the steps, so that a bug in it costs no state.
@@ -58,6 +65,8 @@ pub(super) struct Progress {
     pub(super) state: Option<Bytes>,
     /// What was measured.
     pub(super) timings: Vec<Timing>,
+    /// What outlives us, from the moment apply begins.
+    pub(super) record: Option<Record>,
 }
 
 /// Whether the infrastructure may have changed.
@@ -177,14 +186,18 @@ pub(super) fn outcome(
         Ok(result) => return Outcome::Completed(CompletedJob { id, result }),
         Err(failure) => failure,
     };
-    let error = match context.why_stopped() {
+    let mut error = match context.why_stopped() {
         Some(why) => format!("{why}: {}", failure.error),
         None => failure.error,
     };
+    let record = progress.record.as_ref();
+    if let Some(warning) = record.and_then(Record::warning) {
+        error.push_str(&format!("; {warning}"));
+    }
     let error = context.log.redact(error);
     let work = match kind {
         FailedWork::WorkspaceBuild { .. } => FailedWork::WorkspaceBuild {
-            state: progress.state.clone(),
+            state: progress.state.clone().or_else(|| record?.state()),
             timings: std::mem::take(&mut progress.timings),
         },
         other @ (FailedWork::TemplateImport | FailedWork::TemplateDryRun | FailedWork::Unknown) => {

@@ -43,6 +43,7 @@ pub(super) fn may_pass(error: &SourceError) -> bool {
         SourceError::Lost(_) | SourceError::Unauthorized(_) | SourceError::Unsuitable(_) => true,
         SourceError::Refused(_)
         | SourceError::Gone(_)
+        | SourceError::Ended(_)
         | SourceError::TooLarge { .. }
         | SourceError::Invalid(_) => false,
     }

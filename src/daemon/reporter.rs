@@ -4,7 +4,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -29,6 +29,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Reporter {
     requests: mpsc::Sender<Request>,
     why_stopped: Arc<OnceLock<WhyStopped>>,
+    answered: Arc<Mutex<Instant>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -77,7 +78,7 @@ impl Reporter {
             config.outage_limit,
             Instant::now().into_std(),
         );
-        let why_stopped = Arc::default();
+        let (why_stopped, answered) = (Arc::default(), Arc::new(Mutex::new(Instant::now())));
         let task = Task {
             job,
             source,
@@ -85,11 +86,13 @@ impl Reporter {
             stop,
             pulse,
             why_stopped: Arc::clone(&why_stopped),
+            answered: Arc::clone(&answered),
         };
         let task = tokio::spawn(task.run(received).instrument(Span::current()));
         Self {
             requests,
             why_stopped,
+            answered,
             _task: AbortOnDropHandle::new(task),
         }
     }
@@ -97,6 +100,12 @@ impl Reporter {
     /// Why the reporter stopped the job, if it did.
     pub(super) fn why_stopped(&self) -> Option<WhyStopped> {
         self.why_stopped.get().copied()
+    }
+
+    /// When the server took something last. Until long after, nobody else ends the job.
+    pub(super) fn answered_at(&self) -> Instant {
+        let answered = self.answered.lock();
+        *answered.expect("no code panics while it holds a moment")
     }
 
     /// Sends what was learned, behind all lines so far, and waits for the answer.
@@ -126,6 +135,7 @@ struct Task {
     stop: Stop,
     pulse: Pulse,
     why_stopped: Arc<OnceLock<WhyStopped>>,
+    answered: Arc<Mutex<Instant>>,
 }
 
 impl Task {
@@ -220,6 +230,8 @@ impl Task {
         match &result {
             Ok(answer) => {
                 self.pulse.answered(now);
+                let answered = self.answered.lock();
+                *answered.expect("no code panics while it holds a moment") = Instant::now();
                 if answer.cancelled {
                     self.stop(WhyStopped::Cancelled);
                 }
@@ -238,7 +250,7 @@ impl Task {
                     self.stop(WhyStopped::ServerAway);
                 }
             }
-            Err(SourceError::Gone(_)) => self.stop(WhyStopped::Gone),
+            Err(SourceError::Gone(_) | SourceError::Ended(_)) => self.stop(WhyStopped::Gone),
             Err(
                 SourceError::Refused(_) | SourceError::TooLarge { .. } | SourceError::Invalid(_),
             ) => self.pulse.answered(now),

@@ -7,20 +7,33 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::{
-    Config, Ended, delivery,
+    Config, Ended,
+    delivery::{self, Teller},
     job_log::JobLog,
+    journal::{Journal, Record},
     procedure::{self, Apply, Context, Failure, Progress, stage},
     reporter::Reporter,
     secrets,
 };
 use crate::{
     job::{Job, Outcome},
-    provision::{JobSource, Provisioner},
+    provision::{Identity, JobSource, Provisioner, Session},
     stop::Stop,
 };
 
 /// Time that a killed engine has to be gone, and its session to be cleaned up.
 const AFTER_KILL: Duration = Duration::from_secs(30);
+
+/// What jobs have in common that run one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Slot<'a> {
+    pub(super) config: &'a Config,
+    pub(super) source: &'a Arc<dyn JobSource>,
+    pub(super) provisioner: &'a dyn Provisioner,
+    pub(super) journal: &'a Journal,
+    pub(super) identity: &'a Identity,
+    pub(super) stop: &'a Stop,
+}
 
 /// What became of a job, and how long it took.
 #[derive(Clone, Copy, Debug)]
@@ -33,13 +46,15 @@ pub(super) struct Ran {
 }
 
 /// Runs `job` and delivers how it ended. A panic ends this job and no other.
-pub(super) async fn run(
-    config: &Config,
-    job: Job,
-    source: &Arc<dyn JobSource>,
-    provisioner: &dyn Provisioner,
-    daemon_stop: &Stop,
-) -> Ran {
+pub(super) async fn run(slot: &Slot<'_>, job: Job) -> Ran {
+    let Slot {
+        config,
+        source,
+        provisioner,
+        journal,
+        identity,
+        stop: daemon_stop,
+    } = *slot;
     let (id, kind, started) = (job.id, procedure::kind(&job.work), Instant::now());
     info!("acquired job");
     let secrets = [config.secrets.clone(), secrets::of_job(&job)].concat();
@@ -53,6 +68,8 @@ pub(super) async fn run(
         log: &log,
         reporter: &reporter,
         stop: &stop,
+        journal,
+        identity,
     };
     let mut progress = Progress::default();
     let result = tokio::select! {
@@ -75,12 +92,26 @@ pub(super) async fn run(
         .map_or(Duration::ZERO, |it| it.engine_time());
     let outcome = procedure::outcome(&context, kind, result, &mut progress);
     let has_completed = matches!(outcome, Outcome::Completed(_));
-    let clean_up = async move {
-        reporter.flush().await;
-        close(progress).await;
-        drop(reporter); // Nothing may be sent for a job after its end.
+    reporter.flush().await;
+    let ours_until = reporter.answered_at() + config.outage_limit;
+    let is_on_disk = match &progress.record {
+        Some(record) => record.settle().await,
+        None => true,
     };
-    let ended = delivery::deliver(config, source.as_ref(), outcome, clean_up, daemon_stop).await;
+    let known = progress.record.as_ref().and_then(Record::state);
+    let is_lost = progress.apply == Apply::Running && progress.state.is_none() && known.is_none();
+    let mut session = progress.session;
+    if is_on_disk && !is_lost {
+        close(session.take()).await;
+    }
+    drop(reporter); // Nothing may be sent for a job after its end.
+    let teller = Teller::new(source.as_ref(), daemon_stop, Some(ours_until));
+    let ended = delivery::deliver(teller, outcome, progress.record).await;
+    if ended == Ended::Undelivered || is_lost {
+        leave(session);
+    } else {
+        close(session).await;
+    }
     let total = started.elapsed();
     let own = total.saturating_sub(engine);
     info!(
@@ -114,17 +145,24 @@ async fn find_state(progress: &mut Progress) {
     {
         let found = AssertUnwindSafe(timeout(AFTER_KILL, session.newest_state())).catch_unwind();
         progress.state = found.await.ok().and_then(Result::ok).flatten();
+        if let (Some(state), Some(record)) = (&progress.state, &progress.record) {
+            record.witness().state(state.clone());
+        }
     }
 }
 
-/// Ends the session, unless it may hold the only state there is.
-async fn close(progress: Progress) {
-    let Some(session) = progress.session else {
-        return;
-    };
-    if progress.apply == Apply::Running && progress.state.is_none() {
-        error!("no state was found after apply; the session's directory is left as it is");
-    } else if timeout(AFTER_KILL, session.close()).await.is_err() {
+/// Ends the session.
+async fn close(session: Option<Box<dyn Session>>) {
+    let Some(session) = session else { return };
+    if timeout(AFTER_KILL, session.close()).await.is_err() {
         warn!("the session's directory is still in use, leaving it");
+    }
+}
+
+/// Leaves the directory of a session as it is: it may hold the only state there is.
+fn leave(session: Option<Box<dyn Session>>) {
+    if let Some(session) = session {
+        error!(dirs = ?session.dirs(), "the session's directory may have the only copy of the state, leaving it");
+        std::mem::forget(session); // Its end would remove the directory.
     }
 }

@@ -7,6 +7,7 @@ mod stopping;
 
 use std::{
     collections::VecDeque,
+    path::Path,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -19,12 +20,12 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::*;
+use super::{journal::Entry, *};
 use crate::{
     job::{
         CompletedJob, CompletedWork, FailedJob, FailedWork, FailureCode, Job, JobId, LogLevel,
-        Metadata, Resource, TemplateDryRun, TemplateImport, TemplateVariable, Transition, Work,
-        WorkspaceBuild,
+        Metadata, Resource, TemplateDryRun, TemplateImport, TemplateVariable, Timing, TimingState,
+        Transition, Work, WorkspaceBuild,
     },
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
@@ -49,6 +50,12 @@ struct Server {
     quota_fails: AtomicUsize,
     is_gone: AtomicBool,
     is_silent: AtomicBool,
+    /// Somebody ends jobs before we do: a reaper, or ourselves in a call whose answer was lost.
+    ends_behind_our_back: AtomicBool,
+    /// The answer to the next failure does not arrive.
+    loses_answer: AtomicBool,
+    /// Bytes of a message, roughly.
+    limit: Mutex<Option<usize>>,
 }
 
 impl Server {
@@ -75,6 +82,13 @@ impl Server {
         }
         self.calls.lock().unwrap().push(name.to_owned());
         Ok(())
+    }
+
+    fn check_size(&self, size: usize) -> Result<(), SourceError> {
+        match *self.limit.lock().unwrap() {
+            Some(limit) if size > limit => Err(SourceError::TooLarge { size, limit }),
+            _ => Ok(()),
+        }
     }
 
     fn calls_named(&self, name: &str) -> usize {
@@ -152,12 +166,30 @@ impl JobSource for Server {
     }
 
     async fn fail(&self, job: FailedJob) -> Result<(), SourceError> {
+        let (state, timings) = match &job.work {
+            FailedWork::WorkspaceBuild { state, timings } => {
+                (state.as_ref().map_or(0, Bytes::len), timings.len())
+            }
+            FailedWork::TemplateImport | FailedWork::TemplateDryRun | FailedWork::Unknown => (0, 0),
+        };
+        self.check_size(state + timings)?;
         self.call("fail")?;
+        if self.loses_answer.swap(false, Ordering::SeqCst) {
+            return Err(SourceError::Lost("answer lost".into()));
+        }
+        if self.ends_behind_our_back.load(Ordering::SeqCst) {
+            return Err(SourceError::Ended("job already completed".to_owned()));
+        }
         *self.failed.lock().unwrap() = Some(job);
         Ok(())
     }
 
     async fn complete(&self, job: CompletedJob) -> Result<(), SourceError> {
+        if let CompletedWork::WorkspaceBuild(build) = &job.result {
+            let names = build.resources.iter().map(|resource| resource.name.len());
+            let size = build.state.len() + build.timings.len() + names.sum::<usize>();
+            self.check_size(size)?;
+        }
         self.call("complete")?;
         if self.refuse_complete.load(Ordering::SeqCst) {
             return Err(SourceError::Refused("duplicate app slug".to_owned()));
@@ -186,6 +218,10 @@ struct Engine {
     failing: Option<&'static str>,
     resources: Vec<Resource>,
     says: Vec<LogEntry>,
+    /// Timings of apply.
+    measures: usize,
+    /// Bytes of the state, 0 for a small one.
+    state_bytes: usize,
 }
 
 #[async_trait]
@@ -280,7 +316,11 @@ impl Session for Engine {
     ) -> ApplyComplete {
         self.step("apply".to_owned()).ok();
         self.hang_in("apply").await;
-        let state = Some(Bytes::from_static(b"{\"serial\":2}"));
+        let state = match self.state_bytes {
+            0 => Bytes::from_static(WHOLE),
+            size => format!("{{{}}}", " ".repeat(size - 2)).into(),
+        };
+        let (state, timings) = (Some(state), vec![timing(); self.measures]);
         let end = Instant::now() + self.apply_takes;
         while Instant::now() < end {
             let cancelled = async {
@@ -293,7 +333,7 @@ impl Session for Engine {
             tokio::select! {
                 () = sleep(Duration::from_millis(100)) => {}
                 () = cancelled => {
-                    return ApplyComplete { state, failure: Some(StepFailure::new("interrupted")), timings: vec![] };
+                    return ApplyComplete { state, failure: Some(StepFailure::new("interrupted")), timings };
                 }
             }
             if self.logs_always {
@@ -303,7 +343,7 @@ impl Session for Engine {
         ApplyComplete {
             state,
             failure: None,
-            timings: vec![],
+            timings,
         }
     }
 
@@ -376,6 +416,7 @@ fn config(dir: &tempfile::TempDir) -> Config {
         state_dir: dir.path().to_owned(),
         logs: LogRetention::standard(),
         secrets: vec![Secret::new("a key of the daemon")],
+        journal_key: None,
     }
 }
 
@@ -413,6 +454,31 @@ fn state_of(failure: &FailedJob) -> Option<&[u8]> {
         FailedWork::WorkspaceBuild { state, .. } => state.as_deref(),
         FailedWork::TemplateImport | FailedWork::TemplateDryRun | FailedWork::Unknown => None,
     }
+}
+
+fn timing() -> Timing {
+    Timing {
+        start: Timestamp::UNIX_EPOCH,
+        end: Timestamp::UNIX_EPOCH,
+        action: "create".to_owned(),
+        source: "test".to_owned(),
+        resource: "a.b".to_owned(),
+        stage: "apply".to_owned(),
+        state: TimingState::Completed,
+    }
+}
+
+/// What the journal holds.
+fn entries(dir: &Path) -> Vec<Entry> {
+    let journals = Journals::open(dir, None).unwrap();
+    let entries = journals.entries().unwrap().into_iter();
+    entries.map(|found| found.entry.unwrap()).collect()
+}
+
+/// The state of the one job that was kept, if it was.
+fn kept(dir: &tempfile::TempDir) -> Option<Vec<u8>> {
+    let mut entries = entries(dir.path());
+    entries.pop().map(|entry| entry.state.to_vec())
 }
 
 const PARTIAL: &[u8] = b"{\"serial\":1}";

@@ -68,6 +68,7 @@ fn shell(script: &str, dir: &Path) -> Command {
         env: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
         dir: dir.to_owned(),
         confinement: None,
+        outlives_us: false,
     }
 }
 
@@ -172,4 +173,27 @@ async fn a_program_that_is_missing_is_named() {
         .unwrap_err();
 
     assert_eq!(error.to_string(), "failed to start `/no/such/engine`");
+}
+
+#[tokio::test]
+async fn a_child_that_outlives_us_can_go_on_writing_and_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let script =
+        "trap 'echo interrupted; exit 3' INT; echo one; while :; do echo more; sleep 0.02; done";
+    let command = Command {
+        outlives_us: true,
+        ..shell(script, dir.path())
+    };
+    let Spawned { child, stdout, .. } = spawn(&command).unwrap();
+    drop((stdout, child)); // As our death would.
+
+    let mut lines = Vec::new();
+    let on_line = |_, line: Line| lines.push(line.into_text());
+    let found = take_over(dir.path(), &LIMITS, &Stop::new(), on_line).await;
+
+    assert!(found.unwrap());
+    assert_eq!(lines.first().map(String::as_str), Some("one"));
+    assert_eq!(lines.last().map(String::as_str), Some("interrupted"));
+    let again = take_over(dir.path(), &LIMITS, &Stop::new(), |_, _| {}).await;
+    assert!(!again.unwrap());
 }

@@ -161,6 +161,7 @@ impl Binary {
             env,
             dir: std::env::temp_dir(),
             confinement: None,
+            outlives_us: false,
         };
         let limits = run_limits();
         let answer = process::capture(&command, &limits, stop, MAX_ANSWER_BYTES);

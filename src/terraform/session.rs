@@ -4,6 +4,7 @@
 //! coder `provisioner/terraform/{provision,executor}.go`.
 
 mod run;
+mod watch;
 
 use std::{
     fs, io,
@@ -26,6 +27,7 @@ use super::{
     chain,
     graph::Graph,
     isolation::Step,
+    log_stream,
     plan::{Module, Plan},
     replacements, resources,
     state::State,
@@ -37,10 +39,14 @@ use crate::{
     files::{self, archive, module_archive},
     job::{LogLevel, PrebuiltStage, Transition},
     language,
-    process::isolation::{Confinement, Denied},
+    process::{
+        self,
+        isolation::{Confinement, Denied},
+    },
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
         LogEntry, LogSink, ParseComplete, PlanComplete, PlanRequest, SessionConfig, StepFailure,
+        Witness,
     },
     stop::Stop,
 };
@@ -77,6 +83,10 @@ pub(super) struct Session {
     temporary: Option<TempDir>,
     presented: Presented,
     planned: Option<Planned>,
+    /// What `graph` printed. It depends on the template alone, so that the one before apply serves after it, too.
+    graph: Option<Arc<Graph>>,
+    /// Whom to tell what an apply does.
+    witness: Option<Arc<dyn Witness>>,
     engine_time: Duration,
 }
 
@@ -129,6 +139,8 @@ impl Session {
             temporary: None,
             presented: Presented::default(),
             planned: None,
+            graph: None,
+            witness: None,
             engine_time: Duration::ZERO,
         };
         session.temporary = session.make_temporary().map_err(io::Error::other)?;
@@ -441,14 +453,18 @@ impl Session {
         log: &Arc<dyn LogSink>,
         stop: &Stop,
     ) -> Result<GraphComplete, StepFailure> {
-        let dot = self
-            .dot(log.as_ref(), stop)
-            .await
-            .map_err(|failure| prefixed("generate graph", failure))?;
         let wrong = |error: &dyn std::error::Error| {
             StepFailure::new(format!("convert state for graph: {error}"))
         };
-        let graph = Graph::parse(&dot).map_err(|error| wrong(&error))?;
+        let graph = match &self.graph {
+            Some(graph) => Arc::clone(graph),
+            None => {
+                let dot = self.dot(log.as_ref(), stop).await;
+                let dot = dot.map_err(|failure| prefixed("generate graph", failure))?;
+                let parsed = Graph::parse(&dot).map_err(|error| wrong(&error))?;
+                Arc::clone(self.graph.insert(Arc::new(parsed)))
+            }
+        };
         let converted = resources::convert(modules, &graph).map_err(|error| wrong(&error))?;
         converted
             .warnings
@@ -646,6 +662,14 @@ impl crate::provision::Session for Session {
         }
     }
 
+    fn set_witness(&mut self, witness: Arc<dyn Witness>) {
+        self.witness = Some(witness);
+    }
+
+    fn dirs(&self) -> Vec<PathBuf> {
+        vec![self.dir.clone(), self.private.clone()]
+    }
+
     async fn newest_state(&mut self) -> Option<Bytes> {
         self.pick_state(None, &Bytes::new(), &run::NoLog)
     }
@@ -685,9 +709,40 @@ impl Session {
         let plan = self.dir.join(PLAN).display().to_string();
         args.push(&plan);
         let runner = self.runner(Step::Other, self.job_environment(request), Arc::clone(log));
-        let ran = runner.stream(&args, stop, timings).await?;
+        let runner = runner.watched_by(self.witness.clone());
+        let ran = tokio::select! {
+            ran = runner.stream(&args, stop, timings) => ran?,
+            never = watch::state_file(self.dir.join(STATE), self.witness.clone()) => match never {},
+        };
         self.engine_time += ran.took;
         Ok(ran)
+    }
+}
+
+/// Ends the apply of a session whose daemon died, and tells what it left.
+pub(super) async fn salvage(engine: &EngineConfig, dir: &Path, witness: &dyn Witness, stop: &Stop) {
+    let limits = super::limits(engine.exit_timeout);
+    let mut printed = None;
+    let on_line = |pipe, line: process::Line| {
+        let said = log_stream::read(pipe, line);
+        if let Some(timed) = &said.timed {
+            timed.tell(witness);
+        }
+        printed = said.state.or(printed.take());
+    };
+    match process::take_over(dir, &limits, stop, on_line).await {
+        Ok(true) => warn!(dir = %dir.display(), "ended an engine whose daemon had died"),
+        Ok(false) => {}
+        Err(error) => {
+            warn!(%error, dir = %dir.display(), "cannot look for an engine whose daemon died")
+        }
+    }
+    let (state, note) = state_file::newest(&dir.join(STATE), printed, &Bytes::new());
+    if let Some(note) = note {
+        warn!(dir = %dir.display(), "{note}");
+    }
+    if let Some((state, _)) = state {
+        witness.state(state);
     }
 }
 

@@ -9,7 +9,10 @@ use jiff::{Timestamp, TimestampRound, Unit};
 use serde::Deserialize;
 
 use super::log_stream::Timed;
-use crate::job::{Timing, TimingState};
+use crate::{
+    job::{Timing, TimingState},
+    provision::Witness,
+};
 
 /// What an event is about.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -17,6 +20,22 @@ use crate::job::{Timing, TimingState};
 pub(super) struct Hook {
     action: String,
     resource: HookResource,
+}
+
+impl Timed {
+    /// Tells what was created, or may have been.
+    pub(super) fn tell(&self, witness: &dyn Witness) {
+        let address = self.hook.resource.addr.as_str();
+        if self.hook.action != "create" || address.is_empty() {
+            return;
+        }
+        match self.kind.as_str() {
+            "apply_start" => witness.began(address),
+            "apply_complete" => witness.created(address),
+            "apply_errored" => witness.failed(address),
+            _ => {}
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

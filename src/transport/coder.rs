@@ -39,7 +39,7 @@ use crate::{
     job::{CompletedJob, FailedJob, Job, JobId},
     net::http::Client,
     proto::{provisioner, provisionerd},
-    provision::{JobSource, JobUpdate, JobUpdated, Quota, SourceError},
+    provision::{Identity, JobSource, JobUpdate, JobUpdated, Quota, SourceError},
     stop::Stop,
 };
 
@@ -139,7 +139,9 @@ impl JobSource for CoderSource {
             .unary_within::<_, provisionerd::Empty>(TERMINAL_TIMEOUT, "FailJob", &request)
             .await
         {
-            Err(SourceError::Refused(text)) if text.contains("job already completed") => Ok(()),
+            Err(SourceError::Refused(text)) if text.contains("job already completed") => {
+                Err(SourceError::Ended(text))
+            }
             result => result.map(drop),
         }
     }
@@ -182,6 +184,26 @@ impl JobSource for CoderSource {
             file.finish()
         };
         self.within(FILE_TIMEOUT, &link, download).await
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity {
+            server: self.client.url().to_string(),
+            name: self.target.name.clone(),
+        })
+    }
+
+    fn sibling(&self, name: &str) -> Option<Arc<dyn JobSource>> {
+        let target = Target {
+            name: name.to_owned(),
+            ..self.target.clone()
+        };
+        let credentials = Arc::clone(&self.credentials);
+        Some(Arc::new(Self::new(
+            self.client.clone(),
+            target,
+            credentials,
+        )))
     }
 
     fn was_accepted(&self) -> bool {

@@ -41,7 +41,7 @@ use crate::{
         provisioner::DataUploadType,
         provisionerd,
     },
-    provision::{JobSource, JobUpdate, JobUpdated, Quota, SourceError},
+    provision::{Identity, JobSource, JobUpdate, JobUpdated, Quota, SourceError},
     stop::Stop,
 };
 
@@ -348,6 +348,21 @@ impl JobSource for GrpcSource {
             }
         }
         file.finish()
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity {
+            server: self.target.url.to_string(),
+            name: self.target.name.clone(),
+        })
+    }
+
+    fn sibling(&self, name: &str) -> Option<Arc<dyn JobSource>> {
+        let target = Target {
+            name: name.to_owned(),
+            ..self.target.clone()
+        };
+        Some(Arc::new(Self::new(target, Arc::clone(&self.credentials))))
     }
 
     fn was_accepted(&self) -> bool {

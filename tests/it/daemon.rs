@@ -230,6 +230,7 @@ impl Daemons {
             state_dir: state_dir.to_owned(),
             logs: daemon::LogRetention::standard(),
             secrets: Vec::new(),
+            journal_key: None,
         };
         let stop = Stop::new();
         let task = runtime.spawn(daemon::run(

@@ -75,6 +75,7 @@ impl Bench {
                 launcher: LAUNCHER.into(),
                 policy,
             }),
+            outlives_us: false,
         };
         let limits = Limits {
             exit_timeout: LONG,
@@ -225,6 +226,7 @@ async fn a_child_that_cannot_be_held_is_not_started() {
             launcher: LAUNCHER.into(),
             policy: Policy::default(),
         }),
+        outlives_us: false,
     };
     let limits = Limits {
         exit_timeout: LONG,

@@ -3,18 +3,28 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{Apply, Context, Failure, Progress, stage};
 use crate::{
-    daemon::repeat::until_answered,
+    daemon::{
+        journal::{Entry, Record},
+        repeat::until_answered,
+    },
     job::{BuildResult, CompletedWork, FailureCode, LogLevel, Timing, Transition, WorkspaceBuild},
-    provision::{ApplyRequest, GraphSource, InitRequest, PlanComplete, PlanRequest, StepFailure},
+    provision::{
+        ApplyRequest, GraphSource, InitRequest, PlanComplete, PlanRequest, Session, StepFailure,
+    },
+    rules::resources::check_resources,
 };
 
 /// Time to fetch the archive of a template's modules, as in the reference.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Above this a state comes close to what the server takes in one message.
+const LARGE_STATE_BYTES: usize = 3 << 20;
 
 impl Context<'_> {
     pub(super) async fn build(
@@ -28,7 +38,9 @@ impl Context<'_> {
             apply,
             state,
             timings,
+            record,
         } = progress;
+        let entry = Entry::new(self.job, self.identity, &build, Timestamp::now());
         let level = log_level(&build.log_level);
         let session = self.open(&build.metadata, level, session).await?;
         let file = &build.metadata.template_version_modules_file;
@@ -57,13 +69,15 @@ impl Context<'_> {
             .map_err(|failure| measured(failure, timings))?;
         timings.append(&mut plan.timings);
         check_ai_tasks(&plan)?;
-        self.reporter.flush().await;
         let transition = build.metadata.transition;
+        self.check_resources(session, transition, timings).await?;
+        self.reporter.flush().await;
         self.commit_quota(transition, plan.daily_cost).await?;
         self.check_stop()?;
 
         let stage = apply_stage(transition);
         self.log.mark(stage);
+        let record = record.insert(self.begin_record(entry, session).await?);
         let request = ApplyRequest {
             metadata: build.metadata,
         };
@@ -73,6 +87,10 @@ impl Context<'_> {
             .await;
         // The infrastructure has changed. Whatever happens from here on, the state goes with it.
         (*state, *apply) = (applied.state, Apply::Ended);
+        if let Some(state) = state {
+            record.witness().state(state.clone());
+        }
+        self.warn_of_size(stage, state.as_ref());
         timings.extend(applied.timings);
         if let Some(failure) = applied.failure {
             return Err(measured(failure, timings));
@@ -90,6 +108,22 @@ impl Context<'_> {
             replacements: plan.replacements,
             ai_tasks: graph.ai_tasks,
         }))
+    }
+
+    /// Refuses before anything is built what the server would refuse afterwards.
+    async fn check_resources(
+        &self,
+        session: &mut dyn Session,
+        transition: Transition,
+        timings: &mut Vec<Timing>,
+    ) -> Result<(), Failure> {
+        if transition == Transition::Destroy {
+            return Ok(()); // A template that became invalid can still be destroyed.
+        }
+        let log = self.log.sink(stage::PLAN);
+        let planned = session.graph(GraphSource::Plan, log, self.stop).await;
+        let planned = planned.map_err(|failure| measured(failure, timings))?;
+        Ok(check_resources(&planned.resources)?)
     }
 
     /// The modules of the template version, as its import found them. Empty if it kept none.
@@ -111,6 +145,40 @@ impl Context<'_> {
         match until_answered("download modules", given_up, call).await {
             Some(file) => file.map_err(|error| wrong(error.to_string())),
             None => Err(wrong("the server did not answer in time".to_owned())),
+        }
+    }
+
+    /// Without a place for the state nothing is changed that it would tell of.
+    async fn begin_record(
+        &self,
+        entry: Entry,
+        session: &mut dyn Session,
+    ) -> Result<Record, Failure> {
+        let entry = Entry {
+            dirs: session.dirs(),
+            ..entry
+        };
+        let record = self.journal.begin(entry).await.map_err(|error| {
+            let why = std::error::Error::source(&error)
+                .map_or_else(String::new, |why| format!(": {why}"));
+            Failure::new(format!(
+                "nothing was applied: {error}{why} ({})",
+                error.hint()
+            ))
+        })?;
+        session.set_witness(record.witness());
+        Ok(record)
+    }
+
+    /// What a server takes in one message is 4 MiB, and a job comes with its state *and* its template.
+    fn warn_of_size(&self, stage: &'static str, state: Option<&Bytes>) {
+        let size = state.map_or(0, Bytes::len);
+        if size > LARGE_STATE_BYTES {
+            let text = format!(
+                "the state has {size} bytes: with more than 4 MiB, including the template, the server can neither \
+                 store it nor build this workspace again; keep large values out of the state"
+            );
+            self.log.line(LogLevel::Warn, stage, text);
         }
     }
 

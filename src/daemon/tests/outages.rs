@@ -67,10 +67,7 @@ async fn a_killed_daemon_keeps_a_state_that_nobody_took() {
     let (summary, _, dir) = run_one(&server, &engine, &stop).await;
 
     assert_eq!(summary.undelivered, 1);
-    let kept = dir.path().join("lost").join(format!("{ID}.tfstate"));
-    assert_eq!(std::fs::read(&kept).unwrap(), WHOLE);
-    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&kept).unwrap());
-    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(kept(&dir).unwrap(), WHOLE);
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,13 +78,12 @@ async fn a_state_is_on_disk_while_the_server_is_away_and_gone_once_it_was_taken(
         ..Engine::default()
     };
     let dir = tempfile::tempdir().unwrap();
-    let kept = dir.path().join("lost").join(format!("{ID}.tfstate"));
-    let (seen, observed) = (Arc::clone(&server), kept.clone());
+    let (seen, observed) = (Arc::clone(&server), dir.path().to_owned());
     let observer = tokio::spawn(async move {
         sleep(Duration::from_secs(5)).await;
         seen.away_for(Duration::from_secs(200));
         sleep(Duration::from_secs(100)).await;
-        observed.exists()
+        entries(&observed)[0].state == WHOLE
     });
 
     let source: Arc<dyn JobSource> = Arc::clone(&server) as Arc<dyn JobSource>;
@@ -97,7 +93,7 @@ async fn a_state_is_on_disk_while_the_server_is_away_and_gone_once_it_was_taken(
 
     assert_eq!(counts(&summary), COMPLETED);
     assert!(observer.await.unwrap(), "it was on disk");
-    assert!(!kept.exists());
+    assert_eq!(kept(&dir), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,8 +111,7 @@ async fn a_server_that_gave_the_job_up_stops_it_and_the_state_stays_on_disk() {
 
     assert_eq!(counts(&summary), (0, 0, 1));
     assert!(took < Duration::from_secs(5), "{took:?}");
-    let kept = dir.path().join("lost").join(format!("{ID}.tfstate"));
-    assert_eq!(std::fs::read(kept).unwrap(), WHOLE);
+    assert_eq!(kept(&dir).unwrap(), WHOLE);
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,4 +142,62 @@ async fn an_outage_while_the_budget_is_asked_for_only_delays_the_build() {
 
     assert_eq!(counts(&summary), COMPLETED);
     assert_eq!(server.calls_named("quota"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_killed_daemon_kept_is_told_by_the_next_one_before_it_takes_a_job() {
+    let server = Server::with(build(Transition::Start));
+    later(&server, |server| server.away_for(Duration::from_secs(1000)));
+    let engine = Engine {
+        apply_takes: Duration::from_secs(10),
+        ..Engine::default()
+    };
+    let stop = Stop::new();
+    let killer = stop.clone();
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(60)).await;
+        killer.kill();
+    });
+    let (_, _, dir) = run_one(&server, &engine, &stop).await;
+    server
+        .jobs
+        .lock()
+        .unwrap()
+        .push_back(build(Transition::Stop));
+
+    let source: Arc<dyn JobSource> = Arc::clone(&server) as Arc<dyn JobSource>;
+    let summary = run(config(&dir), vec![source], Arc::new(engine), Stop::new()).await;
+
+    assert_eq!(counts(&summary.unwrap()), COMPLETED);
+    assert_eq!(state_of(&server.failure()), Some(WHOLE));
+    let calls = server.calls.lock().unwrap().clone();
+    let told = calls.iter().position(|call| call == "fail").unwrap();
+    let done = calls.iter().position(|call| call == "complete").unwrap();
+    assert!(told < done);
+    assert_eq!(kept(&dir), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_whose_answer_was_lost_counts_only_while_nobody_else_can_have_ended_the_job() {
+    for (away, answer_is_lost, is_ours) in
+        [(0, true, true), (0, false, false), (1000, false, false)]
+    {
+        let server = Server::with(build(Transition::Start));
+        server.ends_behind_our_back.store(true, Ordering::SeqCst);
+        server.loses_answer.store(answer_is_lost, Ordering::SeqCst);
+        later(&server, move |server| {
+            server.away_for(Duration::from_secs(away))
+        });
+        let engine = Engine {
+            apply_takes: Duration::from_secs(10),
+            failing: Some("graph state"),
+            ..Engine::default()
+        };
+
+        let (summary, _, dir) = run_one(&server, &engine, &Stop::new()).await;
+
+        let which = format!("{away} {answer_is_lost}");
+        assert_eq!(summary.undelivered, usize::from(!is_ours), "{which}");
+        assert_eq!(kept(&dir).is_none(), is_ours, "{which}");
+    }
 }

@@ -49,6 +49,7 @@ async fn a_build_walks_through_its_stages_and_ends_with_the_state() {
             "open",
             "init",
             "plan start",
+            "graph plan",
             "apply",
             "graph state",
             "close"
@@ -223,7 +224,7 @@ fn a_configuration_that_cannot_work_names_its_value() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_server_would_take_fails_an_import_and_a_dry_run_with_its_place() {
+async fn what_no_server_would_take_fails_before_anything_is_built() {
     let agent = Agent {
         name: "not_a_name".to_owned(),
         ..Agent::default()
@@ -238,6 +239,7 @@ async fn what_no_server_would_take_fails_an_import_and_a_dry_run_with_its_place(
     for work in [
         Work::TemplateImport(TemplateImport::default()),
         Work::TemplateDryRun(TemplateDryRun::default()),
+        build(Transition::Start).work,
     ] {
         let server = Server::with(job(work));
 
@@ -247,5 +249,79 @@ async fn what_no_server_would_take_fails_an_import_and_a_dry_run_with_its_place(
         let error = server.failure().error;
         assert!(error.contains("not_a_name"), "{error}");
         assert_eq!(server.calls_named("complete"), 0);
+        assert!(!engine.steps().contains(&"apply".to_owned()));
+        assert_eq!(state_of(&server.failure()), None);
     }
+    let server = Server::with(build(Transition::Destroy));
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(
+        counts(&summary),
+        COMPLETED,
+        "what is refused can be destroyed"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_is_too_large_loses_its_timings_before_its_resources() {
+    let server = Server::with(build(Transition::Start));
+    let engine = Engine {
+        measures: 1000,
+        ..Engine::default()
+    };
+    *server.limit.lock().unwrap() = Some(1000);
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), COMPLETED);
+    let completed = server.completed.lock().unwrap().clone().unwrap();
+    let CompletedWork::WorkspaceBuild(result) = completed.result else {
+        panic!("another kind of job")
+    };
+    assert_eq!((result.state.as_ref(), result.timings.len()), (WHOLE, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_result_that_is_far_too_large_the_state_alone_arrives() {
+    let server = Server::with(build(Transition::Start));
+    let engine = Engine {
+        resources: vec![Resource {
+            name: "x".repeat(2000),
+            ..Resource::default()
+        }],
+        measures: 1000,
+        ..Engine::default()
+    };
+    *server.limit.lock().unwrap() = Some(1000);
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), FAILED);
+    let failure = server.failure();
+    assert!(failure.error.contains("too large"), "{}", failure.error);
+    assert_eq!(state_of(&failure), Some(WHOLE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_that_is_too_large_alone_stays_on_disk_and_the_job_ends_nevertheless() {
+    let server = Server::with(build(Transition::Start));
+    let engine = Engine {
+        state_bytes: 5000,
+        ..Engine::default()
+    };
+    *server.limit.lock().unwrap() = Some(1000);
+
+    let (summary, took, dir) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(summary.undelivered, 1);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let failure = server.failure();
+    assert_eq!(state_of(&failure), None);
+    assert!(
+        failure.error.contains("outpost recover"),
+        "{}",
+        failure.error
+    );
+    assert_eq!(kept(&dir).unwrap().len(), 5000);
 }

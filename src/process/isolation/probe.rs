@@ -55,6 +55,7 @@ async fn attempt(launcher: &Path, mechanism: Mechanism, dir: &Path) -> Result<()
         env: Vec::new(),
         dir: path(OWN),
         confinement: None,
+        outlives_us: false,
     };
     let limits = Limits {
         exit_timeout: LIMIT,

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::{
     job::LogLevel,
     process::{self, Captured, Command, Exit, Limits, Line, Pipe, isolation::Confinement},
-    provision::{LogSink, StepFailure},
+    provision::{LogSink, StepFailure, Witness},
     stop::Stop,
     terraform::{Environment, chain, log_stream, timings::Timings},
 };
@@ -27,6 +27,8 @@ pub(super) struct Runner {
     confinement: Option<Confinement>,
     limits: Limits,
     log: Arc<dyn LogSink>,
+    /// Whom to tell what an apply does, which then outlives us.
+    witness: Option<Arc<dyn Witness>>,
 }
 
 /// What a process did whose output went to the log.
@@ -79,7 +81,13 @@ impl Runner {
             confinement,
             limits,
             log,
+            witness: None,
         }
+    }
+
+    /// A runner of applies.
+    pub(super) fn watched_by(self, witness: Option<Arc<dyn Witness>>) -> Self {
+        Self { witness, ..self }
     }
 
     /// Runs a command whose lines are log entries.
@@ -99,6 +107,9 @@ impl Runner {
             let said = log_stream::read(pipe, line);
             if let Some(timed) = &said.timed {
                 timings.observe(timed, Timestamp::now());
+                if let Some(witness) = &self.witness {
+                    timed.tell(witness.as_ref());
+                }
             }
             if let Some(diagnostic) = said.diagnostic.filter(|diagnostic| diagnostic.is_error()) {
                 first_error.get_or_insert_with(|| diagnostic.brief());
@@ -147,6 +158,7 @@ impl Runner {
             env: self.environment.to_vec(),
             dir: self.dir.clone(),
             confinement: self.confinement.clone(),
+            outlives_us: self.witness.is_some(),
         }
     }
 }

@@ -38,6 +38,14 @@ impl Key {
         Some(Self(Zeroizing::new(bytes.try_into().ok()?)))
     }
 
+    /// Takes what a file has: the bytes, or 64 hexadecimal digits and perhaps a line break.
+    pub fn parse(content: &[u8]) -> Option<Self> {
+        Self::try_new(content).or_else(|| {
+            let digits = std::str::from_utf8(content).ok()?.trim();
+            Self::try_new(&Zeroizing::new(hex::decode(digits).ok()?))
+        })
+    }
+
     /// The bytes, to store them.
     pub fn expose(&self) -> &[u8] {
         self.0.as_ref()

@@ -1,0 +1,168 @@
+//! What the journal holds of one job. Pure.
+//!
+//! As bytes it is a length of four bytes, that much JSON, and the state.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    job::{JobId, Transition, WorkspaceBuild},
+    provision::Identity,
+    rules::state::Outline,
+};
+
+/// A job whose apply has begun, and whose state the server has not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The job.
+    pub job: JobId,
+    /// The daemon's name: only under it the server takes the job's end.
+    pub daemon: String,
+    /// The server's address.
+    pub server: String,
+    /// The server's id of the build, a UUID as text.
+    pub build: String,
+    /// Start, stop, or destroy.
+    pub transition: Transition,
+    /// The workspace's name.
+    pub workspace: String,
+    /// Its owner's name.
+    pub owner: String,
+    /// The server's id of the workspace, a UUID as text.
+    pub workspace_id: String,
+    /// When apply began.
+    pub began_at: Timestamp,
+    /// When something was written last.
+    pub updated_at: Timestamp,
+    /// Where the engine works; its state file is in the first one.
+    pub dirs: Vec<PathBuf>,
+    /// What apply began to create, by address, unless that failed in an orderly way.
+    pub begun: BTreeMap<String, Begun>,
+    /// Why the server does not take the state: from then on it is a person's turn.
+    pub refused: Option<String>,
+    /// The newest state that is whole; empty if there never was one.
+    #[serde(skip)]
+    pub state: Bytes,
+}
+
+/// How far something has come that apply began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Begun {
+    /// Nothing more is known of it.
+    Running,
+    /// The engine said that it is there; the state should say so, too.
+    Created,
+}
+
+impl Entry {
+    /// The entry of a build that is about to apply.
+    pub fn new(job: JobId, owner: &Identity, build: &WorkspaceBuild, now: Timestamp) -> Self {
+        Self {
+            job,
+            daemon: owner.name.clone(),
+            server: owner.server.clone(),
+            build: build.build_id.clone(),
+            transition: build.metadata.transition,
+            workspace: build.workspace_name.clone(),
+            owner: build.metadata.workspace_owner.clone(),
+            workspace_id: build.metadata.workspace_id.clone(),
+            began_at: now,
+            updated_at: now,
+            dirs: Vec::new(),
+            begun: BTreeMap::new(),
+            refused: None,
+            state: build.state.clone(),
+        }
+    }
+
+    /// What apply began to create and the state does not know: it may exist all the same.
+    pub fn unfinished(&self) -> Vec<String> {
+        let known = Outline::read(&self.state).unwrap_or_default().addresses;
+        let begun = self.begun.keys();
+        begun
+            .filter(|address| !known.contains(*address))
+            .cloned()
+            .collect()
+    }
+
+    /// One sentence on [`Self::unfinished`], `None` if everything is known.
+    pub fn warning(&self) -> Option<String> {
+        let unfinished = self.unfinished();
+        (!unfinished.is_empty()).then(|| {
+            format!(
+                "creation had begun and its end is not known, look for them by hand: {}",
+                unfinished.join(", ")
+            )
+        })
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let head = serde_json::to_vec(self).expect("an entry has a JSON form");
+        let length = u32::try_from(head.len()).expect("an entry without its state is small");
+        let mut bytes = Vec::with_capacity(4 + head.len() + self.state.len());
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(&head);
+        bytes.extend_from_slice(&self.state);
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        let (head, state) = rest.split_at_checked(length)?;
+        let entry: Self = serde_json::from_slice(head).ok()?;
+        Some(Self {
+            state: Bytes::copy_from_slice(state),
+            ..entry
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn entry() -> Entry {
+        let build = WorkspaceBuild {
+            state: Bytes::from_static(
+                br#"{"resources":[{"mode":"managed","type":"a","name":"known","instances":[{}]}]}"#,
+            ),
+            ..WorkspaceBuild::default()
+        };
+        let mut entry = Entry::new(
+            JobId(Uuid::from_u128(1)),
+            &Identity {
+                server: "https://coder.example/".to_owned(),
+                name: "ada-1".to_owned(),
+            },
+            &build,
+            Timestamp::UNIX_EPOCH,
+        );
+        entry.begun.insert("a.known".to_owned(), Begun::Created);
+        entry.begun.insert("a.lost".to_owned(), Begun::Running);
+        entry
+    }
+
+    #[test]
+    fn an_entry_survives_its_form_on_disk() {
+        let entry = entry();
+
+        let bytes = entry.encode();
+        assert_eq!(Entry::decode(&bytes), Some(entry));
+        for length in 0..bytes.len() - 80 {
+            assert_eq!(Entry::decode(&bytes[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_the_state_does_not_know_is_named() {
+        assert_eq!(entry().unfinished(), ["a.lost"]);
+        assert!(entry().warning().unwrap().ends_with("by hand: a.lost"));
+    }
+}
