@@ -4,12 +4,16 @@
 //! engine's session, while a *reporter* sends what is logged, says that the job lives, and listens for a cancel.
 //! An outage of the server never stops an engine before the server has certainly given the job up.
 
+mod admission;
 mod delivery;
+mod gate;
 mod job_log;
 pub mod journal;
 mod log_batch;
 mod log_file;
+mod peaks;
 mod procedure;
+mod provider_set;
 mod pulse;
 mod recovery;
 mod redact;
@@ -17,11 +21,15 @@ mod repeat;
 mod reporter;
 mod runner;
 mod secrets;
+mod slots;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, error, field, info, info_span, warn};
 
@@ -36,7 +44,12 @@ use crate::{
     stop::Stop,
 };
 
-pub use self::log_file::LogRetention;
+use self::gate::{Gate, Turn};
+pub use self::{
+    admission::Capacity,
+    log_file::LogRetention,
+    slots::{Concurrency, slot_name},
+};
 
 /// What a daemon runs with. Nothing below asks "is it set?".
 #[derive(Clone, Debug)]
@@ -48,8 +61,13 @@ pub struct Config {
     pub outage_limit: Duration,
     /// Time a cancelled job has to end by itself; Coder gives 10 minutes.
     pub force_cancel: Duration,
-    /// Jobs to run before the daemon ends by itself; `None` for no limit.
+    /// Time that running jobs have once the daemon drains, before they are cancelled; `None` for as long as they
+    /// take.
+    pub grace_period: Option<Duration>,
+    /// Jobs to run, in all slots together, before the daemon ends by itself; `None` for no limit.
     pub max_jobs: Option<usize>,
+    /// What memory jobs may have; `None` to take jobs whatever they need.
+    pub capacity: Option<Capacity>,
     /// Where the [`journal`] is, with states that could not be delivered.
     pub state_dir: PathBuf,
     /// How much of the logs of jobs is kept there.
@@ -93,6 +111,9 @@ impl Config {
         if self.max_jobs == Some(0) {
             return Err(ConfigError::Zero("max_jobs"));
         }
+        if self.capacity.is_some_and(|capacity| capacity.budget == 0) {
+            return Err(ConfigError::Zero("capacity.budget"));
+        }
         if self.outage_limit <= self.heartbeat {
             return Err(ConfigError::ShortOutageLimit {
                 outage_limit: self.outage_limit,
@@ -133,7 +154,9 @@ pub enum DaemonError {
 }
 
 /// First and longest pause after the server handed out nothing but an error.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(30));
+/// Longest pause after the connection was lost: who mends it has pauses of its own.
+const LOST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Takes jobs from each of `sources`, one at a time from each, until `stop` drains or a limit is reached.
 ///
@@ -148,6 +171,8 @@ pub async fn run(
 ) -> Result<Summary, DaemonError> {
     config.check()?;
     let journals = Journals::open(&config.state_dir, config.journal_key.as_deref())?;
+    let (gate, stop) = (Gate::open(&config).await, stop.child());
+    let _end = AbortOnDropHandle::new(tokio::spawn(bound_the_end(config.clone(), stop.clone())));
     let siblings = sources.first().map(|source| {
         let (journals, source, provisioner) = (
             journals.clone(),
@@ -164,17 +189,22 @@ pub async fn run(
         AbortOnDropHandle::new(tokio::spawn(looking.instrument(Span::current())))
     });
     let mut slots = JoinSet::new();
-    for (slot, source) in sources.into_iter().enumerate() {
-        let (config, provisioner, stop) = (config.clone(), Arc::clone(&provisioner), stop.clone());
+    for (number, source) in sources.into_iter().enumerate() {
         let identity = source.identity().unwrap_or_else(|| Identity {
             server: String::new(),
-            name: format!("slot-{slot}"),
+            name: format!("slot-{number}"),
         });
-        let journal = journals.take(&identity, &stop).await?;
-        slots.spawn(
-            run_slot(config, journal, identity, source, provisioner, stop)
-                .instrument(info_span!("slot", slot)),
-        );
+        let slot = Slot {
+            number,
+            config: config.clone(),
+            gate: Arc::clone(&gate),
+            journal: journals.take(&identity, &stop).await?,
+            identity,
+            source,
+            provisioner: Arc::clone(&provisioner),
+            stop: stop.clone(),
+        };
+        slots.spawn(slot.run().instrument(info_span!("slot", slot = number)));
     }
     let mut total = Summary::default();
     let mut first_error = None;
@@ -191,54 +221,117 @@ pub async fn run(
     first_error.map_or(Ok(total), Err)
 }
 
-async fn run_slot(
+/// Makes sure that a daemon which should end does: jobs that outlive the grace period are cancelled, and those that
+/// outlive that are killed.
+async fn bound_the_end(config: Config, stop: Stop) {
+    stop.draining().await;
+    if let Some(grace) = config.grace_period
+        && timeout(grace, stop.cancelled()).await.is_err()
+    {
+        warn!(?grace, "the grace period is over, cancelling jobs");
+        stop.cancel();
+    }
+    stop.cancelled().await;
+    sleep(config.force_cancel).await;
+    stop.kill();
+}
+
+/// Takes one job at a time from one source.
+struct Slot {
+    number: usize,
     config: Config,
+    gate: Arc<Gate>,
     journal: Journal,
     identity: Identity,
     source: Arc<dyn JobSource>,
     provisioner: Arc<dyn Provisioner>,
     stop: Stop,
-) -> Result<Summary, DaemonError> {
-    let recovery = Recovery {
-        config: &config,
-        provisioner: provisioner.as_ref(),
-        stop: &stop,
-    };
-    recovery.run(&journal, source.as_ref()).await;
-    let slot = runner::Slot {
-        config: &config,
-        source: &source,
-        provisioner: provisioner.as_ref(),
-        journal: &journal,
-        identity: &identity,
-        stop: &stop,
-    };
-    let mut summary = Summary::default();
-    let mut pause = BACK_OFF.0;
-    while !stop.is_draining() && config.max_jobs.is_none_or(|limit| summary.jobs() < limit) {
-        let job = match source.acquire(&stop).await {
-            Ok(Some(job)) => job,
-            Ok(None) if stop.is_draining() => break,
-            Err(error @ (SourceError::Unauthorized(_) | SourceError::Unsuitable(_)))
-                if !source.was_accepted() =>
-            {
-                return Err(DaemonError::Unauthorized(error));
-            }
-            nothing => {
-                if let Err(error) = nothing {
-                    warn!(error = &error as &dyn std::error::Error, "acquired no job");
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = stop.draining() => {}
-                }
-                pause = (pause * 2).min(BACK_OFF.1);
-                continue;
-            }
+}
+
+impl Slot {
+    async fn run(self) -> Result<Summary, DaemonError> {
+        let recovery = Recovery {
+            config: &self.config,
+            provisioner: self.provisioner.as_ref(),
+            stop: &self.stop,
         };
-        pause = BACK_OFF.0;
+        recovery.run(&self.journal, self.source.as_ref()).await;
+        let mut summary = Summary::default();
+        let mut pause = BACK_OFF.0;
+        while let Some(turn) = self.turn().await {
+            let job = match self.acquire(&turn).await {
+                Ok(Some(job)) => job,
+                Ok(None) if self.stop.is_draining() => break,
+                Err(error @ (SourceError::Unauthorized(_) | SourceError::Unsuitable(_)))
+                    if !self.source.was_accepted() =>
+                {
+                    return Err(DaemonError::Unauthorized(error));
+                }
+                nothing => {
+                    drop(turn);
+                    let longest = match nothing {
+                        Ok(_) | Err(SourceError::Lost(_)) => LOST_PAUSE,
+                        Err(_) => BACK_OFF.1,
+                    };
+                    if let Err(error) = nothing {
+                        warn!(error = &error as &dyn std::error::Error, "acquired no job");
+                    }
+                    pause = pause.min(longest);
+                    tokio::select! {
+                        () = sleep(pause.mul_f64(rand::random_range(0.5..1.0))) => {}
+                        () = self.stop.draining() => {}
+                    }
+                    pause *= 2;
+                    continue;
+                }
+            };
+            pause = BACK_OFF.0;
+            turn.acquired(&job).await;
+            self.run_job(job, turn, &mut summary).await;
+        }
+        info!(
+            completed = summary.completed,
+            failed = summary.failed,
+            "takes no more jobs"
+        );
+        Ok(summary)
+    }
+
+    /// Waits until it may ask for a job; `None` if it should not any more.
+    async fn turn(&self) -> Option<Turn> {
+        tokio::select! {
+            biased;
+            () = self.stop.draining() => None,
+            turn = self.gate.turn(self.number) => turn,
+        }
+    }
+
+    /// Asks for a job, and takes the question back if the job might not fit any more.
+    async fn acquire(&self, turn: &Turn) -> Result<Option<Job>, SourceError> {
+        let asking = self.stop.child();
+        let acquire = self.source.acquire(&asking);
+        tokio::pin!(acquire);
+        tokio::select! {
+            biased;
+            answer = &mut acquire => answer,
+            () = turn.retracted() => {
+                asking.drain();
+                acquire.await
+            }
+        }
+    }
+
+    async fn run_job(&self, job: Job, turn: Turn, summary: &mut Summary) {
         let span = job_span(&job);
-        let ran = runner::run(&slot, job);
+        let slot = runner::Slot {
+            config: &self.config,
+            source: &self.source,
+            provisioner: self.provisioner.as_ref(),
+            journal: &self.journal,
+            identity: &self.identity,
+            stop: &self.stop,
+        };
+        let ran = runner::run(&slot, job, turn);
         // What panics in here is our own bug, and it must not take other jobs along.
         match AssertUnwindSafe(ran.instrument(span.clone()))
             .catch_unwind()
@@ -251,12 +344,6 @@ async fn run_slot(
             }
         }
     }
-    info!(
-        completed = summary.completed,
-        failed = summary.failed,
-        "takes no more jobs"
-    );
-    Ok(summary)
 }
 
 fn job_span(job: &Job) -> Span {
@@ -283,10 +370,6 @@ enum Ended {
 }
 
 impl Summary {
-    fn jobs(&self) -> usize {
-        self.completed + self.failed + self.undelivered
-    }
-
     fn count(&mut self, ran: &runner::Ran) {
         self.total += ran.total;
         self.engine += ran.engine;

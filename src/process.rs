@@ -5,9 +5,17 @@
 
 pub mod isolation;
 mod line;
+pub mod memory;
 mod outlive;
 
-use std::{ffi::OsString, io, path::PathBuf, process::ExitStatus, process::Stdio, time::Duration};
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use nix::{
     sys::signal::{Signal, kill, killpg},
@@ -25,10 +33,16 @@ pub use self::{
     line::{Line, LineBuffer},
     outlive::take_over,
 };
-use crate::stop::Stop;
+use crate::{provision::Memory, stop::Stop};
 
 /// Bytes read from a pipe at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Time between two looks at a group's memory.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Time that a child with too much memory has to end after SIGINT.
+const EXCESS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to run. The environment is complete: nothing of ours is inherited.
 #[derive(Clone, Debug)]
@@ -45,6 +59,8 @@ pub struct Command {
     pub confinement: Option<Confinement>,
     /// Whether it goes on if we die; somebody may [`take_over`] then.
     pub outlives_us: bool,
+    /// What measures the memory of its group.
+    pub memory: Memory,
 }
 
 /// How long to wait for a child, and how much to take from it.
@@ -99,6 +115,8 @@ pub struct Exit {
     pub status: ExitStatus,
     /// Whether its group was killed by us.
     pub was_killed: bool,
+    /// What its group had, in bytes, when it was stopped for having more than it may.
+    pub excess: Option<(u64, u64)>,
 }
 
 impl Exit {
@@ -106,12 +124,23 @@ impl Exit {
     pub fn is_success(&self) -> bool {
         self.status.success()
     }
+
+    /// Whether somebody else killed it, such as a system without memory.
+    pub fn was_killed_by_others(&self) -> bool {
+        !self.was_killed && self.status.signal() == Some(Signal::SIGKILL as i32)
+    }
 }
 
 impl std::fmt::Display for Exit {
     /// `exit status 1` or `signal: killed`, the words that people know from Coder.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        use std::os::unix::process::ExitStatusExt as _;
+        if let Some((bytes, limit)) = self.excess {
+            let (mib, limit) = (bytes >> 20, limit >> 20);
+            return write!(
+                f,
+                "stopped because its processes had {mib} MiB of memory and a job may have {limit} MiB here"
+            );
+        }
         match (self.status.code(), self.status.signal()) {
             (Some(code), _) => write!(f, "exit status {code}"),
             (None, Some(9)) => f.write_str("signal: killed"),
@@ -257,6 +286,7 @@ async fn supervise(
     let (mut out_bytes, mut err_bytes) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
     let (mut status, mut kill_at, mut close_at) = (None, None, None);
     let (mut is_interrupted, mut was_killed) = (false, false);
+    let mut watch = Watch::new(&command.memory, &group);
     while status.is_none() || (stdout.is_some() || stderr.is_some()) {
         tokio::select! {
             length = read(&mut stdout, &mut out_bytes) => {
@@ -272,12 +302,24 @@ async fn supervise(
                 status = Some(ended.map_err(wait_error)?);
                 close_at = Some(Instant::now() + limits.pipe_grace);
                 if was_killed { group.kill(); }
+                watch.ended();
                 group.is_abandoned_when_dropped = false; // What it left behind on purpose is left alone.
             }
             () = stop.cancelled(), if !is_interrupted && status.is_none() => {
                 is_interrupted = true;
                 group.interrupt_leader();
                 kill_at = Some(Instant::now() + limits.exit_timeout);
+            }
+            bytes = watch.excess(), if !was_killed && status.is_none() => {
+                // Orderly at first: what it makes right now should get into its state.
+                if is_interrupted || bytes > watch.limit() / 4 * 5 {
+                    was_killed = true;
+                    group.kill();
+                } else {
+                    is_interrupted = true;
+                    group.interrupt_leader();
+                    kill_at = Some(Instant::now() + EXCESS_TIMEOUT);
+                }
             }
             () = stop.killed(), if !was_killed => {
                 was_killed = true;
@@ -303,7 +345,65 @@ async fn supervise(
         }
     }
     let status = status.expect("the loop ends only after the child has");
-    Ok(Exit { status, was_killed })
+    Ok(Exit {
+        status,
+        was_killed,
+        excess: watch.found,
+    })
+}
+
+/// Looks at the memory of a group from time to time.
+struct Watch<'a> {
+    memory: &'a Memory,
+    leader: Option<Pid>,
+    next: Instant,
+    /// The first time that it had too much: what it had, and what it may have.
+    found: Option<(u64, u64)>,
+    /// What the largest child of ours had so far, whoever waited for it.
+    largest_child: u64,
+}
+
+impl<'a> Watch<'a> {
+    fn new(memory: &'a Memory, group: &Group) -> Self {
+        let is_watched = memory.is_watched();
+        Self {
+            memory,
+            leader: group.leader.filter(|_| is_watched),
+            next: Instant::now() + LOOK_INTERVAL,
+            found: None,
+            largest_child: memory::largest_child(),
+        }
+    }
+
+    fn limit(&self) -> u64 {
+        self.memory.limit().unwrap_or(u64::MAX)
+    }
+
+    /// Measures until the group has too much, and returns what it has.
+    async fn excess(&mut self) -> u64 {
+        let Some(leader) = self.leader else {
+            return std::future::pending().await;
+        };
+        loop {
+            sleep_until(self.next).await;
+            self.next = Instant::now() + LOOK_INTERVAL;
+            self.largest_child = memory::largest_child();
+            let bytes = memory::of_group(leader.as_raw());
+            self.memory.note(bytes);
+            if bytes > self.limit() {
+                self.found.get_or_insert((bytes, self.limit()));
+                return bytes;
+            }
+        }
+    }
+
+    /// A child whose life was too short to be looked at counts if it was larger than all before it.
+    fn ended(&mut self) {
+        let largest = memory::largest_child();
+        if largest > self.largest_child {
+            self.memory.note(largest);
+        }
+    }
 }
 
 /// A child and the pipes it writes into.

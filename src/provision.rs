@@ -3,10 +3,19 @@
 //!
 //! The shapes are those of Coder's messages at API 1.20, so that every transport carries all of it.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
@@ -99,6 +108,68 @@ pub struct SessionConfig {
     pub template_id: String,
     /// Empty if unknown.
     pub template_version_id: String,
+    /// What measures the memory of its processes.
+    pub memory: Memory,
+}
+
+/// How much memory the processes of a job have, and may have. Every clone is the same measure.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Option<Arc<Measure>>);
+
+#[derive(Debug)]
+struct Measure {
+    limit: Option<u64>,
+    now: AtomicU64,
+    peak: AtomicU64,
+    changed: Notify,
+}
+
+impl Memory {
+    /// A measure that somebody reads, with a limit in bytes. The default one is never read.
+    pub fn watched(limit: Option<u64>) -> Self {
+        Self(Some(Arc::new(Measure {
+            limit,
+            now: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            changed: Notify::new(),
+        })))
+    }
+
+    /// Whether measuring is worth while.
+    pub fn is_watched(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Bytes that the job may have.
+    pub fn limit(&self) -> Option<u64> {
+        self.0.as_ref()?.limit
+    }
+
+    /// Notes what the job has right now.
+    pub fn note(&self, bytes: u64) {
+        if let Some(measure) = &self.0 {
+            measure.peak.fetch_max(bytes, Ordering::Relaxed);
+            measure.now.store(bytes, Ordering::Relaxed);
+            measure.changed.notify_one();
+        }
+    }
+
+    /// What the job had at most; 0 if nobody measured.
+    pub fn peak(&self) -> u64 {
+        let measure = self.0.as_ref();
+        measure.map_or(0, |measure| measure.peak.load(Ordering::Relaxed))
+    }
+
+    /// Waits for the next measurement.
+    pub async fn changed(&self) -> u64 {
+        match &self.0 {
+            Some(measure) => {
+                measure.changed.notified().await;
+                measure.now.load(Ordering::Relaxed)
+            }
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// One conversation with an engine, about one job.

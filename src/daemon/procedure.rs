@@ -13,6 +13,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{
+    gate::Turn,
     job_log::JobLog,
     journal::{Journal, Record},
     reporter::Reporter,
@@ -52,6 +53,7 @@ pub(super) struct Context<'a> {
     pub(super) journal: &'a Journal,
     /// As whom the daemon owns its jobs.
     pub(super) identity: &'a Identity,
+    pub(super) turn: &'a Turn,
 }
 
 /// How far a job has come. It outlives the code that runs the steps, so that a bug in it costs no state.
@@ -141,6 +143,7 @@ pub(super) async fn run(
     job: Job,
     progress: &mut Progress,
 ) -> Result<CompletedWork, Failure> {
+    context.wait_for_memory().await?;
     let archive = job.template_archive;
     match job.work {
         Work::Unknown => Err(Failure::new(
@@ -214,6 +217,19 @@ pub(super) fn outcome(
 }
 
 impl Context<'_> {
+    /// A job that came although it does not fit waits, and lives on at the server.
+    async fn wait_for_memory(&self) -> Result<(), Failure> {
+        if self.turn.try_begin() {
+            return Ok(());
+        }
+        let text = "Waiting for memory: other jobs of this daemon have to end first";
+        self.log.line(LogLevel::Info, stage::SETTING_UP, text);
+        tokio::select! {
+            () = self.turn.begin() => Ok(()),
+            () = self.stop.cancelled() => Err(Failure::new("stopped while it waited for memory")),
+        }
+    }
+
     async fn open<'s>(
         &self,
         metadata: &Metadata,
@@ -225,6 +241,7 @@ impl Context<'_> {
             log_level,
             template_id: metadata.template_id.clone(),
             template_version_id: metadata.template_version_id.clone(),
+            memory: self.turn.memory().clone(),
         };
         let opened = self.provisioner.open(config).await?;
         Ok(session.insert(opened).as_mut())

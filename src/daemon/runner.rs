@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::{
     Config, Ended,
     delivery::{self, Teller},
+    gate::Turn,
     job_log::JobLog,
     journal::{Journal, Record},
     procedure::{self, Apply, Context, Failure, Progress, stage},
@@ -46,7 +47,7 @@ pub(super) struct Ran {
 }
 
 /// Runs `job` and delivers how it ended. A panic ends this job and no other.
-pub(super) async fn run(slot: &Slot<'_>, job: Job) -> Ran {
+pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
     let Slot {
         config,
         source,
@@ -70,6 +71,7 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job) -> Ran {
         stop: &stop,
         journal,
         identity,
+        turn: &turn,
     };
     let mut progress = Progress::default();
     let result = tokio::select! {
@@ -79,8 +81,10 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job) -> Ran {
                 Err(Failure::internal())
             })
         }
+        never = turn.watch() => match never {},
         () = overdue(config, &stop) => Err(Failure::new("the engine did not end when it was killed")),
     };
+    turn.ended(result.is_ok()).await;
     if result.is_err() {
         find_state(&mut progress).await;
     }

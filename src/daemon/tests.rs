@@ -3,6 +3,7 @@
 mod logs;
 mod outages;
 mod procedures;
+mod slots;
 mod stopping;
 
 use std::{
@@ -29,8 +30,8 @@ use crate::{
     },
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
-        JobUpdate, JobUpdated, LogEntry, LogSink, ParseComplete, PlanComplete, PlanRequest, Quota,
-        Session, SessionConfig, StepFailure,
+        JobUpdate, JobUpdated, LogEntry, LogSink, Memory, ParseComplete, PlanComplete, PlanRequest,
+        Quota, Session, SessionConfig, StepFailure,
     },
 };
 
@@ -222,13 +223,21 @@ struct Engine {
     measures: usize,
     /// Bytes of the state, 0 for a small one.
     state_bytes: usize,
+    /// Bytes that it has while it applies.
+    memory: u64,
+    measure: Memory,
+    running: Arc<AtomicUsize>,
+    most_running: Arc<AtomicUsize>,
 }
 
 #[async_trait]
 impl Provisioner for Engine {
-    async fn open(&self, _: SessionConfig) -> Result<Box<dyn Session>, StepFailure> {
+    async fn open(&self, config: SessionConfig) -> Result<Box<dyn Session>, StepFailure> {
         self.step("open".to_owned())?;
-        Ok(Box::new(self.clone()))
+        Ok(Box::new(Self {
+            measure: config.memory,
+            ..self.clone()
+        }))
     }
 }
 
@@ -321,6 +330,12 @@ impl Session for Engine {
             size => format!("{{{}}}", " ".repeat(size - 2)).into(),
         };
         let (state, timings) = (Some(state), vec![timing(); self.measures]);
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_running.fetch_max(running, Ordering::SeqCst);
+        let _counted = counted(&self.running);
+        if self.memory > 0 {
+            self.measure.note(self.memory);
+        }
         let end = Instant::now() + self.apply_takes;
         while Instant::now() < end {
             let cancelled = async {
@@ -373,6 +388,17 @@ impl Session for Engine {
     }
 }
 
+/// One less once it is dropped.
+fn counted(count: &AtomicUsize) -> impl Drop {
+    struct Counted<'a>(&'a AtomicUsize);
+    impl Drop for Counted<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    Counted(count)
+}
+
 /// Does something to a server after a second: before, a build has begun to apply, which takes no time here.
 fn later(server: &Arc<Server>, what: impl FnOnce(&Server) + Send + 'static) {
     let server = Arc::clone(server);
@@ -412,7 +438,9 @@ fn config(dir: &tempfile::TempDir) -> Config {
         heartbeat: Duration::from_secs(1),
         outage_limit: Duration::from_secs(270),
         force_cancel: Duration::from_secs(600),
+        grace_period: None,
         max_jobs: Some(1),
+        capacity: None,
         state_dir: dir.path().to_owned(),
         logs: LogRetention::standard(),
         secrets: vec![Secret::new("a key of the daemon")],

@@ -81,7 +81,7 @@ impl LineBuffer {
         loop {
             let limit = match self.is_precious {
                 true => self.limits.precious_bytes,
-                false => self.limits.line_bytes,
+                false => self.limits.line_bytes.max(1),
             };
             let kept = bytes.len().min(limit.saturating_sub(self.bytes.len()));
             self.bytes.extend_from_slice(&bytes[..kept]);

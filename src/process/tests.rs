@@ -69,6 +69,7 @@ fn shell(script: &str, dir: &Path) -> Command {
         dir: dir.to_owned(),
         confinement: None,
         outlives_us: false,
+        memory: Memory::default(),
     }
 }
 
@@ -178,13 +179,17 @@ async fn a_program_that_is_missing_is_named() {
 #[tokio::test]
 async fn a_child_that_outlives_us_can_go_on_writing_and_is_taken_over() {
     let dir = tempfile::tempdir().unwrap();
-    let script =
-        "trap 'echo interrupted; exit 3' INT; echo one; while :; do echo more; sleep 0.02; done";
+    let ready = dir.path().join("ready");
+    mkfifo(&ready, Mode::S_IRWXU).unwrap();
+    let script = "trap 'echo interrupted; exit 3' INT; echo one; : > ready; \
+        while :; do echo more; sleep 0.02; done";
     let command = Command {
         outlives_us: true,
         ..shell(script, dir.path())
     };
     let Spawned { child, stdout, .. } = spawn(&command).unwrap();
+    let is_ready = tokio::task::spawn_blocking(move || std::fs::read(ready));
+    timeout(SOON, is_ready).await.unwrap().unwrap().unwrap();
     drop((stdout, child)); // As our death would.
 
     let mut lines = Vec::new();
@@ -196,4 +201,47 @@ async fn a_child_that_outlives_us_can_go_on_writing_and_is_taken_over() {
     assert_eq!(lines.last().map(String::as_str), Some("interrupted"));
     let again = take_over(dir.path(), &LIMITS, &Stop::new(), |_, _| {}).await;
     assert!(!again.unwrap());
+}
+
+#[tokio::test]
+async fn a_child_with_too_much_memory_is_stopped_with_a_text_that_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = Memory::watched(Some(20 << 20));
+    let command = Command {
+        memory: memory.clone(),
+        // Holds 40 MiB, and waits.
+        ..shell(
+            "x=$(head -c 41943040 /dev/zero | tr '\\0' x); sleep 3600",
+            dir.path(),
+        )
+    };
+
+    let exit = run(&command, &LIMITS, &Stop::new(), |_, _| {})
+        .await
+        .unwrap();
+
+    let text = exit.to_string();
+    assert!(text.contains("a job may have 20 MiB here"), "{text}");
+    assert!(memory.peak() > 20 << 20);
+}
+
+#[tokio::test]
+async fn a_child_with_little_memory_is_left_alone_and_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = Memory::watched(Some(1 << 40));
+    let command = Command {
+        memory: memory.clone(),
+        ..shell("read line < fifo", dir.path())
+    };
+    mkfifo(&dir.path().join("fifo"), Mode::S_IRWXU).unwrap();
+    let fifo = dir.path().join("fifo");
+    let measured = async {
+        assert!(memory.changed().await > 0);
+        tokio::fs::write(fifo, "go\n").await.unwrap();
+    };
+
+    let stop = Stop::new();
+    let (exit, ()) = tokio::join!(run(&command, &LIMITS, &stop, |_, _| {}), measured);
+
+    assert!(exit.unwrap().is_success() && memory.peak() > 0);
 }

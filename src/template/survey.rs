@@ -9,8 +9,8 @@ use crate::{
     files::archive::{self, ArchiveError},
     job::{JobId, Metadata, Transition, VariableValue},
     provision::{
-        GraphComplete, GraphSource, InitRequest, LogSink, PlanRequest, Provisioner, Session,
-        SessionConfig, StepFailure,
+        GraphComplete, GraphSource, InitRequest, LogSink, Memory, PlanRequest, Provisioner,
+        Session, SessionConfig, StepFailure,
     },
     stop::Stop,
 };
@@ -56,6 +56,7 @@ fn session_config() -> SessionConfig {
         log_level: None,
         template_id: String::new(),
         template_version_id: String::new(),
+        memory: Memory::default(),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::run_limits;
 use crate::{
     process::{self, Command, ProcessError},
+    provision::Memory,
     stop::Stop,
 };
 
@@ -162,6 +163,7 @@ impl Binary {
             dir: std::env::temp_dir(),
             confinement: None,
             outlives_us: false,
+            memory: Memory::default(),
         };
         let limits = run_limits();
         let answer = process::capture(&command, &limits, stop, MAX_ANSWER_BYTES);

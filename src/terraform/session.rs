@@ -213,6 +213,7 @@ impl Session {
             self.confinement(step),
             limits,
             log,
+            self.config.memory.clone(),
         )
     }
 

@@ -6,8 +6,9 @@ use tokio::time::{Instant, sleep_until};
 
 /// A connection that lasted this long resets the pause.
 const STABLE: Duration = Duration::from_secs(30);
-/// First and longest pause between two tries: a server that is back has all its daemons two seconds later.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// First and longest pause between two tries: a server that is back has all its daemons two seconds later, dialling
+/// included.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1500));
 /// Whatever a server asks for, it is tried again after this.
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_grow_to_two_seconds_and_begin_anew_after_a_stable_time() {
+    async fn pauses_grow_and_begin_anew_after_a_stable_time() {
         let mut back_off = BackOff::new();
 
         assert_eq!(waited(&mut back_off).await, Duration::ZERO);
@@ -94,5 +95,27 @@ mod tests {
 
         back_off.hold(Duration::from_secs(1_000_000));
         assert!(waited(&mut back_off).await <= LONGEST_HOLD.mul_f64(1.25));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_comes_back_is_found_within_two_seconds_and_by_few_at_once() {
+        let mut pauses = Vec::new();
+        for _ in 0..30 {
+            let mut back_off = BackOff::new();
+            let mut last = Duration::ZERO;
+            for _ in 0..20 {
+                let before = tokio::time::Instant::now();
+                back_off.wait().await;
+                last = before.elapsed();
+            }
+            pauses.push(last);
+        }
+
+        let (shortest, longest) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+        assert!(*longest < Duration::from_secs(2), "{longest:?}");
+        assert!(
+            *longest - *shortest > Duration::from_millis(200),
+            "{pauses:?}"
+        );
     }
 }

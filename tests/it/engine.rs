@@ -12,8 +12,8 @@ use bytes::Bytes;
 use outpost::{
     job::{ExternalAuth, JobId, LogLevel, Metadata, ParameterValue, Transition, VariableValue},
     provision::{
-        ApplyRequest, GraphSource, InitRequest, LogSink, PlanRequest, Provisioner as _, Session,
-        SessionConfig, StepFailure,
+        ApplyRequest, GraphSource, InitRequest, LogSink, Memory, PlanRequest, Provisioner as _,
+        Session, SessionConfig, StepFailure,
     },
     stop::Stop,
     terraform::{Engine, EngineConfig, Environment, Registry, binary},
@@ -155,6 +155,7 @@ impl Lab {
             log_level: None,
             template_id: String::new(),
             template_version_id: String::new(),
+            memory: Memory::default(),
         };
         self.engine.open(config).await.unwrap()
     }

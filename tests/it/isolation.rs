@@ -13,6 +13,7 @@ use outpost::{
         self, Captured, Limits,
         isolation::{Access, Confinement, Mechanism, Policy, probe},
     },
+    provision::Memory,
     stop::Stop,
 };
 use tempfile::TempDir;
@@ -76,6 +77,7 @@ impl Bench {
                 policy,
             }),
             outlives_us: false,
+            memory: Memory::default(),
         };
         let limits = Limits {
             exit_timeout: LONG,
@@ -227,6 +229,7 @@ async fn a_child_that_cannot_be_held_is_not_started() {
             policy: Policy::default(),
         }),
         outlives_us: false,
+        memory: Memory::default(),
     };
     let limits = Limits {
         exit_timeout: LONG,

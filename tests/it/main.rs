@@ -24,5 +24,6 @@ mod proto_fresh;
 mod provider;
 mod recordings;
 mod remote;
+mod slots;
 mod source;
 mod support;

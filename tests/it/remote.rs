@@ -20,7 +20,7 @@ use crate::cli::outpost;
 /// A server that runs until it is dropped.
 pub struct Server {
     directory: TempDir,
-    url: String,
+    pub url: String,
     pub process: Service,
 }
 

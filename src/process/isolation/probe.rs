@@ -8,7 +8,7 @@ use super::{
     super::{Command, Limits, capture},
     Access, Confinement, Denied, Mechanism, Policy, launcher,
 };
-use crate::stop::Stop;
+use crate::{provision::Memory, stop::Stop};
 
 /// Time that a launcher takes at most; it needs a few milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -56,6 +56,7 @@ async fn attempt(launcher: &Path, mechanism: Mechanism, dir: &Path) -> Result<()
         dir: path(OWN),
         confinement: None,
         outlives_us: false,
+        memory: Memory::default(),
     };
     let limits = Limits {
         exit_timeout: LIMIT,

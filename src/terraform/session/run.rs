@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::{
     job::LogLevel,
     process::{self, Captured, Command, Exit, Limits, Line, Pipe, isolation::Confinement},
-    provision::{LogSink, StepFailure, Witness},
+    provision::{LogSink, Memory, StepFailure, Witness},
     stop::Stop,
     terraform::{Environment, chain, log_stream, timings::Timings},
 };
@@ -29,6 +29,7 @@ pub(super) struct Runner {
     log: Arc<dyn LogSink>,
     /// Whom to tell what an apply does, which then outlives us.
     witness: Option<Arc<dyn Witness>>,
+    memory: Memory,
 }
 
 /// What a process did whose output went to the log.
@@ -49,7 +50,11 @@ impl Ran {
         if self.exit.is_success() {
             return Ok(());
         }
-        let error = format!("{what}: {}", self.exit);
+        let note = match self.exit.was_killed_by_others() {
+            true => " (not by this daemon; the system does that when memory runs out)",
+            false => "",
+        };
+        let error = format!("{what}: {}{note}", self.exit);
         Err(StepFailure {
             error,
             diagnostic: self.first_error.clone(),
@@ -73,6 +78,7 @@ impl Runner {
         confinement: Option<Confinement>,
         limits: Limits,
         log: Arc<dyn LogSink>,
+        memory: Memory,
     ) -> Self {
         Self {
             program,
@@ -82,6 +88,7 @@ impl Runner {
             limits,
             log,
             witness: None,
+            memory,
         }
     }
 
@@ -159,6 +166,7 @@ impl Runner {
             dir: self.dir.clone(),
             confinement: self.confinement.clone(),
             outlives_us: self.witness.is_some(),
+            memory: self.memory.clone(),
         }
     }
 }

@@ -1,0 +1,195 @@
+//! Where slots wait: for their turn to ask for a job, and for the memory that theirs needs.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{sync::Notify, task::spawn_blocking};
+use tracing::warn;
+
+use super::{
+    Config,
+    admission::{Admission, Capacity},
+    peaks::Peaks,
+    provider_set,
+};
+use crate::{files, job::Job, provision::Memory};
+
+/// The file with what was learned, in the state directory.
+const FILE_NAME: &str = "memory.json";
+
+/// What the slots of a daemon share.
+pub(super) struct Gate {
+    admission: Mutex<Admission>,
+    changed: Notify,
+    capacity: Option<Capacity>,
+    state_dir: PathBuf,
+}
+
+/// One slot at the gate. Dropping it makes room for others.
+pub(super) struct Turn {
+    gate: Arc<Gate>,
+    slot: usize,
+    memory: Memory,
+}
+
+impl Gate {
+    /// A gate that knows what was learned before. What cannot be read is learned again.
+    pub(super) async fn open(config: &Config) -> Arc<Self> {
+        let state_dir = config.state_dir.clone();
+        let peaks = match config.capacity {
+            Some(_) => {
+                let path = state_dir.join(FILE_NAME);
+                let read = spawn_blocking(move || read(&path)).await;
+                read.unwrap_or_default()
+            }
+            None => Peaks::default(),
+        };
+        Arc::new(Self {
+            admission: Mutex::new(Admission::new(config.capacity, config.max_jobs, peaks)),
+            changed: Notify::new(),
+            capacity: config.capacity,
+            state_dir,
+        })
+    }
+
+    /// Waits until `slot` may ask for a job. `None` if the daemon takes no more.
+    pub(super) async fn turn(self: &Arc<Self>, slot: usize) -> Option<Turn> {
+        self.admission().want(slot);
+        let limit = self.capacity.and_then(|capacity| capacity.job_limit);
+        let turn = Turn {
+            gate: Arc::clone(self),
+            slot,
+            memory: match self.capacity {
+                Some(_) => Memory::watched(limit),
+                None => Memory::default(),
+            },
+        };
+        let is_open = self.once(|admission| match admission.is_over() {
+            true => Some(false),
+            false => admission.try_ask(slot).then_some(true),
+        });
+        is_open.await.then_some(turn)
+    }
+
+    /// Waits until `check` finds something; it is asked again whenever something has changed.
+    async fn once<T>(&self, mut check: impl FnMut(&mut Admission) -> Option<T>) -> T {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(found) = check(&mut self.admission()) {
+                self.changed.notify_waiters(); // Whoever is next in the queue may have waited for this.
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    fn change(&self, what: impl FnOnce(&mut Admission)) {
+        what(&mut self.admission());
+        self.changed.notify_waiters();
+    }
+
+    fn admission(&self) -> MutexGuard<'_, Admission> {
+        let admission = self.admission.lock();
+        admission.expect("no code panics while it decides on admission")
+    }
+
+    async fn keep(&self) {
+        let (path, peaks) = (
+            self.state_dir.join(FILE_NAME),
+            self.admission().peaks().clone(),
+        );
+        match spawn_blocking(move || write(&path, &peaks)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "failed to keep what was learned about memory"),
+            Err(panic) => warn!(%panic, "failed to keep what was learned about memory"),
+        }
+    }
+}
+
+impl Turn {
+    /// Waits until the question must be taken back, as the answer would not fit any more.
+    pub(super) async fn retracted(&self) {
+        let retract = |admission: &mut Admission| admission.try_retract(self.slot).then_some(());
+        self.gate.once(retract).await;
+    }
+
+    /// Notes that a job came.
+    pub(super) async fn acquired(&self, job: &Job) {
+        let archive = job.template_archive.clone();
+        let class = match self.gate.capacity {
+            Some(_) => spawn_blocking(move || provider_set::of_template(&archive)).await,
+            None => Ok(String::new()),
+        };
+        let class = class.unwrap_or_default();
+        self.gate
+            .change(|admission| admission.acquired(self.slot, class));
+    }
+
+    /// Whether the job may begin right now; if so, it counts as running.
+    pub(super) fn try_begin(&self) -> bool {
+        self.gate.admission().try_begin(self.slot)
+    }
+
+    /// Waits until the job may begin.
+    pub(super) async fn begin(&self) {
+        let begin = |admission: &mut Admission| admission.try_begin(self.slot).then_some(());
+        self.gate.once(begin).await;
+    }
+
+    /// What measures the job's memory.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Tells others what the job has, for ever.
+    pub(super) async fn watch(&self) -> Infallible {
+        loop {
+            let bytes = self.memory.changed().await;
+            self.gate
+                .change(|admission| admission.measured(self.slot, bytes));
+        }
+    }
+
+    /// The job's processes ended: makes room, and learns from it.
+    pub(super) async fn ended(&self, has_completed: bool) {
+        let (peak, slot) = (self.memory.peak(), self.slot);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        let learn = |admission: &mut Admission| admission.ended(slot, peak, has_completed, now);
+        self.gate.change(learn);
+        if peak > 0 {
+            self.gate.keep().await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.gate.change(|admission| admission.leave(self.slot));
+    }
+}
+
+fn read(path: &Path) -> Peaks {
+    let read = fs::read(path).and_then(|text| Ok(serde_json::from_slice(&text)?));
+    match read {
+        Ok(peaks) => peaks,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Peaks::default(),
+        Err(error) => {
+            warn!(%error, path = %path.display(), "what was learned about memory cannot be read, learning again");
+            Peaks::default()
+        }
+    }
+}
+
+fn write(path: &Path, peaks: &Peaks) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        files::create_private_dir(dir)?;
+    }
+    files::write_private(path, &serde_json::to_vec(peaks)?)
+}

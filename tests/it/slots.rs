@@ -1,0 +1,417 @@
+//! One daemon with much to do: floods of lines, cancels in the middle of them, jobs that need memory, many slots.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use outpost::{
+    daemon::{self, Capacity, LogRetention, Summary},
+    job::{CompletedJob, FailedJob, Job, JobId, TemplateDryRun, Work},
+    provision::{JobSource, JobUpdate, JobUpdated, Quota, SourceError},
+    stop::Stop,
+    terraform::{Engine, EngineConfig, Environment, Registry},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+use uuid::Uuid;
+
+use crate::{
+    cli::outpost,
+    engine::tar,
+    remote::{Server, Service},
+};
+
+const MIB: u64 = 1 << 20;
+
+fn fake_engine() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/bin/fake-engine")
+}
+
+/// A server that hands out some jobs, counts what it is told, and is asked to cancel after some of it.
+#[derive(Default)]
+struct Source {
+    jobs: Mutex<VecDeque<Job>>,
+    busy_updates: AtomicUsize,
+    /// After so many updates with lines of an engine at work the job is cancelled.
+    cancel_after: Option<usize>,
+    is_cancelled: AtomicBool,
+    cancelled_at: watch::Sender<Option<Instant>>,
+    failures: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl JobSource for Source {
+    async fn acquire(&self, stop: &Stop) -> Result<Option<Job>, SourceError> {
+        let job = self.jobs.lock().unwrap().pop_front();
+        if job.is_none() {
+            stop.draining().await;
+        }
+        Ok(job)
+    }
+
+    async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
+        let cancelled = self.is_cancelled.load(Ordering::SeqCst);
+        let has_much = update
+            .logs
+            .iter()
+            .any(|line| line.output == "Still creating...");
+        if has_much {
+            let count = self.busy_updates.fetch_add(1, Ordering::SeqCst) + 1;
+            if self.cancel_after == Some(count) {
+                // Right after an answer that does not say it.
+                self.is_cancelled.store(true, Ordering::SeqCst);
+                self.cancelled_at.send_replace(Some(Instant::now()));
+            }
+        }
+        Ok(JobUpdated {
+            cancelled,
+            variables: Vec::new(),
+        })
+    }
+
+    async fn commit_quota(&self, _: JobId, _: i32) -> Result<Quota, SourceError> {
+        Err(SourceError::Refused("no budget here".to_owned()))
+    }
+
+    async fn fail(&self, job: FailedJob) -> Result<(), SourceError> {
+        self.failures.lock().unwrap().push(job.error);
+        Ok(())
+    }
+
+    async fn complete(&self, _: CompletedJob) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    async fn download_modules(&self, _: Uuid) -> Result<Bytes, SourceError> {
+        Err(SourceError::Refused("no modules here".to_owned()))
+    }
+}
+
+fn dry_run(number: u128, main: &str) -> Job {
+    Job {
+        id: JobId(Uuid::from_u128(number)),
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+        provisioner: "terraform".to_owned(),
+        user_name: "ada".to_owned(),
+        template_archive: tar(&[("main.tf", main)]),
+        work: Work::TemplateDryRun(TemplateDryRun::default()),
+        trace: BTreeMap::new(),
+    }
+}
+
+/// Runs all jobs of `source` in a daemon with a fake engine that misbehaves when it plans.
+async fn run(
+    dir: &Path,
+    source: &Arc<Source>,
+    slots: usize,
+    capacity: Option<Capacity>,
+    fake: &[(&str, &Path)],
+) -> Summary {
+    let mut environment = Environment::of_host(std::env::vars_os(), &[]);
+    environment.set("FAKE_AT", "plan");
+    for (name, value) in fake {
+        environment.set(name, value);
+    }
+    let engine = Engine::new(EngineConfig {
+        binary: fake_engine(),
+        work_dir: dir.join("work"),
+        environment,
+        exit_timeout: Duration::from_secs(60),
+        plugin_cache_dir: None,
+        agent_scripts: BTreeMap::new(),
+        isolation: None,
+        providers: Arc::new(Registry),
+    });
+    let config = daemon::Config {
+        heartbeat: Duration::from_secs(1),
+        outage_limit: Duration::from_secs(60),
+        force_cancel: Duration::from_secs(60),
+        grace_period: None,
+        max_jobs: Some(source.jobs.lock().unwrap().len()),
+        capacity,
+        state_dir: dir.join("state"),
+        logs: LogRetention::standard(),
+        secrets: Vec::new(),
+        journal_key: None,
+    };
+    let source: Arc<dyn JobSource> = Arc::clone(source) as Arc<dyn JobSource>;
+    let sources = vec![source; slots];
+    daemon::run(config, sources, Arc::new(engine), Stop::new())
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_reaches_an_engine_that_logs_all_the_time_within_a_second() {
+    let mut fastest = Duration::MAX;
+    // A machine with other work may be late once; a cancel that starves is late every time.
+    for _ in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("interrupted");
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let source = Arc::new(Source {
+            jobs: Mutex::new([dry_run(1, "")].into()),
+            cancel_after: Some(6),
+            ..Source::default()
+        });
+        let told = {
+            let fifo = fifo.clone();
+            tokio::task::spawn_blocking(move || {
+                fs::read(fifo).unwrap();
+                Instant::now()
+            })
+        };
+
+        let fake = [("FAKE", Path::new("chatty")), ("FAKE_PID_FILE", &fifo)];
+        let summary = run(dir.path(), &source, 1, None, &fake).await;
+
+        assert_eq!(summary.failed, 1);
+        let error = source.failures.lock().unwrap().remove(0);
+        assert!(error.starts_with("job was cancelled: "), "{error}");
+        let cancelled_at = source.cancelled_at.borrow().unwrap();
+        let told = timeout(Duration::from_secs(60), told).await;
+        let told = told.expect("the engine was interrupted").unwrap();
+        fastest = fastest.min(told - cancelled_at);
+        if fastest < Duration::from_secs(1) {
+            break;
+        }
+    }
+    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_jobs_that_hold_600_mb_never_overlap_in_1_gb_and_small_jobs_pass() {
+    const LARGE: &str = "resource \"hog_memory\" \"x\" {}";
+    const SMALL: &str = "resource \"null_resource\" \"x\" {}";
+    let dir = tempfile::tempdir().unwrap();
+    let mains = [LARGE, SMALL, SMALL, LARGE, SMALL, SMALL, LARGE, SMALL];
+    let jobs = mains.iter().zip(1..);
+    let source = Arc::new(Source {
+        jobs: Mutex::new(jobs.map(|(main, number)| dry_run(number, main)).collect()),
+        ..Source::default()
+    });
+
+    let capacity = Capacity::new(1_000_000_000);
+    let fake = [("FAKE", Path::new("hog")), ("FAKE_DIR", dir.path())];
+    let summary = run(dir.path(), &source, 4, Some(capacity), &fake).await;
+
+    let failures = source.failures.lock().unwrap().join("\n");
+    assert_eq!(summary.completed, mains.len(), "{failures}");
+    let notes = fs::read_to_string(dir.path().join("notes")).unwrap_or_default();
+    assert!(!notes.contains("overlap"), "{notes}");
+    assert!(
+        notes.contains("beside"),
+        "a small job ran beside a large one"
+    );
+    let learned = fs::read_to_string(dir.path().join("state/memory.json")).unwrap();
+    let learned: serde_json::Value = serde_json::from_str(&learned).unwrap();
+    let large = learned["registry.terraform.io/hashicorp/hog"]["bytes"].as_u64();
+    assert!(large.unwrap() > 600_000_000, "{learned}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_over_its_limit_ends_alone_and_says_why() {
+    const LARGE: &str = "resource \"hog_memory\" \"x\" {}";
+    let dir = tempfile::tempdir().unwrap();
+    let source = Arc::new(Source {
+        jobs: Mutex::new([dry_run(1, LARGE), dry_run(2, "")].into()),
+        ..Source::default()
+    });
+
+    let capacity = Capacity {
+        job_limit: Some(300 * MIB),
+        ..Capacity::new(8 << 30)
+    };
+    let fake = [("FAKE", Path::new("hog")), ("FAKE_DIR", dir.path())];
+    let summary = run(dir.path(), &source, 2, Some(capacity), &fake).await;
+
+    assert_eq!((summary.completed, summary.failed), (1, 1));
+    let error = source.failures.lock().unwrap().remove(0);
+    assert!(error.contains("a job may have 300 MiB here"), "{error}");
+}
+
+/// A figure of a process in `/proc/<id>/status`, in bytes.
+fn figure(process: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.unwrap().trim_start_matches(':').trim();
+    kib.trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn no_flood_of_lines_takes_more_than_8_mib_of_a_daemon() {
+    let server = Server::start();
+    let template = server.path("template");
+    fs::create_dir(&template).unwrap();
+    fs::write(template.join("main.tf"), "").unwrap();
+    let mode = server.path("mode");
+    let engine = fake_engine();
+    let mut command = server.daemon("one", &server.path("psk"), &[]);
+    command.env("OUTPOST_ENGINE", engine);
+    command.env("FAKE_AT", "plan").env("FAKE_FILE", &mode);
+    fs::write(&mode, "well").unwrap();
+    let mut daemon = Service::start(&mut command);
+    daemon.wait_for("registered at the control plane");
+    let push = |name: &str| {
+        server.json(&["template", "push", name, template.to_str().unwrap()]);
+    };
+    push("well"); // The first job reads in code and tables that stay.
+    let idle = figure(daemon.id(), "RssAnon");
+
+    for flood in ["long", "endless", "unended", "flood"] {
+        fs::write(&mode, flood).unwrap();
+        push(flood);
+        // The peak has all pages; those of the program's file were not given back since.
+        let most = figure(daemon.id(), "VmHWM") - figure(daemon.id(), "RssFile");
+        let more = most.saturating_sub(idle);
+        assert!(
+            more <= 8 * MIB,
+            "{flood}: {} KiB over {} KiB",
+            more / 1024,
+            idle / 1024
+        );
+    }
+    daemon.stop();
+    server.process.stop();
+}
+
+/// A daemon with 30 slots, and what it says.
+struct Many {
+    child: Child,
+    lines: mpsc::Receiver<(Instant, String)>,
+}
+
+impl Many {
+    fn start(server: &Server, url: &str) -> Self {
+        let mut command = outpost();
+        command.args(["provisioner", "start", "--coder-provider", "builtin"]);
+        command.args([
+            "--server", "outpost", "--name", "many", "--jobs", "30", "--url", url,
+        ]);
+        command.arg("--psk-file").arg(server.path("psk"));
+        command.arg("--state-dir").arg(server.path("state-many"));
+        command.arg("--cache-dir").arg(server.path("cache"));
+        command.env("OUTPOST_ENGINE", fake_engine());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let (said, lines) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                said.send((Instant::now(), line)).ok();
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Waits until all slots are registered, and returns when each was.
+    fn registered(&self) -> Vec<Instant> {
+        let mut found = Vec::new();
+        while found.len() < 30 {
+            let said = self.lines.recv_timeout(Duration::from_secs(60));
+            let (at, line) = said.expect("all slots register in time");
+            if line.contains("registered at the control plane") {
+                found.push(at);
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Many {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn thirty_idle_slots_take_little_memory_and_each_has_a_name() {
+    let server = Server::start();
+    let many = Many::start(&server, &server.url);
+    many.registered();
+
+    // A build for tests has several times the code, so that only what it allocates says something.
+    let (name, limit) = match cfg!(debug_assertions) {
+        true => ("RssAnon", 12 * MIB),
+        false => ("VmRSS", 25 * MIB),
+    };
+    let found = figure(many.child.id(), name);
+    assert!(found <= limit, "{name} is {} KiB", found / 1024);
+    let daemons = server.json(&["provisioner", "list"]);
+    let daemons = daemons.as_array().unwrap().iter();
+    let names: BTreeSet<_> = daemons.map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 30);
+    assert!(names.contains("many") && names.contains("many-30"));
+    server.process.stop();
+}
+
+/// Passes connections on to `target` until the returned task is aborted, which cuts all of them.
+async fn pass_on(listen: SocketAddr, target: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind(listen).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            connections.spawn(async move {
+                let mut far = TcpStream::connect(target).await.unwrap();
+                tokio::io::copy_bidirectional(&mut near, &mut far)
+                    .await
+                    .ok();
+            });
+        }
+    });
+    (address, task)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_slots_come_back_soon_and_not_all_at_once() {
+    let server = Server::start();
+    let target = server
+        .url
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let target: SocketAddr = target.parse().unwrap();
+    let (address, task) = pass_on(([127, 0, 0, 1], 0).into(), target).await;
+    let many = Many::start(&server, &format!("http://{address}"));
+    many.registered();
+
+    let mut cut = task;
+    let mut slowest = Duration::MAX;
+    // A machine with other work may be late once.
+    for _ in 0..3 {
+        cut.abort();
+        // Long enough for pauses to have become as long as they get.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let returned = Instant::now();
+        (_, cut) = pass_on(address, target).await;
+        let registered = tokio::task::block_in_place(|| many.registered());
+
+        let took = registered.iter().map(|at| *at - returned);
+        slowest = slowest.min(took.max().unwrap());
+        let spread = *registered.last().unwrap() - registered[0];
+        assert!(spread > Duration::from_millis(200), "{spread:?}");
+        if slowest < Duration::from_secs(2) {
+            break;
+        }
+    }
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+}
