@@ -17,6 +17,7 @@ mod dev;
 mod engine;
 mod fuzz;
 mod interop;
+mod go_daemon;
 mod isolation;
 mod layers;
 mod plugin;

@@ -1,6 +1,6 @@
 //! The built-in `coder` provider as Terraform sees it, beside the original where Go can build it.
 
-mod lab;
+pub mod lab;
 mod normal;
 
 use std::collections::BTreeSet;

@@ -54,6 +54,16 @@ impl Provider {
     }
 }
 
+impl Provider {
+    /// A configuration of Terraform's with which this is the only provider there is.
+    pub fn cli_config(&self) -> String {
+        let mirror = self.mirror.display().to_string();
+        format!(
+            "disable_checkpoint = true\nprovider_installation {{\n  filesystem_mirror {{\n    path = {mirror:?}\n  }}\n}}\n"
+        )
+    }
+}
+
 fn build_real() -> Result<PathBuf, String> {
     let mirror = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("coder-{VERSION}"));
     let package = mirror
@@ -116,11 +126,7 @@ impl Lab {
     }
 
     fn configure(&self) {
-        let mirror = self.provider.mirror.display();
-        let text = format!(
-            "disable_checkpoint = true\nprovider_installation {{\n  filesystem_mirror {{\n    path = {:?}\n  }}\n}}\n",
-            mirror.to_string()
-        );
+        let text = self.provider.cli_config();
         fs::write(self.dir.path().join("terraform.rc"), text).unwrap();
     }
 
