@@ -34,19 +34,24 @@ use outpost::{
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle, time::timeout};
 use url::Url;
 
-const PSK: &str = "a pre-shared key for tests";
+pub const PSK: &str = "a pre-shared key for tests";
 
 /// Longer than anything here takes, so that a test that hangs fails instead.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A control plane with a runtime of its own, so that it can be torn away in the middle of anything.
-struct Server {
+pub struct Server {
     runtime: Runtime,
-    running: Running,
+    pub running: Running,
 }
 
 impl Server {
-    fn start(dir: &Path, listen: SocketAddr, tls: Option<Tls>) -> Self {
+    pub fn start(dir: &Path, listen: SocketAddr, tls: Option<Tls>) -> Self {
+        Self::with_lease(Duration::from_secs(4), dir, listen, tls)
+    }
+
+    /// A server that gives a job up after `lease` without a sign of life.
+    pub fn with_lease(lease: Duration, dir: &Path, listen: SocketAddr, tls: Option<Tls>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -60,7 +65,7 @@ impl Server {
             access_url: None,
             psks: vec![Secret::new(PSK)],
             limits: Limits {
-                lease: Duration::from_secs(4),
+                lease,
                 reap_every: Duration::from_millis(500),
                 poll: Duration::from_secs(1),
                 ..Limits::standard()
@@ -74,26 +79,26 @@ impl Server {
     }
 
     /// Ends every task where it stands, as SIGKILL would.
-    fn kill(self) -> SocketAddr {
+    pub fn kill(self) -> SocketAddr {
         let address = self.running.address();
         self.runtime.shutdown_timeout(Duration::from_secs(5));
         drop(self.running);
         address
     }
 
-    fn on<T>(&self, what: impl Future<Output = T>) -> T {
+    pub fn on<T>(&self, what: impl Future<Output = T>) -> T {
         self.runtime
             .block_on(async { timeout(PATIENCE, what).await })
             .expect("the server answers in time")
     }
 
-    fn caller(&self) -> Caller {
+    pub fn caller(&self) -> Caller {
         let token = self.running.admin_token();
         self.on(self.running.plane().authenticate(token)).unwrap()
     }
 
     /// Waits until a job has ended.
-    fn ended(&self, id: JobId) -> JobRecord {
+    pub fn ended(&self, id: JobId) -> JobRecord {
         let (plane, caller) = (self.running.plane(), self.caller());
         self.on(async {
             let log = plane.logs(&caller, id, 0, true).await.unwrap();
@@ -121,7 +126,7 @@ impl Server {
     }
 
     /// Queues the import of a template; it becomes active at its end.
-    fn import(&self) -> JobId {
+    pub fn import(&self) -> JobId {
         let (plane, caller) = (self.running.plane(), self.caller());
         let request = VersionRequest {
             template: "demo".to_owned(),
@@ -140,7 +145,7 @@ impl Server {
     }
 
     /// Makes a workspace of the imported template, and queues its first build.
-    fn workspace(&self, name: String) -> (Workspace, JobId) {
+    pub fn workspace(&self, name: String) -> (Workspace, JobId) {
         let (plane, caller) = (self.running.plane(), self.caller());
         let request = WorkspaceRequest {
             name,
@@ -163,7 +168,7 @@ impl Server {
         })
     }
 
-    fn state(&self, workspace: &Workspace) -> Vec<u8> {
+    pub fn state(&self, workspace: &Workspace) -> Vec<u8> {
         let (plane, caller) = (self.running.plane(), self.caller());
         self.on(plane.pull_state(&caller, workspace, 0)).unwrap()
     }
@@ -209,14 +214,14 @@ fn source(url: &Url, name: &str, psk: &'static str, ca: Option<Vec<u8>>) -> Arc<
 }
 
 /// Daemons with a runtime of their own.
-struct Daemons {
+pub struct Daemons {
     runtime: Runtime,
     stop: Stop,
     task: JoinHandle<Result<Summary, DaemonError>>,
 }
 
 impl Daemons {
-    fn start(sources: Vec<Arc<dyn JobSource>>, engine: &Engine, state_dir: &Path) -> Self {
+    pub fn start(sources: Vec<Arc<dyn JobSource>>, engine: &Engine, state_dir: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -248,7 +253,7 @@ impl Daemons {
         }
     }
 
-    fn end(self) -> Result<Summary, DaemonError> {
+    pub fn end(self) -> Result<Summary, DaemonError> {
         self.stop.drain();
         self.runtime
             .block_on(async { timeout(PATIENCE, self.task).await })
@@ -259,26 +264,39 @@ impl Daemons {
 
 /// An engine that pretends: it makes a state that names the workspace, and counts how often.
 #[derive(Clone)]
-struct Engine {
-    applied: Arc<Mutex<BTreeMap<String, usize>>>,
+pub struct Engine {
+    pub applied: Arc<Mutex<BTreeMap<String, usize>>>,
     count: watch::Sender<usize>,
     apply_takes: Duration,
     /// Bytes of the modules that an import finds.
     modules: usize,
+    /// Bytes of a state, at least.
+    state: usize,
 }
 
 impl Engine {
-    fn new(apply_takes: Duration) -> Self {
+    pub fn new(apply_takes: Duration) -> Self {
         Self {
             applied: Arc::default(),
             count: watch::Sender::new(0),
             apply_takes,
             modules: 1,
+            state: 0,
         }
     }
 
+    /// Lets an import find this many bytes of modules.
+    pub fn with_modules(self, modules: usize) -> Self {
+        Self { modules, ..self }
+    }
+
+    /// Lets states grow to this many bytes.
+    pub fn with_state(self, state: usize) -> Self {
+        Self { state, ..self }
+    }
+
     /// Waits until so many applies have begun.
-    fn wait_for(&self, server: &Server, applies: usize) {
+    pub fn wait_for(&self, server: &Server, applies: usize) {
         let mut count = self.count.subscribe();
         server
             .on(count.wait_for(|count| *count >= applies))
@@ -286,7 +304,7 @@ impl Engine {
     }
 }
 
-fn state_of(workspace: &str) -> Vec<u8> {
+pub fn state_of(workspace: &str) -> Vec<u8> {
     format!("{{\"version\":4,\"workspace\":\"{workspace}\"}}").into_bytes()
 }
 
@@ -342,6 +360,7 @@ impl Session for Pretended {
         self.workspace = request.metadata.workspace_name;
         Ok(PlanComplete {
             plan: Bytes::from_static(b"{}"),
+            daily_cost: 1,
             ..PlanComplete::default()
         })
     }
@@ -364,8 +383,11 @@ impl Session for Pretended {
         let was_stopped = timeout(self.engine.apply_takes, stop.cancelled())
             .await
             .is_ok();
+        let mut state = state_of(&self.workspace);
+        let length = state.len().max(self.engine.state);
+        state.resize(length, b' ');
         ApplyComplete {
-            state: Some(state_of(&self.workspace).into()),
+            state: Some(state.into()),
             failure: was_stopped.then(|| StepFailure::new("interrupted")),
             timings: Vec::new(),
         }
@@ -391,7 +413,7 @@ impl Session for Pretended {
     async fn close(self: Box<Self>) {}
 }
 
-fn anywhere() -> SocketAddr {
+pub fn anywhere() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
