@@ -37,10 +37,10 @@ use super::{
 };
 use crate::{
     files::{self, archive, module_archive},
-    job::{LogLevel, PrebuiltStage, Transition},
+    job::{LogLevel, PrebuiltStage, Timing, Transition},
     language,
     process::{
-        self,
+        self, Captured,
         isolation::{Confinement, Denied},
     },
     provision::{
@@ -83,11 +83,20 @@ pub(super) struct Session {
     temporary: Option<TempDir>,
     presented: Presented,
     planned: Option<Planned>,
-    /// What `graph` printed. It depends on the template alone, so that the one before apply serves after it, too.
-    graph: Option<Arc<Graph>>,
+    /// It depends on the template alone, so that the one before apply serves after it, too.
+    drawn: Option<Drawn>,
     /// Whom to tell what an apply does.
     witness: Option<Arc<dyn Witness>>,
     engine_time: Duration,
+}
+
+/// What came of drawing the graph.
+struct Drawn {
+    graph: Result<Graph, StepFailure>,
+    /// What the engine complained of.
+    said: String,
+    timings: Vec<Timing>,
+    took: Duration,
 }
 
 /// What apply and graph need of the last plan.
@@ -139,7 +148,7 @@ impl Session {
             temporary: None,
             presented: Presented::default(),
             planned: None,
-            graph: None,
+            drawn: None,
             witness: None,
             engine_time: Duration::ZERO,
         };
@@ -324,41 +333,55 @@ impl Session {
     }
 
     async fn show(&mut self, args: &[&str], stop: &Stop) -> Result<Vec<u8>, StepFailure> {
-        let runner = self.runner(Step::Other, self.environment(), Arc::new(run::NoLog));
-        let (captured, took) = runner.capture(args, stop, MAX_JSON_BYTES).await?;
+        let (shown, took) = self.capture(args, stop).await?;
         self.engine_time += took;
-        if captured.is_cut {
-            return Err(StepFailure::new(format!(
-                "terraform show printed more than {MAX_JSON_BYTES} bytes"
-            )));
-        }
-        if !captured.exit.is_success() {
-            let said = String::from_utf8_lossy(&captured.stderr);
-            return Err(StepFailure::new(format!(
-                "{}: {}",
-                said.trim(),
-                captured.exit
-            )));
-        }
-        Ok(captured.stdout)
+        printed(shown)
     }
 
-    async fn dot(&mut self, log: &dyn LogSink, stop: &Stop) -> Result<String, StepFailure> {
+    async fn capture(
+        &self,
+        args: &[&str],
+        stop: &Stop,
+    ) -> Result<(Captured, Duration), StepFailure> {
+        let runner = self.runner(Step::Other, self.environment(), Arc::new(run::NoLog));
+        runner.capture(args, stop, MAX_JSON_BYTES).await
+    }
+
+    /// Shows the plan and draws the graph at the same time: either reads what plan left, and neither writes.
+    async fn show_and_draw(&mut self, args: &[&str], stop: &Stop) -> Result<Vec<u8>, StepFailure> {
+        let (shown, drawn) = tokio::join!(self.capture(args, stop), self.draw(stop));
+        let (shown, took) = shown?;
+        self.engine_time += took.max(drawn.took);
+        self.drawn = Some(drawn);
+        printed(shown)
+    }
+
+    async fn draw(&self, stop: &Stop) -> Drawn {
         let mut args = vec!["graph"];
         if self.binary.version >= binary::GRAPH_TYPE {
             args.push("-type=plan");
         }
-        let runner = self.runner(Step::Other, self.environment(), Arc::new(run::NoLog));
-        let (captured, took) = runner.capture(&args, stop, MAX_JSON_BYTES).await?;
-        self.engine_time += took;
-        if !captured.exit.is_success() {
-            let said = String::from_utf8_lossy(&captured.stderr);
-            said.lines()
-                .for_each(|line| log.log(LogLevel::Error, line.to_owned()));
-            return Err(StepFailure::new(format!("graph: {}", captured.exit)));
+        let timings = Timings::begin("graph", Timestamp::now());
+        let captured = self.capture(&args, stop).await;
+        let (mut said, mut took) = (String::new(), Duration::ZERO);
+        let graph = captured.and_then(|(captured, its)| {
+            took = its;
+            if !captured.exit.is_success() {
+                said = String::from_utf8_lossy(&captured.stderr).into_owned();
+                let failure = StepFailure::new(format!("graph: {}", captured.exit));
+                return Err(prefixed("generate graph", failure));
+            }
+            let dot = String::from_utf8(captured.stdout)
+                .map_err(|_| StepFailure::new("generate graph: graph: the output is not UTF-8"))?;
+            Graph::parse(&dot)
+                .map_err(|error| StepFailure::new(format!("convert state for graph: {error}")))
+        });
+        Drawn {
+            timings: timings.finish(graph.is_ok(), Timestamp::now()),
+            graph,
+            said,
+            took,
         }
-        String::from_utf8(captured.stdout)
-            .map_err(|_| StepFailure::new("graph: the output is not UTF-8"))
     }
 
     /// Plans, and reads the plan.
@@ -390,9 +413,14 @@ impl Session {
         self.engine_time += ran.took;
         ran.check("terraform plan")?;
         let plan_path = self.dir.join(PLAN).display().to_string();
-        let json = self
-            .show(&["show", "-json", "-no-color", &plan_path], stop)
-            .await;
+        let show = ["show", "-json", "-no-color", &plan_path];
+        // Nobody asks for the resources of what is destroyed.
+        let is_drawn_here =
+            self.drawn.is_none() && request.metadata.transition != Transition::Destroy;
+        let json = match is_drawn_here {
+            true => self.show_and_draw(&show, stop).await,
+            false => self.show(&show, stop).await,
+        };
         let json = json.map_err(|failure| prefixed("show terraform plan file", failure))?;
         let wrong = |error: &dyn std::error::Error| {
             StepFailure::new(format!("convert plan state: parse plan: {}", chain(error)))
@@ -454,24 +482,34 @@ impl Session {
         log: &Arc<dyn LogSink>,
         stop: &Stop,
     ) -> Result<GraphComplete, StepFailure> {
-        let wrong = |error: &dyn std::error::Error| {
-            StepFailure::new(format!("convert state for graph: {error}"))
+        if self.drawn.is_none() {
+            let drawn = self.draw(stop).await;
+            self.engine_time += drawn.took;
+            self.drawn = Some(drawn);
+        }
+        let drawn = self.drawn.as_ref().expect("it was drawn just now");
+        let failed = |failure: StepFailure| StepFailure {
+            timings: drawn.timings.clone(),
+            ..failure
         };
-        let graph = match &self.graph {
-            Some(graph) => Arc::clone(graph),
-            None => {
-                let dot = self.dot(log.as_ref(), stop).await;
-                let dot = dot.map_err(|failure| prefixed("generate graph", failure))?;
-                let parsed = Graph::parse(&dot).map_err(|error| wrong(&error))?;
-                Arc::clone(self.graph.insert(Arc::new(parsed)))
-            }
-        };
-        let converted = resources::convert(modules, &graph).map_err(|error| wrong(&error))?;
+        let graph = drawn.graph.as_ref().map_err(|failure| {
+            let lines = drawn.said.lines();
+            lines.for_each(|line| log.log(LogLevel::Error, line.to_owned()));
+            failed(failure.clone())
+        })?;
+        let converted = resources::convert(modules, graph).map_err(|error| {
+            failed(StepFailure::new(format!(
+                "convert state for graph: {error}"
+            )))
+        })?;
         converted
             .warnings
             .iter()
             .for_each(|warning| log.log(LogLevel::Warn, warning.clone()));
-        Ok(converted.into())
+        Ok(GraphComplete {
+            timings: drawn.timings.clone(),
+            ..converted.into()
+        })
     }
 
     fn pick_state(
@@ -650,17 +688,13 @@ impl crate::provision::Session for Session {
                 ))
             })?;
             modules = state.into_modules();
+            let is_empty =
+                |module: &Module| module.resources.is_empty() && module.child_modules.is_empty();
+            if modules.iter().all(is_empty) {
+                return Ok(GraphComplete::default()); // All of it was destroyed.
+            }
         }
-        let timings = Timings::begin("graph", Timestamp::now());
-        let converted = self.convert(&modules, &log, stop).await;
-        let timings = timings.finish(converted.is_ok(), Timestamp::now());
-        match converted {
-            Ok(complete) => Ok(GraphComplete {
-                timings,
-                ..complete
-            }),
-            Err(failure) => Err(StepFailure { timings, ..failure }),
-        }
+        self.convert(&modules, &log, stop).await
     }
 
     fn set_witness(&mut self, witness: Arc<dyn Witness>) {
@@ -773,6 +807,24 @@ async fn lock_plugin_cache(
     let lock = files::Lock::acquire(&path, stop).await.map_err(failed)?;
     lock.map(Some)
         .ok_or_else(|| StepFailure::new("cancelled before it began"))
+}
+
+/// What a `show` printed, if it went well.
+fn printed(captured: Captured) -> Result<Vec<u8>, StepFailure> {
+    if captured.is_cut {
+        return Err(StepFailure::new(format!(
+            "terraform show printed more than {MAX_JSON_BYTES} bytes"
+        )));
+    }
+    if !captured.exit.is_success() {
+        let said = String::from_utf8_lossy(&captured.stderr);
+        return Err(StepFailure::new(format!(
+            "{}: {}",
+            said.trim(),
+            captured.exit
+        )));
+    }
+    Ok(captured.stdout)
 }
 
 fn prefixed(prefix: &str, failure: StepFailure) -> StepFailure {

@@ -616,13 +616,16 @@ async fn a_build_runs_seven_processes_and_none_has_a_secret_on_its_command_line(
     session.close().await;
 
     let called = lab.called();
-    let expected = ["version", "init", "plan", "show", "graph", "apply", "show"];
-    assert_eq!(commands(&called), expected);
+    let mut processes = commands(&called);
+    processes[3..5].sort_unstable(); // They run at the same time.
+    let expected = ["version", "init", "plan", "graph", "show", "apply", "show"];
+    assert_eq!(processes, expected);
     assert!(
         !called.iter().any(|line| line.contains("hunter2")),
         "{called:#?}"
     );
-    assert!(called[2].contains(" -var-file=") && called[4] == "graph -type=plan");
+    assert!(called[2].contains(" -var-file="));
+    assert!(called[3..5].contains(&"graph -type=plan".to_owned()));
 }
 
 #[tokio::test]
@@ -646,8 +649,11 @@ async fn an_import_plans_twice_in_one_session() {
     }
     session.close().await;
 
-    let expected = ["version", "init", "plan", "show", "graph", "plan", "show"];
-    assert_eq!(commands(&lab.called()), expected);
+    let called = lab.called();
+    let mut processes = commands(&called);
+    processes[3..5].sort_unstable(); // They run at the same time.
+    let expected = ["version", "init", "plan", "graph", "show", "plan", "show"];
+    assert_eq!(processes, expected);
 }
 
 #[tokio::test]

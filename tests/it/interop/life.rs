@@ -126,9 +126,9 @@ async fn shows_the_import(lab: &Lab, version: &str) {
     assert!(has_resource(&resources, "home"), "{resources}");
     let logs = lab.api.get(&of("logs?after=0")).await;
     assert!(has_line(&logs, "Plan: "), "{logs}");
-    let stages = logs.as_array().unwrap().iter().map(|line| &line["stage"]);
+    let mut stages = logs.as_array().unwrap().iter().map(|line| &line["stage"]);
     assert_eq!(stages.clone().next().unwrap(), "Setting up");
-    assert_eq!(stages.last().unwrap(), "Cleaning Up");
+    assert_eq!(stages.next_back().unwrap(), "Cleaning Up");
     let readme = lab.api.get(&format!("templateversions/{version}")).await;
     assert_eq!(readme["readme"], "# A test\n");
 }
