@@ -13,6 +13,7 @@ mod cli;
 mod control;
 mod conversion;
 mod daemon;
+mod deploy;
 mod dev;
 mod engine;
 mod fake_coderd;
