@@ -14,6 +14,7 @@ mod plugin;
 mod progress;
 mod provisioner;
 mod psk;
+mod recover;
 mod remote;
 mod rows;
 mod server;
@@ -137,6 +138,8 @@ enum Command {
     /// Jobs: imports, dry runs and builds
     #[command(subcommand)]
     Job(job::Job),
+    /// States that a daemon could not deliver to its server
+    Recover(recover::Recover),
     /// Draw what a template makes
     #[command(after_help = INSPECT_HELP)]
     Inspect(inspect::Inspect),
@@ -303,6 +306,7 @@ impl Command {
             Self::Template(command) => command.exec(output, stop).await,
             Self::Workspace(command) => command.exec(output, stop).await,
             Self::Job(command) => command.exec(output, stop).await,
+            Self::Recover(command) => command.exec(output).await,
             Self::Inspect(command) => command.exec(wanted, stop).await,
             Self::Config(_) | Self::Psk(_) | Self::Completions(_) | Self::Version(_) => Ok(()),
         }

@@ -16,6 +16,8 @@
 //! # }
 //! ```
 
+pub mod coder;
+
 use std::time::Duration;
 
 use tonic::{

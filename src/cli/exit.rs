@@ -11,9 +11,10 @@ use tonic::Status;
 use url::Url;
 
 use crate::{
-    client::CallError,
+    client::{CallError, coder::PushError},
     config::ConfigError,
     control::{StartError, backup::BackupError},
+    daemon::journal::JournalError,
     files::archive::ArchiveError,
     process::isolation::{Denied, launcher::COMPLAINT},
     terraform::{binary::BinaryError, install::InstallError},
@@ -147,6 +148,8 @@ fn hint_of(error: &anyhow::Error, server: Option<&Url>) -> Option<String> {
             .or_else(|| link.downcast_ref::<ArchiveError>()?.hint())
             .or_else(|| link.downcast_ref::<BinaryError>()?.hint())
             .or_else(|| link.downcast_ref::<InstallError>()?.hint())
+            .or_else(|| Some(link.downcast_ref::<JournalError>()?.hint()))
+            .or_else(|| link.downcast_ref::<PushError>()?.hint().map(str::to_owned))
     })
 }
 

@@ -344,6 +344,13 @@ pub trait WorkspaceStore: Send + Sync {
         state: NewState,
         now: Timestamp,
     ) -> Result<LateState, StoreError>;
+    /// Makes a state the one after a build. `false`, and nothing changes, if the build runs or is not the latest.
+    async fn replace_state(
+        &self,
+        build: BuildId,
+        state: NewState,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
     /// Commits what a build costs, unless that is over the owner's budget and more than the build before cost.
     async fn commit_quota(&self, build: BuildId, daily_cost: i32) -> Result<Quota, StoreError>;
     /// What a user's workspaces cost.

@@ -770,6 +770,20 @@ pub struct PullStateResponse {
     pub state: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PushStateRequest {
+    /// The id of any build of the workspace.
+    #[prost(string, tag = "1")]
+    pub build: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub state: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PushStateResponse {
+    /// The number of the build that has it now.
+    #[prost(int32, tag = "1")]
+    pub number: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListJobsRequest {
     #[prost(string, tag = "1")]
     pub organization: ::prost::alloc::string::String,
@@ -1621,6 +1635,32 @@ pub mod control_service_client {
                 .insert(GrpcMethod::new("outpost.v1.ControlService", "PullState"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes a state that was recovered the one after the latest build of its workspace. Refused unless the server has
+        /// none, or one of the same lineage with a lower serial. Written to the audit log.
+        pub async fn push_state(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PushStateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushStateResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/outpost.v1.ControlService/PushState",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("outpost.v1.ControlService", "PushState"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn list_jobs(
             &mut self,
             request: impl tonic::IntoRequest<super::ListJobsRequest>,
@@ -1944,6 +1984,15 @@ pub mod control_service_server {
             request: tonic::Request<super::PullStateRequest>,
         ) -> std::result::Result<
             tonic::Response<super::PullStateResponse>,
+            tonic::Status,
+        >;
+        /// Makes a state that was recovered the one after the latest build of its workspace. Refused unless the server has
+        /// none, or one of the same lineage with a lower serial. Written to the audit log.
+        async fn push_state(
+            &self,
+            request: tonic::Request<super::PushStateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushStateResponse>,
             tonic::Status,
         >;
         async fn list_jobs(
@@ -3464,6 +3513,51 @@ pub mod control_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PullStateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/outpost.v1.ControlService/PushState" => {
+                    #[allow(non_camel_case_types)]
+                    struct PushStateSvc<T: ControlService>(pub Arc<T>);
+                    impl<
+                        T: ControlService,
+                    > tonic::server::UnaryService<super::PushStateRequest>
+                    for PushStateSvc<T> {
+                        type Response = super::PushStateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PushStateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlService>::push_state(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PushStateSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -187,7 +187,7 @@ impl Plane {
         self.audit(&actor, "state.late", &job.subject, what).await
     }
 
-    fn new_state(&self, build: BuildId, state: &[u8]) -> NewState {
+    pub(super) fn new_state(&self, build: BuildId, state: &[u8]) -> NewState {
         let digest = Sha256::new()
             .chain_update(build.0.as_bytes())
             .chain_update(state)

@@ -1005,3 +1005,30 @@ async fn an_unknown_build_is_not_found() {
         assert!(matches!(found, Err(RequestError::NotFound { .. })));
     }
 }
+
+#[tokio::test]
+async fn a_recovered_state_is_taken_only_if_it_is_newer_than_the_one_that_is_known() {
+    let (known, newer) = (
+        r#"{"lineage":"a","serial":2}"#,
+        r#"{"lineage":"a","serial":3}"#,
+    );
+    let lab = Lab::new().await;
+    let (workspace, _) = lab.started(known).await;
+    let push = |state: &'static str| {
+        lab.plane
+            .push_state(&lab.caller, &workspace, state.as_bytes())
+    };
+
+    for state in [known, r#"{"lineage":"b","serial":9}"#] {
+        let refused = push(state).await;
+        assert!(matches!(refused, Err(RequestError::Conflict(_))));
+    }
+    assert!(matches!(
+        push("no state").await,
+        Err(RequestError::Invalid(_))
+    ));
+    assert_eq!(lab.state(&workspace).await, known);
+
+    assert_eq!(push(newer).await.unwrap(), 1);
+    assert_eq!(lab.state(&workspace).await, newer);
+}

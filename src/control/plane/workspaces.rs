@@ -11,6 +11,7 @@ use crate::{
         store::{NewBuild, WorkspaceFilter},
     },
     job::{LogLevel, ParameterValue, Transition},
+    rules::state::{Outline, Relation},
 };
 
 /// A workspace to make.
@@ -302,6 +303,47 @@ impl Plane {
         self.audit(&caller.user.name, "state.read", &target, detail)
             .await?;
         self.state(build.id).await
+    }
+
+    /// Makes a state that was recovered the one after the latest build, whose number comes back.
+    ///
+    /// # Errors
+    /// [`RequestError::Conflict`] unless it is newer than what is known, or while a build runs.
+    pub async fn push_state(
+        &self,
+        caller: &Caller,
+        workspace: &Workspace,
+        state: &[u8],
+    ) -> Result<i32, RequestError> {
+        let conflict = |text: &str| Err(RequestError::Conflict(text.to_owned()));
+        let outline = Outline::read(state);
+        let outline = outline
+            .ok_or_else(|| RequestError::Invalid("the bytes are no Terraform state".to_owned()))?;
+        let builds = self.store.builds(workspace.id).await?;
+        let build = builds.into_iter().next();
+        let build = build.ok_or_else(|| not_found("build of workspace", full_name(workspace)))?;
+        match outline.relation(&self.state(build.id).await?) {
+            Relation::Newer => {}
+            Relation::NotNewer => {
+                return conflict("the server has this state already, or a newer one");
+            }
+            Relation::Unrelated => {
+                return conflict("the state has another lineage than the one that the server has");
+            }
+        }
+        let detail = format!("build {}, serial {}", build.number, outline.serial);
+        let target = full_name(workspace);
+        self.audit(&caller.user.name, "state.push", &target, detail)
+            .await?;
+        let state = self.new_state(build.id, state);
+        match self
+            .store
+            .replace_state(build.id, state, self.now())
+            .await?
+        {
+            true => Ok(build.number),
+            false => conflict("a build of the workspace is under way; push when it has ended"),
+        }
     }
 
     /// The state after a build, empty if there is none.

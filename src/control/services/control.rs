@@ -601,6 +601,20 @@ impl ControlService for Control {
         })
     }
 
+    async fn push_state(
+        &self,
+        request: Request<wire::PushStateRequest>,
+    ) -> Answer<wire::PushStateResponse> {
+        call!(self, request, |caller, asked| {
+            let (workspace, _) = self.plane.build(&caller, &asked.build).await?;
+            let number = self
+                .plane
+                .push_state(&caller, &workspace, &asked.state)
+                .await?;
+            wire::PushStateResponse { number }
+        })
+    }
+
     async fn list_jobs(
         &self,
         request: Request<wire::ListJobsRequest>,

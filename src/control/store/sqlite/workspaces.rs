@@ -355,6 +355,31 @@ impl WorkspaceStore for Sqlite {
         })
     }
 
+    async fn replace_state(
+        &self,
+        build: BuildId,
+        state: NewState,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut change = self.begin().await?;
+        let counts = sqlx::query(
+            "SELECT j.completed_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM builds n
+               WHERE n.workspace_id = b.workspace_id AND n.number > b.number) AS counts
+             FROM builds b JOIN jobs j ON j.id = b.job_id WHERE b.id = ?",
+        )
+        .bind(build.to_string())
+        .fetch_optional(&mut *change)
+        .await?
+        .ok_or_else(|| gone(build))?;
+        if !Columns::of("builds", &counts).flag("counts")? {
+            return Ok(false);
+        }
+        let (id, _) = insert_state(&mut change, build, &state, now).await?;
+        point_at_state(&mut change, build, Some(id)).await?;
+        change.commit().await?;
+        Ok(true)
+    }
+
     async fn commit_quota(&self, build: BuildId, daily_cost: i32) -> Result<Quota, StoreError> {
         let mut change = self.begin().await?;
         let row = sqlx::query(

@@ -1,0 +1,353 @@
+//! `outpost recover`.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde::Serialize;
+use url::Url;
+
+use super::{
+    engine::own_dir,
+    exit::{Hint, UsageError},
+    output::{self, Output, Row},
+    remote::secret_file,
+};
+use crate::{
+    client::{self, coder::Coder},
+    daemon::journal::{self, Begun, Entry, Journals},
+    job::{JobId, Transition},
+    proto::outpost::v1::PushStateRequest,
+    rules::state::Outline,
+    secret::Secret,
+};
+
+/// States that a daemon could not deliver to its server
+#[derive(Debug, clap::Args)]
+pub(super) struct Recover {
+    #[command(subcommand)]
+    action: Action,
+    /// The daemons' state directory [default: $STATE_DIRECTORY or ~/.local/state/outpost]
+    #[arg(long, global = true, value_name = "DIR", env = "OUTPOST_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// File with the key of the journal, if it is not in the state directory
+    #[arg(long, global = true, value_name = "FILE")]
+    journal_key: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List jobs whose state the server has not acknowledged
+    List,
+    /// Show one of them, and what may exist although its state does not know it
+    Show {
+        /// The job's id
+        job: JobId,
+        /// Print the state itself, with all secrets that are in it
+        #[arg(long)]
+        state: bool,
+    },
+    /// Give the state to the server, if it is newer than what the server has
+    Push(Box<Push>),
+    /// Remove one for good
+    Forget {
+        /// The job's id
+        job: JobId,
+    },
+}
+
+/// Which server, and who asks.
+#[derive(Debug, clap::Args)]
+struct Push {
+    /// The job's id
+    job: JobId,
+    /// URL of the server; that of the daemon if missing
+    #[arg(long, value_name = "URL")]
+    url: Option<Url>,
+    /// What the server is
+    #[arg(
+        long,
+        value_name = "KIND",
+        env = "OUTPOST_SERVER_KIND",
+        default_value = "coder"
+    )]
+    server: ServerKind,
+    /// Token of a user who may update the template; better give it in a file or in the environment
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "CODER_SESSION_TOKEN",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    token: Option<Secret>,
+    /// File that holds the token
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// PEM file of further authorities to trust
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
+    tls_ca_file: Option<PathBuf>,
+}
+
+/// Which API a server has for states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ServerKind {
+    /// `outpost server`: gRPC
+    Outpost,
+    /// coderd: HTTP
+    Coder,
+}
+
+/// An entry of the journal, without its state.
+#[derive(Serialize)]
+struct Shown {
+    job: JobId,
+    workspace: String,
+    transition: Transition,
+    build: String,
+    daemon: String,
+    server: String,
+    status: String,
+    serial: Option<u64>,
+    lineage: Option<String>,
+    state_bytes: usize,
+    resources: Vec<String>,
+    unfinished: Vec<String>,
+    begun: BTreeMap<String, Begun>,
+    session: Vec<PathBuf>,
+    began_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+impl Shown {
+    fn new(entry: &Entry, is_alive: bool) -> Self {
+        let outline = Outline::read(&entry.state);
+        let status = match (&entry.refused, is_alive) {
+            (Some(reason), _) => format!("kept: {reason}"),
+            (None, true) => "its daemon is at work".to_owned(),
+            (None, false) => "a daemon of this name, or a sibling, will deliver it".to_owned(),
+        };
+        Self {
+            job: entry.job,
+            workspace: format!("{}/{}", entry.owner, entry.workspace),
+            transition: entry.transition,
+            build: entry.build.clone(),
+            daemon: entry.daemon.clone(),
+            server: entry.server.clone(),
+            status,
+            serial: outline.as_ref().map(|outline| outline.serial),
+            lineage: outline.as_ref().map(|outline| outline.lineage.clone()),
+            state_bytes: entry.state.len(),
+            resources: outline
+                .map_or_else(Vec::new, |outline| outline.addresses.into_iter().collect()),
+            unfinished: entry.unfinished(),
+            begun: entry.begun.clone(),
+            session: entry.dirs.clone(),
+            began_at: entry.began_at,
+            updated_at: entry.updated_at,
+        }
+    }
+
+    fn human(&self) -> String {
+        let list = |names: &[String]| match names.is_empty() {
+            true => "none".to_owned(),
+            false => names.join(", "),
+        };
+        let serial = self
+            .serial
+            .map_or_else(|| "none".to_owned(), |serial| serial.to_string());
+        output::facts(&[
+            ("job", self.job.to_string()),
+            (
+                "workspace",
+                format!("{} ({})", self.workspace, self.transition),
+            ),
+            ("build", self.build.clone()),
+            ("daemon", format!("{} at {}", self.daemon, self.server)),
+            ("status", self.status.clone()),
+            (
+                "state",
+                format!("serial {serial}, {} bytes", self.state_bytes),
+            ),
+            ("resources", list(&self.resources)),
+            ("creation begun, end unknown", list(&self.unfinished)),
+            ("apply began", self.began_at.to_string()),
+            ("last written", self.updated_at.to_string()),
+        ])
+    }
+}
+
+impl Row for Shown {
+    const COLUMNS: &'static [&'static str] = &[
+        "Job",
+        "Workspace",
+        "Daemon",
+        "Serial",
+        "Unfinished",
+        "Updated (UTC)",
+        "Status",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.job.to_string(),
+            self.workspace.clone(),
+            self.daemon.clone(),
+            self.serial
+                .map(|serial| serial.to_string())
+                .unwrap_or_default(),
+            self.unfinished.join(", "),
+            self.updated_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            self.status.clone(),
+        ]
+    }
+}
+
+/// An entry, its file, and whether its daemon is alive.
+struct Found {
+    entry: Entry,
+    path: PathBuf,
+    is_alive: bool,
+}
+
+impl Recover {
+    pub(super) async fn exec(self, output: Output) -> anyhow::Result<()> {
+        let state_dir = match &self.state_dir {
+            Some(path) => std::path::absolute(path)?,
+            None => own_dir("STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")?,
+        };
+        if !state_dir.join("journal").is_dir() {
+            let text = format!("`{}` has no journal", state_dir.display());
+            return Err(UsageError(text)).hint("name the daemons' directory with `--state-dir`");
+        }
+        let journals = Journals::open(&state_dir, self.journal_key.as_deref())?;
+        let mut found = Vec::new();
+        for journal::Found {
+            path,
+            is_alive,
+            entry,
+        } in journals.entries()?
+        {
+            match entry {
+                Ok(entry) => found.push(Found {
+                    entry,
+                    path,
+                    is_alive,
+                }),
+                Err(error) => output::note(&format!("warning: {error}")),
+            }
+        }
+        let job = match self.action {
+            Action::List => {
+                let rows = found.iter().map(|it| Shown::new(&it.entry, it.is_alive));
+                return Ok(output.list(&rows.collect::<Vec<_>>())?);
+            }
+            Action::Show { job, .. } | Action::Forget { job } => job,
+            Action::Push(ref push) => push.job,
+        };
+        let Some(found) = found.into_iter().find(|it| it.entry.job == job) else {
+            let text = format!("the journal has no entry of job {job}");
+            return Err(UsageError(text)).hint("`outpost recover list` shows all");
+        };
+        match self.action {
+            Action::List => Ok(()),
+            Action::Show { state: true, .. } => {
+                Ok(output::line(&String::from_utf8_lossy(&found.entry.state))?)
+            }
+            Action::Show { state: false, .. } => {
+                let shown = Shown::new(&found.entry, found.is_alive);
+                Ok(output.item(&shown, Shown::human)?)
+            }
+            Action::Push(push) => push.exec(found).await,
+            Action::Forget { .. } => {
+                found.check_idle()?;
+                journal::erase(&found.path)?;
+                output::note(&format!("Forgot the state of job {job}."));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Found {
+    /// An entry that a daemon still works on is not ours to touch.
+    fn check_idle(&self) -> anyhow::Result<()> {
+        if self.is_alive && self.entry.refused.is_none() {
+            let text = format!(
+                "daemon `{}` is alive and works on this job",
+                self.entry.daemon
+            );
+            return Err(UsageError(text)).hint("wait until it has delivered, or stop it");
+        }
+        Ok(())
+    }
+}
+
+impl Push {
+    async fn exec(self, found: Found) -> anyhow::Result<()> {
+        found.check_idle()?;
+        let entry = &found.entry;
+        let url = match &self.url {
+            Some(url) => url.clone(),
+            None => Url::parse(&entry.server)
+                .map_err(|_| UsageError(format!("`{}` is no address", entry.server)))
+                .hint("name the server with `--url`")?,
+        };
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => token.clone(),
+            (None, Some(path)) => secret_file(path)?,
+            (None, None) => {
+                return Err(UsageError("no token is given".into())).hint(
+                    "a daemon's key may not write states: set CODER_SESSION_TOKEN or OUTPOST_TOKEN_FILE to a user's",
+                );
+            }
+        };
+        let authorities = match &self.tls_ca_file {
+            Some(path) => {
+                let read = std::fs::read(path);
+                vec![read.with_context(|| format!("failed to read `{}`", path.display()))?]
+            }
+            None => Vec::new(),
+        };
+        let number = match self.server {
+            ServerKind::Coder => {
+                let coder = Coder::new(http_client(&authorities)?, url, token);
+                coder.push_state(&entry.build, &entry.state).await?
+            }
+            ServerKind::Outpost => {
+                let target = client::Target {
+                    url: url.clone(),
+                    token,
+                    ca_certificates: authorities,
+                };
+                let request = PushStateRequest {
+                    build: entry.build.clone(),
+                    state: entry.state.clone(),
+                };
+                let pushed = client::connect(&target)?.push_state(request).await;
+                let pushed = pushed.map_err(|status| client::CallError::new(&url, status))?;
+                i64::from(pushed.into_inner().number)
+            }
+        };
+        journal::erase(&found.path)?;
+        output::note(&format!(
+            "The state is that of build {number} of {}/{} now.",
+            entry.owner, entry.workspace
+        ));
+        if let Some(warning) = entry.warning() {
+            output::note(&format!("warning: {warning}"));
+        }
+        Ok(())
+    }
+}
+
+/// A client that follows no redirect, so that a token stays with the server it is for.
+fn http_client(authorities: &[Vec<u8>]) -> anyhow::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    for pem in authorities {
+        for certificate in reqwest::Certificate::from_pem_bundle(pem)? {
+            builder = builder.add_root_certificate(certificate);
+        }
+    }
+    Ok(builder.build()?)
+}

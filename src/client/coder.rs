@@ -1,0 +1,216 @@
+//! The routes of a real coderd that recovering a state needs, for a user who may update the template.
+//!
+//! # Source
+//! coder `coderd/workspacebuilds.go`, `workspaceBuildState` and `workspaceBuildUpdateState`.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use reqwest::{Method, StatusCode, header::CONTENT_TYPE};
+use serde::Deserialize;
+use serde_json::json;
+use std::time::Duration;
+use url::Url;
+
+use crate::{
+    rules::state::{Outline, Relation},
+    secret::Secret,
+};
+
+/// Time one call may take; a state is sent in one piece.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// Bytes of an answer.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// A coderd, and who asks.
+pub struct Coder {
+    client: reqwest::Client,
+    url: Url,
+    token: Secret,
+}
+
+/// Why a state was not pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The server cannot be reached, or broke off.
+    #[error("cannot {what} at {url}")]
+    Call {
+        /// Such as `read the build`.
+        what: &'static str,
+        /// The address.
+        url: Url,
+        /// Why not.
+        source: reqwest::Error,
+    },
+    /// The server refused.
+    #[error("cannot {what}: the server answers {status}: {text}")]
+    Refused {
+        /// Such as `read the build`.
+        what: &'static str,
+        /// The status.
+        status: StatusCode,
+        /// In the server's words.
+        text: String,
+    },
+    /// The server's answer makes no sense.
+    #[error("cannot {what}: {reason}")]
+    Invalid {
+        /// Such as `read the build`.
+        what: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The bytes to push are no state.
+    #[error("the bytes are no Terraform state")]
+    NoState,
+    /// The server has it, or a newer one.
+    #[error("the server has this state already, or a newer one")]
+    NotNewer,
+    /// It tells of other infrastructure.
+    #[error("the state has another lineage than the one that the server has")]
+    Unrelated,
+    /// Its end would overwrite what is pushed.
+    #[error("build {0} of the workspace is under way; push when it has ended")]
+    UnderWay(i64),
+}
+
+impl PushError {
+    /// What the person can try next.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused { status, .. } if *status == StatusCode::UNAUTHORIZED => {
+                Some("make a token with `coder tokens create`")
+            }
+            Self::Refused { status, .. }
+                if *status == StatusCode::NOT_FOUND || *status == StatusCode::FORBIDDEN =>
+            {
+                Some("use the token of a user who may update the template")
+            }
+            Self::NotNewer => Some("`outpost recover forget` removes the entry"),
+            Self::Unrelated => {
+                Some("look at both states; `outpost recover show --state` prints ours")
+            }
+            Self::Call { .. }
+            | Self::Refused { .. }
+            | Self::Invalid { .. }
+            | Self::NoState
+            | Self::UnderWay(_) => None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Workspace {
+    latest_build: Build,
+}
+
+#[derive(Deserialize)]
+struct Build {
+    id: String,
+    workspace_id: String,
+    #[serde(default)]
+    build_number: i64,
+    job: Job,
+}
+
+#[derive(Deserialize)]
+struct Job {
+    #[serde(default)]
+    completed_at: Option<String>,
+}
+
+impl Coder {
+    /// Nothing is sent yet. `client` must follow no redirect, so that the token stays with the server it is for.
+    pub fn new(client: reqwest::Client, url: Url, token: Secret) -> Self {
+        Self { client, url, token }
+    }
+
+    /// Makes `state` the one of the latest build of the workspace that `build` belongs to. Returns its number.
+    ///
+    /// # Errors
+    /// [`PushError`]; nothing was changed then, unless the connection broke in the last call.
+    pub async fn push_state(&self, build: &str, state: &[u8]) -> Result<i64, PushError> {
+        let outline = Outline::read(state).ok_or(PushError::NoState)?;
+        let known: Build = self
+            .json("read the build", &["workspacebuilds", build])
+            .await?;
+        let path = ["workspaces", known.workspace_id.as_str()];
+        let workspace: Workspace = self.json("read the workspace", &path).await?;
+        let latest = workspace.latest_build;
+        if latest.job.completed_at.is_none() {
+            return Err(PushError::UnderWay(latest.build_number));
+        }
+        let path = ["workspacebuilds", latest.id.as_str(), "state"];
+        let theirs = self
+            .call("read the state", Method::GET, &path, None)
+            .await?;
+        match outline.relation(&theirs) {
+            Relation::Newer => {}
+            Relation::NotNewer => return Err(PushError::NotNewer),
+            Relation::Unrelated => return Err(PushError::Unrelated),
+        }
+        let body = json!({ "state": BASE64_STANDARD.encode(state) }).to_string();
+        self.call("write the state", Method::PUT, &path, Some(body))
+            .await?;
+        Ok(latest.build_number)
+    }
+
+    async fn json<T: for<'de> Deserialize<'de>>(
+        &self,
+        what: &'static str,
+        path: &[&str],
+    ) -> Result<T, PushError> {
+        let answer = self.call(what, Method::GET, path, None).await?;
+        serde_json::from_slice(&answer).map_err(|error| PushError::Invalid {
+            what,
+            reason: error.to_string(),
+        })
+    }
+
+    async fn call(
+        &self,
+        what: &'static str,
+        method: Method,
+        path: &[&str],
+        body: Option<String>,
+    ) -> Result<Vec<u8>, PushError> {
+        let mut url = self.url.clone();
+        let invalid = |reason: &str| PushError::Invalid {
+            what,
+            reason: reason.to_owned(),
+        };
+        url.path_segments_mut()
+            .map_err(|()| invalid("the address cannot have a path"))?
+            .pop_if_empty()
+            .extend(["api", "v2"])
+            .extend(path);
+        let lost = |source| PushError::Call {
+            what,
+            url: self.url.clone(),
+            source,
+        };
+        let mut request = self
+            .client
+            .request(method, url)
+            .timeout(CALL_TIMEOUT)
+            .header("Coder-Session-Token", self.token.expose());
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        let mut answer = request.send().await.map_err(lost)?;
+        let status = answer.status();
+        let mut bytes = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(lost)? {
+            if bytes.len() + piece.len() > MAX_ANSWER_BYTES {
+                return Err(invalid("the answer is too large"));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        if !status.is_success() {
+            let text = String::from_utf8_lossy(&bytes).chars().take(500).collect();
+            return Err(PushError::Refused { what, status, text });
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;
