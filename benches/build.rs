@@ -239,6 +239,7 @@ impl Lab {
             logs: daemon::LogRetention::standard(),
             secrets: Vec::new(),
             journal_key: None,
+            metrics: Arc::default(),
         };
         let sources = vec![Arc::clone(&source) as Arc<dyn JobSource>];
         let engine = Arc::clone(&self.engine) as _;

@@ -1,8 +1,10 @@
 //! The commands: one file each. They read settings, make services of them and print results.
 
+mod compat;
 mod completions;
 mod config;
 mod dev;
+mod doctor;
 mod engine;
 mod exit;
 mod follow;
@@ -19,7 +21,9 @@ mod remote;
 mod rows;
 mod server;
 mod signals;
+mod support_bundle;
 mod template;
+mod values;
 mod version;
 mod workspace;
 
@@ -32,7 +36,7 @@ use url::Url;
 use self::output::{Output, Wanted};
 use crate::{
     config::{ConfigError, File, Section},
-    observe::{self, LogFormat},
+    observe::{self, DaemonLog, LogFormat},
     process::{self, isolation::launcher},
     stop::Stop,
 };
@@ -53,7 +57,7 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         name: "provisioner",
-        commands: &[&["provisioner", "start"]],
+        commands: &[&["provisioner", "start"], &["doctor"], &["support-bundle"]],
     },
     Section {
         name: "client",
@@ -127,7 +131,7 @@ enum Command {
     /// Run a control plane for a laptop, a lab or a small site
     Server(server::Server),
     /// Provisioner daemons
-    #[command(subcommand)]
+    #[command(subcommand, aliases = ["provisioners", "provisionerd"])]
     Provisioner(provisioner::Provisioner),
     /// Templates and their versions
     #[command(subcommand)]
@@ -143,6 +147,10 @@ enum Command {
     /// Draw what a template makes
     #[command(after_help = INSPECT_HELP)]
     Inspect(inspect::Inspect),
+    /// Check what a daemon needs, on this machine and at its server
+    Doctor(Box<doctor::Doctor>),
+    /// Collect what helps to find a fault into one archive, without secrets
+    SupportBundle(Box<support_bundle::SupportBundle>),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(self::config::Config),
@@ -178,16 +186,27 @@ pub fn main() -> ExitCode {
         return exit::report(
             Err(anyhow::Error::new(error).context("failed to protect this process from others")),
             None,
+            exit::FAILURE,
         );
     }
+    let arguments = compat::reorder(arguments);
     if let Some(code) = plugin::serve_if_asked(arguments.iter().map(OsString::as_os_str)) {
         return code;
     }
     // It fails only if there is one already, and then that one is used.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // Coder's daemon has one code for all that goes wrong.
+    let is_daemon = compat::is_daemon(&arguments);
+    let wrong_usage = if is_daemon {
+        exit::FAILURE
+    } else {
+        exit::USAGE
+    };
     match parse(&arguments) {
-        Ok((cli, settings, server)) => exit::report(run(cli, settings), server.as_ref()),
-        Err(error) => usage(&error),
+        Ok((cli, settings, server)) => {
+            exit::report(run(cli, settings, &arguments), server.as_ref(), wrong_usage)
+        }
+        Err(error) => usage(&error, wrong_usage),
     }
 }
 
@@ -218,15 +237,13 @@ fn settings(named: Option<PathBuf>) -> Settings {
         }
         None => Ok((None, command())),
     });
-    match loaded {
-        Ok((file, root)) => Settings {
-            file: Ok(file),
-            root,
-        },
-        Err(error) => Settings {
-            file: Err(error),
-            root: command(),
-        },
+    let (file, root) = match loaded {
+        Ok((file, root)) => (Ok(file), root),
+        Err(error) => (Err(error), command()),
+    };
+    Settings {
+        file,
+        root: compat::environment(root),
     }
 }
 
@@ -251,16 +268,16 @@ fn named_file(arguments: &[OsString]) -> Option<PathBuf> {
 }
 
 /// clap prints its own errors, and help, in its own way.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error, wrong_usage: u8) -> ExitCode {
     let _ = error.print();
     let help = matches!(
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
     );
-    ExitCode::from(if help { exit::OK } else { exit::USAGE })
+    ExitCode::from(if help { exit::OK } else { wrong_usage })
 }
 
-fn run(cli: Cli, settings: Settings) -> anyhow::Result<()> {
+fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Result<()> {
     let wanted = cli.global.output;
     if wanted.format().is_none() && !matches!(cli.command, Command::Inspect(_)) {
         let text = "only `outpost inspect` has that `--output`; others have table and json";
@@ -274,28 +291,54 @@ fn run(cli: Cli, settings: Settings) -> anyhow::Result<()> {
         Command::Psk(command) => return command.exec(output),
         Command::Completions(command) => return command.exec(settings.root),
         Command::Version(command) => return command.exec(output),
+        Command::Provisioner(command) if command.wants_options() => {
+            return self::config::options(settings, arguments, output);
+        }
         _ => {}
     }
+    if let Command::SupportBundle(command) = &mut cli.command {
+        command.settings = self::config::without_secrets(&settings)?;
+    }
     settings.file?;
-    let filter = cli
-        .global
-        .log
-        .unwrap_or_else(|| cli.command.default_log().to_owned());
-    observe::init(&filter, cli.global.log_format)
-        .map_err(|error| exit::UsageError(format!("`--log {filter}`: {error}")))?;
+    let is_daemon = cli.command.log(&cli.global)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async { cli.command.exec(output, wanted, signals::listen()?).await })
+    runtime.block_on(async {
+        let stop = if is_daemon {
+            signals::listen_as_coder()?
+        } else {
+            signals::listen()?
+        };
+        cli.command.exec(output, wanted, stop).await
+    })
 }
 
 impl Command {
-    fn default_log(&self) -> &'static str {
-        match self {
-            Self::Server(command) if command.is_service() => "info",
-            Self::Provisioner(command) if command.is_service() => "info",
-            _ => "warn",
+    /// Begins to log, and tells whether that is the log of a daemon.
+    fn log(&self, global: &Global) -> anyhow::Result<bool> {
+        let (filter, format) = (global.log.as_deref(), global.log_format);
+        if let Self::Provisioner(command) = self
+            && let Some(log) = command.daemon_log(filter, format)
+        {
+            if let Err(error) = log.init() {
+                // As in Coder, a daemon whose log is unusable works, and says so.
+                DaemonLog::to_stderr().init()?;
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to initialize logger"
+                );
+            }
+            return Ok(true);
         }
+        let default = match self {
+            Self::Server(command) if command.is_service() => "info",
+            _ => "warn",
+        };
+        let filter = filter.unwrap_or(default);
+        observe::init(filter, format)
+            .map_err(|error| exit::UsageError(format!("`--log {filter}`: {error}")))?;
+        Ok(false)
     }
 
     async fn exec(self, output: Output, wanted: Wanted, stop: Stop) -> anyhow::Result<()> {
@@ -308,6 +351,8 @@ impl Command {
             Self::Job(command) => command.exec(output, stop).await,
             Self::Recover(command) => command.exec(output).await,
             Self::Inspect(command) => command.exec(wanted, stop).await,
+            Self::Doctor(command) => command.exec(output, stop).await,
+            Self::SupportBundle(command) => command.exec(output, stop).await,
             Self::Config(_) | Self::Psk(_) | Self::Completions(_) | Self::Version(_) => Ok(()),
         }
     }

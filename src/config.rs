@@ -50,13 +50,13 @@ pub fn load(named: Option<&Path>) -> Result<Option<File>, ConfigError> {
     found.map(|path| File::load(&path)).transpose()
 }
 
-/// Whether an option is a setting: it has a long name and a value that makes sense in a file.
+/// Whether an option is a setting: it has a long name and a value that makes sense in a file, and is not hidden.
 pub(crate) fn is_setting(arg: &Arg) -> bool {
     let acts = matches!(
         arg.get_action(),
         ArgAction::Set | ArgAction::Append | ArgAction::SetTrue
     );
-    acts && arg.get_long().is_some_and(|name| name != "config")
+    acts && !arg.is_hide_set() && arg.get_long().is_some_and(|name| name != "config")
 }
 
 /// Whether people must not see an option's value.

@@ -11,6 +11,7 @@ mod job_log;
 pub mod journal;
 mod log_batch;
 mod log_file;
+pub mod metrics;
 mod peaks;
 mod procedure;
 mod provider_set;
@@ -35,6 +36,7 @@ use tracing::{Instrument, Span, error, field, info, info_span, warn};
 
 use self::{
     journal::{Journal, JournalError, Journals},
+    metrics::Metrics,
     recovery::Recovery,
 };
 use crate::{
@@ -76,6 +78,8 @@ pub struct Config {
     pub secrets: Vec<Secret>,
     /// A key for the journal that somebody else manages, such as a credential of systemd; `None` for one of its own.
     pub journal_key: Option<PathBuf>,
+    /// Where it counts what it does.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why a configuration cannot be used.
@@ -188,6 +192,7 @@ pub async fn run(
         );
         AbortOnDropHandle::new(tokio::spawn(looking.instrument(Span::current())))
     });
+    config.metrics.set_slots(sources.len());
     let mut slots = JoinSet::new();
     for (number, source) in sources.into_iter().enumerate() {
         let identity = source.identity().unwrap_or_else(|| Identity {
@@ -275,6 +280,11 @@ impl Slot {
                     };
                     if let Err(error) = nothing {
                         warn!(error = &error as &dyn std::error::Error, "acquired no job");
+                        if let SourceError::Unauthorized(text) | SourceError::Unsuitable(text) =
+                            error
+                        {
+                            self.config.metrics.refused(text);
+                        }
                     }
                     pause = pause.min(longest);
                     tokio::select! {

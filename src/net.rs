@@ -5,6 +5,7 @@ pub mod headers;
 pub mod http;
 pub mod proxy;
 pub mod tls;
+pub mod trust;
 pub mod websocket;
 
 /// Makes aws-lc-rs the cryptography of every TLS connection. Calling it twice does nothing.

@@ -2,9 +2,14 @@
 //!
 //! Logs go to stderr, so that stdout holds nothing but a command's result.
 
+mod daemon_log;
+pub mod metrics;
+
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{EnvFilter, filter::ParseError};
+
+pub use self::daemon_log::{DaemonLog, LogError};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::{
@@ -412,6 +412,16 @@ pub trait JobSource: Send + Sync {
     /// The same server under the name of another daemon, to end what that one left behind.
     fn sibling(&self, name: &str) -> Option<Arc<dyn JobSource>> {
         let _ = name;
+        None
+    }
+
+    /// Connects if there is no connection, without asking for a job.
+    async fn connect(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    /// Whether there is a connection, for health checks; `None` if there is nothing to connect to.
+    fn connected(&self) -> Option<watch::Receiver<bool>> {
         None
     }
 

@@ -1,5 +1,7 @@
 //! `outpost config`.
 
+use std::ffi::OsString;
+
 use serde::Serialize;
 
 use super::{
@@ -41,6 +43,18 @@ struct Shown {
     help: String,
 }
 
+impl From<Setting> for Shown {
+    fn from(setting: Setting) -> Self {
+        Self {
+            key: setting.key,
+            values: setting.values,
+            origin: setting.origin.to_string(),
+            environment: setting.environment,
+            help: setting.help,
+        }
+    }
+}
+
 impl Row for Shown {
     const COLUMNS: &'static [&'static str] = &["Key", "Value", "Meaning"];
 
@@ -79,6 +93,30 @@ impl Config {
     }
 }
 
+/// Shows the options of the one command that `arguments` call, with the program's name in front.
+pub(super) fn options(
+    settings: Settings,
+    arguments: &[OsString],
+    output: Output,
+) -> anyhow::Result<()> {
+    let arguments = arguments.iter().skip(1);
+    let arguments: Vec<String> = arguments
+        .map(|it| it.to_string_lossy().into_owned())
+        .collect();
+    show(settings, true, &arguments, output)
+}
+
+/// Every setting as JSON, with what is secret hidden.
+///
+/// # Errors
+/// clap's, if a variable does not parse.
+pub(super) fn without_secrets(settings: &Settings) -> anyhow::Result<String> {
+    let file = settings.file.as_ref().ok().and_then(Option::as_ref);
+    let all = config::settings(&settings.root, SECTIONS, file, &[])?;
+    let rows: Vec<Shown> = all.into_iter().map(Shown::from).collect();
+    Ok(serde_json::to_string_pretty(&rows)?)
+}
+
 fn check(settings: Settings, output: Output) -> anyhow::Result<()> {
     let file = settings.file?;
     let all = config::settings(&settings.root, SECTIONS, file.as_ref(), &[])?;
@@ -108,13 +146,7 @@ fn show(
 ) -> anyhow::Result<()> {
     let file = settings.file?;
     let all = config::settings(&settings.root, SECTIONS, file.as_ref(), arguments)?;
-    let rows = all.into_iter().map(|setting| Shown {
-        key: setting.key,
-        values: setting.values,
-        origin: setting.origin.to_string(),
-        environment: setting.environment,
-        help: setting.help,
-    });
+    let rows = all.into_iter().map(Shown::from);
     if origin {
         output.list(&rows.map(WithOrigin).collect::<Vec<_>>())?;
     } else {

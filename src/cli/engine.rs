@@ -3,6 +3,9 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    fs::Permissions,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,6 +20,7 @@ use super::{
 use crate::{
     language::cli_config,
     mirror::builtin::BuiltinPackages,
+    net::trust,
     provision::Provisioner,
     stop::Stop,
     terraform::{
@@ -80,7 +84,27 @@ impl EngineArgs {
         guarded: Guarded,
         stop: &Stop,
     ) -> anyhow::Result<Arc<dyn Provisioner>> {
-        let environment = host_environment();
+        let found = self.find(coder_provider, work_dir, guarded, None, stop);
+        let found = found.await?;
+        Ok(found.0)
+    }
+
+    /// The same, with the binary, and with the authorities in `ca_file` trusted by everything that the engine starts.
+    ///
+    /// # Errors
+    /// The same, and if `ca_file` cannot be read.
+    pub(super) async fn find(
+        &self,
+        coder_provider: CoderProvider,
+        work_dir: PathBuf,
+        guarded: Guarded,
+        ca_file: Option<&Path>,
+        stop: &Stop,
+    ) -> anyhow::Result<(Arc<dyn Provisioner>, Binary)> {
+        let mut environment = host_environment();
+        if let Some(ca_file) = ca_file {
+            environment.trust(&self.trust_bundle(ca_file)?);
+        }
         let binary = self.probe(&environment, stop).await?;
         let packages = BuiltinPackages {
             dir: self.cache_dir()?.join("builtin-provider"),
@@ -101,8 +125,8 @@ impl EngineArgs {
             CoderProvider::Auto => Mode::Auto,
         };
         let providers = providers::CoderProvider::new(mode, kind, Arc::new(packages), host);
-        Ok(Arc::new(Engine::new(EngineConfig {
-            binary: binary.path,
+        let engine = Engine::new(EngineConfig {
+            binary: binary.path.clone(),
             work_dir,
             environment,
             exit_timeout: Duration::from(self.engine_exit_timeout),
@@ -110,7 +134,42 @@ impl EngineArgs {
             agent_scripts: BTreeMap::new(),
             isolation,
             providers: Arc::new(providers),
-        })))
+        });
+        Ok((Arc::new(engine), binary))
+    }
+
+    /// A file with the system's authorities and those in `ca_file`. It is no secret, and jobs must be able to read it.
+    fn trust_bundle(&self, ca_file: &Path) -> anyhow::Result<PathBuf> {
+        let further = std::fs::read(ca_file)
+            .with_context(|| format!("failed to read `{}`", ca_file.display()))?;
+        let directory = self.cache_dir()?;
+        let path = directory.join("trust.pem");
+        let failed = || format!("failed to write `{}`", path.display());
+        std::fs::create_dir_all(&directory).with_context(failed)?;
+        let mut file = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(&directory)
+            .with_context(failed)?;
+        file.write_all(&trust::bundle(&further))
+            .with_context(failed)?;
+        file.persist(&path).with_context(failed)?;
+        Ok(path)
+    }
+
+    /// The engine that is there, `None` if one would have to be downloaded.
+    ///
+    /// # Errors
+    /// If it does not work.
+    pub(super) async fn installed(&self, stop: &Stop) -> anyhow::Result<Option<Binary>> {
+        let path = match &self.engine {
+            Some(path) => path.clone(),
+            None => match binary::find(&std::env::var_os("PATH").unwrap_or_default()) {
+                Ok(path) => path,
+                Err(_) => return Ok(None),
+            },
+        };
+        let environment = host_environment().to_vec();
+        Ok(Some(Binary::probe(&path, environment, stop).await?))
     }
 
     async fn probe(&self, environment: &Environment, stop: &Stop) -> anyhow::Result<Binary> {
@@ -129,7 +188,11 @@ impl EngineArgs {
         Ok(Binary::probe(&path, environment.to_vec(), stop).await?)
     }
 
-    fn cache_dir(&self) -> anyhow::Result<PathBuf> {
+    /// Where what can be downloaded or made again lies.
+    ///
+    /// # Errors
+    /// If there is no home directory.
+    pub(super) fn cache_dir(&self) -> anyhow::Result<PathBuf> {
         match &self.cache_dir {
             Some(path) => Ok(std::path::absolute(path)?),
             None => own_dir("CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache"),
@@ -140,7 +203,8 @@ impl EngineArgs {
 /// What the engine sees of our environment: nothing that is ours, and nothing that names a file which is missing.
 fn host_environment() -> Environment {
     let is_ours = |name: &OsString| {
-        name.to_string_lossy().starts_with("OUTPOST_") || name == "CREDENTIALS_DIRECTORY"
+        let name = name.to_string_lossy();
+        name.starts_with("OUTPOST_") || SYSTEMD.contains(&name.as_ref())
     };
     let ours: Vec<OsString> = std::env::vars_os()
         .map(|(name, _)| name)
@@ -150,6 +214,14 @@ fn host_environment() -> Environment {
         .filter(|(name, _)| name != CLI_CONFIG || readable_variable(CLI_CONFIG).is_some());
     Environment::of_host(host, &ours)
 }
+
+/// What systemd tells us alone. A job that could write to its socket could say that we are well.
+const SYSTEMD: [&str; 4] = [
+    "CREDENTIALS_DIRECTORY",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
 
 /// Where the operator's own CLI configuration is.
 const CLI_CONFIG: &str = "TF_CLI_CONFIG_FILE";

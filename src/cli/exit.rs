@@ -14,7 +14,7 @@ use crate::{
     client::{CallError, coder::PushError},
     config::ConfigError,
     control::{StartError, backup::BackupError},
-    daemon::journal::JournalError,
+    daemon::{DaemonError, journal::JournalError},
     files::archive::ArchiveError,
     process::isolation::{Denied, launcher::COMPLAINT},
     terraform::{binary::BinaryError, install::InstallError},
@@ -26,6 +26,10 @@ pub(super) const OK: u8 = 0;
 pub(super) const FAILURE: u8 = 1;
 /// It was called or configured wrongly. clap's own code, too.
 pub(super) const USAGE: u8 = 2;
+/// Somebody did not wait for a daemon's end. Coder's daemon ends with this, too.
+pub(super) const FORCED: u8 = 2;
+/// The server refuses the daemon, and will until somebody changes something: EX_NOPERM of sysexits.h.
+pub(super) const REFUSED: u8 = 77;
 /// Somebody interrupted it before it was done: 128 plus the number of SIGINT, as shells count.
 pub(super) const INTERRUPTED: u8 = 130;
 
@@ -45,6 +49,16 @@ pub(super) struct UsageError(pub(super) String);
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub(super) struct Interrupted;
+
+/// So many checks failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} of the checks failed")]
+pub(super) struct Unwell(pub(super) usize);
+
+/// Somebody forced a daemon to end.
+#[derive(Debug, thiserror::Error)]
+#[error("forced to end")]
+pub(super) struct Forced;
 
 /// An error with what to try next.
 #[derive(Debug)]
@@ -85,8 +99,13 @@ impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
     }
 }
 
-/// Prints why a command failed, and tells the code to exit with. `server` is whom it talked to.
-pub(super) fn report(result: anyhow::Result<()>, server: Option<&Url>) -> ExitCode {
+/// Prints why a command failed, and tells the code to exit with. `server` is whom it talked to, `wrong_usage` the
+/// code if it was called wrongly.
+pub(super) fn report(
+    result: anyhow::Result<()>,
+    server: Option<&Url>,
+    wrong_usage: u8,
+) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::from(OK);
     };
@@ -96,7 +115,18 @@ pub(super) fn report(result: anyhow::Result<()>, server: Option<&Url>) -> ExitCo
     if let Some(hint) = hint_of(&error, server) {
         let _ = writeln!(stderr, "hint: {hint}");
     }
-    ExitCode::from(code_of(&error))
+    let code = match code_of(&error) {
+        Code::Usage => wrong_usage,
+        Code::Is(code) => code,
+    };
+    ExitCode::from(code)
+}
+
+/// A code, or the kind of error that different commands have different codes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    Usage,
+    Is(u8),
 }
 
 /// Tells a job's log, where stderr leads, why there is no engine. Who is launched does not come back.
@@ -153,19 +183,25 @@ fn hint_of(error: &anyhow::Error, server: Option<&Url>) -> Option<String> {
     })
 }
 
-fn code_of(error: &anyhow::Error) -> u8 {
+fn code_of(error: &anyhow::Error) -> Code {
     for link in error.chain() {
         if link.is::<UsageError>() || link.is::<ConfigError>() || link.is::<clap::Error>() {
-            return USAGE;
+            return Code::Usage;
         }
         if link.is::<Interrupted>() {
-            return INTERRUPTED;
+            return Code::Is(INTERRUPTED);
+        }
+        if link.is::<Forced>() {
+            return Code::Is(FORCED);
+        }
+        if let Some(DaemonError::Unauthorized(_)) = link.downcast_ref() {
+            return Code::Is(REFUSED);
         }
         if let Some(hinted) = link.downcast_ref::<Hinted>() {
             return code_of(&hinted.source);
         }
     }
-    FAILURE
+    Code::Is(FAILURE)
 }
 
 #[cfg(test)]
@@ -183,7 +219,7 @@ mod tests {
 
         assert_eq!(chain(&error, None), "failed to start: no key");
         assert_eq!(hint_of(&error, None).as_deref(), Some("make one"));
-        assert_eq!(code_of(&error), USAGE);
+        assert_eq!(code_of(&error), Code::Usage);
     }
 
     #[test]

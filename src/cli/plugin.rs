@@ -19,7 +19,7 @@ pub(super) fn serve_if_asked<'a>(
     mut arguments: impl Iterator<Item = &'a OsStr>,
 ) -> Option<ExitCode> {
     let is_plugin = arguments.nth(1) == Some(OsStr::new(builtin::COMMAND));
-    is_plugin.then(|| exit::report(serve(arguments.next()), None))
+    is_plugin.then(|| exit::report(serve(arguments.next()), None, exit::FAILURE))
 }
 
 fn serve(launcher: Option<&OsStr>) -> anyhow::Result<()> {

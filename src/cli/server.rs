@@ -291,6 +291,7 @@ pub(super) fn daemon_config(state_dir: PathBuf) -> daemon::Config {
         journal_key: std::env::var_os("CREDENTIALS_DIRECTORY")
             .map(|directory| PathBuf::from(directory).join("outpost-journal-key"))
             .filter(|path| path.exists()),
+        metrics: Arc::default(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::output;
 use crate::stop::Stop;
 
 /// Listens for SIGTERM, SIGHUP (drain) and SIGINT (cancel). A second signal kills, except that SIGINT after
@@ -14,6 +15,32 @@ use crate::stop::Stop;
 /// # Errors
 /// If the system refuses a handler.
 pub(super) fn listen() -> io::Result<Stop> {
+    handle(|_| ())
+}
+
+/// The same, with what Coder's daemon prints, and with its SIGQUIT, which kills.
+///
+/// # Errors
+/// If the system refuses a handler.
+pub(super) fn listen_as_coder() -> io::Result<Stop> {
+    let stop = handle(|interrupted| {
+        // If stdout is closed, nobody is there to be told.
+        let _ = output::line(if interrupted { INTERRUPTED } else { STOPPED });
+    })?;
+    let mut quit = signal(SignalKind::quit())?;
+    let signalled = stop.clone();
+    tokio::spawn(async move {
+        quit.recv().await;
+        signalled.kill();
+    });
+    Ok(stop)
+}
+
+const STOPPED: &str = "Stop caught, waiting for provisioner jobs to complete and gracefully exiting. Use ctrl+\\ to force quit";
+const INTERRUPTED: &str = "Interrupt caught, gracefully exiting. Use ctrl+\\ to force quit";
+
+/// Tells `announce` of the first signal, and whether it was SIGINT.
+fn handle(announce: impl Fn(bool) + Send + 'static) -> io::Result<Stop> {
     let stop = Stop::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -26,6 +53,9 @@ pub(super) fn listen() -> io::Result<Stop> {
                 Some(()) = terminate.recv() => false,
                 Some(()) = hangup.recv() => false,
             };
+            if !signalled.is_draining() {
+                announce(interrupted);
+            }
             match (
                 signalled.is_cancelled(),
                 signalled.is_draining(),

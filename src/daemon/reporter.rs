@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, debug, info, warn};
 
-use super::{Config, job_log::JobLog, pulse::Pulse, repeat::may_pass};
+use super::{Config, job_log::JobLog, metrics::Metrics, pulse::Pulse, repeat::may_pass};
 use crate::{
     job::JobId,
     provision::{JobSource, JobUpdate, JobUpdated, SourceError},
@@ -87,6 +87,7 @@ impl Reporter {
             pulse,
             why_stopped: Arc::clone(&why_stopped),
             answered: Arc::clone(&answered),
+            metrics: Arc::clone(&config.metrics),
         };
         let task = tokio::spawn(task.run(received).instrument(Span::current()));
         Self {
@@ -136,6 +137,7 @@ struct Task {
     pulse: Pulse,
     why_stopped: Arc<OnceLock<WhyStopped>>,
     answered: Arc<Mutex<Instant>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Task {
@@ -232,6 +234,7 @@ impl Task {
                 self.pulse.answered(now);
                 let answered = self.answered.lock();
                 *answered.expect("no code panics while it holds a moment") = Instant::now();
+                self.metrics.answered(self.job, now);
                 if answer.cancelled {
                     self.stop(WhyStopped::Cancelled);
                 }

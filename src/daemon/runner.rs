@@ -58,6 +58,7 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
     } = *slot;
     let (id, kind, started) = (job.id, procedure::kind(&job.work), Instant::now());
     info!("acquired job");
+    config.metrics.began(&job, started.into_std());
     let secrets = [config.secrets.clone(), secrets::of_job(&job)].concat();
     let (log, stop) = (JobLog::open(config, id, secrets).await, daemon_stop.child());
     let reporter = Reporter::start(config, id, Arc::clone(source), log.clone(), stop.clone());
@@ -117,6 +118,9 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
         close(session).await;
     }
     let total = started.elapsed();
+    config
+        .metrics
+        .ended(id, has_completed, (started + total).into_std());
     let own = total.saturating_sub(engine);
     info!(
         completed = has_completed,

@@ -445,6 +445,7 @@ fn config(dir: &tempfile::TempDir) -> Config {
         logs: LogRetention::standard(),
         secrets: vec![Secret::new("a key of the daemon")],
         journal_key: None,
+        metrics: Arc::default(),
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
+    path::Path,
 };
 
 use serde_json::{Value, json};
@@ -31,6 +32,14 @@ const PUBLIC: [&str; 10] = [
     "TF_REGISTRY_CLIENT_TIMEOUT",
     "TF_CLI_CONFIG_FILE",
     "TF_IGNORE",
+];
+
+/// Where git, curl, Python and Node read which authorities to trust; Go and OpenSSL read `SSL_CERT_FILE`.
+const TRUST: [&str; 4] = [
+    "GIT_SSL_CAINFO",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
 ];
 
 /// Tells AWS who asks; the value is the reference's, as AWS counts it.
@@ -68,6 +77,15 @@ impl Environment {
     /// Sets a variable.
     pub fn set(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
         self.0.insert(name.into(), value.into());
+    }
+
+    /// Lets everything trust the authorities in the file `bundle`, which has the host's among them: the engine, its
+    /// providers, and what templates start. Where the operator chose for one tool, that stays.
+    pub fn trust(&mut self, bundle: &Path) {
+        self.set("SSL_CERT_FILE", bundle);
+        for name in TRUST {
+            self.0.entry(name.into()).or_insert_with(|| bundle.into());
+        }
     }
 
     /// The value of a variable.
@@ -233,7 +251,7 @@ impl Environment {
     fn drop_missing_cli_config(&mut self) {
         let is_missing = self
             .get("TF_CLI_CONFIG_FILE")
-            .is_some_and(|path| !std::path::Path::new(path).exists());
+            .is_some_and(|path| !Path::new(path).exists());
         if is_missing {
             self.0.remove(OsStr::new("TF_CLI_CONFIG_FILE"));
         }
@@ -294,6 +312,18 @@ mod tests {
             names(&environment),
             ["AWS_PROFILE", "CHECKPOINT_DISABLE", "PATH", "TF_LOG"]
         );
+    }
+
+    #[test]
+    fn every_tool_trusts_the_bundle_but_one_for_which_the_operator_chose() {
+        let mut environment = host(&[("SSL_CERT_FILE", "/old"), ("CURL_CA_BUNDLE", "/curl")]);
+
+        environment.trust(Path::new("/bundle"));
+
+        let get = |name: &str| environment.get(name).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(get("SSL_CERT_FILE"), "/bundle");
+        assert_eq!(get("GIT_SSL_CAINFO"), "/bundle");
+        assert_eq!(get("CURL_CA_BUNDLE"), "/curl");
     }
 
     #[test]

@@ -25,9 +25,16 @@ pub trait CredentialSource: Send + Sync {
 }
 
 impl Credential {
+    /// The secret itself.
+    pub fn secret(&self) -> &Secret {
+        match self {
+            Self::Psk(value) | Self::Key(value) | Self::SessionToken(value) => value,
+        }
+    }
+
     /// The header that carries it; its value is marked as sensitive. `None` if it has characters that no header can
     /// carry.
-    pub(super) fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+    pub fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         let (name, secret) = match self {
             Self::Psk(value) => ("coder-provisioner-daemon-psk", value),
             Self::Key(value) => ("coder-provisioner-daemon-key", value),

@@ -84,11 +84,6 @@ impl CoderSource {
             was_accepted: AtomicBool::new(false),
         }
     }
-
-    /// Whether there is a connection, for health checks.
-    pub fn connected(&self) -> watch::Receiver<bool> {
-        self.connected.subscribe()
-    }
 }
 
 #[async_trait]
@@ -204,6 +199,14 @@ impl JobSource for CoderSource {
             target,
             credentials,
         )))
+    }
+
+    async fn connect(&self) -> Result<(), SourceError> {
+        self.link().await.map(drop)
+    }
+
+    fn connected(&self) -> Option<watch::Receiver<bool>> {
+        Some(self.connected.subscribe())
     }
 
     fn was_accepted(&self) -> bool {

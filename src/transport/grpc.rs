@@ -117,11 +117,6 @@ impl GrpcSource {
         }
     }
 
-    /// Whether the daemon is registered, for health checks.
-    pub fn connected(&self) -> watch::Receiver<bool> {
-        self.connected.subscribe()
-    }
-
     async fn link(&self) -> Result<Arc<Link>, SourceError> {
         if let Some(link) = self.link.lock().await.clone() {
             return Ok(link);
@@ -363,6 +358,14 @@ impl JobSource for GrpcSource {
             ..self.target.clone()
         };
         Some(Arc::new(Self::new(target, Arc::clone(&self.credentials))))
+    }
+
+    async fn connect(&self) -> Result<(), SourceError> {
+        self.link().await.map(drop)
+    }
+
+    fn connected(&self) -> Option<watch::Receiver<bool>> {
+        Some(self.connected.subscribe())
     }
 
     fn was_accepted(&self) -> bool {

@@ -238,6 +238,7 @@ impl Daemons {
             logs: daemon::LogRetention::standard(),
             secrets: Vec::new(),
             journal_key: None,
+            metrics: Arc::default(),
         };
         let stop = Stop::new();
         let task = runtime.spawn(daemon::run(

@@ -133,6 +133,8 @@ impl Server {
         command.args([
             "provisioner",
             "start",
+            "--server",
+            "outpost",
             "--coder-provider",
             "builtin",
             "--url",

@@ -1,0 +1,107 @@
+//! What makes a command line of `coder` work unchanged.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::{Command, builder::Resettable};
+
+/// Coder's names of the group that `start` is in.
+const GROUPS: [&str; 3] = ["provisioner", "provisioners", "provisionerd"];
+
+/// Puts options that stand before `provisioner start` behind it: Coder has them on its root, we on the command.
+///
+/// It makes no difference under which name the program is called.
+pub(super) fn reorder(arguments: Vec<OsString>) -> Vec<OsString> {
+    let Some(at) = position(&arguments).filter(|at| *at > 1) else {
+        return arguments;
+    };
+    let mut reordered = vec![arguments[0].clone()];
+    reordered.extend_from_slice(&arguments[at..at + 2]);
+    reordered.extend_from_slice(&arguments[1..at]);
+    reordered.extend_from_slice(&arguments[at + 2..]);
+    reordered
+}
+
+/// Whether the arguments ask for a daemon, which ends with the codes of Coder's.
+pub(super) fn is_daemon(arguments: &[OsString]) -> bool {
+    position(arguments).is_some()
+}
+
+/// Where `provisioner start` stands.
+fn position(arguments: &[OsString]) -> Option<usize> {
+    let end = arguments
+        .iter()
+        .position(|argument| argument == "--")
+        .unwrap_or(arguments.len());
+    let pairs = arguments[..end].windows(2).enumerate().skip(1);
+    let is_start =
+        |pair: &[OsString]| GROUPS.iter().any(|group| pair[0] == *group) && pair[1] == "start";
+    pairs
+        .into_iter()
+        .find_map(|(at, pair)| is_start(pair).then_some(at))
+}
+
+/// Reads `HOMEBREW_CODER_X` where there is no `CODER_X`, as Homebrew hides other names; an empty one counts as none.
+pub(super) fn environment(command: Command) -> Command {
+    let command = command.mut_args(|arg| {
+        let Some(name) = arg.get_env().and_then(OsStr::to_str).map(str::to_owned) else {
+            return arg;
+        };
+        if !name.starts_with("CODER_") || is_set(&name) {
+            return arg;
+        }
+        let brewed = format!("HOMEBREW_{name}");
+        if is_set(&brewed) {
+            arg.env(brewed)
+        } else if std::env::var_os(&name).is_some() {
+            arg.env(Resettable::<clap::builder::OsStr>::Reset)
+        } else {
+            arg
+        }
+    });
+    command.mut_subcommands(environment)
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reordered(line: &str) -> String {
+        let arguments = line.split(' ').map(OsString::from).collect();
+        let arguments: Vec<_> = reorder(arguments)
+            .into_iter()
+            .map(|argument| argument.into_string().unwrap())
+            .collect();
+        arguments.join(" ")
+    }
+
+    #[test]
+    fn options_of_coders_root_may_stand_before_the_command() {
+        assert_eq!(
+            reordered("/opt/coder --url http://x -v provisionerd start --name a"),
+            "/opt/coder provisionerd start --url http://x -v --name a"
+        );
+        let others = "outpost --output json config show -- provisioner start --name x";
+        assert_eq!(reordered(others), others);
+        assert_eq!(
+            reordered("coder provisioner start -v"),
+            "coder provisioner start -v"
+        );
+    }
+
+    #[test]
+    fn only_a_start_is_a_daemon() {
+        let is_daemon = |line: &str| {
+            let arguments: Vec<_> = line.split(' ').map(OsString::from).collect();
+            super::is_daemon(&arguments)
+        };
+
+        assert!(is_daemon("coder provisioner start"));
+        assert!(is_daemon("outpost --url x provisionerd start"));
+        assert!(!is_daemon("outpost provisioner list"));
+        assert!(!is_daemon("outpost config show -- provisioner start"));
+    }
+}

@@ -1,0 +1,307 @@
+//! The options of `provisioner start`: Coder's under their names and variables, and ours.
+
+use std::path::PathBuf;
+
+use url::Url;
+
+use crate::{
+    cli::{
+        engine::{CoderProvider, EngineArgs},
+        values::{self, Csv, Ignored, ListenAddress},
+    },
+    daemon::metrics::Labels,
+    secret::Secret,
+};
+
+/// How a daemon ends, in Coder's codes and two of ours.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes: 0 stopped by a signal or after its jobs, 1 failed or called wrongly, 2 forced to end, \
+77 the server refuses this daemon.
+
+Signals: SIGTERM and SIGHUP let running jobs finish, SIGINT cancels them, SIGQUIT or a second signal forces the end.
+
+Credentials are read again for each connection: from a file, or from the systemd credentials `outpost-psk`, \
+`outpost-key` and `outpost-token`. Variables named CODER_… are also read with the prefix HOMEBREW_.";
+
+/// Take jobs from a server and run them with Terraform
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Start {
+    #[command(flatten)]
+    pub(in crate::cli) server: ServerArgs,
+    /// Name of this daemon; the first part of the host's name if missing
+    #[arg(long, value_name = "NAME", env = "CODER_PROVISIONER_DAEMON_NAME")]
+    pub(in crate::cli) name: Option<String>,
+    /// Tags of the jobs that it takes, as CSV, any number of times
+    #[arg(
+        long = "tag",
+        short,
+        value_name = "NAME=VALUE",
+        env = "CODER_PROVISIONERD_TAGS"
+    )]
+    pub(in crate::cli) tag: Vec<Csv>,
+    /// Directory for what must outlive a crash, and for sessions [default: $STATE_DIRECTORY or ~/.local/state/outpost]
+    #[arg(long, value_name = "DIR", env = "OUTPOST_STATE_DIR")]
+    pub(in crate::cli) state_dir: Option<PathBuf>,
+    /// How many jobs to run at a time, each as a daemon of its own name
+    #[arg(long, value_name = "COUNT", env = "OUTPOST_JOBS", default_value_t = 1)]
+    pub(in crate::cli) jobs: u16,
+    /// End after so many jobs of each
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "OUTPOST_MAX_JOBS",
+        conflicts_with = "once"
+    )]
+    pub(in crate::cli) max_jobs: Option<usize>,
+    /// End after one job of each
+    #[arg(long, env = "OUTPOST_ONCE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean)]
+    pub(in crate::cli) once: bool,
+    /// Time that running jobs have to finish after SIGTERM before they are cancelled [default: no limit]
+    #[arg(long, value_name = "DURATION", env = "OUTPOST_GRACE_PERIOD")]
+    pub(in crate::cli) grace_period: Option<humantime::Duration>,
+    /// Where the `coder` provider comes from
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        env = "OUTPOST_CODER_PROVIDER",
+        default_value = "registry"
+    )]
+    pub(in crate::cli) coder_provider: CoderProvider,
+    /// Print every option with its value, and end
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean, hide = true)]
+    pub(in crate::cli) debug_options: bool,
+    #[command(flatten)]
+    pub(in crate::cli) engine: EngineArgs,
+    #[command(flatten)]
+    pub(in crate::cli) logging: LogArgs,
+    #[command(flatten)]
+    pub(in crate::cli) metrics: MetricsArgs,
+    #[command(flatten)]
+    _ignored: IgnoredArgs,
+}
+
+/// Which server, and who comes.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Server")]
+pub(in crate::cli) struct ServerArgs {
+    /// URL of the server [default: the file `url` in --global-config]
+    #[arg(long, value_name = "URL", env = "CODER_URL")]
+    pub(in crate::cli) url: Option<Url>,
+    /// What the server speaks
+    #[arg(
+        long = "server",
+        value_name = "KIND",
+        env = "OUTPOST_SERVER_KIND",
+        default_value = "coder"
+    )]
+    pub(in crate::cli) kind: ServerKind,
+    /// Pre-shared key; better give it in a file or in the environment, as others see the command line
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "CODER_PROVISIONER_DAEMON_PSK",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    pub(in crate::cli) psk: Option<Secret>,
+    /// File that holds the pre-shared key; it is read anew for each connection
+    #[arg(long, value_name = "FILE", env = "OUTPOST_PROVISIONER_PSK_FILE")]
+    pub(in crate::cli) psk_file: Option<PathBuf>,
+    /// Provisioner key; better give it in a file or in the environment
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "CODER_PROVISIONER_DAEMON_KEY",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    pub(in crate::cli) key: Option<Secret>,
+    /// File that holds the provisioner key; it is read anew for each connection
+    #[arg(long, value_name = "FILE", env = "OUTPOST_PROVISIONER_KEY_FILE")]
+    pub(in crate::cli) key_file: Option<PathBuf>,
+    /// Token of a user; of no meaning beside the others [default: the file `session` in --global-config]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "CODER_SESSION_TOKEN",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    pub(in crate::cli) token: Option<Secret>,
+    /// File that holds the token; it is read anew for each connection
+    #[arg(long, value_name = "FILE", env = "OUTPOST_PROVISIONER_TOKEN_FILE")]
+    pub(in crate::cli) token_file: Option<PathBuf>,
+    /// Id or name of the organization, for a user with more than one
+    #[arg(long, short = 'O', value_name = "ORG", env = "CODER_ORGANIZATION")]
+    pub(in crate::cli) org: Option<String>,
+    /// Directory with the files `url` and `session` of `coder login`
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "CODER_CONFIG_DIR",
+        help_heading = "Server"
+    )]
+    pub(in crate::cli) global_config: Option<PathBuf>,
+    /// Headers of every request, as CSV, any number of times
+    #[arg(
+        long,
+        value_name = "NAME=VALUE",
+        env = "CODER_HEADER",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    pub(in crate::cli) header: Vec<Csv>,
+    /// Command of a shell that prints further headers, one `name=value` a line
+    #[arg(long, value_name = "COMMAND", env = "CODER_HEADER_COMMAND")]
+    pub(in crate::cli) header_command: Option<String>,
+    /// PEM file of the only authorities to trust, in place of the system's
+    #[arg(long, value_name = "FILE", env = "CODER_CLIENT_TLS_CA_FILE")]
+    pub(in crate::cli) client_tls_ca_file: Option<PathBuf>,
+    /// PEM file of authorities to trust beside the system's
+    #[arg(
+        long,
+        alias = "tls-ca-file",
+        value_name = "FILE",
+        env = "OUTPOST_TLS_CA_FILE"
+    )]
+    pub(in crate::cli) ca_file: Option<PathBuf>,
+    /// PEM file of the certificate to show to the server
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CODER_CLIENT_TLS_CERT_FILE",
+        requires = "client_tls_key_file"
+    )]
+    pub(in crate::cli) client_tls_cert_file: Option<PathBuf>,
+    /// PEM file of that certificate's key
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CODER_CLIENT_TLS_KEY_FILE",
+        requires = "client_tls_cert_file"
+    )]
+    pub(in crate::cli) client_tls_key_file: Option<PathBuf>,
+}
+
+/// Which wire a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(in crate::cli) enum ServerKind {
+    /// Coder's: dRPC in a WebSocket
+    Coder,
+    /// That of `outpost server`: gRPC
+    Outpost,
+}
+
+/// What is said of the daemon's work, and where.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Logging")]
+pub(in crate::cli) struct LogArgs {
+    /// Also log what is of use for debugging
+    #[arg(long, short, env = "CODER_PROVISIONER_DAEMON_VERBOSE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean)]
+    pub(in crate::cli) verbose: bool,
+    /// Log lines of debugging whose module or message matches one of these regular expressions, as CSV
+    #[arg(
+        long,
+        value_name = "REGEX",
+        env = "CODER_PROVISIONER_DAEMON_LOG_FILTER"
+    )]
+    pub(in crate::cli) log_filter: Vec<Csv>,
+    /// File for lines that people read
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CODER_PROVISIONER_DAEMON_LOGGING_HUMAN",
+        default_value = "/dev/stderr"
+    )]
+    pub(in crate::cli) log_human: String,
+    /// File for lines in JSON
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CODER_PROVISIONER_DAEMON_LOGGING_JSON",
+        default_value = ""
+    )]
+    pub(in crate::cli) log_json: String,
+    /// File for lines in Stackdriver's form
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CODER_PROVISIONER_DAEMON_LOGGING_STACKDRIVER",
+        default_value = ""
+    )]
+    pub(in crate::cli) log_stackdriver: String,
+}
+
+/// What others can ask of a running daemon.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Metrics and health")]
+pub(in crate::cli) struct MetricsArgs {
+    /// Serve metrics for Prometheus
+    #[arg(long, env = "CODER_PROMETHEUS_ENABLE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean)]
+    pub(in crate::cli) prometheus_enable: bool,
+    /// Where metrics are served, under any path; /livez, /readyz and /status are there, too
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "CODER_PROMETHEUS_ADDRESS",
+        default_value = "127.0.0.1:2112"
+    )]
+    pub(in crate::cli) prometheus_address: ListenAddress,
+    /// Where /livez, /readyz, /status and /metrics are served, whether or not Prometheus is enabled
+    #[arg(long, value_name = "ADDRESS", env = "OUTPOST_HEALTH_ADDRESS")]
+    pub(in crate::cli) health_address: Option<ListenAddress>,
+    /// Whether builds are counted for each workspace
+    #[arg(
+        long,
+        value_name = "LABELS",
+        env = "OUTPOST_METRIC_LABELS",
+        default_value = "reference"
+    )]
+    pub(in crate::cli) metric_labels: MetricLabels,
+}
+
+impl MetricsArgs {
+    /// Which labels builds have.
+    pub(in crate::cli) fn labels(&self) -> Labels {
+        match self.metric_labels {
+            MetricLabels::Reference => Labels::PerWorkspace,
+            MetricLabels::Bounded => Labels::Bounded,
+        }
+    }
+}
+
+/// Which labels builds have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(in crate::cli) enum MetricLabels {
+    /// Names of workspaces and owners, as at Coder's daemon: a series for each workspace
+    Reference,
+    /// Without them
+    Bounded,
+}
+
+/// What Coder accepts and has no meaning here.
+#[derive(Debug, clap::Args)]
+struct IgnoredArgs {
+    #[arg(long, hide = true, env = "CODER_PROVISIONERD_POLL_INTERVAL")]
+    poll_interval: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_PROVISIONERD_POLL_JITTER")]
+    poll_jitter: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_EXPERIMENTS")]
+    experiments: Vec<Ignored>,
+    #[arg(long, hide = true, env = "CODER_NO_VERSION_WARNING", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    no_version_warning: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_NO_FEATURE_WARNING", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    no_feature_warning: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_USE_KEYRING", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    use_keyring: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_NO_OPEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    no_open: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_FORCE_TTY", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    force_tty: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_DISABLE_DIRECT_CONNECTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    disable_direct_connections: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_DISABLE_NETWORK_TELEMETRY", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    disable_network_telemetry: Option<Ignored>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    debug_http: Option<Ignored>,
+}

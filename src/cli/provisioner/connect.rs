@@ -1,0 +1,43 @@
+//! How the server is reached: trust, headers, certificates, proxies.
+
+use std::path::Path;
+
+use anyhow::Context;
+use url::Url;
+
+use super::args::ServerArgs;
+use crate::{
+    cli::{exit::UsageError, values::Csv},
+    net::{headers, http, proxy::Proxies, tls},
+};
+
+/// A client with everything that the options say of a server of Coder's.
+///
+/// # Errors
+/// If a header is none, or a file of certificates cannot be read.
+pub(in crate::cli) fn client(args: &ServerArgs, url: &Url) -> anyhow::Result<http::Client> {
+    let given = headers::parse(Csv::all(&args.header));
+    let given = given.map_err(|error| UsageError(format!("`--header`: {error}")))?;
+    let identity = args
+        .client_tls_cert_file
+        .clone()
+        .zip(args.client_tls_key_file.clone())
+        .map(|(certificate, key)| tls::Identity { certificate, key });
+    let trust = tls::Trust {
+        only: args.client_tls_ca_file.clone(),
+        extra: args.ca_file.iter().cloned().collect(),
+        identity,
+    };
+    Ok(http::Client::new(http::Config {
+        trust,
+        proxies: Proxies::from_env(),
+        headers: given,
+        header_command: args.header_command.clone(),
+        ..http::Config::new(url.clone())
+    })?)
+}
+
+/// Reads a file that an option names.
+pub(in crate::cli) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))
+}

@@ -1,0 +1,211 @@
+//! Whether a daemon lives, whether it can take jobs, and what it does: over HTTP, beside the metrics.
+
+mod disk;
+mod server;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+pub(in crate::cli) use self::disk::free_bytes;
+pub(super) use self::server::{Listener, serve};
+use crate::{
+    daemon::metrics::{Metrics, Snapshot},
+    observe::{BUILD, BuildInfo, metrics::Scrapes},
+    stop::Stop,
+    terraform::binary::Binary,
+};
+
+/// Time without an answer to a job's signs of life after which something is wrong; they come each second.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
+
+/// Bytes that a job needs for a template, its modules and a state, at the least.
+pub(super) const MIN_FREE_BYTES: u64 = 100 << 20;
+
+/// What the endpoints tell, asked anew each time.
+#[derive(Debug)]
+pub(super) struct Health {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) scrapes: Scrapes,
+    /// The daemons' names, and whether each is connected.
+    pub(super) slots: Vec<(String, watch::Receiver<bool>)>,
+    /// The engine, as soon as it has said who it is.
+    pub(super) engine: Arc<OnceLock<Binary>>,
+    pub(super) state_dir: PathBuf,
+    pub(super) started: Instant,
+    pub(super) stop: Stop,
+}
+
+/// `/status`.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    pub(super) ready: bool,
+    /// Why it is not.
+    pub(super) reasons: Vec<String>,
+    build: BuildInfo,
+    uptime_seconds: u64,
+    slots: Vec<Slot>,
+    jobs: Vec<Job>,
+    ended: Ended,
+    engine: Option<Engine>,
+    disk: Disk,
+    /// What the server said when it refused to hand out jobs.
+    refusal: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Slot {
+    name: String,
+    connected: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Job {
+    id: String,
+    kind: &'static str,
+    seconds: u64,
+    /// Time since the server last answered a sign of life of it.
+    heartbeat_age_seconds: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Ended {
+    success: u64,
+    failed: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Engine {
+    path: PathBuf,
+    version: String,
+    is_there: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Disk {
+    path: PathBuf,
+    /// `None` if it cannot be told.
+    free_bytes: Option<u64>,
+}
+
+impl Health {
+    /// Everything at this moment.
+    pub(super) fn status(&self) -> Status {
+        let (snapshot, now) = (self.metrics.snapshot(), Instant::now());
+        let slots = self.slots.iter().map(|(name, connected)| Slot {
+            name: name.clone(),
+            connected: *connected.borrow(),
+        });
+        let slots: Vec<Slot> = slots.collect();
+        let jobs = snapshot.running.iter().map(|(id, running)| Job {
+            id: id.to_string(),
+            kind: running.kind,
+            seconds: now.duration_since(running.since).as_secs(),
+            heartbeat_age_seconds: now.duration_since(running.answered).as_secs(),
+        });
+        let jobs: Vec<Job> = jobs.collect();
+        let engine = self.engine.get().map(|binary| Engine {
+            path: binary.path.clone(),
+            version: binary.version.to_string(),
+            is_there: binary.path.is_file(),
+        });
+        let disk = Disk {
+            path: self.state_dir.clone(),
+            free_bytes: free_bytes(&self.state_dir),
+        };
+        let mut reasons = Vec::new();
+        if self.stop.is_draining() {
+            reasons.push("stopping".to_owned());
+        }
+        let away = slots.iter().filter(|slot| !slot.connected);
+        reasons.extend(away.map(|slot| format!("{} is not connected", slot.name)));
+        reasons.extend(
+            snapshot
+                .refusal
+                .iter()
+                .map(|text| format!("refused: {text}")),
+        );
+        reasons.extend(jobs.iter().filter_map(silence));
+        reasons.extend(engine_problem(engine.as_ref()));
+        reasons.extend(disk_problem(&disk.path, disk.free_bytes));
+        Status {
+            ready: reasons.is_empty(),
+            reasons,
+            build: BUILD,
+            uptime_seconds: now.duration_since(self.started).as_secs(),
+            slots,
+            jobs,
+            ended: ended(&snapshot),
+            engine,
+            disk,
+            refusal: snapshot.refusal,
+        }
+    }
+}
+
+fn silence(job: &Job) -> Option<String> {
+    let age = job.heartbeat_age_seconds;
+    let is_long = age >= MAX_SILENCE.as_secs();
+    is_long.then(|| {
+        format!(
+            "the server has not answered about job {} for {age} s",
+            job.id
+        )
+    })
+}
+
+fn engine_problem(engine: Option<&Engine>) -> Option<String> {
+    match engine {
+        None => Some("the engine has not said who it is yet".to_owned()),
+        Some(engine) if !engine.is_there => {
+            Some(format!("engine {} is gone", engine.path.display()))
+        }
+        Some(_) => None,
+    }
+}
+
+/// What is wrong with the disk below `path`, if something is.
+pub(super) fn disk_problem(path: &Path, free_bytes: Option<u64>) -> Option<String> {
+    let free = free_bytes.filter(|free| *free < MIN_FREE_BYTES)?;
+    let free = free >> 20;
+    Some(format!("only {free} MiB are free below {}", path.display()))
+}
+
+fn ended(snapshot: &Snapshot) -> Ended {
+    let count = |succeeded| {
+        let jobs = &snapshot.totals.jobs;
+        jobs.get(&succeeded).map_or(0, |histogram| histogram.count)
+    };
+    Ended {
+        success: count(true),
+        failed: count(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_the_server_is_silent_about_and_a_full_disk_are_named() {
+        let job = |age| Job {
+            id: "j".to_owned(),
+            kind: "workspace_build",
+            seconds: 100,
+            heartbeat_age_seconds: age,
+        };
+
+        assert_eq!(silence(&job(59)), None);
+        assert!(silence(&job(60)).unwrap().contains("job j for 60 s"));
+        let path = Path::new("/state");
+        assert_eq!(disk_problem(path, Some(MIN_FREE_BYTES)), None);
+        assert_eq!(disk_problem(path, None), None);
+        let problem = disk_problem(path, Some(5 << 20)).unwrap();
+        assert_eq!(problem, "only 5 MiB are free below /state");
+    }
+}

@@ -1,0 +1,126 @@
+//! The daemons of a process, as their server sees them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Context as _;
+use url::Url;
+
+use super::{
+    account,
+    args::{ServerArgs, ServerKind, Start},
+    connect,
+    credential::Given,
+};
+use crate::{
+    cli::exit::UsageError,
+    provision::JobSource,
+    stop::Stop,
+    transport::{
+        auth::{Credential, CredentialSource},
+        coder::{self, CoderSource},
+        grpc::{self, GrpcSource},
+    },
+};
+
+/// The server, and as whom to come.
+pub(super) struct Target {
+    pub(super) url: Url,
+    pub(super) name: String,
+    pub(super) tags: BTreeMap<String, String>,
+    pub(super) credentials: Arc<Given>,
+}
+
+/// One name for each job at a time, as ownership of a job hangs on the name.
+pub(super) fn names(args: &Start, name: &str) -> Vec<String> {
+    let numbers = 1..=args.jobs.max(1);
+    let name = |number| match number {
+        1 => name.to_owned(),
+        number => format!("{name}-{number}"),
+    };
+    numbers.map(name).collect()
+}
+
+/// One daemon for each name. `None` if `stop` came before the server had said which organization they are for.
+///
+/// # Errors
+/// If an option cannot be used, or the server does not know the user.
+pub(super) async fn all(
+    args: &Start,
+    target: &Target,
+    credential: &Credential,
+    stop: &Stop,
+) -> anyhow::Result<Option<Vec<Arc<dyn JobSource>>>> {
+    match args.server.kind {
+        ServerKind::Outpost => ours(args, target).map(Some),
+        ServerKind::Coder => coders(args, target, credential, stop).await,
+    }
+}
+
+fn ours(args: &Start, target: &Target) -> anyhow::Result<Vec<Arc<dyn JobSource>>> {
+    refuse_coders_options(&args.server)?;
+    let authorities = args.server.ca_file.iter();
+    let authorities = authorities.map(|path| connect::read(path));
+    let authorities: Vec<_> = authorities.collect::<Result<_, _>>()?;
+    let source = |name| -> Arc<dyn JobSource> {
+        let one = grpc::Target {
+            url: target.url.clone(),
+            name,
+            tags: target.tags.clone(),
+            ca_certificates: authorities.clone(),
+        };
+        Arc::new(GrpcSource::new(one, credentials(target)))
+    };
+    Ok(names(args, &target.name).into_iter().map(source).collect())
+}
+
+/// What would do nothing is not accepted.
+fn refuse_coders_options(args: &ServerArgs) -> Result<(), UsageError> {
+    let given = [
+        ("--header", !args.header.is_empty()),
+        ("--header-command", args.header_command.is_some()),
+        ("--client-tls-ca-file", args.client_tls_ca_file.is_some()),
+        (
+            "--client-tls-cert-file",
+            args.client_tls_cert_file.is_some(),
+        ),
+        ("--org", args.org.is_some()),
+    ];
+    match given.iter().find(|(_, is_given)| *is_given) {
+        Some((option, _)) => Err(UsageError(format!("`{option}` needs `--server coder`"))),
+        None => Ok(()),
+    }
+}
+
+async fn coders(
+    args: &Start,
+    target: &Target,
+    credential: &Credential,
+    stop: &Stop,
+) -> anyhow::Result<Option<Vec<Arc<dyn JobSource>>>> {
+    let client = connect::client(&args.server, &target.url)?;
+    // A command that cannot work is told at once, and not at every dial.
+    client.headers().await.context("`--header-command`")?;
+    let organization = match credential {
+        Credential::SessionToken(token) => {
+            let named = args.server.org.as_deref();
+            let found = account::organization(&client, token, named, stop).await?;
+            let Some(found) = found else { return Ok(None) };
+            Some(found)
+        }
+        Credential::Psk(_) | Credential::Key(_) => None,
+    };
+    let source = |name| -> Arc<dyn JobSource> {
+        let one = coder::Target {
+            organization: organization.clone(),
+            name,
+            tags: target.tags.clone(),
+        };
+        Arc::new(CoderSource::new(client.clone(), one, credentials(target)))
+    };
+    let names = names(args, &target.name).into_iter();
+    Ok(Some(names.map(source).collect()))
+}
+
+fn credentials(target: &Target) -> Arc<dyn CredentialSource> {
+    target.credentials.clone()
+}

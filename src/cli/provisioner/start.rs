@@ -1,0 +1,353 @@
+//! `outpost provisioner start`: from options to a daemon at work.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use tracing::{error, info, warn};
+use url::Url;
+
+use super::{
+    args::{MetricsArgs, ServerArgs, ServerKind, Start},
+    connect, contact,
+    credential::{self, Given, Kind},
+    health::{self, Health, Listener},
+    sources::{self, Target},
+    systemd::Systemd,
+};
+use crate::{
+    cli::{
+        engine::own_dir,
+        exit::{Forced, Hint as _, UsageError},
+        isolation::Guarded,
+        server::daemon_config,
+        values::Csv,
+    },
+    daemon::{self, metrics::Metrics},
+    observe::metrics::Scrapes,
+    stop::Stop,
+    transport::auth::CredentialSource as _,
+};
+
+/// The tag that decides whose jobs a daemon takes.
+const SCOPE: &str = "scope";
+
+/// Runs a daemon until `stop` asks it to end, or its jobs are done.
+///
+/// # Errors
+/// If it cannot start, or the server refuses it.
+pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
+    let directory = config_directory(&args.server);
+    let url = server_url(&args.server, directory.as_deref())?;
+    let credentials = credentials_directory();
+    let given = Given::choose(&args.server, credentials.as_deref(), directory.as_deref())?;
+    let mut tags = tags(&args.tag)?;
+    check(&args.server, &given, &tags)?;
+    let name = daemon_name(args.name.clone())?;
+    let credential = given.credential().map_err(UsageError)?;
+    for option in credential::exposed(std::env::args_os()) {
+        warn!(
+            "everybody on this machine can read the value of `{option}`: give {option}-file or the environment"
+        );
+    }
+    if tags.is_empty() && given.kind != Kind::Key {
+        info!("note: untagged provisioners can only pick up jobs from untagged templates");
+    }
+    let shown = serde_json::to_string(&tags)?;
+    if args.server.kind == ServerKind::Coder {
+        scope(&mut tags, given.kind);
+    }
+    let state_dir = state_dir(args.state_dir.as_deref())?;
+    let metrics = Arc::new(Metrics::new(args.metrics.labels()));
+    info!(tags = shown, name, "starting provisioner daemon");
+    let target = Target {
+        url,
+        name,
+        tags,
+        credentials: Arc::new(given),
+    };
+    let Some(sources) = sources::all(&args, &target, &credential, &stop).await? else {
+        return Ok(());
+    };
+    let engine = Arc::new(OnceLock::new());
+    let names = sources::names(&args, &target.name)
+        .into_iter()
+        .zip(&sources);
+    let health = Health {
+        metrics: Arc::clone(&metrics),
+        scrapes: Scrapes::default(),
+        slots: names
+            .filter_map(|(name, source)| Some((name, source.connected()?)))
+            .collect(),
+        engine: Arc::clone(&engine),
+        state_dir: state_dir.clone(),
+        started: Instant::now(),
+        stop: stop.clone(),
+    };
+    listen(&args.metrics, Arc::new(health)).await?;
+    let systemd = Systemd::from_environment().map(Arc::new);
+    if let Some(systemd) = systemd.clone() {
+        let stop = stop.clone();
+        tokio::spawn(async move { systemd.watch(&stop).await });
+    }
+    if let Some(grace) = args.grace_period {
+        cancel_after(grace.into(), stop.clone());
+    }
+    let guarded = Guarded {
+        jobs: args.jobs.into(),
+        hidden: hidden(&args.server, credentials, directory, &state_dir),
+    };
+    let find = async {
+        let (work_dir, provider) = (state_dir.join("sessions"), args.coder_provider);
+        let ca_file = args.server.ca_file.as_deref();
+        let found = args
+            .engine
+            .find(provider, work_dir, guarded, ca_file, &stop);
+        let (provisioner, binary) = found.await?;
+        // Nobody else sets it.
+        let _ = engine.set(binary);
+        anyhow::Ok(provisioner)
+    };
+    // The engine says who it is while the server is dialled.
+    let begun = tokio::try_join!(find, contact::first(&sources, &target.url, &stop));
+    let provisioner = match begun {
+        Ok((provisioner, ())) => provisioner,
+        Err(_) if stop.is_killed() => return Err(Forced.into()),
+        Err(_) if stop.is_draining() => return Ok(()), // What was interrupted is no failure.
+        Err(error) => return Err(error),
+    };
+    if let Some(systemd) = &systemd {
+        systemd.ready();
+    }
+    let config = daemon::Config {
+        max_jobs: if args.once { Some(1) } else { args.max_jobs },
+        metrics,
+        secrets: vec![credential.secret().clone()],
+        ..daemon_config(state_dir)
+    };
+    daemon::run(config, sources, provisioner, stop.clone()).await?;
+    if stop.is_killed() {
+        return Err(Forced.into());
+    }
+    Ok(())
+}
+
+/// Opens the ports for metrics and health. As at Coder's daemon, one for metrics that cannot be opened is no reason
+/// to end; one that was asked for health is.
+async fn listen(args: &MetricsArgs, health: Arc<Health>) -> anyhow::Result<()> {
+    if args.prometheus_enable {
+        match Listener::bind(&args.prometheus_address, true).await {
+            Ok(listener) => {
+                let address = listener.address()?.to_string();
+                info!(address, "starting Prometheus endpoint");
+                tokio::spawn(health::serve(listener, Arc::clone(&health)));
+            }
+            Err(error) => {
+                let address = args.prometheus_address.to_string();
+                error!(%error, address, "failed to listen for Prometheus");
+            }
+        }
+    }
+    if let Some(address) = &args.health_address {
+        let failed = || format!("failed to listen at `{address}`");
+        let listener = Listener::bind(address, false).await.with_context(failed)?;
+        let address = listener.address()?.to_string();
+        info!(address, "starting health endpoint");
+        tokio::spawn(health::serve(listener, health));
+    }
+    Ok(())
+}
+
+/// The directory for what must outlive a crash.
+///
+/// # Errors
+/// If none is given and there is no home directory.
+pub(in crate::cli) fn state_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match given {
+        Some(path) => Ok(std::path::absolute(path)?),
+        None => own_dir("STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state"),
+    }
+}
+
+/// Where systemd puts the credentials of a unit.
+pub(in crate::cli) fn credentials_directory() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
+/// What no job may see.
+fn hidden(
+    args: &ServerArgs,
+    credentials: Option<PathBuf>,
+    login: Option<PathBuf>,
+    state_dir: &Path,
+) -> Vec<PathBuf> {
+    let files = [
+        &args.psk_file,
+        &args.key_file,
+        &args.token_file,
+        &args.client_tls_key_file,
+    ];
+    let files = files.into_iter().flatten().cloned();
+    let found = [credentials, login.map(|login| login.join("session"))];
+    let found = found.into_iter().flatten().filter(|path| path.exists());
+    files.chain(found).chain([state_dir.to_owned()]).collect()
+}
+
+/// Where `coder login` leaves what it learned.
+pub(in crate::cli) fn config_directory(args: &ServerArgs) -> Option<PathBuf> {
+    let default = || {
+        let base = std::env::var_os("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .or_else(|| std::env::home_dir().map(|home| home.join(".config")));
+        base.map(|base| base.join("coderv2"))
+    };
+    args.global_config.clone().or_else(default)
+}
+
+/// The server that the options name, else the one of `coder login`.
+///
+/// # Errors
+/// If there is none.
+pub(in crate::cli) fn server_url(
+    args: &ServerArgs,
+    directory: Option<&Path>,
+) -> anyhow::Result<Url> {
+    if let Some(url) = &args.url {
+        return Ok(url.clone());
+    }
+    let path = directory.map(|directory| directory.join("url"));
+    let Some(path) = path.filter(|path| path.is_file()) else {
+        let missing = UsageError("no server is given".to_owned());
+        return Err(missing).hint("name one with `--url` or CODER_URL");
+    };
+    let text = String::from_utf8_lossy(&connect::read(&path)?).into_owned();
+    let url = Url::parse(text.trim());
+    Ok(url.map_err(|error| UsageError(format!("`{}` has no URL: {error}", path.display())))?)
+}
+
+/// The tags of all lists.
+///
+/// # Errors
+/// If one is not `name=value`.
+pub(in crate::cli) fn tags(lists: &[Csv]) -> Result<BTreeMap<String, String>, UsageError> {
+    Csv::all(lists)
+        .map(|text| match text.split_once('=') {
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => Err(UsageError(format!(
+                "invalid tag format for {text:?}. must be key=value"
+            ))),
+        })
+        .collect()
+}
+
+fn check(
+    args: &ServerArgs,
+    given: &Given,
+    tags: &BTreeMap<String, String>,
+) -> Result<(), UsageError> {
+    let text = match given.kind {
+        Kind::Psk | Kind::Key if args.org.is_some() => {
+            "cannot provide --org value with --psk or --key flags"
+        }
+        Kind::Key if !tags.is_empty() => "cannot provide tags when using provisioner key",
+        Kind::Psk | Kind::Key | Kind::Token => return Ok(()),
+    };
+    Err(UsageError(text.to_owned()))
+}
+
+/// Sets the scope that goes with a credential, as Coder's daemon does.
+fn scope(tags: &mut BTreeMap<String, String>, kind: Kind) {
+    match kind {
+        Kind::Psk => {
+            info!("psk automatically sets tag scope=organization");
+            tags.insert(SCOPE.to_owned(), "organization".to_owned());
+        }
+        Kind::Key => {
+            info!("provisioner key auth automatically sets tag scope empty");
+            tags.remove(SCOPE);
+        }
+        Kind::Token => {}
+    }
+}
+
+fn daemon_name(given: Option<String>) -> Result<String, UsageError> {
+    let name = given.unwrap_or_else(host_name);
+    let is_good = (2..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    match is_good {
+        true => Ok(name),
+        false => Err(UsageError(format!(
+            "`{name}` cannot be a daemon's name: 2 to 63 letters, digits and inner hyphens are needed"
+        ))),
+    }
+}
+
+/// The first part of the host's name in lower case.
+fn host_name() -> String {
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    let name = name.unwrap_or_default().to_lowercase();
+    match name.split('.').next() {
+        Some(first) if !first.is_empty() => first.to_owned(),
+        _ => "localhost".to_owned(),
+    }
+}
+
+/// Cancels what still runs `grace` after the daemon was asked to end.
+fn cancel_after(grace: std::time::Duration, stop: Stop) {
+    tokio::spawn(async move {
+        stop.draining().await;
+        tokio::time::sleep(grace).await;
+        warn!(
+            ?grace,
+            "jobs still run after the grace period, cancelling them"
+        );
+        stop.cancel();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grace_period_begins_with_the_drain_and_ends_with_a_cancel() {
+        let (stop, grace) = (Stop::new(), Duration::from_secs(60));
+        cancel_after(grace, stop.clone());
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(!stop.is_cancelled());
+
+        stop.drain();
+        let drained = tokio::time::Instant::now();
+        stop.cancelled().await;
+
+        assert_eq!(drained.elapsed(), grace);
+        assert!(!stop.is_killed());
+    }
+
+    #[test]
+    fn a_psk_is_for_the_organization_and_a_key_has_its_own_tags() {
+        let given = || BTreeMap::from([(SCOPE.to_owned(), "user".to_owned())]);
+        let scoped = |kind| {
+            let mut tags = given();
+            scope(&mut tags, kind);
+            tags.remove(SCOPE)
+        };
+
+        assert_eq!(scoped(Kind::Psk).as_deref(), Some("organization"));
+        assert_eq!(scoped(Kind::Key), None);
+        assert_eq!(scoped(Kind::Token).as_deref(), Some("user"));
+    }
+}

@@ -1,0 +1,150 @@
+//! Values of options as Coder's command line takes them.
+
+use std::{convert::Infallible, fmt, str::FromStr};
+
+/// A list as CSV; the option may come several times, and every time adds to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Csv(Vec<String>);
+
+impl Csv {
+    /// The entries of all lists, in order.
+    pub(super) fn all(lists: &[Self]) -> impl Iterator<Item = &str> {
+        lists.iter().flat_map(|list| &list.0).map(String::as_str)
+    }
+}
+
+impl FromStr for Csv {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (mut fields, mut rest) = (Vec::new(), text);
+        while !rest.is_empty() {
+            let (field, behind) = match rest.strip_prefix('"') {
+                Some(quoted) => unquote(quoted)?,
+                None => match rest.split_once(',') {
+                    Some((field, behind)) => (field.to_owned(), Some(behind)),
+                    None => (rest.to_owned(), None),
+                },
+            };
+            fields.push(field);
+            rest = behind.unwrap_or_default();
+        }
+        Ok(Self(fields))
+    }
+}
+
+/// A field up to its closing quote, where `""` stands for one quote, and what follows the comma.
+fn unquote(text: &str) -> Result<(String, Option<&str>), String> {
+    let (mut field, mut rest) = (String::new(), text);
+    loop {
+        let (piece, behind) = rest.split_once('"').ok_or("a quote is not closed")?;
+        field.push_str(piece);
+        match behind.chars().next() {
+            Some('"') => {
+                field.push('"');
+                rest = &behind[1..];
+            }
+            Some(',') => return Ok((field, Some(&behind[1..]))),
+            None => return Ok((field, None)),
+            Some(_) => return Err("a comma must follow a closing quote".to_owned()),
+        }
+    }
+}
+
+/// `true` or `false` in all the ways that Go reads.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected `true` or `false`".to_owned()),
+    }
+}
+
+/// `host:port` to listen at. Without a host it is every address of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ListenAddress {
+    /// A name or an address, without brackets.
+    pub(super) host: String,
+    /// 0 for any that is free.
+    pub(super) port: u16,
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || "expected `host:port`".to_owned();
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let host = match bare {
+            Some(host) => host,
+            None if host.contains(':') => return Err(wrong()),
+            None if host.is_empty() => "::",
+            None => host,
+        };
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            write!(f, "[{host}]:{port}")
+        } else {
+            write!(f, "{host}:{port}")
+        }
+    }
+}
+
+/// A value that is accepted, so that a command line stays what it was, and means nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ignored;
+
+impl FromStr for Ignored {
+    type Err = Infallible;
+
+    fn from_str(_: &str) -> Result<Self, Self::Err> {
+        Ok(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn csv(text: &str) -> Result<Vec<String>, String> {
+        text.parse().map(|Csv(fields)| fields)
+    }
+
+    #[test]
+    fn a_list_is_csv_with_quotes() {
+        assert_eq!(csv("a=b,c=d").unwrap(), ["a=b", "c=d"]);
+        assert_eq!(
+            csv(r#""a=b,c","d=""e""",f"#).unwrap(),
+            ["a=b,c", r#"d="e""#, "f"]
+        );
+        assert_eq!(csv("").unwrap(), [""; 0]);
+        assert!(csv(r#""a"#).is_err());
+        assert!(csv(r#""a"b"#).is_err());
+    }
+
+    #[test]
+    fn an_address_needs_a_port_and_may_lack_a_host() {
+        let shown = |text: &str| text.parse::<ListenAddress>().map(|it| it.to_string());
+
+        assert_eq!(shown("127.0.0.1:2112").unwrap(), "127.0.0.1:2112");
+        assert_eq!(shown("localhost:1").unwrap(), "localhost:1");
+        assert_eq!(shown("[::1]:0").unwrap(), "[::1]:0");
+        assert_eq!(shown(":2112").unwrap(), "[::]:2112");
+        assert!(shown("::1:2112").is_err());
+        assert!(shown("localhost").is_err());
+        assert!(shown("localhost:http").is_err());
+    }
+}
