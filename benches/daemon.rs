@@ -91,7 +91,7 @@ async fn idle(slots: usize) -> anyhow::Result<Idle> {
         .arg(&psk_file)
         .arg("--state-dir")
         .arg(state.path().join("state"))
-        .arg("--jobs")
+        .arg("--concurrency")
         .arg(slots.to_string())
         .env_remove("TF_CLI_CONFIG_FILE")
         .stdout(Stdio::null())

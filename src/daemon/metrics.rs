@@ -123,7 +123,8 @@ impl Metrics {
         }
     }
 
-    pub(super) fn set_slots(&self, slots: usize) {
+    /// Notes how many jobs can run at a time.
+    pub fn set_slots(&self, slots: usize) {
         self.counts().slots = slots;
     }
 

@@ -144,8 +144,8 @@ fn a_mistake_in_the_file_is_named_with_its_line() {
             ":3: unknown key `provisioner.naem`, did you mean `provisioner.name`?",
         ),
         (
-            "[provisioner]\njobs = \"many\"\n",
-            ":2: `provisioner.jobs`: invalid value `many`: ",
+            "[provisioner]\nconcurrency = \"many\"\n",
+            ":2: `provisioner.concurrency`: invalid value `many`: ",
         ),
         (
             "[server]\n\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n",
@@ -197,7 +197,7 @@ fn a_secret_in_a_file_that_others_can_read_is_refused_and_not_shown() {
 #[test]
 fn a_flag_counts_more_than_the_environment_and_that_more_than_the_file() {
     let (_directory, path) =
-        config("[provisioner]\nname = \"of-the-file\"\njobs = 3\npsk = \"hunter2\"\n");
+        config("[provisioner]\nname = \"of-the-file\"\nconcurrency = 3\npsk = \"hunter2\"\n");
     let show = |environment: &[(&str, &str)], arguments: &[&str]| {
         let mut command = outpost();
         command.envs(environment.iter().copied());
@@ -227,7 +227,7 @@ fn a_flag_counts_more_than_the_environment_and_that_more_than_the_file() {
         (r#"["[redacted]"]"#.into(), format!("{path}:4"))
     );
     assert_eq!(
-        file("provisioner.jobs"),
+        file("provisioner.concurrency"),
         (r#"["3"]"#.into(), format!("{path}:3"))
     );
     assert_eq!(

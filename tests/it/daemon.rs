@@ -499,6 +499,7 @@ fn a_cancelled_build_stops_its_engine_and_leaves_its_state_and_its_log() {
         [
             "Setting up",
             "Initializing Terraform Directory",
+            "Commit quota",
             "Starting workspace",
             "Cleaning Up"
         ]

@@ -138,6 +138,8 @@ fn the_image_starts_what_the_chart_starts() {
     assert_eq!(entry, ["/opt/coder"]);
     let command = [entry, list("CMD ")].concat();
     assert_parses(command.iter().map(String::as_str));
+    // What Coder's chart has as its default.
+    assert_parses(["/opt/coder", "provisionerd", "start"].into_iter());
     assert!(
         containerfile.contains("\nUSER 1000:1000\n"),
         "the chart runs it as user 1000"
@@ -195,11 +197,22 @@ fn the_stateful_set_keeps_its_state_on_a_volume_that_outlives_pods() {
 }
 
 #[test]
-fn alerts_and_dashboard_can_be_read() {
+fn alerts_and_dashboard_name_only_metrics_that_a_daemon_has() {
     let rules = yaml("prometheus/alerts.yaml");
     let alerts = rules["groups"][0]["rules"].as_vec().unwrap();
     assert!(alerts.len() >= 4 && alerts.iter().all(|rule| rule["expr"].as_str().is_some()));
     let dashboard: serde_json::Value =
         serde_json::from_str(&read("grafana/provisioners.json")).unwrap();
     assert!(dashboard["panels"].as_array().unwrap().len() >= 8);
+
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/observe/metrics.rs");
+    let known = matches(r"\bcoderd_[a-z_]+", &fs::read_to_string(source).unwrap());
+    for (path, text) in files() {
+        for name in matches(r"\bcoderd_[a-z_]+", &text) {
+            let series = ["_bucket", "_count", "_sum"];
+            let family = series.iter().find_map(|suffix| name.strip_suffix(suffix));
+            let family = family.unwrap_or(&name);
+            assert!(known.contains(family), "{}: {name}", path.display());
+        }
+    }
 }

@@ -22,6 +22,7 @@ mod fuzz;
 mod go_daemon;
 mod interop;
 mod isolation;
+mod kill_matrix;
 mod layers;
 mod plugin;
 mod proto_fresh;

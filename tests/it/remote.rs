@@ -229,7 +229,7 @@ fn a_daemon_with_a_wrong_key_ends_with_one_error_that_says_so() {
     let output = server.daemon("one", &wrong, &[]).output().unwrap();
 
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(output.status.code(), Some(77), "{stderr}");
     assert!(
         stderr.contains("error: cannot take jobs: server does not accept the credentials"),
         "{stderr}"

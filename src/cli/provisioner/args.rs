@@ -9,7 +9,7 @@ use crate::{
         engine::{CoderProvider, EngineArgs},
         values::{self, Csv, Ignored, ListenAddress},
     },
-    daemon::metrics::Labels,
+    daemon::{Concurrency, metrics::Labels},
     secret::Secret,
 };
 
@@ -42,10 +42,16 @@ pub(in crate::cli) struct Start {
     /// Directory for what must outlive a crash, and for sessions [default: $STATE_DIRECTORY or ~/.local/state/outpost]
     #[arg(long, value_name = "DIR", env = "OUTPOST_STATE_DIR")]
     pub(in crate::cli) state_dir: Option<PathBuf>,
-    /// How many jobs to run at a time, each as a daemon of its own name
-    #[arg(long, value_name = "COUNT", env = "OUTPOST_JOBS", default_value_t = 1)]
-    pub(in crate::cli) jobs: u16,
-    /// End after so many jobs of each
+    /// How many jobs to run at a time, each as a daemon of its own name; `auto` for what memory and cores allow
+    #[arg(
+        long,
+        alias = "jobs",
+        value_name = "COUNT",
+        env = "OUTPOST_CONCURRENCY",
+        default_value_t = Concurrency::Fixed(1)
+    )]
+    pub(in crate::cli) concurrency: Concurrency,
+    /// End after so many jobs
     #[arg(
         long,
         value_name = "COUNT",
@@ -53,7 +59,7 @@ pub(in crate::cli) struct Start {
         conflicts_with = "once"
     )]
     pub(in crate::cli) max_jobs: Option<usize>,
-    /// End after one job of each
+    /// End after one job
     #[arg(long, env = "OUTPOST_ONCE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean)]
     pub(in crate::cli) once: bool,
     /// Time that running jobs have to finish after SIGTERM before they are cancelled [default: no limit]

@@ -1,6 +1,6 @@
 //! The daemons of a process, as their server sees them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, num::NonZero, sync::Arc};
 
 use anyhow::Context as _;
 use url::Url;
@@ -13,6 +13,8 @@ use super::{
 };
 use crate::{
     cli::exit::UsageError,
+    daemon::{Concurrency, slot_name},
+    process::memory,
     provision::JobSource,
     stop::Stop,
     transport::{
@@ -25,19 +27,17 @@ use crate::{
 /// The server, and as whom to come.
 pub(super) struct Target {
     pub(super) url: Url,
-    pub(super) name: String,
+    /// One for each daemon.
+    pub(super) names: Vec<String>,
     pub(super) tags: BTreeMap<String, String>,
     pub(super) credentials: Arc<Given>,
 }
 
 /// One name for each job at a time, as ownership of a job hangs on the name.
-pub(super) fn names(args: &Start, name: &str) -> Vec<String> {
-    let numbers = 1..=args.jobs.max(1);
-    let name = |number| match number {
-        1 => name.to_owned(),
-        number => format!("{name}-{number}"),
-    };
-    numbers.map(name).collect()
+pub(super) fn names(concurrency: Concurrency, name: &str) -> Vec<String> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let slots = concurrency.slots(memory::available().unwrap_or_default(), cores);
+    (0..slots).map(|slot| slot_name(name, slot)).collect()
 }
 
 /// One daemon for each name. `None` if `stop` came before the server had said which organization they are for.
@@ -70,7 +70,7 @@ fn ours(args: &Start, target: &Target) -> anyhow::Result<Vec<Arc<dyn JobSource>>
         };
         Arc::new(GrpcSource::new(one, credentials(target)))
     };
-    Ok(names(args, &target.name).into_iter().map(source).collect())
+    Ok(target.names.iter().cloned().map(source).collect())
 }
 
 /// What would do nothing is not accepted.
@@ -117,7 +117,7 @@ async fn coders(
         };
         Arc::new(CoderSource::new(client.clone(), one, credentials(target)))
     };
-    let names = names(args, &target.name).into_iter();
+    let names = target.names.iter().cloned();
     Ok(Some(names.map(source).collect()))
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -27,8 +27,9 @@ use crate::{
         server::daemon_config,
         values::Csv,
     },
-    daemon::{self, metrics::Metrics},
+    daemon::{self, Capacity, Concurrency, metrics::Metrics},
     observe::metrics::Scrapes,
+    process::memory,
     stop::Stop,
     transport::auth::CredentialSource as _,
 };
@@ -64,9 +65,11 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     let state_dir = state_dir(args.state_dir.as_deref())?;
     let metrics = Arc::new(Metrics::new(args.metrics.labels()));
     info!(tags = shown, name, "starting provisioner daemon");
+    let names = sources::names(args.concurrency, &name);
+    metrics.set_slots(names.len());
     let target = Target {
         url,
-        name,
+        names,
         tags,
         credentials: Arc::new(given),
     };
@@ -74,9 +77,7 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
         return Ok(());
     };
     let engine = Arc::new(OnceLock::new());
-    let names = sources::names(&args, &target.name)
-        .into_iter()
-        .zip(&sources);
+    let names = target.names.iter().cloned().zip(&sources);
     let health = Health {
         metrics: Arc::clone(&metrics),
         scrapes: Scrapes::default(),
@@ -94,11 +95,8 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
         let stop = stop.clone();
         tokio::spawn(async move { systemd.watch(&stop).await });
     }
-    if let Some(grace) = args.grace_period {
-        cancel_after(grace.into(), stop.clone());
-    }
     let guarded = Guarded {
-        jobs: args.jobs.into(),
+        jobs: target.names.len(),
         hidden: hidden(&args.server, credentials, directory, &state_dir),
     };
     let find = async {
@@ -125,6 +123,8 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     }
     let config = daemon::Config {
         max_jobs: if args.once { Some(1) } else { args.max_jobs },
+        grace_period: args.grace_period.map(Duration::from),
+        capacity: capacity(args.concurrency),
         metrics,
         secrets: vec![credential.secret().clone()],
         ..daemon_config(state_dir)
@@ -303,39 +303,17 @@ fn host_name() -> String {
     }
 }
 
-/// Cancels what still runs `grace` after the daemon was asked to end.
-fn cancel_after(grace: std::time::Duration, stop: Stop) {
-    tokio::spawn(async move {
-        stop.draining().await;
-        tokio::time::sleep(grace).await;
-        warn!(
-            ?grace,
-            "jobs still run after the grace period, cancelling them"
-        );
-        stop.cancel();
-    });
+/// What memory jobs may have together. A single job may have what there is, as at Coder's daemon.
+fn capacity(concurrency: Concurrency) -> Option<Capacity> {
+    let is_single = concurrency == Concurrency::Fixed(1);
+    memory::available()
+        .filter(|_| !is_single)
+        .map(Capacity::new)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_grace_period_begins_with_the_drain_and_ends_with_a_cancel() {
-        let (stop, grace) = (Stop::new(), Duration::from_secs(60));
-        cancel_after(grace, stop.clone());
-        tokio::time::sleep(Duration::from_secs(600)).await;
-        assert!(!stop.is_cancelled());
-
-        stop.drain();
-        let drained = tokio::time::Instant::now();
-        stop.cancelled().await;
-
-        assert_eq!(drained.elapsed(), grace);
-        assert!(!stop.is_killed());
-    }
 
     #[test]
     fn a_psk_is_for_the_organization_and_a_key_has_its_own_tags() {

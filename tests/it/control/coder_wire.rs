@@ -336,7 +336,7 @@ async fn a_daemon_that_stops_waiting_leaves_the_job_to_the_next_one() {
     let mut lab = Lab::start(Storage::Memory).await;
     let (first, second) = (lab.coder_daemon("first"), lab.coder_daemon("second"));
     let stop = Stop::new();
-    let (stopped, waiting) = (stop.clone(), first.connected());
+    let (stopped, waiting) = (stop.clone(), first.connected().unwrap());
     let waits = tokio::spawn(async move { first.acquire(&stopped).await });
     waiting
         .clone()
@@ -490,7 +490,7 @@ async fn a_person_may_serve_their_own_jobs_and_an_administrator_everybodys() {
     );
     let own = coder_source(url, "own", ann, &[("scope", "user")]);
     let stop = Stop::new();
-    let (waits, own_stop) = (own.connected(), stop.clone());
+    let (waits, own_stop) = (own.connected().unwrap(), stop.clone());
     let waiting = tokio::spawn(async move { own.acquire(&own_stop).await });
     waits
         .clone()
@@ -518,7 +518,7 @@ async fn a_server_that_stops_lets_its_daemons_go() {
     config.limits.shutdown = Duration::from_secs(60);
     let lab = Lab::with(config).await;
     let daemon = lab.coder_daemon("one");
-    let connected = daemon.connected();
+    let connected = daemon.connected().unwrap();
     let waiting = tokio::spawn(async move { daemon.acquire(&Stop::new()).await });
     connected
         .clone()

@@ -11,7 +11,9 @@ use super::{
 
 /// An agent, an app, a parameter, a variable, and a resource that takes as long as it is told.
 pub(super) const TEMPLATE: &str = r#"
-terraform { required_providers { coder = { source = "coder/coder" } } }
+terraform {
+  required_providers { coder = { source = "coder/coder" } }
+}
 data "coder_workspace" "me" {}
 data "coder_workspace_owner" "me" {}
 data "coder_parameter" "seconds" {
