@@ -133,7 +133,11 @@ impl Turn {
 
     /// Whether the job may begin right now; if so, it counts as running.
     pub(super) fn try_begin(&self) -> bool {
-        self.gate.admission().try_begin(self.slot)
+        let has_begun = self.gate.admission().try_begin(self.slot);
+        if has_begun {
+            self.gate.changed.notify_waiters(); // Whoever came after it may have waited for this.
+        }
+        has_begun
     }
 
     /// Waits until the job may begin.

@@ -18,7 +18,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Barrier,
+    time::{Instant, sleep},
+};
 use uuid::Uuid;
 
 use super::{journal::Entry, *};
@@ -223,6 +226,8 @@ struct Engine {
     measures: usize,
     /// Bytes of the state, 0 for a small one.
     state_bytes: usize,
+    /// Where an apply waits for others.
+    meets: Option<Arc<Barrier>>,
     /// Bytes that it has while it applies.
     memory: u64,
     measure: Memory,
@@ -333,6 +338,9 @@ impl Session for Engine {
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_running.fetch_max(running, Ordering::SeqCst);
         let _counted = counted(&self.running);
+        if let Some(others) = &self.meets {
+            others.wait().await;
+        }
         if self.memory > 0 {
             self.measure.note(self.memory);
         }

@@ -42,13 +42,22 @@ fn applying(time: u64, memory: u64) -> Engine {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn each_slot_ends_its_jobs() {
-    let (server, engine) = (with_jobs(4), applying(60, 0));
+#[tokio::test]
+async fn slots_run_jobs_side_by_side() {
+    let server = with_jobs(4);
+    let engine = Engine {
+        meets: Some(Arc::new(Barrier::new(4))),
+        ..Engine::default()
+    };
 
-    let (summary, _) = run_many(&server, &engine, 4, |_| {}).await;
+    let ran = timeout(
+        Duration::from_secs(60),
+        run_many(&server, &engine, 4, |_| {}),
+    );
 
+    let (summary, _) = ran.await.expect("each apply meets the others");
     assert_eq!(counts(&summary), (4, 0, 0));
+    assert_eq!(engine.most_running.load(Ordering::SeqCst), 4);
 }
 
 #[tokio::test(start_paused = true)]
