@@ -537,8 +537,4 @@ pub trait ProviderPackages: Send + Sync {
     /// # Errors
     /// If they cannot be written.
     fn mirror(&self, locked: Option<&semver::Version>) -> std::io::Result<std::path::PathBuf>;
-
-    /// Where an engine may keep packages it unpacks beside ours. It must share this directory with no engine that
-    /// gets the provider from a registry: a cache knows a package by its version only.
-    fn plugin_cache(&self) -> std::path::PathBuf;
 }

@@ -13,6 +13,7 @@ pub mod install;
 mod isolation;
 pub mod log_stream;
 pub mod plan;
+mod plugin_cache;
 pub mod providers;
 pub mod reference_json;
 pub mod replacements;
@@ -60,7 +61,7 @@ pub struct EngineConfig {
     pub environment: Environment,
     /// Time a cancelled process has to end by itself, before its group is killed. Coder gives three minutes.
     pub exit_timeout: Duration,
-    /// Terraform's own plugin cache; `None` to use none.
+    /// Where sessions keep the engine's plugin caches; `None` if they share none, or the operator's own.
     pub plugin_cache_dir: Option<PathBuf>,
     /// The scripts that bring agents up, by platform such as `linux_amd64`.
     pub agent_scripts: BTreeMap<String, String>,
@@ -86,10 +87,22 @@ pub enum Attempt {
 }
 
 /// What the processes of a session get so that they find providers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Presented {
     /// Variables for every process.
     pub env: Vec<(OsString, OsString)>,
+    /// Names where the `coder` provider comes from, as one part of a path. Sessions share a plugin cache only if they
+    /// agree on it.
+    pub source: String,
+}
+
+impl Default for Presented {
+    fn default() -> Self {
+        Self {
+            env: Vec::new(),
+            source: "registry".to_owned(),
+        }
+    }
 }
 
 /// Makes providers ready before init, such as those that need no download.

@@ -118,6 +118,11 @@ impl EngineArgs {
         let host = |name: &str| readable_variable(name);
         let mut stores = isolation::operators_stores(kind, host);
         stores.fixed.push(self.cache_dir()?);
+        let has_own_cache = !stores.caches.is_empty() || host("TF_PLUGIN_CACHE_DIR").is_some();
+        let plugin_cache_dir = match has_own_cache {
+            true => None,
+            false => Some(self.cache_dir()?.join("plugins")),
+        };
         let isolation = self.isolation.prepare(guarded, stores, &work_dir).await?;
         let mode = match coder_provider {
             CoderProvider::Builtin => Mode::Builtin,
@@ -130,7 +135,7 @@ impl EngineArgs {
             work_dir,
             environment,
             exit_timeout: Duration::from(self.engine_exit_timeout),
-            plugin_cache_dir: None,
+            plugin_cache_dir,
             agent_scripts: BTreeMap::new(),
             isolation,
             providers: Arc::new(providers),

@@ -61,10 +61,6 @@ impl ProviderPackages for BuiltinPackages {
         }
         Ok(mirror)
     }
-
-    fn plugin_cache(&self) -> PathBuf {
-        self.dir.join("plugins")
-    }
 }
 
 /// A script that runs `executable` as the provider. It ends up with its own path as the last argument.

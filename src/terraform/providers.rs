@@ -9,7 +9,7 @@ mod unavailable;
 
 use std::{
     ffi::OsString,
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -115,15 +115,12 @@ impl CoderProvider {
         let failed = |what, error| StepFailure::new(format!("{what}: {error}"));
         let mirror = self.packages.mirror(lock.version.as_ref());
         let mirror = mirror.map_err(|e| failed("write the built-in coder provider", e))?;
-        let cache = self.packages.plugin_cache();
-        fs::create_dir_all(&cache).map_err(|e| failed("make a plugin cache", e))?;
         let file = self.configure(dir, private, &mirror)?;
-        let variable = |name: &str, path: PathBuf| (name.into(), path.into_os_string());
+        let source = mirror.file_name().unwrap_or_default();
+        let source = source.to_string_lossy().into_owned();
         let presented = Presented {
-            env: vec![
-                variable("TF_CLI_CONFIG_FILE", file),
-                variable("TF_PLUGIN_CACHE_DIR", cache),
-            ],
+            env: vec![("TF_CLI_CONFIG_FILE".into(), file.into_os_string())],
+            source,
         };
         Ok((presented, lock.warning))
     }
@@ -169,7 +166,7 @@ impl ProviderPresenter for CoderProvider {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, os::unix::fs::PermissionsExt, sync::Mutex};
+    use std::{fs, io, os::unix::fs::PermissionsExt, sync::Mutex};
 
     use semver::Version;
 
@@ -186,10 +183,6 @@ mod tests {
             Ok(self
                 .0
                 .join(locked.map_or("any".to_owned(), Version::to_string)))
-        }
-
-        fn plugin_cache(&self) -> PathBuf {
-            self.0.join("plugins")
         }
     }
 
@@ -270,7 +263,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let text = fs::read_to_string(path).unwrap();
         assert!(text.contains("packages/any"), "{text}");
-        assert!(Path::new(&presented.env[1].1).is_dir());
+        assert_eq!(presented.source, "any");
         assert!(bench.log().is_empty());
     }
 
@@ -295,7 +288,7 @@ mod tests {
 
         let presented = bench.prepare(Mode::Auto, Attempt::Repeat).await;
 
-        assert_eq!(presented.env.len(), 2);
+        assert_eq!(presented.env.len(), 1);
         assert!(bench.log()[0].contains("built-in"));
     }
 

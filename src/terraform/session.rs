@@ -29,6 +29,7 @@ use super::{
     isolation::Step,
     log_stream,
     plan::{Module, Plan},
+    plugin_cache::{self, Filling},
     replacements, resources,
     state::State,
     state_file, template,
@@ -58,9 +59,6 @@ const STATE: &str = "terraform.tfstate";
 const PLAN: &str = "terraform.tfplan";
 const LOCK: &str = ".terraform.lock.hcl";
 
-/// Names the directory in which engines keep packages of providers for each other.
-const PLUGIN_CACHE: &str = "TF_PLUGIN_CACHE_DIR";
-
 /// Names the directory for temporary files.
 const TEMPORARY: &str = "TMPDIR";
 
@@ -82,6 +80,8 @@ pub(super) struct Session {
     /// Where temporary files go, if isolation leaves no other place.
     temporary: Option<TempDir>,
     presented: Presented,
+    /// The template brought a lock file along.
+    has_own_lock: bool,
     planned: Option<Planned>,
     /// It depends on the template alone, so that the one before apply serves after it, too.
     drawn: Option<Drawn>,
@@ -147,6 +147,7 @@ impl Session {
             private,
             temporary: None,
             presented: Presented::default(),
+            has_own_lock: false,
             planned: None,
             drawn: None,
             witness: None,
@@ -163,20 +164,23 @@ impl Session {
         }
     }
 
-    /// The plugin cache that we chose. One that the operator chose is the operator's to share.
-    fn plugin_cache(&self) -> Option<&Path> {
-        let mut presented = self.presented.env.iter();
-        let presented = presented.find(|(name, _)| name == PLUGIN_CACHE);
-        presented
-            .map(|(_, dir)| Path::new(dir))
-            .or(self.engine.plugin_cache_dir.as_deref())
+    /// The plugin cache that sessions share. A template with a lock file has none: where that lacks the checksum of
+    /// what is cached, the engine would install it again over what other sessions run.
+    fn plugin_cache(&self) -> Option<PathBuf> {
+        let caches = self.engine.plugin_cache_dir.as_ref();
+        let caches = caches.filter(|_| !self.has_own_lock)?;
+        Some(caches.join(&self.presented.source))
     }
 
     /// What init, show and graph get.
     fn environment(&self) -> Environment {
         let mut environment = self.engine.environment.clone();
-        if let Some(cache) = &self.engine.plugin_cache_dir {
-            environment.set(PLUGIN_CACHE, cache);
+        if let Some(cache) = self.plugin_cache() {
+            environment.set(plugin_cache::DIR, cache);
+        }
+        if !self.has_own_lock {
+            // The lock file that init makes ends with the session.
+            environment.set(plugin_cache::MAY_BREAK_LOCK, "1");
         }
         for (name, value) in &self.presented.env {
             environment.set(name, value);
@@ -189,9 +193,9 @@ impl Session {
 
     fn confinement(&self, step: Step) -> Option<Confinement> {
         let mut isolation = self.engine.isolation.clone()?;
-        let operators = self.engine.environment.get(PLUGIN_CACHE).map(Path::new);
-        let caches = [self.plugin_cache(), operators].into_iter().flatten();
-        isolation.plugin_caches.extend(caches.map(Path::to_owned));
+        let operators = self.engine.environment.get(plugin_cache::DIR);
+        let caches = [self.plugin_cache(), operators.map(PathBuf::from)];
+        isolation.plugin_caches.extend(caches.into_iter().flatten());
         let own = [self.dir.as_path(), &self.private];
         Some(isolation.confine(&self.engine.work_dir, &own, step))
     }
@@ -273,9 +277,15 @@ impl Session {
         if self.binary.version >= binary::INIT_JSON {
             args.push("-json");
         }
-        let _lock = lock_plugin_cache(self.plugin_cache(), stop).await?;
+        let filling = match (&self.engine.plugin_cache_dir, self.plugin_cache()) {
+            (Some(caches), Some(cache)) => Some(Filling::begin(caches, &cache, stop).await?),
+            _ => None,
+        };
         let runner = self.runner(Step::Init, self.environment(), Arc::clone(log));
         let ran = runner.stream(&args, stop, timings).await?;
+        if let Some(filling) = filling.filter(|_| ran.exit.is_success()) {
+            filling.keep(&self.dir);
+        }
         self.engine_time += ran.took;
         Ok(ran)
     }
@@ -538,6 +548,7 @@ impl crate::provision::Session for Session {
         self.warn_of_environment(log.as_ref());
         self.unpack(&request, log.as_ref(), stop).await?;
         let lock_before = fs::read(self.dir.join(LOCK)).ok();
+        self.has_own_lock = lock_before.is_some();
         let mut timings = Timings::begin("init", Timestamp::now());
         let ran = self.init_providers(&log, stop, &mut timings).await?;
         let timings = timings.finish(ran.exit.is_success(), Timestamp::now());
@@ -789,24 +800,6 @@ impl Drop for Session {
             let _ = fs::remove_dir_all(dir);
         }
     }
-}
-
-/// Engines cannot share a plugin cache while they fill it.
-async fn lock_plugin_cache(
-    cache: Option<&Path>,
-    stop: &Stop,
-) -> Result<Option<files::Lock>, StepFailure> {
-    let Some(cache) = cache else { return Ok(None) };
-    let path = cache.with_extension("lock");
-    let failed = |error| {
-        StepFailure::new(format!(
-            "lock the plugin cache with {}: {error}",
-            path.display()
-        ))
-    };
-    let lock = files::Lock::acquire(&path, stop).await.map_err(failed)?;
-    lock.map(Some)
-        .ok_or_else(|| StepFailure::new("cancelled before it began"))
 }
 
 /// What a `show` printed, if it went well.

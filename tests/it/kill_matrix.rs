@@ -394,6 +394,10 @@ impl<'a> Cell<'a> {
             .unwrap()
     }
 
+    fn daemon_log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("daemon.log")).unwrap()
+    }
+
     fn open(&self, moment: Moment) {
         fs::write(self.dir.path().join(format!("open.{}", moment.gate())), "").unwrap();
     }
@@ -405,7 +409,7 @@ impl<'a> Cell<'a> {
             }
         };
         if timeout(PATIENCE, so).await.is_err() {
-            let log = fs::read_to_string(self.dir.path().join("daemon.log")).unwrap();
+            let log = self.daemon_log();
             panic!(
                 "{} {}: {what} never happened:\n{log}",
                 self.fault, self.name
@@ -500,11 +504,17 @@ impl<'a> Cell<'a> {
         let (workspace, job) = self.lab.build(&self.name, &template).await;
         let daemon = self.daemon(&self.name);
         let reached = self.dir.path().join(format!("reached.{}", moment.gate()));
-        self.until("the moment", || reached.exists()).await;
+        tokio::select! {
+            () = self.until("the moment", || reached.exists()) => {}
+            error = self.lab.ended(job) => {
+                let log = self.daemon_log();
+                panic!("{} {moment:?}: the job ended too early: {error}\n{log}", self.fault)
+            }
+        }
         let mut daemon = self.strike(daemon, job).await;
         let ended = timeout(PATIENCE, self.lab.ended(job)).await;
         let error = ended.unwrap_or_else(|_| {
-            let log = fs::read_to_string(self.dir.path().join("daemon.log")).unwrap();
+            let log = self.daemon_log();
             panic!("{} {moment:?}: the job never ended:\n{log}", self.fault)
         });
         self.is_quiet().await;

@@ -25,6 +25,7 @@ mod isolation;
 mod kill_matrix;
 mod layers;
 mod plugin;
+mod plugin_cache;
 mod proto_fresh;
 mod provider;
 mod recordings;

@@ -1,0 +1,103 @@
+//! Sessions of a real engine that share a plugin cache: what one installs, the others run.
+
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use outpost::{
+    job::JobId,
+    language::cli_config,
+    mirror::builtin::BuiltinPackages,
+    provision::{InitRequest, Memory, PlanRequest, Provisioner as _, SessionConfig, StepFailure},
+    stop::Stop,
+    terraform::{
+        Engine, EngineConfig, Environment, binary,
+        providers::{CoderProvider, Mode},
+    },
+};
+
+use crate::engine::{Log, tar};
+
+/// As many jobs as a small daemon has slots, a few times each.
+const SESSIONS: usize = 6;
+const ROUNDS: usize = 3;
+
+const TEMPLATE: &str = r#"
+terraform {
+  required_providers {
+    coder = { source = "coder/coder" }
+  }
+}
+data "coder_workspace" "me" {}
+output "name" { value = data.coder_workspace.me.name }
+"#;
+
+fn engine(dir: &Path) -> Engine {
+    let packages = BuiltinPackages {
+        dir: dir.join("builtin"),
+        executable: env!("CARGO_BIN_EXE_outpost").into(),
+    };
+    let providers = CoderProvider::new(
+        Mode::Builtin,
+        cli_config::Engine::Terraform,
+        Arc::new(packages),
+        |_| None,
+    );
+    Engine::new(EngineConfig {
+        binary: binary::find(&std::env::var_os("PATH").unwrap()).unwrap(),
+        work_dir: dir.join("work"),
+        environment: Environment::of_host(std::env::vars_os(), &[]),
+        exit_timeout: Duration::from_secs(60),
+        plugin_cache_dir: Some(dir.join("plugins")),
+        agent_scripts: BTreeMap::new(),
+        isolation: None,
+        providers: Arc::new(providers),
+    })
+}
+
+async fn plan(engine: &Engine, files: &[(&str, &str)]) -> Result<(), StepFailure> {
+    let config = SessionConfig {
+        job_id: JobId(uuid::Uuid::new_v4()),
+        log_level: None,
+        template_id: String::new(),
+        template_version_id: String::new(),
+        memory: Memory::default(),
+    };
+    let mut session = engine.open(config).await.unwrap();
+    let (log, stop) = (Log::new(), Stop::new());
+    let request = InitRequest {
+        template_archive: tar(files),
+        ..InitRequest::default()
+    };
+    session.init(request, log.clone(), &stop).await?;
+    session.plan(PlanRequest::default(), log, &stop).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_installs_disturbs_none_that_plans() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine(dir.path());
+
+    let sessions = (0..SESSIONS).map(async |_| {
+        for _ in 0..ROUNDS {
+            plan(&engine, &[("main.tf", TEMPLATE)]).await?;
+        }
+        Ok(())
+    });
+    let ended: Vec<Result<(), StepFailure>> = join_all(sessions).await;
+
+    let failed: Vec<_> = ended.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_with_a_lock_file_leaves_the_shared_cache_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine(dir.path());
+    let lock = "provider \"registry.terraform.io/coder/coder\" {\n  version = \"2.19.0\"\n}\n";
+    let files = [("main.tf", TEMPLATE), (".terraform.lock.hcl", lock)];
+
+    plan(&engine, &files).await.unwrap();
+
+    assert!(fs::metadata(dir.path().join("plugins")).is_err());
+}
