@@ -64,6 +64,7 @@ impl Daemon {
         }
         let mut child = command
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

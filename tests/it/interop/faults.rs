@@ -89,7 +89,10 @@ data "terraform_remote_state" "slow" {{
     slow.let_go();
     let ended = lab.api.ended_build(&build).await;
 
-    assert_eq!(ended["job"]["status"], "canceled", "{ended}");
+    // coderd calls a job with an error failed, cancelled or not.
+    assert_eq!(ended["job"]["status"], "failed", "{ended}");
+    let error = ended["job"]["error"].as_str().unwrap();
+    assert!(error.starts_with("job was cancelled: terraform plan"), "{error}");
     assert_eq!(state(&lab, &build).await, Value::Null);
 }
 
@@ -108,8 +111,9 @@ async fn a_build_cancelled_while_it_applies_keeps_what_was_made() {
     let ended = lab.api.ended_build(&build).await;
 
     assert!(begun.elapsed().as_secs() < 30);
-    let status = ended["job"]["status"].as_str().unwrap();
-    assert!(matches!(status, "failed" | "canceled"), "{ended}");
+    assert_eq!(ended["job"]["status"], "failed", "{ended}");
+    let error = ended["job"]["error"].as_str().unwrap();
+    assert!(error.starts_with("job was cancelled: terraform apply"), "{error}");
     let kept = built(&state(&lab, &build).await);
     assert!(
         kept.contains(&"terraform_data.first".to_owned()),
@@ -156,7 +160,7 @@ async fn a_connection_that_breaks_for_seconds_costs_nothing() {
     assert_eq!(ended["job"]["status"], "succeeded", "{ended}");
     lab.api.logged(&build, "it ends").await;
     assert!(daemon.said().contains("connection to coderd closed"));
-    assert_eq!(built(&state(&lab, &build).await).len(), 4);
+    assert_eq!(built(&state(&lab, &build).await).len(), 5);
     lab.api.succeed(&workspace, "delete").await;
 }
 
@@ -178,11 +182,11 @@ async fn a_server_that_restarts_gets_the_end_of_the_build() {
     let ended = lab.api.ended_build(&build).await;
 
     assert_eq!(ended["job"]["status"], "succeeded", "{ended}");
-    assert_eq!(built(&state(&lab, &build).await).len(), 4);
+    assert_eq!(built(&state(&lab, &build).await).len(), 5);
     lab.api.succeed(&workspace, "delete").await;
 }
 
-/// An HTTP server that has no state for anybody, and takes its time to say so unless it is asked for `/0`.
+/// An HTTP server that has an empty state for everybody, and takes its time to send it unless it is asked for `/0`.
 struct SlowAnswer {
     address: SocketAddr,
     asked: watch::Sender<bool>,
@@ -206,9 +210,12 @@ impl SlowAnswer {
                         asked.send_replace(true);
                         let _ = is_free.wait_for(|is_free| *is_free).await;
                     }
-                    let none =
-                        b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                    let _ = stream.write_all(none).await; // The engine may be gone.
+                    let state = r#"{"version":4,"terraform_version":"1.0.0","serial":1,"lineage":"a","outputs":{},"resources":[]}"#;
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{state}",
+                        state.len()
+                    );
+                    let _ = stream.write_all(answer.as_bytes()).await; // The engine may be gone.
                 });
             }
         });

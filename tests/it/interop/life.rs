@@ -39,7 +39,7 @@ resource "terraform_data" "first" {
 }
 resource "terraform_data" "home" {
   count = data.coder_workspace.me.start_count
-  input = "${terraform_data.first.output} ${data.coder_parameter.seconds.value}"
+  input = "${coder_agent.main.arch} ${terraform_data.first.output} ${data.coder_parameter.seconds.value}"
   provisioner "local-exec" {
     command = "echo ${var.greeting} begins; sleep ${data.coder_parameter.seconds.value}; echo it ends"
   }
