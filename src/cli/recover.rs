@@ -14,7 +14,10 @@ use super::{
     remote::secret_file,
 };
 use crate::{
-    client::{self, coder::Coder},
+    client::{
+        self,
+        coder::{Coder, MAX_JOB_BYTES},
+    },
     daemon::journal::{self, Begun, Entry, Journals},
     job::{JobId, Transition},
     proto::outpost::v1::PushStateRequest,
@@ -336,6 +339,13 @@ impl Push {
         ));
         if let Some(warning) = entry.warning() {
             output::note(&format!("warning: {warning}"));
+        }
+        let size = entry.state.len();
+        if self.server == ServerKind::Coder && size > MAX_JOB_BYTES {
+            output::note(&format!(
+                "warning: the state has {size} bytes, and coderd hands out no build with more than {MAX_JOB_BYTES}: \
+                 destroy what is large with Terraform itself between `coder state pull` and `coder state push --no-build`"
+            ));
         }
         Ok(())
     }

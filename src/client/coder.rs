@@ -20,6 +20,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes of an answer.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
+/// Bytes of a job that coderd hands out: a build's state and its template, with what stands around them.
+pub const MAX_JOB_BYTES: usize = 4 << 20;
+
 /// A coderd, and who asks.
 pub struct Coder {
     client: reqwest::Client,

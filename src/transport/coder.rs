@@ -97,16 +97,18 @@ impl JobSource for CoderSource {
             () = stop.draining() => return Ok(None),
         };
         let mut call = self.begin(&link, "AcquireJobWithCancel").await?;
-        let mut has_cancelled = false;
-        loop {
-            tokio::select! {
-                job = call.receive::<provisionerd::AcquiredJob>() => return acquired(job.map_err(|error| self.lost(&link, error))?),
-                () = stop.draining(), if !has_cancelled => {
-                    has_cancelled = true;
-                    call.send(&provisionerd::CancelAcquire {}).await.map_err(|error| self.lost(&link, error))?;
-                }
-            }
+        tokio::select! {
+            job = call.receive() => return acquired(job.map_err(|error| self.lost(&link, error))?),
+            () = stop.draining() => {}
         }
+        // A job may be on its way already, so that the server has the last word; but not for ever.
+        let withdrawn = async {
+            let sent = call.send(&provisionerd::CancelAcquire {}).await;
+            sent.map_err(|error| self.lost(&link, error))?;
+            let job = call.receive().await;
+            acquired(job.map_err(|error| self.lost(&link, error))?)
+        };
+        self.within(CALL_TIMEOUT, &link, withdrawn).await
     }
 
     async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
@@ -244,11 +246,15 @@ impl CoderSource {
         info!(%version, "successfully connected to coderd");
         let (connection, _no_streams_from_the_server) =
             yamux::Connection::start(socket, yamux::Role::Client, yamux::Config::default());
+        Ok(self.keep(connection))
+    }
+
+    fn keep(&self, connection: yamux::Connection) -> Arc<Link> {
         let link = Arc::new(Link { connection });
         *self.slot() = Some(Arc::clone(&link));
         self.connected.send_replace(true);
         self.was_accepted.store(true, Ordering::Relaxed);
-        Ok(link)
+        link
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Link>>> {
@@ -438,5 +444,46 @@ fn refused_dial(error: DialError) -> (SourceError, Duration) {
         Reaction::StayAway(pause) => (SourceError::Lost(error.into()), pause),
         Reaction::Unauthorized => (SourceError::Unauthorized(error.to_string()), REFUSED_PAUSE),
         Reaction::Unsuitable => (SourceError::Unsuitable(error.to_string()), REFUSED_PAUSE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{net::http::Config, secret::Secret, transport::auth::Credential};
+
+    struct Fixed;
+
+    impl CredentialSource for Fixed {
+        fn credential(&self) -> Result<Credential, String> {
+            Ok(Credential::Psk(Secret::new("a")))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_silent_about_a_withdrawn_question_is_left() {
+        let client = Client::new(Config::new("http://127.0.0.1".parse().unwrap())).unwrap();
+        let target = Target {
+            organization: None,
+            name: "one".to_owned(),
+            tags: [].into(),
+        };
+        let source = CoderSource::new(client, target, Arc::new(Fixed));
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let start = |end, role| yamux::Connection::start(end, role, yamux::Config::default());
+        let (connection, _no_streams) = start(near, yamux::Role::Client);
+        let (_server, mut questions) = start(far, yamux::Role::Server);
+        source.keep(connection);
+        let (stop, connected) = (Stop::new(), source.connected().unwrap());
+
+        let withdraw = async {
+            let question = questions.accept().await.unwrap();
+            stop.drain();
+            question
+        };
+        let (answer, _question) = tokio::join!(source.acquire(&stop), withdraw);
+
+        assert!(matches!(answer, Err(SourceError::Lost(_))), "{answer:?}");
+        assert!(!*connected.borrow());
     }
 }

@@ -139,13 +139,14 @@ fn a_go_daemon_imports_a_template_and_makes_stops_starts_and_deletes_a_workspace
     ]);
     assert_eq!(created["workspace"]["status"], "running", "{created}");
     let resources = created["resources"].as_array().unwrap();
-    let named: Vec<&str> = resources
+    let mut named: Vec<&str> = resources
         .iter()
         .map(|it| it["address"].as_str().unwrap())
         .collect();
+    named.sort_unstable(); // They come in any order.
     assert_eq!(
         named,
-        ["terraform_data.machine", "module.disk.terraform_data.disk"],
+        ["module.disk.terraform_data.disk", "terraform_data.machine"],
         "{created}"
     );
     let stopped = lab.server.json(&["workspace", "stop", "mine"]);

@@ -7,6 +7,7 @@ mod api;
 mod daemon;
 mod faults;
 mod life;
+mod sizes;
 mod wire;
 
 use std::{process::Command, sync::Mutex, time::Duration};
@@ -26,6 +27,8 @@ struct Lab {
     wire: Wire,
     /// Tells the jobs of this test from all others.
     tag: String,
+    /// Whose jobs: the organization's, or the user's own.
+    scope: &'static str,
 }
 
 impl Lab {
@@ -44,6 +47,7 @@ impl Lab {
             api: Api::new(wire.url(), token),
             wire,
             tag: format!("{test}-{nonce}"),
+            scope: "organization",
         })
     }
 
@@ -55,7 +59,8 @@ impl Lab {
 
     /// Imports the template of this folder's tests and waits for its end.
     async fn import(&self, template: &str) -> Version {
-        let version = self.api.import(template, &self.tag).await;
+        let tags = serde_json::json!({ "test": self.tag, "scope": self.scope });
+        let version = self.api.import(template, tags).await;
         let job = self.api.ended_import(&version.id).await;
         assert_eq!(job["status"], "succeeded", "{job}");
         version

@@ -87,8 +87,8 @@ impl Api {
         }
     }
 
-    /// Uploads `main_tf` and begins its import with the tag.
-    pub(super) async fn import(&self, main_tf: &str, tag: &str) -> Version {
+    /// Uploads `main_tf` and begins its import with the tags.
+    pub(super) async fn import(&self, main_tf: &str, tags: Value) -> Version {
         let mut archive = tar::Builder::new(Vec::new());
         for (name, text) in [("main.tf", main_tf), ("README.md", "# A test\n")] {
             let mut header = tar::Header::new_ustar();
@@ -107,7 +107,7 @@ impl Api {
             "storage_method": "file",
             "file_id": file["hash"],
             "provisioner": "terraform",
-            "tags": { "test": tag },
+            "tags": tags,
             "user_variable_values": [{ "name": "greeting", "value": "hello" }],
         });
         let path = "organizations/default/templateversions";

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    path::PathBuf,
     process::{Child, Stdio},
     sync::{Arc, Mutex},
 };
@@ -51,7 +52,7 @@ impl Daemon {
         command
             .args(["provisioner", "start", "--server", "coder", "--name", &name])
             .args(["--url", lab.wire.url().as_str()])
-            .env("OUTPOST_STATE_DIR", directory.path().join("state"));
+            .env("OUTPOST_STATE_DIR", state_dir(&directory));
         let provider = variable("CODER_PROVIDER").unwrap_or_else(|| "builtin".to_owned());
         command.args(["--coder-provider", &provider]);
         match credential {
@@ -61,6 +62,9 @@ impl Daemon {
         };
         if !matches!(credential, Credential::Key(_)) {
             command.args(["--tag", &format!("test={}", lab.tag)]);
+        }
+        if lab.scope == "user" {
+            command.args(["--tag", "scope=user"]);
         }
         let mut child = command
             .stdin(Stdio::null())
@@ -93,9 +97,18 @@ impl Daemon {
         self.child.wait().unwrap().success()
     }
 
+    /// Where it keeps what no server took.
+    pub(super) fn state_dir(&self) -> PathBuf {
+        state_dir(&self.directory)
+    }
+
     pub(super) fn said(&self) -> String {
         self.said.lock().unwrap().join("\n")
     }
+}
+
+fn state_dir(directory: &TempDir) -> PathBuf {
+    directory.path().join("state")
 }
 
 impl Drop for Daemon {

@@ -92,7 +92,10 @@ data "terraform_remote_state" "slow" {{
     // coderd calls a job with an error failed, cancelled or not.
     assert_eq!(ended["job"]["status"], "failed", "{ended}");
     let error = ended["job"]["error"].as_str().unwrap();
-    assert!(error.starts_with("job was cancelled: terraform plan"), "{error}");
+    assert!(
+        error.starts_with("job was cancelled: terraform plan"),
+        "{error}"
+    );
     assert_eq!(state(&lab, &build).await, Value::Null);
 }
 
@@ -113,7 +116,10 @@ async fn a_build_cancelled_while_it_applies_keeps_what_was_made() {
     assert!(begun.elapsed().as_secs() < 30);
     assert_eq!(ended["job"]["status"], "failed", "{ended}");
     let error = ended["job"]["error"].as_str().unwrap();
-    assert!(error.starts_with("job was cancelled: terraform apply"), "{error}");
+    assert!(
+        error.starts_with("job was cancelled: terraform apply"),
+        "{error}"
+    );
     let kept = built(&state(&lab, &build).await);
     assert!(
         kept.contains(&"terraform_data.first".to_owned()),
@@ -139,6 +145,28 @@ async fn a_daemon_asked_to_end_finishes_its_build_and_another_goes_on() {
 
     let psk = Credential::Psk(given("PSK").unwrap());
     let _again = daemon.start_again(&lab, &psk);
+    lab.api.succeed(&workspace, "delete").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_build_of_a_killed_daemon_is_ended_by_the_next_with_all_that_was_made() {
+    let Some((lab, daemon)) = lab("killed").await else {
+        return;
+    };
+    let version = lab.import(TEMPLATE).await;
+    let template = lab.api.template(&version, &lab.tag).await;
+    let (workspace, build) = lab.api.create(&template, &lab.tag, 5).await;
+    lab.api.logged(&build, "hello begins").await;
+
+    daemon.signal(Signal::SIGKILL);
+    let psk = Credential::Psk(given("PSK").unwrap());
+    let _again = daemon.start_again(&lab, &psk);
+    let ended = lab.api.ended_build(&build).await;
+
+    assert_eq!(ended["job"]["status"], "failed", "{ended}");
+    let error = ended["job"]["error"].as_str().unwrap();
+    println!("the next daemon says: {error}");
+    assert!(!built(&state(&lab, &build).await).is_empty());
     lab.api.succeed(&workspace, "delete").await;
 }
 

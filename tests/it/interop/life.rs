@@ -74,6 +74,16 @@ async fn a_workspace_lives_with_a_users_token() {
     live(&lab, &daemon).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_own_workspace_lives_with_that_users_token() {
+    let Some(mut lab) = Lab::open("own").await else {
+        return;
+    };
+    lab.scope = "user";
+    let daemon = Daemon::start(&lab, "one", &Credential::Token(lab.api.token()));
+    live(&lab, &daemon).await;
+}
+
 /// A key has its own tags, so that one is made for the test unless the environment has one with the tag `test=key`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workspace_lives_with_a_provisioner_key() {
@@ -144,6 +154,7 @@ async fn shows_the_daemon(lab: &Lab, daemon: &Daemon) {
     let ours = ours.clone().find(|row| row["name"] == *daemon.name);
     let ours = ours.unwrap_or_else(|| panic!("no {} among {daemons}", daemon.name));
     assert_eq!(ours["tags"]["test"], *lab.tag);
+    assert_eq!(ours["tags"]["scope"], lab.scope);
     assert_eq!(ours["status"], "idle");
     assert_eq!(ours["provisioners"], json!(["terraform"]));
     let info = lab.api.get("buildinfo").await;
