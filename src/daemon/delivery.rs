@@ -63,8 +63,10 @@ pub(super) struct Teller<'a> {
     stop: &'a Stop,
     /// Until then nobody else ends the job. `None` if it may have been ended already.
     ours_until: Option<Instant>,
-    /// Whether a call may have been carried out although its answer did not come.
-    has_doubt: AtomicBool,
+    /// Whether a success may have been taken although its answer did not come. The server takes it whole or not at all.
+    may_have_completed: AtomicBool,
+    /// The same of a failure, which coderd takes in two pieces: first the end of the job, then its state.
+    may_have_failed: AtomicBool,
 }
 
 impl<'a> Teller<'a> {
@@ -77,7 +79,8 @@ impl<'a> Teller<'a> {
             source,
             stop,
             ours_until,
-            has_doubt: AtomicBool::new(false),
+            may_have_completed: AtomicBool::new(false),
+            may_have_failed: AtomicBool::new(false),
         }
     }
 
@@ -98,7 +101,7 @@ impl<'a> Teller<'a> {
     /// Tells a success. What the server does not take comes back as a failure with the same state.
     async fn complete(&self, mut job: CompletedJob) -> Result<Option<FailedJob>, Untold> {
         loop {
-            let call = || self.noted(self.source.complete(job.clone()));
+            let call = || self.noted(&self.may_have_completed, self.source.complete(job.clone()));
             let error = match until_answered("complete job", over(self.stop), call).await {
                 Some(Ok(())) => return Ok(None),
                 Some(Err(error)) => error,
@@ -117,10 +120,12 @@ impl<'a> Teller<'a> {
     async fn fail(&self, mut job: FailedJob) -> Result<Ended, Untold> {
         let mut kept_back = None;
         loop {
-            let call = || self.noted(self.source.fail(job.clone()));
+            let call = || self.noted(&self.may_have_failed, self.source.fail(job.clone()));
             let error = match until_answered("fail job", over(self.stop), call).await {
                 Some(Ok(())) => return kept_back.map_or(Ok(Ended::Failed), Err),
-                Some(Err(SourceError::Ended(_))) if self.was_told() => return Ok(Ended::Failed),
+                Some(Err(SourceError::Ended(_))) if self.was_told(&job.work) => {
+                    return Ok(Ended::Failed);
+                }
                 Some(Err(error)) => error,
                 None => return Err(Untold::Stopped),
             };
@@ -148,19 +153,27 @@ impl<'a> Teller<'a> {
     /// Remembers calls whose fate is not known.
     async fn noted<T>(
         &self,
+        doubt: &AtomicBool,
         call: impl Future<Output = Result<T, SourceError>>,
     ) -> Result<T, SourceError> {
         let answer = call.await;
         if matches!(answer, Err(SourceError::Lost(_))) {
-            self.has_doubt.store(true, Ordering::Relaxed);
+            doubt.store(true, Ordering::Relaxed);
         }
         answer
     }
 
-    /// Whether it was an earlier call of ours that ended the job. Nobody else does while it is known to live.
-    fn was_told(&self) -> bool {
+    /// Whether it was an earlier call of ours that ended the job, with all that the failure of `work` would tell.
+    /// Nobody else ends it while it is known to live.
+    fn was_told(&self, work: &FailedWork) -> bool {
         let is_ours = self.ours_until.is_some_and(|end| Instant::now() < end);
-        is_ours && self.has_doubt.load(Ordering::Relaxed)
+        let has_state = matches!(work, FailedWork::WorkspaceBuild { state: Some(_), .. });
+        let (completed, failed) = (&self.may_have_completed, &self.may_have_failed);
+        is_ours
+            && match failed.load(Ordering::Relaxed) {
+                true => !has_state,
+                false => completed.load(Ordering::Relaxed),
+            }
     }
 }
 

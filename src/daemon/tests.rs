@@ -56,8 +56,8 @@ struct Server {
     is_silent: AtomicBool,
     /// Somebody ends jobs before we do: a reaper, or ourselves in a call whose answer was lost.
     ends_behind_our_back: AtomicBool,
-    /// The answer to the next failure does not arrive.
-    loses_answer: AtomicBool,
+    /// The answer to the next call of this name does not arrive.
+    loses_answer: Mutex<Option<&'static str>>,
     /// Bytes of a message, roughly.
     limit: Mutex<Option<usize>>,
 }
@@ -120,6 +120,15 @@ impl Server {
         *self.away_until.lock().unwrap() = Some(Instant::now() + time);
     }
 
+    /// The answer to one call of this name does not arrive.
+    fn lose_answer(&self, name: &str) -> Result<(), SourceError> {
+        let mut loses = self.loses_answer.lock().unwrap();
+        match loses.take_if(|loses| *loses == name) {
+            Some(_) => Err(SourceError::Lost("answer lost".into())),
+            None => Ok(()),
+        }
+    }
+
     fn failure(&self) -> FailedJob {
         self.failed.lock().unwrap().clone().expect("the job failed")
     }
@@ -178,9 +187,7 @@ impl JobSource for Server {
         };
         self.check_size(state + timings)?;
         self.call("fail")?;
-        if self.loses_answer.swap(false, Ordering::SeqCst) {
-            return Err(SourceError::Lost("answer lost".into()));
-        }
+        self.lose_answer("fail")?;
         if self.ends_behind_our_back.load(Ordering::SeqCst) {
             return Err(SourceError::Ended("job already completed".to_owned()));
         }
@@ -195,6 +202,7 @@ impl JobSource for Server {
             self.check_size(size)?;
         }
         self.call("complete")?;
+        self.lose_answer("complete")?;
         if self.refuse_complete.load(Ordering::SeqCst) {
             return Err(SourceError::Refused("duplicate app slug".to_owned()));
         }

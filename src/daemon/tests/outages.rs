@@ -178,26 +178,46 @@ async fn what_a_killed_daemon_kept_is_told_by_the_next_one_before_it_takes_a_job
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_whose_answer_was_lost_counts_only_while_nobody_else_can_have_ended_the_job() {
-    for (away, answer_is_lost, is_ours) in
-        [(0, true, true), (0, false, false), (1000, false, false)]
-    {
+async fn a_success_whose_answer_was_lost_counts_and_a_failure_keeps_its_state_for_the_server_may_not_have_it()
+ {
+    for (away, lost, is_told) in [
+        (0, Some("complete"), true),
+        (0, Some("fail"), false),
+        (0, None, false),
+        // By now somebody else may have ended the job.
+        (1000, Some("complete"), false),
+    ] {
         let server = Server::with(build(Transition::Start));
         server.ends_behind_our_back.store(true, Ordering::SeqCst);
-        server.loses_answer.store(answer_is_lost, Ordering::SeqCst);
+        server.refuse_complete.store(true, Ordering::SeqCst);
+        *server.loses_answer.lock().unwrap() = lost;
         later(&server, move |server| {
             server.away_for(Duration::from_secs(away))
         });
         let engine = Engine {
             apply_takes: Duration::from_secs(10),
-            failing: Some("graph state"),
             ..Engine::default()
         };
 
         let (summary, _, dir) = run_one(&server, &engine, &Stop::new()).await;
 
-        let which = format!("{away} {answer_is_lost}");
-        assert_eq!(summary.undelivered, usize::from(!is_ours), "{which}");
-        assert_eq!(kept(&dir).is_none(), is_ours, "{which}");
+        let which = format!("{away} {lost:?}");
+        assert_eq!(summary.undelivered, usize::from(!is_told), "{which}");
+        assert_eq!(kept(&dir).is_none(), is_told, "{which}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_without_a_state_whose_answer_was_lost_counts() {
+    let server = Server::with(build(Transition::Start));
+    server.ends_behind_our_back.store(true, Ordering::SeqCst);
+    *server.loses_answer.lock().unwrap() = Some("fail");
+    let engine = Engine {
+        failing: Some("graph plan"),
+        ..Engine::default()
+    };
+
+    let (summary, ..) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), FAILED);
 }

@@ -185,8 +185,16 @@ fn a_job_that_somebody_else_ended_keeps_its_state_with_the_daemon() {
     lab.server.workspace("box".to_owned());
     lab.settle();
 
+    // As coderd does whose connection broke between the end of the job and its state.
+    lab.fake.fail("CompleteJob", refused);
+    lab.fake.fail("FailJob", Fault::AfterRequest);
+    lab.fake
+        .fail("FailJob", Fault::Refuse("job already completed"));
+    lab.server.workspace("another".to_owned());
+    lab.settle();
+
     let summary = daemon.end().unwrap();
-    assert_eq!(summary.undelivered, 1, "{summary:?}");
+    assert_eq!(summary.undelivered, 2, "{summary:?}");
     lab.server.kill();
 }
 
