@@ -2,14 +2,16 @@
 //!
 //! They lie beside the repository in `../shared/wire` (or in `$OUTPOST_SHARED/wire`); without them the tests say so.
 
+mod replay;
+
 use std::{collections::BTreeMap, fmt::Debug, fs, path::PathBuf, time::Instant};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use outpost::{
     proto::{provisioner, provisionerd},
     transport::{
-        drpc::wire::{Kind, Packet, Reader},
+        drpc::wire::{Kind, Packet, Reader, Writer},
         yamux,
     },
 };
@@ -37,13 +39,18 @@ struct Call {
 }
 
 impl Call {
+    /// The name without its service.
+    fn method(&self) -> &str {
+        self.name.rsplit('/').next().unwrap()
+    }
+
     /// Every message of the call survives decoding and encoding.
     fn check(&self) {
         use provisionerd::{
             AcquiredJob, CancelAcquire, CommitQuotaRequest, CommitQuotaResponse, CompletedJob,
             Empty, FailedJob, UpdateJobRequest, UpdateJobResponse,
         };
-        let method = self.name.rsplit('/').next().unwrap();
+        let method = self.method();
         let messages = |packets: &[Packet]| -> Vec<Bytes> {
             packets
                 .iter()
@@ -88,8 +95,9 @@ fn same_message<M: Message + Default + PartialEq + Debug>(bytes: &Bytes) {
     assert_eq!(sorted(&encoded), sorted(bytes), "{message:?}");
 }
 
-/// One connection: what either side sent, without the HTTP heads.
+/// One connection: what either side sent, without the HTTP heads, and the head of the question.
 struct Recording {
+    head: String,
     client: Vec<u8>,
     server: Vec<u8>,
 }
@@ -116,7 +124,9 @@ impl Recording {
             }
             .extend(data);
         }
+        let (head, _) = client.split_at(head_length(&client));
         Some(Self {
+            head: String::from_utf8(head.to_vec()).unwrap(),
             client: body(&client),
             server: body(&server),
         })
@@ -142,12 +152,13 @@ impl Recording {
     }
 }
 
+fn head_length(raw: &[u8]) -> usize {
+    let end = raw.windows(4).position(|window| window == b"\r\n\r\n");
+    end.unwrap() + 4
+}
+
 fn body(raw: &[u8]) -> Vec<u8> {
-    let end = raw
-        .windows(4)
-        .position(|window| window == b"\r\n\r\n")
-        .unwrap();
-    websocket_payload(&raw[end + 4..])
+    websocket_payload(&raw[head_length(raw)..])
 }
 
 /// The payloads of all binary messages.
@@ -203,6 +214,11 @@ fn packets(bytes: &[u8]) -> BTreeMap<u32, Vec<Packet>> {
                 !reader.is_partial(),
                 "bytes are left over on stream {stream}"
             );
+            let (mut writer, mut written) = (Writer::default(), BytesMut::new());
+            for packet in &packets {
+                writer.write(packet.kind, &packet.data, &mut written);
+            }
+            assert_eq!(written, payload[..], "stream {stream}");
             (stream, packets)
         })
         .collect()
