@@ -1,3 +1,13 @@
-//! Provider packages that we present to an engine without a network.
+//! What templates need without a network: a store of providers, modules, repositories and engines, and the provider
+//! that is built in.
 
 pub mod builtin;
+mod digest;
+pub mod generation;
+pub mod store;
+
+pub use self::{
+    digest::{Digest, DigestError},
+    generation::Generation,
+    store::{Store, StoreError},
+};

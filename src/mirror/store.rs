@@ -1,0 +1,417 @@
+//! The store: files by their digest, packages unpacked, and generations that say what belongs together.
+//!
+//! Nothing is ever changed in place. A file gets its name when it is whole and its digest is right, so whoever is
+//! killed leaves nothing but a file in `incoming/`; that is what makes it safe to run programs from the store.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use tempfile::NamedTempFile;
+
+use super::Digest;
+use crate::{files, stop::Stop};
+
+mod generations;
+mod trees;
+
+pub use self::generations::Lease;
+
+/// Read at a time.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// A store in a directory.
+#[derive(Clone, Debug)]
+pub struct Store {
+    dir: PathBuf,
+}
+
+/// What went wrong with a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The system refused something.
+    #[error("failed to {what} `{}`", path.display())]
+    Io {
+        /// What was to be done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file is not what its name says.
+    #[error(
+        "`{name}` has the digest {found}, not {expected}: it is damaged, or not what was asked for"
+    )]
+    Mismatch {
+        /// What it should have been.
+        name: String,
+        /// The digest it should have.
+        expected: Digest,
+        /// The one it has.
+        found: Digest,
+    },
+    /// More came than was announced.
+    #[error("`{name}` is longer than the {limit} bytes that were announced")]
+    TooLong {
+        /// What it should have been.
+        name: String,
+        /// Bytes that were announced.
+        limit: u64,
+    },
+    /// A generation needs what is not there.
+    #[error("{} files are missing, the first is {first}: {hint}", count)]
+    Incomplete {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: Digest,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// There is nothing in the store yet.
+    #[error("the mirror in `{}` is empty: run `outpost mirror sync` or `outpost mirror import`", dir.display())]
+    Empty {
+        /// The store's directory.
+        dir: PathBuf,
+    },
+    /// An index cannot be read.
+    #[error("`{}` is no index of a mirror", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A package cannot be unpacked.
+    #[error("the package `{name}` is refused: {why}")]
+    Package {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Somebody else changed the store in the meantime.
+    #[error("the mirror in `{}` was changed by somebody else in the meantime; run the command again", dir.display())]
+    Raced {
+        /// The store's directory.
+        dir: PathBuf,
+    },
+    /// Whoever waited was stopped.
+    #[error("stopped before it was done")]
+    Stopped,
+}
+
+impl StoreError {
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+impl Store {
+    /// Opens the store in `dir` to read it.
+    ///
+    /// # Errors
+    /// [`StoreError::Empty`] if there is none.
+    pub fn existing(dir: &Path) -> Result<Self, StoreError> {
+        let empty = || StoreError::Empty {
+            dir: dir.to_owned(),
+        };
+        let found = fs::canonicalize(dir)
+            .ok()
+            .filter(|dir| dir.join("generations").is_dir());
+        found.map(|dir| Self { dir }).ok_or_else(empty)
+    }
+
+    /// Opens the store in `dir` to change it, and makes it if it is missing.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        for part in ["blobs/sha256", "trees", "generations", "incoming"] {
+            let path = dir.join(part);
+            fs::create_dir_all(&path).map_err(StoreError::io("make", &path))?;
+        }
+        let dir = fs::canonicalize(dir).map_err(StoreError::io("find", dir))?;
+        Ok(Self { dir })
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a file is, whether it is there or not.
+    pub fn path(&self, digest: Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.dir.join("blobs/sha256").join(&name[..2]).join(name)
+    }
+
+    /// Whether a file is there.
+    pub fn has(&self, digest: Digest) -> bool {
+        self.path(digest).is_file()
+    }
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// The system's reason, such as that it is not there.
+    pub fn open_blob(&self, digest: Digest) -> Result<File, StoreError> {
+        let path = self.path(digest);
+        File::open(&path).map_err(StoreError::io("open", &path))
+    }
+
+    /// Begins a file whose digest nobody knows yet, or everybody.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn incoming(&self) -> Result<Incoming, StoreError> {
+        let dir = self.dir.join("incoming");
+        let file = NamedTempFile::new_in(&dir).map_err(StoreError::io("write in", &dir))?;
+        Ok(Incoming {
+            store: self.clone(),
+            file,
+            digest: Context::new(&SHA256),
+            size: 0,
+        })
+    }
+
+    /// Stores what is in memory.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn put(&self, content: &[u8]) -> Result<Digest, StoreError> {
+        let mut incoming = self.incoming()?;
+        incoming.write(content)?;
+        incoming.commit().map(|(digest, _)| digest)
+    }
+
+    /// Stores what a reader gives, with its length in bytes. `name` is how an error calls it; more than `limit` bytes
+    /// are refused.
+    ///
+    /// # Errors
+    /// The reader's, the system's, [`StoreError::TooLong`].
+    pub fn put_from(
+        &self,
+        name: &str,
+        mut reader: impl io::Read,
+        limit: u64,
+    ) -> Result<(Digest, u64), StoreError> {
+        let mut incoming = self.incoming()?;
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let count = reader
+                .read(&mut piece)
+                .map_err(StoreError::io("read", Path::new(name)))?;
+            if count == 0 {
+                return incoming.commit();
+            }
+            incoming.write(&piece[..count])?;
+            if incoming.size > limit {
+                let name = name.to_owned();
+                return Err(StoreError::TooLong { name, limit });
+            }
+        }
+    }
+
+    /// Reads a file anew and compares.
+    ///
+    /// # Errors
+    /// [`StoreError::Mismatch`] if it is damaged, [`StoreError::Io`] if it is not there.
+    pub fn verify(&self, digest: Digest) -> Result<u64, StoreError> {
+        let path = self.path(digest);
+        let mut file = self.open_blob(digest)?;
+        let (mut context, mut size) = (Context::new(&SHA256), 0);
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let count = file
+                .read(&mut piece)
+                .map_err(StoreError::io("read", &path))?;
+            if count == 0 {
+                break;
+            }
+            context.update(&piece[..count]);
+            size += count as u64;
+        }
+        match Digest::finish(context) {
+            found if found == digest => Ok(size),
+            found => Err(StoreError::Mismatch {
+                name: path.display().to_string(),
+                expected: digest,
+                found,
+            }),
+        }
+    }
+
+    /// All files that are there.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn blobs(&self) -> Result<Vec<Digest>, StoreError> {
+        let root = self.dir.join("blobs/sha256");
+        let mut found = Vec::new();
+        for dir in fs::read_dir(&root).map_err(StoreError::io("list", &root))? {
+            let dir = dir.map_err(StoreError::io("list", &root))?.path();
+            for file in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
+                let name = file.map_err(StoreError::io("list", &dir))?.file_name();
+                found.extend(name.to_str().and_then(|name| name.parse::<Digest>().ok()));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The right to change the store, held until it is dropped. Readers need none.
+    ///
+    /// # Errors
+    /// The system's reason, and [`StoreError::Stopped`].
+    pub async fn lock(&self, stop: &Stop) -> Result<files::Lock, StoreError> {
+        let path = self.dir.join("lock");
+        let lock = files::Lock::acquire(&path, stop).await;
+        lock.map_err(StoreError::io("lock", &path))?
+            .ok_or(StoreError::Stopped)
+    }
+}
+
+/// A file on its way into the store. What is dropped before its end leaves nothing.
+pub struct Incoming {
+    store: Store,
+    file: NamedTempFile,
+    digest: Context,
+    size: u64,
+}
+
+impl Incoming {
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let written = self.file.write_all(bytes);
+        written.map_err(StoreError::io("write", self.file.path()))?;
+        self.digest.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where the bytes are until then, for those who must read them before the end.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Gives the file its name, with its digest and length. It survives a crash from then on.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn commit(self) -> Result<(Digest, u64), StoreError> {
+        let digest = Digest::finish(self.digest);
+        let path = self.store.path(digest);
+        if path.is_file() {
+            return Ok((digest, self.size));
+        }
+        let file = self.file.as_file();
+        let mode = fs::Permissions::from_mode(0o444);
+        let ready = file.set_permissions(mode).and_then(|()| file.sync_all());
+        ready.map_err(StoreError::io("write", self.file.path()))?;
+        let dir = path.parent().unwrap_or(&self.store.dir);
+        fs::create_dir_all(dir).map_err(StoreError::io("make", dir))?;
+        let named = self.file.persist(&path).map_err(|error| error.error);
+        named.map_err(StoreError::io("write", &path))?;
+        sync_dir(dir)?;
+        Ok((digest, self.size))
+    }
+
+    /// The same, if it is what was expected.
+    ///
+    /// # Errors
+    /// [`StoreError::Mismatch`]; then the store is as it was.
+    pub fn commit_as(self, expected: Digest, name: &str) -> Result<u64, StoreError> {
+        match Digest::finish(self.digest.clone()) {
+            found if found == expected => self.commit().map(|(_, size)| size),
+            found => Err(StoreError::Mismatch {
+                name: name.to_owned(),
+                expected,
+                found,
+            }),
+        }
+    }
+}
+
+/// Makes the names in a directory survive a crash.
+fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(StoreError::io("write", dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    fn left_over(store: &Store) -> usize {
+        fs::read_dir(store.dir().join("incoming")).unwrap().count()
+    }
+
+    #[test]
+    fn a_file_is_there_under_its_digest_and_nobody_can_change_it() {
+        let (_dir, store) = store();
+
+        let digest = store.put(b"a package").unwrap();
+
+        assert_eq!(digest, Digest::of(b"a package"));
+        assert_eq!(store.verify(digest).unwrap(), 9);
+        assert_eq!(store.blobs().unwrap(), [digest]);
+        let mode = fs::metadata(store.path(digest))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o444);
+        assert_eq!(left_over(&store), 0);
+    }
+
+    #[test]
+    fn what_is_not_as_expected_leaves_nothing() {
+        let (_dir, store) = store();
+        let mut incoming = store.incoming().unwrap();
+        incoming.write(b"not the package").unwrap();
+
+        let error = incoming
+            .commit_as(Digest::of(b"a package"), "demo.zip")
+            .unwrap_err();
+
+        assert!(error.to_string().contains("`demo.zip`"), "{error}");
+        let endless = store.put_from("endless", io::repeat(7), 1000).unwrap_err();
+        assert!(matches!(endless, StoreError::TooLong { limit: 1000, .. }));
+        assert!(store.blobs().unwrap().is_empty());
+        assert_eq!(left_over(&store), 0);
+    }
+
+    #[test]
+    fn a_damaged_file_is_found() {
+        let (_dir, store) = store();
+        let digest = store.put(b"a package").unwrap();
+        let path = store.path(digest);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, b"a packagf").unwrap();
+
+        let error = store.verify(digest).unwrap_err();
+
+        assert!(matches!(error, StoreError::Mismatch { expected, .. } if expected == digest));
+    }
+}

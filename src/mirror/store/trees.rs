@@ -1,0 +1,259 @@
+//! Packages, unpacked: what engines run.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, OpenOptions, Permissions},
+    io::{self, Read as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use zip::ZipArchive;
+
+use super::{Store, StoreError, sync_dir};
+use crate::{
+    mirror::{Digest, generation::Package},
+    registry::{Hash, h1_of_dir, h1_of_zip},
+};
+
+/// Files in a package; the largest provider has some hundred.
+const MAX_FILES: usize = 10_000;
+/// Bytes of a package once it is unpacked; the largest provider has about one thousand million.
+const MAX_TREE_BYTES: u64 = 8 << 30;
+
+impl Store {
+    /// The files of a package, which are unpacked if they are not there yet. `package` says what they must be.
+    ///
+    /// # Errors
+    /// [`StoreError::Package`] if it cannot be trusted or unpacked, [`StoreError::Mismatch`] if it is not what
+    /// `package` says, and the system's reason.
+    pub fn tree(&self, package: &Package) -> Result<PathBuf, StoreError> {
+        let tree = self.dir.join("trees").join(package.archive.to_string());
+        if tree.is_dir() {
+            return Ok(tree);
+        }
+        let (staging, found) = self.unpack(package.archive, &package.filename)?;
+        if found != package.h1_tree {
+            return Err(StoreError::Package {
+                name: package.filename.clone(),
+                why: format!(
+                    "its files have the checksum {found}, not {}",
+                    package.h1_tree
+                ),
+            });
+        }
+        match fs::rename(staging.path(), &tree) {
+            Ok(()) => {
+                let _moved = staging.keep();
+            }
+            Err(_) if tree.is_dir() => {} // Somebody else was as fast, with the same files.
+            Err(error) => return Err(StoreError::io("write", &tree)(error)),
+        }
+        sync_dir(&self.dir.join("trees"))?;
+        Ok(tree)
+    }
+
+    /// The checksums of a package: of its zip file, and of its files once they are unpacked.
+    ///
+    /// # Errors
+    /// As [`tree`](Self::tree).
+    pub fn checksums(&self, archive: Digest, name: &str) -> Result<(Hash, Hash), StoreError> {
+        let of_zip = h1_of_zip(self.open_blob(archive)?);
+        let of_zip = of_zip.map_err(|error| refused(name, &error))?;
+        let (_staging, of_tree) = self.unpack(archive, name)?;
+        Ok((of_zip, of_tree))
+    }
+
+    fn unpack(&self, archive: Digest, name: &str) -> Result<(tempfile::TempDir, Hash), StoreError> {
+        let incoming = self.dir.join("incoming");
+        let staging = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir_in(&incoming)
+            .map_err(StoreError::io("write in", &incoming))?;
+        let file = self.open_blob(archive)?;
+        let mut zip = ZipArchive::new(file).map_err(|error| refused(name, &error))?;
+        if zip.len() > MAX_FILES {
+            return Err(refused(
+                name,
+                &format!("it has more than {MAX_FILES} files"),
+            ));
+        }
+        let (mut left, mut seen) = (MAX_TREE_BYTES, BTreeSet::new());
+        for index in 0..zip.len() {
+            let mut entry = zip.by_index(index).map_err(|error| refused(name, &error))?;
+            let path = safe_path(&entry).map_err(|why| refused(name, &why))?;
+            if entry.is_dir() {
+                continue;
+            }
+            if !seen.insert(path.to_string_lossy().to_lowercase()) {
+                let why = format!("`{}` is in it more than once", path.display());
+                return Err(refused(name, &why));
+            }
+            let mode = entry.unix_mode().unwrap_or(0o444);
+            let mode = if mode & 0o111 == 0 { 0o444 } else { 0o555 };
+            let path = staging.path().join(path);
+            let written = write(&path, mode, &mut entry, left);
+            left -= written.map_err(|error| match error.kind() {
+                io::ErrorKind::FileTooLarge => refused(name, &"it is too large unpacked"),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => refused(name, &error),
+                _ => StoreError::io("write", &path)(error),
+            })?;
+        }
+        let hash = h1_of_dir(staging.path()).map_err(|error| refused(name, &error))?;
+        Ok((staging, hash))
+    }
+}
+
+fn refused(name: &str, why: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Package {
+        name: name.to_owned(),
+        why: why.to_string(),
+    }
+}
+
+/// Where an entry goes below the tree. Only plain files and directories with plain names go anywhere.
+fn safe_path<R: io::Read>(entry: &zip::read::ZipFile<'_, R>) -> Result<PathBuf, String> {
+    const FILE_TYPES: u32 = 0o170_000;
+    let is_plain = |kind| matches!(kind, 0 | 0o100_000 | 0o040_000);
+    let name = entry
+        .name()
+        .map_err(|error| error.to_string())?
+        .into_owned();
+    if !entry
+        .unix_mode()
+        .is_none_or(|mode| is_plain(mode & FILE_TYPES))
+    {
+        return Err(format!("`{name}` is neither a file nor a directory"));
+    }
+    let parts: Vec<&str> = name.trim_end_matches('/').split('/').collect();
+    let is_good = |part: &&str| {
+        !matches!(*part, "" | "." | "..") && !part.chars().any(|c| c.is_control() || c == '\\')
+    };
+    match parts.iter().all(is_good) {
+        true => Ok(parts.iter().collect()),
+        false => Err(format!("{name:?} is no name for a file in a package")),
+    }
+}
+
+/// Writes one file and returns its length in bytes.
+fn write(path: &Path, mode: u32, content: &mut impl io::Read, limit: u64) -> io::Result<u64> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    let written = io::copy(&mut content.take(limit + 1), &mut file)?;
+    if written > limit {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.sync_all()?;
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Cursor, Write as _};
+
+    use zip::{ZipWriter, write::SimpleFileOptions};
+
+    use super::*;
+
+    fn zip(entries: &[(&str, u32)]) -> Vec<u8> {
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, mode) in entries {
+            let options = SimpleFileOptions::default().unix_permissions(*mode);
+            zip.start_file(*name, options).unwrap();
+            zip.write_all(name.as_bytes()).unwrap();
+        }
+        zip.finish().unwrap().into_inner()
+    }
+
+    fn package(store: &Store, content: &[u8]) -> Package {
+        let archive = store.put(content).unwrap();
+        let sums = store.checksums(archive, "demo.zip");
+        let (h1_zip, h1_tree) = sums.unwrap_or((Hash::H1([0; 32]), Hash::H1([0; 32])));
+        Package {
+            platform: "linux_amd64".parse().unwrap(),
+            filename: "demo.zip".to_owned(),
+            archive,
+            size: content.len() as u64,
+            h1_zip,
+            h1_tree,
+        }
+    }
+
+    #[test]
+    fn a_package_is_unpacked_once_for_everybody_and_for_no_one_to_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let content = zip(&[
+            ("terraform-provider-demo_v1.0.0", 0o755),
+            ("docs/LICENSE", 0o644),
+        ]);
+        let package = package(&store, &content);
+        assert_eq!(package.h1_zip, package.h1_tree);
+
+        let tree = store.tree(&package).unwrap();
+
+        assert_eq!(store.tree(&package).unwrap(), tree);
+        for (name, mode) in [
+            ("terraform-provider-demo_v1.0.0", 0o555),
+            ("docs/LICENSE", 0o444),
+        ] {
+            let found = fs::metadata(tree.join(name)).unwrap().permissions().mode();
+            assert_eq!(found & 0o777, mode, "{name}");
+        }
+        assert_eq!(
+            fs::read_dir(dir.path().join("incoming")).unwrap().count(),
+            0
+        );
+    }
+
+    #[test]
+    fn a_package_that_reaches_out_of_its_tree_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for name in [
+            "../evil",
+            "/etc/evil",
+            "a/../../evil",
+            "a//b",
+            "a\\b",
+            "a\nb",
+        ] {
+            let package = package(&store, &zip(&[(name, 0o755)]));
+
+            let error = store.tree(&package).unwrap_err();
+
+            assert!(
+                matches!(error, StoreError::Package { .. }),
+                "{name:?}: {error}"
+            );
+        }
+        let twice = package(&store, &zip(&[("LICENSE", 0o644), ("license", 0o644)]));
+        assert!(
+            store
+                .tree(&twice)
+                .unwrap_err()
+                .to_string()
+                .contains("more than once")
+        );
+        assert_eq!(fs::read_dir(dir.path().join("trees")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_package_with_other_files_than_promised_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut package = package(&store, &zip(&[("terraform-provider-demo", 0o755)]));
+        package.h1_tree = Hash::H1([7; 32]);
+
+        let error = store.tree(&package).unwrap_err();
+
+        assert!(error.to_string().contains("checksum"), "{error}");
+    }
+}
