@@ -1,8 +1,11 @@
 //! States near the limit of what coderd takes, and above it.
 
-use serde_json::Value;
+use std::time::{Duration, Instant};
 
-use super::{Daemon, Lab, Version};
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::{Daemon, Lab, PATIENCE, Version};
 use crate::cli::outpost;
 
 /// A resource of as many thousand bytes as `seconds` says that stands in the state twice, as input and as output.
@@ -61,7 +64,7 @@ async fn a_state_over_the_limit_is_kept_and_pushed_and_no_later_build_loses_it()
     assert!(error.contains("outpost recover"), "{error}");
 
     assert_eq!(size(&lab, &build).await, 0);
-    let said = recover(&lab, &daemon, build["job"]["id"].as_str().unwrap());
+    let said = recover(&lab, &daemon, build["job"]["id"].as_str().unwrap()).await;
     assert!(said.contains("4194304"), "{said}");
     assert!(size(&lab, &build).await > 5_000_000);
 
@@ -81,13 +84,22 @@ async fn size(lab: &Lab, build: &Value) -> usize {
     }
 }
 
-fn recover(lab: &Lab, daemon: &Daemon, job: &str) -> String {
-    let output = outpost()
-        .args(["recover", "push", job])
-        .env("OUTPOST_STATE_DIR", daemon.state_dir())
-        .env("CODER_SESSION_TOKEN", lab.api.token())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stderr).unwrap()
+/// Pushes, once the daemon has let go of the job, which the server shows as ended a moment before.
+async fn recover(lab: &Lab, daemon: &Daemon, job: &str) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let output = outpost()
+            .args(["recover", "push", job])
+            .env("OUTPOST_STATE_DIR", daemon.state_dir())
+            .env("CODER_SESSION_TOKEN", lab.api.token())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        if output.status.success() {
+            return said;
+        }
+        assert!(said.contains("is alive and works on this job"), "{said}");
+        assert!(Instant::now() < deadline, "{said}");
+        sleep(Duration::from_millis(100)).await;
+    }
 }
