@@ -58,6 +58,10 @@ struct Server {
     ends_behind_our_back: AtomicBool,
     /// The answer to the next call of this name does not arrive.
     loses_answer: Mutex<Option<&'static str>>,
+    /// Tags and variables of templates, which nobody may tell twice.
+    learned: Mutex<Vec<String>>,
+    /// The connection breaks when so many are learned.
+    breaks_at: Mutex<Option<usize>>,
     /// Bytes of a message, roughly.
     limit: Mutex<Option<usize>>,
 }
@@ -129,6 +133,25 @@ impl Server {
         }
     }
 
+    /// As coderd does: one after the other, whatever becomes of the next.
+    fn learn(&self, update: &JobUpdate) -> Result<(), SourceError> {
+        let tags = update.workspace_tags.keys();
+        let variables = update.template_variables.iter().map(|it| &it.name);
+        for name in tags.chain(variables) {
+            let mut learned = self.learned.lock().unwrap();
+            if learned.contains(name) {
+                let text = format!("duplicate key value violates unique constraint: {name}");
+                return Err(SourceError::Refused(text));
+            }
+            learned.push(name.clone());
+            let mut breaks_at = self.breaks_at.lock().unwrap();
+            if breaks_at.take_if(|count| *count == learned.len()).is_some() {
+                return Err(SourceError::Lost("broken".into()));
+            }
+        }
+        Ok(())
+    }
+
     fn failure(&self) -> FailedJob {
         self.failed.lock().unwrap().clone().expect("the job failed")
     }
@@ -149,6 +172,7 @@ impl JobSource for Server {
             std::future::pending::<()>().await;
         }
         self.call("update")?;
+        self.learn(&update)?;
         let lines = update
             .logs
             .into_iter()
@@ -295,12 +319,14 @@ impl Session for Engine {
 
     async fn parse(&mut self, _: Arc<dyn LogSink>) -> Result<ParseComplete, StepFailure> {
         self.step("parse".to_owned())?;
-        let variable = TemplateVariable {
-            name: "region".to_owned(),
+        let variables = ["region", "size"].map(|name| TemplateVariable {
+            name: name.to_owned(),
             ..TemplateVariable::default()
-        };
+        });
+        let tags = ["zone", "team"].map(|key| (key.to_owned(), "a".to_owned()));
         Ok(ParseComplete {
-            template_variables: vec![variable],
+            template_variables: variables.to_vec(),
+            workspace_tags: tags.into(),
             ..ParseComplete::default()
         })
     }

@@ -89,14 +89,18 @@ impl Context<'_> {
             workspace_tags: parsed.workspace_tags,
             ..JobUpdate::heartbeat(self.job)
         };
-        match self.reporter.update(update).await {
+        match self.reporter.update(update.clone()).await {
             Ok(answer) => Ok(answer.variables),
-            // The answer to a first try was lost, and the server has all of it.
-            Err(SourceError::Refused(text)) if text.contains("duplicate key") => Ok(local),
-            Err(SourceError::Refused(text)) => {
-                Err(Failure::new(format!("update job: {text}")).coded())
+            Err(error) if is_known(&error) => {
+                for piece in pieces(update) {
+                    match self.reporter.update(piece).await {
+                        Err(error) if !is_known(&error) => return Err(refused(&error)),
+                        Ok(_) | Err(_) => {}
+                    }
+                }
+                Ok(local)
             }
-            Err(error) => Err(Failure::new(format!("update job: {error}"))),
+            Err(error) => Err(refused(&error)),
         }
     }
 
@@ -142,6 +146,47 @@ impl Context<'_> {
         check_resources(&graph.resources).map_err(|refused| wrong("", refused.into()))?;
         Ok(Pass { plan, graph })
     }
+}
+
+/// Whether the server has it already: the answer to a first try was lost.
+fn is_known(error: &SourceError) -> bool {
+    matches!(error, SourceError::Refused(text) if text.contains("duplicate key"))
+}
+
+fn refused(error: &SourceError) -> Failure {
+    match error {
+        SourceError::Refused(text) => Failure::new(format!("update job: {text}")).coded(),
+        error => Failure::new(format!("update job: {error}")),
+    }
+}
+
+/// The same in pieces of which the server has either all or nothing: where a connection breaks, coderd stops between
+/// one tag or variable and the next.
+fn pieces(update: JobUpdate) -> impl Iterator<Item = JobUpdate> {
+    let JobUpdate {
+        job,
+        template_variables,
+        user_variables,
+        readme,
+        workspace_tags,
+        ..
+    } = update;
+    let tags = workspace_tags.into_iter().map(move |tag| JobUpdate {
+        workspace_tags: [tag].into(),
+        ..JobUpdate::heartbeat(job)
+    });
+    let readme = JobUpdate {
+        readme,
+        ..JobUpdate::heartbeat(job)
+    };
+    let variables = template_variables
+        .into_iter()
+        .map(move |variable| JobUpdate {
+            template_variables: vec![variable],
+            user_variables: user_variables.clone(),
+            ..JobUpdate::heartbeat(job)
+        });
+    tags.chain([readme]).chain(variables)
 }
 
 fn detecting(transition: Transition) -> &'static str {

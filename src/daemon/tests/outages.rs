@@ -221,3 +221,18 @@ async fn a_failure_without_a_state_whose_answer_was_lost_counts() {
 
     assert_eq!(counts(&summary), FAILED);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_template_is_learned_whole_wherever_the_connection_breaks_meanwhile() {
+    for breaks_at in 1..=4 {
+        let server = Server::with(job(Work::TemplateImport(TemplateImport::default())));
+        *server.breaks_at.lock().unwrap() = Some(breaks_at);
+
+        let (summary, ..) = run_one(&server, &Engine::default(), &Stop::new()).await;
+
+        assert_eq!(counts(&summary), COMPLETED, "{breaks_at}");
+        let mut learned = server.learned.lock().unwrap().clone();
+        learned.sort_unstable();
+        assert_eq!(learned, ["region", "size", "team", "zone"], "{breaks_at}");
+    }
+}
