@@ -33,7 +33,7 @@ use outpost::{
     stop::Stop,
     terraform::{
         Attempt, Engine, EngineConfig, Environment, ProviderPresenter as _, binary,
-        providers::{CoderProvider, Mode},
+        providers::{Mode, Presenter},
     },
 };
 use tempfile::TempDir;
@@ -113,7 +113,7 @@ struct Lab {
     dir: TempDir,
     binary: PathBuf,
     environment: Environment,
-    providers: CoderProvider,
+    providers: Presenter,
     engine: Arc<Engine>,
     archive: Bytes,
 }
@@ -142,7 +142,7 @@ impl Lab {
             .into_iter()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
             .collect();
-        let providers = CoderProvider::new(
+        let providers = Presenter::new(
             Mode::Builtin,
             cli_config::Engine::Terraform,
             Arc::new(packages),

@@ -5,9 +5,11 @@ pub mod builtin;
 mod digest;
 pub mod generation;
 pub mod store;
+mod view;
 
 pub use self::{
     digest::{Digest, DigestError},
     generation::Generation,
     store::{Store, StoreError},
+    view::Packages,
 };

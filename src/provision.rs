@@ -3,6 +3,8 @@
 //!
 //! The shapes are those of Coder's messages at API 1.20, so that every transport carries all of it.
 
+mod providers;
+
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -18,6 +20,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
+pub use self::providers::{ProviderPackages, ProviderStore, ProviderView, WantedProvider};
 use crate::{
     job::{
         AiTask, CompletedJob, ExternalAuth, ExternalAuthRequirement, FailedJob, Job, JobId,
@@ -523,18 +526,4 @@ pub enum SourceError {
     /// The server's answer makes no sense.
     #[error("invalid answer: {0}")]
     Invalid(String),
-}
-
-/// Packages of the `coder` provider that this program brings along, for an engine without a registry.
-pub trait ProviderPackages: Send + Sync {
-    /// Registries under whose names the packages are, such as `registry.terraform.io`.
-    fn hosts(&self) -> &[&'static str];
-
-    /// Makes the packages ready and returns their directory, in the layout of Terraform's filesystem mirror.
-    ///
-    /// All versions that were ever published are in it, and `locked`. It takes a few files and no network.
-    ///
-    /// # Errors
-    /// If they cannot be written.
-    fn mirror(&self, locked: Option<&semver::Version>) -> std::io::Result<std::path::PathBuf>;
 }

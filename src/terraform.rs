@@ -26,6 +26,7 @@ mod timings;
 mod variables;
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
@@ -92,15 +93,18 @@ pub struct Presented {
     /// Variables for every process.
     pub env: Vec<(OsString, OsString)>,
     /// Names where the `coder` provider comes from, as one part of a path. Sessions share a plugin cache only if they
-    /// agree on it.
-    pub source: String,
+    /// agree on it; `None` if this one shares none.
+    pub source: Option<String>,
+    /// Keeps what is presented where it is.
+    pub hold: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Default for Presented {
     fn default() -> Self {
         Self {
             env: Vec::new(),
-            source: "registry".to_owned(),
+            source: Some("registry".to_owned()),
+            hold: None,
         }
     }
 }

@@ -19,9 +19,10 @@ use super::{
 };
 use crate::{
     language::cli_config,
-    mirror::builtin::BuiltinPackages,
+    mirror::{self, Store, builtin::BuiltinPackages},
     net::trust,
-    provision::Provisioner,
+    provision::{ProviderStore, Provisioner},
+    registry::Platform,
     stop::Stop,
     terraform::{
         Engine, EngineConfig, Environment,
@@ -52,6 +53,13 @@ pub(super) struct EngineArgs {
     /// Directory for what can be downloaded or made again [default: $CACHE_DIRECTORY or ~/.cache/outpost]
     #[arg(long, short, value_name = "DIR", env = "CODER_CACHE_DIRECTORY")]
     cache_dir: Option<PathBuf>,
+    /// Directory of a mirror: the providers that it has come from there and from nowhere else, and the engine if none
+    /// is installed
+    #[arg(long, value_name = "DIR", env = "OUTPOST_MIRROR")]
+    mirror: Option<PathBuf>,
+    /// Ask nothing of the outside: no registry, no download of an engine, no question for newer versions
+    #[arg(long, env = "OUTPOST_SEALED")]
+    sealed: bool,
     /// Time a cancelled Terraform has to end by itself
     #[arg(
         long,
@@ -70,6 +78,13 @@ pub(super) struct EngineArgs {
     )]
     isolation: isolation::Wanted,
 }
+
+/// There is no engine, and none may be fetched.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no engine found, and none is downloaded with --sealed: install Terraform or OpenTofu, name it with --engine, or mirror one"
+)]
+struct NoEngine;
 
 impl EngineArgs {
     /// Finds the engine and asks it who it is. Its sessions get directories below `work_dir`, and see nothing of what
@@ -123,13 +138,19 @@ impl EngineArgs {
             true => None,
             false => Some(self.cache_dir()?.join("plugins")),
         };
+        let mirror = self.mirror()?;
+        stores
+            .fixed
+            .extend(mirror.iter().map(|mirror| mirror.dir().to_owned()));
         let isolation = self.isolation.prepare(guarded, stores, &work_dir).await?;
         let mode = match coder_provider {
             CoderProvider::Builtin => Mode::Builtin,
             CoderProvider::Registry => Mode::Registry,
             CoderProvider::Auto => Mode::Auto,
         };
-        let providers = providers::CoderProvider::new(mode, kind, Arc::new(packages), host);
+        let providers = providers::Presenter::new(mode, kind, Arc::new(packages), host)
+            .with_mirror(mirror)
+            .sealed(self.sealed);
         let engine = Engine::new(EngineConfig {
             binary: binary.path.clone(),
             work_dir,
@@ -177,6 +198,40 @@ impl EngineArgs {
         Ok(Some(Binary::probe(&path, environment, stop).await?))
     }
 
+    /// The mirror, if one is named.
+    ///
+    /// # Errors
+    /// If there is none in its directory.
+    fn mirror(&self) -> anyhow::Result<Option<Arc<dyn ProviderStore>>> {
+        let Some(store) = self.store()? else {
+            return Ok(None);
+        };
+        Ok(Some(Arc::new(mirror::Packages {
+            store,
+            platform: Platform::current(),
+        })))
+    }
+
+    fn store(&self) -> anyhow::Result<Option<Store>> {
+        let store = self.mirror.as_deref().map(Store::existing);
+        store.transpose().context("--mirror names no mirror")
+    }
+
+    /// The newest engine in the mirror, Terraform before OpenTofu.
+    fn mirrored(&self) -> anyhow::Result<Option<PathBuf>> {
+        let Some(store) = self.store()? else {
+            return Ok(None);
+        };
+        let (_lease, generation) = store.lease_newest()?;
+        let platform = Platform::current();
+        for name in ["terraform", "tofu"] {
+            if let Some(tool) = generation.newest_tool(name, &platform) {
+                return Ok(Some(store.tool(tool)?.join(name)));
+            }
+        }
+        Ok(None)
+    }
+
     async fn probe(&self, environment: &Environment, stop: &Stop) -> anyhow::Result<Binary> {
         let path = match (
             &self.engine,
@@ -184,6 +239,8 @@ impl EngineArgs {
         ) {
             (Some(path), _) => path.clone(),
             (None, Ok(path)) => path,
+            (None, Err(_)) if let Some(path) = self.mirrored()? => path,
+            (None, Err(_)) if self.sealed => return Err(NoEngine.into()),
             (None, Err(_)) => {
                 let client = reqwest::Client::builder().build()?;
                 let installer = Installer::from_publisher(self.cache_dir()?.join("engines"));

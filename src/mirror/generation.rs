@@ -213,6 +213,15 @@ impl Generation {
         provider.packages.iter().find(|p| p.platform == *platform)
     }
 
+    /// The newest version of a program that is there for a platform.
+    pub fn newest_tool(&self, name: &str, platform: &Platform) -> Option<&Tool> {
+        let fits = |tool: &&Tool| tool.name == name && tool.platform == *platform;
+        self.tools
+            .iter()
+            .filter(fits)
+            .max_by(|a, b| a.version.cmp(&b.version))
+    }
+
     /// The versions of a provider, oldest first.
     pub fn versions<'a>(&'a self, addr: &'a ProviderAddr) -> impl Iterator<Item = &'a Provider> {
         self.providers

@@ -1,4 +1,5 @@
-//! Presents the built-in `coder` provider to an engine: through a CLI configuration that names a mirror of ours.
+//! Presents the built-in `coder` provider and a mirror to an engine: through a CLI configuration that names directories
+//! of ours.
 //!
 //! The operator's configuration stays in force, except that `coder/coder` comes from the mirror and from nowhere
 //! else. A template's own files are left alone, but for checksums in the lock file, which ours cannot have.
@@ -8,8 +9,9 @@ mod locked;
 mod unavailable;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
-    fmt,
+    fmt, fs, io,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -19,8 +21,11 @@ use async_trait::async_trait;
 
 use crate::{
     job::LogLevel,
-    language::cli_config::Engine,
-    provision::{LogSink, ProviderPackages, StepFailure},
+    language::{self, cli_config::Engine},
+    provision::{
+        LogSink, ProviderPackages, ProviderStore, ProviderView, StepFailure, WantedProvider,
+    },
+    registry::{DEFAULT_HOST, OPENTOFU_HOST, ProviderAddr},
     terraform::{Attempt, Presented, ProviderPresenter},
 };
 
@@ -71,16 +76,25 @@ impl FromStr for Mode {
 /// Reads a variable of the environment.
 type Environment = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
 
-/// Presents the built-in `coder` provider where the mode asks for it.
+/// The view of a mirror, in a session's private directory.
+const VIEW: &str = "mirror";
+
+/// What a job's log says if the operator has arranged for providers otherwise.
+const STEPS_ASIDE: &str = "the mirror is not used: the operator's CLI configuration has a provider_installation block, \
+                           which stays in force";
+
+/// Presents the built-in `coder` provider where the mode asks for it, and what is in a mirror.
 #[derive(Clone)]
-pub struct CoderProvider {
+pub struct Presenter {
     mode: Mode,
     engine: Engine,
     packages: Arc<dyn ProviderPackages>,
     environment: Environment,
+    mirror: Option<Arc<dyn ProviderStore>>,
+    sealed: bool,
 }
 
-impl CoderProvider {
+impl Presenter {
     /// Presents `packages`. The operator's configuration is found by `environment`, which is the daemon's own.
     pub fn new(
         mode: Mode,
@@ -93,7 +107,23 @@ impl CoderProvider {
             engine,
             packages,
             environment: Arc::new(environment),
+            mirror: None,
+            sealed: false,
         }
+    }
+
+    /// What `mirror` has comes from there and from nowhere else, whatever the version.
+    #[must_use]
+    pub fn with_mirror(mut self, mirror: Option<Arc<dyn ProviderStore>>) -> Self {
+        self.mirror = mirror;
+        self
+    }
+
+    /// No registry is asked for anything, nor anybody whether there is a newer engine.
+    #[must_use]
+    pub fn sealed(mut self, sealed: bool) -> Self {
+        self.sealed = sealed;
+        self
     }
 
     fn uses_builtin(&self, attempt: Attempt) -> bool {
@@ -109,32 +139,104 @@ impl CoderProvider {
         &self,
         dir: &Path,
         private: &Path,
-    ) -> Result<(Presented, Option<String>), StepFailure> {
-        let hosts = self.packages.hosts();
-        let lock = locked::relax(dir, hosts)?;
-        let failed = |what, error| StepFailure::new(format!("{what}: {error}"));
-        let mirror = self.packages.mirror(lock.version.as_ref());
-        let mirror = mirror.map_err(|e| failed("write the built-in coder provider", e))?;
-        let file = self.configure(dir, private, &mirror)?;
-        let source = mirror.file_name().unwrap_or_default();
-        let source = source.to_string_lossy().into_owned();
-        let presented = Presented {
-            env: vec![("TF_CLI_CONFIG_FILE".into(), file.into_os_string())],
-            source,
-        };
-        Ok((presented, lock.warning))
+        attempt: Attempt,
+    ) -> Result<(Presented, Vec<String>), StepFailure> {
+        let env = |name: &str| (self.environment)(name);
+        let wrong = |error| StepFailure::new(format!("write a CLI configuration: {error}"));
+        let config = configuration::operators(self.engine, env).map_err(wrong)?;
+        let mut warnings = Vec::new();
+        let mut ours: Vec<(PathBuf, Vec<String>)> = Vec::new();
+        let mut presented = Presented::default();
+        if let Some(store) = &self.mirror {
+            if config.has("provider_installation") {
+                warnings.push(STEPS_ASIDE.to_owned());
+            } else {
+                let view = self.view(store.as_ref(), dir, private)?;
+                let providers = view.providers.iter().map(ToString::to_string).collect();
+                ours.push((private.join(VIEW), providers));
+                presented.source = None;
+                presented.hold = Some(view.hold);
+            }
+        }
+        if self.uses_builtin(attempt) {
+            let hosts = self.packages.hosts();
+            let lock = locked::relax(dir, hosts)?;
+            let mirror = self.packages.mirror(lock.version.as_ref());
+            let mirror = mirror.map_err(|error| {
+                StepFailure::new(format!("write the built-in coder provider: {error}"))
+            })?;
+            let source = mirror.file_name().unwrap_or_default();
+            let source = source.to_string_lossy().into_owned();
+            presented.source = presented.source.map(|_| source);
+            warnings.extend(lock.warning);
+            let coder = hosts.iter().map(|host| format!("{host}/coder/coder"));
+            let coder: Vec<_> = coder.collect();
+            for (_, providers) in &mut ours {
+                providers.retain(|provider| !coder.contains(provider));
+            }
+            ours.push((mirror, coder));
+        }
+        // An empty list would mean all of them.
+        ours.retain(|(_, providers)| !providers.is_empty());
+        if ours.is_empty() && !self.sealed {
+            return Ok((presented, warnings));
+        }
+        let ours = ours
+            .iter()
+            .map(|(path, providers)| (path.as_path(), providers.clone()));
+        let config =
+            configuration::merged(config, self.engine, env, dir, ours.collect(), self.sealed);
+        let file = config.and_then(|config| configuration::write(private, &config));
+        let file = file.map_err(wrong)?;
+        presented.env = vec![("TF_CLI_CONFIG_FILE".into(), file.into_os_string())];
+        Ok((presented, warnings))
     }
 
-    fn configure(&self, dir: &Path, private: &Path, mirror: &Path) -> Result<PathBuf, StepFailure> {
-        let env = |name: &str| (self.environment)(name);
-        let config = configuration::merged(self.engine, env, dir, mirror, self.packages.hosts());
-        let written = config.and_then(|config| configuration::write(private, &config));
-        written.map_err(|error| StepFailure::new(format!("write a CLI configuration: {error}")))
+    /// Lays out what the mirror has, and lets the session's lock file know it.
+    fn view(
+        &self,
+        store: &dyn ProviderStore,
+        dir: &Path,
+        private: &Path,
+    ) -> Result<ProviderView, StepFailure> {
+        let view = private.join(VIEW);
+        let failed = |error: &dyn fmt::Display| {
+            let store = store.dir().display();
+            StepFailure::new(format!("use the mirror in {store}: {error}"))
+        };
+        // One from before init was repeated.
+        if let Err(error) = fs::remove_dir_all(&view)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(failed(&error));
+        }
+        fs::create_dir(&view).map_err(|error| failed(&error))?;
+        let wanted = self.wanted(dir);
+        let view = store.view(&view, &wanted).map_err(|error| failed(&error))?;
+        locked::augment(dir, &view.checksums)?;
+        Ok(view)
+    }
+
+    /// What the template asks for, as far as that can be read before init; what cannot is only slower.
+    fn wanted(&self, dir: &Path) -> BTreeMap<ProviderAddr, WantedProvider> {
+        let default_host = match self.engine {
+            Engine::Terraform => DEFAULT_HOST,
+            Engine::OpenTofu => OPENTOFU_HOST,
+        };
+        let required = language::required_providers_of_tree(dir, default_host);
+        let mut wanted: BTreeMap<_, WantedProvider> = BTreeMap::new();
+        for (addr, constraint) in required.unwrap_or_default() {
+            wanted.entry(addr).or_default().constraint = constraint;
+        }
+        for (addr, locked) in locked::read(dir).unwrap_or_default().providers {
+            wanted.entry(addr).or_default().locked = Some(locked.version);
+        }
+        wanted
     }
 }
 
 #[async_trait]
-impl ProviderPresenter for CoderProvider {
+impl ProviderPresenter for Presenter {
     async fn prepare(
         &self,
         dir: &Path,
@@ -142,20 +244,18 @@ impl ProviderPresenter for CoderProvider {
         attempt: Attempt,
         log: &dyn LogSink,
     ) -> Result<Presented, StepFailure> {
-        if !self.uses_builtin(attempt) {
-            return Ok(Presented::default());
-        }
-        if attempt == Attempt::Repeat {
+        if attempt == Attempt::Repeat && self.uses_builtin(attempt) {
             let text = "coder/coder is not available; using the built-in provider instead";
             log.log(LogLevel::Warn, text.to_owned());
         }
         let (this, dir, private) = (self.clone(), dir.to_owned(), private.to_owned());
-        let presented = tokio::task::spawn_blocking(move || this.present(&dir, &private)).await;
+        let presented =
+            tokio::task::spawn_blocking(move || this.present(&dir, &private, attempt)).await;
         let presented = presented.map_err(|error| StepFailure::new(error.to_string()))?;
-        let (presented, warning) = presented?;
-        if let Some(warning) = warning {
-            log.log(LogLevel::Warn, warning);
-        }
+        let (presented, warnings) = presented?;
+        warnings
+            .into_iter()
+            .for_each(|warning| log.log(LogLevel::Warn, warning));
         Ok(presented)
     }
 
@@ -166,7 +266,7 @@ impl ProviderPresenter for CoderProvider {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io, os::unix::fs::PermissionsExt, sync::Mutex};
+    use std::{os::unix::fs::PermissionsExt, sync::Mutex};
 
     use semver::Version;
 
@@ -201,6 +301,7 @@ mod tests {
     struct Bench {
         dir: tempfile::TempDir,
         lines: Lines,
+        mirror: Option<Arc<dyn ProviderStore>>,
     }
 
     impl Bench {
@@ -210,6 +311,7 @@ mod tests {
             Self {
                 dir,
                 lines: Lines::default(),
+                mirror: None,
             }
         }
 
@@ -222,7 +324,8 @@ mod tests {
             let packages = Arc::new(FakePackages(self.dir.path().join("packages")));
             let environment =
                 move |name: &str| (name == "HOME").then(|| home.clone().into_os_string());
-            let presenter = CoderProvider::new(mode, Engine::Terraform, packages, environment);
+            let presenter = Presenter::new(mode, Engine::Terraform, packages, environment)
+                .with_mirror(self.mirror.clone());
             let prepared = presenter
                 .prepare(&self.session(), self.dir.path(), attempt, &self.lines)
                 .await;
@@ -232,6 +335,53 @@ mod tests {
         fn log(&self) -> Vec<String> {
             self.lines.0.lock().unwrap().clone()
         }
+    }
+
+    /// A mirror with one provider.
+    struct FakeStore;
+
+    impl ProviderStore for FakeStore {
+        fn dir(&self) -> &Path {
+            Path::new("/mirror")
+        }
+
+        fn view(
+            &self,
+            _: &Path,
+            _: &BTreeMap<ProviderAddr, WantedProvider>,
+        ) -> Result<ProviderView, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(ProviderView {
+                providers: vec!["registry.terraform.io/acme/demo".parse()?],
+                checksums: BTreeMap::new(),
+                hold: Arc::new(()),
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_mirror_has_comes_from_there_unless_the_operator_says_otherwise() {
+        let mut bench = Bench::new();
+        bench.mirror = Some(Arc::new(FakeStore));
+        let home = bench.dir.path().join("home");
+        fs::create_dir(&home).unwrap();
+
+        let presented = bench.prepare(Mode::Registry, Attempt::First).await;
+        let text = fs::read_to_string(&presented.env[0].1).unwrap();
+        assert!(
+            text.contains("include = [\"registry.terraform.io/acme/demo\"]"),
+            "{text}"
+        );
+        assert!(bench.log().is_empty());
+
+        let operators = "provider_installation {\n  direct {}\n}\n";
+        fs::write(home.join(".terraformrc"), operators).unwrap();
+        let presented = bench.prepare(Mode::Registry, Attempt::First).await;
+        assert!(presented.env.is_empty());
+        assert!(
+            bench.log()[0].contains("provider_installation"),
+            "{:?}",
+            bench.log()
+        );
     }
 
     #[tokio::test]
@@ -263,7 +413,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let text = fs::read_to_string(path).unwrap();
         assert!(text.contains("packages/any"), "{text}");
-        assert_eq!(presented.source, "any");
+        assert_eq!(presented.source.as_deref(), Some("any"));
         assert!(bench.log().is_empty());
     }
 
@@ -303,7 +453,7 @@ mod tests {
             (Mode::Builtin, output, false),
         ] {
             let packages = Arc::new(FakePackages(PathBuf::new()));
-            let presenter = CoderProvider::new(mode, Engine::Terraform, packages, |_| None);
+            let presenter = Presenter::new(mode, Engine::Terraform, packages, |_| None);
             assert_eq!(presenter.should_repeat(output), repeats);
         }
     }

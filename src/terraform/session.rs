@@ -164,12 +164,12 @@ impl Session {
         }
     }
 
-    /// The plugin cache that sessions share. A template with a lock file has none: where that lacks the checksum of
+    /// The plugin cache that sessions share. What comes from a mirror needs none; and a template with a lock file has none: where that lacks the checksum of
     /// what is cached, the engine would install it again over what other sessions run.
     fn plugin_cache(&self) -> Option<PathBuf> {
         let caches = self.engine.plugin_cache_dir.as_ref();
         let caches = caches.filter(|_| !self.has_own_lock)?;
-        Some(caches.join(&self.presented.source))
+        Some(caches.join(self.presented.source.as_ref()?))
     }
 
     /// What init, show and graph get.

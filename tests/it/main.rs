@@ -30,6 +30,7 @@ mod proto_fresh;
 mod provider;
 mod recordings;
 mod remote;
+mod sealed;
 mod slots;
 mod source;
 mod start;

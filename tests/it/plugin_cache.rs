@@ -11,7 +11,7 @@ use outpost::{
     stop::Stop,
     terraform::{
         Engine, EngineConfig, Environment, binary,
-        providers::{CoderProvider, Mode},
+        providers::{Mode, Presenter},
     },
 };
 
@@ -32,20 +32,35 @@ output "name" { value = data.coder_workspace.me.name }
 "#;
 
 fn engine(dir: &Path) -> Engine {
+    engine_with(dir, presenter(dir, Mode::Builtin), |_| {})
+}
+
+/// Presents the built-in provider in `mode`, whatever the operator of this machine has arranged.
+pub fn presenter(dir: &Path, mode: Mode) -> Presenter {
     let packages = BuiltinPackages {
         dir: dir.join("builtin"),
         executable: env!("CARGO_BIN_EXE_outpost").into(),
     };
-    let providers = CoderProvider::new(
-        Mode::Builtin,
+    Presenter::new(
+        mode,
         cli_config::Engine::Terraform,
         Arc::new(packages),
         |_| None,
-    );
+    )
+}
+
+/// A real engine that finds its providers by `providers`.
+pub fn engine_with(
+    dir: &Path,
+    providers: Presenter,
+    change: impl FnOnce(&mut Environment),
+) -> Engine {
+    let mut environment = Environment::of_host(std::env::vars_os(), &[]);
+    change(&mut environment);
     Engine::new(EngineConfig {
         binary: binary::find(&std::env::var_os("PATH").unwrap()).unwrap(),
         work_dir: dir.join("work"),
-        environment: Environment::of_host(std::env::vars_os(), &[]),
+        environment,
         exit_timeout: Duration::from_secs(60),
         plugin_cache_dir: Some(dir.join("plugins")),
         agent_scripts: BTreeMap::new(),
@@ -55,6 +70,11 @@ fn engine(dir: &Path) -> Engine {
 }
 
 async fn plan(engine: &Engine, files: &[(&str, &str)]) -> Result<(), StepFailure> {
+    planned(engine, files).await.0
+}
+
+/// How init and plan of a template end, and what the job's log says.
+pub async fn planned(engine: &Engine, files: &[(&str, &str)]) -> (Result<(), StepFailure>, String) {
     let config = SessionConfig {
         job_id: JobId(uuid::Uuid::new_v4()),
         log_level: None,
@@ -68,9 +88,13 @@ async fn plan(engine: &Engine, files: &[(&str, &str)]) -> Result<(), StepFailure
         template_archive: tar(files),
         ..InitRequest::default()
     };
-    session.init(request, log.clone(), &stop).await?;
-    session.plan(PlanRequest::default(), log, &stop).await?;
-    Ok(())
+    let mut ended = session.init(request, log.clone(), &stop).await.map(drop);
+    if ended.is_ok() {
+        let request = PlanRequest::default();
+        ended = session.plan(request, log.clone(), &stop).await.map(drop);
+    }
+    session.close().await;
+    (ended, log.all())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

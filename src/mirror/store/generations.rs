@@ -166,6 +166,23 @@ impl Store {
         })
     }
 
+    /// Reads the current generation and holds on to it.
+    ///
+    /// # Errors
+    /// As [`newest`](Self::newest).
+    pub fn lease_newest(&self) -> Result<(Lease, Generation), StoreError> {
+        loop {
+            let number = self.current()?.ok_or_else(|| StoreError::Empty {
+                dir: self.dir.clone(),
+            })?;
+            let lease = self.lease(number)?;
+            // It may have been replaced and collected between the two.
+            if self.current()? == Some(number) {
+                return Ok((lease, self.generation(number)?));
+            }
+        }
+    }
+
     /// Whether somebody uses a generation.
     ///
     /// # Errors

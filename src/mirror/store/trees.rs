@@ -12,7 +12,10 @@ use zip::ZipArchive;
 
 use super::{Store, StoreError, sync_dir};
 use crate::{
-    mirror::{Digest, generation::Package},
+    mirror::{
+        Digest,
+        generation::{Package, Tool},
+    },
     registry::{Hash, h1_of_dir, h1_of_zip},
 };
 
@@ -28,20 +31,34 @@ impl Store {
     /// [`StoreError::Package`] if it cannot be trusted or unpacked, [`StoreError::Mismatch`] if it is not what
     /// `package` says, and the system's reason.
     pub fn tree(&self, package: &Package) -> Result<PathBuf, StoreError> {
-        let tree = self.dir.join("trees").join(package.archive.to_string());
-        if tree.is_dir() {
+        if let Some(tree) = self.existing_tree(package) {
             return Ok(tree);
         }
         let (staging, found) = self.unpack(package.archive, &package.filename)?;
         if found != package.h1_tree {
+            let promised = &package.h1_tree;
             return Err(StoreError::Package {
                 name: package.filename.clone(),
-                why: format!(
-                    "its files have the checksum {found}, not {}",
-                    package.h1_tree
-                ),
+                why: format!("its files have the checksum {found}, not {promised}"),
             });
         }
+        self.publish(staging, self.tree_path(package.archive))
+    }
+
+    /// The files of a program, which are unpacked if they are not there yet.
+    ///
+    /// # Errors
+    /// As [`tree`](Self::tree).
+    pub fn tool(&self, tool: &Tool) -> Result<PathBuf, StoreError> {
+        let tree = self.tree_path(tool.archive);
+        if tree.is_dir() {
+            return Ok(tree);
+        }
+        let (staging, _) = self.unpack(tool.archive, &tool.filename)?;
+        self.publish(staging, tree)
+    }
+
+    fn publish(&self, staging: tempfile::TempDir, tree: PathBuf) -> Result<PathBuf, StoreError> {
         match fs::rename(staging.path(), &tree) {
             Ok(()) => {
                 let _moved = staging.keep();
@@ -51,6 +68,15 @@ impl Store {
         }
         sync_dir(&self.dir.join("trees"))?;
         Ok(tree)
+    }
+
+    /// The same, if they are there already.
+    pub fn existing_tree(&self, package: &Package) -> Option<PathBuf> {
+        Some(self.tree_path(package.archive)).filter(|tree| tree.is_dir())
+    }
+
+    fn tree_path(&self, archive: Digest) -> PathBuf {
+        self.dir.join("trees").join(archive.to_string())
     }
 
     /// The checksums of a package: of its zip file, and of its files once they are unpacked.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::language::cli_config::{
-    CliConfig, CliConfigError, Engine, Installation, Method, locate,
+    CliConfig, CliConfigError, Engine, Installation, Method, MethodKind, locate,
 };
 
 /// The file's name in a session's private directory.
@@ -30,29 +30,45 @@ pub(super) enum ConfigurationError {
     Path(PathBuf),
 }
 
-/// Merges what the engine would read, found by `env`, with a rule for `coder/coder`.
-///
-/// `dir` is where the engine will run: it looks for plugins there, unless a configuration says where.
-pub(super) fn merged(
+/// A filesystem mirror of ours, and the addresses that come from it and from nowhere else.
+pub(super) type Ours<'a> = (&'a Path, Vec<String>);
+
+/// Reads what the engine would read, found by `env`.
+pub(super) fn operators(
     engine: Engine,
     env: impl Fn(&str) -> Option<OsString>,
-    dir: &Path,
-    mirror: &Path,
-    hosts: &[&str],
 ) -> Result<CliConfig, ConfigurationError> {
     let mut config = CliConfig::default();
     for path in locate(engine, &env).files {
         config.append(read(&path)?);
     }
+    Ok(config)
+}
+
+/// Adds mirrors of ours to the operator's configuration, the last one first in rank.
+///
+/// `dir` is where the engine will run: it looks for plugins there, unless a configuration says where. A `sealed` one
+/// asks no registry.
+pub(super) fn merged(
+    mut config: CliConfig,
+    engine: Engine,
+    env: impl Fn(&str) -> Option<OsString>,
+    dir: &Path,
+    ours: Vec<Ours<'_>>,
+    sealed: bool,
+) -> Result<CliConfig, ConfigurationError> {
     let mut installation = match config.installation()? {
         Some(installation) => installation,
         None => implied(&plugin_dirs(engine, env, dir)),
     };
-    let coder = hosts
-        .iter()
-        .map(|host| format!("{host}/coder/coder"))
-        .collect();
-    installation.prefer(Method::filesystem_mirror(text(mirror)?, coder));
+    if sealed {
+        let is_direct = |method: &Method| matches!(method.kind, MethodKind::Direct);
+        installation.methods.retain(|method| !is_direct(method));
+        config.set_bool("disable_checkpoint", true);
+    }
+    for (mirror, providers) in ours {
+        installation.prefer(Method::filesystem_mirror(text(mirror)?, providers));
+    }
     config.set_installation(&installation);
     Ok(config)
 }
@@ -156,12 +172,19 @@ mod tests {
     const HOSTS: [&str; 2] = ["registry.terraform.io", "registry.opentofu.org"];
 
     fn merged_with(home: &Path) -> Result<String, ConfigurationError> {
+        merged_as(home, false)
+    }
+
+    fn merged_as(home: &Path, sealed: bool) -> Result<String, ConfigurationError> {
         let env = |name: &str| match name {
             "HOME" => Some(home.as_os_str().to_owned()),
             "XDG_DATA_DIRS" => Some("/nowhere".into()),
             _ => None,
         };
-        let config = merged(Engine::Terraform, env, home, Path::new("/mirror"), &HOSTS);
+        let coder = HOSTS.map(|host| format!("{host}/coder/coder")).to_vec();
+        let ours = vec![(Path::new("/mirror"), coder)];
+        let config = operators(Engine::Terraform, env)?;
+        let config = merged(config, Engine::Terraform, env, home, ours, sealed);
         config.map(|config| config.to_string())
     }
 
@@ -179,6 +202,19 @@ mod tests {
             text.contains("filesystem_mirror") && text.contains("direct"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_sealed_engine_asks_no_registry() {
+        let home = tempfile::tempdir().unwrap();
+
+        let text = merged_as(home.path(), true).unwrap();
+
+        assert!(
+            text.contains("filesystem_mirror") && !text.contains("direct"),
+            "{text}"
+        );
+        assert!(text.contains("disable_checkpoint = true"), "{text}");
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! What an author's lock file says about `coder/coder`, and what of it the built-in provider can keep.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use semver::Version;
 
 use crate::{
     language::lock::{FILE_NAME, Lock},
     provision::StepFailure,
-    registry::ProviderAddr,
+    registry::{Hash, ProviderAddr},
 };
 
 /// What was locked.
@@ -38,6 +38,57 @@ pub(super) fn relax(dir: &Path, hosts: &[&str]) -> Result<Relaxed, StepFailure> 
         fs::write(&path, lock.to_string()).map_err(failed)?;
     }
     Ok(relaxed)
+}
+
+/// Compares the session's lock file with the packages of a mirror, and adds the checksums that the engine asks for: a
+/// file that was made on another platform, or with a registry at hand, does not have them.
+///
+/// Terraform takes an unpacked package whatever `zh:` says, so it is we who compare. A file that makes no sense is left
+/// alone: the engine says so better.
+pub(super) fn augment(
+    dir: &Path,
+    checksums: &BTreeMap<(ProviderAddr, Version), Vec<Hash>>,
+) -> Result<(), StepFailure> {
+    let path = dir.join(FILE_NAME);
+    let Some(mut lock) = read(dir) else {
+        return Ok(());
+    };
+    let mut has_changed = false;
+    for (addr, locked) in &mut lock.providers {
+        let key = (addr.clone(), locked.version.clone());
+        let Some(known) = checksums.get(&key).filter(|_| !locked.hashes.is_empty()) else {
+            continue;
+        };
+        if !known.iter().any(|hash| locked.hashes.contains(hash)) {
+            return Err(other_package(addr, &locked.version, known));
+        }
+        for hash in known {
+            if !locked.hashes.contains(hash) {
+                locked.hashes.push(hash.clone());
+                has_changed = true;
+            }
+        }
+    }
+    if has_changed {
+        let failed = |error| StepFailure::new(format!("change {FILE_NAME}: {error}"));
+        fs::write(&path, lock.to_string()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn other_package(addr: &ProviderAddr, version: &Version, known: &[Hash]) -> StepFailure {
+    let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+    StepFailure::new(format!(
+        "{addr} {version} in the mirror has none of the checksums in the template's {FILE_NAME}; it has {}. If the \
+         mirror is right, run `terraform init -upgrade` where the template is kept; if the template is, mirror the \
+         package anew",
+        known.join(", ")
+    ))
+}
+
+/// The lock file of a template, if it has one that makes sense.
+pub(super) fn read(dir: &Path) -> Option<Lock> {
+    Lock::parse(&fs::read_to_string(dir.join(FILE_NAME)).ok()?).ok()
 }
 
 fn relax_entries(lock: &mut Lock, hosts: &[&str]) -> (Relaxed, bool) {
@@ -99,6 +150,30 @@ mod tests {
         assert!(relaxed.warning.unwrap().contains("coder/coder 2.1.0"));
         assert_eq!(text.matches(HASH).count(), 1);
         assert!(text.contains("registry.terraform.io/coder/coder"));
+    }
+
+    #[test]
+    fn a_lock_learns_the_checksums_of_the_same_package_and_refuses_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let hashes = format!("  hashes = [\n    \"{HASH}\",\n  ]\n");
+        fs::write(&path, entry("registry.terraform.io/acme/demo", &hashes)).unwrap();
+        let addr: ProviderAddr = "registry.terraform.io/acme/demo".parse().unwrap();
+        let known = |known: &[Hash]| {
+            BTreeMap::from([((addr.clone(), Version::new(2, 1, 0)), known.to_vec())])
+        };
+        let zh = Hash::Zh([1; 32]);
+
+        augment(dir.path(), &known(&[zh.clone(), HASH.parse().unwrap()])).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let other = augment(dir.path(), &known(&[Hash::H1([2; 32])])).unwrap_err();
+
+        assert!(
+            text.contains(&zh.to_string()) && text.contains(HASH),
+            "{text}"
+        );
+        assert!(other.error.contains("acme/demo 2.1.0"), "{}", other.error);
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 
     #[test]

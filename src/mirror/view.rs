@@ -1,0 +1,117 @@
+//! A mirror as one session's engine sees it: a directory in the layout of Terraform's filesystem mirror.
+//!
+//! It names every package that there is for this platform, so the engine itself chooses, as it would with a registry.
+//! What it will probably choose is a link to files that are unpacked once for all; all else is a link to the zip file,
+//! which the engine unpacks for itself. Nothing of it is ever written by an engine.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Store,
+    generation::{Package, Provider},
+};
+use crate::{
+    provision::{ProviderStore, ProviderView, WantedProvider},
+    registry::{Platform, ProviderAddr},
+};
+
+/// The packages of a store for one platform.
+#[derive(Clone, Debug)]
+pub struct Packages {
+    /// The store; its current generation is the one that a session gets.
+    pub store: Store,
+    /// Where the engine runs.
+    pub platform: Platform,
+}
+
+impl ProviderStore for Packages {
+    fn dir(&self) -> &Path {
+        self.store.dir()
+    }
+
+    fn view(
+        &self,
+        dir: &Path,
+        wanted: &BTreeMap<ProviderAddr, WantedProvider>,
+    ) -> Result<ProviderView, Box<dyn Error + Send + Sync>> {
+        let (lease, generation) = self.store.lease_newest()?;
+        let mut view = ProviderView {
+            providers: Vec::new(),
+            checksums: BTreeMap::new(),
+            hold: Arc::new(lease),
+        };
+        for of_one in generation.providers.chunk_by(|a, b| a.addr == b.addr) {
+            let addr = &of_one[0].addr;
+            let here: Vec<_> = of_one
+                .iter()
+                .filter_map(|p| Some((p, self.package(p)?)))
+                .collect();
+            if here.is_empty() {
+                continue;
+            }
+            let chosen = wanted.get(addr).and_then(|wanted| {
+                wanted.choose(here.iter().map(|(provider, _)| &provider.version))
+            });
+            for (provider, package) in here {
+                let is_chosen = chosen == Some(&provider.version);
+                let (name, target) = self.offer(provider, package, is_chosen)?;
+                link(&dir.join(addr.to_string()).join(name), &target)?;
+                let of_lock = [
+                    package.archive.zh(),
+                    package.h1_zip.clone(),
+                    package.h1_tree.clone(),
+                ];
+                let key = (addr.clone(), provider.version.clone());
+                view.checksums.insert(key, of_lock.to_vec());
+            }
+            view.providers.push(addr.clone());
+        }
+        Ok(view)
+    }
+}
+
+impl Packages {
+    fn package<'a>(&self, provider: &'a Provider) -> Option<&'a Package> {
+        let mut packages = provider.packages.iter();
+        packages.find(|package| package.platform == self.platform)
+    }
+
+    /// The name of a package in the view, below its provider, and what it is a link to.
+    fn offer(
+        &self,
+        provider: &Provider,
+        package: &Package,
+        is_chosen: bool,
+    ) -> Result<(PathBuf, PathBuf), Box<dyn Error + Send + Sync>> {
+        let (version, platform) = (&provider.version, &self.platform);
+        let unpacked = match is_chosen {
+            true => Some(self.store.tree(package)?),
+            false => self.store.existing_tree(package),
+        };
+        Ok(match unpacked {
+            Some(tree) => (
+                PathBuf::from(version.to_string()).join(platform.to_string()),
+                tree,
+            ),
+            None => {
+                let kind = provider.addr.kind();
+                let name = format!("terraform-provider-{kind}_{version}_{platform}.zip");
+                (name.into(), self.store.path(package.archive))
+            }
+        })
+    }
+}
+
+fn link(path: &Path, target: &Path) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    symlink(target, path)
+}

@@ -1,0 +1,75 @@
+//! Where an engine finds providers without a network.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use semver::Version;
+
+use crate::{
+    language::Constraint,
+    registry::{Hash, ProviderAddr},
+};
+
+/// Packages of the `coder` provider that this program brings along, for an engine without a registry.
+pub trait ProviderPackages: Send + Sync {
+    /// Registries under whose names the packages are, such as `registry.terraform.io`.
+    fn hosts(&self) -> &[&'static str];
+
+    /// Makes the packages ready and returns their directory, in the layout of Terraform's filesystem mirror.
+    ///
+    /// All versions that were ever published are in it, and `locked`. It takes a few files and no network.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn mirror(&self, locked: Option<&Version>) -> std::io::Result<PathBuf>;
+}
+
+/// What a template asks of a provider.
+#[derive(Clone, Debug, Default)]
+pub struct WantedProvider {
+    /// The version in its lock file.
+    pub locked: Option<Version>,
+    /// What versions are acceptable otherwise.
+    pub constraint: Constraint,
+}
+
+impl WantedProvider {
+    /// The version that an engine takes of those that there are.
+    pub fn choose<'a>(&self, versions: impl Iterator<Item = &'a Version>) -> Option<&'a Version> {
+        match &self.locked {
+            Some(locked) => versions.into_iter().find(|version| *version == locked),
+            None => self.constraint.newest(versions),
+        }
+    }
+}
+
+/// A filesystem mirror for one session.
+pub struct ProviderView {
+    /// What is in it, whatever the version.
+    pub providers: Vec<ProviderAddr>,
+    /// The checksums of each package, all of which are of the same files.
+    pub checksums: BTreeMap<(ProviderAddr, Version), Vec<Hash>>,
+    /// Keeps the packages where they are.
+    pub hold: Arc<dyn Any + Send + Sync>,
+}
+
+/// Packages of providers that are on this machine, all checked before.
+pub trait ProviderStore: Send + Sync {
+    /// Where all of it is.
+    fn dir(&self) -> &Path;
+
+    /// Lays a filesystem mirror into `dir`, which does not exist yet. What is `wanted` is quick to install.
+    ///
+    /// # Errors
+    /// If the packages cannot be read or unpacked.
+    fn view(
+        &self,
+        dir: &Path,
+        wanted: &BTreeMap<ProviderAddr, WantedProvider>,
+    ) -> Result<ProviderView, Box<dyn Error + Send + Sync>>;
+}
