@@ -1,10 +1,12 @@
 //! What the server hears of a job while it runs: lines, signs of life, what was learned. And what it says: cancel.
 //!
-//! One task sends everything, one call after the other; who logs never waits for it.
+//! One task sends everything: what was learned in order, one call after the other, and signs of life beside a call that
+//! takes long, so that neither a heartbeat nor a cancel waits for lines. Who logs never waits for any of it.
 
 use std::{
+    convert::Infallible,
     fmt,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
 
@@ -30,6 +32,7 @@ pub(super) struct Reporter {
     requests: mpsc::Sender<Request>,
     why_stopped: Arc<OnceLock<WhyStopped>>,
     answered: Arc<Mutex<Instant>>,
+    outage_limit: Duration,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -54,12 +57,18 @@ impl fmt::Display for WhyStopped {
     }
 }
 
+fn moment(shared: &Mutex<Instant>) -> MutexGuard<'_, Instant> {
+    let moment = shared.lock();
+    moment.expect("no code panics while it holds a moment")
+}
+
 enum Request {
     Update(
         Box<JobUpdate>,
         oneshot::Sender<Result<JobUpdated, SourceError>>,
     ),
-    Flush(oneshot::Sender<()>),
+    /// With how long the server may take no lines.
+    Flush(Duration, oneshot::Sender<()>),
 }
 
 impl Reporter {
@@ -84,7 +93,7 @@ impl Reporter {
             source,
             log,
             stop,
-            pulse,
+            pulse: Mutex::new(pulse),
             why_stopped: Arc::clone(&why_stopped),
             answered: Arc::clone(&answered),
             metrics: Arc::clone(&config.metrics),
@@ -94,6 +103,7 @@ impl Reporter {
             requests,
             why_stopped,
             answered,
+            outage_limit: config.outage_limit,
             _task: AbortOnDropHandle::new(task),
         }
     }
@@ -105,8 +115,7 @@ impl Reporter {
 
     /// When the server took something last. Until long after, nobody else ends the job.
     pub(super) fn answered_at(&self) -> Instant {
-        let answered = self.answered.lock();
-        *answered.expect("no code panics while it holds a moment")
+        *moment(&self.answered)
     }
 
     /// Sends what was learned, behind all lines so far, and waits for the answer.
@@ -120,10 +129,17 @@ impl Reporter {
         answered.await.map_err(|_| ended())?
     }
 
-    /// Waits until all lines so far were sent, or the server is given up.
-    pub(super) async fn flush(&self) {
+    /// Waits until all lines so far were sent, or the server is given up. In the middle of a job, one that is alive
+    /// and takes no lines is not waited for; at its end it is, for as long as an outage may last.
+    pub(super) async fn flush(&self, is_last: bool) {
+        let patience = if is_last {
+            self.outage_limit
+        } else {
+            ANSWER_TIMEOUT
+        };
         let (answer, answered) = oneshot::channel();
-        if self.requests.send(Request::Flush(answer)).await.is_ok() {
+        let request = Request::Flush(patience, answer);
+        if self.requests.send(request).await.is_ok() {
             answered.await.ok();
         }
     }
@@ -134,14 +150,14 @@ struct Task {
     source: Arc<dyn JobSource>,
     log: JobLog,
     stop: Stop,
-    pulse: Pulse,
+    pulse: Mutex<Pulse>,
     why_stopped: Arc<OnceLock<WhyStopped>>,
     answered: Arc<Mutex<Instant>>,
     metrics: Arc<Metrics>,
 }
 
 impl Task {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+    async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let log = self.log.clone();
         loop {
             let due = self.due();
@@ -149,16 +165,18 @@ impl Task {
                 biased;
                 request = requests.recv() => match request {
                     Some(Request::Update(update, answer)) => {
-                        self.flush().await;
+                        self.flush(ANSWER_TIMEOUT).await;
                         answer.send(self.send_until_answered(*update).await).ok();
                     }
-                    Some(Request::Flush(answer)) => {
-                        self.flush().await;
+                    Some(Request::Flush(patience, answer)) => {
+                        self.flush(patience).await;
                         answer.send(()).ok();
                     }
                     None => return,
                 },
-                () = sleep_until(due), if !self.is_gone() => self.beat().await,
+                () = sleep_until(due), if !self.is_gone() => {
+                    self.beat().await;
+                }
                 () = log.arrived() => {}
             }
         }
@@ -167,17 +185,16 @@ impl Task {
     /// When to send next: a batch that is due, or the next beat.
     fn due(&self) -> Instant {
         let now = Instant::now().into_std();
-        let beat = self.pulse.next();
-        let batch = if self.pulse.is_waiting(now) {
-            None
-        } else {
-            self.log.due(now)
+        let (beat, is_waiting) = {
+            let pulse = self.pulse();
+            (pulse.next(), pulse.is_waiting(now))
         };
+        let batch = if is_waiting { None } else { self.log.due(now) };
         batch.map_or(beat, |batch| batch.min(beat)).into()
     }
 
-    /// Sends the next batch; an empty one is a sign of life.
-    async fn beat(&mut self) {
+    /// Sends the next batch; an empty one is a sign of life. Returns whether the server dealt with it.
+    async fn beat(&self) -> bool {
         let logs = self.log.take(Instant::now().into_std());
         let update = JobUpdate {
             logs: logs.clone(),
@@ -185,27 +202,37 @@ impl Task {
         };
         match self.send(update).await {
             Ok(_) => {}
-            Err(error) if may_pass(&error) => self.log.put_back(logs),
+            Err(error) if may_pass(&error) => {
+                self.log.put_back(logs);
+                return false;
+            }
             Err(error) => warn!(
                 error = &error as &dyn std::error::Error,
                 lines = logs.len(),
                 "lines were refused"
             ),
         }
+        true
     }
 
-    async fn flush(&mut self) {
+    /// Sends all lines so far. A server that gives signs of life for as long as `patience` and takes no lines does
+    /// not hold the job up any longer; one that is away is waited for until it is lost.
+    async fn flush(&self, patience: Duration) {
+        let mut taken_at = Instant::now();
         while !self.log.is_empty() && !self.is_gone() && !self.stop.is_killed() {
             self.wait_for_pulse().await;
-            self.beat().await;
-            if self.pulse.is_lost(Instant::now().into_std()) {
+            if self.beat().await {
+                taken_at = Instant::now();
+            }
+            let is_lost = self.pulse().is_lost(Instant::now().into_std());
+            if is_lost || *moment(&self.answered) >= taken_at + patience {
                 return;
             }
         }
     }
 
     /// Repeats an update while the server is away.
-    async fn send_until_answered(&mut self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
+    async fn send_until_answered(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
         loop {
             match self.send(update.clone()).await {
                 Err(error) if may_pass(&error) && !self.stop.is_cancelled() => {
@@ -217,23 +244,45 @@ impl Task {
     }
 
     async fn wait_for_pulse(&self) {
-        if self.pulse.is_waiting(Instant::now().into_std()) {
+        let (next, is_waiting) = {
+            let pulse = self.pulse();
+            (pulse.next(), pulse.is_waiting(Instant::now().into_std()))
+        };
+        if is_waiting {
             tokio::select! {
-                () = sleep_until(self.pulse.next().into()) => {}
+                () = sleep_until(next.into()) => {}
                 () = self.stop.killed() => {}
             }
         }
     }
 
-    async fn send(&mut self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
+    /// Sends an update, and signs of life beside it if it takes long.
+    async fn send(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
+        tokio::select! {
+            biased;
+            result = self.call(update) => result,
+            never = self.beat_beside() => match never {},
+        }
+    }
+
+    /// Signs of life, each of which may bring a cancel, whatever becomes of another call.
+    async fn beat_beside(&self) -> Infallible {
+        loop {
+            let next = self.pulse().next();
+            sleep_until(next.into()).await;
+            // What it brought, the call has noted.
+            let _ = self.call(JobUpdate::heartbeat(self.job)).await;
+        }
+    }
+
+    async fn call(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
         let call = timeout(ANSWER_TIMEOUT, self.source.update(update)).await;
         let result = call.unwrap_or_else(|late| Err(SourceError::Lost(late.into())));
         let now = Instant::now().into_std();
         match &result {
             Ok(answer) => {
-                self.pulse.answered(now);
-                let answered = self.answered.lock();
-                *answered.expect("no code panics while it holds a moment") = Instant::now();
+                self.pulse().answered(now);
+                *moment(&self.answered) = Instant::now();
                 self.metrics.answered(self.job, now);
                 if answer.cancelled {
                     self.stop(WhyStopped::Cancelled);
@@ -248,17 +297,26 @@ impl Task {
                     error = error as &dyn std::error::Error,
                     "server did not take an update"
                 );
-                self.pulse.missed(now);
-                if self.pulse.is_lost(now) {
+                let is_lost = {
+                    let mut pulse = self.pulse();
+                    pulse.missed(now);
+                    pulse.is_lost(now)
+                };
+                if is_lost {
                     self.stop(WhyStopped::ServerAway);
                 }
             }
             Err(SourceError::Gone(_) | SourceError::Ended(_)) => self.stop(WhyStopped::Gone),
             Err(
                 SourceError::Refused(_) | SourceError::TooLarge { .. } | SourceError::Invalid(_),
-            ) => self.pulse.answered(now),
+            ) => self.pulse().answered(now),
         }
         result
+    }
+
+    fn pulse(&self) -> MutexGuard<'_, Pulse> {
+        let pulse = self.pulse.lock();
+        pulse.expect("no code panics while it holds the pulse")
     }
 
     fn is_gone(&self) -> bool {

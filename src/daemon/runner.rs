@@ -97,7 +97,7 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
         .map_or(Duration::ZERO, |it| it.engine_time());
     let outcome = procedure::outcome(&context, kind, result, &mut progress);
     let has_completed = matches!(outcome, Outcome::Completed(_));
-    reporter.flush().await;
+    reporter.flush(true).await;
     let ours_until = reporter.answered_at() + config.outage_limit;
     let is_on_disk = match &progress.record {
         Some(record) => record.settle().await,

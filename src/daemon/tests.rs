@@ -54,6 +54,8 @@ struct Server {
     quota_fails: AtomicUsize,
     is_gone: AtomicBool,
     is_silent: AtomicBool,
+    /// It never answers an update with lines, and every other one.
+    chokes_on_lines: AtomicBool,
     /// Somebody ends jobs before we do: a reaper, or ourselves in a call whose answer was lost.
     ends_behind_our_back: AtomicBool,
     /// The answer to the next call of this name does not arrive.
@@ -169,6 +171,9 @@ impl JobSource for Server {
 
     async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
         if self.is_silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if !update.logs.is_empty() && self.chokes_on_lines.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
         self.call("update")?;

@@ -18,8 +18,11 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message;
-use tokio::sync::{self, watch};
-use tracing::{info, warn};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{self, watch},
+};
+use tracing::{Instrument, Span, info, warn};
 use uuid::Uuid;
 
 use self::refusal::Reaction;
@@ -61,14 +64,35 @@ pub struct CoderSource {
     client: Client,
     target: Target,
     credentials: Arc<dyn CredentialSource>,
-    link: Mutex<Option<Arc<Link>>>,
+    held: Arc<Held>,
     dialling: sync::Mutex<BackOff>,
-    connected: watch::Sender<bool>,
     was_accepted: AtomicBool,
 }
 
 struct Link {
     connection: yamux::Connection,
+}
+
+/// The connection there is, and who wants to know whether there is one.
+struct Held {
+    link: Mutex<Option<Arc<Link>>>,
+    connected: watch::Sender<bool>,
+}
+
+impl Held {
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Link>>> {
+        // What it holds is whole after any panic.
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, is_it: impl Fn(&Arc<Link>) -> bool) {
+        let mut slot = self.slot();
+        if slot.as_ref().is_some_and(is_it) {
+            *slot = None;
+            self.connected.send_replace(false);
+            info!("connection to coderd closed");
+        }
+    }
 }
 
 impl CoderSource {
@@ -78,9 +102,11 @@ impl CoderSource {
             client,
             target,
             credentials,
-            link: Mutex::new(None),
+            held: Arc::new(Held {
+                link: Mutex::new(None),
+                connected: watch::Sender::new(false),
+            }),
             dialling: sync::Mutex::new(BackOff::new()),
-            connected: watch::Sender::new(false),
             was_accepted: AtomicBool::new(false),
         }
     }
@@ -208,7 +234,7 @@ impl JobSource for CoderSource {
     }
 
     fn connected(&self) -> Option<watch::Receiver<bool>> {
-        Some(self.connected.subscribe())
+        Some(self.held.connected.subscribe())
     }
 
     fn was_accepted(&self) -> bool {
@@ -244,26 +270,32 @@ impl CoderSource {
             }
         };
         info!(%version, "successfully connected to coderd");
-        let (connection, _no_streams_from_the_server) =
-            yamux::Connection::start(socket, yamux::Role::Client, yamux::Config::default());
-        Ok(self.keep(connection))
+        Ok(self.hold(socket))
     }
 
-    fn keep(&self, connection: yamux::Connection) -> Arc<Link> {
+    /// Speaks over a connection from now on, until it ends: then everybody knows at once, even if nobody calls.
+    fn hold(&self, socket: impl AsyncRead + AsyncWrite + Send + 'static) -> Arc<Link> {
+        let (connection, _no_streams_from_the_server) =
+            yamux::Connection::start(socket, yamux::Role::Client, yamux::Config::default());
+        let closed = connection.closed();
         let link = Arc::new(Link { connection });
-        *self.slot() = Some(Arc::clone(&link));
-        self.connected.send_replace(true);
+        *self.held.slot() = Some(Arc::clone(&link));
+        self.held.connected.send_replace(true);
         self.was_accepted.store(true, Ordering::Relaxed);
+        // The source and its connection end with their last user, which is not this one.
+        let (held, watched) = (Arc::downgrade(&self.held), Arc::downgrade(&link));
+        let watch = async move {
+            closed.await;
+            if let Some(held) = held.upgrade() {
+                held.forget(|current| std::ptr::eq(Arc::as_ptr(current), watched.as_ptr()));
+            }
+        };
+        tokio::spawn(watch.instrument(Span::current()));
         link
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Link>>> {
-        // What it holds is whole after any panic.
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn current(&self) -> Option<Arc<Link>> {
-        self.slot().clone()
+        self.held.slot().clone()
     }
 
     /// Forgets a connection that is of no use any more, so that the next call dials.
@@ -275,15 +307,7 @@ impl CoderSource {
     }
 
     fn forget(&self, link: &Arc<Link>) {
-        let mut slot = self.slot();
-        if slot
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, link))
-        {
-            *slot = None;
-            self.connected.send_replace(false);
-            info!("connection to coderd closed");
-        }
+        self.held.forget(|current| Arc::ptr_eq(current, link));
     }
 }
 
@@ -448,42 +472,4 @@ fn refused_dial(error: DialError) -> (SourceError, Duration) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{net::http::Config, secret::Secret, transport::auth::Credential};
-
-    struct Fixed;
-
-    impl CredentialSource for Fixed {
-        fn credential(&self) -> Result<Credential, String> {
-            Ok(Credential::Psk(Secret::new("a")))
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_server_that_is_silent_about_a_withdrawn_question_is_left() {
-        let client = Client::new(Config::new("http://127.0.0.1".parse().unwrap())).unwrap();
-        let target = Target {
-            organization: None,
-            name: "one".to_owned(),
-            tags: [].into(),
-        };
-        let source = CoderSource::new(client, target, Arc::new(Fixed));
-        let (near, far) = tokio::io::duplex(1 << 16);
-        let start = |end, role| yamux::Connection::start(end, role, yamux::Config::default());
-        let (connection, _no_streams) = start(near, yamux::Role::Client);
-        let (_server, mut questions) = start(far, yamux::Role::Server);
-        source.keep(connection);
-        let (stop, connected) = (Stop::new(), source.connected().unwrap());
-
-        let withdraw = async {
-            let question = questions.accept().await.unwrap();
-            stop.drain();
-            question
-        };
-        let (answer, _question) = tokio::join!(source.acquire(&stop), withdraw);
-
-        assert!(matches!(answer, Err(SourceError::Lost(_))), "{answer:?}");
-        assert!(!*connected.borrow());
-    }
-}
+mod tests;

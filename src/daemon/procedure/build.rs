@@ -71,7 +71,7 @@ impl Context<'_> {
         check_ai_tasks(&plan)?;
         let transition = build.metadata.transition;
         self.check_resources(session, transition, timings).await?;
-        self.reporter.flush().await;
+        self.reporter.flush(false).await;
         self.commit_quota(transition, plan.daily_cost).await?;
         self.check_stop()?;
 
@@ -202,7 +202,7 @@ impl Context<'_> {
         line(LogLevel::Info, format!("Budget           —   {budget}"));
         line(LogLevel::Info, format!("Credits consumed —   {consumed}"));
         if quota.ok {
-            self.reporter.flush().await;
+            self.reporter.flush(false).await;
             return Ok(());
         }
         let refusal = "This build would exceed your quota. Failing.";

@@ -119,6 +119,39 @@ async fn a_cancel_is_noticed_within_a_second_while_nothing_more_can_be_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancel_is_noticed_within_a_second_while_the_server_is_stuck_on_lines() {
+    let server = Server::with(build(Transition::Start));
+    server.chokes_on_lines.store(true, Ordering::SeqCst);
+    let engine = Engine {
+        apply_takes: Duration::from_secs(3600),
+        logs_always: true,
+        ..Engine::default()
+    };
+    let (cancelling, stopped) = (Arc::clone(&server), engine.clone());
+    let noticed = tokio::spawn(async move {
+        sleep(Duration::from_millis(100_500)).await;
+        assert_eq!(stopped.running.load(Ordering::SeqCst), 1, "it applies");
+        cancelling.cancelled.store(true, Ordering::SeqCst);
+        let begun = Instant::now();
+        while stopped.running.load(Ordering::SeqCst) > 0 {
+            sleep(Duration::from_millis(50)).await;
+        }
+        begun.elapsed()
+    });
+
+    let (summary, took, dir) = run_one(&server, &engine, &Stop::new()).await;
+
+    let noticed = noticed.await.unwrap();
+    assert!(noticed <= Duration::from_millis(1100), "{noticed:?}");
+    assert!(server.calls_named("update") > 90);
+    // The lines are waited for no longer than an outage may last, and the job ends all the same.
+    assert!(took < Duration::from_secs(101 + 270 + 60), "{took:?}");
+    assert_eq!(counts(&summary), FAILED);
+    assert_eq!(state_of(&server.failure()), Some(WHOLE));
+    assert!(on_disk(&dir).contains("still creating"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_never_answers_an_update_is_away() {
     let server = Server::with(build(Transition::Start));
     later(&server, |server| {

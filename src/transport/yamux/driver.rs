@@ -129,9 +129,9 @@ impl Connection {
         self.shared.closed.is_cancelled()
     }
 
-    /// Waits until the session is over, for whatever reason.
-    pub async fn closed(&self) {
-        self.shared.closed.cancelled().await;
+    /// Waits until the session is over, for whatever reason; the handle may be dropped meanwhile.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.shared.closed.clone().cancelled_owned()
     }
 }
 
@@ -163,8 +163,8 @@ impl Shared {
             .chain(std::mem::take(&mut state.writers).into_values())
             .collect();
         drop(state);
+        self.closed.cancel(); // First, so that who is woken finds it so.
         waiting.into_iter().for_each(Waker::wake);
-        self.closed.cancel();
     }
 }
 
