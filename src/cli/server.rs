@@ -280,8 +280,8 @@ fn registration(number: usize) -> Registration {
 pub(super) fn daemon_config(state_dir: PathBuf) -> daemon::Config {
     daemon::Config {
         heartbeat: Duration::from_secs(1),
-        outage_limit: limit("OUTPOST_OUTAGE_LIMIT").unwrap_or(Duration::from_secs(4 * 60)),
-        force_cancel: limit("OUTPOST_FORCE_CANCEL").unwrap_or(Duration::from_secs(10 * 60)),
+        outage_limit: Duration::from_secs(4 * 60),
+        force_cancel: Duration::from_secs(10 * 60),
         grace_period: None,
         max_jobs: None,
         capacity: None,
@@ -293,10 +293,4 @@ pub(super) fn daemon_config(state_dir: PathBuf) -> daemon::Config {
             .filter(|path| path.exists()),
         metrics: Arc::default(),
     }
-}
-
-/// A limit that fits servers whose own limits are others, such as those of tests.
-fn limit(name: &str) -> Option<Duration> {
-    let text = std::env::var(name).ok()?;
-    humantime::parse_duration(&text).ok()
 }

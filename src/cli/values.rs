@@ -1,6 +1,6 @@
 //! Values of options as Coder's command line takes them.
 
-use std::{convert::Infallible, fmt, str::FromStr};
+use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
 
 /// A list as CSV; the option may come several times, and every time adds to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +49,15 @@ fn unquote(text: &str) -> Result<(String, Option<&str>), String> {
             Some(_) => return Err("a comma must follow a closing quote".to_owned()),
         }
     }
+}
+
+/// A limit of at least so many seconds: a daemon gives a sign of life each second.
+pub(super) fn limit<const SECONDS: u64>(text: &str) -> Result<Duration, String> {
+    let limit = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if limit < Duration::from_secs(SECONDS) {
+        return Err(format!("it must be at least {SECONDS}s"));
+    }
+    Ok(limit)
 }
 
 /// `true` or `false` in all the ways that Go reads.
@@ -133,6 +142,13 @@ mod tests {
         assert_eq!(csv("").unwrap(), [""; 0]);
         assert!(csv(r#""a"#).is_err());
         assert!(csv(r#""a"b"#).is_err());
+    }
+
+    #[test]
+    fn a_limit_that_would_end_every_job_is_refused() {
+        assert_eq!(limit::<2>("4m"), Ok(Duration::from_secs(240)));
+        assert_eq!(limit::<2>("1s"), Err("it must be at least 2s".to_owned()));
+        assert!(limit::<1>("0s").is_err() && limit::<1>("soon").is_err());
     }
 
     #[test]

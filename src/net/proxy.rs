@@ -1,9 +1,10 @@
 //! Which proxy a connection goes through, by the variables that everybody knows.
 
-use std::net::IpAddr;
+mod exempt;
 
-use reqwest::NoProxy;
-use url::{Host, Url};
+use url::Url;
+
+pub use self::exempt::{is_exempt, is_loopback};
 
 /// Proxies for each scheme, and hosts that are reached without one.
 ///
@@ -15,7 +16,7 @@ pub struct Proxies {
     pub https: Option<String>,
     /// For `http`.
     pub http: Option<String>,
-    /// Hosts, domains and networks that are reached directly, separated by commas; `*` for all.
+    /// What is reached directly, see [`is_exempt`].
     pub none: Option<String>,
 }
 
@@ -62,6 +63,12 @@ impl Proxies {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
+    /// Whether connections to `url` are made directly, whatever proxies there are.
+    pub fn spares(&self, url: &Url) -> bool {
+        let none = self.none.as_deref().unwrap_or_default();
+        is_loopback(url) || is_exempt(none, url)
+    }
+
     /// Makes `builder` use them for connections to `url`.
     ///
     /// # Errors
@@ -72,34 +79,25 @@ impl Proxies {
         url: &Url,
     ) -> Result<reqwest::ClientBuilder, ProxyError> {
         let mut builder = builder.no_proxy(); // reqwest would read the environment by rules of its own.
-        if is_loopback(url) {
+        // Redirects stay at the host, so that what holds for the first address holds for all.
+        if self.spares(url) {
             return Ok(builder);
         }
-        let except = || self.none.as_deref().and_then(NoProxy::from_string);
         if let Some(address) = &self.https {
             let proxy = reqwest::Proxy::https(address.as_str()).map_err(|source| ProxyError {
                 variable: "HTTPS_PROXY",
                 source: source.without_url(),
             })?;
-            builder = builder.proxy(proxy.no_proxy(except()));
+            builder = builder.proxy(proxy);
         }
         if let Some(address) = &self.http {
             let proxy = reqwest::Proxy::http(address.as_str()).map_err(|source| ProxyError {
                 variable: "HTTP_PROXY",
                 source: source.without_url(),
             })?;
-            builder = builder.proxy(proxy.no_proxy(except()));
+            builder = builder.proxy(proxy);
         }
         Ok(builder)
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        Some(Host::Ipv4(address)) => IpAddr::from(address).is_loopback(),
-        Some(Host::Ipv6(address)) => IpAddr::from(address).is_loopback(),
-        None => false,
     }
 }
 

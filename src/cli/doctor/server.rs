@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use reqwest::Response;
 use serde::Deserialize;
 use tokio::time::timeout;
-use url::{Host, Url};
+use url::Url;
 
 use super::Finding;
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     },
     net::{
         http::{Client, bare},
-        proxy::Proxies,
+        proxy::{Proxies, is_loopback},
     },
     transport::{
         auth::{Credential, CredentialSource as _},
@@ -112,34 +112,24 @@ fn url_found(url: &Url) -> Finding {
     problem.remedy("give an address that begins with https://")
 }
 
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
-
 fn proxy(url: &Url, proxies: &Proxies) -> Finding {
     const CHECK: &str = "proxy";
     let (name, address) = match url.scheme() {
         "https" => ("HTTPS_PROXY", &proxies.https),
         _ => ("HTTP_PROXY", &proxies.http),
     };
-    let Some(address) = address.as_deref().filter(|_| !is_loopback(url)) else {
+    let Some(address) = address else {
         return Finding::ok(CHECK, "none");
     };
+    if proxies.spares(url) {
+        return Finding::ok(
+            CHECK,
+            format!("none for this address; {name} and NO_PROXY say so"),
+        );
+    }
     // It may hold a password; what stands behind it is the host.
     let host = address.rsplit(['@', '/']).find(|part| !part.is_empty());
-    let exempt = match &proxies.none {
-        Some(none) => format!(", not for {none}"),
-        None => String::new(),
-    };
-    Finding::ok(
-        CHECK,
-        format!("{name} is {}{exempt}", host.unwrap_or_default()),
-    )
+    Finding::ok(CHECK, format!("{name} is {}", host.unwrap_or_default()))
 }
 
 struct Asking {

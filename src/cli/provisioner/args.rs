@@ -1,6 +1,6 @@
 //! The options of `provisioner start`: Coder's under their names and variables, and ours.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use url::Url;
 
@@ -65,6 +65,12 @@ pub(in crate::cli) struct Start {
     /// Time that running jobs have to finish after SIGTERM before they are cancelled [default: no limit]
     #[arg(long, value_name = "DURATION", env = "OUTPOST_GRACE_PERIOD")]
     pub(in crate::cli) grace_period: Option<humantime::Duration>,
+    /// How long the server may be away before a job is cancelled, its state kept: less than after what it gives jobs up
+    #[arg(long, value_name = "DURATION", env = "OUTPOST_OUTAGE_LIMIT", default_value = "4m", hide_short_help = true, value_parser = values::limit::<2>)]
+    pub(in crate::cli) outage_limit: Duration,
+    /// How long a cancelled job may take to end before its processes are killed
+    #[arg(long, value_name = "DURATION", env = "OUTPOST_FORCE_CANCEL", default_value = "10m", hide_short_help = true, value_parser = values::limit::<1>)]
+    pub(in crate::cli) force_cancel: Duration,
     /// Where the `coder` provider comes from
     #[arg(
         long,

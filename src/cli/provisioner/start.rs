@@ -124,6 +124,8 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     let config = daemon::Config {
         max_jobs: if args.once { Some(1) } else { args.max_jobs },
         grace_period: args.grace_period.map(Duration::from),
+        outage_limit: args.outage_limit,
+        force_cancel: args.force_cancel,
         capacity: capacity(args.concurrency),
         metrics,
         secrets: vec![credential.secret().clone()],

@@ -48,6 +48,55 @@ async fn an_outage_over_the_limit_stops_the_engine_and_the_state_arrives_later()
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_an_outage_over_the_limit_a_restart_delivers_the_state_of_a_job_that_ended_by_itself()
+{
+    let server = Server::with(build(Transition::Start));
+    later(&server, |server| server.away_for(Duration::from_secs(1000)));
+    let engine = Engine {
+        apply_takes: Duration::from_secs(7200),
+        ..Engine::default()
+    };
+    let stop = Stop::new();
+    let (killer, watched) = (stop.clone(), engine.clone());
+    let killed = tokio::spawn(async move {
+        let running = || watched.running.load(Ordering::SeqCst);
+        sleep(Duration::from_secs(269)).await;
+        assert_eq!(running(), 1, "no outage below the limit stops an engine");
+        sleep(Duration::from_secs(9)).await;
+        // Long before anything is killed: the engine was asked to end, and ended.
+        assert_eq!(running(), 0);
+        killer.kill();
+    });
+    let (summary, took, dir) = run_one(&server, &engine, &stop).await;
+    killed.await.unwrap();
+    assert!(took < Duration::from_secs(300), "{took:?}");
+    assert_eq!(counts(&summary), (0, 0, 1));
+    assert_eq!(kept(&dir).unwrap(), WHOLE);
+    assert!(server.failed.lock().unwrap().is_none());
+
+    let source: Arc<dyn JobSource> = Arc::clone(&server) as Arc<dyn JobSource>;
+    let (next, done) = (Stop::new(), Arc::clone(&server));
+    let drainer = next.clone();
+    tokio::spawn(async move {
+        while done.failed.lock().unwrap().is_none() {
+            sleep(Duration::from_secs(1)).await;
+        }
+        drainer.drain();
+    });
+    let summary = run(config(&dir), vec![source], Arc::new(engine.clone()), next).await;
+
+    assert_eq!(counts(&summary.unwrap()), (0, 0, 0));
+    assert_eq!(state_of(&server.failure()), Some(WHOLE));
+    assert_eq!(kept(&dir), None);
+    let applies = engine
+        .steps()
+        .iter()
+        .filter(|step| *step == "apply")
+        .count();
+    assert_eq!(applies, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_killed_daemon_keeps_a_state_that_nobody_took() {
     let server = Server::with(build(Transition::Start));
     later(&server, |server| {

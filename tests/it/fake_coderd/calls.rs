@@ -86,15 +86,17 @@ fn whichever_call_of_a_build_is_cut_it_ends_once_and_its_state_is_kept() {
 #[test]
 fn whichever_call_of_an_import_is_cut_its_modules_arrive() {
     let lab = Lab::start();
-    // Too large for a message, so that it goes in pieces.
-    let engine = Engine::new(Duration::ZERO).with_modules(5 << 20);
+    // Too large for a message, so that it goes in pieces; no larger than that, for it goes eighteen times.
+    let engine = Engine::new(Duration::ZERO).with_modules((4 << 20) + 1);
     let daemon = lab.daemon(&engine);
+    let mut number = 0;
     for method in ["UpdateJob", "UploadFile", "CompleteJob"] {
         for fault in CUTS {
+            number += 1;
             lab.fake.fail(method, fault);
             let ended = lab.server.ended(lab.server.import());
             assert_eq!(ended.error, "", "{method} {fault:?}");
-            lab.settle();
+            assert_eq!(*lab.fake.happened().borrow(), number, "{method} {fault:?}");
         }
     }
     // The engine looks whether a build gets the very archive.
