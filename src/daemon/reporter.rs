@@ -1,15 +1,17 @@
 //! What the server hears of a job while it runs: lines, signs of life, what was learned. And what it says: cancel.
 //!
-//! One task sends everything: what was learned in order, one call after the other, and signs of life beside a call that
-//! takes long, so that neither a heartbeat nor a cancel waits for lines. Who logs never waits for any of it.
+//! One task sends everything: what there is to say in order, one call after the other, and beside it signs of life, so
+//! that neither they nor a cancel wait for lines. Who logs never waits for any of it.
 
 use std::{
     convert::Infallible,
     fmt,
+    future::pending,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
 
+use futures::future::OptionFuture;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until, timeout},
@@ -157,7 +159,29 @@ struct Task {
 }
 
 impl Task {
-    async fn run(self, mut requests: mpsc::Receiver<Request>) {
+    async fn run(self, requests: mpsc::Receiver<Request>) {
+        tokio::select! {
+            () = self.report(requests) => {}
+            never = self.give_signs() => match never {},
+        }
+    }
+
+    /// Signs of life, each of which may bring a cancel, whatever becomes of lines.
+    async fn give_signs(&self) -> Infallible {
+        while !self.is_gone() {
+            let next = self.pulse().next();
+            if Instant::now() < next.into() {
+                sleep_until(next.into()).await; // Meanwhile an answer to something else may have put it off.
+                continue;
+            }
+            // What it brings, the call notes.
+            let _ = self.send(JobUpdate::heartbeat(self.job)).await;
+        }
+        pending().await
+    }
+
+    /// Sends what there is to say, in order.
+    async fn report(&self, mut requests: mpsc::Receiver<Request>) {
         let log = self.log.clone();
         loop {
             let due = self.due();
@@ -174,27 +198,29 @@ impl Task {
                     }
                     None => return,
                 },
-                () = sleep_until(due), if !self.is_gone() => {
-                    self.beat().await;
+                Some(()) = OptionFuture::from(due.map(sleep_until)), if !self.is_gone() => {
+                    self.send_lines().await;
                 }
                 () = log.arrived() => {}
             }
         }
     }
 
-    /// When to send next: a batch that is due, or the next beat.
-    fn due(&self) -> Instant {
+    /// When to send the next batch.
+    fn due(&self) -> Option<Instant> {
         let now = Instant::now().into_std();
-        let (beat, is_waiting) = {
-            let pulse = self.pulse();
-            (pulse.next(), pulse.is_waiting(now))
+        let batch = self.log.due(now)?;
+        let pulse = self.pulse();
+        let due = if pulse.is_waiting(now) {
+            batch.max(pulse.next())
+        } else {
+            batch
         };
-        let batch = if is_waiting { None } else { self.log.due(now) };
-        batch.map_or(beat, |batch| batch.min(beat)).into()
+        Some(due.into())
     }
 
     /// Sends the next batch; an empty one is a sign of life. Returns whether the server dealt with it.
-    async fn beat(&self) -> bool {
+    async fn send_lines(&self) -> bool {
         let logs = self.log.take(Instant::now().into_std());
         let update = JobUpdate {
             logs: logs.clone(),
@@ -221,7 +247,7 @@ impl Task {
         let mut taken_at = Instant::now();
         while !self.log.is_empty() && !self.is_gone() && !self.stop.is_killed() {
             self.wait_for_pulse().await;
-            if self.beat().await {
+            if self.send_lines().await {
                 taken_at = Instant::now();
             }
             let is_lost = self.pulse().is_lost(Instant::now().into_std());
@@ -256,26 +282,7 @@ impl Task {
         }
     }
 
-    /// Sends an update, and signs of life beside it if it takes long.
     async fn send(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
-        tokio::select! {
-            biased;
-            result = self.call(update) => result,
-            never = self.beat_beside() => match never {},
-        }
-    }
-
-    /// Signs of life, each of which may bring a cancel, whatever becomes of another call.
-    async fn beat_beside(&self) -> Infallible {
-        loop {
-            let next = self.pulse().next();
-            sleep_until(next.into()).await;
-            // What it brought, the call has noted.
-            let _ = self.call(JobUpdate::heartbeat(self.job)).await;
-        }
-    }
-
-    async fn call(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
         let call = timeout(ANSWER_TIMEOUT, self.source.update(update)).await;
         let result = call.unwrap_or_else(|late| Err(SourceError::Lost(late.into())));
         let now = Instant::now().into_std();
@@ -306,7 +313,10 @@ impl Task {
                     self.stop(WhyStopped::ServerAway);
                 }
             }
-            Err(SourceError::Gone(_) | SourceError::Ended(_)) => self.stop(WhyStopped::Gone),
+            Err(SourceError::Gone(_) | SourceError::Ended(_)) => {
+                self.pulse().answered(now);
+                self.stop(WhyStopped::Gone);
+            }
             Err(
                 SourceError::Refused(_) | SourceError::TooLarge { .. } | SourceError::Invalid(_),
             ) => self.pulse().answered(now),
