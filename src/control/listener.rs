@@ -32,7 +32,7 @@ use tracing::{debug, warn};
 use url::Url;
 
 use self::first_bytes::Protocol;
-pub(super) use self::upgraded::Upgraded;
+pub(super) use self::upgraded::{Peer, Upgraded};
 use super::config::{Config, Limits, Tls};
 use crate::stop::Stop;
 
@@ -164,6 +164,7 @@ impl Listener {
                 limits: self.limits.clone(),
                 routes: routes.clone(),
                 stop: stop.clone(),
+                peer: Peer(peer.ip()),
             };
             connections.spawn(async move {
                 let _door = door;
@@ -259,6 +260,7 @@ struct Connection {
     limits: Limits,
     routes: Router,
     stop: Stop,
+    peer: Peer,
 }
 
 type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
@@ -282,8 +284,10 @@ impl Connection {
         let limit = self.limits.header_timeout;
         let (protocol, stream) = timeout(limit, first_bytes::read(stream)).await??;
         let (upgraded, mut becomes) = Upgraded::channel();
+        let peer = self.peer;
         let routes = self.routes.map_request(move |mut request: Request<_>| {
             request.extensions_mut().insert(upgraded.clone());
+            request.extensions_mut().insert(peer);
             request
         });
         let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(routes));

@@ -8,6 +8,7 @@ mod outcome;
 mod people;
 mod reaper;
 mod templates;
+mod uploads;
 mod workspaces;
 
 #[cfg(test)]
@@ -19,7 +20,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use url::Url;
 
 pub use self::{
@@ -52,6 +53,8 @@ pub struct Plane {
     access_url: OnceLock<Url>,
     clock: Clock,
     stop: Stop,
+    /// Held while an archive is stored or removed, so that neither overtakes the other.
+    uploads: Mutex<uploads::Uploads>,
     /// A job was queued.
     posted: Notify,
     /// Something happened to a job.
@@ -176,6 +179,7 @@ impl Plane {
             access_url: OnceLock::new(),
             clock,
             stop,
+            uploads: Mutex::default(),
             posted: Notify::new(),
             changed: watch::Sender::new(()),
         }

@@ -302,6 +302,11 @@ pub trait TemplateStore: Send + Sync {
         file: FileId,
     ) -> Result<bool, StoreError>;
 
+    /// Archives of modules that no version has: their SHA-256 in hexadecimal digits, and their bytes.
+    async fn unused_modules(&self) -> Result<Vec<(String, usize)>, StoreError>;
+    /// Removes one if no version has it, and says whether.
+    async fn remove_unused_modules(&self, sha256: &str) -> Result<bool, StoreError>;
+
     /// Adds a version and its job.
     async fn insert_version(&self, new: NewVersion) -> Result<(), StoreError>;
     async fn templates(&self) -> Result<Vec<Template>, StoreError>;

@@ -2,11 +2,15 @@
 //!
 //! It stays in the hands of the listener, which counts it, and ends it with the server.
 
-use std::pin::Pin;
+use std::{net::IpAddr, pin::Pin};
 
 use tokio::sync::mpsc;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Who asks. Stands in the extensions of each request.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::control) struct Peer(pub(in crate::control) IpAddr);
 
 /// Stands in the extensions of each request: a handler that upgrades its connection says here what follows.
 #[derive(Clone)]

@@ -1,6 +1,7 @@
 //! Who daemons are, and what they say about their jobs.
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use std::collections::BTreeMap;
@@ -314,8 +315,14 @@ impl Plane {
     /// Keeps an archive of modules that is too large for the message that ends its import.
     ///
     /// # Errors
-    /// [`RequestError::Store`]
+    /// [`RequestError::Store`], and [`RequestError::Invalid`] if too much was uploaded that no import named.
     pub async fn upload_modules(&self, content: Bytes) -> Result<(), RequestError> {
+        let sha256 = hex::encode(Sha256::digest(&content));
+        let mut uploads = self.uploads.lock().await;
+        if !uploads.note(&sha256, content.len(), self.now()) {
+            let why = "too many archives of modules wait for the end of their imports; try again in an hour";
+            return Err(RequestError::Invalid(why.to_owned()));
+        }
         let inserted = self.store.insert_file(FileKind::Modules, content).await;
         Ok(inserted.map(drop)?)
     }
@@ -327,6 +334,7 @@ impl Plane {
     pub async fn uploaded_modules(&self, sha256: &[u8]) -> Result<Bytes, RequestError> {
         let digest = hex::encode(sha256);
         let found = self.store.file_by_hash(FileKind::Modules, &digest).await?;
+        self.uploads.lock().await.name(&digest);
         found.map(|file| file.content).ok_or_else(|| {
             RequestError::Invalid(format!(
                 "get file by hash, it should have been uploaded: there is none with SHA-256 {digest}"

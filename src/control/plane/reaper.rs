@@ -17,6 +17,9 @@ use crate::{
 impl Plane {
     /// Looks for lost jobs now and then, until the server stops.
     pub async fn run_reaper(self: Arc<Self>) {
+        if let Err(error) = self.find_unused_modules().await {
+            warn!(%error, "cannot look for modules that nobody uses");
+        }
         // A short lease would mean little if nobody looked in between.
         let shortest = self.limits.lease.min(self.limits.pending) / 5;
         let mut every = tokio::time::interval(self.limits.reap_every.min(shortest));
@@ -61,7 +64,29 @@ impl Plane {
                 );
             }
         }
+        self.remove_unused_modules().await?;
         Ok(ended)
+    }
+
+    /// Removes archives that were uploaded for an import which did not end well.
+    async fn remove_unused_modules(&self) -> Result<(), RequestError> {
+        let mut uploads = self.uploads.lock().await;
+        for sha256 in uploads.expired(self.now()) {
+            if self.store.remove_unused_modules(&sha256).await? {
+                info!(sha256, "removed modules that no import has named");
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the archives that no template has as uploaded now: the server ended before they were removed.
+    async fn find_unused_modules(&self) -> Result<(), RequestError> {
+        let unused = self.store.unused_modules().await?;
+        let mut uploads = self.uploads.lock().await;
+        for (sha256, bytes) in unused {
+            uploads.note(&sha256, bytes, self.now());
+        }
+        Ok(())
     }
 
     async fn reap_one(&self, job: &JobRecord, loss: Loss) -> Result<bool, RequestError> {

@@ -6,6 +6,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::{
@@ -1031,4 +1032,39 @@ async fn a_recovered_state_is_taken_only_if_it_is_newer_than_the_one_that_is_kno
 
     assert_eq!(push(newer).await.unwrap(), 1);
     assert_eq!(lab.state(&workspace).await, newer);
+}
+
+#[tokio::test]
+async fn modules_that_no_import_named_are_removed_after_a_while_and_others_stay() {
+    let lab = Lab::new().await;
+    let (lost, used) = (Bytes::from_static(b"lost"), Bytes::from_static(b"used"));
+    let digest = |content: &Bytes| Sha256::digest(content).to_vec();
+    for content in [&lost, &used] {
+        lab.plane.upload_modules(content.clone()).await.unwrap();
+    }
+    lab.queue_version(version("demo")).await;
+    let job = lab.take().await.unwrap();
+    let result = ImportResult {
+        module_files: lab.plane.uploaded_modules(&digest(&used)).await.unwrap(),
+        ..learned()
+    };
+    lab.complete(job.id, CompletedWork::TemplateImport(Box::new(result)))
+        .await
+        .unwrap();
+
+    lab.pass(Duration::from_secs(3500));
+    lab.plane.reap().await.unwrap();
+    assert_eq!(
+        lab.plane.uploaded_modules(&digest(&lost)).await.unwrap(),
+        lost
+    );
+    assert!(lab.plane.store().unused_modules().await.unwrap().len() == 1);
+
+    lab.pass(Duration::from_secs(100));
+    lab.plane.reap().await.unwrap();
+    assert!(lab.plane.uploaded_modules(&digest(&lost)).await.is_err());
+    assert_eq!(
+        lab.plane.uploaded_modules(&digest(&used)).await.unwrap(),
+        used
+    );
 }

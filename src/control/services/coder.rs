@@ -10,26 +10,35 @@
 mod admission;
 mod answer;
 mod files;
+mod rate;
 mod rpc;
 mod session;
 mod upgrade;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use axum::{
     Extension, Json, Router,
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue},
-    middleware::map_response,
+    middleware::{Next, from_fn, map_response},
     response::{IntoResponse as _, Response},
     routing::get,
 };
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use self::{answer::Refusal, session::Session};
+use self::{answer::Refusal, rate::Rates, session::Session};
 use super::calls::Calls;
-use crate::control::{config::Config, listener::Upgraded, model::Organization, plane::Plane};
+use crate::control::{
+    config::Config,
+    listener::{Peer, Upgraded},
+    model::Organization,
+    plane::Plane,
+};
 
 const BUILD_VERSION: HeaderName = HeaderName::from_static("x-coder-build-version");
 
@@ -48,6 +57,7 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
         plane: plane.clone(),
         uploads: Arc::new(Semaphore::new(UPLOADS)),
     };
+    let rates = Arc::new(Mutex::new(Rates::default()));
     let routes = Router::new()
         .route(
             "/api/v2/organizations/{organization}/provisionerdaemons/serve",
@@ -55,7 +65,16 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
         )
         .route("/api/v2/users/me/organizations", get(organizations))
         .route("/api/v2/provisionerkeys/{key}", get(key))
-        .with_state(coder);
+        .with_state(coder)
+        .layer(from_fn(move |request: Request, next: Next| {
+            let refusal = too_many(&rates, &request);
+            async move {
+                match refusal {
+                    Some(refusal) => refusal.into_response(),
+                    None => next.run(request).await,
+                }
+            }
+        }));
     let Ok(version) = HeaderValue::from_str(&config.version) else {
         return routes;
     };
@@ -64,6 +83,22 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
         headers.insert(BUILD_VERSION, version.clone());
         std::future::ready(response)
     }))
+}
+
+/// Refuses whoever asks too often, before anything else is looked at, as the reference does.
+fn too_many(rates: &Mutex<Rates>, request: &Request) -> Option<Refusal> {
+    let Peer(peer) = *request.extensions().get()?;
+    let path = request.uri().path();
+    let endpoint = ["/serve", "/organizations"]
+        .into_iter()
+        .find(|end| path.ends_with(end))
+        .unwrap_or("key");
+    // A count is whole after any panic.
+    let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
+    if rates.allow(peer, endpoint, Instant::now()) {
+        return None;
+    }
+    Some(Refusal::too_many())
 }
 
 async fn serve(

@@ -533,3 +533,23 @@ async fn a_server_that_stops_lets_its_daemons_go() {
     let lost = waiting.await.unwrap();
     assert!(lost.is_err(), "{lost:?}");
 }
+
+#[tokio::test]
+async fn whoever_knocks_too_often_is_told_when_to_come_back() {
+    let lab = Lab::start(Storage::Memory).await;
+    let address = lab.server.address();
+    for _ in 0..512 {
+        let answer = knock(address, "/api/v2/users/me/organizations", &[]).await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    }
+
+    let answer = knock(address, "/api/v2/users/me/organizations", &[]).await;
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    assert!(
+        answer.contains("retry-after: 60") && answer.contains("rate limited"),
+        "{answer}"
+    );
+    // Other questions are counted apart.
+    let answer = knock(address, &serve(GOOD), &[]).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+}

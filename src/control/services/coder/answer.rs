@@ -4,12 +4,13 @@ use std::borrow::Cow;
 
 use axum::{
     Json,
-    http::{HeaderName, HeaderValue, StatusCode},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{AppendHeaders, IntoResponse, Response},
 };
 use serde_json::json;
 use tracing::error;
 
+use super::rate;
 use crate::control::plane::RequestError;
 
 /// Why a request is not answered as it wished.
@@ -56,6 +57,15 @@ impl Refusal {
             StatusCode::UNAUTHORIZED,
             "API key or external provisioner authentication required, but none provided",
         )
+    }
+
+    /// The peer asked too often; it should come back after a window.
+    pub(super) fn too_many() -> Self {
+        let (requests, window) = (rate::REQUESTS, rate::WINDOW.as_secs());
+        let message = format!(
+            "You've been rate limited for sending more than {requests} requests in {window}s."
+        );
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, "60")
     }
 
     pub(super) fn not_found() -> Self {

@@ -178,6 +178,33 @@ impl TemplateStore for Sqlite {
         Ok(found.is_some())
     }
 
+    async fn unused_modules(&self) -> Result<Vec<(String, usize)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT sha256, length(content) AS bytes FROM files WHERE kind = 'modules' AND id NOT IN
+               (SELECT learned ->> '$.modules_file' FROM versions WHERE learned ->> '$.modules_file' IS NOT NULL)
+             LIMIT 1000",
+        )
+        .fetch_all(&self.reader)
+        .await?;
+        let found = rows.iter().map(|row| {
+            let columns = Columns::of("files", row);
+            let bytes = usize::try_from(columns.number("bytes")?).unwrap_or_default();
+            Ok((columns.text("sha256")?, bytes))
+        });
+        found.collect()
+    }
+
+    async fn remove_unused_modules(&self, sha256: &str) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "DELETE FROM files WHERE kind = 'modules' AND sha256 = ? AND NOT EXISTS
+               (SELECT 1 FROM versions WHERE learned ->> '$.modules_file' = files.id)",
+        )
+        .bind(sha256)
+        .execute(&self.writer)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
     async fn insert_version(&self, new: NewVersion) -> Result<(), StoreError> {
         let version = &new.version;
         let mut change = self.begin().await?;
