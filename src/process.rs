@@ -7,6 +7,7 @@ pub mod isolation;
 mod line;
 pub mod memory;
 mod outlive;
+pub mod program_text;
 
 use std::{
     ffi::OsString,

@@ -29,7 +29,7 @@ use crate::{
     },
     daemon::{self, Capacity, Concurrency, metrics::Metrics},
     observe::metrics::Scrapes,
-    process::memory,
+    process::{memory, program_text},
     stop::Stop,
     transport::auth::CredentialSource as _,
 };
@@ -121,6 +121,7 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     if let Some(systemd) = &systemd {
         systemd.ready();
     }
+    tokio::task::spawn_blocking(program_text::give_back);
     let config = daemon::Config {
         max_jobs: if args.once { Some(1) } else { args.max_jobs },
         grace_period: args.grace_period.map(Duration::from),

@@ -160,7 +160,8 @@ fn mount_on(source: &File, target: &Path, name: &Path) -> Result<(), Denied> {
         .map_err(|error| Denied::kernel(format!("mount {}", name.display()), error))
 }
 
-/// Flags that were there must stay: the kernel lets nobody take them away from a mount of others.
+/// Flags that were there must stay: the kernel lets nobody take them away from a mount of others. Those for times of
+/// access stay by themselves if none of them is named.
 fn make_read_only(path: &Path) -> Result<(), Denied> {
     let failed = |error| Denied::kernel(format!("make {} read-only", path.display()), error);
     let present = statvfs(path).map_err(failed)?.flags();
@@ -169,9 +170,6 @@ fn make_read_only(path: &Path) -> Result<(), Denied> {
         (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
         (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
         (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
-        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
-        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
-        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
     ] {
         flags.set(flag, present.contains(is));
     }

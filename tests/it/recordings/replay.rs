@@ -25,6 +25,7 @@ use outpost::{
     },
 };
 use prost::Message;
+use regex::Regex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -77,6 +78,9 @@ impl Story {
             if line.output.starts_with("terraform environment variable: ") {
                 continue; // Of the machine that was recorded.
             }
+            if line.output.contains(" elapsed]") {
+                continue; // Of how fast it was.
+            }
             if !self.stages.contains(&line.stage) {
                 self.stages.push(line.stage.clone());
             }
@@ -94,17 +98,12 @@ impl Story {
     }
 }
 
-/// A line of a log without what changes from run to run.
+/// A line of a log without what changes from run to run: identifiers, and how many seconds something took.
 fn lasting(output: &str) -> String {
-    let output = without_ids(output);
-    let words = output.split(' ').map(|word| {
-        let number = word.strip_suffix('s').unwrap_or_default();
-        match number.parse::<u32>() {
-            Ok(_) => "<n>s",
-            Err(_) => word,
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
+    let seconds = Regex::new(r"\b\d+s\b").unwrap();
+    seconds
+        .replace_all(&without_ids(output), "<n>s")
+        .into_owned()
 }
 
 /// What was recorded of the jobs that nobody cancelled, for then the moment decides what happens.

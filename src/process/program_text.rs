@@ -1,0 +1,95 @@
+//! The pages of our own program: what only the start needed is given back.
+
+use std::{fs, num::NonZeroUsize, ptr::NonNull};
+
+use nix::sys::mman::{MmapAdvise, madvise};
+
+/// Lets go of the pages of our program's text. Those that are still needed come back from the page cache by
+/// themselves; the code that parsed options, read authorities and dialled for the first time does not.
+///
+/// Where the kernel does not say what is mapped, nothing happens.
+pub fn give_back() {
+    let Ok(program) = fs::read_link("/proc/self/exe") else {
+        return;
+    };
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let program = program.to_string_lossy();
+    for (start, length) in maps.lines().filter_map(|line| text_of(line, &program)) {
+        let Some(start) = NonZeroUsize::new(start) else {
+            continue;
+        };
+        let start = NonNull::without_provenance(start);
+        #[expect(
+            unsafe_code,
+            reason = "the range is a private, read-only, executable mapping of a file: it has no changed pages, so the \
+                      kernel reads the same bytes again at the next access"
+        )]
+        // It saves memory or it does not; there is nothing to do about it.
+        let _ = unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) };
+    }
+}
+
+/// The address and the length, in bytes, of a mapping of the program's text; `None` for any other line of
+/// `/proc/PID/maps`.
+fn text_of(line: &str, program: &str) -> Option<(usize, usize)> {
+    let mut words = line.splitn(6, ' ').map(str::trim);
+    let (range, permissions) = (words.next()?, words.next()?);
+    let name = words.nth(3)?;
+    let (start, end) = range.split_once('-')?;
+    let [start, end] = [start, end].map(|text| usize::from_str_radix(text, 16).ok());
+    let (start, end) = (start?, end?);
+    (permissions == "r-xp" && name == program && start < end).then(|| (start, end - start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_programs_own_text_is_meant() {
+        let line = |permissions: &str, name: &str| {
+            format!(
+                "5590cd640000-5590cd642000 {permissions} 004eb000 fe:00 6128904                    {name}"
+            )
+        };
+        let text = (0x5590_cd64_0000, 0x2000);
+
+        assert_eq!(text_of(&line("r-xp", "/bin/a b"), "/bin/a b"), Some(text));
+        for (permissions, name) in [
+            ("r--p", "/bin/a b"),
+            ("rw-p", "/bin/a b"),
+            ("r-xp", "/lib/c"),
+        ] {
+            assert_eq!(text_of(&line(permissions, name), "/bin/a b"), None);
+        }
+        for line in [
+            "",
+            "7ffd-",
+            "x-y r-xp 0 0 0 /bin/a b",
+            "2000-1000 r-xp 0 0:0 0 /bin/a b",
+        ] {
+            assert_eq!(text_of(line, "/bin/a b"), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_program_goes_on_without_a_page_of_it() {
+        let resident = || {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let line = status
+                .lines()
+                .find(|line| line.starts_with("RssFile:"))
+                .unwrap();
+            line.split_whitespace()
+                .nth(1)
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+        };
+        let before = resident();
+
+        give_back();
+
+        assert!(resident() < before, "{before} KiB");
+    }
+}
