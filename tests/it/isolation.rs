@@ -18,7 +18,10 @@ use outpost::{
 };
 use tempfile::TempDir;
 
-use crate::remote::{Server, Service};
+use crate::{
+    remote::{Server, Service},
+    sealed::mirror_of,
+};
 
 const LAUNCHER: &str = env!("CARGO_BIN_EXE_outpost");
 const LONG: Duration = Duration::from_secs(60);
@@ -264,18 +267,29 @@ try 'ls ..'
 try 'echo x > CACHE/x'
 try 'find CACHE -name "terraform-provider-coder*" | head -1 | xargs -I@ sh -c "echo x > @"'
 try 'rm -r CACHE/builtin-provider/*'
+try 'echo x > MIRROR/x'
+try 'f=$(find MIRROR/trees -type f | head -1); chmod u+w $f; echo x > $f'
+try 'rm -r MIRROR/blobs'
 try 'unshare -Urm sh -c "umount -l PSK; cat PSK"'
 try 'false'
 echo 'done trying'
+"#;
+
+/// A provider that tries the same when the engine starts it first, for its data source, and then does its work.
+const HOSTILE_PROVIDER: &str = r#"#!/bin/sh
+[ -e REPORT ] || sh ./hostile.sh > REPORT 2>&1
+exec LAUNCHER terraform-provider-coder "$0"
 "#;
 
 const TEMPLATE: &str = r#"
 terraform {
   required_providers {
     coder = { source = "coder/coder" }
+    evil  = { source = "acme/coder" }
   }
 }
 data "coder_workspace" "me" {}
+data "coder_workspace" "evil" { provider = evil }
 resource "coder_agent" "main" {
   os   = "linux"
   arch = "amd64"
@@ -303,14 +317,25 @@ async fn a_hostile_template_is_refused_everything_that_is_not_its_own() {
             fs::write(state.join(dir).join(file), "something secret").unwrap();
         }
         let psk = server.path("psk");
-        let mut daemon = server.daemon(&name, &psk, &["--isolation", &name]);
+        let (reports, mirror) = (
+            TempDir::new().unwrap(),
+            server.path(&format!("mirror-{name}")),
+        );
+        let report = reports.path().join("report");
+        let provider = HOSTILE_PROVIDER
+            .replace("REPORT", report.to_str().unwrap())
+            .replace("LAUNCHER", LAUNCHER);
+        mirror_of(&mirror, &provider).await;
+        let mirror = mirror.to_str().unwrap();
+        let mut daemon = server.daemon(&name, &psk, &["--isolation", &name, "--mirror", mirror]);
         let mut daemon = Service::start(daemon.env("SECRET", "something secret"));
         daemon.wait_for("registered at the control plane");
         let script = HOSTILE
             .replace("PSK", psk.to_str().unwrap())
             .replace("PID", &daemon.id().to_string())
             .replace("STATE", state.to_str().unwrap())
-            .replace("CACHE", server.path("cache").to_str().unwrap());
+            .replace("CACHE", server.path("cache").to_str().unwrap())
+            .replace("MIRROR", mirror);
         fs::write(template.join("hostile.sh"), script).unwrap();
 
         server.json(&["template", "push", &name, template.to_str().unwrap()]);
@@ -321,14 +346,17 @@ async fn a_hostile_template_is_refused_everything_that_is_not_its_own() {
             |it: &&serde_json::Value| it["kind"] == "workspace_build" && it["worker"] == *name;
         let job = jobs.as_array().unwrap().iter().find(of_build).unwrap();
         let log = server.ask(&["job", "logs", job["id"].as_str().unwrap()]);
-        let log = String::from_utf8_lossy(&log.stdout);
-        assert!(log.contains("done trying"), "{mechanism}:\n{log}");
-        assert!(!log.contains("LEAKED"), "{mechanism}:\n{log}");
-        assert_eq!(
-            log.matches("refused: ").count(),
-            HOSTILE.matches("\ntry '").count(),
-            "{mechanism}:\n{log}"
-        );
+        let log = String::from_utf8_lossy(&log.stdout).into_owned();
+        let of_provider = fs::read_to_string(report).unwrap();
+        for (who, said) in [("local-exec", log), ("provider", of_provider)] {
+            assert!(said.contains("done trying"), "{mechanism}, {who}:\n{said}");
+            assert!(!said.contains("LEAKED"), "{mechanism}, {who}:\n{said}");
+            assert_eq!(
+                said.matches("refused: ").count(),
+                HOSTILE.matches("\ntry '").count(),
+                "{mechanism}, {who}:\n{said}"
+            );
+        }
         daemon.stop();
     }
     server.process.stop();

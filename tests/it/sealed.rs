@@ -25,12 +25,21 @@ const NO_WAY_OUT: &str = "http://127.0.0.1:9";
 
 /// A package whose program is ours: it serves the plugin protocol like any other.
 fn package(store: &Store, version: &str) -> Package {
+    let program = env!("CARGO_BIN_EXE_outpost");
+    package_of(
+        store,
+        version,
+        &format!("#!{program} terraform-provider-coder\n"),
+    )
+}
+
+/// A package with a script for its program.
+fn package_of(store: &Store, version: &str, script: &str) -> Package {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::default().unix_permissions(0o755);
     let name = format!("terraform-provider-coder_v{version}");
     zip.start_file(name, options).unwrap();
-    let program = env!("CARGO_BIN_EXE_outpost");
-    writeln!(zip, "#!{program} terraform-provider-coder").unwrap();
+    zip.write_all(script.as_bytes()).unwrap();
     zip.start_file("VERSION", SimpleFileOptions::default())
         .unwrap();
     zip.write_all(version.as_bytes()).unwrap();
@@ -52,20 +61,34 @@ fn package(store: &Store, version: &str) -> Package {
 /// A mirror with some versions of a provider.
 async fn mirror(dir: &Path, versions: &[&str]) -> Store {
     let store = Store::open(&dir.join("store")).unwrap();
-    let provider = |version: &&str| Provider {
+    let packages = versions
+        .iter()
+        .map(|version| (*version, package(&store, version)));
+    commit(&store, packages.collect()).await;
+    store
+}
+
+/// A mirror whose one provider runs a script.
+pub async fn mirror_of(dir: &Path, script: &str) {
+    let store = Store::open(dir).unwrap();
+    let package = package_of(&store, "1.0.0", script);
+    commit(&store, vec![("1.0.0", package)]).await;
+}
+
+async fn commit(store: &Store, packages: Vec<(&str, Package)>) {
+    let provider = |(version, package): (&str, Package)| Provider {
         addr: "registry.terraform.io/acme/coder".parse().unwrap(),
         version: version.parse().unwrap(),
         protocols: vec!["6.0".to_owned()],
         signed: None,
-        packages: vec![package(&store, version)],
+        packages: vec![package],
     };
     let generation = Generation {
-        providers: versions.iter().map(provider).collect(),
+        providers: packages.into_iter().map(provider).collect(),
         ..Generation::default()
     };
     let lock = store.lock(&Stop::new()).await.unwrap();
     store.commit(generation, None, &lock).unwrap();
-    store
 }
 
 fn sealed(dir: &Path, store: &Store) -> Engine {
