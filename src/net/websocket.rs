@@ -11,7 +11,10 @@ use futures::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Error, Message, protocol::WebSocketConfig},
+    tungstenite::{
+        Error, Message, Utf8Bytes,
+        protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
+    },
 };
 
 /// Bytes of one message that we send. Peers once had a limit of 256 KiB, and may have it again.
@@ -34,15 +37,25 @@ pub fn config() -> WebSocketConfig {
 pub struct ByteStream<S> {
     socket: WebSocketStream<S>,
     rest: Bytes,
+    /// What the peer is told at the end, until it was.
+    farewell: Option<CloseCode>,
 }
 
 impl<S> ByteStream<S> {
-    /// Wraps a WebSocket after its handshake.
+    /// Wraps a WebSocket after its handshake. A normal closure ends it, as a client's.
     pub fn new(socket: WebSocketStream<S>) -> Self {
         Self {
             socket,
             rest: Bytes::new(),
+            farewell: Some(CloseCode::Normal),
         }
+    }
+
+    /// Ends with this code, such as [`CloseCode::Away`] of a server that stops.
+    #[must_use]
+    pub fn ending_with(mut self, farewell: CloseCode) -> Self {
+        self.farewell = Some(farewell);
+        self
     }
 }
 
@@ -91,8 +104,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ByteStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(code) = self.farewell {
+            ready!(Pin::new(&mut self.socket).poll_ready(context)).map_err(into_io)?;
+            self.farewell = None;
+            let reason = Utf8Bytes::default();
+            let close = Message::Close(Some(CloseFrame { code, reason }));
+            Pin::new(&mut self.socket)
+                .start_send(close)
+                .map_err(into_io)?;
+        }
+        // The peer's answer is not waited for: it may have none.
         Pin::new(&mut self.socket)
-            .poll_close(context)
+            .poll_flush(context)
             .map_err(into_io)
     }
 }
@@ -143,6 +166,20 @@ mod tests {
         });
 
         assert_eq!(received, sent);
+    }
+
+    #[tokio::test]
+    async fn an_end_is_announced() {
+        use futures::StreamExt;
+        let (mut near, mut far) = pair().await;
+
+        near.shutdown().await.unwrap();
+
+        let close = far.next().await.unwrap().unwrap();
+        let Message::Close(Some(frame)) = close else {
+            panic!("{close:?}");
+        };
+        assert_eq!(frame.code, CloseCode::Normal);
     }
 
     #[tokio::test]

@@ -7,26 +7,29 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     sync::{Notify, mpsc},
+    time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 
 use super::{Config, Event, Role, Session, SessionError, StreamError, StreamId};
 
 /// Bytes read from the connection at a time, and gathered for one write.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// A yamux session over a connection. When it is dropped the connection is closed and its streams fail.
+/// Time that a peer gets to take the end of a session.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A yamux session over a connection. When it is dropped its streams fail, and the connection is shut down.
 #[derive(Debug)]
 pub struct Connection {
     shared: Arc<Shared>,
-    _driver: AbortOnDropHandle<()>,
 }
 
 /// Streams that the peer opens.
@@ -72,7 +75,7 @@ impl From<Over> for io::Error {
 }
 
 impl Connection {
-    /// Starts a session over `io`, in a task that ends with the returned handle.
+    /// Starts a session over `io`, in a task that ends soon after the returned handle.
     pub fn start<T>(io: T, role: Role, config: Config) -> (Self, Incoming)
     where
         T: AsyncRead + AsyncWrite + Send + 'static,
@@ -90,17 +93,11 @@ impl Connection {
             closed: CancellationToken::new(),
         });
         let driven = Arc::clone(&shared);
-        let driver = tokio::spawn(async move {
+        tokio::spawn(async move {
             let over = drive(io, &driven, &accepted, &config).await;
             driven.end(over);
         });
-        (
-            Self {
-                shared,
-                _driver: AbortOnDropHandle::new(driver),
-            },
-            Incoming(incoming),
-        )
+        (Self { shared }, Incoming(incoming))
     }
 
     /// Opens a stream.
@@ -228,6 +225,11 @@ where
                     return Over::Session(error);
                 }
             }
+            () = shared.closed.cancelled() => {
+                let farewell = shut_down(&mut writer, shared, &mut output);
+                let _ = timeout(FAREWELL, farewell).await; // Who does not listen is not waited for.
+                return Over::Io(io::ErrorKind::ConnectionAborted);
+            }
             () = shared.work.notified() => {}
             () = tokio::time::sleep_until(wake_at.into()) => {
                 if write_deadline.is_some_and(|deadline| now() >= deadline) {
@@ -251,6 +253,19 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> io::Resu
         0 => Err(io::ErrorKind::WriteZero.into()),
         length => Ok(length),
     }
+}
+
+/// Sends what is left and ends the connection in order.
+async fn shut_down(
+    writer: &mut (impl AsyncWrite + Unpin),
+    shared: &Shared,
+    output: &mut BytesMut,
+) -> io::Result<()> {
+    while let Some(frame) = shared.lock().session.poll_transmit() {
+        output.extend_from_slice(&frame);
+    }
+    writer.write_all(output).await?;
+    writer.shutdown().await
 }
 
 /// Tells a peer that broke the protocol so, if it takes it at once; a peer that does not listen is not waited for.

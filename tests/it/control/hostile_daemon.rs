@@ -3,13 +3,16 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::{BufMut as _, BytesMut};
+use futures::StreamExt as _;
 use outpost::{control::Storage, net::websocket::ByteStream, transport::auth::Credential};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::{
+    Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode,
+};
 
 use super::{Lab, PATIENCE};
 use crate::support::coder_source;
@@ -224,4 +227,21 @@ async fn a_stream_that_asks_nothing_is_closed() {
         }
     }
     assert!(waited.elapsed() < Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn a_server_that_stops_says_that_it_goes_away() {
+    let lab = Lab::start(Storage::Memory).await;
+    let mut socket = shake_hands(&lab).await;
+
+    let stopping = tokio::spawn(lab.server.shutdown());
+
+    let close = loop {
+        let message = timeout(PATIENCE, socket.next()).await.unwrap();
+        if let Message::Close(frame) = message.unwrap().unwrap() {
+            break frame.unwrap();
+        }
+    };
+    assert_eq!(close.code, CloseCode::Away);
+    stopping.await.unwrap();
 }

@@ -14,7 +14,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{handshake::derive_accept_key, protocol::Role},
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, frame::coding::CloseCode},
+    },
 };
 
 use super::answer::Refusal;
@@ -32,7 +35,7 @@ impl Socket {
         let io = TokioIo::new(self.0.await?);
         let config = Some(websocket::config());
         let socket = WebSocketStream::from_raw_socket(io, Role::Server, config).await;
-        Ok(ByteStream::new(socket))
+        Ok(ByteStream::new(socket).ending_with(CloseCode::Away))
     }
 }
 
