@@ -11,6 +11,7 @@ mod follow;
 mod inspect;
 mod isolation;
 mod job;
+mod mirror;
 mod output;
 mod plugin;
 mod progress;
@@ -142,6 +143,9 @@ enum Command {
     /// Jobs: imports, dry runs and builds
     #[command(subcommand)]
     Job(job::Job),
+    /// Providers, modules and engines for places without a network
+    #[command(subcommand)]
+    Mirror(mirror::Mirror),
     /// States that a daemon could not deliver to its server
     Recover(recover::Recover),
     /// Draw what a template makes
@@ -349,6 +353,7 @@ impl Command {
             Self::Template(command) => command.exec(output, stop).await,
             Self::Workspace(command) => command.exec(output, stop).await,
             Self::Job(command) => command.exec(output, stop).await,
+            Self::Mirror(command) => command.exec(output, stop).await,
             Self::Recover(command) => command.exec(output).await,
             Self::Inspect(command) => command.exec(wanted, stop).await,
             Self::Doctor(command) => command.exec(output, stop).await,

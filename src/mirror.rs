@@ -3,8 +3,12 @@
 
 pub mod builtin;
 mod digest;
+pub mod fetch;
 pub mod generation;
+pub mod publisher;
+mod resolve;
 pub mod store;
+pub mod sync;
 mod view;
 
 pub use self::{

@@ -6,6 +6,7 @@ pub mod http;
 pub mod proxy;
 pub mod tls;
 pub mod trust;
+pub mod web;
 pub mod websocket;
 
 /// Makes aws-lc-rs the cryptography of every TLS connection. Calling it twice does nothing.

@@ -16,6 +16,7 @@ use crate::{
     control::{StartError, backup::BackupError},
     daemon::{DaemonError, journal::JournalError},
     files::archive::ArchiveError,
+    mirror::StoreError,
     process::isolation::{Denied, launcher::COMPLAINT},
     terraform::{binary::BinaryError, install::InstallError},
 };
@@ -28,6 +29,10 @@ pub(super) const FAILURE: u8 = 1;
 pub(super) const USAGE: u8 = 2;
 /// Somebody did not wait for a daemon's end. Coder's daemon ends with this, too.
 pub(super) const FORCED: u8 = 2;
+/// Part of it is done, and the same command again goes on.
+pub(super) const INCOMPLETE: u8 = 3;
+/// Something is not what its publisher signed.
+pub(super) const DISTRUSTED: u8 = 4;
 /// The server refuses the daemon, and will until somebody changes something: EX_NOPERM of sysexits.h.
 pub(super) const REFUSED: u8 = 77;
 /// Somebody interrupted it before it was done: 128 plus the number of SIGINT, as shells count.
@@ -54,6 +59,16 @@ pub(super) struct Interrupted;
 #[derive(Debug, thiserror::Error)]
 #[error("{0} of the checks failed")]
 pub(super) struct Unwell(pub(super) usize);
+
+/// So many things of a mirror could not be got.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} things are missing; run the command again to go on")]
+pub(super) struct Incomplete(pub(super) usize);
+
+/// So many things of a mirror are not what their publishers signed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} things are not trusted, and are not in the mirror")]
+pub(super) struct Distrusted(pub(super) usize);
 
 /// Somebody forced a daemon to end.
 #[derive(Debug, thiserror::Error)]
@@ -189,6 +204,15 @@ fn code_of(error: &anyhow::Error) -> Code {
             return Code::Usage;
         }
         if link.is::<Interrupted>() {
+            return Code::Is(INTERRUPTED);
+        }
+        if link.is::<Incomplete>() {
+            return Code::Is(INCOMPLETE);
+        }
+        if link.is::<Distrusted>() {
+            return Code::Is(DISTRUSTED);
+        }
+        if let Some(StoreError::Stopped) = link.downcast_ref() {
             return Code::Is(INTERRUPTED);
         }
         if link.is::<Forced>() {

@@ -62,6 +62,9 @@ pub struct PublisherKey {
     pub id: String,
     /// The key, armored.
     pub armored: Digest,
+    /// A signature over the key by which the registry's operator vouches for it, armored. Engines show it as "partner".
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub trust_signature: String,
 }
 
 /// A provider's package for one platform.
@@ -94,6 +97,9 @@ pub struct Module {
     pub archive: Digest,
     /// Its length in bytes.
     pub size: u64,
+    /// Where the registry sent us for it, with the commit if that is git; without credentials.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub origin: String,
 }
 
 /// A git repository with the references that templates name.
@@ -176,6 +182,41 @@ impl Generation {
         self.tools.dedup_by_key(|t| tool(t));
         self.files.sort_by(|a, b| a.url.cmp(&b.url));
         self.files.dedup_by(|a, b| a.url == b.url);
+    }
+
+    /// Adds what `other` has. Of what both have, `other` counts; packages for platforms add up.
+    pub fn absorb(&mut self, other: Self) {
+        for mut new in other.providers {
+            let same = |old: &Provider| (&old.addr, &old.version) == (&new.addr, &new.version);
+            if let Some(index) = self.providers.iter().position(same) {
+                let old = self.providers.swap_remove(index);
+                new.signed = new.signed.or(old.signed);
+                if new.protocols.is_empty() {
+                    new.protocols = old.protocols;
+                }
+                // Of equal ones the first stays.
+                new.packages.extend(old.packages);
+            }
+            self.providers.push(new);
+        }
+        let Self {
+            modules,
+            git,
+            tools,
+            files,
+            ..
+        } = self;
+        modules.splice(0..0, other.modules);
+        tools.splice(0..0, other.tools);
+        files.splice(0..0, other.files);
+        for mut new in other.git {
+            if let Some(index) = git.iter().position(|old| old.url == new.url) {
+                // One pack has what its references need, so two of them cannot add up.
+                new.head = new.head.or(git.swap_remove(index).head);
+            }
+            git.push(new);
+        }
+        self.normalize();
     }
 
     /// All files of the store that it needs.

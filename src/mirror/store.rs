@@ -17,9 +17,10 @@ use super::Digest;
 use crate::{files, stop::Stop};
 
 mod generations;
+mod partial;
 mod trees;
 
-pub use self::generations::Lease;
+pub use self::{generations::Lease, partial::Partial};
 
 /// Read at a time.
 const PIECE_BYTES: usize = 256 * 1024;

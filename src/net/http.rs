@@ -203,7 +203,7 @@ fn build(config: &Config, tls: rustls::ClientConfig) -> Result<reqwest::Client, 
     builder.build().map_err(ClientError::Build)
 }
 
-fn location(response: &Response) -> Option<String> {
+pub(super) fn location(response: &Response) -> Option<String> {
     let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let location = response.headers().get(header::LOCATION);
     let location = location.and_then(|place| HeaderValue::to_str(place).ok());
@@ -211,7 +211,7 @@ fn location(response: &Response) -> Option<String> {
 }
 
 /// Whether a credential for `from` may be shown to `to`: the same place, or its encrypted door.
-fn is_same_server(from: &Url, to: &Url) -> bool {
+pub(super) fn is_same_server(from: &Url, to: &Url) -> bool {
     let is_upgrade = from.scheme() == "http"
         && to.scheme() == "https"
         && from.port().is_none()
@@ -230,6 +230,11 @@ pub fn bare(url: &Url) -> Url {
     let _ = url.set_password(None);
     let _ = url.set_username("");
     url
+}
+
+/// The same as text.
+pub fn shown(url: &Url) -> String {
+    bare(url).into()
 }
 
 #[cfg(test)]

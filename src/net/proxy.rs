@@ -78,11 +78,22 @@ impl Proxies {
         builder: reqwest::ClientBuilder,
         url: &Url,
     ) -> Result<reqwest::ClientBuilder, ProxyError> {
-        let mut builder = builder.no_proxy(); // reqwest would read the environment by rules of its own.
         // Redirects stay at the host, so that what holds for the first address holds for all.
-        if self.spares(url) {
-            return Ok(builder);
+        match self.spares(url) {
+            true => Ok(builder.no_proxy()),
+            false => self.apply_always(builder),
         }
+    }
+
+    /// The same for connections to whatever is not exempt.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub(super) fn apply_always(
+        &self,
+        builder: reqwest::ClientBuilder,
+    ) -> Result<reqwest::ClientBuilder, ProxyError> {
+        let mut builder = builder.no_proxy(); // reqwest would read the environment by rules of its own.
         if let Some(address) = &self.https {
             let proxy = reqwest::Proxy::https(address.as_str()).map_err(|source| ProxyError {
                 variable: "HTTPS_PROXY",

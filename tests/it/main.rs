@@ -24,6 +24,7 @@ mod interop;
 mod isolation;
 mod kill_matrix;
 mod layers;
+mod mirror;
 mod plugin;
 mod plugin_cache;
 mod proto_fresh;

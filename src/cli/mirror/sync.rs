@@ -1,0 +1,298 @@
+//! `outpost mirror sync`.
+
+mod bars;
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+
+use anyhow::Context as _;
+use http::HeaderValue;
+use serde::Serialize;
+
+use self::bars::Bars;
+use super::{
+    super::{
+        exit::{Distrusted, Incomplete, UsageError},
+        output::{self, Output, facts},
+    },
+    Place,
+};
+use crate::{
+    mirror::{
+        Store,
+        fetch::{Fetcher, Manners, registry::Registries},
+        sync::{self, Keys, Report, Trust, Wishes, read_keys, wishes, write_review},
+    },
+    net::{proxy::Proxies, tls, web::Web},
+    stop::Stop,
+};
+
+/// What `--help` says about codes of its own.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 3 something is missing (the same command again \
+goes on), 4 something is not trusted, 130 interrupted.";
+
+/// Fetch what templates need into the mirror
+///
+/// What a mirror.toml asks for is resolved, downloaded, checked against its publishers' signatures and put into the
+/// mirror as a new generation. What is there is not downloaded again, and an interrupted download goes on where it
+/// was. A mirror.lock beside the mirror.toml tells what came of it; commit both.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Sync {
+    #[command(flatten)]
+    place: Place,
+    /// What to fetch [default: mirror.toml, if there is one]
+    #[arg(long, short, value_name = "FILE", env = "OUTPOST_MIRROR_FILE")]
+    file: Option<PathBuf>,
+    /// Take over the packages in a directory that `terraform providers mirror` made, any number of times
+    #[arg(long, value_name = "DIR")]
+    import_dir: Vec<PathBuf>,
+    /// Tell how many files and bytes would be downloaded, and download nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Accept this publisher's key from now on, any number of times
+    #[arg(long, value_name = "FINGERPRINT")]
+    accept_key: Vec<String>,
+    /// Accept what this key signed after it expired, any number of times
+    #[arg(long, value_name = "FINGERPRINT")]
+    allow_expired: Vec<String>,
+    /// Downloads at once
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    parallel: usize,
+    /// Bytes a second of all downloads together, such as 500k or 10M
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    limit_rate: Option<u64>,
+    /// PEM file of further authorities to trust
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
+    tls_ca_file: Option<PathBuf>,
+}
+
+/// The result for programs.
+#[derive(Serialize)]
+struct Summary {
+    dry_run: bool,
+    generation: Option<u64>,
+    is_new: bool,
+    downloaded_files: usize,
+    downloaded_bytes: u64,
+    /// Files whose length is not known before they are downloaded.
+    unknown_lengths: usize,
+    present: usize,
+    failures: Vec<FailureRow>,
+}
+
+#[derive(Serialize)]
+struct FailureRow {
+    what: String,
+    why: String,
+    untrusted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+impl Sync {
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        let (wishes, lock_file) = self.wishes()?;
+        let known = match &lock_file {
+            Some(path) => read_keys(path)?,
+            None => Keys::new(),
+        };
+        let trust = Trust::new(
+            wishes.trust.clone(),
+            known,
+            fingerprints("--accept-key", &self.accept_key)?,
+            fingerprints("--allow-expired", &self.allow_expired)?
+                .into_iter()
+                .collect(),
+        );
+        let bars = Arc::new(Bars::new());
+        let fetcher = self.fetcher(Arc::clone(&bars))?;
+        let registries = Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(token));
+        let dir = self.place.dir()?;
+        let store = Store::open(&dir).context("the mirror cannot be used")?;
+        let sync = sync::Sync {
+            store,
+            wishes,
+            trust,
+            fetcher,
+            registries,
+            watch: Arc::clone(&bars) as Arc<_>,
+            import_dirs: self.import_dir.clone(),
+            dry_run: self.dry_run,
+        };
+        let ran = sync.run(&stop).await;
+        bars.end();
+        let report = ran?;
+        if let Some(path) = lock_file.filter(|_| !self.dry_run && report.failures.is_empty()) {
+            write_review(&path, &report.synced, &sync.trust.keys())?;
+        }
+        self.print(output, &report)?;
+        verdict(&report)
+    }
+
+    /// What is wanted, and the lock file that belongs to it.
+    fn wishes(&self) -> anyhow::Result<(Wishes, Option<PathBuf>)> {
+        let default = PathBuf::from("mirror.toml");
+        let path = match &self.file {
+            Some(path) => path.clone(),
+            None if default.is_file() => default,
+            None if !self.import_dir.is_empty() => return Ok((Wishes::default(), None)),
+            None => {
+                let text = "there is no mirror.toml here; write one, name one with --file, or take over a directory \
+                            with --import-dir";
+                return Err(UsageError(text.to_owned()).into());
+            }
+        };
+        let wishes = Wishes::load(&path).map_err(|error| match error {
+            wishes::WishError::Invalid { .. } => UsageError(error.to_string()).into(),
+            wishes::WishError::Read { .. } => anyhow::Error::new(error),
+        })?;
+        Ok((wishes, Some(path.with_extension("lock"))))
+    }
+
+    fn fetcher(&self, bars: Arc<Bars>) -> anyhow::Result<Fetcher> {
+        let trust = tls::Trust {
+            extra: self.tls_ca_file.iter().cloned().collect(),
+            ..tls::Trust::default()
+        };
+        let web = Web::new(&trust, Proxies::from_env())?;
+        let at_once = self.parallel.max(1);
+        let manners = Manners {
+            at_once,
+            per_host: at_once.div_ceil(2),
+            bytes_per_second: self.limit_rate,
+            ..Manners::default()
+        };
+        Ok(Fetcher::new(web, manners, bars))
+    }
+
+    fn print(&self, output: Output, report: &Report) -> anyhow::Result<()> {
+        let failures = report.failures.iter().map(|failure| FailureRow {
+            what: failure.what.clone(),
+            why: failure.reason(),
+            untrusted: failure.is_distrust(),
+            remedy: failure.hint(),
+        });
+        let summary = Summary {
+            dry_run: self.dry_run,
+            generation: report.generation,
+            is_new: report.is_new,
+            downloaded_files: report.files,
+            downloaded_bytes: report.bytes,
+            unknown_lengths: report.unknown,
+            present: report.present,
+            failures: failures.collect(),
+        };
+        output.item(&summary, human)?;
+        for failure in &summary.failures {
+            output::note(&format!("{}: {}", failure.what, failure.why));
+            if let Some(remedy) = &failure.remedy {
+                output::note(&format!("  {remedy}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn human(summary: &Summary) -> String {
+    let bytes = indicatif::HumanBytes(summary.downloaded_bytes);
+    let mut downloads = format!("{} files, {bytes}", summary.downloaded_files);
+    if summary.unknown_lengths > 0 {
+        downloads = format!(
+            "{downloads} and {} of unknown length",
+            summary.unknown_lengths
+        );
+    }
+    let generation = match (summary.generation, summary.is_new) {
+        (Some(number), true) => format!("{number} (new)"),
+        (Some(number), false) => format!("{number} (unchanged)"),
+        (None, _) => "none".to_owned(),
+    };
+    let name = match summary.dry_run {
+        true => "To download",
+        false => "Downloaded",
+    };
+    let mut pairs = vec![(name, downloads), ("Present", summary.present.to_string())];
+    if !summary.dry_run {
+        pairs.push(("Generation", generation));
+    }
+    if !summary.failures.is_empty() {
+        pairs.push(("Missing", summary.failures.len().to_string()));
+    }
+    facts(&pairs)
+}
+
+fn verdict(report: &Report) -> anyhow::Result<()> {
+    let untrusted = report
+        .failures
+        .iter()
+        .filter(|failure| failure.is_distrust())
+        .count();
+    match (untrusted, report.failures.len()) {
+        (0, 0) => Ok(()),
+        (0, missing) => Err(Incomplete(missing).into()),
+        (untrusted, _) => Err(Distrusted(untrusted).into()),
+    }
+}
+
+fn fingerprints(option: &str, given: &[String]) -> anyhow::Result<BTreeSet<String>> {
+    let wrong = |text: &str| {
+        UsageError(format!(
+            "`{option} {text}`: expected 40 or 64 hexadecimal digits"
+        ))
+    };
+    let read = |text: &String| wishes::fingerprint(text).ok_or_else(|| wrong(text).into());
+    given.iter().map(read).collect()
+}
+
+/// Who we are for a registry: `TF_TOKEN_HOST` as engines read it, with `_` for each dot and `__` for each dash.
+fn token(host: &str) -> Option<HeaderValue> {
+    let name = format!("TF_TOKEN_{}", host.replace('-', "__").replace('.', "_"));
+    let plain = format!("TF_TOKEN_{host}");
+    let value = [name, plain]
+        .iter()
+        .find_map(|name| std::env::var(name).ok())?;
+    let mut header = HeaderValue::from_str(&format!("Bearer {value}")).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+/// `10M`, `500k`, `1048576`.
+fn rate(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((end, unit)) if unit.is_ascii_alphabetic() => {
+            (&text[..end], unit.to_ascii_lowercase())
+        }
+        _ => (text, ' '),
+    };
+    let factor = match unit {
+        ' ' => 1,
+        'k' => 1 << 10,
+        'm' => 1 << 20,
+        'g' => 1 << 30,
+        _ => 0,
+    };
+    let bytes = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor));
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "expected bytes a second, such as 500k or 10M".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_units() {
+        assert_eq!(rate("500k"), Ok(512_000));
+        assert_eq!(rate("10M"), Ok(10_485_760));
+        assert_eq!(rate("1234"), Ok(1234));
+        assert!(
+            ["", "0", "k", "5x", "-1", "99999999999G"]
+                .iter()
+                .all(|text| rate(text).is_err())
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! When to ask again. Pure: time and chance are arguments.
+
+use std::time::Duration;
+
+/// A pause is never longer, whatever a server wants.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// How often and how patiently to ask.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// Times that something is asked for without anything coming of it.
+    pub tries: u32,
+    /// The pause after the first; each further one is twice as long.
+    pub first_pause: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            tries: 5,
+            first_pause: Duration::from_millis(500),
+        }
+    }
+}
+
+impl Retry {
+    /// How long to wait after so many failures in a row; `None` to give up. `after` is the server's wish, `chance`
+    /// lies between 0 and 1 and keeps those apart who failed together.
+    pub(super) fn pause(
+        self,
+        failures: u32,
+        after: Option<Duration>,
+        chance: f64,
+    ) -> Option<Duration> {
+        if failures >= self.tries {
+            return None;
+        }
+        let doubled = self
+            .first_pause
+            .saturating_mul(1 << failures.saturating_sub(1).min(16));
+        let own = doubled.min(LONGEST).mul_f64(0.5 + chance / 2.0);
+        Some(own.max(after.unwrap_or_default()).min(LONGEST))
+    }
+}
+
+/// Whether a status may be another one soon: the server is busy, or broken for the moment.
+pub(super) fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// What a `Retry-After` header says, as seconds; a date is beyond those who send one to programs.
+pub(super) fn retry_after(header: &str) -> Option<Duration> {
+    header.trim().parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_end_and_never_begin_together() {
+        let retry = Retry {
+            tries: 4,
+            first_pause: Duration::from_secs(1),
+        };
+        let all = |chance| (1..=4).map(move |failures| retry.pause(failures, None, chance));
+
+        let seconds = [Some(1), Some(2), Some(4), None];
+        assert!(all(1.0).eq(seconds.map(|s| s.map(Duration::from_secs))));
+        assert_eq!(all(0.0).next(), Some(Some(Duration::from_millis(500))));
+    }
+
+    #[test]
+    fn a_server_may_ask_for_more_time_but_not_for_any() {
+        let retry = Retry::default();
+
+        assert_eq!(
+            retry.pause(1, retry_after("7"), 0.0),
+            Some(Duration::from_secs(7))
+        );
+        assert_eq!(retry.pause(1, retry_after("86400"), 0.0), Some(LONGEST));
+        assert_eq!(retry_after("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+    }
+
+    #[test]
+    fn what_will_not_change_is_not_asked_again() {
+        assert!(
+            [400, 401, 403, 404, 410, 501]
+                .iter()
+                .all(|s| !is_passing(*s))
+        );
+        assert!([429, 500, 503].iter().all(|s| is_passing(*s)));
+    }
+}

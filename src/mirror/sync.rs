@@ -1,0 +1,238 @@
+//! `outpost mirror sync`: from what templates want to a generation that has it.
+//!
+//! Resolve, fetch, verify, commit. Whatever is whole and right goes into the store at once, so whoever is interrupted
+//! asks for nothing twice; the generation comes last. It has what the one before had, too: only `prune` removes.
+
+mod adopt;
+mod package;
+mod provider;
+mod review;
+mod trust;
+pub mod wishes;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use semver::Version;
+
+pub use self::{
+    review::{ReviewError, read_keys, write as write_review},
+    trust::{Keys, Trust, TrustError},
+    wishes::{WishError, Wishes},
+};
+use super::{
+    Generation, Store, StoreError,
+    fetch::{FetchError, Fetcher, Watch, blocking, registry::Registries},
+};
+use crate::{
+    registry::{Platform, ProviderAddr},
+    stop::Stop,
+};
+
+/// One run.
+pub struct Sync {
+    /// Where everything goes.
+    pub store: Store,
+    /// What is wanted.
+    pub wishes: Wishes,
+    /// Whose signatures count.
+    pub trust: Trust,
+    /// How to ask.
+    pub fetcher: Fetcher,
+    /// Whom to ask.
+    pub registries: Registries,
+    /// Who wants to know how it goes.
+    pub watch: Arc<dyn Watch>,
+    /// Directories with packages that are taken over.
+    pub import_dirs: Vec<PathBuf>,
+    /// Whether only to tell what would be done.
+    pub dry_run: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What is wanted and there.
+    pub synced: Generation,
+    /// The current generation, if there is one.
+    pub generation: Option<u64>,
+    /// Whether it is new.
+    pub is_new: bool,
+    /// Files that were downloaded, or would be.
+    pub files: usize,
+    /// Their bytes, as far as they are known.
+    pub bytes: u64,
+    /// Files whose length nobody told.
+    pub unknown: usize,
+    /// Packages that were there already.
+    pub present: usize,
+    /// What could not be got.
+    pub failures: Vec<Failure>,
+}
+
+/// Something that could not be got.
+#[derive(Debug)]
+pub struct Failure {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub error: Cause,
+}
+
+/// Why something could not be got.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// It could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// It is not trusted.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// It is not what it should be.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A directory cannot be read.
+    #[error("failed to read it")]
+    Read(#[from] std::io::Error),
+    /// There is none.
+    #[error("{0}")]
+    Unsatisfied(String),
+}
+
+impl Failure {
+    /// Whether somebody should look at it before anything is tried again.
+    pub fn is_distrust(&self) -> bool {
+        match &self.error {
+            Cause::Trust(_) => true,
+            Cause::Store(StoreError::Mismatch { .. } | StoreError::Package { .. }) => true,
+            Cause::Fetch(error) => error.is_distrust(),
+            Cause::Store(_) | Cause::Read(_) | Cause::Unsatisfied(_) => false,
+        }
+    }
+
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        match &self.error {
+            Cause::Trust(error) => error.hint(),
+            _ => None,
+        }
+    }
+
+    /// Why, with everything that led to it.
+    pub fn reason(&self) -> String {
+        let mut text = self.error.to_string();
+        let mut source = self.error.source();
+        while let Some(error) = source {
+            let next = error.to_string();
+            if !text.ends_with(&next) {
+                text = format!("{text}: {next}");
+            }
+            source = error.source();
+        }
+        text
+    }
+}
+
+/// Versions of providers, with the platforms for which they are wanted.
+type Wanted = BTreeMap<(ProviderAddr, Version), BTreeSet<Platform>>;
+
+impl Sync {
+    /// Does it all. What fails does not keep the rest from being done.
+    ///
+    /// # Errors
+    /// If the store cannot be used, or somebody stops it. What came until then stays in the store.
+    pub async fn run(&self, stop: &Stop) -> Result<Report, StoreError> {
+        tokio::select! {
+            () = stop.cancelled() => Err(StoreError::Stopped),
+            report = self.work(stop) => report,
+        }
+    }
+
+    async fn work(&self, stop: &Stop) -> Result<Report, StoreError> {
+        let store = self.store.clone();
+        let before = blocking(move || match store.newest() {
+            Err(StoreError::Empty { .. }) => Ok(Generation::default()),
+            newest => newest.map(|(_, generation)| generation),
+        });
+        let before = before.await?;
+        let mut report = Report::default();
+        if !self.dry_run {
+            self.adopt(&mut report).await?;
+        }
+        self.watch.phase("resolving versions");
+        let wanted = self.resolve_providers(&mut report).await;
+        self.watch.phase("fetching");
+        self.providers(&before, wanted, &mut report).await;
+        report.synced.normalize();
+        report.failures.sort_by(|a, b| a.what.cmp(&b.what));
+        if self.dry_run {
+            return Ok(report);
+        }
+        self.commit(&mut report, stop).await?;
+        Ok(report)
+    }
+
+    async fn adopt(&self, report: &mut Report) -> Result<(), StoreError> {
+        for dir in &self.import_dirs {
+            self.watch
+                .phase(&format!("taking over `{}`", dir.display()));
+            let (store, from) = (self.store.clone(), dir.clone());
+            let adopted = blocking(move || Ok(adopt::adopt(&store, &from))).await?;
+            match adopted {
+                Err(error) => report.fail(dir.display().to_string(), error),
+                Ok(adopted) => {
+                    for (name, result) in adopted {
+                        match result {
+                            Ok(provider) => report.have(vec![provider]),
+                            Err(error) => report.fail(name, error),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes what is there a generation, unless the current one has it all.
+    async fn commit(&self, report: &mut Report, stop: &Stop) -> Result<(), StoreError> {
+        let lock = self.store.lock(stop).await?;
+        let (store, synced) = (self.store.clone(), report.synced.clone());
+        let committed = blocking(move || {
+            // Somebody else may have added to it in the meantime.
+            let current = store.current()?;
+            let old = match current {
+                Some(number) => store.generation(number)?,
+                None => Generation::default(),
+            };
+            let mut new = old.clone();
+            new.absorb(synced);
+            match current {
+                Some(number) if new == old => Ok((Some(number), false)),
+                None if new == Generation::default() => Ok((None, false)),
+                _ => Ok((Some(store.commit(new, current, &lock)?), true)),
+            }
+        });
+        (report.generation, report.is_new) = committed.await?;
+        Ok(())
+    }
+}
+
+impl Report {
+    fn fail(&mut self, what: impl Into<String>, error: impl Into<Cause>) {
+        self.failures.push(Failure {
+            what: what.into(),
+            error: error.into(),
+        });
+    }
+
+    fn have(&mut self, providers: Vec<super::generation::Provider>) {
+        self.synced.absorb(Generation {
+            providers,
+            ..Generation::default()
+        });
+    }
+}

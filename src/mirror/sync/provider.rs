@@ -1,0 +1,389 @@
+//! Providers: which versions, and how each of their packages comes into the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt as _, future::join_all, stream};
+use http::HeaderMap;
+use semver::Version;
+use url::Url;
+
+use super::{
+    Cause, Report, Sync, Wanted,
+    package::{self, Identity},
+    trust::{TrustError, listed, namespace},
+};
+use crate::{
+    mirror::{
+        Digest, Generation, StoreError,
+        fetch::{
+            FetchError, blocking,
+            registry::{Found, Offered},
+        },
+        generation::{Package, Provider, PublisherKey, Signed},
+        resolve::Pick,
+    },
+    registry::{Platform, ProviderAddr},
+};
+
+/// Versions that are worked on at once; the number of requests has a limit of its own.
+const AT_ONCE: usize = 16;
+
+/// What is wanted of one provider, and who wants it.
+struct Demand {
+    addr: ProviderAddr,
+    pick: Pick,
+    count: usize,
+    platforms: Vec<Platform>,
+    by: String,
+}
+
+/// What became of one version.
+#[derive(Default)]
+struct Outcome {
+    provider: Option<Provider>,
+    failures: Vec<(String, Cause)>,
+    present: usize,
+    fetched: Vec<Option<u64>>,
+}
+
+/// A list of checksums that somebody signed.
+struct Sums {
+    content: Vec<u8>,
+    signed: Option<Signed>,
+}
+
+impl Sync {
+    /// Asks each registry what there is, once, and chooses.
+    pub(super) async fn resolve_providers(&self, report: &mut Report) -> Wanted {
+        let demands = self.demands();
+        let addrs: BTreeSet<_> = demands.iter().map(|demand| &demand.addr).collect();
+        let asked = stream::iter(addrs).map(|addr| async move {
+            let offered = self.registries.versions(addr).await;
+            (addr.clone(), offered)
+        });
+        let mut offered = BTreeMap::new();
+        for (addr, versions) in asked.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
+            match versions {
+                Ok(versions) => drop(offered.insert(addr, versions)),
+                Err(error) => report.fail(addr.to_string(), error),
+            }
+        }
+        let mut wanted = Wanted::new();
+        for demand in &demands {
+            if let Some(offered) = offered.get(&demand.addr) {
+                self.choose(demand, offered, &mut wanted, report);
+            }
+        }
+        wanted
+    }
+
+    fn demands(&self) -> Vec<Demand> {
+        let mut demands = Vec::new();
+        for wish in &self.wishes.providers {
+            let picks = match wish.versions.as_slice() {
+                [] => &[Pick::default()],
+                picks => picks,
+            };
+            let platforms = wish.platforms.as_ref().unwrap_or(&self.wishes.platforms);
+            for addr in wish.source.addrs(&self.wishes.engines) {
+                demands.extend(picks.iter().map(|pick| Demand {
+                    addr: addr.clone(),
+                    pick: pick.clone(),
+                    count: wish.policy.count(wish.keep),
+                    platforms: platforms.clone(),
+                    by: "mirror.toml".to_owned(),
+                }));
+            }
+        }
+        demands
+    }
+
+    fn choose(
+        &self,
+        demand: &Demand,
+        offered: &[Offered],
+        wanted: &mut Wanted,
+        report: &mut Report,
+    ) {
+        let Demand { addr, pick, by, .. } = demand;
+        let versions = offered.iter().map(|offered| &offered.version);
+        let chosen = pick.choose(versions, demand.count);
+        if chosen.is_empty() && demand.count > 0 {
+            let newest = offered.last().map(|newest| newest.version.to_string());
+            let newest = newest.unwrap_or_else(|| "none".to_owned());
+            let why = format!("no version satisfies `{pick}` of {by}; the newest is {newest}");
+            report.fail(addr.to_string(), Cause::Unsatisfied(why));
+        }
+        for version in chosen {
+            let platforms = self.published(demand, version, offered);
+            if platforms.is_empty() {
+                let why =
+                    format!("version {version} is published for none of the wanted platforms");
+                report.fail(addr.to_string(), Cause::Unsatisfied(why));
+                continue;
+            }
+            let key = (addr.clone(), version.clone());
+            wanted.entry(key).or_default().extend(platforms);
+        }
+    }
+
+    /// The wanted platforms that a version is published for. Old versions often lack some.
+    fn published(&self, demand: &Demand, version: &Version, offered: &[Offered]) -> Vec<Platform> {
+        let offered = offered.iter().find(|offered| offered.version == *version);
+        let all = offered
+            .map(|offered| offered.platforms.as_slice())
+            .unwrap_or_default();
+        let (there, not): (Vec<_>, Vec<_>) = demand
+            .platforms
+            .iter()
+            .cloned()
+            .partition(|platform| all.is_empty() || all.contains(platform));
+        for platform in not.iter().filter(|_| !there.is_empty()) {
+            let addr = &demand.addr;
+            self.watch
+                .note(&format!("{addr} {version} is not published for {platform}"));
+        }
+        there
+    }
+
+    /// Brings all wanted packages into the store.
+    pub(super) async fn providers(&self, before: &Generation, wanted: Wanted, report: &mut Report) {
+        let all = stream::iter(wanted).map(|((addr, version), platforms)| async move {
+            self.version(before, addr, version, platforms).await
+        });
+        let mut all = all.buffer_unordered(AT_ONCE);
+        while let Some(outcome) = all.next().await {
+            report.have(outcome.provider.into_iter().collect());
+            report.present += outcome.present;
+            report.files += outcome.fetched.len();
+            report.bytes += outcome.fetched.iter().flatten().sum::<u64>();
+            report.unknown += outcome.fetched.iter().filter(|size| size.is_none()).count();
+            for (what, error) in outcome.failures {
+                report.fail(what, error);
+            }
+        }
+    }
+
+    async fn version(
+        &self,
+        before: &Generation,
+        addr: ProviderAddr,
+        version: Version,
+        platforms: BTreeSet<Platform>,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let known = before
+            .versions(&addr)
+            .find(|provider| provider.version == version);
+        let there = |platform: &Platform| {
+            let package = before.package(&addr, &version, platform)?;
+            self.store.has(package.archive).then(|| package.clone())
+        };
+        let (there, missing): (Vec<_>, Vec<_>) = platforms
+            .into_iter()
+            .partition(|platform| there(platform).is_some());
+        let mut packages: Vec<Package> = Vec::new();
+        if let Some(known) = known {
+            packages.extend(
+                known
+                    .packages
+                    .iter()
+                    .filter(|p| there.contains(&p.platform))
+                    .cloned(),
+            );
+        }
+        outcome.present = packages.len();
+        let mut provider = Provider {
+            addr: addr.clone(),
+            version: version.clone(),
+            protocols: known
+                .map(|known| known.protocols.clone())
+                .unwrap_or_default(),
+            signed: known.and_then(|known| known.signed.clone()),
+            packages,
+        };
+        let found = missing
+            .iter()
+            .map(|platform| self.registries.package(&addr, &version, platform));
+        let mut located = Vec::new();
+        for (platform, found) in missing.iter().zip(join_all(found).await) {
+            match found {
+                Ok(found) => located.push((platform.clone(), found)),
+                Err(error) => outcome.fail(&addr, &version, platform, error),
+            }
+        }
+        let Some((platform, first)) = located.first() else {
+            outcome.provider = Some(provider).filter(|provider| !provider.packages.is_empty());
+            return outcome;
+        };
+        let sums = match self.sums(&addr, &version, first).await {
+            Ok(sums) => sums,
+            Err(error) => {
+                outcome.fail(&addr, &version, platform, error);
+                outcome.provider = Some(provider).filter(|provider| !provider.packages.is_empty());
+                return outcome;
+            }
+        };
+        provider.protocols.clone_from(&first.protocols);
+        provider.signed = sums.signed.clone();
+        let fetched = located
+            .iter()
+            .map(|(platform, found)| self.package(&addr, platform, found, &sums.content));
+        for ((platform, _), fetched) in located.iter().zip(join_all(fetched).await) {
+            match fetched {
+                Ok((size, package)) => {
+                    outcome.fetched.extend(size);
+                    outcome.present += usize::from(size.is_none());
+                    provider.packages.extend(package);
+                }
+                Err(error) => outcome.fail(&addr, &version, platform, error),
+            }
+        }
+        for remark in package::remarks(&provider) {
+            self.watch.note(&remark);
+        }
+        outcome.provider = Some(provider).filter(|provider| !provider.packages.is_empty());
+        outcome
+    }
+
+    /// The checksums of a version, once their signature is found good.
+    async fn sums(
+        &self,
+        addr: &ProviderAddr,
+        version: &Version,
+        found: &Found,
+    ) -> Result<Sums, Cause> {
+        let get = |url: Url| async move {
+            let answer = self.fetcher.get(&url, &HeaderMap::new(), None).await;
+            answer.map(|answer| answer.body)
+        };
+        let content = get(found.shasums.clone()).await?;
+        if self.trust.is_unsigned(addr) && found.keys.is_empty() {
+            let signed = None;
+            return Ok(Sums { content, signed });
+        }
+        let signature = get(found.signature.clone()).await?;
+        let keys: Vec<_> = found
+            .keys
+            .iter()
+            .map(|key| key.ascii_armor.clone())
+            .collect();
+        let what = format!("{addr} {version}");
+        let by = self
+            .trust
+            .check(&namespace(addr), &what, &content, &signature, &keys)?;
+        if let Some(end) = by.expires.filter(|end| *end < jiff::Timestamp::now()) {
+            let day = end.to_zoned(jiff::tz::TimeZone::UTC).date();
+            self.watch.note(&format!(
+                "{what}: the publisher's key {} expired on {day}; this signature is older and stays good, but what is \
+                 signed from now on will need a key that the publisher prolonged",
+                by.fingerprint
+            ));
+        }
+        if self.dry_run {
+            let signed = None;
+            return Ok(Sums { content, signed });
+        }
+        let (store, found, body) = (self.store.clone(), found.clone(), content.clone());
+        let signed = blocking(move || {
+            let key = |key: &crate::mirror::fetch::registry::Key| {
+                Ok(PublisherKey {
+                    id: key.key_id.clone(),
+                    armored: store.put(key.ascii_armor.as_bytes())?,
+                    trust_signature: key.trust_signature.clone(),
+                })
+            };
+            Ok::<_, StoreError>(Signed {
+                shasums: store.put(&body)?,
+                signature: store.put(&signature)?,
+                keys: found.keys.iter().map(key).collect::<Result<_, _>>()?,
+            })
+        });
+        let signed = Some(signed.await?);
+        Ok(Sums { content, signed })
+    }
+
+    /// One package. The first value is the length of what was downloaded, or would be if that is known; `None` if
+    /// nothing was.
+    async fn package(
+        &self,
+        addr: &ProviderAddr,
+        platform: &Platform,
+        found: &Found,
+        sums: &[u8],
+    ) -> Result<(Option<Option<u64>>, Option<Package>), Cause> {
+        let archive = self.listed(found, sums)?;
+        let is_there = self.store.has(archive);
+        if self.dry_run {
+            let size = match is_there {
+                true => None,
+                false => Some(self.fetcher.length(&found.url).await?),
+            };
+            return Ok((size, None));
+        }
+        let size = match is_there {
+            true => None,
+            false => {
+                let download =
+                    self.fetcher
+                        .download(&self.store, &found.url, archive, &found.filename);
+                Some(download.await?)
+            }
+        };
+        let identity = Identity {
+            addr: addr.clone(),
+            platform: platform.clone(),
+            filename: found.filename.clone(),
+        };
+        let store = self.store.clone();
+        let package = blocking(move || {
+            let path = store.path(archive);
+            let length = std::fs::metadata(&path).map_err(|source| StoreError::Io {
+                what: "read",
+                path,
+                source,
+            })?;
+            package::examine(&store, identity, archive, length.len())
+        });
+        let package = package.await?;
+        if let Some(size) = size {
+            self.watch.arrived(&found.filename, size);
+        }
+        Ok((size.map(Some), Some(package)))
+    }
+
+    /// What the publisher signed, which the registry must agree with.
+    fn listed(&self, found: &Found, sums: &[u8]) -> Result<Digest, Cause> {
+        let untrue = |why: String| TrustError::NotListed {
+            filename: found.filename.clone(),
+            why,
+        };
+        let signed = listed(sums, &found.filename);
+        let signed =
+            signed.ok_or_else(|| untrue("the signed checksums do not list it".to_owned()))?;
+        if signed != found.digest {
+            let why = format!("the registry says {}, the publisher {signed}", found.digest);
+            return Err(untrue(why).into());
+        }
+        Ok(signed)
+    }
+}
+
+impl Outcome {
+    fn fail(
+        &mut self,
+        addr: &ProviderAddr,
+        version: &Version,
+        platform: &Platform,
+        error: impl Into<Cause>,
+    ) {
+        let error = match error.into() {
+            Cause::Fetch(FetchError::NotFound { url }) => {
+                Cause::Unsatisfied(format!("the registry has no such package ({url})"))
+            }
+            error => error,
+        };
+        self.failures
+            .push((format!("{addr} {version} {platform}"), error));
+    }
+}

@@ -1,0 +1,205 @@
+//! `mirror.lock`: what a sync resolved to, one line for each fact, so that a change of the mirror can be reviewed.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use super::trust::Keys;
+use crate::mirror::{Generation, generation::Signed};
+
+const HEADER: &str = "# Made by `outpost mirror sync`. Commit it: it shows what changed, and whose keys are trusted.\n";
+/// Bytes of the file; ten thousand packages have four million.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Why a `mirror.lock` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ReviewError {
+    /// It cannot be read or written.
+    #[error("failed to {what} `{}`", path.display())]
+    Io {
+        /// What was to be done.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It makes no sense.
+    #[error("`{}` cannot be read; restore it, or remove it to trust keys on first use again", path.display())]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: Box<toml::de::Error>,
+    },
+}
+
+/// Reads the keys that a lock file trusts; one that does not exist has none.
+///
+/// # Errors
+/// [`ReviewError`].
+pub fn read_keys(path: &Path) -> Result<Keys, ReviewError> {
+    #[derive(Deserialize)]
+    struct Keyring {
+        #[serde(default)]
+        keys: Keys,
+    }
+    let failed = |source| ReviewError::Io {
+        what: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let text = match fs::metadata(path) {
+        Ok(found) if found.len() > MAX_BYTES => Err(io::ErrorKind::FileTooLarge.into()),
+        Ok(_) => fs::read_to_string(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Keys::new()),
+        Err(error) => Err(error),
+    };
+    let keyring = toml::from_str::<Keyring>(&text.map_err(failed)?);
+    let keyring = keyring.map_err(|source| ReviewError::Invalid {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(keyring.keys)
+}
+
+/// Replaces a lock file, if it would change.
+///
+/// # Errors
+/// [`ReviewError::Io`].
+pub fn write(path: &Path, generation: &Generation, keys: &Keys) -> Result<bool, ReviewError> {
+    let text = text(generation, keys);
+    if fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(false);
+    }
+    let failed = |source| ReviewError::Io {
+        what: "write",
+        path: path.to_owned(),
+        source,
+    };
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let written = tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new("."))).and_then(|file| {
+        fs::write(file.path(), &text)?;
+        // It is for review: whoever reads the configuration may read it.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        fs::set_permissions(file.path(), mode)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)
+    });
+    written.map_err(failed)?;
+    Ok(true)
+}
+
+/// Equal content is equal text.
+fn text(generation: &Generation, keys: &Keys) -> String {
+    let mut text = HEADER.to_owned();
+    if !keys.is_empty() {
+        text.push_str("\n[keys]\n");
+    }
+    for (namespace, fingerprints) in keys {
+        let all: Vec<_> = fingerprints.iter().map(|key| quoted(key)).collect();
+        let _ = writeln!(text, "{} = [{}]", quoted(namespace), all.join(", "));
+    }
+    for provider in &generation.providers {
+        table(
+            &mut text,
+            "[[provider]]",
+            &[
+                ("source", provider.addr.to_string()),
+                ("version", provider.version.to_string()),
+                ("key", key(provider.signed.as_ref())),
+            ],
+        );
+        for package in &provider.packages {
+            table(
+                &mut text,
+                "[[provider.package]]",
+                &[
+                    ("platform", package.platform.to_string()),
+                    ("zh", package.archive.to_string()),
+                    ("h1", package.h1_zip.to_string()),
+                    // They differ only for a zip file with entries for directories.
+                    (
+                        "h1-unpacked",
+                        match package.h1_zip == package.h1_tree {
+                            true => String::new(),
+                            false => package.h1_tree.to_string(),
+                        },
+                    ),
+                ],
+            );
+        }
+    }
+    for module in &generation.modules {
+        table(
+            &mut text,
+            "[[module]]",
+            &[
+                ("source", module.addr.clone()),
+                ("version", module.version.to_string()),
+                ("origin", module.origin.clone()),
+                ("sha256", module.archive.to_string()),
+            ],
+        );
+    }
+    for git in &generation.git {
+        table(&mut text, "[[git]]", &[("url", git.url.clone())]);
+        for (name, commit) in &git.refs {
+            table(
+                &mut text,
+                "[[git.ref]]",
+                &[("name", name.clone()), ("commit", commit.clone())],
+            );
+        }
+    }
+    for tool in &generation.tools {
+        table(
+            &mut text,
+            "[[tool]]",
+            &[
+                ("name", tool.name.clone()),
+                ("version", tool.version.to_string()),
+                ("platform", tool.platform.to_string()),
+                ("key", key(tool.signed.as_ref())),
+                ("sha256", tool.archive.to_string()),
+            ],
+        );
+    }
+    for file in &generation.files {
+        table(
+            &mut text,
+            "[[file]]",
+            &[
+                ("url", file.url.clone()),
+                ("sha256", file.content.to_string()),
+            ],
+        );
+    }
+    text
+}
+
+fn key(signed: Option<&Signed>) -> String {
+    let keys = signed
+        .map(|signed| signed.keys.as_slice())
+        .unwrap_or_default();
+    let ids: Vec<_> = keys.iter().map(|key| key.id.as_str()).collect();
+    ids.join(" ")
+}
+
+/// What is empty is left out.
+fn table(text: &mut String, heading: &str, values: &[(&str, String)]) {
+    let _ = write!(text, "\n{heading}\n");
+    let values: BTreeMap<usize, _> = values.iter().enumerate().collect();
+    for (name, value) in values.into_values().filter(|(_, value)| !value.is_empty()) {
+        let _ = writeln!(text, "{name} = {}", quoted(value));
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}

@@ -1,0 +1,444 @@
+//! `outpost mirror sync` against an origin that fails in every way it can.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use outpost::{
+    mirror::{
+        Store,
+        fetch::{FetchError, Fetcher, Manners, Retry, Watch, registry::Registries},
+        sync::{Keys, Report, Sync, Trust, Wishes, read_keys, write_review},
+    },
+    net::{proxy::Proxies, tls, web::Web},
+    stop::Stop,
+};
+
+use super::origin::{Fault, Origin, Publisher};
+
+const HOST: &str = "registry.example";
+const DEMO: &str = "registry.example/acme/demo";
+const PLATFORMS: [&str; 2] = ["linux_amd64", "linux_arm64"];
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Watch for Notes {
+    fn phase(&self, _: &str) {}
+    fn arrived(&self, _: &str, _: u64) {}
+    fn note(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+    fn advanced(&self, _: &str, _: u64, _: Option<u64>) {}
+    fn trying_again(&self, what: &str, error: &FetchError, _: Duration) {
+        self.0.lock().unwrap().push(format!("{what}: {error}"));
+    }
+}
+
+/// A place with a mirror.toml and a mirror.
+struct Site {
+    dir: tempfile::TempDir,
+    notes: Arc<Notes>,
+    manners: Manners,
+    accepted: BTreeSet<String>,
+    allow_expired: Vec<String>,
+    dry_run: bool,
+}
+
+impl Site {
+    fn new(wishes: &str, origin: &Origin) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let platforms = "platforms = [\"linux_amd64\", \"linux_arm64\"]\n";
+        let text = format!("{platforms}{wishes}\n{}", origin.host(HOST));
+        std::fs::write(dir.path().join("mirror.toml"), text).unwrap();
+        let retry = Retry {
+            tries: 4,
+            first_pause: Duration::from_millis(1),
+        };
+        Self {
+            dir,
+            notes: Arc::default(),
+            manners: Manners {
+                retry,
+                silence: Duration::from_secs(20),
+                ..Manners::default()
+            },
+            accepted: BTreeSet::new(),
+            allow_expired: Vec::new(),
+            dry_run: false,
+        }
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.dir.path().join("mirror")).unwrap()
+    }
+
+    fn lock_file(&self) -> std::path::PathBuf {
+        self.dir.path().join("mirror.lock")
+    }
+
+    fn prepare(&self) -> Sync {
+        let wishes = Wishes::load(&self.dir.path().join("mirror.toml")).unwrap();
+        let known: Keys = read_keys(&self.lock_file()).unwrap();
+        let web = Web::new(&tls::Trust::default(), Proxies::default()).unwrap();
+        let fetcher = Fetcher::new(web, self.manners, Arc::clone(&self.notes) as Arc<_>);
+        Sync {
+            store: self.store(),
+            trust: Trust::new(
+                wishes.trust.clone(),
+                known,
+                self.accepted.clone(),
+                self.allow_expired.clone(),
+            ),
+            registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(|_| None)),
+            wishes,
+            fetcher,
+            watch: Arc::clone(&self.notes) as Arc<_>,
+            import_dirs: Vec::new(),
+            dry_run: self.dry_run,
+        }
+    }
+
+    async fn sync(&self) -> Report {
+        let sync = self.prepare();
+        let report = sync.run(&Stop::new()).await.unwrap();
+        if report.failures.is_empty() && !self.dry_run {
+            write_review(&self.lock_file(), &report.synced, &sync.trust.keys()).unwrap();
+        }
+        report
+    }
+
+    fn said(&self) -> String {
+        self.notes.0.lock().unwrap().join("\n")
+    }
+}
+
+fn reasons(report: &Report) -> String {
+    let all = report.failures.iter().map(|failure| {
+        let hint = failure.hint().unwrap_or_default();
+        format!("{}: {} [{hint}]", failure.what, failure.reason())
+    });
+    all.collect::<Vec<_>>().join("\n")
+}
+
+fn wish(versions: &str) -> String {
+    format!("[[providers]]\nsource = \"{DEMO}\"\nversions = [{versions}]\n")
+}
+
+/// Downloads among what the origin was asked.
+fn downloads(asked: &[String]) -> Vec<&String> {
+    let is_zip = |line: &&String| line.starts_with("GET") && line.contains(".zip");
+    asked.iter().filter(is_zip).collect()
+}
+
+async fn origin_with(publisher: &Publisher, versions: &[&str], padding: usize) -> Origin {
+    let origin = Origin::start().await;
+    for version in versions {
+        origin.publish(publisher, DEMO, version, &PLATFORMS, padding);
+    }
+    origin
+}
+
+#[tokio::test]
+async fn what_is_wanted_comes_once_and_a_second_run_changes_nothing() {
+    let publisher = Publisher::new();
+    let origin = origin_with(&publisher, &["1.0.0", "1.1.0", "2.0.0"], 100).await;
+    let site = Site::new(&wish("\"~> 1.0\", \"newest\""), &origin);
+
+    let first = site.sync().await;
+
+    assert_eq!(reasons(&first), "");
+    assert_eq!(
+        (first.generation, first.is_new, first.files),
+        (Some(1), true, 4)
+    );
+    let asked = origin.asked();
+    let unique: BTreeSet<_> = asked.iter().collect();
+    assert_eq!(unique.len(), asked.len(), "{asked:#?}");
+    let (_, generation) = site.store().newest().unwrap();
+    let versions: Vec<_> = generation
+        .providers
+        .iter()
+        .map(|p| p.version.to_string())
+        .collect();
+    assert_eq!(versions, ["1.1.0", "2.0.0"]);
+    let signed = generation.providers[0].signed.as_ref().unwrap();
+    let sums = std::fs::read(site.store().path(signed.shasums)).unwrap();
+    assert_eq!(
+        sums,
+        origin.file("registry.example/files/demo_1.1.0_SHA256SUMS")
+    );
+    let lock = std::fs::read_to_string(site.lock_file()).unwrap();
+    assert!(lock.contains(&publisher.fingerprint()), "{lock}");
+
+    let second = site.sync().await;
+
+    assert_eq!(
+        (second.generation, second.is_new, second.present),
+        (Some(1), false, 4)
+    );
+    assert!(downloads(&origin.asked()).is_empty());
+    assert_eq!(std::fs::read_to_string(site.lock_file()).unwrap(), lock);
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_and_takes_nothing() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0"], 1000).await;
+    let mut site = Site::new(&wish(""), &origin);
+    site.dry_run = true;
+
+    let report = site.sync().await;
+
+    let name =
+        |platform| format!("registry.example/files/terraform-provider-demo_1.0.0_{platform}.zip");
+    let bytes: usize = PLATFORMS.iter().map(|p| origin.file(&name(p)).len()).sum();
+    assert_eq!(reasons(&report), "");
+    assert_eq!(
+        (report.files, report.bytes, report.unknown),
+        (2, bytes as u64, 0)
+    );
+    assert!(downloads(&origin.asked()).is_empty());
+    assert!(site.store().blobs().unwrap().is_empty() && report.generation.is_none());
+}
+
+#[tokio::test]
+async fn faults_that_pass_cost_a_retry_and_a_broken_download_goes_on_where_it_broke() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0"], 200_000).await;
+    origin.fail("demo/versions", Fault::Status(500, 2));
+    origin.fail("_SHA256SUMS", Fault::TooMany(1));
+    origin.fail("linux_amd64.zip", Fault::Broken(100_000));
+    origin.fail(
+        "linux_arm64.zip",
+        Fault::Moved("/registry.example/files/elsewhere".to_owned()),
+    );
+    let moved = origin.file("registry.example/files/terraform-provider-demo_1.0.0_linux_arm64.zip");
+    origin.put("registry.example/files/elsewhere", &moved);
+    let site = Site::new(&wish(""), &origin);
+
+    let report = site.sync().await;
+
+    assert_eq!(reasons(&report), "");
+    let said = site.said();
+    assert!(
+        said.contains("500") && said.contains("429") && said.contains("broke off"),
+        "{said}"
+    );
+    let asked = origin.asked();
+    let pieces: Vec<_> = asked
+        .iter()
+        .filter(|line| line.contains("linux_amd64.zip"))
+        .collect();
+    assert_eq!(pieces.len(), 2, "{asked:#?}");
+    assert!(pieces[1].contains("bytes="), "{asked:#?}");
+}
+
+#[tokio::test]
+async fn who_is_killed_in_the_middle_goes_on_and_asks_for_no_byte_twice() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0"], 300_000).await;
+    origin.fail("linux_amd64.zip", Fault::Stuck(150_000));
+    let site = Site::new(&wish(""), &origin);
+    let sync = site.prepare();
+    let partial = site.store().dir().join("incoming/partial");
+    let is_stuck = async {
+        let enough =
+            |entry: std::fs::DirEntry| entry.metadata().is_ok_and(|file| file.len() >= 100_000);
+        while !std::fs::read_dir(&partial).is_ok_and(|dir| dir.flatten().any(enough)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let stop = Stop::new();
+    tokio::select! {
+        report = sync.run(&stop) => panic!("it ended: {:?}", report.map(|report| reasons(&report))),
+        () = is_stuck => {}
+        () = tokio::time::sleep(Duration::from_secs(60)) => panic!("nothing came"),
+    }
+    drop(sync);
+    origin.heal();
+    let before = origin.asked();
+    assert!(site.store().newest().is_err());
+
+    let report = site.sync().await;
+
+    assert_eq!(reasons(&report), "");
+    let after = origin.asked();
+    let again: Vec<_> = downloads(&after)
+        .into_iter()
+        .filter(|line| before.contains(line))
+        .collect();
+    let resumed = after
+        .iter()
+        .any(|line| line.contains("linux_amd64.zip bytes="));
+    assert!(
+        resumed && !again.iter().any(|line| line.contains("amd64")),
+        "{after:#?}"
+    );
+    for digest in site.store().blobs().unwrap() {
+        site.store().verify(digest).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_was_changed_on_the_way_is_not_taken_and_the_rest_is() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0"], 1000).await;
+    origin.fail("linux_amd64.zip", Fault::Changed);
+    let site = Site::new(&wish(""), &origin);
+
+    let report = site.sync().await;
+
+    assert_eq!(report.failures.len(), 1);
+    assert!(report.failures[0].is_distrust());
+    assert!(
+        reasons(&report).contains("demo_1.0.0_linux_amd64.zip"),
+        "{}",
+        reasons(&report)
+    );
+    let (_, generation) = site.store().newest().unwrap();
+    let platforms: Vec<_> = generation.providers[0]
+        .packages
+        .iter()
+        .map(|p| p.platform.to_string())
+        .collect();
+    assert_eq!(platforms, ["linux_arm64"]);
+
+    origin.heal();
+    let again = site.sync().await;
+    assert_eq!(
+        (again.failures.len(), again.files, again.present),
+        (0, 1, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_signature_another_key_and_an_expired_one_are_named_with_their_remedy() {
+    let publisher = Publisher::new();
+    let origin = origin_with(&publisher, &["1.0.0"], 10).await;
+    let mut site = Site::new(&wish(""), &origin);
+    origin.put(
+        "registry.example/files/demo_1.0.0_SHA256SUMS.sig",
+        b"rubbish",
+    );
+    let wrong = site.sync().await;
+    assert!(wrong.failures[0].is_distrust() && wrong.generation.is_none());
+
+    origin.publish(&publisher, DEMO, "1.1.0", &PLATFORMS, 10);
+    assert_eq!(reasons(&site.sync().await), "");
+    let other = Publisher::new();
+    origin.publish(&other, DEMO, "1.2.0", &PLATFORMS, 10);
+    let refused = site.sync().await;
+    let text = reasons(&refused);
+    assert!(refused.failures[0].is_distrust(), "{text}");
+    assert!(
+        text.contains(&format!("--accept-key {}", other.fingerprint())),
+        "{text}"
+    );
+    site.accepted.insert(other.fingerprint());
+    assert_eq!(reasons(&site.sync().await), "");
+
+    let late = Publisher::expired(11);
+    site.accepted.insert(late.fingerprint());
+    origin.publish(&late, DEMO, "1.3.0", &PLATFORMS, 10);
+    let text = reasons(&site.sync().await);
+    assert!(text.contains("expired on 2020-09-24"), "{text}");
+    assert!(
+        text.contains(&format!("--allow-expired {}", late.fingerprint())),
+        "{text}"
+    );
+    site.allow_expired.push(late.fingerprint());
+    assert_eq!(reasons(&site.sync().await), "");
+}
+
+#[tokio::test]
+async fn what_a_key_signed_before_it_expired_is_taken_with_a_word() {
+    let early = Publisher::expired(9);
+    let origin = origin_with(&early, &["1.0.0"], 10).await;
+    let site = Site::new(&wish(""), &origin);
+
+    let report = site.sync().await;
+
+    assert_eq!(reasons(&report), "");
+    assert!(
+        site.said().contains(&early.fingerprint()),
+        "{}",
+        site.said()
+    );
+}
+
+#[tokio::test]
+async fn what_nobody_published_is_said_with_what_there_is() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0"], 10).await;
+    let gone = "[[providers]]\nsource = \"registry.example/acme/gone\"\n";
+    let site = Site::new(
+        &format!("{}{gone}", wish("\"~> 3.0\", \"newest\"")),
+        &origin,
+    );
+
+    let report = site.sync().await;
+
+    let text = reasons(&report);
+    assert_eq!(report.failures.len(), 2, "{text}");
+    assert!(
+        text.contains("`~> 3.0`") && text.contains("the newest is 1.0.0"),
+        "{text}"
+    );
+    assert!(text.contains("acme/gone"), "{text}");
+    assert!(
+        !report
+            .failures
+            .iter()
+            .any(outpost::mirror::sync::Failure::is_distrust)
+    );
+    assert_eq!(report.files, 2);
+}
+
+#[test]
+fn the_command_tells_by_its_code_how_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outpost"));
+        command
+            .args(["mirror", "sync"])
+            .args(arguments)
+            .current_dir(dir.path());
+        command.env("OUTPOST_MIRROR_DIR", dir.path().join("mirror"));
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().unwrap(), text)
+    };
+
+    let (code, text) = run(&[]);
+    assert!(code == 2 && text.contains("mirror.toml"), "{code} {text}");
+    std::fs::write(dir.path().join("mirror.toml"), "platforms = [\"linux\"]\n").unwrap();
+    let (code, text) = run(&[]);
+    assert!(code == 2 && text.contains("line 1"), "{code} {text}");
+    std::fs::write(dir.path().join("mirror.toml"), "").unwrap();
+    import_tree(&dir.path().join("tree"));
+    let (code, text) = run(&["--import-dir", "tree"]);
+    assert!(code == 0, "{code} {text}");
+    std::fs::write(
+        dir.path()
+            .join("tree/registry.example/acme/demo/terraform-provider-demo_2.0.0_linux_amd64.zip"),
+        "rubbish",
+    )
+    .unwrap();
+    let (code, text) = run(&["--import-dir", "tree"]);
+    assert!(code == 4 && text.contains("demo_2.0.0"), "{code} {text}");
+}
+
+/// A directory as `terraform providers mirror` makes it.
+fn import_tree(dir: &Path) {
+    use std::io::Write as _;
+    let dir = dir.join(DEMO);
+    std::fs::create_dir_all(&dir).unwrap();
+    let file =
+        std::fs::File::create(dir.join("terraform-provider-demo_1.0.0_linux_amd64.zip")).unwrap();
+    let mut zip = zip::ZipWriter::new(file);
+    let options = zip::write::SimpleFileOptions::default().unix_permissions(0o755);
+    zip.start_file("terraform-provider-demo_v1.0.0", options)
+        .unwrap();
+    zip.write_all(b"#!/bin/sh\n").unwrap();
+    zip.finish().unwrap();
+}
