@@ -57,6 +57,10 @@ const SECTIONS: &[Section] = &[
         commands: &[&["server"]],
     },
     Section {
+        name: "mirror",
+        commands: &[&["mirror", "serve"]],
+    },
+    Section {
         name: "provisioner",
         commands: &[&["provisioner", "start"], &["doctor"], &["support-bundle"]],
     },
@@ -130,7 +134,7 @@ enum Command {
     /// Import a template and build a workspace on this machine, all in one process
     Dev(dev::Dev),
     /// Run a control plane for a laptop, a lab or a small site
-    Server(server::Server),
+    Server(Box<server::Server>),
     /// Provisioner daemons
     #[command(subcommand, aliases = ["provisioners", "provisionerd"])]
     Provisioner(provisioner::Provisioner),
@@ -298,6 +302,7 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
         Command::Provisioner(command) if command.wants_options() => {
             return self::config::options(settings, arguments, output);
         }
+        Command::Dev(ref command) => command.seal(),
         _ => {}
     }
     if let Command::SupportBundle(command) = &mut cli.command {
@@ -337,6 +342,7 @@ impl Command {
         }
         let default = match self {
             Self::Server(command) if command.is_service() => "info",
+            Self::Mirror(command) if command.is_service() => "info",
             _ => "warn",
         };
         let filter = filter.unwrap_or(default);

@@ -12,7 +12,6 @@ pub mod backup;
 pub mod config;
 pub mod data_dir;
 pub mod job_log;
-mod listener;
 pub mod model;
 pub mod parameters;
 pub mod plane;
@@ -27,7 +26,7 @@ pub mod workspace_tags;
 use crate::files::sealed as crypt;
 
 pub use self::{
-    config::{Config, ConfigError, Limits, StateKey, Storage, Tls},
+    config::{Config, ConfigError, Limits, StateKey, Storage},
     plane::Registration,
     source::LocalSource,
     start::{Running, StartError, start},

@@ -6,7 +6,9 @@ mod digest;
 pub mod fetch;
 pub mod generation;
 pub mod publisher;
+mod remote;
 mod resolve;
+pub mod serve;
 pub mod store;
 pub mod sync;
 mod view;
@@ -14,6 +16,7 @@ mod view;
 pub use self::{
     digest::{Digest, DigestError},
     generation::Generation,
+    remote::{Remote, RemoteError},
     store::{Store, StoreError},
     view::Packages,
 };

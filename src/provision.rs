@@ -20,7 +20,9 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-pub use self::providers::{ProviderPackages, ProviderStore, ProviderView, WantedProvider};
+pub use self::providers::{
+    ProviderPackages, ProviderStore, ProviderView, Services, WantedProvider,
+};
 use crate::{
     job::{
         AiTask, CompletedJob, ExternalAuth, ExternalAuthRequirement, FailedJob, Job, JobId,

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     client::Api,
     job::Transition,
+    process::isolation::network,
     proto::outpost::v1::{
         CreateBuildRequest, CreateVersionRequest, CreateWorkspaceRequest, ShowWorkspaceRequest,
         VersionDetails, Workspace,
@@ -100,6 +101,19 @@ struct Run {
 }
 
 impl Dev {
+    /// Cuts this process off from every network if nothing may be asked of the outside. It must have one thread yet.
+    pub(super) fn seal(&self) {
+        if !self.engine.is_sealed() {
+            return;
+        }
+        match network::leave() {
+            Ok(()) => output::note("Sealed: nothing of this run has a network."),
+            Err(error) => output::note(&format!(
+                "warning: a template can still reach the network, as this kernel gives no namespace: {error}"
+            )),
+        }
+    }
+
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         let mut stack = Stack::start(
             self.data_dir.clone(),

@@ -7,20 +7,23 @@ use std::{
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
+use url::Url;
 
 use super::{
     exit::UsageError,
     isolation::{self, Guarded},
+    remote::secret_file,
 };
 use crate::{
     language::cli_config,
-    mirror::{self, Store, builtin::BuiltinPackages},
-    net::trust,
+    mirror::{self, Store, builtin::BuiltinPackages, serve::Loopback},
+    net::{http, proxy::Proxies, trust},
     provision::{ProviderStore, Provisioner},
     registry::Platform,
     stop::Stop,
@@ -53,10 +56,15 @@ pub(super) struct EngineArgs {
     /// Directory for what can be downloaded or made again [default: $CACHE_DIRECTORY or ~/.cache/outpost]
     #[arg(long, short, value_name = "DIR", env = "CODER_CACHE_DIRECTORY")]
     cache_dir: Option<PathBuf>,
-    /// Directory of a mirror: the providers that it has come from there and from nowhere else, and the engine if none
-    /// is installed
-    #[arg(long, value_name = "DIR", env = "OUTPOST_MIRROR")]
-    mirror: Option<PathBuf>,
+    /// A mirror: its directory on this machine, or the address at which `outpost mirror serve` serves it
+    ///
+    /// The providers and modules that it has come from there and from nowhere else, and from a directory the engine as
+    /// well if none is installed.
+    #[arg(long, value_name = "DIR|URL", env = "OUTPOST_MIRROR")]
+    mirror: Option<Mirror>,
+    /// File with the token that a served mirror wants
+    #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_TOKEN_FILE")]
+    mirror_token_file: Option<PathBuf>,
     /// Ask nothing of the outside: no registry, no download of an engine, no question for newer versions
     #[arg(long, env = "OUTPOST_SEALED")]
     sealed: bool,
@@ -77,6 +85,27 @@ pub(super) struct EngineArgs {
         default_value = "auto"
     )]
     isolation: isolation::Wanted,
+}
+
+/// Where a mirror is.
+#[derive(Clone, Debug)]
+enum Mirror {
+    Directory(PathBuf),
+    Served(Url),
+}
+
+impl FromStr for Mirror {
+    type Err = url::ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_served = ["http://", "https://"]
+            .iter()
+            .any(|scheme| text.starts_with(scheme));
+        match is_served {
+            true => text.parse().map(Self::Served),
+            false => Ok(Self::Directory(text.into())),
+        }
+    }
 }
 
 /// There is no engine, and none may be fetched.
@@ -138,10 +167,10 @@ impl EngineArgs {
             true => None,
             false => Some(self.cache_dir()?.join("plugins")),
         };
-        let mirror = self.mirror()?;
-        stores
-            .fixed
-            .extend(mirror.iter().map(|mirror| mirror.dir().to_owned()));
+        let mirror = self.mirror(ca_file).await?;
+        if let Some(Mirror::Directory(dir)) = &self.mirror {
+            stores.fixed.push(std::path::absolute(dir)?);
+        }
         let isolation = self.isolation.prepare(guarded, stores, &work_dir).await?;
         let mode = match coder_provider {
             CoderProvider::Builtin => Mode::Builtin,
@@ -198,23 +227,46 @@ impl EngineArgs {
         Ok(Some(Binary::probe(&path, environment, stop).await?))
     }
 
+    /// Whether nothing may be asked of the outside.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
     /// The mirror, if one is named.
     ///
     /// # Errors
-    /// If there is none in its directory.
-    fn mirror(&self) -> anyhow::Result<Option<Arc<dyn ProviderStore>>> {
+    /// If there is none in its directory, or no authorities to trust.
+    async fn mirror(
+        &self,
+        ca_file: Option<&Path>,
+    ) -> anyhow::Result<Option<Arc<dyn ProviderStore>>> {
+        if let Some(Mirror::Served(url)) = &self.mirror {
+            let mut config = http::Config::new(url.clone());
+            config.proxies = Proxies::from_env();
+            config.trust.extra.extend(ca_file.map(Path::to_owned));
+            let token = self.mirror_token_file.as_deref().map(secret_file);
+            let client = http::Client::new(config)?;
+            let remote = mirror::Remote::new(client, token.transpose()?);
+            return Ok(Some(Arc::new(remote)));
+        }
         let Some(store) = self.store()? else {
             return Ok(None);
         };
         Ok(Some(Arc::new(mirror::Packages {
+            server: Some(Arc::new(Loopback::start(store.clone()).await?)),
             store,
             platform: Platform::current(),
+            is_sealed: self.sealed,
         })))
     }
 
     fn store(&self) -> anyhow::Result<Option<Store>> {
-        let store = self.mirror.as_deref().map(Store::existing);
-        store.transpose().context("--mirror names no mirror")
+        let Some(Mirror::Directory(dir)) = &self.mirror else {
+            return Ok(None);
+        };
+        Store::existing(dir)
+            .map(Some)
+            .context("--mirror names no mirror")
     }
 
     /// The newest engine in the mirror, Terraform before OpenTofu.

@@ -1,17 +1,19 @@
-//! `outpost mirror …`: providers, modules and engines for places without a network.
+//! `outpost mirror …`: what templates need, for places without a network.
 
+mod serve;
 mod sync;
 
 use std::path::PathBuf;
 
 use super::{engine::own_dir, output::Output};
-use crate::stop::Stop;
+use crate::{mirror::Store, stop::Stop};
 
 /// Providers, modules and engines for places without a network
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Mirror {
     #[command(after_help = sync::EXIT_CODES)]
     Sync(Box<sync::Sync>),
+    Serve(Box<serve::Serve>),
 }
 
 /// Which mirror.
@@ -31,16 +33,31 @@ impl Place {
         match &self.mirror_dir {
             Some(dir) => Ok(std::path::absolute(dir)?),
             None => {
-                Ok(own_dir("STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")?.join("mirror"))
+                let state = own_dir("STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")?;
+                Ok(state.join("mirror"))
             }
         }
+    }
+
+    /// The mirror, which need not have anything yet.
+    ///
+    /// # Errors
+    /// If its directory cannot be made.
+    pub(super) fn open(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(&self.dir()?)?)
     }
 }
 
 impl Mirror {
+    /// Whether it goes on until it is stopped.
+    pub(super) fn is_service(&self) -> bool {
+        matches!(self, Self::Serve(_))
+    }
+
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         match self {
             Self::Sync(command) => command.exec(output, stop).await,
+            Self::Serve(command) => command.exec(stop).await,
         }
     }
 }

@@ -45,6 +45,7 @@ enum Action {
     /// Show one of them, and what may exist although its state does not know it
     Show {
         /// The job's id
+        #[arg(value_parser = job_id)]
         job: JobId,
         /// Print the state itself, with all secrets that are in it
         #[arg(long)]
@@ -55,6 +56,7 @@ enum Action {
     /// Remove one for good
     Forget {
         /// The job's id
+        #[arg(value_parser = job_id)]
         job: JobId,
     },
 }
@@ -63,6 +65,7 @@ enum Action {
 #[derive(Debug, clap::Args)]
 struct Push {
     /// The job's id
+    #[arg(value_parser = job_id)]
     job: JobId,
     /// URL of the server; that of the daemon if missing
     #[arg(long, value_name = "URL")]
@@ -99,6 +102,11 @@ enum ServerKind {
     Outpost,
     /// coderd: HTTP
     Coder,
+}
+
+fn job_id(text: &str) -> Result<JobId, &'static str> {
+    text.parse()
+        .map_err(|_| "a job's id is a UUID, which `outpost recover list` shows")
 }
 
 /// An entry of the journal, without its state.

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     control::{self, Registration, StateKey, Storage, backup},
     daemon,
+    net::listener::Tls,
     observe::BUILD,
     provision::JobSource,
     secret::Secret,
@@ -224,19 +225,7 @@ impl Run {
     }
 
     fn config(&self, directory: PathBuf) -> anyhow::Result<control::Config> {
-        let tls = match (&self.tls_cert_file, &self.tls_key_file) {
-            (Some(certificate), Some(key)) => Some(control::Tls {
-                certificate: certificate.clone(),
-                key: key.clone(),
-            }),
-            (None, None) => None,
-            (Some(_), None) => {
-                return Err(UsageError("`--tls-cert-file` needs `--tls-key-file`".into()).into());
-            }
-            (None, Some(_)) => {
-                return Err(UsageError("`--tls-key-file` needs `--tls-cert-file`".into()).into());
-            }
-        };
+        let tls = tls_files(self.tls_cert_file.clone(), self.tls_key_file.clone())?;
         let mut psks = self.psk.clone();
         if let Some(path) = &self.psk_file {
             psks.extend(secret_lines(path)?);
@@ -263,6 +252,26 @@ impl Run {
             },
             version: BUILD.version.to_owned(),
         })
+    }
+}
+
+/// What a server needs for TLS, if it is given any of it.
+///
+/// # Errors
+/// If only one of the files is given.
+pub(super) fn tls_files(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<Tls>, UsageError> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(Tls { certificate, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(UsageError(
+            "`--tls-cert-file` needs `--tls-key-file`".into(),
+        )),
+        (None, Some(_)) => Err(UsageError(
+            "`--tls-key-file` needs `--tls-cert-file`".into(),
+        )),
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 
 use url::Url;
 
-use crate::secret::Secret;
+use crate::{
+    net::listener::{self, Tls},
+    secret::Secret,
+};
 
 /// What the control plane runs with. Nothing below asks "is it set?".
 #[derive(Clone, Debug)]
@@ -63,15 +66,6 @@ impl StateKey {
     }
 }
 
-/// Files for TLS, both PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
-    /// The certificate and what it needs up to its authority.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
-
 /// Limits of the queue and of the listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -101,6 +95,8 @@ pub struct Limits {
     pub connections_per_peer: usize,
     /// How long a client may take to say what it wants.
     pub header_timeout: Duration,
+    /// How long a client may take nothing of what it is sent.
+    pub write_timeout: Duration,
     /// How long an answer may take; calls that wait or follow are exempt.
     pub request_timeout: Duration,
     /// How long open calls may go on after a stop.
@@ -127,6 +123,7 @@ impl Limits {
             connections: 1024,
             connections_per_peer: 256,
             header_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(60),
             request_timeout: Duration::from_secs(60),
             shutdown: Duration::from_secs(10),
         }
@@ -202,6 +199,16 @@ impl Config {
 }
 
 impl Limits {
+    pub(super) fn of_listener(&self) -> listener::Limits {
+        listener::Limits {
+            connections: self.connections,
+            connections_per_peer: self.connections_per_peer,
+            header_timeout: self.header_timeout,
+            write_timeout: self.write_timeout,
+            shutdown: self.shutdown,
+        }
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let durations = [
             ("lease", self.lease),
@@ -213,6 +220,7 @@ impl Limits {
             ("offline", self.offline),
             ("forget_daemons", self.forget_daemons),
             ("header_timeout", self.header_timeout),
+            ("write_timeout", self.write_timeout),
             ("request_timeout", self.request_timeout),
         ];
         let counts = [

@@ -12,7 +12,6 @@ use super::{
     config::{Config, ConfigError, Storage},
     crypt::{Key, Vault},
     data_dir::{DataDir, DataDirError},
-    listener::{ListenError, Listener},
     plane::{Credential, Plane, Registration, RequestError},
     services,
     store::{
@@ -20,7 +19,11 @@ use super::{
         sqlite::{OpenError, Sqlite},
     },
 };
-use crate::{secret::Secret, stop::Stop};
+use crate::{
+    net::listener::{ListenError, Listener},
+    secret::Secret,
+    stop::Stop,
+};
 
 /// Why the control plane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +110,12 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
         stop.clone(),
     ));
     let admin_token = admin_token(&plane, data_dir.as_deref()).await?;
-    let listener = Listener::bind(&config).await?;
+    let listener = Listener::bind(
+        config.listen,
+        config.tls.as_ref(),
+        config.limits.of_listener(),
+    )
+    .await?;
     let (address, url) = (listener.address(), listener.url());
     plane.set_access_url(config.access_url.clone().unwrap_or_else(|| url.clone()));
     let routes = services::routes(&plane, &config, data_dir.clone());

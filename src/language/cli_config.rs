@@ -7,7 +7,7 @@ mod installation;
 mod locate;
 mod parser;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde_json::Value;
 
@@ -125,6 +125,43 @@ impl CliConfig {
     pub fn set_installation(&mut self, installation: &Installation) {
         self.remove("provider_installation");
         self.entries.push(installation.write());
+    }
+
+    /// Says where the services of a host are, such as `modules.v1`. What is said of it already stays.
+    pub fn set_services(&mut self, host: &str, services: &BTreeMap<String, String>) {
+        if self.labels("host").contains(&host) {
+            return;
+        }
+        let assigned = |name: &str, value: Node| Entry {
+            keys: vec![name.to_owned()],
+            is_assigned: true,
+            value,
+        };
+        let services = services
+            .iter()
+            .map(|(name, url)| assigned(name, Node::Text(url.clone())));
+        let services = Node::Block(services.collect());
+        self.entries.push(Entry {
+            keys: vec!["host".to_owned(), host.to_owned()],
+            is_assigned: false,
+            value: Node::Block(vec![assigned("services", services)]),
+        });
+    }
+
+    /// Says with which token a host is asked. What is said of it already stays.
+    pub fn set_token(&mut self, host: &str, token: &str) {
+        if self.labels("credentials").contains(&host) {
+            return;
+        }
+        self.entries.push(Entry {
+            keys: vec!["credentials".to_owned(), host.to_owned()],
+            is_assigned: false,
+            value: Node::Block(vec![Entry {
+                keys: vec!["token".to_owned()],
+                is_assigned: true,
+                value: Node::Text(token.to_owned()),
+            }]),
+        });
     }
 
     fn named<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a Entry> + use<'a, 'n> {

@@ -152,6 +152,22 @@ pub struct StaticFile {
     pub size: u64,
 }
 
+impl GitRepository {
+    /// Its address without scheme and ending: `HOST/OWNER/REPO`.
+    pub fn place(&self) -> &str {
+        let place = self
+            .url
+            .split_once("://")
+            .map_or(&*self.url, |(_, rest)| rest);
+        place.trim_end_matches('/').trim_end_matches(".git")
+    }
+
+    /// The name of the pack, without an ending, as git expects names of packs to be.
+    pub fn pack_name(&self) -> String {
+        format!("pack-{}", &self.pack.to_string()[..40])
+    }
+}
+
 impl Generation {
     /// Sorts all lists and drops what is there twice.
     pub fn normalize(&mut self) {

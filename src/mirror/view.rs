@@ -13,13 +13,17 @@ use std::{
     sync::Arc,
 };
 
+use url::Url;
+
 use super::{
-    Store,
-    generation::{Package, Provider},
+    Generation, Store,
+    generation::{GitRepository, Package, Provider},
+    remote,
+    serve::{self, Loopback},
 };
 use crate::{
-    provision::{ProviderStore, ProviderView, WantedProvider},
-    registry::{Platform, ProviderAddr},
+    provision::{ProviderStore, ProviderView, Services, WantedProvider},
+    registry::{DEFAULT_HOST, OPENTOFU_HOST, Platform, ProviderAddr},
 };
 
 /// The packages of a store for one platform.
@@ -29,11 +33,15 @@ pub struct Packages {
     pub store: Store,
     /// Where the engine runs.
     pub platform: Platform,
+    /// The server of the same store, for what engines take from servers alone.
+    pub server: Option<Arc<Loopback>>,
+    /// Whether registries are stood in for altogether, so that none is asked for what the store does not have.
+    pub is_sealed: bool,
 }
 
 impl ProviderStore for Packages {
-    fn dir(&self) -> &Path {
-        self.store.dir()
+    fn place(&self) -> String {
+        self.store.dir().display().to_string()
     }
 
     fn view(
@@ -44,6 +52,9 @@ impl ProviderStore for Packages {
         let (lease, generation) = self.store.lease_newest()?;
         let mut view = ProviderView {
             providers: Vec::new(),
+            services: Services::new(),
+            repositories: BTreeMap::new(),
+            token: None,
             checksums: BTreeMap::new(),
             hold: Arc::new(lease),
         };
@@ -73,11 +84,33 @@ impl ProviderStore for Packages {
             }
             view.providers.push(addr.clone());
         }
+        if let Some(server) = &self.server {
+            let git = generation.git.iter().map(GitRepository::place);
+            view.services = self.services(server.url(), &generation);
+            view.repositories = remote::repositories(server.url(), git);
+        }
         Ok(view)
     }
 }
 
 impl Packages {
+    /// Modules come from the server; providers are in the view, and elsewhere unless that is forbidden.
+    fn services(&self, server: &Url, generation: &Generation) -> Services {
+        let mut services = remote::below(server, serve::services(generation));
+        if self.is_sealed {
+            return services;
+        }
+        services.retain(|_, of_host| of_host.contains_key("modules.v1"));
+        for host in [DEFAULT_HOST, OPENTOFU_HOST] {
+            // Whoever stands in for a host stands in for all of its services.
+            if let Some(of_host) = services.get_mut(host) {
+                let elsewhere = format!("https://{host}/v1/providers/");
+                of_host.insert("providers.v1".to_owned(), elsewhere);
+            }
+        }
+        services
+    }
+
     fn package<'a>(&self, provider: &'a Provider) -> Option<&'a Package> {
         let mut packages = provider.packages.iter();
         packages.find(|package| package.platform == self.platform)

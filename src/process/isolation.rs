@@ -17,6 +17,7 @@ mod capabilities;
 mod landlock;
 pub mod launcher;
 mod namespaces;
+pub mod network;
 mod policy;
 mod probe;
 

@@ -13,6 +13,7 @@ use semver::Version;
 use crate::{
     language::Constraint,
     registry::{Hash, ProviderAddr},
+    secret::Secret,
 };
 
 /// Packages of the `coder` provider that this program brings along, for an engine without a registry.
@@ -48,25 +49,35 @@ impl WantedProvider {
     }
 }
 
+/// For a host, such as `registry.terraform.io`, where its services are, such as `modules.v1`. What is not named there
+/// the host does not offer.
+pub type Services = BTreeMap<String, BTreeMap<String, String>>;
+
 /// A filesystem mirror for one session.
 pub struct ProviderView {
     /// What is in it, whatever the version.
     pub providers: Vec<ProviderAddr>,
+    /// Registries that somebody else stands in for.
+    pub services: Services,
+    /// Beginnings of the addresses of git repositories, and what git takes in their place.
+    pub repositories: BTreeMap<String, String>,
+    /// What those who stand in want to see.
+    pub token: Option<Secret>,
     /// The checksums of each package, all of which are of the same files.
     pub checksums: BTreeMap<(ProviderAddr, Version), Vec<Hash>>,
     /// Keeps the packages where they are.
     pub hold: Arc<dyn Any + Send + Sync>,
 }
 
-/// Packages of providers that are on this machine, all checked before.
+/// Packages of providers that were all checked before.
 pub trait ProviderStore: Send + Sync {
-    /// Where all of it is.
-    fn dir(&self) -> &Path;
+    /// Where all of it is, for people: a directory or an address.
+    fn place(&self) -> String;
 
     /// Lays a filesystem mirror into `dir`, which does not exist yet. What is `wanted` is quick to install.
     ///
     /// # Errors
-    /// If the packages cannot be read or unpacked.
+    /// If the packages cannot be read or unpacked, or the services cannot be asked for.
     fn view(
         &self,
         dir: &Path,

@@ -9,7 +9,7 @@ mod locked;
 mod unavailable;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fmt, fs, io,
     path::{Path, PathBuf},
@@ -18,14 +18,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+use url::Url;
 
+use self::configuration::Additions;
 use crate::{
     job::LogLevel,
     language::{self, cli_config::Engine},
     provision::{
-        LogSink, ProviderPackages, ProviderStore, ProviderView, StepFailure, WantedProvider,
+        LogSink, ProviderPackages, ProviderStore, ProviderView, Services, StepFailure,
+        WantedProvider,
     },
     registry::{DEFAULT_HOST, OPENTOFU_HOST, ProviderAddr},
+    secret::Secret,
     terraform::{Attempt, Presented, ProviderPresenter},
 };
 
@@ -147,6 +151,8 @@ impl Presenter {
         let mut warnings = Vec::new();
         let mut ours: Vec<(PathBuf, Vec<String>)> = Vec::new();
         let mut presented = Presented::default();
+        let (mut services, mut repositories) = (Services::new(), BTreeMap::new());
+        let mut token = None;
         if let Some(store) = &self.mirror {
             if config.has("provider_installation") {
                 warnings.push(STEPS_ASIDE.to_owned());
@@ -154,6 +160,8 @@ impl Presenter {
                 let view = self.view(store.as_ref(), dir, private)?;
                 let providers = view.providers.iter().map(ToString::to_string).collect();
                 ours.push((private.join(VIEW), providers));
+                (services, repositories) = (view.services, view.repositories);
+                token = view.token;
                 presented.source = None;
                 presented.hold = Some(view.hold);
             }
@@ -178,17 +186,25 @@ impl Presenter {
         }
         // An empty list would mean all of them.
         ours.retain(|(_, providers)| !providers.is_empty());
-        if ours.is_empty() && !self.sealed {
+        if ours.is_empty() && services.is_empty() && !self.sealed {
             return Ok((presented, warnings));
         }
-        let ours = ours
+        let mirrors = ours
             .iter()
             .map(|(path, providers)| (path.as_path(), providers.clone()));
-        let config =
-            configuration::merged(config, self.engine, env, dir, ours.collect(), self.sealed);
+        let additions = Additions {
+            mirrors: mirrors.collect(),
+            services,
+            token: token.clone(),
+            is_sealed: self.sealed,
+        };
+        let config = configuration::merged(config, self.engine, env, dir, additions);
         let file = config.and_then(|config| configuration::write(private, &config));
         let file = file.map_err(wrong)?;
         presented.env = vec![("TF_CLI_CONFIG_FILE".into(), file.into_os_string())];
+        presented
+            .env
+            .extend(git_env(&repositories, token.as_ref(), env));
         Ok((presented, warnings))
     }
 
@@ -201,8 +217,8 @@ impl Presenter {
     ) -> Result<ProviderView, StepFailure> {
         let view = private.join(VIEW);
         let failed = |error: &dyn fmt::Display| {
-            let store = store.dir().display();
-            StepFailure::new(format!("use the mirror in {store}: {error}"))
+            let store = store.place();
+            StepFailure::new(format!("use the mirror {store}: {error}"))
         };
         // One from before init was repeated.
         if let Err(error) = fs::remove_dir_all(&view)
@@ -233,6 +249,43 @@ impl Presenter {
         }
         wanted
     }
+}
+
+/// Variables with which git takes `repositories`, behind what the operator has said in the same way.
+fn git_env(
+    repositories: &BTreeMap<String, String>,
+    token: Option<&Secret>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Vec<(OsString, OsString)> {
+    const COUNT: &str = "GIT_CONFIG_COUNT";
+    if repositories.is_empty() {
+        return Vec::new();
+    }
+    let instead = |(from, to): (&String, &String)| (format!("url.{to}.insteadOf"), from.clone());
+    let mut settings: Vec<(String, String)> = repositories.iter().map(instead).collect();
+    let servers = repositories.values().filter_map(|to| Url::parse(to).ok());
+    let servers: BTreeSet<_> = servers
+        .map(|to| to.origin().ascii_serialization())
+        .collect();
+    // Unlike engines, git goes through a proxy even to this machine.
+    let here = servers
+        .iter()
+        .filter(|to| to.starts_with("http://127.0.0.1"));
+    settings.extend(here.map(|to| (format!("http.{to}.proxy"), String::new())));
+    if let Some(token) = token {
+        let header = format!("Authorization: Bearer {}", token.expose());
+        let keys = servers.iter().map(|to| format!("http.{to}.extraHeader"));
+        settings.extend(keys.map(|key| (key, header.clone())));
+    }
+    let given = env(COUNT).and_then(|count| count.to_str()?.parse::<usize>().ok());
+    let first = given.unwrap_or(0);
+    let count = (first + settings.len()).to_string();
+    let mut all = vec![(COUNT.into(), count.into())];
+    for (index, (key, value)) in (first..).zip(settings) {
+        all.push((format!("GIT_CONFIG_KEY_{index}").into(), key.into()));
+        all.push((format!("GIT_CONFIG_VALUE_{index}").into(), value.into()));
+    }
+    all
 }
 
 #[async_trait]
@@ -341,8 +394,8 @@ mod tests {
     struct FakeStore;
 
     impl ProviderStore for FakeStore {
-        fn dir(&self) -> &Path {
-            Path::new("/mirror")
+        fn place(&self) -> String {
+            "/mirror".to_owned()
         }
 
         fn view(
@@ -352,6 +405,9 @@ mod tests {
         ) -> Result<ProviderView, Box<dyn std::error::Error + Send + Sync>> {
             Ok(ProviderView {
                 providers: vec!["registry.terraform.io/acme/demo".parse()?],
+                services: Services::new(),
+                repositories: BTreeMap::new(),
+                token: None,
                 checksums: BTreeMap::new(),
                 hold: Arc::new(()),
             })

@@ -13,12 +13,13 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use outpost::{
     control::{
-        self, Limits, Running, StateKey, Storage, Tls,
+        self, Limits, Running, StateKey, Storage,
         model::{JobRecord, JobStatus, Workspace},
         plane::{BuildRequest, Caller, VersionRequest, WorkspaceRequest},
     },
     daemon::{self, DaemonError, Summary},
     job::{JobId, LogLevel, Transition},
+    net::listener::Tls,
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
         JobSource, LogSink, ParseComplete, PlanComplete, PlanRequest, Provisioner, Session,
@@ -175,7 +176,7 @@ impl Server {
 }
 
 /// The certificate of an authority, and files of a server that it vouches for.
-fn authority(dir: &Path) -> (Vec<u8>, Tls) {
+pub fn authority(dir: &Path) -> (Vec<u8>, Tls) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -337,3 +337,37 @@ fn what_is_wrong_with_a_template_is_said_with_its_place() {
         run.assert_nothing_is_left(&ended);
     }
 }
+
+#[test]
+fn a_sealed_run_builds_without_any_network() {
+    let template = TempDir::new().unwrap();
+    let source = r#"
+resource "terraform_data" "look" {
+  provisioner "local-exec" {
+    command = "echo devices: $(tail -n +3 /proc/net/dev | cut -d: -f1), routes: $(tail -n +2 /proc/net/route)."
+  }
+}
+"#;
+    fs::write(template.path().join("main.tf"), source).unwrap();
+    let run = Run::new();
+
+    let ended = run.run(
+        &["--sealed", "--check", template.path().to_str().unwrap()],
+        &[],
+    );
+
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let without_network = "devices: lo, routes: .";
+    assert_eq!(
+        ended.stderr.contains("nothing of this run has a network"),
+        ended.stderr.contains(without_network),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        ended.stderr.contains(without_network) || ended.stderr.contains("gives no namespace"),
+        "{}",
+        ended.stderr
+    );
+    run.assert_nothing_is_left(&ended);
+}

@@ -25,6 +25,7 @@ mod isolation;
 mod kill_matrix;
 mod layers;
 mod mirror;
+mod operators;
 mod plugin;
 mod plugin_cache;
 mod proto_fresh;

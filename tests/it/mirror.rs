@@ -1,4 +1,5 @@
-//! The mirror from outside: what it fetches, and from whom.
+//! The mirror from outside: what it fetches, and from whom, and what engines take from it.
 
 pub mod origin;
+pub mod serve;
 mod sync;

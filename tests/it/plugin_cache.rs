@@ -1,6 +1,6 @@
 //! Sessions of a real engine that share a plugin cache: what one installs, the others run.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fs, path::Path, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use outpost::{
@@ -37,6 +37,15 @@ fn engine(dir: &Path) -> Engine {
 
 /// Presents the built-in provider in `mode`, whatever the operator of this machine has arranged.
 pub fn presenter(dir: &Path, mode: Mode) -> Presenter {
+    presenter_for(dir, mode, |_| None)
+}
+
+/// The same for a machine with these variables.
+pub fn presenter_for(
+    dir: &Path,
+    mode: Mode,
+    environment: impl Fn(&str) -> Option<OsString> + Send + Sync + 'static,
+) -> Presenter {
     let packages = BuiltinPackages {
         dir: dir.join("builtin"),
         executable: env!("CARGO_BIN_EXE_outpost").into(),
@@ -45,7 +54,7 @@ pub fn presenter(dir: &Path, mode: Mode) -> Presenter {
         mode,
         cli_config::Engine::Terraform,
         Arc::new(packages),
-        |_| None,
+        environment,
     )
 }
 

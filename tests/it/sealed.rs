@@ -8,23 +8,35 @@ use std::{
 
 use outpost::{
     mirror::{
-        Generation, Packages, Store,
+        Generation, Packages, Remote, Store,
         generation::{Package, Provider},
+        serve::{Access, Loopback, Server},
+    },
+    net::{
+        http,
+        listener::{Limits, Listener},
     },
     provision::StepFailure,
     registry::Platform,
+    secret::Secret,
     stop::Stop,
-    terraform::{Engine, providers::Mode},
+    terraform::{
+        Engine,
+        providers::{Mode, Presenter},
+    },
 };
 use zip::{ZipWriter, write::SimpleFileOptions};
 
-use crate::plugin_cache::{engine_with, planned, presenter};
+use crate::{
+    mirror::serve::{module, repository},
+    plugin_cache::{engine_with, planned, presenter},
+};
 
 /// Nobody listens there: whatever wants out fails, and says so.
 const NO_WAY_OUT: &str = "http://127.0.0.1:9";
 
 /// A package whose program is ours: it serves the plugin protocol like any other.
-fn package(store: &Store, version: &str) -> Package {
+pub fn package(store: &Store, version: &str) -> Package {
     let program = env!("CARGO_BIN_EXE_outpost");
     package_of(
         store,
@@ -91,14 +103,20 @@ async fn commit(store: &Store, packages: Vec<(&str, Package)>) {
     store.commit(generation, None, &lock).unwrap();
 }
 
-fn sealed(dir: &Path, store: &Store) -> Engine {
+async fn sealed(dir: &Path, store: &Store) -> Engine {
     let packages = Packages {
         store: store.clone(),
         platform: Platform::current(),
+        server: Some(Arc::new(Loopback::start(store.clone()).await.unwrap())),
+        is_sealed: true,
     };
     let presenter = presenter(dir, Mode::Builtin)
         .with_mirror(Some(Arc::new(packages)))
         .sealed(true);
+    without_way_out(dir, presenter)
+}
+
+fn without_way_out(dir: &Path, presenter: Presenter) -> Engine {
     engine_with(dir, presenter, |environment| {
         for name in ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"] {
             environment.set(name, NO_WAY_OUT);
@@ -133,7 +151,7 @@ async fn installed(engine: &Engine, constraint: &str) -> (Result<(), StepFailure
 async fn an_engine_picks_the_version_that_it_would_pick_from_a_registry() {
     let dir = tempfile::tempdir().unwrap();
     let store = mirror(dir.path(), &["1.0.0", "1.1.0", "2.0.0"]).await;
-    let engine = sealed(dir.path(), &store);
+    let engine = sealed(dir.path(), &store).await;
 
     for (constraint, version) in [(">= 1", "2.0.0"), ("~> 1.0", "1.1.0"), ("1.0.0", "1.0.0")] {
         let (ended, log) = installed(&engine, constraint).await;
@@ -150,7 +168,7 @@ async fn an_engine_picks_the_version_that_it_would_pick_from_a_registry() {
 async fn a_module_s_constraint_that_nobody_could_foresee_is_met_as_well() {
     let dir = tempfile::tempdir().unwrap();
     let store = mirror(dir.path(), &["1.0.0", "2.0.0"]).await;
-    let engine = sealed(dir.path(), &store);
+    let engine = sealed(dir.path(), &store).await;
     // Our reader takes the root's constraint alone: a module in JSON calls this one from outside of the tree.
     let root = template("acme/coder", ">= 1") + "module \"inner\" { source = \"./inner\" }\n";
     let inner = r#"{"terraform": {"required_providers": {"acme": {"source": "acme/coder", "version": "< 2"}}}}"#;
@@ -166,7 +184,7 @@ async fn a_module_s_constraint_that_nobody_could_foresee_is_met_as_well() {
 async fn a_lock_file_from_elsewhere_is_satisfied_if_it_means_the_same_package() {
     let dir = tempfile::tempdir().unwrap();
     let store = mirror(dir.path(), &["1.0.0", "1.1.0"]).await;
-    let engine = sealed(dir.path(), &store);
+    let engine = sealed(dir.path(), &store).await;
     let zh = package(&store, "1.0.0").archive.zh();
     let lock = |hash: &str| {
         format!(
@@ -196,7 +214,7 @@ async fn a_lock_file_from_elsewhere_is_satisfied_if_it_means_the_same_package() 
 async fn what_the_mirror_does_not_have_is_named_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = mirror(dir.path(), &["1.0.0"]).await;
-    let engine = sealed(dir.path(), &store);
+    let engine = sealed(dir.path(), &store).await;
 
     for (source, constraint, said) in [
         ("acme/coder", ">= 3", "no available releases match"),
@@ -214,7 +232,7 @@ async fn what_the_mirror_does_not_have_is_named_at_once() {
 async fn sessions_share_unpacked_packages_while_generations_come_and_go() {
     let dir = tempfile::tempdir().unwrap();
     let store = mirror(dir.path(), &["1.0.0"]).await;
-    let engine = sealed(dir.path(), &store);
+    let engine = sealed(dir.path(), &store).await;
 
     let sessions = (0..4).map(async |_| {
         for _ in 0..2 {
@@ -242,4 +260,73 @@ async fn sessions_share_unpacked_packages_while_generations_come_and_go() {
             "{number} is still leased"
         );
     }
+}
+
+/// A template whose modules come from a registry and from a repository.
+const MODULES: &str = r#"
+module "hello" {
+  source  = "modules.example/acme/hello/coder"
+  version = "~> 1.0"
+}
+module "inner" {
+  source = "git::https://git.example/acme/mods.git//inner?ref=v1.0.0"
+}
+output "from" {
+  value = "${module.hello.from} and ${module.inner.from}"
+}
+"#;
+
+/// The store's mirror with these modules, besides a provider.
+async fn with_modules(dir: &Path) -> Store {
+    let store = mirror(dir, &["1.0.0"]).await;
+    let origin = dir.join("origin");
+    std::fs::create_dir(&origin).unwrap();
+    let (repository, _) = repository(&origin, &store);
+    let (number, mut generation) = store.newest().unwrap();
+    generation.modules = vec![module(&store)];
+    generation.git = vec![repository];
+    let lock = store.lock(&Stop::new()).await.unwrap();
+    store.commit(generation, Some(number), &lock).unwrap();
+    store
+}
+
+#[tokio::test]
+async fn modules_of_registries_and_repositories_come_from_the_mirror_for_templates_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_modules(dir.path()).await;
+    let engine = sealed(dir.path(), &store).await;
+
+    let (ended, log) = planned(&engine, &[("main.tf", MODULES)]).await;
+
+    ended.unwrap_or_else(|failure| panic!("{failure:?}\n{log}"));
+    assert!(log.contains("Outputs: 1"), "{log}");
+}
+
+#[tokio::test]
+async fn a_served_mirror_is_as_good_as_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_modules(dir.path()).await;
+    let token = Secret::new("0123456789abcdef");
+    let server = Server::new(store, Access::tokens(vec![token.clone()]));
+    let anywhere = ([127, 0, 0, 1], 0).into();
+    let listener = Listener::bind(anywhere, None, Limits::standard())
+        .await
+        .unwrap();
+    let url = listener.url();
+    tokio::spawn(listener.serve(server.router(), Stop::new()));
+    let engine_for = |token| {
+        let client = http::Client::new(http::Config::new(url.clone())).unwrap();
+        let presenter = presenter(dir.path(), Mode::Builtin)
+            .with_mirror(Some(Arc::new(Remote::new(client, token))))
+            .sealed(true);
+        without_way_out(dir.path(), presenter)
+    };
+
+    let (admitted, log) = planned(&engine_for(Some(token)), &[("main.tf", MODULES)]).await;
+    let (refused, _) = planned(&engine_for(None), &[("main.tf", MODULES)]).await;
+
+    admitted.unwrap_or_else(|failure| panic!("{failure:?}\n{log}"));
+    assert!(log.contains("Outputs: 1"), "{log}");
+    let refused = refused.unwrap_err().error;
+    assert!(refused.contains("wants another token"), "{refused}");
 }

@@ -33,11 +33,9 @@ use tokio::sync::Semaphore;
 
 use self::{answer::Refusal, rate::Rates, session::Session};
 use super::calls::Calls;
-use crate::control::{
-    config::Config,
-    listener::{Peer, Upgraded},
-    model::Organization,
-    plane::Plane,
+use crate::{
+    control::{config::Config, model::Organization, plane::Plane},
+    net::listener::{Peer, Upgraded},
 };
 
 const BUILD_VERSION: HeaderName = HeaderName::from_static("x-coder-build-version");

@@ -59,6 +59,15 @@ impl Method {
         }
     }
 
+    /// The registries, asked for these addresses only.
+    pub fn direct(include: Vec<String>) -> Self {
+        Self {
+            kind: MethodKind::Direct,
+            include,
+            exclude: Vec::new(),
+        }
+    }
+
     /// The registries, asked for everything but these addresses.
     pub fn direct_except(exclude: Vec<String>) -> Self {
         Self {

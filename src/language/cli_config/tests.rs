@@ -155,6 +155,22 @@ fn arguments_can_be_set_and_removed() {
 }
 
 #[test]
+fn what_an_operator_says_of_a_host_stays() {
+    let own =
+        "host \"a.example\" {\n  services = {\n    \"modules.v1\" = \"https://own/\"\n  }\n}\n";
+    let mut config = parse(own);
+    let services = [("modules.v1".to_owned(), "http://127.0.0.1:1/m/".to_owned())].into();
+
+    config.set_services("a.example", &services);
+    config.set_services("b.example", &services);
+
+    let expected = own.replace("a.example", "b.example");
+    let expected = expected.replace("https://own/", "http://127.0.0.1:1/m/");
+    assert_eq!(config.to_string(), own.to_owned() + &expected);
+    assert!(parse(&config.to_string()) == config);
+}
+
+#[test]
 fn several_files_are_one_configuration() {
     let mut config = parse("disable_checkpoint = false\n");
 

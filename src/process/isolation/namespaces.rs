@@ -56,19 +56,24 @@ pub(super) fn apply(policy: &Policy, dir: &Path) -> Result<(), Denied> {
     capabilities::drop_all()
 }
 
-/// New namespaces, in which we are the same user and group as before.
+/// A namespace of users and one of mounts, which are as they were.
 fn enter() -> Result<(), Denied> {
-    let (user, group) = (geteuid(), getegid());
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
-        .map_err(|error| Denied::kernel("make a user and a mount namespace", error))?;
-    // Without this the kernel lets nobody map a group: whom a group denies something could leave it.
-    write_own("setgroups", "deny".to_owned())?;
-    write_own("uid_map", format!("{user} {user} 1"))?;
-    write_own("gid_map", format!("{group} {group} 1"))?;
+    enter_with(CloneFlags::CLONE_NEWNS)?;
     // What is mounted outside later appears inside; what we mount does not appear outside.
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
         .map_err(|error| Denied::kernel("separate the mounts", error))
+}
+
+/// A namespace of users, in which we are the same user and group as before, and `others`.
+pub(super) fn enter_with(others: CloneFlags) -> Result<(), Denied> {
+    let (user, group) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER | others)
+        .map_err(|error| Denied::kernel("make a user namespace", error))?;
+    // Without this the kernel lets nobody map a group: whom a group denies something could leave it.
+    write_own("setgroups", "deny".to_owned())?;
+    write_own("uid_map", format!("{user} {user} 1"))?;
+    write_own("gid_map", format!("{group} {group} 1"))
 }
 
 fn write_own(name: &str, text: String) -> Result<(), Denied> {

@@ -7,8 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::language::cli_config::{
-    CliConfig, CliConfigError, Engine, Installation, Method, MethodKind, locate,
+use crate::{
+    language::cli_config::{
+        CliConfig, CliConfigError, Engine, Installation, Method, MethodKind, locate,
+    },
+    provision::Services,
+    secret::Secret,
 };
 
 /// The file's name in a session's private directory.
@@ -45,29 +49,54 @@ pub(super) fn operators(
     Ok(config)
 }
 
-/// Adds mirrors of ours to the operator's configuration, the last one first in rank.
+/// What a configuration gets from us.
+#[derive(Default)]
+pub(super) struct Additions<'a> {
+    /// Mirrors, the last one first in rank.
+    pub(super) mirrors: Vec<Ours<'a>>,
+    /// Who stands in for registries.
+    pub(super) services: Services,
+    /// What they want to see.
+    pub(super) token: Option<Secret>,
+    /// Whether no registry may be asked that nobody stands in for.
+    pub(super) is_sealed: bool,
+}
+
+/// Adds what is ours to the operator's configuration.
 ///
-/// `dir` is where the engine will run: it looks for plugins there, unless a configuration says where. A `sealed` one
-/// asks no registry.
+/// `dir` is where the engine will run: it looks for plugins there, unless a configuration says where.
 pub(super) fn merged(
     mut config: CliConfig,
     engine: Engine,
     env: impl Fn(&str) -> Option<OsString>,
     dir: &Path,
-    ours: Vec<Ours<'_>>,
-    sealed: bool,
+    ours: Additions<'_>,
 ) -> Result<CliConfig, ConfigurationError> {
     let mut installation = match config.installation()? {
         Some(installation) => installation,
         None => implied(&plugin_dirs(engine, env, dir)),
     };
-    if sealed {
+    if ours.is_sealed {
         let is_direct = |method: &Method| matches!(method.kind, MethodKind::Direct);
         installation.methods.retain(|method| !is_direct(method));
+        let offering = ours
+            .services
+            .iter()
+            .filter(|(_, services)| services.contains_key("providers.v1"));
+        let stood_in_for: Vec<_> = offering.map(|(host, _)| format!("{host}/*/*")).collect();
+        if !stood_in_for.is_empty() {
+            installation.methods.push(Method::direct(stood_in_for));
+        }
         config.set_bool("disable_checkpoint", true);
     }
-    for (mirror, providers) in ours {
+    for (mirror, providers) in ours.mirrors {
         installation.prefer(Method::filesystem_mirror(text(mirror)?, providers));
+    }
+    for (host, services) in &ours.services {
+        config.set_services(host, services);
+        if let Some(token) = &ours.token {
+            config.set_token(host, token.expose());
+        }
     }
     config.set_installation(&installation);
     Ok(config)
@@ -175,16 +204,20 @@ mod tests {
         merged_as(home, false)
     }
 
-    fn merged_as(home: &Path, sealed: bool) -> Result<String, ConfigurationError> {
+    fn merged_as(home: &Path, is_sealed: bool) -> Result<String, ConfigurationError> {
         let env = |name: &str| match name {
             "HOME" => Some(home.as_os_str().to_owned()),
             "XDG_DATA_DIRS" => Some("/nowhere".into()),
             _ => None,
         };
         let coder = HOSTS.map(|host| format!("{host}/coder/coder")).to_vec();
-        let ours = vec![(Path::new("/mirror"), coder)];
         let config = operators(Engine::Terraform, env)?;
-        let config = merged(config, Engine::Terraform, env, home, ours, sealed);
+        let ours = Additions {
+            mirrors: vec![(Path::new("/mirror"), coder)],
+            is_sealed,
+            ..Additions::default()
+        };
+        let config = merged(config, Engine::Terraform, env, home, ours);
         config.map(|config| config.to_string())
     }
 

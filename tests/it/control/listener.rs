@@ -4,7 +4,8 @@ use std::{fs, net::SocketAddr, time::Duration};
 
 use outpost::{
     client::{self, Target},
-    control::{self, Limits, Storage, Tls, tokens},
+    control::{self, Limits, Storage, tokens},
+    net::listener::Tls,
     proto::outpost::v1::{self as api},
     provision::{JobSource as _, SourceError},
     stop::Stop,

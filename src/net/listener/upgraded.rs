@@ -10,11 +10,11 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Who asks. Stands in the extensions of each request.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::control) struct Peer(pub(in crate::control) IpAddr);
+pub struct Peer(pub IpAddr);
 
 /// Stands in the extensions of each request: a handler that upgrades its connection says here what follows.
 #[derive(Clone)]
-pub(in crate::control) struct Upgraded(mpsc::Sender<Work>);
+pub struct Upgraded(mpsc::Sender<Work>);
 
 /// The other end, for the connection.
 pub(super) struct Becomes(mpsc::Receiver<Work>);
@@ -26,7 +26,7 @@ impl Upgraded {
     }
 
     /// Hands over what the connection does once its HTTP has ended; the first handler counts.
-    pub(in crate::control) fn set(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub fn set(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.0.try_send(Box::pin(work)).ok();
     }
 }

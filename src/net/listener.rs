@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use axum::Router;
@@ -26,14 +26,14 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 use url::Url;
 
 use self::first_bytes::Protocol;
-pub(super) use self::upgraded::{Peer, Upgraded};
-use super::config::{Config, Limits, Tls};
+pub use self::upgraded::{Peer, Upgraded};
 use crate::stop::Stop;
 
 /// Calls on one HTTP/2 connection at a time.
@@ -43,6 +43,43 @@ const HEADER_BYTES: u32 = 32 << 10;
 /// How often a silent HTTP/2 client is asked whether it is still there, and how long it may take to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
+
+/// Files for TLS, both PEM. They are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate and what it needs up to its authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// What a client may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time.
+    pub connections: usize,
+    /// Connections at a time from one address.
+    pub connections_per_peer: usize,
+    /// How long a client may take to say what it wants.
+    pub header_timeout: Duration,
+    /// How long a client may take nothing of what it is sent.
+    pub write_timeout: Duration,
+    /// How long open calls may go on after a stop.
+    pub shutdown: Duration,
+}
+
+impl Limits {
+    /// For some hundred clients.
+    pub fn standard() -> Self {
+        Self {
+            connections: 1024,
+            connections_per_peer: 256,
+            header_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(60),
+            shutdown: Duration::from_secs(10),
+        }
+    }
+}
 
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
@@ -94,37 +131,45 @@ impl ListenError {
 }
 
 /// An address on which nobody is answered yet.
-pub(super) struct Listener {
+pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certified>>,
     limits: Limits,
 }
 
 impl Listener {
-    /// Takes the address of `config`.
-    pub(super) async fn bind(config: &Config) -> Result<Self, ListenError> {
+    /// Takes the address; port 0 takes any.
+    ///
+    /// # Errors
+    /// [`ListenError`] names the address or the file.
+    pub async fn bind(
+        listen: SocketAddr,
+        tls: Option<&Tls>,
+        limits: Limits,
+    ) -> Result<Self, ListenError> {
         let failed = |source| ListenError::Bind {
-            address: config.listen,
+            address: listen,
             source,
         };
-        let tls = config.tls.as_ref().map(acceptor).transpose()?;
-        let socket = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let tls = tls.map(Certified::read).transpose()?.map(Arc::new);
+        let socket = TcpListener::bind(listen).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         Ok(Self {
             socket,
             address,
             tls,
-            limits: config.limits.clone(),
+            limits,
         })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// A URL at which this machine reaches it.
-    pub(super) fn url(&self) -> Url {
+    pub fn url(&self) -> Url {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let ip = match self.address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
@@ -136,7 +181,7 @@ impl Listener {
     }
 
     /// Answers until `stop` drains, then lets open calls end for a while.
-    pub(super) async fn serve(self, routes: Router, stop: Stop) {
+    pub async fn serve(self, routes: Router, stop: Stop) {
         let doors = Doors::new(&self.limits);
         let mut connections = JoinSet::new();
         loop {
@@ -179,6 +224,44 @@ impl Listener {
             warn!("calls still open after the time for a stop, closing them");
         }
         connections.shutdown().await;
+    }
+}
+
+/// A certificate that may be renewed while it is used.
+struct Certified {
+    files: Tls,
+    current: Mutex<(Stamp, TlsAcceptor)>,
+}
+
+/// When the files changed; `None` for one that is not there now.
+type Stamp = [Option<SystemTime>; 2];
+
+impl Certified {
+    fn read(files: &Tls) -> Result<Self, ListenError> {
+        let stamp = Self::stamp(files);
+        Ok(Self {
+            current: Mutex::new((stamp, acceptor(files)?)),
+            files: files.clone(),
+        })
+    }
+
+    fn stamp(files: &Tls) -> Stamp {
+        let changed = |path: &PathBuf| path.metadata().and_then(|it| it.modified()).ok();
+        [changed(&files.certificate), changed(&files.key)]
+    }
+
+    /// The newest that is usable: while somebody writes new files, the old ones are still good.
+    fn acceptor(&self) -> TlsAcceptor {
+        let stamp = Self::stamp(&self.files);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.0 != stamp {
+            current.0 = stamp;
+            match acceptor(&self.files) {
+                Ok(renewed) => current.1 = renewed,
+                Err(error) => warn!(%error, "keeping the TLS certificate from before"),
+            }
+        }
+        current.1.clone()
     }
 }
 
@@ -256,7 +339,7 @@ impl Drop for Door {
 
 /// What a connection needs.
 struct Connection {
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certified>>,
     limits: Limits,
     routes: Router,
     stop: Stop,
@@ -268,10 +351,14 @@ type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 impl Connection {
     async fn run(self, stream: TcpStream) -> Result<(), ConnectionError> {
         stream.set_nodelay(true)?;
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.limits.write_timeout));
+        let stream = Box::pin(stream);
         match self.tls.clone() {
             None => self.speak(stream).await,
             Some(tls) => {
-                let stream = timeout(self.limits.header_timeout, tls.accept(stream)).await??;
+                let accepting = tls.acceptor().accept(stream);
+                let stream = timeout(self.limits.header_timeout, accepting).await??;
                 self.speak(stream).await
             }
         }

@@ -1,0 +1,79 @@
+//! `outpost mirror serve`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use super::Place;
+use crate::{
+    cli::{
+        exit::{Hint, UsageError},
+        output,
+        remote::secret_lines,
+        server::tls_files,
+    },
+    mirror::serve::{Access, Server},
+    net::listener::{Limits, Listener},
+    stop::Stop,
+};
+
+/// Serve a mirror to engines elsewhere: as the registries that it stands in for, and as a network mirror
+///
+/// Daemons on the same machine need no server: give them the directory with `--mirror DIR`. Others take the address,
+/// `--mirror URL`. A new generation is served from the next request on.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Serve {
+    #[command(flatten)]
+    store: Place,
+    /// Where to listen
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "OUTPOST_MIRROR_LISTEN",
+        default_value = "127.0.0.1:7081"
+    )]
+    listen: SocketAddr,
+    /// PEM file of the certificate and those up to its authority; it is read again when it changes
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CERT_FILE")]
+    tls_cert_file: Option<PathBuf>,
+    /// PEM file of the certificate's private key
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_KEY_FILE")]
+    tls_key_file: Option<PathBuf>,
+    /// Speak plain HTTP to other machines, too
+    #[arg(long)]
+    insecure_http: bool,
+    /// File with the tokens of clients, one a line; without it everybody is answered
+    #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Write what was asked for in vain to this file, as JSON
+    #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_MISSES_FILE")]
+    misses_file: Option<PathBuf>,
+}
+
+impl Serve {
+    pub(in crate::cli) async fn exec(self, stop: Stop) -> anyhow::Result<()> {
+        let tls = tls_files(self.tls_cert_file, self.tls_key_file)?;
+        if tls.is_none() && !self.insecure_http && !self.listen.ip().is_loopback() {
+            let text = format!(
+                "`--listen {}` would speak plain HTTP to other machines",
+                self.listen
+            );
+            return Err(UsageError(text)).hint(
+                "give it a certificate with `--tls-cert-file` and `--tls-key-file`, or allow it with `--insecure-http`",
+            );
+        }
+        let tokens = match &self.token_file {
+            Some(path) => secret_lines(path)?,
+            None => Vec::new(),
+        };
+        let server = Server::new(self.store.open()?, Access::tokens(tokens));
+        let listener = Listener::bind(self.listen, tls.as_ref(), Limits::standard()).await?;
+        output::note(&format!("Serving the mirror at {}", listener.url()));
+        let listening = listener.serve(server.router(), stop.clone());
+        match self.misses_file {
+            None => listening.await,
+            Some(path) => {
+                tokio::join!(listening, server.keep_misses(path, &stop));
+            }
+        }
+        Ok(())
+    }
+}

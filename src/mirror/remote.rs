@@ -1,0 +1,185 @@
+//! A mirror that somebody serves: engines ask it as they would ask the registries that it stands in for.
+
+use std::{collections::BTreeMap, error::Error, path::Path, sync::Arc, time::Duration};
+
+use ::http::{HeaderMap, HeaderValue, StatusCode, header::AUTHORIZATION};
+use serde::Deserialize;
+use tokio::{runtime::Handle, time::timeout};
+use url::Url;
+
+use crate::{
+    net::http::{self, Client, RequestError},
+    provision::{ProviderStore, ProviderView, Services, WantedProvider},
+    registry::ProviderAddr,
+    secret::Secret,
+};
+
+/// Time to say for whom it stands in.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Room for some thousand hosts.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// A mirror at an address.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    client: Client,
+    token: Option<Secret>,
+}
+
+/// Why a mirror is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// It cannot be reached.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The connection ends before the answer does.
+    #[error("read the answer of {url}")]
+    Broken {
+        /// What was asked.
+        url: Url,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// Something answers that is no mirror.
+    #[error("{url} is not served by `outpost mirror serve`: {reason}")]
+    Answer {
+        /// What was asked.
+        url: Url,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The token has characters that a header cannot have.
+    #[error("the mirror's token has characters that no token has")]
+    Token,
+    /// It says nothing.
+    #[error("{0} does not answer for {ANSWER_TIMEOUT:?}")]
+    Silent(Url),
+}
+
+/// What it says for whom it stands in.
+#[derive(Deserialize)]
+struct Hosts {
+    hosts: Services,
+    /// Places of repositories: `HOST/OWNER/REPO`.
+    #[serde(default)]
+    git: Vec<String>,
+}
+
+/// Services whose addresses are paths, at a server.
+pub(super) fn below(server: &Url, services: Services) -> Services {
+    let base = server.as_str().trim_end_matches('/');
+    let absolute = |of_host: BTreeMap<String, String>| {
+        let of_host = of_host.into_iter();
+        of_host
+            .map(|(name, path)| (name, format!("{base}{path}")))
+            .collect()
+    };
+    let services = services.into_iter();
+    services
+        .map(|(host, of_host)| (host, absolute(of_host)))
+        .collect()
+}
+
+/// All forms in which templates name repositories, and what a server has in their place.
+pub(super) fn repositories<'a>(
+    server: &Url,
+    places: impl Iterator<Item = &'a str>,
+) -> BTreeMap<String, String> {
+    let base = server.as_str().trim_end_matches('/');
+    let mut all = BTreeMap::new();
+    for place in places {
+        let Some((host, path)) = place.split_once('/') else {
+            continue;
+        };
+        let to = format!("{base}/git/{place}");
+        for from in [
+            format!("https://{place}"),
+            format!("http://{place}"),
+            format!("ssh://git@{place}"),
+            format!("git@{host}:{path}"),
+        ] {
+            all.insert(from, to.clone());
+        }
+    }
+    all
+}
+
+impl Remote {
+    /// The mirror at the address of `client`, which may want a token.
+    pub fn new(client: Client, token: Option<Secret>) -> Self {
+        Self { client, token }
+    }
+
+    /// The registries that it stands in for now, and the repositories.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn hosts(&self) -> Result<(Services, BTreeMap<String, String>), RemoteError> {
+        let url = self.client.endpoint("v1/hosts");
+        let asked = timeout(ANSWER_TIMEOUT, self.ask(&url)).await;
+        let said = asked.map_err(|_| RemoteError::Silent(url))??;
+        let git = said.git.iter().map(String::as_str);
+        Ok((
+            below(self.client.url(), said.hosts),
+            repositories(self.client.url(), git),
+        ))
+    }
+
+    async fn ask(&self, url: &Url) -> Result<Hosts, RemoteError> {
+        let wrong = |reason: String| RemoteError::Answer {
+            url: url.clone(),
+            reason,
+        };
+        let mut headers = HeaderMap::new();
+        if let Some(token) = &self.token {
+            let value = format!("Bearer {}", token.expose());
+            let value = HeaderValue::try_from(value);
+            let mut value = value.map_err(|_| RemoteError::Token)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let mut answer = self.client.get(url, &headers).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            return Err(wrong("it wants another token, or one at all".to_owned()));
+        }
+        if !answer.status().is_success() {
+            return Err(wrong(format!("it answers {}", answer.status())));
+        }
+        let mut text = Vec::new();
+        let broken = |source: reqwest::Error| RemoteError::Broken {
+            url: url.clone(),
+            source: source.without_url(),
+        };
+        while let Some(chunk) = answer.chunk().await.map_err(broken)? {
+            if text.len() + chunk.len() > MAX_ANSWER_BYTES {
+                return Err(wrong(format!("it says more than {MAX_ANSWER_BYTES} bytes")));
+            }
+            text.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))
+    }
+}
+
+impl ProviderStore for Remote {
+    fn place(&self) -> String {
+        http::bare(self.client.url()).into()
+    }
+
+    /// Nothing is on this machine, so nothing is laid out. Blocks, so it must not be called where tasks run.
+    fn view(
+        &self,
+        _: &Path,
+        _: &BTreeMap<ProviderAddr, WantedProvider>,
+    ) -> Result<ProviderView, Box<dyn Error + Send + Sync>> {
+        let (services, repositories) = Handle::try_current()?.block_on(self.hosts())?;
+        Ok(ProviderView {
+            providers: Vec::new(),
+            services,
+            repositories,
+            token: self.token.clone(),
+            checksums: BTreeMap::new(),
+            hold: Arc::new(()),
+        })
+    }
+}

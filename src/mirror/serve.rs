@@ -1,0 +1,503 @@
+//! A mirror over HTTP: it stands in for registries of providers and modules, and is a network mirror as well.
+//!
+//! | path | what |
+//! |---|---|
+//! | `/v1/hosts` | the hosts it stands in for, with the services for `host` blocks of a CLI configuration |
+//! | `/v1/providers/HOST/…` | the provider registry protocol, with the publishers' own checksums and signatures |
+//! | `/v1/modules/HOST/…` | the module registry protocol |
+//! | `/mirror/HOST/…` | the network mirror protocol |
+//! | `/releases/NAME/…` | engines, in the shape of `releases.hashicorp.com` |
+//! | `/git/HOST/OWNER/REPO.git/…` | repositories, by git's dumb protocol |
+//! | `/files/HOST/PATH` | files by their address |
+//! | `/blobs/DIGEST/NAME` | files of the store |
+//! | `/api/missing` | what was asked for in vain |
+//! | `/healthz`, `/readyz`, `/metrics` | whether it runs, whether it has something to serve, and what it did |
+
+mod blob;
+mod documents;
+mod links;
+mod loopback;
+mod metrics;
+mod misses;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{Path, RawQuery, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Value, json};
+
+use self::{documents::Asked, metrics::Metrics, misses::Misses};
+pub use self::{
+    links::Access,
+    loopback::Loopback,
+    misses::{Item, Miss},
+};
+use super::{Digest, Generation, Store, StoreError, generation::GitRepository, store::Lease};
+use crate::{files, provision::Services, registry::Platform, stop::Stop};
+
+/// The longest key that is handed on; registries give some ten thousand bytes.
+const MAX_KEY_BYTES: u64 = 1 << 20;
+
+/// How often the list of misses is written at most.
+const WRITE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Serves the current generation of a store, whichever it is at the time of a request.
+#[derive(Clone)]
+pub struct Server(Arc<Mirror>);
+
+impl Server {
+    /// Serves `store` to whom `access` admits.
+    pub fn new(store: Store, access: Access) -> Self {
+        Self(Arc::new(Mirror {
+            store,
+            access,
+            newest: Mutex::default(),
+            misses: Misses::default(),
+            metrics: Metrics::new(),
+        }))
+    }
+
+    /// Everything that it answers.
+    pub fn router(&self) -> Router {
+        let documents = Router::new()
+            .route("/v1/hosts", get(hosts))
+            .route(
+                "/v1/providers/{host}/{namespace}/{kind}/versions",
+                get(provider_versions),
+            )
+            .route(
+                "/v1/providers/{host}/{namespace}/{kind}/{version}/download/{os}/{arch}",
+                get(download),
+            )
+            .route(
+                "/v1/modules/{host}/{namespace}/{name}/{system}/versions",
+                get(module_versions),
+            )
+            .route(
+                "/v1/modules/{host}/{namespace}/{name}/{system}/{version}/download",
+                get(module),
+            )
+            .route("/mirror/{host}/{namespace}/{kind}/{document}", get(mirror))
+            .route("/releases/{name}/index.json", get(releases))
+            .route("/releases/{name}/{version}/{file}", get(release))
+            .route("/git/{*path}", get(git))
+            .route("/files/{*place}", get(file))
+            .route("/api/missing", get(missing))
+            .route("/metrics", get(show_metrics))
+            .layer(middleware::from_fn_with_state(self.0.clone(), admit));
+        documents
+            .route("/healthz", get(async || "ok\n"))
+            .route("/readyz", get(ready))
+            .route("/blobs/{digest}/{name}", get(blob))
+            .layer(middleware::from_fn_with_state(self.0.clone(), count))
+            .with_state(self.0.clone())
+    }
+
+    /// What was asked for in vain.
+    pub fn misses(&self) -> Vec<Miss> {
+        self.0.misses.list()
+    }
+
+    /// Writes the list of misses to `path` whenever it has changed, until `stop` drains.
+    pub async fn keep_misses(&self, path: PathBuf, stop: &Stop) {
+        loop {
+            let is_over = tokio::select! {
+                () = stop.draining() => true,
+                () = self.0.misses.changed.notified() => false,
+            };
+            let (path_too, list) = (path.clone(), self.misses());
+            let write = move || {
+                let text = serde_json::to_vec_pretty(&json!({ "missing": list }))?;
+                files::write_private(&path_too, &text)
+            };
+            let written = tokio::task::spawn_blocking(write).await;
+            if let Ok(Err(error)) = written {
+                tracing::error!(%error, path = %path.display(), "the list of misses cannot be written");
+            }
+            if is_over {
+                return;
+            }
+            tokio::select! {
+                () = stop.draining() => {}
+                () = tokio::time::sleep(WRITE_INTERVAL) => {}
+            }
+        }
+    }
+}
+
+/// The services with which a generation stands in for registries, as paths below a server.
+pub(super) fn services(generation: &Generation) -> Services {
+    documents::services(generation)
+}
+
+struct Mirror {
+    store: Store,
+    access: Access,
+    newest: Mutex<Option<Arc<Snapshot>>>,
+    misses: Misses,
+    metrics: Metrics,
+}
+
+/// A generation, held for as long as somebody reads from it.
+struct Snapshot {
+    lease: Lease,
+    generation: Generation,
+}
+
+impl Mirror {
+    /// The current generation. It is read again only if another one became current. Blocks.
+    fn snapshot(&self) -> Result<Arc<Snapshot>, StoreError> {
+        let current = self.store.current()?;
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = newest.as_ref().filter(|s| Some(s.lease.number) == current) {
+            return Ok(known.clone());
+        }
+        let (lease, generation) = self.store.lease_newest()?;
+        let fresh = Arc::new(Snapshot { lease, generation });
+        *newest = Some(fresh.clone());
+        Ok(fresh)
+    }
+
+    /// Makes a document where waiting for a disk holds nobody up.
+    async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        make: impl FnOnce(&Self, &Generation) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let this = self.clone();
+        let task = move || make(&this, &this.snapshot()?.generation);
+        let made = tokio::task::spawn_blocking(task).await;
+        made.unwrap_or(Err(Refused::Broken))
+    }
+
+    /// The same; if there is nothing, `item` is written down as missing.
+    async fn document<T: Send + 'static>(
+        self: &Arc<Self>,
+        item: Item,
+        make: impl FnOnce(&Self, &Generation) -> Option<T> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let made = self.look(move |mirror, all| Ok(make(mirror, all))).await?;
+        made.ok_or_else(|| self.miss(item))
+    }
+
+    fn miss(&self, item: Item) -> Refused {
+        self.misses.add(item);
+        Refused::Missing
+    }
+
+    /// A file of the store, also one that only an earlier generation had: its documents may have been read just before.
+    async fn blob(
+        self: &Arc<Self>,
+        digest: Digest,
+        kind: &'static str,
+        headers: &HeaderMap,
+    ) -> Answer {
+        let this = self.clone();
+        let open = move || match this.store.has(digest) {
+            true => this.store.open_blob(digest).map_err(Refused::from),
+            false => Err(Refused::Missing),
+        };
+        let file = tokio::task::spawn_blocking(open)
+            .await
+            .unwrap_or(Err(Refused::Broken))?;
+        let answer = blob::answer(file.into(), digest, kind, headers).await;
+        answer.map_err(|error| {
+            tracing::error!(%digest, %error, "a file of the mirror cannot be read");
+            Refused::Broken
+        })
+    }
+}
+
+/// Asks those who want documents who they are.
+async fn admit(State(mirror): Shared, request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION);
+    let given = given.and_then(|value| value.to_str().ok());
+    match mirror.access.admits(given) {
+        true => next.run(request).await,
+        false => Refused::Unknown.into_response(),
+    }
+}
+
+async fn count(State(mirror): Shared, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    let length = response.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    mirror
+        .metrics
+        .count(&path, response.status().as_u16(), length.unwrap_or(0));
+    response
+}
+
+/// Why there is no answer.
+enum Refused {
+    /// The mirror does not have it.
+    Missing,
+    /// The mirror has nothing yet.
+    Empty,
+    /// The store cannot be read; the log says why.
+    Broken,
+    /// Whoever asks has no token.
+    Unknown,
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Empty { .. } => Self::Empty,
+            error => {
+                let error = chain(&error);
+                tracing::error!(error, "the mirror cannot be read");
+                Self::Broken
+            }
+        }
+    }
+}
+
+fn chain(error: &StoreError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    let causes: Vec<_> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (status, why) = match self {
+            Self::Missing => (StatusCode::NOT_FOUND, "the mirror does not have this"),
+            Self::Empty => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the mirror has nothing yet",
+            ),
+            Self::Broken => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the mirror cannot be read",
+            ),
+            Self::Unknown => (
+                StatusCode::UNAUTHORIZED,
+                "this mirror wants a token: put it into a `credentials` block of the CLI configuration",
+            ),
+        };
+        (status, Json(json!({ "errors": [why] }))).into_response()
+    }
+}
+
+/// A document that changes with the generation: clients keep it, and ask whether it is still good.
+fn respond(document: &Value, asked: &HeaderMap) -> Response {
+    let body = document.to_string();
+    let etag = format!("\"{}\"", Digest::of(body.as_bytes()));
+    let known = asked
+        .get(header::IF_NONE_MATCH)
+        .and_then(|tags| tags.to_str().ok());
+    let is_known = known.is_some_and(|tags| blob::matches(tags, &etag));
+    let headers = [
+        (header::ETAG, etag.as_str()),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::CONTENT_TYPE, "application/json"),
+    ];
+    match is_known {
+        true => (StatusCode::NOT_MODIFIED, headers).into_response(),
+        false => (headers, body).into_response(),
+    }
+}
+
+type Shared = State<Arc<Mirror>>;
+type Answer = Result<Response, Refused>;
+
+async fn ready(State(mirror): Shared) -> Result<&'static str, Refused> {
+    mirror.look(|_, _| Ok("ok\n")).await
+}
+
+async fn missing(State(mirror): Shared) -> Json<Value> {
+    Json(json!({ "missing": mirror.misses.list() }))
+}
+
+async fn show_metrics(State(mirror): Shared) -> impl IntoResponse {
+    let this = mirror.clone();
+    let current = tokio::task::spawn_blocking(move || this.store.current()).await;
+    let generation = current.ok().and_then(Result::ok).flatten().unwrap_or(0);
+    let text = mirror.metrics.text(mirror.misses.count(), generation);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
+}
+
+async fn hosts(State(mirror): Shared, headers: HeaderMap) -> Answer {
+    let make = |_: &Mirror, all: &Generation| {
+        let git: Vec<_> = all.git.iter().map(GitRepository::place).collect();
+        Ok(json!({ "hosts": documents::services(all), "git": git }))
+    };
+    Ok(respond(&mirror.look(make).await?, &headers))
+}
+
+type ProviderPath = (String, String, String);
+
+async fn provider_versions(
+    State(mirror): Shared,
+    Path((host, namespace, kind)): Path<ProviderPath>,
+    headers: HeaderMap,
+) -> Answer {
+    let item = Item::new("provider", format!("{host}/{namespace}/{kind}"));
+    let make = move |_: &Mirror, all: &Generation| {
+        documents::provider_versions(all, &Asked(&host, &namespace, &kind))
+    };
+    Ok(respond(&mirror.document(item, make).await?, &headers))
+}
+
+type PackagePath = (String, String, String, String, String, String);
+
+async fn download(
+    State(mirror): Shared,
+    Path((host, namespace, kind, version, os, arch)): Path<PackagePath>,
+    headers: HeaderMap,
+) -> Answer {
+    let platform = Platform { os, arch };
+    let item = Item::new("provider", format!("{host}/{namespace}/{kind}"))
+        .version(&version)
+        .platform(&platform);
+    let make = move |mirror: &Mirror, all: &Generation| {
+        let asked = Asked(&host, &namespace, &kind);
+        let found = documents::find_package(all, &asked, &version, &platform);
+        let Some((provider, signed, package)) = found else {
+            return Ok(None);
+        };
+        let keys = signed.keys.iter();
+        let keys = keys.map(|key| read_text(&mirror.store, key.armored));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let access = &mirror.access;
+        Ok(Some(documents::download(
+            provider, signed, package, &keys, access,
+        )))
+    };
+    let made = mirror.look(make).await?;
+    let document = made.ok_or_else(|| mirror.miss(item))?;
+    Ok(respond(&document, &headers))
+}
+
+fn read_text(store: &Store, digest: Digest) -> Result<String, Refused> {
+    let mut text = String::new();
+    let mut file = std::io::Read::take(store.open_blob(digest)?, MAX_KEY_BYTES);
+    match std::io::Read::read_to_string(&mut file, &mut text) {
+        Ok(_) => Ok(text),
+        Err(error) => {
+            tracing::error!(%digest, %error, "a publisher's key cannot be read");
+            Err(Refused::Broken)
+        }
+    }
+}
+
+async fn mirror(
+    State(mirror): Shared,
+    Path((host, namespace, kind, document)): Path<(String, String, String, String)>,
+    headers: HeaderMap,
+) -> Answer {
+    let Some(version) = document.strip_suffix(".json").map(str::to_owned) else {
+        return Err(Refused::Missing);
+    };
+    let mut item = Item::new("provider", format!("{host}/{namespace}/{kind}"));
+    if version != "index" {
+        item = item.version(&version);
+    }
+    let make = move |mirror: &Mirror, all: &Generation| {
+        let asked = Asked(&host, &namespace, &kind);
+        match version.as_str() {
+            "index" => documents::mirror_index(all, &asked),
+            version => documents::mirror_version(all, &asked, version, &mirror.access),
+        }
+    };
+    Ok(respond(&mirror.document(item, make).await?, &headers))
+}
+
+async fn module_versions(
+    State(mirror): Shared,
+    Path((host, namespace, name, system)): Path<(String, String, String, String)>,
+    headers: HeaderMap,
+) -> Answer {
+    let addr = format!("{host}/{namespace}/{name}/{system}");
+    let item = Item::new("module", addr.clone());
+    let make = move |_: &Mirror, all: &Generation| documents::module_versions(all, &addr);
+    Ok(respond(&mirror.document(item, make).await?, &headers))
+}
+
+/// One answer for both engines: Terraform reads the header whatever the body says, OpenTofu if the body says nothing.
+async fn module(
+    State(mirror): Shared,
+    Path((host, namespace, name, system, version)): Path<(String, String, String, String, String)>,
+) -> Answer {
+    let addr = format!("{host}/{namespace}/{name}/{system}");
+    let item = Item::new("module", addr.clone()).version(&version);
+    let make = move |mirror: &Mirror, all: &Generation| {
+        documents::module_location(all, &addr, &version, &mirror.access)
+    };
+    let location = mirror.document(item, make).await?;
+    let headers = [
+        ("x-terraform-get", location),
+        ("cache-control", "no-cache".to_owned()),
+    ];
+    Ok((headers, Json(json!({}))).into_response())
+}
+
+async fn releases(State(mirror): Shared, Path(name): Path<String>, headers: HeaderMap) -> Answer {
+    let item = Item::new("tool", name.clone());
+    let make = move |_: &Mirror, all: &Generation| documents::releases(all, &name);
+    Ok(respond(&mirror.document(item, make).await?, &headers))
+}
+
+async fn release(
+    State(mirror): Shared,
+    Path((name, version, file)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Answer {
+    let item = Item::new("tool", name.clone()).version(&version);
+    if file == "index.json" {
+        let make = move |_: &Mirror, all: &Generation| documents::release(all, &name, &version);
+        return Ok(respond(&mirror.document(item, make).await?, &headers));
+    }
+    let kind = match file.ends_with(".zip") {
+        true => "application/zip",
+        false => blob::OCTETS,
+    };
+    let make =
+        move |_: &Mirror, all: &Generation| documents::release_file(all, &name, &version, &file);
+    let digest = mirror.document(item, make).await?;
+    mirror.blob(digest, kind, &headers).await
+}
+
+async fn git(State(mirror): Shared, Path(path): Path<String>, headers: HeaderMap) -> Answer {
+    let make = move |_: &Mirror, all: &Generation| Ok(documents::git(all, &path));
+    match mirror.look(make).await? {
+        Ok(documents::GitAnswer::Text(text)) => {
+            let headers = [(header::CACHE_CONTROL, "no-cache")];
+            Ok((headers, text).into_response())
+        }
+        Ok(documents::GitAnswer::Blob(digest)) => mirror.blob(digest, blob::OCTETS, &headers).await,
+        Err(repository) if repository.is_empty() => Err(Refused::Missing),
+        Err(repository) => Err(mirror.miss(Item::new("git", repository))),
+    }
+}
+
+async fn file(State(mirror): Shared, Path(place): Path<String>, headers: HeaderMap) -> Answer {
+    let item = Item::new("file", place.clone());
+    let make = move |_: &Mirror, all: &Generation| documents::file(all, &place);
+    let digest = mirror.document(item, make).await?;
+    mirror.blob(digest, blob::OCTETS, &headers).await
+}
+
+async fn blob(
+    State(mirror): Shared,
+    Path((digest, _name)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    let digest: Digest = digest.parse().map_err(|_| Refused::Missing)?;
+    if !mirror.access.admits_link(digest, query.as_deref()) {
+        return Err(Refused::Unknown);
+    }
+    mirror.blob(digest, blob::OCTETS, &headers).await
+}

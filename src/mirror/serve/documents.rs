@@ -1,0 +1,305 @@
+//! The documents of the registry and network mirror protocols, made from a generation. Pure: no socket, no file.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::links::Access;
+use crate::{
+    mirror::{
+        Digest,
+        generation::{
+            Generation, Module, Package, Provider, PublisherKey, Signed, StaticFile, Tool,
+        },
+    },
+    provision::Services,
+    registry::Platform,
+};
+
+/// A provider as a request names it: host, namespace and type.
+pub(super) struct Asked<'a>(pub(super) &'a str, pub(super) &'a str, pub(super) &'a str);
+
+impl Asked<'_> {
+    fn of<'g>(&self, generation: &'g Generation) -> impl Iterator<Item = &'g Provider> {
+        let providers = generation.providers.iter();
+        providers.filter(|p| {
+            (self.0, self.1, self.2) == (p.addr.host(), p.addr.namespace(), p.addr.kind())
+        })
+    }
+}
+
+/// The hosts that this generation can stand in for, with the services of a CLI configuration's `host` block, as paths.
+pub(super) fn services(generation: &Generation) -> Services {
+    let mut hosts: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    // Without a signature the registry protocol has no way to hand a provider out.
+    let signed = generation.providers.iter().filter(|p| p.signed.is_some());
+    for provider in signed {
+        hosts
+            .entry(provider.addr.host())
+            .or_default()
+            .insert("providers");
+    }
+    for module in &generation.modules {
+        let host = module.addr.split('/').next().unwrap_or_default();
+        hosts.entry(host).or_default().insert("modules");
+    }
+    let services = |(host, kinds): (&str, BTreeSet<&str>)| {
+        let urls = kinds.into_iter().map(|kind| {
+            let url = format!("/v1/{kind}/{host}/");
+            (format!("{kind}.v1"), url)
+        });
+        (host.to_owned(), urls.collect())
+    };
+    hosts.into_iter().map(services).collect()
+}
+
+/// `NAMESPACE/TYPE/versions` of the provider registry protocol; `None` if there is no such provider.
+pub(super) fn provider_versions(generation: &Generation, asked: &Asked<'_>) -> Option<Value> {
+    let platform = |p: &Package| json!({ "os": p.platform.os, "arch": p.platform.arch });
+    let version = |p: &Provider| {
+        let platforms: Vec<_> = p.packages.iter().map(platform).collect();
+        json!({ "version": p.version, "protocols": protocols(p), "platforms": platforms })
+    };
+    let versions = asked.of(generation).filter(|p| p.signed.is_some());
+    let versions: Vec<_> = versions.map(version).collect();
+    (!versions.is_empty()).then(|| json!({ "versions": versions, "warnings": null }))
+}
+
+/// A version of a provider for one platform that the registry protocol can hand out.
+pub(super) fn find_package<'g>(
+    generation: &'g Generation,
+    asked: &Asked<'_>,
+    version: &str,
+    platform: &Platform,
+) -> Option<(&'g Provider, &'g Signed, &'g Package)> {
+    let provider = asked
+        .of(generation)
+        .find(|p| p.version.to_string() == version)?;
+    let mut packages = provider.packages.iter();
+    let package = packages.find(|p| p.platform == *platform)?;
+    Some((provider, provider.signed.as_ref()?, package))
+}
+
+/// The answer to `VERSION/download/OS/ARCH`. `keys` are the publisher's, armored, in the order of `signed`.
+///
+/// What the publisher signed is handed on, so the engine checks it as it would at the origin, and locks all platforms.
+pub(super) fn download(
+    provider: &Provider,
+    signed: &Signed,
+    package: &Package,
+    keys: &[String],
+    access: &Access,
+) -> Value {
+    let key = |(key, armor): (&PublisherKey, &String)| {
+        json!({
+            "key_id": key.id, "ascii_armor": armor, "trust_signature": key.trust_signature,
+            "source": "", "source_url": "",
+        })
+    };
+    let keys: Vec<_> = signed.keys.iter().zip(keys).map(key).collect();
+    // OpenTofu 1.12 and newer lock all of these.
+    let hashes = |p: &Package| {
+        let hashes = json!({ "hashes": hashes(p), "package_size": p.size });
+        (p.platform.to_string(), hashes)
+    };
+    let packages: Map<_, _> = provider.packages.iter().map(hashes).collect();
+    json!({
+        "protocols": protocols(provider),
+        "os": package.platform.os,
+        "arch": package.platform.arch,
+        "filename": package.filename,
+        "download_url": access.blob(package.archive, &package.filename),
+        "shasum": package.archive,
+        "shasums_url": access.blob(signed.shasums, "SHA256SUMS"),
+        "shasums_signature_url": access.blob(signed.signature, "SHA256SUMS.sig"),
+        "signing_keys": { "gpg_public_keys": keys },
+        "packages": packages,
+    })
+}
+
+/// Sources that do not tell are taken at the version that all engines speak.
+fn protocols(provider: &Provider) -> Vec<&str> {
+    match provider.protocols.is_empty() {
+        true => vec!["5.0"],
+        false => provider.protocols.iter().map(String::as_str).collect(),
+    }
+}
+
+fn hashes(package: &Package) -> Vec<String> {
+    vec![package.h1_zip.to_string(), package.archive.zh().to_string()]
+}
+
+/// `index.json` of the network mirror protocol.
+pub(super) fn mirror_index(generation: &Generation, asked: &Asked<'_>) -> Option<Value> {
+    let versions = asked
+        .of(generation)
+        .map(|p| (p.version.to_string(), json!({})));
+    let versions: Map<_, _> = versions.collect();
+    (!versions.is_empty()).then(|| json!({ "versions": versions }))
+}
+
+/// `VERSION.json` of the network mirror protocol.
+pub(super) fn mirror_version(
+    generation: &Generation,
+    asked: &Asked<'_>,
+    version: &str,
+    access: &Access,
+) -> Option<Value> {
+    let provider = asked
+        .of(generation)
+        .find(|p| p.version.to_string() == version)?;
+    let archive = |p: &Package| {
+        let url = access.blob(p.archive, &p.filename);
+        (
+            p.platform.to_string(),
+            json!({ "url": url, "hashes": hashes(p) }),
+        )
+    };
+    let archives: Map<_, _> = provider.packages.iter().map(archive).collect();
+    Some(json!({ "archives": archives }))
+}
+
+/// `NAMESPACE/NAME/SYSTEM/versions` of the module registry protocol. `addr` begins with the host.
+pub(super) fn module_versions(generation: &Generation, addr: &str) -> Option<Value> {
+    let modules = generation.modules.iter().filter(|m| m.addr == addr);
+    let versions: Vec<_> = modules.map(|m| json!({ "version": m.version })).collect();
+    (!versions.is_empty()).then(|| json!({ "modules": [{ "source": addr, "versions": versions }] }))
+}
+
+/// Where a module is, as go-getter reads it: it checks the archive before it unpacks it.
+pub(super) fn module_location(
+    generation: &Generation,
+    addr: &str,
+    version: &str,
+    access: &Access,
+) -> Option<String> {
+    let found = |m: &&Module| m.addr == addr && m.version.to_string() == version;
+    let archive = generation.modules.iter().find(found)?.archive;
+    let url = access.blob(archive, "module.tar.gz");
+    let more = if url.contains('?') { '&' } else { '?' };
+    Some(format!("{url}{more}checksum=sha256:{archive}"))
+}
+
+/// Versions of a program as `releases.hashicorp.com` lists them; `None` if there is none.
+pub(super) fn releases(generation: &Generation, name: &str) -> Option<Value> {
+    let tools: Vec<&Tool> = tools(generation, name).collect();
+    let versions = tools.chunk_by(|a, b| a.version == b.version);
+    let versions: Map<_, _> = versions
+        .map(|of_one| (of_one[0].version.to_string(), release_of(of_one)))
+        .collect();
+    (!versions.is_empty()).then(|| json!({ "name": name, "versions": versions }))
+}
+
+/// One version of a program, the same way.
+pub(super) fn release(generation: &Generation, name: &str, version: &str) -> Option<Value> {
+    let tools = tools(generation, name).filter(|tool| tool.version.to_string() == version);
+    let tools: Vec<&Tool> = tools.collect();
+    (!tools.is_empty()).then(|| release_of(&tools))
+}
+
+/// A file of a release: an archive, the checksums, or their signature.
+pub(super) fn release_file(
+    generation: &Generation,
+    name: &str,
+    version: &str,
+    file: &str,
+) -> Option<Digest> {
+    let mut tools = tools(generation, name).filter(|tool| tool.version.to_string() == version);
+    tools.find_map(|tool| {
+        if tool.filename == file {
+            return Some(tool.archive);
+        }
+        let signed = tool.signed.as_ref()?;
+        let rest = file.strip_prefix(&format!("{name}_{version}_SHA256SUMS"))?;
+        match rest {
+            "" => Some(signed.shasums),
+            // With the key that it was made with, or without.
+            _ if rest.ends_with(".sig") => Some(signed.signature),
+            _ => None,
+        }
+    })
+}
+
+fn tools<'g>(generation: &'g Generation, name: &'g str) -> impl Iterator<Item = &'g Tool> {
+    generation
+        .tools
+        .iter()
+        .filter(move |tool| tool.name == name)
+}
+
+fn release_of(tools: &[&Tool]) -> Value {
+    let (name, version) = (&tools[0].name, &tools[0].version);
+    let build = |tool: &&Tool| {
+        let (os, arch, file) = (&tool.platform.os, &tool.platform.arch, &tool.filename);
+        json!({
+            "name": name, "version": version, "os": os, "arch": arch, "filename": file,
+            "url": format!("/releases/{name}/{version}/{file}"),
+        })
+    };
+    let builds: Vec<_> = tools.iter().map(build).collect();
+    let sums = format!("{name}_{version}_SHA256SUMS");
+    let mut release = json!({ "name": name, "version": version, "builds": builds });
+    if tools.iter().any(|tool| tool.signed.is_some()) {
+        let signature = format!("{sums}.sig");
+        release["shasums_signatures"] = json!([&signature]);
+        release["shasums_signature"] = signature.into();
+        release["shasums"] = sums.into();
+    }
+    release
+}
+
+/// A file that is known by its address without the scheme: `HOST/PATH`.
+pub(super) fn file(generation: &Generation, place: &str) -> Option<Digest> {
+    let is_it = |file: &&StaticFile| {
+        let url = file.url.split_once("://").map(|(_, rest)| rest);
+        url == Some(place)
+    };
+    generation.files.iter().find(is_it).map(|file| file.content)
+}
+
+/// What git's dumb protocol asks for.
+pub(super) enum GitAnswer {
+    /// A small text.
+    Text(String),
+    /// A file of the store.
+    Blob(Digest),
+}
+
+/// A file of a repository: `HOST/OWNER/REPO.git/info/refs`. The repository, or all of the path, comes with it.
+///
+/// # Source
+/// <https://git-scm.com/docs/http-protocol#_dumb_server_response>
+pub(super) fn git(generation: &Generation, path: &str) -> Result<GitAnswer, String> {
+    let found = generation.git.iter().find_map(|repository| {
+        let rest = path.strip_prefix(repository.place())?;
+        let rest = rest.strip_prefix(".git").unwrap_or(rest);
+        Some((repository, rest.strip_prefix('/')?))
+    });
+    let Some((repository, file)) = found else {
+        let end = ["/info/", "/objects/", "/HEAD"]
+            .iter()
+            .filter_map(|it| path.find(it))
+            .min();
+        return Err(path[..end.unwrap_or(path.len())].to_owned());
+    };
+    let pack = repository.pack_name();
+    let pack_file = file
+        .strip_prefix("objects/pack/")
+        .and_then(|file| file.strip_prefix(&pack));
+    match (file, pack_file) {
+        ("HEAD", _) => {
+            let head = repository.head.as_deref().unwrap_or("refs/heads/main");
+            Ok(GitAnswer::Text(format!("ref: {head}\n")))
+        }
+        ("info/refs", _) => {
+            let refs = repository.refs.iter();
+            let lines = refs.map(|(name, commit)| format!("{commit}\t{name}\n"));
+            Ok(GitAnswer::Text(lines.collect()))
+        }
+        ("objects/info/packs", _) => Ok(GitAnswer::Text(format!("P {pack}.pack\n\n"))),
+        (_, Some(".pack")) => Ok(GitAnswer::Blob(repository.pack)),
+        (_, Some(".idx")) => Ok(GitAnswer::Blob(repository.index)),
+        // Loose objects, alternates: there are none, and git asks for some all the same.
+        _ => Err(String::new()),
+    }
+}

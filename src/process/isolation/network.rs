@@ -1,0 +1,94 @@
+//! A network of its own for this process and all that it starts: a loopback device, no other, and so no way out.
+
+use std::{
+    io::{self, Error},
+    os::fd::AsRawFd as _,
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto,
+        socket,
+    },
+};
+
+use super::{Denied, namespaces};
+
+/// Leaves all networks that there are. This process must have one thread, and stays who it is.
+///
+/// # Errors
+/// If the kernel gives nobody, or not us, a namespace.
+pub fn leave() -> Result<(), Denied> {
+    // Whoever may have one without a namespace of users keeps what he may do to files.
+    if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+        let dumpable = |is| {
+            nix::sys::prctl::set_dumpable(is)
+                .map_err(|error| Denied::kernel("open our files below /proc to us", error))
+        };
+        // Files below `/proc/self` belong to root as long as nobody may look into us.
+        dumpable(true)?;
+        let entered = namespaces::enter_with(CloneFlags::CLONE_NEWNET);
+        dumpable(false)?;
+        entered?;
+    }
+    start_loopback().map_err(|error| Denied::kernel("start the loopback device", error))
+}
+
+/// What the kernel calls these.
+const RTM_NEWLINK: u16 = 16;
+const NLM_F_REQUEST_AND_ACK: u16 = 1 | 4;
+const NLMSG_ERROR: u16 = 2;
+const IFF_UP: u32 = 1;
+
+/// In a new network the loopback device is always the first.
+const LOOPBACK_INDEX: i32 = 1;
+
+/// Asks the kernel over rtnetlink.
+///
+/// # Source
+/// <https://man7.org/linux/man-pages/man7/rtnetlink.7.html>
+fn start_loopback() -> io::Result<()> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    let kernel = NetlinkAddr::new(0, 0);
+    bind(socket.as_raw_fd(), &kernel)?;
+    sendto(
+        socket.as_raw_fd(),
+        &up(LOOPBACK_INDEX),
+        &kernel,
+        MsgFlags::empty(),
+    )?;
+    let mut answer = [0; 1024];
+    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    refusal(&answer[..length]).map_or(Ok(()), Err)
+}
+
+/// A header of 16 bytes and an `ifinfomsg` of as many.
+fn up(index: i32) -> Vec<u8> {
+    let mut message = Vec::with_capacity(32);
+    message.extend(32_u32.to_ne_bytes());
+    message.extend(RTM_NEWLINK.to_ne_bytes());
+    message.extend(NLM_F_REQUEST_AND_ACK.to_ne_bytes());
+    message.extend([0; 8]); // Sequence and port.
+    message.extend([0; 4]); // Family and kind.
+    message.extend(index.to_ne_bytes());
+    message.extend(IFF_UP.to_ne_bytes()); // The flags that are wanted,
+    message.extend(IFF_UP.to_ne_bytes()); // and those that are meant.
+    message
+}
+
+/// An acknowledgement is an error of zero.
+fn refusal(answer: &[u8]) -> Option<Error> {
+    let kind = answer.get(4..6).and_then(|kind| kind.try_into().ok());
+    let code = answer.get(16..20).and_then(|code| code.try_into().ok());
+    match (kind.map(u16::from_ne_bytes), code.map(i32::from_ne_bytes)) {
+        (Some(NLMSG_ERROR), Some(0)) => None,
+        (Some(NLMSG_ERROR), Some(code)) => Some(Error::from_raw_os_error(-code)),
+        _ => Some(Error::other("the kernel gave no answer to this")),
+    }
+}
