@@ -4,15 +4,16 @@
 //! asks for nothing twice; the generation comes last. It has what the one before had, too: only `prune` removes.
 
 mod adopt;
+mod modules;
 mod package;
 mod provider;
 mod review;
+mod templates;
 mod trust;
 pub mod wishes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error,
     path::PathBuf,
     sync::Arc,
 };
@@ -124,16 +125,7 @@ impl Failure {
 
     /// Why, with everything that led to it.
     pub fn reason(&self) -> String {
-        let mut text = self.error.to_string();
-        let mut source = self.error.source();
-        while let Some(error) = source {
-            let next = error.to_string();
-            if !text.ends_with(&next) {
-                text = format!("{text}: {next}");
-            }
-            source = error.source();
-        }
-        text
+        modules::text(&self.error)
     }
 }
 
@@ -163,10 +155,17 @@ impl Sync {
         if !self.dry_run {
             self.adopt(&mut report).await?;
         }
+        let origins = modules::Origins::new(self, &before);
+        let (demands, needed) = self.templates(&origins, &mut report).await?;
+        let got = origins.finish();
+        report.files += got.downloads.0;
+        report.bytes += got.downloads.1;
+        report.synced.absorb(got.generation);
         self.watch.phase("resolving versions");
-        let wanted = self.resolve_providers(&mut report).await;
+        let wanted = self.resolve_providers(demands, &mut report).await;
         self.watch.phase("fetching");
         self.providers(&before, wanted, &mut report).await;
+        self.check_locks(&needed, &report);
         report.synced.normalize();
         report.failures.sort_by(|a, b| a.what.cmp(&b.what));
         if self.dry_run {

@@ -3,6 +3,8 @@
 //! # Source
 //! Terraform's documentation of service discovery and of the provider registry protocol.
 
+mod modules;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},

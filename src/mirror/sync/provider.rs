@@ -29,12 +29,12 @@ use crate::{
 const AT_ONCE: usize = 16;
 
 /// What is wanted of one provider, and who wants it.
-struct Demand {
-    addr: ProviderAddr,
-    pick: Pick,
-    count: usize,
-    platforms: Vec<Platform>,
-    by: String,
+pub(super) struct Demand {
+    pub(super) addr: ProviderAddr,
+    pub(super) pick: Pick,
+    pub(super) count: usize,
+    pub(super) platforms: Vec<Platform>,
+    pub(super) by: String,
 }
 
 /// What became of one version.
@@ -54,8 +54,13 @@ struct Sums {
 
 impl Sync {
     /// Asks each registry what there is, once, and chooses.
-    pub(super) async fn resolve_providers(&self, report: &mut Report) -> Wanted {
-        let demands = self.demands();
+    pub(super) async fn resolve_providers(
+        &self,
+        of_templates: Vec<Demand>,
+        report: &mut Report,
+    ) -> Wanted {
+        let mut demands = self.demands();
+        demands.extend(of_templates);
         let addrs: BTreeSet<_> = demands.iter().map(|demand| &demand.addr).collect();
         let asked = stream::iter(addrs).map(|addr| async move {
             let offered = self.registries.versions(addr).await;

@@ -30,6 +30,9 @@ pub struct Wishes {
     /// Which engines are used; they decide which registry is meant where none is named.
     #[serde(default = "terraform")]
     pub engines: Vec<Engine>,
+    /// Templates whose needs are to be met.
+    #[serde(default)]
+    pub templates: Vec<TemplateWish>,
     /// Providers by name.
     #[serde(default)]
     pub providers: Vec<ProviderWish>,
@@ -39,6 +42,44 @@ pub struct Wishes {
     /// Where hosts have their services, as the `host` blocks of an engine's configuration say it.
     #[serde(default, deserialize_with = "hosts")]
     pub hosts: BTreeMap<String, Services>,
+    /// Where the file is: paths in it begin there.
+    #[serde(skip)]
+    pub dir: PathBuf,
+}
+
+/// Templates, and which versions of what they need.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateWish {
+    /// A directory, or a tar archive; with `/*` behind it those in it, with `/**` those anywhere below it.
+    pub path: String,
+    /// Which versions of providers.
+    #[serde(default)]
+    pub versions: Versions,
+    /// Where providers run.
+    #[serde(default)]
+    pub platforms: Option<Vec<Platform>>,
+}
+
+/// How many versions.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Versions {
+    /// Which of those that a template accepts.
+    #[serde(default = "locked_newest")]
+    pub policy: Policy,
+    /// How many `last-n` keeps.
+    #[serde(default = "one")]
+    pub keep: usize,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Self {
+            policy: locked_newest(),
+            keep: one(),
+        }
+    }
 }
 
 /// An engine.
@@ -189,6 +230,10 @@ fn newest() -> Policy {
     Policy::Newest
 }
 
+fn locked_newest() -> Policy {
+    Policy::LockedNewest
+}
+
 fn one() -> usize {
     1
 }
@@ -238,11 +283,15 @@ impl Wishes {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text).map_err(|(line, what)| WishError::Invalid {
+        let mut wishes = Self::parse(&text).map_err(|(line, what)| WishError::Invalid {
             path: path.to_owned(),
             line,
             what,
-        })
+        })?;
+        path.parent()
+            .unwrap_or(Path::new(""))
+            .clone_into(&mut wishes.dir);
+        Ok(wishes)
     }
 
     /// Reads the text of a file. An error is a line and what is wrong there.

@@ -230,6 +230,71 @@ impl Origin {
             .insert(place, known.to_string().into_bytes().into());
     }
 
+    /// Publishes a version of the module `HOST/NAMESPACE/NAME/SYSTEM` at an address that a `module` block could name.
+    pub fn publish_module(&self, addr: &str, version: &str, location: &str) {
+        let (host, path) = addr.split_once('/').unwrap();
+        let download = format!("{host}/modules/{path}/{version}/download");
+        self.put(
+            &download,
+            json!({ "location": location }).to_string().as_bytes(),
+        );
+        let place = format!("/{host}/modules/{path}/versions");
+        let mut inner = self.inner.lock().unwrap();
+        let known = inner
+            .files
+            .get(&place)
+            .map(|text| serde_json::from_slice(text).unwrap());
+        let mut known: serde_json::Value =
+            known.unwrap_or_else(|| json!({"modules": [{"versions": []}]}));
+        let versions = known["modules"][0]["versions"].as_array_mut().unwrap();
+        versions.push(json!({ "version": version }));
+        inner
+            .files
+            .insert(place, known.to_string().into_bytes().into());
+    }
+
+    /// Publishes a git repository with one commit and the tag `v1`, as a server without any logic has it.
+    pub fn publish_git(&self, path: &str, files: &[(&str, &str)]) {
+        let dir = tempfile::tempdir().unwrap();
+        let git = |arguments: &[&str]| {
+            let mut command = std::process::Command::new("git");
+            command.args(["-c", "user.name=a", "-c", "user.email=a@example.com"]);
+            let output = command
+                .args(arguments)
+                .current_dir(dir.path())
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        };
+        git(&["init", "--quiet", "--initial-branch=trunk", "."]);
+        for (name, text) in files {
+            let file = dir.path().join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        }
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "-m", "one"]);
+        git(&["tag", "v1"]);
+        git(&["update-server-info"]);
+        let root = dir.path().join(".git");
+        let mut queue = vec![root.clone()];
+        while let Some(here) = queue.pop() {
+            for entry in std::fs::read_dir(here).unwrap() {
+                let file = entry.unwrap().path();
+                if file.is_dir() {
+                    queue.push(file);
+                    continue;
+                }
+                let name = file.strip_prefix(&root).unwrap().display().to_string();
+                self.put(&format!("{path}/{name}"), &std::fs::read(&file).unwrap());
+            }
+        }
+    }
+
     /// What stands in a `mirror.toml` so that a host's services are looked for here.
     pub fn host(&self, name: &str) -> String {
         let url = &self.url;

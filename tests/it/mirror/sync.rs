@@ -394,6 +394,153 @@ async fn what_nobody_published_is_said_with_what_there_is() {
     assert_eq!(report.files, 2);
 }
 
+/// A `tar.gz` whose files lie below one directory, as forges make them.
+fn archive(dir: &str, files: &[(&str, &str)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(
+        Vec::new(),
+        Default::default(),
+    ));
+    for (name, text) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        let name = format!("{dir}/{name}");
+        tar.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+fn requires(version: &str) -> String {
+    let demo = format!("demo = {{ source = \"{DEMO}\", version = \"{version}\" }}");
+    format!("terraform {{\n  required_providers {{\n    {demo}\n  }}\n}}\n")
+}
+
+#[tokio::test]
+async fn a_template_brings_its_modules_from_wherever_they_are_and_what_those_need() {
+    let versions = ["1.0.0", "1.1.0", "1.2.0", "2.0.0"];
+    let origin = origin_with(&Publisher::new(), &versions, 10).await;
+    let url = &origin.url;
+    let in_git = format!(
+        "module \"zip\" {{ source = \"{url}/files/extra.tar.gz//extra-1\" }}\n{}",
+        requires("< 1.2")
+    );
+    origin.publish_git("git/mods.git", &[("vpc/main.tf", in_git.as_str())]);
+    origin.put(
+        "files/extra.tar.gz",
+        &archive("extra-1", &[("main.tf", "")]),
+    );
+    let in_module =
+        format!("module \"vpc\" {{ source = \"git::{url}/git/mods.git//vpc?ref=v1\" }}\n");
+    let packed = archive(
+        "ide-1.3.0/modules/ide",
+        &[("main.tf", in_module.as_str()), ("run.sh", "#!/bin/sh")],
+    );
+    origin.put("registry.example/files/ide.tar.gz", &packed);
+    for version in ["1.2.0", "1.3.0", "2.0.0"] {
+        let location = "/registry.example/files/ide.tar.gz//*/modules/ide?archive=tar.gz";
+        origin.publish_module("registry.example/acme/ide/coder", version, location);
+    }
+    let site = Site::new("[[templates]]\npath = \"templates/*\"\n", &origin);
+    let write = |path: &str, text: &str| {
+        let path = site.dir.path().join("templates").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let call = "module \"ide\" {\n  source  = \"registry.example/acme/ide/coder\"\n  version = \"~> 1.2\"\n}\n";
+    write("docker/main.tf", &format!("{}{call}", requires(">= 1.0")));
+    write(
+        "docker/s3.tf",
+        "module \"s3\" { source = \"s3::https://bucket.example/x.zip\" }\n",
+    );
+    write("locked/main.tf", &format!("{}{call}", requires(">= 1.0")));
+    let hash = "h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+    let lock =
+        format!("provider \"{DEMO}\" {{\n  version = \"1.0.0\"\n  hashes = [\"{hash}\"]\n}}\n");
+    write("locked/.terraform.lock.hcl", &lock);
+
+    let report = site.sync().await;
+
+    assert_eq!(reasons(&report), "");
+    let (_, generation) = site.store().newest().unwrap();
+    let versions: Vec<_> = generation
+        .providers
+        .iter()
+        .map(|p| p.version.to_string())
+        .collect();
+    assert_eq!(
+        versions,
+        ["1.0.0", "1.1.0"],
+        "the lock file's, and the newest that all modules accept"
+    );
+    let module = &generation.modules[0];
+    assert_eq!(
+        (module.addr.as_str(), module.version.to_string()),
+        ("registry.example/acme/ide/coder", "1.3.0".to_owned())
+    );
+    let tree = outpost::mirror::scan::Tree::of_archive(
+        &std::fs::read(site.store().path(module.archive)).unwrap(),
+    )
+    .unwrap();
+    assert_eq!(tree.files.keys().collect::<Vec<_>>(), ["main.tf", "run.sh"]);
+    let git = &generation.git[0];
+    assert_eq!(git.url, format!("{url}/git/mods.git"));
+    assert_eq!(
+        (git.head.as_deref(), git.refs.contains_key("refs/tags/v1")),
+        (Some("refs/heads/trunk"), true)
+    );
+    assert_eq!(generation.files[0].url, format!("{url}/files/extra.tar.gz"));
+    let said = site.said();
+    assert!(
+        said.contains("module.s3: s3::https://bucket.example/x.zip is not mirrorable"),
+        "{said}"
+    );
+    assert!(
+        said.contains(".terraform.lock.hcl of") && said.contains("does not fit"),
+        "{said}"
+    );
+    let asked: Vec<_> = origin
+        .asked()
+        .into_iter()
+        .filter(|line| !line.contains("/git/"))
+        .collect();
+    let unique: BTreeSet<_> = asked.iter().collect();
+    assert_eq!(unique.len(), asked.len(), "{asked:#?}");
+
+    let again = site.sync().await;
+
+    assert_eq!((reasons(&again).as_str(), again.is_new), ("", false));
+    let asked = origin.asked();
+    assert!(
+        !asked
+            .iter()
+            .any(|line| line.contains("ide.tar.gz") || line.contains("/objects/")),
+        "{asked:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_module_that_nobody_has_is_missed_with_its_caller_and_the_template_comes_all_the_same() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0"], 10).await;
+    let site = Site::new("[[templates]]\npath = \"template\"\n", &origin);
+    let template = site.dir.path().join("template");
+    std::fs::create_dir(&template).unwrap();
+    let call = format!(
+        "{}module \"gone\" {{ source = \"registry.example/acme/gone/coder\" }}\n",
+        requires("1.0.0")
+    );
+    std::fs::write(template.join("main.tf"), call).unwrap();
+
+    let report = site.sync().await;
+
+    let text = reasons(&report);
+    assert_eq!(report.failures.len(), 1, "{text}");
+    assert!(
+        text.contains("module.gone") && text.contains("404"),
+        "{text}"
+    );
+    assert_eq!(report.files, 2);
+}
+
 #[test]
 fn the_command_tells_by_its_code_how_it_ended() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,354 @@
+//! Git repositories: fetched by git itself, kept as one pack with its references.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
+
+use super::{Store, StoreError, fetch::blocking, generation::GitRepository, scan::Tree};
+
+/// How long one git command may take; a large repository over a slow line takes some minutes.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
+/// Bytes that a command may say, and those of a whole tree.
+const MAX_OUTPUT: u64 = 512 << 20;
+/// Bytes of a pack.
+const MAX_PACK_BYTES: u64 = 8 << 30;
+/// Schemes by which other machines are asked; a template names the address, so none that runs anything here.
+const SCHEMES: [&str; 4] = ["https://", "http://", "ssh://", "git@"];
+
+/// Why a repository cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// The address is none that we ask.
+    #[error("{url:?} is no address of a repository that we would ask: expected https, http or ssh")]
+    Address {
+        /// What is written.
+        url: String,
+    },
+    /// There is no git.
+    #[error("`git` cannot be run; install it to mirror repositories")]
+    Spawn(#[source] io::Error),
+    /// Git failed.
+    #[error("git {what} failed: {said}")]
+    Failed {
+        /// What was to be done.
+        what: &'static str,
+        /// What it said last.
+        said: String,
+    },
+    /// Git did not end.
+    #[error("git {what} took more than {DEADLINE:?}")]
+    Slow {
+        /// What was to be done.
+        what: &'static str,
+    },
+    /// There is no such branch, tag or commit.
+    #[error("{url} has no branch, tag or commit `{reference}`")]
+    NoReference {
+        /// Which repository.
+        url: String,
+        /// What was asked for.
+        reference: String,
+    },
+    /// There is nothing in it.
+    #[error("{url} has no branch and no tag")]
+    Empty {
+        /// Which repository.
+        url: String,
+    },
+    /// A file cannot be written or read.
+    #[error("failed to use a directory for a repository")]
+    Io(#[from] io::Error),
+    /// The store refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A repository on this machine. Dropped, its directory is removed.
+pub struct Repository {
+    url: String,
+    dir: tempfile::TempDir,
+    head: Option<String>,
+    refs: BTreeMap<String, String>,
+}
+
+impl Repository {
+    /// What a remote repository has now, without its content: its branches and tags, and its head.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn remote(url: &str) -> Result<(BTreeMap<String, String>, Option<String>), GitError> {
+        if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
+            let url = url.chars().take(200).collect();
+            return Err(GitError::Address { url });
+        }
+        let listed = git(
+            "ls-remote",
+            Path::new("/"),
+            &["ls-remote", "--symref", "--", url],
+        )
+        .await?;
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        let (mut refs, mut head) = (BTreeMap::new(), None);
+        for line in listed.lines() {
+            let Some((value, name)) = line.split_once('\t') else {
+                continue;
+            };
+            if let Some(target) = value.strip_prefix("ref: ").filter(|_| name == "HEAD") {
+                head = Some(target.to_owned());
+            } else if is_kept(name) {
+                refs.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        match refs.is_empty() {
+            true => Err(GitError::Empty {
+                url: url.to_owned(),
+            }),
+            false => Ok((refs, head.filter(|head| is_kept(head)))),
+        }
+    }
+
+    /// Fetches branches and tags.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn fetch(
+        store: &Store,
+        url: &str,
+        wanted: &BTreeMap<String, String>,
+        head: Option<String>,
+    ) -> Result<Self, GitError> {
+        let mut repository = Self::empty(store, url).await?;
+        let arguments = [
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--stdin",
+            "--",
+            url,
+        ];
+        // Lists may be long, and arguments are limited.
+        let list: String = wanted
+            .keys()
+            .map(|name| format!("+{name}:{name}\n"))
+            .collect();
+        git_with("fetch", repository.dir.path(), &arguments, list.as_bytes()).await?;
+        let path = repository.dir.path();
+        let all = ["-c", "pack.threads=1", "repack", "-a", "-d", "-q"];
+        git("repack", path, &all).await?;
+        repository.head = head;
+        repository.refs = repository.list_refs().await?;
+        Ok(repository)
+    }
+
+    /// One that is in the store.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn stored(store: &Store, known: &GitRepository) -> Result<Self, GitError> {
+        let mut repository = Self::empty(store, &known.url).await?;
+        let packs = repository.dir.path().join("objects/pack");
+        fs::create_dir_all(&packs)?;
+        for (digest, end) in [(known.pack, "pack"), (known.index, "idx")] {
+            let link = packs.join(format!("pack-{}.{end}", known.pack));
+            std::os::unix::fs::symlink(store.path(digest), link)?;
+        }
+        repository.head.clone_from(&known.head);
+        repository.refs.clone_from(&known.refs);
+        Ok(repository)
+    }
+
+    async fn empty(store: &Store, url: &str) -> Result<Self, GitError> {
+        let dir = tempfile::Builder::new()
+            .prefix("git-")
+            .tempdir_in(store.dir().join("incoming"))?;
+        git("init", dir.path(), &["init", "--quiet", "--bare", "."]).await?;
+        // What a repository leaves out of its archives is there when it is cloned.
+        fs::create_dir_all(dir.path().join("info"))?;
+        fs::write(
+            dir.path().join("info/attributes"),
+            "* -export-ignore -export-subst\n",
+        )?;
+        Ok(Self {
+            url: url.to_owned(),
+            dir,
+            head: None,
+            refs: BTreeMap::new(),
+        })
+    }
+
+    async fn list_refs(&self) -> Result<BTreeMap<String, String>, GitError> {
+        let arguments = ["for-each-ref", "--format=%(objectname) %(refname)"];
+        let listed = git("for-each-ref", self.dir.path(), &arguments).await?;
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        let pair = |line: &str| {
+            let (commit, name) = line.split_once(' ')?;
+            Some((name.to_owned(), commit.to_owned()))
+        };
+        Ok(listed.lines().filter_map(pair).collect())
+    }
+
+    /// Its files at a branch, tag or commit, or at its head.
+    ///
+    /// # Errors
+    /// [`GitError::NoReference`], and whatever git says.
+    pub async fn tree(&self, reference: Option<&str>) -> Result<(String, Tree), GitError> {
+        let commit = self.commit(reference).await?;
+        let archive = git(
+            "archive",
+            self.dir.path(),
+            &["archive", "--format=tar", &commit],
+        )
+        .await?;
+        let tree = blocking(move || Ok(Tree::of_tar(archive.as_slice()))).await??;
+        Ok((commit, tree))
+    }
+
+    /// In the order in which a checkout looks: a tag, a branch, a commit.
+    async fn commit(&self, reference: Option<&str>) -> Result<String, GitError> {
+        let name = reference
+            .or(self.head.as_deref())
+            .unwrap_or("refs/heads/main");
+        let named = [
+            format!("refs/tags/{name}"),
+            format!("refs/heads/{name}"),
+            name.to_owned(),
+        ];
+        let of_ref = named.iter().find_map(|name| self.refs.get(name));
+        let is_commit = name.len() >= 7 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        let unknown = || GitError::NoReference {
+            url: self.url.clone(),
+            reference: name.chars().take(200).collect(),
+        };
+        let object = match of_ref {
+            Some(object) => object.clone(),
+            None if is_commit => name.to_owned(),
+            None => return Err(unknown()),
+        };
+        let object = format!("{object}^{{commit}}");
+        let arguments = ["rev-parse", "--verify", "--quiet", &object];
+        let found = git("rev-parse", self.dir.path(), &arguments).await;
+        let found = found.map_err(|error| match error {
+            GitError::Failed { .. } => unknown(),
+            error => error,
+        })?;
+        Ok(String::from_utf8_lossy(&found).trim().to_owned())
+    }
+
+    /// Puts it into the store.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn keep(&self, store: &Store) -> Result<GitRepository, GitError> {
+        let packs = self.dir.path().join("objects/pack");
+        let of = |end: &str| -> Result<PathBuf, GitError> {
+            let mut found = fs::read_dir(&packs)?.filter_map(|entry| Some(entry.ok()?.path()));
+            let found = found.find(|path| path.extension() == Some(OsStr::new(end)));
+            found.ok_or_else(|| GitError::Empty {
+                url: self.url.clone(),
+            })
+        };
+        let (pack, index) = (of("pack")?, of("idx")?);
+        let store = store.clone();
+        let stored = blocking(move || {
+            let put = |path: &Path| {
+                let file = fs::File::open(path).map_err(StoreError::io("open", path))?;
+                let name = path.display().to_string();
+                store
+                    .put_from(&name, file, MAX_PACK_BYTES)
+                    .map(|(digest, _)| digest)
+            };
+            Ok((put(&pack)?, put(&index)?))
+        });
+        let (pack, index) = stored.await?;
+        Ok(GitRepository {
+            url: self.url.clone(),
+            refs: self.refs.clone(),
+            head: self.head.clone(),
+            pack,
+            index,
+        })
+    }
+}
+
+/// Branches and tags; forges have references for every change that somebody ever proposed.
+fn is_kept(name: &str) -> bool {
+    let is_ours = name.starts_with("refs/heads/") || name.starts_with("refs/tags/");
+    is_ours && !name.ends_with("^{}") && !name.contains(['\n', ' ', ':', '*', '?', '['])
+}
+
+async fn git(what: &'static str, dir: &Path, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
+    git_with(what, dir, arguments, b"").await
+}
+
+/// Runs git, which never asks anybody for a password. It ends with us.
+async fn git_with(
+    what: &'static str,
+    dir: &Path,
+    arguments: &[&str],
+    input: &[u8],
+) -> Result<Vec<u8>, GitError> {
+    use tokio::io::AsyncWriteExt as _;
+    let mut child = Command::new("git")
+        .args(arguments)
+        .current_dir(dir)
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env_remove("GIT_DIR")
+        .env_remove("GIT_WORK_TREE")
+        .env_remove("GIT_INDEX_FILE")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(GitError::Spawn)?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            // Git may end before it has read everything; its status tells.
+            let _ = stdin.write_all(input).await;
+        }
+    };
+    let read = async {
+        let mut said = Vec::new();
+        if let Some(stdout) = stdout {
+            stdout.take(MAX_OUTPUT).read_to_end(&mut said).await?;
+        }
+        io::Result::Ok(said)
+    };
+    let complain = async {
+        let mut said = Vec::new();
+        if let Some(stderr) = stderr {
+            stderr.take(64 << 10).read_to_end(&mut said).await?;
+        }
+        io::Result::Ok(said)
+    };
+    let all = async { tokio::join!(write, read, complain, child.wait()) };
+    let ended = timeout(DEADLINE, all).await;
+    let ((), said, complaint, status) = ended.map_err(|_| GitError::Slow { what })?;
+    if status?.success() {
+        return Ok(said?);
+    }
+    let complaint = complaint?;
+    let complaint = String::from_utf8_lossy(&complaint);
+    let last = complaint
+        .lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty());
+    Err(GitError::Failed {
+        what,
+        said: last
+            .unwrap_or("it did not say why")
+            .chars()
+            .take(300)
+            .collect(),
+    })
+}

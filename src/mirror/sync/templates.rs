@@ -1,0 +1,253 @@
+//! What templates want: where they are, what they need, and whether their lock files will fit.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Cause, Report, Sync,
+    modules::{Origins, is_comparable},
+    package,
+    provider::Demand,
+    wishes::TemplateWish,
+};
+use crate::{
+    language::lock,
+    mirror::{
+        StoreError,
+        fetch::blocking,
+        resolve::{Pick, Policy},
+        scan::{
+            Tree,
+            closure::{Closure, FindingKind, close},
+        },
+    },
+};
+
+/// Directories that are looked into for templates.
+const MAX_DIRS: usize = 10_000;
+
+/// A template and what it needs.
+pub(super) struct Needed {
+    pub(super) name: String,
+    pub(super) closure: Closure,
+}
+
+impl Sync {
+    /// What all templates need, with their modules.
+    pub(super) async fn templates(
+        &self,
+        origins: &Origins<'_>,
+        report: &mut Report,
+    ) -> Result<(Vec<Demand>, Vec<Needed>), StoreError> {
+        let (mut demands, mut all) = (Vec::new(), Vec::new());
+        for wish in &self.wishes.templates {
+            let path = self.wishes.dir.join(&wish.path);
+            let found = blocking(move || Ok(find(&path))).await?;
+            let found = match found {
+                Ok(found) if found.is_empty() => {
+                    let why = "there is no template".to_owned();
+                    report.fail(&wish.path, Cause::Unsatisfied(why));
+                    continue;
+                }
+                Ok(found) => found,
+                Err(error) => {
+                    report.fail(&wish.path, error);
+                    continue;
+                }
+            };
+            for path in found {
+                let name = path.display().to_string();
+                self.watch.phase(&format!("scanning {name}"));
+                let from = path.clone();
+                match blocking(move || Ok(load(&from))).await? {
+                    Ok(tree) => {
+                        let tree = Arc::new(tree);
+                        for engine in &self.wishes.engines {
+                            let host = engine.default_host();
+                            let closure = close(Arc::clone(&tree), host, origins).await;
+                            self.tell(&name, &closure, report);
+                            demands.extend(self.demands_of(&name, &closure, wish, report));
+                            all.push(Needed {
+                                name: name.clone(),
+                                closure,
+                            });
+                        }
+                    }
+                    Err(error) => report.fail(name, error),
+                }
+            }
+        }
+        Ok((demands, all))
+    }
+
+    /// What could not be got fails the sync; what no mirror can have does not, as no further run would change it.
+    fn tell(&self, name: &str, closure: &Closure, report: &mut Report) {
+        for finding in &closure.findings {
+            let place = format!("{name}: {}", finding.place);
+            let what = match finding.what.as_str() {
+                "" => place,
+                what => format!("{place}: {what}"),
+            };
+            match &finding.kind {
+                FindingKind::Missing(why) => report.fail(what, Cause::Unsatisfied(why.clone())),
+                FindingKind::NotMirrorable(why) => {
+                    self.watch.note(&format!("{what} is not mirrorable: {why}"));
+                }
+                FindingKind::Unclear(why) => self.watch.note(&format!("{what}: {why}")),
+            }
+        }
+    }
+
+    fn demands_of(
+        &self,
+        name: &str,
+        closure: &Closure,
+        wish: &TemplateWish,
+        report: &mut Report,
+    ) -> Vec<Demand> {
+        let mut demands = Vec::new();
+        let policy = wish.versions.policy;
+        let platforms = wish.platforms.as_ref().unwrap_or(&self.wishes.platforms);
+        for (addr, constraint) in &closure.providers {
+            let demand = |pick, count, by| Demand {
+                addr: addr.clone(),
+                pick,
+                count,
+                platforms: platforms.clone(),
+                by,
+            };
+            let locked = closure.locked.get(addr);
+            if let Some(locked) = locked.filter(|_| policy.wants_locked()) {
+                let exactly = crate::language::Constraint::exactly(&locked.version);
+                let by = format!("the lock file of {name}");
+                demands.push(demand(Pick::Matching(exactly), 1, by));
+            } else if policy == Policy::Locked {
+                let why = format!("the policy is `locked`, and {name} has no lock file with it");
+                report.fail(addr.to_string(), Cause::Unsatisfied(why));
+            }
+            let count = policy.count(wish.versions.keep);
+            let pick = Pick::Matching(constraint.clone());
+            demands.push(demand(pick, count, name.to_owned()));
+        }
+        demands
+    }
+
+    /// Tells early which lock files will not fit the packages that are there.
+    pub(super) fn check_locks(&self, needed: &[Needed], report: &Report) {
+        let mut told = BTreeSet::new();
+        for Needed { name, closure } in needed {
+            for (addr, locked) in &closure.locked {
+                let mut providers = report.synced.versions(addr);
+                let provider = providers.find(|provider| provider.version == locked.version);
+                let packages = provider.map(|p| p.packages.as_slice()).unwrap_or_default();
+                for package in packages {
+                    let is_good = package::satisfies(package, &locked.hashes);
+                    if !is_good && is_comparable(&locked.hashes) {
+                        let platform = &package.platform;
+                        told.insert(format!(
+                            "{} of {name} does not fit {addr} {} for {platform}; `outpost mirror lock` adds what is missing",
+                            lock::FILE_NAME,
+                            locked.version
+                        ));
+                    }
+                }
+            }
+        }
+        told.iter().for_each(|text| self.watch.note(text));
+    }
+}
+
+/// The templates that a path means: a directory, a tar archive, or with `*` and `**` at its end those below it.
+fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let (base, depth) = match path.file_name().and_then(|name| name.to_str()) {
+        Some("**") => (path.parent().unwrap_or(Path::new(".")), usize::MAX),
+        Some("*") => (path.parent().unwrap_or(Path::new(".")), 1),
+        _ => {
+            fs::metadata(path)?;
+            return Ok(vec![path.to_owned()]);
+        }
+    };
+    let (mut found, mut queue, mut seen) = (Vec::new(), vec![(base.to_owned(), 0)], 0);
+    while let Some((dir, level)) = queue.pop() {
+        seen += 1;
+        if seen > MAX_DIRS {
+            return Err(io::Error::other("it has more than 10,000 directories"));
+        }
+        let mut is_template = false;
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            let path = entry.path();
+            let is_dir = entry.file_type()?.is_dir();
+            if is_dir && !name.starts_with('.') && level < depth {
+                queue.push((path, level + 1));
+            } else if !is_dir && name.ends_with(".tar") && level < depth {
+                found.push(path);
+            } else if !is_dir && (name.ends_with(".tf") || name.ends_with(".tf.json")) {
+                is_template = true;
+            }
+        }
+        if is_template && (level > 0 || depth == usize::MAX) {
+            found.push(dir);
+        }
+    }
+    found.sort();
+    // What lies in a template is a part of it.
+    let mut roots: Vec<PathBuf> = Vec::new();
+    for path in found {
+        if !roots.iter().any(|root| path.starts_with(root)) {
+            roots.push(path);
+        }
+    }
+    Ok(roots)
+}
+
+/// The files of a template.
+pub(super) fn load(path: &Path) -> io::Result<Tree> {
+    match path.is_dir() {
+        true => Tree::of_template(path),
+        false => Tree::of_tar(io::BufReader::new(fs::File::open(path)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_are_found_one_level_down_or_anywhere_and_modules_in_them_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [
+            "a/main.tf",
+            "a/modules/x/main.tf",
+            "deep/b/main.tf.json",
+            ".hidden/main.tf",
+            "README",
+        ] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        fs::write(dir.path().join("pushed.tar"), "").unwrap();
+        let names = |pattern: &str| {
+            let found = find(&dir.path().join(pattern)).unwrap();
+            let names = found
+                .iter()
+                .map(|path| path.strip_prefix(dir.path()).unwrap());
+            names
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+        };
+
+        assert_eq!(names("**"), ["a", "deep/b", "pushed.tar"]);
+        assert_eq!(names("*"), ["a", "pushed.tar"]);
+        assert_eq!(names("a"), ["a"]);
+        assert!(find(&dir.path().join("gone")).is_err());
+    }
+}
