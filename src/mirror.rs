@@ -2,10 +2,12 @@
 //! that is built in.
 
 pub mod builtin;
+pub mod bundle;
 mod digest;
 pub mod fetch;
 pub mod generation;
 pub mod git;
+pub mod keys;
 pub mod publisher;
 mod remote;
 mod resolve;

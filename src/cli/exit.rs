@@ -16,7 +16,7 @@ use crate::{
     control::{StartError, backup::BackupError},
     daemon::{DaemonError, journal::JournalError},
     files::archive::ArchiveError,
-    mirror::StoreError,
+    mirror::{StoreError, bundle::BundleError},
     process::isolation::{Denied, launcher::COMPLAINT},
     terraform::{binary::BinaryError, install::InstallError},
 };
@@ -193,6 +193,11 @@ fn hint_of(error: &anyhow::Error, server: Option<&Url>) -> Option<String> {
             .or_else(|| link.downcast_ref::<ArchiveError>()?.hint())
             .or_else(|| link.downcast_ref::<BinaryError>()?.hint())
             .or_else(|| link.downcast_ref::<InstallError>()?.hint())
+            .or_else(|| {
+                link.downcast_ref::<BundleError>()?
+                    .hint()
+                    .map(str::to_owned)
+            })
             .or_else(|| Some(link.downcast_ref::<JournalError>()?.hint()))
             .or_else(|| link.downcast_ref::<PushError>()?.hint().map(str::to_owned))
     })

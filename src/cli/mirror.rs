@@ -1,7 +1,12 @@
 //! `outpost mirror …`: what templates need, for places without a network.
 
+mod bundle;
+mod import;
+mod inspect;
+mod key;
 mod serve;
 mod sync;
+mod work;
 
 use std::path::PathBuf;
 
@@ -14,6 +19,13 @@ pub(super) enum Mirror {
     #[command(after_help = sync::EXIT_CODES)]
     Sync(Box<sync::Sync>),
     Serve(Box<serve::Serve>),
+    Bundle(Box<bundle::Bundle>),
+    Sign(bundle::Sign),
+    Import(Box<import::Import>),
+    Inspect(inspect::Inspect),
+    Diff(inspect::Diff),
+    #[command(subcommand)]
+    Key(key::Key),
 }
 
 /// Which mirror.
@@ -58,6 +70,12 @@ impl Mirror {
         match self {
             Self::Sync(command) => command.exec(output, stop).await,
             Self::Serve(command) => command.exec(stop).await,
+            Self::Bundle(command) => command.exec(output, stop).await,
+            Self::Sign(command) => command.exec(output, stop).await,
+            Self::Import(command) => command.exec(output, stop).await,
+            Self::Inspect(command) => command.exec(output),
+            Self::Diff(command) => command.exec(output),
+            Self::Key(command) => command.exec(output, stop).await,
         }
     }
 }

@@ -258,6 +258,142 @@ impl Generation {
         all
     }
 
+    /// What it says about the lengths of files.
+    pub fn sizes(&self) -> Vec<(Digest, u64)> {
+        let packages = self
+            .providers
+            .iter()
+            .flat_map(|provider| &provider.packages);
+        let mut sizes: Vec<_> = packages.map(|p| (p.archive, p.size)).collect();
+        sizes.extend(
+            self.modules
+                .iter()
+                .map(|module| (module.archive, module.size)),
+        );
+        sizes.extend(self.tools.iter().map(|tool| (tool.archive, tool.size)));
+        sizes.extend(self.files.iter().map(|file| (file.content, file.size)));
+        sizes
+    }
+
+    /// What files are, in words that people know.
+    pub fn named(&self, digests: impl IntoIterator<Item = Digest>) -> Vec<(Digest, String)> {
+        let mut names = BTreeMap::new();
+        let mut signed = |signed: &Option<Signed>, of: &str| {
+            if let Some(signed) = signed {
+                names.insert(signed.shasums, format!("checksums of {of}"));
+                names.insert(signed.signature, format!("signature of {of}"));
+                for key in &signed.keys {
+                    names.insert(key.armored, format!("key {} of {of}", key.id));
+                }
+            }
+        };
+        for provider in &self.providers {
+            signed(
+                &provider.signed,
+                &format!("{} {}", provider.addr, provider.version),
+            );
+        }
+        for tool in &self.tools {
+            signed(&tool.signed, &format!("{} {}", tool.name, tool.version));
+        }
+        for provider in &self.providers {
+            for package in &provider.packages {
+                let name = format!(
+                    "{} {} {}",
+                    provider.addr, provider.version, package.platform
+                );
+                names.insert(package.archive, name);
+            }
+        }
+        for tool in &self.tools {
+            let name = format!("{} {} {}", tool.name, tool.version, tool.platform);
+            names.insert(tool.archive, name);
+        }
+        for module in &self.modules {
+            names.insert(
+                module.archive,
+                format!("module {} {}", module.addr, module.version),
+            );
+        }
+        for git in &self.git {
+            names.insert(git.pack, format!("objects of {}", git.url));
+            names.insert(git.index, format!("index of {}", git.url));
+        }
+        names.extend(
+            self.files
+                .iter()
+                .map(|file| (file.content, file.url.clone())),
+        );
+        let name = |digest: &Digest| names.get(digest).cloned().unwrap_or_default();
+        digests
+            .into_iter()
+            .map(|digest| (digest, name(&digest)))
+            .collect()
+    }
+
+    /// Checks what others will make paths and addresses of. A generation that somebody else made is refused if a name
+    /// in it could lead anywhere, or if it is not in its normal order.
+    ///
+    /// # Errors
+    /// The name that is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        let mut sorted = self.clone();
+        sorted.normalize();
+        if sorted != *self {
+            return Err("has a generation that is not in order, or has something twice".to_owned());
+        }
+        let packages = self
+            .providers
+            .iter()
+            .flat_map(|provider| &provider.packages);
+        let files = packages
+            .map(|p| &p.filename)
+            .chain(self.tools.iter().map(|t| &t.filename));
+        for name in files.chain(self.tools.iter().map(|tool| &tool.name)) {
+            refuse_unless(is_file_name(name), "file", name)?;
+        }
+        for protocol in self
+            .providers
+            .iter()
+            .flat_map(|provider| &provider.protocols)
+        {
+            let is_good = !protocol.is_empty() && protocol.len() < 16;
+            let is_good = is_good && protocol.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+            refuse_unless(is_good, "protocol", protocol)?;
+        }
+        let of_providers = self.providers.iter().map(|provider| &provider.signed);
+        let signed = of_providers.chain(self.tools.iter().map(|tool| &tool.signed));
+        for key in signed.flatten().flat_map(|signed| &signed.keys) {
+            let is_good = key.id.len() <= 64 && key.id.bytes().all(|b| b.is_ascii_hexdigit());
+            refuse_unless(is_good, "key", &key.id)?;
+        }
+        for module in &self.modules {
+            let parts: Vec<_> = module.addr.split('/').collect();
+            let is_good = parts.len() == 4 && parts.iter().all(|part| is_file_name(part));
+            refuse_unless(is_good, "module", &module.addr)?;
+        }
+        let urls = self
+            .git
+            .iter()
+            .map(|git| &git.url)
+            .chain(self.files.iter().map(|f| &f.url));
+        for url in urls {
+            refuse_unless(is_address(url), "address", url)?;
+        }
+        for git in &self.git {
+            for name in git.refs.keys().chain(git.head.as_ref()) {
+                let is_good = name.split('/').all(is_file_name) && name.len() <= 255;
+                refuse_unless(is_good, "reference", name)?;
+            }
+            for commit in git.refs.values() {
+                let is_good = matches!(commit.len(), 40 | 64);
+                let is_good = is_good && commit.bytes().all(|b| b.is_ascii_hexdigit());
+                refuse_unless(is_good, "commit", commit)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The package of a version for a platform.
     pub fn package(
         &self,
@@ -285,6 +421,28 @@ impl Generation {
             .iter()
             .filter(move |provider| provider.addr == *addr)
     }
+}
+
+fn refuse_unless(is_good: bool, what: &str, name: &str) -> Result<(), String> {
+    let short: String = name.chars().take(80).collect(); // A hostile one may be of any length.
+    is_good
+        .then_some(())
+        .ok_or_else(|| format!("has {short:?}, which is no name for a {what}"))
+}
+
+/// Whether a name is one part of a path: it cannot be hidden, lead elsewhere, or end a line.
+fn is_file_name(name: &str) -> bool {
+    let is_good = |c: char| !c.is_control() && !matches!(c, '/' | '\\' | ':' | ' ');
+    (1..=255).contains(&name.len()) && !name.starts_with('.') && name.chars().all(is_good)
+}
+
+/// Whether a text is an address without credentials that can be mapped to one below a server of ours.
+fn is_address(text: &str) -> bool {
+    let url = url::Url::parse(text).ok().filter(|_| text.len() <= 4096);
+    url.is_some_and(|url| {
+        let is_known = matches!(url.scheme(), "https" | "http" | "ssh" | "git");
+        is_known && url.has_host() && url.password().is_none() && !text.contains(char::is_control)
+    })
 }
 
 #[cfg(test)]
@@ -334,6 +492,50 @@ mod tests {
             .map(|p| p.version.to_string())
             .collect();
         assert_eq!(versions, ["1.9.0", "1.10.0"]);
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_refused() {
+        let good = Generation {
+            providers: vec![provider("1.9.0", &["linux_amd64"])],
+            ..Default::default()
+        };
+        assert_eq!(good.check(), Ok(()));
+        for name in [
+            "",
+            "..",
+            ".hidden",
+            "a/b",
+            "a\\b",
+            "a\nb",
+            "C:evil",
+            &"x".repeat(300),
+        ] {
+            let mut bad = good.clone();
+            name.clone_into(&mut bad.providers[0].packages[0].filename);
+            assert!(
+                bad.check().unwrap_err().contains("no name for a file"),
+                "{name:?}"
+            );
+        }
+        let mut twice = good.clone();
+        twice.providers.extend(good.providers);
+        assert!(twice.check().unwrap_err().contains("twice"));
+        let module = |addr: &str| Module {
+            addr: addr.to_owned(),
+            version: "1.0.0".parse().unwrap(),
+            archive: Digest::of(b""),
+            size: 0,
+            origin: String::new(),
+        };
+        for (addr, is_good) in [("host/a/b/c", true), ("host/../b/c", false), ("a/b", false)] {
+            let modules = vec![module(addr)];
+            let generation = Generation {
+                modules,
+                ..Default::default()
+            };
+            assert_eq!(generation.check().is_ok(), is_good, "{addr}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The mirror from outside: what it fetches, and from whom, and what engines take from it.
 
+mod bundle;
 pub mod origin;
 pub mod serve;
 mod sync;

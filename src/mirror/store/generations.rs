@@ -4,8 +4,10 @@ use std::{
     fs::{self, File},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::PathBuf,
+    time::UNIX_EPOCH,
 };
 
+use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{Store, StoreError, sync_dir};
@@ -79,6 +81,19 @@ impl Store {
         }
         let text = fs::read(&path).map_err(StoreError::io("read", &path))?;
         serde_json::from_slice(&text).map_err(|source| StoreError::Index { path, source })
+    }
+
+    /// When a generation was written, to the second.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn made(&self, number: u64) -> Result<Timestamp, StoreError> {
+        let path = self.index_path(number);
+        let modified = fs::metadata(&path).and_then(|file| file.modified());
+        let modified = modified.map_err(StoreError::io("read", &path))?;
+        let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        Ok(Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX))
     }
 
     /// Reads the current generation.

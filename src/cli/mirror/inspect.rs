@@ -1,0 +1,176 @@
+//! `outpost mirror inspect` and `outpost mirror diff`.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Place, bundle::open};
+use crate::{
+    cli::output::{Output, Row, facts, note, table},
+    mirror::{
+        Digest, Generation, Store,
+        bundle::{self, Change, Difference, Reader},
+        keys::KeyId,
+    },
+};
+
+/// Show what a bundle or a generation has
+///
+/// Nothing of a bundle is believed for that, and its files are not read: `outpost mirror verify` does.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Inspect {
+    /// A bundle, or the number of a generation [default: the current generation]
+    what: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Show what a bundle or a generation has that another one has not
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Diff {
+    /// A bundle, or the number of a generation
+    old: PathBuf,
+    /// A bundle, or the number of a generation
+    new: PathBuf,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// What is known of a bundle besides its content.
+#[derive(Serialize)]
+struct About {
+    bundle: Digest,
+    channel: String,
+    sequence: u64,
+    created: jiff::Timestamp,
+    expires: Option<jiff::Timestamp>,
+    producer: String,
+    /// Whose signatures hold; whether they are trusted is for each site to know.
+    signers: Vec<KeyId>,
+    revoked: Vec<KeyId>,
+    files: usize,
+    bytes: u64,
+    omitted: usize,
+}
+
+#[derive(Serialize)]
+struct Inspected {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<About>,
+    content: Vec<Difference>,
+}
+
+impl Row for Difference {
+    const COLUMNS: &'static [&'static str] = &["", "Kind", "Name", "Version", "Platform", "Bytes"];
+
+    fn cells(&self) -> Vec<String> {
+        let change = match self.change {
+            Change::Added => "+",
+            Change::Changed => "!",
+            Change::Removed => "-",
+        };
+        vec![
+            change.to_owned(),
+            self.kind.to_owned(),
+            self.name.clone(),
+            self.version.clone(),
+            self.platform.clone(),
+            self.size.to_string(),
+        ]
+    }
+}
+
+impl Inspect {
+    pub(super) fn exec(self, output: Output) -> anyhow::Result<()> {
+        let (generation, about) = read(self.what.as_deref(), &self.place)?;
+        let inspected = Inspected {
+            about,
+            content: bundle::compare(&Generation::default(), &generation),
+        };
+        output.item(&inspected, |inspected| {
+            let about = inspected.about.as_ref().map(human).unwrap_or_default();
+            format!("{about}{}", table(&inspected.content))
+        })?;
+        Ok(())
+    }
+}
+
+impl Diff {
+    pub(super) fn exec(self, output: Output) -> anyhow::Result<()> {
+        let (old, _) = read(Some(&self.old), &self.place)?;
+        let (new, _) = read(Some(&self.new), &self.place)?;
+        let differences = bundle::compare(&old, &new);
+        output.list(&differences)?;
+        let changed = differences
+            .iter()
+            .filter(|d| d.change == Change::Changed)
+            .count();
+        if changed > 0 {
+            note(&format!(
+                "{changed} of them have other content under the same name, which publishers of releases do not do"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn human(about: &About) -> String {
+    let names = |keys: &[KeyId]| {
+        keys.iter()
+            .map(KeyId::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut pairs = vec![
+        ("Bundle", about.bundle.to_string()),
+        (
+            "Channel",
+            format!("{}, number {}", about.channel, about.sequence),
+        ),
+        ("Made", format!("{} by {}", about.created, about.producer)),
+        ("Signed by", names(&about.signers)),
+        ("Files", format!("{} ({} bytes)", about.files, about.bytes)),
+        (
+            "Left out",
+            format!("{} files that the site must have", about.omitted),
+        ),
+    ];
+    if let Some(expires) = about.expires {
+        pairs.push(("Expires", expires.to_string()));
+    }
+    if !about.revoked.is_empty() {
+        pairs.push(("Revokes", names(&about.revoked)));
+    }
+    format!("{}\n", facts(&pairs))
+}
+
+/// A generation, and what is known of the bundle that has it.
+fn read(
+    what: Option<&std::path::Path>,
+    place: &Place,
+) -> anyhow::Result<(Generation, Option<About>)> {
+    let number = what.and_then(|what| what.to_str()?.parse::<u64>().ok());
+    match (what, number) {
+        (None, _) => Ok((Store::existing(&place.dir()?)?.newest()?.1, None)),
+        (_, Some(number)) => Ok((Store::existing(&place.dir()?)?.generation(number)?, None)),
+        (Some(path), None) => {
+            let head = Reader::new(open(path)?).head()?;
+            let signers = head.signers()?;
+            let manifest = head.unverified()?;
+            let about = About {
+                bundle: head.id(),
+                channel: manifest.channel.clone(),
+                sequence: manifest.sequence,
+                created: manifest.created,
+                expires: manifest.expires,
+                producer: manifest.producer.clone(),
+                signers,
+                revoked: manifest.revoked.iter().copied().collect(),
+                files: manifest.blobs.len(),
+                bytes: manifest.bytes(),
+                omitted: manifest.omitted.len(),
+            };
+            Ok((manifest.generation, Some(about)))
+        }
+    }
+}

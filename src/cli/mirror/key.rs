@@ -1,0 +1,271 @@
+//! `outpost mirror key`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::Place;
+use crate::{
+    cli::{
+        exit::{Hint as _, UsageError},
+        output::{self, Output, Row},
+        remote::secret_file,
+    },
+    files,
+    mirror::{
+        Store,
+        bundle::Records,
+        keys::{self, KeyId, PublicKey, Rotation, SecretKey},
+    },
+    secret::Secret,
+    stop::Stop,
+};
+
+/// Keys that sign bundles, in minisign's formats
+#[derive(Debug, clap::Subcommand)]
+pub(in crate::cli) enum Key {
+    /// Make a key: NAME.key, which only you can read, and NAME.pub, which every site gets
+    Generate {
+        /// The files' names without their ends
+        name: PathBuf,
+        #[command(flatten)]
+        passphrase: Passphrase,
+    },
+    /// Make a key that takes the place of another one
+    ///
+    /// Sites that trust the old one trust the new one from the next bundle on that it signs, and the old one no more.
+    /// Keep NAME.rotations beside NAME.key: it is what tells them.
+    Rotate {
+        /// The old key
+        old: PathBuf,
+        /// The new files' names without their ends
+        name: PathBuf,
+        #[command(flatten)]
+        passphrase: Passphrase,
+        /// File with the pass phrase of the new key, if that is another one
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+    /// Believe a key no more, here and, from the next bundle on that is made here, at the sites that take it
+    Revoke {
+        /// The key's name
+        key: KeyId,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show the keys in files, or those that this mirror trusts
+    Show {
+        /// Public keys
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// How a key is encrypted.
+#[derive(Clone, Debug, clap::Args)]
+pub(in crate::cli) struct Passphrase {
+    /// File with the pass phrase of the key; without it a new key is not encrypted
+    #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_PASSPHRASE_FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+impl Passphrase {
+    fn read(&self) -> anyhow::Result<Option<Secret>> {
+        self.passphrase_file.as_deref().map(secret_file).transpose()
+    }
+}
+
+#[derive(Serialize)]
+struct Shown {
+    id: KeyId,
+    key: PublicKey,
+    state: &'static str,
+}
+
+impl Row for Shown {
+    const COLUMNS: &'static [&'static str] = &["Key", "Public key", "State"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.to_string(),
+            self.key.to_string(),
+            self.state.to_owned(),
+        ]
+    }
+}
+
+#[derive(Serialize)]
+struct Made {
+    id: KeyId,
+    public_key: PathBuf,
+    secret_key: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Revoked {
+    revoked: KeyId,
+}
+
+impl Key {
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        match self {
+            Self::Generate { name, passphrase } => {
+                let key = SecretKey::generate()?;
+                let made = save(&name, &key, passphrase.read()?.as_ref(), &[])?;
+                print(output, &made)
+            }
+            Self::Rotate {
+                old,
+                name,
+                passphrase,
+                new_passphrase_file,
+            } => {
+                let (old, line) = read_secret(&old, &passphrase)?;
+                let key = SecretKey::generate()?;
+                let line = Rotation::extend(line, &old, &key.public());
+                let new = Passphrase {
+                    passphrase_file: new_passphrase_file.or(passphrase.passphrase_file),
+                };
+                let made = save(&name, &key, new.read()?.as_ref(), &line)?;
+                print(output, &made)
+            }
+            Self::Revoke { key, place } => {
+                let store = Store::open(&place.dir()?)?;
+                let _lock = store.lock(&stop).await?;
+                let mut records = Records::of(&store)?;
+                records.revoked.insert(key);
+                records.keys.retain(|trusted| trusted.id != key);
+                records.save(&store)?;
+                let item = Revoked { revoked: key };
+                Ok(output.item(&item, |item| format!("key {} is revoked", item.revoked))?)
+            }
+            Self::Show { files, place } => {
+                let rows = match files.is_empty() {
+                    true => trusted(&place)?,
+                    false => files
+                        .iter()
+                        .map(|path| shown(path))
+                        .collect::<Result<_, _>>()?,
+                };
+                Ok(output.list(&rows)?)
+            }
+        }
+    }
+}
+
+fn shown(path: &Path) -> anyhow::Result<Shown> {
+    let key = read_public(path)?;
+    Ok(Shown {
+        id: key.id,
+        key,
+        state: "",
+    })
+}
+
+fn trusted(place: &Place) -> anyhow::Result<Vec<Shown>> {
+    let records = Records::of(&Store::existing(&place.dir()?)?)?;
+    for id in &records.revoked {
+        output::note(&format!("key {id} is revoked"));
+    }
+    let row = |key: PublicKey| Shown {
+        id: key.id,
+        key,
+        state: "trusted",
+    };
+    Ok(records.keys.into_iter().map(row).collect())
+}
+
+fn print(output: Output, made: &Made) -> anyhow::Result<()> {
+    output.item(made, |made| {
+        format!(
+            "key {}\nwrote {}, which stays here, and {}, which every site gets",
+            made.id,
+            made.secret_key.display(),
+            made.public_key.display()
+        )
+    })?;
+    Ok(())
+}
+
+fn save(
+    name: &Path,
+    key: &SecretKey,
+    passphrase: Option<&Secret>,
+    line: &[Rotation],
+) -> anyhow::Result<Made> {
+    let secret_key = with_end(name, "key");
+    let public_key = with_end(name, "pub");
+    write_new(&secret_key, key.to_file(passphrase)?.expose())?;
+    write_new(&public_key, &key.public().to_file())?;
+    if !line.is_empty() {
+        write_new(&with_end(name, "rotations"), &Rotation::to_file(line))?;
+    }
+    Ok(Made {
+        id: key.public().id,
+        public_key,
+        secret_key,
+    })
+}
+
+fn with_end(name: &Path, end: &str) -> PathBuf {
+    let mut path = name.as_os_str().to_owned();
+    path.push(".");
+    path.push(end);
+    path.into()
+}
+
+fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
+    let failed = || format!("failed to write `{}`", path.display());
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let path = dir
+        .unwrap_or(Path::new("."))
+        .join(path.file_name().with_context(failed)?);
+    match files::write_private_new(&path, text.as_bytes()).with_context(failed)? {
+        true => Ok(()),
+        false => Err(UsageError(format!("`{}` exists", path.display())))
+            .hint("name new files: a key in use is not overwritten"),
+    }
+}
+
+/// Reads a key that signs, and what it came from, which lies beside it.
+///
+/// # Errors
+/// If it cannot be read or decrypted.
+pub(super) fn read_secret(
+    path: &Path,
+    passphrase: &Passphrase,
+) -> anyhow::Result<(SecretKey, Vec<Rotation>)> {
+    let name = || format!("the key in `{}` cannot be used", path.display());
+    let text = Secret::new(read_text(path)?);
+    let key = SecretKey::from_file(&text, passphrase.read()?.as_ref()).with_context(name)?;
+    let beside = path.with_extension("rotations");
+    let line = match beside.exists() {
+        true => Rotation::from_file(&read_text(&beside)?).with_context(name)?,
+        false => Vec::new(),
+    };
+    Rotation::verify(&line, &key.public()).with_context(name)?;
+    Ok((key, line))
+}
+
+/// Reads a key that sites have.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn read_public(path: &Path) -> anyhow::Result<PublicKey> {
+    let key = PublicKey::from_file(&read_text(path)?);
+    key.with_context(|| format!("the key in `{}` cannot be used", path.display()))
+}
+
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    let failed = || format!("failed to read `{}`", path.display());
+    let length = fs::metadata(path).with_context(failed)?.len();
+    if length > keys::MAX_BYTES {
+        return Err(UsageError(format!("`{}` is too long for a key", path.display())).into());
+    }
+    fs::read_to_string(path).with_context(failed)
+}

@@ -1,0 +1,118 @@
+//! How a key takes the place of another one: the old one signs the new one.
+
+use super::{KeyError, PublicKey, SecretKey, Signature};
+
+/// Keys in a line; who needs more begins anew.
+const MAX_ROTATIONS: usize = 8;
+
+/// A key that gave its place to the next.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rotation {
+    /// The old key.
+    pub key: PublicKey,
+    /// Its signature over the file of the next key.
+    signature: Signature,
+}
+
+impl Rotation {
+    /// Lets an old key, with the line that it came from, give its place to a new one.
+    pub fn extend(mut line: Vec<Self>, old: &SecretKey, new: &PublicKey) -> Vec<Self> {
+        let comment = comment(&old.public(), new);
+        line.push(Self {
+            key: old.public(),
+            signature: Signature::new(old, new.to_file().as_bytes(), &comment),
+        });
+        line.drain(..line.len().saturating_sub(MAX_ROTATIONS));
+        line
+    }
+
+    /// Checks that each key of the line gave its place to the next one, and the last to `key`.
+    ///
+    /// # Errors
+    /// [`KeyError::Forged`].
+    pub fn verify(line: &[Self], key: &PublicKey) -> Result<(), KeyError> {
+        let next = line.iter().skip(1).map(|rotation| &rotation.key);
+        for (rotation, next) in line.iter().zip(next.chain([key])) {
+            rotation
+                .signature
+                .verify(&rotation.key, next.to_file().as_bytes())?;
+            if rotation.signature.comment != comment(&rotation.key, next) {
+                return Err(KeyError::Forged(rotation.key.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// The line as a file.
+    pub fn to_file(line: &[Self]) -> String {
+        let mut text = String::new();
+        for rotation in line {
+            text.push_str(&rotation.key.to_file());
+            text.push_str(&rotation.signature.to_file());
+        }
+        text
+    }
+
+    /// Reads a file that [`to_file`](Self::to_file) made.
+    ///
+    /// # Errors
+    /// [`KeyError::Format`].
+    pub fn from_file(text: &str) -> Result<Vec<Self>, KeyError> {
+        let invalid = |why| KeyError::Format {
+            what: "line of keys",
+            why,
+        };
+        let lines: Vec<_> = text.lines().collect();
+        let mut line = Vec::new();
+        // A key is two lines long, a signature four.
+        for chunk in lines.chunks(6) {
+            if line.len() == MAX_ROTATIONS || chunk.len() < 6 {
+                return Err(invalid("it is too long, or ends within a key"));
+            }
+            line.push(Self {
+                key: PublicKey::from_file(&chunk[..2].join("\n"))?,
+                signature: Signature::from_file(&(chunk[2..].join("\n") + "\n"))?,
+            });
+        }
+        match Self::to_file(&line) == text {
+            true => Ok(line),
+            false => Err(invalid("it was edited")),
+        }
+    }
+}
+
+/// What the old key says, so that a signature over a key's file that somebody made for another purpose is no rotation.
+fn comment(old: &PublicKey, new: &PublicKey) -> String {
+    format!("key {} gives its place to key {}", old.id, new.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_keys_holds_from_each_to_the_next() {
+        let [first, second, third] = [(); 3].map(|()| SecretKey::generate().unwrap());
+        let line = Rotation::extend(Vec::new(), &first, &second.public());
+        let line = Rotation::extend(line, &second, &third.public());
+
+        let read = Rotation::from_file(&Rotation::to_file(&line)).unwrap();
+
+        assert_eq!(Rotation::verify(&read, &third.public()), Ok(()));
+        assert!(Rotation::verify(&read, &second.public()).is_err());
+        assert!(Rotation::verify(&read[..1], &third.public()).is_err());
+        assert_eq!(Rotation::verify(&[], &third.public()), Ok(()));
+    }
+
+    #[test]
+    fn a_signature_over_a_key_for_another_purpose_is_no_rotation() {
+        let [old, new] = [(); 2].map(|()| SecretKey::generate().unwrap());
+        let file = new.public().to_file();
+        let line = [Rotation {
+            key: old.public(),
+            signature: Signature::new(&old, file.as_bytes(), "a backup of keys"),
+        }];
+
+        assert!(Rotation::verify(&line, &new.public()).is_err());
+    }
+}

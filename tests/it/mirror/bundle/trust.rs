@@ -1,0 +1,214 @@
+//! Whom a site believes, and what it takes from them.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use super::Site;
+
+/// A mirror outside with some keys, and a site that has the public halves.
+async fn sites(keys: &[&str]) -> (Site, Site) {
+    let (outside, inside) = (Site::new(), Site::new());
+    outside.publish("1.0.0").await;
+    for key in keys {
+        outside.done(&["key", "generate", key]);
+        inside.carry(&format!("{key}.pub"), &outside);
+    }
+    (outside, inside)
+}
+
+fn bundle(outside: &Site, inside: &Site, keys: &[&str], name: &str) {
+    let mut arguments = vec!["bundle", "--out", name];
+    for key in keys {
+        arguments.extend(["--key", key]);
+    }
+    outside.done(&arguments);
+    inside.carry(name, outside);
+}
+
+/// The name of a key.
+fn id(site: &Site, file: &str) -> String {
+    let shown = site.done(&["key", "show", file, "--output", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    shown[0]["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_bundle_of_a_stranger_leaves_nothing() {
+    let (outside, inside) = sites(&["ours", "theirs"]).await;
+    bundle(&outside, &inside, &["theirs.key"], "all");
+
+    let error = inside.refused(&["import", "all", "--trust", "ours.pub"]);
+
+    assert!(error.contains("0 of its signers are trusted"), "{error}");
+    assert!(error.contains(&id(&inside, "theirs.pub")), "{error}");
+    assert!(inside.store().blobs().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn two_people_must_sign_where_a_site_wants_two() {
+    let (outside, inside) = sites(&["ann", "bob"]).await;
+    bundle(&outside, &inside, &["ann.key"], "one");
+    let trust = [
+        "--trust",
+        "ann.pub",
+        "--trust",
+        "bob.pub",
+        "--threshold",
+        "2",
+    ];
+    let import = |name| [&["import", name][..], &trust].concat();
+
+    let error = inside.refused(&import("one"));
+    outside.done(&["sign", "one", "--key", "bob.key", "--out", "two"]);
+    inside.carry("two", &outside);
+    inside.done(&import("two"));
+
+    assert!(
+        error.contains("1 of its signers are trusted, and 2 must be"),
+        "{error}"
+    );
+    // It remembers that, too.
+    outside.publish("1.1.0").await;
+    bundle(&outside, &inside, &["bob.key"], "three");
+    assert!(inside.refused(&["import", "three"]).contains("2 must be"));
+}
+
+#[tokio::test]
+async fn an_older_bundle_is_not_taken_again_unless_somebody_says_so() {
+    let (outside, inside) = sites(&["ours"]).await;
+    bundle(&outside, &inside, &["ours.key"], "old");
+    outside.publish("1.1.0").await;
+    bundle(&outside, &inside, &["ours.key"], "new");
+    inside.done(&["import", "new", "--trust", "ours.pub"]);
+
+    let error = inside.refused(&["import", "old"]);
+
+    assert!(
+        error.contains("number 1 of channel `main`, and number 2 was"),
+        "{error}"
+    );
+    assert_eq!(inside.store().current().unwrap(), Some(1));
+    inside.done(&["import", "old", "--allow-rollback"]);
+    assert_eq!(inside.store().newest().unwrap().1.providers.len(), 1);
+}
+
+#[tokio::test]
+async fn a_bundle_expires() {
+    let (outside, inside) = sites(&["ours"]).await;
+    outside.done(&[
+        "bundle",
+        "--key",
+        "ours.key",
+        "--out",
+        "all",
+        "--expires",
+        "2020-01-01T00:00:00Z",
+    ]);
+    inside.carry("all", &outside);
+
+    let error = inside.refused(&["import", "all", "--trust", "ours.pub"]);
+
+    assert!(error.contains("expired at 2020-01-01"), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_gives_its_place_to_the_next_one() {
+    let (outside, inside) = sites(&["first"]).await;
+    bundle(&outside, &inside, &["first.key"], "one");
+    inside.done(&["import", "one", "--trust", "first.pub"]);
+    outside.done(&["key", "rotate", "first.key", "second"]);
+    outside.done(&["key", "rotate", "second.key", "third"]);
+    outside.publish("1.1.0").await;
+
+    // The site never saw the second key.
+    bundle(&outside, &inside, &["third.key"], "two");
+    inside.done(&["import", "two"]);
+
+    let trusted = inside.done(&["key", "show"]);
+    assert!(trusted.contains(&id(&outside, "third.pub")), "{trusted}");
+    assert!(!trusted.contains(&id(&outside, "first.pub")), "{trusted}");
+    outside.publish("1.2.0").await;
+    bundle(&outside, &inside, &["first.key"], "three");
+    assert!(
+        inside
+            .refused(&["import", "three"])
+            .contains("0 of its signers")
+    );
+}
+
+#[tokio::test]
+async fn keys_that_came_from_the_same_one_are_one_person() {
+    let (outside, inside) = sites(&["ann", "bob"]).await;
+    outside.done(&["key", "rotate", "ann.key", "ann-too"]);
+    bundle(&outside, &inside, &["ann.key", "ann-too.key"], "all");
+
+    let trust = [
+        "--trust",
+        "ann.pub",
+        "--trust",
+        "bob.pub",
+        "--threshold",
+        "2",
+    ];
+    let error = inside.refused(&[&["import", "all"][..], &trust].concat());
+
+    assert!(error.contains("1 of its signers"), "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_key_counts_no_more_and_the_next_bundle_says_so() {
+    let (outside, inside) = sites(&["lost", "kept"]).await;
+    bundle(&outside, &inside, &["kept.key"], "one");
+    inside.done(&[
+        "import", "one", "--trust", "lost.pub", "--trust", "kept.pub",
+    ]);
+    let lost = id(&outside, "lost.pub");
+    outside.done(&["key", "revoke", &lost]);
+    outside.publish("1.1.0").await;
+    bundle(&outside, &inside, &["kept.key"], "two");
+
+    inside.done(&["import", "two"]);
+
+    outside.publish("1.2.0").await;
+    bundle(&outside, &inside, &["lost.key"], "three");
+    for arguments in [
+        &["import", "three"][..],
+        &["import", "three", "--trust", "lost.pub"],
+    ] {
+        let error = inside.refused(arguments);
+        assert!(error.contains("0 of its signers are trusted"), "{error}");
+    }
+    assert!(!inside.done(&["key", "show"]).contains(&lost));
+}
+
+#[test]
+fn a_secret_key_is_for_its_owner_and_never_overwritten() {
+    let site = Site::new();
+    fs::write(site.path("phrase"), "correct horse\n").unwrap();
+    fs::write(site.path("wrong"), "battery staple\n").unwrap();
+    site.done(&["key", "generate", "safe", "--passphrase-file", "phrase"]);
+
+    let mode = fs::metadata(site.path("safe.key")).unwrap().permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+    let again = site.run(&["key", "generate", "safe"]);
+    assert_eq!(again.status.code(), Some(2));
+    for (arguments, expected) in [
+        (&["key", "rotate", "safe.key", "next"][..], "encrypted"),
+        (
+            &[
+                "key",
+                "rotate",
+                "safe.key",
+                "next",
+                "--passphrase-file",
+                "wrong",
+            ],
+            "pass phrase is wrong",
+        ),
+    ] {
+        let error = site.refused(arguments);
+        assert!(
+            error.contains(expected) && !error.contains("staple"),
+            "{error}"
+        );
+    }
+}
