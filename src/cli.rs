@@ -1,5 +1,6 @@
 //! The commands: one file each. They read settings, make services of them and print results.
 
+mod ca;
 mod compat;
 mod completions;
 mod config;
@@ -165,6 +166,9 @@ enum Command {
     /// Make pre-shared keys
     #[command(subcommand)]
     Psk(psk::Psk),
+    /// A certificate authority for a site that has none
+    #[command(subcommand)]
+    Ca(ca::Ca),
     /// Print a script that completes commands in a shell
     Completions(completions::Completions),
     /// Print what this program is
@@ -297,6 +301,7 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
     match cli.command {
         Command::Config(command) => return command.exec(settings, output),
         Command::Psk(command) => return command.exec(output),
+        Command::Ca(command) => return command.exec(output),
         Command::Completions(command) => return command.exec(settings.root),
         Command::Version(command) => return command.exec(output),
         Command::Provisioner(command) if command.wants_options() => {
@@ -364,7 +369,11 @@ impl Command {
             Self::Inspect(command) => command.exec(wanted, stop).await,
             Self::Doctor(command) => command.exec(output, stop).await,
             Self::SupportBundle(command) => command.exec(output, stop).await,
-            Self::Config(_) | Self::Psk(_) | Self::Completions(_) | Self::Version(_) => Ok(()),
+            Self::Config(_)
+            | Self::Psk(_)
+            | Self::Ca(_)
+            | Self::Completions(_)
+            | Self::Version(_) => Ok(()),
         }
     }
 }

@@ -5,9 +5,11 @@ pub mod module_archive;
 pub mod sealed;
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Permissions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -29,12 +31,26 @@ const LOCK_POLL: Duration = Duration::from_millis(100);
 /// # Errors
 /// The system's reason; `path` is as it was then.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, 0o600)
+}
+
+/// Replaces `path` by a file that everybody can read, otherwise as [`write_private`] does.
+///
+/// # Errors
+/// The system's reason; `path` is as it was then.
+pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, 0o644)
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(content)?;
+    file.as_file()
+        .set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     File::open(dir)?.sync_all()
@@ -170,8 +186,6 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]

@@ -1,5 +1,6 @@
 //! TLS, proxies and HTTP, which several engines share.
 
+pub mod ca;
 pub mod certificate;
 pub mod headers;
 pub mod http;

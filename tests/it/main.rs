@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+mod ca;
 mod cli;
 mod control;
 mod conversion;
