@@ -13,6 +13,7 @@ mod remote;
 mod resolve;
 pub mod scan;
 pub mod serve;
+pub mod setup;
 pub mod store;
 pub mod sync;
 mod view;

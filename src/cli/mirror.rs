@@ -4,6 +4,7 @@ mod bundle;
 mod import;
 mod inspect;
 mod key;
+mod config;
 mod serve;
 mod sync;
 mod work;
@@ -26,6 +27,7 @@ pub(super) enum Mirror {
     Diff(inspect::Diff),
     #[command(subcommand)]
     Key(key::Key),
+    Config(Box<config::Config>),
 }
 
 /// Which mirror.
@@ -76,6 +78,7 @@ impl Mirror {
             Self::Inspect(command) => command.exec(output),
             Self::Diff(command) => command.exec(output),
             Self::Key(command) => command.exec(output, stop).await,
+            Self::Config(command) => command.exec(output),
         }
     }
 }

@@ -48,6 +48,13 @@ impl Node {
             Self::Bare(_) | Self::List(_) | Self::Block(_) => None,
         }
     }
+
+    fn entries(&self) -> &[Entry] {
+        match self {
+            Self::Block(entries) => entries,
+            Self::Text(_) | Self::Bare(_) | Self::List(_) => &[],
+        }
+    }
 }
 
 impl CliConfig {
@@ -146,6 +153,23 @@ impl CliConfig {
             is_assigned: false,
             value: Node::Block(vec![assigned("services", services)]),
         });
+    }
+
+    /// What is said of the services of each host. What is no text is left out.
+    pub fn services(&self) -> Vec<(&str, BTreeMap<&str, &str>)> {
+        let mut all = Vec::new();
+        for host in self.named("host") {
+            let mut services = BTreeMap::new();
+            let arguments = host.value.entries().iter();
+            for block in arguments.filter(|entry| entry.keys[0] == "services") {
+                for service in block.value.entries() {
+                    let url = service.value.as_text();
+                    services.extend(url.map(|url| (service.keys[0].as_str(), url)));
+                }
+            }
+            all.extend(host.keys.get(1).map(|name| (name.as_str(), services)));
+        }
+        all
     }
 
     /// Says with which token a host is asked. What is said of it already stays.

@@ -341,3 +341,39 @@ fn a_server_that_is_not_there_is_named_with_a_hint() {
         "{text}"
     );
 }
+
+#[test]
+fn a_configuration_for_a_mirror_is_printed_and_passes_its_own_check() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("terraform.rc");
+    let path = path.to_str().unwrap();
+    let url = "https://mirror.example/";
+
+    let rc = run(&["mirror", "config", url, "--mode", "network"]);
+    assert!(rc.status.success(), "{}", stderr(&rc));
+    fs::write(path, stdout(&rc)).unwrap();
+    let check = run(&["mirror", "config", "--check", path]);
+    assert!(check.status.success(), "{}", stdout(&check));
+
+    fs::write(path, stdout(&rc).replace("/mirror/\"", "/mirror\"")).unwrap();
+    let check = run(&["mirror", "config", "--check", path]);
+    assert_eq!(check.status.code(), Some(1));
+    assert!(
+        stdout(&check).contains("does not end in a slash"),
+        "{}",
+        stdout(&check)
+    );
+
+    for (arguments, reason) in [
+        (
+            &["http://mirror.example/", "--mode", "network"][..],
+            "https:// only",
+        ),
+        (&["ftp://mirror.example/"], "must begin with https://"),
+        (&[], "<URL>"),
+    ] {
+        let output = run(&[&["mirror", "config"], arguments].concat());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+    }
+}
