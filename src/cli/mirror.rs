@@ -1,10 +1,11 @@
 //! `outpost mirror …`: what templates need, for places without a network.
 
 mod bundle;
+mod config;
 mod import;
 mod inspect;
 mod key;
-mod config;
+mod pull;
 mod serve;
 mod sync;
 mod work;

@@ -37,13 +37,25 @@ use axum::{
 use serde_json::{Value, json};
 
 use self::{documents::Asked, metrics::Metrics, misses::Misses};
+
 pub use self::{
     links::Access,
     loopback::Loopback,
     misses::{Item, Miss},
 };
-use super::{Digest, Generation, Store, StoreError, generation::GitRepository, store::Lease};
-use crate::{files, provision::Services, registry::Platform, stop::Stop};
+use super::{
+    Digest, Generation, Store, StoreError,
+    fetch::registry::Offered,
+    generation::GitRepository,
+    store::Lease,
+    sync::{PullError, Release, Upstream},
+};
+use crate::{
+    files,
+    provision::Services,
+    registry::{Platform, ProviderAddr},
+    stop::Stop,
+};
 
 /// The longest key that is handed on; registries give some ten thousand bytes.
 const MAX_KEY_BYTES: u64 = 1 << 20;
@@ -61,6 +73,21 @@ impl Server {
         Self(Arc::new(Mirror {
             store,
             access,
+            upstream: None,
+            newest: Mutex::default(),
+            misses: Misses::default(),
+            metrics: Metrics::new(),
+        }))
+    }
+
+    /// The same, asking `upstream` for what the store does not have.
+    #[must_use]
+    pub fn with_upstream(self, upstream: Upstream) -> Self {
+        let Mirror { store, access, .. } = &*self.0;
+        Self(Arc::new(Mirror {
+            store: store.clone(),
+            access: access.clone(),
+            upstream: Some(upstream),
             newest: Mutex::default(),
             misses: Misses::default(),
             metrics: Metrics::new(),
@@ -143,6 +170,7 @@ pub(super) fn services(generation: &Generation) -> Services {
 struct Mirror {
     store: Store,
     access: Access,
+    upstream: Option<Upstream>,
     newest: Mutex<Option<Arc<Snapshot>>>,
     misses: Misses,
     metrics: Metrics,
@@ -174,7 +202,13 @@ impl Mirror {
         make: impl FnOnce(&Self, &Generation) -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Refused> {
         let this = self.clone();
-        let task = move || make(&this, &this.snapshot()?.generation);
+        let task = move || match this.snapshot() {
+            // What registries have is not nothing.
+            Err(StoreError::Empty { .. }) if this.upstream.is_some() => {
+                make(&this, &Generation::default())
+            }
+            snapshot => make(&this, &snapshot?.generation),
+        };
         let made = tokio::task::spawn_blocking(task).await;
         made.unwrap_or(Err(Refused::Broken))
     }
@@ -187,6 +221,33 @@ impl Mirror {
     ) -> Result<T, Refused> {
         let made = self.look(move |mirror, all| Ok(make(mirror, all))).await?;
         made.ok_or_else(|| self.miss(item))
+    }
+
+    /// The versions that a registry has; none if there is no registry to ask.
+    async fn offered(&self, name: &str) -> Result<Arc<Vec<Offered>>, PullError> {
+        match (&self.upstream, name.parse::<ProviderAddr>()) {
+            (Some(upstream), Ok(addr)) => upstream.versions(&addr).await,
+            _ => Err(PullError::Missing),
+        }
+    }
+
+    /// What a publisher signed of a version.
+    async fn release(
+        &self,
+        name: &str,
+        version: &str,
+        platform: &Platform,
+    ) -> Result<Option<Arc<Release>>, PullError> {
+        match (
+            &self.upstream,
+            name.parse::<ProviderAddr>(),
+            version.parse(),
+        ) {
+            (Some(upstream), Ok(addr), Ok(version)) => {
+                upstream.release(&addr, &version, platform).await.map(Some)
+            }
+            _ => Err(PullError::Missing),
+        }
     }
 
     fn miss(&self, item: Item) -> Refused {
@@ -202,6 +263,9 @@ impl Mirror {
         headers: &HeaderMap,
     ) -> Answer {
         let this = self.clone();
+        if let Some(upstream) = self.upstream.as_ref().filter(|_| !self.store.has(digest)) {
+            upstream.bring(digest).await.map_err(Refused::from)?;
+        }
         let open = move || match this.store.has(digest) {
             true => this.store.open_blob(digest).map_err(Refused::from),
             false => Err(Refused::Missing),
@@ -248,6 +312,20 @@ enum Refused {
     Broken,
     /// Whoever asks has no token.
     Unknown,
+    /// The registry behind the mirror could not be asked, or is not to be believed; the log says why.
+    Upstream,
+}
+
+impl From<PullError> for Refused {
+    fn from(error: PullError) -> Self {
+        match error {
+            PullError::Missing => Self::Missing,
+            PullError::Failed(why) => {
+                tracing::warn!(%why, "nothing comes from the registry");
+                Self::Upstream
+            }
+        }
+    }
 }
 
 impl From<StoreError> for Refused {
@@ -260,6 +338,15 @@ impl From<StoreError> for Refused {
                 Self::Broken
             }
         }
+    }
+}
+
+/// What a registry gave, else nothing and what to say if nobody else has it. `None` is an ordinary miss.
+fn or_nothing<T: Default>(pulled: Result<T, PullError>) -> (T, Option<Refused>) {
+    match pulled {
+        Ok(it) => (it, None),
+        Err(PullError::Missing) => (T::default(), None),
+        Err(error) => (T::default(), Some(error.into())),
     }
 }
 
@@ -280,6 +367,10 @@ impl IntoResponse for Refused {
             Self::Broken => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the mirror cannot be read",
+            ),
+            Self::Upstream => (
+                StatusCode::BAD_GATEWAY,
+                "the mirror does not have this, and its registry did not give it",
             ),
             Self::Unknown => (
                 StatusCode::UNAUTHORIZED,
@@ -344,10 +435,18 @@ async fn provider_versions(
     headers: HeaderMap,
 ) -> Answer {
     let item = Item::new("provider", format!("{host}/{namespace}/{kind}"));
+    let offered = mirror.offered(&item.name).await;
+    let (offered, otherwise) = or_nothing(offered);
     let make = move |_: &Mirror, all: &Generation| {
-        documents::provider_versions(all, &Asked(&host, &namespace, &kind))
+        Ok(documents::provider_versions(
+            all,
+            &Asked(&host, &namespace, &kind),
+            &offered,
+        ))
     };
-    Ok(respond(&mirror.document(item, make).await?, &headers))
+    let made = mirror.look(make).await?;
+    let document = made.ok_or_else(|| otherwise.unwrap_or_else(|| mirror.miss(item)))?;
+    Ok(respond(&document, &headers))
 }
 
 type PackagePath = (String, String, String, String, String, String);
@@ -358,6 +457,7 @@ async fn download(
     headers: HeaderMap,
 ) -> Answer {
     let platform = Platform { os, arch };
+    let (asked_version, asked_platform) = (version.clone(), platform.clone());
     let item = Item::new("provider", format!("{host}/{namespace}/{kind}"))
         .version(&version)
         .platform(&platform);
@@ -375,8 +475,18 @@ async fn download(
             provider, signed, package, &keys, access,
         )))
     };
-    let made = mirror.look(make).await?;
-    let document = made.ok_or_else(|| mirror.miss(item))?;
+    let document = match mirror.look(make).await? {
+        Some(document) => document,
+        None => {
+            let release = mirror
+                .release(&item.name, &asked_version, &asked_platform)
+                .await;
+            let (release, otherwise) = or_nothing(release);
+            let made = release
+                .and_then(|release| documents::pulled(&release, &asked_platform, &mirror.access));
+            made.ok_or_else(|| otherwise.unwrap_or_else(|| mirror.miss(item)))?
+        }
+    };
     Ok(respond(&document, &headers))
 }
 
@@ -404,14 +514,37 @@ async fn mirror(
     if version != "index" {
         item = item.version(&version);
     }
+    let (offered, mut otherwise) = or_nothing(mirror.offered(&item.name).await);
+    let mut release = None;
+    if version != "index" {
+        // What it is published for decides by which package the registry is asked for it.
+        let of_version = offered
+            .iter()
+            .find(|offered| offered.version.to_string() == version);
+        let platform = of_version.map(|it| {
+            it.platforms
+                .first()
+                .cloned()
+                .unwrap_or_else(Platform::current)
+        });
+        if let Some(platform) = platform {
+            let found = or_nothing(mirror.release(&item.name, &version, &platform).await);
+            (release, otherwise) = (found.0, found.1.or(otherwise));
+        }
+    }
     let make = move |mirror: &Mirror, all: &Generation| {
         let asked = Asked(&host, &namespace, &kind);
-        match version.as_str() {
-            "index" => documents::mirror_index(all, &asked),
-            version => documents::mirror_version(all, &asked, version, &mirror.access),
-        }
+        Ok(match version.as_str() {
+            "index" => documents::mirror_index(all, &asked, &offered),
+            version => {
+                let release = release.as_deref();
+                documents::mirror_version(all, &asked, version, release, &mirror.access)
+            }
+        })
     };
-    Ok(respond(&mirror.document(item, make).await?, &headers))
+    let made = mirror.look(make).await?;
+    let document = made.ok_or_else(|| otherwise.unwrap_or_else(|| mirror.miss(item)))?;
+    Ok(respond(&document, &headers))
 }
 
 async fn module_versions(

@@ -7,6 +7,7 @@ mod adopt;
 mod modules;
 mod package;
 mod provider;
+mod pull;
 mod review;
 mod templates;
 mod trust;
@@ -21,6 +22,7 @@ use std::{
 use semver::Version;
 
 pub use self::{
+    pull::{PullError, Release, Upstream},
     review::{ReviewError, read_keys, write as write_review},
     trust::{Keys, Trust, TrustError},
     wishes::{WishError, Wishes},

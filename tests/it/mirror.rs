@@ -2,5 +2,6 @@
 
 mod bundle;
 pub mod origin;
+mod pull;
 pub mod serve;
 mod sync;

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::Place;
+use super::{Place, pull};
 use crate::{
     cli::{
         exit::{Hint, UsageError},
@@ -46,6 +46,15 @@ pub(in crate::cli) struct Serve {
     /// Write what was asked for in vain to this file, as JSON
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_MISSES_FILE")]
     misses_file: Option<PathBuf>,
+    /// Ask registries for what the mirror does not have; this mirror.toml says whom to ask and whose keys to trust
+    #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_PULL_THROUGH")]
+    pull_through: Option<PathBuf>,
+    /// PEM file of further authorities to trust when registries are asked
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
+    tls_ca_file: Option<PathBuf>,
+    /// Ask nobody, whatever else is set
+    #[arg(long, env = "OUTPOST_SEALED", conflicts_with = "pull_through")]
+    sealed: bool,
 }
 
 impl Serve {
@@ -64,7 +73,11 @@ impl Serve {
             Some(path) => secret_lines(path)?,
             None => Vec::new(),
         };
-        let server = Server::new(self.store.open()?, Access::tokens(tokens));
+        let store = self.store.open()?;
+        let mut server = Server::new(store.clone(), Access::tokens(tokens));
+        if let Some(file) = self.pull_through.filter(|_| !self.sealed) {
+            server = server.with_upstream(pull::upstream(&file, store, self.tls_ca_file)?);
+        }
         let listener = Listener::bind(self.listen, tls.as_ref(), Limits::standard()).await?;
         output::note(&format!("Serving the mirror at {}", listener.url()));
         let listening = listener.serve(server.router(), stop.clone());

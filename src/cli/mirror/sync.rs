@@ -245,7 +245,7 @@ fn fingerprints(option: &str, given: &[String]) -> anyhow::Result<BTreeSet<Strin
 }
 
 /// Who we are for a registry: `TF_TOKEN_HOST` as engines read it, with `_` for each dot and `__` for each dash.
-fn token(host: &str) -> Option<HeaderValue> {
+pub(super) fn token(host: &str) -> Option<HeaderValue> {
     let name = format!("TF_TOKEN_{}", host.replace('-', "__").replace('.', "_"));
     let plain = format!("TF_TOKEN_{host}");
     let value = [name, plain]

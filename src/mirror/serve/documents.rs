@@ -8,9 +8,11 @@ use super::links::Access;
 use crate::{
     mirror::{
         Digest,
+        fetch::registry::Offered,
         generation::{
             Generation, Module, Package, Provider, PublisherKey, Signed, StaticFile, Tool,
         },
+        sync::Release,
     },
     provision::Services,
     registry::Platform,
@@ -54,14 +56,27 @@ pub(super) fn services(generation: &Generation) -> Services {
 }
 
 /// `NAMESPACE/TYPE/versions` of the provider registry protocol; `None` if there is no such provider.
-pub(super) fn provider_versions(generation: &Generation, asked: &Asked<'_>) -> Option<Value> {
-    let platform = |p: &Package| json!({ "os": p.platform.os, "arch": p.platform.arch });
+///
+/// `offered` is what a registry has beyond that.
+pub(super) fn provider_versions(
+    generation: &Generation,
+    asked: &Asked<'_>,
+    offered: &[Offered],
+) -> Option<Value> {
+    let platform = |p: &Platform| json!({ "os": p.os, "arch": p.arch });
     let version = |p: &Provider| {
-        let platforms: Vec<_> = p.packages.iter().map(platform).collect();
-        json!({ "version": p.version, "protocols": protocols(p), "platforms": platforms })
+        let platforms: Vec<_> = p.packages.iter().map(|p| platform(&p.platform)).collect();
+        json!({ "version": p.version, "protocols": protocols(&p.protocols), "platforms": platforms })
     };
-    let versions = asked.of(generation).filter(|p| p.signed.is_some());
-    let versions: Vec<_> = versions.map(version).collect();
+    let beyond = |o: &Offered| {
+        let platforms: Vec<_> = o.platforms.iter().map(platform).collect();
+        json!({ "version": o.version, "protocols": protocols(&o.protocols), "platforms": platforms })
+    };
+    let is_offered = |p: &&Provider| offered.iter().any(|o| o.version == p.version);
+    let own = asked
+        .of(generation)
+        .filter(|p| p.signed.is_some() && !is_offered(p));
+    let versions: Vec<_> = own.map(version).chain(offered.iter().map(beyond)).collect();
     (!versions.is_empty()).then(|| json!({ "versions": versions, "warnings": null }))
 }
 
@@ -90,13 +105,7 @@ pub(super) fn download(
     keys: &[String],
     access: &Access,
 ) -> Value {
-    let key = |(key, armor): (&PublisherKey, &String)| {
-        json!({
-            "key_id": key.id, "ascii_armor": armor, "trust_signature": key.trust_signature,
-            "source": "", "source_url": "",
-        })
-    };
-    let keys: Vec<_> = signed.keys.iter().zip(keys).map(key).collect();
+    let keys = published(signed, keys);
     // OpenTofu 1.12 and newer lock all of these.
     let hashes = |p: &Package| {
         let hashes = json!({ "hashes": hashes(p), "package_size": p.size });
@@ -104,7 +113,7 @@ pub(super) fn download(
     };
     let packages: Map<_, _> = provider.packages.iter().map(hashes).collect();
     json!({
-        "protocols": protocols(provider),
+        "protocols": protocols(&provider.protocols),
         "os": package.platform.os,
         "arch": package.platform.arch,
         "filename": package.filename,
@@ -117,12 +126,42 @@ pub(super) fn download(
     })
 }
 
+/// The publisher's keys as registries hand them out. `armored` are in the same order.
+fn published(signed: &Signed, armored: &[String]) -> Vec<Value> {
+    let key = |(key, armored): (&PublisherKey, &String)| {
+        json!({
+            "key_id": key.id, "ascii_armor": armored, "trust_signature": key.trust_signature,
+            "source": "", "source_url": "",
+        })
+    };
+    signed.keys.iter().zip(armored).map(key).collect()
+}
+
 /// Sources that do not tell are taken at the version that all engines speak.
-fn protocols(provider: &Provider) -> Vec<&str> {
-    match provider.protocols.is_empty() {
+fn protocols(known: &[String]) -> Vec<&str> {
+    match known.is_empty() {
         true => vec!["5.0"],
-        false => provider.protocols.iter().map(String::as_str).collect(),
+        false => known.iter().map(String::as_str).collect(),
     }
+}
+
+/// The same answer for a package that a registry has and the mirror does not; `None` if nobody signed it, or there is
+/// none for the platform.
+pub(super) fn pulled(release: &Release, platform: &Platform, access: &Access) -> Option<Value> {
+    let (filename, archive) = release.packages.get(platform)?;
+    let signed = release.signed.as_ref()?;
+    let keys = published(signed, &release.keys);
+    Some(json!({
+        "protocols": protocols(&release.protocols),
+        "os": platform.os,
+        "arch": platform.arch,
+        "filename": filename,
+        "download_url": access.blob(*archive, filename),
+        "shasum": archive,
+        "shasums_url": access.blob(signed.shasums, "SHA256SUMS"),
+        "shasums_signature_url": access.blob(signed.signature, "SHA256SUMS.sig"),
+        "signing_keys": { "gpg_public_keys": keys },
+    }))
 }
 
 fn hashes(package: &Package) -> Vec<String> {
@@ -130,11 +169,14 @@ fn hashes(package: &Package) -> Vec<String> {
 }
 
 /// `index.json` of the network mirror protocol.
-pub(super) fn mirror_index(generation: &Generation, asked: &Asked<'_>) -> Option<Value> {
-    let versions = asked
-        .of(generation)
-        .map(|p| (p.version.to_string(), json!({})));
-    let versions: Map<_, _> = versions.collect();
+pub(super) fn mirror_index(
+    generation: &Generation,
+    asked: &Asked<'_>,
+    offered: &[Offered],
+) -> Option<Value> {
+    let own = asked.of(generation).map(|p| &p.version);
+    let versions = own.chain(offered.iter().map(|o| &o.version));
+    let versions: Map<_, _> = versions.map(|v| (v.to_string(), json!({}))).collect();
     (!versions.is_empty()).then(|| json!({ "versions": versions }))
 }
 
@@ -143,20 +185,23 @@ pub(super) fn mirror_version(
     generation: &Generation,
     asked: &Asked<'_>,
     version: &str,
+    release: Option<&Release>,
     access: &Access,
 ) -> Option<Value> {
-    let provider = asked
-        .of(generation)
-        .find(|p| p.version.to_string() == version)?;
-    let archive = |p: &Package| {
-        let url = access.blob(p.archive, &p.filename);
-        (
-            p.platform.to_string(),
-            json!({ "url": url, "hashes": hashes(p) }),
-        )
-    };
-    let archives: Map<_, _> = provider.packages.iter().map(archive).collect();
-    Some(json!({ "archives": archives }))
+    let mut provider = asked.of(generation);
+    let provider = provider.find(|p| p.version.to_string() == version);
+    let mut archives = Map::new();
+    for (platform, (filename, archive)) in release.iter().flat_map(|release| &release.packages) {
+        let (url, hash) = (access.blob(*archive, filename), archive.zh().to_string());
+        let archive = json!({ "url": url, "hashes": [hash] });
+        archives.insert(platform.to_string(), archive);
+    }
+    for package in provider.iter().flat_map(|provider| &provider.packages) {
+        let url = access.blob(package.archive, &package.filename);
+        let archive = json!({ "url": url, "hashes": hashes(package) });
+        archives.insert(package.platform.to_string(), archive);
+    }
+    (!archives.is_empty()).then(|| json!({ "archives": archives }))
 }
 
 /// `NAMESPACE/NAME/SYSTEM/versions` of the module registry protocol. `addr` begins with the host.

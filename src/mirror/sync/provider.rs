@@ -47,9 +47,9 @@ struct Outcome {
 }
 
 /// A list of checksums that somebody signed.
-struct Sums {
-    content: Vec<u8>,
-    signed: Option<Signed>,
+pub(super) struct Sums {
+    pub(super) content: Vec<u8>,
+    pub(super) signed: Option<Signed>,
 }
 
 impl Sync {
@@ -252,7 +252,7 @@ impl Sync {
     }
 
     /// The checksums of a version, once their signature is found good.
-    async fn sums(
+    pub(super) async fn sums(
         &self,
         addr: &ProviderAddr,
         version: &Version,

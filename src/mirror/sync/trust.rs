@@ -8,7 +8,7 @@ use std::{
 use super::wishes::Rule;
 use crate::{
     mirror::publisher::{self, SignatureError, SignedBy},
-    registry::ProviderAddr,
+    registry::{Platform, ProviderAddr},
 };
 
 /// Fingerprints by `HOST/NAMESPACE`.
@@ -164,4 +164,22 @@ pub(super) fn listed(list: &[u8], name: &str) -> Option<crate::mirror::Digest> {
         let is_it = file.strip_prefix('*').unwrap_or(file) == name;
         is_it.then(|| hash.to_ascii_lowercase().parse().ok())?
     })
+}
+
+/// The packages of a version in such a list, by platform. What is named otherwise is no package.
+pub(super) fn packages(
+    list: &[u8],
+    kind: &str,
+    version: &semver::Version,
+) -> BTreeMap<Platform, (String, crate::mirror::Digest)> {
+    let begin = format!("terraform-provider-{kind}_{version}_");
+    let list = std::str::from_utf8(list).unwrap_or_default();
+    let package = |line: &str| {
+        let (hash, file) = line.split_once("  ")?;
+        let file = file.strip_prefix('*').unwrap_or(file);
+        let platform = file.strip_prefix(&begin)?.strip_suffix(".zip")?;
+        let digest = hash.to_ascii_lowercase().parse().ok()?;
+        Some((platform.parse().ok()?, (file.to_owned(), digest)))
+    };
+    list.lines().filter_map(package).collect()
 }

@@ -51,7 +51,8 @@ impl Publisher {
     fn with_key(days: Option<u32>, signs_on: u32) -> Self {
         let mut params = SecretKeyParamsBuilder::default();
         params
-            .key_type(KeyType::Ed25519)
+            // Engines do not know the newer kind of such keys.
+            .key_type(KeyType::Ed25519Legacy)
             .can_sign(true)
             .created_at(Timestamp::from_secs(1_600_041_600))
             .primary_user_id("Acme <acme@example.com>".into());

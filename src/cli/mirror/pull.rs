@@ -1,0 +1,82 @@
+//! The registries behind `outpost mirror serve --pull-through`.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::sync::token;
+use crate::{
+    mirror::{
+        Store,
+        fetch::{FetchError, Fetcher, Manners, Retry, Watch, registry::Registries},
+        sync::{Sync, Trust, Upstream, Wishes, read_keys},
+    },
+    net::{proxy::Proxies, tls, web::Web},
+};
+
+/// An engine waits for the answer, and asks again by itself.
+const RETRY: Retry = Retry {
+    tries: 2,
+    first_pause: Duration::from_millis(500),
+};
+
+/// Asks as the mirror.toml `file` says, and believes the keys that its mirror.lock knows.
+///
+/// # Errors
+/// What is wrong with one of the two, or with the file of authorities.
+pub(super) fn upstream(
+    file: &Path,
+    store: Store,
+    authorities: Option<PathBuf>,
+) -> anyhow::Result<Upstream> {
+    let wishes = Wishes::load(file)?;
+    let known = read_keys(&file.with_extension("lock"))?;
+    let trust = tls::Trust {
+        extra: authorities.into_iter().collect(),
+        ..tls::Trust::default()
+    };
+    let manners = Manners {
+        retry: RETRY,
+        ..Manners::default()
+    };
+    let watch: Arc<dyn Watch> = Arc::new(Logged);
+    let fetcher = Fetcher::new(
+        Web::new(&trust, Proxies::from_env())?,
+        manners,
+        Arc::clone(&watch),
+    );
+    Ok(Upstream::new(Sync {
+        store,
+        trust: Trust::new(wishes.trust.clone(), known, BTreeSet::new(), Vec::new()),
+        registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(token)),
+        wishes,
+        fetcher,
+        watch,
+        import_dirs: Vec::new(),
+        dry_run: false,
+    }))
+}
+
+/// A server has a log, and nobody who looks at a screen.
+struct Logged;
+
+impl Watch for Logged {
+    fn phase(&self, _: &str) {}
+
+    fn arrived(&self, name: &str, bytes: u64) {
+        tracing::debug!(name, bytes, "arrived from a registry");
+    }
+
+    fn note(&self, text: &str) {
+        tracing::warn!("{text}");
+    }
+
+    fn advanced(&self, _: &str, _: u64, _: Option<u64>) {}
+
+    fn trying_again(&self, what: &str, error: &FetchError, pause: Duration) {
+        tracing::warn!(what, %error, ?pause, "asking a registry again");
+    }
+}

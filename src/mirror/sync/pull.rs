@@ -1,0 +1,304 @@
+//! Pull-through: what a server is asked for and does not have comes from the registries, once, whoever asks for it.
+//!
+//! A document needs what a publisher signed, and no more: engines give up on documents after ten seconds, on packages
+//! never. A package is asked for when somebody fetches it. It is handed on when it is whole, checked and part of a
+//! generation, so that no client ever sees a byte that its publisher did not sign.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+use semver::Version;
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    time::{Instant, timeout},
+};
+
+use super::{Cause, Report, Sync, trust};
+use crate::{
+    mirror::{
+        Digest, Generation, StoreError,
+        fetch::{FetchError, registry::Offered},
+        generation::Signed,
+    },
+    registry::{Platform, ProviderAddr},
+    stop::Stop,
+};
+
+/// How long a registry's list of versions is taken as it is.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// How long a client is kept waiting for a document: engines give up after ten seconds.
+const DOCUMENT: Duration = Duration::from_secs(8);
+
+/// Entries of each memory: whoever asks for nonsense must not fill ours.
+const LIMIT: usize = 4096;
+
+/// Why something does not come from a registry.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PullError {
+    /// The registry does not have it, or may not be asked.
+    #[error("no registry that may be asked has it")]
+    Missing,
+    /// It could not be had.
+    #[error("{0}")]
+    Failed(Arc<str>),
+}
+
+impl From<Cause> for PullError {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Fetch(FetchError::NotFound { .. } | FetchError::NoService { .. }) => {
+                Self::Missing
+            }
+            cause => Self::failed(&super::Failure {
+                what: String::new(),
+                error: cause,
+            }),
+        }
+    }
+}
+
+impl From<FetchError> for PullError {
+    fn from(error: FetchError) -> Self {
+        Cause::from(error).into()
+    }
+}
+
+impl PullError {
+    fn failed(failure: &super::Failure) -> Self {
+        Self::Failed(failure.reason().into())
+    }
+}
+
+/// What a publisher signed of one version.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// Versions of the plugin protocol.
+    pub protocols: Vec<String>,
+    /// The checksums with their signature; `None` if nobody signed and that is allowed.
+    pub signed: Option<Signed>,
+    /// The keys of `signed`, armored, in the same order.
+    pub keys: Vec<String>,
+    /// Packages by platform: the file's name and its digest.
+    pub packages: BTreeMap<Platform, (String, Digest)>,
+}
+
+/// A memory with a limit. What is forgotten is asked for again.
+struct Memory<K, V>(Mutex<HashMap<K, V>>);
+
+impl<K: Eq + Hash, V: Clone> Memory<K, V> {
+    fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    fn get(&self, key: &K) -> Option<V> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(key).cloned()
+    }
+
+    fn get_or(&self, key: K, make: impl FnOnce() -> V) -> V {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= LIMIT && !all.contains_key(&key) {
+            all.clear();
+        }
+        all.entry(key).or_insert_with(make).clone()
+    }
+
+    fn remove(&self, key: &K) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(key);
+    }
+}
+
+/// A list of versions, and when it was asked for. One task at a time asks.
+type Listing = Arc<AsyncMutex<Option<(Instant, Result<Arc<Vec<Offered>>, PullError>)>>>;
+type Releasing = Arc<AsyncMutex<Option<Arc<Release>>>>;
+type Flight = Shared<BoxFuture<'static, Result<(), PullError>>>;
+
+/// Whose package a file will be.
+type Promise = (ProviderAddr, Version, Platform);
+
+/// Registries behind a server. A clone is the same.
+#[derive(Clone)]
+pub struct Upstream(Arc<Inner>);
+
+struct Inner {
+    sync: Sync,
+    hosts: BTreeSet<String>,
+    listings: Memory<ProviderAddr, Listing>,
+    releases: Memory<(ProviderAddr, Version), Releasing>,
+    promises: Memory<Digest, Promise>,
+    flights: Memory<Digest, Flight>,
+}
+
+impl Upstream {
+    /// Pulls as `sync` would, from no other hosts than those its wishes name and the engines' own.
+    pub fn new(sync: Sync) -> Self {
+        let wishes = &sync.wishes;
+        let mut hosts: BTreeSet<_> = wishes.hosts.keys().cloned().collect();
+        hosts.extend(
+            wishes
+                .engines
+                .iter()
+                .map(|engine| engine.default_host().to_owned()),
+        );
+        for wish in &wishes.providers {
+            let addrs = wish.source.addrs(&wishes.engines);
+            hosts.extend(addrs.iter().map(|addr| addr.host().to_owned()));
+        }
+        Self(Arc::new(Inner {
+            sync,
+            hosts,
+            listings: Memory::new(),
+            releases: Memory::new(),
+            promises: Memory::new(),
+            flights: Memory::new(),
+        }))
+    }
+
+    /// The versions that a registry has. For a minute nobody asks it again; a list from before is better than none.
+    ///
+    /// # Errors
+    /// [`PullError`].
+    pub async fn versions(&self, addr: &ProviderAddr) -> Result<Arc<Vec<Offered>>, PullError> {
+        self.check_host(addr)?;
+        let listing = self.0.listings.get_or(addr.clone(), Listing::default);
+        let mut listing = listing.lock().await;
+        if let Some((at, known)) = &*listing
+            && at.elapsed() < FRESH
+        {
+            return known.clone();
+        }
+        let asked = self.in_time(self.0.sync.registries.versions(addr)).await;
+        let asked = match (asked, &*listing) {
+            (Ok(offered), _) => Ok(Arc::new(offered)),
+            (Err(PullError::Failed(why)), Some((_, Ok(known)))) => {
+                tracing::warn!(%addr, %why, "the registry does not answer; its versions from before count");
+                Ok(known.clone())
+            }
+            (Err(error), _) => Err(error),
+        };
+        *listing = Some((Instant::now(), asked.clone()));
+        asked
+    }
+
+    /// What a publisher signed of a version. It is asked for once, by way of the package for `platform`.
+    ///
+    /// # Errors
+    /// [`PullError`]; a signature that is not good is one.
+    pub async fn release(
+        &self,
+        addr: &ProviderAddr,
+        version: &Version,
+        platform: &Platform,
+    ) -> Result<Arc<Release>, PullError> {
+        self.check_host(addr)?;
+        let key = (addr.clone(), version.clone());
+        let releasing = self.0.releases.get_or(key, Releasing::default);
+        let mut known = releasing.lock().await;
+        if let Some(release) = &*known {
+            return Ok(release.clone());
+        }
+        let release = self.in_time(self.ask(addr, version, platform)).await?;
+        for (platform, (_, digest)) in &release.packages {
+            let promise = (addr.clone(), version.clone(), platform.clone());
+            self.0.promises.get_or(*digest, || promise);
+        }
+        let release = Arc::new(release);
+        *known = Some(release.clone());
+        Ok(release)
+    }
+
+    async fn ask(
+        &self,
+        addr: &ProviderAddr,
+        version: &Version,
+        platform: &Platform,
+    ) -> Result<Release, Cause> {
+        let sync = &self.0.sync;
+        let found = sync.registries.package(addr, version, platform).await?;
+        let sums = sync.sums(addr, version, &found).await?;
+        Ok(Release {
+            packages: trust::packages(&sums.content, addr.kind(), version),
+            keys: found.keys.into_iter().map(|key| key.ascii_armor).collect(),
+            protocols: found.protocols,
+            signed: sums.signed,
+        })
+    }
+
+    /// Brings a package into the store that a document has named before. Whoever comes second waits for the first;
+    /// whoever leaves does not stop it.
+    ///
+    /// # Errors
+    /// [`PullError::Missing`] if no document named it.
+    pub async fn bring(&self, digest: Digest) -> Result<(), PullError> {
+        let Some(promise) = self.0.promises.get(&digest) else {
+            return Err(PullError::Missing);
+        };
+        let flight = self.0.flights.get_or(digest, || {
+            let this = self.clone();
+            let task = tokio::spawn(async move {
+                let pulled = this.pull(promise).await;
+                this.0.flights.remove(&digest);
+                pulled
+            });
+            let ended = task.map(|ended| {
+                ended.unwrap_or_else(|error| Err(PullError::Failed(error.to_string().into())))
+            });
+            ended.boxed().shared()
+        });
+        flight.await
+    }
+
+    async fn pull(&self, (addr, version, platform): Promise) -> Result<(), PullError> {
+        let what = format!("{addr} {version} {platform}");
+        let wanted = BTreeMap::from([((addr, version), BTreeSet::from([platform]))]);
+        let pulled = self.0.sync.pull(wanted, &Stop::new()).await;
+        let report = pulled.map_err(Cause::from)?;
+        match report.failures.first() {
+            None => {
+                tracing::info!(what, bytes = report.bytes, "pulled from the registry");
+                Ok(())
+            }
+            Some(failure) => Err(PullError::failed(failure)),
+        }
+    }
+
+    fn check_host(&self, addr: &ProviderAddr) -> Result<(), PullError> {
+        match self.0.hosts.contains(addr.host()) {
+            true => Ok(()),
+            false => Err(PullError::Missing),
+        }
+    }
+
+    async fn in_time<T, E>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, PullError>
+    where
+        PullError: From<E>,
+    {
+        match timeout(DOCUMENT, work).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(PullError::Failed(
+                format!("the registry did not answer within {DOCUMENT:?}").into(),
+            )),
+        }
+    }
+}
+
+impl Sync {
+    /// Brings what is wanted into the current generation.
+    async fn pull(&self, wanted: super::Wanted, stop: &Stop) -> Result<Report, StoreError> {
+        let mut report = Report::default();
+        self.providers(&Generation::default(), wanted, &mut report)
+            .await;
+        self.commit(&mut report, stop).await?;
+        Ok(report)
+    }
+}
