@@ -6,9 +6,14 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use outpost::{
     job::{CompletedJob, FailedJob, Job},
+    mirror::{
+        bundle::{self, Manifest, Trust, Watch},
+        keys::{PublicKey, Rotation},
+    },
     process::{Limits, Line, LineBuffer, Pipe},
     proto::{provisioner, provisionerd},
     provision::{JobUpdate, JobUpdated},
+    stop::Stop,
     terraform::log_stream,
     transport::{
         drpc::wire::{Reader, Writer},
@@ -21,11 +26,13 @@ use prost::Message;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 6] = [
     ("yamux", yamux),
     ("drpc", drpc),
     ("messages", messages),
     ("log_reader", log_reader),
+    ("bundle", bundle),
+    ("manifest", manifest),
 ];
 
 /// A session whose peer sends whatever it likes, and whose own side does anything at any time.
@@ -222,5 +229,54 @@ pub fn log_reader(data: &[u8]) {
                     .all(|entry| !entry.output.contains('\0'))
             );
         }
+    }
+}
+
+/// A bundle that somebody made. What is read of it is within limits, and what is taken for its head is written as it
+/// was read.
+pub fn bundle(data: &[u8]) {
+    let stop = Stop::new();
+    let watch = Watch {
+        stop: &stop,
+        hear: &|_| {},
+    };
+    let mut reader = bundle::Reader::new(data);
+    let Ok(head) = reader.head() else {
+        return;
+    };
+    let _ = head.signers();
+    assert!(head.verify(&Trust::default()).is_err(), "nobody is trusted");
+    let Ok(manifest) = head.unverified() else {
+        return;
+    };
+    for (digest, blob) in &manifest.blobs {
+        let mut read = 0;
+        let mut take = |piece: &[u8]| {
+            read += piece.len() as u64;
+            Ok(())
+        };
+        let result = reader.blob(*digest, blob.size, watch, &mut take);
+        assert!(read <= blob.size.min(data.len() as u64));
+        if result.is_err() {
+            return;
+        }
+    }
+    let _ = reader.end();
+}
+
+/// A manifest that somebody signed: what is taken is in its normal form, and nothing in it leads anywhere.
+pub fn manifest(data: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(data) {
+        assert_eq!(manifest.to_text().expect("it was one"), data);
+        assert_eq!(manifest.generation.check(), Ok(()));
+    }
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(key) = PublicKey::from_file(text) {
+        assert_eq!(PublicKey::from_file(&key.to_file()), Ok(key));
+    }
+    if let Ok(line) = Rotation::from_file(text) {
+        assert_eq!(Rotation::to_file(&line), text);
     }
 }

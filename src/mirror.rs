@@ -4,9 +4,11 @@
 pub mod builtin;
 pub mod bundle;
 mod digest;
+pub mod doctor;
 pub mod fetch;
 pub mod generation;
 pub mod git;
+pub mod images;
 pub mod keys;
 pub mod publisher;
 mod remote;
@@ -16,6 +18,7 @@ pub mod serve;
 pub mod setup;
 pub mod store;
 pub mod sync;
+pub mod tend;
 mod view;
 
 pub use self::{

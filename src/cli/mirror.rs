@@ -2,12 +2,15 @@
 
 mod bundle;
 mod config;
+mod doctor;
 mod import;
 mod inspect;
 mod key;
 mod pull;
+mod push_images;
 mod serve;
 mod sync;
+mod tend;
 mod work;
 
 use std::path::PathBuf;
@@ -26,9 +29,16 @@ pub(super) enum Mirror {
     Import(Box<import::Import>),
     Inspect(inspect::Inspect),
     Diff(inspect::Diff),
+    Verify(tend::Verify),
+    Gc(tend::Gc),
+    Prune(tend::Prune),
+    Rollback(tend::Rollback),
     #[command(subcommand)]
     Key(key::Key),
+    PushImages(push_images::PushImages),
     Config(Box<config::Config>),
+    Doctor(doctor::Doctor),
+    Lock(doctor::Lock),
 }
 
 /// Which mirror.
@@ -78,8 +88,15 @@ impl Mirror {
             Self::Import(command) => command.exec(output, stop).await,
             Self::Inspect(command) => command.exec(output),
             Self::Diff(command) => command.exec(output),
+            Self::Verify(command) => command.exec(output, stop).await,
+            Self::Gc(command) => command.exec(output, stop).await,
+            Self::Prune(command) => command.exec(output, stop).await,
+            Self::Rollback(command) => command.exec(output, stop).await,
             Self::Key(command) => command.exec(output, stop).await,
+            Self::PushImages(command) => command.exec(output, stop).await,
             Self::Config(command) => command.exec(output),
+            Self::Doctor(command) => command.exec(output).await,
+            Self::Lock(command) => command.exec(output).await,
         }
     }
 }

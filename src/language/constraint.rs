@@ -77,6 +77,14 @@ impl Constraint {
         }
     }
 
+    /// The version, if only one is acceptable because it is named.
+    pub fn exact(&self) -> Option<&Version> {
+        match self.terms.as_slice() {
+            [term] if term.operator == Operator::Equal => Some(&term.version),
+            _ => None,
+        }
+    }
+
     /// Whether there is no term, so that every release is acceptable.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()

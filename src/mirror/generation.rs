@@ -22,6 +22,9 @@ pub struct Generation {
     pub tools: Vec<Tool>,
     /// Files by their address.
     pub files: Vec<StaticFile>,
+    /// Container images.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Image>,
 }
 
 /// One version of a provider.
@@ -152,6 +155,46 @@ pub struct StaticFile {
     pub size: u64,
 }
 
+/// A container image, as its registry has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// Its name with its digest, and with a tag if it is to have one: `ghcr.io/acme/base:v1@sha256:…`.
+    pub reference: String,
+    /// Its manifests. Those that another one lists come before it, so the last one is the image.
+    pub manifests: Vec<ImageManifest>,
+    /// Configurations and layers.
+    pub blobs: Vec<ImageBlob>,
+}
+
+/// A manifest of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageManifest {
+    /// The manifest as published.
+    pub digest: Digest,
+    /// What kind of manifest it is, as registries want to hear it.
+    pub media_type: String,
+}
+
+/// A configuration or a layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageBlob {
+    /// Its content.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+impl Image {
+    /// All files of the store that it needs.
+    pub fn digests(&self) -> impl Iterator<Item = Digest> {
+        let manifests = self.manifests.iter().map(|manifest| manifest.digest);
+        manifests.chain(self.blobs.iter().map(|blob| blob.digest))
+    }
+}
+
 impl GitRepository {
     /// Its address without scheme and ending: `HOST/OWNER/REPO`.
     pub fn place(&self) -> &str {
@@ -198,6 +241,8 @@ impl Generation {
         self.tools.dedup_by_key(|t| tool(t));
         self.files.sort_by(|a, b| a.url.cmp(&b.url));
         self.files.dedup_by(|a, b| a.url == b.url);
+        self.images.sort_by(|a, b| a.reference.cmp(&b.reference));
+        self.images.dedup_by(|a, b| a.reference == b.reference);
     }
 
     /// Adds what `other` has. Of what both have, `other` counts; packages for platforms add up.
@@ -220,11 +265,13 @@ impl Generation {
             git,
             tools,
             files,
+            images,
             ..
         } = self;
         modules.splice(0..0, other.modules);
         tools.splice(0..0, other.tools);
         files.splice(0..0, other.files);
+        images.splice(0..0, other.images);
         for mut new in other.git {
             if let Some(index) = git.iter().position(|old| old.url == new.url) {
                 // One pack has what its references need, so two of them cannot add up.
@@ -255,6 +302,7 @@ impl Generation {
         all.extend(self.modules.iter().map(|module| module.archive));
         all.extend(self.git.iter().flat_map(|git| [git.pack, git.index]));
         all.extend(self.files.iter().map(|file| file.content));
+        all.extend(self.images.iter().flat_map(Image::digests));
         all
     }
 
@@ -415,6 +463,16 @@ impl Generation {
             .max_by(|a, b| a.version.cmp(&b.version))
     }
 
+    /// All platforms that some provider is there for.
+    pub fn platforms(&self) -> Vec<Platform> {
+        let packages = self
+            .providers
+            .iter()
+            .flat_map(|provider| &provider.packages);
+        let platforms: BTreeSet<_> = packages.map(|package| package.platform.clone()).collect();
+        platforms.into_iter().collect()
+    }
+
     /// The versions of a provider, oldest first.
     pub fn versions<'a>(&'a self, addr: &'a ProviderAddr) -> impl Iterator<Item = &'a Provider> {
         self.providers
@@ -438,7 +496,11 @@ fn is_file_name(name: &str) -> bool {
 
 /// Whether a text is an address without credentials that can be mapped to one below a server of ours.
 fn is_address(text: &str) -> bool {
-    let url = url::Url::parse(text).ok().filter(|_| text.len() <= 4096);
+    let is_plain = text.len() <= 4096
+        && !text
+            .split(['/', '\\'])
+            .any(|part| matches!(part, "." | ".."));
+    let url = url::Url::parse(text).ok().filter(|_| is_plain);
     url.is_some_and(|url| {
         let is_known = matches!(url.scheme(), "https" | "http" | "ssh" | "git");
         is_known && url.has_host() && url.password().is_none() && !text.contains(char::is_control)

@@ -93,6 +93,14 @@ impl fmt::Display for Pick {
 }
 
 impl Pick {
+    /// The version, if only one can be meant.
+    pub fn exact(&self) -> Option<Version> {
+        match self {
+            Self::Newest(_) => None,
+            Self::Matching(constraint) => constraint.exact().cloned(),
+        }
+    }
+
     /// The chosen versions, newest first. `count` says how many of those that match.
     pub fn choose<'a>(
         &self,

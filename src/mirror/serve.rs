@@ -491,15 +491,10 @@ async fn download(
 }
 
 fn read_text(store: &Store, digest: Digest) -> Result<String, Refused> {
-    let mut text = String::new();
-    let mut file = std::io::Read::take(store.open_blob(digest)?, MAX_KEY_BYTES);
-    match std::io::Read::read_to_string(&mut file, &mut text) {
-        Ok(_) => Ok(text),
-        Err(error) => {
-            tracing::error!(%digest, %error, "a publisher's key cannot be read");
-            Err(Refused::Broken)
-        }
-    }
+    String::from_utf8(store.read(digest, MAX_KEY_BYTES)?).map_err(|error| {
+        tracing::error!(%digest, %error, "a publisher's key is no text");
+        Refused::Broken
+    })
 }
 
 async fn mirror(

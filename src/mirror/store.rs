@@ -167,6 +167,24 @@ impl Store {
         File::open(&path).map_err(StoreError::io("open", &path))
     }
 
+    /// All of a small file.
+    ///
+    /// # Errors
+    /// If it is not there, or longer than `limit` bytes.
+    pub fn read(&self, digest: Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
+        let mut content = Vec::new();
+        let mut file = self.open_blob(digest)?.take(limit + 1);
+        file.read_to_end(&mut content)
+            .map_err(StoreError::io("read", &self.path(digest)))?;
+        match content.len() as u64 > limit {
+            true => Err(StoreError::TooLong {
+                name: digest.to_string(),
+                limit,
+            }),
+            false => Ok(content),
+        }
+    }
+
     /// Begins a file whose digest nobody knows yet, or everybody.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod provider;
 mod pull;
 mod review;
 mod templates;
+mod tools;
 mod trust;
 pub mod wishes;
 
@@ -22,14 +23,17 @@ use std::{
 use semver::Version;
 
 pub use self::{
+    modules::{for_the_server, tree_of},
     pull::{PullError, Release, Upstream},
     review::{ReviewError, read_keys, write as write_review},
+    templates::load,
     trust::{Keys, Trust, TrustError},
     wishes::{WishError, Wishes},
 };
 use super::{
     Generation, Store, StoreError,
     fetch::{FetchError, Fetcher, Watch, blocking, registry::Registries},
+    images::{self, Access, ImageError},
 };
 use crate::{
     registry::{Platform, ProviderAddr},
@@ -50,6 +54,8 @@ pub struct Sync {
     pub registries: Registries,
     /// Who wants to know how it goes.
     pub watch: Arc<dyn Watch>,
+    /// Authorities beside the system's, in PEM, for registries of images.
+    pub authorities: Vec<Vec<u8>>,
     /// Directories with packages that are taken over.
     pub import_dirs: Vec<PathBuf>,
     /// Whether only to tell what would be done.
@@ -101,6 +107,9 @@ pub enum Cause {
     /// A directory cannot be read.
     #[error("failed to read it")]
     Read(#[from] std::io::Error),
+    /// It is no image that we can have.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// There is none.
     #[error("{0}")]
     Unsatisfied(String),
@@ -113,7 +122,8 @@ impl Failure {
             Cause::Trust(_) => true,
             Cause::Store(StoreError::Mismatch { .. } | StoreError::Package { .. }) => true,
             Cause::Fetch(error) => error.is_distrust(),
-            Cause::Store(_) | Cause::Read(_) | Cause::Unsatisfied(_) => false,
+            Cause::Image(ImageError::Invalid { .. }) => true,
+            Cause::Store(_) | Cause::Image(_) | Cause::Read(_) | Cause::Unsatisfied(_) => false,
         }
     }
 
@@ -159,6 +169,7 @@ impl Sync {
         }
         let origins = modules::Origins::new(self, &before);
         let (demands, needed) = self.templates(&origins, &mut report).await?;
+        origins.wished(&mut report).await;
         let got = origins.finish();
         report.files += got.downloads.0;
         report.bytes += got.downloads.1;
@@ -167,7 +178,10 @@ impl Sync {
         let wanted = self.resolve_providers(demands, &mut report).await;
         self.watch.phase("fetching");
         self.providers(&before, wanted, &mut report).await;
+        self.tools(&before, &mut report).await;
+        self.files(&mut report).await;
         self.check_locks(&needed, &report);
+        self.images(&before, &mut report).await;
         report.synced.normalize();
         report.failures.sort_by(|a, b| a.what.cmp(&b.what));
         if self.dry_run {
@@ -196,6 +210,38 @@ impl Sync {
             }
         }
         Ok(())
+    }
+
+    async fn images(&self, before: &Generation, report: &mut Report) {
+        for wish in &self.wishes.images {
+            let mut known = before.images.iter();
+            let known = known.find(|image| image.reference == wish.reference);
+            if let Some(image) = known.filter(|image| image.digests().all(|it| self.store.has(it)))
+            {
+                report.present += 1;
+                report.synced.images.push(image.clone());
+                continue;
+            }
+            if self.dry_run {
+                report.files += 1;
+                report.unknown += 1;
+                continue;
+            }
+            let fetched = async {
+                let access = Access {
+                    login: wish.login()?,
+                    authorities: self.authorities.clone(),
+                    is_plain: wish.is_local(),
+                };
+                let registry = images::Registry::new(access);
+                let fetched = registry.fetch(&wish.reference, &self.store, &self.watch);
+                Ok::<_, Cause>(fetched.await?)
+            };
+            match fetched.await {
+                Ok(image) => report.synced.images.push(image),
+                Err(error) => report.fail(wish.reference.clone(), error),
+            }
+        }
     }
 
     /// Makes what is there a generation, unless the current one has it all.

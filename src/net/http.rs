@@ -232,7 +232,14 @@ pub fn bare(url: &Url) -> Url {
     url
 }
 
-/// The same as text.
+/// An address without user and password.
+pub fn without_credentials(url: &Url) -> Url {
+    let mut clean = bare(url);
+    clean.set_query(url.query());
+    clean
+}
+
+/// An address as error texts show it, as text.
 pub fn shown(url: &Url) -> String {
     bare(url).into()
 }

@@ -56,6 +56,16 @@ fn the_log_reader_holds() {
 }
 
 #[test]
+fn bundles_hold() {
+    fuzz("bundle");
+}
+
+#[test]
+fn manifests_hold() {
+    fuzz("manifest");
+}
+
+#[test]
 fn every_target_has_seeds_and_a_binary() {
     let manifest = fs::read_to_string(directory().join("Cargo.toml")).unwrap();
     for (name, _) in bodies::TARGETS {

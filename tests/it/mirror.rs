@@ -1,7 +1,9 @@
 //! The mirror from outside: what it fetches, and from whom, and what engines take from it.
 
 mod bundle;
+mod images;
 pub mod origin;
 mod pull;
+mod round_trip;
 pub mod serve;
 mod sync;

@@ -2,7 +2,13 @@
 
 pub mod fault_proxy;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
 
 use outpost::{
     net::http::{Client, Config},
@@ -12,6 +18,35 @@ use outpost::{
     },
 };
 use url::Url;
+
+/// A program of a Go module, built where Go is; below the target directory, so once for all runs.
+pub fn go_install(module: &str, program: &str) -> Result<PathBuf, String> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go");
+    let place = directory.join(module.replace(['/', '@'], "-"));
+    let built = place.join(program);
+    if built.is_file() {
+        return Ok(built);
+    }
+    fs::create_dir_all(&place).map_err(|error| error.to_string())?;
+    let output = Command::new("go")
+        .args(["install", module])
+        .env("GOBIN", &place)
+        .env_remove("GOFLAGS")
+        .current_dir(&place)
+        .output()
+        .map_err(|error| format!("go: {error}"))?;
+    match output.status.success() {
+        true => Ok(built),
+        false => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(said
+                .lines()
+                .last()
+                .unwrap_or("go install failed")
+                .to_owned())
+        }
+    }
+}
 
 /// A credential that stays the same.
 pub struct Fixed(pub Credential);

@@ -55,6 +55,7 @@ pub(super) fn upstream(
         wishes,
         fetcher,
         watch,
+        authorities: Vec::new(),
         import_dirs: Vec::new(),
         dry_run: false,
     }))

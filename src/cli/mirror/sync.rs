@@ -116,6 +116,10 @@ impl Sync {
             fetcher,
             registries,
             watch: Arc::clone(&bars) as Arc<_>,
+            authorities: match &self.tls_ca_file {
+                Some(path) => vec![super::super::provisioner::connect::read(path)?],
+                None => Vec::new(),
+            },
             import_dirs: self.import_dir.clone(),
             dry_run: self.dry_run,
         };

@@ -175,7 +175,7 @@ fn check_packages(
     for package in packages(generation) {
         watch.advance(0)?;
         if known.get(&package.archive) != Some(&package) {
-            check_package(store, package)?;
+            store.check_package(package)?;
         }
         if package.platform == *platform {
             store.tree(package)?;
@@ -195,23 +195,6 @@ fn check_packages(
 fn packages(generation: &Generation) -> impl Iterator<Item = &Package> {
     let providers = generation.providers.iter();
     providers.flat_map(|provider| &provider.packages)
-}
-
-/// Checks that a package has the files that its generation says.
-///
-/// # Errors
-/// [`StoreError::Package`].
-pub(super) fn check_package(store: &Store, package: &Package) -> Result<(), StoreError> {
-    let (of_zip, of_tree) = store.checksums(package.archive, &package.filename)?;
-    for (found, promised) in [(of_zip, &package.h1_zip), (of_tree, &package.h1_tree)] {
-        if found != *promised {
-            return Err(StoreError::Package {
-                name: package.filename.clone(),
-                why: format!("its files have the checksum {found}, not {promised}"),
-            });
-        }
-    }
-    Ok(())
 }
 
 fn commit(store: &Store, generation: &Generation, lock: &files::Lock) -> Result<u64, StoreError> {

@@ -21,31 +21,46 @@ use crate::{
 /// ways.
 const MAX_MODULES: usize = 1000;
 
+/// Why a module is not there, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// It cannot be got.
+    Missing(String),
+    /// There are other versions of it.
+    Unsatisfied(String),
+}
+
+impl From<String> for Absent {
+    fn from(why: String) -> Self {
+        Self::Missing(why)
+    }
+}
+
 /// Where modules come from: their origins, or a mirror.
 #[async_trait]
 pub trait Modules: Send + Sync {
     /// The newest acceptable version of a module. `path` is `NAMESPACE/NAME/SYSTEM`.
     ///
     /// # Errors
-    /// Why there is none, for people.
+    /// Why there is none.
     async fn registry(
         &self,
         host: &str,
         path: &str,
         version: &Constraint,
-    ) -> Result<(Version, Arc<Tree>), String>;
+    ) -> Result<(Version, Arc<Tree>), Absent>;
 
     /// A repository at a branch, tag or commit; at its head without one.
     ///
     /// # Errors
     /// The same.
-    async fn git(&self, url: &str, reference: Option<&str>) -> Result<Arc<Tree>, String>;
+    async fn git(&self, url: &str, reference: Option<&str>) -> Result<Arc<Tree>, Absent>;
 
     /// An archive by its address.
     ///
     /// # Errors
     /// The same.
-    async fn archive(&self, url: &str) -> Result<Arc<Tree>, String>;
+    async fn archive(&self, url: &str) -> Result<Arc<Tree>, Absent>;
 }
 
 /// What a template needs.
@@ -86,10 +101,21 @@ pub struct Finding {
 pub enum FindingKind {
     /// It could not be got or read, for this reason.
     Missing(String),
+    /// There are other versions of it: these.
+    Unsatisfied(String),
     /// No mirror can have it, for this reason.
     NotMirrorable(&'static str),
     /// Only an engine knows.
     Unclear(String),
+}
+
+impl From<Absent> for FindingKind {
+    fn from(absent: Absent) -> Self {
+        match absent {
+            Absent::Missing(why) => Self::Missing(why),
+            Absent::Unsatisfied(why) => Self::Unsatisfied(why),
+        }
+    }
 }
 
 /// One that is to be looked at.
@@ -183,7 +209,7 @@ impl Closure {
             Source::Registry { host, path, dir } => {
                 let host = host.as_deref().unwrap_or(default_host);
                 let found = modules.registry(host, path, version).await;
-                let (version, tree) = found.map_err(FindingKind::Missing)?;
+                let (version, tree) = found?;
                 let module = FoundModule {
                     source: format!("{host}/{path}"),
                     version: Some(version),
@@ -196,7 +222,7 @@ impl Closure {
                 dir,
             } => {
                 let tree = modules.git(url, reference.as_deref()).await;
-                let tree = tree.map_err(FindingKind::Missing)?;
+                let tree = tree?;
                 let without_dir = Source::Git {
                     url: url.clone(),
                     reference: reference.clone(),
@@ -205,7 +231,7 @@ impl Closure {
                 Ok((unversioned(without_dir.to_string()), tree, dir.clone()))
             }
             Source::Archive { url, dir } => {
-                let tree = modules.archive(url).await.map_err(FindingKind::Missing)?;
+                let tree = modules.archive(url).await?;
                 // A `*` in it is resolved here, so that the rest finds its files.
                 let below = Arc::new(tree.below(dir));
                 let without_dir = Source::Archive {
@@ -261,29 +287,29 @@ mod tests {
             _: &str,
             path: &str,
             version: &Constraint,
-        ) -> Result<(Version, Arc<Tree>), String> {
+        ) -> Result<(Version, Arc<Tree>), Absent> {
             let (known, text) = match path {
                 "acme/a/x" => (
                     Version::new(1, 2, 0),
                     "module \"b\" { source = \"git::https://git.example/b\" }",
                 ),
-                _ => return Err("nobody knows it".to_owned()),
+                _ => return Err("nobody knows it".to_owned().into()),
             };
             match version.matches(&known) {
                 true => Ok((known, tree(text))),
-                false => Err("no such version".to_owned()),
+                false => Err(Absent::Unsatisfied("no such version".to_owned())),
             }
         }
 
-        async fn git(&self, _: &str, _: Option<&str>) -> Result<Arc<Tree>, String> {
+        async fn git(&self, _: &str, _: Option<&str>) -> Result<Arc<Tree>, Absent> {
             Ok(tree(
                 "terraform {\n  required_providers {\n    coder = { source = \"coder/coder\", version = \"< 3\" }\n  }\n}\n\
                  module \"a\" {\n  source = \"acme/a/x\"\n  version = \"~> 1.0\"\n}",
             ))
         }
 
-        async fn archive(&self, _: &str) -> Result<Arc<Tree>, String> {
-            Err("it cannot be reached".to_owned())
+        async fn archive(&self, _: &str) -> Result<Arc<Tree>, Absent> {
+            Err("it cannot be reached".to_owned().into())
         }
     }
 
@@ -342,7 +368,10 @@ mod tests {
                     &FindingKind::NotMirrorable("it is in a bucket")
                 ),
                 ("module.zip", &missing("it cannot be reached")),
-                ("module.old", &missing("no such version")),
+                (
+                    "module.old",
+                    &FindingKind::Unsatisfied("no such version".to_owned())
+                ),
                 ("module.a", &missing("it has no directory `gone`")),
             ]
         );

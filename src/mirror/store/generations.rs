@@ -165,6 +165,21 @@ impl Store {
         sync_dir(&self.dir)
     }
 
+    /// Forgets a generation that is not the current one, unless somebody uses it; tells whether it did. Its files stay.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn forget(&self, number: u64, _lock: &files::Lock) -> Result<bool, StoreError> {
+        let path = self.index_path(number);
+        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
+        // Held until the name is gone: nobody gets a lease on what is being forgotten.
+        let Ok(_held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            return Ok(false);
+        };
+        fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        Ok(true)
+    }
+
     /// Holds on to a generation for as long as the lease lives; the end of the process ends it, too. A store that only
     /// others may write can be leased as well.
     ///
@@ -190,8 +205,11 @@ impl Store {
             let number = self.current()?.ok_or_else(|| StoreError::Empty {
                 dir: self.dir.clone(),
             })?;
-            let lease = self.lease(number)?;
-            // It may have been replaced and collected between the two.
+            // It may have been replaced and forgotten between the two.
+            let lease = match self.lease(number) {
+                Err(_) if self.current()? != Some(number) => continue,
+                lease => lease?,
+            };
             if self.current()? == Some(number) {
                 return Ok((lease, self.generation(number)?));
             }

@@ -90,6 +90,21 @@ impl Store {
         Ok((of_zip, of_tree))
     }
 
+    /// Checks that a package has the files that `package` says.
+    ///
+    /// # Errors
+    /// As [`tree`](Self::tree).
+    pub fn check_package(&self, package: &Package) -> Result<(), StoreError> {
+        let (of_zip, of_tree) = self.checksums(package.archive, &package.filename)?;
+        for (found, promised) in [(of_zip, &package.h1_zip), (of_tree, &package.h1_tree)] {
+            if found != *promised {
+                let why = format!("its files have the checksum {found}, not {promised}");
+                return Err(refused(&package.filename, &why));
+            }
+        }
+        Ok(())
+    }
+
     fn unpack(&self, archive: Digest, name: &str) -> Result<(tempfile::TempDir, Hash), StoreError> {
         let incoming = self.dir.join("incoming");
         let staging = tempfile::Builder::new()

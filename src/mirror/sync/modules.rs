@@ -10,7 +10,7 @@ use semver::Version;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::Sync;
+use super::{Cause, Report, Sync, wishes::ModuleWish};
 use crate::{
     language::Constraint,
     mirror::{
@@ -18,7 +18,12 @@ use crate::{
         fetch::blocking,
         generation::{GitRepository, Module, StaticFile},
         git::{GitError, Repository},
-        scan::{Source, Tree, closure::Modules, is_archive},
+        resolve::Pick,
+        scan::{
+            Source, Tree,
+            closure::{Absent, Modules},
+            is_archive,
+        },
     },
     registry::Hash,
 };
@@ -78,6 +83,44 @@ impl<'a> Origins<'a> {
             },
             downloads: known.downloads,
         }
+    }
+
+    /// Brings modules and repositories that are wanted by name.
+    pub(super) async fn wished(&self, report: &mut Report) {
+        for wish in &self.sync.wishes.modules {
+            if let Err(why) = self.wished_modules(wish).await {
+                report.fail(wish.source.to_string(), Cause::Unsatisfied(why));
+            }
+        }
+        for wish in &self.sync.wishes.git {
+            let mut known = self.known.lock().await;
+            if let Err(why) = self.repository(&wish.url, &mut known).await {
+                report.fail(&wish.url, Cause::Unsatisfied(why));
+            }
+        }
+    }
+
+    async fn wished_modules(&self, wish: &ModuleWish) -> Result<(), String> {
+        for engine in &self.sync.wishes.engines {
+            let host = wish.source.host.as_deref().unwrap_or(engine.default_host());
+            let path = &wish.source.path;
+            let versions = self.versions(host, path).await?;
+            let newest = [Pick::default()];
+            let picks = match wish.versions.as_slice() {
+                [] => &newest[..],
+                picks => picks,
+            };
+            for pick in picks {
+                let chosen = pick.choose(&versions, wish.policy.count(wish.keep));
+                if chosen.is_empty() {
+                    return Err(format!("no version satisfies `{pick}`"));
+                }
+                for version in chosen {
+                    self.module(host, path, version).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The versions of a module, as its registry lists them.
@@ -227,7 +270,12 @@ impl<'a> Origins<'a> {
         &self,
         url: &str,
     ) -> Result<(Repository, Option<GitRepository>), GitError> {
-        let (refs, head) = Repository::remote(url).await?;
+        let (mut refs, head) = Repository::remote(url).await?;
+        let wishes = &self.sync.wishes.git;
+        if let Some(wish) = wishes.iter().find(|wish| wish.url == url) {
+            refs.retain(|name, _| wish.wants(name));
+        }
+        let head = head.filter(|head| refs.contains_key(head));
         let store = &self.sync.store;
         let before = self.before.git.iter().find(|git| git.url == url);
         if let Some(same) = before.filter(|git| git.refs == refs && store.has(git.pack)) {
@@ -251,15 +299,15 @@ impl Modules for Origins<'_> {
         host: &str,
         path: &str,
         version: &Constraint,
-    ) -> Result<(Version, Arc<Tree>), String> {
+    ) -> Result<(Version, Arc<Tree>), Absent> {
         let versions = self.versions(host, path).await?;
         let newest = version.newest(&versions).cloned();
-        let newest = newest.ok_or_else(|| unsatisfied(version, &versions))?;
+        let newest = newest.ok_or_else(|| Absent::Unsatisfied(unsatisfied(version, &versions)))?;
         let tree = self.module(host, path, &newest).await?;
         Ok((newest, tree))
     }
 
-    async fn git(&self, url: &str, reference: Option<&str>) -> Result<Arc<Tree>, String> {
+    async fn git(&self, url: &str, reference: Option<&str>) -> Result<Arc<Tree>, Absent> {
         let mut known = self.known.lock().await;
         let repository = self.repository(url, &mut known).await?;
         let (_, tree) = repository
@@ -269,10 +317,10 @@ impl Modules for Origins<'_> {
         Ok(Arc::new(tree))
     }
 
-    async fn archive(&self, url: &str) -> Result<Arc<Tree>, String> {
+    async fn archive(&self, url: &str) -> Result<Arc<Tree>, Absent> {
         let mut known = self.known.lock().await;
         if let Some(got) = known.archives.get(url) {
-            return got.clone().map(|(_, tree)| tree);
+            return Ok(got.clone().map(|(_, tree)| tree)?);
         }
         let got = async {
             let (place, content) = self.download(url, &mut known).await?;
@@ -285,7 +333,7 @@ impl Modules for Origins<'_> {
         };
         let got: Result<_, String> = got.await;
         known.archives.insert(url.to_owned(), got.clone());
-        got.map(|(_, tree)| tree)
+        Ok(got.map(|(_, tree)| tree)?)
     }
 }
 
@@ -293,7 +341,7 @@ impl Modules for Origins<'_> {
 ///
 /// # Errors
 /// If it is not there, or damaged.
-pub(super) fn tree_of(store: &crate::mirror::Store, archive: Digest) -> Result<Tree, StoreError> {
+pub fn tree_of(store: &crate::mirror::Store, archive: Digest) -> Result<Tree, StoreError> {
     let path = store.path(archive);
     let content = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
     Tree::of_archive(&content).map_err(|error| StoreError::Package {
@@ -321,7 +369,8 @@ async fn unpacked(content: Vec<u8>) -> Result<Tree, String> {
     tree.await.map_err(|error| text(&error))
 }
 
-fn for_the_server(url: &Url) -> Url {
+/// An address without what only the engine looks at.
+pub fn for_the_server(url: &Url) -> Url {
     let mut clean = url.clone();
     let kept: Vec<_> = url
         .query_pairs()

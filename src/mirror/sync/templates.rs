@@ -93,7 +93,9 @@ impl Sync {
                 what => format!("{place}: {what}"),
             };
             match &finding.kind {
-                FindingKind::Missing(why) => report.fail(what, Cause::Unsatisfied(why.clone())),
+                FindingKind::Missing(why) | FindingKind::Unsatisfied(why) => {
+                    report.fail(what, Cause::Unsatisfied(why.clone()));
+                }
                 FindingKind::NotMirrorable(why) => {
                     self.watch.note(&format!("{what} is not mirrorable: {why}"));
                 }
@@ -208,8 +210,11 @@ fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(roots)
 }
 
-/// The files of a template.
-pub(super) fn load(path: &Path) -> io::Result<Tree> {
+/// The files of a template: those of a directory, or of a tar archive.
+///
+/// # Errors
+/// The system's reason, and if it is too large.
+pub fn load(path: &Path) -> io::Result<Tree> {
     match path.is_dir() {
         true => Tree::of_template(path),
         false => Tree::of_tar(io::BufReader::new(fs::File::open(path)?)),

@@ -1,5 +1,7 @@
 //! `mirror.toml`: what a mirror should have.
 
+mod items;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -12,10 +14,14 @@ use url::Url;
 use crate::{
     mirror::{
         fetch::registry::{Services, base},
+        images,
         resolve::{Pick, Policy},
     },
     registry::{AddrError, DEFAULT_HOST, OPENTOFU_HOST, Platform, ProviderAddr},
+    secret::Secret,
 };
+
+pub use self::items::{FileWish, GitWish, ModuleSource, ModuleWish, Program, ToolWish};
 
 /// Bytes of the file.
 const MAX_BYTES: u64 = 4 << 20;
@@ -36,6 +42,21 @@ pub struct Wishes {
     /// Providers by name.
     #[serde(default)]
     pub providers: Vec<ProviderWish>,
+    /// Container images.
+    #[serde(default)]
+    pub images: Vec<ImageWish>,
+    /// Modules by name.
+    #[serde(default)]
+    pub modules: Vec<ModuleWish>,
+    /// Git repositories.
+    #[serde(default)]
+    pub git: Vec<GitWish>,
+    /// Engines, and this program.
+    #[serde(default)]
+    pub tools: Vec<ToolWish>,
+    /// Files by their address.
+    #[serde(default)]
+    pub files: Vec<FileWish>,
     /// Whose keys are trusted, by `HOST/NAMESPACE`.
     #[serde(default)]
     pub trust: BTreeMap<String, Rule>,
@@ -80,6 +101,48 @@ impl Default for Versions {
             keep: one(),
         }
     }
+}
+
+/// A container image.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageWish {
+    /// Its name with its digest, and with the tag that it is to have: `ghcr.io/acme/base:v1@sha256:…`.
+    #[serde(deserialize_with = "image")]
+    pub reference: String,
+    /// Who we are to its registry.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// File with the password, or a token in its place.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+}
+
+impl ImageWish {
+    /// Who we are to the registry, with the password from its file.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn login(&self) -> io::Result<Option<(String, Secret)>> {
+        let Some(path) = &self.password_file else {
+            return Ok(None);
+        };
+        let password = Secret::new(fs::read_to_string(path)?.trim());
+        Ok(Some((self.username.clone().unwrap_or_default(), password)))
+    }
+
+    /// Whether its registry is on this machine, where plain HTTP is spoken.
+    pub fn is_local(&self) -> bool {
+        let local = ["127.0.0.1", "localhost", "[::1]"];
+        let host = self.reference.split(['/', ':']).next().unwrap_or_default();
+        local.contains(&host)
+    }
+}
+
+fn image<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    images::parse(&text).map_err(D::Error::custom)?;
+    Ok(text)
 }
 
 /// An engine.
@@ -355,6 +418,13 @@ mod tests {
                 "service",
             ),
             ("[[provider]]", 1, "unknown field `provider`"),
+            (
+                "[[modules]]\nsource = \"./beside\"",
+                2,
+                "NAMESPACE/NAME/SYSTEM",
+            ),
+            ("[[tools]]\nname = \"pulumi\"", 2, "terraform"),
+            ("[[files]]\nurl = \"https://files.example/x\"", 1, "sha256"),
         ];
         for (text, line, part) in cases {
             let (found, what) = Wishes::parse(text).unwrap_err();

@@ -2,6 +2,8 @@
 
 mod hostile;
 mod killed;
+mod runbook;
+mod tend;
 mod trust;
 
 use std::{

@@ -87,7 +87,8 @@ impl Publisher {
         public.to_armored_string(ArmorOptions::default()).unwrap()
     }
 
-    fn sign(&self, content: &[u8]) -> Vec<u8> {
+    /// A detached signature.
+    pub fn sign(&self, content: &[u8]) -> Vec<u8> {
         let primary = &self.key.primary_key;
         let signed_at = match self.signs_on {
             0 => Timestamp::now(),
@@ -231,6 +232,43 @@ impl Origin {
             .insert(place, known.to_string().into_bytes().into());
     }
 
+    /// Publishes a version of a program below `releases/`, as Terraform's publisher does.
+    pub fn publish_tool(
+        &self,
+        publisher: &Publisher,
+        name: &str,
+        version: &str,
+        platforms: &[&str],
+    ) {
+        let dir = format!("releases/{name}/{version}");
+        let mut sums = String::new();
+        for platform in platforms {
+            let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+            let options = SimpleFileOptions::default().unix_permissions(0o755);
+            zip.start_file(name, options).unwrap();
+            writeln!(zip, "#!/bin/sh\n# {version} {platform}").unwrap();
+            let zip = zip.finish().unwrap().into_inner();
+            let file = format!("{name}_{version}_{platform}.zip");
+            sums.push_str(&format!("{}  {file}\n", Digest::of(&zip)));
+            self.put(&format!("{dir}/{file}"), &zip);
+        }
+        let list = format!("{dir}/{name}_{version}_SHA256SUMS");
+        self.put(&format!("{list}.sig"), &publisher.sign(sums.as_bytes()));
+        self.put(&list, sums.as_bytes());
+        let index = format!("/releases/{name}/index.json");
+        let mut inner = self.inner.lock().unwrap();
+        let known = inner
+            .files
+            .get(&index)
+            .map(|text| serde_json::from_slice(text).unwrap());
+        let mut known: serde_json::Value =
+            known.unwrap_or_else(|| json!({"name": name, "versions": {}}));
+        known["versions"][version] = json!({});
+        inner
+            .files
+            .insert(index, known.to_string().into_bytes().into());
+    }
+
     /// Publishes a version of the module `HOST/NAMESPACE/NAME/SYSTEM` at an address that a `module` block could name.
     pub fn publish_module(&self, addr: &str, version: &str, location: &str) {
         let (host, path) = addr.split_once('/').unwrap();
@@ -334,13 +372,14 @@ impl Origin {
     }
 }
 
-/// A package whose program is a script.
+/// A package whose program is ours: it serves the plugin protocol like any other.
 fn package(kind: &str, version: &str, platform: &str, padding: usize) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::default().unix_permissions(0o755);
     zip.start_file(format!("terraform-provider-{kind}_v{version}"), options)
         .unwrap();
-    writeln!(zip, "#!/bin/sh\n# {platform}").unwrap();
+    let program = env!("CARGO_BIN_EXE_outpost");
+    writeln!(zip, "#!{program} terraform-provider-coder\n# {platform}").unwrap();
     let stored = options.compression_method(zip::CompressionMethod::Stored);
     zip.start_file("padding", stored).unwrap();
     let noise: Vec<u8> = (0..padding).map(|i| (i * i / 7 + i) as u8).collect();

@@ -76,6 +76,7 @@ impl Site {
             wishes,
             fetcher,
             watch: Arc::new(Silent),
+            authorities: Vec::new(),
             import_dirs: Vec::new(),
             dry_run: false,
         });

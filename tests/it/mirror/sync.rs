@@ -25,7 +25,7 @@ const PLATFORMS: [&str; 2] = ["linux_amd64", "linux_arm64"];
 
 /// Keeps what it is told.
 #[derive(Default)]
-struct Notes(Mutex<Vec<String>>);
+pub struct Notes(Mutex<Vec<String>>);
 
 impl Watch for Notes {
     fn phase(&self, _: &str) {}
@@ -98,6 +98,7 @@ impl Site {
             wishes,
             fetcher,
             watch: Arc::clone(&self.notes) as Arc<_>,
+            authorities: Vec::new(),
             import_dirs: Vec::new(),
             dry_run: self.dry_run,
         }
@@ -539,6 +540,162 @@ async fn a_module_that_nobody_has_is_missed_with_its_caller_and_the_template_com
         "{text}"
     );
     assert_eq!(report.files, 2);
+}
+
+#[tokio::test]
+async fn engines_modules_repositories_files_and_this_program_come_by_name() {
+    let publisher = Publisher::new();
+    let origin = Origin::start().await;
+    for version in ["1.14.4", "1.14.5", "1.15.0"] {
+        origin.publish_tool(&publisher, "terraform", version, &PLATFORMS);
+    }
+    origin.put("files/ide.tar.gz", &archive("x", &[("main.tf", "")]));
+    for version in ["1.0.0", "1.1.0", "2.0.0"] {
+        origin.publish_module(
+            "registry.example/acme/ide/coder",
+            version,
+            "/files/ide.tar.gz//x",
+        );
+    }
+    origin.publish_git("git/mods.git", &[("main.tf", "")]);
+    let code_server = vec![7; 100_000];
+    origin.put("files/code-server.tar.gz", &code_server);
+    let (url, digest) = (&origin.url, outpost::mirror::Digest::of(&code_server));
+    let wishes = format!(
+        "[[tools]]\nname = \"terraform\"\nversions = [\"~> 1.14.0\", \"newest\"]\nurl = \"{url}/releases\"\nkey = \"key.asc\"\n\
+         [[tools]]\nname = \"outpost\"\npath = \"program\"\nplatforms = [\"linux_arm64\"]\n\
+         [[modules]]\nsource = \"registry.example/acme/ide/coder\"\nversions = [\"newest-2\"]\n\
+         [[git]]\nurl = \"{url}/git/mods.git\"\nrefs = [\"v*\"]\n\
+         [[files]]\nurl = \"{url}/files/code-server.tar.gz\"\nsha256 = \"{digest}\"\n"
+    );
+    let mut site = Site::new(&wishes, &origin);
+    std::fs::write(site.dir.path().join("key.asc"), publisher.armored()).unwrap();
+    std::fs::write(site.dir.path().join("program"), "#!/bin/sh\n").unwrap();
+    site.dry_run = true;
+    let planned = site.sync().await;
+    assert_eq!((reasons(&planned).as_str(), planned.unknown), ("", 0));
+    assert!(
+        !origin
+            .asked()
+            .iter()
+            .any(|line| line.starts_with("GET") && line.ends_with("amd64.zip"))
+    );
+    site.dry_run = false;
+
+    let report = site.sync().await;
+
+    assert_eq!(reasons(&report), "");
+    assert_eq!(report.files, planned.files);
+    let store = site.store();
+    let (_, generation) = store.newest().unwrap();
+    let tools: Vec<_> = generation
+        .tools
+        .iter()
+        .map(|t| format!("{} {} {}", t.name, t.version, t.platform))
+        .collect();
+    let own = format!("outpost {} linux_arm64", env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        tools,
+        [
+            own.as_str(),
+            "terraform 1.14.5 linux_amd64",
+            "terraform 1.14.5 linux_arm64",
+            "terraform 1.15.0 linux_amd64",
+            "terraform 1.15.0 linux_arm64",
+        ]
+    );
+    let unpacked = store.tool(&generation.tools[1]).unwrap().join("terraform");
+    assert!(
+        std::fs::read_to_string(unpacked)
+            .unwrap()
+            .contains("1.14.5 linux_amd64")
+    );
+    let modules: Vec<_> = generation
+        .modules
+        .iter()
+        .map(|module| module.version.to_string())
+        .collect();
+    assert_eq!(modules, ["1.1.0", "2.0.0"]);
+    let refs: Vec<_> = generation.git[0].refs.keys().collect();
+    assert_eq!(refs, ["refs/tags/v1"]);
+    assert_eq!(generation.files[0].size, 100_000);
+    origin.asked();
+    let again = site.sync().await;
+    assert_eq!((again.is_new, again.files, again.present), (false, 0, 5));
+    assert!(downloads(&origin.asked()).is_empty());
+}
+
+#[tokio::test]
+async fn an_engine_that_its_publisher_did_not_sign_is_not_taken() {
+    let origin = Origin::start().await;
+    origin.publish_tool(&Publisher::new(), "terraform", "1.14.5", &PLATFORMS);
+    let url = &origin.url;
+    let wishes = format!(
+        "[[tools]]\nname = \"terraform\"\nversions = [\"1.14.5\"]\nurl = \"{url}/releases/\"\n"
+    );
+    let site = Site::new(&wishes, &origin);
+
+    let report = site.sync().await;
+
+    assert!(report.failures[0].is_distrust(), "{}", reasons(&report));
+    assert!(report.generation.is_none() && downloads(&origin.asked()).is_empty());
+}
+
+#[tokio::test]
+async fn doctor_and_lock_tell_a_template_what_a_mirror_has() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0", "2.0.0"], 10).await;
+    let site = Site::new(&wish("\"1.0.0\""), &origin);
+    assert_eq!(reasons(&site.sync().await), "");
+    let template = site.dir.path().join("template");
+    std::fs::create_dir(&template).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outpost"));
+        command
+            .arg("mirror")
+            .args(arguments)
+            .args(["--output", "json"]);
+        command
+            .arg(&template)
+            .env("OUTPOST_MIRROR_DIR", site.store().dir());
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().unwrap(), text)
+    };
+
+    std::fs::write(template.join("main.tf"), requires("~> 2.0")).unwrap();
+    let (code, text) = run(&["doctor"]);
+    assert!(
+        code == 1 && text.contains("unsatisfiable") && text.contains("there is 1.0.0"),
+        "{code} {text}"
+    );
+    assert_eq!(run(&["lock"]).0, 1);
+
+    std::fs::write(template.join("main.tf"), requires("~> 1.0")).unwrap();
+    let (code, text) = run(&[
+        "doctor",
+        "--platform",
+        "linux_amd64",
+        "--platform",
+        "linux_arm64",
+    ]);
+    assert!(code == 0 && text.contains("\"present\""), "{code} {text}");
+    assert_eq!(run(&["lock", "--check"]).0, 1);
+    assert_eq!(run(&["lock"]).0, 0);
+    assert_eq!(run(&["lock", "--check"]).0, 0);
+    let lock = std::fs::read_to_string(template.join(".terraform.lock.hcl")).unwrap();
+    assert_eq!(
+        (lock.matches("h1:").count(), lock.matches("zh:").count()),
+        (2, 2),
+        "{lock}"
+    );
+
+    let other = "h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+    let foreign =
+        format!("provider \"{DEMO}\" {{\n  version = \"1.0.0\"\n  hashes = [\"{other}\"]\n}}\n");
+    std::fs::write(template.join(".terraform.lock.hcl"), foreign).unwrap();
+    let (code, text) = run(&["doctor"]);
+    assert!(code == 1 && text.contains("lock-mismatch"), "{code} {text}");
 }
 
 #[test]

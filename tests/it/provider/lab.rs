@@ -7,6 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
+use crate::support::go_install;
 use outpost::{mirror::builtin::BuiltinPackages, provision::ProviderPackages, registry::Platform};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -74,27 +75,10 @@ fn build_real() -> Result<PathBuf, String> {
     if binary.is_file() {
         return Ok(mirror);
     }
-    let bin = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).map_err(|e| e.to_string())?;
-    let output = Command::new("go")
-        .arg("install")
-        .arg(format!(
-            "github.com/coder/terraform-provider-coder/v2@v{VERSION}"
-        ))
-        .env("GOBIN", bin.path())
-        .env_remove("GOFLAGS")
-        .current_dir(bin.path())
-        .output()
-        .map_err(|error| format!("go: {error}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(said
-            .lines()
-            .last()
-            .unwrap_or("go install failed")
-            .to_owned());
-    }
+    let module = format!("github.com/coder/terraform-provider-coder/v2@v{VERSION}");
+    let built = go_install(&module, "terraform-provider-coder")?;
     fs::create_dir_all(&package).map_err(|e| e.to_string())?;
-    fs::rename(bin.path().join("terraform-provider-coder"), binary).map_err(|e| e.to_string())?;
+    fs::rename(built, binary).map_err(|e| e.to_string())?;
     Ok(mirror)
 }
 

@@ -1,0 +1,93 @@
+//! `outpost mirror push-images`.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::Place;
+use crate::{
+    cli::{
+        exit::{Hint, UsageError},
+        output::{self, Output, Row},
+        provisioner::connect::read,
+        remote::secret_file,
+    },
+    mirror::images::{Access, Registry},
+    stop::Stop,
+};
+
+/// Hand the mirror's container images to the site's registry
+///
+/// An image keeps its repository and its digest, and gets the tag that it has in the mirror; what the registry has
+/// already is not sent again.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct PushImages {
+    /// The registry, with a path if repositories go below one: `registry.example:5000/mirror`
+    #[arg(value_name = "REGISTRY")]
+    registry: String,
+    #[command(flatten)]
+    place: Place,
+    /// Who we are to the registry
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    username: Option<String>,
+    /// File with the password, or a token in its place
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// PEM file of further authorities to trust
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
+    tls_ca_file: Option<PathBuf>,
+    /// Speak plain HTTP
+    #[arg(long)]
+    insecure_http: bool,
+}
+
+/// An image, and where it is now.
+#[derive(Serialize)]
+struct Pushed {
+    image: String,
+    pushed: String,
+}
+
+impl Row for Pushed {
+    const COLUMNS: &'static [&'static str] = &["Image", "In the registry"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.image.clone(), self.pushed.clone()]
+    }
+}
+
+impl PushImages {
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        let password = self.password_file.as_deref().map(secret_file).transpose()?;
+        let registry = Registry::new(Access {
+            login: password.map(|password| (self.username.clone().unwrap_or_default(), password)),
+            authorities: self
+                .tls_ca_file
+                .iter()
+                .map(|path| read(path))
+                .collect::<Result<_, _>>()?,
+            is_plain: self.insecure_http,
+        });
+        let store = self.place.open()?;
+        let (_lease, generation) = store.lease_newest()?;
+        if generation.images.is_empty() {
+            return Err(UsageError("the mirror has no images".to_owned()))
+                .hint("name them in a mirror.toml, as `[[images]]`");
+        }
+        let mut rows = Vec::new();
+        for image in &generation.images {
+            output::note(&format!("Pushing {}", image.reference));
+            let pushed = tokio::select! {
+                pushed = registry.push(image, &self.registry, &store) => pushed,
+                () = stop.cancelled() => return Err(crate::cli::exit::Interrupted.into()),
+            };
+            rows.push(Pushed {
+                image: image.reference.clone(),
+                pushed: pushed.with_context(|| format!("failed to push {}", image.reference))?,
+            });
+        }
+        output.list(&rows)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! `outpost mirror verify`, `gc`, `prune` and `rollback`.
+
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::{Place, bundle::open, key::read_public, work};
+use crate::{
+    cli::{
+        exit::{Hint as _, Unwell, UsageError},
+        output::{Output, facts, note},
+    },
+    mirror::{
+        Store,
+        bundle::{self, Head, Records, Trust},
+        tend::{self, Collected, Keep},
+    },
+    stop::Stop,
+};
+
+/// Read everything in the mirror, or in a bundle, and compare it with what it should be
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Verify {
+    /// A bundle, instead of the mirror; its signers must be trusted
+    bundle: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+    /// Also look into every package, and check its publisher's signature
+    #[arg(long, conflicts_with = "bundle")]
+    deep: bool,
+    /// Put aside what is damaged, so that the next sync or import brings it anew
+    #[arg(long, conflicts_with = "bundle")]
+    repair: bool,
+    /// Public key that may sign a bundle, besides those that the mirror trusts, any number of times
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "OUTPOST_MIRROR_TRUST",
+        value_delimiter = ','
+    )]
+    trust: Vec<PathBuf>,
+}
+
+/// Remove files that no generation needs
+///
+/// They are put aside first, in `trash` below the mirror, and removed for good by a later collection.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Gc {
+    #[command(flatten)]
+    place: Place,
+    /// Leave alone what is younger, and what was put aside more recently
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    grace: humantime::Duration,
+    /// Only count
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Make a generation with fewer versions, and forget old generations
+///
+/// Files stay until `outpost mirror gc`, and what a job uses stays as long.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Prune {
+    #[command(flatten)]
+    place: Place,
+    /// Generations to keep, the current one among them
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
+    keep_generations: usize,
+    /// Newest versions of each provider, module and tool to keep; all if missing
+    #[arg(long, value_name = "NUMBER")]
+    keep_versions: Option<usize>,
+}
+
+/// Make an earlier generation the current one
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Rollback {
+    /// Its number [default: the one before the current one]
+    generation: Option<u64>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Serialize)]
+struct RolledBack {
+    from: u64,
+    to: u64,
+}
+
+impl Verify {
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        if let Some(path) = &self.bundle {
+            return self.bundle(path, output, &stop).await;
+        }
+        let store = Store::existing(&self.place.dir()?)?;
+        let (of_thread, deep) = (store.clone(), self.deep);
+        let verified = work::run(&stop, move |watch| {
+            Ok(tend::verify(&of_thread, deep, watch.stop)?)
+        });
+        let verified = verified.await?;
+        output.item(&verified, |verified| {
+            facts(&[
+                ("Generations", verified.generations.to_string()),
+                (
+                    "Files",
+                    format!("{} ({} bytes)", verified.files, verified.bytes),
+                ),
+                ("Unpacked", verified.trees.to_string()),
+                ("Problems", verified.problems.len().to_string()),
+            ])
+        })?;
+        for problem in &verified.problems {
+            note(&format!("{}: {}", problem.what, problem.why));
+        }
+        if self.repair && !verified.problems.is_empty() {
+            let lock = store.lock(&stop).await?;
+            let count = verified.repair(&store, SystemTime::now(), &lock)?;
+            note(&format!("{count} damaged things were put aside"));
+        }
+        match verified.problems.len() {
+            0 => Ok(()),
+            count if self.repair => Err(Unwell(count)).hint("run the sync or the import again"),
+            count => Err(Unwell(count)).hint("--repair puts aside what is damaged"),
+        }
+    }
+
+    async fn bundle(&self, path: &Path, output: Output, stop: &Stop) -> anyhow::Result<()> {
+        let mut trust = match Store::existing(&self.place.dir()?) {
+            Ok(store) => Records::of(&store)?.trust(),
+            Err(_) => Trust::default(), // A bundle can be checked where there is no mirror.
+        };
+        for path in &self.trust {
+            trust.keys.insert(read_public(path)?);
+        }
+        let file = open(path)?;
+        let manifest = work::run(stop, move |watch| {
+            let verify = |head: &Head| Ok(head.verify(&trust)?.manifest);
+            bundle::check_file(&file, verify, watch)
+        });
+        let manifest = manifest.await?;
+        output.item(
+            &serde_json::json!({"files": manifest.blobs.len(), "bytes": manifest.bytes()}),
+            |_| {
+                let (files, bytes) = (manifest.blobs.len(), manifest.bytes());
+                format!("the bundle is good: {files} files, {bytes} bytes")
+            },
+        )?;
+        Ok(())
+    }
+}
+
+impl Gc {
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        let store = Store::existing(&self.place.dir()?)?;
+        let lock = store.lock(&stop).await?;
+        let (grace, dry_run) = (self.grace.into(), self.dry_run);
+        let collected = work::run(&stop, move |_| {
+            Ok(tend::collect(
+                &store,
+                grace,
+                SystemTime::now(),
+                dry_run,
+                &lock,
+            )?)
+        });
+        output.item(&collected.await?, |collected: &Collected| {
+            let files = format!("{} ({} bytes)", collected.files, collected.bytes);
+            facts(&[
+                ("Files put aside", files),
+                ("Unpacked packages put aside", collected.trees.to_string()),
+                ("Leftovers removed", collected.leftovers.to_string()),
+                ("Earlier collections removed", collected.removed.to_string()),
+            ])
+        })?;
+        Ok(())
+    }
+}
+
+impl Prune {
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        let store = Store::existing(&self.place.dir()?)?;
+        let lock = store.lock(&stop).await?;
+        let keep = Keep {
+            generations: self.keep_generations,
+            versions: self.keep_versions,
+        };
+        let pruned = work::run(&stop, move |_| Ok(tend::prune(&store, keep, &lock)?)).await?;
+        output.item(&pruned, |pruned| {
+            let numbers = |numbers: &[u64]| {
+                let numbers: Vec<_> = numbers.iter().map(u64::to_string).collect();
+                if numbers.is_empty() {
+                    "none".to_owned()
+                } else {
+                    numbers.join(", ")
+                }
+            };
+            facts(&[
+                ("Generation", pruned.generation.to_string()),
+                ("Versions left out", pruned.versions.len().to_string()),
+                ("Generations forgotten", numbers(&pruned.generations)),
+                ("Kept as somebody uses them", numbers(&pruned.in_use)),
+            ])
+        })?;
+        Ok(())
+    }
+}
+
+impl Rollback {
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        let store = Store::existing(&self.place.dir()?)?;
+        let _lock = store.lock(&stop).await?;
+        let (from, _) = store.newest()?;
+        let before = store
+            .generations()?
+            .into_iter()
+            .rfind(|number| *number < from);
+        let to = self.generation.or(before);
+        let to = to.ok_or_else(|| UsageError("there is no earlier generation".to_owned()))?;
+        // It must be there in full: files may have been collected, or damaged, since.
+        let missing = store
+            .generation(to)?
+            .digests()
+            .into_iter()
+            .filter(|d| !store.has(*d))
+            .count();
+        if missing > 0 {
+            let text = format!("{missing} files of generation {to} are not there any more");
+            return Err(anyhow::Error::msg(text)).hint("import a bundle that has them");
+        }
+        store.switch(to).context("the current generation stays")?;
+        let item = RolledBack { from, to };
+        output.item(&item, |item| {
+            format!("generation {} instead of {}", item.to, item.from)
+        })?;
+        Ok(())
+    }
+}
