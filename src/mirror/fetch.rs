@@ -189,6 +189,10 @@ pub trait Watch: Send + Sync {
     fn trying_again(&self, what: &str, error: &FetchError, pause: Duration);
 }
 
+/// How long somebody else may hold a file, and the pause between two looks.
+const BUSY: Duration = Duration::from_secs(10);
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
 /// Asks origins. A clone shares connections and limits.
 #[derive(Clone)]
 pub struct Fetcher {
@@ -294,9 +298,16 @@ impl Fetcher {
         let busy = || FetchError::Busy {
             name: name.to_owned(),
         };
-        let opened = store.clone();
-        let partial = blocking(move || opened.partial(expected)).await?;
-        let mut partial = partial.ok_or_else(busy)?;
+        let waiting_since = Instant::now();
+        let mut partial = loop {
+            let opened = store.clone();
+            match blocking(move || opened.partial(expected)).await? {
+                Some(partial) => break partial,
+                // A run that was stopped just now may still be about to write.
+                None if waiting_since.elapsed() < BUSY => sleep(BUSY_PAUSE).await,
+                None => return Err(busy()),
+            }
+        };
         let (mut failures, mut was_restarted) = (0, false);
         for _ in 0..MAX_PIECES {
             let before = partial.size();

@@ -141,7 +141,7 @@ pub fn write(
 /// Copies a bundle with another head over the same manifest, as a further signature makes it.
 ///
 /// # Errors
-/// As [`write`] and [`Reader`](super::Reader) have them.
+/// As [`write()`] and [`Reader`](super::Reader) have them.
 pub fn rewrite<R: std::io::Read>(
     mut from: super::Reader<R>,
     head: &Head,
