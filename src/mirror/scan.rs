@@ -113,11 +113,11 @@ impl Scan {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::registry::DEFAULT_HOST;
 
-    fn tree(files: &[(&str, &str)]) -> Tree {
+    pub(in crate::mirror) fn tree(files: &[(&str, &str)]) -> Tree {
         let file = |(name, text): &(&str, &str)| {
             let content = text.as_bytes().to_vec();
             (

@@ -186,6 +186,7 @@ impl Presenter {
         }
         // An empty list would mean all of them.
         ours.retain(|(_, providers)| !providers.is_empty());
+        presented.env = git_env(&repositories, token.as_ref(), env);
         if ours.is_empty() && services.is_empty() && !self.sealed {
             return Ok((presented, warnings));
         }
@@ -195,16 +196,15 @@ impl Presenter {
         let additions = Additions {
             mirrors: mirrors.collect(),
             services,
-            token: token.clone(),
+            token,
             is_sealed: self.sealed,
         };
         let config = configuration::merged(config, self.engine, env, dir, additions);
         let file = config.and_then(|config| configuration::write(private, &config));
         let file = file.map_err(wrong)?;
-        presented.env = vec![("TF_CLI_CONFIG_FILE".into(), file.into_os_string())];
         presented
             .env
-            .extend(git_env(&repositories, token.as_ref(), env));
+            .push(("TF_CLI_CONFIG_FILE".into(), file.into_os_string()));
         Ok((presented, warnings))
     }
 
@@ -390,8 +390,12 @@ mod tests {
         }
     }
 
-    /// A mirror with one provider.
-    struct FakeStore;
+    /// A mirror.
+    #[derive(Default)]
+    struct FakeStore {
+        providers: Vec<ProviderAddr>,
+        repositories: BTreeMap<String, String>,
+    }
 
     impl ProviderStore for FakeStore {
         fn place(&self) -> String {
@@ -404,9 +408,9 @@ mod tests {
             _: &BTreeMap<ProviderAddr, WantedProvider>,
         ) -> Result<ProviderView, Box<dyn std::error::Error + Send + Sync>> {
             Ok(ProviderView {
-                providers: vec!["registry.terraform.io/acme/demo".parse()?],
+                providers: self.providers.clone(),
                 services: Services::new(),
-                repositories: BTreeMap::new(),
+                repositories: self.repositories.clone(),
                 token: None,
                 checksums: BTreeMap::new(),
                 hold: Arc::new(()),
@@ -415,9 +419,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_mirror_of_repositories_alone_is_used_as_well() {
+        let mut bench = Bench::new();
+        let to = "http://127.0.0.1:1/git/git.example/acme/mods".to_owned();
+        bench.mirror = Some(Arc::new(FakeStore {
+            repositories: [("https://git.example/acme/mods".to_owned(), to)].into(),
+            ..FakeStore::default()
+        }));
+
+        let presented = bench.prepare(Mode::Registry, Attempt::First).await;
+
+        let shown: Vec<_> = presented
+            .env
+            .iter()
+            .map(|(name, value)| format!("{}={}", name.display(), value.display()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "GIT_CONFIG_COUNT=2",
+                "GIT_CONFIG_KEY_0=url.http://127.0.0.1:1/git/git.example/acme/mods.insteadOf",
+                "GIT_CONFIG_VALUE_0=https://git.example/acme/mods",
+                "GIT_CONFIG_KEY_1=http.http://127.0.0.1:1.proxy",
+                "GIT_CONFIG_VALUE_1=",
+            ]
+        );
+    }
+
+    #[tokio::test]
     async fn what_a_mirror_has_comes_from_there_unless_the_operator_says_otherwise() {
         let mut bench = Bench::new();
-        bench.mirror = Some(Arc::new(FakeStore));
+        bench.mirror = Some(Arc::new(FakeStore {
+            providers: vec!["registry.terraform.io/acme/demo".parse().unwrap()],
+            ..FakeStore::default()
+        }));
         let home = bench.dir.path().join("home");
         fs::create_dir(&home).unwrap();
 

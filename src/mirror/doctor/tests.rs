@@ -3,7 +3,7 @@ use crate::{
     mirror::{
         Digest,
         generation::{Module, Signed},
-        scan::TreeFile,
+        scan::tests::tree,
     },
     registry::DEFAULT_HOST,
 };
@@ -16,22 +16,6 @@ fn platforms() -> Vec<Platform> {
         .iter()
         .map(|platform| platform.parse().unwrap())
         .collect()
-}
-
-fn tree(files: &[(&str, &str)]) -> Tree {
-    let file = |(name, text): &(&str, &str)| {
-        let content = text.as_bytes().to_vec();
-        (
-            (*name).to_owned(),
-            TreeFile {
-                is_executable: false,
-                content,
-            },
-        )
-    };
-    Tree {
-        files: files.iter().map(file).collect(),
-    }
 }
 
 fn package(version: &str, platform: &str) -> Package {

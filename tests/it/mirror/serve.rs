@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{Cursor, Write as _},
     path::Path,
     process::Output,
     sync::{Arc, Mutex},
@@ -26,35 +25,13 @@ use pgp::{
     ser::Serialize as _,
     types::{KeyDetails as _, Password},
 };
-use zip::{ZipWriter, write::SimpleFileOptions};
+
+use crate::sealed::package;
 
 /// Nobody listens there: whatever wants out fails, and says so.
 const NO_WAY_OUT: &str = "http://127.0.0.1:9";
 /// Another platform of which the publisher signed a package that the mirror does not have.
 const ELSEWHERE: &str = "1111111111111111111111111111111111111111111111111111111111111111";
-
-/// A package whose program is ours: it serves the plugin protocol like any other.
-fn package(store: &Store) -> Package {
-    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default().unix_permissions(0o755);
-    zip.start_file("terraform-provider-coder_v2.20.0", options)
-        .unwrap();
-    let program = env!("CARGO_BIN_EXE_outpost");
-    writeln!(zip, "#!{program} terraform-provider-coder").unwrap();
-    let content = zip.finish().unwrap().into_inner();
-    let archive = store.put(&content).unwrap();
-    let platform = Platform::current();
-    let filename = format!("terraform-provider-coder_2.20.0_{platform}.zip");
-    let (h1_zip, h1_tree) = store.checksums(archive, &filename).unwrap();
-    Package {
-        platform,
-        filename,
-        archive,
-        size: content.len() as u64,
-        h1_zip,
-        h1_tree,
-    }
-}
 
 /// Checksums as a publisher signs them, with a key made for this test.
 fn sign(store: &Store, package: &Package) -> Signed {
@@ -139,7 +116,7 @@ impl Site {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, routes).await });
-        let package = package(&store);
+        let package = package(&store, "2.20.0");
         Self {
             dir,
             store,
