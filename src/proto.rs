@@ -27,3 +27,15 @@ pub mod plugin {
 pub mod tfplugin5 {
     include!("proto/tfplugin5.rs");
 }
+pub mod coder {
+    pub mod agent {
+        pub mod v2 {
+            include!("proto/coder.agent.v2.rs");
+        }
+    }
+    pub mod tailnet {
+        pub mod v2 {
+            include!("proto/coder.tailnet.v2.rs");
+        }
+    }
+}

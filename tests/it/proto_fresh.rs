@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 const FILES: [&str; 2] = ["outpost/v1/control.proto", "outpost/v1/daemon.proto"];
 /// Generated too, but not described to clients of our API: what Terraform speaks with providers.
 const PLUGIN_FILES: [&str; 2] = ["plugin.proto", "tfplugin5.proto"];
+/// Generated too, likewise not described: what agents and their clients speak with a Coder server.
+const AGENT_FILES: [&str; 1] = ["agent.proto"];
 
 #[test]
 fn committed_protobuf_code_is_fresh() {
@@ -20,7 +22,8 @@ fn committed_protobuf_code_is_fresh() {
     )
     .unwrap();
     let plugin_files = protox::compile(PLUGIN_FILES, [root.join("proto")]).unwrap();
-    for descriptors in [descriptors, plugin_files] {
+    let agent_files = protox::compile(AGENT_FILES, [root.join("proto")]).unwrap();
+    for descriptors in [descriptors, plugin_files, agent_files] {
         tonic_prost_build::configure()
             .build_transport(false)
             .bytes(".")
