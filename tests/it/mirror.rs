@@ -5,5 +5,6 @@ mod images;
 pub mod origin;
 mod pull;
 mod round_trip;
+mod rows;
 pub mod serve;
 mod sync;

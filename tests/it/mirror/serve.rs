@@ -29,12 +29,12 @@ use pgp::{
 use crate::sealed::package;
 
 /// Nobody listens there: whatever wants out fails, and says so.
-const NO_WAY_OUT: &str = "http://127.0.0.1:9";
+pub const NO_WAY_OUT: &str = "http://127.0.0.1:9";
 /// Another platform of which the publisher signed a package that the mirror does not have.
-const ELSEWHERE: &str = "1111111111111111111111111111111111111111111111111111111111111111";
+pub const ELSEWHERE: &str = "1111111111111111111111111111111111111111111111111111111111111111";
 
 /// Checksums as a publisher signs them, with a key made for this test.
-fn sign(store: &Store, package: &Package) -> Signed {
+pub fn sign(store: &Store, package: &Package) -> Signed {
     // The engine does not know the newer kind of such keys.
     let mut params = SecretKeyParamsBuilder::default();
     params
