@@ -175,15 +175,27 @@ impl Origin {
         platforms: &[&str],
         padding: usize,
     ) {
+        let kind = addr.rsplit('/').next().unwrap();
+        let zips = platforms
+            .iter()
+            .map(|platform| package(kind, version, platform, padding))
+            .collect();
+        self.publish_packages(publisher, addr, version, platforms, zips);
+    }
+
+    /// Publishes a version of `HOST/NAMESPACE/TYPE` with these packages, one a platform.
+    pub fn publish_packages(
+        &self,
+        publisher: &Publisher,
+        addr: &str,
+        version: &str,
+        platforms: &[&str],
+        zips: Vec<Vec<u8>>,
+    ) {
         let (host, path) = addr.split_once('/').unwrap();
         let kind = path.rsplit('/').next().unwrap();
-        let packages: Vec<_> = platforms
-            .iter()
-            .map(|platform| {
-                let name = format!("terraform-provider-{kind}_{version}_{platform}.zip");
-                (name, package(kind, version, platform, padding))
-            })
-            .collect();
+        let name = |platform: &&str| format!("terraform-provider-{kind}_{version}_{platform}.zip");
+        let packages: Vec<_> = platforms.iter().map(name).zip(zips).collect();
         let line = |(name, zip): &(String, Vec<u8>)| format!("{}  {name}\n", Digest::of(zip));
         let sums: String = packages.iter().map(line).collect();
         let base = format!("{host}/files/{kind}_{version}");

@@ -1,16 +1,17 @@
 //! From an origin that fails into a sealed site: sync, bundle, import, and templates as they are, without a network.
 
 use std::{
-    io::{BufRead as _, BufReader},
-    path::Path,
+    io::{BufRead as _, BufReader, Cursor},
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use outpost::registry::Platform;
 use tempfile::TempDir;
+use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 use super::origin::{Fault, Origin, Publisher};
-use crate::cli::outpost;
+use crate::{cli::outpost, support::go_install};
 
 /// What a template sees of the network of its namespace: sent datagrams, as of DNS, and packets that had nowhere to go.
 const COUNTERS: &str = r#"
@@ -47,6 +48,18 @@ fn done(output: &Output) -> String {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{}\n{out}{err}", output.status);
     out + &err
+}
+
+/// One file, from the mirror outside into the one inside.
+fn carry_in(home: &Path) {
+    for words in [
+        "mirror key generate site",
+        "mirror bundle --mirror-dir outside --key site.key --out site.opbundle",
+        "mirror import --mirror-dir inside --trust site.pub site.opbundle",
+    ] {
+        let words: Vec<&str> = words.split(' ').collect();
+        done(&run(home, &words));
+    }
 }
 
 /// Templates that want different versions, and modules from a registry and from a repository.
@@ -139,15 +152,7 @@ async fn templates_as_they_are_work_on_a_sealed_site_from_one_file() {
     assert_eq!(whole, once, "asked for twice");
     assert_eq!(second.iter().filter(is_archive).count(), 0, "{second:?}");
 
-    // One file, carried in.
-    for words in [
-        "mirror key generate site",
-        "mirror bundle --mirror-dir outside --key site.key --out site.opbundle",
-        "mirror import --mirror-dir inside --trust site.pub site.opbundle",
-    ] {
-        let words: Vec<&str> = words.split(' ').collect();
-        done(&run(home, &words));
-    }
+    carry_in(home);
     drop(origin);
 
     // Inside: without any network, and as another machine's mirror.
@@ -201,4 +206,129 @@ async fn templates_as_they_are_work_on_a_sealed_site_from_one_file() {
     }
     serving.kill().unwrap();
     serving.wait().unwrap();
+}
+
+/// A provider as its publisher releases it, on its way into a sealed site and through a build there.
+async fn goes_the_whole_way(addr: &str, version: &str, program: &Path, template: &str) {
+    let dir = TempDir::new().unwrap();
+    let home = dir.path();
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    // What an engine unpacks is the same; a large program is not worth the time here.
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .unix_permissions(0o755);
+    let name = program.file_name().unwrap().to_string_lossy();
+    zip.start_file(name, options).unwrap();
+    std::io::copy(&mut std::fs::File::open(program).unwrap(), &mut zip).unwrap();
+    let zip = zip.finish().unwrap().into_inner();
+    let (origin, here) = (Origin::start().await, Platform::current().to_string());
+    origin.publish_packages(&Publisher::new(), addr, version, &[&here], vec![zip]);
+    std::fs::create_dir(home.join("template")).unwrap();
+    std::fs::write(home.join("template/main.tf"), template).unwrap();
+    let wishes =
+        "[[templates]]\npath = \"template\"\n".to_owned() + &origin.host("registry.terraform.io");
+    std::fs::write(home.join("mirror.toml"), wishes).unwrap();
+
+    done(&run(home, &["mirror", "sync", "--mirror-dir", "outside"]));
+    carry_in(home);
+    drop(origin);
+    let inside = home.join("inside").display().to_string();
+    let said = done(&run(
+        home,
+        &[
+            "dev",
+            "--sealed",
+            "--check",
+            "--verbose",
+            "--coder-provider",
+            "registry",
+            "--mirror",
+            &inside,
+            "template",
+        ],
+    ));
+
+    let (_, path) = addr.split_once('/').unwrap();
+    assert!(
+        said.contains(&format!("Installed provider version: {path} v{version}")),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_real_coder_provider_goes_the_whole_way() {
+    let module = "github.com/coder/terraform-provider-coder/v2@v2.20.0";
+    let program = match go_install(module, "terraform-provider-coder") {
+        Ok(program) => program,
+        Err(why) => return eprintln!("skipped: the real coder provider: {why}"),
+    };
+    let template = r#"
+terraform {
+  required_providers {
+    coder = { source = "coder/coder" }
+  }
+}
+data "coder_workspace" "me" {}
+resource "coder_agent" "main" {
+  os   = "linux"
+  arch = "amd64"
+}
+resource "terraform_data" "machine" {
+  count = data.coder_workspace.me.start_count
+  input = coder_agent.main.id
+}
+"#;
+    goes_the_whole_way(
+        "registry.terraform.io/coder/coder",
+        "2.20.0",
+        &program,
+        template,
+    )
+    .await;
+}
+
+/// Set to a directory in which a large provider lies unpacked, as in a filesystem mirror.
+const LARGE: &str = "OUTPOST_TEST_LARGE_PROVIDER";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_provider_goes_the_whole_way() {
+    let Some(dir) = std::env::var_os(LARGE).map(PathBuf::from) else {
+        return eprintln!(
+            "skipped: a large provider, as {LARGE} is not set (HOST/hashicorp/aws/VERSION/PLATFORM)"
+        );
+    };
+    let program = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let program = program
+        .filter(|path| path.is_file())
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let version = dir.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    let template = r#"
+terraform {
+  required_providers {
+    aws = { source = "hashicorp/aws" }
+  }
+}
+provider "aws" {
+  region                      = "eu-central-1"
+  access_key                  = "none"
+  secret_key                  = "none"
+  skip_credentials_validation = true
+  skip_metadata_api_check     = true
+  skip_requesting_account_id  = true
+}
+data "aws_partition" "here" {}
+resource "terraform_data" "partition" {
+  input = data.aws_partition.here.partition
+}
+"#;
+    goes_the_whole_way(
+        "registry.terraform.io/hashicorp/aws",
+        version,
+        &program,
+        template,
+    )
+    .await;
 }
