@@ -2,6 +2,7 @@
 
 mod bundle;
 mod images;
+mod killed;
 pub mod origin;
 mod pull;
 mod round_trip;

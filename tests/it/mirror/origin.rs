@@ -26,6 +26,7 @@ use pgp::{
     types::{Duration, KeyDetails as _, Password, Timestamp},
 };
 use serde_json::json;
+use tokio::sync::watch;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
 const DAY: u32 = 24 * 3600;
@@ -137,6 +138,7 @@ struct Inner {
     files: BTreeMap<String, Bytes>,
     faults: BTreeMap<String, Fault>,
     log: Vec<String>,
+    count: watch::Sender<usize>,
 }
 
 /// The origin. Dropped, it ends.
@@ -378,6 +380,17 @@ impl Origin {
         self.inner.lock().unwrap().faults.clear();
     }
 
+    /// How many requests there were.
+    pub fn count(&self) -> usize {
+        *self.inner.lock().unwrap().count.borrow()
+    }
+
+    /// Returns at so many requests.
+    pub async fn counts(&self, requests: usize) {
+        let mut count = self.inner.lock().unwrap().count.subscribe();
+        count.wait_for(|count| *count >= requests).await.unwrap();
+    }
+
     /// What it was asked since the last call: methods, paths, and ranges.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.inner.lock().unwrap().log)
@@ -411,6 +424,7 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Res
         range.as_deref().unwrap_or("")
     );
     inner.log.push(line.trim_end().to_owned());
+    inner.count.send_modify(|count| *count += 1);
     let fault = {
         let mut faults = inner.faults.iter_mut();
         let found = faults.find(|(suffix, _)| path.ends_with(suffix.as_str()));

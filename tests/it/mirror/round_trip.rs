@@ -27,11 +27,11 @@ resource "terraform_data" "look" {
 "#;
 
 /// Runs the program to its end, as somebody who has nothing else.
-fn run(home: &Path, arguments: &[&str]) -> Output {
+pub fn run(home: &Path, arguments: &[&str]) -> Output {
     quiet(home).args(arguments).output().unwrap()
 }
 
-fn quiet(home: &Path) -> Command {
+pub fn quiet(home: &Path) -> Command {
     let mut command = outpost();
     command
         .env("HOME", home)
@@ -43,7 +43,7 @@ fn quiet(home: &Path) -> Command {
 }
 
 #[track_caller]
-fn done(output: &Output) -> String {
+pub fn done(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{}\n{out}{err}", output.status);
