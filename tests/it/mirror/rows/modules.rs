@@ -94,7 +94,7 @@ fn rows() -> Vec<Row> {
         Row::fails(
             "a pattern for the directory",
             "/blobs/DIGEST/hello.tar.gz//*",
-            "Unreadable module subdirectory",
+            "Unreadable module",
             ALL,
         ),
         Row::fails(
