@@ -7,5 +7,6 @@ pub mod origin;
 mod pull;
 mod round_trip;
 mod rows;
+mod running;
 pub mod serve;
 mod sync;

@@ -7,7 +7,10 @@ use outpost::{
     job::JobId,
     language::cli_config,
     mirror::builtin::BuiltinPackages,
-    provision::{InitRequest, Memory, PlanRequest, Provisioner as _, SessionConfig, StepFailure},
+    provision::{
+        ApplyRequest, InitRequest, Memory, PlanRequest, Provisioner as _, SessionConfig,
+        StepFailure,
+    },
     stop::Stop,
     terraform::{
         Engine, EngineConfig, Environment, binary,
@@ -84,6 +87,19 @@ async fn plan(engine: &Engine, files: &[(&str, &str)]) -> Result<(), StepFailure
 
 /// How init and plan of a template end, and what the job's log says.
 pub async fn planned(engine: &Engine, files: &[(&str, &str)]) -> (Result<(), StepFailure>, String) {
+    session(engine, files, false).await
+}
+
+/// The same with apply behind it.
+pub async fn built(engine: &Engine, files: &[(&str, &str)]) -> (Result<(), StepFailure>, String) {
+    session(engine, files, true).await
+}
+
+async fn session(
+    engine: &Engine,
+    files: &[(&str, &str)],
+    applies: bool,
+) -> (Result<(), StepFailure>, String) {
     let config = SessionConfig {
         job_id: JobId(uuid::Uuid::new_v4()),
         log_level: None,
@@ -101,6 +117,11 @@ pub async fn planned(engine: &Engine, files: &[(&str, &str)]) -> (Result<(), Ste
     if ended.is_ok() {
         let request = PlanRequest::default();
         ended = session.plan(request, log.clone(), &stop).await.map(drop);
+    }
+    if applies && ended.is_ok() {
+        let request = ApplyRequest::default();
+        let applied = session.apply(request, log.clone(), &stop).await;
+        ended = applied.failure.map_or(Ok(()), Err);
     }
     session.close().await;
     (ended, log.all())

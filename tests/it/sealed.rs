@@ -4,6 +4,7 @@ use std::{
     io::{Cursor, Write as _},
     path::Path,
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use outpost::{
@@ -11,6 +12,7 @@ use outpost::{
         Generation, Packages, Remote, Store,
         generation::{Package, Provider},
         serve::{Access, Loopback, Server},
+        tend::{Keep, collect, prune},
     },
     net::{
         http,
@@ -29,7 +31,7 @@ use zip::{ZipWriter, write::SimpleFileOptions};
 
 use crate::{
     mirror::serve::{module, repository},
-    plugin_cache::{engine_with, planned, presenter},
+    plugin_cache::{built, engine_with, planned, presenter},
 };
 
 /// Nobody listens there: whatever wants out fails, and says so.
@@ -229,29 +231,48 @@ async fn what_the_mirror_does_not_have_is_named_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_share_unpacked_packages_while_generations_come_and_go() {
+async fn sixteen_jobs_build_while_generations_come_and_go_and_what_nobody_needs_is_collected() {
     let dir = tempfile::tempdir().unwrap();
     let store = mirror(dir.path(), &["1.0.0"]).await;
     let engine = sealed(dir.path(), &store).await;
+    let template = template("acme/coder", ">= 1")
+        + "resource \"terraform_data\" \"built\" {\n  input = data.coder_workspace.mirrored.id\n}\n";
 
-    let sessions = (0..4).map(async |_| {
-        for _ in 0..2 {
-            let (ended, log) = installed(&engine, ">= 1").await;
-            ended.map_err(|failure| format!("{failure:?}\n{log}"))?;
-        }
-        Ok::<(), String>(())
+    let jobs = (0..16).map(async |_| {
+        let (ended, log) = built(&engine, &[("main.tf", &template)]).await;
+        ended.map_err(|failure| format!("{failure:?}\n{log}"))
     });
-    let switches = async {
-        for _ in 0..6 {
+    let jobs = futures::future::join_all(jobs);
+    // Each generation has a version of its own, and only the newest one stays but for what jobs hold.
+    let mut collected = 0;
+    let tending = async {
+        for patch in 1.. {
+            let version = format!("1.0.{patch}");
+            let package = package(&store, &version);
             let lock = store.lock(&Stop::new()).await.unwrap();
-            let (number, generation) = store.newest().unwrap();
+            let (number, mut generation) = store.newest().unwrap();
+            generation.providers[0].version = version.parse().unwrap();
+            generation.providers[0].packages = vec![package];
             store.commit(generation, Some(number), &lock).unwrap();
+            let keep = Keep {
+                generations: 1,
+                versions: None,
+            };
+            prune(&store, keep, &lock).unwrap();
+            let now = SystemTime::now() + Duration::from_secs(1);
+            collected += collect(&store, Duration::ZERO, now, false, &lock)
+                .unwrap()
+                .files;
             drop(lock);
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let (ended, ()) = tokio::join!(futures::future::join_all(sessions), switches);
+    let ended = tokio::select! {
+        ended = jobs => ended,
+        () = tending => unreachable!("it has no end"),
+    };
 
+    assert!(collected > 0, "nothing was collected meanwhile");
     let failed: Vec<_> = ended.into_iter().filter_map(Result::err).collect();
     assert!(failed.is_empty(), "{failed:?}");
     for number in store.generations().unwrap() {
