@@ -1,18 +1,35 @@
 //! What is fuzzed, as functions of bytes that panic when something is wrong. `cargo fuzz` calls them with coverage,
 //! `tests/it/fuzz.rs` without, on any toolchain.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, HeaderValue, Request, StatusCode},
+};
 use bytes::{Bytes, BytesMut};
 use outpost::{
     job::{CompletedJob, FailedJob, Job},
     mirror::{
+        Digest, Generation, Store,
         bundle::{self, Manifest, Trust, Watch},
+        fetch::{
+            Answer,
+            registry::{Found, Offered},
+        },
+        generation::Package,
         keys::{PublicKey, Rotation},
+        serve::{Access, Server},
     },
     process::{Limits, Line, LineBuffer, Pipe},
     proto::{provisioner, provisionerd},
     provision::{JobUpdate, JobUpdated},
+    registry::Platform,
+    secret::Secret,
     stop::Stop,
     terraform::log_stream,
     transport::{
@@ -21,18 +38,24 @@ use outpost::{
     },
 };
 use prost::Message;
+use tokio::runtime::{Builder, Runtime};
+use tower::ServiceExt as _;
 
 /// A target's name, which is that of its corpus, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 10] = [
     ("yamux", yamux),
     ("drpc", drpc),
     ("messages", messages),
     ("log_reader", log_reader),
     ("bundle", bundle),
     ("manifest", manifest),
+    ("zip", zip),
+    ("range", range),
+    ("link", link),
+    ("registry", registry),
 ];
 
 /// A session whose peer sends whatever it likes, and whose own side does anything at any time.
@@ -278,5 +301,147 @@ pub fn manifest(data: &[u8]) {
     }
     if let Ok(line) = Rotation::from_file(text) {
         assert_eq!(Rotation::to_file(&line), text);
+    }
+}
+
+/// A package that somebody made: it is refused, or it unpacks within its directory, always to the same.
+pub fn zip(data: &[u8]) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("store")).expect("a store");
+    let archive = store.put(data).expect("it is kept");
+    let name = "terraform-provider-x_1.0.0_linux_amd64.zip";
+    let Ok((h1_zip, h1_tree)) = store.checksums(archive, name) else {
+        return;
+    };
+    let package = Package {
+        platform: Platform::current(),
+        filename: name.to_owned(),
+        archive,
+        size: data.len() as u64,
+        h1_zip,
+        h1_tree,
+    };
+    store.check_package(&package).expect("it is the same again");
+    let tree = store.tree(&package).expect("it unpacks");
+    let trees = store.dir().join("trees").canonicalize().expect("trees");
+    assert!(tree.canonicalize().expect("a tree").starts_with(trees));
+    let beside = std::fs::read_dir(dir.path()).expect("the directory");
+    assert_eq!(beside.count(), 1, "something lies beside the store");
+}
+
+/// A mirror with one file, which answers in this process.
+struct Mirror {
+    runtime: Runtime,
+    open: Router,
+    guarded: Router,
+    content: Vec<u8>,
+    digest: Digest,
+    _dir: tempfile::TempDir,
+}
+
+static MIRROR: LazyLock<Mirror> = LazyLock::new(|| {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("store")).expect("a store");
+    let content: Vec<u8> = (0..1000_u32).map(|i| (i * 7) as u8).collect();
+    let digest = store.put(&content).expect("it is kept");
+    let lock = runtime
+        .block_on(store.lock(&Stop::new()))
+        .expect("the lock");
+    let generation = Generation::default();
+    store.commit(generation, None, &lock).expect("a generation");
+    drop(lock);
+    let tokens = Access::tokens(vec![Secret::new("a-token-that-nobody-guesses")]);
+    Mirror {
+        runtime,
+        open: Server::new(store.clone(), Access::default()).router(),
+        guarded: Server::new(store, tokens).router(),
+        content,
+        digest,
+        _dir: dir,
+    }
+});
+
+impl Mirror {
+    fn ask(
+        &self,
+        router: &Router,
+        path: &str,
+        name: &str,
+        value: &[u8],
+    ) -> Option<(StatusCode, HeaderMap, Bytes)> {
+        let value = HeaderValue::from_bytes(value).ok()?;
+        let request = Request::get(path).header(name, value).body(Body::empty());
+        let request = request.ok()?;
+        self.runtime.block_on(async {
+            let response = router.clone().oneshot(request).await;
+            let (head, body) = response.expect("it answers").into_parts();
+            let body = to_bytes(body, 1 << 20).await.expect("a body");
+            Some((head.status, head.headers, body))
+        })
+    }
+}
+
+/// Any `Range` header: all, or exactly the part that the answer says, or nothing.
+pub fn range(data: &[u8]) {
+    let mirror = &*MIRROR;
+    let path = format!("/blobs/{}/file.zip", mirror.digest);
+    let Some((status, headers, body)) = mirror.ask(&mirror.open, &path, "range", data) else {
+        return;
+    };
+    match status {
+        StatusCode::OK => assert_eq!(body, mirror.content),
+        StatusCode::PARTIAL_CONTENT => {
+            let place = headers["content-range"].to_str().expect("text");
+            let place = place.strip_prefix("bytes ").expect("bytes");
+            let (place, size) = place.split_once('/').expect("a size");
+            let (first, last) = place.split_once('-').expect("a range");
+            let (first, last): (usize, usize) = (
+                first.parse().expect("a number"),
+                last.parse().expect("a number"),
+            );
+            assert_eq!(size, "1000");
+            assert_eq!(body, mirror.content[first..=last]);
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE => assert!(body.is_empty()),
+        other => panic!("{other}"),
+    }
+}
+
+/// Any query of a link and any credentials, each on its own: nobody gets in who was not let in.
+pub fn link(data: &[u8]) {
+    let mirror = &*MIRROR;
+    if let Ok(query) = std::str::from_utf8(data) {
+        let path = format!("/blobs/{}/file.zip?{query}", mirror.digest);
+        if let Some((status, ..)) = mirror.ask(&mirror.guarded, &path, "accept", b"*/*") {
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+        }
+    }
+    if let Some((status, ..)) = mirror.ask(&mirror.guarded, "/v1/hosts", "authorization", data) {
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+}
+
+/// What a registry answers: what is taken of it leads to the web, and to no other directory.
+pub fn registry(data: &[u8]) {
+    let answer = Answer {
+        place: "https://registry.example/v1/providers/a/b/x"
+            .parse()
+            .expect("an address"),
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: data.to_vec(),
+    };
+    if let Ok(offered) = Offered::read(&answer) {
+        assert!(offered.is_sorted_by(|a, b| a.version <= b.version));
+    }
+    let platform = "linux_amd64".parse().expect("a platform");
+    if let Ok(found) = Found::read(&answer, &platform) {
+        for url in [&found.url, &found.shasums, &found.signature] {
+            assert!(matches!(url.scheme(), "http" | "https"), "{url}");
+        }
+        let name = std::path::Path::new(&found.filename);
+        assert_eq!(name.file_name(), Some(name.as_os_str()), "{name:?}");
     }
 }

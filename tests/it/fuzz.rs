@@ -66,6 +66,26 @@ fn manifests_hold() {
 }
 
 #[test]
+fn packages_hold() {
+    fuzz("zip");
+}
+
+#[test]
+fn ranges_hold() {
+    fuzz("range");
+}
+
+#[test]
+fn links_hold() {
+    fuzz("link");
+}
+
+#[test]
+fn answers_of_registries_hold() {
+    fuzz("registry");
+}
+
+#[test]
 fn every_target_has_seeds_and_a_binary() {
     let manifest = fs::read_to_string(directory().join("Cargo.toml")).unwrap();
     for (name, _) in bodies::TARGETS {

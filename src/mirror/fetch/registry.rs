@@ -86,6 +86,102 @@ pub struct Key {
     pub trust_signature: String,
 }
 
+impl Offered {
+    /// Reads what a registry says of a provider's versions, oldest first.
+    ///
+    /// # Errors
+    /// [`FetchError::Nonsense`].
+    pub fn read(answer: &Answer) -> Result<Vec<Self>, FetchError> {
+        #[derive(Deserialize)]
+        struct Versions {
+            versions: Vec<Entry>,
+        }
+        #[derive(Deserialize)]
+        struct Entry {
+            version: String,
+            #[serde(default)]
+            protocols: Option<Vec<String>>,
+            #[serde(default)]
+            platforms: Option<Vec<Platform>>,
+        }
+        #[derive(Deserialize)]
+        struct Platform {
+            os: String,
+            arch: String,
+        }
+        let all: Versions = answer.json()?;
+        let offered = |entry: Entry| {
+            let platforms = entry.platforms.unwrap_or_default();
+            let platform = |p: &Platform| format!("{}_{}", p.os, p.arch).parse().ok();
+            Some(Self {
+                version: entry.version.parse().ok()?, // Engines skip what they cannot read.
+                protocols: entry.protocols.unwrap_or_default(),
+                platforms: platforms.iter().filter_map(platform).collect(),
+            })
+        };
+        let mut offered: Vec<_> = all.versions.into_iter().filter_map(offered).collect();
+        offered.sort_by(|a, b| a.version.cmp(&b.version));
+        Ok(offered)
+    }
+}
+
+impl Found {
+    /// Reads what a registry says of a package for `platform`. Its addresses are those of the web, its name is one.
+    ///
+    /// # Errors
+    /// [`FetchError::Nonsense`].
+    pub fn read(answer: &Answer, platform: &Platform) -> Result<Self, FetchError> {
+        #[derive(Deserialize)]
+        struct Package {
+            #[serde(default)]
+            protocols: Option<Vec<String>>,
+            os: String,
+            arch: String,
+            filename: String,
+            download_url: String,
+            shasum: String,
+            shasums_url: String,
+            shasums_signature_url: String,
+            #[serde(default)]
+            signing_keys: Keys,
+        }
+        #[derive(Deserialize, Default)]
+        struct Keys {
+            #[serde(default)]
+            gpg_public_keys: Vec<Key>,
+        }
+        let package: Package = answer.json()?;
+        let nonsense = |why: String| FetchError::Nonsense {
+            url: shown(&answer.place),
+            why,
+        };
+        if (&package.os, &package.arch) != (&platform.os, &platform.arch) {
+            let why = format!("a package for {}_{}", package.os, package.arch);
+            return Err(nonsense(why));
+        }
+        if !is_plain_name(&package.filename) {
+            return Err(nonsense(format!("the file name {:?}", package.filename)));
+        }
+        let digest = package.shasum.to_ascii_lowercase().parse();
+        let digest = digest.map_err(|error| nonsense(format!("a wrong `shasum`: {error}")))?;
+        let join = |text: &str| {
+            // An empty text would be the answer's own address.
+            let joined = answer.place.join(text).ok().filter(|_| !text.is_empty());
+            let joined = joined.filter(|url| matches!(url.scheme(), "http" | "https"));
+            joined.ok_or_else(|| nonsense(format!("the address {text:?}")))
+        };
+        Ok(Self {
+            protocols: package.protocols.unwrap_or_default(),
+            url: join(&package.download_url)?,
+            shasums: join(&package.shasums_url)?,
+            signature: join(&package.shasums_signature_url)?,
+            filename: package.filename,
+            digest,
+            keys: package.signing_keys.gpg_public_keys,
+        })
+    }
+}
+
 impl Registries {
     /// Registries that are found by discovery, except those in `known`.
     pub fn new(fetcher: Fetcher, known: &BTreeMap<String, Services>, tokens: Tokens) -> Self {
@@ -155,37 +251,8 @@ impl Registries {
     /// # Errors
     /// [`FetchError`]; [`FetchError::NotFound`] if the registry does not know it.
     pub async fn versions(&self, addr: &ProviderAddr) -> Result<Vec<Offered>, FetchError> {
-        #[derive(Deserialize)]
-        struct Versions {
-            versions: Vec<Entry>,
-        }
-        #[derive(Deserialize)]
-        struct Entry {
-            version: String,
-            #[serde(default)]
-            protocols: Option<Vec<String>>,
-            #[serde(default)]
-            platforms: Option<Vec<Platform>>,
-        }
-        #[derive(Deserialize)]
-        struct Platform {
-            os: String,
-            arch: String,
-        }
         let url = self.provider_url(addr, "versions").await?;
-        let all: Versions = self.ask(addr.host(), &url).await?.json()?;
-        let offered = |entry: Entry| {
-            let platforms = entry.platforms.unwrap_or_default();
-            let platform = |p: &Platform| format!("{}_{}", p.os, p.arch).parse().ok();
-            Some(Offered {
-                version: entry.version.parse().ok()?, // Engines skip what they cannot read.
-                protocols: entry.protocols.unwrap_or_default(),
-                platforms: platforms.iter().filter_map(platform).collect(),
-            })
-        };
-        let mut offered: Vec<_> = all.versions.into_iter().filter_map(offered).collect();
-        offered.sort_by(|a, b| a.version.cmp(&b.version));
-        Ok(offered)
+        Offered::read(&self.ask(addr.host(), &url).await?)
     }
 
     /// Where a package is.
@@ -198,57 +265,9 @@ impl Registries {
         version: &Version,
         platform: &Platform,
     ) -> Result<Found, FetchError> {
-        #[derive(Deserialize)]
-        struct Package {
-            #[serde(default)]
-            protocols: Option<Vec<String>>,
-            os: String,
-            arch: String,
-            filename: String,
-            download_url: String,
-            shasum: String,
-            shasums_url: String,
-            shasums_signature_url: String,
-            #[serde(default)]
-            signing_keys: Keys,
-        }
-        #[derive(Deserialize, Default)]
-        struct Keys {
-            #[serde(default)]
-            gpg_public_keys: Vec<Key>,
-        }
         let path = format!("{version}/download/{}/{}", platform.os, platform.arch);
         let url = self.provider_url(addr, &path).await?;
-        let answer = self.ask(addr.host(), &url).await?;
-        let package: Package = answer.json()?;
-        let nonsense = |why: String| FetchError::Nonsense {
-            url: shown(&url),
-            why,
-        };
-        if (&package.os, &package.arch) != (&platform.os, &platform.arch) {
-            let why = format!("a package for {}_{}", package.os, package.arch);
-            return Err(nonsense(why));
-        }
-        if !is_plain_name(&package.filename) {
-            return Err(nonsense(format!("the file name {:?}", package.filename)));
-        }
-        let digest = package.shasum.to_ascii_lowercase().parse();
-        let digest = digest.map_err(|error| nonsense(format!("a wrong `shasum`: {error}")))?;
-        let join = |text: &str| {
-            // An empty text would be the answer's own address.
-            let joined = answer.place.join(text).ok().filter(|_| !text.is_empty());
-            let joined = joined.filter(|url| matches!(url.scheme(), "http" | "https"));
-            joined.ok_or_else(|| nonsense(format!("the address {text:?}")))
-        };
-        Ok(Found {
-            protocols: package.protocols.unwrap_or_default(),
-            url: join(&package.download_url)?,
-            shasums: join(&package.shasums_url)?,
-            signature: join(&package.shasums_signature_url)?,
-            filename: package.filename,
-            digest,
-            keys: package.signing_keys.gpg_public_keys,
-        })
+        Found::read(&self.ask(addr.host(), &url).await?, platform)
     }
 }
 
