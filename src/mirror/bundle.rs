@@ -6,12 +6,15 @@
 
 mod check;
 mod compare;
+mod encryption;
 mod head;
 mod import;
 mod manifest;
 mod read;
 mod receipt;
+mod sbom;
 mod tape;
+mod volumes;
 mod write;
 
 use std::io;
@@ -25,13 +28,19 @@ use super::{
 use crate::stop::Stop;
 
 pub use self::{
-    check::check_file,
+    check::{check, check_file},
     compare::{Change, Difference, compare},
+    encryption::{EncryptionError, decrypted, encrypted},
     head::{Head, Signer, Trust, Verified},
     import::{Guard, Imported, import},
     manifest::{Blob, MAX_MANIFEST_BYTES, Manifest},
     read::Reader,
     receipt::{Receipt, Records},
+    sbom::sbom,
+    volumes::{
+        MIN_BYTES as MIN_VOLUME_BYTES, VolumeError, Volumes, Writer as VolumeWriter,
+        find as find_volumes,
+    },
     write::{Wanted, plan, rewrite, write},
 };
 
@@ -111,6 +120,9 @@ pub enum BundleError {
     /// The store refused something.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It was not encrypted.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     /// Somebody stopped it.
     #[error(
         "stopped before it was done; what was taken so far stays, and the same command goes on from there"

@@ -185,22 +185,33 @@ struct Snapshot {
 impl Mirror {
     /// The current generation. It is read again only if another one became current. Blocks.
     fn snapshot(&self) -> Result<Arc<Snapshot>, StoreError> {
-        let current = self.store.current()?;
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = newest.as_ref().filter(|s| Some(s.lease.number) == current) {
-            return Ok(known.clone());
+        if let Some(known) = self.known()? {
+            return Ok(known);
         }
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let (lease, generation) = self.store.lease_newest()?;
         let fresh = Arc::new(Snapshot { lease, generation });
         *newest = Some(fresh.clone());
         Ok(fresh)
     }
 
-    /// Makes a document where waiting for a disk holds nobody up.
+    /// The current generation if it was read before.
+    fn known(&self) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        let current = self.store.current()?;
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = newest.as_ref();
+        Ok(known.filter(|s| Some(s.lease.number) == current).cloned())
+    }
+
+    /// Makes a document. A generation is read where waiting for a disk holds nobody up; which one is current is a link
+    /// that the system has in memory, and a thread for it would cost more than the document.
     async fn look<T: Send + 'static>(
         self: &Arc<Self>,
         make: impl FnOnce(&Self, &Generation) -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Refused> {
+        if let Some(known) = self.known()? {
+            return make(self, &known.generation);
+        }
         let this = self.clone();
         let task = move || match this.snapshot() {
             // What registries have is not nothing.

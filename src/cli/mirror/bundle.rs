@@ -15,13 +15,17 @@ use serde::Serialize;
 use super::{
     Place,
     key::{Passphrase, read_secret},
+    source::{Identity, is_pipe, open},
     work,
 };
 use crate::{
     cli::output::{Output, facts, note},
     mirror::{
         Digest, Store,
-        bundle::{self, BundleError, Head, Reader, Receipt, Records, Step, Wanted, Watch},
+        bundle::{
+            self, BundleError, Head, MIN_VOLUME_BYTES, Reader, Receipt, Records, Step,
+            VolumeWriter, Wanted, Watch,
+        },
         keys::KeyId,
     },
     stop::Stop,
@@ -63,6 +67,23 @@ pub(in crate::cli) struct Bundle {
     /// When sites must not take it any more, such as 2030-01-01T00:00:00Z
     #[arg(long, value_name = "TIME")]
     expires: Option<Timestamp>,
+    /// Write volumes FILE.001, FILE.002 and so on, none of them larger, such as 4700MB or 25GB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    split: Option<u64>,
+    /// Write this one of the volumes again, and no other
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        requires = "split",
+        conflicts_with = "encrypt"
+    )]
+    volume: Option<u32>,
+    /// Encrypt for whoever has this recipient's age identity (`age1…`), any number of times
+    #[arg(long, value_name = "RECIPIENT")]
+    encrypt: Vec<String>,
+    /// Also write what the bundle has as a list of components in CycloneDX's JSON
+    #[arg(long, value_name = "FILE")]
+    sbom: Option<PathBuf>,
 }
 
 /// Sign a bundle that somebody else made, as a second person
@@ -80,6 +101,8 @@ pub(in crate::cli) struct Sign {
     key: PathBuf,
     #[command(flatten)]
     passphrase: Passphrase,
+    #[command(flatten)]
+    identity: Identity,
 }
 
 #[derive(Serialize)]
@@ -92,6 +115,8 @@ struct Written {
     files: usize,
     bytes: u64,
     omitted: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    volumes: Option<u32>,
 }
 
 impl Bundle {
@@ -118,12 +143,23 @@ impl Bundle {
             let (key, line) = read_secret(path, &self.passphrase)?;
             head.sign(&key, line);
         }
-        let written = summary(&head, Some(number))?;
-        let out = self.out.clone();
-        work::run(&stop, move |watch| {
+        let mut written = summary(&head, Some(number))?;
+        if let Some(path) = &self.sbom {
+            let text = serde_json::to_vec_pretty(&bundle::sbom(&manifest.generation))?;
+            whole_file(path, |out| out.write_all(&text))
+                .with_context(|| format!("failed to write `{}`", path.display()))?;
+        }
+        let target = Target {
+            out: self.out.clone(),
+            split: self.split,
+            volume: self.volume,
+            recipients: self.encrypt.clone(),
+            bundle: head.id(),
+        };
+        written.volumes = work::run(&stop, move |watch| {
             let _lease = lease;
             (watch.hear)(Step::Begun(manifest.bytes()));
-            to_file(&out, |out| bundle::write(&store, &head, watch, out))
+            target.write(|out| bundle::write(&store, &head, watch, out))
         })
         .await?;
         print(output, &self.out, &written)
@@ -150,7 +186,7 @@ impl Bundle {
 impl Sign {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         let (key, line) = read_secret(&self.key, &self.passphrase)?;
-        let mut reader = Reader::new(open(&self.bundle)?);
+        let mut reader = Reader::new(self.identity.open(&self.bundle)?);
         let mut head = reader.head()?;
         head.signers()?;
         head.sign(&key, line);
@@ -158,7 +194,14 @@ impl Sign {
         let (out, bytes) = (self.out.clone(), written.bytes);
         work::run(&stop, move |watch: Watch<'_>| {
             (watch.hear)(Step::Begun(bytes));
-            to_file(&out, |out| bundle::rewrite(reader, &head, watch, out))
+            let target = Target {
+                out,
+                split: None,
+                volume: None,
+                recipients: Vec::new(),
+                bundle: head.id(),
+            };
+            target.write(|out| bundle::rewrite(reader, &head, watch, out))
         })
         .await?;
         print(output, &self.out, &written)
@@ -176,13 +219,14 @@ fn summary(head: &Head, generation: Option<u64>) -> anyhow::Result<Written> {
         files: manifest.blobs.len(),
         bytes: manifest.bytes(),
         omitted: manifest.omitted.len(),
+        volumes: None,
     })
 }
 
 fn print(output: Output, out: &Path, written: &Written) -> anyhow::Result<()> {
     let human = |written: &Written| {
         let signers: Vec<_> = written.signers.iter().map(KeyId::to_string).collect();
-        facts(&[
+        let mut pairs = vec![
             ("Bundle", written.bundle.to_string()),
             (
                 "Channel",
@@ -197,43 +241,118 @@ fn print(output: Output, out: &Path, written: &Written) -> anyhow::Result<()> {
                 "Left out",
                 format!("{} files that the site has", written.omitted),
             ),
-        ])
+        ];
+        if let Some(volumes) = written.volumes {
+            pairs.push(("Volumes", volumes.to_string()));
+        }
+        facts(&pairs)
     };
-    match is_stdout(out) {
+    match is_pipe(out) {
         true => note(&human(written)), // stdout has the bundle.
         false => output.item(written, human)?,
     }
     Ok(())
 }
 
-pub(super) fn is_stdout(path: &Path) -> bool {
-    path == Path::new("-")
+/// Where a bundle goes, and how.
+struct Target {
+    out: PathBuf,
+    split: Option<u64>,
+    volume: Option<u32>,
+    recipients: Vec<String>,
+    bundle: Digest,
 }
 
-pub(super) fn open(path: &Path) -> anyhow::Result<File> {
-    File::open(path).with_context(|| format!("failed to open `{}`", path.display()))
-}
-
-/// Writes a file that is there in full or not at all, or stdout.
-fn to_file(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), BundleError>,
-) -> Result<(), BundleError> {
-    if is_stdout(path) {
-        let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
-        return write(&mut out);
+impl Target {
+    /// Returns how many volumes there are, if it is split.
+    fn write(
+        self,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), BundleError>,
+    ) -> Result<Option<u32>, BundleError> {
+        let recipients = self.recipients;
+        let write = |out: &mut dyn Write| -> Result<(), BundleError> {
+            if recipients.is_empty() {
+                return write(out);
+            }
+            let mut sealed = bundle::encrypted(&recipients, out)?;
+            write(&mut sealed)?;
+            sealed.finish().map_err(BundleError::Write).map(drop)
+        };
+        if let Some(bytes) = self.split {
+            let mut volumes = VolumeWriter::new(&self.out, bytes, self.volume, self.bundle);
+            write(&mut volumes)?;
+            return volumes.finish().map(Some).map_err(BundleError::Write);
+        }
+        if is_pipe(&self.out) {
+            write(&mut BufWriter::with_capacity(1 << 20, io::stdout().lock()))?;
+            return Ok(None);
+        }
+        let mut failed = None;
+        let written = whole_file(&self.out, |out| {
+            write(out).map_err(|error| {
+                failed = Some(error);
+                io::Error::other("the bundle was not written")
+            })
+        });
+        match (failed, written) {
+            (Some(error), _) => Err(error),
+            (None, written) => written.map(|()| None).map_err(BundleError::Write),
+        }
     }
+}
+
+/// Writes a file that is there in full or not at all.
+fn whole_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let dir = dir.unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o644))
-        .tempfile_in(dir)
-        .map_err(BundleError::Write)?;
+        .tempfile_in(dir)?;
     write(file.as_file_mut())?;
-    file.as_file().sync_all().map_err(BundleError::Write)?;
-    file.persist(path)
-        .map_err(|error| BundleError::Write(error.error))?;
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(BundleError::Write)
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    File::open(dir)?.sync_all()
+}
+
+/// Bytes, in units of a thousand.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text[digits.len()..].trim() {
+        "" | "B" => 1,
+        "K" | "KB" => 1_000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000_u64,
+        _ => return Err("expected a number with B, KB, MB or GB".to_owned()),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let bytes = number.and_then(|number| number.checked_mul(unit));
+    match bytes {
+        None => Err("expected a number with B, KB, MB or GB".to_owned()),
+        Some(bytes) if bytes < MIN_VOLUME_BYTES => {
+            Err(format!("a volume has at least {MIN_VOLUME_BYTES} bytes"))
+        }
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_a_unit_of_a_thousand() {
+        assert_eq!(size("4700MB"), Ok(4_700_000_000));
+        assert_eq!(size("25G"), Ok(25_000_000_000));
+        assert_eq!(size("2000000"), Ok(2_000_000));
+        for wrong in [
+            "",
+            "GB",
+            "1",
+            "5TB",
+            "99999999999999999999",
+            "18446744073709551615GB",
+        ] {
+            size(wrong).unwrap_err();
+        }
+    }
 }

@@ -1,20 +1,12 @@
 //! `outpost mirror import`.
 
-use std::{
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{
-    Place,
-    bundle::{is_stdout, open},
-    key::read_public,
-    work,
-};
+use super::{Place, key::read_public, source::Identity, work};
 use crate::{
     cli::output::{Output, facts},
     files,
@@ -32,10 +24,12 @@ use crate::{
 /// the mirror serves what it had. A broken import goes on where it was with the same command.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Import {
-    /// The bundle, or `-` for stdin
+    /// The bundle, or `-` for stdin; of volumes any one, or their name without the number
     bundle: PathBuf,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    identity: Identity,
     /// Public key to trust, any number of times; the mirror remembers it for further bundles
     #[arg(
         long,
@@ -72,10 +66,7 @@ struct Summary {
 impl Import {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         let store = Store::open(&self.place.dir()?)?;
-        let input: Box<dyn Read + Send> = match is_stdout(&self.bundle) {
-            true => Box::new(io::stdin()),
-            false => Box::new(open(&self.bundle)?),
-        };
+        let input = self.identity.open(&self.bundle)?;
         let lock = store.lock(&stop).await?;
         let guard = Guard {
             trust: self.trust(&store)?,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Place, bundle::open};
+use super::{Place, source::Identity};
 use crate::{
     cli::output::{Output, Row, facts, note, table},
     mirror::{
@@ -23,6 +23,8 @@ pub(in crate::cli) struct Inspect {
     what: Option<PathBuf>,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    identity: Identity,
 }
 
 /// Show what a bundle or a generation has that another one has not
@@ -34,6 +36,8 @@ pub(in crate::cli) struct Diff {
     new: PathBuf,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    identity: Identity,
 }
 
 /// What is known of a bundle besides its content.
@@ -82,7 +86,7 @@ impl Row for Difference {
 
 impl Inspect {
     pub(super) fn exec(self, output: Output) -> anyhow::Result<()> {
-        let (generation, about) = read(self.what.as_deref(), &self.place)?;
+        let (generation, about) = read(self.what.as_deref(), &self.place, &self.identity)?;
         let inspected = Inspected {
             about,
             content: bundle::compare(&Generation::default(), &generation),
@@ -97,8 +101,8 @@ impl Inspect {
 
 impl Diff {
     pub(super) fn exec(self, output: Output) -> anyhow::Result<()> {
-        let (old, _) = read(Some(&self.old), &self.place)?;
-        let (new, _) = read(Some(&self.new), &self.place)?;
+        let (old, _) = read(Some(&self.old), &self.place, &self.identity)?;
+        let (new, _) = read(Some(&self.new), &self.place, &self.identity)?;
         let differences = bundle::compare(&old, &new);
         output.list(&differences)?;
         let changed = differences
@@ -148,13 +152,14 @@ fn human(about: &About) -> String {
 fn read(
     what: Option<&std::path::Path>,
     place: &Place,
+    identity: &Identity,
 ) -> anyhow::Result<(Generation, Option<About>)> {
     let number = what.and_then(|what| what.to_str()?.parse::<u64>().ok());
     match (what, number) {
         (None, _) => Ok((Store::existing(&place.dir()?)?.newest()?.1, None)),
         (_, Some(number)) => Ok((Store::existing(&place.dir()?)?.generation(number)?, None)),
         (Some(path), None) => {
-            let head = Reader::new(open(path)?).head()?;
+            let head = Reader::new(identity.open(path)?).head()?;
             let signers = head.signers()?;
             let manifest = head.unverified()?;
             let about = About {

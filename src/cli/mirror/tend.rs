@@ -8,7 +8,12 @@ use std::{
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::{Place, bundle::open, key::read_public, work};
+use super::{
+    Place,
+    key::read_public,
+    source::{Identity, open},
+    work,
+};
 use crate::{
     cli::{
         exit::{Hint as _, Unwell, UsageError},
@@ -29,6 +34,8 @@ pub(in crate::cli) struct Verify {
     bundle: Option<PathBuf>,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    identity: Identity,
     /// Also look into every package, and check its publisher's signature
     #[arg(long, conflicts_with = "bundle")]
     deep: bool,
@@ -135,12 +142,14 @@ impl Verify {
         for path in &self.trust {
             trust.keys.insert(read_public(path)?);
         }
-        let file = open(path)?;
-        let manifest = work::run(stop, move |watch| {
-            let verify = |head: &Head| Ok(head.verify(&trust)?.manifest);
-            bundle::check_file(&file, verify, watch)
-        });
-        let manifest = manifest.await?;
+        let verify = move |head: &Head| Ok(head.verify(&trust)?.manifest);
+        let manifest = if self.identity.is_plain_file(path) {
+            let file = open(path)?;
+            work::run(stop, move |watch| bundle::check_file(&file, verify, watch)).await?
+        } else {
+            let input = self.identity.open(path)?;
+            work::run(stop, move |watch| bundle::check(input, verify, watch)).await?
+        };
         output.item(
             &serde_json::json!({"files": manifest.blobs.len(), "bytes": manifest.bytes()}),
             |_| {

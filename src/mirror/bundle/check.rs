@@ -79,6 +79,25 @@ pub fn check_file(
     Ok(manifest)
 }
 
+/// The same for a bundle that can only be read from its beginning to its end.
+///
+/// # Errors
+/// The first part that is wrong.
+pub fn check(
+    input: impl io::Read,
+    verify: impl FnOnce(&Head) -> Result<Manifest, BundleError>,
+    watch: Watch<'_>,
+) -> Result<Manifest, BundleError> {
+    let mut reader = Reader::new(input);
+    let manifest = verify(&reader.head()?)?;
+    (watch.hear)(Step::Begun(manifest.bytes()));
+    for (digest, blob) in &manifest.blobs {
+        reader.blob(*digest, blob.size, watch, &mut |_| Ok(()))?;
+    }
+    reader.end()?;
+    Ok(manifest)
+}
+
 fn check_blob(
     file: &File,
     at: u64,

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod killed;
+mod media;
 mod runbook;
 mod tend;
 mod trust;

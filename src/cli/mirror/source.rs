@@ -1,0 +1,57 @@
+//! Where a bundle comes from: a file, volumes, a pipe; in plain or encrypted.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+
+use crate::{
+    cli::exit::Hint as _,
+    mirror::bundle::{EncryptionError, decrypted, find_volumes},
+};
+
+/// Who may read encrypted bundles.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Identity {
+    /// File with the age identity that an encrypted bundle is for
+    #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_IDENTITY")]
+    identity: Option<PathBuf>,
+}
+
+impl Identity {
+    /// The bundle as it was signed. One volume stands for all that lie beside it, and their name for the first.
+    pub(super) fn open(&self, path: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
+        let input: Box<dyn Read + Send> = match find_volumes(path)? {
+            _ if is_pipe(path) => Box::new(io::stdin()),
+            Some(volumes) => Box::new(volumes),
+            None => Box::new(open(path)?),
+        };
+        decrypted(input, self.identity.as_deref()).map_err(|error| match error.hint() {
+            Some(hint) => hinted(error, hint),
+            None => error.into(),
+        })
+    }
+
+    /// Whether the bundle is a file as it was signed, of which any part can be read at any time.
+    pub(super) fn is_plain_file(&self, path: &Path) -> bool {
+        self.identity.is_none() && path.is_file() && matches!(find_volumes(path), Ok(None))
+    }
+}
+
+fn hinted(error: EncryptionError, hint: &str) -> anyhow::Error {
+    let failed: anyhow::Result<()> = Err(error).hint(hint);
+    failed.expect_err("it is an error")
+}
+
+/// Whether it is stdin or stdout.
+pub(super) fn is_pipe(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// A file as it is.
+pub(super) fn open(path: &Path) -> anyhow::Result<File> {
+    File::open(path).with_context(|| format!("failed to open `{}`", path.display()))
+}
