@@ -19,6 +19,7 @@ mod links;
 mod loopback;
 mod metrics;
 mod misses;
+mod oci;
 
 use std::{
     path::PathBuf,
@@ -29,7 +30,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Path, RawQuery, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -117,6 +118,16 @@ impl Server {
             .route("/mirror/{host}/{namespace}/{kind}/{document}", get(mirror))
             .route("/releases/{name}/index.json", get(releases))
             .route("/releases/{name}/{version}/{file}", get(release))
+            .route("/v2/", get(async || Json(json!({}))))
+            .route("/v2/{host}/{namespace}/{kind}/tags/list", get(oci_tags))
+            .route(
+                "/v2/{host}/{namespace}/{kind}/manifests/{reference}",
+                get(oci_manifest),
+            )
+            .route(
+                "/v2/{host}/{namespace}/{kind}/blobs/{digest}",
+                get(oci_blob),
+            )
             .route("/git/{*path}", get(git))
             .route("/files/{*place}", get(file))
             .route("/api/missing", get(missing))
@@ -388,7 +399,15 @@ impl IntoResponse for Refused {
                 "this mirror wants a token: put it into a `credentials` block of the CLI configuration",
             ),
         };
-        (status, Json(json!({ "errors": [why] }))).into_response()
+        let mut response = (status, Json(json!({ "errors": [why] }))).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            // Clients of OCI registries show their credentials only when they are asked for them.
+            let challenge = HeaderValue::from_static("Basic realm=\"outpost mirror\"");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
     }
 }
 
@@ -410,6 +429,9 @@ fn respond(document: &Value, asked: &HeaderMap) -> Response {
         false => (headers, body).into_response(),
     }
 }
+
+/// By which clients of OCI registries know what they got.
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 type Shared = State<Arc<Mirror>>;
 type Answer = Result<Response, Refused>;
@@ -606,6 +628,58 @@ async fn release(
         move |_: &Mirror, all: &Generation| documents::release_file(all, &name, &version, &file);
     let digest = mirror.document(item, make).await?;
     mirror.blob(digest, kind, &headers).await
+}
+
+async fn oci_tags(
+    State(mirror): Shared,
+    Path((host, namespace, kind)): Path<ProviderPath>,
+    headers: HeaderMap,
+) -> Answer {
+    let name = format!("{host}/{namespace}/{kind}");
+    let item = Item::new("provider", name.clone());
+    let make =
+        move |_: &Mirror, all: &Generation| oci::tags(all, &Asked(&host, &namespace, &kind), &name);
+    Ok(respond(&mirror.document(item, make).await?, &headers))
+}
+
+type OciPath = (String, String, String, String);
+
+async fn oci_manifest(
+    State(mirror): Shared,
+    Path((host, namespace, kind, reference)): Path<OciPath>,
+) -> Answer {
+    let item = Item::new("provider", format!("{host}/{namespace}/{kind}")).version(&reference);
+    let make = move |_: &Mirror, all: &Generation| {
+        oci::manifest(all, &Asked(&host, &namespace, &kind), &reference)
+    };
+    let manifest = mirror.document(item, make).await?;
+    let digest = format!("sha256:{}", manifest.digest());
+    let headers = [
+        (header::CONTENT_TYPE, manifest.kind),
+        (CONTENT_DIGEST, digest.as_str()),
+    ];
+    Ok((headers, manifest.content).into_response())
+}
+
+async fn oci_blob(
+    State(mirror): Shared,
+    Path((host, namespace, kind, digest)): Path<OciPath>,
+    headers: HeaderMap,
+) -> Answer {
+    let digest = oci::digest(&digest).ok_or(Refused::Missing)?;
+    if digest == Digest::of(oci::EMPTY) {
+        return Ok(oci::EMPTY.into_response());
+    }
+    let make = move |_: &Mirror, all: &Generation| match oci::has(
+        all,
+        &Asked(&host, &namespace, &kind),
+        digest,
+    ) {
+        true => Ok(()),
+        false => Err(Refused::Missing),
+    };
+    mirror.look(make).await?;
+    mirror.blob(digest, blob::OCTETS, &headers).await
 }
 
 async fn git(State(mirror): Shared, Path(path): Path<String>, headers: HeaderMap) -> Answer {

@@ -21,6 +21,9 @@ pub enum Mode {
     /// The network mirror protocol, as Coder's documentation has it; modules come as from a registry.
     #[value(alias = "N")]
     Network,
+    /// An OCI registry, for OpenTofu 1.10 and newer; modules come as from a registry. Lock files must have digests (`zh`).
+    #[value(alias = "O")]
+    Oci,
 }
 
 /// What clients are told.
@@ -50,6 +53,11 @@ pub enum SetupError {
         "engines take a network mirror with https:// only, and `{0}` is none: use the mode `registry`, or TLS"
     )]
     Plain(String),
+    /// An OCI registry has no path.
+    #[error(
+        "an OCI registry is at the root of a host with https://, and `{0}` is not: use another mode"
+    )]
+    NoRegistry(String),
 }
 
 /// Registries of an engine without a word about them, and Coder's modules.
@@ -88,6 +96,9 @@ impl Setup {
             let _ = (shown.set_username(""), shown.set_password(None));
             return Err(SetupError::Url(shown.into()));
         }
+        if mode == Mode::Oci && (url.scheme() != "https" || base.path() != "/") {
+            return Err(SetupError::NoRegistry(base.into()));
+        }
         if mode == Mode::Network && url.scheme() != "https" {
             return Err(SetupError::Plain(base.into()));
         }
@@ -118,6 +129,16 @@ impl Setup {
                 include: Vec::new(),
                 exclude: Vec::new(),
             },
+            Mode::Oci => Method {
+                kind: MethodKind::OciMirror {
+                    repository_template: format!(
+                        "{}/${{hostname}}/${{namespace}}/${{type}}",
+                        self.authority()
+                    ),
+                },
+                include: Vec::new(),
+                exclude: Vec::new(),
+            },
         };
         let methods = vec![method];
         config.set_installation(&Installation { methods });
@@ -132,6 +153,15 @@ impl Setup {
             config.set_services(host, &BTreeMap::from(["modules", "providers"].map(service)));
         }
         config.to_string()
+    }
+
+    /// The host, with the port if it is not the usual one.
+    fn authority(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default();
+        match self.url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
     }
 
     /// Variables of engines, with the configuration in `rc_file`.
@@ -303,13 +333,17 @@ mod tests {
 
     #[test]
     fn nothing_is_wrong_with_what_we_write() {
-        for mode in [Mode::Registry, Mode::Network] {
-            let rc = setup("https://mirror.example/base", mode).unwrap().rc();
+        for mode in [Mode::Registry, Mode::Network, Mode::Oci] {
+            let base = if mode == Mode::Oci { "" } else { "base/" };
+            let rc = setup(&format!("https://mirror.example/{base}"), mode);
+            let rc = rc.unwrap().rc();
             let config = CliConfig::parse(&rc).unwrap();
 
             assert_eq!(complaints(&config, |_| false), [""; 0], "{rc}");
             assert!(
-                rc.contains("https://mirror.example/base/v1/modules/registry.coder.com/"),
+                rc.contains(&format!(
+                    "https://mirror.example/{base}v1/modules/registry.coder.com/"
+                )),
                 "{rc}"
             );
             assert_eq!(rc.contains("direct"), mode == Mode::Registry, "{rc}");
@@ -320,6 +354,10 @@ mod tests {
     #[test]
     fn an_address_that_engines_would_not_take_is_refused() {
         assert!(setup("http://127.0.0.1:7081", Mode::Registry).is_ok());
+        for place in ["http://127.0.0.1:7081", "https://mirror.example/base"] {
+            let error = setup(place, Mode::Oci).unwrap_err();
+            assert!(matches!(error, SetupError::NoRegistry(_)), "{error}");
+        }
         let plain = setup("http://127.0.0.1:7081", Mode::Network).unwrap_err();
         assert!(matches!(plain, SetupError::Plain(_)), "{plain}");
         for bad in [

@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct Asked<'a>(pub(super) &'a str, pub(super) &'a str, pub(super) &'a str);
 
 impl Asked<'_> {
-    fn of<'g>(&self, generation: &'g Generation) -> impl Iterator<Item = &'g Provider> {
+    pub(super) fn of<'g>(&self, generation: &'g Generation) -> impl Iterator<Item = &'g Provider> {
         let providers = generation.providers.iter();
         providers.filter(|p| {
             (self.0, self.1, self.2) == (p.addr.host(), p.addr.namespace(), p.addr.kind())

@@ -259,11 +259,12 @@ impl Site {
     /// What was asked, in words of the protocol; OpenTofu does not ask for a package's head, so no row counts it there.
     fn asked(&self, engine: &str) -> String {
         let archive = format!("/blobs/{}/{}", self.package.archive, self.package.filename);
+        let layer = format!("/blobs/sha256:{}", self.package.archive);
         let module = format!("/blobs/{}", self.module.archive);
         let names = |asked: &Asked| {
             let path = &asked.path;
             let name = match path.as_str() {
-                _ if *path == archive => "archive".to_owned(),
+                _ if *path == archive || path.ends_with(&layer) => "archive".to_owned(),
                 _ if path.starts_with(&module) => "module".to_owned(),
                 _ if path.starts_with("/mirror/") || path.starts_with("/v1/") => {
                     path.rsplit('/').next().unwrap().to_owned()

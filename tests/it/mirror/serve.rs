@@ -535,3 +535,47 @@ async fn what_was_asked_for_in_vain_is_listed_and_kept() {
         assert!(metrics.contains(line), "no {line} in {metrics}");
     }
 }
+
+#[tokio::test]
+async fn an_oci_registry_gives_manifests_by_tag_and_by_digest_and_packages_of_the_provider_alone() {
+    let token = Secret::new("0123456789abcdef");
+    let site = Site::for_whom(serve::Access::tokens(vec![token])).await;
+    let other = site.store.put(b"of another provider").unwrap();
+    let generation = Generation {
+        providers: vec![site.provider()],
+        ..Generation::default()
+    };
+    site.commit(generation, None).await;
+    let basic = ("authorization", "Basic eDowMTIzNDU2Nzg5YWJjZGVm");
+    let base = "/v2/registry.terraform.io/acme/coder";
+
+    let refused = site.get("/v2/", ("accept", "*/*")).await;
+    assert_eq!(refused.status(), 401);
+    let challenge = refused.headers()["www-authenticate"].to_str().unwrap();
+    assert!(challenge.starts_with("Basic "), "{challenge}");
+    assert_eq!(site.get("/v2/", basic).await.status(), 200);
+    let tags = site.get(&format!("{base}/tags/list"), basic).await;
+    let tags: serde_json::Value = serde_json::from_str(&tags.text().await.unwrap()).unwrap();
+    assert_eq!(tags["tags"], serde_json::json!(["2.20.0"]));
+    let index = site.get(&format!("{base}/manifests/2.20.0"), basic).await;
+    let named = index.headers()["docker-content-digest"].clone();
+    let text = index.text().await.unwrap();
+    assert_eq!(named, format!("sha256:{}", Digest::of(text.as_bytes())));
+    let index: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let target = index["manifests"][0]["digest"].as_str().unwrap();
+    let target = site.get(&format!("{base}/manifests/{target}"), basic).await;
+    let target: serde_json::Value = serde_json::from_str(&target.text().await.unwrap()).unwrap();
+    for part in [&target["config"], &target["layers"][0]] {
+        let path = format!("{base}/blobs/{}", part["digest"].as_str().unwrap());
+        let content = site.get(&path, basic).await.bytes().await.unwrap();
+        assert_eq!(content.len() as u64, part["size"].as_u64().unwrap());
+        assert_eq!(site.get(&path, ("accept", "*/*")).await.status(), 401);
+    }
+    for path in [
+        format!("{base}/blobs/sha256:{other}"),
+        format!("{base}/blobs/{}", site.package.archive),
+        format!("{base}/manifests/9.9.9"),
+    ] {
+        assert_eq!(site.get(&path, basic).await.status(), 404, "{path}");
+    }
+}
