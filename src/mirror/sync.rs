@@ -4,6 +4,7 @@
 //! asks for nothing twice; the generation comes last. It has what the one before had, too: only `prune` removes.
 
 mod adopt;
+mod live;
 mod modules;
 mod package;
 mod provider;

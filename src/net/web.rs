@@ -84,7 +84,7 @@ impl Web {
         })
     }
 
-    /// Asks for `url`. `authorization` is sent to its server and to no other. The answer knows the address it came
+    /// Asks for `url`. `authorization`, and headers that are sensitive, are sent to its server and to no other. The answer knows the address it came
     /// from. The caller bounds the time.
     ///
     /// # Errors
@@ -103,8 +103,15 @@ impl Web {
                 false => &self.proxied,
             };
             let mut request = client.request(method.clone(), place.clone());
-            request = request.headers(headers.clone());
-            if let Some(value) = authorization.filter(|_| is_same_server(url, &place)) {
+            let is_same = is_same_server(url, &place);
+            let told = headers
+                .iter()
+                .filter(|(_, value)| is_same || !value.is_sensitive());
+            request = request.headers(
+                told.map(|(name, value)| (name.clone(), value.clone()))
+                    .collect(),
+            );
+            if let Some(value) = authorization.filter(|_| is_same) {
                 request = request.header(header::AUTHORIZATION, value);
             }
             let response = request

@@ -7,12 +7,15 @@ use std::{
     sync::Arc,
 };
 
+use url::Url;
+
 use super::{
     Cause, Report, Sync,
+    live::Server,
     modules::{Origins, is_comparable},
     package,
     provider::Demand,
-    wishes::TemplateWish,
+    wishes::{TemplateSource, TemplateWish},
 };
 use crate::{
     language::lock,
@@ -25,6 +28,8 @@ use crate::{
             closure::{Closure, FindingKind, close},
         },
     },
+    net::http::shown,
+    secret::Secret,
 };
 
 /// Directories that are looked into for templates.
@@ -45,43 +50,113 @@ impl Sync {
     ) -> Result<(Vec<Demand>, Vec<Needed>), StoreError> {
         let (mut demands, mut all) = (Vec::new(), Vec::new());
         for wish in &self.wishes.templates {
-            let path = self.wishes.dir.join(&wish.path);
-            let found = blocking(move || Ok(find(&path))).await?;
-            let found = match found {
-                Ok(found) if found.is_empty() => {
-                    let why = "there is no template".to_owned();
-                    report.fail(&wish.path, Cause::Unsatisfied(why));
-                    continue;
-                }
-                Ok(found) => found,
-                Err(error) => {
-                    report.fail(&wish.path, error);
-                    continue;
+            let trees = match &wish.source {
+                TemplateSource::Path(path) => self.in_directory(path, report).await?,
+                TemplateSource::Coder { url, token_file } => {
+                    self.on_server(url, token_file.as_deref(), report).await
                 }
             };
-            for path in found {
-                let name = path.display().to_string();
-                self.watch.phase(&format!("scanning {name}"));
-                let from = path.clone();
-                match blocking(move || Ok(load(&from))).await? {
-                    Ok(tree) => {
-                        let tree = Arc::new(tree);
-                        for engine in &self.wishes.engines {
-                            let host = engine.default_host();
-                            let closure = close(Arc::clone(&tree), host, origins).await;
-                            self.tell(&name, &closure, report);
-                            demands.extend(self.demands_of(&name, &closure, wish, report));
-                            all.push(Needed {
-                                name: name.clone(),
-                                closure,
-                            });
-                        }
-                    }
-                    Err(error) => report.fail(name, error),
+            for (name, tree) in trees {
+                let tree = Arc::new(tree);
+                for engine in &self.wishes.engines {
+                    let host = engine.default_host();
+                    let closure = close(Arc::clone(&tree), host, origins).await;
+                    self.tell(&name, &closure, report);
+                    demands.extend(self.demands_of(&name, &closure, wish, report));
+                    all.push(Needed {
+                        name: name.clone(),
+                        closure,
+                    });
                 }
             }
         }
         Ok((demands, all))
+    }
+
+    /// The templates that a path means.
+    async fn in_directory(
+        &self,
+        place: &str,
+        report: &mut Report,
+    ) -> Result<Vec<(String, Tree)>, StoreError> {
+        let path = self.wishes.dir.join(place);
+        let found = match blocking(move || Ok(find(&path))).await? {
+            Ok(found) if found.is_empty() => {
+                let why = "there is no template".to_owned();
+                report.fail(place, Cause::Unsatisfied(why));
+                return Ok(Vec::new());
+            }
+            Ok(found) => found,
+            Err(error) => {
+                report.fail(place, error);
+                return Ok(Vec::new());
+            }
+        };
+        let mut trees = Vec::new();
+        for path in found {
+            let name = path.display().to_string();
+            self.watch.phase(&format!("scanning {name}"));
+            match blocking(move || Ok(load(&path))).await? {
+                Ok(tree) => trees.push((name, tree)),
+                Err(error) => report.fail(name, error),
+            }
+        }
+        Ok(trees)
+    }
+
+    /// The active templates of a Coder server.
+    async fn on_server(
+        &self,
+        url: &Url,
+        token_file: Option<&Path>,
+        report: &mut Report,
+    ) -> Vec<(String, Tree)> {
+        let place = shown(url);
+        let listed = async {
+            let token = self.token(token_file)?;
+            let server = Server::new(url, &token, &self.fetcher)?;
+            self.watch
+                .phase(&format!("asking {place} for its templates"));
+            let templates = server.templates().await?;
+            Ok((server, templates))
+        };
+        let (server, templates) = match listed.await {
+            Ok(listed) => listed,
+            Err(error) => {
+                let error: Cause = error;
+                report.fail(place, error);
+                return Vec::new();
+            }
+        };
+        let mut trees = Vec::new();
+        for template in &templates {
+            let name = server.name(template);
+            self.watch.phase(&format!("scanning {name}"));
+            match server.tree(template).await {
+                Ok(tree) => trees.push((name, tree)),
+                Err(error) => report.fail(name, error),
+            }
+        }
+        trees
+    }
+
+    fn token(&self, file: Option<&Path>) -> Result<Secret, Cause> {
+        let Some(file) = file else {
+            let token = std::env::var("CODER_SESSION_TOKEN").ok();
+            let none = || {
+                let why = "there is no token: name a `token_file`, or set CODER_SESSION_TOKEN";
+                Cause::Unsatisfied(why.to_owned())
+            };
+            return token.map(Secret::new).ok_or_else(none);
+        };
+        let path = self.wishes.dir.join(file);
+        let text = fs::read_to_string(&path).map_err(|error| {
+            Cause::Unsatisfied(format!(
+                "the token in `{}` cannot be read: {error}",
+                path.display()
+            ))
+        })?;
+        Ok(Secret::new(text.trim()))
     }
 
     /// What could not be got fails the sync; what no mirror can have does not, as no further run would change it.

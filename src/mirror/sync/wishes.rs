@@ -70,16 +70,63 @@ pub struct Wishes {
 
 /// Templates, and which versions of what they need.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "TemplateForm")]
 pub struct TemplateWish {
-    /// A directory, or a tar archive; with `/*` behind it those in it, with `/**` those anywhere below it.
-    pub path: String,
+    /// Where they are.
+    pub source: TemplateSource,
     /// Which versions of providers.
-    #[serde(default)]
     pub versions: Versions,
     /// Where providers run.
-    #[serde(default)]
     pub platforms: Option<Vec<Platform>>,
+}
+
+/// Where templates are.
+#[derive(Clone, Debug)]
+pub enum TemplateSource {
+    /// A directory, or a tar archive; with `/*` behind it those in it, with `/**` those anywhere below it.
+    Path(String),
+    /// The active versions of all templates of a Coder server.
+    Coder {
+        /// The server.
+        url: Url,
+        /// File with a session token; without one it is in `CODER_SESSION_TOKEN`.
+        token_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TemplateForm {
+    path: Option<String>,
+    coder: Option<String>,
+    token_file: Option<PathBuf>,
+    #[serde(default)]
+    versions: Versions,
+    #[serde(default)]
+    platforms: Option<Vec<Platform>>,
+}
+
+impl TryFrom<TemplateForm> for TemplateWish {
+    type Error = &'static str;
+
+    fn try_from(form: TemplateForm) -> Result<Self, Self::Error> {
+        let source = match (form.path, form.coder, form.token_file) {
+            (Some(path), None, None) => TemplateSource::Path(path),
+            (None, Some(text), token_file) => {
+                let url = Url::parse(&text).ok();
+                let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
+                let url =
+                    url.ok_or("`coder` is no address of a server: it begins with https://")?;
+                TemplateSource::Coder { url, token_file }
+            }
+            _ => return Err("templates have a `path`, or a server in `coder` with a `token_file`"),
+        };
+        Ok(Self {
+            source,
+            versions: form.versions,
+            platforms: form.platforms,
+        })
+    }
 }
 
 /// How many versions.
@@ -389,6 +436,25 @@ mod tests {
                 "registry.terraform.io/coder/coder"
             ]
         );
+    }
+
+    #[test]
+    fn templates_are_in_one_place() {
+        for (text, is_good) in [
+            ("path = \"a/**\"", true),
+            ("coder = \"https://coder.example\"", true),
+            (
+                "coder = \"https://coder.example\"\ntoken_file = \"token\"",
+                true,
+            ),
+            ("coder = \"ftp://coder.example\"", false),
+            ("path = \"a\"\ncoder = \"https://coder.example\"", false),
+            ("path = \"a\"\ntoken_file = \"token\"", false),
+            ("versions = { keep = 1 }", false),
+        ] {
+            let parsed = Wishes::parse(&format!("[[templates]]\n{text}\n"));
+            assert_eq!(parsed.is_ok(), is_good, "{text}: {parsed:?}");
+        }
     }
 
     #[test]

@@ -746,3 +746,94 @@ fn import_tree(dir: &Path) {
     zip.write_all(b"#!/bin/sh\n").unwrap();
     zip.finish().unwrap();
 }
+
+/// A Coder server with two templates, which wants a token.
+async fn coder(templates: Vec<(&'static str, Vec<u8>)>) -> String {
+    use axum::{Json, Router, extract::Path, http::HeaderMap, http::StatusCode, routing::get};
+    let id = |index: usize| format!("00000000-0000-4000-8000-{index:012}");
+    let listed: Vec<_> = templates
+        .iter()
+        .enumerate()
+        .map(|(index, (name, _))| {
+            serde_json::json!({
+                "id": id(100 + index), "name": name, "organization_name": "coder",
+                "active_version_id": id(index), "deprecated": false,
+            })
+        })
+        .collect();
+    let archives: Vec<_> = templates.into_iter().map(|(_, archive)| archive).collect();
+    let index = |text: &str| text.rsplit('-').next().unwrap().parse::<usize>().unwrap();
+    let admitted = |headers: &HeaderMap| {
+        headers
+            .get("coder-session-token")
+            .is_some_and(|it| it == "a-token")
+    };
+    let app = Router::new()
+        .route(
+            "/api/v2/templates",
+            get(async move |headers: HeaderMap| match admitted(&headers) {
+                true => Ok(Json(listed)),
+                false => Err(StatusCode::UNAUTHORIZED),
+            }),
+        )
+        .route(
+            "/api/v2/templateversions/{version}",
+            get(async move |Path(version): Path<String>| {
+                Json(serde_json::json!({ "job": { "file_id": id(index(&version)) } }))
+            }),
+        )
+        .route(
+            "/api/v2/files/{file}",
+            get(async move |Path(file): Path<String>| archives[index(&file)].clone()),
+        );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+fn tar_of(text: &str) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o644);
+    header.set_cksum();
+    tar.append_data(&mut header, "main.tf", text.as_bytes())
+        .unwrap();
+    tar.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn the_active_templates_of_a_server_get_what_they_need() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0", "2.0.0"], 1000).await;
+    let old = tar_of(&requires("1.0.0"));
+    let new = tar_of(&requires(">= 2"));
+    let server = coder(vec![("old", old), ("new", new)]).await;
+    let wish = format!("[[templates]]\ncoder = \"{server}\"\ntoken_file = \"token\"\n");
+    let site = Site::new(&wish, &origin);
+
+    let without = site.sync().await;
+    std::fs::write(site.dir.path().join("token"), "wrong\n").unwrap();
+    let refused = site.sync().await;
+    std::fs::write(site.dir.path().join("token"), "a-token\n").unwrap();
+    let report = site.sync().await;
+
+    assert!(
+        reasons(&without).contains("token` cannot be read"),
+        "{}",
+        reasons(&without)
+    );
+    let refused = reasons(&refused);
+    assert!(
+        refused.contains("does not let this token in") && !refused.contains("wrong"),
+        "{refused}"
+    );
+    assert_eq!(reasons(&report), "");
+    let versions: Vec<_> = report
+        .synced
+        .providers
+        .iter()
+        .map(|it| it.version.to_string())
+        .collect();
+    assert_eq!(versions, ["1.0.0", "2.0.0"]);
+}
