@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 pub use self::providers::{
-    ProviderPackages, ProviderStore, ProviderView, Services, WantedProvider,
+    Detour, ProviderPackages, ProviderStore, ProviderView, Services, WantedProvider,
 };
 use crate::{
     job::{

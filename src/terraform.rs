@@ -92,6 +92,8 @@ pub enum Attempt {
 pub struct Presented {
     /// Variables for every process.
     pub env: Vec<(OsString, OsString)>,
+    /// Variables for init alone.
+    pub init_env: Vec<(OsString, OsString)>,
     /// Names where the `coder` provider comes from, as one part of a path. Sessions share a plugin cache only if they
     /// agree on it; `None` if this one shares none.
     pub source: Option<String>,
@@ -103,6 +105,7 @@ impl Default for Presented {
     fn default() -> Self {
         Self {
             env: Vec::new(),
+            init_env: Vec::new(),
             source: Some("registry".to_owned()),
             hold: None,
         }

@@ -68,6 +68,17 @@ pub(super) struct EngineArgs {
     /// Ask nothing of the outside: no registry, no download of an engine, no question for newer versions
     #[arg(long, env = "OUTPOST_SEALED")]
     sealed: bool,
+    /// Have archives of modules that templates name by their own https:// addresses come from the mirror's directory, too
+    ///
+    /// While providers and modules are installed, a proxy stands in for the hosts of those archives, and nothing else is
+    /// reached over HTTPS. Needs --mirror DIR and --sealed.
+    #[arg(
+        long,
+        env = "OUTPOST_MIRROR_ARCHIVES",
+        requires = "mirror",
+        requires = "sealed"
+    )]
+    mirror_archives: bool,
     /// Time a cancelled Terraform has to end by itself
     #[arg(
         long,
@@ -241,6 +252,10 @@ impl EngineArgs {
         ca_file: Option<&Path>,
     ) -> anyhow::Result<Option<Arc<dyn ProviderStore>>> {
         if let Some(Mirror::Served(url)) = &self.mirror {
+            if self.mirror_archives {
+                let text = "--mirror-archives needs a mirror's directory: a served one has a proxy of its own, see `outpost mirror serve --help`";
+                return Err(UsageError(text.to_owned()).into());
+            }
             let mut config = http::Config::new(url.clone());
             config.proxies = Proxies::from_env();
             config.trust.extra.extend(ca_file.map(Path::to_owned));
@@ -253,7 +268,10 @@ impl EngineArgs {
             return Ok(None);
         };
         Ok(Some(Arc::new(mirror::Packages {
-            server: Some(Arc::new(Loopback::start(store.clone()).await?)),
+            server: Some(Arc::new(match self.mirror_archives {
+                true => Loopback::with_proxy(store.clone()).await?,
+                false => Loopback::start(store.clone()).await?,
+            })),
             store,
             platform: Platform::current(),
             is_sealed: self.sealed,

@@ -174,6 +174,7 @@ impl ProviderStore for Remote {
     ) -> Result<ProviderView, Box<dyn Error + Send + Sync>> {
         let (services, repositories) = Handle::try_current()?.block_on(self.hosts())?;
         Ok(ProviderView {
+            detour: None,
             providers: Vec::new(),
             services,
             repositories,

@@ -20,6 +20,7 @@ mod loopback;
 mod metrics;
 mod misses;
 mod oci;
+mod proxy;
 
 use std::{
     path::PathBuf,
@@ -41,8 +42,9 @@ use self::{documents::Asked, metrics::Metrics, misses::Misses};
 
 pub use self::{
     links::Access,
-    loopback::Loopback,
+    loopback::{Loopback, LoopbackError},
     misses::{Item, Miss},
+    proxy::Proxy,
 };
 use super::{
     Digest, Generation, Store, StoreError,

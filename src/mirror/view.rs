@@ -55,6 +55,10 @@ impl ProviderStore for Packages {
             services: Services::new(),
             repositories: BTreeMap::new(),
             token: None,
+            detour: self
+                .server
+                .as_ref()
+                .and_then(|server| server.detour().cloned()),
             checksums: BTreeMap::new(),
             hold: Arc::new(lease),
         };

@@ -14,6 +14,8 @@ use std::{
 
 use jiff::Timestamp;
 use rcgen::KeyPair;
+use rustls::ServerConfig;
+use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -23,6 +25,9 @@ const ROOT: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
 
 /// Ninety days: what is stolen is soon worthless, and whoever forgot to renew learns it early.
 const LEAF: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// A week, of what nobody can revoke.
+const STAND_IN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What a certificate is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -111,6 +116,9 @@ pub enum CaError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A certificate that was just made cannot be used.
+    #[error("failed to use a certificate")]
+    Tls(#[source] rustls::Error),
     /// There is no authority.
     #[error("no certificate authority is in `{}`: make one with `outpost ca init`", .0.display())]
     Missing(PathBuf),
@@ -301,6 +309,34 @@ impl Authority {
         self.write_ledger()?;
         write_public(&entry.certificate, &certificate.pem())?;
         Ok(entry)
+    }
+
+    /// What a server needs to answer for `host` for a week, which the ledger does not list: for a proxy that has to.
+    ///
+    /// # Errors
+    /// [`CaError`].
+    pub fn stand_in(&self, host: &str, now: Timestamp) -> Result<ServerConfig, CaError> {
+        self.check_host(host)?;
+        let key = KeyPair::generate()?;
+        let entry = Entry {
+            name: host.to_owned(),
+            role: Role::Mirror,
+            hosts: vec![host.to_owned()],
+            serial: fresh_serial(),
+            issued: now,
+            ends: self.end(now)?.min(now + STAND_IN),
+            revoked: None,
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+        };
+        let certificate = paper::leaf(&entry, &key, &self.signer)?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())
+            .map_err(CaError::Tls)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
     }
 
     /// Makes a new certificate for the same key and names, in the place of the old one.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use semver::Version;
+use url::Url;
 
 use crate::{
     language::Constraint,
@@ -53,6 +54,15 @@ impl WantedProvider {
 /// the host does not offer.
 pub type Services = BTreeMap<String, BTreeMap<String, String>>;
 
+/// A proxy that init takes for hosts that are somewhere else.
+#[derive(Clone, Debug)]
+pub struct Detour {
+    /// Where it listens.
+    pub url: Url,
+    /// Its authority, in PEM.
+    pub authority: String,
+}
+
 /// A filesystem mirror for one session.
 pub struct ProviderView {
     /// What is in it, whatever the version.
@@ -65,6 +75,8 @@ pub struct ProviderView {
     pub token: Option<Secret>,
     /// The checksums of each package, all of which are of the same files.
     pub checksums: BTreeMap<(ProviderAddr, Version), Vec<Hash>>,
+    /// How init gets archives that templates name by their own addresses, and nothing else over HTTPS.
+    pub detour: Option<Detour>,
     /// Keeps the packages where they are.
     pub hold: Arc<dyn Any + Send + Sync>,
 }

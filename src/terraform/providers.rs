@@ -25,7 +25,7 @@ use crate::{
     job::LogLevel,
     language::{self, cli_config::Engine},
     provision::{
-        LogSink, ProviderPackages, ProviderStore, ProviderView, Services, StepFailure,
+        Detour, LogSink, ProviderPackages, ProviderStore, ProviderView, Services, StepFailure,
         WantedProvider,
     },
     registry::{DEFAULT_HOST, OPENTOFU_HOST, ProviderAddr},
@@ -162,6 +162,11 @@ impl Presenter {
                 ours.push((private.join(VIEW), providers));
                 (services, repositories) = (view.services, view.repositories);
                 token = view.token;
+                if let Some(detour) = &view.detour {
+                    presented.init_env = detour_env(detour, private).map_err(|error| {
+                        StepFailure::new(format!("write the mirror's authority: {error}"))
+                    })?;
+                }
                 presented.source = None;
                 presented.hold = Some(view.hold);
             }
@@ -249,6 +254,22 @@ impl Presenter {
         }
         wanted
     }
+}
+
+/// Where init finds the authority of the mirror's proxy, in a session's private directory.
+const AUTHORITY: &str = "mirror-ca.pem";
+
+/// Variables with which init takes a detour. What is on this machine is asked directly.
+fn detour_env(detour: &Detour, private: &Path) -> io::Result<Vec<(OsString, OsString)>> {
+    let file = private.join(AUTHORITY);
+    fs::write(&file, &detour.authority)?;
+    let set = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+    let mut all: Vec<_> = ["HTTPS_PROXY", "https_proxy"]
+        .map(|name| set(name, detour.url.as_str().trim_end_matches('/')))
+        .into();
+    all.extend(["NO_PROXY", "no_proxy"].map(|name| set(name, "localhost,127.0.0.1,::1")));
+    all.push(("SSL_CERT_FILE".into(), file.into_os_string()));
+    Ok(all)
 }
 
 /// Variables with which git takes `repositories`, behind what the operator has said in the same way.
@@ -408,6 +429,7 @@ mod tests {
             _: &BTreeMap<ProviderAddr, WantedProvider>,
         ) -> Result<ProviderView, Box<dyn std::error::Error + Send + Sync>> {
             Ok(ProviderView {
+                detour: None,
                 providers: self.providers.clone(),
                 services: Services::new(),
                 repositories: self.repositories.clone(),

@@ -281,7 +281,11 @@ impl Session {
             (Some(caches), Some(cache)) => Some(Filling::begin(caches, &cache, stop).await?),
             _ => None,
         };
-        let runner = self.runner(Step::Init, self.environment(), Arc::clone(log));
+        let mut environment = self.environment();
+        for (name, value) in &self.presented.init_env {
+            environment.set(name, value);
+        }
+        let runner = self.runner(Step::Init, environment, Arc::clone(log));
         let ran = runner.stream(&args, stop, timings).await?;
         if let Some(filling) = filling.filter(|_| ran.exit.is_success()) {
             filling.keep(&self.dir);

@@ -10,8 +10,8 @@ use std::{
 use outpost::{
     mirror::{
         Generation, Packages, Remote, Store,
-        generation::{Package, Provider},
-        serve::{Access, Loopback, Server},
+        generation::{Package, Provider, StaticFile},
+        serve::{Access, Loopback, Proxy, Server},
         tend::{Keep, collect, prune},
     },
     net::{
@@ -350,4 +350,97 @@ async fn a_served_mirror_is_as_good_as_a_directory() {
     assert!(log.contains("Outputs: 1"), "{log}");
     let refused = refused.unwrap_err().error;
     assert!(refused.contains("wants another token"), "{refused}");
+}
+
+const ARCHIVE: &str = "https://archives.example/mods/v1/hello.tar.gz";
+
+/// A mirror with a provider, and a module's archive by its own address.
+async fn with_archive(dir: &Path) -> Store {
+    let store = mirror(dir, &["1.0.0"]).await;
+    let archive = module(&store);
+    let (number, mut generation) = store.newest().unwrap();
+    generation.files = vec![StaticFile {
+        url: ARCHIVE.to_owned(),
+        content: archive.archive,
+        size: archive.size,
+    }];
+    let lock = store.lock(&Stop::new()).await.unwrap();
+    store.commit(generation, Some(number), &lock).unwrap();
+    store
+}
+
+#[tokio::test]
+async fn archives_come_from_the_mirror_by_their_own_addresses_and_nothing_else_is_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_archive(dir.path()).await;
+    let packages = Packages {
+        store: store.clone(),
+        platform: Platform::current(),
+        server: Some(Arc::new(Loopback::with_proxy(store).await.unwrap())),
+        is_sealed: true,
+    };
+    let presenter = presenter(dir.path(), Mode::Builtin)
+        .with_mirror(Some(Arc::new(packages)))
+        .sealed(true);
+    let engine = without_way_out(dir.path(), presenter);
+    let calls = |source: &str| {
+        format!(
+            "module \"hello\" {{\n  source = \"{source}\"\n}}\noutput \"from\" {{\n  value = module.hello.from\n}}\n"
+        )
+    };
+
+    let (ended, log) = planned(&engine, &[("main.tf", &calls(ARCHIVE))]).await;
+    ended.unwrap_or_else(|failure| panic!("{failure:?}\n{log}"));
+    assert!(log.contains("Outputs: 1"), "{log}");
+    let elsewhere = calls("https://elsewhere.example/x.zip");
+    let (refused, log) = planned(&engine, &[("main.tf", &elsewhere)]).await;
+    let failure = refused.unwrap_err();
+    assert!(log.contains("Forbidden"), "{failure:?}\n{log}");
+}
+
+#[tokio::test]
+async fn a_proxy_gives_what_the_mirror_has_to_who_may_have_it() {
+    outpost::net::install_crypto_provider();
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_archive(dir.path()).await;
+    let expected = std::fs::read(store.path(store.newest().unwrap().1.files[0].content)).unwrap();
+    let token = Secret::new("0123456789abcdef");
+    let server = Server::new(store, Access::tokens(vec![token]));
+    let proxy = Proxy::new(&server, &dir.path().join("proxy")).unwrap();
+    let anywhere = ([127, 0, 0, 1], 0).into();
+    let listener = Listener::bind(anywhere, None, Limits::standard())
+        .await
+        .unwrap();
+    let url = listener.url();
+    tokio::spawn(listener.serve(proxy.router(), Stop::new()));
+    let root = std::fs::read(outpost::net::ca::root_file(&dir.path().join("proxy"))).unwrap();
+    let client = |password: &str| {
+        let proxy = reqwest::Proxy::https(url.clone()).unwrap();
+        let root = reqwest::Certificate::from_pem(&root).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only([root]);
+        client
+            .proxy(proxy.basic_auth("x", password))
+            .build()
+            .unwrap()
+    };
+    let (ours, stranger) = (client("0123456789abcdef"), client("wrong"));
+
+    for query in ["", "?archive=tar.gz"] {
+        let answer = ours.get(format!("{ARCHIVE}{query}")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert!(answer.bytes().await.unwrap() == expected);
+    }
+    let gone = ours.get("https://archives.example/other.zip").send().await;
+    assert_eq!(gone.unwrap().status(), 404);
+    ours.get("https://elsewhere.example/x")
+        .send()
+        .await
+        .unwrap_err();
+    stranger.get(ARCHIVE).send().await.unwrap_err();
+    let missed: Vec<_> = server
+        .misses()
+        .into_iter()
+        .map(|miss| miss.item.name)
+        .collect();
+    assert_eq!(missed, ["archives.example/other.zip", "elsewhere.example"]);
 }

@@ -10,8 +10,11 @@ use crate::{
         remote::secret_lines,
         server::tls_files,
     },
-    mirror::serve::{Access, Server},
-    net::listener::{Limits, Listener},
+    mirror::serve::{Access, Proxy, Server},
+    net::{
+        ca,
+        listener::{Limits, Listener},
+    },
     stop::Stop,
 };
 
@@ -52,6 +55,12 @@ pub(in crate::cli) struct Serve {
     /// PEM file of further authorities to trust when registries are asked
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
     tls_ca_file: Option<PathBuf>,
+    /// Also stand in for the hosts of archives that the mirror has, as an HTTPS proxy at this address
+    ///
+    /// Clients set HTTPS_PROXY to it and trust the authority in the mirror's proxy/root.pem; they reach nothing else
+    /// through it.
+    #[arg(long, value_name = "ADDRESS", env = "OUTPOST_MIRROR_PROXY_LISTEN")]
+    proxy_listen: Option<SocketAddr>,
     /// Ask nobody, whatever else is set
     #[arg(long, env = "OUTPOST_SEALED", conflicts_with = "pull_through")]
     sealed: bool,
@@ -60,6 +69,16 @@ pub(in crate::cli) struct Serve {
 impl Serve {
     pub(in crate::cli) async fn exec(self, stop: Stop) -> anyhow::Result<()> {
         let tls = tls_files(self.tls_cert_file, self.tls_key_file)?;
+        let plain = self
+            .proxy_listen
+            .filter(|address| !address.ip().is_loopback());
+        if let Some(address) = plain.filter(|_| self.token_file.is_some() && !self.insecure_http) {
+            let text = format!(
+                "`--proxy-listen {address}` would show tokens to other machines in plain HTTP"
+            );
+            return Err(UsageError(text))
+                .hint("leave out the token, or allow it with `--insecure-http`");
+        }
         if tls.is_none() && !self.insecure_http && !self.listen.ip().is_loopback() {
             let text = format!(
                 "`--listen {}` would speak plain HTTP to other machines",
@@ -74,19 +93,39 @@ impl Serve {
             None => Vec::new(),
         };
         let store = self.store.open()?;
+        let proxy_dir = store.dir().join("proxy");
         let mut server = Server::new(store.clone(), Access::tokens(tokens));
         if let Some(file) = self.pull_through.filter(|_| !self.sealed) {
             server = server.with_upstream(pull::upstream(&file, store, self.tls_ca_file)?);
         }
         let listener = Listener::bind(self.listen, tls.as_ref(), Limits::standard()).await?;
         output::note(&format!("Serving the mirror at {}", listener.url()));
-        let listening = listener.serve(server.router(), stop.clone());
-        match self.misses_file {
-            None => listening.await,
-            Some(path) => {
-                tokio::join!(listening, server.keep_misses(path, &stop));
+        let proxying = match self.proxy_listen {
+            None => None,
+            Some(address) => {
+                let proxy = Proxy::new(&server, &proxy_dir)?;
+                let listener = Listener::bind(address, None, Limits::standard()).await?;
+                let authority = ca::root_file(&proxy_dir);
+                output::note(&format!(
+                    "Standing in for hosts of archives at {}; its authority is {}",
+                    listener.url(),
+                    authority.display()
+                ));
+                Some(listener.serve(proxy.router(), stop.clone()))
             }
-        }
+        };
+        let listening = listener.serve(server.router(), stop.clone());
+        let keeping = async {
+            if let Some(path) = self.misses_file {
+                server.keep_misses(path, &stop).await;
+            }
+        };
+        let proxying = async {
+            if let Some(proxying) = proxying {
+                proxying.await;
+            }
+        };
+        tokio::join!(listening, keeping, proxying);
         Ok(())
     }
 }

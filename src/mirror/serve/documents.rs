@@ -302,6 +302,11 @@ pub(super) fn file(generation: &Generation, place: &str) -> Option<Digest> {
     generation.files.iter().find(is_it).map(|file| file.content)
 }
 
+/// The host of a file's address.
+pub(super) fn host(url: &str) -> Option<&str> {
+    url.strip_prefix("https://")?.split(['/', '?']).next()
+}
+
 /// What git's dumb protocol asks for.
 pub(super) enum GitAnswer {
     /// A small text.

@@ -5,10 +5,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::{Access, Server};
+use super::{Access, Proxy, Server};
 use crate::{
     mirror::Store,
-    net::listener::{Limits, ListenError, Listener},
+    net::{
+        ca::{self, CaError},
+        listener::{Limits, ListenError, Listener},
+    },
+    provision::Detour,
     stop::Stop,
 };
 
@@ -16,7 +20,22 @@ use crate::{
 #[derive(Debug)]
 pub struct Loopback {
     url: Url,
+    detour: Option<(Detour, AbortOnDropHandle<()>)>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// Why there is no server with a proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum LoopbackError {
+    /// It cannot listen.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The authority cannot be made.
+    #[error("failed to make the proxy's authority")]
+    Authority(#[from] CaError),
+    /// The authority cannot be kept.
+    #[error("failed to write the proxy's authority")]
+    Write(#[source] std::io::Error),
 }
 
 impl Loopback {
@@ -32,8 +51,39 @@ impl Loopback {
         let task = tokio::spawn(listener.serve(routes, Stop::new()));
         Ok(Self {
             url,
+            detour: None,
             _task: AbortOnDropHandle::new(task),
         })
+    }
+
+    /// The same with a proxy beside it, whose authority nobody else has.
+    ///
+    /// # Errors
+    /// The same, and [`LoopbackError::Authority`].
+    pub async fn with_proxy(store: Store) -> Result<Self, LoopbackError> {
+        let server = Server::new(store.clone(), Access::default());
+        let dir = tempfile::tempdir().map_err(LoopbackError::Write)?;
+        let proxy = Proxy::new(&server, &dir.path().join("ca"))?;
+        let authority = std::fs::read_to_string(ca::root_file(&dir.path().join("ca")));
+        let authority = authority.map_err(LoopbackError::Write)?;
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = Listener::bind(anywhere, None, Limits::standard()).await?;
+        let detour = Detour {
+            url: listener.url(),
+            authority,
+        };
+        let task = tokio::spawn(async move {
+            let _dir = dir;
+            listener.serve(proxy.router(), Stop::new()).await;
+        });
+        let mut loopback = Self::start(store).await?;
+        loopback.detour = Some((detour, AbortOnDropHandle::new(task)));
+        Ok(loopback)
+    }
+
+    /// How engines get to the proxy, if there is one.
+    pub fn detour(&self) -> Option<&Detour> {
+        self.detour.as_ref().map(|(detour, _)| detour)
     }
 
     /// Where it is.
