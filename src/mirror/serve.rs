@@ -455,9 +455,16 @@ async fn show_metrics(State(mirror): Shared) -> impl IntoResponse {
 }
 
 async fn hosts(State(mirror): Shared, headers: HeaderMap) -> Answer {
-    let make = |_: &Mirror, all: &Generation| {
+    let make = |mirror: &Mirror, all: &Generation| {
         let git: Vec<_> = all.git.iter().map(GitRepository::place).collect();
-        Ok(json!({ "hosts": documents::services(all), "git": git }))
+        let mut hosts = documents::services(all);
+        for (host, services) in mirror.upstream.iter().flat_map(|it| it.services()) {
+            hosts
+                .entry(host.clone())
+                .or_default()
+                .extend(services.clone());
+        }
+        Ok(json!({ "hosts": hosts, "git": git }))
     };
     Ok(respond(&mirror.look(make).await?, &headers))
 }
@@ -584,8 +591,16 @@ async fn module_versions(
 ) -> Answer {
     let addr = format!("{host}/{namespace}/{name}/{system}");
     let item = Item::new("module", addr.clone());
-    let make = move |_: &Mirror, all: &Generation| documents::module_versions(all, &addr);
-    Ok(respond(&mirror.document(item, make).await?, &headers))
+    let offered = match &mirror.upstream {
+        Some(upstream) => upstream.module_versions(&addr).await,
+        None => Err(PullError::Missing),
+    };
+    let (offered, otherwise) = or_nothing(offered);
+    let make =
+        move |_: &Mirror, all: &Generation| Ok(documents::module_versions(all, &addr, &offered));
+    let made = mirror.look(make).await?;
+    let document = made.ok_or_else(|| otherwise.unwrap_or_else(|| mirror.miss(item)))?;
+    Ok(respond(&document, &headers))
 }
 
 /// One answer for both engines: Terraform reads the header whatever the body says, OpenTofu if the body says nothing.
@@ -595,10 +610,30 @@ async fn module(
 ) -> Answer {
     let addr = format!("{host}/{namespace}/{name}/{system}");
     let item = Item::new("module", addr.clone()).version(&version);
-    let make = move |mirror: &Mirror, all: &Generation| {
-        documents::module_location(all, &addr, &version, &mirror.access)
+    let locate = |mirror: &Arc<Mirror>| {
+        let (addr, version) = (addr.clone(), version.clone());
+        let mirror = mirror.clone();
+        async move {
+            let make = move |mirror: &Mirror, all: &Generation| {
+                Ok(documents::module_location(
+                    all,
+                    &addr,
+                    &version,
+                    &mirror.access,
+                ))
+            };
+            mirror.look(make).await
+        }
     };
-    let location = mirror.document(item, make).await?;
+    let mut location = locate(&mirror).await?;
+    if let (None, Some(upstream), Ok(wanted)) = (&location, &mirror.upstream, version.parse()) {
+        match upstream.bring_module(&addr, &wanted).await {
+            Ok(()) => location = locate(&mirror).await?,
+            Err(PullError::Missing) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let location = location.ok_or_else(|| mirror.miss(item))?;
     let headers = [
         ("x-terraform-get", location),
         ("cache-control", "no-cache".to_owned()),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use semver::Version;
 use serde_json::{Map, Value, json};
 
 use super::links::Access;
@@ -205,9 +206,16 @@ pub(super) fn mirror_version(
 }
 
 /// `NAMESPACE/NAME/SYSTEM/versions` of the module registry protocol. `addr` begins with the host.
-pub(super) fn module_versions(generation: &Generation, addr: &str) -> Option<Value> {
+///
+/// `offered` is what a registry has beyond that.
+pub(super) fn module_versions(
+    generation: &Generation,
+    addr: &str,
+    offered: &[Version],
+) -> Option<Value> {
     let modules = generation.modules.iter().filter(|m| m.addr == addr);
-    let versions: Vec<_> = modules.map(|m| json!({ "version": m.version })).collect();
+    let all: BTreeSet<_> = modules.map(|m| &m.version).chain(offered).collect();
+    let versions: Vec<_> = all.into_iter().map(|v| json!({ "version": v })).collect();
     (!versions.is_empty()).then(|| json!({ "modules": [{ "source": addr, "versions": versions }] }))
 }
 

@@ -4,6 +4,8 @@
 //! never. A package is asked for when somebody fetches it. It is handed on when it is whole, checked and part of a
 //! generation, so that no client ever sees a byte that its publisher did not sign.
 
+mod modules;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
@@ -28,6 +30,7 @@ use crate::{
         fetch::{FetchError, registry::Offered},
         generation::Signed,
     },
+    provision::Services,
     registry::{Platform, ProviderAddr},
     stop::Stop,
 };
@@ -37,6 +40,9 @@ const FRESH: Duration = Duration::from_secs(60);
 
 /// How long a client is kept waiting for a document: engines give up after ten seconds.
 const DOCUMENT: Duration = Duration::from_secs(8);
+
+/// How long a package may take altogether.
+const FLIGHT: Duration = Duration::from_secs(60 * 60);
 
 /// Entries of each memory: whoever asks for nonsense must not fill ours.
 const LIMIT: usize = 4096;
@@ -73,6 +79,10 @@ impl From<FetchError> for PullError {
 }
 
 impl PullError {
+    fn late(what: &str, limit: Duration) -> Self {
+        Self::Failed(format!("the registry did not give {what} within {limit:?}").into())
+    }
+
     fn failed(failure: &super::Failure) -> Self {
         Self::Failed(failure.reason().into())
     }
@@ -126,33 +136,57 @@ type Flight = Shared<BoxFuture<'static, Result<(), PullError>>>;
 /// Whose package a file will be.
 type Promise = (ProviderAddr, Version, Platform);
 
+/// What is brought into the store.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Cargo {
+    Package(Digest),
+    /// `HOST/NAMESPACE/NAME/SYSTEM` and the version.
+    Module(String, Version),
+}
+
+/// Coder's modules, which templates for it call.
+const CODER_HOST: &str = "registry.coder.com";
+
 /// Registries behind a server. A clone is the same.
 #[derive(Clone)]
 pub struct Upstream(Arc<Inner>);
 
 struct Inner {
     sync: Sync,
-    hosts: BTreeSet<String>,
+    hosts: Services,
     listings: Memory<ProviderAddr, Listing>,
     releases: Memory<(ProviderAddr, Version), Releasing>,
     promises: Memory<Digest, Promise>,
-    flights: Memory<Digest, Flight>,
+    flights: Memory<Cargo, Flight>,
+    modules: Memory<String, modules::Listing>,
 }
 
 impl Upstream {
-    /// Pulls as `sync` would, from no other hosts than those its wishes name and the engines' own.
+    /// Pulls as `sync` would, from no other hosts than those its wishes name, the engines' own, and Coder's.
     pub fn new(sync: Sync) -> Self {
         let wishes = &sync.wishes;
-        let mut hosts: BTreeSet<_> = wishes.hosts.keys().cloned().collect();
-        hosts.extend(
-            wishes
-                .engines
-                .iter()
-                .map(|engine| engine.default_host().to_owned()),
-        );
+        let mut hosts = Services::new();
+        let mut add = |host: &str, kind: &str| {
+            let services = hosts.entry(host.to_owned()).or_default();
+            services.insert(format!("{kind}.v1"), format!("/v1/{kind}/{host}/"));
+        };
+        for engine in &wishes.engines {
+            for kind in ["modules", "providers"] {
+                add(engine.default_host(), kind);
+            }
+        }
+        add(CODER_HOST, "modules");
         for wish in &wishes.providers {
-            let addrs = wish.source.addrs(&wishes.engines);
-            hosts.extend(addrs.iter().map(|addr| addr.host().to_owned()));
+            for addr in wish.source.addrs(&wishes.engines) {
+                add(addr.host(), "providers");
+            }
+        }
+        for (host, known) in &wishes.hosts {
+            for (kind, place) in [("modules", &known.modules), ("providers", &known.providers)] {
+                if place.is_some() {
+                    add(host, kind);
+                }
+            }
         }
         Self(Arc::new(Inner {
             sync,
@@ -161,7 +195,13 @@ impl Upstream {
             releases: Memory::new(),
             promises: Memory::new(),
             flights: Memory::new(),
+            modules: Memory::new(),
         }))
+    }
+
+    /// The services of the hosts that are asked, as paths below a server.
+    pub fn services(&self) -> &Services {
+        &self.0.hosts
     }
 
     /// The versions that a registry has. For a minute nobody asks it again; a list from before is better than none.
@@ -243,19 +283,32 @@ impl Upstream {
         let Some(promise) = self.0.promises.get(&digest) else {
             return Err(PullError::Missing);
         };
-        let flight = self.0.flights.get_or(digest, || {
-            let this = self.clone();
+        let this = self.clone();
+        self.fly(
+            Cargo::Package(digest),
+            async move { this.pull(promise).await },
+        )
+        .await
+    }
+
+    /// Does `work`, unless somebody is at it already. It goes on without whoever waits for it.
+    fn fly(
+        &self,
+        cargo: Cargo,
+        work: impl Future<Output = Result<(), PullError>> + Send + 'static,
+    ) -> Flight {
+        let (this, key) = (self.clone(), cargo.clone());
+        self.0.flights.get_or(cargo, || {
             let task = tokio::spawn(async move {
-                let pulled = this.pull(promise).await;
-                this.0.flights.remove(&digest);
-                pulled
+                let ended = timeout(FLIGHT, work).await;
+                this.0.flights.remove(&key);
+                ended.unwrap_or_else(|_| Err(PullError::late("all of it", FLIGHT)))
             });
             let ended = task.map(|ended| {
                 ended.unwrap_or_else(|error| Err(PullError::Failed(error.to_string().into())))
             });
             ended.boxed().shared()
-        });
-        flight.await
+        })
     }
 
     async fn pull(&self, (addr, version, platform): Promise) -> Result<(), PullError> {
@@ -273,7 +326,12 @@ impl Upstream {
     }
 
     fn check_host(&self, addr: &ProviderAddr) -> Result<(), PullError> {
-        match self.0.hosts.contains(addr.host()) {
+        self.check_service(addr.host(), "providers.v1")
+    }
+
+    fn check_service(&self, host: &str, service: &str) -> Result<(), PullError> {
+        let services = self.0.hosts.get(host);
+        match services.is_some_and(|services| services.contains_key(service)) {
             true => Ok(()),
             false => Err(PullError::Missing),
         }
@@ -285,9 +343,7 @@ impl Upstream {
     {
         match timeout(DOCUMENT, work).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(PullError::Failed(
-                format!("the registry did not answer within {DOCUMENT:?}").into(),
-            )),
+            Err(_) => Err(PullError::late("an answer", DOCUMENT)),
         }
     }
 }

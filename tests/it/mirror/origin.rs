@@ -430,11 +430,13 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Res
         let found = faults.find(|(suffix, _)| path.ends_with(suffix.as_str()));
         found.and_then(|(_, fault)| happens(fault))
     };
+    if let Some(Fault::Status(code, _)) = fault {
+        return status(code);
+    }
     let Some(content) = inner.files.get(&path).cloned() else {
         return status(404);
     };
     let (content, total) = match &fault {
-        Some(Fault::Status(code, _)) => return status(*code),
         Some(Fault::TooMany(_)) => {
             let mut response = status(429);
             let headers = response.headers_mut();

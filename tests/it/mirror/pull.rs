@@ -118,15 +118,20 @@ impl Site {
 
     /// A directory with a template that wants the provider, and the engine in it.
     fn job(&self, name: &str) -> (PathBuf, tokio::process::Command) {
-        let dir = self.dir.path().join(name);
-        fs::create_dir(&dir).unwrap();
         let template = format!(
             "terraform {{\n  required_providers {{\n    demo = {{ source = \"{DEMO}\" }}\n  }}\n}}\n"
         );
+        self.job_of(name, &template)
+    }
+
+    fn job_of(&self, name: &str, template: &str) -> (PathBuf, tokio::process::Command) {
+        let dir = self.dir.path().join(name);
+        fs::create_dir(&dir).unwrap();
         fs::write(dir.join("main.tf"), template).unwrap();
         let url = &self.url;
         let config = format!(
-            "host \"{HOST}\" {{\n  services = {{ \"providers.v1\" = \"{url}v1/providers/{HOST}/\" }}\n}}\n"
+            "host \"{HOST}\" {{\n  services = {{\n    \"providers.v1\" = \"{url}v1/providers/{HOST}/\"\n    \
+             \"modules.v1\" = \"{url}v1/modules/{HOST}/\"\n  }}\n}}\n"
         );
         fs::write(dir.join("config.tfrc"), config).unwrap();
         let mut command = tokio::process::Command::new("terraform");
@@ -309,4 +314,53 @@ async fn only_registries_that_the_operator_names_are_asked() {
 
     assert!(origin.asked().is_empty());
     assert_eq!(site.server.misses().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_is_fetched_once_and_stays_while_its_registry_is_away() {
+    let origin = Origin::start().await;
+    let text = "output \"from\" { value = \"the registry\" }\n";
+    origin.publish_git("git/mods.git", &[("hello/main.tf", text)]);
+    let location = format!("git::{}/git/mods.git//hello?ref=v1", origin.url);
+    origin.publish_module("registry.example/acme/hello/coder", "1.2.0", &location);
+    let site = Site::before(&origin).await;
+    let template = "module \"hello\" {\n  source = \"registry.example/acme/hello/coder\"\n}\n";
+
+    let hosts = site.json("v1/hosts").await;
+    let services = &hosts["hosts"][HOST];
+    assert_eq!(
+        services["modules.v1"],
+        format!("/v1/modules/{HOST}/"),
+        "{hosts}"
+    );
+    let (dir, mut command) = site.job_of("first", template);
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(
+        fs::read_to_string(dir.join(".terraform/modules/hello/main.tf")).unwrap(),
+        text
+    );
+    let of_first = origin.asked();
+    assert!(
+        of_first.iter().any(|line| line.contains("/git/mods.git/")),
+        "{of_first:#?}"
+    );
+
+    origin.fail("", Fault::Status(503, usize::MAX));
+    let (_, mut command) = site.job_of("second", template);
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(origin.asked().is_empty(), "versions are good for a minute");
+
+    let gone = "v1/modules/registry.example/acme/gone/coder/versions";
+    assert_eq!(
+        site.get(gone).await.0,
+        502,
+        "nobody knows whether it is there"
+    );
+    origin.heal();
+    let gone = "v1/modules/registry.example/acme/other/coder/versions";
+    assert_eq!(site.get(gone).await.0, 404);
+    let unlisted = "v1/modules/registry.example/acme/hello/coder/9.9.9/download";
+    assert_eq!(site.get(unlisted).await.0, 404);
 }
