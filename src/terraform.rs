@@ -5,6 +5,7 @@
 //! resources. The reference asks for the version before every step; we ask once for each binary.
 
 pub mod binary;
+pub mod bootstrap;
 mod diagnostic;
 mod env;
 mod go_text;

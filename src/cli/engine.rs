@@ -1,7 +1,6 @@
 //! Options about Terraform, and the engine that they make.
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     fs::Permissions,
     io::Write as _,
@@ -30,6 +29,7 @@ use crate::{
     terraform::{
         Engine, EngineConfig, Environment,
         binary::{self, Binary},
+        bootstrap,
         install::Installer,
         providers::{self, Mode},
     },
@@ -79,6 +79,9 @@ pub(super) struct EngineArgs {
         requires = "sealed"
     )]
     mirror_archives: bool,
+    /// Directory with scripts that start agents, in place of ours: linux.sh, darwin.sh, windows.ps1, or linux_arm64.sh
+    #[arg(long, value_name = "DIR", env = "OUTPOST_BOOTSTRAP_SCRIPTS")]
+    bootstrap_scripts: Option<PathBuf>,
     /// Time a cancelled Terraform has to end by itself
     #[arg(
         long,
@@ -197,7 +200,7 @@ impl EngineArgs {
             environment,
             exit_timeout: Duration::from(self.engine_exit_timeout),
             plugin_cache_dir,
-            agent_scripts: BTreeMap::new(),
+            agent_scripts: bootstrap::scripts(self.bootstrap_scripts.as_deref())?,
             isolation,
             providers: Arc::new(providers),
         });

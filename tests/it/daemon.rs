@@ -183,10 +183,11 @@ pub fn authority(dir: &Path) -> (Vec<u8>, Tls) {
     let ca = params.self_signed(&key).unwrap();
     let issuer = rcgen::Issuer::new(params, key);
     let server_key = rcgen::KeyPair::generate().unwrap();
-    let server = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])
-        .unwrap()
-        .signed_by(&server_key, &issuer)
-        .unwrap();
+    let mut server = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    // Who has the authority's own name is taken for it.
+    let name = &mut server.distinguished_name;
+    name.push(rcgen::DnType::CommonName, "server");
+    let server = server.signed_by(&server_key, &issuer).unwrap();
     let tls = Tls {
         certificate: dir.join("server.pem"),
         key: dir.join("server.key"),

@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+mod bootstrap;
 mod ca;
 mod cli;
 mod control;
