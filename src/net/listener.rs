@@ -1,5 +1,6 @@
 //! One listener for everything: gRPC, HTTP/1.1 and HTTP/2, plain or TLS.
 
+mod file;
 mod first_bytes;
 mod upgraded;
 
@@ -32,8 +33,12 @@ use tower::ServiceExt as _;
 use tracing::{debug, warn};
 use url::Url;
 
-use self::first_bytes::Protocol;
+pub use self::file::FilePart;
 pub use self::upgraded::{Peer, Upgraded};
+use self::{
+    file::{Parts, Socket},
+    first_bytes::Protocol,
+};
 use crate::stop::Stop;
 
 /// Calls on one HTTP/2 connection at a time.
@@ -351,20 +356,22 @@ type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 impl Connection {
     async fn run(self, stream: TcpStream) -> Result<(), ConnectionError> {
         stream.set_nodelay(true)?;
-        let mut stream = TimeoutStream::new(stream);
+        let parts = Parts::default();
+        let mut stream = TimeoutStream::new(Socket::new(stream, parts.clone()));
         stream.set_write_timeout(Some(self.limits.write_timeout));
         let stream = Box::pin(stream);
         match self.tls.clone() {
-            None => self.speak(stream).await,
+            None => self.speak(stream, Some(parts)).await,
             Some(tls) => {
                 let accepting = tls.acceptor().accept(stream);
                 let stream = timeout(self.limits.header_timeout, accepting).await??;
-                self.speak(stream).await
+                self.speak(stream, None).await
             }
         }
     }
 
-    async fn speak<S>(self, stream: S) -> Result<(), ConnectionError>
+    /// Files go from the system to `parts`' socket by themselves, if there is one.
+    async fn speak<S>(self, stream: S, parts: Option<Parts>) -> Result<(), ConnectionError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -376,6 +383,11 @@ impl Connection {
             request.extensions_mut().insert(upgraded.clone());
             request.extensions_mut().insert(peer);
             request
+        });
+        let parts = parts.filter(|_| protocol == Protocol::Http1);
+        let routes = routes.map_response(move |response| match &parts {
+            Some(parts) => parts.take_over(response),
+            None => response,
         });
         let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(routes));
         let stop = self.stop;

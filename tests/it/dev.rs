@@ -237,10 +237,8 @@ fn a_workspace_that_is_kept_goes_on_in_the_next_run() {
         kept.stderr
     );
     let alive = run.processes();
-    let is_workspace = |process: &&String| process.contains("init.sh");
-    assert_eq!(
-        alive.iter().filter(is_workspace).count(),
-        1,
+    assert!(
+        alive.iter().any(|process| process.contains("init.sh")),
         "the workspace's process outlives us: {alive:?}"
     );
 

@@ -1,19 +1,17 @@
 //! Files of the store over HTTP: named by their content, so that any copy of one is good for ever.
 
-use std::{io::SeekFrom, ops::RangeInclusive};
+use std::{fs::File, io::SeekFrom, ops::RangeInclusive, sync::Arc};
 
 use axum::{
+    Extension,
     body::Body,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt as _, AsyncSeekExt as _},
-};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
 
-use crate::mirror::Digest;
+use crate::{mirror::Digest, net::listener::FilePart};
 
 /// Read at once: larger pieces are no faster.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -23,12 +21,12 @@ pub(super) const OCTETS: &str = "application/octet-stream";
 
 /// Answers with `file`, which is of this `kind`, or with the one range of it that `asked` names.
 pub(super) async fn answer(
-    mut file: File,
+    file: File,
     digest: Digest,
     kind: &'static str,
     asked: &HeaderMap,
 ) -> std::io::Result<Response> {
-    let size = file.metadata().await?.len();
+    let size = file.metadata()?.len();
     let etag = format!("\"{digest}\"");
     let mut headers = HeaderMap::new();
     if let Ok(etag) = HeaderValue::from_str(&etag) {
@@ -43,27 +41,36 @@ pub(super) async fn answer(
     }
     let is_same = text(header::IF_RANGE).is_none_or(|tag| tag == etag);
     let wanted = text(header::RANGE).filter(|_| is_same);
-    let (status, length) = match wanted.map_or(Wanted::All, |range| Wanted::parse(range, size)) {
-        Wanted::All => (StatusCode::OK, size),
-        Wanted::Part(range) => {
-            file.seek(SeekFrom::Start(*range.start())).await?;
-            let place = format!("bytes {}-{}/{size}", range.start(), range.end());
-            if let Ok(place) = HeaderValue::from_str(&place) {
-                headers.insert(header::CONTENT_RANGE, place);
+    let (status, offset, length) =
+        match wanted.map_or(Wanted::All, |range| Wanted::parse(range, size)) {
+            Wanted::All => (StatusCode::OK, 0, size),
+            Wanted::Part(range) => {
+                let place = format!("bytes {}-{}/{size}", range.start(), range.end());
+                if let Ok(place) = HeaderValue::from_str(&place) {
+                    headers.insert(header::CONTENT_RANGE, place);
+                }
+                let length = range.end() - range.start() + 1;
+                (StatusCode::PARTIAL_CONTENT, *range.start(), length)
             }
-            (StatusCode::PARTIAL_CONTENT, range.end() - range.start() + 1)
-        }
-        Wanted::Nothing => {
-            if let Ok(place) = HeaderValue::from_str(&format!("bytes */{size}")) {
-                headers.insert(header::CONTENT_RANGE, place);
+            Wanted::Nothing => {
+                if let Ok(place) = HeaderValue::from_str(&format!("bytes */{size}")) {
+                    headers.insert(header::CONTENT_RANGE, place);
+                }
+                return Ok((StatusCode::RANGE_NOT_SATISFIABLE, headers).into_response());
             }
-            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, headers).into_response());
-        }
-    };
+        };
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    let part = FilePart {
+        file: Arc::new(file.try_clone()?),
+        offset,
+        length,
+    };
+    // Where the system cannot send the file itself.
+    let mut file = tokio::fs::File::from_std(file);
+    file.seek(SeekFrom::Start(offset)).await?;
     let body = Body::from_stream(ReaderStream::with_capacity(file.take(length), PIECE_BYTES));
-    Ok((status, headers, body).into_response())
+    Ok((status, headers, Extension(part), body).into_response())
 }
 
 /// Whether a list of tags, as in `If-None-Match`, has `etag`.
