@@ -20,6 +20,9 @@ use crate::{
     stop::Stop,
 };
 
+/// How long what was told to end may take for it.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// One build, and what was wrong after it.
 #[derive(Debug, Serialize)]
 pub(super) struct Step {
@@ -132,7 +135,7 @@ impl Run {
         }
         let resources = self.with_persistence(built.resources);
         problems.extend(compare(&self.expected(transition), &resources, transition));
-        let place = self.look_around(transition, pids, &mut problems);
+        let place = self.look_around(transition, pids, &mut problems).await;
         Ok(Step {
             name,
             seconds: took.as_secs_f64(),
@@ -158,7 +161,7 @@ impl Run {
     }
 
     /// What is seen on this machine, for a template that keeps its workspaces here.
-    fn look_around(
+    async fn look_around(
         &self,
         transition: Transition,
         pids: &mut BTreeSet<i32>,
@@ -177,11 +180,7 @@ impl Run {
                 .first()
                 .map_or(String::new(), |pid| format!(", process {pid} runs"));
         }
-        let left: BTreeSet<i32> = self.machine.processes().into_iter().collect();
-        let left: Vec<i32> = left
-            .into_iter()
-            .chain(pids.iter().copied().filter(|pid| local::is_alive(*pid)))
-            .collect();
+        let left = self.left(pids).await;
         if !left.is_empty() {
             problems.push(format!("processes are left: {left:?}"));
         }
@@ -196,6 +195,20 @@ impl Run {
                 String::new()
             }
             (_, _) => ", no process, its directory stays".to_owned(),
+        }
+    }
+
+    /// Processes that outlive the workspace. What was told to end may take a moment for it, as the watcher of a
+    /// `timeout` does, which looks once a second whether there is still something to watch.
+    async fn left(&self, pids: &BTreeSet<i32>) -> BTreeSet<i32> {
+        let deadline = Instant::now() + GRACE;
+        loop {
+            let mut left: BTreeSet<i32> = self.machine.processes().into_iter().collect();
+            left.extend(pids.iter().copied().filter(|pid| local::is_alive(*pid)));
+            if left.is_empty() || Instant::now() >= deadline {
+                return left;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
