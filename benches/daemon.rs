@@ -62,6 +62,7 @@ async fn idle(slots: usize) -> anyhow::Result<Idle> {
         listen: ([127, 0, 0, 1], 0).into(),
         tls: None,
         access_url: None,
+        agent_binaries: None,
         psks: vec![psk.clone()],
         limits: Limits::standard(),
         version: "v0.1.0".to_owned(),

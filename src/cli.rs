@@ -1,5 +1,6 @@
 //! The commands: one file each. They read settings, make services of them and print results.
 
+mod agent;
 mod ca;
 mod compat;
 mod completions;
@@ -23,6 +24,7 @@ mod remote;
 mod rows;
 mod server;
 mod signals;
+mod ssh;
 mod support_bundle;
 mod template;
 mod values;
@@ -88,13 +90,16 @@ const SECTIONS: &[Section] = &[
             &["job", "show"],
             &["job", "logs"],
             &["job", "cancel"],
+            &["ssh"],
+            &["ping"],
+            &["config-ssh"],
         ],
     },
 ];
 
 /// A Terraform-driven provisioner runtime for Coder
 #[derive(Debug, Parser)]
-#[command(name = "outpost", version)]
+#[command(name = "outpost", version = LONG_VERSION)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
@@ -127,6 +132,12 @@ Here --output also takes mermaid, svg and reference-json.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.";
 
+/// Bootstrap scripts look for the word Coder before they take a program for an agent.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (provisioner runtime and agent for Coder)"
+);
+
 /// The heading of options that every command has.
 const GLOBAL: &str = "Global options";
 
@@ -139,6 +150,17 @@ enum Command {
     /// Provisioner daemons
     #[command(subcommand, aliases = ["provisioners", "provisionerd"])]
     Provisioner(provisioner::Provisioner),
+    /// Run in a workspace, and let people in
+    Agent(Box<agent::Agent>),
+    /// Open a shell in a workspace, or run a command there
+    #[command(
+        after_help = "Exit codes: 0 done, that of the command if it is another, 1 failed, 2 wrong usage or configuration, 130 interrupted."
+    )]
+    Ssh(ssh::Ssh),
+    /// Measure the way to a workspace's agent
+    Ping(ssh::Ping),
+    /// Let `ssh WORKSPACE.outpost` lead to workspaces
+    ConfigSsh(ssh::ConfigSsh),
     /// Templates and their versions
     #[command(subcommand)]
     Template(template::Template),
@@ -308,6 +330,12 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
             return self::config::options(settings, arguments, output);
         }
         Command::Dev(ref command) => command.seal(),
+        Command::Agent(ref command) if command.wants_reaper() => {
+            return match crate::agent::reaper::run()? {
+                0 => Ok(()),
+                status => Err(exit::RemoteStatus(status).into()),
+            };
+        }
         _ => {}
     }
     if let Command::SupportBundle(command) = &mut cli.command {
@@ -346,6 +374,7 @@ impl Command {
             return Ok(true);
         }
         let default = match self {
+            Self::Agent(_) => "info",
             Self::Server(command) if command.is_service() => "info",
             Self::Mirror(command) if command.is_service() => "info",
             _ => "warn",
@@ -369,6 +398,10 @@ impl Command {
             Self::Inspect(command) => command.exec(wanted, stop).await,
             Self::Doctor(command) => command.exec(output, stop).await,
             Self::SupportBundle(command) => command.exec(output, stop).await,
+            Self::Agent(command) => command.exec(stop).await,
+            Self::Ssh(command) => command.exec(stop).await,
+            Self::Ping(command) => command.exec(output, stop).await,
+            Self::ConfigSsh(command) => command.exec().await,
             Self::Config(_)
             | Self::Psk(_)
             | Self::Ca(_)

@@ -9,6 +9,7 @@
 //! or not at all; a terminal message may be repeated, and a state that comes late is kept.
 
 pub mod backup;
+mod binaries;
 pub mod config;
 pub mod data_dir;
 pub mod job_log;

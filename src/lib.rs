@@ -23,11 +23,14 @@ pub mod process;
 // Engines: each masters one outside thing.
 pub mod mirror;
 pub mod plugin;
+pub mod tailnet;
 pub mod terraform;
 pub mod transport;
 
 // Services: long-running; they know engines, never each other.
+pub mod agent;
 pub mod coder_provider;
+pub mod connect;
 pub mod control;
 pub mod daemon;
 

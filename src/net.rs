@@ -1,5 +1,6 @@
 //! TLS, proxies and HTTP, which several engines share.
 
+pub mod back_off;
 pub mod ca;
 pub mod certificate;
 pub mod headers;

@@ -1,7 +1,7 @@
 //! How jobs travel: Coder's wire, and gRPC between our own parts.
 
 pub mod auth;
-mod back_off;
+
 pub mod coder;
 pub mod drpc;
 mod file;

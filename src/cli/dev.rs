@@ -8,7 +8,7 @@ mod local;
 mod stack;
 mod template;
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -20,12 +20,13 @@ use super::{
     follow,
     output::{self, Output},
     remote::Pair,
-    rows,
+    rows, ssh,
     template::{details, push, variables},
     workspace::{answers, build, create},
 };
 use crate::{
     client::Api,
+    connect,
     job::Transition,
     process::isolation::network,
     proto::outpost::v1::{
@@ -35,6 +36,9 @@ use crate::{
     stop::Stop,
 };
 
+/// Time for an agent on this machine to come up.
+const AGENT_LIMIT: Duration = Duration::from_secs(60);
+
 /// Import a template and build a workspace on this machine, all in one process
 #[derive(Debug, clap::Args)]
 pub(super) struct Dev {
@@ -42,6 +46,8 @@ pub(super) struct Dev {
     #[arg(value_name = "TEMPLATE_DIR")]
     template: Option<PathBuf>,
     /// Create, stop, start and delete, verify the state after each, and print what was found
+    ///
+    /// Runs a command over SSH at each agent of a workspace that is kept on this machine, too.
     #[arg(long)]
     check: bool,
     /// Keep the server's data, and workspaces that are not deleted, in this directory
@@ -93,6 +99,7 @@ struct Report {
 /// One run: a template that is imported, and a workspace that is to be.
 struct Run {
     api: Api,
+    server: connect::Server,
     machine: Machine,
     show: follow::Show,
     template: String,
@@ -146,10 +153,13 @@ impl Dev {
             return checked.and(ended);
         }
         let shown = run.show_workspace(request, output, stop).await;
-        if shown.is_ok() {
-            output::note("The workspace runs. Press Ctrl-C to end it.");
-            stop.draining().await;
-        }
+        let shown = match shown {
+            Ok(agents) => {
+                let way_in = (!self.engine.is_sealed()).then(|| stack.way_in(&run.workspace));
+                run.stay(&agents, way_in, stop).await
+            }
+            Err(error) => Err(error),
+        };
         let ended = run.end(self.keep, stack, stop).await;
         shown.and(ended)
     }
@@ -177,6 +187,7 @@ impl Dev {
         let imported = details(&mut api, "", &template.name, Some(version.name)).await?;
         Ok(Run {
             api,
+            server: stack.as_seen_from_outside()?,
             machine,
             show,
             template: template.name,
@@ -223,13 +234,13 @@ impl Run {
         }
     }
 
-    /// Starts the workspace and prints what it is made of.
+    /// Starts the workspace and prints what it is made of. Returns the names of its agents.
     async fn show_workspace(
         &mut self,
         request: CreateWorkspaceRequest,
         output: Output,
         stop: &Stop,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<String>> {
         let workspace = self.create_or_start(request, stop).await?;
         let build = workspace
             .latest_build
@@ -242,6 +253,39 @@ impl Run {
             steps: Vec::new(),
         };
         output.item(&report, human)?;
+        Ok(agents(&report.resources))
+    }
+
+    /// Waits for the agents that run on this machine, says how to get in, and stays until a Ctrl-C.
+    async fn stay(
+        &self,
+        agents: &[String],
+        way_in: Option<String>,
+        stop: &Stop,
+    ) -> anyhow::Result<()> {
+        if self.machine.is_used() {
+            for agent in agents {
+                let came = async {
+                    let named = format!("{}.{agent}", self.workspace);
+                    let (agent, mut way) = ssh::set_out(&self.server, &named).await?;
+                    let arrived = ssh::arrive(&mut way, &agent, AGENT_LIMIT).await;
+                    way.leave().await;
+                    arrived
+                };
+                tokio::select! {
+                    came = came => came?,
+                    () = stop.draining() => return Ok(()),
+                }
+                output::note(&format!("The agent {agent} is connected."));
+            }
+        }
+        output::note("The workspace runs. Press Ctrl-C to end it.");
+        match (agents, way_in) {
+            ([], _) => {}
+            (_, Some(command)) => output::note(&format!("Try in another terminal: {command}")),
+            (_, None) => output::note("Nothing outside of a sealed run can get in; see --check."),
+        }
+        stop.draining().await;
         Ok(())
     }
 
@@ -358,6 +402,12 @@ async fn wants_to_delete(workspace: &str, stop: &Stop) -> anyhow::Result<bool> {
         () = stop.killed() => Err(Interrupted.into()),
         answer = answer => Ok(!answer??.trim().to_ascii_lowercase().starts_with('n')),
     }
+}
+
+/// Names of all agents.
+fn agents(resources: &[rows::Resource]) -> Vec<String> {
+    let agents = resources.iter().flat_map(|resource| &resource.agents);
+    agents.map(|agent| agent.name.clone()).collect()
 }
 
 fn human(report: &Report) -> String {

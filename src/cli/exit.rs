@@ -70,6 +70,11 @@ pub(super) struct Incomplete(pub(super) usize);
 #[error("{0} things are not trusted, and are not in the mirror")]
 pub(super) struct Distrusted(pub(super) usize);
 
+/// A command in a workspace ended with this status; it has said why itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the command ended with status {0}")]
+pub(super) struct RemoteStatus(pub(super) u8);
+
 /// Somebody forced a daemon to end.
 #[derive(Debug, thiserror::Error)]
 #[error("forced to end")]
@@ -124,6 +129,9 @@ pub(super) fn report(
     let Err(error) = result else {
         return ExitCode::from(OK);
     };
+    if let Some(RemoteStatus(status)) = error.downcast_ref() {
+        return ExitCode::from(*status);
+    }
     let mut stderr = io::stderr().lock();
     // If stderr is closed, nobody is there to be told.
     let _ = writeln!(stderr, "error: {}", chain(&error, server));

@@ -12,6 +12,8 @@ use zeroize::Zeroizing;
 use super::exit::{Hint, UsageError};
 use crate::{
     client::{self, Api},
+    connect::Server,
+    net::{http, proxy::Proxies, tls},
     secret::Secret,
 };
 
@@ -70,6 +72,37 @@ impl Remote {
             ca_certificates,
         };
         Ok(client::connect(&target)?)
+    }
+
+    /// The server as one who goes to an agent sees it; nothing is sent yet.
+    pub(super) fn server(&self) -> anyhow::Result<Server> {
+        let trust = tls::Trust {
+            extra: self.tls_ca_file.iter().cloned().collect(),
+            ..tls::Trust::default()
+        };
+        let http = http::Client::new(http::Config {
+            trust,
+            proxies: Proxies::from_env(),
+            ..http::Config::new(self.url.clone())
+        })?;
+        Ok(Server::new(http, self.token()?))
+    }
+
+    /// Options that lead to the same server, without the token: that is not for command lines.
+    pub(super) fn options(&self) -> Vec<String> {
+        let mut options = vec!["--url".to_owned(), self.url.to_string()];
+        let files = [
+            ("--token-file", &self.token_file),
+            ("--tls-ca-file", &self.tls_ca_file),
+        ];
+        for (option, path) in files {
+            if let Some(path) = path {
+                // Who reads them later is elsewhere.
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                options.extend([option.to_owned(), path.display().to_string()]);
+            }
+        }
+        options
     }
 
     fn token(&self) -> anyhow::Result<Secret> {

@@ -78,6 +78,9 @@ struct Run {
     /// URL that templates and agents are told, if it is not that of the listener
     #[arg(long, value_name = "URL", env = "OUTPOST_ACCESS_URL")]
     access_url: Option<Url>,
+    /// Directory with binaries of agents, such as `coder-linux-arm64`; this program is the one for its own platform
+    #[arg(long, value_name = "DIR", env = "OUTPOST_AGENT_BINARIES")]
+    agent_binaries: Option<PathBuf>,
     /// File with the pre-shared keys of daemons, one a line; at most two, for a change of keys
     #[arg(long, value_name = "FILE", env = "OUTPOST_PSK_FILE")]
     psk_file: Option<PathBuf>,
@@ -244,6 +247,7 @@ impl Run {
             listen: self.listen,
             tls,
             access_url: self.access_url.clone(),
+            agent_binaries: self.agent_binaries.clone(),
             psks,
             limits: control::Limits {
                 lease: Duration::from(self.job_lease),

@@ -26,6 +26,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// The URL that templates and agents are told; `None` for that of the listener.
     pub access_url: Option<Url>,
+    /// Where binaries of agents lie; this program serves for its own platform.
+    pub agent_binaries: Option<PathBuf>,
     /// Pre-shared keys of daemons. None turns them off; two are for a change of keys.
     pub psks: Vec<Secret>,
     /// Limits.
@@ -264,6 +266,7 @@ mod tests {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
             access_url: None,
+            agent_binaries: None,
             psks: psks.iter().map(|psk| Secret::new(*psk)).collect(),
             limits: Limits::standard(),
             version: "v0.1.0".to_owned(),

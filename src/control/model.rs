@@ -71,6 +71,8 @@ ids! {
     WorkspaceId,
     /// Id of a build of a workspace.
     BuildId,
+    /// Id of an agent, another one in each build.
+    AgentId,
 }
 
 impl From<Uuid> for JobId {
@@ -317,6 +319,62 @@ pub struct Build {
     pub initiator_id: UserId,
     /// When.
     pub created_at: Timestamp,
+}
+
+/// An agent of a build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AgentRecord {
+    /// Its id.
+    pub id: AgentId,
+    /// Of which build.
+    pub build_id: BuildId,
+    /// Of which workspace.
+    pub workspace_id: WorkspaceId,
+    /// Unique in the workspace.
+    pub name: String,
+    /// How far it came.
+    pub lifecycle: Lifecycle,
+    /// What it runs; empty until it said so.
+    pub version: String,
+    /// Where its sessions begin; empty until it said so.
+    pub directory: String,
+    /// When it came first.
+    pub first_connected_at: Option<Timestamp>,
+    /// When it was last heard of.
+    pub last_connected_at: Option<Timestamp>,
+}
+
+/// How far an agent came. A state never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is Coder's word for it")]
+pub enum Lifecycle {
+    Created,
+    Starting,
+    StartTimeout,
+    StartError,
+    Ready,
+    ShuttingDown,
+    ShutdownTimeout,
+    ShutdownError,
+    Off,
+}
+
+impl Lifecycle {
+    /// As it is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::StartTimeout => "start_timeout",
+            Self::StartError => "start_error",
+            Self::Ready => "ready",
+            Self::ShuttingDown => "shutting_down",
+            Self::ShutdownTimeout => "shutdown_timeout",
+            Self::ShutdownError => "shutdown_error",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// What a build made.

@@ -1,6 +1,7 @@
 //! What the control plane does, whoever asks: services translate a wire into these calls and back.
 
 mod acquire;
+mod agents;
 mod daemons;
 mod handout;
 mod jobs;
@@ -24,6 +25,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use url::Url;
 
 pub use self::{
+    agents::AgentFacts,
     daemons::{Credential, Registration},
     jobs::Explained,
     people::NewUser,
@@ -31,6 +33,7 @@ pub use self::{
     workspaces::{BuildRequest, WorkspaceRequest},
 };
 use super::{
+    binaries::Binaries,
     config::Limits,
     crypt::{OpenError, Sealed, Vault},
     model::{AuditEntry, Organization, User, Workspace},
@@ -59,6 +62,8 @@ pub struct Plane {
     posted: Notify,
     /// Something happened to a job.
     changed: watch::Sender<()>,
+    overlay: agents::Overlay,
+    binaries: Binaries,
 }
 
 /// Why a call was refused.
@@ -182,6 +187,8 @@ impl Plane {
             uploads: Mutex::default(),
             posted: Notify::new(),
             changed: watch::Sender::new(()),
+            overlay: agents::Overlay::default(),
+            binaries: Binaries::default(),
         }
     }
 
@@ -198,6 +205,18 @@ impl Plane {
     /// How it is asked to stop.
     pub fn stop(&self) -> &Stop {
         &self.stop
+    }
+
+    /// Says where binaries of agents come from.
+    #[must_use]
+    pub fn with_binaries(mut self, binaries: Binaries) -> Self {
+        self.binaries = binaries;
+        self
+    }
+
+    /// Binaries of agents.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
     }
 
     /// Sets the URL that templates and agents are told; the first one counts.

@@ -1,6 +1,7 @@
 //! Wires: gRPC for daemons and commands, Coder's own for daemons, and a few plain HTTP routes. They translate and
 //! decide nothing.
 
+mod binaries;
 mod caller;
 mod calls;
 mod coder;
@@ -52,6 +53,7 @@ pub(super) fn routes(
     let timeout = config.limits.request_timeout;
     grpc.merge(http::routes(plane.clone(), config))
         .merge(coder::routes(plane, config))
+        .merge(binaries::routes(plane.clone()))
         .layer(axum::middleware::from_fn(move |request, next| {
             deadline::enforce(timeout, request, next)
         }))

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::{
     LocalSource,
+    binaries::Binaries,
     config::{Config, ConfigError, Storage},
     crypt::{Key, Vault},
     data_dir::{DataDir, DataDirError},
@@ -101,14 +102,16 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
     let vault = Vault::new(&key, &[]);
     // A child, so that it can be stopped without stopping whoever started it.
     let stop = stop.child();
-    let plane = Arc::new(Plane::new(
+    let plane = Plane::new(
         store.clone(),
         vault,
         config.limits.clone(),
         config.psks.clone(),
         Arc::new(Timestamp::now),
         stop.clone(),
-    ));
+    );
+    let binaries = Binaries::new(config.agent_binaries.clone());
+    let plane = Arc::new(plane.with_binaries(binaries));
     let admin_token = admin_token(&plane, data_dir.as_deref()).await?;
     let listener = Listener::bind(
         config.listen,

@@ -12,10 +12,10 @@ use crate::{
     control::{
         crypt::Sealed,
         model::{
-            AuditEntry, Build, BuildId, Daemon, DaemonId, EndedBy, File, FileId, FileKind,
-            JobRecord, JobStatus, KeyId, Learned, Organization, OrganizationId, ProvisionerKey,
-            StateVersion, StoredLine, Template, TemplateId, Token, TokenId, User, UserId, Version,
-            VersionId, Workspace, WorkspaceId,
+            AgentId, AgentRecord, AuditEntry, Build, BuildId, Daemon, DaemonId, EndedBy, File,
+            FileId, FileKind, JobRecord, JobStatus, KeyId, Learned, Lifecycle, Organization,
+            OrganizationId, ProvisionerKey, StateVersion, StoredLine, Template, TemplateId, Token,
+            TokenId, User, UserId, Version, VersionId, Workspace, WorkspaceId,
         },
         queue::Waiting,
         tokens::Hashed,
@@ -143,6 +143,8 @@ pub enum Effect {
         state: StateChange,
         /// Its resources, timings and modules, if it succeeded.
         made: Option<Sealed>,
+        /// Its agents, if it succeeded.
+        agents: Vec<NewAgent>,
         /// Whether the workspace is gone.
         deleted: bool,
     },
@@ -157,6 +159,33 @@ pub enum Effect {
     },
     /// What a dry run learned.
     DryRun(Sealed),
+}
+
+/// An agent to add.
+#[derive(Clone, Debug)]
+pub struct NewAgent {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// How it proves who it is; `None` if its cloud vouches for it.
+    pub token: Option<Hashed>,
+}
+
+/// What is new of an agent.
+#[derive(Clone, Debug)]
+pub enum AgentChange {
+    /// It is connected.
+    Seen,
+    /// It came this far.
+    Lifecycle(Lifecycle),
+    /// It said what it is.
+    Startup {
+        /// What it runs.
+        version: String,
+        /// Where its sessions begin.
+        directory: String,
+    },
 }
 
 /// What becomes of the state of a build.
@@ -363,6 +392,25 @@ pub trait WorkspaceStore: Send + Sync {
     -> Result<i32, StoreError>;
 }
 
+/// Agents of builds. Only those of a workspace's newest build that succeeded are found.
+#[async_trait]
+#[expect(
+    missing_docs,
+    reason = "the signature of a plain insert or look-up says all there is"
+)]
+pub trait AgentStore: Send + Sync {
+    async fn agent_by_token(&self, token: &Hashed) -> Result<Option<AgentRecord>, StoreError>;
+    async fn agent(&self, id: AgentId) -> Result<Option<AgentRecord>, StoreError>;
+    /// By name.
+    async fn agents(&self, workspace: WorkspaceId) -> Result<Vec<AgentRecord>, StoreError>;
+    async fn change_agent(
+        &self,
+        id: AgentId,
+        change: AgentChange,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+}
+
 /// Jobs and their logs.
 #[async_trait]
 #[expect(
@@ -404,7 +452,9 @@ pub trait JobStore: Send + Sync {
 
 /// Everything that the control plane asks of its storage.
 #[async_trait]
-pub trait Store: PeopleStore + DaemonStore + TemplateStore + WorkspaceStore + JobStore {
+pub trait Store:
+    PeopleStore + DaemonStore + TemplateStore + WorkspaceStore + AgentStore + JobStore
+{
     /// Adds an entry; its id is given by the store. Nothing can change or remove one.
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;
     /// Newest first, with a smaller id than `before` if that is given.

@@ -157,6 +157,24 @@ impl Client {
         Ok(all)
     }
 
+    /// Sends a body as JSON to `url`; no redirect is followed. The caller bounds the time.
+    ///
+    /// # Errors
+    /// [`RequestError`]; an answer of any status is an answer.
+    pub async fn post(
+        &self,
+        url: &Url,
+        headers: &HeaderMap,
+        body: &impl serde::Serialize,
+    ) -> Result<Response, RequestError> {
+        let request = self.client_for(url)?.post(url.clone());
+        let sent = request.headers(headers.clone()).json(body).send().await;
+        sent.map_err(|source| RequestError::Unreachable {
+            url: bare(url),
+            source: source.without_url(),
+        })
+    }
+
     /// Asks for `url` and follows redirects within the server. The caller bounds the time.
     ///
     /// # Errors
@@ -220,6 +238,18 @@ pub(super) fn is_same_server(from: &Url, to: &Url) -> bool {
         && (is_upgrade
             || from.scheme() == to.scheme()
                 && from.port_or_known_default() == to.port_or_known_default())
+}
+
+/// The beginning of an answer's body, and all of it if it is not longer than `limit` bytes.
+pub async fn read_limited(mut response: Response, limit: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())]);
+        if body.len() == limit {
+            break;
+        }
+    }
+    body
 }
 
 /// An address as error texts show it: without a password and without a query.

@@ -1,5 +1,7 @@
 //! A WebSocket as a byte stream: binary messages, whose boundaries mean nothing.
 
+mod connect;
+
 use std::{
     io,
     pin::Pin,
@@ -16,6 +18,8 @@ use tokio_tungstenite::{
         protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
     },
 };
+
+pub use self::connect::{ConnectError, Socket, connect};
 
 /// Bytes of one message that we send. Peers once had a limit of 256 KiB, and may have it again.
 const MAX_SENT_BYTES: usize = 64 * 1024;

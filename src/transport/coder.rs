@@ -33,14 +33,13 @@ pub use self::{
 };
 use super::{
     auth::CredentialSource,
-    back_off::BackOff,
     drpc::{Call, CallError, Limits},
     file::{self, FileBuilder},
     yamux,
 };
 use crate::{
     job::{CompletedJob, FailedJob, Job, JobId},
-    net::http::Client,
+    net::{back_off::BackOff, http::Client},
     proto::{provisioner, provisionerd},
     provision::{Identity, JobSource, JobUpdate, JobUpdated, Quota, SourceError},
     stop::Stop,
@@ -106,7 +105,7 @@ impl CoderSource {
                 link: Mutex::new(None),
                 connected: watch::Sender::new(false),
             }),
-            dialling: sync::Mutex::new(BackOff::new()),
+            dialling: sync::Mutex::new(BackOff::default()),
             was_accepted: AtomicBool::new(false),
         }
     }

@@ -27,12 +27,12 @@ use uuid::Uuid;
 
 use super::{
     auth::CredentialSource,
-    back_off::BackOff,
     file::FileBuilder,
     messages::{self, FieldError},
 };
 use crate::{
     job::{CompletedJob, FailedJob, Job, JobId},
+    net::back_off::BackOff,
     proto::{
         outpost::v1::{
             AcquireJobRequest, CompleteJobRequest, RegisterRequest,
@@ -111,7 +111,7 @@ impl GrpcSource {
             target,
             credentials,
             link: Mutex::new(None),
-            connecting: Mutex::new(BackOff::new()),
+            connecting: Mutex::new(BackOff::default()),
             connected: watch::Sender::new(false),
             was_accepted: AtomicBool::new(false),
         }

@@ -41,6 +41,7 @@ pub fn config(storage: Storage, psk: &Secret) -> Config {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         tls: None,
         access_url: None,
+        agent_binaries: None,
         psks: vec![psk.clone()],
         limits: Limits::standard(),
         version: "v0.1.0".to_owned(),

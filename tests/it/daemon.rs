@@ -64,6 +64,7 @@ impl Server {
             listen,
             tls,
             access_url: None,
+            agent_binaries: None,
             psks: vec![Secret::new(PSK)],
             limits: Limits {
                 lease,

@@ -149,7 +149,7 @@ fn the_check_of_the_example_finds_its_process_and_leaves_nothing() {
         .iter()
         .map(|step| step["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["create", "stop", "start", "delete"]);
+    assert_eq!(names, ["create", "ssh", "stop", "start", "ssh", "delete"]);
     assert!(
         steps
             .iter()
@@ -157,6 +157,12 @@ fn the_check_of_the_example_finds_its_process_and_leaves_nothing() {
     );
     assert!(
         steps[0]["seen"].as_str().unwrap().contains(" runs"),
+        "{}",
+        ended.stdout
+    );
+    // The workspace's name is known to nothing but the agent.
+    assert_eq!(
+        steps[1]["seen"], "agent main printed `in dev`, status 7",
         "{}",
         ended.stdout
     );

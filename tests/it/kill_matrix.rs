@@ -209,6 +209,7 @@ impl Lab {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
             access_url: None,
+            agent_binaries: None,
             psks: vec![Secret::new(PSK)],
             limits: Limits::standard(),
             version: "v0.0.0-test".to_owned(),

@@ -9,7 +9,8 @@ use std::{
 /// Layers from the base up. A module may use modules of lower layers only, never those of its own.
 const LAYERS: &[&[&str]] = &[
     &["mirror", "plugin", "terraform", "transport"],
-    &["coder_provider", "control", "daemon"],
+    &["tailnet"],
+    &["agent", "coder_provider", "connect", "control", "daemon"],
     &["template"],
     &["client", "config"],
     &["observe"],

@@ -5,8 +5,7 @@ pid=$(cat "$DIRECTORY/agent.pid" 2> /dev/null)
 if [ -r "/proc/${pid:-none}/cmdline" ] && ! grep -qF "$DIRECTORY/init.sh" "/proc/$pid/cmdline"; then pid=; fi
 if [ -n "$pid" ]; then
   for signal in TERM KILL; do
-    # The whole group where the process leads one, else the process alone.
-    kill -s "$signal" -- "-$pid" 2> /dev/null || kill -s "$signal" "$pid" 2> /dev/null
+    kill -s "$signal" -- "-$pid" 2> /dev/null
     tries=50
     while is_alive && [ "$tries" -gt 0 ]; do
       tries=$((tries - 1))

@@ -5,16 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use serde::Serialize;
+use tokio::time::timeout;
 
-use super::{Report, Run, human, local};
+use super::{AGENT_LIMIT, Report, Run, agents, human, local};
 use crate::{
     cli::{
         exit::Interrupted,
         output::{Output, Row},
-        rows,
+        rows, ssh,
         workspace::{build, create},
     },
+    connect::{self, SSH_PORT},
     job::Transition,
     proto::outpost::v1::{BuildDetails, CreateWorkspaceRequest},
     stop::Stop,
@@ -23,7 +26,14 @@ use crate::{
 /// How long what was told to end may take for it.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// One build, and what was wrong after it.
+/// What each agent is to run: what it prints shows that it ran there, and its status that this comes back, too.
+const COMMAND: &str = "printf 'in %s' \"$CODER_WORKSPACE_NAME\"; exit 7";
+/// Its status.
+const STATUS: u32 = 7;
+/// Time for it.
+const COMMAND_LIMIT: Duration = Duration::from_secs(20);
+
+/// One build or visit, and what was wrong after it.
 #[derive(Debug, Serialize)]
 pub(super) struct Step {
     name: &'static str,
@@ -70,7 +80,7 @@ impl Run {
             parameters: Vec::new(),
             steps: Vec::new(),
         };
-        let mut pids = BTreeSet::new();
+        let (mut pids, mut is_whole) = (BTreeSet::new(), true);
         for (name, transition, status) in STEPS {
             let began = Instant::now();
             let built = match name {
@@ -97,12 +107,19 @@ impl Run {
             };
             report.steps.push(step);
             if !went_on {
+                is_whole = false;
                 break;
+            }
+            if transition == Transition::Start && self.machine.is_used() {
+                for agent in agents(&report.resources) {
+                    let step = self.visit(&agent, stop).await?;
+                    report.steps.push(step);
+                }
             }
         }
         output.item(&report, human)?;
         let is_good = |step: &Step| step.problems.is_empty();
-        match report.steps.len() == STEPS.len() && report.steps.iter().all(is_good) {
+        match is_whole && report.steps.iter().all(is_good) {
             true => Ok(()),
             false if stop.is_cancelled() => Err(Interrupted.into()),
             false => anyhow::bail!("the check of the template {} failed", self.template),
@@ -142,6 +159,56 @@ impl Run {
             seen: format!("{seen}, {}{place}", counted(resources.len())),
             problems,
         })
+    }
+
+    /// Runs a command at an agent, as a person would.
+    async fn visit(&self, agent: &str, stop: &Stop) -> anyhow::Result<Step> {
+        let began = Instant::now();
+        let visited = tokio::select! {
+            visited = self.run_command(agent) => visited,
+            () = stop.draining() => return Err(Interrupted.into()),
+        };
+        let took = began.elapsed();
+        Ok(match visited {
+            Ok((printed, status)) => {
+                let expected = format!("in {}", self.workspace);
+                let is_good = printed == expected.as_bytes() && status == STATUS;
+                let printed = String::from_utf8_lossy(&printed);
+                let problem = || format!("expected `{expected}` and status {STATUS}");
+                Step {
+                    name: "ssh",
+                    seconds: took.as_secs_f64(),
+                    seen: format!("agent {agent} printed `{printed}`, status {status}"),
+                    problems: (!is_good).then(problem).into_iter().collect(),
+                }
+            }
+            Err(error) => {
+                let mut step = Step::failed("ssh", took, &error);
+                step.problems.extend(self.machine.ends_of_logs());
+                step
+            }
+        })
+    }
+
+    async fn run_command(&self, agent: &str) -> anyhow::Result<(Vec<u8>, u32)> {
+        let named = format!("{}.{agent}", self.workspace);
+        let (agent, mut way) = ssh::set_out(&self.server, &named).await?;
+        ssh::arrive(&mut way, &agent, AGENT_LIMIT).await?;
+        let stream = way.connect(SSH_PORT).await;
+        let stream = stream.with_context(|| format!("agent `{}` takes no SSH", agent.name))?;
+        let mut printed = Vec::new();
+        let session = connect::ssh::run(
+            stream,
+            Some(COMMAND),
+            None,
+            tokio::io::empty(),
+            &mut printed,
+            tokio::io::sink(),
+        );
+        let status = timeout(COMMAND_LIMIT, session).await;
+        way.leave().await;
+        let status = status.context("the command did not end in time")??;
+        Ok((printed, status))
     }
 
     /// What the import said the workspace would have after such a build.

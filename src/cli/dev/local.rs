@@ -1,10 +1,11 @@
 //! Workspaces that live on this machine: are their processes really there, and is nothing left of them?
 //!
 //! A template that keeps workspaces on the provisioner's machine declares the variable [`VARIABLE`], and writes the
-//! pid of a workspace's process into `<workspace>/run/agent.pid`.
+//! pid of a workspace's process into `<workspace>/run/agent.pid` and what that prints into `run/agent.log` beside it.
 
 use std::{
     fs,
+    io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +13,11 @@ use crate::proto::provisioner::VariableValue;
 
 /// The variable that names the directory below which a template keeps workspaces.
 pub(super) const VARIABLE: &str = "workspaces_directory";
+
+/// So many lines of a log are shown.
+const LOG_LINES: usize = 5;
+/// And no more bytes of it.
+const LOG_BYTES: u64 = 4 << 10;
 
 /// What of a workspace can be seen on this machine.
 pub(super) struct Machine {
@@ -47,6 +53,26 @@ impl Machine {
             .filter_map(|pid| pid.trim().parse().ok())
             .filter(|pid| is_alive(*pid))
             .collect()
+    }
+
+    /// The last lines that each workspace's process printed.
+    pub(super) fn ends_of_logs(&self) -> Vec<String> {
+        let logs = self
+            .workspaces()
+            .into_iter()
+            .map(|it| it.join("run/agent.log"));
+        let end = |log: PathBuf| {
+            let mut file = fs::File::open(log).ok()?;
+            let begin = file.metadata().ok()?.len().saturating_sub(LOG_BYTES);
+            file.seek(SeekFrom::Start(begin)).ok()?;
+            let mut text = Vec::new();
+            file.take(LOG_BYTES).read_to_end(&mut text).ok()?;
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            let begin = lines.len().saturating_sub(LOG_LINES);
+            Some(lines[begin..].join("\n"))
+        };
+        logs.filter_map(end).collect()
     }
 
     /// Directories of workspaces.

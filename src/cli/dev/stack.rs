@@ -18,9 +18,11 @@ use crate::{
         server::daemon_config,
     },
     client::{self, Api},
-    control::{self, Registration, StateKey, Storage},
+    connect,
+    control::{self, Registration, StateKey, Storage, data_dir::ADMIN_TOKEN},
     daemon::{self, DaemonError, Summary},
     files,
+    net::http,
     observe::BUILD,
     provision::JobSource,
     stop::Stop,
@@ -28,6 +30,9 @@ use crate::{
 
 /// Where templates may keep workspaces, below the directory of everything.
 pub(super) const WORKSPACES: &str = "workspaces";
+
+/// Where the server keeps its data, below the directory of everything.
+const SERVER: &str = "server";
 
 /// A server and a daemon that run.
 pub(super) struct Stack {
@@ -70,7 +75,7 @@ impl Stack {
                 directory.display()
             )
         })?;
-        let (server, states) = (directory.join("server"), directory.join("states"));
+        let (server, states) = (directory.join(SERVER), directory.join("states"));
         // What is not there cannot be hidden, and beside what is hidden Landlock lets a template make nothing.
         for path in [&directory.join(WORKSPACES), &server, &states] {
             files::create_private_dir(path)
@@ -119,6 +124,25 @@ impl Stack {
         ));
     }
 
+    /// The server as one who goes to an agent sees it.
+    pub(super) fn as_seen_from_outside(&self) -> anyhow::Result<connect::Server> {
+        let http = http::Client::new(http::Config::new(self.server.url().clone()))?;
+        Ok(connect::Server::new(
+            http,
+            self.server.admin_token().clone(),
+        ))
+    }
+
+    /// What a person types in another terminal to get into a workspace.
+    pub(super) fn way_in(&self, workspace: &str) -> String {
+        let (url, server) = (self.server.url(), self.directory.join(SERVER));
+        let token = server.join(ADMIN_TOKEN);
+        format!(
+            "outpost ssh {workspace} --url {url} --token-file {}",
+            token.display()
+        )
+    }
+
     /// Ends the daemon, then the server.
     pub(super) async fn end(self) -> anyhow::Result<()> {
         self.daemon_stop.drain();
@@ -136,6 +160,7 @@ fn server_config(directory: PathBuf) -> control::Config {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         tls: None,
         access_url: None,
+        agent_binaries: None,
         psks: Vec::new(),
         limits: control::Limits::standard(),
         version: BUILD.version.to_owned(),

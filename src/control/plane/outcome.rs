@@ -1,5 +1,7 @@
 //! How jobs end, and what they leave behind.
 
+use std::collections::{BTreeSet, HashSet};
+
 use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
@@ -9,12 +11,17 @@ use super::{
 };
 use crate::{
     control::{
-        model::{BuildId, Daemon, EndedBy, FileKind, JobRecord, Learned, Made, Task, VersionId},
-        store::{Effect, End, Ended, LateState, NewState, StateChange},
+        binaries::Binaries,
+        model::{
+            AgentId, BuildId, Daemon, EndedBy, FileKind, JobRecord, Learned, Made, Task, VersionId,
+        },
+        store::{Effect, End, Ended, LateState, NewAgent, NewState, StateChange},
+        tokens::Hashed,
     },
     job::{
-        BuildResult, CompletedJob, CompletedWork, FailedJob, FailedWork, ImportResult,
-        TemplateVariable, Transition, VariableValue, classify,
+        Agent, AgentAuth, BuildResult, CompletedJob, CompletedWork, FailedJob, FailedWork,
+        ImportResult, LogLevel, LogLine, LogSource, Resource, TemplateVariable, Transition,
+        VariableValue, classify,
     },
     rules::resources::{check_questions, check_resources},
     secret::Secret,
@@ -53,6 +60,24 @@ pub(super) fn missing_variables(
         .collect()
 }
 
+/// What is written down of the agents in these resources; one in two of them is one.
+fn new_agents(resources: &[Resource]) -> Vec<NewAgent> {
+    let agents = resources.iter().flat_map(|resource| &resource.agents);
+    let mut names = HashSet::new();
+    let agents = agents.filter(|agent| names.insert(agent.name.to_lowercase()));
+    let new = |agent: &Agent| NewAgent {
+        id: AgentId::random(),
+        name: agent.name.clone(),
+        token: match &agent.auth {
+            AgentAuth::Token(token) if !token.is_empty() => {
+                Some(Hashed::of(&Secret::new(token.clone())))
+            }
+            AgentAuth::Token(_) | AgentAuth::InstanceId(_) => None,
+        },
+    };
+    agents.map(new).collect()
+}
+
 impl Plane {
     /// Ends a job that succeeded. What it made, its state and its end are stored together or not at all.
     ///
@@ -67,6 +92,10 @@ impl Plane {
         completed: CompletedJob,
     ) -> Result<(), RequestError> {
         let job = self.owned(daemon, completed.id).await?;
+        let lines = match &completed.result {
+            CompletedWork::TemplateImport(import) => self.missing_binaries(&import.start_resources),
+            CompletedWork::WorkspaceBuild(_) | CompletedWork::TemplateDryRun(_) => Vec::new(),
+        };
         let (effect, state) = match (&job.task, completed.result) {
             (Task::WorkspaceBuild { build_id }, CompletedWork::WorkspaceBuild(result)) => {
                 self.build_effect(*build_id, result).await?
@@ -90,7 +119,7 @@ impl Plane {
             by: EndedBy::Daemon,
             error: String::new(),
             error_code: None,
-            lines: Vec::new(),
+            lines,
             effect,
             silent_since: None,
             now: self.now(),
@@ -120,6 +149,7 @@ impl Plane {
                     StateChange::Set(state.clone())
                 }),
                 made: None,
+                agents: Vec::new(),
                 deleted: false,
             },
             (Task::TemplateImport { .. } | Task::TemplateDryRun { .. }, _) => Effect::None,
@@ -140,6 +170,29 @@ impl Plane {
             now: self.now(),
         };
         self.finish(daemon, &job, end, state).await
+    }
+
+    /// Says for which agents of a template there is no binary here.
+    fn missing_binaries(&self, resources: &[Resource]) -> Vec<LogLine> {
+        let agents = resources.iter().flat_map(|resource| &resource.agents);
+        let platforms: BTreeSet<(&str, &str)> = agents
+            .filter(|agent| !agent.operating_system.is_empty())
+            .map(|agent| (&*agent.operating_system, &*agent.architecture))
+            .collect();
+        let missing = platforms
+            .into_iter()
+            .filter(|(os, arch)| !self.binaries.has(os, arch));
+        let line = |(os, arch)| LogLine {
+            source: LogSource::ProvisionerDaemon,
+            level: LogLevel::Warn,
+            created_at: self.now(),
+            stage: "Checking agents".to_owned(),
+            output: format!(
+                "This server has no agent for {os}/{arch}, so that such workspaces stay unreachable: {}",
+                Binaries::remedy(os, arch)
+            ),
+        };
+        missing.map(line).collect()
     }
 
     async fn finish(
@@ -213,6 +266,10 @@ impl Plane {
             modules: result.modules,
             timings: result.timings,
         };
+        let agents = match build.transition {
+            Transition::Start => new_agents(&made.resources),
+            Transition::Stop | Transition::Destroy => Vec::new(),
+        };
         let json = serde_json::to_vec(&made).expect("resources have a JSON form");
         let state = (!result.state.is_empty()).then(|| self.new_state(id, &result.state));
         let effect = Effect::Build {
@@ -221,6 +278,7 @@ impl Plane {
                 .as_ref()
                 .map_or(StateChange::Clear, |state| StateChange::Set(state.clone())),
             made: Some(self.vault.seal(&made_place(id), &json)),
+            agents,
             deleted: build.transition == Transition::Destroy,
         };
         Ok((effect, state.map(|state| (id, state))))

@@ -8,12 +8,16 @@
 //! coder `enterprise/coderd/provisionerdaemons.go`, `enterprise/coderd/provisionerkeys.go`.
 
 mod admission;
+mod agent;
 mod answer;
 mod files;
+mod overlay;
+mod peer;
 mod rate;
 mod rpc;
 mod session;
 mod upgrade;
+mod workspaces;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -49,7 +53,7 @@ struct Coder {
     uploads: Arc<Semaphore>,
 }
 
-/// What Coder's daemons ask over HTTP: their WebSocket, and before it which organization or key is theirs.
+/// What Coder's daemons, agents and clients ask over HTTP: their connections, and what they read before.
 pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
     let coder = Coder {
         plane: plane.clone(),
@@ -73,6 +77,11 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
                 }
             }
         }));
+    let routes = routes.merge(
+        overlay::routes()
+            .merge(workspaces::routes())
+            .with_state(plane.clone()),
+    );
     let Ok(version) = HeaderValue::from_str(&config.version) else {
         return routes;
     };

@@ -3,6 +3,7 @@
 //! SQLite allows one writer at a time anyway; with a single connection for it, writers queue up here instead of
 //! failing there. The journal is a write-ahead log, synced at every commit.
 
+mod agents;
 mod columns;
 mod daemons;
 mod format;

@@ -9,13 +9,6 @@ use ::http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::Response;
 use serde::Deserialize;
 use tokio::time::timeout;
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        handshake::{client::generate_key, derive_accept_key},
-        protocol::Role,
-    },
-};
 use url::Url;
 
 use super::{
@@ -26,7 +19,7 @@ use crate::{
     net::{
         headers::HeaderError,
         http::{self, Client, RequestError},
-        websocket,
+        websocket::{self, ConnectError, Socket},
     },
     transport::auth::Credential,
 };
@@ -102,9 +95,6 @@ pub enum DialError {
     },
 }
 
-/// A connection after its handshake.
-pub(super) type Socket = websocket::ByteStream<reqwest::Upgraded>;
-
 /// Dials: asks for the server's version, announces the newest that both know, and upgrades.
 /// A server that does not tell its version tells it in its refusal, and is dialled once more.
 ///
@@ -153,7 +143,7 @@ async fn server_version(
     let url = client.endpoint("api/v2/buildinfo");
     let asked = async {
         let response = client.get(&url, headers).await?;
-        let body = read_limited(response).await;
+        let body = http::read_limited(response, MAX_ERROR_BYTES).await;
         let info: Option<BuildInfo> = serde_json::from_slice(&body).ok();
         Ok(info.and_then(|info| ApiVersion::parse(&info.provisioner_api_version)))
     };
@@ -168,24 +158,18 @@ async fn upgrade(
     version: ApiVersion,
 ) -> Result<Socket, DialError> {
     let url = serve_url(client, target, version);
-    let key = generate_key();
     let mut headers = extra.clone();
     let (name, value) = credential.header().ok_or(DialError::Credential)?;
     headers.insert(name, value);
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(
-        header::SEC_WEBSOCKET_VERSION,
-        HeaderValue::from_static("13"),
-    );
-    headers.insert(
-        header::SEC_WEBSOCKET_KEY,
-        HeaderValue::from_str(&key).expect("a key is base64"),
-    );
     headers.insert("x-coder-build-version", build_version());
     let handshake = async {
-        let response = client.get(&url, &headers).await?;
-        accept(response, &key, &url).await
+        match websocket::connect(client, &url, headers, None).await {
+            Ok(socket) => Ok(socket),
+            Err(ConnectError::Refused(response)) => Err(refused(*response, &url).await),
+            Err(ConnectError::Request(error)) => Err(error.into()),
+            Err(ConnectError::Foreign { url, what }) => Err(DialError::Foreign { url, what }),
+            Err(ConnectError::Upgrade { url, source }) => Err(DialError::Upgrade { url, source }),
+        }
     };
     in_time(&url, handshake).await
 }
@@ -204,55 +188,17 @@ async fn in_time<T>(
         .unwrap_or_else(late)
 }
 
-async fn accept(response: Response, key: &str, url: &Url) -> Result<Socket, DialError> {
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(refused(response, url).await);
-    }
-    let foreign = |what| DialError::Foreign {
-        url: http::bare(url),
-        what,
-    };
-    let headers = response.headers();
-    let accepted = headers.get(header::SEC_WEBSOCKET_ACCEPT);
-    let accepted = accepted.map(HeaderValue::as_bytes);
-    if accepted != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
-        return Err(foreign("wrong Sec-WebSocket-Accept"));
-    }
-    if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-        return Err(foreign("extensions that nobody asked for"));
-    }
-    let upgraded = response.upgrade().await;
-    let upgraded = upgraded.map_err(|source| DialError::Upgrade {
-        url: http::bare(url),
-        source: source.without_url(),
-    })?;
-    let socket =
-        WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(websocket::config())).await;
-    Ok(websocket::ByteStream::new(socket))
-}
-
 async fn refused(response: Response, url: &Url) -> DialError {
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER);
     let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    let body = read_limited(response).await;
+    let body = http::read_limited(response, MAX_ERROR_BYTES).await;
     DialError::Refused {
         url: http::bare(url),
         status,
         answer: Box::new(ErrorAnswer::read(&body)),
         retry_after: retry_after.map(Duration::from_secs),
     }
-}
-
-async fn read_limited(mut response: Response) -> Vec<u8> {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        body.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BYTES - body.len())]);
-        if body.len() == MAX_ERROR_BYTES {
-            break;
-        }
-    }
-    body
 }
 
 fn serve_url(client: &Client, target: &Target, version: ApiVersion) -> Url {

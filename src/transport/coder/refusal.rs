@@ -38,7 +38,7 @@ pub struct FieldError {
 
 impl ErrorAnswer {
     /// Reads a body; one that is not Coder's becomes a message as it is.
-    pub(super) fn read(body: &[u8]) -> Self {
+    pub fn read(body: &[u8]) -> Self {
         match serde_json::from_slice::<Self>(body) {
             Ok(mut answer) => {
                 answer.is_coders = !answer.message.is_empty();

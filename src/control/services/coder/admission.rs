@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{BUILD_VERSION, answer::Refusal};
 use crate::{
     control::{
-        model::{Daemon, Organization, ProvisionerKey},
+        model::{AgentRecord, Daemon, Organization, ProvisionerKey},
         plane::{Caller, Credential, Plane, Registration, RequestError},
         tokens,
     },
@@ -47,7 +47,7 @@ pub(super) async fn admit(
         .admit(&credential, &registration)
         .await
         .map_err(|error| not_admitted(error, &registration.tags))?;
-    check_version(&asked.version).map_err(|why| {
+    check_version(&asked.version, ApiVersion::NEWEST).map_err(|why| {
         Refusal::new(
             StatusCode::BAD_REQUEST,
             "Incompatible or unparsable version",
@@ -207,12 +207,42 @@ impl Query {
     }
 }
 
+/// Whoever the session token stands for.
+pub(super) async fn caller(plane: &Plane, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    let missing = || {
+        let message =
+            "You are signed out or your session has expired. Please sign in again to continue.";
+        Refusal::new(StatusCode::UNAUTHORIZED, message)
+    };
+    person(plane, headers).await?.ok_or_else(missing)
+}
+
+/// The agent that the session token stands for.
+pub(super) async fn agent(plane: &Plane, headers: &HeaderMap) -> Result<AgentRecord, Refusal> {
+    let unknown = |why: &str| {
+        Refusal::new(StatusCode::UNAUTHORIZED, "Workspace agent not authorized.").because(why)
+    };
+    let token = secret(headers, SESSION_TOKEN);
+    let token = token.ok_or_else(|| unknown("Coder-Session-Token is missing"))?;
+    match plane.agent_by_token(&token).await {
+        Ok(agent) => Ok(agent),
+        Err(RequestError::Unauthenticated(why)) => Err(unknown(why)),
+        Err(error) => Err(Refusal::unavailable(error)),
+    }
+}
+
+/// A parameter of the address; of several, the first counts.
+pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
+    let mut all = form_urlencoded::parse(query.as_bytes());
+    let found = all.find(|(key, value)| key == name && !value.is_empty())?;
+    Some(found.1.into_owned())
+}
+
 /// Accepts every minor version up to ours.
 ///
 /// # Source
 /// coder `apiversion/apiversion.go`; numbers may have a sign, as Go reads them.
-fn check_version(asked: &str) -> Result<(), String> {
-    let ours = ApiVersion::NEWEST;
+pub(super) fn check_version(asked: &str, ours: ApiVersion) -> Result<(), String> {
     let invalid = |what: &str| format!("invalid {what}: {asked}");
     let (major, minor) = asked
         .split_once('.')
@@ -240,7 +270,11 @@ mod tests {
     #[test]
     fn a_version_up_to_ours_is_accepted_and_others_say_why_not() {
         for accepted in ["1.0", "1.1", "1.18", "1.20", "1.-1"] {
-            assert_eq!(check_version(accepted), Ok(()), "{accepted}");
+            assert_eq!(
+                check_version(accepted, ApiVersion::NEWEST),
+                Ok(()),
+                "{accepted}"
+            );
         }
         let refused = [
             (
@@ -258,7 +292,11 @@ mod tests {
             ("1.x", "invalid minor version: 1.x"),
         ];
         for (asked, why) in refused {
-            assert_eq!(check_version(asked), Err(why.to_owned()), "{asked}");
+            assert_eq!(
+                check_version(asked, ApiVersion::NEWEST),
+                Err(why.to_owned()),
+                "{asked}"
+            );
         }
     }
 

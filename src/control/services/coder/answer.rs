@@ -75,6 +75,27 @@ impl Refusal {
         )
     }
 
+    /// What may work a moment later: clients give up at anything else that is our fault.
+    pub(super) fn unavailable(error: RequestError) -> Self {
+        match error {
+            RequestError::NotFound { .. } => Self::not_found(),
+            RequestError::Forbidden(why) | RequestError::Gone(why) => {
+                Self::not_found().because(why)
+            }
+            RequestError::Invalid(why) | RequestError::Conflict(why) => {
+                Self::new(StatusCode::BAD_REQUEST, why)
+            }
+            error => {
+                error!(error = &error as &dyn std::error::Error, "cannot answer");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The server cannot answer now.",
+                )
+                .with(header::RETRY_AFTER, "1")
+            }
+        }
+    }
+
     /// The storage failed; details are in our log only.
     pub(super) fn internal(error: RequestError) -> Self {
         error!(

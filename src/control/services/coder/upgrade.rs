@@ -39,14 +39,30 @@ impl Socket {
     }
 }
 
-/// The answer that switches protocols, and what it switches to. No extension and no subprotocol is ever agreed on.
-pub(super) fn accept(mut request: Request) -> Result<(Response, Socket), Refusal> {
+/// The answer that switches protocols, and what it switches to. No extension is ever agreed on, nor a protocol.
+pub(super) fn accept(request: Request) -> Result<(Response, Socket), Refusal> {
+    accept_with(request, None)
+}
+
+/// The same, with this protocol inside, which the client must have offered.
+pub(super) fn accept_with(
+    mut request: Request,
+    protocol: Option<&'static str>,
+) -> Result<(Response, Socket), Refusal> {
     let key = check(request.method(), request.version(), request.headers())?;
-    let response = Response::builder()
+    let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, "websocket")
-        .header(header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(&key))
+        .header(header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(&key));
+    if let Some(protocol) = protocol {
+        if !has(request.headers(), header::SEC_WEBSOCKET_PROTOCOL, protocol) {
+            let why = format!("header Sec-WebSocket-Protocol does not offer {protocol}");
+            return Err(refused(StatusCode::BAD_REQUEST, &why));
+        }
+        response = response.header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    let response = response
         .body(Body::empty())
         .expect("these headers are valid");
     Ok((response, Socket(hyper::upgrade::on(&mut request))))
@@ -112,7 +128,7 @@ fn refused(status: StatusCode, why: &str) -> Refusal {
 }
 
 /// Whether a header that is a list has `word`, whatever its case.
-fn has(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+pub(super) fn has(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
     let values = headers.get_all(name);
     values
         .iter()

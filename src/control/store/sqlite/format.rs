@@ -15,7 +15,11 @@ use super::{BUSY_TIMEOUT, options};
 pub const FORMAT: u32 = MIGRATIONS.len() as u32;
 
 /// Migration `n` leads from format `n` to format `n + 1`.
-const MIGRATIONS: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("0001.sql"),
+    include_str!("0002.sql"),
+    include_str!("0003.sql"),
+];
 
 // Result codes of SQLite, https://www.sqlite.org/rescode.html
 pub(super) const CODE_CORRUPT: i32 = 11;

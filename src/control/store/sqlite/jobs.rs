@@ -6,7 +6,7 @@ use sqlx::{Sqlite as Db, Transaction, sqlite::SqliteRow};
 
 use super::{
     super::{Cancelled, Effect, End, Ended, JobChange, JobFilter, JobStore, StoreError},
-    Sqlite,
+    Sqlite, agents,
     columns::{Columns, json},
     millis, templates, workspaces,
 };
@@ -137,8 +137,12 @@ async fn apply(change: &mut Transaction<'_, Db>, end: &End) -> Result<(), StoreE
             build,
             state,
             made,
+            agents,
             deleted,
         } => {
+            for new in agents {
+                agents::insert(change, *build, new).await?;
+            }
             workspaces::finish_build(change, *build, state, made.as_ref(), *deleted, end.now).await
         }
         Effect::Import {

@@ -13,24 +13,26 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_m
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
 /// The pauses between tries to connect.
-pub(super) struct BackOff {
+pub struct BackOff {
     pause: Duration,
     tried_at: Option<Instant>,
     not_before: Option<Instant>,
 }
 
-impl BackOff {
-    /// The first try needs no pause.
-    pub(super) fn new() -> Self {
+/// The first try needs no pause.
+impl Default for BackOff {
+    fn default() -> Self {
         Self {
             pause: PAUSE.0,
             tried_at: None,
             not_before: None,
         }
     }
+}
 
+impl BackOff {
     /// Waits until it is time to try, and notes that it happens.
-    pub(super) async fn wait(&mut self) {
+    pub async fn wait(&mut self) {
         let now = Instant::now();
         let mut at = self.not_before.take();
         match self.tried_at {
@@ -50,7 +52,7 @@ impl BackOff {
     }
 
     /// Makes the next try wait at least so long, and up to a quarter longer.
-    pub(super) fn hold(&mut self, pause: Duration) {
+    pub fn hold(&mut self, pause: Duration) {
         let pause = pause
             .min(LONGEST_HOLD)
             .mul_f64(rand::random_range(1.0..1.25));
@@ -70,7 +72,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_and_begin_anew_after_a_stable_time() {
-        let mut back_off = BackOff::new();
+        let mut back_off = BackOff::default();
 
         assert_eq!(waited(&mut back_off).await, Duration::ZERO);
         assert!(waited(&mut back_off).await <= PAUSE.0);
@@ -85,7 +87,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_hold_is_kept_even_after_a_stable_time_and_never_for_ever() {
-        let mut back_off = BackOff::new();
+        let mut back_off = BackOff::default();
         back_off.wait().await;
         tokio::time::advance(STABLE).await;
 
@@ -101,7 +103,7 @@ mod tests {
     async fn a_server_that_comes_back_is_found_within_two_seconds_and_by_few_at_once() {
         let mut pauses = Vec::new();
         for _ in 0..30 {
-            let mut back_off = BackOff::new();
+            let mut back_off = BackOff::default();
             let mut last = Duration::ZERO;
             for _ in 0..20 {
                 let before = tokio::time::Instant::now();

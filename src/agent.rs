@@ -1,0 +1,255 @@
+//! The agent: it runs in a workspace, tells its server how that is, and lets people in through the overlay.
+//!
+//! [`run`] keeps a connection to the server and makes it again when it breaks; what is reported waits in an
+//! `outbox` meanwhile, and the overlay with its SSH sessions goes on. Nothing listens on the machine.
+//!
+//! # Source
+//! coder `agent/agent.go`: what is done in which order.
+
+mod command;
+mod environment;
+mod health;
+mod host_key;
+pub mod identity;
+mod metadata;
+mod monitor;
+mod outbox;
+pub mod reaper;
+mod rpc;
+mod scripts;
+mod session;
+mod sftp;
+mod ssh;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tracing::{info, warn};
+
+use self::{
+    environment::{Account, Variables},
+    identity::Credential,
+    outbox::Outbox,
+    scripts::{Line, Outcome},
+    session::Network,
+};
+use crate::{
+    net::{back_off::BackOff, http::Client},
+    proto::coder::agent::v2::{
+        Connection, Lifecycle, Manifest, Timing, lifecycle::State, startup::Subsystem,
+        timing::Stage,
+    },
+    secret::Secret,
+    stop::Stop,
+};
+
+/// Bytes of log lines that wait to be sent.
+const LOG_BYTES: usize = 1 << 20;
+/// What a line weighs beside its text.
+const LINE_BYTES: usize = 21;
+/// Reports of connections that wait.
+const CONNECTIONS: usize = 2048;
+/// Reports of scripts that wait.
+const TIMINGS: usize = 1024;
+/// Time for the SSH server's end.
+const SSH_END: Duration = Duration::from_secs(5);
+/// Time for the last reports, and for the coordinator to hear that we go.
+const LAST_REPORTS: Duration = Duration::from_secs(5);
+
+/// What an agent is told from outside.
+pub struct Config {
+    /// How the server is reached.
+    pub http: Client,
+    /// How we prove who we are.
+    pub credential: Credential,
+    /// Where scripts keep their files.
+    pub script_data_dir: PathBuf,
+    /// Where their logs go.
+    pub log_dir: PathBuf,
+    /// What the SSH server refuses.
+    pub blocks: Blocks,
+    /// A session that is silent for so long has ended; `None` for never.
+    pub ssh_max_timeout: Option<Duration>,
+    /// What we run in.
+    pub subsystems: Vec<Subsystem>,
+}
+
+/// What the SSH server refuses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Blocks {
+    /// Files, both ways.
+    pub file_transfer: bool,
+    /// Connections from the workspace to where a client says.
+    pub local_forwarding: bool,
+}
+
+/// What lasts beyond one connection.
+struct Shared {
+    config: Config,
+    account: Account,
+    token: Mutex<Secret>,
+    manifest: watch::Sender<Option<Arc<Manifest>>>,
+    lifecycle: Outbox<Lifecycle>,
+    logs: Outbox<Line>,
+    timings: Outbox<Timing>,
+    connections: Outbox<Connection>,
+    ssh_sessions: AtomicI64,
+    /// Whether the start scripts were begun.
+    has_begun: AtomicBool,
+    /// Whether the coordinator has us.
+    coordinates: watch::Sender<bool>,
+}
+
+impl Shared {
+    fn token(&self) -> Secret {
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        token.clone()
+    }
+
+    /// The environment of what we start now.
+    fn variables(&self) -> Variables {
+        let manifest = self.manifest.borrow().clone().unwrap_or_default();
+        let scripts = scripts::directory(&self.config.script_data_dir);
+        environment::variables(&manifest, &self.account, &self.token(), &scripts)
+    }
+
+    /// Where we start it.
+    fn directory(&self) -> PathBuf {
+        let manifest = self.manifest.borrow().clone().unwrap_or_default();
+        self.account.directory(&manifest)
+    }
+
+    fn is_now(&self, state: State) {
+        info!(?state, "lifecycle");
+        self.lifecycle.push(Lifecycle {
+            state: state.into(),
+            changed_at: Some(stamp(Timestamp::now())),
+        });
+    }
+}
+
+fn stamp(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: at.as_second(),
+        nanos: at.subsec_nanosecond(),
+    }
+}
+
+/// Runs until `stop` drains, and then ends in the order in which clients and server expect it.
+pub async fn run(config: Config, stop: Stop) {
+    let shared = Arc::new(Shared {
+        config,
+        account: Account::own(),
+        token: Mutex::default(),
+        manifest: watch::Sender::new(None),
+        lifecycle: Outbox::new(64, |_| 1),
+        logs: Outbox::new(LOG_BYTES, |line| line.log.output.len() + LINE_BYTES),
+        timings: Outbox::new(TIMINGS, |_| 1),
+        connections: Outbox::new(CONNECTIONS, |_| 1),
+        ssh_sessions: AtomicI64::new(0),
+        has_begun: AtomicBool::new(false),
+        coordinates: watch::Sender::new(false),
+    });
+    // What ends when we begin to stop, what has to outlast the sessions, and everything.
+    let (sessions, graceful, hard) = (Stop::new(), Stop::new(), Stop::new());
+    let connecting = connect(&shared, &sessions, &graceful, &hard);
+    let ending = async {
+        stop.draining().await;
+        end(&shared, &sessions, &graceful).await;
+        hard.cancel();
+        graceful.cancel();
+    };
+    tokio::join!(connecting, ending);
+}
+
+/// Connects, and again whenever it must.
+async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &Stop) {
+    let mut network = Network::new(sessions.clone(), hard.clone());
+    let mut back_off = BackOff::default();
+    let mut version = None;
+    loop {
+        tokio::select! {
+            () = back_off.wait() => {}
+            () = hard.draining() => break,
+        }
+        let connected = async {
+            let token = shared.config.credential.token(&shared.config.http).await?;
+            *shared.token.lock().unwrap_or_else(PoisonError::into_inner) = token.clone();
+            anyhow::Ok(rpc::Rpc::dial(&shared.config.http, &token, version).await?)
+        };
+        let connected = tokio::select! {
+            connected = connected => connected,
+            () = hard.draining() => break,
+        };
+        let rpc = match connected {
+            Ok(rpc) => rpc,
+            Err(error) => {
+                warn!(
+                    error = format!("{error:#}"),
+                    "no connection to the server; trying again"
+                );
+                continue;
+            }
+        };
+        version = Some(rpc.version);
+        info!(server = %shared.config.http.url(), version = %rpc.version, "connected");
+        let ended = tokio::select! {
+            ended = session::run(&rpc, shared, &mut network, graceful) => ended,
+            () = rpc.connection.closed() => Ok(()),
+            () = hard.draining() => break,
+        };
+        shared.coordinates.send_replace(false);
+        let why = ended.err().map(|error| error.to_string());
+        info!(
+            error = why.unwrap_or_default(),
+            "disconnected from the server"
+        );
+    }
+    network.end().await;
+}
+
+/// Ends: SSH first, as clients drop their tunnels once they hear that we go, and sessions would hang.
+async fn end(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop) {
+    shared.is_now(State::ShuttingDown);
+    sessions.drain();
+    let ssh_end = Instant::now() + SSH_END;
+    while shared
+        .ssh_sessions
+        .load(std::sync::atomic::Ordering::Relaxed)
+        > 0
+        && Instant::now() < ssh_end
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    graceful.drain();
+    let outcome = scripts::run_all(shared, Stage::Stop, &Stop::new()).await;
+    shared.is_now(match outcome {
+        Outcome::Done => State::Off,
+        Outcome::Failed => State::ShutdownError,
+        Outcome::TimedOut => State::ShutdownTimeout,
+    });
+    let deadline = Instant::now() + LAST_REPORTS;
+    let mut coordinates = shared.coordinates.subscribe();
+    let all = async {
+        tokio::join!(
+            shared.lifecycle.emptied(),
+            shared.logs.emptied(),
+            shared.timings.emptied(),
+            async { drop(coordinates.wait_for(|it| !it).await) },
+        );
+    };
+    if timeout_at(deadline, all).await.is_err() {
+        warn!("the server did not take the last reports in time");
+    }
+}

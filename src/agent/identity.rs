@@ -1,0 +1,189 @@
+//! How an agent proves who it is: by a token, or by what its cloud says of the machine.
+//!
+//! # Source
+//! coder `codersdk/agentsdk/{aws,azure,google}.go`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use reqwest::header::HeaderMap;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::{
+    net::http::{Client, read_limited},
+    secret::Secret,
+};
+
+/// Time for one question.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of an answer.
+const MAX_BYTES: usize = 64 << 10;
+
+/// Where a cloud says what a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cloud {
+    /// Amazon's.
+    Aws,
+    /// Microsoft's.
+    Azure,
+    /// Google's.
+    Google,
+}
+
+/// How an agent proves who it is.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// By a token that was given to it.
+    Token(Secret),
+    /// By its cloud, which is asked before each connection.
+    Instance {
+        /// The cloud.
+        cloud: Cloud,
+        /// Where it is asked; [`Cloud::address`] where nobody says otherwise.
+        address: Url,
+        /// The agent's name, where the machine has several.
+        agent_name: String,
+    },
+}
+
+impl Cloud {
+    /// By Coder's name for it, such as `aws-instance-identity`.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "aws-instance-identity" => Some(Self::Aws),
+            "azure-instance-identity" => Some(Self::Azure),
+            "google-instance-identity" => Some(Self::Google),
+            _ => None,
+        }
+    }
+
+    /// Where machines of this cloud ask what they are.
+    pub fn address(self) -> Url {
+        let address = match self {
+            Self::Aws | Self::Azure => "http://169.254.169.254/",
+            Self::Google => "http://metadata.google.internal/",
+        };
+        address.parse().expect("a constant")
+    }
+
+    fn route(self) -> &'static str {
+        match self {
+            Self::Aws => "aws-instance-identity",
+            Self::Azure => "azure-instance-identity",
+            Self::Google => "google-instance-identity",
+        }
+    }
+}
+
+impl Credential {
+    /// The token for the next connection.
+    ///
+    /// # Errors
+    /// If the cloud or the server does not give one.
+    pub async fn token(&self, server: &Client) -> anyhow::Result<Secret> {
+        match self {
+            Self::Token(token) => Ok(token.clone()),
+            Self::Instance {
+                cloud,
+                address,
+                agent_name,
+            } => {
+                let metadata = Metadata {
+                    // What is asked here is beside the machine: no proxy knows it.
+                    client: reqwest::Client::builder()
+                        .no_proxy()
+                        .timeout(TIMEOUT)
+                        .build()?,
+                    address,
+                };
+                let mut document = metadata.document(*cloud).await.with_context(|| {
+                    format!("failed to ask the cloud at {address} what this machine is")
+                })?;
+                if !agent_name.is_empty() {
+                    document["agent_name"] = agent_name.as_str().into();
+                }
+                exchange(server, *cloud, &document).await
+            }
+        }
+    }
+}
+
+async fn exchange(server: &Client, cloud: Cloud, document: &Value) -> anyhow::Result<Secret> {
+    #[derive(Deserialize)]
+    struct Answer {
+        session_token: String,
+    }
+    let url = server.endpoint(&format!("api/v2/workspaceagents/{}", cloud.route()));
+    let headers = server.headers().await?;
+    let answer = server.post(&url, &headers, document);
+    let answer = tokio::time::timeout(TIMEOUT, answer).await;
+    let answer = answer.with_context(|| format!("{url} did not answer in time"))??;
+    let status = answer.status();
+    let body = read_limited(answer, MAX_BYTES).await;
+    if !status.is_success() {
+        let text = String::from_utf8_lossy(&body);
+        let text: String = text.chars().take(200).collect();
+        bail!("{url} answered {status}: {text}");
+    }
+    let answer: Answer = serde_json::from_slice(&body).context("the server sent no token")?;
+    Ok(Secret::new(answer.session_token))
+}
+
+struct Metadata<'a> {
+    client: reqwest::Client,
+    address: &'a Url,
+}
+
+impl Metadata<'_> {
+    async fn text(&self, path: &str, headers: &[(&'static str, &str)]) -> anyhow::Result<String> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse()?);
+        }
+        let url = self.address.join(path)?;
+        let answer = self
+            .client
+            .get(url)
+            .headers(map)
+            .send()
+            .await?
+            .error_for_status()?;
+        Ok(String::from_utf8(read_limited(answer, MAX_BYTES).await)?)
+    }
+
+    async fn document(&self, cloud: Cloud) -> anyhow::Result<Value> {
+        match cloud {
+            Cloud::Aws => {
+                let url = self.address.join("latest/api/token")?;
+                let request = self.client.put(url);
+                let request = request.header("X-aws-ec2-metadata-token-ttl-seconds", "21600");
+                let answer = request.send().await?.error_for_status()?;
+                let token = String::from_utf8(read_limited(answer, MAX_BYTES).await)?;
+                let headers = [("x-aws-ec2-metadata-token", token.as_str())];
+                let place = "latest/dynamic/instance-identity";
+                let signature = self.text(&format!("{place}/signature"), &headers).await?;
+                let document = self.text(&format!("{place}/document"), &headers).await?;
+                Ok(json!({ "signature": signature, "document": document }))
+            }
+            Cloud::Azure => {
+                #[derive(Deserialize)]
+                struct Attested {
+                    signature: String,
+                    encoding: String,
+                }
+                let path = "metadata/attested/document?api-version=2020-09-01";
+                let text = self.text(path, &[("metadata", "true")]).await?;
+                let attested: Attested = serde_json::from_str(&text)?;
+                Ok(json!({ "signature": attested.signature, "encoding": attested.encoding }))
+            }
+            Cloud::Google => {
+                let path = "computeMetadata/v1/instance/service-accounts/default/identity\
+                            ?audience=coder&format=full";
+                let token = self.text(path, &[("metadata-flavor", "Google")]).await?;
+                Ok(json!({ "json_web_token": token.trim() }))
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Scripts of a template: at the start, at the end, and at set times.
+//!
+//! # Source
+//! coder `agent/agentscripts/agentscripts.go`, `codersdk/agentsdk/logs.go`.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::{
+        fs::{DirBuilderExt as _, OpenOptionsExt as _},
+        process::ExitStatusExt as _,
+    },
+    path::PathBuf,
+    str::FromStr as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::{task::JoinSet, time::sleep};
+use tracing::{info, warn};
+
+use super::{Shared, command, stamp};
+use crate::{
+    process::{self, Limits, Pipe},
+    proto::coder::agent::v2::{
+        Log, Manifest, Timing, WorkspaceAgentScript as Script,
+        log::Level,
+        timing::{Stage, Status},
+    },
+    provision::Memory,
+    stop::Stop,
+};
+
+/// How a script is waited for.
+const LIMITS: Limits = Limits {
+    exit_timeout: Duration::from_secs(10),
+    pipe_grace: Duration::from_secs(10),
+    line_bytes: 64 << 10,
+    precious_bytes: 0,
+    is_precious: |_| false,
+};
+/// The status of what did not say one.
+const UNKNOWN_STATUS: i32 = 255;
+
+/// How the scripts of a stage ended, the worst counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Outcome {
+    /// All well.
+    Done,
+    /// One failed.
+    Failed,
+    /// One took too long.
+    TimedOut,
+}
+
+/// A line of a script's output, with the source that it belongs to.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    /// The source.
+    pub(super) source: Bytes,
+    /// The line.
+    pub(super) log: Log,
+}
+
+/// Runs all scripts of a stage at the same time.
+pub(super) async fn run_all(shared: &Arc<Shared>, stage: Stage, stop: &Stop) -> Outcome {
+    let Some(manifest) = shared.manifest.borrow().clone() else {
+        return Outcome::Done;
+    };
+    let is_due = |script: &&Script| match stage {
+        Stage::Start => script.run_on_start,
+        Stage::Stop => script.run_on_stop,
+        Stage::Cron => false,
+    };
+    let mut running = JoinSet::new();
+    for script in manifest.scripts.iter().filter(is_due) {
+        let (shared, script, stop) = (shared.clone(), script.clone(), stop.clone());
+        running.spawn(async move { run(&shared, &script, stage, &stop).await });
+    }
+    let outcomes = running.join_all().await;
+    outcomes.into_iter().max().unwrap_or(Outcome::Done)
+}
+
+/// Runs scripts at their times, until `stop` drains.
+pub(super) async fn run_at_times(shared: Arc<Shared>, manifest: Arc<Manifest>, stop: Stop) {
+    let mut running = JoinSet::new();
+    for script in manifest
+        .scripts
+        .iter()
+        .filter(|script| !script.cron.is_empty())
+    {
+        let schedule = match cron::Schedule::from_str(&script.cron) {
+            Ok(schedule) => schedule,
+            Err(error) => {
+                warn!(script = script.display_name, %error, "a script has no usable schedule");
+                continue;
+            }
+        };
+        let (shared, script, stop) = (shared.clone(), script.clone(), stop.clone());
+        running.spawn(async move {
+            while let Some(next) = schedule.upcoming(chrono::Local).next() {
+                let pause = (next - chrono::Local::now()).to_std().unwrap_or_default();
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = stop.draining() => return,
+                }
+                run(&shared, &script, Stage::Cron, &stop).await;
+            }
+        });
+    }
+    running.join_all().await;
+}
+
+async fn run(shared: &Arc<Shared>, script: &Script, stage: Stage, stop: &Stop) -> Outcome {
+    let began = Timestamp::now();
+    let limit = script.timeout.and_then(|it| u64::try_from(it.seconds).ok());
+    let limit = limit.filter(|limit| *limit > 0).map(Duration::from_secs);
+    let stop = stop.child();
+    let (status, exit_code) = match prepare(shared, script) {
+        Ok((command, file)) => execute(shared, script, command, file, limit, &stop).await,
+        Err(error) => {
+            say(
+                shared,
+                script,
+                Level::Error,
+                format!("cannot run the script: {error}"),
+            );
+            (Status::ExitFailure, UNKNOWN_STATUS)
+        }
+    };
+    info!(
+        script = script.display_name,
+        ?stage,
+        ?status,
+        exit_code,
+        "a script ended"
+    );
+    shared.timings.push(Timing {
+        script_id: script.id.clone(),
+        start: Some(stamp(began)),
+        end: Some(stamp(Timestamp::now().max(began))),
+        exit_code,
+        stage: stage.into(),
+        status: status.into(),
+    });
+    match status {
+        Status::Ok | Status::PipesLeftOpen => Outcome::Done,
+        Status::ExitFailure => Outcome::Failed,
+        Status::TimedOut => Outcome::TimedOut,
+    }
+}
+
+fn prepare(shared: &Shared, script: &Script) -> std::io::Result<(process::Command, fs::File)> {
+    let source = hex::encode(&script.log_source_id);
+    let directory = directory(&shared.config.script_data_dir);
+    let (data, bin) = (directory.join(&source), directory.join("bin"));
+    for directory in [&data, &bin] {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
+    }
+    let path = match script.log_path.as_str() {
+        "" => shared
+            .config
+            .log_dir
+            .join(format!("coder-script-{source}.log")),
+        path => shared.account.expand(path),
+    };
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)?;
+    let mut variables = shared.variables();
+    let own = [
+        ("CODER_SCRIPT_DATA_DIR", data),
+        ("CODER_SCRIPT_BIN_DIR", bin),
+    ];
+    variables.extend(own.map(|(name, path)| (name.to_owned(), path.display().to_string())));
+    let invocation = command::invocation(&shared.account.shell, &script.script);
+    let command = process::Command {
+        program: invocation.program,
+        args: invocation.args.into_iter().map(Into::into).collect(),
+        env: variables
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
+        dir: shared.directory(),
+        confinement: None,
+        outlives_us: true,
+        memory: Memory::default(),
+    };
+    Ok((command, file))
+}
+
+async fn execute(
+    shared: &Arc<Shared>,
+    script: &Script,
+    command: process::Command,
+    mut file: fs::File,
+    limit: Option<Duration>,
+    stop: &Stop,
+) -> (Status, i32) {
+    let mut on_line = |pipe: Pipe, line: process::Line| {
+        let text = line.into_text();
+        // A full disk must not end what it cannot keep.
+        let _ = writeln!(file, "{text}");
+        let level = match pipe {
+            Pipe::Stdout => Level::Info,
+            Pipe::Stderr => Level::Error,
+        };
+        say(shared, script, level, text);
+    };
+    let running = process::run(&command, &LIMITS, stop, &mut on_line);
+    tokio::pin!(running);
+    let mut is_late = false;
+    let ended = loop {
+        let late = async {
+            match limit.filter(|_| !is_late) {
+                Some(limit) => sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = &mut running => break ended,
+            () = late => {
+                is_late = true;
+                stop.cancel();
+            }
+        }
+    };
+    match ended {
+        Ok(exit) => {
+            let code = exit.status.code();
+            let code = code.or(exit.status.signal().map(|signal| 128 + signal));
+            let status = match (is_late, exit.is_success()) {
+                (true, _) => Status::TimedOut,
+                (false, true) => Status::Ok,
+                (false, false) => Status::ExitFailure,
+            };
+            (status, code.unwrap_or(UNKNOWN_STATUS))
+        }
+        Err(error) => {
+            say(shared, script, Level::Error, error.to_string());
+            (Status::ExitFailure, UNKNOWN_STATUS)
+        }
+    }
+}
+
+fn say(shared: &Shared, script: &Script, level: Level, text: String) {
+    let output = text.trim_end_matches('\r').replace('\0', "");
+    let log = Log {
+        created_at: Some(stamp(Timestamp::now())),
+        output,
+        level: level.into(),
+    };
+    // What there is no room for is in the script's file.
+    shared.logs.push(Line {
+        source: script.log_source_id.clone(),
+        log,
+    });
+}
+
+/// Where scripts find what they put into `bin`.
+pub(super) fn directory(data: &std::path::Path) -> PathBuf {
+    data.join("coder-script-data")
+}

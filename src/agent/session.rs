@@ -1,0 +1,321 @@
+//! One connection to the server: what is asked and reported on it, all at the same time.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use super::{
+    Shared, health, host_key, metadata, monitor, rpc::Rpc, scripts, scripts::Outcome, ssh,
+};
+use crate::{
+    proto::{
+        coder::agent::v2::{self as wire, Manifest, lifecycle::State, timing::Stage},
+        provisionerd::Empty,
+    },
+    stop::Stop,
+    tailnet::{
+        self, DerpMap, Event, Tailnet, address,
+        coordination::{Side, coordinate, follow_derp_map},
+        derp::client::Dial,
+    },
+    transport::drpc::CallError,
+};
+
+/// What we say that we are: servers want a semantic version with a `v`.
+const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"), "-outpost");
+/// How long log lines are gathered.
+const LOG_PAUSE: Duration = Duration::from_millis(250);
+/// Bytes of one batch of them.
+const LOG_BATCH: usize = 1 << 20;
+/// Ports of the overlay that lead to SSH.
+const SSH_PORTS: [u16; 2] = [1, 22];
+/// Between two reports of how we are, where the server does not say.
+const REPORT: Duration = Duration::from_secs(300);
+
+/// Our node, which outlasts connections.
+pub(super) struct Network {
+    node: Option<(Tailnet, mpsc::Receiver<Event>)>,
+    tasks: JoinSet<()>,
+    sessions: Stop,
+    hard: Stop,
+}
+
+impl Network {
+    pub(super) fn new(sessions: Stop, hard: Stop) -> Self {
+        Self {
+            node: None,
+            tasks: JoinSet::new(),
+            sessions,
+            hard,
+        }
+    }
+
+    /// The node as the manifest wants it.
+    async fn update(
+        &mut self,
+        shared: &Arc<Shared>,
+        id: Uuid,
+        manifest: &Manifest,
+    ) -> (&Tailnet, &mut mpsc::Receiver<Event>) {
+        let addresses = address::of_agent(id).to_vec();
+        let map = manifest.derp_map.clone().unwrap_or_default();
+        let mut map = DerpMap::from_wire(map);
+        map.rewrite_embedded(shared.config.http.url());
+        if let Some((node, _)) = &self.node {
+            node.set_addresses(address::node_id(id), addresses.clone())
+                .await;
+        }
+        let (tasks, sessions, hard) = (&mut self.tasks, &self.sessions, &self.hard);
+        let (node, events) = self.node.get_or_insert_with(|| {
+            let dial = Dial {
+                http: shared.config.http.clone(),
+                by_websocket: Arc::new(manifest.derp_force_websockets.into()),
+            };
+            let config = tailnet::Config {
+                id: address::node_id(id),
+                addresses,
+                dial,
+            };
+            let (node, driver, events) = tailnet::start(config);
+            tasks.spawn(driver.run(hard.clone()));
+            let key = host_key::load(&shared.config.script_data_dir.join("ssh_host_ed25519_key"));
+            let server = ssh::Server::new(shared.clone(), key);
+            for port in SSH_PORTS {
+                let listener = node.listen(port);
+                tasks.spawn(server.clone().serve(listener, sessions.clone()));
+            }
+            (node, events)
+        });
+        node.set_derp_map(map).await;
+        (node, events)
+    }
+
+    /// Ends with all that runs in it.
+    pub(super) async fn end(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Does all that there is to do on a connection, until it breaks.
+pub(super) async fn run(
+    rpc: &Rpc,
+    shared: &Arc<Shared>,
+    network: &mut Network,
+    graceful: &Stop,
+) -> Result<(), CallError> {
+    tokio::try_join!(
+        be_there(rpc, shared, network, graceful),
+        lifecycle(rpc, shared),
+        logs(rpc, shared),
+        timings(rpc, shared),
+        connections(rpc, shared),
+    )
+    .map(|_| ())
+}
+
+async fn be_there(
+    rpc: &Rpc,
+    shared: &Arc<Shared>,
+    network: &mut Network,
+    graceful: &Stop,
+) -> Result<(), CallError> {
+    let manifest: Manifest = rpc
+        .call("GetManifest", &wire::GetManifestRequest {})
+        .await?;
+    let id = Uuid::from_slice(&manifest.agent_id).unwrap_or_default();
+    if id.is_nil() {
+        let why = "the server sent a manifest without an agent's id";
+        return Err(CallError::Lost(std::io::Error::other(why)));
+    }
+    let manifest = Arc::new(manifest);
+    shared.manifest.send_replace(Some(manifest.clone()));
+    let startup = wire::UpdateStartupRequest {
+        startup: Some(wire::Startup {
+            version: VERSION.to_owned(),
+            expanded_directory: shared.directory().display().to_string(),
+            subsystems: shared
+                .config
+                .subsystems
+                .iter()
+                .map(|it| (*it).into())
+                .collect(),
+        }),
+    };
+    let _: wire::Startup = rpc.call("UpdateStartup", &startup).await?;
+    write_secrets(shared, &manifest);
+    let (node, events) = network.update(shared, id, &manifest).await;
+    if !shared.has_begun.swap(true, Ordering::Relaxed) {
+        shared.is_now(State::Starting);
+        tokio::spawn(begin(shared.clone(), manifest.clone(), graceful.clone()));
+    }
+    let url = shared.config.http.url().clone();
+    let coordinating = async {
+        shared.coordinates.send_replace(true);
+        let ended = coordinate(&rpc.connection, node, events, &Side::Agent, graceful).await;
+        shared.coordinates.send_replace(false);
+        match graceful.is_draining() {
+            // The last reports go on.
+            true => std::future::pending().await,
+            false => ended.and(Err(CallError::Lost(
+                std::io::ErrorKind::UnexpectedEof.into(),
+            ))),
+        }
+    };
+    let while_up = async {
+        let all = async {
+            tokio::try_join!(
+                follow_derp_map(&rpc.connection, node, &url),
+                metadata::run(shared, rpc, &manifest),
+                stats(rpc, shared),
+                health::run(rpc, &manifest),
+                monitor::run(rpc),
+            )
+        };
+        tokio::select! {
+            ended = all => ended.map(|_| ()),
+            () = graceful.draining() => std::future::pending().await,
+        }
+    };
+    tokio::try_join!(coordinating, while_up).map(|((), ())| ())
+}
+
+/// Runs the start scripts, once in our life, and those that have their times.
+async fn begin(shared: Arc<Shared>, manifest: Arc<Manifest>, graceful: Stop) {
+    let outcome = scripts::run_all(&shared, Stage::Start, &graceful).await;
+    if graceful.is_draining() {
+        return;
+    }
+    shared.is_now(match outcome {
+        Outcome::Done => State::Ready,
+        Outcome::Failed => State::StartError,
+        Outcome::TimedOut => State::StartTimeout,
+    });
+    scripts::run_at_times(shared, manifest, graceful).await;
+}
+
+/// Puts secrets where they are wanted. What cannot be written is said, and nothing more.
+fn write_secrets(shared: &Shared, manifest: &Manifest) {
+    for secret in manifest
+        .secrets
+        .iter()
+        .filter(|it| !it.file_path.is_empty())
+    {
+        let path = shared.account.expand(&secret.file_path);
+        let written = || {
+            if let Some(parent) = path.parent() {
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(parent)?;
+            }
+            let mut options = fs::OpenOptions::new();
+            let options = options.write(true).create(true).truncate(true).mode(0o600);
+            options.open(&path)?.write_all(&secret.value)
+        };
+        if let Err(error) = written() {
+            warn!(path = %path.display(), %error, "a secret cannot be written");
+        }
+    }
+}
+
+async fn lifecycle(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
+    loop {
+        let state = shared.lifecycle.first(|_| 1).await.pop();
+        let request = wire::UpdateLifecycleRequest { lifecycle: state };
+        let _: wire::Lifecycle = rpc.call("UpdateLifecycle", &request).await?;
+        shared.lifecycle.sent(1);
+    }
+}
+
+async fn logs(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
+    loop {
+        // Lines come in flocks.
+        shared.logs.first(|_| 1).await;
+        sleep(LOG_PAUSE).await;
+        let batch = shared.logs.first(|lines| {
+            let mut bytes = 0;
+            let fits = |line: &&scripts::Line| {
+                bytes += line.log.output.len() + super::LINE_BYTES;
+                line.source == lines[0].source && bytes <= LOG_BATCH
+            };
+            lines.iter().take_while(fits).count()
+        });
+        let lines = batch.await;
+        let count = lines.len();
+        let request = wire::BatchCreateLogsRequest {
+            log_source_id: lines[0].source.clone(),
+            logs: lines.into_iter().map(|line| line.log).collect(),
+        };
+        let answer: wire::BatchCreateLogsResponse = rpc.call("BatchCreateLogs", &request).await?;
+        if answer.log_limit_exceeded {
+            info!("the server takes no more log lines");
+            shared.logs.close();
+            return std::future::pending().await;
+        }
+        shared.logs.sent(count);
+    }
+}
+
+async fn timings(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
+    loop {
+        let timing = shared.timings.first(|_| 1).await.pop();
+        if rpc.knows(3) {
+            let request = wire::WorkspaceAgentScriptCompletedRequest { timing };
+            let _: wire::WorkspaceAgentScriptCompletedResponse =
+                rpc.call("ScriptCompleted", &request).await?;
+        }
+        shared.timings.sent(1);
+    }
+}
+
+/// A report that is refused is dropped: who connected does not depend on it.
+async fn connections(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
+    loop {
+        let connection = shared.connections.first(|_| 1).await.pop();
+        if rpc.knows(4) {
+            let request = wire::ReportConnectionRequest { connection };
+            let sent: Result<Empty, CallError> = rpc.call("ReportConnection", &request).await;
+            match sent {
+                Err(error @ CallError::Lost(_)) => return Err(error),
+                Err(error) => debug!(%error, "a connection was not reported"),
+                Ok(Empty {}) => {}
+            }
+        }
+        shared.connections.sent(1);
+    }
+}
+
+async fn stats(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
+    let mut request = wire::UpdateStatsRequest { stats: None };
+    loop {
+        let answer: wire::UpdateStatsResponse = rpc.call("UpdateStats", &request).await?;
+        let pause = answer
+            .report_interval
+            .and_then(|it| u64::try_from(it.seconds).ok());
+        sleep(
+            pause
+                .filter(|it| *it > 0)
+                .map_or(REPORT, Duration::from_secs),
+        )
+        .await;
+        let sessions = shared.ssh_sessions.load(Ordering::Relaxed);
+        request.stats = Some(wire::Stats {
+            connections_by_proto: HashMap::from([("TCP".to_owned(), sessions)])
+                .into_iter()
+                .collect(),
+            connection_count: sessions,
+            connection_median_latency_ms: -1.0,
+            session_count_ssh: sessions,
+            ..wire::Stats::default()
+        });
+    }
+}

@@ -1,0 +1,463 @@
+//! The way to an agent: finds it at its server, ours or a coderd, and reaches it through the overlay.
+//!
+//! # Source
+//! coder `codersdk/workspacesdk/workspacesdk.go`, `cli/ssh.go`.
+
+pub mod ssh;
+
+use std::{
+    io,
+    net::SocketAddrV6,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ::http::{HeaderValue, StatusCode};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tracing::debug;
+use url::Url;
+use uuid::Uuid;
+
+use crate::{
+    net::{
+        back_off::BackOff,
+        headers::HeaderError,
+        http::{self, Client, RequestError, read_limited},
+    },
+    secret::Secret,
+    stop::Stop,
+    tailnet::{
+        self, DerpMap, Stream, Tailnet, address,
+        coordination::{Side, coordinate, follow_derp_map},
+        derp::client::Dial,
+        dial::{DialError, SESSION_TOKEN, dial},
+    },
+    transport::coder::{ApiVersion, ErrorAnswer},
+};
+
+/// The port of the overlay that leads to an agent's SSH.
+pub const SSH_PORT: u16 = 1;
+
+/// Time for one question.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of an answer.
+const MAX_ANSWER: usize = 16 << 20;
+/// What we ask for at a coordinator; all that know clients know it.
+const VERSION: ApiVersion = ApiVersion { major: 2, minor: 0 };
+
+/// A server, and who asks.
+#[derive(Clone)]
+pub struct Server {
+    http: Client,
+    token: Secret,
+}
+
+/// Why an agent is not found or reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The server cannot be reached.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The operator's headers are not to be had.
+    #[error(transparent)]
+    Headers(#[from] HeaderError),
+    /// The server refused.
+    #[error("{url} answered {status}: {answer}")]
+    Refused {
+        /// Where.
+        url: Url,
+        /// The status.
+        status: StatusCode,
+        /// What it says.
+        answer: Box<ErrorAnswer>,
+    },
+    /// The server's answer makes no sense.
+    #[error("answer of {url} makes no sense: {reason}")]
+    Foreign {
+        /// Where.
+        url: Url,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The coordinator cannot be reached, and never will.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The server did not answer in time.
+    #[error("{url} did not answer within {} seconds", TIMEOUT.as_secs())]
+    Timeout {
+        /// Where.
+        url: Url,
+    },
+    /// There is no agent to go to.
+    #[error("{0}")]
+    NoAgent(String),
+    /// The token cannot be sent.
+    #[error("token has characters that a header cannot carry")]
+    Token,
+}
+
+/// A workspace, as far as it leads to agents.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Workspace {
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    #[serde(default)]
+    pub owner_name: String,
+    /// What was done with it last.
+    pub latest_build: Build,
+}
+
+/// What was done with a workspace.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Build {
+    /// `start`, `stop` or `delete`.
+    pub transition: String,
+    /// Such as `running`.
+    pub status: String,
+    /// What it made.
+    #[serde(default)]
+    pub resources: Vec<Resource>,
+}
+
+/// What a build made.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Resource {
+    /// What runs in it.
+    #[serde(default)]
+    pub agents: Option<Vec<Agent>>,
+}
+
+/// An agent.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Agent {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// `connecting`, `connected`, `disconnected` or `timeout`.
+    #[serde(default)]
+    pub status: String,
+    /// How far it came, such as `ready`.
+    #[serde(default)]
+    pub lifecycle_state: String,
+}
+
+#[derive(Deserialize)]
+struct ConnectionInfo {
+    derp_map: DerpMap,
+    #[serde(default)]
+    derp_force_websockets: bool,
+}
+
+impl Workspace {
+    /// The agent of this name, or the only one.
+    ///
+    /// # Errors
+    /// [`ConnectError::NoAgent`] names those that there are.
+    pub fn agent(&self, name: &str) -> Result<Agent, ConnectError> {
+        let resources = self.latest_build.resources.iter();
+        let all: Vec<&Agent> = resources
+            .flat_map(|it| it.agents.iter().flatten())
+            .collect();
+        let names: Vec<&str> = all.iter().map(|agent| &*agent.name).collect();
+        let (workspace, names) = (&self.name, names.join(", "));
+        let none = |text: String| ConnectError::NoAgent(text);
+        if self.latest_build.transition != "start" {
+            let status = &self.latest_build.status;
+            return Err(none(format!(
+                "workspace `{workspace}` is {status}: start it with `outpost workspace start {workspace}`"
+            )));
+        }
+        match (name, all.as_slice()) {
+            (_, []) => Err(none(format!("workspace `{workspace}` has no agent"))),
+            ("", [agent]) => Ok((*agent).clone()),
+            ("", _) => Err(none(format!(
+                "workspace `{workspace}` has several agents: name one as {workspace}.AGENT, of {names}"
+            ))),
+            (name, all) => all
+                .iter()
+                .find(|agent| agent.name.eq_ignore_ascii_case(name))
+                .map(|agent| (*agent).clone())
+                .ok_or_else(|| {
+                    none(format!(
+                        "workspace `{workspace}` has no agent `{name}`, but {names}"
+                    ))
+                }),
+        }
+    }
+}
+
+impl Server {
+    /// The server that `http` leads to.
+    pub fn new(http: Client, token: Secret) -> Self {
+        Self { http, token }
+    }
+
+    /// A workspace by `NAME` or `OWNER/NAME`.
+    ///
+    /// # Errors
+    /// [`ConnectError`]
+    pub async fn workspace(&self, named: &str) -> Result<Workspace, ConnectError> {
+        let (owner, name) = named.split_once('/').unwrap_or(("me", named));
+        self.get(&["users", owner, "workspace", name]).await
+    }
+
+    /// The caller's workspaces.
+    ///
+    /// # Errors
+    /// [`ConnectError`]
+    pub async fn workspaces(&self) -> Result<Vec<Workspace>, ConnectError> {
+        #[derive(Deserialize)]
+        struct All {
+            workspaces: Vec<Workspace>,
+        }
+        let all: All = self.get(&["workspaces"]).await?;
+        Ok(all.workspaces)
+    }
+
+    /// An agent as it is now.
+    ///
+    /// # Errors
+    /// [`ConnectError`]
+    pub async fn agent(&self, id: Uuid) -> Result<Agent, ConnectError> {
+        self.get(&["workspaceagents", &id.to_string()]).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ConnectError> {
+        let mut url = self.http.endpoint("api/v2");
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(path);
+        }
+        let mut headers = self.http.headers().await?;
+        let mut token =
+            HeaderValue::from_str(self.token.expose()).map_err(|_| ConnectError::Token)?;
+        token.set_sensitive(true);
+        headers.insert(SESSION_TOKEN, token);
+        let asked = async {
+            let answer = self.http.get(&url, &headers).await?;
+            let status = answer.status();
+            Ok::<_, RequestError>((status, read_limited(answer, MAX_ANSWER).await))
+        };
+        let late = |_| ConnectError::Timeout {
+            url: http::bare(&url),
+        };
+        let (status, body) = timeout(TIMEOUT, asked).await.map_err(late)??;
+        let url = http::bare(&url);
+        if !status.is_success() {
+            let answer = Box::new(ErrorAnswer::read(&body));
+            return Err(ConnectError::Refused {
+                url,
+                status,
+                answer,
+            });
+        }
+        serde_json::from_slice(&body).map_err(|error| ConnectError::Foreign {
+            url,
+            reason: error.to_string(),
+        })
+    }
+
+    /// Sets out for an agent. Nothing is waited for but the server's first answer.
+    ///
+    /// # Errors
+    /// [`ConnectError`]
+    pub async fn set_out(&self, agent: Uuid) -> Result<Way, ConnectError> {
+        let info: ConnectionInfo = self
+            .get(&["workspaceagents", &agent.to_string(), "connection"])
+            .await?;
+        let id = Uuid::new_v4();
+        let dial = Dial {
+            http: self.http.clone(),
+            by_websocket: Arc::new(info.derp_force_websockets.into()),
+        };
+        let (node, driver, mut events) = tailnet::start(tailnet::Config {
+            id: address::node_id(id),
+            addresses: vec![address::primary(id)],
+            dial,
+        });
+        let mut map = info.derp_map;
+        map.rewrite_embedded(self.http.url());
+        let stop = Stop::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(driver.run(stop.clone()));
+        node.set_derp_map(map).await;
+        let (ready, readied) = mpsc::channel(1);
+        let (failed, failure) = mpsc::channel(1);
+        let (server, on_way, leaving) = (self.clone(), node.clone(), Stop::new());
+        let left = leaving.clone();
+        tasks.spawn(async move {
+            let side = Side::Client(vec![agent], ready);
+            let ended = server
+                .keep_coordinated(agent, &on_way, &mut events, &side, &left)
+                .await;
+            if let Err(error) = ended {
+                // Who does not wait any more has what they wanted.
+                let _ = failed.send(error).await;
+            }
+        });
+        Ok(Way {
+            node,
+            agent,
+            readied,
+            failure,
+            tasks,
+            stop,
+            leaving,
+        })
+    }
+
+    /// Coordinates until `stop` drains, and again whenever the server was away. What the server refuses at first, it
+    /// will refuse again.
+    async fn keep_coordinated(
+        &self,
+        agent: Uuid,
+        node: &Tailnet,
+        events: &mut mpsc::Receiver<tailnet::Event>,
+        side: &Side,
+        stop: &Stop,
+    ) -> Result<(), DialError> {
+        let path = format!("api/v2/workspaceagents/{agent}/coordinate");
+        let mut back_off = BackOff::default();
+        let mut has_been_there = false;
+        loop {
+            tokio::select! {
+                () = back_off.wait() => {}
+                () = stop.draining() => return Ok(()),
+            }
+            let connection = match dial(&self.http, &path, &[], &self.token, VERSION).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    let is_final = matches!(&error, DialError::Refused { status, .. }
+                        if !status.is_server_error() || *status == StatusCode::INTERNAL_SERVER_ERROR);
+                    if is_final && !has_been_there {
+                        return Err(error);
+                    }
+                    debug!(%error, "no connection to the coordinator; trying again");
+                    continue;
+                }
+            };
+            has_been_there = true;
+            let ended = tokio::select! {
+                ended = coordinate(&connection, node, events, side, stop) => ended,
+                // A map that does not change any more is still a map.
+                Err(error) = follow_derp_map(&connection, node, self.http.url()) => Err(error),
+                () = connection.closed() => Ok(()),
+            };
+            if stop.is_draining() {
+                return Ok(());
+            }
+            if let Err(error) = ended {
+                debug!(%error, "the coordinator is away; trying again");
+            }
+            node.all_lost().await;
+        }
+    }
+}
+
+/// The way to one agent. Dropped, it is cut off; [`Way::leave`] says goodbye.
+pub struct Way {
+    node: Tailnet,
+    agent: Uuid,
+    readied: mpsc::Receiver<Uuid>,
+    failure: mpsc::Receiver<DialError>,
+    tasks: JoinSet<()>,
+    stop: Stop,
+    leaving: Stop,
+}
+
+impl Way {
+    /// Waits until the agent answers inside the tunnel; says how long its answer took.
+    ///
+    /// # Errors
+    /// [`ConnectError::Dial`] if the server does not let us through. There is no deadline: the agent may come yet.
+    pub async fn arrive(&mut self) -> Result<Duration, ConnectError> {
+        let failure = &mut self.failure;
+        let readied = &mut self.readied;
+        let there = async {
+            // Whether it is told or not, it answers or does not.
+            let _ = readied.recv().await;
+            self.node.reach(self.agent).await
+        };
+        tokio::select! {
+            took = there => Ok(took),
+            Some(error) = failure.recv() => Err(error.into()),
+        }
+    }
+
+    /// Connects to a port of the agent.
+    ///
+    /// # Errors
+    /// If nobody listens there, or the agent is away.
+    pub async fn connect(&self, port: u16) -> io::Result<Stream> {
+        let target = SocketAddrV6::new(address::primary(self.agent), port, 0, 0);
+        self.node.connect(target).await
+    }
+
+    /// Asks the agent by the way that packets take now: how long it took, and the region of the relay.
+    ///
+    /// # Errors
+    /// If it does not answer in time.
+    pub async fn ping(&self, within: Duration) -> io::Result<(Duration, i32)> {
+        let begun = Instant::now();
+        loop {
+            let left = within.saturating_sub(begun.elapsed());
+            if let Some(answered) = self.node.ping(self.agent, left).await? {
+                return Ok(answered);
+            }
+            if begun.elapsed() >= within {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Leaves, so that the agent hears of it at once.
+    pub async fn leave(mut self) {
+        self.leaving.drain();
+        // The node goes once nobody coordinates it any more.
+        tokio::select! {
+            _ = self.tasks.join_next() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        self.stop.cancel();
+        self.tasks.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_is_found_by_its_name_or_because_it_is_the_only_one() {
+        let workspace = |transition: &str, agents: &[&str]| -> Workspace {
+            let agents: Vec<_> = agents
+                .iter()
+                .map(|name| serde_json::json!({ "id": Uuid::new_v4(), "name": name }))
+                .collect();
+            let text = serde_json::json!({
+                "name": "w",
+                "latest_build": {
+                    "transition": transition,
+                    "status": "stopped",
+                    "resources": [{ "agents": agents }, { "agents": null }],
+                },
+            });
+            serde_json::from_value(text).unwrap()
+        };
+
+        assert_eq!(
+            workspace("start", &["main"]).agent("").unwrap().name,
+            "main"
+        );
+        let two = workspace("start", &["main", "gpu"]);
+        assert_eq!(two.agent("GPU").unwrap().name, "gpu");
+        let error = |found: Result<Agent, ConnectError>| found.unwrap_err().to_string();
+        assert!(error(two.agent("")).contains("w.AGENT, of main, gpu"));
+        assert!(error(two.agent("x")).contains("no agent `x`, but main, gpu"));
+        assert!(error(workspace("stop", &["main"]).agent("")).contains("is stopped"));
+        assert!(error(workspace("start", &[]).agent("")).contains("has no agent"));
+    }
+}

@@ -1,0 +1,151 @@
+//! An SSH session at an agent: a shell or a command, with or without a terminal.
+//!
+//! The agent's key is not looked at: the tunnel has proved already who is at its other end.
+
+use std::{io, sync::Arc};
+
+use russh::{
+    ChannelMsg, Disconnect,
+    client::{self, AuthResult},
+    keys::PublicKeyOrCertificate,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::watch,
+};
+
+/// Bytes that are read at a time.
+const CHUNK: usize = 32 << 10;
+/// What waits for our own output, in messages.
+const BUFFER: usize = 64;
+
+/// Why a session did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SshError {
+    /// The connection broke, or the other side does not speak SSH as it should.
+    #[error(transparent)]
+    Ssh(#[from] russh::Error),
+    /// Our own input or output failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The agent asks who we are.
+    #[error("the agent wants a login, which agents of Coder do not")]
+    Login,
+    /// It ended without saying how.
+    #[error("the session ended without a status: the connection to the agent was lost")]
+    Lost,
+}
+
+/// A terminal, and its size whenever that changes.
+pub struct Terminal {
+    /// Its kind, such as `xterm-256color`.
+    pub term: String,
+    /// Columns and rows.
+    pub size: watch::Receiver<(u32, u32)>,
+}
+
+struct Trusting;
+
+impl client::Handler for Trusting {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        Ok(true)
+    }
+}
+
+/// Runs `command`, or a login shell if there is none, with our input and output. Returns its status.
+///
+/// # Errors
+/// [`SshError`]
+pub async fn run<S>(
+    stream: S,
+    command: Option<&str>,
+    terminal: Option<Terminal>,
+    mut input: impl AsyncRead + Unpin,
+    mut output: impl AsyncWrite + Unpin,
+    mut errors: impl AsyncWrite + Unpin,
+) -> Result<u32, SshError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let config = client::Config {
+        channel_buffer_size: BUFFER,
+        ..client::Config::default()
+    };
+    let mut session = client::connect_stream(Arc::new(config), stream, Trusting).await?;
+    if !matches!(
+        session.authenticate_none("coder").await?,
+        AuthResult::Success
+    ) {
+        return Err(SshError::Login);
+    }
+    let channel = session.channel_open_session().await?;
+    let mut size = None;
+    if let Some(terminal) = terminal {
+        let (columns, rows) = *terminal.size.borrow();
+        channel
+            .request_pty(false, &terminal.term, columns, rows, 0, 0, &[])
+            .await?;
+        size = Some(terminal.size);
+    }
+    match command {
+        Some(command) => channel.exec(false, command).await?,
+        None => channel.request_shell(false).await?,
+    }
+    let (mut reader, writer) = channel.split();
+    let typing = async {
+        let mut buffer = vec![0; CHUNK];
+        let mut sink = writer.make_writer();
+        loop {
+            match input.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(length) => {
+                    if sink.write_all(&buffer[..length]).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        // A session that has ended by now hears it no more.
+        let _ = writer.eof().await;
+        std::future::pending::<()>().await
+    };
+    let resizing = async {
+        if let Some(mut size) = size {
+            while size.changed().await.is_ok() {
+                let (columns, rows) = *size.borrow_and_update();
+                let _ = writer.window_change(columns, rows, 0, 0).await;
+            }
+        }
+        std::future::pending::<()>().await
+    };
+    let showing = async {
+        let mut status = None;
+        while let Some(message) = reader.wait().await {
+            match message {
+                ChannelMsg::Data { data } => {
+                    output.write_all(&data).await?;
+                    output.flush().await?;
+                }
+                ChannelMsg::ExtendedData { data, ext: 1 } => {
+                    errors.write_all(&data).await?;
+                    errors.flush().await?;
+                }
+                ChannelMsg::ExitStatus { exit_status } => status = Some(exit_status),
+                ChannelMsg::ExitSignal { .. } => status = Some(255),
+                ChannelMsg::Close => break,
+                _ => {}
+            }
+        }
+        status.ok_or(SshError::Lost)
+    };
+    let status = tokio::select! {
+        status = showing => status?,
+        () = typing => return Err(SshError::Lost),
+        () = resizing => return Err(SshError::Lost),
+    };
+    // It is over either way.
+    let _ = session.disconnect(Disconnect::ByApplication, "", "").await;
+    Ok(status)
+}

@@ -1,0 +1,250 @@
+//! Agents and those who go to them: streams on one connection, each of them a call.
+//!
+//! # Source
+//! coder `coderd/workspaceagentsrpc.go`, `tailnet/service.go`.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use super::{agent, upgrade::Socket};
+use crate::{
+    control::{
+        model::{AgentId, AgentRecord},
+        plane::{Plane, RequestError},
+        store::AgentChange,
+    },
+    proto::coder::tailnet::v2::{CoordinateRequest, CoordinateResponse},
+    tailnet::coordinator::Auth,
+    transport::{
+        drpc::{self, Answer, CallError},
+        yamux::{self, Stream},
+    },
+};
+
+/// What either side takes in one packet.
+const LIMITS: drpc::Limits = drpc::Limits {
+    outbound_bytes: 4 << 20,
+    inbound_bytes: 4 << 20,
+};
+/// Streams of one peer at a time; an agent needs about ten.
+const STREAMS: usize = 64;
+/// Time between the opening of a stream and the name of its call, which come together.
+const NAME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a call that is no stream.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often an agent is written down as there, and looked at whether a newer build took its place.
+const BEAT: Duration = Duration::from_secs(15);
+/// A peer that takes nothing of a stream for so long is cut off.
+const SEND_TIMEOUT: Duration = Duration::from_secs(20);
+
+const TAILNET: &str = "/coder.tailnet.v2.Tailnet/";
+const AGENT: &str = "/coder.agent.v2.Agent/";
+
+pub(super) type Question = Answer<Stream>;
+
+/// One connection.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub(super) plane: Arc<Plane>,
+    pub(super) who: Who,
+}
+
+/// Who is at its other end.
+#[derive(Clone)]
+pub(super) enum Who {
+    /// An agent.
+    Agent(AgentRecord),
+    /// A client with an id of its own, on its way to an agent.
+    Client(Uuid, AgentId),
+}
+
+impl Peer {
+    /// Serves the peer until its connection ends, the server stops, or its agent is not the workspace's any more.
+    pub(super) async fn run(self, socket: Socket) {
+        let limit = self.plane.limits().header_timeout;
+        let socket = match timeout(limit, socket.open()).await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(error)) => return debug!(%error, "a peer went away before it came in"),
+            Err(_) => return debug!("connection of a peer was not handed over in time"),
+        };
+        let config = yamux::Config {
+            max_streams: STREAMS,
+            ..yamux::Config::default()
+        };
+        let (connection, mut incoming) =
+            yamux::Connection::start(socket, yamux::Role::Server, config);
+        let mut running = JoinSet::new();
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if let Who::Agent(agent) = &self.who {
+            info!(agent = agent.name, id = %agent.id, "agent connected");
+        }
+        loop {
+            tokio::select! {
+                () = connection.closed() => break,
+                () = self.plane.stop().draining() => break,
+                Some(_) = running.join_next() => {}
+                Some(stream) = incoming.accept() => {
+                    running.spawn(self.clone().answer(stream));
+                }
+                _ = beat.tick() => if !self.is_current().await {
+                    info!("a newer build took the agent's place");
+                    break;
+                },
+            }
+        }
+        if let Who::Agent(agent) = &self.who {
+            info!(agent = agent.name, id = %agent.id, "agent disconnected");
+        }
+    }
+
+    async fn is_current(&self) -> bool {
+        let id = match &self.who {
+            Who::Agent(agent) => agent.id,
+            Who::Client(_, agent) => *agent,
+        };
+        if matches!(self.who, Who::Agent(_))
+            && let Err(error) = self.plane.change_agent(id, AgentChange::Seen).await
+        {
+            debug!(%id, %error, "cannot write down that an agent is connected");
+        }
+        // While we cannot tell, nobody is cut off.
+        self.plane.is_current(id).await.unwrap_or(true)
+    }
+
+    async fn answer(self, stream: Stream) {
+        let answer = match timeout(NAME_TIMEOUT, Answer::accept(stream, LIMITS)).await {
+            Ok(Ok(Some(answer))) => answer,
+            Ok(Ok(None)) | Err(_) => return,
+            Ok(Err(error)) => return debug!(%error, "a stream of a peer is no call"),
+        };
+        let method = answer.method().to_owned();
+        let answered = match (
+            method.strip_prefix(TAILNET),
+            method.strip_prefix(AGENT),
+            &self.who,
+        ) {
+            (Some("Coordinate"), ..) => self.coordinate(answer).await,
+            (Some("StreamDERPMaps"), ..) => self.derp_maps(answer).await,
+            (Some("PostTelemetry"), ..) => {
+                // Nobody collects it.
+                unary(answer, |_: crate::proto::provisionerd::Empty| async {
+                    Ok(crate::proto::provisionerd::Empty {})
+                })
+                .await
+            }
+            (_, Some(name), Who::Agent(record)) => {
+                let answered = agent::answer(&self.plane, record, name, answer);
+                let late = |_| Err(CallError::Lost(std::io::ErrorKind::TimedOut.into()));
+                timeout(CALL_TIMEOUT, answered).await.unwrap_or_else(late)
+            }
+            (..) => unknown(answer).await,
+        };
+        if let Err(error) = answered {
+            debug!(method, %error, "a peer broke off its call");
+        }
+    }
+
+    async fn coordinate(&self, mut answer: Question) -> Result<(), CallError> {
+        let (id, auth) = match &self.who {
+            Who::Agent(agent) => (agent.id.0, Auth::Agent(agent.id.0)),
+            Who::Client(id, agent) => {
+                let agent = agent.0;
+                (*id, Auth::Client(Box::new(move |id| id == agent)))
+            }
+        };
+        let (seat, mut told) = self.plane.coordinator().connect(id, auth);
+        loop {
+            tokio::select! {
+                request = answer.receive::<CoordinateRequest>() => match request? {
+                    Some(request) => {
+                        let is_last = request.disconnect.is_some();
+                        if let Err(refusal) = seat.request(request) {
+                            drain(&mut answer, &mut told).await?;
+                            let last = CoordinateResponse {
+                                error: refusal.to_string(),
+                                ..CoordinateResponse::default()
+                            };
+                            send(&mut answer, &last).await?;
+                            return answer.end().await;
+                        }
+                        if is_last {
+                            drain(&mut answer, &mut told).await?;
+                            return answer.end().await;
+                        }
+                    }
+                    None => return Ok(()),
+                },
+                response = told.recv() => match response {
+                    Some(response) => send(&mut answer, &response).await?,
+                    // Another connection took its place, or it did not take what it was told.
+                    None => return answer.end().await,
+                },
+                () = self.plane.stop().draining() => {
+                    let last = CoordinateResponse {
+                        error: "coordinator closed".to_owned(),
+                        ..CoordinateResponse::default()
+                    };
+                    send(&mut answer, &last).await?;
+                    return answer.end().await;
+                }
+            }
+        }
+    }
+
+    /// Ours is the only relay, and it stays where it is.
+    async fn derp_maps(&self, mut answer: Question) -> Result<(), CallError> {
+        send(&mut answer, &self.plane.derp_map().to_wire()).await?;
+        self.plane.stop().draining().await;
+        answer.end().await
+    }
+}
+
+async fn drain(
+    answer: &mut Question,
+    told: &mut mpsc::Receiver<CoordinateResponse>,
+) -> Result<(), CallError> {
+    while let Ok(response) = told.try_recv() {
+        send(answer, &response).await?;
+    }
+    Ok(())
+}
+
+async fn send(answer: &mut Question, message: &impl Message) -> Result<(), CallError> {
+    let late = |_| Err(CallError::Lost(std::io::ErrorKind::TimedOut.into()));
+    timeout(SEND_TIMEOUT, answer.send(message))
+        .await
+        .unwrap_or_else(late)
+}
+
+/// Both words are looked for by those who can do without.
+pub(super) async fn unknown(answer: Question) -> Result<(), CallError> {
+    let error = format!("protocol error: unknown rpc: {:?}", answer.method());
+    answer.fail(&error).await
+}
+
+pub(super) async fn unary<Q, A, F>(
+    mut answer: Question,
+    call: impl FnOnce(Q) -> F,
+) -> Result<(), CallError>
+where
+    Q: Message + Default,
+    A: Message,
+    F: Future<Output = Result<A, RequestError>>,
+{
+    let Some(request) = answer.receive().await? else {
+        return Ok(());
+    };
+    match call(request).await {
+        Ok(message) => answer.reply(&message).await,
+        Err(error) => answer.fail(&error.to_string()).await,
+    }
+}

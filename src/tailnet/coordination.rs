@@ -1,0 +1,196 @@
+//! Our side of a coordinator: says what our node is like, and lets it know of its peers.
+//!
+//! # Source
+//! coder `tailnet/controllers.go`: what is answered to what, and how one leaves.
+
+use std::time::Duration;
+
+use tokio::{sync::mpsc, time::timeout};
+use tracing::debug;
+use url::Url;
+use uuid::Uuid;
+
+use super::{DerpMap, Event, Node, PeerUpdate, Tailnet};
+use crate::{
+    proto::coder::tailnet::v2::{
+        self as wire, CoordinateRequest, CoordinateResponse,
+        coordinate_request::{Disconnect, ReadyForHandshake, Tunnel, UpdateSelf},
+        coordinate_response::peer_update::Kind,
+    },
+    stop::Stop,
+    transport::{
+        drpc::{Call, CallError, Limits},
+        yamux,
+    },
+};
+
+/// A coordinator that takes nothing for so long is away.
+const SEND: Duration = Duration::from_secs(10);
+/// How long one who leaves waits for the coordinator to hang up.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Messages of a tailnet are small, whatever comes.
+pub const LIMITS: Limits = Limits {
+    outbound_bytes: 4 << 20,
+    inbound_bytes: 4 << 20,
+};
+
+/// What we are to a coordinator.
+pub enum Side {
+    /// Peers come to us.
+    Agent,
+    /// We go to these peers, and tell of each that can be spoken to.
+    Client(Vec<Uuid>, mpsc::Sender<Uuid>),
+}
+
+/// Coordinates until the coordinator hangs up or `stop` drains; then it is left in an orderly way.
+///
+/// # Errors
+/// [`CallError`] if the connection breaks. Peers are kept, as they may be there still.
+pub async fn coordinate(
+    connection: &yamux::Connection,
+    node: &Tailnet,
+    events: &mut mpsc::Receiver<Event>,
+    side: &Side,
+    stop: &Stop,
+) -> Result<(), CallError> {
+    let stream = connection.open().map_err(CallError::Lost)?;
+    let call = Call::begin(stream, "/coder.tailnet.v2.Tailnet/Coordinate", LIMITS).await?;
+    let mut coordination = Coordination { call, node, side };
+    let ended = coordination.run(events, stop).await;
+    node.all_lost().await;
+    ended
+}
+
+struct Coordination<'a> {
+    call: Call<yamux::Stream>,
+    node: &'a Tailnet,
+    side: &'a Side,
+}
+
+impl Coordination<'_> {
+    async fn run(
+        &mut self,
+        events: &mut mpsc::Receiver<Event>,
+        stop: &Stop,
+    ) -> Result<(), CallError> {
+        if let Some(node) = self.node.node().await {
+            self.is_now(&node).await?;
+        }
+        if let Side::Client(peers, _) = self.side {
+            for id in peers {
+                self.node.seek(*id).await;
+                let add_tunnel = Some(Tunnel { id: bytes(*id) });
+                self.send(CoordinateRequest {
+                    add_tunnel,
+                    ..CoordinateRequest::default()
+                })
+                .await?;
+            }
+        }
+        loop {
+            tokio::select! {
+                answer = self.call.receive() => match answer? {
+                    Some(answer) => self.hear(answer).await?,
+                    None => return Ok(()),
+                },
+                Some(event) = events.recv() => match (event, self.side) {
+                    (Event::NodeChanged(node), _) => self.is_now(&node).await?,
+                    // Who asks only for the first does not wait for the rest.
+                    (Event::PeerReady(id), Side::Client(_, ready)) => drop(ready.try_send(id)),
+                    (Event::PeerReady(_), Side::Agent) => {}
+                },
+                () = stop.draining() => return self.leave().await,
+            }
+        }
+    }
+
+    async fn send(&mut self, request: CoordinateRequest) -> Result<(), CallError> {
+        let sent = timeout(SEND, self.call.send(&request)).await;
+        sent.unwrap_or_else(|late| Err(CallError::Lost(late.into())))
+    }
+
+    async fn is_now(&mut self, node: &Node) -> Result<(), CallError> {
+        let node = Some(node.to_wire());
+        self.send(CoordinateRequest {
+            update_self: Some(UpdateSelf { node }),
+            ..CoordinateRequest::default()
+        })
+        .await
+    }
+
+    async fn hear(&mut self, answer: CoordinateResponse) -> Result<(), CallError> {
+        if !answer.error.is_empty() {
+            debug!(error = answer.error, "the coordinator says");
+        }
+        let mut ready = Vec::new();
+        for (id, change) in answer.peer_updates.into_iter().filter_map(change) {
+            let is_node = matches!(change, PeerUpdate::Node(_));
+            self.node.update(id, change).await;
+            if is_node {
+                ready.push(ReadyForHandshake { id: bytes(id) });
+            }
+        }
+        // Only now, as a handshake that comes before we know its sender is lost, and the next one is far.
+        if matches!(self.side, Side::Agent) && !ready.is_empty() {
+            self.send(CoordinateRequest {
+                ready_for_handshake: ready,
+                ..CoordinateRequest::default()
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Says that we go, and waits until that was heard: who hangs up first may not be.
+    async fn leave(&mut self) -> Result<(), CallError> {
+        self.send(CoordinateRequest {
+            disconnect: Some(Disconnect {}),
+            ..CoordinateRequest::default()
+        })
+        .await?;
+        let heard =
+            async { while let Ok(Some(CoordinateResponse { .. })) = self.call.receive().await {} };
+        // A coordinator that does not hang up has had its time.
+        let _ = timeout(FAREWELL, heard).await;
+        Ok(())
+    }
+}
+
+/// What a coordinator says of a peer, if it makes sense.
+pub(super) fn change(update: wire::coordinate_response::PeerUpdate) -> Option<(Uuid, PeerUpdate)> {
+    let id = Uuid::from_slice(&update.id).ok()?;
+    let change = match update.kind() {
+        Kind::Node => PeerUpdate::Node(Box::new(update.node.and_then(Node::from_wire)?)),
+        Kind::Disconnected => PeerUpdate::Disconnected,
+        Kind::Lost => PeerUpdate::Lost,
+        Kind::ReadyForHandshake => PeerUpdate::Ready,
+        Kind::Unspecified => return None,
+    };
+    Some((id, change))
+}
+
+fn bytes(id: Uuid) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(id.as_bytes())
+}
+
+/// Follows the map of relays, until the server ends it; the server's own relay is where the server is for us.
+///
+/// # Errors
+/// [`CallError`] if the connection breaks.
+pub async fn follow_derp_map(
+    connection: &yamux::Connection,
+    node: &Tailnet,
+    server: &Url,
+) -> Result<(), CallError> {
+    let stream = connection.open().map_err(CallError::Lost)?;
+    let mut call = Call::begin(stream, "/coder.tailnet.v2.Tailnet/StreamDERPMaps", LIMITS).await?;
+    call.send(&wire::StreamDerpMapsRequest {}).await?;
+    call.close_send().await?;
+    while let Some(map) = call.receive::<wire::DerpMap>().await? {
+        let mut map = DerpMap::from_wire(map);
+        map.rewrite_embedded(server);
+        node.set_derp_map(map).await;
+    }
+    Ok(())
+}

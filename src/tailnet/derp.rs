@@ -1,0 +1,8 @@
+//! Relays: each client is known by its key, and what it sends goes to another client's key.
+//!
+//! A relay proves nothing of who a client is to others; WireGuard does.
+
+pub mod client;
+mod connection;
+pub mod frame;
+pub mod server;

@@ -1,0 +1,241 @@
+//! A connection to a relay that comes back by itself.
+//!
+//! # Source
+//! coder/tailscale `derp/derphttp/derphttp_client.go`: which way is tried when, and how long.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ::http::{HeaderMap, HeaderValue, StatusCode, header};
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    sync::mpsc,
+    time::timeout,
+};
+use tracing::debug;
+
+use super::{
+    connection::{Reader, invalid, write},
+    frame::{self, Frame},
+};
+use crate::{
+    net::{back_off::BackOff, http, websocket},
+    tailnet::{derp_map::RelayNode, key::Private},
+};
+
+/// Until a relay knows us.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A relay that says nothing for so long is away.
+const READ: Duration = Duration::from_secs(120);
+const WRITE: Duration = Duration::from_secs(10);
+/// What waits to be sent: what comes on top is dropped, as on any network.
+pub const QUEUE: usize = 256;
+/// Written at a time.
+const BATCH_BYTES: usize = 64 << 10;
+/// A relay that we do not wait at is left after so much silence from our side.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How relays are dialled, as the server is: its trust, proxies and headers.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// Makes the requests.
+    pub http: http::Client,
+    /// By WebSocket, as some balancers let nothing else through. Set when an attempt showed it.
+    pub by_websocket: Arc<AtomicBool>,
+}
+
+/// What a relay's connection tells.
+#[derive(Debug)]
+pub enum Heard {
+    /// It stands.
+    Connected(i32),
+    /// It does not; it is dialled again if it is home.
+    Lost(i32),
+    /// A frame came.
+    Frame(i32, Frame),
+}
+
+/// Bytes both ways.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// One region's relay.
+pub struct Client {
+    /// Its region.
+    pub region: i32,
+    /// Where it is, in the order in which they are tried.
+    pub relays: Vec<RelayNode>,
+    /// Whether we wait there: then it is kept.
+    pub is_home: bool,
+    /// Who we are.
+    pub private: Private,
+    /// How to get there.
+    pub dial: Dial,
+}
+
+impl Client {
+    /// Connects, and again whenever it must, until `outgoing` ends, or nothing was sent for a while to one that is not
+    /// home.
+    pub async fn run(self, mut outgoing: mpsc::Receiver<Frame>, heard: mpsc::Sender<Heard>) {
+        let mut back_off = BackOff::default();
+        loop {
+            back_off.wait().await;
+            let connected = timeout(CONNECT, self.connect()).await;
+            let ended = match connected.unwrap_or_else(|late| Err(late.into())) {
+                Ok((reader, writer)) => {
+                    if heard.send(Heard::Connected(self.region)).await.is_err() {
+                        return;
+                    }
+                    let ended = self.speak(reader, writer, &mut outgoing, &heard).await;
+                    if heard.send(Heard::Lost(self.region)).await.is_err() {
+                        return;
+                    }
+                    ended
+                }
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(()) => return,
+                Err(error) => debug!(region = self.region, %error, "no connection to the relay"),
+            }
+            if outgoing.is_closed() && outgoing.is_empty() {
+                return;
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+    ) -> io::Result<(Reader<impl AsyncRead + Unpin>, impl AsyncWrite + Unpin)> {
+        let mut last = invalid("the region has no relay");
+        let mut relays = self.relays.iter();
+        let io = loop {
+            let Some(relay) = relays.next() else {
+                return Err(last);
+            };
+            match self.dial_one(relay).await {
+                Ok(io) => break io,
+                Err(error) => last = error,
+            }
+        };
+        let (reader, mut writer) = tokio::io::split(io);
+        let mut reader = Reader::new(reader);
+        let Some(Frame::ServerKey(relay)) = reader.next().await? else {
+            return Err(invalid("a relay that does not say who it is"));
+        };
+        let info = frame::client_info(&self.private, relay);
+        write(&mut writer, &info).await?;
+        if self.is_home {
+            write(&mut writer, &Frame::Preferred(true)).await?;
+        }
+        Ok((reader, writer))
+    }
+
+    async fn dial_one(&self, relay: &RelayNode) -> io::Result<Box<dyn Io>> {
+        let url = relay
+            .url()
+            .ok_or_else(|| invalid("a relay without an address"))?;
+        let mut headers = self.dial.http.headers().await.map_err(io::Error::other)?;
+        if self.dial.by_websocket.load(Ordering::Relaxed) {
+            let socket = websocket::connect(&self.dial.http, &url, headers, Some("derp")).await;
+            return Ok(Box::new(socket.map_err(io::Error::other)?));
+        }
+        upgrade_headers(&mut headers);
+        let response = self.dial.http.get(&url, &headers).await;
+        let response = response.map_err(io::Error::other)?;
+        match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => {
+                let upgraded = response.upgrade().await.map_err(io::Error::other)?;
+                Ok(Box::new(upgraded))
+            }
+            status => {
+                if status.is_client_error() {
+                    self.dial.by_websocket.store(true, Ordering::Relaxed);
+                }
+                Err(invalid(format!("{url} answered {status}")))
+            }
+        }
+    }
+
+    async fn speak<R, W>(
+        &self,
+        mut reader: Reader<R>,
+        mut writer: W,
+        outgoing: &mut mpsc::Receiver<Frame>,
+        heard: &mpsc::Sender<Heard>,
+    ) -> io::Result<()>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        // The reader must not wait for the writer, or both sides may stand still.
+        let (pongs, mut control) = mpsc::channel(8);
+        let reading = async {
+            loop {
+                let Some(frame) = timeout(READ, reader.next()).await?? else {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                };
+                match frame {
+                    // A relay that asks faster than it reads gets fewer answers.
+                    Frame::Ping(data) => drop(pongs.try_send(Frame::Pong(data))),
+                    Frame::Restarting(within, _) => {
+                        debug!(within, "the relay says that it ends");
+                    }
+                    frame => {
+                        let told = heard.send(Heard::Frame(self.region, frame)).await;
+                        if told.is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        };
+        let writing = async {
+            let mut bytes = BytesMut::new();
+            loop {
+                let idle = async {
+                    match self.is_home {
+                        true => std::future::pending().await,
+                        false => tokio::time::sleep(IDLE).await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    Some(frame) = control.recv() => frame.encode(&mut bytes),
+                    frame = outgoing.recv() => match frame {
+                        Some(frame) => frame.encode(&mut bytes),
+                        None => return Ok(()),
+                    },
+                    () = idle => return Ok(()),
+                }
+                while bytes.len() < BATCH_BYTES
+                    && let Ok(frame) = outgoing.try_recv()
+                {
+                    frame.encode(&mut bytes);
+                }
+                timeout(WRITE, async {
+                    writer.write_all(&bytes).await?;
+                    writer.flush().await
+                })
+                .await??;
+                bytes.clear();
+            }
+        };
+        tokio::select! {
+            ended = reading => ended,
+            ended = writing => ended,
+        }
+    }
+}
+
+fn upgrade_headers(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("DERP"));
+}

@@ -1,0 +1,120 @@
+//! Opens a server's API for agents and their clients: yamux over a WebSocket.
+//!
+//! # Source
+//! coder `codersdk/agentsdk/agentsdk.go`, `codersdk/workspacesdk/dialer.go`.
+
+use std::time::Duration;
+
+use ::http::{HeaderName, HeaderValue, StatusCode};
+use tokio::time::timeout;
+use url::Url;
+
+use crate::{
+    net::{
+        headers::HeaderError,
+        http::{self, Client},
+        websocket::{self, ConnectError},
+    },
+    secret::Secret,
+    transport::{
+        coder::{ApiVersion, ErrorAnswer},
+        yamux,
+    },
+};
+
+/// The header that carries a token, of an agent or a person.
+pub const SESSION_TOKEN: HeaderName = HeaderName::from_static("coder-session-token");
+
+/// Bytes of an error's body that are read.
+const MAX_ERROR_BYTES: usize = 8 * 1024;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The server cannot be reached, or is none.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The operator's headers are not to be had.
+    #[error(transparent)]
+    Headers(#[from] HeaderError),
+    /// The server answered, and refused.
+    #[error("{url} answered {status}: {answer}")]
+    Refused {
+        /// Where.
+        url: Url,
+        /// The status.
+        status: StatusCode,
+        /// What it says.
+        answer: Box<ErrorAnswer>,
+    },
+    /// The token cannot be sent.
+    #[error("token has characters that a header cannot carry")]
+    Token,
+    /// The server did not answer in time.
+    #[error("{url} did not answer within {} seconds", HANDSHAKE_TIMEOUT.as_secs())]
+    Timeout {
+        /// Where.
+        url: Url,
+    },
+}
+
+impl DialError {
+    /// Whether the server does not know the version that we asked for.
+    pub fn is_version(&self) -> bool {
+        match self {
+            Self::Refused { status, answer, .. } => {
+                let mut fields = answer.validations.iter();
+                *status == StatusCode::BAD_REQUEST && fields.any(|it| it.field == "version")
+            }
+            Self::Connect(_) | Self::Headers(_) | Self::Token | Self::Timeout { .. } => false,
+        }
+    }
+}
+
+/// Opens `path` for the holder of `token`, at this version.
+///
+/// # Errors
+/// [`DialError`]; nothing is retried here.
+pub async fn dial(
+    client: &Client,
+    path: &str,
+    query: &[(&str, &str)],
+    token: &Secret,
+    version: ApiVersion,
+) -> Result<yamux::Connection, DialError> {
+    let mut url = client.endpoint(path);
+    url.query_pairs_mut()
+        .append_pair("version", &version.to_string())
+        .extend_pairs(query);
+    let mut headers = client.headers().await?;
+    let mut value = HeaderValue::from_str(token.expose()).map_err(|_| DialError::Token)?;
+    value.set_sensitive(true);
+    headers.insert(SESSION_TOKEN, value);
+    let connected = timeout(
+        HANDSHAKE_TIMEOUT,
+        websocket::connect(client, &url, headers, None),
+    );
+    let late = |_| DialError::Timeout {
+        url: http::bare(&url),
+    };
+    match connected.await.map_err(late)? {
+        Ok(socket) => {
+            let config = yamux::Config::default();
+            // Nobody opens a stream to us.
+            let (connection, _) = yamux::Connection::start(socket, yamux::Role::Client, config);
+            Ok(connection)
+        }
+        Err(ConnectError::Refused(response)) => {
+            let status = response.status();
+            let read = http::read_limited(*response, MAX_ERROR_BYTES);
+            let body = timeout(HANDSHAKE_TIMEOUT, read).await.unwrap_or_default();
+            Err(DialError::Refused {
+                url: http::bare(&url),
+                status,
+                answer: Box::new(ErrorAnswer::read(&body)),
+            })
+        }
+        Err(error) => Err(error.into()),
+    }
+}

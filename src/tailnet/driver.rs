@@ -1,0 +1,440 @@
+//! Drives a node: relays, the stack and the clock, in one task.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{Ipv6Addr, SocketAddrV6},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+use uuid::Uuid;
+
+use super::{
+    derp::{
+        client::{self, Client, Dial, Heard},
+        frame::Frame,
+    },
+    derp_map::{DerpMap, Region},
+    disco::Transaction,
+    engine::{Engine, Output, PeerUpdate},
+    key::{Key, Private},
+    netstack::{Listener, Stack, Stream},
+    node::Node,
+    tsmp,
+    wireguard::WireGuard,
+};
+use crate::stop::Stop;
+
+const COMMANDS: usize = 256;
+const HEARD: usize = 256;
+/// Events that nobody took yet; who is slower hears of the newest node later.
+const EVENTS: usize = 256;
+/// How long a question inside WireGuard waits for its answer before it is asked again.
+const REACH_AGAIN: Duration = Duration::from_millis(250);
+/// Packets of the stack that are sealed before anything else has its turn.
+const BATCH: usize = 64;
+
+/// A node to be.
+pub struct Config {
+    /// Its number.
+    pub id: i64,
+    /// Its addresses, the one first that it sends from.
+    pub addresses: Vec<Ipv6Addr>,
+    /// How it gets to relays.
+    pub dial: Dial,
+}
+
+/// What a node tells.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It is like this now, and others should know.
+    NodeChanged(Box<Node>),
+    /// A peer that we sought can be spoken to.
+    PeerReady(Uuid),
+}
+
+enum Command {
+    SetMap(DerpMap),
+    SetAddresses(i64, Vec<Ipv6Addr>),
+    Update(Uuid, PeerUpdate, oneshot::Sender<()>),
+    Seek(Uuid),
+    AllLost,
+    Ping(Uuid, oneshot::Sender<Option<i32>>),
+    Reach(Uuid, tsmp::Token, oneshot::Sender<()>),
+    Tell(oneshot::Sender<Option<Box<Node>>>),
+}
+
+/// A node in the overlay. A clone is the same node.
+#[derive(Clone)]
+pub struct Tailnet {
+    commands: mpsc::Sender<Command>,
+    stack: Stack,
+    source: Arc<std::sync::Mutex<Ipv6Addr>>,
+}
+
+/// Makes a node with new keys; nothing happens until the driver runs.
+pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
+    let (private, disco) = (Private::generate(), Private::generate());
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    let (events, told) = mpsc::channel(EVENTS);
+    let stack = Stack::new(&config.addresses, rand::random(), Instant::now());
+    let source = config.addresses.first().copied();
+    let tailnet = Tailnet {
+        commands,
+        stack: stack.clone(),
+        source: Arc::new(std::sync::Mutex::new(
+            source.unwrap_or(Ipv6Addr::UNSPECIFIED),
+        )),
+    };
+    let sessions = Box::new(WireGuard::new(private.clone()));
+    let (heard_sender, heard) = mpsc::channel(HEARD);
+    let driver = Driver {
+        engine: Engine::new(
+            private.clone(),
+            disco.clone(),
+            config.addresses.clone(),
+            sessions,
+        ),
+        private,
+        disco: disco.public(),
+        config,
+        stack,
+        commands: receiver,
+        events,
+        map: DerpMap::default(),
+        home: None,
+        relays: HashMap::new(),
+        tasks: JoinSet::new(),
+        heard_sender,
+        heard,
+        pings: HashMap::new(),
+        reached: HashMap::new(),
+        node_to_tell: None,
+    };
+    (tailnet, driver, told)
+}
+
+impl Tailnet {
+    async fn command(&self, command: Command) {
+        // Without a driver there is nobody to tell.
+        let _ = self.commands.send(command).await;
+    }
+
+    /// Which relays there are.
+    pub async fn set_derp_map(&self, map: DerpMap) {
+        self.command(Command::SetMap(map)).await;
+    }
+
+    /// Who we are, when that changed.
+    pub async fn set_addresses(&self, id: i64, addresses: Vec<Ipv6Addr>) {
+        if let (Some(first), Ok(mut source)) = (addresses.first(), self.source.lock()) {
+            *source = *first;
+        }
+        self.stack.set_addresses(&addresses);
+        self.command(Command::SetAddresses(id, addresses)).await;
+    }
+
+    /// Takes what a coordinator says of a peer; it holds when this returns.
+    pub async fn update(&self, id: Uuid, update: PeerUpdate) {
+        let (done, wait) = oneshot::channel();
+        self.command(Command::Update(id, update, done)).await;
+        let _ = wait.await;
+    }
+
+    /// Seeks a peer: it is spoken to once it knows us.
+    pub async fn seek(&self, id: Uuid) {
+        self.command(Command::Seek(id)).await;
+    }
+
+    /// The coordinator is away.
+    pub async fn all_lost(&self) {
+        self.command(Command::AllLost).await;
+    }
+
+    /// The node as others should see it; `None` while it has no home.
+    pub async fn node(&self) -> Option<Box<Node>> {
+        let (answer, wait) = oneshot::channel();
+        self.command(Command::Tell(answer)).await;
+        wait.await.ok().flatten()
+    }
+
+    /// Takes connections to a port; only nodes of the overlay reach it.
+    pub fn listen(&self, port: u16) -> Listener {
+        self.stack.listen(port)
+    }
+
+    /// Connects to a peer.
+    ///
+    /// # Errors
+    /// If the peer refuses, or does not answer.
+    pub async fn connect(&self, target: SocketAddrV6) -> io::Result<Stream> {
+        let source = self.source.lock().map_or(Ipv6Addr::UNSPECIFIED, |it| *it);
+        self.stack.connect(source, target).await
+    }
+
+    /// Asks a peer by disco; returns how long it took and by which region, or `None` if it is not known.
+    ///
+    /// # Errors
+    /// If there is no answer in time.
+    pub async fn ping(&self, id: Uuid, within: Duration) -> io::Result<Option<(Duration, i32)>> {
+        let begun = Instant::now();
+        let (answer, wait) = oneshot::channel();
+        self.command(Command::Ping(id, answer)).await;
+        let answer = timeout(within, wait).await?;
+        Ok(answer
+            .ok()
+            .flatten()
+            .map(|region| (begun.elapsed(), region)))
+    }
+
+    /// Waits until a peer answers inside WireGuard: then it can be connected to.
+    pub async fn reach(&self, id: Uuid) -> Duration {
+        loop {
+            let begun = Instant::now();
+            let (answer, wait) = oneshot::channel();
+            self.command(Command::Reach(id, rand::random(), answer))
+                .await;
+            if let Ok(Ok(())) = timeout(REACH_AGAIN, wait).await {
+                return begun.elapsed();
+            }
+            // A node that is not driven any more never answers.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+struct Relay {
+    frames: mpsc::Sender<Frame>,
+    region: Region,
+    is_home: bool,
+}
+
+/// What makes a node live: its owner spawns [`Driver::run`].
+pub struct Driver {
+    engine: Engine,
+    private: Private,
+    disco: Key,
+    config: Config,
+    stack: Stack,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    map: DerpMap,
+    home: Option<i32>,
+    relays: HashMap<i32, Relay>,
+    tasks: JoinSet<()>,
+    heard_sender: mpsc::Sender<Heard>,
+    heard: mpsc::Receiver<Heard>,
+    pings: HashMap<Transaction, oneshot::Sender<Option<i32>>>,
+    reached: HashMap<tsmp::Token, oneshot::Sender<()>>,
+    node_to_tell: Option<Box<Node>>,
+}
+
+impl Driver {
+    /// Runs until `stop` drains or nobody holds the node.
+    pub async fn run(mut self, stop: Stop) {
+        let mut packets = Vec::new();
+        let mut stack_due = None;
+        loop {
+            self.tell();
+            let due = [self.engine.next_tick(), stack_due];
+            let due = due.into_iter().flatten().min();
+            let due = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => break,
+                },
+                Some(heard) = self.heard.recv() => {
+                    self.hear(heard);
+                    for _ in 0..BATCH {
+                        let Ok(heard) = self.heard.try_recv() else { break };
+                        self.hear(heard);
+                    }
+                }
+                () = self.stack.work() => {}
+                Some(_) = self.tasks.join_next() => {}
+                () = due => {}
+                () = stop.draining() => break,
+            }
+            let now = Instant::now();
+            self.engine.tick(now);
+            self.put_out();
+            stack_due = self.stack.poll(now, &mut packets);
+            for packet in packets.drain(..) {
+                self.engine.from_stack(&packet);
+            }
+            self.put_out();
+        }
+        self.relays.clear();
+        self.tasks.shutdown().await;
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::SetMap(map) => self.set_map(map),
+            Command::SetAddresses(id, addresses) => {
+                if self.config.addresses != addresses {
+                    (self.config.id, self.config.addresses) = (id, addresses.clone());
+                    self.engine.set_addresses(addresses);
+                    self.node_to_tell = self.node();
+                }
+            }
+            Command::Update(id, update, done) => {
+                self.engine.update(id, update, now);
+                // Who does not wait does not mind.
+                let _ = done.send(());
+            }
+            Command::Seek(id) => self.engine.seek(id),
+            Command::AllLost => self.engine.all_lost(now),
+            Command::Ping(id, answer) => {
+                let transaction = rand::random();
+                self.pings.retain(|_, waiting| !waiting.is_closed());
+                match self.engine.ping(id, transaction) {
+                    true => drop(self.pings.insert(transaction, answer)),
+                    false => drop(answer.send(None)),
+                }
+            }
+            Command::Reach(id, token, answer) => {
+                self.reached.retain(|_, waiting| !waiting.is_closed());
+                self.reached.insert(token, answer);
+                self.engine.reach(id, token);
+            }
+            Command::Tell(answer) => drop(answer.send(self.node())),
+        }
+    }
+
+    fn set_map(&mut self, map: DerpMap) {
+        if map == self.map {
+            return;
+        }
+        // A region that is another one now is dialled anew.
+        let same = |id: &i32, relay: &Relay| map.regions.get(id) == Some(&relay.region);
+        self.relays.retain(|id, relay| same(id, relay));
+        self.map = map;
+        let home = self
+            .home
+            .filter(|home| self.map.relays(*home).next().is_some());
+        let home = home.or_else(|| self.map.home());
+        if home != self.home {
+            self.home = home;
+            self.node_to_tell = self.node();
+            for (id, relay) in &mut self.relays {
+                let is_home = Some(*id) == home;
+                if is_home != relay.is_home {
+                    relay.is_home = is_home;
+                    let _ = relay.frames.try_send(Frame::Preferred(is_home));
+                }
+            }
+        }
+        if let Some(home) = home {
+            self.relay(home);
+        }
+    }
+
+    /// The relay of a region, dialled if it is not there.
+    fn relay(&mut self, region: i32) -> Option<&mpsc::Sender<Frame>> {
+        let is_there = |relay: &Relay| !relay.frames.is_closed();
+        if !self.relays.get(&region).is_some_and(is_there) {
+            let (frames, outgoing) = mpsc::channel(client::QUEUE);
+            let is_home = self.home == Some(region);
+            let client = Client {
+                region,
+                relays: self.map.relays(region).cloned().collect(),
+                is_home,
+                private: self.private.clone(),
+                dial: self.config.dial.clone(),
+            };
+            if client.relays.is_empty() {
+                return None;
+            }
+            self.tasks
+                .spawn(client.run(outgoing, self.heard_sender.clone()));
+            let region_now = self.map.regions.get(&region)?.clone();
+            let relay = Relay {
+                frames,
+                region: region_now,
+                is_home,
+            };
+            self.relays.insert(region, relay);
+        }
+        self.relays.get(&region).map(|relay| &relay.frames)
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Connected(_) => {}
+            Heard::Lost(region) => self.engine.relay_lost(region),
+            Heard::Frame(region, Frame::Receive { from, packet }) => {
+                self.engine.from_relay(region, from, &packet);
+                self.put_out();
+            }
+            Heard::Frame(region, Frame::PeerGone(key, _)) => self.engine.peer_gone(region, key),
+            Heard::Frame(..) => {}
+        }
+    }
+
+    fn put_out(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Relay { region, to, packet } => {
+                    if let Some(relay) = self.relay(region) {
+                        // What there is no room for is lost, as on any network.
+                        let _ = relay.try_send(Frame::Send { to, packet });
+                    }
+                }
+                Output::Deliver(packet) => self.stack.receive(packet),
+                Output::Pong(transaction, region) => {
+                    if let Some(answer) = self.pings.remove(&transaction) {
+                        let _ = answer.send(Some(region));
+                    }
+                }
+                Output::Reached(token) => {
+                    if let Some(answer) = self.reached.remove(&token) {
+                        let _ = answer.send(());
+                    }
+                }
+                Output::Ready(id) => {
+                    let _ = self.events.try_send(Event::PeerReady(id));
+                }
+            }
+        }
+    }
+
+    /// Tells what we are, as soon as there is room.
+    fn tell(&mut self) {
+        if let Some(node) = self.node_to_tell.take()
+            && let Err(error) = self.events.try_send(Event::NodeChanged(node))
+            && let mpsc::error::TrySendError::Full(Event::NodeChanged(node)) = error
+        {
+            self.node_to_tell = Some(node);
+        }
+    }
+
+    fn node(&self) -> Option<Box<Node>> {
+        Some(Box::new(Node {
+            id: self.config.id,
+            as_of: Timestamp::now(),
+            key: self.private.public(),
+            disco: self.disco,
+            home: self.home?,
+            latency: Default::default(),
+            forced_websocket: Default::default(),
+            addresses: self.config.addresses.clone(),
+            allowed: self.config.addresses.clone(),
+            endpoints: Vec::new(),
+        }))
+    }
+}

@@ -1,0 +1,491 @@
+//! What a node does with what comes, without a socket or a clock: peers, sessions, disco, and where packets go.
+//!
+//! Whoever drives it puts in packets and time, and takes [`Output`]s out. Peers are who the coordinator says they are;
+//! what comes from anybody else is dropped before anything is computed for it.
+//!
+//! # Source
+//! coder `tailnet/configmaps.go`, coder/tailscale `wgengine/magicsock`: which peer is there when.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::{Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{
+    disco::{self, Transaction},
+    key::{Key, Private, Shared},
+    node::Node,
+    tsmp,
+    wireguard::{Out, Session, Sessions, TICK},
+};
+
+/// Bytes of a packet inside the overlay.
+pub const MTU: usize = 1280;
+/// Peers at a time; a coordinator that has more is not believed.
+const MAX_PEERS: usize = 4096;
+/// A peer that the coordinator lost is kept for so long after the last agreement.
+const LOST: Duration = Duration::from_secs(15 * 60);
+/// A peer that we sought is taken for ready after so long.
+const READY: Duration = Duration::from_secs(5);
+/// Stands for "by a relay" among addresses, with the region as port.
+const RELAY: [u8; 4] = [127, 3, 3, 40];
+
+/// What a coordinator says of a peer.
+#[derive(Clone, Debug)]
+pub enum PeerUpdate {
+    /// It is there, like this.
+    Node(Box<Node>),
+    /// It has ended.
+    Disconnected,
+    /// The coordinator does not hear of it.
+    Lost,
+    /// It knows us.
+    Ready,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send this by the relay of a region.
+    Relay {
+        /// The region.
+        region: i32,
+        /// To whom.
+        to: Key,
+        /// What.
+        packet: Bytes,
+    },
+    /// Give this to the stack.
+    Deliver(Vec<u8>),
+    /// A peer answered a ping, by the relay of this region.
+    Pong(Transaction, i32),
+    /// A peer answered inside WireGuard.
+    Reached(tsmp::Token),
+    /// A peer that we sought can be spoken to.
+    Ready(Uuid),
+}
+
+struct Peer {
+    node: Node,
+    session: Box<dyn Session>,
+    shared: Shared,
+    lost_at: Option<Instant>,
+    /// The region by which it came last, until that is no more.
+    came_by: Option<i32>,
+    /// Until when we wait for a peer that we sought to know us.
+    unready_until: Option<Instant>,
+}
+
+/// A node.
+pub struct Engine {
+    private: Private,
+    disco: Private,
+    addresses: Vec<Ipv6Addr>,
+    sessions: Box<dyn Sessions>,
+    peers: HashMap<Uuid, Peer>,
+    by_key: HashMap<Key, Uuid>,
+    by_disco: HashMap<Key, Uuid>,
+    by_address: HashMap<Ipv6Addr, Uuid>,
+    /// Who has keys that somebody else still has, until that one is lost: a client that came back before the coordinator
+    /// saw it go.
+    waiting: HashMap<Uuid, Node>,
+    /// Whom we seek, and whether it said that it knows us.
+    sought: HashMap<Uuid, bool>,
+    next_tick: Option<Instant>,
+    outputs: VecDeque<Output>,
+    scratch: Vec<Out>,
+}
+
+impl Engine {
+    /// A node with these keys and addresses.
+    pub fn new(
+        private: Private,
+        disco: Private,
+        addresses: Vec<Ipv6Addr>,
+        sessions: Box<dyn Sessions>,
+    ) -> Self {
+        Self {
+            private,
+            disco,
+            addresses,
+            sessions,
+            peers: HashMap::new(),
+            by_key: HashMap::new(),
+            by_disco: HashMap::new(),
+            by_address: HashMap::new(),
+            waiting: HashMap::new(),
+            sought: HashMap::new(),
+            next_tick: None,
+            outputs: VecDeque::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Our own addresses, which change only with who we are.
+    pub fn set_addresses(&mut self, addresses: Vec<Ipv6Addr>) {
+        self.addresses = addresses;
+    }
+
+    /// How many peers there are.
+    pub fn peers(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Begins to seek a peer: it is spoken to once it knows us.
+    pub fn seek(&mut self, id: Uuid) {
+        self.sought.entry(id).or_insert(false);
+    }
+
+    /// Takes what the coordinator says of a peer.
+    pub fn update(&mut self, id: Uuid, update: PeerUpdate, now: Instant) {
+        match update {
+            PeerUpdate::Node(node) => self.install(id, *node, now),
+            PeerUpdate::Disconnected => {
+                self.waiting.remove(&id);
+                self.lose(id, now);
+                self.remove(id);
+            }
+            PeerUpdate::Lost => {
+                self.waiting.remove(&id);
+                self.lose(id, now);
+            }
+            PeerUpdate::Ready => {
+                let Some(is_ready) = self.sought.get_mut(&id) else {
+                    return;
+                };
+                *is_ready = true;
+                if let Some(peer) = self.peers.get_mut(&id)
+                    && peer.unready_until.take().is_some()
+                {
+                    self.outputs.push_back(Output::Ready(id));
+                }
+            }
+        }
+    }
+
+    /// The coordinator is away: everybody may be.
+    pub fn all_lost(&mut self, now: Instant) {
+        self.waiting.clear();
+        for peer in self.peers.values_mut() {
+            peer.lost_at.get_or_insert(now);
+        }
+    }
+
+    /// The coordinator does not hear of a peer any more, so whoever waits for its keys may have them.
+    fn lose(&mut self, id: Uuid, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.lost_at.get_or_insert(now);
+        let (key, disco) = (peer.node.key, peer.node.disco);
+        let heirs = self
+            .waiting
+            .extract_if(|_, node| node.key == key || node.disco == disco);
+        for (heir, node) in heirs.collect::<Vec<_>>() {
+            self.install(heir, node, now);
+        }
+    }
+
+    fn install(&mut self, id: Uuid, mut node: Node, now: Instant) {
+        let holder = |peers: &HashMap<Uuid, Peer>, other: Uuid| {
+            other != id && peers.get(&other).is_some_and(|peer| peer.lost_at.is_none())
+        };
+        // A key or an address that somebody has, or that is ours, is not given away.
+        let keys = [self.by_key.get(&node.key), self.by_disco.get(&node.disco)];
+        let is_taken = keys
+            .into_iter()
+            .flatten()
+            .any(|it| holder(&self.peers, *it));
+        self.waiting.remove(&id);
+        if node.key == self.private.public() {
+            return;
+        }
+        if is_taken {
+            if self.waiting.len() < MAX_PEERS {
+                self.waiting.insert(id, node);
+            }
+            return;
+        }
+        node.allowed.retain(|address| {
+            let other = self.by_address.get(address);
+            !self.addresses.contains(address) && !other.is_some_and(|it| holder(&self.peers, *it))
+        });
+        let predecessor = self.predecessor(id, &node);
+        let known = self.peers.remove(&id);
+        if let Some(peer) = &known {
+            self.forget_names(id, &peer.node);
+        }
+        let known = known.or(predecessor);
+        if known.is_none() && self.peers.len() >= MAX_PEERS {
+            return;
+        }
+        self.by_key.insert(node.key, id);
+        self.by_disco.insert(node.disco, id);
+        for address in &node.allowed {
+            self.by_address.insert(*address, id);
+        }
+        let is_sought = self.sought.get(&id).copied();
+        let peer = match known {
+            Some(peer) if peer.node.key == node.key && peer.node.disco == node.disco => Peer {
+                node,
+                lost_at: None,
+                ..peer
+            },
+            // It came back as another: nothing of what was agreed on holds.
+            _ => Peer {
+                session: self.sessions.session(node.key, is_sought.is_some()),
+                shared: self.disco.shared(node.disco),
+                node,
+                lost_at: None,
+                came_by: None,
+                unready_until: (is_sought == Some(false)).then(|| now + READY),
+            },
+        };
+        if is_sought.is_some() && peer.unready_until.is_none() {
+            self.outputs.push_back(Output::Ready(id));
+        }
+        self.peers.insert(id, peer);
+        self.next_tick.get_or_insert(now + TICK);
+    }
+
+    /// Whoever had these keys, and was lost: a client that comes back to a coordinator has another id there, and its
+    /// connections go on.
+    fn predecessor(&mut self, id: Uuid, node: &Node) -> Option<Peer> {
+        let holders = [self.by_key.get(&node.key), self.by_disco.get(&node.disco)];
+        let mut found = None;
+        for other in holders.map(Option::<&Uuid>::copied).into_iter().flatten() {
+            if other == id {
+                continue;
+            }
+            if let Some(peer) = self.peers.remove(&other) {
+                self.forget_names(other, &peer.node);
+                let is_same = peer.node.key == node.key && peer.node.disco == node.disco;
+                found = is_same.then_some(peer).or(found);
+            }
+        }
+        found
+    }
+
+    fn remove(&mut self, id: Uuid) {
+        if let Some(peer) = self.peers.remove(&id) {
+            self.forget_names(id, &peer.node);
+        }
+        if let Some(is_ready) = self.sought.get_mut(&id) {
+            *is_ready = false;
+        }
+    }
+
+    fn forget_names(&mut self, id: Uuid, node: &Node) {
+        if self.by_key.get(&node.key) == Some(&id) {
+            self.by_key.remove(&node.key);
+        }
+        self.by_disco.retain(|_, holder| *holder != id);
+        self.by_address.retain(|_, holder| *holder != id);
+    }
+
+    /// A packet that came by the relay of a region from whoever has this key.
+    pub fn from_relay(&mut self, region: i32, from: Key, packet: &[u8]) {
+        if let Some(sender) = disco::sender(packet) {
+            self.disco(region, from, sender, packet);
+            return;
+        }
+        let Some((id, peer)) = peer(&self.by_key, &mut self.peers, from) else {
+            return;
+        };
+        peer.came_by = Some(region);
+        peer.session.open(packet, &mut self.scratch);
+        self.drain(id);
+    }
+
+    /// A relay says that a peer is not there.
+    pub fn peer_gone(&mut self, region: i32, key: Key) {
+        if let Some((_, peer)) = peer(&self.by_key, &mut self.peers, key)
+            && peer.came_by == Some(region)
+        {
+            peer.came_by = None;
+        }
+    }
+
+    /// A relay is away.
+    pub fn relay_lost(&mut self, region: i32) {
+        for peer in self.peers.values_mut() {
+            peer.came_by = peer.came_by.filter(|it| *it != region);
+        }
+    }
+
+    fn disco(&mut self, region: i32, from: Key, sender: Key, packet: &[u8]) {
+        let Some((_, peer)) = peer(&self.by_disco, &mut self.peers, sender) else {
+            return;
+        };
+        if peer.node.key != from {
+            return;
+        }
+        match disco::open(packet, &peer.shared) {
+            Some(disco::Message::Ping { transaction, .. }) => {
+                peer.came_by = Some(region);
+                let port = u16::try_from(region).unwrap_or_default();
+                let source = SocketAddr::from((RELAY, port));
+                let pong = disco::Message::Pong {
+                    transaction,
+                    source,
+                };
+                let packet = disco::seal(&pong, &self.disco, &peer.shared).into();
+                let to = from;
+                self.outputs.push_back(Output::Relay { region, to, packet });
+            }
+            Some(disco::Message::Pong { transaction, .. }) => {
+                self.outputs.push_back(Output::Pong(transaction, region));
+            }
+            // There is no way by UDP yet.
+            Some(disco::Message::CallMeMaybe(_)) | None => {}
+        }
+    }
+
+    /// A packet of our stack's to a peer.
+    pub fn from_stack(&mut self, packet: &[u8]) {
+        let Some((_, target)) = tsmp::ends(packet) else {
+            return;
+        };
+        let Some(id) = self.by_address.get(&target).copied() else {
+            return;
+        };
+        self.send(id, packet);
+    }
+
+    fn send(&mut self, id: Uuid, packet: &[u8]) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if peer.unready_until.is_some() {
+            return;
+        }
+        peer.session.seal(packet, &mut self.scratch);
+        self.drain(id);
+    }
+
+    /// Asks a peer, by its relay, whether it is there; false if we do not know it.
+    pub fn ping(&mut self, id: Uuid, transaction: Transaction) -> bool {
+        let Some(peer) = self.peers.get(&id) else {
+            return false;
+        };
+        let node = Some(self.private.public());
+        let ping = disco::Message::Ping { transaction, node };
+        let packet = disco::seal(&ping, &self.disco, &peer.shared).into();
+        let (region, to) = (peer.region(), peer.node.key);
+        self.outputs.push_back(Output::Relay { region, to, packet });
+        true
+    }
+
+    /// Asks a peer inside WireGuard whether it is there.
+    pub fn reach(&mut self, id: Uuid, token: tsmp::Token) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let ends = self.addresses.first().zip(peer.node.addresses.first());
+        if let Some((source, target)) = ends {
+            let packet = tsmp::packet(*source, *target, tsmp::Message::Ping(token));
+            self.send(id, &packet);
+        }
+    }
+
+    /// What a session made goes where it belongs.
+    fn drain(&mut self, id: Uuid) {
+        let mut made = std::mem::take(&mut self.scratch);
+        for out in made.drain(..) {
+            let Some(peer) = self.peers.get(&id) else {
+                continue;
+            };
+            match out {
+                Out::Network(packet) => {
+                    let (region, to) = (peer.region(), peer.node.key);
+                    let packet = packet.into();
+                    self.outputs.push_back(Output::Relay { region, to, packet });
+                }
+                Out::Inner(packet) => {
+                    let Some((source, target)) = tsmp::ends(&packet) else {
+                        continue;
+                    };
+                    let is_its = self.by_address.get(&source) == Some(&id);
+                    if !is_its || !self.addresses.contains(&target) {
+                        continue;
+                    }
+                    match tsmp::parse(&packet) {
+                        Some(tsmp::Message::Ping(token)) => {
+                            let pong = tsmp::Message::Pong(token);
+                            let pong = tsmp::packet(target, source, pong);
+                            self.send(id, &pong);
+                        }
+                        Some(tsmp::Message::Pong(token)) => {
+                            self.outputs.push_back(Output::Reached(token));
+                        }
+                        None => self.outputs.push_back(Output::Deliver(packet)),
+                    }
+                }
+            }
+        }
+        // What was made meanwhile went out by itself; the room is kept.
+        self.scratch = made;
+    }
+
+    /// When [`Engine::tick`] is due.
+    pub fn next_tick(&self) -> Option<Instant> {
+        self.next_tick
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant) {
+        if self.next_tick.is_none_or(|due| now < due) {
+            return;
+        }
+        let mut ids: Vec<Uuid> = self.peers.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let Some(peer) = self.peers.get_mut(&id) else {
+                continue;
+            };
+            if let Some(lost_at) = peer.lost_at {
+                let since_agreed = peer.session.last_handshake();
+                let since_lost = now.saturating_duration_since(lost_at);
+                if since_agreed.map_or(since_lost, |it| it.min(since_lost)) >= LOST {
+                    self.remove(id);
+                    continue;
+                }
+            }
+            if peer.unready_until.is_some_and(|until| until <= now) {
+                peer.unready_until = None;
+                self.outputs.push_back(Output::Ready(id));
+            }
+            peer.session.tick(&mut self.scratch);
+            self.drain(id);
+        }
+        self.next_tick = (!self.peers.is_empty()).then(|| now + TICK);
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+}
+
+impl Peer {
+    /// By which region it is reached: back where it came from, else where it waits.
+    fn region(&self) -> i32 {
+        self.came_by.unwrap_or(self.node.home)
+    }
+}
+
+fn peer<'a>(
+    names: &HashMap<Key, Uuid>,
+    peers: &'a mut HashMap<Uuid, Peer>,
+    name: Key,
+) -> Option<(Uuid, &'a mut Peer)> {
+    let id = *names.get(&name)?;
+    Some((id, peers.get_mut(&id)?))
+}
+
+#[cfg(test)]
+mod tests;

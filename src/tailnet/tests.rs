@@ -1,0 +1,132 @@
+//! Nodes with a relay between them, on this machine.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::mpsc,
+};
+use uuid::Uuid;
+
+use super::{
+    Config, DerpMap, Event, PeerUpdate, Tailnet, address,
+    derp::{client::Dial, server::Relay},
+    start,
+};
+use crate::{
+    net::http::{self, Client},
+    stop::Stop,
+};
+
+/// A relay that is reached at an address of its own.
+async fn relay(stop: &Stop) -> url::Url {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (relay, stop) = (Relay::default(), stop.clone());
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let (relay, stop) = (relay.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(socket.read_u8().await?);
+                }
+                let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: DERP\r\n\r\n";
+                socket.write_all(answer.as_bytes()).await?;
+                relay.serve(socket, stop).await
+            });
+        }
+    });
+    url.parse().unwrap()
+}
+
+struct Peer {
+    id: Uuid,
+    net: Tailnet,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Peer {
+    async fn new(relay: &url::Url, stop: &Stop) -> Self {
+        let id = Uuid::new_v4();
+        let dial = Dial {
+            http: Client::new(http::Config::new(relay.clone())).unwrap(),
+            by_websocket: Arc::default(),
+        };
+        let config = Config {
+            id: address::node_id(id),
+            addresses: address::of_agent(id).to_vec(),
+            dial,
+        };
+        let (net, driver, events) = start(config);
+        tokio::spawn(driver.run(stop.clone()));
+        net.set_derp_map(DerpMap::embedded(relay)).await;
+        Self { id, net, events }
+    }
+
+    async fn knows(&self, other: &Self) {
+        let node = other.net.node().await.unwrap();
+        self.net.update(other.id, PeerUpdate::Node(node)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_reaches_an_agent_through_a_relay() {
+    let stop = Stop::new();
+    let relay = relay(&stop).await;
+    let (agent, mut client) = (
+        Peer::new(&relay, &stop).await,
+        Peer::new(&relay, &stop).await,
+    );
+    let mut listener = agent.net.listen(22);
+    agent.knows(&client).await;
+    client.net.seek(agent.id).await;
+    client.knows(&agent).await;
+    client.net.update(agent.id, PeerUpdate::Ready).await;
+    loop {
+        if matches!(client.events.recv().await.unwrap(), Event::PeerReady(id) if id == agent.id) {
+            break;
+        }
+    }
+
+    client.net.reach(agent.id).await;
+    let ping = client
+        .net
+        .ping(agent.id, Duration::from_secs(5))
+        .await
+        .unwrap();
+    assert_eq!(ping.unwrap().1, 999);
+    let target = std::net::SocketAddrV6::new(address::primary(agent.id), 22, 0, 0);
+    let (mut here, there) = tokio::join!(client.net.connect(target), listener.accept());
+    let (mut there, from) = there.unwrap();
+    assert_eq!(*from.ip(), address::primary(client.id));
+    let here = here.as_mut().unwrap();
+    let sent = vec![7; 3_000_000];
+    let mut come = vec![0; sent.len()];
+    let (wrote, read) = tokio::join!(here.write_all(&sent), there.read_exact(&mut come));
+    wrote.unwrap();
+    read.unwrap();
+    assert!(sent == come);
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_stranger_is_not_answered() {
+    let stop = Stop::new();
+    let relay = relay(&stop).await;
+    let (agent, stranger) = (
+        Peer::new(&relay, &stop).await,
+        Peer::new(&relay, &stop).await,
+    );
+    stranger.knows(&agent).await;
+
+    let ping = stranger
+        .net
+        .ping(agent.id, Duration::from_millis(300))
+        .await;
+
+    assert_eq!(ping.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    stop.cancel();
+}
