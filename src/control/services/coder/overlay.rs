@@ -38,6 +38,7 @@ use crate::{
 pub(super) fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route("/api/v2/workspaceagents/me/rpc", get(rpc))
+        .route("/api/v2/workspaceagents/me/reinit", get(reinit))
         .route("/api/v2/workspaceagents/connection", get(connection))
         .route(
             "/api/v2/workspaceagents/{agent}/connection",
@@ -72,6 +73,13 @@ async fn rpc(
     let agent = admission::agent(&plane, request.headers()).await?;
     let who = Who::Agent(agent);
     become_peer(Peer { plane, who }, &upgraded, request)
+}
+
+/// No workspace here waits for an owner; an agent that hears so does not ask again.
+async fn reinit(State(plane): State<Arc<Plane>>, headers: HeaderMap) -> Result<Response, Refusal> {
+    admission::agent(&plane, &headers).await?;
+    let why = "This workspace is no prebuilt one.";
+    Err(Refusal::new(StatusCode::CONFLICT, why))
 }
 
 async fn coordinate(
