@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use tracing::warn;
 use url::form_urlencoded;
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use crate::{
 const PSK: &str = "coder-provisioner-daemon-psk";
 const KEY: &str = "coder-provisioner-daemon-key";
 const SESSION_TOKEN: &str = "coder-session-token";
+const SESSION_COOKIE: &str = "coder_session_token";
 
 /// Types of provisioner that Coder knows.
 const PROVISIONERS: [&str; 2] = ["terraform", "echo"];
@@ -207,14 +208,31 @@ impl Query {
     }
 }
 
-/// Whoever the session token stands for.
+/// Whoever the session token stands for. It comes in a header, or in a cookie from Go's clients where they follow
+/// something over a WebSocket.
 pub(super) async fn caller(plane: &Plane, headers: &HeaderMap) -> Result<Caller, Refusal> {
     let missing = || {
         let message =
             "You are signed out or your session has expired. Please sign in again to continue.";
         Refusal::new(StatusCode::UNAUTHORIZED, message)
     };
-    person(plane, headers).await?.ok_or_else(missing)
+    let token = secret(headers, SESSION_TOKEN).or_else(|| cookie(headers, SESSION_COOKIE));
+    match plane.authenticate(&token.ok_or_else(missing)?).await {
+        Ok(caller) => Ok(caller),
+        Err(RequestError::Unauthenticated(_)) => Err(missing()),
+        // Unlike a daemon, a client would give up at any other fault of ours.
+        Err(error) => Err(Refusal::unavailable(error)),
+    }
+}
+
+fn cookie(headers: &HeaderMap, name: &str) -> Option<Secret> {
+    let all = headers.get_all(header::COOKIE).into_iter();
+    let mut pairs = all
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    let (_, value) = pairs.find(|(key, value)| *key == name && !value.is_empty())?;
+    Some(Secret::new(value))
 }
 
 /// The agent that the session token stands for.
@@ -236,6 +254,11 @@ pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
     let mut all = form_urlencoded::parse(query.as_bytes());
     let found = all.find(|(key, value)| key == name && !value.is_empty())?;
     Some(found.1.into_owned())
+}
+
+/// Whether there is a parameter, with or without a value.
+pub(super) fn has_parameter(query: &str, name: &str) -> bool {
+    form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == name)
 }
 
 /// Accepts every minor version up to ours.
