@@ -68,7 +68,7 @@ pub(super) struct Ping {
 const SUFFIX: &str = ".outpost";
 
 /// The workspace and the agent that are meant; names of workspaces have no dots.
-fn parts(named: &str) -> (&str, &str) {
+pub(super) fn parts(named: &str) -> (&str, &str) {
     let named = named.strip_suffix(SUFFIX).unwrap_or(named);
     named.split_once('.').unwrap_or((named, ""))
 }

@@ -231,7 +231,13 @@ pub(super) async fn caller(plane: &Plane, headers: &HeaderMap) -> Result<Caller,
             "You are signed out or your session has expired. Please sign in again to continue.";
         Refusal::new(StatusCode::UNAUTHORIZED, message)
     };
-    person(plane, headers).await?.ok_or_else(missing)
+    let token = session_token(headers).ok_or_else(missing)?;
+    match plane.authenticate(&token).await {
+        Ok(caller) => Ok(caller),
+        Err(RequestError::Unauthenticated(_)) => Err(missing()),
+        // Unlike a daemon, a client would give up at any other fault of ours.
+        Err(error) => Err(Refusal::unavailable(error)),
+    }
 }
 
 /// The agent that the session token stands for.
@@ -253,6 +259,11 @@ pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
     let mut all = form_urlencoded::parse(query.as_bytes());
     let found = all.find(|(key, value)| key == name && !value.is_empty())?;
     Some(found.1.into_owned())
+}
+
+/// Whether there is a parameter, with or without a value.
+pub(super) fn has_parameter(query: &str, name: &str) -> bool {
+    form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == name)
 }
 
 /// Accepts every minor version up to ours.
