@@ -99,8 +99,9 @@ impl Lab {
     }
 }
 
-/// Starts `command` as the agent of the workspace; the server itself is what it dials, as a restart changes the wire.
-fn start(mut command: Command, clients: &Clients, workspace: &Workspace) -> Service {
+/// Starts `command` as the agent of the workspace, which says `begun`; the server itself is what it dials, as a restart
+/// changes the wire.
+fn start(mut command: Command, begun: &str, clients: &Clients, workspace: &Workspace) -> Service {
     command
         .arg("agent")
         .env("CODER_AGENT_URL", variable("URL").unwrap())
@@ -109,7 +110,9 @@ fn start(mut command: Command, clients: &Clients, workspace: &Workspace) -> Serv
         .env("CODER_AGENT_SCRIPT_DATA_DIR", clients.path(""))
         .env("HOME", clients.path(""))
         .stdout(Stdio::null());
-    Service::start(&mut command)
+    let mut agent = Service::start(&mut command);
+    agent.wait_for(begun);
+    agent
 }
 
 fn outlast(clients: &Clients, workspace: &Workspace) {
@@ -137,7 +140,7 @@ async fn our_agent_is_reached_by_coder_s_client_and_by_ours() {
         return;
     };
     let workspace = lab.workspace().await;
-    let agent = start(clients.outpost(), &clients, &workspace);
+    let agent = start(clients.outpost(), "connected", &clients, &workspace);
     let is_ready = |agent: &Value| agent["lifecycle_state"] == "ready";
     let shown = lab.agent_that(&workspace, is_ready).await;
     assert_eq!(shown["status"], "connected", "{shown}");
@@ -187,7 +190,12 @@ async fn coder_s_agent_is_reached_by_our_client() {
         return;
     };
     let workspace = lab.workspace().await;
-    let agent = start(clients.coder(), &clients, &workspace);
+    let agent = start(
+        clients.coder(),
+        "agent is starting now",
+        &clients,
+        &workspace,
+    );
     let is_ready = |agent: &Value| agent["lifecycle_state"] == "ready";
     lab.agent_that(&workspace, is_ready).await;
 
