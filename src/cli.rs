@@ -343,9 +343,11 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
     }
     settings.file?;
     let is_daemon = cli.command.log(&cli.global)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = cli.command.threads() {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         let stop = if is_daemon {
             signals::listen_as_coder()?
@@ -357,6 +359,16 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
 }
 
 impl Command {
+    /// How many threads it works with; `None` for one per core. An agent is a guest on its machine, however large that
+    /// is, and each thread has memory of its own.
+    fn threads(&self) -> Option<usize> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        match self {
+            Self::Agent(_) | Self::Ssh(_) | Self::Ping(_) => Some(cores.min(4)),
+            _ => None,
+        }
+    }
+
     /// Begins to log, and tells whether that is the log of a daemon.
     fn log(&self, global: &Global) -> anyhow::Result<bool> {
         let (filter, format) = (global.log.as_deref(), global.log_format);

@@ -27,9 +27,13 @@ const MAX_SENT_BYTES: usize = 64 * 1024;
 /// Bytes of one message that we accept. A peer has no reason to send more than a yamux window at a time.
 const MAX_RECEIVED_BYTES: usize = 4 * 1024 * 1024;
 
+/// Bytes that are read at a time. Each connection has a buffer of this size, which is wiped before each read.
+const READ_BYTES: usize = 16 * 1024;
+
 /// The limits for a WebSocket that becomes a [`ByteStream`].
 pub fn config() -> WebSocketConfig {
     WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
         .max_message_size(Some(MAX_RECEIVED_BYTES))
         .max_frame_size(Some(MAX_RECEIVED_BYTES))
         .write_buffer_size(MAX_SENT_BYTES)

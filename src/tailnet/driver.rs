@@ -25,7 +25,7 @@ use super::{
     disco::Transaction,
     engine::{Engine, Output, PeerUpdate},
     key::{Key, Private},
-    netstack::{Listener, Stack, Stream},
+    netstack::{Listener, MAX_CONNECTIONS, Stack, Stream},
     node::Node,
     tsmp,
     wireguard::WireGuard,
@@ -33,13 +33,14 @@ use super::{
 use crate::stop::Stop;
 
 const COMMANDS: usize = 256;
-const HEARD: usize = 256;
+/// Reads of relays that wait for us.
+const HEARD: usize = 16;
 /// Events that nobody took yet; who is slower hears of the newest node later.
 const EVENTS: usize = 256;
 /// How long a question inside WireGuard waits for its answer before it is asked again.
 const REACH_AGAIN: Duration = Duration::from_millis(250);
-/// Packets of the stack that are sealed before anything else has its turn.
-const BATCH: usize = 64;
+/// The stack sends once there is room at a relay for a packet of each of its connections, so that all have their turn.
+const ROOM: usize = MAX_CONNECTIONS;
 
 /// A node to be.
 pub struct Config {
@@ -214,6 +215,8 @@ struct Relay {
     frames: mpsc::Sender<Frame>,
     region: Region,
     is_home: bool,
+    /// Whether it takes what it is given; else it is lost sooner or later.
+    is_connected: bool,
 }
 
 /// What makes a node live: its owner spawns [`Driver::run`].
@@ -240,7 +243,7 @@ impl Driver {
     /// Runs until `stop` drains or nobody holds the node.
     pub async fn run(mut self, stop: Stop) {
         let mut packets = Vec::new();
-        let mut stack_due = None;
+        let (mut stack_due, mut is_held) = (None, false);
         loop {
             self.tell();
             let due = [self.engine.next_tick(), stack_due];
@@ -251,19 +254,21 @@ impl Driver {
                     None => std::future::pending().await,
                 }
             };
+            let roomiest = self.roomiest().filter(|_| is_held).cloned();
+            let room = async {
+                if let Some(frames) = roomiest {
+                    // A relay that is given up makes room as well.
+                    drop(frames.reserve_many(ROOM).await);
+                }
+            };
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => break,
                 },
-                Some(heard) = self.heard.recv() => {
-                    self.hear(heard);
-                    for _ in 0..BATCH {
-                        let Ok(heard) = self.heard.try_recv() else { break };
-                        self.hear(heard);
-                    }
-                }
+                Some(heard) = self.heard.recv() => self.hear(heard),
                 () = self.stack.work() => {}
+                () = room, if is_held => {}
                 Some(_) = self.tasks.join_next() => {}
                 () = due => {}
                 () = stop.draining() => break,
@@ -271,7 +276,8 @@ impl Driver {
             let now = Instant::now();
             self.engine.tick(now);
             self.put_out();
-            stack_due = self.stack.poll(now, &mut packets);
+            let room = self.room();
+            (stack_due, is_held) = self.stack.poll(now, room, &mut packets);
             for packet in packets.drain(..) {
                 self.engine.from_stack(&packet);
             }
@@ -367,6 +373,7 @@ impl Driver {
                 frames,
                 region: region_now,
                 is_home,
+                is_connected: false,
             };
             self.relays.insert(region, relay);
         }
@@ -375,15 +382,43 @@ impl Driver {
 
     fn hear(&mut self, heard: Heard) {
         match heard {
-            Heard::Connected(_) => {}
-            Heard::Lost(region) => self.engine.relay_lost(region),
-            Heard::Frame(region, Frame::Receive { from, packet }) => {
-                self.engine.from_relay(region, from, &packet);
-                self.put_out();
+            Heard::Connected(region) => self.is_connected(region, true),
+            Heard::Lost(region) => {
+                self.is_connected(region, false);
+                self.engine.relay_lost(region);
             }
-            Heard::Frame(region, Frame::PeerGone(key, _)) => self.engine.peer_gone(region, key),
-            Heard::Frame(..) => {}
+            Heard::Frames(region, frames) => {
+                for frame in frames {
+                    match frame {
+                        Frame::Receive { from, packet } => {
+                            self.engine.from_relay(region, from, &packet);
+                            self.put_out();
+                        }
+                        Frame::PeerGone(key, _) => self.engine.peer_gone(region, key),
+                        _ => {}
+                    }
+                }
+            }
         }
+    }
+
+    fn is_connected(&mut self, region: i32, is: bool) {
+        if let Some(relay) = self.relays.get_mut(&region) {
+            relay.is_connected = is;
+        }
+    }
+
+    /// The relay with the most room among those that take something: one that is slow does not hold up the others.
+    fn roomiest(&self) -> Option<&mpsc::Sender<Frame>> {
+        let connected = self.relays.values().filter(|relay| relay.is_connected);
+        let frames = connected.map(|relay| &relay.frames);
+        frames.max_by_key(|frames| frames.capacity())
+    }
+
+    /// Packets that the stack may send now. Without a relay it goes on as if there were one: time passes for it.
+    fn room(&self) -> usize {
+        let room = self.roomiest().map_or(client::QUEUE, |it| it.capacity());
+        if room < ROOM { 0 } else { room }
     }
 
     fn put_out(&mut self) {

@@ -14,7 +14,7 @@ use std::{
 
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
-    phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken},
     socket::tcp::{RecvError, Socket, SocketBuffer, State},
     time::Instant as StackInstant,
     wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint},
@@ -29,15 +29,19 @@ use super::engine::MTU;
 /// Of each connection, in each direction.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Connections at a time, those included that end.
-const MAX_CONNECTIONS: usize = 512;
+pub(super) const MAX_CONNECTIONS: usize = 512;
 /// Connections that wait to be accepted, of each listener.
 const BACKLOG: usize = 32;
 /// A peer that takes nothing for so long is away.
 const DEAD: Duration = Duration::from_secs(30);
 /// Asks a silent peer whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Packets that wait for the stack or for a tunnel: the rest is lost, as on any network.
+/// Packets that wait for the stack: the rest is lost, as on any network.
 const QUEUE_PACKETS: usize = 4096;
+
+/// Packets that come at once and are acknowledged together. A sender that has just begun may send one packet more for
+/// each answer, whatever that acknowledges: with one answer for all it would stay slow.
+const ACKNOWLEDGE: usize = 4;
 
 const TCP: u8 = 6;
 const SYN_ACK_RST: u8 = 0b1_0110;
@@ -70,7 +74,11 @@ struct Inner {
 #[derive(Default)]
 struct Wire {
     inbound: VecDeque<Vec<u8>>,
-    outbound: VecDeque<Vec<u8>>,
+    outbound: Vec<Vec<u8>>,
+    /// Packets that may still go out.
+    room: usize,
+    /// Whether there would have been more.
+    is_held: bool,
 }
 
 impl Device for Wire {
@@ -79,18 +87,22 @@ impl Device for Wire {
 
     fn receive(&mut self, _: StackInstant) -> Option<(Inbound, Outbound<'_>)> {
         let packet = self.inbound.pop_front()?;
+        // What answers a packet at once is small, and no more than one.
         Some((Inbound(packet), Outbound(&mut self.outbound)))
     }
 
     fn transmit(&mut self, _: StackInstant) -> Option<Outbound<'_>> {
         // Who sends faster than the tunnel takes it waits.
-        (self.outbound.len() < QUEUE_PACKETS).then_some(Outbound(&mut self.outbound))
+        self.is_held = self.outbound.len() >= self.room;
+        (!self.is_held).then_some(Outbound(&mut self.outbound))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = MTU;
+        // What came out of a tunnel is as it went in.
+        capabilities.checksum.tcp = Checksum::Tx;
         capabilities
     }
 }
@@ -103,13 +115,13 @@ impl RxToken for Inbound {
     }
 }
 
-struct Outbound<'a>(&'a mut VecDeque<Vec<u8>>);
+struct Outbound<'a>(&'a mut Vec<Vec<u8>>);
 
 impl TxToken for Outbound<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
         let mut packet = vec![0; length];
         let result = fill(&mut packet);
-        self.0.push_back(packet);
+        self.0.push(packet);
         result
     }
 }
@@ -173,8 +185,14 @@ impl Stack {
         }
     }
 
-    /// Does what is to be done; returns what is to be sent, and when to come again at the latest.
-    pub(super) fn poll(&self, now: Instant, packets: &mut Vec<Vec<u8>>) -> Option<Instant> {
+    /// Does what is to be done, and appends what is to be sent: up to `room` packets beside answers. Returns when to
+    /// come again at the latest, and whether there is more that waits for room.
+    pub(super) fn poll(
+        &self,
+        now: Instant,
+        room: usize,
+        packets: &mut Vec<Vec<u8>>,
+    ) -> (Option<Instant>, bool) {
         let at = self.at(now);
         let mut inner = self.lock();
         let Inner {
@@ -183,14 +201,26 @@ impl Stack {
             wire,
             ..
         } = &mut *inner;
+        (wire.room, wire.is_held) = (room, false);
+        for arrived in 1..=wire.inbound.len() {
+            interface.poll_ingress_single(at, wire, sockets);
+            if arrived % ACKNOWLEDGE == 0 {
+                interface.poll_egress(at, wire, sockets);
+            }
+        }
         interface.poll(at, wire, sockets);
-        packets.extend(wire.outbound.drain(..));
+        let is_held = wire.is_held;
+        packets.append(&mut wire.outbound);
         inner.settle();
         let Inner {
             interface, sockets, ..
         } = &mut *inner;
-        let delay = interface.poll_delay(at, sockets)?;
-        Some(now + Duration::from(delay))
+        let delay = interface.poll_delay(at, sockets);
+        // What is held is due already, and stays so.
+        let due = delay
+            .filter(|_| !is_held)
+            .map(|it| now + Duration::from(it));
+        (due, is_held)
     }
 
     fn at(&self, now: Instant) -> StackInstant {
@@ -469,6 +499,7 @@ impl Drop for Stream {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -484,7 +515,7 @@ mod tests {
             tokio::spawn(async move {
                 loop {
                     let mut packets = Vec::new();
-                    let next = from.poll(Instant::now(), &mut packets);
+                    let (next, _) = from.poll(Instant::now(), QUEUE_PACKETS, &mut packets);
                     if !packets.is_empty() {
                         packets.into_iter().for_each(|packet| to.receive(packet));
                         to.0.work.notify_one();
@@ -525,6 +556,64 @@ mod tests {
         read.unwrap();
         assert!(come == sent);
         assert_eq!(*echo.await.unwrap().0.ip(), A);
+    }
+
+    /// Carries what waits from one stack to the other, all at once.
+    fn carry(from: &Stack, to: &Stack) {
+        let mut packets = Vec::new();
+        from.poll(Instant::now(), QUEUE_PACKETS, &mut packets);
+        packets.into_iter().for_each(|packet| to.receive(packet));
+    }
+
+    #[tokio::test]
+    async fn a_sender_becomes_fast_within_few_round_trips() {
+        let now = Instant::now();
+        let (a, b) = (Stack::new(&[A], 1, now), Stack::new(&[B], 2, now));
+        let mut listener = b.listen(7);
+        let mut connecting = Box::pin(a.connect(A, SocketAddrV6::new(B, 7, 0, 0)));
+        let mut here = loop {
+            if let Some(connected) = (&mut connecting).now_or_never() {
+                break connected.unwrap();
+            }
+            carry(&a, &b);
+            carry(&b, &a);
+        };
+        carry(&a, &b);
+        carry(&b, &a);
+        let (mut there, _) = listener.accept().await.unwrap();
+
+        let (mut piece, mut come, mut trips) = (vec![0; 64 << 10], 0, 0);
+        while come < 8_000_000 {
+            while let Some(written) = here.write(&piece).now_or_never() {
+                written.unwrap();
+            }
+            carry(&a, &b);
+            carry(&b, &a);
+            while let Some(read) = there.read(&mut piece).now_or_never() {
+                come += read.unwrap();
+            }
+            carry(&b, &a);
+            trips += 1;
+            // Else it would look as if there were never anything to read again.
+            tokio::task::yield_now().await;
+        }
+
+        assert!(trips < 60, "{trips}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_without_room_and_it_is_told_that_something_waits() {
+        let now = Instant::now();
+        let a = Stack::new(&[A], 1, now);
+        let mut connecting = Box::pin(a.connect(A, SocketAddrV6::new(B, 7, 0, 0)));
+        assert!((&mut connecting).now_or_never().is_none());
+        let mut packets = Vec::new();
+
+        assert_eq!(a.poll(now, 0, &mut packets), (None, true));
+        assert!(packets.is_empty());
+        let (due, is_held) = a.poll(now, 1, &mut packets);
+        assert!(due.is_some() && !is_held);
+        assert_eq!(packets.len(), 1);
     }
 
     #[tokio::test]

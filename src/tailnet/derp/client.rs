@@ -35,10 +35,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// A relay that says nothing for so long is away.
 const READ: Duration = Duration::from_secs(120);
 const WRITE: Duration = Duration::from_secs(10);
-/// What waits to be sent: what comes on top is dropped, as on any network.
-pub const QUEUE: usize = 256;
-/// Written at a time.
-const BATCH_BYTES: usize = 64 << 10;
+/// Frames that wait to be sent: what comes on top is dropped, as on any network.
+pub const QUEUE: usize = 1024;
+/// Frames that are written at a time.
+const BATCH: usize = 48;
 /// A relay that we do not wait at is left after so much silence from our side.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -58,8 +58,8 @@ pub enum Heard {
     Connected(i32),
     /// It does not; it is dialled again if it is home.
     Lost(i32),
-    /// A frame came.
-    Frame(i32, Frame),
+    /// Frames came, as many as were read at once.
+    Frames(i32, Vec<Frame>),
 }
 
 /// Bytes both ways.
@@ -179,26 +179,29 @@ impl Client {
         let (pongs, mut control) = mpsc::channel(8);
         let reading = async {
             loop {
-                let Some(frame) = timeout(READ, reader.next()).await?? else {
+                let Some(first) = timeout(READ, reader.next()).await?? else {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 };
-                match frame {
-                    // A relay that asks faster than it reads gets fewer answers.
-                    Frame::Ping(data) => drop(pongs.try_send(Frame::Pong(data))),
-                    Frame::Restarting(within, _) => {
-                        debug!(within, "the relay says that it ends");
-                    }
-                    frame => {
-                        let told = heard.send(Heard::Frame(self.region, frame)).await;
-                        if told.is_err() {
-                            return Ok(());
+                let (mut next, mut frames) = (Some(first), Vec::new());
+                while let Some(frame) = next {
+                    match frame {
+                        // A relay that asks faster than it reads gets fewer answers.
+                        Frame::Ping(data) => drop(pongs.try_send(Frame::Pong(data))),
+                        Frame::Restarting(within, _) => {
+                            debug!(within, "the relay says that it ends");
                         }
+                        frame => frames.push(frame),
                     }
+                    next = reader.ready()?;
+                }
+                let frames = Heard::Frames(self.region, frames);
+                if heard.send(frames).await.is_err() {
+                    return Ok(());
                 }
             }
         };
         let writing = async {
-            let mut bytes = BytesMut::new();
+            let (mut bytes, mut frames) = (BytesMut::new(), Vec::new());
             loop {
                 let idle = async {
                     match self.is_home {
@@ -209,17 +212,12 @@ impl Client {
                 tokio::select! {
                     biased;
                     Some(frame) = control.recv() => frame.encode(&mut bytes),
-                    frame = outgoing.recv() => match frame {
-                        Some(frame) => frame.encode(&mut bytes),
-                        None => return Ok(()),
+                    count = outgoing.recv_many(&mut frames, BATCH) => if count == 0 {
+                        return Ok(());
                     },
                     () = idle => return Ok(()),
                 }
-                while bytes.len() < BATCH_BYTES
-                    && let Ok(frame) = outgoing.try_recv()
-                {
-                    frame.encode(&mut bytes);
-                }
+                frames.drain(..).for_each(|frame| frame.encode(&mut bytes));
                 timeout(WRITE, async {
                     writer.write_all(&bytes).await?;
                     writer.flush().await

@@ -7,35 +7,45 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::frame::Frame;
 
-/// What is read at a time, at least.
-const READ_BYTES: usize = 4 << 10;
+/// What is read at a time: little from who says little, and the more the more comes.
+const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
 
 /// Reads frames.
 pub(super) struct Reader<R> {
     io: R,
     buffer: BytesMut,
+    room: usize,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     pub(super) fn new(io: R) -> Self {
-        let buffer = BytesMut::new();
-        Self { io, buffer }
+        Self {
+            io,
+            buffer: BytesMut::new(),
+            room: READ_BYTES.0,
+        }
+    }
+
+    /// A frame that has come already.
+    pub(super) fn ready(&mut self) -> io::Result<Option<Frame>> {
+        Frame::decode(&mut self.buffer).map_err(|error| invalid(error.to_string()))
     }
 
     /// The next frame; `None` at an end between two. Safe to be dropped and begun again.
     pub(super) async fn next(&mut self) -> io::Result<Option<Frame>> {
         loop {
-            let frame = Frame::decode(&mut self.buffer);
-            if let Some(frame) = frame.map_err(|error| invalid(error.to_string()))? {
+            if let Some(frame) = self.ready()? {
                 return Ok(Some(frame));
             }
-            self.buffer.reserve(READ_BYTES);
-            if self.io.read_buf(&mut self.buffer).await? == 0 {
+            self.buffer.reserve(self.room);
+            let length = self.io.read_buf(&mut self.buffer).await?;
+            if length == 0 {
                 return match self.buffer.is_empty() {
                     true => Ok(None),
                     false => Err(io::ErrorKind::UnexpectedEof.into()),
                 };
             }
+            self.room = (2 * length).clamp(READ_BYTES.0, READ_BYTES.1);
         }
     }
 }

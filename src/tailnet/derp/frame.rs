@@ -81,6 +81,12 @@ pub enum FrameError {
     Malformed(u8),
 }
 
+/// Bytes of the frame with which these begin.
+pub(super) fn length(bytes: &[u8]) -> usize {
+    let length = bytes.get(1..HEADER).and_then(<[u8]>::first_chunk);
+    HEADER + length.map_or(0, |it| u32::from_be_bytes(*it) as usize)
+}
+
 impl Frame {
     /// Appends its bytes.
     pub fn encode(&self, out: &mut BytesMut) {

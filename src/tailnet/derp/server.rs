@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     sync::Notify,
@@ -38,8 +38,8 @@ const HELLO: Duration = Duration::from_secs(10);
 const WRITE: Duration = Duration::from_secs(2);
 /// After so much silence a client hears that we are there.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
-/// Packets that wait for a client, of data and of disco each.
-const QUEUE_PACKETS: usize = 512;
+/// Packets that wait for a client, of data and of disco each: more than a connection has under way.
+const QUEUE_PACKETS: usize = 2048;
 /// Bytes of them.
 const QUEUE_BYTES: usize = 2 << 20;
 /// Other frames that wait for a client.
@@ -89,35 +89,35 @@ struct Waiting {
     data: Packets,
 }
 
+/// Packets as they will be written, one after the other, so that what waits holds no memory but its own.
 #[derive(Default)]
 struct Packets {
-    frames: VecDeque<(Key, Bytes)>,
-    bytes: usize,
+    bytes: BytesMut,
+    frames: usize,
 }
 
 impl Packets {
     fn push(&mut self, from: Key, packet: Bytes) {
-        self.bytes += packet.len();
-        self.frames.push_back((from, packet));
-        while self.frames.len() > QUEUE_PACKETS || self.bytes > QUEUE_BYTES {
-            self.pop();
+        Frame::Receive { from, packet }.encode(&mut self.bytes);
+        self.frames += 1;
+        while self.frames > QUEUE_PACKETS || self.bytes.len() > QUEUE_BYTES {
+            self.bytes.advance(frame::length(&self.bytes));
+            self.frames -= 1;
         }
     }
 
-    fn pop(&mut self) -> Option<(Key, Bytes)> {
-        let first = self.frames.pop_front()?;
-        self.bytes -= first.1.len();
-        Some(first)
-    }
-}
-
-impl Waiting {
-    fn pop(&mut self) -> Option<Frame> {
-        if let Some(frame) = self.control.pop_front() {
-            return Some(frame);
+    /// Moves as many as go at once behind those that go already.
+    fn take(&mut self, out: &mut BytesMut) {
+        if self.frames > 0 && out.is_empty() && self.bytes.len() <= BATCH_BYTES {
+            std::mem::swap(out, &mut self.bytes);
+            self.frames = 0;
         }
-        let (from, packet) = self.disco.pop().or_else(|| self.data.pop())?;
-        Some(Frame::Receive { from, packet })
+        while self.frames > 0 && out.len() < BATCH_BYTES {
+            let length = frame::length(&self.bytes);
+            out.extend_from_slice(&self.bytes[..length]);
+            self.bytes.advance(length);
+            self.frames -= 1;
+        }
     }
 }
 
@@ -148,10 +148,15 @@ impl Queue {
     /// As many frames as go at once.
     fn batch(&self, out: &mut BytesMut) {
         let mut waiting = self.lock();
-        while out.len() < BATCH_BYTES
-            && let Some(frame) = waiting.pop()
-        {
+        while let Some(frame) = waiting.control.pop_front() {
             frame.encode(out);
+        }
+        waiting.disco.take(out);
+        waiting.data.take(out);
+        if out.is_empty() {
+            // Who is silent holds no memory.
+            *out = BytesMut::new();
+            *waiting = Waiting::default();
         }
     }
 }
@@ -382,8 +387,13 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
+    /// The first of what waits, beside which nothing does.
     fn next(queue: &Queue) -> Option<Frame> {
-        queue.lock().pop()
+        let mut bytes = BytesMut::new();
+        queue.batch(&mut bytes);
+        let frame = Frame::decode(&mut bytes).unwrap();
+        assert!(bytes.is_empty());
+        frame
     }
 
     #[test]
@@ -432,13 +442,44 @@ mod tests {
         queue.packet(key(1), disco::seal(&ping, &a, &a.shared(b.public())).into());
         queue.control(Frame::KeepAlive);
 
-        assert_eq!(next(&queue), Some(Frame::KeepAlive));
-        assert!(matches!(next(&queue), Some(Frame::Receive { packet, .. }) if packet.len() > 10));
-        assert!(matches!(next(&queue), Some(Frame::Receive { packet, .. }) if packet == "3"));
+        let mut bytes = BytesMut::new();
+        queue.batch(&mut bytes);
+        let mut next = || Frame::decode(&mut bytes).unwrap();
+        assert_eq!(next(), Some(Frame::KeepAlive));
+        assert!(matches!(next(), Some(Frame::Receive { packet, .. }) if packet.len() > 10));
+        assert!(matches!(next(), Some(Frame::Receive { packet, .. }) if packet == "3"));
         let large = Bytes::from(vec![0; frame::MAX_PACKET]);
         for _ in 0..QUEUE_PACKETS {
             queue.packet(key(1), large.clone());
         }
-        assert!(queue.lock().data.bytes <= QUEUE_BYTES);
+        assert!(queue.lock().data.bytes.len() <= QUEUE_BYTES);
+        bytes.clear();
+        queue.batch(&mut bytes);
+        assert!(
+            bytes.len() < BATCH_BYTES + 2 * frame::MAX_PACKET,
+            "{}",
+            bytes.len()
+        );
+    }
+
+    #[test]
+    fn a_client_for_which_nothing_waits_holds_no_memory() {
+        let (queue, mut bytes) = (Queue::default(), BytesMut::new());
+        for _ in 0..QUEUE_PACKETS {
+            queue.packet(key(1), packet("something"));
+        }
+
+        loop {
+            bytes.clear();
+            queue.batch(&mut bytes);
+            if bytes.is_empty() {
+                break;
+            }
+        }
+
+        assert_eq!(
+            (bytes.capacity(), queue.lock().data.bytes.capacity()),
+            (0, 0)
+        );
     }
 }
