@@ -20,11 +20,12 @@ const NO_STUN: i32 = -1;
 #[serde(rename_all = "PascalCase", default)]
 pub struct DerpMap {
     /// How much regions are liked.
+    #[serde(skip_serializing_if = "is_default")]
     pub home_params: HomeParams,
     /// The regions by their id.
     pub regions: BTreeMap<i32, Region>,
     /// Whether the usual regions are left out.
-    #[serde(rename = "omitDefaultRegions")]
+    #[serde(rename = "omitDefaultRegions", skip_serializing_if = "is_default")]
     pub omit_default_regions: bool,
 }
 
@@ -274,7 +275,7 @@ mod tests {
         let json = serde_json::to_string(&map).unwrap();
         assert_eq!(
             json,
-            r#"{"HomeParams":{},"Regions":{"999":{"EmbeddedRelay":true,"RegionID":999,"RegionCode":"outpost","RegionName":"Embedded relay","Nodes":[{"Name":"999b","RegionID":999,"HostName":"::1","STUNPort":-1,"DERPPort":3000,"ForceHTTP":true}]}},"omitDefaultRegions":false}"#
+            r#"{"Regions":{"999":{"EmbeddedRelay":true,"RegionID":999,"RegionCode":"outpost","RegionName":"Embedded relay","Nodes":[{"Name":"999b","RegionID":999,"HostName":"::1","STUNPort":-1,"DERPPort":3000,"ForceHTTP":true}]}}}"#
         );
         assert_eq!(serde_json::from_str::<DerpMap>(&json).unwrap(), map);
         assert_eq!(DerpMap::from_wire(map.to_wire()), map);

@@ -1,7 +1,8 @@
 //! A relay: takes clients in, and hands each packet to the client whose key it names.
 //!
 //! What a client does not take is dropped, oldest first, so that one that is slow costs others nothing but its share
-//! of `QUEUE_PACKETS`. Control comes before disco, disco before data.
+//! of `QUEUE_PACKETS`. Those who send to it take turns, and whoever has most waiting loses first: anybody who knows a key
+//! may send to it, and must not be able to drown the others. Control comes before disco, disco before data.
 //!
 //! # Source
 //! coder/tailscale `derp/derp_server.go`: duplicates, limits, who is told that whom has gone.
@@ -89,25 +90,67 @@ struct Waiting {
     data: Packets,
 }
 
+/// Packets by their senders, who take turns.
 #[derive(Default)]
 struct Packets {
-    frames: VecDeque<(Key, Bytes)>,
+    of: HashMap<Key, Share>,
+    /// Who has something waiting, in the order of their turns.
+    turns: VecDeque<Key>,
+    count: usize,
+    bytes: usize,
+}
+
+/// What waits of one sender, in its order.
+#[derive(Default)]
+struct Share {
+    packets: VecDeque<Bytes>,
     bytes: usize,
 }
 
 impl Packets {
     fn push(&mut self, from: Key, packet: Bytes) {
+        let of = self.of.entry(from).or_insert_with(|| {
+            self.turns.push_back(from);
+            Share::default()
+        });
+        of.bytes += packet.len();
         self.bytes += packet.len();
-        self.frames.push_back((from, packet));
-        while self.frames.len() > QUEUE_PACKETS || self.bytes > QUEUE_BYTES {
-            self.pop();
+        self.count += 1;
+        of.packets.push_back(packet);
+        while self.count > QUEUE_PACKETS || self.bytes > QUEUE_BYTES {
+            let is_count = self.count > QUEUE_PACKETS;
+            let most = |(_, of): &(&Key, &Share)| match is_count {
+                true => of.packets.len(),
+                false => of.bytes,
+            };
+            let Some(who) = self.of.iter().max_by_key(most).map(|(key, _)| *key) else {
+                return;
+            };
+            self.take(who);
         }
     }
 
     fn pop(&mut self) -> Option<(Key, Bytes)> {
-        let first = self.frames.pop_front()?;
-        self.bytes -= first.1.len();
-        Some(first)
+        let from = *self.turns.front()?;
+        let packet = self.take(from)?;
+        if self.of.contains_key(&from) {
+            self.turns.rotate_left(1);
+        }
+        Some((from, packet))
+    }
+
+    /// The oldest packet of a sender, who has no turn any more if it was the last one.
+    fn take(&mut self, from: Key) -> Option<Bytes> {
+        let of = self.of.get_mut(&from)?;
+        let packet = of.packets.pop_front()?;
+        of.bytes -= packet.len();
+        self.bytes -= packet.len();
+        self.count -= 1;
+        if of.packets.is_empty() {
+            self.of.remove(&from);
+            self.turns.retain(|it| *it != from);
+        }
+        Some(packet)
     }
 }
 
@@ -419,6 +462,52 @@ mod tests {
         let gone = Frame::PeerGone(key(1), Gone::Disconnected);
         assert_eq!(next(&heard), Some(gone));
         assert_eq!(next(&other), None);
+    }
+
+    #[test]
+    fn one_that_sends_without_end_costs_the_others_nothing() {
+        let queue = Queue::default();
+        for n in 0..5 {
+            queue.packet(key(1), Bytes::from(n.to_string()));
+        }
+        let large = Bytes::from(vec![0; frame::MAX_PACKET]);
+        for _ in 0..QUEUE_PACKETS * 3 {
+            queue.packet(key(2), packet("flood"));
+            queue.packet(key(3), large.clone());
+        }
+        assert!(queue.lock().data.bytes <= QUEUE_BYTES);
+        assert!(queue.lock().data.count <= QUEUE_PACKETS);
+
+        let mut taken = Vec::new();
+        for _ in 0..15 {
+            let Some(Frame::Receive { from, packet }) = next(&queue) else {
+                panic!("there is more")
+            };
+            if from == key(1) {
+                taken.push(packet);
+            }
+        }
+        assert_eq!(taken, ["0", "1", "2", "3", "4"]);
+        while next(&queue).is_some() {}
+        let waiting = queue.lock();
+        let Packets {
+            of,
+            turns,
+            count,
+            bytes,
+        } = &waiting.data;
+        assert_eq!((of.len(), turns.len(), *count, *bytes), (0, 0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_say_who_it_is_is_not_waited_for() {
+        let relay = Relay::default();
+        let (_client, io) = tokio::io::duplex(1 << 10);
+
+        let ended = relay.clone().serve(io, Stop::new()).await;
+
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(relay.clients_now(), 0);
     }
 
     #[test]
