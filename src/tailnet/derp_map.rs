@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use url::Url;
+use url::{Host, Url};
 
 use crate::proto::coder::tailnet::v2 as wire;
 
@@ -108,11 +108,11 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl RelayNode {
-    /// Where its relay is asked for: `http://HOST:PORT/derp`.
+    /// Where its relay is asked for: `http://HOST:PORT/derp`. Nowhere, if the host is none or has more in it.
     pub fn url(&self) -> Option<Url> {
         let scheme = if self.force_http { "http" } else { "https" };
-        let mut url =
-            Url::parse(&format!("{scheme}://{}/derp", bracketed(&self.host_name))).ok()?;
+        let host: Host = Host::parse(&bracketed(&self.host_name)).ok()?;
+        let mut url = Url::parse(&format!("{scheme}://{host}/derp")).ok()?;
         if self.derp_port != 0 {
             url.set_port(Some(u16::try_from(self.derp_port).ok()?))
                 .ok()?;
@@ -292,6 +292,20 @@ mod tests {
 
         let url = map.relays(999).next().unwrap().url().unwrap();
         assert_eq!(url.as_str(), "https://coder.example.com/derp");
+    }
+
+    #[test]
+    fn a_relay_whose_host_is_none_is_nowhere() {
+        let at = |host: &str| RelayNode {
+            host_name: host.to_owned(),
+            ..RelayNode::default()
+        };
+
+        for host in ["", "/", "somebody@host", "host/path", "host#", "[::1"] {
+            assert_eq!(at(host).url(), None, "{host}");
+        }
+        let url = at("relay.example.com").url().unwrap();
+        assert_eq!(url.as_str(), "https://relay.example.com/derp");
     }
 
     #[test]
