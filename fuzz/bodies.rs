@@ -41,11 +41,16 @@ use prost::Message;
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt as _;
 
+#[path = "overlay.rs"]
+mod overlay;
+
+pub use overlay::{agent_calls, agent_texts, coordinator, derp, disco, engine, tailnet, tsmp};
+
 /// A target's name, which is that of its corpus, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 18] = [
     ("yamux", yamux),
     ("drpc", drpc),
     ("messages", messages),
@@ -56,6 +61,14 @@ pub const TARGETS: [Target; 10] = [
     ("range", range),
     ("link", link),
     ("registry", registry),
+    ("derp", derp),
+    ("disco", disco),
+    ("tsmp", tsmp),
+    ("tailnet", tailnet),
+    ("agent_calls", agent_calls),
+    ("agent_texts", agent_texts),
+    ("engine", engine),
+    ("coordinator", coordinator),
 ];
 
 /// A session whose peer sends whatever it likes, and whose own side does anything at any time.

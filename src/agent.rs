@@ -6,8 +6,8 @@
 //! # Source
 //! coder `agent/agent.go`: what is done in which order.
 
-mod command;
-mod environment;
+pub mod command;
+pub mod environment;
 mod health;
 mod host_key;
 pub mod identity;

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 
 /// A program with its arguments.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Invocation {
+pub struct Invocation {
     /// What is run.
-    pub(super) program: PathBuf,
+    pub program: PathBuf,
     /// With what.
-    pub(super) args: Vec<String>,
+    pub args: Vec<String>,
 }
 
 /// The login shell where `text` is empty, the program of its first line where that is `#!…`, else the shell with it.
-pub(super) fn invocation(shell: &Path, text: &str) -> Invocation {
+pub fn invocation(shell: &Path, text: &str) -> Invocation {
     let trimmed = text.trim();
     let run = |program: &Path, args: Vec<String>| Invocation {
         program: program.to_owned(),

@@ -71,7 +71,7 @@ impl Account {
 }
 
 /// Replaces `$NAME` and `${NAME}`; an unknown name is empty, as in Go.
-fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {

@@ -169,7 +169,7 @@ impl Coordination<'_> {
 }
 
 /// What a coordinator says of a peer, if it makes sense.
-pub(super) fn change(update: wire::coordinate_response::PeerUpdate) -> Option<(Uuid, PeerUpdate)> {
+pub fn change(update: wire::coordinate_response::PeerUpdate) -> Option<(Uuid, PeerUpdate)> {
     let id = Uuid::from_slice(&update.id).ok()?;
     let change = match update.kind() {
         Kind::Node => PeerUpdate::Node(Box::new(update.node.and_then(Node::from_wire)?)),

@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use prost::Message as _;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -27,6 +28,9 @@ const QUEUE: usize = 512;
 const BATCH: usize = 1024;
 /// Tunnels of one peer, which it began.
 const MAX_TUNNELS: usize = 4096;
+/// Bytes of a node: one with all relays of the world and fifty endpoints has a tenth of it. What is told of it waits for
+/// each of those who hear of it, [`QUEUE`] times at most.
+const MAX_NODE: usize = 32 << 10;
 /// Where agents of old listened, each of them.
 const LEGACY: Ipv6Addr = Ipv6Addr::new(
     0xfd7a, 0x115c, 0xa1e0, 0x49d6, 0xb259, 0xb7ac, 0xb1b2, 0x48f4,
@@ -355,6 +359,10 @@ impl Auth {
             true => Err(Refusal::Authorization(why)),
             false => Ok(()),
         };
+        let is_large = node.is_some_and(|node| node.encoded_len() > MAX_NODE);
+        refuse(is_large, "a node that is too large to be told")?;
+        let are_many = request.ready_for_handshake.len() > BATCH;
+        refuse(are_many, "ready for more peers than were ever told at once")?;
         match self {
             Self::Agent(id) => {
                 let mut own = address::of_agent(*id).to_vec();

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use url::Url;
+use url::{Host, Url};
 
 use crate::proto::coder::tailnet::v2 as wire;
 
@@ -20,11 +20,12 @@ const NO_STUN: i32 = -1;
 #[serde(rename_all = "PascalCase", default)]
 pub struct DerpMap {
     /// How much regions are liked.
+    #[serde(skip_serializing_if = "is_default")]
     pub home_params: HomeParams,
     /// The regions by their id.
     pub regions: BTreeMap<i32, Region>,
     /// Whether the usual regions are left out.
-    #[serde(rename = "omitDefaultRegions")]
+    #[serde(rename = "omitDefaultRegions", skip_serializing_if = "is_default")]
     pub omit_default_regions: bool,
 }
 
@@ -107,11 +108,11 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl RelayNode {
-    /// Where its relay is asked for: `http://HOST:PORT/derp`.
+    /// Where its relay is asked for: `http://HOST:PORT/derp`. Nowhere, if the host is none or has more in it.
     pub fn url(&self) -> Option<Url> {
         let scheme = if self.force_http { "http" } else { "https" };
-        let mut url =
-            Url::parse(&format!("{scheme}://{}/derp", bracketed(&self.host_name))).ok()?;
+        let host: Host = Host::parse(&bracketed(&self.host_name)).ok()?;
+        let mut url = Url::parse(&format!("{scheme}://{host}/derp")).ok()?;
         if self.derp_port != 0 {
             url.set_port(Some(u16::try_from(self.derp_port).ok()?))
                 .ok()?;
@@ -274,7 +275,7 @@ mod tests {
         let json = serde_json::to_string(&map).unwrap();
         assert_eq!(
             json,
-            r#"{"HomeParams":{},"Regions":{"999":{"EmbeddedRelay":true,"RegionID":999,"RegionCode":"outpost","RegionName":"Embedded relay","Nodes":[{"Name":"999b","RegionID":999,"HostName":"::1","STUNPort":-1,"DERPPort":3000,"ForceHTTP":true}]}},"omitDefaultRegions":false}"#
+            r#"{"Regions":{"999":{"EmbeddedRelay":true,"RegionID":999,"RegionCode":"outpost","RegionName":"Embedded relay","Nodes":[{"Name":"999b","RegionID":999,"HostName":"::1","STUNPort":-1,"DERPPort":3000,"ForceHTTP":true}]}}}"#
         );
         assert_eq!(serde_json::from_str::<DerpMap>(&json).unwrap(), map);
         assert_eq!(DerpMap::from_wire(map.to_wire()), map);
@@ -291,6 +292,20 @@ mod tests {
 
         let url = map.relays(999).next().unwrap().url().unwrap();
         assert_eq!(url.as_str(), "https://coder.example.com/derp");
+    }
+
+    #[test]
+    fn a_relay_whose_host_is_none_is_nowhere() {
+        let at = |host: &str| RelayNode {
+            host_name: host.to_owned(),
+            ..RelayNode::default()
+        };
+
+        for host in ["", "/", "somebody@host", "host/path", "host#", "[::1"] {
+            assert_eq!(at(host).url(), None, "{host}");
+        }
+        let url = at("relay.example.com").url().unwrap();
+        assert_eq!(url.as_str(), "https://relay.example.com/derp");
     }
 
     #[test]

@@ -24,12 +24,14 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 
-use super::engine::MTU;
+use super::{engine::MTU, tsmp};
 
 /// Of each connection, in each direction.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Connections at a time, those included that end.
 pub(super) const MAX_CONNECTIONS: usize = 512;
+/// Connections that one peer began, so that it leaves room for others.
+const MAX_OF_PEER: usize = 128;
 /// Connections that wait to be accepted, of each listener.
 const BACKLOG: usize = 32;
 /// A peer that takes nothing for so long is away.
@@ -303,7 +305,7 @@ impl Inner {
             .begun
             .iter()
             .any(|(it, handle)| *it == port && is_waiting(handle));
-        if is_there || !self.has_room() {
+        if is_there || !self.has_room() || self.of_peer(packet) >= MAX_OF_PEER {
             return;
         }
         let mut socket = socket();
@@ -311,6 +313,23 @@ impl Inner {
             let handle = self.sockets.add(socket);
             self.begun.push((port, handle));
         }
+    }
+
+    /// How many connections there are with whoever sent this packet.
+    fn of_peer(&self, packet: &[u8]) -> usize {
+        let Some((source, _)) = tsmp::ends(packet) else {
+            return usize::MAX;
+        };
+        let source = IpAddress::Ipv6(source);
+        let is_its = |socket: &smoltcp::socket::Socket<'_>| match socket {
+            smoltcp::socket::Socket::Tcp(socket) => {
+                let peer = socket.remote_endpoint();
+                peer.is_some_and(|peer| peer.addr == source)
+            }
+            smoltcp::socket::Socket::Udp(_) => false,
+        };
+        let all = self.sockets.iter();
+        all.filter(|(_, socket)| is_its(socket)).count()
     }
 
     fn has_room(&self) -> bool {
@@ -624,6 +643,28 @@ mod tests {
 
         let refused = refused.err().unwrap().kind();
         assert_eq!(refused, io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn one_peer_leaves_room_for_the_connections_of_others() {
+        const C: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0, 0, 0, 0, 0, 0, 3);
+        let (a, b) = pair();
+        a.set_addresses(&[A, C]);
+        let (mut listener, target) = (b.listen(7), SocketAddrV6::new(B, 7, 0, 0));
+        let mut held = Vec::new();
+        for _ in 0..MAX_OF_PEER {
+            held.push(tokio::join!(a.connect(A, target), listener.accept()));
+        }
+
+        let refused = a.connect(A, target).await.err().unwrap().kind();
+        assert_eq!(refused, io::ErrorKind::ConnectionRefused);
+        let (here, there) = tokio::join!(a.connect(C, target), listener.accept());
+        assert!(here.is_ok());
+        assert_eq!(*there.unwrap().1.ip(), C);
+        assert!(
+            held.iter()
+                .all(|(here, there)| here.is_ok() && there.is_some())
+        );
     }
 
     #[tokio::test]

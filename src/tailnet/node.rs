@@ -118,4 +118,30 @@ mod tests {
         homeless.preferred_derp = 0;
         assert_eq!(Node::from_wire(homeless), None);
     }
+
+    #[test]
+    fn a_node_that_says_too_much_of_itself_is_cut_off() {
+        let many = 100_000_u32;
+        let node = wire::Node {
+            key: Key::new([1; 32]).to_node_bytes().into(),
+            disco: Key::new([2; 32]).to_disco_text(),
+            preferred_derp: 1,
+            derp_latency: (0..many).map(|it| (it.to_string(), 1.0)).collect(),
+            derp_forced_websocket: (0..64_000).map(|it| (it, String::new())).collect(),
+            addresses: (0..many).map(|it| format!("fd7a::{it:x}/128")).collect(),
+            allowed_ips: (0..many).map(|it| format!("fd7a::{it:x}/128")).collect(),
+            endpoints: (0..many).map(|_| "[::1]:7".to_owned()).collect(),
+            ..wire::Node::default()
+        };
+
+        let node = Node::from_wire(node).unwrap();
+
+        let maps = [node.latency.len(), node.forced_websocket.len()];
+        let lists = [
+            node.addresses.len(),
+            node.allowed.len(),
+            node.endpoints.len(),
+        ];
+        assert_eq!((maps, lists), ([MAX_ENTRIES; 2], [MAX_ENTRIES; 3]));
+    }
 }

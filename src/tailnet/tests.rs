@@ -1,5 +1,7 @@
 //! Nodes with a relay between them, on this machine.
 
+mod hostile;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
@@ -21,9 +23,14 @@ use crate::{
 
 /// A relay that is reached at an address of its own.
 async fn relay(stop: &Stop) -> url::Url {
+    serve(Relay::default(), stop).await
+}
+
+/// Makes this relay be reached.
+async fn serve(relay: Relay, stop: &Stop) -> url::Url {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let (relay, stop) = (Relay::default(), stop.clone());
+    let stop = stop.clone();
     tokio::spawn(async move {
         loop {
             let (mut socket, _) = listener.accept().await.unwrap();

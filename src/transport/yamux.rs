@@ -545,8 +545,15 @@ impl Session {
 /// [`SessionError::Protocol`] if the bytes are not whole frames.
 pub fn stream_payloads(mut recorded: &[u8]) -> Result<BTreeMap<u32, Vec<u8>>, SessionError> {
     let mut payloads = BTreeMap::<u32, Vec<u8>>::new();
-    while let Some((header, rest)) = recorded.split_first_chunk::<{ frame::HEADER_BYTES }>() {
-        let header = Header::decode(header).ok_or(SessionError::Protocol("bad header"))?;
+    while let Some((bytes, rest)) = recorded.split_first_chunk::<{ frame::HEADER_BYTES }>() {
+        let header = Header::decode(bytes).ok_or(SessionError::Protocol("bad header"))?;
+        let mut ours = BytesMut::new();
+        header.encode(&mut ours);
+        if ours != bytes[..] {
+            return Err(SessionError::Protocol(
+                "a header that we would write otherwise",
+            ));
+        }
         recorded = rest;
         if header.kind == Kind::Data {
             let body = recorded.split_at_checked(header.length as usize);

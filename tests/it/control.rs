@@ -5,6 +5,7 @@ mod backup;
 mod bad_days;
 mod coder_wire;
 mod hostile_daemon;
+mod hostile_peer;
 mod kill;
 mod listener;
 mod people;

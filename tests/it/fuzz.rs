@@ -86,6 +86,46 @@ fn answers_of_registries_hold() {
 }
 
 #[test]
+fn frames_of_relays_hold() {
+    fuzz("derp");
+}
+
+#[test]
+fn disco_holds() {
+    fuzz("disco");
+}
+
+#[test]
+fn packets_of_the_overlay_hold() {
+    fuzz("tsmp");
+}
+
+#[test]
+fn nodes_and_maps_hold() {
+    fuzz("tailnet");
+}
+
+#[test]
+fn calls_of_agents_hold() {
+    fuzz("agent_calls");
+}
+
+#[test]
+fn texts_for_agents_hold() {
+    fuzz("agent_texts");
+}
+
+#[test]
+fn a_node_holds() {
+    fuzz("engine");
+}
+
+#[test]
+fn the_coordinator_holds() {
+    fuzz("coordinator");
+}
+
+#[test]
 fn every_target_has_seeds_and_a_binary() {
     let manifest = fs::read_to_string(directory().join("Cargo.toml")).unwrap();
     for (name, _) in bodies::TARGETS {

@@ -2,13 +2,23 @@
 //!
 //! They lie beside the repository in `../shared/wire` (or in `$OUTPOST_SHARED/wire`); without them the tests say so.
 
+mod messages;
+mod relay;
 mod replay;
+mod rest;
 
-use std::{collections::BTreeMap, fmt::Debug, fs, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
 use outpost::{
+    net::websocket::{self, ByteStream},
     proto::{provisioner, provisionerd},
     transport::{
         drpc::wire::{Kind, Packet, Reader, Writer},
@@ -16,6 +26,23 @@ use outpost::{
     },
 };
 use prost::Message;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
+
+/// Longer than any of it takes on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Every recording of yamux over a WebSocket.
+const WEBSOCKETS: [&str; 5] = [
+    "provisionerd.jsonl",
+    "provisionerd-failures.jsonl",
+    "agent-rpc.jsonl",
+    "client-coordinate-direct.jsonl",
+    "client-coordinate-relay.jsonl",
+];
 
 #[test]
 fn every_daemon_recording_is_decoded_and_encoded_alike() {
@@ -44,22 +71,28 @@ impl Call {
         self.name.rsplit('/').next().unwrap()
     }
 
+    /// The messages of both directions; what ends a call has no payload.
+    fn messages(&self) -> (Vec<Bytes>, Vec<Bytes>) {
+        let [asked, answered] = [&self.asked, &self.answered].map(|packets| {
+            let (messages, ends): (Vec<_>, Vec<_>) = packets
+                .iter()
+                .partition(|packet| packet.kind == Kind::Message);
+            let is_end =
+                |it: &&Packet| matches!(it.kind, Kind::Close | Kind::CloseSend | Kind::Cancel);
+            assert!(ends.iter().all(is_end), "{}: {ends:?}", self.name);
+            messages.into_iter().map(|it| it.data.clone()).collect()
+        });
+        (asked, answered)
+    }
+
     /// Every message of the call survives decoding and encoding.
     fn check(&self) {
         use provisionerd::{
             AcquiredJob, CancelAcquire, CommitQuotaRequest, CommitQuotaResponse, CompletedJob,
             Empty, FailedJob, UpdateJobRequest, UpdateJobResponse,
         };
-        let method = self.method();
-        let messages = |packets: &[Packet]| -> Vec<Bytes> {
-            packets
-                .iter()
-                .filter(|packet| packet.kind == Kind::Message)
-                .map(|packet| packet.data.clone())
-                .collect()
-        };
-        let (asked, answered) = (messages(&self.asked), messages(&self.answered));
-        match method {
+        let (asked, answered) = self.messages();
+        match self.method() {
             "AcquireJobWithCancel" => same::<CancelAcquire, AcquiredJob>(&asked, &answered),
             "CommitQuota" => same::<CommitQuotaRequest, CommitQuotaResponse>(&asked, &answered),
             "UpdateJob" => same::<UpdateJobRequest, UpdateJobResponse>(&asked, &answered),
@@ -95,14 +128,13 @@ fn same_message<M: Message + Default + PartialEq + Debug>(bytes: &Bytes) {
     assert_eq!(sorted(&encoded), sorted(bytes), "{message:?}");
 }
 
-/// One connection: what either side sent, without the HTTP heads, and the head of the question.
-struct Recording {
-    head: String,
+/// One connection: what either side sent, byte by byte.
+struct Raw {
     client: Vec<u8>,
     server: Vec<u8>,
 }
 
-impl Recording {
+impl Raw {
     fn open(name: &str) -> Option<Self> {
         let shared = std::env::var_os("OUTPOST_SHARED").map(PathBuf::from);
         let shared =
@@ -124,11 +156,33 @@ impl Recording {
             }
             .extend(data);
         }
-        let (head, _) = client.split_at(head_length(&client));
+        Some(Self { client, server })
+    }
+
+    /// The heads of question and answer, and what follows them.
+    fn upgraded(&self) -> [(String, &[u8]); 2] {
+        [&self.client, &self.server].map(|raw| {
+            let (head, rest) = raw.split_at(head_length(raw));
+            (String::from_utf8(head.to_vec()).unwrap(), rest)
+        })
+    }
+}
+
+/// The same without the HTTP heads and the WebSocket, and the head of the question.
+struct Recording {
+    head: String,
+    client: Vec<u8>,
+    server: Vec<u8>,
+}
+
+impl Recording {
+    fn open(name: &str) -> Option<Self> {
+        let raw = Raw::open(name)?;
+        let [(head, client), (_, server)] = raw.upgraded();
         Some(Self {
-            head: String::from_utf8(head.to_vec()).unwrap(),
-            client: body(&client),
-            server: body(&server),
+            head,
+            client: websocket_payload(client),
+            server: websocket_payload(server),
         })
     }
 
@@ -155,10 +209,6 @@ impl Recording {
 fn head_length(raw: &[u8]) -> usize {
     let end = raw.windows(4).position(|window| window == b"\r\n\r\n");
     end.unwrap() + 4
-}
-
-fn body(raw: &[u8]) -> Vec<u8> {
-    websocket_payload(&raw[head_length(raw)..])
 }
 
 /// The payloads of all binary messages.
@@ -224,19 +274,72 @@ fn packets(bytes: &[u8]) -> BTreeMap<u32, Vec<Packet>> {
         .collect()
 }
 
-#[test]
-fn our_session_accepts_what_a_real_daemon_sent() {
-    let Some(recording) = Recording::open("provisionerd.jsonl") else {
-        return;
-    };
-    let now = Instant::now();
-    let mut session = yamux::Session::new(yamux::Role::Server, yamux::Config::default(), now);
-    let mut received = 0;
+#[tokio::test]
+async fn our_websocket_gives_the_bytes_that_real_peers_put_in() {
+    for name in WEBSOCKETS {
+        let Some(raw) = Raw::open(name) else { return };
+        let [(question, client), (answer, server)] = raw.upgraded();
 
-    for piece in recording.client.chunks(1500) {
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        for head in [question, answer] {
+            assert!(head.contains("\r\nUpgrade: websocket\r\n"), "{head}");
+        }
+        for (role, sent) in [(Role::Server, client), (Role::Client, server)] {
+            let read = timeout(PATIENCE, through_our_websocket(role, sent));
+            assert!(read.await.unwrap() == websocket_payload(sent), "{name}");
+        }
+    }
+}
+
+/// What our WebSocket gives whoever reads it; a recording may end without a close.
+async fn through_our_websocket(role: Role, sent: &[u8]) -> Vec<u8> {
+    let (mut peer, ours) = tokio::io::duplex(sent.len() + (1 << 20));
+    peer.write_all(sent).await.unwrap();
+    peer.shutdown().await.unwrap();
+    let socket = WebSocketStream::from_raw_socket(ours, role, Some(websocket::config())).await;
+    let mut read = Vec::new();
+    let _ = ByteStream::new(socket).read_to_end(&mut read).await;
+    read
+}
+
+#[test]
+fn our_sessions_accept_what_real_peers_sent_in_either_role() {
+    for name in WEBSOCKETS {
+        let Some(recording) = Recording::open(name) else {
+            return;
+        };
+        let sides = [
+            (yamux::Role::Server, &recording.client),
+            (yamux::Role::Client, &recording.server),
+        ];
+        for (role, sent) in sides {
+            let expected = yamux::stream_payloads(sent).unwrap();
+            let streams = yamux::stream_payloads(&recording.client).unwrap().len();
+            let expected: usize = expected.values().map(Vec::len).sum();
+            assert_eq!(received(role, streams, sent), expected, "{name}");
+        }
+    }
+}
+
+/// How many bytes come out of a session of ours whose peer sends this; a client has opened so many streams before.
+fn received(role: yamux::Role, streams: usize, sent: &[u8]) -> usize {
+    let now = Instant::now();
+    let config = yamux::Config {
+        max_streams: 4096,
+        ..yamux::Config::default()
+    };
+    let mut session = yamux::Session::new(role, config, now);
+    if let yamux::Role::Client = role {
+        for _ in 0..streams {
+            session.open(now).unwrap();
+        }
+    }
+    let mut received = 0;
+    for piece in sent.chunks(1500) {
         session
             .handle_bytes(Bytes::copy_from_slice(piece), now)
             .unwrap();
+        while session.poll_transmit().is_some() {}
         while let Some(event) = session.poll_event() {
             if let yamux::Event::StreamReadable(id) = event {
                 while let Ok(Some(data)) = session.read(id, usize::MAX) {
@@ -249,11 +352,5 @@ fn our_session_accepts_what_a_real_daemon_sent() {
             }
         }
     }
-
-    let expected: usize = yamux::stream_payloads(&recording.client)
-        .unwrap()
-        .values()
-        .map(Vec::len)
-        .sum();
-    assert_eq!(received, expected);
+    received
 }

@@ -246,3 +246,93 @@ fn who_leaves_is_disconnected_and_who_takes_nothing_is_lost() {
     assert_eq!(agent.heard(), [told("Disconnected", &second, 0)]);
     assert!(!all.is_connected(second.id));
 }
+
+#[test]
+fn what_makes_no_sense_ends_its_peer_and_nobody_else() {
+    let all = Coordinator::default();
+    let mut agent = Peer::agent(&all);
+    let mut client = Peer::client(&all, agent.id);
+    agent.is(1).unwrap();
+    client.is(2).unwrap();
+    client.opens(agent.id).unwrap();
+    client.heard();
+    agent.heard();
+    let short = || {
+        Some(Tunnel {
+            id: b"short"[..].into(),
+        })
+    };
+    let with = |change: &dyn Fn(&mut Node)| {
+        let mut node = node(agent.id, 1);
+        change(&mut node);
+        CoordinateRequest {
+            update_self: Some(UpdateSelf { node: Some(node) }),
+            ..CoordinateRequest::default()
+        }
+    };
+    let many = 100_000_u32;
+    let ready = ReadyForHandshake {
+        id: b"short"[..].into(),
+    };
+    for (at, bad) in [
+        CoordinateRequest {
+            add_tunnel: short(),
+            ..CoordinateRequest::default()
+        },
+        CoordinateRequest {
+            remove_tunnel: short(),
+            ..CoordinateRequest::default()
+        },
+        CoordinateRequest {
+            ready_for_handshake: vec![ready.clone()],
+            ..CoordinateRequest::default()
+        },
+        CoordinateRequest {
+            ready_for_handshake: vec![ready; BATCH + 1],
+            ..CoordinateRequest::default()
+        },
+        with(&|node| node.derp_latency = (0..many).map(|it| (it.to_string(), 1.0)).collect()),
+        with(&|node| node.endpoints = (0..many).map(|it| format!("[::1]:{it}")).collect()),
+        with(&|node| node.addresses = vec![node.addresses[0].clone(); many as usize]),
+        with(&|node| node.allowed_ips = vec!["::/0".to_owned()]),
+        with(&|node| node.disco = "x".repeat(MAX_NODE)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let hostile = Peer::again(&all, agent.id);
+        hostile.is(3).unwrap();
+        let refused = hostile.seat.request(bad);
+        assert!(matches!(refused, Err(Refusal::Authorization(_))), "{at}");
+        drop(hostile);
+        let kinds: Vec<_> = client.heard().into_iter().map(|(kind, ..)| kind).collect();
+        assert_eq!(kinds, ["Node", "Lost"], "{at}");
+    }
+
+    let mut agent = Peer::again(&all, agent.id);
+    agent.is(4).unwrap();
+    assert_eq!(client.heard(), [told("Node", &agent, 4)]);
+    assert_eq!(agent.heard(), [told("Node", &client, 2)]);
+}
+
+#[test]
+fn one_that_opens_tunnels_without_end_is_refused_and_leaves_nothing_behind() {
+    let all = Coordinator::default();
+    let (id, auth) = (Uuid::new_v4(), Auth::Client(Box::new(|_| true)));
+    let (seat, answers) = all.connect(id, auth);
+    let mut hostile = Peer { id, seat, answers };
+    let agent = Peer::agent(&all);
+    let mut client = Peer::client(&all, agent.id);
+
+    let opened = (0..).find(|_| hostile.opens(Uuid::new_v4()).is_err());
+    assert_eq!(opened, Some(MAX_TUNNELS));
+    assert_eq!(hostile.heard(), []);
+    client.opens(agent.id).unwrap();
+    agent.is(1).unwrap();
+    assert_eq!(client.heard(), [told("Node", &agent, 1)]);
+
+    drop(hostile);
+    let state = all.lock();
+    let sizes = (state.peers.len(), state.to.len(), state.from.len());
+    assert_eq!((sizes, state.failed.len()), ((2, 1, 1), 0));
+}

@@ -1,7 +1,8 @@
 //! A relay: takes clients in, and hands each packet to the client whose key it names.
 //!
 //! What a client does not take is dropped, oldest first, so that one that is slow costs others nothing but its share
-//! of `QUEUE_PACKETS`. Control comes before disco, disco before data.
+//! of `QUEUE_PACKETS`. Those who send to it take turns, and whoever has most waiting loses first: anybody who knows a key
+//! may send to it, and must not be able to drown the others. Control comes before disco, disco before data.
 //!
 //! # Source
 //! coder/tailscale `derp/derp_server.go`: duplicates, limits, who is told that whom has gone.
@@ -89,34 +90,85 @@ struct Waiting {
     data: Packets,
 }
 
-/// Packets as they will be written, one after the other, so that what waits holds no memory but its own.
+/// Packets by their senders, who take turns.
 #[derive(Default)]
 struct Packets {
+    of: HashMap<Key, Share>,
+    /// Who has something waiting, in the order of their turns.
+    turns: VecDeque<Key>,
+    frames: usize,
+    bytes: usize,
+    /// Empty memory for the next sender's.
+    spare: BytesMut,
+}
+
+/// What waits of one sender, as it will be written, so that it holds no memory but its own.
+struct Share {
     bytes: BytesMut,
     frames: usize,
 }
 
 impl Packets {
     fn push(&mut self, from: Key, packet: Bytes) {
-        Frame::Receive { from, packet }.encode(&mut self.bytes);
+        let of = self.of.entry(from).or_insert_with(|| {
+            self.turns.push_back(from);
+            let bytes = std::mem::take(&mut self.spare);
+            Share { bytes, frames: 0 }
+        });
+        let before = of.bytes.len();
+        Frame::Receive { from, packet }.encode(&mut of.bytes);
+        of.frames += 1;
+        self.bytes += of.bytes.len() - before;
         self.frames += 1;
-        while self.frames > QUEUE_PACKETS || self.bytes.len() > QUEUE_BYTES {
-            self.bytes.advance(frame::length(&self.bytes));
-            self.frames -= 1;
+        while self.frames > QUEUE_PACKETS || self.bytes > QUEUE_BYTES {
+            let is_count = self.frames > QUEUE_PACKETS;
+            let most = |(_, of): &(&Key, &Share)| match is_count {
+                true => of.frames,
+                false => of.bytes.len(),
+            };
+            let Some(who) = self.of.iter().max_by_key(most).map(|(key, _)| *key) else {
+                return;
+            };
+            self.shift(who, None);
         }
     }
 
     /// Moves as many as go at once behind those that go already.
     fn take(&mut self, out: &mut BytesMut) {
-        if self.frames > 0 && out.is_empty() && self.bytes.len() <= BATCH_BYTES {
-            std::mem::swap(out, &mut self.bytes);
-            self.frames = 0;
+        if self.turns.len() == 1
+            && out.is_empty()
+            && self.bytes <= BATCH_BYTES
+            && let Some(only) = self.turns.pop_front().and_then(|who| self.of.remove(&who))
+        {
+            self.spare = std::mem::replace(out, only.bytes);
+            (self.frames, self.bytes) = (0, 0);
         }
-        while self.frames > 0 && out.len() < BATCH_BYTES {
-            let length = frame::length(&self.bytes);
-            out.extend_from_slice(&self.bytes[..length]);
-            self.bytes.advance(length);
-            self.frames -= 1;
+        while out.len() < BATCH_BYTES
+            && let Some(who) = self.turns.front().copied()
+        {
+            self.shift(who, Some(out));
+            if self.turns.front() == Some(&who) {
+                self.turns.rotate_left(1);
+            }
+        }
+    }
+
+    /// Takes the oldest packet of a sender, who has no turn any more if it was the last one.
+    fn shift(&mut self, who: Key, out: Option<&mut BytesMut>) {
+        let Some(of) = self.of.get_mut(&who) else {
+            return;
+        };
+        let length = frame::length(&of.bytes);
+        if let Some(out) = out {
+            out.extend_from_slice(&of.bytes[..length]);
+        }
+        of.bytes.advance(length);
+        of.frames -= 1;
+        self.bytes -= length;
+        self.frames -= 1;
+        if of.frames == 0 {
+            self.of.remove(&who);
+            self.turns.retain(|it| *it != who);
         }
     }
 }
@@ -432,6 +484,57 @@ mod tests {
     }
 
     #[test]
+    fn one_that_sends_without_end_costs_the_others_nothing() {
+        let queue = Queue::default();
+        for n in 0..5 {
+            queue.packet(key(1), Bytes::from(n.to_string()));
+        }
+        let large = Bytes::from(vec![0; 4096]);
+        for _ in 0..QUEUE_PACKETS * 3 {
+            queue.packet(key(2), packet("flood"));
+            queue.packet(key(3), large.clone());
+        }
+        assert!(queue.lock().data.bytes <= QUEUE_BYTES);
+        assert!(queue.lock().data.frames <= QUEUE_PACKETS);
+
+        let (mut bytes, mut senders, mut taken) = (BytesMut::new(), Vec::new(), Vec::new());
+        queue.batch(&mut bytes);
+        while let Some(frame) = Frame::decode(&mut bytes).unwrap() {
+            let Frame::Receive { from, packet } = frame else {
+                panic!("only packets wait");
+            };
+            senders.push(from);
+            if from == key(1) {
+                taken.push(packet);
+            }
+        }
+        assert_eq!(taken, ["0", "1", "2", "3", "4"]);
+        let turn = [key(1), key(2), key(3)];
+        assert_eq!(senders[..15], turn.repeat(5));
+        loop {
+            bytes.clear();
+            queue.batch(&mut bytes);
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        let waiting = queue.lock();
+        let left = (waiting.data.frames, waiting.data.bytes);
+        assert_eq!(left, (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_say_who_it_is_is_not_waited_for() {
+        let relay = Relay::default();
+        let (_client, io) = tokio::io::duplex(1 << 10);
+
+        let ended = relay.clone().serve(io, Stop::new()).await;
+
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(relay.clients_now(), 0);
+    }
+
+    #[test]
     fn what_is_not_taken_is_dropped_oldest_first_and_disco_comes_before_data() {
         let queue = Queue::default();
         for n in 0..QUEUE_PACKETS + 3 {
@@ -452,7 +555,7 @@ mod tests {
         for _ in 0..QUEUE_PACKETS {
             queue.packet(key(1), large.clone());
         }
-        assert!(queue.lock().data.bytes.len() <= QUEUE_BYTES);
+        assert!(queue.lock().data.bytes <= QUEUE_BYTES);
         bytes.clear();
         queue.batch(&mut bytes);
         assert!(
@@ -477,9 +580,13 @@ mod tests {
             }
         }
 
-        assert_eq!(
-            (bytes.capacity(), queue.lock().data.bytes.capacity()),
-            (0, 0)
-        );
+        let waiting = queue.lock();
+        let held = [
+            bytes.capacity(),
+            waiting.data.spare.capacity(),
+            waiting.data.of.capacity(),
+            waiting.data.turns.capacity(),
+        ];
+        assert_eq!(held, [0; 4]);
     }
 }

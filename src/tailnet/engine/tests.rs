@@ -1,3 +1,7 @@
+//! What a node does with its peers, on a clock of its own; [`hostile`] has those that mean harm.
+
+mod hostile;
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use jiff::Timestamp;
@@ -18,6 +22,11 @@ struct Side {
 
 impl Side {
     fn new(number: u8) -> Self {
+        Self::with(number, |_, fakes| Box::new(fakes.clone()))
+    }
+
+    /// One whose sessions are of those that these make.
+    fn with(number: u8, sessions: impl FnOnce(&Private, &Fakes) -> Box<dyn Sessions>) -> Self {
         let (private, disco) = (
             Private::from_bytes([number; 32]),
             Private::from_bytes([number + 100; 32]),
@@ -36,7 +45,7 @@ impl Side {
             endpoints: Vec::new(),
         };
         let fakes = Fakes::default();
-        let sessions = Box::new(fakes.clone());
+        let sessions = sessions(&private, &fakes);
         Self {
             id: Uuid::from_u128(number.into()),
             key: node.key,

@@ -3,18 +3,21 @@
 //! # Source
 //! coder `coderd/workspaceagentsrpc.go`, `tailnet/service.go`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use prost::Message;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::{agent, updates, upgrade::Socket};
+use super::{agent, rate::Pace, updates, upgrade::Socket};
 use crate::{
     control::{
         model::{AgentId, AgentRecord},
@@ -96,6 +99,7 @@ impl Peer {
         let (connection, mut incoming) =
             yamux::Connection::start(socket, yamux::Role::Server, config);
         let mut running = JoinSet::new();
+        let mut pace = Pace::default();
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if let Who::Agent(agent) = &self.who {
@@ -108,6 +112,8 @@ impl Peer {
                 Some(_) = running.join_next() => {}
                 Some(stream) = incoming.accept() => {
                     running.spawn(self.clone().answer(stream));
+                    // Each call may be written down, for all to wait for.
+                    keep(&mut pace).await;
                 }
                 _ = beat.tick() => if !self.is_current().await {
                     info!("a newer build took the agent's place");
@@ -193,6 +199,7 @@ impl Peer {
             }
         };
         let (seat, mut told) = self.plane.coordinator().connect(id, auth);
+        let mut pace = Pace::default();
         loop {
             tokio::select! {
                 request = answer.receive::<CoordinateRequest>() => match request? {
@@ -215,6 +222,8 @@ impl Peer {
                             drain(&mut answer, &mut told).await?;
                             return answer.end().await;
                         }
+                        // What it says is told to others, who must be able to take it.
+                        keep(&mut pace).await;
                     }
                     None => return Ok(()),
                 },
@@ -284,6 +293,14 @@ impl Peer {
         send(&mut answer, &self.plane.derp_map().to_wire()).await?;
         self.plane.stop().draining().await;
         answer.end().await
+    }
+}
+
+/// Takes nothing more from a peer that asks too fast, until it may again.
+async fn keep(pace: &mut Pace) {
+    let pause = pace.pause(Instant::now());
+    if !pause.is_zero() {
+        sleep(pause).await;
     }
 }
 

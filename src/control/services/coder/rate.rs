@@ -1,4 +1,4 @@
-//! How often one peer may ask for one thing. Pure: `now` is an argument.
+//! How often one peer may ask for one thing, and how fast on one connection. Pure: `now` is an argument.
 //!
 //! # Source
 //! coder `coderd/httpmw/ratelimit.go`, and the default of `--api-rate-limit`.
@@ -40,6 +40,27 @@ impl Rates {
     }
 }
 
+/// What one connection may ask at once; an agent begins with about twenty calls.
+const BURST: u32 = 64;
+/// How far apart its questions are from then on.
+const PACE: Duration = Duration::from_millis(20);
+
+/// How fast one connection asks.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// When it has had all that it was given.
+    spent: Option<Instant>,
+}
+
+impl Pace {
+    /// Counts a question, and says how long the next one has to wait.
+    pub(super) fn pause(&mut self, now: Instant) -> Duration {
+        let spent = self.spent.map_or(now, |spent| spent.max(now)) + PACE;
+        self.spent = Some(spent);
+        spent.duration_since(now).saturating_sub(PACE * BURST)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -68,5 +89,20 @@ mod tests {
         assert_eq!(rates.0.len(), MAX_COUNTED);
         assert!(rates.allow(IpAddr::from([1, 1, 1, 1]), "serve", start + WINDOW));
         assert_eq!(rates.0.len(), 1);
+    }
+
+    #[test]
+    fn a_connection_asks_much_at_once_and_then_at_its_pace() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        for _ in 0..BURST {
+            assert_eq!(pace.pause(start), Duration::ZERO);
+        }
+
+        assert_eq!(pace.pause(start), PACE);
+        assert_eq!(pace.pause(start + PACE), PACE);
+        assert_eq!(pace.pause(start + PACE * 3), Duration::ZERO);
+        let later = start + Duration::from_secs(3600);
+        let pauses: Vec<_> = (0..=BURST).map(|_| pace.pause(later)).collect();
+        assert_eq!(pauses.iter().sum::<Duration>(), PACE);
     }
 }
