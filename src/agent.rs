@@ -16,6 +16,7 @@ mod monitor;
 mod outbox;
 pub mod reaper;
 mod rpc;
+mod schedule;
 mod scripts;
 mod session;
 mod sftp;

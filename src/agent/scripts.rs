@@ -11,7 +11,6 @@ use std::{
         process::ExitStatusExt as _,
     },
     path::PathBuf,
-    str::FromStr as _,
     sync::Arc,
     time::Duration,
 };
@@ -21,7 +20,7 @@ use jiff::Timestamp;
 use tokio::{task::JoinSet, time::sleep};
 use tracing::{info, warn};
 
-use super::{Shared, command, stamp};
+use super::{Shared, command, schedule::Schedule, stamp};
 use crate::{
     process::{self, Limits, Pipe},
     proto::coder::agent::v2::{
@@ -91,7 +90,7 @@ pub(super) async fn run_at_times(shared: Arc<Shared>, manifest: Arc<Manifest>, s
         .iter()
         .filter(|script| !script.cron.is_empty())
     {
-        let schedule = match cron::Schedule::from_str(&script.cron) {
+        let schedule = match Schedule::parse(&script.cron) {
             Ok(schedule) => schedule,
             Err(error) => {
                 warn!(script = script.display_name, %error, "a script has no usable schedule");
@@ -100,7 +99,7 @@ pub(super) async fn run_at_times(shared: Arc<Shared>, manifest: Arc<Manifest>, s
         };
         let (shared, script, stop) = (shared.clone(), script.clone(), stop.clone());
         running.spawn(async move {
-            while let Some(next) = schedule.upcoming(chrono::Local).next() {
+            while let Some(next) = schedule.after(&chrono::Local::now()) {
                 let pause = (next - chrono::Local::now()).to_std().unwrap_or_default();
                 tokio::select! {
                     () = sleep(pause) => {}

@@ -17,6 +17,7 @@ use super::{
     Shared, health, host_key, metadata, monitor, rpc::Rpc, scripts, scripts::Outcome, ssh,
 };
 use crate::{
+    process::program_text,
     proto::{
         coder::agent::v2::{self as wire, Manifest, lifecycle::State, timing::Stage},
         provisionerd::Empty,
@@ -199,6 +200,7 @@ async fn begin(shared: Arc<Shared>, manifest: Arc<Manifest>, graceful: Stop) {
         Outcome::Failed => State::StartError,
         Outcome::TimedOut => State::StartTimeout,
     });
+    tokio::task::spawn_blocking(program_text::give_back);
     scripts::run_at_times(shared, manifest, graceful).await;
 }
 

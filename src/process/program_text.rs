@@ -4,8 +4,9 @@ use std::{fs, num::NonZeroUsize, ptr::NonNull};
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
-/// Lets go of the pages of our program's text. Those that are still needed come back from the page cache by
-/// themselves; the code that parsed options, read authorities and dialled for the first time does not.
+/// Lets go of the pages of our program's text, and of the tables by which it was loaded. Those that are still needed come
+/// back from the page cache by themselves; the code that parsed options, read authorities and dialled for the first time
+/// does not.
 ///
 /// Where the kernel does not say what is mapped, nothing happens.
 pub fn give_back() {
@@ -21,24 +22,26 @@ pub fn give_back() {
         let start = NonNull::without_provenance(start);
         #[expect(
             unsafe_code,
-            reason = "the range is a private, read-only, executable mapping of a file: it has no changed pages, so the \
-                      kernel reads the same bytes again at the next access"
+            reason = "the range is a private mapping of a file that nobody could ever write to: it has no changed pages, \
+                      so the kernel reads the same bytes again at the next access"
         )]
         // It saves memory or it does not; there is nothing to do about it.
         let _ = unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) };
     }
 }
 
-/// The address and the length, in bytes, of a mapping of the program's text; `None` for any other line of
-/// `/proc/PID/maps`.
+/// The address and the length, in bytes, of a mapping of the program's text or of its beginning, where those tables are;
+/// `None` for any other line of `/proc/PID/maps`. Other read-only data may have been written while it was loaded.
 fn text_of(line: &str, program: &str) -> Option<(usize, usize)> {
     let mut words = line.splitn(6, ' ').map(str::trim);
     let (range, permissions) = (words.next()?, words.next()?);
-    let name = words.nth(3)?;
+    let is_beginning = words.next()?.bytes().all(|digit| digit == b'0');
+    let name = words.nth(2)?;
+    let is_clean = permissions == "r-xp" || permissions == "r--p" && is_beginning;
     let (start, end) = range.split_once('-')?;
     let [start, end] = [start, end].map(|text| usize::from_str_radix(text, 16).ok());
     let (start, end) = (start?, end?);
-    (permissions == "r-xp" && name == program && start < end).then(|| (start, end - start))
+    (is_clean && name == program && start < end).then(|| (start, end - start))
 }
 
 #[cfg(test)]
@@ -55,6 +58,8 @@ mod tests {
         let text = (0x5590_cd64_0000, 0x2000);
 
         assert_eq!(text_of(&line("r-xp", "/bin/a b"), "/bin/a b"), Some(text));
+        let beginning = line("r--p", "/bin/a b").replace("004eb000", "00000000");
+        assert_eq!(text_of(&beginning, "/bin/a b"), Some(text));
         for (permissions, name) in [
             ("r--p", "/bin/a b"),
             ("rw-p", "/bin/a b"),
