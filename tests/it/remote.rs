@@ -75,6 +75,10 @@ impl Drop for Service {
 
 impl Server {
     pub fn start() -> Self {
+        Self::at("127.0.0.1:0", &[])
+    }
+
+    pub fn at(listen: &str, further: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
         let psk = directory.path().join("psk");
         assert!(
@@ -87,8 +91,9 @@ impl Server {
         );
         let mut command = outpost();
         command
-            .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(directory.path().join("data"));
+            .args(["server", "--listen", listen, "--data-dir"])
+            .arg(directory.path().join("data"))
+            .args(further);
         command.arg("--psk-file").arg(directory.path().join("psk"));
         let mut process = Service::start(&mut command);
         let line = process.wait_for("Listening at ");

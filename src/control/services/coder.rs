@@ -14,6 +14,7 @@ mod files;
 mod logs;
 mod overlay;
 mod peer;
+mod places;
 mod rate;
 mod rpc;
 mod session;
@@ -70,6 +71,7 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
         .route("/api/v2/users/me/organizations", get(organizations))
         .route("/api/v2/provisionerkeys/{key}", get(key))
         .with_state(coder)
+        .merge(overlay::dials().with_state(plane.clone()))
         .layer(from_fn(move |request: Request, next: Next| {
             let refusal = too_many(&rates, &request);
             async move {
@@ -98,10 +100,17 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
 fn too_many(rates: &Mutex<Rates>, request: &Request) -> Option<Refusal> {
     let Peer(peer) = *request.extensions().get()?;
     let path = request.uri().path();
-    let endpoint = ["/serve", "/organizations"]
-        .into_iter()
-        .find(|end| path.ends_with(end))
-        .unwrap_or("key");
+    let endpoint = [
+        "/serve",
+        "/organizations",
+        "/rpc",
+        "/coordinate",
+        "/tailnet",
+        "/derp",
+    ]
+    .into_iter()
+    .find(|end| path.ends_with(end))
+    .unwrap_or("key");
     // A count is whole after any panic.
     let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
     if rates.allow(peer, endpoint, Instant::now()) {
