@@ -338,6 +338,8 @@ pub struct AgentRecord {
     pub version: String,
     /// Where its sessions begin; empty until it said so.
     pub directory: String,
+    /// When its build was asked for.
+    pub created_at: Timestamp,
     /// When it came first.
     pub first_connected_at: Option<Timestamp>,
     /// When it was last heard of.

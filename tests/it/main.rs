@@ -22,6 +22,7 @@ mod doctor;
 mod engine;
 mod fake_coderd;
 mod fuzz;
+mod go_agent;
 mod go_daemon;
 mod interop;
 mod isolation;

@@ -20,6 +20,8 @@ use crate::cli::outpost;
 /// A server that runs until it is dropped.
 pub struct Server {
     directory: TempDir,
+    /// More than what each server is told.
+    further: Vec<String>,
     pub url: String,
     pub process: Service,
 }
@@ -56,6 +58,11 @@ impl Service {
         self.0.id()
     }
 
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
     pub fn stop(mut self) {
         kill(
             Pid::from_raw(self.0.id().try_into().unwrap()),
@@ -89,12 +96,24 @@ impl Server {
                 .unwrap()
                 .success()
         );
+        let further = further.iter().map(|&it| it.to_owned()).collect::<Vec<_>>();
+        let (process, url) = Self::serve(directory.path(), listen, &further);
+        Self {
+            directory,
+            further,
+            url,
+            process,
+        }
+    }
+
+    /// A server with the data of this directory, and where it is reached.
+    fn serve(directory: &Path, address: &str, further: &[String]) -> (Service, String) {
         let mut command = outpost();
         command
-            .args(["server", "--listen", listen, "--data-dir"])
-            .arg(directory.path().join("data"))
+            .args(["server", "--listen", address, "--data-dir"])
+            .arg(directory.join("data"))
             .args(further);
-        command.arg("--psk-file").arg(directory.path().join("psk"));
+        command.arg("--psk-file").arg(directory.join("psk"));
         let mut process = Service::start(&mut command);
         let line = process.wait_for("Listening at ");
         let url = line
@@ -105,11 +124,15 @@ impl Server {
             .next()
             .unwrap()
             .to_owned();
-        Self {
-            directory,
-            url,
-            process,
-        }
+        (process, url)
+    }
+
+    /// Dies at once, and comes back where it was.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        let address = url::Url::parse(&self.url).unwrap();
+        let address = address.socket_addrs(|| None).unwrap()[0].to_string();
+        (self.process, _) = Self::serve(self.directory.path(), &address, &self.further);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -51,6 +51,7 @@ pub(super) fn dials() -> Router<Arc<Plane>> {
 /// What they ask before.
 pub(super) fn routes() -> Router<Arc<Plane>> {
     Router::new()
+        .route("/api/v2/workspaceagents/me/reinit", get(reinit))
         .route("/api/v2/workspaceagents/connection", get(connection))
         .route(
             "/api/v2/workspaceagents/{agent}/connection",
@@ -81,6 +82,13 @@ async fn rpc(
     let agent = admission::agent(&plane, request.headers()).await?;
     let who = Who::Agent(agent);
     become_peer(Peer { plane, who }, &places, &upgraded, request)
+}
+
+/// No workspace here waits for an owner; an agent that hears so does not ask again.
+async fn reinit(State(plane): State<Arc<Plane>>, headers: HeaderMap) -> Result<Response, Refusal> {
+    admission::agent(&plane, &headers).await?;
+    let why = "This workspace is no prebuilt one.";
+    Err(Refusal::new(StatusCode::CONFLICT, why))
 }
 
 async fn coordinate(

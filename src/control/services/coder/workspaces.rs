@@ -18,7 +18,7 @@ use crate::{
     control::{
         agent_ids::{app_id, log_source_id, script_id},
         board::Said,
-        model::{AgentRecord, Build, JobStatus, Organization, Workspace},
+        model::{AgentRecord, Build, JobRecord, JobStatus, Organization, Workspace},
         plane::{AgentFacts, AgentStatus, Caller, Plane, RequestError},
         store::WorkspaceFilter,
     },
@@ -135,7 +135,7 @@ async fn as_json(
 ) -> Result<Value, RequestError> {
     let build = plane.store().latest_build(workspace.id).await?;
     let build = match build {
-        Some(build) => build_as_json(plane, workspace, &build).await?,
+        Some(build) => build_as_json(plane, organization, workspace, &build).await?,
         None => Value::Null,
     };
     Ok(json!({
@@ -156,11 +156,16 @@ async fn as_json(
 
 async fn build_as_json(
     plane: &Plane,
+    organization: &Organization,
     workspace: &Workspace,
     build: &Build,
 ) -> Result<Value, RequestError> {
     let job = plane.store().job(build.job_id).await?;
-    let status = job.as_ref().map_or(JobStatus::Queued, |job| job.status());
+    let job = job.ok_or_else(|| RequestError::NotFound {
+        what: "job",
+        name: build.job_id.to_string(),
+    })?;
+    let status = job.status();
     let made = plane.made(build.id).await?;
     let agents = plane.store().agents(workspace.id).await?;
     let of = |resource: &Resource| -> Vec<Value> {
@@ -194,11 +199,33 @@ async fn build_as_json(
         "build_number": build.number,
         "transition": transition(build.transition),
         "status": status_of(build.transition, status),
-        "job": { "id": build.job_id, "status": job_status(status) },
+        "job": job_as_json(organization, &job),
         "created_at": build.created_at,
         "updated_at": workspace.updated_at,
         "resources": resources,
     }))
+}
+
+/// Clients wait for a job as long as it has no `completed_at`.
+fn job_as_json(organization: &Organization, job: &JobRecord) -> Value {
+    json!({
+        "id": job.id,
+        "organization_id": organization.id,
+        "initiator_id": job.initiator_id,
+        "type": "workspace_build",
+        "status": job_status(job.status()),
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "canceled_at": job.canceled_at,
+        "completed_at": job.completed_at,
+        "worker_id": job.worker,
+        "worker_name": job.worker_name,
+        "error": job.error,
+        "tags": job.tags,
+        "input": {},
+        "queue_position": 0,
+        "queue_size": 0,
+    })
 }
 
 fn transition(transition: Transition) -> &'static str {
@@ -251,6 +278,7 @@ fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) -> Value {
     json!({
         "id": record.id,
         "name": record.name,
+        "created_at": record.created_at,
         "status": status.as_str(),
         "lifecycle_state": record.lifecycle.as_str(),
         "first_connected_at": record.first_connected_at,

@@ -19,7 +19,8 @@ use crate::control::{
     tokens::Hashed,
 };
 
-const AGENT: &str = "SELECT a.*, b.workspace_id FROM agents a JOIN builds b ON b.id = a.build_id
+const AGENT: &str =
+    "SELECT a.*, b.workspace_id, b.created_at FROM agents a JOIN builds b ON b.id = a.build_id
      JOIN workspaces w ON w.id = b.workspace_id";
 
 /// It is of the workspace's newest build that succeeded. While another one goes on, that is the one before: a workspace
@@ -37,6 +38,7 @@ fn agent(row: &SqliteRow) -> Result<AgentRecord, StoreError> {
         lifecycle: row.word("lifecycle")?,
         version: row.text("version")?,
         directory: row.text("directory")?,
+        created_at: row.time("created_at")?,
         first_connected_at: row.optional_time("first_connected_at")?,
         last_connected_at: row.optional_time("last_connected_at")?,
     })
