@@ -10,6 +10,7 @@
 mod admission;
 mod agent;
 mod answer;
+mod builds;
 mod files;
 mod logs;
 mod overlay;
@@ -20,6 +21,7 @@ mod rpc;
 mod session;
 mod updates;
 mod upgrade;
+mod watch;
 mod workspaces;
 
 use std::{
@@ -38,7 +40,7 @@ use axum::{
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use self::{answer::Refusal, rate::Rates, session::Session};
+use self::{answer::Refusal, places::Places, rate::Rates, session::Session};
 use super::calls::Calls;
 use crate::{
     control::{config::Config, model::Organization, plane::Plane},
@@ -84,8 +86,11 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
     let routes = routes.merge(
         overlay::routes()
             .merge(workspaces::routes())
+            .merge(builds::routes())
+            .merge(watch::routes())
             .with_state(plane.clone()),
     );
+    let routes = routes.layer(Extension(Places::default()));
     let Ok(version) = HeaderValue::from_str(&config.version) else {
         return routes;
     };

@@ -44,7 +44,6 @@ pub(super) fn dials() -> Router<Arc<Plane>> {
             get(coordinate),
         )
         .route("/api/v2/tailnet", get(tailnet))
-        .layer(Extension(Places::default()))
         .route("/derp", get(derp))
 }
 

@@ -10,8 +10,8 @@ use crate::control::model::{AgentId, UserId};
 
 /// Connections of one agent: it has one, and others that broke may not have been noticed yet.
 const OF_AGENT: usize = 16;
-/// Connections of one person's clients: each login is one.
-const OF_PERSON: usize = 128;
+/// Connections of one person's clients: each login has one to the agent, and one that watches the workspace.
+const OF_PERSON: usize = 256;
 
 /// Whose connections are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
