@@ -75,7 +75,7 @@ async fn user_id(lab: &mut Lab) -> Uuid {
 }
 
 /// Somebody who manages nothing, and their token.
-async fn somebody(lab: &mut Lab, name: &str) -> Secret {
+pub async fn somebody(lab: &mut Lab, name: &str) -> Secret {
     let request = api::CreateUserRequest {
         name: name.to_owned(),
         budget: -1,
@@ -366,6 +366,10 @@ async fn what_may_work_a_moment_later_is_never_an_error_that_clients_give_up_at(
         "/api/v2/users/me/workspace/dev".to_owned(),
         "/api/v2/workspaces".to_owned(),
         format!("/api/v2/workspaces/{id}"),
+        format!("/api/v2/workspaces/{id}/watch"),
+        format!("/api/v2/templateversions/{id}"),
+        format!("/api/v2/workspacebuilds/{id}"),
+        format!("/api/v2/workspacebuilds/{id}/logs?follow"),
     ] {
         let answer = knock(lab.server.address(), &path, &person).await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{path}: {answer}");
