@@ -338,9 +338,7 @@ impl Server {
                     continue;
                 }
                 Err(error) => {
-                    let is_final = matches!(&error, DialError::Refused { status, .. }
-                        if !status.is_server_error() || *status == StatusCode::INTERNAL_SERVER_ERROR);
-                    if is_final && !has_been_there {
+                    if error.is_final() && !has_been_there {
                         return Err(error);
                     }
                     debug!(%error, "no connection to the coordinator; trying again");

@@ -293,6 +293,16 @@ pub enum LogSource {
     Provisioner,
 }
 
+impl LogSource {
+    /// The name on Coder's wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ProvisionerDaemon => "provisioner_daemon",
+            Self::Provisioner => "provisioner",
+        }
+    }
+}
+
 /// One line of a job's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {

@@ -19,17 +19,18 @@ pub mod engine;
 pub mod key;
 mod netstack;
 mod node;
+pub mod seats;
 pub mod tsmp;
 pub mod wireguard;
 
 pub use self::{
-    coordinator::Coordinator,
     derp::server::Relay,
     derp_map::DerpMap,
     driver::{Config, Driver, Event, Tailnet, start},
     engine::PeerUpdate,
     netstack::{Listener, Stream},
     node::Node,
+    seats::Coordinator,
 };
 
 use crate::transport::coder::ApiVersion;

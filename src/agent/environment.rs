@@ -98,11 +98,13 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
 /// Variables by their names.
 pub(super) type Variables = BTreeMap<String, String>;
 
-/// What our own environment lends to what we start; not our settings.
+/// What our own environment lends to what we start; of our settings only where the server is, which Coder's programs
+/// ask in a workspace.
 fn inherited() -> Variables {
     let all = env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    all.filter(|(name, _)| !name.starts_with("CODER_AGENT_") && !name.starts_with("OUTPOST_"))
+    let is_ours = |name: &str| name.starts_with("CODER_AGENT_") || name.starts_with("OUTPOST_");
+    all.filter(|(name, _)| name == "CODER_AGENT_URL" || !is_ours(name))
         .collect()
 }
 

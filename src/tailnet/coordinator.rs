@@ -1,19 +1,18 @@
-//! Who may know of whom: tells nodes of each other, along tunnels that clients ask for.
+//! Who may know of whom: tells nodes of each other, along tunnels that clients ask for. Pure: no socket, no queue.
 //!
-//! All of it happens under one lock and at once. A peer that does not take what it is told is cut off, so that none can
-//! make another one wait.
+//! [`Core`] decides, and [`Core::poll_output`] says what is to be done for it. [`seats`](super::seats) does that: it
+//! owns the queues of peers, and tells when one does not take what it is told.
 //!
 //! # Source
 //! coder `tailnet/coordinator.go`, `tailnet/peer.go`, `tailnet/tunnel.go`: rules, order and texts.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::Ipv6Addr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use prost::Message as _;
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::address;
@@ -22,15 +21,15 @@ use crate::proto::coder::tailnet::v2::{
     coordinate_response::{PeerUpdate, peer_update::Kind},
 };
 
-/// Answers that wait for a peer to take them.
-const QUEUE: usize = 512;
 /// Peers in one answer.
 const BATCH: usize = 1024;
 /// Tunnels of one peer, which it began.
 const MAX_TUNNELS: usize = 4096;
 /// Bytes of a node: one with all relays of the world and fifty endpoints has a tenth of it. What is told of it waits for
-/// each of those who hear of it, [`QUEUE`] times at most.
+/// each of those who hear of it, as often as their queue is long at most.
 const MAX_NODE: usize = 32 << 10;
+/// Why somebody may not go to an agent.
+pub const ELSEWHERE: &str = "this agent is not there for you";
 /// Where agents of old listened, each of them.
 const LEGACY: Ipv6Addr = Ipv6Addr::new(
     0xfd7a, 0x115c, 0xa1e0, 0x49d6, 0xb259, 0xb7ac, 0xb1b2, 0x48f4,
@@ -40,8 +39,8 @@ const LEGACY: Ipv6Addr = Ipv6Addr::new(
 pub enum Auth {
     /// The agent with this id: it listens, and opens nothing.
     Agent(Uuid),
-    /// A client, with tunnels to the agents that this allows.
-    Client(Box<dyn Fn(Uuid) -> bool + Send>),
+    /// A client on its way to this agent; if there is none, to those that were looked up before it asks for them.
+    Client(Option<Uuid>),
 }
 
 /// Why a peer is cut off.
@@ -55,122 +54,44 @@ pub enum Refusal {
     Closed,
 }
 
+/// Tells one connection of an id from the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Connection(u64);
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Tell a peer. If it does not take it, [`Core::leave`] is to hear of that as a loss.
+    Answer {
+        /// The peer.
+        id: Uuid,
+        /// Its connection.
+        connection: Connection,
+        /// What it is told.
+        answer: CoordinateResponse,
+    },
+    /// Cut a connection off, after what was to be told on it.
+    End(Connection),
+}
+
 struct Peer {
-    /// Tells one connection of an id from the next.
-    connection: u64,
+    connection: Connection,
     auth: Auth,
     node: Option<Arc<Node>>,
     /// What it was told last of each other one.
     sent: HashMap<Uuid, Arc<Node>>,
-    answers: mpsc::Sender<CoordinateResponse>,
 }
 
+/// What the coordinator knows.
 #[derive(Default)]
-struct State {
+pub struct Core {
     peers: HashMap<Uuid, Peer>,
     /// Whom each began a tunnel to.
     to: HashMap<Uuid, BTreeSet<Uuid>>,
     /// The same from the other end.
     from: HashMap<Uuid, BTreeSet<Uuid>>,
-    next_connection: u64,
-    /// Who did not take an answer.
-    failed: Vec<Uuid>,
-}
-
-/// The coordinator. A clone is the same one.
-#[derive(Clone, Default)]
-pub struct Coordinator(Arc<Mutex<State>>);
-
-/// A peer's connection. Dropped without [`Seat::leave`], the peer counts as lost.
-pub struct Seat {
-    coordinator: Coordinator,
-    id: Uuid,
-    connection: u64,
-}
-
-impl Coordinator {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a peer in, in the place of whoever had its id before; its answers end when it is cut off.
-    pub fn connect(&self, id: Uuid, auth: Auth) -> (Seat, mpsc::Receiver<CoordinateResponse>) {
-        let (answers, receiver) = mpsc::channel(QUEUE);
-        let mut state = self.lock();
-        state.next_connection += 1;
-        let connection = state.next_connection;
-        let peer = Peer {
-            connection,
-            auth,
-            node: None,
-            sent: HashMap::new(),
-            answers,
-        };
-        if let Some(old) = state.peers.insert(id, peer) {
-            let error = "peer ID overwritten by new connection".to_owned();
-            let told = CoordinateResponse {
-                error,
-                ..Default::default()
-            };
-            // Its answers end with it, whether it hears why or not.
-            let _ = old.answers.try_send(told);
-        }
-        let others: Vec<Uuid> = state.linked(id).into_iter().collect();
-        let nodes = others
-            .into_iter()
-            .filter_map(|other| Some((other, state.peers.get(&other)?.node.clone()?)));
-        let updates: Vec<(Uuid, Update)> = nodes
-            .map(|(other, node)| (other, Update::Node(node)))
-            .collect();
-        state.send(id, updates);
-        state.settle();
-        drop(state);
-        let coordinator = self.clone();
-        let seat = Seat {
-            coordinator,
-            id,
-            connection,
-        };
-        (seat, receiver)
-    }
-
-    /// What a peer said last of itself.
-    pub fn node(&self, id: Uuid) -> Option<Arc<Node>> {
-        self.lock().peers.get(&id)?.node.clone()
-    }
-
-    /// Whether a peer is connected.
-    pub fn is_connected(&self, id: Uuid) -> bool {
-        self.lock().peers.contains_key(&id)
-    }
-}
-
-impl Seat {
-    /// Does what the peer asks for.
-    ///
-    /// # Errors
-    /// [`Refusal`]: then the peer is to be told, and cut off.
-    pub fn request(&self, request: CoordinateRequest) -> Result<(), Refusal> {
-        let mut state = self.coordinator.lock();
-        let done = state.request(self.id, self.connection, request);
-        state.settle();
-        done
-    }
-
-    /// Ends in an orderly way.
-    pub fn leave(self) {
-        let mut state = self.coordinator.lock();
-        state.leave(self.id, self.connection, Kind::Disconnected);
-        state.settle();
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut state = self.coordinator.lock();
-        state.leave(self.id, self.connection, Kind::Lost);
-        state.settle();
-    }
+    last_connection: u64,
+    outputs: VecDeque<Output>,
 }
 
 /// What one peer hears of another.
@@ -181,11 +102,64 @@ enum Update {
     Ready,
 }
 
-impl State {
-    fn request(
+impl Core {
+    /// Takes a peer in, in the place of whoever had its id before.
+    pub fn connect(&mut self, id: Uuid, auth: Auth) -> Connection {
+        self.last_connection += 1;
+        let connection = Connection(self.last_connection);
+        let peer = Peer {
+            connection,
+            auth,
+            node: None,
+            sent: HashMap::new(),
+        };
+        if let Some(old) = self.peers.insert(id, peer) {
+            let error = "peer ID overwritten by new connection".to_owned();
+            // It is cut off with it, whether it hears why or not.
+            self.outputs.push_back(Output::Answer {
+                id,
+                connection: old.connection,
+                answer: CoordinateResponse {
+                    error,
+                    ..Default::default()
+                },
+            });
+            self.outputs.push_back(Output::End(old.connection));
+        }
+        let others: Vec<Uuid> = self.linked(id).into_iter().collect();
+        let nodes = others
+            .into_iter()
+            .filter_map(|other| Some((other, self.peers.get(&other)?.node.clone()?)));
+        let updates: Vec<(Uuid, Update)> = nodes
+            .map(|(other, node)| (other, Update::Node(node)))
+            .collect();
+        self.send(id, updates);
+        connection
+    }
+
+    /// What a peer said last of itself.
+    pub fn node(&self, id: Uuid) -> Option<Arc<Node>> {
+        self.peers.get(&id)?.node.clone()
+    }
+
+    /// Whether a peer is connected.
+    pub fn is_connected(&self, id: Uuid) -> bool {
+        self.peers.contains_key(&id)
+    }
+
+    /// What is to be done next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Does what a peer asks for.
+    ///
+    /// # Errors
+    /// [`Refusal`]: then the peer is to be told, and cut off.
+    pub fn request(
         &mut self,
         id: Uuid,
-        connection: u64,
+        connection: Connection,
         request: CoordinateRequest,
     ) -> Result<(), Refusal> {
         let peer = self.peers.get_mut(&id);
@@ -255,12 +229,14 @@ impl State {
         Ok(())
     }
 
-    fn leave(&mut self, id: Uuid, connection: u64, kind: Kind) {
+    /// A connection has ended, as [`Kind::Disconnected`] or [`Kind::Lost`]; one that has ended before changes nothing.
+    pub fn leave(&mut self, id: Uuid, connection: Connection, kind: Kind) {
         let peer = self.peers.get(&id);
         if peer.is_none_or(|peer| peer.connection != connection) {
             return;
         }
         self.peers.remove(&id);
+        self.outputs.push_back(Output::End(connection));
         for other in self.linked(id) {
             self.send(other, [(id, Update::Gone(kind))]);
         }
@@ -323,31 +299,24 @@ impl State {
                 peer_updates: std::mem::replace(&mut told, rest),
                 error: String::new(),
             };
-            if peer.answers.try_send(answer).is_err() {
-                self.failed.push(id);
-                return;
-            }
+            self.outputs.push_back(Output::Answer {
+                id,
+                connection: peer.connection,
+                answer,
+            });
         }
     }
 
     fn say(&mut self, id: Uuid, error: String) {
         if let Some(peer) = self.peers.get(&id) {
-            let answer = CoordinateResponse {
-                error,
-                ..Default::default()
-            };
-            if peer.answers.try_send(answer).is_err() {
-                self.failed.push(id);
-            }
-        }
-    }
-
-    /// Cuts off who did not take an answer, and whoever could not be told of that.
-    fn settle(&mut self) {
-        while let Some(id) = self.failed.pop() {
-            if let Some(connection) = self.peers.get(&id).map(|peer| peer.connection) {
-                self.leave(id, connection, Kind::Lost);
-            }
+            self.outputs.push_back(Output::Answer {
+                id,
+                connection: peer.connection,
+                answer: CoordinateResponse {
+                    error,
+                    ..Default::default()
+                },
+            });
         }
     }
 }
@@ -373,21 +342,44 @@ impl Auth {
                 refuse(added.is_some(), "agents cannot open tunnels")?;
                 refuse(!node.is_none_or(all), "an address that is not the agent's")
             }
-            Self::Client(may) => {
+            Self::Client(only) => {
                 let is_single = |text: &String| address::parse_cidr(text).is_some();
                 let all = |node: &Node| node.addresses.iter().all(is_single);
                 refuse(!node.is_none_or(all), "an address that is no single one")?;
                 let is_early = !request.ready_for_handshake.is_empty();
                 refuse(is_early, "clients cannot send ready for handshake")?;
-                refuse(
-                    added.is_some_and(|id| !may(id)),
-                    "this agent is not there for you",
-                )
+                let is_other = |id| only.is_some_and(|only| only != id);
+                refuse(added.is_some_and(is_other), ELSEWHERE)
             }
         }
     }
 }
 
 #[cfg(test)]
-#[path = "coordinator/tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_told_why_it_is_cut_off_before_it_is_and_ends_once() {
+        let (mut core, id) = (Core::default(), Uuid::from_u128(1));
+        let first = core.connect(id, Auth::Client(None));
+        assert!(core.poll_output().is_none());
+
+        let second = core.connect(id, Auth::Client(None));
+
+        let told = core.poll_output();
+        let is_why = |answer: &CoordinateResponse| answer.error.contains("overwritten");
+        assert!(
+            matches!(&told, Some(Output::Answer { connection, answer, .. })
+                if *connection == first && is_why(answer)),
+            "{told:?}"
+        );
+        assert!(matches!(core.poll_output(), Some(Output::End(ended)) if ended == first));
+        core.leave(id, first, Kind::Lost);
+        assert!(core.poll_output().is_none() && core.is_connected(id));
+        core.leave(id, second, Kind::Lost);
+        assert!(matches!(core.poll_output(), Some(Output::End(ended)) if ended == second));
+        core.leave(id, second, Kind::Disconnected);
+        assert!(core.poll_output().is_none() && !core.is_connected(id));
+    }
+}

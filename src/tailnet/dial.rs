@@ -65,6 +65,19 @@ impl DialError {
         self.is_about(StatusCode::BAD_REQUEST, "version")
     }
 
+    /// Whether the server will say the same the next time; what else it says may change.
+    ///
+    /// # Source
+    /// coder `codersdk/workspacesdk/dialer.go`.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => {
+                matches!(status.as_u16(), 400 | 401 | 403 | 404 | 409 | 500)
+            }
+            Self::Connect(_) | Self::Headers(_) | Self::Token | Self::Timeout { .. } => false,
+        }
+    }
+
     /// Whether the server does not accept the token with which we wanted to come back.
     pub fn is_resume_token(&self) -> bool {
         self.is_about(StatusCode::UNAUTHORIZED, "resume_token")

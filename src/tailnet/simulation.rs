@@ -14,9 +14,10 @@ use uuid::Uuid;
 use super::{
     Coordinator, Node, PeerUpdate, address,
     coordination::change,
-    coordinator::{Auth, Seat},
+    coordinator::Auth,
     engine::{Engine, Output},
     key::{Key, Private},
+    seats::Seat,
     wireguard::fake::Fakes,
 };
 use crate::proto::coder::tailnet::v2::{
@@ -169,7 +170,7 @@ impl World {
         let member = &mut self.members[at];
         let (id, auth) = match sought.is_empty() {
             true => (member.id, Auth::Agent(member.id)),
-            false => (fresh, Auth::Client(Box::new(|_| true))),
+            false => (fresh, Auth::Client(None)),
         };
         let (seat, answers) = self.coordinator.connect(id, auth);
         member.connection = Some(Connection { seat, answers });

@@ -3,6 +3,7 @@
 mod agents;
 mod backup;
 mod bad_days;
+mod builds;
 mod coder_wire;
 mod hostile_daemon;
 mod hostile_peer;

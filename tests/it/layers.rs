@@ -36,10 +36,14 @@ const SYSTEM: &[&str] = &["files", "net", "process"];
 /// Cores that decide and do nothing: no socket, no clock, no task, no randomness.
 const SANS_IO: &[&str] = &[
     "config/show.rs",
+    "control/agent_ids.rs",
+    "control/agent_log.rs",
+    "control/board.rs",
     "control/model.rs",
     "control/queue.rs",
     "control/queue/explain.rs",
     "control/queue/tags.rs",
+    "control/standing.rs",
     "daemon/log_batch.rs",
     "daemon/pulse.rs",
     "job.rs",
@@ -53,6 +57,7 @@ const SANS_IO: &[&str] = &[
     "terraform/resources.rs",
     "terraform/resources/*",
     "net/certificate.rs",
+    "tailnet/coordinator.rs",
     "terraform/state.rs",
     "transport/coder/refusal.rs",
     "transport/coder/version.rs",

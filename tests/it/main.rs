@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+mod agent_url;
 mod bootstrap;
 mod ca;
 mod cli;

@@ -20,6 +20,8 @@ use crate::cli::outpost;
 /// A server that runs until it is dropped.
 pub struct Server {
     directory: TempDir,
+    /// More than what each server is told.
+    further: Vec<String>,
     pub url: String,
     pub process: Service,
 }
@@ -80,6 +82,10 @@ impl Drop for Service {
 
 impl Server {
     pub fn start() -> Self {
+        Self::at("127.0.0.1:0", &[])
+    }
+
+    pub fn at(listen: &str, further: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
         let psk = directory.path().join("psk");
         assert!(
@@ -90,20 +96,23 @@ impl Server {
                 .unwrap()
                 .success()
         );
-        let (process, url) = Self::serve(directory.path(), "127.0.0.1:0");
+        let further = further.iter().map(|&it| it.to_owned()).collect::<Vec<_>>();
+        let (process, url) = Self::serve(directory.path(), listen, &further);
         Self {
             directory,
+            further,
             url,
             process,
         }
     }
 
     /// A server with the data of this directory, and where it is reached.
-    fn serve(directory: &Path, address: &str) -> (Service, String) {
+    fn serve(directory: &Path, address: &str, further: &[String]) -> (Service, String) {
         let mut command = outpost();
         command
             .args(["server", "--listen", address, "--data-dir"])
-            .arg(directory.join("data"));
+            .arg(directory.join("data"))
+            .args(further);
         command.arg("--psk-file").arg(directory.join("psk"));
         let mut process = Service::start(&mut command);
         let line = process.wait_for("Listening at ");
@@ -123,7 +132,7 @@ impl Server {
         self.process.kill();
         let address = url::Url::parse(&self.url).unwrap();
         let address = address.socket_addrs(|| None).unwrap()[0].to_string();
-        (self.process, _) = Self::serve(self.directory.path(), &address);
+        (self.process, _) = Self::serve(self.directory.path(), &address, &self.further);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt as _, stream};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -35,6 +35,18 @@ impl Plane {
             Some(_) => Ok(()),
             None => Err(RequestError::Stopping),
         }
+    }
+
+    /// Says when workspaces may look different: at once, whenever a job moved, and now and then in any case. It ends
+    /// with the server.
+    pub fn moves(self: &Arc<Self>) -> impl Stream<Item = ()> + use<> {
+        let changes = self.moved.subscribe();
+        let now = stream::iter([()]);
+        let later = stream::unfold((self.clone(), changes), |(plane, mut changes)| async move {
+            plane.wait_for(&mut changes).await.ok()?;
+            Some(((), (plane, changes)))
+        });
+        now.chain(later)
     }
 
     /// A person's workspaces and their agents: everything at once, be it nothing, then what is new whenever something

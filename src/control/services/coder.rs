@@ -10,15 +10,18 @@
 mod admission;
 mod agent;
 mod answer;
+mod builds;
 mod files;
 mod logs;
 mod overlay;
 mod peer;
+mod places;
 mod rate;
 mod rpc;
 mod session;
 mod updates;
 mod upgrade;
+mod watch;
 mod workspaces;
 
 use std::{
@@ -37,7 +40,7 @@ use axum::{
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use self::{answer::Refusal, rate::Rates, session::Session};
+use self::{answer::Refusal, places::Places, rate::Rates, session::Session};
 use super::calls::Calls;
 use crate::{
     control::{config::Config, model::Organization, plane::Plane},
@@ -70,6 +73,7 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
         .route("/api/v2/users/me/organizations", get(organizations))
         .route("/api/v2/provisionerkeys/{key}", get(key))
         .with_state(coder)
+        .merge(overlay::dials().with_state(plane.clone()))
         .layer(from_fn(move |request: Request, next: Next| {
             let refusal = too_many(&rates, &request);
             async move {
@@ -82,8 +86,11 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
     let routes = routes.merge(
         overlay::routes()
             .merge(workspaces::routes())
+            .merge(builds::routes())
+            .merge(watch::routes())
             .with_state(plane.clone()),
     );
+    let routes = routes.layer(Extension(Places::default()));
     let Ok(version) = HeaderValue::from_str(&config.version) else {
         return routes;
     };
@@ -98,10 +105,17 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
 fn too_many(rates: &Mutex<Rates>, request: &Request) -> Option<Refusal> {
     let Peer(peer) = *request.extensions().get()?;
     let path = request.uri().path();
-    let endpoint = ["/serve", "/organizations"]
-        .into_iter()
-        .find(|end| path.ends_with(end))
-        .unwrap_or("key");
+    let endpoint = [
+        "/serve",
+        "/organizations",
+        "/rpc",
+        "/coordinate",
+        "/tailnet",
+        "/derp",
+    ]
+    .into_iter()
+    .find(|end| path.ends_with(end))
+    .unwrap_or("key");
     // A count is whole after any panic.
     let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
     if rates.allow(peer, endpoint, Instant::now()) {

@@ -495,10 +495,7 @@ pub(super) fn line(stored: StoredLine) -> wire::LogLine {
     let line = stored.line;
     wire::LogLine {
         id: stored.id,
-        source: match line.source {
-            job::LogSource::ProvisionerDaemon => "provisioner_daemon".to_owned(),
-            job::LogSource::Provisioner => "provisioner".to_owned(),
-        },
+        source: line.source.as_str().to_owned(),
         level: provisioner::LogLevel::from(line.level).into(),
         created_at: millis(line.created_at),
         stage: line.stage,

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::Status;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     transport::coder::ApiVersion,
 };
 
-/// `/healthz`, `/readyz` and `/api/v2/buildinfo`, which need no token.
+/// `/healthz`, `/readyz`, `/api/v2/buildinfo` and `/api/v2/appearance`, which need no token.
 pub(super) fn routes(plane: Arc<Plane>, config: &Config) -> Router {
     let info = json!({
         "version": config.version,
@@ -31,6 +31,19 @@ pub(super) fn routes(plane: Arc<Plane>, config: &Config) -> Router {
         .route("/readyz", get(ready))
         .with_state(plane)
         .route("/api/v2/buildinfo", get(move || async move { Json(info) }))
+        .route("/api/v2/appearance", get(|| async { Json(appearance()) }))
+}
+
+/// How Coder's clients look: as they are.
+fn appearance() -> Value {
+    json!({
+        "application_name": "",
+        "logo_url": "",
+        "docs_url": "",
+        "service_banner": { "enabled": false },
+        "announcement_banners": [],
+        "support_links": [],
+    })
 }
 
 /// What is not here, said as whoever asks understands it.

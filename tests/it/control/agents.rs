@@ -29,8 +29,9 @@ use outpost::{
 use prost::Message;
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
-use tokio_tungstenite::tungstenite::{
-    Message as Frame, client::IntoClientRequest as _, http::HeaderValue,
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message as Frame, client::IntoClientRequest as _, http::HeaderValue},
 };
 use uuid::Uuid;
 
@@ -161,7 +162,7 @@ pub async fn build(lab: &mut Lab, workspace: &str, transition: &str) -> api::Bui
 }
 
 /// A server with a daemon, and a workspace `dev` that has an agent.
-async fn lab_with_agent() -> (Lab, GrpcSource, Placed) {
+pub async fn lab_with_agent() -> (Lab, GrpcSource, Placed) {
     let mut lab = Lab::start(Storage::Memory).await;
     let daemon = lab.daemon("daemon");
     lab.import(&daemon).await;
@@ -195,8 +196,35 @@ async fn say(
     Ok(answer.log_limit_exceeded)
 }
 
+/// A log over a WebSocket. Go's clients send the token of whoever follows in a cookie.
+pub async fn follow(lab: &Lab, path: &str) -> WebSocketStream<TcpStream> {
+    let url = format!("ws://{}{path}?follow", lab.server.address());
+    let mut request = url.into_client_request().unwrap();
+    let token = lab.server.admin_token().expose();
+    let cookie = HeaderValue::from_str(&format!("a=b; coder_session_token={token}")).unwrap();
+    request.headers_mut().insert("cookie", cookie);
+    let stream = TcpStream::connect(lab.server.address()).await.unwrap();
+    let opened = tokio_tungstenite::client_async(request, stream).await;
+    opened.unwrap().0
+}
+
+/// The next of it; `None` at its end, which must be a good one.
+pub async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Option<Value> {
+    loop {
+        let frame = timeout(PATIENCE, socket.next()).await.unwrap();
+        match frame.unwrap().unwrap() {
+            Frame::Text(text) => return Some(serde_json::from_str::<Value>(&text).unwrap()),
+            Frame::Close(frame) => {
+                assert_eq!(u16::from(frame.unwrap().code), 1000);
+                return None;
+            }
+            _ => {}
+        }
+    }
+}
+
 /// What a GET is answered with a person's token.
-async fn get(lab: &Lab, path: &str) -> Value {
+pub async fn get(lab: &Lab, path: &str) -> Value {
     let token = lab.server.admin_token().expose();
     let headers = [("Coder-Session-Token", token), ("Connection", "close")];
     let answer = knock(lab.server.address(), path, &headers).await;
@@ -220,27 +248,8 @@ async fn what_an_agent_says_is_kept_and_read_by_whoever_waits_for_it() {
     let path = format!("/api/v2/workspaceagents/{id}/logs");
     assert_eq!(get(&lab, &path).await, serde_json::json!([]));
 
-    // Go's clients send the token of whoever follows in a cookie.
-    let url = format!("ws://{}{path}?follow", lab.server.address());
-    let mut request = url.into_client_request().unwrap();
-    let token = lab.server.admin_token().expose();
-    let cookie = HeaderValue::from_str(&format!("a=b; coder_session_token={token}")).unwrap();
-    request.headers_mut().insert("cookie", cookie);
-    let stream = TcpStream::connect(lab.server.address()).await.unwrap();
-    let (mut socket, _) = tokio_tungstenite::client_async(request, stream)
-        .await
-        .unwrap();
-    let mut heard = async || loop {
-        let frame = timeout(PATIENCE, socket.next()).await.unwrap();
-        match frame.unwrap().unwrap() {
-            Frame::Text(text) => return Some(serde_json::from_str::<Value>(&text).unwrap()),
-            Frame::Close(frame) => {
-                assert_eq!(u16::from(frame.unwrap().code), 1000);
-                return None;
-            }
-            _ => {}
-        }
-    };
+    let mut socket = follow(&lab, &path).await;
+    let mut heard = async || hear(&mut socket).await;
     assert_eq!(heard().await, Some(serde_json::json!([])));
 
     assert!(!say(&connection, source, &["one", "t\0wo"]).await.unwrap());

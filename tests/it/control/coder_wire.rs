@@ -36,13 +36,23 @@ impl Lab {
 
 /// What a handshake is answered, head and body.
 pub async fn knock(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> String {
+    request(address, "GET", path, headers).await
+}
+
+/// The same with another method.
+pub async fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let headers: Vec<String> = headers
         .iter()
         .map(|(k, v)| format!("{k}: {v}\r\n"))
         .collect();
     let headers = headers.concat();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !String::from_utf8_lossy(&answer).contains("\r\n\r\n") {

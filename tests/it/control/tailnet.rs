@@ -1,7 +1,9 @@
 //! Clients that go to agents: what they hear of workspaces, where they may go, and how they come back.
 
 use outpost::{
+    connect,
     control::Storage,
+    net::http,
     proto::{
         coder::tailnet::v2::{
             self as tailnet, CoordinateRequest, CoordinateResponse, WorkspaceUpdate,
@@ -29,6 +31,7 @@ use super::{
     coder_wire::knock,
     config, workspace_request,
 };
+use crate::support::fault_proxy::{Fault, FaultProxy};
 
 const TAILNET: &str = "api/v2/tailnet";
 
@@ -72,7 +75,7 @@ async fn user_id(lab: &mut Lab) -> Uuid {
 }
 
 /// Somebody who manages nothing, and their token.
-async fn somebody(lab: &mut Lab, name: &str) -> Secret {
+pub async fn somebody(lab: &mut Lab, name: &str) -> Secret {
     let request = api::CreateUserRequest {
         name: name.to_owned(),
         budget: -1,
@@ -249,11 +252,16 @@ async fn heard_of(of_agent: &mut Stream, connection: &yamux::Connection, agent: 
     let mut call = begin(connection, "Coordinate").await;
     call.send(&to(agent)).await.unwrap();
     call.send(&is_now()).await.unwrap();
+    next(of_agent, Kind::Node).await
+}
+
+/// What an agent hears next that is of this kind: of whom.
+async fn next(of_agent: &mut Stream, kind: Kind) -> Uuid {
     loop {
         let answer = timeout(PATIENCE, of_agent.receive()).await.unwrap();
         let answer: CoordinateResponse = answer.unwrap().unwrap();
         let mut updates = answer.peer_updates.iter();
-        if let Some(update) = updates.find(|update| update.kind() == Kind::Node) {
+        if let Some(update) = updates.find(|update| update.kind() == kind) {
             return Uuid::from_slice(&update.id).unwrap();
         }
     }
@@ -358,9 +366,81 @@ async fn what_may_work_a_moment_later_is_never_an_error_that_clients_give_up_at(
         "/api/v2/users/me/workspace/dev".to_owned(),
         "/api/v2/workspaces".to_owned(),
         format!("/api/v2/workspaces/{id}"),
+        format!("/api/v2/workspaces/{id}/watch"),
+        format!("/api/v2/templateversions/{id}"),
+        format!("/api/v2/workspacebuilds/{id}"),
+        format!("/api/v2/workspacebuilds/{id}/logs?follow"),
     ] {
         let answer = knock(lab.server.address(), &path, &person).await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{path}: {answer}");
         assert!(answer.contains("retry-after: 1"), "{path}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn our_own_client_keeps_its_id_when_its_connection_breaks() {
+    let mut lab = Lab::start(Storage::Memory).await;
+    let (daemon, token) = (lab.daemon("daemon"), lab.server.admin_token().clone());
+    lab.import(&daemon).await;
+    let made = lab.api.create_workspace(workspace_request("dev")).await;
+    let placed = place(&daemon, made.unwrap().into_inner().latest_build.unwrap()).await;
+    let owner = user_id(&mut lab).await;
+    let connection = open(&lab, TAILNET, &[], &token).await.unwrap();
+    let snapshot = update(&mut follow(&connection, owner.as_bytes()).await).await;
+    let agent = Uuid::from_slice(&snapshot.upserted_agents[0].id).unwrap();
+    let its = open_agent(&lab, &placed.token).await;
+    let mut of_agent = begin(&its, "Coordinate").await;
+    of_agent.send(&is_now()).await.unwrap();
+    let proxy = FaultProxy::start(lab.server.address());
+    let client = http::Client::new(http::Config::new(proxy.url())).unwrap();
+    let server = connect::Server::new(client, token);
+    let _way = server.set_out(agent).await.unwrap();
+
+    let mut id = next(&mut of_agent, Kind::Node).await;
+    // The agent may hear of the client before that has its token; without one it would have another id each time.
+    let mut rounds = 0;
+    loop {
+        proxy.set(Fault::Rst);
+        while next(&mut of_agent, Kind::Lost).await != id {}
+        proxy.set(Fault::None);
+        let again = next(&mut of_agent, Kind::Node).await;
+        if again == id {
+            break;
+        }
+        (id, rounds) = (again, rounds + 1);
+        assert!(
+            rounds < 5,
+            "the client comes back as somebody else each time"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_agent_has_so_many_connections_and_gets_another_one_when_one_ends() {
+    let mut lab = Lab::start(Storage::Memory).await;
+    let daemon = lab.daemon("daemon");
+    lab.import(&daemon).await;
+    let made = lab.api.create_workspace(workspace_request("dev")).await;
+    let placed = place(&daemon, made.unwrap().into_inner().latest_build.unwrap()).await;
+    let path = "api/v2/workspaceagents/me/rpc";
+    let mut held = Vec::new();
+
+    let refused = loop {
+        match open(&lab, path, &[], &placed.token).await {
+            Ok(connection) => held.push(connection),
+            Err(error) => break error,
+        }
+        assert!(held.len() <= 64, "there is no end to them");
+    };
+
+    // Not one of those at which clients give up.
+    assert!(!refused.is_final(), "{refused}");
+    assert!(refused.to_string().contains("429"), "{refused}");
+    drop(held.pop());
+    let again = async {
+        while open(&lab, path, &[], &placed.token).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap();
 }

@@ -68,6 +68,13 @@ impl Refusal {
         Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, "60")
     }
 
+    /// The peer has all the connections that it may have; one of them may be about to end.
+    pub(super) fn too_many_connections(limit: usize) -> Self {
+        let message =
+            format!("You have {limit} connections already, which is all that you may have.");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, "10")
+    }
+
     pub(super) fn not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,

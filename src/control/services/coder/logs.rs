@@ -1,7 +1,7 @@
-//! What agents say, for those who wait for them.
+//! What agents and builds say, for those who wait for them.
 //!
 //! # Source
-//! coder `coderd/workspaceagents.go`, `codersdk/workspaceagents.go`.
+//! coder `coderd/workspaceagents.go`, `codersdk/workspaceagents.go`, `codersdk/provisionerdaemons.go`.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
-use futures::{SinkExt as _, Stream, StreamExt as _};
+use futures::{SinkExt as _, Stream, StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::tungstenite::{
@@ -23,7 +23,7 @@ use tracing::debug;
 use super::{admission, answer::Refusal, overlay::agent_id, upgrade};
 use crate::{
     control::{
-        model::StoredAgentLine,
+        model::{StoredAgentLine, StoredLine},
         plane::{Plane, RequestError},
     },
     net::listener::Upgraded,
@@ -34,8 +34,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a client that hears nothing else is asked whether it is there.
 const BEAT: Duration = Duration::from_secs(15);
 
-/// The lines of an agent between two ids; with `follow` over a WebSocket, and those to come.
-pub(super) async fn logs(
+/// The lines of an agent between two ids, as one array or, with `follow`, several over a WebSocket: always a first one,
+/// be it empty, and those to come.
+pub(super) async fn of_agent(
     State(plane): State<Arc<Plane>>,
     Path(agent): Path<String>,
     Extension(upgraded): Extension<Upgraded>,
@@ -49,20 +50,60 @@ pub(super) async fn logs(
     );
     let follow = admission::has_parameter(query, "follow");
     let log = plane.agent_log(&caller, agent_id(&agent)?, range, follow);
-    let mut batches = Box::pin(log.await.map_err(Refusal::unavailable)?);
+    let batches = log.await.map_err(Refusal::unavailable)?;
+    let batches = batches.map_ok(|batch| batch.into_iter().map(agent_line).collect());
     if !follow {
-        let mut lines = Vec::new();
-        while let Some(batch) = batches.next().await {
-            let batch = batch.map_err(Refusal::unavailable)?;
-            lines.extend(batch.into_iter().map(as_json));
-        }
-        return Ok(Json(lines).into_response());
+        return all(batches).await;
     }
+    let first = stream::iter([Ok(Vec::new())]);
+    let arrays = first.chain(batches).map_ok(Value::Array);
+    tell(&plane, &upgraded, request, arrays)
+}
+
+/// The lines of a build after an id, as an array or, with `follow`, each for itself over a WebSocket, and those to
+/// come until the build has ended.
+pub(super) async fn of_build(
+    State(plane): State<Arc<Plane>>,
+    Path(build): Path<String>,
+    Extension(upgraded): Extension<Upgraded>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let caller = admission::caller(&plane, request.headers()).await?;
+    let query = request.uri().query().unwrap_or_default();
+    let after = number(query, "after")?.unwrap_or_default();
+    let follow = admission::has_parameter(query, "follow");
+    let log = async {
+        let (_, build) = plane.build(&caller, &build).await?;
+        plane.logs(&caller, build.job_id, after, follow).await
+    };
+    let batches = log.await.map_err(Refusal::unavailable)?;
+    let batches = batches.map_ok(|batch| batch.into_iter().map(build_line).collect::<Vec<_>>());
+    if !follow {
+        return all(batches).await;
+    }
+    let lines = batches.map_ok(|batch| stream::iter(batch.into_iter().map(Ok)));
+    tell(&plane, &upgraded, request, lines.try_flatten())
+}
+
+async fn all(
+    batches: impl Stream<Item = Result<Vec<Value>, RequestError>>,
+) -> Result<Response, Refusal> {
+    let lines: Vec<Value> = batches.try_concat().await.map_err(Refusal::unavailable)?;
+    Ok(Json(lines).into_response())
+}
+
+/// Switches to a WebSocket, and says `messages` there.
+fn tell(
+    plane: &Plane,
+    upgraded: &Upgraded,
+    request: Request,
+    messages: impl Stream<Item = Result<Value, RequestError>> + Send + 'static,
+) -> Result<Response, Refusal> {
     let limit = plane.limits().header_timeout;
     let (response, socket) = upgrade::accept(request)?;
     upgraded.set(async move {
         match timeout(limit, socket.open_messages()).await {
-            Ok(Ok(socket)) => tell(socket, batches).await,
+            Ok(Ok(socket)) => send(socket, messages).await,
             Ok(Err(error)) => debug!(%error, "who follows a log went away before they came in"),
             Err(_) => debug!("connection of who follows a log was not handed over in time"),
         }
@@ -70,22 +111,18 @@ pub(super) async fn logs(
     Ok(response)
 }
 
-/// Sends batches until there are no more, or nobody takes them. There is always a first one, be it empty.
-async fn tell(
+/// Sends messages until there are no more, or nobody takes them.
+async fn send(
     mut socket: upgrade::Messages,
-    batches: impl Stream<Item = Result<Vec<StoredAgentLine>, RequestError>>,
+    messages: impl Stream<Item = Result<Value, RequestError>>,
 ) {
-    let first = futures::stream::iter([Ok(Vec::new())]);
-    let mut batches = pin!(first.chain(batches));
+    let mut messages = pin!(messages);
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let code = loop {
         let message = tokio::select! {
-            batch = batches.next() => match batch {
-                Some(Ok(batch)) => {
-                    let lines: Vec<Value> = batch.into_iter().map(as_json).collect();
-                    Message::text(Value::from(lines).to_string())
-                }
+            message = messages.next() => match message {
+                Some(Ok(message)) => Message::text(message.to_string()),
                 None => break CloseCode::Normal,
                 Some(Err(error)) => {
                     debug!(%error, "a log cannot be followed any more");
@@ -125,12 +162,23 @@ fn number(query: &str, name: &'static str) -> Result<Option<i64>, Refusal> {
     })
 }
 
-fn as_json(stored: StoredAgentLine) -> Value {
+fn agent_line(stored: StoredAgentLine) -> Value {
     json!({
         "id": stored.id,
         "created_at": stored.created_at,
         "output": stored.line.output,
         "level": stored.line.level.as_str(),
         "source_id": stored.source,
+    })
+}
+
+fn build_line(stored: StoredLine) -> Value {
+    json!({
+        "id": stored.id,
+        "created_at": stored.line.created_at,
+        "log_source": stored.line.source.as_str(),
+        "log_level": stored.line.level.as_str(),
+        "stage": stored.line.stage,
+        "output": stored.line.output,
     })
 }

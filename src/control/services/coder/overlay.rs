@@ -23,6 +23,7 @@ use super::{
     admission,
     answer::Refusal,
     peer::{Client, Peer, Who},
+    places::{Holder, Places},
     upgrade,
 };
 use crate::{
@@ -35,21 +36,26 @@ use crate::{
 };
 
 /// Connections of agents and clients, and the relay between them.
-pub(super) fn routes() -> Router<Arc<Plane>> {
+pub(super) fn dials() -> Router<Arc<Plane>> {
     Router::new()
         .route("/api/v2/workspaceagents/me/rpc", get(rpc))
-        .route("/api/v2/workspaceagents/me/reinit", get(reinit))
-        .route("/api/v2/workspaceagents/connection", get(connection))
-        .route(
-            "/api/v2/workspaceagents/{agent}/connection",
-            get(connection_of),
-        )
         .route(
             "/api/v2/workspaceagents/{agent}/coordinate",
             get(coordinate),
         )
         .route("/api/v2/tailnet", get(tailnet))
         .route("/derp", get(derp))
+}
+
+/// What they ask before.
+pub(super) fn routes() -> Router<Arc<Plane>> {
+    Router::new()
+        .route("/api/v2/workspaceagents/me/reinit", get(reinit))
+        .route("/api/v2/workspaceagents/connection", get(connection))
+        .route(
+            "/api/v2/workspaceagents/{agent}/connection",
+            get(connection_of),
+        )
         .route("/derp/latency-check", get(|| async { StatusCode::OK }))
 }
 
@@ -68,12 +74,13 @@ fn check_version(query: &str, default: &str) -> Result<(), Refusal> {
 async fn rpc(
     State(plane): State<Arc<Plane>>,
     Extension(upgraded): Extension<Upgraded>,
+    Extension(places): Extension<Places>,
     request: Request,
 ) -> Result<Response, Refusal> {
     check_version(request.uri().query().unwrap_or_default(), "2.0")?;
     let agent = admission::agent(&plane, request.headers()).await?;
     let who = Who::Agent(agent);
-    become_peer(Peer { plane, who }, &upgraded, request)
+    become_peer(Peer { plane, who }, &places, &upgraded, request)
 }
 
 /// No workspace here waits for an owner; an agent that hears so does not ask again.
@@ -87,6 +94,7 @@ async fn coordinate(
     State(plane): State<Arc<Plane>>,
     Path(agent): Path<String>,
     Extension(upgraded): Extension<Upgraded>,
+    Extension(places): Extension<Places>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default();
@@ -97,13 +105,14 @@ async fn coordinate(
         caller,
         agent: Some(facts.record.id),
     });
-    become_peer(Peer { plane, who }, &upgraded, request)
+    become_peer(Peer { plane, who }, &places, &upgraded, request)
 }
 
 /// A client that goes to all agents of whoever started it.
 async fn tailnet(
     State(plane): State<Arc<Plane>>,
     Extension(upgraded): Extension<Upgraded>,
+    Extension(places): Extension<Places>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default();
@@ -114,7 +123,7 @@ async fn tailnet(
         caller,
         agent: None,
     });
-    become_peer(Peer { plane, who }, &upgraded, request)
+    become_peer(Peer { plane, who }, &places, &upgraded, request)
 }
 
 /// The id of a client: the one that it had before if it can prove that, else a new one.
@@ -133,9 +142,21 @@ fn peer_id(plane: &Plane, caller: &Caller, query: &str) -> Result<Uuid, Refusal>
     Ok(resumed.unwrap_or_else(Uuid::new_v4))
 }
 
-fn become_peer(peer: Peer, upgraded: &Upgraded, request: Request) -> Result<Response, Refusal> {
+fn become_peer(
+    peer: Peer,
+    places: &Places,
+    upgraded: &Upgraded,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let place = places.take(match &peer.who {
+        Who::Agent(agent) => Holder::Agent(agent.id),
+        Who::Client(client) => Holder::Person(client.caller.user.id),
+    })?;
     let (response, socket) = upgrade::accept(request)?;
-    upgraded.set(peer.run(socket));
+    upgraded.set(async move {
+        let _place = place;
+        peer.run(socket).await;
+    });
     Ok(response)
 }
 

@@ -28,7 +28,7 @@ use crate::{
         CoordinateRequest, CoordinateResponse, RefreshResumeTokenRequest,
         RefreshResumeTokenResponse,
     },
-    tailnet::coordinator::{Auth, Refusal},
+    tailnet::coordinator::{Auth, ELSEWHERE, Refusal},
     transport::{
         drpc::{self, Answer, CallError},
         yamux::{self, Stream},
@@ -192,10 +192,7 @@ impl Peer {
         let (id, auth) = match &self.who {
             Who::Agent(agent) => (agent.id.0, Auth::Agent(agent.id.0)),
             Who::Client(Client { id, agent, .. }) => {
-                let only = agent.map(|agent| agent.0);
-                // What is not only one is looked up before it comes to the coordinator.
-                let may = move |id| only.is_none_or(|only| only == id);
-                (*id, Auth::Client(Box::new(may)))
+                (*id, Auth::Client(agent.map(|agent| agent.0)))
             }
         };
         let (seat, mut told) = self.plane.coordinator().connect(id, auth);
@@ -263,7 +260,7 @@ impl Peer {
         };
         match self.plane.may_reach(caller, AgentId(id)).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Refusal::Authorization("this agent is not there for you")),
+            Ok(false) => Err(Refusal::Authorization(ELSEWHERE)),
             Err(error) => {
                 debug!(%id, %error, "cannot tell whose an agent is");
                 let why = "the server cannot tell now whose this agent is";

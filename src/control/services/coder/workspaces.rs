@@ -8,21 +8,21 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{Path, State},
-    http::HeaderMap,
-    routing::get,
+    http::{HeaderMap, StatusCode},
+    routing::{get, post},
 };
 use serde_json::{Value, json};
 
-use super::{admission, answer::Refusal, logs, overlay};
+use super::{admission, answer::Refusal, builds, logs, overlay};
 use crate::{
     control::{
         agent_ids::{app_id, log_source_id, script_id},
         board::Said,
-        model::{AgentRecord, Build, JobRecord, JobStatus, Organization, Workspace},
+        model::{AgentRecord, Organization, Workspace},
         plane::{AgentFacts, AgentStatus, Caller, Plane, RequestError},
         store::WorkspaceFilter,
     },
-    job::{Agent, App, DisplayApps, Resource, Script, Transition},
+    job::{Agent, App, DisplayApps, Script},
     tailnet::API_VERSION,
 };
 
@@ -36,8 +36,9 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
         )
         .route("/api/v2/workspaces", get(workspaces))
         .route("/api/v2/workspaces/{workspace}", get(workspace))
+        .route("/api/v2/workspaces/{workspace}/usage", post(used))
         .route("/api/v2/workspaceagents/{agent}", get(agent))
-        .route("/api/v2/workspaceagents/{agent}/logs", get(logs::logs))
+        .route("/api/v2/workspaceagents/{agent}/logs", get(logs::of_agent))
 }
 
 async fn user(
@@ -89,20 +90,49 @@ async fn workspace(
     described(&plane, &caller, &id).await
 }
 
+/// A client is at work in it; nothing here ends one that nobody uses.
+async fn used(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Refusal> {
+    let caller = admission::caller(&plane, &headers).await?;
+    let found = find(&plane, &caller, &id).await;
+    found.map_err(Refusal::unavailable)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 async fn described(plane: &Plane, caller: &Caller, named: &str) -> Result<Json<Value>, Refusal> {
-    let all = plane.store().organizations().await;
-    let all = all.map_err(|error| Refusal::unavailable(error.into()))?;
-    for organization in &all {
+    let described = describe(plane, caller, named).await;
+    Ok(Json(described.map_err(Refusal::unavailable)?))
+}
+
+/// A workspace by its id or name, as Coder's clients read it.
+pub(super) async fn describe(
+    plane: &Plane,
+    caller: &Caller,
+    named: &str,
+) -> Result<Value, RequestError> {
+    let (organization, workspace) = find(plane, caller, named).await?;
+    as_json(plane, &organization, &workspace).await
+}
+
+async fn find(
+    plane: &Plane,
+    caller: &Caller,
+    named: &str,
+) -> Result<(Organization, Workspace), RequestError> {
+    for organization in plane.store().organizations().await? {
         match plane.workspace(caller, organization.id, named).await {
-            Ok(found) => {
-                let json = as_json(plane, organization, &found).await;
-                return Ok(Json(json.map_err(Refusal::unavailable)?));
-            }
+            Ok(found) => return Ok((organization, found)),
             Err(RequestError::NotFound { .. }) => {}
-            Err(error) => return Err(Refusal::unavailable(error)),
+            Err(error) => return Err(error),
         }
     }
-    Err(Refusal::not_found())
+    Err(RequestError::NotFound {
+        what: "workspace",
+        name: named.to_owned(),
+    })
 }
 
 async fn workspaces(
@@ -133,11 +163,17 @@ async fn as_json(
     organization: &Organization,
     workspace: &Workspace,
 ) -> Result<Value, RequestError> {
+    let template = plane.store().template(workspace.template_id).await?;
+    let active = template.as_ref().and_then(|it| it.active_version);
     let build = plane.store().latest_build(workspace.id).await?;
+    let is_outdated = build
+        .as_ref()
+        .is_some_and(|it| Some(it.version_id) != active);
     let build = match build {
-        Some(build) => build_as_json(plane, organization, workspace, &build).await?,
+        Some(build) => builds::as_json(plane, workspace, &build).await?,
         None => Value::Null,
     };
+    let failing = failing_agents(&build);
     Ok(json!({
         "id": workspace.id,
         "name": workspace.name,
@@ -146,6 +182,10 @@ async fn as_json(
         "organization_id": organization.id,
         "organization_name": organization.name,
         "template_id": workspace.template_id,
+        "template_name": template.map(|it| it.name),
+        "template_active_version_id": active,
+        "outdated": is_outdated,
+        "health": { "healthy": failing.is_empty(), "failing_agents": failing },
         "created_at": workspace.created_at,
         "updated_at": workspace.updated_at,
         "last_used_at": workspace.updated_at,
@@ -154,112 +194,12 @@ async fn as_json(
     }))
 }
 
-async fn build_as_json(
-    plane: &Plane,
-    organization: &Organization,
-    workspace: &Workspace,
-    build: &Build,
-) -> Result<Value, RequestError> {
-    let job = plane.store().job(build.job_id).await?;
-    let job = job.ok_or_else(|| RequestError::NotFound {
-        what: "job",
-        name: build.job_id.to_string(),
-    })?;
-    let status = job.status();
-    let made = plane.made(build.id).await?;
-    let agents = plane.store().agents(workspace.id).await?;
-    let of = |resource: &Resource| -> Vec<Value> {
-        let record = |agent: &Agent| agents.iter().find(|it| it.name == agent.name);
-        let all = resource.agents.iter();
-        all.filter_map(|agent| Some(agent_as_json(plane, record(agent)?, agent)))
-            .collect()
-    };
-    let resources: Vec<Value> = made
-        .resources
-        .iter()
-        .map(|resource| {
-            json!({
-                "id": build.id,
-                "type": resource.kind,
-                "name": resource.name,
-                "workspace_transition": transition(build.transition),
-                "hide": resource.hide,
-                "icon": resource.icon,
-                "agents": of(resource),
-            })
-        })
-        .collect();
-    Ok(json!({
-        "id": build.id,
-        "workspace_id": workspace.id,
-        "workspace_name": workspace.name,
-        "workspace_owner_id": workspace.owner_id,
-        "workspace_owner_name": workspace.owner,
-        "template_version_id": build.version_id,
-        "build_number": build.number,
-        "transition": transition(build.transition),
-        "status": status_of(build.transition, status),
-        "job": job_as_json(organization, &job),
-        "created_at": build.created_at,
-        "updated_at": workspace.updated_at,
-        "resources": resources,
-    }))
-}
-
-/// Clients wait for a job as long as it has no `completed_at`.
-fn job_as_json(organization: &Organization, job: &JobRecord) -> Value {
-    json!({
-        "id": job.id,
-        "organization_id": organization.id,
-        "initiator_id": job.initiator_id,
-        "type": "workspace_build",
-        "status": job_status(job.status()),
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "canceled_at": job.canceled_at,
-        "completed_at": job.completed_at,
-        "worker_id": job.worker,
-        "worker_name": job.worker_name,
-        "error": job.error,
-        "tags": job.tags,
-        "input": {},
-        "queue_position": 0,
-        "queue_size": 0,
-    })
-}
-
-fn transition(transition: Transition) -> &'static str {
-    match transition {
-        Transition::Start => "start",
-        Transition::Stop => "stop",
-        Transition::Destroy => "delete",
-    }
-}
-
-fn job_status(status: JobStatus) -> &'static str {
-    match status {
-        JobStatus::Queued => "pending",
-        JobStatus::Running => "running",
-        JobStatus::Succeeded => "succeeded",
-        JobStatus::Cancelling => "canceling",
-        JobStatus::Cancelled => "canceled",
-        JobStatus::Failed => "failed",
-    }
-}
-
-fn status_of(transition: Transition, status: JobStatus) -> &'static str {
-    match (status, transition) {
-        (JobStatus::Running, Transition::Start) => "starting",
-        (JobStatus::Running, Transition::Stop) => "stopping",
-        (JobStatus::Running, Transition::Destroy) => "deleting",
-        (JobStatus::Succeeded, Transition::Start) => "running",
-        (JobStatus::Succeeded, Transition::Stop) => "stopped",
-        (JobStatus::Succeeded, Transition::Destroy) => "deleted",
-        (
-            JobStatus::Queued | JobStatus::Cancelling | JobStatus::Cancelled | JobStatus::Failed,
-            _,
-        ) => job_status(status),
-    }
+/// The ids of a build's agents that are not well.
+fn failing_agents(build: &Value) -> Vec<Value> {
+    let resources = build["resources"].as_array().into_iter().flatten();
+    let agents = resources.flat_map(|it| it["agents"].as_array().into_iter().flatten());
+    let failing = agents.filter(|it| it["health"]["healthy"] == false);
+    failing.map(|it| it["id"].clone()).collect()
 }
 
 async fn agent(
@@ -272,7 +212,7 @@ async fn agent(
     Ok(Json(agent_as_json(&plane, &record, &agent)))
 }
 
-fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) -> Value {
+pub(super) fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) -> Value {
     let (status, said) = (plane.agent_status(record), plane.said(record.id));
     let scripts = || agent.scripts.iter().enumerate();
     json!({

@@ -1,6 +1,9 @@
 use super::*;
-use crate::proto::coder::tailnet::v2::coordinate_request::{
-    Disconnect, ReadyForHandshake, Tunnel, UpdateSelf,
+use crate::{
+    proto::coder::tailnet::v2::coordinate_request::{
+        Disconnect, ReadyForHandshake, Tunnel, UpdateSelf,
+    },
+    tailnet::address,
 };
 
 struct Peer {
@@ -39,8 +42,7 @@ impl Peer {
 
     fn client(coordinator: &Coordinator, may: Uuid) -> Self {
         let id = Uuid::new_v4();
-        let auth = Auth::Client(Box::new(move |id| id == may));
-        let (seat, answers) = coordinator.connect(id, auth);
+        let (seat, answers) = coordinator.connect(id, Auth::Client(Some(may)));
         Self { id, seat, answers }
     }
 
