@@ -4,32 +4,38 @@ use std::{net::SocketAddr, time::Duration};
 
 use bytes::{BufMut as _, BytesMut};
 use futures::StreamExt as _;
-use outpost::{control::Storage, net::websocket::ByteStream, transport::auth::Credential};
+use outpost::{
+    control::Storage, net::websocket::ByteStream, secret::Secret, transport::auth::Credential,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
-use tokio_tungstenite::tungstenite::{
-    Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode,
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message, client::IntoClientRequest as _, http::HeaderName,
+        protocol::frame::coding::CloseCode,
+    },
 };
 
 use super::{Lab, PATIENCE};
 use crate::support::coder_source;
 
-const DATA: u8 = 0;
-const WINDOW: u8 = 1;
-const PING: u8 = 2;
-const GO_AWAY: u8 = 3;
-const SYN: u16 = 1;
+pub(super) const DATA: u8 = 0;
+pub(super) const WINDOW: u8 = 1;
+pub(super) const PING: u8 = 2;
+pub(super) const GO_AWAY: u8 = 3;
+pub(super) const SYN: u16 = 1;
 const ACK: u16 = 2;
 const FIN: u16 = 4;
 const RST: u16 = 8;
 
 /// A yamux frame's head: kind, flags, stream, length.
-type Head = (u8, u16, u32, u32);
+pub(super) type Head = (u8, u16, u32, u32);
 
-fn put_head(out: &mut BytesMut, (kind, flags, stream, length): Head) {
+pub(super) fn put_head(out: &mut BytesMut, (kind, flags, stream, length): Head) {
     out.put_u8(0);
     out.put_u8(kind);
     out.put_u16(flags);
@@ -37,15 +43,15 @@ fn put_head(out: &mut BytesMut, (kind, flags, stream, length): Head) {
     out.put_u32(length);
 }
 
-/// A daemon that was let in, and speaks yamux by hand.
-struct Hostile(ByteStream<TcpStream>);
+/// Somebody who was let in, and speaks yamux by hand.
+pub(super) struct Hostile(pub(super) ByteStream<TcpStream>);
 
 impl Hostile {
     async fn enter(lab: &Lab) -> Self {
         Self(ByteStream::new(shake_hands(lab).await))
     }
 
-    async fn send(&mut self, heads: impl IntoIterator<Item = Head>) {
+    pub(super) async fn send(&mut self, heads: impl IntoIterator<Item = Head>) {
         let mut out = BytesMut::new();
         heads.into_iter().for_each(|head| put_head(&mut out, head));
         self.0.write_all(&out).await.unwrap();
@@ -53,7 +59,7 @@ impl Hostile {
     }
 
     /// The next frame's head; its body is thrown away. `None` once the server hung up.
-    async fn receive(&mut self) -> Option<Head> {
+    pub(super) async fn receive(&mut self) -> Option<Head> {
         let mut head = [0; 12];
         let read = timeout(PATIENCE, self.0.read_exact(&mut head)).await;
         read.expect("the server answers or hangs up in time").ok()?;
@@ -81,16 +87,25 @@ impl Hostile {
     }
 }
 
-async fn shake_hands(lab: &Lab) -> tokio_tungstenite::WebSocketStream<TcpStream> {
-    let address: SocketAddr = lab.server.address();
+async fn shake_hands(lab: &Lab) -> WebSocketStream<TcpStream> {
     let path = "api/v2/organizations/default/provisionerdaemons/serve";
-    let url = format!("ws://{address}/{path}?name=hostile&provisioner=terraform&version=1.20");
-    let mut request = url.into_client_request().unwrap();
-    let psk = lab.psk.expose().parse().unwrap();
-    request
-        .headers_mut()
-        .insert("coder-provisioner-daemon-psk", psk);
-    // A small buffer, so that a daemon that never reads is felt soon.
+    let path = format!("{path}?name=hostile&provisioner=terraform&version=1.20");
+    let header = HeaderName::from_static("coder-provisioner-daemon-psk");
+    come_in(lab.server.address(), &path, (header, &lab.psk)).await
+}
+
+/// A WebSocket for the holder of what is in this header.
+pub(super) async fn come_in(
+    address: SocketAddr,
+    path: &str,
+    (header, secret): (HeaderName, &Secret),
+) -> WebSocketStream<TcpStream> {
+    let mut request = format!("ws://{address}/{path}")
+        .into_client_request()
+        .unwrap();
+    let secret = secret.expose().parse().unwrap();
+    request.headers_mut().insert(header, secret);
+    // A small buffer, so that somebody who never reads is felt soon.
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(64 << 10).unwrap();
     let stream = socket.connect(address).await.unwrap();

@@ -1,5 +1,7 @@
 //! Agents and clients with a valid token and bad intentions: an agent and its client go on all the while.
 
+mod by_hand;
+
 use std::{
     net::SocketAddrV6,
     sync::Arc,
@@ -36,7 +38,7 @@ use outpost::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use uuid::Uuid;
 
@@ -217,14 +219,16 @@ async fn calls_that_are_begun_and_left_alone_cost_only_who_began_them() {
     }
 
     scene.others_go_on().await;
-    // The server gives them up; until then there is no room for a call.
+    // While they are kept there is no room for a call, which is refused at once.
+    let manifest = agent_api::GetManifestRequest {};
+    let refused = call::<_, agent_api::Manifest>(&connection, "GetManifest", &manifest);
+    assert!(timeout(PATIENCE, refused).await.unwrap().is_err());
+    drop(left_alone);
     let asked = async {
-        let manifest = agent_api::GetManifestRequest {};
         loop {
             let answer = call(&connection, "GetManifest", &manifest).await;
-            match answer {
-                Ok(agent_api::Manifest { agent_name, .. }) => break agent_name,
-                Err(_) => sleep(Duration::from_millis(100)).await,
+            if let Ok(agent_api::Manifest { agent_name, .. }) = answer {
+                break agent_name;
             }
         }
     };
