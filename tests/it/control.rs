@@ -4,7 +4,7 @@ mod backup;
 mod bad_days;
 mod coder_wire;
 mod hostile_daemon;
-mod kill;
+pub mod kill;
 mod listener;
 mod people;
 

@@ -1,0 +1,8 @@
+//! People in workspaces, from outside: the program as server and as agents, and OpenSSH as the one who comes.
+
+mod files;
+mod forwards;
+mod lab;
+mod life;
+mod sessions;
+mod terminals;
