@@ -4,6 +4,7 @@
 //! coder `agent/agentssh/agentssh.go`: what a session may do, and how it ends.
 
 mod forward;
+mod jetbrains;
 mod session;
 
 use std::{sync::Arc, time::Duration};
@@ -20,9 +21,13 @@ use tokio::{
 };
 use tracing::debug;
 
-use self::forward::{Forwards, Place};
+use self::{
+    forward::{Forwards, Place},
+    session::Report,
+};
 use super::{Shared, stats::Counted};
 use crate::{
+    proto::coder::agent::v2::connection::Type,
     stop::Stop,
     tailnet::{Listener, Stream},
 };
@@ -200,10 +205,14 @@ impl server::Handler for Handler {
         };
         match self.place(self.shared.config.blocks.local_forwarding) {
             Ok(place) => {
+                let is_here = ["localhost", "127.0.0.1", "::1"].contains(&host);
                 let connected = forward::connect(channel, reply, host.to_owned(), port);
+                let (shared, peer) = (self.shared.clone(), self.peer.clone());
                 tokio::spawn(async move {
+                    let report = (is_here && jetbrains::listens(port).await)
+                        .then(|| Report::begin(&shared, peer, Type::Jetbrains));
                     connected.await;
-                    drop(place);
+                    drop((report, place));
                 });
             }
             Err(why) => reply.reject(why).await,

@@ -120,13 +120,11 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
                     terminal.size = size(col_width, row_height);
                 }
             }
-            Some(ChannelMsg::RequestShell { .. }) => break String::new(),
+            Some(ChannelMsg::RequestShell { .. }) => break Some(String::new()),
             Some(ChannelMsg::Exec { command, .. }) => {
-                break String::from_utf8_lossy(&command).into_owned();
+                break Some(String::from_utf8_lossy(&command).into_owned());
             }
-            Some(ChannelMsg::RequestSubsystem { name, .. }) if name == "sftp" => {
-                return serve_files(&shared, channel, &client.handle).await;
-            }
+            Some(ChannelMsg::RequestSubsystem { name, .. }) if name == "sftp" => break None,
             Some(ChannelMsg::AgentForward { .. }) => {
                 match Keys::offer(client.handle.clone(), client.channels.clone()) {
                     Ok(offered) => keys = Some(offered),
@@ -150,25 +148,32 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
         let path = keys.path().display().to_string();
         variables.insert("SSH_AUTH_SOCK".to_owned(), path);
     }
-    let report = Report::begin(&shared, client.peer, kind);
+    // Those of JetBrains count by the port that they forward.
+    let report = (kind != Type::Jetbrains).then(|| Report::begin(&shared, client.peer, kind));
     let session = Session {
         shared: &shared,
         variables,
         stop: client.stop,
     };
-    let status = session.run(channel, &command, terminal).await;
-    report.end(status);
+    let status = match command {
+        Some(command) => session.run(channel, &command, terminal).await,
+        None => serve_files(&shared, channel).await,
+    };
+    if let Some(report) = report {
+        report.end(status);
+    }
     drop(keys);
 }
 
 /// Counts a session and reports its beginning and end.
-struct Report<'a> {
+pub(super) struct Report<'a> {
     shared: &'a Shared,
     connection: Connection,
 }
 
 impl<'a> Report<'a> {
-    fn begin(shared: &'a Shared, ip: String, kind: Type) -> Self {
+    /// It begins now.
+    pub(super) fn begin(shared: &'a Shared, ip: String, kind: Type) -> Self {
         shared.usage.begin(kind);
         let connection = Connection {
             id: Bytes::copy_from_slice(Uuid::new_v4().as_bytes()),
@@ -516,19 +521,24 @@ async fn finish(writer: &ChannelWriteHalf<Msg>, status: u32) -> Option<u32> {
     Some(status)
 }
 
-async fn serve_files(shared: &Arc<Shared>, channel: Channel<Msg>, handle: &Handle) {
-    let id = channel.id();
-    let status = match shared.config.blocks.file_transfer {
-        true => REFUSED,
-        false => {
-            let stream = channel.into_stream();
-            sftp::serve(stream, shared.directory()).await;
-            0
-        }
+/// Serves files until the client has no more to ask; returns the status that it heard.
+async fn serve_files(shared: &Arc<Shared>, channel: Channel<Msg>) -> Option<u32> {
+    let (mut reader, writer) = channel.split();
+    if shared.config.blocks.file_transfer {
+        return finish(&writer, REFUSED).await;
+    }
+    // The channel stays open for the status, whatever becomes of the stream.
+    let (near, far) = tokio::io::duplex(CHUNK);
+    let carrying = async {
+        let (answers, mut questions) = tokio::io::split(near);
+        let asking = async {
+            copy(reader.make_reader(), &mut questions).await;
+            let _ = questions.shutdown().await;
+        };
+        tokio::join!(asking, copy(answers, writer.make_writer()));
     };
-    let _ = handle.exit_status_request(id, status).await;
-    let _ = handle.eof(id).await;
-    let _ = handle.close(id).await;
+    tokio::join!(sftp::serve(far, shared.directory()), carrying);
+    finish(&writer, 0).await
 }
 
 #[cfg(test)]

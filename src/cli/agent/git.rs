@@ -138,7 +138,7 @@ impl GitAskpass {
             () = stop.draining() => return Err(Interrupted.into()),
         };
         match answer {
-            Some(answer) => output::line(answer.expose()),
+            Some(answer) => Ok(output::line(answer.expose())?),
             // Git asks on the terminal then.
             None => anyhow::bail!("the server knows no login for this host"),
         }
