@@ -211,7 +211,14 @@ mod tests {
 
         let server = "https://coder.example.com/".parse().unwrap();
         let (token, program) = (Secret::new("t"), Path::new("/opt/coder"));
-        let all = variables(&manifest, &account, &server, &token, program, Path::new("/s"));
+        let all = variables(
+            &manifest,
+            &account,
+            &server,
+            &token,
+            program,
+            Path::new("/s"),
+        );
 
         assert_eq!(all["PATH"], "/s/bin:/home/dev/bin:/opt");
         assert_eq!(all["GIT_ASKPASS"], "/opt/coder");

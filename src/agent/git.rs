@@ -147,8 +147,16 @@ mod tests {
             Some((read.is_name, read.host.to_string()))
         };
         for (text, is_name, host) in [
-            ("Username for 'https://git.example.com': ", true, "https://git.example.com/"),
-            ("Password for 'https://amy@git.example.com:8443': ", false, "https://git.example.com:8443/"),
+            (
+                "Username for 'https://git.example.com': ",
+                true,
+                "https://git.example.com/",
+            ),
+            (
+                "Password for 'https://amy@git.example.com:8443': ",
+                false,
+                "https://git.example.com:8443/",
+            ),
             ("Username for \"http://h\"", true, "http://h/"),
         ] {
             assert_eq!(question(text), Some((is_name, host.to_owned())), "{text}");

@@ -94,7 +94,10 @@ pub(super) async fn wait(server: &Client, credential: &Credential) {
             };
             match serde_json::from_str::<Claim>(&data) {
                 Ok(claim) => {
-                    return info!(reason = claim.reason, "the server wants this agent to begin anew");
+                    return info!(
+                        reason = claim.reason,
+                        "the server wants this agent to begin anew"
+                    );
                 }
                 Err(error) => debug!(%error, "an event that makes no sense"),
             }

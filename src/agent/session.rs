@@ -305,9 +305,16 @@ async fn banners(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
         match asked {
             Ok(answer) => {
                 let all = answer.announcement_banners.into_iter();
-                let shown = all.filter(|banner| banner.enabled && !banner.message.trim().is_empty());
-                let shown = shown.take(MAX_BANNERS).map(|banner| banner.message).collect();
-                *shared.banners.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+                let shown =
+                    all.filter(|banner| banner.enabled && !banner.message.trim().is_empty());
+                let shown = shown
+                    .take(MAX_BANNERS)
+                    .map(|banner| banner.message)
+                    .collect();
+                *shared
+                    .banners
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = shown;
             }
             Err(error @ CallError::Lost(_)) => return Err(error),
             Err(error) => debug!(%error, "the server has no banners"),

@@ -225,7 +225,10 @@ mod tests {
         let stats = usage.since(Totals::default(), first);
         assert_eq!((stats.rx_bytes, stats.tx_bytes), (3, 2));
         assert_eq!((stats.rx_packets, stats.tx_packets), (1, 1));
-        assert_eq!((stats.session_count_vscode, stats.session_count_ssh), (1, 0));
+        assert_eq!(
+            (stats.session_count_vscode, stats.session_count_ssh),
+            (1, 0)
+        );
         assert_eq!(stats.connection_count, 1);
 
         // It ends before the next report, which still counts it; the one after does not.

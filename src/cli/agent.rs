@@ -8,8 +8,8 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use tracing::info;
 
-use self::identity::Identity;
 pub(super) use self::git::{GitAskpass, GitSsh};
+use self::identity::Identity;
 use super::{
     exit::UsageError,
     values::{self, Csv, Ignored},
@@ -196,7 +196,10 @@ impl Agent {
         let (http, credential) = (self.identity.http()?, self.identity.credential()?);
         let without = self.without_effect();
         if !without.is_empty() {
-            info!(options = without.join(", "), "accepted, and without effect here");
+            info!(
+                options = without.join(", "),
+                "accepted, and without effect here"
+            );
         }
         let subsystems = Csv::all(&self.subsystems);
         let subsystems = subsystems.map(|name| match name {

@@ -104,12 +104,7 @@ impl Forwards {
     }
 
     /// Listens at a port, one that is free if it is 0; returns it, or `None` if that cannot be.
-    pub(super) async fn listen(
-        &mut self,
-        address: &str,
-        port: u32,
-        handle: Handle,
-    ) -> Option<u32> {
+    pub(super) async fn listen(&mut self, address: &str, port: u32, handle: Handle) -> Option<u32> {
         let wanted = u16::try_from(port).ok().filter(|_| self.has_room())?;
         let listener = timeout(BIND, bind(address, wanted)).await;
         let listener = listener.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));

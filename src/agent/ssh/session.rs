@@ -157,7 +157,7 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
     };
     let status = match command {
         Some(command) => session.run(channel, &command, terminal).await,
-        None => serve_files(&shared, channel).await,
+        None => serve_files(&shared, channel, &session.stop).await,
     };
     if let Some(report) = report {
         report.end(status);
@@ -284,6 +284,7 @@ impl Session<'_> {
         tokio::select! {
             status = output => return status.map(Some),
             () = input => {}
+            () = self.stop.draining() => {}
         }
         let stop = self.stop.clone();
         tokio::spawn(async move {
@@ -387,6 +388,7 @@ impl Session<'_> {
         tokio::select! {
             status = output => status.map(Some),
             () = input => Ok(None),
+            () = self.stop.draining() => Ok(None),
         }
     }
 
@@ -522,7 +524,7 @@ async fn finish(writer: &ChannelWriteHalf<Msg>, status: u32) -> Option<u32> {
 }
 
 /// Serves files until the client has no more to ask; returns the status that it heard.
-async fn serve_files(shared: &Arc<Shared>, channel: Channel<Msg>) -> Option<u32> {
+async fn serve_files(shared: &Shared, channel: Channel<Msg>, stop: &Stop) -> Option<u32> {
     let (mut reader, writer) = channel.split();
     if shared.config.blocks.file_transfer {
         return finish(&writer, REFUSED).await;
@@ -537,8 +539,11 @@ async fn serve_files(shared: &Arc<Shared>, channel: Channel<Msg>) -> Option<u32>
         };
         tokio::join!(asking, copy(answers, writer.make_writer()));
     };
-    tokio::join!(sftp::serve(far, shared.directory()), carrying);
-    finish(&writer, 0).await
+    let serving = async { tokio::join!(sftp::serve(far, shared.directory()), carrying) };
+    tokio::select! {
+        ((), ()) = serving => finish(&writer, 0).await,
+        () = stop.draining() => None,
+    }
 }
 
 #[cfg(test)]

@@ -27,7 +27,13 @@ const ASK: Duration = Duration::from_secs(10);
 /// The status of `ssh` when it comes to nothing.
 const SSH_FAILED: i32 = 255;
 /// Keys that `ssh` tries where nothing is configured.
-const USUAL: [&str; 5] = ["id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"];
+const USUAL: [&str; 5] = [
+    "id_rsa",
+    "id_ecdsa",
+    "id_ecdsa_sk",
+    "id_ed25519",
+    "id_ed25519_sk",
+];
 
 /// Run `ssh` with the key that the server keeps for the workspace's owner
 #[derive(Debug, clap::Args)]
@@ -95,7 +101,9 @@ fn keep(key: &Key) -> anyhow::Result<NamedTempFile> {
 
 /// The keys that `ssh` would use by itself: given one, it would leave out the usual ones.
 async fn own_keys(arguments: &[OsString]) -> Vec<PathBuf> {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let home = std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .unwrap_or_default();
     let mut command = Command::new("ssh");
     let asked = command
         .arg("-G")
@@ -107,9 +115,13 @@ async fn own_keys(arguments: &[OsString]) -> Vec<PathBuf> {
     let said = match timeout(ASK, asked).await {
         Ok(Ok(said)) if said.status.success() => String::from_utf8_lossy(&said.stdout).into_owned(),
         // An old one does not know that option.
-        _ => USUAL.map(|name| format!("identityfile ~/.ssh/{name}\n")).concat(),
+        _ => USUAL
+            .map(|name| format!("identityfile ~/.ssh/{name}\n"))
+            .concat(),
     };
-    let named = said.lines().filter_map(|line| line.strip_prefix("identityfile "));
+    let named = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("identityfile "));
     let paths = named.map(|path| match path.strip_prefix("~/") {
         Some(rest) => home.join(rest),
         None => Path::new(path).to_owned(),

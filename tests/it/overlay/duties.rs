@@ -88,7 +88,9 @@ impl Place {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_are_reported_with_their_lines_their_times_and_how_they_ended() {
-    let mut good = script("echo out; echo err >&2; printf 'last\\r'; echo $CODER_SCRIPT_DATA_DIR > where; printf '#!/bin/sh\\necho found' > $CODER_SCRIPT_BIN_DIR/tool; chmod +x $CODER_SCRIPT_BIN_DIR/tool; until [ -e go ]; do sleep 0.05; done; tool > tool");
+    let mut good = script(
+        "echo out; echo err >&2; printf 'last\\r'; echo $CODER_SCRIPT_DATA_DIR > where; printf '#!/bin/sh\\necho found' > $CODER_SCRIPT_BIN_DIR/tool; chmod +x $CODER_SCRIPT_BIN_DIR/tool; until [ -e go ]; do sleep 0.05; done; tool > tool",
+    );
     good.log_path = "~/logs-$USER_OF_TEST/good.log".to_owned();
     let mut late = script("exec sleep 1000");
     late.timeout = seconds(1);
@@ -107,11 +109,19 @@ async fn scripts_are_reported_with_their_lines_their_times_and_how_they_ended() 
     fs::write(place.path("go"), "").unwrap();
 
     let told = fake
-        .until(|told| told.timings.iter().filter(|it| it.stage() == Stage::Start).count() == 5)
+        .until(|told| {
+            told.timings
+                .iter()
+                .filter(|it| it.stage() == Stage::Start)
+                .count()
+                == 5
+        })
         .await;
     let told_of = |script: &WorkspaceAgentScript| {
         let mut timings = told.timings.iter();
-        let timing = timings.find(|timing| timing.script_id == script.id).unwrap();
+        let timing = timings
+            .find(|timing| timing.script_id == script.id)
+            .unwrap();
         assert!(timing.start.unwrap().seconds <= timing.end.unwrap().seconds);
         (timing.status(), timing.exit_code)
     };
@@ -127,7 +137,9 @@ async fn scripts_are_reported_with_their_lines_their_times_and_how_they_ended() 
     let lines = |script: &WorkspaceAgentScript| -> Vec<(Level, String)> {
         let lines = told.lines.iter();
         let lines = lines.filter(|(source, _)| *source == script.log_source_id);
-        let mut lines: Vec<_> = lines.map(|(_, log)| (log.level(), log.output.clone())).collect();
+        let mut lines: Vec<_> = lines
+            .map(|(_, log)| (log.level(), log.output.clone()))
+            .collect();
         lines.sort();
         lines
     };
@@ -139,7 +151,11 @@ async fn scripts_are_reported_with_their_lines_their_times_and_how_they_ended() 
     ];
     assert_eq!(lines(&good), expected);
     assert_eq!(lines(&named), [line(Level::Info, "from sh")]);
-    assert!(lines(&left).iter().any(|(level, text)| *level == Level::Error && text.contains("holds its output")));
+    assert!(
+        lines(&left)
+            .iter()
+            .any(|(level, text)| *level == Level::Error && text.contains("holds its output"))
+    );
     let file = fs::read_to_string(place.path("logs-x/good.log")).unwrap();
     assert!(file.contains("out\n") && file.contains("err\n"), "{file}");
     let source = hex::encode(&good.log_source_id);
@@ -148,8 +164,14 @@ async fn scripts_are_reported_with_their_lines_their_times_and_how_they_ended() 
     assert_eq!(fs::read_to_string(place.path("tool")).unwrap(), "found\n");
 
     // By their times, once the start is over, and until the end.
-    fake.until(|told| told.timings.iter().filter(|it| it.stage() == Stage::Cron).count() >= 2)
-        .await;
+    fake.until(|told| {
+        told.timings
+            .iter()
+            .filter(|it| it.stage() == Stage::Cron)
+            .count()
+            >= 2
+    })
+    .await;
     place.running.signal(Signal::SIGTERM);
     assert_eq!(place.running.end().await, 0);
     let told = fake.until(|told| told.stages.len() == 4).await;
@@ -159,7 +181,9 @@ async fn scripts_are_reported_with_their_lines_their_times_and_how_they_ended() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_breaks_costs_no_report_and_repeats_none() {
     let mut manifest = manifest();
-    manifest.scripts = vec![script("echo one; until [ -e go ]; do sleep 0.05; done; echo two")];
+    manifest.scripts = vec![script(
+        "echo one; until [ -e go ]; do sleep 0.05; done; echo two",
+    )];
     manifest.directory = "~/projects".to_owned();
     let secret = WorkspaceSecret {
         env_name: String::new(),
@@ -176,17 +200,27 @@ async fn a_connection_that_breaks_costs_no_report_and_repeats_none() {
     for round in 2..4 {
         fake.cut();
         let told = fake.until(|told| told.startups.len() == round).await;
-        assert!(told.startups[round - 1].expanded_directory.ends_with("/projects"));
+        assert!(
+            told.startups[round - 1]
+                .expanded_directory
+                .ends_with("/projects")
+        );
         assert!(told.startups[0].version.starts_with('v'));
     }
     fs::write(place.path("go"), "").unwrap();
 
-    let told = fake.until(|told| told.stages.len() == 2 && told.lines.len() == 2).await;
+    let told = fake
+        .until(|told| told.stages.len() == 2 && told.lines.len() == 2)
+        .await;
     assert_eq!(told.stages, [State::Starting, State::Ready]);
     let lines: Vec<_> = told.lines.iter().map(|(_, log)| &*log.output).collect();
     assert_eq!(lines, ["one", "two"]);
     assert_eq!(told.timings.len(), 1);
-    assert!(told.calls["GetAnnouncementBanners"] >= 3, "{:?}", told.calls);
+    assert!(
+        told.calls["GetAnnouncementBanners"] >= 3,
+        "{:?}",
+        told.calls
+    );
 
     fake.is_full();
     let mut more = manifest;
@@ -199,7 +233,9 @@ async fn a_connection_that_breaks_costs_no_report_and_repeats_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_without_room_for_lines_gets_no_more_of_them_and_everything_else() {
     let mut manifest = manifest();
-    manifest.scripts = vec![script("echo one; until [ -e go ]; do sleep 0.05; done; seq 100; echo done > done")];
+    manifest.scripts = vec![script(
+        "echo one; until [ -e go ]; do sleep 0.05; done; seq 100; echo done > done",
+    )];
     let fake = Fake::start(manifest).await;
     fake.is_full();
     let place = Place::start(&fake, &[]);
@@ -250,14 +286,27 @@ async fn values_are_measured_at_their_times_and_apps_are_asked() {
         told.values.iter().filter(|it| it.key == key).count() >= count
     };
     let told = fake
-        .until(|told| has(told, "often", 3) && has(told, "failing", 1) && has(told, "slow", 1) && has(told, "long", 1))
+        .until(|told| {
+            has(told, "often", 3)
+                && has(told, "failing", 1)
+                && has(told, "slow", 1)
+                && has(told, "long", 1)
+        })
         .await;
     let last = |key: &str| {
         let mut values = told.values.iter().rev();
-        values.find(|it| it.key == key).unwrap().result.clone().unwrap()
+        values
+            .find(|it| it.key == key)
+            .unwrap()
+            .result
+            .clone()
+            .unwrap()
     };
     let often = last("often");
-    assert!(often.error.is_empty() && often.value.contains("o\n") && often.value.contains("e\n"), "{often:?}");
+    assert!(
+        often.error.is_empty() && often.value.contains("o\n") && often.value.contains("e\n"),
+        "{often:?}"
+    );
     let failing = last("failing");
     assert_eq!(failing.value, "before\n");
     assert!(failing.error.contains("exit status 3"), "{failing:?}");
@@ -291,7 +340,10 @@ async fn an_agent_begins_anew_when_its_workspace_becomes_somebody_s() {
         .until(|told| told.stages.iter().filter(|it| **it == State::Ready).count() == 2)
         .await;
     use State::{Off, Ready, ShuttingDown, Starting};
-    assert_eq!(told.stages, [Starting, Ready, ShuttingDown, Off, Starting, Ready]);
+    assert_eq!(
+        told.stages,
+        [Starting, Ready, ShuttingDown, Off, Starting, Ready]
+    );
     assert_eq!(fs::read_to_string(place.path("owner")).unwrap(), "amy\n");
     fake.answer("reinit", 409, serde_json::Value::Null);
     place.running.signal(Signal::SIGTERM);
@@ -321,10 +373,16 @@ async fn settings_of_coder_s_agent_are_taken_and_those_without_effect_are_named_
     let log = place.running.log();
     let line = log.lines().find(|line| line.contains("without effect"));
     let line = line.unwrap_or_else(|| panic!("{log}"));
-    assert!(line.contains("tailnet-listen-port") && line.contains("socket-path"), "{line}");
+    assert!(
+        line.contains("tailnet-listen-port") && line.contains("socket-path"),
+        "{line}"
+    );
     let json = fs::read_to_string(place.path("json.log")).unwrap();
     let first = json.lines().next().unwrap();
-    assert!(serde_json::from_str::<serde_json::Value>(first).is_ok(), "{first}");
+    assert!(
+        serde_json::from_str::<serde_json::Value>(first).is_ok(),
+        "{first}"
+    );
     place.running.signal(Signal::SIGTERM);
     assert_eq!(place.running.end().await, 0);
 }

@@ -199,7 +199,9 @@ async fn take<Q: Message + Default, A: Message>(
         return Ok(());
     };
     let mut reply = None;
-    front.told.send_modify(|told| reply = Some(remember(told, request)));
+    front
+        .told
+        .send_modify(|told| reply = Some(remember(told, request)));
     answer.reply(&reply.unwrap()).await
 }
 
@@ -219,64 +221,106 @@ async fn hear(front: Front, stream: Stream) {
             take(front, answer, |_, _: wire::GetManifestRequest| manifest).await
         }
         "UpdateStartup" => {
-            take(front, answer, |told, request: wire::UpdateStartupRequest| {
-                let startup = request.startup.unwrap_or_default();
-                told.startups.push(startup.clone());
-                startup
-            })
+            take(
+                front,
+                answer,
+                |told, request: wire::UpdateStartupRequest| {
+                    let startup = request.startup.unwrap_or_default();
+                    told.startups.push(startup.clone());
+                    startup
+                },
+            )
             .await
         }
         "UpdateLifecycle" => {
-            take(front, answer, |told, request: wire::UpdateLifecycleRequest| {
-                let lifecycle = request.lifecycle.unwrap_or_default();
-                told.stages.push(lifecycle.state());
-                lifecycle
-            })
+            take(
+                front,
+                answer,
+                |told, request: wire::UpdateLifecycleRequest| {
+                    let lifecycle = request.lifecycle.unwrap_or_default();
+                    told.stages.push(lifecycle.state());
+                    lifecycle
+                },
+            )
             .await
         }
         "UpdateStats" => {
             take(front, answer, |told, request: wire::UpdateStatsRequest| {
                 told.stats.extend(request.stats);
-                let report_interval = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+                let report_interval = Some(prost_types::Duration {
+                    seconds: 1,
+                    nanos: 0,
+                });
                 wire::UpdateStatsResponse { report_interval }
             })
             .await
         }
         "BatchCreateLogs" => {
             let log_limit_exceeded = *it.is_full.lock().unwrap();
-            take(front, answer, |told, request: wire::BatchCreateLogsRequest| {
-                let source = request.log_source_id;
-                let lines = request.logs.into_iter().map(|log| (source.clone(), log));
-                told.lines.extend(lines);
-                wire::BatchCreateLogsResponse { log_limit_exceeded }
-            })
+            take(
+                front,
+                answer,
+                |told, request: wire::BatchCreateLogsRequest| {
+                    let source = request.log_source_id;
+                    let lines = request.logs.into_iter().map(|log| (source.clone(), log));
+                    told.lines.extend(lines);
+                    wire::BatchCreateLogsResponse { log_limit_exceeded }
+                },
+            )
             .await
         }
         "BatchUpdateMetadata" => {
-            take(front, answer, |told, request: wire::BatchUpdateMetadataRequest| {
-                told.values.extend(request.metadata);
-                wire::BatchUpdateMetadataResponse {}
-            })
+            take(
+                front,
+                answer,
+                |told, request: wire::BatchUpdateMetadataRequest| {
+                    told.values.extend(request.metadata);
+                    wire::BatchUpdateMetadataResponse {}
+                },
+            )
             .await
         }
         "BatchUpdateAppHealths" => {
-            take(front, answer, |told, request: wire::BatchUpdateAppHealthRequest| {
-                told.healths.extend(request.updates.iter().map(|it| it.health()));
-                wire::BatchUpdateAppHealthResponse {}
-            })
+            take(
+                front,
+                answer,
+                |told, request: wire::BatchUpdateAppHealthRequest| {
+                    told.healths
+                        .extend(request.updates.iter().map(|it| it.health()));
+                    wire::BatchUpdateAppHealthResponse {}
+                },
+            )
             .await
         }
         "ScriptCompleted" => {
-            take(front, answer, |told, request: wire::WorkspaceAgentScriptCompletedRequest| {
-                told.timings.extend(request.timing);
-                wire::WorkspaceAgentScriptCompletedResponse {}
-            })
+            take(
+                front,
+                answer,
+                |told, request: wire::WorkspaceAgentScriptCompletedRequest| {
+                    told.timings.extend(request.timing);
+                    wire::WorkspaceAgentScriptCompletedResponse {}
+                },
+            )
             .await
         }
         "GetAnnouncementBanners" => {
-            take(front, answer, |_, _: wire::GetAnnouncementBannersRequest| {
-                wire::GetAnnouncementBannersResponse::default()
-            })
+            take(
+                front,
+                answer,
+                |_, _: wire::GetAnnouncementBannersRequest| {
+                    wire::GetAnnouncementBannersResponse::default()
+                },
+            )
+            .await
+        }
+        "GetResourcesMonitoringConfiguration" => {
+            take(
+                front,
+                answer,
+                |_, _: wire::GetResourcesMonitoringConfigurationRequest| {
+                    wire::GetResourcesMonitoringConfigurationResponse::default()
+                },
+            )
             .await
         }
         "Coordinate" => {

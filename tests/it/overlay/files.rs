@@ -57,7 +57,6 @@ async fn sftp_does_with_files_what_people_do() {
         shown.contains(&format!("working directory: {}\n", there.display())),
         "{shown}"
     );
-    assert!(shown.contains("d/link ->") || shown.contains("link"), "{shown}");
     assert!(fs::read(there.join("d/large")).unwrap() == large);
     assert!(fs::read(&back).unwrap() == large);
     assert_eq!(fs::read(there.join("d/over")).unwrap(), b"small\n");
@@ -68,23 +67,19 @@ async fn sftp_does_with_files_what_people_do() {
     assert_eq!(link.to_str(), Some("over"));
     assert!(!there.join("d/renamed").exists() && !there.join("d/e").exists());
 
-    let again = run(&[
-        "rm d/link".to_owned(),
-        "rm d/large".to_owned(),
-    ])
-    .await;
+    let again = run(&["rm d/link".to_owned(), "rm d/large".to_owned()]).await;
     assert!(again.status.success(), "{}", text(&again.stderr));
     assert!(!there.join("d/large").exists());
 
     for (line, said) in [
         ("get nowhere", "not found"),
-        ("rmdir d", "Failure"),
-        ("ls nowhere", "No such file"),
+        ("rmdir d", "not empty"),
+        ("ls nowhere", "not found"),
     ] {
         let failed = run(&[line.to_owned()]).await;
         assert_eq!(failed.status.code(), Some(1), "{line}");
         let text = text(&failed.stderr);
-        assert!(text.to_lowercase().contains(&said.to_lowercase()) || text.contains("not empty"), "{line}: {text}");
+        assert!(text.contains(said), "{line}: {text}");
     }
 }
 
@@ -102,7 +97,7 @@ async fn scp_copies_both_ways_by_either_of_its_protocols() {
     for protocol in ["-s", "-O"] {
         let mut there = lab.open("scp").await;
         there
-            .args(["-v", protocol, "-r", "-p"])
+            .args([protocol, "-r", "-p"])
             .arg(&tree)
             .arg(format!("dev.outpost:copy{protocol}"));
         succeed(there).await;
@@ -130,17 +125,27 @@ async fn an_agent_that_refuses_files_says_so_and_runs_commands() {
     fs::write(lab.path("small"), "small\n").unwrap();
 
     assert_eq!(lab.there("echo yes").await, "yes\n");
-    for command in ["scp -t x", "/usr/bin/rsync --server", "nc localhost 1", "sftp x"] {
+    for command in [
+        "scp -t x",
+        "/usr/bin/rsync --server",
+        "nc localhost 1",
+        "sftp x",
+    ] {
         let refused = lab.ssh(&["dev.outpost", command]).await;
         assert_eq!(
             (refused.status.code(), text(&refused.stderr)),
-            (Some(65), "\u{2}File transfer has been disabled.\n".to_owned()),
+            (
+                Some(65),
+                "\u{2}File transfer has been disabled.\n".to_owned()
+            ),
             "{command}"
         );
     }
     for protocol in ["-s", "-O"] {
         let mut scp = lab.open("scp").await;
-        scp.arg(protocol).arg(lab.path("small")).arg("dev.outpost:small");
+        scp.arg(protocol)
+            .arg(lab.path("small"))
+            .arg("dev.outpost:small");
         assert!(!ended(scp).await.status.success(), "{protocol}");
     }
     let mut sftp = lab.open("sftp").await;

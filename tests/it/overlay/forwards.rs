@@ -67,7 +67,10 @@ async fn holding(lab: &Lab, words: &[&str]) -> Child {
     let mut child = command.spawn().unwrap();
     let mut up = [0; 3];
     let stdout = child.stdout.as_mut().unwrap();
-    timeout(PATIENCE, stdout.read_exact(&mut up)).await.unwrap().unwrap();
+    timeout(PATIENCE, stdout.read_exact(&mut up))
+        .await
+        .unwrap()
+        .unwrap();
     child
 }
 
@@ -132,7 +135,14 @@ async fn connections_go_from_the_agent_to_what_the_client_sees() {
         assert_eq!(ask(stream).await, "HELLO");
     }
     let taken = lab
-        .ssh(&["-o", "ExitOnForwardFailure=yes", "-R", &tcp, "dev.outpost", "true"])
+        .ssh(&[
+            "-o",
+            "ExitOnForwardFailure=yes",
+            "-R",
+            &tcp,
+            "dev.outpost",
+            "true",
+        ])
         .await;
     assert!(!taken.status.success(), "a port is taken once");
 
@@ -181,9 +191,19 @@ async fn an_agent_refuses_each_direction_by_itself() {
         assert_eq!(ask(stream).await, expected, "{setting}");
 
         let port = format!("{}:localhost:{there}", free_address());
-        let path = format!("{}:localhost:{there}", running.home.join("r.sock").display());
+        let path = format!(
+            "{}:localhost:{there}",
+            running.home.join("r.sock").display()
+        );
         for back in [port, path] {
-            let wanted = ["-o", "ExitOnForwardFailure=yes", "-R", &back, "dev.outpost", "true"];
+            let wanted = [
+                "-o",
+                "ExitOnForwardFailure=yes",
+                "-R",
+                &back,
+                "dev.outpost",
+                "true",
+            ];
             let reverse = lab.ssh(&wanted).await;
             assert_eq!(reverse.status.success(), remote, "{setting}: {back}");
         }
@@ -206,7 +226,8 @@ async fn the_client_s_keys_can_be_used_in_a_session_that_it_gave_them_to() {
         .spawn()
         .unwrap();
     let mut made = tokio::process::Command::new("ssh-keygen");
-    made.args(["-q", "-t", "ed25519", "-N", "", "-C", "of the desk", "-f"]).arg(&key);
+    made.args(["-q", "-t", "ed25519", "-N", "", "-C", "of the desk", "-f"])
+        .arg(&key);
     lab::succeed(made).await;
     while !socket.exists() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;

@@ -51,23 +51,47 @@ async fn ssh_gets_the_owner_s_key_after_those_that_it_has_and_keeps_nothing() {
     fs::write(home.path().join("own"), "own\n").unwrap();
     let run = async || {
         let mut command = helper(&fake.url, home.path());
-        command.args(["gitssh", "--", "-o", "SendEnv=GIT_PROTOCOL", "git@host", "git-upload-pack 'a'"]);
+        command.args([
+            "gitssh",
+            "--",
+            "-o",
+            "SendEnv=GIT_PROTOCOL",
+            "git@host",
+            "git-upload-pack 'a'",
+        ]);
         ended(command).await
     };
 
     // A server without a key is no reason to fail: there may be another one.
     let without = run().await;
     let said = "-o SendEnv=GIT_PROTOCOL git@host git-upload-pack 'a'\n";
-    assert_eq!((without.status.code(), text(&without.stdout)), (Some(255), said.to_owned()));
+    assert_eq!(
+        (without.status.code(), text(&without.stdout)),
+        (Some(255), said.to_owned())
+    );
 
-    fake.answer("gitsshkey", 200, json!({ "public_key": "ssh-ed25519 AAAA", "private_key": KEY }));
+    fake.answer(
+        "gitsshkey",
+        200,
+        json!({ "public_key": "ssh-ed25519 AAAA", "private_key": KEY }),
+    );
     let with = run().await;
     let (out, err) = (text(&with.stdout), text(&with.stderr));
     let own = home.path().join("own");
-    assert!(out.starts_with(&format!("-i {} -i {}", own.display(), home.path().display())), "{out}");
+    assert!(
+        out.starts_with(&format!(
+            "-i {} -i {}",
+            own.display(),
+            home.path().display()
+        )),
+        "{out}"
+    );
     assert!(out.contains(&format!("own\n600\n{KEY}")), "{out}");
     assert_eq!(with.status.code(), Some(255));
-    assert!(err.contains("ssh-ed25519 AAAA") && !err.contains("secret"), "{err}");
+    assert!(
+        err.contains("ssh-ed25519 AAAA") && !err.contains("secret"),
+        "{err}"
+    );
     let mut left: Vec<_> = fs::read_dir(home.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -109,11 +133,17 @@ async fn our_own_server_keeps_neither_keys_nor_logins_and_says_so() {
     let mut command = helper(lab.url(), home.path());
     command.args(["gitssh", "--", "git@host"]);
     let without = ended(command).await;
-    assert_eq!(text(&without.stdout), "git@host\n", "{}", text(&without.stderr));
+    assert_eq!(
+        text(&without.stdout),
+        "git@host\n",
+        "{}",
+        text(&without.stderr)
+    );
 
     let mut command = helper(lab.url(), home.path());
     command.arg(QUESTIONS[0]);
     let unknown = ended(command).await;
     assert_eq!(unknown.status.code(), Some(1));
-    assert!(text(&unknown.stderr).contains("no login for this host"));
+    let said = text(&unknown.stderr);
+    assert!(said.contains("no login for this host"), "{said}");
 }

@@ -270,7 +270,11 @@ pub async fn succeed(command: Command) -> String {
     let what = format!("{command:?}");
     let output = ended(command).await;
     let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{what}: {}\n{out}{err}", output.status);
+    assert!(
+        output.status.success(),
+        "{what}: {}\n{out}{err}",
+        output.status
+    );
     out
 }
 

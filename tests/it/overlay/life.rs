@@ -47,7 +47,10 @@ async fn a_session_goes_on_while_the_server_is_killed_and_comes_back() {
     lab.until(|agent| agent.lifecycle_state == "ready").await;
     let mut command = lab.open("ssh").await;
     let mut client = command
-        .args(["dev.outpost", "while read line; do echo \"got $line\"; done; exit 4"])
+        .args([
+            "dev.outpost",
+            "while read line; do echo \"got $line\"; done; exit 4",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -55,7 +58,10 @@ async fn a_session_goes_on_while_the_server_is_killed_and_comes_back() {
     let mut stdin = client.stdin.take().unwrap();
     let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
     let mut ask = async |word: &str| {
-        stdin.write_all(format!("{word}\n").as_bytes()).await.unwrap();
+        stdin
+            .write_all(format!("{word}\n").as_bytes())
+            .await
+            .unwrap();
         let line = timeout(PATIENCE, said.next_line()).await.unwrap().unwrap();
         assert_eq!(line.as_deref(), Some(&*format!("got {word}")));
     };
@@ -65,7 +71,10 @@ async fn a_session_goes_on_while_the_server_is_killed_and_comes_back() {
         lab.kill_server().await;
         let begun = Instant::now();
         ask(&format!("after {round}")).await;
-        println!("measured: the session went on {:?} after the server was back", begun.elapsed());
+        println!(
+            "measured: the session went on {:?} after the server was back",
+            begun.elapsed()
+        );
         assert_eq!(lab.there("echo new").await, "new\n");
     }
     lab.until(|agent| agent.status == "connected").await;
@@ -89,23 +98,33 @@ async fn an_agent_that_is_told_to_end_ends_its_sessions_runs_its_stop_scripts_an
         lab.until(|agent| agent.lifecycle_state == "ready").await;
         let mut command = lab.open("ssh").await;
         let mut client = command
-            .args(["dev.outpost", "echo up > up; exec sleep 1000"])
+            .args(["dev.outpost", "echo $$ > up; exec sleep 1000"])
             .spawn()
             .unwrap();
-        appears(&running.home.join("up")).await;
+        let id = appears(&running.home.join("up")).await;
         let (home, log) = (running.home.clone(), running.home.join("log"));
 
         running.signal(signal);
         let begun = Instant::now();
         let status = timeout(PATIENCE, client.wait()).await.unwrap().unwrap();
         assert_eq!(status.code(), Some(255));
-        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            begun.elapsed()
+        );
         assert_eq!(running.end().await, 0);
         println!("measured: an agent's end took {:?}", begun.elapsed());
         let said = std::fs::read_to_string(log).unwrap();
         assert!(begun.elapsed() < Duration::from_secs(4), "{said}");
         assert_eq!(appears(&home.join("stopped")).await, "y\n");
         assert_eq!(lab.seen("dev", "").await.lifecycle_state, "off");
+        let command = std::fs::read_to_string(format!("/proc/{}/comm", id.trim()));
+        assert_ne!(
+            command.unwrap_or_default(),
+            "sleep\n",
+            "commands go with the agent"
+        );
     }
 }
 
@@ -143,7 +162,9 @@ async fn as_the_first_process_it_reaps_orphans_and_passes_signals_on() {
         .args(["--pid", "--fork", "--mount-proc", "--kill-child", "true"])
         .output();
     if !may.is_ok_and(|output| output.status.success()) {
-        return eprintln!("skipped: an agent as the first process, as there are no namespaces here");
+        return eprintln!(
+            "skipped: an agent as the first process, as there are no namespaces here"
+        );
     }
     let mut lab = Lab::start().await;
     let mut agent = lab::agent("main");
@@ -151,7 +172,10 @@ async fn as_the_first_process_it_reaps_orphans_and_passes_signals_on() {
     agent.scripts = vec![
         Script {
             run_on_start: true,
-            ..script("orphan", "(sleep 0.2 & ) ; (sleep 0.1; true) & sleep 0.5; ps -o pid=,stat=,comm= -A > processes; echo done > looked")
+            ..script(
+                "orphan",
+                "(sleep 0.2 & ) ; (sleep 0.1; true) & sleep 0.5; ps -o pid=,stat=,comm= -A > processes; echo done > looked",
+            )
         },
         Script {
             run_on_stop: true,
@@ -178,14 +202,14 @@ async fn as_the_first_process_it_reaps_orphans_and_passes_signals_on() {
     appears(&home.join("looked")).await;
     let processes = std::fs::read_to_string(home.join("processes")).unwrap();
     assert!(!processes.contains(" Z"), "{processes}");
-    let ours = processes.lines().filter(|line| line.contains("outpost")).count();
+    let ours = processes
+        .lines()
+        .filter(|line| line.contains("outpost"))
+        .count();
     assert_eq!(ours, 2, "the reaper and the agent:\n{processes}");
 
-    let first = std::fs::read_to_string(format!(
-        "/proc/{0}/task/{0}/children",
-        running.id()
-    ))
-    .unwrap();
+    let first =
+        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", running.id())).unwrap();
     let first = nix::unistd::Pid::from_raw(first.trim().parse().unwrap());
     nix::sys::signal::kill(first, Signal::SIGTERM).unwrap();
     assert_eq!(running.end().await, 0);

@@ -31,7 +31,11 @@ async fn a_command_has_its_status_its_two_outputs_its_input_and_its_environment(
         .ssh(&["dev.outpost", "echo out; echo err >&2; exit 7"])
         .await;
     assert_eq!(
-        (output.status.code(), text(&output.stdout), text(&output.stderr)),
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr)
+        ),
         (Some(7), "out\n".to_owned(), "err\n".to_owned())
     );
 
@@ -108,7 +112,10 @@ async fn much_goes_through_complete_either_way() {
     let mut reading = lab.open("ssh").await;
     reading.args(["dev.outpost", &script]);
     let read = ended(reading).await;
-    println!("measured: {MUCH} bytes from an agent in {:?}", begun.elapsed());
+    println!(
+        "measured: {MUCH} bytes from an agent in {:?}",
+        begun.elapsed()
+    );
     assert_eq!(read.stdout.len(), MUCH);
     assert!(sum.starts_with(&Digest::of(&read.stdout).to_string()));
 
@@ -129,7 +136,10 @@ async fn much_goes_through_complete_either_way() {
         said
     };
     let said = timeout(PATIENCE, sent).await.unwrap();
-    println!("measured: {MUCH} bytes to an agent in {:?}", begun.elapsed());
+    println!(
+        "measured: {MUCH} bytes to an agent in {:?}",
+        begun.elapsed()
+    );
     assert_eq!(said, sum);
 }
 
@@ -139,7 +149,8 @@ async fn a_command_lives_on_when_its_client_goes_and_hears_the_signals_that_it_i
         return;
     }
     let (lab, running) = Lab::with_agent(lab::agent("main"), &[]).await;
-    let script = "trap '' HUP; echo up > begun; while ! [ -e go ]; do sleep 0.1; done; echo done > ended";
+    let script =
+        "trap '' HUP; echo up > begun; while ! [ -e go ]; do sleep 0.1; done; echo done > ended";
 
     let mut command = lab.open("ssh").await;
     let mut client = command.args(["dev.outpost", script]).spawn().unwrap();

@@ -62,7 +62,9 @@ impl Desk {
     async fn end(mut self) -> (String, ExitStatus) {
         let mut rest = Vec::new();
         // The other side of a terminal that is gone is an error.
-        let _ = timeout(PATIENCE, self.pty.read_to_end(&mut rest)).await.unwrap();
+        let _ = timeout(PATIENCE, self.pty.read_to_end(&mut rest))
+            .await
+            .unwrap();
         let status = timeout(PATIENCE, self.child.wait()).await.unwrap();
         (self.shown + &text(&rest), status.unwrap())
     }
@@ -127,7 +129,8 @@ async fn a_login_shell_begins_with_the_template_s_message_unless_somebody_wants_
     let mut desk = Desk::open(&lab, &["dev.outpost"]).await;
     let shown = desk.until("to dev\r\n").await;
     assert_eq!(shown, "Welcome\r\nto dev\r\n");
-    desk.say("shopt -q login_shell && echo log''in\nexit 5\n").await;
+    desk.say("shopt -q login_shell && echo log''in\nexit 5\n")
+        .await;
     let (shown, status) = desk.end().await;
     assert!(shown.contains("login\r\n"), "{shown:?}");
     assert_eq!(status.code(), Some(5));

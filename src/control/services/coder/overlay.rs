@@ -38,6 +38,7 @@ use crate::{
 pub(super) fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route("/api/v2/workspaceagents/me/rpc", get(rpc))
+        .route("/api/v2/workspaceagents/me/{what}", get(not_kept))
         .route("/api/v2/workspaceagents/connection", get(connection))
         .route(
             "/api/v2/workspaceagents/{agent}/connection",
@@ -72,6 +73,11 @@ async fn rpc(
     let agent = admission::agent(&plane, request.headers()).await?;
     let who = Who::Agent(agent);
     become_peer(Peer { plane, who }, &upgraded, request)
+}
+
+/// Keys and logins for git, and claims of prebuilt workspaces: agents do without where there are none.
+async fn not_kept() -> Refusal {
+    Refusal::not_found()
 }
 
 async fn coordinate(
