@@ -255,7 +255,8 @@ async fn end(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop) {
     shared.is_now(State::ShuttingDown);
     sessions.drain();
     let ssh_end = Instant::now() + SSH_END;
-    while shared.usage.open_sessions() > 0 && Instant::now() < ssh_end {
+    // Who has heard our goodbye hangs up.
+    while shared.usage.is_connected() && Instant::now() < ssh_end {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     graceful.drain();

@@ -77,12 +77,10 @@ impl Usage {
         }
     }
 
-    /// All sessions that there are now.
-    pub(super) fn open_sessions(&self) -> i64 {
-        [&self.ssh, &self.vscode, &self.jetbrains]
-            .map(|count| count.load(Ordering::Relaxed))
-            .into_iter()
-            .sum()
+    /// Whether somebody is still connected.
+    pub(super) fn is_connected(&self) -> bool {
+        let Totals { begun, ended, .. } = self.totals();
+        begun > ended
     }
 
     fn totals(&self) -> Totals {
@@ -239,6 +237,6 @@ mod tests {
         let third = usage.since(second, usage.totals());
         assert_eq!(third.connection_count, 0);
         assert!(third.connections_by_proto.is_empty());
-        assert_eq!(usage.open_sessions(), 1);
+        assert!(!usage.is_connected());
     }
 }

@@ -73,7 +73,7 @@ async fn sftp_does_with_files_what_people_do() {
 
     for (line, said) in [
         ("get nowhere", "not found"),
-        ("rmdir d", "not empty"),
+        ("rmdir d", "Failure"),
         ("ls nowhere", "not found"),
     ] {
         let failed = run(&[line.to_owned()]).await;
