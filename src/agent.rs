@@ -8,6 +8,7 @@
 
 pub mod command;
 pub mod environment;
+pub mod git;
 mod health;
 mod host_key;
 pub mod identity;
@@ -15,19 +16,19 @@ mod metadata;
 mod monitor;
 mod outbox;
 pub mod reaper;
+mod reinit;
+mod rest;
 mod rpc;
 mod schedule;
 mod scripts;
 mod session;
 mod sftp;
 mod ssh;
+mod stats;
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -44,6 +45,7 @@ use self::{
     outbox::Outbox,
     scripts::{Line, Outcome},
     session::Network,
+    stats::Usage,
 };
 use crate::{
     net::{back_off::BackOff, http::Client},
@@ -74,6 +76,8 @@ pub struct Config {
     pub http: Client,
     /// How we prove who we are.
     pub credential: Credential,
+    /// This program, which git and people call again.
+    pub program: PathBuf,
     /// Where scripts keep their files.
     pub script_data_dir: PathBuf,
     /// Where their logs go.
@@ -93,11 +97,13 @@ pub struct Blocks {
     pub file_transfer: bool,
     /// Connections from the workspace to where a client says.
     pub local_forwarding: bool,
+    /// Connections to the workspace that go to where a client says.
+    pub reverse_forwarding: bool,
 }
 
 /// What lasts beyond one connection.
 struct Shared {
-    config: Config,
+    config: Arc<Config>,
     account: Account,
     token: Mutex<Secret>,
     manifest: watch::Sender<Option<Arc<Manifest>>>,
@@ -105,7 +111,9 @@ struct Shared {
     logs: Outbox<Line>,
     timings: Outbox<Timing>,
     connections: Outbox<Connection>,
-    ssh_sessions: AtomicI64,
+    /// What the server wants to be shown at logins.
+    banners: Mutex<Vec<String>>,
+    usage: Arc<Usage>,
     /// Whether the start scripts were begun.
     has_begun: AtomicBool,
     /// Whether the coordinator has us.
@@ -122,7 +130,14 @@ impl Shared {
     fn variables(&self) -> Variables {
         let manifest = self.manifest.borrow().clone().unwrap_or_default();
         let scripts = scripts::directory(&self.config.script_data_dir);
-        environment::variables(&manifest, &self.account, &self.token(), &scripts)
+        environment::variables(
+            &manifest,
+            &self.account,
+            self.config.http.url(),
+            &self.token(),
+            &self.config.program,
+            &scripts,
+        )
     }
 
     /// Where we start it.
@@ -147,8 +162,23 @@ fn stamp(at: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-/// Runs until `stop` drains, and then ends in the order in which clients and server expect it.
+/// Runs until `stop` drains, and begins anew whenever the server wants that.
 pub async fn run(config: Config, stop: Stop) {
+    let config = Arc::new(config);
+    while !stop.is_draining() {
+        let life = stop.child();
+        let until_claimed = async {
+            tokio::select! {
+                () = reinit::wait(&config.http, &config.credential) => life.drain(),
+                () = life.draining() => {}
+            }
+        };
+        tokio::join!(live(config.clone(), life.clone()), until_claimed);
+    }
+}
+
+/// Lives until `stop` drains, and then ends in the order in which clients and server expect it.
+async fn live(config: Arc<Config>, stop: Stop) {
     let shared = Arc::new(Shared {
         config,
         account: Account::own(),
@@ -158,7 +188,8 @@ pub async fn run(config: Config, stop: Stop) {
         logs: Outbox::new(LOG_BYTES, |line| line.log.output.len() + LINE_BYTES),
         timings: Outbox::new(TIMINGS, |_| 1),
         connections: Outbox::new(CONNECTIONS, |_| 1),
-        ssh_sessions: AtomicI64::new(0),
+        banners: Mutex::default(),
+        usage: Arc::default(),
         has_begun: AtomicBool::new(false),
         coordinates: watch::Sender::new(false),
     });
@@ -225,12 +256,8 @@ async fn end(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop) {
     shared.is_now(State::ShuttingDown);
     sessions.drain();
     let ssh_end = Instant::now() + SSH_END;
-    while shared
-        .ssh_sessions
-        .load(std::sync::atomic::Ordering::Relaxed)
-        > 0
-        && Instant::now() < ssh_end
-    {
+    // Who has heard our goodbye hangs up.
+    while shared.usage.is_connected() && Instant::now() < ssh_end {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     graceful.drain();

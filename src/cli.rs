@@ -152,6 +152,10 @@ enum Command {
     Provisioner(provisioner::Provisioner),
     /// Run in a workspace, and let people in
     Agent(Box<agent::Agent>),
+    #[command(name = "gitssh", hide = true)]
+    GitSsh(agent::GitSsh),
+    #[command(name = "gitaskpass", hide = true)]
+    GitAskpass(agent::GitAskpass),
     /// Open a shell in a workspace, or run a command there
     #[command(
         after_help = "Exit codes: 0 done, that of the command if it is another, 1 failed, 2 wrong usage or configuration, 130 interrupted."
@@ -385,8 +389,21 @@ impl Command {
             }
             return Ok(true);
         }
+        if let Self::Agent(command) = self {
+            let filter = filter.unwrap_or("info,boringtun=error");
+            if let Err(error) = command.log(filter, format).init() {
+                // As in Coder's, an agent whose log is unusable works, and says so.
+                DaemonLog::to_stderr().init()?;
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to initialize logger"
+                );
+            }
+            return Ok(false);
+        }
+        // A handshake in a tunnel that is asked for again is no news to people.
         let default = match self {
-            Self::Agent(_) => "info",
+            Self::Ssh(_) | Self::Ping(_) => "warn,boringtun=error",
             Self::Server(command) if command.is_service() => "info",
             Self::Mirror(command) if command.is_service() => "info",
             _ => "warn",
@@ -411,6 +428,8 @@ impl Command {
             Self::Doctor(command) => command.exec(output, stop).await,
             Self::SupportBundle(command) => command.exec(output, stop).await,
             Self::Agent(command) => command.exec(stop).await,
+            Self::GitSsh(command) => command.exec(stop).await,
+            Self::GitAskpass(command) => command.exec(stop).await,
             Self::Ssh(command) => command.exec(stop).await,
             Self::Ping(command) => command.exec(output, stop).await,
             Self::ConfigSsh(command) => command.exec().await,

@@ -116,6 +116,8 @@ pub struct Exit {
     pub status: ExitStatus,
     /// Whether its group was killed by us.
     pub was_killed: bool,
+    /// Whether somebody whom it left behind still held its pipes when we read no more.
+    pub left_pipes_open: bool,
     /// What its group had, in bytes, when it was stopped for having more than it may.
     pub excess: Option<(u64, u64)>,
 }
@@ -349,6 +351,7 @@ async fn supervise(
     Ok(Exit {
         status,
         was_killed,
+        left_pipes_open: stdout.is_some() || stderr.is_some(),
         excess: watch.found,
     })
 }

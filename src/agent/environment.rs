@@ -10,6 +10,7 @@ use std::{
 };
 
 use nix::unistd::{Uid, User};
+use url::Url;
 
 use crate::{proto::coder::agent::v2::Manifest, secret::Secret};
 
@@ -98,13 +99,19 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
 /// Variables by their names.
 pub(super) type Variables = BTreeMap<String, String>;
 
-/// What our own environment lends to what we start; of our settings only where the server is, which Coder's programs
-/// ask in a workspace.
+/// Of our settings those without which our helpers, and Coder's programs in a workspace, do not get to the server.
+const LENT: [&str; 3] = [
+    "CODER_AGENT_URL",
+    "CODER_AGENT_HEADER",
+    "CODER_AGENT_HEADER_COMMAND",
+];
+
+/// What our own environment lends to what we start; not our settings.
 fn inherited() -> Variables {
     let all = env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let is_ours = |name: &str| name.starts_with("CODER_AGENT_") || name.starts_with("OUTPOST_");
-    all.filter(|(name, _)| name == "CODER_AGENT_URL" || !is_ours(name))
+    all.filter(|(name, _)| !is_ours(name) || LENT.contains(&&**name))
         .collect()
 }
 
@@ -112,7 +119,9 @@ fn inherited() -> Variables {
 pub(super) fn variables(
     manifest: &Manifest,
     account: &Account,
+    server: &Url,
     token: &Secret,
+    program: &Path,
     scripts: &Path,
 ) -> Variables {
     let id = uuid::Uuid::from_slice(&manifest.workspace_id).unwrap_or_default();
@@ -126,7 +135,13 @@ pub(super) fn variables(
             manifest.owner_username.clone(),
         ),
         ("CODER_WORKSPACE_ID", id.to_string()),
+        ("CODER_AGENT_URL", server.to_string()),
         ("CODER_AGENT_TOKEN", token.expose().to_owned()),
+        (
+            "GIT_SSH_COMMAND",
+            format!("{} gitssh --", program.display()),
+        ),
+        ("CS_DISABLE_GETTING_STARTED_OVERRIDE", "true".to_owned()),
         ("USER", account.name.clone()),
         ("LOGNAME", account.name.clone()),
         ("HOME", account.home.display().to_string()),
@@ -147,10 +162,15 @@ pub(super) fn variables(
             all.insert(secret.env_name.clone(), value);
         }
     }
+    all.insert("GIT_ASKPASS".to_owned(), program.display().to_string());
     let path = all
         .get("PATH")
         .map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
-    let path = format!("{}:{path}", scripts.join("bin").display());
+    let mut path = format!("{}:{path}", scripts.join("bin").display());
+    if let Some(directory) = program.parent() {
+        // People call us by our name.
+        path += &format!(":{}", directory.display());
+    }
     all.insert("PATH".to_owned(), path);
     all.retain(|name, value| {
         !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
@@ -193,9 +213,21 @@ mod tests {
             ..Manifest::default()
         };
 
-        let all = variables(&manifest, &account, &Secret::new("t"), Path::new("/s"));
+        let server = "https://coder.example.com/".parse().unwrap();
+        let (token, program) = (Secret::new("t"), Path::new("/opt/coder"));
+        let all = variables(
+            &manifest,
+            &account,
+            &server,
+            &token,
+            program,
+            Path::new("/s"),
+        );
 
-        assert_eq!(all["PATH"], "/s/bin:/home/dev/bin");
+        assert_eq!(all["PATH"], "/s/bin:/home/dev/bin:/opt");
+        assert_eq!(all["GIT_ASKPASS"], "/opt/coder");
+        assert_eq!(all["GIT_SSH_COMMAND"], "/opt/coder gitssh --");
+        assert_eq!(all["CODER_AGENT_URL"], "https://coder.example.com/");
         assert_eq!(all["KEY"], "a$HOME");
         assert_eq!(all["CODER_AGENT_TOKEN"], "t");
         assert_eq!(

@@ -32,9 +32,17 @@ pub(super) async fn run(rpc: &Rpc) -> Result<(), CallError> {
         return std::future::pending().await;
     }
     let request = GetResourcesMonitoringConfigurationRequest {};
-    let wanted: GetResourcesMonitoringConfigurationResponse = rpc
+    let asked: Result<GetResourcesMonitoringConfigurationResponse, CallError> = rpc
         .call("GetResourcesMonitoringConfiguration", &request)
-        .await?;
+        .await;
+    let wanted = match asked {
+        Ok(wanted) => wanted,
+        Err(error @ CallError::Lost(_)) => return Err(error),
+        Err(error) => {
+            debug!(%error, "the server does not say what to measure");
+            return std::future::pending().await;
+        }
+    };
     let config = wanted.config.unwrap_or_default();
     let memory = wanted.memory.is_some_and(|memory| memory.enabled);
     let volumes: Vec<String> = wanted

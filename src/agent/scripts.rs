@@ -235,10 +235,16 @@ async fn execute(
         Ok(exit) => {
             let code = exit.status.code();
             let code = code.or(exit.status.signal().map(|signal| 128 + signal));
-            let status = match (is_late, exit.is_success()) {
-                (true, _) => Status::TimedOut,
-                (false, true) => Status::Ok,
-                (false, false) => Status::ExitFailure,
+            let status = match (is_late, exit.is_success(), exit.left_pipes_open) {
+                (true, ..) => Status::TimedOut,
+                (false, false, _) => Status::ExitFailure,
+                (false, true, true) => {
+                    let text = "something that the script started still holds its output; what \
+                                it prints from now on is lost";
+                    say(shared, script, Level::Error, text.to_owned());
+                    Status::PipesLeftOpen
+                }
+                (false, true, false) => Status::Ok,
             };
             (status, code.unwrap_or(UNKNOWN_STATUS))
         }

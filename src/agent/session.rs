@@ -1,11 +1,10 @@
 //! One connection to the server: what is asked and reported on it, all at the same time.
 
 use std::{
-    collections::HashMap,
     fs,
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::{
-    Shared, health, host_key, metadata, monitor, rpc::Rpc, scripts, scripts::Outcome, ssh,
+    Shared, health, host_key, metadata, monitor, rpc::Rpc, scripts, scripts::Outcome, ssh, stats,
 };
 use crate::{
     process::program_text,
@@ -39,8 +38,10 @@ const LOG_PAUSE: Duration = Duration::from_millis(250);
 const LOG_BATCH: usize = 1 << 20;
 /// Ports of the overlay that lead to SSH.
 const SSH_PORTS: [u16; 2] = [1, 22];
-/// Between two reports of how we are, where the server does not say.
-const REPORT: Duration = Duration::from_secs(300);
+
+/// Between two questions for banners, and how many are shown.
+const BANNERS: Duration = Duration::from_secs(120);
+const MAX_BANNERS: usize = 16;
 
 /// Our node, which outlasts connections.
 pub(super) struct Network {
@@ -119,6 +120,7 @@ pub(super) async fn run(
         logs(rpc, shared),
         timings(rpc, shared),
         connections(rpc, shared),
+        banners(rpc, shared),
     )
     .map(|_| ())
 }
@@ -176,7 +178,7 @@ async fn be_there(
             tokio::try_join!(
                 follow_derp_map(&rpc.connection, node, &url),
                 metadata::run(shared, rpc, &manifest),
-                stats(rpc, shared),
+                stats::run(rpc, shared),
                 health::run(rpc, &manifest),
                 monitor::run(rpc),
             )
@@ -296,28 +298,30 @@ async fn connections(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     }
 }
 
-async fn stats(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
-    let mut request = wire::UpdateStatsRequest { stats: None };
-    loop {
-        let answer: wire::UpdateStatsResponse = rpc.call("UpdateStats", &request).await?;
-        let pause = answer
-            .report_interval
-            .and_then(|it| u64::try_from(it.seconds).ok());
-        sleep(
-            pause
-                .filter(|it| *it > 0)
-                .map_or(REPORT, Duration::from_secs),
-        )
-        .await;
-        let sessions = shared.ssh_sessions.load(Ordering::Relaxed);
-        request.stats = Some(wire::Stats {
-            connections_by_proto: HashMap::from([("TCP".to_owned(), sessions)])
-                .into_iter()
-                .collect(),
-            connection_count: sessions,
-            connection_median_latency_ms: -1.0,
-            session_count_ssh: sessions,
-            ..wire::Stats::default()
-        });
+/// What is to be shown at logins; a server that does not say so says nothing.
+async fn banners(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
+    while rpc.knows(1) {
+        let request = wire::GetAnnouncementBannersRequest {};
+        let asked: Result<wire::GetAnnouncementBannersResponse, CallError> =
+            rpc.call("GetAnnouncementBanners", &request).await;
+        match asked {
+            Ok(answer) => {
+                let all = answer.announcement_banners.into_iter();
+                let shown =
+                    all.filter(|banner| banner.enabled && !banner.message.trim().is_empty());
+                let shown = shown
+                    .take(MAX_BANNERS)
+                    .map(|banner| banner.message)
+                    .collect();
+                *shared
+                    .banners
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = shown;
+            }
+            Err(error @ CallError::Lost(_)) => return Err(error),
+            Err(error) => debug!(%error, "the server has no banners"),
+        }
+        sleep(BANNERS).await;
     }
+    std::future::pending().await
 }

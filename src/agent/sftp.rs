@@ -7,10 +7,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use russh_sftp::{
-    protocol::{
-        Attrs, Data, File as Entry, FileAttributes, Handle, Name, OpenFlags, Status, StatusCode,
+use bytes::Bytes;
+use nix::{
+    fcntl::AT_FDCWD,
+    sys::{
+        stat::{UtimensatFlags, utimensat},
+        statvfs::statvfs,
+        time::TimeSpec,
     },
+};
+use russh_sftp::{
+    de,
+    extensions::{
+        self, FsyncExtension, HardlinkExtension, LimitsExtension, Statvfs, StatvfsExtension,
+    },
+    protocol::{
+        Attrs, Data, ExtendedReply, File as Entry, FileAttributes, Handle, Name, OpenFlags, Packet,
+        Status, StatusCode, Version,
+    },
+    ser,
     server::{Config, Handler, StatusReply, run_with_config},
 };
 use tokio::{
@@ -27,6 +42,23 @@ const MAX_READ: usize = 256 << 10;
 const MAX_ENTRIES: usize = 128;
 /// Bytes of one request: clients write up to 255 KiB at a time.
 const MAX_PACKET: u32 = 320 << 10;
+
+/// What we do beyond the draft, with the versions that OpenSSH knows.
+const EXTENSIONS: [(&str, &str); 5] = [
+    (extensions::HARDLINK, "1"),
+    (POSIX_RENAME, "1"),
+    (extensions::FSYNC, "1"),
+    (extensions::STATVFS, "2"),
+    (extensions::LIMITS, "1"),
+];
+const POSIX_RENAME: &str = "posix-rename@openssh.com";
+/// What clients are told that they may send and ask for at a time: OpenSSH's own bounds.
+const LIMITS: LimitsExtension = LimitsExtension {
+    max_packet_len: 256 << 10,
+    max_read_len: 255 << 10,
+    max_write_len: 255 << 10,
+    max_open_handles: MAX_OPEN as u64,
+};
 
 /// Serves files until the client has no more to ask.
 pub(super) async fn serve<S>(stream: S, directory: PathBuf)
@@ -151,12 +183,16 @@ async fn change(path: &Path, attrs: &FileAttributes) -> Result<(), Failed> {
         std::os::unix::fs::chown(path, attrs.uid, attrs.gid)?;
     }
     if let (Some(accessed), Some(modified)) = (attrs.atime, attrs.mtime) {
-        let at =
-            |seconds: u32| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.into());
-        let times = std::fs::FileTimes::new()
-            .set_accessed(at(accessed))
-            .set_modified(at(modified));
-        std::fs::File::open(path)?.set_times(times)?;
+        let at = |seconds: u32| TimeSpec::new(seconds.into(), 0);
+        let (accessed, modified) = (at(accessed), at(modified));
+        utimensat(
+            AT_FDCWD,
+            path,
+            &accessed,
+            &modified,
+            UtimensatFlags::FollowSymlink,
+        )
+        .map_err(std::io::Error::from)?;
     }
     Ok(())
 }
@@ -166,6 +202,14 @@ impl Handler for Files {
 
     fn unimplemented(&self) -> Failed {
         StatusCode::OpUnsupported.into()
+    }
+
+    async fn init(&mut self, _: u32, _: HashMap<String, String>) -> Result<Version, Failed> {
+        let offered = EXTENSIONS.map(|(name, version)| (name.to_owned(), version.to_owned()));
+        Ok(Version {
+            extensions: offered.into(),
+            ..Version::new()
+        })
     }
 
     async fn open(
@@ -344,4 +388,63 @@ impl Handler for Files {
         fs::symlink(first, self.path(&second)).await?;
         done(id)
     }
+
+    async fn extended(
+        &mut self,
+        id: u32,
+        request: String,
+        data: Vec<u8>,
+    ) -> Result<Packet, Failed> {
+        match request.as_str() {
+            extensions::LIMITS => reply(id, &LIMITS),
+            extensions::STATVFS => {
+                let asked: StatvfsExtension = parsed(data)?;
+                reply(id, &room(&self.path(&asked.path))?)
+            }
+            extensions::FSYNC => {
+                let asked: FsyncExtension = parsed(data)?;
+                self.file(&asked.handle)?.sync_all().await?;
+                done(id).map(Packet::Status)
+            }
+            extensions::HARDLINK => {
+                let asked: HardlinkExtension = parsed(data)?;
+                fs::hard_link(self.path(&asked.oldpath), self.path(&asked.newpath)).await?;
+                done(id).map(Packet::Status)
+            }
+            POSIX_RENAME => {
+                let asked: HardlinkExtension = parsed(data)?;
+                let renamed = self.rename(id, asked.oldpath, asked.newpath).await?;
+                Ok(Packet::Status(renamed))
+            }
+            _ => Err(StatusCode::OpUnsupported.into()),
+        }
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(data: Vec<u8>) -> Result<T, Failed> {
+    de::from_bytes(&mut Bytes::from(data)).map_err(|_| StatusCode::BadMessage.into())
+}
+
+fn reply(id: u32, answer: &impl serde::Serialize) -> Result<Packet, Failed> {
+    let data = ser::to_bytes(answer).map_err(|_| Failed::from(StatusCode::Failure))?;
+    let data = data.to_vec();
+    Ok(Packet::ExtendedReply(ExtendedReply { id, data }))
+}
+
+/// How much room a file system has.
+fn room(path: &Path) -> Result<Statvfs, Failed> {
+    let found = statvfs(path).map_err(std::io::Error::from)?;
+    Ok(Statvfs {
+        block_size: found.block_size(),
+        fragment_size: found.fragment_size(),
+        blocks: found.blocks(),
+        blocks_free: found.blocks_free(),
+        blocks_avail: found.blocks_available(),
+        inodes: found.files(),
+        inodes_free: found.files_free(),
+        inodes_avail: found.files_available(),
+        fs_id: found.filesystem_id(),
+        flags: found.flags().bits(),
+        name_max: found.name_max(),
+    })
 }

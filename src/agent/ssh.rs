@@ -3,25 +3,43 @@
 //! # Source
 //! coder `agent/agentssh/agentssh.go`: what a session may do, and how it ends.
 
+mod forward;
+mod jetbrains;
 mod session;
 
 use std::{sync::Arc, time::Duration};
 
 use russh::{
-    Channel, ChannelId, ChannelOpenFailure, Pty, Sig,
+    Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty, Sig,
     keys::PrivateKey,
     server::{self, Auth, ChannelOpenHandle, Msg},
 };
-use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
 use tracing::debug;
 
-use super::Shared;
-use crate::{stop::Stop, tailnet::Listener};
+use self::{
+    forward::{Forwards, Place},
+    session::Report,
+};
+use super::{Shared, stats::Counted};
+use crate::{
+    proto::coder::agent::v2::connection::Type,
+    stop::Stop,
+    tailnet::{Listener, Stream},
+};
 
 /// Connections at a time; the next one waits.
 const CONNECTIONS: usize = 256;
-/// Time for what a client asks us to connect to.
-const DIAL: Duration = Duration::from_secs(10);
+/// Sessions and forwarded connections of one client at a time; more are refused.
+const CHANNELS: usize = 1024;
+/// Time for a client to say that it speaks SSH.
+const GREETING: Duration = Duration::from_secs(30);
+/// Time for a client to take our goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// What waits for a session that does not read, in messages.
 const BUFFER: usize = 64;
 /// Keep-alives that a client may leave unanswered.
@@ -67,23 +85,51 @@ impl Server {
             tokio::select! {
                 Some((stream, peer)) = listener.accept() => {
                     let Ok(place) = place.await else { return };
-                    let handler = Handler { shared: self.shared.clone(), peer: peer.ip().to_string() };
-                    let config = self.config.clone();
+                    let (server, stop) = (self.clone(), stop.clone());
                     running.spawn(async move {
-                        match server::run_stream(config, stream, handler).await {
-                            Ok(session) => {
-                                if let Err(error) = session.await {
-                                    debug!(%error, "an SSH connection broke");
-                                }
-                            }
-                            Err(error) => debug!(%error, "no SSH connection"),
-                        }
+                        server.serve_one(stream, peer.ip().to_string(), stop).await;
                         drop(place);
                     });
                 }
                 Some(_) = running.join_next() => {}
-                () = stop.draining() => return,
+                () = stop.draining() => break,
             }
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    async fn serve_one(self, stream: Stream, peer: String, stop: Stop) {
+        let stream = Counted::new(stream, self.shared.usage.clone());
+        let channels = Arc::new(Semaphore::new(CHANNELS));
+        let handler = Handler {
+            shared: self.shared,
+            peer,
+            stop: stop.clone(),
+            forwards: Forwards::new(channels.clone()),
+            channels,
+        };
+        let begun = server::run_stream(self.config, stream, handler);
+        let begun = timeout(GREETING, begun).await;
+        let mut session = match begun {
+            Ok(Ok(session)) => session,
+            Ok(Err(error)) => return debug!(%error, "no SSH connection"),
+            Err(_) => return debug!("a client of SSH does not greet"),
+        };
+        let handle = session.handle();
+        let ended = tokio::select! {
+            ended = &mut session => ended,
+            () = stop.draining() => {
+                // Who hears it does not wait for more.
+                let why = "the agent shuts down".to_owned();
+                let goodbye = async {
+                    handle.disconnect(Disconnect::ByApplication, why, String::new()).await?;
+                    session.await
+                };
+                timeout(GOODBYE, goodbye).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "an SSH connection broke");
         }
     }
 }
@@ -92,6 +138,20 @@ impl Server {
 struct Handler {
     shared: Arc<Shared>,
     peer: String,
+    stop: Stop,
+    channels: Arc<Semaphore>,
+    forwards: Forwards,
+}
+
+impl Handler {
+    /// Room for another channel, or why there is none.
+    fn place(&self, is_blocked: bool) -> Result<OwnedSemaphorePermit, ChannelOpenFailure> {
+        if is_blocked {
+            return Err(ChannelOpenFailure::AdministrativelyProhibited);
+        }
+        let place = self.channels.clone().try_acquire_owned();
+        place.map_err(|_| ChannelOpenFailure::ResourceShortage)
+    }
 }
 
 impl server::Handler for Handler {
@@ -107,9 +167,25 @@ impl server::Handler for Handler {
         reply: ChannelOpenHandle,
         session: &mut server::Session,
     ) -> Result<(), russh::Error> {
-        let (shared, peer, handle) = (self.shared.clone(), self.peer.clone(), session.handle());
+        let place = match self.place(false) {
+            Ok(place) => place,
+            Err(why) => {
+                reply.reject(why).await;
+                return Ok(());
+            }
+        };
+        let client = session::Client {
+            shared: self.shared.clone(),
+            peer: self.peer.clone(),
+            handle: session.handle(),
+            channels: self.channels.clone(),
+            stop: self.stop.clone(),
+        };
         reply.accept().await;
-        tokio::spawn(session::run(shared, peer, channel, handle));
+        tokio::spawn(async move {
+            session::run(client, channel).await;
+            drop(place);
+        });
         Ok(())
     }
 
@@ -123,28 +199,93 @@ impl server::Handler for Handler {
         reply: ChannelOpenHandle,
         _: &mut server::Session,
     ) -> Result<(), russh::Error> {
-        let port = u16::try_from(port).ok();
-        let (Some(port), false) = (port, self.shared.config.blocks.local_forwarding) else {
-            reply
-                .reject(ChannelOpenFailure::AdministrativelyProhibited)
-                .await;
+        let Ok(port) = u16::try_from(port) else {
+            reply.reject(ChannelOpenFailure::ConnectFailed).await;
             return Ok(());
         };
-        let host = host.to_owned();
-        tokio::spawn(async move {
-            match timeout(DIAL, TcpStream::connect((host.as_str(), port))).await {
-                Ok(Ok(mut socket)) => {
-                    reply.accept().await;
-                    let mut stream = channel.into_stream();
-                    let copied = tokio::io::copy_bidirectional(&mut stream, &mut socket).await;
-                    if let Err(error) = copied {
-                        debug!(host, port, %error, "a forwarded connection broke");
-                    }
-                }
-                Ok(Err(_)) | Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
+        match self.place(self.shared.config.blocks.local_forwarding) {
+            Ok(place) => {
+                let is_here = ["localhost", "127.0.0.1", "::1"].contains(&host);
+                let connected = forward::connect(channel, reply, host.to_owned(), port);
+                let (shared, peer) = (self.shared.clone(), self.peer.clone());
+                tokio::spawn(async move {
+                    let report = (is_here && jetbrains::listens(port).await)
+                        .then(|| Report::begin(&shared, peer, Type::Jetbrains));
+                    connected.await;
+                    drop((report, place));
+                });
             }
-        });
+            Err(why) => reply.reject(why).await,
+        }
         Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        _: &mut server::Session,
+    ) -> Result<(), russh::Error> {
+        match self.place(self.shared.config.blocks.local_forwarding) {
+            Ok(place) => {
+                let connected = forward::connect_to(channel, reply, path.to_owned());
+                tokio::spawn(async move {
+                    connected.await;
+                    drop(place);
+                });
+            }
+            Err(why) => reply.reject(why).await,
+        }
+        Ok(())
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        session: &mut server::Session,
+    ) -> Result<bool, russh::Error> {
+        if self.shared.config.blocks.reverse_forwarding {
+            return Ok(false);
+        }
+        let bound = self.forwards.listen(address, *port, session.handle()).await;
+        *port = bound.unwrap_or(*port);
+        Ok(bound.is_some())
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        _: &mut server::Session,
+    ) -> Result<bool, russh::Error> {
+        Ok(self.forwards.end(&Place::Port(address.to_owned(), port)))
+    }
+
+    async fn streamlocal_forward(
+        &mut self,
+        path: &str,
+        session: &mut server::Session,
+    ) -> Result<bool, russh::Error> {
+        let is_blocked = self.shared.config.blocks.reverse_forwarding;
+        Ok(!is_blocked && self.forwards.listen_at(path, session.handle()))
+    }
+
+    async fn cancel_streamlocal_forward(
+        &mut self,
+        path: &str,
+        _: &mut server::Session,
+    ) -> Result<bool, russh::Error> {
+        Ok(self.forwards.end(&Place::Socket(path.into())))
+    }
+
+    async fn agent_request(
+        &mut self,
+        _: ChannelId,
+        _: &mut server::Session,
+    ) -> Result<bool, russh::Error> {
+        Ok(true)
     }
 
     // What follows is done by the session, which hears of it on its channel: here is only said that it was heard.

@@ -1,23 +1,23 @@
 //! `outpost agent`.
 
+mod git;
+mod identity;
+
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use url::Url;
+use tracing::info;
 
+pub(super) use self::git::{GitAskpass, GitSsh};
+use self::identity::Identity;
 use super::{
-    exit::{Hint as _, UsageError},
-    remote::secret_file,
-    values::Csv,
+    exit::UsageError,
+    values::{self, Csv, Ignored},
 };
 use crate::{
-    agent::{
-        self, Blocks,
-        identity::{Cloud, Credential},
-    },
-    net::{headers, http, proxy::Proxies},
+    agent::{self, Blocks},
+    observe::{DaemonLog, LogFormat},
     proto::coder::agent::v2::startup::Subsystem,
-    secret::Secret,
     stop::Stop,
 };
 
@@ -26,59 +26,8 @@ use crate::{
 /// Options and variables are those of `coder agent`, so that bootstrap scripts and images keep working.
 #[derive(Debug, clap::Args)]
 pub(super) struct Agent {
-    /// URL of the server
-    #[arg(long = "agent-url", value_name = "URL", env = "CODER_AGENT_URL")]
-    server: Url,
-    /// How to prove who this is: `token`, or `aws-`, `azure-` or `google-instance-identity`
-    #[arg(
-        long,
-        value_name = "KIND",
-        env = "CODER_AGENT_AUTH",
-        default_value = "token"
-    )]
-    auth: String,
-    /// Token of the agent; better give it in a file or in the environment, as others see the command line
-    #[arg(
-        long = "agent-token",
-        value_name = "TOKEN",
-        env = "CODER_AGENT_TOKEN",
-        hide_env_values = true
-    )]
-    token: Option<Secret>,
-    /// File that holds the token
-    #[arg(
-        long = "agent-token-file",
-        value_name = "FILE",
-        env = "CODER_AGENT_TOKEN_FILE"
-    )]
-    token_file: Option<PathBuf>,
-    /// The agent's name, on a machine with several
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "CODER_AGENT_NAME",
-        default_value = "",
-        hide_default_value = true
-    )]
-    agent_name: String,
-    /// Where the cloud tells what this machine is, if not at its usual address
-    #[arg(long, value_name = "URL", env = "OUTPOST_AGENT_METADATA_URL")]
-    metadata_url: Option<Url>,
-    /// Header of each request to the server, as CSV, any number of times
-    #[arg(
-        long = "agent-header",
-        value_name = "NAME=VALUE",
-        env = "CODER_AGENT_HEADER",
-        hide_env_values = true
-    )]
-    header: Vec<Csv>,
-    /// Command that prints more of them
-    #[arg(
-        long = "agent-header-command",
-        value_name = "COMMAND",
-        env = "CODER_AGENT_HEADER_COMMAND"
-    )]
-    header_command: Option<String>,
+    #[command(flatten)]
+    identity: Identity,
     /// Where logs of scripts go
     #[arg(
         long,
@@ -107,6 +56,7 @@ pub(super) struct Agent {
     #[arg(
         long,
         env = "CODER_AGENT_BLOCK_FILE_TRANSFER",
+        value_parser = values::boolean,
         num_args = 0..=1,
         default_value_t = false,
         default_missing_value = "true"
@@ -116,17 +66,81 @@ pub(super) struct Agent {
     #[arg(
         long,
         env = "CODER_AGENT_BLOCK_LOCAL_PORT_FORWARDING",
+        value_parser = values::boolean,
         num_args = 0..=1,
         default_value_t = false,
         default_missing_value = "true"
     )]
     block_local_port_forwarding: bool,
+    /// Refuse to listen here for a client
+    #[arg(
+        long,
+        env = "CODER_AGENT_BLOCK_REVERSE_PORT_FORWARDING",
+        value_parser = values::boolean,
+        num_args = 0..=1,
+        default_value_t = false,
+        default_missing_value = "true"
+    )]
+    block_reverse_port_forwarding: bool,
     /// What this runs in, as CSV: envbox, envbuilder, exectrace
     #[arg(long = "subsystem", value_name = "NAME", env = "CODER_AGENT_SUBSYSTEM")]
     subsystems: Vec<Csv>,
     /// Do not reap orphans, though this is the first process
     #[arg(long, env = "CODER_AGENT_NO_REAP")]
     no_reap: bool,
+    /// File for log lines that people read
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CODER_AGENT_LOGGING_HUMAN",
+        default_value = "/dev/stderr"
+    )]
+    log_human: String,
+    /// File for log lines in JSON
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CODER_AGENT_LOGGING_JSON",
+        default_value = "",
+        hide_default_value = true
+    )]
+    log_json: String,
+    /// File for log lines in Stackdriver's form
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CODER_AGENT_LOGGING_STACKDRIVER",
+        default_value = "",
+        hide_default_value = true
+    )]
+    log_stackdriver: String,
+    #[command(flatten)]
+    ignored: IgnoredArgs,
+}
+
+/// What Coder's agent accepts and has no meaning here: nothing listens on the machine, and containers are left alone.
+#[derive(Debug, clap::Args)]
+struct IgnoredArgs {
+    #[arg(long, hide = true, env = "CODER_AGENT_TAILNET_LISTEN_PORT")]
+    tailnet_listen_port: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_AGENT_PROMETHEUS_ADDRESS")]
+    prometheus_address: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_AGENT_DEBUG_ADDRESS")]
+    debug_address: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_AGENT_PPROF_ADDRESS")]
+    pprof_address: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_AGENT_DEVCONTAINERS_ENABLE", num_args = 0..=1, default_missing_value = "true")]
+    devcontainers_enable: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_AGENT_DEVCONTAINERS_PROJECT_DISCOVERY_ENABLE", num_args = 0..=1, default_missing_value = "true")]
+    devcontainers_project_discovery_enable: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_AGENT_DEVCONTAINERS_DISCOVERY_AUTOSTART_ENABLE", num_args = 0..=1, default_missing_value = "true")]
+    devcontainers_discovery_autostart_enable: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_AGENT_SOCKET_SERVER_ENABLED", num_args = 0..=1, default_missing_value = "true")]
+    socket_server_enabled: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_AGENT_SOCKET_PATH")]
+    socket_path: Option<Ignored>,
+    #[arg(long, hide = true, env = "CODER_AGENT_BOUNDARY_LOG_PROXY_SOCKET_PATH")]
+    boundary_log_proxy_socket_path: Option<Ignored>,
 }
 
 impl Agent {
@@ -135,16 +149,58 @@ impl Agent {
         !self.no_reap && agent::reaper::is_needed()
     }
 
+    /// Where it logs, if that is not said by the program's own options.
+    pub(super) fn log(&self, filter: &str, format: LogFormat) -> DaemonLog {
+        let (mut human, mut json) = (self.log_human.clone(), self.log_json.clone());
+        if format == LogFormat::Json && json.is_empty() {
+            json = std::mem::take(&mut human);
+        }
+        DaemonLog {
+            filter: filter.to_owned(),
+            debug_filters: Vec::new(),
+            human,
+            json,
+            stackdriver: self.log_stackdriver.clone(),
+        }
+    }
+
+    /// Options that were given and mean nothing here.
+    fn without_effect(&self) -> Vec<&'static str> {
+        let all = &self.ignored;
+        let given = [
+            ("tailnet-listen-port", all.tailnet_listen_port),
+            ("prometheus-address", all.prometheus_address),
+            ("debug-address", all.debug_address),
+            ("pprof-address", all.pprof_address),
+            ("devcontainers-enable", all.devcontainers_enable),
+            (
+                "devcontainers-project-discovery-enable",
+                all.devcontainers_project_discovery_enable,
+            ),
+            (
+                "devcontainers-discovery-autostart-enable",
+                all.devcontainers_discovery_autostart_enable,
+            ),
+            ("socket-server-enabled", all.socket_server_enabled),
+            ("socket-path", all.socket_path),
+            (
+                "boundary-log-proxy-socket-path",
+                all.boundary_log_proxy_socket_path,
+            ),
+        ];
+        let given = given.into_iter().filter(|(_, value)| value.is_some());
+        given.map(|(name, _)| name).collect()
+    }
+
     pub(super) async fn exec(self, stop: Stop) -> anyhow::Result<()> {
-        let credential = self.credential()?;
-        let given = headers::parse(Csv::all(&self.header));
-        let given = given.map_err(|error| UsageError(format!("`--agent-header`: {error}")))?;
-        let config = http::Config {
-            proxies: Proxies::from_env(),
-            headers: given,
-            header_command: self.header_command.clone(),
-            ..http::Config::new(self.server.clone())
-        };
+        let (http, credential) = (self.identity.http()?, self.identity.credential()?);
+        let without = self.without_effect();
+        if !without.is_empty() {
+            info!(
+                options = without.join(", "),
+                "accepted, and without effect here"
+            );
+        }
         let subsystems = Csv::all(&self.subsystems);
         let subsystems = subsystems.map(|name| match name {
             "envbox" => Ok(Subsystem::Envbox),
@@ -153,13 +209,15 @@ impl Agent {
             other => Err(UsageError(format!("`--subsystem`: `{other}` is none"))),
         });
         let config = agent::Config {
-            http: http::Client::new(config)?,
+            http,
             credential,
+            program: std::env::current_exe().context("failed to find this program")?,
             script_data_dir: self.script_data_dir,
             log_dir: self.log_dir,
             blocks: Blocks {
                 file_transfer: self.block_file_transfer,
                 local_forwarding: self.block_local_port_forwarding,
+                reverse_forwarding: self.block_reverse_port_forwarding,
             },
             ssh_max_timeout: Some(*self.ssh_max_timeout)
                 .filter(|limit: &Duration| !limit.is_zero()),
@@ -167,28 +225,5 @@ impl Agent {
         };
         agent::run(config, stop).await;
         Ok(())
-    }
-
-    fn credential(&self) -> anyhow::Result<Credential> {
-        if let Some(cloud) = Cloud::named(&self.auth) {
-            let address = self.metadata_url.clone();
-            return Ok(Credential::Instance {
-                cloud,
-                address: address.unwrap_or_else(|| cloud.address()),
-                agent_name: self.agent_name.clone(),
-            });
-        }
-        if self.auth != "token" {
-            let text = format!("`--auth {}` is no kind of authentication", self.auth);
-            return Err(UsageError(text).into());
-        }
-        match (&self.token, &self.token_file) {
-            (Some(token), _) => Ok(Credential::Token(token.clone())),
-            (None, Some(path)) => Ok(Credential::Token(
-                secret_file(path).context("failed to read the agent's token")?,
-            )),
-            (None, None) => Err(UsageError("no token is given".into()))
-                .hint("set CODER_AGENT_TOKEN or CODER_AGENT_TOKEN_FILE, as the bootstrap script of a template does"),
-        }
     }
 }

@@ -10,7 +10,11 @@ const GROUPS: [&str; 3] = ["provisioner", "provisioners", "provisionerd"];
 /// Puts options that stand before `provisioner start` behind it: Coder has them on its root, we on the command.
 ///
 /// It makes no difference under which name the program is called.
-pub(super) fn reorder(arguments: Vec<OsString>) -> Vec<OsString> {
+pub(super) fn reorder(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if is_askpass(&arguments) {
+        arguments.insert(1, "gitaskpass".into());
+        return arguments;
+    }
     let Some(at) = position(&arguments).filter(|at| *at > 1) else {
         return arguments;
     };
@@ -19,6 +23,13 @@ pub(super) fn reorder(arguments: Vec<OsString>) -> Vec<OsString> {
     reordered.extend_from_slice(&arguments[1..at]);
     reordered.extend_from_slice(&arguments[at + 2..]);
     reordered
+}
+
+/// Git runs `GIT_ASKPASS` with nothing but its question.
+fn is_askpass(arguments: &[OsString]) -> bool {
+    let question = arguments.get(1).filter(|_| arguments.len() == 2);
+    let question = question.and_then(|question| question.to_str());
+    question.is_some_and(|text| text.starts_with("Username ") || text.starts_with("Password "))
 }
 
 /// Whether the arguments ask for a daemon, which ends with the codes of Coder's.
@@ -90,6 +101,19 @@ mod tests {
             reordered("coder provisioner start -v"),
             "coder provisioner start -v"
         );
+    }
+
+    #[test]
+    fn a_question_of_git_is_no_command() {
+        let arguments = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let question = "Password for 'https://amy@git.example.com': ";
+
+        assert_eq!(
+            reorder(arguments(&["/opt/coder", question])),
+            arguments(&["/opt/coder", "gitaskpass", question])
+        );
+        let other = arguments(&["/opt/coder", "ssh", question]);
+        assert_eq!(reorder(other.clone()), other);
     }
 
     #[test]

@@ -122,13 +122,15 @@ impl Ssh {
                 let copied = tokio::io::copy(&mut reader, &mut output).await;
                 copied.and(output.flush().await)
             };
-            tokio::select! {
-                copied = from_agent => copied?,
-                () = to_agent => {}
-                () = stop.draining() => {}
-            }
+            let copied = tokio::select! {
+                copied = from_agent => copied,
+                () = to_agent => Ok(()),
+                () = stop.draining() => Ok(()),
+            };
+            // While the way is there the agent hears that this is over.
+            drop((reader, writer));
             way.leave().await;
-            return Ok(());
+            return Ok(copied?);
         }
         let command = (!self.command.is_empty()).then(|| self.command.join(" "));
         let screen = match self.tty || command.is_none() {

@@ -7,7 +7,7 @@ mod builds;
 mod coder_wire;
 mod hostile_daemon;
 mod hostile_peer;
-mod kill;
+pub mod kill;
 mod listener;
 mod people;
 mod tailnet;

@@ -30,6 +30,7 @@ mod kill_matrix;
 mod layers;
 mod mirror;
 mod operators;
+mod overlay;
 mod plugin;
 mod plugin_cache;
 mod proto_fresh;

@@ -4,7 +4,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::Path,
     process::{ExitStatus, Stdio},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -22,19 +22,20 @@ use russh::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     process::Child,
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::timeout,
 };
 use tracing::debug;
 use uuid::Uuid;
 
-use super::signal;
+use super::{forward::Keys, signal};
 use crate::{
     agent::{Shared, command::invocation, environment::Variables, sftp, stamp},
     proto::coder::agent::v2::{
         Connection,
         connection::{Action, Type},
     },
+    stop::Stop,
 };
 
 /// Variables that a client may set, and bytes of all of them.
@@ -67,13 +68,24 @@ fn size(columns: u32, rows: u32) -> Size {
     Size::new(side(rows), side(columns))
 }
 
+/// Who has a session.
+pub(super) struct Client {
+    /// What lasts.
+    pub(super) shared: Arc<Shared>,
+    /// The address in the overlay.
+    pub(super) peer: String,
+    /// The connection.
+    pub(super) handle: Handle,
+    /// Room for further channels of it.
+    pub(super) channels: Arc<Semaphore>,
+    /// Drains when we go, and what we started goes with us.
+    pub(super) stop: Stop,
+}
+
 /// Does what the client asks for on its channel, once.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    peer: String,
-    mut channel: Channel<Msg>,
-    handle: Handle,
-) {
+pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
+    let shared = client.shared.clone();
+    let mut keys = None;
     let mut variables = Variables::new();
     let mut room = MAX_VARIABLES.1;
     let mut terminal = None;
@@ -108,12 +120,16 @@ pub(super) async fn run(
                     terminal.size = size(col_width, row_height);
                 }
             }
-            Some(ChannelMsg::RequestShell { .. }) => break String::new(),
+            Some(ChannelMsg::RequestShell { .. }) => break Some(String::new()),
             Some(ChannelMsg::Exec { command, .. }) => {
-                break String::from_utf8_lossy(&command).into_owned();
+                break Some(String::from_utf8_lossy(&command).into_owned());
             }
-            Some(ChannelMsg::RequestSubsystem { name, .. }) if name == "sftp" => {
-                return serve_files(&shared, channel, &handle).await;
+            Some(ChannelMsg::RequestSubsystem { name, .. }) if name == "sftp" => break None,
+            Some(ChannelMsg::AgentForward { .. }) => {
+                match Keys::offer(client.handle.clone(), client.channels.clone()) {
+                    Ok(offered) => keys = Some(offered),
+                    Err(error) => debug!(%error, "no socket for the client's keys"),
+                }
             }
             Some(ChannelMsg::Close) | None => return,
             Some(_) => {}
@@ -128,24 +144,37 @@ pub(super) async fn run(
         Some("jetbrains") => Type::Jetbrains,
         Some(_) | None => Type::Ssh,
     };
-    let report = Report::begin(&shared, peer, kind);
-    let status = Session {
+    if let Some(keys) = &keys {
+        let path = keys.path().display().to_string();
+        variables.insert("SSH_AUTH_SOCK".to_owned(), path);
+    }
+    // Those of JetBrains count by the port that they forward.
+    let report = (kind != Type::Jetbrains).then(|| Report::begin(&shared, client.peer, kind));
+    let session = Session {
         shared: &shared,
         variables,
+        stop: client.stop,
     };
-    let status = status.run(channel, &command, terminal).await;
-    report.end(status);
+    let status = match command {
+        Some(command) => session.run(channel, &command, terminal).await,
+        None => serve_files(&shared, channel, &session.stop).await,
+    };
+    if let Some(report) = report {
+        report.end(status);
+    }
+    drop(keys);
 }
 
 /// Counts a session and reports its beginning and end.
-struct Report<'a> {
+pub(super) struct Report<'a> {
     shared: &'a Shared,
     connection: Connection,
 }
 
 impl<'a> Report<'a> {
-    fn begin(shared: &'a Shared, ip: String, kind: Type) -> Self {
-        shared.ssh_sessions.fetch_add(1, Ordering::Relaxed);
+    /// It begins now.
+    pub(super) fn begin(shared: &'a Shared, ip: String, kind: Type) -> Self {
+        shared.usage.begin(kind);
         let connection = Connection {
             id: Bytes::copy_from_slice(Uuid::new_v4().as_bytes()),
             action: Action::Connect.into(),
@@ -167,7 +196,7 @@ impl<'a> Report<'a> {
 
 impl Drop for Report<'_> {
     fn drop(&mut self) {
-        self.shared.ssh_sessions.fetch_sub(1, Ordering::Relaxed);
+        self.shared.usage.end(self.connection.r#type());
         self.connection.action = Action::Disconnect.into();
         self.connection.timestamp = Some(stamp(Timestamp::now()));
         self.shared.connections.push(self.connection.clone());
@@ -177,6 +206,7 @@ impl Drop for Report<'_> {
 struct Session<'a> {
     shared: &'a Shared,
     variables: Variables,
+    stop: Stop,
 }
 
 impl Session<'_> {
@@ -252,9 +282,20 @@ impl Session<'_> {
         };
         let input = listen(&mut reader, stdin, leader, |_| {});
         tokio::select! {
-            status = output => status.map(Some),
-            () = input => Ok(None),
+            status = output => return status.map(Some),
+            () = input => {}
+            () = self.stop.draining() => {}
         }
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = child.wait() => {}
+                () = stop.draining() => if let Err(error) = child.kill().await {
+                    debug!(%error, "a command cannot be ended");
+                }
+            }
+        });
+        Ok(None)
     }
 
     async fn in_terminal(
@@ -347,11 +388,17 @@ impl Session<'_> {
         tokio::select! {
             status = output => status.map(Some),
             () = input => Ok(None),
+            () = self.stop.draining() => Ok(None),
         }
     }
 
-    /// The template's message of the day, unless the user does not want one.
+    /// The server's announcements, and the template's message of the day unless the user does not want one.
     async fn greet(&self, writer: &ChannelWriteHalf<Msg>) {
+        let banners = self.shared.banners.lock();
+        let banners = banners.unwrap_or_else(PoisonError::into_inner).clone();
+        for banner in banners {
+            let _ = writer.data(for_terminal(banner.trim()).as_bytes()).await;
+        }
         let manifest = self.shared.manifest.borrow().clone().unwrap_or_default();
         let is_hushed = self.shared.account.home.join(".hushlogin").exists();
         if manifest.motd_path.is_empty() || is_hushed {
@@ -360,12 +407,17 @@ impl Session<'_> {
         let path = self.shared.account.expand(&manifest.motd_path);
         match read_beginning(&path).await {
             Ok(text) => {
-                let text = text.replace("\r\n", "\n").replace('\n', "\r\n");
-                let _ = writer.data(text.as_bytes()).await;
+                let _ = writer.data(for_terminal(&text).as_bytes()).await;
             }
             Err(error) => debug!(path = %path.display(), %error, "no message of the day"),
         }
     }
+}
+
+/// Each line with the end that a terminal needs.
+fn for_terminal(text: &str) -> String {
+    let lines = text.lines();
+    lines.map(|line| format!("{line}\r\n")).collect()
 }
 
 async fn read_beginning(path: &Path) -> std::io::Result<String> {
@@ -471,19 +523,27 @@ async fn finish(writer: &ChannelWriteHalf<Msg>, status: u32) -> Option<u32> {
     Some(status)
 }
 
-async fn serve_files(shared: &Arc<Shared>, channel: Channel<Msg>, handle: &Handle) {
-    let id = channel.id();
-    let status = match shared.config.blocks.file_transfer {
-        true => REFUSED,
-        false => {
-            let stream = channel.into_stream();
-            sftp::serve(stream, shared.directory()).await;
-            0
-        }
+/// Serves files until the client has no more to ask; returns the status that it heard.
+async fn serve_files(shared: &Shared, channel: Channel<Msg>, stop: &Stop) -> Option<u32> {
+    let (mut reader, writer) = channel.split();
+    if shared.config.blocks.file_transfer {
+        return finish(&writer, REFUSED).await;
+    }
+    // The channel stays open for the status, whatever becomes of the stream.
+    let (near, far) = tokio::io::duplex(CHUNK);
+    let carrying = async {
+        let (answers, mut questions) = tokio::io::split(near);
+        let asking = async {
+            copy(reader.make_reader(), &mut questions).await;
+            let _ = questions.shutdown().await;
+        };
+        tokio::join!(asking, copy(answers, writer.make_writer()));
     };
-    let _ = handle.exit_status_request(id, status).await;
-    let _ = handle.eof(id).await;
-    let _ = handle.close(id).await;
+    let serving = async { tokio::join!(sftp::serve(far, shared.directory()), carrying) };
+    tokio::select! {
+        ((), ()) = serving => finish(&writer, 0).await,
+        () = stop.draining() => None,
+    }
 }
 
 #[cfg(test)]

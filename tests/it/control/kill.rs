@@ -35,12 +35,12 @@ const JOBS: usize = 200;
 const KILLS: [usize; 3] = [30, 90, 150];
 
 /// A server in a process of its own, always on the same port.
-struct Server {
-    address: SocketAddr,
-    child: Child,
+pub struct Server {
+    pub address: SocketAddr,
+    pub child: Child,
 }
 
-async fn spawn(directory: &Path, address: SocketAddr) -> Server {
+pub async fn spawn(directory: &Path, address: SocketAddr) -> Server {
     let mut child = Command::new(env!("CARGO_BIN_EXE_outpost"))
         .args(["server", "--job-lease", "4s", "--listen"])
         .arg(address.to_string())
@@ -70,7 +70,7 @@ async fn spawn(directory: &Path, address: SocketAddr) -> Server {
     Server { address, child }
 }
 
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     socket.local_addr().unwrap()
 }

@@ -1,0 +1,292 @@
+//! Connections in a session's tunnel: to where a client says, and from where it lets us listen.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use russh::{
+    Channel, ChannelOpenFailure,
+    server::{ChannelOpenHandle, Handle, Msg},
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, copy_bidirectional},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+    time::timeout,
+};
+use tracing::debug;
+
+/// Time for what a client asks us to connect to, and for its answer to what came to us.
+const DIAL: Duration = Duration::from_secs(10);
+/// Time to find out what a name to listen at means.
+const BIND: Duration = Duration::from_secs(5);
+/// Places that one client listens at.
+const LISTENERS: usize = 64;
+/// Time that a listener rests when the system has no room for what comes.
+const REST: Duration = Duration::from_millis(100);
+
+/// Where somebody listens for a client.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    /// At an address, as the client wrote it, and a port.
+    Port(String, u32),
+    /// At a socket of the file system.
+    Socket(PathBuf),
+}
+
+/// A task that ends when this goes.
+struct Listening(JoinHandle<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A socket of the file system that goes with whoever listens at it.
+struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Whoever took its place has what is theirs.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Socket {
+    /// Listens, for our own user only. A socket that nobody cleared away gives way.
+    fn bind(path: &Path) -> io::Result<Self> {
+        let is_old = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        if is_old {
+            fs::remove_file(path)?;
+        }
+        let socket = Self {
+            listener: UnixListener::bind(path)?,
+            path: path.to_owned(),
+        };
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(socket)
+    }
+}
+
+/// What one client listens at. All of it ends when this goes; connections end with the client.
+pub(super) struct Forwards {
+    places: Arc<Semaphore>,
+    listening: HashMap<Place, Listening>,
+}
+
+impl Forwards {
+    /// Each connection takes one of `places`.
+    pub(super) fn new(places: Arc<Semaphore>) -> Self {
+        Self {
+            places,
+            listening: HashMap::new(),
+        }
+    }
+
+    fn add(&mut self, place: Place, task: impl Future<Output = ()> + Send + 'static) {
+        let task = Listening(tokio::spawn(task));
+        self.listening.insert(place, task);
+    }
+
+    fn has_room(&self) -> bool {
+        self.listening.len() < LISTENERS
+    }
+
+    /// Listens at a port, one that is free if it is 0; returns it, or `None` if that cannot be.
+    pub(super) async fn listen(&mut self, address: &str, port: u32, handle: Handle) -> Option<u32> {
+        let wanted = u16::try_from(port).ok().filter(|_| self.has_room())?;
+        let listener = timeout(BIND, bind(address, wanted)).await;
+        let listener = listener.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let listener = match listener {
+            Ok(listener) => listener,
+            Err(error) => {
+                debug!(address, port, %error, "cannot listen for a client");
+                return None;
+            }
+        };
+        let port = u32::from(listener.local_addr().ok()?.port());
+        let (places, told) = (self.places.clone(), address.to_owned());
+        let accepting = async move {
+            loop {
+                let (stream, from) = match listener.accept().await {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        debug!(port, %error, "a connection for a client was lost");
+                        tokio::time::sleep(REST).await;
+                        continue;
+                    }
+                };
+                let Ok(place) = places.clone().try_acquire_owned() else {
+                    continue;
+                };
+                let (handle, told) = (handle.clone(), told.clone());
+                tokio::spawn(async move {
+                    let (ip, of) = (from.ip().to_string(), u32::from(from.port()));
+                    let opening = handle.channel_open_forwarded_tcpip(told, port, ip, of);
+                    hand_over(opening, stream, place).await;
+                });
+            }
+        };
+        self.add(Place::Port(address.to_owned(), port), accepting);
+        Some(port)
+    }
+
+    /// Listens at a socket of the file system; says whether that is so.
+    pub(super) fn listen_at(&mut self, path: &str, handle: Handle) -> bool {
+        let place = Place::Socket(path.into());
+        if !self.has_room() || self.listening.contains_key(&place) {
+            return false;
+        }
+        match Socket::bind(Path::new(path)) {
+            Ok(socket) => {
+                let told = path.to_owned();
+                let accepting = serve(socket, self.places.clone(), move |stream, place| {
+                    let (handle, told) = (handle.clone(), told.clone());
+                    async move {
+                        let opening = handle.channel_open_forwarded_streamlocal(told);
+                        hand_over(opening, stream, place).await;
+                    }
+                });
+                self.add(place, accepting);
+                true
+            }
+            Err(error) => {
+                debug!(path, %error, "cannot listen for a client");
+                false
+            }
+        }
+    }
+
+    /// Listens there no more; says whether somebody did. Connections go on.
+    pub(super) fn end(&mut self, place: &Place) -> bool {
+        self.listening.remove(place).is_some()
+    }
+}
+
+/// An empty address means all of them, and so does a star.
+async fn bind(address: &str, port: u16) -> io::Result<TcpListener> {
+    match address {
+        "" | "*" => match TcpListener::bind(("::", port)).await {
+            Ok(listener) => Ok(listener),
+            Err(_) => TcpListener::bind(("0.0.0.0", port)).await,
+        },
+        "localhost" => TcpListener::bind(("127.0.0.1", port)).await,
+        address => TcpListener::bind((address, port)).await,
+    }
+}
+
+async fn serve<F>(
+    socket: Socket,
+    places: Arc<Semaphore>,
+    take: impl Fn(UnixStream, OwnedSemaphorePermit) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        match socket.listener.accept().await {
+            Ok((stream, _)) => {
+                if let Ok(place) = places.clone().try_acquire_owned() {
+                    tokio::spawn(take(stream, place));
+                }
+            }
+            Err(error) => {
+                debug!(path = %socket.path.display(), %error, "a connection for a client was lost");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Joins what came in with the channel that the client opens for it.
+async fn hand_over(
+    opening: impl Future<Output = Result<Channel<Msg>, russh::Error>>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    place: OwnedSemaphorePermit,
+) {
+    match timeout(DIAL, opening).await {
+        Ok(Ok(channel)) => join(channel, stream).await,
+        Ok(Err(error)) => debug!(%error, "a client does not take what came for it"),
+        Err(_) => debug!("a client does not answer to what came for it"),
+    }
+    drop(place);
+}
+
+async fn join(channel: Channel<Msg>, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut channel = channel.into_stream();
+    if let Err(error) = copy_bidirectional(&mut channel, &mut stream).await {
+        debug!(%error, "a forwarded connection broke");
+    }
+}
+
+/// Connects a client's channel to a port.
+pub(super) async fn connect(
+    channel: Channel<Msg>,
+    reply: ChannelOpenHandle,
+    host: String,
+    port: u16,
+) {
+    let dialling = TcpStream::connect((host.as_str(), port));
+    accept(channel, reply, dialling).await;
+}
+
+/// Connects a client's channel to a socket of the file system.
+pub(super) async fn connect_to(channel: Channel<Msg>, reply: ChannelOpenHandle, path: String) {
+    accept(channel, reply, UnixStream::connect(path)).await;
+}
+
+async fn accept<S>(
+    channel: Channel<Msg>,
+    reply: ChannelOpenHandle,
+    dialling: impl Future<Output = io::Result<S>>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match timeout(DIAL, dialling).await {
+        Ok(Ok(stream)) => {
+            reply.accept().await;
+            join(channel, stream).await;
+        }
+        Ok(Err(_)) | Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
+    }
+}
+
+/// A socket at which the client's keys are to be had, as long as this is kept.
+pub(super) struct Keys {
+    directory: TempDir,
+    _listening: Listening,
+}
+
+impl Keys {
+    /// Listens in a directory that only we can enter.
+    ///
+    /// # Errors
+    /// If there is no room for it.
+    pub(super) fn offer(handle: Handle, places: Arc<Semaphore>) -> io::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("auth-agent").tempdir()?;
+        let socket = Socket::bind(&directory.path().join("listener.sock"))?;
+        let accepting = serve(socket, places, move |stream, place| {
+            let handle = handle.clone();
+            async move { hand_over(handle.channel_open_agent(), stream, place).await }
+        });
+        Ok(Self {
+            directory,
+            _listening: Listening(tokio::spawn(accepting)),
+        })
+    }
+
+    /// Where.
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.path().join("listener.sock")
+    }
+}

@@ -1,0 +1,11 @@
+//! People in workspaces, from outside: the program as server and as agents, and OpenSSH as the one who comes.
+
+mod duties;
+mod fake;
+mod files;
+mod forwards;
+mod git;
+mod lab;
+mod life;
+mod sessions;
+mod terminals;
