@@ -342,7 +342,7 @@ impl Server {
             let ended = tokio::select! {
                 ended = coordinate(&connection, node, events, side, stop) => ended,
                 // A map that does not change any more is still a map.
-                Err(error) = follow_derp_map(&connection, node, self.http.url()) => Err(error),
+                Err(error) = follow_derp_map(&connection, node, |map| map.rewrite_embedded(self.http.url())) => Err(error),
                 () = connection.closed() => Ok(()),
             };
             if stop.is_draining() {

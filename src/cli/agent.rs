@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{
     exit::{Hint as _, UsageError},
-    remote::secret_file,
+    remote::{Revoked, secret_file},
     values::Csv,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         self, Blocks,
         identity::{Cloud, Credential},
     },
-    net::{headers, http, proxy::Proxies},
+    net::{headers, http, proxy::Proxies, tls},
     proto::coder::agent::v2::startup::Subsystem,
     secret::Secret,
     stop::Stop,
@@ -124,6 +124,11 @@ pub(super) struct Agent {
     /// What this runs in, as CSV: envbox, envbuilder, exectrace
     #[arg(long = "subsystem", value_name = "NAME", env = "CODER_AGENT_SUBSYSTEM")]
     subsystems: Vec<Csv>,
+    /// Ask nobody but the server and the relays that it names: no STUN, no direct connections
+    #[arg(long, env = "OUTPOST_SEALED")]
+    sealed: bool,
+    #[command(flatten)]
+    revoked: Revoked,
     /// Do not reap orphans, though this is the first process
     #[arg(long, env = "CODER_AGENT_NO_REAP")]
     no_reap: bool,
@@ -143,6 +148,10 @@ impl Agent {
             proxies: Proxies::from_env(),
             headers: given,
             header_command: self.header_command.clone(),
+            trust: tls::Trust {
+                revoked: self.revoked.crl_file.clone(),
+                ..tls::Trust::default()
+            },
             ..http::Config::new(self.server.clone())
         };
         let subsystems = Csv::all(&self.subsystems);
@@ -161,6 +170,7 @@ impl Agent {
                 file_transfer: self.block_file_transfer,
                 local_forwarding: self.block_local_port_forwarding,
             },
+            is_sealed: self.sealed,
             ssh_max_timeout: Some(*self.ssh_max_timeout)
                 .filter(|limit: &Duration| !limit.is_zero()),
             subsystems: subsystems.collect::<Result<_, _>>()?,
