@@ -229,7 +229,7 @@ mod tests {
         let target = Target {
             url: "http://127.0.0.1:9".parse().unwrap(),
             token: Secret::new("token"),
-            ca_certificates: Vec::new(),
+            trust: Trust::default(),
         };
         let mut api = connect(&target).unwrap();
 
@@ -251,7 +251,7 @@ mod tests {
         let target = Target {
             url: "http://127.0.0.1:9".parse().unwrap(),
             token: Secret::new("a\nb"),
-            ca_certificates: Vec::new(),
+            trust: Trust::default(),
         };
 
         assert!(matches!(connect(&target), Err(TargetError::Token)));

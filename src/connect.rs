@@ -29,7 +29,7 @@ use crate::{
     stop::Stop,
     tailnet::{
         self, DerpMap, Stream, Tailnet, address,
-        coordination::{Side, coordinate, follow_derp_map},
+        coordination::{Resumption, Side, coordinate, follow_derp_map, keep_resumption},
         derp::client::Dial,
         dial::{DialError, SESSION_TOKEN, dial},
     },
@@ -321,13 +321,22 @@ impl Server {
         let path = format!("api/v2/workspaceagents/{agent}/coordinate");
         let mut back_off = BackOff::default();
         let mut has_been_there = false;
+        let resumption = Resumption::default();
         loop {
             tokio::select! {
                 () = back_off.wait() => {}
                 () = stop.draining() => return Ok(()),
             }
-            let connection = match dial(&self.http, &path, &[], &self.token, VERSION).await {
+            let token = resumption.token();
+            let query = token.as_ref().map(|token| ("resume_token", token.expose()));
+            let dialled = dial(&self.http, &path, query.as_slice(), &self.token, VERSION).await;
+            let connection = match dialled {
                 Ok(connection) => connection,
+                Err(error) if token.is_some() && error.is_resume_token() => {
+                    debug!("the coordinator knows us no more; coming back as somebody else");
+                    resumption.set(None);
+                    continue;
+                }
                 Err(error) => {
                     let is_final = matches!(&error, DialError::Refused { status, .. }
                         if !status.is_server_error() || *status == StatusCode::INTERNAL_SERVER_ERROR);
@@ -343,6 +352,7 @@ impl Server {
                 ended = coordinate(&connection, node, events, side, stop) => ended,
                 // A map that does not change any more is still a map.
                 Err(error) = follow_derp_map(&connection, node, |map| map.rewrite_embedded(self.http.url())) => Err(error),
+                Err(error) = keep_resumption(&connection, &resumption) => Err(error),
                 () = connection.closed() => Ok(()),
             };
             if stop.is_draining() {

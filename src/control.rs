@@ -8,8 +8,11 @@
 //! A job is handed out at most once and ends exactly once. Its end, its state and its resources are stored together
 //! or not at all; a terminal message may be repeated, and a state that comes late is kept.
 
+pub mod agent_ids;
+pub mod agent_log;
 pub mod backup;
 mod binaries;
+pub mod board;
 pub mod config;
 pub mod data_dir;
 pub mod job_log;
@@ -19,6 +22,7 @@ pub mod plane;
 pub mod queue;
 mod services;
 mod source;
+pub mod standing;
 mod start;
 pub mod store;
 pub mod tokens;

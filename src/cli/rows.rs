@@ -1,10 +1,13 @@
 //! The server's answers as rows and JSON objects.
 
+mod agent;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub(super) use self::agent::{Agent, Running};
 use super::output::Row;
 use crate::proto::{outpost::v1, provisioner};
 
@@ -138,15 +141,6 @@ pub(super) struct Resource {
     pub(super) daily_cost: i32,
 }
 
-/// An agent and the apps it serves.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Agent {
-    pub(super) name: String,
-    pub(super) operating_system: String,
-    pub(super) architecture: String,
-    pub(super) apps: Vec<String>,
-}
-
 impl From<v1::Resource> for Resource {
     fn from(resource: v1::Resource) -> Self {
         let fact = |fact: v1::ResourceFact| (fact.key, (!fact.sensitive).then_some(fact.value));
@@ -158,30 +152,6 @@ impl From<v1::Resource> for Resource {
             agents: resource.agents.into_iter().map(Agent::from).collect(),
             facts: resource.facts.into_iter().map(fact).collect(),
             daily_cost: resource.daily_cost,
-        }
-    }
-}
-
-impl From<v1::Agent> for Agent {
-    fn from(agent: v1::Agent) -> Self {
-        Self {
-            name: agent.name,
-            operating_system: agent.operating_system,
-            architecture: agent.architecture,
-            apps: agent.apps.into_iter().map(|app| app.slug).collect(),
-        }
-    }
-}
-
-impl Agent {
-    fn summary(&self) -> String {
-        let platform = format!(
-            "{} ({}/{})",
-            self.name, self.operating_system, self.architecture
-        );
-        match self.apps.as_slice() {
-            [] => platform,
-            apps => format!("{platform}: {}", apps.join(", ")),
         }
     }
 }

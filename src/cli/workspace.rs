@@ -1,5 +1,7 @@
 //! `outpost workspace`.
 
+mod logs;
+
 use anyhow::Context;
 use serde::Serialize;
 
@@ -87,7 +89,9 @@ pub(super) enum Workspace {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show a workspace and its resources
+    /// Print what a workspace's agent says while it starts and stops
+    Logs(logs::Logs),
+    /// Show a workspace, its resources and its agents
     Show {
         /// The workspace: `name` or `owner/name`
         name: String,
@@ -188,6 +192,7 @@ impl Workspace {
                 output.list(&rows.collect::<Vec<_>>())?;
                 Ok(())
             }
+            Self::Logs(logs) => logs.exec(output, stop).await,
             Self::Show { name, remote } => {
                 let mut api = remote.connect()?;
                 let request = ShowWorkspaceRequest {
@@ -325,6 +330,11 @@ async fn show(api: &mut Api, workspace: Remembered, output: Output) -> anyhow::R
         let mut parts = vec![output::table(std::slice::from_ref(&shown.workspace))];
         if !shown.resources.is_empty() {
             parts.push(output::table(&shown.resources));
+        }
+        let agents = shown.resources.iter().flat_map(|it| &it.agents);
+        let running: Vec<rows::Running> = agents.filter_map(|it| it.running.clone()).collect();
+        if !running.is_empty() {
+            parts.push(output::table(&running));
         }
         if !shown.parameters.is_empty() {
             parts.push(format!("Parameters: {}", rows::pairs(&shown.parameters)));

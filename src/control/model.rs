@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    control::queue::Tags,
+    control::{agent_log, queue::Tags},
     job::{
         ExternalAuthRequirement, FailureCode, JobId, LogLine, Module, Parameter, ParameterValue,
         Persistence, Preset, Resource, TemplateVariable, Timing, Transition,
@@ -338,10 +338,25 @@ pub struct AgentRecord {
     pub version: String,
     /// Where its sessions begin; empty until it said so.
     pub directory: String,
+    /// When its build was asked for.
+    pub created_at: Timestamp,
     /// When it came first.
     pub first_connected_at: Option<Timestamp>,
     /// When it was last heard of.
     pub last_connected_at: Option<Timestamp>,
+}
+
+/// Something that an agent said, and its place in its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAgentLine {
+    /// Grows by line; not without gaps.
+    pub id: i64,
+    /// The script that said it, as the agent knows it.
+    pub source: Uuid,
+    /// When it came here.
+    pub created_at: Timestamp,
+    /// What was said.
+    pub line: agent_log::Line,
 }
 
 /// How far an agent came. A state never goes back.
@@ -499,7 +514,7 @@ impl Task {
 }
 
 /// Where a job stands. It is computed, never stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobStatus {
     /// No daemon has taken it.

@@ -3,6 +3,7 @@
 mod acquire;
 mod agents;
 mod daemons;
+mod follow;
 mod handout;
 mod jobs;
 mod outcome;
@@ -25,7 +26,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use url::Url;
 
 pub use self::{
-    agents::AgentFacts,
+    agents::{AgentFacts, AgentStatus, ResumeError},
     daemons::{Credential, Registration},
     jobs::Explained,
     people::NewUser,
@@ -62,6 +63,8 @@ pub struct Plane {
     posted: Notify,
     /// Something happened to a job.
     changed: watch::Sender<()>,
+    /// A job began or ended, so that workspaces may look different.
+    moved: watch::Sender<()>,
     overlay: agents::Overlay,
     binaries: Binaries,
 }
@@ -187,6 +190,7 @@ impl Plane {
             uploads: Mutex::default(),
             posted: Notify::new(),
             changed: watch::Sender::new(()),
+            moved: watch::Sender::new(()),
             overlay: agents::Overlay::default(),
             binaries: Binaries::default(),
         }

@@ -54,6 +54,7 @@ pub(super) fn routes(
     grpc.merge(http::routes(plane.clone(), config))
         .merge(coder::routes(plane, config))
         .merge(binaries::routes(plane.clone()))
+        .fallback(http::unknown)
         .layer(axum::middleware::from_fn(move |request, next| {
             deadline::enforce(timeout, request, next)
         }))

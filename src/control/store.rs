@@ -7,17 +7,20 @@ pub mod sqlite;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::{
     control::{
+        agent_log,
         crypt::Sealed,
         model::{
             AgentId, AgentRecord, AuditEntry, Build, BuildId, Daemon, DaemonId, EndedBy, File,
             FileId, FileKind, JobRecord, JobStatus, KeyId, Learned, Lifecycle, Organization,
-            OrganizationId, ProvisionerKey, StateVersion, StoredLine, Template, TemplateId, Token,
-            TokenId, User, UserId, Version, VersionId, Workspace, WorkspaceId,
+            OrganizationId, ProvisionerKey, StateVersion, StoredAgentLine, StoredLine, Template,
+            TemplateId, Token, TokenId, User, UserId, Version, VersionId, Workspace, WorkspaceId,
         },
         queue::Waiting,
+        standing::Standings,
         tokens::Hashed,
     },
     job::{FailureCode, JobId, LogLine},
@@ -392,7 +395,7 @@ pub trait WorkspaceStore: Send + Sync {
     -> Result<i32, StoreError>;
 }
 
-/// Agents of builds. Only those of a workspace's newest build that succeeded are found.
+/// Agents of builds. Only those of a workspace's newest build that succeeded are found, unless it says otherwise.
 #[async_trait]
 #[expect(
     missing_docs,
@@ -403,6 +406,28 @@ pub trait AgentStore: Send + Sync {
     async fn agent(&self, id: AgentId) -> Result<Option<AgentRecord>, StoreError>;
     /// By name.
     async fn agents(&self, workspace: WorkspaceId) -> Result<Vec<AgentRecord>, StoreError>;
+    /// Whatever its build.
+    async fn any_agent(&self, id: AgentId) -> Result<Option<AgentRecord>, StoreError>;
+    /// Those of the newest build that had some, by name: of a workspace that is stopped, those that it had.
+    async fn last_agents(&self, workspace: WorkspaceId) -> Result<Vec<AgentRecord>, StoreError>;
+    /// A person's workspaces and their agents.
+    async fn standings(&self, owner: UserId) -> Result<Standings, StoreError>;
+    /// Adds what fits to an agent's log, and says whether everything did.
+    async fn append_agent_log(
+        &self,
+        agent: AgentId,
+        source: Uuid,
+        lines: Vec<agent_log::Line>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+    /// Lines with a greater id than `after` and, if that is given, a smaller one than `before`, in order.
+    async fn agent_log(
+        &self,
+        agent: AgentId,
+        after: i64,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<StoredAgentLine>, StoreError>;
     async fn change_agent(
         &self,
         id: AgentId,

@@ -215,6 +215,74 @@ pub struct Agent {
     pub directory: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "5")]
     pub apps: ::prost::alloc::vec::Vec<App>,
+    /// From here on empty unless the workspace has it now.
+    #[prost(string, tag = "6")]
+    pub id: ::prost::alloc::string::String,
+    /// `connecting`, `connected` or `disconnected`.
+    #[prost(string, tag = "7")]
+    pub status: ::prost::alloc::string::String,
+    /// Such as `starting` or `ready`.
+    #[prost(string, tag = "8")]
+    pub lifecycle: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(int64, tag = "10")]
+    pub first_connected_at: i64,
+    #[prost(int64, tag = "11")]
+    pub last_connected_at: i64,
+    /// What it measured last since the server started.
+    #[prost(message, repeated, tag = "12")]
+    pub measurements: ::prost::alloc::vec::Vec<AgentMeasurement>,
+    /// How its scripts ended last since then.
+    #[prost(message, repeated, tag = "13")]
+    pub script_ends: ::prost::alloc::vec::Vec<AgentScriptEnd>,
+    /// What it carried between its last two reports.
+    #[prost(message, optional, tag = "14")]
+    pub traffic: ::core::option::Option<AgentTraffic>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentMeasurement {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub display_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub value: ::prost::alloc::string::String,
+    /// Why there is no newer value.
+    #[prost(string, tag = "4")]
+    pub error: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub collected_at: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentScriptEnd {
+    #[prost(string, tag = "1")]
+    pub display_name: ::prost::alloc::string::String,
+    /// `start`, `stop` or `cron`.
+    #[prost(string, tag = "2")]
+    pub stage: ::prost::alloc::string::String,
+    /// `ok`, `exit_failure`, `timed_out` or `pipes_left_open`.
+    #[prost(string, tag = "3")]
+    pub status: ::prost::alloc::string::String,
+    #[prost(int32, tag = "4")]
+    pub exit_code: i32,
+    #[prost(int64, tag = "5")]
+    pub started_at: i64,
+    #[prost(int64, tag = "6")]
+    pub ended_at: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentTraffic {
+    #[prost(int64, tag = "1")]
+    pub connections: i64,
+    #[prost(int64, tag = "2")]
+    pub received_bytes: i64,
+    #[prost(int64, tag = "3")]
+    pub sent_bytes: i64,
+    #[prost(int64, tag = "4")]
+    pub ssh_sessions: i64,
+    #[prost(int64, tag = "5")]
+    pub reported_at: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct App {
@@ -230,6 +298,9 @@ pub struct App {
     pub external: bool,
     #[prost(bool, tag = "6")]
     pub hidden: bool,
+    /// `disabled`, `initializing`, `healthy` or `unhealthy`; empty unless the workspace has it now.
+    #[prost(string, tag = "7")]
+    pub health: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Workspace {
@@ -823,6 +894,42 @@ pub struct StreamLogsRequest {
 pub struct LogBatch {
     #[prost(message, repeated, tag = "1")]
     pub lines: ::prost::alloc::vec::Vec<LogLine>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamAgentLogsRequest {
+    #[prost(string, tag = "1")]
+    pub organization: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub workspace: ::prost::alloc::string::String,
+    /// Empty for the only one.
+    #[prost(string, tag = "3")]
+    pub agent: ::prost::alloc::string::String,
+    /// Lines with a greater id only.
+    #[prost(int64, tag = "4")]
+    pub after: i64,
+    #[prost(bool, tag = "5")]
+    pub follow: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentLogBatch {
+    #[prost(message, repeated, tag = "1")]
+    pub lines: ::prost::alloc::vec::Vec<AgentLogLine>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentLogLine {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+    #[prost(string, tag = "2")]
+    pub agent: ::prost::alloc::string::String,
+    /// The script that said it; empty if the template has it no more.
+    #[prost(string, tag = "3")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(enumeration = "super::super::provisioner::LogLevel", tag = "4")]
+    pub level: i32,
+    #[prost(int64, tag = "5")]
+    pub created_at: i64,
+    #[prost(string, tag = "6")]
+    pub output: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAuditRequest {
@@ -1752,6 +1859,31 @@ pub mod control_service_client {
                 .insert(GrpcMethod::new("outpost.v1.ControlService", "StreamLogs"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What an agent says, in order, from `after` on. With `follow` it ends when another build took the agent's place.
+        pub async fn stream_agent_logs(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StreamAgentLogsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::AgentLogBatch>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/outpost.v1.ControlService/StreamAgentLogs",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("outpost.v1.ControlService", "StreamAgentLogs"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         pub async fn list_audit(
             &mut self,
             request: impl tonic::IntoRequest<super::ListAuditRequest>,
@@ -2021,6 +2153,20 @@ pub mod control_service_server {
             &self,
             request: tonic::Request<super::StreamLogsRequest>,
         ) -> std::result::Result<tonic::Response<Self::StreamLogsStream>, tonic::Status>;
+        /// Server streaming response type for the StreamAgentLogs method.
+        type StreamAgentLogsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::AgentLogBatch, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What an agent says, in order, from `after` on. With `follow` it ends when another build took the agent's place.
+        async fn stream_agent_logs(
+            &self,
+            request: tonic::Request<super::StreamAgentLogsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::StreamAgentLogsStream>,
+            tonic::Status,
+        >;
         async fn list_audit(
             &self,
             request: tonic::Request<super::ListAuditRequest>,
@@ -3739,6 +3885,54 @@ pub mod control_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StreamLogsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/outpost.v1.ControlService/StreamAgentLogs" => {
+                    #[allow(non_camel_case_types)]
+                    struct StreamAgentLogsSvc<T: ControlService>(pub Arc<T>);
+                    impl<
+                        T: ControlService,
+                    > tonic::server::ServerStreamingService<
+                        super::StreamAgentLogsRequest,
+                    > for StreamAgentLogsSvc<T> {
+                        type Response = super::AgentLogBatch;
+                        type ResponseStream = T::StreamAgentLogsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StreamAgentLogsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlService>::stream_agent_logs(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StreamAgentLogsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

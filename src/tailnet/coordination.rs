@@ -3,9 +3,15 @@
 //! # Source
 //! coder `tailnet/controllers.go`: what is answered to what, and how one leaves.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tracing::debug;
 use uuid::Uuid;
 
@@ -16,6 +22,7 @@ use crate::{
         coordinate_request::{Disconnect, ReadyForHandshake, Tunnel, UpdateSelf},
         coordinate_response::peer_update::Kind,
     },
+    secret::Secret,
     stop::Stop,
     transport::{
         drpc::{Call, CallError, Limits},
@@ -25,6 +32,10 @@ use crate::{
 
 /// A coordinator that takes nothing for so long is away.
 const SEND: Duration = Duration::from_secs(10);
+/// Time for one question.
+const CALL: Duration = Duration::from_secs(30);
+/// When a token is asked for again by itself, if the coordinator does not say.
+const REFRESH: Duration = Duration::from_secs(30 * 60);
 /// How long one who leaves waits for the coordinator to hang up.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -193,4 +204,51 @@ pub async fn follow_derp_map(
         node.set_derp_map(map).await;
     }
     Ok(())
+}
+
+/// With what a client comes back to a coordinator under the id that it had.
+#[derive(Default)]
+pub struct Resumption(Mutex<Option<Secret>>);
+
+impl Resumption {
+    /// The newest token, if there is one.
+    pub fn token(&self) -> Option<Secret> {
+        let token = self.0.lock();
+        token.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another one in its place.
+    pub fn set(&self, token: Option<Secret>) {
+        let held = self.0.lock();
+        *held.unwrap_or_else(PoisonError::into_inner) = token;
+    }
+}
+
+/// Asks for a token at once, and again before it gets old. One that has none to give is asked no more.
+///
+/// # Errors
+/// [`CallError`] if the connection breaks.
+pub async fn keep_resumption(
+    connection: &yamux::Connection,
+    resumption: &Resumption,
+) -> Result<(), CallError> {
+    const METHOD: &str = "/coder.tailnet.v2.Tailnet/RefreshResumeToken";
+    loop {
+        let stream = connection.open().map_err(CallError::Lost)?;
+        let request = wire::RefreshResumeTokenRequest {};
+        let asked = timeout(CALL, Call::unary(stream, METHOD, &request, LIMITS)).await;
+        let asked = asked.unwrap_or_else(|late| Err(CallError::Lost(late.into())));
+        let answer: wire::RefreshResumeTokenResponse = match asked {
+            Ok(answer) => answer,
+            Err(CallError::Remote { message, .. }) => {
+                debug!(message, "the coordinator gives no token to come back with");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        resumption.set(Some(Secret::new(answer.token)));
+        let after = answer.refresh_in.map(Duration::try_from);
+        let after = after.and_then(Result::ok).filter(|it| !it.is_zero());
+        sleep(after.unwrap_or(REFRESH)).await;
+    }
 }

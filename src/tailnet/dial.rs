@@ -62,10 +62,19 @@ pub enum DialError {
 impl DialError {
     /// Whether the server does not know the version that we asked for.
     pub fn is_version(&self) -> bool {
+        self.is_about(StatusCode::BAD_REQUEST, "version")
+    }
+
+    /// Whether the server does not accept the token with which we wanted to come back.
+    pub fn is_resume_token(&self) -> bool {
+        self.is_about(StatusCode::UNAUTHORIZED, "resume_token")
+    }
+
+    fn is_about(&self, wanted: StatusCode, field: &str) -> bool {
         match self {
             Self::Refused { status, answer, .. } => {
                 let mut fields = answer.validations.iter();
-                *status == StatusCode::BAD_REQUEST && fields.any(|it| it.field == "version")
+                *status == wanted && fields.any(|it| it.field == field)
             }
             Self::Connect(_) | Self::Headers(_) | Self::Token | Self::Timeout { .. } => false,
         }

@@ -1,5 +1,6 @@
 //! The control plane from outside: over gRPC and HTTP, through kills, full disks and damaged files.
 
+mod agents;
 mod backup;
 mod bad_days;
 mod coder_wire;
@@ -7,6 +8,7 @@ mod hostile_daemon;
 mod kill;
 mod listener;
 mod people;
+mod tailnet;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -114,7 +116,7 @@ pub async fn import(api: &mut Api, daemon: &dyn JobSource) {
     daemon.complete(imported(job.id)).await.unwrap();
 }
 
-fn resource(address: &str) -> Resource {
+pub fn resource(address: &str) -> Resource {
     Resource {
         address: address.to_owned(),
         kind: "null_resource".to_owned(),

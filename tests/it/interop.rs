@@ -3,6 +3,7 @@
 //!
 //! Each test has a tag of its own, so that no daemon takes another test's job.
 
+mod agent;
 mod api;
 mod daemon;
 mod faults;

@@ -21,6 +21,7 @@ mod doctor;
 mod engine;
 mod fake_coderd;
 mod fuzz;
+mod go_agent;
 mod go_daemon;
 mod interop;
 mod isolation;

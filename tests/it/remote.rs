@@ -56,6 +56,11 @@ impl Service {
         self.0.id()
     }
 
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
     pub fn stop(mut self) {
         kill(
             Pid::from_raw(self.0.id().try_into().unwrap()),
@@ -129,11 +134,21 @@ impl Server {
                 .unwrap()
                 .success()
         );
+        let (process, url) = Self::serve(directory.path(), "127.0.0.1:0");
+        Self {
+            directory,
+            url,
+            process,
+        }
+    }
+
+    /// A server with the data of this directory, and where it is reached.
+    fn serve(directory: &Path, address: &str) -> (Service, String) {
         let mut command = outpost();
         command
-            .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(directory.path().join("data"));
-        command.arg("--psk-file").arg(directory.path().join("psk"));
+            .args(["server", "--listen", address, "--data-dir"])
+            .arg(directory.join("data"));
+        command.arg("--psk-file").arg(directory.join("psk"));
         let mut process = Service::start(&mut command);
         let line = process.wait_for("Listening at ");
         let url = line
@@ -144,11 +159,15 @@ impl Server {
             .next()
             .unwrap()
             .to_owned();
-        Self {
-            directory,
-            url,
-            process,
-        }
+        (process, url)
+    }
+
+    /// Dies at once, and comes back where it was.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        let address = url::Url::parse(&self.url).unwrap();
+        let address = address.socket_addrs(|| None).unwrap()[0].to_string();
+        (self.process, _) = Self::serve(self.directory.path(), &address);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

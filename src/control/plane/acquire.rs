@@ -83,7 +83,7 @@ impl Plane {
             if !self.store.start_job(next.id, daemon, self.now()).await? {
                 continue; // Somebody else was faster.
             }
-            self.changed.send_replace(());
+            self.job_moved();
             let Some(record) = self.store.job(next.id).await? else {
                 continue;
             };
@@ -132,7 +132,7 @@ impl Plane {
             now: self.now(),
         };
         self.store.end_job(end).await?;
-        self.changed.send_replace(());
+        self.job_moved();
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::{Stream, stream};
 
-use super::{Caller, Plane, RequestError, not_found, unless_stopped};
+use super::{Caller, Plane, RequestError, not_found};
 use crate::{
     control::{
         model::{JobRecord, JobStatus, StoredLine},
@@ -98,7 +98,7 @@ impl Plane {
     pub async fn cancel_job(&self, caller: &Caller, id: JobId) -> Result<JobRecord, RequestError> {
         self.job(caller, id).await?;
         let cancelled = self.store.cancel_job(id, self.now()).await?;
-        self.changed.send_replace(());
+        self.job_moved();
         let job = self.job(caller, id).await?;
         match cancelled {
             Cancelled::Ended | Cancelled::Asked => Ok(job),
@@ -164,16 +164,7 @@ impl Reader {
             if ended || !self.follow {
                 return Ok(None);
             }
-            self.wait().await?;
-        }
-    }
-
-    async fn wait(&mut self) -> Result<(), RequestError> {
-        let poll = self.plane.limits.poll;
-        let changed = tokio::time::timeout(poll, self.changes.changed());
-        match unless_stopped(&self.plane.stop, changed).await {
-            Some(_) => Ok(()),
-            None => Err(RequestError::Stopping),
+            self.plane.wait_for(&mut self.changes).await?;
         }
     }
 }

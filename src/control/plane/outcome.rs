@@ -206,7 +206,7 @@ impl Plane {
         match self.store.end_job(end).await? {
             Ended::Now | Ended::Alive => {
                 info!(job_id = %job.id, daemon = daemon.name, error, "job ended");
-                self.changed.send_replace(());
+                self.job_moved();
                 Ok(())
             }
             Ended::Before(by) => {

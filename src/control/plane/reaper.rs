@@ -111,7 +111,7 @@ impl Plane {
         let ended = self.store.end_job(end).await? == Ended::Now;
         if ended {
             warn!(job_id = %job.id, worker = job.worker_name, ?loss, "lost job ended");
-            self.changed.send_replace(());
+            self.job_moved();
         }
         Ok(ended)
     }

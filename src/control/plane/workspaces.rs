@@ -250,6 +250,7 @@ impl Plane {
         };
         let build = self.store.insert_build(new).await?;
         self.posted.notify_waiters();
+        self.job_moved();
         Ok(build)
     }
 

@@ -11,11 +11,13 @@ mod admission;
 mod agent;
 mod answer;
 mod files;
+mod logs;
 mod overlay;
 mod peer;
 mod rate;
 mod rpc;
 mod session;
+mod updates;
 mod upgrade;
 mod workspaces;
 

@@ -674,6 +674,34 @@ impl ControlService for Control {
         Ok(Response::new(batches.boxed()))
     }
 
+    type StreamAgentLogsStream =
+        Pin<Box<dyn Stream<Item = Result<wire::AgentLogBatch, Status>> + Send>>;
+
+    async fn stream_agent_logs(
+        &self,
+        request: Request<wire::StreamAgentLogsRequest>,
+    ) -> Answer<Self::StreamAgentLogsStream> {
+        let (caller, asked) = self.caller(request).await?;
+        let plane = &self.plane;
+        let found = async {
+            let organization = plane.organization(&asked.organization).await?;
+            let workspace = plane.workspace(&caller, organization.id, &asked.workspace);
+            let facts = plane.last_agent(workspace.await?.id, &asked.agent).await?;
+            let (id, range) = (facts.record.id, (asked.after, None));
+            let batches = plane.agent_log(&caller, id, range, asked.follow).await?;
+            Ok((facts, batches))
+        };
+        let (facts, batches) = found.await.map_err(status)?;
+        let batches = batches.map(move |batch| {
+            let lines = batch.map_err(status)?.into_iter();
+            let lines = lines
+                .map(|line| convert::agent_line(&facts, line))
+                .collect();
+            Ok(wire::AgentLogBatch { lines })
+        });
+        Ok(Response::new(batches.boxed()))
+    }
+
     async fn list_audit(
         &self,
         request: Request<wire::ListAuditRequest>,

@@ -7,11 +7,13 @@ use jiff::Timestamp;
 use super::names::Names;
 use crate::{
     control::{
+        agent_ids::{log_source_id, script_id},
         model::{
-            AuditEntry, Build, Daemon, JobRecord, Learned, Made, Organization, ProvisionerKey,
-            StoredLine, Task, Template, Token, User, Version, Workspace,
+            AgentRecord, AuditEntry, Build, Daemon, JobRecord, Learned, Made, Organization,
+            ProvisionerKey, StoredAgentLine, StoredLine, Task, Template, Token, User, Version,
+            Workspace,
         },
-        plane::{Explained, Plane, RequestError, full_name},
+        plane::{AgentFacts, Explained, Plane, RequestError, full_name},
         queue::Verdict,
     },
     job::{self, Persistence, Transition, classify},
@@ -322,11 +324,67 @@ fn agent(agent: &job::Agent) -> wire::Agent {
         architecture: agent.architecture.clone(),
         directory: agent.directory.clone(),
         apps: agent.apps.iter().map(app).collect(),
+        ..wire::Agent::default()
+    }
+}
+
+/// The same with what is known of the agent.
+fn running_agent(plane: &Plane, record: &AgentRecord, found: &job::Agent) -> wire::Agent {
+    let said = plane.said(record.id);
+    let measurement = |described: &job::AgentMetadata| {
+        let measured = said.measured.get(&described.key)?;
+        Some(wire::AgentMeasurement {
+            key: described.key.clone(),
+            display_name: described.display_name.clone(),
+            value: measured.value.clone(),
+            error: measured.error.clone(),
+            collected_at: millis(measured.collected_at),
+        })
+    };
+    let script_end = |(at, script): (usize, &job::Script)| {
+        let end = said.scripts.get(&script_id(record.id, at))?;
+        Some(wire::AgentScriptEnd {
+            display_name: script.display_name.clone(),
+            stage: end.stage.to_owned(),
+            status: end.status.to_owned(),
+            exit_code: end.exit_code,
+            started_at: millis(end.started_at),
+            ended_at: millis(end.ended_at),
+        })
+    };
+    let apps = found.apps.iter().map(|it| wire::App {
+        health: said.health_of(record.id, it).as_str().to_owned(),
+        ..app(it)
+    });
+    wire::Agent {
+        apps: apps.collect(),
+        id: record.id.to_string(),
+        status: plane.agent_status(record).as_str().to_owned(),
+        lifecycle: record.lifecycle.as_str().to_owned(),
+        version: record.version.clone(),
+        first_connected_at: optional_millis(record.first_connected_at),
+        last_connected_at: optional_millis(record.last_connected_at),
+        measurements: found.metadata.iter().filter_map(measurement).collect(),
+        script_ends: found
+            .scripts
+            .iter()
+            .enumerate()
+            .filter_map(script_end)
+            .collect(),
+        traffic: said.traffic.as_ref().map(|it| wire::AgentTraffic {
+            connections: it.connections,
+            received_bytes: it.received_bytes,
+            sent_bytes: it.sent_bytes,
+            ssh_sessions: it.ssh_sessions,
+            reported_at: millis(it.reported_at),
+        }),
+        ..agent(found)
     }
 }
 
 fn app(app: &job::App) -> wire::App {
     wire::App {
+        health: String::new(),
         slug: app.slug.clone(),
         display_name: app.display_name.clone(),
         url: app.url.clone(),
@@ -371,6 +429,21 @@ pub(super) async fn build_details(
         persistence,
         ..
     } = plane.made(found.id).await?;
+    // Only of this build: an older one's agents are gone.
+    let found_build = found.id;
+    let records = plane.store().agents(workspace.id).await?;
+    let with_agents = |found: &job::Resource| {
+        let agents = found.agents.iter().map(|it| {
+            let record = records
+                .iter()
+                .find(|record| record.build_id == found_build && record.name == it.name);
+            record.map_or_else(|| agent(it), |record| running_agent(plane, record, it))
+        });
+        wire::Resource {
+            agents: agents.collect(),
+            ..resource(&persistence, found)
+        }
+    };
     Ok(wire::BuildDetails {
         parameters: found
             .parameters
@@ -380,10 +453,7 @@ pub(super) async fn build_details(
                 value: value.value.clone(),
             })
             .collect(),
-        resources: resources
-            .iter()
-            .map(|found| resource(&persistence, found))
-            .collect(),
+        resources: resources.iter().map(with_agents).collect(),
         timings: timings.into_iter().map(provisioner::Timing::from).collect(),
         build: Some(build(plane, names, workspace, found).await?),
     })
@@ -433,6 +503,19 @@ pub(super) fn line(stored: StoredLine) -> wire::LogLine {
         created_at: millis(line.created_at),
         stage: line.stage,
         output: line.output,
+    }
+}
+
+pub(super) fn agent_line(of: &AgentFacts, stored: StoredAgentLine) -> wire::AgentLogLine {
+    let mut scripts = of.agent.scripts.iter().enumerate();
+    let source = scripts.find(|(at, _)| log_source_id(of.record.id, *at) == stored.source);
+    wire::AgentLogLine {
+        id: stored.id,
+        agent: of.record.name.clone(),
+        source: source.map_or_else(String::new, |(_, it)| it.display_name.clone()),
+        level: provisioner::LogLevel::from(stored.line.level).into(),
+        created_at: millis(stored.created_at),
+        output: stored.line.output,
     }
 }
 

@@ -11,9 +11,10 @@ use axum::{
 use tonic::Status;
 
 /// Calls that may take as long as they like; each ends when its client or the server goes away.
-const ENDLESS: [&str; 5] = [
+const ENDLESS: [&str; 6] = [
     "/outpost.v1.DaemonService/AcquireJob",
     "/outpost.v1.ControlService/StreamLogs",
+    "/outpost.v1.ControlService/StreamAgentLogs",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/outpost.v1.DaemonService/DownloadFile",

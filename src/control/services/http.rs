@@ -2,8 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
 use serde_json::json;
+use tonic::Status;
 
 use crate::{
     control::{config::Config, plane::Plane},
@@ -23,6 +31,16 @@ pub(super) fn routes(plane: Arc<Plane>, config: &Config) -> Router {
         .route("/readyz", get(ready))
         .with_state(plane)
         .route("/api/v2/buildinfo", get(move || async move { Json(info) }))
+}
+
+/// What is not here, said as whoever asks understands it.
+pub(super) async fn unknown(headers: HeaderMap) -> Response {
+    let kind = headers.get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return Status::unimplemented("no such method here").into_http::<Body>();
+    }
+    let why = json!({ "message": "Route not found." });
+    (StatusCode::NOT_FOUND, Json(why)).into_response()
 }
 
 async fn ready(State(plane): State<Arc<Plane>>) -> (StatusCode, &'static str) {

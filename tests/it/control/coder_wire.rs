@@ -35,7 +35,7 @@ impl Lab {
 }
 
 /// What a handshake is answered, head and body.
-async fn knock(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> String {
+pub async fn knock(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let headers: Vec<String> = headers
         .iter()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use tracing::warn;
 use url::form_urlencoded;
 use uuid::Uuid;
@@ -21,6 +21,8 @@ use crate::{
 const PSK: &str = "coder-provisioner-daemon-psk";
 const KEY: &str = "coder-provisioner-daemon-key";
 const SESSION_TOKEN: &str = "coder-session-token";
+/// Where Coder's own programs put it when they open a WebSocket.
+const SESSION_COOKIE: &str = "coder_session_token";
 
 /// Types of provisioner that Coder knows.
 const PROVISIONERS: [&str; 2] = ["terraform", "echo"];
@@ -39,7 +41,7 @@ pub(super) async fn admit(
         tags: asked.tags()?,
         provisioners: asked.provisioners()?,
         name: asked.name(),
-        version: header(headers, BUILD_VERSION.as_str()).unwrap_or_default(),
+        version: text(headers, BUILD_VERSION.as_str()).unwrap_or_default(),
         api_version: asked.version.clone(),
         organization: Some(organization),
     };
@@ -60,7 +62,7 @@ pub(super) async fn admit(
 
 /// Whoever the session token stands for, if there is one that is valid.
 pub(super) async fn person(plane: &Plane, headers: &HeaderMap) -> Result<Option<Caller>, Refusal> {
-    let Some(token) = secret(headers, SESSION_TOKEN) else {
+    let Some(token) = session_token(headers) else {
         return Ok(None);
     };
     match plane.authenticate(&token).await {
@@ -140,13 +142,28 @@ fn not_admitted(error: RequestError, tags: &BTreeMap<String, String>) -> Refusal
     }
 }
 
-fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     let value = headers.get(name)?.to_str().ok()?;
     (!value.is_empty()).then(|| value.to_owned())
 }
 
 fn secret(headers: &HeaderMap, name: &str) -> Option<Secret> {
-    header(headers, name).map(Secret::new)
+    text(headers, name).map(Secret::new)
+}
+
+/// The session token, in a header of its own or in a cookie.
+fn session_token(headers: &HeaderMap) -> Option<Secret> {
+    let in_cookie = || {
+        let cookies = headers.get_all(header::COOKIE).into_iter();
+        let mut pairs = cookies
+            .filter_map(|cookies| cookies.to_str().ok())
+            .flat_map(|cookies| cookies.split(';'))
+            .filter_map(|cookie| cookie.trim().split_once('='));
+        let (_, token) =
+            pairs.find(|(name, token)| *name == SESSION_COOKIE && !token.is_empty())?;
+        Some(Secret::new(token.trim_matches('"')))
+    };
+    secret(headers, SESSION_TOKEN).or_else(in_cookie)
 }
 
 /// What a daemon says of itself in its address.
@@ -214,7 +231,13 @@ pub(super) async fn caller(plane: &Plane, headers: &HeaderMap) -> Result<Caller,
             "You are signed out or your session has expired. Please sign in again to continue.";
         Refusal::new(StatusCode::UNAUTHORIZED, message)
     };
-    person(plane, headers).await?.ok_or_else(missing)
+    let token = session_token(headers).ok_or_else(missing)?;
+    match plane.authenticate(&token).await {
+        Ok(caller) => Ok(caller),
+        Err(RequestError::Unauthenticated(_)) => Err(missing()),
+        // Unlike a daemon, a client would give up at any other fault of ours.
+        Err(error) => Err(Refusal::unavailable(error)),
+    }
 }
 
 /// The agent that the session token stands for.
@@ -222,7 +245,7 @@ pub(super) async fn agent(plane: &Plane, headers: &HeaderMap) -> Result<AgentRec
     let unknown = |why: &str| {
         Refusal::new(StatusCode::UNAUTHORIZED, "Workspace agent not authorized.").because(why)
     };
-    let token = secret(headers, SESSION_TOKEN);
+    let token = session_token(headers);
     let token = token.ok_or_else(|| unknown("Coder-Session-Token is missing"))?;
     match plane.agent_by_token(&token).await {
         Ok(agent) => Ok(agent),
@@ -236,6 +259,11 @@ pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
     let mut all = form_urlencoded::parse(query.as_bytes());
     let found = all.find(|(key, value)| key == name && !value.is_empty())?;
     Some(found.1.into_owned())
+}
+
+/// Whether there is a parameter, with or without a value.
+pub(super) fn has_parameter(query: &str, name: &str) -> bool {
+    form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == name)
 }
 
 /// Accepts every minor version up to ours.
@@ -298,6 +326,24 @@ mod tests {
                 "{asked}"
             );
         }
+    }
+
+    #[test]
+    fn a_session_token_comes_in_its_header_or_in_a_cookie() {
+        let token = |pairs: &[(&'static str, &'static str)]| {
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let found = session_token(&HeaderMap::from_iter(headers));
+            found.map(|token| token.expose().to_owned())
+        };
+        let cookie = ("cookie", "a=b; coder_session_token=two; c=d");
+
+        assert_eq!(token(&[cookie]).as_deref(), Some("two"));
+        let both = token(&[(SESSION_TOKEN, "one"), cookie]);
+        assert_eq!(both.as_deref(), Some("one"));
+        assert_eq!(token(&[("cookie", "coder_session_token=; x")]), None);
+        assert_eq!(token(&[]), None);
     }
 
     #[test]

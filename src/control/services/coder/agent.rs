@@ -5,21 +5,30 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use prost_types::Duration;
-use sha2::{Digest as _, Sha256};
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::peer::{Question, unary, unknown};
+use super::peer::{Question, bytes, unary, unknown};
 use crate::{
     control::{
+        agent_ids::{app_id, log_source_id, script_id},
+        agent_log,
+        board::{Health, ScriptEnd, Traffic},
         model::{AgentId, AgentRecord, Lifecycle},
         plane::{AgentFacts, Plane, RequestError},
         store::AgentChange,
     },
-    job::{Agent, AgentMetadata, App, Env, Script, SharingLevel},
+    job::{Agent, AgentMetadata, App, Env, LogLevel, Script, SharingLevel},
     proto::{
-        coder::agent::v2::{self as wire, lifecycle::State, workspace_app},
+        coder::agent::v2::{
+            self as wire,
+            lifecycle::State,
+            log::Level,
+            timing::{Stage, Status},
+            workspace_app,
+        },
         provisionerd::Empty,
     },
     transport::drpc::CallError,
@@ -56,29 +65,26 @@ pub(super) async fn answer(
             .await
         }
         "UpdateStats" => {
-            unary(answer, |_: wire::UpdateStatsRequest| async {
+            unary(answer, |request: wire::UpdateStatsRequest| async {
+                if let Some(stats) = request.stats {
+                    let traffic = traffic(plane, &stats);
+                    plane.hear(id, |said| said.traffic = Some(traffic));
+                }
                 let report_interval = Some(seconds(REPORT));
                 Ok(wire::UpdateStatsResponse { report_interval })
             })
             .await
         }
         "BatchUpdateAppHealths" => {
-            unary(answer, |_: wire::BatchUpdateAppHealthRequest| async {
-                Ok(wire::BatchUpdateAppHealthResponse {})
-            })
-            .await
+            unary(answer, |request| health(plane, agent, request)).await
         }
         "BatchUpdateMetadata" => {
-            unary(answer, |_: wire::BatchUpdateMetadataRequest| async {
-                Ok(wire::BatchUpdateMetadataResponse {})
-            })
-            .await
+            unary(answer, |request| async move { Ok(metadata(plane, id, request)) }).await
         }
-        "BatchCreateLogs" => unary(answer, |request| async move { Ok(logs(id, request)) }).await,
+        "BatchCreateLogs" => unary(answer, |request| logs(plane, id, request)).await,
         "ScriptCompleted" => {
             unary(answer, |request: wire::WorkspaceAgentScriptCompletedRequest| async {
-                let timing = request.timing.unwrap_or_default();
-                info!(%id, exit_code = timing.exit_code, stage = ?timing.stage(), "a script of an agent ended");
+                script_ended(plane, id, &request.timing.unwrap_or_default())?;
                 Ok(wire::WorkspaceAgentScriptCompletedResponse {})
             })
             .await
@@ -162,12 +168,129 @@ async fn lifecycle(
     Ok(lifecycle)
 }
 
-fn logs(id: AgentId, request: wire::BatchCreateLogsRequest) -> wire::BatchCreateLogsResponse {
-    for log in request.logs {
-        let line: String = log.output.chars().take(MAX_TEXT).collect();
-        debug!(%id, line, "an agent says");
+async fn logs(
+    plane: &Plane,
+    id: AgentId,
+    request: wire::BatchCreateLogsRequest,
+) -> Result<wire::BatchCreateLogsResponse, RequestError> {
+    if request.logs.is_empty() {
+        return Ok(wire::BatchCreateLogsResponse::default());
     }
-    wire::BatchCreateLogsResponse::default()
+    let source = uuid(&request.log_source_id, "log source")?;
+    let line = |log: wire::Log| agent_log::Line {
+        level: match log.level() {
+            Level::Trace => LogLevel::Trace,
+            Level::Debug => LogLevel::Debug,
+            // Agents of old do not say.
+            Level::Unspecified | Level::Info => LogLevel::Info,
+            Level::Warn => LogLevel::Warn,
+            Level::Error => LogLevel::Error,
+        },
+        output: log.output,
+    };
+    let lines = request.logs.into_iter().map(line).collect();
+    let is_kept = plane.keep_agent_log(id, source, lines).await?;
+    Ok(wire::BatchCreateLogsResponse {
+        log_limit_exceeded: !is_kept,
+    })
+}
+
+/// Whatever is wrong with a report, the agent goes on: one that gets an error here would hang up.
+fn metadata(
+    plane: &Plane,
+    id: AgentId,
+    request: wire::BatchUpdateMetadataRequest,
+) -> wire::BatchUpdateMetadataResponse {
+    let values = request.metadata.into_iter().map(|measured| {
+        let result = measured.result.unwrap_or_default();
+        (measured.key, result.value, result.error)
+    });
+    let now = plane.now();
+    if let Err(error) = plane.hear(id, |said| said.measure(values, now)) {
+        debug!(%id, %error, "not all that an agent measured is kept");
+    }
+    wire::BatchUpdateMetadataResponse {}
+}
+
+async fn health(
+    plane: &Plane,
+    agent: &AgentRecord,
+    request: wire::BatchUpdateAppHealthRequest,
+) -> Result<wire::BatchUpdateAppHealthResponse, RequestError> {
+    let facts = plane.agent_facts(agent.clone()).await?;
+    let mut heard = Vec::new();
+    for update in request.updates {
+        let id = uuid(&update.id, "app")?;
+        let mut watched = facts.agent.apps.iter();
+        if !watched.any(|app| app.healthcheck.is_some() && app_id(agent.id, app) == id) {
+            let why = format!("there is no app {id} whose health is looked at");
+            return Err(RequestError::Invalid(why));
+        }
+        let health = match update.health() {
+            wire::AppHealth::Disabled => Health::Disabled,
+            wire::AppHealth::Initializing => Health::Initializing,
+            wire::AppHealth::Healthy => Health::Healthy,
+            wire::AppHealth::Unhealthy => Health::Unhealthy,
+            wire::AppHealth::Unspecified => {
+                let why = format!("unknown health {}", update.health);
+                return Err(RequestError::Invalid(why));
+            }
+        };
+        heard.push((id, health));
+    }
+    plane.hear(agent.id, |said| {
+        for (app, health) in heard {
+            said.is_healthy(app, health);
+        }
+    });
+    Ok(wire::BatchUpdateAppHealthResponse {})
+}
+
+fn traffic(plane: &Plane, stats: &wire::Stats) -> Traffic {
+    Traffic {
+        connections: stats.connection_count,
+        received_bytes: stats.rx_bytes,
+        sent_bytes: stats.tx_bytes,
+        ssh_sessions: stats.session_count_ssh,
+        reported_at: plane.now(),
+    }
+}
+
+fn script_ended(plane: &Plane, id: AgentId, timing: &wire::Timing) -> Result<(), RequestError> {
+    let script = uuid(&timing.script_id, "script")?;
+    let end = ScriptEnd {
+        stage: match timing.stage() {
+            Stage::Start => "start",
+            Stage::Stop => "stop",
+            Stage::Cron => "cron",
+        },
+        status: match timing.status() {
+            Status::Ok => "ok",
+            Status::ExitFailure => "exit_failure",
+            Status::TimedOut => "timed_out",
+            Status::PipesLeftOpen => "pipes_left_open",
+        },
+        exit_code: timing.exit_code,
+        started_at: time(timing.start.as_ref(), "start")?,
+        ended_at: time(timing.end.as_ref(), "end")?,
+    };
+    if end.started_at > end.ended_at {
+        let why = "a script ended before it started".to_owned();
+        return Err(RequestError::Invalid(why));
+    }
+    info!(%id, exit_code = end.exit_code, end.stage, end.status, "a script of an agent ended");
+    plane.hear(id, |said| said.has_ended(script, end));
+    Ok(())
+}
+
+fn uuid(bytes: &[u8], what: &str) -> Result<Uuid, RequestError> {
+    let malformed = |_| RequestError::Invalid(format!("id of a {what} is no UUID"));
+    Uuid::from_slice(bytes).map_err(malformed)
+}
+
+fn time(at: Option<&prost_types::Timestamp>, what: &str) -> Result<Timestamp, RequestError> {
+    let at = at.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
+    at.ok_or_else(|| RequestError::Invalid(format!("a script's {what} is no time")))
 }
 
 fn seconds(seconds: i64) -> Duration {
@@ -180,20 +303,6 @@ fn as_nanoseconds(seconds: i64) -> Duration {
         seconds: seconds / 1_000_000_000,
         nanos: i32::try_from(seconds % 1_000_000_000).unwrap_or_default(),
     }
-}
-
-fn bytes(id: Uuid) -> bytes::Bytes {
-    bytes::Bytes::copy_from_slice(id.as_bytes())
-}
-
-/// Ids of what has none: the same whenever it is asked for.
-fn derived(agent: AgentId, what: &str) -> bytes::Bytes {
-    let digest = Sha256::new()
-        .chain_update(agent.0.as_bytes())
-        .chain_update(what)
-        .finalize();
-    let first: [u8; 16] = digest[..16].try_into().expect("a digest has 32 bytes");
-    bytes(uuid::Builder::from_custom_bytes(first).into_uuid())
 }
 
 fn manifest(plane: &Plane, facts: AgentFacts) -> wire::Manifest {
@@ -252,7 +361,7 @@ fn environment(agent: &Agent) -> BTreeMap<String, String> {
 
 fn script(agent: AgentId, at: usize, script: &Script) -> wire::WorkspaceAgentScript {
     wire::WorkspaceAgentScript {
-        log_source_id: derived(agent, &format!("log source {at}")),
+        log_source_id: bytes(log_source_id(agent, at)),
         log_path: script.log_path.clone(),
         script: script.script.clone(),
         cron: script.cron.clone(),
@@ -261,7 +370,7 @@ fn script(agent: AgentId, at: usize, script: &Script) -> wire::WorkspaceAgentScr
         start_blocks_login: script.start_blocks_login,
         timeout: Some(seconds(script.timeout_seconds.into())),
         display_name: script.display_name.clone(),
-        id: derived(agent, &format!("script {at}")),
+        id: bytes(script_id(agent, at)),
     }
 }
 
@@ -277,10 +386,7 @@ fn app(agent: AgentId, app: &App) -> wire::WorkspaceApp {
         SharingLevel::Public => workspace_app::SharingLevel::Public,
     };
     wire::WorkspaceApp {
-        id: app
-            .id
-            .parse()
-            .map_or_else(|_| derived(agent, &app.slug), bytes),
+        id: bytes(app_id(agent, app)),
         url: app.url.clone(),
         external: app.external,
         slug: app.slug.clone(),

@@ -22,13 +22,13 @@ use uuid::Uuid;
 use super::{
     admission,
     answer::Refusal,
-    peer::{Peer, Who},
+    peer::{Client, Peer, Who},
     upgrade,
 };
 use crate::{
     control::{
         model::AgentId,
-        plane::{AgentFacts, Plane},
+        plane::{AgentFacts, Caller, Plane},
     },
     net::listener::Upgraded,
     tailnet::API_VERSION,
@@ -38,6 +38,7 @@ use crate::{
 pub(super) fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route("/api/v2/workspaceagents/me/rpc", get(rpc))
+        .route("/api/v2/workspaceagents/me/reinit", get(reinit))
         .route("/api/v2/workspaceagents/connection", get(connection))
         .route(
             "/api/v2/workspaceagents/{agent}/connection",
@@ -47,6 +48,7 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
             "/api/v2/workspaceagents/{agent}/coordinate",
             get(coordinate),
         )
+        .route("/api/v2/tailnet", get(tailnet))
         .route("/derp", get(derp))
         .route("/derp/latency-check", get(|| async { StatusCode::OK }))
 }
@@ -74,16 +76,61 @@ async fn rpc(
     become_peer(Peer { plane, who }, &upgraded, request)
 }
 
+/// No workspace here waits for an owner; an agent that hears so does not ask again.
+async fn reinit(State(plane): State<Arc<Plane>>, headers: HeaderMap) -> Result<Response, Refusal> {
+    admission::agent(&plane, &headers).await?;
+    let why = "This workspace is no prebuilt one.";
+    Err(Refusal::new(StatusCode::CONFLICT, why))
+}
+
 async fn coordinate(
     State(plane): State<Arc<Plane>>,
     Path(agent): Path<String>,
     Extension(upgraded): Extension<Upgraded>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    check_version(request.uri().query().unwrap_or_default(), "1.0")?;
-    let facts = find(&plane, request.headers(), &agent).await?;
-    let who = Who::Client(Uuid::new_v4(), facts.record.id);
+    let query = request.uri().query().unwrap_or_default();
+    check_version(query, "1.0")?;
+    let (caller, facts) = find(&plane, request.headers(), &agent).await?;
+    let who = Who::Client(Client {
+        id: peer_id(&plane, &caller, query)?,
+        caller,
+        agent: Some(facts.record.id),
+    });
     become_peer(Peer { plane, who }, &upgraded, request)
+}
+
+/// A client that goes to all agents of whoever started it.
+async fn tailnet(
+    State(plane): State<Arc<Plane>>,
+    Extension(upgraded): Extension<Upgraded>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let query = request.uri().query().unwrap_or_default();
+    check_version(query, "2.0")?;
+    let caller = admission::caller(&plane, request.headers()).await?;
+    let who = Who::Client(Client {
+        id: peer_id(&plane, &caller, query)?,
+        caller,
+        agent: None,
+    });
+    become_peer(Peer { plane, who }, &upgraded, request)
+}
+
+/// The id of a client: the one that it had before if it can prove that, else a new one.
+fn peer_id(plane: &Plane, caller: &Caller, query: &str) -> Result<Uuid, Refusal> {
+    let Some(token) = admission::parameter(query, "resume_token") else {
+        return Ok(Uuid::new_v4());
+    };
+    let resumed = plane.resumed(caller, &token).map_err(|why| {
+        // Clients read the field, and come back without a token.
+        Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "The resume token is not accepted.",
+        )
+        .at("resume_token", why.to_string())
+    })?;
+    Ok(resumed.unwrap_or_else(Uuid::new_v4))
 }
 
 fn become_peer(peer: Peer, upgraded: &Upgraded, request: Request) -> Result<Response, Refusal> {
@@ -97,13 +144,19 @@ pub(super) async fn find(
     plane: &Plane,
     headers: &HeaderMap,
     agent: &str,
-) -> Result<AgentFacts, Refusal> {
+) -> Result<(Caller, AgentFacts), Refusal> {
     let caller = admission::caller(plane, headers).await?;
-    let id: AgentId = agent.parse().map_err(|_| {
-        let message = format!("Invalid UUID {agent:?}.");
+    let facts = plane.agent(&caller, agent_id(agent)?).await;
+    let facts = facts.map_err(Refusal::unavailable)?;
+    Ok((caller, facts))
+}
+
+/// The id in an address.
+pub(super) fn agent_id(text: &str) -> Result<AgentId, Refusal> {
+    text.parse().map_err(|_| {
+        let message = format!("Invalid UUID {text:?}.");
         Refusal::new(StatusCode::BAD_REQUEST, message)
-    })?;
-    plane.agent(&caller, id).await.map_err(Refusal::unavailable)
+    })
 }
 
 async fn connection(

@@ -14,15 +14,18 @@ use tokio::{
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::{agent, upgrade::Socket};
+use super::{agent, updates, upgrade::Socket};
 use crate::{
     control::{
         model::{AgentId, AgentRecord},
-        plane::{Plane, RequestError},
+        plane::{Caller, Plane, RequestError},
         store::AgentChange,
     },
-    proto::coder::tailnet::v2::{CoordinateRequest, CoordinateResponse},
-    tailnet::coordinator::Auth,
+    proto::coder::tailnet::v2::{
+        CoordinateRequest, CoordinateResponse, RefreshResumeTokenRequest,
+        RefreshResumeTokenResponse,
+    },
+    tailnet::coordinator::{Auth, Refusal},
     transport::{
         drpc::{self, Answer, CallError},
         yamux::{self, Stream},
@@ -62,8 +65,19 @@ pub(super) struct Peer {
 pub(super) enum Who {
     /// An agent.
     Agent(AgentRecord),
-    /// A client with an id of its own, on its way to an agent.
-    Client(Uuid, AgentId),
+    /// Somebody on the way to agents.
+    Client(Client),
+}
+
+/// A client, which a person has started.
+#[derive(Clone)]
+pub(super) struct Client {
+    /// Its own id.
+    pub(super) id: Uuid,
+    /// Who started it.
+    pub(super) caller: Caller,
+    /// Where it goes; `None` for any agent that the person may reach.
+    pub(super) agent: Option<AgentId>,
 }
 
 impl Peer {
@@ -97,6 +111,9 @@ impl Peer {
                 }
                 _ = beat.tick() => if !self.is_current().await {
                     info!("a newer build took the agent's place");
+                    if let Who::Agent(agent) = &self.who {
+                        self.plane.forget_agent(agent.id);
+                    }
                     break;
                 },
             }
@@ -109,7 +126,10 @@ impl Peer {
     async fn is_current(&self) -> bool {
         let id = match &self.who {
             Who::Agent(agent) => agent.id,
-            Who::Client(_, agent) => *agent,
+            Who::Client(Client {
+                agent: Some(agent), ..
+            }) => *agent,
+            Who::Client(Client { agent: None, .. }) => return true,
         };
         if matches!(self.who, Who::Agent(_))
             && let Err(error) = self.plane.change_agent(id, AgentChange::Seen).await
@@ -141,6 +161,15 @@ impl Peer {
                 })
                 .await
             }
+            (Some("RefreshResumeToken"), _, Who::Client(client)) => {
+                unary(answer, |_: RefreshResumeTokenRequest| async {
+                    Ok(self.resume_token(client))
+                })
+                .await
+            }
+            (Some("WorkspaceUpdates"), _, Who::Client(client)) => {
+                updates::tell(&self.plane, &client.caller, answer).await
+            }
             (_, Some(name), Who::Agent(record)) => {
                 let answered = agent::answer(&self.plane, record, name, answer);
                 let late = |_| Err(CallError::Lost(std::io::ErrorKind::TimedOut.into()));
@@ -156,9 +185,11 @@ impl Peer {
     async fn coordinate(&self, mut answer: Question) -> Result<(), CallError> {
         let (id, auth) = match &self.who {
             Who::Agent(agent) => (agent.id.0, Auth::Agent(agent.id.0)),
-            Who::Client(id, agent) => {
-                let agent = agent.0;
-                (*id, Auth::Client(Box::new(move |id| id == agent)))
+            Who::Client(Client { id, agent, .. }) => {
+                let only = agent.map(|agent| agent.0);
+                // What is not only one is looked up before it comes to the coordinator.
+                let may = move |id| only.is_none_or(|only| only == id);
+                (*id, Auth::Client(Box::new(may)))
             }
         };
         let (seat, mut told) = self.plane.coordinator().connect(id, auth);
@@ -167,7 +198,11 @@ impl Peer {
                 request = answer.receive::<CoordinateRequest>() => match request? {
                     Some(request) => {
                         let is_last = request.disconnect.is_some();
-                        if let Err(refusal) = seat.request(request) {
+                        let done = match self.look_up(&request).await {
+                            Ok(()) => seat.request(request),
+                            Err(refusal) => Err(refusal),
+                        };
+                        if let Err(refusal) = done {
                             drain(&mut answer, &mut told).await?;
                             let last = CoordinateResponse {
                                 error: refusal.to_string(),
@@ -200,6 +235,50 @@ impl Peer {
         }
     }
 
+    /// Whether a client that may go to several agents may go to the one that it asks for.
+    async fn look_up(&self, request: &CoordinateRequest) -> Result<(), Refusal> {
+        let (
+            Who::Client(Client {
+                caller,
+                agent: None,
+                ..
+            }),
+            Some(tunnel),
+        ) = (&self.who, &request.add_tunnel)
+        else {
+            return Ok(());
+        };
+        // The coordinator itself refuses what is no id.
+        let Ok(id) = Uuid::from_slice(&tunnel.id) else {
+            return Ok(());
+        };
+        match self.plane.may_reach(caller, AgentId(id)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refusal::Authorization("this agent is not there for you")),
+            Err(error) => {
+                debug!(%id, %error, "cannot tell whose an agent is");
+                let why = "the server cannot tell now whose this agent is";
+                Err(Refusal::Authorization(why))
+            }
+        }
+    }
+
+    fn resume_token(&self, client: &Client) -> RefreshResumeTokenResponse {
+        let (token, until) = self.plane.resume_token(&client.caller, client.id);
+        let left = until.duration_since(self.plane.now()).as_secs();
+        RefreshResumeTokenResponse {
+            token: token.expose().to_owned(),
+            refresh_in: Some(prost_types::Duration {
+                seconds: left / 2,
+                nanos: 0,
+            }),
+            expires_at: Some(prost_types::Timestamp {
+                seconds: until.as_second(),
+                nanos: until.subsec_nanosecond(),
+            }),
+        }
+    }
+
     /// Ours is the only relay, and it stays where it is.
     async fn derp_maps(&self, mut answer: Question) -> Result<(), CallError> {
         send(&mut answer, &self.plane.derp_map().to_wire()).await?;
@@ -218,11 +297,15 @@ async fn drain(
     Ok(())
 }
 
-async fn send(answer: &mut Question, message: &impl Message) -> Result<(), CallError> {
+pub(super) async fn send(answer: &mut Question, message: &impl Message) -> Result<(), CallError> {
     let late = |_| Err(CallError::Lost(std::io::ErrorKind::TimedOut.into()));
     timeout(SEND_TIMEOUT, answer.send(message))
         .await
         .unwrap_or_else(late)
+}
+
+pub(super) fn bytes(id: Uuid) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(id.as_bytes())
 }
 
 /// Both words are looked for by those who can do without.

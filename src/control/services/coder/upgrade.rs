@@ -28,14 +28,21 @@ pub(super) struct Socket(OnUpgrade);
 
 /// What it is then.
 pub(super) type Bytes = ByteStream<TokioIo<hyper::upgrade::Upgraded>>;
+/// The same for those to whom messages mean something.
+pub(super) type Messages = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 impl Socket {
     /// Waits for the connection.
     pub(super) async fn open(self) -> Result<Bytes, hyper::Error> {
+        let socket = self.open_messages().await?;
+        Ok(ByteStream::new(socket).ending_with(CloseCode::Away))
+    }
+
+    /// The same, with its messages.
+    pub(super) async fn open_messages(self) -> Result<Messages, hyper::Error> {
         let io = TokioIo::new(self.0.await?);
         let config = Some(websocket::config());
-        let socket = WebSocketStream::from_raw_socket(io, Role::Server, config).await;
-        Ok(ByteStream::new(socket).ending_with(CloseCode::Away))
+        Ok(WebSocketStream::from_raw_socket(io, Role::Server, config).await)
     }
 }
 

@@ -13,14 +13,16 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{admission, answer::Refusal, overlay};
+use super::{admission, answer::Refusal, logs, overlay};
 use crate::{
     control::{
-        model::{AgentRecord, Build, JobStatus, Organization, Workspace},
-        plane::{AgentFacts, Caller, Plane, RequestError},
+        agent_ids::{app_id, log_source_id, script_id},
+        board::Said,
+        model::{AgentRecord, Build, JobRecord, JobStatus, Organization, Workspace},
+        plane::{AgentFacts, AgentStatus, Caller, Plane, RequestError},
         store::WorkspaceFilter,
     },
-    job::{Agent, Resource, Transition},
+    job::{Agent, App, DisplayApps, Resource, Script, Transition},
     tailnet::API_VERSION,
 };
 
@@ -35,7 +37,7 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
         .route("/api/v2/workspaces", get(workspaces))
         .route("/api/v2/workspaces/{workspace}", get(workspace))
         .route("/api/v2/workspaceagents/{agent}", get(agent))
-        .route("/api/v2/workspaceagents/{agent}/logs", get(logs))
+        .route("/api/v2/workspaceagents/{agent}/logs", get(logs::logs))
 }
 
 async fn user(
@@ -133,7 +135,7 @@ async fn as_json(
 ) -> Result<Value, RequestError> {
     let build = plane.store().latest_build(workspace.id).await?;
     let build = match build {
-        Some(build) => build_as_json(plane, workspace, &build).await?,
+        Some(build) => build_as_json(plane, organization, workspace, &build).await?,
         None => Value::Null,
     };
     Ok(json!({
@@ -154,11 +156,16 @@ async fn as_json(
 
 async fn build_as_json(
     plane: &Plane,
+    organization: &Organization,
     workspace: &Workspace,
     build: &Build,
 ) -> Result<Value, RequestError> {
     let job = plane.store().job(build.job_id).await?;
-    let status = job.as_ref().map_or(JobStatus::Queued, |job| job.status());
+    let job = job.ok_or_else(|| RequestError::NotFound {
+        what: "job",
+        name: build.job_id.to_string(),
+    })?;
+    let status = job.status();
     let made = plane.made(build.id).await?;
     let agents = plane.store().agents(workspace.id).await?;
     let of = |resource: &Resource| -> Vec<Value> {
@@ -192,11 +199,33 @@ async fn build_as_json(
         "build_number": build.number,
         "transition": transition(build.transition),
         "status": status_of(build.transition, status),
-        "job": { "id": build.job_id, "status": job_status(status) },
+        "job": job_as_json(organization, &job),
         "created_at": build.created_at,
         "updated_at": workspace.updated_at,
         "resources": resources,
     }))
+}
+
+/// Clients wait for a job as long as it has no `completed_at`.
+fn job_as_json(organization: &Organization, job: &JobRecord) -> Value {
+    json!({
+        "id": job.id,
+        "organization_id": organization.id,
+        "initiator_id": job.initiator_id,
+        "type": "workspace_build",
+        "status": job_status(job.status()),
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "canceled_at": job.canceled_at,
+        "completed_at": job.completed_at,
+        "worker_id": job.worker,
+        "worker_name": job.worker_name,
+        "error": job.error,
+        "tags": job.tags,
+        "input": {},
+        "queue_position": 0,
+        "queue_size": 0,
+    })
 }
 
 fn transition(transition: Transition) -> &'static str {
@@ -238,31 +267,19 @@ async fn agent(
     Path(agent): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let AgentFacts { record, agent, .. } = overlay::find(&plane, &headers, &agent).await?;
+    let (_, facts) = overlay::find(&plane, &headers, &agent).await?;
+    let AgentFacts { record, agent, .. } = facts;
     Ok(Json(agent_as_json(&plane, &record, &agent)))
 }
 
-/// None are kept beyond our own log.
-async fn logs(
-    State(plane): State<Arc<Plane>>,
-    Path(agent): Path<String>,
-    headers: HeaderMap,
-) -> Result<Json<Value>, Refusal> {
-    overlay::find(&plane, &headers, &agent).await?;
-    Ok(Json(json!([])))
-}
-
 fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) -> Value {
-    let is_connected = plane.coordinator().is_connected(record.id.0);
-    let status = match (is_connected, record.first_connected_at) {
-        (true, _) => "connected",
-        (false, Some(_)) => "disconnected",
-        (false, None) => "connecting",
-    };
+    let (status, said) = (plane.agent_status(record), plane.said(record.id));
+    let scripts = || agent.scripts.iter().enumerate();
     json!({
         "id": record.id,
         "name": record.name,
-        "status": status,
+        "created_at": record.created_at,
+        "status": status.as_str(),
         "lifecycle_state": record.lifecycle.as_str(),
         "first_connected_at": record.first_connected_at,
         "last_connected_at": record.last_connected_at,
@@ -275,10 +292,97 @@ fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) -> Value {
         "connection_timeout_seconds": agent.connection_timeout_seconds,
         "troubleshooting_url": agent.troubleshooting_url,
         "subsystems": [],
-        "display_apps": [],
-        "apps": [],
-        "scripts": [],
-        "log_sources": [],
-        "health": { "healthy": is_connected },
+        "display_apps": display_apps(&agent.display_apps),
+        "apps": agent.apps.iter().map(|app| app_as_json(record, &said, app)).collect::<Vec<_>>(),
+        "scripts": scripts().map(|(at, it)| script_as_json(record, at, it)).collect::<Vec<_>>(),
+        "log_sources": scripts().map(|(at, it)| source_as_json(record, at, it)).collect::<Vec<_>>(),
+        "metadata": metadata_as_json(agent, &said),
+        "health": { "healthy": status == AgentStatus::Connected },
     })
+}
+
+fn display_apps(offered: &DisplayApps) -> Vec<&'static str> {
+    let all = [
+        ("vscode", offered.vscode),
+        ("vscode_insiders", offered.vscode_insiders),
+        ("web_terminal", offered.web_terminal),
+        ("port_forwarding_helper", offered.port_forwarding_helper),
+        ("ssh_helper", offered.ssh_helper),
+    ];
+    let offered = all.into_iter().filter(|(_, is_offered)| *is_offered);
+    offered.map(|(name, _)| name).collect()
+}
+
+fn app_as_json(record: &AgentRecord, said: &Said, app: &App) -> Value {
+    let id = app_id(record.id, app);
+    let check = app.healthcheck.clone().unwrap_or_default();
+    json!({
+        "id": id,
+        "url": app.url,
+        "external": app.external,
+        "slug": app.slug,
+        "display_name": app.display_name,
+        "command": app.command,
+        "icon": app.icon,
+        "subdomain": app.subdomain,
+        "sharing_level": app.sharing_level,
+        "healthcheck": {
+            "url": check.url,
+            "interval": check.interval,
+            "threshold": check.threshold,
+        },
+        "health": said.health_of(record.id, app).as_str(),
+        "group": app.group,
+        "hidden": app.hidden,
+        "open_in": app.open_in,
+        "tooltip": app.tooltip,
+        "statuses": [],
+    })
+}
+
+fn script_as_json(record: &AgentRecord, at: usize, script: &Script) -> Value {
+    json!({
+        "id": script_id(record.id, at),
+        "log_source_id": log_source_id(record.id, at),
+        "log_path": script.log_path,
+        "script": script.script,
+        "cron": script.cron,
+        "run_on_start": script.run_on_start,
+        "run_on_stop": script.run_on_stop,
+        "start_blocks_login": script.start_blocks_login,
+        // Go has durations in nanoseconds.
+        "timeout": i64::from(script.timeout_seconds) * 1_000_000_000,
+        "display_name": script.display_name,
+    })
+}
+
+fn source_as_json(record: &AgentRecord, at: usize, script: &Script) -> Value {
+    json!({
+        "workspace_agent_id": record.id,
+        "id": log_source_id(record.id, at),
+        "display_name": script.display_name,
+        "icon": script.icon,
+    })
+}
+
+/// Coder's clients ask for it elsewhere; ours read it here.
+fn metadata_as_json(agent: &Agent, said: &Said) -> Vec<Value> {
+    let measured = agent.metadata.iter().map(|described| {
+        let result = said.measured.get(&described.key);
+        json!({
+            "description": {
+                "key": described.key,
+                "display_name": described.display_name,
+                "script": described.script,
+                "interval": described.interval,
+                "timeout": described.timeout,
+            },
+            "result": result.map(|it| json!({
+                "collected_at": it.collected_at,
+                "value": it.value,
+                "error": it.error,
+            })),
+        })
+    });
+    measured.collect()
 }

@@ -111,7 +111,7 @@ fn gone(job: JobId) -> StoreError {
 }
 
 /// The condition under which a job has a status; the same as [`JobRecord::status`].
-fn condition(status: JobStatus) -> &'static str {
+pub(super) fn condition(status: JobStatus) -> &'static str {
     match status {
         JobStatus::Queued => {
             "(completed_at IS NULL AND error = '' AND canceled_at IS NULL AND started_at IS NULL)"
@@ -142,6 +142,9 @@ async fn apply(change: &mut Transaction<'_, Db>, end: &End) -> Result<(), StoreE
         } => {
             for new in agents {
                 agents::insert(change, *build, new).await?;
+            }
+            if *deleted || !agents.is_empty() {
+                agents::drop_older_logs(change, *build).await?;
             }
             workspaces::finish_build(change, *build, state, made.as_ref(), *deleted, end.now).await
         }

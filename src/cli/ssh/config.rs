@@ -1,0 +1,141 @@
+//! `outpost config-ssh`.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+
+use super::SUFFIX;
+use crate::{
+    cli::{exit::UsageError, output, remote::Remote},
+    connect::Server,
+    files,
+};
+
+/// Let `ssh WORKSPACE.outpost` lead to workspaces
+///
+/// Writes one section into the configuration of OpenSSH, and leaves the rest of the file alone.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct ConfigSsh {
+    /// The file
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "OUTPOST_SSH_CONFIG_FILE",
+        default_value = "~/.ssh/config"
+    )]
+    ssh_config_file: PathBuf,
+    /// Print the section, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+const BEGIN: &str = "# ---- outpost: begin ----";
+const END: &str = "# ---- outpost: end ----";
+
+/// The file with our section replaced, or added at its end.
+fn with_section(text: &str, section: &str) -> Result<String, UsageError> {
+    let block = format!("{BEGIN}\n{section}{END}\n");
+    match (text.find(BEGIN), text.find(END)) {
+        (None, None) => {
+            let gap = if text.is_empty() || text.ends_with("\n\n") {
+                ""
+            } else {
+                "\n"
+            };
+            let gap = if text.is_empty() || text.ends_with('\n') {
+                gap
+            } else {
+                "\n\n"
+            };
+            Ok(format!("{text}{gap}{block}"))
+        }
+        (Some(begin), Some(end)) if begin < end => {
+            let rest = &text[end + END.len()..];
+            let rest = rest.strip_prefix('\n').unwrap_or(rest);
+            Ok(format!("{}{block}{rest}", &text[..begin]))
+        }
+        (_, _) => Err(UsageError(
+            "the configuration has one of the two lines that enclose our section; remove it".into(),
+        )),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('%', "%%").replace('"', "\\\""))
+}
+
+impl ConfigSsh {
+    pub(in crate::cli) async fn exec(self) -> anyhow::Result<()> {
+        let server: Server = self.remote.server()?;
+        // Whoever is refused now would be so at each login.
+        let workspaces = server.workspaces().await?;
+        let program = std::env::current_exe().context("failed to find this program")?;
+        let program = quoted(&program.display().to_string());
+        let options: Vec<String> = self.remote.options().iter().map(|it| quoted(it)).collect();
+        let options = options.join(" ");
+        let section = format!(
+            "# Written by `outpost config-ssh`; what is between these lines will be replaced.\n\
+             Host *{SUFFIX}\n\
+             \x20 ConnectTimeout 0\n\
+             \x20 StrictHostKeyChecking no\n\
+             \x20 UserKnownHostsFile /dev/null\n\
+             \x20 LogLevel ERROR\n\
+             \x20 ProxyCommand {program} ssh --stdio {options} %h\n"
+        );
+        if self.dry_run {
+            output::line(section.trim_end())?;
+            return Ok(());
+        }
+        let path = expanded(&self.ssh_config_file);
+        // What is a link stays one.
+        let path = fs::canonicalize(&path).unwrap_or(path);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                return Err(error).context(format!("failed to read `{}`", path.display()));
+            }
+        };
+        let text = with_section(&text, &section)?;
+        if let Some(parent) = path.parent() {
+            files::create_private_dir(parent)?;
+        }
+        files::write_private(&path, text.as_bytes())
+            .with_context(|| format!("failed to write `{}`", path.display()))?;
+        let first = workspaces.first().map_or("WORKSPACE", |it| &*it.name);
+        output::note(&format!(
+            "Wrote `{}`. Try: ssh {first}{SUFFIX}",
+            path.display()
+        ));
+        Ok(())
+    }
+}
+
+fn expanded(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::var_os("HOME")) {
+        (Ok(rest), Some(home)) => PathBuf::from(home).join(rest),
+        (_, _) => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_section_is_replaced_and_the_rest_stays() {
+        let first = with_section("Host a\n  User b\n", "x\n").unwrap();
+        assert_eq!(first, format!("Host a\n  User b\n\n{BEGIN}\nx\n{END}\n"));
+        let second = with_section(&format!("{first}Host c\n"), "y\n").unwrap();
+        assert_eq!(
+            second,
+            format!("Host a\n  User b\n\n{BEGIN}\ny\n{END}\nHost c\n")
+        );
+        assert!(with_section(BEGIN, "x\n").is_err());
+    }
+}

@@ -1,0 +1,249 @@
+//! What agents said last of themselves, for whoever looks at their workspaces. Pure; it is gone with the process.
+//!
+//! # Source
+//! coder `coderd/agentapi/metadata.go`: limits, and what becomes of what is over them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::{
+    control::{agent_ids::app_id, model::AgentId},
+    job::App,
+};
+
+/// Agents that are remembered at a time.
+const MAX_AGENTS: usize = 4096;
+/// Values, apps and scripts of one agent.
+const MAX_ENTRIES: usize = 256;
+/// Bytes of the keys in one report, and of one value.
+const MAX_KEYS: usize = 6144;
+const MAX_VALUE: usize = 2048;
+
+/// A value that an agent measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// What its script printed.
+    pub value: String,
+    /// Why there is no newer one.
+    pub error: String,
+    /// When it came here.
+    pub collected_at: Timestamp,
+}
+
+/// How an app is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is Coder's word for it")]
+pub enum Health {
+    Disabled,
+    Initializing,
+    Healthy,
+    Unhealthy,
+}
+
+impl Health {
+    /// The name in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Initializing => "initializing",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// How a script ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptEnd {
+    /// `start`, `stop` or `cron`.
+    pub stage: &'static str,
+    /// `ok`, `exit_failure`, `timed_out` or `pipes_left_open`.
+    pub status: &'static str,
+    /// What it ended with.
+    pub exit_code: i32,
+    /// By the agent's clock.
+    pub started_at: Timestamp,
+    /// By the agent's clock.
+    pub ended_at: Timestamp,
+}
+
+/// What an agent carried since its report before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// Connections that were open.
+    pub connections: i64,
+    /// Bytes that came to it.
+    pub received_bytes: i64,
+    /// Bytes that it sent.
+    pub sent_bytes: i64,
+    /// Sessions of SSH.
+    pub ssh_sessions: i64,
+    /// When it came here.
+    pub reported_at: Timestamp,
+}
+
+/// What one agent said last.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// Values by their keys.
+    pub measured: BTreeMap<String, Measured>,
+    /// Health of apps by their ids.
+    pub health: BTreeMap<Uuid, Health>,
+    /// Ends of scripts by their ids.
+    pub scripts: BTreeMap<Uuid, ScriptEnd>,
+    /// Its last report.
+    pub traffic: Option<Traffic>,
+}
+
+/// A report had more than is kept; the rest of it is.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("keys of the report have more than {MAX_KEYS} bytes, or there are more than {MAX_ENTRIES}")]
+pub struct TooMuch;
+
+/// What all agents said last.
+#[derive(Debug, Default)]
+pub struct Board(HashMap<AgentId, Said>);
+
+impl Board {
+    /// What an agent said; nothing if it is not known.
+    pub fn said(&self, agent: AgentId) -> Said {
+        self.0.get(&agent).cloned().unwrap_or_default()
+    }
+
+    /// Where to write down what an agent says. Where there are too many, those that are not `connected` go.
+    pub fn of(&mut self, agent: AgentId, is_connected: impl Fn(AgentId) -> bool) -> &mut Said {
+        if self.0.len() >= MAX_AGENTS && !self.0.contains_key(&agent) {
+            self.0.retain(|id, _| is_connected(*id));
+        }
+        if self.0.len() >= MAX_AGENTS && !self.0.contains_key(&agent) {
+            self.0.clear();
+        }
+        self.0.entry(agent).or_default()
+    }
+
+    /// Forgets one whose place another took.
+    pub fn forget(&mut self, agent: AgentId) {
+        self.0.remove(&agent);
+    }
+}
+
+impl Said {
+    /// Takes values with their errors; what is too long is cut, and says so.
+    ///
+    /// # Errors
+    /// [`TooMuch`]
+    pub fn measure(
+        &mut self,
+        report: impl IntoIterator<Item = (String, String, String)>,
+        now: Timestamp,
+    ) -> Result<(), TooMuch> {
+        let mut keys = 0;
+        for (key, mut value, mut error) in report {
+            keys += key.len();
+            if keys > MAX_KEYS || !has_room(&self.measured, &key) {
+                return Err(TooMuch);
+            }
+            if value.len() > MAX_VALUE {
+                error = format!("value has {} bytes, more than {MAX_VALUE}", value.len());
+                value.truncate(value.floor_char_boundary(MAX_VALUE));
+            }
+            if error.len() > MAX_VALUE {
+                error = format!("error has {} bytes, more than {MAX_VALUE}", error.len());
+            }
+            let measured = Measured {
+                value,
+                error,
+                collected_at: now,
+            };
+            self.measured.insert(key, measured);
+        }
+        Ok(())
+    }
+
+    /// How an app of `agent` is; until it was heard of, as far as the template says.
+    pub fn health_of(&self, agent: AgentId, app: &App) -> Health {
+        match (self.health.get(&app_id(agent, app)), &app.healthcheck) {
+            (_, None) => Health::Disabled,
+            (Some(health), Some(_)) => *health,
+            (None, Some(_)) => Health::Initializing,
+        }
+    }
+
+    /// Takes the health of an app.
+    pub fn is_healthy(&mut self, app: Uuid, health: Health) {
+        if has_room(&self.health, &app) {
+            self.health.insert(app, health);
+        }
+    }
+
+    /// Takes the end of a script.
+    pub fn has_ended(&mut self, script: Uuid, end: ScriptEnd) {
+        if has_room(&self.scripts, &script) {
+            self.scripts.insert(script, end);
+        }
+    }
+}
+
+fn has_room<K: Ord, V>(map: &BTreeMap<K, V>, key: &K) -> bool {
+    map.len() < MAX_ENTRIES || map.contains_key(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn report(key: &str, value: &str) -> [(String, String, String); 1] {
+        [(key.to_owned(), value.to_owned(), String::new())]
+    }
+
+    #[test]
+    fn the_newest_value_of_a_key_counts_and_a_long_one_is_cut() {
+        let mut said = Said::default();
+        said.measure(report("load", "1"), NOW).unwrap();
+
+        said.measure(report("load", &"é".repeat(MAX_VALUE)), NOW)
+            .unwrap();
+
+        let load = &said.measured["load"];
+        assert_eq!(load.value.len(), MAX_VALUE);
+        assert_eq!(load.error, "value has 4096 bytes, more than 2048");
+    }
+
+    #[test]
+    fn keys_are_bounded_and_what_came_before_them_is_kept() {
+        let mut said = Said::default();
+        let long = "k".repeat(MAX_KEYS);
+        let values = report("a", "1").into_iter().chain(report(&long, "2"));
+        assert_eq!(said.measure(values, NOW), Err(TooMuch));
+        assert_eq!(said.measured.len(), 1);
+
+        let many = (0..=MAX_ENTRIES).flat_map(|n| report(&n.to_string(), ""));
+        assert_eq!(said.measure(many, NOW), Err(TooMuch));
+        assert_eq!(said.measured.len(), MAX_ENTRIES);
+        assert_eq!(said.measure(report("a", "3"), NOW), Ok(()));
+    }
+
+    #[test]
+    fn of_too_many_agents_those_go_that_are_not_connected() {
+        let mut board = Board::default();
+        let kept = AgentId::random();
+        let is_kept = |id| id == kept;
+        board
+            .of(kept, is_kept)
+            .is_healthy(Uuid::nil(), Health::Healthy);
+        for _ in 1..MAX_AGENTS {
+            board.of(AgentId::random(), is_kept);
+        }
+
+        board.of(AgentId::random(), is_kept);
+
+        assert_eq!(board.0.len(), 2);
+        assert_eq!(board.said(kept).health.len(), 1);
+        board.forget(kept);
+        assert!(board.said(kept).health.is_empty());
+    }
+}
