@@ -16,6 +16,7 @@ use anyhow::{Context as _, ensure};
 use outpost::{
     client::{self, Target},
     control::{self, Limits, StateKey, Storage, tokens},
+    net::tls::Trust,
     proto::outpost::v1::ListDaemonsRequest,
     stop::Stop,
 };
@@ -71,7 +72,7 @@ async fn idle(slots: usize) -> anyhow::Result<Idle> {
     let mut api = client::connect(&Target {
         url: server.url().clone(),
         token: server.admin_token().clone(),
-        ca_certificates: Vec::new(),
+        trust: Trust::default(),
     })?;
     let state = tempfile::tempdir()?;
     let psk_file = state.path().join("psk");

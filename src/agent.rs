@@ -55,6 +55,7 @@ use crate::{
     },
     secret::Secret,
     stop::Stop,
+    tailnet::DerpMap,
 };
 
 /// Bytes of log lines that wait to be sent.
@@ -84,6 +85,8 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// What the SSH server refuses.
     pub blocks: Blocks,
+    /// Whether nobody but the server and its relays may be asked anything.
+    pub is_sealed: bool,
     /// A session that is silent for so long has ended; `None` for never.
     pub ssh_max_timeout: Option<Duration>,
     /// What we run in.
@@ -121,6 +124,14 @@ struct Shared {
 }
 
 impl Shared {
+    /// A map of relays as it is for us.
+    fn adapt(&self, map: &mut DerpMap) {
+        map.rewrite_embedded(self.config.http.url());
+        if self.config.is_sealed {
+            map.without_stun();
+        }
+    }
+
     fn token(&self) -> Secret {
         let token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
         token.clone()

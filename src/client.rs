@@ -7,7 +7,7 @@
 //! let target = client::Target {
 //!     url: "http://127.0.0.1:7080".parse()?,
 //!     token: Secret::new("…"),
-//!     ca_certificates: Vec::new(),
+//!     trust: Default::default(),
 //! };
 //! let mut api = client::connect(&target)?;
 //! let templates = api.list_templates(ListTemplatesRequest::default()).await;
@@ -24,11 +24,15 @@ use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Channel, ClientTlsConfig, Endpoint},
 };
 use url::Url;
 
-use crate::{proto::outpost::v1::control_service_client::ControlServiceClient, secret::Secret};
+use crate::{
+    net::tls::{self, TlsError, Trust},
+    proto::outpost::v1::control_service_client::ControlServiceClient,
+    secret::Secret,
+};
 
 /// Bytes of one message, either way; the server has the same limit.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -46,8 +50,8 @@ pub struct Target {
     pub url: Url,
     /// A user's token.
     pub token: Secret,
-    /// Certificates, as PEM, that are trusted beside those of the system.
-    pub ca_certificates: Vec<Vec<u8>>,
+    /// Whose certificates are believed.
+    pub trust: Trust,
 }
 
 /// Adds a token to each call.
@@ -77,6 +81,9 @@ pub enum TargetError {
         /// Why not.
         source: tonic::transport::Error,
     },
+    /// Nobody could be believed there.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Prepares calls to a server. Nothing is sent before the first one, which then also connects.
@@ -88,32 +95,29 @@ pub fn connect(target: &Target) -> Result<Api, TargetError> {
         .parse()
         .map_err(|_| TargetError::Token)?;
     bearer.set_sensitive(true);
-    let channel = endpoint(target)
-        .map_err(|source| TargetError::Url {
-            url: target.url.clone(),
-            source,
-        })?
-        .connect_lazy();
+    let channel = endpoint(target)?.connect_lazy();
     let api = ControlServiceClient::with_interceptor(channel, Bearer(bearer));
     Ok(api
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 
-fn endpoint(target: &Target) -> Result<Endpoint, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(target.url.to_string())?
+fn endpoint(target: &Target) -> Result<Endpoint, TargetError> {
+    let failed = |source| TargetError::Url {
+        url: target.url.clone(),
+        source,
+    };
+    let endpoint = Endpoint::from_shared(target.url.to_string())
+        .map_err(failed)?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1);
     if target.url.scheme() != "https" {
         return Ok(endpoint);
     }
-    let own = target.ca_certificates.iter().map(Certificate::from_pem);
-    endpoint.tls_config(
-        ClientTlsConfig::new()
-            .with_native_roots()
-            .ca_certificates(own),
-    )
+    let verifier = tls::verifier(&target.trust)?;
+    let endpoint = endpoint.tls_config_with_verifier(ClientTlsConfig::new(), verifier);
+    endpoint.map_err(failed)
 }
 
 /// Why a call gave no answer, as a person should read it.
@@ -225,7 +229,7 @@ mod tests {
         let target = Target {
             url: "http://127.0.0.1:9".parse().unwrap(),
             token: Secret::new("token"),
-            ca_certificates: Vec::new(),
+            trust: Trust::default(),
         };
         let mut api = connect(&target).unwrap();
 
@@ -247,7 +251,7 @@ mod tests {
         let target = Target {
             url: "http://127.0.0.1:9".parse().unwrap(),
             token: Secret::new("a\nb"),
-            ca_certificates: Vec::new(),
+            trust: Trust::default(),
         };
 
         assert!(matches!(connect(&target), Err(TargetError::Token)));

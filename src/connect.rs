@@ -349,7 +349,7 @@ impl Server {
             let ended = tokio::select! {
                 ended = coordinate(&connection, node, events, side, stop) => ended,
                 // A map that does not change any more is still a map.
-                Err(error) = follow_derp_map(&connection, node, self.http.url()) => Err(error),
+                Err(error) = follow_derp_map(&connection, node, |map| map.rewrite_embedded(self.http.url())) => Err(error),
                 Err(error) = keep_resumption(&connection, &resumption) => Err(error),
                 () = connection.closed() => Ok(()),
             };

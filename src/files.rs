@@ -1,6 +1,7 @@
 //! Files that others rely on: written whole or not at all, for the owner alone, locked, removed for good.
 
 pub mod archive;
+pub mod mapped;
 pub mod module_archive;
 pub mod sealed;
 

@@ -71,7 +71,7 @@ impl Network {
         let addresses = address::of_agent(id).to_vec();
         let map = manifest.derp_map.clone().unwrap_or_default();
         let mut map = DerpMap::from_wire(map);
-        map.rewrite_embedded(shared.config.http.url());
+        shared.adapt(&mut map);
         if let Some((node, _)) = &self.node {
             node.set_addresses(address::node_id(id), addresses.clone())
                 .await;
@@ -160,7 +160,6 @@ async fn be_there(
         shared.is_now(State::Starting);
         tokio::spawn(begin(shared.clone(), manifest.clone(), graceful.clone()));
     }
-    let url = shared.config.http.url().clone();
     let coordinating = async {
         shared.coordinates.send_replace(true);
         let ended = coordinate(&rpc.connection, node, events, &Side::Agent, graceful).await;
@@ -176,7 +175,7 @@ async fn be_there(
     let while_up = async {
         let all = async {
             tokio::try_join!(
-                follow_derp_map(&rpc.connection, node, &url),
+                follow_derp_map(&rpc.connection, node, |map| shared.adapt(map)),
                 metadata::run(shared, rpc, &manifest),
                 stats::run(rpc, shared),
                 health::run(rpc, &manifest),

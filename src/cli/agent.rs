@@ -85,6 +85,9 @@ pub(super) struct Agent {
     /// What this runs in, as CSV: envbox, envbuilder, exectrace
     #[arg(long = "subsystem", value_name = "NAME", env = "CODER_AGENT_SUBSYSTEM")]
     subsystems: Vec<Csv>,
+    /// Ask nobody but the server and the relays that it names: no STUN, no direct connections
+    #[arg(long, env = "OUTPOST_SEALED")]
+    sealed: bool,
     /// Do not reap orphans, though this is the first process
     #[arg(long, env = "CODER_AGENT_NO_REAP")]
     no_reap: bool,
@@ -219,6 +222,7 @@ impl Agent {
                 local_forwarding: self.block_local_port_forwarding,
                 reverse_forwarding: self.block_reverse_port_forwarding,
             },
+            is_sealed: self.sealed,
             ssh_max_timeout: Some(*self.ssh_max_timeout)
                 .filter(|limit: &Duration| !limit.is_zero()),
             subsystems: subsystems.collect::<Result<_, _>>()?,

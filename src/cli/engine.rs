@@ -22,7 +22,7 @@ use super::{
 use crate::{
     language::cli_config,
     mirror::{self, Store, builtin::BuiltinPackages, serve::Loopback},
-    net::{http, proxy::Proxies, trust},
+    net::{http, proxy::Proxies, tls, trust},
     provision::{ProviderStore, Provisioner},
     registry::Platform,
     stop::Stop,
@@ -142,26 +142,28 @@ impl EngineArgs {
         guarded: Guarded,
         stop: &Stop,
     ) -> anyhow::Result<Arc<dyn Provisioner>> {
-        let found = self.find(coder_provider, work_dir, guarded, None, stop);
+        let trust = tls::Trust::default();
+        let found = self.find(coder_provider, work_dir, guarded, &trust, stop);
         let found = found.await?;
         Ok(found.0)
     }
 
-    /// The same, with the binary, and with the authorities in `ca_file` trusted by everything that the engine starts.
+    /// The same, with the binary. What the engine starts trusts the further authorities of `trust`, too; engines know
+    /// nothing of lists of revoked certificates, so those are for the mirror alone.
     ///
     /// # Errors
-    /// The same, and if `ca_file` cannot be read.
+    /// The same, and if a file of `trust` cannot be read.
     pub(super) async fn find(
         &self,
         coder_provider: CoderProvider,
         work_dir: PathBuf,
         guarded: Guarded,
-        ca_file: Option<&Path>,
+        trust: &tls::Trust,
         stop: &Stop,
     ) -> anyhow::Result<(Arc<dyn Provisioner>, Binary)> {
         let mut environment = host_environment();
-        if let Some(ca_file) = ca_file {
-            environment.trust(&self.trust_bundle(ca_file)?);
+        if !trust.extra.is_empty() {
+            environment.trust(&self.trust_bundle(&trust.extra)?);
         }
         let binary = self.probe(&environment, stop).await?;
         let packages = BuiltinPackages {
@@ -181,7 +183,7 @@ impl EngineArgs {
             true => None,
             false => Some(self.cache_dir()?.join("plugins")),
         };
-        let mirror = self.mirror(ca_file).await?;
+        let mirror = self.mirror(trust).await?;
         if let Some(Mirror::Directory(dir)) = &self.mirror {
             stores.fixed.push(std::path::absolute(dir)?);
         }
@@ -207,10 +209,14 @@ impl EngineArgs {
         Ok((Arc::new(engine), binary))
     }
 
-    /// A file with the system's authorities and those in `ca_file`. It is no secret, and jobs must be able to read it.
-    fn trust_bundle(&self, ca_file: &Path) -> anyhow::Result<PathBuf> {
-        let further = std::fs::read(ca_file)
-            .with_context(|| format!("failed to read `{}`", ca_file.display()))?;
+    /// A file with the system's authorities and those in `files`. It is no secret, and jobs must be able to read it.
+    fn trust_bundle(&self, files: &[PathBuf]) -> anyhow::Result<PathBuf> {
+        let mut further = Vec::new();
+        for file in files {
+            let read = std::fs::read(file);
+            further.extend(read.with_context(|| format!("failed to read `{}`", file.display()))?);
+            further.push(b'\n');
+        }
         let directory = self.cache_dir()?;
         let path = directory.join("trust.pem");
         let failed = || format!("failed to write `{}`", path.display());
@@ -250,10 +256,7 @@ impl EngineArgs {
     ///
     /// # Errors
     /// If there is none in its directory, or no authorities to trust.
-    async fn mirror(
-        &self,
-        ca_file: Option<&Path>,
-    ) -> anyhow::Result<Option<Arc<dyn ProviderStore>>> {
+    async fn mirror(&self, trust: &tls::Trust) -> anyhow::Result<Option<Arc<dyn ProviderStore>>> {
         if let Some(Mirror::Served(url)) = &self.mirror {
             if self.mirror_archives {
                 let text = "--mirror-archives needs a mirror's directory: a served one has a proxy of its own, see `outpost mirror serve --help`";
@@ -261,7 +264,7 @@ impl EngineArgs {
             }
             let mut config = http::Config::new(url.clone());
             config.proxies = Proxies::from_env();
-            config.trust.extra.extend(ca_file.map(Path::to_owned));
+            config.trust = trust.clone();
             let token = self.mirror_token_file.as_deref().map(secret_file);
             let client = http::Client::new(config)?;
             let remote = mirror::Remote::new(client, token.transpose()?);

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
 use url::Url;
@@ -11,7 +10,7 @@ use super::{
     engine::own_dir,
     exit::{Hint, UsageError},
     output::{self, Output, Row},
-    remote::secret_file,
+    remote::{Revoked, secret_file},
 };
 use crate::{
     client::{
@@ -20,6 +19,7 @@ use crate::{
     },
     daemon::journal::{self, Begun, Entry, Journals},
     job::{JobId, Transition},
+    net::tls,
     proto::outpost::v1::PushStateRequest,
     rules::state::Outline,
     secret::Secret,
@@ -93,6 +93,8 @@ struct Push {
     /// PEM file of further authorities to trust
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
     tls_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    revoked: Revoked,
 }
 
 /// Which API a server has for states.
@@ -313,23 +315,21 @@ impl Push {
                 );
             }
         };
-        let authorities = match &self.tls_ca_file {
-            Some(path) => {
-                let read = std::fs::read(path);
-                vec![read.with_context(|| format!("failed to read `{}`", path.display()))?]
-            }
-            None => Vec::new(),
+        let trust = tls::Trust {
+            extra: self.tls_ca_file.iter().cloned().collect(),
+            revoked: self.revoked.crl_file.clone(),
+            ..tls::Trust::default()
         };
         let number = match self.server {
             ServerKind::Coder => {
-                let coder = Coder::new(http_client(&authorities)?, url, token);
+                let coder = Coder::new(http_client(&trust)?, url, token);
                 coder.push_state(&entry.build, &entry.state).await?
             }
             ServerKind::Outpost => {
                 let target = client::Target {
                     url: url.clone(),
                     token,
-                    ca_certificates: authorities,
+                    trust,
                 };
                 let request = PushStateRequest {
                     build: entry.build.clone(),
@@ -360,12 +360,9 @@ impl Push {
 }
 
 /// A client that follows no redirect, so that a token stays with the server it is for.
-fn http_client(authorities: &[Vec<u8>]) -> anyhow::Result<reqwest::Client> {
-    let mut builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-    for pem in authorities {
-        for certificate in reqwest::Certificate::from_pem_bundle(pem)? {
-            builder = builder.add_root_certificate(certificate);
-        }
-    }
+fn http_client(trust: &tls::Trust) -> anyhow::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .tls_backend_preconfigured(tls::client_config(trust)?);
     Ok(builder.build()?)
 }

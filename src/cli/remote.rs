@@ -17,6 +17,19 @@ use crate::{
     secret::Secret,
 };
 
+/// Which certificates are good no longer.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Revoked {
+    /// PEM file with lists of revoked certificates: a server that shows one of them is refused. It is read again when it changes
+    #[arg(
+        long,
+        alias = "tls-crl-file",
+        value_name = "FILE",
+        env = "OUTPOST_TLS_CRL_FILE"
+    )]
+    pub(super) crl_file: Option<PathBuf>,
+}
+
 /// Which server, and who asks.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
@@ -44,6 +57,8 @@ pub(super) struct Remote {
     /// PEM file of further authorities to trust
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
     tls_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    revoked: Revoked,
     /// Organization, if it is not the default one
     #[arg(
         long = "org",
@@ -59,33 +74,30 @@ pub(super) struct Remote {
 impl Remote {
     /// Connects; nothing is sent yet.
     pub(super) fn connect(&self) -> anyhow::Result<Api> {
-        let ca_certificates = match &self.tls_ca_file {
-            Some(path) => vec![
-                std::fs::read(path)
-                    .with_context(|| format!("failed to read `{}`", path.display()))?,
-            ],
-            None => Vec::new(),
-        };
         let target = client::Target {
             url: self.url.clone(),
             token: self.token()?,
-            ca_certificates,
+            trust: self.trust(),
         };
         Ok(client::connect(&target)?)
     }
 
     /// The server as one who goes to an agent sees it; nothing is sent yet.
     pub(super) fn server(&self) -> anyhow::Result<Server> {
-        let trust = tls::Trust {
-            extra: self.tls_ca_file.iter().cloned().collect(),
-            ..tls::Trust::default()
-        };
         let http = http::Client::new(http::Config {
-            trust,
+            trust: self.trust(),
             proxies: Proxies::from_env(),
             ..http::Config::new(self.url.clone())
         })?;
         Ok(Server::new(http, self.token()?))
+    }
+
+    fn trust(&self) -> tls::Trust {
+        tls::Trust {
+            extra: self.tls_ca_file.iter().cloned().collect(),
+            revoked: self.revoked.crl_file.clone(),
+            ..tls::Trust::default()
+        }
     }
 
     /// Options that lead to the same server, without the token: that is not for command lines.
@@ -94,6 +106,7 @@ impl Remote {
         let files = [
             ("--token-file", &self.token_file),
             ("--tls-ca-file", &self.tls_ca_file),
+            ("--crl-file", &self.revoked.crl_file),
         ];
         for (option, path) in files {
             if let Some(path) = path {

@@ -11,6 +11,7 @@ use super::{
     isolation::Guarded,
     output::{self, Output},
     remote::secret_lines,
+    values::{self, Csv},
 };
 use crate::{
     control::{self, Registration, StateKey, Storage, backup},
@@ -112,6 +113,8 @@ struct Run {
         default_value = "30m"
     )]
     job_pending: humantime::Duration,
+    #[command(flatten)]
+    outside: Outside,
     /// How many daemons to run in this process. Their templates run as the user that owns the server's data
     #[arg(
         long,
@@ -130,6 +133,51 @@ struct Run {
     coder_provider: CoderProvider,
     #[command(flatten)]
     engine: EngineArgs,
+}
+
+/// Coder's settings of what a server asks of the outside. This one asks nothing, so they only say what is expected.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "What Coder's server asks of the outside, and this one does not")]
+struct Outside {
+    /// Tell the makers how it is used
+    #[arg(long, env = "CODER_TELEMETRY_ENABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
+    telemetry: Option<bool>,
+    /// Ask for newer versions
+    #[arg(long, env = "CODER_UPDATE_CHECK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
+    update_check: Option<bool>,
+    /// STUN servers for agents, as CSV; `disable` for none
+    #[arg(long, value_name = "ADDRESS", env = "CODER_DERP_SERVER_STUN_ADDRESSES")]
+    derp_server_stun_addresses: Vec<Csv>,
+    /// Let nobody reach an agent but by a relay
+    #[arg(long, env = "CODER_BLOCK_DIRECT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
+    block_direct_connections: Option<bool>,
+}
+
+impl Outside {
+    /// What was asked for and does not happen, sealed or not.
+    fn refusals(&self) -> Vec<&'static str> {
+        let mut stun = Csv::all(&self.derp_server_stun_addresses);
+        let asked = [
+            (
+                self.telemetry == Some(true),
+                "nothing is told to anybody, whatever CODER_TELEMETRY_ENABLE says",
+            ),
+            (
+                self.update_check == Some(true),
+                "nobody is asked for newer versions, whatever CODER_UPDATE_CHECK says",
+            ),
+            (
+                stun.any(|address| !address.is_empty() && address != "disable"),
+                "agents are told no STUN server, whatever CODER_DERP_SERVER_STUN_ADDRESSES says",
+            ),
+            (
+                self.block_direct_connections == Some(false),
+                "agents are reached by the relay alone, whatever CODER_BLOCK_DIRECT says",
+            ),
+        ];
+        let asked = asked.into_iter().filter(|(is_asked, _)| *is_asked);
+        asked.map(|(_, text)| text).collect()
+    }
 }
 
 #[derive(Serialize)]
@@ -184,6 +232,9 @@ fn data_dir_or_default(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
 impl Run {
     async fn exec(self, stop: Stop) -> anyhow::Result<()> {
         let directory = data_dir_or_default(self.data_dir.clone())?;
+        for refusal in self.outside.refusals() {
+            output::note(&format!("warning: {refusal}"));
+        }
         let provisioner = match self.provisioners {
             0 => None,
             jobs => {

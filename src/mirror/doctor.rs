@@ -38,6 +38,7 @@ pub enum Verdict {
     /// It is not.
     Missing,
     /// There are other versions of it.
+    #[serde(rename = "version-unsatisfiable")]
     Unsatisfiable,
     /// It is there, and the lock file wants another package.
     LockMismatch,

@@ -1,5 +1,6 @@
 //! Getting things from origins: politely, again after a failure, from where a download broke off.
 
+pub mod network_mirror;
 pub mod registry;
 mod retry;
 
@@ -18,7 +19,7 @@ use tokio::{
 use url::Url;
 
 pub use self::retry::Retry;
-use super::{Digest, Store, StoreError};
+use super::{Digest, Store, StoreError, store::Incoming};
 use crate::net::{
     http::shown,
     web::{Web, WebError},
@@ -337,6 +338,57 @@ impl Fetcher {
             url: shown(url),
             why: format!("`{name}` in more than {MAX_PIECES} pieces"),
         })
+    }
+
+    /// Brings a file into the store whose digest nobody tells, and returns that and its length in bytes. After a
+    /// failure it begins anew, as nobody could say what the rest belongs to.
+    ///
+    /// # Errors
+    /// [`FetchError`] of the last try.
+    pub async fn take(
+        &self,
+        store: &Store,
+        url: &Url,
+        name: &str,
+    ) -> Result<(Digest, u64), FetchError> {
+        let mut failures = 0;
+        loop {
+            match self.take_once(store, url, name).await {
+                Ok(incoming) => return Ok(blocking(move || incoming.commit()).await?),
+                Err(error) => failures = self.pause(name, error, failures).await?,
+            }
+        }
+    }
+
+    async fn take_once(
+        &self,
+        store: &Store,
+        url: &Url,
+        name: &str,
+    ) -> Result<Incoming, FetchError> {
+        let _turn = self.turn(url).await;
+        let mut incoming = store.incoming()?;
+        let mut response = self.ask(Method::GET, url, &HeaderMap::new(), None).await?;
+        let total = number(response.headers(), &header::CONTENT_LENGTH);
+        while let Some(piece) = self.piece(&mut response, incoming.size()).await? {
+            if incoming.size() + piece.len() as u64 > MAX_FILE_BYTES {
+                return Err(FetchError::TooLarge {
+                    url: shown(url),
+                    limit: MAX_FILE_BYTES,
+                });
+            }
+            self.slow_down(piece.len()).await;
+            incoming.write(&piece)?;
+            self.watch.advanced(name, incoming.size(), total);
+        }
+        match total {
+            Some(announced) if announced != incoming.size() => Err(FetchError::Short {
+                url: shown(url),
+                got: incoming.size(),
+                announced,
+            }),
+            _ => Ok(incoming),
+        }
     }
 
     async fn continue_once(

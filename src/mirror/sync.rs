@@ -5,6 +5,7 @@
 
 mod adopt;
 mod live;
+pub mod missed;
 mod modules;
 mod package;
 mod provider;
@@ -13,6 +14,7 @@ mod review;
 mod templates;
 mod tools;
 mod trust;
+mod vouched;
 pub mod wishes;
 
 use std::{

@@ -3,20 +3,22 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore,
+    SignatureScheme,
     client::{
-        ResolvesClientCert, WebPkiServerVerifier,
+        ResolvesClientCert, Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::CryptoProvider,
     sign::CertifiedKey,
 };
 use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
     pem::{self, PemObject},
 };
 
@@ -29,6 +31,8 @@ pub struct Trust {
     pub only: Option<PathBuf>,
     /// Authorities beside the system's, in PEM.
     pub extra: Vec<PathBuf>,
+    /// Lists of certificates that their authorities revoked, in PEM. They are read again when they change.
+    pub revoked: Option<PathBuf>,
     /// A certificate of our own, read again at every handshake that asks for it.
     pub identity: Option<Identity>,
 }
@@ -81,22 +85,34 @@ pub enum TlsError {
 /// # Errors
 /// [`TlsError`] names the file.
 pub fn client_config(trust: &Trust) -> Result<ClientConfig, TlsError> {
-    super::install_crypto_provider();
-    let provider = CryptoProvider::get_default().expect("it was installed a line above");
-    let authorities = Arc::new(authorities(trust)?);
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(authorities, Arc::clone(provider)).build()?;
+    let verifier = verifier(trust)?;
+    let provider = CryptoProvider::get_default().expect("the verifier was made with it");
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Naming(verifier)));
-    Ok(match &trust.identity {
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match &trust.identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
             load(identity)?; // Found wrong now rather than at the first connection.
             builder.with_client_cert_resolver(Arc::new(FromFiles(identity.clone())))
         }
-    })
+    };
+    if trust.revoked.is_some() {
+        // Who goes on with an earlier session shows no certificate.
+        config.resumption = Resumption::disabled();
+    }
+    Ok(config)
+}
+
+/// Who decides whether a server's certificate is believed, for those who have a configuration of their own.
+///
+/// # Errors
+/// [`TlsError`] names the file.
+pub fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    super::install_crypto_provider();
+    let verifier = Believing::new(Arc::new(authorities(trust)?), trust.revoked.clone())?;
+    Ok(Arc::new(Naming(verifier)))
 }
 
 /// A configuration for connections without TLS: should there be one with it, it is refused.
@@ -194,7 +210,7 @@ impl ResolvesClientCert for FromFiles {
 
 /// Why a server's certificate was refused, with its names: most often something on the way replaced it.
 #[derive(Debug, thiserror::Error)]
-#[error("certificate of {} is refused (subject `{subject}`, issuer `{issuer}`): {reason}; if the issuer is yours, name its certificate with `--ca-file`", .server.to_str())]
+#[error("certificate of {} is refused (subject `{subject}`, issuer `{issuer}`): {reason}{}", .server.to_str(), advice(.reason))]
 struct Refused {
     server: ServerName<'static>,
     subject: String,
@@ -202,9 +218,89 @@ struct Refused {
     reason: Error,
 }
 
+fn advice(reason: &Error) -> &'static str {
+    match reason {
+        Error::InvalidCertificate(CertificateError::Revoked) => {
+            "; its authority revoked it, so ask whoever runs the server for a new one"
+        }
+        _ => "; if the issuer is yours, name its certificate with `--ca-file`",
+    }
+}
+
 /// The usual verification, with an error that says which certificate it is about.
 #[derive(Debug)]
-struct Naming(Arc<WebPkiServerVerifier>);
+struct Naming(Believing);
+
+/// The usual verification, with the newest list of revoked certificates.
+///
+/// Certificates of authorities that have no list there are believed as without one, and so are they when a list is past
+/// its time: sites without a network have no other one.
+#[derive(Debug)]
+struct Believing {
+    authorities: Arc<RootCertStore>,
+    revoked: Option<PathBuf>,
+    current: Mutex<(Option<SystemTime>, Arc<WebPkiServerVerifier>)>,
+}
+
+impl Believing {
+    fn new(authorities: Arc<RootCertStore>, revoked: Option<PathBuf>) -> Result<Self, TlsError> {
+        let changed = changed(revoked.as_deref());
+        let verifier = usual(&authorities, revoked.as_deref())?;
+        Ok(Self {
+            authorities,
+            revoked,
+            current: Mutex::new((changed, verifier)),
+        })
+    }
+
+    /// While somebody writes a new list, or if it cannot be read, the one from before holds.
+    fn current(&self) -> Arc<WebPkiServerVerifier> {
+        let changed = changed(self.revoked.as_deref());
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.0 != changed {
+            match usual(&self.authorities, self.revoked.as_deref()) {
+                Ok(verifier) => *current = (changed, verifier),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(
+                        error,
+                        "keeping the list of revoked certificates from before"
+                    );
+                }
+            }
+        }
+        Arc::clone(&current.1)
+    }
+}
+
+/// When a file changed; `None` for one that is not there now.
+fn changed(file: Option<&Path>) -> Option<SystemTime> {
+    file.and_then(|path| path.metadata().ok()?.modified().ok())
+}
+
+fn usual(
+    authorities: &Arc<RootCertStore>,
+    revoked: Option<&Path>,
+) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+    let provider = CryptoProvider::get_default().expect("it is installed before any verifier");
+    let builder =
+        WebPkiServerVerifier::builder_with_provider(Arc::clone(authorities), Arc::clone(provider));
+    let Some(path) = revoked else {
+        return Ok(builder.build()?);
+    };
+    const WHAT: &str = "lists of revoked certificates";
+    let text = fs::read(path).map_err(|error| unreadable(WHAT, path, error))?;
+    let lists: Result<Vec<_>, pem::Error> =
+        CertificateRevocationListDer::pem_slice_iter(&text).collect();
+    let lists = lists.map_err(|error| unreadable(WHAT, path, error))?;
+    if lists.is_empty() {
+        return Err(unreadable(WHAT, path, pem::Error::NoItemsFound));
+    }
+    let builder = builder.with_crls(lists).allow_unknown_revocation_status();
+    builder
+        .build()
+        .map_err(|error| unreadable(WHAT, path, error))
+}
 
 impl ServerCertVerifier for Naming {
     fn verify_server_cert(
@@ -215,9 +311,10 @@ impl ServerCertVerifier for Naming {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = self
-            .0
-            .verify_server_cert(end_entity, intermediates, server, ocsp, now);
+        let verified =
+            self.0
+                .current()
+                .verify_server_cert(end_entity, intermediates, server, ocsp, now);
         verified.map_err(|reason| {
             let Some(names) = certificate::names(end_entity) else {
                 return reason;
@@ -238,6 +335,7 @@ impl ServerCertVerifier for Naming {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         self.0
+            .current()
             .verify_tls12_signature(message, certificate, signature)
     }
 
@@ -248,10 +346,11 @@ impl ServerCertVerifier for Naming {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         self.0
+            .current()
             .verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.0.current().supported_verify_schemes()
     }
 }

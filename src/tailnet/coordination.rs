@@ -13,7 +13,6 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tracing::debug;
-use url::Url;
 use uuid::Uuid;
 
 use super::{DerpMap, Event, Node, PeerUpdate, Tailnet};
@@ -185,14 +184,15 @@ fn bytes(id: Uuid) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(id.as_bytes())
 }
 
-/// Follows the map of relays, until the server ends it; the server's own relay is where the server is for us.
+/// Follows the map of relays, until the server ends it. Before it is used, `change` puts the server's own relay where
+/// the server is for us, and leaves out what we are not to ask.
 ///
 /// # Errors
 /// [`CallError`] if the connection breaks.
 pub async fn follow_derp_map(
     connection: &yamux::Connection,
     node: &Tailnet,
-    server: &Url,
+    change: impl Fn(&mut DerpMap),
 ) -> Result<(), CallError> {
     let stream = connection.open().map_err(CallError::Lost)?;
     let mut call = Call::begin(stream, "/coder.tailnet.v2.Tailnet/StreamDERPMaps", LIMITS).await?;
@@ -200,7 +200,7 @@ pub async fn follow_derp_map(
     call.close_send().await?;
     while let Some(map) = call.receive::<wire::DerpMap>().await? {
         let mut map = DerpMap::from_wire(map);
-        map.rewrite_embedded(server);
+        change(&mut map);
         node.set_derp_map(map).await;
     }
     Ok(())

@@ -169,6 +169,18 @@ impl DerpMap {
         }
     }
 
+    /// Leaves out everybody who would tell a node its address in the outside: with that, two nodes reach each other by
+    /// relays alone.
+    pub fn without_stun(&mut self) {
+        for region in self.regions.values_mut() {
+            region.nodes.retain(|node| !node.stun_only);
+            for node in &mut region.nodes {
+                node.stun_port = NO_STUN;
+            }
+        }
+        self.regions.retain(|_, region| !region.nodes.is_empty());
+    }
+
     /// The relays of a region in the order in which they are tried.
     pub fn relays(&self, region: i32) -> impl Iterator<Item = &RelayNode> {
         let nodes = self.regions.get(&region).into_iter();
@@ -267,6 +279,28 @@ impl DerpMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_map_without_stun_keeps_its_relays() {
+        let mut map = DerpMap::embedded(&"https://outpost.example".parse().unwrap());
+        let relay = map.regions[&EMBEDDED_REGION].nodes[0].clone();
+        let stun = RelayNode {
+            stun_only: true,
+            stun_port: 3478,
+            ..relay.clone()
+        };
+        let mut only_stun = map.regions[&EMBEDDED_REGION].clone();
+        only_stun.nodes = vec![stun.clone()];
+        map.regions.insert(1, only_stun);
+        let own = map.regions.get_mut(&EMBEDDED_REGION).unwrap();
+        own.nodes[0].stun_port = 3478;
+        own.nodes.push(stun);
+
+        map.without_stun();
+
+        let nodes: Vec<_> = map.regions.values().flat_map(|it| &it.nodes).collect();
+        assert_eq!(nodes, [&relay]);
+    }
 
     #[test]
     fn a_map_has_go_s_names_and_comes_back() {

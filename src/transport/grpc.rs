@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Request, Status,
     metadata::{MetadataMap, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Channel, ClientTlsConfig, Endpoint},
 };
 use tracing::{info, warn};
 use url::Url;
@@ -32,7 +32,10 @@ use super::{
 };
 use crate::{
     job::{CompletedJob, FailedJob, Job, JobId},
-    net::back_off::BackOff,
+    net::{
+        back_off::BackOff,
+        tls::{self, Trust},
+    },
     proto::{
         outpost::v1::{
             AcquireJobRequest, CompleteJobRequest, RegisterRequest,
@@ -65,8 +68,8 @@ pub struct Target {
     pub name: String,
     /// Tags; none with a provisioner key.
     pub tags: BTreeMap<String, String>,
-    /// Certificates, as PEM, that are trusted beside those of the system.
-    pub ca_certificates: Vec<Vec<u8>>,
+    /// Whose certificates are believed.
+    pub trust: Trust,
 }
 
 /// Jobs from one control plane, as one daemon.
@@ -141,15 +144,12 @@ impl GrpcSource {
         let invalid = |error: tonic::transport::Error| SourceError::Invalid(chain(&error));
         let mut endpoint = Endpoint::from_shared(self.target.url.to_string()).map_err(invalid)?;
         if self.target.url.scheme() == "https" {
-            let own = self
-                .target
-                .ca_certificates
-                .iter()
-                .map(Certificate::from_pem);
-            let tls = ClientTlsConfig::new()
-                .with_native_roots()
-                .ca_certificates(own);
-            endpoint = endpoint.tls_config(tls).map_err(invalid)?;
+            let verifier = tls::verifier(&self.target.trust)
+                .map_err(|error| SourceError::Invalid(chain(&error)))?;
+            let tls = ClientTlsConfig::new();
+            endpoint = endpoint
+                .tls_config_with_verifier(tls, verifier)
+                .map_err(invalid)?;
         }
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)

@@ -116,16 +116,12 @@ fn what_an_authority_refuses_says_what_to_do() {
     assert!(error.contains("`outpost ca init`"), "{error}");
 }
 
-/// Terraform is a client in Go, and a network mirror is the plainest thing that it calls by TLS.
-#[test]
-fn an_engine_believes_a_service_of_ours_once_it_has_the_bundle() {
-    let site = Site::new();
+/// A server of the site with a certificate by that name, and its address.
+fn serving(site: &Site, name: &str) -> (Service, String) {
     let (certificate, key) = (site.path("server.pem"), site.path("server.key"));
     let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
-    let issue = ["issue", "server", "--for", "server", "--host", "localhost"];
+    let issue = ["issue", name, "--for", "server", "--host", "localhost"];
     site.ca(&[&issue[..], &["--cert-file", certificate, "--key-file", key]].concat());
-    let bundle = site.path("bundle.pem");
-    site.ca(&["bundle", bundle.to_str().unwrap()]);
     let mut command = outpost();
     command.args(["server", "--listen", "127.0.0.1:0", "--data-dir"]);
     command.arg(site.path("data"));
@@ -134,9 +130,50 @@ fn an_engine_believes_a_service_of_ours_once_it_has_the_bundle() {
     let line = server.wait_for("Listening at ");
     let port = line.split("https://127.0.0.1:").nth(1).unwrap();
     let port: String = port.chars().take_while(char::is_ascii_digit).collect();
-    let configuration = format!(
-        "provider_installation {{ network_mirror {{ url = \"https://localhost:{port}/\" }} }}"
+    (server, format!("https://localhost:{port}"))
+}
+
+#[test]
+fn a_revoked_certificate_is_refused_by_who_was_given_the_list() {
+    let site = Site::new();
+    let (_server, url) = serving(&site, "server");
+    let list = |with_list: bool| {
+        let mut command = outpost();
+        command.args(["template", "list", "--url", &url, "--tls-ca-file"]);
+        command.arg(site.path("ca/root.pem")).arg("--token-file");
+        command.arg(site.path("data/admin.token"));
+        if with_list {
+            command.arg("--crl-file").arg(site.path("ca/revoked.pem"));
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.success(), said)
+    };
+
+    let before = list(true);
+    site.ca(&["revoke", "server"]);
+    let (is_done, said) = list(true);
+    let without = list(false);
+    fs::write(site.path("ca/revoked.pem"), "nothing").unwrap();
+    let (_, unreadable) = list(true);
+
+    assert!(before.0 && without.0, "{before:?} {without:?}");
+    assert!(
+        !is_done && said.contains("Revoked") && said.contains("its authority revoked it"),
+        "{said}"
     );
+    assert!(unreadable.contains("revoked.pem"), "{unreadable}");
+}
+
+/// Terraform is a client in Go, and a network mirror is the plainest thing that it calls by TLS.
+#[test]
+fn an_engine_believes_a_service_of_ours_once_it_has_the_bundle() {
+    let site = Site::new();
+    let (_server, url) = serving(&site, "server");
+    let bundle = site.path("bundle.pem");
+    site.ca(&["bundle", bundle.to_str().unwrap()]);
+    let configuration =
+        format!("provider_installation {{ network_mirror {{ url = \"{url}/\" }} }}");
     fs::write(site.path("terraform.rc"), configuration).unwrap();
     let template = "terraform {\n required_providers {\n demo = { source = \"registry.example/acme/demo\" }\n }\n}";
     fs::create_dir(site.path("template")).unwrap();
@@ -171,7 +208,7 @@ fn an_engine_believes_a_service_of_ours_once_it_has_the_bundle() {
     // A control plane is no mirror, but one that answers.
     let trusting = init(Some(bundle));
     assert!(
-        trusting.contains("must be application/json") && !trusting.contains("x509"),
+        trusting.contains("was not found in any of the search locations"),
         "{trusting}"
     );
 }

@@ -22,6 +22,7 @@ use outpost::{
         BuildResult, CompletedJob, CompletedWork, ImportResult, Job, JobId, Parameter, Resource,
         Work,
     },
+    net::tls::Trust,
     proto::outpost::v1::{self as api},
     provision::{JobSource, SourceError},
     secret::Secret,
@@ -86,7 +87,7 @@ pub fn connect(url: &url::Url, token: &Secret) -> Api {
     client::connect(&Target {
         url: url.clone(),
         token: token.clone(),
-        ca_certificates: Vec::new(),
+        trust: Trust::default(),
     })
     .unwrap()
 }
@@ -96,7 +97,7 @@ pub fn daemon(url: &url::Url, name: &str, credential: Credential) -> GrpcSource 
         url: url.clone(),
         name: name.to_owned(),
         tags: BTreeMap::new(),
-        ca_certificates: Vec::new(),
+        trust: Trust::default(),
     };
     GrpcSource::new(target, Arc::new(Fixed(credential)))
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -19,7 +19,7 @@ use outpost::{
     },
     daemon::{self, DaemonError, Summary},
     job::{JobId, LogLevel, Transition},
-    net::listener::Tls,
+    net::{listener::Tls, tls::Trust},
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
         JobSource, LogSink, ParseComplete, PlanComplete, PlanRequest, Provisioner, Session,
@@ -206,12 +206,15 @@ impl CredentialSource for Psk {
     }
 }
 
-fn source(url: &Url, name: &str, psk: &'static str, ca: Option<Vec<u8>>) -> Arc<dyn JobSource> {
+fn source(url: &Url, name: &str, psk: &'static str, ca: Option<PathBuf>) -> Arc<dyn JobSource> {
     let target = Target {
         url: url.clone(),
         name: name.to_owned(),
         tags: BTreeMap::new(),
-        ca_certificates: ca.into_iter().collect(),
+        trust: Trust {
+            extra: ca.into_iter().collect(),
+            ..Trust::default()
+        },
     };
     Arc::new(GrpcSource::new(target, Arc::new(Psk(psk))))
 }
@@ -589,7 +592,9 @@ fn a_server_with_a_certificate_of_our_own_is_trusted_only_if_we_say_so() {
     }
     assert!(text.contains("UnknownIssuer"), "{text}");
 
-    let friend = source(&url, "friend", PSK, Some(ca));
+    let file = dir.path().join("ca.pem");
+    std::fs::write(&file, ca).unwrap();
+    let friend = source(&url, "friend", PSK, Some(file));
     let daemons = Daemons::start(vec![friend], &Engine::new(Duration::ZERO), dir.path());
     assert_eq!(server.ended(server.import()).error, "");
     assert_eq!(daemons.end().unwrap().completed, 1);

@@ -73,6 +73,50 @@ impl Service {
     }
 }
 
+#[test]
+fn a_server_says_that_it_asks_nobody_where_coders_settings_expect_otherwise() {
+    let directory = TempDir::new().unwrap();
+    let said = |settings: &[(&str, &str)]| {
+        let mut command = outpost();
+        command.args([
+            "server",
+            "--sealed",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+        ]);
+        command.arg(directory.path()).envs(settings.iter().copied());
+        let mut server = Service(command.stderr(Stdio::piped()).spawn().unwrap());
+        let lines = BufReader::new(server.0.stderr.take().unwrap()).lines();
+        let lines = lines.map(Result::unwrap);
+        let until = |line: &String| !line.contains("Listening at ");
+        lines.take_while(until).collect::<Vec<_>>().join("\n")
+    };
+
+    let as_it_is = said(&[
+        ("CODER_TELEMETRY_ENABLE", "false"),
+        ("CODER_UPDATE_CHECK", "false"),
+        ("CODER_DERP_SERVER_STUN_ADDRESSES", "disable"),
+        ("CODER_BLOCK_DIRECT", "true"),
+    ]);
+    let otherwise = said(&[
+        ("CODER_TELEMETRY_ENABLE", "true"),
+        ("CODER_UPDATE_CHECK", "true"),
+        ("CODER_DERP_SERVER_STUN_ADDRESSES", "stun.example:3478"),
+        ("CODER_BLOCK_DIRECT", "false"),
+    ]);
+
+    assert!(!as_it_is.contains("warning"), "{as_it_is}");
+    for name in [
+        "TELEMETRY",
+        "UPDATE_CHECK",
+        "STUN_ADDRESSES",
+        "BLOCK_DIRECT",
+    ] {
+        assert!(otherwise.contains(name), "{name}: {otherwise}");
+    }
+}
+
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.0.kill();

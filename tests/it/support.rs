@@ -1,5 +1,6 @@
 //! What several tests need: a network that goes wrong when it is told to, and daemons that dial through it.
 
+pub mod capture;
 pub mod clients;
 pub mod fault_proxy;
 

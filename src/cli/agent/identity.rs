@@ -9,10 +9,10 @@ use crate::{
     agent::identity::{Cloud, Credential},
     cli::{
         exit::{Hint as _, UsageError},
-        remote::secret_file,
+        remote::{Revoked, secret_file},
         values::Csv,
     },
-    net::{headers, http, proxy::Proxies},
+    net::{headers, http, proxy::Proxies, tls},
     secret::Secret,
 };
 
@@ -72,6 +72,8 @@ pub(super) struct Identity {
         env = "CODER_AGENT_HEADER_COMMAND"
     )]
     header_command: Option<String>,
+    #[command(flatten)]
+    revoked: Revoked,
 }
 
 impl Identity {
@@ -83,6 +85,10 @@ impl Identity {
             proxies: Proxies::from_env(),
             headers: given,
             header_command: self.header_command.clone(),
+            trust: tls::Trust {
+                revoked: self.revoked.crl_file.clone(),
+                ..tls::Trust::default()
+            },
             ..http::Config::new(self.server.clone())
         };
         Ok(http::Client::new(config)?)

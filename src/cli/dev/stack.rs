@@ -22,7 +22,7 @@ use crate::{
     control::{self, Registration, StateKey, Storage, data_dir::ADMIN_TOKEN},
     daemon::{self, DaemonError, Summary},
     files,
-    net::http,
+    net::{http, tls::Trust},
     observe::BUILD,
     provision::JobSource,
     stop::Stop,
@@ -92,7 +92,7 @@ impl Stack {
         let api = client::connect(&client::Target {
             url: server.url().clone(),
             token: server.admin_token().clone(),
-            ca_certificates: Vec::new(),
+            trust: Trust::default(),
         })?;
         let source: Arc<dyn JobSource> = Arc::new(server.local_source(registration()).await?);
         let daemon_stop = stop.cleanup();

@@ -1,11 +1,6 @@
 //! The registries behind `outpost mirror serve --pull-through`.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use super::sync::token;
 use crate::{
@@ -27,24 +22,16 @@ const RETRY: Retry = Retry {
 ///
 /// # Errors
 /// What is wrong with one of the two, or with the file of authorities.
-pub(super) fn upstream(
-    file: &Path,
-    store: Store,
-    authorities: Option<PathBuf>,
-) -> anyhow::Result<Upstream> {
+pub(super) fn upstream(file: &Path, store: Store, trust: &tls::Trust) -> anyhow::Result<Upstream> {
     let wishes = Wishes::load(file)?;
     let known = read_keys(&file.with_extension("lock"))?;
-    let trust = tls::Trust {
-        extra: authorities.into_iter().collect(),
-        ..tls::Trust::default()
-    };
     let manners = Manners {
         retry: RETRY,
         ..Manners::default()
     };
     let watch: Arc<dyn Watch> = Arc::new(Logged);
     let fetcher = Fetcher::new(
-        Web::new(&trust, Proxies::from_env())?,
+        Web::new(trust, Proxies::from_env())?,
         manners,
         Arc::clone(&watch),
     );

@@ -7,13 +7,14 @@ use crate::{
     cli::{
         exit::{Hint, UsageError},
         output,
-        remote::secret_lines,
+        remote::{Revoked, secret_lines},
         server::tls_files,
     },
     mirror::serve::{Access, Proxy, Server},
     net::{
         ca,
         listener::{Limits, Listener},
+        tls,
     },
     stop::Stop,
 };
@@ -55,6 +56,8 @@ pub(in crate::cli) struct Serve {
     /// PEM file of further authorities to trust when registries are asked
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
     tls_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    revoked: Revoked,
     /// Also stand in for the hosts of archives that the mirror has, as an HTTPS proxy at this address
     ///
     /// Clients set HTTPS_PROXY to it and trust the authority in the mirror's proxy/root.pem; they reach nothing else
@@ -96,7 +99,12 @@ impl Serve {
         let proxy_dir = store.dir().join("proxy");
         let mut server = Server::new(store.clone(), Access::tokens(tokens));
         if let Some(file) = self.pull_through.filter(|_| !self.sealed) {
-            server = server.with_upstream(pull::upstream(&file, store, self.tls_ca_file)?);
+            let trust = tls::Trust {
+                extra: self.tls_ca_file.into_iter().collect(),
+                revoked: self.revoked.crl_file,
+                ..tls::Trust::default()
+            };
+            server = server.with_upstream(pull::upstream(&file, store, &trust)?);
         }
         let listener = Listener::bind(self.listen, tls.as_ref(), Limits::standard()).await?;
         output::note(&format!("Serving the mirror at {}", listener.url()));

@@ -7,20 +7,22 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 use anyhow::Context as _;
 use http::HeaderValue;
 use serde::Serialize;
+use url::Url;
 
 use self::bars::Bars;
 use super::{
     super::{
         exit::{Distrusted, Incomplete, UsageError},
         output::{self, Output, facts},
+        remote::Revoked,
     },
     Place,
 };
 use crate::{
     mirror::{
         Store,
-        fetch::{Fetcher, Manners, registry::Registries},
-        sync::{self, Keys, Report, Trust, Wishes, read_keys, wishes, write_review},
+        fetch::{Fetcher, Manners, network_mirror::NetworkMirror, registry::Registries},
+        sync::{self, Keys, Report, Trust, Wishes, missed, read_keys, wishes, write_review},
     },
     net::{proxy::Proxies, tls, web::Web},
     stop::Stop,
@@ -46,6 +48,16 @@ pub(in crate::cli) struct Sync {
     /// Take over the packages in a directory that `terraform providers mirror` made, any number of times
     #[arg(long, value_name = "DIR")]
     import_dir: Vec<PathBuf>,
+    /// Ask this network mirror for all providers, in the registries' place; it vouches for them, by checksums alone
+    ///
+    /// Another site's `outpost mirror serve` is one at its address with /mirror/ behind it. What must be signed by a key
+    /// that mirror.toml names is not taken from it.
+    #[arg(long, value_name = "URL", env = "OUTPOST_MIRROR_FROM")]
+    from_mirror: Option<Url>,
+    /// Fetch what is in this list of `outpost mirror serve`, of what was asked for in vain in a sealed site, too; any
+    /// number of times
+    #[arg(long, value_name = "FILE")]
+    misses: Vec<PathBuf>,
     /// Tell how many files and bytes would be downloaded, and download nothing
     #[arg(long)]
     dry_run: bool,
@@ -64,6 +76,8 @@ pub(in crate::cli) struct Sync {
     /// PEM file of further authorities to trust
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
     tls_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    revoked: Revoked,
 }
 
 /// The result for programs.
@@ -91,7 +105,8 @@ struct FailureRow {
 
 impl Sync {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
-        let (wishes, lock_file) = self.wishes()?;
+        let (mut wishes, lock_file) = self.wishes()?;
+        self.add_misses(&mut wishes)?;
         let known = match &lock_file {
             Some(path) => read_keys(path)?,
             None => Keys::new(),
@@ -107,6 +122,7 @@ impl Sync {
         let bars = Arc::new(Bars::new());
         let fetcher = self.fetcher(Arc::clone(&bars))?;
         let registries = Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(token));
+        let registries = registries.with_mirror(self.network_mirror(&fetcher)?);
         let dir = self.place.dir()?;
         let store = Store::open(&dir).context("the mirror cannot be used")?;
         let sync = sync::Sync {
@@ -139,7 +155,9 @@ impl Sync {
         let path = match &self.file {
             Some(path) => path.clone(),
             None if default.is_file() => default,
-            None if !self.import_dir.is_empty() => return Ok((Wishes::default(), None)),
+            None if !self.import_dir.is_empty() || !self.misses.is_empty() => {
+                return Ok((Wishes::default(), None));
+            }
             None => {
                 let text = "there is no mirror.toml here; write one, name one with --file, or take over a directory \
                             with --import-dir";
@@ -153,9 +171,35 @@ impl Sync {
         Ok((wishes, Some(path.with_extension("lock"))))
     }
 
+    fn add_misses(&self, wishes: &mut Wishes) -> anyhow::Result<()> {
+        for path in &self.misses {
+            let list = super::super::provisioner::connect::read(path)?;
+            let left = missed::add(wishes, &list).map_err(|error| {
+                let text = format!("`{}` is no list of misses: {error}", path.display());
+                UsageError(text)
+            })?;
+            for name in left {
+                output::note(&format!(
+                    "not fetched by its name alone, so write it into mirror.toml if it is right: {name}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn network_mirror(&self, fetcher: &Fetcher) -> Result<Option<NetworkMirror>, UsageError> {
+        let Some(url) = &self.from_mirror else {
+            return Ok(None);
+        };
+        let mirror = NetworkMirror::new(url, fetcher.clone(), Arc::new(token));
+        let wrong = || UsageError(format!("`--from-mirror {url}`: expected https://…"));
+        mirror.ok_or_else(wrong).map(Some)
+    }
+
     fn fetcher(&self, bars: Arc<Bars>) -> anyhow::Result<Fetcher> {
         let trust = tls::Trust {
             extra: self.tls_ca_file.iter().cloned().collect(),
+            revoked: self.revoked.crl_file.clone(),
             ..tls::Trust::default()
         };
         let web = Web::new(&trust, Proxies::from_env())?;

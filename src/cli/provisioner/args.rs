@@ -7,6 +7,7 @@ use url::Url;
 use crate::{
     cli::{
         engine::{CoderProvider, EngineArgs},
+        remote::Revoked,
         values::{self, Csv, Ignored, ListenAddress},
     },
     daemon::{Concurrency, metrics::Labels},
@@ -177,6 +178,8 @@ pub(in crate::cli) struct ServerArgs {
         env = "OUTPOST_TLS_CA_FILE"
     )]
     pub(in crate::cli) ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) revoked: Revoked,
     /// PEM file of the certificate to show to the server
     #[arg(
         long,

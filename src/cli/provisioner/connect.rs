@@ -11,6 +11,31 @@ use crate::{
     net::{headers, http, proxy::Proxies, tls},
 };
 
+/// Whom the options say to believe.
+pub(in crate::cli) fn trust(args: &ServerArgs) -> tls::Trust {
+    let identity = args
+        .client_tls_cert_file
+        .clone()
+        .zip(args.client_tls_key_file.clone())
+        .map(|(certificate, key)| tls::Identity { certificate, key });
+    tls::Trust {
+        only: args.client_tls_ca_file.clone(),
+        extra: args.ca_file.iter().cloned().collect(),
+        revoked: args.revoked.crl_file.clone(),
+        identity,
+    }
+}
+
+/// The same for everybody else whom the daemon and its engine ask: `--client-tls-ca-file` and the daemon's own
+/// certificate are for its server alone.
+pub(in crate::cli) fn trust_beside(args: &ServerArgs) -> tls::Trust {
+    tls::Trust {
+        only: None,
+        identity: None,
+        ..trust(args)
+    }
+}
+
 /// A client with everything that the options say of a server of Coder's.
 ///
 /// # Errors
@@ -18,18 +43,8 @@ use crate::{
 pub(in crate::cli) fn client(args: &ServerArgs, url: &Url) -> anyhow::Result<http::Client> {
     let given = headers::parse(Csv::all(&args.header));
     let given = given.map_err(|error| UsageError(format!("`--header`: {error}")))?;
-    let identity = args
-        .client_tls_cert_file
-        .clone()
-        .zip(args.client_tls_key_file.clone())
-        .map(|(certificate, key)| tls::Identity { certificate, key });
-    let trust = tls::Trust {
-        only: args.client_tls_ca_file.clone(),
-        extra: args.ca_file.iter().cloned().collect(),
-        identity,
-    };
     Ok(http::Client::new(http::Config {
-        trust,
+        trust: trust(args),
         proxies: Proxies::from_env(),
         headers: given,
         header_command: args.header_command.clone(),

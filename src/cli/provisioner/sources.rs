@@ -58,15 +58,13 @@ pub(super) async fn all(
 
 fn ours(args: &Start, target: &Target) -> anyhow::Result<Vec<Arc<dyn JobSource>>> {
     refuse_coders_options(&args.server)?;
-    let authorities = args.server.ca_file.iter();
-    let authorities = authorities.map(|path| connect::read(path));
-    let authorities: Vec<_> = authorities.collect::<Result<_, _>>()?;
+    let trust = connect::trust(&args.server);
     let source = |name| -> Arc<dyn JobSource> {
         let one = grpc::Target {
             url: target.url.clone(),
             name,
             tags: target.tags.clone(),
-            ca_certificates: authorities.clone(),
+            trust: trust.clone(),
         };
         Arc::new(GrpcSource::new(one, credentials(target)))
     };

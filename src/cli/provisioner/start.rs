@@ -101,10 +101,8 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     };
     let find = async {
         let (work_dir, provider) = (state_dir.join("sessions"), args.coder_provider);
-        let ca_file = args.server.ca_file.as_deref();
-        let found = args
-            .engine
-            .find(provider, work_dir, guarded, ca_file, &stop);
+        let trust = connect::trust_beside(&args.server);
+        let found = args.engine.find(provider, work_dir, guarded, &trust, &stop);
         let (provisioner, binary) = found.await?;
         // Nobody else sets it.
         let _ = engine.set(binary);

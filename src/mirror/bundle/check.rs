@@ -19,9 +19,11 @@ use super::{
     read::refused,
     tape::{self, BLOCK},
 };
-use crate::mirror::Digest;
+use crate::{files::mapped, mirror::Digest};
 
-/// Read at a time. What is read is hashed while it is still in the processor's cache.
+/// Looked at at a time: much, as each time costs a change of this process's memory map.
+const WINDOW_BYTES: u64 = 4 << 20;
+/// Read at a time where that is not possible. What is read is hashed while it is still in the processor's cache.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Verifies all files of a bundle against its manifest, and `verify` decides about the manifest.
@@ -120,11 +122,17 @@ fn check_blob(
     let (mut context, begin) = (Context::new(&SHA256), at + BLOCK as u64);
     let mut done = 0;
     while done < blob.size {
-        let piece = &mut piece[..(blob.size - done).min(PIECE_BYTES as u64) as usize];
-        read(piece, begin + done)?;
-        context.update(piece);
-        done += piece.len() as u64;
-        watch.advance(piece.len())?;
+        let length = (blob.size - done).min(WINDOW_BYTES) as usize;
+        let hash = |bytes: &[u8]| context.update(bytes);
+        if !mapped::look_at(file, begin + done, length, hash) {
+            for from in (0..length).step_by(PIECE_BYTES) {
+                let piece = &mut piece[..(length - from).min(PIECE_BYTES)];
+                read(piece, begin + done + from as u64)?;
+                context.update(piece);
+            }
+        }
+        done += length as u64;
+        watch.advance(length)?;
     }
     if Digest::finish(context) != digest {
         return Err(refused(

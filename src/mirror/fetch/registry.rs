@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 use url::Url;
 
-use super::{Answer, FetchError, Fetcher};
+use super::{Answer, FetchError, Fetcher, network_mirror::NetworkMirror};
 use crate::{
     mirror::Digest,
     net::http::shown,
@@ -41,6 +41,7 @@ pub struct Registries {
     fetcher: Fetcher,
     tokens: Tokens,
     known: Arc<Mutex<HashMap<String, Arc<OnceCell<Services>>>>>,
+    mirror: Option<NetworkMirror>,
 }
 
 /// A version of a provider that a registry has.
@@ -193,7 +194,19 @@ impl Registries {
             fetcher,
             tokens,
             known: Arc::new(Mutex::new(known.iter().map(told).collect())),
+            mirror: None,
         }
+    }
+
+    /// The same, with a network mirror that is asked for all providers in the registries' place.
+    pub fn with_mirror(mut self, mirror: Option<NetworkMirror>) -> Self {
+        self.mirror = mirror;
+        self
+    }
+
+    /// Who is asked for providers in the registries' place.
+    pub fn mirror(&self) -> Option<&NetworkMirror> {
+        self.mirror.as_ref()
     }
 
     /// Where a host has its services.
@@ -251,6 +264,9 @@ impl Registries {
     /// # Errors
     /// [`FetchError`]; [`FetchError::NotFound`] if the registry does not know it.
     pub async fn versions(&self, addr: &ProviderAddr) -> Result<Vec<Offered>, FetchError> {
+        if let Some(mirror) = &self.mirror {
+            return mirror.versions(addr).await;
+        }
         let url = self.provider_url(addr, "versions").await?;
         Offered::read(&self.ask(addr.host(), &url).await?)
     }

@@ -39,11 +39,11 @@ pub(super) struct Demand {
 
 /// What became of one version.
 #[derive(Default)]
-struct Outcome {
+pub(super) struct Outcome {
     provider: Option<Provider>,
     failures: Vec<(String, Cause)>,
-    present: usize,
-    fetched: Vec<Option<u64>>,
+    pub(super) present: usize,
+    pub(super) fetched: Vec<Option<u64>>,
 }
 
 /// A list of checksums that somebody signed.
@@ -207,6 +207,12 @@ impl Sync {
             signed: known.and_then(|known| known.signed.clone()),
             packages,
         };
+        if let Some(mirror) = self.registries.mirror() {
+            let vouched = self.vouched(mirror, &missing, &mut provider, &mut outcome);
+            vouched.await;
+            outcome.provider = Some(provider).filter(|provider| !provider.packages.is_empty());
+            return outcome;
+        }
         let found = missing
             .iter()
             .map(|platform| self.registries.package(&addr, &version, platform));
@@ -375,7 +381,7 @@ impl Sync {
 }
 
 impl Outcome {
-    fn fail(
+    pub(super) fn fail(
         &mut self,
         addr: &ProviderAddr,
         version: &Version,

@@ -37,6 +37,9 @@ pub enum TrustError {
         /// The key that signed.
         found: String,
     },
+    /// Signatures of certain keys are wanted, and where it comes from there are none.
+    #[error("{0} is wanted with its publisher's signature, and a network mirror has none")]
+    NoSignature(ProviderAddr),
     /// What was signed does not list the package, or with another checksum.
     #[error("`{filename}` is not what its publisher signed: {why}")]
     NotListed {
@@ -60,6 +63,10 @@ impl TrustError {
             )),
             Self::OtherKey { found, .. } => Some(format!(
                 "if the publisher announced this key, accept it with --accept-key {found}"
+            )),
+            Self::NoSignature(addr) => Some(format!(
+                "read it from a registry: `[hosts.\"{}\"]` in mirror.toml may name a mirror's one, such as `outpost mirror serve` has",
+                addr.host()
             )),
             Self::Signature { .. } | Self::NotListed { .. } => None,
         }
@@ -95,6 +102,11 @@ impl Trust {
     /// Whether a provider needs no signature.
     pub fn is_unsigned(&self, addr: &ProviderAddr) -> bool {
         self.rules.get(&namespace(addr)) == Some(&Rule::Unsigned)
+    }
+
+    /// Whether only signatures of certain keys count, which the operator named.
+    pub fn is_pinned(&self, addr: &ProviderAddr) -> bool {
+        matches!(self.rules.get(&namespace(addr)), Some(Rule::Keys(_)))
     }
 
     /// Checks who signed `content`, which belongs to `what` of a namespace.

@@ -13,10 +13,10 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::net::tls::Identity;
+use crate::net::{ca, listener, tls::Identity};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
 
@@ -235,6 +235,60 @@ async fn a_client_shows_its_certificate_and_a_renewed_one_without_a_restart() {
         200
     );
     assert_eq!(heads.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_refused_from_the_next_connection_on() {
+    crate::net::install_crypto_provider();
+    let dir = tempfile::tempdir().unwrap();
+    let now = jiff::Timestamp::now();
+    let mut authority = ca::Authority::create(dir.path(), "Our CA", &[], now).unwrap();
+    let issued = authority.issue(
+        ca::Request {
+            name: "localhost".to_owned(),
+            role: ca::Role::Server,
+            hosts: Vec::new(),
+            certificate: None,
+            key: None,
+        },
+        now,
+    );
+    let issued = issued.unwrap();
+    let tls = listener::Tls {
+        certificate: issued.certificate,
+        key: issued.key,
+    };
+    let anywhere = ([127, 0, 0, 1], 0).into();
+    let limits = listener::Limits::standard();
+    let listener = listener::Listener::bind(anywhere, Some(&tls), limits);
+    let listener = listener.await.unwrap();
+    let port = listener.address().port();
+    let stop = crate::stop::Stop::new();
+    tokio::spawn(listener.serve(axum::Router::new(), stop.clone()));
+    let trust = Trust {
+        only: Some(ca::root_file(dir.path())),
+        revoked: Some(ca::revoked_file(dir.path())),
+        ..Trust::default()
+    };
+    let config = Arc::new(tls::client_config(&trust).unwrap());
+    let connect = async || {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let connector = TlsConnector::from(Arc::clone(&config));
+        let connected = connector.connect("localhost".try_into().unwrap(), stream);
+        connected.await.map(drop)
+    };
+
+    let before = connect().await;
+    std::fs::write(ca::revoked_file(dir.path()), "half of a li").unwrap();
+    let meanwhile = connect().await;
+    authority.revoke("localhost", now).unwrap();
+    let after = connect().await.unwrap_err();
+
+    assert!(
+        before.is_ok() && meanwhile.is_ok(),
+        "{before:?} {meanwhile:?}"
+    );
+    assert!(whole(&after).contains("Revoked"), "{}", whole(&after));
 }
 
 #[test]

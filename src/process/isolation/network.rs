@@ -1,7 +1,9 @@
 //! A network of its own for this process and all that it starts: a loopback device, no other, and so no way out.
 
 use std::{
+    fs,
     io::{self, Error},
+    net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd as _,
 };
 
@@ -15,11 +17,15 @@ use nix::{
 
 use super::{Denied, namespaces};
 
-/// Leaves all networks that there are. This process must have one thread, and stays who it is.
+/// Leaves all networks that there are. This process must have one thread, and stays who it is. Where there is nothing
+/// but a loopback device anyway, as in a container without a network, nothing happens.
 ///
 /// # Errors
 /// If the kernel gives nobody, or not us, a namespace.
 pub fn leave() -> Result<(), Denied> {
+    if is_alone(&fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default()) {
+        return Ok(());
+    }
     // Whoever may have one without a namespace of users keeps what he may do to files.
     if unshare(CloneFlags::CLONE_NEWNET).is_err() {
         let dumpable = |is| {
@@ -33,6 +39,15 @@ pub fn leave() -> Result<(), Denied> {
         entered?;
     }
     start_loopback().map_err(|error| Denied::kernel("start the loopback device", error))
+}
+
+/// Whether a list of devices as `/proc/net/dev` has it names the loopback device alone, and that one works.
+fn is_alone(devices: &str) -> bool {
+    let names = devices.lines().filter_map(|line| line.split_once(':'));
+    let mut names = names.map(|(name, _)| name.trim());
+    // Nothing is sent: the kernel looks for a route.
+    let works = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.connect((Ipv4Addr::LOCALHOST, 9));
+    names.next() == Some("lo") && names.next().is_none() && works().is_ok()
 }
 
 /// What the kernel calls these.
@@ -90,5 +105,26 @@ fn refusal(answer: &[u8]) -> Option<Error> {
         (Some(NLMSG_ERROR), Some(0)) => None,
         (Some(NLMSG_ERROR), Some(code)) => Some(Error::from_raw_os_error(-code)),
         _ => Some(Error::other("the kernel gave no answer to this")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_has_nothing_but_a_loopback_device_is_alone() {
+        let head = "Inter-|   Receive\n face |bytes    packets\n";
+        let (lo, eth) = ("    lo:  100  1 0\n", "  eth0:  100  1 0\n");
+
+        assert!(is_alone(&format!("{head}{lo}")));
+        for devices in [
+            head,
+            &format!("{head}{lo}{eth}"),
+            &format!("{head}{eth}"),
+            "",
+        ] {
+            assert!(!is_alone(devices), "{devices}");
+        }
     }
 }

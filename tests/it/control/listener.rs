@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, time::Duration};
 use outpost::{
     client::{self, Target},
     control::{self, Limits, Storage, tokens},
-    net::listener::Tls,
+    net::{listener::Tls, tls::Trust},
     proto::outpost::v1::{self as api},
     provision::{JobSource as _, SourceError},
     stop::Stop,
@@ -106,13 +106,16 @@ async fn tls_is_spoken_with_the_given_certificate() {
     config.tls = Some(tls);
     let lab = Lab::with(config).await;
     let url = format!("https://localhost:{}", lab.server.address().port());
-    let target = |ca_certificates| Target {
+    let target = |extra| Target {
         url: url.parse().unwrap(),
         token: lab.server.admin_token().clone(),
-        ca_certificates,
+        trust: Trust {
+            extra,
+            ..Trust::default()
+        },
     };
 
-    let trusting = target(vec![made.cert.pem().into_bytes()]);
+    let trusting = target(vec![temp.path().join("cert.pem")]);
     let user = client::connect(&trusting)
         .unwrap()
         .who_am_i(api::WhoAmIRequest {})

@@ -11,7 +11,13 @@ use tempfile::TempDir;
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 use super::origin::{Fault, Origin, Publisher};
-use crate::{cli::outpost, support::go_install};
+use crate::{
+    cli::outpost,
+    support::{
+        capture::{Packet, captured},
+        go_install,
+    },
+};
 
 /// What a template sees of the network of its namespace: sent datagrams, as of DNS, and packets that had nowhere to go.
 const COUNTERS: &str = r#"
@@ -159,7 +165,21 @@ async fn templates_as_they_are_work_on_a_sealed_site_from_one_file() {
     let inside = home.join("inside").display().to_string();
     for template in &templates {
         let sealed = ["dev", "--sealed", "--check", "--mirror", &inside, template];
-        let said = done(&run(home, &sealed));
+        let said = match captured(|| run(home, &sealed)) {
+            Ok((ended, packets)) => {
+                let said = done(&ended);
+                assert!(said.contains("nothing of this run has a network"), "{said}");
+                let strange = |packet: &&Packet| packet.is_dns() || !packet.is_inside();
+                let strange: Vec<_> = packets.iter().filter(strange).collect();
+                assert!(strange.is_empty(), "{strange:?}");
+                assert!(packets.len() > 10, "an engine asks the mirror");
+                said
+            }
+            Err(why) => {
+                eprintln!("skipped: the capture of a sealed run's packets: {why}");
+                done(&run(home, &sealed))
+            }
+        };
 
         if said.contains("nothing of this run has a network") {
             let seen = said.matches("(local-exec): sent: ").count();

@@ -10,10 +10,19 @@ use std::{
 use outpost::{
     mirror::{
         Store,
-        fetch::{FetchError, Fetcher, Manners, Retry, Watch, registry::Registries},
+        fetch::{
+            FetchError, Fetcher, Manners, Retry, Watch, network_mirror::NetworkMirror,
+            registry::Registries,
+        },
+        serve::{Access, Server},
         sync::{Keys, Report, Sync, Trust, Wishes, read_keys, write_review},
     },
-    net::{proxy::Proxies, tls, web::Web},
+    net::{
+        listener::{Limits, Listener},
+        proxy::Proxies,
+        tls,
+        web::Web,
+    },
     stop::Stop,
 };
 
@@ -666,7 +675,7 @@ async fn doctor_and_lock_tell_a_template_what_a_mirror_has() {
     std::fs::write(template.join("main.tf"), requires("~> 2.0")).unwrap();
     let (code, text) = run(&["doctor"]);
     assert!(
-        code == 1 && text.contains("unsatisfiable") && text.contains("there is 1.0.0"),
+        code == 1 && text.contains("version-unsatisfiable") && text.contains("there is 1.0.0"),
         "{code} {text}"
     );
     assert_eq!(run(&["lock"]).0, 1);
@@ -696,6 +705,164 @@ async fn doctor_and_lock_tell_a_template_what_a_mirror_has() {
     std::fs::write(template.join(".terraform.lock.hcl"), foreign).unwrap();
     let (code, text) = run(&["doctor"]);
     assert!(code == 1 && text.contains("lock-mismatch"), "{code} {text}");
+}
+
+/// A directory of the web as `terraform providers mirror` makes one: documents beside packages, and `h1` alone.
+fn publish_as_network_mirror(origin: &Origin, hash: &str) {
+    let package =
+        origin.file("registry.example/files/terraform-provider-demo_1.1.0_linux_amd64.zip");
+    let base = format!("net/{DEMO}");
+    origin.put(&format!("{base}/demo.zip"), &package);
+    let index = serde_json::json!({"versions": {"1.0.0": {}, "1.1.0": {}}});
+    origin.put(&format!("{base}/index.json"), index.to_string().as_bytes());
+    let version = serde_json::json!({
+        "archives": {"linux_amd64": {"url": "demo.zip", "hashes": [hash]}}
+    });
+    origin.put(
+        &format!("{base}/1.1.0.json"),
+        version.to_string().as_bytes(),
+    );
+}
+
+#[tokio::test]
+async fn a_network_mirror_vouches_for_what_it_has_by_checksums() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0", "1.1.0"], 100).await;
+    let upstream = Site::new(&wish("\"1.1.0\""), &origin);
+    assert_eq!(reasons(&upstream.sync().await), "");
+    let (_, generation) = upstream.store().newest().unwrap();
+    let package = &generation.providers[0].packages[0];
+    assert_eq!(package.platform.to_string(), "linux_amd64");
+    let one = wish("\"~> 1.0\"") + "platforms = [\"linux_amd64\"]\n";
+    let from = |site: &Site| {
+        let mut sync = site.prepare();
+        let url = format!("{}/net", origin.url).parse().unwrap();
+        let mirror = NetworkMirror::new(&url, sync.fetcher.clone(), Arc::new(|_| None));
+        sync.registries = sync.registries.with_mirror(mirror);
+        sync
+    };
+    origin.asked();
+
+    publish_as_network_mirror(&origin, &package.h1_zip.to_string());
+    let site = Site::new(&one, &origin);
+    let first = from(&site).run(&Stop::new()).await.unwrap();
+    let second = from(&site).run(&Stop::new()).await.unwrap();
+
+    assert_eq!(reasons(&first), "");
+    assert_eq!((first.files, second.files, second.present), (1, 0, 1));
+    let (_, taken) = site.store().newest().unwrap();
+    assert_eq!(taken.providers[0].packages, [package.clone()]);
+    assert!(taken.providers[0].signed.is_none());
+    let asked = origin.asked();
+    assert!(asked.iter().all(|line| line.contains("/net/")), "{asked:?}");
+
+    publish_as_network_mirror(&origin, &format!("h1:{}=", "A".repeat(43)));
+    let other = Site::new(&one, &origin);
+    let report = from(&other).run(&Stop::new()).await.unwrap();
+    assert!(
+        reasons(&report).contains("none of the checksums") && report.failures[0].is_distrust(),
+        "{}",
+        reasons(&report)
+    );
+    let pinned = format!(
+        "{one}[trust]\n\"registry.example/acme\" = [\"{}\"]\n",
+        "A".repeat(40)
+    );
+    let strict = Site::new(&pinned, &origin);
+    let report = from(&strict).run(&Stop::new()).await.unwrap();
+    assert!(
+        reasons(&report).contains("publisher's signature") && report.failures[0].is_distrust(),
+        "{}",
+        reasons(&report)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_is_read_from_another_ones_server() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0"], 100).await;
+    let upstream = Site::new(&wish("\"newest\""), &origin);
+    assert_eq!(reasons(&upstream.sync().await), "");
+    let server = Server::new(upstream.store(), Access::tokens(Vec::new()));
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, Limits::standard());
+    let listener = listener.await.unwrap();
+    let url = format!("{}mirror", listener.url());
+    tokio::spawn(listener.serve(server.router(), Stop::new()));
+    let site = Site::new(&wish("\"newest\""), &origin);
+    origin.asked();
+
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_outpost"))
+        .args([
+            "mirror",
+            "sync",
+            "--mirror-dir",
+            "mirror",
+            "--from-mirror",
+            &url,
+        ])
+        .current_dir(site.dir.path())
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let packages = |site: &Site| {
+        site.store().newest().unwrap().1.providers[0]
+            .packages
+            .clone()
+    };
+    assert_eq!(packages(&site), packages(&upstream));
+    assert!(origin.asked().is_empty(), "the origin was asked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_site_asked_for_in_vain_is_what_the_next_sync_brings() {
+    outpost::net::install_crypto_provider();
+    let origin = origin_with(&Publisher::new(), &["1.0.0", "1.1.0"], 100).await;
+    let inside = tempfile::tempdir().unwrap();
+    let store = Store::open(inside.path()).unwrap();
+    let lock = store.lock(&Stop::new()).await.unwrap();
+    store.commit(Default::default(), None, &lock).unwrap();
+    drop(lock);
+    let server = Server::new(store, Access::tokens(Vec::new()));
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, Limits::standard());
+    let listener = listener.await.unwrap();
+    let url = listener.url();
+    tokio::spawn(listener.serve(server.router(), Stop::new()));
+    for path in [
+        format!("v1/providers/{HOST}/acme/demo/1.0.0/download/linux/arm64"),
+        "files/files.example/tool.tar.gz".to_owned(),
+    ] {
+        let asked = reqwest::get(url.join(&path).unwrap()).await.unwrap();
+        assert_eq!(asked.status(), 404, "{path}");
+    }
+    let list = reqwest::get(url.join("api/missing").unwrap())
+        .await
+        .unwrap();
+    let site = Site::new("", &origin);
+    let file = site.dir.path().join("misses.json");
+    std::fs::write(&file, list.bytes().await.unwrap()).unwrap();
+
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_outpost"))
+        .args([
+            "mirror",
+            "sync",
+            "--mirror-dir",
+            "mirror",
+            "--misses",
+            "misses.json",
+        ])
+        .current_dir(site.dir.path())
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("files.example/tool.tar.gz"), "{said}");
+    let (_, generation) = site.store().newest().unwrap();
+    let [demo] = &generation.providers[..] else {
+        panic!("one provider was missing");
+    };
+    assert_eq!(demo.version.to_string(), "1.0.0");
+    assert_eq!(demo.packages[0].platform.to_string(), "linux_arm64");
 }
 
 #[test]

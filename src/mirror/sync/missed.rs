@@ -1,0 +1,114 @@
+//! What a mirror in a sealed site was asked for in vain, as wishes: the list that came out makes the next bundle.
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::Wishes;
+
+/// The list as `outpost mirror serve` writes it.
+#[derive(Deserialize)]
+struct List {
+    missing: Vec<Miss>,
+}
+
+#[derive(Deserialize)]
+struct Miss {
+    kind: String,
+    name: String,
+    #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
+    platform: Option<String>,
+}
+
+/// Adds what a list names, and returns what of it nobody can fetch by its name alone.
+///
+/// Whoever asked may have asked for nonsense, so what is no address of anything is returned as well.
+///
+/// # Errors
+/// If it is no such list.
+pub fn add(wishes: &mut Wishes, list: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+    let list: List = serde_json::from_slice(list)?;
+    let mut left = Vec::new();
+    for miss in list.missing {
+        let versions = [miss.version.as_deref().unwrap_or("newest")];
+        let platforms = miss.platform.as_ref().map(|platform| [platform]);
+        let name = &miss.name;
+        let wish = json!({ "source": name, "versions": versions });
+        let is_added = match miss.kind.as_str() {
+            "provider" => {
+                let wish = with(wish, "platforms", json!(platforms));
+                push(&mut wishes.providers, wish)
+            }
+            "module" => push(&mut wishes.modules, wish),
+            "tool" => {
+                let wish = json!({ "name": name, "versions": versions });
+                push(&mut wishes.tools, wish)
+            }
+            "git" => {
+                let url = match name.contains("://") {
+                    true => name.clone(),
+                    false => format!("https://{name}"),
+                };
+                push(&mut wishes.git, json!({ "url": url }))
+            }
+            _ => false,
+        };
+        if !is_added {
+            left.push(format!("{} {name}", miss.kind));
+        }
+    }
+    Ok(left)
+}
+
+fn with(mut wish: Value, key: &str, value: Value) -> Value {
+    wish[key] = value;
+    wish
+}
+
+/// Adds a wish as if it stood in a `mirror.toml`, if it could.
+fn push<T: DeserializeOwned>(wishes: &mut Vec<T>, wish: Value) -> bool {
+    let wish = serde_json::from_value(wish);
+    wish.map(|wish| wishes.push(wish)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_becomes_wishes_and_what_has_no_name_to_fetch_it_by_is_told() {
+        let list = json!({ "missing": [
+            { "kind": "provider", "name": "registry.example/acme/demo", "version": "1.1.0",
+              "platform": "linux_arm64", "count": 3, "last": "2026-01-01T00:00:00Z" },
+            { "kind": "provider", "name": "registry.example/acme/other" },
+            { "kind": "module", "name": "registry.example/acme/hello/coder", "version": "1.2.0" },
+            { "kind": "git", "name": "git.example/acme/mods.git" },
+            { "kind": "tool", "name": "tofu", "version": "1.10.7" },
+            { "kind": "tool", "name": "unheard-of" },
+            { "kind": "file", "name": "https://files.example/x" },
+            { "kind": "provider", "name": "../../etc/passwd" },
+        ]});
+        let mut wishes = Wishes::default();
+
+        let left = add(&mut wishes, list.to_string().as_bytes()).unwrap();
+
+        let of = [
+            wishes.providers.len(),
+            wishes.modules.len(),
+            wishes.git.len(),
+            wishes.tools.len(),
+        ];
+        assert_eq!(of, [2, 1, 1, 1]);
+        let platforms = wishes.providers[0].platforms.as_deref().unwrap();
+        assert_eq!(platforms[0].to_string(), "linux_arm64");
+        assert_eq!(wishes.git[0].url, "https://git.example/acme/mods.git");
+        let told = [
+            "tool unheard-of",
+            "file https://files.example/x",
+            "provider ../../etc/passwd",
+        ];
+        assert_eq!(left, told);
+        assert!(add(&mut wishes, b"[]").is_err());
+    }
+}
