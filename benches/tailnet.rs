@@ -280,13 +280,13 @@ async fn build(
         url: url.clone(),
         name: WORKSPACE.to_owned(),
         tags: BTreeMap::new(),
-        ca_certificates: Vec::new(),
+        trust: outpost::net::tls::Trust::default(),
     };
     let daemon = GrpcSource::new(target, Arc::new(Fixed(Credential::Psk(psk))));
     let mut api = client::connect(&Target {
         url: url.clone(),
         token: token.clone(),
-        ca_certificates: Vec::new(),
+        trust: outpost::net::tls::Trust::default(),
     })?;
     let machine = |agents| Resource {
         address: "machine.main".to_owned(),

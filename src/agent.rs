@@ -19,7 +19,7 @@ pub mod reaper;
 mod reinit;
 mod rest;
 mod rpc;
-mod schedule;
+pub mod schedule;
 mod scripts;
 mod session;
 mod sftp;

@@ -15,14 +15,14 @@ use croner::{
 const WITHOUT_WEEKDAY: usize = 5;
 
 /// The times of a script.
-pub(super) struct Schedule(Cron);
+pub struct Schedule(Cron);
 
 impl Schedule {
     /// Reads a template's expression.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn parse(expression: &str) -> Result<Self, CronError> {
+    pub fn parse(expression: &str) -> Result<Self, CronError> {
         let parser = CronParser::builder()
             .seconds(Seconds::Required)
             .year(Year::Disallowed)
@@ -34,7 +34,7 @@ impl Schedule {
     }
 
     /// The first of its times after `now`; `None` if there never is one.
-    pub(super) fn after<Tz: TimeZone>(&self, now: &DateTime<Tz>) -> Option<DateTime<Tz>> {
+    pub fn after<Tz: TimeZone>(&self, now: &DateTime<Tz>) -> Option<DateTime<Tz>> {
         self.0.find_next_occurrence(now, false).ok()
     }
 }

@@ -22,12 +22,12 @@ use crate::proto::coder::tailnet::v2::{
 };
 
 /// Peers in one answer.
-const BATCH: usize = 1024;
+pub(super) const BATCH: usize = 1024;
 /// Tunnels of one peer, which it began.
-const MAX_TUNNELS: usize = 4096;
+pub(super) const MAX_TUNNELS: usize = 4096;
 /// Bytes of a node: one with all relays of the world and fifty endpoints has a tenth of it. What is told of it waits for
 /// each of those who hear of it, as often as their queue is long at most.
-const MAX_NODE: usize = 32 << 10;
+pub(super) const MAX_NODE: usize = 32 << 10;
 /// Why somebody may not go to an agent.
 pub const ELSEWHERE: &str = "this agent is not there for you";
 /// Where agents of old listened, each of them.
@@ -103,6 +103,12 @@ enum Update {
 }
 
 impl Core {
+    /// How many peers there are, how many began tunnels, and to how many there are some.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+        (self.peers.len(), self.to.len(), self.from.len())
+    }
+
     /// Takes a peer in, in the place of whoever had its id before.
     pub fn connect(&mut self, id: Uuid, auth: Auth) -> Connection {
         self.last_connection += 1;
