@@ -133,7 +133,7 @@ async fn whoever_follows_their_workspaces_hears_of_all_and_then_of_what_is_new()
     daemon.complete(built(&job)).await.unwrap();
     let stopped = update(&mut first).await;
     assert_eq!(stopped.upserted_workspaces[0].status(), Status::Stopped);
-    assert_eq!(stopped.deleted_agents, std::slice::from_ref(&agent));
+    assert_eq!(stopped.deleted_agents, std::slice::from_ref(agent));
 
     let again = build(&mut lab, "dev", "start").await;
     update(&mut first).await;

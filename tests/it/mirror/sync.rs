@@ -750,7 +750,7 @@ async fn a_network_mirror_vouches_for_what_it_has_by_checksums() {
     assert_eq!(reasons(&first), "");
     assert_eq!((first.files, second.files, second.present), (1, 0, 1));
     let (_, taken) = site.store().newest().unwrap();
-    assert_eq!(taken.providers[0].packages, std::slice::from_ref(&package));
+    assert_eq!(taken.providers[0].packages, std::slice::from_ref(package));
     assert!(taken.providers[0].signed.is_none());
     let asked = origin.asked();
     assert!(asked.iter().all(|line| line.contains("/net/")), "{asked:?}");
