@@ -215,7 +215,9 @@ impl EngineArgs {
         for file in files {
             let read = std::fs::read(file);
             further.extend(read.with_context(|| format!("failed to read `{}`", file.display()))?);
-            further.push(b'\n');
+            if !further.ends_with(b"\n") {
+                further.push(b'\n');
+            }
         }
         let directory = self.cache_dir()?;
         let path = directory.join("trust.pem");

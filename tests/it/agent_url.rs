@@ -98,7 +98,7 @@ fn an_agent_comes_and_is_reached_by_the_url_that_its_template_names() {
         .map(|it| &it["facts"])
         .find(|facts| facts["script"].is_string())
         .unwrap();
-    assert_eq!(facts["url"], server.url.as_str());
+    assert_eq!(facts["url"], format!("{}/", server.url));
 
     let home = server.path("home");
     fs::create_dir(&home).unwrap();

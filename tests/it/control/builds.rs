@@ -12,6 +12,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use uuid::Uuid;
 
 use super::{
     Lab, PATIENCE,
@@ -97,7 +98,7 @@ async fn the_log_of_a_build_is_followed_line_by_line_until_it_has_ended() {
     assert_eq!(described["status"], "starting");
     assert_eq!(described["job"]["completed_at"], Value::Null);
 
-    let token = Secret::new("agent".to_owned());
+    let token = Secret::new(Uuid::new_v4().to_string());
     let done = agents::built_with_agent(&job, &token);
     daemon.complete(done).await.unwrap();
     assert_eq!(hear(&mut socket).await, None);

