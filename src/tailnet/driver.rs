@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{
     derp::{
-        client::{self, Client, Dial, Heard},
+        client::{self, Client, Dial, Heard, News},
         frame::Frame,
     },
     derp_map::{DerpMap, Region},
@@ -112,6 +112,7 @@ pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
         map: DerpMap::default(),
         home: None,
         relays: HashMap::new(),
+        clients: 0,
         tasks: JoinSet::new(),
         heard_sender,
         heard,
@@ -212,6 +213,8 @@ impl Tailnet {
 }
 
 struct Relay {
+    /// Its client's.
+    number: u64,
     frames: mpsc::Sender<Frame>,
     region: Region,
     is_home: bool,
@@ -231,6 +234,8 @@ pub struct Driver {
     map: DerpMap,
     home: Option<i32>,
     relays: HashMap<i32, Relay>,
+    /// Clients of relays that there have been.
+    clients: u64,
     tasks: JoinSet<()>,
     heard_sender: mpsc::Sender<Heard>,
     heard: mpsc::Receiver<Heard>,
@@ -328,7 +333,9 @@ impl Driver {
         }
         // A region that is another one now is dialled anew.
         let same = |id: &i32, relay: &Relay| map.regions.get(id) == Some(&relay.region);
-        self.relays.retain(|id, relay| same(id, relay));
+        for (id, _) in self.relays.extract_if(|id, relay| !same(id, relay)) {
+            self.engine.relay_lost(id);
+        }
         self.map = map;
         let home = self
             .home
@@ -356,10 +363,12 @@ impl Driver {
         if !self.relays.get(&region).is_some_and(is_there) {
             let (frames, outgoing) = mpsc::channel(client::QUEUE);
             let is_home = self.home == Some(region);
+            self.clients += 1;
             let client = Client {
                 region,
+                number: self.clients,
                 relays: self.map.relays(region).cloned().collect(),
-                is_home,
+                is_home: is_home.into(),
                 private: self.private.clone(),
                 dial: self.config.dial.clone(),
             };
@@ -370,6 +379,7 @@ impl Driver {
                 .spawn(client.run(outgoing, self.heard_sender.clone()));
             let region_now = self.map.regions.get(&region)?.clone();
             let relay = Relay {
+                number: self.clients,
                 frames,
                 region: region_now,
                 is_home,
@@ -381,13 +391,17 @@ impl Driver {
     }
 
     fn hear(&mut self, heard: Heard) {
-        match heard {
-            Heard::Connected(region) => self.is_connected(region, true),
-            Heard::Lost(region) => {
-                self.is_connected(region, false);
-                self.engine.relay_lost(region);
+        let (region, number) = (heard.region, heard.number);
+        match heard.what {
+            News::Connected => {
+                self.is_connected(region, number, true);
             }
-            Heard::Frames(region, frames) => {
+            News::Lost => {
+                if self.is_connected(region, number, false) {
+                    self.engine.relay_lost(region);
+                }
+            }
+            News::Frames(frames) => {
                 for frame in frames {
                     match frame {
                         Frame::Receive { from, packet } => {
@@ -402,10 +416,11 @@ impl Driver {
         }
     }
 
-    fn is_connected(&mut self, region: i32, is: bool) {
-        if let Some(relay) = self.relays.get_mut(&region) {
-            relay.is_connected = is;
-        }
+    /// Notes it, unless it is of a client that was replaced.
+    fn is_connected(&mut self, region: i32, number: u64, is: bool) -> bool {
+        let relay = self.relays.get_mut(&region);
+        let relay = relay.filter(|relay| relay.number == number);
+        relay.map(|relay| relay.is_connected = is).is_some()
     }
 
     /// The relay with the most room among those that take something: one that is slow does not hold up the others.
@@ -471,5 +486,45 @@ impl Driver {
             allowed: self.config.addresses.clone(),
             endpoints: Vec::new(),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::http;
+
+    #[tokio::test]
+    async fn a_relay_that_was_replaced_says_nothing_of_the_one_in_its_place() {
+        let url = |port| format!("http://127.0.0.1:{port}").parse().unwrap();
+        let dial = Dial {
+            http: http::Client::new(http::Config::new(url(1))).unwrap(),
+            by_websocket: Arc::default(),
+        };
+        let (_tailnet, mut driver, _events) = start(Config {
+            id: 1,
+            addresses: vec![Ipv6Addr::LOCALHOST],
+            dial,
+        });
+        driver.set_map(DerpMap::embedded(&url(1)));
+        let region = driver.home.unwrap();
+        let (before, what) = (driver.relays[&region].number, News::Connected);
+        driver.set_map(DerpMap::embedded(&url(2)));
+        let number = driver.relays[&region].number;
+        driver.hear(Heard {
+            region,
+            number,
+            what,
+        });
+
+        for (number, is_connected) in [(before, true), (number, false)] {
+            driver.hear(Heard {
+                region,
+                number,
+                what: News::Lost,
+            });
+
+            assert_eq!(driver.relays[&region].is_connected, is_connected);
+        }
     }
 }

@@ -98,7 +98,7 @@ fn an_agent_comes_and_is_reached_by_the_url_that_its_template_names() {
         .map(|it| &it["facts"])
         .find(|facts| facts["script"].is_string())
         .unwrap();
-    assert_eq!(facts["url"], format!("{}/", server.url));
+    assert_eq!(facts["url"], server.url.as_str());
 
     let home = server.path("home");
     fs::create_dir(&home).unwrap();
@@ -123,7 +123,7 @@ fn an_agent_comes_and_is_reached_by_the_url_that_its_template_names() {
     let stderr = String::from_utf8_lossy(&reached.stderr);
     let stdout = String::from_utf8_lossy(&reached.stdout);
     assert!(reached.status.success(), "{stderr}");
-    assert_eq!(stdout.trim().trim_end_matches('/'), server.url, "{stderr}");
+    assert_eq!(stdout.trim(), server.url, "{stderr}");
     let mut logs = outpost();
     logs.args([
         "workspace",

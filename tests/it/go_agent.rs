@@ -93,6 +93,12 @@ fn coder_s_agent_is_reached_by_coder_s_client_and_by_ours() {
         .args(["ssh", "dev", "--", "echo $GREETING"])
         .output();
     assert_eq!(greeted.unwrap().stdout, b"hello\n");
+    for question in [&["list"][..], &["show", "dev"]] {
+        let output = clients.coder().args(question).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{question:?}: {output:?}");
+        assert!(told.contains("dev"), "{question:?}: {told}");
+    }
 
     for proxy in [Proxy::Outpost, Proxy::Coder] {
         clients.outlast(proxy, "dev", || server.restart());

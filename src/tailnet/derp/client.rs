@@ -51,15 +51,26 @@ pub struct Dial {
     pub by_websocket: Arc<AtomicBool>,
 }
 
-/// What a relay's connection tells.
+/// What a client of a region tells.
 #[derive(Debug)]
-pub enum Heard {
+pub struct Heard {
+    /// The client's region.
+    pub region: i32,
+    /// The client's number: one that was replaced may have something to say yet.
+    pub number: u64,
+    /// What it is.
+    pub what: News,
+}
+
+/// News of a relay's connection.
+#[derive(Debug)]
+pub enum News {
     /// It stands.
-    Connected(i32),
+    Connected,
     /// It does not; it is dialled again if it is home.
-    Lost(i32),
+    Lost,
     /// Frames came, as many as were read at once.
-    Frames(i32, Vec<Frame>),
+    Frames(Vec<Frame>),
 }
 
 /// Bytes both ways.
@@ -70,10 +81,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 pub struct Client {
     /// Its region.
     pub region: i32,
+    /// Another one for each client of a node.
+    pub number: u64,
     /// Where it is, in the order in which they are tried.
     pub relays: Vec<RelayNode>,
-    /// Whether we wait there: then it is kept.
-    pub is_home: bool,
+    /// Whether we wait there: then it is kept. A [`Frame::Preferred`] to be sent changes it.
+    pub is_home: AtomicBool,
     /// Who we are.
     pub private: Private,
     /// How to get there.
@@ -90,11 +103,11 @@ impl Client {
             let connected = timeout(CONNECT, self.connect()).await;
             let ended = match connected.unwrap_or_else(|late| Err(late.into())) {
                 Ok((reader, writer)) => {
-                    if heard.send(Heard::Connected(self.region)).await.is_err() {
+                    if !self.tell(News::Connected, &heard).await {
                         return;
                     }
                     let ended = self.speak(reader, writer, &mut outgoing, &heard).await;
-                    if heard.send(Heard::Lost(self.region)).await.is_err() {
+                    if !self.tell(News::Lost, &heard).await {
                         return;
                     }
                     ended
@@ -109,6 +122,17 @@ impl Client {
                 return;
             }
         }
+    }
+
+    /// Whether somebody took it.
+    async fn tell(&self, what: News, heard: &mpsc::Sender<Heard>) -> bool {
+        let (region, number) = (self.region, self.number);
+        let news = Heard {
+            region,
+            number,
+            what,
+        };
+        heard.send(news).await.is_ok()
     }
 
     async fn connect(
@@ -132,7 +156,7 @@ impl Client {
         };
         let info = frame::client_info(&self.private, relay);
         write(&mut writer, &info).await?;
-        if self.is_home {
+        if self.is_home.load(Ordering::Relaxed) {
             write(&mut writer, &Frame::Preferred(true)).await?;
         }
         Ok((reader, writer))
@@ -194,8 +218,7 @@ impl Client {
                     }
                     next = reader.ready()?;
                 }
-                let frames = Heard::Frames(self.region, frames);
-                if heard.send(frames).await.is_err() {
+                if !self.tell(News::Frames(frames), heard).await {
                     return Ok(());
                 }
             }
@@ -204,7 +227,7 @@ impl Client {
             let (mut bytes, mut frames) = (BytesMut::new(), Vec::new());
             loop {
                 let idle = async {
-                    match self.is_home {
+                    match self.is_home.load(Ordering::Relaxed) {
                         true => std::future::pending().await,
                         false => tokio::time::sleep(IDLE).await,
                     }
@@ -217,7 +240,12 @@ impl Client {
                     },
                     () = idle => return Ok(()),
                 }
-                frames.drain(..).for_each(|frame| frame.encode(&mut bytes));
+                for frame in frames.drain(..) {
+                    if let Frame::Preferred(is_home) = frame {
+                        self.is_home.store(is_home, Ordering::Relaxed);
+                    }
+                    frame.encode(&mut bytes);
+                }
                 timeout(WRITE, async {
                     writer.write_all(&bytes).await?;
                     writer.flush().await
@@ -236,4 +264,49 @@ impl Client {
 fn upgrade_headers(headers: &mut HeaderMap) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("DERP"));
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex, split};
+
+    use super::*;
+
+    fn client(is_home: bool) -> Client {
+        let url = "http://127.0.0.1:1".parse().unwrap();
+        Client {
+            region: 1,
+            number: 1,
+            relays: Vec::new(),
+            is_home: is_home.into(),
+            private: Private::generate(),
+            dial: Dial {
+                http: http::Client::new(http::Config::new(url)).unwrap(),
+                by_websocket: Arc::default(),
+            },
+        }
+    }
+
+    /// Speaks until the client ends it, or a minute longer than it is patient; the other end hears nothing.
+    async fn speaks_on(client: &Client, mut outgoing: mpsc::Receiver<Frame>) -> bool {
+        let (here, _there): (_, DuplexStream) = duplex(4096);
+        let (reader, writer) = split(here);
+        let (heard, _news) = mpsc::channel(8);
+        let speaking = client.speak(Reader::new(reader), writer, &mut outgoing, &heard);
+        timeout(IDLE + IDLE / 2, speaking).await.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_is_kept_while_it_is_home_and_no_longer() {
+        for (is_home, becomes) in [(false, None), (false, Some(true)), (true, Some(false))] {
+            let (frames, outgoing) = mpsc::channel(8);
+            if let Some(becomes) = becomes {
+                frames.send(Frame::Preferred(becomes)).await.unwrap();
+            }
+
+            let is_kept = speaks_on(&client(is_home), outgoing).await;
+
+            assert_eq!(is_kept, becomes == Some(true), "{is_home} {becomes:?}");
+        }
+    }
 }
