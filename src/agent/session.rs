@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::{JoinSet, spawn_blocking},
+    time::sleep,
+};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
@@ -42,6 +46,8 @@ const SSH_PORTS: [u16; 2] = [1, 22];
 /// Between two questions for banners, and how many are shown.
 const BANNERS: Duration = Duration::from_secs(120);
 const MAX_BANNERS: usize = 16;
+/// After the start scripts: by then, whatever is done once has been done.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Our node, which outlasts connections.
 pub(super) struct Network {
@@ -201,7 +207,10 @@ async fn begin(shared: Arc<Shared>, manifest: Arc<Manifest>, graceful: Stop) {
         Outcome::Failed => State::StartError,
         Outcome::TimedOut => State::StartTimeout,
     });
-    tokio::task::spawn_blocking(program_text::give_back);
+    tokio::spawn(async {
+        sleep(SETTLED).await;
+        spawn_blocking(program_text::give_back)
+    });
     scripts::run_at_times(shared, manifest, graceful).await;
 }
 

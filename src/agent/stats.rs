@@ -15,11 +15,13 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::spawn_blocking,
     time::sleep,
 };
 
 use super::{Shared, rpc::Rpc};
 use crate::{
+    process::program_text,
     proto::coder::agent::v2::{self as wire, connection::Type},
     transport::drpc::CallError,
 };
@@ -117,10 +119,12 @@ impl Usage {
     }
 }
 
-/// Reports at the server's pace, and counts again only from what it took.
+/// Reports at the server's pace, and counts again only from what it took. Whoever was connected and is not any more needed
+/// more of our program than an agent does that waits.
 pub(super) async fn run(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     let usage = &shared.usage;
     let mut request = wire::UpdateStatsRequest { stats: None };
+    let mut has_worked = false;
     loop {
         let answer: wire::UpdateStatsResponse = rpc.call("UpdateStats", &request).await?;
         let pause = answer.report_interval.unwrap_or_default().seconds;
@@ -132,6 +136,11 @@ pub(super) async fn run(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
         let _: wire::UpdateStatsResponse = rpc.call("UpdateStats", &request).await?;
         *usage.told.lock().unwrap_or_else(PoisonError::into_inner) = now;
         request.stats = None;
+        has_worked |= now.begun > told.begun;
+        if has_worked && !usage.is_connected() {
+            has_worked = false;
+            spawn_blocking(program_text::give_back);
+        }
     }
 }
 

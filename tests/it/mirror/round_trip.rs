@@ -317,13 +317,18 @@ async fn a_large_provider_goes_the_whole_way() {
             "skipped: a large provider, as {LARGE} is not set (HOST/hashicorp/aws/VERSION/PLATFORM)"
         );
     };
-    let program = std::fs::read_dir(&dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let program = program
+    let files =
+        std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{LARGE}={}: {e}", dir.display()));
+    let program = files
+        .map(|entry| entry.unwrap().path())
         .filter(|path| path.is_file())
-        .max_by_key(|path| path.metadata().unwrap().len())
-        .unwrap();
+        .max_by_key(|path| path.metadata().unwrap().len());
+    let program = program.unwrap_or_else(|| {
+        panic!(
+            "{LARGE}={} has no program: name HOST/hashicorp/aws/VERSION/PLATFORM itself",
+            dir.display()
+        )
+    });
     let version = dir.parent().unwrap().file_name().unwrap().to_str().unwrap();
     let template = r#"
 terraform {
