@@ -1,54 +1,84 @@
 //! Looks at a file where the kernel keeps it: reading a large one would copy every byte once more.
 
-use std::{fs::File, num::NonZeroUsize, slice};
+use std::{ffi::c_void, fs::File, num::NonZeroUsize, ptr::NonNull, slice};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 /// Where a mapping may begin: a multiple of the page size of every Linux.
 const ALIGNMENT: u64 = 64 * 1024;
 
-/// Shows `length` bytes of the file from `at` on to `look`, without copying them.
+/// A part of a file, none of which is in memory until it is looked at.
 ///
-/// `false` if they cannot be had that way and `look` was not called: on an old kernel, behind the end of the file, or on
-/// a medium that cannot be read. Whoever reads them then learns why. Somebody who shortens the file meanwhile ends this
-/// process with SIGBUS, so it is for files that a command was given, not for services.
-pub fn look_at(file: &File, at: u64, length: usize, look: impl FnOnce(&[u8])) -> bool {
-    let begin = at / ALIGNMENT * ALIGNMENT;
-    let skipped = (at - begin) as usize;
-    let whole = length.checked_add(skipped).and_then(NonZeroUsize::new);
-    let (Some(whole), Ok(begin)) = (whole, begin.try_into()) else {
-        return false;
-    };
-    // The rest of a last page reads as zeros, which the file does not have.
-    let is_in_file = |size: u64| (at.checked_add(length as u64)).is_some_and(|end| end <= size);
-    if !file.metadata().is_ok_and(|it| is_in_file(it.len())) {
-        return false;
-    }
-    let (access, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
-    #[expect(
-        unsafe_code,
-        reason = "a new mapping, at an address that the kernel chooses, that is read only"
-    )]
-    let Ok(start) = (unsafe { mmap(None, whole, access, flags, file, begin) }) else {
-        return false;
-    };
-    #[expect(unsafe_code, reason = "it is the mapping made above, in full")]
-    let is_there = unsafe { madvise(start, whole.get(), MmapAdvise::MADV_POPULATE_READ) }.is_ok();
-    if is_there {
+/// Somebody who shortens the file meanwhile ends this process with SIGBUS, so it is for files that a command was given, not
+/// for services.
+pub struct Mapped {
+    start: NonNull<c_void>,
+    whole: NonZeroUsize,
+    /// Bytes before the part.
+    skipped: usize,
+}
+
+impl Mapped {
+    /// The `length` bytes of the file from `at` on; `None` if they are not all there, or cannot be had that way.
+    pub fn of(file: &File, at: u64, length: u64) -> Option<Self> {
+        let begin = at / ALIGNMENT * ALIGNMENT;
+        let end = at.checked_add(length)?;
+        // The rest of a last page reads as zeros, which the file does not have.
+        if end > file.metadata().ok()?.len() {
+            return None;
+        }
+        let whole = NonZeroUsize::new(usize::try_from(end - begin).ok()?)?;
+        let (access, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
         #[expect(
             unsafe_code,
-            reason = "all pages of the mapping were just found to be readable, and the slice does not outlive it"
+            reason = "a new mapping, at an address that the kernel chooses, that is read only"
         )]
-        let bytes = unsafe { slice::from_raw_parts(start.as_ptr().cast::<u8>(), whole.get()) };
-        look(&bytes[skipped..]);
+        let start = unsafe { mmap(None, whole, access, flags, file, begin.try_into().ok()?) };
+        Some(Self {
+            start: start.ok()?,
+            whole,
+            skipped: usize::try_from(at - begin).ok()?,
+        })
     }
-    #[expect(
-        unsafe_code,
-        reason = "it is the mapping made above, and nothing refers to it any more"
-    )]
-    // It fails for arguments that are no mapping only.
-    let _ = unsafe { munmap(start, whole.get()) };
-    is_there
+
+    /// `length` bytes of the part from `at` on, in memory.
+    ///
+    /// `None` if they are not in the part, on an old kernel, or if the medium cannot be read. Whoever reads them then learns
+    /// why.
+    pub fn look_at(&self, at: u64, length: usize) -> Option<&[u8]> {
+        let from = usize::try_from(at).ok()?.checked_add(self.skipped)?;
+        let end = from.checked_add(length)?;
+        if end > self.whole.get() {
+            return None;
+        }
+        let page = from / ALIGNMENT as usize * ALIGNMENT as usize;
+        #[expect(
+            unsafe_code,
+            reason = "both ends are within the mapping, which is there as long as we are"
+        )]
+        let (page, asked) = (unsafe { self.start.byte_add(page) }, end - page);
+        #[expect(unsafe_code, reason = "it brings pages of that mapping into memory")]
+        unsafe { madvise(page, asked, MmapAdvise::MADV_POPULATE_READ) }.ok()?;
+        #[expect(
+            unsafe_code,
+            reason = "these pages of the mapping were just found to be readable, and the slice does not outlive it"
+        )]
+        let bytes = unsafe {
+            slice::from_raw_parts(self.start.byte_add(from).as_ptr().cast::<u8>(), length)
+        };
+        Some(bytes)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        #[expect(
+            unsafe_code,
+            reason = "it is the mapping that we made, and nothing refers to it any more"
+        )]
+        // It fails for arguments that are no mapping only.
+        let _ = unsafe { munmap(self.start, self.whole.get()) };
+    }
 }
 
 #[cfg(test)]
@@ -75,11 +105,15 @@ mod tests {
             (199_999, 1),
             (0, 200_000),
         ] {
-            let mut seen = Vec::new();
-            let shown = look_at(&file, at, length, |bytes| seen.extend_from_slice(bytes));
+            let mapped = Mapped::of(&file, at, length).unwrap();
+            for (skipped, shown) in [(0, length), (length / 2, 1), (length - 1, 1)] {
+                let expected = &content[(at + skipped) as usize..][..shown as usize];
 
-            let at = at as usize;
-            assert!(!shown || seen == content[at..at + length], "{at} {length}");
+                let bytes = mapped.look_at(skipped, shown as usize);
+
+                // On a kernel that cannot say whether all is there, nothing is.
+                assert!(bytes.is_none_or(|it| it == expected), "{at} {length}");
+            }
         }
     }
 
@@ -87,9 +121,12 @@ mod tests {
     fn nothing_is_shown_of_what_is_not_there() {
         let file = file(&[7; 100]);
 
-        for (at, length) in [(1 << 20, 10), (0, 101), (100, 1), (u64::MAX, 1)] {
-            let shown = look_at(&file, at, length, |_| panic!("{at} {length}"));
-            assert!(!shown);
+        for (at, length) in [(1 << 20, 10), (0, 101), (100, 1), (u64::MAX, 1), (0, 0)] {
+            assert!(Mapped::of(&file, at, length).is_none(), "{at} {length}");
+        }
+        let mapped = Mapped::of(&file, 10, 80).unwrap();
+        for (at, length) in [(0, 81), (80, 1), (u64::MAX, 1)] {
+            assert!(mapped.look_at(at, length).is_none(), "{at} {length}");
         }
     }
 }

@@ -19,10 +19,10 @@ use super::{
     read::refused,
     tape::{self, BLOCK},
 };
-use crate::{files::mapped, mirror::Digest};
+use crate::{files::mapped::Mapped, mirror::Digest};
 
-/// Looked at at a time: much, as each time costs a change of this process's memory map.
-const WINDOW_BYTES: u64 = 4 << 20;
+/// Looked at at a time: much, as each time is a question to the kernel.
+const WINDOW_BYTES: u64 = 2 << 20;
 /// Read at a time where that is not possible. What is read is hashed while it is still in the processor's cache.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -120,11 +120,14 @@ fn check_blob(
         return Err(refused(&name, why));
     }
     let (mut context, begin) = (Context::new(&SHA256), at + BLOCK as u64);
+    let mapped = Mapped::of(file, begin, blob.size);
     let mut done = 0;
     while done < blob.size {
         let length = (blob.size - done).min(WINDOW_BYTES) as usize;
-        let hash = |bytes: &[u8]| context.update(bytes);
-        if !mapped::look_at(file, begin + done, length, hash) {
+        let shown = mapped.as_ref().and_then(|it| it.look_at(done, length));
+        if let Some(bytes) = shown {
+            context.update(bytes);
+        } else {
             for from in (0..length).step_by(PIECE_BYTES) {
                 let piece = &mut piece[..(length - from).min(PIECE_BYTES)];
                 read(piece, begin + done + from as u64)?;
