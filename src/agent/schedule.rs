@@ -28,14 +28,29 @@ impl Schedule {
             .year(Year::Disallowed)
             .sloppy_ranges(true)
             .build();
-        let is_short = expression.split_whitespace().count() == WITHOUT_WEEKDAY;
-        let weekday = if is_short { " *" } else { "" };
-        Ok(Self(parser.parse(&format!("{expression}{weekday}"))?))
+        let mut fields = expression
+            .split_whitespace()
+            .map(values)
+            .collect::<Result<Vec<_>, _>>()?;
+        if fields.len() == WITHOUT_WEEKDAY {
+            fields.push("*".to_owned());
+        }
+        Ok(Self(parser.parse(&fields.join(" "))?))
     }
 
     /// The first of its times after `now`; `None` if there never is one.
     pub fn after<Tz: TimeZone>(&self, now: &DateTime<Tz>) -> Option<DateTime<Tz>> {
         self.0.find_next_occurrence(now, false).ok()
+    }
+}
+
+/// A field without the empty values between its commas. One that has no other value would never be met, and be searched
+/// for until the end of time.
+fn values(field: &str) -> Result<String, CronError> {
+    let values: Vec<&str> = field.split(',').filter(|it| !it.is_empty()).collect();
+    match values.is_empty() {
+        true => Err(CronError::InvalidPattern(format!("`{field}` has no value"))),
+        false => Ok(values.join(",")),
     }
 }
 
@@ -64,6 +79,7 @@ mod tests {
             ("*/15 * * * *", "Sat 2026-11-28 10:00:15"),
             ("30 5/10 * * * *", "Sat 2026-11-28 10:05:30"),
             ("0 0 12 1 * 1", "Mon 2026-11-30 12:00:00"),
+            ("0 ,0,,30 * * * *", "Sat 2026-11-28 10:30:00"),
             ("0 0 12 1 JAN ?", "Fri 2027-01-01 12:00:00"),
         ] {
             assert_eq!(next(expression, now), expected, "{expression}");
@@ -71,8 +87,23 @@ mod tests {
     }
 
     #[test]
+    fn a_day_that_never_comes_is_not_waited_for() {
+        let schedule = Schedule::parse("0 0 0 30 2 *").unwrap();
+
+        assert_eq!(schedule.after(&DateTime::UNIX_EPOCH), None);
+    }
+
+    #[test]
     fn what_is_no_schedule_is_refused() {
-        for expression in ["", "* * * *", "61 * * * * *", "0 0 9 * * 1 2026", "often"] {
+        let is_long = "0 0 9 * * 1 2026";
+        for expression in [
+            "",
+            "* * * *",
+            "61 * * * * *",
+            is_long,
+            "often",
+            ", 23 3 * *",
+        ] {
             assert!(Schedule::parse(expression).is_err(), "{expression:?}");
         }
     }

@@ -276,7 +276,7 @@ impl World {
     fn mishap(&mut self) {
         let at = self.random.random_range(0..self.members.len());
         let now = self.now();
-        match self.random.random_range(0..8) {
+        match self.random.random_range(0..9) {
             // A relay restarts, and all that it had is lost.
             0 => {
                 let region = self.random.random_range(1..=REGIONS);
@@ -323,6 +323,8 @@ impl World {
                 let new = self.member(id, std::mem::take(&mut old.seeks));
                 self.members.insert(at, new);
             }
+            // It said nothing for a while to the relays at which it does not wait.
+            7 => self.members[at].leaves_relays(),
             // A node moves to another relay.
             _ => {
                 let home = self.random.random_range(1..=REGIONS);
@@ -361,6 +363,7 @@ impl World {
 
     fn make_peace(&mut self) {
         for member in &mut self.members {
+            member.leaves_relays();
             member.dead.clear();
             member.reached.clear();
             member.asked.clear();
@@ -398,6 +401,13 @@ impl Member {
             && connection.seat.request(request).is_err()
         {
             self.connection = None;
+        }
+    }
+
+    /// Stays at its home alone.
+    fn leaves_relays(&mut self) {
+        for region in std::mem::take(&mut self.visits) {
+            self.engine.relay_lost(region);
         }
     }
 
@@ -451,6 +461,10 @@ fn whatever_goes_wrong_everybody_reaches_everybody_once_it_is_over() {
         // Whoever counts as lost is forgotten by now.
         world.fakes.clock.advance(IDLE);
         world.pump();
+        for member in &world.members {
+            let peers = member.engine.peers();
+            assert!(peers < world.members.len(), "{peers} peers");
+        }
         world.make_peace();
         assert_eq!(world.lost(), [], "OUTPOST_SIMULATION_SEED={seed} shows it");
     }

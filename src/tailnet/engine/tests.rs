@@ -269,4 +269,10 @@ fn a_ping_is_answered_by_the_way_it_came_and_only_to_its_peer() {
         two.outputs()[..],
         [Output::Relay { region: HOME, .. }]
     ));
+
+    // Nor by a relay to which we are not connected any more.
+    two.engine.from_relay(5, one.key, &ping);
+    two.outputs();
+    two.engine.relay_lost(5);
+    assert_eq!(region(&mut two), HOME);
 }
