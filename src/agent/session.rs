@@ -209,7 +209,8 @@ async fn begin(shared: Arc<Shared>, manifest: Arc<Manifest>, graceful: Stop) {
     });
     tokio::spawn(async {
         sleep(SETTLED).await;
-        spawn_blocking(program_text::give_back)
+        // A panic there has been printed, and nobody depends on it.
+        let _ = spawn_blocking(program_text::give_back).await;
     });
     scripts::run_at_times(shared, manifest, graceful).await;
 }
