@@ -563,6 +563,9 @@ async fn handshakes(lab: &Lab, rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An agent has let go of what its start needed by then.
+const SETTLED: Duration = Duration::from_secs(15);
+
 /// An agent in a process of its own, once it has long been ready.
 async fn idle_agent(lab: &Lab) -> anyhow::Result<Process> {
     let (id, token) = &lab.agents[OWN_AGENT];
@@ -588,7 +591,7 @@ async fn idle_agent(lab: &Lab) -> anyhow::Result<Process> {
         sleep(Duration::from_millis(5)).await;
     }
     let until_ready = begun.elapsed();
-    sleep(Duration::from_secs(2)).await;
+    sleep(SETTLED).await;
     let usage = Usage::of(agent.child.id())?;
     let beside = format!(
         "{:.1} of it anonymous; ready after {:.0} ms",

@@ -22,7 +22,7 @@ use super::{
 use crate::{files::mapped::Mapped, mirror::Digest};
 
 /// Looked at at a time: much, as each time is a question to the kernel.
-const WINDOW_BYTES: u64 = 2 << 20;
+const WINDOW_BYTES: u64 = 1 << 20;
 /// Read at a time where that is not possible. What is read is hashed while it is still in the processor's cache.
 const PIECE_BYTES: usize = 64 * 1024;
 
