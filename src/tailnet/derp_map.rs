@@ -223,10 +223,12 @@ impl DerpMap {
             avoid: region.avoid,
             nodes: region.nodes.into_iter().map(node).collect(),
         };
+        // JSON has no way to say infinity, or what is no number, and neither is a factor.
         let scores = map.home_params.unwrap_or_default().region_score;
+        let scores = scores.into_iter().filter(|(_, score)| score.is_finite());
         Self {
             home_params: HomeParams {
-                region_score: scores.into_iter().map(|(id, it)| (small(id), it)).collect(),
+                region_score: scores.map(|(id, it)| (small(id), it)).collect(),
             },
             regions: map
                 .regions
@@ -316,6 +318,16 @@ mod tests {
         let url = map.relays(999).next().unwrap().url().unwrap();
         assert_eq!(url.as_str(), "http://[::1]:3000/derp");
         assert_eq!(map.home(), Some(999));
+    }
+
+    #[test]
+    fn scores_that_are_no_factors_are_left_out() {
+        let mut map = DerpMap::embedded(&"http://127.0.0.1:3000".parse().unwrap());
+        map.home_params.region_score = [(1, f64::NAN), (2, f64::INFINITY), (3, 0.5)].into();
+
+        let scores = DerpMap::from_wire(map.to_wire()).home_params.region_score;
+
+        assert_eq!(scores, [(3, 0.5)].into());
     }
 
     #[test]
