@@ -87,7 +87,8 @@ fn coder_s_agent_is_reached_by_coder_s_client_and_by_ours() {
     let mut agent = Service::start(&mut agent(&server, &clients));
     agent.wait_for("agent is starting now");
 
-    clients.do_everything("dev");
+    let both = [Proxy::Outpost, Proxy::Coder];
+    clients.do_everything(&both, "dev");
     let greeted = clients
         .outpost()
         .args(["ssh", "dev", "--", "echo $GREETING"])
@@ -100,7 +101,7 @@ fn coder_s_agent_is_reached_by_coder_s_client_and_by_ours() {
         assert!(told.contains("dev"), "{question:?}: {told}");
     }
 
-    for proxy in [Proxy::Outpost, Proxy::Coder] {
+    for proxy in both {
         clients.outlast(proxy, "dev", || server.restart());
     }
     agent.stop();

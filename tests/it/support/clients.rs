@@ -90,13 +90,15 @@ impl Clients {
         command
     }
 
-    /// Whatever a client can do, each of them does it.
-    pub fn do_everything(&self, workspace: &str) {
-        self.ask_with_ours(workspace);
-        self.ask_with_coders(workspace);
-        for proxy in [Proxy::Outpost, Proxy::Coder] {
-            self.run_with_openssh(proxy, workspace);
-            self.carry_files(proxy, workspace);
+    /// Whatever a client can do, each of these does it.
+    pub fn do_everything(&self, clients: &[Proxy], workspace: &str) {
+        for client in clients {
+            match client {
+                Proxy::Outpost => self.ask_with_ours(workspace),
+                Proxy::Coder => self.ask_with_coders(workspace),
+            }
+            self.run_with_openssh(*client, workspace);
+            self.carry_files(*client, workspace);
         }
     }
 
