@@ -364,6 +364,9 @@ impl Server {
     }
 }
 
+/// How long we wait for the agent to have our last packets.
+const FAREWELL: Duration = Duration::from_millis(250);
+
 /// The way to one agent. Dropped, it is cut off; [`Way::leave`] says goodbye.
 pub struct Way {
     node: Tailnet,
@@ -423,6 +426,8 @@ impl Way {
 
     /// Leaves, so that the agent hears of it at once.
     pub async fn leave(mut self) {
+        // The coordinator's word that we go must not overtake our last packets: who answers this has them.
+        let _ = self.node.ping(self.agent, FAREWELL).await;
         self.leaving.drain();
         // The node goes once nobody coordinates it any more.
         tokio::select! {

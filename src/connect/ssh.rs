@@ -2,7 +2,7 @@
 //!
 //! The agent's key is not looked at: the tunnel has proved already who is at its other end.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use russh::{
     ChannelMsg, Disconnect,
@@ -12,8 +12,11 @@ use russh::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::watch,
+    time::timeout,
 };
 
+/// How long an agent may take to hear that a session is over.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// Bytes that are read at a time.
 const CHUNK: usize = 32 << 10;
 /// What waits for our own output, in messages.
@@ -145,7 +148,8 @@ where
         () = typing => return Err(SshError::Lost),
         () = resizing => return Err(SshError::Lost),
     };
-    // It is over either way.
+    // It is over either way. Once the session has ended, its stream has been let go.
     let _ = session.disconnect(Disconnect::ByApplication, "", "").await;
+    let _ = timeout(GOODBYE, session).await;
     Ok(status)
 }
