@@ -36,6 +36,8 @@ use crate::{
     transport::coder::{ApiVersion, ErrorAnswer},
 };
 
+/// How long we wait for the agent to have our last packets.
+const FAREWELL: Duration = Duration::from_millis(250);
 /// The port of the overlay that leads to an agent's SSH.
 pub const SSH_PORT: u16 = 1;
 
@@ -363,9 +365,6 @@ impl Server {
         }
     }
 }
-
-/// How long we wait for the agent to have our last packets.
-const FAREWELL: Duration = Duration::from_millis(250);
 
 /// The way to one agent. Dropped, it is cut off; [`Way::leave`] says goodbye.
 pub struct Way {

@@ -119,8 +119,8 @@ impl Usage {
     }
 }
 
-/// Reports at the server's pace, and counts again only from what it took. Whoever was connected and is not any more needed
-/// more of our program than an agent does that waits.
+/// Reports at the server's pace, and counts again only from what it took. At the first report after the last connection,
+/// pages of our program that only connections needed are given back.
 pub(super) async fn run(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     let usage = &shared.usage;
     let mut request = wire::UpdateStatsRequest { stats: None };
