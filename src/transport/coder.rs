@@ -123,7 +123,13 @@ impl JobSource for CoderSource {
         };
         let mut call = self.begin(&link, "AcquireJobWithCancel").await?;
         tokio::select! {
-            job = call.receive() => return acquired(job.map_err(|error| self.lost(&link, error))?),
+            job = call.receive() => {
+                let job = job.map_err(|error| self.lost(&link, error))?;
+                // coderd may still be on its way out of the call, and would log a job that it could not send. Not
+                // waited for: whoever gives up on us now would lose the job. It ends by itself within seconds.
+                tokio::spawn(call.end().in_current_span());
+                return acquired(job);
+            }
             () = stop.draining() => {}
         }
         // A job may be on its way already, so that the server has the last word; but not for ever.
@@ -131,7 +137,9 @@ impl JobSource for CoderSource {
             let sent = call.send(&provisionerd::CancelAcquire {}).await;
             sent.map_err(|error| self.lost(&link, error))?;
             let job = call.receive().await;
-            acquired(job.map_err(|error| self.lost(&link, error))?)
+            let job = job.map_err(|error| self.lost(&link, error))?;
+            tokio::spawn(call.end().in_current_span());
+            acquired(job)
         };
         self.within(CALL_TIMEOUT, &link, withdrawn).await
     }

@@ -12,10 +12,16 @@ use std::io;
 
 pub use self::{answer::Answer, call::Call, channel::Limits};
 
+/// The code of an error that says that the peer has no such method: Go's clients stop asking when they see it.
+///
+/// # Source
+/// storj/drpc `drpcerr/err.go`.
+pub const UNIMPLEMENTED: u64 = 12;
+
 /// Why a call gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The peer answered with an error. Coder's server always sends code 0.
+    /// The peer answered with an error. The code is 0 unless the peer set one, such as [`UNIMPLEMENTED`].
     #[error("{message}")]
     Remote {
         /// The peer's number for it.

@@ -3,14 +3,17 @@
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{CallError, Limits, channel::Channel, wire::Kind};
+use super::{CallError, Limits, UNIMPLEMENTED, channel::Channel, wire::Kind};
 
 /// A call that somebody makes to us.
 #[derive(Debug)]
 pub struct Answer<S> {
     channel: Channel<S>,
     method: String,
+    /// The caller has no more messages.
     has_ended: bool,
+    /// The caller has ended the stream.
+    has_hung_up: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
@@ -27,6 +30,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
                     channel,
                     method,
                     has_ended: false,
+                    has_hung_up: false,
                 }));
             }
         }
@@ -49,7 +53,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
                     return Ok(Some(M::decode(packet.data)?));
                 }
                 Some(packet) if packet.kind == Kind::Invoke || packet.kind == Kind::Metadata => {}
-                Some(_) | None => self.has_ended = true,
+                Some(_) => self.has_ended = true,
+                None => (self.has_ended, self.has_hung_up) = (true, true),
             }
         }
         Ok(None)
@@ -65,37 +70,56 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
             .await
     }
 
-    /// Sends the only message of the answer, and ends it.
+    /// Sends the last message of the answer, and ends it once the caller has.
     ///
     /// # Errors
     /// [`CallError::TooLarge`] or [`CallError::Lost`].
-    pub async fn reply(mut self, message: &impl Message) -> Result<(), CallError> {
+    pub async fn reply(self, message: &impl Message) -> Result<(), CallError> {
         let message = message.encode_to_vec();
-        self.channel
-            .send(&[(Kind::Message, &message), (Kind::CloseSend, &[])])
-            .await?;
-        self.channel.shut_down().await;
-        Ok(())
+        self.finish(&[(Kind::Message, &message), (Kind::CloseSend, &[])])
+            .await
     }
 
     /// Ends an answer of any number of messages.
     ///
     /// # Errors
     /// [`CallError::Lost`] if the stream is broken.
-    pub async fn end(mut self) -> Result<(), CallError> {
-        self.channel.send(&[(Kind::Close, &[])]).await?;
-        self.channel.shut_down().await;
-        Ok(())
+    pub async fn end(self) -> Result<(), CallError> {
+        self.finish(&[(Kind::Close, &[])]).await
     }
 
-    /// Ends the answer with an error; the caller sees `message` and nothing else.
+    /// Ends the answer with an error of code 0; the caller sees `message` and nothing else.
     ///
     /// # Errors
     /// [`CallError::Lost`] if the stream is broken.
-    pub async fn fail(mut self, message: &str) -> Result<(), CallError> {
-        let mut data = vec![0; 8];
-        data.extend_from_slice(message.as_bytes());
-        self.channel.send(&[(Kind::Error, &data)]).await?;
+    pub async fn fail(self, message: &str) -> Result<(), CallError> {
+        self.fail_with(0, message).await
+    }
+
+    /// Ends the answer with [`UNIMPLEMENTED`] and the reference's text for an unknown method.
+    ///
+    /// # Errors
+    /// [`CallError::Lost`] if the stream is broken.
+    pub async fn unimplemented(self) -> Result<(), CallError> {
+        // Clients without the code look for the words "protocol error" and "unknown rpc".
+        let message = format!("protocol error: unknown rpc: {:?}", self.method);
+        self.fail_with(UNIMPLEMENTED, &message).await
+    }
+
+    /// Ends the answer with an error that callers tell apart by its `code`.
+    ///
+    /// # Errors
+    /// [`CallError::Lost`] if the stream is broken.
+    pub async fn fail_with(self, code: u64, message: &str) -> Result<(), CallError> {
+        let data = [&code.to_be_bytes(), message.as_bytes()].concat();
+        self.finish(&[(Kind::Error, &data)]).await
+    }
+
+    async fn finish(mut self, packets: &[(Kind, &[u8])]) -> Result<(), CallError> {
+        self.channel.send(packets).await?;
+        if !self.has_hung_up {
+            self.channel.await_hang_up().await;
+        }
         self.channel.shut_down().await;
         Ok(())
     }

@@ -1,11 +1,17 @@
 //! The side that asks.
 
-use std::io;
+use std::{io, time::Duration};
 
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 
 use super::{CallError, Limits, channel::Channel, wire::Kind};
+
+/// Time for the end of a call that was answered: more than the peer gets for its part of it.
+const END_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A call that was begun. Dropping it cancels it, as closing the stream tells the peer.
 #[derive(Debug)]
@@ -107,11 +113,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
         }
     }
 
-    /// Ends the call in an orderly way.
+    /// Ends a call that was answered, once the peer has ended its part: a Go server whose stream ends while its
+    /// handler still returns logs the call as cancelled. Takes a few seconds at most.
     pub async fn end(mut self) {
-        // An answer has arrived, so a peer that is gone by now changes nothing.
-        let _ = self.channel.send(&[(Kind::Close, &[])]).await;
-        self.channel.shut_down().await;
+        let end = async {
+            if !self.has_ended {
+                self.channel.await_end().await;
+            }
+            // An answer has arrived, so a peer that is gone by now changes nothing.
+            let _ = self.channel.send(&[(Kind::Close, &[])]).await;
+            self.channel.shut_down().await;
+        };
+        let _ = timeout(END_TIMEOUT, end).await;
     }
 }
 

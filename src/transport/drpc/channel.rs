@@ -1,9 +1,12 @@
 //! Packets over a byte stream, for either side of a call.
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
 
 use super::{
     CallError,
@@ -12,6 +15,9 @@ use super::{
 
 /// Bytes asked of the stream at a time.
 const READ_BYTES: usize = 32 * 1024;
+
+/// Time a peer has to end a call that is over; only one that is broken needs more than a round trip.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a side sends and accepts at most, in bytes of one packet.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +92,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
             }
             self.reader.push(&self.input.split());
         }
+    }
+
+    /// Waits, bounded, until the peer ends its half of the stream.
+    ///
+    /// Go's manager of a stream takes the end of the transport for a cancel, even while the caller is on its way out:
+    /// neither the last message nor the caller's own Close is late enough for us to end the stream behind it.
+    pub(super) async fn await_hang_up(&mut self) {
+        self.skip_to(&[]).await;
+    }
+
+    /// Waits, bounded, until the peer has no more messages.
+    pub(super) async fn await_end(&mut self) {
+        self.skip_to(&[Kind::CloseSend, Kind::Close, Kind::Cancel, Kind::Error])
+            .await;
+    }
+
+    async fn skip_to(&mut self, kinds: &[Kind]) {
+        let come = async {
+            while let Ok(Some(packet)) = self.receive().await
+                && !kinds.contains(&packet.kind)
+            {}
+        };
+        // A peer that does not end the call in time only loses the courtesy.
+        let _ = timeout(CLOSE_TIMEOUT, come).await;
     }
 
     /// Ends our half of the stream.
