@@ -21,6 +21,7 @@ pub mod parameters;
 pub mod plane;
 pub mod queue;
 mod services;
+pub mod sessions;
 mod source;
 pub mod standing;
 mod start;

@@ -38,7 +38,7 @@ use crate::transport::coder::ApiVersion;
 /// The newest version of the agents' and clients' API that we know.
 pub const API_VERSION: ApiVersion = ApiVersion {
     major: 2,
-    minor: 10,
+    minor: 11,
 };
 
 #[cfg(test)]

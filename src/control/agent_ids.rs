@@ -1,14 +1,27 @@
-//! Ids of what an agent has: templates give none to most of it.
+//! Ids of what an agent or a template has: templates give none to most of it.
 
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::{control::model::AgentId, job::App};
+use crate::{
+    control::model::{AgentId, VersionId},
+    job::App,
+};
 
 /// Ids of what has none: the same whenever it is asked for.
 fn derived(agent: AgentId, what: &str) -> Uuid {
+    planned_id(agent.0, what)
+}
+
+/// The id of a preset of a version.
+pub fn preset_id(version: VersionId, name: &str) -> Uuid {
+    planned_id(version.0, &format!("preset {name}"))
+}
+
+/// The id of something within `whole` that has none of its own.
+pub fn planned_id(whole: Uuid, what: &str) -> Uuid {
     let digest = Sha256::new()
-        .chain_update(agent.0.as_bytes())
+        .chain_update(whole.as_bytes())
         .chain_update(what)
         .finalize();
     let first: [u8; 16] = digest[..16].try_into().expect("a digest has 32 bytes");

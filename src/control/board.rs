@@ -78,10 +78,36 @@ pub struct Traffic {
     pub received_bytes: i64,
     /// Bytes that it sent.
     pub sent_bytes: i64,
-    /// Sessions of SSH.
-    pub ssh_sessions: i64,
+    /// Open sessions by app, see [`sessions::by_app`](super::sessions::by_app).
+    pub sessions: BTreeMap<String, i64>,
     /// When it came here.
     pub reported_at: Timestamp,
+}
+
+/// A place that lines of an agent's log come from, made by a program beside the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSource {
+    /// A name for people.
+    pub display_name: String,
+    /// The URL of a picture, or empty.
+    pub icon: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// The status that an app says it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppStatus {
+    /// Identifies the status.
+    pub id: Uuid,
+    /// `working`, `idle`, `complete` or `failure`.
+    pub state: &'static str,
+    /// A text for people.
+    pub message: String,
+    /// A place with more of it, or empty.
+    pub uri: String,
+    /// When it came here.
+    pub created_at: Timestamp,
 }
 
 /// What one agent said last.
@@ -95,6 +121,12 @@ pub struct Said {
     pub scripts: BTreeMap<Uuid, ScriptEnd>,
     /// Its last report.
     pub traffic: Option<Traffic>,
+    /// Version of the agents' API that its connection speaks.
+    pub api_version: String,
+    /// Sources of log lines beside its scripts, by their ids.
+    pub log_sources: BTreeMap<Uuid, LogSource>,
+    /// Statuses of apps by their ids.
+    pub app_statuses: BTreeMap<Uuid, AppStatus>,
 }
 
 /// A report had more than is kept; the rest of it is.
@@ -175,6 +207,21 @@ impl Said {
     pub fn is_healthy(&mut self, app: Uuid, health: Health) {
         if has_room(&self.health, &app) {
             self.health.insert(app, health);
+        }
+    }
+
+    /// Takes a source of log lines. One that is known already keeps what was said of it first.
+    pub fn has_source(&mut self, id: Uuid, source: LogSource) -> &LogSource {
+        if !has_room(&self.log_sources, &id) {
+            self.log_sources.pop_first();
+        }
+        self.log_sources.entry(id).or_insert(source)
+    }
+
+    /// Takes the newest status of an app.
+    pub fn has_status(&mut self, app: Uuid, status: AppStatus) {
+        if has_room(&self.app_statuses, &app) {
+            self.app_statuses.insert(app, status);
         }
     }
 

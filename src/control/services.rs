@@ -55,6 +55,7 @@ pub(super) fn routes(
         .merge(coder::routes(plane, config))
         .merge(binaries::routes(plane.clone()))
         .fallback(http::unknown)
+        .method_not_allowed_fallback(http::unknown)
         .layer(axum::middleware::from_fn(move |request, next| {
             deadline::enforce(timeout, request, next)
         }))

@@ -344,6 +344,14 @@ pub trait TemplateStore: Send + Sync {
     async fn templates(&self) -> Result<Vec<Template>, StoreError>;
     async fn template(&self, id: TemplateId) -> Result<Option<Template>, StoreError>;
     async fn delete_template(&self, id: TemplateId, now: Timestamp) -> Result<(), StoreError>;
+    /// Renames a deleted template of the name `draft`, which is not deleted any more.
+    async fn name_draft(
+        &self,
+        id: TemplateId,
+        draft: &str,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
     /// Newest first.
     async fn versions(&self, template: TemplateId) -> Result<Vec<Version>, StoreError>;
     async fn version(&self, id: VersionId) -> Result<Option<Version>, StoreError>;

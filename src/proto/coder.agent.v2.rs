@@ -287,6 +287,7 @@ pub struct Stats {
     pub tx_packets: i64,
     #[prost(int64, tag = "7")]
     pub tx_bytes: i64,
+    /// Fields 8 to 11 count the sessions of agents before API 2.11, which has `session_counts`.
     #[prost(int64, tag = "8")]
     pub session_count_vscode: i64,
     #[prost(int64, tag = "9")]
@@ -297,6 +298,12 @@ pub struct Stats {
     pub session_count_ssh: i64,
     #[prost(message, repeated, tag = "12")]
     pub metrics: ::prost::alloc::vec::Vec<stats::Metric>,
+    /// Sessions by the name of the app that opened them.
+    #[prost(btree_map = "string, int64", tag = "13")]
+    pub session_counts: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        i64,
+    >,
 }
 /// Nested message and enum types in `Stats`.
 pub mod stats {
@@ -829,6 +836,9 @@ pub struct Connection {
     pub status_code: i32,
     #[prost(string, optional, tag = "7")]
     pub reason: ::core::option::Option<::prost::alloc::string::String>,
+    /// API 2.11: the app at the other end, `type` in finer grain.
+    #[prost(string, tag = "8")]
+    pub app_name: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Connection`.
 pub mod connection {
@@ -980,6 +990,60 @@ pub mod update_app_status_request {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateAppStatusResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubAgent {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub auth_token: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSubAgentsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSubAgentsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub agents: ::prost::alloc::vec::Vec<SubAgent>,
+}
+/// A resource that a sandbox inside the workspace let through or refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BoundaryLog {
+    #[prost(bool, tag = "1")]
+    pub allowed: bool,
+    #[prost(message, optional, tag = "2")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(oneof = "boundary_log::Resource", tags = "3")]
+    pub resource: ::core::option::Option<boundary_log::Resource>,
+}
+/// Nested message and enum types in `BoundaryLog`.
+pub mod boundary_log {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct HttpRequest {
+        #[prost(string, tag = "1")]
+        pub method: ::prost::alloc::string::String,
+        #[prost(string, tag = "2")]
+        pub url: ::prost::alloc::string::String,
+        #[prost(string, tag = "3")]
+        pub matched_rule: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Resource {
+        #[prost(message, tag = "3")]
+        HttpRequest(HttpRequest),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportBoundaryLogsRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub logs: ::prost::alloc::vec::Vec<BoundaryLog>,
+    #[prost(string, tag = "2")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub confined_process_name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportBoundaryLogsResponse {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum AppHealth {

@@ -271,7 +271,7 @@ pub struct AgentScriptEnd {
     #[prost(int64, tag = "6")]
     pub ended_at: i64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentTraffic {
     #[prost(int64, tag = "1")]
     pub connections: i64,
@@ -283,6 +283,12 @@ pub struct AgentTraffic {
     pub ssh_sessions: i64,
     #[prost(int64, tag = "5")]
     pub reported_at: i64,
+    /// Open sessions by the app at their other end, such as `ssh`, `vscode` or `reconnecting_pty`.
+    #[prost(btree_map = "string, int64", tag = "6")]
+    pub sessions: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        i64,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct App {

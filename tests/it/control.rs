@@ -1,9 +1,11 @@
 //! The control plane from outside: over gRPC and HTTP, through kills, full disks and damaged files.
 
+mod agent_api;
 mod agents;
 mod backup;
 mod bad_days;
 mod builds;
+mod coder_cli;
 mod coder_wire;
 mod hostile_daemon;
 mod hostile_peer;

@@ -23,6 +23,7 @@ mod engine;
 mod fake_coderd;
 mod fuzz;
 mod go_agent;
+mod go_cli;
 mod go_daemon;
 mod interop;
 mod isolation;

@@ -181,8 +181,7 @@ impl<'a> Report<'a> {
             r#type: kind.into(),
             timestamp: Some(stamp(Timestamp::now())),
             ip,
-            status_code: 0,
-            reason: None,
+            ..Connection::default()
         };
         shared.connections.push(connection.clone());
         Self { shared, connection }

@@ -65,6 +65,7 @@ struct Traffic {
     received_bytes: i64,
     sent_bytes: i64,
     ssh_sessions: i64,
+    sessions: BTreeMap<String, i64>,
     reported_at: Option<Timestamp>,
 }
 
@@ -119,6 +120,7 @@ impl From<v1::Agent> for Running {
                 received_bytes: it.received_bytes,
                 sent_bytes: it.sent_bytes,
                 ssh_sessions: it.ssh_sessions,
+                sessions: it.sessions,
                 reported_at: time(it.reported_at),
             }),
         }

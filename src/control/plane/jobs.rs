@@ -79,7 +79,11 @@ impl Plane {
         })
     }
 
-    async fn verdicts(&self, job: &JobRecord) -> Result<Vec<Verdict>, RequestError> {
+    /// What every daemon says to a job that waits.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn verdicts(&self, job: &JobRecord) -> Result<Vec<Verdict>, RequestError> {
         let open = self.store.open_jobs().await?;
         let busy = |daemon| open.iter().any(|job| job.worker == Some(daemon));
         Ok(queue::explain(

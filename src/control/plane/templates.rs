@@ -10,8 +10,8 @@ use super::{Caller, Plane, RequestError, check_name, is_called, not_found};
 use crate::{
     control::{
         model::{
-            FileKind, JobRecord, JobStatus, Learned, OrganizationId, Task, Template, TemplateId,
-            Version, VersionId,
+            File, FileId, FileKind, JobRecord, JobStatus, Learned, OrganizationId, Task, Template,
+            TemplateId, Version, VersionId,
         },
         parameters::{Answers, resolve},
         queue::Tags,
@@ -61,6 +61,11 @@ struct StoredDryRun {
 
 fn variables_place(id: VersionId) -> String {
     format!("variables of template version {id}")
+}
+
+/// What a template without a name is called: nothing that somebody may call one.
+fn draft_name(id: TemplateId) -> String {
+    format!("draft:{id}")
 }
 
 fn dry_run_place(id: JobId) -> String {
@@ -125,19 +130,101 @@ impl Plane {
     ) -> Result<Version, RequestError> {
         caller.need_admin("adding a template version")?;
         check_name("template", &request.template)?;
+        let templates = self.templates(organization).await?;
+        let existing = templates
+            .into_iter()
+            .find(|template| is_called(&request.template, &template.name, template.id));
+        let is_new = existing.is_none();
+        let template =
+            existing.unwrap_or_else(|| self.new_template(caller, organization, &request.template));
+        self.add_version(caller, template, is_new, request).await
+    }
+
+    /// Adds a version of a template that has no name yet, and queues its import. Nobody finds the template before
+    /// [`Self::name_draft`].
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn create_draft(
+        &self,
+        caller: &Caller,
+        organization: OrganizationId,
+        request: VersionRequest,
+    ) -> Result<Version, RequestError> {
+        caller.need_admin("adding a template version")?;
+        let mut template = self.new_template(caller, organization, "");
+        template.name = draft_name(template.id);
+        template.deleted_at = Some(template.created_at);
+        let request = VersionRequest {
+            activate: true,
+            ..request
+        };
+        self.add_version(caller, template, true, request).await
+    }
+
+    /// Gives the template of a draft its name, under which it is found from now on.
+    ///
+    /// # Errors
+    /// [`RequestError::Conflict`] if there is a template of that name, or the version belongs to one already.
+    pub async fn name_draft(
+        &self,
+        caller: &Caller,
+        version: &Version,
+        name: &str,
+    ) -> Result<Template, RequestError> {
+        caller.need_admin("making a template")?;
+        check_name("template", name)?;
+        let id = version.template_id;
+        let now = self.now();
+        self.store
+            .name_draft(id, &draft_name(id), name, now)
+            .await?;
+        let template = self.store.template(id).await?;
+        template.ok_or_else(|| not_found("template", id.to_string()))
+    }
+
+    /// Keeps an archive that a version may be made of, and tells its id.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn upload_template(
+        &self,
+        caller: &Caller,
+        content: Bytes,
+    ) -> Result<FileId, RequestError> {
+        caller.need_admin("sending a template")?;
+        if content.is_empty() {
+            let why = "template archive is empty".to_owned();
+            return Err(RequestError::Invalid(why));
+        }
+        Ok(self.store.insert_file(FileKind::Template, content).await?)
+    }
+
+    /// A file that a version was, or may be, made of.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn template_file(
+        &self,
+        caller: &Caller,
+        id: FileId,
+    ) -> Result<Option<File>, RequestError> {
+        caller.need_admin("reading a template's files")?;
+        Ok(self.store.file(id).await?)
+    }
+
+    async fn add_version(
+        &self,
+        caller: &Caller,
+        template: Template,
+        is_new: bool,
+        request: VersionRequest,
+    ) -> Result<Version, RequestError> {
         if request.archive.is_empty() {
             return Err(RequestError::Invalid(
                 "template archive is empty".to_owned(),
             ));
         }
-        let templates = self.templates(organization).await?;
-        let existing = templates
-            .into_iter()
-            .find(|template| is_called(&request.template, &template.name, template.id));
-        let template = match &existing {
-            Some(template) => template.clone(),
-            None => self.new_template(caller, organization, &request.template),
-        };
         let name = match request.name.as_str() {
             "" => format!("v{}", self.store.versions(template.id).await?.len() + 1),
             name => name.to_owned(),
@@ -150,7 +237,7 @@ impl Plane {
         let id = VersionId::random();
         let job = self.new_job(
             caller,
-            organization,
+            template.organization_id,
             Task::TemplateImport { version_id: id },
             tags.clone(),
             template.name.clone(),
@@ -168,7 +255,7 @@ impl Plane {
             created_at: self.now(),
         };
         let new = NewVersion {
-            template: existing.is_none().then_some(template),
+            template: is_new.then_some(template),
             version: version.clone(),
             variables: self.seal_variables(id, &request.variables),
             job,

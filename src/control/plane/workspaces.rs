@@ -347,6 +347,14 @@ impl Plane {
         }
     }
 
+    /// Whether these bytes are the state after a build.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn has_state(&self, build: &Build, state: &[u8]) -> Result<bool, RequestError> {
+        Ok(self.state(build.id).await? == state)
+    }
+
     /// The state after a build, empty if there is none.
     pub(super) async fn state(&self, build: BuildId) -> Result<Vec<u8>, RequestError> {
         match self.store.state(build).await? {

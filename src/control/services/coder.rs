@@ -10,17 +10,27 @@
 mod admission;
 mod agent;
 mod answer;
+mod archives;
+mod bodies;
 mod builds;
+mod dry_runs;
 mod files;
+mod jobs;
 mod logs;
+mod organizations;
 mod overlay;
 mod peer;
 mod places;
+mod provisioners;
 mod rate;
+mod resources;
 mod rpc;
+mod search;
 mod session;
+mod templates;
 mod updates;
 mod upgrade;
+mod versions;
 mod watch;
 mod workspaces;
 
@@ -40,10 +50,10 @@ use axum::{
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use self::{answer::Refusal, places::Places, rate::Rates, session::Session};
+use self::{answer::Refusal, bodies::Bodies, places::Places, rate::Rates, session::Session};
 use super::calls::Calls;
 use crate::{
-    control::{config::Config, model::Organization, plane::Plane},
+    control::{config::Config, plane::Plane},
     net::listener::{Peer, Upgraded},
 };
 
@@ -88,9 +98,18 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
             .merge(workspaces::routes())
             .merge(builds::routes())
             .merge(watch::routes())
+            .merge(organizations::routes())
+            .merge(templates::routes())
+            .merge(versions::routes())
+            .merge(dry_runs::routes())
+            .merge(archives::routes())
+            .merge(jobs::routes())
+            .merge(provisioners::routes())
             .with_state(plane.clone()),
     );
-    let routes = routes.layer(Extension(Places::default()));
+    let routes = routes
+        .layer(Extension(Places::default()))
+        .layer(Extension(Bodies::new(config.limits.message_bytes)));
     let Ok(version) = HeaderValue::from_str(&config.version) else {
         return routes;
     };
@@ -167,21 +186,8 @@ async fn organizations(
         .ok_or_else(Refusal::unauthenticated)?;
     let all = plane.store().organizations().await;
     let all = all.map_err(|error| Refusal::internal(error.into()))?;
-    let all: Vec<_> = all.iter().map(described).collect();
+    let all: Vec<_> = all.iter().map(organizations::described).collect();
     Ok(Json(all).into_response())
-}
-
-fn described(organization: &Organization) -> serde_json::Value {
-    json!({
-        "id": organization.id,
-        "name": organization.name,
-        "display_name": organization.name,
-        "description": "",
-        "icon": "",
-        "created_at": organization.created_at,
-        "updated_at": organization.created_at,
-        "is_default": organization.is_default,
-    })
 }
 
 /// A daemon with a provisioner key asks for the key's tags, to show them.

@@ -375,8 +375,9 @@ fn running_agent(plane: &Plane, record: &AgentRecord, found: &job::Agent) -> wir
             connections: it.connections,
             received_bytes: it.received_bytes,
             sent_bytes: it.sent_bytes,
-            ssh_sessions: it.ssh_sessions,
+            ssh_sessions: it.sessions.get("ssh").copied().unwrap_or_default(),
             reported_at: millis(it.reported_at),
+            sessions: it.sessions.clone(),
         }),
         ..agent(found)
     }

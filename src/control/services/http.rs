@@ -6,7 +6,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
@@ -46,13 +46,58 @@ fn appearance() -> Value {
     })
 }
 
+/// Parts of Coder's API that this server does not have, by what their paths contain, and what to do instead.
+const ABSENT: [(&str, &str); 9] = [
+    (
+        "/secrets",
+        "it stores no user secrets: give values as variables of a template or as parameters",
+    ),
+    ("/external-auth", "it is logged in to no external service"),
+    ("/gitsshkey", "it makes no SSH keys for people"),
+    (
+        "/autostart",
+        "it has no schedules: a workspace runs until it is stopped",
+    ),
+    (
+        "/ttl",
+        "it has no schedules: a workspace runs until it is stopped",
+    ),
+    (
+        "/extend",
+        "it has no schedules: a workspace runs until it is stopped",
+    ),
+    (
+        "/dormant",
+        "it has no schedules: a workspace runs until it is stopped",
+    ),
+    (
+        "/dynamic-parameters",
+        "answers are checked when a build is asked for",
+    ),
+    (
+        "/users",
+        "people and their tokens are administered with `outpost`",
+    ),
+];
+
 /// What is not here, said as whoever asks understands it.
-pub(super) async fn unknown(headers: HeaderMap) -> Response {
+pub(super) async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let kind = headers.get(header::CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
         return Status::unimplemented("no such method here").into_http::<Body>();
     }
-    let why = json!({ "message": "Route not found." });
+    let path = uri.path();
+    if !path.starts_with("/api/") {
+        let why = json!({ "message": "Route not found." });
+        return (StatusCode::NOT_FOUND, Json(why)).into_response();
+    }
+    let reason = ABSENT.iter().find(|(part, _)| path.contains(part));
+    let detail = reason.map_or(
+        "`outpost --help` lists what there is beside Coder's commands",
+        |(_, detail)| *detail,
+    );
+    let message = format!("This server is outpost, and has no {method} {path} of Coder's API.");
+    let why = json!({ "message": message, "detail": detail });
     (StatusCode::NOT_FOUND, Json(why)).into_response()
 }
 

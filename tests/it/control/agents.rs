@@ -96,16 +96,22 @@ pub fn built_with_agent(job: &Job, token: &Secret) -> CompletedJob {
         operating_system: "linux".to_owned(),
         architecture: "amd64".to_owned(),
         auth: AgentAuth::Token(token.expose().to_owned()),
-        apps: vec![App {
-            slug: "editor".to_owned(),
-            url: "http://127.0.0.1:1".to_owned(),
-            healthcheck: Some(Healthcheck {
-                url: "http://127.0.0.1:1/healthz".to_owned(),
-                interval: 5,
-                threshold: 3,
-            }),
-            ..App::default()
-        }],
+        apps: vec![
+            App {
+                slug: "editor".to_owned(),
+                url: "http://127.0.0.1:1".to_owned(),
+                healthcheck: Some(Healthcheck {
+                    url: "http://127.0.0.1:1/healthz".to_owned(),
+                    interval: 5,
+                    threshold: 3,
+                }),
+                ..App::default()
+            },
+            App {
+                slug: "plain".to_owned(),
+                ..App::default()
+            },
+        ],
         metadata: vec![AgentMetadata {
             key: "load".to_owned(),
             display_name: "Load".to_owned(),
@@ -409,7 +415,7 @@ async fn what_an_agent_measures_and_how_its_apps_and_scripts_are_is_shown() {
     assert_eq!(shown.measurements[0].value, "0.7");
     assert_eq!(shown.apps[0].health, "unhealthy");
     assert_eq!(shown.script_ends[0].status, "exit_failure");
-    assert_eq!(shown.traffic.unwrap().received_bytes, 7);
+    assert_eq!(shown.traffic.as_ref().unwrap().received_bytes, 7);
     let json = get(&lab, &path).await;
     assert_eq!(json["apps"][0]["health"], "unhealthy");
     assert_eq!(json["metadata"][0]["result"]["value"], "0.7");

@@ -46,13 +46,30 @@ pub async fn request(
     path: &str,
     headers: &[(&str, &str)],
 ) -> String {
+    request_with_body(address, method, path, headers, "").await
+}
+
+/// The same with something to read behind the head.
+pub async fn request_with_body(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let headers: Vec<String> = headers
         .iter()
         .map(|(k, v)| format!("{k}: {v}\r\n"))
         .collect();
     let headers = headers.concat();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
+    let length = body.len();
+    let length = match length {
+        0 => String::new(),
+        _ => format!("Content-Length: {length}\r\n"),
+    };
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{length}{headers}\r\n{body}");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !String::from_utf8_lossy(&answer).contains("\r\n\r\n") {

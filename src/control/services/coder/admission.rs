@@ -1,6 +1,6 @@
 //! Who comes in: credentials, organization, tags, types, rights and version, checked in the reference's order.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use axum::http::{HeaderMap, StatusCode, header};
 use tracing::warn;
@@ -271,6 +271,18 @@ pub(super) fn has_parameter(query: &str, name: &str) -> bool {
 /// # Source
 /// coder `apiversion/apiversion.go`; numbers may have a sign, as Go reads them.
 pub(super) fn check_version(asked: &str, ours: ApiVersion) -> Result<(), String> {
+    if check_major(asked, ours)? > i64::from(ours.minor) {
+        return Err(behind(ours, "minor", asked));
+    }
+    Ok(())
+}
+
+fn behind(ours: ApiVersion, part: &str, asked: &str) -> String {
+    format!("server is at version {ours}, behind requested {part} version {asked}")
+}
+
+/// The minor version, whatever it is, of a version with our major one.
+pub(super) fn check_major(asked: &str, ours: ApiVersion) -> Result<i64, String> {
     let invalid = |what: &str| format!("invalid {what}: {asked}");
     let (major, minor) = asked
         .split_once('.')
@@ -278,16 +290,10 @@ pub(super) fn check_version(asked: &str, ours: ApiVersion) -> Result<(), String>
         .ok_or_else(|| invalid("version string"))?;
     let major: i64 = major.parse().map_err(|_| invalid("major version"))?;
     let minor: i64 = minor.parse().map_err(|_| invalid("minor version"))?;
-    let behind =
-        |part| format!("server is at version {ours}, behind requested {part} version {asked}");
-    if major > i64::from(ours.major) {
-        Err(behind("major"))
-    } else if major < i64::from(ours.major) {
-        Err(format!("version {asked} is no longer supported"))
-    } else if minor > i64::from(ours.minor) {
-        Err(behind("minor"))
-    } else {
-        Ok(())
+    match major.cmp(&i64::from(ours.major)) {
+        Ordering::Greater => Err(behind(ours, "major", asked)),
+        Ordering::Less => Err(format!("version {asked} is no longer supported")),
+        Ordering::Equal => Ok(minor),
     }
 }
 

@@ -10,14 +10,15 @@ use prost_types::Duration;
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::peer::{Question, bytes, unary, unknown};
+use super::peer::{Question, bytes, unary};
 use crate::{
     control::{
         agent_ids::{app_id, log_source_id, script_id},
         agent_log,
-        board::{Health, ScriptEnd, Traffic},
+        board::{AppStatus, Health, ScriptEnd, Traffic},
         model::{AgentId, AgentRecord, Lifecycle},
         plane::{AgentFacts, Plane, RequestError},
+        sessions,
         store::AgentChange,
     },
     job::{Agent, AgentMetadata, App, Env, LogLevel, Script, SharingLevel},
@@ -31,13 +32,23 @@ use crate::{
         },
         provisionerd::Empty,
     },
-    transport::drpc::CallError,
+    transport::drpc::{CallError, UNIMPLEMENTED},
 };
 
 /// How often an agent says how it is, in seconds.
 const REPORT: i64 = 300;
 /// Bytes of a text that an agent sends, in our log.
 const MAX_TEXT: usize = 4096;
+
+/// Characters of the message of an app's status.
+const MAX_STATUS: usize = 160;
+/// What one report of a sandbox may have; the reference's limit.
+const MAX_BOUNDARY_LOGS: usize = 1000;
+
+/// Whether a call says how the agent itself is, so that nobody else may make it.
+pub(super) fn is_of_itself(name: &str) -> bool {
+    ["UpdateLifecycle", "UpdateStartup", "UpdateStats"].contains(&name)
+}
 
 /// Answers one call.
 pub(super) async fn answer(
@@ -116,12 +127,31 @@ pub(super) async fn answer(
         "ReportConnection" => {
             unary(answer, |request: wire::ReportConnectionRequest| async {
                 let connection = request.connection.unwrap_or_default();
-                info!(%id, action = ?connection.action(), kind = ?connection.r#type(), ip = connection.ip, "a connection to an agent");
+                let app = sessions::normalized(&connection.app_name).unwrap_or_default();
+                info!(%id, action = ?connection.action(), kind = ?connection.r#type(), app, ip = connection.ip, "a connection to an agent");
                 Ok(Empty {})
             })
             .await
         }
-        _ => unknown(answer).await,
+        "ListSubAgents" => {
+            unary(answer, |_: wire::ListSubAgentsRequest| async {
+                Ok(wire::ListSubAgentsResponse::default())
+            })
+            .await
+        }
+        "ReportBoundaryLogs" => {
+            unary(answer, |request| async move { boundary_logs(id, &request) }).await
+        }
+        "UpdateAppStatus" => unary(answer, |request| app_status(plane, agent, request)).await,
+        "CreateSubAgent" | "DeleteSubAgent" => {
+            let why = "this server keeps no sub-agents: a dev container has no agent of its own here";
+            answer.fail_with(UNIMPLEMENTED, why).await
+        }
+        "PushContextState" => {
+            let why = "this server keeps no context of workspaces";
+            answer.fail_with(UNIMPLEMENTED, why).await
+        }
+        _ => answer.unimplemented().await,
     }
 }
 
@@ -131,7 +161,6 @@ async fn startup(
     request: wire::UpdateStartupRequest,
 ) -> Result<wire::Startup, RequestError> {
     let startup = request.startup.unwrap_or_default();
-    let cut = |text: &str| text.chars().take(MAX_TEXT).collect();
     let change = AgentChange::Startup {
         version: cut(&startup.version),
         directory: cut(&startup.expanded_directory),
@@ -246,12 +275,83 @@ async fn health(
     Ok(wire::BatchUpdateAppHealthResponse {})
 }
 
+/// Where other servers store them, ours says in its log what a sandbox in a workspace let through and refused.
+fn boundary_logs(
+    id: AgentId,
+    request: &wire::ReportBoundaryLogsRequest,
+) -> Result<wire::ReportBoundaryLogsResponse, RequestError> {
+    let count = request.logs.len();
+    if count > MAX_BOUNDARY_LOGS {
+        let why = format!("batch size {count} exceeds maximum of {MAX_BOUNDARY_LOGS}");
+        return Err(RequestError::Invalid(why));
+    }
+    let process = cut(&request.confined_process_name);
+    for log in &request.logs {
+        let Some(wire::boundary_log::Resource::HttpRequest(asked)) = &log.resource else {
+            continue;
+        };
+        let (method, url) = (cut(&asked.method), cut(&asked.url));
+        info!(%id, process, allowed = log.allowed, method, url, "a sandbox in a workspace decided");
+    }
+    Ok(wire::ReportBoundaryLogsResponse {})
+}
+
+async fn app_status(
+    plane: &Plane,
+    agent: &AgentRecord,
+    request: wire::UpdateAppStatusRequest,
+) -> Result<wire::UpdateAppStatusResponse, RequestError> {
+    use wire::update_app_status_request::AppStatusState as State;
+    if request.message.len() > MAX_STATUS {
+        let why = format!("Message must be less than {MAX_STATUS} characters.");
+        return Err(RequestError::Invalid(why));
+    }
+    let state = match State::try_from(request.state) {
+        Ok(State::Working) => "working",
+        Ok(State::Idle) => "idle",
+        Ok(State::Complete) => "complete",
+        Ok(State::Failure) => "failure",
+        Err(_) => {
+            let why = "State must be one of: complete, failure, working, idle.";
+            return Err(RequestError::Invalid(why.to_owned()));
+        }
+    };
+    let facts = plane.agent_facts(agent.clone()).await?;
+    let mut apps = facts.agent.apps.iter();
+    let Some(app) = apps.find(|app| app.slug == request.slug) else {
+        let why = format!("No app found with slug {:?}", request.slug);
+        return Err(RequestError::Invalid(why));
+    };
+    let status = AppStatus {
+        id: Uuid::new_v4(),
+        state,
+        message: request.message.replace(char::is_control, " "),
+        uri: cut(&request.uri),
+        created_at: plane.now(),
+    };
+    plane.hear(agent.id, |said| {
+        said.has_status(app_id(agent.id, app), status)
+    });
+    Ok(wire::UpdateAppStatusResponse {})
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}
+
 fn traffic(plane: &Plane, stats: &wire::Stats) -> Traffic {
+    let counts = stats.session_counts.iter();
+    let fixed = [
+        ("vscode", stats.session_count_vscode),
+        ("jetbrains", stats.session_count_jetbrains),
+        ("reconnecting_pty", stats.session_count_reconnecting_pty),
+        ("ssh", stats.session_count_ssh),
+    ];
     Traffic {
         connections: stats.connection_count,
         received_bytes: stats.rx_bytes,
         sent_bytes: stats.tx_bytes,
-        ssh_sessions: stats.session_count_ssh,
+        sessions: sessions::by_app(counts.map(|(app, count)| (app.as_str(), *count)), fixed),
         reported_at: plane.now(),
     }
 }
@@ -375,8 +475,8 @@ fn script(agent: AgentId, at: usize, script: &Script) -> wire::WorkspaceAgentScr
 }
 
 fn app(agent: AgentId, app: &App) -> wire::WorkspaceApp {
-    let healthcheck = app.healthcheck.as_ref();
-    let health = match healthcheck {
+    let check = app.healthcheck.clone().unwrap_or_default();
+    let health = match app.healthcheck {
         Some(_) => workspace_app::Health::Initializing,
         None => workspace_app::Health::Disabled,
     };
@@ -396,8 +496,9 @@ fn app(agent: AgentId, app: &App) -> wire::WorkspaceApp {
         subdomain: app.subdomain,
         subdomain_name: String::new(),
         sharing_level: sharing_level.into(),
-        healthcheck: healthcheck.map(|check| workspace_app::Healthcheck {
-            url: check.url.clone(),
+        // A Go agent reads it without a look whether it is there, and dies where it is not.
+        healthcheck: Some(workspace_app::Healthcheck {
+            url: check.url,
             interval: Some(seconds(check.interval.into())),
             threshold: check.threshold,
         }),

@@ -89,8 +89,10 @@ impl Refusal {
             RequestError::Forbidden(why) | RequestError::Gone(why) => {
                 Self::not_found().because(why)
             }
-            RequestError::Invalid(why) | RequestError::Conflict(why) => {
-                Self::new(StatusCode::BAD_REQUEST, why)
+            RequestError::Invalid(why) => Self::new(StatusCode::BAD_REQUEST, why),
+            RequestError::Conflict(why) => Self::new(StatusCode::CONFLICT, why),
+            error @ RequestError::Parameters(_) => {
+                Self::new(StatusCode::BAD_REQUEST, error.to_string())
             }
             error => {
                 error!(error = &error as &dyn std::error::Error, "cannot answer");

@@ -1,69 +1,58 @@
-//! Builds, and the versions of templates that they use, as Coder's clients read them.
+//! Builds as Coder's clients read and ask for them.
 //!
 //! # Source
-//! coder `codersdk/workspacebuilds.go`, `codersdk/templateversions.go`, `codersdk/provisionerdaemons.go`.
+//! coder `codersdk/workspacebuilds.go`, `coderd/workspacebuilds.go`.
 
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
-    extract::{Path, State},
-    http::HeaderMap,
-    routing::get,
+    Extension, Json, Router,
+    extract::{Path, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::{get, patch},
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use super::{admission, answer::Refusal, logs, workspaces::agent_as_json};
+use super::{
+    admission,
+    answer::Refusal,
+    bodies::{self, Bodies},
+    jobs::{self, matched_daemons, not_found, transition},
+    logs,
+    resources::facts,
+    workspaces::{self, agent_as_json},
+};
 use crate::{
     control::{
-        model::{Build, JobRecord, JobStatus, Task, VersionId, Workspace},
-        plane::{Plane, RequestError},
+        agent_ids::preset_id,
+        model::{Build, JobStatus, VersionId, Workspace},
+        plane::{BuildRequest, Caller, Plane, RequestError},
     },
-    job::{Agent, JobId, Resource, Transition},
+    job::{Agent, ParameterValue, Preset, Resource, Transition},
 };
 
-/// What a client asks while a workspace comes up.
+/// What a client asks of a build, and for a new one.
 pub(super) fn routes() -> Router<Arc<Plane>> {
+    const ONE: &str = "/api/v2/workspacebuilds/{build}";
     Router::new()
-        .route("/api/v2/templateversions/{version}", get(version))
-        .route("/api/v2/workspacebuilds/{build}", get(build))
-        .route("/api/v2/workspacebuilds/{build}/logs", get(logs::of_build))
-}
-
-async fn version(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, &headers).await?;
-    let id = id.parse().map_err(|_| Refusal::not_found())?;
-    let version = version_as_json(&plane, id).await;
-    Ok(Json(version.map_err(Refusal::unavailable)?))
-}
-
-async fn version_as_json(plane: &Plane, id: VersionId) -> Result<Value, RequestError> {
-    let version = plane.store().version(id).await?;
-    let version = version.ok_or_else(|| not_found("template version", id))?;
-    let job = find_job(plane, version.job_id).await?;
-    let users = plane.store().users().await?;
-    let author = users.into_iter().find(|it| it.id == version.created_by);
-    Ok(json!({
-        "id": version.id,
-        "template_id": version.template_id,
-        "organization_id": job.organization_id,
-        "created_at": version.created_at,
-        "updated_at": version.created_at,
-        "name": version.name,
-        "message": version.message,
-        "job": job_as_json(&job),
-        "readme": "",
-        "created_by": {
-            "id": version.created_by,
-            "username": author.map(|it| it.name),
-        },
-        "archived": false,
-        "has_external_agent": false,
-    }))
+        .route(
+            "/api/v2/workspaces/{workspace}/builds",
+            get(of_workspace).post(create),
+        )
+        .route(
+            "/api/v2/users/{user}/workspace/{workspace}/builds/{number}",
+            get(numbered),
+        )
+        .route(ONE, get(build))
+        .route(&format!("{ONE}/cancel"), patch(cancel))
+        .route(&format!("{ONE}/logs"), get(logs::of_build))
+        .route(&format!("{ONE}/parameters"), get(parameters))
+        .route(&format!("{ONE}/resources"), get(resources))
+        .route(&format!("{ONE}/state"), get(state).put(replace_state))
 }
 
 async fn build(
@@ -76,7 +65,263 @@ async fn build(
         let (workspace, build) = plane.build(&caller, &id).await?;
         as_json(&plane, &workspace, &build).await
     };
-    Ok(Json(described.await.map_err(Refusal::unavailable)?))
+    described.await.map(Json).map_err(Refusal::unavailable)
+}
+
+/// Newest first.
+async fn of_workspace(
+    State(plane): State<Arc<Plane>>,
+    Path(workspace): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    let caller = admission::caller(&plane, &headers).await?;
+    let described = async {
+        let (_, workspace) = workspaces::find(&plane, &caller, &workspace).await?;
+        let mut described = Vec::new();
+        for build in plane.store().builds(workspace.id).await? {
+            described.push(as_json(&plane, &workspace, &build).await?);
+        }
+        Ok(Value::Array(described))
+    };
+    described.await.map(Json).map_err(Refusal::unavailable)
+}
+
+async fn numbered(
+    State(plane): State<Arc<Plane>>,
+    Path((owner, name, number)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    let caller = admission::caller(&plane, &headers).await?;
+    let described = async {
+        let named = workspaces::named(&owner, name);
+        let (_, workspace) = workspaces::find(&plane, &caller, &named).await?;
+        let builds = plane.store().builds(workspace.id).await?;
+        let mut builds = builds.into_iter();
+        let build = builds.find(|build| build.number.to_string() == number);
+        let build = build.ok_or_else(|| not_found("build", &number))?;
+        as_json(&plane, &workspace, &build).await
+    };
+    described.await.map(Json).map_err(Refusal::unavailable)
+}
+
+/// An answer to a template's question.
+#[derive(Deserialize)]
+pub(super) struct Answer {
+    name: String,
+    value: String,
+}
+
+impl Answer {
+    pub(super) fn values(given: Option<Vec<Self>>) -> Vec<ParameterValue> {
+        let given = given.unwrap_or_default().into_iter();
+        let values = given.map(|it| ParameterValue {
+            name: it.name,
+            value: it.value,
+        });
+        values.collect()
+    }
+}
+
+/// The preset that a client chose; `None` for the nil id.
+pub(super) async fn preset(
+    plane: &Plane,
+    version: VersionId,
+    id: Uuid,
+) -> Result<Option<Preset>, RequestError> {
+    if id.is_nil() {
+        return Ok(None);
+    }
+    let mut presets = plane.store().learned(version).await?.presets.into_iter();
+    let found = presets.find(|preset| preset_id(version, &preset.name) == id);
+    found.map(Some).ok_or_else(|| not_found("preset", id))
+}
+
+#[derive(Deserialize)]
+struct NewBuild {
+    transition: String,
+    #[serde(default)]
+    template_version_id: Uuid,
+    #[serde(default)]
+    rich_parameter_values: Option<Vec<Answer>>,
+    #[serde(default)]
+    log_level: String,
+    #[serde(default)]
+    template_version_preset_id: Uuid,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    orphan: bool,
+    /// A state to begin with, in base64.
+    #[serde(default)]
+    state: Option<String>,
+}
+
+async fn create(
+    State(plane): State<Arc<Plane>>,
+    Path(workspace): Path<String>,
+    Extension(bodies): Extension<Bodies>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let caller = admission::caller(&plane, request.headers()).await?;
+    let body = bodies.read(request).await?;
+    let asked: NewBuild = bodies::parse(&body.content)?;
+    let made = async {
+        let (_, workspace) = workspaces::find(&plane, &caller, &workspace).await?;
+        let build = queue(&plane, &caller, &workspace, asked).await?;
+        as_json(&plane, &workspace, &build).await
+    };
+    let made = made.await.map_err(Refusal::unavailable)?;
+    Ok((StatusCode::CREATED, Json(made)).into_response())
+}
+
+async fn queue(
+    plane: &Plane,
+    caller: &Caller,
+    workspace: &Workspace,
+    asked: NewBuild,
+) -> Result<Build, RequestError> {
+    let invalid = |why: &str| Err(RequestError::Invalid(why.to_owned()));
+    let transition = match asked.transition.as_str() {
+        "start" => Transition::Start,
+        "stop" => Transition::Stop,
+        "delete" => Transition::Destroy,
+        other => {
+            let why = format!("transition {other:?} is none of start, stop, delete");
+            return Err(RequestError::Invalid(why));
+        }
+    };
+    if asked.orphan {
+        return invalid(
+            "this server deletes a workspace with its resources only: leave out --orphan, and if its template \
+             cannot delete it, push a version that can and update the workspace",
+        );
+    }
+    if asked.dry_run {
+        return invalid("a dry run is made of a template version here, not of a workspace's build");
+    }
+    let latest = latest(plane, workspace).await?;
+    let version = match asked.template_version_id {
+        id if id.is_nil() => latest.version_id,
+        id => VersionId(id),
+    };
+    let mut parameters = Answer::values(asked.rich_parameter_values);
+    if let Some(preset) = preset(plane, version, asked.template_version_preset_id).await? {
+        let is_given = |name: &str| parameters.iter().any(|it| it.name == name);
+        let mut further = preset.parameters;
+        further.retain(|it| !is_given(&it.name));
+        parameters.extend(further);
+    }
+    if let Some(state) = asked.state.filter(|state| !state.is_empty()) {
+        push(plane, caller, workspace, &latest, &state).await?;
+    }
+    let request = BuildRequest {
+        transition,
+        version: version.to_string(),
+        parameters,
+        log_level: asked.log_level,
+    };
+    plane.create_build(caller, workspace, request).await
+}
+
+async fn latest(plane: &Plane, workspace: &Workspace) -> Result<Build, RequestError> {
+    let latest = plane.store().latest_build(workspace.id).await?;
+    latest.ok_or_else(|| not_found("build of workspace", &workspace.name))
+}
+
+async fn cancel(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    let caller = admission::caller(&plane, &headers).await?;
+    let found = plane.build(&caller, &id).await;
+    let (_, build) = found.map_err(Refusal::unavailable)?;
+    jobs::cancel(&plane, &caller, build.job_id).await
+}
+
+async fn parameters(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    let caller = admission::caller(&plane, &headers).await?;
+    let found = plane.build(&caller, &id).await;
+    let (_, build) = found.map_err(Refusal::unavailable)?;
+    let answers = build.parameters.iter();
+    let answers = answers.map(|it| json!({ "name": it.name, "value": it.value }));
+    Ok(Json(answers.collect()))
+}
+
+async fn resources(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    let Json(mut described) = build(State(plane), Path(id), headers).await?;
+    Ok(Json(described["resources"].take()))
+}
+
+/// The Terraform state after a build, as it is; clients of a build without one get nothing.
+async fn state(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let caller = admission::caller(&plane, &headers).await?;
+    let state = async {
+        let (workspace, build) = plane.build(&caller, &id).await?;
+        plane.pull_state(&caller, &workspace, build.number).await
+    };
+    let state = state.await.map_err(Refusal::unavailable)?;
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    Ok((kind, state).into_response())
+}
+
+#[derive(Deserialize)]
+struct NewState {
+    state: String,
+}
+
+async fn replace_state(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Extension(bodies): Extension<Bodies>,
+    request: Request,
+) -> Result<StatusCode, Refusal> {
+    let caller = admission::caller(&plane, request.headers()).await?;
+    let body = bodies.read(request).await?;
+    let asked: NewState = bodies::parse(&body.content)?;
+    let replaced = async {
+        let (workspace, build) = plane.build(&caller, &id).await?;
+        push(&plane, &caller, &workspace, &build, &asked.state).await
+    };
+    replaced.await.map_err(Refusal::unavailable)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes a state the one after the latest build. The same state again changes nothing.
+async fn push(
+    plane: &Plane,
+    caller: &Caller,
+    workspace: &Workspace,
+    build: &Build,
+    state: &str,
+) -> Result<(), RequestError> {
+    let state = BASE64_STANDARD
+        .decode(state)
+        .map_err(|error| RequestError::Invalid(format!("the state is not in base64: {error}")))?;
+    let latest = latest(plane, workspace).await?;
+    if latest.id != build.id {
+        let why = format!(
+            "only the state after the latest build, number {}, can be replaced, and not that of build {}",
+            latest.number, build.number
+        );
+        return Err(RequestError::Conflict(why));
+    }
+    if plane.has_state(&latest, &state).await? {
+        return Ok(());
+    }
+    plane.push_state(caller, workspace, &state).await.map(drop)
 }
 
 /// A build with the agents that its workspace has.
@@ -85,7 +330,7 @@ pub(super) async fn as_json(
     workspace: &Workspace,
     build: &Build,
 ) -> Result<Value, RequestError> {
-    let job = find_job(plane, build.job_id).await?;
+    let job = jobs::find(plane, build.job_id).await?;
     let status = job.status();
     let version = plane.store().version(build.version_id).await?;
     let made = plane.made(build.id).await?;
@@ -108,10 +353,21 @@ pub(super) async fn as_json(
                 "workspace_transition": transition(build.transition),
                 "hide": resource.hide,
                 "icon": resource.icon,
+                "daily_cost": resource.daily_cost,
                 "agents": of(resource),
+                "metadata": facts(&resource.metadata),
             })
         })
         .collect();
+    let matched = match status {
+        JobStatus::Queued => matched_daemons(plane, &job).await?,
+        JobStatus::Running
+        | JobStatus::Cancelling
+        | JobStatus::Succeeded
+        | JobStatus::Failed
+        | JobStatus::Cancelled => Value::Null,
+    };
+    let preset = (!build.preset.is_empty()).then(|| preset_id(build.version_id, &build.preset));
     Ok(json!({
         "id": build.id,
         "workspace_id": workspace.id,
@@ -125,72 +381,14 @@ pub(super) async fn as_json(
         "initiator_id": build.initiator_id,
         "reason": "initiator",
         "status": status_of(build.transition, status),
-        "job": job_as_json(&job),
+        "job": jobs::described(plane, &job).await?,
         "daily_cost": build.daily_cost,
         "created_at": build.created_at,
         "updated_at": workspace.updated_at,
         "resources": resources,
+        "matched_provisioners": matched,
+        "template_version_preset_id": preset,
     }))
-}
-
-async fn find_job(plane: &Plane, id: JobId) -> Result<JobRecord, RequestError> {
-    let job = plane.store().job(id).await?;
-    job.ok_or_else(|| not_found("job", id))
-}
-
-fn not_found(what: &'static str, id: impl ToString) -> RequestError {
-    let name = id.to_string();
-    RequestError::NotFound { what, name }
-}
-
-/// Clients wait for a job as long as it has no `completed_at`.
-fn job_as_json(job: &JobRecord) -> Value {
-    json!({
-        "id": job.id,
-        "organization_id": job.organization_id,
-        "initiator_id": job.initiator_id,
-        "type": kind(&job.task),
-        "status": job_status(job.status()),
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "canceled_at": job.canceled_at,
-        "completed_at": job.completed_at,
-        "worker_id": job.worker,
-        "worker_name": job.worker_name,
-        "error": job.error,
-        "tags": job.tags,
-        "input": {},
-        "logs_overflowed": job.log_truncated,
-        "queue_position": 0,
-        "queue_size": 0,
-    })
-}
-
-fn kind(task: &Task) -> &'static str {
-    match task {
-        Task::TemplateImport { .. } => "template_version_import",
-        Task::TemplateDryRun { .. } => "template_version_dry_run",
-        Task::WorkspaceBuild { .. } => "workspace_build",
-    }
-}
-
-fn transition(transition: Transition) -> &'static str {
-    match transition {
-        Transition::Start => "start",
-        Transition::Stop => "stop",
-        Transition::Destroy => "delete",
-    }
-}
-
-fn job_status(status: JobStatus) -> &'static str {
-    match status {
-        JobStatus::Queued => "pending",
-        JobStatus::Running => "running",
-        JobStatus::Succeeded => "succeeded",
-        JobStatus::Cancelling => "canceling",
-        JobStatus::Cancelled => "canceled",
-        JobStatus::Failed => "failed",
-    }
 }
 
 fn status_of(transition: Transition, status: JobStatus) -> &'static str {
@@ -204,6 +402,6 @@ fn status_of(transition: Transition, status: JobStatus) -> &'static str {
         (
             JobStatus::Queued | JobStatus::Cancelling | JobStatus::Cancelled | JobStatus::Failed,
             _,
-        ) => job_status(status),
+        ) => jobs::status(status),
     }
 }

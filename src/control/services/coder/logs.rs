@@ -20,12 +20,13 @@ use tokio_tungstenite::tungstenite::{
 };
 use tracing::debug;
 
-use super::{admission, answer::Refusal, overlay::agent_id, upgrade};
+use super::{admission, answer::Refusal, dry_runs, overlay::agent_id, upgrade, versions};
 use crate::{
     control::{
         model::{StoredAgentLine, StoredLine},
-        plane::{Plane, RequestError},
+        plane::{Caller, Plane, RequestError},
     },
+    job::JobId,
     net::listener::Upgraded,
 };
 
@@ -60,8 +61,7 @@ pub(super) async fn of_agent(
     tell(&plane, &upgraded, request, arrays)
 }
 
-/// The lines of a build after an id, as an array or, with `follow`, each for itself over a WebSocket, and those to
-/// come until the build has ended.
+/// The log of a build.
 pub(super) async fn of_build(
     State(plane): State<Arc<Plane>>,
     Path(build): Path<String>,
@@ -69,20 +69,57 @@ pub(super) async fn of_build(
     request: Request,
 ) -> Result<Response, Refusal> {
     let caller = admission::caller(&plane, request.headers()).await?;
+    let found = plane.build(&caller, &build).await;
+    let (_, build) = found.map_err(Refusal::unavailable)?;
+    of_job(&plane, &caller, build.job_id, &upgraded, request).await
+}
+
+/// The log of a template version's import.
+pub(super) async fn of_version(
+    State(plane): State<Arc<Plane>>,
+    Path(version): Path<String>,
+    Extension(upgraded): Extension<Upgraded>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let caller = admission::caller(&plane, request.headers()).await?;
+    let found = versions::find(&plane, &version).await;
+    let version = found.map_err(Refusal::unavailable)?;
+    of_job(&plane, &caller, version.job_id, &upgraded, request).await
+}
+
+/// The log of a dry run.
+pub(super) async fn of_dry_run(
+    State(plane): State<Arc<Plane>>,
+    Path((version, job)): Path<(String, String)>,
+    Extension(upgraded): Extension<Upgraded>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let caller = admission::caller(&plane, request.headers()).await?;
+    let found = dry_runs::find(&plane, &caller, &version, &job).await;
+    let id = found.map_err(Refusal::unavailable)?.id;
+    of_job(&plane, &caller, id, &upgraded, request).await
+}
+
+/// The lines of a job after an id, as an array or, with `follow`, each for itself over a WebSocket, and those to come
+/// until the job has ended.
+async fn of_job(
+    plane: &Arc<Plane>,
+    caller: &Caller,
+    job: JobId,
+    upgraded: &Upgraded,
+    request: Request,
+) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default();
     let after = number(query, "after")?.unwrap_or_default();
     let follow = admission::has_parameter(query, "follow");
-    let log = async {
-        let (_, build) = plane.build(&caller, &build).await?;
-        plane.logs(&caller, build.job_id, after, follow).await
-    };
-    let batches = log.await.map_err(Refusal::unavailable)?;
+    let log = plane.logs(caller, job, after, follow).await;
+    let batches = log.map_err(Refusal::unavailable)?;
     let batches = batches.map_ok(|batch| batch.into_iter().map(build_line).collect::<Vec<_>>());
     if !follow {
         return all(batches).await;
     }
     let lines = batches.map_ok(|batch| stream::iter(batch.into_iter().map(Ok)));
-    tell(&plane, &upgraded, request, lines.try_flatten())
+    tell(plane, upgraded, request, lines.try_flatten())
 }
 
 async fn all(

@@ -11,9 +11,10 @@ use axum::{
     extract::{Path, Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
-    routing::get,
+    routing::{get, post},
 };
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tracing::debug;
@@ -22,18 +23,24 @@ use uuid::Uuid;
 use super::{
     admission,
     answer::Refusal,
+    bodies,
     peer::{Client, Peer, Who},
     places::{Holder, Places},
     upgrade,
+    workspaces::made_source_as_json,
 };
 use crate::{
     control::{
+        board::LogSource,
         model::AgentId,
         plane::{AgentFacts, Caller, Plane},
     },
     net::listener::Upgraded,
     tailnet::API_VERSION,
 };
+
+/// Characters of a text about a source of log lines.
+const MAX_SOURCE_TEXT: usize = 256;
 
 /// Connections of agents and clients, and the relay between them.
 pub(super) fn dials() -> Router<Arc<Plane>> {
@@ -51,6 +58,7 @@ pub(super) fn dials() -> Router<Arc<Plane>> {
 pub(super) fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route("/api/v2/workspaceagents/me/reinit", get(reinit))
+        .route("/api/v2/workspaceagents/me/log-source", post(log_source))
         .route("/api/v2/workspaceagents/connection", get(connection))
         .route(
             "/api/v2/workspaceagents/{agent}/connection",
@@ -59,16 +67,18 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
         .route("/derp/latency-check", get(|| async { StatusCode::OK }))
 }
 
-fn check_version(query: &str, default: &str) -> Result<(), Refusal> {
+/// The version that a peer speaks, later ones than ours included: agents of late do not fall back to an older one,
+/// are told of each call that we lack that it is not implemented, and send fields that may be left unread.
+fn check_version(query: &str, default: &str) -> Result<String, Refusal> {
     let asked = admission::parameter(query, "version");
-    let asked = asked.as_deref().unwrap_or(default);
-    admission::check_version(asked, API_VERSION).map_err(|why| {
-        Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "Unknown or unsupported API version",
-        )
-        .at("version", why)
-    })
+    let asked = asked.unwrap_or_else(|| default.to_owned());
+    match admission::check_major(&asked, API_VERSION) {
+        Ok(_) => Ok(asked),
+        Err(why) => {
+            let message = "Unknown or unsupported API version";
+            Err(Refusal::new(StatusCode::BAD_REQUEST, message).at("version", why))
+        }
+    }
 }
 
 async fn rpc(
@@ -77,9 +87,21 @@ async fn rpc(
     Extension(places): Extension<Places>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    check_version(request.uri().query().unwrap_or_default(), "2.0")?;
+    let query = request.uri().query().unwrap_or_default();
+    let version = check_version(query, "2.0")?;
     let agent = admission::agent(&plane, request.headers()).await?;
-    let who = Who::Agent(agent);
+    // Agents of old do not say that they are one.
+    let role = admission::parameter(query, "role");
+    let who = match role.as_deref() {
+        None | Some("agent") => {
+            plane.hear(agent.id, |said| said.api_version = version);
+            Who::Agent(agent)
+        }
+        Some(role) => {
+            debug!(agent = agent.name, id = %agent.id, role, "a program with an agent's token came");
+            Who::Helper(agent)
+        }
+    };
     become_peer(Peer { plane, who }, &places, &upgraded, request)
 }
 
@@ -88,6 +110,34 @@ async fn reinit(State(plane): State<Arc<Plane>>, headers: HeaderMap) -> Result<R
     admission::agent(&plane, &headers).await?;
     let why = "This workspace is no prebuilt one.";
     Err(Refusal::new(StatusCode::CONFLICT, why))
+}
+
+/// What a source of log lines says of itself.
+#[derive(Deserialize)]
+struct NewSource {
+    id: Uuid,
+    #[serde(default)]
+    display_name: String,
+    #[serde(default)]
+    icon: String,
+}
+
+/// A program beside an agent announces where lines come from that it will bring.
+async fn log_source(
+    State(plane): State<Arc<Plane>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let agent = admission::agent(&plane, request.headers()).await?;
+    let asked: NewSource = bodies::json(request).await?;
+    let cut = |text: String| text.chars().take(MAX_SOURCE_TEXT).collect();
+    let source = LogSource {
+        display_name: cut(asked.display_name),
+        icon: cut(asked.icon),
+        created_at: plane.now(),
+    };
+    let kept = plane.hear(agent.id, |said| said.has_source(asked.id, source).clone());
+    let json = made_source_as_json(&agent, asked.id, &kept);
+    Ok((StatusCode::CREATED, Json(json)).into_response())
 }
 
 async fn coordinate(
@@ -150,6 +200,7 @@ fn become_peer(
 ) -> Result<Response, Refusal> {
     let place = places.take(match &peer.who {
         Who::Agent(agent) => Holder::Agent(agent.id),
+        Who::Helper(agent) => Holder::Helper(agent.id),
         Who::Client(client) => Holder::Person(client.caller.user.id),
     })?;
     let (response, socket) = upgrade::accept(request)?;

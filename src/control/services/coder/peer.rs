@@ -28,9 +28,12 @@ use crate::{
         CoordinateRequest, CoordinateResponse, RefreshResumeTokenRequest,
         RefreshResumeTokenResponse,
     },
-    tailnet::coordinator::{Auth, ELSEWHERE, Refusal},
+    tailnet::{
+        coordinator::{Auth, ELSEWHERE, Refusal},
+        seats::Seat,
+    },
     transport::{
-        drpc::{self, Answer, CallError},
+        drpc::{self, Answer, CallError, UNIMPLEMENTED},
         yamux::{self, Stream},
     },
 };
@@ -68,8 +71,16 @@ pub(super) struct Peer {
 pub(super) enum Who {
     /// An agent.
     Agent(AgentRecord),
+    /// A program with the agent's token, such as one that brings logs from outside; never the agent itself.
+    Helper(AgentRecord),
     /// Somebody on the way to agents.
     Client(Client),
+}
+
+/// Which side ends a call first.
+enum Ending {
+    Ours,
+    Theirs,
 }
 
 /// A client, which a person has started.
@@ -131,7 +142,7 @@ impl Peer {
 
     async fn is_current(&self) -> bool {
         let id = match &self.who {
-            Who::Agent(agent) => agent.id,
+            Who::Agent(agent) | Who::Helper(agent) => agent.id,
             Who::Client(Client {
                 agent: Some(agent), ..
             }) => *agent,
@@ -158,7 +169,14 @@ impl Peer {
             method.strip_prefix(AGENT),
             &self.who,
         ) {
-            (Some("Coordinate"), ..) => self.coordinate(answer).await,
+            (Some("Coordinate"), _, Who::Agent(agent)) => {
+                let id = agent.id.0;
+                self.coordinate(id, Auth::Agent(id), answer).await
+            }
+            (Some("Coordinate"), _, Who::Client(client)) => {
+                let auth = Auth::Client(client.agent.map(|agent| agent.0));
+                self.coordinate(client.id, auth, answer).await
+            }
             (Some("StreamDERPMaps"), ..) => self.derp_maps(answer).await,
             (Some("PostTelemetry"), ..) => {
                 // Nobody collects it.
@@ -176,26 +194,47 @@ impl Peer {
             (Some("WorkspaceUpdates"), _, Who::Client(client)) => {
                 updates::tell(&self.plane, &client.caller, answer).await
             }
-            (_, Some(name), Who::Agent(record)) => {
+            (_, Some(name), Who::Agent(record) | Who::Helper(record))
+                if matches!(self.who, Who::Agent(_)) || !agent::is_of_itself(name) =>
+            {
                 let answered = agent::answer(&self.plane, record, name, answer);
                 let late = |_| Err(CallError::Lost(std::io::ErrorKind::TimedOut.into()));
                 timeout(CALL_TIMEOUT, answered).await.unwrap_or_else(late)
             }
-            (..) => unknown(answer).await,
+            (Some("Coordinate"), _, Who::Helper(_)) | (_, Some(_), Who::Helper(_)) => {
+                let why = "only the agent itself may ask for this, with role=agent";
+                answer.fail_with(UNIMPLEMENTED, why).await
+            }
+            (..) => answer.unimplemented().await,
         };
         if let Err(error) = answered {
             debug!(method, %error, "a peer broke off its call");
         }
     }
 
-    async fn coordinate(&self, mut answer: Question) -> Result<(), CallError> {
-        let (id, auth) = match &self.who {
-            Who::Agent(agent) => (agent.id.0, Auth::Agent(agent.id.0)),
-            Who::Client(Client { id, agent, .. }) => {
-                (*id, Auth::Client(agent.map(|agent| agent.0)))
-            }
-        };
+    async fn coordinate(
+        &self,
+        id: Uuid,
+        auth: Auth,
+        mut answer: Question,
+    ) -> Result<(), CallError> {
         let (seat, mut told) = self.plane.coordinator().connect(id, auth);
+        let ending = self.exchange(&seat, &mut told, &mut answer).await;
+        // The others hear of it now, however long the peer takes to end the call.
+        drop(seat);
+        match ending? {
+            Ending::Ours => answer.end().await,
+            Ending::Theirs => Ok(()),
+        }
+    }
+
+    /// Tells a peer and the others of each other until either side has enough.
+    async fn exchange(
+        &self,
+        seat: &Seat,
+        told: &mut mpsc::Receiver<CoordinateResponse>,
+        answer: &mut Question,
+    ) -> Result<Ending, CallError> {
         let mut pace = Pace::default();
         loop {
             tokio::select! {
@@ -207,35 +246,35 @@ impl Peer {
                             Err(refusal) => Err(refusal),
                         };
                         if let Err(refusal) = done {
-                            drain(&mut answer, &mut told).await?;
+                            drain(answer, told).await?;
                             let last = CoordinateResponse {
                                 error: refusal.to_string(),
                                 ..CoordinateResponse::default()
                             };
-                            send(&mut answer, &last).await?;
-                            return answer.end().await;
+                            send(answer, &last).await?;
+                            return Ok(Ending::Ours);
                         }
                         if is_last {
-                            drain(&mut answer, &mut told).await?;
-                            return answer.end().await;
+                            drain(answer, told).await?;
+                            return Ok(Ending::Ours);
                         }
                         // What it says is told to others, who must be able to take it.
                         keep(&mut pace).await;
                     }
-                    None => return Ok(()),
+                    None => return Ok(Ending::Theirs),
                 },
                 response = told.recv() => match response {
-                    Some(response) => send(&mut answer, &response).await?,
+                    Some(response) => send(answer, &response).await?,
                     // Another connection took its place, or it did not take what it was told.
-                    None => return answer.end().await,
+                    None => return Ok(Ending::Ours),
                 },
                 () = self.plane.stop().draining() => {
                     let last = CoordinateResponse {
                         error: "coordinator closed".to_owned(),
                         ..CoordinateResponse::default()
                     };
-                    send(&mut answer, &last).await?;
-                    return answer.end().await;
+                    send(answer, &last).await?;
+                    return Ok(Ending::Ours);
                 }
             }
         }
@@ -320,12 +359,6 @@ pub(super) async fn send(answer: &mut Question, message: &impl Message) -> Resul
 
 pub(super) fn bytes(id: Uuid) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(id.as_bytes())
-}
-
-/// Both words are looked for by those who can do without.
-pub(super) async fn unknown(answer: Question) -> Result<(), CallError> {
-    let error = format!("protocol error: unknown rpc: {:?}", answer.method());
-    answer.fail(&error).await
 }
 
 pub(super) async fn unary<Q, A, F>(

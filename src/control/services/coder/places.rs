@@ -10,6 +10,8 @@ use crate::control::model::{AgentId, UserId};
 
 /// Connections of one agent: it has one, and others that broke may not have been noticed yet.
 const OF_AGENT: usize = 16;
+/// Connections of programs with one agent's token, which must not take the places of the agent.
+const OF_HELPERS: usize = 16;
 /// Connections of one person's clients: each login has one to the agent, and one that watches the workspace.
 const OF_PERSON: usize = 256;
 
@@ -18,6 +20,8 @@ const OF_PERSON: usize = 256;
 pub(super) enum Holder {
     /// An agent.
     Agent(AgentId),
+    /// Programs with the token of an agent.
+    Helper(AgentId),
     /// Whoever started clients.
     Person(UserId),
 }
@@ -42,6 +46,7 @@ impl Places {
     pub(super) fn take(&self, holder: Holder) -> Result<Place, Refusal> {
         let limit = match holder {
             Holder::Agent(_) => OF_AGENT,
+            Holder::Helper(_) => OF_HELPERS,
             Holder::Person(_) => OF_PERSON,
         };
         let mut counts = self.lock();

@@ -80,11 +80,7 @@ async fn by_name(
         "AcquireJob" => unary(answer, |Empty {}| acquire_shortly(calls)).await,
         "UploadFile" => files::upload(calls, uploads, answer).await,
         "DownloadFile" => files::download(calls, answer).await,
-        _ => {
-            let name = answer.method().to_owned();
-            let error = format!("protocol error: unknown rpc: {name:?}");
-            answer.fail(&error).await
-        }
+        _ => answer.unimplemented().await,
     }
 }
 

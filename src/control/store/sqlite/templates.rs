@@ -77,8 +77,8 @@ async fn insert_template(
     new: &Template,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO templates (id, organization_id, name, created_by, created_at, updated_at)
-         VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO templates (id, organization_id, name, created_by, created_at, updated_at, deleted_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(new.id.to_string())
     .bind(new.organization_id.to_string())
@@ -86,6 +86,7 @@ async fn insert_template(
     .bind(new.created_by.to_string())
     .bind(millis(new.created_at))
     .bind(millis(new.updated_at))
+    .bind(new.deleted_at.map(millis))
     .execute(&mut **change)
     .await
     .map_err(unless_unique(|| {
@@ -271,6 +272,34 @@ impl TemplateStore for Sqlite {
             .bind(id.to_string())
             .execute(&mut *change)
             .await?;
+        Ok(change.commit().await?)
+    }
+
+    async fn name_draft(
+        &self,
+        id: TemplateId,
+        draft: &str,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut change = self.begin().await?;
+        let done = sqlx::query(
+            "UPDATE templates SET name = ?, updated_at = ?, deleted_at = NULL
+             WHERE id = ? AND name = ? AND deleted_at IS NOT NULL",
+        )
+        .bind(name)
+        .bind(millis(now))
+        .bind(id.to_string())
+        .bind(draft)
+        .execute(&mut *change)
+        .await
+        .map_err(unless_unique(|| {
+            format!("there is a template `{name}` already")
+        }))?;
+        if done.rows_affected() == 0 {
+            let why = "the version belongs to a template already";
+            return Err(StoreError::Conflict(why.to_owned()));
+        }
         Ok(change.commit().await?)
     }
 
