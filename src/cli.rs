@@ -353,10 +353,10 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
     }
     let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
-        let stop = if is_daemon {
-            signals::listen_as_coder()?
-        } else {
-            signals::listen()?
+        let stop = match &cli.command {
+            _ if is_daemon => signals::listen_as_coder()?,
+            Command::Dev(_) => signals::listen_with_cleanup()?,
+            _ => signals::listen()?,
         };
         cli.command.exec(output, wanted, stop).await
     })

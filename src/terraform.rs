@@ -98,6 +98,8 @@ pub struct Presented {
     /// Names where the `coder` provider comes from, as one part of a path. Sessions share a plugin cache only if they
     /// agree on it; `None` if this one shares none.
     pub source: Option<String>,
+    /// The `coder` provider is the one inside this program, whose checksums no lock file can have.
+    pub is_coder_builtin: bool,
     /// Keeps what is presented where it is.
     pub hold: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -108,6 +110,7 @@ impl Default for Presented {
             env: Vec::new(),
             init_env: Vec::new(),
             source: Some("registry".to_owned()),
+            is_coder_builtin: false,
             hold: None,
         }
     }

@@ -1,22 +1,28 @@
 //! `outpost dev`: a server, a daemon and a person in one process.
 //!
-//! The first Ctrl-C ends what runs in an orderly way and leads to the end of the workspace, the second one ends
-//! everything at once. So the daemon has a [`Stop`] of its own: it must still delete after the first.
+//! The first signal ends what runs in an orderly way and leads to the end of the workspace ([`ending`]), a second
+//! Ctrl-C ends everything at once. So the daemon has a [`Stop`] of its own: it must still delete after the first.
 
 mod check;
+mod ending;
 mod local;
 mod stack;
 mod template;
 
-use std::{io::IsTerminal, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use serde::Serialize;
+use tokio::time::sleep;
 
-use self::{check::Step, local::Machine, stack::Stack};
+use self::{
+    check::Step,
+    ending::{AtTheEnd, Desk},
+    local::Machine,
+    stack::Stack,
+};
 use super::{
     engine::{CoderProvider, EngineArgs},
-    exit::{Hint, Interrupted},
     follow,
     output::{self, Output},
     remote::Pair,
@@ -38,6 +44,8 @@ use crate::{
 
 /// Time for an agent on this machine to come up.
 const AGENT_LIMIT: Duration = Duration::from_secs(60);
+/// Time between two looks for an agent that nothing on this machine starts.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Import a template and build a workspace on this machine, all in one process
 #[derive(Debug, clap::Args)]
@@ -50,7 +58,9 @@ pub(super) struct Dev {
     /// Runs a command over SSH at each agent of a workspace that is kept on this machine, too.
     #[arg(long)]
     check: bool,
-    /// Keep the server's data, and workspaces that are not deleted, in this directory
+    /// Keep the server's data and the workspace in this directory
+    ///
+    /// At the end the workspace is stopped and stays for the next run. Without a directory it is deleted.
     #[arg(long, value_name = "DIR", env = "OUTPOST_DEV_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// The workspace's name
@@ -70,12 +80,18 @@ pub(super) struct Dev {
     /// Value of a Terraform variable
     #[arg(long = "variable", value_name = "NAME=VALUE")]
     variables: Vec<Pair>,
-    /// Leave the workspace as it is at the end
+    /// Leave the workspace running at the end
     #[arg(long)]
     keep: bool,
-    /// Show DEBUG lines of the jobs, too
-    #[arg(long)]
-    verbose: bool,
+    /// Delete the workspace at the end without asking, also one that an earlier run made
+    #[arg(long, conflicts_with = "keep")]
+    delete: bool,
+    /// Where the server listens; with a data directory it keeps the port that it got first
+    #[arg(long, value_name = "ADDRESS", env = "OUTPOST_DEV_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Show the jobs' logs; given twice, DEBUG lines, too
+    #[arg(long, short, action = clap::ArgAction::Count)]
+    verbose: u8,
     /// Where the `coder` provider comes from
     #[arg(
         long,
@@ -105,6 +121,10 @@ struct Run {
     template: String,
     workspace: String,
     imported: VersionDetails,
+    /// The workspace did not exist before this run.
+    is_new: bool,
+    /// The command that goes on with it.
+    again: String,
 }
 
 impl Dev {
@@ -124,6 +144,7 @@ impl Dev {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         let mut stack = Stack::start(
             self.data_dir.clone(),
+            self.listen,
             &self.engine,
             self.coder_provider,
             &stop,
@@ -135,7 +156,9 @@ impl Dev {
     }
 
     async fn run(self, stack: &mut Stack, output: Output, stop: &Stop) -> anyhow::Result<()> {
+        let desk = Desk::new(stop)?;
         let mut run = self.import(stack, stop).await?;
+        let at_the_end = self.at_the_end();
         let request = CreateWorkspaceRequest {
             template: run.template.clone(),
             name: run.workspace.clone(),
@@ -143,31 +166,52 @@ impl Dev {
             preset: self.preset,
             ..CreateWorkspaceRequest::default()
         };
-        if self.check {
-            let checked = run.check(request, output, stop).await;
-            let ended = if checked.is_err() {
-                run.end(self.keep, stack, stop).await
-            } else {
-                Ok(())
-            };
-            return checked.and(ended);
-        }
-        let shown = run.show_workspace(request, output, stop).await;
-        let shown = match shown {
-            Ok(agents) => {
-                let way_in = (!self.engine.is_sealed()).then(|| stack.way_in(&run.workspace));
-                run.stay(&agents, way_in, stop).await
+        let shown = if self.check {
+            run.check(request, output, stop).await
+        } else {
+            let shown = run.show_workspace(request, output, stop).await;
+            match shown {
+                Ok(agents) => {
+                    let way_in = (!self.engine.is_sealed()).then(|| stack.way_in(&run.workspace));
+                    run.stay(&agents, way_in, stop).await
+                }
+                Err(error) => Err(error),
             }
-            Err(error) => Err(error),
         };
-        let ended = run.end(self.keep, stack, stop).await;
+        let ended = run.end(at_the_end, stack, &desk, stop).await;
         shown.and(ended)
+    }
+
+    fn at_the_end(&self) -> AtTheEnd {
+        match &self.data_dir {
+            _ if self.keep => AtTheEnd::Leave,
+            _ if self.delete => AtTheEnd::Delete,
+            _ if self.check => AtTheEnd::DeleteIfNew,
+            Some(_) => AtTheEnd::Stop,
+            None => AtTheEnd::DeleteUnlessToldOtherwise,
+        }
+    }
+
+    /// The command that goes on with the workspace, but for the directory that it is kept in.
+    fn again(&self) -> String {
+        let template = self
+            .template
+            .as_deref()
+            .map(|path| output::shell_word(&path.display().to_string()));
+        let name = (self.workspace != "dev").then(|| format!("--workspace {}", self.workspace));
+        let parts = ["outpost dev".to_owned()]
+            .into_iter()
+            .chain(template)
+            .chain(name);
+        parts.collect::<Vec<_>>().join(" ")
     }
 
     /// Packs the template, and waits until the daemon has imported it.
     async fn import(&self, stack: &Stack, stop: &Stop) -> anyhow::Result<Run> {
-        let show = follow::Show {
-            verbose: self.verbose,
+        let show = match self.verbose {
+            0 => follow::Show::Stages,
+            1 => follow::Show::Log,
+            _ => follow::Show::Everything,
         };
         let template = template::Template::find(self.template.as_deref())?;
         let mut given = variables(self.variables.clone());
@@ -193,6 +237,8 @@ impl Dev {
             template: template.name,
             workspace: self.workspace.clone(),
             imported,
+            is_new: false,
+            again: self.again(),
         })
     }
 }
@@ -204,14 +250,10 @@ impl Run {
         request: CreateWorkspaceRequest,
         stop: &Stop,
     ) -> anyhow::Result<Workspace> {
-        let known = ShowWorkspaceRequest {
-            organization: String::new(),
-            workspace: self.workspace.clone(),
-        };
-        let Ok(known) = self.api.show_workspace(known).await else {
+        let Some(mut workspace) = self.known().await? else {
+            self.is_new = true;
             return create(&mut self.api, request, self.show, stop).await;
         };
-        let mut workspace = known.into_inner();
         let version = self
             .imported
             .version
@@ -256,37 +298,56 @@ impl Run {
         Ok(agents(&report.resources))
     }
 
-    /// Waits for the agents that run on this machine, says how to get in, and stays until a Ctrl-C.
+    /// Waits for the agents, says how to get in once there is a way, and stays until a signal.
+    ///
+    /// Agents on this machine must come, or the run ends; others may start when somebody else starts them, or never.
     async fn stay(
         &self,
         agents: &[String],
         way_in: Option<String>,
         stop: &Stop,
     ) -> anyhow::Result<()> {
-        if self.machine.is_used() {
-            for agent in agents {
-                let came = async {
-                    let named = format!("{}.{agent}", self.workspace);
-                    let (agent, mut way) = ssh::set_out(&self.server, &named).await?;
-                    let arrived = ssh::arrive(&mut way, &agent, AGENT_LIMIT).await;
-                    way.leave().await;
-                    arrived
-                };
-                tokio::select! {
-                    came = came => came?,
-                    () = stop.draining() => return Ok(()),
-                }
-                output::note(&format!("The agent {agent} is connected."));
+        output::note("The workspace runs. Press Ctrl-C to end it.");
+        for agent in agents {
+            tokio::select! {
+                came = self.wait_for(agent) => came?,
+                () = stop.draining() => return Ok(()),
             }
         }
-        output::note("The workspace runs. Press Ctrl-C to end it.");
         match (agents, way_in) {
             ([], _) => {}
-            (_, Some(command)) => output::note(&format!("Try in another terminal: {command}")),
+            (_, Some(command)) => output::note(&format!("Get in from another terminal: {command}")),
             (_, None) => output::note("Nothing outside of a sealed run can get in; see --check."),
         }
         stop.draining().await;
         Ok(())
+    }
+
+    async fn wait_for(&self, agent: &str) -> anyhow::Result<()> {
+        let mut is_told = false;
+        while let Err(error) = self.reach(agent).await {
+            if self.machine.is_used() {
+                return Err(error);
+            }
+            if !is_told {
+                let limit = AGENT_LIMIT.as_secs();
+                output::note(&format!(
+                    "The agent {agent} has not connected within {limit} s; still waiting for it."
+                ));
+                is_told = true;
+            }
+            sleep(RETRY).await; // The server may have refused at once.
+        }
+        output::note(&format!("The agent {agent} is connected."));
+        Ok(())
+    }
+
+    async fn reach(&self, agent: &str) -> anyhow::Result<()> {
+        let named = format!("{}.{agent}", self.workspace);
+        let (agent, mut way) = ssh::set_out(&self.server, &named).await?;
+        let arrived = ssh::arrive(&mut way, &agent, AGENT_LIMIT).await;
+        way.leave().await;
+        arrived
     }
 
     /// The resources of a build; whether they outlive a stop is known since the import.
@@ -328,79 +389,27 @@ impl Run {
             .collect()
     }
 
-    /// Stops the workspace if it runs, and deletes it unless the person wants to keep it. The Ctrl-C that led here
-    /// asked for just this, so only another one cuts it short.
-    async fn end(&mut self, keep: bool, stack: &mut Stack, stop: &Stop) -> anyhow::Result<()> {
-        let Some(status) = self.status().await? else {
-            return Ok(()); // It was never made, or is deleted.
-        };
-        if keep {
-            stack.keep();
-            return Ok(());
-        }
-        let ended = self.stop_and_delete(&status, stop).await;
-        if !matches!(ended, Ok(End::Deleted)) {
-            stack.keep(); // Only what the server knows can still find what is left.
-        }
-        ended.map(|_| ())
-    }
-
-    async fn stop_and_delete(&mut self, status: &str, stop: &Stop) -> anyhow::Result<End> {
-        let cleanup = stop.cleanup();
-        if status == "running" {
-            let request = self.build_request(Transition::Stop);
-            build(&mut self.api, request, self.show, &cleanup).await?;
-            if !wants_to_delete(&self.workspace, stop).await? {
-                return Ok(End::Kept);
-            }
-        }
-        let request = self.build_request(Transition::Destroy);
-        build(&mut self.api, request, self.show, &cleanup)
-            .await
-            .hint("what the template made may still be there: look at the log above")?;
-        output::note(&format!("Deleted the workspace {}.", self.workspace));
-        Ok(End::Deleted)
-    }
-
-    /// What the workspace is in; `None` if it does not exist, or not any more.
-    async fn status(&mut self) -> anyhow::Result<Option<String>> {
+    /// The workspace; `None` if it does not exist, or not any more.
+    async fn known(&mut self) -> anyhow::Result<Option<Workspace>> {
         let request = ShowWorkspaceRequest {
             organization: String::new(),
             workspace: self.workspace.clone(),
         };
         match self.api.show_workspace(request).await {
             Ok(workspace) => {
-                let status = rows::Workspace::from(workspace.into_inner()).status;
-                Ok((status != "deleted").then_some(status))
+                let workspace = workspace.into_inner();
+                let status = rows::Workspace::from(workspace.clone()).status;
+                Ok((status != "deleted").then_some(workspace))
             }
             Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
             Err(status) => Err(status.into()),
         }
     }
-}
 
-/// What became of the workspace.
-enum End {
-    Deleted,
-    Kept,
-}
-
-/// Asks, if somebody is there to answer. Another Ctrl-C means no.
-async fn wants_to_delete(workspace: &str, stop: &Stop) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Ok(true);
-    }
-    output::note(&format!("Delete the workspace {workspace}, too? [Y/n]"));
-    // A thread of its own: nothing can interrupt a read of a terminal, and the process must be able to end.
-    let (sender, answer) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let mut line = String::new();
-        let read = std::io::stdin().read_line(&mut line).map(|_| line);
-        let _ = sender.send(read);
-    });
-    tokio::select! {
-        () = stop.killed() => Err(Interrupted.into()),
-        answer = answer => Ok(!answer??.trim().to_ascii_lowercase().starts_with('n')),
+    /// The workspace's status, as people read it.
+    async fn status(&mut self) -> anyhow::Result<Option<String>> {
+        let workspace = self.known().await?;
+        Ok(workspace.map(|workspace| rows::Workspace::from(workspace).status))
     }
 }
 

@@ -12,11 +12,22 @@ use crate::{
     stop::Stop,
 };
 
-/// How a job's log is shown.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Show {
-    /// Whether DEBUG and TRACE are shown, too.
-    pub(super) verbose: bool,
+/// How much of a job's log is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Show {
+    /// Stages, warnings and errors; of a job that fails also the other lines of its last stage.
+    Stages,
+    /// Lines from INFO on.
+    Log,
+    /// DEBUG and TRACE, too.
+    Everything,
+}
+
+impl Show {
+    /// The log, with all levels if `verbose`.
+    pub(super) fn log(verbose: bool) -> Self {
+        if verbose { Self::Everything } else { Self::Log }
+    }
 }
 
 /// Shows the log of `job` and waits until it ended. Once `stop` is cancelled the server is asked to cancel the job,
@@ -25,7 +36,7 @@ pub(super) struct Show {
 /// # Errors
 /// What the job failed with, [`Interrupted`], or a lost connection.
 pub(super) async fn job(api: &mut Api, id: &str, show: Show, stop: &Stop) -> anyhow::Result<()> {
-    let mut progress = Progress::new(show.verbose);
+    let mut progress = Progress::new(show);
     let mut asked = stop.is_cancelled();
     let mut logs = stream(api, id, 0).await?;
     let mut last = 0;
@@ -51,6 +62,9 @@ pub(super) async fn job(api: &mut Api, id: &str, show: Show, stop: &Stop) -> any
             None => {
                 let job = state(api, id).await?;
                 if job.completed_at != 0 {
+                    if job.status == "failed" && !asked {
+                        progress.show_hidden();
+                    }
                     drop(progress);
                     return verdict(job, asked);
                 }

@@ -121,6 +121,7 @@ impl Inspect {
         let sessions = work.path().join("sessions");
         let guarded = Guarded {
             jobs: 1,
+            are_foreign: false,
             hidden: Vec::new(),
         };
         let engine = self

@@ -35,6 +35,8 @@ pub(super) enum Wanted {
 pub(super) struct Guarded {
     /// How many jobs may run at a time.
     pub(super) jobs: usize,
+    /// Whether the templates are other people's, as a daemon's are.
+    pub(super) are_foreign: bool,
     /// Directories and files that belong to the service alone.
     pub(super) hidden: Vec<PathBuf>,
 }
@@ -81,7 +83,7 @@ impl Wanted {
             let probed = probe(&own_launcher(), *mechanism, work_dir).await;
             match probed.result {
                 Ok(()) => {
-                    tell(*mechanism, &denied);
+                    tell(*mechanism, &denied, guarded.are_foreign);
                     return Ok(Some(isolation(*mechanism, guarded, stores)?));
                 }
                 Err(_) => denied.push(probed),
@@ -126,12 +128,12 @@ impl fmt::Display for Denied<'_> {
     }
 }
 
-fn tell(mechanism: Mechanism, denied: &[Probed]) {
+fn tell(mechanism: Mechanism, denied: &[Probed], are_foreign: bool) {
     match denied {
         [] => info!(by = %mechanism, "jobs are isolated"),
         _ => info!(by = %mechanism, denied = %Denied(denied), "jobs are isolated"),
     }
-    if nix::unistd::geteuid().is_root() {
+    if are_foreign && nix::unistd::geteuid().is_root() {
         warn!(
             "this daemon is root: its templates can reach devices and settings of the kernel, and by them what \
              isolation hides; give it a user of its own"
@@ -228,6 +230,7 @@ mod tests {
         }];
         let guarded = |jobs| Guarded {
             jobs,
+            are_foreign: true,
             hidden: Vec::new(),
         };
 

@@ -142,6 +142,15 @@ pub(super) fn line(text: &str) -> io::Result<()> {
     }
 }
 
+/// One word of a command as a shell takes it: in single quotes where it needs them.
+pub(super) fn shell_word(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=:,@%~".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// Prints `text` for people on stderr, as far as anybody listens.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");

@@ -1,14 +1,18 @@
 //! A job's log on stderr while it runs: a bar with the stage on a terminal, plain lines elsewhere.
 
 use std::{
+    collections::VecDeque,
     io::{self, IsTerminal},
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::output;
+use super::{follow::Show, output};
 use crate::proto::{outpost::v1::LogLine, provisioner::LogLevel};
+
+/// So many lines that are not shown are remembered, should the job fail.
+const REMEMBERED: usize = 100;
 
 /// Shows what a job says.
 pub(super) struct Progress {
@@ -16,20 +20,23 @@ pub(super) struct Progress {
     stage: Option<(String, Instant)>,
     steps: Steps,
     lowest: LogLevel,
+    /// The last lines of this stage that were not shown, from INFO on.
+    hidden: VecDeque<String>,
 }
 
 impl Progress {
-    /// Shows lines from INFO on, or all if `verbose`.
-    pub(super) fn new(verbose: bool) -> Self {
+    /// Shows as much as `show` says.
+    pub(super) fn new(show: Show) -> Self {
         Self {
             bar: io::stderr().is_terminal().then(bar),
             stage: None,
             steps: Steps::default(),
-            lowest: if verbose {
-                LogLevel::Trace
-            } else {
-                LogLevel::Info
+            lowest: match show {
+                Show::Stages => LogLevel::Warn,
+                Show::Log => LogLevel::Info,
+                Show::Everything => LogLevel::Trace,
             },
+            hidden: VecDeque::new(),
         }
     }
 
@@ -45,9 +52,12 @@ impl Progress {
             self.say(&format!("==> {}", line.stage));
         }
         self.steps.read(&line.output);
-        if line.level() >= self.lowest {
-            for text in line.output.lines() {
-                self.say(&format!("    {text}"));
+        let is_shown = line.level() >= self.lowest;
+        for text in line.output.lines() {
+            match is_shown {
+                true => self.say(&format!("    {text}")),
+                false if line.level() >= LogLevel::Info => self.remember(text),
+                false => {}
             }
         }
         if let Some(bar) = &self.bar {
@@ -55,7 +65,22 @@ impl Progress {
         }
     }
 
+    /// Shows what was not shown of the stage that the job has come to.
+    pub(super) fn show_hidden(&mut self) {
+        for text in std::mem::take(&mut self.hidden) {
+            self.say(&format!("    {text}"));
+        }
+    }
+
+    fn remember(&mut self, text: &str) {
+        if self.hidden.len() == REMEMBERED {
+            self.hidden.pop_front();
+        }
+        self.hidden.push_back(text.to_owned());
+    }
+
     fn end_stage(&mut self) {
+        self.hidden.clear();
         let Some((_, began)) = self.stage.take() else {
             return;
         };

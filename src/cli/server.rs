@@ -242,6 +242,7 @@ impl Run {
                 let hidden = files.into_iter().flatten().chain([&directory]);
                 let guarded = Guarded {
                     jobs,
+                    are_foreign: true,
                     hidden: hidden.cloned().collect(),
                 };
                 let sessions = directory.join("sessions");

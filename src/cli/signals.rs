@@ -36,6 +36,35 @@ pub(super) fn listen_as_coder() -> io::Result<Stop> {
     Ok(stop)
 }
 
+/// Listens for a command that builds and cleans up while a person looks on: the first signal of any kind cancels. Only a
+/// second Ctrl-C, or SIGQUIT, kills: a terminal that closes sends SIGHUP twice, and supervisors send SIGTERM again.
+///
+/// # Errors
+/// If the system refuses a handler.
+pub(super) fn listen_with_cleanup() -> io::Result<Stop> {
+    let stop = Stop::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let signalled = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            let is_impatient = tokio::select! {
+                Some(()) = interrupt.recv() => signalled.is_cancelled(),
+                Some(()) = quit.recv() => true,
+                Some(()) = terminate.recv() => false,
+                Some(()) = hangup.recv() => false,
+            };
+            match is_impatient {
+                true => signalled.kill(),
+                false => signalled.cancel(),
+            }
+        }
+    });
+    Ok(stop)
+}
+
 const STOPPED: &str = "Stop caught, waiting for provisioner jobs to complete and gracefully exiting. Use ctrl+\\ to force quit";
 const INTERRUPTED: &str = "Interrupt caught, gracefully exiting. Use ctrl+\\ to force quit";
 

@@ -180,15 +180,7 @@ impl Push {
             activate: !self.inactive,
         };
         let mut api = self.remote.connect()?;
-        let version = push(
-            &mut api,
-            request,
-            follow::Show {
-                verbose: self.verbose,
-            },
-            &stop,
-        )
-        .await?;
+        let version = push(&mut api, request, follow::Show::log(self.verbose), &stop).await?;
         let details = details(
             &mut api,
             &self.remote.organization,

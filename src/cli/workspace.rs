@@ -159,15 +159,8 @@ impl Workspace {
                     log_level: String::new(),
                 };
                 let mut api = run.remote.connect()?;
-                let workspace = create(
-                    &mut api,
-                    request,
-                    follow::Show {
-                        verbose: run.verbose,
-                    },
-                    &stop,
-                )
-                .await?;
+                let workspace =
+                    create(&mut api, request, follow::Show::log(run.verbose), &stop).await?;
                 show(&mut api, workspace, output).await
             }
             Self::Start { build } => build.exec(Transition::Start, output, stop).await,
@@ -218,9 +211,7 @@ impl BuildArgs {
             log_level: String::new(),
         };
         let mut api = self.run.remote.connect()?;
-        let show_log = follow::Show {
-            verbose: self.run.verbose,
-        };
+        let show_log = follow::Show::log(self.run.verbose);
         let before = ShowWorkspaceRequest {
             organization,
             workspace: self.name,

@@ -64,6 +64,21 @@ pub struct SnippetValue {
 }
 
 impl Diagnostic {
+    /// Whether it warns that a lock file has the checksums of `coder/coder` for one platform only, and of no other
+    /// provider.
+    pub fn is_about_lock_of_coder(&self) -> bool {
+        let named = self
+            .detail
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix("- "));
+        let others = named
+            .clone()
+            .filter(|provider| !provider.ends_with("coder/coder"));
+        self.summary == "Incomplete lock file information for providers"
+            && named.count() > 0
+            && others.count() == 0
+    }
+
     /// The place, the code, the values and the detail, several lines; the summary is not part of it.
     pub fn format(&self) -> String {
         let Some(range) = &self.range else {
@@ -150,5 +165,19 @@ mod tests {
             "on a.tf line 1:\n  (source code not available)\n\nHm."
         );
         assert_eq!(without_place.format(), "Hm.");
+    }
+
+    #[test]
+    fn an_incomplete_lock_file_is_news_where_it_is_about_another_provider() {
+        let warning = |providers: &str| Diagnostic {
+            severity: "warning".to_owned(),
+            summary: "Incomplete lock file information for providers".to_owned(),
+            detail: format!("…locally for the following providers:\n{providers}\n\nThe current …"),
+            ..Diagnostic::default()
+        };
+
+        assert!(warning("  - coder/coder").is_about_lock_of_coder());
+        assert!(!warning("  - coder/coder\n  - hashicorp/null").is_about_lock_of_coder());
+        assert!(!Diagnostic::default().is_about_lock_of_coder());
     }
 }

@@ -181,6 +181,7 @@ impl Presenter {
             let source = mirror.file_name().unwrap_or_default();
             let source = source.to_string_lossy().into_owned();
             presented.source = presented.source.map(|_| source);
+            presented.is_coder_builtin = true;
             warnings.extend(lock.warning);
             let coder = hosts.iter().map(|host| format!("{host}/coder/coder"));
             let coder: Vec<_> = coder.collect();

@@ -286,6 +286,7 @@ impl Session {
             environment.set(name, value);
         }
         let runner = self.runner(Step::Init, environment, Arc::clone(log));
+        let runner = runner.with_builtin_coder(self.presented.is_coder_builtin);
         let ran = runner.stream(&args, stop, timings).await?;
         if let Some(filling) = filling.filter(|_| ran.exit.is_success()) {
             filling.keep(&self.dir);

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
     path::Path,
-    process::{Child, ExitStatus, Stdio},
+    process::{ExitStatus, Stdio},
 };
 
 use nix::{
@@ -14,13 +14,14 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli::outpost;
+use crate::{cli::outpost, support::terminal::Terminal};
 
-/// One run, with directories and a mark of its own. All processes that it starts inherit the mark.
+/// The last line before a run waits for its end.
+const RUNS: &str = "The agent main is connected.";
+
+/// One run, with a directory of its own for all that it has. Whatever it starts knows that directory's name.
 struct Run {
-    temporary: TempDir,
-    cache: TempDir,
-    mark: String,
+    root: TempDir,
 }
 
 /// How a run ended.
@@ -32,38 +33,63 @@ struct Ended {
 
 impl Run {
     fn new() -> Self {
-        Self {
-            temporary: TempDir::new().unwrap(),
-            cache: TempDir::new().unwrap(),
-            mark: uuid::Uuid::new_v4().to_string(),
-        }
+        let root = TempDir::new().unwrap();
+        fs::create_dir(root.path().join("tmp")).unwrap();
+        Self { root }
     }
 
-    fn start(&self, arguments: &[&str]) -> Child {
-        outpost()
+    fn path(&self, name: &str) -> String {
+        self.root.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = outpost();
+        command
             .arg("dev")
             .args(arguments)
             .arg("--cache-dir")
-            .arg(self.cache.path())
-            .env("TMPDIR", self.temporary.path())
-            .env("TEST_MARK", &self.mark)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+            .arg(self.path("cache"))
+            .env("TMPDIR", self.path("tmp"));
+        command
+    }
+
+    /// A run at a terminal of its own.
+    fn at_a_terminal(&self, arguments: &[&str]) -> Terminal {
+        let command = self.command(arguments);
+        let mut program = pty_process::Command::new(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            program = match value {
+                Some(value) => program.env(name, value),
+                None => program.env_remove(name),
+            };
+        }
+        Terminal::open(program)
     }
 
     /// Runs to the end. Each time a stage of `interrupts` begins, in their order, a Ctrl-C is sent.
     fn run(&self, arguments: &[&str], interrupts: &[&str]) -> Ended {
-        let mut child = self.start(arguments);
+        let interrupts: Vec<_> = interrupts.iter().map(|it| (*it, Signal::SIGINT)).collect();
+        self.run_with(arguments, &interrupts)
+    }
+
+    /// Runs to the end. Each time a stage of `signals` begins, in their order, its signal is sent.
+    fn run_with(&self, arguments: &[&str], signals: &[(&str, Signal)]) -> Ended {
+        self.follow(self.command(arguments).stdin(Stdio::null()), signals)
+    }
+
+    fn follow(&self, command: &mut std::process::Command, signals: &[(&str, Signal)]) -> Ended {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let pid = Pid::from_raw(child.id().try_into().unwrap());
-        let (mut stderr, mut wanted) = (String::new(), interrupts.iter());
+        let (mut stderr, mut wanted) = (String::new(), signals.iter());
         let mut next = wanted.next();
         for line in BufReader::new(child.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
-            if next.is_some_and(|stage| line.contains(stage)) {
-                kill(pid, Signal::SIGINT).unwrap();
+            if let Some((_, signal)) = next.filter(|(stage, _)| line.contains(stage)) {
+                kill(pid, *signal).unwrap();
                 next = wanted.next();
             }
             stderr.push_str(&line);
@@ -85,13 +111,13 @@ impl Run {
         }
     }
 
-    /// Command lines of processes that have our mark.
+    /// Command lines of processes that our directory is named to.
     fn processes(&self) -> Vec<String> {
+        let root = self.root.path().to_str().unwrap().as_bytes();
         let is_ours = |process: &Path| {
-            let environment = fs::read(process.join("environ")).unwrap_or_default();
-            environment
-                .windows(self.mark.len())
-                .any(|window| window == self.mark.as_bytes())
+            let told = ["environ", "cmdline"].map(|file| fs::read(process.join(file)));
+            let mut told = told.into_iter().flatten();
+            told.any(|told| told.windows(root.len()).any(|window| window == root))
         };
         let processes = fs::read_dir("/proc")
             .unwrap()
@@ -102,9 +128,17 @@ impl Run {
     }
 
     fn files(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.temporary.path()).unwrap();
+        let entries = fs::read_dir(self.path("tmp")).unwrap();
         entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    /// Paths of the workspaces' homes below the data directory, which a stop leaves and a delete does not.
+    fn homes(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("data/workspaces")).unwrap();
+        entries
+            .map(|entry| entry.unwrap().path().to_str().unwrap().to_owned())
             .collect()
     }
 
@@ -199,7 +233,7 @@ fn ctrl_c_at_any_stage_ends_with_code_130_and_leaves_nothing() {
 fn ctrl_c_at_a_workspace_that_runs_stops_and_deletes_it() {
     let run = Run::new();
 
-    let ended = run.run(&[], &["The workspace runs. Press Ctrl-C"]);
+    let ended = run.run(&[], &[RUNS]);
 
     assert!(ended.status.success(), "{}", ended.stderr);
     assert!(
@@ -227,14 +261,10 @@ fn a_second_ctrl_c_ends_everything_at_once() {
 
 #[test]
 fn a_workspace_that_is_kept_goes_on_in_the_next_run() {
-    let (run, data) = (Run::new(), TempDir::new().unwrap());
-    let data_dir = data.path().join("data");
-    let data_dir = data_dir.to_str().unwrap();
+    let run = Run::new();
+    let data_dir = &run.path("data");
 
-    let kept = run.run(
-        &["--data-dir", data_dir, "--keep"],
-        &["The workspace runs. Press Ctrl-C"],
-    );
+    let kept = run.run(&["--data-dir", data_dir, "--keep"], &[RUNS]);
     assert!(kept.status.success(), "{}", kept.stderr);
     assert!(
         kept.stderr
@@ -248,11 +278,202 @@ fn a_workspace_that_is_kept_goes_on_in_the_next_run() {
         "the workspace's process outlives us: {alive:?}"
     );
 
-    let ended = run.run(
-        &["--data-dir", data_dir],
-        &["The workspace runs. Press Ctrl-C"],
-    );
+    let ended = run.run(&["--data-dir", data_dir, "--delete"], &[RUNS]);
     assert!(ended.status.success(), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("Deleted the workspace dev."),
+        "{}",
+        ended.stderr
+    );
+    run.assert_nothing_is_left(&ended);
+    assert_eq!(run.homes(), [""; 0], "{}", ended.stderr);
+}
+
+#[test]
+fn what_a_data_directory_has_outlives_every_way_to_end_a_run() {
+    let run = Run::new();
+    let (template, directory) = (run.path("process"), run.path("data"));
+    let template = Path::new(&template);
+    copy(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/templates/process"),
+        template,
+    );
+    let arguments = [template.to_str().unwrap(), "--data-dir", &directory];
+    let first = run.run(&arguments, &[RUNS]);
+    assert!(first.status.success(), "{}", first.stderr);
+    let home = run.homes().pop().unwrap();
+    let mine = Path::new(&home).join("mine.txt");
+    fs::write(&mine, "work").unwrap();
+
+    let check = |ended: &Ended, what: &str| {
+        assert_eq!(
+            fs::read_to_string(&mine).unwrap(),
+            "work",
+            "{what}:\n{}",
+            ended.stderr
+        );
+        assert!(
+            !ended.stderr.contains("Deleted"),
+            "{what}:\n{}",
+            ended.stderr
+        );
+        run.assert_nothing_is_left(ended);
+    };
+    check(&first, "an ordinary end");
+    for (stage, signal) in [
+        ("==> Setting up", Signal::SIGINT),
+        ("==> Planning Infrastructure", Signal::SIGINT),
+        ("==> Starting workspace", Signal::SIGINT),
+        ("==> Starting workspace", Signal::SIGTERM),
+        ("==> Starting workspace", Signal::SIGHUP),
+        (RUNS, Signal::SIGTERM),
+        (RUNS, Signal::SIGHUP),
+    ] {
+        let ended = run.run_with(&arguments, &[(stage, signal)]);
+
+        check(&ended, &format!("{signal} at {stage}"));
+    }
+    let checked = run.run(&[&arguments[..], &["--check"]].concat(), &[]);
+    assert_eq!(checked.status.code(), Some(2), "{}", checked.stderr);
+    assert!(
+        checked
+            .stderr
+            .contains("there is a workspace dev already, and a check deletes what it checks"),
+        "{}",
+        checked.stderr
+    );
+    check(&checked, "a check");
+    let main = template.join("main.tf");
+    let failing = "resource \"terraform_data\" \"no\" {\n  count = data.coder_workspace.me.start_count\n  \
+                   provisioner \"local-exec\" {\n    command = \"exit 3\"\n  }\n}\n";
+    fs::write(&main, fs::read_to_string(&main).unwrap() + failing).unwrap();
+    let failed = run.run(&arguments, &[]);
+    assert_eq!(failed.status.code(), Some(1), "{}", failed.stderr);
+    check(&failed, "a failing template");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn without_a_data_directory_everything_goes_whatever_ends_the_run() {
+    for (stage, signal) in [
+        ("==> Starting workspace", Signal::SIGTERM),
+        ("==> Starting workspace", Signal::SIGHUP),
+        (RUNS, Signal::SIGTERM),
+        (RUNS, Signal::SIGHUP),
+    ] {
+        let run = Run::new();
+
+        // A closed terminal and its shell both say SIGHUP.
+        let ended = run.run_with(&[], &[(stage, signal), ("==> Destroying", signal)]);
+
+        assert!(
+            ended.stderr.contains("Deleted the workspace dev."),
+            "{signal} at {stage}:\n{}",
+            ended.stderr
+        );
+        run.assert_nothing_is_left(&ended);
+    }
+}
+
+#[tokio::test]
+async fn only_a_yes_at_the_terminal_deletes_what_a_run_made() {
+    let run = Run::new();
+    let directory = run.path("data");
+    let arguments = ["--data-dir", directory.as_str()];
+    let mut terminal = run.at_a_terminal(&arguments);
+    terminal
+        .until("Get in from another terminal: outpost ssh dev")
+        .await;
+    terminal.say("\u{3}").await;
+    terminal.until("[y/N]").await;
+    terminal.say("quit\n").await;
+    terminal.until("[y/N]").await;
+    terminal.say("\u{4}").await;
+    let (shown, status) = terminal.end().await;
+    assert!(
+        status.success() && shown.contains("Kept. Go on with"),
+        "{shown}"
+    );
+    let home = run.homes().pop().expect("the home is kept");
+
+    // It is not this run's any more, so nothing is asked.
+    let mut terminal = run.at_a_terminal(&arguments);
+    terminal.until(RUNS).await;
+    terminal.say("\u{3}").await;
+    let (shown, status) = terminal.end().await;
+    assert!(status.success() && !shown.contains("[y/N]"), "{shown}");
+    assert_eq!(run.homes(), [home]);
+
+    let run = Run::new();
+    let mut terminal = run.at_a_terminal(&[]);
+    terminal.until(RUNS).await;
+    terminal.say("\u{3}").await;
+    terminal.until("[y/N]").await;
+    terminal.say("y\n").await;
+    let (shown, status) = terminal.end().await;
+    assert!(
+        status.success() && shown.contains("Deleted the workspace dev."),
+        "{shown}"
+    );
+    assert_eq!(
+        (run.processes(), run.files()),
+        (Vec::new(), Vec::new()),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_closed_leaves_no_process_and_no_file() {
+    let run = Run::new();
+    let mut terminal = run.at_a_terminal(&[]);
+    terminal.until(RUNS).await;
+
+    terminal.close().await;
+
+    assert_eq!(
+        (run.processes(), run.files()),
+        (Vec::<String>::new(), Vec::<String>::new())
+    );
+}
+
+#[test]
+fn a_workspace_of_the_example_knows_nothing_of_the_host() {
+    let run = Run::new();
+    let mut command = run.command(&["--data-dir", &run.path("data"), "--keep"]);
+    command
+        .env("TMUX", "/tmp/tmux")
+        .env("TF_LOG_PROVIDER", "off");
+    let ended = run.follow(command.stdin(Stdio::null()), &[(RUNS, Signal::SIGINT)]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let home = run.homes().pop().unwrap();
+    let pid = fs::read_to_string(format!("{home}/run/agent.pid")).unwrap();
+
+    let process = format!("/proc/{}", pid.trim());
+    let environment = fs::read_to_string(format!("{process}/environ")).unwrap();
+    let status = fs::read_to_string(format!("{process}/status")).unwrap();
+
+    let names: Vec<&str> = environment
+        .split('\0')
+        .filter_map(|it| it.split_once('='))
+        .map(|it| it.0)
+        .collect();
+    let is_foreign = |name: &&&str| {
+        name.starts_with("TF_") || name.starts_with("TMUX") || name.contains("OWNER")
+    };
+    assert_eq!(names.iter().find(is_foreign), None, "{names:?}");
+    assert!(
+        names.contains(&"CODER_AGENT_TOKEN") && names.contains(&"PATH"),
+        "{names:?}"
+    );
+    assert!(status.contains("Umask:\t0022"), "{status}");
+    let ended = run.run(&["--data-dir", &run.path("data"), "--delete"], &[RUNS]);
     run.assert_nothing_is_left(&ended);
 }
 
@@ -356,7 +577,12 @@ resource "terraform_data" "look" {
     let run = Run::new();
 
     let ended = run.run(
-        &["--sealed", "--check", template.path().to_str().unwrap()],
+        &[
+            "--sealed",
+            "--check",
+            "--verbose",
+            template.path().to_str().unwrap(),
+        ],
         &[],
     );
 

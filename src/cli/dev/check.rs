@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::{AGENT_LIMIT, Report, Run, agents, human, local};
 use crate::{
     cli::{
-        exit::Interrupted,
+        exit::{Hint as _, Interrupted, UsageError},
         output::{Output, Row},
         rows, ssh,
         workspace::{build, create},
@@ -75,6 +75,13 @@ impl Run {
         output: Output,
         stop: &Stop,
     ) -> anyhow::Result<()> {
+        if self.known().await?.is_some() {
+            let name = &self.workspace;
+            let text =
+                format!("there is a workspace {name} already, and a check deletes what it checks");
+            return Err(UsageError(text)).hint("name another one with `--workspace`");
+        }
+        self.is_new = true;
         let mut report = Report {
             resources: Vec::new(),
             parameters: Vec::new(),

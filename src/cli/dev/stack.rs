@@ -1,8 +1,8 @@
 //! The server and the daemon that `dev` runs in its own process.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -34,6 +34,9 @@ pub(super) const WORKSPACES: &str = "workspaces";
 /// Where the server keeps its data, below the directory of everything.
 const SERVER: &str = "server";
 
+/// The file that remembers the server's port.
+const PORT: &str = "port";
+
 /// A server and a daemon that run.
 pub(super) struct Stack {
     /// The server's API, as its first user.
@@ -51,6 +54,7 @@ impl Stack {
     /// Starts both. Of `stop` they follow only the kill, as they must still clean up after a cancel.
     pub(super) async fn start(
         data_dir: Option<PathBuf>,
+        listen: Option<SocketAddr>,
         engine: &EngineArgs,
         coder_provider: CoderProvider,
         stop: &Stop,
@@ -83,12 +87,19 @@ impl Stack {
         }
         let guarded = Guarded {
             jobs: 1,
+            are_foreign: false,
             hidden: vec![server.clone(), states.clone()],
         };
         let provisioner = engine
             .provisioner(coder_provider, directory.join("sessions"), guarded, stop)
             .await?;
-        let server = control::start(server_config(server), stop.cleanup()).await?;
+        let port = directory.join(PORT);
+        let listen = listen.unwrap_or_else(|| remembered(&port));
+        let server = control::start(server_config(server, listen), stop.cleanup()).await?;
+        if let Some(taken) = server.url().port() {
+            files::write_public(&port, taken.to_string().as_bytes())
+                .with_context(|| format!("failed to write `{}`", port.display()))?;
+        }
         let api = client::connect(&client::Target {
             url: server.url().clone(),
             token: server.admin_token().clone(),
@@ -113,15 +124,13 @@ impl Stack {
         })
     }
 
-    /// Leaves everything as it is, and says how to go on with it.
-    pub(super) fn keep(&mut self) {
+    /// Leaves everything as it is, and says how: by the command `again` with its directory.
+    pub(super) fn keep(&mut self, again: &str) {
         if let Some(temporary) = self.temporary.take() {
             let _ = temporary.keep();
         }
-        let directory = self.directory.display();
-        output::note(&format!(
-            "Kept. Go on with: outpost dev --data-dir {directory}"
-        ));
+        let directory = output::shell_word(&self.directory.display().to_string());
+        output::note(&format!("Kept. Go on with: {again} --data-dir {directory}"));
     }
 
     /// The server as one who goes to an agent sees it.
@@ -153,11 +162,31 @@ impl Stack {
     }
 }
 
-fn server_config(directory: PathBuf) -> control::Config {
+/// The port of the last run if it is free, so that agents that still run find their server; else any.
+fn remembered(file: &Path) -> SocketAddr {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let port = std::fs::read_to_string(file).ok();
+    let Some(port) = port.and_then(|text| text.trim().parse().ok()) else {
+        return any;
+    };
+    let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    match TcpListener::bind(wanted) {
+        Ok(_) => wanted,
+        Err(error) => {
+            output::note(&format!(
+                "warning: the server's port of the last run, {port}, cannot be had ({error}): agents of that run do not \
+                 find it; `--listen` takes another one"
+            ));
+            any
+        }
+    }
+}
+
+fn server_config(directory: PathBuf, listen: SocketAddr) -> control::Config {
     control::Config {
         storage: Storage::Directory(directory),
         state_key: StateKey::Own,
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        listen,
         tls: None,
         access_url: None,
         agent_binaries: None,

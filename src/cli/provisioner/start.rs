@@ -97,6 +97,7 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     }
     let guarded = Guarded {
         jobs: target.names.len(),
+        are_foreign: true,
         hidden: hidden(&args.server, credentials, directory, &state_dir),
     };
     let find = async {

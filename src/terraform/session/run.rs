@@ -13,7 +13,7 @@ use crate::{
     process::{self, Captured, Command, Exit, Limits, Line, Pipe, isolation::Confinement},
     provision::{LogSink, Memory, StepFailure, Witness},
     stop::Stop,
-    terraform::{Environment, chain, log_stream, timings::Timings},
+    terraform::{Environment, chain, diagnostic::Diagnostic, log_stream, timings::Timings},
 };
 
 /// Bytes of errors that are kept to recognise what went wrong.
@@ -30,6 +30,7 @@ pub(super) struct Runner {
     /// Whom to tell what an apply does, which then outlives us.
     witness: Option<Arc<dyn Witness>>,
     memory: Memory,
+    is_coder_builtin: bool,
 }
 
 /// What a process did whose output went to the log.
@@ -89,12 +90,21 @@ impl Runner {
             log,
             witness: None,
             memory,
+            is_coder_builtin: false,
         }
     }
 
     /// A runner of applies.
     pub(super) fn watched_by(self, witness: Option<Arc<dyn Witness>>) -> Self {
         Self { witness, ..self }
+    }
+
+    /// A runner whose log leaves out that a lock file lacks checksums of a `coder` provider that is in this program.
+    pub(super) fn with_builtin_coder(self, is_coder_builtin: bool) -> Self {
+        Self {
+            is_coder_builtin,
+            ..self
+        }
     }
 
     /// Runs a command whose lines are log entries.
@@ -112,6 +122,10 @@ impl Runner {
         let mut first_line = None;
         let on_line = |pipe: Pipe, line: Line| {
             let said = log_stream::read(pipe, line);
+            let is_moot = |diagnostic: &Diagnostic| diagnostic.is_about_lock_of_coder();
+            if self.is_coder_builtin && said.diagnostic.as_ref().is_some_and(is_moot) {
+                return;
+            }
             if let Some(timed) = &said.timed {
                 timings.observe(timed, Timestamp::now());
                 if let Some(witness) = &self.witness {

@@ -1,0 +1,267 @@
+//! The end of a run of `dev`: what stays of the workspace, and what goes.
+//!
+//! A run never deletes what an earlier one made unless `--delete` says so. Without a data directory nothing could be
+//! gone on with, so there everything goes, but a person at the terminal is asked before.
+
+use std::io::IsTerminal;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Run, stack::Stack};
+use crate::{
+    cli::{exit::Hint, output, workspace::build},
+    job::Transition,
+    stop::Stop,
+};
+
+/// What the options say of the workspace's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AtTheEnd {
+    /// `--keep`.
+    Leave,
+    /// With a data directory.
+    Stop,
+    /// Without one.
+    DeleteUnlessToldOtherwise,
+    /// `--check`: what it made goes, and nothing else is touched.
+    DeleteIfNew,
+    /// `--delete`.
+    Delete,
+}
+
+/// What happens to a workspace that is there when a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    IsStopped,
+    IsStoppedAndAskedFor,
+    IsDeleted,
+}
+
+impl Fate {
+    /// `is_new`: this run made the workspace. `is_attended`: somebody can answer.
+    fn new(at_the_end: AtTheEnd, is_new: bool, is_attended: bool) -> Self {
+        match (at_the_end, is_new, is_attended) {
+            (AtTheEnd::Leave, _, _) | (AtTheEnd::DeleteIfNew, false, _) => Self::Stays,
+            (AtTheEnd::Delete, _, _) | (AtTheEnd::DeleteIfNew, true, _) => Self::IsDeleted,
+            (_, false, _) | (AtTheEnd::Stop, true, false) => Self::IsStopped,
+            (_, true, true) => Self::IsStoppedAndAskedFor,
+            (AtTheEnd::DeleteUnlessToldOtherwise, true, false) => Self::IsDeleted,
+        }
+    }
+}
+
+/// Whether a person sits at the terminal. Nobody does once SIGTERM or SIGHUP came.
+pub(super) struct Desk {
+    left: CancellationToken,
+}
+
+impl Desk {
+    /// Listens for those signals until `stop`'s end.
+    ///
+    /// # Errors
+    /// If the system refuses a handler.
+    pub(super) fn new(stop: &Stop) -> std::io::Result<Self> {
+        let left = CancellationToken::new();
+        for kind in [SignalKind::terminate(), SignalKind::hangup()] {
+            tokio::spawn(watch(signal(kind)?, left.clone(), stop.clone()));
+        }
+        Ok(Self { left })
+    }
+
+    fn is_attended(&self) -> bool {
+        !self.left.is_cancelled() && std::io::stdin().is_terminal()
+    }
+
+    /// Asks until there is an answer. Nothing, the end of input and another Ctrl-C mean no.
+    ///
+    /// Returns `None` if the person has gone away meanwhile.
+    async fn wants_to_delete(&self, workspace: &str, stop: &Stop) -> Option<bool> {
+        loop {
+            output::note(&format!(
+                "Delete the workspace {workspace} and its files? [y/N]"
+            ));
+            tokio::select! {
+                () = self.left.cancelled() => return None,
+                () = stop.killed() => return Some(false),
+                line = read_line() => match line.as_deref() {
+                    None if self.is_attended() => return Some(false),
+                    None => return None,
+                    Some(line) => match understood(line) {
+                        Some(answer) => return Some(answer),
+                        None => output::note("Please answer `y` or `n`."),
+                    },
+                },
+            }
+        }
+    }
+}
+
+async fn watch(mut signal: Signal, left: CancellationToken, stop: Stop) {
+    tokio::select! {
+        Some(()) = signal.recv() => left.cancel(),
+        () = stop.killed() => {}
+    }
+}
+
+/// One line of the terminal; `None` at its end. On a thread of its own: nothing can interrupt a read of a terminal, and
+/// the process must be able to end.
+async fn read_line() -> Option<String> {
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = std::io::stdin().read_line(&mut line);
+        let _ = sender.send(matches!(read, Ok(1..)).then_some(line));
+    });
+    answer.await.ok().flatten()
+}
+
+/// Yes or no; nothing means no.
+fn understood(line: &str) -> Option<bool> {
+    match line.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Some(true),
+        "" | "n" | "no" => Some(false),
+        _ => None,
+    }
+}
+
+impl Run {
+    /// Decides what becomes of the workspace, and sees to it. The signal that led here asked for just this, so only a
+    /// second Ctrl-C cuts it short: then everything stays as it is, and is named.
+    pub(super) async fn end(
+        &mut self,
+        at_the_end: AtTheEnd,
+        stack: &mut Stack,
+        desk: &Desk,
+        stop: &Stop,
+    ) -> anyhow::Result<()> {
+        let status = self.status().await;
+        let Ok(Some(status)) = status else {
+            if status.is_err() {
+                stack.keep(&self.again); // Only what the server knows can still find what is left.
+            }
+            return status.map(|_| ());
+        };
+        let fate = Fate::new(at_the_end, self.is_new, desk.is_attended());
+        let ended = match fate {
+            Fate::Stays => Ok(End::Kept),
+            Fate::IsStopped => self.stop_workspace(&status, stop).await,
+            Fate::IsDeleted => self.delete_workspace(&status, stop).await,
+            Fate::IsStoppedAndAskedFor => self.stop_and_ask(at_the_end, &status, desk, stop).await,
+        };
+        if !matches!(ended, Ok(End::Deleted)) {
+            stack.keep(&self.again);
+        }
+        ended.map(|_| ())
+    }
+
+    async fn stop_and_ask(
+        &mut self,
+        at_the_end: AtTheEnd,
+        status: &str,
+        desk: &Desk,
+        stop: &Stop,
+    ) -> anyhow::Result<End> {
+        let stopped = self.stop_workspace(status, stop).await;
+        if stop.is_killed() {
+            return stopped;
+        }
+        if let Err(error) = &stopped {
+            output::note(&format!("warning: failed to stop the workspace: {error:#}"));
+        }
+        let answer = desk.wants_to_delete(&self.workspace, stop).await;
+        match answer.unwrap_or(at_the_end == AtTheEnd::DeleteUnlessToldOtherwise) {
+            true => self.destroy(stop).await,
+            false => stopped,
+        }
+    }
+
+    async fn delete_workspace(&mut self, status: &str, stop: &Stop) -> anyhow::Result<End> {
+        if status == "running"
+            && let Err(error) = self.stop_workspace(status, stop).await
+        {
+            output::note(&format!("warning: failed to stop the workspace: {error:#}"));
+        }
+        self.destroy(stop).await
+    }
+
+    async fn stop_workspace(&mut self, status: &str, stop: &Stop) -> anyhow::Result<End> {
+        if status != "stopped" {
+            let request = self.build_request(Transition::Stop);
+            build(&mut self.api, request, self.show, &stop.cleanup())
+                .await
+                .hint("parts of the workspace may still run: look at the log above")?;
+        }
+        Ok(End::Kept)
+    }
+
+    async fn destroy(&mut self, stop: &Stop) -> anyhow::Result<End> {
+        let request = self.build_request(Transition::Destroy);
+        build(&mut self.api, request, self.show, &stop.cleanup())
+            .await
+            .hint("what the template made may still be there: look at the log above")?;
+        output::note(&format!("Deleted the workspace {}.", self.workspace));
+        Ok(End::Deleted)
+    }
+}
+
+/// What became of the workspace.
+enum End {
+    Deleted,
+    Kept,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_an_earlier_run_is_deleted_unless_the_command_says_so() {
+        for at_the_end in [
+            AtTheEnd::Leave,
+            AtTheEnd::Stop,
+            AtTheEnd::DeleteUnlessToldOtherwise,
+            AtTheEnd::DeleteIfNew,
+        ] {
+            for is_attended in [true, false] {
+                let fate = Fate::new(at_the_end, false, is_attended);
+
+                assert!(
+                    matches!(fate, Fate::Stays | Fate::IsStopped),
+                    "{at_the_end:?} {is_attended}: {fate:?}"
+                );
+            }
+        }
+        assert_eq!(Fate::new(AtTheEnd::Delete, false, false), Fate::IsDeleted);
+    }
+
+    #[test]
+    fn without_a_person_a_data_directory_keeps_and_a_temporary_one_is_cleaned_up() {
+        assert_eq!(Fate::new(AtTheEnd::Stop, true, false), Fate::IsStopped);
+        assert_eq!(
+            Fate::new(AtTheEnd::DeleteUnlessToldOtherwise, true, false),
+            Fate::IsDeleted
+        );
+        assert_eq!(
+            Fate::new(AtTheEnd::Stop, true, true),
+            Fate::IsStoppedAndAskedFor
+        );
+    }
+
+    #[test]
+    fn only_a_clear_yes_is_a_yes() {
+        let answers = ["y\n", " YES \n", "\n", "n\n", "No\n", "quit\n", "yep\n"].map(understood);
+
+        let expected = [
+            Some(true),
+            Some(true),
+            Some(false),
+            Some(false),
+            Some(false),
+            None,
+            None,
+        ];
+        assert_eq!(answers, expected);
+    }
+}
