@@ -1,13 +1,15 @@
 //! The agent: it runs in a workspace, tells its server how that is, and lets people in through the overlay.
 //!
 //! [`run`] keeps a connection to the server and makes it again when it breaks; what is reported waits in an
-//! `outbox` meanwhile, and the overlay with its SSH sessions goes on. Nothing listens on the machine.
+//! `outbox` meanwhile, and the overlay with its SSH sessions goes on. No port is opened on the machine; a Unix socket
+//! serves programs in the workspace.
 //!
 //! # Source
 //! coder `agent/agent.go`: what is done in which order.
 
 pub mod command;
 pub mod environment;
+pub mod external_auth;
 pub mod git;
 mod health;
 mod host_key;
@@ -23,8 +25,10 @@ pub mod schedule;
 mod scripts;
 mod session;
 mod sftp;
+pub mod socket;
 mod ssh;
 mod stats;
+mod unit;
 
 use std::{
     path::PathBuf,
@@ -45,6 +49,7 @@ use self::{
     outbox::Outbox,
     scripts::{Line, Outcome},
     session::Network,
+    socket::{Socket, Uplink},
     stats::Usage,
 };
 use crate::{
@@ -91,6 +96,8 @@ pub struct Config {
     pub ssh_max_timeout: Option<Duration>,
     /// What we run in.
     pub subsystems: Vec<Subsystem>,
+    /// Path of the socket for programs in the workspace; `None` disables it.
+    pub socket: Option<PathBuf>,
 }
 
 /// What the SSH server refuses.
@@ -121,6 +128,10 @@ struct Shared {
     has_begun: AtomicBool,
     /// Whether the coordinator has us.
     coordinates: watch::Sender<bool>,
+    /// Path at which the socket listens, if it does.
+    socket: Option<PathBuf>,
+    /// Connection to the server, for calls through the socket.
+    uplink: Arc<Uplink>,
 }
 
 impl Shared {
@@ -141,14 +152,19 @@ impl Shared {
     fn variables(&self) -> Variables {
         let manifest = self.manifest.borrow().clone().unwrap_or_default();
         let scripts = scripts::directory(&self.config.script_data_dir);
-        environment::variables(
+        let mut all = environment::variables(
             &manifest,
             &self.account,
             self.config.http.url(),
             &self.token(),
             &self.config.program,
             &scripts,
-        )
+        );
+        if let Some(socket) = &self.socket {
+            let path = socket.display().to_string();
+            all.insert(socket::PATH_VARIABLE.to_owned(), path);
+        }
+        all
     }
 
     /// Where we start it.
@@ -190,6 +206,11 @@ pub async fn run(config: Config, stop: Stop) {
 
 /// Lives until `stop` drains, and then ends in the order in which clients and server expect it.
 async fn live(config: Arc<Config>, stop: Stop) {
+    let socket = match &config.socket {
+        Some(path) => Socket::open(path).await,
+        None => None,
+    };
+    let uplink: Arc<Uplink> = Arc::default();
     let shared = Arc::new(Shared {
         config,
         account: Account::own(),
@@ -203,6 +224,8 @@ async fn live(config: Arc<Config>, stop: Stop) {
         usage: Arc::default(),
         has_begun: AtomicBool::new(false),
         coordinates: watch::Sender::new(false),
+        socket: socket.as_ref().map(|socket| socket.path().to_owned()),
+        uplink: uplink.clone(),
     });
     // What ends when we begin to stop, what has to outlast the sessions, and everything.
     let (sessions, graceful, hard) = (Stop::new(), Stop::new(), Stop::new());
@@ -213,7 +236,12 @@ async fn live(config: Arc<Config>, stop: Stop) {
         hard.cancel();
         graceful.cancel();
     };
-    tokio::join!(connecting, ending);
+    let listening = async {
+        if let Some(socket) = socket {
+            socket.serve(uplink, hard.clone()).await;
+        }
+    };
+    tokio::join!(connecting, ending, listening);
 }
 
 /// Connects, and again whenever it must.
@@ -247,6 +275,8 @@ async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &
         };
         version = Some(rpc.version);
         info!(server = %shared.config.http.url(), version = %rpc.version, "connected");
+        let rpc = Arc::new(rpc);
+        shared.uplink.set(&rpc);
         let ended = tokio::select! {
             ended = session::run(&rpc, shared, &mut network, graceful) => ended,
             () = rpc.connection.closed() => Ok(()),

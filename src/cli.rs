@@ -10,6 +10,7 @@ mod doctor;
 mod engine;
 mod exit;
 mod follow;
+mod inside;
 mod inspect;
 mod isolation;
 mod job;
@@ -156,6 +157,15 @@ enum Command {
     GitSsh(agent::GitSsh),
     #[command(name = "gitaskpass", hide = true)]
     GitAskpass(agent::GitAskpass),
+    /// Show resource usage of this workspace
+    Stat(inside::Stat),
+    /// Personalize a workspace by applying a dotfiles repository
+    Dotfiles(inside::Dotfiles),
+    /// Authenticate with external services inside of a workspace
+    #[command(subcommand)]
+    ExternalAuth(inside::ExternalAuth),
+    #[command(subcommand, hide = true)]
+    Exp(inside::Exp),
     /// Open a shell in a workspace, or run a command there
     #[command(
         after_help = "Exit codes: 0 done, that of the command if it is another, 1 failed, 2 wrong usage or configuration, 130 interrupted."
@@ -227,15 +237,18 @@ pub fn main() -> ExitCode {
             exit::FAILURE,
         );
     }
-    let arguments = compat::reorder(arguments);
+    if let Some(code) = inside::refuse(&arguments) {
+        return code;
+    }
+    let arguments = inside::lengthen(compat::reorder(arguments));
     if let Some(code) = plugin::serve_if_asked(arguments.iter().map(OsString::as_os_str)) {
         return code;
     }
     // It fails only if there is one already, and then that one is used.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    // Coder's daemon has one code for all that goes wrong.
-    let is_daemon = compat::is_daemon(&arguments);
-    let wrong_usage = if is_daemon {
+    // Coder's daemon has one code for all that goes wrong, and so have its commands for scripts.
+    let is_coders = compat::is_daemon(&arguments) || inside::is_asked(&arguments);
+    let wrong_usage = if is_coders {
         exit::FAILURE
     } else {
         exit::USAGE
@@ -369,6 +382,7 @@ impl Command {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match self {
             Self::Agent(_) | Self::Ssh(_) | Self::Ping(_) => Some(cores.min(4)),
+            Self::Stat(_) | Self::Exp(_) => Some(1),
             _ => None,
         }
     }
@@ -428,6 +442,10 @@ impl Command {
             Self::Doctor(command) => command.exec(output, stop).await,
             Self::SupportBundle(command) => command.exec(output, stop).await,
             Self::Agent(command) => command.exec(stop).await,
+            Self::Stat(command) => command.exec(output).await,
+            Self::Dotfiles(command) => command.exec(stop).await,
+            Self::ExternalAuth(command) => command.exec(stop).await,
+            Self::Exp(inside::Exp::Sync(command)) => command.exec(output, stop).await,
             Self::GitSsh(command) => command.exec(stop).await,
             Self::GitAskpass(command) => command.exec(stop).await,
             Self::Ssh(command) => command.exec(stop).await,

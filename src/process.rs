@@ -8,6 +8,7 @@ mod line;
 pub mod memory;
 mod outlive;
 pub mod program_text;
+pub mod usage;
 
 use std::{
     ffi::OsString,

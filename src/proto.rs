@@ -33,6 +33,11 @@ pub mod coder {
             include!("proto/coder.agent.v2.rs");
         }
     }
+    pub mod agentsocket {
+        pub mod v1 {
+            include!("proto/coder.agentsocket.v1.rs");
+        }
+    }
     pub mod tailnet {
         pub mod v2 {
             include!("proto/coder.tailnet.v2.rs");

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use tracing::info;
 
 pub(super) use self::git::{GitAskpass, GitSsh};
-use self::identity::Identity;
+pub(super) use self::identity::Identity;
 use super::{
     exit::UsageError,
     values::{self, Csv, Ignored},
@@ -88,6 +88,24 @@ pub(super) struct Agent {
     /// Ask nobody but the server and the relays that it names: no STUN, no direct connections
     #[arg(long, env = "OUTPOST_SEALED")]
     sealed: bool,
+    /// Serve a Unix socket for `coder exp sync` and other programs in the workspace
+    #[arg(
+        long,
+        env = "CODER_AGENT_SOCKET_SERVER_ENABLED",
+        value_parser = values::boolean,
+        num_args = 0..=1,
+        default_value_t = true,
+        default_missing_value = "true"
+    )]
+    socket_server_enabled: bool,
+    /// Path of that socket; if another agent has it, this one uses its own path and tells its scripts
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CODER_AGENT_SOCKET_PATH",
+        default_value = agent::socket::DEFAULT_PATH
+    )]
+    socket_path: PathBuf,
     /// Do not reap orphans, though this is the first process
     #[arg(long, env = "CODER_AGENT_NO_REAP")]
     no_reap: bool,
@@ -121,7 +139,7 @@ pub(super) struct Agent {
     ignored: IgnoredArgs,
 }
 
-/// What Coder's agent accepts and has no meaning here: nothing listens on the machine, and containers are left alone.
+/// Options of Coder's agent without a meaning here: no port is opened on the machine, and containers are left alone.
 #[derive(Debug, clap::Args)]
 struct IgnoredArgs {
     #[arg(long, hide = true, env = "CODER_AGENT_TAILNET_LISTEN_PORT")]
@@ -138,10 +156,6 @@ struct IgnoredArgs {
     devcontainers_project_discovery_enable: Option<Ignored>,
     #[arg(long, hide = true, env = "CODER_AGENT_DEVCONTAINERS_DISCOVERY_AUTOSTART_ENABLE", num_args = 0..=1, default_missing_value = "true")]
     devcontainers_discovery_autostart_enable: Option<Ignored>,
-    #[arg(long, hide = true, env = "CODER_AGENT_SOCKET_SERVER_ENABLED", num_args = 0..=1, default_missing_value = "true")]
-    socket_server_enabled: Option<Ignored>,
-    #[arg(long, hide = true, env = "CODER_AGENT_SOCKET_PATH")]
-    socket_path: Option<Ignored>,
     #[arg(long, hide = true, env = "CODER_AGENT_BOUNDARY_LOG_PROXY_SOCKET_PATH")]
     boundary_log_proxy_socket_path: Option<Ignored>,
 }
@@ -184,8 +198,6 @@ impl Agent {
                 "devcontainers-discovery-autostart-enable",
                 all.devcontainers_discovery_autostart_enable,
             ),
-            ("socket-server-enabled", all.socket_server_enabled),
-            ("socket-path", all.socket_path),
             (
                 "boundary-log-proxy-socket-path",
                 all.boundary_log_proxy_socket_path,
@@ -226,6 +238,7 @@ impl Agent {
             ssh_max_timeout: Some(*self.ssh_max_timeout)
                 .filter(|limit: &Duration| !limit.is_zero()),
             subsystems: subsystems.collect::<Result<_, _>>()?,
+            socket: Some(self.socket_path).filter(|_| self.socket_server_enabled),
         };
         agent::run(config, stop).await;
         Ok(())

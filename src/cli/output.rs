@@ -19,6 +19,7 @@ pub(super) enum Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Wanted {
     /// For people.
+    #[value(alias = "text")]
     Table,
     /// For programs: one JSON value.
     Json,

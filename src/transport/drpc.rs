@@ -1,16 +1,23 @@
-//! dRPC: one remote call on one byte stream, as `storj/drpc` speaks it.
+//! dRPC: remote calls on byte streams, as `storj/drpc` speaks it.
 //!
 //! [`wire`] is the framing without a socket; [`Call`] is the side that asks, [`Answer`] the side that is asked.
-//! A stream carries exactly one call, so the stream id of the frames is always 1.
+//! There a byte stream carries exactly one call, so the stream id of the frames is always 1. [`Calls`] is asked by a
+//! peer that makes one call after another on the same byte stream, each with a higher id.
 
 mod answer;
 mod call;
+mod calls;
 mod channel;
 pub mod wire;
 
 use std::io;
 
-pub use self::{answer::Answer, call::Call, channel::Limits};
+pub use self::{
+    answer::Answer,
+    call::Call,
+    calls::{Calls, Request},
+    channel::Limits,
+};
 
 /// The code of an error that says that the peer has no such method: Go's clients stop asking when they see it.
 ///

@@ -35,6 +35,7 @@ const SYSTEM: &[&str] = &["files", "net", "process"];
 
 /// Cores that decide and do nothing: no socket, no clock, no task, no randomness.
 const SANS_IO: &[&str] = &[
+    "agent/unit.rs",
     "config/show.rs",
     "control/agent_ids.rs",
     "control/agent_log.rs",

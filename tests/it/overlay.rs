@@ -5,6 +5,7 @@ mod fake;
 mod files;
 mod forwards;
 mod git;
+mod inside;
 mod lab;
 mod life;
 mod sessions;

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 const FILES: [&str; 2] = ["outpost/v1/control.proto", "outpost/v1/daemon.proto"];
 /// Generated too, but not described to clients of our API: what Terraform speaks with providers.
 const PLUGIN_FILES: [&str; 2] = ["plugin.proto", "tfplugin5.proto"];
-/// Generated too, likewise not described: what agents and their clients speak with a Coder server.
-const AGENT_FILES: [&str; 1] = ["agent.proto"];
+/// Generated too, likewise not described: what agents speak with a Coder server, and programs in a workspace with them.
+const AGENT_FILES: [&str; 2] = ["agent.proto", "agentsocket.proto"];
 
 #[test]
 fn committed_protobuf_code_is_fresh() {

@@ -18,7 +18,7 @@ use crate::{
 
 /// What an agent and its helpers are told of their server.
 #[derive(Debug, clap::Args)]
-pub(super) struct Identity {
+pub(in crate::cli) struct Identity {
     /// URL of the server
     #[arg(long = "agent-url", value_name = "URL", env = "CODER_AGENT_URL")]
     server: Url,
@@ -78,7 +78,7 @@ pub(super) struct Identity {
 
 impl Identity {
     /// How the server is reached; nothing is sent yet.
-    pub(super) fn http(&self) -> anyhow::Result<http::Client> {
+    pub(in crate::cli) fn http(&self) -> anyhow::Result<http::Client> {
         let given = headers::parse(Csv::all(&self.header));
         let given = given.map_err(|error| UsageError(format!("`--agent-header`: {error}")))?;
         let config = http::Config {
@@ -95,7 +95,7 @@ impl Identity {
     }
 
     /// How an agent proves who it is.
-    pub(super) fn credential(&self) -> anyhow::Result<Credential> {
+    pub(in crate::cli) fn credential(&self) -> anyhow::Result<Credential> {
         if let Some(cloud) = Cloud::named(&self.auth) {
             let address = self.metadata_url.clone();
             return Ok(Credential::Instance {

@@ -118,6 +118,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         let _ = timeout(CLOSE_TIMEOUT, come).await;
     }
 
+    /// The stream of the last packet, as a peer numbers calls that it makes one after another.
+    pub(super) fn stream(&self) -> u64 {
+        self.reader.stream()
+    }
+
+    /// Makes what is sent from now on part of the call on that stream.
+    pub(super) fn turn_to(&mut self, stream: u64) {
+        self.writer.turn_to(stream);
+    }
+
     /// Ends our half of the stream.
     pub(super) async fn shut_down(&mut self) {
         // The peer may be gone already, and then the stream is as closed as it can be.

@@ -8,8 +8,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 /// Bytes of payload in one frame that we send.
 const MAX_FRAME_BYTES: usize = 64 * 1024;
 
-/// The one stream of a connection that carries one call.
-const STREAM_ID: u64 = 1;
+/// The first stream of a connection, and the only one where a connection carries one call.
+const FIRST_STREAM: u64 = 1;
 
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +59,32 @@ pub enum WireError {
     },
 }
 
-/// Encodes packets of one direction of one call.
-#[derive(Debug, Default)]
+/// Encodes packets of one direction, of one call at a time.
+#[derive(Debug)]
 pub struct Writer {
+    stream: u64,
     last_message: u64,
 }
 
+/// A writer for a connection's first call.
+impl Default for Writer {
+    fn default() -> Self {
+        Self {
+            stream: FIRST_STREAM,
+            last_message: 0,
+        }
+    }
+}
+
 impl Writer {
+    /// Turns to the call on another stream; each counts its packets from 1.
+    pub fn turn_to(&mut self, stream: u64) {
+        *self = Self {
+            stream,
+            last_message: 0,
+        };
+    }
+
     /// Appends a packet to `out`.
     pub fn write(&mut self, kind: Kind, data: &[u8], out: &mut BytesMut) {
         self.last_message += 1;
@@ -74,7 +93,7 @@ impl Writer {
             let (frame, more) = rest.split_at(rest.len().min(MAX_FRAME_BYTES));
             let control = if kind == Kind::Cancel { 0x80 } else { 0 };
             out.put_u8(control | (kind as u8) << 1 | u8::from(more.is_empty()));
-            put_varint(STREAM_ID, out);
+            put_varint(self.stream, out);
             put_varint(self.last_message, out);
             put_varint(frame.len() as u64, out);
             out.extend_from_slice(frame);
@@ -86,7 +105,7 @@ impl Writer {
     }
 }
 
-/// Puts packets together from the bytes of one direction of one call.
+/// Puts packets together from the bytes of one direction.
 #[derive(Debug)]
 pub struct Reader {
     limit: usize,
@@ -145,6 +164,11 @@ impl Reader {
                 None => return Err(WireError::UnknownKind(frame.kind_number)),
             }
         }
+    }
+
+    /// The stream that the last packet belongs to; a peer numbers its calls upwards.
+    pub fn stream(&self) -> u64 {
+        self.current.map_or(FIRST_STREAM, |(stream, _)| stream)
     }
 
     /// Whether bytes of an unfinished packet have arrived.

@@ -384,8 +384,12 @@ async fn settings_of_coder_s_agent_are_taken_and_those_without_effect_are_named_
     let line = log.lines().find(|line| line.contains("without effect"));
     let line = line.unwrap_or_else(|| panic!("{log}"));
     assert!(
-        line.contains("tailnet-listen-port") && line.contains("socket-path"),
+        line.contains("tailnet-listen-port") && line.contains("boundary-log-proxy-socket-path"),
         "{line}"
+    );
+    assert!(
+        !line.contains("socket-server-enabled") && !log.contains("agent socket"),
+        "{log}"
     );
     let json = fs::read_to_string(place.path("json.log")).unwrap();
     let first = json.lines().next().unwrap();
