@@ -5,6 +5,7 @@
 //! # Source
 //! coder `provisioner/terraform/resources.go`, `ConvertState`.
 
+mod address;
 mod agents;
 mod apps;
 mod decode;
@@ -17,7 +18,13 @@ mod presets;
 
 use std::collections::BTreeMap;
 
-use self::{agents::Agents, decode::DecodeError, index::Index, metadata::Facts};
+pub use self::address::without_keys;
+use self::{
+    agents::Agents,
+    decode::DecodeError,
+    index::{Granularity, Index},
+    metadata::Facts,
+};
 use super::{
     go_text::quoted,
     graph::Graph,
@@ -94,7 +101,7 @@ pub enum ConvertError {
     /// Two agents of one name, whatever the case of its letters.
     #[error("duplicate agent name: {0}")]
     DuplicateAgent(String),
-    /// An agent that the graph does not have, such as one in a module with `count`.
+    /// An agent that the graph does not have.
     #[error("couldn't find node on graph: {}", quoted(.0))]
     NotInGraph(String),
     /// An app slug with other characters.
@@ -123,6 +130,19 @@ pub enum ConvertError {
     Totals(String),
 }
 
+impl ConvertError {
+    /// Whether it may come from taking all instances of a block for one thing.
+    fn is_about_instances(&self) -> bool {
+        matches!(
+            self,
+            Self::DuplicateAgent(_)
+                | Self::NotInGraph(_)
+                | Self::DuplicateAppSlug(_)
+                | Self::DuplicateMetadata(_)
+        )
+    }
+}
+
 /// Types that are parts of agents or of other resources, and no resources of their own.
 pub const HELPER_TYPES: [&str; 5] = [
     "coder_script",
@@ -137,10 +157,26 @@ pub const HELPER_TYPES: [&str; 5] = [
 /// Returns managed resources except helpers of the `coder` provider. One with agents is *computational*,
 /// one without is *peripheral*. An agent that nothing depends on is dropped.
 ///
+/// The reference gives agents and metadata to all instances of a block, and so do we. A template that it refuses on
+/// that ground, such as one with counted agents, is converted once more, each instance by itself.
+///
 /// # Errors
 /// [`ConvertError`], the first in the reference's order; nothing is returned then.
 pub fn convert(modules: &[Module], graph: &Graph) -> Result<Converted, ConvertError> {
-    let index = Index::new(modules);
+    match convert_by(Granularity::Block, modules, graph) {
+        Err(error) if error.is_about_instances() => {
+            convert_by(Granularity::Instance, modules, graph)
+        }
+        converted => converted,
+    }
+}
+
+fn convert_by(
+    granularity: Granularity,
+    modules: &[Module],
+    graph: &Graph,
+) -> Result<Converted, ConvertError> {
+    let index = Index::new(modules, granularity);
     let mut agents = Agents::collect(&index, graph)?;
     agents.attach_devcontainers(&index)?;
     agents.set_instance_ids(&index);
@@ -212,18 +248,18 @@ fn resources(
         .collect();
     for resource in &listed {
         if let Some(id) = instances::instance_id(resource) {
-            agents.apply_instance_id(index::label(&resource.address), id);
+            agents.apply_instance_id(index.place(&resource.address), id);
         }
     }
     let convert = |resource: &&ResourceValues| {
-        let label = index::label(&resource.address);
-        let facts = facts.get(label).cloned().unwrap_or_default();
+        let place = index.place(&resource.address);
+        let facts = facts.get(place).cloned().unwrap_or_default();
         Resource {
             address: resource.address.clone(),
             name: resource.name.clone(),
             kind: resource.kind.clone(),
             module_path: instances::module_path(&resource.address),
-            agents: agents.of(label),
+            agents: agents.of(place),
             metadata: facts.items,
             hide: facts.hide,
             icon: facts.icon,

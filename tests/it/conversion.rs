@@ -91,6 +91,22 @@ fn agents_of_a_plan_stand_where_the_state_has_them() {
             "counted",
             vec!["terraform_data.vm[0]", "terraform_data.vm[1]"],
         ),
+        (
+            "counted-module",
+            vec!["module.machine[0].terraform_data.vm"],
+        ),
+        (
+            "indexed",
+            vec!["terraform_data.vm[0]", "terraform_data.vm[1]"],
+        ),
+        (
+            "keyed-modules",
+            vec![
+                r#"module.machine["east"].terraform_data.vm"#,
+                r#"module.machine["west"].terraform_data.vm"#,
+            ],
+        ),
+        ("agent-in-module", vec!["terraform_data.deployment"]),
         ("external-agent", vec!["coder_external_agent.main"]),
         (
             "through-module",
@@ -103,6 +119,69 @@ fn agents_of_a_plan_stand_where_the_state_has_them() {
     for (case, expected) in cases {
         assert_eq!(hosts(case, "plan"), expected, "{case}");
         assert_eq!(hosts(case, "state"), expected, "{case}");
+    }
+}
+
+#[test]
+fn instances_that_the_reference_refuses_have_what_is_theirs() {
+    /// An address, and what the resource has.
+    type Has<'a> = (&'a str, &'a [&'a str]);
+    let made = |case: &str, step: &str| -> Vec<(String, Vec<String>)> {
+        let converted = convert(&files(&templates().join(case), step), step).unwrap();
+        let told = |resource: outpost::job::Resource| {
+            let agents = resource.agents.iter().map(|agent| {
+                let apps: Vec<_> = agent.apps.iter().map(|app| app.slug.as_str()).collect();
+                format!("{}: {}", agent.name, apps.join(" "))
+            });
+            let facts = resource.metadata.iter();
+            let facts = facts.map(|fact| format!("{}={}", fact.key, fact.value));
+            (resource.address.clone(), agents.chain(facts).collect())
+        };
+        converted.resources.into_iter().map(told).collect()
+    };
+    let cases: [(&str, &[Has<'_>]); 3] = [
+        (
+            "indexed",
+            &[
+                ("terraform_data.password[0]", &["number=0"]),
+                ("terraform_data.password[1]", &["number=1"]),
+                ("terraform_data.password[2]", &["number=2"]),
+                ("terraform_data.vm[0]", &["dev-0: ide"]),
+                ("terraform_data.vm[1]", &["dev-1: ide"]),
+            ],
+        ),
+        (
+            "keyed-modules",
+            &[
+                (
+                    r#"module.machine["east"].terraform_data.vm"#,
+                    &["main-east: ide", "kind=machine"],
+                ),
+                (
+                    r#"module.machine["west"].terraform_data.vm"#,
+                    &["main-west: ide", "kind=machine"],
+                ),
+            ],
+        ),
+        (
+            "app-of-one-agent",
+            &[
+                ("terraform_data.ad", &["ad: ", "master: studio"]),
+                ("terraform_data.master", &[]),
+            ],
+        ),
+    ];
+    for (case, expected) in cases {
+        let expected: Vec<(String, Vec<String>)> = expected
+            .iter()
+            .map(|(address, has)| {
+                let has = has.iter().map(|text| (*text).to_owned());
+                ((*address).to_owned(), has.collect())
+            })
+            .collect();
+        for step in ["plan", "state"] {
+            assert_eq!(made(case, step), expected, "{case} {step}");
+        }
     }
 }
 

@@ -1,14 +1,18 @@
 //! Agents: found, checked, and put on the resource that is nearest among those that depend on them.
 
+mod links;
 mod read;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
 };
 
-use self::read::{check_name, read_agent};
-use super::{ConvertError, decode::decode, index, index::Index};
+use self::{
+    links::{Links, Target},
+    read::{check_name, names, read_agent},
+};
+use super::{ConvertError, decode::decode, index::Index};
 use crate::{
     job::{Agent, AgentAuth, App, Devcontainer, Env, Script},
     terraform::{
@@ -17,19 +21,18 @@ use crate::{
     },
 };
 
-/// Agents in the order of their resources' labels, and of their addresses for one label.
+/// Agents in the order of their resources' places, and of their addresses for one place.
 pub(super) struct Agents<'a> {
     all: Vec<Agent>,
-    /// Which of them a resource has, by its label.
-    by_label: BTreeMap<&'a str, Range<usize>>,
+    /// Which of them a resource has, by its place.
+    by_place: BTreeMap<&'a str, Range<usize>>,
     /// By id, without those that have none.
     by_id: HashMap<String, Vec<usize>>,
     /// Those without an id, by name.
     by_name: HashMap<String, usize>,
     /// The first container for a sub-agent's id, and for the name of one without such an id.
     containers: HashMap<ContainerKey, Spot>,
-    /// Direct edges of the root module: from things by type and name to agents and containers.
-    links: HashMap<&'a str, HashSet<(Target, &'a str)>>,
+    links: Links<'a>,
 }
 
 /// An agent's place, and the place of a container in it; none sorts before any.
@@ -39,12 +42,6 @@ type Spot = (usize, Option<usize>);
 enum ContainerKey {
     Id(String),
     Name(String),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Target {
-    Agent,
-    Devcontainer,
 }
 
 /// Where something that names an agent belongs.
@@ -58,43 +55,47 @@ pub(super) enum Place<'p> {
 impl<'a> Agents<'a> {
     /// Reads every `coder_agent` and finds its resource. One that no resource depends on is dropped.
     pub(super) fn collect(index: &Index<'a>, graph: &'a Graph) -> Result<Self, ConvertError> {
-        let mut names = BTreeSet::new();
-        let mut groups: BTreeMap<&str, Vec<Agent>> = BTreeMap::new();
-        for resource in index.of_type("coder_agent") {
-            let agent = read_agent(resource)?;
-            check_name(&resource.name)?;
-            if !names.insert(resource.name.to_lowercase()) {
+        let mut seen = BTreeSet::new();
+        let mut groups: BTreeMap<&str, Vec<(&str, Agent)>> = BTreeMap::new();
+        for (resource, name) in names(index) {
+            let agent = read_agent(resource, &name)?;
+            check_name(&name)?;
+            if !seen.insert(name.to_lowercase()) {
                 return Err(ConvertError::DuplicateAgent(resource.name.clone()));
             }
-            let label = index::label(&resource.address);
+            let label = index.label(&resource.address);
             let node = graph
-                .node_with_label(label)
-                .ok_or_else(|| ConvertError::NotInGraph(label.to_owned()))?;
+                .node_with_label(&label)
+                .ok_or_else(|| ConvertError::NotInGraph(label.into_owned()))?;
             let nearest =
                 graph.nearest(node, Direction::Dependants, |label| index.is_target(label));
-            if let Some(target) = nearest {
-                groups.entry(target).or_default().push(agent);
+            let Some(target) = nearest else { continue };
+            let places = index.places(target, &resource.address, "");
+            let is_free = |place: &&&str| !has_sibling(groups.get(**place), index, resource);
+            if let Some(place) = places.iter().find(is_free).or(places.first()) {
+                let group = groups.entry(place).or_default();
+                group.push((&resource.address, agent));
             }
         }
-        Ok(Self::new(groups, links(graph)))
+        Ok(Self::new(groups, Links::new(index, graph)))
     }
 
-    fn new(
-        groups: BTreeMap<&'a str, Vec<Agent>>,
-        links: HashMap<&'a str, HashSet<(Target, &'a str)>>,
-    ) -> Self {
+    fn new(groups: BTreeMap<&'a str, Vec<(&'a str, Agent)>>, links: Links<'a>) -> Self {
         let mut agents = Self {
             all: Vec::new(),
-            by_label: BTreeMap::new(),
+            by_place: BTreeMap::new(),
             by_id: HashMap::new(),
             by_name: HashMap::new(),
             containers: HashMap::new(),
             links,
         };
-        for (label, group) in groups {
+        for (place, group) in groups {
             let start = agents.all.len();
-            agents.all.extend(group);
-            agents.by_label.insert(label, start..agents.all.len());
+            for (address, agent) in group {
+                agents.links.add_agent(address, agents.all.len());
+                agents.all.push(agent);
+            }
+            agents.by_place.insert(place, start..agents.all.len());
         }
         for (spot, agent) in agents.all.iter().enumerate() {
             if agent.id.is_empty() {
@@ -106,9 +107,9 @@ impl<'a> Agents<'a> {
         agents
     }
 
-    /// The agents of a resource, by its label.
-    pub(super) fn of(&self, label: &str) -> Vec<Agent> {
-        let range = self.by_label.get(label).cloned();
+    /// The agents of a resource, by its place.
+    pub(super) fn of(&self, place: &str) -> Vec<Agent> {
+        let range = self.by_place.get(place).cloned();
         range.map_or_else(Vec::new, |range| self.all[range].to_vec())
     }
 
@@ -144,7 +145,7 @@ impl<'a> Agents<'a> {
             else {
                 continue;
             };
-            for range in self.by_label.values() {
+            for range in self.by_place.values() {
                 let takes = |agent: &&mut Agent| {
                     agent.id == agent_id && matches!(agent.auth, AgentAuth::InstanceId(_))
                 };
@@ -156,8 +157,8 @@ impl<'a> Agents<'a> {
     }
 
     /// Gives the id of a cloud's machine to the agents on it that have neither a token nor an id.
-    pub(super) fn apply_instance_id(&mut self, label: &str, id: &str) {
-        let range = self.by_label.get(label).cloned().unwrap_or_default();
+    pub(super) fn apply_instance_id(&mut self, place: &str, id: &str) {
+        let range = self.by_place.get(place).cloned().unwrap_or_default();
         for agent in &mut self.all[range] {
             if let AgentAuth::Token(value) | AgentAuth::InstanceId(value) = &agent.auth
                 && value.is_empty()
@@ -215,13 +216,21 @@ impl<'a> Agents<'a> {
         Ok(())
     }
 
-    /// Puts an app where it belongs.
-    pub(super) fn attach_app(&mut self, resource: &ResourceValues, agent_id: &str, app: App) {
-        match self.place(resource, agent_id) {
-            Some(Place::Agent(agent)) => agent.apps.push(app),
-            Some(Place::Devcontainer(container)) => container.apps.push(app),
-            None => {}
-        }
+    /// Puts an app where it belongs. Returns whether its agent or container has no other app of that slug.
+    pub(super) fn attach_app(
+        &mut self,
+        resource: &ResourceValues,
+        agent_id: &str,
+        app: App,
+    ) -> bool {
+        let apps = match self.place(resource, agent_id) {
+            Some(Place::Agent(agent)) => &mut agent.apps,
+            Some(Place::Devcontainer(container)) => &mut container.apps,
+            None => return true,
+        };
+        let is_first = apps.iter().all(|other| other.slug != app.slug);
+        apps.push(app);
+        is_first
     }
 
     fn add_container(&mut self, agent: usize, container: Devcontainer) {
@@ -246,7 +255,10 @@ impl<'a> Agents<'a> {
         if !agent_id.is_empty() {
             return self.by_id.get(agent_id).cloned().unwrap_or_default();
         }
-        let linked = self.linked(resource, Target::Agent);
+        if let Some(spot) = self.links.nearest_agent(resource) {
+            return vec![spot];
+        }
+        let linked = self.links.of(resource, Target::Agent);
         let mut spots: Vec<_> = linked
             .filter_map(|name| self.by_name.get(name).copied())
             .collect();
@@ -258,7 +270,7 @@ impl<'a> Agents<'a> {
     fn place(&mut self, resource: &ResourceValues, agent_id: &str) -> Option<Place<'_>> {
         let agent = self.agents_named(resource, agent_id).first().copied();
         let container = if agent_id.is_empty() {
-            let linked = self.linked(resource, Target::Devcontainer);
+            let linked = self.links.of(resource, Target::Devcontainer);
             let spots =
                 linked.filter_map(|name| self.containers.get(&ContainerKey::Name(name.to_owned())));
             spots.min().copied()
@@ -277,37 +289,15 @@ impl<'a> Agents<'a> {
             Some(nested) => Place::Devcontainer(&mut agent.devcontainers[nested]),
         })
     }
-
-    /// Names of agents or containers to which a direct edge leads from the resource.
-    fn linked(&self, resource: &ResourceValues, kind: Target) -> impl Iterator<Item = &'a str> {
-        let from = format!("{}.{}", resource.kind, resource.name);
-        let targets = self.links.get(from.as_str()).into_iter().flatten();
-        targets
-            .filter(move |(target, _)| *target == kind)
-            .map(|(_, name)| *name)
-    }
 }
 
-/// Direct edges between things of the root module. The reference compares ends of ids, which are
-/// `] TYPE.NAME (expand)` there, and `module.….TYPE.NAME (expand)` in modules.
-fn links(graph: &Graph) -> HashMap<&str, HashSet<(Target, &str)>> {
-    let name = |id| -> Option<&str> {
-        let id = str::strip_suffix(id, " (expand)")?;
-        Some(&id[id.rfind("] ")? + 2..])
-    };
-    let mut links: HashMap<_, HashSet<_>> = HashMap::new();
-    for (from, to) in graph.edges() {
-        let (Some(from), Some(to)) = (name(from), name(to)) else {
-            continue;
-        };
-        let target = if let Some(name) = to.strip_prefix("coder_agent.") {
-            (Target::Agent, name)
-        } else if let Some(name) = to.strip_prefix("coder_devcontainer.") {
-            (Target::Devcontainer, name)
-        } else {
-            continue;
-        };
-        links.entry(from).or_default().insert(target);
-    }
-    links
+/// Whether another agent of the same block is there already.
+fn has_sibling(
+    group: Option<&Vec<(&str, Agent)>>,
+    index: &Index<'_>,
+    own: &ResourceValues,
+) -> bool {
+    let block = index.label(&own.address);
+    let mut group = group.into_iter().flatten();
+    group.any(|(address, _)| index.label(address) == block)
 }

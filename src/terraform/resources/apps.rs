@@ -1,6 +1,6 @@
 //! Apps: checked across the whole template, then put on their agent or container.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
@@ -8,7 +8,7 @@ use super::{
     ConvertError,
     agents::Agents,
     decode::{Attributes, decode},
-    index::Index,
+    index::{Granularity, Index},
 };
 use crate::{
     job::{App, Healthcheck, OpenIn, SharingLevel},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub(super) fn attach(agents: &mut Agents<'_>, index: &Index<'_>) -> Result<(), ConvertError> {
-    let mut slugs = BTreeSet::new();
+    let mut slugs = BTreeMap::new();
     for resource in index.of_type("coder_app") {
         let (agent_id, mut app) = decode("decode app attributes", &resource.values, |values| {
             (values.string("agent_id"), read_app(resource, values))
@@ -26,14 +26,23 @@ pub(super) fn attach(agents: &mut Agents<'_>, index: &Index<'_>) -> Result<(), C
             let slug = quoted(&app.slug);
             return Err(ConvertError::AppSlug(slug, rules::APP_SLUG));
         }
-        if !slugs.insert(app.slug.clone()) {
-            return Err(ConvertError::DuplicateAppSlug(quoted(&app.slug)));
-        }
+        let duplicate = || ConvertError::DuplicateAppSlug(quoted(&app.slug));
+        let block = index.label(&resource.address);
+        let is_shared = match slugs.insert(app.slug.clone(), block.clone()) {
+            None => false,
+            // Instances of one block may share a slug if each is on an agent of its own.
+            Some(other) if index.granularity == Granularity::Instance && other == block => true,
+            Some(_) => return Err(duplicate()),
+        };
+        let duplicate = is_shared.then(duplicate);
         if app.id.is_empty() {
             // Before an apply no app has one.
             app.id = Uuid::new_v4().to_string();
         }
-        agents.attach_app(resource, &agent_id, app);
+        let is_first = agents.attach_app(resource, &agent_id, app);
+        if let (Some(duplicate), false) = (duplicate, is_first) {
+            return Err(duplicate);
+        }
     }
     Ok(())
 }

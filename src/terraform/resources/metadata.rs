@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::{
     ConvertError,
     decode::{Attributes, decode},
-    index,
     index::Index,
 };
 use crate::{
@@ -25,25 +24,36 @@ pub(super) struct Facts {
     pub(super) items: Vec<ResourceMetadata>,
 }
 
-/// Facts by the label of the resource they are about. One without a resource is dropped.
+/// Facts by the place of what they are about. One without a resource is dropped.
 pub(super) fn collect<'a>(
-    index: &Index<'_>,
+    index: &Index<'a>,
     graph: &'a Graph,
 ) -> Result<BTreeMap<&'a str, Facts>, ConvertError> {
-    let mut all = BTreeMap::new();
+    let mut claims = Vec::new();
     for resource in index.of_type("coder_metadata") {
-        let facts = read(resource)?;
-        let node = graph.node_with_label(index::label(&resource.address));
+        let (facts, id) = read(resource)?;
+        let node = graph.node_with_label(&index.label(&resource.address));
         let nearest = |node| {
             graph.nearest(node, Direction::Dependencies, |label| {
                 index.is_target(label)
             })
         };
-        let Some(target) = node.and_then(nearest) else {
-            continue;
-        };
-        if all.insert(target, facts).is_some() {
-            return Err(ConvertError::DuplicateMetadata(target.to_owned()));
+        if let Some(target) = node.and_then(nearest) {
+            let places = index.places(target, &resource.address, &id);
+            claims.push((places, facts));
+        }
+    }
+    // Before an apply ids are unknown, so who could be about several resources takes what others leave.
+    claims.sort_by_key(|(places, _)| places.len());
+    let mut all = BTreeMap::new();
+    for (places, facts) in claims {
+        let free = places.iter().find(|place| !all.contains_key(*place));
+        match (free, places.first()) {
+            (Some(place), _) => drop(all.insert(*place, facts)),
+            (None, Some(taken)) => {
+                return Err(ConvertError::DuplicateMetadata((*taken).to_owned()));
+            }
+            (None, None) => {}
         }
     }
     Ok(all)
@@ -51,25 +61,26 @@ pub(super) fn collect<'a>(
 
 /// The cost alone, in whole units a day.
 pub(super) fn daily_cost(resource: &ResourceValues) -> Result<i32, ConvertError> {
-    Ok(read(resource)?.daily_cost)
+    Ok(read(resource)?.0.daily_cost)
 }
 
-fn read(resource: &ResourceValues) -> Result<Facts, ConvertError> {
-    let facts = decode("decode metadata attributes", &resource.values, |values| {
+/// The facts, and the id of the resource that they are about; empty if it is not known.
+fn read(resource: &ResourceValues) -> Result<(Facts, String), ConvertError> {
+    let read = decode("decode metadata attributes", &resource.values, |values| {
         let item = |item: &Attributes<'_>| ResourceMetadata {
             key: item.string("key"),
             value: item.string("value"),
             sensitive: item.bool("sensitive"),
             is_null: item.bool("is_null"),
         };
-        // The graph tells what the facts are about; of this only the type matters.
-        values.string("resource_id");
-        Facts {
+        let id = values.string("resource_id");
+        let facts = Facts {
             hide: values.bool("hide"),
             icon: values.string("icon"),
             daily_cost: values.i32("daily_cost"),
             items: values.objects("item").iter().map(item).collect(),
-        }
+        };
+        (facts, id)
     })?;
-    Ok(facts)
+    Ok(read)
 }

@@ -1,4 +1,4 @@
-# An agent in a counted module is an error, as in the reference.
+# An agent in a counted module: the reference does not find it on the graph, here it is converted with its instance.
 
 terraform {
   required_providers {

@@ -1,14 +1,41 @@
 //! The attributes of a `coder_agent`.
 
-use super::{ConvertError, decode};
+use std::{borrow::Cow, collections::BTreeMap};
+
+use super::{ConvertError, Index, decode};
 use crate::{
     job::{
         Agent, AgentAuth, AgentMetadata, DisplayApps, MemoryMonitor, ResourcesMonitoring, Script,
         VolumeMonitor,
     },
     rules,
-    terraform::{go_text::quoted, plan::ResourceValues, resources::decode::Attributes},
+    terraform::{
+        go_text::quoted,
+        plan::ResourceValues,
+        resources::{address::joined_keys, decode::Attributes, index::Granularity},
+    },
 };
+
+/// Every `coder_agent` with the name of its agent, sorted by address.
+///
+/// That is the name of the block. Where the reference gives up as several instances would have it, their keys are
+/// appended: `dev-0`, `dev-1`.
+pub(super) fn names<'a>(index: &Index<'a>) -> Vec<(&'a ResourceValues, Cow<'a, str>)> {
+    let resources = || index.of_type("coder_agent");
+    let mut uses = BTreeMap::new();
+    resources().for_each(|it| *uses.entry(it.name.to_lowercase()).or_insert(0) += 1);
+    let name = |resource: &'a ResourceValues| {
+        let is_shared = index.granularity == Granularity::Instance
+            && uses.get(&resource.name.to_lowercase()) > Some(&1);
+        let keys = joined_keys(&resource.address).filter(|_| is_shared);
+        let name = match keys {
+            Some(keys) => Cow::Owned(format!("{}-{keys}", resource.name)),
+            None => Cow::Borrowed(resource.name.as_str()),
+        };
+        (resource, name)
+    };
+    resources().map(name).collect()
+}
 
 pub(super) fn check_name(name: &str) -> Result<(), ConvertError> {
     if name.is_empty() {
@@ -25,13 +52,13 @@ pub(super) fn check_name(name: &str) -> Result<(), ConvertError> {
     })
 }
 
-pub(super) fn read_agent(resource: &ResourceValues) -> Result<Agent, ConvertError> {
+pub(super) fn read_agent(resource: &ResourceValues, name: &str) -> Result<Agent, ConvertError> {
     let agent = decode("decode agent attributes", &resource.values, |values| {
         // Nobody uses these any more, but a wrong type of theirs is an error, too.
         let _ = ["startup_script_timeout", "shutdown_script_timeout"].map(|key| values.i32(key));
         Agent {
             id: values.string("id"),
-            name: resource.name.clone(),
+            name: name.to_owned(),
             env: values.strings("env"),
             operating_system: values.string("os"),
             architecture: values.string("arch"),
