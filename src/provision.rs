@@ -335,7 +335,7 @@ pub struct PlanComplete {
     pub daily_cost: i32,
     /// What is destroyed and made again, sorted by address.
     pub replacements: Vec<Replacement>,
-    /// How many AI tasks there are.
+    /// How many AI tasks there are; of interest where [`JobSource::has_ai_tasks`].
     pub ai_task_count: i32,
 }
 
@@ -408,6 +408,11 @@ pub trait JobSource: Send + Sync {
 
     /// Fetches the module archive with this id.
     async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError>;
+
+    /// Whether the server still has AI tasks. Only towards such a one they are counted and reported.
+    fn has_ai_tasks(&self) -> bool {
+        false
+    }
 
     /// As whom it speaks to which server, `None` if it speaks to nobody outside.
     fn identity(&self) -> Option<Identity> {

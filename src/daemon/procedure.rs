@@ -117,6 +117,11 @@ impl Failure {
         self
     }
 
+    fn explained(mut self, explanation: &str) -> Self {
+        self.error.push_str(explanation);
+        self
+    }
+
     fn prefixed(mut self, prefix: &str) -> Self {
         self.error.insert_str(0, prefix);
         self

@@ -27,9 +27,9 @@ use uuid::Uuid;
 use super::{journal::Entry, *};
 use crate::{
     job::{
-        CompletedJob, CompletedWork, FailedJob, FailedWork, FailureCode, Job, JobId, LogLevel,
-        Metadata, Resource, TemplateDryRun, TemplateImport, TemplateVariable, Timing, TimingState,
-        Transition, Work, WorkspaceBuild,
+        AiTask, CompletedJob, CompletedWork, FailedJob, FailedWork, FailureCode, Job, JobId,
+        LogLevel, Metadata, Resource, TemplateDryRun, TemplateImport, TemplateVariable, Timing,
+        TimingState, Transition, Work, WorkspaceBuild,
     },
     provision::{
         ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
@@ -66,6 +66,7 @@ struct Server {
     breaks_at: Mutex<Option<usize>>,
     /// Bytes of a message, roughly.
     limit: Mutex<Option<usize>>,
+    has_ai_tasks: bool,
 }
 
 impl Server {
@@ -243,6 +244,10 @@ impl JobSource for Server {
         self.call("download")?;
         Ok(Bytes::from_static(b"modules"))
     }
+
+    fn has_ai_tasks(&self) -> bool {
+        self.has_ai_tasks
+    }
 }
 
 /// An engine that does what it is told.
@@ -258,6 +263,7 @@ struct Engine {
     hangs_in: Option<&'static str>,
     failing: Option<&'static str>,
     resources: Vec<Resource>,
+    ai_tasks: Vec<AiTask>,
     says: Vec<LogEntry>,
     /// Timings of apply.
     measures: usize,
@@ -357,6 +363,7 @@ impl Session for Engine {
         sleep(self.plan_takes).await;
         Ok(PlanComplete {
             daily_cost: self.daily_cost,
+            ai_task_count: i32::try_from(self.ai_tasks.len()).unwrap(),
             ..PlanComplete::default()
         })
     }
@@ -418,6 +425,8 @@ impl Session for Engine {
         self.step(format!("graph {source:?}").to_lowercase())?;
         Ok(GraphComplete {
             resources: self.resources.clone(),
+            ai_tasks: self.ai_tasks.clone(),
+            has_ai_tasks: !self.ai_tasks.is_empty(),
             ..GraphComplete::default()
         })
     }

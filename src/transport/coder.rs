@@ -75,6 +75,8 @@ struct Link {
 /// The connection there is, and who wants to know whether there is one.
 struct Held {
     link: Mutex<Option<Arc<Link>>>,
+    /// What was agreed upon when it was dialled last.
+    version: Mutex<Option<ApiVersion>>,
     connected: watch::Sender<bool>,
 }
 
@@ -82,6 +84,10 @@ impl Held {
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Link>>> {
         // What it holds is whole after any panic.
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn version(&self) -> std::sync::MutexGuard<'_, Option<ApiVersion>> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget(&self, is_it: impl Fn(&Arc<Link>) -> bool) {
@@ -103,6 +109,7 @@ impl CoderSource {
             credentials,
             held: Arc::new(Held {
                 link: Mutex::new(None),
+                version: Mutex::new(None),
                 connected: watch::Sender::new(false),
             }),
             dialling: sync::Mutex::new(BackOff::default()),
@@ -216,6 +223,10 @@ impl JobSource for CoderSource {
         self.within(FILE_TIMEOUT, &link, download).await
     }
 
+    fn has_ai_tasks(&self) -> bool {
+        self.held.version().is_some_and(ApiVersion::has_ai_tasks)
+    }
+
     fn identity(&self) -> Option<Identity> {
         Some(Identity {
             server: self.client.url().to_string(),
@@ -277,6 +288,7 @@ impl CoderSource {
             }
         };
         info!(%version, "successfully connected to coderd");
+        *self.held.version() = Some(version);
         Ok(self.hold(socket))
     }
 

@@ -68,7 +68,9 @@ impl Context<'_> {
             .await
             .map_err(|failure| measured(failure, timings))?;
         timings.append(&mut plan.timings);
-        check_ai_tasks(&plan)?;
+        if self.source.has_ai_tasks() {
+            check_ai_tasks(&plan)?;
+        }
         let transition = build.metadata.transition;
         self.check_resources(session, transition, timings).await?;
         self.reporter.flush(false).await;
@@ -106,7 +108,10 @@ impl Context<'_> {
             timings: std::mem::take(timings),
             modules: init.modules,
             replacements: plan.replacements,
-            ai_tasks: graph.ai_tasks,
+            ai_tasks: match self.source.has_ai_tasks() {
+                true => graph.ai_tasks,
+                false => Vec::new(),
+            },
         }))
     }
 

@@ -16,6 +16,10 @@ use crate::{
     rules::resources::check_resources,
 };
 
+/// What authors need to know of a template whose second plan fails.
+const STOP_ALONE: &str =
+    "; the plan for a started workspace succeeded, only the one for a stopped workspace failed";
+
 /// What a template makes in one transition.
 struct Pass {
     plan: PlanComplete,
@@ -52,7 +56,11 @@ impl Context<'_> {
             .await?;
         let stop = self
             .pass(session, Transition::Stop, metadata, &variables)
-            .await?;
+            .await
+            .map_err(|failure| match self.stop.is_cancelled() {
+                true => failure,
+                false => failure.explained(STOP_ALONE),
+            })?;
         Ok(CompletedWork::TemplateImport(Box::new(ImportResult {
             start_resources: start.graph.resources,
             stop_resources: stop.graph.resources,
@@ -62,7 +70,7 @@ impl Context<'_> {
             presets: start.graph.presets,
             plan: start.plan.plan,
             module_files: init.module_files,
-            has_ai_tasks: start.graph.has_ai_tasks,
+            has_ai_tasks: start.graph.has_ai_tasks && self.source.has_ai_tasks(),
             has_external_agents: start.graph.has_external_agents,
         })))
     }

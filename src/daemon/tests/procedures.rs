@@ -325,3 +325,72 @@ async fn a_state_that_is_too_large_alone_stays_on_disk_and_the_job_ends_neverthe
     );
     assert_eq!(kept(&dir).unwrap().len(), 5000);
 }
+
+#[tokio::test(start_paused = true)]
+async fn ai_tasks_are_counted_and_reported_only_where_the_server_has_them() {
+    let engine = |count| Engine {
+        ai_tasks: vec![AiTask::default(); count],
+        ..Engine::default()
+    };
+    let server = |has_ai_tasks, job| {
+        let jobs = Mutex::new([job].into());
+        Arc::new(Server {
+            jobs,
+            has_ai_tasks,
+            ..Server::default()
+        })
+    };
+    let import = || job(Work::TemplateImport(TemplateImport::default()));
+    let cases = [(true, 0), (true, 1), (false, 0), (false, 1), (false, 2)];
+    for (has_ai_tasks, count) in cases {
+        let reported = if has_ai_tasks { count } else { 0 };
+        let built = server(has_ai_tasks, build(Transition::Start));
+        run_one(&built, &engine(count), &Stop::new()).await;
+        let imported = server(has_ai_tasks, import());
+        run_one(&imported, &engine(count), &Stop::new()).await;
+
+        let result = |server: &Server| server.completed.lock().unwrap().clone().unwrap().result;
+        let CompletedWork::WorkspaceBuild(built) = result(&built) else {
+            panic!("another kind of job")
+        };
+        assert_eq!(built.ai_tasks.len(), reported, "{has_ai_tasks} {count}");
+        let CompletedWork::TemplateImport(imported) = result(&imported) else {
+            panic!("another kind of job")
+        };
+        assert_eq!(
+            imported.has_ai_tasks,
+            reported > 0,
+            "{has_ai_tasks} {count}"
+        );
+    }
+    let refusing = server(true, build(Transition::Start));
+    run_one(&refusing, &engine(2), &Stop::new()).await;
+    assert_eq!(
+        refusing.failure().error,
+        "only one 'coder_ai_task' resource can be provisioned per template, found 2"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_says_which_of_its_two_plans_failed() {
+    let explained =
+        "; the plan for a started workspace succeeded, only the one for a stopped workspace failed";
+    for (transition, is_explained) in [("start", false), ("stop", true)] {
+        let server = Server::with(job(Work::TemplateImport(TemplateImport::default())));
+        let failing = match transition {
+            "start" => "plan start",
+            _ => "plan stop",
+        };
+        let engine = Engine {
+            failing: Some(failing),
+            ..Engine::default()
+        };
+
+        run_one(&server, &engine, &Stop::new()).await;
+
+        let error = server.failure().error;
+        let words = format!("template import provision for {transition}: plan during");
+        assert!(error.starts_with(&words), "{error}");
+        assert_eq!(error.ends_with(explained), is_explained, "{error}");
+    }
+}

@@ -25,6 +25,12 @@ impl ApiVersion {
     /// The oldest that we work with: before it, templates lose their dynamic parameters.
     pub const OLDEST: Self = Self { major: 1, minor: 6 };
 
+    /// The first without AI tasks: their fields are reserved, and templates with any number of them are accepted.
+    const WITHOUT_AI_TASKS: Self = Self {
+        major: 1,
+        minor: 19,
+    };
+
     /// Reads `major.minor`.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once('.')?;
@@ -38,6 +44,11 @@ impl ApiVersion {
     pub fn agree(self) -> Option<Self> {
         let common = self.min(Self::NEWEST);
         (self.major == Self::NEWEST.major && common >= Self::OLDEST).then_some(common)
+    }
+
+    /// Whether a server of this version has AI tasks.
+    pub(super) fn has_ai_tasks(self) -> bool {
+        self < Self::WITHOUT_AI_TASKS
     }
 
     /// The version in a refusal such as `server is at version 1.18, behind requested minor version 1.20`.

@@ -50,6 +50,7 @@ async fn a_server_of_any_version_from_1_6_on_is_met_at_its_own() {
                 .await;
             let daemons = daemons.unwrap().into_inner().daemons;
             assert_eq!(daemons[0].api_version, version);
+            assert_eq!(daemon.has_ai_tasks(), minor < 19, "{version}");
         }
     }
 }
