@@ -23,7 +23,10 @@ pub use self::{
     constraint::{Constraint, ConstraintError},
     diagnostic::{Diagnostic, LoadError, Severity},
     module::{Located, Module, SourceFile, load},
-    outline::{Count, Outline, OutlinedResource, outline, outline_of},
+    outline::{
+        Count, EphemeralReference, Outline, OutlinedResource, ephemeral_references, outline,
+        outline_of,
+    },
     providers::{
         ModuleCall, RequiredProvider, module_calls, required_providers, required_providers_of_tree,
     },

@@ -1,5 +1,6 @@
 //! What a template author does without a server: inspect and draw.
 
+mod groups;
 mod mermaid;
 pub mod picture;
 mod survey;

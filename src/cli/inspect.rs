@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::Context;
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     job::{LogLevel, VariableValue},
-    language,
+    language::{self, Outline},
     provision::LogSink,
     secret::Secret,
     stop::Stop,
@@ -36,13 +36,17 @@ use crate::{
     },
 };
 
+/// What an engine complained of is kept up to this, in bytes.
+const MAX_COMPLAINTS: usize = 64 << 10;
+
 /// A document of Terraform's longer than this is refused, in bytes.
 const MAX_DOCUMENT: u64 = 256 << 20;
 
 /// Draw what a template makes
 ///
 /// A directory is a template: it is planned for a start and for a stop, without a server and without changing
-/// anything. Where its providers are not at hand, its source is drawn. A file is a plan or a state as `terraform show -json` prints it; the file that
+/// anything. If planning fails, the command says why, draws the source and ends with 1; with --source-only it does
+/// not plan. A file is a plan or a state as `terraform show -json` prints it; the file that
 /// `terraform graph -type=plan` prints tells which agent runs where. With --output reference-json the conversion
 /// itself is printed in the form of Coder's golden files, an error as one JSON string.
 #[derive(Debug, clap::Args)]
@@ -89,33 +93,47 @@ impl Inspect {
                         not about a directory";
                     return Err(UsageError(text.to_owned()).into());
                 }
-                print(&self.draw_template(dir, &stop).await?, wanted)
+                self.template(dir, wanted, &stop).await
             }
             None => self.document(wanted),
         }
     }
 
-    /// Plans the template if that is possible, else draws its source and says why.
-    async fn draw_template(&self, dir: &Path, stop: &Stop) -> anyhow::Result<Picture> {
+    /// Plans the template and draws it. If that fails, draws its source and fails for the same reason.
+    async fn template(&self, dir: &Path, wanted: Wanted, stop: &Stop) -> anyhow::Result<()> {
         let outline = language::outline(dir)
             .with_context(|| format!("failed to read the template in `{}`", dir.display()))?;
         let mut picture = Picture::of_source(&outline);
         if self.source_only {
-            return Ok(picture);
+            picture.notes.extend(warnings(dir, &outline)?);
+            return print(&picture, wanted);
         }
-        match self.plan(dir, stop).await {
-            Ok(planned) => Ok(planned),
-            Err(_) if stop.is_cancelled() => Err(Interrupted.into()),
-            Err(error) => {
-                picture.notes.push(format!(
-                    "planning failed, `--log outpost=debug` shows what the engine said: {error:#}"
-                ));
-                Ok(picture)
-            }
+        if outline.files == 0 {
+            return Err(anyhow::Error::msg(no_template(dir)));
         }
+        let complaints = Arc::new(Complaints::default());
+        let failure = match self.plan(dir, Arc::clone(&complaints), stop).await {
+            Ok(planned) => return print(&planned, wanted),
+            Err(_) if stop.is_cancelled() => return Err(Interrupted.into()),
+            Err(error) => error,
+        };
+        picture.notes.push(format!("planning failed: {failure:#}"));
+        print(&picture, wanted)?;
+        let said = complaints.take();
+        if !said.is_empty() {
+            output::note(&said);
+        }
+        let hint = "`--source-only` draws the source without an engine, `--log outpost=debug` shows all that the \
+            engine said";
+        Err(failure.context("planning failed")).hint(hint)
     }
 
-    async fn plan(&self, dir: &Path, stop: &Stop) -> anyhow::Result<Picture> {
+    async fn plan(
+        &self,
+        dir: &Path,
+        complaints: Arc<Complaints>,
+        stop: &Stop,
+    ) -> anyhow::Result<Picture> {
         let work = TempDir::with_prefix("outpost-inspect-")
             .context("failed to make a directory for the engine")?;
         let sessions = work.path().join("sessions");
@@ -134,8 +152,7 @@ impl Inspect {
             sensitive: false,
         };
         let variables: Vec<_> = self.variables.iter().map(variable).collect();
-        let log = Arc::new(Traced);
-        Ok(template::survey(engine.as_ref(), dir, &variables, log, stop).await?)
+        Ok(template::survey(engine.as_ref(), dir, &variables, complaints, stop).await?)
     }
 
     fn document(self, wanted: Wanted) -> anyhow::Result<()> {
@@ -159,12 +176,38 @@ impl Inspect {
     }
 }
 
-/// What the engine says is for whoever looks for a fault.
-struct Traced;
+fn no_template(dir: &Path) -> String {
+    format!("`{}` is no template: it has no `.tf` files", dir.display())
+}
 
-impl LogSink for Traced {
+/// What will not work, as far as the source tells.
+fn warnings(dir: &Path, outline: &Outline) -> anyhow::Result<Vec<String>> {
+    if outline.files == 0 {
+        return Ok(vec![no_template(dir)]);
+    }
+    let references = language::ephemeral_references(dir)?;
+    Ok(references.iter().map(ToString::to_string).collect())
+}
+
+/// Keeps the errors of an engine; the rest is for whoever looks for a fault.
+#[derive(Default)]
+struct Complaints(Mutex<String>);
+
+impl Complaints {
+    fn take(&self) -> String {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *said).trim_end().to_owned()
+    }
+}
+
+impl LogSink for Complaints {
     fn log(&self, level: LogLevel, output: String) {
         debug!(level = level.as_str(), "{output}");
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if level == LogLevel::Error && said.len() + output.len() < MAX_COMPLAINTS {
+            said.push_str(&output);
+            said.push('\n');
+        }
     }
 }
 

@@ -39,6 +39,8 @@ pub struct SourceFile {
     pub is_json: bool,
     /// Whether its blocks change those of other files: `override.tf`, `*_override.tf`.
     pub is_override: bool,
+    /// Offsets of the bytes behind line ends, in order.
+    line_starts: Vec<usize>,
     /// The real key, for each key of an object that repeats an earlier one, by the place where it begins, without
     /// quotes.
     ///
@@ -82,8 +84,10 @@ impl SourceFile {
             true => (json::parse(name, &text)?, BTreeMap::new()),
             false => parse_native(name, &text)?,
         };
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         Ok(Self {
             name: name.to_owned(),
+            line_starts: ends.map(|(at, _)| at + 1).collect(),
             text,
             body,
             is_json,
@@ -101,7 +105,11 @@ impl SourceFile {
     /// The line where a part of the file begins, counted from 1; 0 in JSON.
     pub fn line(&self, part: &impl Span) -> usize {
         part.span()
-            .map_or(0, |span| line_at(&self.text, span.start))
+            .map_or(0, |span| 1 + self.lines_before(span.start))
+    }
+
+    fn lines_before(&self, offset: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= offset)
     }
 
     /// An error at a part of the file.
@@ -295,11 +303,6 @@ fn other_key(text: &str, offset: usize, serial: usize) -> Option<(Range<usize>, 
     };
     let other = format!("{serial:_>length$}");
     (other.len() == length).then_some((start..start + length, other))
-}
-
-fn line_at(text: &str, offset: usize) -> usize {
-    let before = text.as_bytes().iter().take(offset);
-    before.filter(|byte| **byte == b'\n').count() + 1
 }
 
 /// Says it in the words that authors know from Terraform, where that is possible.

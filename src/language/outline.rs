@@ -1,13 +1,15 @@
 //! A picture of a template without a plan: what stands in its source, for templates whose providers are not at hand.
 
+mod ephemeral;
 mod resolve;
 
 use std::{collections::BTreeSet, path::Path};
 
-use hcl_edit::{expr::Expression, structure::Body};
+use hcl_edit::structure::Body;
 use serde_json::Value;
 
-use self::resolve::Tree;
+pub use self::ephemeral::{EphemeralReference, ephemeral_references};
+use self::resolve::{Resolver, Tree};
 use super::{
     diagnostic::LoadError,
     eval::{self, Fuel, Scope},
@@ -19,6 +21,8 @@ use super::{
 pub struct Outline {
     /// Resources and data sources, in the order of modules, files and lines.
     pub resources: Vec<OutlinedResource>,
+    /// Files of the root module; a directory without any is no template.
+    pub files: usize,
     /// Sources of modules that would have to be fetched, by address. What they declare is not known.
     pub missing_modules: Vec<(String, String)>,
 }
@@ -116,30 +120,40 @@ fn texts(body: &Body) -> Vec<(String, String)> {
 
 impl Tree {
     fn outline(&self) -> Outline {
-        let mut outline = Outline::default();
+        let resolver = Resolver::new(self);
+        let mut outline = Outline {
+            files: self.nodes.first().map_or(0, |root| root.module.files.len()),
+            ..Outline::default()
+        };
         for (index, node) in self.nodes.iter().enumerate() {
             for kind in ["resource", "data"] {
                 let blocks = node.module.blocks(kind);
-                outline
-                    .resources
-                    .extend(blocks.map(|located| self.resource(index, kind, &located)));
+                let outlined =
+                    blocks.map(|located| self.resource(&resolver, index, kind, &located));
+                outline.resources.extend(outlined);
             }
             outline.missing_modules.extend(node.missing.iter().cloned());
         }
         outline
     }
 
-    fn resource(&self, node: usize, block: &str, located: &Located<'_>) -> OutlinedResource {
+    fn resource(
+        &self,
+        resolver: &Resolver<'_>,
+        node: usize,
+        block: &str,
+        located: &Located<'_>,
+    ) -> OutlinedResource {
         let body = &located.block.body;
         let (kind, name) = (located.label(0).to_owned(), located.label(1).to_owned());
         let (is_data, prefix) = (block == "data", &self.nodes[node].prefix);
         let label = if is_data { "data." } else { "" };
         let address = format!("{prefix}{label}{kind}.{name}");
-        let mut references = self.references_of_body(node, body).addresses;
+        let mut references = resolver.references_of_body(node, body).addresses;
         references.remove(&address);
         OutlinedResource {
             is_data,
-            count: self.count(node, body),
+            count: self.count(resolver, node, body),
             references: references.into_iter().collect(),
             texts: texts(body),
             address,
@@ -149,25 +163,21 @@ impl Tree {
     }
 
     /// What counts modules counts what is in them.
-    fn count(&self, node: usize, body: &Body) -> Count {
+    fn count(&self, resolver: &Resolver<'_>, node: usize, body: &Body) -> Count {
         let mut count = Count::One;
         let own = [body.get_attribute("count"), body.get_attribute("for_each")];
         for attribute in own.into_iter().flatten() {
-            count = self.count_of(node, &attribute.value);
+            count = match resolver.references(node, &attribute.value).has_transition {
+                true => Count::Transition,
+                false => Count::Other,
+            };
         }
         match (count, self.nodes[node].parent) {
             (Count::Transition, _) | (_, None) => count,
-            (own, Some(parent)) => match self.count(parent, &self.nodes[node].call) {
+            (own, Some(parent)) => match self.count(resolver, parent, &self.nodes[node].call) {
                 Count::One => own,
                 counted @ (Count::Transition | Count::Other) => counted,
             },
-        }
-    }
-
-    fn count_of(&self, node: usize, expr: &Expression) -> Count {
-        match self.references(node, expr).has_transition {
-            true => Count::Transition,
-            false => Count::Other,
         }
     }
 }

@@ -2,29 +2,32 @@
 
 use std::fmt::Write;
 
-use super::picture::{Agent, Picture, Resource};
+use super::{
+    groups::{Group, groups},
+    picture::{Agent, Picture},
+};
 use crate::job::{Class, Persistence};
 
 /// Draws boxes for resources, grouped by class, and leads from each agent to where it runs.
 ///
-/// Boxes with dashed lines do not outlive a stop.
+/// Boxes with dashed lines do not outlive a stop. Instances of one block that look alike are one box.
 pub fn mermaid(picture: &Picture) -> String {
     let mut text = String::from("flowchart LR\n");
+    let groups = groups(picture);
     for class in [Class::Computational, Class::Peripheral] {
-        let members: Vec<_> = picture
-            .resources
+        let members: Vec<_> = groups
             .iter()
             .enumerate()
-            .filter(|(_, resource)| resource.class == class)
+            .filter(|(_, group)| group.resource.class == class)
             .collect();
         if members.is_empty() {
             continue;
         }
         let name = class.as_str();
         line(&mut text, format_args!("  subgraph {name}"));
-        for (index, resource) in members {
-            let label = label(&[&resource.address, &details(resource)]);
-            let style = style(resource.persistence);
+        for (index, group) in members {
+            let label = label(&[&group.name, &details(group)]);
+            let style = style(group.resource.persistence);
             line(
                 &mut text,
                 format_args!("    r{index}[\"{label}\"]:::{style}"),
@@ -33,7 +36,7 @@ pub fn mermaid(picture: &Picture) -> String {
         line(&mut text, format_args!("  end"));
     }
     for (index, agent) in picture.agents.iter().enumerate() {
-        draw_agent(&mut text, picture, index, agent);
+        draw_agent(&mut text, &groups, index, agent);
     }
     for style in [
         "persistent stroke-width:2px",
@@ -45,7 +48,7 @@ pub fn mermaid(picture: &Picture) -> String {
     text
 }
 
-fn draw_agent(text: &mut String, picture: &Picture, index: usize, agent: &Agent) {
+fn draw_agent(text: &mut String, groups: &[Group<'_>], index: usize, agent: &Agent) {
     let label = label(&[&format!("agent {}", agent.name), &agent.platform()]);
     line(text, format_args!("  a{index}([\"{label}\"])"));
     for (nested, app) in agent.apps.iter().enumerate() {
@@ -55,17 +58,22 @@ fn draw_agent(text: &mut String, picture: &Picture, index: usize, agent: &Agent)
             format_args!("  a{index} --- a{index}p{nested}>\"{label}\"]"),
         );
     }
-    let hosts = picture.resources.iter().enumerate();
-    for (host, _) in hosts.filter(|(_, resource)| resource.agents.contains(&agent.name)) {
+    let hosts = groups.iter().enumerate();
+    for (host, _) in hosts.filter(|(_, group)| group.resource.agents.contains(&agent.name)) {
         line(text, format_args!("  a{index} -->|runs in| r{host}"));
     }
 }
 
-/// What stands below a resource's address.
-pub(super) fn details(resource: &Resource) -> String {
+/// What stands below an address.
+pub(super) fn details(group: &Group<'_>) -> String {
+    let (resource, instances) = (group.resource, group.instances());
     let persistence = resource.persistence.map(Persistence::as_str);
     let cost = (resource.daily_cost != 0).then(|| format!("{} a day", resource.daily_cost));
-    let parts = [persistence.unwrap_or_default(), &resource.instance_type];
+    let parts = [
+        instances.as_str(),
+        persistence.unwrap_or_default(),
+        &resource.instance_type,
+    ];
     let parts = parts.into_iter().filter(|part| !part.is_empty());
     let parts: Vec<_> = parts.chain(cost.as_deref()).collect();
     parts.join(" · ")

@@ -180,7 +180,10 @@ impl Picture {
 
     /// The agent of a name.
     pub fn agent(&self, name: &str) -> Option<&Agent> {
-        self.agents.iter().find(|agent| agent.name == name)
+        let found = self
+            .agents
+            .binary_search_by(|agent| agent.name.as_str().cmp(name));
+        found.ok().map(|at| &self.agents[at])
     }
 }
 

@@ -24,6 +24,23 @@ pub enum SurveyError {
     /// The engine refused it.
     #[error(transparent)]
     Engine(#[from] StepFailure),
+    /// The engine refused it for one of both transitions.
+    #[error("{}", told(.transition))]
+    Plan {
+        /// Whose plan it is.
+        transition: Transition,
+        /// What the engine says.
+        source: StepFailure,
+    },
+}
+
+fn told(transition: &Transition) -> &'static str {
+    match transition {
+        Transition::Start => "the plan for a started workspace failed",
+        Transition::Stop | Transition::Destroy => {
+            "the plan for a started workspace succeeded, only the one for a stopped workspace failed"
+        }
+    }
 }
 
 /// Plans the template in `dir` for a start and for a stop, and makes a picture of both.
@@ -66,7 +83,7 @@ async fn plan_both(
     variables: &[VariableValue],
     log: &Arc<dyn LogSink>,
     stop: &Stop,
-) -> Result<(GraphComplete, GraphComplete), StepFailure> {
+) -> Result<(GraphComplete, GraphComplete), SurveyError> {
     session.init(request, Arc::clone(log), stop).await?;
     session.parse(Arc::clone(log)).await?;
     let started = plan(session, Transition::Start, variables, log, stop).await?;
@@ -80,7 +97,8 @@ async fn plan(
     variables: &[VariableValue],
     log: &Arc<dyn LogSink>,
     stop: &Stop,
-) -> Result<GraphComplete, StepFailure> {
+) -> Result<GraphComplete, SurveyError> {
+    let failed = |source| SurveyError::Plan { transition, source };
     let request = PlanRequest {
         metadata: Metadata {
             transition,
@@ -89,8 +107,8 @@ async fn plan(
         variables: variables.to_vec(),
         ..PlanRequest::default()
     };
-    session.plan(request, Arc::clone(log), stop).await?;
-    session
-        .graph(GraphSource::Plan, Arc::clone(log), stop)
-        .await
+    let planned = session.plan(request, Arc::clone(log), stop).await;
+    planned.map_err(failed)?;
+    let graph = session.graph(GraphSource::Plan, Arc::clone(log), stop);
+    graph.await.map_err(failed)
 }

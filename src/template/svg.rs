@@ -4,8 +4,9 @@ mod canvas;
 
 use self::canvas::{Canvas, Style, clipped};
 use super::{
+    groups::{Group, groups},
     mermaid::details,
-    picture::{Agent, Basis, Parameter, Picture, Resource},
+    picture::{Agent, Basis, Parameter, Picture},
 };
 use crate::job::{Class, Persistence};
 
@@ -42,20 +43,25 @@ struct Palette {
 
 /// Draws resources in columns by class, and parameters in a third.
 ///
-/// Boxes with dashed lines do not outlive a stop, dotted ones are not known to.
+/// Boxes with dashed lines do not outlive a stop, dotted ones are not known to. Instances of one block that look
+/// alike are one box.
 pub fn svg(picture: &Picture) -> String {
     let mut canvas = Canvas::default();
     let mut left = MARGIN;
     let mut bottom = MARGIN + LINE;
+    let groups = groups(picture);
     for class in [Class::Computational, Class::Peripheral] {
-        let members = picture.resources.iter();
-        let members: Vec<_> = members.filter(|resource| resource.class == class).collect();
+        let members = groups.iter();
+        let members: Vec<_> = members
+            .filter(|group| group.resource.class == class)
+            .collect();
         if members.is_empty() {
             continue;
         }
-        let mut top = heading(&mut canvas, left, &title(class, members.len()));
-        for resource in members {
-            top = draw_resource(&mut canvas, left, top, picture, resource) + GAP;
+        let count = members.iter().map(|group| group.count).sum();
+        let mut top = heading(&mut canvas, left, &title(class, count));
+        for group in members {
+            top = draw_group(&mut canvas, left, top, picture, group) + GAP;
         }
         (left, bottom) = (left + COLUMN + MARGIN, bottom.max(top));
     }
@@ -92,19 +98,20 @@ fn heading(canvas: &mut Canvas, left: u32, text: &str) -> u32 {
 }
 
 /// Draws a box and returns where it ends.
-fn draw_resource(
+fn draw_group(
     canvas: &mut Canvas,
     left: u32,
     top: u32,
     picture: &Picture,
-    resource: &Resource,
+    group: &Group<'_>,
 ) -> u32 {
+    let resource = group.resource;
     let agents: Vec<_> = resource
         .agents
         .iter()
         .filter_map(|name| picture.agent(name))
         .collect();
-    let details = details(resource);
+    let details = details(group);
     let lines = 1 + u32::from(!details.is_empty());
     let mut height = 2 * PADDING + lines * LINE;
     height += agents
@@ -120,7 +127,7 @@ fn draw_resource(
         Some(Persistence::Ephemeral | Persistence::StopOnly) => "6 4",
         None => "2 3",
     };
-    canvas.group(&resource.address);
+    canvas.group(&group.name);
     canvas.rect(
         (left, top, COLUMN, height),
         palette.fill,
@@ -128,7 +135,7 @@ fn draw_resource(
         dashes,
     );
     let mut baseline = top + PADDING + LINE - 5;
-    canvas.text(left + PADDING, baseline, &resource.address, Style::Name);
+    canvas.text(left + PADDING, baseline, &group.name, Style::Name);
     if !details.is_empty() {
         baseline += LINE;
         canvas.text(left + PADDING, baseline, &details, Style::Small);

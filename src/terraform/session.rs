@@ -3,6 +3,7 @@
 //! # Source
 //! coder `provisioner/terraform/{provision,executor}.go`.
 
+mod remedy;
 mod run;
 mod watch;
 
@@ -617,10 +618,16 @@ impl crate::provision::Session for Session {
         let mut timings = Timings::begin("plan", Timestamp::now());
         let made = self.make_plan(&request, &log, stop, &mut timings).await;
         let timings = timings.finish(made.is_ok(), Timestamp::now());
-        let (complete, modules) = made.map_err(|failure| StepFailure {
-            timings: timings.clone(),
-            ..failure
-        })?;
+        let (complete, modules) = match made {
+            Ok(made) => made,
+            Err(mut failure) => {
+                failure.timings = timings;
+                if request.metadata.transition == Transition::Stop {
+                    failure = remedy::explained(failure, self.dir.clone(), log.as_ref()).await;
+                }
+                return Err(failure);
+            }
+        };
         self.planned = Some(Planned {
             request,
             modules,

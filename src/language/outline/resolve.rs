@@ -1,7 +1,7 @@
 //! Follows references through local values, inputs and outputs of modules.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -121,74 +121,135 @@ impl Tree {
         });
         pending
     }
+}
+
+/// What the modules of a tree declare, by name, so that following a reference takes one step.
+pub(super) struct Resolver<'a> {
+    tree: &'a Tree,
+    modules: Vec<Declared<'a>>,
+}
+
+/// What one module declares, and its inputs.
+#[derive(Default)]
+struct Declared<'a> {
+    /// Types and names.
+    resources: HashSet<(&'a str, &'a str)>,
+    locals: Named<'a>,
+    inputs: Named<'a>,
+    outputs: Named<'a>,
+}
+
+/// Expressions by name; several if files override one another.
+type Named<'a> = HashMap<&'a str, Vec<&'a Expression>>;
+
+impl<'a> Declared<'a> {
+    fn of(node: &'a Node) -> Self {
+        let mut declared = Self::default();
+        for located in node.module.blocks("resource") {
+            let block = located.block;
+            let label = |index: usize| block.labels.get(index).map_or("", |label| label.as_str());
+            declared.resources.insert((label(0), label(1)));
+        }
+        for located in node.module.blocks("locals") {
+            add_attributes(&mut declared.locals, &located.block.body);
+        }
+        for located in node.module.blocks("output") {
+            let block = located.block;
+            let name = block.labels.first().map_or("", |label| label.as_str());
+            let value = block.body.get_attribute("value");
+            let values = declared.outputs.entry(name).or_default();
+            values.extend(value.map(|value| &value.value));
+        }
+        add_attributes(&mut declared.inputs, &node.call);
+        declared
+    }
+}
+
+fn add_attributes<'a>(named: &mut Named<'a>, body: &'a Body) {
+    for attribute in body.attributes() {
+        let values = named.entry(attribute.key.as_str()).or_default();
+        values.push(&attribute.value);
+    }
+}
+
+impl<'a> Resolver<'a> {
+    pub(super) fn new(tree: &'a Tree) -> Self {
+        let modules = tree.nodes.iter().map(Declared::of).collect();
+        Self { tree, modules }
+    }
 
     /// What an expression of a module leads to.
     pub(super) fn references(&self, node: usize, expr: &Expression) -> References {
-        let mut search = Search::new(self);
-        search.expr(node, expr);
-        search.found
+        let mut paths = Paths::default();
+        paths.visit_expr(expr);
+        Search::new(self).run(node, paths)
     }
 
     /// What any argument in a body leads to.
     pub(super) fn references_of_body(&self, node: usize, body: &Body) -> References {
-        let mut search = Search::new(self);
         let mut paths = Paths::default();
         paths.visit_body(body);
-        search.paths(node, paths);
-        search.found
+        Search::new(self).run(node, paths)
     }
 }
 
-/// Follows each reference once.
+/// Follows each reference once. Those to follow are kept in a list: a chain of local values may be longer than a stack.
 struct Search<'a> {
-    tree: &'a Tree,
-    seen: BTreeSet<(usize, String)>,
+    resolver: &'a Resolver<'a>,
+    seen: HashSet<(usize, Vec<String>)>,
+    pending: Vec<(usize, Vec<String>)>,
     found: References,
 }
 
 impl<'a> Search<'a> {
-    fn new(tree: &'a Tree) -> Self {
+    fn new(resolver: &'a Resolver<'a>) -> Self {
         Self {
-            tree,
-            seen: BTreeSet::new(),
+            resolver,
+            seen: HashSet::new(),
+            pending: Vec::new(),
             found: References::default(),
         }
     }
 
-    fn expr(&mut self, node: usize, expr: &Expression) {
-        let mut paths = Paths::default();
-        paths.visit_expr(expr);
-        self.paths(node, paths);
+    fn run(mut self, node: usize, paths: Paths) -> References {
+        self.add(node, paths);
+        while let Some((node, path)) = self.pending.pop() {
+            let names: Vec<&str> = path.iter().map(String::as_str).collect();
+            self.follow(node, &names);
+        }
+        self.found
     }
 
-    fn paths(&mut self, node: usize, paths: Paths) {
+    fn add(&mut self, node: usize, paths: Paths) {
         for path in paths.0 {
-            if self.seen.insert((node, path.join("."))) {
-                let path: Vec<&str> = path.iter().map(String::as_str).collect();
-                self.path(node, &path);
+            if self.seen.insert((node, path.clone())) {
+                self.pending.push((node, path));
             }
         }
     }
 
-    fn path(&mut self, node: usize, path: &[&str]) {
-        let owner = &self.tree.nodes[node];
+    fn add_all(&mut self, node: usize, exprs: Option<&Vec<&Expression>>) {
+        let mut paths = Paths::default();
+        exprs
+            .into_iter()
+            .flatten()
+            .for_each(|expr| paths.visit_expr(expr));
+        self.add(node, paths);
+    }
+
+    fn follow(&mut self, node: usize, path: &[&str]) {
+        let resolver = self.resolver;
+        let (owner, declared) = (&resolver.tree.nodes[node], &resolver.modules[node]);
         match path {
-            ["local", name, ..] => {
-                for located in owner.module.blocks("locals") {
-                    if let Some(attribute) = located.block.body.get_attribute(name) {
-                        self.expr(node, &attribute.value);
-                    }
-                }
-            }
+            ["local", name, ..] => self.add_all(node, declared.locals.get(name)),
             ["var", name, ..] => {
-                if let (Some(parent), Some(input)) = (owner.parent, owner.call.get_attribute(name))
-                {
-                    self.expr(parent, &input.value);
+                if let Some(parent) = owner.parent {
+                    self.add_all(parent, declared.inputs.get(name));
                 }
             }
             ["module", name, rest @ ..] => {
                 if let Some(child) = owner.children.get(*name) {
-                    self.outputs(*child, rest.first().copied());
+                    self.add_outputs(*child, rest.first().copied());
                 }
             }
             ["data", kind, name, rest @ ..] => {
@@ -198,28 +259,23 @@ impl<'a> Search<'a> {
                     .addresses
                     .insert(format!("{}data.{kind}.{name}", owner.prefix));
             }
-            [kind, name, ..] => {
-                let is_it = |located: super::Located<'_>| {
-                    (located.label(0), located.label(1)) == (*kind, *name)
-                };
-                if owner.module.blocks("resource").any(is_it) {
-                    self.found
-                        .addresses
-                        .insert(format!("{}{kind}.{name}", owner.prefix));
-                }
+            [kind, name, ..] if declared.resources.contains(&(*kind, *name)) => {
+                self.found
+                    .addresses
+                    .insert(format!("{}{kind}.{name}", owner.prefix));
             }
             _ => {}
         }
     }
 
     /// One output, or all of them if the whole module is referred to.
-    fn outputs(&mut self, node: usize, wanted: Option<&str>) {
-        let module = &self.tree.nodes[node].module;
-        for located in module.blocks("output") {
-            let is_wanted = wanted.is_none_or(|wanted| wanted == located.label(0));
-            if let (true, Some(value)) = (is_wanted, located.block.body.get_attribute("value")) {
-                self.expr(node, &value.value);
-            }
+    fn add_outputs(&mut self, node: usize, wanted: Option<&str>) {
+        let outputs = &self.resolver.modules[node].outputs;
+        match wanted {
+            Some(name) => self.add_all(node, outputs.get(name)),
+            None => outputs
+                .values()
+                .for_each(|exprs| self.add_all(node, Some(exprs))),
         }
     }
 }

@@ -147,3 +147,28 @@ fn a_module_that_calls_itself_comes_to_an_end() {
 
     assert!(outline.resources.len() > 1 && !outline.missing_modules.is_empty());
 }
+
+/// Cubic work would take hours here, and a call for each link more than a stack.
+#[test]
+fn chains_of_thousands_are_followed_link_by_link() {
+    const LINKS: usize = 5000;
+    let mut text = String::from("resource \"a_b\" \"r0\" {\n}\nlocals {\n  l0 = a_b.r0.id\n}\n");
+    for link in 1..LINKS {
+        let before = link - 1;
+        text.push_str(&format!(
+            "resource \"a_b\" \"r{link}\" {{\n  depends_on = [a_b.r{before}]\n}}\n\
+             locals {{\n  l{link} = local.l{before}\n}}\n"
+        ));
+    }
+    text.push_str(&format!(
+        "resource \"a_b\" \"end\" {{\n  x = local.l{}\n}}\n",
+        LINKS - 1
+    ));
+
+    let outline = outline_of(Module::parse([("main.tf", text.as_str())]).unwrap());
+
+    assert_eq!(outline.resources.len(), LINKS + 1);
+    let references = |address| by_address(&outline, address).references.clone();
+    assert_eq!(references("a_b.r4999"), ["a_b.r4998"]);
+    assert_eq!(references("a_b.end"), ["a_b.r0"]);
+}
