@@ -3,6 +3,12 @@
 pub mod resources;
 pub mod state;
 
+/// Our version in the one form that daemons and agents give to every server.
+///
+/// It is a semantic version, or coderd refuses an agent. Its first part is the one of builds that are no release, which
+/// coderd's health check compares with nothing; a release of ours says nothing about one of Coder's.
+pub const VERSION: &str = concat!("v0.0.0-outpost.", env!("CARGO_PKG_VERSION"));
+
 /// What an agent's name must match, in the words of the reference.
 pub const AGENT_NAME: &str = "(?i)^[a-z0-9](-?[a-z0-9])*$";
 

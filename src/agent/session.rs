@@ -25,6 +25,7 @@ use crate::{
         coder::agent::v2::{self as wire, Manifest, lifecycle::State, timing::Stage},
         provisionerd::Empty,
     },
+    rules,
     stop::Stop,
     tailnet::{
         self, DerpMap, Event, Tailnet, address,
@@ -34,8 +35,6 @@ use crate::{
     transport::drpc::CallError,
 };
 
-/// What we say that we are: servers want a semantic version with a `v`.
-const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"), "-outpost");
 /// How long log lines are gathered.
 const LOG_PAUSE: Duration = Duration::from_millis(250);
 /// Bytes of one batch of them.
@@ -149,7 +148,7 @@ async fn be_there(
     shared.manifest.send_replace(Some(manifest.clone()));
     let startup = wire::UpdateStartupRequest {
         startup: Some(wire::Startup {
-            version: VERSION.to_owned(),
+            version: rules::VERSION.to_owned(),
             expanded_directory: shared.directory().display().to_string(),
             subsystems: shared
                 .config

@@ -17,8 +17,8 @@ use crate::{
     control::{self, Registration, StateKey, Storage, backup},
     daemon,
     net::listener::Tls,
-    observe::BUILD,
     provision::JobSource,
+    rules,
     secret::Secret,
     stop::Stop,
 };
@@ -306,7 +306,7 @@ impl Run {
                 pending: Duration::from(self.job_pending),
                 ..control::Limits::standard()
             },
-            version: BUILD.version.to_owned(),
+            version: rules::VERSION.to_owned(),
         })
     }
 }
@@ -336,7 +336,7 @@ fn registration(number: usize) -> Registration {
         name: format!("server-{number}"),
         tags: std::collections::BTreeMap::new(),
         provisioners: vec!["terraform".to_owned()],
-        version: BUILD.version.to_owned(),
+        version: rules::VERSION.to_owned(),
         ..Registration::default()
     }
 }

@@ -45,6 +45,7 @@ use crate::{
         provisionerd,
     },
     provision::{Identity, JobSource, JobUpdate, JobUpdated, Quota, SourceError},
+    rules,
     stop::Stop,
 };
 
@@ -171,7 +172,7 @@ impl GrpcSource {
             name: self.target.name.clone(),
             tags: self.target.tags.clone(),
             provisioners: vec!["terraform".to_owned()],
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: rules::VERSION.to_owned(),
         };
         let request = link.bounded(request, CALL_TIMEOUT);
         let answer = link

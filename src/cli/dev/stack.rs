@@ -23,8 +23,8 @@ use crate::{
     daemon::{self, DaemonError, Summary},
     files,
     net::{http, tls::Trust},
-    observe::BUILD,
     provision::JobSource,
+    rules,
     stop::Stop,
 };
 
@@ -192,7 +192,7 @@ fn server_config(directory: PathBuf, listen: SocketAddr) -> control::Config {
         agent_binaries: None,
         psks: Vec::new(),
         limits: control::Limits::standard(),
-        version: BUILD.version.to_owned(),
+        version: rules::VERSION.to_owned(),
     }
 }
 
@@ -201,7 +201,7 @@ fn registration() -> Registration {
         name: "dev".to_owned(),
         tags: std::collections::BTreeMap::new(),
         provisioners: vec!["terraform".to_owned()],
-        version: BUILD.version.to_owned(),
+        version: rules::VERSION.to_owned(),
         ..Registration::default()
     }
 }

@@ -21,6 +21,7 @@ use crate::{
         http::{self, Client, RequestError},
         websocket::{self, ConnectError, Socket},
     },
+    rules,
     transport::auth::Credential,
 };
 
@@ -161,7 +162,10 @@ async fn upgrade(
     let mut headers = extra.clone();
     let (name, value) = credential.header().ok_or(DialError::Credential)?;
     headers.insert(name, value);
-    headers.insert("x-coder-build-version", build_version());
+    headers.insert(
+        "x-coder-build-version",
+        HeaderValue::from_static(rules::VERSION),
+    );
     let handshake = async {
         match websocket::connect(client, &url, headers, None).await {
             Ok(socket) => Ok(socket),
@@ -217,11 +221,6 @@ fn serve_url(client: &Client, target: &Target, version: ApiVersion) -> Url {
     query.append_pair("version", &version.to_string());
     drop(query);
     url
-}
-
-/// A version that every server's health check accepts, with ours behind it.
-fn build_version() -> HeaderValue {
-    HeaderValue::from_static(concat!("v0.0.0-outpost.", env!("CARGO_PKG_VERSION")))
 }
 
 #[cfg(test)]
