@@ -1,13 +1,17 @@
 //! The server's answers as rows and JSON objects.
 
 mod agent;
+mod question;
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-pub(super) use self::agent::{Agent, Running};
+pub(super) use self::{
+    agent::{Agent, Running},
+    question::{Preset, Question},
+};
 use super::output::Row;
 use crate::proto::{outpost::v1, provisioner};
 

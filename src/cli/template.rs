@@ -110,8 +110,10 @@ pub(super) struct Push {
 struct Shown {
     version: rows::Version,
     resources: Vec<rows::Resource>,
-    parameters: Vec<rows::Parameter>,
-    presets: Vec<String>,
+    parameters: Vec<rows::Question>,
+    presets: Vec<rows::Preset>,
+    /// Services whose tokens it needs, and whether it does without.
+    external_auth: std::collections::BTreeMap<String, bool>,
     workspace_tags: std::collections::BTreeMap<String, String>,
 }
 
@@ -284,12 +286,17 @@ fn show(details: VersionDetails, output: Output) -> anyhow::Result<()> {
         parameters: details
             .parameters
             .into_iter()
-            .map(rows::Parameter::from)
+            .map(rows::Question::from)
             .collect(),
         presets: details
             .presets
             .into_iter()
-            .map(|preset| preset.name)
+            .map(rows::Preset::from)
+            .collect(),
+        external_auth: details
+            .external_auth
+            .into_iter()
+            .map(|auth| (auth.id, auth.optional))
             .collect(),
         workspace_tags: details.workspace_tags.into_iter().collect(),
     };
@@ -302,7 +309,11 @@ fn show(details: VersionDetails, output: Output) -> anyhow::Result<()> {
             parts.push(output::table(&shown.parameters));
         }
         if !shown.presets.is_empty() {
-            parts.push(format!("Presets: {}", shown.presets.join(", ")));
+            parts.push(output::table(&shown.presets));
+        }
+        for (id, optional) in &shown.external_auth {
+            let optional = if *optional { " (optional)" } else { "" };
+            parts.push(format!("External service {id}{optional}"));
         }
         if !shown.workspace_tags.is_empty() {
             parts.push(format!("Tags: {}", rows::pairs(&shown.workspace_tags)));
