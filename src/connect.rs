@@ -197,6 +197,19 @@ impl Server {
         Self { http, token }
     }
 
+    /// The name of the user whose token this is.
+    ///
+    /// # Errors
+    /// [`ConnectError`]
+    pub async fn user_name(&self) -> Result<String, ConnectError> {
+        #[derive(Deserialize)]
+        struct User {
+            username: String,
+        }
+        let user: User = self.get(&["users", "me"]).await?;
+        Ok(user.username)
+    }
+
     /// A workspace by `NAME` or `OWNER/NAME`.
     ///
     /// # Errors

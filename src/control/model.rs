@@ -562,11 +562,12 @@ impl fmt::Display for JobStatus {
 }
 
 impl JobRecord {
-    /// Where it stands, by Coder's rule: an error counts more than a cancellation.
+    /// Where it stands. One that was cancelled is so whatever its end says: an engine that was interrupted ends with
+    /// an error, too. For Coder such a job has failed.
     pub fn status(&self) -> JobStatus {
         match (self.completed_at, self.error.is_empty(), self.canceled_at) {
-            (_, false, _) => JobStatus::Failed,
-            (Some(_), true, Some(_)) => JobStatus::Cancelled,
+            (_, false, None) | (None, false, Some(_)) => JobStatus::Failed,
+            (Some(_), _, Some(_)) => JobStatus::Cancelled,
             (Some(_), true, None) => JobStatus::Succeeded,
             (None, true, Some(_)) => JobStatus::Cancelling,
             (None, true, None) if self.started_at.is_none() => JobStatus::Queued,

@@ -282,6 +282,20 @@ fn is_called(named: &str, name: &str, id: impl ToString) -> bool {
     named.eq_ignore_ascii_case(name) || named == id.to_string()
 }
 
+/// Fewer digits of an id are no id: they could be a name.
+const SHORTEST_ID: usize = 4;
+
+/// Whether `named` is `id`, or enough of its beginning.
+fn begins(id: &str, named: &str) -> bool {
+    named.len() >= SHORTEST_ID && id.starts_with(&named.to_ascii_lowercase())
+}
+
+fn several(what: &str, named: &str) -> RequestError {
+    RequestError::Invalid(format!(
+        "`{named}` stands for more than one {what}; give more of its id"
+    ))
+}
+
 fn not_found(what: &'static str, name: impl Into<String>) -> RequestError {
     RequestError::NotFound {
         what,

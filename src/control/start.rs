@@ -82,6 +82,7 @@ impl StartError {
 pub struct Running {
     address: SocketAddr,
     url: Url,
+    access_url: Url,
     admin_token: Secret,
     plane: Arc<Plane>,
     store: Arc<dyn Store>,
@@ -120,7 +121,9 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
     )
     .await?;
     let (address, url) = (listener.address(), listener.url());
-    plane.set_access_url(config.access_url.clone().unwrap_or_else(|| url.clone()));
+    let access_url = config.access_url.clone();
+    let access_url = access_url.unwrap_or_else(|| listener.url_elsewhere());
+    plane.set_access_url(access_url.clone());
     let routes = services::routes(&plane, &config, data_dir.clone());
     let mut tasks = JoinSet::new();
     tasks.spawn(plane.clone().run_reaper());
@@ -129,6 +132,7 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
     Ok(Running {
         address,
         url,
+        access_url,
         admin_token,
         plane,
         store,
@@ -188,6 +192,11 @@ impl Running {
     /// The URL of the listener, with the address it has.
     pub fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// The URL that templates and agents are told.
+    pub fn access_url(&self) -> &Url {
+        &self.access_url
     }
 
     /// A token of the first user; it is also in the data directory.

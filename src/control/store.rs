@@ -278,14 +278,22 @@ pub trait PeopleStore: Send + Sync {
     async fn organizations(&self) -> Result<Vec<Organization>, StoreError>;
     async fn insert_organization(&self, organization: &Organization) -> Result<(), StoreError>;
 
+    /// Without those that were deleted.
     async fn users(&self) -> Result<Vec<User>, StoreError>;
+    /// With those that were deleted, as `NAME (deleted)`.
+    async fn users_ever(&self) -> Result<Vec<User>, StoreError>;
     async fn insert_user(&self, user: &User) -> Result<(), StoreError>;
     async fn set_budget(&self, user: UserId, budget: Option<i32>) -> Result<(), StoreError>;
+    async fn set_admin(&self, user: UserId, admin: bool) -> Result<(), StoreError>;
+    /// Deletes a user with all tokens. Refused with [`StoreError::Conflict`] while there are workspaces.
+    async fn delete_user(&self, user: UserId, now: Timestamp) -> Result<(), StoreError>;
 
     async fn insert_token(&self, token: &Token, value: &Hashed) -> Result<(), StoreError>;
     async fn token(&self, value: &Hashed) -> Result<Option<(Token, User)>, StoreError>;
     async fn tokens(&self, user: Option<UserId>) -> Result<Vec<Token>, StoreError>;
     async fn touch_token(&self, token: TokenId, now: Timestamp) -> Result<(), StoreError>;
+    /// Stores another value for a token, with its new times.
+    async fn replace_token(&self, token: &Token, value: &Hashed) -> Result<(), StoreError>;
     /// Whether it was there.
     async fn delete_token(&self, token: TokenId) -> Result<bool, StoreError>;
     /// Revokes every token of this name; there may be none.
@@ -310,6 +318,7 @@ pub trait DaemonStore: Send + Sync {
     async fn daemon(&self, id: DaemonId) -> Result<Option<Daemon>, StoreError>;
     async fn daemons(&self) -> Result<Vec<Daemon>, StoreError>;
     async fn touch_daemon(&self, id: DaemonId, now: Timestamp) -> Result<(), StoreError>;
+    async fn delete_daemon(&self, id: DaemonId) -> Result<(), StoreError>;
     /// Forgets daemons that were not seen since, and says how many.
     async fn forget_daemons(&self, unseen_since: Timestamp) -> Result<u64, StoreError>;
 }
@@ -343,6 +352,12 @@ pub trait TemplateStore: Send + Sync {
     async fn insert_version(&self, new: NewVersion) -> Result<(), StoreError>;
     async fn templates(&self) -> Result<Vec<Template>, StoreError>;
     async fn template(&self, id: TemplateId) -> Result<Option<Template>, StoreError>;
+    async fn rename_template(
+        &self,
+        id: TemplateId,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
     async fn delete_template(&self, id: TemplateId, now: Timestamp) -> Result<(), StoreError>;
     /// Renames a deleted template of the name `draft`, which is not deleted any more.
     async fn name_draft(
@@ -372,6 +387,13 @@ pub trait WorkspaceStore: Send + Sync {
     /// Sorted by owner and name.
     async fn workspaces(&self, filter: &WorkspaceFilter) -> Result<Vec<Workspace>, StoreError>;
     async fn workspace(&self, id: WorkspaceId) -> Result<Option<Workspace>, StoreError>;
+    /// Refused with [`StoreError::Conflict`] while a build goes on, or if the owner has another one of that name.
+    async fn rename_workspace(
+        &self,
+        id: WorkspaceId,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
     /// Newest first.
     async fn builds(&self, workspace: WorkspaceId) -> Result<Vec<Build>, StoreError>;
     async fn build(&self, id: BuildId) -> Result<Option<Build>, StoreError>;
@@ -455,6 +477,12 @@ pub trait JobStore: Send + Sync {
     async fn insert_job(&self, job: &JobRecord) -> Result<(), StoreError>;
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, StoreError>;
     async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, StoreError>;
+    /// Two of the jobs whose ids begin with `prefix`, of one initiator or of all: enough to see whether it is unique.
+    async fn jobs_beginning(
+        &self,
+        prefix: &str,
+        initiator: Option<UserId>,
+    ) -> Result<Vec<JobId>, StoreError>;
     /// All that nobody took yet.
     async fn waiting(&self) -> Result<Vec<Waiting>, StoreError>;
     /// All that have not ended.

@@ -7,7 +7,7 @@ mod upgraded;
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -135,6 +135,26 @@ impl ListenError {
     }
 }
 
+/// The address that this machine has towards others, if there is a way to them. Nothing is sent: the addresses are
+/// those of documentation, RFC 5737 and RFC 3849.
+fn own_address(listened: IpAddr) -> Option<IpAddr> {
+    let towards = |bind: IpAddr, peer: IpAddr| {
+        let socket = UdpSocket::bind((bind, 0)).ok()?;
+        socket.connect((peer, 9)).ok()?;
+        let own = socket.local_addr().ok()?.ip();
+        (!own.is_unspecified() && !own.is_loopback()).then_some(own)
+    };
+    let (v4, v6) = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+    let by_v4 = towards(v4.into(), Ipv4Addr::new(192, 0, 2, 1).into());
+    let by_v6 = || {
+        towards(
+            v6.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        )
+    };
+    by_v4.or_else(|| listened.is_ipv6().then(by_v6).flatten())
+}
+
 /// An address on which nobody is answered yet.
 pub struct Listener {
     socket: TcpListener,
@@ -183,6 +203,19 @@ impl Listener {
         };
         let address = SocketAddr::new(ip, self.address.port());
         Url::parse(&format!("{scheme}://{address}")).expect("an address makes a URL")
+    }
+
+    /// A URL at which others should reach it: with the address that this machine has towards them if it listens at
+    /// every one.
+    pub fn url_elsewhere(&self) -> Url {
+        let mut url = self.url();
+        if self.address.ip().is_unspecified()
+            && let Some(ip) = own_address(self.address.ip())
+        {
+            // An address is a host for these schemes.
+            let _ = url.set_ip_host(ip);
+        }
+        url
     }
 
     /// Answers until `stop` drains, then lets open calls end for a while.

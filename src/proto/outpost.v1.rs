@@ -539,6 +539,18 @@ pub struct SetUserBudgetRequest {
     pub budget: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetUserRoleRequest {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub admin: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteUserRequest {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShowQuotaRequest {
     /// Empty for oneself.
     #[prost(string, tag = "1")]
@@ -587,6 +599,13 @@ pub struct ListTokensResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokeTokenRequest {
+    /// An id, or the name of one of the caller's own.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateTokenRequest {
+    /// An id, or the name of one of the caller's own; empty for the token that the call came with.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
 }
@@ -645,6 +664,13 @@ pub struct ListDaemonsResponse {
     pub daemons: ::prost::alloc::vec::Vec<Daemon>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteDaemonRequest {
+    #[prost(string, tag = "1")]
+    pub organization: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub daemon: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListTemplatesRequest {
     #[prost(string, tag = "1")]
     pub organization: ::prost::alloc::string::String,
@@ -660,6 +686,15 @@ pub struct ShowTemplateRequest {
     pub organization: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub template: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenameTemplateRequest {
+    #[prost(string, tag = "1")]
+    pub organization: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub template: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteTemplateRequest {
@@ -804,13 +839,22 @@ pub struct CreateBuildRequest {
     /// `start`, `stop` or `destroy`.
     #[prost(string, tag = "3")]
     pub transition: ::prost::alloc::string::String,
-    /// Empty for the version of the latest build.
+    /// Empty for the version of the latest build, `active` for the template's active one.
     #[prost(string, tag = "4")]
     pub version: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "5")]
     pub parameters: ::prost::alloc::vec::Vec<ParameterValue>,
     #[prost(string, tag = "6")]
     pub log_level: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenameWorkspaceRequest {
+    #[prost(string, tag = "1")]
+    pub organization: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub workspace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListBuildsRequest {
@@ -1175,6 +1219,50 @@ pub mod control_service_client {
                 .insert(GrpcMethod::new("outpost.v1.ControlService", "SetUserBudget"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes a user an administrator, or a member again. Nobody changes their own role.
+        pub async fn set_user_role(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetUserRoleRequest>,
+        ) -> std::result::Result<tonic::Response<super::User>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/outpost.v1.ControlService/SetUserRole",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("outpost.v1.ControlService", "SetUserRole"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Refused for oneself, and while the user has workspaces. The user's tokens are revoked.
+        pub async fn delete_user(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteUserRequest>,
+        ) -> std::result::Result<tonic::Response<super::Nothing>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/outpost.v1.ControlService/DeleteUser",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("outpost.v1.ControlService", "DeleteUser"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn show_quota(
             &mut self,
             request: impl tonic::IntoRequest<super::ShowQuotaRequest>,
@@ -1264,6 +1352,31 @@ pub mod control_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("outpost.v1.ControlService", "RevokeToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives a token another value and the lifetime that it had anew; the old value is refused from then on.
+        pub async fn rotate_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/outpost.v1.ControlService/RotateToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("outpost.v1.ControlService", "RotateToken"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn create_provisioner_key(
@@ -1391,6 +1504,28 @@ pub mod control_service_client {
                 .insert(GrpcMethod::new("outpost.v1.ControlService", "ListDaemons"));
             self.inner.unary(req, path, codec).await
         }
+        /// Forgets a daemon that is offline and has no job.
+        pub async fn delete_daemon(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteDaemonRequest>,
+        ) -> std::result::Result<tonic::Response<super::Nothing>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/outpost.v1.ControlService/DeleteDaemon",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("outpost.v1.ControlService", "DeleteDaemon"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn list_templates(
             &mut self,
             request: impl tonic::IntoRequest<super::ListTemplatesRequest>,
@@ -1434,6 +1569,27 @@ pub mod control_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("outpost.v1.ControlService", "ShowTemplate"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn rename_template(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RenameTemplateRequest>,
+        ) -> std::result::Result<tonic::Response<super::Template>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/outpost.v1.ControlService/RenameTemplate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("outpost.v1.ControlService", "RenameTemplate"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn delete_template(
@@ -1657,6 +1813,28 @@ pub mod control_service_client {
                 .insert(GrpcMethod::new("outpost.v1.ControlService", "CreateWorkspace"));
             self.inner.unary(req, path, codec).await
         }
+        /// Refused while a build goes on.
+        pub async fn rename_workspace(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RenameWorkspaceRequest>,
+        ) -> std::result::Result<tonic::Response<super::Workspace>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/outpost.v1.ControlService/RenameWorkspace",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("outpost.v1.ControlService", "RenameWorkspace"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn create_build(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateBuildRequest>,
@@ -1723,7 +1901,7 @@ pub mod control_service_client {
                 .insert(GrpcMethod::new("outpost.v1.ControlService", "ShowBuild"));
             self.inner.unary(req, path, codec).await
         }
-        /// The Terraform state after a build. Written to the audit log.
+        /// The Terraform state after a build, for administrators: it may hold the template's secrets. Written to the audit log.
         pub async fn pull_state(
             &mut self,
             request: impl tonic::IntoRequest<super::PullStateRequest>,
@@ -1984,6 +2162,16 @@ pub mod control_service_server {
             &self,
             request: tonic::Request<super::SetUserBudgetRequest>,
         ) -> std::result::Result<tonic::Response<super::User>, tonic::Status>;
+        /// Makes a user an administrator, or a member again. Nobody changes their own role.
+        async fn set_user_role(
+            &self,
+            request: tonic::Request<super::SetUserRoleRequest>,
+        ) -> std::result::Result<tonic::Response<super::User>, tonic::Status>;
+        /// Refused for oneself, and while the user has workspaces. The user's tokens are revoked.
+        async fn delete_user(
+            &self,
+            request: tonic::Request<super::DeleteUserRequest>,
+        ) -> std::result::Result<tonic::Response<super::Nothing>, tonic::Status>;
         async fn show_quota(
             &self,
             request: tonic::Request<super::ShowQuotaRequest>,
@@ -2007,6 +2195,14 @@ pub mod control_service_server {
             &self,
             request: tonic::Request<super::RevokeTokenRequest>,
         ) -> std::result::Result<tonic::Response<super::Nothing>, tonic::Status>;
+        /// Gives a token another value and the lifetime that it had anew; the old value is refused from then on.
+        async fn rotate_token(
+            &self,
+            request: tonic::Request<super::RotateTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateTokenResponse>,
+            tonic::Status,
+        >;
         async fn create_provisioner_key(
             &self,
             request: tonic::Request<super::CreateProvisionerKeyRequest>,
@@ -2039,6 +2235,11 @@ pub mod control_service_server {
             tonic::Response<super::ListDaemonsResponse>,
             tonic::Status,
         >;
+        /// Forgets a daemon that is offline and has no job.
+        async fn delete_daemon(
+            &self,
+            request: tonic::Request<super::DeleteDaemonRequest>,
+        ) -> std::result::Result<tonic::Response<super::Nothing>, tonic::Status>;
         async fn list_templates(
             &self,
             request: tonic::Request<super::ListTemplatesRequest>,
@@ -2049,6 +2250,10 @@ pub mod control_service_server {
         async fn show_template(
             &self,
             request: tonic::Request<super::ShowTemplateRequest>,
+        ) -> std::result::Result<tonic::Response<super::Template>, tonic::Status>;
+        async fn rename_template(
+            &self,
+            request: tonic::Request<super::RenameTemplateRequest>,
         ) -> std::result::Result<tonic::Response<super::Template>, tonic::Status>;
         async fn delete_template(
             &self,
@@ -2101,6 +2306,11 @@ pub mod control_service_server {
             &self,
             request: tonic::Request<super::CreateWorkspaceRequest>,
         ) -> std::result::Result<tonic::Response<super::Workspace>, tonic::Status>;
+        /// Refused while a build goes on.
+        async fn rename_workspace(
+            &self,
+            request: tonic::Request<super::RenameWorkspaceRequest>,
+        ) -> std::result::Result<tonic::Response<super::Workspace>, tonic::Status>;
         async fn create_build(
             &self,
             request: tonic::Request<super::CreateBuildRequest>,
@@ -2116,7 +2326,7 @@ pub mod control_service_server {
             &self,
             request: tonic::Request<super::ShowBuildRequest>,
         ) -> std::result::Result<tonic::Response<super::BuildDetails>, tonic::Status>;
-        /// The Terraform state after a build. Written to the audit log.
+        /// The Terraform state after a build, for administrators: it may hold the template's secrets. Written to the audit log.
         async fn pull_state(
             &self,
             request: tonic::Request<super::PullStateRequest>,
@@ -2538,6 +2748,96 @@ pub mod control_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/outpost.v1.ControlService/SetUserRole" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetUserRoleSvc<T: ControlService>(pub Arc<T>);
+                    impl<
+                        T: ControlService,
+                    > tonic::server::UnaryService<super::SetUserRoleRequest>
+                    for SetUserRoleSvc<T> {
+                        type Response = super::User;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetUserRoleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlService>::set_user_role(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetUserRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/outpost.v1.ControlService/DeleteUser" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteUserSvc<T: ControlService>(pub Arc<T>);
+                    impl<
+                        T: ControlService,
+                    > tonic::server::UnaryService<super::DeleteUserRequest>
+                    for DeleteUserSvc<T> {
+                        type Response = super::Nothing;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteUserRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlService>::delete_user(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteUserSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/outpost.v1.ControlService/ShowQuota" => {
                     #[allow(non_camel_case_types)]
                     struct ShowQuotaSvc<T: ControlService>(pub Arc<T>);
@@ -2703,6 +3003,51 @@ pub mod control_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/outpost.v1.ControlService/RotateToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateTokenSvc<T: ControlService>(pub Arc<T>);
+                    impl<
+                        T: ControlService,
+                    > tonic::server::UnaryService<super::RotateTokenRequest>
+                    for RotateTokenSvc<T> {
+                        type Response = super::CreateTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlService>::rotate_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateTokenSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2956,6 +3301,51 @@ pub mod control_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/outpost.v1.ControlService/DeleteDaemon" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteDaemonSvc<T: ControlService>(pub Arc<T>);
+                    impl<
+                        T: ControlService,
+                    > tonic::server::UnaryService<super::DeleteDaemonRequest>
+                    for DeleteDaemonSvc<T> {
+                        type Response = super::Nothing;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteDaemonRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlService>::delete_daemon(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteDaemonSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/outpost.v1.ControlService/ListTemplates" => {
                     #[allow(non_camel_case_types)]
                     struct ListTemplatesSvc<T: ControlService>(pub Arc<T>);
@@ -3031,6 +3421,52 @@ pub mod control_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ShowTemplateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/outpost.v1.ControlService/RenameTemplate" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenameTemplateSvc<T: ControlService>(pub Arc<T>);
+                    impl<
+                        T: ControlService,
+                    > tonic::server::UnaryService<super::RenameTemplateRequest>
+                    for RenameTemplateSvc<T> {
+                        type Response = super::Template;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenameTemplateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlService>::rename_template(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenameTemplateSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3485,6 +3921,52 @@ pub mod control_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateWorkspaceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/outpost.v1.ControlService/RenameWorkspace" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenameWorkspaceSvc<T: ControlService>(pub Arc<T>);
+                    impl<
+                        T: ControlService,
+                    > tonic::server::UnaryService<super::RenameWorkspaceRequest>
+                    for RenameWorkspaceSvc<T> {
+                        type Response = super::Workspace;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenameWorkspaceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlService>::rename_workspace(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenameWorkspaceSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use std::collections::BTreeMap;
 
-use super::{Plane, RequestError, not_found};
+use super::{Caller, Plane, RequestError, begins, not_found, several};
 use crate::{
     control::{
         model::{
@@ -228,6 +228,7 @@ impl Plane {
         let variables =
             super::outcome::variable_values(&update.template_variables, &update.user_variables);
         let missing = super::outcome::missing_variables(&update.template_variables, &variables);
+        let unknown = super::outcome::unknown_variables(&update);
         let learned = self.learn_early(&job, &update).await?;
         let now = self.now();
         let change = JobChange {
@@ -238,6 +239,9 @@ impl Plane {
         };
         let cancelled = self.store.update_job(change).await?;
         self.changed.send_replace(());
+        if let Some(unknown) = unknown {
+            return Err(RequestError::Invalid(unknown));
+        }
         if !missing.is_empty() {
             let missing = missing.join(", ");
             return Err(RequestError::Invalid(format!(
@@ -282,6 +286,47 @@ impl Plane {
             learned.workspace_tags.clone_from(&update.workspace_tags);
         }
         Ok(Some((version_id, learned)))
+    }
+
+    /// Forgets a daemon that is offline and has no job.
+    ///
+    /// # Errors
+    /// [`RequestError::Conflict`] if it is there or has a job; [`RequestError::Invalid`] if several have this name.
+    pub async fn delete_daemon(
+        &self,
+        caller: &Caller,
+        organization: &str,
+        named: &str,
+    ) -> Result<(), RequestError> {
+        caller.need_admin("deleting a daemon")?;
+        let organization = self.organization(organization).await?.id;
+        let mut found = self.store.daemons().await?;
+        found.retain(|it| {
+            it.organization_id == organization
+                && (it.name == named || begins(&it.id.to_string(), named))
+        });
+        if found.len() > 1 {
+            return Err(several("daemon", named));
+        }
+        let daemon = found.pop().ok_or_else(|| not_found("daemon", named))?;
+        let silent = self.now().duration_since(daemon.last_seen_at);
+        if silent.unsigned_abs() <= self.limits.offline {
+            return Err(RequestError::Conflict(format!(
+                "the daemon `{}` is not offline; stop it first, as one that runs registers itself again",
+                daemon.name
+            )));
+        }
+        let open = self.store.open_jobs().await?;
+        if let Some(job) = open.iter().find(|job| job.worker == Some(daemon.id)) {
+            return Err(RequestError::Conflict(format!(
+                "the daemon `{}` has the job {}; it can be deleted once that has ended",
+                daemon.name, job.id
+            )));
+        }
+        let id = daemon.id.to_string();
+        self.audit(&caller.user.name, "daemon.delete", &daemon.name, id)
+            .await?;
+        Ok(self.store.delete_daemon(daemon.id).await?)
     }
 
     /// Commits what a build costs a day.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::{Stream, stream};
 
-use super::{Caller, Plane, RequestError, not_found};
+use super::{Caller, Plane, RequestError, SHORTEST_ID, not_found, several};
 use crate::{
     control::{
         model::{JobRecord, JobStatus, StoredLine},
@@ -54,6 +54,27 @@ impl Plane {
         let job = self.store.job(id).await?;
         job.filter(|job| caller.may_act_for(job.initiator_id))
             .ok_or_else(|| not_found("job", id.to_string()))
+    }
+
+    /// Finds the id of a job, which may be cut short.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`], also if the caller may not see it; [`RequestError::Invalid`] if several begin so.
+    pub async fn job_id(&self, caller: &Caller, named: &str) -> Result<JobId, RequestError> {
+        if let Ok(id) = named.parse() {
+            return Ok(id);
+        }
+        if named.len() < SHORTEST_ID {
+            return Err(not_found("job", named));
+        }
+        let initiator = (!caller.user.admin).then_some(caller.user.id);
+        let prefix = named.to_ascii_lowercase();
+        let found = self.store.jobs_beginning(&prefix, initiator).await?;
+        match *found {
+            [] => Err(not_found("job", named)),
+            [id] => Ok(id),
+            [..] => Err(several("job", named)),
+        }
     }
 
     /// A job, with what every daemon says to it while it waits.

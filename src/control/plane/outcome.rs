@@ -23,6 +23,7 @@ use crate::{
         ImportResult, LogLevel, LogLine, LogSource, Resource, TemplateVariable, Transition,
         VariableValue, classify,
     },
+    provision::JobUpdate,
     rules::resources::{check_questions, check_resources},
     secret::Secret,
 };
@@ -58,6 +59,22 @@ pub(super) fn missing_variables(
         .filter(|(variable, value)| variable.required && value.value.is_empty())
         .map(|(variable, _)| variable.name.clone())
         .collect()
+}
+
+/// Refuses values of variables that the template does not have: what was misspelt would silently keep its default.
+pub(super) fn unknown_variables(update: &JobUpdate) -> Option<String> {
+    let declared = &update.template_variables;
+    let is_known = |name: &str| declared.iter().any(|variable| variable.name == name);
+    let mut unknown = update.user_variables.iter().map(|given| &*given.name);
+    let unknown = unknown.find(|name| !is_known(name))?;
+    let names: Vec<&str> = declared.iter().map(|variable| &*variable.name).collect();
+    Some(match names.as_slice() {
+        [] => format!("the template has no variable `{unknown}`, and none at all"),
+        names => format!(
+            "the template has no variable `{unknown}`, only: {}",
+            names.join(", ")
+        ),
+    })
 }
 
 /// What is written down of the agents in these resources; one in two of them is one.

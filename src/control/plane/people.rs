@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Caller, Plane, RequestError, check_name, is_called, not_found};
+use super::{Caller, Plane, RequestError, begins, check_name, is_called, not_found, several};
 use crate::{
     control::{
         model::{
@@ -27,6 +27,10 @@ pub struct NewUser {
     pub full_name: String,
     pub admin: bool,
     pub budget: Option<i32>,
+}
+
+fn role(admin: bool) -> &'static str {
+    if admin { "administrator" } else { "member" }
 }
 
 impl Plane {
@@ -139,15 +143,62 @@ impl Plane {
         caller.need_admin("adding a user")?;
         check_name("user", &new.name)?;
         let user = self.new_user(new);
-        let role = if user.admin {
-            "administrator"
-        } else {
-            "member"
-        };
-        self.audit(&caller.user.name, "user.create", &user.name, role)
-            .await?;
+        self.audit(
+            &caller.user.name,
+            "user.create",
+            &user.name,
+            role(user.admin),
+        )
+        .await?;
         self.store.insert_user(&user).await?;
         Ok(user)
+    }
+
+    /// Makes a user an administrator, or a member again.
+    ///
+    /// # Errors
+    /// [`RequestError`]; [`RequestError::Conflict`] for the caller, so that there is always an administrator.
+    pub async fn set_admin(
+        &self,
+        caller: &Caller,
+        named: &str,
+        admin: bool,
+    ) -> Result<User, RequestError> {
+        caller.need_admin("setting a user's role")?;
+        let user = self
+            .somebody_else(caller, named, "change your own role")
+            .await?;
+        self.audit(&caller.user.name, "user.role", &user.name, role(admin))
+            .await?;
+        self.store.set_admin(user.id, admin).await?;
+        Ok(User { admin, ..user })
+    }
+
+    /// Deletes a user who has no workspaces, with all tokens.
+    ///
+    /// # Errors
+    /// [`RequestError`]; [`RequestError::Conflict`] for the caller, so that there is always an administrator.
+    pub async fn delete_user(&self, caller: &Caller, named: &str) -> Result<(), RequestError> {
+        caller.need_admin("deleting a user")?;
+        let user = self.somebody_else(caller, named, "delete yourself").await?;
+        self.audit(&caller.user.name, "user.delete", &user.name, "")
+            .await?;
+        Ok(self.store.delete_user(user.id, self.now()).await?)
+    }
+
+    async fn somebody_else(
+        &self,
+        caller: &Caller,
+        named: &str,
+        what: &str,
+    ) -> Result<User, RequestError> {
+        let user = self.user(named).await?;
+        if user.id != caller.user.id {
+            return Ok(user);
+        }
+        Err(RequestError::Conflict(format!(
+            "you cannot {what}; another administrator can"
+        )))
     }
 
     /// Sets what a user's workspaces may cost a day.
@@ -236,17 +287,68 @@ impl Plane {
         Ok(self.store.tokens(Some(user.id)).await?)
     }
 
-    /// Revokes a token.
+    /// Finds a token by id, by the beginning of one, or by name among the caller's own.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`], also if the caller may not see it; [`RequestError::Invalid`] if several are meant.
+    pub async fn token(&self, caller: &Caller, named: &str) -> Result<Token, RequestError> {
+        let visible = (!caller.user.admin).then_some(caller.user.id);
+        let mut tokens = self.store.tokens(visible).await?;
+        tokens.retain(|token| {
+            let is_own = token.user_id == caller.user.id;
+            (is_own && token.name == named) || begins(&token.id.to_string(), named)
+        });
+        if tokens.len() > 1 {
+            return Err(several("token", named));
+        }
+        tokens.pop().ok_or_else(|| not_found("token", named))
+    }
+
+    /// The token that has this value.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`]
+    pub async fn token_of(&self, value: &Secret) -> Result<Token, RequestError> {
+        let found = self.store.token(&Hashed::of(value)).await?;
+        found
+            .map(|(token, _)| token)
+            .ok_or_else(|| not_found("token", "of this call"))
+    }
+
+    /// Gives a token, which [`Self::token`] found, another value, and the lifetime that it had anew.
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), RequestError> {
-        let own = (!caller.user.admin).then_some(caller.user.id);
-        let tokens = self.store.tokens(own).await?;
-        let token = tokens
-            .into_iter()
-            .find(|token| token.id.to_string() == id)
-            .ok_or_else(|| not_found("token", id))?;
+    pub async fn rotate_token(
+        &self,
+        caller: &Caller,
+        token: Token,
+        value: &Secret,
+    ) -> Result<Token, RequestError> {
+        let now = self.now();
+        let lifetime = token
+            .expires_at
+            .map(|end| end.duration_since(token.created_at));
+        let token = Token {
+            created_at: now,
+            expires_at: lifetime.and_then(|lifetime| now.checked_add(lifetime).ok()),
+            last_used_at: None,
+            ..token
+        };
+        let id = token.id.to_string();
+        self.audit(&caller.user.name, "token.rotate", &token.name, id)
+            .await?;
+        self.store.replace_token(&token, &Hashed::of(value)).await?;
+        Ok(token)
+    }
+
+    /// Revokes a token.
+    ///
+    /// # Errors
+    /// As [`Self::token`].
+    pub async fn revoke_token(&self, caller: &Caller, named: &str) -> Result<(), RequestError> {
+        let token = self.token(caller, named).await?;
+        let id = token.id.to_string();
         self.audit(&caller.user.name, "token.revoke", &token.name, id)
             .await?;
         self.store.delete_token(token.id).await?;

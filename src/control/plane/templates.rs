@@ -409,6 +409,28 @@ impl Plane {
         template.ok_or_else(|| not_found("template", version.template_id.to_string()))
     }
 
+    /// Renames a template.
+    ///
+    /// # Errors
+    /// [`RequestError::Conflict`] if another one has this name.
+    pub async fn rename_template(
+        &self,
+        caller: &Caller,
+        template: &Template,
+        name: &str,
+    ) -> Result<Template, RequestError> {
+        caller.need_admin("renaming a template")?;
+        check_name("template", name)?;
+        let actor = &caller.user.name;
+        self.audit(actor, "template.rename", &template.name, name)
+            .await?;
+        self.store
+            .rename_template(template.id, name, self.now())
+            .await?;
+        let renamed = self.store.template(template.id).await?;
+        renamed.ok_or_else(|| not_found("template", name))
+    }
+
     /// Deletes a template that no workspace is made from.
     ///
     /// # Errors

@@ -1,3 +1,5 @@
+mod administration;
+
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicI64, Ordering},
@@ -666,7 +668,11 @@ async fn variables_get_their_values_and_missing_ones_are_named() {
         .collect();
     assert_eq!(values, ["secret", "7"]);
 
-    let missing = update(vec![declared("a", "", true), declared("b", "", true)]);
+    let missing = update(vec![
+        declared("given", "", true),
+        declared("a", "", true),
+        declared("b", "", true),
+    ]);
     let error = lab
         .plane
         .update_job(&lab.daemon, missing)

@@ -197,6 +197,27 @@ impl Plane {
         self.queue_build(caller, build).await
     }
 
+    /// Renames a workspace, between two builds.
+    ///
+    /// # Errors
+    /// [`RequestError::Conflict`] while a build goes on, or if the owner has another one of this name.
+    pub async fn rename_workspace(
+        &self,
+        caller: &Caller,
+        workspace: &Workspace,
+        name: &str,
+    ) -> Result<Workspace, RequestError> {
+        check_name("workspace", name)?;
+        let (actor, before) = (&caller.user.name, full_name(workspace));
+        self.audit(actor, "workspace.rename", &before, name).await?;
+        self.store
+            .rename_workspace(workspace.id, name, self.now())
+            .await?;
+        self.job_moved();
+        let renamed = self.store.workspace(workspace.id).await?;
+        renamed.ok_or_else(|| not_found("workspace", name))
+    }
+
     async fn queue_build(&self, caller: &Caller, plan: Plan<'_>) -> Result<Build, RequestError> {
         check_log_level(&plan.log_level)?;
         let learned = self.imported(plan.version).await?;
@@ -286,6 +307,8 @@ impl Plane {
 
     /// The state after a build, empty if there is none. It is written to the audit log first.
     ///
+    /// As in Coder it takes the rights over templates: a state may hold values that owners of workspaces must not see.
+    ///
     /// # Errors
     /// [`RequestError`]
     pub async fn pull_state(
@@ -294,6 +317,7 @@ impl Plane {
         workspace: &Workspace,
         number: i32,
     ) -> Result<Vec<u8>, RequestError> {
+        caller.need_admin("reading a state")?;
         let builds = self.store.builds(workspace.id).await?;
         let build = builds
             .into_iter()
@@ -316,6 +340,8 @@ impl Plane {
         workspace: &Workspace,
         state: &[u8],
     ) -> Result<i32, RequestError> {
+        // The next build acts on whatever is in a state, with the daemon's credentials.
+        caller.need_admin("pushing a state")?;
         let conflict = |text: &str| Err(RequestError::Conflict(text.to_owned()));
         let outline = Outline::read(state);
         let outline = outline

@@ -22,18 +22,20 @@ fn secret(metadata: &MetadataMap, name: &str) -> Option<Secret> {
     (!value.is_empty()).then(|| Secret::new(value))
 }
 
+/// The token that a call carries.
+pub(super) fn bearer(metadata: &MetadataMap) -> Option<Secret> {
+    let value = secret(metadata, AUTHORIZATION)?;
+    value.expose().strip_prefix("Bearer ").map(Secret::new)
+}
+
 /// The person whose token a call carries.
 pub(super) async fn person(plane: &Plane, metadata: &MetadataMap) -> Result<Caller, Status> {
-    let value = secret(metadata, AUTHORIZATION).unwrap_or_default();
-    let Some(token) = value.expose().strip_prefix("Bearer ") else {
+    let Some(token) = bearer(metadata) else {
         return Err(Status::unauthenticated(
             "a token is required: `authorization: Bearer TOKEN`",
         ));
     };
-    plane
-        .authenticate(&Secret::new(token))
-        .await
-        .map_err(status)
+    plane.authenticate(&token).await.map_err(status)
 }
 
 /// The pre-shared key or provisioner key that a call carries.

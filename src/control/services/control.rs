@@ -5,19 +5,26 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use super::{caller::person, convert, names::Names, status::status};
+use super::{
+    caller::{bearer, person},
+    convert,
+    names::Names,
+    status::{chain, status},
+};
 use crate::{
     control::{
         backup,
         data_dir::DataDir,
-        model::{JobStatus, Template, Version},
+        model::{JobStatus, Template, Token, Version},
         plane::{
             BuildRequest, Caller, NewUser, Plane, RequestError, VersionRequest, WorkspaceRequest,
         },
         store::{JobFilter, WorkspaceFilter},
+        tokens,
     },
-    job::{JobId, ParameterValue, VariableValue},
+    job::{ParameterValue, VariableValue},
     proto::outpost::v1::{self as wire, control_service_server::ControlService},
+    secret::Secret,
 };
 
 /// How many entries a list has if the caller does not say.
@@ -42,13 +49,6 @@ fn page(limit: i32) -> usize {
 
 fn budget(budget: i32) -> Option<i32> {
     (budget >= 0).then_some(budget)
-}
-
-fn job_id(text: &str) -> Result<JobId, RequestError> {
-    text.parse().map_err(|_| RequestError::NotFound {
-        what: "job",
-        name: text.to_owned(),
-    })
 }
 
 fn parameters(values: Vec<wire::ParameterValue>) -> Vec<ParameterValue> {
@@ -85,6 +85,26 @@ impl Control {
         Names::load(&self.plane).await
     }
 
+    /// Writes the value of the first user's token into the data directory before it counts: if the store then fails,
+    /// the next start makes another one.
+    async fn keep_admin_token(&self, token: &Token, value: &Secret) -> Result<(), RequestError> {
+        let Some(data_dir) = self.data_dir.as_deref() else {
+            return Ok(());
+        };
+        let Ok(Some(kept)) = data_dir.admin_token() else {
+            return Ok(());
+        };
+        match self.plane.token_of(&kept).await {
+            Ok(kept) if kept.id == token.id => {}
+            Ok(_) | Err(RequestError::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let written = data_dir.set_admin_token(value);
+        written.map_err(|error| {
+            RequestError::Conflict(format!("the token stays as it is: {}", chain(&error)))
+        })
+    }
+
     async fn find(
         &self,
         organization: &str,
@@ -95,11 +115,6 @@ impl Control {
         let template = self.plane.template(organization.id, template).await?;
         let version = self.plane.version(&template, version).await?;
         Ok((template, version))
-    }
-
-    async fn job(&self, record: crate::control::model::JobRecord) -> Answer<wire::Job> {
-        let names = self.names().await.map_err(status)?;
-        Ok(Response::new(convert::job(&names, record)))
     }
 }
 
@@ -177,6 +192,26 @@ impl ControlService for Control {
         })
     }
 
+    async fn set_user_role(
+        &self,
+        request: Request<wire::SetUserRoleRequest>,
+    ) -> Answer<wire::User> {
+        call!(self, request, |caller, asked| {
+            let user = self.plane.set_admin(&caller, &asked.user, asked.admin);
+            convert::user(user.await?)
+        })
+    }
+
+    async fn delete_user(
+        &self,
+        request: Request<wire::DeleteUserRequest>,
+    ) -> Answer<wire::Nothing> {
+        call!(self, request, |caller, asked| {
+            self.plane.delete_user(&caller, &asked.user).await?;
+            wire::Nothing {}
+        })
+    }
+
     async fn show_quota(
         &self,
         request: Request<wire::ShowQuotaRequest>,
@@ -240,6 +275,29 @@ impl ControlService for Control {
             self.plane.revoke_token(&caller, &asked.id).await?;
             wire::Nothing {}
         })
+    }
+
+    async fn rotate_token(
+        &self,
+        request: Request<wire::RotateTokenRequest>,
+    ) -> Answer<wire::CreateTokenResponse> {
+        let bearer = bearer(request.metadata());
+        let (caller, asked) = self.caller(request).await?;
+        let rotated = async {
+            let token = match asked.id.as_str() {
+                "" => self.plane.token_of(&bearer.unwrap_or_default()).await?,
+                named => self.plane.token(&caller, named).await?,
+            };
+            let value = tokens::generate();
+            self.keep_admin_token(&token, &value).await?;
+            let token = self.plane.rotate_token(&caller, token, &value).await?;
+            let names = self.names().await?;
+            Ok(wire::CreateTokenResponse {
+                token: Some(convert::token(&names, token)),
+                value: value.expose().to_owned(),
+            })
+        };
+        rotated.await.map(Response::new).map_err(status)
     }
 
     async fn create_provisioner_key(
@@ -315,6 +373,19 @@ impl ControlService for Control {
         })
     }
 
+    async fn delete_daemon(
+        &self,
+        request: Request<wire::DeleteDaemonRequest>,
+    ) -> Answer<wire::Nothing> {
+        call!(self, request, |caller, asked| {
+            let (organization, daemon) = (&asked.organization, &asked.daemon);
+            self.plane
+                .delete_daemon(&caller, organization, daemon)
+                .await?;
+            wire::Nothing {}
+        })
+    }
+
     async fn list_templates(
         &self,
         request: Request<wire::ListTemplatesRequest>,
@@ -341,6 +412,21 @@ impl ControlService for Control {
                 .template(organization.id, &asked.template)
                 .await?;
             convert::template(&mut self.names().await?, template).await?
+        })
+    }
+
+    async fn rename_template(
+        &self,
+        request: Request<wire::RenameTemplateRequest>,
+    ) -> Answer<wire::Template> {
+        call!(self, request, |caller, asked| {
+            let organization = self.plane.organization(&asked.organization).await?;
+            let template = self
+                .plane
+                .template(organization.id, &asked.template)
+                .await?;
+            let renamed = self.plane.rename_template(&caller, &template, &asked.name);
+            convert::template(&mut self.names().await?, renamed.await?).await?
         })
     }
 
@@ -455,7 +541,8 @@ impl ControlService for Control {
         request: Request<wire::ShowDryRunRequest>,
     ) -> Answer<wire::ShowDryRunResponse> {
         call!(self, request, |caller, asked| {
-            let result = self.plane.dry_run(&caller, job_id(&asked.job_id)?).await?;
+            let id = self.plane.job_id(&caller, &asked.job_id).await?;
+            let result = self.plane.dry_run(&caller, id).await?;
             let none = std::collections::BTreeMap::new();
             let resources = result.resources.iter();
             wire::ShowDryRunResponse {
@@ -524,6 +611,24 @@ impl ControlService for Control {
                 .create_workspace(&caller, &template, &version, request)
                 .await?;
             convert::workspace(&self.plane, &mut self.names().await?, workspace).await?
+        })
+    }
+
+    async fn rename_workspace(
+        &self,
+        request: Request<wire::RenameWorkspaceRequest>,
+    ) -> Answer<wire::Workspace> {
+        call!(self, request, |caller, asked| {
+            let organization = self.plane.organization(&asked.organization).await?;
+            let workspace = self
+                .plane
+                .workspace(&caller, organization.id, &asked.workspace)
+                .await?;
+            let renamed = self
+                .plane
+                .rename_workspace(&caller, &workspace, &asked.name);
+            let renamed = renamed.await?;
+            convert::workspace(&self.plane, &mut self.names().await?, renamed).await?
         })
     }
 
@@ -641,16 +746,18 @@ impl ControlService for Control {
 
     async fn show_job(&self, request: Request<wire::ShowJobRequest>) -> Answer<wire::JobDetails> {
         call!(self, request, |caller, asked| {
-            let explained = self.plane.explain_job(&caller, job_id(&asked.id)?).await?;
+            let id = self.plane.job_id(&caller, &asked.id).await?;
+            let explained = self.plane.explain_job(&caller, id).await?;
             convert::explained(&self.names().await?, explained)
         })
     }
 
     async fn cancel_job(&self, request: Request<wire::CancelJobRequest>) -> Answer<wire::Job> {
-        let (caller, asked) = self.caller(request).await?;
-        let id = job_id(&asked.id).map_err(status)?;
-        let job = self.plane.cancel_job(&caller, id).await.map_err(status)?;
-        self.job(job).await
+        call!(self, request, |caller, asked| {
+            let id = self.plane.job_id(&caller, &asked.id).await?;
+            let job = self.plane.cancel_job(&caller, id).await?;
+            convert::job(&self.names().await?, job)
+        })
     }
 
     type StreamLogsStream = Pin<Box<dyn Stream<Item = Result<wire::LogBatch, Status>> + Send>>;
@@ -660,12 +767,12 @@ impl ControlService for Control {
         request: Request<wire::StreamLogsRequest>,
     ) -> Answer<Self::StreamLogsStream> {
         let (caller, asked) = self.caller(request).await?;
-        let id = job_id(&asked.job_id).map_err(status)?;
-        let batches = self
-            .plane
-            .logs(&caller, id, asked.after, asked.follow)
-            .await
-            .map_err(status)?;
+        let found = async {
+            let id = self.plane.job_id(&caller, &asked.job_id).await?;
+            let (after, follow) = (asked.after, asked.follow);
+            self.plane.logs(&caller, id, after, follow).await
+        };
+        let batches = found.await.map_err(status)?;
         let batches = batches.map(|batch| {
             let lines = batch.map_err(status)?;
             let lines = lines.into_iter().map(convert::line).collect();

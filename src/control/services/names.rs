@@ -21,7 +21,7 @@ impl<'p> Names<'p> {
     pub(super) async fn load(plane: &'p Plane) -> Result<Self, RequestError> {
         let store = plane.store();
         let organizations = store.organizations().await?.into_iter();
-        let users = store.users().await?.into_iter();
+        let users = store.users_ever().await?.into_iter();
         let templates = store.templates().await?.into_iter();
         let keys = store.keys().await?.into_iter();
         Ok(Self {

@@ -33,7 +33,8 @@ pub(super) fn status(error: RequestError) -> Status {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error and what is behind it.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -80,6 +80,14 @@ impl DaemonStore for Sqlite {
         Ok(())
     }
 
+    async fn delete_daemon(&self, id: DaemonId) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM daemons WHERE id = ?")
+            .bind(id.to_string())
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
     async fn forget_daemons(&self, unseen_since: Timestamp) -> Result<u64, StoreError> {
         let done = sqlx::query("DELETE FROM daemons WHERE last_seen_at < ?")
             .bind(millis(unseen_since))

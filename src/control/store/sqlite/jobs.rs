@@ -14,7 +14,7 @@ use crate::{
     control::{
         crypt::Sealed,
         job_log,
-        model::{Daemon, EndedBy, JobRecord, JobStatus, StoredLine},
+        model::{Daemon, EndedBy, JobRecord, JobStatus, StoredLine, UserId},
         queue::Waiting,
     },
     job::{JobId, LogLine, LogSource},
@@ -123,10 +123,8 @@ pub(super) fn condition(status: JobStatus) -> &'static str {
             "(completed_at IS NULL AND error = '' AND canceled_at IS NOT NULL)"
         }
         JobStatus::Succeeded => "(completed_at IS NOT NULL AND error = '' AND canceled_at IS NULL)",
-        JobStatus::Failed => "(error <> '')",
-        JobStatus::Cancelled => {
-            "(completed_at IS NOT NULL AND error = '' AND canceled_at IS NOT NULL)"
-        }
+        JobStatus::Failed => "(error <> '' AND (completed_at IS NULL OR canceled_at IS NULL))",
+        JobStatus::Cancelled => "(completed_at IS NOT NULL AND canceled_at IS NOT NULL)",
     }
 }
 
@@ -209,6 +207,24 @@ impl JobStore for Sqlite {
             .fetch_all(&self.reader)
             .await?;
         rows.iter().map(job).collect()
+    }
+
+    async fn jobs_beginning(
+        &self,
+        prefix: &str,
+        initiator: Option<UserId>,
+    ) -> Result<Vec<JobId>, StoreError> {
+        // Digits and hyphens all sort before `g`.
+        let rows = sqlx::query(
+            "SELECT id FROM jobs WHERE id >= ?1 AND id < ?1 || 'g' AND (?2 IS NULL OR initiator_id = ?2) LIMIT 2",
+        )
+        .bind(prefix)
+        .bind(initiator.map(|id| id.to_string()))
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| Columns::of("jobs", row).id("id"))
+            .collect()
     }
 
     async fn waiting(&self) -> Result<Vec<Waiting>, StoreError> {

@@ -15,6 +15,9 @@ use crate::control::{
     tokens::Hashed,
 };
 
+/// Stands in the name of a deleted user, and in no other: the name is free again.
+const DELETED: char = '~';
+
 fn organization(row: &SqliteRow) -> Result<Organization, StoreError> {
     let row = Columns::of("organizations", row);
     Ok(Organization {
@@ -27,9 +30,14 @@ fn organization(row: &SqliteRow) -> Result<Organization, StoreError> {
 
 fn user(row: &SqliteRow) -> Result<User, StoreError> {
     let row = Columns::of("users", row);
+    let name = row.text("name")?;
+    let deleted = row.optional_time("deleted_at")?.is_some();
     Ok(User {
         id: row.id("id")?,
-        name: row.text("name")?,
+        name: match name.split_once(DELETED) {
+            Some((name, _)) if deleted => format!("{name} (deleted)"),
+            Some(_) | None => name,
+        },
         email: row.text("email")?,
         full_name: row.text("full_name")?,
         admin: row.flag("admin")?,
@@ -87,6 +95,13 @@ impl PeopleStore for Sqlite {
     }
 
     async fn users(&self) -> Result<Vec<User>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM users WHERE deleted_at IS NULL ORDER BY name")
+            .fetch_all(&self.reader)
+            .await?;
+        rows.iter().map(user).collect()
+    }
+
+    async fn users_ever(&self) -> Result<Vec<User>, StoreError> {
         let rows = sqlx::query("SELECT * FROM users ORDER BY name")
             .fetch_all(&self.reader)
             .await?;
@@ -120,6 +135,45 @@ impl PeopleStore for Sqlite {
             .execute(&self.writer)
             .await?;
         Ok(())
+    }
+
+    async fn set_admin(&self, user: UserId, admin: bool) -> Result<(), StoreError> {
+        sqlx::query("UPDATE users SET admin = ? WHERE id = ?")
+            .bind(admin)
+            .bind(user.to_string())
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    async fn delete_user(&self, id: UserId, now: Timestamp) -> Result<(), StoreError> {
+        let mut change = self.begin().await?;
+        let owned = sqlx::query(
+            "SELECT name FROM workspaces WHERE owner_id = ? AND deleted_at IS NULL LIMIT 1",
+        )
+        .bind(id.to_string())
+        .fetch_optional(&mut *change)
+        .await?;
+        if let Some(row) = owned {
+            let name = Columns::of("workspaces", &row).text("name")?;
+            return Err(StoreError::Conflict(format!(
+                "the user has workspaces, such as `{name}`; delete them first"
+            )));
+        }
+        sqlx::query("DELETE FROM tokens WHERE user_id = ?")
+            .bind(id.to_string())
+            .execute(&mut *change)
+            .await?;
+        sqlx::query(
+            "UPDATE users SET name = name || ?1 || substr(id, 1, 8), deleted_at = ?2
+             WHERE id = ?3 AND deleted_at IS NULL",
+        )
+        .bind(DELETED.to_string())
+        .bind(millis(now))
+        .bind(id.to_string())
+        .execute(&mut *change)
+        .await?;
+        Ok(change.commit().await?)
     }
 
     async fn insert_token(&self, new: &Token, value: &Hashed) -> Result<(), StoreError> {
@@ -172,6 +226,25 @@ impl PeopleStore for Sqlite {
             .execute(&self.writer)
             .await?;
         Ok(())
+    }
+
+    async fn replace_token(&self, new: &Token, value: &Hashed) -> Result<(), StoreError> {
+        let done = sqlx::query(
+            "UPDATE tokens SET hash = ?, created_at = ?, expires_at = ?, last_used_at = NULL WHERE id = ?",
+        )
+        .bind(value.0.as_slice())
+        .bind(millis(new.created_at))
+        .bind(new.expires_at.map(millis))
+        .bind(new.id.to_string())
+        .execute(&self.writer)
+        .await?;
+        match done.rows_affected() {
+            0 => Err(StoreError::NotFound {
+                what: "token",
+                id: new.id.to_string(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     async fn delete_token(&self, token: TokenId) -> Result<bool, StoreError> {

@@ -253,6 +253,24 @@ impl TemplateStore for Sqlite {
         row.as_ref().map(template).transpose()
     }
 
+    async fn rename_template(
+        &self,
+        id: TemplateId,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE templates SET name = ?, updated_at = ? WHERE id = ?")
+            .bind(name)
+            .bind(millis(now))
+            .bind(id.to_string())
+            .execute(&self.writer)
+            .await
+            .map_err(unless_unique(|| {
+                format!("there is a template `{name}` already")
+            }))?;
+        Ok(())
+    }
+
     async fn delete_template(&self, id: TemplateId, now: Timestamp) -> Result<(), StoreError> {
         let mut change = self.begin().await?;
         let used = sqlx::query(

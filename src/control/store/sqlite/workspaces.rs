@@ -252,6 +252,26 @@ impl WorkspaceStore for Sqlite {
         row.as_ref().map(workspace).transpose()
     }
 
+    async fn rename_workspace(
+        &self,
+        id: WorkspaceId,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut change = self.begin().await?;
+        check_free(&mut change, id).await?;
+        sqlx::query("UPDATE workspaces SET name = ?, updated_at = ? WHERE id = ?")
+            .bind(name)
+            .bind(millis(now))
+            .bind(id.to_string())
+            .execute(&mut *change)
+            .await
+            .map_err(unless_unique(|| {
+                format!("the owner has a workspace `{name}` already")
+            }))?;
+        Ok(change.commit().await?)
+    }
+
     async fn builds(&self, workspace: WorkspaceId) -> Result<Vec<Build>, StoreError> {
         let query = format!("{BUILD} WHERE workspace_id = ? ORDER BY number DESC");
         let rows = sqlx::query(&query)
