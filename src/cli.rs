@@ -3,8 +3,10 @@
 mod agent;
 mod ca;
 mod compat;
+mod complete;
 mod completions;
 mod config;
+mod confirm;
 mod dev;
 mod doctor;
 mod engine;
@@ -14,7 +16,10 @@ mod inside;
 mod inspect;
 mod isolation;
 mod job;
+mod login;
 mod mirror;
+mod organization;
+mod outage;
 mod output;
 mod plugin;
 mod progress;
@@ -26,10 +31,14 @@ mod rows;
 mod server;
 mod signals;
 mod ssh;
+mod state;
 mod support_bundle;
 mod template;
+mod token;
+mod user;
 mod values;
 mod version;
+mod watch;
 mod workspace;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -72,6 +81,7 @@ const SECTIONS: &[Section] = &[
         name: "client",
         commands: &[
             &["provisioner", "list"],
+            &["provisioner", "delete"],
             &["provisioner", "key", "create"],
             &["provisioner", "key", "list"],
             &["provisioner", "key", "delete"],
@@ -80,17 +90,38 @@ const SECTIONS: &[Section] = &[
             &["template", "show"],
             &["template", "versions"],
             &["template", "activate"],
+            &["template", "dry-run"],
+            &["template", "rename"],
             &["template", "delete"],
             &["workspace", "list"],
+            &["workspace", "show"],
+            &["workspace", "builds"],
             &["workspace", "create"],
             &["workspace", "start"],
             &["workspace", "stop"],
+            &["workspace", "restart"],
+            &["workspace", "update"],
+            &["workspace", "rename"],
             &["workspace", "delete"],
-            &["workspace", "show"],
+            &["workspace", "logs"],
             &["job", "list"],
             &["job", "show"],
             &["job", "logs"],
             &["job", "cancel"],
+            &["state", "pull"],
+            &["state", "push"],
+            &["user", "list"],
+            &["user", "show"],
+            &["user", "create"],
+            &["user", "edit"],
+            &["user", "delete"],
+            &["token", "list"],
+            &["token", "create"],
+            &["token", "rotate"],
+            &["token", "delete"],
+            &["organization", "list"],
+            &["organization", "create"],
+            &["whoami"],
             &["ssh"],
             &["ping"],
             &["config-ssh"],
@@ -146,9 +177,51 @@ const GLOBAL: &str = "Global options";
 enum Command {
     /// Import a template and build a workspace on this machine, all in one process
     Dev(dev::Dev),
+    /// Log in to a server: save its address and a token, for all commands
+    Login(login::Login),
+    /// Forget a saved login
+    Logout(login::Logout),
+    /// Show who you are, and where
+    Whoami(login::Whoami),
+    /// Saved logins
+    #[command(subcommand, alias = "contexts")]
+    Context(login::Saved),
+    /// Workspaces; `workspace` may be left out, as in `outpost list`
+    #[command(subcommand, alias = "workspaces")]
+    Workspace(workspace::Workspace),
+    /// Open a shell in a workspace, or run a command there
+    #[command(
+        after_help = "Exit codes: 0 done, that of the command if it is another, 1 failed, 2 wrong usage or configuration, 130 interrupted."
+    )]
+    Ssh(ssh::Ssh),
+    /// Measure the way to a workspace's agent
+    Ping(ssh::Ping),
+    /// Let `ssh WORKSPACE.outpost` lead to workspaces
+    ConfigSsh(ssh::ConfigSsh),
+    /// Templates and their versions
+    #[command(subcommand, alias = "templates")]
+    Template(template::Template),
+    /// Draw what a template makes
+    #[command(after_help = INSPECT_HELP)]
+    Inspect(inspect::Inspect),
+    /// Jobs: imports, dry runs and builds
+    #[command(subcommand, alias = "jobs")]
+    Job(job::Job),
+    /// Terraform states of workspaces
+    #[command(subcommand)]
+    State(state::State),
+    /// Users
+    #[command(subcommand, alias = "users")]
+    User(user::User),
+    /// Tokens with which people and their programs log in
+    #[command(subcommand, alias = "tokens")]
+    Token(token::Token),
+    /// Organizations
+    #[command(subcommand, aliases = ["organizations", "org", "orgs"])]
+    Organization(organization::Organization),
     /// Run a control plane for a laptop, a lab or a small site
     Server(Box<server::Server>),
-    /// Provisioner daemons
+    /// Provisioner daemons and their keys
     #[command(subcommand, aliases = ["provisioners", "provisionerd"])]
     Provisioner(provisioner::Provisioner),
     /// Run in a workspace, and let people in
@@ -166,32 +239,11 @@ enum Command {
     ExternalAuth(inside::ExternalAuth),
     #[command(subcommand, hide = true)]
     Exp(inside::Exp),
-    /// Open a shell in a workspace, or run a command there
-    #[command(
-        after_help = "Exit codes: 0 done, that of the command if it is another, 1 failed, 2 wrong usage or configuration, 130 interrupted."
-    )]
-    Ssh(ssh::Ssh),
-    /// Measure the way to a workspace's agent
-    Ping(ssh::Ping),
-    /// Let `ssh WORKSPACE.outpost` lead to workspaces
-    ConfigSsh(ssh::ConfigSsh),
-    /// Templates and their versions
-    #[command(subcommand)]
-    Template(template::Template),
-    /// Workspaces
-    #[command(subcommand)]
-    Workspace(workspace::Workspace),
-    /// Jobs: imports, dry runs and builds
-    #[command(subcommand)]
-    Job(job::Job),
     /// Providers, modules and engines for places without a network
     #[command(subcommand)]
     Mirror(mirror::Mirror),
     /// States that a daemon could not deliver to its server
     Recover(recover::Recover),
-    /// Draw what a template makes
-    #[command(after_help = INSPECT_HELP)]
-    Inspect(inspect::Inspect),
     /// Check what a daemon needs, on this machine and at its server
     Doctor(Box<doctor::Doctor>),
     /// Collect what helps to find a fault into one archive, without secrets
@@ -205,15 +257,50 @@ enum Command {
     /// A certificate authority for a site that has none
     #[command(subcommand)]
     Ca(ca::Ca),
-    /// Print a script that completes commands in a shell
+    /// Print a script that completes commands and names in a shell
     Completions(completions::Completions),
     /// Print what this program is
     Version(version::Version),
 }
 
+/// Headings of the list of commands, and the first command below each.
+const GROUPS: [(&str, &str); 5] = [
+    ("Try it", "dev"),
+    ("Use a server", "login"),
+    ("Administer it", "state"),
+    ("Run services", "server"),
+    ("Look after them", "recover"),
+];
+
+/// The list of commands in groups, in the order in which they are declared.
+fn grouped(root: &clap::Command) -> String {
+    let mut text = String::new();
+    for command in root.get_subcommands().filter(|it| !it.is_hide_set()) {
+        let name = command.get_name();
+        if let Some((heading, _)) = GROUPS.iter().find(|(_, first)| *first == name) {
+            text.push_str(&format!(
+                "{}{heading}:\n",
+                if text.is_empty() { "" } else { "\n" }
+            ));
+        }
+        let about = command.get_about().map(ToString::to_string);
+        text.push_str(&format!("  {name:15} {}\n", about.unwrap_or_default()));
+    }
+    text
+}
+
+const ROOT_HELP: &str = "\
+{about-with-newline}
+{usage-heading} {usage}
+
+{before-help}Options:
+{options}{after-help}";
+
 /// All commands and options, for tools that describe them.
 pub fn command() -> clap::Command {
-    with_exit_codes(Cli::command())
+    let root = with_exit_codes(Cli::command());
+    let commands = grouped(&root);
+    root.before_help(commands).help_template(ROOT_HELP)
 }
 
 fn with_exit_codes(command: clap::Command) -> clap::Command {
@@ -236,6 +323,11 @@ pub fn main() -> ExitCode {
             None,
             exit::FAILURE,
         );
+    }
+    match complete::answer(command) {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::from(exit::OK),
+        Err(error) => return usage(&error, exit::USAGE),
     }
     if let Some(code) = inside::refuse(&arguments) {
         return code;
@@ -276,7 +368,7 @@ fn parse(arguments: &[OsString]) -> Result<(Cli, Settings, Option<Url>), clap::E
     while let Some((_, matches)) = innermost.subcommand() {
         innermost = matches;
     }
-    let server = innermost.try_get_one::<Url>("url").ok().flatten().cloned();
+    let server = remote::server_of(innermost);
     Ok((cli, settings, server))
 }
 
@@ -341,7 +433,9 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
         Command::Config(command) => return command.exec(settings, output),
         Command::Psk(command) => return command.exec(output),
         Command::Ca(command) => return command.exec(output),
-        Command::Completions(command) => return command.exec(settings.root),
+        Command::Completions(command) => return command.exec(),
+        Command::Logout(command) => return command.exec(),
+        Command::Context(command) => return command.exec(output),
         Command::Version(command) => return command.exec(output),
         Command::Provisioner(command) if command.wants_options() => {
             return self::config::options(settings, arguments, output);
@@ -436,6 +530,12 @@ impl Command {
             Self::Template(command) => command.exec(output, stop).await,
             Self::Workspace(command) => command.exec(output, stop).await,
             Self::Job(command) => command.exec(output, stop).await,
+            Self::Login(command) => command.exec(output, stop).await,
+            Self::Whoami(command) => command.exec(output).await,
+            Self::State(command) => command.exec(stop).await,
+            Self::User(command) => command.exec(output, stop).await,
+            Self::Token(command) => command.exec(output, stop).await,
+            Self::Organization(command) => command.exec(output).await,
             Self::Mirror(command) => command.exec(output, stop).await,
             Self::Recover(command) => command.exec(output).await,
             Self::Inspect(command) => command.exec(wanted, stop).await,
@@ -455,7 +555,43 @@ impl Command {
             | Self::Psk(_)
             | Self::Ca(_)
             | Self::Completions(_)
+            | Self::Logout(_)
+            | Self::Context(_)
             | Self::Version(_) => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_and_option_holds_together() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn whatever_talks_to_a_server_of_ours_reads_the_section_of_clients() {
+        fn talk<'a>(command: &'a clap::Command, path: &[&'a str], found: &mut Vec<Vec<&'a str>>) {
+            let mut arguments = command.get_arguments();
+            if arguments.any(|argument| argument.get_id() == "context" && !path.is_empty()) {
+                found.push(path.to_vec());
+            }
+            for sub in command.get_subcommands() {
+                talk(sub, &[path, &[sub.get_name()]].concat(), found);
+            }
+        }
+        let root = command();
+        let mut found = Vec::new();
+        talk(&root, &[], &mut found);
+        let client = SECTIONS.iter().find(|it| it.name == "client").unwrap();
+
+        found.retain(|path| *path != ["logout"]);
+        let missing = found
+            .iter()
+            .filter(|path| !client.commands.contains(&&***path));
+        assert_eq!(missing.collect::<Vec<_>>(), Vec::<&Vec<&str>>::new());
+        assert_eq!(found.len(), client.commands.len());
     }
 }

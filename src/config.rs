@@ -5,6 +5,7 @@
 //! stands for one or more commands, and a key in it is the long name of an option. Whoever adds an option has
 //! added the key.
 
+pub mod contexts;
 mod file;
 mod show;
 
@@ -26,15 +27,22 @@ pub struct Section {
     pub commands: &'static [&'static [&'static str]],
 }
 
-/// Where the file is looked for if nobody names one: the user's directory, then the machine's.
-pub fn default_paths() -> Vec<PathBuf> {
+/// The user's own directory for what is configured here, if there is a home.
+fn user_dir() -> Option<PathBuf> {
     let user = std::env::var_os("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
-        .or_else(|| std::env::home_dir().map(|home| home.join(".config")));
-    user.into_iter()
-        .chain([PathBuf::from("/etc")])
-        .map(|directory| directory.join("outpost").join("outpost.toml"))
+        .or_else(|| std::env::home_dir().map(|home| home.join(".config")))?;
+    Some(user.join("outpost"))
+}
+
+/// Where the file is looked for if nobody names one: the user's directory, then the machine's.
+pub fn default_paths() -> Vec<PathBuf> {
+    let directories = user_dir()
+        .into_iter()
+        .chain([PathBuf::from("/etc/outpost")]);
+    directories
+        .map(|directory| directory.join("outpost.toml"))
         .collect()
 }
 
@@ -57,6 +65,12 @@ pub(crate) fn is_setting(arg: &Arg) -> bool {
         ArgAction::Set | ArgAction::Append | ArgAction::SetTrue
     );
     acts && !arg.is_hide_set() && arg.get_long().is_some_and(|name| name != "config")
+}
+
+/// Whether an option has this name, or had it once: files keep working.
+pub(crate) fn is_named(arg: &Arg, name: &str) -> bool {
+    let aliases = arg.get_all_aliases().unwrap_or_default();
+    arg.get_long() == Some(name) || aliases.contains(&name)
 }
 
 /// Whether people must not see an option's value.

@@ -7,12 +7,24 @@ use clap::{Command, builder::Resettable};
 /// Coder's names of the group that `start` is in.
 const GROUPS: [&str; 3] = ["provisioner", "provisioners", "provisionerd"];
 
+/// Commands of workspaces, which stand at the root of Coder's client.
+const OF_WORKSPACES: [&str; 12] = [
+    "create", "delete", "list", "logs", "ls", "rename", "restart", "rm", "show", "start", "stop",
+    "update",
+];
+
 /// Puts options that stand before `provisioner start` behind it: Coder has them on its root, we on the command.
 ///
 /// It makes no difference under which name the program is called.
 pub(super) fn reorder(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if is_askpass(&arguments) {
         arguments.insert(1, "gitaskpass".into());
+        return arguments;
+    }
+    if let Some(first) = arguments.get(1)
+        && OF_WORKSPACES.iter().any(|command| first == command)
+    {
+        arguments.insert(1, "workspace".into());
         return arguments;
     }
     let Some(at) = position(&arguments).filter(|at| *at > 1) else {
@@ -51,7 +63,11 @@ fn position(arguments: &[OsString]) -> Option<usize> {
         .find_map(|(at, pair)| is_start(pair).then_some(at))
 }
 
+/// Our variable that says the same as one of Coder's, for commands that have Coder's.
+const OURS: (&str, &str) = ("CODER_URL", "OUTPOST_URL");
+
 /// Reads `HOMEBREW_CODER_X` where there is no `CODER_X`, as Homebrew hides other names; an empty one counts as none.
+/// Without either, `OUTPOST_URL` says which server for every command.
 pub(super) fn environment(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let Some(name) = arg.get_env().and_then(OsStr::to_str).map(str::to_owned) else {
@@ -59,6 +75,9 @@ pub(super) fn environment(command: Command) -> Command {
         };
         if !name.starts_with("CODER_") || is_set(&name) {
             return arg;
+        }
+        if name == OURS.0 && !is_set(&format!("HOMEBREW_{name}")) && is_set(OURS.1) {
+            return arg.env(OURS.1);
         }
         let brewed = format!("HOMEBREW_{name}");
         if is_set(&brewed) {
@@ -101,6 +120,15 @@ mod tests {
             reordered("coder provisioner start -v"),
             "coder provisioner start -v"
         );
+    }
+
+    #[test]
+    fn commands_of_workspaces_may_stand_at_the_root_as_coders_do() {
+        assert_eq!(
+            reordered("outpost create dev -t demo"),
+            "outpost workspace create dev -t demo"
+        );
+        assert_eq!(reordered("outpost ssh list"), "outpost ssh list");
     }
 
     #[test]

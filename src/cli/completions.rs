@@ -2,9 +2,12 @@
 
 use clap_complete::Shell;
 
-use super::output;
+use super::complete;
 
-/// Print a script that completes commands in a shell
+/// Print a script that completes commands, options and names in a shell
+///
+/// Names of workspaces, templates and the like are asked for at the server that you are logged in to. For bash, put
+/// `source <(outpost completions bash)` into ~/.bashrc; other shells read the script from where they look for such.
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
     /// Which shell
@@ -12,10 +15,7 @@ pub(super) struct Completions {
 }
 
 impl Completions {
-    pub(super) fn exec(self, mut root: clap::Command) -> anyhow::Result<()> {
-        let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut root, "outpost", &mut script);
-        output::line(String::from_utf8(script)?.trim_end())?;
-        Ok(())
+    pub(super) fn exec(self) -> anyhow::Result<()> {
+        complete::register(&self.shell.to_string())
     }
 }

@@ -1,6 +1,6 @@
 //! `outpost config`.
 
-use std::ffi::OsString;
+use std::{collections::BTreeSet, ffi::OsString};
 
 use serde::Serialize;
 
@@ -28,10 +28,32 @@ pub(super) enum Config {
     },
 }
 
+/// What is set, and where.
 #[derive(Serialize)]
 struct Checked {
     file: Option<String>,
+    /// Keys that the file has.
     settings: usize,
+    /// Variables that set something.
+    environment: BTreeSet<String>,
+}
+
+impl Checked {
+    fn human(&self) -> String {
+        let keys = match self.settings {
+            1 => "1 setting".to_owned(),
+            count => format!("{count} settings"),
+        };
+        let file = match &self.file {
+            Some(file) => format!("{file} is good: {keys}"),
+            None => "there is no file".to_owned(),
+        };
+        let names: Vec<&str> = self.environment.iter().map(String::as_str).collect();
+        match names.as_slice() {
+            [] => file,
+            names => format!("{file}; the environment sets {}", names.join(", ")),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -120,21 +142,16 @@ pub(super) fn without_secrets(settings: &Settings) -> anyhow::Result<String> {
 fn check(settings: Settings, output: Output) -> anyhow::Result<()> {
     let file = settings.file?;
     let all = config::settings(&settings.root, SECTIONS, file.as_ref(), &[])?;
-    let set = |setting: &&Setting| !matches!(setting.origin, Origin::Default | Origin::Unset);
-    let checked = Checked {
-        file: file.map(|file| file.path().display().to_string()),
-        settings: all.iter().filter(set).count(),
+    let variable = |setting: Setting| match setting.origin {
+        Origin::Environment(name) => Some(name),
+        Origin::Flag | Origin::File(..) | Origin::Default | Origin::Unset => None,
     };
-    output.item(&checked, |checked| match &checked.file {
-        Some(file) => format!(
-            "{file} is good; {} settings differ from the defaults",
-            checked.settings
-        ),
-        None => format!(
-            "there is no file; {} settings come from the environment",
-            checked.settings
-        ),
-    })?;
+    let checked = Checked {
+        settings: file.as_ref().map_or(0, |file| file.entries().len()),
+        file: file.map(|file| file.path().display().to_string()),
+        environment: all.into_iter().filter_map(variable).collect(),
+    };
+    output.item(&checked, Checked::human)?;
     Ok(())
 }
 

@@ -10,9 +10,10 @@ use std::{
 use tonic::Status;
 use url::Url;
 
+use super::follow::LostSight;
 use crate::{
     client::{CallError, coder::PushError},
-    config::ConfigError,
+    config::{ConfigError, contexts::ContextError},
     control::{StartError, backup::BackupError},
     daemon::{DaemonError, journal::JournalError},
     files::archive::ArchiveError,
@@ -132,6 +133,11 @@ pub(super) fn report(
     if let Some(RemoteStatus(status)) = error.downcast_ref() {
         return ExitCode::from(*status);
     }
+    if let Some(usage) = error.downcast_ref::<clap::Error>() {
+        // It says `error: ` itself.
+        let _ = usage.print();
+        return ExitCode::from(wrong_usage);
+    }
     let mut stderr = io::stderr().lock();
     // If stderr is closed, nobody is there to be told.
     let _ = writeln!(stderr, "error: {}", chain(&error, server));
@@ -195,7 +201,8 @@ fn hint_of(error: &anyhow::Error, server: Option<&Url>) -> Option<String> {
         if let Some(status) = link.downcast_ref::<Status>() {
             return CallError::new(server?, status.clone()).hint();
         }
-        None.or_else(|| link.downcast_ref::<ConfigError>()?.hint())
+        None.or_else(|| Some(link.downcast_ref::<LostSight>()?.hint()))
+            .or_else(|| link.downcast_ref::<ConfigError>()?.hint())
             .or_else(|| link.downcast_ref::<StartError>()?.hint())
             .or_else(|| link.downcast_ref::<BackupError>()?.hint())
             .or_else(|| link.downcast_ref::<ArchiveError>()?.hint())
@@ -213,10 +220,12 @@ fn hint_of(error: &anyhow::Error, server: Option<&Url>) -> Option<String> {
 
 fn code_of(error: &anyhow::Error) -> Code {
     for link in error.chain() {
-        if link.is::<UsageError>() || link.is::<ConfigError>() || link.is::<clap::Error>() {
+        let is_usage = link.is::<UsageError>() || link.is::<ContextError>();
+        if is_usage || link.is::<ConfigError>() || link.is::<clap::Error>() {
             return Code::Usage;
         }
-        if link.is::<Interrupted>() {
+        let lost = link.downcast_ref::<LostSight>();
+        if link.is::<Interrupted>() || lost.is_some_and(LostSight::is_interruption) {
             return Code::Is(INTERRUPTED);
         }
         if link.is::<Incomplete>() {

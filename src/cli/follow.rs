@@ -1,9 +1,17 @@
-//! Waiting for a job's end while its log is shown.
+//! Waiting for a job's end while its log is shown, also while the server is away.
 
-use anyhow::Context;
+mod waits;
 
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::Status;
+
+use self::waits::Waits;
+pub(super) use self::waits::why;
 use super::{
     exit::{Hint, Interrupted},
+    outage::{Outage, is_outage},
     progress::Progress,
 };
 use crate::{
@@ -11,6 +19,9 @@ use crate::{
     proto::outpost::v1::{CancelJobRequest, Job, ShowJobRequest, StreamLogsRequest},
     stop::Stop,
 };
+
+/// How often a job that waits for a daemon is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How much of a job's log is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,76 +41,202 @@ impl Show {
     }
 }
 
-/// Shows the log of `job` and waits until it ended. Once `stop` is cancelled the server is asked to cancel the job,
-/// whose end is still waited for; once it is killed nothing is.
+/// A job goes on, and nobody here knows how.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.text())]
+pub(super) struct LostSight {
+    job: String,
+    /// Somebody wanted it to be cancelled, and the server does not know.
+    cancel: bool,
+    source: Option<Status>,
+}
+
+impl LostSight {
+    fn text(&self) -> String {
+        match self.cancel {
+            true => format!(
+                "the server was not told to cancel the job {}, which goes on",
+                self.job
+            ),
+            false => format!(
+                "the job {} goes on, but the server cannot be asked about it",
+                self.job
+            ),
+        }
+    }
+
+    /// Whether somebody here did not wait.
+    pub(super) fn is_interruption(&self) -> bool {
+        self.source.is_none()
+    }
+
+    /// How to find out, and to do what was meant.
+    pub(super) fn hint(&self) -> String {
+        let job = &self.job;
+        match self.cancel {
+            true => format!(
+                "`outpost job cancel {job}` cancels it, `outpost job show {job}` tells how it ended"
+            ),
+            false => format!(
+                "`outpost job logs --follow {job}` goes on following it, `outpost job show {job}` tells how it ended"
+            ),
+        }
+    }
+}
+
+/// Says what failed, unless it may not have failed at all.
+pub(super) fn failed<T>(
+    result: anyhow::Result<T>,
+    what: impl FnOnce() -> String,
+) -> anyhow::Result<T> {
+    match result {
+        Err(error) if !error.is::<LostSight>() => Err(error.context(what())),
+        result => result,
+    }
+}
+
+/// Shows the log of `job` and waits until it ended, through restarts of the server. Once `stop` is cancelled the
+/// server is asked to cancel the job, whose end is still waited for; once it is killed nothing is.
 ///
 /// # Errors
-/// What the job failed with, [`Interrupted`], or a lost connection.
+/// What the job failed with, [`Interrupted`], or [`LostSight`].
 pub(super) async fn job(api: &mut Api, id: &str, show: Show, stop: &Stop) -> anyhow::Result<()> {
-    let mut progress = Progress::new(show);
-    let mut asked = stop.is_cancelled();
-    let mut logs = stream(api, id, 0).await?;
-    let mut last = 0;
+    let mut follower = Follower {
+        api,
+        id,
+        progress: Progress::new(show),
+        last: 0,
+        cancel: stop.is_cancelled().then_some(Cancel::Heard),
+        waits: Waits::default(),
+        outage: Outage::after_an_answer(),
+    };
     loop {
-        let batch = tokio::select! {
-            () = stop.killed() => return Err(Interrupted.into()),
-            () = stop.cancelled(), if !asked => {
-                asked = true;
-                let request = CancelJobRequest { id: id.to_owned() };
-                // It may have ended just now; its status tells.
-                let _ = api.cancel_job(request).await;
+        let ended = tokio::select! {
+            biased;
+            () = stop.killed() => return Err(follower.killed()),
+            () = stop.cancelled(), if follower.cancel.is_none() => {
+                follower.cancel = Some(Cancel::Asked);
                 continue;
             }
-            batch = logs.message() => batch,
+            ended = follower.until_end() => ended,
         };
-        match batch.context("lost the connection to the server")? {
-            Some(batch) => {
-                for line in batch.lines {
-                    progress.show(&line);
-                    last = last.max(line.id);
+        match ended {
+            Ok(job) => {
+                let asked = follower.cancel.is_some();
+                if job.status == "failed" && !asked {
+                    follower.progress.show_hidden();
                 }
+                drop(follower);
+                return verdict(job, asked);
             }
-            None => {
-                let job = state(api, id).await?;
-                if job.completed_at != 0 {
-                    if job.status == "failed" && !asked {
-                        progress.show_hidden();
-                    }
-                    drop(progress);
-                    return verdict(job, asked);
-                }
-                // A server that restarts ends the stream early.
-                logs = stream(api, id, last).await?;
+            Err(status) if is_outage(&status) => return Err(follower.lost(Some(status)).into()),
+            Err(status) => {
+                return Err(anyhow::Error::new(status).context("failed to follow the job"));
             }
         }
     }
 }
 
-async fn stream(
-    api: &mut Api,
-    id: &str,
-    after: i64,
-) -> anyhow::Result<tonic::Streaming<crate::proto::outpost::v1::LogBatch>> {
-    let request = StreamLogsRequest {
-        job_id: id.to_owned(),
-        after,
-        follow: true,
-    };
-    Ok(api
-        .stream_logs(request)
-        .await
-        .context("failed to follow the log")?
-        .into_inner())
+/// How far a cancellation came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cancel {
+    /// Somebody here wants it.
+    Asked,
+    /// The server knows.
+    Heard,
 }
 
-async fn state(api: &mut Api, id: &str) -> anyhow::Result<Job> {
-    let request = ShowJobRequest { id: id.to_owned() };
-    let details = api
-        .show_job(request)
-        .await
-        .context("failed to look at the job")?
-        .into_inner();
-    details.job.context("the server's answer has no `job`")
+/// Somebody who follows a job. Everything that was shown is remembered here, so that any call may break off.
+struct Follower<'a> {
+    api: &'a mut Api,
+    id: &'a str,
+    progress: Progress,
+    last: i64,
+    cancel: Option<Cancel>,
+    waits: Waits,
+    outage: Outage,
+}
+
+impl Follower<'_> {
+    async fn until_end(&mut self) -> Result<Job, Status> {
+        loop {
+            let status = match self.attend().await {
+                Ok(job) => return Ok(job),
+                Err(status) => status,
+            };
+            let progress = &self.progress;
+            self.outage.wait(status, |text| progress.say(text)).await?;
+        }
+    }
+
+    /// Follows for as long as one connection lasts.
+    async fn attend(&mut self) -> Result<Job, Status> {
+        if self.cancel == Some(Cancel::Asked) {
+            let id = self.id.to_owned();
+            match self.api.cancel_job(CancelJobRequest { id }).await {
+                Err(status) if is_outage(&status) => return Err(status),
+                // If it was refused, the job has ended, or somebody else was faster.
+                Ok(_) | Err(_) => self.cancel = Some(Cancel::Heard),
+            }
+        }
+        let mut is_queued = self.look().await?.status == "queued";
+        let request = StreamLogsRequest {
+            job_id: self.id.to_owned(),
+            after: self.last,
+            follow: true,
+        };
+        let mut logs = self.api.stream_logs(request).await?.into_inner();
+        let progress = &self.progress;
+        self.outage.over(|text| progress.say(text));
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        looks.tick().await;
+        loop {
+            tokio::select! {
+                batch = logs.message() => {
+                    let Some(batch) = batch? else { break };
+                    is_queued = false;
+                    for line in batch.lines {
+                        self.progress.show(&line);
+                        self.last = self.last.max(line.id);
+                    }
+                }
+                _ = looks.tick(), if is_queued => is_queued = self.look().await?.status == "queued",
+            }
+        }
+        let job = self.look().await?;
+        match job.completed_at {
+            // A server that stops may end the stream in an orderly way.
+            0 => Err(Status::unavailable("the log ended before its job")),
+            _ => Ok(job),
+        }
+    }
+
+    /// Looks at the job, and says why it waits if that is news.
+    async fn look(&mut self) -> Result<Job, Status> {
+        let id = self.id.to_owned();
+        let details = self.api.show_job(ShowJobRequest { id }).await?.into_inner();
+        if let Some(text) = self.waits.news(&details) {
+            self.progress.say(&text);
+        }
+        let job = details.job;
+        job.ok_or_else(|| Status::internal("the server's answer has no `job`"))
+    }
+
+    fn lost(&self, source: Option<Status>) -> LostSight {
+        LostSight {
+            job: self.id.to_owned(),
+            cancel: self.cancel == Some(Cancel::Asked),
+            source,
+        }
+    }
+
+    fn killed(&self) -> anyhow::Error {
+        match self.cancel {
+            Some(Cancel::Heard) => Interrupted.into(),
+            Some(Cancel::Asked) | None => anyhow::Error::new(self.lost(None)),
+        }
+    }
 }
 
 fn verdict(job: Job, asked: bool) -> anyhow::Result<()> {

@@ -2,14 +2,20 @@
 
 use anyhow::Context;
 use serde::Serialize;
+use tonic::Status;
 
 use super::{
+    complete,
     exit::Interrupted,
+    follow,
+    outage::{self, Outage},
     output::{self, Format, Output},
     remote::Remote,
     rows,
+    watch::Watch,
 };
 use crate::{
+    client::Api,
     proto::outpost::v1::{
         CancelJobRequest, JobDetails, ListJobsRequest, LogLine, ShowJobRequest, StreamLogsRequest,
     },
@@ -20,6 +26,7 @@ use crate::{
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Job {
     /// List jobs, newest first
+    #[command(visible_alias = "ls")]
     List {
         /// Only jobs with this status: queued, running, cancelling, succeeded, failed or cancelled
         #[arg(long = "status", value_name = "STATUS")]
@@ -28,18 +35,25 @@ pub(super) enum Job {
         #[arg(long, value_name = "COUNT", default_value_t = 100)]
         limit: i32,
         #[command(flatten)]
+        watch: Watch,
+        #[command(flatten)]
         remote: Remote,
     },
     /// Show a job; of one that waits, which daemons exist and why each does not take it
     Show {
-        /// The job's id
+        /// The job's id, or its beginning
+        #[arg(add = complete::jobs())]
         id: String,
+        /// Wait until it has ended, with its log on stderr; fail if it fails
+        #[arg(long)]
+        wait: bool,
         #[command(flatten)]
         remote: Remote,
     },
     /// Print the log of a job
     Logs {
-        /// The job's id
+        /// The job's id, or its beginning
+        #[arg(add = complete::jobs())]
         id: String,
         /// Go on until the job ends
         #[arg(long, short)]
@@ -49,7 +63,8 @@ pub(super) enum Job {
     },
     /// Ask a job to end early
     Cancel {
-        /// The job's id
+        /// The job's id, or its beginning
+        #[arg(add = complete::jobs())]
         id: String,
         #[command(flatten)]
         remote: Remote,
@@ -62,6 +77,8 @@ struct Shown {
     queue_position: i32,
     queue_length: i32,
     daemons: Vec<rows::Verdict>,
+    #[serde(skip)]
+    why: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -80,44 +97,31 @@ impl Job {
             Self::List {
                 statuses,
                 limit,
+                watch,
                 remote,
             } => {
-                let organization = remote.organization.clone();
                 let request = ListJobsRequest {
-                    organization,
+                    organization: remote.organization.clone(),
                     statuses,
                     limit,
                 };
-                let listed = remote.connect()?.list_jobs(request).await?.into_inner();
-                output.list(
-                    &listed
-                        .jobs
-                        .into_iter()
-                        .map(rows::Job::from)
-                        .collect::<Vec<_>>(),
-                )?;
-                Ok(())
+                let mut api = remote.connect()?;
+                let list = async || {
+                    let listed = api.list_jobs(request.clone()).await?.into_inner();
+                    let rows = listed.jobs.into_iter().map(rows::Job::from);
+                    Ok::<Vec<_>, Status>(rows.collect())
+                };
+                watch.print(list, output, &stop).await
             }
-            Self::Show { id, remote } => show(
-                remote
-                    .connect()?
-                    .show_job(ShowJobRequest { id })
-                    .await?
-                    .into_inner(),
-                output,
-            ),
+            Self::Show { id, wait, remote } => show(id, wait, &remote, output, &stop).await,
             Self::Logs { id, follow, remote } => {
-                let printed = logs(
-                    &remote,
-                    StreamLogsRequest {
-                        job_id: id,
-                        after: 0,
-                        follow,
-                    },
-                    output,
-                );
+                let request = StreamLogsRequest {
+                    job_id: id,
+                    after: 0,
+                    follow,
+                };
                 tokio::select! {
-                    printed = printed => printed,
+                    printed = logs(&remote, request, output) => printed,
                     () = stop.draining() => Err(Interrupted.into()),
                 }
             }
@@ -134,7 +138,33 @@ impl Job {
     }
 }
 
-fn show(details: JobDetails, output: Output) -> anyhow::Result<()> {
+async fn show(
+    id: String,
+    wait: bool,
+    remote: &Remote,
+    output: Output,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let mut api = remote.connect()?;
+    let request = ShowJobRequest { id };
+    let mut details = api.show_job(request).await?.into_inner();
+    let mut ended = Ok(());
+    if let (true, Some(job)) = (wait, &details.job) {
+        let request = ShowJobRequest { id: job.id.clone() };
+        // A Ctrl-C ends the wait, not the job.
+        let (show, nobody) = (follow::Show::Log, Stop::new());
+        ended = tokio::select! {
+            ended = follow::job(&mut api, &job.id, show, &nobody) => ended,
+            () = stop.draining() => return Err(Interrupted.into()),
+        };
+        details = api.show_job(request).await?.into_inner();
+    }
+    print(details, output)?;
+    ended
+}
+
+fn print(details: JobDetails, output: Output) -> anyhow::Result<()> {
+    let why = follow::why(&details);
     let shown = Shown {
         job: details
             .job
@@ -147,6 +177,7 @@ fn show(details: JobDetails, output: Output) -> anyhow::Result<()> {
             .into_iter()
             .map(rows::Verdict::from)
             .collect(),
+        why,
     };
     output.item(&shown, human)?;
     Ok(())
@@ -161,28 +192,56 @@ fn human(shown: &Shown) -> String {
         ("Status", job.status.clone()),
         ("Tags", rows::pairs(&job.tags)),
         ("Daemon", job.worker.clone()),
+        ("Created", rows::ago(job.created_at)),
+        ("Ended", rows::ago(job.completed_at)),
         ("Error", job.error.clone()),
     ]);
-    if shown.queue_position > 0 {
-        let (position, length) = (shown.queue_position, shown.queue_length);
-        text.push_str(&format!("\nIt waits at place {position} of {length}. "));
-        text.push_str(&match shown.daemons.as_slice() {
-            [] => "There is no daemon: start one with `outpost provisioner start`.".to_owned(),
-            daemons => format!("What each daemon says to it:\n{}", output::table(daemons)),
-        });
+    if let Some(why) = &shown.why {
+        text.push_str(&format!("\n{why}"));
     }
     text
 }
 
-async fn logs(remote: &Remote, request: StreamLogsRequest, output: Output) -> anyhow::Result<()> {
+async fn logs(
+    remote: &Remote,
+    mut request: StreamLogsRequest,
+    output: Output,
+) -> anyhow::Result<()> {
+    let mut api = remote.connect()?;
     let mut stage = String::new();
-    let mut batches = remote.connect()?.stream_logs(request).await?.into_inner();
+    if !request.follow {
+        let mut outage = Outage::default();
+        read(&mut api, &mut request, &mut stage, &mut outage, output).await?;
+        return Ok(());
+    }
+    outage::through(Outage::default(), async |outage| {
+        read(&mut api, &mut request, &mut stage, outage, output).await
+    })
+    .await
+}
+
+/// Prints lines until the stream ends; the request then asks for those behind them.
+async fn read(
+    api: &mut Api,
+    request: &mut StreamLogsRequest,
+    stage: &mut String,
+    outage: &mut Outage,
+    output: Output,
+) -> Result<(), Status> {
+    let mut batches = api.stream_logs(request.clone()).await?.into_inner();
+    outage.over(output::note);
     while let Some(batch) = batches.message().await? {
         for line in &batch.lines {
-            match output.format {
-                Format::Json => output::line(&serde_json::to_string(&json(line))?)?,
-                Format::Table => human_line(line, &mut stage)?,
+            let printed = match output.format {
+                Format::Json => {
+                    output::line_to_reader(&serde_json::to_string(&json(line)).unwrap_or_default())
+                }
+                Format::Table => human_line(line, stage),
+            };
+            if !output::is_read(printed).map_err(|error| Status::aborted(error.to_string()))? {
+                return Ok(());
             }
+            request.after = line.id;
         }
     }
     Ok(())
@@ -203,10 +262,10 @@ fn json(line: &LogLine) -> Line<'_> {
 fn human_line(line: &LogLine, stage: &mut String) -> std::io::Result<()> {
     if *stage != line.stage {
         stage.clone_from(&line.stage);
-        output::line(&format!("==> {stage}"))?;
+        output::line_to_reader(&format!("==> {stage}"))?;
     }
     for text in line.output.lines() {
-        output::line(&format!("    {text}"))?;
+        output::line_to_reader(&format!("    {text}"))?;
     }
     Ok(())
 }

@@ -46,7 +46,12 @@ pub(super) enum Mirror {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Place {
     /// Directory of the mirror [default: $STATE_DIRECTORY/mirror or ~/.local/state/outpost/mirror]
-    #[arg(long, value_name = "DIR", env = "OUTPOST_MIRROR_DIR")]
+    #[arg(
+        long = "mirror",
+        alias = "mirror-dir",
+        value_name = "DIR",
+        env = "OUTPOST_MIRROR_DIR"
+    )]
     mirror_dir: Option<PathBuf>,
 }
 

@@ -93,13 +93,49 @@ impl Output {
     }
 }
 
-/// The rows under their headings.
+/// The rows under their headings: in a grid that fits the terminal, or plain where programs read.
 pub(super) fn table<R: Row>(rows: &[R]) -> String {
-    let mut table = grid(R::COLUMNS);
-    for row in rows {
-        table.add_row(row.cells());
+    let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
+    match io::stdout().is_terminal() {
+        true => grid(R::COLUMNS, cells),
+        false => plain(R::COLUMNS, &cells),
     }
-    rendered(&table)
+}
+
+/// One line a row, columns two blanks apart, `-` for an empty cell: what `grep`, `awk` and `column` expect.
+fn plain(columns: &[&str], rows: &[Vec<String>]) -> String {
+    let headings = columns.iter().map(|heading| (*heading).to_owned());
+    let mut lines: Vec<Vec<String>> = vec![headings.collect()];
+    lines.extend(
+        rows.iter()
+            .map(|row| row.iter().map(|cell| one_line(cell)).collect()),
+    );
+    let width = |column| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells
+            .map(|cell: &String| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let line = |cells: &Vec<String>| {
+        let padded = cells.iter().zip(&widths);
+        let padded = padded.map(|(cell, &width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn one_line(cell: &str) -> String {
+    let words: Vec<&str> = cell
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    match words.as_slice() {
+        [] => "-".to_owned(),
+        words => words.join(", "),
+    }
 }
 
 /// Names and values, one pair a line.
@@ -115,18 +151,14 @@ pub(super) fn facts(pairs: &[(&str, String)]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn grid(columns: &[&str]) -> Table {
+fn grid(columns: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(columns.iter().copied());
-    // A pipe or a file has no width: there a row stays one line.
-    if io::stdout().is_terminal() {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
+    for row in rows {
+        table.add_row(row);
     }
-    table
-}
-
-fn rendered(table: &Table) -> String {
     let lines = table.lines().map(|line| line.trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -136,10 +168,18 @@ fn rendered(table: &Table) -> String {
 /// # Errors
 /// If stdout fails otherwise.
 pub(super) fn line(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+    is_read(line_to_reader(text)).map(drop)
+}
+
+/// Whether somebody still reads, after something was printed.
+///
+/// # Errors
+/// If stdout failed otherwise.
+pub(super) fn is_read(printed: io::Result<()>) -> io::Result<bool> {
+    match printed {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -152,7 +192,39 @@ pub(super) fn shell_word(text: &str) -> String {
     }
 }
 
+/// Prints a line as [`line`] does, for what goes on for as long as somebody reads.
+///
+/// # Errors
+/// If stdout fails.
+pub(super) fn line_to_reader(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
 /// Prints `text` for people on stderr, as far as anybody listens.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_for_programs_has_one_plain_line_a_row() {
+        let rows = [
+            vec![
+                "amy/dev".to_owned(),
+                "a: 1\nb: 2".to_owned(),
+                "x".to_owned(),
+            ],
+            vec!["bo/übung".to_owned(), String::new(), String::new()],
+        ];
+
+        assert_eq!(
+            plain(&["Workspace", "Facts", "End"], &rows),
+            "Workspace  Facts       End\namy/dev    a: 1, b: 2  x\nbo/übung   -           -"
+        );
+    }
 }

@@ -91,7 +91,8 @@ impl Progress {
         }
     }
 
-    fn say(&self, text: &str) {
+    /// Says something beside the log.
+    pub(super) fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
             None => output::note(text),

@@ -15,18 +15,22 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use serde::Serialize;
+use tonic::Status;
 
 use self::args::{EXIT_CODES, Start};
 use super::{
+    complete,
+    confirm::Confirm,
     output::{self, Output, Row},
     remote::{Pair, Remote},
     rows,
+    watch::Watch,
 };
 use crate::{
     observe::{DaemonLog, LogFormat},
     proto::outpost::v1::{
-        CreateProvisionerKeyRequest, DeleteProvisionerKeyRequest, ListDaemonsRequest,
-        ListProvisionerKeysRequest, ProvisionerKey,
+        CreateProvisionerKeyRequest, DeleteDaemonRequest, DeleteProvisionerKeyRequest,
+        ListDaemonsRequest, ListProvisionerKeysRequest, ProvisionerKey,
     },
     stop::Stop,
 };
@@ -41,7 +45,21 @@ pub(super) enum Provisioner {
     #[command(after_help = EXIT_CODES)]
     Start(Box<Start>),
     /// List the daemons that a server knows
+    #[command(visible_alias = "ls")]
     List {
+        #[command(flatten)]
+        watch: Watch,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Forget a daemon that is offline
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// The daemon's name, or the beginning of its id
+        #[arg(add = complete::daemons())]
+        name: String,
+        #[command(flatten)]
+        confirm: Confirm,
         #[command(flatten)]
         remote: Remote,
     },
@@ -64,14 +82,19 @@ pub(super) enum Key {
         remote: Remote,
     },
     /// List keys, without their values
+    #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
         remote: Remote,
     },
     /// Delete a key; daemons that have it are refused from then on
+    #[command(visible_alias = "rm")]
     Delete {
         /// The key's name
+        #[arg(add = complete::keys())]
         name: String,
+        #[command(flatten)]
+        confirm: Confirm,
         #[command(flatten)]
         remote: Remote,
     },
@@ -81,21 +104,33 @@ impl Provisioner {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         match self {
             Self::Start(start) => start::exec(*start, stop).await,
-            Self::List { remote } => {
+            Self::List { watch, remote } => {
                 let organization = remote.organization.clone();
-                let listed = remote
-                    .connect()?
-                    .list_daemons(ListDaemonsRequest { organization })
-                    .await?;
-                let daemons = listed
-                    .into_inner()
-                    .daemons
-                    .into_iter()
-                    .map(rows::Daemon::from);
-                output.list(&daemons.collect::<Vec<_>>())?;
+                let request = ListDaemonsRequest { organization };
+                let mut api = remote.connect()?;
+                let list = async || {
+                    let listed = api.list_daemons(request.clone()).await?.into_inner();
+                    let rows = listed.daemons.into_iter().map(rows::Daemon::from);
+                    Ok::<Vec<_>, Status>(rows.collect())
+                };
+                watch.print(list, output, &stop).await
+            }
+            Self::Delete {
+                name,
+                confirm,
+                remote,
+            } => {
+                let question = format!("Forget the daemon {name}?");
+                confirm.ask(&question, &stop).await?;
+                let request = DeleteDaemonRequest {
+                    organization: remote.organization.clone(),
+                    daemon: name.clone(),
+                };
+                remote.connect()?.delete_daemon(request).await?;
+                output::note(&format!("Forgot the daemon {name}."));
                 Ok(())
             }
-            Self::Key(key) => key.exec(output).await,
+            Self::Key(key) => key.exec(output, &stop).await,
         }
     }
 
@@ -103,7 +138,7 @@ impl Provisioner {
     pub(super) fn daemon_log(&self, filter: Option<&str>, format: LogFormat) -> Option<DaemonLog> {
         match self {
             Self::Start(start) => Some(log::daemon_log(&start.logging, filter, format)),
-            Self::List { .. } | Self::Key(_) => None,
+            Self::List { .. } | Self::Delete { .. } | Self::Key(_) => None,
         }
     }
 
@@ -143,7 +178,7 @@ impl Row for KeyRow {
 }
 
 impl Key {
-    async fn exec(self, output: Output) -> anyhow::Result<()> {
+    async fn exec(self, output: Output, stop: &Stop) -> anyhow::Result<()> {
         match self {
             Self::Create { name, tags, remote } => {
                 let tags = tags.into_iter().map(|tag| (tag.name, tag.value)).collect();
@@ -176,12 +211,20 @@ impl Key {
                     .map(|key| KeyRow::new(key, None));
                 output.list(&keys.collect::<Vec<_>>())?;
             }
-            Self::Delete { name, remote } => {
-                let organization = remote.organization.clone();
-                remote
-                    .connect()?
-                    .delete_provisioner_key(DeleteProvisionerKeyRequest { organization, name })
-                    .await?;
+            Self::Delete {
+                name,
+                confirm,
+                remote,
+            } => {
+                let question =
+                    format!("Delete the key {name}, and refuse the daemons that have it?");
+                confirm.ask(&question, stop).await?;
+                let request = DeleteProvisionerKeyRequest {
+                    organization: remote.organization.clone(),
+                    name: name.clone(),
+                };
+                remote.connect()?.delete_provisioner_key(request).await?;
+                output::note(&format!("Deleted the key {name}."));
             }
         }
         Ok(())

@@ -90,9 +90,14 @@ struct Push {
     /// File that holds the token
     #[arg(long, value_name = "FILE", env = "OUTPOST_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// PEM file of further authorities to trust
-    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
-    tls_ca_file: Option<PathBuf>,
+    /// PEM file of authorities to trust beside the system's
+    #[arg(
+        long,
+        alias = "tls-ca-file",
+        value_name = "FILE",
+        env = "OUTPOST_TLS_CA_FILE"
+    )]
+    ca_file: Option<PathBuf>,
     #[command(flatten)]
     revoked: Revoked,
 }
@@ -316,7 +321,7 @@ impl Push {
             }
         };
         let trust = tls::Trust {
-            extra: self.tls_ca_file.iter().cloned().collect(),
+            extra: self.ca_file.iter().cloned().collect(),
             revoked: self.revoked.crl_file.clone(),
             ..tls::Trust::default()
         };

@@ -9,9 +9,13 @@ use anyhow::Context;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::exit::{Hint, UsageError};
+use super::{
+    complete,
+    exit::{Hint, UsageError},
+};
 use crate::{
     client::{self, Api},
+    config::contexts::{Context as Saved, ContextError, Contexts},
     connect::Server,
     net::{http, proxy::Proxies, tls},
     secret::Secret,
@@ -30,18 +34,38 @@ pub(super) struct Revoked {
     pub(super) crl_file: Option<PathBuf>,
 }
 
+/// Authorities that are trusted beside the system's.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Authorities {
+    /// PEM file of authorities to trust beside the system's
+    #[arg(
+        long,
+        alias = "tls-ca-file",
+        value_name = "FILE",
+        env = "OUTPOST_TLS_CA_FILE"
+    )]
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// Where a server is if nobody says.
+const DEFAULT_URL: &str = "http://127.0.0.1:7080";
+
 /// Which server, and who asks.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
 pub(super) struct Remote {
-    /// URL of the server
+    /// URL of the server [default: that of the last `outpost login`, else http://127.0.0.1:7080]
+    #[arg(long, value_name = "URL", env = "OUTPOST_URL")]
+    url: Option<Url>,
+    /// Saved login to use, if not the current one; `outpost context list` shows them
     #[arg(
         long,
-        value_name = "URL",
-        env = "OUTPOST_URL",
-        default_value = "http://127.0.0.1:7080"
+        conflicts_with = "url",
+        value_name = "NAME",
+        env = "OUTPOST_CONTEXT",
+        add = complete::contexts()
     )]
-    url: Url,
+    context: Option<String>,
     /// Token of a user; better give it in a file or in the environment, as others see the command line
     #[arg(
         long,
@@ -54,9 +78,8 @@ pub(super) struct Remote {
     /// File that holds the token
     #[arg(long, value_name = "FILE", env = "OUTPOST_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// PEM file of further authorities to trust
-    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
-    tls_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    authorities: Authorities,
     #[command(flatten)]
     revoked: Revoked,
     /// Organization, if it is not the default one
@@ -66,46 +89,105 @@ pub(super) struct Remote {
         value_name = "NAME",
         env = "OUTPOST_ORGANIZATION",
         default_value = "",
-        hide_default_value = true
+        hide_default_value = true,
+        add = complete::organizations()
     )]
     pub(super) organization: String,
+}
+
+/// The server that is meant, and the saved login for it, with its name, if there is one.
+struct Meant {
+    url: Url,
+    saved: Option<(Saved, String)>,
+}
+
+/// Finds out which server is meant. A saved login counts for its own server only: its token goes nowhere else.
+fn meant(url: Option<&Url>, context: Option<&str>) -> anyhow::Result<Meant> {
+    let Ok(contexts) = Contexts::of_user() else {
+        let url = url.cloned().unwrap_or_else(default_url);
+        return Ok(Meant { url, saved: None });
+    };
+    let load = |name: String| Ok::<_, ContextError>((contexts.load(&name)?, name));
+    let saved = match (context, url) {
+        (Some(name), _) => Some(load(name.to_owned())?),
+        (None, Some(url)) => contexts.of_server(url)?,
+        (None, None) => contexts.current()?.map(load).transpose()?,
+    };
+    let of_saved = saved.as_ref().map(|(context, _)| &context.url);
+    let url = of_saved.or(url).cloned().unwrap_or_else(default_url);
+    Ok(Meant { url, saved })
+}
+
+/// Where a server is if nobody says.
+pub(super) fn default_url() -> Url {
+    DEFAULT_URL.parse().expect("the constant is a URL")
+}
+
+/// The server that a command with these arguments talks to, if it talks to one.
+pub(super) fn server_of(matches: &clap::ArgMatches) -> Option<Url> {
+    let url = matches.try_get_one::<Url>("url").ok()?;
+    match matches.try_get_one::<String>("context") {
+        Ok(context) => Some(meant(url, context.map(String::as_str)).ok()?.url),
+        Err(_) => url.cloned(),
+    }
 }
 
 impl Remote {
     /// Connects; nothing is sent yet.
     pub(super) fn connect(&self) -> anyhow::Result<Api> {
+        let meant = self.meant()?;
         let target = client::Target {
-            url: self.url.clone(),
-            token: self.token()?,
-            trust: self.trust(),
+            token: self.token(&meant)?,
+            trust: self.trust(&meant),
+            url: meant.url,
         };
         Ok(client::connect(&target)?)
     }
 
     /// The server as one who goes to an agent sees it; nothing is sent yet.
     pub(super) fn server(&self) -> anyhow::Result<Server> {
+        let meant = self.meant()?;
         let http = http::Client::new(http::Config {
-            trust: self.trust(),
+            trust: self.trust(&meant),
             proxies: Proxies::from_env(),
-            ..http::Config::new(self.url.clone())
+            ..http::Config::new(meant.url.clone())
         })?;
-        Ok(Server::new(http, self.token()?))
+        Ok(Server::new(http, self.token(&meant)?))
     }
 
-    fn trust(&self) -> tls::Trust {
-        tls::Trust {
-            extra: self.tls_ca_file.iter().cloned().collect(),
-            revoked: self.revoked.crl_file.clone(),
-            ..tls::Trust::default()
-        }
+    /// The saved login that is used, if its token is.
+    pub(super) fn saved(&self) -> anyhow::Result<Option<(Saved, String)>> {
+        let is_told = self.token.is_some() || self.token_file.is_some();
+        Ok(self.meant()?.saved.filter(|_| !is_told))
+    }
+
+    /// The server's address.
+    pub(super) fn url(&self) -> anyhow::Result<Url> {
+        Ok(self.meant()?.url)
+    }
+
+    fn meant(&self) -> anyhow::Result<Meant> {
+        meant(self.url.as_ref(), self.context.as_deref())
+    }
+
+    fn trust(&self, meant: &Meant) -> tls::Trust {
+        let saved = meant.saved.as_ref().map(|(context, _)| context);
+        let saved_ca = saved.and_then(|it| it.ca_file.clone());
+        let saved_crl = saved.and_then(|it| it.crl_file.clone());
+        let ca_file = self.authorities.ca_file.clone().or(saved_ca);
+        trust(ca_file, self.revoked.crl_file.clone().or(saved_crl))
     }
 
     /// Options that lead to the same server, without the token: that is not for command lines.
-    pub(super) fn options(&self) -> Vec<String> {
-        let mut options = vec!["--url".to_owned(), self.url.to_string()];
+    pub(super) fn options(&self) -> anyhow::Result<Vec<String>> {
+        let meant = self.meant()?;
+        if let Some((_, name)) = self.saved()? {
+            return Ok(vec!["--context".to_owned(), name]);
+        }
+        let mut options = vec!["--url".to_owned(), meant.url.to_string()];
         let files = [
             ("--token-file", &self.token_file),
-            ("--tls-ca-file", &self.tls_ca_file),
+            ("--ca-file", &self.authorities.ca_file),
             ("--crl-file", &self.revoked.crl_file),
         ];
         for (option, path) in files {
@@ -115,16 +197,31 @@ impl Remote {
                 options.extend([option.to_owned(), path.display().to_string()]);
             }
         }
-        options
+        Ok(options)
     }
 
-    fn token(&self) -> anyhow::Result<Secret> {
-        match (&self.token, &self.token_file) {
-            (Some(token), _) => Ok(token.clone()),
-            (None, Some(path)) => secret_file(path),
-            (None, None) => Err(UsageError("no token is given".into()))
-                .hint("set OUTPOST_TOKEN_FILE to the file `admin.token` in the server's data directory, or OUTPOST_TOKEN"),
+    fn token(&self, meant: &Meant) -> anyhow::Result<Secret> {
+        match (&self.token, &self.token_file, &meant.saved) {
+            (Some(token), _, _) => Ok(token.clone()),
+            (None, Some(path), _) => secret_file(path),
+            (None, None, Some((_, name))) => Ok(Contexts::of_user()?.token(name)?),
+            (None, None, None) => Err(UsageError(format!(
+                "nobody is logged in to {}, and no token is given",
+                meant.url
+            )))
+            .hint(
+                "log in with `outpost login URL`; the first token of a server is in the file `admin.token` of its data directory",
+            ),
         }
+    }
+}
+
+/// Trusts the system's authorities and those in `ca_file`, but nothing on the lists in `crl_file`.
+pub(super) fn trust(ca_file: Option<PathBuf>, crl_file: Option<PathBuf>) -> tls::Trust {
+    tls::Trust {
+        extra: ca_file.into_iter().collect(),
+        revoked: crl_file,
+        ..tls::Trust::default()
     }
 }
 

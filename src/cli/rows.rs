@@ -1,6 +1,8 @@
 //! The server's answers as rows and JSON objects.
 
+mod age;
 mod agent;
+mod build;
 mod question;
 
 use std::collections::BTreeMap;
@@ -9,22 +11,17 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 pub(super) use self::{
+    age::{age, ago, time, time_until},
     agent::{Agent, Running},
+    build::Build,
     question::{Preset, Question},
 };
 use super::output::Row;
 use crate::proto::{outpost::v1, provisioner};
 
-/// A moment; JSON has it in RFC 3339, tables to the second.
-fn time(milliseconds: i64) -> Option<Timestamp> {
-    (milliseconds != 0)
-        .then(|| Timestamp::from_millisecond(milliseconds).ok())
-        .flatten()
-}
-
-fn shown(time: Option<Timestamp>) -> String {
-    time.map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
-        .unwrap_or_default()
+/// The beginning of an id that commands take in its place.
+pub(super) fn short(id: &str) -> String {
+    id.chars().take(8).collect()
 }
 
 /// `a=b, c=d`, in the order of names.
@@ -61,15 +58,14 @@ impl From<v1::Template> for Template {
 
 impl Row for Template {
     const COLUMNS: &'static [&'static str] =
-        &["Template", "Active version", "Created by", "Updated (UTC)"];
+        &["Template", "Active version", "Created by", "Updated"];
 
     fn cells(&self) -> Vec<String> {
-        let updated = shown(self.updated_at);
         vec![
             self.name.clone(),
             self.active_version.clone(),
             self.created_by.clone(),
-            updated,
+            age(self.updated_at),
         ]
     }
 }
@@ -109,7 +105,7 @@ impl Row for Version {
         "Import",
         "Message",
         "Created by",
-        "Created (UTC)",
+        "Age",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -125,7 +121,7 @@ impl Row for Version {
             status,
             self.message.clone(),
             self.created_by.clone(),
-            shown(self.created_at),
+            age(self.created_at),
         ]
     }
 }
@@ -307,7 +303,7 @@ impl Row for Workspace {
         "Version",
         "Status",
         "Build",
-        "Updated (UTC)",
+        "Updated",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -318,7 +314,7 @@ impl Row for Workspace {
             format!("{}{outdated}", self.version),
             self.status.clone(),
             self.build.to_string(),
-            shown(self.updated_at),
+            age(self.updated_at),
         ]
     }
 }
@@ -358,24 +354,23 @@ impl From<v1::Job> for Job {
 }
 
 impl Row for Job {
-    const COLUMNS: &'static [&'static str] = &[
-        "Job",
-        "Kind",
-        "Subject",
-        "Status",
-        "Daemon",
-        "Created (UTC)",
-        "Error",
-    ];
+    const COLUMNS: &'static [&'static str] =
+        &["Job", "Kind", "Subject", "Status", "Daemon", "Age", "Error"];
 
     fn cells(&self) -> Vec<String> {
+        let kind = match self.kind.as_str() {
+            "template_import" => "import",
+            "template_dry_run" => "dry run",
+            "workspace_build" => "build",
+            kind => kind,
+        };
         vec![
-            self.id.clone(),
-            self.kind.clone(),
+            short(&self.id),
+            kind.to_owned(),
             self.subject.clone(),
             self.status.clone(),
             self.worker.clone(),
-            shown(self.created_at),
+            age(self.created_at),
             self.error.clone(),
         ]
     }
@@ -412,14 +407,8 @@ impl From<v1::Daemon> for Daemon {
 }
 
 impl Row for Daemon {
-    const COLUMNS: &'static [&'static str] = &[
-        "Daemon",
-        "Status",
-        "Tags",
-        "Version",
-        "Key",
-        "Last seen (UTC)",
-    ];
+    const COLUMNS: &'static [&'static str] =
+        &["Daemon", "Status", "Tags", "Version", "Key", "Last seen"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -428,7 +417,7 @@ impl Row for Daemon {
             pairs(&self.tags),
             self.version.clone(),
             self.key.clone(),
-            shown(self.last_seen_at),
+            age(self.last_seen_at),
         ]
     }
 }

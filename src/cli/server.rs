@@ -1,7 +1,8 @@
 //! `outpost server`.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use serde::Serialize;
 use url::Url;
 
@@ -11,7 +12,7 @@ use super::{
     isolation::Guarded,
     output::{self, Output},
     remote::secret_lines,
-    values::{self, Csv},
+    values::{self, Csv, ListenAddress},
 };
 use crate::{
     control::{self, Registration, StateKey, Storage, backup},
@@ -62,21 +63,21 @@ struct Run {
     /// Where to keep everything [default: $STATE_DIRECTORY or ~/.local/state/outpost]
     #[arg(long, value_name = "DIR", env = "OUTPOST_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Where to listen
+    /// Where to listen; without a host at every address of the machine
     #[arg(
         long,
         value_name = "ADDRESS",
         env = "OUTPOST_LISTEN",
         default_value = "127.0.0.1:7080"
     )]
-    listen: SocketAddr,
+    listen: ListenAddress,
     /// PEM file of the certificate and those up to its authority; without one, plain HTTP is spoken
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CERT_FILE")]
     tls_cert_file: Option<PathBuf>,
     /// PEM file of the certificate's private key
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_KEY_FILE")]
     tls_key_file: Option<PathBuf>,
-    /// URL that templates and agents are told, if it is not that of the listener
+    /// URL that templates and agents are told [default: that of the listener, with this machine's address if it listens at every one]
     #[arg(long, value_name = "URL", env = "OUTPOST_ACCESS_URL")]
     access_url: Option<Url>,
     /// Directory with binaries of agents, such as `coder-linux-arm64`; this program is the one for its own platform
@@ -255,10 +256,16 @@ impl Run {
         let server_stop = stop.cleanup();
         let server = control::start(self.config(directory.clone())?, server_stop).await?;
         output::note(&format!(
-            "Listening at {}. Its first token is in {}.",
+            "Listening at {0}. Log in with: outpost login {0} --token-file {1}",
             server.url(),
             directory.join("admin.token").display()
         ));
+        if server.access_url() != server.url() && self.access_url.is_none() {
+            output::note(&format!(
+                "Agents are told {}; `--access-url` tells them another address.",
+                server.access_url()
+            ));
+        }
         match provisioner {
             None => stop.draining().await,
             Some(provisioner) => {
@@ -293,10 +300,14 @@ impl Run {
                     .as_deref(),
             ),
         };
+        let listen = &self.listen;
+        let listen = listen
+            .resolve()
+            .with_context(|| format!("failed to find the address `{listen}` to listen at"))?;
         Ok(control::Config {
             storage: Storage::Directory(directory),
             state_key,
-            listen: self.listen,
+            listen,
             tls,
             access_url: self.access_url.clone(),
             agent_binaries: self.agent_binaries.clone(),

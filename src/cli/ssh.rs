@@ -12,6 +12,7 @@ use tokio::{io::AsyncWriteExt as _, time::timeout};
 pub(super) use self::config::ConfigSsh;
 use self::terminal::Screen;
 use super::{
+    complete,
     exit::{Hint as _, Interrupted, RemoteStatus},
     output::{self, Output, Row},
     remote::Remote,
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 pub(super) struct Ssh {
     /// The workspace, as NAME or OWNER/NAME, with .AGENT if it has several
-    #[arg(value_name = "WORKSPACE")]
+    #[arg(value_name = "WORKSPACE", add = complete::workspaces())]
     workspace: String,
     /// What to run; a login shell if missing
     #[arg(value_name = "COMMAND", last = true)]
@@ -52,7 +53,7 @@ pub(super) struct Ssh {
 #[derive(Debug, clap::Args)]
 pub(super) struct Ping {
     /// The workspace, as NAME or OWNER/NAME, with .AGENT if it has several
-    #[arg(value_name = "WORKSPACE")]
+    #[arg(value_name = "WORKSPACE", add = complete::workspaces())]
     workspace: String,
     /// How often
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 4)]

@@ -1,27 +1,32 @@
 //! `outpost template`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
 
 use super::{
+    complete,
+    confirm::Confirm,
+    exit::UsageError,
     follow,
     output::{self, Output},
     remote::{Pair, Remote},
-    rows,
+    rows, workspace,
 };
 use crate::{
     client::Api,
     files::archive,
     proto::{
         outpost::v1::{
-            ActivateVersionRequest, CreateVersionRequest, DeleteTemplateRequest,
-            ListTemplatesRequest, ListVersionsRequest, ShowVersionRequest, Version, VersionDetails,
+            ActivateVersionRequest, CreateDryRunRequest, CreateVersionRequest,
+            DeleteTemplateRequest, ListTemplatesRequest, ListVersionsRequest,
+            RenameTemplateRequest, ShowDryRunRequest, ShowVersionRequest, Version, VersionDetails,
         },
         provisioner::VariableValue,
     },
     stop::Stop,
+    terraform::template::parse_dir,
 };
 
 /// Templates and their versions
@@ -30,6 +35,7 @@ pub(super) enum Template {
     /// Upload a directory as a new version, import it and make it the active one
     Push(Push),
     /// List templates
+    #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
         remote: Remote,
@@ -37,6 +43,7 @@ pub(super) enum Template {
     /// Show what a template makes and asks
     Show {
         /// The template's name
+        #[arg(add = complete::templates())]
         name: String,
         /// A version other than the active one
         #[arg(long, value_name = "NAME")]
@@ -47,6 +54,7 @@ pub(super) enum Template {
     /// List the versions of a template
     Versions {
         /// The template's name
+        #[arg(add = complete::templates())]
         name: String,
         #[command(flatten)]
         remote: Remote,
@@ -54,16 +62,34 @@ pub(super) enum Template {
     /// Make another version the active one
     Activate {
         /// The template's name
+        #[arg(add = complete::templates())]
         name: String,
         /// The version's name
         version: String,
         #[command(flatten)]
         remote: Remote,
     },
+    /// Plan a workspace of a template, and show what it would be made of; nothing is made
+    DryRun(DryRun),
+    /// Rename a template
+    Rename {
+        /// The template's name
+        #[arg(add = complete::templates())]
+        name: String,
+        /// Its new name
+        #[arg(value_name = "NEW_NAME")]
+        new_name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Delete a template that no workspace uses
+    #[command(visible_alias = "rm")]
     Delete {
         /// The template's name
+        #[arg(add = complete::templates())]
         name: String,
+        #[command(flatten)]
+        confirm: Confirm,
         #[command(flatten)]
         remote: Remote,
     },
@@ -73,6 +99,7 @@ pub(super) enum Template {
 #[derive(Debug, clap::Args)]
 pub(super) struct Push {
     /// The template's name
+    #[arg(add = complete::templates())]
     name: String,
     /// The directory that has its `main.tf`
     #[arg(value_name = "DIR", default_value = ".")]
@@ -99,6 +126,33 @@ pub(super) struct Push {
     #[arg(long)]
     inactive: bool,
     /// Show DEBUG lines of the import, too
+    #[arg(long)]
+    verbose: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Plan a workspace of a template
+#[derive(Debug, clap::Args)]
+pub(super) struct DryRun {
+    /// The template's name
+    #[arg(add = complete::templates())]
+    name: String,
+    /// A version other than the active one
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    version: String,
+    /// Answer to a parameter of the template
+    #[arg(long = "parameter", value_name = "NAME=VALUE")]
+    parameters: Vec<Pair>,
+    /// The name that the workspace would have
+    #[arg(long, value_name = "NAME", default_value = "dry-run")]
+    workspace: String,
+    /// Show DEBUG lines, too
     #[arg(long)]
     verbose: bool,
     #[command(flatten)]
@@ -150,13 +204,35 @@ impl Template {
                 output.list(&[rows::Template::from(template)])?;
                 Ok(())
             }
-            Self::Delete { name, remote } => {
+            Self::DryRun(dry_run) => dry_run.exec(output, stop).await,
+            Self::Rename {
+                name,
+                new_name,
+                remote,
+            } => {
+                let request = RenameTemplateRequest {
+                    organization: remote.organization.clone(),
+                    template: name,
+                    name: new_name,
+                };
+                let renamed = remote.connect()?.rename_template(request).await?;
+                output.list(&[rows::Template::from(renamed.into_inner())])?;
+                Ok(())
+            }
+            Self::Delete {
+                name,
+                confirm,
+                remote,
+            } => {
+                let question = format!("Delete the template {name} with all its versions?");
+                confirm.ask(&question, &stop).await?;
                 let organization = remote.organization.clone();
                 let request = DeleteTemplateRequest {
                     organization,
-                    template: name,
+                    template: name.clone(),
                 };
                 remote.connect()?.delete_template(request).await?;
+                output::note(&format!("Deleted the template {name}."));
                 Ok(())
             }
         }
@@ -165,6 +241,7 @@ impl Template {
 
 impl Push {
     async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        check_variables(&self.directory, &self.variables)?;
         let packed = archive::pack_template(&self.directory)
             .with_context(|| format!("failed to pack `{}`", self.directory.display()))?;
         let request = CreateVersionRequest {
@@ -194,6 +271,65 @@ impl Push {
     }
 }
 
+impl DryRun {
+    async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        let request = CreateDryRunRequest {
+            organization: self.remote.organization.clone(),
+            template: self.name.clone(),
+            version: self.version,
+            parameters: workspace::answers(self.parameters),
+            workspace_name: self.workspace,
+        };
+        let show = follow::Show::log(self.verbose);
+        let mut api = self.remote.connect()?;
+        let job = api.create_dry_run(request).await?.into_inner();
+        let ended = follow::job(&mut api, &job.id, show, &stop).await;
+        follow::failed(ended, || {
+            format!("failed to plan a workspace of the template {}", self.name)
+        })?;
+        let request = ShowDryRunRequest { job_id: job.id };
+        let made = api.show_dry_run(request).await?.into_inner();
+        let resources = made.resources.into_iter().map(rows::Resource::from);
+        output.list(&resources.collect::<Vec<_>>())?;
+        Ok(())
+    }
+}
+
+/// Refuses a value for a variable that the template in `directory` does not have, as long as its files can be read:
+/// if not, the import says why.
+///
+/// # Errors
+/// [`UsageError`] names the variable.
+pub(super) fn check_variables(directory: &Path, given: &[Pair]) -> anyhow::Result<()> {
+    if given.is_empty() {
+        return Ok(());
+    }
+    let Some(declared) = declared_variables(directory) else {
+        return Ok(());
+    };
+    let unknown = given.iter().find(|pair| !declared.contains(&pair.name));
+    let Some(unknown) = unknown else {
+        return Ok(());
+    };
+    let known = match declared.as_slice() {
+        [] => "and none at all".to_owned(),
+        names => format!("only: {}", names.join(", ")),
+    };
+    Err(UsageError(format!(
+        "the template in `{}` has no variable `{}`, {known}",
+        directory.display(),
+        unknown.name
+    ))
+    .into())
+}
+
+/// Names of the template's variables, in order; `None` if they cannot be told.
+fn declared_variables(directory: &Path) -> Option<Vec<String>> {
+    let parsed = parse_dir(directory).ok()?;
+    let variables = parsed.template_variables.into_iter();
+    Some(variables.map(|variable| variable.name).collect())
+}
+
 /// Values of variables as the server takes them.
 pub(super) fn variables(pairs: Vec<Pair>) -> Vec<VariableValue> {
     let value = |pair: Pair| VariableValue {
@@ -216,14 +352,13 @@ pub(super) async fn push(
         .job
         .as_ref()
         .context("the server's answer has no `job`")?;
-    follow::job(api, &job.id, show, stop)
-        .await
-        .with_context(|| {
-            format!(
-                "failed to import version {} of the template {}",
-                version.name, version.template
-            )
-        })?;
+    let imported = follow::job(api, &job.id, show, stop).await;
+    follow::failed(imported, || {
+        format!(
+            "failed to import version {} of the template {}",
+            version.name, version.template
+        )
+    })?;
     Ok(version)
 }
 

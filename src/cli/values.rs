@@ -1,6 +1,12 @@
 //! Values of options as Coder's command line takes them.
 
-use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt, io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs as _},
+    str::FromStr,
+    time::Duration,
+};
 
 /// A list as CSV; the option may come several times, and every time adds to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,6 +107,21 @@ impl FromStr for ListenAddress {
     }
 }
 
+impl ListenAddress {
+    /// The address to bind. Every address of the machine is that of IPv6, which takes IPv4 too, where it has that.
+    ///
+    /// # Errors
+    /// If the host is a name that nobody knows.
+    pub(super) fn resolve(&self) -> io::Result<SocketAddr> {
+        let every = (Ipv6Addr::UNSPECIFIED, 0);
+        if self.host == "::" && TcpListener::bind(every).is_err() {
+            return Ok((Ipv4Addr::UNSPECIFIED, self.port).into());
+        }
+        let mut found = (&*self.host, self.port).to_socket_addrs()?;
+        found.next().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port } = self;
@@ -162,5 +183,15 @@ mod tests {
         assert!(shown("::1:2112").is_err());
         assert!(shown("localhost").is_err());
         assert!(shown("localhost:http").is_err());
+    }
+
+    #[test]
+    fn an_address_without_a_host_is_every_address_of_the_machine() {
+        let resolved = |text: &str| text.parse::<ListenAddress>().unwrap().resolve().unwrap();
+
+        let every = resolved(":7080");
+        assert!(every.ip().is_unspecified() && every.port() == 7080);
+        assert_eq!(resolved("127.0.0.1:0").to_string(), "127.0.0.1:0");
+        assert!(resolved("localhost:1").ip().is_loopback());
     }
 }

@@ -11,7 +11,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Section, find, is_secret, is_setting};
+use super::{Section, find, is_named, is_secret, is_setting};
 
 /// A file that parsed. Its keys and values are checked by [`File::apply`].
 #[derive(Clone, Debug)]
@@ -290,7 +290,7 @@ impl File {
 fn option<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
     command
         .get_arguments()
-        .find(|arg| is_setting(arg) && arg.get_long() == Some(name))
+        .find(|arg| is_setting(arg) && is_named(arg, name))
 }
 
 /// Changes the command at `path` below `command`.

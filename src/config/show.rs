@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Command, parser::ValueSource};
 
-use super::{File, Section, find, is_secret, is_setting};
+use super::{File, Section, find, is_named, is_secret, is_setting};
 
 /// One option of one section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ fn setting(section: &str, arg: &Arg, matches: &ArgMatches, file: Option<&File>) 
         .map(|name| name.to_string_lossy().into_owned());
     let in_file = file.and_then(|file| {
         let mut entries = file.entries().iter();
-        let entry = entries.find(|entry| entry.section == section && entry.name == name)?;
+        let entry = entries.find(|entry| entry.section == section && is_named(arg, &entry.name))?;
         Some(Origin::File(file.path().to_owned(), entry.line))
     });
     let origin = match matches

@@ -139,7 +139,7 @@ fn a_revoked_certificate_is_refused_by_who_was_given_the_list() {
     let (_server, url) = serving(&site, "server");
     let list = |with_list: bool| {
         let mut command = outpost();
-        command.args(["template", "list", "--url", &url, "--tls-ca-file"]);
+        command.args(["template", "list", "--url", &url, "--ca-file"]);
         command.arg(site.path("ca/root.pem")).arg("--token-file");
         command.arg(site.path("data/admin.token"));
         if with_list {

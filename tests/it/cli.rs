@@ -307,18 +307,69 @@ fn a_key_is_random_and_goes_into_a_file_that_only_its_owner_can_read() {
 }
 
 #[test]
-fn completions_name_every_command() {
+fn every_shell_has_a_script_that_asks_this_program() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let output = run(&["completions", shell]);
 
         assert!(output.status.success());
         let script = stdout(&output);
         assert!(
-            ["provisioner", "workspace", "versions"]
-                .iter()
-                .all(|name| script.contains(name)),
+            script.contains("COMPLETE") && script.contains("outpost"),
             "{shell}"
         );
+    }
+}
+
+#[test]
+fn the_check_counts_what_the_file_has_and_names_what_the_environment_sets() {
+    let (_directory, path) = config("[server]\nlisten = \"127.0.0.1:7080\"\n[dev]\nkeep = true\n");
+    let check = |environment: &[(&str, &str)]| {
+        let mut command = outpost();
+        command.args(["--config", &path, "config", "check"]);
+        let output = command.envs(environment.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output).trim_end().to_owned()
+    };
+
+    assert_eq!(check(&[]), format!("{path} is good: 2 settings"));
+    assert_eq!(
+        check(&[
+            ("OUTPOST_TLS_CA_FILE", "/ca.pem"),
+            ("OUTPOST_URL", "http://x")
+        ]),
+        format!(
+            "{path} is good: 2 settings; the environment sets OUTPOST_TLS_CA_FILE, OUTPOST_URL"
+        )
+    );
+}
+
+#[test]
+fn an_error_of_the_command_line_is_said_once_and_the_url_holds_for_every_command() {
+    let wrong = run(&["config", "show", "--", "provisioner", "start", "--no-such"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(
+        stderr(&wrong).starts_with("error: unexpected argument"),
+        "{}",
+        stderr(&wrong)
+    );
+
+    let mut shown = outpost();
+    shown.args(["--output", "json", "config", "show", "--origin"]);
+    let output = shown
+        .env("OUTPOST_URL", "http://lab.example")
+        .output()
+        .unwrap();
+    let settings: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let url = |key: &str| {
+        let setting = settings.iter().find(|it| it["key"] == key).unwrap();
+        (setting["values"][0].clone(), setting["origin"].clone())
+    };
+    for key in ["client.url", "provisioner.url"] {
+        let expected = (
+            "http://lab.example".into(),
+            "environment OUTPOST_URL".into(),
+        );
+        assert_eq!(url(key), expected, "{key}");
     }
 }
 

@@ -234,7 +234,7 @@ fn a_file_that_is_no_plan_is_named_with_a_remedy() {
 fn pictures_of_a_plan_and_of_a_source_are_drawn_in_every_form() {
     let files = files(&templates().join("two-agents"), "plan");
     for (format, expected) in [
-        ("table", "terraform_data.vm ┆ computational"),
+        ("table", "terraform_data.vm  computational"),
         ("json", "\"basis\": \"plan\""),
         ("mermaid", "-->|runs in|"),
         ("svg", "agent build · linux/arm64"),

@@ -153,7 +153,7 @@ fn a_go_daemon_imports_a_template_and_makes_stops_starts_and_deletes_a_workspace
     assert_eq!(stopped["workspace"]["status"], "stopped");
     let started = lab.server.json(&["workspace", "start", "mine"]);
     assert_eq!(started["workspace"]["status"], "running");
-    let deleted = lab.server.json(&["workspace", "delete", "mine"]);
+    let deleted = lab.server.json(&["workspace", "delete", "mine", "--yes"]);
     assert_eq!(deleted["workspace"]["status"], "deleted");
 
     let jobs = lab.jobs();

@@ -13,6 +13,7 @@ mod agent_url;
 mod bootstrap;
 mod ca;
 mod cli;
+mod commands;
 mod control;
 mod conversion;
 mod daemon;

@@ -223,7 +223,7 @@ impl Server {
     }
 }
 
-const TEMPLATE: &str = r#"
+pub const TEMPLATE: &str = r#"
 terraform {
   required_providers {
     coder = { source = "coder/coder" }
@@ -278,7 +278,7 @@ fn a_template_goes_from_a_directory_to_a_workspace_and_away_again() {
         .map(|it| it["address"].as_str().unwrap())
         .collect();
     assert_eq!(kept, ["terraform_data.disk"]);
-    let deleted = server.json(&["workspace", "delete", "mine"]);
+    let deleted = server.json(&["workspace", "delete", "mine", "--yes"]);
     assert_eq!(deleted["workspace"]["status"], "deleted");
     assert_eq!(server.json(&["workspace", "list"]), serde_json::json!([]));
     daemon.stop();

@@ -11,7 +11,7 @@ use crate::{
         exit::{Hint, UsageError},
         output::{self, Output, Row},
         provisioner::connect::read,
-        remote::secret_file,
+        remote::{Authorities, secret_file},
     },
     mirror::images::{Access, Registry},
     stop::Stop,
@@ -34,9 +34,8 @@ pub(in crate::cli) struct PushImages {
     /// File with the password, or a token in its place
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// PEM file of further authorities to trust
-    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
-    tls_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    authorities: Authorities,
     /// Speak plain HTTP
     #[arg(long)]
     insecure_http: bool,
@@ -63,7 +62,8 @@ impl PushImages {
         let registry = Registry::new(Access {
             login: password.map(|password| (self.username.clone().unwrap_or_default(), password)),
             authorities: self
-                .tls_ca_file
+                .authorities
+                .ca_file
                 .iter()
                 .map(|path| read(path))
                 .collect::<Result<_, _>>()?,

@@ -2,19 +2,21 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use anyhow::Context as _;
+
 use super::{Place, pull};
 use crate::{
     cli::{
         exit::{Hint, UsageError},
         output,
-        remote::{Revoked, secret_lines},
+        remote::{Authorities, Revoked, secret_lines, trust},
         server::tls_files,
+        values::ListenAddress,
     },
     mirror::serve::{Access, Proxy, Server},
     net::{
         ca,
         listener::{Limits, Listener},
-        tls,
     },
     stop::Stop,
 };
@@ -34,7 +36,7 @@ pub(in crate::cli) struct Serve {
         env = "OUTPOST_MIRROR_LISTEN",
         default_value = "127.0.0.1:7081"
     )]
-    listen: SocketAddr,
+    listen: ListenAddress,
     /// PEM file of the certificate and those up to its authority; it is read again when it changes
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CERT_FILE")]
     tls_cert_file: Option<PathBuf>,
@@ -53,9 +55,8 @@ pub(in crate::cli) struct Serve {
     /// Ask registries for what the mirror does not have; this mirror.toml says whom to ask and whose keys to trust
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_PULL_THROUGH")]
     pull_through: Option<PathBuf>,
-    /// PEM file of further authorities to trust when registries are asked
-    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
-    tls_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    authorities: Authorities,
     #[command(flatten)]
     revoked: Revoked,
     /// Also stand in for the hosts of archives that the mirror has, as an HTTPS proxy at this address
@@ -82,7 +83,11 @@ impl Serve {
             return Err(UsageError(text))
                 .hint("leave out the token, or allow it with `--insecure-http`");
         }
-        if tls.is_none() && !self.insecure_http && !self.listen.ip().is_loopback() {
+        let listen = self.listen.resolve();
+        let listen = listen.with_context(|| {
+            format!("failed to find the address `{}` to listen at", self.listen)
+        })?;
+        if tls.is_none() && !self.insecure_http && !listen.ip().is_loopback() {
             let text = format!(
                 "`--listen {}` would speak plain HTTP to other machines",
                 self.listen
@@ -99,14 +104,10 @@ impl Serve {
         let proxy_dir = store.dir().join("proxy");
         let mut server = Server::new(store.clone(), Access::tokens(tokens));
         if let Some(file) = self.pull_through.filter(|_| !self.sealed) {
-            let trust = tls::Trust {
-                extra: self.tls_ca_file.into_iter().collect(),
-                revoked: self.revoked.crl_file,
-                ..tls::Trust::default()
-            };
+            let trust = trust(self.authorities.ca_file, self.revoked.crl_file);
             server = server.with_upstream(pull::upstream(&file, store, &trust)?);
         }
-        let listener = Listener::bind(self.listen, tls.as_ref(), Limits::standard()).await?;
+        let listener = Listener::bind(listen, tls.as_ref(), Limits::standard()).await?;
         output::note(&format!("Serving the mirror at {}", listener.url()));
         let proxying = match self.proxy_listen {
             None => None,

@@ -14,7 +14,7 @@ use super::{
     super::{
         exit::{Distrusted, Incomplete, UsageError},
         output::{self, Output, facts},
-        remote::Revoked,
+        remote::{Authorities, Revoked, trust},
     },
     Place,
 };
@@ -24,7 +24,7 @@ use crate::{
         fetch::{Fetcher, Manners, network_mirror::NetworkMirror, registry::Registries},
         sync::{self, Keys, Report, Trust, Wishes, missed, read_keys, wishes, write_review},
     },
-    net::{proxy::Proxies, tls, web::Web},
+    net::{proxy::Proxies, web::Web},
     stop::Stop,
 };
 
@@ -73,9 +73,8 @@ pub(in crate::cli) struct Sync {
     /// Bytes a second of all downloads together, such as 500k or 10M
     #[arg(long, value_name = "RATE", value_parser = rate)]
     limit_rate: Option<u64>,
-    /// PEM file of further authorities to trust
-    #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CA_FILE")]
-    tls_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    authorities: Authorities,
     #[command(flatten)]
     revoked: Revoked,
 }
@@ -132,7 +131,7 @@ impl Sync {
             fetcher,
             registries,
             watch: Arc::clone(&bars) as Arc<_>,
-            authorities: match &self.tls_ca_file {
+            authorities: match &self.authorities.ca_file {
                 Some(path) => vec![super::super::provisioner::connect::read(path)?],
                 None => Vec::new(),
             },
@@ -197,11 +196,10 @@ impl Sync {
     }
 
     fn fetcher(&self, bars: Arc<Bars>) -> anyhow::Result<Fetcher> {
-        let trust = tls::Trust {
-            extra: self.tls_ca_file.iter().cloned().collect(),
-            revoked: self.revoked.crl_file.clone(),
-            ..tls::Trust::default()
-        };
+        let trust = trust(
+            self.authorities.ca_file.clone(),
+            self.revoked.crl_file.clone(),
+        );
         let web = Web::new(&trust, Proxies::from_env())?;
         let at_once = self.parallel.max(1);
         let manners = Manners {

@@ -76,7 +76,7 @@ impl ConfigSsh {
         let workspaces = server.workspaces().await?;
         let program = std::env::current_exe().context("failed to find this program")?;
         let program = quoted(&program.display().to_string());
-        let options: Vec<String> = self.remote.options().iter().map(|it| quoted(it)).collect();
+        let options: Vec<String> = self.remote.options()?.iter().map(|it| quoted(it)).collect();
         let options = options.join(" ");
         let section = format!(
             "# Written by `outpost config-ssh`; what is between these lines will be replaced.\n\

@@ -1,15 +1,18 @@
 //! `outpost workspace logs`.
 
-use anyhow::Context as _;
 use serde::Serialize;
+use tonic::Status;
 
 use super::super::{
+    complete,
     exit::Interrupted,
+    outage::{self, Outage},
     output::{self, Format, Output},
     remote::Remote,
     ssh,
 };
 use crate::{
+    client::Api,
     proto::outpost::v1::{AgentLogLine, StreamAgentLogsRequest},
     stop::Stop,
 };
@@ -18,7 +21,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Logs {
     /// The workspace, as NAME or OWNER/NAME, with .AGENT if it has several
-    #[arg(value_name = "WORKSPACE")]
+    #[arg(value_name = "WORKSPACE", add = complete::workspaces())]
     workspace: String,
     /// Go on with what the agent will say
     #[arg(long, short)]
@@ -47,25 +50,49 @@ impl Logs {
 
     async fn print(self, output: Output) -> anyhow::Result<()> {
         let (workspace, agent) = ssh::parts(&self.workspace);
-        let request = StreamAgentLogsRequest {
+        let mut request = StreamAgentLogsRequest {
             organization: self.remote.organization.clone(),
             workspace: workspace.to_owned(),
             agent: agent.to_owned(),
             after: 0,
             follow: self.follow,
         };
-        let batches = self.remote.connect()?.stream_agent_logs(request).await?;
-        let mut batches = batches.into_inner();
-        while let Some(batch) = batches.message().await.context("failed to read the log")? {
-            for line in &batch.lines {
-                match output.format {
-                    Format::Json => output::line(&serde_json::to_string(&json(line))?)?,
-                    Format::Table => output::line(&human(line))?,
-                }
-            }
+        let mut api = self.remote.connect()?;
+        if !self.follow {
+            print(&mut api, &mut request, &mut Outage::default(), output).await?;
+            return Ok(());
         }
-        Ok(())
+        outage::through(Outage::default(), async |outage| {
+            print(&mut api, &mut request, outage, output).await
+        })
+        .await
     }
+}
+
+/// Prints lines until the stream ends; the request then asks for those behind them.
+async fn print(
+    api: &mut Api,
+    request: &mut StreamAgentLogsRequest,
+    outage: &mut Outage,
+    output: Output,
+) -> Result<(), Status> {
+    let batches = api.stream_agent_logs(request.clone()).await?;
+    outage.over(output::note);
+    let mut batches = batches.into_inner();
+    while let Some(batch) = batches.message().await? {
+        for line in &batch.lines {
+            let text = match output.format {
+                Format::Json => serde_json::to_string(&json(line)).unwrap_or_default(),
+                Format::Table => human(line),
+            };
+            let printed = output::is_read(output::line_to_reader(&text));
+            if !printed.map_err(|error| Status::aborted(error.to_string()))? {
+                return Ok(());
+            }
+            request.after = line.id;
+        }
+    }
+    Ok(())
 }
 
 /// One JSON object a line, as the end is not known yet.

@@ -1,0 +1,81 @@
+//! `outpost organization`.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    output::{Output, Row},
+    remote::Remote,
+    rows,
+};
+use crate::proto::outpost::v1::{self, CreateOrganizationRequest, ListOrganizationsRequest};
+
+/// Organizations: each has templates, workspaces and daemons of its own
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Organization {
+    /// List organizations
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Add an organization; `--org NAME` then leads other commands there
+    Create {
+        /// The organization's name
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+#[derive(Serialize)]
+struct Shown {
+    name: String,
+    id: String,
+    is_default: bool,
+    created_at: Option<Timestamp>,
+}
+
+impl From<v1::Organization> for Shown {
+    fn from(organization: v1::Organization) -> Self {
+        Self {
+            name: organization.name,
+            id: organization.id,
+            is_default: organization.is_default,
+            created_at: rows::time(organization.created_at),
+        }
+    }
+}
+
+impl Row for Shown {
+    const COLUMNS: &'static [&'static str] = &["Organization", "Id", "Default", "Age"];
+
+    fn cells(&self) -> Vec<String> {
+        let default = if self.is_default { "yes" } else { "" };
+        vec![
+            self.name.clone(),
+            rows::short(&self.id),
+            default.to_owned(),
+            rows::age(self.created_at),
+        ]
+    }
+}
+
+impl Organization {
+    pub(super) async fn exec(self, output: Output) -> anyhow::Result<()> {
+        match self {
+            Self::List { remote } => {
+                let request = ListOrganizationsRequest {};
+                let listed = remote.connect()?.list_organizations(request).await?;
+                let rows = listed.into_inner().organizations.into_iter();
+                output.list(&rows.map(Shown::from).collect::<Vec<_>>())?;
+            }
+            Self::Create { name, remote } => {
+                let request = CreateOrganizationRequest { name };
+                let made = remote.connect()?.create_organization(request).await?;
+                output.list(&[Shown::from(made.into_inner())])?;
+            }
+        }
+        Ok(())
+    }
+}

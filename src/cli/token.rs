@@ -1,0 +1,247 @@
+//! `outpost token`.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    complete,
+    confirm::Confirm,
+    exit::UsageError,
+    login,
+    output::{self, Output, Row},
+    remote::Remote,
+    rows,
+};
+use crate::{
+    files,
+    proto::outpost::v1::{
+        self, CreateTokenRequest, CreateTokenResponse, ListTokensRequest, RevokeTokenRequest,
+        RotateTokenRequest,
+    },
+    secret::Secret,
+    stop::Stop,
+};
+
+/// Tokens with which people and their programs log in
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Token {
+    /// List tokens, without their values
+    #[command(visible_alias = "ls")]
+    List {
+        /// Whose, if not yours
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, add = complete::users())]
+        user: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make a token; its value is shown once
+    Create {
+        /// A name for it, such as that of the machine it is for
+        #[arg(long, short, value_name = "NAME", default_value = "cli")]
+        name: String,
+        /// Whose it is, if not yours
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, add = complete::users())]
+        user: String,
+        /// How long it is valid, such as 30d; for ever if missing
+        #[arg(long, value_name = "DURATION")]
+        lifetime: Option<humantime::Duration>,
+        #[command(flatten)]
+        file: IntoFile,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Give a token another value; the old one is refused from then on
+    ///
+    /// The token of a saved login is replaced there, and the server's first token in the file `admin.token` of its data
+    /// directory. Other values are shown once.
+    Rotate {
+        /// The token's id or name; the one that you are logged in with if missing
+        #[arg(value_name = "TOKEN", default_value = "", hide_default_value = true, add = complete::tokens())]
+        token: String,
+        #[command(flatten)]
+        file: IntoFile,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Revoke a token
+    #[command(visible_aliases = ["rm", "remove", "revoke"])]
+    Delete {
+        /// The token's id or name
+        #[arg(value_name = "TOKEN", add = complete::tokens())]
+        token: String,
+        #[command(flatten)]
+        confirm: Confirm,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// Where a value goes.
+#[derive(Debug, clap::Args)]
+pub(super) struct IntoFile {
+    /// Write the value into this new file, which only you can read, and show it nowhere
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// A token, with its value where it was just made.
+#[derive(Serialize)]
+struct Shown {
+    name: String,
+    id: String,
+    user: String,
+    created_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+}
+
+impl Shown {
+    fn new(token: v1::Token, value: Option<String>) -> Self {
+        Self {
+            name: token.name,
+            id: token.id,
+            user: token.user,
+            created_at: rows::time(token.created_at),
+            expires_at: rows::time(token.expires_at),
+            last_used_at: rows::time(token.last_used_at),
+            value,
+        }
+    }
+}
+
+impl Row for Shown {
+    const COLUMNS: &'static [&'static str] =
+        &["Token", "Name", "User", "Age", "Last used", "Expires in"];
+
+    fn cells(&self) -> Vec<String> {
+        let expires = match self.expires_at {
+            Some(_) => rows::time_until(self.expires_at),
+            None => "never".to_owned(),
+        };
+        vec![
+            rows::short(&self.id),
+            self.name.clone(),
+            self.user.clone(),
+            rows::age(self.created_at),
+            rows::age(self.last_used_at),
+            expires,
+        ]
+    }
+}
+
+impl Token {
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        match self {
+            Self::List { user, remote } => {
+                let listed = remote
+                    .connect()?
+                    .list_tokens(ListTokensRequest { user })
+                    .await?;
+                let tokens = listed.into_inner().tokens.into_iter();
+                let tokens = tokens.map(|token| Shown::new(token, None));
+                output.list(&tokens.collect::<Vec<_>>())?;
+            }
+            Self::Create {
+                name,
+                user,
+                lifetime,
+                file,
+                remote,
+            } => {
+                file.check()?;
+                let request = CreateTokenRequest {
+                    user,
+                    name,
+                    lifetime_seconds: seconds(lifetime)?,
+                };
+                let made = remote.connect()?.create_token(request).await?;
+                file.hand_over(made.into_inner(), output)?;
+            }
+            Self::Rotate {
+                token,
+                file,
+                remote,
+            } => rotate(token, &file, &remote, output).await?,
+            Self::Delete {
+                token,
+                confirm,
+                remote,
+            } => {
+                confirm
+                    .ask(&format!("Revoke the token {token}?"), &stop)
+                    .await?;
+                let request = RevokeTokenRequest { id: token.clone() };
+                remote.connect()?.revoke_token(request).await?;
+                output::note(&format!("Revoked the token {token}."));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn seconds(lifetime: Option<humantime::Duration>) -> Result<i64, UsageError> {
+    let lifetime = lifetime.map_or(Duration::ZERO, Duration::from);
+    i64::try_from(lifetime.as_secs())
+        .map_err(|_| UsageError("`--lifetime` is longer than anything lasts".to_owned()))
+}
+
+async fn rotate(
+    token: String,
+    file: &IntoFile,
+    remote: &Remote,
+    output: Output,
+) -> anyhow::Result<()> {
+    file.check()?;
+    let is_own = token.is_empty();
+    let saved = remote.saved()?.filter(|_| is_own);
+    let request = RotateTokenRequest { id: token };
+    let made = remote.connect()?.rotate_token(request).await?.into_inner();
+    let Some((_, name)) = saved else {
+        return file.hand_over(made, output);
+    };
+    let replaced = login::replace_token(&name, &Secret::new(made.value.clone()));
+    if file.file.is_some() || replaced.is_err() {
+        // The value must not be lost.
+        file.hand_over(made, output)?;
+        return replaced;
+    }
+    output::note(&format!("The login `{name}` has the new token."));
+    Ok(())
+}
+
+impl IntoFile {
+    /// Refuses a file that exists before anything is asked of the server: a value is told once.
+    fn check(&self) -> Result<(), UsageError> {
+        match &self.file {
+            Some(path) if path.exists() => {
+                Err(UsageError(format!("`{}` exists already", path.display())))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn hand_over(&self, made: CreateTokenResponse, output: Output) -> anyhow::Result<()> {
+        let token = made.token.context("the server's answer has no `token`")?;
+        if let Some(path) = &self.file {
+            let written = files::write_private_new(path, made.value.as_bytes());
+            if matches!(written, Ok(true)) {
+                output.list(&[Shown::new(token, None)])?;
+                return Ok(());
+            }
+            output::note(&format!(
+                "`{}` cannot be written, so here it is:",
+                path.display()
+            ));
+        }
+        output.item(&Shown::new(token, Some(made.value)), |token| {
+            token.value.clone().unwrap_or_default()
+        })?;
+        output::note("Keep it: the server stores only a hash of it.");
+        Ok(())
+    }
+}
