@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    hmac::{self, HMAC_SHA256},
     rand,
 };
 use sha2::{Digest as _, Sha256};
@@ -90,6 +91,7 @@ impl fmt::Debug for Sealed {
 #[derive(Debug)]
 pub struct Vault {
     current: KeyId,
+    root: hmac::Key,
     keys: BTreeMap<KeyId, RandomizedNonceKey>,
 }
 
@@ -102,8 +104,17 @@ impl Vault {
         });
         Self {
             current: current.id(),
+            root: hmac::Key::new(HMAC_SHA256, current.expose()),
             keys: keys.collect(),
         }
+    }
+
+    /// Returns a secret for one purpose: the same as long as the current key is, and nobody without it can compute it.
+    pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        let tag = hmac::sign(&self.root, purpose.as_bytes());
+        let mut secret = Zeroizing::new([0; 32]);
+        secret.copy_from_slice(tag.as_ref());
+        secret
     }
 
     /// The key that new secrets are sealed with.
@@ -187,6 +198,16 @@ mod tests {
 
         assert_eq!(vault.open("build 1", &sealed).as_deref(), Ok(&b"state"[..]));
         assert_eq!(vault.open("build 2", &sealed), Err(OpenError::Changed));
+    }
+
+    #[test]
+    fn a_derived_secret_depends_on_key_and_purpose_alone() {
+        let key = Key::generate();
+        let derived = |key: &Key, purpose| Vault::new(key, &[]).derive(purpose);
+
+        assert_eq!(derived(&key, "a"), derived(&key, "a"));
+        assert_ne!(derived(&key, "a"), derived(&key, "b"));
+        assert_ne!(derived(&key, "a"), derived(&Key::generate(), "a"));
     }
 
     #[test]

@@ -11,12 +11,18 @@ const STABLE: Duration = Duration::from_secs(30);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1500));
 /// Whatever a server asks for, it is tried again after this.
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
+/// Shortest and longest pause after a refusal.
+const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The part of the time since the first refusal that the pause after the next one takes. A build's agent may be there long
+/// before its server knows it, and must not be late by much then.
+const REFUSED_PART: f64 = 0.05;
 
 /// The pauses between tries to connect.
 pub struct BackOff {
     pause: Duration,
     tried_at: Option<Instant>,
     not_before: Option<Instant>,
+    refused_since: Option<Instant>,
 }
 
 /// The first try needs no pause.
@@ -26,6 +32,7 @@ impl Default for BackOff {
             pause: PAUSE.0,
             tried_at: None,
             not_before: None,
+            refused_since: None,
         }
     }
 }
@@ -49,6 +56,19 @@ impl BackOff {
             sleep_until(at).await;
         }
         self.tried_at = Some(Instant::now());
+    }
+
+    /// Notes that the server refuses who we are: the longer it does, the rarer it is tried.
+    pub fn refused(&mut self) {
+        let now = Instant::now();
+        let since = *self.refused_since.get_or_insert(now);
+        let part = now.duration_since(since).mul_f64(REFUSED_PART);
+        self.hold(part.clamp(REFUSED.0, REFUSED.1));
+    }
+
+    /// Notes that it does not, or not yet.
+    pub fn accepted(&mut self) {
+        self.refused_since = None;
     }
 
     /// Makes the next try wait at least so long, and up to a quarter longer.
@@ -97,6 +117,28 @@ mod tests {
 
         back_off.hold(Duration::from_secs(1_000_000));
         assert!(waited(&mut back_off).await <= LONGEST_HOLD.mul_f64(1.25));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_asks_at_the_pace_of_its_own_age() {
+        let mut back_off = BackOff::default();
+        let begin = Instant::now();
+        let mut tries = 0;
+        while begin.elapsed() < Duration::from_secs(24 * 60 * 60) {
+            let waited = waited(&mut back_off).await;
+            assert!(waited <= REFUSED.1.mul_f64(1.25), "{waited:?}");
+            if begin.elapsed() < Duration::from_secs(60) {
+                assert!(waited < Duration::from_secs(4), "{waited:?}");
+            }
+            back_off.refused();
+            tries += 1;
+        }
+        assert!(tries < 1600, "{tries} tries a day");
+
+        back_off.accepted();
+        back_off.wait().await;
+        back_off.refused();
+        assert!(waited(&mut back_off).await < 2 * REFUSED.0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The pages of our own program: what only the start needed is given back.
+//! Memory that only the start or a busy time needed: pages of our own program, and what the allocator keeps for later.
 
 use std::{fs, num::NonZeroUsize, ptr::NonNull};
 
@@ -8,8 +8,9 @@ use nix::sys::mman::{MmapAdvise, madvise};
 /// back from the page cache by themselves; the code that parsed options, read authorities and dialled for the first time
 /// does not.
 ///
-/// Where the kernel does not say what is mapped, nothing happens.
+/// Where the kernel does not say what is mapped, they stay. The allocator lets go of what nobody uses.
 pub fn give_back() {
+    trim_heap();
     let Ok(program) = fs::read_link("/proc/self/exe") else {
         return;
     };
@@ -29,6 +30,20 @@ pub fn give_back() {
         let _ = unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) };
     }
 }
+
+/// Glibc keeps what was freed in each thread's arena, wherever something at its end is still in use.
+#[cfg(target_env = "gnu")]
+fn trim_heap() {
+    #[expect(
+        unsafe_code,
+        reason = "it takes the allocator's own locks and touches only what nobody has allocated"
+    )]
+    // Whether there was something to give back is nothing to act on.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim_heap() {}
 
 /// The address and the length, in bytes, of a mapping of the program's text or of its beginning, where those tables are;
 /// `None` for any other line of `/proc/PID/maps`. Other read-only data may have been written while it was loaded.
@@ -77,24 +92,42 @@ mod tests {
         }
     }
 
+    /// A figure of `/proc/self/status`, in KiB.
+    fn resident(name: &str) -> u64 {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let mut lines = status.lines();
+        let line = lines.find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     #[test]
     fn the_program_goes_on_without_a_page_of_it() {
-        let resident = || {
-            let status = fs::read_to_string("/proc/self/status").unwrap();
-            let line = status
-                .lines()
-                .find(|line| line.starts_with("RssFile:"))
-                .unwrap();
-            line.split_whitespace()
-                .nth(1)
-                .unwrap()
-                .parse::<u64>()
-                .unwrap()
-        };
-        let before = resident();
+        let before = resident("RssFile:");
 
         give_back();
 
-        assert!(resident() < before, "{before} KiB");
+        assert!(resident("RssFile:") < before, "{before} KiB");
+    }
+
+    #[cfg(target_env = "gnu")]
+    #[test]
+    fn freed_memory_below_what_is_in_use_is_given_back() {
+        // Small enough for the heap, and one in a hundred stays.
+        let mut all: Vec<Vec<u8>> = (0..10_000).map(|_| vec![1; 16 << 10]).collect();
+        let mut at = 0;
+        all.retain(|_| {
+            at += 1;
+            at % 100 == 0
+        });
+        let before = resident("RssAnon:");
+
+        give_back();
+
+        let after = resident("RssAnon:");
+        assert!(
+            after + (100 << 10) < before,
+            "{before} KiB, then {after} KiB"
+        );
+        drop(all);
     }
 }
