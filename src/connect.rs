@@ -4,6 +4,7 @@
 //! coder `codersdk/workspacesdk/workspacesdk.go`, `cli/ssh.go`.
 
 pub mod ssh;
+pub mod ssh_settings;
 
 use std::{
     io,

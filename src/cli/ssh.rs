@@ -18,7 +18,10 @@ use super::{
     remote::Remote,
 };
 use crate::{
-    connect::{Agent, SSH_PORT, Server, Way, ssh},
+    connect::{
+        Agent, SSH_PORT, Server, Way,
+        ssh::{self, SshError},
+    },
     stop::Stop,
 };
 
@@ -42,6 +45,9 @@ pub(super) struct Ssh {
     /// Carry SSH over standard input and output, for another client's ProxyCommand
     #[arg(long, conflicts_with = "command")]
     stdio: bool,
+    /// End of the host name WORKSPACE that is no part of its name, as `config-ssh` writes it
+    #[arg(long, value_name = "SUFFIX", hide = true)]
+    hostname_suffix: Option<String>,
     /// Wait no longer than this for the agent
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     wait: humantime::Duration,
@@ -102,8 +108,16 @@ pub(super) async fn arrive(way: &mut Way, agent: &Agent, limit: Duration) -> any
 }
 
 impl Ssh {
+    /// The workspace without the end that a deployment gives to its host names.
+    fn named(&self) -> &str {
+        let suffix = self.hostname_suffix.as_deref();
+        let named =
+            suffix.and_then(|suffix| self.workspace.strip_suffix(suffix)?.strip_suffix('.'));
+        named.unwrap_or(&self.workspace)
+    }
+
     pub(super) async fn exec(self, stop: Stop) -> anyhow::Result<()> {
-        let (agent, mut way) = set_out(&self.remote.server()?, &self.workspace).await?;
+        let (agent, mut way) = set_out(&self.remote.server()?, self.named()).await?;
         tokio::select! {
             arrived = arrive(&mut way, &agent, *self.wait) => arrived?,
             () = stop.draining() => return Err(Interrupted.into()),
@@ -146,10 +160,11 @@ impl Ssh {
             terminal::input()?,
             tokio::io::stdout(),
             tokio::io::stderr(),
+            stop.draining(),
         );
-        let ended = tokio::select! {
-            ended = session => ended.map_err(anyhow::Error::from),
-            () = stop.draining() => Err(Interrupted.into()),
+        let ended = match session.await {
+            Err(SshError::HungUp) => Err(Interrupted.into()),
+            ended => ended.map_err(anyhow::Error::from),
         };
         drop(screen);
         way.leave().await;

@@ -5,8 +5,8 @@
 use std::{io, sync::Arc, time::Duration};
 
 use russh::{
-    ChannelMsg, Disconnect,
-    client::{self, AuthResult},
+    Channel, ChannelMsg, ChannelReadHalf, Disconnect, Sig,
+    client::{self, AuthResult, Handle, Msg},
     keys::PublicKeyOrCertificate,
 };
 use tokio::{
@@ -34,6 +34,9 @@ pub enum SshError {
     /// The agent asks who we are.
     #[error("the agent wants a login, which agents of Coder do not")]
     Login,
+    /// We were told to leave before it had ended; the agent knows, and so does what it runs.
+    #[error("hung up")]
+    HungUp,
     /// It ended without saying how.
     #[error("the session ended without a status: the connection to the agent was lost")]
     Lost,
@@ -57,7 +60,8 @@ impl client::Handler for Trusting {
     }
 }
 
-/// Runs `command`, or a login shell if there is none, with our input and output. Returns its status.
+/// Runs `command`, or a login shell if there is none, with our input and output. Returns its status. Once `leaving` is
+/// done, what runs there gets a SIGHUP, as it would from a terminal that is closed.
 ///
 /// # Errors
 /// [`SshError`]
@@ -68,34 +72,18 @@ pub async fn run<S>(
     mut input: impl AsyncRead + Unpin,
     mut output: impl AsyncWrite + Unpin,
     mut errors: impl AsyncWrite + Unpin,
+    leaving: impl Future<Output = ()>,
 ) -> Result<u32, SshError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let config = client::Config {
-        channel_buffer_size: BUFFER,
-        ..client::Config::default()
+    tokio::pin!(leaving);
+    let opening = open(stream, command, terminal.as_ref());
+    let (session, channel) = tokio::select! {
+        opened = opening => opened?,
+        () = &mut leaving => return Err(SshError::HungUp),
     };
-    let mut session = client::connect_stream(Arc::new(config), stream, Trusting).await?;
-    if !matches!(
-        session.authenticate_none("coder").await?,
-        AuthResult::Success
-    ) {
-        return Err(SshError::Login);
-    }
-    let channel = session.channel_open_session().await?;
-    let mut size = None;
-    if let Some(terminal) = terminal {
-        let (columns, rows) = *terminal.size.borrow();
-        channel
-            .request_pty(false, &terminal.term, columns, rows, 0, 0, &[])
-            .await?;
-        size = Some(terminal.size);
-    }
-    match command {
-        Some(command) => channel.exec(false, command).await?,
-        None => channel.request_shell(false).await?,
-    }
+    let size = terminal.map(|terminal| terminal.size);
     let (mut reader, writer) = channel.split();
     let typing = async {
         let mut buffer = vec![0; CHUNK];
@@ -145,6 +133,12 @@ where
     };
     let status = tokio::select! {
         status = showing => status?,
+        () = &mut leaving => {
+            let _ = writer.signal(Sig::HUP).await;
+            let _ = writer.close().await;
+            let _ = timeout(GOODBYE, closed(&mut reader)).await;
+            return Err(SshError::HungUp);
+        }
         () = typing => return Err(SshError::Lost),
         () = resizing => return Err(SshError::Lost),
     };
@@ -152,4 +146,46 @@ where
     let _ = session.disconnect(Disconnect::ByApplication, "", "").await;
     let _ = timeout(GOODBYE, session).await;
     Ok(status)
+}
+
+async fn open<S>(
+    stream: S,
+    command: Option<&str>,
+    terminal: Option<&Terminal>,
+) -> Result<(Handle<Trusting>, Channel<Msg>), SshError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let config = client::Config {
+        channel_buffer_size: BUFFER,
+        ..client::Config::default()
+    };
+    let mut session = client::connect_stream(Arc::new(config), stream, Trusting).await?;
+    if !matches!(
+        session.authenticate_none("coder").await?,
+        AuthResult::Success
+    ) {
+        return Err(SshError::Login);
+    }
+    let channel = session.channel_open_session().await?;
+    if let Some(terminal) = terminal {
+        let (columns, rows) = *terminal.size.borrow();
+        channel
+            .request_pty(false, &terminal.term, columns, rows, 0, 0, &[])
+            .await?;
+    }
+    match command {
+        Some(command) => channel.exec(false, command).await?,
+        None => channel.request_shell(false).await?,
+    }
+    Ok((session, channel))
+}
+
+/// Reads what still comes until the agent has closed the session, and so has heard of its end.
+async fn closed(reader: &mut ChannelReadHalf) {
+    while let Some(message) = reader.wait().await {
+        if matches!(message, ChannelMsg::Close) {
+            return;
+        }
+    }
 }

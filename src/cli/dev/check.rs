@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use super::{AGENT_LIMIT, Report, Run, agents, human, local};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         rows, ssh,
         workspace::{build, create},
     },
-    connect::{self, SSH_PORT},
+    connect::{self, SSH_PORT, ssh::SshError},
     job::Transition,
     proto::outpost::v1::{BuildDetails, CreateWorkspaceRequest},
     stop::Stop,
@@ -211,11 +211,14 @@ impl Run {
             tokio::io::empty(),
             &mut printed,
             tokio::io::sink(),
+            sleep(COMMAND_LIMIT),
         );
-        let status = timeout(COMMAND_LIMIT, session).await;
+        let ended = session.await;
         way.leave().await;
-        let status = status.context("the command did not end in time")??;
-        Ok((printed, status))
+        match ended {
+            Err(SshError::HungUp) => anyhow::bail!("the command did not end in time"),
+            ended => Ok((printed, ended?)),
+        }
     }
 
     /// What the import said the workspace would have after such a build.
@@ -282,7 +285,7 @@ impl Run {
             if left.is_empty() || Instant::now() >= deadline {
                 return left;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `outpost config-ssh`.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -69,28 +70,59 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('%', "%%").replace('"', "\\\""))
 }
 
+/// Our section, for host names with our suffix and the deployment's. Its options come before ours, as the first one counts.
+fn section(
+    program: &Path,
+    remote: &[String],
+    suffix: Option<&str>,
+    options: &BTreeMap<String, String>,
+) -> String {
+    let program = quoted(&program.display().to_string());
+    let arguments = remote.iter().map(|it| quoted(it));
+    let arguments: Vec<String> = arguments.collect();
+    let (hosts, cut) = match suffix {
+        Some(suffix) => (
+            format!("*{SUFFIX} *.{suffix}"),
+            format!("--hostname-suffix {suffix} "),
+        ),
+        None => (format!("*{SUFFIX}"), String::new()),
+    };
+    let options = options.iter();
+    let options: String = options
+        .map(|(name, value)| format!("\x20 {name} {value}\n"))
+        .collect();
+    format!(
+        "# Written by `outpost config-ssh`; what is between these lines will be replaced.\n\
+         Host {hosts}\n\
+         {options}\
+         \x20 ConnectTimeout 0\n\
+         \x20 StrictHostKeyChecking no\n\
+         \x20 UserKnownHostsFile /dev/null\n\
+         \x20 LogLevel ERROR\n\
+         \x20 ProxyCommand {program} ssh --stdio {cut}{} %h\n",
+        arguments.join(" ")
+    )
+}
+
+/// Whether the file has hosts with this suffix outside our section, such as those that `coder config-ssh` writes.
+fn is_claimed(text: &str, suffix: &str) -> bool {
+    let rest = match (text.find(BEGIN), text.find(END)) {
+        (Some(begin), Some(end)) if begin < end => [&text[..begin], &text[end..]],
+        (_, _) => [text, ""],
+    };
+    let pattern = format!("*.{suffix}");
+    let words = rest.into_iter().flat_map(str::split_whitespace);
+    words.into_iter().any(|word| word == pattern)
+}
+
 impl ConfigSsh {
     pub(in crate::cli) async fn exec(self) -> anyhow::Result<()> {
         let server: Server = self.remote.server()?;
         // Whoever is refused now would be so at each login.
         let workspaces = server.workspaces().await?;
+        let settings = server.ssh_settings().await;
+        let settings = settings.context("failed to take over the server's SSH settings")?;
         let program = std::env::current_exe().context("failed to find this program")?;
-        let program = quoted(&program.display().to_string());
-        let options: Vec<String> = self.remote.options()?.iter().map(|it| quoted(it)).collect();
-        let options = options.join(" ");
-        let section = format!(
-            "# Written by `outpost config-ssh`; what is between these lines will be replaced.\n\
-             Host *{SUFFIX}\n\
-             \x20 ConnectTimeout 0\n\
-             \x20 StrictHostKeyChecking no\n\
-             \x20 UserKnownHostsFile /dev/null\n\
-             \x20 LogLevel ERROR\n\
-             \x20 ProxyCommand {program} ssh --stdio {options} %h\n"
-        );
-        if self.dry_run {
-            output::line(section.trim_end())?;
-            return Ok(());
-        }
         let path = expanded(&self.ssh_config_file);
         // What is a link stays one.
         let path = fs::canonicalize(&path).unwrap_or(path);
@@ -101,6 +133,19 @@ impl ConfigSsh {
                 return Err(error).context(format!("failed to read `{}`", path.display()));
             }
         };
+        let suffix = settings.suffix.as_deref();
+        let free = suffix.filter(|suffix| !is_claimed(&text, suffix));
+        if let (Some(suffix), None) = (suffix, free) {
+            output::note(&format!(
+                "`{}` has another section for *.{suffix}; it stays, and ours is for *{SUFFIX}.",
+                path.display()
+            ));
+        }
+        let section = section(&program, &self.remote.options()?, free, &settings.options);
+        if self.dry_run {
+            output::line(section.trim_end())?;
+            return Ok(());
+        }
         let text = with_section(&text, &section)?;
         if let Some(parent) = path.parent() {
             files::create_private_dir(parent)?;
@@ -137,5 +182,32 @@ mod tests {
             format!("Host a\n  User b\n\n{BEGIN}\ny\n{END}\nHost c\n")
         );
         assert!(with_section(BEGIN, "x\n").is_err());
+    }
+
+    #[test]
+    fn a_deployment_s_options_come_first_and_its_suffix_is_cut_off() {
+        let options = [("LogLevel".to_owned(), "INFO".to_owned())].into();
+        let section = section(
+            Path::new("/o p"),
+            &["--url".to_owned()],
+            Some("dev"),
+            &options,
+        );
+
+        let lines: Vec<&str> = section.lines().skip(1).map(str::trim).collect();
+        assert_eq!(lines[..2], ["Host *.outpost *.dev", "LogLevel INFO"]);
+        assert_eq!(lines[5], "LogLevel ERROR");
+        assert_eq!(
+            lines[6],
+            "ProxyCommand \"/o p\" ssh --stdio --hostname-suffix dev \"--url\" %h"
+        );
+    }
+
+    #[test]
+    fn a_suffix_that_another_section_has_is_left_to_it() {
+        let ours = with_section("", "Host *.outpost *.dev\n").unwrap();
+        assert!(!is_claimed(&ours, "dev"));
+        assert!(is_claimed(&format!("{ours}Host x *.dev\n"), "dev"));
+        assert!(!is_claimed(&format!("{ours}Host *.dev2\n"), "dev"));
     }
 }
