@@ -7,6 +7,7 @@
 //! # Source
 //! coder `agent/agent.go`: what is done in which order.
 
+mod api;
 pub mod command;
 pub mod environment;
 pub mod external_auth;
@@ -17,12 +18,14 @@ pub mod identity;
 mod metadata;
 mod monitor;
 mod outbox;
+mod ports;
 pub mod reaper;
 mod reinit;
 mod rest;
 mod rpc;
 pub mod schedule;
 mod scripts;
+mod secrets;
 mod session;
 mod sftp;
 pub mod socket;
@@ -47,6 +50,7 @@ use self::{
     environment::{Account, Variables},
     identity::Credential,
     outbox::Outbox,
+    reinit::Claims,
     scripts::{Line, Outcome},
     session::Network,
     socket::{Socket, Uplink},
@@ -189,14 +193,15 @@ fn stamp(at: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-/// Runs until `stop` drains, and begins anew whenever the server wants that.
+/// Runs until `stop` drains, and begins anew once for each owner that the workspace gets.
 pub async fn run(config: Config, stop: Stop) {
     let config = Arc::new(config);
+    let mut claims = Claims::load(&config.script_data_dir, &config.http, &config.credential);
     while !stop.is_draining() {
         let life = stop.child();
         let until_claimed = async {
             tokio::select! {
-                () = reinit::wait(&config.http, &config.credential) => life.drain(),
+                () = reinit::wait(&config.http, &config.credential, &mut claims) => life.drain(),
                 () = life.draining() => {}
             }
         };
@@ -241,7 +246,10 @@ async fn live(config: Arc<Config>, stop: Stop) {
             socket.serve(uplink, hard.clone()).await;
         }
     };
-    tokio::join!(connecting, ending, listening);
+    tokio::select! {
+        ((), (), ()) = async { tokio::join!(connecting, ending, listening) } => {}
+        () = stats::give_back_unused(&shared.usage) => {}
+    }
 }
 
 /// Connects, and again whenever it must.
@@ -266,6 +274,10 @@ async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &
         let rpc = match connected {
             Ok(rpc) => rpc,
             Err(error) => {
+                match identity::refuses(&error) {
+                    true => back_off.refused(),
+                    false => back_off.accepted(),
+                }
                 warn!(
                     error = format!("{error:#}"),
                     "no connection to the server; trying again"
@@ -273,6 +285,7 @@ async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &
                 continue;
             }
         };
+        back_off.accepted();
         version = Some(rpc.version);
         info!(server = %shared.config.http.url(), version = %rpc.version, "connected");
         let rpc = Arc::new(rpc);

@@ -3,7 +3,11 @@
 //! # Source
 //! coder `agent/agentssh/agentssh.go` `CreateCommand`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
 
 /// A program with its arguments.
 #[derive(Debug, PartialEq, Eq)]
@@ -11,29 +15,33 @@ pub struct Invocation {
     /// What is run.
     pub program: PathBuf,
     /// With what.
-    pub args: Vec<String>,
+    pub args: Vec<OsString>,
 }
 
 /// The login shell where `text` is empty, the program of its first line where that is `#!…`, else the shell with it.
-pub fn invocation(shell: &Path, text: &str) -> Invocation {
-    let trimmed = text.trim();
-    let run = |program: &Path, args: Vec<String>| Invocation {
+/// A text need not be UTF-8: it may name files that are not.
+pub fn invocation(shell: &Path, text: &OsStr) -> Invocation {
+    let trimmed = text.as_bytes().trim_ascii();
+    let owned = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+    let run = |program: &Path, args: Vec<OsString>| Invocation {
         program: program.to_owned(),
         args,
     };
     if trimmed.is_empty() {
-        return run(shell, vec!["-l".to_owned()]);
+        return run(shell, vec!["-l".into()]);
     }
-    if let Some(rest) = trimmed.strip_prefix("#!") {
-        let (first, script) = rest.split_once('\n').unwrap_or((rest, ""));
-        let mut words = first.split_whitespace().map(str::to_owned);
+    if let Some(rest) = trimmed.strip_prefix(b"#!") {
+        let mut lines = rest.splitn(2, |byte| *byte == b'\n');
+        let (first, script) = (lines.next().unwrap_or_default(), lines.next());
+        let words = first.split(u8::is_ascii_whitespace);
+        let mut words = words.filter(|word| !word.is_empty()).map(owned);
         if let Some(program) = words.next() {
-            let mut args: Vec<String> = words.collect();
-            args.extend(["-c".to_owned(), script.to_owned()]);
+            let mut args: Vec<OsString> = words.collect();
+            args.extend(["-c".into(), owned(script.unwrap_or_default())]);
             return run(Path::new(&program), args);
         }
     }
-    run(shell, vec!["-c".to_owned(), text.to_owned()])
+    run(shell, vec!["-c".into(), text.to_owned()])
 }
 
 #[cfg(test)]
@@ -53,14 +61,16 @@ mod tests {
             ),
             ("#!", "/bin/sh", vec!["-c", "#!"]),
         ] {
-            let found = invocation(shell, text);
+            let found = invocation(shell, OsStr::new(text));
             assert_eq!(
                 (found.program.as_path(), found.args),
                 (
                     Path::new(program),
-                    args.into_iter().map(str::to_owned).collect(),
+                    args.into_iter().map(OsString::from).collect(),
                 )
             );
         }
+        let name = OsStr::from_bytes(b"cat \xff");
+        assert_eq!(invocation(shell, name).args, [OsStr::new("-c"), name]);
     }
 }

@@ -6,6 +6,8 @@
 use std::{
     collections::BTreeMap,
     env,
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
@@ -96,8 +98,8 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     out
 }
 
-/// Variables by their names.
-pub(super) type Variables = BTreeMap<String, String>;
+/// Variables by their names, in bytes as the system has them.
+pub(super) type Variables = BTreeMap<OsString, OsString>;
 
 /// Of our settings those without which our helpers, and Coder's programs in a workspace, do not get to the server.
 const LENT: [&str; 3] = [
@@ -108,11 +110,12 @@ const LENT: [&str; 3] = [
 
 /// What our own environment lends to what we start; not our settings.
 fn inherited() -> Variables {
-    let all = env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let is_ours = |name: &str| name.starts_with("CODER_AGENT_") || name.starts_with("OUTPOST_");
-    all.filter(|(name, _)| !is_ours(name) || LENT.contains(&&**name))
-        .collect()
+    let is_ours = |name: &OsStr| {
+        let name = name.as_bytes();
+        let has_prefix = name.starts_with(b"CODER_AGENT_") || name.starts_with(b"OUTPOST_");
+        has_prefix && !LENT.iter().any(|lent| lent.as_bytes() == name)
+    };
+    env::vars_os().filter(|(name, _)| !is_ours(name)).collect()
 }
 
 /// The environment of a command: what we stand for, then what the template and the owner's secrets say.
@@ -126,56 +129,67 @@ pub(super) fn variables(
 ) -> Variables {
     let id = uuid::Uuid::from_slice(&manifest.workspace_id).unwrap_or_default();
     let mut all = inherited();
-    let own = [
-        ("CODER", "true".to_owned()),
-        ("CODER_WORKSPACE_NAME", manifest.workspace_name.clone()),
-        ("CODER_WORKSPACE_AGENT_NAME", manifest.agent_name.clone()),
-        (
-            "CODER_WORKSPACE_OWNER_NAME",
-            manifest.owner_username.clone(),
-        ),
-        ("CODER_WORKSPACE_ID", id.to_string()),
-        ("CODER_AGENT_URL", server.to_string()),
-        ("CODER_AGENT_TOKEN", token.expose().to_owned()),
-        (
-            "GIT_SSH_COMMAND",
-            format!("{} gitssh --", program.display()),
-        ),
-        ("CS_DISABLE_GETTING_STARTED_OVERRIDE", "true".to_owned()),
-        ("USER", account.name.clone()),
-        ("LOGNAME", account.name.clone()),
-        ("HOME", account.home.display().to_string()),
-        ("SHELL", account.shell.display().to_string()),
-    ];
-    all.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    let mut set = |name: &str, value: &OsStr| all.insert(name.into(), value.into());
+    let git = [program.as_os_str(), OsStr::new(" gitssh --")];
+    let git: OsString = git.into_iter().collect();
+    for (name, value) in [
+        ("CODER", "true"),
+        ("CODER_WORKSPACE_NAME", &manifest.workspace_name),
+        ("CODER_WORKSPACE_AGENT_NAME", &manifest.agent_name),
+        ("CODER_WORKSPACE_OWNER_NAME", &manifest.owner_username),
+        ("CODER_WORKSPACE_ID", &id.to_string()),
+        ("CODER_AGENT_URL", server.as_str()),
+        ("CODER_AGENT_TOKEN", token.expose()),
+        ("CS_DISABLE_GETTING_STARTED_OVERRIDE", "true"),
+        ("USER", &account.name),
+        ("LOGNAME", &account.name),
+    ] {
+        set(name, OsStr::new(value));
+    }
+    set("GIT_SSH_COMMAND", &git);
+    set("HOME", account.home.as_os_str());
+    set("SHELL", account.shell.as_os_str());
     if !manifest.vs_code_port_proxy_uri.is_empty() {
-        let uri = manifest.vs_code_port_proxy_uri.clone();
-        all.insert("VSCODE_PROXY_URI".to_owned(), uri);
+        let uri = &manifest.vs_code_port_proxy_uri;
+        set("VSCODE_PROXY_URI", OsStr::new(uri));
     }
     for (name, value) in &manifest.environment_variables {
-        let value = expand(value, |name| all.get(name).cloned());
-        all.insert(name.clone(), value);
+        let lookup = |name: &str| {
+            let value = all.get(OsStr::new(name));
+            value.map(|value| value.to_string_lossy().into_owned())
+        };
+        let value = expand(value, lookup);
+        all.insert(name.into(), value.into());
     }
     for secret in &manifest.secrets {
         if !secret.env_name.is_empty() {
-            let value = String::from_utf8_lossy(&secret.value).into_owned();
-            all.insert(secret.env_name.clone(), value);
+            let value = OsStr::from_bytes(&secret.value);
+            all.insert((&secret.env_name).into(), value.into());
         }
     }
-    all.insert("GIT_ASKPASS".to_owned(), program.display().to_string());
-    let path = all
-        .get("PATH")
-        .map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
-    let mut path = format!("{}:{path}", scripts.join("bin").display());
-    if let Some(directory) = program.parent() {
-        // People call us by our name.
-        path += &format!(":{}", directory.display());
-    }
-    all.insert("PATH".to_owned(), path);
+    all.insert("GIT_ASKPASS".into(), program.into());
+    let path = path(all.get(OsStr::new("PATH")), program, scripts);
+    all.insert("PATH".into(), path);
     all.retain(|name, value| {
-        !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
+        let (name, value) = (name.as_bytes(), value.as_bytes());
+        !name.is_empty() && !name.iter().any(|it| b"=\0".contains(it)) && !value.contains(&0)
     });
     all
+}
+
+/// The search path: programs of scripts first, and us last, as people call us by our name.
+fn path(known: Option<&OsString>, program: &Path, scripts: &Path) -> OsString {
+    let mut path = scripts.join("bin").into_os_string();
+    path.push(":");
+    path.push(known.map_or(
+        OsStr::new("/usr/local/bin:/usr/bin:/bin"),
+        OsString::as_os_str,
+    ));
+    if let Some(directory) = program.parent() {
+        path.push(":");
+        path.push(directory);
+    }
+    path
 }
 
 #[cfg(test)]
@@ -205,7 +219,7 @@ mod tests {
         let secret = crate::proto::coder::agent::v2::WorkspaceSecret {
             env_name: "KEY".to_owned(),
             file_path: String::new(),
-            value: b"a$HOME"[..].into(),
+            value: b"a$HOME\xff"[..].into(),
         };
         let manifest = Manifest {
             environment_variables: [("PATH".to_owned(), "$HOME/bin".to_owned())].into(),
@@ -224,12 +238,16 @@ mod tests {
             Path::new("/s"),
         );
 
-        assert_eq!(all["PATH"], "/s/bin:/home/dev/bin:/opt");
-        assert_eq!(all["GIT_ASKPASS"], "/opt/coder");
-        assert_eq!(all["GIT_SSH_COMMAND"], "/opt/coder gitssh --");
-        assert_eq!(all["CODER_AGENT_URL"], "https://coder.example.com/");
-        assert_eq!(all["KEY"], "a$HOME");
-        assert_eq!(all["CODER_AGENT_TOKEN"], "t");
+        for (name, expected) in [
+            ("PATH", &b"/s/bin:/home/dev/bin:/opt"[..]),
+            ("GIT_ASKPASS", b"/opt/coder"),
+            ("GIT_SSH_COMMAND", b"/opt/coder gitssh --"),
+            ("CODER_AGENT_URL", b"https://coder.example.com/"),
+            ("KEY", b"a$HOME\xff"),
+            ("CODER_AGENT_TOKEN", b"t"),
+        ] {
+            assert_eq!(all[OsStr::new(name)].as_bytes(), expected, "{name}");
+        }
         assert_eq!(
             account.expand("~/a/$HOME"),
             Path::new("/home/dev/a//home/dev")

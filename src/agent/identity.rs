@@ -5,15 +5,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use http::StatusCode;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
 use crate::{
-    net::http::{Client, read_limited},
+    net::http::{Client, bare, read_limited},
     secret::Secret,
+    tailnet::dial::DialError,
+    transport::coder::ErrorAnswer,
 };
 
 /// Time for one question.
@@ -46,6 +49,38 @@ pub enum Credential {
         /// The agent's name, where the machine has several.
         agent_name: String,
     },
+}
+
+/// The server gives no token for what the cloud says of this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("{url} answered {status}: {answer}")]
+struct NoToken {
+    url: Url,
+    status: StatusCode,
+    answer: Box<ErrorAnswer>,
+}
+
+/// Whether a server that answers so refuses who we are, rather than being busy.
+pub(super) fn is_refusal(status: StatusCode) -> bool {
+    let is_passing = [
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::TOO_EARLY,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    status.is_client_error() && !is_passing.contains(&status)
+}
+
+/// Whether this error is a server's that refuses who we are.
+pub(super) fn refuses(error: &anyhow::Error) -> bool {
+    let by_dial = error.downcast_ref().and_then(|error| match error {
+        DialError::Refused { status, .. } => Some(*status),
+        DialError::Connect(_)
+        | DialError::Headers(_)
+        | DialError::Token
+        | DialError::Timeout { .. } => None,
+    });
+    let by_exchange = error.downcast_ref().map(|error: &NoToken| error.status);
+    by_dial.or(by_exchange).is_some_and(is_refusal)
 }
 
 impl Cloud {
@@ -123,9 +158,12 @@ async fn exchange(server: &Client, cloud: Cloud, document: &Value) -> anyhow::Re
     let status = answer.status();
     let body = read_limited(answer, MAX_BYTES).await;
     if !status.is_success() {
-        let text = String::from_utf8_lossy(&body);
-        let text: String = text.chars().take(200).collect();
-        bail!("{url} answered {status}: {text}");
+        return Err(NoToken {
+            url: bare(&url),
+            status,
+            answer: Box::new(ErrorAnswer::read(&body)),
+        }
+        .into());
     }
     let answer: Answer = serde_json::from_slice(&body).context("the server sent no token")?;
     Ok(Secret::new(answer.session_token))
@@ -184,6 +222,93 @@ impl Metadata<'_> {
                 let token = self.text(path, &[("metadata-flavor", "Google")]).await?;
                 Ok(json!({ "json_web_token": token.trim() }))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        Json, Router,
+        response::{IntoResponse as _, Response},
+        routing::{get, post, put},
+    };
+
+    use super::*;
+
+    /// Stands in for a cloud and for a server that knows two agents of the same machine.
+    async fn stand_in() -> Url {
+        async fn exchange(Json(asked): Json<Value>) -> Response {
+            assert_eq!(asked["signature"], "sig");
+            let answer = match asked["agent_name"].as_str() {
+                Some(name @ ("one" | "two")) => json!({ "session_token": format!("of {name}") }),
+                Some(_) => return StatusCode::NOT_FOUND.into_response(),
+                None => {
+                    let message = "Multiple agents found. Set CODER_AGENT_NAME to one of: one, two";
+                    let answer = Json(json!({ "message": message }));
+                    return (StatusCode::CONFLICT, answer).into_response();
+                }
+            };
+            Json(answer).into_response()
+        }
+        let place = "/latest/dynamic/instance-identity";
+        let routes = Router::new()
+            .route("/latest/api/token", put(|| async { "t" }))
+            .route(&format!("{place}/signature"), get(|| async { "sig" }))
+            .route(&format!("{place}/document"), get(|| async { "doc" }))
+            .route(
+                "/api/v2/workspaceagents/aws-instance-identity",
+                post(exchange),
+            );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        url.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_agent_of_a_machine_gets_its_own_token_by_its_name() {
+        let url = stand_in().await;
+        let server = Client::new(crate::net::http::Config::new(url.clone())).unwrap();
+        let ask = async |name: &str| {
+            let credential = Credential::Instance {
+                cloud: Cloud::Aws,
+                address: url.clone(),
+                agent_name: name.to_owned(),
+            };
+            credential.token(&server).await
+        };
+
+        for name in ["one", "two"] {
+            assert_eq!(
+                ask(name).await.unwrap().expose(),
+                format!("of {name}").as_str()
+            );
+        }
+        // The server's words name the remedy, and asking at once again would not help.
+        let unnamed = ask("").await.unwrap_err();
+        assert!(
+            unnamed.to_string().contains("CODER_AGENT_NAME"),
+            "{unnamed:#}"
+        );
+        assert!(refuses(&unnamed));
+        assert!(refuses(&ask("three").await.unwrap_err()));
+    }
+
+    #[test]
+    fn a_server_that_is_busy_or_broken_refuses_nobody() {
+        for (status, is_one) in [
+            (401, true),
+            (403, true),
+            (404, true),
+            (409, true),
+            (408, false),
+            (429, false),
+            (500, false),
+            (503, false),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(is_refusal(status), is_one, "{status}");
         }
     }
 }

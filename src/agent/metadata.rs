@@ -97,14 +97,12 @@ async fn measure(shared: Arc<Shared>, wanted: Description) -> (String, Measured)
         .into_iter()
         .find(|limit| *limit > 0)
         .map_or(TIMEOUT, Duration::from_secs);
-    let invocation = command::invocation(&shared.account.shell, &wanted.script);
+    let invocation = command::invocation(&shared.account.shell, wanted.script.as_ref());
     let variables = shared.variables().into_iter();
     let command = process::Command {
         program: invocation.program,
-        args: invocation.args.into_iter().map(Into::into).collect(),
-        env: variables
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect(),
+        args: invocation.args,
+        env: variables.collect(),
         dir: shared.directory(),
         confinement: None,
         outlives_us: false,

@@ -23,7 +23,7 @@ use crate::{
 const CALL: Duration = Duration::from_secs(30);
 
 /// Versions that servers may know, the newest first.
-const VERSIONS: [u16; 4] = [8, 4, 3, 0];
+const VERSIONS: [u16; 5] = [11, 8, 4, 3, 0];
 
 /// A connection to the server.
 pub(super) struct Rpc {

@@ -178,15 +178,12 @@ fn prepare(shared: &Shared, script: &Script) -> std::io::Result<(process::Comman
         ("CODER_SCRIPT_DATA_DIR", data),
         ("CODER_SCRIPT_BIN_DIR", bin),
     ];
-    variables.extend(own.map(|(name, path)| (name.to_owned(), path.display().to_string())));
-    let invocation = command::invocation(&shared.account.shell, &script.script);
+    variables.extend(own.map(|(name, path)| (name.into(), path.into())));
+    let invocation = command::invocation(&shared.account.shell, script.script.as_ref());
     let command = process::Command {
         program: invocation.program,
-        args: invocation.args.into_iter().map(Into::into).collect(),
-        env: variables
-            .into_iter()
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect(),
+        args: invocation.args,
+        env: variables.into_iter().collect(),
         dir: shared.directory(),
         confinement: None,
         outlives_us: true,

@@ -1,9 +1,6 @@
 //! One connection to the server: what is asked and reported on it, all at the same time.
 
 use std::{
-    fs,
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -13,11 +10,12 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
     time::sleep,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 use uuid::Uuid;
 
 use super::{
-    Shared, health, host_key, metadata, monitor, rpc::Rpc, scripts, scripts::Outcome, ssh, stats,
+    Shared, api, health, host_key, metadata, monitor, rpc::Rpc, scripts, scripts::Outcome, secrets,
+    ssh, stats,
 };
 use crate::{
     process::program_text,
@@ -51,6 +49,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// Our node, which outlasts connections.
 pub(super) struct Network {
     node: Option<(Tailnet, mpsc::Receiver<Event>)>,
+    ssh: Option<(ssh::Server, host_key::Origin)>,
     tasks: JoinSet<()>,
     sessions: Stop,
     hard: Stop,
@@ -60,6 +59,7 @@ impl Network {
     pub(super) fn new(sessions: Stop, hard: Stop) -> Self {
         Self {
             node: None,
+            ssh: None,
             tasks: JoinSet::new(),
             sessions,
             hard,
@@ -77,6 +77,7 @@ impl Network {
         let map = manifest.derp_map.clone().unwrap_or_default();
         let mut map = DerpMap::from_wire(map);
         shared.adapt(&mut map);
+        let server = self.ssh_server(shared, manifest).await;
         if let Some((node, _)) = &self.node {
             node.set_addresses(address::node_id(id), addresses.clone())
                 .await;
@@ -94,16 +95,37 @@ impl Network {
             };
             let (node, driver, events) = tailnet::start(config);
             tasks.spawn(driver.run(hard.clone()));
-            let key = host_key::load(&shared.config.script_data_dir.join("ssh_host_ed25519_key"));
-            let server = ssh::Server::new(shared.clone(), key);
             for port in SSH_PORTS {
                 let listener = node.listen(port);
                 tasks.spawn(server.clone().serve(listener, sessions.clone()));
             }
+            tasks.spawn(api::serve(node.listen(api::PORT), hard.clone()));
             (node, events)
         });
         node.set_derp_map(map).await;
         (node, events)
+    }
+
+    /// The SSH server, with the host key that the manifest's names have.
+    async fn ssh_server(&mut self, shared: &Arc<Shared>, manifest: &Manifest) -> ssh::Server {
+        let wanted = host_key::Origin::of(manifest);
+        if let Some((server, origin)) = &self.ssh
+            && *origin == wanted
+        {
+            return server.clone();
+        }
+        let origin = wanted.clone();
+        let made = spawn_blocking(move || origin.key()).await;
+        let key = made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let server = match &self.ssh {
+            Some((server, _)) => {
+                server.set_key(key);
+                server.clone()
+            }
+            None => ssh::Server::new(shared.clone(), key),
+        };
+        self.ssh = Some((server.clone(), wanted));
+        server
     }
 
     /// Ends with all that runs in it.
@@ -159,7 +181,7 @@ async fn be_there(
         }),
     };
     let _: wire::Startup = rpc.call("UpdateStartup", &startup).await?;
-    write_secrets(shared, &manifest);
+    secrets::write(&manifest.secrets, &shared.account.home);
     let (node, events) = network.update(shared, id, &manifest).await;
     if !shared.has_begun.swap(true, Ordering::Relaxed) {
         shared.is_now(State::Starting);
@@ -212,31 +234,6 @@ async fn begin(shared: Arc<Shared>, manifest: Arc<Manifest>, graceful: Stop) {
         let _ = spawn_blocking(program_text::give_back).await;
     });
     scripts::run_at_times(shared, manifest, graceful).await;
-}
-
-/// Puts secrets where they are wanted. What cannot be written is said, and nothing more.
-fn write_secrets(shared: &Shared, manifest: &Manifest) {
-    for secret in manifest
-        .secrets
-        .iter()
-        .filter(|it| !it.file_path.is_empty())
-    {
-        let path = shared.account.expand(&secret.file_path);
-        let written = || {
-            if let Some(parent) = path.parent() {
-                fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(parent)?;
-            }
-            let mut options = fs::OpenOptions::new();
-            let options = options.write(true).create(true).truncate(true).mode(0o600);
-            options.open(&path)?.write_all(&secret.value)
-        };
-        if let Err(error) = written() {
-            warn!(path = %path.display(), %error, "a secret cannot be written");
-        }
-    }
 }
 
 async fn lifecycle(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {

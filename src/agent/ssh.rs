@@ -7,7 +7,10 @@ mod forward;
 mod jetbrains;
 mod session;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use russh::{
     Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty, Sig,
@@ -25,9 +28,11 @@ use self::{
     forward::{Forwards, Place},
     session::Report,
 };
-use super::{Shared, stats::Counted};
+use super::{
+    Shared,
+    stats::{App, Counted},
+};
 use crate::{
-    proto::coder::agent::v2::connection::Type,
     stop::Stop,
     tailnet::{Listener, Stream},
 };
@@ -49,32 +54,25 @@ const KEEP_ALIVES: usize = 3;
 #[derive(Clone)]
 pub(super) struct Server {
     shared: Arc<Shared>,
-    config: Arc<server::Config>,
+    /// Replaced when the host key changes; connections keep the one that they began with.
+    config: Arc<RwLock<Arc<server::Config>>>,
     places: Arc<Semaphore>,
 }
 
 impl Server {
     pub(super) fn new(shared: Arc<Shared>, key: PrivateKey) -> Self {
-        let keep_alive = shared.config.ssh_max_timeout.map(|all| all / 3);
-        let config = server::Config {
-            server_id: russh::SshId::Standard(
-                concat!("SSH-2.0-outpost_", env!("CARGO_PKG_VERSION")).into(),
-            ),
-            methods: [russh::MethodKind::None].as_slice().into(),
-            keys: vec![key],
-            inactivity_timeout: None,
-            keepalive_interval: keep_alive.filter(|pause| !pause.is_zero()),
-            keepalive_max: KEEP_ALIVES,
-            channel_buffer_size: BUFFER,
-            auth_rejection_time: Duration::ZERO,
-            auth_rejection_time_initial: Some(Duration::ZERO),
-            ..server::Config::default()
-        };
+        let config = config(key, shared.config.ssh_max_timeout);
         Self {
             shared,
-            config: Arc::new(config),
+            config: Arc::new(RwLock::new(Arc::new(config))),
             places: Arc::new(Semaphore::new(CONNECTIONS)),
         }
+    }
+
+    /// Shows another key to those who come from now on.
+    pub(super) fn set_key(&self, key: PrivateKey) {
+        let config = Arc::new(config(key, self.shared.config.ssh_max_timeout));
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
     /// Takes connections until `stop` drains; then all of them end.
@@ -108,7 +106,9 @@ impl Server {
             forwards: Forwards::new(channels.clone()),
             channels,
         };
-        let begun = server::run_stream(self.config, stream, handler);
+        let config = self.config.read();
+        let config = config.unwrap_or_else(PoisonError::into_inner).clone();
+        let begun = server::run_stream(config, stream, handler);
         let begun = timeout(GREETING, begun).await;
         let mut session = match begun {
             Ok(Ok(session)) => session,
@@ -131,6 +131,24 @@ impl Server {
         if let Err(error) = ended {
             debug!(%error, "an SSH connection broke");
         }
+    }
+}
+
+fn config(key: PrivateKey, max_timeout: Option<Duration>) -> server::Config {
+    let keep_alive = max_timeout.map(|all| all / 3);
+    server::Config {
+        server_id: russh::SshId::Standard(
+            concat!("SSH-2.0-outpost_", env!("CARGO_PKG_VERSION")).into(),
+        ),
+        methods: [russh::MethodKind::None].as_slice().into(),
+        keys: vec![key],
+        inactivity_timeout: None,
+        keepalive_interval: keep_alive.filter(|pause| !pause.is_zero()),
+        keepalive_max: KEEP_ALIVES,
+        channel_buffer_size: BUFFER,
+        auth_rejection_time: Duration::ZERO,
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        ..server::Config::default()
     }
 }
 
@@ -210,7 +228,7 @@ impl server::Handler for Handler {
                 let (shared, peer) = (self.shared.clone(), self.peer.clone());
                 tokio::spawn(async move {
                     let report = (is_here && jetbrains::listens(port).await)
-                        .then(|| Report::begin(&shared, peer, Type::Jetbrains));
+                        .then(|| Report::begin(&shared, peer, App::jetbrains()));
                     connected.await;
                     drop((report, place));
                 });

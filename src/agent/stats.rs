@@ -3,10 +3,13 @@
 //! # Source
 //! coder `agent/stats.go`, `agent/agent.go` `Collect`.
 
+mod app;
+
 use std::{
+    collections::BTreeMap,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     task::{Context, Poll},
@@ -15,10 +18,13 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
     task::spawn_blocking,
     time::sleep,
 };
 
+pub(super) use self::app::App;
+use self::app::Sessions;
 use super::{Shared, rpc::Rpc};
 use crate::{
     process::program_text,
@@ -28,8 +34,12 @@ use crate::{
 
 /// Between two reports, where the server does not say.
 const REPORT: Duration = Duration::from_secs(300);
+/// So long after its last connection an agent counts as unused: a client that comes again at once needs the same memory.
+const QUIET: Duration = Duration::from_secs(10);
 /// Bytes that a packet of the overlay carries: its streams are counted, and packets are as many as they need.
 const PACKET: i64 = 1220;
+/// The minor version from which on a server counts sessions by app.
+const SESSION_COUNTS: u16 = 11;
 /// What is said where no latency is known: -1 µs.
 const NO_LATENCY: f64 = -0.001;
 
@@ -49,34 +59,25 @@ pub(super) struct Usage {
     ended: AtomicI64,
     received: AtomicI64,
     sent: AtomicI64,
-    ssh: AtomicI64,
-    vscode: AtomicI64,
-    jetbrains: AtomicI64,
+    sessions: Mutex<Sessions>,
+    /// Told whenever a connection ends.
+    has_ended: Notify,
     told: Mutex<Totals>,
 }
 
 impl Usage {
-    fn sessions(&self, kind: Type) -> Option<&AtomicI64> {
-        match kind {
-            Type::Ssh => Some(&self.ssh),
-            Type::Vscode => Some(&self.vscode),
-            Type::Jetbrains => Some(&self.jetbrains),
-            Type::Unspecified | Type::ReconnectingPty => None,
-        }
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session of this kind begins.
-    pub(super) fn begin(&self, kind: Type) {
-        if let Some(count) = self.sessions(kind) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+    /// A session of this app begins. Returns the app that it counts for.
+    pub(super) fn begin(&self, app: App) -> App {
+        self.sessions().begin(app)
     }
 
     /// One has ended.
-    pub(super) fn end(&self, kind: Type) {
-        if let Some(count) = self.sessions(kind) {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
+    pub(super) fn end(&self, app: &App) {
+        self.sessions().end(app);
     }
 
     /// Whether somebody is still connected.
@@ -96,12 +97,12 @@ impl Usage {
         }
     }
 
-    /// What is new since `told`, and what there is now.
-    fn since(&self, told: Totals, now: Totals) -> wire::Stats {
+    /// What is new since `told`, and what there is now; sessions by app, where the server has room for those.
+    fn since(&self, told: Totals, now: Totals, by_app: bool) -> wire::Stats {
         let packets = |bytes: i64| bytes.saturating_add(PACKET - 1) / PACKET;
         let (received, sent) = (now.received - told.received, now.sent - told.sent);
         let connections = now.begun - told.ended;
-        let count = |sessions: &AtomicI64| sessions.load(Ordering::Relaxed);
+        let sessions = self.sessions();
         let by_proto = (connections > 0).then(|| ("TCP".to_owned(), connections));
         wire::Stats {
             connections_by_proto: by_proto.into_iter().collect(),
@@ -111,20 +112,22 @@ impl Usage {
             rx_bytes: received,
             tx_packets: packets(sent),
             tx_bytes: sent,
-            session_count_vscode: count(&self.vscode),
-            session_count_jetbrains: count(&self.jetbrains),
-            session_count_ssh: count(&self.ssh),
+            session_count_vscode: sessions.of_kind(Type::Vscode),
+            session_count_jetbrains: sessions.of_kind(Type::Jetbrains),
+            session_count_ssh: sessions.of_kind(Type::Ssh),
+            session_counts: match by_app {
+                true => sessions.by_name(),
+                false => BTreeMap::new(),
+            },
             ..wire::Stats::default()
         }
     }
 }
 
-/// Reports at the server's pace, and counts again only from what it took. At the first report after the last connection,
-/// pages of our program that only connections needed are given back.
+/// Reports at the server's pace, and counts again only from what it took.
 pub(super) async fn run(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     let usage = &shared.usage;
     let mut request = wire::UpdateStatsRequest { stats: None };
-    let mut has_worked = false;
     loop {
         let answer: wire::UpdateStatsResponse = rpc.call("UpdateStats", &request).await?;
         let pause = answer.report_interval.unwrap_or_default().seconds;
@@ -132,14 +135,21 @@ pub(super) async fn run(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
         sleep(pause.map_or(REPORT, Duration::from_secs)).await;
         let told = *usage.told.lock().unwrap_or_else(PoisonError::into_inner);
         let now = usage.totals();
-        request.stats = Some(usage.since(told, now));
+        request.stats = Some(usage.since(told, now, rpc.knows(SESSION_COUNTS)));
         let _: wire::UpdateStatsResponse = rpc.call("UpdateStats", &request).await?;
         *usage.told.lock().unwrap_or_else(PoisonError::into_inner) = now;
         request.stats = None;
-        has_worked |= now.begun > told.begun;
-        if has_worked && !usage.is_connected() {
-            has_worked = false;
-            spawn_blocking(program_text::give_back);
+    }
+}
+
+/// Gives back what only connections needed, each time the last one has been gone for a moment.
+pub(super) async fn give_back_unused(usage: &Usage) {
+    loop {
+        usage.has_ended.notified().await;
+        sleep(QUIET).await;
+        if !usage.is_connected() {
+            // A panic there has been printed, and nobody depends on it.
+            let _ = spawn_blocking(program_text::give_back).await;
         }
     }
 }
@@ -161,6 +171,7 @@ impl<S> Counted<S> {
 impl<S> Drop for Counted<S> {
     fn drop(&mut self) {
         self.usage.ended.fetch_add(1, Ordering::Relaxed);
+        self.usage.has_ended.notify_one();
     }
 }
 
@@ -221,29 +232,34 @@ mod tests {
         let usage = Arc::new(Usage::default());
         let (near, mut far) = tokio::io::duplex(64);
         let mut stream = Counted::new(near, usage.clone());
-        usage.begin(Type::Vscode);
-        usage.begin(Type::Ssh);
-        usage.end(Type::Ssh);
+        usage.begin(App::named("vscode"));
+        usage.begin(App::named("cursor"));
+        let ssh = usage.begin(App::ssh());
+        usage.end(&ssh);
         far.write_all(b"abc").await.unwrap();
         stream.read_exact(&mut [0; 3]).await.unwrap();
         stream.write_all(b"de").await.unwrap();
 
         let first = usage.totals();
-        let stats = usage.since(Totals::default(), first);
+        let stats = usage.since(Totals::default(), first, false);
         assert_eq!((stats.rx_bytes, stats.tx_bytes), (3, 2));
         assert_eq!((stats.rx_packets, stats.tx_packets), (1, 1));
         assert_eq!(
             (stats.session_count_vscode, stats.session_count_ssh),
-            (1, 0)
+            (1, 1)
         );
         assert_eq!(stats.connection_count, 1);
+        assert!(stats.session_counts.is_empty());
+        let counts = usage.since(Totals::default(), first, true).session_counts;
+        let expected = [("cursor".to_owned(), 1), ("vscode".to_owned(), 1)];
+        assert_eq!(counts, expected.into());
 
         // It ends before the next report, which still counts it; the one after does not.
         drop(stream);
         let second = usage.totals();
-        assert_eq!(usage.since(first, second).connection_count, 1);
-        assert_eq!(usage.since(first, second).rx_bytes, 0);
-        let third = usage.since(second, usage.totals());
+        assert_eq!(usage.since(first, second, false).connection_count, 1);
+        assert_eq!(usage.since(first, second, false).rx_bytes, 0);
+        let third = usage.since(second, usage.totals(), false);
         assert_eq!(third.connection_count, 0);
         assert!(third.connections_by_proto.is_empty());
         assert!(!usage.is_connected());

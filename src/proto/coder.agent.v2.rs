@@ -231,6 +231,9 @@ pub struct Manifest {
     pub devcontainers: ::prost::alloc::vec::Vec<WorkspaceAgentDevcontainer>,
     #[prost(message, repeated, tag = "19")]
     pub secrets: ::prost::alloc::vec::Vec<WorkspaceSecret>,
+    /// Ours alone: 32 bytes that the agent's SSH host key is made of. Servers of Coder send none, their agents skip it.
+    #[prost(bytes = "bytes", tag = "50001")]
+    pub ssh_host_key_seed: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkspaceSecret {

@@ -5,10 +5,10 @@
 
 use std::{fs, path::Path};
 
+use crate::agent::ports;
+
 /// What stands in the command line of such an IDE.
 const MARK: &[u8] = b"idea.vendor.name=JetBrains";
-/// The state of a socket that listens.
-const LISTENS: &str = "0A";
 
 /// Whether such an IDE listens at this port.
 pub(super) async fn listens(port: u16) -> bool {
@@ -17,38 +17,18 @@ pub(super) async fn listens(port: u16) -> bool {
 }
 
 fn is_one(proc: &Path, port: u16) -> bool {
-    let tables = ["net/tcp", "net/tcp6"].map(|table| fs::read_to_string(proc.join(table)));
-    let tables = tables.iter().flatten();
-    let Some(inode) = tables.into_iter().find_map(|table| inode(table, port)) else {
+    let wanted = ports::listening(proc).ok();
+    let Some(wanted) = wanted.and_then(|ports| ports.get(&port).copied()) else {
         return false;
     };
-    let wanted = format!("socket:[{inode}]");
-    let Ok(processes) = fs::read_dir(proc) else {
-        return false;
-    };
-    processes.flatten().any(|process| {
-        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        command.windows(MARK.len()).any(|part| part == MARK) && holds(&process.path(), &wanted)
-    })
-}
-
-fn holds(process: &Path, wanted: &str) -> bool {
-    let Ok(open) = fs::read_dir(process.join("fd")) else {
-        return false;
-    };
-    open.flatten()
-        .filter_map(|file| fs::read_link(file.path()).ok())
-        .any(|target| target.as_os_str() == wanted)
-}
-
-/// The socket that listens at a port, of a table such as `/proc/net/tcp`.
-fn inode<'a>(table: &'a str, port: u16) -> Option<&'a str> {
-    let end = format!(":{port:04X}");
-    table.lines().find_map(|line| {
-        let fields: Vec<&'a str> = line.split_ascii_whitespace().collect();
-        let is_it = fields.get(1)?.ends_with(&end) && *fields.get(3)? == LISTENS;
-        fields.get(9).filter(|_| is_it).copied()
-    })
+    let mut is_one = false;
+    ports::each_holder(proc, |process, socket| {
+        is_one |= socket == wanted && {
+            let command = fs::read(process.join("cmdline")).unwrap_or_default();
+            command.windows(MARK.len()).any(|part| part == MARK)
+        };
+    });
+    is_one
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! One SSH session: a shell, a command or sftp, with or without a terminal.
 
 use std::{
-    os::unix::process::ExitStatusExt as _,
+    ffi::{OsStr, OsString},
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        process::ExitStatusExt as _,
+    },
     path::Path,
     process::{ExitStatus, Stdio},
     sync::{Arc, PoisonError},
@@ -30,7 +34,7 @@ use uuid::Uuid;
 
 use super::{forward::Keys, signal};
 use crate::{
-    agent::{Shared, command::invocation, environment::Variables, sftp, stamp},
+    agent::{Shared, command::invocation, environment::Variables, sftp, stamp, stats::App},
     proto::coder::agent::v2::{
         Connection,
         connection::{Action, Type},
@@ -99,7 +103,7 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
                 let bytes = variable_name.len() + variable_value.len();
                 if bytes <= room && variables.len() < MAX_VARIABLES.0 {
                     room -= bytes;
-                    variables.insert(variable_name, variable_value);
+                    variables.insert(variable_name.into(), variable_value.into());
                 }
             }
             Some(ChannelMsg::RequestPty {
@@ -120,10 +124,9 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
                     terminal.size = size(col_width, row_height);
                 }
             }
-            Some(ChannelMsg::RequestShell { .. }) => break Some(String::new()),
-            Some(ChannelMsg::Exec { command, .. }) => {
-                break Some(String::from_utf8_lossy(&command).into_owned());
-            }
+            Some(ChannelMsg::RequestShell { .. }) => break Some(OsString::new()),
+            // The names in it need not be UTF-8.
+            Some(ChannelMsg::Exec { command, .. }) => break Some(OsString::from_vec(command)),
             Some(ChannelMsg::RequestSubsystem { name, .. }) if name == "sftp" => break None,
             Some(ChannelMsg::AgentForward { .. }) => {
                 match Keys::offer(client.handle.clone(), client.channels.clone()) {
@@ -135,21 +138,13 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
             Some(_) => {}
         }
     };
-    let kind = match variables
-        .remove(SESSION_TYPE)
-        .map(|it| it.to_lowercase())
-        .as_deref()
-    {
-        Some("vscode") => Type::Vscode,
-        Some("jetbrains") => Type::Jetbrains,
-        Some(_) | None => Type::Ssh,
-    };
+    let app = variables.remove(OsStr::new(SESSION_TYPE));
+    let app = app.map_or_else(App::ssh, |name| App::named(&name.to_string_lossy()));
     if let Some(keys) = &keys {
-        let path = keys.path().display().to_string();
-        variables.insert("SSH_AUTH_SOCK".to_owned(), path);
+        variables.insert("SSH_AUTH_SOCK".into(), keys.path().into());
     }
     // Those of JetBrains count by the port that they forward.
-    let report = (kind != Type::Jetbrains).then(|| Report::begin(&shared, client.peer, kind));
+    let report = (app.kind() != Type::Jetbrains).then(|| Report::begin(&shared, client.peer, app));
     let session = Session {
         shared: &shared,
         variables,
@@ -168,23 +163,31 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
 /// Counts a session and reports its beginning and end.
 pub(super) struct Report<'a> {
     shared: &'a Shared,
+    app: App,
     connection: Connection,
 }
 
 impl<'a> Report<'a> {
     /// It begins now.
-    pub(super) fn begin(shared: &'a Shared, ip: String, kind: Type) -> Self {
-        shared.usage.begin(kind);
+    pub(super) fn begin(shared: &'a Shared, ip: String, app: App) -> Self {
+        let kind = app.kind();
+        let app_name = app.name().to_owned();
+        let app = shared.usage.begin(app);
         let connection = Connection {
             id: Bytes::copy_from_slice(Uuid::new_v4().as_bytes()),
             action: Action::Connect.into(),
             r#type: kind.into(),
             timestamp: Some(stamp(Timestamp::now())),
             ip,
+            app_name,
             ..Connection::default()
         };
         shared.connections.push(connection.clone());
-        Self { shared, connection }
+        Self {
+            shared,
+            app,
+            connection,
+        }
     }
 
     fn end(mut self, status: Option<u32>) {
@@ -195,7 +198,7 @@ impl<'a> Report<'a> {
 
 impl Drop for Report<'_> {
     fn drop(&mut self) {
-        self.shared.usage.end(self.connection.r#type());
+        self.shared.usage.end(&self.app);
         self.connection.action = Action::Disconnect.into();
         self.connection.timestamp = Some(stamp(Timestamp::now()));
         self.shared.connections.push(self.connection.clone());
@@ -213,7 +216,7 @@ impl Session<'_> {
     async fn run(
         mut self,
         channel: Channel<Msg>,
-        command: &str,
+        command: &OsStr,
         terminal: Option<Terminal>,
     ) -> Option<u32> {
         let (reader, writer) = channel.split();
@@ -227,10 +230,10 @@ impl Session<'_> {
             ("SSH_CLIENT", "0.0.0.0 0 0"),
             ("SSH_CONNECTION", "0.0.0.0 0 0.0.0.0 0"),
         ];
-        variables.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        variables.extend(own.map(|(name, value)| (name.into(), value.into())));
         let done = match terminal {
             Some(terminal) => {
-                variables.insert("TERM".to_owned(), terminal.term.clone());
+                variables.insert("TERM".into(), terminal.term.clone().into());
                 self.in_terminal(reader, &writer, command, variables, &terminal)
                     .await
             }
@@ -252,7 +255,7 @@ impl Session<'_> {
         &self,
         mut reader: ChannelReadHalf,
         writer: &ChannelWriteHalf<Msg>,
-        command: &str,
+        command: &OsStr,
         variables: Variables,
     ) -> std::io::Result<Option<ExitStatus>> {
         let invocation = invocation(&self.shared.account.shell, command);
@@ -289,8 +292,9 @@ impl Session<'_> {
         tokio::spawn(async move {
             tokio::select! {
                 _ = child.wait() => {}
-                () = stop.draining() => if let Err(error) = child.kill().await {
-                    debug!(%error, "a command cannot be ended");
+                // Not only the shell: what it started would be left behind.
+                () = stop.draining() => if let Some(leader) = leader {
+                    send(leader, Signal::SIGHUP);
                 }
             }
         });
@@ -301,7 +305,7 @@ impl Session<'_> {
         &self,
         mut reader: ChannelReadHalf,
         writer: &ChannelWriteHalf<Msg>,
-        command: &str,
+        command: &OsStr,
         mut variables: Variables,
         terminal: &Terminal,
     ) -> std::io::Result<Option<ExitStatus>> {
@@ -309,9 +313,9 @@ impl Session<'_> {
         let (pty, pts) = pty_process::open().map_err(failed)?;
         pty.resize(terminal.size).map_err(failed)?;
         if let Ok(name) = nix::unistd::ttyname(&pts) {
-            variables.insert("SSH_TTY".to_owned(), name.display().to_string());
+            variables.insert("SSH_TTY".into(), name.into());
         }
-        if command.trim().is_empty() {
+        if command.as_bytes().trim_ascii().is_empty() {
             self.greet(writer).await;
         }
         let invocation = invocation(&self.shared.account.shell, command);
@@ -426,10 +430,11 @@ async fn read_beginning(path: &Path) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-fn is_file_command(command: &str) -> bool {
-    let first = command.split_whitespace().next().unwrap_or_default();
-    let name = Path::new(first).file_name().and_then(|name| name.to_str());
-    name.is_some_and(|name| FILE_COMMANDS.contains(&name))
+fn is_file_command(command: &OsStr) -> bool {
+    let mut words = command.as_bytes().split(u8::is_ascii_whitespace);
+    let first = words.find(|word| !word.is_empty()).unwrap_or_default();
+    let name = Path::new(OsStr::from_bytes(first)).file_name();
+    name.is_some_and(|name| FILE_COMMANDS.iter().any(|it| name == *it))
 }
 
 fn leader(child: &Child) -> Option<Pid> {
@@ -558,7 +563,7 @@ mod tests {
             ("cat scp", false),
             ("", false),
         ] {
-            assert_eq!(is_file_command(command), is_one, "{command}");
+            assert_eq!(is_file_command(OsStr::new(command)), is_one, "{command}");
         }
     }
 

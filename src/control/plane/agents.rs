@@ -9,6 +9,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::{Caller, Plane, RequestError, not_found};
 use crate::{
@@ -233,6 +234,19 @@ impl Plane {
         let kept = kept.await?;
         self.overlay.said.send_replace(());
         Ok(kept)
+    }
+
+    /// Returns what an agent's SSH host key is made of: it depends on names alone, so that a workspace that is built anew, or
+    /// deleted and made again, has the same one.
+    pub fn ssh_host_key_seed(
+        &self,
+        owner: &str,
+        workspace: &str,
+        agent: &str,
+    ) -> Zeroizing<[u8; 32]> {
+        // No name has a zero byte.
+        let purpose = ["outpost ssh host key/1", owner, workspace, agent].join("\0");
+        self.vault.derive(&purpose)
     }
 
     /// With this a client of the caller's comes back under the id `peer`, until that time.

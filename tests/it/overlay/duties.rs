@@ -1,6 +1,10 @@
 //! What an agent does for its server, whatever becomes of the connection.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use nix::sys::signal::Signal;
@@ -13,12 +17,14 @@ use outpost::proto::coder::agent::v2::{
     workspace_app::Healthcheck,
 };
 use tempfile::TempDir;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
     fake::Fake,
     lab::{Running, outpost},
 };
+use crate::control::PATIENCE;
 
 fn id() -> Bytes {
     Bytes::copy_from_slice(Uuid::new_v4().as_bytes())
@@ -58,32 +64,56 @@ fn as_nanoseconds(seconds: i32) -> Option<prost_types::Duration> {
 struct Place {
     directory: TempDir,
     running: Running,
+    settings: Vec<(String, String)>,
 }
 
 impl Place {
     fn start(fake: &Fake, settings: &[(&str, &str)]) -> Self {
         let directory = TempDir::new().unwrap();
-        let home = directory.path().to_owned();
-        fs::create_dir(home.join("tmp")).unwrap();
+        fs::create_dir(directory.path().join("tmp")).unwrap();
+        let token = ("CODER_AGENT_TOKEN", &*Uuid::new_v4().to_string());
+        let settings = [token].into_iter().chain(settings.iter().copied());
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings: Vec<_> = settings.collect();
+        Self {
+            running: Self::run(fake, directory.path(), &settings),
+            directory,
+            settings,
+        }
+    }
+
+    /// Starts it again, with the same settings in the same place.
+    fn restart(&mut self, fake: &Fake) {
+        self.running = Self::run(fake, self.directory.path(), &self.settings);
+    }
+
+    fn run(fake: &Fake, home: &Path, settings: &[(String, String)]) -> Running {
         let mut command = outpost();
         command
             .arg("agent")
             .env("CODER_AGENT_URL", &fake.url)
-            .env("CODER_AGENT_TOKEN", Uuid::new_v4().to_string())
-            .env("HOME", &home)
+            .env("HOME", home)
             .env("TMPDIR", home.join("tmp"))
-            .envs(settings.iter().copied())
-            .current_dir(&home)
+            .envs(settings.iter().map(|(name, value)| (name, value)))
+            .current_dir(home)
             .kill_on_drop(true);
-        Self {
-            running: Running::start(command, home),
-            directory,
-        }
+        Running::start(command, home.to_owned())
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
+}
+
+/// Waits until the agent has logged this.
+async fn wait_for_log(running: &Running, text: &str) {
+    let waiting = async {
+        while !running.log().contains(text) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = timeout(PATIENCE, waiting).await;
+    assert!(waited.is_ok(), "no `{text}` in:\n{}", running.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -335,26 +365,52 @@ async fn values_are_measured_at_their_times_and_apps_are_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_begins_anew_when_its_workspace_becomes_somebody_s() {
+async fn an_agent_begins_anew_once_for_each_owner_and_not_again_when_it_is_restarted() {
     let fake = Fake::start(manifest()).await;
-    let place = Place::start(&fake, &[]);
-    fake.until(|told| told.stages.contains(&State::Ready)).await;
+    let mut place = Place::start(&fake, &[]);
+    let readied = async |times: usize| {
+        let is_ready = |stage: &&State| **stage == State::Ready;
+        fake.until(|told| told.stages.iter().filter(is_ready).count() == times)
+            .await
+    };
+    let asked = async |times: usize| {
+        fake.until(|told| told.calls.get("reinit") == Some(&times))
+            .await
+    };
+    readied(1).await;
     let mut claimed = manifest();
     claimed.owner_username = "amy".to_owned();
-    claimed.scripts = vec![script("echo $CODER_WORKSPACE_OWNER_NAME > owner")];
-    fake.set_manifest(claimed);
+    claimed.scripts = vec![script("echo $CODER_WORKSPACE_OWNER_NAME >> owner")];
+    fake.set_manifest(claimed.clone());
 
-    fake.claim();
+    fake.claim(Uuid::from_u128(2));
 
-    let told = fake
-        .until(|told| told.stages.iter().filter(|it| **it == State::Ready).count() == 2)
-        .await;
+    let told = readied(2).await;
     use State::{Off, Ready, ShuttingDown, Starting};
     assert_eq!(
         told.stages,
         [Starting, Ready, ShuttingDown, Off, Starting, Ready]
     );
-    assert_eq!(fs::read_to_string(place.path("owner")).unwrap(), "amy\n");
+    // It asks once more, hears of the same claim, and asks no more.
+    asked(2).await;
+    wait_for_log(&place.running, "has begun anew for its owner already").await;
+
+    place.running.signal(Signal::SIGKILL);
+    place.restart(&fake);
+    readied(3).await;
+    asked(3).await;
+    wait_for_log(&place.running, "has begun anew for its owner already").await;
+    assert_eq!(
+        fs::read_to_string(place.path("owner")).unwrap(),
+        "amy\namy\n"
+    );
+
+    // Another owner is another beginning.
+    place.running.signal(Signal::SIGKILL);
+    fake.claim(Uuid::from_u128(3));
+    place.restart(&fake);
+    let told = readied(4).await;
+    assert!(told.stages.ends_with(&[ShuttingDown, Off, Starting, Ready]));
     fake.answer("reinit", 409, serde_json::Value::Null);
     place.running.signal(Signal::SIGTERM);
     assert_eq!(place.running.end().await, 0);

@@ -36,6 +36,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{handshake::derive_accept_key, protocol},
 };
+use uuid::Uuid;
 
 use crate::control::PATIENCE;
 
@@ -66,7 +67,8 @@ struct Front {
     cut: broadcast::Sender<()>,
     /// Whether the next lines are one too many.
     is_full: Arc<Mutex<bool>>,
-    claims: watch::Sender<usize>,
+    /// Whose the workspace is; nil as long as it is nobody's.
+    owner: watch::Sender<Uuid>,
     answers: Arc<Mutex<BTreeMap<String, (StatusCode, Value)>>>,
 }
 
@@ -82,7 +84,7 @@ impl Fake {
             told: watch::Sender::default(),
             cut: broadcast::Sender::new(4),
             is_full: Arc::default(),
-            claims: watch::Sender::default(),
+            owner: watch::Sender::default(),
             answers: Arc::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -117,9 +119,9 @@ impl Fake {
         let _ = self.front.cut.send(());
     }
 
-    /// Tells all agents to begin anew.
-    pub fn claim(&self) {
-        self.front.claims.send_modify(|count| *count += 1);
+    /// Gives the workspace to an owner, and tells every agent so that asks, as often as it does.
+    pub fn claim(&self, owner: Uuid) {
+        self.front.owner.send_replace(owner);
     }
 
     /// Waits until this is so of what was told.
@@ -146,14 +148,22 @@ async fn reinit(State(front): State<Front>) -> Response {
     if front.answers.lock().unwrap().contains_key("reinit") {
         return StatusCode::CONFLICT.into_response();
     }
-    let mut claims = front.claims.subscribe();
-    claims.mark_unchanged();
-    let ping = futures::stream::iter([Ok::<_, Infallible>("event: ping\n\n")]);
-    let event = futures::stream::once(async move {
-        let _ = claims.changed().await;
-        Ok("event: data\ndata: {\"workspaceID\":\"x\",\"reason\":\"prebuild_claimed\"}\n\n")
+    front.told.send_modify(|told| {
+        *told.calls.entry("reinit".to_owned()).or_default() += 1;
     });
-    Response::new(Body::from_stream(ping.chain(event)))
+    let mut owner = front.owner.subscribe();
+    let ping = futures::stream::iter([Ok::<_, Infallible>("event: ping\n\n".to_owned())]);
+    let event = futures::stream::once(async move {
+        let owner = owner.wait_for(|owner| !owner.is_nil()).await.unwrap();
+        Ok(format!(
+            "event: data\ndata: {{\"workspace_id\":\"{}\",\"reason\":\"prebuild_claimed\",\"owner_id\":\"{}\"}}\n\n",
+            Uuid::from_u128(1),
+            *owner
+        ))
+    });
+    // The stream stays open.
+    let rest = futures::stream::pending();
+    Response::new(Body::from_stream(ping.chain(event).chain(rest)))
 }
 
 async fn rpc(State(front): State<Front>, mut request: Request) -> Response {

@@ -1,6 +1,13 @@
 //! Files, by sftp and scp.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::PermissionsExt as _,
+    },
+};
 
 use super::lab::{self, Lab, ended, has_ssh, succeed, text};
 
@@ -80,6 +87,79 @@ async fn sftp_does_with_files_what_people_do() {
         assert_eq!(failed.status.code(), Some(1), "{line}");
         let text = text(&failed.stderr);
         assert!(text.contains(said), "{line}: {text}");
+    }
+}
+
+/// Two names that differ only in bytes that are no UTF-8, through everything that takes or returns a name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_are_no_text_stay_as_they_are() {
+    if !has_ssh() {
+        return;
+    }
+    let (lab, running) = Lab::with_agent(lab::agent("main"), &[]).await;
+    let there = running.home.join("d");
+    let name = |byte: u8| OsStr::from_bytes(&[b'f', byte]).to_owned();
+    let local = lab.path("local");
+    fs::create_dir(&local).unwrap();
+    for byte in [0xfe, 0xff] {
+        fs::write(local.join(name(byte)), [byte]).unwrap();
+    }
+    let run = async |lines: &[&[u8]]| {
+        fs::write(lab.path("batch"), lines.join(&b'\n')).unwrap();
+        let mut sftp = lab.open("sftp").await;
+        sftp.arg("-b").arg(lab.path("batch")).arg("dev.outpost");
+        sftp.current_dir(&local);
+        let output = ended(sftp).await;
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        output.stdout
+    };
+
+    run(&[
+        b"mkdir d",
+        b"put f\xfe d/f\xfe",
+        b"put f\xff d/f\xff",
+        b"rename d/f\xfe d/g\xfe",
+        b"ln -s g\xfe d/l\xff",
+        b"ln d/g\xfe d/h\xfe",
+        b"chmod 600 d/g\xfe",
+        b"mkdir d/m\xff",
+        b"get d/f\xff back\xff",
+        b"get d/l\xff back\xfe",
+    ])
+    .await;
+    let mut names: Vec<Vec<u8>> = fs::read_dir(&there)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_vec())
+        .collect();
+    names.sort();
+    let expected: [&[u8]; 5] = [b"f\xff", b"g\xfe", b"h\xfe", b"l\xff", b"m\xff"];
+    assert_eq!(names, expected);
+    for byte in [0xfe, 0xff] {
+        let back = local.join(OsStr::from_bytes(&[b"back", &[byte][..]].concat()));
+        assert_eq!(fs::read(back).unwrap(), [byte]);
+    }
+    let link = fs::read_link(there.join(OsStr::from_bytes(b"l\xff"))).unwrap();
+    assert_eq!(link.as_os_str().as_bytes(), b"g\xfe");
+
+    run(&[b"cd d/m\xff", b"rm ../h\xfe", b"rmdir ../m\xff"]).await;
+    assert!(!there.join(OsStr::from_bytes(b"h\xfe")).exists());
+    assert!(!there.join(OsStr::from_bytes(b"m\xff")).exists());
+
+    // A command's words, and the old protocol of scp, which puts names into them.
+    let mut listing = lab.open("ssh").await;
+    listing
+        .arg("dev.outpost")
+        .arg(OsStr::from_bytes(b"cat d/f\xff"));
+    assert_eq!(ended(listing).await.stdout, [0xff]);
+    for protocol in ["-s", "-O"] {
+        let mut scp = lab.open("scp").await;
+        let place: &[u8] = b"dev.outpost:d/f\xff";
+        scp.arg(protocol)
+            .arg(OsStr::from_bytes(place))
+            .arg(local.join(protocol));
+        let copied = ended(scp).await;
+        assert!(copied.status.success(), "{}", text(&copied.stderr));
+        assert_eq!(fs::read(local.join(protocol)).unwrap(), [0xff]);
     }
 }
 

@@ -1,6 +1,9 @@
 //! Agents through the ends of servers, connections and themselves.
 
-use std::{process::Stdio, time::Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use outpost::job::{Agent, Script};
@@ -95,10 +98,10 @@ async fn an_agent_that_is_told_to_end_ends_its_sessions_runs_its_stop_scripts_an
         lab.until(|agent| agent.lifecycle_state == "ready").await;
         let mut command = lab.open("ssh").await;
         let mut client = command
-            .args(["dev.outpost", "echo $$ > up; exec sleep 1000"])
+            .args(["dev.outpost", "sleep 1000 & echo $$ $! > up; wait"])
             .spawn()
             .unwrap();
-        let id = appears(&running.home.join("up")).await;
+        let ids = appears(&running.home.join("up")).await;
         let home = running.home.clone();
 
         running.signal(signal);
@@ -107,12 +110,14 @@ async fn an_agent_that_is_told_to_end_ends_its_sessions_runs_its_stop_scripts_an
         assert_eq!(running.end().await, 0);
         assert_eq!(appears(&home.join("stopped")).await, "y\n");
         assert_eq!(lab.seen("dev", "").await.lifecycle_state, "off");
-        let command = std::fs::read_to_string(format!("/proc/{}/comm", id.trim()));
-        assert_ne!(
-            command.unwrap_or_default(),
-            "sleep\n",
-            "commands go with the agent"
-        );
+        for id in ids.split_whitespace() {
+            let gone = timeout(PATIENCE, async {
+                while !super::sessions::is_gone(id) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+            assert!(gone.await.is_ok(), "{id} does not go with the agent");
+        }
     }
 }
 

@@ -1,7 +1,14 @@
 //! Commands without a terminal.
 
-use std::{process::Stdio, time::Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use outpost::mirror::Digest;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -159,6 +166,41 @@ async fn a_command_lives_on_when_its_client_goes_and_hears_the_signals_that_it_i
     std::fs::write(running.home.join("go"), "").unwrap();
 
     assert_eq!(appears(&running.home.join("ended")).await, "done\n");
+}
+
+/// Our own client is told to leave, and takes what it runs there along: the shell and what that started.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_own_client_hangs_up_on_what_it_runs_when_it_is_told_to_leave() {
+    let (lab, running) = Lab::with_agent(lab::agent("main"), &[]).await;
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let begun = running.home.join("begun");
+        let script = "sleep 4323 & echo $$ $! > begun; wait";
+        let mut client = lab.ours(&["ssh", "dev", "--", script]).spawn().unwrap();
+        let ids = appears(&begun).await;
+
+        let id = Pid::from_raw(client.id().unwrap().try_into().unwrap());
+        kill(id, signal).unwrap();
+        let status = timeout(PATIENCE, client.wait()).await.unwrap().unwrap();
+
+        assert_eq!(status.code(), Some(130), "{signal}");
+        for id in ids.split_whitespace() {
+            let gone = timeout(PATIENCE, async {
+                while !is_gone(id) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+            assert!(gone.await.is_ok(), "{id} lives on after {signal}");
+        }
+        std::fs::remove_file(begun).unwrap();
+    }
+}
+
+/// Whether a process has ended; nobody may have asked yet how.
+pub fn is_gone(id: &str) -> bool {
+    match std::fs::read_to_string(format!("/proc/{id}/stat")) {
+        Ok(stat) => stat.contains(") Z "),
+        Err(_) => true,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

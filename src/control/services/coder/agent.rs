@@ -412,6 +412,7 @@ fn manifest(plane: &Plane, facts: AgentFacts) -> wire::Manifest {
         workspace,
     } = facts;
     let id = record.id;
+    let host_key = plane.ssh_host_key_seed(&workspace.owner, &workspace.name, &agent.name);
     let scripts = agent.scripts.iter().enumerate();
     wire::Manifest {
         agent_id: bytes(id.0),
@@ -433,6 +434,7 @@ fn manifest(plane: &Plane, facts: AgentFacts) -> wire::Manifest {
         metadata: agent.metadata.iter().map(description).collect(),
         devcontainers: Vec::new(),
         secrets: Vec::new(),
+        ssh_host_key_seed: host_key.to_vec().into(),
     }
 }
 

@@ -1,0 +1,138 @@
+//! Apps that open sessions at an agent, by the names that servers count them under.
+//!
+//! # Source
+//! coder `agent/agentssh/agentssh.go`, `extractMagicSessionType`; `coderd/idemetadata`.
+
+use std::collections::BTreeMap;
+
+use crate::proto::coder::agent::v2::connection::Type;
+
+/// Names that are counted at a time, as at the server; sessions of further ones count as [`UNKNOWN`].
+const MAX_NAMES: usize = 64;
+/// Letters of a name.
+const MAX_LETTERS: usize = 64;
+const UNKNOWN: &str = "unknown";
+const SSH: &str = "ssh";
+const JETBRAINS: &str = "jetbrains";
+
+/// The app at the other end of a session, such as `ssh`, `vscode` or `cursor`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::agent) struct App(String);
+
+impl App {
+    /// The app that a client names: in small letters, with `_` for `-`.
+    pub(in crate::agent) fn named(name: &str) -> Self {
+        let name = name.trim().to_lowercase().replace('-', "_");
+        let is_odd = name.chars().count() > MAX_LETTERS || name.contains(char::is_control);
+        match name.as_str() {
+            "" => Self::ssh(),
+            _ if is_odd => Self(UNKNOWN.to_owned()),
+            _ => Self(name),
+        }
+    }
+
+    /// A client that names none.
+    pub(in crate::agent) fn ssh() -> Self {
+        Self(SSH.to_owned())
+    }
+
+    /// An IDE of JetBrains.
+    pub(in crate::agent) fn jetbrains() -> Self {
+        Self(JETBRAINS.to_owned())
+    }
+
+    /// Its name.
+    pub(in crate::agent) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Its kind at servers that know four of them.
+    pub(in crate::agent) fn kind(&self) -> Type {
+        match self.name() {
+            "vscode" => Type::Vscode,
+            JETBRAINS => Type::Jetbrains,
+            "reconnecting_pty" => Type::ReconnectingPty,
+            _ => Type::Ssh,
+        }
+    }
+}
+
+/// Sessions that are open, by app.
+#[derive(Default)]
+pub(super) struct Sessions(BTreeMap<App, i64>);
+
+impl Sessions {
+    /// Counts one more; returns what it is to be taken back by.
+    pub(super) fn begin(&mut self, app: App) -> App {
+        let is_full = self.0.len() >= MAX_NAMES && !self.0.contains_key(&app);
+        let app = match is_full {
+            true => App(UNKNOWN.to_owned()),
+            false => app,
+        };
+        *self.0.entry(app.clone()).or_default() += 1;
+        app
+    }
+
+    /// Takes one back.
+    pub(super) fn end(&mut self, app: &App) {
+        if let Some(count) = self.0.get_mut(app) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(app);
+            }
+        }
+    }
+
+    /// Sessions of one of the four kinds.
+    pub(super) fn of_kind(&self, kind: Type) -> i64 {
+        let all = self.0.iter().filter(|(app, _)| app.kind() == kind);
+        all.map(|(_, count)| count).sum()
+    }
+
+    /// Sessions by the names of their apps.
+    pub(super) fn by_name(&self) -> BTreeMap<String, i64> {
+        let all = self.0.iter();
+        all.map(|(app, count)| (app.0.clone(), *count)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_as_servers_write_it_and_its_kind_one_of_four() {
+        for (given, name, kind) in [
+            ("", "ssh", Type::Ssh),
+            ("JetBrains", "jetbrains", Type::Jetbrains),
+            ("VSCode ", "vscode", Type::Vscode),
+            (
+                "Reconnecting-PTY",
+                "reconnecting_pty",
+                Type::ReconnectingPty,
+            ),
+            ("cursor", "cursor", Type::Ssh),
+            ("a\nb", "unknown", Type::Ssh),
+            (&"x".repeat(65), "unknown", Type::Ssh),
+        ] {
+            let app = App::named(given);
+            assert_eq!((app.name(), app.kind()), (name, kind), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn sessions_of_too_many_apps_are_still_counted_and_taken_back() {
+        let mut sessions = Sessions::default();
+        let begun: Vec<App> = (0..100)
+            .map(|at| sessions.begin(App::named(&format!("app{at}"))))
+            .collect();
+
+        let counts = sessions.by_name();
+        assert_eq!(counts.values().sum::<i64>(), 100);
+        assert_eq!(counts.len(), MAX_NAMES + 1);
+        assert_eq!(counts["unknown"], 36);
+
+        begun.iter().for_each(|app| sessions.end(app));
+        assert!(sessions.by_name().is_empty());
+    }
+}
