@@ -25,6 +25,32 @@ pub struct BackOff {
     refused_since: Option<Instant>,
 }
 
+/// Time between two lines about a server that stays away.
+const REMIND_EVERY: Duration = Duration::from_secs(60);
+
+/// How often to say that something goes wrong again and again: the first time, when it changes, and once a minute.
+#[derive(Debug, Default)]
+pub struct Complaints {
+    said: Option<(String, Instant)>,
+    tries: u32,
+}
+
+impl Complaints {
+    /// Notes that it went wrong. Returns the number of times so far if it should be said.
+    pub fn should_say(&mut self, text: &str) -> Option<u32> {
+        self.tries += 1;
+        let is_known = self
+            .said
+            .as_ref()
+            .is_some_and(|(said, at)| said == text && at.elapsed() < REMIND_EVERY);
+        if is_known {
+            return None;
+        }
+        self.said = Some((text.to_owned(), Instant::now()));
+        Some(self.tries)
+    }
+}
+
 /// The first try needs no pause.
 impl Default for BackOff {
     fn default() -> Self {
@@ -103,6 +129,17 @@ mod tests {
         tokio::time::advance(STABLE).await;
         assert_eq!(waited(&mut back_off).await, Duration::ZERO);
         assert!(waited(&mut back_off).await <= PAUSE.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_on_is_said_once_a_minute_and_what_is_new_at_once() {
+        let mut complaints = Complaints::default();
+
+        assert_eq!(complaints.should_say("refused"), Some(1));
+        assert_eq!(complaints.should_say("refused"), None);
+        assert_eq!(complaints.should_say("unknown host"), Some(3));
+        tokio::time::advance(REMIND_EVERY).await;
+        assert_eq!(complaints.should_say("unknown host"), Some(4));
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{self, watch},
 };
-use tracing::{Instrument, Span, info, warn};
+use tracing::{Instrument, Span, debug, info, warn};
+use url::{Position, Url};
 use uuid::Uuid;
 
 use self::refusal::Reaction;
@@ -39,7 +40,10 @@ use super::{
 };
 use crate::{
     job::{CompletedJob, FailedJob, Job, JobId},
-    net::{back_off::BackOff, http::Client},
+    net::{
+        back_off::{BackOff, Complaints},
+        http::Client,
+    },
     proto::{provisioner, provisionerd},
     provision::{Identity, JobSource, JobUpdate, JobUpdated, Quota, SourceError},
     stop::Stop,
@@ -64,7 +68,7 @@ pub struct CoderSource {
     target: Target,
     credentials: Arc<dyn CredentialSource>,
     held: Arc<Held>,
-    dialling: sync::Mutex<BackOff>,
+    dialling: sync::Mutex<(BackOff, Complaints)>,
     was_accepted: AtomicBool,
 }
 
@@ -112,7 +116,7 @@ impl CoderSource {
                 version: Mutex::new(None),
                 connected: watch::Sender::new(false),
             }),
-            dialling: sync::Mutex::new(BackOff::default()),
+            dialling: sync::Mutex::default(),
             was_accepted: AtomicBool::new(false),
         }
     }
@@ -266,7 +270,8 @@ impl CoderSource {
         if let Some(link) = self.current() {
             return Ok(link);
         }
-        let mut back_off = self.dialling.lock().await;
+        let mut dialling = self.dialling.lock().await;
+        let (back_off, complaints) = &mut *dialling;
         if let Some(link) = self.current() {
             return Ok(link); // Somebody else dialled while we waited.
         }
@@ -278,16 +283,18 @@ impl CoderSource {
         let (socket, version) = match dial::dial(&self.client, &self.target, &credential).await {
             Ok(dialled) => dialled,
             Err(error) => {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "coderd client failed to dial"
-                );
+                let cause = &error as &dyn std::error::Error;
+                match complaints.should_say(&error.to_string()) {
+                    Some(tries) => warn!(error = cause, tries, "coderd client failed to dial"),
+                    None => debug!(error = cause, "coderd client failed to dial"),
+                }
                 let (error, pause) = refused_dial(error);
                 back_off.hold(pause);
                 return Err(error);
             }
         };
-        info!(%version, "successfully connected to coderd");
+        *complaints = Complaints::default();
+        info!(%version, server = host_and_port(self.client.url()), "successfully connected to coderd");
         *self.held.version() = Some(version);
         Ok(self.hold(socket))
     }
@@ -411,6 +418,11 @@ impl CoderSource {
                 Err(SourceError::Lost(late.into()))
             })
     }
+}
+
+/// The server as a person knows it, such as `coder.example:8443`.
+fn host_and_port(url: &Url) -> &str {
+    &url[Position::BeforeHost..Position::AfterPort]
 }
 
 fn full_name(method: &str) -> String {

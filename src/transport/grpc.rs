@@ -21,7 +21,7 @@ use tonic::{
     metadata::{MetadataMap, MetadataValue},
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use url::Url;
 use uuid::Uuid;
 
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     job::{CompletedJob, FailedJob, Job, JobId},
     net::{
-        back_off::BackOff,
+        back_off::{BackOff, Complaints},
         tls::{self, Trust},
     },
     proto::{
@@ -78,7 +78,7 @@ pub struct GrpcSource {
     target: Target,
     credentials: Arc<dyn CredentialSource>,
     link: Mutex<Option<Arc<Link>>>,
-    connecting: Mutex<BackOff>,
+    connecting: Mutex<(BackOff, Complaints)>,
     connected: watch::Sender<bool>,
     was_accepted: AtomicBool,
 }
@@ -115,7 +115,7 @@ impl GrpcSource {
             target,
             credentials,
             link: Mutex::new(None),
-            connecting: Mutex::new(BackOff::default()),
+            connecting: Mutex::default(),
             connected: watch::Sender::new(false),
             was_accepted: AtomicBool::new(false),
         }
@@ -125,15 +125,21 @@ impl GrpcSource {
         if let Some(link) = self.link.lock().await.clone() {
             return Ok(link);
         }
-        let mut back_off = self.connecting.lock().await;
+        let mut connecting = self.connecting.lock().await;
+        let (back_off, complaints) = &mut *connecting;
         if let Some(link) = self.link.lock().await.clone() {
             return Ok(link); // Somebody else connected while we waited.
         }
         back_off.wait().await;
         let link = self.connect().await.inspect_err(|error| {
-            warn!(error = chain(error), url = %self.target.url, "failed to connect to the control plane");
+            let (error, url) = (chain(error), &self.target.url);
+            match complaints.should_say(&error) {
+                Some(tries) => warn!(error, %url, tries, "failed to connect to the control plane"),
+                None => debug!(error, %url, "failed to connect to the control plane"),
+            }
         })?;
         let link = Arc::new(link);
+        *complaints = Complaints::default();
         info!(url = %self.target.url, name = self.target.name, "registered at the control plane");
         *self.link.lock().await = Some(Arc::clone(&link));
         self.connected.send_replace(true);

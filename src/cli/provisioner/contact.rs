@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::try_join_all;
 use tracing::info;
-use url::Url;
+use url::{Position, Url};
 
 use crate::{
     daemon::DaemonError,
@@ -41,7 +41,8 @@ async fn accepted(source: &dyn JobSource, url: &Url) -> anyhow::Result<()> {
             }
             Err(_) if !has_said => {
                 has_said = true;
-                info!(server = url.host_str(), "waiting for the server to answer");
+                let server = &url[Position::BeforeHost..Position::AfterPort];
+                info!(server, "waiting for the server to answer");
             }
             Err(_) => {}
         }

@@ -96,7 +96,9 @@ impl Reaction {
         retry_after: Option<Duration>,
     ) -> Self {
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::Unauthorized,
+            StatusCode::UNAUTHORIZED => Self::Unauthorized,
+            // A licence, an organization, tags: whoever it is that asks.
+            StatusCode::FORBIDDEN => Self::Unsuitable,
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND if answer.is_coders => Self::Unsuitable,
             StatusCode::TOO_MANY_REQUESTS => Self::StayAway(retry_after.unwrap_or(A_MINUTE)),
             _ => retry_after.map_or(Self::Retry, Self::StayAway),
@@ -141,7 +143,7 @@ mod tests {
             (400, CODERS, None, Reaction::Unsuitable),
             (400, b"<html>".as_slice(), None, Reaction::Retry),
             (401, CODERS, None, Reaction::Unauthorized),
-            (403, CODERS, None, Reaction::Unauthorized),
+            (403, CODERS, None, Reaction::Unsuitable),
             (404, CODERS, None, Reaction::Unsuitable),
             (404, b"default backend", None, Reaction::Retry),
             (405, b"", None, Reaction::Retry),
