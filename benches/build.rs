@@ -157,6 +157,7 @@ impl Lab {
             agent_scripts: BTreeMap::new(),
             providers: Arc::new(providers.clone()),
             isolation: None,
+            shim: None,
         });
         let archive = archive::pack_template(&template())?;
         Ok(Self {

@@ -118,6 +118,7 @@ async fn engine(dir: &Path) -> anyhow::Result<Engine> {
         agent_scripts: BTreeMap::new(),
         providers: Arc::new(providers),
         isolation: None,
+        shim: None,
     }))
 }
 

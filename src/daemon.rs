@@ -5,10 +5,13 @@
 //! An outage of the server never stops an engine before the server has certainly given the job up.
 
 mod admission;
+mod contact;
 mod delivery;
 mod gate;
+mod inventory;
 mod job_log;
 pub mod journal;
+mod kept;
 mod log_batch;
 mod log_file;
 pub mod metrics;
@@ -32,15 +35,17 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument, Span, error, field, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
 
 use self::{
+    inventory::Inventory,
     journal::{Journal, JournalError, Journals},
     metrics::Metrics,
     recovery::Recovery,
 };
 use crate::{
     job::{Job, Work},
+    net::back_off::Complaints,
     provision::{Identity, JobSource, Provisioner, SourceError},
     secret::Secret,
     stop::Stop,
@@ -192,6 +197,9 @@ pub async fn run(
         );
         AbortOnDropHandle::new(tokio::spawn(looking.instrument(Span::current())))
     });
+    let inventory = Inventory::open(journals.clone(), Arc::clone(&config.metrics)).await;
+    let _inventory =
+        AbortOnDropHandle::new(tokio::spawn(inventory.follow().instrument(Span::current())));
     config.metrics.set_slots(sources.len());
     let mut slots = JoinSet::new();
     for (number, source) in sources.into_iter().enumerate() {
@@ -204,6 +212,7 @@ pub async fn run(
             config: config.clone(),
             gate: Arc::clone(&gate),
             journal: journals.take(&identity, &stop).await?,
+            journals: journals.clone(),
             identity,
             source,
             provisioner: Arc::clone(&provisioner),
@@ -247,6 +256,7 @@ struct Slot {
     config: Config,
     gate: Arc<Gate>,
     journal: Journal,
+    journals: Journals,
     identity: Identity,
     source: Arc<dyn JobSource>,
     provisioner: Arc<dyn Provisioner>,
@@ -262,7 +272,7 @@ impl Slot {
         };
         recovery.run(&self.journal, self.source.as_ref()).await;
         let mut summary = Summary::default();
-        let mut pause = BACK_OFF.0;
+        let (mut pause, mut complaints) = (BACK_OFF.0, Complaints::default());
         while let Some(turn) = self.turn().await {
             let job = match self.acquire(&turn).await {
                 Ok(Some(job)) => job,
@@ -279,7 +289,15 @@ impl Slot {
                         Err(_) => BACK_OFF.1,
                     };
                     if let Err(error) = nothing {
-                        warn!(error = &error as &dyn std::error::Error, "acquired no job");
+                        match complaints.should_say(&error.to_string()) {
+                            Some(tries) => warn!(
+                                error = &error as &dyn std::error::Error,
+                                tries, "acquired no job"
+                            ),
+                            None => {
+                                debug!(error = &error as &dyn std::error::Error, "acquired no job")
+                            }
+                        }
                         if let SourceError::Unauthorized(text) | SourceError::Unsuitable(text) =
                             error
                         {
@@ -295,7 +313,7 @@ impl Slot {
                     continue;
                 }
             };
-            pause = BACK_OFF.0;
+            (pause, complaints) = (BACK_OFF.0, Complaints::default());
             turn.acquired(&job).await;
             self.run_job(job, turn, &mut summary).await;
         }
@@ -304,6 +322,7 @@ impl Slot {
             failed = summary.failed,
             "takes no more jobs"
         );
+        self.journal.remove_if_empty();
         Ok(summary)
     }
 
@@ -338,6 +357,7 @@ impl Slot {
             source: &self.source,
             provisioner: self.provisioner.as_ref(),
             journal: &self.journal,
+            journals: &self.journals,
             identity: &self.identity,
             stop: &self.stop,
         };

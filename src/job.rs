@@ -28,7 +28,9 @@ pub use self::{
 use crate::secret::Secret;
 
 /// The server's id of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct JobId(pub Uuid);
 
@@ -388,9 +390,10 @@ pub enum CompletedWork {
 }
 
 /// What a workspace build made.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BuildResult {
     /// The new state; empty once everything is destroyed without a state.
+    #[serde(skip)]
     pub state: Bytes,
     /// All resources, sorted by address.
     pub resources: Vec<Resource>,

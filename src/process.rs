@@ -61,8 +61,20 @@ pub struct Command {
     pub confinement: Option<Confinement>,
     /// Whether it goes on if we die; somebody may [`take_over`] then.
     pub outlives_us: bool,
+    /// What stands between us and it, if something does.
+    pub shim: Option<Shim>,
     /// What measures the memory of its group.
     pub memory: Memory,
+}
+
+/// This program again, as the parent of a child that outlives us. It passes one interrupt on, whoever sends more, and
+/// writes down how the child ended.
+#[derive(Clone, Debug)]
+pub struct Shim {
+    /// This program.
+    pub launcher: PathBuf,
+    /// The file for the end of the child, see [`isolation::launcher::ended_well`].
+    pub report: PathBuf,
 }
 
 /// How long to wait for a child, and how much to take from it.
@@ -100,6 +112,9 @@ pub enum ProcessError {
         /// Why.
         source: io::Error,
     },
+    /// It was left to whoever takes it over.
+    #[error("`{}` goes on without this process", .0.display())]
+    Left(PathBuf),
     /// It cannot be waited for.
     #[error("failed to wait for `{}`", .program.display())]
     Wait {
@@ -165,11 +180,11 @@ pub fn protect_own_environment() -> io::Result<()> {
 
 /// Runs a child to its end and hands each line that it prints to `on_line`.
 ///
-/// `stop` cancelled interrupts it, `stop` killed kills its group, and so does dropping the returned future. What is
-/// left of the group of a cancelled child is killed, too, if it holds the pipes beyond [`Limits::pipe_grace`].
+/// `stop` cancelled interrupts it, `stop` killed kills its group, and so does dropping the returned future; one that
+/// outlives us goes on if `stop` leaves. What is left of the group of a cancelled child is killed, too, if it holds the pipes beyond [`Limits::pipe_grace`].
 ///
 /// # Errors
-/// [`ProcessError`] if it cannot be started.
+/// [`ProcessError`] if it cannot be started, or was left.
 pub async fn run(
     command: &Command,
     limits: &Limits,
@@ -326,6 +341,10 @@ async fn supervise(
                 }
             }
             () = stop.killed(), if !was_killed => {
+                if command.outlives_us && stop.is_leaving() && status.is_none() {
+                    group.is_abandoned_when_dropped = false;
+                    return Err(ProcessError::Left(command.program.clone()));
+                }
                 was_killed = true;
                 group.kill();
             }
@@ -419,10 +438,7 @@ struct Spawned {
 }
 
 fn spawn(command: &Command) -> io::Result<Spawned> {
-    let (program, args) = match &command.confinement {
-        Some(confinement) => isolation::wrap(command, confinement),
-        None => (command.program.clone(), command.args.clone()),
-    };
+    let (program, args) = isolation::wrap(command);
     let mut child = tokio::process::Command::new(program);
     child
         .args(args)

@@ -81,9 +81,11 @@ pub trait Provisioner: Send + Sync {
     async fn open(&self, config: SessionConfig) -> Result<Box<dyn Session>, StepFailure>;
 
     /// Ends an apply that goes on in the directories of a session whose daemon died, and tells `witness` what it
-    /// still does, and the newest state that is whole. Nothing of it if there is none.
-    async fn salvage(&self, dirs: &[PathBuf], witness: Arc<dyn Witness>, stop: &Stop) {
+    /// still does, and the newest state that is whole. Nothing of it if there is none. Who drops it leaves the engine
+    /// to itself.
+    async fn salvage(&self, dirs: &[PathBuf], witness: Arc<dyn Witness>, stop: &Stop) -> Salvaged {
         let _ = (dirs, witness, stop);
+        Salvaged::Ended
     }
 }
 
@@ -249,6 +251,17 @@ pub struct StepFailure {
     pub diagnostic: Option<String>,
     /// What was measured until then.
     pub timings: Vec<Timing>,
+    /// Whether the engine was left to itself, and goes on.
+    pub is_left: bool,
+}
+
+/// What became of an apply whose daemon died.
+#[derive(Clone, Debug)]
+pub enum Salvaged {
+    /// It ended, or there was none. Whether it succeeded is not known.
+    Ended,
+    /// It succeeded, and made this.
+    Succeeded(GraphComplete),
 }
 
 impl StepFailure {

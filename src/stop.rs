@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 ///
 /// - *drain* (SIGTERM): take no new work, finish what runs.
 /// - *cancel* (SIGINT, a cancelled job): ask what runs to end early, in an orderly way.
-/// - *kill* (a second signal, the grace period is over): end it now.
+/// - *kill* (a second signal, the grace period is over): end it now; an apply, later or never, see [`Stop::patient`].
 ///
 /// A clone observes the same stages; a [`Stop::child`] also has stages of its own.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +14,7 @@ pub struct Stop {
     drain: CancellationToken,
     cancel: CancellationToken,
     kill: CancellationToken,
+    leave: CancellationToken,
 }
 
 impl Stop {
@@ -29,6 +30,18 @@ impl Stop {
             drain: self.drain.child_token(),
             cancel: self.cancel.child_token(),
             kill: self.kill.child_token(),
+            leave: self.leave.child_token(),
+        }
+    }
+
+    /// A handle for what must not be cut short: it is asked to end early when this one is, and nothing kills it but
+    /// [`Self::kill`] or [`Self::leave`] on the handle itself.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self {
+            drain: self.drain.child_token(),
+            cancel: self.cancel.child_token(),
+            ..Self::default()
         }
     }
 
@@ -39,6 +52,7 @@ impl Stop {
             drain: self.kill.child_token(),
             cancel: self.kill.child_token(),
             kill: self.kill.child_token(),
+            leave: self.leave.child_token(),
         }
     }
 
@@ -57,6 +71,17 @@ impl Stop {
     pub fn kill(&self) {
         self.cancel();
         self.kill.cancel();
+    }
+
+    /// Ends what runs, except what can go on without us.
+    pub fn leave(&self) {
+        self.leave.cancel();
+        self.kill();
+    }
+
+    /// Whether what can go on without us should do so.
+    pub fn is_leaving(&self) -> bool {
+        self.leave.is_cancelled()
     }
 
     /// Whether no new work should start.
@@ -113,6 +138,18 @@ mod tests {
 
         stop.kill();
         assert!(cleanup.is_draining() && cleanup.is_cancelled() && cleanup.is_killed());
+    }
+
+    #[test]
+    fn a_patient_handle_is_cancelled_with_its_parent_and_ends_only_by_itself() {
+        let stop = Stop::new();
+        let patient = stop.patient();
+
+        stop.kill();
+        assert!(patient.is_cancelled() && !patient.is_killed());
+
+        patient.leave();
+        assert!(patient.is_killed() && patient.is_leaving() && !stop.is_leaving());
     }
 
     #[test]

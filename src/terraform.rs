@@ -45,7 +45,7 @@ pub use self::{diagnostic::Diagnostic, env::Environment, isolation::Isolation};
 use crate::{
     files,
     process::Limits,
-    provision::{self, LogSink, Provisioner, SessionConfig, StepFailure, Witness},
+    provision::{self, LogSink, Provisioner, Salvaged, SessionConfig, StepFailure, Witness},
     stop::Stop,
 };
 
@@ -69,6 +69,8 @@ pub struct EngineConfig {
     pub agent_scripts: BTreeMap<String, String>,
     /// What keeps jobs from each other and from us; `None` for nothing.
     pub isolation: Option<Isolation>,
+    /// This program, as the parent of applies that outlive us; `None` for none.
+    pub shim: Option<PathBuf>,
     /// Who makes providers ready.
     pub providers: Arc<dyn ProviderPresenter>,
 }
@@ -130,6 +132,12 @@ pub trait ProviderPresenter: Send + Sync {
 
     /// Whether init should run once more with other providers, after it failed with this output.
     fn should_repeat(&self, output: &str) -> bool;
+
+    /// What the operator can do about an init that failed with this output, if providers are out of reach.
+    fn remedy(&self, output: &str) -> Option<String> {
+        let _ = output;
+        None
+    }
 }
 
 /// Leaves everything to the engine and the operator's own configuration.
@@ -215,9 +223,27 @@ impl Provisioner for Engine {
         })?))
     }
 
-    async fn salvage(&self, dirs: &[PathBuf], witness: Arc<dyn Witness>, stop: &Stop) {
-        if let Some(dir) = dirs.first() {
-            session::salvage(&self.config, dir, witness.as_ref(), stop).await;
+    async fn salvage(&self, dirs: &[PathBuf], witness: Arc<dyn Witness>, stop: &Stop) -> Salvaged {
+        let [dir, private] = dirs else {
+            return Salvaged::Ended;
+        };
+        session::salvage(&self.config, dir, witness.as_ref(), stop).await;
+        if !session::ended_well(private) {
+            return Salvaged::Ended;
+        }
+        let made = async {
+            let binary = self
+                .probe(stop)
+                .await
+                .map_err(|error| StepFailure::new(chain(&error)))?;
+            session::made(Arc::clone(&self.config), binary, dir, private, stop).await
+        };
+        match made.await {
+            Ok(made) => Salvaged::Succeeded(made),
+            Err(error) => {
+                warn!(%error, "an apply succeeded whose daemon had died, and what it made cannot be told");
+                Salvaged::Ended
+            }
         }
     }
 }

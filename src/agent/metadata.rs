@@ -106,6 +106,7 @@ async fn measure(shared: Arc<Shared>, wanted: Description) -> (String, Measured)
         dir: shared.directory(),
         confinement: None,
         outlives_us: false,
+        shim: None,
         memory: Memory::default(),
     };
     let stop = Stop::new();

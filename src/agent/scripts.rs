@@ -187,6 +187,7 @@ fn prepare(shared: &Shared, script: &Script) -> std::io::Result<(process::Comman
         dir: shared.directory(),
         confinement: None,
         outlives_us: true,
+        shim: None,
         memory: Memory::default(),
     };
     Ok((command, file))

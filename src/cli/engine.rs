@@ -20,9 +20,14 @@ use super::{
     remote::secret_file,
 };
 use crate::{
-    language::cli_config,
+    language::cli_config::{self, CliConfig, locate},
     mirror::{self, Store, builtin::BuiltinPackages, serve::Loopback},
-    net::{http, proxy::Proxies, tls, trust},
+    net::{
+        http::{self, bare},
+        proxy::Proxies,
+        tls, trust,
+    },
+    process::isolation::own_launcher,
     provision::{ProviderStore, Provisioner},
     registry::Platform,
     stop::Stop,
@@ -204,6 +209,7 @@ impl EngineArgs {
             plugin_cache_dir,
             agent_scripts: bootstrap::scripts(self.bootstrap_scripts.as_deref())?,
             isolation,
+            shim: Some(own_launcher()),
             providers: Arc::new(providers),
         });
         Ok((Arc::new(engine), binary))
@@ -247,6 +253,27 @@ impl EngineArgs {
         };
         let environment = host_environment().to_vec();
         Ok(Some(Binary::probe(&path, environment, stop).await?))
+    }
+
+    /// Where the mirror is, if one is named.
+    pub(super) fn mirror_place(&self) -> Option<String> {
+        Some(match self.mirror.as_ref()? {
+            Mirror::Directory(dir) => dir.display().to_string(),
+            Mirror::Served(url) => bare(url).to_string(),
+        })
+    }
+
+    /// The file of the operator that says how the engine installs providers, if there is one.
+    pub(super) fn operators_installation(&self) -> Option<PathBuf> {
+        let files = locate(cli_config::Engine::Terraform, |name| {
+            readable_variable(name)
+        })
+        .files;
+        files.into_iter().find(|file| {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let config = CliConfig::parse(&text).ok();
+            config.is_some_and(|config| config.installation().is_ok_and(|it| it.is_some()))
+        })
     }
 
     /// Whether nothing may be asked of the outside.

@@ -28,8 +28,6 @@ pub(super) const OK: u8 = 0;
 pub(super) const FAILURE: u8 = 1;
 /// It was called or configured wrongly. clap's own code, too.
 pub(super) const USAGE: u8 = 2;
-/// Somebody did not wait for a daemon's end. Coder's daemon ends with this, too.
-pub(super) const FORCED: u8 = 2;
 /// Part of it is done, and the same command again goes on.
 pub(super) const INCOMPLETE: u8 = 3;
 /// Something is not what its publisher signed.
@@ -76,10 +74,10 @@ pub(super) struct Distrusted(pub(super) usize);
 #[error("the command ended with status {0}")]
 pub(super) struct RemoteStatus(pub(super) u8);
 
-/// Somebody forced a daemon to end.
+/// Somebody forced a daemon to end before so many jobs had.
 #[derive(Debug, thiserror::Error)]
-#[error("forced to end")]
-pub(super) struct Forced;
+#[error("{0} of its jobs are left to the next daemon of this name")]
+pub(super) struct Left(pub(super) usize);
 
 /// An error with what to try next.
 #[derive(Debug)]
@@ -228,7 +226,7 @@ fn code_of(error: &anyhow::Error) -> Code {
         if link.is::<Interrupted>() || lost.is_some_and(LostSight::is_interruption) {
             return Code::Is(INTERRUPTED);
         }
-        if link.is::<Incomplete>() {
+        if link.is::<Incomplete>() || link.is::<Left>() {
             return Code::Is(INCOMPLETE);
         }
         if link.is::<Distrusted>() {
@@ -236,9 +234,6 @@ fn code_of(error: &anyhow::Error) -> Code {
         }
         if let Some(StoreError::Stopped) = link.downcast_ref() {
             return Code::Is(INTERRUPTED);
-        }
-        if link.is::<Forced>() {
-            return Code::Is(FORCED);
         }
         if let Some(DaemonError::Unauthorized(_)) = link.downcast_ref() {
             return Code::Is(REFUSED);

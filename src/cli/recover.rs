@@ -141,6 +141,9 @@ impl Shown {
     fn new(entry: &Entry, is_alive: bool) -> Self {
         let outline = Outline::read(&entry.state);
         let status = match (&entry.refused, is_alive) {
+            (Some(_), _) if entry.taken_late_at.is_some() => {
+                "the server has it, and took it late: kept for the workspace's next job".to_owned()
+            }
             (Some(reason), _) => format!("kept: {reason}"),
             (None, true) => "its daemon is at work".to_owned(),
             (None, false) => "a daemon of this name, or a sibling, will deliver it".to_owned(),
@@ -290,7 +293,7 @@ impl Recover {
 impl Found {
     /// An entry that a daemon still works on is not ours to touch.
     fn check_idle(&self) -> anyhow::Result<()> {
-        if self.is_alive && self.entry.refused.is_none() {
+        if self.is_alive && self.entry.is_pending() {
             let text = format!(
                 "daemon `{}` is alive and works on this job",
                 self.entry.daemon

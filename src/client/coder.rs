@@ -13,12 +13,16 @@ use url::Url;
 use crate::{
     rules::state::{Outline, Relation},
     secret::Secret,
+    transport::coder::ErrorAnswer,
 };
 
 /// Time one call may take; a state is sent in one piece.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes of an answer.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Characters of a refusal that are shown.
+const MAX_SHOWN_CHARS: usize = 500;
 
 /// Bytes of a job that coderd hands out: a build's state and its template, with what stands around them.
 pub const MAX_JOB_BYTES: usize = 4 << 20;
@@ -79,6 +83,10 @@ impl PushError {
     /// What the person can try next.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Refused { status, .. } if *status == StatusCode::GONE => Some(
+                "the workspace is deleted, so that no build can use the state: destroy by hand what `outpost recover show` \
+                 lists, such as with `terraform destroy` on what `--state` prints, then run `outpost recover forget`",
+            ),
             Self::Refused { status, .. } if *status == StatusCode::UNAUTHORIZED => {
                 Some("make a token with `coder tokens create`")
             }
@@ -208,7 +216,8 @@ impl Coder {
             bytes.extend_from_slice(&piece);
         }
         if !status.is_success() {
-            let text = String::from_utf8_lossy(&bytes).chars().take(500).collect();
+            let text = ErrorAnswer::read(&bytes).to_string();
+            let text = text.chars().take(MAX_SHOWN_CHARS).collect();
             return Err(PushError::Refused { what, status, text });
         }
         Ok(bytes)

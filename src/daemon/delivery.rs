@@ -6,9 +6,9 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep};
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::{Ended, journal::Record, repeat::until_answered};
+use super::{Ended, contact::Contact, journal::Record, repeat::until_answered};
 use crate::{
     job::{CompletedJob, CompletedWork, FailedJob, FailedWork, Outcome},
     provision::{JobSource, SourceError},
@@ -28,11 +28,19 @@ pub(super) enum Untold {
 
 /// Delivers an outcome, and repeats it until the server has answered or `stop` kills. The record of the job ends: it
 /// is erased once the server has the state, else kept.
-pub(super) async fn deliver(teller: Teller<'_>, outcome: Outcome, record: Option<Record>) -> Ended {
+pub(super) async fn deliver(
+    teller: Teller<'_>,
+    outcome: Outcome,
+    record: Option<Record>,
+    contact: &Contact,
+) -> Ended {
     match (teller.tell(outcome).await, record) {
         (Ok(ended), None) => return ended,
         (Ok(ended), Some(record)) => {
-            record.erase().await;
+            match contact.may_be_lost() && record.is_worth_keeping() {
+                true => record.taken_late().await,
+                false => record.erase().await,
+            }
             return ended;
         }
         (Err(Untold::Stopped), Some(record)) => record.keep(None).await,
@@ -45,7 +53,7 @@ pub(super) async fn deliver(teller: Teller<'_>, outcome: Outcome, record: Option
                 "the end of the job was not delivered; it leaves no state behind"
             );
             if let Some(record) = record {
-                record.erase().await;
+                record.discard().await;
             }
         }
         (Err(Untold::Stopped), None) => {
@@ -102,11 +110,12 @@ impl<'a> Teller<'a> {
     async fn complete(&self, mut job: CompletedJob) -> Result<Option<FailedJob>, Untold> {
         loop {
             let call = || self.noted(&self.may_have_completed, self.source.complete(job.clone()));
-            let error = match until_answered("complete job", over(self.stop), call).await {
-                Some(Ok(())) => return Ok(None),
-                Some(Err(error)) => error,
-                None => return Err(Untold::Stopped),
-            };
+            let error =
+                match until_answered("complete job", self.source, over(self.stop), call).await {
+                    Some(Ok(())) => return Ok(None),
+                    Some(Err(error)) => error,
+                    None => return Err(Untold::Stopped),
+                };
             let is_too_large = matches!(error, SourceError::TooLarge { .. });
             if !(is_too_large && drop_timings(&mut job)) {
                 let failed = failed_instead(job, &error).ok_or_else(|| refused(&error));
@@ -118,10 +127,11 @@ impl<'a> Teller<'a> {
 
     /// Tells a failure. A state that is too large even alone is kept back, so that the job ends nevertheless.
     async fn fail(&self, mut job: FailedJob) -> Result<Ended, Untold> {
+        info!(reason = job.error, "job failed");
         let mut kept_back = None;
         loop {
             let call = || self.noted(&self.may_have_failed, self.source.fail(job.clone()));
-            let error = match until_answered("fail job", over(self.stop), call).await {
+            let error = match until_answered("fail job", self.source, over(self.stop), call).await {
                 Some(Ok(())) => return kept_back.map_or(Ok(Ended::Failed), Err),
                 Some(Err(SourceError::Ended(_))) if self.was_told(&job.work) => {
                     return Ok(Ended::Failed);

@@ -19,7 +19,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -29,6 +29,7 @@ use zeroize::Zeroizing;
 
 pub use self::entry::{Begun, Entry};
 pub(super) use self::record::Record;
+use super::contact::Contact;
 use crate::{
     files::{
         self, Lock,
@@ -48,8 +49,8 @@ const LOCK_FILE: &str = "lock";
 /// Time to wait for a sibling that delivers what we left, after which our supervisor may try again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bytes of an entry: the largest state that is taken, and what stands around it.
-const MAX_ENTRY_BYTES: u64 = (64 << 20) + (1 << 20);
+/// Bytes of an entry: the largest state that is taken, and what stands around it, such as the resources it made.
+const MAX_ENTRY_BYTES: u64 = (64 << 20) + (16 << 20);
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -226,6 +227,57 @@ impl Journals {
         Ok(entries)
     }
 
+    /// The entries of a workspace at a server, those of siblings included. What cannot be read is logged.
+    ///
+    /// # Errors
+    /// If the directory cannot be listed.
+    pub(super) fn of_workspace(
+        &self,
+        server: &str,
+        workspace_id: &str,
+    ) -> Result<Vec<Found<Entry>>, JournalError> {
+        let mut found = self.readable()?;
+        found.retain(|it| it.entry.server == server && it.entry.workspace_id == workspace_id);
+        Ok(found)
+    }
+
+    /// All entries that can be read.
+    pub(super) fn readable(&self) -> Result<Vec<Found<Entry>>, JournalError> {
+        let readable = |found: Found| match found.entry {
+            Ok(entry) => Some(Found {
+                path: found.path,
+                is_alive: found.is_alive,
+                entry,
+            }),
+            Err(error) => {
+                unreadable(&error);
+                None
+            }
+        };
+        Ok(self.entries()?.into_iter().filter_map(readable).collect())
+    }
+
+    /// Writes an entry anew that no daemon works on.
+    ///
+    /// # Errors
+    /// [`JournalError::Access`]
+    pub(super) fn rewrite(&self, found: &Found<Entry>) -> Result<(), JournalError> {
+        write(&self.vault, &found.path, &found.entry)
+    }
+
+    /// Names and ages of all entries' files: as long as these stay the same, so does what is in them.
+    pub(super) fn versions(&self) -> Vec<(PathBuf, Option<SystemTime>)> {
+        let dirs = self.directories().unwrap_or_default();
+        let files = dirs
+            .iter()
+            .flat_map(|dir| entry_files(dir).unwrap_or_default());
+        let version = |path: PathBuf| {
+            let modified = fs::metadata(&path).and_then(|file| file.modified());
+            (path, modified.ok())
+        };
+        files.map(version).collect()
+    }
+
     fn directories(&self) -> Result<Vec<PathBuf>, JournalError> {
         let mut paths = list(&self.root)?;
         paths.retain(|path| path.is_dir());
@@ -243,13 +295,18 @@ impl Journals {
 
 /// An entry, as one finds it from outside.
 #[derive(Debug)]
-pub struct Found {
+pub struct Found<T = Result<Entry, JournalError>> {
     /// Its file.
     pub path: PathBuf,
     /// Whether its daemon is alive.
     pub is_alive: bool,
     /// What is in it, or why it cannot be read.
-    pub entry: Result<Entry, JournalError>,
+    pub entry: T,
+}
+
+fn unreadable(error: &JournalError) {
+    let error = error as &dyn std::error::Error;
+    warn!(error, "cannot read from the journal");
 }
 
 /// The journal of one daemon, which is ours until this is dropped.
@@ -262,9 +319,14 @@ pub struct Journal {
 
 impl Journal {
     /// Writes the first version of an entry; from then on it follows what its [`Record`] is told.
-    pub(super) async fn begin(&self, entry: Entry) -> Result<Record, JournalError> {
+    /// `contact` says when the server last answered for the job.
+    pub(super) async fn begin(
+        &self,
+        entry: Entry,
+        contact: Option<Contact>,
+    ) -> Result<Record, JournalError> {
         let path = self.dir.join(entry.job.to_string());
-        Record::begin(path, Arc::clone(&self.vault), entry).await
+        Record::begin(path, Arc::clone(&self.vault), entry, contact).await
     }
 
     /// What is in it. What cannot be read is left alone and logged.
@@ -281,10 +343,7 @@ impl Journal {
             .filter_map(|path| match read(&self.vault, path) {
                 Ok(entry) => Some(entry),
                 Err(error) => {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot read from the journal"
-                    );
+                    unreadable(&error);
                     None
                 }
             });
@@ -307,10 +366,9 @@ impl Journal {
         erase(&self.dir.join(job.to_string()))
     }
 
-    /// Removes the journal of a daemon that will not come back, unless something is in it.
+    /// Removes the journal of a daemon that has ended, unless something is in it.
     pub fn remove_if_empty(self) {
         if entry_files(&self.dir).is_ok_and(|entries| entries.is_empty()) {
-            info!(dir = %self.dir.display(), "nothing is left of a sibling");
             // The lock is held meanwhile; whoever waits for it sees that its file is gone.
             if let Err(error) = fs::remove_dir_all(&self.dir) {
                 warn!(%error, dir = %self.dir.display(), "cannot remove an empty journal");
@@ -329,6 +387,27 @@ pub fn erase(path: &Path) -> Result<(), JournalError> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(access("sync", dir))
+}
+
+/// Removes the entries of `jobs` from all journals beside `path`, an entry whose state has taken theirs up.
+fn erase_superseded(path: &Path, jobs: &[JobId]) {
+    let root = path.parent().and_then(Path::parent);
+    for dir in root.map(list).into_iter().flatten().flatten() {
+        for job in jobs {
+            let path = dir.join(job.to_string());
+            match path.exists().then(|| erase(&path)) {
+                None => {}
+                Some(Ok(())) => info!(superseded = %job, "the server has what a kept state knew"),
+                // A person was faster.
+                Some(Err(JournalError::Access { source, .. }))
+                    if source.kind() == io::ErrorKind::NotFound => {}
+                Some(Err(error)) => warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot remove a superseded entry"
+                ),
+            }
+        }
+    }
 }
 
 fn write(vault: &Vault, path: &Path, entry: &Entry) -> Result<(), JournalError> {

@@ -36,6 +36,7 @@ struct Counts {
     slots: usize,
     running: BTreeMap<JobId, Running>,
     totals: Totals,
+    kept: usize,
     refusal: Option<String>,
 }
 
@@ -99,6 +100,8 @@ pub struct Snapshot {
     pub running: BTreeMap<JobId, Running>,
     /// Those that ended.
     pub totals: Totals,
+    /// How many states are kept in the state directory that no server has.
+    pub kept: usize,
     /// What the server said when it refused to hand out jobs; `None` since it has handed out one.
     pub refusal: Option<String>,
 }
@@ -119,6 +122,7 @@ impl Metrics {
             slots: counts.slots,
             running: counts.running.clone(),
             totals: counts.totals.clone(),
+            kept: counts.kept,
             refusal: counts.refusal.clone(),
         }
     }
@@ -126,6 +130,10 @@ impl Metrics {
     /// Notes how many jobs can run at a time.
     pub fn set_slots(&self, slots: usize) {
         self.counts().slots = slots;
+    }
+
+    pub(super) fn set_kept(&self, kept: usize) {
+        self.counts().kept = kept;
     }
 
     pub(super) fn refused(&self, text: String) {

@@ -6,16 +6,19 @@
 mod build;
 mod dry_run;
 mod import;
+mod kept;
 
-use std::sync::Arc;
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::time::sleep;
+use tracing::warn;
 
 use super::{
     gate::Turn,
     job_log::JobLog,
-    journal::{Journal, Record},
+    journal::{Journal, Journals, Record},
     reporter::Reporter,
 };
 use crate::{
@@ -50,10 +53,43 @@ pub(super) struct Context<'a> {
     pub(super) log: &'a JobLog,
     pub(super) reporter: &'a Reporter,
     pub(super) stop: &'a Stop,
+    /// Ends what a job of this daemon may not be cut short in.
+    pub(super) patience: Patience<'a>,
     pub(super) journal: &'a Journal,
+    /// The same, and those of siblings.
+    pub(super) journals: &'a Journals,
     /// As whom the daemon owns its jobs.
     pub(super) identity: &'a Identity,
     pub(super) turn: &'a Turn,
+}
+
+/// How long an apply may take to end after somebody has lost patience with the daemon.
+#[derive(Clone, Copy)]
+pub(super) struct Patience<'a> {
+    /// What the daemon is asked.
+    pub(super) daemon: &'a Stop,
+    /// Time after a second signal.
+    pub(super) limit: Duration,
+}
+
+impl Patience<'_> {
+    /// Ends `patient`, a handle for an apply: kills it if its `job` is, and leaves it to itself some time after its
+    /// daemon is asked to end at once. People send signals twice by habit, and a killed apply forgets what it made.
+    pub(super) async fn bound(&self, job: &Stop, patient: &Stop) -> Infallible {
+        job.killed().await;
+        if self.daemon.is_killed() {
+            warn!(
+                limit = ?self.limit,
+                "asked the engine to end its apply; one that takes longer goes on by itself, and the next daemon of \
+                 this name ends it"
+            );
+            sleep(self.limit).await;
+            patient.leave();
+        } else {
+            patient.kill();
+        }
+        pending().await
+    }
 }
 
 /// How far a job has come. It outlives the code that runs the steps, so that a bug in it costs no state.
@@ -79,6 +115,8 @@ pub(super) enum Apply {
     NotBegun,
     /// It changes right now.
     Running,
+    /// It changes right now, and goes on without us: whoever takes the journal over ends it.
+    Left,
     /// It has changed, and the session has told the state.
     Ended,
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// The longest pause between two tries while the server is away.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pulse of one job.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ mod tests {
             now = pulse.next();
         }
 
-        assert_eq!(pauses, [1, 2, 4, 5, 5]);
+        assert_eq!(pauses, [1, 2, 2, 2, 2]);
     }
 
     #[test]

@@ -1,19 +1,19 @@
 //! What daemons left behind that died: ended under the name of the one who owned it, before anything new is begun.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::{
-    Config,
+    Config, contact,
     delivery::{LAST_WORDS, Teller, Untold},
     journal::{Entry, Journal, Journals, Record},
 };
 use crate::{
     files,
-    job::{FailedJob, FailedWork, JobId, Outcome},
-    provision::{JobSource, JobUpdate, Provisioner},
+    job::{CompletedJob, CompletedWork, FailedJob, FailedWork, JobId, Outcome},
+    provision::{JobSource, JobUpdate, Provisioner, Salvaged},
     stop::Stop,
 };
 
@@ -31,7 +31,7 @@ impl Recovery<'_> {
     /// Ends the jobs in a journal. What the server does not take stays for `outpost recover`.
     pub(super) async fn run(&self, journal: &Journal, source: &dyn JobSource) {
         let left = journal.entries();
-        for entry in left.into_iter().filter(|entry| entry.refused.is_none()) {
+        for entry in left.into_iter().filter(|entry| entry.is_pending()) {
             let span = info_span!("recovery", job_id = %entry.job, workspace = entry.workspace);
             self.end(journal, entry, source).instrument(span).await;
         }
@@ -62,7 +62,7 @@ impl Recovery<'_> {
         let left = journal.entries();
         let name = left
             .iter()
-            .find(|entry| entry.refused.is_none() && entry.server == server)
+            .find(|entry| entry.is_pending() && entry.server == server)
             .map(|entry| entry.daemon.clone());
         if let Some(name) = name
             && let Some(sibling) = source.sibling(&name)
@@ -70,26 +70,42 @@ impl Recovery<'_> {
             info!(name, "ending the jobs of a sibling that died");
             self.run(&journal, sibling.as_ref()).await;
         }
+        if !left.is_empty() && journal.entries().is_empty() {
+            info!(
+                daemon = left[0].daemon,
+                "nothing is left of a sibling that died"
+            );
+        }
         journal.remove_if_empty();
     }
 
     /// Ends one job: what still runs of it is interrupted, and the server gets the newest state.
     async fn end(&self, journal: &Journal, entry: Entry, source: &dyn JobSource) {
         let (job, dirs) = (entry.job, entry.dirs.clone());
+        let answered_at = entry.answered_at.unwrap_or(entry.updated_at);
+        let is_late = contact::is_older(answered_at, self.config.outage_limit);
         warn!(daemon = entry.daemon, "a daemon died during this build");
-        let record = match journal.begin(entry).await {
+        let record = match journal.begin(entry, None).await {
             Ok(record) => record,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 return error!(error, "cannot write to the journal, leaving the job alone");
             }
         };
-        tokio::select! {
-            () = self.provisioner.salvage(&dirs, record.witness(), self.stop) => {}
-            () = self.beat(source, job) => {}
+        if record.result().is_none() {
+            // Nobody kills an apply because this daemon should end: the next one goes on with it.
+            let patient = Stop::new();
+            let salvaged = tokio::select! {
+                salvaged = self.provisioner.salvage(&dirs, record.witness(), &patient) => salvaged,
+                never = self.beat(source, job) => match never {},
+                () = self.stop.killed() => return record.keep(None).await,
+            };
+            if let Salvaged::Succeeded(made) = salvaged {
+                record.salvaged(made);
+            }
         }
         let began = Instant::now();
-        let outcome = Outcome::Failed(failure(&record, job));
+        let outcome = outcome(&record, job);
         let teller = Teller::new(source, self.stop, None);
         let told = tokio::select! {
             told = teller.tell(outcome) => told,
@@ -98,7 +114,10 @@ impl Recovery<'_> {
         match told {
             Ok(_) => {
                 info!(took = ?began.elapsed(), "the server has the state");
-                record.erase().await;
+                match is_late && record.is_worth_keeping() {
+                    true => record.taken_late().await,
+                    false => record.erase().await,
+                }
                 for dir in &dirs {
                     if let Err(error) = files::remove_dir(dir).await {
                         warn!(%error, dir = %dir.display(), "cannot remove the directory of a session");
@@ -117,12 +136,23 @@ impl Recovery<'_> {
     }
 
     /// Says that the job lives, until this is dropped.
-    async fn beat(&self, source: &dyn JobSource, job: JobId) {
+    async fn beat(&self, source: &dyn JobSource, job: JobId) -> Infallible {
         loop {
             // What goes wrong here goes wrong again where it counts.
             source.update(JobUpdate::heartbeat(job)).await.ok();
             sleep(self.config.heartbeat).await;
         }
+    }
+}
+
+/// How the job ended: as the success that its daemon did not live to tell, or not.
+fn outcome(record: &Record, id: JobId) -> Outcome {
+    match record.result() {
+        Some(result) => Outcome::Completed(CompletedJob {
+            id,
+            result: CompletedWork::WorkspaceBuild(result),
+        }),
+        None => Outcome::Failed(failure(record, id)),
     }
 }
 

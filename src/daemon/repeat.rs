@@ -1,18 +1,19 @@
 //! Calls that are worth repeating: the server cannot be reached, or does not know us while credentials change.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use crate::provision::SourceError;
+use crate::provision::{JobSource, SourceError};
 
-/// First and longest pause between two tries.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// First and longest pause between two tries: what is repeated is the end of a job, or a job waits for it.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Repeats `call` until the server has answered it. `None` once `given_up` ends, even in the middle of a call.
+/// Repeats `call` of `source` until the server has answered it, at once when somebody else has connected again. `None` once `given_up` ends, even in the middle of a call.
 pub(super) async fn until_answered<T, F>(
     what: &'static str,
+    source: &dyn JobSource,
     given_up: impl Future<Output = ()>,
     mut call: impl FnMut() -> F,
 ) -> Option<Result<T, SourceError>>
@@ -26,7 +27,10 @@ where
                 Err(error) if may_pass(&error) => note(what, &error, pause),
                 answer => return answer,
             }
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = reconnected(source) => {}
+            }
             pause = (pause * 2).min(BACK_OFF.1);
         }
     };
@@ -34,6 +38,23 @@ where
         biased;
         answer = repeated => Some(answer),
         () = given_up => None,
+    }
+}
+
+/// Waits until there is a connection that was not there before.
+pub(super) async fn reconnected(source: &dyn JobSource) {
+    let Some(mut connected) = source.connected() else {
+        return pending().await;
+    };
+    let was_connected = *connected.borrow_and_update();
+    let comes = async {
+        if was_connected {
+            connected.wait_for(|connected| !connected).await?;
+        }
+        connected.wait_for(|connected| *connected).await.map(drop)
+    };
+    if comes.await.is_err() {
+        pending().await // Nobody connects any more.
     }
 }
 

@@ -19,7 +19,14 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, debug, info, warn};
 
-use super::{Config, job_log::JobLog, metrics::Metrics, pulse::Pulse, repeat::may_pass};
+use super::{
+    Config,
+    contact::Contact,
+    job_log::JobLog,
+    metrics::Metrics,
+    pulse::Pulse,
+    repeat::{may_pass, reconnected},
+};
 use crate::{
     job::JobId,
     provision::{JobSource, JobUpdate, JobUpdated, SourceError},
@@ -33,7 +40,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Reporter {
     requests: mpsc::Sender<Request>,
     why_stopped: Arc<OnceLock<WhyStopped>>,
-    answered: Arc<Mutex<Instant>>,
+    contact: Contact,
     outage_limit: Duration,
     _task: AbortOnDropHandle<()>,
 }
@@ -57,11 +64,6 @@ impl fmt::Display for WhyStopped {
             Self::Gone => "job was stopped because the server had given it up",
         })
     }
-}
-
-fn moment(shared: &Mutex<Instant>) -> MutexGuard<'_, Instant> {
-    let moment = shared.lock();
-    moment.expect("no code panics while it holds a moment")
 }
 
 enum Request {
@@ -89,7 +91,7 @@ impl Reporter {
             config.outage_limit,
             Instant::now().into_std(),
         );
-        let (why_stopped, answered) = (Arc::default(), Arc::new(Mutex::new(Instant::now())));
+        let (why_stopped, contact) = (Arc::default(), Contact::new(config.outage_limit));
         let task = Task {
             job,
             source,
@@ -97,14 +99,14 @@ impl Reporter {
             stop,
             pulse: Mutex::new(pulse),
             why_stopped: Arc::clone(&why_stopped),
-            answered: Arc::clone(&answered),
+            contact: contact.clone(),
             metrics: Arc::clone(&config.metrics),
         };
         let task = tokio::spawn(task.run(received).instrument(Span::current()));
         Self {
             requests,
             why_stopped,
-            answered,
+            contact,
             outage_limit: config.outage_limit,
             _task: AbortOnDropHandle::new(task),
         }
@@ -115,9 +117,9 @@ impl Reporter {
         self.why_stopped.get().copied()
     }
 
-    /// When the server took something last. Until long after, nobody else ends the job.
-    pub(super) fn answered_at(&self) -> Instant {
-        *moment(&self.answered)
+    /// When the server answered for the job.
+    pub(super) fn contact(&self) -> &Contact {
+        &self.contact
     }
 
     /// Sends what was learned, behind all lines so far, and waits for the answer.
@@ -154,7 +156,7 @@ struct Task {
     stop: Stop,
     pulse: Mutex<Pulse>,
     why_stopped: Arc<OnceLock<WhyStopped>>,
-    answered: Arc<Mutex<Instant>>,
+    contact: Contact,
     metrics: Arc<Metrics>,
 }
 
@@ -171,8 +173,11 @@ impl Task {
         while !self.is_gone() {
             let next = self.pulse().next();
             if Instant::now() < next.into() {
-                sleep_until(next.into()).await; // Meanwhile an answer to something else may have put it off.
-                continue;
+                // Meanwhile an answer to something else may have put it off.
+                tokio::select! {
+                    () = sleep_until(next.into()) => continue,
+                    () = reconnected(self.source.as_ref()) => {}
+                }
             }
             // What it brings, the call notes.
             let _ = self.send(JobUpdate::heartbeat(self.job)).await;
@@ -251,7 +256,7 @@ impl Task {
                 taken_at = Instant::now();
             }
             let is_lost = self.pulse().is_lost(Instant::now().into_std());
-            if is_lost || *moment(&self.answered) >= taken_at + patience {
+            if is_lost || self.contact.at() >= taken_at + patience {
                 return;
             }
         }
@@ -277,6 +282,7 @@ impl Task {
         if is_waiting {
             tokio::select! {
                 () = sleep_until(next.into()) => {}
+                () = reconnected(self.source.as_ref()) => {}
                 () = self.stop.killed() => {}
             }
         }
@@ -289,7 +295,7 @@ impl Task {
         match &result {
             Ok(answer) => {
                 self.pulse().answered(now);
-                *moment(&self.answered) = Instant::now();
+                self.contact.answered();
                 self.metrics.answered(self.job, now);
                 if answer.cancelled {
                     self.stop(WhyStopped::Cancelled);

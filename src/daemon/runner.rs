@@ -11,19 +11,23 @@ use super::{
     delivery::{self, Teller},
     gate::Turn,
     job_log::JobLog,
-    journal::{Journal, Record},
-    procedure::{self, Apply, Context, Failure, Progress, stage},
+    journal::{Journal, Journals, Record},
+    procedure::{self, Apply, Context, Failure, Patience, Progress, stage},
     reporter::Reporter,
     secrets,
 };
 use crate::{
-    job::{Job, Outcome},
+    job::{CompletedWork, Job, Outcome},
     provision::{Identity, JobSource, Provisioner, Session},
     stop::Stop,
 };
 
 /// Time that a killed engine has to be gone, and its session to be cleaned up.
 const AFTER_KILL: Duration = Duration::from_secs(30);
+
+/// Time that an apply has to end after a second signal to the daemon: most providers end what they do within it, and
+/// a supervisor that kills does so later.
+const AFTER_SECOND_SIGNAL: Duration = Duration::from_secs(60);
 
 /// What jobs have in common that run one after the other.
 #[derive(Clone, Copy)]
@@ -32,6 +36,7 @@ pub(super) struct Slot<'a> {
     pub(super) source: &'a Arc<dyn JobSource>,
     pub(super) provisioner: &'a dyn Provisioner,
     pub(super) journal: &'a Journal,
+    pub(super) journals: &'a Journals,
     pub(super) identity: &'a Identity,
     pub(super) stop: &'a Stop,
 }
@@ -53,6 +58,7 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
         source,
         provisioner,
         journal,
+        journals,
         identity,
         stop: daemon_stop,
     } = *slot;
@@ -70,7 +76,12 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
         log: &log,
         reporter: &reporter,
         stop: &stop,
+        patience: Patience {
+            daemon: daemon_stop,
+            limit: patience(config),
+        },
         journal,
+        journals,
         identity,
         turn: &turn,
     };
@@ -83,9 +94,13 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
             })
         }
         never = turn.watch() => match never {},
-        () = overdue(config, &stop) => Err(Failure::new("the engine did not end when it was killed")),
+        () = overdue(config, &stop, daemon_stop) => Err(Failure::new("the engine did not end when it was killed")),
     };
     turn.ended(result.is_ok()).await;
+    if progress.apply == Apply::Left {
+        config.metrics.ended(id, false, Instant::now().into_std());
+        return leave_to_next(progress, started).await;
+    }
     if result.is_err() {
         find_state(&mut progress).await;
     }
@@ -96,9 +111,14 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
         .as_ref()
         .map_or(Duration::ZERO, |it| it.engine_time());
     let outcome = procedure::outcome(&context, kind, result, &mut progress);
-    let has_completed = matches!(outcome, Outcome::Completed(_));
+    let has_succeeded = matches!(outcome, Outcome::Completed(_));
+    if let (Outcome::Completed(completed), Some(record)) = (&outcome, &progress.record)
+        && let CompletedWork::WorkspaceBuild(result) = &completed.result
+    {
+        record.succeeded(result); // Before anything waits for the server.
+    }
     reporter.flush(true).await;
-    let ours_until = reporter.answered_at() + config.outage_limit;
+    let contact = reporter.contact().clone();
     let is_on_disk = match &progress.record {
         Some(record) => record.settle().await,
         None => true,
@@ -110,20 +130,25 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
         close(session.take()).await;
     }
     drop(reporter); // Nothing may be sent for a job after its end.
-    let teller = Teller::new(source.as_ref(), daemon_stop, Some(ours_until));
-    let ended = delivery::deliver(teller, outcome, progress.record).await;
+    let teller = Teller::new(source.as_ref(), daemon_stop, contact.ours_until());
+    let ended = delivery::deliver(teller, outcome, progress.record, &contact).await;
     if ended == Ended::Undelivered || is_lost {
         leave(session);
     } else {
         close(session).await;
     }
     let total = started.elapsed();
+    let has_completed = match ended {
+        Ended::Completed => true,
+        Ended::Failed => false,
+        Ended::Undelivered => has_succeeded,
+    };
     config
         .metrics
         .ended(id, has_completed, (started + total).into_std());
     let own = total.saturating_sub(engine);
     info!(
-        completed = has_completed,
+        completed = ended == Ended::Completed,
         ?total,
         ?engine,
         ?own,
@@ -136,14 +161,43 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
     }
 }
 
-/// Kills a cancelled job that does not end by itself. Returns if even that does not end it.
-async fn overdue(config: &Config, stop: &Stop) {
+/// Time that an apply has to end once the daemon is to end at once.
+fn patience(config: &Config) -> Duration {
+    config.force_cancel.min(AFTER_SECOND_SIGNAL)
+}
+
+/// Kills a cancelled job that does not end by itself. Returns if even that does not end it. That of a daemon which
+/// should end is not killed for that: the daemon bounds its own end.
+async fn overdue(config: &Config, stop: &Stop, daemon: &Stop) {
     stop.cancelled().await;
-    if timeout(config.force_cancel, stop.killed()).await.is_err() {
+    let is_late = timeout(config.force_cancel, stop.killed()).await.is_err();
+    if is_late && !daemon.is_cancelled() {
         warn!(after = ?config.force_cancel, "cancelled job does not end, killing it");
         stop.kill();
     }
+    stop.killed().await;
+    if daemon.is_killed() {
+        sleep(patience(config)).await;
+    }
     sleep(AFTER_KILL).await;
+}
+
+/// Keeps everything of an apply that goes on for the daemon that takes it over.
+async fn leave_to_next(progress: Progress, started: Instant) -> Ran {
+    let engine = progress
+        .session
+        .as_ref()
+        .map_or(Duration::ZERO, |it| it.engine_time());
+    if let Some(record) = progress.record {
+        record.keep(None).await;
+    }
+    // Its end would remove the directory in which the engine works.
+    std::mem::forget(progress.session);
+    Ran {
+        ended: Ended::Undelivered,
+        total: started.elapsed(),
+        engine,
+    }
 }
 
 /// Asks the session for the state if the code that should have told it is gone.

@@ -1,5 +1,6 @@
 //! One job on the paused clock, between a server and an engine that do as they are told.
 
+mod kept;
 mod logs;
 mod outages;
 mod procedures;
@@ -47,6 +48,8 @@ struct Server {
     failed: Mutex<Option<FailedJob>>,
     credentials_change: AtomicBool,
     completed: Mutex<Option<CompletedJob>>,
+    /// Jobs that were told as successes, in order.
+    ended: Mutex<Vec<JobId>>,
     cancelled: AtomicBool,
     away_until: Mutex<Option<Instant>>,
     refuse_complete: AtomicBool,
@@ -236,6 +239,7 @@ impl JobSource for Server {
         if self.refuse_complete.load(Ordering::SeqCst) {
             return Err(SourceError::Refused("duplicate app slug".to_owned()));
         }
+        self.ended.lock().unwrap().push(job.id);
         *self.completed.lock().unwrap() = Some(job);
         Ok(())
     }
@@ -254,6 +258,8 @@ impl JobSource for Server {
 #[derive(Clone, Default)]
 struct Engine {
     steps: Arc<Mutex<Vec<String>>>,
+    /// States that plans began with.
+    planned_on: Arc<Mutex<Vec<Bytes>>>,
     plan_takes: Duration,
     apply_takes: Duration,
     ignores_cancel: bool,
@@ -349,6 +355,7 @@ impl Session for Engine {
         _: &Stop,
     ) -> Result<PlanComplete, StepFailure> {
         log.log(LogLevel::Info, "planning".to_owned());
+        self.planned_on.lock().unwrap().push(request.state);
         let Metadata {
             transition,
             workspace_name,
@@ -402,7 +409,11 @@ impl Session for Engine {
             tokio::select! {
                 () = sleep(Duration::from_millis(100)) => {}
                 () = cancelled => {
-                    return ApplyComplete { state, failure: Some(StepFailure::new("interrupted")), timings };
+                    let failure = StepFailure {
+                        is_left: stop.is_leaving(),
+                        ..StepFailure::new("interrupted")
+                    };
+                    return ApplyComplete { state, failure: Some(failure), timings };
                 }
             }
             if self.logs_always {
@@ -420,9 +431,12 @@ impl Session for Engine {
         &mut self,
         source: GraphSource,
         _: Arc<dyn LogSink>,
-        _: &Stop,
+        stop: &Stop,
     ) -> Result<GraphComplete, StepFailure> {
         self.step(format!("graph {source:?}").to_lowercase())?;
+        if source == GraphSource::State && stop.is_cancelled() {
+            return Err(StepFailure::new("cancelled before it began"));
+        }
         Ok(GraphComplete {
             resources: self.resources.clone(),
             ai_tasks: self.ai_tasks.clone(),

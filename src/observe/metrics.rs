@@ -44,6 +44,11 @@ pub fn text(snapshot: &Snapshot, scrapes: &Scrapes) -> String {
     job_timings(&mut text, snapshot);
     builds(&mut text, snapshot);
     build_timings(&mut text, snapshot);
+    text.gauge(
+        "outpost_provisionerd_kept_states",
+        "The number of states in the state directory that no server has; outpost recover list shows them.",
+        snapshot.kept as f64,
+    );
     process::add(&mut text);
     scrapes.0.fetch_add(1, Ordering::Relaxed);
     let name = "promhttp_metric_handler_requests_total";
@@ -191,6 +196,7 @@ mod tests {
             slots: 1,
             running: BTreeMap::new(),
             totals: Totals::default(),
+            kept: 2,
             refusal: None,
         };
 
@@ -199,6 +205,7 @@ mod tests {
         for line in [
             "# TYPE coderd_provisionerd_num_daemons gauge\ncoderd_provisionerd_num_daemons 1\n",
             "\ncoderd_provisionerd_jobs_current{provisioner=\"terraform\"} 0\n",
+            "\noutpost_provisionerd_kept_states 2\n",
             "\n# TYPE process_resident_memory_bytes gauge\n",
             "\npromhttp_metric_handler_requests_total{code=\"200\"} 1\n",
         ] {

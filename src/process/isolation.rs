@@ -20,6 +20,7 @@ mod namespaces;
 pub mod network;
 mod policy;
 mod probe;
+mod shim;
 
 use std::{ffi::OsString, fmt, io, path::PathBuf};
 
@@ -104,11 +105,17 @@ pub fn own_launcher() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
-/// The command that starts `command` by way of the launcher.
-pub(super) fn wrap(command: &Command, confinement: &Confinement) -> (PathBuf, Vec<OsString>) {
-    let mut args = launcher::arguments(confinement);
+/// The command that starts `command`, by way of the launcher if something is asked of that.
+pub(super) fn wrap(command: &Command) -> (PathBuf, Vec<OsString>) {
+    let (confinement, shim) = (command.confinement.as_ref(), command.shim.as_ref());
+    let launcher = confinement.map(|it| &it.launcher);
+    let Some(launcher) = launcher.or(shim.map(|it| &it.launcher)) else {
+        return (command.program.clone(), command.args.clone());
+    };
+    let report = shim.map(|it| it.report.as_path());
+    let mut args = launcher::arguments(confinement, report);
     args.push(launcher::END.into());
     args.push(command.program.clone().into_os_string());
     args.extend(command.args.iter().cloned());
-    (confinement.launcher.clone(), args)
+    (launcher.clone(), args)
 }

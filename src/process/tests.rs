@@ -69,6 +69,7 @@ fn shell(script: &str, dir: &Path) -> Command {
         dir: dir.to_owned(),
         confinement: None,
         outlives_us: false,
+        shim: None,
         memory: Memory::default(),
     }
 }
@@ -201,6 +202,32 @@ async fn a_child_that_outlives_us_can_go_on_writing_and_is_taken_over() {
     assert_eq!(lines.last().map(String::as_str), Some("interrupted"));
     let again = take_over(dir.path(), &LIMITS, &Stop::new(), |_, _| {}).await;
     assert!(!again.unwrap());
+}
+
+#[tokio::test]
+async fn a_child_that_outlives_us_is_left_and_not_killed_when_we_are_in_a_hurry() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stop, ready) = (Stop::new(), Notify::new());
+    let command = Command {
+        outlives_us: true,
+        ..shell("trap '' INT; echo ready; sleep 3600", dir.path())
+    };
+
+    let on_line = |_, _: Line| ready.notify_one();
+    let leave = async {
+        ready.notified().await;
+        stop.leave();
+    };
+    let (left, ()) = tokio::join!(run(&command, &LIMITS, &stop, on_line), leave);
+
+    assert!(matches!(left, Err(ProcessError::Left(_))), "{left:?}");
+    let limits = Limits {
+        exit_timeout: Duration::from_millis(50),
+        pipe_grace: Duration::from_millis(50),
+        ..LIMITS
+    };
+    let found = take_over(dir.path(), &limits, &Stop::new(), |_, _| {}).await;
+    assert!(found.unwrap(), "it went on");
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 //! # Source
 //! terraform `internal/states/statefile/version4.go`.
 
-use std::collections::BTreeSet;
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::Deserialize;
 
@@ -16,6 +19,8 @@ pub struct Outline {
     pub serial: u64,
     /// Addresses of all managed instances.
     pub addresses: BTreeSet<String>,
+    /// The provider's ids of managed instances that have one, by address.
+    ids: BTreeMap<String, String>,
 }
 
 /// How a state relates to the one that a server has.
@@ -27,6 +32,20 @@ pub enum Relation {
     NotNewer,
     /// It tells of other infrastructure.
     Unrelated,
+}
+
+/// How a state that a daemon kept relates to the one that a job of its workspace brings along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The job must run on the kept state: it is newer, or the only one that knows of any infrastructure.
+    Newer,
+    /// The job's state knows all that the kept one knows.
+    Known,
+    /// The job's state is newer and does not know these instances of the kept one: they were destroyed meanwhile, or
+    /// are forgotten.
+    Overtaken(Vec<String>),
+    /// Each tells of infrastructure that the other does not know.
+    Conflict,
 }
 
 #[derive(Deserialize)]
@@ -56,32 +75,44 @@ struct Resource {
 struct Instance {
     #[serde(default)]
     index_key: Option<serde_json::Value>,
+    #[serde(default)]
+    attributes: Option<Attributes>,
+}
+
+#[derive(Deserialize)]
+struct Attributes {
+    #[serde(default)]
+    id: serde_json::Value,
 }
 
 impl Outline {
     /// Reads a state; `None` if it is none.
     pub fn read(state: &[u8]) -> Option<Self> {
         let state: State = serde_json::from_slice(state).ok()?;
-        let managed = state.resources.iter().filter(|it| it.mode != "data");
-        let addresses = managed.flat_map(|resource| {
+        let mut outline = Self {
+            lineage: state.lineage,
+            serial: state.serial,
+            ..Self::default()
+        };
+        for resource in state.resources.iter().filter(|it| it.mode != "data") {
             let module = match resource.module.as_str() {
                 "" => String::new(),
                 module => format!("{module}."),
             };
             let base = format!("{module}{}.{}", resource.kind, resource.name);
-            resource
-                .instances
-                .iter()
-                .map(move |instance| match &instance.index_key {
+            for instance in &resource.instances {
+                let address = match &instance.index_key {
                     None | Some(serde_json::Value::Null) => base.clone(),
                     Some(key) => format!("{base}[{key}]"),
-                })
-        });
-        Some(Self {
-            lineage: state.lineage,
-            serial: state.serial,
-            addresses: addresses.collect(),
-        })
+                };
+                let id = instance.attributes.as_ref().and_then(|it| it.id.as_str());
+                if let Some(id) = id {
+                    outline.ids.insert(address.clone(), id.to_owned());
+                }
+                outline.addresses.insert(address);
+            }
+        }
+        Some(outline)
     }
 
     /// How this state relates to `known`, the bytes that a server has; empty if it has none.
@@ -96,6 +127,43 @@ impl Outline {
             },
             Some(_) | None => Relation::Unrelated,
         }
+    }
+
+    /// How this state, which a daemon kept, relates to `given`, the bytes that a job of its workspace brings along.
+    /// `base` is the serial of the state that the kept one grew from, if it is known.
+    ///
+    /// Two states of one line may have parted: a daemon elsewhere has built on an older one. So a higher serial alone
+    /// says nothing of what the lower one knows.
+    pub fn standing(&self, given: &[u8], base: Option<u64>) -> Standing {
+        let given = match given.trim_ascii() {
+            b"" => Self::default(),
+            given => match Self::read(given) {
+                Some(given) => given,
+                None => return Standing::Conflict,
+            },
+        };
+        let missing = self.missing_from(&given);
+        let is_same_line = self.lineage == given.lineage;
+        let has_parted =
+            base.is_some_and(|base| given.serial > base) && !given.missing_from(self).is_empty();
+        match self.serial.cmp(&given.serial) {
+            _ if given == *self => Standing::Known,
+            Ordering::Greater if is_same_line && has_parted => Standing::Conflict,
+            Ordering::Greater if is_same_line => Standing::Newer,
+            Ordering::Less if is_same_line && !missing.is_empty() => Standing::Overtaken(missing),
+            _ if missing.is_empty() => Standing::Known,
+            _ if given.addresses.is_empty() => Standing::Newer,
+            _ => Standing::Conflict,
+        }
+    }
+
+    /// Addresses of instances that are not in `other`, or are another object there.
+    fn missing_from(&self, other: &Self) -> Vec<String> {
+        let is_missing = |address: &&String| {
+            let (ours, theirs) = (self.ids.get(*address), other.ids.get(*address));
+            !other.addresses.contains(*address) || ours != theirs
+        };
+        self.addresses.iter().filter(is_missing).cloned().collect()
     }
 }
 
@@ -134,5 +202,65 @@ mod tests {
             Relation::Unrelated
         );
         assert_eq!(outline.relation(b"garbage"), Relation::Unrelated);
+    }
+
+    fn state(lineage: &str, serial: u64, ids: &[&str]) -> String {
+        let instance = |id: &&str| {
+            format!(
+                r#"{{"mode":"managed","type":"x","name":"{id}","instances":[{{"attributes":{{"id":"{id}"}}}}]}}"#
+            )
+        };
+        let resources: Vec<_> = ids.iter().map(instance).collect();
+        let resources = resources.join(",");
+        format!(r#"{{"lineage":"{lineage}","serial":{serial},"resources":[{resources}]}}"#)
+    }
+
+    #[test]
+    fn a_kept_state_is_used_known_overtaken_or_in_conflict() {
+        let missing = |address: &str| Standing::Overtaken(vec![address.to_owned()]);
+        let kept = state("l", 4, &["a", "b"]);
+        let cases = [
+            (String::new(), Standing::Newer),
+            (state("l", 1, &["a", "c"]), Standing::Newer),
+            (state("l", 3, &["a"]), Standing::Newer),
+            (state("l", 3, &["a", "c"]), Standing::Conflict),
+            (state("l", 3, &[]), Standing::Newer),
+            (state("other", 9, &[]), Standing::Newer),
+            (kept.clone(), Standing::Known),
+            (state("l", 7, &["a", "b", "c"]), Standing::Known),
+            (state("l", 7, &["a"]), missing("x.b")),
+            (state("l", 4, &["a", "c"]), Standing::Conflict),
+            (state("other", 9, &["a"]), Standing::Conflict),
+            ("garbage".to_owned(), Standing::Conflict),
+        ];
+        let kept = Outline::read(kept.as_bytes()).unwrap();
+        for (given, expected) in cases {
+            assert_eq!(
+                kept.standing(given.as_bytes(), Some(1)),
+                expected,
+                "{given}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_object_of_the_same_address_and_another_id_is_another_one() {
+        let kept = Outline::read(state("l", 4, &["a"]).as_bytes()).unwrap();
+        let rebuilt = state("l", 7, &["a"]).replace(r#""id":"a""#, r#""id":"new""#);
+
+        let standing = kept.standing(rebuilt.as_bytes(), None);
+
+        assert_eq!(standing, Standing::Overtaken(vec!["x.a".to_owned()]));
+    }
+
+    #[test]
+    fn a_kept_state_of_nothing_is_in_nobodys_way() {
+        let kept = Outline::read(state("l", 4, &[]).as_bytes()).unwrap();
+
+        let other = state("other", 9, &["a"]);
+        assert_eq!(kept.standing(b"", None), Standing::Known);
+        assert_eq!(kept.standing(other.as_bytes(), None), Standing::Known);
+        let older = state("l", 3, &["a"]);
+        assert_eq!(kept.standing(older.as_bytes(), None), Standing::Newer);
     }
 }

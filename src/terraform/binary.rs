@@ -163,6 +163,7 @@ impl Binary {
             dir: std::env::temp_dir(),
             confinement: None,
             outlives_us: false,
+            shim: None,
             memory: Memory::default(),
         };
         let limits = run_limits();

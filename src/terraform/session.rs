@@ -9,6 +9,7 @@ mod watch;
 
 use std::{
     fs, io,
+    mem::ManuallyDrop,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -39,16 +40,16 @@ use super::{
 };
 use crate::{
     files::{self, archive, module_archive},
-    job::{LogLevel, PrebuiltStage, Timing, Transition},
+    job::{JobId, LogLevel, PrebuiltStage, Timing, Transition},
     language,
     process::{
-        self, Captured,
-        isolation::{Confinement, Denied},
+        self, Captured, Shim,
+        isolation::{Confinement, Denied, launcher},
     },
     provision::{
-        ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
-        LogEntry, LogSink, ParseComplete, PlanComplete, PlanRequest, SessionConfig, StepFailure,
-        Witness,
+        self, ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
+        LogEntry, LogSink, Memory, ParseComplete, PlanComplete, PlanRequest, SessionConfig,
+        StepFailure, Witness,
     },
     stop::Stop,
 };
@@ -59,6 +60,9 @@ pub(super) const PREFIX: &str = "Session";
 const STATE: &str = "terraform.tfstate";
 const PLAN: &str = "terraform.tfplan";
 const LOCK: &str = ".terraform.lock.hcl";
+
+/// How the apply ended, written by its shim.
+const REPORT: &str = "apply.end";
 
 /// Names the directory for temporary files.
 const TEMPORARY: &str = "TMPDIR";
@@ -139,6 +143,17 @@ impl Session {
         let private = engine.work_dir.join(format!("{name}.private"));
         files::create_private_dir(&dir)?;
         files::create_private_dir(&private)?;
+        Self::at(engine, binary, config, &dir, &private)
+    }
+
+    /// A session in directories that there are.
+    fn at(
+        engine: Arc<EngineConfig>,
+        binary: Binary,
+        config: SessionConfig,
+        dir: &Path,
+        private: &Path,
+    ) -> io::Result<Self> {
         let (dir, private) = (fs::canonicalize(dir)?, fs::canonicalize(private)?);
         let mut session = Self {
             engine,
@@ -318,6 +333,22 @@ impl Session {
             return self.run_init(Attempt::First, log, stop, timings).await;
         }
         Ok(ran)
+    }
+
+    /// A failure of init, with what can be done about providers that are out of reach.
+    fn with_remedy(&self, failure: StepFailure, output: &str, log: &dyn LogSink) -> StepFailure {
+        let Some(remedy) = self.engine.providers.remedy(output) else {
+            return failure;
+        };
+        log.log(LogLevel::Error, remedy.clone());
+        let diagnostic = match failure.diagnostic {
+            Some(said) => format!("{said}; {remedy}"),
+            None => remedy,
+        };
+        StepFailure {
+            diagnostic: Some(diagnostic),
+            ..failure
+        }
     }
 
     /// Writes the file with the values of variables; `None` if there are none.
@@ -543,7 +574,7 @@ impl Session {
 }
 
 #[async_trait]
-impl crate::provision::Session for Session {
+impl provision::Session for Session {
     async fn init(
         &mut self,
         request: InitRequest,
@@ -561,7 +592,7 @@ impl crate::provision::Session for Session {
         ran.check("initialize terraform")
             .map_err(|failure| StepFailure {
                 timings: timings.clone(),
-                ..failure
+                ..self.with_remedy(failure, &ran.output, log.as_ref())
             })?;
         warn_of_changed_lock(lock_before, &self.dir);
         let modules = module_archive::read_modules(&self.dir).unwrap_or_else(|error| {
@@ -767,7 +798,11 @@ impl Session {
         let plan = self.dir.join(PLAN).display().to_string();
         args.push(&plan);
         let runner = self.runner(Step::Other, self.job_environment(request), Arc::clone(log));
-        let runner = runner.watched_by(self.witness.clone());
+        let shim = self.engine.shim.clone().map(|launcher| Shim {
+            launcher,
+            report: self.private.join(REPORT),
+        });
+        let runner = runner.watched_by(self.witness.clone(), shim);
         let ran = tokio::select! {
             ran = runner.stream(&args, stop, timings) => ran?,
             never = watch::state_file(self.dir.join(STATE), self.witness.clone()) => match never {},
@@ -802,6 +837,42 @@ pub(super) async fn salvage(engine: &EngineConfig, dir: &Path, witness: &dyn Wit
     if let Some((state, _)) = state {
         witness.state(state);
     }
+}
+
+/// Whether the apply of a session whose daemon died succeeded.
+pub(super) fn ended_well(private: &Path) -> bool {
+    launcher::ended_well(&private.join(REPORT))
+}
+
+/// What the apply of a session made whose daemon died. The directories stay.
+pub(super) async fn made(
+    engine: Arc<EngineConfig>,
+    binary: Binary,
+    dir: &Path,
+    private: &Path,
+    stop: &Stop,
+) -> Result<GraphComplete, StepFailure> {
+    let config = SessionConfig {
+        job_id: JobId::default(),
+        log_level: None,
+        template_id: String::new(),
+        template_version_id: String::new(),
+        memory: Memory::default(),
+    };
+    let session = Session::at(engine, binary, config, dir, private);
+    let session = session.map_err(|error| StepFailure::new(error.to_string()))?;
+    // Its end would remove the directories, which are all there is until the server knows.
+    let mut session = ManuallyDrop::new(session);
+    session.has_own_lock = fs::exists(session.dir.join(LOCK)).unwrap_or_default();
+    session.planned = Some(Planned {
+        request: PlanRequest::default(),
+        modules: Vec::new(),
+        is_nothing: false,
+    });
+    let log = Arc::new(run::NoLog);
+    let made = provision::Session::graph(&mut *session, GraphSource::State, log, stop).await;
+    drop(session.temporary.take());
+    made
 }
 
 /// A session that nobody closed, as its job was given up, leaves no values of variables behind.

@@ -206,9 +206,10 @@ fn alerts_and_dashboard_name_only_metrics_that_a_daemon_has() {
     assert!(dashboard["panels"].as_array().unwrap().len() >= 8);
 
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/observe/metrics.rs");
-    let known = matches(r"\bcoderd_[a-z_]+", &fs::read_to_string(source).unwrap());
+    let metric = r"\b(?:coderd|outpost_provisionerd)_[a-z_]+";
+    let known = matches(metric, &fs::read_to_string(source).unwrap());
     for (path, text) in files() {
-        for name in matches(r"\bcoderd_[a-z_]+", &text) {
+        for name in matches(metric, &text) {
             let series = ["_bucket", "_count", "_sum"];
             let family = series.iter().find_map(|suffix| name.strip_suffix(suffix));
             let family = family.unwrap_or(&name);

@@ -139,6 +139,7 @@ impl Lab {
             plugin_cache_dir: None,
             agent_scripts: BTreeMap::new(),
             isolation: None,
+            shim: None,
             providers: Arc::new(Registry),
         };
         Self {

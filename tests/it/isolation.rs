@@ -80,6 +80,7 @@ impl Bench {
                 policy,
             }),
             outlives_us: false,
+            shim: None,
             memory: Memory::default(),
         };
         let limits = Limits {
@@ -232,6 +233,7 @@ async fn a_child_that_cannot_be_held_is_not_started() {
             policy: Policy::default(),
         }),
         outlives_us: false,
+        shim: None,
         memory: Memory::default(),
     };
     let limits = Limits {

@@ -2,6 +2,8 @@
 //! build. Daemons are processes of their own with a real engine; a resource is a file, and an orphan is a file whose
 //! resource the server's state does not know.
 
+mod kept;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
@@ -101,8 +103,18 @@ enum Fault {
     CancelTimeout,
     Refused,
     DiskFull,
-    GraceOver,
+    /// Signals that people and supervisors send twice, and one that asks for haste.
+    Signals(Signals),
     PodReplaced,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signals {
+    TwoTerms,
+    TwoInts,
+    Quit,
+    /// At an engine that hears no interrupt: it goes on without its daemon.
+    QuitDeaf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,9 +145,17 @@ impl Fault {
             Self::CancelTimeout,
             Self::Refused,
             Self::DiskFull,
-            Self::GraceOver,
             Self::PodReplaced,
         ]);
+        all.extend(
+            [
+                Signals::TwoTerms,
+                Signals::TwoInts,
+                Signals::Quit,
+                Signals::QuitDeaf,
+            ]
+            .map(Self::Signals),
+        );
         all
     }
 
@@ -143,11 +163,7 @@ impl Fault {
     fn kills_engine(self) -> bool {
         matches!(
             self,
-            Self::KillEngine
-                | Self::KillGroup
-                | Self::CancelTimeout
-                | Self::GraceOver
-                | Self::PodReplaced
+            Self::KillEngine | Self::KillGroup | Self::CancelTimeout | Self::PodReplaced
         )
     }
 }
@@ -202,6 +218,10 @@ struct Lab {
 
 impl Lab {
     async fn start() -> Self {
+        Self::with_limits(Limits::standard()).await
+    }
+
+    async fn with_limits(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = control::Config {
             storage: Storage::Directory(dir.path().join("data")),
@@ -211,7 +231,7 @@ impl Lab {
             access_url: None,
             agent_binaries: None,
             psks: vec![Secret::new(PSK)],
-            limits: Limits::standard(),
+            limits,
             version: "v0.0.0-test".to_owned(),
         };
         let server = control::start(config, Stop::new()).await.unwrap();
@@ -360,6 +380,10 @@ impl<'a> Cell<'a> {
     }
 
     fn daemon(&self, name: &str) -> Child {
+        self.daemon_in(name, &self.state_dir())
+    }
+
+    fn daemon_in(&self, name: &str, state_dir: &Path) -> Child {
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -378,13 +402,16 @@ impl<'a> Cell<'a> {
             .arg("--cache-dir")
             .arg(lab.join("cache"))
             .arg("--state-dir")
-            .arg(self.state_dir());
+            .arg(state_dir);
         command
             .env("CELL", self.dir.path())
             .env("OUTPOST_OUTAGE_LIMIT", "4s")
             .env("OUTPOST_FORCE_CANCEL", "1s")
             .env_remove("CREDENTIALS_DIRECTORY");
-        if self.fault == Fault::CancelTimeout {
+        if matches!(
+            self.fault,
+            Fault::CancelTimeout | Fault::Signals(Signals::QuitDeaf)
+        ) {
             command.env("DEAF", "1");
         }
         command
@@ -478,13 +505,26 @@ impl<'a> Cell<'a> {
                 let filled = fs::write(path, vec![0; 4 << 20]);
                 assert!(filled.is_err(), "the disk is full");
             }
-            Fault::GraceOver => {
-                // The first one drains, and one after that it has seen says that the time is over.
-                self.until("the kill", || {
-                    signal(&daemon, Signal::SIGTERM);
-                    self.leaders().is_empty()
+            Fault::Signals(signals) => {
+                let (which, is_repeated) = match signals {
+                    Signals::TwoTerms => (Signal::SIGTERM, true),
+                    Signals::TwoInts => (Signal::SIGINT, true),
+                    Signals::Quit | Signals::QuitDeaf => (Signal::SIGQUIT, false),
+                };
+                signal(&daemon, which);
+                self.until("the end of the daemon", || {
+                    let has_ended = daemon.try_wait().unwrap().is_some();
+                    if is_repeated && !has_ended {
+                        signal(&daemon, which);
+                    }
+                    has_ended
                 })
                 .await;
+                let is_alive = !self.leaders().is_empty();
+                let is_left = daemon.try_wait().unwrap().unwrap().code() == Some(3);
+                assert_eq!(is_left, is_alive, "{}", self.daemon_log());
+                self.open_all();
+                return self.daemon(&self.name);
             }
         }
         self.open_all();

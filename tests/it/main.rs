@@ -40,6 +40,7 @@ mod provider;
 mod recordings;
 mod remote;
 mod sealed;
+mod shim;
 mod slots;
 mod source;
 mod start;

@@ -77,6 +77,7 @@ pub fn engine_with(
         plugin_cache_dir: Some(dir.join("plugins")),
         agent_scripts: BTreeMap::new(),
         isolation: None,
+        shim: None,
         providers: Arc::new(providers),
     })
 }

@@ -16,10 +16,12 @@ use crate::{
 
 /// How a daemon ends, in Coder's codes and two of ours.
 pub(super) const EXIT_CODES: &str = "\
-Exit codes: 0 stopped by a signal or after its jobs, 1 failed or called wrongly, 2 forced to end, \
-77 the server refuses this daemon.
+Exit codes: 0 stopped by a signal or after its jobs, 1 failed or called wrongly, 3 ended with jobs \
+left to the next daemon of its name, 77 the server refuses this daemon.
 
-Signals: SIGTERM and SIGHUP let running jobs finish, SIGINT cancels them, SIGQUIT or a second signal forces the end.
+Signals: SIGTERM and SIGHUP let running jobs finish, SIGINT cancels them. SIGQUIT or a second signal cancels \
+them and waits a minute at most (or --force-cancel, if that is shorter): an apply that takes longer is never killed \
+but goes on by itself, and the next daemon of this name, or a sibling, ends it and tells the server.
 
 Credentials are read again for each connection: from a file, or from the systemd credentials `outpost-psk`, \
 `outpost-key` and `outpost-token`. Variables named CODER_… are also read with the prefix HOMEBREW_.";

@@ -52,6 +52,8 @@ pub(super) struct Status {
     slots: Vec<Slot>,
     jobs: Vec<Job>,
     ended: Ended,
+    /// States in the state directory that no server has.
+    kept_states: usize,
     engine: Option<Engine>,
     disk: Disk,
     /// What the server said when it refused to hand out jobs.
@@ -141,6 +143,7 @@ impl Health {
             slots,
             jobs,
             ended: ended(&snapshot),
+            kept_states: snapshot.kept,
             engine,
             disk,
             refusal: snapshot.refusal,

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     cli::{
         engine::own_dir,
-        exit::{Forced, Hint as _, UsageError},
+        exit::{Hint as _, Left, UsageError},
         isolation::Guarded,
         server::daemon_config,
         values::Csv,
@@ -113,7 +113,6 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     let begun = tokio::try_join!(find, contact::first(&sources, &target.url, &stop));
     let provisioner = match begun {
         Ok((provisioner, ())) => provisioner,
-        Err(_) if stop.is_killed() => return Err(Forced.into()),
         Err(_) if stop.is_draining() => return Ok(()), // What was interrupted is no failure.
         Err(error) => return Err(error),
     };
@@ -131,11 +130,11 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
         secrets: vec![credential.secret().clone()],
         ..daemon_config(state_dir)
     };
-    daemon::run(config, sources, provisioner, stop.clone()).await?;
-    if stop.is_killed() {
-        return Err(Forced.into());
+    let summary = daemon::run(config, sources, provisioner, stop.clone()).await?;
+    match summary.undelivered {
+        left @ 1.. if stop.is_killed() => Err(Left(left).into()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Opens the ports for metrics and health. As at Coder's daemon, one for metrics that cannot be opened is no reason

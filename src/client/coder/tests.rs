@@ -17,12 +17,22 @@ const STATE: &[u8] = br#"{"lineage":"a","serial":3}"#;
 struct Server {
     state: Mutex<Vec<u8>>,
     is_building: bool,
+    is_deleted: bool,
 }
 
 async fn start(server: Arc<Server>) -> Coder {
     let build = |State(server): State<Arc<Server>>| async move { Json(build(&server)) };
     let workspace = |State(server): State<Arc<Server>>| async move {
-        Json(json!({ "latest_build": self::build(&server) }))
+        match server.is_deleted {
+            true => (
+                StatusCode::GONE,
+                Json(json!({ "message": "Workspace \"dev\" was deleted." })),
+            ),
+            false => (
+                StatusCode::OK,
+                Json(json!({ "latest_build": self::build(&server) })),
+            ),
+        }
     };
     let read =
         |State(server): State<Arc<Server>>| async move { server.state.lock().unwrap().clone() };
@@ -73,6 +83,7 @@ async fn anything_else_is_left_as_it_is() {
         let server = Arc::new(Server {
             state: Mutex::new(before.to_vec()),
             is_building,
+            ..Server::default()
         });
         let coder = start(Arc::clone(&server)).await;
 
@@ -103,4 +114,20 @@ async fn a_build_that_nobody_may_see_is_refused_with_a_hint() {
         }
     ));
     assert!(error.hint().unwrap().contains("token of a user"));
+}
+
+#[tokio::test]
+async fn a_deleted_workspace_is_said_in_words_with_what_to_do() {
+    let server = Arc::new(Server {
+        is_deleted: true,
+        ..Server::default()
+    });
+    let coder = start(server).await;
+
+    let error = coder.push_state("old", STATE).await.unwrap_err();
+
+    let expected =
+        "cannot read the workspace: the server answers 410 Gone: Workspace \"dev\" was deleted.";
+    assert_eq!(error.to_string(), expected);
+    assert!(error.hint().unwrap().contains("outpost recover forget"));
 }

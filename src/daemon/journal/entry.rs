@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    job::{JobId, Transition, WorkspaceBuild},
+    job::{BuildResult, JobId, Transition, WorkspaceBuild},
     provision::Identity,
     rules::state::Outline,
 };
 
 /// A job whose apply has begun, and whose state the server has not acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// The job.
     pub job: JobId,
@@ -43,6 +43,25 @@ pub struct Entry {
     pub begun: BTreeMap<String, Begun>,
     /// Why the server does not take the state: from then on it is a person's turn.
     pub refused: Option<String>,
+    /// When the server took the state although it may have given the job up before: a newer build may have begun in
+    /// between, which does not know it.
+    #[serde(default)]
+    pub taken_late_at: Option<Timestamp>,
+    /// The serial of the state that the job began with.
+    #[serde(default)]
+    pub base: Option<u64>,
+    /// Jobs whose kept states this one has taken up.
+    #[serde(default)]
+    pub supersedes: Vec<JobId>,
+    /// When the server last answered for the job.
+    #[serde(default)]
+    pub answered_at: Option<Timestamp>,
+    /// What a success will have of what was known before the apply.
+    #[serde(default)]
+    pub planned: BuildResult,
+    /// What the job made, once it has succeeded; its state is [`Self::state`].
+    #[serde(default)]
+    pub result: Option<BuildResult>,
     /// The newest state that is whole; empty if there never was one.
     #[serde(skip)]
     pub state: Bytes,
@@ -75,8 +94,25 @@ impl Entry {
             dirs: Vec::new(),
             begun: BTreeMap::new(),
             refused: None,
+            taken_late_at: None,
+            base: Outline::read(&build.state).map(|outline| outline.serial),
+            supersedes: Vec::new(),
+            answered_at: None,
+            planned: BuildResult::default(),
+            result: None,
             state: build.state.clone(),
         }
+    }
+
+    /// Whether a daemon will tell the server of it without being asked.
+    pub fn is_pending(&self) -> bool {
+        self.refused.is_none()
+    }
+
+    /// Whether no server has the state and nobody will tell one: it is a person's turn, or that of the workspace's
+    /// next job.
+    pub fn is_kept(&self) -> bool {
+        self.refused.is_some() && self.taken_late_at.is_none()
     }
 
     /// What apply began to create and the state does not know: it may exist all the same.
@@ -158,6 +194,20 @@ mod tests {
         for length in 0..bytes.len() - 80 {
             assert_eq!(Entry::decode(&bytes[..length]), None, "{length}");
         }
+    }
+
+    #[test]
+    fn an_entry_of_the_first_version_is_read() {
+        let old = r#"{"job":"00000000-0000-0000-0000-000000000001","daemon":"ada-1","server":"https://coder.example/",
+            "build":"b","transition":"start","workspace":"dev","owner":"ann","workspace_id":"w",
+            "began_at":"1970-01-01T00:00:00Z","updated_at":"1970-01-01T00:00:00Z","dirs":[],"begun":{},"refused":null}"#;
+        let length = u32::try_from(old.len()).unwrap().to_be_bytes();
+        let bytes = [&length[..], old.as_bytes(), b"{}"].concat();
+
+        let entry = Entry::decode(&bytes).unwrap();
+
+        assert_eq!((&entry.state[..], entry.base), (&b"{}"[..], None));
+        assert!(entry.is_pending() && !entry.is_kept());
     }
 
     #[test]

@@ -16,8 +16,13 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, Span, error, warn};
 
-use super::{Begun, Entry, JournalError, erase, write};
-use crate::{files::sealed::Vault, provision::Witness};
+use super::{Begun, Entry, JournalError, erase, erase_superseded, write};
+use crate::{
+    daemon::contact::Contact,
+    files::sealed::Vault,
+    job::BuildResult,
+    provision::{GraphComplete, Witness},
+};
 
 /// An entry that follows its job. Dropping it leaves on the disk what is there.
 pub(in crate::daemon) struct Record {
@@ -29,6 +34,7 @@ pub(super) struct Live {
     path: PathBuf,
     vault: Arc<Vault>,
     entry: Mutex<Entry>,
+    contact: Option<Contact>,
     changed: Notify,
     /// Held by whoever changes the file, also after the one who asked for it is gone.
     file: Arc<AsyncMutex<()>>,
@@ -45,6 +51,9 @@ impl Live {
             let mut entry = self.entry();
             change(&mut entry);
             entry.updated_at = Timestamp::now();
+            if let Some(contact) = &self.contact {
+                entry.answered_at = Some(contact.time());
+            }
         }
         self.changed.notify_one();
     }
@@ -89,12 +98,17 @@ impl Record {
     pub(super) async fn begin(
         path: PathBuf,
         vault: Arc<Vault>,
-        entry: Entry,
+        mut entry: Entry,
+        contact: Option<Contact>,
     ) -> Result<Self, JournalError> {
+        if let Some(contact) = &contact {
+            entry.answered_at = Some(contact.time());
+        }
         let live = Arc::new(Live {
             path,
             vault,
             entry: Mutex::new(entry),
+            contact,
             changed: Notify::new(),
             file: Arc::default(),
         });
@@ -141,6 +155,33 @@ impl Record {
         !entry.state.is_empty() || !entry.begun.is_empty()
     }
 
+    /// Notes what the job made, so that whoever comes after a crash tells of a success.
+    pub(in crate::daemon) fn succeeded(&self, result: &BuildResult) {
+        self.live
+            .change(|entry| entry.result = Some(result.clone()));
+    }
+
+    /// Notes that the apply of a job succeeded whose daemon did not live to see it.
+    pub(in crate::daemon) fn salvaged(&self, made: GraphComplete) {
+        self.live.change(|entry| {
+            let mut result = entry.planned.clone();
+            result.timings.extend(made.timings);
+            result.resources = made.resources;
+            result.ai_tasks = made.ai_tasks;
+            entry.result = Some(result);
+        });
+    }
+
+    /// What the job made, if it has succeeded.
+    pub(in crate::daemon) fn result(&self) -> Option<BuildResult> {
+        let entry = self.live.entry();
+        let result = entry.result.clone()?;
+        Some(BuildResult {
+            state: entry.state.clone(),
+            ..result
+        })
+    }
+
     /// Brings everything to the disk that it was told. `false` if that failed, and only the engine's own file is left.
     pub(in crate::daemon) async fn settle(&self) -> bool {
         let written = self.live.write().await;
@@ -151,8 +192,17 @@ impl Record {
         written.is_ok()
     }
 
-    /// Ends it: the server has the state.
+    /// Ends it: the server has the state, and with it what the states know that this one has taken up.
     pub(in crate::daemon) async fn erase(self) {
+        let live = Arc::clone(&self.live);
+        self.discard().await;
+        let supersedes = live.entry().supersedes.clone();
+        let erased = spawn_blocking(move || erase_superseded(&live.path, &supersedes));
+        erased.await.ok();
+    }
+
+    /// Ends it: it has nothing that anybody could need.
+    pub(in crate::daemon) async fn discard(self) {
         self.writer.abort();
         let (live, file) = (self.live.clone(), self.live.file.clone().lock_owned().await);
         let erased = spawn_blocking(move || {
@@ -167,6 +217,26 @@ impl Record {
             ),
             Err(panic) => warn!(%panic, "cannot remove a delivered entry"),
         }
+    }
+
+    /// Ends it: the server has the state, but may have given the job up before. If a newer build of the workspace began
+    /// in between, that one does not know it; so it is kept for the next job.
+    pub(in crate::daemon) async fn taken_late(self) {
+        self.writer.abort();
+        self.live.change(|entry| {
+            entry.refused = Some("taken after the server may have given the job up".to_owned());
+            entry.taken_late_at = Some(entry.updated_at);
+        });
+        if self.settle().await {
+            let live = Arc::clone(&self.live);
+            let supersedes = live.entry().supersedes.clone();
+            let erased = spawn_blocking(move || erase_superseded(&live.path, &supersedes));
+            erased.await.ok();
+        }
+        warn!(
+            "the server may have given the job up before it took its end; if a newer build of the workspace began \
+             meanwhile, it runs on the state of this one where this daemon or a sibling gets it"
+        );
     }
 
     /// Ends it: the server does not have the state. With `refused` nobody tries again by himself.

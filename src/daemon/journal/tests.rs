@@ -32,7 +32,7 @@ async fn what_a_dead_daemon_knew_is_found_by_the_next_of_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let journals = Journals::open(dir.path(), None).unwrap();
     let journal = journals.take(&identity("ada"), &Stop::new()).await.unwrap();
-    let record = journal.begin(entry()).await.unwrap();
+    let record = journal.begin(entry(), None).await.unwrap();
 
     record.witness().began("a.b");
     record.witness().state(STATE);
@@ -51,7 +51,7 @@ async fn a_change_reaches_the_disk_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let journals = Journals::open(dir.path(), None).unwrap();
     let journal = journals.take(&identity("ada"), &Stop::new()).await.unwrap();
-    let record = journal.begin(entry()).await.unwrap();
+    let record = journal.begin(entry(), None).await.unwrap();
 
     record.witness().state(STATE);
 
@@ -69,12 +69,12 @@ async fn an_acknowledged_entry_is_gone_and_a_refused_one_says_why() {
     let journals = Journals::open(dir.path(), None).unwrap();
     let journal = journals.take(&identity("ada"), &Stop::new()).await.unwrap();
 
-    let record = journal.begin(entry()).await.unwrap();
+    let record = journal.begin(entry(), None).await.unwrap();
     record.witness().state(STATE);
     record.erase().await;
     assert_eq!(journal.entries(), []);
 
-    let record = journal.begin(entry()).await.unwrap();
+    let record = journal.begin(entry(), None).await.unwrap();
     record.keep(Some("job already completed".to_owned())).await;
     let kept = journal.entries();
     assert_eq!(kept[0].refused.as_deref(), Some("job already completed"));
@@ -85,7 +85,7 @@ async fn states_are_sealed_and_for_one_user_alone() {
     let dir = tempfile::tempdir().unwrap();
     let journals = Journals::open(dir.path(), None).unwrap();
     let journal = journals.take(&identity("ada"), &Stop::new()).await.unwrap();
-    let record = journal.begin(entry()).await.unwrap();
+    let record = journal.begin(entry(), None).await.unwrap();
     record.witness().state(STATE);
     record.keep(None).await;
 

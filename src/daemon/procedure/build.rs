@@ -30,7 +30,7 @@ impl Context<'_> {
     pub(super) async fn build(
         &self,
         template_archive: Bytes,
-        build: WorkspaceBuild,
+        mut build: WorkspaceBuild,
         progress: &mut Progress,
     ) -> Result<CompletedWork, Failure> {
         let Progress {
@@ -38,9 +38,13 @@ impl Context<'_> {
             apply,
             state,
             timings,
-            record,
+            record: record_slot,
         } = progress;
-        let entry = Entry::new(self.job, self.identity, &build, Timestamp::now());
+        let supersedes = self.take_up_kept(&mut build).await?;
+        let entry = Entry {
+            supersedes,
+            ..Entry::new(self.job, self.identity, &build, Timestamp::now())
+        };
         let level = log_level(&build.log_level);
         let session = self.open(&build.metadata, level, session).await?;
         let file = &build.metadata.template_version_modules_file;
@@ -76,17 +80,34 @@ impl Context<'_> {
         self.reporter.flush(false).await;
         self.commit_quota(transition, plan.daily_cost).await?;
         self.check_stop()?;
+        self.check_contact()?;
 
         let stage = apply_stage(transition);
         self.log.mark(stage);
-        let record = record.insert(self.begin_record(entry, session).await?);
+        let workspace = &build.metadata.workspace_id;
+        let planned = BuildResult {
+            timings: timings.clone(),
+            modules: init.modules.clone(),
+            replacements: plan.replacements.clone(),
+            ..BuildResult::default()
+        };
+        let record = self
+            .begin_record(entry, planned, workspace, session)
+            .await?;
+        let record = record_slot.insert(record);
         let request = ApplyRequest {
             metadata: build.metadata,
         };
         *apply = Apply::Running;
-        let applied = session
-            .apply(request, self.log.sink(stage), self.stop)
-            .await;
+        let patient = self.stop.patient();
+        let applied = tokio::select! {
+            applied = session.apply(request, self.log.sink(stage), &patient) => applied,
+            never = self.patience.bound(self.stop, &patient) => match never {},
+        };
+        if let Some(failure) = applied.failure.as_ref().filter(|failure| failure.is_left) {
+            *apply = Apply::Left;
+            return Err(measured(failure.clone(), timings));
+        }
         // The infrastructure has changed. Whatever happens from here on, the state goes with it.
         (*state, *apply) = (applied.state, Apply::Ended);
         if let Some(state) = state {
@@ -97,10 +118,13 @@ impl Context<'_> {
         if let Some(failure) = applied.failure {
             return Err(measured(failure, timings));
         }
-        let graph = session
-            .graph(GraphSource::State, self.log.sink(stage::GRAPH), self.stop)
-            .await
-            .map_err(|failure| measured(failure, timings))?;
+        // What is built is built, whoever does not want to wait for it any more.
+        let graph_stop = patient.cleanup();
+        let graph = tokio::select! {
+            graph = session.graph(GraphSource::State, self.log.sink(stage::GRAPH), &graph_stop) => graph,
+            never = self.patience.bound(self.stop, &patient) => match never {},
+        };
+        let graph = graph.map_err(|failure| measured(failure, timings))?;
         timings.extend(graph.timings);
         Ok(CompletedWork::WorkspaceBuild(BuildResult {
             state: state.clone().unwrap_or_default(),
@@ -147,7 +171,7 @@ impl Context<'_> {
             }
         };
         let call = || self.source.download_modules(id);
-        match until_answered("download modules", given_up, call).await {
+        match until_answered("download modules", self.source.as_ref(), given_up, call).await {
             Some(file) => file.map_err(|error| wrong(error.to_string())),
             None => Err(wrong("the server did not answer in time".to_owned())),
         }
@@ -157,13 +181,18 @@ impl Context<'_> {
     async fn begin_record(
         &self,
         entry: Entry,
+        planned: BuildResult,
+        workspace_id: &str,
         session: &mut dyn Session,
     ) -> Result<Record, Failure> {
         let entry = Entry {
             dirs: session.dirs(),
+            planned,
             ..entry
         };
-        let record = self.journal.begin(entry).await.map_err(|error| {
+        let contact = self.reporter.contact().clone();
+        let record = self.journal.begin(entry, Some(contact)).await;
+        let record = record.map_err(|error| {
             let why = std::error::Error::source(&error)
                 .map_or_else(String::new, |why| format!(": {why}"));
             Failure::new(format!(
@@ -171,6 +200,11 @@ impl Context<'_> {
                 error.hint()
             ))
         })?;
+        // Of two that look at the same time, each finds the other: then neither applies.
+        if let Err(failure) = self.check_alone(workspace_id).await {
+            record.discard().await;
+            return Err(failure);
+        }
         session.set_witness(record.witness());
         Ok(record)
     }
@@ -187,6 +221,16 @@ impl Context<'_> {
         }
     }
 
+    /// Refuses to apply for a job that the server may have given up: a newer one may be at work by now.
+    fn check_contact(&self) -> Result<(), Failure> {
+        match self.reporter.contact().may_be_lost() {
+            true => Err(Failure::new(
+                "nothing was applied: the server was away for so long that it may have given the job up; build again",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Asks for the budget where something is built that costs.
     async fn commit_quota(&self, transition: Transition, daily_cost: i32) -> Result<(), Failure> {
         if transition == Transition::Destroy || daily_cost == 0 {
@@ -194,7 +238,14 @@ impl Context<'_> {
         }
         let line = |level, text: String| self.log.line(level, stage::QUOTA, text);
         let call = || self.source.commit_quota(self.job, daily_cost);
-        let quota = match until_answered("commit quota", self.stop.cancelled(), call).await {
+        let quota = match until_answered(
+            "commit quota",
+            self.source.as_ref(),
+            self.stop.cancelled(),
+            call,
+        )
+        .await
+        {
             Some(Ok(quota)) => quota,
             Some(Err(error)) => {
                 line(LogLevel::Error, format!("Failed to commit quota: {error}"));

@@ -138,3 +138,43 @@ async fn a_draining_daemon_finishes_its_job_and_takes_no_other() {
     assert_eq!(counts(&summary), COMPLETED);
     assert_eq!(server.jobs.lock().unwrap().len(), 1);
 }
+
+/// Asks a daemon to end at once, ten seconds after it began with a job whose apply takes two hours.
+async fn hurried(ignores_cancel: bool) -> (Arc<Server>, Summary, Duration, tempfile::TempDir) {
+    let server = Server::with(build(Transition::Start));
+    let engine = Engine {
+        apply_takes: Duration::from_secs(7200),
+        ignores_cancel,
+        ..Engine::default()
+    };
+    let stop = Stop::new();
+    let hurry = stop.clone();
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(10)).await;
+        hurry.kill();
+    });
+    let (summary, took, dir) = run_one(&server, &engine, &stop).await;
+    (server, summary, took, dir)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hurried_daemon_interrupts_its_apply_and_tells_how_it_ended() {
+    let (server, summary, took, dir) = hurried(false).await;
+
+    assert_eq!(counts(&summary), FAILED);
+    assert_eq!(took.as_secs(), 10);
+    assert_eq!(state_of(&server.failure()), Some(WHOLE));
+    assert_eq!(kept(&dir), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_apply_that_does_not_end_in_time_is_left_to_the_next_daemon_and_nobody_is_told_that_it_ended()
+ {
+    let (server, summary, took, dir) = hurried(true).await;
+
+    assert_eq!(counts(&summary), (0, 0, 1));
+    assert!((70..75).contains(&took.as_secs()), "{took:?}");
+    assert!(server.failed.lock().unwrap().is_none());
+    let left = entries(dir.path()).pop().unwrap();
+    assert!(left.is_pending());
+}

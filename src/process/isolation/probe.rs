@@ -47,7 +47,7 @@ async fn attempt(launcher: &Path, mechanism: Mechanism, dir: &Path) -> Result<()
         launcher: launcher.to_owned(),
         policy,
     };
-    let mut args = launcher::arguments(&confinement);
+    let mut args = launcher::arguments(Some(&confinement), None);
     args.push(launcher::PROBE.into());
     let command = Command {
         program: confinement.launcher,
@@ -56,6 +56,7 @@ async fn attempt(launcher: &Path, mechanism: Mechanism, dir: &Path) -> Result<()
         dir: path(OWN),
         confinement: None,
         outlives_us: false,
+        shim: None,
         memory: Memory::default(),
     };
     let limits = Limits {

@@ -10,7 +10,10 @@ use jiff::Timestamp;
 
 use crate::{
     job::LogLevel,
-    process::{self, Captured, Command, Exit, Limits, Line, Pipe, isolation::Confinement},
+    process::{
+        self, Captured, Command, Exit, Limits, Line, Pipe, ProcessError, Shim,
+        isolation::Confinement,
+    },
     provision::{LogSink, Memory, StepFailure, Witness},
     stop::Stop,
     terraform::{Environment, chain, diagnostic::Diagnostic, log_stream, timings::Timings},
@@ -29,6 +32,7 @@ pub(super) struct Runner {
     log: Arc<dyn LogSink>,
     /// Whom to tell what an apply does, which then outlives us.
     witness: Option<Arc<dyn Witness>>,
+    shim: Option<Shim>,
     memory: Memory,
     is_coder_builtin: bool,
 }
@@ -59,7 +63,7 @@ impl Ran {
         Err(StepFailure {
             error,
             diagnostic: self.first_error.clone(),
-            timings: Vec::new(),
+            ..StepFailure::default()
         })
     }
 }
@@ -89,14 +93,20 @@ impl Runner {
             limits,
             log,
             witness: None,
+            shim: None,
             memory,
             is_coder_builtin: false,
         }
     }
 
     /// A runner of applies.
-    pub(super) fn watched_by(self, witness: Option<Arc<dyn Witness>>) -> Self {
-        Self { witness, ..self }
+    pub(super) fn watched_by(self, witness: Option<Arc<dyn Witness>>, shim: Option<Shim>) -> Self {
+        let shim = shim.filter(|_| witness.is_some());
+        Self {
+            witness,
+            shim,
+            ..self
+        }
     }
 
     /// A runner whose log leaves out that a lock file lacks checksums of a `coder` provider that is in this program.
@@ -149,7 +159,10 @@ impl Runner {
             }
         };
         let exit = process::run(&self.command(args), &self.limits, stop, on_line).await;
-        let exit = exit.map_err(|error| StepFailure::new(chain(&error)))?;
+        let exit = exit.map_err(|error| StepFailure {
+            is_left: matches!(error, ProcessError::Left(_)),
+            ..StepFailure::new(chain(&error))
+        })?;
         Ok(Ran {
             exit,
             took: started.elapsed(),
@@ -180,6 +193,7 @@ impl Runner {
             dir: self.dir.clone(),
             confinement: self.confinement.clone(),
             outlives_us: self.witness.is_some(),
+            shim: self.shim.clone(),
             memory: self.memory.clone(),
         }
     }

@@ -1,0 +1,103 @@
+//! When the server last answered for a job, and whether it was ever silent for so long that it may have given it up.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+/// The server's answers for one job. Every clone is the same.
+#[derive(Clone, Debug)]
+pub(super) struct Contact {
+    limit: Duration,
+    last: Arc<Mutex<Last>>,
+}
+
+#[derive(Debug)]
+struct Last {
+    at: Instant,
+    /// The same on the clock that goes on while the machine sleeps.
+    time: Timestamp,
+    was_lost: bool,
+}
+
+impl Contact {
+    /// A contact that begins now. A server that is silent for `limit` may give the job up.
+    pub(super) fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            last: Arc::new(Mutex::new(Last {
+                at: Instant::now(),
+                time: Timestamp::now(),
+                was_lost: false,
+            })),
+        }
+    }
+
+    /// Notes an answer. One that comes after a long silence does not show that the job is still ours: coderd takes
+    /// signs of life for a job that its reaper has ended.
+    pub(super) fn answered(&self) {
+        let was_lost = self.may_be_lost();
+        *self.last() = Last {
+            at: Instant::now(),
+            time: Timestamp::now(),
+            was_lost,
+        };
+    }
+
+    /// When the server answered last.
+    pub(super) fn at(&self) -> Instant {
+        self.last().at
+    }
+
+    /// The same as a point in time.
+    pub(super) fn time(&self) -> Timestamp {
+        self.last().time
+    }
+
+    /// Whether the server may have given the job up by now.
+    pub(super) fn may_be_lost(&self) -> bool {
+        let last = self.last();
+        last.was_lost || last.at.elapsed() >= self.limit || is_older(last.time, self.limit)
+    }
+
+    /// Until when nobody else ends the job; `None` if somebody may have.
+    pub(super) fn ours_until(&self) -> Option<Instant> {
+        let last = self.last();
+        (!last.was_lost).then(|| last.at + self.limit)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        let last = self.last.lock();
+        last.expect("no code panics while it holds a moment")
+    }
+}
+
+/// Whether `time` was longer ago than `limit`.
+pub(super) fn is_older(time: Timestamp, limit: Duration) -> bool {
+    let age = Timestamp::now().duration_since(time);
+    age >= SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_silence_is_not_forgotten_when_the_server_answers_again() {
+        let contact = Contact::new(Duration::from_secs(240));
+        tokio::time::advance(Duration::from_secs(239)).await;
+        assert!(!contact.may_be_lost());
+        contact.answered();
+        tokio::time::advance(Duration::from_secs(239)).await;
+        assert!(!contact.may_be_lost() && contact.ours_until().is_some());
+
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(contact.may_be_lost(), "nobody has answered yet");
+        contact.answered();
+
+        assert!(contact.may_be_lost() && contact.ours_until().is_none());
+    }
+}

@@ -1,0 +1,102 @@
+//! The parent of an engine that outlives its daemon.
+
+use std::{
+    io::{BufRead as _, BufReader, Lines},
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use outpost::process::isolation::launcher::{COMMAND, ended_well};
+
+struct Shim {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    report: PathBuf,
+}
+
+impl Shim {
+    fn start(dir: &Path, script: &str) -> Self {
+        let report = dir.join("apply.end");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_outpost"))
+            .args([COMMAND, "none", "--report"])
+            .arg(&report)
+            .args(["--", "/bin/sh", "-c", script])
+            .current_dir(dir)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self {
+            child,
+            lines,
+            report,
+        }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().unwrap().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+#[test]
+fn a_shim_ends_as_its_engine_does_and_writes_it_down() {
+    for (script, code, is_well) in [("exit 0", 0, true), ("exit 3", 3, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shim = Shim::start(dir.path(), script);
+
+        assert_eq!(shim.end().code(), Some(code), "{script}");
+        assert_eq!(ended_well(&shim.report), is_well, "{script}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut shim = Shim::start(dir.path(), "kill -TERM $$");
+
+    assert_eq!(shim.end().signal(), Some(Signal::SIGTERM as i32));
+    assert!(!ended_well(&shim.report));
+}
+
+#[test]
+fn an_engine_hears_of_one_interrupt_whoever_sends_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "n=0; trap 'n=$((n+1)); echo heard' INT; echo ready; \
+        until [ -e go ]; do sleep 0.02; done; exit $((10+n))";
+    let mut shim = Shim::start(dir.path(), script);
+    assert_eq!(shim.line(), "ready");
+
+    shim.signal(Signal::SIGINT);
+    assert_eq!(shim.line(), "heard");
+    shim.signal(Signal::SIGINT);
+    shim.signal(Signal::SIGTERM);
+    std::fs::write(dir.path().join("go"), "").unwrap();
+
+    assert_eq!(shim.end().code(), Some(11));
+}
+
+#[test]
+fn an_engine_dies_with_its_shim() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shim = Shim::start(dir.path(), "echo $$; exec sleep 3600");
+    let engine = format!("/proc/{}", shim.line());
+    assert!(Path::new(&engine).exists());
+
+    shim.signal(Signal::SIGKILL);
+    shim.end();
+
+    while std::fs::read_to_string(format!("{engine}/cmdline")).is_ok_and(|it| !it.is_empty()) {
+        std::thread::sleep(Duration::from_millis(5)); // Nobody tells of the end of another's child.
+    }
+}
