@@ -1,6 +1,7 @@
 //! `outpost doctor`: what would keep a daemon from work, and what to do about it.
 
 mod machine;
+mod providers;
 mod server;
 
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{
-    engine::EngineArgs,
+    engine::{CoderProvider, EngineArgs},
     exit::{Interrupted, Unwell},
     output::{Output, Row},
     provisioner::{
@@ -40,6 +41,14 @@ pub(super) struct Doctor {
     /// Directory of the daemon [default: $STATE_DIRECTORY or ~/.local/state/outpost]
     #[arg(long, value_name = "DIR", env = "OUTPOST_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    /// Where the daemon would take the `coder` provider from
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        env = "OUTPOST_CODER_PROVIDER",
+        default_value = "registry"
+    )]
+    coder_provider: CoderProvider,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -138,11 +147,19 @@ impl Doctor {
     /// Everything that can be checked, in the order in which a daemon needs it.
     pub(super) async fn examine(&self, stop: &Stop) -> anyhow::Result<Vec<Finding>> {
         let state_dir = self.state_dir()?;
-        let (mut findings, machine) = tokio::join!(
+        let (mut findings, machine, providers) = tokio::join!(
             server::examine(&self.server, &self.tag),
-            machine::examine(&self.engine, &state_dir, stop)
+            machine::examine(&self.engine, &state_dir, stop),
+            providers::examine(
+                &self.engine,
+                &self.server,
+                self.coder_provider,
+                &state_dir,
+                stop
+            ),
         );
         findings.extend(machine);
+        findings.extend(providers);
         Ok(findings)
     }
 

@@ -337,6 +337,27 @@ impl ProviderPresenter for Presenter {
     fn should_repeat(&self, output: &str) -> bool {
         self.mode == Mode::Auto && unavailable::is_unavailable(output)
     }
+
+    fn remedy(&self, output: &str) -> Option<String> {
+        let place = self.mirror.as_ref().map(|mirror| mirror.place());
+        match (unavailable::is_unavailable(output), place) {
+            (true, None) => Some(
+                "coder/coder cannot be had from a registry here: have the daemon's operator start it with \
+                 `--coder-provider builtin`, or with `--mirror DIR|URL` for this and other providers"
+                    .to_owned(),
+            ),
+            (true, Some(place)) => Some(format!(
+                "the mirror {place} has no coder/coder for this template: have the daemon's operator start it with \
+                 `--coder-provider builtin`, or add it to the mirror"
+            )),
+            (false, None) if unavailable::is_any_unavailable(output) => Some(
+                "providers cannot be had from a registry here: have the daemon's operator start it with \
+                 `--mirror DIR|URL`, a mirror that has them (`outpost mirror sync` makes one)"
+                    .to_owned(),
+            ),
+            (false, _) => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -570,6 +591,36 @@ mod tests {
             let presenter = Presenter::new(mode, Engine::Terraform, packages, |_| None);
             assert_eq!(presenter.should_repeat(output), repeats);
         }
+    }
+
+    #[test]
+    fn who_cannot_reach_a_registry_is_told_of_the_options() {
+        let presenter = |mode| {
+            let packages = Arc::new(FakePackages(PathBuf::new()));
+            Presenter::new(mode, Engine::Terraform, packages, |_| None)
+        };
+        let missing = |name: &str| {
+            format!(
+                "Error: Failed to query available provider packages\n\nCould not retrieve the list of available \
+                 versions for provider {name}: could not connect"
+            )
+        };
+
+        let coder = presenter(Mode::Registry)
+            .remedy(&missing("coder/coder"))
+            .unwrap();
+        let other = presenter(Mode::Builtin)
+            .remedy(&missing("hashicorp/aws"))
+            .unwrap();
+
+        assert!(
+            coder.contains("`--coder-provider builtin`") && coder.contains("`--mirror DIR|URL`")
+        );
+        assert!(!other.contains("--coder-provider") && other.contains("`--mirror DIR|URL`"));
+        assert_eq!(
+            presenter(Mode::Registry).remedy("Error: Invalid block"),
+            None
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
 };
 
 use flate2::read::GzDecoder;
+use outpost::terraform::binary;
 use serde_json::Value;
 
 use crate::start::{Server, Site};
@@ -66,6 +67,7 @@ fn a_doctor_asks_everything_and_registers_nothing() {
         "credential",
         "tags",
         "engine",
+        "coder provider",
     ] {
         assert_eq!(results[check], "ok", "{check}: {results:?}");
     }
@@ -88,6 +90,39 @@ fn a_doctor_asks_everything_and_registers_nothing() {
     );
     assert!(asked[0].contains("coder-provisioner-daemon-psk: hunter2"));
     assert!(!asked[0].contains("upgrade"));
+}
+
+#[test]
+fn a_doctor_fails_where_every_import_would_and_names_the_options() {
+    let site = Site::new();
+    let server = coderd(
+        "400 Bad Request",
+        r#"{"message":"Incompatible or unparsable version","validations":[{"field":"version","detail":"no"}]}"#,
+    );
+    let engine = binary::find(&std::env::var_os("PATH").unwrap()).unwrap();
+    // No registry can be reached through this one.
+    let offline = || {
+        let mut command = doctor(&site, &server);
+        command.arg("--engine").arg(&engine);
+        command.env("HTTPS_PROXY", "http://127.0.0.1:9");
+        command
+    };
+
+    let table = offline().output().unwrap();
+    let (builtin, results) = examined(offline().args(["--coder-provider", "builtin"]));
+
+    assert_eq!(table.status.code(), Some(1));
+    let table = String::from_utf8_lossy(&table.stdout);
+    for expected in [
+        "every import fails",
+        "--coder-provider builtin",
+        "--mirror DIR|URL",
+    ] {
+        assert!(table.contains(expected), "{expected}: {table}");
+    }
+    assert!(builtin.status.success(), "{results:?}");
+    assert_eq!(results["coder provider"], "ok");
+    assert_eq!(results["providers"], "warning");
 }
 
 #[test]

@@ -29,21 +29,28 @@ const MISSING: [&str; 9] = [
 /// # Source
 /// The texts of `internal/command/init.go` in Terraform and OpenTofu, which name the provider's address.
 pub(super) fn is_unavailable(output: &str) -> bool {
+    errors(output).any(|error| names_coder(&error) && is_missing(&error))
+}
+
+/// Whether one of the errors in `output` says that a provider cannot be had.
+pub(super) fn is_any_unavailable(output: &str) -> bool {
+    errors(output).any(|error| is_missing(&error))
+}
+
+/// The errors in `output`, in lower case.
+fn errors(output: &str) -> impl Iterator<Item = String> {
     let (from_json, plain): (Vec<_>, Vec<_>) = output
         .lines()
         .map(|line| (error_of(line), line))
         .partition(|(parsed, _)| parsed.is_some());
     let plain: Vec<&str> = plain.into_iter().map(|(_, line)| line).collect();
     let from_json = from_json.into_iter().filter_map(|(parsed, _)| parsed);
-    from_json
-        .flatten()
-        .chain(errors_in_text(&plain))
-        .any(|error| is_about_missing_coder(&error.to_lowercase()))
+    let all = from_json.flatten().chain(errors_in_text(&plain));
+    all.map(|error| error.to_lowercase())
 }
 
-fn is_about_missing_coder(error: &str) -> bool {
-    names_coder(error)
-        && MISSING.iter().any(|words| error.contains(words))
+fn is_missing(error: &str) -> bool {
+    MISSING.iter().any(|words| error.contains(words))
         && !NOT_MISSING.iter().any(|words| error.contains(words))
 }
 
@@ -194,10 +201,9 @@ dial tcp: lookup registry.terraform.io: no such host
             "coder/coderd",
             "x/coder/coder",
         ] {
-            assert!(
-                !is_unavailable(&versions_of(address, "could not connect")),
-                "{address}"
-            );
+            let output = versions_of(address, "could not connect");
+            assert!(!is_unavailable(&output), "{address}");
+            assert!(is_any_unavailable(&output), "{address}");
         }
         let warning = json("warning", "Failed to install provider", "coder/coder");
         assert!(!is_unavailable(&warning));
