@@ -27,7 +27,7 @@ use outpost::{
         model::Workspace,
         plane::{Caller, VersionRequest, WorkspaceRequest},
     },
-    daemon::journal::Journals,
+    daemon::journal::{self, Journals},
     job::{CompletedJob, CompletedWork, ImportResult, JobId},
     provision::JobSource as _,
     rules::state::Outline,
@@ -560,9 +560,16 @@ impl<'a> Cell<'a> {
         });
         self.is_quiet().await;
         let journals = Journals::open(&self.state_dir(), None);
-        // The server has it first, and then the journal is cleared.
+        // The server has it first, and then the journal is cleared, but for what may have come after a reaper.
+        let is_left = |found: &journal::Found| {
+            let entry = found.entry.as_ref();
+            entry.is_ok_and(|entry| entry.taken_late_at.is_none())
+        };
         let left = || match &journals {
-            Ok(journals) => journals.entries().unwrap().len(),
+            Ok(journals) => {
+                let entries = journals.entries().unwrap();
+                entries.iter().filter(|found| is_left(found)).count()
+            }
             Err(_) => 0,
         };
         self.until("an empty journal", || left() == 0).await;

@@ -37,7 +37,7 @@ pub(super) fn run(program: &OsStr, args: &[OsString], report: &Path) -> io::Resu
     ] {
         signals.add(signal);
     }
-    signals.thread_block()?; // The child's mask is empty again: the standard library sees to that.
+    signals.thread_block()?;
     let mut child = Command::new(super::own_launcher())
         .args([super::launcher::COMMAND, BOUND])
         .arg(std::process::id().to_string())
@@ -67,7 +67,11 @@ pub(super) fn run(program: &OsStr, args: &[OsString], report: &Path) -> io::Resu
 
 /// Becomes `program`, which dies with its parent, the process `parent`.
 pub(super) fn bind(parent: &OsStr, program: &OsStr, args: &[OsString]) -> io::Error {
-    if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
+    // The mask of the shim comes along, and an engine must hear what is sent to it.
+    let prepared = SigSet::empty()
+        .thread_set_mask()
+        .and_then(|()| set_pdeathsig(Signal::SIGKILL));
+    if let Err(error) = prepared {
         return error.into();
     }
     // A parent that died before that is told of by nobody.
