@@ -112,6 +112,7 @@ async fn install(
 ) -> anyhow::Result<()> {
     let guarded = Guarded {
         jobs: 1,
+        are_foreign: false,
         hidden: Vec::new(),
     };
     let (provisioner, _) = engine
