@@ -165,8 +165,7 @@ impl Shared {
             &scripts,
         );
         if let Some(socket) = &self.socket {
-            let path = socket.display().to_string();
-            all.insert(socket::PATH_VARIABLE.to_owned(), path);
+            all.insert(socket::PATH_VARIABLE.into(), socket.into());
         }
         all
     }
