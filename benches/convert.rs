@@ -30,7 +30,7 @@ fn conversion(criterion: &mut Criterion) {
     });
     criterion.bench_function("convert plan of 1000 resources", |bencher| {
         let plan = Plan::parse(&plan).expect("the plan is well-formed");
-        bencher.iter(|| resources::convert(plan.modules(), &graph));
+        bencher.iter(|| resources::convert(plan.modules(), &graph, Some(plan.configuration())));
     });
     criterion.bench_function("parse state of 1000 resources", |bencher| {
         bencher.iter(|| State::parse(&state));
@@ -39,7 +39,7 @@ fn conversion(criterion: &mut Criterion) {
         let parse = || State::parse(&state).expect("the state is well-formed");
         bencher.iter_batched_ref(
             parse,
-            |state| resources::convert(state.modules(), &graph),
+            |state| resources::convert(state.modules(), &graph, None),
             BatchSize::LargeInput,
         );
     });
@@ -48,7 +48,8 @@ fn conversion(criterion: &mut Criterion) {
 /// How many resources, agents and apps a plan becomes: a bench of nothing would be fast, too.
 fn made(plan: &[u8], graph: &Graph) -> (usize, usize, usize) {
     let plan = Plan::parse(plan).expect("the plan is well-formed");
-    let converted: Converted = resources::convert(plan.modules(), graph).expect("it converts");
+    let converted: Converted =
+        resources::convert(plan.modules(), graph, Some(plan.configuration())).expect("it converts");
     let agents = || {
         converted
             .resources

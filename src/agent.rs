@@ -17,6 +17,7 @@ mod host_key;
 pub mod identity;
 mod metadata;
 mod monitor;
+mod order;
 mod outbox;
 mod ports;
 pub mod reaper;

@@ -4,8 +4,10 @@
 //! of its own. What they print becomes log entries, timings and diagnostics; what they leave behind becomes
 //! resources. The reference asks for the version before every step; we ask once for each binary.
 
+mod address;
 pub mod binary;
 pub mod bootstrap;
+pub mod configuration;
 mod diagnostic;
 mod env;
 mod go_text;

@@ -4,6 +4,7 @@
 //! coder `agent/agentscripts/agentscripts.go`, `codersdk/agentsdk/logs.go`.
 
 use std::{
+    collections::HashMap,
     fs::{self, OpenOptions},
     io::Write as _,
     os::unix::{
@@ -12,15 +13,23 @@ use std::{
     },
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, sleep_until},
+};
 use tracing::{info, warn};
 
-use super::{Shared, command, schedule::Schedule, stamp};
+use super::{
+    Shared, command,
+    order::{Ended, Event, Order},
+    schedule::Schedule,
+    stamp,
+};
 use crate::{
     process::{self, Limits, Pipe},
     proto::coder::agent::v2::{
@@ -63,7 +72,8 @@ pub(super) struct Line {
     pub(super) log: Log,
 }
 
-/// Runs all scripts of a stage at the same time.
+/// Runs all scripts of a stage: at the same time, but for those that wait for others. Once `stop` drains nothing more
+/// starts, and what runs is waited for.
 pub(super) async fn run_all(shared: &Arc<Shared>, stage: Stage, stop: &Stop) -> Outcome {
     let Some(manifest) = shared.manifest.borrow().clone() else {
         return Outcome::Done;
@@ -73,13 +83,124 @@ pub(super) async fn run_all(shared: &Arc<Shared>, stage: Stage, stop: &Stop) -> 
         Stage::Stop => script.run_on_stop,
         Stage::Cron => false,
     };
-    let mut running = JoinSet::new();
-    for script in manifest.scripts.iter().filter(is_due) {
-        let (shared, script, stop) = (shared.clone(), script.clone(), stop.clone());
-        running.spawn(async move { run(&shared, &script, stage, &stop).await });
+    let due: Vec<_> = manifest.scripts.iter().filter(is_due).cloned().collect();
+    match Order::new(&due, Instant::now()) {
+        Ok(order) => Running::new(shared, &due, stage, stop).finish(order).await,
+        Err(error) => {
+            warn!(?stage, %error, "the scripts have no order that can be kept; none of them runs");
+            for script in &due {
+                say(
+                    shared,
+                    script,
+                    Level::Error,
+                    format!("no script runs: {error}"),
+                );
+            }
+            Outcome::Failed
+        }
     }
-    let outcomes = running.join_all().await;
-    outcomes.into_iter().max().unwrap_or(Outcome::Done)
+}
+
+/// Scripts of a stage while they run.
+struct Running<'a> {
+    shared: &'a Arc<Shared>,
+    scripts: &'a [Script],
+    stage: Stage,
+    stop: &'a Stop,
+    tasks: JoinSet<Status>,
+    by_task: HashMap<tokio::task::Id, usize>,
+    worst: Outcome,
+}
+
+impl<'a> Running<'a> {
+    fn new(shared: &'a Arc<Shared>, scripts: &'a [Script], stage: Stage, stop: &'a Stop) -> Self {
+        Self {
+            shared,
+            scripts,
+            stage,
+            stop,
+            tasks: JoinSet::new(),
+            by_task: HashMap::new(),
+            worst: Outcome::Done,
+        }
+    }
+
+    async fn finish(mut self, mut order: Order) -> Outcome {
+        let mut is_cancelled = false;
+        loop {
+            while let Some(event) = order.poll_event() {
+                self.handle_event(event);
+            }
+            let line = async {
+                match order.poll_timeout() {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.stop.draining(), if !is_cancelled => {
+                    is_cancelled = true;
+                    order.cancel();
+                }
+                ended = self.tasks.join_next_with_id() => match ended {
+                    None => return self.worst,
+                    Some(ended) => self.handle_end(ended, &mut order),
+                },
+                () = line => order.handle_timeout(Instant::now()),
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Run(at) => {
+                let (shared, script) = (self.shared.clone(), self.scripts[at].clone());
+                let (stage, stop) = (self.stage, self.stop.clone());
+                let run = async move { run(&shared, &script, stage, &stop).await };
+                self.by_task.insert(self.tasks.spawn(run).id(), at);
+            }
+            Event::Wait(at, line) => say(self.shared, &self.scripts[at], Level::Info, line),
+            Event::Skip(at, line) => {
+                let script = &self.scripts[at];
+                info!(
+                    script = script.display_name,
+                    why = line,
+                    "a script is skipped"
+                );
+                say(self.shared, script, Level::Info, line);
+                let now = Timestamp::now();
+                report(
+                    self.shared,
+                    script,
+                    self.stage,
+                    (now, now),
+                    (Status::Skipped, 0),
+                );
+            }
+        }
+    }
+
+    /// A task that panicked has failed.
+    fn handle_end(
+        &mut self,
+        ended: Result<(tokio::task::Id, Status), tokio::task::JoinError>,
+        order: &mut Order,
+    ) {
+        let (task, status) = match ended {
+            Ok(ended) => ended,
+            Err(panic) => (panic.id(), Status::ExitFailure),
+        };
+        let (ended, outcome) = match status {
+            Status::Ok => (Ended::Succeeded, Outcome::Done),
+            Status::Skipped => (Ended::Skipped, Outcome::Done),
+            Status::ExitFailure | Status::PipesLeftOpen => (Ended::Failed, Outcome::Failed),
+            Status::TimedOut => (Ended::TimedOut, Outcome::TimedOut),
+        };
+        self.worst = self.worst.max(outcome);
+        if let Some(at) = self.by_task.remove(&task) {
+            order.handle_end(at, ended);
+        }
+    }
 }
 
 /// Runs scripts at their times, until `stop` drains.
@@ -112,7 +233,7 @@ pub(super) async fn run_at_times(shared: Arc<Shared>, manifest: Arc<Manifest>, s
     running.join_all().await;
 }
 
-async fn run(shared: &Arc<Shared>, script: &Script, stage: Stage, stop: &Stop) -> Outcome {
+async fn run(shared: &Arc<Shared>, script: &Script, stage: Stage, stop: &Stop) -> Status {
     let began = Timestamp::now();
     let limit = script.timeout.and_then(|it| u64::try_from(it.seconds).ok());
     let limit = limit.filter(|limit| *limit > 0).map(Duration::from_secs);
@@ -136,19 +257,27 @@ async fn run(shared: &Arc<Shared>, script: &Script, stage: Stage, stop: &Stop) -
         exit_code,
         "a script ended"
     );
+    let times = (began, Timestamp::now().max(began));
+    report(shared, script, stage, times, (status, exit_code));
+    status
+}
+
+/// Tells the server how a script ended.
+fn report(
+    shared: &Shared,
+    script: &Script,
+    stage: Stage,
+    (began, ended): (Timestamp, Timestamp),
+    (status, exit_code): (Status, i32),
+) {
     shared.timings.push(Timing {
         script_id: script.id.clone(),
         start: Some(stamp(began)),
-        end: Some(stamp(Timestamp::now().max(began))),
+        end: Some(stamp(ended)),
         exit_code,
         stage: stage.into(),
         status: status.into(),
     });
-    match status {
-        Status::Ok | Status::PipesLeftOpen => Outcome::Done,
-        Status::ExitFailure => Outcome::Failed,
-        Status::TimedOut => Outcome::TimedOut,
-    }
 }
 
 fn prepare(shared: &Shared, script: &Script) -> std::io::Result<(process::Command, fs::File)> {

@@ -274,13 +274,19 @@ async fn logs(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     }
 }
 
+/// A report that is refused is dropped: it would be refused again on the next connection.
 async fn timings(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     loop {
         let timing = shared.timings.first(|_| 1).await.pop();
         if rpc.knows(3) {
             let request = wire::WorkspaceAgentScriptCompletedRequest { timing };
-            let _: wire::WorkspaceAgentScriptCompletedResponse =
-                rpc.call("ScriptCompleted", &request).await?;
+            let sent: Result<wire::WorkspaceAgentScriptCompletedResponse, CallError> =
+                rpc.call("ScriptCompleted", &request).await;
+            match sent {
+                Err(error @ CallError::Lost(_)) => return Err(error),
+                Err(error) => debug!(%error, "the end of a script was not reported"),
+                Ok(wire::WorkspaceAgentScriptCompletedResponse {}) => {}
+            }
         }
         shared.timings.sent(1);
     }

@@ -21,7 +21,7 @@ use super::{
     remote::Pair,
 };
 use crate::{
-    job::{LogLevel, VariableValue},
+    job::{LogLevel, ScriptRequirement, VariableValue},
     language::{self, Outline},
     provision::LogSink,
     secret::Secret,
@@ -226,8 +226,10 @@ impl Document {
 
     fn convert(&self, graph: &Graph) -> Result<Converted, resources::ConvertError> {
         match self {
-            Self::Plan(plan) => resources::convert(plan.modules(), graph),
-            Self::State(state) => resources::convert(state.modules(), graph),
+            Self::Plan(plan) => {
+                resources::convert(plan.modules(), graph, Some(plan.configuration()))
+            }
+            Self::State(state) => resources::convert(state.modules(), graph, None),
         }
     }
 
@@ -384,10 +386,43 @@ fn tables(picture: &Picture) -> String {
         let answers = answers.collect::<Vec<_>>().join(", ");
         parts.push(format!("Preset {}{default}: {answers}", preset.name));
     }
+    for agent in &picture.agents {
+        parts.extend(agent.script_orders.iter().map(|it| order_lines(agent, it)));
+    }
     for auth in &picture.external_auth {
         let optional = if auth.optional { " (optional)" } else { "" };
         parts.push(format!("External service {}{optional}", auth.id));
     }
     parts.extend(picture.notes.iter().map(|note| format!("Note: {note}")));
     parts.join("\n")
+}
+
+/// Each script with what it waits for, in an order in which they can run, and the longest chain.
+fn order_lines(agent: &picture::Agent, order: &picture::ScriptOrder) -> String {
+    let whose = match order.devcontainer.as_str() {
+        "" => agent.name.clone(),
+        container => format!("{} in {container}", agent.name),
+    };
+    let mut lines = vec![format!(
+        "Order of scripts of {whose} at {}:",
+        order.phase.as_str()
+    )];
+    for script in &order.scripts {
+        let after = script.after.iter().map(|before| {
+            let name = order.name(&before.address);
+            match before.requires {
+                ScriptRequirement::Completion => format!("{name} (completion)"),
+                ScriptRequirement::Success | ScriptRequirement::Unspecified => name.to_owned(),
+            }
+        });
+        let after: Vec<_> = after.collect();
+        lines.push(match after.as_slice() {
+            [] => format!("  {}", script.name),
+            after => format!("  {} after {}", script.name, after.join(", ")),
+        });
+    }
+    let path = order.critical_path.iter().map(|it| order.name(it));
+    let path: Vec<_> = path.collect();
+    lines.push(format!("  Critical path: {}", path.join(" → ")));
+    lines.join("\n")
 }

@@ -178,7 +178,8 @@ pub(super) fn workspace_tags() -> DataSource {
     }
 }
 
-/// `coder_script_order`: the server reads it from the plan, so selectors are not looked into here.
+/// `coder_script_order`. Selectors are looked into where a plan is converted (`terraform/resources/script_order.rs`),
+/// as only there all scripts are known.
 pub(super) fn script_order() -> DataSource {
     DataSource {
         schema: script_order_schema,

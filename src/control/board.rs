@@ -59,7 +59,7 @@ impl Health {
 pub struct ScriptEnd {
     /// `start`, `stop` or `cron`.
     pub stage: &'static str,
-    /// `ok`, `exit_failure`, `timed_out` or `pipes_left_open`.
+    /// `ok`, `exit_failure`, `timed_out`, `pipes_left_open` or `skipped`.
     pub status: &'static str,
     /// What it ended with.
     pub exit_code: i32,

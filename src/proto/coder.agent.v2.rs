@@ -130,7 +130,7 @@ pub mod workspace_app {
         }
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkspaceAgentScript {
     #[prost(bytes = "bytes", tag = "1")]
     pub log_source_id: ::prost::bytes::Bytes,
@@ -152,6 +152,63 @@ pub struct WorkspaceAgentScript {
     pub display_name: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "10")]
     pub id: ::prost::bytes::Bytes,
+    /// Empty for a script without an order. Servers of 2.39 and later.
+    #[prost(string, tag = "11")]
+    pub resource_address: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "12")]
+    pub dependencies: ::prost::alloc::vec::Vec<WorkspaceAgentScriptDependency>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkspaceAgentScriptDependency {
+    #[prost(string, tag = "1")]
+    pub prerequisite_resource_address: ::prost::alloc::string::String,
+    #[prost(
+        enumeration = "workspace_agent_script_dependency::Requirement",
+        tag = "2"
+    )]
+    pub requirement: i32,
+}
+/// Nested message and enum types in `WorkspaceAgentScriptDependency`.
+pub mod workspace_agent_script_dependency {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Requirement {
+        Unspecified = 0,
+        Success = 1,
+        Completion = 2,
+    }
+    impl Requirement {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "REQUIREMENT_UNSPECIFIED",
+                Self::Success => "REQUIREMENT_SUCCESS",
+                Self::Completion => "REQUIREMENT_COMPLETION",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "REQUIREMENT_UNSPECIFIED" => Some(Self::Unspecified),
+                "REQUIREMENT_SUCCESS" => Some(Self::Success),
+                "REQUIREMENT_COMPLETION" => Some(Self::Completion),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkspaceAgentMetadata {
@@ -716,6 +773,8 @@ pub mod timing {
         ExitFailure = 1,
         TimedOut = 2,
         PipesLeftOpen = 3,
+        /// Told only to servers that sent an order.
+        Skipped = 4,
     }
     impl Status {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -728,6 +787,7 @@ pub mod timing {
                 Self::ExitFailure => "EXIT_FAILURE",
                 Self::TimedOut => "TIMED_OUT",
                 Self::PipesLeftOpen => "PIPES_LEFT_OPEN",
+                Self::Skipped => "SKIPPED",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -737,6 +797,7 @@ pub mod timing {
                 "EXIT_FAILURE" => Some(Self::ExitFailure),
                 "TIMED_OUT" => Some(Self::TimedOut),
                 "PIPES_LEFT_OPEN" => Some(Self::PipesLeftOpen),
+                "SKIPPED" => Some(Self::Skipped),
                 _ => None,
             }
         }

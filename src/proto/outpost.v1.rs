@@ -261,7 +261,7 @@ pub struct AgentScriptEnd {
     /// `start`, `stop` or `cron`.
     #[prost(string, tag = "2")]
     pub stage: ::prost::alloc::string::String,
-    /// `ok`, `exit_failure`, `timed_out` or `pipes_left_open`.
+    /// `ok`, `exit_failure`, `timed_out`, `pipes_left_open` or `skipped`.
     #[prost(string, tag = "3")]
     pub status: ::prost::alloc::string::String,
     #[prost(int32, tag = "4")]

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fmt};
 use uuid::Uuid;
 
 use super::{AGENT_NAME, APP_SLUG, is_agent_name, is_app_slug};
-use crate::job::{Agent, AgentAuth, App, Env, Parameter, Preset, Resource};
+use crate::job::{Agent, AgentAuth, App, Parameter, Preset, Resource};
 
 /// Characters of the key of a resource's metadata.
 const KEY_CHARS: usize = 1024;
@@ -135,13 +135,14 @@ fn check_agent(here: &str, agent: &Agent) -> Result<(), Refused> {
             format!("has the metadata `{}` twice", twice.key),
         ));
     }
-    check_envs(here, &agent.extra_envs)
+    check_envs(here, agent)
 }
 
-fn check_envs(here: &str, envs: &[Env]) -> Result<(), Refused> {
-    let strict = envs.iter().filter(|env| env.merge_strategy == "error");
-    for env in strict {
-        if envs.iter().filter(|other| other.name == env.name).count() > 1 {
+/// Variables come one after the other; what forbids a second value must not be it.
+fn check_envs(here: &str, agent: &Agent) -> Result<(), Refused> {
+    let mut set: BTreeSet<_> = agent.env.keys().collect();
+    for env in &agent.extra_envs {
+        if !set.insert(&env.name) && env.merge_strategy == "error" {
             return Err(refused(
                 here,
                 format!("has the variable `{}` twice", env.name),
@@ -201,7 +202,7 @@ pub fn check_questions(parameters: &[Parameter], presets: &[Preset]) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Devcontainer, ResourceMetadata};
+    use crate::job::{Devcontainer, Env, ResourceMetadata};
 
     fn agent(name: &str) -> Agent {
         Agent {
@@ -341,6 +342,8 @@ mod tests {
 
         let appended = with(vec![env("append"), env("append")]);
         assert_eq!(check_resources(&[resource(vec![appended])]), Ok(()));
+        let overwritten = with(vec![env("error"), env("replace")]);
+        assert_eq!(check_resources(&[resource(vec![overwritten])]), Ok(()));
         let strict = with(vec![env("append"), env("error")]);
         let text = said(&[resource(vec![strict])]);
         assert_eq!(text, "agent `dev` of `a.b` has the variable `PATH` twice");

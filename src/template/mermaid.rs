@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use super::{
     groups::{Group, groups},
-    picture::{Agent, Picture},
+    picture::{Agent, Picture, ScriptOrder},
 };
-use crate::job::{Class, Persistence};
+use crate::job::{Class, Persistence, ScriptRequirement};
 
 /// Draws boxes for resources, grouped by class, and leads from each agent to where it runs.
 ///
@@ -58,10 +58,45 @@ fn draw_agent(text: &mut String, groups: &[Group<'_>], index: usize, agent: &Age
             format_args!("  a{index} --- a{index}p{nested}>\"{label}\"]"),
         );
     }
+    for (nested, order) in agent.script_orders.iter().enumerate() {
+        draw_order(text, &format!("a{index}o{nested}"), order);
+        line(text, format_args!("  a{index} --- a{index}o{nested}"));
+    }
     let hosts = groups.iter().enumerate();
     for (host, _) in hosts.filter(|(_, group)| group.resource.agents.contains(&agent.name)) {
         line(text, format_args!("  a{index} -->|runs in| r{host}"));
     }
+}
+
+/// Draws scripts in their order. Thick arrows are the longest chain, dotted ones lead on whatever happened.
+fn draw_order(text: &mut String, id: &str, order: &ScriptOrder) {
+    let inside = match order.devcontainer.as_str() {
+        "" => String::new(),
+        container => format!(" in {container}"),
+    };
+    let title = label(&[&format!("scripts at {}{inside}", order.phase.as_str())]);
+    line(text, format_args!("  subgraph {id}[\"{title}\"]"));
+    for (at, script) in order.scripts.iter().enumerate() {
+        let label = label(&[&script.name]);
+        line(text, format_args!("    {id}n{at}[\"{label}\"]"));
+    }
+    for (at, script) in order.scripts.iter().enumerate() {
+        for before in &script.after {
+            let mut all = order.scripts.iter();
+            let Some(from) = all.position(|it| it.address == before.address) else {
+                continue;
+            };
+            let is_critical = order.is_critical(&before.address, &script.address);
+            let arrow = match (before.requires, is_critical) {
+                (ScriptRequirement::Completion, true) => "==>|completion|",
+                (ScriptRequirement::Completion, false) => "-.->|completion|",
+                (_, true) => "==>",
+                (_, false) => "-->",
+            };
+            line(text, format_args!("    {id}n{from} {arrow} {id}n{at}"));
+        }
+    }
+    line(text, format_args!("  end"));
 }
 
 /// What stands below an address.
@@ -130,6 +165,12 @@ mod tests {
   end
   a0(["agent main<br/>linux/amd64"])
   a0 --- a0p0>"Editor #60;1#62;"]
+  subgraph a0o0["scripts at start"]
+    a0o0n0["clone"]
+    a0o0n1["install"]
+    a0o0n0 ==> a0o0n1
+  end
+  a0 --- a0o0
   a0 -->|runs in| r0
   classDef persistent stroke-width:2px
   classDef ephemeral stroke-dasharray:6 4

@@ -1,11 +1,13 @@
 //! The model of a template's picture: what it makes, what runs where, what outlives a stop, what it asks.
 
+mod order;
 mod outlined;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+pub use self::order::{OrderedScript, Phase, Prerequisite, ScriptOrder};
 use crate::{
     job::{self, Class, FormType, Persistence},
     provision::GraphComplete,
@@ -79,6 +81,8 @@ pub struct Agent {
     pub apps: Vec<App>,
     /// Names of scripts as people read them.
     pub scripts: Vec<String>,
+    /// What of them waits for what.
+    pub script_orders: Vec<ScriptOrder>,
     /// Names of development containers.
     pub devcontainers: Vec<String>,
 }
@@ -227,6 +231,7 @@ fn agent(agent: &job::Agent) -> Agent {
             .into_iter()
             .map(|script| script.display_name.clone())
             .collect(),
+        script_orders: ScriptOrder::all_of(agent),
         devcontainers: agent
             .devcontainers
             .iter()
@@ -282,6 +287,11 @@ pub(super) mod tests {
             display_name: "Editor <1>".to_owned(),
             ..job::App::default()
         }];
+        agent.scripts = ["clone", "install"].map(script).into();
+        agent.scripts[1].dependencies = vec![job::ScriptDependency {
+            prerequisite: "coder_script.clone".to_owned(),
+            requirement: job::ScriptRequirement::Success,
+        }];
         let stop = graph(vec![disk.clone()]);
         let mut start = graph(vec![vm, disk]);
         start.parameters = vec![job::Parameter {
@@ -291,6 +301,15 @@ pub(super) mod tests {
             ..job::Parameter::default()
         }];
         Picture::of_plans(&start, &stop)
+    }
+
+    fn script(name: &str) -> job::Script {
+        job::Script {
+            display_name: name.to_owned(),
+            resource_address: format!("coder_script.{name}"),
+            run_on_start: true,
+            ..job::Script::default()
+        }
     }
 
     fn made(address: &str, agents: &[&str]) -> job::Resource {

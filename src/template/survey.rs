@@ -1,13 +1,16 @@
 //! Plans a template the way an import does, without a server, to see what it makes.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use uuid::Uuid;
 
 use super::Picture;
 use crate::{
     files::archive::{self, ArchiveError},
-    job::{JobId, Metadata, Transition, VariableValue},
+    job::{JobId, LogLevel, Metadata, Transition, VariableValue},
     provision::{
         GraphComplete, GraphSource, InitRequest, LogSink, Memory, PlanRequest, Provisioner,
         Session, SessionConfig, StepFailure,
@@ -43,7 +46,8 @@ fn told(transition: &Transition) -> &'static str {
     }
 }
 
-/// Plans the template in `dir` for a start and for a stop, and makes a picture of both.
+/// Plans the template in `dir` for a start and for a stop, and makes a picture of both, with the warnings of an import
+/// as notes.
 ///
 /// # Errors
 /// [`SurveyError`]; there is no picture of one plan alone.
@@ -61,10 +65,40 @@ pub async fn survey(
         omit_module_files: true,
         ..InitRequest::default()
     };
-    let plans = plan_both(session.as_mut(), request, variables, &log, stop).await;
+    let warnings = Arc::new(Warnings {
+        log,
+        said: Mutex::default(),
+    });
+    let plans = plan_both(session.as_mut(), request, variables, &warnings, stop).await;
     session.close().await;
     let (started, stopped) = plans?;
-    Ok(Picture::of_plans(&started, &stopped))
+    let mut picture = Picture::of_plans(&started, &stopped);
+    picture.notes.extend(warnings.take());
+    Ok(picture)
+}
+
+/// What a conversion warns of.
+struct Warnings {
+    log: Arc<dyn LogSink>,
+    said: Mutex<Vec<String>>,
+}
+
+impl LogSink for Warnings {
+    fn log(&self, level: LogLevel, output: String) {
+        if level == LogLevel::Warn {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if !said.contains(&output) {
+                said.push(output.clone());
+            }
+        }
+        self.log.log(level, output);
+    }
+}
+
+impl Warnings {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.said.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 fn session_config() -> SessionConfig {
@@ -81,13 +115,14 @@ async fn plan_both(
     session: &mut dyn Session,
     request: InitRequest,
     variables: &[VariableValue],
-    log: &Arc<dyn LogSink>,
+    warnings: &Arc<Warnings>,
     stop: &Stop,
 ) -> Result<(GraphComplete, GraphComplete), SurveyError> {
-    session.init(request, Arc::clone(log), stop).await?;
-    session.parse(Arc::clone(log)).await?;
-    let started = plan(session, Transition::Start, variables, log, stop).await?;
-    let stopped = plan(session, Transition::Stop, variables, log, stop).await?;
+    let log = Arc::clone(&warnings.log);
+    session.init(request, Arc::clone(&log), stop).await?;
+    session.parse(log).await?;
+    let started = plan(session, Transition::Start, variables, warnings, stop).await?;
+    let stopped = plan(session, Transition::Stop, variables, warnings, stop).await?;
     Ok((started, stopped))
 }
 
@@ -95,7 +130,7 @@ async fn plan(
     session: &mut dyn Session,
     transition: Transition,
     variables: &[VariableValue],
-    log: &Arc<dyn LogSink>,
+    warnings: &Arc<Warnings>,
     stop: &Stop,
 ) -> Result<GraphComplete, SurveyError> {
     let failed = |source| SurveyError::Plan { transition, source };
@@ -107,8 +142,10 @@ async fn plan(
         variables: variables.to_vec(),
         ..PlanRequest::default()
     };
-    let planned = session.plan(request, Arc::clone(log), stop).await;
+    let log = Arc::clone(&warnings.log);
+    let planned = session.plan(request, log, stop).await;
     planned.map_err(failed)?;
-    let graph = session.graph(GraphSource::Plan, Arc::clone(log), stop);
+    let log: Arc<dyn LogSink> = Arc::clone(warnings) as _;
+    let graph = session.graph(GraphSource::Plan, log, stop);
     graph.await.map_err(failed)
 }

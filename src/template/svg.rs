@@ -1,6 +1,7 @@
 //! A picture as SVG: a column of boxes for each class, agents inside the resources that they run in.
 
 mod canvas;
+mod order;
 
 use self::canvas::{Canvas, Style, clipped};
 use super::{
@@ -169,7 +170,9 @@ fn offers(agent: &Agent) -> Vec<String> {
 }
 
 fn agent_height(agent: &Agent) -> u32 {
-    PADDING + LINE * (1 + u32::try_from(offers(agent).len()).unwrap_or(u32::MAX))
+    let orders = agent.script_orders.iter().map(order::height);
+    let lines = 1 + u32::try_from(offers(agent).len()).unwrap_or_default();
+    PADDING + LINE * lines + orders.sum::<u32>()
 }
 
 fn draw_agent(canvas: &mut Canvas, left: u32, top: u32, agent: &Agent) -> u32 {
@@ -183,6 +186,11 @@ fn draw_agent(canvas: &mut Canvas, left: u32, top: u32, agent: &Agent) -> u32 {
     for offer in offers(agent) {
         baseline += LINE;
         canvas.text(left + PADDING, baseline, &offer, Style::Small);
+    }
+    let mut below = baseline + 5;
+    for order in &agent.script_orders {
+        order::draw(canvas, left + PADDING, below, width - 2 * PADDING, order);
+        below += order::height(order);
     }
     top + height
 }
@@ -266,6 +274,9 @@ mod tests {
             "size &amp; shape",
             "string · default big · fixed",
             "stroke-dasharray=\"6 4\"",
+            "order at start, critical path 2 of 2:",
+            "<title>coder_script.install</title>",
+            "<path d=\"M",
         ] {
             assert!(drawn.contains(text), "{text} is missing in {drawn}");
         }

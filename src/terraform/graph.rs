@@ -98,6 +98,13 @@ impl Graph {
             .map(|(from, to)| (self.nodes[*from].id.as_str(), self.nodes[*to].id.as_str()))
     }
 
+    /// Ids of what the node with this id depends on directly.
+    pub(super) fn dependencies_of(&self, id: &str) -> impl Iterator<Item = &str> {
+        let node = self.by_id.get(id).map(|node| &self.nodes[*node]);
+        let dependencies = node.into_iter().flat_map(|node| &node.dependencies);
+        dependencies.map(|node| self.nodes[*node].id.as_str())
+    }
+
     fn neighbours(&self, node: usize, direction: Direction) -> &[usize] {
         match direction {
             Direction::Dependencies => &self.nodes[node].dependencies,

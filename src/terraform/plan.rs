@@ -3,7 +3,10 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::resources::{self, ConvertError, Totals};
+use super::{
+    configuration::Configuration,
+    resources::{self, ConvertError, Totals},
+};
 
 /// Why a document of Terraform's cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,7 @@ pub enum ParseError {
 #[derive(Debug)]
 pub struct Plan {
     modules: Vec<Module>,
+    configuration: Configuration,
     /// What would change, in Terraform's order.
     pub resource_changes: Vec<ResourceChange>,
 }
@@ -37,6 +41,8 @@ struct Document {
     prior_state: Option<super::state::Document>,
     #[serde(default, deserialize_with = "null_is_default")]
     resource_changes: Vec<ResourceChange>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    configuration: Configuration,
 }
 
 /// The values of all modules.
@@ -129,6 +135,7 @@ impl Plan {
         modules.push(document.planned_values.root_module);
         Ok(Self {
             modules,
+            configuration: document.configuration,
             resource_changes: document.resource_changes,
         })
     }
@@ -141,9 +148,14 @@ impl Plan {
         &self.modules
     }
 
-    /// The same, for keeps.
-    pub fn into_modules(self) -> Vec<Module> {
-        self.modules
+    /// What the template declares.
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// Both, for keeps.
+    pub fn into_parts(self) -> (Vec<Module>, Configuration) {
+        (self.modules, self.configuration)
     }
 
     /// What the planned resources cost and how many AI tasks there are; no graph is needed.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::resources::{ConvertError, Converted};
 use crate::job::{
     Agent, AgentAuth, AiTask, App, Devcontainer, Env, ExternalAuthRequirement, Parameter, Preset,
-    Resource, ResourcesMonitoring, Script,
+    Resource, ResourcesMonitoring, Script, ScriptRequirement,
 };
 
 /// The conversion, sorted and with ids of apps made comparable; an error is its text.
@@ -226,6 +226,12 @@ fn app(app: &mut App) -> Value {
 }
 
 fn script(script: &Script) -> Value {
+    let dependencies = script.dependencies.iter().map(|it| {
+        Message::default()
+            .text("prerequisite_resource_address", &it.prerequisite)
+            .number("requirement", wire_number(it.requirement))
+            .build()
+    });
     Message::default()
         .text("display_name", &script.display_name)
         .text("icon", &script.icon)
@@ -236,7 +242,17 @@ fn script(script: &Script) -> Value {
         .flag("run_on_stop", script.run_on_stop)
         .number("timeout_seconds", script.timeout_seconds)
         .text("log_path", &script.log_path)
+        .text("resource_address", &script.resource_address)
+        .items("dependencies", dependencies.collect())
         .build()
+}
+
+fn wire_number(requirement: ScriptRequirement) -> i32 {
+    match requirement {
+        ScriptRequirement::Unspecified => 0,
+        ScriptRequirement::Success => 1,
+        ScriptRequirement::Completion => 2,
+    }
 }
 
 fn env(env: &Env) -> Value {

@@ -15,10 +15,14 @@ mod instances;
 mod metadata;
 mod parameters;
 mod presets;
+mod script_order;
 
 use std::collections::BTreeMap;
 
-pub use self::address::without_keys;
+pub use self::{
+    address::without_keys,
+    script_order::{Phase, RuleProblem, ScriptOrderError, SelectorProblem},
+};
 use self::{
     agents::Agents,
     decode::DecodeError,
@@ -26,6 +30,7 @@ use self::{
     metadata::Facts,
 };
 use super::{
+    configuration::Configuration,
     go_text::quoted,
     graph::Graph,
     plan::{Module, ResourceValues},
@@ -125,6 +130,22 @@ pub enum ConvertError {
     /// An external service without a usable id.
     #[error("external auth id is not a string")]
     ExternalAuthId,
+    /// A variable that must not be set twice, and is.
+    #[error(
+        "{second}: duplicate env var {}: merge_strategy is \"error\" but variable is already defined by {first}",
+        quoted(name)
+    )]
+    DuplicateEnv {
+        /// The variable.
+        name: String,
+        /// Who set it first.
+        first: String,
+        /// The address of the one that forbids it.
+        second: String,
+    },
+    /// Scripts that cannot be put into order.
+    #[error("resolve script order: {0}")]
+    ScriptOrder(#[from] ScriptOrderError),
     /// A `coder_metadata` whose cost cannot be read.
     #[error("parse plan: {0}")]
     Totals(String),
@@ -153,6 +174,8 @@ pub const HELPER_TYPES: [&str; 5] = [
 ];
 
 /// Converts the values of `modules`, of which later ones win, with the graph that says what depends on what.
+/// `configuration` is what the template declares; without it, as for a state alone, selectors of scripts are not held
+/// against it.
 ///
 /// Returns managed resources except helpers of the `coder` provider. One with agents is *computational*,
 /// one without is *peripheral*. An agent that nothing depends on is dropped.
@@ -162,11 +185,14 @@ pub const HELPER_TYPES: [&str; 5] = [
 ///
 /// # Errors
 /// [`ConvertError`], the first in the reference's order; nothing is returned then.
-pub fn convert(modules: &[Module], graph: &Graph) -> Result<Converted, ConvertError> {
-    match convert_by(Granularity::Block, modules, graph) {
-        Err(error) if error.is_about_instances() => {
-            convert_by(Granularity::Instance, modules, graph)
-        }
+pub fn convert(
+    modules: &[Module],
+    graph: &Graph,
+    configuration: Option<&Configuration>,
+) -> Result<Converted, ConvertError> {
+    let by = |granularity| convert_by(granularity, modules, graph, configuration);
+    match by(Granularity::Block) {
+        Err(error) if error.is_about_instances() => by(Granularity::Instance),
         converted => converted,
     }
 }
@@ -175,6 +201,7 @@ fn convert_by(
     granularity: Granularity,
     modules: &[Module],
     graph: &Graph,
+    configuration: Option<&Configuration>,
 ) -> Result<Converted, ConvertError> {
     let index = Index::new(modules, granularity);
     let mut agents = Agents::collect(&index, graph)?;
@@ -182,11 +209,13 @@ fn convert_by(
     agents.set_instance_ids(&index);
     apps::attach(&mut agents, &index)?;
     agents.attach_envs(&index)?;
-    agents.attach_scripts(&index)?;
+    let order = script_order::resolve(&index, graph, configuration)?;
+    agents.attach_scripts(&index, &order)?;
     let facts = metadata::collect(&index, graph)?;
     let resources = resources(&index, &mut agents, &facts);
     let parameters = parameters::collect(&index)?;
-    let mut warnings = Vec::new();
+    let mut warnings = std::mem::take(&mut agents.warnings);
+    warnings.extend(order.warnings);
     let presets = presets::collect(&index, &parameters, &mut warnings)?;
     let ai_tasks = external::ai_tasks(&index)?;
     Ok(Converted {

@@ -27,6 +27,7 @@ use super::{
     Attempt, EngineConfig, Environment, Isolation, Presented,
     binary::{self, Binary},
     chain,
+    configuration::Configuration,
     graph::Graph,
     isolation::Step,
     log_stream,
@@ -108,6 +109,7 @@ struct Drawn {
 struct Planned {
     request: PlanRequest,
     modules: Vec<Module>,
+    configuration: Configuration,
     /// There is no state and everything should go.
     is_nothing: bool,
 }
@@ -438,7 +440,7 @@ impl Session {
         log: &Arc<dyn LogSink>,
         stop: &Stop,
         timings: &mut Timings,
-    ) -> Result<(PlanComplete, Vec<Module>), StepFailure> {
+    ) -> Result<(PlanComplete, (Vec<Module>, Configuration)), StepFailure> {
         let out = format!("-out={}", self.dir.join(PLAN).display());
         let mut args = vec![
             "plan",
@@ -485,7 +487,7 @@ impl Session {
             replacements: replacements::list(&plan),
             ..PlanComplete::default()
         };
-        Ok((complete, plan.into_modules()))
+        Ok((complete, plan.into_parts()))
     }
 
     /// Says what is destroyed and made again. Who claims a prebuilt workspace must lose nothing, so there the whole
@@ -526,6 +528,7 @@ impl Session {
     async fn convert(
         &mut self,
         modules: &[Module],
+        configuration: &Configuration,
         log: &Arc<dyn LogSink>,
         stop: &Stop,
     ) -> Result<GraphComplete, StepFailure> {
@@ -544,11 +547,12 @@ impl Session {
             lines.for_each(|line| log.log(LogLevel::Error, line.to_owned()));
             failed(failure.clone())
         })?;
-        let converted = resources::convert(modules, graph).map_err(|error| {
-            failed(StepFailure::new(format!(
-                "convert state for graph: {error}"
-            )))
-        })?;
+        let converted =
+            resources::convert(modules, graph, Some(configuration)).map_err(|error| {
+                failed(StepFailure::new(format!(
+                    "convert state for graph: {error}"
+                )))
+            })?;
         converted
             .warnings
             .iter()
@@ -636,6 +640,7 @@ impl provision::Session for Session {
             self.planned = Some(Planned {
                 request,
                 modules: Vec::new(),
+                configuration: Configuration::default(),
                 is_nothing,
             });
             return Ok(PlanComplete::default());
@@ -649,7 +654,7 @@ impl provision::Session for Session {
         let mut timings = Timings::begin("plan", Timestamp::now());
         let made = self.make_plan(&request, &log, stop, &mut timings).await;
         let timings = timings.finish(made.is_ok(), Timestamp::now());
-        let (complete, modules) = match made {
+        let (complete, (modules, configuration)) = match made {
             Ok(made) => made,
             Err(mut failure) => {
                 failure.timings = timings;
@@ -662,6 +667,7 @@ impl provision::Session for Session {
         self.planned = Some(Planned {
             request,
             modules,
+            configuration,
             is_nothing,
         });
         Ok(PlanComplete {
@@ -707,6 +713,7 @@ impl provision::Session for Session {
         self.planned = Some(Planned {
             request: plan_request,
             modules: Vec::new(),
+            configuration: planned.configuration,
             is_nothing: false,
         });
         ApplyComplete {
@@ -730,6 +737,8 @@ impl provision::Session for Session {
             return Ok(GraphComplete::default());
         }
         let mut modules = std::mem::take(&mut planned.modules);
+        // A second graph, after apply, needs it again.
+        let configuration = std::mem::take(&mut planned.configuration);
         if source == GraphSource::State {
             let json = self.show(&["show", "-json", "-no-color"], stop).await;
             let json = json.map_err(|failure| {
@@ -748,7 +757,11 @@ impl provision::Session for Session {
                 return Ok(GraphComplete::default()); // All of it was destroyed.
             }
         }
-        self.convert(&modules, &log, stop).await
+        let converted = self.convert(&modules, &configuration, &log, stop).await;
+        if let Some(planned) = &mut self.planned {
+            planned.configuration = configuration;
+        }
+        converted
     }
 
     fn set_witness(&mut self, witness: Arc<dyn Witness>) {
@@ -867,6 +880,7 @@ pub(super) async fn made(
     session.planned = Some(Planned {
         request: PlanRequest::default(),
         modules: Vec::new(),
+        configuration: Configuration::default(),
         is_nothing: false,
     });
     let log = Arc::new(run::NoLog);

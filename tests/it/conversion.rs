@@ -308,8 +308,11 @@ fn convert(files: &[PathBuf; 2], step: &str) -> Result<Converted, ConvertError> 
     let dot = fs::read_to_string(&files[1]).unwrap();
     let graph = Graph::parse(&dot).unwrap();
     match step {
-        "plan" => resources::convert(Plan::parse(&json).unwrap().modules(), &graph),
-        _ => resources::convert(State::parse(&json).unwrap().modules(), &graph),
+        "plan" => {
+            let plan = Plan::parse(&json).unwrap();
+            resources::convert(plan.modules(), &graph, Some(plan.configuration()))
+        }
+        _ => resources::convert(State::parse(&json).unwrap().modules(), &graph, None),
     }
 }
 

@@ -129,6 +129,7 @@ fn agents(outline: &Outline) -> Vec<Agent> {
             architecture: text(agent, "arch"),
             apps: outline.apps().filter(refers).map(app).collect(),
             scripts: names("coder_script"),
+            script_orders: Vec::new(),
             devcontainers: outline
                 .of_kind("coder_devcontainer")
                 .filter(refers)

@@ -41,13 +41,17 @@ impl Canvas {
         stroke: &str,
         dashes: &str,
     ) {
-        let dashes = if dashes.is_empty() {
-            String::new()
-        } else {
-            format!(" stroke-dasharray=\"{dashes}\"")
-        };
+        let dashes = dashed(dashes);
         self.push(format_args!(
             "<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" rx=\"6\" fill=\"{fill}\" stroke=\"{stroke}\" stroke-width=\"1.5\"{dashes}/>"
+        ));
+    }
+
+    /// A line along `points`, in the words of SVG.
+    pub(super) fn path(&mut self, points: &str, stroke: &str, weight: u32, dashes: &str) {
+        let dashes = dashed(dashes);
+        self.push(format_args!(
+            "<path d=\"{points}\" fill=\"none\" stroke=\"{stroke}\" stroke-width=\"{weight}\"{dashes}/>"
         ));
     }
 
@@ -84,6 +88,13 @@ impl Canvas {
     fn push(&mut self, element: std::fmt::Arguments<'_>) {
         // Writing into a String does not fail.
         let _ = writeln!(self.0, "{element}");
+    }
+}
+
+fn dashed(dashes: &str) -> String {
+    match dashes {
+        "" => String::new(),
+        dashes => format!(" stroke-dasharray=\"{dashes}\""),
     }
 }
 

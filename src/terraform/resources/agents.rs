@@ -1,20 +1,29 @@
 //! Agents: found, checked, and put on the resource that is nearest among those that depend on them.
 
+mod envs;
 mod links;
+mod lost;
 mod read;
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
 };
 
 use self::{
     links::{Links, Target},
+    lost::Lost,
     read::{check_name, names, read_agent},
 };
-use super::{ConvertError, decode::decode, index::Index};
+use super::{
+    ConvertError,
+    decode::decode,
+    index::Index,
+    script_order::{Runtime, ScriptOrder},
+};
 use crate::{
-    job::{Agent, AgentAuth, App, Devcontainer, Env, Script},
+    job::{Agent, AgentAuth, App, Devcontainer, Script},
     terraform::{
         graph::{Direction, Graph},
         plan::ResourceValues,
@@ -33,6 +42,8 @@ pub(super) struct Agents<'a> {
     /// The first container for a sub-agent's id, and for the name of one without such an id.
     containers: HashMap<ContainerKey, Spot>,
     links: Links<'a>,
+    /// What the author should know, one sentence each.
+    pub(super) warnings: Vec<String>,
 }
 
 /// An agent's place, and the place of a container in it; none sorts before any.
@@ -53,9 +64,11 @@ pub(super) enum Place<'p> {
 }
 
 impl<'a> Agents<'a> {
-    /// Reads every `coder_agent` and finds its resource. One that no resource depends on is dropped.
+    /// Reads every `coder_agent` and finds its resource. One that no resource depends on is dropped, with a warning.
     pub(super) fn collect(index: &Index<'a>, graph: &'a Graph) -> Result<Self, ConvertError> {
         let mut seen = BTreeSet::new();
+        let mut warnings = Vec::new();
+        let lost = LazyCell::new(|| Lost::new(index, graph));
         let mut groups: BTreeMap<&str, Vec<(&str, Agent)>> = BTreeMap::new();
         for (resource, name) in names(index) {
             let agent = read_agent(resource, &name)?;
@@ -69,7 +82,10 @@ impl<'a> Agents<'a> {
                 .ok_or_else(|| ConvertError::NotInGraph(label.into_owned()))?;
             let nearest =
                 graph.nearest(node, Direction::Dependants, |label| index.is_target(label));
-            let Some(target) = nearest else { continue };
+            let Some(target) = nearest else {
+                warnings.extend(lost.warning(resource, node));
+                continue;
+            };
             let places = index.places(target, &resource.address, "");
             let is_free = |place: &&&str| !has_sibling(groups.get(**place), index, resource);
             if let Some(place) = places.iter().find(is_free).or(places.first()) {
@@ -77,7 +93,10 @@ impl<'a> Agents<'a> {
                 group.push((&resource.address, agent));
             }
         }
-        Ok(Self::new(groups, Links::new(index, graph)))
+        Ok(Self {
+            warnings,
+            ..Self::new(groups, Links::new(index, graph))
+        })
     }
 
     fn new(groups: BTreeMap<&'a str, Vec<(&'a str, Agent)>>, links: Links<'a>) -> Self {
@@ -88,6 +107,7 @@ impl<'a> Agents<'a> {
             by_name: HashMap::new(),
             containers: HashMap::new(),
             links,
+            warnings: Vec::new(),
         };
         for (place, group) in groups {
             let start = agents.all.len();
@@ -168,30 +188,14 @@ impl<'a> Agents<'a> {
         }
     }
 
-    /// Puts each `coder_env` where it belongs. Order and duplicates are kept.
-    pub(super) fn attach_envs(&mut self, index: &Index<'_>) -> Result<(), ConvertError> {
-        for resource in index.of_type("coder_env") {
-            let (agent_id, env) = decode("decode env attributes", &resource.values, |values| {
-                let env = Env {
-                    name: values.string("name"),
-                    value: values.string("value"),
-                    merge_strategy: values.string("merge_strategy"),
-                };
-                (values.string("agent_id"), env)
-            })?;
-            match self.place(resource, &agent_id) {
-                Some(Place::Agent(agent)) => agent.extra_envs.push(env),
-                Some(Place::Devcontainer(container)) => container.envs.push(env),
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts each `coder_script` where it belongs.
-    pub(super) fn attach_scripts(&mut self, index: &Index<'_>) -> Result<(), ConvertError> {
+    /// Puts each `coder_script` where it belongs, with what it waits for.
+    pub(super) fn attach_scripts(
+        &mut self,
+        index: &Index<'_>,
+        order: &ScriptOrder,
+    ) -> Result<(), ConvertError> {
         for resource in index.of_type("coder_script") {
-            let (agent_id, script) =
+            let (agent_id, mut script) =
                 decode("decode script attributes", &resource.values, |values| {
                     let script = Script {
                         display_name: values.string("display_name"),
@@ -207,7 +211,19 @@ impl<'a> Agents<'a> {
                     };
                     (values.string("agent_id"), script)
                 })?;
-            match self.place(resource, &agent_id) {
+            let ordered = order.of(&resource.address);
+            if let Some(ordered) = ordered {
+                script.resource_address = resource.address.clone();
+                script.dependencies = ordered.dependencies.clone();
+            }
+            // Before an apply, an order finds agents that the graph's direct edges do not lead to.
+            let runtime = ordered.and_then(|ordered| ordered.runtime.as_ref());
+            let runtime = runtime.filter(|_| agent_id.is_empty());
+            let place = match runtime.and_then(|runtime| self.spot_of(runtime)) {
+                Some(spot) => Some(self.at(spot)),
+                None => self.place(resource, &agent_id),
+            };
+            match place {
                 Some(Place::Agent(agent)) => agent.scripts.push(script),
                 Some(Place::Devcontainer(container)) => container.scripts.push(script),
                 None => {}
@@ -283,10 +299,28 @@ impl<'a> Agents<'a> {
             .into_iter()
             .chain(container)
             .min()?;
-        let agent = &mut self.all[first.0];
-        Some(match first.1 {
+        Some(self.at(first))
+    }
+
+    fn at(&mut self, (agent, nested): Spot) -> Place<'_> {
+        let agent = &mut self.all[agent];
+        match nested {
             None => Place::Agent(agent),
             Some(nested) => Place::Devcontainer(&mut agent.devcontainers[nested]),
+        }
+    }
+
+    /// The agent or container that runs an ordered script, by its name, which is unique.
+    fn spot_of(&self, runtime: &Runtime) -> Option<Spot> {
+        let mut all = self.all.iter().enumerate();
+        if !runtime.is_container {
+            let (spot, _) = all.find(|(_, agent)| agent.name == runtime.name)?;
+            return Some((spot, None));
+        }
+        all.find_map(|(spot, agent)| {
+            let mut inside = agent.devcontainers.iter();
+            let nested = inside.position(|container| container.name == runtime.name)?;
+            Some((spot, Some(nested)))
         })
     }
 }

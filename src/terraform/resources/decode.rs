@@ -116,19 +116,21 @@ impl<'a> Attributes<'a> {
         members.iter().map(entry).collect()
     }
 
-    /// A list of objects; a null one has no attributes.
-    pub(super) fn objects(&self, key: &str) -> Vec<Attributes<'a>> {
-        let items = match self.get(key) {
-            None => return Vec::new(),
-            Some(Value::Array(items)) => items,
-            Some(other) => {
-                let (at, kind) = (self.at(key), kind(other));
-                self.problem(format!(
-                    "'{at}': source data must be an array or slice, got {kind}"
-                ));
-                return Vec::new();
+    /// A list of strings; a null one is empty.
+    pub(super) fn texts(&self, key: &str) -> Vec<String> {
+        let text = |(index, item): (usize, &Value)| match item {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                self.unconvertible(&format!("{}[{index}]", self.at(key)), "string", item);
+                String::new()
             }
         };
+        self.items(key).iter().enumerate().map(text).collect()
+    }
+
+    /// A list of objects; a null one has no attributes.
+    pub(super) fn objects(&self, key: &str) -> Vec<Attributes<'a>> {
         let object = |(index, item): (usize, &'a Value)| {
             let path = format!("{}[{index}]", self.at(key));
             if !item.is_object() && !item.is_null() {
@@ -140,7 +142,21 @@ impl<'a> Attributes<'a> {
                 problems: self.problems,
             }
         };
-        items.iter().enumerate().map(object).collect()
+        self.items(key).iter().enumerate().map(object).collect()
+    }
+
+    fn items(&self, key: &str) -> &'a [Value] {
+        match self.get(key) {
+            None => &[],
+            Some(Value::Array(items)) => items,
+            Some(other) => {
+                let (at, kind) = (self.at(key), kind(other));
+                self.problem(format!(
+                    "'{at}': source data must be an array or slice, got {kind}"
+                ));
+                &[]
+            }
+        }
     }
 
     /// The value of a key; its exact name counts before another spelling of it. Null is absent.

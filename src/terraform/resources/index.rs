@@ -131,7 +131,8 @@ impl<'a> Index<'a> {
     }
 }
 
-fn is_target(resource: &ResourceValues) -> bool {
+/// Whether agents and metadata can belong to it.
+pub(super) fn is_target(resource: &ResourceValues) -> bool {
     let is_foreign =
         !resource.kind.starts_with("coder_") || resource.kind == "coder_external_agent";
     resource.mode == "managed" && is_foreign

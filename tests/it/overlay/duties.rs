@@ -9,11 +9,13 @@ use std::{
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 use outpost::proto::coder::agent::v2::{
-    AppHealth, Manifest, WorkspaceAgentScript, WorkspaceApp, WorkspaceSecret,
+    AppHealth, Manifest, WorkspaceAgentScript, WorkspaceAgentScriptDependency, WorkspaceApp,
+    WorkspaceSecret,
     lifecycle::State,
     log::Level,
     timing::{Stage, Status},
     workspace_agent_metadata::Description,
+    workspace_agent_script_dependency::Requirement,
     workspace_app::Healthcheck,
 };
 use tempfile::TempDir;
@@ -206,6 +208,124 @@ async fn scripts_are_reported_with_their_lines_their_times_and_how_they_ended() 
     assert_eq!(place.running.end().await, 0);
     let told = fake.until(|told| told.stages.len() == 4).await;
     assert_eq!(told.stages[2..], [State::ShuttingDown, State::Off]);
+}
+
+fn ordered(
+    name: &str,
+    text: &str,
+    after: &[(&WorkspaceAgentScript, Requirement)],
+) -> WorkspaceAgentScript {
+    let after = after
+        .iter()
+        .map(|(script, requirement)| WorkspaceAgentScriptDependency {
+            prerequisite_resource_address: script.resource_address.clone(),
+            requirement: (*requirement).into(),
+        });
+    WorkspaceAgentScript {
+        display_name: name.to_owned(),
+        resource_address: format!("coder_script.{name}"),
+        dependencies: after.collect(),
+        ..script(text)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_run_in_their_order_and_are_skipped_after_one_that_failed() {
+    let clone = ordered(
+        "clone",
+        "until [ -e go ]; do sleep 0.05; done; echo clone >> ran; exit 3",
+        &[],
+    );
+    let install = ordered(
+        "install",
+        "echo install >> ran",
+        &[(&clone, Requirement::Success)],
+    );
+    let report = ordered(
+        "report",
+        "echo report >> ran",
+        &[(&install, Requirement::Completion)],
+    );
+    let free = script("echo free >> ran; touch go");
+    let mut often = ordered(
+        "often",
+        "echo tick >> ticks",
+        &[(&clone, Requirement::Success)],
+    );
+    often.run_on_start = false;
+    often.cron = "* * * * * *".to_owned();
+    let mut manifest = manifest();
+    let all = [&report, &install, &clone, &free, &often];
+    manifest.scripts = all.map(Clone::clone).into();
+    let fake = Fake::start(manifest).await;
+    let place = Place::start(&fake, &[]);
+
+    let told = fake.until(|told| told.stages.len() == 2).await;
+
+    assert_eq!(told.stages, [State::Starting, State::StartError]);
+    assert_eq!(
+        fs::read_to_string(place.path("ran")).unwrap(),
+        "free\nclone\nreport\n"
+    );
+    let told = fake
+        .until(|told| told.timings.len() >= 4 && !told.lines.is_empty())
+        .await;
+    let status_of = |script: &WorkspaceAgentScript| {
+        let mut timings = told.timings.iter();
+        let timing = timings.find(|timing| timing.script_id == script.id);
+        timing.map(|timing| (timing.status(), timing.start == timing.end))
+    };
+    assert_eq!(status_of(&install), Some((Status::Skipped, true)));
+    assert_eq!(status_of(&report).unwrap().0, Status::Ok);
+    let (source, line) = &told.lines[0];
+    assert_eq!(*source, install.log_source_id);
+    assert_eq!(line.output, "Skipping script: dependency \"clone\" failed.");
+    assert_eq!(line.level(), Level::Info);
+    // What runs by its times waits for nobody.
+    fake.until(|told| told.timings.iter().any(|it| it.stage() == Stage::Cron))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_when_the_agent_ends_neither_runs_nor_is_skipped() {
+    let clone = ordered(
+        "clone",
+        "touch began; until [ -e go ]; do sleep 0.05; done",
+        &[],
+    );
+    let install = ordered("install", "touch ran", &[(&clone, Requirement::Completion)]);
+    let mut manifest = manifest();
+    manifest.scripts = vec![clone.clone(), install.clone()];
+    let fake = Fake::start(manifest).await;
+    let place = Place::start(&fake, &[]);
+    fake.until(|told| told.stages == [State::Starting]).await;
+    until_there(&place.path("began")).await;
+
+    place.running.signal(Signal::SIGTERM);
+    let told = fake
+        .until(|told| told.stages.contains(&State::ShuttingDown))
+        .await;
+    assert_eq!(told.stages, [State::Starting, State::ShuttingDown]);
+    fs::write(place.path("go"), "").unwrap();
+    let ran = place.path("ran");
+    let told = fake.until(|told| told.stages.contains(&State::Off)).await;
+
+    assert!(!ran.exists());
+    assert!(told.timings.iter().all(|it| it.script_id != install.id));
+    assert_eq!(told.lines, vec![]);
+}
+
+/// Waits for a file that a script makes.
+async fn until_there(path: &std::path::Path) {
+    let deadline = tokio::time::Instant::now() + crate::control::PATIENCE;
+    while !path.exists() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{} is not made",
+            path.display()
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,13 +21,17 @@ use crate::{
         sessions,
         store::AgentChange,
     },
-    job::{Agent, AgentMetadata, App, Env, LogLevel, Script, SharingLevel},
+    job::{
+        Agent, AgentMetadata, App, Env, LogLevel, Script, ScriptDependency, ScriptRequirement,
+        SharingLevel,
+    },
     proto::{
         coder::agent::v2::{
             self as wire,
             lifecycle::State,
             log::Level,
             timing::{Stage, Status},
+            workspace_agent_script_dependency::Requirement,
             workspace_app,
         },
         provisionerd::Empty,
@@ -369,6 +373,7 @@ fn script_ended(plane: &Plane, id: AgentId, timing: &wire::Timing) -> Result<(),
             Status::ExitFailure => "exit_failure",
             Status::TimedOut => "timed_out",
             Status::PipesLeftOpen => "pipes_left_open",
+            Status::Skipped => "skipped",
         },
         exit_code: timing.exit_code,
         started_at: time(timing.start.as_ref(), "start")?,
@@ -473,6 +478,20 @@ fn script(agent: AgentId, at: usize, script: &Script) -> wire::WorkspaceAgentScr
         timeout: Some(seconds(script.timeout_seconds.into())),
         display_name: script.display_name.clone(),
         id: bytes(script_id(agent, at)),
+        resource_address: script.resource_address.clone(),
+        dependencies: script.dependencies.iter().map(dependency).collect(),
+    }
+}
+
+fn dependency(dependency: &ScriptDependency) -> wire::WorkspaceAgentScriptDependency {
+    let requirement = match dependency.requirement {
+        ScriptRequirement::Unspecified => Requirement::Unspecified,
+        ScriptRequirement::Success => Requirement::Success,
+        ScriptRequirement::Completion => Requirement::Completion,
+    };
+    wire::WorkspaceAgentScriptDependency {
+        prerequisite_resource_address: dependency.prerequisite.clone(),
+        requirement: requirement.into(),
     }
 }
 
@@ -551,6 +570,31 @@ mod tests {
 
         assert_eq!((ten.seconds, ten.nanos), (0, 10));
         assert_eq!(as_nanoseconds(3_000_000_007).seconds, 3);
+    }
+
+    #[test]
+    fn an_order_of_scripts_is_sent_and_a_script_without_one_stays_as_it_was() {
+        let id = AgentId(Uuid::nil());
+        let ordered = Script {
+            resource_address: "coder_script.install".to_owned(),
+            dependencies: vec![ScriptDependency {
+                prerequisite: "coder_script.clone".to_owned(),
+                requirement: ScriptRequirement::Completion,
+            }],
+            ..Script::default()
+        };
+
+        let sent = script(id, 0, &ordered);
+
+        assert_eq!(sent.resource_address, "coder_script.install");
+        let dependency = &sent.dependencies[0];
+        assert_eq!(
+            dependency.prerequisite_resource_address,
+            "coder_script.clone"
+        );
+        assert_eq!(dependency.requirement(), Requirement::Completion);
+        let plain = script(id, 0, &Script::default());
+        assert!(plain.resource_address.is_empty() && plain.dependencies.is_empty());
     }
 
     #[test]
