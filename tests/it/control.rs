@@ -7,6 +7,7 @@ mod bad_days;
 mod builds;
 mod coder_cli;
 mod coder_wire;
+mod daemon_api;
 mod hostile_daemon;
 mod hostile_peer;
 pub mod kill;

@@ -133,7 +133,7 @@ fn coder_s_everyday_commands_do_their_work_here() {
     let state = cli.ok(&["state", "pull", "dev"]);
     assert!(state.contains("eu-5"), "{state}");
     let file = cli.0.path("state");
-    fs::write(&file, state.trim_end()).unwrap();
+    fs::write(&file, state).unwrap();
     let file = file.to_str().unwrap();
     cli.ok(&["state", "push", "dev", file, "--no-build"]);
     cli.ok(&["state", "push", "dev", file]);

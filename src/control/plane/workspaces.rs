@@ -373,12 +373,12 @@ impl Plane {
         }
     }
 
-    /// Whether these bytes are the state after a build.
+    /// Whether these bytes are the state after a build, whatever blanks there are around it.
     ///
     /// # Errors
     /// [`RequestError`]
     pub async fn has_state(&self, build: &Build, state: &[u8]) -> Result<bool, RequestError> {
-        Ok(self.state(build.id).await? == state)
+        Ok(self.state(build.id).await?.trim_ascii() == state.trim_ascii())
     }
 
     /// The state after a build, empty if there is none.

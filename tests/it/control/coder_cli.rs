@@ -330,6 +330,11 @@ async fn a_state_is_pulled_and_pushed_and_a_newer_one_is_never_overwritten() {
         cli.send("PUT", &path, state).await
     };
     assert_eq!(push(state(4)).await.0, 204, "the same again");
+    assert_eq!(
+        push(format!("{}\n", state(4))).await.0,
+        204,
+        "as the CLI prints it"
+    );
     let (status, why) = push(state(3)).await;
     assert!(
         status == 409 && why["message"].as_str().unwrap().contains("newer"),
