@@ -79,7 +79,9 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         name: "client",
+        // The first one has no options but those of all.
         commands: &[
+            &["whoami"],
             &["provisioner", "list"],
             &["provisioner", "delete"],
             &["provisioner", "key", "create"],
@@ -121,7 +123,6 @@ const SECTIONS: &[Section] = &[
             &["token", "delete"],
             &["organization", "list"],
             &["organization", "create"],
-            &["whoami"],
             &["ssh"],
             &["ping"],
             &["config-ssh"],

@@ -192,7 +192,7 @@ impl CallError {
                 Some("check that the server runs, and whether it wants https".to_owned())
             }
             Self::Unauthenticated { .. } => Some(
-                "take the token from `admin.token` in the server's data directory, or have one made"
+                "log in again with `outpost login`; the first token of a server is in the file `admin.token` of its data directory"
                     .to_owned(),
             ),
             Self::Refused {

@@ -223,23 +223,21 @@ impl BuildArgs {
     async fn run(&self, transition: Transition, stop: &Stop) -> anyhow::Result<(Api, Remembered)> {
         let organization = self.run.remote.organization.clone();
         let mut api = self.run.remote.connect()?;
-        let mut workspace = find(&mut api, &organization, self.name.clone()).await?;
+        let workspace = find(&mut api, &organization, self.name.clone()).await?;
         let request = CreateBuildRequest {
-            organization,
+            organization: organization.clone(),
             workspace: self.name.clone(),
             transition: transition.as_str().to_owned(),
             version: self.version.clone(),
             parameters: answers(self.run.parameters.clone()),
             log_level: String::new(),
         };
-        workspace.latest_build = match self.run.no_wait {
-            true => Some(api.create_build(request).await?.into_inner()),
-            false => {
-                build(&mut api, request, self.run.show_log(), stop)
-                    .await?
-                    .build
-            }
-        };
+        match self.run.no_wait {
+            true => drop(api.create_build(request).await?),
+            false => drop(build(&mut api, request, self.run.show_log(), stop).await?),
+        }
+        // By id, as a workspace that was deleted has no name any more.
+        let workspace = find(&mut api, &organization, workspace.id).await?;
         Ok((api, workspace))
     }
 }
