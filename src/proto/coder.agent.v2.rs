@@ -162,10 +162,7 @@ pub struct WorkspaceAgentScript {
 pub struct WorkspaceAgentScriptDependency {
     #[prost(string, tag = "1")]
     pub prerequisite_resource_address: ::prost::alloc::string::String,
-    #[prost(
-        enumeration = "workspace_agent_script_dependency::Requirement",
-        tag = "2"
-    )]
+    #[prost(enumeration = "workspace_agent_script_dependency::Requirement", tag = "2")]
     pub requirement: i32,
 }
 /// Nested message and enum types in `WorkspaceAgentScriptDependency`.
