@@ -59,7 +59,7 @@ pub(super) enum Token {
     /// directory. Other values are shown once.
     Rotate {
         /// The token's id or name; the one that you are logged in with if missing
-        #[arg(value_name = "TOKEN", default_value = "", hide_default_value = true, add = complete::tokens())]
+        #[arg(id = "named_token", value_name = "TOKEN", default_value = "", hide_default_value = true, add = complete::tokens())]
         token: String,
         #[command(flatten)]
         file: IntoFile,
@@ -70,7 +70,7 @@ pub(super) enum Token {
     #[command(visible_aliases = ["rm", "remove", "revoke"])]
     Delete {
         /// The token's id or name
-        #[arg(value_name = "TOKEN", add = complete::tokens())]
+        #[arg(id = "named_token", value_name = "TOKEN", add = complete::tokens())]
         token: String,
         #[command(flatten)]
         confirm: Confirm,

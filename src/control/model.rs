@@ -658,8 +658,10 @@ mod tests {
         job.completed_at = now;
         assert_eq!(job.status(), JobStatus::Cancelled);
         job.error = "apply was interrupted".to_owned();
+        assert_eq!(job.status(), JobStatus::Cancelled);
+        job.canceled_at = None;
         assert_eq!(job.status(), JobStatus::Failed);
-        (job.error, job.canceled_at) = (String::new(), None);
+        job.error = String::new();
         assert_eq!(job.status(), JobStatus::Succeeded);
     }
 }
