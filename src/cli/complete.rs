@@ -1,6 +1,6 @@
 //! Names that exist at the server, for completion in a shell.
 //!
-//! The shell runs this program again, with `COMPLETE` in the environment, whenever somebody presses the tab key. The
+//! The shell runs this program again, with `OUTPOST_COMPLETE` in the environment, whenever somebody presses the tab key. The
 //! server of the current login is asked, and if it does not answer soon nothing is offered.
 
 use std::{ffi::OsStr, time::Duration};
@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Jobs that are offered.
 const JOBS: i32 = 50;
 /// The variable by which a shell asks.
-const VARIABLE: &str = "COMPLETE";
+const VARIABLE: &str = "OUTPOST_COMPLETE";
 
 /// A name, and what it is.
 type Found = (String, String);

@@ -453,7 +453,7 @@ fn names_are_completed_from_the_server_and_without_one_nothing_is_said() {
     admin.json(&["user", "create", "amy"]);
     let complete = |person: &Person, words: &[&str]| {
         let mut command = person.command(&["--", "outpost"]);
-        command.args(words).env("COMPLETE", "fish");
+        command.args(words).env("OUTPOST_COMPLETE", "fish");
         let output = command.output().unwrap();
         assert!(
             output.status.success() && output.stderr.is_empty(),
