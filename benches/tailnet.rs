@@ -7,7 +7,7 @@
 //! own process, against two ends of boringtun that seal packets of the same size and do nothing else. `outpost ssh` and
 //! `outpost agent` are the built binary. `OUTPOST_BENCH_MB` sets the megabytes of a stream (500), `OUTPOST_BENCH_ROUNDS`
 //! the rounds (20), `OUTPOST_BENCH_NODES` the agents of the fleet (200), `OUTPOST_BENCH_IDLE` the seconds for which it is
-//! watched (60). To be compared with the Go program, `OUTPOST_BENCH_GO_MBIT` and `OUTPOST_BENCH_GO_SSH_MS` name what was
+//! watched (60), `OUTPOST_BENCH_TOGETHER` the sessions that begin at once (500). To be compared with the Go program, `OUTPOST_BENCH_GO_MBIT` and `OUTPOST_BENCH_GO_SSH_MS` name what was
 //! measured of it on this machine; a `coder` in `OUTPOST_BENCH_CODER` is let in by our server instead.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
@@ -106,7 +106,9 @@ async fn bench() -> anyhow::Result<()> {
     handshakes(&lab, rounds).await?;
     let agent = idle_agent(&lab).await?;
     first_bytes(&lab, rounds)?;
+    together(&lab, setting("OUTPOST_BENCH_TOGETHER", 500)?)?;
     drop(agent);
+    first_after_build(&lab, rounds).await?;
     fleet(&lab, nodes).await
 }
 
@@ -356,6 +358,7 @@ impl Peer {
             id: address::node_id(id),
             addresses: address::of_agent(id).to_vec(),
             dial,
+            max_silence: None,
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run(Stop::new()));
@@ -369,7 +372,13 @@ impl Peer {
 
     /// What another process has to know of it.
     async fn card(&self) -> anyhow::Result<String> {
-        let node = self.net.node().await.context("a node without a home")?;
+        let node = loop {
+            // Others hear of it once its relay has it.
+            match self.net.node().await {
+                Some(node) => break node,
+                None => sleep(Duration::from_millis(5)).await,
+            }
+        };
         Ok(format!(
             "{} {}",
             self.id,
@@ -566,8 +575,11 @@ async fn handshakes(lab: &Lab, rounds: usize) -> anyhow::Result<()> {
 /// An agent has let go of what its start needed by then.
 const SETTLED: Duration = Duration::from_secs(15);
 
-/// An agent in a process of its own, once it has long been ready.
-async fn idle_agent(lab: &Lab) -> anyhow::Result<Process> {
+/// An agent in a process of its own, once the server says that it is so far; how long that took.
+async fn own_agent(
+    lab: &Lab,
+    is_so_far: impl Fn(&connect::Agent) -> bool,
+) -> anyhow::Result<(Process, Duration)> {
     let (id, token) = &lab.agents[OWN_AGENT];
     let mut child = Command::new(env!("CARGO_BIN_EXE_outpost"))
         .args(["agent", "--no-reap"])
@@ -586,11 +598,17 @@ async fn idle_agent(lab: &Lab) -> anyhow::Result<Process> {
         child,
     };
     let begun = Instant::now();
-    while lab.people.agent(*id).await?.lifecycle_state != "ready" {
+    while !is_so_far(&lab.people.agent(*id).await?) {
         ensure!(begun.elapsed() < PATIENCE, "the agent does not come");
         sleep(Duration::from_millis(5)).await;
     }
-    let until_ready = begun.elapsed();
+    Ok((agent, begun.elapsed()))
+}
+
+/// An agent that has long been ready.
+async fn idle_agent(lab: &Lab) -> anyhow::Result<Process> {
+    let is_ready = |agent: &connect::Agent| agent.lifecycle_state == "ready";
+    let (agent, until_ready) = own_agent(lab, is_ready).await?;
     sleep(SETTLED).await;
     let usage = Usage::of(agent.child.id())?;
     let beside = format!(
@@ -606,17 +624,67 @@ async fn idle_agent(lab: &Lab) -> anyhow::Result<Process> {
     Ok(agent)
 }
 
+/// A command that does nothing in a workspace.
+fn our_ssh(lab: &Lab, target: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
+    command.args(["ssh", target, "--url", lab.url.as_str(), "--token-file"]);
+    command
+        .arg(lab.dir.path().join("token"))
+        .args(["--", "true"]);
+    command
+}
+
+/// Sessions that all begin at once, each of them a process.
+fn together(lab: &Lab, many: usize) -> anyhow::Result<()> {
+    let target = format!("{WORKSPACE}.{OWN_AGENT}");
+    let begun = Instant::now();
+    let all = (0..many).map(|_| {
+        our_ssh(lab, &target)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+    });
+    let mut failed = 0;
+    for child in all.collect::<Result<Vec<_>, _>>()? {
+        let output = child.wait_with_output()?;
+        failed += usize::from(!output.status.success());
+    }
+    let figure = format!("{failed} fail");
+    let beside = format!("all done after {:.1} s", begun.elapsed().as_secs_f64());
+    row(
+        &format!("{many} sessions at once on one agent"),
+        &figure,
+        &beside,
+    );
+    Ok(())
+}
+
+/// The first session of an agent that has just come up.
+async fn first_after_build(lab: &Lab, rounds: usize) -> anyhow::Result<()> {
+    let target = format!("{WORKSPACE}.{OWN_AGENT}");
+    let mut waits = Vec::new();
+    for _ in 0..rounds {
+        let (agent, _) = own_agent(lab, |agent| agent.status == "connected").await?;
+        let begun = Instant::now();
+        let status = our_ssh(lab, &target).stdout(Stdio::null()).status()?;
+        ensure!(status.success(), "a session ended with {status}");
+        waits.push(begun.elapsed());
+        drop(agent);
+    }
+    let slowest = waits.iter().max().copied().unwrap_or_default();
+    let (median, best) = median(waits);
+    row(
+        "first session of a new agent",
+        &format!("{median:.0} ms"),
+        &format!("best {best:.0}, worst {:.0}", slowest.as_secs_f64() * 1e3),
+    );
+    Ok(())
+}
+
 /// Whole processes that run a command that does nothing in a workspace.
 fn first_bytes(lab: &Lab, rounds: usize) -> anyhow::Result<()> {
     let target = format!("{WORKSPACE}.{OWN_AGENT}");
-    let token_file = lab.dir.path().join("token");
-    let ours = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
-        command.args(["ssh", &target, "--url", lab.url.as_str(), "--token-file"]);
-        command.arg(&token_file).args(["--", "true"]);
-        command
-    };
-    let (milliseconds, best) = whole(ours, rounds)?;
+    let (milliseconds, best) = whole(|| our_ssh(lab, &target), rounds)?;
     let figure = format!("{milliseconds:.0} ms");
     row(
         "`outpost ssh … -- true`",
@@ -673,6 +741,7 @@ async fn fleet_agent(lab: &Lab, name: &str) -> anyhow::Result<JoinSet<()>> {
             http,
             by_websocket: Arc::default(),
         },
+        max_silence: None,
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run(Stop::new()));

@@ -164,7 +164,7 @@ fn of_map(mut map: DerpMap) {
     assert_eq!(format!("{:?}", again.regions), format!("{:?}", map.regions));
     let server = "https://[::1]:3000/".parse().expect("an address");
     map.rewrite_embedded(&server);
-    let home = map.home();
+    let homes = map.homes();
     for region in map.regions.keys() {
         for relay in map.relays(*region) {
             if let Some(url) = relay.url() {
@@ -173,7 +173,8 @@ fn of_map(mut map: DerpMap) {
             }
         }
     }
-    assert!(home.is_none() || map.regions.values().any(|it| Some(it.id) == home));
+    let is_there = |home: &i32| map.regions.values().any(|it| it.id == *home);
+    assert!(homes.iter().all(is_there));
 }
 
 /// What agents say to their server: the first byte chooses the call.
@@ -248,6 +249,10 @@ impl Session for Plain {
     }
 
     fn tick(&mut self, out: &mut Vec<Out>) {
+        out.push(Out::Network(vec![4]));
+    }
+
+    fn ask(&mut self, out: &mut Vec<Out>) {
         out.push(Out::Network(vec![4]));
     }
 
@@ -338,7 +343,7 @@ pub fn engine(data: &[u8]) {
             }
             12 => match two & 1 {
                 0 => drop(engine.ping(id, [two; 12])),
-                _ => engine.reach(id, [two; 8]),
+                _ => engine.reach(id, [two; 8], now),
             },
             _ => {
                 now += Duration::from_millis(u64::from(who) * 4_000);
@@ -356,7 +361,7 @@ pub fn engine(data: &[u8]) {
                     assert!(allowed[&sender].contains(&source), "not its address");
                     assert_eq!(target, own);
                 }
-                Output::Pong(..) | Output::Reached(_) | Output::Ready(_) => {}
+                Output::Pong(..) | Output::Reached(_) | Output::Ready(_) | Output::Ended(_) => {}
             }
         }
         // To each peer what is due, and that it is ready.

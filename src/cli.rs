@@ -41,7 +41,7 @@ mod version;
 mod watch;
 mod workspace;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
@@ -129,6 +129,9 @@ const SECTIONS: &[Section] = &[
         ],
     },
 ];
+
+/// Time for a session's last output to be taken.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
 /// A Terraform-driven provisioner runtime for Coder
 #[derive(Debug, Parser)]
@@ -460,14 +463,20 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
         runtime.worker_threads(threads);
     }
     let runtime = runtime.enable_all().build()?;
-    runtime.block_on(async {
+    let carries = matches!(cli.command, Command::Ssh(_));
+    let ended = runtime.block_on(async {
         let stop = match &cli.command {
             _ if is_daemon => signals::listen_as_coder()?,
             Command::Dev(_) => signals::listen_with_cleanup()?,
             _ => signals::listen()?,
         };
         cli.command.exec(output, wanted, stop).await
-    })
+    });
+    if carries {
+        // What nobody takes from our output must not keep us.
+        runtime.shutdown_timeout(LAST_OUTPUT);
+    }
+    ended
 }
 
 impl Command {

@@ -29,10 +29,10 @@ use crate::{
     secret::Secret,
     stop::Stop,
     tailnet::{
-        self, DerpMap, Stream, Tailnet, address,
+        self, DerpMap, PeerUpdate, Stream, Tailnet, address,
         coordination::{Resumption, Side, coordinate, follow_derp_map, keep_resumption},
         derp::client::Dial,
-        dial::{DialError, SESSION_TOKEN, dial},
+        dial::{DialError, SESSION_TOKEN, dial, retry_after},
     },
     transport::coder::{ApiVersion, ErrorAnswer},
 };
@@ -42,6 +42,12 @@ const FAREWELL: Duration = Duration::from_millis(250);
 /// The port of the overlay that leads to an agent's SSH.
 pub const SSH_PORT: u16 = 1;
 
+/// A connection whose agent is silent for so long has ended; agents have the same limit for their clients.
+const MAX_SILENCE: Duration = Duration::from_secs(72 * 60 * 60);
+/// A server that is too busy for us is asked again for so long.
+const BUSY: Duration = Duration::from_secs(10 * 60);
+/// A server that says for so long that there is no such agent is believed: a proxy may say so while it restarts.
+const GONE: Duration = Duration::from_secs(10);
 /// Time for one question.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer.
@@ -74,6 +80,16 @@ pub enum ConnectError {
         status: StatusCode,
         /// What it says.
         answer: Box<ErrorAnswer>,
+    },
+    /// The server is too busy for us.
+    #[error("{url} is busy: {answer}")]
+    Busy {
+        /// Where.
+        url: Url,
+        /// What it says.
+        answer: Box<ErrorAnswer>,
+        /// When it wants to be asked again.
+        retry_after: Duration,
     },
     /// The server's answer makes no sense.
     #[error("answer of {url} makes no sense: {reason}")]
@@ -241,7 +257,22 @@ impl Server {
         self.get(&["workspaceagents", &id.to_string()]).await
     }
 
+    /// Asks the server, and again when it says that it is too busy.
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ConnectError> {
+        let begun = Instant::now();
+        let mut back_off = BackOff::default();
+        loop {
+            back_off.wait().await;
+            match self.get_once(path).await {
+                Err(ConnectError::Busy { retry_after, .. }) if begun.elapsed() < BUSY => {
+                    back_off.hold(retry_after);
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn get_once<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ConnectError> {
         let mut url = self.http.endpoint("api/v2");
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path);
@@ -253,20 +284,27 @@ impl Server {
         headers.insert(SESSION_TOKEN, token);
         let asked = async {
             let answer = self.http.get(&url, &headers).await?;
-            let status = answer.status();
-            Ok::<_, RequestError>((status, read_limited(answer, MAX_ANSWER).await))
+            let (status, after) = (answer.status(), retry_after(answer.headers()));
+            Ok::<_, RequestError>((status, after, read_limited(answer, MAX_ANSWER).await))
         };
         let late = |_| ConnectError::Timeout {
             url: http::bare(&url),
         };
-        let (status, body) = timeout(TIMEOUT, asked).await.map_err(late)??;
+        let (status, after, body) = timeout(TIMEOUT, asked).await.map_err(late)??;
         let url = http::bare(&url);
+        let answer = || Box::new(ErrorAnswer::read(&body));
+        if let (StatusCode::TOO_MANY_REQUESTS, Some(retry_after)) = (status, after) {
+            return Err(ConnectError::Busy {
+                url,
+                answer: answer(),
+                retry_after,
+            });
+        }
         if !status.is_success() {
-            let answer = Box::new(ErrorAnswer::read(&body));
             return Err(ConnectError::Refused {
                 url,
                 status,
-                answer,
+                answer: answer(),
             });
         }
         serde_json::from_slice(&body).map_err(|error| ConnectError::Foreign {
@@ -292,6 +330,7 @@ impl Server {
             id: address::node_id(id),
             addresses: vec![address::primary(id)],
             dial,
+            max_silence: Some(MAX_SILENCE),
         });
         let mut map = info.derp_map;
         map.rewrite_embedded(self.http.url());
@@ -325,7 +364,7 @@ impl Server {
     }
 
     /// Coordinates until `stop` drains, and again whenever the server was away. What the server refuses at first, it
-    /// will refuse again.
+    /// will refuse again; an agent that it does not know any more later is gone, and so are the connections to it.
     async fn keep_coordinated(
         &self,
         agent: Uuid,
@@ -337,6 +376,7 @@ impl Server {
         let path = format!("api/v2/workspaceagents/{agent}/coordinate");
         let mut back_off = BackOff::default();
         let mut has_been_there = false;
+        let mut missing_since = None;
         let resumption = Resumption::default();
         loop {
             tokio::select! {
@@ -358,10 +398,21 @@ impl Server {
                         return Err(error);
                     }
                     debug!(%error, "no connection to the coordinator; trying again");
+                    if let Some(pause) = error.retry_after() {
+                        back_off.hold(pause);
+                    }
+                    missing_since = match error.is_not_found() {
+                        true => missing_since.or_else(|| Some(Instant::now())),
+                        false => None,
+                    };
+                    if missing_since.is_some_and(|since| since.elapsed() >= GONE) {
+                        node.update(agent, PeerUpdate::Disconnected).await;
+                        return Err(error);
+                    }
                     continue;
                 }
             };
-            has_been_there = true;
+            (has_been_there, missing_since) = (true, None);
             let ended = tokio::select! {
                 ended = coordinate(&connection, node, events, side, stop) => ended,
                 // A map that does not change any more is still a map.
@@ -417,6 +468,11 @@ impl Way {
     pub async fn connect(&self, port: u16) -> io::Result<Stream> {
         let target = SocketAddrV6::new(address::primary(self.agent), port, 0, 0);
         self.node.connect(target).await
+    }
+
+    /// How long the agent has not answered what it should have; zero if it does.
+    pub fn silent_for(&self) -> Duration {
+        self.node.silent_for(address::primary(self.agent))
     }
 
     /// Asks the agent by the way that packets take now: how long it took, and the region of the relay.

@@ -16,6 +16,7 @@ pub mod dial;
 pub mod disco;
 mod driver;
 pub mod engine;
+mod home;
 pub mod key;
 mod netstack;
 mod node;

@@ -92,6 +92,7 @@ impl Network {
                 id: address::node_id(id),
                 addresses,
                 dial,
+                max_silence: shared.config.ssh_max_timeout,
             };
             let (node, driver, events) = tailnet::start(config);
             tasks.spawn(driver.run(hard.clone()));

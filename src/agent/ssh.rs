@@ -37,12 +37,10 @@ use crate::{
     tailnet::{Listener, Stream},
 };
 
-/// Connections at a time; the next one waits.
-const CONNECTIONS: usize = 256;
 /// Sessions and forwarded connections of one client at a time; more are refused.
 const CHANNELS: usize = 1024;
-/// Time for a client to say that it speaks SSH.
-const GREETING: Duration = Duration::from_secs(30);
+/// Time for a client to begin, as OpenSSH's `LoginGraceTime`: five hundred at once take their turns.
+const GREETING: Duration = Duration::from_secs(120);
 /// Time for a client to take our goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// What waits for a session that does not read, in messages.
@@ -56,7 +54,6 @@ pub(super) struct Server {
     shared: Arc<Shared>,
     /// Replaced when the host key changes; connections keep the one that they began with.
     config: Arc<RwLock<Arc<server::Config>>>,
-    places: Arc<Semaphore>,
 }
 
 impl Server {
@@ -65,7 +62,6 @@ impl Server {
         Self {
             shared,
             config: Arc::new(RwLock::new(Arc::new(config))),
-            places: Arc::new(Semaphore::new(CONNECTIONS)),
         }
     }
 
@@ -75,19 +71,15 @@ impl Server {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
-    /// Takes connections until `stop` drains; then all of them end.
+    /// Takes connections until `stop` drains; then all of them end. How many there may be is up to the overlay, where
+    /// whoever is away makes room.
     pub(super) async fn serve(self, mut listener: Listener, stop: Stop) {
         let mut running = JoinSet::new();
         loop {
-            let place = self.places.clone().acquire_owned();
             tokio::select! {
                 Some((stream, peer)) = listener.accept() => {
-                    let Ok(place) = place.await else { return };
                     let (server, stop) = (self.clone(), stop.clone());
-                    running.spawn(async move {
-                        server.serve_one(stream, peer.ip().to_string(), stop).await;
-                        drop(place);
-                    });
+                    running.spawn(server.serve_one(stream, peer.ip().to_string(), stop));
                 }
                 Some(_) = running.join_next() => {}
                 () = stop.draining() => break,

@@ -1,6 +1,8 @@
 //! `outpost ssh`, `outpost ping` and `outpost config-ssh`.
 
+mod client;
 mod config;
+mod silence;
 mod terminal;
 
 use std::time::Duration;
@@ -23,10 +25,13 @@ use crate::{
         ssh::{self, SshError},
     },
     stop::Stop,
+    tailnet::Stream,
 };
 
 /// After so long somebody who waits is told what for.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Time for the rest once the SSH client that we carry is gone.
+const REST: Duration = Duration::from_secs(3);
 
 /// Open a shell in a workspace, or run a command there
 ///
@@ -83,11 +88,19 @@ pub(super) fn parts(named: &str) -> (&str, &str) {
 /// Finds the agent of a `WORKSPACE[.AGENT]`, and sets out for it.
 pub(super) async fn set_out(server: &Server, named: &str) -> anyhow::Result<(Agent, Way)> {
     let (workspace, agent) = parts(named);
-    let found = server.workspace(workspace).await;
-    let found = found.with_context(|| format!("failed to find the workspace `{workspace}`"))?;
-    let agent = found.agent(agent)?;
-    let way = server.set_out(agent.id).await?;
-    Ok((agent, way))
+    let setting_out = async {
+        let found = server.workspace(workspace).await;
+        let found = found.with_context(|| format!("failed to find the workspace `{workspace}`"))?;
+        let agent = found.agent(agent)?;
+        let way = server.set_out(agent.id).await?;
+        anyhow::Ok((agent, way))
+    };
+    tokio::pin!(setting_out);
+    if let Ok(set_out) = timeout(PATIENCE, &mut setting_out).await {
+        return set_out;
+    }
+    output::note("Waiting for the server to answer.");
+    setting_out.await
 }
 
 /// Waits for the agent, and says so if that takes long.
@@ -117,36 +130,16 @@ impl Ssh {
     }
 
     pub(super) async fn exec(self, stop: Stop) -> anyhow::Result<()> {
-        let (agent, mut way) = set_out(&self.remote.server()?, self.named()).await?;
+        if self.stdio {
+            return self.carry(stop).await;
+        }
+        let server = self.remote.server()?;
+        let (agent, mut way) = set_out(&server, self.named()).await?;
         tokio::select! {
             arrived = arrive(&mut way, &agent, *self.wait) => arrived?,
             () = stop.draining() => return Err(Interrupted.into()),
         }
-        let stream = way.connect(SSH_PORT).await;
-        let stream = stream.with_context(|| format!("agent `{}` takes no SSH", agent.name))?;
-        if self.stdio {
-            let (mut reader, mut writer) = tokio::io::split(stream);
-            let (mut input, mut output) = (terminal::input()?, tokio::io::stdout());
-            let to_agent = async {
-                // The end of the input is the end of the session, however it ends.
-                let _ = tokio::io::copy(&mut input, &mut writer).await;
-                let _ = writer.shutdown().await;
-                std::future::pending::<()>().await
-            };
-            let from_agent = async {
-                let copied = tokio::io::copy(&mut reader, &mut output).await;
-                copied.and(output.flush().await)
-            };
-            let copied = tokio::select! {
-                copied = from_agent => copied,
-                () = to_agent => Ok(()),
-                () = stop.draining() => Ok(()),
-            };
-            // While the way is there the agent hears that this is over.
-            drop((reader, writer));
-            way.leave().await;
-            return Ok(copied?);
-        }
+        let stream = connect(&way, &agent).await?;
         let command = (!self.command.is_empty()).then(|| self.command.join(" "));
         let screen = match self.tty || command.is_none() {
             true => Screen::enter()?,
@@ -162,9 +155,12 @@ impl Ssh {
             tokio::io::stderr(),
             stop.draining(),
         );
-        let ended = match session.await {
-            Err(SshError::HungUp) => Err(Interrupted.into()),
-            ended => ended.map_err(anyhow::Error::from),
+        let ended = tokio::select! {
+            ended = session => match ended {
+                Err(SshError::HungUp) => Err(Interrupted.into()),
+                ended => ended.map_err(anyhow::Error::from),
+            },
+            gone = silence::watch(&server, self.named(), &agent, &way) => Err(gone),
         };
         drop(screen);
         way.leave().await;
@@ -173,6 +169,60 @@ impl Ssh {
             status => Err(RemoteStatus(u8::try_from(status).unwrap_or(u8::MAX)).into()),
         }
     }
+
+    /// Carries SSH for a client of OpenSSH or the like, and ends with it, wherever we are by then.
+    async fn carry(self, stop: Stop) -> anyhow::Result<()> {
+        let mut client = client::gone()?;
+        let server = self.remote.server()?;
+        let reaching = async {
+            let (agent, mut way) = set_out(&server, self.named()).await?;
+            arrive(&mut way, &agent, *self.wait).await?;
+            let stream = connect(&way, &agent).await?;
+            anyhow::Ok((agent, way, stream))
+        };
+        let (agent, way, stream) = tokio::select! {
+            reached = reaching => reached?,
+            // Nobody hears why.
+            Ok(()) = &mut client => return Ok(()),
+            () = stop.draining() => return Err(Interrupted.into()),
+        };
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let (mut input, mut output) = (terminal::input()?, tokio::io::stdout());
+        let to_agent = async {
+            // The end of the input is the end of the session, however it ends.
+            let _ = tokio::io::copy(&mut input, &mut writer).await;
+            let _ = writer.shutdown().await;
+            std::future::pending::<()>().await
+        };
+        let from_agent = async {
+            let copied = tokio::io::copy(&mut reader, &mut output).await;
+            copied.and(output.flush().await)
+        };
+        let client_gone = async {
+            if client.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            // An agent that is there ends the session by itself, and its last words count.
+            tokio::time::sleep(REST).await;
+        };
+        let carried = tokio::select! {
+            copied = from_agent => copied.map_err(anyhow::Error::from),
+            () = to_agent => Ok(()),
+            () = client_gone => Ok(()),
+            gone = silence::watch(&server, self.named(), &agent, &way) => Err(gone),
+            () = stop.draining() => Ok(()),
+        };
+        // While the way is there the agent hears that this is over.
+        drop((reader, writer));
+        way.leave().await;
+        carried
+    }
+}
+
+/// Connects to the agent's SSH.
+async fn connect(way: &Way, agent: &Agent) -> anyhow::Result<Stream> {
+    let stream = way.connect(SSH_PORT).await;
+    stream.with_context(|| format!("agent `{}` takes no SSH", agent.name))
 }
 
 /// One answer, as it is printed.

@@ -84,12 +84,18 @@ impl Coordination<'_> {
         events: &mut mpsc::Receiver<Event>,
         stop: &Stop,
     ) -> Result<(), CallError> {
+        self.node.coordinated().await;
+        if let Side::Client(peers, _) = self.side {
+            for id in peers {
+                self.node.seek(*id).await;
+            }
+        }
+        // Whatever the coordinator knew of us, it may have forgotten: our home, too.
         if let Some(node) = self.node.node().await {
             self.is_now(&node).await?;
         }
         if let Side::Client(peers, _) = self.side {
             for id in peers {
-                self.node.seek(*id).await;
                 let add_tunnel = Some(Tunnel { id: bytes(*id) });
                 self.send(CoordinateRequest {
                     add_tunnel,

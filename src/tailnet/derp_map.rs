@@ -189,12 +189,12 @@ impl DerpMap {
             .filter(|node| !node.stun_only)
     }
 
-    /// Where to wait: the first region that relays and is not to be avoided, else any.
-    pub fn home(&self) -> Option<i32> {
+    /// Where to wait: regions that relay, those last that are to be avoided.
+    pub fn homes(&self) -> Vec<i32> {
         let relays = |region: &&Region| region.nodes.iter().any(|node| !node.stun_only);
-        let all = || self.regions.values().filter(relays);
-        let best = all().find(|region| !region.avoid);
-        best.or_else(|| all().next()).map(|region| region.id)
+        let mut all: Vec<&Region> = self.regions.values().filter(relays).collect();
+        all.sort_by_key(|region| region.avoid);
+        all.iter().map(|region| region.id).collect()
     }
 
     /// As a message has it.
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(DerpMap::from_wire(map.to_wire()), map);
         let url = map.relays(999).next().unwrap().url().unwrap();
         assert_eq!(url.as_str(), "http://[::1]:3000/derp");
-        assert_eq!(map.home(), Some(999));
+        assert_eq!(map.homes(), [999]);
     }
 
     #[test]
@@ -359,7 +359,7 @@ mod tests {
         let mut map = DerpMap::embedded(&"http://127.0.0.1:1".parse().unwrap());
         map.regions.get_mut(&999).unwrap().nodes[0].stun_only = true;
 
-        assert_eq!(map.home(), None);
+        assert!(map.homes().is_empty());
         assert_eq!(map.relays(999).count(), 0);
     }
 }

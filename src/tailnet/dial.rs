@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ::http::{HeaderName, HeaderValue, StatusCode};
+use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::time::timeout;
 use url::Url;
 
@@ -47,6 +47,8 @@ pub enum DialError {
         status: StatusCode,
         /// What it says.
         answer: Box<ErrorAnswer>,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// The token cannot be sent.
     #[error("token has characters that a header cannot carry")]
@@ -76,6 +78,19 @@ impl DialError {
             }
             Self::Connect(_) | Self::Headers(_) | Self::Token | Self::Timeout { .. } => false,
         }
+    }
+
+    /// When the server wants to be asked again, if it is only busy.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Connect(_) | Self::Headers(_) | Self::Token | Self::Timeout { .. } => None,
+        }
+    }
+
+    /// Whether what was asked for is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
     }
 
     /// Whether the server does not accept the token with which we wanted to come back.
@@ -128,15 +143,22 @@ pub async fn dial(
             Ok(connection)
         }
         Err(ConnectError::Refused(response)) => {
-            let status = response.status();
+            let (status, retry_after) = (response.status(), retry_after(response.headers()));
             let read = http::read_limited(*response, MAX_ERROR_BYTES);
             let body = timeout(HANDSHAKE_TIMEOUT, read).await.unwrap_or_default();
             Err(DialError::Refused {
                 url: http::bare(&url),
                 status,
                 answer: Box::new(ErrorAnswer::read(&body)),
+                retry_after,
             })
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// When a server that is busy wants to be asked again; dates are not read.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let after = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    after.trim().parse().ok().map(Duration::from_secs)
 }

@@ -24,6 +24,7 @@ use super::{
     derp_map::{DerpMap, Region},
     disco::Transaction,
     engine::{Engine, Output, PeerUpdate},
+    home::Home,
     key::{Key, Private},
     netstack::{Listener, MAX_CONNECTIONS, Stack, Stream},
     node::Node,
@@ -50,6 +51,8 @@ pub struct Config {
     pub addresses: Vec<Ipv6Addr>,
     /// How it gets to relays.
     pub dial: Dial,
+    /// A connection whose peer is silent for so long has ended; `None` for never.
+    pub max_silence: Option<Duration>,
 }
 
 /// What a node tells.
@@ -66,6 +69,7 @@ enum Command {
     SetAddresses(i64, Vec<Ipv6Addr>),
     Update(Uuid, PeerUpdate, oneshot::Sender<()>),
     Seek(Uuid),
+    Coordinated,
     AllLost,
     Ping(Uuid, oneshot::Sender<Option<i32>>),
     Reach(Uuid, tsmp::Token, oneshot::Sender<()>),
@@ -85,7 +89,8 @@ pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
     let (private, disco) = (Private::generate(), Private::generate());
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let (events, told) = mpsc::channel(EVENTS);
-    let stack = Stack::new(&config.addresses, rand::random(), Instant::now());
+    let (seed, now) = (rand::random(), Instant::now());
+    let stack = Stack::new(&config.addresses, config.max_silence, seed, now);
     let source = config.addresses.first().copied();
     let tailnet = Tailnet {
         commands,
@@ -110,7 +115,8 @@ pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
         commands: receiver,
         events,
         map: DerpMap::default(),
-        home: None,
+        home: Home::default(),
+        told: None,
         relays: HashMap::new(),
         clients: 0,
         tasks: JoinSet::new(),
@@ -155,12 +161,17 @@ impl Tailnet {
         self.command(Command::Seek(id)).await;
     }
 
+    /// A coordinator is there, and tells others what it hears of us.
+    pub async fn coordinated(&self) {
+        self.command(Command::Coordinated).await;
+    }
+
     /// The coordinator is away.
     pub async fn all_lost(&self) {
         self.command(Command::AllLost).await;
     }
 
-    /// The node as others should see it; `None` while it has no home.
+    /// The node as others should see it; `None` while it has no home at which they could reach it.
     pub async fn node(&self) -> Option<Box<Node>> {
         let (answer, wait) = oneshot::channel();
         self.command(Command::Tell(answer)).await;
@@ -179,6 +190,11 @@ impl Tailnet {
     pub async fn connect(&self, target: SocketAddrV6) -> io::Result<Stream> {
         let source = self.source.lock().map_or(Ipv6Addr::UNSPECIFIED, |it| *it);
         self.stack.connect(source, target).await
+    }
+
+    /// How long a peer has not answered what it should have; zero if it does.
+    pub fn silent_for(&self, address: Ipv6Addr) -> Duration {
+        self.stack.silent_for(address, Instant::now())
     }
 
     /// Asks a peer by disco; returns how long it took and by which region, or `None` if it is not known.
@@ -232,7 +248,9 @@ pub struct Driver {
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     map: DerpMap,
-    home: Option<i32>,
+    home: Home,
+    /// The home that others know.
+    told: Option<i32>,
     relays: HashMap<i32, Relay>,
     /// Clients of relays that there have been.
     clients: u64,
@@ -251,7 +269,8 @@ impl Driver {
         let (mut stack_due, mut is_held) = (None, false);
         loop {
             self.tell();
-            let due = [self.engine.next_tick(), stack_due];
+            let home_due = self.home.next_tick(Instant::now());
+            let due = [self.engine.next_tick(), stack_due, home_due];
             let due = due.into_iter().flatten().min();
             let due = async {
                 match due {
@@ -280,6 +299,7 @@ impl Driver {
             }
             let now = Instant::now();
             self.engine.tick(now);
+            self.look_after_home(now);
             self.put_out();
             let room = self.room();
             (stack_due, is_held) = self.stack.poll(now, room, &mut packets);
@@ -305,11 +325,16 @@ impl Driver {
             }
             Command::Update(id, update, done) => {
                 self.engine.update(id, update, now);
+                self.ask_again(now);
                 // Who does not wait does not mind.
                 let _ = done.send(());
             }
             Command::Seek(id) => self.engine.seek(id),
-            Command::AllLost => self.engine.all_lost(now),
+            Command::Coordinated => self.home.set_coordinated(true),
+            Command::AllLost => {
+                self.home.set_coordinated(false);
+                self.engine.all_lost(now);
+            }
             Command::Ping(id, answer) => {
                 let transaction = rand::random();
                 self.pings.retain(|_, waiting| !waiting.is_closed());
@@ -321,7 +346,7 @@ impl Driver {
             Command::Reach(id, token, answer) => {
                 self.reached.retain(|_, waiting| !waiting.is_closed());
                 self.reached.insert(token, answer);
-                self.engine.reach(id, token);
+                self.engine.reach(id, token, now);
             }
             Command::Tell(answer) => drop(answer.send(self.node())),
         }
@@ -337,23 +362,40 @@ impl Driver {
             self.engine.relay_lost(id);
         }
         self.map = map;
-        let home = self
-            .home
-            .filter(|home| self.map.relays(*home).next().is_some());
-        let home = home.or_else(|| self.map.home());
-        if home != self.home {
-            self.home = home;
-            self.node_to_tell = self.node();
-            for (id, relay) in &mut self.relays {
-                let is_home = Some(*id) == home;
-                if is_home != relay.is_home {
-                    relay.is_home = is_home;
-                    let _ = relay.frames.try_send(Frame::Preferred(is_home));
-                }
+        self.home.set_regions(self.map.homes(), Instant::now());
+        if let Some(home) = self.home.region() {
+            self.relay(home);
+        }
+    }
+
+    /// Waits where home is, and tells it, once others can reach us there; tries another one while it is away.
+    fn look_after_home(&mut self, now: Instant) {
+        if let Some(region) = self.home.next_to_try(now) {
+            self.relay(region);
+        }
+        let home = self.home.region();
+        for (id, relay) in &mut self.relays {
+            let is_home = Some(*id) == home;
+            if is_home != relay.is_home {
+                relay.is_home = is_home;
+                let _ = relay.frames.try_send(Frame::Preferred(is_home));
             }
         }
-        if let Some(home) = home {
-            self.relay(home);
+        // Who seeks others speaks first, by a relay that has it by then.
+        let told = match self.engine.is_seeking() {
+            true => home,
+            false => self.home.told(now),
+        };
+        if told.is_some() && told != self.told {
+            self.told = told;
+            self.node_to_tell = self.node();
+        }
+    }
+
+    /// What was not answered is sent again at once: there may be a way again.
+    fn ask_again(&mut self, now: Instant) {
+        for address in self.stack.ask_again(now) {
+            self.engine.agree_again(address, now);
         }
     }
 
@@ -362,7 +404,7 @@ impl Driver {
         let is_there = |relay: &Relay| !relay.frames.is_closed();
         if !self.relays.get(&region).is_some_and(is_there) {
             let (frames, outgoing) = mpsc::channel(client::QUEUE);
-            let is_home = self.home == Some(region);
+            let is_home = self.home.region() == Some(region);
             self.clients += 1;
             let client = Client {
                 region,
@@ -391,14 +433,24 @@ impl Driver {
     }
 
     fn hear(&mut self, heard: Heard) {
-        let (region, number) = (heard.region, heard.number);
+        let (region, number, now) = (heard.region, heard.number, Instant::now());
         match heard.what {
             News::Connected => {
-                self.is_connected(region, number, true);
+                if self.is_connected(region, number, true) {
+                    self.home.connected(region, now);
+                    self.look_after_home(now);
+                    self.ask_again(now);
+                }
             }
             News::Lost => {
                 if self.is_connected(region, number, false) {
+                    self.home.lost(region, now);
                     self.engine.relay_lost(region);
+                }
+            }
+            News::Failed => {
+                if self.is_connected(region, number, false) {
+                    self.home.lost(region, now);
                 }
             }
             News::Frames(frames) => {
@@ -456,6 +508,7 @@ impl Driver {
                         let _ = answer.send(());
                     }
                 }
+                Output::Ended(address) => self.stack.abort(address),
                 Output::Ready(id) => {
                     let _ = self.events.try_send(Event::PeerReady(id));
                 }
@@ -479,7 +532,7 @@ impl Driver {
             as_of: Timestamp::now(),
             key: self.private.public(),
             disco: self.disco,
-            home: self.home?,
+            home: self.told?,
             latency: Default::default(),
             forced_websocket: Default::default(),
             addresses: self.config.addresses.clone(),
@@ -505,9 +558,10 @@ mod tests {
             id: 1,
             addresses: vec![Ipv6Addr::LOCALHOST],
             dial,
+            max_silence: None,
         });
         driver.set_map(DerpMap::embedded(&url(1)));
-        let region = driver.home.unwrap();
+        let region = driver.home.region().unwrap();
         let (before, what) = (driver.relays[&region].number, News::Connected);
         driver.set_map(DerpMap::embedded(&url(2)));
         let number = driver.relays[&region].number;

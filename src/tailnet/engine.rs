@@ -31,6 +31,8 @@ const MAX_PEERS: usize = 4096;
 const LOST: Duration = Duration::from_secs(15 * 60);
 /// A peer that we sought is taken for ready after so long.
 const READY: Duration = Duration::from_secs(5);
+/// Pauses between handshakes that are asked for while somebody waits: WireGuard's own are of five seconds.
+const ASK: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(4));
 /// Stands for "by a relay" among addresses, with the region as port.
 const RELAY: [u8; 4] = [127, 3, 3, 40];
 
@@ -67,6 +69,8 @@ pub enum Output {
     Reached(tsmp::Token),
     /// A peer that we sought can be spoken to.
     Ready(Uuid),
+    /// Whoever had this address said goodbye: its connections are over.
+    Ended(Ipv6Addr),
 }
 
 struct Peer {
@@ -78,6 +82,8 @@ struct Peer {
     came_by: Option<i32>,
     /// Until when we wait for a peer that we sought to know us.
     unready_until: Option<Instant>,
+    /// When a handshake may be asked for again, and after how long the next time.
+    ask: Option<(Instant, Duration)>,
 }
 
 /// A node.
@@ -147,7 +153,7 @@ impl Engine {
             PeerUpdate::Disconnected => {
                 self.waiting.remove(&id);
                 self.lose(id, now);
-                self.remove(id);
+                self.end(id);
             }
             PeerUpdate::Lost => {
                 self.waiting.remove(&id);
@@ -231,12 +237,15 @@ impl Engine {
         let is_sought = self.sought.get(&id).copied();
         let peer = match known {
             Some(peer) if peer.node.key == node.key && peer.node.disco == node.disco => Peer {
+                // It waits elsewhere now, whence nothing has come yet.
+                came_by: peer.came_by.filter(|_| peer.node.home == node.home),
                 node,
                 lost_at: None,
                 ..peer
             },
             // It came back as another: nothing of what was agreed on holds.
             _ => Peer {
+                ask: None,
                 session: self.sessions.session(node.key, is_sought.is_some()),
                 shared: self.disco.shared(node.disco),
                 node,
@@ -268,6 +277,15 @@ impl Engine {
             }
         }
         found
+    }
+
+    /// Removes one that said goodbye, with its connections.
+    fn end(&mut self, id: Uuid) {
+        let addresses = self.by_address.iter();
+        let its = addresses.filter(|(_, holder)| **holder == id);
+        let ended = its.map(|(address, _)| Output::Ended(*address));
+        self.outputs.extend(ended);
+        self.remove(id);
     }
 
     fn remove(&mut self, id: Uuid) {
@@ -380,16 +398,54 @@ impl Engine {
         true
     }
 
-    /// Asks a peer inside WireGuard whether it is there.
-    pub fn reach(&mut self, id: Uuid, token: tsmp::Token) {
+    /// Asks a peer inside WireGuard whether it is there. Called again because there was no answer, it also asks for a
+    /// handshake again, as the one before may be lost.
+    pub fn reach(&mut self, id: Uuid, token: tsmp::Token, now: Instant) {
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
+        let is_agreed = peer.session.last_handshake().is_some();
         let ends = self.addresses.first().zip(peer.node.addresses.first());
         if let Some((source, target)) = ends {
             let packet = tsmp::packet(*source, *target, tsmp::Message::Ping(token));
             self.send(id, &packet);
         }
+        match is_agreed {
+            true => self.forget_asking(id),
+            false => self.agree(id, ASK.0, now),
+        }
+    }
+
+    /// Asks for a new handshake with whoever has this address: there may be a way to it again.
+    pub fn agree_again(&mut self, address: Ipv6Addr, now: Instant) {
+        if let Some(id) = self.by_address.get(&address).copied() {
+            self.agree(id, Duration::ZERO, now);
+        }
+    }
+
+    fn forget_asking(&mut self, id: Uuid) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.ask = None;
+        }
+    }
+
+    /// Asks for a handshake, at first after this pause and then after longer ones.
+    fn agree(&mut self, id: Uuid, after: Duration, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let (due, pause) = *peer.ask.get_or_insert((now + after, ASK.0));
+        if peer.unready_until.is_some() || now < due {
+            return;
+        }
+        peer.ask = Some((now + pause, (2 * pause).min(ASK.1)));
+        peer.session.ask(&mut self.scratch);
+        self.drain(id);
+    }
+
+    /// Whether it seeks somebody.
+    pub fn is_seeking(&self) -> bool {
+        !self.sought.is_empty()
     }
 
     /// What a session made goes where it belongs.

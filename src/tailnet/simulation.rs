@@ -1,5 +1,9 @@
 //! Many nodes, a coordinator and relays in one thread, on a clock of their own: what is lost, comes late or twice or ends
-//! is up to a seed. Whatever happened, everybody reaches everybody again once it is over, and nothing piles up.
+//! is up to a seed. A relay has a node only some time after it was dialled, may be down, and may lose a connection without
+//! a word. Whatever happened, everybody reaches everybody again once it is over, and nothing piles up.
+
+mod relays;
+mod streams;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +20,9 @@ use super::{
     coordination::change,
     coordinator::Auth,
     engine::{Engine, Output},
+    home::Home,
     key::{Key, Private},
+    netstack::Stack,
     seats::Seat,
     wireguard::fake::Fakes,
 };
@@ -29,14 +35,15 @@ const STEPS: u32 = 10_000;
 const REGIONS: i32 = 3;
 /// Milliseconds that one step takes at most.
 const STEP: u64 = 50;
-/// Milliseconds of peace after which everything must be well: a session notices its loss after 15 s, asks each 5 s,
-/// and a peer that was sought counts as ready after 5 s.
-const PEACE: u64 = 40_000;
+/// Milliseconds of peace after which everything must be well: a relay that is silent is left after 40 s, a session notices
+/// its loss after 15 s, asks each 5 s, and a peer that was sought counts as ready after 5 s.
+const PEACE: u64 = 80_000;
 /// Milliseconds after which a node forgets whom the coordinator lost.
 const IDLE: u64 = 16 * 60 * 1_000;
 /// What one node may have to say at a time: an answer to each peer, and what waits for it.
 const MAX_OUTPUTS: usize = 1_000;
 
+#[derive(Clone)]
 struct Packet {
     region: i32,
     from: Key,
@@ -54,13 +61,14 @@ struct Member {
     id: Uuid,
     node: Node,
     engine: Engine,
+    /// Only where connections matter.
+    stack: Option<Stack>,
+    relays: relays::Relays,
     connection: Option<Connection>,
     /// Connections that died without the coordinator's knowledge.
     dead: Vec<Connection>,
     /// Whom it seeks; nobody, if it is an agent.
     seeks: Vec<usize>,
-    /// The relays that it is connected to, beside its home.
-    visits: BTreeSet<i32>,
     /// Whom it reached since that was last asked.
     reached: BTreeSet<Uuid>,
     asked: BTreeMap<[u8; 8], Uuid>,
@@ -73,6 +81,12 @@ struct World {
     coordinator: Coordinator,
     members: Vec<Member>,
     wire: Vec<Packet>,
+    /// Relays that are down, until when.
+    down: BTreeMap<i32, u64>,
+    /// Packets to somebody whom the relay does not have.
+    missed: u32,
+    /// Whether packets come in the order in which they were sent.
+    is_orderly: bool,
     token: u64,
 }
 
@@ -82,30 +96,41 @@ fn bytes(id: Uuid) -> bytes::Bytes {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut world = Self {
+        let mut world = Self::empty(seed);
+        let many = world.random.random_range(2..=50);
+        let agents = world.random.random_range(1..many);
+        world.populate(agents, many - agents);
+        world
+    }
+
+    fn empty(seed: u64) -> Self {
+        Self {
             random: StdRng::seed_from_u64(seed),
             fakes: Fakes::default(),
             began: Instant::now(),
             coordinator: Coordinator::default(),
             members: Vec::new(),
             wire: Vec::new(),
+            down: BTreeMap::new(),
+            missed: 0,
+            is_orderly: false,
             token: 0,
-        };
-        let many = world.random.random_range(2..=50);
-        let agents = world.random.random_range(1..many);
-        for number in 0..many {
+        }
+    }
+
+    fn populate(&mut self, agents: usize, clients: usize) {
+        for number in 0..agents + clients {
             let mut seeks = Vec::new();
             if number >= agents {
-                seeks = (0..agents).filter(|_| world.chance(300)).collect();
-                seeks.push(world.random.random_range(0..agents));
+                seeks = (0..agents).filter(|_| self.chance(300)).collect();
+                seeks.push(self.random.random_range(0..agents));
                 seeks.sort_unstable();
                 seeks.dedup();
             }
-            let id = world.id();
-            let member = world.member(id, seeks);
-            world.members.push(member);
+            let id = self.id();
+            let member = self.member(id, seeks);
+            self.members.push(member);
         }
-        world
     }
 
     /// Whether something happens that happens so many times in a thousand.
@@ -138,7 +163,7 @@ impl World {
             as_of: Timestamp::UNIX_EPOCH,
             key: private.public(),
             disco: disco.public(),
-            home: self.random.random_range(1..=REGIONS),
+            home: 0,
             latency: [].into(),
             forced_websocket: [].into(),
             addresses: addresses.clone(),
@@ -146,14 +171,16 @@ impl World {
             endpoints: Vec::new(),
         };
         let sessions = Box::new(self.fakes.clone());
+        let (regions, now) = (self.regions(), self.now());
         Member {
             id,
             node,
             engine: Engine::new(private, disco, addresses, sessions),
+            stack: None,
+            relays: relays::Relays::new(regions, now),
             connection: None,
             dead: Vec::new(),
             seeks,
-            visits: BTreeSet::new(),
             reached: BTreeSet::new(),
             asked: BTreeMap::new(),
         }
@@ -174,9 +201,12 @@ impl World {
         };
         let (seat, answers) = self.coordinator.connect(id, auth);
         member.connection = Some(Connection { seat, answers });
+        member.relays.home.set_coordinated(true);
+        for id in &sought {
+            member.engine.seek(*id);
+        }
         member.says_what_it_is();
         for id in sought {
-            member.engine.seek(id);
             member.requests(CoordinateRequest {
                 add_tunnel: Some(Tunnel { id: bytes(id) }),
                 ..CoordinateRequest::default()
@@ -186,78 +216,71 @@ impl World {
 
     /// Everybody does what there is to do.
     fn pump(&mut self) {
-        let now = self.now();
+        let (now, mut packets) = (self.now(), Vec::new());
         for at in 0..self.members.len() {
             if self.members[at].connection.is_none() {
                 self.connect(at);
             }
+            self.look_after_relays(at);
             let member = &mut self.members[at];
             member.hears(now);
             member.engine.tick(now);
-            let mut said = 0;
-            while let Some(output) = member.engine.poll_output() {
-                said += 1;
-                match output {
-                    Output::Relay { region, to, packet } => {
-                        member.visits.insert(region);
-                        self.wire.push(Packet {
-                            region,
-                            from: member.node.key,
-                            to,
-                            bytes: packet.to_vec(),
-                        });
-                    }
-                    Output::Reached(token) => {
-                        member.reached.extend(member.asked.remove(&token));
-                    }
-                    Output::Deliver(_) | Output::Pong(..) | Output::Ready(_) => {}
-                }
+            self.take_outputs(at);
+            let member = &mut self.members[at];
+            let Some(stack) = &member.stack else { continue };
+            stack.poll(now, MAX_OUTPUTS / 4, &mut packets);
+            for packet in packets.drain(..) {
+                member.engine.from_stack(&packet);
             }
-            assert!(said <= MAX_OUTPUTS, "{said} at once");
+            self.take_outputs(at);
         }
     }
 
-    /// One packet of those under way comes, or is lost, or comes twice.
-    fn deliver(&mut self, is_peace: bool) {
-        if self.wire.is_empty() {
-            return;
-        }
-        let which = self.random.random_range(0..self.wire.len());
-        let packet = self.wire.swap_remove(which);
-        if !is_peace && self.chance(100) {
-            return;
-        }
-        let is_there = |member: &&mut Member| {
-            member.node.key == packet.to
-                && (member.node.home == packet.region || member.visits.contains(&packet.region))
-        };
-        let receiver = self.members.iter_mut().find(is_there);
-        let Some(receiver) = receiver else {
-            let sender = |member: &&mut Member| member.node.key == packet.from;
-            if let Some(sender) = self.members.iter_mut().find(sender) {
-                sender.engine.peer_gone(packet.region, packet.to);
+    fn take_outputs(&mut self, at: usize) {
+        let mut said = 0;
+        while let Some(output) = self.members[at].engine.poll_output() {
+            said += 1;
+            let member = &mut self.members[at];
+            match output {
+                Output::Relay { region, to, packet } => {
+                    let (from, bytes) = (member.node.key, packet.to_vec());
+                    self.send(
+                        at,
+                        Packet {
+                            region,
+                            from,
+                            to,
+                            bytes,
+                        },
+                    );
+                }
+                Output::Reached(token) => {
+                    member.reached.extend(member.asked.remove(&token));
+                }
+                Output::Deliver(packet) => {
+                    member
+                        .stack
+                        .iter()
+                        .for_each(|it| it.receive(packet.clone()));
+                }
+                Output::Ended(address) => member.stack.iter().for_each(|it| it.abort(address)),
+                Output::Pong(..) | Output::Ready(_) => {}
             }
-            return;
-        };
-        receiver
-            .engine
-            .from_relay(packet.region, packet.from, &packet.bytes);
-        if !is_peace && self.chance(30) {
-            self.wire.push(packet);
         }
+        assert!(said <= MAX_OUTPUTS, "{said} at once");
     }
 
     /// A client asks one that it seeks inside the tunnel, or its relay.
     fn ask(&mut self, at: usize, target: usize) {
         self.token += 1;
         let token = self.token.to_be_bytes();
-        let target = self.members[target].id;
+        let (target, now) = (self.members[target].id, self.now());
         let member = &mut self.members[at];
         member
             .asked
             .retain(|asked, _| u64::from_be_bytes(token) - u64::from_be_bytes(*asked) < 10_000);
         member.asked.insert(token, target);
-        member.engine.reach(target, token);
+        member.engine.reach(target, token, now);
         let mut transaction = [0; 12];
         transaction[..8].copy_from_slice(&token);
         member.engine.ping(target, transaction);
@@ -274,41 +297,10 @@ impl World {
 
     /// Something goes wrong.
     fn mishap(&mut self) {
-        let at = self.random.random_range(0..self.members.len());
-        let now = self.now();
         match self.random.random_range(0..9) {
-            // A relay restarts, and all that it had is lost.
-            0 => {
-                let region = self.random.random_range(1..=REGIONS);
-                self.wire.retain(|packet| packet.region != region);
-                for member in &mut self.members {
-                    member.visits.remove(&region);
-                    member.engine.relay_lost(region);
-                }
-            }
-            // The coordinator restarts, and knows nobody.
-            1 => {
-                self.coordinator = Coordinator::default();
-                for member in &mut self.members {
-                    (member.connection, member.dead) = (None, Vec::new());
-                    member.engine.all_lost(now);
-                }
-            }
-            // A connection to it ends, and both know.
-            2 => {
-                self.members[at].connection = None;
-                self.members[at].engine.all_lost(now);
-            }
-            // Only the node knows.
-            3 => {
-                let member = &mut self.members[at];
-                member.dead.extend(member.connection.take());
-                member.engine.all_lost(now);
-            }
-            // The coordinator learns of such a one.
-            4 => self.members[at].dead.clear(),
             // A process ends, and another one begins: an agent with the same id, a client as a new one.
-            5 | 6 => {
+            0 | 1 => {
+                let at = self.random.random_range(0..self.members.len());
                 let mut old = self.members.remove(at);
                 if self.chance(500) {
                     old.requests(CoordinateRequest {
@@ -323,15 +315,43 @@ impl World {
                 let new = self.member(id, std::mem::take(&mut old.seeks));
                 self.members.insert(at, new);
             }
+            which => self.outage(which),
+        }
+    }
+
+    /// Something goes wrong that every connection outlasts.
+    fn outage(&mut self, which: u32) {
+        let at = self.random.random_range(0..self.members.len());
+        let region = self.random.random_range(1..=REGIONS);
+        let now = self.now();
+        match which {
+            // A relay restarts, and all that it had is lost.
+            2 => self.relay_ends(region),
+            // The coordinator restarts, and knows nobody.
+            3 => {
+                self.coordinator = Coordinator::default();
+                for member in &mut self.members {
+                    member.dead = Vec::new();
+                    member.is_alone(now);
+                }
+            }
+            // A connection to it ends, and both know.
+            4 => drop(self.members[at].is_alone(now)),
+            // Only the node knows.
+            5 => {
+                let member = &mut self.members[at];
+                let dead = member.is_alone(now);
+                member.dead.extend(dead);
+            }
+            // The coordinator learns of such a one.
+            6 => self.members[at].dead.clear(),
             // It said nothing for a while to the relays at which it does not wait.
             7 => self.members[at].leaves_relays(),
-            // A node moves to another relay.
-            _ => {
-                let home = self.random.random_range(1..=REGIONS);
-                let member = &mut self.members[at];
-                member.node.home = home;
-                member.says_what_it_is();
-            }
+            // Nothing comes through by its connection to a relay, and nobody says so; or the relay is down.
+            _ => match self.chance(700) {
+                true => self.falls_silent(at, region),
+                false => self.goes_down(region),
+            },
         }
     }
 
@@ -404,14 +424,18 @@ impl Member {
         }
     }
 
-    /// Stays at its home alone.
-    fn leaves_relays(&mut self) {
-        for region in std::mem::take(&mut self.visits) {
-            self.engine.relay_lost(region);
-        }
+    /// It has no coordinator any more; returns the connection that it had.
+    fn is_alone(&mut self, now: Instant) -> Option<Connection> {
+        self.relays.home.set_coordinated(false);
+        self.engine.all_lost(now);
+        self.connection.take()
     }
 
+    /// Tells it, once there is a home that others may know.
     fn says_what_it_is(&mut self) {
+        if self.node.home == 0 {
+            return;
+        }
         let node = Some(self.node.to_wire());
         self.requests(CoordinateRequest {
             update_self: Some(UpdateSelf { node }),
@@ -429,13 +453,11 @@ impl Member {
                             ready.push(ReadyForHandshake { id: bytes(id) });
                         }
                         self.engine.update(id, change, now);
+                        self.asks_again(now);
                     }
                 }
                 Err(mpsc::error::TryRecvError::Empty) => break,
-                Err(mpsc::error::TryRecvError::Disconnected) => {
-                    self.connection = None;
-                    self.engine.all_lost(now);
-                }
+                Err(mpsc::error::TryRecvError::Disconnected) => drop(self.is_alone(now)),
             }
         }
         if self.seeks.is_empty() && !ready.is_empty() {

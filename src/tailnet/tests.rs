@@ -34,6 +34,9 @@ async fn serve(relay: Relay, stop: &Stop) -> url::Url {
     tokio::spawn(async move {
         loop {
             let (mut socket, _) = listener.accept().await.unwrap();
+            if stop.is_draining() {
+                continue;
+            }
             let (relay, stop) = (relay.clone(), stop.clone());
             tokio::spawn(async move {
                 let mut head = Vec::new();
@@ -57,6 +60,10 @@ struct Peer {
 
 impl Peer {
     async fn new(relay: &url::Url, stop: &Stop) -> Self {
+        Self::with(relay, DerpMap::embedded(relay), stop).await
+    }
+
+    async fn with(relay: &url::Url, map: DerpMap, stop: &Stop) -> Self {
         let id = Uuid::new_v4();
         let dial = Dial {
             http: Client::new(http::Config::new(relay.clone())).unwrap(),
@@ -66,15 +73,22 @@ impl Peer {
             id: address::node_id(id),
             addresses: address::of_agent(id).to_vec(),
             dial,
+            max_silence: None,
         };
         let (net, driver, events) = start(config);
         tokio::spawn(driver.run(stop.clone()));
-        net.set_derp_map(DerpMap::embedded(relay)).await;
+        net.set_derp_map(map).await;
         Self { id, net, events }
     }
 
     async fn knows(&self, other: &Self) {
-        let node = other.net.node().await.unwrap();
+        let node = loop {
+            // Others hear of it once its relay has it.
+            match other.net.node().await {
+                Some(node) => break node,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
         self.net.update(other.id, PeerUpdate::Node(node)).await;
     }
 }
@@ -116,6 +130,62 @@ async fn a_client_reaches_an_agent_through_a_relay() {
     wrote.unwrap();
     read.unwrap();
     assert!(sent == come);
+    stop.cancel();
+}
+
+/// A map of these relays, each in a region of its own, from 1 on.
+fn map_of(relays: &[&url::Url]) -> DerpMap {
+    let regions = (1..).zip(relays).map(|(id, relay)| {
+        let mut region = DerpMap::embedded(relay).regions.remove(&999).unwrap();
+        (region.id, region.embedded_relay) = (id, false);
+        (id, region)
+    });
+    DerpMap {
+        regions: regions.collect(),
+        ..DerpMap::default()
+    }
+}
+
+/// Waits until a node says that this is its home.
+async fn waits_at(peer: &mut Peer, home: i32) -> PeerUpdate {
+    loop {
+        if let Event::NodeChanged(node) = peer.events.recv().await.unwrap()
+            && node.home == home
+        {
+            return PeerUpdate::Node(node);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nodes_whose_home_is_down_meet_at_another_relay_once_others_can_be_told() {
+    let (first_stop, stop) = (Stop::new(), Stop::new());
+    let (first, second) = (relay(&first_stop).await, relay(&stop).await);
+    let map = map_of(&[&first, &second]);
+    let mut agent = Peer::with(&first, map.clone(), &stop).await;
+    let mut client = Peer::with(&first, map, &stop).await;
+    let mut listener = agent.net.listen(22);
+    agent.knows(&client).await;
+    client.knows(&agent).await;
+    let target = std::net::SocketAddrV6::new(address::primary(agent.id), 22, 0, 0);
+    let (here, there) = tokio::join!(client.net.connect(target), listener.accept());
+    let (mut here, (mut there, _)) = (here.unwrap(), there.unwrap());
+
+    first_stop.cancel();
+    here.write_all(b"meanwhile").await.unwrap();
+    let moved = async {
+        agent.net.coordinated().await;
+        client.net.coordinated().await;
+        let (of_agent, of_client) = tokio::join!(waits_at(&mut agent, 2), waits_at(&mut client, 2));
+        agent.net.update(client.id, of_client).await;
+        client.net.update(agent.id, of_agent).await;
+        let mut come = [0; 9];
+        there.read_exact(&mut come).await.unwrap();
+        come
+    };
+
+    let come = tokio::time::timeout(Duration::from_secs(60), moved).await;
+    assert_eq!(&come.unwrap(), b"meanwhile");
     stop.cancel();
 }
 

@@ -39,6 +39,8 @@ pub trait Session: Send {
     fn open(&mut self, datagram: &[u8], out: &mut Vec<Out>);
     /// Does what is due; called each [`TICK`].
     fn tick(&mut self, out: &mut Vec<Out>);
+    /// Asks for an agreement now, whatever was asked for before.
+    fn ask(&mut self, out: &mut Vec<Out>);
     /// How long ago both agreed; `None` if they did not.
     fn last_handshake(&self) -> Option<Duration>;
 }
@@ -142,6 +144,14 @@ impl Session for Boring {
         self.limiter.reset_count();
         self.room(0);
         Self::take(self.tunnel.update_timers(&mut self.buffer), out);
+    }
+
+    fn ask(&mut self, out: &mut Vec<Out>) {
+        self.room(0);
+        let asked = self
+            .tunnel
+            .format_handshake_initiation(&mut self.buffer, true);
+        Self::take(asked, out);
     }
 
     fn last_handshake(&self) -> Option<Duration> {

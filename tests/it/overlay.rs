@@ -1,5 +1,6 @@
 //! People in workspaces, from outside: the program as server and as agents, and OpenSSH as the one who comes.
 
+mod crowd;
 mod duties;
 mod fake;
 mod files;
@@ -8,5 +9,7 @@ mod git;
 mod inside;
 mod lab;
 mod life;
+mod outages;
+mod proxy;
 mod sessions;
 mod terminals;

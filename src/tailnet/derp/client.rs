@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     sync::mpsc,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::debug;
 
@@ -32,8 +32,13 @@ use crate::{
 
 /// Until a relay knows us.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A relay that says nothing for so long is away.
-const READ: Duration = Duration::from_secs(120);
+/// A relay that says nothing for so long is away: two of its keep-alives are missing.
+const READ: Duration = Duration::from_secs(125);
+/// After so much silence a relay is asked whether it is there, and then each time that half of it has passed.
+const ASK: Duration = Duration::from_secs(20);
+/// A relay that answers such questions, and leaves so many unanswered, is away. A connection that a firewall dropped
+/// without a word is noticed this way long before a keep-alive is missing.
+const UNANSWERED: u32 = 2;
 const WRITE: Duration = Duration::from_secs(10);
 /// Frames that wait to be sent: what comes on top is dropped, as on any network.
 pub const QUEUE: usize = 1024;
@@ -69,6 +74,8 @@ pub enum News {
     Connected,
     /// It does not; it is dialled again if it is home.
     Lost,
+    /// It could not be made; it is tried again.
+    Failed,
     /// Frames came, as many as were read at once.
     Frames(Vec<Frame>),
 }
@@ -98,6 +105,7 @@ impl Client {
     /// home.
     pub async fn run(self, mut outgoing: mpsc::Receiver<Frame>, heard: mpsc::Sender<Heard>) {
         let mut back_off = BackOff::default();
+        let mut stood_at = Instant::now();
         loop {
             back_off.wait().await;
             let connected = timeout(CONNECT, self.connect()).await;
@@ -107,18 +115,25 @@ impl Client {
                         return;
                     }
                     let ended = self.speak(reader, writer, &mut outgoing, &heard).await;
+                    stood_at = Instant::now();
                     if !self.tell(News::Lost, &heard).await {
                         return;
                     }
                     ended
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    if !self.tell(News::Failed, &heard).await {
+                        return;
+                    }
+                    Err(error)
+                }
             };
             match ended {
                 Ok(()) => return,
                 Err(error) => debug!(region = self.region, %error, "no connection to the relay"),
             }
-            if outgoing.is_closed() && outgoing.is_empty() {
+            let is_wanted = self.is_home.load(Ordering::Relaxed) || stood_at.elapsed() < IDLE;
+            if !is_wanted || outgoing.is_closed() && outgoing.is_empty() {
                 return;
             }
         }
@@ -156,6 +171,10 @@ impl Client {
         };
         let info = frame::client_info(&self.private, relay);
         write(&mut writer, &info).await?;
+        // It has us once it says more: what others send to us before that is lost.
+        let Some(Frame::ServerInfo(_)) = reader.next().await? else {
+            return Err(invalid("a relay that does not take us in"));
+        };
         if self.is_home.load(Ordering::Relaxed) {
             write(&mut writer, &Frame::Preferred(true)).await?;
         }
@@ -180,7 +199,8 @@ impl Client {
                 Ok(Box::new(upgraded))
             }
             status => {
-                if status.is_client_error() {
+                let is_too_often = status == StatusCode::TOO_MANY_REQUESTS;
+                if status.is_client_error() && !is_too_often {
                     self.dial.by_websocket.store(true, Ordering::Relaxed);
                 }
                 Err(invalid(format!("{url} answered {status}")))
@@ -200,17 +220,30 @@ impl Client {
         W: AsyncWrite + Unpin,
     {
         // The reader must not wait for the writer, or both sides may stand still.
-        let (pongs, mut control) = mpsc::channel(8);
+        let (own, mut control) = mpsc::channel(8);
         let reading = async {
+            let mut watch = Watch::default();
+            // Whoever answers now answers in silence, too.
+            drop(own.try_send(question()));
             loop {
-                let Some(first) = timeout(READ, reader.next()).await?? else {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                let read = match timeout(watch.patience(), reader.next()).await {
+                    Ok(read) => read?,
+                    Err(late) if watch.is_over() => return Err(late.into()),
+                    Err(_) => {
+                        drop(own.try_send(question()));
+                        continue;
+                    }
                 };
-                let (mut next, mut frames) = (Some(first), Vec::new());
+                watch.heard();
+                let (mut next, mut frames) = (read, Vec::new());
+                if next.is_none() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 while let Some(frame) = next {
                     match frame {
                         // A relay that asks faster than it reads gets fewer answers.
-                        Frame::Ping(data) => drop(pongs.try_send(Frame::Pong(data))),
+                        Frame::Ping(data) => drop(own.try_send(Frame::Pong(data))),
+                        Frame::Pong(_) => watch.is_answered = true,
                         Frame::Restarting(within, _) => {
                             debug!(within, "the relay says that it ends");
                         }
@@ -225,19 +258,23 @@ impl Client {
         };
         let writing = async {
             let (mut bytes, mut frames) = (BytesMut::new(), Vec::new());
+            let mut idle_at = Instant::now() + IDLE;
             loop {
                 let idle = async {
                     match self.is_home.load(Ordering::Relaxed) {
                         true => std::future::pending().await,
-                        false => tokio::time::sleep(IDLE).await,
+                        false => sleep_until(idle_at).await,
                     }
                 };
                 tokio::select! {
                     biased;
                     Some(frame) = control.recv() => frame.encode(&mut bytes),
-                    count = outgoing.recv_many(&mut frames, BATCH) => if count == 0 {
-                        return Ok(());
-                    },
+                    count = outgoing.recv_many(&mut frames, BATCH) => {
+                        if count == 0 {
+                            return Ok(());
+                        }
+                        idle_at = Instant::now() + IDLE;
+                    }
                     () = idle => return Ok(()),
                 }
                 for frame in frames.drain(..) {
@@ -259,6 +296,37 @@ impl Client {
             ended = writing => ended,
         }
     }
+}
+
+/// How long a relay has been silent, and whether it answers questions.
+#[derive(Default)]
+struct Watch {
+    asked: u32,
+    waited: Duration,
+    is_answered: bool,
+}
+
+impl Watch {
+    /// How long to wait for the next frame.
+    fn patience(&self) -> Duration {
+        if self.asked == 0 { ASK } else { ASK / 2 }
+    }
+
+    /// Notes that it was silent for as long again; whether it is away.
+    fn is_over(&mut self) -> bool {
+        self.waited += self.patience();
+        let is_over = self.waited >= READ || self.is_answered && self.asked >= UNANSWERED;
+        self.asked += 1;
+        is_over
+    }
+
+    fn heard(&mut self) {
+        (self.asked, self.waited) = (0, Duration::ZERO);
+    }
+}
+
+fn question() -> Frame {
+    Frame::Ping(rand::random())
 }
 
 fn upgrade_headers(headers: &mut HeaderMap) {
@@ -294,6 +362,48 @@ mod tests {
         let (heard, _news) = mpsc::channel(8);
         let speaking = client.speak(Reader::new(reader), writer, &mut outgoing, &heard);
         timeout(IDLE + IDLE / 2, speaking).await.is_err()
+    }
+
+    /// Speaks to a relay that answers `answers` questions, and then says nothing any more; how long that was borne.
+    async fn bears(answers: usize) -> Duration {
+        let (here, there): (_, DuplexStream) = duplex(4096);
+        let (reader, writer) = split(here);
+        let (heard, mut news) = mpsc::channel(8);
+        let (_frames, mut outgoing) = mpsc::channel(8);
+        let relay = async {
+            let (reader, mut writer) = split(there);
+            let mut reader = Reader::new(reader);
+            let (mut left, mut silent_since) = (answers, Instant::now());
+            while let Some(frame) = reader.next().await.unwrap() {
+                if let Frame::Ping(data) = frame
+                    && left > 0
+                {
+                    (left, silent_since) = (left - 1, Instant::now());
+                    write(&mut writer, &Frame::Pong(data)).await.unwrap();
+                }
+            }
+            silent_since.elapsed()
+        };
+        let client = client(true);
+        let speaking = async {
+            let ended = client.speak(Reader::new(reader), writer, &mut outgoing, &heard);
+            assert_eq!(ended.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            drop(heard);
+        };
+        let hearing = async { while news.recv().await.is_some() {} };
+        let (borne, ..) = tokio::join!(relay, speaking, hearing);
+        borne
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_falls_silent_is_left_within_a_minute_if_it_answered_before() {
+        for answers in [1, 2, 5] {
+            let borne = bears(answers).await;
+            assert!(borne <= Duration::from_secs(45), "{answers}: {borne:?}");
+            assert!(borne >= Duration::from_secs(40), "{answers}: {borne:?}");
+        }
+        // One that never answers has its keep-alives.
+        assert!(bears(0).await >= Duration::from_secs(120));
     }
 
     #[tokio::test(start_paused = true)]

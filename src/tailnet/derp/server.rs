@@ -10,7 +10,10 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -81,6 +84,8 @@ struct Client {
 struct Queue {
     waiting: Mutex<Waiting>,
     more: Notify,
+    /// Whether its client has to go.
+    is_over: AtomicBool,
 }
 
 #[derive(Default)]
@@ -178,6 +183,11 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.more.notify_one();
+    }
+
     fn control(&self, frame: Frame) {
         let mut waiting = self.lock();
         if waiting.control.len() < QUEUE_CONTROL {
@@ -214,10 +224,12 @@ impl Queue {
 }
 
 impl Clients {
-    fn enter(&mut self, key: Key) -> Option<(u64, Arc<Queue>)> {
+    /// Takes one in. Of too many with one key the one goes that sent least lately: most likely its connection broke
+    /// without our knowledge.
+    fn enter(&mut self, key: Key) -> (u64, Arc<Queue>) {
         let all = self.by_key.entry(key).or_default();
         if all.len() >= MAX_DUPLICATES {
-            return None;
+            all.remove(0).queue.end();
         }
         self.next_id += 1;
         let (id, queue) = (self.next_id, Arc::new(Queue::default()));
@@ -226,7 +238,7 @@ impl Clients {
             queue: queue.clone(),
             sent_to: HashSet::new(),
         });
-        Some((id, queue))
+        (id, queue)
     }
 
     fn leave(&mut self, key: Key, id: u64) {
@@ -351,8 +363,7 @@ impl Relay {
                 "a relay that wants to share clients, which we do not",
             ));
         }
-        let entered = self.clients().enter(key);
-        let (id, queue) = entered.ok_or_else(|| invalid("too many clients with one key"))?;
+        let (id, queue) = self.clients().enter(key);
         let present = Present {
             relay: self.clone(),
             key,
@@ -409,6 +420,9 @@ impl Present {
         // Not all of a fleet at once.
         let mut silent_until = Instant::now() + KEEP_ALIVE.mul_f64(rand::random_range(1.0..1.08));
         loop {
+            if self.queue.is_over.load(Ordering::Relaxed) {
+                return Err(invalid("another client with the same key took its place"));
+            }
             self.queue.batch(&mut bytes);
             if bytes.is_empty() {
                 tokio::select! {
@@ -451,9 +465,9 @@ mod tests {
     #[test]
     fn the_newest_of_a_key_gets_its_packets_and_then_whoever_sent_last() {
         let mut clients = Clients::default();
-        let (a, _) = clients.enter(key(1)).unwrap();
-        let (first, one) = clients.enter(key(2)).unwrap();
-        let (second, two) = clients.enter(key(2)).unwrap();
+        let (a, _) = clients.enter(key(1));
+        let (first, one) = clients.enter(key(2));
+        let (second, two) = clients.enter(key(2));
 
         assert!(clients.send(key(1), a, key(2), packet("x")));
         assert!(next(&one).is_none() && next(&two).is_some());
@@ -470,9 +484,9 @@ mod tests {
     #[test]
     fn those_who_heard_of_a_client_are_told_when_it_goes() {
         let mut clients = Clients::default();
-        let (a, _) = clients.enter(key(1)).unwrap();
-        let (_, heard) = clients.enter(key(2)).unwrap();
-        let (_, other) = clients.enter(key(3)).unwrap();
+        let (a, _) = clients.enter(key(1));
+        let (_, heard) = clients.enter(key(2));
+        let (_, other) = clients.enter(key(3));
         clients.send(key(1), a, key(2), packet("x"));
         next(&heard);
 

@@ -85,7 +85,7 @@ impl Side {
 
     /// Whether a question inside the tunnel is answered.
     fn reaches(&mut self, other: &mut Self) -> bool {
-        self.engine.reach(other.id, Self::token());
+        self.engine.reach(other.id, Self::token(), Instant::now());
         let mut seen = Vec::new();
         for _ in 0..4 {
             seen.extend(self.sends_to(other));
@@ -204,12 +204,12 @@ fn one_that_we_seek_is_spoken_to_once_it_knows_us_or_time_is_up() {
     };
     client.engine.seek(agent.id);
     client.learns(agent.id, &agent.node, now);
-    client.engine.reach(agent.id, Side::token());
+    client.engine.reach(agent.id, Side::token(), now);
     assert!(client.outputs().is_empty());
 
     client.engine.update(agent.id, PeerUpdate::Ready, now);
     assert!(is_ready(&mut client));
-    client.engine.reach(agent.id, Side::token());
+    client.engine.reach(agent.id, Side::token(), now);
     assert!(matches!(
         client.outputs()[..],
         [Output::Relay { region: HOME, .. }]
@@ -255,7 +255,7 @@ fn a_ping_is_answered_by_the_way_it_came_and_only_to_its_peer() {
 
     // From now on it is reached that way, until the relay says otherwise.
     let region = |side: &mut Side| {
-        side.engine.reach(one.id, Side::token());
+        side.engine.reach(one.id, Side::token(), now);
         match side.outputs().pop() {
             Some(Output::Relay { region, .. }) => region,
             other => panic!("{other:?}"),

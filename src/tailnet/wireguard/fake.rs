@@ -52,6 +52,7 @@ impl Sessions for Fakes {
             // No two sessions of one test ask alike.
             next: made << 32,
             agreed: None,
+            heard: 0,
             asked: None,
             waits: None,
             sent_at: None,
@@ -64,6 +65,8 @@ struct Fake {
     next: u64,
     /// On what, and when.
     agreed: Option<(u64, u64)>,
+    /// The newest question of the peer's: older ones that come late count for nothing, as their time stamps say so.
+    heard: u64,
     /// What was asked, when last, and when first.
     asked: Option<(u64, u64, u64)>,
     /// The packet that waits for an agreement.
@@ -77,7 +80,7 @@ impl Fake {
         Out::Network([&[kind][..], &agreement.to_be_bytes(), payload].concat())
     }
 
-    fn ask(&mut self, out: &mut Vec<Out>) {
+    fn initiate(&mut self, out: &mut Vec<Out>) {
         let now = self.clock.now();
         self.next += 1;
         let since = self.asked.map_or(now, |(_, _, since)| since);
@@ -97,7 +100,7 @@ impl Session for Fake {
             _ => {
                 self.waits = Some(packet.to_vec());
                 if self.asked.is_none() {
-                    self.ask(out);
+                    self.initiate(out);
                 }
             }
         }
@@ -113,7 +116,8 @@ impl Session for Fake {
         };
         let agreement = u64::from_be_bytes(*agreement);
         match kind {
-            INIT => {
+            INIT if agreement > self.heard => {
+                self.heard = agreement;
                 self.agreed = Some((agreement, now));
                 out.push(Self::message(ANSWER, agreement, &[]));
             }
@@ -137,14 +141,18 @@ impl Session for Fake {
             Some((_, _, since)) if now - since >= GIVE_UP => {
                 (self.asked, self.waits) = (None, None)
             }
-            Some((_, last, _)) if now - last >= ASK => self.ask(out),
+            Some((_, last, _)) if now - last >= ASK => self.initiate(out),
             Some(_) => {}
             None if self.sent_at.is_some_and(|at| now - at >= SILENCE) => {
                 self.sent_at = None;
-                self.ask(out);
+                self.initiate(out);
             }
             None => {}
         }
+    }
+
+    fn ask(&mut self, out: &mut Vec<Out>) {
+        self.initiate(out);
     }
 
     fn last_handshake(&self) -> Option<Duration> {

@@ -97,6 +97,7 @@ impl Scene {
                 http: client.clone(),
                 by_websocket: Arc::default(),
             },
+            max_silence: None,
         });
         tasks.spawn(driver.run(stop.clone()));
         node.set_derp_map(DerpMap::embedded(lab.server.url())).await;

@@ -12,8 +12,9 @@ use crate::control::model::{AgentId, UserId};
 const OF_AGENT: usize = 16;
 /// Connections of programs with one agent's token, which must not take the places of the agent.
 const OF_HELPERS: usize = 16;
-/// Connections of one person's clients: each login has one to the agent, and one that watches the workspace.
-const OF_PERSON: usize = 256;
+/// Connections of one person's clients: each login has one to the agent, and one that watches the workspace. Five hundred
+/// logins may begin together.
+const OF_PERSON: usize = 1024;
 
 /// Whose connections are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -52,7 +52,7 @@ fn packet(source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
 fn what_comes_twice_counts_once() {
     let now = Instant::now();
     let (mut one, mut two) = sealed_pair(now);
-    one.engine.reach(two.id, Side::token());
+    one.engine.reach(two.id, Side::token(), now);
     let asked = one.mail();
     for packet in &asked {
         two.engine.from_relay(HOME, one.key, packet);
@@ -115,7 +115,7 @@ fn a_flood_of_handshakes_delays_nobody_else() {
         // A new process with the same keys each time, so that each asks for something new.
         let mut flood = Side::sealed(3);
         flood.learns(two.id, &two.node, now);
-        flood.engine.reach(two.id, Side::token());
+        flood.engine.reach(two.id, Side::token(), now);
         for packet in flood.mail() {
             two.engine.from_relay(HOME, flood.key, &packet);
         }
@@ -137,7 +137,7 @@ fn strangers_cost_a_look_into_a_table() {
     let mut stranger = Side::sealed(9);
     stranger.learns(two.id, &two.node, now);
     stranger.engine.ping(two.id, [1; 12]);
-    stranger.engine.reach(two.id, Side::token());
+    stranger.engine.reach(two.id, Side::token(), now);
     let mail = stranger.mail();
     assert_eq!(mail.len(), 2);
 

@@ -1,0 +1,72 @@
+//! An agent that falls silent: the session waits for it, and somebody is told.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::parts;
+use crate::{
+    cli::output,
+    connect::{Agent, ConnectError, Server, Way},
+};
+
+/// How often we look.
+const LOOK: Duration = Duration::from_secs(5);
+/// After so much silence somebody is told: two keep-alives are without an answer.
+const SILENT: Duration = Duration::from_secs(30);
+/// How often the server is asked then whether the agent may still come back, in looks.
+const ASK: u32 = 6;
+
+/// Tells when the agent does not answer, and when it does again. Returns once it cannot come back, as its workspace was
+/// stopped, deleted or built anew.
+pub(super) async fn watch(server: &Server, named: &str, agent: &Agent, way: &Way) -> anyhow::Error {
+    let name = &agent.name;
+    let mut silent = 0;
+    loop {
+        sleep(LOOK).await;
+        if way.silent_for() < SILENT {
+            if silent > 0 {
+                tell(&format!("The agent {name} answers again."));
+            }
+            silent = 0;
+            continue;
+        }
+        if silent == 0 {
+            tell(&format!(
+                "The agent {name} does not answer. The session goes on when it does."
+            ));
+        }
+        if silent % ASK == 0
+            && let Some(why) = gone(server, named, agent).await
+        {
+            return why;
+        }
+        silent += 1;
+    }
+}
+
+/// Why an agent will not come back; `None` if it may, or the server does not say.
+async fn gone(server: &Server, named: &str, agent: &Agent) -> Option<anyhow::Error> {
+    let (workspace, name) = parts(named);
+    let found = match server.workspace(workspace).await {
+        Ok(found) => found.agent(name),
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok(found) if found.id == agent.id => None,
+        Ok(_) => Some(anyhow::anyhow!(
+            "workspace `{workspace}` was built anew, and has another agent `{}` now",
+            agent.name
+        )),
+        Err(error @ ConnectError::NoAgent(_)) => Some(error.into()),
+        Err(ConnectError::Refused { status, .. }) if status.as_u16() == 404 => Some(
+            anyhow::anyhow!("workspace `{workspace}` is not there any more"),
+        ),
+        Err(_) => None,
+    }
+}
+
+/// Says it on a line of its own, also on a terminal that a session has set to raw.
+fn tell(text: &str) {
+    output::note(&format!("\r{text}\r"));
+}

@@ -1,0 +1,282 @@
+//! The connections with one peer: each peer has sockets and a clock of its own.
+//!
+//! A peer that was away answers again at some moment, and by then smoltcp waits up to a minute before it sends the next
+//! time. Setting the peer's clock forward makes everything due at once, and touches nobody else's connections.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv6Addr, SocketAddrV6},
+    time::{Duration, Instant},
+};
+
+use smoltcp::{
+    iface::{Interface, SocketHandle, SocketSet},
+    socket::tcp::{CongestionControl, Socket, SocketBuffer, State},
+    time::Instant as StackInstant,
+    wire::{IpAddress, IpEndpoint, IpListenEndpoint},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    BUFFER_BYTES, HALF_OPEN, KEEP_ALIVE, LINGER, Limits,
+    wire::{Segment, Wire},
+};
+
+/// smoltcp's longest pause between two retransmissions.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A peer that left us without an answer for so long was away: more than a retransmission's first pause, with its trip.
+const AWAY: Duration = Duration::from_secs(2);
+
+/// Where a listener hears of its connections.
+pub(super) type Door = mpsc::Sender<(SocketHandle, SocketAddrV6)>;
+
+/// Connections with one address.
+pub(super) struct Peer {
+    pub(super) sockets: SocketSet<'static>,
+    /// Connections that it began and that do not stand yet, by their port.
+    begun: Vec<(u16, SocketHandle)>,
+    /// Connections that nobody holds, since when.
+    ending: Vec<(SocketHandle, Instant)>,
+    /// How far its clock is set forward.
+    ahead: Duration,
+    /// Since when something that it should answer is without an answer.
+    unanswered_since: Option<Instant>,
+    /// When its clock was set forward last.
+    asked_at: Option<Instant>,
+    /// When it has to be polled next by itself.
+    pub(super) due: Option<Instant>,
+    /// Whether it has to be polled now.
+    pub(super) is_dirty: bool,
+    /// Packets of it since the last acknowledgement was forced out.
+    pub(super) arrived: usize,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self {
+            sockets: SocketSet::new(Vec::new()),
+            begun: Vec::new(),
+            ending: Vec::new(),
+            ahead: Duration::ZERO,
+            unanswered_since: None,
+            asked_at: None,
+            due: None,
+            is_dirty: true,
+            arrived: 0,
+        }
+    }
+}
+
+fn socket(limit: Duration) -> Socket<'static> {
+    let buffer = || SocketBuffer::new(vec![0; BUFFER_BYTES]);
+    let mut socket = Socket::new(buffer(), buffer());
+    socket.set_nagle_enabled(false);
+    socket.set_ack_delay(Some(smoltcp::time::Duration::from_millis(5)));
+    socket.set_timeout(Some(limit.into()));
+    socket.set_keep_alive(Some(KEEP_ALIVE.into()));
+    socket.set_congestion_control(CongestionControl::Cubic);
+    socket
+}
+
+impl Peer {
+    fn tcp(&self) -> impl Iterator<Item = &Socket<'static>> {
+        self.sockets.iter().filter_map(|(_, socket)| match socket {
+            smoltcp::socket::Socket::Tcp(socket) => Some(socket),
+            smoltcp::socket::Socket::Udp(_) => None,
+        })
+    }
+
+    /// Connections that have not ended.
+    pub(super) fn open(&self) -> usize {
+        self.tcp().filter(|socket| socket.is_open()).count()
+    }
+
+    /// Bytes that wait to be sent or read.
+    pub(super) fn bytes(&self) -> usize {
+        let waiting = |socket: &Socket<'_>| socket.send_queue() + socket.recv_queue();
+        self.tcp().map(waiting).sum()
+    }
+
+    /// Whether one of its connections is this segment's.
+    pub(super) fn has(&self, segment: &Segment) -> bool {
+        let mut all = self.tcp();
+        all.any(|socket| {
+            let (local, remote) = (socket.local_endpoint(), socket.remote_endpoint());
+            local.is_some_and(|it| it.port == segment.target)
+                && remote.is_some_and(|it| it.port == segment.source)
+        })
+    }
+
+    /// How long it has not answered what it should have.
+    pub(super) fn silent_for(&self, now: Instant) -> Duration {
+        self.unanswered_since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Opens a door for the one connection that comes next.
+    pub(super) fn expect(&mut self, port: u16) {
+        let mut socket = socket(HALF_OPEN);
+        if socket.listen(IpListenEndpoint::from(port)).is_ok() {
+            let handle = self.sockets.add(socket);
+            self.begun.push((port, handle));
+        }
+    }
+
+    /// Begins a connection.
+    pub(super) fn connect(
+        &mut self,
+        interface: &mut Interface,
+        ends: (IpEndpoint, IpEndpoint),
+        within: Duration,
+    ) -> Result<SocketHandle, smoltcp::socket::tcp::ConnectError> {
+        let (local, remote) = ends;
+        let mut socket = socket(within);
+        socket.connect(interface.context(), remote, local)?;
+        self.is_dirty = true;
+        Ok(self.sockets.add(socket))
+    }
+
+    /// Lets a connection end that nobody holds any more.
+    pub(super) fn let_go(&mut self, handle: SocketHandle, now: Instant) {
+        let socket = self.sockets.get_mut::<Socket<'_>>(handle);
+        socket.set_timeout(Some(LINGER.into()));
+        match socket.recv_queue() {
+            0 => socket.close(),
+            // What came is read by nobody: the peer should know.
+            _ => socket.abort(),
+        }
+        self.ending.push((handle, now));
+        self.is_dirty = true;
+    }
+
+    /// Breaks all connections: the peer is not there any more.
+    pub(super) fn abort(&mut self) {
+        for (_, socket) in self.sockets.iter_mut() {
+            if let smoltcp::socket::Socket::Tcp(socket) = socket {
+                socket.abort();
+            }
+        }
+        self.is_dirty = true;
+    }
+
+    /// smoltcp's time for it, `since` the stack's beginning.
+    pub(super) fn at(&self, since: Duration) -> StackInstant {
+        let passed = since + self.ahead;
+        StackInstant::from_micros(i64::try_from(passed.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// When `at` will be, of a stack that began at `began`.
+    pub(super) fn due_at(&self, at: StackInstant, began: Instant) -> Instant {
+        let passed = Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or_default());
+        began + passed.saturating_sub(self.ahead)
+    }
+
+    /// Notes what was sent to it.
+    pub(super) fn sent(&mut self, packets: &[Vec<u8>], now: Instant) {
+        if self.unanswered_since.is_none()
+            && packets
+                .iter()
+                .any(|packet| Segment::parse(packet).is_some_and(|segment| segment.wants_answer()))
+        {
+            self.unanswered_since = Some(now);
+        }
+    }
+
+    /// Notes that it was heard. If it was away, what it has not acknowledged goes out again at once.
+    pub(super) fn heard(&mut self, now: Instant) {
+        let was_away = self.silent_for(now) >= AWAY;
+        self.unanswered_since = None;
+        self.is_dirty = true;
+        if was_away && self.tcp().any(|socket| socket.send_queue() > 0) {
+            self.set_forward(now);
+        }
+    }
+
+    fn set_forward(&mut self, now: Instant) {
+        self.ahead += LONGEST_PAUSE;
+        self.asked_at = Some(now);
+        self.is_dirty = true;
+    }
+
+    /// Sends again at once what was not answered, as there may be a way again. Returns whether there was something.
+    pub(super) fn ask_again(&mut self, now: Instant) -> bool {
+        let asked = |at: Instant| now.saturating_duration_since(at) < AWAY;
+        let is_due = self.silent_for(now) >= AWAY && !self.asked_at.is_some_and(asked);
+        if is_due {
+            self.set_forward(now);
+        }
+        is_due
+    }
+
+    /// Hands over connections that stand, and forgets those that have ended.
+    pub(super) fn settle(&mut self, doors: &HashMap<u16, Door>, limits: Limits, now: Instant) {
+        let Self {
+            sockets,
+            begun,
+            ending,
+            ..
+        } = self;
+        begun.retain(|(port, handle)| {
+            let socket = sockets.get_mut::<Socket<'_>>(*handle);
+            match socket.state() {
+                State::SynReceived => return true,
+                // What it was opened for did not come through it.
+                State::Listen | State::Closed => {
+                    sockets.remove(*handle);
+                    return false;
+                }
+                _ => {}
+            }
+            socket.set_timeout(limits.silence.map(Into::into));
+            let peer = socket.remote_endpoint().map(|peer| {
+                let IpAddress::Ipv6(address) = peer.addr;
+                SocketAddrV6::new(address, peer.port, 0, 0)
+            });
+            let taken = doors.get(port).zip(peer);
+            let taken = taken.is_some_and(|(door, peer)| door.try_send((*handle, peer)).is_ok());
+            if !taken {
+                socket.abort();
+                ending.push((*handle, now));
+            }
+            false
+        });
+        ending.retain(|(handle, since)| {
+            let socket = sockets.get_mut::<Socket<'_>>(*handle);
+            let is_over = match socket.state() {
+                // The peer has been told, if it had to be.
+                State::Closed => socket.remote_endpoint().is_none(),
+                State::TimeWait => true,
+                // It has all, and does not end its side.
+                State::FinWait2 => now.saturating_duration_since(*since) >= LINGER,
+                _ => false,
+            };
+            if is_over {
+                sockets.remove(*handle);
+            }
+            !is_over
+        });
+    }
+
+    /// Sends one packet of each connection at most; whether one was sent.
+    pub(super) fn send(
+        &mut self,
+        interface: &mut Interface,
+        wire: &mut Wire,
+        since: Duration,
+        now: Instant,
+    ) -> bool {
+        let before = wire.outbound.len();
+        interface.poll_egress(self.at(since), wire, &mut self.sockets);
+        self.sent(&wire.outbound[before..], now);
+        wire.outbound.len() > before
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sockets.iter().next().is_none()
+    }
+}
+
+/// The address of a peer in the stack's form.
+pub(super) fn endpoint(address: Ipv6Addr, port: u16) -> IpEndpoint {
+    IpEndpoint::new(IpAddress::Ipv6(address), port)
+}
