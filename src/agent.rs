@@ -7,6 +7,7 @@
 //! # Source
 //! coder `agent/agent.go`: what is done in which order.
 
+mod alias;
 mod api;
 pub mod command;
 pub mod environment;
@@ -215,6 +216,8 @@ async fn live(config: Arc<Config>, stop: Stop) {
         Some(path) => Socket::open(path).await,
         None => None,
     };
+    let bin = scripts::directory(&config.script_data_dir).join("bin");
+    alias::provide(&config.program, &bin);
     let uplink: Arc<Uplink> = Arc::default();
     let shared = Arc::new(Shared {
         config,

@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use super::{
     fake::Fake,
-    lab::{Lab, agent, appears, ended, outpost, succeed, text},
+    lab::{Lab, Running, agent, appears, ended, outpost, succeed, text},
 };
 
 /// A command as a script of the workspace calls it.
@@ -149,6 +149,97 @@ async fn units_are_shown_as_the_reference_shows_them() {
     assert!(
         err.contains("timeout waiting for dependencies of unit 'test-unit'"),
         "{err}"
+    );
+    drop(running);
+}
+
+/// Units by one program at one agent: what it prints, and the errors.
+async fn transcript(program: &Path, socket: &Path) -> String {
+    let mut all = String::new();
+    for line in [
+        "ping",
+        "list",
+        "list --output json",
+        "want t d2 d1",
+        "want u d1",
+        "start d1",
+        "start d1",
+        "complete d1",
+        "complete nobody",
+        "want d2 t",
+        "status t",
+        "status u -o json",
+        "status nobody",
+        "start u",
+        "start t --timeout 1500ms",
+        "list",
+    ] {
+        let mut command = Command::new(program);
+        command
+            .args(["exp", "sync", "--socket-path"])
+            .arg(socket)
+            .args(line.split(' '))
+            .env_clear()
+            .env("HOME", socket.parent().unwrap());
+        let (code, out, err) = of(&ended(command).await);
+        let errors = err.find("error: ").map_or("", |at| &err[at..]);
+        all += &format!("$ {line}\n{out}{errors}{code:?}\n");
+    }
+    // Coder's program ends lines for people as a terminal does.
+    all.replace('\r', "")
+}
+
+/// Opt-in: `OUTPOST_INTEROP_CODER=/path/to/coder`, a full program of June 2026 or later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coder_s_program_and_ours_say_the_same_at_either_one_s_agent() {
+    let Some(coder) = std::env::var_os("OUTPOST_INTEROP_CODER").map(PathBuf::from) else {
+        eprintln!("skipped: `exp sync` of Coder's program, OUTPOST_INTEROP_CODER is not set");
+        return;
+    };
+    let ours = Path::new(env!("CARGO_BIN_EXE_outpost"));
+    let mut said = Vec::new();
+    for agent in [ours, &coder] {
+        for program in [ours, &coder] {
+            let place = TempDir::new().unwrap();
+            let socket = place.path().join("agent.sock");
+            // Without a server an agent only tries again; its socket is there from the start.
+            let mut command = Command::new(agent);
+            command
+                .arg("agent")
+                .env_clear()
+                .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+                .env("HOME", place.path())
+                .env("TMPDIR", place.path())
+                .env("CODER_AGENT_URL", "http://127.0.0.1:1")
+                .env("CODER_AGENT_TOKEN", uuid::Uuid::new_v4().to_string())
+                .env("CODER_AGENT_LOG_DIR", place.path())
+                .env("CODER_AGENT_SOCKET_PATH", &socket);
+            let running = Running::start(command, place.path().to_owned());
+            while !socket.exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            said.push(transcript(program, &socket).await);
+            running.kill().await;
+        }
+    }
+
+    for (place, other) in said.iter().enumerate().skip(1) {
+        assert_eq!(&said[0], other, "pair {place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_call_the_program_coder_whatever_its_file_is_called() {
+    let (lab, running) = Lab::with_agent(agent("dev"), &[]).await;
+    lab.until(|seen| seen.lifecycle_state == "ready").await;
+
+    let said = lab
+        .there("coder exp sync ping; coder stat mem --host")
+        .await;
+
+    assert!(
+        said.starts_with("Success\n") && said.contains(" GiB ("),
+        "{said}"
     );
     drop(running);
 }

@@ -298,6 +298,11 @@ impl Running {
         kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// Kills it, without a chance to end in order.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// Waits for its end; returns its status, or 128 and the signal.
     pub async fn end(mut self) -> i32 {
         let ended = timeout(PATIENCE, self.child.wait()).await;
