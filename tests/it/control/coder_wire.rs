@@ -462,7 +462,7 @@ async fn a_provisioner_key_brings_its_tags_and_tells_them() {
     let greedy = coder_source(lab.server.url(), "two", key, &[("region", "eu")]);
     let refused = greedy.acquire(&Stop::new()).await;
     assert!(
-        matches!(refused, Err(SourceError::Unauthorized(_))),
+        matches!(refused, Err(SourceError::Unsuitable(_))),
         "{refused:?}"
     );
     let header = [("Coder-Provisioner-Daemon-Key", made.value.as_str())];
@@ -512,7 +512,7 @@ async fn a_person_may_serve_their_own_jobs_and_an_administrator_everybodys() {
         .acquire(&Stop::new())
         .await;
     assert!(
-        matches!(refused, Err(SourceError::Unauthorized(_))),
+        matches!(refused, Err(SourceError::Unsuitable(_))),
         "{refused:?}"
     );
     let own = coder_source(url, "own", ann, &[("scope", "user")]);
