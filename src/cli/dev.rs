@@ -89,9 +89,9 @@ pub(super) struct Dev {
     /// Where the server listens; with a data directory it keeps the port that it got first
     #[arg(long, value_name = "ADDRESS", env = "OUTPOST_DEV_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Show the jobs' logs; given twice, DEBUG lines, too
-    #[arg(long, short, action = clap::ArgAction::Count)]
-    verbose: u8,
+    /// Show the jobs' logs
+    #[arg(long, short)]
+    verbose: bool,
     /// Where the `coder` provider comes from
     #[arg(
         long,
@@ -209,9 +209,8 @@ impl Dev {
     /// Packs the template, and waits until the daemon has imported it.
     async fn import(&self, stack: &Stack, stop: &Stop) -> anyhow::Result<Run> {
         let show = match self.verbose {
-            0 => follow::Show::Stages,
-            1 => follow::Show::Log,
-            _ => follow::Show::Everything,
+            false => follow::Show::Stages,
+            true => follow::Show::Log,
         };
         let template = template::Template::find(self.template.as_deref())?;
         let mut given = variables(self.variables.clone());

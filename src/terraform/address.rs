@@ -131,12 +131,16 @@ fn quoted(letters: &mut Letters<'_>) -> Option<String> {
             '\\' => out.push(escaped(letters)?),
             '\n' => return None,
             sigil @ ('$' | '%') => {
-                let is_doubled = letters.next_if(|(_, it)| *it == sigil).is_some();
+                let mut run = 1;
+                while letters.next_if(|(_, it)| *it == sigil).is_some() {
+                    run += 1;
+                }
+                // Before a brace one of them only says that no template begins.
                 let opens = letters.peek().is_some_and(|(_, it)| *it == '{');
-                match (is_doubled, opens) {
-                    (false, true) => return None,
-                    (true, false) => out.extend([sigil, sigil]),
-                    (true, true) | (false, false) => out.push(sigil),
+                match (opens, run) {
+                    (true, 1) => return None,
+                    (true, _) => out.extend(std::iter::repeat_n(sigil, run - 1)),
+                    (false, _) => out.extend(std::iter::repeat_n(sigil, run)),
                 }
             }
             letter => out.push(letter),

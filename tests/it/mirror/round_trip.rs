@@ -164,7 +164,15 @@ async fn templates_as_they_are_work_on_a_sealed_site_from_one_file() {
     // Inside: without any network, and as another machine's mirror.
     let inside = home.join("inside").display().to_string();
     for template in &templates {
-        let sealed = ["dev", "--sealed", "--check", "--mirror", &inside, template];
+        let sealed = [
+            "dev",
+            "--sealed",
+            "--check",
+            "--verbose",
+            "--mirror",
+            &inside,
+            template,
+        ];
         let said = match captured(|| run(home, &sealed)) {
             Ok((ended, packets)) => {
                 let said = done(&ended);
