@@ -1,32 +1,21 @@
 //! The SSH server's key: the same for the same owner, workspace and agent, however often those are built anew.
 //!
-//! Our control plane sends a seed that nobody else can compute. A coderd sends none: there the key is the one that
-//! Coder's agent would have, which whoever knows the three names can compute. It stops OpenSSH from warning about a
-//! changed key and proves nothing; the tunnel has proved already who is at its other end.
+//! Our control plane sends a seed that nobody else can compute. A coderd sends none: there the names alone are the seed,
+//! which whoever knows them can compute, as with Coder's agent. It stops OpenSSH from warning about a changed key and
+//! proves nothing; the tunnel has proved already who is at its other end. It is not the key of Coder's agent, an RSA key
+//! of 2,050 bits: signatures of such a length, not a multiple of 64 bits, are padded by the `rsa` crate (0.10.0-rc.18),
+//! and OpenSSH and Go refuse them.
 //!
 //! # Source
-//! coder `agent/agent.go` `SSHKeySeed`, `agent/agentrsa/key.go`.
+//! coder `agent/agent.go` `SSHKeySeed`.
 
-mod go_random;
-mod prime;
+use russh::keys::{PrivateKey, ssh_key::private::Ed25519Keypair};
+use sha2::{Digest as _, Sha256};
 
-use num_bigint::BigUint;
-use russh::keys::{
-    PrivateKey,
-    ssh_key::{
-        Mpint,
-        private::{Ed25519Keypair, RsaKeypair, RsaPrivateKey},
-        public::RsaPublicKey,
-    },
-};
-
-use self::go_random::GoRandom;
 use crate::proto::coder::agent::v2::Manifest;
 
-/// Bits of a prime below its highest one.
-const PRIME_BITS: u64 = 1024;
-/// The public exponent of RSA keys.
-const EXPONENT: u32 = 65537;
+/// Keeps the seeds of names apart from other digests of the same names.
+const DOMAIN: &str = "outpost agent host key";
 
 /// All that a host key depends on.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,65 +38,21 @@ impl Origin {
         }
     }
 
-    /// Computes the key. An RSA key takes some tenths of a second.
+    /// Computes the key.
     pub(super) fn key(&self) -> PrivateKey {
-        match &self.seed {
-            Some(seed) => Ed25519Keypair::from_seed(seed).into(),
-            None => rsa(hash(&self.names)),
-        }
+        let seed = self.seed.unwrap_or_else(|| seed_of(&self.names));
+        Ed25519Keypair::from_seed(&seed).into()
     }
 }
 
-/// FNV-1a of the names with a zero byte between two of them.
-fn hash(names: &[String; 3]) -> u64 {
-    let bytes = names.join("\0").into_bytes();
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-    })
-}
-
-fn rsa(seed: u64) -> PrivateKey {
-    let mut random = GoRandom::new(seed.cast_signed());
-    let one = BigUint::from(1_u8);
-    let exponent = BigUint::from(EXPONENT);
-    let mut prime = || {
-        loop {
-            let candidate = candidate(&mut random);
-            // A prime exponent has a factor in common with its multiples only.
-            if prime::is_prime(&candidate) && (&candidate - &one) % EXPONENT != BigUint::ZERO {
-                return candidate;
-            }
-        }
-    };
-    let p = prime();
-    let q = loop {
-        let q = prime();
-        if q != p {
-            break q;
-        }
-    };
-    let phi = (&p - &one) * (&q - &one);
-    let inverses = exponent.modinv(&phi).zip(q.modinv(&p));
-    let (d, inverse) = inverses.expect("primes that are no multiple of the exponent plus one");
-    let parts = [&d, &inverse, &p, &q, &exponent, &(&p * &q)];
-    let [d, inverse, p, q, exponent, modulus] = parts.map(mpint);
-    let public = RsaPublicKey::new(exponent, modulus);
-    let private = RsaPrivateKey::new(d, inverse, p, q);
-    let pair = public.and_then(|public| RsaKeypair::new(public, private?));
-    pair.expect("its numbers fit together").into()
-}
-
-fn candidate(random: &mut GoRandom) -> BigUint {
-    let mut candidate = BigUint::ZERO;
-    candidate.set_bit(PRIME_BITS, true);
-    for bit in 0..PRIME_BITS {
-        candidate.set_bit(bit, random.is_odd());
+/// The digest of the names with a zero byte before each.
+fn seed_of(names: &[String; 3]) -> [u8; 32] {
+    let mut digest = Sha256::new_with_prefix(DOMAIN);
+    for name in names {
+        digest.update([0]);
+        digest.update(name);
     }
-    candidate
-}
-
-fn mpint(number: &BigUint) -> Mpint {
-    Mpint::from_positive_bytes(&number.to_bytes_be())
+    digest.finalize().into()
 }
 
 #[cfg(test)]
@@ -127,20 +72,18 @@ mod tests {
         print.to_string()
     }
 
-    /// The expected values are those of Coder's `agentrsa.GenerateDeterministicKey`.
     #[test]
-    fn names_alone_give_the_key_of_coder_s_agent() {
-        for (names, expected) in [
-            (
-                ["admin", "dev", "main"],
-                "SHA256:apxeFiCF4E8PezeIldmDnAhfn5qBZ0UiyBjNmCPa6wU",
-            ),
-            (
-                ["", "", ""],
-                "SHA256:fU6jtBnYYAsd80iOx+dbobXehqqTgT+85PaE2WSADcw",
-            ),
+    fn without_a_seed_the_names_decide_each_by_itself() {
+        let of = |names| fingerprint(&origin(None, names));
+        let key = of(["admin", "dev", "main"]);
+
+        assert_eq!(key, of(["admin", "dev", "main"]));
+        for others in [
+            ["ann", "dev", "main"],
+            ["admin", "de", "vmain"],
+            ["admin", "dev", "other"],
         ] {
-            assert_eq!(fingerprint(&origin(None, names)), expected, "{names:?}");
+            assert_ne!(key, of(others), "{others:?}");
         }
     }
 
