@@ -43,11 +43,15 @@ pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(path, content, 0o644)
 }
 
-fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let dir = path
-        .parent()
+/// The directory that a file is in; a bare name is in the current one.
+fn directory_of(path: &Path) -> &Path {
+    path.parent()
         .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+        .unwrap_or(Path::new("."))
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let dir = directory_of(path);
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(content)?;
     file.as_file()
@@ -62,7 +66,7 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 /// # Errors
 /// The system's reason.
 pub fn write_private_new(path: &Path, content: &[u8]) -> io::Result<bool> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = directory_of(path);
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;

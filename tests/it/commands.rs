@@ -191,6 +191,10 @@ fn users_and_their_tokens_come_and_go() {
         (&edited[0]["role"], &edited[0]["budget"]),
         (&"admin".into(), &Value::Null)
     );
+    let mut here = admin.command(&["token", "create", "--name", "here", "--file", "here.token"]);
+    let made = here.current_dir(server.path("data")).output().unwrap();
+    assert!(made.status.success(), "{}", said(&made));
+    assert!(server.path("data/here.token").exists());
     let unasked = admin.refused(&["user", "delete", "amy"]);
     assert!(
         unasked.contains("nobody is there to be asked") && unasked.contains("--yes"),

@@ -32,7 +32,8 @@ pub(in crate::cli) fn why(details: &JobDetails) -> Option<String> {
         .daemons
         .iter()
         .any(|it| it.eligible && it.reasons.is_empty());
-    if !is_queued || is_free {
+    // A job that was taken between two looks of the server has no place any more.
+    if !is_queued || is_free || details.queue_position == 0 {
         return None;
     }
     let (position, length) = (details.queue_position, details.queue_length);
@@ -73,6 +74,11 @@ mod tests {
     #[test]
     fn a_job_that_nobody_is_about_to_take_says_why_and_only_once() {
         assert_eq!(why(&details(&[("a", true, &[])])), None);
+        let taken = JobDetails {
+            queue_position: 0,
+            ..details(&[("a", true, &["works on another job"])])
+        };
+        assert_eq!(why(&taken), None);
         let none = why(&details(&[])).unwrap();
         assert!(none.contains("place 1 of 2: there is none"), "{none}");
 
