@@ -192,7 +192,7 @@ pub(super) fn shell_word(text: &str) -> String {
     }
 }
 
-/// Prints a line as [`line`] does, for what goes on for as long as somebody reads.
+/// Prints a line as [`line()`] does, for what goes on for as long as somebody reads.
 ///
 /// # Errors
 /// If stdout fails.
