@@ -21,6 +21,7 @@ mod monitor;
 mod order;
 mod outbox;
 mod ports;
+mod private_dir;
 pub mod reaper;
 mod reinit;
 mod rest;
@@ -134,6 +135,8 @@ struct Shared {
     has_begun: AtomicBool,
     /// Whether the coordinator has us.
     coordinates: watch::Sender<bool>,
+    /// Directory of the files and programs of scripts, unless none could be made that only this user can write to.
+    scripts_dir: Option<PathBuf>,
     /// Path at which the socket listens, if it does.
     socket: Option<PathBuf>,
     /// Connection to the server, for calls through the socket.
@@ -157,14 +160,13 @@ impl Shared {
     /// The environment of what we start now.
     fn variables(&self) -> Variables {
         let manifest = self.manifest.borrow().clone().unwrap_or_default();
-        let scripts = scripts::directory(&self.config.script_data_dir);
         let mut all = environment::variables(
             &manifest,
             &self.account,
             self.config.http.url(),
             &self.token(),
             &self.config.program,
-            &scripts,
+            self.scripts_dir.as_deref(),
         );
         if let Some(socket) = &self.socket {
             all.insert(socket::PATH_VARIABLE.into(), socket.into());
@@ -198,6 +200,12 @@ fn stamp(at: Timestamp) -> prost_types::Timestamp {
 pub async fn run(config: Config, stop: Stop) {
     let config = Arc::new(config);
     let mut claims = Claims::load(&config.script_data_dir, &config.http, &config.credential);
+    let scripts_dir = private_dir::open(&config.script_data_dir, scripts::DIRECTORY);
+    let scripts_dir = scripts_dir.inspect_err(|error| {
+        let base = config.script_data_dir.display();
+        warn!(%base, %error, "no directory for the files of scripts: they will fail");
+    });
+    let scripts_dir = scripts_dir.ok();
     while !stop.is_draining() {
         let life = stop.child();
         let until_claimed = async {
@@ -206,18 +214,20 @@ pub async fn run(config: Config, stop: Stop) {
                 () = life.draining() => {}
             }
         };
-        tokio::join!(live(config.clone(), life.clone()), until_claimed);
+        let living = live(config.clone(), scripts_dir.clone(), life.clone());
+        tokio::join!(living, until_claimed);
     }
 }
 
 /// Lives until `stop` drains, and then ends in the order in which clients and server expect it.
-async fn live(config: Arc<Config>, stop: Stop) {
+async fn live(config: Arc<Config>, scripts_dir: Option<PathBuf>, stop: Stop) {
     let socket = match &config.socket {
         Some(path) => Socket::open(path).await,
         None => None,
     };
-    let bin = scripts::directory(&config.script_data_dir).join("bin");
-    alias::provide(&config.program, &bin);
+    if let Some(scripts) = &scripts_dir {
+        alias::provide(&config.program, &scripts.join("bin"));
+    }
     let uplink: Arc<Uplink> = Arc::default();
     let shared = Arc::new(Shared {
         config,
@@ -232,6 +242,7 @@ async fn live(config: Arc<Config>, stop: Stop) {
         usage: Arc::default(),
         has_begun: AtomicBool::new(false),
         coordinates: watch::Sender::new(false),
+        scripts_dir,
         socket: socket.as_ref().map(|socket| socket.path().to_owned()),
         uplink: uplink.clone(),
     });

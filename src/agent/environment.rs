@@ -125,7 +125,7 @@ pub(super) fn variables(
     server: &Url,
     token: &Secret,
     program: &Path,
-    scripts: &Path,
+    scripts: Option<&Path>,
 ) -> Variables {
     let id = uuid::Uuid::from_slice(&manifest.workspace_id).unwrap_or_default();
     let mut all = inherited();
@@ -178,18 +178,19 @@ pub(super) fn variables(
 }
 
 /// The search path: programs of scripts first, and us last, as people call us by our name.
-fn path(known: Option<&OsString>, program: &Path, scripts: &Path) -> OsString {
-    let mut path = scripts.join("bin").into_os_string();
-    path.push(":");
-    path.push(known.map_or(
-        OsStr::new("/usr/local/bin:/usr/bin:/bin"),
-        OsString::as_os_str,
-    ));
-    if let Some(directory) = program.parent() {
-        path.push(":");
-        path.push(directory);
-    }
-    path
+fn path(known: Option<&OsString>, program: &Path, scripts: Option<&Path>) -> OsString {
+    let bin = scripts.map(|scripts| scripts.join("bin").into_os_string());
+    let usual = OsStr::new("/usr/local/bin:/usr/bin:/bin");
+    let known = known.map_or(usual, OsString::as_os_str);
+    let own = program.parent().map(Path::as_os_str);
+    // An empty part would be the current directory.
+    let parts: Vec<_> = bin
+        .as_deref()
+        .into_iter()
+        .chain([known])
+        .chain(own)
+        .collect();
+    parts.join(OsStr::new(":"))
 }
 
 #[cfg(test)]
@@ -235,7 +236,7 @@ mod tests {
             &server,
             &token,
             program,
-            Path::new("/s"),
+            Some(Path::new("/s")),
         );
 
         for (name, expected) in [

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     identity::{self, Credential},
-    rest,
+    private_dir, rest,
 };
 use crate::{
     files,
@@ -109,7 +109,7 @@ fn read(path: &Path) -> io::Result<Claim> {
 
 fn write(path: &Path, claim: &Claim) -> io::Result<()> {
     if let Some(directory) = path.parent() {
-        files::create_private_dir(directory)?;
+        private_dir::own(directory)?;
     }
     files::write_private(path, &serde_json::to_vec(claim)?)
 }

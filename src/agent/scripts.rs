@@ -11,13 +11,14 @@ use std::{
         fs::{DirBuilderExt as _, OpenOptionsExt as _},
         process::ExitStatusExt as _,
     },
-    path::PathBuf,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use nix::fcntl::OFlag;
 use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
@@ -27,6 +28,7 @@ use tracing::{info, warn};
 use super::{
     Shared, command,
     order::{Ended, Event, Order},
+    private_dir,
     schedule::Schedule,
     stamp,
 };
@@ -49,6 +51,8 @@ const LIMITS: Limits = Limits {
     precious_bytes: 0,
     is_precious: |_| false,
 };
+/// Name of the directory of scripts' files, which templates know from Coder.
+pub(super) const DIRECTORY: &str = "coder-script-data";
 /// The status of what did not say one.
 const UNKNOWN_STATUS: i32 = 255;
 
@@ -282,7 +286,9 @@ fn report(
 
 fn prepare(shared: &Shared, script: &Script) -> std::io::Result<(process::Command, fs::File)> {
     let source = hex::encode(&script.log_source_id);
-    let directory = directory(&shared.config.script_data_dir);
+    let directory = shared.scripts_dir.as_ref().ok_or_else(|| {
+        std::io::Error::other("the agent has no directory for the files of scripts")
+    })?;
     let (data, bin) = (directory.join(&source), directory.join("bin"));
     for directory in [&data, &bin] {
         fs::DirBuilder::new()
@@ -290,18 +296,16 @@ fn prepare(shared: &Shared, script: &Script) -> std::io::Result<(process::Comman
             .mode(0o700)
             .create(directory)?;
     }
-    let path = match script.log_path.as_str() {
-        "" => shared
-            .config
-            .log_dir
-            .join(format!("coder-script-{source}.log")),
-        path => shared.account.expand(path),
+    let file = match script.log_path.as_str() {
+        "" => log_file(&shared.config.log_dir, &source, directory)?,
+        path => OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            // A pipe that nobody reads is an error.
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(shared.account.expand(path))?,
     };
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&path)?;
     let mut variables = shared.variables();
     let own = [
         ("CODER_SCRIPT_DATA_DIR", data),
@@ -320,6 +324,18 @@ fn prepare(shared: &Shared, script: &Script) -> std::io::Result<(process::Comman
         memory: Memory::default(),
     };
     Ok((command, file))
+}
+
+/// Opens the log of a script whose template names none. Its name can be guessed: what another user has put there instead
+/// is left alone.
+fn log_file(log_dir: &Path, source: &str, scripts: &Path) -> std::io::Result<fs::File> {
+    let name = format!("coder-script-{source}.log");
+    private_dir::append(log_dir, &name).or_else(|error| {
+        let (path, instead) = (log_dir.join(&name), scripts.join(&name));
+        let (path, instead) = (path.display(), instead.display());
+        warn!(%path, %error, %instead, "a script's log goes to another file");
+        private_dir::append(scripts, &name)
+    })
 }
 
 async fn execute(
@@ -394,9 +410,4 @@ fn say(shared: &Shared, script: &Script, level: Level, text: String) {
         source: script.log_source_id.clone(),
         log,
     });
-}
-
-/// Where scripts find what they put into `bin`.
-pub(super) fn directory(data: &std::path::Path) -> PathBuf {
-    data.join("coder-script-data")
 }

@@ -115,6 +115,7 @@ const BASICS: &[&str] = &[
     "date",
     "head",
     "id",
+    "ls",
     "mkdir",
     "mktemp",
     "mv",
@@ -503,6 +504,25 @@ async fn where_programs_cannot_be_written_or_run_the_next_directory_is_taken() {
             ended.said()
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_another_user_may_write_to_gets_no_agent() {
+    let tool = ["curl", "wget", "python3"]
+        .into_iter()
+        .find(|tool| is_here(tool));
+    let (Some(tool), Some(mut machine)) = (tool, Machine::new(&[Answer::Good]).await) else {
+        return eprintln!("skipped: directories of others, as there is no tool to fetch an agent");
+    };
+    machine.has(tool);
+    let planted = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+    fs::set_permissions(planted.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    machine.set("BINARY_DIR", &planted.path().display().to_string());
+
+    let ended = machine.run(&["/bin/sh"]).await;
+
+    ended.became_the_agent(&machine.url);
+    assert_eq!(fs::read_dir(&planted).unwrap().count(), 0);
 }
 
 #[test]

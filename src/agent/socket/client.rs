@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use nix::unistd::Uid;
 use prost::Message;
 use serde::Serialize;
 use tokio::{net::UnixStream, time::timeout};
@@ -25,6 +26,18 @@ pub enum SocketError {
         path: PathBuf,
         /// Reason of the kernel.
         source: io::Error,
+    },
+    /// Another user's program listens there, which this one must not believe.
+    #[error(
+        "the agent socket {} belongs to a program of user {uid}: run this as the agent's user, or name the agent's socket \
+         in CODER_AGENT_SOCKET_PATH",
+        path.display()
+    )]
+    Foreign {
+        /// Path of the socket.
+        path: PathBuf,
+        /// The program's user.
+        uid: u32,
     },
     /// No answer within the timeout.
     #[error("the agent does not answer at {}", .0.display())]
@@ -174,6 +187,20 @@ impl Client {
         Ok(all)
     }
 
+    fn check_user(&self, stream: &UnixStream) -> Result<(), SocketError> {
+        let peer = stream.peer_cred().map_err(|source| SocketError::Connect {
+            path: self.path.clone(),
+            source,
+        })?;
+        match is_trusted(Uid::effective().as_raw(), peer.uid()) {
+            true => Ok(()),
+            false => Err(SocketError::Foreign {
+                path: self.path.clone(),
+                uid: peer.uid(),
+            }),
+        }
+    }
+
     async fn call<Q, A>(&self, method: &str, request: &Q) -> Result<A, SocketError>
     where
         Q: Message,
@@ -185,6 +212,7 @@ impl Client {
                 path: self.path.clone(),
                 source,
             })?;
+            self.check_user(&stream)?;
             let method = format!("{SERVICE}{method}");
             Ok(Call::unary(stream, &method, request, LIMITS).await?)
         };
@@ -193,11 +221,35 @@ impl Client {
     }
 }
 
+/// Whether a program of user `own` may believe an agent of user `agent`: of the same user, or root's. Root may ask every
+/// agent.
+fn is_trusted(own: u32, agent: u32) -> bool {
+    own == agent || own == 0 || agent == 0
+}
+
 fn from_wire(dependency: wire::DependencyInfo) -> Dependency {
     Dependency {
         depends_on: dependency.depends_on,
         required_status: dependency.required_status,
         current_status: dependency.current_status,
         is_satisfied: dependency.is_satisfied,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_user_s_agent_is_not_believed() {
+        let cases = [
+            (1000, 1000, true),
+            (1000, 0, true),
+            (0, 1000, true),
+            (1000, 1001, false),
+        ];
+        for (own, agent, trusted) in cases {
+            assert_eq!(is_trusted(own, agent), trusted, "{own} asks {agent}");
+        }
     }
 }

@@ -33,9 +33,26 @@ trap ended EXIT
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
+# Whoever can write to the directory can replace the agent, which has a token. Below a shared one another user may have
+# made it first.
+is_own() {
+  case "$1" in
+    /tmp/* | /var/tmp/* | /dev/shm/*) ;;
+    *) return 0 ;;
+  esac
+  owner=$(ls -ldn "$1" 2>/dev/null) || return 1
+  case "$owner" in
+    d????-??-*) ;;
+    *) return 1 ;;
+  esac
+  # shellcheck disable=SC2086 # Split into its fields.
+  set -- $owner
+  [ "$3" = "$(id -u)" ]
+}
+
 # A directory in which this script can write and run programs.
 is_usable() {
-  [ -n "$1" ] && mkdir -p "$1" 2>/dev/null || return 1
+  [ -n "$1" ] && { [ -d "$1" ] || mkdir -p -m 0700 "$1" 2>/dev/null; } && is_own "$1" || return 1
   probe="$1/.probe.$$"
   printf "#!/bin/sh\nexit 0\n" 2>/dev/null >"$probe" && chmod 0700 "$probe" 2>/dev/null && "$probe" 2>/dev/null
   good=$?
