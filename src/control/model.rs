@@ -152,8 +152,8 @@ pub struct Daemon {
     pub id: DaemonId,
     /// Whose jobs it takes.
     pub organization_id: OrganizationId,
-    /// The key it came with; `None` for a pre-shared key or one in the server's process.
-    pub key_id: Option<KeyId>,
+    /// The credential that it came with, and that its name belongs to.
+    pub holder: Holder,
     /// Unique in the organization and owner.
     pub name: String,
     /// Matched against the tags of jobs.
@@ -168,6 +168,66 @@ pub struct Daemon {
     pub created_at: Timestamp,
     /// When it was last heard of.
     pub last_seen_at: Timestamp,
+}
+
+impl Daemon {
+    /// The provisioner key it came with, if it did with one.
+    pub fn key_id(&self) -> Option<KeyId> {
+        match self.holder {
+            Holder::Key(id) => Some(id),
+            Holder::Shared | Holder::Person(_) | Holder::Unknown => None,
+        }
+    }
+}
+
+/// The credential that a daemon's name, and with it the daemon's jobs, belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Holder {
+    /// Any of the server's pre-shared keys, or the server itself for a daemon in its process.
+    Shared,
+    /// A provisioner key.
+    Key(KeyId),
+    /// A token of a person; any of theirs.
+    Person(UserId),
+    /// A version of this program that did not write it down; not a key.
+    Unknown,
+}
+
+impl Holder {
+    /// Whether a daemon with the credential `other` is the same daemon, come back.
+    pub fn is_also(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Unknown, Self::Shared | Self::Person(_)) => true,
+            (_, _) => self == other,
+        }
+    }
+}
+
+/// As it is stored.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shared => f.write_str("psk"),
+            Self::Key(id) => write!(f, "key:{id}"),
+            Self::Person(id) => write!(f, "user:{id}"),
+            Self::Unknown => Ok(()),
+        }
+    }
+}
+
+/// From what is stored.
+impl FromStr for Holder {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.split_once(':')) {
+            ("psk", _) => Ok(Self::Shared),
+            (_, Some(("key", id))) => id.parse().map(Self::Key),
+            (_, Some(("user", id))) => id.parse().map(Self::Person),
+            ("", _) => Ok(Self::Unknown),
+            (other, _) => other.parse().map(Self::Key),
+        }
+    }
 }
 
 /// A template and the version that new workspaces use.

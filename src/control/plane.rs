@@ -56,6 +56,8 @@ pub struct Plane {
     psks: Vec<Secret>,
     access_url: OnceLock<Url>,
     clock: Clock,
+    /// When this process began to serve.
+    started_at: Timestamp,
     stop: Stop,
     /// Held while an archive is stored or removed, so that neither overtakes the other.
     uploads: Mutex<uploads::Uploads>,
@@ -185,6 +187,7 @@ impl Plane {
             limits,
             psks,
             access_url: OnceLock::new(),
+            started_at: clock(),
             clock,
             stop,
             uploads: Mutex::default(),

@@ -244,6 +244,20 @@ pub enum Cancelled {
     Before,
 }
 
+/// What came of an attempt to register a daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registered {
+    /// It is this one.
+    As(Daemon),
+    /// Its name belongs to another credential.
+    Held {
+        /// The daemon that has the name.
+        by: Daemon,
+        /// Jobs of which that one may still bring something.
+        jobs: usize,
+    },
+}
+
 /// Which jobs to list.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
@@ -314,7 +328,14 @@ pub trait PeopleStore: Send + Sync {
 )]
 pub trait DaemonStore: Send + Sync {
     /// Adds a daemon, or changes the one with the same organization, name and owner, whose id stays.
-    async fn upsert_daemon(&self, daemon: &Daemon) -> Result<Daemon, StoreError>;
+    ///
+    /// Refused if that one has another holder and may come back: it was seen after `offline`, which is `None` if nobody
+    /// counts as offline, or has jobs. A name that is free passes on, and the new daemon has an id of its own.
+    async fn register_daemon(
+        &self,
+        daemon: &Daemon,
+        offline: Option<Timestamp>,
+    ) -> Result<Registered, StoreError>;
     async fn daemon(&self, id: DaemonId) -> Result<Option<Daemon>, StoreError>;
     async fn daemons(&self) -> Result<Vec<Daemon>, StoreError>;
     async fn touch_daemon(&self, id: DaemonId, now: Timestamp) -> Result<(), StoreError>;

@@ -185,7 +185,7 @@ impl GrpcSource {
             .client
             .register(request)
             .await
-            .map_err(source_error)?
+            .map_err(not_registered)?
             .into_inner();
         let id = MetadataValue::try_from(&answer.daemon_id);
         let id = id.map_err(|_| {
@@ -380,6 +380,14 @@ impl JobSource for GrpcSource {
     }
 }
 
+/// A name that another credential holds may be free later, and says nothing about the job that waits for the connection.
+fn not_registered(status: Status) -> SourceError {
+    match status.code() {
+        Code::FailedPrecondition => SourceError::Lost(status.message().into()),
+        _ => source_error(status),
+    }
+}
+
 fn source_error(status: Status) -> SourceError {
     // What the server says has no source; what becomes of a connection has one, under various codes.
     if std::error::Error::source(&status).is_some() {
@@ -440,6 +448,15 @@ mod tests {
 
         let refused = source_error(Status::internal("no"));
         assert!(matches!(refused, SourceError::Refused(text) if text == "no"));
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_waited_for() {
+        let taken = not_registered(Status::failed_precondition("the name is taken"));
+
+        assert!(matches!(&taken, SourceError::Lost(why) if why.to_string() == "the name is taken"));
+        let unknown = not_registered(Status::unauthenticated("no such key"));
+        assert!(matches!(unknown, SourceError::Unauthorized(_)));
     }
 
     #[test]

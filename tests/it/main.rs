@@ -26,6 +26,7 @@ mod fuzz;
 mod go_agent;
 mod go_cli;
 mod go_daemon;
+mod hostile;
 mod interop;
 mod isolation;
 mod kill_matrix;

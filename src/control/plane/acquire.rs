@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Plane, RequestError};
+use super::{Plane, RequestError, daemons::NOT_REGISTERED};
 use crate::{
     control::{
         model::{Daemon, EndedBy, JobRecord},
@@ -70,10 +70,9 @@ impl Plane {
 
     async fn take(&self, daemon: &Daemon) -> Result<Option<Job>, RequestError> {
         // A daemon whose key was deleted is gone.
-        if self.store.daemon(daemon.id).await?.is_none() {
-            return Err(RequestError::Unauthenticated(
-                "daemon is not registered any more; register again",
-            ));
+        let registered = self.store.daemon(daemon.id).await?;
+        if registered.is_none_or(|it| it.holder != daemon.holder) {
+            return Err(NOT_REGISTERED);
         }
         loop {
             let waiting = self.store.waiting().await?;

@@ -4,17 +4,20 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use jiff::Timestamp;
+use tracing::warn;
 
 use super::{Caller, Plane, RequestError, begins, not_found, several};
 use crate::{
     control::{
         model::{
-            Daemon, DaemonId, FileId, FileKind, JobRecord, KeyId, Organization, OrganizationId,
+            Daemon, DaemonId, FileId, FileKind, Holder, JobRecord, Organization, OrganizationId,
             ProvisionerKey, Task, User,
         },
         queue::Tags,
-        store::JobChange,
+        store::{JobChange, Registered},
         tokens::{self, Hashed},
     },
     job::JobId,
@@ -31,6 +34,28 @@ pub enum Credential {
     Key(ProvisionerKey),
     /// The token of a person.
     Person(User),
+}
+
+impl Credential {
+    /// Whose a name is that a daemon with this credential registers.
+    fn holder(&self) -> Holder {
+        match self {
+            Self::Shared => Holder::Shared,
+            Self::Key(key) => Holder::Key(key.id),
+            Self::Person(user) => Holder::Person(user.id),
+        }
+    }
+}
+
+/// As the audit log has it.
+impl fmt::Display for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shared => f.write_str("pre-shared key"),
+            Self::Key(key) => write!(f, "provisioner key {}", key.name),
+            Self::Person(user) => write!(f, "token of {}", user.name),
+        }
+    }
 }
 
 /// What a daemon says about itself.
@@ -54,7 +79,7 @@ pub struct Registration {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     organization_id: OrganizationId,
-    key_id: Option<KeyId>,
+    holder: Holder,
     tags: Tags,
 }
 
@@ -94,7 +119,7 @@ impl Plane {
         let forbidden = |why: &str| Err(RequestError::Forbidden(why.to_owned()));
         let named = registration.organization.as_ref();
         let given = &registration.tags;
-        let (organization_id, key_id, tags) = match credential {
+        let (organization_id, tags) = match credential {
             Credential::Shared if named.is_some_and(|named| !named.is_default) => {
                 return forbidden(
                     "a pre-shared key is for the default organization; use a provisioner key",
@@ -102,12 +127,12 @@ impl Plane {
             }
             Credential::Shared => {
                 let tags = Tags::from_given(None, given.clone())?;
-                (self.organization("").await?.id, None, tags)
+                (self.organization("").await?.id, tags)
             }
             Credential::Key(_) if !given.is_empty() => {
                 return forbidden("a daemon with a provisioner key has the key's tags; give none");
             }
-            Credential::Key(key) => (key.organization_id, Some(key.id), key.tags.clone()),
+            Credential::Key(key) => (key.organization_id, key.tags.clone()),
             Credential::Person(user) => {
                 let is_own = given.get("scope").is_some_and(|scope| scope == "user");
                 if !is_own && !user.admin {
@@ -120,12 +145,12 @@ impl Plane {
                     None => self.organization("").await?.id,
                 };
                 let tags = Tags::from_given(Some(user.id), given.clone())?;
-                (organization, None, tags)
+                (organization, tags)
             }
         };
         Ok(Admission {
             organization_id,
-            key_id,
+            holder: credential.holder(),
             tags,
         })
     }
@@ -133,7 +158,8 @@ impl Plane {
     /// Adds a daemon, or finds the one with the same name, whose id stays the same.
     ///
     /// # Errors
-    /// As [`Self::admit`]; [`RequestError::Invalid`] for what the server does not accept.
+    /// As [`Self::admit`]; [`RequestError::Invalid`] for what the server does not accept; [`RequestError::Conflict`] if
+    /// the name belongs to another credential.
     pub async fn register(
         &self,
         credential: &Credential,
@@ -142,14 +168,14 @@ impl Plane {
         check_registration(&registration)?;
         let Admission {
             organization_id,
-            key_id,
+            holder,
             tags,
         } = self.admit(credential, &registration).await?;
         let now = self.now();
         let daemon = Daemon {
             id: DaemonId::random(),
             organization_id,
-            key_id,
+            holder,
             name: registration.name,
             tags,
             provisioners: registration.provisioners,
@@ -158,19 +184,64 @@ impl Plane {
             created_at: now,
             last_seen_at: now,
         };
-        let with = match credential {
-            Credential::Shared => "pre-shared key".to_owned(),
-            Credential::Key(key) => format!("provisioner key {}", key.name),
-            Credential::Person(user) => format!("token of {}", user.name),
+        let actor = format!("daemon {}", daemon.name);
+        let with = credential.to_string();
+        let registered = self.store.register_daemon(&daemon, self.offline_since());
+        match registered.await? {
+            Registered::As(daemon) => {
+                self.audit(&actor, "daemon.login", &daemon.name, with)
+                    .await?;
+                Ok(daemon)
+            }
+            Registered::Held { by, jobs } => {
+                let held = self.describe_holder(&by, jobs).await?;
+                warn!(
+                    name = by.name,
+                    with, held, "a daemon's name belongs to another credential"
+                );
+                let detail = format!("{with}: {held}");
+                self.audit(&actor, "daemon.refused", &by.name, detail)
+                    .await?;
+                Err(RequestError::Conflict(format!(
+                    "the daemon name `{}` belongs to another credential: {held}; register under another name, or stop \
+                     that daemon and delete it with `outpost provisioner delete`",
+                    by.name
+                )))
+            }
+        }
+    }
+
+    /// Whoever was not seen since then is offline; `None` while the server runs too briefly to have seen everybody.
+    fn offline_since(&self) -> Option<Timestamp> {
+        let now = self.now();
+        let running = now.duration_since(self.started_at).unsigned_abs();
+        match running < self.limits.offline {
+            true => None,
+            false => now.checked_sub(self.limits.offline).ok(),
+        }
+    }
+
+    /// Why a name is not free.
+    async fn describe_holder(&self, daemon: &Daemon, jobs: usize) -> Result<String, RequestError> {
+        let credential = match daemon.holder {
+            Holder::Shared => "a pre-shared key".to_owned(),
+            Holder::Unknown => "a pre-shared key or a person's token".to_owned(),
+            Holder::Key(id) => {
+                let keys = self.store.keys().await?;
+                let key = keys.into_iter().find(|key| key.id == id);
+                key.map_or_else(
+                    || "a provisioner key".to_owned(),
+                    |key| format!("provisioner key {}", key.name),
+                )
+            }
+            Holder::Person(_) => "a person's token".to_owned(),
         };
-        self.audit(
-            &format!("daemon {}", daemon.name),
-            "daemon.login",
-            &daemon.name,
-            with,
-        )
-        .await?;
-        Ok(self.store.upsert_daemon(&daemon).await?)
+        let silent = self.now().duration_since(daemon.last_seen_at);
+        let silent = Duration::from_secs(silent.unsigned_abs().as_secs());
+        let silent = humantime::format_duration(silent);
+        Ok(format!(
+            "it registered with {credential}, was last seen {silent} ago and has {jobs} jobs"
+        ))
     }
 
     /// The daemon with this id, if it came with this credential.
@@ -182,19 +253,15 @@ impl Plane {
         credential: &Credential,
         id: DaemonId,
     ) -> Result<Daemon, RequestError> {
-        let key = match credential {
-            Credential::Shared | Credential::Person(_) => None,
-            Credential::Key(key) => Some(key.id),
-        };
         let daemon = self.store.daemon(id).await?;
         daemon
-            .filter(|daemon| daemon.key_id == key)
+            .filter(|daemon| daemon.holder == credential.holder())
             .ok_or(RequestError::Unauthenticated(
                 "daemon is not registered with this credential; register again",
             ))
     }
 
-    /// The job, if it was given to `daemon`.
+    /// The job, if it was given to `daemon`, which is registered with the credential of its session still.
     pub(super) async fn owned(
         &self,
         daemon: &Daemon,
@@ -203,11 +270,17 @@ impl Plane {
         let job = self.store.job(id).await?;
         let job = job.ok_or_else(|| RequestError::Gone(no_job(id)))?;
         match job.worker {
-            None => Err(RequestError::Conflict("job isn't running yet".to_owned())),
+            None => return Err(RequestError::Conflict("job isn't running yet".to_owned())),
             Some(worker) if worker != daemon.id => {
-                Err(RequestError::Gone("you don't own this job".to_owned()))
+                return Err(RequestError::Gone("you don't own this job".to_owned()));
             }
-            Some(_) => Ok(job),
+            Some(_) => {}
+        }
+        // A connection may outlast the key that it came with, and the name that it had.
+        let registered = self.store.daemon(daemon.id).await?;
+        match registered.is_some_and(|it| it.holder == daemon.holder) {
+            true => Ok(job),
+            false => Err(NOT_REGISTERED),
         }
     }
 
@@ -404,6 +477,9 @@ impl Plane {
         }
     }
 }
+
+pub(super) const NOT_REGISTERED: RequestError =
+    RequestError::Unauthenticated("daemon is not registered any more; register again");
 
 /// The words at the end are what daemons look for to learn that a job is theirs no more.
 fn no_job(id: JobId) -> String {

@@ -1,4 +1,5 @@
 mod administration;
+mod names;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,9 @@ use super::*;
 use crate::{
     control::{
         crypt::Key,
-        model::{Build, BuildId, Daemon, EndedBy, JobRecord, JobStatus, Version, Workspace},
+        model::{
+            Build, BuildId, Daemon, EndedBy, Holder, JobRecord, JobStatus, Version, Workspace,
+        },
         store::{JobFilter, sqlite::Sqlite},
     },
     job::{

@@ -24,7 +24,7 @@ fn daemon(name: &str, tags: Tags) -> Daemon {
     Daemon {
         id: DaemonId::random(),
         organization_id: ORGANIZATION,
-        key_id: None,
+        holder: crate::control::model::Holder::Shared,
         name: name.to_owned(),
         tags,
         provisioners: vec!["terraform".to_owned()],

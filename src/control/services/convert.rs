@@ -88,6 +88,7 @@ pub(super) fn daemon(
         None => "idle",
     };
     wire::Daemon {
+        key: names.key(daemon.key_id()),
         id: daemon.id.to_string(),
         organization: names.organization(daemon.organization_id),
         name: daemon.name,
@@ -98,7 +99,6 @@ pub(super) fn daemon(
         last_seen_at: millis(daemon.last_seen_at),
         status: status.to_owned(),
         job_id: job.map(|job| job.id.to_string()).unwrap_or_default(),
-        key: names.key(daemon.key_id),
         api_version: daemon.api_version,
     }
 }

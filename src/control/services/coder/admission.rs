@@ -57,7 +57,15 @@ pub(super) async fn admit(
         .at("version", why)
     })?;
     let registered = plane.register(&credential, registration).await;
-    registered.map_err(Refusal::internal)
+    registered.map_err(|error| match error {
+        // A daemon of Coder's comes again after a while, when the name may be free.
+        RequestError::Conflict(why) => Refusal::new(
+            StatusCode::CONFLICT,
+            "Name of a provisioner daemon is taken.",
+        )
+        .because(why),
+        error => Refusal::internal(error),
+    })
 }
 
 /// Whoever the session token stands for, if there is one that is valid.

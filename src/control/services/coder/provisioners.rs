@@ -93,11 +93,11 @@ async fn described(
         None => Value::Null,
     };
     let keys = plane.store().keys().await?;
-    let key = keys.into_iter().find(|key| Some(key.id) == daemon.key_id);
+    let key = keys.into_iter().find(|key| Some(key.id) == daemon.key_id());
     Ok(json!({
         "id": daemon.id,
         "organization_id": daemon.organization_id,
-        "key_id": daemon.key_id,
+        "key_id": daemon.key_id(),
         "key_name": key.map(|key| key.name),
         "created_at": daemon.created_at,
         "last_seen_at": daemon.last_seen_at,

@@ -77,6 +77,15 @@ impl<'r> Columns<'r> {
         text.map(|text| self.parse_id(column, text)).transpose()
     }
 
+    /// Reads a value from the text that its type is shown as.
+    pub(super) fn parsed<T>(&self, column: &str) -> Result<T, StoreError>
+    where
+        T: std::str::FromStr<Err: std::fmt::Display>,
+    {
+        let text: &str = self.read(column)?;
+        text.parse().map_err(|error| self.wrong(column, &error))
+    }
+
     fn parse_id<T: From<Uuid>>(&self, column: &str, text: &str) -> Result<T, StoreError> {
         Uuid::parse_str(text)
             .map(T::from)

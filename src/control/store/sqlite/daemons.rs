@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteRow;
+use sqlx::{Sqlite as Db, Transaction, sqlite::SqliteRow};
 
 use super::{
-    super::{DaemonStore, StoreError},
+    super::{DaemonStore, Registered, StoreError},
     Sqlite,
     columns::{Columns, json},
     millis,
@@ -17,7 +17,7 @@ fn daemon(row: &SqliteRow) -> Result<Daemon, StoreError> {
     Ok(Daemon {
         id: row.id("id")?,
         organization_id: row.id("organization_id")?,
-        key_id: row.optional_id("key_id")?,
+        holder: row.parsed("holder")?,
         name: row.text("name")?,
         tags: row.tags("tags")?,
         provisioners: row.json("provisioners")?,
@@ -28,21 +28,71 @@ fn daemon(row: &SqliteRow) -> Result<Daemon, StoreError> {
     })
 }
 
+/// The daemon that has the name of `new`, whatever its credential.
+async fn named_alike(
+    change: &mut Transaction<'_, Db>,
+    new: &Daemon,
+) -> Result<Option<Daemon>, StoreError> {
+    let row =
+        sqlx::query("SELECT * FROM daemons WHERE organization_id = ? AND name = ? AND owner = ?")
+            .bind(new.organization_id.to_string())
+            .bind(&new.name)
+            .bind(new.tags.owner())
+            .fetch_optional(&mut **change)
+            .await?;
+    row.as_ref().map(daemon).transpose()
+}
+
+/// Jobs of a daemon of which it may still bring something: those that run, and builds that the reaper gave up, whose
+/// state may be in its journal.
+async fn held_jobs(change: &mut Transaction<'_, Db>, id: DaemonId) -> Result<usize, StoreError> {
+    let row = sqlx::query(
+        "SELECT COUNT(*) AS held FROM jobs WHERE worker = ? AND (completed_at IS NULL
+           OR (ended_by = 'reaper' AND EXISTS (SELECT 1 FROM builds WHERE builds.job_id = jobs.id
+             AND NOT EXISTS (SELECT 1 FROM states WHERE states.build_id = builds.id))))",
+    )
+    .bind(id.to_string())
+    .fetch_one(&mut **change)
+    .await?;
+    let held = Columns::of("jobs", &row).number("held")?;
+    Ok(usize::try_from(held).unwrap_or(usize::MAX))
+}
+
 #[async_trait]
 impl DaemonStore for Sqlite {
-    async fn upsert_daemon(&self, new: &Daemon) -> Result<Daemon, StoreError> {
+    async fn register_daemon(
+        &self,
+        new: &Daemon,
+        offline: Option<Timestamp>,
+    ) -> Result<Registered, StoreError> {
+        let mut change = self.begin().await?;
+        if let Some(before) = named_alike(&mut change, new).await?
+            && !before.holder.is_also(new.holder)
+        {
+            let jobs = held_jobs(&mut change, before.id).await?;
+            let is_offline = offline.is_some_and(|since| before.last_seen_at < since);
+            if jobs > 0 || !is_offline {
+                return Ok(Registered::Held { by: before, jobs });
+            }
+            // Its jobs are not the new one's, so that neither is its id.
+            sqlx::query("DELETE FROM daemons WHERE id = ?")
+                .bind(before.id.to_string())
+                .execute(&mut *change)
+                .await?;
+        }
         let row = sqlx::query(
-            "INSERT INTO daemons (id, organization_id, key_id, name, owner, tags, provisioners, version,
+            "INSERT INTO daemons (id, organization_id, key_id, holder, name, owner, tags, provisioners, version,
                api_version, created_at, last_seen_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-             ON CONFLICT (organization_id, name, owner) DO UPDATE SET key_id = excluded.key_id,
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (organization_id, name, owner) DO UPDATE SET holder = excluded.holder,
                tags = excluded.tags, provisioners = excluded.provisioners, version = excluded.version,
                api_version = excluded.api_version, last_seen_at = excluded.last_seen_at
              RETURNING *",
         )
         .bind(new.id.to_string())
         .bind(new.organization_id.to_string())
-        .bind(new.key_id.map(|key| key.to_string()))
+        .bind(new.key_id().map(|key| key.to_string()))
+        .bind(new.holder.to_string())
         .bind(&new.name)
         .bind(new.tags.owner())
         .bind(json(&new.tags))
@@ -51,9 +101,11 @@ impl DaemonStore for Sqlite {
         .bind(&new.api_version)
         .bind(millis(new.created_at))
         .bind(millis(new.last_seen_at))
-        .fetch_one(&self.writer)
+        .fetch_one(&mut *change)
         .await?;
-        daemon(&row)
+        let registered = daemon(&row)?;
+        change.commit().await?;
+        Ok(Registered::As(registered))
     }
 
     async fn daemon(&self, id: DaemonId) -> Result<Option<Daemon>, StoreError> {
