@@ -16,6 +16,7 @@ mod log_batch;
 mod log_file;
 pub mod metrics;
 mod peaks;
+mod permit;
 mod procedure;
 mod provider_set;
 mod pulse;
@@ -41,6 +42,7 @@ use self::{
     inventory::Inventory,
     journal::{Journal, JournalError, Journals},
     metrics::Metrics,
+    permit::SlotPermit,
     recovery::Recovery,
 };
 use crate::{
@@ -217,13 +219,18 @@ pub async fn run(
             source,
             provisioner: Arc::clone(&provisioner),
             stop: stop.clone(),
+            permit: SlotPermit::new(),
         };
-        slots.spawn(slot.run().instrument(info_span!("slot", slot = number)));
+        slots.spawn(
+            Arc::new(slot)
+                .run()
+                .instrument(info_span!("slot", slot = number)),
+        );
     }
     let mut total = Summary::default();
     let mut first_error = None;
     while let Some(ended) = slots.join_next().await {
-        match ended.expect("a slot catches the panics of its jobs") {
+        match ended.expect(JOB_PANICS_ARE_CAUGHT) {
             Ok(summary) => total.add(&summary),
             Err(error) => {
                 stop.drain();
@@ -250,7 +257,10 @@ async fn bound_the_end(config: Config, stop: Stop) {
     stop.kill();
 }
 
-/// Takes one job at a time from one source.
+/// Why no job ends with a panic of its task.
+const JOB_PANICS_ARE_CAUGHT: &str = "a slot catches the panics of its jobs";
+
+/// Takes jobs from one source and works on one at a time.
 struct Slot {
     number: usize,
     config: Config,
@@ -261,16 +271,19 @@ struct Slot {
     source: Arc<dyn JobSource>,
     provisioner: Arc<dyn Provisioner>,
     stop: Stop,
+    permit: Arc<SlotPermit>,
 }
 
 impl Slot {
-    async fn run(self) -> Result<Summary, DaemonError> {
+    async fn run(self: Arc<Self>) -> Result<Summary, DaemonError> {
         let recovery = Recovery {
             config: &self.config,
             provisioner: self.provisioner.as_ref(),
             stop: &self.stop,
         };
         recovery.run(&self.journal, self.source.as_ref()).await;
+        // At most one of them has the slot; the others wait beside it.
+        let mut jobs = JoinSet::new();
         let mut summary = Summary::default();
         let (mut pause, mut complaints) = (BACK_OFF.0, Complaints::default());
         while let Some(turn) = self.turn().await {
@@ -315,14 +328,23 @@ impl Slot {
             };
             (pause, complaints) = (BACK_OFF.0, Complaints::default());
             turn.acquired(&job).await;
-            self.run_job(job, turn, &mut summary).await;
+            let running = Arc::clone(&self).run_job(job, turn);
+            jobs.spawn(running.instrument(Span::current()));
+            while let Some(ended) = jobs.try_join_next() {
+                summary.add(&ended.expect(JOB_PANICS_ARE_CAUGHT));
+            }
+        }
+        while let Some(ended) = jobs.join_next().await {
+            summary.add(&ended.expect(JOB_PANICS_ARE_CAUGHT));
         }
         info!(
             completed = summary.completed,
             failed = summary.failed,
             "takes no more jobs"
         );
-        self.journal.remove_if_empty();
+        if let Some(slot) = Arc::into_inner(self) {
+            slot.journal.remove_if_empty();
+        }
         Ok(summary)
     }
 
@@ -331,7 +353,7 @@ impl Slot {
         tokio::select! {
             biased;
             () = self.stop.draining() => None,
-            turn = self.gate.turn(self.number) => turn,
+            turn = self.gate.turn(self.number, &self.permit) => turn,
         }
     }
 
@@ -350,7 +372,8 @@ impl Slot {
         }
     }
 
-    async fn run_job(&self, job: Job, turn: Turn, summary: &mut Summary) {
+    async fn run_job(self: Arc<Self>, job: Job, turn: Turn) -> Summary {
+        let mut summary = Summary::default();
         let span = job_span(&job);
         let slot = runner::Slot {
             config: &self.config,
@@ -373,6 +396,7 @@ impl Slot {
                 summary.undelivered += 1;
             }
         }
+        summary
     }
 }
 

@@ -122,6 +122,11 @@ impl Admission {
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(1);
         }
+        self.hold(slot, class);
+    }
+
+    /// A slot has a job of `class` that was acquired before.
+    pub(super) fn hold(&mut self, slot: usize, class: String) {
         let assumed = self.capacity.map_or(0, |capacity| capacity.assumed);
         let need = self.peaks.of(&class).unwrap_or(assumed);
         let place = self.place();

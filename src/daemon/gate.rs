@@ -4,17 +4,21 @@ use std::{
     convert::Infallible,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{sync::Notify, task::spawn_blocking};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit},
+    task::spawn_blocking,
+};
 use tracing::warn;
 
 use super::{
     Config,
     admission::{Admission, Capacity},
     peaks::Peaks,
+    permit::SlotPermit,
     provider_set,
 };
 use crate::{files, job::Job, provision::Memory};
@@ -30,11 +34,23 @@ pub(super) struct Gate {
     state_dir: PathBuf,
 }
 
-/// One slot at the gate. Dropping it makes room for others.
+/// One slot at the gate, and the job that it got. Dropping it makes room for others.
 pub(super) struct Turn {
     gate: Arc<Gate>,
     slot: usize,
+    permit: Arc<SlotPermit>,
+    hold: Mutex<Hold>,
+    /// What the job is expected to need is known by this.
+    class: Mutex<String>,
     memory: Memory,
+}
+
+/// What a job has of its slot. Dropping it gives that back.
+enum Hold {
+    /// The slot itself.
+    Slot(#[expect(dead_code, reason = "it is held, not read")] OwnedSemaphorePermit),
+    /// A place beside it, while the slot takes other jobs.
+    Aside(#[expect(dead_code, reason = "it is held, not read")] OwnedSemaphorePermit),
 }
 
 impl Gate {
@@ -58,12 +74,35 @@ impl Gate {
     }
 
     /// Waits until `slot` may ask for a job. `None` if the daemon takes no more.
-    pub(super) async fn turn(self: &Arc<Self>, slot: usize) -> Option<Turn> {
+    pub(super) async fn turn(
+        self: &Arc<Self>,
+        slot: usize,
+        permit: &Arc<SlotPermit>,
+    ) -> Option<Turn> {
+        loop {
+            let held = permit.take().await;
+            tokio::select! {
+                biased;
+                turn = self.turn_with(slot, permit, held) => return turn,
+                () = permit.is_wanted() => {}
+            }
+        }
+    }
+
+    async fn turn_with(
+        self: &Arc<Self>,
+        slot: usize,
+        permit: &Arc<SlotPermit>,
+        held: OwnedSemaphorePermit,
+    ) -> Option<Turn> {
         self.admission().want(slot);
         let limit = self.capacity.and_then(|capacity| capacity.job_limit);
         let turn = Turn {
             gate: Arc::clone(self),
             slot,
+            permit: Arc::clone(permit),
+            hold: Mutex::new(Hold::Slot(held)),
+            class: Mutex::default(),
             memory: match self.capacity {
                 Some(_) => Memory::watched(limit),
                 None => Memory::default(),
@@ -113,10 +152,13 @@ impl Gate {
 }
 
 impl Turn {
-    /// Waits until the question must be taken back, as the answer would not fit any more.
+    /// Waits until the slot must stop asking: a job would not fit any more, or another one wants to go on.
     pub(super) async fn retracted(&self) {
         let retract = |admission: &mut Admission| admission.try_retract(self.slot).then_some(());
-        self.gate.once(retract).await;
+        tokio::select! {
+            () = self.gate.once(retract) => {}
+            () = self.permit.is_wanted() => {}
+        }
     }
 
     /// Notes that a job came.
@@ -127,8 +169,43 @@ impl Turn {
             None => Ok(String::new()),
         };
         let class = class.unwrap_or_default();
+        class.clone_into(&mut self.class());
         self.gate
             .change(|admission| admission.acquired(self.slot, class));
+    }
+
+    /// Gives the slot back while the job waits for something that is not ours, so that the slot takes other jobs.
+    /// Tells whether it did: a few jobs at most wait beside a slot.
+    pub(super) fn step_aside(&self) -> bool {
+        let Some(place) = self.permit.place_aside() else {
+            return false;
+        };
+        self.change_slot(|admission| admission.leave(self.slot));
+        *self.hold() = Hold::Aside(place);
+        true
+    }
+
+    /// Waits until the job may have the slot again. Then it begins with [`Self::try_begin`].
+    pub(super) async fn step_back(&self) {
+        let slot = self.permit.take_again().await;
+        *self.hold() = Hold::Slot(slot);
+        let class = self.class().clone();
+        self.change_slot(|admission| admission.hold(self.slot, class));
+    }
+
+    /// Changes what the slot is known to do, unless that is about another job by now.
+    fn change_slot(&self, what: impl FnOnce(&mut Admission)) {
+        if matches!(*self.hold(), Hold::Slot(_)) {
+            self.gate.change(what);
+        }
+    }
+
+    fn hold(&self) -> MutexGuard<'_, Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn class(&self) -> MutexGuard<'_, String> {
+        self.class.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the job may begin right now; if so, it counts as running.
@@ -155,8 +232,7 @@ impl Turn {
     pub(super) async fn watch(&self) -> Infallible {
         loop {
             let bytes = self.memory.changed().await;
-            self.gate
-                .change(|admission| admission.measured(self.slot, bytes));
+            self.change_slot(|admission| admission.measured(self.slot, bytes));
         }
     }
 
@@ -166,7 +242,7 @@ impl Turn {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default().as_secs();
         let learn = |admission: &mut Admission| admission.ended(slot, peak, has_completed, now);
-        self.gate.change(learn);
+        self.change_slot(learn);
         if peak > 0 {
             self.gate.keep().await;
         }
@@ -175,7 +251,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.gate.change(|admission| admission.leave(self.slot));
+        self.change_slot(|admission| admission.leave(self.slot));
     }
 }
 

@@ -186,6 +186,11 @@ pub(super) async fn run(
     job: Job,
     progress: &mut Progress,
 ) -> Result<CompletedWork, Failure> {
+    if let Work::WorkspaceBuild(build) = &job.work {
+        context
+            .wait_for_workspace(&build.metadata.workspace_id)
+            .await?;
+    }
     context.wait_for_memory().await?;
     let archive = job.template_archive;
     match job.work {

@@ -32,7 +32,7 @@ impl Context<'_> {
         &self,
         build: &mut WorkspaceBuild,
     ) -> Result<Vec<JobId>, Failure> {
-        let found = self.others(&build.metadata.workspace_id).await?;
+        let found = self.look_alone(&build.metadata.workspace_id).await?;
         let entries = found.iter().map(|it| it.entry.clone()).collect();
         let choice = kept::choose(&build.state, entries).map_err(|conflict| {
             error!("{conflict}");
@@ -52,20 +52,16 @@ impl Context<'_> {
 
     /// Fails if somebody else has begun to apply for the workspace: then the server has given one of both jobs up.
     pub(super) async fn check_alone(&self, workspace_id: &str) -> Result<(), Failure> {
-        let found = self.look(workspace_id).await?;
-        match found.iter().find(|it| it.entry.is_pending()) {
-            Some(other) => Err(Failure::new(busy(other))),
-            None => Ok(()),
-        }
+        self.look_alone(workspace_id).await.map(drop)
     }
 
-    /// The entries of other jobs of the workspace, once nobody works on them.
-    async fn others(&self, workspace_id: &str) -> Result<Vec<Found<Entry>>, Failure> {
-        let (began, mut was_said) = (Instant::now(), false);
+    /// Waits until nobody works on another job of the workspace. The slot takes other jobs meanwhile.
+    pub(super) async fn wait_for_workspace(&self, workspace_id: &str) -> Result<(), Failure> {
+        let (began, mut was_said, mut is_aside) = (Instant::now(), false, false);
         loop {
             let found = self.look(workspace_id).await?;
             let Some(other) = found.iter().find(|it| it.entry.is_pending()) else {
-                return Ok(found);
+                break;
             };
             if began.elapsed() >= PATIENCE {
                 return Err(Failure::new(busy(other)));
@@ -78,6 +74,7 @@ impl Context<'_> {
                 );
                 warn!("{text}");
                 self.log.line(LogLevel::Info, stage::SETTING_UP, text);
+                is_aside = self.turn.step_aside();
             }
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
@@ -85,6 +82,24 @@ impl Context<'_> {
                     "stopped while it waited for the end of job {}", other.entry.job
                 ))),
             }
+        }
+        if is_aside {
+            tokio::select! {
+                () = self.turn.step_back() => {}
+                () = self.stop.cancelled() => {
+                    return Err(Failure::new("stopped while it waited for its slot"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries of other jobs of the workspace, on which nobody works.
+    async fn look_alone(&self, workspace_id: &str) -> Result<Vec<Found<Entry>>, Failure> {
+        let found = self.look(workspace_id).await?;
+        match found.iter().find(|it| it.entry.is_pending()) {
+            Some(other) => Err(Failure::new(busy(other))),
+            None => Ok(found),
         }
     }
 

@@ -180,6 +180,81 @@ async fn a_job_waits_for_another_one_of_its_workspace_but_not_for_ever() {
     assert_eq!(engine.steps(), Vec::<String>::new());
 }
 
+/// Runs `jobs` in one slot while somebody else works on workspace `w`. Returns what the daemon did.
+async fn run_beside(
+    dir: &tempfile::TempDir,
+    server: &Arc<Server>,
+    engine: &Engine,
+    jobs: usize,
+) -> Summary {
+    let source: Arc<dyn JobSource> = Arc::clone(server) as Arc<dyn JobSource>;
+    let config = Config {
+        max_jobs: Some(jobs),
+        ..config(dir)
+    };
+    let ran = run(config, vec![source], Arc::new(engine.clone()), Stop::new());
+    ran.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_waits_for_another_one_of_its_workspace_leaves_its_slot_to_others() {
+    let dir = tempfile::tempdir().unwrap();
+    leave(&dir, 7, NEW, None).await;
+    let (server, engine) = (Server::with(build_of("w", 8, OLD)), Engine::default());
+    for number in 9..12 {
+        let job = build_of("another", number, "");
+        server.jobs.lock().unwrap().push_back(job);
+    }
+    let watched = Arc::clone(&server);
+    let others_ended = tokio::spawn(async move {
+        sleep(Duration::from_secs(30)).await;
+        watched.ended.lock().unwrap().len()
+    });
+
+    let summary = run_beside(&dir, &server, &engine, 4).await;
+
+    assert_eq!(counts(&summary), (3, 1, 0), "the one that waited failed");
+    assert_eq!(others_ended.await.unwrap(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_has_waited_goes_on_once_its_slot_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    leave(&dir, 7, NEW, None).await;
+    let server = Server::with(build_of("w", 8, OLD));
+    server
+        .jobs
+        .lock()
+        .unwrap()
+        .push_back(build_of("another", 9, ""));
+    let engine = Engine {
+        apply_takes: Duration::from_secs(100),
+        ..Engine::default()
+    };
+    let state_dir = dir.path().to_owned();
+    let began = Instant::now();
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(20)).await;
+        let journals = Journals::open(&state_dir, None).unwrap();
+        let dead = |found: &journal::Found| {
+            found
+                .entry
+                .as_ref()
+                .is_ok_and(|entry| entry.daemon == "dead")
+        };
+        let found = journals.entries().unwrap();
+        journal::erase(&found.iter().find(|it| dead(it)).unwrap().path).unwrap();
+    });
+
+    let summary = run_beside(&dir, &server, &engine, 2).await;
+
+    assert_eq!(counts(&summary), (2, 0, 0));
+    assert_eq!(engine.most_running.load(Ordering::SeqCst), 1);
+    let (first, second) = (JobId(Uuid::from_u128(9)), JobId(Uuid::from_u128(8)));
+    assert_eq!(*server.ended.lock().unwrap(), [first, second]);
+    assert!((200..210).contains(&began.elapsed().as_secs()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_success_that_is_told_late_counts_and_the_next_job_runs_on_its_state_whatever_the_server_gives()
  {
