@@ -427,6 +427,12 @@ pub trait JobSource: Send + Sync {
         false
     }
 
+    /// The version of a server's daemon API that is too old for the order of scripts; `None` if it is new enough or
+    /// not known. Agents of such a server run all scripts of a phase at the same time.
+    fn without_script_order(&self) -> Option<String> {
+        None
+    }
+
     /// As whom it speaks to which server, `None` if it speaks to nobody outside.
     fn identity(&self) -> Option<Identity> {
         None
@@ -497,7 +503,7 @@ impl JobUpdate {
 /// What the server answers to an update.
 #[derive(Clone, Debug, Default)]
 pub struct JobUpdated {
-    /// Whether somebody cancelled the job.
+    /// Whether the job was cancelled.
     pub cancelled: bool,
     /// The values of all variables that the update named.
     pub variables: Vec<VariableValue>,

@@ -3,58 +3,36 @@
 //! # Source
 //! coder `agent/agentscripts/agentscripts.go`, `codersdk/agentsdk/logs.go`.
 
-use std::{
-    collections::HashMap,
-    fs::{self, OpenOptions},
-    io::Write as _,
-    os::unix::{
-        fs::{DirBuilderExt as _, OpenOptionsExt as _},
-        process::ExitStatusExt as _,
-    },
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod run;
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use nix::fcntl::OFlag;
 use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
 };
 use tracing::{info, warn};
 
+use self::run::run;
 use super::{
-    Shared, command,
+    Shared,
     order::{Ended, Event, Order},
-    private_dir,
     schedule::Schedule,
     stamp,
 };
 use crate::{
-    process::{self, Limits, Pipe},
     proto::coder::agent::v2::{
         Log, Manifest, Timing, WorkspaceAgentScript as Script,
         log::Level,
         timing::{Stage, Status},
     },
-    provision::Memory,
     stop::Stop,
 };
 
-/// How a script is waited for.
-const LIMITS: Limits = Limits {
-    exit_timeout: Duration::from_secs(10),
-    pipe_grace: Duration::from_secs(10),
-    line_bytes: 64 << 10,
-    precious_bytes: 0,
-    is_precious: |_| false,
-};
 /// Name of the directory of scripts' files, which templates know from Coder.
 pub(super) const DIRECTORY: &str = "coder-script-data";
-/// The status of what did not say one.
-const UNKNOWN_STATUS: i32 = 255;
 
 /// How the scripts of a stage ended, the worst counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -237,35 +215,6 @@ pub(super) async fn run_at_times(shared: Arc<Shared>, manifest: Arc<Manifest>, s
     running.join_all().await;
 }
 
-async fn run(shared: &Arc<Shared>, script: &Script, stage: Stage, stop: &Stop) -> Status {
-    let began = Timestamp::now();
-    let limit = script.timeout.and_then(|it| u64::try_from(it.seconds).ok());
-    let limit = limit.filter(|limit| *limit > 0).map(Duration::from_secs);
-    let stop = stop.child();
-    let (status, exit_code) = match prepare(shared, script) {
-        Ok((command, file)) => execute(shared, script, command, file, limit, &stop).await,
-        Err(error) => {
-            say(
-                shared,
-                script,
-                Level::Error,
-                format!("cannot run the script: {error}"),
-            );
-            (Status::ExitFailure, UNKNOWN_STATUS)
-        }
-    };
-    info!(
-        script = script.display_name,
-        ?stage,
-        ?status,
-        exit_code,
-        "a script ended"
-    );
-    let times = (began, Timestamp::now().max(began));
-    report(shared, script, stage, times, (status, exit_code));
-    status
-}
-
 /// Tells the server how a script ended.
 fn report(
     shared: &Shared,
@@ -282,120 +231,6 @@ fn report(
         stage: stage.into(),
         status: status.into(),
     });
-}
-
-fn prepare(shared: &Shared, script: &Script) -> std::io::Result<(process::Command, fs::File)> {
-    let source = hex::encode(&script.log_source_id);
-    let directory = shared.scripts_dir.as_ref().ok_or_else(|| {
-        std::io::Error::other("the agent has no directory for the files of scripts")
-    })?;
-    let (data, bin) = (directory.join(&source), directory.join("bin"));
-    for directory in [&data, &bin] {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
-    }
-    let file = match script.log_path.as_str() {
-        "" => log_file(&shared.config.log_dir, &source, directory)?,
-        path => OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            // A pipe that nobody reads is an error.
-            .custom_flags(OFlag::O_NONBLOCK.bits())
-            .open(shared.account.expand(path))?,
-    };
-    let mut variables = shared.variables();
-    let own = [
-        ("CODER_SCRIPT_DATA_DIR", data),
-        ("CODER_SCRIPT_BIN_DIR", bin),
-    ];
-    variables.extend(own.map(|(name, path)| (name.into(), path.into())));
-    let invocation = command::invocation(&shared.account.shell, script.script.as_ref());
-    let command = process::Command {
-        program: invocation.program,
-        args: invocation.args,
-        env: variables.into_iter().collect(),
-        dir: shared.directory(),
-        confinement: None,
-        outlives_us: true,
-        shim: None,
-        memory: Memory::default(),
-    };
-    Ok((command, file))
-}
-
-/// Opens the log of a script whose template names none. Its name can be guessed: what another user has put there instead
-/// is left alone.
-fn log_file(log_dir: &Path, source: &str, scripts: &Path) -> std::io::Result<fs::File> {
-    let name = format!("coder-script-{source}.log");
-    private_dir::append(log_dir, &name).or_else(|error| {
-        let (path, instead) = (log_dir.join(&name), scripts.join(&name));
-        let (path, instead) = (path.display(), instead.display());
-        warn!(%path, %error, %instead, "a script's log goes to another file");
-        private_dir::append(scripts, &name)
-    })
-}
-
-async fn execute(
-    shared: &Arc<Shared>,
-    script: &Script,
-    command: process::Command,
-    mut file: fs::File,
-    limit: Option<Duration>,
-    stop: &Stop,
-) -> (Status, i32) {
-    let mut on_line = |pipe: Pipe, line: process::Line| {
-        let text = line.into_text();
-        // A full disk must not end what it cannot keep.
-        let _ = writeln!(file, "{text}");
-        let level = match pipe {
-            Pipe::Stdout => Level::Info,
-            Pipe::Stderr => Level::Error,
-        };
-        say(shared, script, level, text);
-    };
-    let running = process::run(&command, &LIMITS, stop, &mut on_line);
-    tokio::pin!(running);
-    let mut is_late = false;
-    let ended = loop {
-        let late = async {
-            match limit.filter(|_| !is_late) {
-                Some(limit) => sleep(limit).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            ended = &mut running => break ended,
-            () = late => {
-                is_late = true;
-                stop.cancel();
-            }
-        }
-    };
-    match ended {
-        Ok(exit) => {
-            let code = exit.status.code();
-            let code = code.or(exit.status.signal().map(|signal| 128 + signal));
-            let status = match (is_late, exit.is_success(), exit.left_pipes_open) {
-                (true, ..) => Status::TimedOut,
-                (false, false, _) => Status::ExitFailure,
-                (false, true, true) => {
-                    let text = "something that the script started still holds its output; what \
-                                it prints from now on is lost";
-                    say(shared, script, Level::Error, text.to_owned());
-                    Status::PipesLeftOpen
-                }
-                (false, true, false) => Status::Ok,
-            };
-            (status, code.unwrap_or(UNKNOWN_STATUS))
-        }
-        Err(error) => {
-            say(shared, script, Level::Error, error.to_string());
-            (Status::ExitFailure, UNKNOWN_STATUS)
-        }
-    }
 }
 
 fn say(shared: &Shared, script: &Script, level: Level, text: String) {

@@ -383,7 +383,7 @@ impl Journal {
 /// [`JournalError::Access`]
 pub fn erase(path: &Path) -> Result<(), JournalError> {
     fs::remove_file(path).map_err(access("remove", path))?;
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = files::directory_of(path);
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(access("sync", dir))

@@ -94,7 +94,7 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
             })
         }
         never = turn.watch() => match never {},
-        () = overdue(config, &stop, daemon_stop) => Err(Failure::new("the engine did not end when it was killed")),
+        () = overdue(config, &stop, daemon_stop) => Err(Failure::new("the engine did not exit when it was killed")),
     };
     turn.ended(result.is_ok()).await;
     if progress.apply == Apply::Left {

@@ -70,6 +70,7 @@ struct Server {
     /// Bytes of a message, roughly.
     limit: Mutex<Option<usize>>,
     has_ai_tasks: bool,
+    without_script_order: Option<String>,
 }
 
 impl Server {
@@ -251,6 +252,10 @@ impl JobSource for Server {
 
     fn has_ai_tasks(&self) -> bool {
         self.has_ai_tasks
+    }
+
+    fn without_script_order(&self) -> Option<String> {
+        self.without_script_order.clone()
     }
 }
 

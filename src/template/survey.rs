@@ -87,9 +87,7 @@ impl LogSink for Warnings {
     fn log(&self, level: LogLevel, output: String) {
         if level == LogLevel::Warn {
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-            if !said.contains(&output) {
-                said.push(output.clone());
-            }
+            said.push(output.clone());
         }
         self.log.log(level, output);
     }

@@ -342,17 +342,17 @@ impl ProviderPresenter for Presenter {
         let place = self.mirror.as_ref().map(|mirror| mirror.place());
         match (unavailable::is_unavailable(output), place) {
             (true, None) => Some(
-                "coder/coder cannot be had from a registry here: have the daemon's operator start it with \
+                "coder/coder is not available from a registry here: the daemon's operator can start it with \
                  `--coder-provider builtin`, or with `--mirror DIR|URL` for this and other providers"
                     .to_owned(),
             ),
             (true, Some(place)) => Some(format!(
-                "the mirror {place} has no coder/coder for this template: have the daemon's operator start it with \
-                 `--coder-provider builtin`, or add it to the mirror"
+                "the mirror {place} has no coder/coder for this template: its operator can add it, or start the daemon with \
+                 `--coder-provider builtin`"
             )),
             (false, None) if unavailable::is_any_unavailable(output) => Some(
-                "providers cannot be had from a registry here: have the daemon's operator start it with \
-                 `--mirror DIR|URL`, a mirror that has them (`outpost mirror sync` makes one)"
+                "providers are not available from a registry here: the daemon's operator can start it with \
+                 `--mirror DIR|URL` and a mirror that has them (`outpost mirror sync` makes one)"
                     .to_owned(),
             ),
             (false, _) => None,

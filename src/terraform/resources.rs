@@ -5,13 +5,13 @@
 //! # Source
 //! coder `provisioner/terraform/resources.go`, `ConvertState`.
 
-mod address;
 mod agents;
 mod apps;
 mod decode;
 mod external;
 mod index;
 mod instances;
+mod keys;
 mod metadata;
 mod parameters;
 mod presets;
@@ -19,15 +19,15 @@ mod script_order;
 
 use std::collections::BTreeMap;
 
-pub use self::{
-    address::without_keys,
-    script_order::{Phase, RuleProblem, ScriptOrderError, SelectorProblem},
-};
 use self::{
     agents::Agents,
     decode::DecodeError,
     index::{Granularity, Index},
     metadata::Facts,
+};
+pub use self::{
+    keys::without_keys,
+    script_order::{Phase, RuleProblem, ScriptOrderError, SelectorProblem},
 };
 use super::{
     configuration::Configuration,

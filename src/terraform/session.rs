@@ -8,6 +8,7 @@ mod run;
 mod watch;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     mem::ManuallyDrop,
     path::{Path, PathBuf},
@@ -91,6 +92,8 @@ pub(super) struct Session {
     planned: Option<Planned>,
     /// It depends on the template alone, so that the one before apply serves after it, too.
     drawn: Option<Drawn>,
+    /// Warnings of conversions that the log has.
+    warned: BTreeSet<String>,
     /// Whom to tell what an apply does.
     witness: Option<Arc<dyn Witness>>,
     engine_time: Duration,
@@ -168,6 +171,7 @@ impl Session {
             has_own_lock: false,
             planned: None,
             drawn: None,
+            warned: BTreeSet::new(),
             witness: None,
             engine_time: Duration::ZERO,
         };
@@ -553,10 +557,12 @@ impl Session {
                     "convert state for graph: {error}"
                 )))
             })?;
-        converted
-            .warnings
-            .iter()
-            .for_each(|warning| log.log(LogLevel::Warn, warning.clone()));
+        // An import converts two plans, a build a plan and a state: what is wrong with all of them is said once.
+        for warning in &converted.warnings {
+            if self.warned.insert(warning.clone()) {
+                log.log(LogLevel::Warn, warning.clone());
+            }
+        }
         Ok(GraphComplete {
             timings: drawn.timings.clone(),
             ..converted.into()

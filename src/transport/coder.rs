@@ -231,6 +231,12 @@ impl JobSource for CoderSource {
         self.held.version().is_some_and(ApiVersion::has_ai_tasks)
     }
 
+    fn without_script_order(&self) -> Option<String> {
+        let version = *self.held.version();
+        let version = version.filter(|version| !version.has_script_order());
+        version.map(|version| version.to_string())
+    }
+
     fn identity(&self) -> Option<Identity> {
         Some(Identity {
             server: self.client.url().to_string(),

@@ -1,13 +1,14 @@
 //! Template imports: what a version needs to be told, and what it makes when a workspace starts and stops.
 
 use bytes::Bytes;
+use tracing::warn;
 
 use super::{Context, Failure, Progress, stage};
 use crate::{
     daemon::secrets,
     job::{
-        CompletedWork, ImportResult, Metadata, TemplateImport, TemplateVariable, Transition,
-        VariableValue,
+        CompletedWork, ImportResult, LogLevel, Metadata, Resource, TemplateImport,
+        TemplateVariable, Transition, VariableValue,
     },
     provision::{
         GraphComplete, GraphSource, InitRequest, JobUpdate, PlanComplete, PlanRequest, Session,
@@ -61,6 +62,7 @@ impl Context<'_> {
                 true => failure,
                 false => failure.explained(STOP_ALONE),
             })?;
+        self.warn_of_script_order(&start.graph.resources, &stop.graph.resources);
         Ok(CompletedWork::TemplateImport(Box::new(ImportResult {
             start_resources: start.graph.resources,
             stop_resources: stop.graph.resources,
@@ -109,6 +111,21 @@ impl Context<'_> {
                 Ok(local)
             }
             Err(error) => Err(refused(&error)),
+        }
+    }
+
+    /// Tells authors that a server of this age drops the order that the template declares.
+    fn warn_of_script_order(&self, start: &[Resource], stop: &[Resource]) {
+        let Some(version) = self.source.without_script_order() else {
+            return;
+        };
+        if has_script_order(start) || has_script_order(stop) {
+            let text = format!(
+                "this server ignores `coder_script_order`: its daemon API is {version}, and only 1.20 (Coder 2.39) and \
+                 later keep the order, so agents run all scripts of a phase at the same time"
+            );
+            warn!("{text}");
+            self.log.line(LogLevel::Warn, stage::GRAPH, text);
         }
     }
 
@@ -195,6 +212,16 @@ fn pieces(update: JobUpdate) -> impl Iterator<Item = JobUpdate> {
             ..JobUpdate::heartbeat(job)
         });
     tags.chain([readme]).chain(variables)
+}
+
+fn has_script_order(resources: &[Resource]) -> bool {
+    let agents = resources.iter().flat_map(|resource| &resource.agents);
+    let mut scripts = agents.flat_map(|agent| {
+        let inside = agent.devcontainers.iter();
+        let inside = inside.flat_map(|container| &container.scripts);
+        agent.scripts.iter().chain(inside)
+    });
+    scripts.any(|script| !script.dependencies.is_empty())
 }
 
 fn detecting(transition: Transition) -> &'static str {

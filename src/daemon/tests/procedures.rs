@@ -1,7 +1,7 @@
 //! What happens in which order, and what fails how.
 
 use super::*;
-use crate::job::Agent;
+use crate::job::{Agent, Devcontainer, Script, ScriptDependency, ScriptRequirement};
 
 #[tokio::test(start_paused = true)]
 async fn an_import_plans_a_start_and_a_stop_and_never_applies() {
@@ -324,6 +324,60 @@ async fn a_state_that_is_too_large_alone_stays_on_disk_and_the_job_ends_neverthe
         failure.error
     );
     assert_eq!(kept(&dir).unwrap().len(), 5000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_warns_of_a_server_that_drops_the_order_of_scripts() {
+    let script = |prerequisite: Option<&str>| Script {
+        dependencies: prerequisite
+            .map(|prerequisite| ScriptDependency {
+                prerequisite: prerequisite.to_owned(),
+                requirement: ScriptRequirement::Success,
+            })
+            .into_iter()
+            .collect(),
+        ..Script::default()
+    };
+    let resource = |agents, containers| {
+        let agent = Agent {
+            name: "dev".to_owned(),
+            scripts: agents,
+            devcontainers: vec![Devcontainer {
+                scripts: containers,
+                ..Devcontainer::default()
+            }],
+            ..Agent::default()
+        };
+        vec![Resource {
+            agents: vec![agent],
+            ..Resource::default()
+        }]
+    };
+    let first = Some("coder_script.first");
+    for (version, resources, is_warned) in [
+        (Some("1.18"), resource(vec![script(first)], vec![]), true),
+        (Some("1.18"), resource(vec![], vec![script(first)]), true),
+        (Some("1.18"), resource(vec![script(None)], vec![]), false),
+        (None, resource(vec![script(first)], vec![]), false),
+    ] {
+        let server = Arc::new(Server {
+            jobs: Mutex::new([job(Work::TemplateImport(TemplateImport::default()))].into()),
+            without_script_order: version.map(str::to_owned),
+            ..Server::default()
+        });
+        let engine = Engine {
+            resources,
+            ..Engine::default()
+        };
+
+        run_one(&server, &engine, &Stop::new()).await;
+
+        let lines = server.lines.lock().unwrap();
+        let warnings = lines.iter().filter(|(_, line)| {
+            line.contains("ignores `coder_script_order`: its daemon API is 1.18")
+        });
+        assert_eq!(warnings.count(), usize::from(is_warned), "{lines:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

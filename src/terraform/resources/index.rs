@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use super::address::{counterparts, without_keys};
+use super::keys::{counterparts, without_keys};
 use crate::terraform::plan::{Module, ResourceValues};
 
 /// Whom agents and metadata belong to.

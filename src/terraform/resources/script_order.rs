@@ -8,6 +8,7 @@
 //! coder `provisioner/terraform/scriptorder` of version 2.39: what is refused, and the texts.
 
 mod edges;
+mod problem;
 mod rule;
 mod runtime;
 mod selector;
@@ -20,7 +21,7 @@ use self::{
     runtime::Runtimes,
     selector::{Budget, Expanded},
 };
-pub use self::{rule::RuleProblem, selector::SelectorProblem};
+pub use self::{problem::RuleProblem, selector::SelectorProblem};
 use super::{
     decode::{Attributes, DecodeError, decode},
     index::Index,

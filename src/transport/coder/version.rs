@@ -31,6 +31,12 @@ impl ApiVersion {
         minor: 19,
     };
 
+    /// The first whose servers hand the order of scripts on to agents: Coder 2.39.
+    const WITH_SCRIPT_ORDER: Self = Self {
+        major: 1,
+        minor: 20,
+    };
+
     /// Reads `major.minor`.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once('.')?;
@@ -49,6 +55,11 @@ impl ApiVersion {
     /// Whether a server of this version has AI tasks.
     pub(super) fn has_ai_tasks(self) -> bool {
         self < Self::WITHOUT_AI_TASKS
+    }
+
+    /// Whether a server of this version hands the order of scripts on to agents.
+    pub(super) fn has_script_order(self) -> bool {
+        self >= Self::WITH_SCRIPT_ORDER
     }
 
     /// The version in a refusal such as `server is at version 1.18, behind requested minor version 1.20`.
@@ -107,6 +118,8 @@ mod tests {
             let version = ApiVersion { major: 1, minor };
             assert_eq!(version.agree(), Some(version));
         }
+        let ordered = |text| ApiVersion::parse(text).unwrap().has_script_order();
+        assert_eq!((ordered("1.19"), ordered("1.20")), (false, true));
         assert_eq!(agreed("1.99"), Some(ApiVersion::NEWEST));
         assert_eq!(agreed("1.5"), None);
         assert_eq!(agreed("2.0"), None);

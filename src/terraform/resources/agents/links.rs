@@ -6,8 +6,8 @@ use crate::terraform::{
     graph::{Direction, Graph},
     plan::ResourceValues,
     resources::{
-        address::{counterparts, without_keys},
         index::{Granularity, Index},
+        keys::{counterparts, without_keys},
     },
 };
 

@@ -12,7 +12,7 @@ use crate::{
     terraform::{
         go_text::quoted,
         plan::ResourceValues,
-        resources::{address::joined_keys, decode::Attributes, index::Granularity},
+        resources::{decode::Attributes, index::Granularity, keys::joined_keys},
     },
 };
 

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Script, ScriptOrderError, requirement_name,
-    rule::{RuleProblem, Selector, Settled},
+    Script, ScriptOrderError,
+    problem::RuleProblem,
+    requirement_name,
+    rule::{Selector, Settled},
     shown,
 };
 use crate::job::ScriptRequirement;

@@ -1,69 +1,45 @@
-//! Addresses of instances: without their keys the labels of a graph, with them what tells instances apart.
+//! Keys of instances: a graph's labels have none, and what belongs together has the same.
 
 use std::borrow::Cow;
 
-/// One part of an address between two dots, with the key behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Step<'a> {
-    name: &'a str,
-    /// A number, or a quoted text.
-    key: Option<&'a str>,
-}
-
-/// Splits at the dots outside of keys. A key may hold dots and brackets inside its quotes.
-fn steps(address: &str) -> Vec<Step<'_>> {
-    let mut steps = Vec::new();
-    let mut rest = address;
-    while !rest.is_empty() {
-        let end = rest.find(['.', '[']).unwrap_or(rest.len());
-        let (name, tail) = rest.split_at(end);
-        let key = tail.strip_prefix('[').map(|tail| &tail[..key_length(tail)]);
-        let length = key.map_or(0, |key| key.len() + 2).min(tail.len());
-        rest = tail[length..].strip_prefix('.').unwrap_or(&tail[length..]);
-        steps.push(Step { name, key });
-    }
-    steps
-}
-
-/// Bytes of a key up to its closing bracket, or all of them.
-fn key_length(text: &str) -> usize {
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' => is_escaped = true,
-            b'"' => is_quoted = !is_quoted,
-            b']' if !is_quoted => return at,
-            _ => {}
-        }
-    }
-    text.len()
-}
+use crate::terraform::address::{Key, Step, steps};
 
 /// The address of the block behind an instance: `module.a.coder_agent.dev` for `module.a[0].coder_agent.dev["x"]`.
+/// Text that is no address stays as it is.
 pub fn without_keys(address: &str) -> Cow<'_, str> {
     if !address.contains('[') {
         return Cow::Borrowed(address);
     }
-    let names: Vec<_> = steps(address).iter().map(|step| step.name).collect();
+    let Some(steps) = steps(address) else {
+        return Cow::Borrowed(address);
+    };
+    let names: Vec<_> = steps.iter().map(|step| step.name).collect();
     Cow::Owned(names.join("."))
 }
 
 /// The keys of an address joined by hyphens, texts without quotes: `0-x`. `None` if there are none.
 pub(super) fn joined_keys(address: &str) -> Option<String> {
-    let keys = steps(address).into_iter().filter_map(|step| step.key);
-    let keys: Vec<_> = keys.map(|key| key.trim_matches('"')).collect();
-    (!keys.is_empty()).then(|| keys.join("-"))
+    let keys = steps(address)?.into_iter().filter_map(|step| step.key);
+    let texts = keys.map(|key| match key {
+        Key::Index(index) => index.to_string(),
+        Key::Name(name) => name,
+    });
+    let texts: Vec<_> = texts.collect();
+    (!texts.is_empty()).then(|| texts.join("-"))
 }
 
 /// Those of `candidates` that most likely go with `owner`: in the same instance of the modules around both, with the
 /// same keys behind that. All candidates count where no key agrees.
 pub(super) fn counterparts<'a>(owner: &str, candidates: &[&'a str]) -> Vec<&'a str> {
+    let steps = |address| steps(address).unwrap_or_default();
     let owner = steps(owner);
-    let mut near: Vec<_> = candidates.to_vec();
-    near.retain(|candidate| agree(&owner, &steps(candidate)).is_some());
-    let mut equal = near.clone();
-    equal.retain(|candidate| agree(&owner, &steps(candidate)) == Some(true));
+    let agreed: Vec<_> = candidates
+        .iter()
+        .filter_map(|candidate| Some((*candidate, agree(&owner, &steps(candidate))?)))
+        .collect();
+    let equal = agreed.iter().filter(|(_, is_equal)| *is_equal);
+    let equal: Vec<_> = equal.map(|(candidate, _)| *candidate).collect();
+    let near: Vec<_> = agreed.iter().map(|(candidate, _)| *candidate).collect();
     [equal, near]
         .into_iter()
         .find(|found| !found.is_empty())
@@ -72,7 +48,7 @@ pub(super) fn counterparts<'a>(owner: &str, candidates: &[&'a str]) -> Vec<&'a s
 
 /// Whether both addresses have the same keys behind the modules that they share; `None` if they are in different
 /// instances of those.
-fn agree(a: &[Step<'_>], b: &[Step<'_>]) -> Option<bool> {
+fn agree<'a>(a: &'a [Step<'_>], b: &'a [Step<'_>]) -> Option<bool> {
     let mut shared = 0;
     while let (Some([word, a_module]), Some([other, b_module])) =
         (a.get(shared..shared + 2), b.get(shared..shared + 2))
@@ -84,8 +60,8 @@ fn agree(a: &[Step<'_>], b: &[Step<'_>]) -> Option<bool> {
         }
         shared += 2;
     }
-    let a = a[shared..].iter().filter_map(|step| step.key);
-    Some(a.eq(b[shared..].iter().filter_map(|step| step.key)))
+    let keys = |steps: &'a [Step<'_>]| steps[shared..].iter().filter_map(|step| step.key.as_ref());
+    Some(keys(a).eq(keys(b)))
 }
 
 #[cfg(test)]
@@ -100,9 +76,9 @@ mod tests {
             (
                 r#"module.m["k.]\"["].module.n[2].a.b["x"]"#,
                 "module.m.module.n.a.b",
-                Some(r#"k.]\"[-2-x"#),
+                Some(r#"k.]"[-2-x"#),
             ),
-            ("a.b[", "a.b", Some("")),
+            ("a.b[", "a.b[", None),
         ];
         for (address, block, keys) in cases {
             assert_eq!(without_keys(address), block);
