@@ -44,7 +44,7 @@ pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// The directory that a file is in; a bare name is in the current one.
-fn directory_of(path: &Path) -> &Path {
+pub fn directory_of(path: &Path) -> &Path {
     path.parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
@@ -207,6 +207,13 @@ mod tests {
             0o600
         );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_bare_name_is_in_the_current_directory() {
+        for (path, directory) in [("a/b", "a"), ("b", "."), ("/b", "/"), ("**", ".")] {
+            assert_eq!(directory_of(Path::new(path)), Path::new(directory));
+        }
     }
 
     #[test]

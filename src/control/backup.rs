@@ -18,6 +18,7 @@ use super::{
     data_dir::{self, DATABASE, DataDirError, KEY},
     store::sqlite::{self, OpenError},
 };
+use crate::files;
 
 /// The form of backups that this version writes.
 const FORMAT: u32 = 1;
@@ -133,10 +134,7 @@ pub async fn create(data_dir: &Path, target: &Path) -> Result<Manifest, BackupEr
     if target.exists() {
         return Err(BackupError::Exists(target.to_owned()));
     }
-    let parent = match target.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        Some(_) | None => Path::new("."),
-    };
+    let parent = files::directory_of(target);
     let staging = TempDir::with_prefix_in(".outpost-backup-", parent)
         .map_err(access("write into", parent))?;
     let copy = staging.path().join(DATABASE);

@@ -18,7 +18,10 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{config::StateKey, crypt::Key};
-use crate::{files::Lock, secret::Secret};
+use crate::{
+    files::{self, Lock},
+    secret::Secret,
+};
 
 /// Name of the database in the directory.
 pub const DATABASE: &str = "outpost.db";
@@ -218,7 +221,7 @@ pub(super) fn write_new(path: &Path, content: &[u8]) -> Result<(), DataDirError>
             written
         });
     written.map_err(access("write", path))?;
-    let parent = path.parent().unwrap_or(Path::new("."));
+    let parent = files::directory_of(path);
     File::open(parent)
         .and_then(|directory| directory.sync_all())
         .map_err(access("sync", parent))

@@ -18,6 +18,7 @@ use semver::Version;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    files,
     provision::ProviderPackages,
     registry::{DEFAULT_HOST, OPENTOFU_HOST, Platform},
 };
@@ -109,7 +110,7 @@ fn digest(launcher: &[u8]) -> String {
 
 /// Fills a directory beside `target` and moves it there. Whoever is first wins; the others take what is there.
 fn publish(target: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let parent = target.parent().unwrap_or(Path::new("."));
+    let parent = files::directory_of(target);
     fs::create_dir_all(parent)?;
     let staging = tempfile::Builder::new()
         .prefix(".new-")

@@ -304,7 +304,7 @@ fn complain_about(method: &Method, is_there: &impl Fn(&str) -> bool, all: &mut V
             }
         }
         MethodKind::FilesystemMirror { path } if !is_there(path) => {
-            all.push(format!("the filesystem mirror `{path}` is no directory"));
+            all.push(format!("the filesystem mirror `{path}` is not a directory"));
         }
         MethodKind::FilesystemMirror { .. }
         | MethodKind::Direct
@@ -414,7 +414,7 @@ mod tests {
         for part in [
             "must begin with https://",
             "network mirror's address does not end in a slash",
-            "`/nowhere` is no directory",
+            "`/nowhere` is not a directory",
             "`coder/coder` has no host",
             "give `direct` an `exclude`",
             "`providers.v1` of `registry.terraform.io` does not end in a slash",

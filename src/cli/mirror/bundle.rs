@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     cli::output::{Output, facts, note},
+    files,
     mirror::{
         Digest, Store,
         bundle::{
@@ -31,17 +32,17 @@ use crate::{
     stop::Stop,
 };
 
-/// Write what the mirror has into one signed file, for a site without a network
+/// Write the mirror's contents into one signed file, for an air-gapped site
 ///
-/// The same mirror and the same keys give the same file. With --since it has only what the site lacks.
+/// The same mirror and the same keys give the same file. With --since it contains only what the site lacks.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Bundle {
     #[command(flatten)]
     place: Place,
-    /// The file to write, or `-` for stdout
+    /// File to write, or `-` for stdout
     #[arg(long = "out", short, value_name = "FILE")]
     out: PathBuf,
-    /// Key that signs, any number of times
+    /// Signing key; repeatable
     #[arg(
         long,
         value_name = "FILE",
@@ -52,25 +53,25 @@ pub(in crate::cli) struct Bundle {
     key: Vec<PathBuf>,
     #[command(flatten)]
     passphrase: Passphrase,
-    /// Leave out what a site has: its receipt, a bundle that it took, or the number of a generation
+    /// Leave out what a site already has: its receipt, a bundle that it imported, or the number of a generation
     #[arg(long, value_name = "WHAT")]
     since: Option<PathBuf>,
     /// Number of the generation to write, if not the current one
     #[arg(long, value_name = "NUMBER")]
     generation: Option<u64>,
-    /// Whose bundles follow each other
+    /// Channel: the sequence that this bundle belongs to
     #[arg(long, value_name = "NAME", default_value = "main")]
     channel: String,
-    /// Place among the bundles of the channel; a site takes no lower one than it had [default: the generation's number]
+    /// Number in the channel; a site refuses a lower one than it has [default: the generation's number]
     #[arg(long, value_name = "NUMBER")]
     sequence: Option<u64>,
-    /// When sites must not take it any more, such as 2030-01-01T00:00:00Z
+    /// Time after which sites refuse the bundle, such as 2030-01-01T00:00:00Z
     #[arg(long, value_name = "TIME")]
     expires: Option<Timestamp>,
-    /// Write volumes FILE.001, FILE.002 and so on, none of them larger, such as 4700MB or 25GB
+    /// Write volumes FILE.001, FILE.002 and so on of at most this size, such as 4700MB or 25GB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     split: Option<u64>,
-    /// Write this one of the volumes again, and no other
+    /// Write only this volume again
     #[arg(
         long,
         value_name = "NUMBER",
@@ -78,25 +79,25 @@ pub(in crate::cli) struct Bundle {
         conflicts_with = "encrypt"
     )]
     volume: Option<u32>,
-    /// Encrypt for whoever has this recipient's age identity (`age1…`), any number of times
+    /// Encrypt for this age recipient (`age1…`); repeatable
     #[arg(long, value_name = "RECIPIENT")]
     encrypt: Vec<String>,
-    /// Also write what the bundle has as a list of components in CycloneDX's JSON
+    /// Also write a list of the bundle's components as CycloneDX JSON
     #[arg(long, value_name = "FILE")]
     sbom: Option<PathBuf>,
 }
 
-/// Sign a bundle that somebody else made, as a second person
+/// Sign a bundle that somebody else created, as a second person
 ///
-/// Look at it first: `outpost mirror inspect` and `outpost mirror diff`.
+/// Review it first with `outpost mirror inspect` and `outpost mirror diff`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Sign {
     /// The bundle
     bundle: PathBuf,
-    /// The file to write
+    /// File to write
     #[arg(long = "out", short, value_name = "FILE")]
     out: PathBuf,
-    /// Key that signs
+    /// Signing key
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_KEY")]
     key: PathBuf,
     #[command(flatten)]
@@ -303,8 +304,7 @@ impl Target {
 
 /// Writes a file that is there in full or not at all.
 fn whole_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let dir = dir.unwrap_or(Path::new("."));
+    let dir = files::directory_of(path);
     let mut file = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(dir)?;

@@ -25,20 +25,20 @@ use crate::{
     stop::Stop,
 };
 
-/// Keys that sign bundles, in minisign's formats
+/// Manage keys that sign bundles, in minisign's formats
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::cli) enum Key {
-    /// Make a key: NAME.key, which only you can read, and NAME.pub, which every site gets
+    /// Generate a key: NAME.key, readable only by you, and NAME.pub for the sites
     Generate {
         /// The files' names without their ends
         name: PathBuf,
         #[command(flatten)]
         passphrase: Passphrase,
     },
-    /// Make a key that takes the place of another one
+    /// Generate a key that replaces another one
     ///
-    /// Sites that trust the old one trust the new one from the next bundle on that it signs, and the old one no more.
-    /// Keep NAME.rotations beside NAME.key: it is what tells them.
+    /// Sites that trust the old key trust the new one instead, from the first bundle on that the new one signs. Keep
+    /// NAME.rotations beside NAME.key: it proves the rotation to them.
     Rotate {
         /// The old key
         old: PathBuf,
@@ -50,7 +50,7 @@ pub(in crate::cli) enum Key {
         #[arg(long, value_name = "FILE")]
         new_passphrase_file: Option<PathBuf>,
     },
-    /// Believe a key no more, here and, from the next bundle on that is made here, at the sites that take it
+    /// Revoke a key, here and at the sites that import a later bundle of this mirror
     Revoke {
         /// The key's name
         key: KeyId,
@@ -69,7 +69,7 @@ pub(in crate::cli) enum Key {
 /// How a key is encrypted.
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::cli) struct Passphrase {
-    /// File with the pass phrase of the key; without it a new key is not encrypted
+    /// File with the key's passphrase; without it a new key is not encrypted
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_PASSPHRASE_FILE")]
     passphrase_file: Option<PathBuf>,
 }
@@ -221,10 +221,7 @@ fn with_end(name: &Path, end: &str) -> PathBuf {
 
 fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
     let failed = || format!("failed to write `{}`", path.display());
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let path = dir
-        .unwrap_or(Path::new("."))
-        .join(path.file_name().with_context(failed)?);
+    let path = files::directory_of(path).join(path.file_name().with_context(failed)?);
     match files::write_private_new(&path, text.as_bytes()).with_context(failed)? {
         true => Ok(()),
         false => Err(UsageError(format!("`{}` exists", path.display())))

@@ -15,7 +15,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use crate::mirror::Digest;
+use crate::{files, mirror::Digest};
 
 /// What stands before a volume's part of the bundle.
 const HEADER_BYTES: usize = 512;
@@ -302,9 +302,7 @@ impl Writer {
     }
 
     fn dir(&self) -> &Path {
-        let dir = self.name.parent();
-        dir.filter(|dir| !dir.as_os_str().is_empty())
-            .unwrap_or(Path::new("."))
+        files::directory_of(&self.name)
     }
 
     fn end(&mut self, last: bool) -> io::Result<()> {

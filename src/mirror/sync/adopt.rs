@@ -17,6 +17,7 @@ use super::{
     trust::listed,
 };
 use crate::{
+    files,
     mirror::{Store, StoreError, generation::Provider},
     registry::{Hash, Platform, ProviderAddr},
 };
@@ -100,7 +101,7 @@ fn take(store: &Store, candidate: &Candidate) -> Result<Provider, StoreError> {
     };
     // Beside an unpacked package nothing tells the checksum of the zip file that it once was.
     if is_packed {
-        let dir = path.parent().unwrap_or(Path::new("."));
+        let dir = files::directory_of(path);
         if let Some(hashes) = promised(dir, version, platform).map_err(failed)?
             && !package::satisfies(&package, &hashes)
         {

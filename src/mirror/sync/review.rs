@@ -10,7 +10,10 @@ use std::{
 use serde::Deserialize;
 
 use super::trust::Keys;
-use crate::mirror::{Generation, generation::Signed};
+use crate::{
+    files,
+    mirror::{Generation, generation::Signed},
+};
 
 const HEADER: &str = "# Made by `outpost mirror sync`. Commit it: it shows what changed, and whose keys are trusted.\n";
 /// Bytes of the file; ten thousand packages have four million.
@@ -82,16 +85,8 @@ pub fn write(path: &Path, generation: &Generation, keys: &Keys) -> Result<bool, 
         path: path.to_owned(),
         source,
     };
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let written = tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new("."))).and_then(|file| {
-        fs::write(file.path(), &text)?;
-        // It is for review: whoever reads the configuration may read it.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        fs::set_permissions(file.path(), mode)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)
-    });
-    written.map_err(failed)?;
+    // It is for review: whoever reads the configuration may read it.
+    files::write_public(path, text.as_bytes()).map_err(failed)?;
     Ok(true)
 }
 

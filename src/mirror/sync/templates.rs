@@ -18,6 +18,7 @@ use super::{
     wishes::{TemplateSource, TemplateWish},
 };
 use crate::{
+    files,
     language::lock,
     mirror::{
         StoreError,
@@ -241,8 +242,8 @@ impl Sync {
 /// The templates that a path means: a directory, a tar archive, or with `*` and `**` at its end those below it.
 fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
     let (base, depth) = match path.file_name().and_then(|name| name.to_str()) {
-        Some("**") => (path.parent().unwrap_or(Path::new(".")), usize::MAX),
-        Some("*") => (path.parent().unwrap_or(Path::new(".")), 1),
+        Some("**") => (files::directory_of(path), usize::MAX),
+        Some("*") => (files::directory_of(path), 1),
         _ => {
             fs::metadata(path)?;
             return Ok(vec![path.to_owned()]);
@@ -329,5 +330,10 @@ mod tests {
         assert_eq!(names("*"), ["a", "pushed.tar"]);
         assert_eq!(names("a"), ["a"]);
         assert!(find(&dir.path().join("gone")).is_err());
+        assert_eq!(
+            find(Path::new("*")).unwrap(),
+            Vec::<PathBuf>::new(),
+            "a bare pattern is about the current directory, which holds our sources"
+        );
     }
 }
