@@ -1,6 +1,7 @@
 //! The commands: one file each. They read settings, make services of them and print results.
 
 mod agent;
+mod audit;
 mod ca;
 mod compat;
 mod complete;
@@ -12,6 +13,7 @@ mod doctor;
 mod engine;
 mod exit;
 mod follow;
+mod headers;
 mod inside;
 mod inspect;
 mod isolation;
@@ -116,6 +118,8 @@ const SECTIONS: &[Section] = &[
             &["user", "show"],
             &["user", "create"],
             &["user", "edit"],
+            &["user", "suspend"],
+            &["user", "activate"],
             &["user", "delete"],
             &["token", "list"],
             &["token", "create"],
@@ -123,6 +127,8 @@ const SECTIONS: &[Section] = &[
             &["token", "delete"],
             &["organization", "list"],
             &["organization", "create"],
+            &["organization", "delete"],
+            &["audit"],
             &["ssh"],
             &["ping"],
             &["config-ssh"],
@@ -149,15 +155,15 @@ struct Global {
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE", env = "OUTPOST_CONFIG", help_heading = GLOBAL)]
     config: Option<PathBuf>,
-    /// How results are printed on stdout
+    /// Format of results on stdout
     #[arg(long, global = true, value_name = "FORMAT", env = "OUTPOST_OUTPUT", default_value = "table", help_heading = GLOBAL)]
     output: Wanted,
-    /// What is logged on stderr: a level, or directives such as `outpost=debug,sqlx=warn`
+    /// Log level, or directives such as `outpost=debug,sqlx=warn`
     ///
-    /// Services log from `info` on, other commands from `warn` on.
+    /// Logs go to stderr. The default is `info` for services and `warn` for other commands.
     #[arg(long, global = true, value_name = "FILTER", env = "OUTPOST_LOG", help_heading = GLOBAL)]
     log: Option<String>,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, global = true, value_name = "FORMAT", env = "OUTPOST_LOG_FORMAT", default_value = "human", help_heading = GLOBAL)]
     log_format: LogFormat,
 }
@@ -185,12 +191,12 @@ enum Command {
     Login(login::Login),
     /// Forget a saved login
     Logout(login::Logout),
-    /// Show who you are, and where
+    /// Show who you are logged in as, and at which server
     Whoami(login::Whoami),
-    /// Saved logins
+    /// Manage saved logins
     #[command(subcommand, alias = "contexts")]
     Context(login::Saved),
-    /// Workspaces; `workspace` may be left out, as in `outpost list`
+    /// Manage workspaces; `workspace` may be left out, as in `outpost list`
     #[command(subcommand, alias = "workspaces")]
     Workspace(workspace::Workspace),
     /// Open a shell in a workspace, or run a command there
@@ -198,72 +204,74 @@ enum Command {
         after_help = "Exit codes: 0 done, that of the command if it is another, 1 failed, 2 wrong usage or configuration, 130 interrupted."
     )]
     Ssh(ssh::Ssh),
-    /// Measure the way to a workspace's agent
+    /// Measure the latency to a workspace's agent
     Ping(ssh::Ping),
-    /// Let `ssh WORKSPACE.outpost` lead to workspaces
+    /// Configure OpenSSH so that `ssh WORKSPACE.outpost` works
     ConfigSsh(ssh::ConfigSsh),
-    /// Templates and their versions
+    /// Manage templates and their versions
     #[command(subcommand, alias = "templates")]
     Template(template::Template),
-    /// Draw what a template makes
+    /// Draw what a template creates
     #[command(after_help = INSPECT_HELP)]
     Inspect(inspect::Inspect),
-    /// Jobs: imports, dry runs and builds
+    /// Show and cancel jobs: imports, dry runs and builds
     #[command(subcommand, alias = "jobs")]
     Job(job::Job),
-    /// Terraform states of workspaces
+    /// Export and import Terraform states of workspaces
     #[command(subcommand)]
     State(state::State),
-    /// Users
+    /// Manage users
     #[command(subcommand, alias = "users")]
     User(user::User),
-    /// Tokens with which people and their programs log in
+    /// Manage API tokens of users
     #[command(subcommand, alias = "tokens")]
     Token(token::Token),
-    /// Organizations
+    /// Manage organizations
     #[command(subcommand, aliases = ["organizations", "org", "orgs"])]
     Organization(organization::Organization),
+    /// Show who changed what at a server, newest first
+    Audit(audit::Audit),
     /// Run a control plane for a laptop, a lab or a small site
     Server(Box<server::Server>),
-    /// Provisioner daemons and their keys
+    /// Run and manage provisioner daemons and their keys
     #[command(subcommand, aliases = ["provisioners", "provisionerd"])]
     Provisioner(provisioner::Provisioner),
-    /// Run in a workspace, and let people in
+    /// Run the agent of a workspace
     Agent(Box<agent::Agent>),
     #[command(name = "gitssh", hide = true)]
     GitSsh(agent::GitSsh),
     #[command(name = "gitaskpass", hide = true)]
     GitAskpass(agent::GitAskpass),
-    /// Show resource usage of this workspace
+    /// Show resource usage (inside a workspace)
     Stat(inside::Stat),
-    /// Personalize a workspace by applying a dotfiles repository
+    /// Apply a dotfiles repository (inside a workspace)
     Dotfiles(inside::Dotfiles),
-    /// Authenticate with external services inside of a workspace
+    /// Print tokens of external services (inside a workspace)
     #[command(subcommand)]
     ExternalAuth(inside::ExternalAuth),
     #[command(subcommand, hide = true)]
     Exp(inside::Exp),
-    /// Providers, modules and engines for places without a network
+    /// Mirror providers, modules and engines for air-gapped sites
     #[command(subcommand)]
     Mirror(mirror::Mirror),
-    /// States that a daemon could not deliver to its server
+    /// Recover states that a daemon could not deliver to its server
     Recover(recover::Recover),
-    /// Check what a daemon needs, on this machine and at its server
+    /// Check everything that a daemon needs, on this machine and at its server
     Doctor(Box<doctor::Doctor>),
-    /// Collect what helps to find a fault into one archive, without secrets
+    /// Collect diagnostics into an archive, without secrets
     SupportBundle(Box<support_bundle::SupportBundle>),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(self::config::Config),
-    /// Make pre-shared keys
+    /// Generate pre-shared keys
     #[command(subcommand)]
     Psk(psk::Psk),
-    /// A certificate authority for a site that has none
+    /// Run a certificate authority for a site that has none
     #[command(subcommand)]
     Ca(ca::Ca),
-    /// Print a script that completes commands and names in a shell
+    /// Print a shell completion script
     Completions(completions::Completions),
-    /// Print what this program is
+    /// Print version and build information
     Version(version::Version),
 }
 
@@ -271,9 +279,9 @@ enum Command {
 const GROUPS: [(&str, &str); 5] = [
     ("Try it", "dev"),
     ("Use a server", "login"),
-    ("Administer it", "state"),
+    ("Administer a server", "state"),
     ("Run services", "server"),
-    ("Look after them", "recover"),
+    ("Operate and troubleshoot", "recover"),
 ];
 
 /// The list of commands in groups, in the order in which they are declared.
@@ -328,7 +336,7 @@ pub fn main() -> ExitCode {
             exit::FAILURE,
         );
     }
-    match complete::answer(command) {
+    match complete::answer(|| compat::with_short_forms(command())) {
         Ok(false) => {}
         Ok(true) => return ExitCode::from(exit::OK),
         Err(error) => return usage(&error, exit::USAGE),
@@ -545,7 +553,8 @@ impl Command {
             Self::State(command) => command.exec(stop).await,
             Self::User(command) => command.exec(output, stop).await,
             Self::Token(command) => command.exec(output, stop).await,
-            Self::Organization(command) => command.exec(output).await,
+            Self::Organization(command) => command.exec(output, stop).await,
+            Self::Audit(command) => command.exec(output).await,
             Self::Mirror(command) => command.exec(output, stop).await,
             Self::Recover(command) => command.exec(output).await,
             Self::Inspect(command) => command.exec(wanted, stop).await,

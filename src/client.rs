@@ -74,7 +74,7 @@ pub enum TargetError {
     #[error("token has characters that no token has")]
     Token,
     /// The address is no address of a server.
-    #[error("`{url}` is no address of a server")]
+    #[error("`{url}` is not the address of a server")]
     Url {
         /// The address.
         url: Url,
@@ -189,7 +189,7 @@ impl CallError {
                 "check that the server runs, and that its certificate is trusted here".to_owned(),
             ),
             Self::Unreachable { .. } => {
-                Some("check that the server runs, and whether it wants https".to_owned())
+                Some("check that the server is running, and whether its URL must begin with https://".to_owned())
             }
             Self::Unauthenticated { .. } => Some(
                 "log in again with `outpost login`; the first token of a server is in the file `admin.token` of its data directory"

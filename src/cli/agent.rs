@@ -21,14 +21,14 @@ use crate::{
     stop::Stop,
 };
 
-/// Run in a workspace, and let people in
+/// Run the agent of a workspace
 ///
 /// Options and variables are those of `coder agent`, so that bootstrap scripts and images keep working.
 #[derive(Debug, clap::Args)]
 pub(super) struct Agent {
     #[command(flatten)]
     identity: Identity,
-    /// Where logs of scripts go
+    /// Directory for the logs of scripts
     #[arg(
         long,
         value_name = "DIR",
@@ -36,7 +36,7 @@ pub(super) struct Agent {
         default_value_os_t = std::env::temp_dir()
     )]
     log_dir: PathBuf,
-    /// Where scripts keep their files
+    /// Directory for files of scripts
     #[arg(
         long,
         value_name = "DIR",
@@ -44,7 +44,7 @@ pub(super) struct Agent {
         default_value_os_t = std::env::temp_dir()
     )]
     script_data_dir: PathBuf,
-    /// A session whose client is silent for so long has ended; 0 for never
+    /// Time after which a session without a sign of its client ends; 0 for never
     #[arg(
         long,
         value_name = "DURATION",
@@ -52,7 +52,7 @@ pub(super) struct Agent {
         default_value = "72h"
     )]
     ssh_max_timeout: humantime::Duration,
-    /// Refuse files, both ways
+    /// Refuse file transfers in both directions
     #[arg(
         long,
         env = "CODER_AGENT_BLOCK_FILE_TRANSFER",
@@ -62,7 +62,7 @@ pub(super) struct Agent {
         default_missing_value = "true"
     )]
     block_file_transfer: bool,
-    /// Refuse connections from here to where a client says
+    /// Refuse local port forwarding (`ssh -L`)
     #[arg(
         long,
         env = "CODER_AGENT_BLOCK_LOCAL_PORT_FORWARDING",
@@ -72,7 +72,7 @@ pub(super) struct Agent {
         default_missing_value = "true"
     )]
     block_local_port_forwarding: bool,
-    /// Refuse to listen here for a client
+    /// Refuse remote port forwarding (`ssh -R`)
     #[arg(
         long,
         env = "CODER_AGENT_BLOCK_REVERSE_PORT_FORWARDING",
@@ -82,10 +82,10 @@ pub(super) struct Agent {
         default_missing_value = "true"
     )]
     block_reverse_port_forwarding: bool,
-    /// What this runs in, as CSV: envbox, envbuilder, exectrace
+    /// Subsystems that the agent runs in, as CSV: envbox, envbuilder, exectrace
     #[arg(long = "subsystem", value_name = "NAME", env = "CODER_AGENT_SUBSYSTEM")]
     subsystems: Vec<Csv>,
-    /// Ask nobody but the server and the relays that it names: no STUN, no direct connections
+    /// Contact only the server and the relays that it names: no STUN, no direct connections
     #[arg(long, env = "OUTPOST_SEALED")]
     sealed: bool,
     /// Serve a Unix socket for `coder exp sync` and other programs in the workspace
@@ -98,7 +98,7 @@ pub(super) struct Agent {
         default_missing_value = "true"
     )]
     socket_server_enabled: bool,
-    /// Path of that socket; if another agent has it, this one uses its own path and tells its scripts
+    /// Path of that socket; if another agent uses it, this one picks its own path and tells its scripts
     #[arg(
         long,
         value_name = "FILE",
@@ -106,10 +106,10 @@ pub(super) struct Agent {
         default_value = agent::socket::DEFAULT_PATH
     )]
     socket_path: PathBuf,
-    /// Do not reap orphans, though this is the first process
+    /// Do not reap orphaned processes, even as the first process
     #[arg(long, env = "CODER_AGENT_NO_REAP")]
     no_reap: bool,
-    /// File for log lines that people read
+    /// File for the log in human-readable form
     #[arg(
         long,
         value_name = "FILE",
@@ -117,7 +117,7 @@ pub(super) struct Agent {
         default_value = "/dev/stderr"
     )]
     log_human: String,
-    /// File for log lines in JSON
+    /// File for the log as JSON
     #[arg(
         long,
         value_name = "FILE",
@@ -126,7 +126,7 @@ pub(super) struct Agent {
         hide_default_value = true
     )]
     log_json: String,
-    /// File for log lines in Stackdriver's form
+    /// File for the log in Stackdriver's format
     #[arg(
         long,
         value_name = "FILE",
@@ -221,7 +221,7 @@ impl Agent {
             "envbox" => Ok(Subsystem::Envbox),
             "envbuilder" => Ok(Subsystem::Envbuilder),
             "exectrace" => Ok(Subsystem::Exectrace),
-            other => Err(UsageError(format!("`--subsystem`: `{other}` is none"))),
+            other => Err(UsageError(format!("`--subsystem`: `{other}` is not one"))),
         });
         let config = agent::Config {
             http,

@@ -21,9 +21,9 @@ use crate::{
 /// Certificates for a mirror, a server, relays and daemons of a site without an authority of its own
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Ca {
-    /// Make a certificate authority that is good for ten years
+    /// Create a certificate authority that is valid for ten years
     ///
-    /// Its key stays in its directory, for this user alone: keep it on a machine that serves nothing, with a backup.
+    /// Its key stays in its directory, readable only by this user: keep it on an offline machine, with a backup.
     Init {
         #[command(flatten)]
         place: Place,
@@ -38,9 +38,9 @@ pub(super) enum Ca {
         #[arg(long, value_name = "DOMAIN")]
         permit: Vec<String>,
     },
-    /// Make a certificate that is good for ninety days
+    /// Issue a certificate that is valid for ninety days
     Issue(Issue),
-    /// Make certificates anew that end soon; their keys and files stay
+    /// Renew certificates that expire soon, with the same keys and files
     Renew {
         #[command(flatten)]
         place: Place,
@@ -51,19 +51,19 @@ pub(super) enum Ca {
         #[arg(long, value_name = "DURATION", default_value = "30d")]
         within: humantime::Duration,
     },
-    /// Revoke a certificate, remove its files and write the list of revoked ones anew
+    /// Revoke a certificate, remove its files and update the revocation list
     Revoke {
         #[command(flatten)]
         place: Place,
         /// Which one
         name: String,
     },
-    /// Show the certificates that were made
+    /// List the issued certificates
     List {
         #[command(flatten)]
         place: Place,
     },
-    /// Write a file with this system's authorities and this one, as SSL_CERT_FILE wants it
+    /// Write a file with the system's authorities and this one, for SSL_CERT_FILE
     Bundle {
         #[command(flatten)]
         place: Place,
@@ -77,18 +77,18 @@ pub(super) enum Ca {
 pub(super) struct Issue {
     #[command(flatten)]
     place: Place,
-    /// What it is called
+    /// Name of the certificate
     name: String,
-    /// What it is for
+    /// Purpose
     #[arg(long = "for", value_name = "ROLE")]
     role: Role,
-    /// A name or an address that it vouches for [default: its own name]
+    /// Host name or IP address of the certificate [default: its own name]
     #[arg(long, value_name = "HOST")]
     host: Vec<String>,
-    /// Where the certificate goes [default: NAME.pem beside the authority]
+    /// File for the certificate [default: NAME.pem beside the authority]
     #[arg(long, value_name = "FILE")]
     cert_file: Option<PathBuf>,
-    /// Where its private key goes [default: NAME.key beside the authority]
+    /// File for its private key [default: NAME.key beside the authority]
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
 }

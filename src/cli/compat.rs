@@ -13,6 +13,9 @@ const OF_WORKSPACES: [&str; 12] = [
     "update",
 ];
 
+/// Options of every command, each with a value.
+const GLOBAL: [&str; 4] = ["--config", "--output", "--log", "--log-format"];
+
 /// Puts options that stand before `provisioner start` behind it: Coder has them on its root, we on the command.
 ///
 /// It makes no difference under which name the program is called.
@@ -21,10 +24,11 @@ pub(super) fn reorder(mut arguments: Vec<OsString>) -> Vec<OsString> {
         arguments.insert(1, "gitaskpass".into());
         return arguments;
     }
-    if let Some(first) = arguments.get(1)
-        && OF_WORKSPACES.iter().any(|command| first == command)
+    let first = first_word(&arguments);
+    if let Some(word) = arguments.get(first)
+        && OF_WORKSPACES.iter().any(|command| word == command)
     {
-        arguments.insert(1, "workspace".into());
+        arguments.insert(first, "workspace".into());
         return arguments;
     }
     let Some(at) = position(&arguments).filter(|at| *at > 1) else {
@@ -35,6 +39,33 @@ pub(super) fn reorder(mut arguments: Vec<OsString>) -> Vec<OsString> {
     reordered.extend_from_slice(&arguments[1..at]);
     reordered.extend_from_slice(&arguments[at + 2..]);
     reordered
+}
+
+/// Where the first argument stands that is neither one of [`GLOBAL`] nor its value.
+fn first_word(arguments: &[OsString]) -> usize {
+    let mut at = 1;
+    while let Some(option) = arguments.get(at).and_then(|it| it.to_str()) {
+        let (name, value) = match option.split_once('=') {
+            Some((name, _)) => (name, 0),
+            None => (option, 1),
+        };
+        if !GLOBAL.contains(&name) {
+            break;
+        }
+        at += 1 + value;
+    }
+    at
+}
+
+/// The commands as a shell completes them: with those of workspaces at the root, too.
+pub(super) fn with_short_forms(root: Command) -> Command {
+    let workspace = root.find_subcommand("workspace");
+    let commands = workspace.into_iter().flat_map(Command::get_subcommands);
+    let short: Vec<_> = commands
+        .filter(|command| OF_WORKSPACES.contains(&command.get_name()))
+        .cloned()
+        .collect();
+    root.subcommands(short)
 }
 
 /// Git runs `GIT_ASKPASS` with nothing but its question.
@@ -128,7 +159,17 @@ mod tests {
             reordered("outpost create dev -t demo"),
             "outpost workspace create dev -t demo"
         );
-        assert_eq!(reordered("outpost ssh list"), "outpost ssh list");
+        assert_eq!(
+            reordered("outpost --output json --log=debug list"),
+            "outpost --output json --log=debug workspace list"
+        );
+        for other in [
+            "outpost ssh list",
+            "outpost --output",
+            "outpost --token list",
+        ] {
+            assert_eq!(reordered(other), other);
+        }
     }
 
     #[test]

@@ -4,13 +4,13 @@ use clap_complete::Shell;
 
 use super::complete;
 
-/// Print a script that completes commands, options and names in a shell
+/// Print a shell completion script for commands, options and names
 ///
-/// Names of workspaces, templates and the like are asked for at the server that you are logged in to. For bash, put
-/// `source <(outpost completions bash)` into ~/.bashrc; other shells read the script from where they look for such.
+/// Names of workspaces, templates and the like come from the server that you are logged in to. For bash, add
+/// `source <(outpost completions bash)` to ~/.bashrc; for other shells, save the script to their completion directory.
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
-    /// Which shell
+    /// The shell
     shell: Shell,
 }
 

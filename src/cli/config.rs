@@ -15,7 +15,7 @@ use crate::config::{self, Origin, Setting};
 pub(super) enum Config {
     /// Check the configuration file and the environment
     ///
-    /// A value on the command line counts most, then the environment, then the file, then the default.
+    /// The command line takes precedence, then the environment, then the file, then the default.
     Check,
     /// Show every setting, with secrets hidden
     Show {
@@ -45,8 +45,8 @@ impl Checked {
             count => format!("{count} settings"),
         };
         let file = match &self.file {
-            Some(file) => format!("{file} is good: {keys}"),
-            None => "there is no file".to_owned(),
+            Some(file) => format!("{file} is valid: {keys}"),
+            None => "no configuration file; looked for ~/.config/outpost/outpost.toml and /etc/outpost/outpost.toml".to_owned(),
         };
         let names: Vec<&str> = self.environment.iter().map(String::as_str).collect();
         match names.as_slice() {

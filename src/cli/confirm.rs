@@ -19,7 +19,7 @@ use crate::{secret::Secret, stop::Stop};
 /// `--yes` of commands that destroy something.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Confirm {
-    /// Do not ask; without a terminal nobody can be asked, so that this is needed
+    /// Do not ask for confirmation; required without a terminal
     #[arg(long, short)]
     yes: bool,
 }
@@ -40,30 +40,33 @@ impl Confirm {
         }
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             let question = question.trim_end_matches('?');
-            let refused = UsageError(format!("nobody is there to be asked: {question}?"));
-            return Err(refused).hint("say `--yes` if that is meant");
+            let refused = UsageError(format!("no terminal to ask for confirmation: {question}?"));
+            return Err(refused).hint("add `--yes` to confirm");
         }
-        match ask(question, stop).await? {
+        let agrees = tokio::select! {
+            answer = answer_to(question) => answer?.unwrap_or(false),
+            () = stop.draining() => return Err(Interrupted.into()),
+        };
+        match agrees {
             true => Ok(()),
             false => Err(Declined.into()),
         }
     }
 }
 
-/// Asks a person at the terminal until the answer is yes or no. Nothing but a plain yes is one: an empty line and the
-/// end of the input mean no, as does a Ctrl-C.
+/// Asks at the terminal until the answer is yes or no. Nothing but a plain yes is one; an empty line means no. `None` at
+/// the end of the input.
 ///
 /// # Errors
-/// [`Interrupted`] at a Ctrl-C, or if the terminal fails.
-pub(super) async fn ask(question: &str, stop: &Stop) -> anyhow::Result<bool> {
+/// If the terminal fails.
+pub(super) async fn answer_to(question: &str) -> anyhow::Result<Option<bool>> {
     loop {
         output::note(&format!("{question} [y/N]"));
-        let line = tokio::select! {
-            line = line() => line?,
-            () = stop.draining() => return Err(Interrupted.into()),
+        let Some(line) = line().await? else {
+            return Ok(None);
         };
-        match answer(line.as_deref()) {
-            Some(answer) => return Ok(answer),
+        match understood(&line) {
+            Some(answer) => return Ok(Some(answer)),
             None => output::note("Please answer yes or no."),
         }
     }
@@ -122,11 +125,11 @@ impl Drop for Hidden {
     }
 }
 
-fn answer(line: Option<&str>) -> Option<bool> {
-    match line.map(|line| line.trim().to_ascii_lowercase()).as_deref() {
-        Some("y" | "yes") => Some(true),
-        None | Some("" | "n" | "no") => Some(false),
-        Some(_) => None,
+fn understood(line: &str) -> Option<bool> {
+    match line.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Some(true),
+        "" | "n" | "no" => Some(false),
+        _ => None,
     }
 }
 
@@ -137,15 +140,15 @@ mod tests {
     #[test]
     fn only_a_plain_yes_is_one_and_what_is_neither_is_asked_again() {
         for (line, expected) in [
-            (Some("y\n"), Some(true)),
-            (Some(" YES \n"), Some(true)),
-            (Some("\n"), Some(false)),
-            (Some("no\n"), Some(false)),
-            (None, Some(false)),
-            (Some("quit\n"), None),
-            (Some("yeah\n"), None),
+            ("y\n", Some(true)),
+            (" YES \n", Some(true)),
+            ("\n", Some(false)),
+            ("n\n", Some(false)),
+            ("No\n", Some(false)),
+            ("quit\n", None),
+            ("yeah\n", None),
         ] {
-            assert_eq!(answer(line), expected, "{line:?}");
+            assert_eq!(understood(line), expected, "{line:?}");
         }
     }
 }

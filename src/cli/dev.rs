@@ -50,17 +50,17 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Import a template and build a workspace on this machine, all in one process
 #[derive(Debug, clap::Args)]
 pub(super) struct Dev {
-    /// The directory that has the template's `main.tf`; without one, an example whose workspace is a local process
+    /// Directory with the template's `main.tf`; if missing, an example whose workspace is a local process
     #[arg(value_name = "TEMPLATE_DIR")]
     template: Option<PathBuf>,
-    /// Create, stop, start and delete, verify the state after each, and print what was found
+    /// Create, stop, start and delete a workspace, verify the state after each step, and print the results
     ///
-    /// Runs a command over SSH at each agent of a workspace that is kept on this machine, too.
+    /// Also runs a command over SSH at each agent if the workspace is on this machine.
     #[arg(long)]
     check: bool,
     /// Keep the server's data and the workspace in this directory
     ///
-    /// At the end the workspace is stopped and stays for the next run. Without a directory it is deleted.
+    /// At the end the workspace is stopped and kept for the next run. Without a directory it is deleted.
     #[arg(long, value_name = "DIR", env = "OUTPOST_DEV_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// The workspace's name
@@ -83,16 +83,16 @@ pub(super) struct Dev {
     /// Leave the workspace running at the end
     #[arg(long)]
     keep: bool,
-    /// Delete the workspace at the end without asking, also one that an earlier run made
+    /// Delete the workspace at the end without asking, even if an earlier run created it
     #[arg(long, conflicts_with = "keep")]
     delete: bool,
-    /// Where the server listens; with a data directory it keeps the port that it got first
+    /// Address that the server listens on; with a data directory it keeps the port of the first run
     #[arg(long, value_name = "ADDRESS", env = "OUTPOST_DEV_LISTEN")]
     listen: Option<SocketAddr>,
     /// Show the jobs' logs
     #[arg(long, short)]
     verbose: bool,
-    /// Where the `coder` provider comes from
+    /// Source of the `coder` provider
     #[arg(
         long,
         value_name = "SOURCE",
@@ -134,7 +134,7 @@ impl Dev {
             return;
         }
         match network::leave() {
-            Ok(()) => output::note("Sealed: nothing of this run has a network."),
+            Ok(()) => output::note("Sealed: this run has no network access."),
             Err(error) => output::note(&format!(
                 "warning: a template can still reach the network, as this kernel gives no namespace: {error}"
             )),
@@ -306,7 +306,7 @@ impl Run {
         way_in: Option<String>,
         stop: &Stop,
     ) -> anyhow::Result<()> {
-        output::note("The workspace runs. Press Ctrl-C to end it.");
+        output::note("The workspace is running. Press Ctrl-C to end it.");
         for agent in agents {
             tokio::select! {
                 came = self.wait_for(agent) => came?,
@@ -315,8 +315,10 @@ impl Run {
         }
         match (agents, way_in) {
             ([], _) => {}
-            (_, Some(command)) => output::note(&format!("Get in from another terminal: {command}")),
-            (_, None) => output::note("Nothing outside of a sealed run can get in; see --check."),
+            (_, Some(command)) => {
+                output::note(&format!("Connect from another terminal: {command}"))
+            }
+            (_, None) => output::note("A sealed run cannot be reached from outside; see --check."),
         }
         stop.draining().await;
         Ok(())

@@ -24,13 +24,13 @@ use crate::{secret::Secret, stop::Stop, transport::auth::CredentialSource as _};
 
 /// Check what a daemon needs, on this machine and at its server
 ///
-/// It takes the options and variables of `outpost provisioner start`. The server is asked nothing that changes
-/// anything: no daemon is registered.
+/// Takes the options and variables of `outpost provisioner start`. Changes nothing at the server: no daemon is
+/// registered.
 #[derive(Debug, clap::Args)]
 pub(super) struct Doctor {
     #[command(flatten)]
     server: ServerArgs,
-    /// Tags that the daemon would have, as CSV, any number of times
+    /// Tags of the daemon, as CSV; repeatable
     #[arg(
         long = "tag",
         short,

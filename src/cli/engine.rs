@@ -45,9 +45,9 @@ use crate::{
 pub(super) enum CoderProvider {
     /// From this program, without a download
     Builtin,
-    /// As any other provider: from a registry or a mirror
+    /// Like any other provider, from a registry or a mirror
     Registry,
-    /// From a registry if it can be had there, else from this program
+    /// From a registry if it is available there, or else from this program
     Auto,
 }
 
@@ -55,27 +55,27 @@ pub(super) enum CoderProvider {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Engine")]
 pub(super) struct EngineArgs {
-    /// Executable of Terraform or OpenTofu; if missing, the first one on PATH, else a pinned Terraform is downloaded
+    /// Executable of Terraform or OpenTofu [default: the first one on PATH, or else a pinned Terraform is downloaded]
     #[arg(long, value_name = "PATH", env = "OUTPOST_ENGINE")]
     engine: Option<PathBuf>,
-    /// Directory for what can be downloaded or made again [default: $CACHE_DIRECTORY or ~/.cache/outpost]
+    /// Cache directory [default: $CACHE_DIRECTORY or ~/.cache/outpost]
     #[arg(long, short, value_name = "DIR", env = "CODER_CACHE_DIRECTORY")]
     cache_dir: Option<PathBuf>,
-    /// A mirror: its directory on this machine, or the address at which `outpost mirror serve` serves it
+    /// Mirror of providers and modules: a directory, or the URL of `outpost mirror serve`
     ///
-    /// The providers and modules that it has come from there and from nowhere else, and from a directory the engine as
-    /// well if none is installed.
+    /// What the mirror has is taken from there and from nowhere else; a directory also provides the engine if none is
+    /// installed.
     #[arg(long, value_name = "DIR|URL", env = "OUTPOST_MIRROR")]
     mirror: Option<Mirror>,
-    /// File with the token that a served mirror wants
+    /// File with the token for the mirror
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_TOKEN_FILE")]
     mirror_token_file: Option<PathBuf>,
-    /// Ask nothing of the outside: no registry, no download of an engine, no question for newer versions
+    /// Contact nothing on the outside: no registry, no download of an engine, no check for newer versions
     #[arg(long, env = "OUTPOST_SEALED")]
     sealed: bool,
-    /// Have archives of modules that templates name by their own https:// addresses come from the mirror's directory, too
+    /// Take module archives that templates reference by https:// address from the mirror's directory, too
     ///
-    /// While providers and modules are installed, a proxy stands in for the hosts of those archives, and nothing else is
+    /// While providers and modules are installed, a proxy replaces the hosts of those archives, and nothing else can be
     /// reached over HTTPS. Needs --mirror DIR and --sealed.
     #[arg(
         long,
@@ -84,10 +84,10 @@ pub(super) struct EngineArgs {
         requires = "sealed"
     )]
     mirror_archives: bool,
-    /// Directory with scripts that start agents, in place of ours: linux.sh, darwin.sh, windows.ps1, or linux_arm64.sh
+    /// Directory with bootstrap scripts for agents that replace ours: linux.sh, darwin.sh, windows.ps1, or linux_arm64.sh
     #[arg(long, value_name = "DIR", env = "OUTPOST_BOOTSTRAP_SCRIPTS")]
     bootstrap_scripts: Option<PathBuf>,
-    /// Time a cancelled Terraform has to end by itself
+    /// Time that an interrupted Terraform process has to end
     #[arg(
         long,
         value_name = "DURATION",
@@ -95,8 +95,7 @@ pub(super) struct EngineArgs {
         default_value = "3m"
     )]
     engine_exit_timeout: humantime::Duration,
-    /// How a job is kept from this program's secrets and state, from other jobs' directories and from writing the
-    /// providers that all jobs run
+    /// How jobs are isolated from this program's secrets and state, from each other, and from the providers that they share
     #[arg(
         long,
         value_name = "MEANS",

@@ -243,7 +243,7 @@ fn verdict(job: Job, asked: bool) -> anyhow::Result<()> {
     match job.status.as_str() {
         "succeeded" if !asked => Ok(()),
         "succeeded" | "cancelled" if asked => Err(Interrupted.into()),
-        "cancelled" => anyhow::bail!("somebody cancelled the job"),
+        "cancelled" => anyhow::bail!("the job was cancelled"),
         _ if asked => Err(anyhow::Error::new(Interrupted).context(job.error)),
         _ => Err(anyhow::Error::msg(job.error.clone())).hint(hint(&job)),
     }

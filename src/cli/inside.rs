@@ -87,7 +87,7 @@ fn select<'a>(
         let place = all.iter().position(|column| **column == name);
         place.ok_or_else(|| {
             let columns = all.join(", ");
-            super::exit::UsageError(format!("`--column`: {name:?} is none of {columns}"))
+            super::exit::UsageError(format!("`--column`: {name:?} is not one of {columns}"))
         })
     };
     let places: Vec<usize> = wanted.iter().map(place).collect::<Result<_, _>>()?;
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(rows, [["b", "a"]]);
 
         let error = select(&["unit"], &["x"], Vec::new()).unwrap_err();
-        assert_eq!(error.to_string(), "`--column`: \"x\" is none of unit");
+        assert_eq!(error.to_string(), "`--column`: \"x\" is not one of unit");
     }
 
     #[test]

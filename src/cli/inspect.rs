@@ -42,31 +42,31 @@ const MAX_COMPLAINTS: usize = 64 << 10;
 /// A document of Terraform's longer than this is refused, in bytes.
 const MAX_DOCUMENT: u64 = 256 << 20;
 
-/// Draw what a template makes
+/// Draw what a template creates
 ///
 /// A directory is a template: it is planned for a start and for a stop, without a server and without changing
-/// anything. If planning fails, the command says why, draws the source and ends with 1; with --source-only it does
-/// not plan. A file is a plan or a state as `terraform show -json` prints it; the file that
-/// `terraform graph -type=plan` prints tells which agent runs where. With --output reference-json the conversion
-/// itself is printed in the form of Coder's golden files, an error as one JSON string.
+/// anything. If planning fails, the command says why, draws the source and exits with 1; with --source-only it does
+/// not plan. A file is a plan or a state as printed by `terraform show -json`; --graph takes the output of
+/// `terraform graph -type=plan`, which tells where agents run. --output reference-json prints the conversion in the
+/// format of Coder's golden files, and an error as a JSON string.
 #[derive(Debug, clap::Args)]
 pub(super) struct Inspect {
     /// Template directory, or file with a plan or a state as JSON
     #[arg(value_name = "DIR|PLAN", required_unless_present = "show_json")]
     path: Option<PathBuf>,
-    /// Plan or state as `terraform show -json` prints it; `-` for standard input
+    /// Plan or state as printed by `terraform show -json`; `-` for standard input
     #[arg(long, value_name = "FILE", conflicts_with = "path")]
     show_json: Option<PathBuf>,
-    /// What `terraform graph` prints; for a plan with `-type=plan`
+    /// Output of `terraform graph`; for a plan, with `-type=plan`
     #[arg(long, value_name = "FILE")]
     graph: Option<PathBuf>,
-    /// Draw the source of a template, without an engine
+    /// Draw the source of a template without planning it
     #[arg(long, conflicts_with_all = ["show_json", "graph"])]
     source_only: bool,
     /// Value of a Terraform variable
     #[arg(long = "variable", alias = "var", value_name = "NAME=VALUE")]
     variables: Vec<Pair>,
-    /// Where the `coder` provider comes from
+    /// Source of the `coder` provider
     #[arg(
         long,
         value_name = "SOURCE",
@@ -123,8 +123,8 @@ impl Inspect {
         if !said.is_empty() {
             output::note(&said);
         }
-        let hint = "`--source-only` draws the source without an engine, `--log outpost=debug` shows all that the \
-            engine said";
+        let hint = "`--source-only` draws the source without an engine, `--log outpost=debug` shows everything that the \
+            engine printed";
         Err(failure.context("planning failed")).hint(hint)
     }
 
@@ -177,7 +177,10 @@ impl Inspect {
 }
 
 fn no_template(dir: &Path) -> String {
-    format!("`{}` is no template: it has no `.tf` files", dir.display())
+    format!(
+        "`{}` is not a template: it has no `.tf` files",
+        dir.display()
+    )
 }
 
 /// What will not work, as far as the source tells.
@@ -300,7 +303,7 @@ struct ResourceRow<'a>(&'a Picture, &'a picture::Resource);
 
 impl Row for ResourceRow<'_> {
     const COLUMNS: &'static [&'static str] =
-        &["Resource", "Class", "Persistence", "Agents", "Cost a day"];
+        &["Resource", "Class", "Persistence", "Agents", "Cost per day"];
 
     fn cells(&self) -> Vec<String> {
         let Self(picture, resource) = self;

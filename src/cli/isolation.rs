@@ -20,13 +20,13 @@ use crate::{
 /// How jobs are kept from our files and from each other
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Wanted {
-    /// The best that works here; without any, one job at a time runs with a warning
+    /// The best that this machine supports; if none, one job at a time runs, with a warning
     Auto,
-    /// Landlock: needs Linux 6.2
+    /// Landlock; needs Linux 6.2
     Landlock,
     /// A user and a mount namespace
     Namespaces,
-    /// Not at all
+    /// No isolation
     None,
 }
 
@@ -96,7 +96,7 @@ impl Wanted {
         let denied = Denied(denied);
         if self != Self::Auto {
             let error = anyhow::anyhow!("`--isolation` cannot be had here: {denied}");
-            return Err(error).hint("`--isolation auto` takes what works");
+            return Err(error).hint("`--isolation auto` uses what works");
         }
         if guarded.jobs > 1 {
             let jobs = guarded.jobs;

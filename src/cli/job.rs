@@ -31,7 +31,7 @@ pub(super) enum Job {
         /// Only jobs with this status: queued, running, cancelling, succeeded, failed or cancelled
         #[arg(long = "status", value_name = "STATUS")]
         statuses: Vec<String>,
-        /// How many at most
+        /// Show at most so many jobs
         #[arg(long, value_name = "COUNT", default_value_t = 100)]
         limit: i32,
         #[command(flatten)]
@@ -39,12 +39,12 @@ pub(super) enum Job {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show a job; of one that waits, which daemons exist and why each does not take it
+    /// Show a job; if it is queued, also why each daemon does not take it
     Show {
-        /// The job's id, or its beginning
+        /// The job's ID or the beginning of it
         #[arg(add = complete::jobs())]
         id: String,
-        /// Wait until it has ended, with its log on stderr; fail if it fails
+        /// Wait until the job has ended and print its log on stderr; fail if it fails
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
@@ -52,18 +52,18 @@ pub(super) enum Job {
     },
     /// Print the log of a job
     Logs {
-        /// The job's id, or its beginning
+        /// The job's ID or the beginning of it
         #[arg(add = complete::jobs())]
         id: String,
-        /// Go on until the job ends
+        /// Keep printing new lines until the job ends
         #[arg(long, short)]
         follow: bool,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Ask a job to end early
+    /// Cancel a job
     Cancel {
-        /// The job's id, or its beginning
+        /// The job's ID or the beginning of it
         #[arg(add = complete::jobs())]
         id: String,
         #[command(flatten)]

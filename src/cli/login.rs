@@ -25,9 +25,9 @@ use crate::{
 
 /// Log in to a server: save its address and a token, for all commands
 ///
-/// The token is read from `--token-file`, from OUTPOST_TOKEN, or asked for; without a terminal it is the first line
-/// of the standard input. The first token of a server is in the file `admin.token` of its data directory. At a Coder
-/// server it is a session token, and `outpost ssh`, `ping` and `config-ssh` use it.
+/// The token is read from `--token-file`, from OUTPOST_TOKEN, or from a prompt; without a terminal it is the first line
+/// of standard input. A server's first token is in the file `admin.token` of its data directory. For a Coder server give
+/// a session token; `outpost ssh`, `ping` and `config-ssh` use it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Login {
     /// The server
@@ -47,7 +47,7 @@ pub(super) struct Login {
 
 /// Forget a saved login
 ///
-/// The token goes on to be valid; `outpost token delete` revokes one.
+/// The token remains valid; `outpost token delete` revokes it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Logout {
     /// Which one, if not the current one
@@ -189,10 +189,10 @@ impl Logout {
         let contexts = Contexts::of_user()?;
         let current = contexts.current()?;
         let name = self.context.or(current);
-        let name = name.ok_or_else(|| UsageError("nobody is logged in".to_owned()))?;
+        let name = name.ok_or_else(|| UsageError("not logged in to any server".to_owned()))?;
         contexts.remove(&name)?;
         output::note(&format!(
-            "Forgot the login `{name}`; its token is still valid."
+            "Removed the login `{name}`; its token is still valid."
         ));
         Ok(())
     }
@@ -221,7 +221,7 @@ impl Whoami {
             context: self.remote.saved()?.map(|(_, name)| name),
         };
         output.item(&oneself, |it| {
-            let role = if it.admin { "administrator" } else { "member" };
+            let role = if it.admin { "admin" } else { "member" };
             let mut facts = vec![
                 ("User", it.user.clone()),
                 ("Role", role.to_owned()),

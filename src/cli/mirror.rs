@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use super::{engine::own_dir, output::Output};
 use crate::{mirror::Store, stop::Stop};
 
-/// Providers, modules and engines for places without a network
+/// Mirror providers, modules and engines for air-gapped sites
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Mirror {
     #[command(after_help = sync::EXIT_CODES)]

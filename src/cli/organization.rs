@@ -4,11 +4,18 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    output::{Output, Row},
+    complete,
+    confirm::Confirm,
+    output::{self, Output, Row},
     remote::Remote,
     rows,
 };
-use crate::proto::outpost::v1::{self, CreateOrganizationRequest, ListOrganizationsRequest};
+use crate::{
+    proto::outpost::v1::{
+        self, CreateOrganizationRequest, DeleteOrganizationRequest, ListOrganizationsRequest,
+    },
+    stop::Stop,
+};
 
 /// Organizations: each has templates, workspaces and daemons of its own
 #[derive(Debug, clap::Subcommand)]
@@ -23,6 +30,17 @@ pub(super) enum Organization {
     Create {
         /// The organization's name
         name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Delete an organization without templates and workspaces; its provisioner keys go, too
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// The organization
+        #[arg(value_name = "NAME", add = complete::organizations())]
+        name: String,
+        #[command(flatten)]
+        confirm: Confirm,
         #[command(flatten)]
         remote: Remote,
     },
@@ -62,7 +80,7 @@ impl Row for Shown {
 }
 
 impl Organization {
-    pub(super) async fn exec(self, output: Output) -> anyhow::Result<()> {
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         match self {
             Self::List { remote } => {
                 let request = ListOrganizationsRequest {};
@@ -74,6 +92,19 @@ impl Organization {
                 let request = CreateOrganizationRequest { name };
                 let made = remote.connect()?.create_organization(request).await?;
                 output.list(&[Shown::from(made.into_inner())])?;
+            }
+            Self::Delete {
+                name,
+                confirm,
+                remote,
+            } => {
+                let question = format!("Delete the organization {name} and its provisioner keys?");
+                confirm.ask(&question, &stop).await?;
+                let request = DeleteOrganizationRequest {
+                    organization: name.clone(),
+                };
+                remote.connect()?.delete_organization(request).await?;
+                output::note(&format!("Deleted the organization {name}."));
             }
         }
         Ok(())

@@ -46,9 +46,7 @@ impl Outage {
         let since = match self.since {
             Some(since) => since,
             None => {
-                say(
-                    "Lost the connection to the server. What it works on goes on; connecting again.",
-                );
+                say("Lost the connection to the server. The job continues there; reconnecting.");
                 self.pause = PAUSE.0;
                 Instant::now()
             }

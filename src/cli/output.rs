@@ -102,6 +102,10 @@ pub(super) fn table<R: Row>(rows: &[R]) -> String {
     }
 }
 
+/// The widest column that others are aligned behind, in characters: a cell that is longer moves the rest of its own line
+/// only.
+const WIDEST: usize = 48;
+
 /// One line a row, columns two blanks apart, `-` for an empty cell: what `grep`, `awk` and `column` expect.
 fn plain(columns: &[&str], rows: &[Vec<String>]) -> String {
     let headings = columns.iter().map(|heading| (*heading).to_owned());
@@ -114,6 +118,7 @@ fn plain(columns: &[&str], rows: &[Vec<String>]) -> String {
         let cells = lines.iter().filter_map(|line| line.get(column));
         cells
             .map(|cell: &String| cell.chars().count())
+            .filter(|width| *width <= WIDEST)
             .max()
             .unwrap_or(0)
     };
@@ -210,6 +215,17 @@ pub(super) fn note(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_cell_moves_the_rest_of_its_own_line_only() {
+        let row = |found: &str| ["a", found, "b"].map(str::to_owned).to_vec();
+        let long = "x".repeat(WIDEST + 1);
+
+        let text = plain(&["Check", "Found", "Then"], &[row("short"), row(&long)]);
+
+        let expected = format!("Check  Found  Then\na      short  b\na      {long}  b");
+        assert_eq!(text, expected);
+    }
 
     #[test]
     fn a_table_for_programs_has_one_plain_line_a_row() {

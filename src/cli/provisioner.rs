@@ -44,7 +44,7 @@ pub(super) enum Provisioner {
     /// images keep working.
     #[command(after_help = EXIT_CODES)]
     Start(Box<Start>),
-    /// List the daemons that a server knows
+    /// List the daemons of a server
     #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
@@ -52,10 +52,10 @@ pub(super) enum Provisioner {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Forget a daemon that is offline
+    /// Remove an offline daemon from the list
     #[command(visible_alias = "rm")]
     Delete {
-        /// The daemon's name, or the beginning of its id
+        /// The daemon's name, its ID or the beginning of it
         #[arg(add = complete::daemons())]
         name: String,
         #[command(flatten)]
@@ -71,11 +71,11 @@ pub(super) enum Provisioner {
 /// Keys with which daemons authenticate
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Key {
-    /// Make a key; it is shown once
+    /// Create a key; it is shown only once
     Create {
         /// The key's name
         name: String,
-        /// Tag of every daemon that comes with this key
+        /// Tag of every daemon that uses this key
         #[arg(long = "tag", short, value_name = "NAME=VALUE")]
         tags: Vec<Pair>,
         #[command(flatten)]
@@ -87,7 +87,7 @@ pub(super) enum Key {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Delete a key; daemons that have it are refused from then on
+    /// Delete a key; daemons that use it are refused from then on
     #[command(visible_alias = "rm")]
     Delete {
         /// The key's name
@@ -196,7 +196,7 @@ impl Key {
                 output.item(&KeyRow::new(key, Some(made.value)), |key| {
                     key.value.clone().unwrap_or_default()
                 })?;
-                output::note("Keep it: the server stores only a hash of it.");
+                output::note("Store it safely: the server keeps only a hash of it.");
             }
             Self::List { remote } => {
                 let organization = remote.organization.clone();
@@ -216,8 +216,7 @@ impl Key {
                 confirm,
                 remote,
             } => {
-                let question =
-                    format!("Delete the key {name}, and refuse the daemons that have it?");
+                let question = format!("Delete the key {name} and refuse the daemons that use it?");
                 confirm.ask(&question, stop).await?;
                 let request = DeleteProvisionerKeyRequest {
                     organization: remote.organization.clone(),

@@ -15,9 +15,9 @@ use crate::control::tokens;
 /// Make pre-shared keys
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Psk {
-    /// Make a key of 256 random bits
+    /// Generate a key of 256 random bits
     ///
-    /// A server takes two keys at once: add the new one, give it to every daemon, remove the old one.
+    /// To rotate keys: a server accepts two at once, so add the new one, give it to every daemon, then remove the old one.
     Generate {
         /// Write it into this new file, which only you can read, instead of printing it
         #[arg(long, value_name = "FILE")]

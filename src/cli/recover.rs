@@ -40,22 +40,22 @@ pub(super) struct Recover {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// List jobs whose state the server has not acknowledged
+    /// List jobs whose state the server has not confirmed
     List,
-    /// Show one of them, and what may exist although its state does not know it
+    /// Show one of them, and resources that may exist although they are not in its state
     Show {
-        /// The job's id
+        /// The job's ID
         #[arg(value_parser = job_id)]
         job: JobId,
-        /// Print the state itself, with all secrets that are in it
+        /// Print the state itself, including its secrets
         #[arg(long)]
         state: bool,
     },
-    /// Give the state to the server, if it is newer than what the server has
+    /// Upload the state to the server, if it is newer than the server's
     Push(Box<Push>),
-    /// Remove one for good
+    /// Delete one for good
     Forget {
-        /// The job's id
+        /// The job's ID
         #[arg(value_parser = job_id)]
         job: JobId,
     },
@@ -64,13 +64,13 @@ enum Action {
 /// Which server, and who asks.
 #[derive(Debug, clap::Args)]
 struct Push {
-    /// The job's id
+    /// The job's ID
     #[arg(value_parser = job_id)]
     job: JobId,
-    /// URL of the server; that of the daemon if missing
+    /// URL of the server; if missing, that of the daemon
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
-    /// What the server is
+    /// Kind of server
     #[arg(
         long,
         value_name = "KIND",
@@ -78,7 +78,7 @@ struct Push {
         default_value = "coder"
     )]
     server: ServerKind,
-    /// Token of a user who may update the template; better give it in a file or in the environment
+    /// Token of a user who may update the template; prefer a file or the environment
     #[arg(
         long,
         value_name = "TOKEN",
@@ -90,7 +90,7 @@ struct Push {
     /// File that holds the token
     #[arg(long, value_name = "FILE", env = "OUTPOST_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// PEM file of authorities to trust beside the system's
+    /// PEM file of certificate authorities to trust in addition to the system's
     #[arg(
         long,
         alias = "tls-ca-file",
@@ -239,7 +239,8 @@ impl Recover {
         };
         if !state_dir.join("journal").is_dir() {
             let text = format!("`{}` has no journal", state_dir.display());
-            return Err(UsageError(text)).hint("name the daemons' directory with `--state-dir`");
+            return Err(UsageError(text))
+                .hint("name the daemons' state directory with `--state-dir`");
         }
         let journals = Journals::open(&state_dir, self.journal_key.as_deref())?;
         let mut found = Vec::new();
@@ -283,7 +284,7 @@ impl Recover {
             Action::Forget { .. } => {
                 found.check_idle()?;
                 journal::erase(&found.path)?;
-                output::note(&format!("Forgot the state of job {job}."));
+                output::note(&format!("Deleted the state of job {job}."));
                 Ok(())
             }
         }
@@ -298,7 +299,7 @@ impl Found {
                 "daemon `{}` is alive and works on this job",
                 self.entry.daemon
             );
-            return Err(UsageError(text)).hint("wait until it has delivered, or stop it");
+            return Err(UsageError(text)).hint("wait until it has delivered the state, or stop it");
         }
         Ok(())
     }
@@ -311,7 +312,7 @@ impl Push {
         let url = match &self.url {
             Some(url) => url.clone(),
             None => Url::parse(&entry.server)
-                .map_err(|_| UsageError(format!("`{}` is no address", entry.server)))
+                .map_err(|_| UsageError(format!("`{}` is not an address", entry.server)))
                 .hint("name the server with `--url`")?,
         };
         let token = match (&self.token, &self.token_file) {
@@ -319,7 +320,7 @@ impl Push {
             (None, Some(path)) => secret_file(path)?,
             (None, None) => {
                 return Err(UsageError("no token is given".into())).hint(
-                    "a daemon's key may not write states: set CODER_SESSION_TOKEN or OUTPOST_TOKEN_FILE to a user's",
+                    "a daemon's key may not write states: set CODER_SESSION_TOKEN or OUTPOST_TOKEN_FILE for a user",
                 );
             }
         };
@@ -350,7 +351,7 @@ impl Push {
         };
         journal::erase(&found.path)?;
         output::note(&format!(
-            "The state is that of build {number} of {}/{} now.",
+            "It is now the state of build {number} of {}/{}.",
             entry.owner, entry.workspace
         ));
         if let Some(warning) = entry.warning() {

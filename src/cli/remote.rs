@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::{
     complete,
     exit::{Hint, UsageError},
+    headers::Headers,
 };
 use crate::{
     client::{self, Api},
@@ -24,7 +25,7 @@ use crate::{
 /// Which certificates are good no longer.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Revoked {
-    /// PEM file with lists of revoked certificates: a server that shows one of them is refused. It is read again when it changes
+    /// PEM file with certificate revocation lists; read again when it changes
     #[arg(
         long,
         alias = "tls-crl-file",
@@ -37,7 +38,7 @@ pub(super) struct Revoked {
 /// Authorities that are trusted beside the system's.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Authorities {
-    /// PEM file of authorities to trust beside the system's
+    /// PEM file of certificate authorities to trust in addition to the system's
     #[arg(
         long,
         alias = "tls-ca-file",
@@ -66,7 +67,7 @@ pub(super) struct Remote {
         add = complete::contexts()
     )]
     context: Option<String>,
-    /// Token of a user; better give it in a file or in the environment, as others see the command line
+    /// API token; prefer a file or the environment, as others can read the command line
     #[arg(
         long,
         value_name = "TOKEN",
@@ -82,7 +83,7 @@ pub(super) struct Remote {
     authorities: Authorities,
     #[command(flatten)]
     revoked: Revoked,
-    /// Organization, if it is not the default one
+    /// Organization, if not the default one
     #[arg(
         long = "org",
         short = 'O',
@@ -144,14 +145,14 @@ impl Remote {
         Ok(client::connect(&target)?)
     }
 
-    /// The server as one who goes to an agent sees it; nothing is sent yet.
-    pub(super) fn server(&self) -> anyhow::Result<Server> {
+    /// The server's HTTP API, which leads to agents; nothing is sent yet.
+    pub(super) fn server(&self, headers: &Headers) -> anyhow::Result<Server> {
         let meant = self.meant()?;
-        let http = http::Client::new(http::Config {
+        let http = http::Client::new(headers.apply(http::Config {
             trust: self.trust(&meant),
             proxies: Proxies::from_env(),
             ..http::Config::new(meant.url.clone())
-        })?;
+        })?)?;
         Ok(Server::new(http, self.token(&meant)?))
     }
 
@@ -206,7 +207,7 @@ impl Remote {
             (None, Some(path), _) => secret_file(path),
             (None, None, Some((_, name))) => Ok(Contexts::of_user()?.token(name)?),
             (None, None, None) => Err(UsageError(format!(
-                "nobody is logged in to {}, and no token is given",
+                "not logged in to {}, and no token is given",
                 meant.url
             )))
             .hint(

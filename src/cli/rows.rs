@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use uuid::Uuid;
 
 pub(super) use self::{
     age::{age, ago, time, time_until},
@@ -22,6 +23,15 @@ use crate::proto::{outpost::v1, provisioner};
 /// The beginning of an id that commands take in its place.
 pub(super) fn short(id: &str) -> String {
     id.chars().take(8).collect()
+}
+
+/// A text with its ids cut short, for tables.
+pub(super) fn with_short_ids(text: &str) -> String {
+    let words = text.split(' ').map(|word| match Uuid::parse_str(word) {
+        Ok(_) => short(word),
+        Err(_) => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// `a=b, c=d`, in the order of names.
@@ -446,5 +456,20 @@ impl Row for Verdict {
     fn cells(&self) -> Vec<String> {
         let takes = if self.eligible { "yes" } else { "no" };
         vec![self.daemon.clone(), takes.into(), self.reasons.join("\n")]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_are_cut_short() {
+        let text = "session of workspace 70534b66-69cf-4ad9-a1fd-72894739af43 of admin";
+
+        assert_eq!(
+            with_short_ids(text),
+            "session of workspace 70534b66 of admin"
+        );
     }
 }

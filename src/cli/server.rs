@@ -36,23 +36,23 @@ pub(super) struct Server {
 
 #[derive(Debug, clap::Subcommand)]
 enum Maintenance {
-    /// Copy the data of a server, which may run, into one new file
+    /// Back up a server, which may be running, into one new file
     ///
-    /// The file also has the key that secrets are encrypted with: keep it as safe as the data itself.
+    /// The file contains the key that secrets are encrypted with: protect it like the data itself.
     Backup {
-        /// The file; a name with the time in the directory `backups` of the data if missing
+        /// The file; if missing, a name with the time in the data directory's `backups`
         #[arg(value_name = "FILE")]
         target: Option<PathBuf>,
         /// The server's data directory
         #[arg(long, value_name = "DIR", env = "OUTPOST_DATA_DIR")]
         data_dir: Option<PathBuf>,
     },
-    /// Put a backup into a new data directory
+    /// Restore a backup into a new data directory
     Restore {
         /// The backup
         #[arg(value_name = "FILE")]
         backup: PathBuf,
-        /// The data directory to make
+        /// Data directory to create
         #[arg(long, value_name = "DIR", env = "OUTPOST_DATA_DIR")]
         data_dir: Option<PathBuf>,
     },
@@ -60,10 +60,10 @@ enum Maintenance {
 
 #[derive(Debug, clap::Args)]
 struct Run {
-    /// Where to keep everything [default: $STATE_DIRECTORY or ~/.local/state/outpost]
+    /// Data directory [default: $STATE_DIRECTORY or ~/.local/state/outpost]
     #[arg(long, value_name = "DIR", env = "OUTPOST_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Where to listen; without a host at every address of the machine
+    /// Address to listen on; `:7080` listens on all interfaces
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -71,22 +71,22 @@ struct Run {
         default_value = "127.0.0.1:7080"
     )]
     listen: ListenAddress,
-    /// PEM file of the certificate and those up to its authority; without one, plain HTTP is spoken
+    /// PEM file of the certificate and its chain; without it the server speaks plain HTTP
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CERT_FILE")]
     tls_cert_file: Option<PathBuf>,
     /// PEM file of the certificate's private key
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_KEY_FILE")]
     tls_key_file: Option<PathBuf>,
-    /// URL that templates and agents are told [default: that of the listener, with this machine's address if it listens at every one]
+    /// URL at which agents reach the server [default: that of the listener, with this machine's address if it listens on all interfaces]
     #[arg(long, value_name = "URL", env = "OUTPOST_ACCESS_URL")]
     access_url: Option<Url>,
-    /// Directory with binaries of agents, such as `coder-linux-arm64`; this program is the one for its own platform
+    /// Directory with agent binaries for other platforms, such as `coder-linux-arm64`
     #[arg(long, value_name = "DIR", env = "OUTPOST_AGENT_BINARIES")]
     agent_binaries: Option<PathBuf>,
-    /// File with the pre-shared keys of daemons, one a line; at most two, for a change of keys
+    /// File with the daemons' pre-shared keys, one per line; two while keys are rotated
     #[arg(long, value_name = "FILE", env = "OUTPOST_PSK_FILE")]
     psk_file: Option<PathBuf>,
-    /// A pre-shared key of daemons; better give it in a file, as others see the command line
+    /// Pre-shared key of the daemons; prefer a file, as others can read the command line
     #[arg(
         long,
         value_name = "KEY",
@@ -98,7 +98,7 @@ struct Run {
     /// File with the key that secrets are encrypted with [default: the credential `outpost-state-key` of systemd, or a file in the data directory]
     #[arg(long, value_name = "FILE", env = "OUTPOST_STATE_KEY_FILE")]
     state_key_file: Option<PathBuf>,
-    /// How long a running job may be silent before it counts as lost
+    /// Time without a sign of life after which a running job counts as lost
     #[arg(
         long,
         value_name = "DURATION",
@@ -106,7 +106,7 @@ struct Run {
         default_value = "5m"
     )]
     job_lease: humantime::Duration,
-    /// How long a job may wait for a daemon
+    /// Time that a job may be queued
     #[arg(
         long,
         value_name = "DURATION",
@@ -116,7 +116,7 @@ struct Run {
     job_pending: humantime::Duration,
     #[command(flatten)]
     outside: Outside,
-    /// How many daemons to run in this process. Their templates run as the user that owns the server's data
+    /// Number of daemons to run in this process; their templates run as the user that owns the server's data
     #[arg(
         long,
         value_name = "COUNT",
@@ -124,7 +124,7 @@ struct Run {
         default_value_t = 0
     )]
     provisioners: usize,
-    /// Where the `coder` provider of these daemons comes from
+    /// Source of these daemons' `coder` provider
     #[arg(
         long,
         value_name = "SOURCE",
@@ -140,16 +140,16 @@ struct Run {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "What Coder's server asks of the outside, and this one does not")]
 struct Outside {
-    /// Tell the makers how it is used
+    /// Send telemetry
     #[arg(long, env = "CODER_TELEMETRY_ENABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
     telemetry: Option<bool>,
-    /// Ask for newer versions
+    /// Check for newer versions
     #[arg(long, env = "CODER_UPDATE_CHECK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
     update_check: Option<bool>,
     /// STUN servers for agents, as CSV; `disable` for none
     #[arg(long, value_name = "ADDRESS", env = "CODER_DERP_SERVER_STUN_ADDRESSES")]
     derp_server_stun_addresses: Vec<Csv>,
-    /// Let nobody reach an agent but by a relay
+    /// Forbid direct connections to agents
     #[arg(long, env = "CODER_BLOCK_DIRECT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
     block_direct_connections: Option<bool>,
 }
@@ -262,7 +262,7 @@ impl Run {
         ));
         if server.access_url() != server.url() && self.access_url.is_none() {
             output::note(&format!(
-                "Agents are told {}; `--access-url` tells them another address.",
+                "Agents connect to {}; change that with `--access-url`.",
                 server.access_url()
             ));
         }

@@ -8,6 +8,7 @@ mod terminal;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use http::StatusCode;
 use serde::Serialize;
 use tokio::{io::AsyncWriteExt as _, time::timeout};
 
@@ -16,12 +17,13 @@ use self::terminal::Screen;
 use super::{
     complete,
     exit::{Hint as _, Interrupted, RemoteStatus},
+    headers::Headers,
     output::{self, Output, Row},
     remote::Remote,
 };
 use crate::{
     connect::{
-        Agent, SSH_PORT, Server, Way,
+        Agent, ConnectError, SSH_PORT, Server, Way,
         ssh::{self, SshError},
     },
     stop::Stop,
@@ -35,45 +37,49 @@ const REST: Duration = Duration::from_secs(3);
 
 /// Open a shell in a workspace, or run a command there
 ///
-/// The status is that of the command.
+/// Exits with the status of the command.
 #[derive(Debug, clap::Args)]
 pub(super) struct Ssh {
-    /// The workspace, as NAME or OWNER/NAME, with .AGENT if it has several
+    /// The workspace, as NAME or OWNER/NAME; append .AGENT if it has several agents
     #[arg(value_name = "WORKSPACE", add = complete::workspaces())]
     workspace: String,
-    /// What to run; a login shell if missing
+    /// Command to run; if missing, a login shell
     #[arg(value_name = "COMMAND", last = true)]
     command: Vec<String>,
-    /// Give the command a terminal, as a shell has one
+    /// Allocate a terminal for the command
     #[arg(long, short = 't', requires = "command")]
     tty: bool,
-    /// Carry SSH over standard input and output, for another client's ProxyCommand
+    /// Connect standard input and output to the agent's SSH server, for use as a ProxyCommand
     #[arg(long, conflicts_with = "command")]
     stdio: bool,
     /// End of the host name WORKSPACE that is no part of its name, as `config-ssh` writes it
     #[arg(long, value_name = "SUFFIX", hide = true)]
     hostname_suffix: Option<String>,
-    /// Wait no longer than this for the agent
+    /// Time to wait for the agent
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     wait: humantime::Duration,
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    headers: Headers,
 }
 
-/// Measure the way to a workspace's agent
+/// Measure the latency to a workspace's agent
 #[derive(Debug, clap::Args)]
 pub(super) struct Ping {
-    /// The workspace, as NAME or OWNER/NAME, with .AGENT if it has several
+    /// The workspace, as NAME or OWNER/NAME; append .AGENT if it has several agents
     #[arg(value_name = "WORKSPACE", add = complete::workspaces())]
     workspace: String,
-    /// How often
+    /// Number of pings
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 4)]
     count: u32,
-    /// Time for each answer
+    /// Time to wait for each answer
     #[arg(long, short = 't', value_name = "DURATION", default_value = "5s")]
     timeout: humantime::Duration,
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    headers: Headers,
 }
 
 /// Ends of host names that [`ConfigSsh`] claims.
@@ -90,7 +96,7 @@ pub(super) async fn set_out(server: &Server, named: &str) -> anyhow::Result<(Age
     let (workspace, agent) = parts(named);
     let setting_out = async {
         let found = server.workspace(workspace).await;
-        let found = found.with_context(|| format!("failed to find the workspace `{workspace}`"))?;
+        let found = found.map_err(|error| not_found(error, workspace))?;
         let agent = found.agent(agent)?;
         let way = server.set_out(agent.id).await?;
         anyhow::Ok((agent, way))
@@ -101,6 +107,19 @@ pub(super) async fn set_out(server: &Server, named: &str) -> anyhow::Result<(Age
     }
     output::note("Waiting for the server to answer.");
     setting_out.await
+}
+
+/// A server says the same of a workspace that does not exist and of one that the caller may not see.
+fn not_found(error: ConnectError, workspace: &str) -> anyhow::Error {
+    let is_missing = matches!(
+        error,
+        ConnectError::Refused { status: StatusCode::NOT_FOUND, ref answer, .. } if !answer.message.is_empty()
+    );
+    match is_missing {
+        true => anyhow::anyhow!("there is no workspace `{workspace}`, or you may not see it"),
+        false => anyhow::Error::from(error)
+            .context(format!("failed to find the workspace `{workspace}`")),
+    }
 }
 
 /// Waits for the agent, and says so if that takes long.
@@ -116,7 +135,7 @@ pub(super) async fn arrive(way: &mut Way, agent: &Agent, limit: Duration) -> any
     let late = || format!("agent `{}` did not come up in time", agent.name);
     arrived
         .with_context(late)
-        .hint("look at the log of its bootstrap script on the machine of the workspace")??;
+        .hint("see the log of its bootstrap script on the workspace's machine")??;
     Ok(())
 }
 
@@ -133,7 +152,7 @@ impl Ssh {
         if self.stdio {
             return self.carry(stop).await;
         }
-        let server = self.remote.server()?;
+        let server = self.remote.server(&self.headers)?;
         let (agent, mut way) = set_out(&server, self.named()).await?;
         tokio::select! {
             arrived = arrive(&mut way, &agent, *self.wait) => arrived?,
@@ -173,7 +192,7 @@ impl Ssh {
     /// Carries SSH for a client of OpenSSH or the like, and ends with it, wherever we are by then.
     async fn carry(self, stop: Stop) -> anyhow::Result<()> {
         let mut client = client::gone()?;
-        let server = self.remote.server()?;
+        let server = self.remote.server(&self.headers)?;
         let reaching = async {
             let (agent, mut way) = set_out(&server, self.named()).await?;
             arrive(&mut way, &agent, *self.wait).await?;
@@ -250,7 +269,8 @@ impl Row for Answer {
 
 impl Ping {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
-        let (agent, mut way) = set_out(&self.remote.server()?, &self.workspace).await?;
+        let (agent, mut way) =
+            set_out(&self.remote.server(&self.headers)?, &self.workspace).await?;
         tokio::select! {
             arrived = arrive(&mut way, &agent, *self.timeout * self.count.max(1)) => arrived?,
             () = stop.draining() => return Err(Interrupted.into()),

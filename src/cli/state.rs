@@ -23,17 +23,17 @@ use crate::{
 /// Bytes of a state that are read; the server takes no larger message.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Terraform states of workspaces, for administrators; both are written to the audit log
+/// Export and import Terraform states of workspaces; for administrators, recorded in the audit log
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum State {
-    /// Get the state that a workspace has after a build
+    /// Export the Terraform state of a workspace
     Pull {
         /// The workspace: `name` or `owner/name`
         #[arg(add = complete::workspaces())]
         workspace: String,
-        /// A new file, which only you can read; standard output if missing
+        /// New file, readable only by you; if missing, standard output
         file: Option<PathBuf>,
-        /// Number of the build, if not the latest one
+        /// Number of the build that made the state, if not the latest one
         #[arg(
             long,
             short,
@@ -45,10 +45,10 @@ pub(super) enum State {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Make a state the one that a workspace has
+    /// Replace the Terraform state of a workspace
     ///
-    /// The server takes one of the same lineage with a higher serial, or any if it has none: what it has is never
-    /// replaced by something older. It keeps all states that there ever were.
+    /// The server accepts a state of the same lineage with a higher serial, or any state if it has none: a state is never
+    /// replaced by an older one. It keeps all earlier states.
     Push {
         /// The workspace: `name` or `owner/name`
         #[arg(add = complete::workspaces())]
@@ -79,7 +79,7 @@ impl State {
                 let state = remote.connect()?.pull_state(request).await?;
                 let state = state.into_inner().state;
                 if state.is_empty() {
-                    bail!("the workspace {workspace} has no state there");
+                    bail!("the workspace {workspace} has no state at that build");
                 }
                 write(file.as_deref(), &state)
             }
@@ -111,7 +111,7 @@ fn write(file: Option<&Path>, state: &[u8]) -> anyhow::Result<()> {
             Ok(())
         }
         false => Err(UsageError(format!("`{}` exists already", path.display())))
-            .hint("name a new file: a state is nothing to write over"),
+            .hint("name a new file: an existing one is not overwritten"),
     }
 }
 
@@ -156,7 +156,7 @@ async fn push(workspace: &str, state: Vec<u8>, remote: &Remote) -> anyhow::Resul
     };
     let number = api.push_state(request).await?.into_inner().number;
     output::note(&format!(
-        "It is the state after build {number} of {workspace} now."
+        "This is now the state after build {number} of {workspace}."
     ));
     Ok(())
 }

@@ -24,19 +24,19 @@ use super::{
 };
 use crate::stop::Stop;
 
-/// Collect what helps to find a fault into one archive, without secrets
+/// Collect diagnostics into an archive, without secrets
 ///
-/// It takes the options and variables of `outpost provisioner start`, and what a running daemon tells at its health
-/// address. States, templates and contents of variables with secret names are left out; look into it before you send it.
+/// Takes the options and variables of `outpost provisioner start`, and asks a running daemon at its health address.
+/// States, templates and values of variables with secret names are left out; review the archive before you send it.
 #[derive(Debug, clap::Args)]
 pub(super) struct SupportBundle {
-    /// The archive to make [default: outpost-support-TIME.tar.gz]
+    /// Archive to create [default: outpost-support-TIME.tar.gz]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Log files whose ends go into it
+    /// Log files whose last lines are included
     #[arg(long, value_name = "FILE")]
     log_file: Vec<PathBuf>,
-    /// Where a running daemon answers for its health
+    /// Health address of a running daemon
     #[arg(long, value_name = "ADDRESS", env = "OUTPOST_HEALTH_ADDRESS")]
     health_address: Option<ListenAddress>,
     #[command(flatten)]
@@ -86,7 +86,7 @@ impl SupportBundle {
             entries: entries.into_iter().map(|entry| entry.name).collect(),
         };
         output.item(&made, |made| made.file.display().to_string())?;
-        output::note("Secrets that are known were taken out. Look into it before you send it.");
+        output::note("Known secrets were removed. Review it before you send it.");
         Ok(())
     }
 

@@ -32,7 +32,7 @@ use crate::{
 /// Templates and their versions
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Template {
-    /// Upload a directory as a new version, import it and make it the active one
+    /// Upload a directory as a new version, import it and activate it
     Push(Push),
     /// List templates
     #[command(visible_alias = "ls")]
@@ -40,12 +40,12 @@ pub(super) enum Template {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show what a template makes and asks
+    /// Show a template's resources, parameters and presets
     Show {
         /// The template's name
         #[arg(add = complete::templates())]
         name: String,
-        /// A version other than the active one
+        /// Version, if not the active one
         #[arg(long, value_name = "NAME")]
         version: Option<String>,
         #[command(flatten)]
@@ -59,7 +59,7 @@ pub(super) enum Template {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Make another version the active one
+    /// Activate a version: new workspaces use it
     Activate {
         /// The template's name
         #[arg(add = complete::templates())]
@@ -69,7 +69,7 @@ pub(super) enum Template {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Plan a workspace of a template, and show what it would be made of; nothing is made
+    /// Plan a workspace of a template and show its resources, without creating anything
     DryRun(DryRun),
     /// Rename a template
     Rename {
@@ -95,19 +95,19 @@ pub(super) enum Template {
     },
 }
 
-/// Upload a directory as a new version, import it and make it the active one
+/// Upload a directory as a new version, import it and activate it
 #[derive(Debug, clap::Args)]
 pub(super) struct Push {
     /// The template's name
     #[arg(add = complete::templates())]
     name: String,
-    /// The directory that has its `main.tf`
+    /// Directory with the template's `main.tf`
     #[arg(value_name = "DIR", default_value = ".")]
     directory: PathBuf,
-    /// The version's name; the server counts if it is missing
+    /// The version's name; if missing, the server picks the next number
     #[arg(long, value_name = "NAME")]
     version: Option<String>,
-    /// What is new in it
+    /// What is new in this version
     #[arg(
         long,
         short,
@@ -119,13 +119,13 @@ pub(super) struct Push {
     /// Value of a Terraform variable
     #[arg(long = "variable", value_name = "NAME=VALUE")]
     variables: Vec<Pair>,
-    /// Tag that daemons must have to work with it
+    /// Tag that a daemon must have to run the template's jobs
     #[arg(long = "tag", short, value_name = "NAME=VALUE")]
     tags: Vec<Pair>,
-    /// Import it, but leave the active version as it is
+    /// Import the version without activating it
     #[arg(long)]
     inactive: bool,
-    /// Show DEBUG lines of the import, too
+    /// Include DEBUG lines of the import
     #[arg(long)]
     verbose: bool,
     #[command(flatten)]
@@ -138,7 +138,7 @@ pub(super) struct DryRun {
     /// The template's name
     #[arg(add = complete::templates())]
     name: String,
-    /// A version other than the active one
+    /// Version, if not the active one
     #[arg(
         long,
         value_name = "NAME",
@@ -149,10 +149,10 @@ pub(super) struct DryRun {
     /// Answer to a parameter of the template
     #[arg(long = "parameter", value_name = "NAME=VALUE")]
     parameters: Vec<Pair>,
-    /// The name that the workspace would have
+    /// Name of the planned workspace
     #[arg(long, value_name = "NAME", default_value = "dry-run")]
     workspace: String,
-    /// Show DEBUG lines, too
+    /// Include DEBUG lines
     #[arg(long)]
     verbose: bool,
     #[command(flatten)]
@@ -224,7 +224,7 @@ impl Template {
                 confirm,
                 remote,
             } => {
-                let question = format!("Delete the template {name} with all its versions?");
+                let question = format!("Delete the template {name} and all its versions?");
                 confirm.ask(&question, &stop).await?;
                 let organization = remote.organization.clone();
                 let request = DeleteTemplateRequest {

@@ -25,27 +25,27 @@ use crate::{
     stop::Stop,
 };
 
-/// Tokens with which people and their programs log in
+/// API tokens of users
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Token {
     /// List tokens, without their values
     #[command(visible_alias = "ls")]
     List {
-        /// Whose, if not yours
+        /// User, if not yourself
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, add = complete::users())]
         user: String,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Make a token; its value is shown once
+    /// Create a token; its value is shown only once
     Create {
-        /// A name for it, such as that of the machine it is for
+        /// Name of the token, such as that of the machine it is for
         #[arg(long, short, value_name = "NAME", default_value = "cli")]
         name: String,
-        /// Whose it is, if not yours
+        /// User, if not yourself
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, add = complete::users())]
         user: String,
-        /// How long it is valid, such as 30d; for ever if missing
+        /// Lifetime, such as 30d; if missing, the token never expires
         #[arg(long, value_name = "DURATION")]
         lifetime: Option<humantime::Duration>,
         #[command(flatten)]
@@ -53,12 +53,12 @@ pub(super) enum Token {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Give a token another value; the old one is refused from then on
+    /// Replace the value of a token; the old value stops working at once
     ///
-    /// The token of a saved login is replaced there, and the server's first token in the file `admin.token` of its data
-    /// directory. Other values are shown once.
+    /// The new value is written to where the old one is kept: a saved login, or the file `admin.token` of the server's data
+    /// directory. Other values are shown only once.
     Rotate {
-        /// The token's id or name; the one that you are logged in with if missing
+        /// The token's name, its ID or the beginning of it; if missing, the token that you are logged in with
         #[arg(id = "named_token", value_name = "TOKEN", default_value = "", hide_default_value = true, add = complete::tokens())]
         token: String,
         #[command(flatten)]
@@ -69,7 +69,7 @@ pub(super) enum Token {
     /// Revoke a token
     #[command(visible_aliases = ["rm", "remove", "revoke"])]
     Delete {
-        /// The token's id or name
+        /// The token's name, its ID or the beginning of it
         #[arg(id = "named_token", value_name = "TOKEN", add = complete::tokens())]
         token: String,
         #[command(flatten)]
@@ -82,7 +82,7 @@ pub(super) enum Token {
 /// Where a value goes.
 #[derive(Debug, clap::Args)]
 pub(super) struct IntoFile {
-    /// Write the value into this new file, which only you can read, and show it nowhere
+    /// Write the value to this new file, readable only by you, instead of printing it
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -125,7 +125,7 @@ impl Row for Shown {
         };
         vec![
             rows::short(&self.id),
-            self.name.clone(),
+            rows::with_short_ids(&self.name),
             self.user.clone(),
             rows::age(self.created_at),
             rows::age(self.last_used_at),
@@ -186,8 +186,7 @@ impl Token {
 
 fn seconds(lifetime: Option<humantime::Duration>) -> Result<i64, UsageError> {
     let lifetime = lifetime.map_or(Duration::ZERO, Duration::from);
-    i64::try_from(lifetime.as_secs())
-        .map_err(|_| UsageError("`--lifetime` is longer than anything lasts".to_owned()))
+    i64::try_from(lifetime.as_secs()).map_err(|_| UsageError("`--lifetime` is too long".to_owned()))
 }
 
 async fn rotate(
@@ -241,7 +240,7 @@ impl IntoFile {
         output.item(&Shown::new(token, Some(made.value)), |token| {
             token.value.clone().unwrap_or_default()
         })?;
-        output::note("Keep it: the server stores only a hash of it.");
+        output::note("Store it safely: the server keeps only a hash of it.");
         Ok(())
     }
 }

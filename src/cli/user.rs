@@ -14,12 +14,12 @@ use crate::{
     client::Api,
     proto::outpost::v1::{
         self, CreateUserRequest, DeleteUserRequest, ListUsersRequest, SetUserBudgetRequest,
-        SetUserRoleRequest, ShowQuotaRequest,
+        SetUserRoleRequest, SetUserSuspendedRequest, ShowQuotaRequest,
     },
     stop::Stop,
 };
 
-/// Users; administrators manage templates, keys and other users
+/// Users and their roles and budgets
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum User {
     /// List users; members see themselves only
@@ -40,7 +40,7 @@ pub(super) enum User {
     Create {
         /// The user's name
         name: String,
-        /// The user's address for mail
+        /// The user's email address
         #[arg(
             long,
             value_name = "ADDRESS",
@@ -48,7 +48,7 @@ pub(super) enum User {
             hide_default_value = true
         )]
         email: String,
-        /// The user's name in full
+        /// The user's full name
         #[arg(
             long,
             value_name = "TEXT",
@@ -59,7 +59,7 @@ pub(super) enum User {
         /// Make the user an administrator
         #[arg(long)]
         admin: bool,
-        /// What the user's workspaces may cost a day; no limit if missing
+        /// What the user's workspaces may cost a day; if missing, no limit
         #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(i32).range(0..))]
         budget: Option<i32>,
         #[command(flatten)]
@@ -77,6 +77,25 @@ pub(super) enum User {
         /// What the user's workspaces may cost a day: a number, or `none` for no limit
         #[arg(long, value_name = "UNITS", value_parser = budget)]
         budget: Option<i32>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Refuse a user until `activate`; workspaces stay as they are
+    ///
+    /// From now on the server refuses the user's tokens and the agents of the user's workspaces, whatever is running.
+    /// Connections that are open stay until they end: stop the workspaces to end them.
+    Suspend {
+        /// The user
+        #[arg(value_name = "NAME", add = complete::users())]
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Let a suspended user log in again
+    Activate {
+        /// The user
+        #[arg(value_name = "NAME", add = complete::users())]
+        name: String,
         #[command(flatten)]
         remote: Remote,
     },
@@ -98,7 +117,7 @@ pub(super) enum User {
 pub(super) enum Role {
     /// Has workspaces.
     Member,
-    /// Manages templates, keys and users, too.
+    /// Also manages templates, keys and users.
     Admin,
 }
 
@@ -120,6 +139,7 @@ struct Shown {
     email: String,
     full_name: String,
     role: &'static str,
+    status: &'static str,
     budget: Option<i32>,
     created_at: Option<Timestamp>,
 }
@@ -132,6 +152,11 @@ impl From<v1::User> for Shown {
             email: user.email,
             full_name: user.full_name,
             role: if user.admin { "admin" } else { "member" },
+            status: if user.suspended {
+                "suspended"
+            } else {
+                "active"
+            },
             budget: (user.budget >= 0).then_some(user.budget),
             created_at: rows::time(user.created_at),
         }
@@ -146,13 +171,21 @@ impl Shown {
 }
 
 impl Row for Shown {
-    const COLUMNS: &'static [&'static str] =
-        &["User", "Role", "Full name", "Email", "Budget", "Age"];
+    const COLUMNS: &'static [&'static str] = &[
+        "User",
+        "Role",
+        "Status",
+        "Full name",
+        "Email",
+        "Budget",
+        "Age",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
             self.role.to_owned(),
+            self.status.to_owned(),
             self.full_name.clone(),
             self.email.clone(),
             self.budget(),
@@ -203,6 +236,8 @@ impl User {
                 budget,
                 remote,
             } => edit(&mut remote.connect()?, name, role, budget, output).await?,
+            Self::Suspend { name, remote } => set_suspended(&remote, name, true, output).await?,
+            Self::Activate { name, remote } => set_suspended(&remote, name, false, output).await?,
             Self::Delete {
                 name,
                 confirm,
@@ -217,6 +252,18 @@ impl User {
         }
         Ok(())
     }
+}
+
+async fn set_suspended(
+    remote: &Remote,
+    user: String,
+    suspended: bool,
+    output: Output,
+) -> anyhow::Result<()> {
+    let request = SetUserSuspendedRequest { user, suspended };
+    let changed = remote.connect()?.set_user_suspended(request).await?;
+    output.list(&[Shown::from(changed.into_inner())])?;
+    Ok(())
 }
 
 async fn show(
@@ -242,9 +289,10 @@ async fn show(
             ("User", user.name.clone()),
             ("Id", user.id.clone()),
             ("Role", user.role.to_owned()),
+            ("Status", user.status.to_owned()),
             ("Full name", user.full_name.clone()),
             ("Email", user.email.clone()),
-            ("Cost a day", it.consumed.to_string()),
+            ("Cost per day", it.consumed.to_string()),
             ("Budget", user.budget()),
         ])
     })?;

@@ -21,7 +21,7 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 /// `--watch` of lists.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Watch {
-    /// Show the list again whenever it changes, until a Ctrl-C; JSON then has one line a list
+    /// Show the list again whenever it changes, until Ctrl-C; with JSON, one line per list
     #[arg(long, short)]
     watch: bool,
 }

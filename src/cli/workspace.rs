@@ -33,7 +33,7 @@ pub(super) enum Workspace {
     /// List workspaces
     #[command(visible_alias = "ls")]
     List {
-        /// Whose workspaces; all that you may see if missing
+        /// Owner of the workspaces; if missing, all that you can see
         #[arg(
             long,
             value_name = "NAME",
@@ -42,7 +42,7 @@ pub(super) enum Workspace {
             add = complete::users()
         )]
         owner: String,
-        /// List deleted ones, too
+        /// Include deleted workspaces
         #[arg(long)]
         deleted: bool,
         #[command(flatten)]
@@ -66,22 +66,22 @@ pub(super) enum Workspace {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Make a workspace and start it
+    /// Create a workspace and start it
     Create(build::Create),
-    /// Start a workspace that is stopped, or build it anew
+    /// Start a stopped workspace, or rebuild a running one
     Start(build::Start),
-    /// Stop a workspace: its ephemeral resources go, its persistent ones stay
+    /// Stop a workspace: ephemeral resources are destroyed, persistent ones stay
     Stop {
         #[command(flatten)]
         build: BuildArgs,
     },
     /// Stop a workspace and start it again
     Restart(build::Start),
-    /// Build a workspace with the active version of its template, if it is outdated; one that runs is stopped first
+    /// Rebuild an outdated workspace with the active version of its template; a running one is stopped first
     Update(build::Update),
     /// Rename a workspace
     ///
-    /// Resources that carry its name are replaced by the next build, with everything in them.
+    /// The next build replaces resources whose names contain that of the workspace, with everything in them.
     Rename {
         /// The workspace: `name` or `owner/name`
         #[arg(add = complete::workspaces())]
@@ -94,7 +94,7 @@ pub(super) enum Workspace {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Delete a workspace with everything that belongs to it
+    /// Delete a workspace and all its resources
     #[command(visible_alias = "rm")]
     Delete {
         #[command(flatten)]
@@ -102,7 +102,7 @@ pub(super) enum Workspace {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Print what a workspace's agent says while it starts and stops
+    /// Print the log of a workspace's agent: the output of its startup and shutdown scripts
     Logs(logs::Logs),
 }
 
@@ -159,7 +159,7 @@ impl Workspace {
                 remote,
             } => {
                 let question = format!(
-                    "Rename the workspace {name} to {new_name}? The next build replaces resources that carry its name."
+                    "Rename the workspace {name} to {new_name}? The next build replaces resources whose names contain it."
                 );
                 confirm.ask(&question, &stop).await?;
                 let request = RenameWorkspaceRequest {
@@ -172,10 +172,8 @@ impl Workspace {
                 Ok(())
             }
             Self::Delete { build, confirm } => {
-                let question = format!(
-                    "Delete the workspace {} with everything that belongs to it?",
-                    build.name
-                );
+                let question =
+                    format!("Delete the workspace {} and all its resources?", build.name);
                 confirm.ask(&question, &stop).await?;
                 build.exec(Transition::Destroy, output, stop).await
             }

@@ -66,13 +66,13 @@ pub enum PushError {
         reason: String,
     },
     /// The bytes to push are no state.
-    #[error("the bytes are no Terraform state")]
+    #[error("this is not a Terraform state")]
     NoState,
     /// The server has it, or a newer one.
     #[error("the server has this state already, or a newer one")]
     NotNewer,
     /// It tells of other infrastructure.
-    #[error("the state has another lineage than the one that the server has")]
+    #[error("the state has a different lineage than that of the server")]
     Unrelated,
     /// Its end would overwrite what is pushed.
     #[error("build {0} of the workspace is under way; push when it has ended")]

@@ -107,6 +107,8 @@ pub struct User {
     pub full_name: String,
     /// Whether they manage templates, keys and users.
     pub admin: bool,
+    /// When an administrator suspended them; `None` if they may call.
+    pub suspended_at: Option<Timestamp>,
     /// Whole units a day that their workspaces may cost; `None` for no limit.
     pub budget: Option<i32>,
     /// When they were added.

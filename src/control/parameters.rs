@@ -157,7 +157,7 @@ fn check_option(parameter: &Parameter, value: &str) -> Result<(), String> {
         .find(|choice| !allowed.contains(&choice.as_str()))
     {
         Some(choice) => Err(format!(
-            "is {choice:?}, which is none of {}",
+            "is {choice:?}, which is not one of {}",
             allowed.join(", ")
         )),
         None => Ok(()),
@@ -358,12 +358,12 @@ mod tests {
         };
         let cases = [
             (&chosen, "b", None),
-            (&chosen, "c", Some("is \"c\", which is none of a, b")),
+            (&chosen, "c", Some("is \"c\", which is not one of a, b")),
             (&several, r#"["a","b"]"#, None),
             (
                 &several,
                 r#"["a","c"]"#,
-                Some("is \"c\", which is none of a, b"),
+                Some("is \"c\", which is not one of a, b"),
             ),
             (&number, "3", None),
             (&number, "0", Some("is 0, below 1")),

@@ -160,7 +160,7 @@ impl Caller {
             return Ok(());
         }
         Err(RequestError::Forbidden(format!(
-            "{what} needs an administrator, and {} is none",
+            "{what} needs an administrator, and {} is not one",
             self.user.name
         )))
     }
@@ -320,7 +320,7 @@ fn check_name(what: &str, name: &str) -> Result<(), RequestError> {
     let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     if name.is_empty() || name.len() > 32 || hyphens || !letters {
         return Err(RequestError::Invalid(format!(
-            "{what} `{name}` is no name: use up to 32 letters, digits and single hyphens between them"
+            "{what} `{name}` is not a valid name: use up to 32 letters, digits and single hyphens between them"
         )));
     }
     Ok(())

@@ -289,8 +289,18 @@ pub struct WorkspaceFilter {
     reason = "the signature of a plain insert or look-up says all there is"
 )]
 pub trait PeopleStore: Send + Sync {
+    /// Without those that were deleted.
     async fn organizations(&self) -> Result<Vec<Organization>, StoreError>;
+    /// With those that were deleted, as `NAME (deleted)`.
+    async fn organizations_ever(&self) -> Result<Vec<Organization>, StoreError>;
     async fn insert_organization(&self, organization: &Organization) -> Result<(), StoreError>;
+    /// Deletes an organization with its provisioner keys and daemons. Refused with [`StoreError::Conflict`] while there
+    /// are templates, workspaces or jobs that have not ended.
+    async fn delete_organization(
+        &self,
+        organization: OrganizationId,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Without those that were deleted.
     async fn users(&self) -> Result<Vec<User>, StoreError>;
@@ -299,6 +309,9 @@ pub trait PeopleStore: Send + Sync {
     async fn insert_user(&self, user: &User) -> Result<(), StoreError>;
     async fn set_budget(&self, user: UserId, budget: Option<i32>) -> Result<(), StoreError>;
     async fn set_admin(&self, user: UserId, admin: bool) -> Result<(), StoreError>;
+    /// `None` ends a suspension.
+    async fn set_suspended(&self, user: UserId, since: Option<Timestamp>)
+    -> Result<(), StoreError>;
     /// Deletes a user with all tokens. Refused with [`StoreError::Conflict`] while there are workspaces.
     async fn delete_user(&self, user: UserId, now: Timestamp) -> Result<(), StoreError>;
 

@@ -30,6 +30,8 @@ pub struct User {
     pub budget: i32,
     #[prost(int64, tag = "7")]
     pub created_at: i64,
+    #[prost(bool, tag = "8")]
+    pub suspended: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Token {
@@ -509,6 +511,11 @@ pub struct CreateOrganizationRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteOrganizationRequest {
+    #[prost(string, tag = "1")]
+    pub organization: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListUsersRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -544,6 +551,13 @@ pub struct SetUserRoleRequest {
     pub user: ::prost::alloc::string::String,
     #[prost(bool, tag = "2")]
     pub admin: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetUserSuspendedRequest {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub suspended: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteUserRequest {
@@ -1153,6 +1167,31 @@ pub mod control_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Refused for the default one, and while there are templates, workspaces or jobs that have not ended. Provisioner
+        /// keys and daemons of the organization go with it.
+        pub async fn delete_organization(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteOrganizationRequest>,
+        ) -> std::result::Result<tonic::Response<super::Nothing>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/outpost.v1.ControlService/DeleteOrganization",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("outpost.v1.ControlService", "DeleteOrganization"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn list_users(
             &mut self,
             request: impl tonic::IntoRequest<super::ListUsersRequest>,
@@ -1239,6 +1278,31 @@ pub mod control_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("outpost.v1.ControlService", "SetUserRole"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Suspends a user or ends the suspension. Tokens of a suspended user and of agents in the user's workspaces are
+        /// refused; workspaces stay as they are. Refused for oneself.
+        pub async fn set_user_suspended(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetUserSuspendedRequest>,
+        ) -> std::result::Result<tonic::Response<super::User>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/outpost.v1.ControlService/SetUserSuspended",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("outpost.v1.ControlService", "SetUserSuspended"),
+                );
             self.inner.unary(req, path, codec).await
         }
         /// Refused for oneself, and while the user has workspaces. The user's tokens are revoked.
@@ -2147,6 +2211,12 @@ pub mod control_service_server {
             &self,
             request: tonic::Request<super::CreateOrganizationRequest>,
         ) -> std::result::Result<tonic::Response<super::Organization>, tonic::Status>;
+        /// Refused for the default one, and while there are templates, workspaces or jobs that have not ended. Provisioner
+        /// keys and daemons of the organization go with it.
+        async fn delete_organization(
+            &self,
+            request: tonic::Request<super::DeleteOrganizationRequest>,
+        ) -> std::result::Result<tonic::Response<super::Nothing>, tonic::Status>;
         async fn list_users(
             &self,
             request: tonic::Request<super::ListUsersRequest>,
@@ -2166,6 +2236,12 @@ pub mod control_service_server {
         async fn set_user_role(
             &self,
             request: tonic::Request<super::SetUserRoleRequest>,
+        ) -> std::result::Result<tonic::Response<super::User>, tonic::Status>;
+        /// Suspends a user or ends the suspension. Tokens of a suspended user and of agents in the user's workspaces are
+        /// refused; workspaces stay as they are. Refused for oneself.
+        async fn set_user_suspended(
+            &self,
+            request: tonic::Request<super::SetUserSuspendedRequest>,
         ) -> std::result::Result<tonic::Response<super::User>, tonic::Status>;
         /// Refused for oneself, and while the user has workspaces. The user's tokens are revoked.
         async fn delete_user(
@@ -2612,6 +2688,52 @@ pub mod control_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/outpost.v1.ControlService/DeleteOrganization" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteOrganizationSvc<T: ControlService>(pub Arc<T>);
+                    impl<
+                        T: ControlService,
+                    > tonic::server::UnaryService<super::DeleteOrganizationRequest>
+                    for DeleteOrganizationSvc<T> {
+                        type Response = super::Nothing;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteOrganizationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlService>::delete_organization(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteOrganizationSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/outpost.v1.ControlService/ListUsers" => {
                     #[allow(non_camel_case_types)]
                     struct ListUsersSvc<T: ControlService>(pub Arc<T>);
@@ -2778,6 +2900,52 @@ pub mod control_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetUserRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/outpost.v1.ControlService/SetUserSuspended" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetUserSuspendedSvc<T: ControlService>(pub Arc<T>);
+                    impl<
+                        T: ControlService,
+                    > tonic::server::UnaryService<super::SetUserSuspendedRequest>
+                    for SetUserSuspendedSvc<T> {
+                        type Response = super::User;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetUserSuspendedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlService>::set_user_suspended(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetUserSuspendedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -331,14 +331,14 @@ fn the_check_counts_what_the_file_has_and_names_what_the_environment_sets() {
         stdout(&output).trim_end().to_owned()
     };
 
-    assert_eq!(check(&[]), format!("{path} is good: 2 settings"));
+    assert_eq!(check(&[]), format!("{path} is valid: 2 settings"));
     assert_eq!(
         check(&[
             ("OUTPOST_TLS_CA_FILE", "/ca.pem"),
             ("OUTPOST_URL", "http://x")
         ]),
         format!(
-            "{path} is good: 2 settings; the environment sets OUTPOST_TLS_CA_FILE, OUTPOST_URL"
+            "{path} is valid: 2 settings; the environment sets OUTPOST_TLS_CA_FILE, OUTPOST_URL"
         )
     );
 }

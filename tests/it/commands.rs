@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -124,7 +125,7 @@ fn a_login_is_saved_for_its_owner_and_its_token_goes_to_its_server_only() {
     assert_eq!(person.json(&["context", "list"])[0]["current"], true);
     let elsewhere = person.refused(&["template", "list", "--url", "http://127.0.0.1:9"]);
     assert!(
-        elsewhere.contains("nobody is logged in to http://127.0.0.1:9"),
+        elsewhere.contains("not logged in to http://127.0.0.1:9"),
         "{elsewhere}"
     );
     let both = person.refused(&["whoami", "--url", &server.url, "--context", "lab"]);
@@ -172,6 +173,7 @@ fn users_and_their_tokens_come_and_go() {
         &["token", "list", "--user", "admin"],
         &["provisioner", "delete", "one", "--yes"],
         &["provisioner", "key", "list"],
+        &["audit"],
     ] {
         let why = amy.refused(refused);
         assert!(why.contains("needs an administrator"), "{refused:?}: {why}");
@@ -186,6 +188,17 @@ fn users_and_their_tokens_come_and_go() {
             .len(),
         2
     );
+    let deleted = admin.run(&["organization", "delete", "other", "--yes"]);
+    assert!(deleted.status.success(), "{}", said(&deleted));
+    let default = admin.refused(&["organization", "delete", "default", "--yes"]);
+    assert!(default.contains("cannot be deleted"), "{default}");
+
+    let suspended = admin.json(&["user", "suspend", "amy"]);
+    assert_eq!(suspended[0]["status"], "suspended");
+    let refused = amy.refused(&["whoami"]);
+    assert!(refused.contains("user is suspended"), "{refused}");
+    admin.json(&["user", "activate", "amy"]);
+    assert_eq!(amy.json(&["whoami"])["user"], "amy");
     let edited = admin.json(&["user", "edit", "amy", "--role", "admin", "--budget", "none"]);
     assert_eq!(
         (&edited[0]["role"], &edited[0]["budget"]),
@@ -197,7 +210,7 @@ fn users_and_their_tokens_come_and_go() {
     assert!(server.path("data/here.token").exists());
     let unasked = admin.refused(&["user", "delete", "amy"]);
     assert!(
-        unasked.contains("nobody is there to be asked") && unasked.contains("--yes"),
+        unasked.contains("no terminal to ask for confirmation") && unasked.contains("--yes"),
         "{unasked}"
     );
     assert!(
@@ -210,6 +223,19 @@ fn users_and_their_tokens_come_and_go() {
         amy.refused(&["whoami"])
             .contains("does not accept the token")
     );
+
+    let newest = admin.json(&["audit", "--limit", "1"]);
+    assert_eq!(newest.as_array().unwrap().len(), 1);
+    assert_eq!(
+        (
+            &newest[0]["actor"],
+            &newest[0]["action"],
+            &newest[0]["target"]
+        ),
+        (&"admin".into(), &"user.delete".into(), &"amy".into())
+    );
+    let older = admin.json(&["audit", "--before", &newest[0]["id"].to_string()]);
+    assert_eq!(older[0]["action"], "token.create");
 }
 
 #[test]
@@ -285,7 +311,7 @@ fn a_workspace_is_planned_renamed_updated_and_its_state_carried_out_and_back() {
     );
 
     let up_to_date = admin.run(&["update", "mine"]);
-    assert!(said(&up_to_date).contains("active version of its template already"));
+    assert!(said(&up_to_date).contains("already uses the active version of its template"));
     admin.json(&["template", "push", "small", &directory]);
     assert_eq!(
         admin.json(&["update", "mine"])["workspace"]["version"],
@@ -302,7 +328,7 @@ fn a_workspace_is_planned_renamed_updated_and_its_state_carried_out_and_back() {
 
     let unasked = admin.refused(&["rename", "mine", "yours"]);
     assert!(
-        unasked.contains("replaces resources that carry its name"),
+        unasked.contains("replaces resources whose names contain it"),
         "{unasked}"
     );
     admin.json(&["rename", "mine", "yours", "--yes"]);
@@ -404,8 +430,8 @@ fn whoever_waits_is_told_why_and_outlasts_a_restart_of_the_server() {
     let mut pushing =
         Telling::start(&mut admin.command(&["template", "push", "small", &directory]));
 
-    let why = pushing.wait_for("waits for a provisioner daemon");
-    assert!(why.contains("place 1 of 1: there is none"), "{why}");
+    let why = pushing.wait_for("Waiting for a provisioner daemon");
+    assert!(why.contains("position 1 of 1: there is none"), "{why}");
     server.restart();
     pushing.wait_for("Lost the connection to the server.");
     pushing.wait_for("Connected again.");
@@ -451,6 +477,40 @@ fn a_server_listens_at_every_address_where_none_is_named() {
 }
 
 #[test]
+fn commands_that_reach_agents_send_the_headers_that_a_proxy_asks_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let lines = BufReader::new(&stream).lines().map(Result::unwrap);
+        let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+        let refusal = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        (&stream).write_all(refusal.as_bytes()).unwrap();
+        head.join("\n").to_lowercase()
+    });
+
+    let refused = Person::new().refused(&[
+        "ping",
+        "dev",
+        "--url",
+        &url,
+        "--token",
+        "none",
+        "--header",
+        "X-Front=open",
+        "--header-command",
+        "echo X-More=yes",
+    ]);
+
+    let asked = asked.join().unwrap();
+    assert!(
+        asked.contains("x-front: open") && asked.contains("x-more: yes"),
+        "{asked}"
+    );
+    assert!(refused.contains("403"), "{refused}");
+}
+
+#[test]
 fn names_are_completed_from_the_server_and_without_one_nothing_is_said() {
     let server = Server::start();
     let admin = administrator(&server);
@@ -474,6 +534,10 @@ fn names_are_completed_from_the_server_and_without_one_nothing_is_said() {
         .collect();
     assert_eq!(names, ["admin", "amy"]);
     assert!(complete(&admin, &["con"]).contains("config-ssh"));
+    assert!(complete(&admin, &["sho"]).contains("show"));
+    for words in [&["workspace", "start", "--no"][..], &["start", "--no"]] {
+        assert!(complete(&admin, words).contains("--no-wait"), "{words:?}");
+    }
     assert!(complete(&admin, &["whoami", "--context", ""]).contains("lab"));
     assert_eq!(complete(&Person::new(), &["user", "delete", "a"]), "");
 }

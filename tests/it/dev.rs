@@ -190,7 +190,7 @@ fn the_check_of_the_example_finds_its_process_and_leaves_nothing() {
             .all(|step| step["problems"] == serde_json::json!([]))
     );
     assert!(
-        steps[0]["seen"].as_str().unwrap().contains(" runs"),
+        steps[0]["seen"].as_str().unwrap().contains("is running"),
         "{}",
         ended.stdout
     );
@@ -268,7 +268,7 @@ fn a_workspace_that_is_kept_goes_on_in_the_next_run() {
     assert!(kept.status.success(), "{}", kept.stderr);
     assert!(
         kept.stderr
-            .contains("Kept. Go on with: outpost dev --data-dir"),
+            .contains("Kept. Continue with: outpost dev --data-dir"),
         "{}",
         kept.stderr
     );
@@ -389,7 +389,7 @@ async fn only_a_yes_at_the_terminal_deletes_what_a_run_made() {
     let arguments = ["--data-dir", directory.as_str()];
     let mut terminal = run.at_a_terminal(&arguments);
     terminal
-        .until("Get in from another terminal: outpost ssh dev")
+        .until("Connect from another terminal: outpost ssh dev")
         .await;
     terminal.say("\u{3}").await;
     terminal.until("[y/N]").await;
@@ -398,7 +398,7 @@ async fn only_a_yes_at_the_terminal_deletes_what_a_run_made() {
     terminal.say("\u{4}").await;
     let (shown, status) = terminal.end().await;
     assert!(
-        status.success() && shown.contains("Kept. Go on with"),
+        status.success() && shown.contains("Kept. Continue with"),
         "{shown}"
     );
     let home = run.homes().pop().expect("the home is kept");
@@ -564,6 +564,40 @@ fn what_is_wrong_with_a_template_is_said_with_its_place() {
 }
 
 #[test]
+fn what_both_plans_of_an_import_warn_of_is_said_once() {
+    let template = TempDir::new().unwrap();
+    let source = r#"
+terraform {
+  required_providers {
+    coder = { source = "coder/coder" }
+  }
+}
+resource "coder_agent" "lost" {
+  os   = "linux"
+  arch = "amd64"
+}
+"#;
+    fs::write(template.path().join("main.tf"), source).unwrap();
+
+    let drawn = outpost()
+        .args(["inspect", "--output", "json"])
+        .arg(template.path())
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&drawn.stderr);
+    let picture: serde_json::Value = serde_json::from_slice(&drawn.stdout).expect(&said);
+    let notes = picture["notes"].as_array().unwrap();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(
+        notes[0]
+            .as_str()
+            .unwrap()
+            .contains("ends up in no resource")
+    );
+}
+
+#[test]
 fn a_sealed_run_builds_without_any_network() {
     let template = TempDir::new().unwrap();
     let source = r#"
@@ -589,7 +623,7 @@ resource "terraform_data" "look" {
     assert!(ended.status.success(), "{}", ended.stderr);
     let without_network = "devices: lo, routes: .";
     assert_eq!(
-        ended.stderr.contains("nothing of this run has a network"),
+        ended.stderr.contains("this run has no network access"),
         ended.stderr.contains(without_network),
         "{}",
         ended.stderr

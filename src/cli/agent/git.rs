@@ -54,7 +54,7 @@ impl GitSsh {
             () = stop.draining() => return Err(Interrupted.into()),
         };
         let key = key.unwrap_or_else(|error| {
-            output::note(&format!("No key of the server: {error:#}"));
+            output::note(&format!("No SSH key from the server: {error:#}"));
             None
         });
         let file = key.as_ref().map(keep).transpose()?;
@@ -74,7 +74,7 @@ impl GitSsh {
         drop(file);
         if let (Some(SSH_FAILED), Some(key)) = (status.code(), &key) {
             output::note(&format!(
-                "If the host does not know you yet, give it this key: {}",
+                "If the host does not know this key yet, add it there: {}",
                 key.public
             ));
         }

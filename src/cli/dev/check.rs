@@ -43,7 +43,7 @@ pub(super) struct Step {
 }
 
 impl Row for Step {
-    const COLUMNS: &'static [&'static str] = &["Step", "Result", "Took", "Seen"];
+    const COLUMNS: &'static [&'static str] = &["Step", "Result", "Took", "Details"];
 
     fn cells(&self) -> Vec<String> {
         let result = if self.problems.is_empty() {
@@ -255,14 +255,14 @@ impl Run {
             }
             return running
                 .first()
-                .map_or(String::new(), |pid| format!(", process {pid} runs"));
+                .map_or(String::new(), |pid| format!(", process {pid} is running"));
         }
         let left = self.left(pids).await;
         if !left.is_empty() {
             problems.push(format!("processes are left: {left:?}"));
         }
         match (transition, self.machine.workspaces().len()) {
-            (Transition::Destroy, 0) => ", no process, no file".to_owned(),
+            (Transition::Destroy, 0) => ", no process, no files".to_owned(),
             (Transition::Destroy, files) => {
                 problems.push(format!("{files} directories are left"));
                 String::new()
@@ -271,7 +271,7 @@ impl Run {
                 problems.push("its directory is gone".to_owned());
                 String::new()
             }
-            (_, _) => ", no process, its directory stays".to_owned(),
+            (_, _) => ", no process, directory kept".to_owned(),
         }
     }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Run, stack::Stack};
 use crate::{
-    cli::{exit::Hint, output, workspace::build},
+    cli::{confirm, exit::Hint, output, workspace::build},
     job::Transition,
     stop::Stop,
 };
@@ -78,22 +78,14 @@ impl Desk {
     ///
     /// Returns `None` if the person has gone away meanwhile.
     async fn wants_to_delete(&self, workspace: &str, stop: &Stop) -> Option<bool> {
-        loop {
-            output::note(&format!(
-                "Delete the workspace {workspace} and its files? [y/N]"
-            ));
-            tokio::select! {
-                () = self.left.cancelled() => return None,
-                () = stop.killed() => return Some(false),
-                line = read_line() => match line.as_deref() {
-                    None if self.is_attended() => return Some(false),
-                    None => return None,
-                    Some(line) => match understood(line) {
-                        Some(answer) => return Some(answer),
-                        None => output::note("Please answer `y` or `n`."),
-                    },
-                },
-            }
+        let question = format!("Delete the workspace {workspace} and its files?");
+        tokio::select! {
+            () = self.left.cancelled() => None,
+            () = stop.killed() => Some(false),
+            answer = confirm::answer_to(&question) => match answer.unwrap_or(None) {
+                None if !self.is_attended() => None,
+                answer => Some(answer.unwrap_or(false)),
+            },
         }
     }
 }
@@ -102,27 +94,6 @@ async fn watch(mut signal: Signal, left: CancellationToken, stop: Stop) {
     tokio::select! {
         Some(()) = signal.recv() => left.cancel(),
         () = stop.killed() => {}
-    }
-}
-
-/// One line of the terminal; `None` at its end. On a thread of its own: nothing can interrupt a read of a terminal, and
-/// the process must be able to end.
-async fn read_line() -> Option<String> {
-    let (sender, answer) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let mut line = String::new();
-        let read = std::io::stdin().read_line(&mut line);
-        let _ = sender.send(matches!(read, Ok(1..)).then_some(line));
-    });
-    answer.await.ok().flatten()
-}
-
-/// Yes or no; nothing means no.
-fn understood(line: &str) -> Option<bool> {
-    match line.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" => Some(true),
-        "" | "n" | "no" => Some(false),
-        _ => None,
     }
 }
 
@@ -191,7 +162,7 @@ impl Run {
             let request = self.build_request(Transition::Stop);
             build(&mut self.api, request, self.show, &stop.cleanup())
                 .await
-                .hint("parts of the workspace may still run: look at the log above")?;
+                .hint("parts of the workspace may still be running: see the log above")?;
         }
         Ok(End::Kept)
     }
@@ -200,7 +171,7 @@ impl Run {
         let request = self.build_request(Transition::Destroy);
         build(&mut self.api, request, self.show, &stop.cleanup())
             .await
-            .hint("what the template made may still be there: look at the log above")?;
+            .hint("resources of the workspace may still exist: see the log above")?;
         output::note(&format!("Deleted the workspace {}.", self.workspace));
         Ok(End::Deleted)
     }
@@ -247,21 +218,5 @@ mod tests {
             Fate::new(AtTheEnd::Stop, true, true),
             Fate::IsStoppedAndAskedFor
         );
-    }
-
-    #[test]
-    fn only_a_clear_yes_is_a_yes() {
-        let answers = ["y\n", " YES \n", "\n", "n\n", "No\n", "quit\n", "yep\n"].map(understood);
-
-        let expected = [
-            Some(true),
-            Some(true),
-            Some(false),
-            Some(false),
-            Some(false),
-            None,
-            None,
-        ];
-        assert_eq!(answers, expected);
     }
 }

@@ -130,7 +130,9 @@ impl Stack {
             let _ = temporary.keep();
         }
         let directory = output::shell_word(&self.directory.display().to_string());
-        output::note(&format!("Kept. Go on with: {again} --data-dir {directory}"));
+        output::note(&format!(
+            "Kept. Continue with: {again} --data-dir {directory}"
+        ));
     }
 
     /// The server as one who goes to an agent sees it.

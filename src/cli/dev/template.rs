@@ -58,7 +58,7 @@ impl Template {
         let directory = found
             .with_context(|| format!("failed to open the template `{}`", directory.display()))?;
         if !directory.is_dir() {
-            return Err(UsageError(format!("`{}` is no directory", directory.display())).into());
+            return Err(UsageError(format!("`{}` is not a directory", directory.display())).into());
         }
         Ok(Self {
             name: slug(&directory),

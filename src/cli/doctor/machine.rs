@@ -51,7 +51,7 @@ fn disk(check: &'static str, path: &Path) -> Finding {
     match free_bytes(path) {
         None => Finding::warning(check, format!("{shown}: free space is not known")),
         Some(free) => {
-            let found = format!("{shown}: {} MiB are free", free >> 20);
+            let found = format!("{shown}: {} MiB free", free >> 20);
             let remedy = format!("make room: {} MiB at the least", ENOUGH_DISK_BYTES >> 20);
             match free {
                 ENOUGH_DISK_BYTES.. => Finding::ok(check, found),
@@ -109,7 +109,7 @@ async fn isolation(state_dir: &Path) -> Finding {
     for mechanism in Mechanism::ALL {
         let probed = probe(&own_launcher(), mechanism, stage.path()).await;
         match probed.result {
-            Ok(()) => return Finding::ok(CHECK, format!("{mechanism} works")),
+            Ok(()) => return Finding::ok(CHECK, format!("by {mechanism}")),
             Err(reason) => denied.push(format!("{mechanism}: {reason}")),
         }
     }

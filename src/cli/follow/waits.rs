@@ -37,7 +37,7 @@ pub(in crate::cli) fn why(details: &JobDetails) -> Option<String> {
         return None;
     }
     let (position, length) = (details.queue_position, details.queue_length);
-    let place = format!("It waits for a provisioner daemon, at place {position} of {length}");
+    let place = format!("Waiting for a provisioner daemon, at position {position} of {length}");
     if details.daemons.is_empty() {
         return Some(format!(
             "{place}: there is none, start one with `outpost provisioner start --server outpost`"
@@ -76,11 +76,11 @@ mod tests {
         assert_eq!(why(&details(&[("a", true, &[])])), None);
         let taken = JobDetails {
             queue_position: 0,
-            ..details(&[("a", true, &["works on another job"])])
+            ..details(&[("a", true, &["is running another job"])])
         };
         assert_eq!(why(&taken), None);
         let none = why(&details(&[])).unwrap();
-        assert!(none.contains("place 1 of 2: there is none"), "{none}");
+        assert!(none.contains("position 1 of 2: there is none"), "{none}");
 
         let mut waits = Waits::default();
         let first = details(&[("a", true, &["is offline: not heard of for 5m"])]);

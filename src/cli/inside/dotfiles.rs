@@ -130,7 +130,7 @@ impl Dotfiles {
             return Ok(false);
         }
         if !directory.is_dir() {
-            bail!("{} is no directory", directory.display());
+            bail!("{} is not a directory", directory.display());
         }
         let old = fs::read_to_string(config.join(URL_FILE)).unwrap_or_default();
         if old == *url {
@@ -233,7 +233,7 @@ impl Dotfiles {
         let stdin = io::stdin().lock();
         let read = io::BufRead::read_line(&mut io::Read::take(stdin, MAX_ANSWER), &mut answer)?;
         match answer.trim() {
-            "" if read == 0 => bail!("nobody answers; `--yes` asks nothing"),
+            "" if read == 0 => bail!("no answer; `--yes` skips the question"),
             "" | "yes" | "y" => Ok(()),
             _ => bail!("canceled"),
         }

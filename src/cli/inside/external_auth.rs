@@ -54,7 +54,7 @@ impl AccessToken {
                 "the server has no external auth provider {:?}",
                 self.provider
             ))
-            .hint("the server's operator sets such providers up; `CODER_EXTERNAL_AUTH_0_ID` is the id of the first of a coderd"),
+            .hint("the server's operator configures such providers; in a coderd, `CODER_EXTERNAL_AUTH_0_ID` is the ID of the first one"),
             Some(Login::LogIn(page)) => {
                 write(&page)?;
                 Err(RemoteStatus(1).into())

@@ -15,34 +15,34 @@ use crate::{
     mirror::setup::{self, Mode, Setup},
 };
 
-/// Print what engines need to come to a mirror, or check what they have
+/// Print configuration that points engines at a mirror, or check theirs
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Config {
-    /// Address of the mirror
+    /// URL of the mirror
     #[arg(required_unless_present = "check")]
     url: Option<Url>,
     /// What to print
     #[arg(long = "for", value_name = "FORM", default_value = "rc")]
     form: Form,
-    /// Whose defaults count
+    /// Engine whose defaults apply
     #[arg(long, value_name = "ENGINE", default_value = "terraform")]
     engine: EngineName,
-    /// How engines speak with the mirror
+    /// Protocol between engines and the mirror
     #[arg(long, value_name = "MODE", default_value = "registry")]
     mode: Mode,
-    /// A registry that the mirror stands in for [default: the engine's own, and registry.coder.com]
+    /// Registry that the mirror replaces [default: the engine's own, and registry.coder.com]
     #[arg(long, value_name = "HOST")]
     host: Vec<String>,
-    /// A host of git repositories that the mirror has
+    /// Host of git repositories in the mirror
     #[arg(long, value_name = "HOST")]
     git_host: Vec<String>,
-    /// PEM file of authorities that vouch for the mirror; its content becomes part of what is printed
+    /// PEM file of certificate authorities for the mirror; its content is included in the output
     #[arg(long, value_name = "FILE", env = "OUTPOST_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// Where the CLI configuration will be, for `--for env`
+    /// Path of the CLI configuration, for `--for env`
     #[arg(long, value_name = "FILE", default_value = setup::RC_FILE)]
     rc_file: String,
-    /// Say what is wrong with this CLI configuration instead
+    /// Check this CLI configuration instead
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
     check: Option<PathBuf>,
 }
@@ -51,9 +51,9 @@ pub(in crate::cli) struct Config {
 enum Form {
     /// A CLI configuration: the content of TF_CLI_CONFIG_FILE
     Rc,
-    /// Variables, for a shell
+    /// Environment variables, for a shell
     Env,
-    /// Lines of a Dockerfile
+    /// Dockerfile lines
     Dockerfile,
     /// Values for Coder's provisioner chart
     Helm,
@@ -103,7 +103,7 @@ impl Config {
         let authorities = self.ca_file.map(read).transpose()?;
         let url = self
             .url
-            .ok_or_else(|| UsageError("no address of a mirror is given".to_owned()))?;
+            .ok_or_else(|| UsageError("no mirror address is given".to_owned()))?;
         let setup = Setup::new(&url, self.mode, hosts, self.git_host, authorities)
             .map_err(|error| UsageError(error.to_string()))?;
         let text = match self.form {

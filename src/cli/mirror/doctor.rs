@@ -31,18 +31,18 @@ use crate::{
 struct View {
     #[command(flatten)]
     place: Place,
-    /// Where providers will run, any number of times [default: this machine's platform]
+    /// Platform that providers run on; repeatable [default: this machine's platform]
     #[arg(long, value_name = "OS_ARCH")]
     platform: Vec<Platform>,
-    /// Whose registry is meant where a source names none: terraform or tofu
+    /// Engine whose registry is the default for sources without a host: terraform or tofu
     #[arg(long, value_name = "ENGINE", default_value = "terraform", value_parser = engine)]
     engine: Engine,
 }
 
-/// Tell whether the mirror has what templates need
+/// Check whether the mirror has what templates need
 ///
-/// Each provider and module is present, missing, there in other versions only, there with another package than the lock
-/// file wants, or nothing that a mirror can have. The exit code is 1 unless everything is there.
+/// Each provider and module is present, missing, present in other versions only, present with a package that does not
+/// match the lock file, or nothing that a mirror can hold. The exit code is 1 unless everything is present.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Doctor {
     #[command(flatten)]
@@ -52,15 +52,15 @@ pub(in crate::cli) struct Doctor {
     templates: Vec<PathBuf>,
 }
 
-/// Write lock files that fit the mirror, without any download
+/// Write lock files that match the mirror, without downloading anything
 ///
-/// Versions that a template's lock file names stay. Checksums of all platforms that the mirror has are added, so that a
-/// file made on one machine fits all others.
+/// Versions in a template's lock file stay. Checksums of all platforms in the mirror are added, so that a lock file made
+/// on one machine works on all others.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Lock {
     #[command(flatten)]
     view: View,
-    /// Change nothing, and fail if a file would change
+    /// Change nothing; fail if a file would change
     #[arg(long)]
     check: bool,
     /// Directories of templates

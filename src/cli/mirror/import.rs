@@ -18,19 +18,19 @@ use crate::{
     stop::Stop,
 };
 
-/// Take a bundle into the mirror of a site without a network
+/// Add a bundle to the mirror of an air-gapped site
 ///
-/// The bundle is checked while it is read: first its signatures, then every file. Until all of it is there and good,
-/// the mirror serves what it had. A broken import goes on where it was with the same command.
+/// The bundle is verified while it is read: first its signatures, then every file. Until all of it is there and valid,
+/// the mirror serves what it had. The same command resumes an interrupted import.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Import {
-    /// The bundle, or `-` for stdin; of volumes any one, or their name without the number
+    /// The bundle, or `-` for stdin; of several volumes any one, or their name without the number
     bundle: PathBuf,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
     identity: Identity,
-    /// Public key to trust, any number of times; the mirror remembers it for further bundles
+    /// Public key to trust, also for later bundles; repeatable
     #[arg(
         long,
         value_name = "FILE",
@@ -38,13 +38,13 @@ pub(in crate::cli) struct Import {
         value_delimiter = ','
     )]
     trust: Vec<PathBuf>,
-    /// How many trusted keys must have signed; the mirror remembers it
+    /// Number of trusted keys that must have signed, also for later bundles
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=16))]
     threshold: Option<u8>,
-    /// Take a bundle that is older than what was imported
+    /// Accept a bundle that is older than the last imported one
     #[arg(long)]
     allow_rollback: bool,
-    /// Also write the receipt here, for whoever makes the next bundle; it is always in the mirror's receipt.json
+    /// Also write the receipt for the next bundle to this file; it is always in the mirror's receipt.json
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
 }

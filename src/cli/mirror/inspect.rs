@@ -14,9 +14,9 @@ use crate::{
     },
 };
 
-/// Show what a bundle or a generation has
+/// Show the contents of a bundle or a generation
 ///
-/// Nothing of a bundle is believed for that, and its files are not read: `outpost mirror verify` does.
+/// A bundle is not verified for that, and its files are not read: use `outpost mirror verify`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Inspect {
     /// A bundle, or the number of a generation [default: the current generation]
@@ -27,7 +27,7 @@ pub(in crate::cli) struct Inspect {
     identity: Identity,
 }
 
-/// Show what a bundle or a generation has that another one has not
+/// Show what a bundle or a generation has and another one lacks
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Diff {
     /// A bundle, or the number of a generation

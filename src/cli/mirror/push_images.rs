@@ -17,26 +17,25 @@ use crate::{
     stop::Stop,
 };
 
-/// Hand the mirror's container images to the site's registry
+/// Copy the mirror's container images to the site's registry
 ///
-/// An image keeps its repository and its digest, and gets the tag that it has in the mirror; what the registry has
-/// already is not sent again.
+/// An image keeps its repository, digest and tag; what the registry already has is not sent again.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct PushImages {
-    /// The registry, with a path if repositories go below one: `registry.example:5000/mirror`
+    /// The registry, optionally with a path for the repositories: `registry.example:5000/mirror`
     #[arg(value_name = "REGISTRY")]
     registry: String,
     #[command(flatten)]
     place: Place,
-    /// Who we are to the registry
+    /// User name at the registry
     #[arg(long, value_name = "NAME", requires = "password_file")]
     username: Option<String>,
-    /// File with the password, or a token in its place
+    /// File with the password or a token
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     #[command(flatten)]
     authorities: Authorities,
-    /// Speak plain HTTP
+    /// Use plain HTTP
     #[arg(long)]
     insecure_http: bool,
 }

@@ -21,15 +21,15 @@ use crate::{
     stop::Stop,
 };
 
-/// Serve a mirror to engines elsewhere: as the registries that it stands in for, and as a network mirror
+/// Serve a mirror to other machines, in place of registries and as a network mirror
 ///
-/// Daemons on the same machine need no server: give them the directory with `--mirror DIR`. Others take the address,
-/// `--mirror URL`. A new generation is served from the next request on.
+/// Daemons on the same machine need no server: give them the directory with `--mirror DIR`. Others get `--mirror URL`. A
+/// new generation is served from the next request on.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Serve {
     #[command(flatten)]
     store: Place,
-    /// Where to listen
+    /// Address to listen on
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -37,35 +37,35 @@ pub(in crate::cli) struct Serve {
         default_value = "127.0.0.1:7081"
     )]
     listen: ListenAddress,
-    /// PEM file of the certificate and those up to its authority; it is read again when it changes
+    /// PEM file of the certificate and its chain; read again when it changes
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_CERT_FILE")]
     tls_cert_file: Option<PathBuf>,
     /// PEM file of the certificate's private key
     #[arg(long, value_name = "FILE", env = "OUTPOST_TLS_KEY_FILE")]
     tls_key_file: Option<PathBuf>,
-    /// Speak plain HTTP to other machines, too
+    /// Allow plain HTTP for other machines
     #[arg(long)]
     insecure_http: bool,
-    /// File with the tokens of clients, one a line; without it everybody is answered
+    /// File with the tokens of clients, one per line; without it no token is required
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// Write what was asked for in vain to this file, as JSON
+    /// Record misses in this file, as JSON
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_MISSES_FILE")]
     misses_file: Option<PathBuf>,
-    /// Ask registries for what the mirror does not have; this mirror.toml says whom to ask and whose keys to trust
+    /// Fetch what the mirror lacks from registries; this mirror.toml names them and the trusted keys
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_PULL_THROUGH")]
     pull_through: Option<PathBuf>,
     #[command(flatten)]
     authorities: Authorities,
     #[command(flatten)]
     revoked: Revoked,
-    /// Also stand in for the hosts of archives that the mirror has, as an HTTPS proxy at this address
+    /// Also replace the hosts of archives in the mirror, as an HTTPS proxy at this address
     ///
-    /// Clients set HTTPS_PROXY to it and trust the authority in the mirror's proxy/root.pem; they reach nothing else
-    /// through it.
+    /// Clients set HTTPS_PROXY to it and trust the authority in the mirror's proxy/root.pem; it forwards
+    /// nothing else.
     #[arg(long, value_name = "ADDRESS", env = "OUTPOST_MIRROR_PROXY_LISTEN")]
     proxy_listen: Option<SocketAddr>,
-    /// Ask nobody, whatever else is set
+    /// Contact nobody, whatever else is set
     #[arg(long, env = "OUTPOST_SEALED", conflicts_with = "pull_through")]
     sealed: bool,
 }
@@ -81,7 +81,7 @@ impl Serve {
                 "`--proxy-listen {address}` would show tokens to other machines in plain HTTP"
             );
             return Err(UsageError(text))
-                .hint("leave out the token, or allow it with `--insecure-http`");
+                .hint("leave out the token, or allow plain HTTP with `--insecure-http`");
         }
         let listen = self.listen.resolve();
         let listen = listen.with_context(|| {
@@ -93,7 +93,7 @@ impl Serve {
                 self.listen
             );
             return Err(UsageError(text)).hint(
-                "give it a certificate with `--tls-cert-file` and `--tls-key-file`, or allow it with `--insecure-http`",
+                "give it a certificate with `--tls-cert-file` and `--tls-key-file`, or allow plain HTTP with `--insecure-http`",
             );
         }
         let tokens = match &self.token_file {
@@ -116,7 +116,7 @@ impl Serve {
                 let listener = Listener::bind(address, None, Limits::standard()).await?;
                 let authority = ca::root_file(&proxy_dir);
                 output::note(&format!(
-                    "Standing in for hosts of archives at {}; its authority is {}",
+                    "Replacing hosts of archives at {}; the proxy's certificate authority is {}",
                     listener.url(),
                     authority.display()
                 ));

@@ -33,11 +33,11 @@ pub(super) const EXIT_CODES: &str = "\
 Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 3 something is missing (the same command again \
 goes on), 4 something is not trusted, 130 interrupted.";
 
-/// Fetch what templates need into the mirror
+/// Download what templates need into the mirror
 ///
-/// What a mirror.toml asks for is resolved, downloaded, checked against its publishers' signatures and put into the
-/// mirror as a new generation. What is there is not downloaded again, and an interrupted download goes on where it
-/// was. A mirror.lock beside the mirror.toml tells what came of it; commit both.
+/// Everything in mirror.toml is resolved, downloaded, verified against its publishers' signatures and added to the
+/// mirror as a new generation. What the mirror has is not downloaded again, and an interrupted download resumes.
+/// mirror.lock beside mirror.toml records the result; commit both.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Sync {
     #[command(flatten)]
@@ -45,32 +45,31 @@ pub(in crate::cli) struct Sync {
     /// What to fetch [default: mirror.toml, if there is one]
     #[arg(long, short, value_name = "FILE", env = "OUTPOST_MIRROR_FILE")]
     file: Option<PathBuf>,
-    /// Take over the packages in a directory that `terraform providers mirror` made, any number of times
+    /// Import the packages in a directory made by `terraform providers mirror`; repeatable
     #[arg(long, value_name = "DIR")]
     import_dir: Vec<PathBuf>,
-    /// Ask this network mirror for all providers, in the registries' place; it vouches for them, by checksums alone
+    /// Take all providers from this network mirror instead of registries; it is trusted for their checksums
     ///
-    /// Another site's `outpost mirror serve` is one at its address with /mirror/ behind it. What must be signed by a key
-    /// that mirror.toml names is not taken from it.
+    /// The URL of another site's `outpost mirror serve` is its address followed by /mirror/. Providers that must be signed
+    /// by a key in mirror.toml are not taken from it.
     #[arg(long, value_name = "URL", env = "OUTPOST_MIRROR_FROM")]
     from_mirror: Option<Url>,
-    /// Fetch what is in this list of `outpost mirror serve`, of what was asked for in vain in a sealed site, too; any
-    /// number of times
+    /// Also fetch the misses that `outpost mirror serve` recorded in this file at an air-gapped site; repeatable
     #[arg(long, value_name = "FILE")]
     misses: Vec<PathBuf>,
-    /// Tell how many files and bytes would be downloaded, and download nothing
+    /// Count the files and bytes to download, without downloading anything
     #[arg(long)]
     dry_run: bool,
-    /// Accept this publisher's key from now on, any number of times
+    /// Accept this publisher's key from now on; repeatable
     #[arg(long, value_name = "FINGERPRINT")]
     accept_key: Vec<String>,
-    /// Accept what this key signed after it expired, any number of times
+    /// Accept signatures that this key made after it expired; repeatable
     #[arg(long, value_name = "FINGERPRINT")]
     allow_expired: Vec<String>,
-    /// Downloads at once
+    /// Number of parallel downloads
     #[arg(long, value_name = "N", default_value_t = 8)]
     parallel: usize,
-    /// Bytes a second of all downloads together, such as 500k or 10M
+    /// Limit for all downloads together in bytes per second, such as 500k or 10M
     #[arg(long, value_name = "RATE", value_parser = rate)]
     limit_rate: Option<u64>,
     #[command(flatten)]

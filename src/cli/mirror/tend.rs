@@ -27,7 +27,7 @@ use crate::{
     stop::Stop,
 };
 
-/// Read everything in the mirror, or in a bundle, and compare it with what it should be
+/// Verify everything in the mirror or in a bundle
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Verify {
     /// A bundle, instead of the mirror; its signers must be trusted
@@ -36,13 +36,13 @@ pub(in crate::cli) struct Verify {
     place: Place,
     #[command(flatten)]
     identity: Identity,
-    /// Also look into every package, and check its publisher's signature
+    /// Also check the content of every package and its publisher's signature
     #[arg(long, conflicts_with = "bundle")]
     deep: bool,
-    /// Put aside what is damaged, so that the next sync or import brings it anew
+    /// Move damaged files aside, so that the next sync or import replaces them
     #[arg(long, conflicts_with = "bundle")]
     repair: bool,
-    /// Public key that may sign a bundle, besides those that the mirror trusts, any number of times
+    /// Public key to trust in addition to those that the mirror trusts; repeatable
     #[arg(
         long,
         value_name = "FILE",
@@ -54,12 +54,12 @@ pub(in crate::cli) struct Verify {
 
 /// Remove files that no generation needs
 ///
-/// They are put aside first, in `trash` below the mirror, and removed for good by a later collection.
+/// They are moved to `trash` below the mirror first, and deleted by a later run.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Gc {
     #[command(flatten)]
     place: Place,
-    /// Leave alone what is younger, and what was put aside more recently
+    /// Keep files that are newer, or were moved aside more recently
     #[arg(long, value_name = "DURATION", default_value = "24h")]
     grace: humantime::Duration,
     /// Only count
@@ -67,17 +67,17 @@ pub(in crate::cli) struct Gc {
     dry_run: bool,
 }
 
-/// Make a generation with fewer versions, and forget old generations
+/// Make a generation with fewer versions, and remove old generations
 ///
 /// Files stay until `outpost mirror gc`, and what a job uses stays as long.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Prune {
     #[command(flatten)]
     place: Place,
-    /// Generations to keep, the current one among them
+    /// Number of generations to keep, including the current one
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     keep_generations: usize,
-    /// Newest versions of each provider, module and tool to keep; all if missing
+    /// Number of newest versions of each provider, module and tool to keep; if missing, all
     #[arg(long, value_name = "NUMBER")]
     keep_versions: Option<usize>,
 }
@@ -85,7 +85,7 @@ pub(in crate::cli) struct Prune {
 /// Make an earlier generation the current one
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Rollback {
-    /// Its number [default: the one before the current one]
+    /// Number of the generation [default: the one before the current one]
     generation: Option<u64>,
     #[command(flatten)]
     place: Place,
@@ -129,8 +129,8 @@ impl Verify {
         }
         match verified.problems.len() {
             0 => Ok(()),
-            count if self.repair => Err(Unwell(count)).hint("run the sync or the import again"),
-            count => Err(Unwell(count)).hint("--repair puts aside what is damaged"),
+            count if self.repair => Err(Unwell(count)).hint("run the sync or import again"),
+            count => Err(Unwell(count)).hint("`--repair` moves damaged files aside"),
         }
     }
 

@@ -106,14 +106,16 @@ fn choose(mut all: Vec<Organization>, named: Option<&str>) -> Result<String, Usa
                 .find(|it| it.id == named || it.name == named);
             found.map(|it| it.id).ok_or_else(|| {
                 UsageError(format!(
-                    "there is no organization `{named}` for this user, only: {names}"
+                    "this user has no organization `{named}`, only: {names}"
                 ))
             })
         }
         None if all.len() == 1 => Ok(all.swap_remove(0).id),
-        None if all.is_empty() => Err(UsageError("the user is in no organization".to_owned())),
+        None if all.is_empty() => Err(UsageError(
+            "the user does not belong to an organization".to_owned(),
+        )),
         None => Err(UsageError(format!(
-            "the user is in several organizations, choose one with --org: {names}"
+            "the user belongs to several organizations, choose one with --org: {names}"
         ))),
     }
 }

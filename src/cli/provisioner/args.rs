@@ -31,10 +31,10 @@ Credentials are read again for each connection: from a file, or from the systemd
 pub(in crate::cli) struct Start {
     #[command(flatten)]
     pub(in crate::cli) server: ServerArgs,
-    /// Name of this daemon; the first part of the host's name if missing
+    /// Name of this daemon; if missing, the first label of the host name
     #[arg(long, value_name = "NAME", env = "CODER_PROVISIONER_DAEMON_NAME")]
     pub(in crate::cli) name: Option<String>,
-    /// Tags of the jobs that it takes, as CSV, any number of times
+    /// Tags of the jobs to take, as CSV; repeatable
     #[arg(
         long = "tag",
         short,
@@ -42,10 +42,10 @@ pub(in crate::cli) struct Start {
         env = "CODER_PROVISIONERD_TAGS"
     )]
     pub(in crate::cli) tag: Vec<Csv>,
-    /// Directory for what must outlive a crash, and for sessions [default: $STATE_DIRECTORY or ~/.local/state/outpost]
+    /// State directory: the journal of undelivered states, logs and sessions [default: $STATE_DIRECTORY or ~/.local/state/outpost]
     #[arg(long, value_name = "DIR", env = "OUTPOST_STATE_DIR")]
     pub(in crate::cli) state_dir: Option<PathBuf>,
-    /// How many jobs to run at a time, each as a daemon of its own name; `auto` for what memory and cores allow
+    /// Number of jobs to run at a time, each as a daemon with its own name; `auto` for what memory and cores allow
     #[arg(
         long,
         alias = "jobs",
@@ -54,7 +54,7 @@ pub(in crate::cli) struct Start {
         default_value_t = Concurrency::Fixed(1)
     )]
     pub(in crate::cli) concurrency: Concurrency,
-    /// End after so many jobs
+    /// Exit after so many jobs
     #[arg(
         long,
         value_name = "COUNT",
@@ -62,19 +62,19 @@ pub(in crate::cli) struct Start {
         conflicts_with = "once"
     )]
     pub(in crate::cli) max_jobs: Option<usize>,
-    /// End after one job
+    /// Exit after one job
     #[arg(long, env = "OUTPOST_ONCE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean)]
     pub(in crate::cli) once: bool,
     /// Time that running jobs have to finish after SIGTERM before they are cancelled [default: no limit]
     #[arg(long, value_name = "DURATION", env = "OUTPOST_GRACE_PERIOD")]
     pub(in crate::cli) grace_period: Option<humantime::Duration>,
-    /// How long the server may be away before a job is cancelled, its state kept: less than after what it gives jobs up
+    /// Time that the server may be unreachable before jobs are cancelled and their states kept; must be below the time after which it gives jobs up
     #[arg(long, value_name = "DURATION", env = "OUTPOST_OUTAGE_LIMIT", default_value = "4m", hide_short_help = true, value_parser = values::limit::<2>)]
     pub(in crate::cli) outage_limit: Duration,
-    /// How long a cancelled job may take to end before its processes are killed
+    /// Time that a cancelled job has to end before its processes are killed
     #[arg(long, value_name = "DURATION", env = "OUTPOST_FORCE_CANCEL", default_value = "10m", hide_short_help = true, value_parser = values::limit::<1>)]
     pub(in crate::cli) force_cancel: Duration,
-    /// Where the `coder` provider comes from
+    /// Source of the `coder` provider
     #[arg(
         long,
         value_name = "SOURCE",
@@ -82,7 +82,7 @@ pub(in crate::cli) struct Start {
         default_value = "registry"
     )]
     pub(in crate::cli) coder_provider: CoderProvider,
-    /// Print every option with its value, and end
+    /// Print every option with its value, and exit
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean, hide = true)]
     pub(in crate::cli) debug_options: bool,
     #[command(flatten)]
@@ -102,7 +102,7 @@ pub(in crate::cli) struct ServerArgs {
     /// URL of the server [default: the file `url` in --global-config]
     #[arg(long, value_name = "URL", env = "CODER_URL")]
     pub(in crate::cli) url: Option<Url>,
-    /// What the server speaks
+    /// Protocol of the server
     #[arg(
         long = "server",
         value_name = "KIND",
@@ -110,7 +110,7 @@ pub(in crate::cli) struct ServerArgs {
         default_value = "coder"
     )]
     pub(in crate::cli) kind: ServerKind,
-    /// Pre-shared key; better give it in a file or in the environment, as others see the command line
+    /// Pre-shared key; prefer a file or the environment, as others can read the command line
     #[arg(
         long,
         value_name = "KEY",
@@ -119,10 +119,10 @@ pub(in crate::cli) struct ServerArgs {
         hide_default_value = true
     )]
     pub(in crate::cli) psk: Option<Secret>,
-    /// File that holds the pre-shared key; it is read anew for each connection
+    /// File that holds the pre-shared key; read again for each connection
     #[arg(long, value_name = "FILE", env = "OUTPOST_PROVISIONER_PSK_FILE")]
     pub(in crate::cli) psk_file: Option<PathBuf>,
-    /// Provisioner key; better give it in a file or in the environment
+    /// Provisioner key; prefer a file or the environment
     #[arg(
         long,
         value_name = "KEY",
@@ -131,10 +131,10 @@ pub(in crate::cli) struct ServerArgs {
         hide_default_value = true
     )]
     pub(in crate::cli) key: Option<Secret>,
-    /// File that holds the provisioner key; it is read anew for each connection
+    /// File that holds the provisioner key; read again for each connection
     #[arg(long, value_name = "FILE", env = "OUTPOST_PROVISIONER_KEY_FILE")]
     pub(in crate::cli) key_file: Option<PathBuf>,
-    /// Token of a user; of no meaning beside the others [default: the file `session` in --global-config]
+    /// API token of a user; ignored if one of the others is given [default: the file `session` in --global-config]
     #[arg(
         long,
         value_name = "TOKEN",
@@ -143,10 +143,10 @@ pub(in crate::cli) struct ServerArgs {
         hide_default_value = true
     )]
     pub(in crate::cli) token: Option<Secret>,
-    /// File that holds the token; it is read anew for each connection
+    /// File that holds the token; read again for each connection
     #[arg(long, value_name = "FILE", env = "OUTPOST_PROVISIONER_TOKEN_FILE")]
     pub(in crate::cli) token_file: Option<PathBuf>,
-    /// Id or name of the organization, for a user with more than one
+    /// ID or name of the organization, for a user with more than one
     #[arg(long, short = 'O', value_name = "ORG", env = "CODER_ORGANIZATION")]
     pub(in crate::cli) org: Option<String>,
     /// Directory with the files `url` and `session` of `coder login`
@@ -157,7 +157,7 @@ pub(in crate::cli) struct ServerArgs {
         help_heading = "Server"
     )]
     pub(in crate::cli) global_config: Option<PathBuf>,
-    /// Headers of every request, as CSV, any number of times
+    /// Headers of every request, as CSV; repeatable
     #[arg(
         long,
         value_name = "NAME=VALUE",
@@ -166,13 +166,13 @@ pub(in crate::cli) struct ServerArgs {
         hide_default_value = true
     )]
     pub(in crate::cli) header: Vec<Csv>,
-    /// Command of a shell that prints further headers, one `name=value` a line
+    /// Shell command that prints further headers, one `name=value` per line
     #[arg(long, value_name = "COMMAND", env = "CODER_HEADER_COMMAND")]
     pub(in crate::cli) header_command: Option<String>,
-    /// PEM file of the only authorities to trust, in place of the system's
+    /// PEM file of certificate authorities to trust instead of the system's
     #[arg(long, value_name = "FILE", env = "CODER_CLIENT_TLS_CA_FILE")]
     pub(in crate::cli) client_tls_ca_file: Option<PathBuf>,
-    /// PEM file of authorities to trust beside the system's
+    /// PEM file of certificate authorities to trust in addition to the system's
     #[arg(
         long,
         alias = "tls-ca-file",
@@ -182,7 +182,7 @@ pub(in crate::cli) struct ServerArgs {
     pub(in crate::cli) ca_file: Option<PathBuf>,
     #[command(flatten)]
     pub(in crate::cli) revoked: Revoked,
-    /// PEM file of the certificate to show to the server
+    /// PEM file of the client certificate
     #[arg(
         long,
         value_name = "FILE",
@@ -213,17 +213,17 @@ pub(in crate::cli) enum ServerKind {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Logging")]
 pub(in crate::cli) struct LogArgs {
-    /// Also log what is of use for debugging
+    /// Include debug messages in the log
     #[arg(long, short, env = "CODER_PROVISIONER_DAEMON_VERBOSE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean)]
     pub(in crate::cli) verbose: bool,
-    /// Log lines of debugging whose module or message matches one of these regular expressions, as CSV
+    /// Include debug messages whose module or text matches one of these regular expressions, as CSV
     #[arg(
         long,
         value_name = "REGEX",
         env = "CODER_PROVISIONER_DAEMON_LOG_FILTER"
     )]
     pub(in crate::cli) log_filter: Vec<Csv>,
-    /// File for lines that people read
+    /// File for the log in human-readable form
     #[arg(
         long,
         value_name = "FILE",
@@ -231,7 +231,7 @@ pub(in crate::cli) struct LogArgs {
         default_value = "/dev/stderr"
     )]
     pub(in crate::cli) log_human: String,
-    /// File for lines in JSON
+    /// File for the log as JSON
     #[arg(
         long,
         value_name = "FILE",
@@ -239,7 +239,7 @@ pub(in crate::cli) struct LogArgs {
         default_value = ""
     )]
     pub(in crate::cli) log_json: String,
-    /// File for lines in Stackdriver's form
+    /// File for the log in Stackdriver's format
     #[arg(
         long,
         value_name = "FILE",
@@ -256,7 +256,7 @@ pub(in crate::cli) struct MetricsArgs {
     /// Serve metrics for Prometheus
     #[arg(long, env = "CODER_PROMETHEUS_ENABLE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean)]
     pub(in crate::cli) prometheus_enable: bool,
-    /// Where metrics are served, under any path; /livez, /readyz and /status are there, too
+    /// Address for metrics, under any path, and for /livez, /readyz and /status
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -264,10 +264,10 @@ pub(in crate::cli) struct MetricsArgs {
         default_value = "127.0.0.1:2112"
     )]
     pub(in crate::cli) prometheus_address: ListenAddress,
-    /// Where /livez, /readyz, /status and /metrics are served, whether or not Prometheus is enabled
+    /// Address for /livez, /readyz, /status and /metrics, even if Prometheus is not enabled
     #[arg(long, value_name = "ADDRESS", env = "OUTPOST_HEALTH_ADDRESS")]
     pub(in crate::cli) health_address: Option<ListenAddress>,
-    /// Whether builds are counted for each workspace
+    /// Labels of build metrics
     #[arg(
         long,
         value_name = "LABELS",
@@ -290,7 +290,7 @@ impl MetricsArgs {
 /// Which labels builds have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(in crate::cli) enum MetricLabels {
-    /// Names of workspaces and owners, as at Coder's daemon: a series for each workspace
+    /// With the names of workspaces and owners, as in Coder's daemon: one series per workspace
     Reference,
     /// Without them
     Bounded,

@@ -287,7 +287,7 @@ fn daemon_name(given: Option<String>) -> Result<String, UsageError> {
     match is_good {
         true => Ok(name),
         false => Err(UsageError(format!(
-            "`{name}` cannot be a daemon's name: 2 to 63 letters, digits and inner hyphens are needed"
+            "`{name}` cannot be a daemon's name: use 2 to 63 letters, digits and hyphens, with no hyphen at either end"
         ))),
     }
 }

@@ -10,17 +10,17 @@ use anyhow::Context as _;
 
 use super::SUFFIX;
 use crate::{
-    cli::{exit::UsageError, output, remote::Remote},
+    cli::{exit::UsageError, headers::Headers, output, remote::Remote},
     connect::Server,
     files,
 };
 
-/// Let `ssh WORKSPACE.outpost` lead to workspaces
+/// Configure OpenSSH so that `ssh WORKSPACE.outpost` connects to workspaces
 ///
-/// Writes one section into the configuration of OpenSSH, and leaves the rest of the file alone.
+/// Writes one section of OpenSSH's configuration file and leaves the rest of the file alone.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct ConfigSsh {
-    /// The file
+    /// OpenSSH's configuration file
     #[arg(
         long,
         value_name = "FILE",
@@ -28,11 +28,13 @@ pub(in crate::cli) struct ConfigSsh {
         default_value = "~/.ssh/config"
     )]
     ssh_config_file: PathBuf,
-    /// Print the section, and change nothing
+    /// Print the section without writing it
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    headers: Headers,
 }
 
 const BEGIN: &str = "# ---- outpost: begin ----";
@@ -117,7 +119,8 @@ fn is_claimed(text: &str, suffix: &str) -> bool {
 
 impl ConfigSsh {
     pub(in crate::cli) async fn exec(self) -> anyhow::Result<()> {
-        let server: Server = self.remote.server()?;
+        let options = [self.remote.options()?, self.headers.options()].concat();
+        let server: Server = self.remote.server(&self.headers)?;
         // Whoever is refused now would be so at each login.
         let workspaces = server.workspaces().await?;
         let settings = server.ssh_settings().await;
@@ -141,7 +144,13 @@ impl ConfigSsh {
                 path.display()
             ));
         }
-        let section = section(&program, &self.remote.options()?, free, &settings.options);
+        if self.headers.has_secrets() {
+            output::note(
+                "Headers stay out of the section, as others can read a command line: use `--header-command`, or set \
+                 CODER_HEADER wherever `ssh` runs.",
+            );
+        }
+        let section = section(&program, &options, free, &settings.options);
         if self.dry_run {
             output::line(section.trim_end())?;
             return Ok(());

@@ -31,10 +31,10 @@ pub(super) struct Run {
     /// Answer to a parameter of the template
     #[arg(long = "parameter", value_name = "NAME=VALUE")]
     parameters: Vec<Pair>,
-    /// Show DEBUG lines, too
+    /// Include DEBUG lines
     #[arg(long)]
     verbose: bool,
-    /// Return as soon as the build is queued; `outpost job logs --follow` follows it
+    /// Return as soon as the build is queued; follow it with `outpost job logs --follow`
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
@@ -47,7 +47,7 @@ impl Run {
     }
 }
 
-/// Make a workspace and start it
+/// Create a workspace and start it
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Create {
     /// The workspace's name
@@ -55,7 +55,7 @@ pub(in crate::cli) struct Create {
     /// The template's name
     #[arg(long, short, value_name = "NAME", add = complete::templates())]
     template: String,
-    /// A version other than the active one
+    /// Template version, if not the active one
     #[arg(
         long,
         value_name = "NAME",
@@ -71,7 +71,7 @@ pub(in crate::cli) struct Create {
         hide_default_value = true
     )]
     preset: String,
-    /// Whose workspace it is, if not yours
+    /// Owner of the workspace, if not yourself
     #[arg(
         long,
         value_name = "NAME",
@@ -92,7 +92,7 @@ pub(in crate::cli) struct BuildArgs {
     /// The workspace: `name` or `owner/name`
     #[arg(add = complete::workspaces())]
     pub(super) name: String,
-    /// The template version to build with, if not that of the build before
+    /// Template version, if not that of the previous build
     #[arg(
         long,
         value_name = "NAME",
@@ -172,7 +172,7 @@ impl Update {
         let organization = &self.run.remote.organization;
         let workspace = find(&mut api, organization, self.name.clone()).await?;
         if !workspace.outdated {
-            output::note("The workspace has the active version of its template already.");
+            output::note("The workspace already uses the active version of its template.");
             return show(&mut api, workspace, output).await;
         }
         let show_log = self.run.show_log();

@@ -20,10 +20,10 @@ use crate::{
 /// What it takes.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Logs {
-    /// The workspace, as NAME or OWNER/NAME, with .AGENT if it has several
+    /// The workspace, as NAME or OWNER/NAME; append .AGENT if it has several agents
     #[arg(value_name = "WORKSPACE", add = complete::workspaces())]
     workspace: String,
-    /// Go on with what the agent will say
+    /// Keep printing new lines
     #[arg(long, short)]
     follow: bool,
     #[command(flatten)]

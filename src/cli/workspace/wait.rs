@@ -22,7 +22,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// `--wait` of commands that start a workspace.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Wait {
-    /// Wait until its agents are connected and their startup scripts have ended, but no longer than this
+    /// Wait until the agents are connected and their startup scripts have ended, but no longer than this
     #[arg(
         long,
         conflicts_with = "no_wait",
@@ -68,9 +68,8 @@ impl Wait {
         };
         match ready {
             Ok(ready) => ready,
-            Err(_) => Err(anyhow::anyhow!("after {limit}, {missing}")).hint(
-                "look at the log of the agent's bootstrap script on the machine of the workspace",
-            ),
+            Err(_) => Err(anyhow::anyhow!("after {limit}, {missing}"))
+                .hint("see the log of the agent's bootstrap script on the workspace's machine"),
         }
     }
 }

@@ -102,7 +102,7 @@ impl Plane {
     /// The agent that calls with this token.
     ///
     /// # Errors
-    /// [`RequestError::Unauthenticated`] if there is none, or a newer build took its place.
+    /// [`RequestError::Unauthenticated`] if there is none, a newer build took its place, or its owner is suspended.
     pub async fn agent_by_token(&self, token: &Secret) -> Result<AgentRecord, RequestError> {
         const UNKNOWN: RequestError =
             RequestError::Unauthenticated("agent token is not known, or of an older build");
@@ -110,7 +110,17 @@ impl Plane {
             return Err(UNKNOWN);
         }
         let found = self.store.agent_by_token(&Hashed::of(token)).await?;
-        found.ok_or(UNKNOWN)
+        let agent = found.ok_or(UNKNOWN)?;
+        let workspace = self.store.workspace(agent.workspace_id).await?;
+        let owner = workspace.ok_or(UNKNOWN)?.owner_id;
+        let users = self.store.users().await?;
+        let mut suspended = users.iter().filter(|user| user.suspended_at.is_some());
+        match suspended.any(|user| user.id == owner) {
+            true => Err(RequestError::Unauthenticated(
+                "owner of the agent's workspace is suspended",
+            )),
+            false => Ok(agent),
+        }
     }
 
     /// An agent that the caller may reach.

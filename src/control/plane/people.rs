@@ -18,6 +18,10 @@ use crate::{
 /// How often the last use of a token is written down at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
+/// Why somebody with a good token is refused.
+pub(super) const SUSPENDED: &str =
+    "user is suspended; an administrator can end that with `outpost user activate`";
+
 /// A user to add.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the fields are those of `User`")]
@@ -87,6 +91,9 @@ impl Plane {
         if token.expires_at.is_some_and(|end| end <= now) {
             return Err(UNKNOWN);
         }
+        if user.suspended_at.is_some() {
+            return Err(RequestError::Unauthenticated(SUSPENDED));
+        }
         let fresh = token
             .last_used_at
             .is_some_and(|used| now.duration_since(used).unsigned_abs() < TOUCH_EVERY);
@@ -107,6 +114,7 @@ impl Plane {
             email: new.email,
             full_name: new.full_name,
             admin: new.admin,
+            suspended_at: None,
             budget: new.budget,
             created_at: self.now(),
         }
@@ -133,6 +141,32 @@ impl Plane {
             .await?;
         self.store.insert_organization(&organization).await?;
         Ok(organization)
+    }
+
+    /// Deletes an organization that has nothing in it, with its provisioner keys and daemons.
+    ///
+    /// # Errors
+    /// [`RequestError`]; [`RequestError::Conflict`] for the default one, and while there is something in it.
+    pub async fn delete_organization(
+        &self,
+        caller: &Caller,
+        named: &str,
+    ) -> Result<(), RequestError> {
+        caller.need_admin("deleting an organization")?;
+        let organization = self.organization(named).await?;
+        if organization.is_default {
+            return Err(RequestError::Conflict(
+                "the default organization cannot be deleted".to_owned(),
+            ));
+        }
+        let name = &organization.name;
+        self.audit(&caller.user.name, "organization.delete", name, "")
+            .await?;
+        self.store
+            .delete_organization(organization.id, self.now())
+            .await?;
+        self.posted.notify_waiters(); // Its daemons are turned away at once.
+        Ok(())
     }
 
     /// Adds a user.
@@ -172,6 +206,38 @@ impl Plane {
             .await?;
         self.store.set_admin(user.id, admin).await?;
         Ok(User { admin, ..user })
+    }
+
+    /// Suspends a user, or ends the suspension. A suspended user and the agents of their workspaces are refused from the
+    /// next call or connection on.
+    ///
+    /// # Errors
+    /// [`RequestError`]; [`RequestError::Conflict`] for the caller, so that there is always an administrator.
+    pub async fn set_suspended(
+        &self,
+        caller: &Caller,
+        named: &str,
+        suspended: bool,
+    ) -> Result<User, RequestError> {
+        caller.need_admin("suspending a user")?;
+        let user = self
+            .somebody_else(caller, named, "suspend yourself")
+            .await?;
+        let action = if suspended {
+            "user.suspend"
+        } else {
+            "user.activate"
+        };
+        self.audit(&caller.user.name, action, &user.name, "")
+            .await?;
+        // A suspension that goes on began when it began.
+        let since = user.suspended_at.unwrap_or_else(|| self.now());
+        let suspended_at = suspended.then_some(since);
+        self.store.set_suspended(user.id, suspended_at).await?;
+        Ok(User {
+            suspended_at,
+            ..user
+        })
     }
 
     /// Deletes a user who has no workspaces, with all tokens.

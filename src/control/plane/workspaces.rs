@@ -64,7 +64,7 @@ fn check_log_level(level: &str) -> Result<(), RequestError> {
         return Ok(());
     }
     Err(RequestError::Invalid(format!(
-        "log level `{level}` is none of trace, debug, info, warn, error"
+        "log level `{level}` is not one of trace, debug, info, warn, error"
     )))
 }
 
@@ -345,7 +345,7 @@ impl Plane {
         let conflict = |text: &str| Err(RequestError::Conflict(text.to_owned()));
         let outline = Outline::read(state);
         let outline = outline
-            .ok_or_else(|| RequestError::Invalid("the bytes are no Terraform state".to_owned()))?;
+            .ok_or_else(|| RequestError::Invalid("this is not a Terraform state".to_owned()))?;
         let builds = self.store.builds(workspace.id).await?;
         let build = builds.into_iter().next();
         let build = build.ok_or_else(|| not_found("build of workspace", full_name(workspace)))?;
@@ -355,7 +355,7 @@ impl Plane {
                 return conflict("the server has this state already, or a newer one");
             }
             Relation::Unrelated => {
-                return conflict("the state has another lineage than the one that the server has");
+                return conflict("the state has a different lineage than that of the server");
             }
         }
         let detail = format!("build {}, serial {}", build.number, outline.serial);

@@ -50,7 +50,7 @@ pub enum Reason {
     },
     /// It was not heard of for some time.
     Offline(Duration),
-    /// It works on another job.
+    /// It is running another job.
     Busy,
 }
 
@@ -81,7 +81,7 @@ impl fmt::Display for Reason {
                 "is offline: not heard of for {}",
                 humantime::format_duration(Duration::from_secs(silent.as_secs()))
             ),
-            Self::Busy => f.write_str("works on another job"),
+            Self::Busy => f.write_str("is running another job"),
         }
     }
 }

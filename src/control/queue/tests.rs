@@ -240,7 +240,7 @@ fn an_untagged_job_is_explained_to_a_tagged_daemon() {
         .map(ToString::to_string)
         .collect();
     let tagged = "has tags (gpu=yes), and an untagged job goes to untagged daemons only";
-    assert_eq!(reasons, [tagged, "works on another job"]);
+    assert_eq!(reasons, [tagged, "is running another job"]);
 }
 
 fn some_tags() -> impl Strategy<Value = Tags> {

@@ -67,7 +67,7 @@ fn job_status(name: &str) -> Result<JobStatus, RequestError> {
         .find(|status| status.as_str() == name)
         .ok_or_else(|| {
             let known = JobStatus::ALL.map(JobStatus::as_str).join(", ");
-            RequestError::Invalid(format!("job status `{name}` is none of {known}"))
+            RequestError::Invalid(format!("job status `{name}` is not one of {known}"))
         })
 }
 
@@ -156,6 +156,17 @@ impl ControlService for Control {
         })
     }
 
+    async fn delete_organization(
+        &self,
+        request: Request<wire::DeleteOrganizationRequest>,
+    ) -> Answer<wire::Nothing> {
+        call!(self, request, |caller, asked| {
+            let named = &asked.organization;
+            self.plane.delete_organization(&caller, named).await?;
+            wire::Nothing {}
+        })
+    }
+
     async fn list_users(
         &self,
         request: Request<wire::ListUsersRequest>,
@@ -198,6 +209,18 @@ impl ControlService for Control {
     ) -> Answer<wire::User> {
         call!(self, request, |caller, asked| {
             let user = self.plane.set_admin(&caller, &asked.user, asked.admin);
+            convert::user(user.await?)
+        })
+    }
+
+    async fn set_user_suspended(
+        &self,
+        request: Request<wire::SetUserSuspendedRequest>,
+    ) -> Answer<wire::User> {
+        call!(self, request, |caller, asked| {
+            let user = self
+                .plane
+                .set_suspended(&caller, &asked.user, asked.suspended);
             convert::user(user.await?)
         })
     }

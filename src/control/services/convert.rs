@@ -46,6 +46,7 @@ pub(super) fn user(user: User) -> wire::User {
         admin: user.admin,
         budget: user.budget.unwrap_or(-1),
         created_at: millis(user.created_at),
+        suspended: user.suspended_at.is_some(),
     }
 }
 
@@ -535,7 +536,7 @@ pub(super) fn transition(name: &str) -> Result<Transition, RequestError> {
         .find(|transition| transition.as_str() == name)
         .ok_or_else(|| {
             RequestError::Invalid(format!(
-                "transition `{name}` is none of start, stop, destroy"
+                "transition `{name}` is not one of start, stop, destroy"
             ))
         })
 }

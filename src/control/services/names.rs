@@ -20,7 +20,7 @@ pub(super) struct Names<'p> {
 impl<'p> Names<'p> {
     pub(super) async fn load(plane: &'p Plane) -> Result<Self, RequestError> {
         let store = plane.store();
-        let organizations = store.organizations().await?.into_iter();
+        let organizations = store.organizations_ever().await?.into_iter();
         let users = store.users_ever().await?.into_iter();
         let templates = store.templates().await?.into_iter();
         let keys = store.keys().await?.into_iter();

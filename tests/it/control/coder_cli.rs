@@ -253,7 +253,7 @@ async fn a_workspace_is_planned_created_stopped_and_deleted() {
         ),
         (
             json!({ "transition": "hover" }),
-            "is none of start, stop, delete",
+            "is not one of start, stop, delete",
         ),
     ] {
         let (status, refused) = cli.send("POST", &builds, asked).await;

@@ -465,7 +465,7 @@ async fn nothing_of_a_person_is_touched_without_a_yes() {
     let (code, out, err) = settings.apply(&[]).await;
 
     assert_eq!(code, Some(1), "{out}");
-    assert!(err.contains("`--yes` asks nothing"), "{err}");
+    assert!(err.contains("`--yes` skips the question"), "{err}");
     assert!(!settings.home().join(".config/coderv2/dotfiles").exists());
 
     let mut command = script(&settings.home(), &["dotfiles", "-y", "/no/such/repository"]);

@@ -1,6 +1,7 @@
 //! Who may change users, tokens, daemons and names, and what that leaves behind.
 
 use super::*;
+use crate::job::{Agent, AgentAuth};
 
 impl Lab {
     async fn user(&self, name: &str) -> Caller {
@@ -14,6 +15,22 @@ impl Lab {
         Caller {
             user: self.plane.create_user(&self.caller, new).await.unwrap(),
         }
+    }
+
+    async fn workspace_of(&self, owner: &Caller) -> Workspace {
+        let template = self.template("demo").await;
+        let version = self.plane.version(&template, "").await.unwrap();
+        let request = WorkspaceRequest {
+            name: "dev".to_owned(),
+            owner: String::new(),
+            parameters: Vec::new(),
+            preset: String::new(),
+            log_level: String::new(),
+        };
+        let made = self
+            .plane
+            .create_workspace(owner, &template, &version, request);
+        made.await.unwrap()
     }
 
     async fn template(&self, name: &str) -> crate::control::model::Template {
@@ -95,20 +112,7 @@ async fn a_user_with_workspaces_stays_and_a_deleted_one_leaves_only_a_name() {
         .create_token(&member, "", "laptop", None)
         .await
         .unwrap();
-    let template = lab.template("demo").await;
-    let version = lab.plane.version(&template, "").await.unwrap();
-    let request = WorkspaceRequest {
-        name: "dev".to_owned(),
-        owner: String::new(),
-        parameters: Vec::new(),
-        preset: String::new(),
-        log_level: String::new(),
-    };
-    let made = lab
-        .plane
-        .create_workspace(&member, &template, &version, request)
-        .await
-        .unwrap();
+    let made = lab.workspace_of(&member).await;
     let job = lab.take().await.unwrap();
     lab.complete(job.id, built("one")).await.unwrap();
     let refused = lab.plane.delete_user(&lab.caller, "amy").await;
@@ -124,6 +128,87 @@ async fn a_user_with_workspaces_stays_and_a_deleted_one_leaves_only_a_name() {
     let ever = lab.plane.store().users_ever().await.unwrap();
     assert!(ever.iter().any(|user| user.name == "amy (deleted)"));
     lab.user("amy").await;
+}
+
+#[tokio::test]
+async fn a_suspended_user_and_the_agents_of_their_workspaces_are_refused_until_activated() {
+    let lab = Lab::new().await;
+    lab.import().await;
+    let amy = lab.user("amy").await;
+    let (_, value) = lab
+        .plane
+        .create_token(&amy, "", "laptop", None)
+        .await
+        .unwrap();
+    lab.workspace_of(&amy).await;
+    let job = lab.take().await.unwrap();
+    let agent_token = Secret::new(uuid::Uuid::new_v4().to_string());
+    let agent = Agent {
+        name: "main".to_owned(),
+        auth: AgentAuth::Token(agent_token.expose().to_owned()),
+        ..Agent::default()
+    };
+    let made = BuildResult {
+        state: Bytes::from_static(b"one"),
+        resources: vec![Resource {
+            agents: vec![agent],
+            ..resource("a.vm")
+        }],
+        ..BuildResult::default()
+    };
+    let made = CompletedWork::WorkspaceBuild(made);
+    lab.complete(job.id, made).await.unwrap();
+    assert!(lab.plane.agent_by_token(&agent_token).await.is_ok());
+    let own = lab.plane.set_suspended(&lab.caller, "admin", true).await;
+    assert!(conflict(own).contains("suspend yourself"));
+    assert!(is_forbidden(
+        &lab.plane.set_suspended(&amy, "admin", true).await
+    ));
+
+    lab.plane
+        .set_suspended(&lab.caller, "amy", true)
+        .await
+        .unwrap();
+    match lab.plane.authenticate(&value).await {
+        Err(RequestError::Unauthenticated(why)) => assert!(why.contains("suspended"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(lab.plane.agent_by_token(&agent_token).await.is_err());
+
+    lab.plane
+        .set_suspended(&lab.caller, "amy", false)
+        .await
+        .unwrap();
+    assert!(lab.plane.authenticate(&value).await.is_ok());
+    assert!(lab.plane.agent_by_token(&agent_token).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_organization_is_deleted_once_nothing_is_in_it_and_its_name_is_free_again() {
+    let lab = Lab::new().await;
+    let plane = &lab.plane;
+    lab.import().await;
+    plane.create_organization(&lab.caller, "lab").await.unwrap();
+    let key = plane
+        .create_key(&lab.caller, "lab", "west", BTreeMap::new())
+        .await;
+    key.unwrap();
+    let member = lab.user("amy").await;
+
+    assert!(is_forbidden(
+        &plane.delete_organization(&member, "lab").await
+    ));
+    let default = plane.delete_organization(&lab.caller, "").await;
+    assert!(conflict(default).contains("default organization"));
+    plane.delete_organization(&lab.caller, "lab").await.unwrap();
+
+    assert!(is_not_found(
+        &plane.delete_organization(&lab.caller, "lab").await
+    ));
+    assert!(plane.store().keys().await.unwrap().is_empty());
+    let ever = plane.store().organizations_ever().await.unwrap();
+    assert!(ever.iter().any(|it| it.name == "lab (deleted)"));
+    plane.create_organization(&lab.caller, "lab").await.unwrap();
 }
 
 #[tokio::test]

@@ -186,7 +186,7 @@ async fn queue(
         "stop" => Transition::Stop,
         "delete" => Transition::Destroy,
         other => {
-            let why = format!("transition {other:?} is none of start, stop, delete");
+            let why = format!("transition {other:?} is not one of start, stop, delete");
             return Err(RequestError::Invalid(why));
         }
     };

@@ -86,7 +86,7 @@ fn status_named(name: &str) -> Result<JobStatus, RequestError> {
     let mut all = JobStatus::ALL.into_iter();
     all.find(|known| status(*known) == name).ok_or_else(|| {
         let known = JobStatus::ALL.map(status).join(", ");
-        RequestError::Invalid(format!("job status {name:?} is none of {known}"))
+        RequestError::Invalid(format!("job status {name:?} is not one of {known}"))
     })
 }
 

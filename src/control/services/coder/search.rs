@@ -22,7 +22,7 @@ pub(super) fn terms(search: &str, known: &[&str]) -> Result<Vec<(String, String)
         let name = name.to_lowercase();
         if !known.contains(&name.as_str()) {
             let known = known.join(", ");
-            return Err(wrong(format!("{name:?} is none of {known}")));
+            return Err(wrong(format!("{name:?} is not one of {known}")));
         }
         Ok((name, value.to_owned()))
     });

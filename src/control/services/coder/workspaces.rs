@@ -82,7 +82,7 @@ async fn user(
         "email": user.email,
         "created_at": user.created_at,
         "updated_at": user.created_at,
-        "status": "active",
+        "status": if user.suspended_at.is_some() { "suspended" } else { "active" },
         "login_type": "token",
         "organization_ids": ids,
         "roles": [],

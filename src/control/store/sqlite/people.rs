@@ -11,18 +11,28 @@ use super::{
     millis, unless_unique,
 };
 use crate::control::{
-    model::{KeyId, Organization, ProvisionerKey, Token, TokenId, User, UserId},
+    model::{KeyId, Organization, OrganizationId, ProvisionerKey, Token, TokenId, User, UserId},
     tokens::Hashed,
 };
 
-/// Stands in the name of a deleted user, and in no other: the name is free again.
+/// Stands in the name of what is deleted, and in no other: the name is free again.
 const DELETED: char = '~';
+
+/// The name of a row that may be deleted.
+fn name(row: &Columns<'_>) -> Result<String, StoreError> {
+    let name = row.text("name")?;
+    let deleted = row.optional_time("deleted_at")?.is_some();
+    Ok(match name.split_once(DELETED) {
+        Some((name, _)) if deleted => format!("{name} (deleted)"),
+        Some(_) | None => name,
+    })
+}
 
 fn organization(row: &SqliteRow) -> Result<Organization, StoreError> {
     let row = Columns::of("organizations", row);
     Ok(Organization {
         id: row.id("id")?,
-        name: row.text("name")?,
+        name: name(&row)?,
         is_default: row.flag("is_default")?,
         created_at: row.time("created_at")?,
     })
@@ -30,17 +40,13 @@ fn organization(row: &SqliteRow) -> Result<Organization, StoreError> {
 
 fn user(row: &SqliteRow) -> Result<User, StoreError> {
     let row = Columns::of("users", row);
-    let name = row.text("name")?;
-    let deleted = row.optional_time("deleted_at")?.is_some();
     Ok(User {
         id: row.id("id")?,
-        name: match name.split_once(DELETED) {
-            Some((name, _)) if deleted => format!("{name} (deleted)"),
-            Some(_) | None => name,
-        },
+        name: name(&row)?,
         email: row.text("email")?,
         full_name: row.text("full_name")?,
         admin: row.flag("admin")?,
+        suspended_at: row.optional_time("suspended_at")?,
         budget: row.optional_small("budget")?,
         created_at: row.time("created_at")?,
     })
@@ -72,10 +78,70 @@ fn key(row: &SqliteRow) -> Result<ProvisionerKey, StoreError> {
 #[async_trait]
 impl PeopleStore for Sqlite {
     async fn organizations(&self) -> Result<Vec<Organization>, StoreError> {
+        let rows =
+            sqlx::query("SELECT * FROM organizations WHERE deleted_at IS NULL ORDER BY name")
+                .fetch_all(&self.reader)
+                .await?;
+        rows.iter().map(organization).collect()
+    }
+
+    async fn organizations_ever(&self) -> Result<Vec<Organization>, StoreError> {
         let rows = sqlx::query("SELECT * FROM organizations ORDER BY name")
             .fetch_all(&self.reader)
             .await?;
         rows.iter().map(organization).collect()
+    }
+
+    async fn delete_organization(
+        &self,
+        id: OrganizationId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut change = self.begin().await?;
+        for (what, query) in [
+            (
+                "a workspace",
+                "SELECT name FROM workspaces WHERE organization_id = ? AND deleted_at IS NULL LIMIT 1",
+            ),
+            (
+                "a template",
+                "SELECT name FROM templates WHERE organization_id = ? AND deleted_at IS NULL LIMIT 1",
+            ),
+            (
+                "a job that has not ended",
+                "SELECT id AS name FROM jobs WHERE organization_id = ? AND completed_at IS NULL LIMIT 1",
+            ),
+        ] {
+            let found = sqlx::query(query)
+                .bind(id.to_string())
+                .fetch_optional(&mut *change)
+                .await?;
+            if let Some(row) = found {
+                let name = Columns::of("organizations", &row).text("name")?;
+                return Err(StoreError::Conflict(format!(
+                    "the organization still has {what}: `{name}`"
+                )));
+            }
+        }
+        for query in [
+            "DELETE FROM daemons WHERE organization_id = ?",
+            "DELETE FROM provisioner_keys WHERE organization_id = ?",
+        ] {
+            sqlx::query(query)
+                .bind(id.to_string())
+                .execute(&mut *change)
+                .await?;
+        }
+        sqlx::query(
+            "UPDATE organizations SET name = name || ?1 || substr(id, 1, 8), deleted_at = ?2
+             WHERE id = ?3 AND deleted_at IS NULL",
+        )
+        .bind(DELETED.to_string())
+        .bind(millis(now))
+        .bind(id.to_string())
+        .execute(&mut *change)
+        .await?;
+        Ok(change.commit().await?)
     }
 
     async fn insert_organization(&self, new: &Organization) -> Result<(), StoreError> {
@@ -140,6 +206,19 @@ impl PeopleStore for Sqlite {
     async fn set_admin(&self, user: UserId, admin: bool) -> Result<(), StoreError> {
         sqlx::query("UPDATE users SET admin = ? WHERE id = ?")
             .bind(admin)
+            .bind(user.to_string())
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    async fn set_suspended(
+        &self,
+        user: UserId,
+        since: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE users SET suspended_at = ? WHERE id = ?")
+            .bind(since.map(millis))
             .bind(user.to_string())
             .execute(&self.writer)
             .await?;

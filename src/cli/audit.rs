@@ -1,0 +1,88 @@
+//! `outpost audit`.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    output::{Output, Row},
+    remote::Remote,
+    rows,
+};
+use crate::proto::outpost::v1::{self, ListAuditRequest};
+
+/// Show who changed what at a server, newest first
+///
+/// The audit log has logins, changes of users, tokens, keys and names, and every look at a Terraform state. Only
+/// administrators can read it, and nobody can change it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Audit {
+    /// Show at most so many entries
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..))]
+    limit: i32,
+    /// Show entries with a lower number only, to go on where an earlier list ended
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(1..))]
+    before: Option<i64>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    id: i64,
+    at: Option<Timestamp>,
+    actor: String,
+    action: String,
+    target: String,
+    detail: String,
+}
+
+impl From<v1::AuditEntry> for Entry {
+    fn from(entry: v1::AuditEntry) -> Self {
+        Self {
+            id: entry.id,
+            at: rows::time(entry.at),
+            actor: entry.actor,
+            action: entry.action,
+            target: entry.target,
+            detail: entry.detail,
+        }
+    }
+}
+
+impl Row for Entry {
+    const COLUMNS: &'static [&'static str] = &[
+        "Number",
+        "Time (UTC)",
+        "Actor",
+        "Action",
+        "Target",
+        "Detail",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.to_string(),
+            // An auditor compares times with those of other logs, so an age would not do.
+            self.at
+                .map(|at| at.strftime("%F %T").to_string())
+                .unwrap_or_default(),
+            self.actor.clone(),
+            self.action.clone(),
+            rows::with_short_ids(&self.target),
+            rows::with_short_ids(&self.detail),
+        ]
+    }
+}
+
+impl Audit {
+    pub(super) async fn exec(self, output: Output) -> anyhow::Result<()> {
+        let request = ListAuditRequest {
+            limit: self.limit,
+            before: self.before.unwrap_or_default(),
+        };
+        let listed = self.remote.connect()?.list_audit(request).await?;
+        let entries = listed.into_inner().entries.into_iter().map(Entry::from);
+        output.list(&entries.collect::<Vec<_>>())?;
+        Ok(())
+    }
+}
