@@ -190,7 +190,7 @@ fn human(shown: &Shown) -> String {
         ("Kind", job.kind.clone()),
         ("Subject", job.subject.clone()),
         ("Status", job.status.clone()),
-        ("Tags", rows::pairs(&job.tags)),
+        ("Tags", rows::tags(&job.tags)),
         ("Daemon", job.worker.clone()),
         ("Created", rows::ago(job.created_at)),
         ("Ended", rows::ago(job.completed_at)),

@@ -120,14 +120,14 @@ impl Provisioner {
                 confirm,
                 remote,
             } => {
-                let question = format!("Forget the daemon {name}?");
+                let question = format!("Remove the daemon {name} from the list?");
                 confirm.ask(&question, &stop).await?;
                 let request = DeleteDaemonRequest {
                     organization: remote.organization.clone(),
                     daemon: name.clone(),
                 };
                 remote.connect()?.delete_daemon(request).await?;
-                output::note(&format!("Forgot the daemon {name}."));
+                output::note(&format!("Removed the daemon {name}."));
                 Ok(())
             }
             Self::Key(key) => key.exec(output, &stop).await,
@@ -173,7 +173,7 @@ impl Row for KeyRow {
     const COLUMNS: &'static [&'static str] = &["Key", "Tags"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.name.clone(), rows::pairs(&self.tags)]
+        vec![self.name.clone(), rows::tags(&self.tags)]
     }
 }
 

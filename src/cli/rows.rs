@@ -40,6 +40,18 @@ pub(super) fn pairs(map: &BTreeMap<String, String>) -> String {
     pairs.collect::<Vec<_>>().join(", ")
 }
 
+/// Tags as [`pairs`], without those that every daemon has: `owner=` and `scope=organization`.
+pub(super) fn tags(tags: &BTreeMap<String, String>) -> String {
+    let mut special = tags.clone();
+    special.retain(|name, value| {
+        !matches!(
+            (name.as_str(), value.as_str()),
+            ("owner", "") | ("scope", "organization")
+        )
+    });
+    pairs(&special)
+}
+
 /// A template.
 #[derive(Debug, Serialize)]
 pub(super) struct Template {
@@ -424,7 +436,7 @@ impl Row for Daemon {
         vec![
             self.name.clone(),
             self.status.clone(),
-            pairs(&self.tags),
+            tags(&self.tags),
             self.version.clone(),
             self.key.clone(),
             age(self.last_seen_at),
@@ -462,6 +474,16 @@ impl Row for Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_that_every_daemon_has_are_not_shown() {
+        let all = [("owner", ""), ("scope", "organization"), ("zone", "west")];
+        let all = all.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let of_a_user = [("owner".to_owned(), "amy".to_owned())];
+
+        assert_eq!(tags(&all.into()), "zone=west");
+        assert_eq!(tags(&of_a_user.into()), "owner=amy");
+    }
 
     #[test]
     fn only_ids_are_cut_short() {

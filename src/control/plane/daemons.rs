@@ -385,7 +385,7 @@ impl Plane {
         let silent = self.now().duration_since(daemon.last_seen_at);
         if silent.unsigned_abs() <= self.limits.offline {
             return Err(RequestError::Conflict(format!(
-                "the daemon `{}` is not offline; stop it first, as one that runs registers itself again",
+                "the daemon `{}` is not offline; stop it first, or it registers itself again",
                 daemon.name
             )));
         }
