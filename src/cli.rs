@@ -516,7 +516,7 @@ impl Command {
             return Ok(true);
         }
         if let Self::Agent(command) = self {
-            let filter = filter.unwrap_or("info,boringtun=error");
+            let filter = filter.unwrap_or("info");
             if let Err(error) = command.log(filter, format).init() {
                 // As in Coder's, an agent whose log is unusable works, and says so.
                 DaemonLog::to_stderr().init()?;
@@ -527,9 +527,7 @@ impl Command {
             }
             return Ok(false);
         }
-        // A handshake in a tunnel that is asked for again is no news to people.
         let default = match self {
-            Self::Ssh(_) | Self::Ping(_) => "warn,boringtun=error",
             Self::Server(command) if command.is_service() => "info",
             Self::Mirror(command) if command.is_service() => "info",
             _ => "warn",

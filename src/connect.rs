@@ -46,6 +46,9 @@ pub const SSH_PORT: u16 = 1;
 const MAX_SILENCE: Duration = Duration::from_secs(72 * 60 * 60);
 /// A server that is too busy for us is asked again for so long.
 const BUSY: Duration = Duration::from_secs(10 * 60);
+/// A server that hangs up on us, as it does while it has all connections of our address that it takes, or that does not
+/// answer in time, as it may while hundreds of sessions begin, is asked again for so long.
+const CUT_OFF: Duration = Duration::from_secs(60);
 /// A server that says for so long that there is no such agent is believed: a proxy may say so while it restarts.
 const GONE: Duration = Duration::from_secs(10);
 /// Time for one question.
@@ -114,6 +117,17 @@ pub enum ConnectError {
     /// The token cannot be sent.
     #[error("token has characters that a header cannot carry")]
     Token,
+}
+
+impl ConnectError {
+    /// Whether the server took our connection, and then gave no answer.
+    fn is_cut_off(&self) -> bool {
+        match self {
+            Self::Request(RequestError::Unreachable { source, .. }) => !source.is_connect(),
+            Self::Timeout { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// A workspace, as far as it leads to agents.
@@ -257,7 +271,7 @@ impl Server {
         self.get(&["workspaceagents", &id.to_string()]).await
     }
 
-    /// Asks the server, and again when it says that it is too busy.
+    /// Asks the server, and again when it is too busy, whether it says so or not.
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ConnectError> {
         let begun = Instant::now();
         let mut back_off = BackOff::default();
@@ -266,6 +280,9 @@ impl Server {
             match self.get_once(path).await {
                 Err(ConnectError::Busy { retry_after, .. }) if begun.elapsed() < BUSY => {
                     back_off.hold(retry_after);
+                }
+                Err(error) if error.is_cut_off() && begun.elapsed() < CUT_OFF => {
+                    debug!(%error, "the server is busy; asking again");
                 }
                 ended => return ended,
             }
@@ -510,6 +527,11 @@ impl Way {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
 
     #[test]
@@ -541,5 +563,31 @@ mod tests {
         assert!(error(two.agent("x")).contains("no agent `x`, but main, gpu"));
         assert!(error(workspace("stop", &["main"]).agent("")).contains("is stopped"));
         assert!(error(workspace("start", &[]).agent("")).contains("has no agent"));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_up_on_us_is_asked_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let http = Client::new(http::Config::new(url.parse().unwrap())).unwrap();
+        let server = Server::new(http, Secret::new("token"));
+        let serving = async {
+            for is_busy in [true, true, false] {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(socket.read_u8().await.unwrap());
+                }
+                if !is_busy {
+                    let answer =
+                        "HTTP/1.1 200 OK\r\ncontent-length: 18\r\n\r\n{\"username\":\"amy\"}";
+                    socket.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        };
+
+        let (name, ()) = tokio::join!(server.user_name(), serving);
+
+        assert_eq!(name.unwrap(), "amy");
     }
 }

@@ -23,12 +23,12 @@ pub enum LogFormat {
 
 /// Sends events that `filter` lets through to stderr. A second call in one process does nothing.
 ///
-/// `filter` is a level, or directives such as `outpost=debug,sqlx=warn`.
+/// `filter` is a level, or directives such as `outpost=debug,sqlx=warn`; boringtun needs one of its own to be seen.
 ///
 /// # Errors
 /// If `filter` does not parse.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), ParseError> {
-    let filter = EnvFilter::builder().parse(filter)?;
+    let filter = parse_filter(filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -39,6 +39,14 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), ParseError> {
         LogFormat::Json => builder.json().with_current_span(true).try_init(),
     };
     Ok(())
+}
+
+/// boringtun logs as errors and warnings that a peer is silent and that it asks again. Both are normal in the overlay, and
+/// nobody who reads them can tell which peer is meant.
+fn parse_filter(filter: &str) -> Result<EnvFilter, ParseError> {
+    let is_complete = filter.is_empty() || filter.contains("boringtun");
+    let quiet = if is_complete { "" } else { ",boringtun=off" };
+    EnvFilter::builder().parse(format!("{filter}{quiet}"))
 }
 
 /// What this program is.
@@ -72,3 +80,29 @@ const PLATFORM: &str = if cfg!(target_os = "macos") {
 } else {
     "unknown"
 };
+
+#[cfg(test)]
+mod tests {
+    use tracing::{Level, enabled, subscriber::with_default};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    /// Whether an error of boringtun's is shown, and a warning of ours.
+    fn shown(filter: &str) -> (bool, bool) {
+        let subscriber = tracing_subscriber::registry().with(parse_filter(filter).unwrap());
+        with_default(subscriber, || {
+            let theirs = enabled!(target: "boringtun::noise::timers", Level::ERROR);
+            (theirs, enabled!(Level::WARN))
+        })
+    }
+
+    #[test]
+    fn what_boringtun_logs_is_shown_only_to_those_who_ask_for_it() {
+        for filter in ["warn", "info", "debug", "outpost=trace"] {
+            assert_eq!(shown(filter), (false, true), "{filter}");
+        }
+        assert_eq!(shown("warn,boringtun=warn"), (true, true));
+        assert!(parse_filter("outpost=loud").is_err());
+    }
+}

@@ -6,6 +6,7 @@
 pub mod isolation;
 mod line;
 pub mod memory;
+pub mod open_files;
 mod outlive;
 pub mod program_text;
 pub mod usage;

@@ -30,7 +30,7 @@ use self::{
 };
 use super::{
     Shared,
-    stats::{App, Counted},
+    stats::{App, Counted, Silence},
 };
 use crate::{
     stop::Stop,
@@ -89,11 +89,13 @@ impl Server {
     }
 
     async fn serve_one(self, stream: Stream, peer: String, stop: Stop) {
-        let stream = Counted::new(stream, self.shared.usage.clone());
+        let silence: Silence = Arc::new(stream.silence());
+        let stream = Counted::new(stream, self.shared.usage.clone(), silence.clone());
         let channels = Arc::new(Semaphore::new(CHANNELS));
         let handler = Handler {
             shared: self.shared,
             peer,
+            silence,
             stop: stop.clone(),
             forwards: Forwards::new(channels.clone()),
             channels,
@@ -148,6 +150,7 @@ fn config(key: PrivateKey, max_timeout: Option<Duration>) -> server::Config {
 struct Handler {
     shared: Arc<Shared>,
     peer: String,
+    silence: Silence,
     stop: Stop,
     channels: Arc<Semaphore>,
     forwards: Forwards,
@@ -187,6 +190,7 @@ impl server::Handler for Handler {
         let client = session::Client {
             shared: self.shared.clone(),
             peer: self.peer.clone(),
+            silence: self.silence.clone(),
             handle: session.handle(),
             channels: self.channels.clone(),
             stop: self.stop.clone(),
@@ -218,9 +222,10 @@ impl server::Handler for Handler {
                 let is_here = ["localhost", "127.0.0.1", "::1"].contains(&host);
                 let connected = forward::connect(channel, reply, host.to_owned(), port);
                 let (shared, peer) = (self.shared.clone(), self.peer.clone());
+                let silence = self.silence.clone();
                 tokio::spawn(async move {
                     let report = (is_here && jetbrains::listens(port).await)
-                        .then(|| Report::begin(&shared, peer, App::jetbrains()));
+                        .then(|| Report::begin(&shared, peer, App::jetbrains(), silence));
                     connected.await;
                     drop((report, place));
                 });

@@ -6,7 +6,7 @@
 mod app;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -36,6 +36,8 @@ use crate::{
 const REPORT: Duration = Duration::from_secs(300);
 /// So long after its last connection an agent counts as unused: a client that comes again at once needs the same memory.
 const QUIET: Duration = Duration::from_secs(10);
+/// A client that leaves four keep-alives of its connection without an answer is away.
+const AWAY: Duration = Duration::from_secs(60);
 /// Bytes that a packet of the overlay carries: its streams are counted, and packets are as many as they need.
 const PACKET: i64 = 1220;
 /// The minor version from which on a server counts sessions by app.
@@ -43,68 +45,102 @@ const SESSION_COUNTS: u16 = 11;
 /// What is said where no latency is known: -1 µs.
 const NO_LATENCY: f64 = -0.001;
 
+/// How long the client at the other end of a connection has not answered what it should have; zero if it does.
+pub(super) type Silence = Arc<dyn Fn() -> Duration + Send + Sync>;
+
 /// Counts from an agent's beginning on.
 #[derive(Clone, Copy, Default)]
 struct Totals {
-    begun: i64,
+    /// Connections that ended while their client was there.
     ended: i64,
     received: i64,
     sent: i64,
 }
 
+/// Connections and sessions by their numbers.
+#[derive(Default)]
+struct Open {
+    last: u64,
+    connections: HashMap<u64, Silence>,
+    sessions: HashMap<u64, (App, Silence)>,
+    ended: i64,
+}
+
+/// Whether a client was heard of late. One that vanished without a goodbye keeps its sessions for days, but its workspace
+/// counts as unused: a server stops it when its time is over.
+fn is_there(silence: &Silence) -> bool {
+    silence() < AWAY
+}
+
+impl Open {
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Connections whose clients are there.
+    fn connections(&self) -> i64 {
+        let there = self.connections.values().filter(|it| is_there(it));
+        i64::try_from(there.count()).unwrap_or(i64::MAX)
+    }
+
+    /// Sessions whose clients are there.
+    fn sessions(&self) -> Sessions {
+        let there = self.sessions.values().filter(|(_, it)| is_there(it));
+        there.map(|(app, _)| app.clone()).collect()
+    }
+}
+
 /// What is used, and what of that the server knows.
 #[derive(Default)]
 pub(super) struct Usage {
-    begun: AtomicI64,
-    ended: AtomicI64,
+    open: Mutex<Open>,
     received: AtomicI64,
     sent: AtomicI64,
-    sessions: Mutex<Sessions>,
     /// Told whenever a connection ends.
     has_ended: Notify,
     told: Mutex<Totals>,
 }
 
 impl Usage {
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session of this app begins. Returns the app that it counts for.
-    pub(super) fn begin(&self, app: App) -> App {
-        self.sessions().begin(app)
+    /// Counts a session of this app as begun; returns its number.
+    pub(super) fn begin(&self, app: App, silence: Silence) -> u64 {
+        let mut open = self.open();
+        let number = open.number();
+        open.sessions.insert(number, (app, silence));
+        number
     }
 
-    /// One has ended.
-    pub(super) fn end(&self, app: &App) {
-        self.sessions().end(app);
+    /// Counts a session as ended.
+    pub(super) fn end(&self, number: u64) {
+        self.open().sessions.remove(&number);
     }
 
-    /// Whether somebody is still connected.
+    /// Whether somebody is still connected, silent or not.
     pub(super) fn is_connected(&self) -> bool {
-        let Totals { begun, ended, .. } = self.totals();
-        begun > ended
+        !self.open().connections.is_empty()
     }
 
-    fn totals(&self) -> Totals {
-        // What ended later has begun by then, too.
-        let ended = self.ended.load(Ordering::Relaxed);
-        Totals {
-            begun: self.begun.load(Ordering::Relaxed),
-            ended,
+    /// What there is new since `told`, as of now, and the totals to be told; sessions by app, where the server has room for
+    /// those.
+    fn since(&self, told: Totals, by_app: bool) -> (wire::Stats, Totals) {
+        let open = self.open();
+        let now = Totals {
+            ended: open.ended,
             received: self.received.load(Ordering::Relaxed),
             sent: self.sent.load(Ordering::Relaxed),
-        }
-    }
-
-    /// What is new since `told`, and what there is now; sessions by app, where the server has room for those.
-    fn since(&self, told: Totals, now: Totals, by_app: bool) -> wire::Stats {
+        };
+        let (connections, sessions) = (open.connections(), open.sessions());
+        drop(open);
         let packets = |bytes: i64| bytes.saturating_add(PACKET - 1) / PACKET;
         let (received, sent) = (now.received - told.received, now.sent - told.sent);
-        let connections = now.begun - told.ended;
-        let sessions = self.sessions();
+        let connections = connections + now.ended - told.ended;
         let by_proto = (connections > 0).then(|| ("TCP".to_owned(), connections));
-        wire::Stats {
+        let stats = wire::Stats {
             connections_by_proto: by_proto.into_iter().collect(),
             connection_count: connections,
             connection_median_latency_ms: NO_LATENCY,
@@ -120,7 +156,8 @@ impl Usage {
                 false => BTreeMap::new(),
             },
             ..wire::Stats::default()
-        }
+        };
+        (stats, now)
     }
 }
 
@@ -134,8 +171,8 @@ pub(super) async fn run(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
         let pause = u64::try_from(pause).ok().filter(|pause| *pause > 0);
         sleep(pause.map_or(REPORT, Duration::from_secs)).await;
         let told = *usage.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = usage.totals();
-        request.stats = Some(usage.since(told, now, rpc.knows(SESSION_COUNTS)));
+        let (stats, now) = usage.since(told, rpc.knows(SESSION_COUNTS));
+        request.stats = Some(stats);
         let _: wire::UpdateStatsResponse = rpc.call("UpdateStats", &request).await?;
         *usage.told.lock().unwrap_or_else(PoisonError::into_inner) = now;
         request.stats = None;
@@ -158,19 +195,30 @@ pub(super) async fn give_back_unused(usage: &Usage) {
 pub(super) struct Counted<S> {
     stream: S,
     usage: Arc<Usage>,
+    number: u64,
 }
 
 impl<S> Counted<S> {
     /// Counts it as begun.
-    pub(super) fn new(stream: S, usage: Arc<Usage>) -> Self {
-        usage.begun.fetch_add(1, Ordering::Relaxed);
-        Self { stream, usage }
+    pub(super) fn new(stream: S, usage: Arc<Usage>, silence: Silence) -> Self {
+        let mut open = usage.open();
+        let number = open.number();
+        open.connections.insert(number, silence);
+        drop(open);
+        Self {
+            stream,
+            usage,
+            number,
+        }
     }
 }
 
 impl<S> Drop for Counted<S> {
     fn drop(&mut self) {
-        self.usage.ended.fetch_add(1, Ordering::Relaxed);
+        let mut open = self.usage.open();
+        let silence = open.connections.remove(&self.number);
+        open.ended += i64::from(silence.is_some_and(|it| is_there(&it)));
+        drop(open);
         self.usage.has_ended.notify_one();
     }
 }
@@ -223,25 +271,33 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    /// Clients that are all silent for so long, in seconds.
+    fn clients(silent: &Arc<AtomicU64>) -> Silence {
+        let silent = silent.clone();
+        Arc::new(move || Duration::from_secs(silent.load(Ordering::Relaxed)))
+    }
 
     #[tokio::test]
     async fn bytes_and_connections_are_counted_since_what_the_server_took() {
         let usage = Arc::new(Usage::default());
         let (near, mut far) = tokio::io::duplex(64);
-        let mut stream = Counted::new(near, usage.clone());
-        usage.begin(App::named("vscode"));
-        usage.begin(App::named("cursor"));
-        let ssh = usage.begin(App::ssh());
-        usage.end(&ssh);
+        let silence = clients(&Arc::default());
+        let mut stream = Counted::new(near, usage.clone(), silence.clone());
+        usage.begin(App::named("vscode"), silence.clone());
+        usage.begin(App::named("cursor"), silence.clone());
+        let ssh = usage.begin(App::ssh(), silence);
+        usage.end(ssh);
         far.write_all(b"abc").await.unwrap();
         stream.read_exact(&mut [0; 3]).await.unwrap();
         stream.write_all(b"de").await.unwrap();
 
-        let first = usage.totals();
-        let stats = usage.since(Totals::default(), first, false);
+        let (stats, first) = usage.since(Totals::default(), false);
         assert_eq!((stats.rx_bytes, stats.tx_bytes), (3, 2));
         assert_eq!((stats.rx_packets, stats.tx_packets), (1, 1));
         assert_eq!(
@@ -250,18 +306,42 @@ mod tests {
         );
         assert_eq!(stats.connection_count, 1);
         assert!(stats.session_counts.is_empty());
-        let counts = usage.since(Totals::default(), first, true).session_counts;
+        let counts = usage.since(Totals::default(), true).0.session_counts;
         let expected = [("cursor".to_owned(), 1), ("vscode".to_owned(), 1)];
         assert_eq!(counts, expected.into());
 
         // It ends before the next report, which still counts it; the one after does not.
         drop(stream);
-        let second = usage.totals();
-        assert_eq!(usage.since(first, second, false).connection_count, 1);
-        assert_eq!(usage.since(first, second, false).rx_bytes, 0);
-        let third = usage.since(second, usage.totals(), false);
-        assert_eq!(third.connection_count, 0);
-        assert!(third.connections_by_proto.is_empty());
+        let (stats, second) = usage.since(first, false);
+        assert_eq!((stats.connection_count, stats.rx_bytes), (1, 0));
+        let (stats, _) = usage.since(second, false);
+        assert_eq!(stats.connection_count, 0);
+        assert!(stats.connections_by_proto.is_empty());
         assert!(!usage.is_connected());
+    }
+
+    #[test]
+    fn a_client_that_vanished_is_no_use_of_the_workspace_and_counts_again_once_it_is_back() {
+        let (usage, silent) = (Arc::new(Usage::default()), Arc::new(AtomicU64::new(59)));
+        let stream = Counted::new((), usage.clone(), clients(&silent));
+        usage.begin(App::ssh(), clients(&silent));
+        let seen = || {
+            let (stats, _) = usage.since(Totals::default(), true);
+            let by_app = stats.session_counts.get("ssh").copied();
+            (stats.connection_count, stats.session_count_ssh, by_app)
+        };
+        assert_eq!(seen(), (1, 1, Some(1)));
+
+        silent.store(AWAY.as_secs(), Ordering::Relaxed);
+        assert_eq!(seen(), (0, 0, None));
+        assert!(usage.is_connected(), "its session is kept");
+
+        silent.store(0, Ordering::Relaxed);
+        assert_eq!(seen(), (1, 1, Some(1)));
+
+        // The end of a connection that nobody used any more is no use either.
+        silent.store(AWAY.as_secs(), Ordering::Relaxed);
+        drop(stream);
+        assert_eq!(seen().0, 0);
     }
 }

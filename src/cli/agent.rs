@@ -17,6 +17,7 @@ use super::{
 use crate::{
     agent::{self, Blocks},
     observe::{DaemonLog, LogFormat},
+    process::{open_files, program_text},
     proto::coder::agent::v2::startup::Subsystem,
     stop::Stop,
 };
@@ -208,6 +209,9 @@ impl Agent {
     }
 
     pub(super) async fn exec(self, stop: Stop) -> anyhow::Result<()> {
+        // Each session of a person has pipes to its command, and large buffers.
+        open_files::raise();
+        program_text::map_large();
         let (http, credential) = (self.identity.http()?, self.identity.credential()?);
         let without = self.without_effect();
         if !without.is_empty() {

@@ -122,8 +122,10 @@ impl Limits {
             offline: Duration::from_secs(90),
             forget_daemons: Duration::from_secs(7 * 24 * 60 * 60),
             message_bytes: 64 << 20,
-            connections: 1024,
-            connections_per_peer: 256,
+            // An `outpost ssh` has three: one to the coordinator, one to the relay, and for a moment one for requests. So five
+            // hundred that a script begins on one machine, or an office behind one address, come in.
+            connections: 4096,
+            connections_per_peer: 2048,
             header_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(60),
             request_timeout: Duration::from_secs(60),

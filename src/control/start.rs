@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     net::listener::{ListenError, Listener},
+    process::open_files,
     secret::Secret,
     stop::Stop,
 };
@@ -114,12 +115,9 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
     let binaries = Binaries::new(config.agent_binaries.clone());
     let plane = Arc::new(plane.with_binaries(binaries));
     let admin_token = admin_token(&plane, data_dir.as_deref()).await?;
-    let listener = Listener::bind(
-        config.listen,
-        config.tls.as_ref(),
-        config.limits.of_listener(),
-    )
-    .await?;
+    let mut limits = config.limits.of_listener();
+    limits.connections = open_files::connections(limits.connections, open_files::raise());
+    let listener = Listener::bind(config.listen, config.tls.as_ref(), limits).await?;
     let (address, url) = (listener.address(), listener.url());
     let access_url = config.access_url.clone();
     let access_url = access_url.unwrap_or_else(|| listener.url_elsewhere());

@@ -19,7 +19,7 @@ use tracing::{
     span::{Attributes, Id, Record},
 };
 use tracing_subscriber::{
-    EnvFilter, Layer,
+    Layer,
     filter::ParseError,
     layer::{Context, SubscriberExt as _},
     registry::LookupSpan,
@@ -107,13 +107,10 @@ impl DaemonLog {
     /// # Errors
     /// [`LogError`]; nothing is logged then.
     pub fn init(&self) -> Result<(), LogError> {
-        let filter =
-            EnvFilter::builder()
-                .parse(&self.filter)
-                .map_err(|source| LogError::Filter {
-                    text: self.filter.clone(),
-                    source,
-                })?;
+        let filter = super::parse_filter(&self.filter).map_err(|source| LogError::Filter {
+            text: self.filter.clone(),
+            source,
+        })?;
         let layer = self.layer()?;
         let _ = tracing_subscriber::registry()
             .with(filter)

@@ -31,6 +31,27 @@ pub fn give_back() {
     }
 }
 
+/// Bytes from which on memory is mapped by itself.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 256 << 10;
+
+/// Has large pieces of memory, such as the buffers of a connection, mapped by themselves: they come as zeros that take no
+/// memory until they are written, and are given back when they are freed. Glibc does so at first, but raises the limit once
+/// such a piece is freed; from then on it takes them from its heap, writes the zeros and keeps the memory.
+///
+/// To be called before there are other threads that need it; where the allocator has no such limit, nothing is done.
+pub fn map_large() {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(
+            unsafe_code,
+            reason = "it sets a number of the allocator's under the allocator's own lock"
+        )]
+        // A limit that is not taken costs memory, nothing else.
+        let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+    }
+}
+
 /// Glibc keeps what was freed in each thread's arena, wherever something at its end is still in use.
 #[cfg(target_env = "gnu")]
 fn trim_heap() {
@@ -107,6 +128,30 @@ mod tests {
         give_back();
 
         assert!(resident("RssFile:") < before, "{before} KiB");
+    }
+
+    #[cfg(target_env = "gnu")]
+    #[test]
+    fn large_memory_is_given_back_at_once_and_costs_nothing_before_it_is_written() {
+        map_large();
+        let before = resident("RssAnon:");
+        let buffers = || -> Vec<Vec<u8>> { (0..200).map(|_| vec![0; 1 << 20]).collect() };
+        // Something beyond them keeps the heap from shrinking, if they are on it.
+        let mut beyond = Vec::new();
+        for _ in 0..2 {
+            let mut used = buffers();
+            used.iter_mut().for_each(|it| it.fill(1));
+            beyond.push(vec![1_u8; 64 << 10]);
+        }
+
+        let unused = buffers();
+
+        let after = resident("RssAnon:");
+        assert!(
+            after < before + (100 << 10),
+            "{before} KiB, then {after} KiB"
+        );
+        drop((unused, beyond));
     }
 
     #[cfg(target_env = "gnu")]

@@ -1,7 +1,7 @@
 //! Drives a node: relays, the stack and the clock, in one task.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     net::{Ipv6Addr, SocketAddrV6},
     sync::Arc,
@@ -117,6 +117,7 @@ pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
         map: DerpMap::default(),
         home: Home::default(),
         told: None,
+        latencies: BTreeMap::new(),
         relays: HashMap::new(),
         clients: 0,
         tasks: JoinSet::new(),
@@ -251,6 +252,8 @@ pub struct Driver {
     home: Home,
     /// The home that others know.
     told: Option<i32>,
+    /// How far relays are, by region.
+    latencies: BTreeMap<i32, Duration>,
     relays: HashMap<i32, Relay>,
     /// Clients of relays that there have been.
     clients: u64,
@@ -362,6 +365,8 @@ impl Driver {
             self.engine.relay_lost(id);
         }
         self.map = map;
+        let regions = &self.map.regions;
+        self.latencies.retain(|id, _| regions.contains_key(id));
         self.home.set_regions(self.map.homes(), Instant::now());
         if let Some(home) = self.home.region() {
             self.relay(home);
@@ -453,6 +458,15 @@ impl Driver {
                     self.home.lost(region, now);
                 }
             }
+            News::Answered(took) => {
+                if self.has(region, number) {
+                    self.latencies.insert(region, took);
+                    // Agents are shown with it; whoever seeks them need not be told of twice.
+                    if self.told.is_some() && !self.engine.is_seeking() {
+                        self.node_to_tell = self.node();
+                    }
+                }
+            }
             News::Frames(frames) => {
                 for frame in frames {
                     match frame {
@@ -466,6 +480,12 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Whether this is a relay's client that was not replaced.
+    fn has(&self, region: i32, number: u64) -> bool {
+        let relay = self.relays.get(&region);
+        relay.is_some_and(|relay| relay.number == number)
     }
 
     /// Notes it, unless it is of a client that was replaced.
@@ -527,13 +547,16 @@ impl Driver {
     }
 
     fn node(&self) -> Option<Box<Node>> {
+        let latencies = self.latencies.iter();
+        // How it came to the relay is not known, and Coder's agents say so as well.
+        let latency = latencies.map(|(id, it)| (format!("{id}-v4"), it.as_secs_f64()));
         Some(Box::new(Node {
             id: self.config.id,
             as_of: Timestamp::now(),
             key: self.private.public(),
             disco: self.disco,
             home: self.told?,
-            latency: Default::default(),
+            latency: latency.collect(),
             forced_websocket: Default::default(),
             addresses: self.config.addresses.clone(),
             allowed: self.config.addresses.clone(),
@@ -570,6 +593,16 @@ mod tests {
             number,
             what,
         });
+
+        for (number, known) in [(before, 0), (number, 1)] {
+            driver.hear(Heard {
+                region,
+                number,
+                what: News::Answered(Duration::from_millis(250)),
+            });
+
+            assert_eq!(driver.latencies.len(), known);
+        }
 
         for (number, is_connected) in [(before, true), (number, false)] {
             driver.hear(Heard {

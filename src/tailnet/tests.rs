@@ -133,6 +133,27 @@ async fn a_client_reaches_an_agent_through_a_relay() {
     stop.cancel();
 }
 
+#[tokio::test]
+async fn a_node_says_how_far_its_relay_is() {
+    let stop = Stop::new();
+    let relay = relay(&stop).await;
+    let mut agent = Peer::new(&relay, &stop).await;
+
+    let told = loop {
+        if let Event::NodeChanged(node) = agent.events.recv().await.unwrap()
+            && !node.latency.is_empty()
+        {
+            break node;
+        }
+    };
+
+    let latency: Vec<_> = told.latency.into_iter().collect();
+    assert_eq!(latency.len(), 1, "{latency:?}");
+    assert_eq!(latency[0].0, "999-v4");
+    assert!(latency[0].1 > 0.0 && latency[0].1 < 10.0, "{latency:?}");
+    stop.cancel();
+}
+
 /// A map of these relays, each in a region of its own, from 1 on.
 fn map_of(relays: &[&url::Url]) -> DerpMap {
     let regions = (1..).zip(relays).map(|(id, relay)| {

@@ -34,7 +34,13 @@ use uuid::Uuid;
 
 use super::{forward::Keys, signal};
 use crate::{
-    agent::{Shared, command::invocation, environment::Variables, sftp, stamp, stats::App},
+    agent::{
+        Shared,
+        command::invocation,
+        environment::Variables,
+        sftp, stamp,
+        stats::{App, Silence},
+    },
     proto::coder::agent::v2::{
         Connection,
         connection::{Action, Type},
@@ -78,6 +84,8 @@ pub(super) struct Client {
     pub(super) shared: Arc<Shared>,
     /// The address in the overlay.
     pub(super) peer: String,
+    /// How long it has been silent.
+    pub(super) silence: Silence,
     /// The connection.
     pub(super) handle: Handle,
     /// Room for further channels of it.
@@ -144,7 +152,8 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
         variables.insert("SSH_AUTH_SOCK".into(), keys.path().into());
     }
     // Those of JetBrains count by the port that they forward.
-    let report = (app.kind() != Type::Jetbrains).then(|| Report::begin(&shared, client.peer, app));
+    let report = (app.kind() != Type::Jetbrains)
+        .then(|| Report::begin(&shared, client.peer, app, client.silence));
     let session = Session {
         shared: &shared,
         variables,
@@ -163,16 +172,17 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
 /// Counts a session and reports its beginning and end.
 pub(super) struct Report<'a> {
     shared: &'a Shared,
-    app: App,
+    /// Its number among the sessions in use.
+    number: u64,
     connection: Connection,
 }
 
 impl<'a> Report<'a> {
     /// It begins now.
-    pub(super) fn begin(shared: &'a Shared, ip: String, app: App) -> Self {
+    pub(super) fn begin(shared: &'a Shared, ip: String, app: App, silence: Silence) -> Self {
         let kind = app.kind();
         let app_name = app.name().to_owned();
-        let app = shared.usage.begin(app);
+        let number = shared.usage.begin(app, silence);
         let connection = Connection {
             id: Bytes::copy_from_slice(Uuid::new_v4().as_bytes()),
             action: Action::Connect.into(),
@@ -185,7 +195,7 @@ impl<'a> Report<'a> {
         shared.connections.push(connection.clone());
         Self {
             shared,
-            app,
+            number,
             connection,
         }
     }
@@ -198,7 +208,7 @@ impl<'a> Report<'a> {
 
 impl Drop for Report<'_> {
     fn drop(&mut self) {
-        self.shared.usage.end(&self.app);
+        self.shared.usage.end(self.number);
         self.connection.action = Action::Disconnect.into();
         self.connection.timestamp = Some(stamp(Timestamp::now()));
         self.shared.connections.push(self.connection.clone());

@@ -57,32 +57,26 @@ impl App {
     }
 }
 
-/// Sessions that are open, by app.
+/// Open sessions by app.
 #[derive(Default)]
 pub(super) struct Sessions(BTreeMap<App, i64>);
 
-impl Sessions {
-    /// Counts one more; returns what it is to be taken back by.
-    pub(super) fn begin(&mut self, app: App) -> App {
-        let is_full = self.0.len() >= MAX_NAMES && !self.0.contains_key(&app);
-        let app = match is_full {
-            true => App(UNKNOWN.to_owned()),
-            false => app,
-        };
-        *self.0.entry(app.clone()).or_default() += 1;
-        app
-    }
-
-    /// Takes one back.
-    pub(super) fn end(&mut self, app: &App) {
-        if let Some(count) = self.0.get_mut(app) {
-            *count -= 1;
-            if *count == 0 {
-                self.0.remove(app);
-            }
+impl FromIterator<App> for Sessions {
+    fn from_iter<I: IntoIterator<Item = App>>(apps: I) -> Self {
+        let mut counts = BTreeMap::new();
+        for app in apps {
+            let is_full = counts.len() >= MAX_NAMES && !counts.contains_key(&app);
+            let app = match is_full {
+                true => App(UNKNOWN.to_owned()),
+                false => app,
+            };
+            *counts.entry(app).or_default() += 1;
         }
+        Self(counts)
     }
+}
 
+impl Sessions {
     /// Sessions of one of the four kinds.
     pub(super) fn of_kind(&self, kind: Type) -> i64 {
         let all = self.0.iter().filter(|(app, _)| app.kind() == kind);
@@ -90,9 +84,9 @@ impl Sessions {
     }
 
     /// Sessions by the names of their apps.
-    pub(super) fn by_name(&self) -> BTreeMap<String, i64> {
-        let all = self.0.iter();
-        all.map(|(app, count)| (app.0.clone(), *count)).collect()
+    pub(super) fn by_name(self) -> BTreeMap<String, i64> {
+        let all = self.0.into_iter();
+        all.map(|(app, count)| (app.0, count)).collect()
     }
 }
 
@@ -121,18 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn sessions_of_too_many_apps_are_still_counted_and_taken_back() {
-        let mut sessions = Sessions::default();
-        let begun: Vec<App> = (0..100)
-            .map(|at| sessions.begin(App::named(&format!("app{at}"))))
-            .collect();
+    fn sessions_of_too_many_apps_are_still_counted() {
+        let apps = (0..100).map(|at| App::named(&format!("app{at}")));
 
-        let counts = sessions.by_name();
+        let counts = apps.collect::<Sessions>().by_name();
+
         assert_eq!(counts.values().sum::<i64>(), 100);
         assert_eq!(counts.len(), MAX_NAMES + 1);
         assert_eq!(counts["unknown"], 36);
-
-        begun.iter().for_each(|app| sessions.end(app));
-        assert!(sessions.by_name().is_empty());
     }
 }

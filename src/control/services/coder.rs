@@ -124,23 +124,23 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
 fn too_many(rates: &Mutex<Rates>, request: &Request) -> Option<Refusal> {
     let Peer(peer) = *request.extensions().get()?;
     let path = request.uri().path();
-    let endpoint = [
-        "/serve",
-        "/organizations",
-        "/rpc",
-        "/coordinate",
-        "/tailnet",
-        "/derp",
+    let (endpoint, limit) = [
+        ("/serve", rate::REQUESTS),
+        ("/organizations", rate::REQUESTS),
+        ("/rpc", rate::REQUESTS),
+        ("/coordinate", rate::DIALS),
+        ("/tailnet", rate::DIALS),
+        ("/derp", rate::DIALS),
     ]
     .into_iter()
-    .find(|end| path.ends_with(end))
-    .unwrap_or("key");
+    .find(|(end, _)| path.ends_with(end))
+    .unwrap_or(("key", rate::REQUESTS));
     // A count is whole after any panic.
     let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
-    if rates.allow(peer, endpoint, Instant::now()) {
+    if rates.allow(peer, (endpoint, limit), Instant::now()) {
         return None;
     }
-    Some(Refusal::too_many())
+    Some(Refusal::too_many(limit))
 }
 
 async fn serve(

@@ -76,6 +76,8 @@ pub enum News {
     Lost,
     /// It could not be made; it is tried again.
     Failed,
+    /// The relay answered our first question on this connection after so long.
+    Answered(Duration),
     /// Frames came, as many as were read at once.
     Frames(Vec<Frame>),
 }
@@ -223,19 +225,21 @@ impl Client {
         let (own, mut control) = mpsc::channel(8);
         let reading = async {
             let mut watch = Watch::default();
-            // Whoever answers now answers in silence, too.
-            drop(own.try_send(question()));
+            // Whoever answers now answers in silence, too. How long it takes is how far the relay is.
+            let asked = question();
+            let mut first = Some((asked, Instant::now()));
+            drop(own.try_send(Frame::Ping(asked)));
             loop {
                 let read = match timeout(watch.patience(), reader.next()).await {
                     Ok(read) => read?,
                     Err(late) if watch.is_over() => return Err(late.into()),
                     Err(_) => {
-                        drop(own.try_send(question()));
+                        drop(own.try_send(Frame::Ping(question())));
                         continue;
                     }
                 };
                 watch.heard();
-                let (mut next, mut frames) = (read, Vec::new());
+                let (mut next, mut frames, mut took) = (read, Vec::new(), None);
                 if next.is_none() {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -243,13 +247,22 @@ impl Client {
                     match frame {
                         // A relay that asks faster than it reads gets fewer answers.
                         Frame::Ping(data) => drop(own.try_send(Frame::Pong(data))),
-                        Frame::Pong(_) => watch.is_answered = true,
+                        Frame::Pong(answer) => {
+                            watch.is_answered = true;
+                            let first = first.take_if(|(asked, _)| *asked == answer);
+                            took = first.map(|(_, at)| at.elapsed()).or(took);
+                        }
                         Frame::Restarting(within, _) => {
                             debug!(within, "the relay says that it ends");
                         }
                         frame => frames.push(frame),
                     }
                     next = reader.ready()?;
+                }
+                if let Some(took) = took
+                    && !self.tell(News::Answered(took), heard).await
+                {
+                    return Ok(());
                 }
                 if !self.tell(News::Frames(frames), heard).await {
                     return Ok(());
@@ -325,8 +338,8 @@ impl Watch {
     }
 }
 
-fn question() -> Frame {
-    Frame::Ping(rand::random())
+fn question() -> [u8; 8] {
+    rand::random()
 }
 
 fn upgrade_headers(headers: &mut HeaderMap) {

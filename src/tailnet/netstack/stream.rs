@@ -5,7 +5,7 @@ use std::{
     net::{Ipv6Addr, SocketAddrV6},
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use smoltcp::{
@@ -57,6 +57,12 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Tells, also once this has ended, how long its peer has not answered what it should have; zero if it does.
+    pub fn silence(&self) -> impl Fn() -> Duration + Send + Sync + use<> {
+        let (stack, peer) = (self.stack.clone(), self.peer);
+        move || stack.silent_for(peer, Instant::now())
+    }
+
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Socket<'static>) -> T) -> T {
         let mut inner = self.stack.lock();
         let peer = inner.peers.get_mut(&self.peer);

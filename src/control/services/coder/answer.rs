@@ -60,10 +60,10 @@ impl Refusal {
     }
 
     /// The peer asked too often; it should come back after a window.
-    pub(super) fn too_many() -> Self {
-        let (requests, window) = (rate::REQUESTS, rate::WINDOW.as_secs());
+    pub(super) fn too_many(limit: u32) -> Self {
+        let window = rate::WINDOW.as_secs();
         let message = format!(
-            "You've been rate limited for sending more than {requests} requests in {window}s."
+            "You've been rate limited for sending more than {limit} requests in {window}s."
         );
         Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, "60")
     }

@@ -12,12 +12,17 @@ use prost::Message;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::{agent, rate::Pace, updates, upgrade::Socket};
+use super::{
+    agent,
+    rate::{PACE, Pace, READY_PACE},
+    updates,
+    upgrade::Socket,
+};
 use crate::{
     control::{
         model::{AgentId, AgentRecord},
@@ -124,7 +129,7 @@ impl Peer {
                 Some(stream) = incoming.accept() => {
                     running.spawn(self.clone().answer(stream));
                     // Each call may be written down, for all to wait for.
-                    keep(&mut pace).await;
+                    sleep_until(pace.count(PACE, Instant::now()).into()).await;
                 }
                 _ = beat.tick() => if !self.is_current().await {
                     info!("a newer build took the agent's place");
@@ -235,11 +240,18 @@ impl Peer {
         told: &mut mpsc::Receiver<CoordinateResponse>,
         answer: &mut Question,
     ) -> Result<Ending, CallError> {
-        let mut pace = Pace::default();
+        let (mut pace, mut due) = (Pace::default(), Instant::now());
         loop {
+            // A peer that asks too fast still hears of others, so that what waits for it does not pile up.
+            let request = async {
+                sleep_until(due.into()).await;
+                answer.receive::<CoordinateRequest>().await
+            };
             tokio::select! {
-                request = answer.receive::<CoordinateRequest>() => match request? {
+                request = request => match request? {
                     Some(request) => {
+                        // What it says is told to others, who must be able to take it.
+                        due = pace.count(cost(&request), Instant::now());
                         let is_last = request.disconnect.is_some();
                         let done = match self.look_up(&request).await {
                             Ok(()) => seat.request(request),
@@ -258,8 +270,6 @@ impl Peer {
                             drain(answer, told).await?;
                             return Ok(Ending::Ours);
                         }
-                        // What it says is told to others, who must be able to take it.
-                        keep(&mut pace).await;
                     }
                     None => return Ok(Ending::Theirs),
                 },
@@ -332,11 +342,16 @@ impl Peer {
     }
 }
 
-/// Takes nothing more from a peer that asks too fast, until it may again.
-async fn keep(pace: &mut Pace) {
-    let pause = pace.pause(Instant::now());
-    if !pause.is_zero() {
-        sleep(pause).await;
+/// What a request costs those who are told of it: an answer that its sender is ready for a client goes to that client
+/// alone.
+fn cost(request: &CoordinateRequest) -> Duration {
+    let changes = request.update_self.is_some()
+        || request.add_tunnel.is_some()
+        || request.remove_tunnel.is_some();
+    let clients = u32::try_from(request.ready_for_handshake.len()).unwrap_or(u32::MAX);
+    match (changes, clients) {
+        (false, 1..) => READY_PACE.saturating_mul(clients),
+        (_, _) => PACE,
     }
 }
 

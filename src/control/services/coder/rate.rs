@@ -9,8 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Requests of one peer for one endpoint in each window.
+/// Requests of one address for one endpoint in each window.
 pub(super) const REQUESTS: u32 = 512;
+/// The same for what each session of a person dials: a script may begin thousands on one machine, many machines may share
+/// an address, and the reference does not limit its relay at all.
+pub(super) const DIALS: u32 = 8192;
 /// The window.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
 /// Peers and endpoints that are counted at a time. Whoever has so many addresses is not held up by counting.
@@ -22,7 +25,12 @@ pub(super) struct Rates(HashMap<(IpAddr, &'static str), (Instant, u32)>);
 
 impl Rates {
     /// Counts a request, and says whether it may be answered.
-    pub(super) fn allow(&mut self, peer: IpAddr, endpoint: &'static str, now: Instant) -> bool {
+    pub(super) fn allow(
+        &mut self,
+        peer: IpAddr,
+        (endpoint, limit): (&'static str, u32),
+        now: Instant,
+    ) -> bool {
         let is_over = |begun: Instant| now.duration_since(begun) >= WINDOW;
         let key = (peer, endpoint);
         if self.0.len() >= MAX_COUNTED && !self.0.contains_key(&key) {
@@ -36,14 +44,16 @@ impl Rates {
             (*begun, *count) = (now, 0);
         }
         *count = count.saturating_add(1);
-        *count <= REQUESTS
+        *count <= limit
     }
 }
 
 /// What one connection may ask at once; an agent begins with about twenty calls.
 const BURST: u32 = 64;
 /// How far apart its questions are from then on.
-const PACE: Duration = Duration::from_millis(20);
+pub(super) const PACE: Duration = Duration::from_millis(20);
+/// The same for answers of an agent that it is ready for a client: each client gets one, and five hundred may come at once.
+pub(super) const READY_PACE: Duration = Duration::from_millis(2);
 
 /// How fast one connection asks.
 #[derive(Debug, Default)]
@@ -53,11 +63,13 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Counts a question, and says how long the next one has to wait.
-    pub(super) fn pause(&mut self, now: Instant) -> Duration {
-        let spent = self.spent.map_or(now, |spent| spent.max(now)) + PACE;
+    /// Counts a question that takes so much of its time, and returns when the next one may be read.
+    pub(super) fn count(&mut self, cost: Duration, now: Instant) -> Instant {
+        let spent = self.spent.map_or(now, |spent| spent.max(now)) + cost;
         self.spent = Some(spent);
-        spent.duration_since(now).saturating_sub(PACE * BURST)
+        spent
+            .checked_sub(PACE * BURST)
+            .map_or(now, |at| at.max(now))
     }
 }
 
@@ -71,23 +83,25 @@ mod tests {
     fn a_peer_may_ask_so_often_in_each_window_and_others_do_not_suffer() {
         let (mut rates, start) = (Rates::default(), Instant::now());
         let [one, two] = [1, 2].map(|last| IpAddr::from(Ipv4Addr::new(10, 0, 0, last)));
-        for _ in 0..REQUESTS {
-            assert!(rates.allow(one, "serve", start));
+        let (serve, key) = (("serve", 3), ("key", 3));
+        for _ in 0..3 {
+            assert!(rates.allow(one, serve, start));
         }
 
-        assert!(!rates.allow(one, "serve", start + WINDOW / 2));
-        assert!(rates.allow(one, "key", start) && rates.allow(two, "serve", start));
-        assert!(rates.allow(one, "serve", start + WINDOW));
+        assert!(!rates.allow(one, serve, start + WINDOW / 2));
+        assert!(rates.allow(one, key, start) && rates.allow(two, serve, start));
+        assert!(rates.allow(one, serve, start + WINDOW));
     }
 
     #[test]
     fn what_is_counted_is_bounded() {
         let (mut rates, start) = (Rates::default(), Instant::now());
+        let serve = ("serve", REQUESTS);
         for number in 0..10_000 {
-            assert!(rates.allow(IpAddr::from(Ipv4Addr::from_bits(number)), "serve", start));
+            assert!(rates.allow(IpAddr::from(Ipv4Addr::from_bits(number)), serve, start));
         }
         assert_eq!(rates.0.len(), MAX_COUNTED);
-        assert!(rates.allow(IpAddr::from([1, 1, 1, 1]), "serve", start + WINDOW));
+        assert!(rates.allow(IpAddr::from([1, 1, 1, 1]), serve, start + WINDOW));
         assert_eq!(rates.0.len(), 1);
     }
 
@@ -95,14 +109,23 @@ mod tests {
     fn a_connection_asks_much_at_once_and_then_at_its_pace() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         for _ in 0..BURST {
-            assert_eq!(pace.pause(start), Duration::ZERO);
+            assert_eq!(pace.count(PACE, start), start);
         }
 
-        assert_eq!(pace.pause(start), PACE);
-        assert_eq!(pace.pause(start + PACE), PACE);
-        assert_eq!(pace.pause(start + PACE * 3), Duration::ZERO);
+        assert_eq!(pace.count(PACE, start), start + PACE);
+        assert_eq!(pace.count(PACE, start + PACE), start + PACE * 2);
+        assert_eq!(pace.count(PACE, start + PACE * 3), start + PACE * 3);
         let later = start + Duration::from_secs(3600);
-        let pauses: Vec<_> = (0..=BURST).map(|_| pace.pause(later)).collect();
-        assert_eq!(pauses.iter().sum::<Duration>(), PACE);
+        let due: Vec<_> = (0..=BURST).map(|_| pace.count(PACE, later)).collect();
+        assert_eq!(due.iter().max(), Some(&(later + PACE)));
+    }
+
+    #[test]
+    fn an_agent_is_ready_for_five_hundred_clients_at_once() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+
+        let due = (0..500).map(|_| pace.count(READY_PACE, start)).max();
+
+        assert_eq!(due, Some(start));
     }
 }
