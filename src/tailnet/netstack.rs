@@ -281,7 +281,7 @@ impl Inner {
         self.interface
             .poll_ingress_single(at, &mut self.wire, &mut peer.sockets);
         peer.heard(now);
-        peer.sent(&self.wire.outbound[before..], now);
+        peer.sent(&mut self.wire.outbound[before..], now);
         peer.arrived += 1;
         if peer.arrived.is_multiple_of(ACKNOWLEDGE) {
             peer.send(&mut self.interface, &mut self.wire, since, now);

@@ -4,7 +4,7 @@
 //! time. Setting the peer's clock forward makes everything due at once, and touches nobody else's connections.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{Ipv6Addr, SocketAddrV6},
     time::{Duration, Instant},
 };
@@ -19,13 +19,16 @@ use tokio::sync::mpsc;
 
 use super::{
     BUFFER_BYTES, HALF_OPEN, KEEP_ALIVE, LINGER, Limits,
-    wire::{Segment, Wire},
+    wire::{Segment, Wire, is_before, set_sequence},
 };
 
 /// smoltcp's longest pause between two retransmissions.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A peer that left us without an answer for so long was away: more than a retransmission's first pause, with its trip.
 const AWAY: Duration = Duration::from_secs(2);
+
+/// Ended connections of a peer that are remembered until they are forgotten together.
+const SPARE: usize = 16;
 
 /// Where a listener hears of its connections.
 pub(super) type Door = mpsc::Sender<(SocketHandle, SocketAddrV6)>;
@@ -37,6 +40,8 @@ pub(super) struct Peer {
     begun: Vec<(u16, SocketHandle)>,
     /// Connections that nobody holds, since when.
     ending: Vec<(SocketHandle, Instant)>,
+    /// The sequence number behind all that was sent on a connection, by our port and the peer's.
+    furthest: HashMap<(u16, u16), u32>,
     /// How far its clock is set forward.
     ahead: Duration,
     /// Since when something that it should answer is without an answer.
@@ -57,6 +62,7 @@ impl Default for Peer {
             sockets: SocketSet::new(Vec::new()),
             begun: Vec::new(),
             ending: Vec::new(),
+            furthest: HashMap::new(),
             ahead: Duration::ZERO,
             unanswered_since: None,
             asked_at: None,
@@ -171,15 +177,42 @@ impl Peer {
         began + passed.saturating_sub(self.ahead)
     }
 
-    /// Notes what was sent to it.
-    pub(super) fn sent(&mut self, packets: &[Vec<u8>], now: Instant) {
-        if self.unanswered_since.is_none()
-            && packets
-                .iter()
-                .any(|packet| Segment::parse(packet).is_some_and(|segment| segment.wants_answer()))
-        {
-            self.unanswered_since = Some(now);
+    /// Notes what was sent to it, and mends bare acknowledgements.
+    ///
+    /// smoltcp numbers them by what it sends next, and goes back with that when it sends something again. Such a number is
+    /// below what the peer expects if the peer has it all, and then the peer, by RFC 9293 section 3.10.7.4, does not look at
+    /// what is acknowledged. Two peers that have all of each other's data, and of whose acknowledgements all were lost, would
+    /// send each other their first packet again for ever. So an acknowledgement gets the number behind all that was sent.
+    pub(super) fn sent(&mut self, packets: &mut [Vec<u8>], now: Instant) {
+        for packet in packets {
+            let Some(segment) = Segment::parse(packet) else {
+                continue;
+            };
+            if segment.wants_answer() {
+                self.unanswered_since.get_or_insert(now);
+            }
+            let (ends, end) = ((segment.source, segment.target), segment.end());
+            let furthest = self.furthest.entry(ends).or_insert(end);
+            match is_before(end, *furthest) {
+                true if segment.is_bare() => set_sequence(packet, *furthest),
+                true if !segment.has_syn() => {}
+                // Ports are used again, for connections with numbers of their own.
+                _ => *furthest = end,
+            }
         }
+    }
+
+    /// Forgets how far connections came that are no more.
+    fn forget_ended(&mut self) {
+        if self.furthest.len() <= 2 * self.tcp().count() + SPARE {
+            return;
+        }
+        let ends = self.tcp().filter_map(|socket| {
+            let ends = socket.local_endpoint().zip(socket.remote_endpoint());
+            ends.map(|(local, remote)| (local.port, remote.port))
+        });
+        let here: HashSet<_> = ends.collect();
+        self.furthest.retain(|ends, _| here.contains(ends));
     }
 
     /// Notes that it was heard. If it was away, what it has not acknowledged goes out again at once.
@@ -255,6 +288,7 @@ impl Peer {
             }
             !is_over
         });
+        self.forget_ended();
     }
 
     /// Sends one packet of each connection at most; whether one was sent.
@@ -267,7 +301,7 @@ impl Peer {
     ) -> bool {
         let before = wire.outbound.len();
         interface.poll_egress(self.at(since), wire, &mut self.sockets);
-        self.sent(&wire.outbound[before..], now);
+        self.sent(&mut wire.outbound[before..], now);
         wire.outbound.len() > before
     }
 

@@ -22,6 +22,8 @@ const GIVE_UP: u64 = 90_000;
 const SILENCE: u64 = 15_000;
 /// What was agreed on holds no longer than this.
 const EXPIRY: u64 = 180_000;
+/// So many of them are kept at a time.
+const AGREEMENTS: usize = 8;
 
 /// Milliseconds since the beginning of the test. A clone is the same clock.
 #[derive(Clone, Default)]
@@ -51,7 +53,7 @@ impl Sessions for Fakes {
             clock: self.clock.clone(),
             // No two sessions of one test ask alike.
             next: made << 32,
-            agreed: None,
+            agreed: Vec::new(),
             heard: 0,
             asked: None,
             waits: None,
@@ -63,8 +65,9 @@ impl Sessions for Fakes {
 struct Fake {
     clock: Clock,
     next: u64,
-    /// On what, and when.
-    agreed: Option<(u64, u64)>,
+    /// On what, and when, the newest last. What was agreed on before still opens packets that were sealed with it, as two
+    /// who ask each other at once agree twice, and each takes another of the two for the newest.
+    agreed: Vec<(u64, u64)>,
     /// The newest question of the peer's: older ones that come late count for nothing, as their time stamps say so.
     heard: u64,
     /// What was asked, when last, and when first.
@@ -76,6 +79,21 @@ struct Fake {
 }
 
 impl Fake {
+    fn agree(&mut self, agreement: u64) {
+        let now = self.clock.now();
+        self.agreed.retain(|(_, at)| now - at < EXPIRY);
+        if self.agreed.len() == AGREEMENTS {
+            self.agreed.remove(0);
+        }
+        self.agreed.push((agreement, now));
+    }
+
+    fn opens(&self, agreement: u64) -> bool {
+        let now = self.clock.now();
+        let mut all = self.agreed.iter();
+        all.any(|(agreed, at)| *agreed == agreement && now - at < EXPIRY)
+    }
+
     fn message(kind: u8, agreement: u64, payload: &[u8]) -> Out {
         Out::Network([&[kind][..], &agreement.to_be_bytes(), payload].concat())
     }
@@ -92,7 +110,7 @@ impl Fake {
 impl Session for Fake {
     fn seal(&mut self, packet: &[u8], out: &mut Vec<Out>) {
         let now = self.clock.now();
-        match self.agreed {
+        match self.agreed.last().copied() {
             Some((agreement, at)) if now - at < EXPIRY => {
                 self.sent_at.get_or_insert(now);
                 out.push(Self::message(DATA, agreement, packet));
@@ -107,7 +125,6 @@ impl Session for Fake {
     }
 
     fn open(&mut self, datagram: &[u8], out: &mut Vec<Out>) {
-        let now = self.clock.now();
         let Some((&kind, rest)) = datagram.split_first() else {
             return;
         };
@@ -118,16 +135,17 @@ impl Session for Fake {
         match kind {
             INIT if agreement > self.heard => {
                 self.heard = agreement;
-                self.agreed = Some((agreement, now));
+                self.agree(agreement);
                 out.push(Self::message(ANSWER, agreement, &[]));
             }
             ANSWER if self.asked.is_some_and(|(asked, ..)| asked == agreement) => {
-                (self.agreed, self.asked, self.sent_at) = (Some((agreement, now)), None, None);
+                self.agree(agreement);
+                (self.asked, self.sent_at) = (None, None);
                 if let Some(packet) = self.waits.take() {
                     self.seal(&packet, out);
                 }
             }
-            DATA if self.agreed.is_some_and(|(agreed, _)| agreed == agreement) => {
+            DATA if self.opens(agreement) => {
                 self.sent_at = None;
                 out.push(Out::Inner(payload.to_vec()));
             }
@@ -156,7 +174,7 @@ impl Session for Fake {
     }
 
     fn last_handshake(&self) -> Option<Duration> {
-        let (_, at) = self.agreed?;
+        let (_, at) = self.agreed.last()?;
         Some(Duration::from_millis(self.clock.now() - at))
     }
 }
