@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use outpost::{
     daemon,
-    files::archive,
+    files::{archive, beneath::Dir},
     job::{
         CompletedJob, CompletedWork, FailedJob, Job, JobId, LogLevel, Metadata, TemplateImport,
         Transition, Work, WorkspaceBuild,
@@ -258,10 +258,15 @@ impl Lab {
         let (work, private) = (dir.path().join("work"), dir.path().join("private"));
         std::fs::create_dir(&work)?;
         std::fs::create_dir(&private)?;
-        archive::extract_template(&self.archive, &work, &Stop::new())?;
+        archive::extract_template(&self.archive, &Dir::open(&work)?, &Stop::new())?;
         let presented = self
             .providers
-            .prepare(&work, &private, Attempt::First, &Nowhere)
+            .prepare(
+                &Dir::open(&work)?,
+                &Dir::open(&private)?,
+                Attempt::First,
+                &Nowhere,
+            )
             .await
             .map_err(|failure| anyhow::anyhow!(failure.error))?;
         let started = Instant::now();

@@ -136,6 +136,9 @@ const SECTIONS: &[Section] = &[
     },
 ];
 
+/// Time for directories of jobs to be removed when a daemon ends; what is left the next daemon removes.
+const LAST_REMOVALS: Duration = Duration::from_secs(5);
+
 /// Time for a session's last output to be taken.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
@@ -483,6 +486,9 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
     if carries {
         // What nobody takes from our output must not keep us.
         runtime.shutdown_timeout(LAST_OUTPUT);
+    } else if is_daemon {
+        // Neither must a file system that does not answer.
+        runtime.shutdown_timeout(LAST_REMOVALS);
     }
     ended
 }

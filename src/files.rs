@@ -1,8 +1,10 @@
 //! Files that others rely on: written whole or not at all, for the owner alone, locked, removed for good.
 
 pub mod archive;
+pub mod beneath;
 pub mod mapped;
 pub mod module_archive;
+pub mod removal;
 pub mod sealed;
 
 use std::{
@@ -11,17 +13,14 @@ use std::{
     os::unix::fs::{
         DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
     },
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    path::Path,
+    time::Duration,
 };
 
 use nix::fcntl::{Flock, FlockArg};
 use tokio::time::sleep;
 
 use crate::stop::Stop;
-
-/// Tries of a removal, and the pause between two.
-const REMOVAL: (u32, Duration) = (5, Duration::from_millis(250));
 
 /// Time between two tries to get a lock.
 const LOCK_POLL: Duration = Duration::from_millis(100);
@@ -83,60 +82,6 @@ pub fn write_private_new(path: &Path, content: &[u8]) -> io::Result<bool> {
 /// The system's reason.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Removes a directory with everything in it. What is in use for a moment is tried again.
-///
-/// # Errors
-/// The system's reason at the last try.
-pub async fn remove_dir(path: &Path) -> io::Result<()> {
-    for _ in 1..REMOVAL.0 {
-        match remove_now(path.to_owned()).await {
-            Ok(()) => return Ok(()),
-            Err(_) => sleep(REMOVAL.1).await,
-        }
-    }
-    remove_now(path.to_owned()).await
-}
-
-async fn remove_now(path: PathBuf) -> io::Result<()> {
-    let removed = tokio::task::spawn_blocking(move || match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    });
-    removed
-        .await
-        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
-}
-
-/// The directories in `dir` whose name begins with `prefix` and that nobody has touched for `age`.
-///
-/// # Errors
-/// The system's reason; a `dir` that does not exist has none.
-pub fn stale_dirs(
-    dir: &Path,
-    prefix: &str,
-    age: Duration,
-    now: SystemTime,
-) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut stale = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let is_ours = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(prefix));
-        let metadata = entry.metadata()?;
-        let idle = now.duration_since(metadata.modified()?).unwrap_or_default();
-        if is_ours && metadata.is_dir() && idle >= age {
-            stale.push(entry.path());
-        }
-    }
-    Ok(stale)
 }
 
 /// A lock on a file, held until it is dropped or the process ends.
@@ -226,33 +171,5 @@ mod tests {
 
         drop(first);
         assert!(Lock::try_acquire(&path).unwrap().is_some());
-    }
-
-    #[test]
-    fn only_old_directories_with_the_prefix_are_stale() {
-        const DAY: Duration = Duration::from_secs(24 * 3600);
-        let dir = tempfile::tempdir().unwrap();
-        ["Session1", "other"]
-            .into_iter()
-            .for_each(|name| fs::create_dir(dir.path().join(name)).unwrap());
-        fs::write(dir.path().join("Session2"), "a file").unwrap();
-        let modified = fs::metadata(dir.path().join("Session1"))
-            .unwrap()
-            .modified()
-            .unwrap();
-
-        let stale = |now| stale_dirs(dir.path(), "Session", 7 * DAY, now).unwrap();
-
-        assert_eq!(stale(modified + 7 * DAY), [dir.path().join("Session1")]);
-        assert!(stale(modified + 7 * DAY - Duration::from_secs(1)).is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_directory_that_is_gone_counts_as_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("a/b")).unwrap();
-
-        remove_dir(&dir.path().join("a")).await.unwrap();
-        remove_dir(&dir.path().join("a")).await.unwrap();
     }
 }

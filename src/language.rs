@@ -9,6 +9,7 @@ pub mod cli_config;
 pub mod constraint;
 mod diagnostic;
 mod eval;
+mod files;
 mod json;
 pub mod lock;
 mod module;
@@ -22,6 +23,7 @@ pub use self::{
     backend::{Backend, backend},
     constraint::{Constraint, ConstraintError},
     diagnostic::{Diagnostic, LoadError, Severity},
+    files::TemplateFiles,
     module::{Located, Module, SourceFile, load},
     outline::{
         Count, EphemeralReference, Outline, OutlinedResource, ephemeral_references, outline,

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 pub use self::providers::{
-    Detour, ProviderPackages, ProviderStore, ProviderView, Services, WantedProvider,
+    Detour, LinkSink, ProviderPackages, ProviderStore, ProviderView, Services, WantedProvider,
 };
 use crate::{
     job::{
@@ -85,7 +85,7 @@ pub trait Provisioner: Send + Sync {
     /// to itself.
     async fn salvage(&self, dirs: &[PathBuf], witness: Arc<dyn Witness>, stop: &Stop) -> Salvaged {
         let _ = (dirs, witness, stop);
-        Salvaged::Ended
+        Salvaged::Ended { problem: None }
     }
 }
 
@@ -259,7 +259,10 @@ pub struct StepFailure {
 #[derive(Clone, Debug)]
 pub enum Salvaged {
     /// It ended, or there was none. Whether it succeeded is not known.
-    Ended,
+    Ended {
+        /// Why its state cannot be read, so that the last one that was told of must do.
+        problem: Option<String>,
+    },
     /// It succeeded, and made this.
     Succeeded(GraphComplete),
 }

@@ -32,9 +32,12 @@ use std::{
     any::Any,
     collections::BTreeMap,
     ffi::OsString,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -42,10 +45,13 @@ use tokio::sync::Mutex;
 use tracing::warn;
 use uuid::Uuid;
 
-use self::{binary::Binary, session::Session};
+use self::{
+    binary::Binary,
+    session::{Files, Session},
+};
 pub use self::{diagnostic::Diagnostic, env::Environment, isolation::Isolation};
 use crate::{
-    files,
+    files::{beneath::Dir, removal},
     process::Limits,
     provision::{self, LogSink, Provisioner, Salvaged, SessionConfig, StepFailure, Witness},
     stop::Stop,
@@ -81,6 +87,15 @@ pub struct EngineConfig {
 pub struct Engine {
     config: Arc<EngineConfig>,
     binary: Mutex<Option<Binary>>,
+    sweeping: Arc<Sweeping>,
+}
+
+/// Whether somebody removes what is left over.
+#[derive(Debug, Default)]
+struct Sweeping {
+    is_running: AtomicBool,
+    /// What was put aside has had another try.
+    was_run: AtomicBool,
 }
 
 /// Whether init runs for the first time, or again after the presenter asked for it.
@@ -126,8 +141,8 @@ pub trait ProviderPresenter: Send + Sync {
     /// Prepares the session whose template lies in `dir`. Files that the template must not see go to `private`.
     async fn prepare(
         &self,
-        dir: &Path,
-        private: &Path,
+        dir: &Dir,
+        private: &Dir,
         attempt: Attempt,
         log: &dyn LogSink,
     ) -> Result<Presented, StepFailure>;
@@ -150,8 +165,8 @@ pub struct Registry;
 impl ProviderPresenter for Registry {
     async fn prepare(
         &self,
-        _: &Path,
-        _: &Path,
+        _: &Dir,
+        _: &Dir,
         _: Attempt,
         _: &dyn LogSink,
     ) -> Result<Presented, StepFailure> {
@@ -169,6 +184,7 @@ impl Engine {
         Self {
             config: Arc::new(config),
             binary: Mutex::new(None),
+            sweeping: Arc::default(),
         }
     }
 
@@ -187,19 +203,18 @@ impl Engine {
         Ok(binary)
     }
 
-    /// Removes what daemons left behind that died long ago.
-    async fn clean(&self) {
-        let stale = files::stale_dirs(
-            &self.config.work_dir,
-            session::PREFIX,
-            STALE_SESSION,
-            SystemTime::now(),
-        );
-        for dir in stale.unwrap_or_default() {
-            if let Err(error) = files::remove_dir(&dir).await {
-                warn!(%error, dir = %dir.display(), "failed to remove a stale session");
-            }
+    /// Begins to remove what daemons left behind that died long ago, and what did not go at once.
+    fn sweep(&self) {
+        let sweeping = Arc::clone(&self.sweeping);
+        if sweeping.is_running.swap(true, Ordering::AcqRel) {
+            return;
         }
+        let is_first = !sweeping.was_run.swap(true, Ordering::AcqRel);
+        let work_dir = self.config.work_dir.clone();
+        tokio::spawn(async move {
+            removal::sweep(&work_dir, session::PREFIX, STALE_SESSION, is_first).await;
+            sweeping.is_running.store(false, Ordering::Release);
+        });
     }
 }
 
@@ -216,10 +231,10 @@ impl Provisioner for Engine {
                 .unwrap_or_default();
             StepFailure::new(format!("{}{hint}", chain(&error)))
         })?;
-        self.clean().await;
+        self.sweep();
         let name = format!("{}{}", session::PREFIX, Uuid::new_v4());
         let session = Session::create(Arc::clone(&self.config), binary, config, &name);
-        Ok(Box::new(session.map_err(|error| {
+        Ok(Box::new(session.await.map_err(|error| {
             let dir = self.config.work_dir.display();
             StepFailure::new(format!("create a session directory in {dir}: {error}"))
         })?))
@@ -227,24 +242,27 @@ impl Provisioner for Engine {
 
     async fn salvage(&self, dirs: &[PathBuf], witness: Arc<dyn Witness>, stop: &Stop) -> Salvaged {
         let [dir, private] = dirs else {
-            return Salvaged::Ended;
+            return Salvaged::Ended { problem: None };
         };
-        session::salvage(&self.config, dir, witness.as_ref(), stop).await;
-        if !session::ended_well(private) {
-            return Salvaged::Ended;
-        }
+        let files = Files::open(dir, private).await;
+        let problem = session::salvage(&self.config, dir, &files, witness.as_ref(), stop).await;
+        // A success without its state would be one that the next build undoes.
+        let files = match files {
+            Ok(files) if problem.is_none() && files.ended_well().await => files,
+            _ => return Salvaged::Ended { problem },
+        };
         let made = async {
             let binary = self
                 .probe(stop)
                 .await
                 .map_err(|error| StepFailure::new(chain(&error)))?;
-            session::made(Arc::clone(&self.config), binary, dir, private, stop).await
+            session::made(Arc::clone(&self.config), binary, files, stop).await
         };
         match made.await {
             Ok(made) => Salvaged::Succeeded(made),
             Err(error) => {
                 warn!(%error, "an apply succeeded whose daemon had died, and what it made cannot be told");
-                Salvaged::Ended
+                Salvaged::Ended { problem: None }
             }
         }
     }

@@ -21,6 +21,7 @@ use super::{
     remote::Pair,
 };
 use crate::{
+    files::removal::Scratch,
     job::{LogLevel, ScriptRequirement, VariableValue},
     language::{self, Outline},
     provision::LogSink,
@@ -136,6 +137,7 @@ impl Inspect {
     ) -> anyhow::Result<Picture> {
         let work = TempDir::with_prefix("outpost-inspect-")
             .context("failed to make a directory for the engine")?;
+        let work = Scratch::waited_for(work);
         let sessions = work.path().join("sessions");
         let guarded = Guarded {
             jobs: 1,

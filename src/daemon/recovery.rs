@@ -11,7 +11,7 @@ use super::{
     journal::{Entry, Journal, Journals, Record},
 };
 use crate::{
-    files,
+    files::removal,
     job::{CompletedJob, CompletedWork, FailedJob, FailedWork, JobId, Outcome},
     provision::{JobSource, JobUpdate, Provisioner, Salvaged},
     stop::Stop,
@@ -92,6 +92,7 @@ impl Recovery<'_> {
                 return error!(error, "cannot write to the journal, leaving the job alone");
             }
         };
+        let mut problem = None;
         if record.result().is_none() {
             // Nobody kills an apply because this daemon should end: the next one goes on with it.
             let patient = Stop::new();
@@ -100,12 +101,13 @@ impl Recovery<'_> {
                 never = self.beat(source, job) => match never {},
                 () = self.stop.killed() => return record.keep(None).await,
             };
-            if let Salvaged::Succeeded(made) = salvaged {
-                record.salvaged(made);
+            match salvaged {
+                Salvaged::Succeeded(made) => record.salvaged(made),
+                Salvaged::Ended { problem: its } => problem = its,
             }
         }
         let began = Instant::now();
-        let outcome = outcome(&record, job);
+        let outcome = outcome(&record, job, problem);
         let teller = Teller::new(source, self.stop, None);
         let told = tokio::select! {
             told = teller.tell(outcome) => told,
@@ -119,7 +121,7 @@ impl Recovery<'_> {
                     false => record.erase().await,
                 }
                 for dir in &dirs {
-                    if let Err(error) = files::remove_dir(dir).await {
+                    if let Err(error) = removal::remove_dir(dir).await {
                         warn!(%error, dir = %dir.display(), "cannot remove the directory of a session");
                     }
                 }
@@ -146,22 +148,22 @@ impl Recovery<'_> {
 }
 
 /// How the job ended: as the success that its daemon did not live to tell, or not.
-fn outcome(record: &Record, id: JobId) -> Outcome {
+fn outcome(record: &Record, id: JobId, problem: Option<String>) -> Outcome {
     match record.result() {
         Some(result) => Outcome::Completed(CompletedJob {
             id,
             result: CompletedWork::WorkspaceBuild(result),
         }),
-        None => Outcome::Failed(failure(record, id)),
+        None => Outcome::Failed(failure(record, id, problem)),
     }
 }
 
-fn failure(record: &Record, job: JobId) -> FailedJob {
+fn failure(record: &Record, job: JobId, problem: Option<String>) -> FailedJob {
     let mut error =
         "the provisioner daemon died during the build; the state is the newest that it knew"
             .to_owned();
-    if let Some(warning) = record.warning() {
-        error.push_str(&format!("; {warning}"));
+    for text in problem.into_iter().chain(record.warning()) {
+        error.push_str(&format!("; {text}"));
     }
     let work = FailedWork::WorkspaceBuild {
         state: record.state(),

@@ -1,14 +1,17 @@
 //! The modules that init fetched: which there are, and their files as one archive for the next job.
 
 use std::{
-    fs, io,
+    io,
     path::{Component, Path, PathBuf},
 };
 
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::archive::Writer;
+use super::{
+    archive::Writer,
+    beneath::{Dir, Kind},
+};
 use crate::job::Module;
 
 /// Where Terraform writes down which modules it fetched, below the template's directory.
@@ -25,6 +28,8 @@ const FOOTER_BYTES: u64 = 1024;
 const OWNER: u32 = 1000;
 /// A module deeper than this is not archived.
 const MAX_DEPTH: usize = 64;
+/// Files and directories that are looked at; an archive has room for 40,960.
+const MAX_ITEMS: usize = 100_000;
 
 /// What [`pack_modules`] gives.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,7 +50,7 @@ pub struct Packed {
 ///
 /// # Source
 /// coder `provisioner/terraform/modules.go`, `GetModulesArchive`.
-pub fn pack_modules(dir: &Path) -> Result<Packed, ModuleError> {
+pub fn pack_modules(dir: &Dir) -> Result<Packed, ModuleError> {
     pack_modules_within(dir, LIMIT_BYTES)
 }
 
@@ -53,7 +58,7 @@ pub fn pack_modules(dir: &Path) -> Result<Packed, ModuleError> {
 ///
 /// # Errors
 /// As [`pack_modules`].
-pub fn pack_modules_within(dir: &Path, limit: u64) -> Result<Packed, ModuleError> {
+pub fn pack_modules_within(dir: &Dir, limit: u64) -> Result<Packed, ModuleError> {
     let Some(manifest) = read_manifest(dir)? else {
         return Ok(Packed::default());
     };
@@ -99,7 +104,7 @@ pub fn pack_modules_within(dir: &Path, limit: u64) -> Result<Packed, ModuleError
 ///
 /// # Errors
 /// [`ModuleError`] if the manifest cannot be read.
-pub fn read_modules(dir: &Path) -> Result<Vec<Module>, ModuleError> {
+pub fn read_modules(dir: &Dir) -> Result<Vec<Module>, ModuleError> {
     let Some(manifest) = read_manifest(dir)? else {
         return Ok(Vec::new());
     };
@@ -129,26 +134,23 @@ struct Entry {
     dir: String,
 }
 
-fn read_manifest(dir: &Path) -> Result<Option<Vec<u8>>, ModuleError> {
-    let path = dir.join(MANIFEST);
-    let length = match fs::metadata(&path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(ModuleError::Read { path, source }),
-    };
-    if length > MAX_MANIFEST_BYTES {
-        return Err(ModuleError::TooBig {
+fn read_manifest(dir: &Dir) -> Result<Option<Vec<u8>>, ModuleError> {
+    match dir.find(MANIFEST) {
+        Ok(Some(found)) if found.size > MAX_MANIFEST_BYTES => Err(ModuleError::TooBig {
             limit: MAX_MANIFEST_BYTES,
-        });
+        }),
+        Ok(Some(_)) => dir
+            .read(MANIFEST, MAX_MANIFEST_BYTES)
+            .map_err(ModuleError::read(dir, MANIFEST)),
+        Ok(None) => Ok(None),
+        Err(error) => Err(ModuleError::read(dir, MANIFEST)(error)),
     }
-    let manifest = fs::read(&path).map_err(ModuleError::read(&path))?;
-    Ok(Some(manifest))
 }
 
-fn parse_manifest(dir: &Path, manifest: &[u8]) -> Result<Vec<Entry>, ModuleError> {
+fn parse_manifest(dir: &Dir, manifest: &[u8]) -> Result<Vec<Entry>, ModuleError> {
     let manifest: Manifest =
         serde_json::from_slice(manifest).map_err(|source| ModuleError::Manifest {
-            path: dir.join(MANIFEST),
+            path: dir.path().join(MANIFEST),
             source,
         })?;
     Ok(manifest.modules.unwrap_or_default())
@@ -170,19 +172,22 @@ impl Item {
     }
 
     /// Returns whether it is a file.
-    fn write(&self, dir: &Path, writer: &mut Writer) -> Result<bool, ModuleError> {
+    fn write(&self, dir: &Dir, writer: &mut Writer) -> Result<bool, ModuleError> {
         if self.size.is_none() {
             writer.directory(&self.name, self.mode);
             return Ok(false);
         }
-        let path = dir.join(&self.name);
-        let content = fs::read(&path).map_err(ModuleError::read(&path))?;
+        let failed = |source| ModuleError::read(dir, &self.name)(source);
+        // One that has grown since it was measured would take the place of others.
+        let content = dir.read(&self.name, self.size.unwrap_or_default());
+        let content = content.map_err(failed)?;
+        let content = content.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         writer.file(&self.name, self.mode, &content);
         Ok(true)
     }
 }
 
-fn list(dir: &Path, entry: &Entry) -> Result<Vec<Item>, ModuleError> {
+fn list(dir: &Dir, entry: &Entry) -> Result<Vec<Item>, ModuleError> {
     let module = Path::new(&entry.dir);
     let stays_inside = |component| matches!(component, Component::Normal(_));
     if !module.components().all(stays_inside) {
@@ -192,47 +197,36 @@ fn list(dir: &Path, entry: &Entry) -> Result<Vec<Item>, ModuleError> {
     }
     let mut items = Vec::new();
     let name = entry.dir.trim_end_matches('/');
-    walk(&dir.join(name), name, 0, &mut items)?;
+    walk(dir, name, 0, &mut items)?;
     Ok(items)
 }
 
-fn walk(path: &Path, name: &str, depth: usize, items: &mut Vec<Item>) -> Result<(), ModuleError> {
-    use std::os::unix::fs::PermissionsExt;
-    let metadata = fs::symlink_metadata(path).map_err(ModuleError::read(path))?;
-    let is_dir = metadata.is_dir();
-    let is_git = is_dir && path.file_name().is_some_and(|name| name == ".git");
-    if is_git || !(is_dir || metadata.is_file()) || depth > MAX_DEPTH {
+fn walk(dir: &Dir, name: &str, depth: usize, items: &mut Vec<Item>) -> Result<(), ModuleError> {
+    let failed = |source| ModuleError::read(dir, name)(source);
+    let found = dir.find(name).map_err(failed)?;
+    let found = found.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    let is_dir = found.kind == Kind::Directory;
+    let is_git = is_dir && (name == ".git" || name.ends_with("/.git"));
+    if is_git || !(is_dir || found.kind == Kind::File) || depth > MAX_DEPTH {
         return Ok(());
+    }
+    if items.len() == MAX_ITEMS {
+        return Err(ModuleError::TooMany { limit: MAX_ITEMS });
     }
     items.push(Item {
         name: name.to_owned(),
-        mode: metadata.permissions().mode() & 0o7777,
-        size: metadata.is_file().then_some(metadata.len()),
+        mode: found.mode,
+        size: (found.kind == Kind::File).then_some(found.size),
     });
     if is_dir {
-        for child in children(path)? {
-            walk(
-                &path.join(&child),
-                &format!("{name}/{child}"),
-                depth + 1,
-                items,
-            )?;
+        for (child, _) in dir.list(name).map_err(failed)? {
+            let child = child.into_string().map_err(|child| ModuleError::Name {
+                path: dir.path().join(name).join(child),
+            })?;
+            walk(dir, &format!("{name}/{child}"), depth + 1, items)?;
         }
     }
     Ok(())
-}
-
-fn children(path: &Path) -> Result<Vec<String>, ModuleError> {
-    let mut children = Vec::new();
-    for entry in fs::read_dir(path).map_err(ModuleError::read(path))? {
-        let name = entry.map_err(ModuleError::read(path))?.file_name();
-        let name = name.into_string().map_err(|name| ModuleError::Name {
-            path: path.join(name),
-        })?;
-        children.push(name);
-    }
-    children.sort();
-    Ok(children)
 }
 
 /// Why modules were not listed or not packed.
@@ -266,6 +260,12 @@ pub enum ModuleError {
         /// Which one.
         path: PathBuf,
     },
+    /// There are more files than a module has.
+    #[error("modules have more than {limit} files and directories")]
+    TooMany {
+        /// What is allowed.
+        limit: usize,
+    },
     /// The list of modules alone is too long.
     #[error("modules have more than {limit} bytes")]
     TooBig {
@@ -275,8 +275,8 @@ pub enum ModuleError {
 }
 
 impl ModuleError {
-    fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
+    fn read(dir: &Dir, name: &str) -> impl FnOnce(io::Error) -> Self {
+        let path = dir.path().join(name);
         move |source| Self::Read { path, source }
     }
 }

@@ -1,6 +1,6 @@
 //! The files of one module: found, read and parsed.
 
-use std::{collections::BTreeMap, fs, io::Read, ops::Range, path::Path};
+use std::{collections::BTreeMap, io, ops::Range, path::Path};
 
 use hcl_edit::{
     Span,
@@ -9,6 +9,7 @@ use hcl_edit::{
 
 use super::{
     diagnostic::{Diagnostic, LoadError},
+    files::TemplateFiles,
     json,
 };
 
@@ -177,10 +178,18 @@ impl Module {
 ///
 /// # Source
 /// terraform-config-inspect `tfconfig/load.go`, as Coder's `provisioner/terraform/tfparse` uses it.
-pub fn load(dir: &Path) -> Result<Module, LoadError> {
+pub fn load<F: TemplateFiles + ?Sized>(files: &F) -> Result<Module, LoadError> {
+    load_below(files, Path::new(""))
+}
+
+/// Reads the module in a directory of a template.
+pub(super) fn load_below<F: TemplateFiles + ?Sized>(
+    files: &F,
+    dir: &Path,
+) -> Result<Module, LoadError> {
     let (mut texts, mut diagnostics) = (Vec::new(), Vec::new());
-    for name in template_files(dir)? {
-        match read_text(&dir.join(&name)) {
+    for name in template_files(files, dir)? {
+        match read_text(files, &dir.join(&name)) {
             Ok(text) => texts.push((name, text)),
             Err((summary, detail)) => {
                 diagnostics.push(Diagnostic::error(summary, detail, &name, 1));
@@ -201,31 +210,32 @@ pub fn load(dir: &Path) -> Result<Module, LoadError> {
     Err(LoadError { diagnostics })
 }
 
-fn template_files(dir: &Path) -> Result<Vec<String>, LoadError> {
-    let failed = |error: std::io::Error| LoadError {
+fn template_files<F: TemplateFiles + ?Sized>(
+    files: &F,
+    dir: &Path,
+) -> Result<Vec<String>, LoadError> {
+    let failed = |error: io::Error| LoadError {
         diagnostics: vec![Diagnostic::error(
             "Failed to read module directory",
             format!(
                 "Module directory {} cannot be read: {error}.",
-                dir.display()
+                files.place().join(dir).display()
             ),
             "",
             0,
         )],
     };
     let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
+    for (name, is_dir) in files.list(dir).map_err(failed)? {
         // A name that is not UTF-8 cannot end in what we look for and be referred to.
-        let Ok(name) = entry.map_err(failed)?.file_name().into_string() else {
+        let Ok(name) = name.into_string() else {
             continue;
         };
-        if is_template(&name) && !dir.join(&name).is_dir() {
+        if is_template(&name) && !is_dir {
             names.push(name);
         }
         if names.len() > MAX_FILES {
-            return Err(failed(std::io::Error::other(
-                "it has more than 10,000 files",
-            )));
+            return Err(failed(io::Error::other("it has more than 10,000 files")));
         }
     }
     names.sort();
@@ -238,24 +248,16 @@ fn is_template(name: &str) -> bool {
 }
 
 /// Errors are a summary and a detail.
-fn read_text(path: &Path) -> Result<String, (&'static str, String)> {
-    let failed = |error: std::io::Error| {
+fn read_text<F: TemplateFiles + ?Sized>(
+    files: &F,
+    path: &Path,
+) -> Result<String, (&'static str, String)> {
+    let bytes = files.read(path, MAX_FILE_BYTES + 1).map_err(|error| {
         (
             "Failed to read file",
             format!("The file cannot be read: {error}."),
         )
-    };
-    // A pipe would never end, and opening it would wait for whoever writes to it.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err((
-            "Failed to read file",
-            "It is neither a file nor a link to one.".to_owned(),
-        ));
-    }
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(failed)?;
-    let mut file = file.take(MAX_FILE_BYTES + 1);
-    file.read_to_end(&mut bytes).map_err(failed)?;
+    })?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         let detail = format!("The file has more than {MAX_FILE_BYTES} bytes. Split it.");
         return Err(("File too long", detail));

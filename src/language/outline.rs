@@ -13,6 +13,7 @@ use self::resolve::{Resolver, Tree};
 use super::{
     diagnostic::LoadError,
     eval::{self, Fuel, Scope},
+    files::TemplateFiles,
     module::{Located, Module, load},
 };
 
@@ -96,14 +97,14 @@ impl Outline {
 ///
 /// # Errors
 /// [`LoadError`] of the first module that cannot be read.
-pub fn outline(dir: &Path) -> Result<Outline, LoadError> {
-    let root = load(dir)?;
-    Ok(Tree::load(root, Some(dir))?.outline())
+pub fn outline<F: TemplateFiles + ?Sized>(files: &F) -> Result<Outline, LoadError> {
+    let root = load(files)?;
+    Ok(Tree::load(root, Some(files))?.outline())
 }
 
 /// Outlines a module that is in memory; modules that it calls are missing.
 pub fn outline_of(module: Module) -> Outline {
-    let tree = Tree::load(module, None);
+    let tree = Tree::load::<Path>(module, None);
     tree.map(|tree| tree.outline()).unwrap_or_default()
 }
 

@@ -10,7 +10,8 @@ use hcl_edit::expr::{Expression, Object};
 use super::{
     constraint::Constraint,
     diagnostic::{Diagnostic, LoadError},
-    module::{Located, Module, SourceFile, load},
+    files::TemplateFiles,
+    module::{Located, Module, SourceFile, load_below},
 };
 use crate::registry::ProviderAddr;
 
@@ -207,12 +208,12 @@ pub fn module_calls(module: &Module) -> Vec<ModuleCall> {
 /// # Errors
 /// [`LoadError`] of the first module that cannot be read. A local module that is missing is skipped, as init says
 /// it better.
-pub fn required_providers_of_tree(
-    dir: &Path,
+pub fn required_providers_of_tree<F: TemplateFiles + ?Sized>(
+    files: &F,
     default_host: &str,
 ) -> Result<BTreeMap<ProviderAddr, Constraint>, LoadError> {
     let mut tree = Tree {
-        root: dir,
+        files,
         default_host,
         seen: BTreeSet::new(),
         found: BTreeMap::new(),
@@ -221,21 +222,20 @@ pub fn required_providers_of_tree(
     Ok(tree.found)
 }
 
-struct Tree<'a> {
-    root: &'a Path,
+struct Tree<'a, F: ?Sized> {
+    files: &'a F,
     default_host: &'a str,
     seen: BTreeSet<PathBuf>,
     found: BTreeMap<ProviderAddr, Constraint>,
 }
 
-impl Tree<'_> {
-    /// `path` is relative to the root and has no dots.
+impl<F: TemplateFiles + ?Sized> Tree<'_, F> {
+    /// `path` is relative to the template's directory and has no dots.
     fn visit(&mut self, path: PathBuf, depth: usize) -> Result<(), LoadError> {
-        let dir = self.root.join(&path);
-        if depth > MAX_DEPTH || !dir.is_dir() || !self.seen.insert(path.clone()) {
+        if depth > MAX_DEPTH || !self.files.is_dir(&path) || !self.seen.insert(path.clone()) {
             return Ok(());
         }
-        let module = load(&dir)?;
+        let module = load_below(self.files, &path)?;
         for provider in required_providers(&module, self.default_host)? {
             let constraint = self.found.entry(provider.addr).or_default();
             *constraint = constraint.and(&provider.constraint);

@@ -1,6 +1,6 @@
 //! A mirror that somebody serves: engines ask it as they would ask the registries that it stands in for.
 
-use std::{collections::BTreeMap, error::Error, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
 use ::http::{HeaderMap, HeaderValue, StatusCode, header::AUTHORIZATION};
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::{
     net::http::{self, Client, RequestError},
-    provision::{ProviderStore, ProviderView, Services, WantedProvider},
+    provision::{LinkSink, ProviderStore, ProviderView, Services, WantedProvider},
     registry::ProviderAddr,
     secret::Secret,
 };
@@ -169,7 +169,7 @@ impl ProviderStore for Remote {
     /// Nothing is on this machine, so nothing is laid out. Blocks, so it must not be called where tasks run.
     fn view(
         &self,
-        _: &Path,
+        _: &dyn LinkSink,
         _: &BTreeMap<ProviderAddr, WantedProvider>,
     ) -> Result<ProviderView, Box<dyn Error + Send + Sync>> {
         let (services, repositories) = Handle::try_current()?.block_on(self.hosts())?;

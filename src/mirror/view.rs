@@ -7,8 +7,6 @@
 use std::{
     collections::BTreeMap,
     error::Error,
-    fs, io,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,7 +20,7 @@ use super::{
     serve::{self, Loopback},
 };
 use crate::{
-    provision::{ProviderStore, ProviderView, Services, WantedProvider},
+    provision::{LinkSink, ProviderStore, ProviderView, Services, WantedProvider},
     registry::{DEFAULT_HOST, OPENTOFU_HOST, Platform, ProviderAddr},
 };
 
@@ -46,7 +44,7 @@ impl ProviderStore for Packages {
 
     fn view(
         &self,
-        dir: &Path,
+        dir: &dyn LinkSink,
         wanted: &BTreeMap<ProviderAddr, WantedProvider>,
     ) -> Result<ProviderView, Box<dyn Error + Send + Sync>> {
         let (lease, generation) = self.store.lease_newest()?;
@@ -77,7 +75,7 @@ impl ProviderStore for Packages {
             for (provider, package) in here {
                 let is_chosen = chosen == Some(&provider.version);
                 let (name, target) = self.offer(provider, package, is_chosen)?;
-                link(&dir.join(addr.to_string()).join(name), &target)?;
+                dir.link(&Path::new(&addr.to_string()).join(name), &target)?;
                 let of_lock = [
                     package.archive.zh(),
                     package.h1_zip.clone(),
@@ -144,11 +142,4 @@ impl Packages {
             }
         })
     }
-}
-
-fn link(path: &Path, target: &Path) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    symlink(target, path)
 }

@@ -81,18 +81,27 @@ pub struct ProviderView {
     pub hold: Arc<dyn Any + Send + Sync>,
 }
 
+/// A directory that takes symbolic links; directories on the way to them are made.
+pub trait LinkSink {
+    /// Makes a link to `target` at `name`, a path in the directory.
+    ///
+    /// # Errors
+    /// The system's reason.
+    fn link(&self, name: &Path, target: &Path) -> std::io::Result<()>;
+}
+
 /// Packages of providers that were all checked before.
 pub trait ProviderStore: Send + Sync {
     /// Where all of it is, for people: a directory or an address.
     fn place(&self) -> String;
 
-    /// Lays a filesystem mirror into `dir`, which does not exist yet. What is `wanted` is quick to install.
+    /// Lays a filesystem mirror into `dir`, which is empty. What is `wanted` is quick to install.
     ///
     /// # Errors
     /// If the packages cannot be read or unpacked, or the services cannot be asked for.
     fn view(
         &self,
-        dir: &Path,
+        dir: &dyn LinkSink,
         wanted: &BTreeMap<ProviderAddr, WantedProvider>,
     ) -> Result<ProviderView, Box<dyn Error + Send + Sync>>;
 }

@@ -6,14 +6,22 @@
 //! engine at a time fills the cache, and what one left half-done is removed before the next.
 
 use std::{
-    fs::{self, File, FileTimes},
+    fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use crate::{files, provision::StepFailure, stop::Stop};
+use crate::{
+    files::{
+        self,
+        beneath::{DEADLINE, Dir, within},
+        removal,
+    },
+    provision::StepFailure,
+    stop::Stop,
+};
 
 /// The variable that names the cache.
 pub(super) const DIR: &str = "TF_PLUGIN_CACHE_DIR";
@@ -24,6 +32,8 @@ pub(super) const MAY_BREAK_LOCK: &str = "TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LO
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 /// `HOST/NAMESPACE/TYPE/VERSION/PLATFORM`, in a cache and in a session.
 const DEPTH: usize = 5;
+/// Packages that one template uses, at the most.
+const MAX_PACKAGES: usize = 10_000;
 
 /// The right to fill the caches below a directory.
 #[derive(Debug)]
@@ -58,13 +68,18 @@ impl Filling {
     }
 
     /// All that was begun is whole, as the engine said. What the session in `dir` uses counts as used today.
-    pub(super) fn keep(self, dir: &Path) {
-        // A marker that stays costs a download, no more; and an age that nobody writes, too.
-        let _ = fs::remove_file(marker(&self.caches));
-        let times = FileTimes::new().set_modified(SystemTime::now());
-        for package in packages(&dir.join(".terraform/providers"), DEPTH) {
-            let _ = File::open(package).and_then(|package| package.set_times(times));
-        }
+    pub(super) async fn keep(self, dir: Dir) {
+        let used = within(DEADLINE, move || {
+            // A marker that stays costs a download, no more; and an age that nobody writes, too.
+            let _ = fs::remove_file(marker(&self.caches));
+            let caches = Dir::open(&self.caches)?;
+            let names = [self.caches.as_path(), caches.path()];
+            for package in used(&dir, names) {
+                let _ = caches.touch(package);
+            }
+            io::Result::Ok(())
+        });
+        let _ = used.await;
     }
 }
 
@@ -80,16 +95,32 @@ fn clean(caches: &Path, now: SystemTime) -> io::Result<()> {
     for package in packages(caches, 1 + DEPTH) {
         let own = fs::symlink_metadata(&package)?;
         let is_suspect = begun.is_some_and(|begun| (own.ctime(), own.ctime_nsec()) > begun);
-        let used = fs::metadata(&package).and_then(|package| package.modified());
+        let used = own.modified();
         let is_unused =
             used.is_ok_and(|used| now.duration_since(used).is_ok_and(|age| age > UNUSED));
-        match (is_suspect || is_unused, own.is_dir()) {
-            (false, _) => {}
-            (true, true) => fs::remove_dir_all(&package)?,
-            (true, false) => fs::remove_file(&package)?,
+        if is_suspect || is_unused {
+            removal::take_away(&package)?;
         }
     }
     Ok(())
+}
+
+/// The packages that a session has links to, relative to the caches, which have several names.
+fn used(dir: &Dir, caches: [&Path; 2]) -> Vec<PathBuf> {
+    let mut level = vec![PathBuf::from(".terraform/providers")];
+    for _ in 0..DEPTH {
+        let entries = level.iter().flat_map(|place| {
+            let listed = dir.list(place).unwrap_or_default();
+            listed.into_iter().map(|(name, _)| place.join(name))
+        });
+        level = entries.take(MAX_PACKAGES).collect();
+    }
+    let target = |link: &PathBuf| {
+        let target = dir.read_link(link).ok().flatten()?;
+        let mut below = caches.iter().filter_map(|it| target.strip_prefix(it).ok());
+        below.next().map(Path::to_owned)
+    };
+    level.iter().filter_map(target).collect()
 }
 
 /// The packages below a directory, links among them.
@@ -144,7 +175,7 @@ mod tests {
         let caches = dir.path().join("plugins");
         let filling = fill(&caches).await;
         let whole = add(&caches, "whole");
-        filling.keep(dir.path());
+        filling.keep(Dir::open(dir.path()).unwrap()).await;
         tick(dir.path());
 
         let killed = fill(&caches).await;
@@ -165,7 +196,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let caches = dir.path().join("plugins");
         let (unused, used) = (add(&caches, "unused"), add(&caches, "used"));
-        let long_ago = FileTimes::new().set_modified(SystemTime::now() - 2 * UNUSED);
+        let long_ago = fs::FileTimes::new().set_modified(SystemTime::now() - 2 * UNUSED);
         for package in [&unused, &used] {
             File::open(package).unwrap().set_times(long_ago).unwrap();
         }
@@ -180,7 +211,7 @@ mod tests {
                 .unwrap()
                 .unwrap(),
         };
-        used_again.keep(&session);
+        used_again.keep(Dir::open(&session).unwrap()).await;
         let _next = fill(&caches).await;
 
         assert!(!unused.exists());

@@ -8,13 +8,16 @@ mod configuration;
 mod locked;
 mod unavailable;
 
+pub(super) use self::locked::MAX_BYTES as MAX_LOCK_BYTES;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
-    fmt, fs, io,
-    path::{Path, PathBuf},
+    fmt, io,
+    path::PathBuf,
     str::FromStr,
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -22,6 +25,7 @@ use url::Url;
 
 use self::configuration::Additions;
 use crate::{
+    files::beneath::{Dir, within},
     job::LogLevel,
     language::{self, cli_config::Engine},
     provision::{
@@ -79,6 +83,9 @@ impl FromStr for Mode {
 
 /// Reads a variable of the environment.
 type Environment = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
+
+/// Time to write what a session needs of providers. Most of it goes into unpacking what nobody has used before.
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// The view of a mirror, in a session's private directory.
 const VIEW: &str = "mirror";
@@ -141,8 +148,8 @@ impl Presenter {
     /// Does all that touches files. Returns what the author should know.
     fn present(
         &self,
-        dir: &Path,
-        private: &Path,
+        dir: &Dir,
+        private: &Dir,
         attempt: Attempt,
     ) -> Result<(Presented, Vec<String>), StepFailure> {
         let env = |name: &str| (self.environment)(name);
@@ -159,7 +166,7 @@ impl Presenter {
             } else {
                 let view = self.view(store.as_ref(), dir, private)?;
                 let providers = view.providers.iter().map(ToString::to_string).collect();
-                ours.push((private.join(VIEW), providers));
+                ours.push((private.path().join(VIEW), providers));
                 (services, repositories) = (view.services, view.repositories);
                 token = view.token;
                 if let Some(detour) = &view.detour {
@@ -218,21 +225,19 @@ impl Presenter {
     fn view(
         &self,
         store: &dyn ProviderStore,
-        dir: &Path,
-        private: &Path,
+        dir: &Dir,
+        private: &Dir,
     ) -> Result<ProviderView, StepFailure> {
-        let view = private.join(VIEW);
         let failed = |error: &dyn fmt::Display| {
             let store = store.place();
             StepFailure::new(format!("use the mirror {store}: {error}"))
         };
         // One from before init was repeated.
-        if let Err(error) = fs::remove_dir_all(&view)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(failed(&error));
-        }
-        fs::create_dir(&view).map_err(|error| failed(&error))?;
+        let made = private
+            .remove_dir(VIEW)
+            .and_then(|()| private.create_dir(VIEW, 0o700))
+            .and_then(|()| private.dir(VIEW));
+        let view = made.map_err(|error| failed(&error))?;
         let wanted = self.wanted(dir);
         let view = store.view(&view, &wanted).map_err(|error| failed(&error))?;
         locked::augment(dir, &view.checksums)?;
@@ -240,7 +245,7 @@ impl Presenter {
     }
 
     /// What the template asks for, as far as that can be read before init; what cannot is only slower.
-    fn wanted(&self, dir: &Path) -> BTreeMap<ProviderAddr, WantedProvider> {
+    fn wanted(&self, dir: &Dir) -> BTreeMap<ProviderAddr, WantedProvider> {
         let default_host = match self.engine {
             Engine::Terraform => DEFAULT_HOST,
             Engine::OpenTofu => OPENTOFU_HOST,
@@ -261,9 +266,9 @@ impl Presenter {
 const AUTHORITY: &str = "mirror-ca.pem";
 
 /// Variables with which init takes a detour. What is on this machine is asked directly.
-fn detour_env(detour: &Detour, private: &Path) -> io::Result<Vec<(OsString, OsString)>> {
-    let file = private.join(AUTHORITY);
-    fs::write(&file, &detour.authority)?;
+fn detour_env(detour: &Detour, private: &Dir) -> io::Result<Vec<(OsString, OsString)>> {
+    private.write_private(AUTHORITY, detour.authority.as_bytes())?;
+    let file = private.path().join(AUTHORITY);
     let set = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
     let mut all: Vec<_> = ["HTTPS_PROXY", "https_proxy"]
         .map(|name| set(name, detour.url.as_str().trim_end_matches('/')))
@@ -314,8 +319,8 @@ fn git_env(
 impl ProviderPresenter for Presenter {
     async fn prepare(
         &self,
-        dir: &Path,
-        private: &Path,
+        dir: &Dir,
+        private: &Dir,
         attempt: Attempt,
         log: &dyn LogSink,
     ) -> Result<Presented, StepFailure> {
@@ -323,9 +328,8 @@ impl ProviderPresenter for Presenter {
             let text = "coder/coder is not available; using the built-in provider instead";
             log.log(LogLevel::Warn, text.to_owned());
         }
-        let (this, dir, private) = (self.clone(), dir.to_owned(), private.to_owned());
-        let presented =
-            tokio::task::spawn_blocking(move || this.present(&dir, &private, attempt)).await;
+        let (this, dir, private) = (self.clone(), dir.clone(), private.clone());
+        let presented = within(DEADLINE, move || this.present(&dir, &private, attempt)).await;
         let presented = presented.map_err(|error| StepFailure::new(error.to_string()))?;
         let (presented, warnings) = presented?;
         warnings
@@ -362,11 +366,12 @@ impl ProviderPresenter for Presenter {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt, sync::Mutex};
+    use std::{fs, os::unix::fs::PermissionsExt, sync::Mutex};
 
     use semver::Version;
 
     use super::*;
+    use crate::provision::LinkSink;
 
     struct FakePackages(PathBuf);
 
@@ -423,7 +428,12 @@ mod tests {
             let presenter = Presenter::new(mode, Engine::Terraform, packages, environment)
                 .with_mirror(self.mirror.clone());
             let prepared = presenter
-                .prepare(&self.session(), self.dir.path(), attempt, &self.lines)
+                .prepare(
+                    &Dir::open(&self.session()).unwrap(),
+                    &Dir::open(self.dir.path()).unwrap(),
+                    attempt,
+                    &self.lines,
+                )
                 .await;
             prepared.unwrap()
         }
@@ -447,7 +457,7 @@ mod tests {
 
         fn view(
             &self,
-            _: &Path,
+            _: &dyn LinkSink,
             _: &BTreeMap<ProviderAddr, WantedProvider>,
         ) -> Result<ProviderView, Box<dyn std::error::Error + Send + Sync>> {
             Ok(ProviderView {

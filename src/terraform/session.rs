@@ -3,26 +3,26 @@
 //! # Source
 //! coder `provisioner/terraform/{provision,executor}.go`.
 
+mod files;
 mod remedy;
 mod run;
 mod watch;
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    io,
     mem::ManuallyDrop,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use tempfile::TempDir;
-use tokio::task::spawn_blocking;
 use tracing::warn;
 
+pub(super) use self::files::Files;
 use self::run::{Ran, Runner};
 use super::{
     Attempt, EngineConfig, Environment, Isolation, Presented,
@@ -36,17 +36,16 @@ use super::{
     plugin_cache::{self, Filling},
     replacements, resources,
     state::State,
-    state_file, template,
+    state_file::{self, Candidates},
+    template,
     timings::Timings,
-    variables,
 };
 use crate::{
-    files::{self, archive, module_archive},
-    job::{JobId, LogLevel, PrebuiltStage, Timing, Transition},
-    language,
+    files::{archive, beneath::within, module_archive, removal::Scratch},
+    job::{self, JobId, LogLevel, PrebuiltStage, Timing, Transition},
     process::{
         self, Captured, Shim,
-        isolation::{Confinement, Denied, launcher},
+        isolation::{Confinement, Denied},
     },
     provision::{
         self, ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
@@ -59,15 +58,13 @@ use crate::{
 /// The beginning of the names of all session directories.
 pub(super) const PREFIX: &str = "Session";
 
-const STATE: &str = "terraform.tfstate";
 const PLAN: &str = "terraform.tfplan";
-const LOCK: &str = ".terraform.lock.hcl";
-
-/// How the apply ended, written by its shim.
-const REPORT: &str = "apply.end";
 
 /// Names the directory for temporary files.
 const TEMPORARY: &str = "TMPDIR";
+
+/// Time to unpack a template and its modules, and to pack those that init fetched.
+const ARCHIVE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// What a `show` may print, in bytes.
 const MAX_JSON_BYTES: usize = 256 << 20;
@@ -80,12 +77,9 @@ pub(super) struct Session {
     engine: Arc<EngineConfig>,
     binary: Binary,
     config: SessionConfig,
-    /// Where the template lies and the engine works.
-    dir: PathBuf,
-    /// What the template must not see: values of variables, credentials.
-    private: PathBuf,
+    files: Files,
     /// Where temporary files go, if isolation leaves no other place.
-    temporary: Option<TempDir>,
+    temporary: Option<Scratch>,
     presented: Presented,
     /// The template brought a lock file along.
     has_own_lock: bool,
@@ -96,6 +90,10 @@ pub(super) struct Session {
     warned: BTreeSet<String>,
     /// Whom to tell what an apply does.
     witness: Option<Arc<dyn Witness>>,
+    /// The newest state that was seen in the file while an apply ran.
+    seen: Option<Bytes>,
+    /// Somebody has seen to its directories.
+    is_closed: bool,
     engine_time: Duration,
 }
 
@@ -138,17 +136,14 @@ impl LogSink for Filter {
 }
 
 impl Session {
-    pub(super) fn create(
+    pub(super) async fn create(
         engine: Arc<EngineConfig>,
         binary: Binary,
         config: SessionConfig,
         name: &str,
     ) -> io::Result<Self> {
-        let dir = engine.work_dir.join(name);
-        let private = engine.work_dir.join(format!("{name}.private"));
-        files::create_private_dir(&dir)?;
-        files::create_private_dir(&private)?;
-        Self::at(engine, binary, config, &dir, &private)
+        let files = Files::create(&engine.work_dir, name).await?;
+        Self::at(engine, binary, config, files)
     }
 
     /// A session in directories that there are.
@@ -156,16 +151,13 @@ impl Session {
         engine: Arc<EngineConfig>,
         binary: Binary,
         config: SessionConfig,
-        dir: &Path,
-        private: &Path,
+        files: Files,
     ) -> io::Result<Self> {
-        let (dir, private) = (fs::canonicalize(dir)?, fs::canonicalize(private)?);
         let mut session = Self {
             engine,
             binary,
             config,
-            dir,
-            private,
+            files,
             temporary: None,
             presented: Presented::default(),
             has_own_lock: false,
@@ -173,6 +165,8 @@ impl Session {
             drawn: None,
             warned: BTreeSet::new(),
             witness: None,
+            seen: None,
+            is_closed: false,
             engine_time: Duration::ZERO,
         };
         session.temporary = session.make_temporary().map_err(io::Error::other)?;
@@ -218,17 +212,23 @@ impl Session {
         let operators = self.engine.environment.get(plugin_cache::DIR);
         let caches = [self.plugin_cache(), operators.map(PathBuf::from)];
         isolation.plugin_caches.extend(caches.into_iter().flatten());
-        let own = [self.dir.as_path(), &self.private];
+        let own = [self.dir(), self.files.private.path()];
         Some(isolation.confine(&self.engine.work_dir, &own, step))
     }
 
-    fn make_temporary(&self) -> Result<Option<TempDir>, Denied> {
+    /// Where the engine works.
+    fn dir(&self) -> &Path {
+        self.files.dir.path()
+    }
+
+    fn make_temporary(&self) -> Result<Option<Scratch>, Denied> {
         let Some(confinement) = self.confinement(Step::Other) else {
             return Ok(None);
         };
         let shared = self.engine.environment.get(TEMPORARY);
         let shared = shared.map_or(Path::new("/tmp"), Path::new);
-        Isolation::temporary_dir(&confinement, shared)
+        let made = Isolation::temporary_dir(&confinement, shared)?;
+        Ok(made.map(Scratch::in_background))
     }
 
     /// What plan and apply get on top.
@@ -243,7 +243,7 @@ impl Session {
         let limits = super::limits(self.engine.exit_timeout);
         Runner::new(
             self.binary.path.clone(),
-            self.dir.clone(),
+            self.dir().to_owned(),
             environment,
             self.confinement(step),
             limits,
@@ -265,11 +265,13 @@ impl Session {
         stop: &Stop,
     ) -> Result<(), StepFailure> {
         for archive in [&request.template_archive, &request.module_archive] {
-            let (archive, dir, stop) = (archive.clone(), self.dir.clone(), stop.clone());
-            let unpacked =
-                spawn_blocking(move || archive::extract_template(&archive, &dir, &stop)).await;
+            let (archive, dir, stop) = (archive.clone(), self.files.dir.clone(), stop.clone());
+            let unpacked = within(ARCHIVE_DEADLINE, move || {
+                archive::extract_template(&archive, &dir, &stop)
+            });
             let unpacked = unpacked
-                .map_err(|panic| StepFailure::new(format!("extract template archive: {panic}")))?;
+                .await
+                .map_err(|error| StepFailure::new(format!("extract template archive: {error}")))?;
             let unpacked = unpacked.map_err(|error| {
                 StepFailure::new(format!(
                     "extract template archive: extract template source archive: {}",
@@ -293,7 +295,7 @@ impl Session {
     ) -> Result<Ran, StepFailure> {
         let providers = Arc::clone(&self.engine.providers);
         self.presented = providers
-            .prepare(&self.dir, &self.private, attempt, log.as_ref())
+            .prepare(&self.files.dir, &self.files.private, attempt, log.as_ref())
             .await?;
         let mut args = vec!["init", "-no-color", "-input=false"];
         if self.binary.version >= binary::INIT_JSON {
@@ -311,7 +313,7 @@ impl Session {
         let runner = runner.with_builtin_coder(self.presented.is_coder_builtin);
         let ran = runner.stream(&args, stop, timings).await?;
         if let Some(filling) = filling.filter(|_| ran.exit.is_success()) {
-            filling.keep(&self.dir);
+            filling.keep(self.files.dir.clone()).await;
         }
         self.engine_time += ran.took;
         Ok(ran)
@@ -355,34 +357,6 @@ impl Session {
             diagnostic: Some(diagnostic),
             ..failure
         }
-    }
-
-    /// Writes the file with the values of variables; `None` if there are none.
-    fn write_variables(
-        &self,
-        request: &PlanRequest,
-        is_apply: bool,
-    ) -> Result<Option<PathBuf>, StepFailure> {
-        if request.variables.is_empty() {
-            return Ok(None);
-        }
-        let wrong = |error: &dyn std::error::Error| {
-            StepFailure::new(format!("set template variables: {}", chain(error)))
-        };
-        let module = language::load(&self.dir).map_err(|error| wrong(&error))?;
-        let declared = language::variables(&module).map_err(|error| wrong(&error))?;
-        let mut values = request.variables.clone();
-        if is_apply {
-            let ephemeral = variables::ephemeral(&module);
-            values.retain(|value| ephemeral.contains(&value.name));
-        }
-        if values.is_empty() {
-            return Ok(None);
-        }
-        let text = variables::assignments(&values, &declared).map_err(|error| wrong(&error))?;
-        let path = self.private.join("variables.tfvars");
-        files::write_private(&path, text.as_bytes()).map_err(|error| wrong(&error))?;
-        Ok(Some(path))
     }
 
     async fn show(&mut self, args: &[&str], stop: &Stop) -> Result<Vec<u8>, StepFailure> {
@@ -445,7 +419,7 @@ impl Session {
         stop: &Stop,
         timings: &mut Timings,
     ) -> Result<(PlanComplete, (Vec<Module>, Configuration)), StepFailure> {
-        let out = format!("-out={}", self.dir.join(PLAN).display());
+        let out = format!("-out={}", self.dir().join(PLAN).display());
         let mut args = vec![
             "plan",
             "-no-color",
@@ -457,15 +431,15 @@ impl Session {
         if request.metadata.transition == Transition::Destroy {
             args.push("-destroy");
         }
-        let file = self
-            .write_variables(request, false)?
-            .map(|path| format!("-var-file={}", path.display()));
+        let variables = request.variables.clone();
+        let file = self.files.write_variables(variables, false).await?;
+        let file = file.map(|path| format!("-var-file={}", path.display()));
         args.extend(file.as_deref());
         let runner = self.runner(Step::Other, self.job_environment(request), Arc::clone(log));
         let ran = runner.stream(&args, stop, timings).await?;
         self.engine_time += ran.took;
         ran.check("terraform plan")?;
-        let plan_path = self.dir.join(PLAN).display().to_string();
+        let plan_path = self.dir().join(PLAN).display().to_string();
         let show = ["show", "-json", "-no-color", &plan_path];
         // Nobody asks for the resources of what is destroyed.
         let is_drawn_here =
@@ -569,17 +543,66 @@ impl Session {
         })
     }
 
-    fn pick_state(
+    /// The modules that the template calls.
+    async fn modules(&self) -> Vec<job::Module> {
+        let dir = self.files.dir.clone();
+        let read = within(ARCHIVE_DEADLINE, move || module_archive::read_modules(&dir));
+        match read.await {
+            Ok(Ok(modules)) => modules,
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, "failed to read the list of modules");
+                Vec::new()
+            }
+            Err(error) => {
+                warn!(%error, "failed to read the list of modules");
+                Vec::new()
+            }
+        }
+    }
+
+    /// The modules that init fetched, as an archive.
+    async fn pack_modules(&self, log: &dyn LogSink) -> Bytes {
+        let dir = self.files.dir.clone();
+        let packed = within(ARCHIVE_DEADLINE, move || module_archive::pack_modules(&dir));
+        match packed.await {
+            Ok(Ok(packed)) => {
+                for module in packed.skipped {
+                    log.log(
+                        LogLevel::Warn,
+                        format!(
+                            "module {module} is too large to be kept with the template version"
+                        ),
+                    );
+                }
+                packed.archive
+            }
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, "failed to archive the template's modules");
+                Bytes::new()
+            }
+            Err(error) => {
+                warn!(%error, "failed to archive the template's modules");
+                Bytes::new()
+            }
+        }
+    }
+
+    /// The newest state, and what is wrong with the file if that is not where it came from.
+    async fn pick_state(
         &self,
         printed: Option<Vec<u8>>,
         previous: &Bytes,
-        log: &dyn LogSink,
-    ) -> Option<Bytes> {
-        let (state, note) = state_file::newest(&self.dir.join(STATE), printed, previous);
-        if let Some(note) = note {
-            log.log(LogLevel::Warn, note);
-        }
-        state.map(|(state, _)| state)
+    ) -> (Option<Bytes>, Option<String>) {
+        let candidates = Candidates {
+            file: self.files.state().await,
+            printed,
+            seen: self.seen.clone(),
+            previous: previous.clone(),
+        };
+        let newest = candidates.newest();
+        (newest.state.map(|(state, _)| state), newest.problem)
     }
 }
 
@@ -594,7 +617,7 @@ impl provision::Session for Session {
         let log = self.filtered(log);
         self.warn_of_environment(log.as_ref());
         self.unpack(&request, log.as_ref(), stop).await?;
-        let lock_before = fs::read(self.dir.join(LOCK)).ok();
+        let lock_before = self.files.lock().await;
         self.has_own_lock = lock_before.is_some();
         let mut timings = Timings::begin("init", Timestamp::now());
         let ran = self.init_providers(&log, stop, &mut timings).await?;
@@ -604,18 +627,12 @@ impl provision::Session for Session {
                 timings: timings.clone(),
                 ..self.with_remedy(failure, &ran.output, log.as_ref())
             })?;
-        warn_of_changed_lock(lock_before, &self.dir);
-        let modules = module_archive::read_modules(&self.dir).unwrap_or_else(|error| {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "failed to read the list of modules"
-            );
-            Vec::new()
-        });
+        warn_of_changed_lock(lock_before, self.files.lock().await);
+        let modules = self.modules().await;
         let module_files = if request.omit_module_files {
             Bytes::new()
         } else {
-            pack_modules(&self.dir, log.as_ref()).await
+            self.pack_modules(log.as_ref()).await
         };
         Ok(InitComplete {
             timings,
@@ -625,10 +642,10 @@ impl provision::Session for Session {
     }
 
     async fn parse(&mut self, _: Arc<dyn LogSink>) -> Result<ParseComplete, StepFailure> {
-        let dir = self.dir.clone();
-        let parsed = spawn_blocking(move || template::parse_dir(&dir)).await;
-        let parsed = parsed.map_err(|panic| StepFailure::new(panic.to_string()))?;
-        parsed.map_err(|error| StepFailure::new(error.to_string()))
+        let dir = self.files.dir.clone();
+        let parsed = within(ARCHIVE_DEADLINE, move || template::parse_dir(&dir)).await;
+        let parsed = parsed.map_err(|error| StepFailure::new(error.to_string()))?;
+        parsed.map_err(|error| StepFailure::new(chain(&error)))
     }
 
     async fn plan(
@@ -653,9 +670,10 @@ impl provision::Session for Session {
         }
         self.warn_of_environment(log.as_ref());
         if !request.state.is_empty() {
-            let write = files::write_private(&self.dir.join(STATE), &request.state);
-            write
-                .map_err(|error| StepFailure::new(format!("write statefile {STATE:?}: {error}")))?;
+            let written = self.files.write_state(request.state.clone()).await;
+            written.map_err(|error| {
+                StepFailure::new(format!("write statefile {:?}: {error}", state_file::NAME))
+            })?;
         }
         let mut timings = Timings::begin("plan", Timestamp::now());
         let made = self.make_plan(&request, &log, stop, &mut timings).await;
@@ -665,7 +683,8 @@ impl provision::Session for Session {
             Err(mut failure) => {
                 failure.timings = timings;
                 if request.metadata.transition == Transition::Stop {
-                    failure = remedy::explained(failure, self.dir.clone(), log.as_ref()).await;
+                    let dir = self.files.dir.clone();
+                    failure = remedy::explained(failure, dir, log.as_ref()).await;
                 }
                 return Err(failure);
             }
@@ -707,15 +726,22 @@ impl provision::Session for Session {
             ..planned.request
         };
         let mut timings = Timings::begin("apply", Timestamp::now());
-        let (failure, printed) = match self
+        let (mut failure, printed) = match self
             .run_apply(&plan_request, &log, stop, &mut timings)
             .await
         {
             Ok(ran) => (ran.check("terraform apply").err(), ran.state),
             Err(failure) => (Some(failure), None),
         };
+        let (state, problem) = self.pick_state(printed, &plan_request.state).await;
+        if let Some(problem) = problem {
+            // Otherwise the next build would begin with a state that this one has left behind.
+            failure.get_or_insert_with(|| {
+                StepFailure::new(format!("terraform apply succeeded, but {problem}"))
+            });
+            log.log(LogLevel::Error, problem);
+        }
         let timings = timings.finish(failure.is_none(), Timestamp::now());
-        let state = self.pick_state(printed, &plan_request.state, log.as_ref());
         self.planned = Some(Planned {
             request: plan_request,
             modules: Vec::new(),
@@ -775,23 +801,23 @@ impl provision::Session for Session {
     }
 
     fn dirs(&self) -> Vec<PathBuf> {
-        vec![self.dir.clone(), self.private.clone()]
+        let files = &self.files;
+        vec![self.dir().to_owned(), files.private.path().to_owned()]
     }
 
     async fn newest_state(&mut self) -> Option<Bytes> {
-        self.pick_state(None, &Bytes::new(), &run::NoLog)
+        self.pick_state(None, &Bytes::new()).await.0
     }
 
     fn engine_time(&self) -> Duration {
         self.engine_time
     }
 
-    async fn close(self: Box<Self>) {
-        for dir in [&self.dir, &self.private] {
-            if let Err(error) = files::remove_dir(dir).await {
-                warn!(%error, dir = %dir.display(), "failed to remove the directory of a session");
-            }
+    async fn close(mut self: Box<Self>) {
+        for (dir, error) in self.files.remove().await {
+            warn!(%error, dir = %dir.display(), "failed to remove the directory of a session");
         }
+        self.is_closed = true;
     }
 }
 
@@ -810,29 +836,40 @@ impl Session {
             "-input=false",
             "-json",
         ];
-        let file = self
-            .write_variables(request, true)?
-            .map(|path| format!("-var-file={}", path.display()));
+        let variables = request.variables.clone();
+        let file = self.files.write_variables(variables, true).await?;
+        let file = file.map(|path| format!("-var-file={}", path.display()));
         args.extend(file.as_deref());
-        let plan = self.dir.join(PLAN).display().to_string();
+        let plan = self.dir().join(PLAN).display().to_string();
         args.push(&plan);
         let runner = self.runner(Step::Other, self.job_environment(request), Arc::clone(log));
         let shim = self.engine.shim.clone().map(|launcher| Shim {
             launcher,
-            report: self.private.join(REPORT),
+            report: self.files.report(),
         });
         let runner = runner.watched_by(self.witness.clone(), shim);
+        let (known, seen) = (self.files.state_version().await, Mutex::default());
+        let watch = watch::state_file(self.files.clone(), self.witness.clone(), known, &seen);
         let ran = tokio::select! {
-            ran = runner.stream(&args, stop, timings) => ran?,
-            never = watch::state_file(self.dir.join(STATE), self.witness.clone()) => match never {},
+            ran = runner.stream(&args, stop, timings) => ran,
+            never = watch => match never {},
         };
+        self.seen = seen.into_inner().unwrap_or_default();
+        let ran = ran?;
         self.engine_time += ran.took;
         Ok(ran)
     }
 }
 
-/// Ends the apply of a session whose daemon died, and tells what it left.
-pub(super) async fn salvage(engine: &EngineConfig, dir: &Path, witness: &dyn Witness, stop: &Stop) {
+/// Ends the apply of a session whose daemon died, and tells `witness` what it left. Returns what is wrong with the
+/// engine's file, if that is not where the state comes from.
+pub(super) async fn salvage(
+    engine: &EngineConfig,
+    dir: &Path,
+    files: &io::Result<Files>,
+    witness: &dyn Witness,
+    stop: &Stop,
+) -> Option<String> {
     let limits = super::limits(engine.exit_timeout);
     let mut printed = None;
     let on_line = |pipe, line: process::Line| {
@@ -849,26 +886,31 @@ pub(super) async fn salvage(engine: &EngineConfig, dir: &Path, witness: &dyn Wit
             warn!(%error, dir = %dir.display(), "cannot look for an engine whose daemon died")
         }
     }
-    let (state, note) = state_file::newest(&dir.join(STATE), printed, &Bytes::new());
-    if let Some(note) = note {
-        warn!(dir = %dir.display(), "{note}");
+    let candidates = Candidates {
+        file: match files {
+            Ok(files) => files.state().await,
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        },
+        printed,
+        // What was known before is in the journal.
+        seen: None,
+        previous: Bytes::new(),
+    };
+    let newest = candidates.newest();
+    if let Some(problem) = &newest.problem {
+        warn!(dir = %dir.display(), "{problem}");
     }
-    if let Some((state, _)) = state {
+    if let Some((state, _)) = newest.state {
         witness.state(state);
     }
-}
-
-/// Whether the apply of a session whose daemon died succeeded.
-pub(super) fn ended_well(private: &Path) -> bool {
-    launcher::ended_well(&private.join(REPORT))
+    newest.problem
 }
 
 /// What the apply of a session made whose daemon died. The directories stay.
 pub(super) async fn made(
     engine: Arc<EngineConfig>,
     binary: Binary,
-    dir: &Path,
-    private: &Path,
+    files: Files,
     stop: &Stop,
 ) -> Result<GraphComplete, StepFailure> {
     let config = SessionConfig {
@@ -878,11 +920,12 @@ pub(super) async fn made(
         template_version_id: String::new(),
         memory: Memory::default(),
     };
-    let session = Session::at(engine, binary, config, dir, private);
+    let has_own_lock = files.lock().await.is_some();
+    let session = Session::at(engine, binary, config, files);
     let session = session.map_err(|error| StepFailure::new(error.to_string()))?;
     // Its end would remove the directories, which are all there is until the server knows.
     let mut session = ManuallyDrop::new(session);
-    session.has_own_lock = fs::exists(session.dir.join(LOCK)).unwrap_or_default();
+    session.has_own_lock = has_own_lock;
     session.planned = Some(Planned {
         request: PlanRequest::default(),
         modules: Vec::new(),
@@ -898,9 +941,8 @@ pub(super) async fn made(
 /// A session that nobody closed, as its job was given up, leaves no values of variables behind.
 impl Drop for Session {
     fn drop(&mut self) {
-        for dir in [&self.private, &self.dir] {
-            // What is still in use stays, and is removed as a stale session.
-            let _ = fs::remove_dir_all(dir);
+        if !self.is_closed {
+            self.files.discard();
         }
     }
 }
@@ -931,8 +973,7 @@ fn prefixed(prefix: &str, failure: StepFailure) -> StepFailure {
 }
 
 /// Authors should lock the checksums of all platforms, or each build resolves them anew.
-fn warn_of_changed_lock(before: Option<Vec<u8>>, dir: &Path) {
-    let after = fs::read(dir.join(LOCK)).ok();
+fn warn_of_changed_lock(before: Option<Vec<u8>>, after: Option<Vec<u8>>) {
     if let (Some(before), Some(after)) = (before, after)
         && before != after
     {
@@ -940,31 +981,5 @@ fn warn_of_changed_lock(before: Option<Vec<u8>>, dir: &Path) {
             "init changed the template's lock file; run `terraform providers lock -platform=...` for all platforms and \
              push the template again"
         );
-    }
-}
-
-async fn pack_modules(dir: &Path, log: &dyn LogSink) -> Bytes {
-    let dir = dir.to_owned();
-    match spawn_blocking(move || module_archive::pack_modules(&dir)).await {
-        Ok(Ok(packed)) => {
-            for module in packed.skipped {
-                log.log(
-                    LogLevel::Warn,
-                    format!("module {module} is too large to be kept with the template version"),
-                );
-            }
-            packed.archive
-        }
-        Ok(Err(error)) => {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "failed to archive the template's modules"
-            );
-            Bytes::new()
-        }
-        Err(panic) => {
-            warn!(%panic, "failed to archive the template's modules");
-            Bytes::new()
-        }
     }
 }

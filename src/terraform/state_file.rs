@@ -1,9 +1,15 @@
-//! Which state is the newest that can be trusted: the file, what the engine printed in distress, or what was before.
+//! Which state is the newest that can be trusted: the file, what the engine printed in distress, what was seen while it
+//! ran, or what was before.
 
-use std::{fs, io, path::Path};
+use std::io;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
+
+use crate::files::beneath::Dir;
+
+/// The name of the file in a session's directory.
+pub const NAME: &str = "terraform.tfstate";
 
 /// Bytes of a state that is taken.
 pub const MAX_BYTES: usize = 64 << 20;
@@ -15,57 +21,82 @@ pub enum Origin {
     File,
     /// What the engine printed because it could not write its file.
     Printed,
+    /// What the file was at some moment of the apply.
+    Seen,
     /// The state from before the apply.
     Previous,
 }
 
-/// Finds the newest state that is whole. `None` if there never was one.
-///
-/// `printed` is the engine's emergency dump, `previous` the state the job began with. A second value tells why the
-/// file is not the one, for the log.
-pub fn newest(
-    file: &Path,
-    printed: Option<Vec<u8>>,
-    previous: &Bytes,
-) -> (Option<(Bytes, Origin)>, Option<String>) {
-    let problem = match read(file) {
-        Ok(Some(state)) if printed.as_deref().is_none_or(|printed| !is_state(printed)) => {
-            return (Some((state, Origin::File)), None);
-        }
-        Ok(Some(_)) => "terraform could not write its state file".to_owned(),
-        Ok(None) => "terraform wrote no state file".to_owned(),
-        Err(error) => format!("the state file {} cannot be used: {error}", file.display()),
-    };
-    if let Some(printed) = printed.filter(|printed| is_state(printed)) {
-        let note = format!("{problem}; the state that it printed instead is used");
-        return (Some((printed.into(), Origin::Printed)), Some(note));
-    }
-    if previous.is_empty() {
-        let is_normal = !file.exists();
-        return (
-            None,
-            (!is_normal).then(|| format!("{problem}; there is no earlier state")),
-        );
-    }
-    let note = format!("{problem}; the state from before this build is kept");
-    (Some((previous.clone(), Origin::Previous)), Some(note))
+/// What there is to choose from.
+#[derive(Debug)]
+pub struct Candidates {
+    /// The engine's file, as [`read`] found it.
+    pub file: io::Result<Option<Bytes>>,
+    /// What the engine printed in distress.
+    pub printed: Option<Vec<u8>>,
+    /// The newest that was seen in the file during the apply.
+    pub seen: Option<Bytes>,
+    /// What the job began with; empty for nothing.
+    pub previous: Bytes,
 }
 
-/// Reads a state file; `None` if there is none.
+/// The newest state that is whole.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// The state, and where it came from. `None` if there never was one.
+    pub state: Option<(Bytes, Origin)>,
+    /// Why the file is not the one, although there should be one.
+    pub problem: Option<String>,
+}
+
+impl Candidates {
+    /// Finds the newest state that is whole.
+    pub fn newest(self) -> Newest {
+        let is_missing = matches!(self.file, Ok(None));
+        let printed = self.printed.filter(|printed| is_state(printed));
+        let problem = match self.file {
+            Ok(Some(state)) if printed.is_none() => {
+                return Newest {
+                    state: Some((state, Origin::File)),
+                    problem: None,
+                };
+            }
+            Ok(Some(_)) => "terraform could not write its state file".to_owned(),
+            Ok(None) => "terraform wrote no state file".to_owned(),
+            Err(error) => format!("the state file {NAME} cannot be used: {error}"),
+        };
+        let (state, instead) = match (printed, self.seen) {
+            (Some(printed), _) => (
+                Some((printed.into(), Origin::Printed)),
+                "the state that it printed instead is used",
+            ),
+            (None, Some(seen)) => (
+                Some((seen, Origin::Seen)),
+                "the last state that was seen in it is kept",
+            ),
+            (None, None) if !self.previous.is_empty() => (
+                Some((self.previous, Origin::Previous)),
+                "the state from before this build is kept",
+            ),
+            // A template without resources has no state.
+            (None, None) if is_missing => return Newest::default(),
+            (None, None) => (None, "nothing newer is known"),
+        };
+        Newest {
+            state,
+            problem: Some(format!("{problem}; {instead}")),
+        }
+    }
+}
+
+/// Reads the state file of a session's directory; `None` if there is none.
 ///
 /// # Errors
 /// If it is no state, too large, or cannot be read.
-pub fn read(file: &Path) -> io::Result<Option<Bytes>> {
-    let size = match fs::metadata(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        metadata => metadata?.len(),
+pub fn read(dir: &Dir) -> io::Result<Option<Bytes>> {
+    let Some(state) = dir.read(NAME, MAX_BYTES as u64)? else {
+        return Ok(None);
     };
-    if size > MAX_BYTES as u64 {
-        return Err(io::Error::other(format!(
-            "it has {size} bytes, allowed are {MAX_BYTES}"
-        )));
-    }
-    let state = fs::read(file)?;
     if is_state(&state) {
         Ok(Some(state.into()))
     } else {
@@ -80,29 +111,38 @@ fn is_state(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const OLD: Bytes = Bytes::from_static(b"{\"serial\":1}");
-    const NEW: &[u8] = b"{\"serial\":2}";
+    const SEEN: Bytes = Bytes::from_static(b"{\"serial\":2}");
+    const NEW: &[u8] = b"{\"serial\":3}";
 
     fn newest_of(
         file: Option<&[u8]>,
         printed: Option<&[u8]>,
+        seen: Option<Bytes>,
         previous: &Bytes,
     ) -> (Option<(Bytes, Origin)>, bool) {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("terraform.tfstate");
         if let Some(content) = file {
-            fs::write(&path, content).unwrap();
+            fs::write(dir.path().join(NAME), content).unwrap();
         }
-        let (state, note) = newest(&path, printed.map(<[u8]>::to_vec), previous);
-        (state, note.is_some())
+        let candidates = Candidates {
+            file: read(&Dir::open(dir.path()).unwrap()),
+            printed: printed.map(<[u8]>::to_vec),
+            seen,
+            previous: previous.clone(),
+        };
+        let newest = candidates.newest();
+        (newest.state, newest.problem.is_some())
     }
 
     #[test]
     fn a_whole_file_is_the_newest_state() {
         assert_eq!(
-            newest_of(Some(NEW), None, &OLD),
+            newest_of(Some(NEW), None, Some(SEEN), &OLD),
             (Some((NEW.into(), Origin::File)), false)
         );
     }
@@ -110,11 +150,11 @@ mod tests {
     #[test]
     fn a_truncated_file_yields_to_what_was_printed() {
         assert_eq!(
-            newest_of(Some(b"{\"ser"), Some(NEW), &OLD),
+            newest_of(Some(b"{\"ser"), Some(NEW), Some(SEEN), &OLD),
             (Some((NEW.into(), Origin::Printed)), true)
         );
         assert_eq!(
-            newest_of(Some(b""), Some(NEW), &OLD),
+            newest_of(Some(b""), Some(NEW), None, &OLD),
             (Some((NEW.into(), Origin::Printed)), true)
         );
     }
@@ -122,26 +162,45 @@ mod tests {
     #[test]
     fn an_older_whole_file_yields_to_what_was_printed() {
         assert_eq!(
-            newest_of(Some(&OLD), Some(NEW), &OLD),
+            newest_of(Some(&OLD), Some(NEW), None, &OLD),
             (Some((NEW.into(), Origin::Printed)), true)
         );
     }
 
     #[test]
-    fn without_anything_whole_the_previous_state_is_kept() {
+    fn without_anything_whole_the_last_that_was_seen_is_kept_else_the_previous_state() {
         assert_eq!(
-            newest_of(Some(b"{"), Some(b"{"), &OLD),
+            newest_of(Some(b"{"), Some(b"{"), Some(SEEN), &OLD),
+            (Some((SEEN, Origin::Seen)), true)
+        );
+        assert_eq!(
+            newest_of(Some(b"{"), Some(b"{"), None, &OLD),
             (Some((OLD, Origin::Previous)), true)
         );
         assert_eq!(
-            newest_of(None, None, &OLD),
+            newest_of(None, None, None, &OLD),
             (Some((OLD, Origin::Previous)), true)
         );
     }
 
     #[test]
     fn no_state_at_all_is_normal_only_without_a_file() {
-        assert_eq!(newest_of(None, None, &Bytes::new()), (None, false));
-        assert_eq!(newest_of(Some(b"{"), None, &Bytes::new()), (None, true));
+        let none = Bytes::new();
+        assert_eq!(newest_of(None, None, None, &none), (None, false));
+        assert_eq!(newest_of(Some(b"{"), None, None, &none), (None, true));
+    }
+
+    #[test]
+    fn a_link_to_the_state_of_another_session_is_no_state() {
+        let lab = tempfile::tempdir().unwrap();
+        let victim = lab.path().join("victim");
+        fs::write(&victim, NEW).unwrap();
+        let dir = lab.path().join("session");
+        fs::create_dir(&dir).unwrap();
+        std::os::unix::fs::symlink(&victim, dir.join(NAME)).unwrap();
+
+        let error = read(&Dir::open(&dir).unwrap()).unwrap_err();
+
+        assert!(error.to_string().contains("symbolic link"), "{error}");
     }
 }

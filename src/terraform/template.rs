@@ -1,22 +1,22 @@
 //! What a template's source says without running anything.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 
 use crate::{
-    language::{self, LoadError, TagError},
+    language::{self, LoadError, TagError, TemplateFiles},
     provision::ParseComplete,
 };
 
 /// A README longer than this is cut, in bytes. It travels with other things in one message of at most 4 MiB.
 const MAX_README_BYTES: u64 = 1024 * 1024;
+const README: &str = "README.md";
 
-/// Reads the template in a directory: variables, workspace tags as they are written, `README.md`.
+/// Reads a template: variables, workspace tags as they are written, `README.md`.
 ///
 /// A directory without `.tf` files gives an empty result; init is the step that complains.
 ///
@@ -25,32 +25,31 @@ const MAX_README_BYTES: u64 = 1024 * 1024;
 ///
 /// # Source
 /// coder `provisioner/terraform/parse.go`.
-pub fn parse_dir(dir: &Path) -> Result<ParseComplete, TemplateError> {
-    let module = language::load(dir)?;
+pub fn parse_dir<F: TemplateFiles + ?Sized>(files: &F) -> Result<ParseComplete, TemplateError> {
+    let module = language::load(files)?;
     // Wrong defaults are errors of the source, so they come before those of tags.
     let template_variables = language::variables(&module)?;
     Ok(ParseComplete {
         workspace_tags: language::workspace_tags_raw(&module)?,
         template_variables,
-        readme: read_readme(dir)?,
+        readme: read_readme(files)?,
     })
 }
 
-fn read_readme(dir: &Path) -> Result<Bytes, TemplateError> {
-    let path = dir.join("README.md");
-    let failed = |source| TemplateError::Readme {
-        path: path.clone(),
-        source,
-    };
-    // Anything but a file, such as a pipe, would not end.
-    if !path.is_file() {
+fn read_readme<F: TemplateFiles + ?Sized>(files: &F) -> Result<Bytes, TemplateError> {
+    let name = Path::new(README);
+    let listed = files.list(Path::new(""));
+    let is_there = |(found, is_dir): (std::ffi::OsString, bool)| found == README && !is_dir;
+    if !listed.is_ok_and(|listed| listed.into_iter().any(is_there)) {
         return Ok(Bytes::new());
     }
-    let mut readme = Vec::new();
-    let file = File::open(&path).map_err(failed)?;
-    let mut file = file.take(MAX_README_BYTES);
-    file.read_to_end(&mut readme).map_err(failed)?;
-    Ok(readme.into())
+    match files.read(name, MAX_README_BYTES) {
+        Ok(readme) => Ok(readme.into()),
+        Err(source) => Err(TemplateError::Readme {
+            path: files.place().join(name),
+            source,
+        }),
+    }
 }
 
 /// Why a template's source cannot be used. The text is complete: it ends with the causes.

@@ -1,3 +1,4 @@
 //! Those who mean harm, beside a real server, daemon and engine: what each of them gets, and what goes on beside it.
 
 mod names;
+mod session_files;

@@ -150,6 +150,205 @@ fn a_pure_core_mentions_no_socket_no_clock_and_no_randomness() {
     assert!(wrong.is_empty(), "impure:\n{}", wrong.join("\n"));
 }
 
+/// Where code lies that comes near the directories of sessions, in which templates write. What is in such a directory is
+/// opened by `files/beneath.rs` alone.
+const NEAR_SESSIONS: &[&str] = &[
+    "daemon",
+    "files",
+    "language",
+    "process",
+    "provision",
+    "template",
+    "terraform",
+    "mirror/view.rs",
+    "daemon.rs",
+    "files.rs",
+    "language.rs",
+    "process.rs",
+    "provision.rs",
+    "template.rs",
+    "terraform.rs",
+];
+
+/// Files there that open paths by themselves, and why that is no path in a session.
+const OPENS_PATHS: &[(&str, &str)] = &[
+    (
+        "files.rs",
+        "private files and locks of the daemon's own directories",
+    ),
+    (
+        "files/archive/extract.rs",
+        "asks for the kinds of an archive's entries, not of paths",
+    ),
+    (
+        "files/archive/pack.rs",
+        "packs the directory of the person who pushes it",
+    ),
+    (
+        "files/beneath.rs",
+        "it is the door; it finds the directory itself",
+    ),
+    (
+        "files/mapped.rs",
+        "reads a file of the mirror or of the person who runs it",
+    ),
+    (
+        "files/removal.rs",
+        "renames and lists directories of sessions as a whole, never what is in them",
+    ),
+    (
+        "daemon/gate.rs",
+        "reads `memory.json` in the state directory",
+    ),
+    (
+        "daemon/journal.rs",
+        "the journal, which is hidden from jobs",
+    ),
+    (
+        "daemon/log_file.rs",
+        "the logs in the state directory, which are hidden from jobs",
+    ),
+    (
+        "language/cli_config/locate.rs",
+        "the operator's CLI configuration",
+    ),
+    (
+        "language/files.rs",
+        "the directory of a person who looks at a template",
+    ),
+    (
+        "process/isolation/landlock.rs",
+        "the launcher, in a process that is bound by its policy then",
+    ),
+    ("process/isolation/launcher.rs", "this program's own file"),
+    (
+        "process/isolation/namespaces.rs",
+        "the launcher, in a process that is bound by its policy then",
+    ),
+    ("process/isolation/network.rs", "reads /proc"),
+    (
+        "process/isolation/policy.rs",
+        "names places for the launcher",
+    ),
+    (
+        "process/isolation/probe.rs",
+        "a stage of its own, in which no template runs",
+    ),
+    ("process/memory.rs", "reads /proc and /sys"),
+    (
+        "process/outlive.rs",
+        "finds processes in /proc by where they work; opens only pipes, without waiting",
+    ),
+    ("process/program_text.rs", "reads /proc"),
+    ("process/usage.rs", "reads /proc and /sys"),
+    ("process/usage/cgroup.rs", "reads /proc and /sys"),
+    ("process/usage/machine.rs", "reads /proc and /sys"),
+    ("terraform/binary.rs", "the engine's own file"),
+    (
+        "terraform/bootstrap.rs",
+        "the operator's scripts for agents",
+    ),
+    ("terraform/env.rs", "the operator's CLI configuration"),
+    ("terraform/install.rs", "the cache with downloaded engines"),
+    (
+        "terraform/isolation.rs",
+        "makes a new directory for temporary files",
+    ),
+    (
+        "terraform/plugin_cache.rs",
+        "the plugin caches and their lock",
+    ),
+    (
+        "terraform/providers/configuration.rs",
+        "the operator's CLI configuration and plugins",
+    ),
+];
+
+/// How a path is opened, asked for or removed without the door.
+const OPENERS: &[&str] = &[
+    "fs::canonicalize",
+    "fs::copy",
+    "fs::create_dir",
+    "fs::exists",
+    "fs::hard_link",
+    "fs::metadata",
+    "fs::open(",
+    "fs::read",
+    "fs::remove",
+    "fs::rename",
+    "fs::set_permissions",
+    "fs::symlink",
+    "fs::try_exists",
+    "fs::write",
+    "tokio::fs",
+    "File::create",
+    "File::open",
+    "File::options",
+    "OpenOptions",
+    "DirBuilder",
+    "NamedTempFile",
+    "TempDir::",
+    "tempdir",
+    "remove_dir_all",
+    ".canonicalize()",
+    ".exists()",
+    ".try_exists()",
+    ".is_dir()",
+    ".is_file()",
+    ".is_symlink()",
+    ".metadata()",
+    ".symlink_metadata()",
+    ".read_dir()",
+    ".read_link()",
+    "os::unix::fs::symlink",
+    "mkfifo",
+    "nix::fcntl",
+];
+
+#[test]
+fn what_is_in_the_directory_of_a_session_is_opened_through_one_door() {
+    let near = sources()
+        .into_iter()
+        .filter(|file| NEAR_SESSIONS.iter().any(|place| file.starts_with(place)));
+    let is_test =
+        |file: &Path| file.ends_with("tests.rs") || file.iter().any(|part| part == "tests");
+    let (mut wrong, mut used) = (Vec::new(), BTreeSet::new());
+    for file in near.filter(|file| !is_test(file)) {
+        let text = fs::read_to_string(source_dir().join(&file)).unwrap();
+        let text = without_tests(&code(&text));
+        let name = file.to_str().unwrap();
+        let found: Vec<_> = OPENERS
+            .iter()
+            .filter(|word| mentions(&text, word))
+            .collect();
+        let is_known = OPENS_PATHS.iter().any(|(known, _)| *known == name);
+        if is_known && !found.is_empty() {
+            used.insert(name.to_owned());
+        } else if !found.is_empty() {
+            wrong.push(format!("{name}: {found:?}"));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "open what is in a session's directory by `files::beneath`, or say in OPENS_PATHS why it is no such thing:\n{}",
+        wrong.join("\n")
+    );
+    let idle: Vec<_> = OPENS_PATHS
+        .iter()
+        .filter(|(name, _)| !used.contains(*name))
+        .collect();
+    assert!(idle.is_empty(), "open no paths any more: {idle:?}");
+}
+
+/// Whether a text has a word that is not the end of a longer one.
+fn mentions(text: &str, word: &str) -> bool {
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        word.starts_with('.')
+            || !before.is_some_and(|letter| letter.is_alphanumeric() || letter == '_')
+    })
+}
+
 #[test]
 fn paths_are_found_in_every_form_of_use() {
     let text = "use crate::{\n    job::{Job, JobId},\n    stop::Stop,\n};\nuse crate::secret::Secret;\nfn f() { crate::net::dial() }";

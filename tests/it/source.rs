@@ -8,7 +8,10 @@ use std::{
 };
 
 use outpost::{
-    files::archive::{extract_template, pack_template},
+    files::{
+        archive::{extract_template, pack_template},
+        beneath::Dir,
+    },
     language::{
         Constraint,
         cli_config::{CliConfig, Installation, Method},
@@ -164,7 +167,7 @@ fn a_template_that_was_packed_and_unpacked_is_the_same_to_terraform() {
     fs::create_dir(&copy).unwrap();
 
     let archive = pack_template(&site.template()).unwrap();
-    extract_template(&archive, &copy, &Stop::new()).unwrap();
+    extract_template(&archive, &Dir::open(&copy).unwrap(), &Stop::new()).unwrap();
 
     assert_success(&site.init(&copy, &["-lockfile=readonly"]));
 }

@@ -21,7 +21,7 @@ use crate::{
     connect,
     control::{self, Registration, StateKey, Storage, data_dir::ADMIN_TOKEN},
     daemon::{self, DaemonError, Summary},
-    files,
+    files::{self, removal::Scratch},
     net::{http, tls::Trust},
     provision::JobSource,
     rules,
@@ -44,7 +44,7 @@ pub(super) struct Stack {
     /// Where everything is.
     pub(super) directory: PathBuf,
     /// Removes it, unless something must be kept.
-    temporary: Option<TempDir>,
+    temporary: Option<Scratch>,
     server: control::Running,
     daemon: JoinHandle<Result<Summary, DaemonError>>,
     daemon_stop: Stop,
@@ -61,10 +61,11 @@ impl Stack {
     ) -> anyhow::Result<Self> {
         let temporary = match &data_dir {
             Some(_) => None,
-            None => Some(
-                TempDir::with_prefix("outpost-dev-")
-                    .context("failed to make a directory for the server")?,
-            ),
+            None => {
+                let made = TempDir::with_prefix("outpost-dev-");
+                let made = made.context("failed to make a directory for the server")?;
+                Some(Scratch::waited_for(made))
+            }
         };
         let directory = match (&data_dir, &temporary) {
             (Some(path), _) => std::path::absolute(path)?,

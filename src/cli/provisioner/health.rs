@@ -16,6 +16,7 @@ pub(in crate::cli) use self::disk::free_bytes;
 pub(super) use self::server::{Listener, serve};
 use crate::{
     daemon::metrics::{Metrics, Snapshot},
+    files::removal,
     observe::{BUILD, BuildInfo, metrics::Scrapes},
     stop::Stop,
     terraform::binary::Binary,
@@ -26,6 +27,9 @@ const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 /// Bytes that a job needs for a template, its modules and a state, at the least.
 pub(super) const MIN_FREE_BYTES: u64 = 100 << 20;
+
+/// The directory for sessions in a state directory.
+pub(super) const SESSIONS: &str = "sessions";
 
 /// What the endpoints tell, asked anew each time.
 #[derive(Debug)]
@@ -54,6 +58,8 @@ pub(super) struct Status {
     ended: Ended,
     /// States in the state directory that no server has.
     kept_states: usize,
+    /// Directories of jobs that could not be removed, for somebody who can.
+    directories_put_aside: Vec<PathBuf>,
     engine: Option<Engine>,
     disk: Disk,
     /// What the server said when it refused to hand out jobs.
@@ -144,11 +150,17 @@ impl Health {
             jobs,
             ended: ended(&snapshot),
             kept_states: snapshot.kept,
+            directories_put_aside: put_aside(&self.state_dir),
             engine,
             disk,
             refusal: snapshot.refusal,
         }
     }
+}
+
+/// The directories of sessions that did not go. What cannot be listed has its own reasons to be looked at.
+fn put_aside(state_dir: &Path) -> Vec<PathBuf> {
+    removal::put_aside(&state_dir.join(SESSIONS)).unwrap_or_default()
 }
 
 fn silence(job: &Job) -> Option<String> {

@@ -15,7 +15,7 @@ use super::{
     args::{MetricsArgs, ServerArgs, ServerKind, Start},
     connect, contact,
     credential::{self, Given, Kind},
-    health::{self, Health, Listener},
+    health::{self, Health, Listener, SESSIONS},
     sources::{self, Target},
     systemd::Systemd,
 };
@@ -101,7 +101,7 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
         hidden: hidden(&args.server, credentials, directory, &state_dir),
     };
     let find = async {
-        let (work_dir, provider) = (state_dir.join("sessions"), args.coder_provider);
+        let (work_dir, provider) = (state_dir.join(SESSIONS), args.coder_provider);
         let trust = connect::trust_beside(&args.server);
         let found = args.engine.find(provider, work_dir, guarded, &trust, &stop);
         let (provisioner, binary) = found.await?;

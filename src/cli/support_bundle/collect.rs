@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
-    os::unix::fs::MetadataExt as _,
     path::Path,
     time::Duration,
 };
@@ -12,7 +11,11 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::{Entry, redact::is_secret_name};
-use crate::{cli::values::ListenAddress, observe::BUILD};
+use crate::{
+    cli::values::ListenAddress,
+    files::beneath::{Dir, Kind},
+    observe::BUILD,
+};
 
 /// Bytes of a log's end.
 const MAX_LOG_BYTES: u64 = 2 << 20;
@@ -80,29 +83,32 @@ pub(super) fn environment() -> Entry {
 /// Names, sizes and ages of what is below `path`; no contents.
 pub(super) fn listing(path: &Path) -> Entry {
     let mut lines = vec![format!("below {}:", path.display())];
-    if let Err(error) = list(path, Path::new(""), MAX_DEPTH, &mut lines) {
+    let listed = Dir::open(path).and_then(|dir| list(&dir, Path::new(""), MAX_DEPTH, &mut lines));
+    if let Err(error) = listed {
         lines.push(error.to_string());
     }
     Entry::new("state.txt", lines.join("\n") + "\n")
 }
 
-fn list(root: &Path, below: &Path, depth: usize, lines: &mut Vec<String>) -> io::Result<()> {
-    let mut entries = fs::read_dir(root.join(below))?.collect::<io::Result<Vec<_>>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
+/// Templates write in some of it, meanwhile too.
+fn list(root: &Dir, below: &Path, depth: usize, lines: &mut Vec<String>) -> io::Result<()> {
+    for (name, _) in root.list(below)? {
         if lines.len() > MAX_LISTED {
             lines.push("and more".to_owned());
             return Ok(());
         }
-        let path = below.join(entry.file_name());
-        let metadata = fs::symlink_metadata(entry.path())?;
-        let modified = jiff::Timestamp::from_second(metadata.mtime()).unwrap_or_default();
-        let (mode, size) = (metadata.mode() & 0o7777, metadata.len());
+        let path = below.join(name);
+        let Some(found) = root.find(&path)? else {
+            continue;
+        };
+        let (_, seconds, _) = found.version;
+        let modified = jiff::Timestamp::from_second(seconds).unwrap_or_default();
+        let (mode, size) = (found.mode, found.size);
         lines.push(format!(
             "{mode:04o} {size:>12} {modified} {}",
             path.display()
         ));
-        if metadata.is_dir() && depth > 1 {
+        if found.kind == Kind::Directory && depth > 1 {
             list(root, &path, depth - 1, lines)?;
         }
     }

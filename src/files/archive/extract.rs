@@ -1,19 +1,19 @@
 //! Unpacks an archive that may be hostile.
 
 use std::{
-    fs, io,
+    io,
     io::Read,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{DirBuilderExt, OpenOptionsExt},
-    },
-    path::{Component, Path, PathBuf},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
 };
 
 use tar::EntryType;
 
 use super::{ArchiveError, Limits};
-use crate::stop::Stop;
+use crate::{
+    files::beneath::{self, Dir, Kind},
+    stop::Stop,
+};
 
 /// The log gets no more warnings than this from one archive.
 const MAX_WARNINGS: usize = 100;
@@ -41,7 +41,7 @@ pub struct Extracted {
 /// coder `provisionersdk/tfpath/tfpath.go`, `ExtractArchive`; unlike there nothing is cut or left over.
 pub fn extract_template(
     archive: &[u8],
-    dest: &Path,
+    dest: &Dir,
     stop: &Stop,
 ) -> Result<Extracted, ArchiveError> {
     extract_template_within(archive, dest, stop, Limits::DEFAULT)
@@ -53,7 +53,7 @@ pub fn extract_template(
 /// As [`extract_template`].
 pub fn extract_template_within(
     archive: &[u8],
-    dest: &Path,
+    dest: &Dir,
     stop: &Stop,
     limits: Limits,
 ) -> Result<Extracted, ArchiveError> {
@@ -81,7 +81,7 @@ pub fn extract_template_within(
 }
 
 struct Extractor<'a> {
-    dest: &'a Path,
+    dest: &'a Dir,
     limits: Limits,
     written: u64,
     warnings: Vec<String>,
@@ -123,20 +123,13 @@ impl Extractor<'_> {
         if let Some(parent) = path.parent() {
             self.make_directories(name, parent, 0o700)?;
         }
-        let target = self.dest.join(path);
-        self.refuse_link(name, &target)?;
+        self.refuse_link(name, path)?;
         let failed = |source| ArchiveError::Write {
             name: name.to_owned(),
             source,
         };
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(if mode == 0 { 0o600 } else { mode | 0o600 })
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&target)
-            .map_err(failed)?;
+        let mode = if mode == 0 { 0o600 } else { mode | 0o600 };
+        let mut file = self.dest.create(path, mode).map_err(failed)?;
         let size = entry.size();
         let copied = io::copy(&mut entry.take(size), &mut file).map_err(failed)?;
         if copied < size {
@@ -172,32 +165,28 @@ impl Extractor<'_> {
             name: name.to_owned(),
             source,
         };
-        let mut current = self.dest.to_owned();
+        let mut current = PathBuf::new();
         let mut components = path.components().peekable();
         while let Some(component) = components.next() {
             current.push(component);
-            self.refuse_link(name, &current)?;
-            if current.is_dir() {
+            if self.refuse_link(name, &current)? == Some(Kind::Directory) {
                 continue;
             }
             let is_last = components.peek().is_none();
             let mode = if is_last { mode | 0o700 } else { 0o700 };
-            fs::DirBuilder::new()
-                .mode(mode)
-                .create(&current)
-                .map_err(failed)?;
+            self.dest.create_dir(&current, mode).map_err(failed)?;
         }
         Ok(())
     }
 
-    fn refuse_link(&self, name: &str, path: &Path) -> Result<(), ArchiveError> {
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.file_type().is_symlink() => Err(ArchiveError::ThroughLink {
+    /// What is at a path already.
+    fn refuse_link(&self, name: &str, path: &Path) -> Result<Option<Kind>, ArchiveError> {
+        match self.dest.find(path) {
+            Ok(Some(found)) if found.kind == Kind::Link => Err(ArchiveError::ThroughLink {
                 name: name.to_owned(),
-                link: path.strip_prefix(self.dest).unwrap_or(path).to_owned(),
+                link: path.to_owned(),
             }),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(found) => Ok(found.map(|found| found.kind)),
             Err(source) => Err(ArchiveError::Write {
                 name: name.to_owned(),
                 source,
@@ -246,22 +235,11 @@ fn describe(kind: EntryType) -> &'static str {
 }
 
 /// The name as a path without `.` and `..`, empty for the directory itself; `None` if it leads out.
-///
-/// `a/../b` is `b`: links are never followed, so nothing else can stand at `a`.
 fn local_path(name: &[u8]) -> Option<PathBuf> {
     if name.is_empty() || name.contains(&0) {
         return None;
     }
-    let mut path = PathBuf::new();
-    for component in Path::new(std::ffi::OsStr::from_bytes(name)).components() {
-        match component {
-            Component::CurDir => {}
-            Component::Normal(part) => path.push(part),
-            Component::ParentDir if path.pop() => {}
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
-        }
-    }
-    Some(path)
+    beneath::local(Path::new(std::ffi::OsStr::from_bytes(name))).ok()
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+use std::fs;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -19,6 +21,10 @@ fn template(modules: &[(&str, usize)]) -> tempfile::TempDir {
     dir
 }
 
+fn open(dir: &tempfile::TempDir) -> Dir {
+    Dir::open(dir.path()).unwrap()
+}
+
 fn write_manifest(dir: &Path, entries: &[String]) {
     fs::create_dir_all(dir.join(FETCHED)).unwrap();
     let manifest = format!(r#"{{"Modules":[{}]}}"#, entries.join(","));
@@ -38,10 +44,10 @@ fn names(archive: &[u8]) -> Vec<String> {
 fn a_template_without_modules_has_no_archive() {
     let dir = tempfile::tempdir().unwrap();
 
-    assert_eq!(pack_modules(dir.path()).unwrap(), Packed::default());
-    assert_eq!(read_modules(dir.path()).unwrap(), []);
+    assert_eq!(pack_modules(&open(&dir)).unwrap(), Packed::default());
+    assert_eq!(read_modules(&open(&dir)).unwrap(), []);
     assert_eq!(
-        pack_modules(template(&[]).path()).unwrap(),
+        pack_modules(&open(&template(&[]))).unwrap(),
         Packed::default()
     );
 }
@@ -50,7 +56,7 @@ fn a_template_without_modules_has_no_archive() {
 fn the_smallest_modules_come_first_and_the_manifest_last() {
     let dir = template(&[("large", 5000), ("small", 10), ("medium", 1500)]);
 
-    let packed = pack_modules(dir.path()).unwrap();
+    let packed = pack_modules(&open(&dir)).unwrap();
 
     let expected = [
         "small/",
@@ -72,7 +78,7 @@ fn the_smallest_modules_come_first_and_the_manifest_last() {
 fn what_does_not_fit_is_named() {
     let dir = template(&[("small", 500), ("medium", 1500), ("large", 5000)]);
 
-    let packed = pack_modules_within(dir.path(), 8000).unwrap();
+    let packed = pack_modules_within(&open(&dir), 8000).unwrap();
 
     assert_eq!(packed.skipped, ["large:large"]);
     assert_eq!(names(&packed.archive).len(), 5);
@@ -80,14 +86,14 @@ fn what_does_not_fit_is_named() {
 
 #[test]
 fn an_exact_fit_leaves_no_room_for_the_next() {
-    let size = pack_modules(template(&[("exact", 1000)]).path())
+    let size = pack_modules(&open(&template(&[("exact", 1000)])))
         .unwrap()
         .archive
         .len() as u64;
     let both = template(&[("exact", 1000), ("extra", 2000)]);
     let manifest_grows = 512;
 
-    let packed = pack_modules_within(both.path(), size + manifest_grows).unwrap();
+    let packed = pack_modules_within(&open(&both), size + manifest_grows).unwrap();
 
     assert_eq!(packed.skipped, ["extra:extra"]);
 }
@@ -108,7 +114,7 @@ fn a_last_block_that_is_full_counts_as_two() {
 
 #[test]
 fn if_none_fits_there_is_no_archive() {
-    let packed = pack_modules_within(template(&[("a", 2000), ("b", 3000)]).path(), 2500).unwrap();
+    let packed = pack_modules_within(&open(&template(&[("a", 2000), ("b", 3000)])), 2500).unwrap();
 
     assert_eq!((packed.archive.len(), packed.skipped.len()), (0, 2));
 }
@@ -131,7 +137,7 @@ fn git_directories_links_and_local_modules_are_left_out() {
         ],
     );
 
-    let packed = pack_modules(dir.path()).unwrap();
+    let packed = pack_modules(&open(&dir)).unwrap();
 
     let expected = ["m/", "m/.gitignore", "m/payload", "m/sub/", "modules.json"];
     assert_eq!(
@@ -147,19 +153,19 @@ fn a_packed_template_unpacks_to_the_same_modules() {
         tempfile::tempdir().unwrap(),
     );
 
-    let first = pack_modules(dir.path()).unwrap();
-    extract_template(&first.archive, dest.path(), &Stop::new()).unwrap();
+    let first = pack_modules(&open(&dir)).unwrap();
+    extract_template(&first.archive, &open(&dest), &Stop::new()).unwrap();
 
-    assert_eq!(pack_modules(dest.path()).unwrap(), first);
+    assert_eq!(pack_modules(&open(&dest)).unwrap(), first);
     assert_eq!(
-        read_modules(dest.path()).unwrap(),
-        read_modules(dir.path()).unwrap()
+        read_modules(&open(&dest)).unwrap(),
+        read_modules(&open(&dir)).unwrap()
     );
 }
 
 #[test]
 fn the_template_itself_is_no_module() {
-    let modules = read_modules(template(&[("m", 1)]).path()).unwrap();
+    let modules = read_modules(&open(&template(&[("m", 1)]))).unwrap();
 
     let expected = Module {
         source: "m".into(),
@@ -178,7 +184,7 @@ fn a_module_outside_of_the_template_is_refused() {
         &[format!(r#"{{"Key":"x","Source":"x","Dir":"{outside}"}}"#)],
     );
 
-    let error = pack_modules(dir.path()).unwrap_err();
+    let error = pack_modules(&open(&dir)).unwrap_err();
 
     assert!(matches!(error, ModuleError::NonLocal { dir } if dir == outside));
 }
@@ -188,7 +194,7 @@ fn a_damaged_manifest_is_named() {
     let dir = tempfile::tempdir().unwrap();
     write_manifest(dir.path(), &["{".to_owned()]);
 
-    let error = read_modules(dir.path()).unwrap_err().to_string();
+    let error = read_modules(&open(&dir)).unwrap_err().to_string();
 
     assert!(
         error.ends_with(".terraform/modules/modules.json`"),
@@ -197,12 +203,34 @@ fn a_damaged_manifest_is_named() {
 }
 
 #[test]
+fn links_and_pipes_in_the_place_of_manifest_and_modules_are_not_read() {
+    let secret = template(&[("secret", 1)]);
+    let module = |dir: &tempfile::TempDir| dir.path().join(FETCHED).join("m");
+
+    let dir = template(&[("m", 1)]);
+    fs::remove_file(dir.path().join(MANIFEST)).unwrap();
+    let theirs = secret.path().join(MANIFEST);
+    std::os::unix::fs::symlink(theirs, dir.path().join(MANIFEST)).unwrap();
+    assert!(read_modules(&open(&dir)).is_err());
+
+    let dir = template(&[("m", 1)]);
+    fs::remove_file(dir.path().join(MANIFEST)).unwrap();
+    nix::unistd::mkfifo(&dir.path().join(MANIFEST), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(read_modules(&open(&dir)).is_err());
+
+    let dir = template(&[("m", 1)]);
+    fs::remove_dir_all(module(&dir)).unwrap();
+    std::os::unix::fs::symlink(secret.path(), module(&dir)).unwrap();
+    assert_eq!(pack_modules(&open(&dir)).unwrap(), Packed::default());
+}
+
+#[test]
 fn a_manifest_whose_list_is_null_has_no_modules() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join(FETCHED)).unwrap();
     fs::write(dir.path().join(MANIFEST), r#"{"Modules":null}"#).unwrap();
 
-    assert_eq!(read_modules(dir.path()).unwrap(), []);
+    assert_eq!(read_modules(&open(&dir)).unwrap(), []);
 }
 
 proptest! {
@@ -213,6 +241,6 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join(FETCHED)).unwrap();
         fs::write(dir.path().join(MANIFEST), text).unwrap();
-        let _ = (read_modules(dir.path()), pack_modules(dir.path()));
+        let _ = (read_modules(&open(&dir)), pack_modules(&open(&dir)));
     }
 }

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use std::fs;
+
 use super::*;
 
 fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {

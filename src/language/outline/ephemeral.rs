@@ -1,6 +1,6 @@
 //! References that break the plan of a stopped workspace: by index, to what exists only in a started one.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{collections::BTreeMap, fmt};
 
 use hcl_edit::{
     expr::{Conditional, Expression, FuncCall, Traversal, TraversalOperator},
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::language::{
     diagnostic::LoadError,
+    files::TemplateFiles,
     module::{Located, Module, load},
 };
 
@@ -55,8 +56,10 @@ impl fmt::Display for EphemeralReference {
 ///
 /// # Errors
 /// [`LoadError`] of the first module that cannot be read.
-pub fn ephemeral_references(dir: &Path) -> Result<Vec<EphemeralReference>, LoadError> {
-    let tree = Tree::load(load(dir)?, Some(dir))?;
+pub fn ephemeral_references<F: TemplateFiles + ?Sized>(
+    files: &F,
+) -> Result<Vec<EphemeralReference>, LoadError> {
+    let tree = Tree::load(load(files)?, Some(files))?;
     Ok(of_tree(&tree))
 }
 
@@ -223,7 +226,7 @@ resource "coder_agent" "dev" {
 
     fn said(more: &str) -> Vec<String> {
         let module = Module::parse([("agent.tf", AGENT), ("main.tf", more)]).unwrap();
-        let tree = Tree::load(module, None).unwrap();
+        let tree = Tree::load::<std::path::Path>(module, None).unwrap();
         of_tree(&tree).iter().map(ToString::to_string).collect()
     }
 

@@ -14,7 +14,8 @@ use hcl_edit::{
 use super::{
     super::{
         diagnostic::LoadError,
-        module::{Module, load},
+        files::TemplateFiles,
+        module::{Module, load_below},
     },
     References,
 };
@@ -48,30 +49,35 @@ pub(super) struct Node {
 struct Pending {
     parent: usize,
     name: String,
+    /// Relative to the template's directory.
     dir: PathBuf,
     call: Body,
     depth: usize,
 }
 
 impl Tree {
-    /// Reads all local modules below `root`, which is in `dir`; without one they count as missing.
-    pub(super) fn load(root: Module, dir: Option<&Path>) -> Result<Self, LoadError> {
+    /// Reads all local modules that `root` calls, the module in `files`; without those they count as missing.
+    pub(super) fn load<F: TemplateFiles + ?Sized>(
+        root: Module,
+        files: Option<&F>,
+    ) -> Result<Self, LoadError> {
         let mut tree = Self { nodes: Vec::new() };
-        let mut pending = tree.add(root, None, dir, 0);
-        while let Some(next) = pending.pop() {
-            let module = load(&next.dir)?;
-            let dir = next.dir.clone();
-            let depth = next.depth;
-            pending.extend(tree.add(module, Some(next), Some(&dir), depth));
+        let place = files.map(|files| (files, Path::new("")));
+        let mut pending = tree.add(root, None, place, 0);
+        while let (Some(next), Some(files)) = (pending.pop(), files) {
+            let module = load_below(files, &next.dir)?;
+            let (dir, depth) = (next.dir.clone(), next.depth);
+            pending.extend(tree.add(module, Some(next), Some((files, &dir)), depth));
         }
         Ok(tree)
     }
 
-    fn add(
+    /// Adds a module, and returns those that it calls. `place` is where they are found.
+    fn add<F: TemplateFiles + ?Sized>(
         &mut self,
         module: Module,
         call: Option<Pending>,
-        dir: Option<&Path>,
+        place: Option<(&F, &Path)>,
         depth: usize,
     ) -> Vec<Pending> {
         let index = self.nodes.len();
@@ -93,9 +99,10 @@ impl Tree {
                 .and_then(|source| source.value.as_str());
             let source = source.unwrap_or_default();
             let is_local = source.starts_with("./") || source.starts_with("../");
-            let child = dir
-                .map(|dir| dir.join(source))
-                .filter(|child| is_local && child.is_dir());
+            let child = place
+                .map(|(files, dir)| (files, dir.join(source)))
+                .filter(|(files, child)| is_local && files.is_dir(child))
+                .map(|(_, child)| child);
             match child {
                 Some(dir) if depth < MAX_DEPTH && index + pending.len() < MAX_MODULES => {
                     let call = body.clone();

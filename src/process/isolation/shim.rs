@@ -7,7 +7,7 @@
 use std::{
     convert::Infallible,
     ffi::{OsStr, OsString},
-    fs, io,
+    io,
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
     process::{Command, ExitStatus},
@@ -22,6 +22,7 @@ use nix::{
 };
 
 use super::launcher::BOUND;
+use crate::files::beneath::Dir;
 
 /// What the report of an engine that succeeded says.
 const WELL: &str = "0";
@@ -81,9 +82,9 @@ pub(super) fn bind(parent: &OsStr, program: &OsStr, args: &[OsString]) -> io::Er
     Command::new(program).args(args).exec()
 }
 
-/// Whether the engine whose end is written in `report` ended by itself with status 0.
-pub fn ended_well(report: &Path) -> bool {
-    fs::read_to_string(report).is_ok_and(|text| text == WELL)
+/// Whether the engine that has this report ended by itself with status 0.
+pub fn ended_well(report: &[u8]) -> bool {
+    report == WELL.as_bytes()
 }
 
 fn write(report: &Path, status: ExitStatus) -> io::Result<()> {
@@ -91,7 +92,9 @@ fn write(report: &Path, status: ExitStatus) -> io::Result<()> {
         Some(code) => code.to_string(),
         None => status.to_string(),
     };
-    let new = report.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(new, report)
+    let (Some(dir), Some(name)) = (report.parent(), report.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // A template may have put something in its place, which would keep us for ever.
+    Dir::open(dir)?.write_private(name, text.as_bytes())
 }

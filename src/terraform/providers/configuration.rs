@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    files::beneath::{Dir, Kind},
     language::cli_config::{
         CliConfig, CliConfigError, Engine, Installation, Method, MethodKind, locate,
     },
@@ -69,12 +70,12 @@ pub(super) fn merged(
     mut config: CliConfig,
     engine: Engine,
     env: impl Fn(&str) -> Option<OsString>,
-    dir: &Path,
+    dir: &Dir,
     ours: Additions<'_>,
 ) -> Result<CliConfig, ConfigurationError> {
     let mut installation = match config.installation()? {
         Some(installation) => installation,
-        None => implied(&plugin_dirs(engine, env, dir)),
+        None => implied(dir, &plugin_dirs(engine, env)),
     };
     if ours.is_sealed {
         let is_direct = |method: &Method| matches!(method.kind, MethodKind::Direct);
@@ -114,23 +115,22 @@ fn read(path: &Path) -> Result<CliConfig, ConfigurationError> {
 }
 
 /// Writes it where only we can read it: it may hold tokens.
-pub(super) fn write(dir: &Path, config: &CliConfig) -> Result<PathBuf, ConfigurationError> {
-    let path = dir.join(FILE_NAME);
-    let written = tempfile::NamedTempFile::new_in(dir).and_then(|mut file| {
-        io::Write::write_all(&mut file, config.to_string().as_bytes())?;
-        Ok(file.persist(&path)?)
-    });
-    match written {
-        Ok(_) => Ok(path),
+pub(super) fn write(dir: &Dir, config: &CliConfig) -> Result<PathBuf, ConfigurationError> {
+    let path = dir.path().join(FILE_NAME);
+    match dir.write_private(FILE_NAME, config.to_string().as_bytes()) {
+        Ok(()) => Ok(path),
         Err(source) => Err(ConfigurationError::Io { path, source }),
     }
 }
 
-/// Where an engine looks for plugins without being told, in its order.
+/// Where a template may bring plugins along.
+const TEMPLATES_PLUGINS: &str = "terraform.d/plugins";
+
+/// Where an engine looks for plugins without being told, in its order, behind [`TEMPLATES_PLUGINS`].
 ///
 /// # Source
 /// <https://developer.hashicorp.com/terraform/cli/config/config-file#implied-local-mirror-directories>
-fn plugin_dirs(engine: Engine, env: impl Fn(&str) -> Option<OsString>, dir: &Path) -> Vec<PathBuf> {
+fn plugin_dirs(engine: Engine, env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let var = |name| env(name).filter(|value| !value.is_empty());
     let home = var("HOME").map(PathBuf::from);
     let data_home = var("XDG_DATA_HOME").map(PathBuf::from);
@@ -143,18 +143,25 @@ fn plugin_dirs(engine: Engine, env: impl Fn(&str) -> Option<OsString>, dir: &Pat
     let data_dirs = data_home
         .into_iter()
         .chain(std::env::split_paths(&data_dirs));
-    let mut dirs = vec![dir.join("terraform.d/plugins")];
+    let mut dirs = Vec::new();
     dirs.extend(home.map(|home| home.join(".terraform.d/plugins")));
     dirs.extend(data_dirs.map(|dir| dir.join(name)));
     dirs
 }
 
 /// What an engine does without being told: what is in one of `dirs` comes from there, all else from registries.
-fn implied(dirs: &[PathBuf]) -> Installation {
+fn implied(template: &Dir, dirs: &[PathBuf]) -> Installation {
     let mut methods = Vec::new();
     let mut local = BTreeSet::new();
-    for dir in dirs {
-        let providers = providers_in(dir);
+    let own = Path::new(TEMPLATES_PLUGINS);
+    let of_template = providers_in(own, |dir| template_directories(template, dir));
+    let found = dirs
+        .iter()
+        .map(|dir| (dir.clone(), providers_in(dir, directories)));
+    for (dir, providers) in [(template.path().join(own), of_template)]
+        .into_iter()
+        .chain(found)
+    {
         if let (Some(path), false) = (dir.to_str(), providers.is_empty()) {
             local.extend(providers.iter().cloned());
             methods.push(Method::filesystem_mirror(path, providers));
@@ -165,7 +172,7 @@ fn implied(dirs: &[PathBuf]) -> Installation {
 }
 
 /// Addresses of the providers in a mirror: its directories' names, three levels deep.
-fn providers_in(dir: &Path) -> Vec<String> {
+fn providers_in(dir: &Path, directories: impl Fn(&Path) -> Vec<String>) -> Vec<String> {
     let mut found = Vec::new();
     for host in directories(dir) {
         for namespace in directories(&dir.join(&host)) {
@@ -187,6 +194,14 @@ fn directories(dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+fn template_directories(template: &Dir, dir: &Path) -> Vec<String> {
+    let entries = template.list(dir).unwrap_or_default().into_iter();
+    let names = entries.filter(|(_, kind)| *kind == Kind::Directory);
+    names
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect()
 }
 
 fn text(path: &Path) -> Result<&str, ConfigurationError> {
@@ -217,7 +232,13 @@ mod tests {
             is_sealed,
             ..Additions::default()
         };
-        let config = merged(config, Engine::Terraform, env, home, ours);
+        let config = merged(
+            config,
+            Engine::Terraform,
+            env,
+            &Dir::open(home).unwrap(),
+            ours,
+        );
         config.map(|config| config.to_string())
     }
 

@@ -1,14 +1,18 @@
 //! What an author's lock file says about `coder/coder`, and what of it the built-in provider can keep.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io};
 
 use semver::Version;
 
 use crate::{
+    files::beneath::Dir,
     language::lock::{FILE_NAME, Lock},
     provision::StepFailure,
     registry::{Hash, ProviderAddr},
 };
+
+/// A lock file longer than this is none, in bytes; one entry has some hundred.
+pub(in crate::terraform) const MAX_BYTES: u64 = 4 << 20;
 
 /// What was locked.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,20 +26,15 @@ pub(super) struct Relaxed {
 /// Drops the checksums of `coder/coder` from the session's copy of the lock file; the version stays.
 ///
 /// A file that makes no sense is left alone: the engine says so better.
-pub(super) fn relax(dir: &Path, hosts: &[&str]) -> Result<Relaxed, StepFailure> {
-    let path = dir.join(FILE_NAME);
+pub(super) fn relax(dir: &Dir, hosts: &[&str]) -> Result<Relaxed, StepFailure> {
     let failed = |error: io::Error| StepFailure::new(format!("change {FILE_NAME}: {error}"));
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Relaxed::default()),
-        Err(error) => return Err(failed(error)),
-    };
-    let Ok(mut lock) = Lock::parse(&text) else {
+    let Some(mut lock) = parsed(dir).map_err(failed)? else {
         return Ok(Relaxed::default());
     };
     let (relaxed, has_changed) = relax_entries(&mut lock, hosts);
     if has_changed {
-        fs::write(&path, lock.to_string()).map_err(failed)?;
+        dir.write_private(FILE_NAME, lock.to_string().as_bytes())
+            .map_err(failed)?;
     }
     Ok(relaxed)
 }
@@ -46,10 +45,9 @@ pub(super) fn relax(dir: &Path, hosts: &[&str]) -> Result<Relaxed, StepFailure> 
 /// Terraform takes an unpacked package whatever `zh:` says, so it is we who compare. A file that makes no sense is left
 /// alone: the engine says so better.
 pub(super) fn augment(
-    dir: &Path,
+    dir: &Dir,
     checksums: &BTreeMap<(ProviderAddr, Version), Vec<Hash>>,
 ) -> Result<(), StepFailure> {
-    let path = dir.join(FILE_NAME);
     let Some(mut lock) = read(dir) else {
         return Ok(());
     };
@@ -71,7 +69,8 @@ pub(super) fn augment(
     }
     if has_changed {
         let failed = |error| StepFailure::new(format!("change {FILE_NAME}: {error}"));
-        fs::write(&path, lock.to_string()).map_err(failed)?;
+        dir.write_private(FILE_NAME, lock.to_string().as_bytes())
+            .map_err(failed)?;
     }
     Ok(())
 }
@@ -87,8 +86,17 @@ fn other_package(addr: &ProviderAddr, version: &Version, known: &[Hash]) -> Step
 }
 
 /// The lock file of a template, if it has one that makes sense.
-pub(super) fn read(dir: &Path) -> Option<Lock> {
-    Lock::parse(&fs::read_to_string(dir.join(FILE_NAME)).ok()?).ok()
+pub(super) fn read(dir: &Dir) -> Option<Lock> {
+    parsed(dir).ok().flatten()
+}
+
+/// The same, but what cannot be read is an error.
+fn parsed(dir: &Dir) -> io::Result<Option<Lock>> {
+    let Some(content) = dir.read(FILE_NAME, MAX_BYTES)? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8(content).map_err(io::Error::other)?;
+    Ok(Lock::parse(&text).ok())
 }
 
 fn relax_entries(lock: &mut Lock, hosts: &[&str]) -> (Relaxed, bool) {
@@ -121,7 +129,13 @@ fn is_coder(addr: &ProviderAddr, hosts: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn open(dir: &tempfile::TempDir) -> Dir {
+        Dir::open(dir.path()).unwrap()
+    }
 
     const HOSTS: [&str; 1] = ["registry.terraform.io"];
     const HASH: &str = "h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
@@ -130,7 +144,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         fs::write(&path, text).unwrap();
-        let relaxed = relax(dir.path(), &HOSTS).unwrap();
+        let relaxed = relax(&open(&dir), &HOSTS).unwrap();
         (relaxed, fs::read_to_string(path).unwrap())
     }
 
@@ -164,9 +178,9 @@ mod tests {
         };
         let zh = Hash::Zh([1; 32]);
 
-        augment(dir.path(), &known(&[zh.clone(), HASH.parse().unwrap()])).unwrap();
+        augment(&open(&dir), &known(&[zh.clone(), HASH.parse().unwrap()])).unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        let other = augment(dir.path(), &known(&[Hash::H1([2; 32])])).unwrap_err();
+        let other = augment(&open(&dir), &known(&[Hash::H1([2; 32])])).unwrap_err();
 
         assert!(
             text.contains(&zh.to_string()) && text.contains(HASH),
@@ -200,7 +214,7 @@ mod tests {
     fn no_file_and_a_broken_file_lock_nothing() {
         let dir = tempfile::tempdir().unwrap();
 
-        assert_eq!(relax(dir.path(), &HOSTS).unwrap(), Relaxed::default());
+        assert_eq!(relax(&open(&dir), &HOSTS).unwrap(), Relaxed::default());
         assert_eq!(relaxed("provider {").0, Relaxed::default());
     }
 }

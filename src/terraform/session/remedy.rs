@@ -1,10 +1,7 @@
 //! What to change in a template whose plan fails only for a stopped workspace.
 
-use std::path::PathBuf;
-
-use tokio::task::spawn_blocking;
-
 use crate::{
+    files::beneath::{DEADLINE, Dir, within},
     job::LogLevel,
     language::{self, EphemeralReference},
     provision::{LogSink, StepFailure},
@@ -14,11 +11,7 @@ use crate::{
 const INVALID_INDEX: &str = "Invalid index";
 
 /// Adds to a failed plan of a stopped workspace which reference of the template in `dir` needs what is started only.
-pub(super) async fn explained(
-    failure: StepFailure,
-    dir: PathBuf,
-    log: &dyn LogSink,
-) -> StepFailure {
+pub(super) async fn explained(failure: StepFailure, dir: Dir, log: &dyn LogSink) -> StepFailure {
     let Some(diagnostic) = failure.diagnostic.clone() else {
         return failure;
     };
@@ -26,7 +19,7 @@ pub(super) async fn explained(
         return failure;
     }
     // The plan failed anyway; a template that cannot be read here has had its own error.
-    let found = spawn_blocking(move || language::ephemeral_references(&dir)).await;
+    let found = within(DEADLINE, move || language::ephemeral_references(&dir)).await;
     let Ok(Ok(references)) = found else {
         return failure;
     };

@@ -1,35 +1,46 @@
 //! The state file of an apply, read whenever it has changed: what the engine has written outlives it and us.
 
-use std::{convert::Infallible, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tokio::{task::spawn_blocking, time::sleep};
+use bytes::Bytes;
+use tokio::time::sleep;
 
-use crate::{provision::Witness, terraform::state_file};
+use super::files::{Files, Version};
+use crate::provision::Witness;
 
 /// Time between two looks. Not every file system tells of changes, and an apply takes much longer.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Tells `witness` each version of the file that is whole, until this is dropped.
-pub(super) async fn state_file(path: PathBuf, witness: Option<Arc<dyn Witness>>) -> Infallible {
+/// Tells `witness` each version of the file that is whole and not the `known` one, until this is dropped. The last one
+/// is in `seen`.
+pub(super) async fn state_file(
+    files: Files,
+    witness: Option<Arc<dyn Witness>>,
+    mut known: Option<Version>,
+    seen: &Mutex<Option<Bytes>>,
+) -> Infallible {
     let Some(witness) = witness else {
         return std::future::pending().await;
     };
-    let version = |path: &PathBuf| {
-        let file = fs::metadata(path).ok()?;
-        Some((file.modified().ok()?, file.len()))
-    };
-    let mut seen = version(&path); // What was there before the apply is known.
     loop {
         sleep(LOOK_EVERY).await;
-        let now = version(&path);
-        if now == seen {
+        let now = files.state_version().await;
+        if now == known {
             continue;
         }
-        let file = path.clone();
         // One that is being written is looked at again.
-        if let Ok(Ok(Some(state))) = spawn_blocking(move || state_file::read(&file)).await {
+        if let Ok(Some(state)) = files.state().await {
+            let mut seen = seen
+                .lock()
+                .expect("nothing panics while it holds the state");
+            *seen = Some(state.clone());
+            drop(seen);
             witness.state(state);
-            seen = now;
+            known = now;
         }
     }
 }

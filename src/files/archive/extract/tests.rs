@@ -1,4 +1,7 @@
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
 use proptest::prelude::*;
 
@@ -55,7 +58,11 @@ impl Case {
     }
 
     fn extract(&self, archive: &[u8]) -> Result<Extracted, ArchiveError> {
-        extract_template(archive, &self.dest, &Stop::new())
+        extract_template(archive, &self.dir(), &Stop::new())
+    }
+
+    fn dir(&self) -> Dir {
+        Dir::open(&self.dest).unwrap()
     }
 
     fn read(&self, name: &str) -> String {
@@ -300,7 +307,7 @@ fn all_files_together_are_bounded() {
     };
     let archive = [file("a", "12345678"), file("b", "123")].concat();
 
-    let error = extract_template_within(&archive, &case.dest, &Stop::new(), limits).unwrap_err();
+    let error = extract_template_within(&archive, &case.dir(), &Stop::new(), limits).unwrap_err();
 
     assert_eq!(
         error.to_string(),
@@ -436,7 +443,7 @@ fn a_stop_ends_it_before_the_next_entry() {
     let (case, stop) = (Case::new(), Stop::new());
     stop.cancel();
 
-    let error = extract_template(&file("main.tf", "x"), &case.dest, &stop).unwrap_err();
+    let error = extract_template(&file("main.tf", "x"), &case.dir(), &stop).unwrap_err();
 
     assert!(matches!(error, ArchiveError::Cancelled), "{error}");
     assert!(!case.dest.join("main.tf").exists());
