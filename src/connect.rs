@@ -223,6 +223,11 @@ impl Workspace {
 }
 
 impl Server {
+    /// Its address.
+    pub fn url(&self) -> &Url {
+        self.http.url()
+    }
+
     /// The server that `http` leads to.
     pub fn new(http: Client, token: Secret) -> Self {
         Self { http, token }

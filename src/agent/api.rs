@@ -1,14 +1,16 @@
 //! The HTTP API of an agent, inside the overlay: what servers and clients of Coder ask an agent for beside SSH.
 //!
-//! We answer what `coder show` and `coder ping` need. Other questions get a 404 in the form in which servers pass it on.
+//! We answer what `coder show`, `coder ping` and dashboards need. Other questions get a 404 in the form in which servers pass it on.
 //!
 //! # Source
 //! coder `agent/api.go`, `codersdk/workspacesdk/agentconn.go`.
 
+mod containers;
+
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -20,18 +22,19 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::Semaphore,
     task::{JoinSet, spawn_blocking},
 };
 use tracing::debug;
 
 use super::ports;
-use crate::{stop::Stop, tailnet::Listener};
+use crate::{net::listener::Upgraded, stop::Stop, tailnet::Listener};
 
 /// The port of the overlay that leads here.
 pub(super) const PORT: u16 = 4;
 /// Connections at a time; the next one waits.
-const CONNECTIONS: usize = 16;
+const CONNECTIONS: usize = 64;
 /// Time for a client's next question.
 const QUESTION: Duration = Duration::from_secs(30);
 /// Ports below this are never a user's web server.
@@ -47,14 +50,9 @@ pub(super) async fn serve(mut listener: Listener, stop: Stop) {
         tokio::select! {
             Some((stream, _)) = listener.accept() => {
                 let Ok(place) = place.await else { return };
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(QUESTION)
-                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
+                let routes = routes.clone();
                 running.spawn(async move {
-                    if let Err(error) = connection.await {
-                        debug!(%error, "a connection to the agent's API broke");
-                    }
+                    answer(stream, routes).await;
                     drop(place);
                 });
             }
@@ -64,15 +62,29 @@ pub(super) async fn serve(mut listener: Listener, stop: Stop) {
     }
 }
 
+/// Answers one connection, and does what it becomes.
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, routes: Router) {
+    let (upgraded, mut becomes) = Upgraded::channel();
+    let routes = routes.layer(Extension(upgraded));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(QUESTION)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
+        .with_upgrades();
+    match connection.await {
+        Ok(()) => becomes.run().await,
+        Err(error) => debug!(%error, "a connection to the agent's API broke"),
+    }
+}
+
 fn routes() -> Router {
-    Router::new()
+    containers::routes()
         .route(
             "/",
             get(|| async { message("This is an agent of outpost.", "") }),
         )
         .route("/api/v0/listening-ports", get(listening_ports))
         .route("/api/v0/netcheck", get(|| async { Json(netcheck()) }))
-        .route("/api/v0/containers", get(containers))
         .fallback(|| async {
             let answer = message(
                 "The agent has no such endpoint.",
@@ -84,15 +96,6 @@ fn routes() -> Router {
 
 fn message(message: &str, detail: &str) -> Json<Value> {
     Json(json!({ "message": message, "detail": detail }))
-}
-
-/// Refuses as an agent of Coder does where dev containers are not enabled: clients know this status and say nothing.
-async fn containers() -> Response {
-    let answer = message(
-        "Dev Container feature not enabled.",
-        "Agents of outpost leave containers alone.",
-    );
-    (StatusCode::FORBIDDEN, answer).into_response()
 }
 
 /// No network was checked: we only go through relays.
@@ -140,9 +143,14 @@ mod tests {
 
     use super::*;
 
-    async fn ask(path: &str) -> (StatusCode, Value) {
+    pub(super) async fn ask(path: &str) -> (StatusCode, Value) {
         let request = http::Request::get(path).body(axum::body::Body::empty());
-        let answer = routes().oneshot(request.unwrap()).await.unwrap();
+        let (upgraded, _becomes) = Upgraded::channel();
+        let answer = routes()
+            .layer(Extension(upgraded))
+            .oneshot(request.unwrap())
+            .await
+            .unwrap();
         let status = answer.status();
         let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await;
         (status, serde_json::from_slice(&body.unwrap()).unwrap())
@@ -165,14 +173,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_is_an_error_that_a_server_of_coder_passes_on() {
-        for (path, expected) in [
-            ("/api/v0/containers", StatusCode::FORBIDDEN),
-            ("/api/v0/desktop/vnc", StatusCode::NOT_FOUND),
-        ] {
-            let (status, body) = ask(path).await;
-            assert_eq!(status, expected, "{path}");
-            assert!(!body["message"].as_str().unwrap().is_empty(), "{path}");
-        }
+        let (status, body) = ask("/api/v0/desktop/vnc").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert!(!body["message"].as_str().unwrap().is_empty(), "{body}");
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::Context;
 use serde::Serialize;
 use tokio::time::sleep;
+use url::Url;
 
 use self::{
     check::Step,
@@ -34,6 +35,7 @@ use crate::{
     client::Api,
     connect,
     job::Transition,
+    net::proxy::is_loopback,
     process::isolation::network,
     proto::outpost::v1::{
         CreateBuildRequest, CreateVersionRequest, CreateWorkspaceRequest, ShowWorkspaceRequest,
@@ -331,10 +333,7 @@ impl Run {
                 return Err(error);
             }
             if !is_told {
-                let limit = AGENT_LIMIT.as_secs();
-                output::note(&format!(
-                    "The agent {agent} has not connected within {limit} s; still waiting for it."
-                ));
+                output::note(&still_waiting(agent, self.server.url()));
                 is_told = true;
             }
             sleep(RETRY).await; // The server may have refused at once.
@@ -414,6 +413,20 @@ impl Run {
     }
 }
 
+/// A note about an agent that does not come. One in a container or on another machine cannot reach loopback.
+fn still_waiting(agent: &str, server: &Url) -> String {
+    let limit = AGENT_LIMIT.as_secs();
+    let waiting =
+        format!("The agent {agent} has not connected within {limit} s; still waiting for it.");
+    if !is_loopback(server) {
+        return waiting;
+    }
+    format!(
+        "{waiting} The server listens on this machine only: for an agent in a container or elsewhere, start again with \
+         `--listen ADDRESS:PORT`, an address that the agent can reach."
+    )
+}
+
 /// Names of all agents.
 fn agents(resources: &[rows::Resource]) -> Vec<String> {
     let agents = resources.iter().flat_map(|resource| &resource.agents);
@@ -429,4 +442,29 @@ fn human(report: &Report) -> String {
         parts.push(output::table(&report.steps));
     }
     parts.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_cannot_reach_loopback_is_waited_for_with_the_remedy() {
+        for (server, is_out_of_reach) in [
+            ("http://127.0.0.1:7080/", true),
+            ("http://[::1]:7080/", true),
+            ("http://172.17.0.1:7080/", false),
+        ] {
+            let note = still_waiting("main", &server.parse().unwrap());
+            assert!(
+                note.starts_with("The agent main has not connected"),
+                "{note}"
+            );
+            assert_eq!(
+                note.contains("--listen"),
+                is_out_of_reach,
+                "{server}: {note}"
+            );
+        }
+    }
 }

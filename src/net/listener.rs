@@ -34,7 +34,7 @@ use tracing::{debug, warn};
 use url::Url;
 
 pub use self::file::FilePart;
-pub use self::upgraded::{Peer, Upgraded};
+pub use self::upgraded::{Becomes, Peer, Upgraded};
 use self::{
     file::{Parts, Socket},
     first_bytes::Protocol,

@@ -8,6 +8,7 @@ mod api;
 mod daemon;
 mod faults;
 mod life;
+mod owner;
 mod sizes;
 mod wire;
 

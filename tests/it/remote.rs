@@ -42,16 +42,21 @@ impl Service {
 
     /// The first line on stderr that has `text`. What follows is read, and dropped, until the end.
     pub fn wait_for(&mut self, text: &str) -> String {
+        self.wait_for_any(&[text])
+    }
+
+    /// The first line on stderr that has one of `texts`.
+    pub fn wait_for_any(&mut self, texts: &[&str]) -> String {
         let mut lines = BufReader::new(self.0.stderr.take().unwrap())
             .lines()
             .map(Result::unwrap);
         let mut seen = Vec::new();
         let found = lines.by_ref().find(|line| {
             seen.push(line.clone());
-            line.contains(text)
+            texts.iter().any(|text| line.contains(text))
         });
         std::thread::spawn(move || lines.for_each(drop));
-        found.unwrap_or_else(|| panic!("`{text}` was never said:\n{}", seen.join("\n")))
+        found.unwrap_or_else(|| panic!("{texts:?} was never said:\n{}", seen.join("\n")))
     }
 
     pub fn id(&self) -> u32 {

@@ -1,4 +1,4 @@
-# Run it, where Docker and its Terraform provider are at hand: outpost dev examples/templates/docker
+# Run it, where Docker and its Terraform provider are at hand: outpost dev examples/templates/docker --listen 172.17.0.1:7080
 #
 # The workspace is a container; its home directory is a volume that outlives a stop.
 

@@ -17,10 +17,11 @@ pub struct Peer(pub IpAddr);
 pub struct Upgraded(mpsc::Sender<Work>);
 
 /// The other end, for the connection.
-pub(super) struct Becomes(mpsc::Receiver<Work>);
+pub struct Becomes(mpsc::Receiver<Work>);
 
 impl Upgraded {
-    pub(super) fn channel() -> (Self, Becomes) {
+    /// Both ends, for one connection.
+    pub fn channel() -> (Self, Becomes) {
         let (sender, receiver) = mpsc::channel(1);
         (Self(sender), Becomes(receiver))
     }
@@ -33,7 +34,7 @@ impl Upgraded {
 
 impl Becomes {
     /// Does what follows, if anything does.
-    pub(super) async fn run(&mut self) {
+    pub async fn run(&mut self) {
         if let Ok(work) = self.0.try_recv() {
             work.await;
         }

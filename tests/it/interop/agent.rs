@@ -53,22 +53,22 @@ resource "terraform_data" "machine" {
 "#;
 
 /// A workspace that is built, and the token of its agent.
-struct Workspace {
-    name: String,
-    id: String,
-    token: String,
+pub(super) struct Workspace {
+    pub(super) name: String,
+    pub(super) id: String,
+    pub(super) token: String,
 }
 
 impl Lab {
     /// Our daemon builds it where the server takes daemons from outside, else the server's own does.
-    async fn workspace(&self) -> Workspace {
+    pub(super) async fn workspace(&self, template: &str) -> Workspace {
         let psk = variable("PSK").map(Credential::Psk);
         let daemon = psk.map(|psk| Daemon::start(self, "one", &psk));
         let tags = match daemon {
             Some(_) => json!({ "test": self.tag, "scope": self.scope }),
             None => json!({}),
         };
-        let version = self.api.import(TEMPLATE, tags).await;
+        let version = self.api.import(template, tags).await;
         let job = self.api.ended_import(&version.id).await;
         assert_eq!(job["status"], "succeeded", "{job}");
         let name = format!("a-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
@@ -76,18 +76,27 @@ impl Lab {
         let (id, build) = self.api.create(&template, &name, 0).await;
         let ended = self.api.ended_build(&build).await;
         assert_eq!(ended["job"]["status"], "succeeded", "{ended}");
+        let token = self.agent_token(&build).await;
+        Workspace { name, id, token }
+    }
+
+    /// The token of the only agent that a build made.
+    pub(super) async fn agent_token(&self, build: &str) -> String {
         let state = self
             .api
             .get(&format!("workspacebuilds/{build}/state"))
             .await;
         let resources = state["resources"].as_array().unwrap();
         let agent = resources.iter().find(|it| it["type"] == "coder_agent");
-        let token = text(&agent.unwrap()["instances"][0]["attributes"]["token"]);
-        Workspace { name, id, token }
+        text(&agent.unwrap()["instances"][0]["attributes"]["token"])
     }
 
     /// The workspace's only agent, once it is what is wanted.
-    async fn agent_that(&self, workspace: &Workspace, is_so: impl Fn(&Value) -> bool) -> Value {
+    pub(super) async fn agent_that(
+        &self,
+        workspace: &Workspace,
+        is_so: impl Fn(&Value) -> bool,
+    ) -> Value {
         let path = format!("workspaces/{}", workspace.id);
         let found = |all: &Value| -> Option<Value> {
             let resources = all["latest_build"]["resources"].as_array()?.iter();
@@ -99,9 +108,15 @@ impl Lab {
     }
 }
 
-/// Starts `command` as the agent of the workspace, which says `begun`; the server itself is what it dials, as a restart
-/// changes the wire.
-fn start(mut command: Command, begun: &str, clients: &Clients, workspace: &Workspace) -> Service {
+/// Starts `command` as the agent of the workspace, which says `begun`.
+fn start(command: Command, begun: &str, clients: &Clients, workspace: &Workspace) -> Service {
+    let mut agent = begin(command, clients, workspace);
+    agent.wait_for(begun);
+    agent
+}
+
+/// Starts `command` as the agent of the workspace; the server itself is what it dials, as a restart changes the wire.
+pub(super) fn begin(mut command: Command, clients: &Clients, workspace: &Workspace) -> Service {
     command
         .arg("agent")
         .env("CODER_AGENT_URL", variable("URL").unwrap())
@@ -110,9 +125,7 @@ fn start(mut command: Command, begun: &str, clients: &Clients, workspace: &Works
         .env("CODER_AGENT_SCRIPT_DATA_DIR", clients.path(""))
         .env("HOME", clients.path(""))
         .stdout(Stdio::null());
-    let mut agent = Service::start(&mut command);
-    agent.wait_for(begun);
-    agent
+    Service::start(&mut command)
 }
 
 fn outlast(clients: &Clients, proxies: &[Proxy], workspace: &Workspace) {
@@ -139,7 +152,7 @@ async fn our_agent_is_reached_by_coder_s_client_and_by_ours() {
     let Some(clients) = Clients::of(&variable("URL").unwrap(), &lab.api.token()) else {
         return;
     };
-    let workspace = lab.workspace().await;
+    let workspace = lab.workspace(TEMPLATE).await;
     let agent = start(clients.outpost(), "connected", &clients, &workspace);
     let is_ready = |agent: &Value| agent["lifecycle_state"] == "ready";
     let shown = lab.agent_that(&workspace, is_ready).await;
@@ -190,7 +203,7 @@ async fn coder_s_agent_is_reached_by_our_client() {
     let Some(clients) = Clients::of(&variable("URL").unwrap(), &lab.api.token()) else {
         return;
     };
-    let workspace = lab.workspace().await;
+    let workspace = lab.workspace(TEMPLATE).await;
     let agent = start(
         clients.coder(),
         "agent is starting now",

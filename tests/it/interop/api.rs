@@ -67,6 +67,18 @@ impl Api {
         value
     }
 
+    /// Whether the server has what `path` names.
+    pub(super) async fn has(&self, path: &str) -> bool {
+        let (status, value) = self
+            .send(Method::GET, path, Vec::new(), "application/json")
+            .await;
+        assert!(
+            status.is_success() || status == StatusCode::NOT_FOUND,
+            "GET {path}: {status} {value}"
+        );
+        status.is_success()
+    }
+
     pub(super) async fn ask(&self, method: Method, path: &str, body: Value) -> Value {
         let bytes = serde_json::to_vec(&body).unwrap();
         let (status, value) = self.send(method, path, bytes, "application/json").await;
