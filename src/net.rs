@@ -1,6 +1,7 @@
 //! TLS, proxies and HTTP, which several engines share.
 
 pub mod back_off;
+pub mod budget;
 pub mod ca;
 pub mod certificate;
 pub mod headers;

@@ -9,16 +9,25 @@ mod control;
 mod convert;
 mod daemon;
 mod deadline;
+mod gate;
 mod http;
+mod metered;
 mod names;
 mod status;
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::{
+    Router,
+    middleware::{from_fn, from_fn_with_state},
+};
 use tonic::service::Routes;
 
-use self::{control::Control, daemon::Daemons};
+use self::{
+    control::Control,
+    daemon::Daemons,
+    gate::{Gate, Shares},
+};
 use super::{config::Config, data_dir::DataDir, plane::Plane};
 use crate::proto::outpost::v1::{
     control_service_server::ControlServiceServer, daemon_service_server::DaemonServiceServer,
@@ -50,13 +59,16 @@ pub(super) fn routes(
         .add_service(daemons)
         .add_service(control)
         .into_axum_router();
+    let shares = Shares::new(limit);
+    let gate = Gate::new(plane.clone(), shares.clone());
+    let grpc = grpc.route_layer(from_fn_with_state(gate, gate::admit));
     let timeout = config.limits.request_timeout;
     grpc.merge(http::routes(plane.clone(), config))
-        .merge(coder::routes(plane, config))
+        .merge(coder::routes(plane, config, shares))
         .merge(binaries::routes(plane.clone()))
         .fallback(http::unknown)
         .method_not_allowed_fallback(http::unknown)
-        .layer(axum::middleware::from_fn(move |request, next| {
+        .layer(from_fn(move |request, next| {
             deadline::enforce(timeout, request, next)
         }))
 }

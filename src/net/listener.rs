@@ -39,10 +39,16 @@ use self::{
     file::{Parts, Socket},
     first_bytes::Protocol,
 };
-use crate::stop::Stop;
+use crate::{net::budget::Account, stop::Stop};
 
 /// Calls on one HTTP/2 connection at a time.
 const STREAMS: u32 = 256;
+/// Bytes of one body, and of all on one connection, that a client may send before we read them. Bodies that wait for memory
+/// must not fill the connection's window, or the one that they wait for could not end.
+const WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = WINDOW * LARGE_MESSAGES as u32;
+/// Large messages on one connection that are received, or wait to be.
+const LARGE_MESSAGES: usize = 4;
 /// Bytes of header that a client may send.
 const HEADER_BYTES: u32 = 32 << 10;
 /// How often a silent HTTP/2 client is asked whether it is still there, and how long it may take to answer.
@@ -58,6 +64,10 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
+/// Memory for unfinished messages of one connection. Stands in the extensions of each request.
+#[derive(Clone, Debug)]
+pub struct Budgets(pub Arc<Account>);
+
 /// What a client may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -65,6 +75,8 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at a time from one address.
     pub connections_per_peer: usize,
+    /// Bytes of unfinished messages on one connection: of small ones, of up to 64 KiB, and of others.
+    pub message_bytes: [usize; 2],
     /// How long a client may take to say what it wants.
     pub header_timeout: Duration,
     /// How long a client may take nothing of what it is sent.
@@ -79,6 +91,7 @@ impl Limits {
         Self {
             connections: 1024,
             connections_per_peer: 256,
+            message_bytes: [1 << 20, 64 << 20],
             header_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(60),
             shutdown: Duration::from_secs(10),
@@ -412,9 +425,14 @@ impl Connection {
         let (protocol, stream) = timeout(limit, first_bytes::read(stream)).await??;
         let (upgraded, mut becomes) = Upgraded::channel();
         let peer = self.peer;
+        let [small, large] = self.limits.message_bytes;
+        let budgets = Budgets(Arc::new(
+            Account::new(small, large).with_places(LARGE_MESSAGES),
+        ));
         let routes = self.routes.map_request(move |mut request: Request<_>| {
             request.extensions_mut().insert(upgraded.clone());
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(budgets.clone());
             request
         });
         let parts = parts.filter(|_| protocol == Protocol::Http1);
@@ -446,6 +464,8 @@ impl Connection {
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(STREAMS)
+                    .initial_stream_window_size(WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
                     .max_header_list_size(HEADER_BYTES)
                     .keep_alive_interval(KEEP_ALIVE)
                     .keep_alive_timeout(KEEP_ALIVE_ANSWER)

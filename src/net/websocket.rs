@@ -24,8 +24,9 @@ pub use self::connect::{ConnectError, Socket, connect};
 /// Bytes of one message that we send. Peers once had a limit of 256 KiB, and may have it again.
 const MAX_SENT_BYTES: usize = 64 * 1024;
 
-/// Bytes of one message that we accept. A peer has no reason to send more than a yamux window at a time.
-const MAX_RECEIVED_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of one message that we accept, which is in memory until it is whole. Programs in Go write a yamux frame's head and
+/// its body one by one, and a body is no larger than yamux' window.
+const MAX_RECEIVED_BYTES: usize = 256 * 1024 + 64;
 
 /// Bytes that are read at a time. Each connection has a buffer of this size, which is wiped before each read.
 const READ_BYTES: usize = 16 * 1024;

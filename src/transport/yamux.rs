@@ -19,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use self::driver::{Connection, Incoming, Stream};
 use self::frame::{Flags, Header, Kind};
+use crate::net::budget::Allowance;
 
 /// The limits of one session.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Config {
     pub close_timeout: Duration,
     /// Streams that exist at a time, whoever opened them. Further ones are reset.
     pub max_streams: usize,
+    /// Bytes that arrived and were not read, over all sessions of the peer. A stream that brings more is reset.
+    pub unread: Option<Allowance>,
 }
 
 impl Default for Config {
@@ -43,6 +46,7 @@ impl Default for Config {
             open_timeout: Duration::from_secs(75),
             close_timeout: Duration::from_secs(300),
             max_streams: 256,
+            unread: None,
         }
     }
 }
@@ -119,7 +123,8 @@ struct StreamState {
     send_credit: u32,
     receive_credit: u32,
     consumed: u32,
-    received: VecDeque<Bytes>,
+    /// Copied out of the connection's buffers: a piece of one byte would keep a whole one.
+    received: BytesMut,
     writer_waits: bool,
 }
 
@@ -136,7 +141,7 @@ impl StreamState {
             send_credit: WINDOW_BYTES,
             receive_credit: WINDOW_BYTES,
             consumed: 0,
-            received: VecDeque::new(),
+            received: BytesMut::new(),
             writer_waits: false,
         }
     }
@@ -243,16 +248,20 @@ impl Session {
     /// [`StreamError::Reset`] if the stream was reset.
     pub fn read(&mut self, id: StreamId, limit: usize) -> Result<Option<Bytes>, StreamError> {
         let stream = self.streams.get_mut(&id).ok_or(StreamError::Reset)?;
-        let Some(mut front) = stream.received.pop_front() else {
+        if stream.received.is_empty() {
             return match (stream.reset, stream.received_end) {
                 (true, _) => Err(StreamError::Reset),
                 (false, true) => Ok(Some(Bytes::new())),
                 (false, false) => Ok(None),
             };
-        };
-        let taken = front.split_to(front.len().min(limit));
-        if !front.is_empty() {
-            stream.received.push_front(front);
+        }
+        let length = stream.received.len().min(limit);
+        let taken = stream.received.split_to(length).freeze();
+        if stream.received.is_empty() {
+            stream.received = BytesMut::new();
+        }
+        if let Some(unread) = &self.config.unread {
+            unread.give(length);
         }
         stream.consumed += u32::try_from(taken.len()).expect("what is received fits the window");
         if stream.consumed >= WINDOW_BYTES / 2 && !stream.received_end && !stream.reset {
@@ -283,7 +292,8 @@ impl Session {
             return;
         };
         stream.abandoned = true;
-        stream.received.clear();
+        let unread = std::mem::take(&mut stream.received);
+        self.forget(unread.len());
         self.remove_if_over(id);
     }
 
@@ -493,8 +503,26 @@ impl Session {
         if stream.abandoned || stream.reset {
             return;
         }
-        stream.received.push_back(piece);
+        if self
+            .config
+            .unread
+            .as_ref()
+            .is_some_and(|it| !it.take(piece.len()))
+        {
+            let unread = std::mem::take(&mut stream.received);
+            self.forget(unread.len());
+            self.send_header(Kind::WindowUpdate, Flags::RST, id.0, 0);
+            return self.mark_reset(id);
+        }
+        stream.received.extend_from_slice(&piece);
         self.events.push_back(Event::StreamReadable(id));
+    }
+
+    /// Gives back the allowance of bytes that nobody will read.
+    fn forget(&self, bytes: usize) {
+        if let Some(unread) = &self.config.unread {
+            unread.give(bytes);
+        }
     }
 
     fn mark_reset(&mut self, id: StreamId) {
@@ -536,6 +564,13 @@ impl Session {
     fn queue(&mut self, frame: Bytes) {
         self.queued_bytes += frame.len();
         self.transmits.push_back(frame);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let unread = self.streams.values().map(|stream| stream.received.len());
+        self.forget(unread.sum());
     }
 }
 

@@ -8,7 +8,7 @@ mod builds;
 mod coder_cli;
 mod coder_wire;
 mod daemon_api;
-mod hostile_daemon;
+pub mod hostile_daemon;
 mod hostile_peer;
 pub mod kill;
 mod listener;

@@ -1,4 +1,5 @@
 //! Those who mean harm, beside a real server, daemon and engine: what each of them gets, and what goes on beside it.
 
+mod memory;
 mod names;
 mod session_files;

@@ -51,7 +51,10 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use self::{answer::Refusal, bodies::Bodies, places::Places, rate::Rates, session::Session};
-use super::calls::Calls;
+use super::{
+    calls::Calls,
+    gate::{Sender, Shares},
+};
 use crate::{
     control::{config::Config, plane::Plane},
     net::listener::{Peer, Upgraded},
@@ -65,13 +68,15 @@ const UPLOADS: usize = 2;
 #[derive(Clone)]
 struct Coder {
     plane: Arc<Plane>,
+    shares: Shares,
     uploads: Arc<Semaphore>,
 }
 
 /// What Coder's daemons, agents and clients ask over HTTP: their connections, and what they read before.
-pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
+pub(super) fn routes(plane: &Arc<Plane>, config: &Config, shares: Shares) -> Router {
     let coder = Coder {
         plane: plane.clone(),
+        shares: shares.clone(),
         uploads: Arc::new(Semaphore::new(UPLOADS)),
     };
     let rates = Arc::new(Mutex::new(Rates::default()));
@@ -109,7 +114,8 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config) -> Router {
     );
     let routes = routes
         .layer(Extension(Places::default()))
-        .layer(Extension(Bodies::new(config.limits.message_bytes)));
+        .layer(Extension(shares.clone()))
+        .layer(Extension(Bodies::new(config.limits.message_bytes, shares)));
     let Ok(version) = HeaderValue::from_str(&config.version) else {
         return routes;
     };
@@ -164,12 +170,14 @@ async fn take_in(
     let query = request.uri().query().unwrap_or_default();
     let daemon = admission::admit(&coder.plane, organization, query, request.headers()).await?;
     let (response, socket) = upgrade::accept(request)?;
+    let share = coder.shares.of(Sender::Daemon(daemon.id));
     let calls = Calls {
         plane: coder.plane,
         daemon,
     };
     let session = Session {
         calls,
+        share,
         uploads: coder.uploads,
     };
     upgraded.set(session.run(socket));

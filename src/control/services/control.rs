@@ -6,8 +6,9 @@ use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::{
-    caller::{bearer, person},
+    caller::bearer,
     convert,
+    gate::known,
     names::Names,
     status::{chain, status},
 };
@@ -76,8 +77,8 @@ impl Control {
         Self { plane, data_dir }
     }
 
-    async fn caller<T>(&self, request: Request<T>) -> Result<(Caller, T), Status> {
-        let caller = person(&self.plane, request.metadata()).await?;
+    fn caller<T>(&self, request: Request<T>) -> Result<(Caller, T), Status> {
+        let caller = known::<Caller>(request.extensions())?;
         Ok((caller, request.into_inner()))
     }
 
@@ -121,7 +122,7 @@ impl Control {
 /// One call: finds the caller, does the work, and turns an error into a status.
 macro_rules! call {
     ($self:ident, $request:ident, |$caller:ident, $asked:ident| $work:block) => {{
-        let ($caller, $asked) = $self.caller($request).await?;
+        let ($caller, $asked) = $self.caller($request)?;
         let work = async { Ok::<_, RequestError>($work) };
         work.await.map(Response::new).map_err(status)
     }};
@@ -305,7 +306,7 @@ impl ControlService for Control {
         request: Request<wire::RotateTokenRequest>,
     ) -> Answer<wire::CreateTokenResponse> {
         let bearer = bearer(request.metadata());
-        let (caller, asked) = self.caller(request).await?;
+        let (caller, asked) = self.caller(request)?;
         let rotated = async {
             let token = match asked.id.as_str() {
                 "" => self.plane.token_of(&bearer.unwrap_or_default()).await?,
@@ -789,7 +790,7 @@ impl ControlService for Control {
         &self,
         request: Request<wire::StreamLogsRequest>,
     ) -> Answer<Self::StreamLogsStream> {
-        let (caller, asked) = self.caller(request).await?;
+        let (caller, asked) = self.caller(request)?;
         let found = async {
             let id = self.plane.job_id(&caller, &asked.job_id).await?;
             let (after, follow) = (asked.after, asked.follow);
@@ -811,7 +812,7 @@ impl ControlService for Control {
         &self,
         request: Request<wire::StreamAgentLogsRequest>,
     ) -> Answer<Self::StreamAgentLogsStream> {
-        let (caller, asked) = self.caller(request).await?;
+        let (caller, asked) = self.caller(request)?;
         let plane = &self.plane;
         let found = async {
             let organization = plane.organization(&asked.organization).await?;
@@ -850,7 +851,7 @@ impl ControlService for Control {
         &self,
         request: Request<wire::CreateBackupRequest>,
     ) -> Answer<wire::CreateBackupResponse> {
-        let (caller, _) = self.caller(request).await?;
+        let (caller, _) = self.caller(request)?;
         let Some(data_dir) = &self.data_dir else {
             return Err(Status::failed_precondition(
                 "this server keeps everything in memory, so there is nothing to back up",

@@ -6,12 +6,15 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    caller::{credential, daemon},
     calls::{CallError, Calls},
+    gate::known,
     status::status,
 };
 use crate::{
-    control::plane::{Plane, Registration},
+    control::{
+        model::Daemon,
+        plane::{Credential, Plane, Registration},
+    },
     job::CompletedJob,
     proto::{
         outpost::v1::{
@@ -43,7 +46,7 @@ impl DaemonService for Daemons {
         &self,
         request: Request<RegisterRequest>,
     ) -> Result<Response<RegisterResponse>, Status> {
-        let credential = credential(&self.plane, request.metadata()).await?;
+        let credential = known::<Credential>(request.extensions())?;
         let request = request.into_inner();
         let registration = Registration {
             name: request.name,
@@ -67,7 +70,7 @@ impl DaemonService for Daemons {
         &self,
         request: Request<Streaming<AcquireJobRequest>>,
     ) -> Result<Response<Self::AcquireJobStream>, Status> {
-        let daemon = daemon(&self.plane, request.metadata()).await?;
+        let daemon = known::<Daemon>(request.extensions())?;
         let (plane, mut asked) = (self.plane.clone(), request.into_inner());
         // The job is taken inside the stream: if the connection breaks first, the stream is dropped, and with it
         // whatever was taken.
@@ -87,7 +90,7 @@ impl DaemonService for Daemons {
         &self,
         request: Request<provisionerd::UpdateJobRequest>,
     ) -> Result<Response<provisionerd::UpdateJobResponse>, Status> {
-        let calls = self.calls(&request).await?;
+        let calls = self.calls(&request)?;
         let updated = calls.update_job(request.into_inner()).await;
         Ok(Response::new(updated.map_err(refused)?))
     }
@@ -96,7 +99,7 @@ impl DaemonService for Daemons {
         &self,
         request: Request<provisionerd::CommitQuotaRequest>,
     ) -> Result<Response<provisionerd::CommitQuotaResponse>, Status> {
-        let calls = self.calls(&request).await?;
+        let calls = self.calls(&request)?;
         let quota = calls.commit_quota(request.into_inner()).await;
         Ok(Response::new(quota.map_err(refused)?))
     }
@@ -105,7 +108,7 @@ impl DaemonService for Daemons {
         &self,
         request: Request<provisionerd::FailedJob>,
     ) -> Result<Response<Empty>, Status> {
-        let calls = self.calls(&request).await?;
+        let calls = self.calls(&request)?;
         let failed = calls.fail_job(request.into_inner()).await;
         Ok(Response::new(failed.map_err(refused)?))
     }
@@ -114,7 +117,7 @@ impl DaemonService for Daemons {
         &self,
         request: Request<CompleteJobRequest>,
     ) -> Result<Response<Empty>, Status> {
-        let calls = self.calls(&request).await?;
+        let calls = self.calls(&request)?;
         let request = request.into_inner();
         let completed = async {
             let job = request.job.ok_or(CallError::Missing("job"))?;
@@ -131,7 +134,7 @@ impl DaemonService for Daemons {
         &self,
         request: Request<provisionerd::FileRequest>,
     ) -> Result<Response<Self::DownloadFileStream>, Status> {
-        let calls = self.calls(&request).await?;
+        let calls = self.calls(&request)?;
         let pieces = calls.download_file(request.into_inner()).await;
         let pieces = pieces.map_err(refused)?.map(Ok);
         Ok(Response::new(stream::iter(pieces).boxed()))
@@ -139,10 +142,10 @@ impl DaemonService for Daemons {
 }
 
 impl Daemons {
-    async fn calls<T>(&self, request: &Request<T>) -> Result<Calls, Status> {
+    fn calls<T>(&self, request: &Request<T>) -> Result<Calls, Status> {
         Ok(Calls {
             plane: self.plane.clone(),
-            daemon: daemon(&self.plane, request.metadata()).await?,
+            daemon: known(request.extensions())?,
         })
     }
 }

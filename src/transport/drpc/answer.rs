@@ -1,9 +1,19 @@
 //! The side that is asked.
 
+use std::sync::Arc;
+
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{CallError, Limits, UNIMPLEMENTED, channel::Channel, wire::Kind};
+use super::{
+    CallError, Limits, UNIMPLEMENTED,
+    channel::Channel,
+    wire::{self, Kind, WireError},
+};
+use crate::net::budget::Account;
+
+/// Fields of one message, those that repeat counted one by one. Two bytes on the wire become fifty in memory.
+const MAX_FIELDS: usize = 1 << 16;
 
 /// A call that somebody makes to us.
 #[derive(Debug)]
@@ -22,7 +32,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
     /// # Errors
     /// [`CallError`] if the stream breaks or does not carry dRPC.
     pub async fn accept(stream: S, limits: Limits) -> Result<Option<Self>, CallError> {
-        let mut channel = Channel::new(stream, limits);
+        Self::accept_on(Channel::new(stream, limits)).await
+    }
+
+    /// As [`Self::accept`]; the memory for large messages is reserved from `account` before they are read.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub async fn accept_paying(
+        stream: S,
+        limits: Limits,
+        account: Arc<Account>,
+    ) -> Result<Option<Self>, CallError> {
+        Self::accept_on(Channel::new(stream, limits).paying_from(account)).await
+    }
+
+    async fn accept_on(mut channel: Channel<S>) -> Result<Option<Self>, CallError> {
         while let Some(packet) = channel.receive().await? {
             if packet.kind == Kind::Invoke {
                 let method = String::from_utf8_lossy(&packet.data).into_owned();
@@ -50,6 +75,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
         while !self.has_ended {
             match self.channel.receive().await? {
                 Some(packet) if packet.kind == Kind::Message => {
+                    if wire::fields(&packet.data) > MAX_FIELDS {
+                        return Err(WireError::TooManyFields { limit: MAX_FIELDS }.into());
+                    }
                     return Ok(Some(M::decode(packet.data)?));
                 }
                 Some(packet) if packet.kind == Kind::Invoke || packet.kind == Kind::Metadata => {}

@@ -1,6 +1,6 @@
 //! Packets over a byte stream, for either side of a call.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{
@@ -12,9 +12,13 @@ use super::{
     CallError,
     wire::{Kind, Packet, Reader, Writer},
 };
+use crate::net::budget::{Account, Reserved};
 
 /// Bytes asked of the stream at a time.
-const READ_BYTES: usize = 32 * 1024;
+const READ_BYTES: usize = 8 * 1024;
+
+/// Bytes of an unfinished packet that cost nothing.
+const FREE_BYTES: usize = 16 * 1024;
 
 /// Time a peer has to end a call that is over; only one that is broken needs more than a round trip.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +47,10 @@ pub(super) struct Channel<S> {
     reader: Reader,
     writer: Writer,
     input: BytesMut,
+    /// From what the memory for large packets is reserved.
+    account: Option<Arc<Account>>,
+    /// For the packet that is received, until the next one begins.
+    reserved: Option<Reserved>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
@@ -53,7 +61,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
             reader: Reader::new(limits.inbound_bytes),
             writer: Writer::default(),
             input: BytesMut::new(),
+            account: None,
+            reserved: None,
         }
+    }
+
+    /// Reserves the memory for each large packet, before it is read on, from `account`.
+    pub(super) fn paying_from(mut self, account: Arc<Account>) -> Self {
+        self.account = Some(account);
+        self
     }
 
     /// Sends packets in one write.
@@ -74,10 +90,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
 
     /// The next packet, `None` at the end of the stream. Cancel-safe.
     pub(super) async fn receive(&mut self) -> Result<Option<Packet>, CallError> {
+        if !self.reader.is_partial() {
+            self.reserved = None;
+        }
         loop {
             if let Some(packet) = self.reader.next_packet()? {
                 return Ok(Some(packet));
             }
+            self.pay().await?;
             self.input.reserve(READ_BYTES);
             let length = self
                 .stream
@@ -92,6 +112,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
             }
             self.reader.push(&self.input.split());
         }
+    }
+
+    /// Waits until there is memory for the rest of the packet that arrives, however large it becomes.
+    async fn pay(&mut self) -> Result<(), CallError> {
+        let is_free = self.reader.unfinished_bytes() <= FREE_BYTES;
+        let Some(account) = self.account.as_ref() else {
+            return Ok(());
+        };
+        if is_free || self.reserved.is_some() {
+            return Ok(());
+        }
+        let reserved = account.reserve(self.limits.inbound_bytes).await;
+        let crowded = |error| io::Error::new(io::ErrorKind::QuotaExceeded, error);
+        self.reserved = Some(reserved.map_err(|error| CallError::Lost(crowded(error)))?);
+        Ok(())
     }
 
     /// Waits, bounded, until the peer ends its half of the stream.

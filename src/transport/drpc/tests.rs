@@ -385,3 +385,16 @@ proptest! {
         let _ = packets(&bytes, 7);
     }
 }
+
+#[test]
+fn fields_are_counted_before_they_are_read() {
+    // A number, eight bytes, a text, a group of one number, four bytes.
+    let message = [
+        0x08, 0x96, 0x01, 0x11, 1, 2, 3, 4, 5, 6, 7, 8, 0x1a, 2, b'o', b'k', 0x23, 0x08, 1, 0x24,
+        0x2d, 1, 2, 3, 4,
+    ];
+    assert_eq!(wire::fields(&message), 7);
+    assert_eq!(wire::fields(&message[..15]), 3, "the text is not whole");
+    assert_eq!(wire::fields(&[0x0a, 0].repeat(100_000)), 100_000);
+    assert_eq!(wire::fields(&[]), 0);
+}

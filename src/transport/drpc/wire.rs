@@ -51,6 +51,12 @@ pub enum WireError {
     /// Frames came in an order that cannot be.
     #[error("frame out of order")]
     OutOfOrder,
+    /// A message has so many fields that it would take many times its size once it is read.
+    #[error("message has more than {limit} fields")]
+    TooManyFields {
+        /// What is allowed.
+        limit: usize,
+    },
     /// A packet is over the limit.
     #[error("packet is over the limit of {limit} bytes")]
     TooLarge {
@@ -171,6 +177,11 @@ impl Reader {
         self.current.map_or(FIRST_STREAM, |(stream, _)| stream)
     }
 
+    /// Bytes of an unfinished packet that have arrived.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.buffer.len() + self.payload.len()
+    }
+
     /// Whether bytes of an unfinished packet have arrived.
     pub fn is_partial(&self) -> bool {
         !self.buffer.is_empty() || (!self.is_done && self.current.is_some())
@@ -241,6 +252,34 @@ fn put_varint(mut value: u64, out: &mut BytesMut) {
         value >>= 7;
     }
     out.put_u8(value as u8);
+}
+
+/// Fields at the top of a protobuf message, as far as it can be read.
+pub(super) fn fields(mut message: &[u8]) -> usize {
+    let mut count = 0;
+    while let Ok(Some(key)) = take_varint(&mut message) {
+        let length = match key & 7 {
+            0 => take_varint(&mut message).map(|value| value.map(|_| 0)),
+            1 => Ok(Some(8)),
+            2 => take_varint(&mut message),
+            5 => Ok(Some(4)),
+            // The ends of a group, whose fields count as if they were at the top.
+            3 | 4 => Ok(Some(0)),
+            _ => return count,
+        };
+        count += 1;
+        let Ok(Some(length)) = length else {
+            return count;
+        };
+        let rest = usize::try_from(length)
+            .ok()
+            .and_then(|it| message.get(it..));
+        let Some(rest) = rest else {
+            return count;
+        };
+        message = rest;
+    }
+    count
 }
 
 /// A number from the front of `bytes`, `None` if it is not there in full.

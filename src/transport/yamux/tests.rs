@@ -269,3 +269,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_stream_that_brings_more_than_may_lie_unread_is_reset_and_all_is_given_back() {
+    let unread = Allowance::new(100_000);
+    let now = Instant::now();
+    let config = Config {
+        unread: Some(unread.clone()),
+        ..Config::default()
+    };
+    let mut pair = Pair {
+        client: Session::new(Role::Client, Config::default(), now),
+        server: Session::new(Role::Server, config, now),
+        now,
+    };
+    let (one, two) = (pair.open(), pair.open());
+    pair.client.write(one, &[7; 60_000]).unwrap();
+    pair.settle(1000);
+    assert_eq!(unread.taken(), 60_000);
+
+    pair.client.write(two, &[7; 60_000]).unwrap();
+    pair.settle(1000);
+
+    assert_eq!(pair.client.write(two, b"x"), Err(StreamError::Reset));
+    assert_eq!(unread.taken(), 60_000, "what the other has brought stays");
+    let read = pair.server.read(one, 40_000).unwrap().unwrap();
+    assert_eq!((read.len(), unread.taken()), (40_000, 20_000));
+    drop(pair);
+    assert_eq!(unread.taken(), 0);
+}

@@ -95,7 +95,7 @@ async fn shake_hands(lab: &Lab) -> WebSocketStream<TcpStream> {
 }
 
 /// A WebSocket for the holder of what is in this header.
-pub(super) async fn come_in(
+pub async fn come_in(
     address: SocketAddr,
     path: &str,
     (header, secret): (HeaderName, &Secret),

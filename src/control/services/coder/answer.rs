@@ -75,6 +75,16 @@ impl Refusal {
         Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, "10")
     }
 
+    /// So many bodies of the peer wait already that it should come back a moment later.
+    pub(super) fn busy(why: String) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many of your requests wait to be received.",
+        )
+        .because(why)
+        .with(header::RETRY_AFTER, "1")
+    }
+
     pub(super) fn not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,

@@ -42,7 +42,7 @@ async fn upload(
             format!("Unsupported content type header {kind:?}: this server takes {TAR} only.");
         return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
     }
-    let body = bodies.read(request).await?;
+    let body = bodies.read(&caller, request).await?;
     let kept = plane.upload_template(&caller, body.content.clone()).await;
     let id = kept.map_err(Refusal::unavailable)?;
     Ok((StatusCode::CREATED, Json(json!({ "hash": id }))).into_response())

@@ -1,63 +1,83 @@
 //! Bodies of requests, which are read only once it is known who sends them.
 
-use std::sync::Arc;
-
 use axum::{
     body::{self, Bytes},
     extract::Request,
     http::{StatusCode, header},
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::Refusal;
+use crate::{
+    control::{
+        plane::Caller,
+        services::gate::{Sender, Shares},
+    },
+    net::budget::{Overdrawn, Reserved},
+};
 
-/// Bytes of a body that is read at once, in memory.
-const SMALL: usize = 1 << 20;
-/// Larger bodies that are in memory at a time.
-const LARGE_AT_A_TIME: usize = 4;
+/// Bytes of a body that carries neither an archive nor a state.
+const ORDINARY: usize = 1 << 20;
 
-/// How large bodies may be, and how many large ones there are at a time. A clone counts the same.
+/// How large bodies may be, and what those who send them share. A clone counts the same.
 #[derive(Clone)]
 pub(super) struct Bodies {
     limit: usize,
-    large: Arc<Semaphore>,
+    shares: Shares,
 }
 
 /// A body, in memory until this is dropped.
 pub(super) struct Body {
     pub(super) content: Bytes,
-    _place: Option<OwnedSemaphorePermit>,
+    _reserved: Vec<Reserved>,
 }
 
 impl Bodies {
-    pub(super) fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
-        }
+    pub(super) fn new(limit: usize, shares: Shares) -> Self {
+        Self { limit, shares }
     }
 
-    /// A body of any size that is allowed, such as an archive or a state. One that does not say its size is large.
-    pub(super) async fn read(&self, request: Request) -> Result<Body, Refusal> {
+    /// A body that may carry an archive or a state, which only administrators bring.
+    pub(super) async fn read(&self, caller: &Caller, request: Request) -> Result<Body, Refusal> {
+        let limit = match caller.user.admin {
+            true => self.limit,
+            false => ORDINARY.min(self.limit),
+        };
+        let sender = Sender::Person(caller.user.id);
+        self.read_up_to(limit, sender, request).await
+    }
+
+    /// What an ordinary body carries in JSON; unknown fields are those of other versions.
+    pub(super) async fn json<T: DeserializeOwned>(
+        &self,
+        sender: Sender,
+        request: Request,
+    ) -> Result<T, Refusal> {
+        let body = self.read_up_to(ORDINARY, sender, request).await?;
+        parse(&body.content)
+    }
+
+    /// One that does not say its size may become as large as is allowed.
+    async fn read_up_to(
+        &self,
+        limit: usize,
+        sender: Sender,
+        request: Request,
+    ) -> Result<Body, Refusal> {
         let length = request.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        let place = match length {
-            Some(0..=SMALL) => None,
-            // The semaphore is never closed.
-            Some(_) | None => self.large.clone().acquire_owned().await.ok(),
-        };
-        let content = read(request, self.limit).await?;
+        let meter = self.shares.meter(limit, sender, request.extensions());
+        let reserved = meter.reserve(length.unwrap_or(limit)).await;
+        let reserved = reserved.map_err(|error| match error {
+            Overdrawn::TooLarge { .. } => too_large(limit, error.to_string()),
+            Overdrawn::Busy => Refusal::busy(error.to_string()),
+        })?;
+        let content = body::to_bytes(request.into_body(), limit).await;
         Ok(Body {
-            content,
-            _place: place,
+            content: content.map_err(|error| too_large(limit, error.to_string()))?,
+            _reserved: reserved,
         })
     }
-}
-
-/// What a small body carries in JSON; unknown fields are those of other versions.
-pub(super) async fn json<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
-    parse(&read(request, SMALL).await?)
 }
 
 /// The same of a body that was read.
@@ -68,10 +88,7 @@ pub(super) fn parse<T: DeserializeOwned>(content: &[u8]) -> Result<T, Refusal> {
     })
 }
 
-async fn read(request: Request, limit: usize) -> Result<Bytes, Refusal> {
-    let read = body::to_bytes(request.into_body(), limit).await;
-    read.map_err(|error| {
-        let message = format!("Request body cannot be read, or has more than {limit} bytes.");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message).because(error.to_string())
-    })
+fn too_large(limit: usize, why: String) -> Refusal {
+    let message = format!("Request body cannot be read, or has more than {limit} bytes.");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message).because(why)
 }

@@ -163,7 +163,7 @@ async fn create(
     request: Request,
 ) -> Result<Response, Refusal> {
     let caller = admission::caller(&plane, request.headers()).await?;
-    let body = bodies.read(request).await?;
+    let body = bodies.read(&caller, request).await?;
     let asked: NewBuild = bodies::parse(&body.content)?;
     let made = async {
         let (_, workspace) = workspaces::find(&plane, &caller, &workspace).await?;
@@ -289,7 +289,7 @@ async fn replace_state(
     request: Request,
 ) -> Result<StatusCode, Refusal> {
     let caller = admission::caller(&plane, request.headers()).await?;
-    let body = bodies.read(request).await?;
+    let body = bodies.read(&caller, request).await?;
     let asked: NewState = bodies::parse(&body.content)?;
     let replaced = async {
         let (workspace, build) = plane.build(&caller, &id).await?;

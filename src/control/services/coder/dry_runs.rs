@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, Request, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::{
     admission,
     answer::Refusal,
-    bodies,
+    bodies::Bodies,
     builds::Answer,
     jobs::{self, matched_daemons, not_found},
     logs, resources, versions,
@@ -27,6 +27,7 @@ use crate::{
     control::{
         model::{JobRecord, Task},
         plane::{Caller, Plane, RequestError},
+        services::gate::Sender,
     },
     job::Transition,
 };
@@ -54,10 +55,11 @@ struct NewDryRun {
 async fn create(
     State(plane): State<Arc<Plane>>,
     Path(version): Path<String>,
+    Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let caller = admission::caller(&plane, request.headers()).await?;
-    let asked: NewDryRun = bodies::json(request).await?;
+    let asked: NewDryRun = bodies.json(Sender::Person(caller.user.id), request).await?;
     let given = Answer::values(asked.rich_parameter_values);
     let made = async {
         let version = versions::find(&plane, &version).await?;

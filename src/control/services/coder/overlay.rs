@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::{
     admission,
     answer::Refusal,
-    bodies,
+    bodies::Bodies,
     peer::{Client, Peer, Who},
     places::{Holder, Places},
     upgrade,
@@ -34,6 +34,7 @@ use crate::{
         board::LogSource,
         model::AgentId,
         plane::{AgentFacts, Caller, Plane},
+        services::gate::{Sender, Shares},
     },
     net::listener::Upgraded,
     tailnet::API_VERSION,
@@ -85,6 +86,7 @@ async fn rpc(
     State(plane): State<Arc<Plane>>,
     Extension(upgraded): Extension<Upgraded>,
     Extension(places): Extension<Places>,
+    Extension(shares): Extension<Shares>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default();
@@ -102,7 +104,8 @@ async fn rpc(
             Who::Helper(agent)
         }
     };
-    become_peer(Peer { plane, who }, &places, &upgraded, request)
+    let share = shares.of(who.sender());
+    become_peer(Peer { plane, who, share }, &places, &upgraded, request)
 }
 
 /// No workspace here waits for an owner; an agent that hears so does not ask again.
@@ -125,10 +128,11 @@ struct NewSource {
 /// A program beside an agent announces where lines come from that it will bring.
 async fn log_source(
     State(plane): State<Arc<Plane>>,
+    Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let agent = admission::agent(&plane, request.headers()).await?;
-    let asked: NewSource = bodies::json(request).await?;
+    let asked: NewSource = bodies.json(Sender::Agent(agent.id), request).await?;
     let cut = |text: String| text.chars().take(MAX_SOURCE_TEXT).collect();
     let source = LogSource {
         display_name: cut(asked.display_name),
@@ -145,6 +149,7 @@ async fn coordinate(
     Path(agent): Path<String>,
     Extension(upgraded): Extension<Upgraded>,
     Extension(places): Extension<Places>,
+    Extension(shares): Extension<Shares>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default();
@@ -155,7 +160,8 @@ async fn coordinate(
         caller,
         agent: Some(facts.record.id),
     });
-    become_peer(Peer { plane, who }, &places, &upgraded, request)
+    let share = shares.of(who.sender());
+    become_peer(Peer { plane, who, share }, &places, &upgraded, request)
 }
 
 /// A client that goes to all agents of whoever started it.
@@ -163,6 +169,7 @@ async fn tailnet(
     State(plane): State<Arc<Plane>>,
     Extension(upgraded): Extension<Upgraded>,
     Extension(places): Extension<Places>,
+    Extension(shares): Extension<Shares>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default();
@@ -173,7 +180,8 @@ async fn tailnet(
         caller,
         agent: None,
     });
-    become_peer(Peer { plane, who }, &places, &upgraded, request)
+    let share = shares.of(who.sender());
+    become_peer(Peer { plane, who, share }, &places, &upgraded, request)
 }
 
 /// The id of a client: the one that it had before if it can prove that, else a new one.

@@ -27,6 +27,7 @@ use crate::{
     control::{
         model::{AgentId, AgentRecord},
         plane::{Caller, Plane, RequestError},
+        services::gate::{Sender, Share},
         store::AgentChange,
     },
     proto::coder::tailnet::v2::{
@@ -48,8 +49,9 @@ const LIMITS: drpc::Limits = drpc::Limits {
     outbound_bytes: 4 << 20,
     inbound_bytes: 4 << 20,
 };
-/// Streams of one peer at a time; an agent needs about ten.
+/// Streams of one peer at a time; an agent needs about ten, and a client five.
 const STREAMS: usize = 64;
+const CLIENT_STREAMS: usize = 16;
 /// Time between the opening of a stream and the name of its call, which come together.
 const NAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a call that is no stream.
@@ -69,6 +71,8 @@ pub(super) type Question = Answer<Stream>;
 pub(super) struct Peer {
     pub(super) plane: Arc<Plane>,
     pub(super) who: Who,
+    /// What the peer may have in progress, over all its connections.
+    pub(super) share: Arc<Share>,
 }
 
 /// Who is at its other end.
@@ -80,6 +84,23 @@ pub(super) enum Who {
     Helper(AgentRecord),
     /// Somebody on the way to agents.
     Client(Client),
+}
+
+impl Who {
+    /// Whose connections share what they may have in progress.
+    pub(super) fn sender(&self) -> Sender {
+        match self {
+            Self::Agent(agent) | Self::Helper(agent) => Sender::Agent(agent.id),
+            Self::Client(client) => Sender::Person(client.caller.user.id),
+        }
+    }
+
+    fn streams(&self) -> usize {
+        match self {
+            Self::Agent(_) | Self::Helper(_) => STREAMS,
+            Self::Client(_) => CLIENT_STREAMS,
+        }
+    }
 }
 
 /// Which side ends a call first.
@@ -109,7 +130,8 @@ impl Peer {
             Err(_) => return debug!("connection of a peer was not handed over in time"),
         };
         let config = yamux::Config {
-            max_streams: STREAMS,
+            max_streams: self.who.streams(),
+            unread: Some(self.share.unread.clone()),
             ..yamux::Config::default()
         };
         let (connection, mut incoming) =
@@ -163,7 +185,9 @@ impl Peer {
     }
 
     async fn answer(self, stream: Stream) {
-        let answer = match timeout(NAME_TIMEOUT, Answer::accept(stream, LIMITS)).await {
+        let account = self.share.packets.clone();
+        let accepting = Answer::accept_paying(stream, LIMITS, account);
+        let answer = match timeout(NAME_TIMEOUT, accepting).await {
             Ok(Ok(Some(answer))) => answer,
             Ok(Ok(None)) | Err(_) => return,
             Ok(Err(error)) => return debug!(%error, "a stream of a peer is no call"),

@@ -13,6 +13,7 @@ use crate::{
         services::calls::{CallError, Calls},
     },
     job::{CompletedJob, CompletedWork, Job, Resource},
+    net::budget::Account,
     proto::provisionerd::{
         AcquiredJob, CancelAcquire, CompletedJob as WireCompletedJob, Empty, completed_job,
     },
@@ -42,8 +43,14 @@ const SERVICE: &str = "/provisionerd.ProvisionerDaemon/";
 pub(super) type Question = Answer<Stream>;
 
 /// Answers the call on `stream`. A daemon that breaks off is left alone.
-pub(super) async fn serve(calls: Calls, uploads: Arc<Semaphore>, stream: Stream) {
-    let answer = match timeout(NAME_TIMEOUT, Answer::accept(stream, LIMITS)).await {
+pub(super) async fn serve(
+    calls: Calls,
+    account: Arc<Account>,
+    uploads: Arc<Semaphore>,
+    stream: Stream,
+) {
+    let accepting = Answer::accept_paying(stream, LIMITS, account);
+    let answer = match timeout(NAME_TIMEOUT, accepting).await {
         Ok(Ok(Some(answer))) => answer,
         Ok(Ok(None)) | Err(_) => return,
         Ok(Err(error)) => return debug!(%error, "a stream of a daemon is no call"),

@@ -10,7 +10,10 @@ use tokio::{
 use tracing::{debug, info};
 
 use super::{rpc, upgrade::Socket};
-use crate::{control::services::calls::Calls, transport::yamux};
+use crate::{
+    control::services::{calls::Calls, gate::Share},
+    transport::yamux,
+};
 
 /// Streams of one daemon at a time; it needs four, and further ones are reset.
 const STREAMS: usize = 64;
@@ -20,6 +23,7 @@ const CALLS: usize = 16;
 /// A daemon and what it shares with others.
 pub(super) struct Session {
     pub(super) calls: Calls,
+    pub(super) share: Arc<Share>,
     pub(super) uploads: Arc<Semaphore>,
 }
 
@@ -35,6 +39,7 @@ impl Session {
         };
         let config = yamux::Config {
             max_streams: STREAMS,
+            unread: Some(self.share.unread.clone()),
             ..yamux::Config::default()
         };
         let (connection, mut incoming) =
@@ -50,7 +55,12 @@ impl Session {
                 () = plane.stop().draining() => break,
                 Some(_) = running.join_next() => {}
                 Some(stream) = incoming.accept(), if running.len() < CALLS => {
-                    running.spawn(rpc::serve(self.calls.clone(), self.uploads.clone(), stream));
+                    running.spawn(rpc::serve(
+                        self.calls.clone(),
+                        self.share.packets.clone(),
+                        self.uploads.clone(),
+                        stream,
+                    ));
                 }
                 _ = beat.tick() => {
                     if let Err(error) = plane.alive(&self.calls.daemon).await {

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, Request, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
@@ -16,10 +16,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{admission, answer::Refusal, bodies, jobs::not_found, organizations, search, versions};
+use super::{
+    admission, answer::Refusal, bodies::Bodies, jobs::not_found, organizations, search, versions,
+};
 use crate::control::{
     model::{Template, TemplateId, Version},
     plane::{Plane, RequestError},
+    services::gate::Sender,
     store::WorkspaceFilter,
 };
 
@@ -214,10 +217,11 @@ struct ActiveVersion {
 async fn activate(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
+    Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Json<Value>, Refusal> {
     let caller = admission::caller(&plane, request.headers()).await?;
-    let asked: ActiveVersion = bodies::json(request).await?;
+    let asked: ActiveVersion = bodies.json(Sender::Person(caller.user.id), request).await?;
     let activated = async {
         let template = find(&plane, &id).await?;
         let version = plane.version(&template, &asked.id.to_string()).await?;
@@ -239,10 +243,11 @@ struct NewTemplate {
 async fn create(
     State(plane): State<Arc<Plane>>,
     Path(_organization): Path<String>,
+    Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let caller = admission::caller(&plane, request.headers()).await?;
-    let asked: NewTemplate = bodies::json(request).await?;
+    let asked: NewTemplate = bodies.json(Sender::Person(caller.user.id), request).await?;
     let made = async {
         let version = versions::find(&plane, &asked.template_version_id.to_string()).await?;
         let template = plane.name_draft(&caller, &version, &asked.name).await?;

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, Request, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
@@ -19,7 +19,8 @@ use uuid::Uuid;
 use super::{
     admission,
     answer::Refusal,
-    archives, bodies,
+    archives,
+    bodies::Bodies,
     jobs::{self, matched_daemons, not_found},
     logs, organizations, resources,
 };
@@ -28,6 +29,7 @@ use crate::{
         agent_ids::preset_id,
         model::{JobStatus, Learned, TemplateId, Version, VersionId},
         plane::{Plane, RequestError, VersionRequest},
+        services::gate::Sender,
     },
     job::{Parameter, Preset, Transition, VariableValue},
     secret::Secret,
@@ -130,10 +132,11 @@ struct Variable {
 async fn create(
     State(plane): State<Arc<Plane>>,
     Path(organization): Path<String>,
+    Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let caller = admission::caller(&plane, request.headers()).await?;
-    let asked: NewVersion = bodies::json(request).await?;
+    let asked: NewVersion = bodies.json(Sender::Person(caller.user.id), request).await?;
     let made = async {
         let organization = organizations::find(&plane, &organization).await?;
         let file = archives::find(&plane, &caller, &asked.file_id.to_string()).await?;

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, Request, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{
     admission,
     answer::Refusal,
-    bodies,
+    bodies::Bodies,
     builds::{self, Answer},
     jobs::not_found,
     logs, overlay, search, versions,
@@ -30,6 +30,7 @@ use crate::{
         board::{LogSource, Said},
         model::{AgentRecord, Lifecycle, Organization, Template, TemplateId, Version, Workspace},
         plane::{AgentFacts, AgentStatus, Caller, Plane, RequestError, WorkspaceRequest},
+        services::gate::Sender,
         store::WorkspaceFilter,
     },
     job::{Agent, App, DisplayApps, Script},
@@ -200,18 +201,20 @@ impl NewWorkspace {
 async fn create_in(
     State(plane): State<Arc<Plane>>,
     Path((_organization, owner)): Path<(String, String)>,
+    bodies: Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    create(State(plane), Path(owner), request).await
+    create(State(plane), Path(owner), bodies, request).await
 }
 
 async fn create(
     State(plane): State<Arc<Plane>>,
     Path(owner): Path<String>,
+    Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let caller = admission::caller(&plane, request.headers()).await?;
-    let asked: NewWorkspace = bodies::json(request).await?;
+    let asked: NewWorkspace = bodies.json(Sender::Person(caller.user.id), request).await?;
     let made = async {
         asked.check()?;
         let (template, version) = what_it_is_made_from(&plane, &asked).await?;

@@ -1,0 +1,263 @@
+//! Who calls over gRPC is found out from the headers, before anything of the message is read; what is read then counts
+//! on its sender's account.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{
+    BoxError,
+    body::Body,
+    extract::{Request, State},
+    http::Extensions,
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Status, metadata::MetadataMap};
+
+use super::{
+    caller,
+    metered::{Held, Meter, Metered},
+};
+use crate::{
+    control::{
+        model::{AgentId, DaemonId, UserId},
+        plane::Plane,
+    },
+    net::{
+        budget::{Account, Allowance, Shared},
+        listener::Budgets,
+    },
+};
+
+/// Calls of one sender that are answered at a time. Five hundred logins of a person may begin together.
+const CALLS: usize = 1024;
+/// Callers that are looked up at a time. Each may have sent a part of a message meanwhile.
+const LOOKUPS: usize = 512;
+/// Bytes of a message of somebody who needs no token, or registers.
+const SMALLEST: usize = 4 << 10;
+const REGISTRATION: usize = 64 << 10;
+/// Bytes of a message that carries neither an archive nor a state. One of many empty parts takes up to a hundred times
+/// as much once it is read.
+const ORDINARY: usize = 1 << 20;
+/// Bytes that small messages of one sender may take.
+const SMALL_OF_SENDER: usize = 4 << 20;
+
+/// Bytes that large dRPC packets of one sender may take: four of them. An agent sends its logs in packets of 1 MiB, and a
+/// daemon of Coder's has one job at a time.
+const PACKETS_OF_SENDER: usize = 16 << 20;
+/// Bytes of one sender that arrived on yamux streams and were not read: 64 streams that wait for their turn, each with
+/// a quarter of its window.
+const UNREAD_OF_SENDER: usize = 4 << 20;
+
+const CONTROL: &str = "/outpost.v1.ControlService/";
+const DAEMON: &str = "/outpost.v1.DaemonService/";
+/// Calls that carry archives, states or results.
+const LARGE: [&str; 5] = [
+    "/outpost.v1.ControlService/CreateVersion",
+    "/outpost.v1.ControlService/PushState",
+    "/outpost.v1.DaemonService/UpdateJob",
+    "/outpost.v1.DaemonService/FailJob",
+    "/outpost.v1.DaemonService/CompleteJob",
+];
+
+/// Whose messages are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Sender {
+    /// A person, with any token.
+    Person(UserId),
+    /// An agent, and programs with its token.
+    Agent(AgentId),
+    /// A daemon that has registered.
+    Daemon(DaemonId),
+    /// Daemons that register; all together.
+    Newcomer,
+}
+
+/// What one sender may have in progress.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) messages: Arc<Account>,
+    /// The same of large packets on its dRPC calls.
+    pub(super) packets: Arc<Account>,
+    /// What arrived on its yamux sessions and was not read.
+    pub(super) unread: Allowance,
+    calls: Arc<Semaphore>,
+}
+
+/// What all senders have in progress. A clone counts the same.
+#[derive(Clone, Debug)]
+pub(super) struct Shares {
+    by_sender: Arc<Shared<Sender, Share>>,
+    all: Arc<Account>,
+    message_bytes: usize,
+}
+
+impl Shares {
+    /// The largest message has `message_bytes`; one sender may have one of them, and all together two.
+    pub(super) fn new(message_bytes: usize) -> Self {
+        Self {
+            by_sender: Arc::default(),
+            all: Arc::new(Account::new(64 << 20, message_bytes.saturating_mul(2))),
+            message_bytes,
+        }
+    }
+
+    pub(super) fn of(&self, sender: Sender) -> Arc<Share> {
+        self.by_sender.of(sender, || Share {
+            messages: Arc::new(Account::new(SMALL_OF_SENDER, self.message_bytes)),
+            packets: Arc::new(Account::new(SMALL_OF_SENDER, PACKETS_OF_SENDER)),
+            unread: Allowance::new(UNREAD_OF_SENDER),
+            calls: Arc::new(Semaphore::new(CALLS)),
+        })
+    }
+
+    /// What a message of `sender` on the connection of `request` is reserved from.
+    pub(super) fn meter(&self, limit: usize, sender: Sender, request: &Extensions) -> Meter {
+        let connection = request.get::<Budgets>().map(|budgets| budgets.0.clone());
+        let sender = self.of(sender).messages.clone();
+        Meter {
+            limit,
+            accounts: connection
+                .into_iter()
+                .chain([sender, self.all.clone()])
+                .collect(),
+        }
+    }
+}
+
+/// What the gate needs.
+#[derive(Clone)]
+pub(super) struct Gate {
+    plane: Arc<Plane>,
+    shares: Shares,
+    lookups: Arc<Semaphore>,
+}
+
+/// Answers a call whose sender is known, and refuses any other without reading its message.
+pub(super) async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    match gate.pass(request, next).await {
+        Ok(response) => response,
+        Err(status) => status.into_http::<Body>().into_response(),
+    }
+}
+
+impl Gate {
+    pub(super) fn new(plane: Arc<Plane>, shares: Shares) -> Self {
+        Self {
+            plane,
+            shares,
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        }
+    }
+
+    async fn pass(&self, mut request: Request, next: Next) -> Result<Response, Status> {
+        let path = request.uri().path().to_owned();
+        let lookup = self.lookups.try_acquire();
+        let lookup = lookup.map_err(|_| Status::unavailable("too many callers come at once"))?;
+        let Some((sender, is_trusted)) = self.sender(&path, &mut request).await? else {
+            drop(lookup);
+            let accounts = request.extensions().get::<Budgets>();
+            let accounts = accounts.map(|budgets| budgets.0.clone());
+            let meter = Meter {
+                limit: SMALLEST,
+                accounts: accounts.into_iter().collect(),
+            };
+            return Ok(next.run(metered(request, meter, Held::default())).await);
+        };
+        drop(lookup);
+        let limit = match path.as_str() {
+            path if is_trusted && LARGE.contains(&path) => self.shares.message_bytes,
+            _ if sender == Sender::Newcomer => REGISTRATION,
+            _ => ORDINARY.min(self.shares.message_bytes),
+        };
+        let calls = self.shares.of(sender).calls.clone();
+        let call = calls.try_acquire_owned().map_err(|_| {
+            Status::unavailable(format!(
+                "you have {CALLS} calls in progress, which is all that you may have"
+            ))
+        })?;
+        let meter = self.shares.meter(limit, sender, request.extensions());
+        let held = Held::default();
+        let response = next.run(metered(request, meter, held.clone())).await;
+        drop(held);
+        Ok(response.map(|body| Body::new(Counted { body, _call: call })))
+    }
+
+    /// Finds out who calls, and leaves it in the extensions for the service. Says, too, whether they may bring archives
+    /// and states, as members may not. `None` where nobody is asked.
+    async fn sender(
+        &self,
+        path: &str,
+        request: &mut Request,
+    ) -> Result<Option<(Sender, bool)>, Status> {
+        let metadata = MetadataMap::from_headers(request.headers().clone());
+        let (plane, known) = (&self.plane, request.extensions_mut());
+        if path.starts_with(CONTROL) {
+            let caller = caller::person(plane, &metadata).await?;
+            let sender = (Sender::Person(caller.user.id), caller.user.admin);
+            known.insert(caller);
+            return Ok(Some(sender));
+        }
+        match path.strip_prefix(DAEMON) {
+            None => Ok(None),
+            Some("Register") => {
+                known.insert(caller::credential(plane, &metadata).await?);
+                Ok(Some((Sender::Newcomer, false)))
+            }
+            Some(_) => {
+                let daemon = caller::daemon(plane, &metadata).await?;
+                let sender = (Sender::Daemon(daemon.id), true);
+                known.insert(daemon);
+                Ok(Some(sender))
+            }
+        }
+    }
+}
+
+fn metered(request: Request, meter: Meter, held: Held) -> Request {
+    request.map(|body| Body::new(Metered::new(body, meter, held)))
+}
+
+/// What the gate has found out about whoever calls.
+///
+/// # Errors
+/// [`Status`] if the gate was not passed, which no route allows.
+pub(super) fn known<T: Clone + Send + Sync + 'static>(
+    extensions: &tonic::Extensions,
+) -> Result<T, Status> {
+    let found = extensions.get::<T>().cloned();
+    found.ok_or_else(|| Status::internal("the caller was not looked up"))
+}
+
+/// An answer that counts as a call in progress until it has been sent.
+struct Counted {
+    body: Body,
+    _call: OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        frame.map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

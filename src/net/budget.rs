@@ -1,0 +1,294 @@
+//! Memory that unfinished messages may take: bytes are reserved before they are read, and given back with the message.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Messages up to this size, in bytes, do not wait behind larger ones.
+const SMALL: usize = 64 << 10;
+/// Messages that wait for a budget at a time. What has arrived of each lies in the buffers of its connection.
+const WAITING: usize = 32;
+
+/// Why nothing was reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Overdrawn {
+    /// It would not fit if it were the only one.
+    #[error("message of {bytes} bytes is over the limit of {limit} bytes")]
+    TooLarge {
+        /// Bytes that were asked for.
+        bytes: usize,
+        /// Bytes that there are.
+        limit: usize,
+    },
+    /// So many wait already that another one would wait too long.
+    #[error(
+        "so many messages of this sender wait to be received that another one has to come later"
+    )]
+    Busy,
+}
+
+/// A number of bytes that messages share. Whoever comes first is served first. A clone is the same budget.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    limit: usize,
+    bytes: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+/// Bytes that count until this is dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    _bytes: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Reserved {
+    fn of(bytes: OwnedSemaphorePermit) -> Self {
+        Self {
+            _bytes: bytes,
+            _place: None,
+        }
+    }
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            bytes: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(WAITING)),
+        }
+    }
+
+    /// Waits until there are `bytes`.
+    ///
+    /// # Errors
+    /// [`Overdrawn`] if waiting would be in vain, or too many wait.
+    pub async fn reserve(&self, bytes: usize) -> Result<Reserved, Overdrawn> {
+        let limit = self.limit;
+        let too_large = Overdrawn::TooLarge { bytes, limit };
+        let count = u32::try_from(bytes).map_err(|_| too_large)?;
+        if bytes > limit {
+            return Err(too_large);
+        }
+        if let Ok(bytes) = self.bytes.clone().try_acquire_many_owned(count) {
+            return Ok(Reserved::of(bytes));
+        }
+        let _place = self.places.try_acquire().map_err(|_| Overdrawn::Busy)?;
+        let bytes = self.bytes.clone().acquire_many_owned(count);
+        // The semaphore is never closed.
+        let bytes = bytes.await.map_err(|_| Overdrawn::Busy)?;
+        Ok(Reserved::of(bytes))
+    }
+
+    /// Bytes that nobody has reserved.
+    pub fn left(&self) -> usize {
+        self.bytes.available_permits()
+    }
+}
+
+/// Budgets of one sender, so that its large messages do not hold up its small ones.
+#[derive(Clone, Debug)]
+pub struct Account {
+    small: Budget,
+    large: Budget,
+    /// Large messages that are received or wait for that at a time; `None` for any number.
+    places: Option<Arc<Semaphore>>,
+}
+
+impl Account {
+    /// An account of which small messages, of up to 64 KiB, may take `small` bytes, and others `large` bytes.
+    pub fn new(small: usize, large: usize) -> Self {
+        Self {
+            small: Budget::new(small),
+            large: Budget::new(large),
+            places: None,
+        }
+    }
+
+    /// Refuses large messages while `most` of them are received, or wait to be.
+    #[must_use]
+    pub fn with_places(mut self, most: usize) -> Self {
+        self.places = Some(Arc::new(Semaphore::new(most)));
+        self
+    }
+
+    /// Waits until there are `bytes`.
+    ///
+    /// # Errors
+    /// As [`Budget::reserve`].
+    pub async fn reserve(&self, bytes: usize) -> Result<Reserved, Overdrawn> {
+        if bytes <= SMALL {
+            return self.small.reserve(bytes).await;
+        }
+        let place = self
+            .places
+            .clone()
+            .map(Semaphore::try_acquire_owned)
+            .transpose()
+            .map_err(|_| Overdrawn::Busy)?;
+        let mut reserved = self.large.reserve(bytes).await?;
+        reserved._place = place;
+        Ok(reserved)
+    }
+}
+
+/// Bytes that arrived on connections of one sender, and that nobody has read yet. Nobody waits for them: whoever sends
+/// more than we read is cut off. A clone is the same allowance.
+#[derive(Clone, Debug)]
+pub struct Allowance(Arc<Allowed>);
+
+#[derive(Debug)]
+struct Allowed {
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+impl Allowance {
+    /// An allowance of so many bytes.
+    pub fn new(limit: usize) -> Self {
+        let taken = AtomicUsize::new(0);
+        Self(Arc::new(Allowed { limit, taken }))
+    }
+
+    /// Takes `bytes` if they are there.
+    #[must_use]
+    pub fn take(&self, bytes: usize) -> bool {
+        let Allowed { limit, taken } = &*self.0;
+        let add = |now: usize| now.checked_add(bytes).filter(|sum| sum <= limit);
+        taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .is_ok()
+    }
+
+    /// Gives back what was taken.
+    pub fn give(&self, bytes: usize) {
+        self.0.taken.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that are taken now.
+    pub fn taken(&self) -> usize {
+        self.0.taken.load(Ordering::Relaxed)
+    }
+}
+
+/// What senders share that are the same by `K`, as long as any of them holds it.
+#[derive(Debug)]
+pub struct Shared<K, V>(Mutex<HashMap<K, Weak<V>>>);
+
+impl<K, V> Default for Shared<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, V> Shared<K, V> {
+    /// What `key` has, made by `make` if nobody holds it now.
+    pub fn of(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+        // An entry is whole after any panic.
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = all.get(&key).and_then(Weak::upgrade) {
+            return found;
+        }
+        if all.len() == all.capacity() {
+            all.retain(|_, held| held.strong_count() > 0);
+        }
+        let made = Arc::new(make());
+        all.insert(key, Arc::downgrade(&made));
+        made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt as _, future::join_all};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_wait_for_bytes_in_the_order_in_which_they_came() {
+        let budget = Budget::new(100);
+        let first = budget.reserve(60).await.unwrap();
+
+        let mut large = Box::pin(budget.reserve(80));
+        assert!(large.as_mut().now_or_never().is_none());
+        let mut small = Box::pin(budget.reserve(10));
+        assert!(small.as_mut().now_or_never().is_none(), "it came later");
+        drop(first);
+
+        let large = large.await.unwrap();
+        small.await.unwrap();
+        drop(large);
+        assert_eq!(budget.left(), 100);
+    }
+
+    #[tokio::test]
+    async fn waiting_in_vain_and_in_a_crowd_is_refused() {
+        let budget = Budget::new(100);
+        let (bytes, limit) = (101, 100);
+        assert_eq!(
+            budget.reserve(bytes).await.unwrap_err(),
+            Overdrawn::TooLarge { bytes, limit }
+        );
+
+        let all = budget.reserve(100).await.unwrap();
+        let mut waiting = join_all((0..WAITING).map(|_| budget.reserve(1)));
+        assert!((&mut waiting).now_or_never().is_none());
+        assert_eq!(budget.reserve(1).await.unwrap_err(), Overdrawn::Busy);
+        drop(all);
+        assert!(waiting.await.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test]
+    async fn small_messages_do_not_wait_behind_large_ones() {
+        let account = Account::new(SMALL, 1 << 20);
+        let _large = account.reserve(1 << 20).await.unwrap();
+
+        assert!(account.reserve(1 << 20).now_or_never().is_none());
+        assert!(account.reserve(SMALL).now_or_never().unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_more_than_the_places_is_refused_although_there_are_bytes() {
+        let account = Account::new(SMALL, 1 << 20).with_places(1);
+        let large = account.reserve(SMALL + 1).await.unwrap();
+
+        let second = account.reserve(SMALL + 1).await;
+        assert_eq!(second.unwrap_err(), Overdrawn::Busy);
+        assert!(account.reserve(1).await.is_ok());
+        drop(large);
+        assert!(account.reserve(SMALL + 1).await.is_ok());
+    }
+
+    #[test]
+    fn an_allowance_is_what_was_not_given_back() {
+        let allowance = Allowance::new(10);
+        assert!(allowance.take(7) && !allowance.take(4) && allowance.take(3));
+
+        allowance.give(4);
+        assert_eq!(allowance.taken(), 6);
+        assert!(!allowance.take(usize::MAX) && allowance.take(4));
+    }
+
+    #[test]
+    fn what_is_shared_is_the_same_until_nobody_holds_it() {
+        let shared = Shared::default();
+        let one = shared.of(1, || "first");
+
+        assert_eq!(*shared.of(1, || "second"), "first");
+        drop(one);
+        assert_eq!(*shared.of(1, || "third"), "third");
+        for key in 0..10_000 {
+            shared.of(key, || "gone at once");
+        }
+        assert!(shared.0.lock().unwrap().len() < 100);
+    }
+}
