@@ -13,7 +13,7 @@ use crate::proto::outpost::v1::{self, ListAuditRequest};
 /// Show who changed what at a server, newest first
 ///
 /// The audit log has logins, changes of users, tokens, keys and names, and every look at a Terraform state. Only
-/// administrators can read it, and nobody can change it.
+/// administrators can read it, and nobody can change it. `--output json` has the exact times.
 #[derive(Debug, clap::Args)]
 pub(super) struct Audit {
     /// Show at most so many entries
@@ -50,22 +50,13 @@ impl From<v1::AuditEntry> for Entry {
 }
 
 impl Row for Entry {
-    const COLUMNS: &'static [&'static str] = &[
-        "Number",
-        "Time (UTC)",
-        "Actor",
-        "Action",
-        "Target",
-        "Detail",
-    ];
+    const COLUMNS: &'static [&'static str] =
+        &["Number", "Age", "Actor", "Action", "Target", "Detail"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.id.to_string(),
-            // An auditor compares times with those of other logs, so an age would not do.
-            self.at
-                .map(|at| at.strftime("%F %T").to_string())
-                .unwrap_or_default(),
+            rows::age(self.at),
             self.actor.clone(),
             self.action.clone(),
             rows::with_short_ids(&self.target),
