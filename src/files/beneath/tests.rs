@@ -160,7 +160,7 @@ fn a_directory_is_listed_with_kinds() {
     fs::create_dir(dir.path().join("sub")).unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     symlink("sub", dir.path().join("link")).unwrap();
-    fs::set_permissions(dir.path().join("file"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.path().join("file"), fs::Permissions::from_mode(0o000)).unwrap();
 
     let listed = dir.list("").unwrap();
 

@@ -87,7 +87,7 @@ async fn directories_without_any_rights_go() {
     fs::create_dir_all(dir.join("a/b/c")).unwrap();
     fs::write(dir.join("a/b/file"), "").unwrap();
     for name in ["a/b/c", "a/b", "a", "."] {
-        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o000)).unwrap();
     }
 
     remove_dir(&dir).await.unwrap();
