@@ -210,14 +210,14 @@ impl Moment {
 }
 
 /// One server for all cells.
-struct Lab {
+pub(crate) struct Lab {
     dir: TempDir,
     server: Running,
     caller: Caller,
 }
 
 impl Lab {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with_limits(Limits::standard()).await
     }
 
@@ -247,11 +247,26 @@ impl Lab {
         }
     }
 
+    /// Where the server has its data; `psk` in it is the key for daemons.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.server.address())
+    }
+
     /// Queues the first build of a workspace whose jobs only daemons with the tag `cell` get.
     async fn build(&self, cell: &str, template: &str) -> (Workspace, JobId) {
+        self.import(cell, cell, template).await;
+        self.create(cell).await
+    }
+
+    /// Makes a template for daemons that have `tag`. None of them may run, or wait for a build, yet.
+    pub(crate) async fn import(&self, cell: &str, tag: &str, template: &str) {
         let (plane, caller) = (self.server.plane(), &self.caller);
         let organization = plane.organization("").await.unwrap().id;
-        let tags = BTreeMap::from([("cell".to_owned(), cell.to_owned())]);
+        let tags = BTreeMap::from([("cell".to_owned(), tag.to_owned())]);
         let registration = Registration {
             name: format!("importer-{cell}"),
             tags: tags.clone(),
@@ -292,6 +307,12 @@ impl Lab {
             result,
         };
         importer.complete(imported).await.unwrap();
+    }
+
+    /// Queues the first build of a workspace of a template that has the same name.
+    pub(crate) async fn create(&self, cell: &str) -> (Workspace, JobId) {
+        let (plane, caller) = (self.server.plane(), &self.caller);
+        let organization = plane.organization("").await.unwrap().id;
         let template = plane.template(organization, cell).await.unwrap();
         let version = plane.version(&template, "").await.unwrap();
         let request = WorkspaceRequest {
@@ -310,17 +331,23 @@ impl Lab {
     }
 
     /// Waits until a job has ended and tells why it failed; empty if it did not.
-    async fn ended(&self, job: JobId) -> String {
+    pub(crate) async fn ended(&self, job: JobId) -> String {
         let plane = self.server.plane();
         let log = plane.logs(&self.caller, job, 0, true).await.unwrap();
         log.for_each(|_| std::future::ready(())).await;
         plane.job(&self.caller, job).await.unwrap().error
     }
 
+    /// The newest state that the server has.
+    pub(crate) async fn state(&self, workspace: &Workspace) -> Bytes {
+        let plane = self.server.plane();
+        let state = plane.pull_state(&self.caller, workspace, 0).await;
+        state.unwrap().into()
+    }
+
     /// Which of the resources the server's state has.
     async fn known(&self, workspace: &Workspace) -> BTreeSet<String> {
-        let plane = self.server.plane();
-        let state = plane.pull_state(&self.caller, workspace, 0).await.unwrap();
+        let state = self.state(workspace).await;
         let addresses = Outline::read(&state).unwrap_or_default().addresses;
         let ours = addresses.iter();
         ours.filter_map(|address| Some(address.strip_prefix("terraform_data.")?.to_owned()))
