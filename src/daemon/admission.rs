@@ -59,6 +59,8 @@ pub(super) struct Admission {
     /// How many more jobs may be taken; `None` for no limit.
     left: Option<usize>,
     peaks: Peaks,
+    /// Seconds since 1970, as far as anybody told.
+    now: u64,
     slots: BTreeMap<usize, State>,
     next_place: u64,
 }
@@ -69,9 +71,15 @@ impl Admission {
             capacity,
             left: max_jobs,
             peaks,
+            now: 0,
             slots: BTreeMap::new(),
             next_place: 0,
         }
+    }
+
+    /// Notes what time it is, in seconds since 1970.
+    pub(super) fn set_time(&mut self, now: u64) {
+        self.now = now;
     }
 
     /// Whether no job will be taken any more.
@@ -127,8 +135,10 @@ impl Admission {
 
     /// A slot has a job of `class` that was acquired before.
     pub(super) fn hold(&mut self, slot: usize, class: String) {
-        let assumed = self.capacity.map_or(0, |capacity| capacity.assumed);
-        let need = self.peaks.of(&class).unwrap_or(assumed);
+        let need = match self.capacity {
+            Some(capacity) => self.peaks.of(&class).unwrap_or(capacity.assumed),
+            None => 0,
+        };
         let place = self.place();
         let holding = State::Holding { place, class, need };
         self.slots.insert(slot, holding);
@@ -164,11 +174,13 @@ impl Admission {
     }
 
     /// The job of `slot` ended, having had `peak` bytes at most; 0 if nobody knows.
-    pub(super) fn ended(&mut self, slot: usize, peak: u64, has_completed: bool, now: u64) {
+    pub(super) fn ended(&mut self, slot: usize, peak: u64, has_completed: bool) {
         if let Some(State::Running { class, .. }) = self.slots.remove(&slot)
             && peak > 0
         {
-            self.peaks.learn(&class, peak, has_completed, now);
+            // A job that took more than there is for all needs all, and no more than that.
+            let peak = self.capacity.map_or(peak, |it| peak.min(it.budget));
+            self.peaks.learn(&class, peak, has_completed, self.now);
         }
     }
 
@@ -201,7 +213,7 @@ impl Admission {
             State::Running { need, used, .. } => Some(*need.max(used)),
             _ => None,
         });
-        let largest = here.chain(self.peaks.largest()).max();
+        let largest = here.chain(self.peaks.largest(self.now)).max();
         largest.unwrap_or(capacity.assumed)
     }
 
@@ -260,7 +272,7 @@ mod tests {
             assert!(runs(&mut admission, 0, "big"));
             assert!(!runs(&mut admission, 1, "big"));
 
-            admission.ended(0, 600 * MIB, true, 0);
+            admission.ended(0, 600 * MIB, true);
             assert!(runs(&mut admission, 1, "big"));
         }
     }
@@ -312,11 +324,26 @@ mod tests {
             "others can run what does not fit here"
         );
 
-        admission.ended(0, 600 * MIB, true, 0);
+        admission.ended(0, 600 * MIB, true);
         assert!(!admission.try_begin(3), "first come, first served");
         assert!(admission.try_begin(1) && !admission.try_begin(3));
-        admission.ended(1, 600 * MIB, true, 0);
+        admission.ended(1, 600 * MIB, true);
         assert!(admission.try_begin(3));
+    }
+
+    #[test]
+    fn a_job_that_took_everything_keeps_others_apart_for_hours_and_not_for_weeks() {
+        let mut admission = admission(&[("small", 50 * MIB)]);
+        assert!(runs(&mut admission, 0, "bomb"));
+        admission.ended(0, 64_000 * MIB, false);
+
+        assert!(runs(&mut admission, 1, "small"));
+        assert!(
+            !runs(&mut admission, 2, "small"),
+            "it might be the same again"
+        );
+        admission.set_time(5 * 60 * 60);
+        assert!(runs(&mut admission, 2, "small"));
     }
 
     #[test]
@@ -325,7 +352,7 @@ mod tests {
 
         assert!(runs(&mut admission, 0, "huge"));
         assert!(!runs(&mut admission, 1, "small"));
-        admission.ended(0, 5000 * MIB, true, 0);
+        admission.ended(0, 5000 * MIB, true);
         assert!(runs(&mut admission, 1, "small"));
         assert!(!runs(&mut admission, 0, "huge"));
     }

@@ -8,6 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit},
     task::spawn_blocking,
@@ -17,7 +18,7 @@ use tracing::warn;
 use super::{
     Config,
     admission::{Admission, Capacity},
-    peaks::Peaks,
+    peaks::{self, Peaks},
     permit::SlotPermit,
     provider_set,
 };
@@ -135,7 +136,10 @@ impl Gate {
 
     fn admission(&self) -> MutexGuard<'_, Admission> {
         let admission = self.admission.lock();
-        admission.expect("no code panics while it decides on admission")
+        let mut admission = admission.expect("no code panics while it decides on admission");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        admission.set_time(now.unwrap_or_default().as_secs());
+        admission
     }
 
     async fn keep(&self) {
@@ -165,7 +169,7 @@ impl Turn {
     pub(super) async fn acquired(&self, job: &Job) {
         let archive = job.template_archive.clone();
         let class = match self.gate.capacity {
-            Some(_) => spawn_blocking(move || provider_set::of_template(&archive)).await,
+            Some(_) => spawn_blocking(move || class(&archive)).await,
             None => Ok(String::new()),
         };
         let class = class.unwrap_or_default();
@@ -239,9 +243,7 @@ impl Turn {
     /// The job's processes ended: makes room, and learns from it.
     pub(super) async fn ended(&self, has_completed: bool) {
         let (peak, slot) = (self.memory.peak(), self.slot);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_secs();
-        let learn = |admission: &mut Admission| admission.ended(slot, peak, has_completed, now);
+        let learn = |admission: &mut Admission| admission.ended(slot, peak, has_completed);
         self.change_slot(learn);
         if peak > 0 {
             self.gate.keep().await;
@@ -253,6 +255,12 @@ impl Drop for Turn {
     fn drop(&mut self) {
         self.change_slot(|admission| admission.leave(self.slot));
     }
+}
+
+/// The class of the version of a template that an archive is.
+fn class(archive: &[u8]) -> String {
+    let version = hex::encode(&Sha256::digest(archive)[..8]);
+    peaks::class(&provider_set::of_template(archive), &version)
 }
 
 fn read(path: &Path) -> Peaks {

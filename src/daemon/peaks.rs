@@ -1,4 +1,4 @@
-//! How much memory jobs needed so far, by the providers that their templates use.
+//! How much memory jobs needed so far, by the version of their template.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,15 @@ use serde::{Deserialize, Serialize};
 /// Classes that are remembered; beyond them the one that was seen least recently is forgotten.
 const MAX_CLASSES: usize = 256;
 
-/// Seconds after which a class that was not seen does not count any more: its template is gone.
-const MAX_AGE: u64 = 30 * 24 * 60 * 60;
+/// Seconds after which a class that was not seen does not count any more.
+const MAX_AGE: u64 = 7 * 24 * 60 * 60;
+
+/// Seconds after which half of what a class needed counts for what any job may need, and so on: one job that took all
+/// there is must not keep others waiting for long.
+const HALF_LIFE: u64 = 60 * 60;
+
+/// Stands between the providers of a template and its version in the name of a class.
+const VERSION: char = '#';
 
 /// What was learned, by class.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,23 +29,45 @@ struct Peak {
     seen: u64,
 }
 
+/// The name of the class of one version of a template, which uses `providers`.
+pub(super) fn class(providers: &str, version: &str) -> String {
+    format!("{providers}{VERSION}{version}")
+}
+
 impl Peaks {
-    /// What a job of `class` needs; `None` if nothing is known.
+    /// What a job of `class` needs: what that version needed, else what half of those with the same providers did not
+    /// exceed. `None` if nothing is known.
     pub(super) fn of(&self, class: &str) -> Option<u64> {
-        self.0.get(class).map(|peak| peak.bytes)
+        if let Some(peak) = self.0.get(class) {
+            return Some(peak.bytes);
+        }
+        let (providers, _) = class.split_once(VERSION)?;
+        let alike = self.0.iter().filter(|(class, _)| {
+            let theirs = class.split_once(VERSION);
+            theirs.is_some_and(|(theirs, _)| theirs == providers)
+        });
+        let mut alike: Vec<u64> = alike.map(|(_, peak)| peak.bytes).collect();
+        alike.sort_unstable();
+        alike.get(alike.len().checked_sub(1)? / 2).copied()
     }
 
-    /// What the largest class needs.
-    pub(super) fn largest(&self) -> Option<u64> {
-        self.0.values().map(|peak| peak.bytes).max()
+    /// What any job may need, as far as that is known `now`.
+    pub(super) fn largest(&self, now: u64) -> Option<u64> {
+        let counted = |peak: &Peak| {
+            let halves = now.saturating_sub(peak.seen) / HALF_LIFE;
+            peak.bytes
+                .checked_shr(u32::try_from(halves).unwrap_or(u32::MAX))
+        };
+        self.0.values().filter_map(counted).max()
     }
 
     /// Notes what a job had at most. More counts at once, less only little by little, and only if the job ran to
     /// its end.
     pub(super) fn learn(&mut self, class: &str, bytes: u64, has_completed: bool, now: u64) {
-        let bytes = match self.of(class) {
+        let before = self.0.get(class).map(|peak| peak.bytes);
+        let bytes = match before {
             Some(before) if bytes < before && !has_completed => before,
-            Some(before) if bytes < before => before - (before - bytes) / 8,
+            Some(before) if bytes < before => before - (before - bytes) / 4,
             _ => bytes,
         };
         self.0.insert(class.to_owned(), Peak { bytes, seen: now });
@@ -73,11 +102,11 @@ mod tests {
             "a job that failed early says nothing"
         );
         peaks.learn("a", 800, true, 0);
-        assert_eq!(peaks.of("a"), Some(1500));
+        assert_eq!(peaks.of("a"), Some(1400));
     }
 
     #[test]
-    fn what_is_not_seen_for_a_month_is_forgotten_and_so_is_what_is_too_much() {
+    fn what_is_not_seen_for_a_week_is_forgotten_and_so_is_what_is_too_much() {
         let mut peaks = Peaks::default();
         peaks.learn("gone", 5000, true, 0);
 
@@ -85,18 +114,30 @@ mod tests {
             peaks.learn(&number.to_string(), 1, true, MAX_AGE + 1 + number);
         }
 
-        assert_eq!((peaks.largest(), peaks.0.len()), (Some(1), MAX_CLASSES));
-        assert_eq!((peaks.of("299"), peaks.of("0")), (Some(1), None));
+        assert_eq!((peaks.of("gone"), peaks.0.len()), (None, MAX_CLASSES));
+        assert_eq!((peaks.of("0"), peaks.of("299")), (None, Some(1)));
     }
 
     #[test]
-    fn it_survives_a_restart() {
+    fn one_that_took_everything_counts_for_others_for_hours_and_for_itself_longer() {
         let mut peaks = Peaks::default();
-        peaks.learn("a", 1, true, 2);
+        peaks.learn("x#bomb", 8000, false, 0);
+        peaks.learn("x#small", 50, true, 0);
 
-        let text = serde_json::to_string(&peaks).unwrap();
+        let largest = |hours: u64| peaks.largest(hours * HALF_LIFE);
+        assert_eq!((largest(0), largest(1)), (Some(8000), Some(4000)));
+        assert_eq!((largest(10), largest(100)), (Some(7), None));
+        assert_eq!(peaks.of("x#bomb"), Some(8000));
+    }
 
-        assert_eq!(text, r#"{"a":{"bytes":1,"seen":2}}"#);
-        assert_eq!(serde_json::from_str::<Peaks>(&text).unwrap(), peaks);
+    #[test]
+    fn a_new_version_needs_what_others_with_its_providers_do_and_a_rare_one_does_not_count() {
+        let mut peaks = Peaks::default();
+        for (class, bytes) in [("x#1", 40), ("x#2", 50), ("x#bomb", 8000), ("y#1", 900)] {
+            peaks.learn(class, bytes, true, 0);
+        }
+
+        assert_eq!(peaks.of("x#3"), Some(50));
+        assert_eq!(peaks.of("z#1"), None);
     }
 }

@@ -7,7 +7,7 @@ use crate::language::{self, Module, lock};
 /// Bytes of one file that are looked at.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The name of a template's class: its providers, sorted. `unknown` if it does not say.
+/// The providers of a template, sorted. `unknown` if it does not say.
 pub(super) fn of_template(archive: &[u8]) -> String {
     let files = files(archive);
     let locked = files.iter().find(|(name, _)| name == lock::FILE_NAME);
