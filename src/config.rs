@@ -27,8 +27,8 @@ pub struct Section {
     pub commands: &'static [&'static [&'static str]],
 }
 
-/// The user's own directory for what is configured here, if there is a home.
-fn user_dir() -> Option<PathBuf> {
+/// The user's own directory for settings and saved logins, if there is a home.
+pub fn user_dir() -> Option<PathBuf> {
     let user = std::env::var_os("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())

@@ -28,3 +28,7 @@ pub use self::{
     store::{Store, StoreError},
     view::Packages,
 };
+
+/// What of a store no reader of packages needs: the index of each generation and the locks, which a reader could hold
+/// for ever, what is not whole yet, and the authority of a proxy with its key.
+pub const PRIVATE: [&str; 4] = ["generations", "incoming", "lock", "proxy"];

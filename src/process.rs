@@ -3,12 +3,14 @@
 //! A child gets SIGINT once when it should end, sent to it alone; its group is killed only on a forced stop.
 //! After an ordinary end the group is left alone: what a template started in the background, on purpose, lives on.
 
+pub mod control_group;
 pub mod isolation;
 mod line;
 pub mod memory;
 pub mod open_files;
 mod outlive;
 pub mod program_text;
+mod tree;
 pub mod usage;
 
 use std::{
@@ -17,6 +19,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,7 +34,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::isolation::Confinement;
+use self::{
+    control_group::ControlGroup,
+    isolation::{Background, Confinement},
+};
 pub use self::{
     line::{Line, LineBuffer},
     outlive::take_over,
@@ -254,14 +260,21 @@ pub async fn capture(
 /// The group of a child, killed when nobody waits for the child any more.
 struct Group {
     leader: Option<Pid>,
+    /// Has also those who left the group of processes.
+    control_group: Option<Arc<ControlGroup>>,
+    /// Whether those who left it are killed along.
+    is_whole: bool,
     is_abandoned_when_dropped: bool,
 }
 
 impl Group {
-    fn of(child: &Child) -> Self {
+    fn of(child: &Child, command: &Command) -> Self {
         let id = child.id().and_then(|id| i32::try_from(id).ok());
+        let confinement = command.confinement.as_ref();
         Self {
             leader: id.map(Pid::from_raw),
+            control_group: confinement.and_then(|it| it.control_group.clone()),
+            is_whole: confinement.is_some_and(|it| it.background == Background::Ends),
             is_abandoned_when_dropped: true,
         }
     }
@@ -274,8 +287,15 @@ impl Group {
     }
 
     fn kill(&self) {
-        if let Some(leader) = self.leader {
-            let _ = killpg(leader, Signal::SIGKILL);
+        if let Some(control_group) = &self.control_group {
+            control_group.kill();
+        }
+        match self.leader {
+            Some(leader) if self.is_whole => tree::kill(leader),
+            Some(leader) => {
+                let _ = killpg(leader, Signal::SIGKILL);
+            }
+            None => {}
         }
     }
 }
@@ -302,7 +322,7 @@ async fn supervise(
         program: command.program.clone(),
         source,
     })?;
-    let mut group = Group::of(&child);
+    let mut group = Group::of(&child, command);
     let (mut out_bytes, mut err_bytes) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
     let (mut status, mut kill_at, mut close_at) = (None, None, None);
     let (mut is_interrupted, mut was_killed) = (false, false);
@@ -322,7 +342,7 @@ async fn supervise(
                 status = Some(ended.map_err(wait_error)?);
                 close_at = Some(Instant::now() + limits.pipe_grace);
                 if was_killed { group.kill(); }
-                watch.ended();
+                watch.ended(status);
                 group.is_abandoned_when_dropped = false; // What it left behind on purpose is left alone.
             }
             () = stop.cancelled(), if !is_interrupted && status.is_none() => {
@@ -381,6 +401,7 @@ async fn supervise(
 struct Watch<'a> {
     memory: &'a Memory,
     leader: Option<Pid>,
+    control_group: Option<Arc<ControlGroup>>,
     next: Instant,
     /// The first time that it had too much: what it had, and what it may have.
     found: Option<(u64, u64)>,
@@ -394,6 +415,7 @@ impl<'a> Watch<'a> {
         Self {
             memory,
             leader: group.leader.filter(|_| is_watched),
+            control_group: group.control_group.clone(),
             next: Instant::now() + LOOK_INTERVAL,
             found: None,
             largest_child: memory::largest_child(),
@@ -413,7 +435,8 @@ impl<'a> Watch<'a> {
             sleep_until(self.next).await;
             self.next = Instant::now() + LOOK_INTERVAL;
             self.largest_child = memory::largest_child();
-            let bytes = memory::of_group(leader.as_raw());
+            let counted = self.control_group.as_ref().and_then(|it| it.memory());
+            let bytes = counted.unwrap_or_else(|| memory::of_job(leader.as_raw()));
             self.memory.note(bytes);
             if bytes > self.limit() {
                 self.found.get_or_insert((bytes, self.limit()));
@@ -422,8 +445,17 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// A child whose life was too short to be looked at counts if it was larger than all before it.
-    fn ended(&mut self) {
+    /// A child whose life was too short to be looked at counts if it was larger than all before it; one that failed
+    /// for want of memory had all that it may have.
+    fn ended(&mut self, status: Option<ExitStatus>) {
+        let has_failed = status.is_some_and(|status| !status.success());
+        let control_group = self.control_group.as_ref().filter(|_| has_failed);
+        if let Some(limit) = self.memory.limit()
+            && control_group.is_some_and(|it| it.ran_out_of_memory())
+        {
+            self.memory.note(limit);
+            self.found.get_or_insert((limit, limit));
+        }
         let largest = memory::largest_child();
         if largest > self.largest_child {
             self.memory.note(largest);

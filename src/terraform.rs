@@ -14,6 +14,7 @@ mod go_text;
 pub mod graph;
 pub mod install;
 mod isolation;
+mod leftovers;
 pub mod log_stream;
 pub mod plan;
 mod plugin_cache;
@@ -37,11 +38,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::spawn_blocking};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -49,7 +50,11 @@ use self::{
     binary::Binary,
     session::{Files, Session},
 };
-pub use self::{diagnostic::Diagnostic, env::Environment, isolation::Isolation};
+pub use self::{
+    diagnostic::Diagnostic,
+    env::Environment,
+    isolation::{Isolation, Modes},
+};
 use crate::{
     files::{beneath::Dir, removal},
     process::Limits,
@@ -71,7 +76,7 @@ pub struct EngineConfig {
     pub environment: Environment,
     /// Time a cancelled process has to end by itself, before its group is killed. Coder gives three minutes.
     pub exit_timeout: Duration,
-    /// Where sessions keep the engine's plugin caches; `None` if they share none, or the operator's own.
+    /// Where the providers are that sessions share; `None` if they share none, or fill the operator's plugin cache.
     pub plugin_cache_dir: Option<PathBuf>,
     /// The scripts that bring agents up, by platform such as `linux_amd64`.
     pub agent_scripts: BTreeMap<String, String>,
@@ -203,6 +208,15 @@ impl Engine {
         Ok(binary)
     }
 
+    /// Removes the values of variables that daemons left behind when they died, and begins to remove all else.
+    pub async fn clean(&self) {
+        let work_dir = self.config.work_dir.clone();
+        let swept = spawn_blocking(move || leftovers::sweep(&work_dir, SystemTime::now()));
+        // What panics in there is left for the next time.
+        let _ = swept.await;
+        self.sweep();
+    }
+
     /// Begins to remove what daemons left behind that died long ago, and what did not go at once.
     fn sweep(&self) {
         let sweeping = Arc::clone(&self.sweeping);
@@ -231,7 +245,7 @@ impl Provisioner for Engine {
                 .unwrap_or_default();
             StepFailure::new(format!("{}{hint}", chain(&error)))
         })?;
-        self.sweep();
+        self.clean().await;
         let name = format!("{}{}", session::PREFIX, Uuid::new_v4());
         let session = Session::create(Arc::clone(&self.config), binary, config, &name);
         Ok(Box::new(session.await.map_err(|error| {

@@ -27,7 +27,7 @@ use crate::{
         proxy::Proxies,
         tls, trust,
     },
-    process::isolation::own_launcher,
+    process::isolation::{Shown, own_launcher},
     provision::{ProviderStore, Provisioner},
     registry::Platform,
     stop::Stop,
@@ -103,6 +103,12 @@ pub(super) struct EngineArgs {
         default_value = "auto"
     )]
     isolation: isolation::Wanted,
+    /// Processes that a template starts in the background [default: end, with `outpost dev` keep]
+    #[arg(long, value_name = "FATE", env = "OUTPOST_BACKGROUND_PROCESSES")]
+    background_processes: Option<isolation::BackgroundProcesses>,
+    /// Files and directories that a job sees, too, with `--isolation fresh-root`; it cannot write there
+    #[arg(long, value_name = "PATH", env = "OUTPOST_SHOW", value_delimiter = ',')]
+    show: Vec<PathBuf>,
 }
 
 /// Where a mirror is.
@@ -124,6 +130,14 @@ impl FromStr for Mirror {
             false => Ok(Self::Directory(text.into())),
         }
     }
+}
+
+/// An engine that is ready.
+pub(super) struct Found {
+    pub(super) provisioner: Arc<dyn Provisioner>,
+    pub(super) binary: Binary,
+    /// What its jobs are kept from; `None` for nothing.
+    pub(super) isolation: Option<isolation::Report>,
 }
 
 /// There is no engine, and none may be fetched.
@@ -148,8 +162,7 @@ impl EngineArgs {
     ) -> anyhow::Result<Arc<dyn Provisioner>> {
         let trust = tls::Trust::default();
         let found = self.find(coder_provider, work_dir, guarded, &trust, stop);
-        let found = found.await?;
-        Ok(found.0)
+        Ok(found.await?.provisioner)
     }
 
     /// The same, with the binary. What the engine starts trusts the further authorities of `trust`, too; engines know
@@ -164,7 +177,7 @@ impl EngineArgs {
         guarded: Guarded,
         trust: &tls::Trust,
         stop: &Stop,
-    ) -> anyhow::Result<(Arc<dyn Provisioner>, Binary)> {
+    ) -> anyhow::Result<Found> {
         let mut environment = host_environment();
         if !trust.extra.is_empty() {
             environment.trust(&self.trust_bundle(&trust.extra)?);
@@ -182,16 +195,34 @@ impl EngineArgs {
         let host = |name: &str| readable_variable(name);
         let mut stores = isolation::operators_stores(kind, host);
         stores.fixed.push(self.cache_dir()?);
-        let has_own_cache = !stores.caches.is_empty() || host("TF_PLUGIN_CACHE_DIR").is_some();
-        let plugin_cache_dir = match has_own_cache {
+        let operators = host("TF_PLUGIN_CACHE_DIR").map(PathBuf::from);
+        stores
+            .caches
+            .extend(operators.filter(|it| it.is_absolute()));
+        let has_operators_cache = !stores.caches.is_empty();
+        let mirror = self.mirror(trust).await?;
+        // Whoever can read a file can hold a lock on it, for which others wait.
+        stores
+            .hidden
+            .push(self.cache_dir()?.join("engines/engine.lock"));
+        if let Some(Mirror::Directory(dir)) = &self.mirror {
+            let dir = std::path::absolute(dir)?;
+            stores
+                .hidden
+                .extend(mirror::PRIVATE.map(|name| dir.join(name)));
+            stores.fixed.push(dir);
+        }
+        stores.shown = self.shown(&binary, &environment)?;
+        let background = self.background_processes;
+        let isolation = self
+            .isolation
+            .prepare(background, guarded, stores, &work_dir);
+        let (isolation, report) = isolation.await?.unzip();
+        // Without isolation the engine fills the operator's cache, as it does elsewhere.
+        let plugin_cache_dir = match has_operators_cache && isolation.is_none() {
             true => None,
             false => Some(self.cache_dir()?.join("plugins")),
         };
-        let mirror = self.mirror(trust).await?;
-        if let Some(Mirror::Directory(dir)) = &self.mirror {
-            stores.fixed.push(std::path::absolute(dir)?);
-        }
-        let isolation = self.isolation.prepare(guarded, stores, &work_dir).await?;
         let mode = match coder_provider {
             CoderProvider::Builtin => Mode::Builtin,
             CoderProvider::Registry => Mode::Registry,
@@ -211,7 +242,29 @@ impl EngineArgs {
             shim: Some(own_launcher()),
             providers: Arc::new(providers),
         });
-        Ok((Arc::new(engine), binary))
+        engine.clean().await;
+        Ok(Found {
+            provisioner: Arc::new(engine),
+            binary,
+            isolation: report,
+        })
+    }
+
+    /// What a job needs beside providers and its own directory: the engine, this program, which is a provider, too, and
+    /// who is to be trusted; a home and a place for temporary files.
+    fn shown(&self, binary: &Binary, environment: &Environment) -> anyhow::Result<Shown> {
+        let trust = ["SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO"];
+        let trust = trust.into_iter().filter_map(|name| environment.get(name));
+        let mut paths = vec![binary.path.clone(), std::env::current_exe()?];
+        paths.extend(self.show.iter().cloned());
+        paths.extend(trust.map(PathBuf::from));
+        let paths = paths.into_iter().map(std::path::absolute);
+        let empty = ["HOME", "TMPDIR"].into_iter();
+        let empty = empty.filter_map(|name| environment.get(name).map(PathBuf::from));
+        Ok(Shown {
+            paths: paths.collect::<Result<_, _>>()?,
+            empty: empty.filter(|path| path.is_absolute()).collect(),
+        })
     }
 
     /// A file with the system's authorities and those in `files`. It is no secret, and jobs must be able to read it.

@@ -13,8 +13,11 @@ use super::exit::{Hint, UsageError};
 use crate::{
     config, files,
     language::cli_config::{CliConfig, Engine, MethodKind, locate},
-    process::isolation::{Mechanism, Probed, own_launcher, probe},
-    terraform::Isolation,
+    process::{
+        control_group::Hierarchy,
+        isolation::{Background, Held, Mechanism, Probed, Shown, own_launcher, probe},
+    },
+    terraform::{Isolation, Modes},
 };
 
 /// How jobs are kept from our files and from each other
@@ -26,8 +29,19 @@ pub(super) enum Wanted {
     Landlock,
     /// A user and a mount namespace
     Namespaces,
+    /// Namespaces, and in them a root with only what a job needs: no home, nothing of other jobs
+    FreshRoot,
     /// No isolation
     None,
+}
+
+/// What becomes of processes that a template starts in the background
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum BackgroundProcesses {
+    /// They end with the step of the job that started them
+    End,
+    /// They live on: for workspaces that are processes of this machine
+    Keep,
 }
 
 /// What a service asks of the isolation of its jobs.
@@ -41,6 +55,19 @@ pub(super) struct Guarded {
     pub(super) hidden: Vec<PathBuf>,
 }
 
+impl Guarded {
+    /// What becomes of background processes, unless somebody asked for something else: those of one's own template
+    /// may be the workspace.
+    fn background(&self, wanted: Option<BackgroundProcesses>) -> Background {
+        match wanted {
+            Some(BackgroundProcesses::End) => Background::Ends,
+            Some(BackgroundProcesses::Keep) => Background::LivesOn,
+            None if self.are_foreign => Background::Ends,
+            None => Background::LivesOn,
+        }
+    }
+}
+
 /// Where providers lie that more than one job runs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stores {
@@ -48,6 +75,10 @@ pub(super) struct Stores {
     pub(super) fixed: Vec<PathBuf>,
     /// What init fills.
     pub(super) caches: Vec<PathBuf>,
+    /// What of them jobs need not see, such as locks.
+    pub(super) hidden: Vec<PathBuf>,
+    /// What else a job needs that has a root of its own.
+    pub(super) shown: Shown,
 }
 
 impl Wanted {
@@ -57,14 +88,16 @@ impl Wanted {
     /// If what is wanted by name does not work, or several jobs would run without anything between them.
     pub(super) async fn prepare(
         self,
+        background: Option<BackgroundProcesses>,
         guarded: Guarded,
         stores: Stores,
         work_dir: &Path,
-    ) -> anyhow::Result<Option<Isolation>> {
+    ) -> anyhow::Result<Option<(Isolation, Report)>> {
         let candidates = match self {
-            Self::Auto => &Mechanism::ALL[..],
+            Self::Auto => &Mechanism::OPEN[..],
             Self::Namespaces => &[Mechanism::Namespaces],
             Self::Landlock => &[Mechanism::Landlock],
+            Self::FreshRoot => &[Mechanism::FreshRoot],
             Self::None => {
                 if guarded.jobs > 1 {
                     let jobs = guarded.jobs;
@@ -78,21 +111,30 @@ impl Wanted {
         };
         files::create_private_dir(work_dir)
             .with_context(|| format!("failed to make `{}`", work_dir.display()))?;
+        let background = guarded.background(background);
         let mut denied = Vec::new();
         for mechanism in candidates {
-            let probed = probe(&own_launcher(), *mechanism, work_dir).await;
+            let probed = probe(&own_launcher(), *mechanism, background, work_dir).await;
             match probed.result {
-                Ok(()) => {
-                    tell(*mechanism, &denied, guarded.are_foreign);
-                    return Ok(Some(isolation(*mechanism, guarded, stores)?));
+                Ok(held) => {
+                    let groups = control_groups(background);
+                    let report = Report::new(*mechanism, held, &groups, &denied);
+                    report.tell(guarded.are_foreign);
+                    let isolation = isolation(*mechanism, background, guarded, stores)?;
+                    let isolation = Isolation {
+                        control_groups: groups.ok(),
+                        ..isolation
+                    };
+                    return Ok(Some((isolation, report)));
                 }
                 Err(_) => denied.push(probed),
             }
         }
-        self.go_without(&guarded, &denied)
+        self.go_without(&guarded, &denied)?;
+        Ok(None)
     }
 
-    fn go_without(self, guarded: &Guarded, denied: &[Probed]) -> anyhow::Result<Option<Isolation>> {
+    fn go_without(self, guarded: &Guarded, denied: &[Probed]) -> anyhow::Result<()> {
         let denied = Denied(denied);
         if self != Self::Auto {
             let error = anyhow::anyhow!("`--isolation` cannot be had here: {denied}");
@@ -110,7 +152,7 @@ impl Wanted {
             %denied,
             "jobs are not isolated: a template can read this daemon's secrets and state"
         );
-        Ok(None)
+        Ok(())
     }
 }
 
@@ -128,32 +170,107 @@ impl fmt::Display for Denied<'_> {
     }
 }
 
-fn tell(mechanism: Mechanism, denied: &[Probed], are_foreign: bool) {
-    match denied {
-        [] => info!(by = %mechanism, "jobs are isolated"),
-        _ => info!(by = %mechanism, denied = %Denied(denied), "jobs are isolated"),
+/// Where jobs get control groups; `Err` says why nowhere.
+fn control_groups(background: Background) -> Result<Hierarchy, String> {
+    match background {
+        Background::Ends => Hierarchy::find(),
+        Background::LivesOn => Err("processes in the background live on".to_owned()),
     }
-    if are_foreign && nix::unistd::geteuid().is_root() {
-        warn!(
-            "this daemon is root: its templates can reach devices and settings of the kernel, and by them what \
-             isolation hides; give it a user of its own"
+}
+
+/// What holds on this machine, and what does not.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Report {
+    /// By what means files are kept from a job.
+    mechanism: String,
+    /// What a job is kept from.
+    holds: Vec<&'static str>,
+    /// What it is not kept from, with the reason if one is known.
+    lacks: Vec<String>,
+}
+
+impl Report {
+    fn new(
+        mechanism: Mechanism,
+        held: Held,
+        groups: &Result<Hierarchy, String>,
+        denied: &[Probed],
+    ) -> Self {
+        let has_groups = groups.is_ok();
+        let guarantees = [
+            (true, "files"),
+            (held.signals, "signals to other processes"),
+            (held.abstract_sockets, "abstract sockets of others"),
+            (held.background, "processes that outlive their step"),
+            (held.process_list, "the list of processes"),
+            (held.task_count || has_groups, "too many processes"),
+            (has_groups, "too much memory, counted for all its processes"),
+        ];
+        let (holds, lacks): (Vec<_>, Vec<_>) = guarantees.into_iter().partition(|(is, _)| *is);
+        let mut lacks: Vec<String> = lacks.into_iter().map(|(_, what)| what.to_owned()).collect();
+        if let Err(reason) = groups {
+            lacks.push(format!("control groups ({reason})"));
+        }
+        lacks.extend((!denied.is_empty()).then(|| Denied(denied).to_string()));
+        Self {
+            mechanism: mechanism.to_string(),
+            holds: holds.into_iter().map(|(_, what)| what).collect(),
+            lacks,
+        }
+    }
+
+    fn tell(&self, are_foreign: bool) {
+        let (by, holds, lacks) = (
+            &self.mechanism,
+            self.holds.join(", "),
+            self.lacks.join(", "),
         );
+        info!(%by, holds, lacks, "jobs are isolated");
+        if are_foreign && nix::unistd::geteuid().is_root() {
+            warn!(
+                "this daemon is root: its templates can reach devices and settings of the kernel, and by them what \
+                 isolation hides; give it a user of its own"
+            );
+        }
     }
 }
 
 /// Paths become absolute here: the launcher works elsewhere.
-fn isolation(mechanism: Mechanism, guarded: Guarded, stores: Stores) -> std::io::Result<Isolation> {
-    // Files of every service of ours that may hold secrets: systemd's credentials and the settings.
+fn isolation(
+    mechanism: Mechanism,
+    background: Background,
+    guarded: Guarded,
+    stores: Stores,
+) -> std::io::Result<Isolation> {
+    // Files of every service of ours that may hold secrets: systemd's credentials, the settings and saved logins.
     let named = ["CREDENTIALS_DIRECTORY", "OUTPOST_CONFIG"];
     let named = named.into_iter().filter_map(std::env::var_os);
     let files = named.map(PathBuf::from).chain(config::default_paths());
-    let hidden = guarded.hidden.into_iter().chain(files);
+    let hidden = guarded.hidden.into_iter().chain(stores.hidden).chain(files);
+    let own = config::user_dir().inspect(|dir| {
+        // What is missing cannot be hidden, and a job that made it would write the settings of the next daemon. Where
+        // Landlock hides, nothing could be made beside it; then a job can make it only where nothing else is hidden.
+        if mechanism != Mechanism::Landlock && guarded.are_foreign {
+            let _ = files::create_private_dir(dir);
+        }
+    });
+    let hidden = hidden.chain(own).map(std::path::absolute);
+    let hidden: Vec<PathBuf> = hidden.collect::<Result<_, _>>()?;
+    // Where they really are is found before the first job: a link can be replaced.
+    let real: Vec<PathBuf> = hidden
+        .iter()
+        .filter_map(|path| path.canonicalize().ok())
+        .collect();
     Ok(Isolation {
         mechanism,
         launcher: own_launcher(),
-        hidden: hidden.map(std::path::absolute).collect::<Result<_, _>>()?,
+        modes: Modes::of(&real),
+        hidden: hidden.into_iter().chain(real).collect(),
         stores: stores.fixed,
         plugin_caches: stores.caches,
+        shown: stores.shown,
+        background,
+        control_groups: None,
     })
 }
 
@@ -234,12 +351,7 @@ mod tests {
             hidden: Vec::new(),
         };
 
-        assert!(
-            Wanted::Auto
-                .go_without(&guarded(1), &denied)
-                .unwrap()
-                .is_none()
-        );
+        assert!(Wanted::Auto.go_without(&guarded(1), &denied).is_ok());
         let error = Wanted::Auto.go_without(&guarded(2), &denied).unwrap_err();
         assert_eq!(
             error.to_string(),

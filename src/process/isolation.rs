@@ -9,11 +9,22 @@
 //! | what it does | mounts something empty over what is hidden | allows everything but what is hidden |
 //! | needs | user and mount namespaces for everybody | Linux 6.2 |
 //! | beside what is hidden | everything works | directories above it cannot be listed, and nothing new be made in them |
+//! | processes | a namespace of process ids, whose end ends all in it | a parent that takes in orphans and ends them |
+//! | signals | cannot name a process outside; Landlock's scope on top | Landlock's scope: Linux 6.12 |
 //!
 //! So namespaces are preferred. Either way the child is not allowed to look into processes that are not its own,
-//! and never gains privileges from setuid programs.
+//! and never gains privileges from setuid programs. What is said of processes and signals holds for
+//! [`Background::Ends`] only.
+//!
+//! ```text
+//! Background::Ends    namespaces   shim ─ init (process 1) ─ engine         shim is the process that the daemon started,
+//!                     Landlock     shim ─ engine                            and the engine below it is held
+//! Background::LivesOn              engine, or shim ─ engine for an apply
+//! ```
 
 mod capabilities;
+mod fresh_root;
+mod init;
 mod landlock;
 pub mod launcher;
 mod namespaces;
@@ -22,13 +33,14 @@ mod policy;
 mod probe;
 mod shim;
 
-use std::{ffi::OsString, fmt, io, path::PathBuf};
+use std::{ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
 
 pub use self::{
+    fresh_root::Shown,
     policy::{Access, Policy},
-    probe::{Probed, probe},
+    probe::{Held, Probed, probe},
 };
-use super::Command;
+use super::{Command, control_group::ControlGroup};
 
 /// By what means the kernel holds a child to a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,16 +49,21 @@ pub enum Mechanism {
     Namespaces,
     /// Landlock.
     Landlock,
+    /// Namespaces as well, and in them a root that has only what a job needs.
+    FreshRoot,
 }
 
 impl Mechanism {
-    /// All, the best one first.
-    pub const ALL: [Self; 2] = [Self::Namespaces, Self::Landlock];
+    /// Those under which a job finds the machine as it is, the best one first.
+    pub const OPEN: [Self; 2] = [Self::Namespaces, Self::Landlock];
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Namespaces, Self::Landlock, Self::FreshRoot];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Namespaces => "namespaces",
             Self::Landlock => "landlock",
+            Self::FreshRoot => "fresh-root",
         }
     }
 
@@ -61,6 +78,15 @@ impl fmt::Display for Mechanism {
     }
 }
 
+/// What becomes of processes that a child leaves behind when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Background {
+    /// They live on, and can be reached by signals of the user's other processes: workspaces may be such processes.
+    LivesOn,
+    /// They end with it, and can neither send signals to processes outside nor connect to abstract sockets there.
+    Ends,
+}
+
 /// How a child is held, and to what.
 #[derive(Clone, Debug)]
 pub struct Confinement {
@@ -70,6 +96,12 @@ pub struct Confinement {
     pub launcher: PathBuf,
     /// What the child may do.
     pub policy: Policy,
+    /// What it sees beside that, with [`Mechanism::FreshRoot`].
+    pub shown: Shown,
+    /// What becomes of those it leaves behind.
+    pub background: Background,
+    /// The control group of its job, if there is one.
+    pub control_group: Option<Arc<ControlGroup>>,
 }
 
 /// Why a child was not started.

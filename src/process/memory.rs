@@ -1,7 +1,6 @@
-//! How much memory there is, and how much a group of processes has.
+//! How much memory there is, and how much a job has.
 
 use std::{
-    collections::HashMap,
     fs,
     path::Path,
     sync::Mutex,
@@ -9,6 +8,8 @@ use std::{
 };
 
 use nix::sys::resource::{UsageWho, getrusage};
+
+use super::tree::{self, Entry};
 
 /// Time for which one look at all processes is good enough for everybody who asks.
 const FRESH: Duration = Duration::from_millis(200);
@@ -53,50 +54,34 @@ fn limits(root: &Path, line: &str) -> Vec<u64> {
     groups.filter_map(limit).collect()
 }
 
-/// Bytes that each process group has resident, by its leader's id. Pages that processes share count for each.
-struct Groups {
+/// All processes, and when they were looked at.
+struct Processes {
     looked_at: Instant,
-    bytes: HashMap<i32, u64>,
+    table: Vec<Entry>,
 }
 
-static GROUPS: Mutex<Option<Groups>> = Mutex::new(None);
+static PROCESSES: Mutex<Option<Processes>> = Mutex::new(None);
 
-/// Bytes that the processes of a group have resident.
-pub(super) fn of_group(leader: i32) -> u64 {
-    let mut groups = GROUPS.lock().expect("no code panics while it counts");
+/// Bytes that a job has resident: the group that `leader` leads, and all that descend from it, whatever groups they
+/// made for themselves. Pages that processes share count for each.
+pub(super) fn of_job(leader: i32) -> u64 {
+    let mut processes = PROCESSES.lock().expect("no code panics while it counts");
     let now = Instant::now();
-    let fresh = groups.take().filter(|it| now - it.looked_at < FRESH);
-    let fresh = fresh.unwrap_or_else(|| Groups {
+    let fresh = processes.take().filter(|it| now - it.looked_at < FRESH);
+    let fresh = fresh.unwrap_or_else(|| Processes {
         looked_at: now,
-        bytes: count(),
+        table: tree::table(),
     });
-    let bytes = fresh.bytes.get(&leader).copied().unwrap_or(0);
-    *groups = Some(fresh);
+    let bytes = pages_of_job(leader, &fresh.table) * page_bytes();
+    *processes = Some(fresh);
     bytes
 }
 
-/// A process may end at any time, so one that cannot be read is none.
-fn count() -> HashMap<i32, u64> {
-    let mut bytes = HashMap::new();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for entry in entries {
-        let is_process = entry.file_name().as_encoded_bytes()[0].is_ascii_digit();
-        let stat = is_process.then(|| fs::read_to_string(entry.path().join("stat")));
-        if let Some(Ok(stat)) = stat
-            && let Some((group, pages)) = group_and_pages(&stat)
-        {
-            *bytes.entry(group).or_default() += pages * page_bytes();
-        }
-    }
-    bytes
-}
-
-/// The process group and the resident pages in `/proc/<id>/stat`. The name in it may have spaces and parentheses.
-fn group_and_pages(stat: &str) -> Option<(i32, u64)> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let group = fields.nth(2)?.parse().ok()?;
-    let pages = fields.nth(18)?.parse().ok()?;
-    Some((group, pages))
+fn pages_of_job(leader: i32, table: &[Entry]) -> u64 {
+    let descendants = tree::descendants(leader, table);
+    let counts =
+        |it: &&Entry| it.group == leader || it.id == leader || descendants.contains(&it.id);
+    table.iter().filter(counts).map(|it| it.pages).sum()
 }
 
 fn page_bytes() -> u64 {
@@ -161,16 +146,28 @@ mod tests {
     }
 
     #[test]
-    fn a_process_with_a_strange_name_is_counted() {
-        let stat = "7 (a) b) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 99 1000 25 18446744073709551615 1";
+    fn who_leaves_the_group_counts_and_a_stranger_does_not() {
+        let entry = |id, parent, group, pages| Entry {
+            id,
+            parent,
+            group,
+            pages,
+        };
+        let table = [
+            entry(10, 1, 10, 1),
+            entry(11, 10, 10, 2),
+            entry(12, 11, 12, 4),
+            entry(13, 1, 10, 8),
+            entry(20, 1, 20, 16),
+        ];
 
-        assert_eq!(group_and_pages(stat), Some((42, 25)));
+        assert_eq!(pages_of_job(10, &table), 15);
     }
 
     #[test]
     fn our_own_group_has_something() {
         let group = nix::unistd::getpgrp().as_raw();
 
-        assert!(of_group(group) > 1 << 20);
+        assert!(of_job(group) > 1 << 20);
     }
 }

@@ -19,7 +19,7 @@ use std::{
 
 use nix::{
     sys::{
-        signal::{Signal, kill, killpg},
+        signal::{Signal, kill},
         socket::{ControlMessage, MsgFlags, sendmsg},
     },
     unistd::{Pid, getpgid},
@@ -29,7 +29,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{CHUNK_BYTES, Limits, Line, Pipe, at, line::LineBuffer, read};
+use super::{CHUNK_BYTES, Limits, Line, Pipe, at, line::LineBuffer, read, tree};
 use crate::stop::Stop;
 
 /// Time between two looks whether a process that is no child of ours is gone: nobody tells us.
@@ -88,11 +88,11 @@ pub async fn take_over(
             }
             () = stop.killed(), if !was_killed => {
                 was_killed = true;
-                let _ = killpg(leader, Signal::SIGKILL);
+                tree::kill(leader);
             }
             () = sleep_until(kill_at), if !was_killed && !is_gone => {
                 was_killed = true;
-                let _ = killpg(leader, Signal::SIGKILL);
+                tree::kill(leader);
             }
             () = at(close_at) => break,
         }

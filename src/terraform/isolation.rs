@@ -1,10 +1,20 @@
 //! What a job's processes are kept from: our files, those of other jobs, and providers that all jobs run.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tempfile::TempDir;
+use tracing::warn;
 
-use crate::process::isolation::{Access, Confinement, Denied, Mechanism, Policy};
+use crate::process::{
+    control_group::{ControlGroup, Hierarchy, Limits},
+    isolation::{Access, Background, Confinement, Denied, Mechanism, Policy, Shown},
+};
 
 /// How jobs are kept apart.
 #[derive(Clone, Debug)]
@@ -15,42 +25,88 @@ pub struct Isolation {
     pub launcher: PathBuf,
     /// What no job may see: our secrets and what we remember. Directories of sessions are hidden anyway.
     pub hidden: Vec<PathBuf>,
+    /// Modes of those hidden files that are there at start, which Landlock lets a job of their owner change.
+    pub modes: Modes,
     /// What all jobs run and none may change: engines, mirrors.
     pub stores: Vec<PathBuf>,
-    /// Where init puts what it downloads for all jobs; nothing of a template runs during init.
+    /// Plugin caches of the operator's: jobs run what is there, and none may change it either.
     pub plugin_caches: Vec<PathBuf>,
+    /// What a job sees beside all that with a root of its own.
+    pub shown: Shown,
+    /// What becomes of processes that a step of a job leaves behind.
+    pub background: Background,
+    /// Where jobs get control groups, if this machine gives us any.
+    pub control_groups: Option<Hierarchy>,
 }
 
-/// Which processes of a session are meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Those that install.
-    Init,
-    /// Those in which providers and provisioners run.
-    Other,
+/// Modes of files, by path.
+#[derive(Clone, Debug, Default)]
+pub struct Modes(Vec<(PathBuf, u32)>);
+
+impl Modes {
+    /// Those that files and directories have now. What is missing has none.
+    pub fn of(paths: &[PathBuf]) -> Self {
+        let mode =
+            |path: &PathBuf| Some((path.clone(), fs::metadata(path).ok()?.permissions().mode()));
+        Self(paths.iter().filter_map(mode).collect())
+    }
+
+    /// Gives back what somebody has changed, such as a job that made a key unreadable for its daemon or readable for
+    /// others.
+    pub(super) fn restore(&self) {
+        for (path, mode) in &self.0 {
+            let found = fs::metadata(path).map(|found| found.permissions().mode());
+            if found.is_ok_and(|found| found != *mode) {
+                warn!(path = %path.display(), "somebody changed who may read a file that jobs must not see, changing it back");
+                let restored = fs::set_permissions(path, Permissions::from_mode(*mode));
+                if let Err(error) = restored {
+                    warn!(%error, path = %path.display(), "failed to change it back");
+                }
+            }
+        }
+    }
 }
 
 impl Isolation {
+    /// Makes the control group of a job, whose processes may have so many bytes of `memory` together. There is none
+    /// where processes live on: they would count for no job.
+    pub(super) fn control_group(
+        &self,
+        session: &str,
+        memory: Option<u64>,
+    ) -> io::Result<Option<Arc<ControlGroup>>> {
+        let groups = self.control_groups.as_ref();
+        let groups = groups.filter(|_| self.background == Background::Ends);
+        let made = groups.map(|groups| groups.create(session, &Limits::of_job(memory)));
+        Ok(made.transpose()?.map(Arc::new))
+    }
+
+    /// Ends what is left of a job whose daemon died.
+    pub(super) fn end_control_group(&self, session: &str) {
+        if let Some(groups) = &self.control_groups {
+            groups.end(session);
+        }
+    }
+
     /// What a process of the session that has the directories `own` is held to.
-    pub(super) fn confine(&self, work_dir: &Path, own: &[&Path], step: Step) -> Confinement {
+    pub(super) fn confine(&self, work_dir: &Path, own: &[&Path]) -> Confinement {
         let mut policy = Policy::default();
-        let caches = match step {
-            Step::Init => Access::Open,
-            Step::Other => Access::ReadOnly,
-        };
         let hidden = self.hidden.iter().map(PathBuf::as_path).chain([work_dir]);
         hidden.for_each(|path| policy.set(path, Access::Hidden));
-        self.stores
-            .iter()
-            .for_each(|path| policy.set(path, Access::ReadOnly));
-        self.plugin_caches
-            .iter()
-            .for_each(|path| policy.set(path, caches));
+        let stores = self.stores.iter().chain(&self.plugin_caches);
+        stores.for_each(|path| policy.set(path, Access::ReadOnly));
+        // Who could write there could leave the group. In a root of its own there are none.
+        let groups = self.control_groups.iter().flat_map(Hierarchy::mounts);
+        let groups = groups.filter(|_| self.mechanism != Mechanism::FreshRoot);
+        groups.for_each(|path| policy.set(path, Access::ReadOnly));
         own.iter().for_each(|path| policy.set(*path, Access::Open));
         Confinement {
             mechanism: self.mechanism,
             launcher: self.launcher.clone(),
             policy,
+            shown: self.shown.clone(),
+            background: self.background,
+            control_group: None,
         }
     }
 
@@ -65,14 +121,18 @@ impl Isolation {
             what: format!("make a directory in {}", shared.display()),
             source,
         };
-        if confinement.mechanism == Mechanism::Namespaces {
+        if confinement.mechanism != Mechanism::Landlock {
             return Ok(None);
         }
         let real = shared.canonicalize().map_err(failed)?;
         if !confinement.policy.resolve()?.divides(&real) {
             return Ok(None);
         }
-        TempDir::with_prefix_in("job-", real)
+        // The directory around it is everybody's.
+        tempfile::Builder::new()
+            .prefix("job-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(real)
             .map(Some)
             .map_err(failed)
     }
@@ -83,38 +143,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_init_writes_where_all_jobs_read() {
+    fn nobody_writes_where_all_jobs_read() {
         let isolation = Isolation {
             mechanism: Mechanism::Namespaces,
             launcher: PathBuf::new(),
             hidden: vec!["/state".into(), "/etc/psk".into()],
+            modes: Modes::default(),
             stores: vec!["/cache".into()],
-            plugin_caches: vec!["/cache/plugins".into()],
+            plugin_caches: vec!["/operators/plugins".into()],
+            shown: Shown::default(),
+            background: Background::Ends,
+            control_groups: None,
         };
         let own = [
             Path::new("/state/sessions/1"),
             Path::new("/state/sessions/1.private"),
         ];
-        for (step, of_cache) in [(Step::Init, Access::Open), (Step::Other, Access::ReadOnly)] {
-            let policy = isolation
-                .confine(Path::new("/state/sessions"), &own, step)
-                .policy;
 
-            for (path, expected) in [
-                ("/cache/plugins/x", of_cache),
-                ("/cache/engines/terraform", Access::ReadOnly),
-                ("/state/lost", Access::Hidden),
-                ("/state/sessions/2/main.tf", Access::Hidden),
-                ("/state/sessions/1/main.tf", Access::Open),
-                ("/etc/psk", Access::Hidden),
-                ("/home/me/.aws/credentials", Access::Open),
-            ] {
-                assert_eq!(
-                    policy.access(Path::new(path)),
-                    expected,
-                    "{path} at {step:?}"
-                );
-            }
+        let policy = isolation.confine(Path::new("/state/sessions"), &own).policy;
+
+        for (path, expected) in [
+            ("/cache/plugins/x", Access::ReadOnly),
+            ("/operators/plugins/x", Access::ReadOnly),
+            ("/cache/engines/terraform", Access::ReadOnly),
+            ("/state/lost", Access::Hidden),
+            ("/state/sessions/2/main.tf", Access::Hidden),
+            ("/state/sessions/1/main.tf", Access::Open),
+            ("/etc/psk", Access::Hidden),
+            ("/home/me/.aws/credentials", Access::Open),
+        ] {
+            assert_eq!(policy.access(Path::new(path)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_mode_that_somebody_changed_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        fs::write(&key, "x").unwrap();
+        fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        let modes = Modes::of(&[key.clone(), dir.path().join("missing")]);
+
+        for changed in [0o000, 0o644] {
+            fs::set_permissions(&key, Permissions::from_mode(changed)).unwrap();
+            modes.restore();
+
+            let mode = fs::metadata(&key).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
         }
     }
 
@@ -122,7 +197,7 @@ mod tests {
     fn temporary_files_get_a_place_where_landlock_leaves_none() {
         let shared = tempfile::tempdir().unwrap();
         let state = shared.path().join("state");
-        std::fs::create_dir(&state).unwrap();
+        fs::create_dir(&state).unwrap();
         for (mechanism, hidden, expected) in [
             (Mechanism::Landlock, &state, true),
             (Mechanism::Landlock, &PathBuf::from("/no/such/state"), false),
@@ -134,11 +209,16 @@ mod tests {
                 mechanism,
                 launcher: PathBuf::new(),
                 policy,
+                shown: Shown::default(),
+                background: Background::Ends,
+                control_group: None,
             };
 
             let made = Isolation::temporary_dir(&confinement, shared.path()).unwrap();
 
             assert_eq!(made.is_some(), expected, "{mechanism} with {hidden:?}");
+            let mode = made.map(|dir| fs::metadata(dir.path()).unwrap().permissions().mode());
+            assert!(mode.is_none_or(|mode| mode & 0o777 == 0o700), "{mode:?}");
         }
     }
 }

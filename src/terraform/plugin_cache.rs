@@ -1,26 +1,34 @@
-//! The engine's plugin caches, shared by sessions: one for each source of the `coder` provider, because a cache knows
-//! a package by its version only.
+//! Providers that sessions share: whole packages, which nobody but the daemon writes, and which are taken from a
+//! session only if its engine got them from their registry with a signature.
 //!
-//! Engines take no care of each other: without a lock file in the template they install every provider into the
-//! cache again, over what other engines run at that moment. So nothing that is there is ever written again, one
-//! engine at a time fills the cache, and what one left half-done is removed before the next.
+//! An engine writes what it installs into its plugin cache, and takes whatever lies there. So each session has a plugin
+//! cache of its own, with links to what is shared; the shared packages themselves no job can write. What a template
+//! brings along, such as a package in its `terraform.d`, stays in its session.
+//!
+//! A cache knows a package by its version only, so there is one for each source of the `coder` provider.
+//!
+//! ```text
+//! CACHES/SOURCE/HOST/NAMESPACE/TYPE/VERSION/PLATFORM/package/   what the engine runs
+//!                                                   /record     its checksum, and what its files looked like then
+//! CACHES/.incoming/                                             what is not whole yet
+//! ```
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, FileTimes},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, symlink},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tracing::{info, warn};
+
 use crate::{
-    files::{
-        self,
-        beneath::{DEADLINE, Dir, within},
-        removal,
-    },
-    provision::StepFailure,
-    stop::Stop,
+    files,
+    language::lock::{Lock, LockedProvider},
+    registry::{Hash, Platform, ProviderAddr, h1_of_dir},
 };
 
 /// The variable that names the cache.
@@ -30,105 +38,256 @@ pub(super) const MAY_BREAK_LOCK: &str = "TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LO
 
 /// How long a package stays that nobody uses. The reference keeps them as long.
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
-/// `HOST/NAMESPACE/TYPE/VERSION/PLATFORM`, in a cache and in a session.
+/// How long something that is not whole stays: its daemon died.
+const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
+/// `HOST/NAMESPACE/TYPE/VERSION/PLATFORM`.
 const DEPTH: usize = 5;
-/// Packages that one template uses, at the most.
-const MAX_PACKAGES: usize = 10_000;
+/// Files of a package, and directories above one of them.
+const MAX_FILES: usize = 10_000;
+const MAX_DEPTH: usize = 16;
 
-/// The right to fill the caches below a directory.
-#[derive(Debug)]
-pub(super) struct Filling {
+const PACKAGE: &str = "package";
+const RECORD: &str = "record";
+const INCOMING: &str = ".incoming";
+
+/// The packages that sessions with one source of the `coder` provider share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
     caches: PathBuf,
-    _lock: files::Lock,
+    source: PathBuf,
 }
 
-impl Filling {
-    /// Waits for the right to fill `cache`, one of `caches`, and removes what the engine before left half-done.
-    pub(super) async fn begin(
-        caches: &Path,
-        cache: &Path,
-        stop: &Stop,
-    ) -> Result<Self, StepFailure> {
-        let path = caches.with_extension("lock");
-        let failed = |error: io::Error| {
-            StepFailure::new(format!(
-                "prepare the plugin caches in `{}`: {error}",
-                caches.display()
-            ))
-        };
-        fs::create_dir_all(cache).map_err(failed)?;
-        let lock = files::Lock::acquire(&path, stop).await.map_err(failed)?;
-        let lock = lock.ok_or_else(|| StepFailure::new("cancelled before it began"))?;
-        clean(caches, SystemTime::now()).map_err(failed)?;
-        File::create(marker(caches)).map_err(failed)?;
-        Ok(Self {
+/// What is known of a package since it was whole.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    /// Its `h1:` checksum.
+    h1: String,
+    /// A digest of its files' names, sizes, numbers and times of change. Nobody can set back the last of these, so
+    /// what looks the same is the same.
+    appearance: String,
+}
+
+impl Shared {
+    /// Those below `caches` for a source, which is one part of a path.
+    pub(super) fn new(caches: &Path, source: &str) -> Self {
+        Self {
             caches: caches.to_owned(),
-            _lock: lock,
-        })
+            source: caches.join(source),
+        }
     }
 
-    /// All that was begun is whole, as the engine said. What the session in `dir` uses counts as used today.
-    pub(super) async fn keep(self, dir: Dir) {
-        let used = within(DEADLINE, move || {
-            // A marker that stays costs a download, no more; and an age that nobody writes, too.
-            let _ = fs::remove_file(marker(&self.caches));
-            let caches = Dir::open(&self.caches)?;
-            let names = [self.caches.as_path(), caches.path()];
-            for package in used(&dir, names) {
-                let _ = caches.touch(package);
+    /// Makes a session's own plugin cache at `own`, with links to every shared package that is what it was, and to those
+    /// in `further` caches, which the operator fills.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub(super) fn lay_out(&self, own: &Path, further: &[PathBuf]) -> io::Result<()> {
+        files::create_private_dir(own)?;
+        self.clean(SystemTime::now());
+        for cache in further {
+            for package in entries(cache, DEPTH) {
+                link(own, cache, &package, &package)?;
             }
-            io::Result::Ok(())
-        });
-        let _ = used.await;
+        }
+        for entry in entries(&self.source, DEPTH) {
+            let package = entry.join(PACKAGE);
+            match is_intact(&entry) {
+                Ok(true) => {}
+                Ok(false) => {
+                    warn!(package = %package.display(), "a shared provider has changed since it was installed, removing it");
+                    remove(&entry);
+                    continue;
+                }
+                Err(_) => continue, // Of an older release, or somebody else removes it.
+            }
+            link(own, &self.source, &entry, &package)?;
+        }
+        Ok(())
+    }
+
+    /// Takes from a session's plugin cache what its engine installed from registries with their signatures, as `lock`
+    /// says, which the engine wrote for lack of one. Marks as used what was there. Returns what is new.
+    pub(super) fn take_in(&self, own: &Path, lock: &Lock) -> Vec<ProviderAddr> {
+        let mut taken = Vec::new();
+        for (addr, locked) in &lock.providers {
+            let below = place(addr, locked);
+            let entry = self.source.join(&below);
+            if fs::exists(entry.join(RECORD)).unwrap_or(false) {
+                touch(&entry);
+            } else if is_signed(locked) {
+                match self.take(&own.join(&below), &entry, &locked.hashes) {
+                    Ok(true) => taken.push(addr.clone()),
+                    Ok(false) => {}
+                    // The next session installs it again.
+                    Err(error) => warn!(%error, provider = %addr, "a provider cannot be shared"),
+                }
+            }
+        }
+        if !taken.is_empty() {
+            info!(providers = ?taken.iter().map(ToString::to_string).collect::<Vec<_>>(), "shares new providers");
+        }
+        taken
+    }
+
+    /// Copies a package. Not if it is a link, and so from elsewhere.
+    fn take(&self, package: &Path, entry: &Path, hashes: &[Hash]) -> io::Result<bool> {
+        if !fs::symlink_metadata(package).is_ok_and(|it| it.is_dir()) {
+            return Ok(false);
+        }
+        let incoming = self.caches.join(INCOMING);
+        files::create_private_dir(&incoming)?;
+        let fresh = tempfile::TempDir::new_in(&incoming)?;
+        let copy = fresh.path().join(PACKAGE);
+        copy_tree(package, &copy, &mut 0, 0)?;
+        let h1 = h1_of_dir(&copy).map_err(io::Error::other)?;
+        if !hashes.contains(&h1) {
+            return Err(io::Error::other("it is not what its lock file says"));
+        }
+        let record = Record {
+            h1: h1.to_string(),
+            appearance: appearance(&copy)?,
+        };
+        fs::write(fresh.path().join(RECORD), serde_json::to_vec(&record)?)?;
+        fs::create_dir_all(entry.parent().unwrap_or(entry))?;
+        match fs::rename(fresh.path(), entry) {
+            // Somebody else was faster.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                return Ok(false);
+            }
+            renamed => renamed?,
+        }
+        let _ = fresh.keep(); // There is nothing at its path any more.
+        Ok(true)
+    }
+
+    /// Removes packages that nobody has used for long, and what was never whole.
+    fn clean(&self, now: SystemTime) {
+        let is_older = |path: &PathBuf, age: Duration| {
+            let modified = fs::symlink_metadata(path).and_then(|it| it.modified());
+            modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|it| it > age))
+        };
+        let unfinished = entries(&self.caches.join(INCOMING), 1);
+        let unfinished = unfinished.into_iter().filter(|it| is_older(it, UNFINISHED));
+        let unused = entries(&self.caches, 1 + DEPTH);
+        let unused = unused.into_iter().filter(|it| is_older(it, UNUSED));
+        unfinished.chain(unused).for_each(|path| remove(&path));
     }
 }
 
-/// There while an engine fills the cache, and afterwards if it did not come to its end.
-fn marker(caches: &Path) -> PathBuf {
-    caches.with_extension("filling")
+/// Lets a session's cache have the `package` of an `entry` in another cache, unless it has one there.
+fn link(own: &Path, cache: &Path, entry: &Path, package: &Path) -> io::Result<()> {
+    let place = entry.strip_prefix(cache).map_err(io::Error::other)?;
+    let place = own.join(place);
+    files::create_private_dir(place.parent().unwrap_or(own))?;
+    match symlink(package, place) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
-/// Removes packages that an engine left half-done, and those that nobody has used for long.
-fn clean(caches: &Path, now: SystemTime) -> io::Result<()> {
-    let begun = fs::symlink_metadata(marker(caches)).ok();
-    let begun = begun.map(|marker| (marker.ctime(), marker.ctime_nsec()));
-    for package in packages(caches, 1 + DEPTH) {
-        let own = fs::symlink_metadata(&package)?;
-        let is_suspect = begun.is_some_and(|begun| (own.ctime(), own.ctime_nsec()) > begun);
-        let used = own.modified();
-        let is_unused =
-            used.is_ok_and(|used| now.duration_since(used).is_ok_and(|age| age > UNUSED));
-        if is_suspect || is_unused {
-            removal::take_away(&package)?;
+/// Whether the engine got it from its registry and found the registry's signature: only then it writes down the
+/// checksums of all platforms.
+fn is_signed(locked: &LockedProvider) -> bool {
+    locked.hashes.iter().any(|hash| matches!(hash, Hash::Zh(_)))
+}
+
+fn place(addr: &ProviderAddr, locked: &LockedProvider) -> PathBuf {
+    let platform = Platform::current();
+    PathBuf::from(addr.to_string())
+        .join(locked.version.to_string())
+        .join(platform.to_string())
+}
+
+/// Whether a shared package is what it was when it came.
+fn is_intact(entry: &Path) -> io::Result<bool> {
+    let record: Record = serde_json::from_slice(&fs::read(entry.join(RECORD))?)?;
+    let package = entry.join(PACKAGE);
+    if appearance(&package)? == record.appearance {
+        return Ok(true);
+    }
+    // A copy from elsewhere looks different and may be the same.
+    let h1 = h1_of_dir(&package).map_err(io::Error::other)?;
+    Ok(h1.to_string() == record.h1)
+}
+
+fn appearance(package: &Path) -> io::Result<String> {
+    let (mut level, mut digest, mut count) = (vec![package.to_owned()], Sha256::new(), 0);
+    while let Some(dir) = level.pop() {
+        let mut listed: Vec<PathBuf> = fs::read_dir(&dir)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<_>>()?;
+        listed.sort_unstable();
+        count += listed.len();
+        if count > MAX_FILES {
+            return Err(too_large());
+        }
+        for path in listed {
+            let it = fs::symlink_metadata(&path)?;
+            let below = path.strip_prefix(package).unwrap_or(&path).display();
+            let (ino, size, mode) = (it.ino(), it.size(), it.mode());
+            let changed = (it.ctime(), it.ctime_nsec(), it.mtime(), it.mtime_nsec());
+            digest.update(format!("{below:?} {mode} {ino} {size} {changed:?}\n"));
+            if it.is_dir() {
+                level.push(path);
+            }
+        }
+    }
+    Ok(hex::encode(digest.finalize()))
+}
+
+fn copy_tree(from: &Path, to: &Path, count: &mut usize, depth: usize) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        *count += 1;
+        if *count > MAX_FILES || depth > MAX_DEPTH {
+            return Err(too_large());
+        }
+        let (kind, target) = (entry.file_type()?, to.join(entry.file_name()));
+        match (kind.is_dir(), kind.is_file()) {
+            (true, _) => copy_tree(&entry.path(), &target, count, depth + 1)?,
+            (_, true) => drop(fs::copy(entry.path(), target)?),
+            _ => return Err(io::Error::other("it has more than files and directories")),
         }
     }
     Ok(())
 }
 
-/// The packages that a session has links to, relative to the caches, which have several names.
-fn used(dir: &Dir, caches: [&Path; 2]) -> Vec<PathBuf> {
-    let mut level = vec![PathBuf::from(".terraform/providers")];
-    for _ in 0..DEPTH {
-        let entries = level.iter().flat_map(|place| {
-            let listed = dir.list(place).unwrap_or_default();
-            listed.into_iter().map(|(name, _)| place.join(name))
-        });
-        level = entries.take(MAX_PACKAGES).collect();
-    }
-    let target = |link: &PathBuf| {
-        let target = dir.read_link(link).ok().flatten()?;
-        let mut below = caches.iter().filter_map(|it| target.strip_prefix(it).ok());
-        below.next().map(Path::to_owned)
-    };
-    level.iter().filter_map(target).collect()
+fn too_large() -> io::Error {
+    io::Error::other("it has too many files")
 }
 
-/// The packages below a directory, links among them.
-fn packages(root: &Path, depth: usize) -> Vec<PathBuf> {
+fn touch(entry: &Path) {
+    let times = FileTimes::new().set_modified(SystemTime::now());
+    // An age that nobody writes costs a download, no more.
+    let _ = File::open(entry).and_then(|entry| entry.set_times(times));
+}
+
+/// Removes an entry; it is out of the way before the first of its files goes.
+fn remove(entry: &Path) {
+    let aside = entry.with_extension("removed");
+    if fs::rename(entry, &aside).is_ok() {
+        let removed = match fs::symlink_metadata(&aside) {
+            Ok(it) if it.is_dir() => fs::remove_dir_all(&aside),
+            _ => fs::remove_file(&aside),
+        };
+        if let Err(error) = removed {
+            warn!(%error, path = %aside.display(), "a shared provider cannot be removed");
+        }
+    }
+}
+
+/// What lies so many levels below a directory, links among them.
+fn entries(root: &Path, depth: usize) -> Vec<PathBuf> {
     let mut level = vec![root.to_owned()];
     for _ in 0..depth {
-        let entries = level.iter().filter_map(|dir| fs::read_dir(dir).ok());
-        level = entries
+        let listed = level.iter().filter_map(|dir| fs::read_dir(dir).ok());
+        level = listed
             .flatten()
             .flatten()
             .map(|entry| entry.path())
@@ -141,96 +300,138 @@ fn packages(root: &Path, depth: usize) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
-    fn add(caches: &Path, name: &str) -> PathBuf {
-        let package = caches
-            .join("builtin/registry.example/acme")
-            .join(name)
-            .join("1.0.0/linux_amd64");
-        fs::create_dir_all(&package).unwrap();
-        fs::write(package.join("terraform-provider"), "a program").unwrap();
-        package
+    struct Bench {
+        dir: tempfile::TempDir,
+        shared: Shared,
     }
 
-    /// Waits until what is made then is younger than a file of now: the system's clock for files ticks slowly.
-    fn tick(dir: &Path) {
-        let made = |name: &str| {
-            let path = dir.join(name);
-            let _ = fs::remove_file(&path);
-            let file = File::create(path).and_then(|file| file.metadata()).unwrap();
-            (file.ctime(), file.ctime_nsec())
-        };
-        let before = made("before");
-        while made("after") <= before {}
-    }
-
-    async fn fill(caches: &Path) -> Filling {
-        Filling::begin(caches, &caches.join("builtin"), &Stop::new())
-            .await
-            .unwrap()
-    }
-
-    #[tokio::test]
-    async fn what_was_whole_stays_and_what_was_left_half_done_goes() {
-        let dir = tempfile::tempdir().unwrap();
-        let caches = dir.path().join("plugins");
-        let filling = fill(&caches).await;
-        let whole = add(&caches, "whole");
-        filling.keep(Dir::open(dir.path()).unwrap()).await;
-        tick(dir.path());
-
-        let killed = fill(&caches).await;
-        tick(dir.path());
-        let half = add(&caches, "half");
-        let link = half.parent().unwrap().join("linux_arm64");
-        std::os::unix::fs::symlink("/mirror/half", &link).unwrap();
-        drop(killed);
-        let _next = fill(&caches).await;
-
-        assert!(whole.is_dir());
-        assert!(!half.exists());
-        assert!(fs::symlink_metadata(link).is_err());
-    }
-
-    #[tokio::test]
-    async fn a_package_that_nobody_used_for_long_goes_and_one_in_use_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let caches = dir.path().join("plugins");
-        let (unused, used) = (add(&caches, "unused"), add(&caches, "used"));
-        let long_ago = fs::FileTimes::new().set_modified(SystemTime::now() - 2 * UNUSED);
-        for package in [&unused, &used] {
-            File::open(package).unwrap().set_times(long_ago).unwrap();
+    impl Bench {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let shared = Shared::new(&dir.path().join("plugins"), "builtin");
+            Self { dir, shared }
         }
-        let session = dir.path().join("session");
-        let linked = session.join(".terraform/providers/registry.example/acme/used/1.0.0");
-        fs::create_dir_all(&linked).unwrap();
-        std::os::unix::fs::symlink(&used, linked.join("linux_amd64")).unwrap();
 
-        let used_again = Filling {
-            caches: caches.clone(),
-            _lock: files::Lock::try_acquire(&caches.with_extension("lock"))
-                .unwrap()
-                .unwrap(),
-        };
-        used_again.keep(Dir::open(&session).unwrap()).await;
-        let _next = fill(&caches).await;
+        /// A session's cache with what is shared by now.
+        fn session(&self, name: &str) -> PathBuf {
+            let own = self.dir.path().join(name);
+            self.shared.lay_out(&own, &[]).unwrap();
+            own
+        }
 
-        assert!(!unused.exists());
-        assert!(used.is_dir());
+        /// What an engine does: a package, and what it writes of it into the lock file.
+        fn install(&self, own: &Path, name: &str, is_signed: bool) -> Lock {
+            let addr: ProviderAddr = format!("registry.example/acme/{name}").parse().unwrap();
+            let mut locked = LockedProvider {
+                version: "1.0.0".parse().unwrap(),
+                constraints: String::new(),
+                hashes: Vec::new(),
+            };
+            let package = own.join(place(&addr, &locked));
+            fs::create_dir_all(package.join("doc")).unwrap();
+            fs::write(package.join("terraform-provider"), "a program").unwrap();
+            fs::write(package.join("doc/readme"), "text").unwrap();
+            locked.hashes.push(h1_of_dir(&package).unwrap());
+            if is_signed {
+                locked
+                    .hashes
+                    .push(format!("zh:{}", "0".repeat(64)).parse().unwrap());
+            }
+            Lock {
+                providers: [(addr, locked)].into(),
+            }
+        }
+
+        fn links(&self, own: &Path) -> Vec<PathBuf> {
+            entries(own, DEPTH)
+        }
     }
 
-    #[tokio::test]
-    async fn one_at_a_time_fills_a_cache() {
-        let dir = tempfile::tempdir().unwrap();
-        let caches = dir.path().join("plugins");
-        let first = fill(&caches).await;
-        let stop = Stop::new();
-        let cache = caches.join("builtin");
-        let second = Filling::begin(&caches, &cache, &stop);
-        tokio::pin!(second);
-        assert!(futures::poll!(&mut second).is_pending());
+    #[test]
+    fn what_a_registry_signed_is_shared_and_nothing_else() {
+        let bench = Bench::new();
+        let own = bench.session("one");
+        let (signed, unsigned) = (
+            bench.install(&own, "signed", true),
+            bench.install(&own, "unsigned", false),
+        );
 
-        drop(first);
+        assert_eq!(bench.shared.take_in(&own, &signed).len(), 1);
+        assert!(bench.shared.take_in(&own, &unsigned).is_empty());
+        assert!(
+            bench.shared.take_in(&own, &signed).is_empty(),
+            "it is there"
+        );
 
-        assert!(second.await.is_ok());
+        let links = bench.links(&bench.session("two"));
+        assert_eq!(links.len(), 1);
+        let program = fs::read_to_string(links[0].join("terraform-provider")).unwrap();
+        assert_eq!(program, "a program");
+        assert!(fs::symlink_metadata(&links[0]).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_package_that_its_lock_file_does_not_know_is_not_shared() {
+        let bench = Bench::new();
+        let own = bench.session("one");
+        let lock = bench.install(&own, "other", true);
+        for package in bench.links(&own) {
+            fs::write(package.join("terraform-provider"), "another program").unwrap();
+        }
+
+        assert!(bench.shared.take_in(&own, &lock).is_empty());
+        assert!(bench.links(&bench.session("two")).is_empty());
+    }
+
+    #[test]
+    fn a_link_to_elsewhere_is_not_shared() {
+        let bench = Bench::new();
+        let own = bench.session("one");
+        let lock = bench.install(&own, "linked", true);
+        let package = bench.links(&own).remove(0);
+        fs::rename(&package, bench.dir.path().join("elsewhere")).unwrap();
+        symlink(bench.dir.path().join("elsewhere"), &package).unwrap();
+
+        assert!(bench.shared.take_in(&own, &lock).is_empty());
+    }
+
+    #[test]
+    fn what_has_changed_since_is_not_run_by_the_next() {
+        let bench = Bench::new();
+        let own = bench.session("one");
+        let lock = bench.install(&own, "changed", true);
+        bench.shared.take_in(&own, &lock);
+        let shared = entries(&bench.shared.source, DEPTH).remove(0);
+        let program = shared.join(PACKAGE).join("terraform-provider");
+
+        // The same again, as from a backup, is the same.
+        fs::write(&program, "a program").unwrap();
+        assert_eq!(bench.links(&bench.session("two")).len(), 1);
+        fs::write(&program, "a Program").unwrap();
+        assert!(bench.links(&bench.session("three")).is_empty());
+        assert!(!shared.exists());
+    }
+
+    #[test]
+    fn a_package_that_nobody_used_for_long_goes_and_one_in_use_stays() {
+        let bench = Bench::new();
+        let own = bench.session("one");
+        let (unused, used) = (
+            bench.install(&own, "unused", true),
+            bench.install(&own, "used", true),
+        );
+        for lock in [&unused, &used] {
+            bench.shared.take_in(&own, lock);
+        }
+        let long_ago = FileTimes::new().set_modified(SystemTime::now() - 2 * UNUSED);
+        for entry in entries(&bench.shared.source, DEPTH) {
+            File::open(entry).unwrap().set_times(long_ago).unwrap();
+        }
+
+        bench.shared.take_in(&own, &used);
+
+        let links = bench.links(&bench.session("two"));
+        assert_eq!(links.len(), 1);
+        assert!(links[0].to_string_lossy().contains("acme/used"));
     }
 }

@@ -4,6 +4,7 @@
 //! coder `provisioner/terraform/{provision,executor}.go`.
 
 mod files;
+mod init;
 mod remedy;
 mod run;
 mod watch;
@@ -25,16 +26,15 @@ use tracing::warn;
 pub(super) use self::files::Files;
 use self::run::{Ran, Runner};
 use super::{
-    Attempt, EngineConfig, Environment, Isolation, Presented,
+    EngineConfig, Environment, Isolation, Presented,
     binary::{self, Binary},
     chain,
     configuration::Configuration,
     graph::Graph,
-    isolation::Step,
+    leftovers::Variables,
     log_stream,
     plan::{Module, Plan},
-    plugin_cache::{self, Filling},
-    replacements, resources,
+    plugin_cache, replacements, resources,
     state::State,
     state_file::{self, Candidates},
     template,
@@ -45,6 +45,7 @@ use crate::{
     job::{self, JobId, LogLevel, PrebuiltStage, Timing, Transition},
     process::{
         self, Captured, Shim,
+        control_group::ControlGroup,
         isolation::{Confinement, Denied},
     },
     provision::{
@@ -80,7 +81,11 @@ pub(super) struct Session {
     files: Files,
     /// Where temporary files go, if isolation leaves no other place.
     temporary: Option<Scratch>,
+    /// What all its processes are in, if isolation has a place for it.
+    control_group: Option<Arc<ControlGroup>>,
     presented: Presented,
+    /// The engine's plugin cache, which is this session's alone.
+    own_cache: Option<PathBuf>,
     /// The template brought a lock file along.
     has_own_lock: bool,
     planned: Option<Planned>,
@@ -142,8 +147,14 @@ impl Session {
         config: SessionConfig,
         name: &str,
     ) -> io::Result<Self> {
+        let memory = config.memory.limit();
         let files = Files::create(&engine.work_dir, name).await?;
-        Self::at(engine, binary, config, files)
+        let mut session = Self::at(engine, binary, config, files)?;
+        if let Some(isolation) = &session.engine.isolation {
+            isolation.modes.restore();
+            session.control_group = isolation.control_group(name, memory)?;
+        }
+        Ok(session)
     }
 
     /// A session in directories that there are.
@@ -159,7 +170,9 @@ impl Session {
             config,
             files,
             temporary: None,
+            control_group: None,
             presented: Presented::default(),
+            own_cache: None,
             has_own_lock: false,
             planned: None,
             drawn: None,
@@ -180,18 +193,10 @@ impl Session {
         }
     }
 
-    /// The plugin cache that sessions share. What comes from a mirror needs none; and a template with a lock file has none: where that lacks the checksum of
-    /// what is cached, the engine would install it again over what other sessions run.
-    fn plugin_cache(&self) -> Option<PathBuf> {
-        let caches = self.engine.plugin_cache_dir.as_ref();
-        let caches = caches.filter(|_| !self.has_own_lock)?;
-        Some(caches.join(self.presented.source.as_ref()?))
-    }
-
     /// What init, show and graph get.
     fn environment(&self) -> Environment {
         let mut environment = self.engine.environment.clone();
-        if let Some(cache) = self.plugin_cache() {
+        if let Some(cache) = &self.own_cache {
             environment.set(plugin_cache::DIR, cache);
         }
         if !self.has_own_lock {
@@ -207,13 +212,16 @@ impl Session {
         environment
     }
 
-    fn confinement(&self, step: Step) -> Option<Confinement> {
+    fn confinement(&self) -> Option<Confinement> {
         let mut isolation = self.engine.isolation.clone()?;
-        let operators = self.engine.environment.get(plugin_cache::DIR);
-        let caches = [self.plugin_cache(), operators.map(PathBuf::from)];
-        isolation.plugin_caches.extend(caches.into_iter().flatten());
+        isolation
+            .stores
+            .extend(self.engine.plugin_cache_dir.clone());
         let own = [self.dir(), self.files.private.path()];
-        Some(isolation.confine(&self.engine.work_dir, &own, step))
+        Some(Confinement {
+            control_group: self.control_group.clone(),
+            ..isolation.confine(&self.engine.work_dir, &own)
+        })
     }
 
     /// Where the engine works.
@@ -222,7 +230,7 @@ impl Session {
     }
 
     fn make_temporary(&self) -> Result<Option<Scratch>, Denied> {
-        let Some(confinement) = self.confinement(Step::Other) else {
+        let Some(confinement) = self.confinement() else {
             return Ok(None);
         };
         let shared = self.engine.environment.get(TEMPORARY);
@@ -239,13 +247,13 @@ impl Session {
         environment
     }
 
-    fn runner(&self, step: Step, environment: Environment, log: Arc<dyn LogSink>) -> Runner {
+    fn runner(&self, environment: Environment, log: Arc<dyn LogSink>) -> Runner {
         let limits = super::limits(self.engine.exit_timeout);
         Runner::new(
             self.binary.path.clone(),
             self.dir().to_owned(),
             environment,
-            self.confinement(step),
+            self.confinement(),
             limits,
             log,
             self.config.memory.clone(),
@@ -286,63 +294,6 @@ impl Session {
         Ok(())
     }
 
-    async fn run_init(
-        &mut self,
-        attempt: Attempt,
-        log: &Arc<dyn LogSink>,
-        stop: &Stop,
-        timings: &mut Timings,
-    ) -> Result<Ran, StepFailure> {
-        let providers = Arc::clone(&self.engine.providers);
-        self.presented = providers
-            .prepare(&self.files.dir, &self.files.private, attempt, log.as_ref())
-            .await?;
-        let mut args = vec!["init", "-no-color", "-input=false"];
-        if self.binary.version >= binary::INIT_JSON {
-            args.push("-json");
-        }
-        let filling = match (&self.engine.plugin_cache_dir, self.plugin_cache()) {
-            (Some(caches), Some(cache)) => Some(Filling::begin(caches, &cache, stop).await?),
-            _ => None,
-        };
-        let mut environment = self.environment();
-        for (name, value) in &self.presented.init_env {
-            environment.set(name, value);
-        }
-        let runner = self.runner(Step::Init, environment, Arc::clone(log));
-        let runner = runner.with_builtin_coder(self.presented.is_coder_builtin);
-        let ran = runner.stream(&args, stop, timings).await?;
-        if let Some(filling) = filling.filter(|_| ran.exit.is_success()) {
-            filling.keep(self.files.dir.clone()).await;
-        }
-        self.engine_time += ran.took;
-        Ok(ran)
-    }
-
-    /// Runs init, and once more where that helps.
-    async fn init_providers(
-        &mut self,
-        log: &Arc<dyn LogSink>,
-        stop: &Stop,
-        timings: &mut Timings,
-    ) -> Result<Ran, StepFailure> {
-        let ran = self.run_init(Attempt::First, log, stop, timings).await?;
-        if ran.exit.is_success() || stop.is_cancelled() {
-            return Ok(ran);
-        }
-        if self.engine.providers.should_repeat(&ran.output) {
-            return self.run_init(Attempt::Repeat, log, stop, timings).await;
-        }
-        if ran.output.contains("text file busy") {
-            log.log(
-                LogLevel::Warn,
-                "a provider was being written while it was started; trying once more".to_owned(),
-            );
-            return self.run_init(Attempt::First, log, stop, timings).await;
-        }
-        Ok(ran)
-    }
-
     /// A failure of init, with what can be done about providers that are out of reach.
     fn with_remedy(&self, failure: StepFailure, output: &str, log: &dyn LogSink) -> StepFailure {
         let Some(remedy) = self.engine.providers.remedy(output) else {
@@ -370,7 +321,7 @@ impl Session {
         args: &[&str],
         stop: &Stop,
     ) -> Result<(Captured, Duration), StepFailure> {
-        let runner = self.runner(Step::Other, self.environment(), Arc::new(run::NoLog));
+        let runner = self.runner(self.environment(), Arc::new(run::NoLog));
         runner.capture(args, stop, MAX_JSON_BYTES).await
     }
 
@@ -432,11 +383,12 @@ impl Session {
             args.push("-destroy");
         }
         let variables = request.variables.clone();
-        let file = self.files.write_variables(variables, false).await?;
-        let file = file.map(|path| format!("-var-file={}", path.display()));
+        let variables = self.files.write_variables(variables, false).await?;
+        let file = variables.as_ref().map(Variables::option);
         args.extend(file.as_deref());
-        let runner = self.runner(Step::Other, self.job_environment(request), Arc::clone(log));
+        let runner = self.runner(self.job_environment(request), Arc::clone(log));
         let ran = runner.stream(&args, stop, timings).await?;
+        drop(variables);
         self.engine_time += ran.took;
         ran.check("terraform plan")?;
         let plan_path = self.dir().join(PLAN).display().to_string();
@@ -814,6 +766,14 @@ impl provision::Session for Session {
     }
 
     async fn close(mut self: Box<Self>) {
+        if let Some(group) = &self.control_group
+            && let Err(error) = group.end().await
+        {
+            warn!(%error, "failed to end all processes of a job");
+        }
+        if let Some(isolation) = &self.engine.isolation {
+            isolation.modes.restore();
+        }
         for (dir, error) in self.files.remove().await {
             warn!(%error, dir = %dir.display(), "failed to remove the directory of a session");
         }
@@ -837,12 +797,12 @@ impl Session {
             "-json",
         ];
         let variables = request.variables.clone();
-        let file = self.files.write_variables(variables, true).await?;
-        let file = file.map(|path| format!("-var-file={}", path.display()));
+        let variables = self.files.write_variables(variables, true).await?;
+        let file = variables.as_ref().map(Variables::option);
         args.extend(file.as_deref());
         let plan = self.dir().join(PLAN).display().to_string();
         args.push(&plan);
-        let runner = self.runner(Step::Other, self.job_environment(request), Arc::clone(log));
+        let runner = self.runner(self.job_environment(request), Arc::clone(log));
         let shim = self.engine.shim.clone().map(|launcher| Shim {
             launcher,
             report: self.files.report(),
@@ -855,6 +815,9 @@ impl Session {
             never = watch => match never {},
         };
         self.seen = seen.into_inner().unwrap_or_default();
+        if let (Err(StepFailure { is_left: true, .. }), Some(variables)) = (&ran, variables) {
+            variables.leave();
+        }
         let ran = ran?;
         self.engine_time += ran.took;
         Ok(ran)
@@ -885,6 +848,9 @@ pub(super) async fn salvage(
         Err(error) => {
             warn!(%error, dir = %dir.display(), "cannot look for an engine whose daemon died")
         }
+    }
+    if let (Some(isolation), Some(name)) = (&engine.isolation, dir.file_name()) {
+        isolation.end_control_group(&name.to_string_lossy());
     }
     let candidates = Candidates {
         file: match files {

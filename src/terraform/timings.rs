@@ -122,6 +122,11 @@ impl Timings {
         }
     }
 
+    /// Begins the step of init that fetches modules, of which `get` says nothing itself.
+    pub(super) fn begin_modules(&mut self, now: Timestamp) {
+        self.observe_init("initializing_modules_message", rounded(now));
+    }
+
     /// Ends the stage and returns everything that began and ended, in the order of the ends.
     pub(super) fn finish(mut self, has_succeeded: bool, now: Timestamp) -> Vec<Timing> {
         let state = if has_succeeded {

@@ -117,7 +117,7 @@ fn the_unit_has_sections_and_a_command_line_that_parses() {
     assert_parses(start.split_whitespace());
     // Namespaces for jobs need them, and the calls that make them.
     for needed in [
-        "RestrictNamespaces=user mnt",
+        "RestrictNamespaces=user mnt pid",
         "SystemCallFilter=@system-service @mount @sandbox",
     ] {
         assert!(unit.contains(needed), "{needed}");

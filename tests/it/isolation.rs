@@ -2,6 +2,8 @@
 //!
 //! Where the kernel lets nobody make namespaces, or has no Landlock, the tests of that mechanism say so and pass.
 
+mod processes;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -11,7 +13,7 @@ use std::{
 use outpost::{
     process::{
         self, Captured, Limits,
-        isolation::{Access, Confinement, Mechanism, Policy, probe},
+        isolation::{Access, Background, Confinement, Held, Mechanism, Policy, Shown, probe},
     },
     provision::Memory,
     stop::Stop,
@@ -26,32 +28,66 @@ use crate::{
 const LAUNCHER: &str = env!("CARGO_BIN_EXE_outpost");
 const LONG: Duration = Duration::from_secs(60);
 
+const LIMITS: Limits = Limits {
+    exit_timeout: LONG,
+    pipe_grace: LONG,
+    line_bytes: 1024,
+    precious_bytes: 1024,
+    is_precious: |_| false,
+};
+
 /// A directory with what jobs have, and the mechanisms that work in it.
 struct Bench {
     dir: TempDir,
     mechanisms: Vec<Mechanism>,
+    /// What each of them holds beside files.
+    held: Vec<(Mechanism, Held)>,
 }
 
 impl Bench {
     async fn new() -> Self {
         let dir = TempDir::new().unwrap();
-        let mut mechanisms = Vec::new();
+        let mut held = Vec::new();
         for mechanism in Mechanism::ALL {
-            match probe(Path::new(LAUNCHER), mechanism, dir.path())
+            match probe(Path::new(LAUNCHER), mechanism, Background::Ends, dir.path())
                 .await
                 .result
             {
-                Ok(()) => mechanisms.push(mechanism),
+                Ok(found) => held.push((mechanism, found)),
                 Err(reason) => println!("skipped: {mechanism} does not work here: {reason}"),
             }
         }
-        for name in ["sessions/own", "sessions/other", "store"] {
+        for name in [
+            "sessions/own",
+            "sessions/other",
+            "store/locks",
+            "home/secrets",
+            "home/cache/plugins",
+        ] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
-        for name in ["journal", "psk", "sessions/other/main.tf", "store/provider"] {
+        for name in [
+            "journal",
+            "psk",
+            "sessions/other/main.tf",
+            "store/provider",
+            "store/locks/lock",
+            "home/secrets/key",
+            "home/cache/plugins/provider",
+        ] {
             fs::write(dir.path().join(name), "something secret").unwrap();
         }
-        Self { dir, mechanisms }
+        Self {
+            dir,
+            mechanisms: held.iter().map(|(mechanism, _)| *mechanism).collect(),
+            held,
+        }
+    }
+
+    /// Mechanisms under which a job finds the machine as it is.
+    fn open(&self) -> Vec<Mechanism> {
+        let all = self.mechanisms.iter().copied();
+        all.filter(|it| Mechanism::OPEN.contains(it)).collect()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -59,6 +95,26 @@ impl Bench {
     }
 
     async fn run(&self, mechanism: Mechanism, script: &str) -> Captured {
+        self.run_with(mechanism, Background::Ends, script).await
+    }
+
+    async fn run_with(
+        &self,
+        mechanism: Mechanism,
+        background: Background,
+        script: &str,
+    ) -> Captured {
+        let command = self.command(mechanism, background, script);
+        let captured = process::capture(&command, &LIMITS, &Stop::new(), 1 << 20).await;
+        captured.unwrap()
+    }
+
+    fn command(
+        &self,
+        mechanism: Mechanism,
+        background: Background,
+        script: &str,
+    ) -> process::Command {
         let mut policy = Policy::default();
         for (name, access) in [
             ("journal", Access::Hidden),
@@ -66,10 +122,13 @@ impl Bench {
             ("sessions", Access::Hidden),
             ("sessions/own", Access::Open),
             ("store", Access::ReadOnly),
+            ("store/locks", Access::Hidden),
+            ("home/secrets/key", Access::Hidden),
+            ("home/cache/plugins", Access::ReadOnly),
         ] {
             policy.set(self.path(name), access);
         }
-        let command = process::Command {
+        process::Command {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
             env: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
@@ -78,20 +137,14 @@ impl Bench {
                 mechanism,
                 launcher: LAUNCHER.into(),
                 policy,
+                shown: Shown::default(),
+                background,
+                control_group: None,
             }),
             outlives_us: false,
             shim: None,
             memory: Memory::default(),
-        };
-        let limits = Limits {
-            exit_timeout: LONG,
-            pipe_grace: LONG,
-            line_bytes: 1024,
-            precious_bytes: 1024,
-            is_precious: |_| false,
-        };
-        let captured = process::capture(&command, &limits, &Stop::new(), 1 << 20).await;
-        captured.unwrap()
+        }
     }
 
     /// Scripts that must fail, and for which nothing may be changed or printed.
@@ -135,9 +188,31 @@ async fn what_is_hidden_cannot_be_read_by_any_way_to_it() {
             "unshare -Urm sh -c 'umount -l ..; cat ../other/main.tf'",
             "unshare -Urm sh -c 'mount --rbind ../.. /mnt && umount -l /mnt/psk && cat /mnt/psk'",
             "mv .. ../../elsewhere && cat ../../elsewhere/other/main.tf",
+            "exec 9< ../../store/locks/lock",
+            "ls ../../store/locks && cat ../../store/locks/*",
         ])
         .await;
     assert_eq!(fs::read(bench.path("psk")).unwrap(), b"something secret");
+}
+
+#[tokio::test]
+async fn what_is_hidden_or_read_only_stays_where_the_next_job_looks_for_it() {
+    let bench = Bench::new().await;
+
+    bench
+        .refuses(&[
+            "mv ../../home/secrets ../../home/elsewhere",
+            "mv ../../home ../../elsewhere",
+            "mv ../../home/secrets/key ../../home/secrets/elsewhere",
+            "mv ../../home/cache ../../home/elsewhere",
+            "mv ../../home/cache/plugins ../../home/cache/elsewhere",
+            "rm -r ../../home/secrets",
+            "unshare -Urm mv ../../home/secrets ../../home/elsewhere",
+        ])
+        .await;
+    for name in ["home/secrets/key", "home/cache/plugins/provider"] {
+        assert_eq!(fs::read(bench.path(name)).unwrap(), b"something secret");
+    }
 }
 
 #[tokio::test]
@@ -159,7 +234,7 @@ async fn what_is_read_only_cannot_be_changed_in_any_way() {
         fs::read(bench.path("store/provider")).unwrap(),
         b"something secret"
     );
-    assert_eq!(fs::read_dir(bench.path("store")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(bench.path("store")).unwrap().count(), 2);
 }
 
 #[tokio::test]
@@ -186,13 +261,15 @@ async fn all_else_is_as_it_was() {
     let bench = Bench::new().await;
     let outside = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = outside.path().join("file");
-    for &mechanism in &bench.mechanisms {
+    for mechanism in bench.open() {
         let script = format!(
             "set -e; cat ../../store/provider; echo own > file; mkdir dir; cat file; \
              echo more >> {0}; cat {0}; id -u; cat /proc/self/environ > /dev/null; (sleep 600 >&- 2>&-) & echo $!",
             file.display()
         );
-        let ran = bench.run(mechanism, &script).await;
+        let ran = bench
+            .run_with(mechanism, Background::LivesOn, &script)
+            .await;
 
         let said = String::from_utf8_lossy(&ran.stdout);
         let complaint = String::from_utf8_lossy(&ran.stderr);
@@ -231,19 +308,15 @@ async fn a_child_that_cannot_be_held_is_not_started() {
             mechanism,
             launcher: LAUNCHER.into(),
             policy: Policy::default(),
+            shown: Shown::default(),
+            background: Background::Ends,
+            control_group: None,
         }),
         outlives_us: false,
         shim: None,
         memory: Memory::default(),
     };
-    let limits = Limits {
-        exit_timeout: LONG,
-        pipe_grace: LONG,
-        line_bytes: 1024,
-        precious_bytes: 1024,
-        is_precious: |_| false,
-    };
-    let ran = process::capture(&command, &limits, &Stop::new(), 1 << 20)
+    let ran = process::capture(&command, &LIMITS, &Stop::new(), 1 << 20)
         .await
         .unwrap();
 
@@ -311,7 +384,7 @@ async fn a_hostile_template_is_refused_everything_that_is_not_its_own() {
     let template = server.path("template");
     fs::create_dir(&template).unwrap();
     fs::write(template.join("main.tf"), TEMPLATE).unwrap();
-    for mechanism in Bench::new().await.mechanisms {
+    for mechanism in Bench::new().await.open() {
         let name = mechanism.to_string();
         let state = server.path(&format!("state-{name}"));
         for (dir, file) in [("lost", "journal"), ("sessions/SessionOther", "main.tf")] {
@@ -362,4 +435,49 @@ async fn a_hostile_template_is_refused_everything_that_is_not_its_own() {
         daemon.stop();
     }
     server.process.stop();
+}
+
+#[tokio::test]
+async fn a_root_of_its_own_has_only_what_a_job_needs() {
+    let bench = Bench::new().await;
+    let mechanism = Mechanism::FreshRoot;
+    if !bench.mechanisms.contains(&mechanism) {
+        return;
+    }
+    let home = TempDir::new().unwrap();
+    fs::write(home.path().join("credentials"), "something secret").unwrap();
+    let shown = TempDir::new().unwrap();
+    fs::write(shown.path().join("socket"), "shown").unwrap();
+    let script = format!(
+        "cat {shown}/socket && echo; echo x 2>&- > {shown}/x && echo 'wrote what is shown'; \
+         cat {home}/credentials {home}/kept 2>&-; echo x > {home}/kept && cat {home}/kept; \
+         echo own > file && cat file; ls /tmp; ls -d /home/* /root/* /run/* /var/lib/* /sys/* 2>&-; \
+         [ -c /dev/null ] && echo x > /dev/null; ls /dev | wc -l; echo x 2>&- > /usr/x || echo 'system is read-only'",
+        shown = shown.path().display(),
+        home = home.path().display(),
+    );
+    for _job in 0..2 {
+        let mut command = bench.command(mechanism, Background::Ends, &script);
+        command.confinement.as_mut().unwrap().shown = Shown {
+            paths: vec![shown.path().to_owned()],
+            empty: vec![home.path().to_owned()],
+        };
+
+        let ran = process::capture(&command, &LIMITS, &Stop::new(), 1 << 20).await;
+
+        let ran = ran.unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let complaint = String::from_utf8_lossy(&ran.stderr);
+        let dirs = [bench.dir.path(), home.path(), shown.path()];
+        let ours = |line: &&str| !dirs.iter().any(|dir| dir.ends_with(line));
+        let lines: Vec<&str> = said.lines().filter(ours).collect();
+        // Of `/dev` there are six devices, four links and the shared memory.
+        assert_eq!(
+            lines,
+            ["shown", "x", "own", "11", "system is read-only"],
+            "{complaint}"
+        );
+        let kept = fs::read_to_string(bench.path("sessions/own/file")).unwrap();
+        assert_eq!(kept, "own\n");
+    }
 }

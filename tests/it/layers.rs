@@ -217,6 +217,15 @@ const OPENS_PATHS: &[(&str, &str)] = &[
         "the directory of a person who looks at a template",
     ),
     (
+        "process/control_group.rs",
+        "control groups, which no job can write",
+    ),
+    (
+        "process/isolation/fresh_root.rs",
+        "the launcher, which holds its process by then to the policy of the job",
+    ),
+    ("process/isolation/init.rs", "reads /proc"),
+    (
         "process/isolation/landlock.rs",
         "the launcher, in a process that is bound by its policy then",
     ),
@@ -240,6 +249,7 @@ const OPENS_PATHS: &[(&str, &str)] = &[
         "finds processes in /proc by where they work; opens only pipes, without waiting",
     ),
     ("process/program_text.rs", "reads /proc"),
+    ("process/tree.rs", "reads /proc"),
     ("process/usage.rs", "reads /proc and /sys"),
     ("process/usage/cgroup.rs", "reads /proc and /sys"),
     ("process/usage/machine.rs", "reads /proc and /sys"),
@@ -255,12 +265,20 @@ const OPENS_PATHS: &[(&str, &str)] = &[
         "makes a new directory for temporary files",
     ),
     (
+        "terraform/leftovers.rs",
+        "removes one name below a directory of the daemon's, without following it",
+    ),
+    (
         "terraform/plugin_cache.rs",
-        "the plugin caches and their lock",
+        "shared providers, which no job can write; of a session's cache between two of its steps, no link followed",
     ),
     (
         "terraform/providers/configuration.rs",
         "the operator's CLI configuration and plugins",
+    ),
+    (
+        "terraform/session/init.rs",
+        "removes one name in the directory of a session, without following it",
     ),
 ];
 

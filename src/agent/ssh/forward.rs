@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, Permissions},
+    io,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -273,7 +274,10 @@ impl Keys {
     /// # Errors
     /// If there is no room for it.
     pub(super) fn offer(handle: Handle, places: Arc<Semaphore>) -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("auth-agent").tempdir()?;
+        let directory = tempfile::Builder::new()
+            .prefix("auth-agent")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()?;
         let socket = Socket::bind(&directory.path().join("listener.sock"))?;
         let accepting = serve(socket, places, move |stream, place| {
             let handle = handle.clone();

@@ -115,7 +115,7 @@ async fn install(
         are_foreign: false,
         hidden: Vec::new(),
     };
-    let (provisioner, _) = engine
+    let found = engine
         .find(coder_provider, dir.join("sessions"), guarded, trust, stop)
         .await?;
     let config = SessionConfig {
@@ -125,7 +125,7 @@ async fn install(
         template_version_id: String::new(),
         memory: Memory::default(),
     };
-    let mut session = provisioner.open(config).await?;
+    let mut session = found.provisioner.open(config).await?;
     let request = InitRequest {
         template_archive: archive()?,
         omit_module_files: true,

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 pub(in crate::cli) use self::disk::free_bytes;
 pub(super) use self::server::{Listener, serve};
 use crate::{
+    cli::isolation::Report,
     daemon::metrics::{Metrics, Snapshot},
     files::removal,
     observe::{BUILD, BuildInfo, metrics::Scrapes},
@@ -38,8 +39,8 @@ pub(super) struct Health {
     pub(super) scrapes: Scrapes,
     /// The daemons' names, and whether each is connected.
     pub(super) slots: Vec<(String, watch::Receiver<bool>)>,
-    /// The engine, as soon as it has said who it is.
-    pub(super) engine: Arc<OnceLock<Binary>>,
+    /// The engine, as soon as it has said who it is, and what its jobs are kept from.
+    pub(super) engine: Arc<OnceLock<(Binary, Option<Report>)>>,
     pub(super) state_dir: PathBuf,
     pub(super) started: Instant,
     pub(super) stop: Stop,
@@ -61,6 +62,8 @@ pub(super) struct Status {
     /// Directories of jobs that could not be removed, for somebody who can.
     directories_put_aside: Vec<PathBuf>,
     engine: Option<Engine>,
+    /// What jobs are kept from; `null` for nothing.
+    isolation: Option<Report>,
     disk: Disk,
     /// What the server said when it refused to hand out jobs.
     refusal: Option<String>,
@@ -117,10 +120,11 @@ impl Health {
             heartbeat_age_seconds: now.duration_since(running.answered).as_secs(),
         });
         let jobs: Vec<Job> = jobs.collect();
-        let engine = self.engine.get().map(|binary| Engine {
-            path: binary.path.clone(),
+        let (binary, isolation) = self.engine.get().cloned().unzip();
+        let engine = binary.map(|binary| Engine {
             version: binary.version.to_string(),
             is_there: binary.path.is_file(),
+            path: binary.path,
         });
         let disk = Disk {
             path: self.state_dir.clone(),
@@ -152,6 +156,7 @@ impl Health {
             kept_states: snapshot.kept,
             directories_put_aside: put_aside(&self.state_dir),
             engine,
+            isolation: isolation.flatten(),
             disk,
             refusal: snapshot.refusal,
         }

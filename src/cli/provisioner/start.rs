@@ -104,10 +104,10 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
         let (work_dir, provider) = (state_dir.join(SESSIONS), args.coder_provider);
         let trust = connect::trust_beside(&args.server);
         let found = args.engine.find(provider, work_dir, guarded, &trust, &stop);
-        let (provisioner, binary) = found.await?;
+        let found = found.await?;
         // Nobody else sets it.
-        let _ = engine.set(binary);
-        anyhow::Ok(provisioner)
+        let _ = engine.set((found.binary, found.isolation));
+        anyhow::Ok(found.provisioner)
     };
     // The engine says who it is while the server is dialled.
     let begun = tokio::try_join!(find, contact::first(&sources, &target.url, &stop));

@@ -26,6 +26,23 @@ pub(super) fn drop_all() -> Result<(), Denied> {
         .map_err(failed)
 }
 
+/// What it takes to mount, to make a file in an empty directory that nobody may write, and to give all of it up.
+const MOUNTING: [Capability; 3] = [
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_SYS_ADMIN,
+];
+
+/// Lets the programs that this process executes mount, in the namespace of users that it has made.
+pub(super) fn pass_on_mounting() -> Result<(), Denied> {
+    for set in [CapSet::Inheritable, CapSet::Ambient] {
+        for capability in MOUNTING {
+            caps::raise(None, set, capability).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives up those that lead past Landlock, if this process has them.
 pub(super) fn drop_dangerous() -> Result<(), Denied> {
     for set in sets() {

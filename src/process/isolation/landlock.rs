@@ -12,13 +12,16 @@ use std::{
 
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, Ruleset,
-    RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus,
+    RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 
 use super::{Access, Denied, Policy, capabilities};
 
 /// The first version in which a file that may not be written cannot be truncated either: Linux 6.2.
 const NEEDED: ABI = ABI::V3;
+
+/// The first version that knows who may get signals: Linux 6.12.
+const SCOPED: ABI = ABI::V6;
 
 /// Entries of directories above what is hidden; each is a rule for the kernel to keep.
 const MAX_RULES: usize = 65_536;
@@ -59,8 +62,9 @@ impl Rules<'_> {
         if !self.policy.divides(path) {
             return self.allow(path, access);
         }
-        if access == Access::ReadOnly {
-            self.allow(path, access)?; // What is below it can only be allowed more.
+        // What is allowed for a directory counts for all below it.
+        if access == Access::ReadOnly && !self.policy.hides_below(path) {
+            self.allow(path, access)?;
         }
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
@@ -128,4 +132,16 @@ fn open_path(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(path)
+}
+
+/// Keeps this process, and all that it starts, from signals to processes outside and from abstract sockets there.
+/// Tells whether the kernel can: those before Linux 6.12 know nothing of that, and then nothing happens.
+pub(super) fn scope() -> Result<bool, Denied> {
+    let restricted = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .scope(Scope::from_all(SCOPED))
+        .and_then(Ruleset::create)
+        .and_then(RulesetCreated::restrict_self)
+        .map_err(|error| Denied::kernel("limit signals by Landlock", io::Error::other(error)))?;
+    Ok(restricted.ruleset == RulesetStatus::FullyEnforced)
 }

@@ -4,7 +4,7 @@
 //! locked. The user stays who he is, and keeps the groups that he has.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io,
     os::{
@@ -17,19 +17,86 @@ use std::{
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
-    sys::statvfs::{FsFlags, statvfs},
-    unistd::{getegid, geteuid},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        statvfs::{FsFlags, statvfs},
+    },
+    unistd::{AccessFlags, Gid, Uid, access, getegid, geteuid},
 };
 
-use super::{Access, Denied, Policy, capabilities};
+use super::{
+    Access, Denied, Policy, capabilities,
+    fresh_root::{self, Shown},
+};
+use crate::process::control_group::MAX_TASKS;
 
 /// What lies over a hidden directory: nobody can list it, but what is opened below it can be reached.
 const EMPTY_DIR: &str = "mode=0111,size=64k,nr_inodes=1k";
 
-/// Holds this process, which must have one thread and works in `dir`, to a resolved policy.
-pub(super) fn apply(policy: &Policy, dir: &Path) -> Result<(), Denied> {
-    enter()?;
+/// How this process is to be held.
+pub(super) struct Setup<'a> {
+    /// As it was given: links are followed once the root is what it stays.
+    pub(super) policy: &'a Policy,
+    /// The directory that it works in.
+    pub(super) dir: &'a Path,
+    /// What it sees of the rest, if it gets a root of its own.
+    pub(super) root: Option<&'a Shown>,
+}
+
+impl Setup<'_> {
+    /// Holds this process, which must have one thread.
+    pub(super) fn apply(&self) -> Result<(), Denied> {
+        enter()?;
+        separate_mounts()?;
+        if let Some(shown) = self.root {
+            fresh_root::enter(self.policy, shown)?;
+        }
+        arrange(&self.policy.resolve()?, self.dir)?;
+        // Without any nothing of the above can be undone.
+        capabilities::drop_all()
+    }
+
+    /// The same for the first process of a namespace of processes, in namespaces that [`enter_with_processes`] made.
+    pub(super) fn apply_as_init(&self) -> Result<(), Denied> {
+        // The shim keeps those from before: it is found by the directory that it works in.
+        unshare(CloneFlags::CLONE_NEWNS)
+            .map_err(|error| Denied::kernel("make a mount namespace", error))?;
+        separate_mounts()?;
+        match self.root {
+            Some(shown) => {
+                fresh_root::enter(self.policy, shown)?;
+                arrange(&self.policy.resolve()?, self.dir)?;
+            }
+            None => {
+                arrange(&self.policy.resolve()?, self.dir)?;
+                // The files of outside stay where there can be no others; they are guarded as before, and nobody is
+                // reached by a signal for that.
+                let _ = mount_own_proc(Path::new("/proc"));
+            }
+        }
+        capabilities::drop_all()
+    }
+}
+
+/// Mounts the files of processes: of those in our own namespace, where the kernel lets us. Where something covers parts
+/// of `/proc`, as in most containers, it does not.
+pub(super) fn mount_proc(place: &Path) -> Result<(), Denied> {
+    let present = open_path(Path::new("/proc"))?;
+    match mount_own_proc(place) {
+        Ok(()) => Ok(()),
+        Err(_) => mount_on(&present, place, Path::new("/proc")),
+    }
+}
+
+fn mount_own_proc(place: &Path) -> nix::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), place, Some("proc"), flags, None::<&str>)
+}
+
+/// Mounts what the policy asks for.
+fn arrange(policy: &Policy, dir: &Path) -> Result<(), Denied> {
     let sources = open_sources(policy)?;
+    pin_ancestors(policy)?;
     hide_files(policy, dir)?;
     let mut hidden = Vec::new();
     for (path, access) in policy.rules() {
@@ -49,16 +116,28 @@ pub(super) fn apply(policy: &Policy, dir: &Path) -> Result<(), Denied> {
             }
         }
     }
-    for path in hidden {
-        make_read_only(path)?;
-    }
-    // Without any nothing of the above can be undone.
-    capabilities::drop_all()
+    hidden.into_iter().try_for_each(make_read_only)
 }
 
 /// A namespace of users and one of mounts, which are as they were.
 fn enter() -> Result<(), Denied> {
-    enter_with(CloneFlags::CLONE_NEWNS)?;
+    enter_with(CloneFlags::CLONE_NEWNS)
+}
+
+/// A namespace of users and one of processes, in which the next child is the first, and keeps what it needs to mount.
+/// Where the kernel, or who configured it, gives us none, nothing happens. Tells whether it did.
+pub(super) fn enter_with_processes() -> Result<bool, Denied> {
+    let identity = Identity::current();
+    if unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID).is_err() {
+        return Ok(false);
+    }
+    identity.keep()?;
+    capabilities::pass_on_mounting()?;
+    Ok(true)
+}
+
+/// What is mounted later outside appears inside; what we mount does not appear outside.
+fn separate_mounts() -> Result<(), Denied> {
     // What is mounted outside later appears inside; what we mount does not appear outside.
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
@@ -67,13 +146,40 @@ fn enter() -> Result<(), Denied> {
 
 /// A namespace of users, in which we are the same user and group as before, and `others`.
 pub(super) fn enter_with(others: CloneFlags) -> Result<(), Denied> {
-    let (user, group) = (geteuid(), getegid());
+    let identity = Identity::current();
     unshare(CloneFlags::CLONE_NEWUSER | others)
         .map_err(|error| Denied::kernel("make a user namespace", error))?;
-    // Without this the kernel lets nobody map a group: whom a group denies something could leave it.
-    write_own("setgroups", "deny".to_owned())?;
-    write_own("uid_map", format!("{user} {user} 1"))?;
-    write_own("gid_map", format!("{group} {group} 1"))
+    identity.keep()
+}
+
+/// A user and a group.
+struct Identity(Uid, Gid);
+
+impl Identity {
+    fn current() -> Self {
+        Self(geteuid(), getegid())
+    }
+
+    /// Becomes the same in a new namespace of users.
+    fn keep(&self) -> Result<(), Denied> {
+        let Self(user, group) = self;
+        // Without this the kernel lets nobody map a group: whom a group denies something could leave it.
+        write_own("setgroups", "deny".to_owned())?;
+        write_own("uid_map", format!("{user} {user} 1"))?;
+        write_own("gid_map", format!("{group} {group} 1"))
+    }
+}
+
+/// Limits how many processes and threads our user may have in our namespace of users. The kernel counts those of each
+/// namespace for itself, and never limits root.
+pub(super) fn limit_tasks() -> Result<(), Denied> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NPROC).map_err(limit_failed)?;
+    let limit = most.min(MAX_TASKS);
+    setrlimit(Resource::RLIMIT_NPROC, limit, limit).map_err(limit_failed)
+}
+
+fn limit_failed(error: nix::Error) -> Denied {
+    Denied::kernel("limit the number of processes", error)
 }
 
 fn write_own(name: &str, text: String) -> Result<(), Denied> {
@@ -90,12 +196,29 @@ fn open_sources(policy: &Policy) -> Result<BTreeMap<PathBuf, File>, Denied> {
     Ok(sources)
 }
 
-fn open_path(path: &Path) -> Result<File, Denied> {
+pub(super) fn open_path(path: &Path) -> Result<File, Denied> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
         .open(path);
     opened.map_err(|error| Denied::kernel(format!("open {}", path.display()), error))
+}
+
+/// Mounts directories above what has a rule onto themselves where somebody could move them: the kernel moves nothing
+/// that is mounted on. What lies over a hidden file would move along with it, but the next job would find nothing to
+/// hide at the old place, and the file at the new one.
+fn pin_ancestors(policy: &Policy) -> Result<(), Denied> {
+    let ancestors = policy
+        .rules()
+        .flat_map(|(path, _)| path.ancestors().skip(1));
+    let ancestors: BTreeSet<&Path> = ancestors.collect();
+    for dir in ancestors {
+        let can_be_moved = |around: &Path| access(around, AccessFlags::W_OK).is_ok();
+        if policy.access(dir) == Access::Open && dir.parent().is_some_and(can_be_moved) {
+            mount_on(&open_path(dir)?, dir, dir)?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts a file that nobody may read over each hidden file. It is made in the place of `stage`, which comes back.
@@ -158,7 +281,7 @@ fn make_mount_point(source: &File, path: &Path) -> io::Result<()> {
     File::create(path).map(drop)
 }
 
-fn mount_on(source: &File, target: &Path, name: &Path) -> Result<(), Denied> {
+pub(super) fn mount_on(source: &File, target: &Path, name: &Path) -> Result<(), Denied> {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     let none = None::<&str>;
     mount(Some(&fd_path(source)), target, none, flags, none)
@@ -167,7 +290,7 @@ fn mount_on(source: &File, target: &Path, name: &Path) -> Result<(), Denied> {
 
 /// Flags that were there must stay: the kernel lets nobody take them away from a mount of others. Those for times of
 /// access stay by themselves if none of them is named.
-fn make_read_only(path: &Path) -> Result<(), Denied> {
+pub(super) fn make_read_only(path: &Path) -> Result<(), Denied> {
     let failed = |error| Denied::kernel(format!("make {} read-only", path.display()), error);
     let present = statvfs(path).map_err(failed)?.flags();
     let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;

@@ -49,6 +49,14 @@ impl Policy {
         below.any(|rule| rule != path && rule.starts_with(path))
     }
 
+    /// Whether something below `path` is hidden.
+    pub(super) fn hides_below(&self, path: &Path) -> bool {
+        let mut below = self.0.iter();
+        below.any(|(rule, access)| {
+            *access == Access::Hidden && rule.starts_with(path) && rule != path
+        })
+    }
+
     /// The rules, those of directories before those of what is in them.
     pub(super) fn rules(&self) -> impl Iterator<Item = (&Path, Access)> {
         self.0

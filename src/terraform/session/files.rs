@@ -19,16 +19,18 @@ use crate::{
     language::{self, lock},
     process::isolation::launcher,
     provision::StepFailure,
-    terraform::{chain, providers::MAX_LOCK_BYTES, state_file, variables},
+    terraform::{
+        chain,
+        leftovers::{VARIABLES, Variables},
+        providers::MAX_LOCK_BYTES,
+        state_file, variables,
+    },
 };
 
 /// How the apply ended, written by its shim.
 const REPORT: &str = "apply.end";
 /// A status is shorter, in bytes.
 const MAX_REPORT_BYTES: u64 = 256;
-
-/// Values of variables.
-const VARIABLES: &str = "variables.tfvars";
 
 /// What changes with a file: its number, the time of its last change in seconds and nanoseconds, and its size.
 pub(super) type Version = (u64, i64, i64, u64);
@@ -118,7 +120,7 @@ impl Files {
         &self,
         mut values: Vec<VariableValue>,
         is_apply: bool,
-    ) -> Result<Option<PathBuf>, StepFailure> {
+    ) -> Result<Option<Variables>, StepFailure> {
         if values.is_empty() {
             return Ok(None);
         }
@@ -139,7 +141,8 @@ impl Files {
             let text = variables::assignments(&values, &declared).map_err(|error| wrong(&error))?;
             let written = files.private.write_private(VARIABLES, text.as_bytes());
             written.map_err(|error| wrong(&error))?;
-            Ok(Some(files.private.path().join(VARIABLES)))
+            let path = files.private.path().join(VARIABLES);
+            Ok(Some(Variables::at(path)))
         });
         written.await.map_err(|error| wrong(&error))?
     }

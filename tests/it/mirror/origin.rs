@@ -398,7 +398,7 @@ impl Origin {
 }
 
 /// A package whose program is ours: it serves the plugin protocol like any other.
-fn package(kind: &str, version: &str, platform: &str, padding: usize) -> Vec<u8> {
+pub fn package(kind: &str, version: &str, platform: &str, padding: usize) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::default().unix_permissions(0o755);
     zip.start_file(format!("terraform-provider-{kind}_v{version}"), options)

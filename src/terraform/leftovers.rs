@@ -1,0 +1,96 @@
+//! Values of variables in a file, for as long as an engine needs it: they are secrets often enough.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use tracing::warn;
+
+use super::session::PREFIX;
+
+/// The file's name, in a session's private directory.
+pub(super) const VARIABLES: &str = "variables.tfvars";
+
+/// An engine reads the file when it starts. One that is older was left by a daemon that died.
+const READ_BY_THEN: Duration = Duration::from_secs(5 * 60);
+
+/// A file with values of variables. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Variables(PathBuf);
+
+impl Variables {
+    /// The file at `path`, which is there.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The option that names it to an engine.
+    pub(super) fn option(&self) -> String {
+        format!("-var-file={}", self.0.display())
+    }
+
+    /// Leaves it to an engine that goes on without us, and may not have read it yet.
+    pub(super) fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Variables {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+/// Removes the values of variables that daemons left below `work_dir` when they died.
+pub(super) fn sweep(work_dir: &Path, now: SystemTime) {
+    let entries = fs::read_dir(work_dir).into_iter().flatten().flatten();
+    let ours = entries.filter(|entry| {
+        entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(PREFIX.as_bytes())
+    });
+    for path in ours.map(|entry| entry.path().join(VARIABLES)) {
+        let written = fs::symlink_metadata(&path).and_then(|it| it.modified());
+        let age = written.ok().and_then(|at| now.duration_since(at).ok());
+        if age.is_some_and(|age| age > READ_BY_THEN) {
+            remove(&path);
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        warn!(%error, path = %path.display(), "failed to remove the values of variables");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_go_with_the_step_and_what_a_dead_daemon_left_goes_soon() {
+        let dir = tempfile::tempdir().unwrap();
+        let private = dir.path().join(format!("{PREFIX}1.private"));
+        fs::create_dir(&private).unwrap();
+        let path = private.join(VARIABLES);
+        let write = || fs::write(&path, "x = \"secret\"\n").unwrap();
+
+        write();
+        drop(Variables::at(path.clone()));
+        assert!(!path.exists());
+
+        write();
+        Variables::at(path.clone()).leave();
+        let now = SystemTime::now();
+        sweep(dir.path(), now);
+        assert!(path.exists(), "an engine may not have read it yet");
+        sweep(dir.path(), now + 2 * READ_BY_THEN);
+        assert!(!path.exists());
+    }
+}
