@@ -7,6 +7,7 @@ pub mod certificate;
 pub mod headers;
 pub mod http;
 pub mod listener;
+pub mod network;
 pub mod proxy;
 pub mod tls;
 pub mod trust;

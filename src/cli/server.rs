@@ -17,7 +17,7 @@ use super::{
 use crate::{
     control::{self, Registration, StateKey, Storage, backup},
     daemon,
-    net::listener::Tls,
+    net::{listener::Tls, network::Network},
     provision::JobSource,
     rules,
     secret::Secret,
@@ -80,6 +80,9 @@ struct Run {
     /// URL at which agents reach the server [default: that of the listener, with this machine's address if it listens on all interfaces]
     #[arg(long, value_name = "URL", env = "OUTPOST_ACCESS_URL")]
     access_url: Option<Url>,
+    /// Address or network of a reverse proxy in front of the server, such as 10.0.0.0/8, whose X-Forwarded-For is trusted
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', env = "OUTPOST_TRUSTED_PROXIES")]
+    trusted_proxies: Vec<Network>,
     /// Directory with agent binaries for other platforms, such as `coder-linux-arm64`
     #[arg(long, value_name = "DIR", env = "OUTPOST_AGENT_BINARIES")]
     agent_binaries: Option<PathBuf>,
@@ -311,6 +314,7 @@ impl Run {
             tls,
             access_url: self.access_url.clone(),
             agent_binaries: self.agent_binaries.clone(),
+            trusted_proxies: self.trusted_proxies.clone(),
             psks,
             limits: control::Limits {
                 lease: Duration::from(self.job_lease),

@@ -9,7 +9,10 @@ use std::{
 use url::Url;
 
 use crate::{
-    net::listener::{self, Tls},
+    net::{
+        listener::{self, Tls},
+        network::Network,
+    },
     secret::Secret,
 };
 
@@ -28,6 +31,8 @@ pub struct Config {
     pub access_url: Option<Url>,
     /// Where binaries of agents lie; this program serves for its own platform.
     pub agent_binaries: Option<PathBuf>,
+    /// Reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
     /// Pre-shared keys of daemons. None turns them off; two are for a change of keys.
     pub psks: Vec<Secret>,
     /// Limits.
@@ -207,6 +212,7 @@ impl Limits {
         listener::Limits {
             connections: self.connections,
             connections_per_peer: self.connections_per_peer,
+            strangers: (self.connections / 4).max(1),
             message_bytes: [1 << 20, self.message_bytes],
             header_timeout: self.header_timeout,
             write_timeout: self.write_timeout,
@@ -270,6 +276,7 @@ mod tests {
             tls: None,
             access_url: None,
             agent_binaries: None,
+            trusted_proxies: Vec::new(),
             psks: psks.iter().map(|psk| Secret::new(*psk)).collect(),
             limits: Limits::standard(),
             version: "v0.1.0".to_owned(),

@@ -117,7 +117,10 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
     let admin_token = admin_token(&plane, data_dir.as_deref()).await?;
     let mut limits = config.limits.of_listener();
     limits.connections = open_files::connections(limits.connections, open_files::raise());
-    let listener = Listener::bind(config.listen, config.tls.as_ref(), limits).await?;
+    limits.strangers = limits.strangers.min(limits.connections);
+    let listener = Listener::bind(config.listen, config.tls.as_ref(), limits)
+        .await?
+        .behind(&config.trusted_proxies);
     let (address, url) = (listener.address(), listener.url());
     let access_url = config.access_url.clone();
     let access_url = access_url.unwrap_or_else(|| listener.url_elsewhere());

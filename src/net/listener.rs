@@ -1,59 +1,45 @@
 //! One listener for everything: gRPC, HTTP/1.1 and HTTP/2, plain or TLS.
 
+mod connection;
 mod file;
 mod first_bytes;
+mod places;
 mod upgraded;
+mod visit;
 
 use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use axum::Router;
-use hyper::Request;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use futures::FutureExt as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-    time::timeout,
-};
-use tokio_io_timeout::TimeoutStream;
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_rustls::TlsAcceptor;
-use tower::ServiceExt as _;
-use tracing::{debug, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
 use url::Url;
 
 pub use self::file::FilePart;
 pub use self::upgraded::{Becomes, Peer, Upgraded};
+pub use self::visit::{Held, vouch};
 use self::{
-    file::{Parts, Socket},
-    first_bytes::Protocol,
+    connection::Connection,
+    places::{Conduct, Entry, Id, Places},
 };
-use crate::{net::budget::Account, stop::Stop};
-
-/// Calls on one HTTP/2 connection at a time.
-const STREAMS: u32 = 256;
-/// Bytes of one body, and of all on one connection, that a client may send before we read them. Bodies that wait for memory
-/// must not fill the connection's window, or the one that they wait for could not end.
-const WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = WINDOW * LARGE_MESSAGES as u32;
-/// Large messages on one connection that are received, or wait to be.
-const LARGE_MESSAGES: usize = 4;
-/// Bytes of header that a client may send.
-const HEADER_BYTES: u32 = 32 << 10;
-/// How often a silent HTTP/2 client is asked whether it is still there, and how long it may take to answer.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
+use crate::{
+    net::{
+        budget::Account,
+        network::{self, Network},
+    },
+    stop::Stop,
+};
 
 /// Files for TLS, both PEM. They are read again when they change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +59,10 @@ pub struct Budgets(pub Arc<Account>);
 pub struct Limits {
     /// Connections at a time.
     pub connections: usize,
-    /// Connections at a time from one address.
+    /// Connections at a time from one address, or from one /64 of IPv6.
     pub connections_per_peer: usize,
+    /// Connections at a time of those who have not proved who they are.
+    pub strangers: usize,
     /// Bytes of unfinished messages on one connection: of small ones, of up to 64 KiB, and of others.
     pub message_bytes: [usize; 2],
     /// How long a client may take to say what it wants.
@@ -91,6 +79,7 @@ impl Limits {
         Self {
             connections: 1024,
             connections_per_peer: 256,
+            strangers: 1024,
             message_bytes: [1 << 20, 64 << 20],
             header_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(60),
@@ -174,6 +163,7 @@ pub struct Listener {
     address: SocketAddr,
     tls: Option<Arc<Certified>>,
     limits: Limits,
+    proxies: Arc<[Network]>,
 }
 
 impl Listener {
@@ -198,7 +188,15 @@ impl Listener {
             address,
             tls,
             limits,
+            proxies: Arc::default(),
         })
+    }
+
+    /// Believes what proxies at these addresses say of whom they ask for, in `X-Forwarded-For`.
+    #[must_use]
+    pub fn behind(mut self, proxies: &[Network]) -> Self {
+        self.proxies = proxies.into();
+        self
     }
 
     /// Where it listens.
@@ -233,13 +231,20 @@ impl Listener {
 
     /// Answers until `stop` drains, then lets open calls end for a while.
     pub async fn serve(self, routes: Router, stop: Stop) {
-        let doors = Doors::new(&self.limits);
+        let mut places = Places::new(&self.limits);
+        let mut ends: HashMap<Id, CancellationToken> = HashMap::new();
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.draining() => break,
-                Some(_) = connections.join_next() => continue,
+                Some(ended) = connections.join_next() => {
+                    if let Ok(id) = ended {
+                        places.leave(id);
+                        ends.remove(&id);
+                    }
+                    continue;
+                }
                 accepted = self.socket.accept() => accepted,
             };
             let (stream, peer) = match accepted {
@@ -251,22 +256,37 @@ impl Listener {
                     continue;
                 }
             };
-            let Some(door) = doors.enter(peer.ip()) else {
+            let is_proxy = self.proxies.iter().any(|proxy| proxy.contains(peer.ip()));
+            // Whom it stands for is told with each request, and it looks after its own.
+            let conduct = Conduct::new(is_proxy, Instant::now());
+            let sender = network::sender(peer.ip());
+            let Entry::In { id, ended } = places.enter(sender, conduct.clone(), is_proxy) else {
                 debug!(%peer, "too many connections");
                 continue;
             };
+            for id in ended {
+                // It leaves by itself; until then its place is taken twice, for a moment.
+                ends.remove(&id).into_iter().for_each(|end| end.cancel());
+            }
+            let end = CancellationToken::new();
+            ends.insert(id, end.clone());
             let connection = Connection {
                 tls: self.tls.clone(),
                 limits: self.limits.clone(),
                 routes: routes.clone(),
                 stop: stop.clone(),
-                peer: Peer(peer.ip()),
+                peer: peer.ip(),
+                proxies: self.proxies.clone(),
+                conduct,
             };
             connections.spawn(async move {
-                let _door = door;
-                if let Err(error) = connection.run(stream).await {
-                    debug!(%peer, %error, "connection ended");
+                let running = AssertUnwindSafe(connection.run(stream, end));
+                match running.catch_unwind().await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!(%peer, %error, "connection ended"),
+                    Err(_) => error!(%peer, "the code of a connection panicked"),
                 }
+                id
             });
         }
         drop(self.socket);
@@ -335,148 +355,4 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
         })?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(server)))
-}
-
-/// Counts connections, all together and by peer.
-struct Doors {
-    all: Arc<Semaphore>,
-    by_peer: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    limit_by_peer: usize,
-}
-
-/// A connection that counts until this is dropped.
-struct Door {
-    _all: OwnedSemaphorePermit,
-    by_peer: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    peer: IpAddr,
-}
-
-impl Doors {
-    fn new(limits: &Limits) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(limits.connections)),
-            by_peer: Arc::default(),
-            limit_by_peer: limits.connections_per_peer,
-        }
-    }
-
-    fn enter(&self, peer: IpAddr) -> Option<Door> {
-        let all = self.all.clone().try_acquire_owned().ok()?;
-        let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_peer.entry(peer).or_default();
-        if *count >= self.limit_by_peer {
-            return None;
-        }
-        *count += 1;
-        Some(Door {
-            _all: all,
-            by_peer: self.by_peer.clone(),
-            peer,
-        })
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_peer.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                by_peer.remove(&self.peer);
-            }
-        }
-    }
-}
-
-/// What a connection needs.
-struct Connection {
-    tls: Option<Arc<Certified>>,
-    limits: Limits,
-    routes: Router,
-    stop: Stop,
-    peer: Peer,
-}
-
-type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
-
-impl Connection {
-    async fn run(self, stream: TcpStream) -> Result<(), ConnectionError> {
-        stream.set_nodelay(true)?;
-        let parts = Parts::default();
-        let mut stream = TimeoutStream::new(Socket::new(stream, parts.clone()));
-        stream.set_write_timeout(Some(self.limits.write_timeout));
-        let stream = Box::pin(stream);
-        match self.tls.clone() {
-            None => self.speak(stream, Some(parts)).await,
-            Some(tls) => {
-                let accepting = tls.acceptor().accept(stream);
-                let stream = timeout(self.limits.header_timeout, accepting).await??;
-                self.speak(stream, None).await
-            }
-        }
-    }
-
-    /// Files go from the system to `parts`' socket by themselves, if there is one.
-    async fn speak<S>(self, stream: S, parts: Option<Parts>) -> Result<(), ConnectionError>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let limit = self.limits.header_timeout;
-        let (protocol, stream) = timeout(limit, first_bytes::read(stream)).await??;
-        let (upgraded, mut becomes) = Upgraded::channel();
-        let peer = self.peer;
-        let [small, large] = self.limits.message_bytes;
-        let budgets = Budgets(Arc::new(
-            Account::new(small, large).with_places(LARGE_MESSAGES),
-        ));
-        let routes = self.routes.map_request(move |mut request: Request<_>| {
-            request.extensions_mut().insert(upgraded.clone());
-            request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(budgets.clone());
-            request
-        });
-        let parts = parts.filter(|_| protocol == Protocol::Http1);
-        let routes = routes.map_response(move |response| match &parts {
-            Some(parts) => parts.take_over(response),
-            None => response,
-        });
-        let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(routes));
-        let stop = self.stop;
-        match protocol {
-            Protocol::Http1 => {
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(limit)
-                    .serve_connection(io, service)
-                    .with_upgrades();
-                tokio::pin!(connection);
-                tokio::select! {
-                    ended = connection.as_mut() => ended?,
-                    () = stop.draining() => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await?;
-                    }
-                }
-                becomes.run().await;
-                Ok(())
-            }
-            Protocol::Http2 => {
-                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                    .timer(TokioTimer::new())
-                    .max_concurrent_streams(STREAMS)
-                    .initial_stream_window_size(WINDOW)
-                    .initial_connection_window_size(CONNECTION_WINDOW)
-                    .max_header_list_size(HEADER_BYTES)
-                    .keep_alive_interval(KEEP_ALIVE)
-                    .keep_alive_timeout(KEEP_ALIVE_ANSWER)
-                    .serve_connection(io, service);
-                tokio::pin!(connection);
-                tokio::select! {
-                    ended = connection.as_mut() => return Ok(ended?),
-                    () = stop.draining() => connection.as_mut().graceful_shutdown(),
-                }
-                Ok(connection.await?)
-            }
-        }
-    }
 }

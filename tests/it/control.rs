@@ -50,6 +50,7 @@ pub fn config(storage: Storage, psk: &Secret) -> Config {
         tls: None,
         access_url: None,
         agent_binaries: None,
+        trusted_proxies: Vec::new(),
         psks: vec![psk.clone()],
         limits: Limits::standard(),
         version: "v0.1.0".to_owned(),

@@ -65,6 +65,7 @@ impl Server {
             tls,
             access_url: None,
             agent_binaries: None,
+            trusted_proxies: Vec::new(),
             psks: vec![Secret::new(PSK)],
             limits: Limits {
                 lease,

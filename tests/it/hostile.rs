@@ -2,4 +2,5 @@
 
 mod memory;
 mod names;
+mod places;
 mod session_files;

@@ -230,6 +230,7 @@ impl Lab {
             tls: None,
             access_url: None,
             agent_binaries: None,
+            trusted_proxies: Vec::new(),
             psks: vec![Secret::new(PSK)],
             limits,
             version: "v0.0.0-test".to_owned(),

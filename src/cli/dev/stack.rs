@@ -193,6 +193,7 @@ fn server_config(directory: PathBuf, listen: SocketAddr) -> control::Config {
         tls: None,
         access_url: None,
         agent_binaries: None,
+        trusted_proxies: Vec::new(),
         psks: Vec::new(),
         limits: control::Limits::standard(),
         version: rules::VERSION.to_owned(),

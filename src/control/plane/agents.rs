@@ -22,6 +22,7 @@ use crate::{
         tokens::Hashed,
     },
     job::Agent,
+    net::listener::vouch,
     secret::Secret,
     tailnet::{Coordinator, DerpMap, Relay},
 };
@@ -119,7 +120,10 @@ impl Plane {
             true => Err(RequestError::Unauthenticated(
                 "owner of the agent's workspace is suspended",
             )),
-            false => Ok(agent),
+            false => {
+                vouch();
+                Ok(agent)
+            }
         }
     }
 

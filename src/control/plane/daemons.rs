@@ -21,6 +21,7 @@ use crate::{
         tokens::{self, Hashed},
     },
     job::JobId,
+    net::listener::vouch,
     provision::{JobUpdate, JobUpdated, Quota},
     secret::Secret,
 };
@@ -96,14 +97,16 @@ impl Plane {
         const UNKNOWN: RequestError = RequestError::Unauthenticated(
             "a pre-shared key or a provisioner key is required, and the one given is not known",
         );
-        match (psk, key) {
-            (Some(psk), None) if tokens::is_one_of(psk, &self.psks) => Ok(Credential::Shared),
+        let credential = match (psk, key) {
+            (Some(psk), None) if tokens::is_one_of(psk, &self.psks) => Credential::Shared,
             (None, Some(key)) if key.expose().len() == tokens::LENGTH => {
                 let key = self.store.key(&Hashed::of(key)).await?;
-                key.map(Credential::Key).ok_or(UNKNOWN)
+                key.map(Credential::Key).ok_or(UNKNOWN)?
             }
-            (_, _) => Err(UNKNOWN),
-        }
+            (_, _) => return Err(UNKNOWN),
+        };
+        vouch();
+        Ok(credential)
     }
 
     /// Decides where a daemon belongs and which tags it has.

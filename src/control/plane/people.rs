@@ -12,6 +12,7 @@ use crate::{
         queue::Tags,
         tokens::{self, Hashed},
     },
+    net::listener::vouch,
     secret::Secret,
 };
 
@@ -104,6 +105,7 @@ impl Plane {
         if !fresh {
             self.store.touch_token(token.id, now).await?;
         }
+        vouch();
         Ok(Caller { user })
     }
 

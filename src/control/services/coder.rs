@@ -57,7 +57,10 @@ use super::{
 };
 use crate::{
     control::{config::Config, plane::Plane},
-    net::listener::{Peer, Upgraded},
+    net::{
+        listener::{Peer, Upgraded},
+        network,
+    },
 };
 
 const BUILD_VERSION: HeaderName = HeaderName::from_static("x-coder-build-version");
@@ -143,7 +146,8 @@ fn too_many(rates: &Mutex<Rates>, request: &Request) -> Option<Refusal> {
     .unwrap_or(("key", rate::REQUESTS));
     // A count is whole after any panic.
     let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
-    if rates.allow(peer, (endpoint, limit), Instant::now()) {
+    let sender = network::sender(peer);
+    if rates.allow(sender, (endpoint, limit), Instant::now()) {
         return None;
     }
     Some(Refusal::too_many(limit))

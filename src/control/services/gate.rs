@@ -1,28 +1,21 @@
 //! Who calls over gRPC is found out from the headers, before anything of the message is read; what is read then counts
 //! on its sender's account.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use axum::{
-    BoxError,
     body::Body,
     extract::{Request, State},
     http::Extensions,
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tonic::{Status, metadata::MetadataMap};
 
 use super::{
     caller,
-    metered::{Held, Meter, Metered},
+    metered::{Meter, Metered, Paid},
 };
 use crate::{
     control::{
@@ -31,7 +24,7 @@ use crate::{
     },
     net::{
         budget::{Account, Allowance, Shared},
-        listener::Budgets,
+        listener::{Budgets, Held},
     },
 };
 
@@ -168,7 +161,7 @@ impl Gate {
                 limit: SMALLEST,
                 accounts: accounts.into_iter().collect(),
             };
-            return Ok(next.run(metered(request, meter, Held::default())).await);
+            return Ok(next.run(metered(request, meter, Paid::default())).await);
         };
         drop(lookup);
         let limit = match path.as_str() {
@@ -183,10 +176,10 @@ impl Gate {
             ))
         })?;
         let meter = self.shares.meter(limit, sender, request.extensions());
-        let held = Held::default();
-        let response = next.run(metered(request, meter, held.clone())).await;
-        drop(held);
-        Ok(response.map(|body| Body::new(Counted { body, _call: call })))
+        let paid = Paid::default();
+        let response = next.run(metered(request, meter, paid.clone())).await;
+        drop(paid);
+        Ok(response.map(|body| Body::new(Held::new(body, call))))
     }
 
     /// Finds out who calls, and leaves it in the extensions for the service. Says, too, whether they may bring archives
@@ -220,8 +213,8 @@ impl Gate {
     }
 }
 
-fn metered(request: Request, meter: Meter, held: Held) -> Request {
-    request.map(|body| Body::new(Metered::new(body, meter, held)))
+fn metered(request: Request, meter: Meter, paid: Paid) -> Request {
+    request.map(|body| Body::new(Metered::new(body, meter, paid)))
 }
 
 /// What the gate has found out about whoever calls.
@@ -233,31 +226,4 @@ pub(super) fn known<T: Clone + Send + Sync + 'static>(
 ) -> Result<T, Status> {
     let found = extensions.get::<T>().cloned();
     found.ok_or_else(|| Status::internal("the caller was not looked up"))
-}
-
-/// An answer that counts as a call in progress until it has been sent.
-struct Counted {
-    body: Body,
-    _call: OwnedSemaphorePermit,
-}
-
-impl hyper::body::Body for Counted {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        frame.map_err(Into::into)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

@@ -32,9 +32,9 @@ pub(super) struct Meter {
 /// What is reserved for the message that is read now. It outlives the body: what was read is in memory until the call
 /// has been answered.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Held(Arc<Mutex<Vec<Reserved>>>);
+pub(super) struct Paid(Arc<Mutex<Vec<Reserved>>>);
 
-impl Held {
+impl Paid {
     fn set(&self, reserved: Vec<Reserved>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reserved;
     }
@@ -61,7 +61,7 @@ type Reserving = Pin<Box<dyn Future<Output = Result<Vec<Reserved>, Overdrawn>> +
 pub(super) struct Metered {
     inner: Body,
     meter: Meter,
-    held: Held,
+    paid: Paid,
     /// Of the next message's head, what has come.
     head: Vec<u8>,
     /// Bytes that are missing of the message that is read now.
@@ -71,11 +71,11 @@ pub(super) struct Metered {
 }
 
 impl Metered {
-    pub(super) fn new(inner: Body, meter: Meter, held: Held) -> Self {
+    pub(super) fn new(inner: Body, meter: Meter, paid: Paid) -> Self {
         Self {
             inner,
             meter,
-            held,
+            paid,
             head: Vec::with_capacity(HEAD),
             missing: 0,
             waiting: None,
@@ -118,7 +118,7 @@ impl hyper::body::Body for Metered {
                 let reserved = ready!(reserving.as_mut().poll(context));
                 let part = mem::take(part);
                 self.waiting = None;
-                self.held.set(reserved.map_err(refused)?);
+                self.paid.set(reserved.map_err(refused)?);
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
             let frame = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
@@ -133,7 +133,7 @@ impl hyper::body::Body for Metered {
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             };
             // What the message before has cost is given back first, or two of them could wait for each other.
-            self.held.set(Vec::new());
+            self.paid.set(Vec::new());
             self.waiting = Some((Box::pin(self.meter.clone().reserve(bytes)), part));
         }
     }
@@ -172,13 +172,13 @@ mod tests {
         Arc::new(Account::new(bytes, bytes))
     }
 
-    fn metered(parts: Vec<Vec<u8>>, limit: usize, accounts: &[&Arc<Account>]) -> (Metered, Held) {
+    fn metered(parts: Vec<Vec<u8>>, limit: usize, accounts: &[&Arc<Account>]) -> (Metered, Paid) {
         let parts = parts.into_iter().map(Ok::<_, BoxError>);
         let accounts = accounts.iter().map(|account| Arc::clone(account)).collect();
-        let held = Held::default();
+        let paid = Paid::default();
         let body = Body::from_stream(stream::iter(parts));
         let meter = Meter { limit, accounts };
-        (Metered::new(body, meter, held.clone()), held)
+        (Metered::new(body, meter, paid.clone()), paid)
     }
 
     async fn read(body: Metered) -> Result<Vec<u8>, String> {
@@ -207,13 +207,13 @@ mod tests {
     #[tokio::test]
     async fn a_message_is_read_on_only_once_it_is_paid_for_and_counts_until_the_call_ends() {
         let (connection, sender) = (account(1000), account(100));
-        let (one, held) = metered(vec![message(60)], 100, &[&connection, &sender]);
+        let (one, paid) = metered(vec![message(60)], 100, &[&connection, &sender]);
         read(one).await.unwrap();
 
         let (two, _) = metered(vec![message(50)], 100, &[&connection, &sender]);
         let mut two = Box::pin(read(two));
         assert!(two.as_mut().now_or_never().is_none());
-        drop(held);
+        drop(paid);
         assert_eq!(two.await.unwrap(), message(50));
     }
 

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use url::{Host, Url};
 
+use crate::net::network::Network;
+
 /// Whether a list exempts `url` from proxies. Its entries are separated by commas: `*` for everything, an address, a
 /// network such as `10.0.0.0/8`, a domain with all below it, or `.example.com` and `*.example.com` for those below it
 /// alone. All but networks may end with a port. What makes no sense exempts nothing.
@@ -22,7 +24,7 @@ pub fn is_exempt(list: &str, url: &Url) -> bool {
     let mut entries = list.split(',').map(|entry| entry.trim().to_lowercase());
     entries.any(|entry| match entry.split_once('/') {
         _ if entry == "*" => true,
-        Some((network, bits)) => target.is_in(network, bits),
+        Some(_) => target.is_in(&entry),
         None => target.is(&entry, port),
     })
 }
@@ -43,23 +45,11 @@ enum Target {
 }
 
 impl Target {
-    fn is_in(&self, network: &str, bits: &str) -> bool {
-        let (Self::Address(address), Ok(network), Ok(bits)) =
-            (self, network.parse::<IpAddr>(), bits.parse::<u32>())
-        else {
-            return false;
-        };
-        let differs = match (address, network) {
-            (IpAddr::V4(address), IpAddr::V4(network)) => {
-                (address.to_bits() ^ network.to_bits()).leading_zeros()
-            }
-            (IpAddr::V6(address), IpAddr::V6(network)) => {
-                (address.to_bits() ^ network.to_bits()).leading_zeros()
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
-        };
-        let width = if network.is_ipv4() { 32 } else { 128 };
-        bits <= width && differs >= bits
+    fn is_in(&self, network: &str) -> bool {
+        match (self, network.parse::<Network>()) {
+            (Self::Address(address), Ok(network)) => network.contains(*address),
+            (Self::Address(_) | Self::Name(_), _) => false,
+        }
     }
 
     fn is(&self, entry: &str, port: u16) -> bool {
