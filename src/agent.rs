@@ -122,7 +122,7 @@ pub struct Blocks {
 struct Shared {
     config: Arc<Config>,
     account: Account,
-    token: Mutex<Secret>,
+    token: Arc<Mutex<Secret>>,
     manifest: watch::Sender<Option<Arc<Manifest>>>,
     lifecycle: Outbox<Lifecycle>,
     logs: Outbox<Line>,
@@ -232,7 +232,7 @@ async fn live(config: Arc<Config>, scripts_dir: Option<PathBuf>, stop: Stop) {
     let shared = Arc::new(Shared {
         config,
         account: Account::own(),
-        token: Mutex::default(),
+        token: Arc::default(),
         manifest: watch::Sender::new(None),
         lifecycle: Outbox::new(64, |_| 1),
         logs: Outbox::new(LOG_BYTES, |line| line.log.output.len() + LINE_BYTES),

@@ -9,7 +9,7 @@ pub mod ssh_settings;
 use std::{
     io,
     net::SocketAddrV6,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -347,6 +347,7 @@ impl Server {
         let dial = Dial {
             http: self.http.clone(),
             by_websocket: Arc::new(info.derp_force_websockets.into()),
+            token: Arc::new(Mutex::new(self.token.clone())),
         };
         let (node, driver, mut events) = tailnet::start(tailnet::Config {
             id: address::node_id(id),

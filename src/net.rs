@@ -1,5 +1,6 @@
 //! TLS, proxies and HTTP, which several engines share.
 
+pub mod access;
 pub mod back_off;
 pub mod budget;
 pub mod ca;

@@ -87,6 +87,7 @@ impl Network {
             let dial = Dial {
                 http: shared.config.http.clone(),
                 by_websocket: Arc::new(manifest.derp_force_websockets.into()),
+                token: shared.token.clone(),
             };
             let config = tailnet::Config {
                 id: address::node_id(id),

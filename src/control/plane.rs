@@ -1,5 +1,6 @@
 //! What the control plane does, whoever asks: services translate a wire into these calls and back.
 
+mod access;
 mod acquire;
 mod agents;
 mod daemons;
@@ -25,6 +26,7 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
 use url::Url;
 
+use self::access::Proof;
 pub use self::{
     agents::{AgentFacts, AgentStatus, ResumeError},
     daemons::{Credential, Registration},
@@ -43,7 +45,12 @@ use super::{
     store::{Store, StoreError},
     workspace_tags::TagError,
 };
-use crate::{rules::resources::Refused, secret::Secret, stop::Stop};
+use crate::{
+    net::{access::Access, budget::Shared},
+    rules::resources::Refused,
+    secret::Secret,
+    stop::Stop,
+};
 
 /// Tells the time. Tests have their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -69,6 +76,8 @@ pub struct Plane {
     moved: watch::Sender<()>,
     overlay: agents::Overlay,
     binaries: Binaries,
+    /// What those hold who were let in.
+    let_in: Shared<Proof, Access>,
 }
 
 /// Why a call was refused.
@@ -152,9 +161,17 @@ impl From<TagError> for RequestError {
 pub struct Caller {
     /// Who.
     pub user: User,
+    /// Ends with the token.
+    pub access: Arc<Access>,
 }
 
 impl Caller {
+    /// Somebody in this process, who needs no token.
+    pub fn inside(user: User) -> Self {
+        let access = Arc::default();
+        Self { user, access }
+    }
+
     fn need_admin(&self, what: &str) -> Result<(), RequestError> {
         if self.user.admin {
             return Ok(());
@@ -196,6 +213,7 @@ impl Plane {
             moved: watch::Sender::new(()),
             overlay: agents::Overlay::default(),
             binaries: Binaries::default(),
+            let_in: Shared::default(),
         }
     }
 

@@ -205,6 +205,27 @@ impl<K: Eq + Hash, V> Shared<K, V> {
         all.insert(key, Arc::downgrade(&made));
         made
     }
+
+    /// Takes what `key` has from those who come later; who holds it keeps it.
+    pub fn remove(&self, key: &K) -> Option<Arc<V>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(key).and_then(|held| held.upgrade())
+    }
+
+    /// The same for all that `which` is true of.
+    pub fn remove_if(&self, which: impl Fn(&V) -> bool) -> Vec<Arc<V>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut removed = Vec::new();
+        all.retain(|_, held| match held.upgrade() {
+            Some(held) if which(&held) => {
+                removed.push(held);
+                false
+            }
+            Some(_) => true,
+            None => false,
+        });
+        removed
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub(super) const MAX_TUNNELS: usize = 4096;
 /// Bytes of a node: one with all relays of the world and fifty endpoints has a tenth of it. What is told of it waits for
 /// each of those who hear of it, as often as their queue is long at most.
 pub(super) const MAX_NODE: usize = 32 << 10;
+/// Peers that others will hear of as gone, over all of those.
+const MAX_DISMISSED: usize = 1 << 16;
 /// Why somebody may not go to an agent.
 pub const ELSEWHERE: &str = "this agent is not there for you";
 /// Where agents of old listened, each of them.
@@ -90,6 +92,8 @@ pub struct Core {
     to: HashMap<Uuid, BTreeSet<Uuid>>,
     /// The same from the other end.
     from: HashMap<Uuid, BTreeSet<Uuid>>,
+    /// Whom peers are to hear of as gone once they are connected, and how many those are together.
+    dismissed: HashMap<Uuid, BTreeSet<Uuid>>,
     last_connection: u64,
     outputs: VecDeque<Output>,
 }
@@ -140,7 +144,54 @@ impl Core {
             .map(|(other, node)| (other, Update::Node(node)))
             .collect();
         self.send(id, updates);
+        if let Some(gone) = self.dismissed.remove(&id) {
+            self.say_gone(id, gone);
+        }
         connection
+    }
+
+    /// Those to whom this connection of a client began a tunnel.
+    pub fn tunnels(&self, id: Uuid, connection: Connection) -> BTreeSet<Uuid> {
+        let peer = self.peers.get(&id);
+        let is_current = peer.is_some_and(|peer| peer.connection == connection);
+        let to = self.to.get(&id).filter(|_| is_current);
+        to.cloned().unwrap_or_default()
+    }
+
+    /// Lets `others` forget a peer for good: now, or as soon as they are connected. Whoever was only told that it is
+    /// lost waits for it.
+    pub fn dismiss(&mut self, id: Uuid, others: BTreeSet<Uuid>) {
+        for other in others {
+            if self.peers.contains_key(&other) {
+                self.say_gone(other, BTreeSet::from([id]));
+                continue;
+            }
+            let all: usize = self.dismissed.values().map(BTreeSet::len).sum();
+            if all < MAX_DISMISSED {
+                self.dismissed.entry(other).or_default().insert(id);
+            }
+        }
+    }
+
+    fn say_gone(&mut self, id: Uuid, gone: BTreeSet<Uuid>) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let gone = gone.into_iter().map(|gone| PeerUpdate {
+            id: gone.as_bytes().to_vec().into(),
+            node: None,
+            kind: Kind::Disconnected.into(),
+            reason: String::new(),
+        });
+        let answer = CoordinateResponse {
+            peer_updates: gone.collect(),
+            error: String::new(),
+        };
+        self.outputs.push_back(Output::Answer {
+            id,
+            connection: peer.connection,
+            answer,
+        });
     }
 
     /// What a peer said last of itself.

@@ -5,4 +5,7 @@
 pub mod client;
 mod connection;
 pub mod frame;
+mod guests;
 pub mod server;
+
+pub use self::guests::Expected;

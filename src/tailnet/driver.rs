@@ -576,6 +576,7 @@ mod tests {
         let dial = Dial {
             http: http::Client::new(http::Config::new(url(1))).unwrap(),
             by_websocket: Arc::default(),
+            token: Arc::default(),
         };
         let (_tailnet, mut driver, _events) = start(Config {
             id: 1,

@@ -4,7 +4,7 @@
 //! wait.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,17 +12,32 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::coordinator::{Auth, Connection, Core, Output, Refusal};
-use crate::proto::coder::tailnet::v2::{
-    CoordinateRequest, CoordinateResponse, Node, coordinate_response::peer_update::Kind,
+use crate::{
+    net::access::Access,
+    proto::coder::tailnet::v2::{
+        CoordinateRequest, CoordinateResponse, Node, coordinate_response::peer_update::Kind,
+    },
 };
 
 /// Answers that wait for a peer to take them.
 const QUEUE: usize = 512;
 
+/// Tunnels of clients whose connection broke and who may come back, over all of them.
+const MAX_ABSENT: usize = 1 << 16;
+
 #[derive(Default)]
 struct State {
     core: Core,
     queues: HashMap<Connection, mpsc::Sender<CoordinateResponse>>,
+    /// Those whose connection broke, in that order: agents wait for them.
+    absent: VecDeque<Absent>,
+}
+
+/// A client whose connection broke, and what it may come back with.
+struct Absent {
+    id: Uuid,
+    agents: BTreeSet<Uuid>,
+    access: Arc<Access>,
 }
 
 /// The coordinator. A clone is the same one.
@@ -34,6 +49,7 @@ pub struct Seat {
     coordinator: Coordinator,
     id: Uuid,
     connection: Connection,
+    access: Option<Arc<Access>>,
 }
 
 impl Coordinator {
@@ -46,6 +62,7 @@ impl Coordinator {
         let (queue, answers) = mpsc::channel(QUEUE);
         let mut state = self.lock();
         let connection = state.core.connect(id, auth);
+        state.absent.retain(|absent| absent.id != id);
         state.queues.insert(connection, queue);
         state.settle();
         drop(state);
@@ -54,8 +71,23 @@ impl Coordinator {
             coordinator,
             id,
             connection,
+            access: None,
         };
         (seat, answers)
+    }
+
+    /// Lets agents forget those who are not connected, and whose access has ended.
+    pub fn forget_revoked(&self) {
+        let mut state = self.lock();
+        let absent = std::mem::take(&mut state.absent);
+        let (gone, absent): (Vec<_>, Vec<_>) = absent
+            .into_iter()
+            .partition(|absent| absent.access.is_revoked());
+        state.absent = absent.into();
+        for Absent { id, agents, .. } in gone {
+            state.core.dismiss(id, agents);
+        }
+        state.settle();
     }
 
     /// What a peer said last of itself.
@@ -70,6 +102,13 @@ impl Coordinator {
 }
 
 impl Seat {
+    /// The peer stays no longer than `access`: agents forget it with that, also if its connection broke before.
+    #[must_use]
+    pub fn until(mut self, access: Arc<Access>) -> Self {
+        self.access = Some(access);
+        self
+    }
+
     /// Does what the peer asks for.
     ///
     /// # Errors
@@ -95,11 +134,38 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.end(Kind::Lost);
+        let Some(access) = self.access.take() else {
+            return self.end(Kind::Lost);
+        };
+        let (id, coordinator) = (self.id, self.coordinator.clone());
+        let mut state = coordinator.lock();
+        let agents = state.core.tunnels(id, self.connection);
+        if access.is_revoked() {
+            state.core.leave(id, self.connection, Kind::Disconnected);
+            state.core.dismiss(id, agents);
+        } else {
+            state.core.leave(id, self.connection, Kind::Lost);
+            state.wait_for(id, agents, access);
+        }
+        state.settle();
     }
 }
 
 impl State {
+    /// Remembers a client that agents wait for.
+    fn wait_for(&mut self, id: Uuid, agents: BTreeSet<Uuid>, access: Arc<Access>) {
+        if agents.is_empty() {
+            return;
+        }
+        self.absent.push_back(Absent { id, agents, access });
+        let count = |absent: &VecDeque<Absent>| -> usize {
+            absent.iter().map(|absent| absent.agents.len()).sum()
+        };
+        while count(&self.absent) > MAX_ABSENT {
+            self.absent.pop_front();
+        }
+    }
+
     /// Does what the core wants done, and what it then wants of those who did not take an answer.
     fn settle(&mut self) {
         while let Some(output) = self.core.poll_output() {

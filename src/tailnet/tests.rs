@@ -68,6 +68,7 @@ impl Peer {
         let dial = Dial {
             http: Client::new(http::Config::new(relay.clone())).unwrap(),
             by_websocket: Arc::default(),
+            token: Arc::default(),
         };
         let config = Config {
             id: address::node_id(id),

@@ -61,13 +61,24 @@ impl AgentStatus {
 const RESUME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What agents and those who go to them need of us beside jobs: both are as lasting as the process.
-#[derive(Default)]
 pub(super) struct Overlay {
     coordinator: Coordinator,
     relay: Relay,
     board: Mutex<Board>,
     /// An agent said something.
     pub(super) said: watch::Sender<()>,
+}
+
+/// A relay for those whom the coordinator knows.
+impl Default for Overlay {
+    fn default() -> Self {
+        Self {
+            coordinator: Coordinator::default(),
+            relay: Relay::guarded(),
+            board: Mutex::default(),
+            said: watch::Sender::default(),
+        }
+    }
 }
 
 /// Why a resume token is not accepted.
@@ -121,7 +132,8 @@ impl Plane {
                 "owner of the agent's workspace is suspended",
             )),
             false => {
-                vouch();
+                // It goes when another build takes its place, which its connection looks for by itself.
+                vouch(None);
                 Ok(agent)
             }
         }

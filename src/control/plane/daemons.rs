@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{Caller, Plane, RequestError, begins, not_found, several};
+use super::{Caller, Plane, RequestError, access::Proof, begins, not_found, several};
 use crate::{
     control::{
         model::{
@@ -105,7 +105,11 @@ impl Plane {
             }
             (_, _) => return Err(UNKNOWN),
         };
-        vouch();
+        let access = match &credential {
+            Credential::Key(key) => Some(self.access(Proof::Key(key.id), None)),
+            Credential::Shared | Credential::Person(_) => None,
+        };
+        vouch(access.as_ref());
         Ok(credential)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Plane, RequestError, full_name, not_found};
+use super::{Plane, RequestError, access::Proof, full_name, not_found};
 use crate::{
     control::model::{
         Build, BuildId, JobRecord, Learned, Task, Template, User, Version, VersionId, Workspace,
@@ -183,7 +183,12 @@ impl Plane {
         transition: Transition,
     ) -> Result<Secret, RequestError> {
         let name = format!("session of workspace {}", workspace.id);
+        let mut replaced = self.store.tokens(Some(owner.id)).await?;
+        replaced.retain(|token| token.name == name);
         self.store.delete_tokens_named(owner.id, &name).await?;
+        for token in replaced {
+            self.revoke(Proof::Token(token.id));
+        }
         match transition {
             Transition::Start => {
                 let (_, value) = self

@@ -1,8 +1,10 @@
 //! Organizations, users, tokens and keys, and the beginning of everything.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Caller, Plane, RequestError, begins, check_name, is_called, not_found, several};
+use super::{
+    Caller, Plane, RequestError, access::Proof, begins, check_name, is_called, not_found, several,
+};
 use crate::{
     control::{
         model::{
@@ -105,8 +107,15 @@ impl Plane {
         if !fresh {
             self.store.touch_token(token.id, now).await?;
         }
-        vouch();
-        Ok(Caller { user })
+        let access = self.access(Proof::Token(token.id), token.expires_at);
+        // Had it been revoked meanwhile, nobody would end what is let in here.
+        let is_first = Arc::strong_count(&access) == 1;
+        if is_first && self.store.token(&Hashed::of(value)).await?.is_none() {
+            self.revoke(Proof::Token(token.id));
+            return Err(UNKNOWN);
+        }
+        vouch(Some(&access));
+        Ok(Caller { user, access })
     }
 
     fn new_user(&self, new: NewUser) -> User {
@@ -207,6 +216,10 @@ impl Plane {
         self.audit(&caller.user.name, "user.role", &user.name, role(admin))
             .await?;
         self.store.set_admin(user.id, admin).await?;
+        if user.admin && !admin {
+            // What they reached as an administrator they may not reach any more; they come back as who they are.
+            self.revoke_tokens(user.id).await?;
+        }
         Ok(User { admin, ..user })
     }
 
@@ -251,7 +264,12 @@ impl Plane {
         let user = self.somebody_else(caller, named, "delete yourself").await?;
         self.audit(&caller.user.name, "user.delete", &user.name, "")
             .await?;
-        Ok(self.store.delete_user(user.id, self.now()).await?)
+        let tokens = self.store.tokens(Some(user.id)).await?;
+        self.store.delete_user(user.id, self.now()).await?;
+        for token in tokens {
+            self.revoke(Proof::Token(token.id));
+        }
+        Ok(())
     }
 
     async fn somebody_else(
@@ -407,6 +425,7 @@ impl Plane {
         self.audit(&caller.user.name, "token.rotate", &token.name, id)
             .await?;
         self.store.replace_token(&token, &Hashed::of(value)).await?;
+        self.revoke(Proof::Token(token.id));
         Ok(token)
     }
 
@@ -420,6 +439,7 @@ impl Plane {
         self.audit(&caller.user.name, "token.revoke", &token.name, id)
             .await?;
         self.store.delete_token(token.id).await?;
+        self.revoke(Proof::Token(token.id));
         Ok(())
     }
 
@@ -484,6 +504,7 @@ impl Plane {
         self.audit(&caller.user.name, "key.delete", &key.name, "")
             .await?;
         self.store.delete_key(key.id).await?;
+        self.revoke(Proof::Key(key.id));
         self.posted.notify_waiters();
         Ok(())
     }

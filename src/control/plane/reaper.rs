@@ -30,6 +30,7 @@ impl Plane {
                 () = self.stop.draining() => return,
                 _ = every.tick() => {}
             }
+            self.revoke_expired();
             if let Err(error) = self.reap().await {
                 warn!(%error, "cannot look for lost jobs");
             }

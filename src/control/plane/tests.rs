@@ -48,9 +48,7 @@ impl Lab {
             Arc::new(move || Timestamp::from_second(clock.load(Ordering::Relaxed)).unwrap()),
             Stop::new(),
         ));
-        let caller = Caller {
-            user: plane.begin().await.unwrap(),
-        };
+        let caller = Caller::inside(plane.begin().await.unwrap());
         let daemon = plane
             .register(&Credential::Shared, registration("daemon", &[]))
             .await
@@ -911,9 +909,8 @@ async fn members_see_their_own_things_only() {
         admin: false,
         budget: None,
     };
-    let member = Caller {
-        user: lab.plane.create_user(&lab.caller, new).await.unwrap(),
-    };
+    let member = lab.plane.create_user(&lab.caller, new).await.unwrap();
+    let member = Caller::inside(member);
 
     let organization = workspace.organization_id;
     let id = workspace.id.to_string();

@@ -115,7 +115,7 @@ impl Connection {
         let limit = self.limits.header_timeout;
         let (protocol, stream) = timeout(limit, first_bytes::read(stream)).await??;
         let (upgraded, mut becomes) = Upgraded::channel();
-        let (stop, conduct) = (self.stop.clone(), self.conduct.clone());
+        let stop = self.stop.clone();
         let parts = parts.filter(|_| protocol == Protocol::Http1);
         let [small, large] = self.limits.message_bytes;
         let budgets = Budgets(Arc::new(
@@ -159,7 +159,7 @@ impl Connection {
                         connection.await?;
                     }
                 }
-                visit::go_on(conduct, becomes.run()).await;
+                becomes.run().await;
                 Ok(())
             }
             Protocol::Http2 => {

@@ -6,7 +6,9 @@ use std::{net::IpAddr, pin::Pin};
 
 use tokio::sync::mpsc;
 
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+use super::visit;
+
+pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Who asks. Stands in the extensions of each request.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +28,10 @@ impl Upgraded {
         (Self(sender), Becomes(receiver))
     }
 
-    /// Hands over what the connection does once its HTTP has ended; the first handler counts.
+    /// Hands over what the connection does once its HTTP has ended, unless what the request was made with is revoked
+    /// before; the first handler counts.
     pub fn set(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.0.try_send(Box::pin(work)).ok();
+        self.0.try_send(visit::become_part(work)).ok();
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,7 +27,8 @@ use super::{
 };
 use crate::{
     net::{back_off::BackOff, http, websocket},
-    tailnet::{derp_map::RelayNode, key::Private},
+    secret::Secret,
+    tailnet::{derp_map::RelayNode, dial::SESSION_TOKEN, key::Private},
 };
 
 /// Until a relay knows us.
@@ -54,6 +55,17 @@ pub struct Dial {
     pub http: http::Client,
     /// By WebSocket, as some balancers let nothing else through. Set when an attempt showed it.
     pub by_websocket: Arc<AtomicBool>,
+    /// The token for the server's own relay, which lets those in whom it knows; empty for none. No other host gets it.
+    pub token: Arc<Mutex<Secret>>,
+}
+
+impl Dial {
+    fn token(&self) -> Option<HeaderValue> {
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut value = HeaderValue::from_str(token.expose()).ok()?;
+        value.set_sensitive(true);
+        (!value.is_empty()).then_some(value)
+    }
 }
 
 /// What a client of a region tells.
@@ -188,6 +200,11 @@ impl Client {
             .url()
             .ok_or_else(|| invalid("a relay without an address"))?;
         let mut headers = self.dial.http.headers().await.map_err(io::Error::other)?;
+        if self.dial.http.url().origin() == url.origin()
+            && let Some(token) = self.dial.token()
+        {
+            headers.insert(SESSION_TOKEN, token);
+        }
         if self.dial.by_websocket.load(Ordering::Relaxed) {
             let socket = websocket::connect(&self.dial.http, &url, headers, Some("derp")).await;
             return Ok(Box::new(socket.map_err(io::Error::other)?));
@@ -364,6 +381,7 @@ mod tests {
             dial: Dial {
                 http: http::Client::new(http::Config::new(url)).unwrap(),
                 by_websocket: Arc::default(),
+                token: Arc::default(),
             },
         }
     }

@@ -27,8 +27,10 @@ use tokio::{
 use super::{
     connection::{Reader, invalid, write},
     frame::{self, Frame, Gone},
+    guests::{Expected, Guests},
 };
 use crate::{
+    net::{access::Access, listener::vouch},
     stop::Stop,
     tailnet::{
         disco,
@@ -38,6 +40,8 @@ use crate::{
 
 /// How long a client may take to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
+/// How long a client's key may take to be named: its node tells the coordinator at the same time.
+const INTRODUCTION: Duration = Duration::from_secs(8);
 /// How long a client may take nothing.
 const WRITE: Duration = Duration::from_secs(2);
 /// After so much silence a client hears that we are there.
@@ -64,6 +68,8 @@ pub struct Relay(Arc<Shared>);
 struct Shared {
     private: Private,
     clients: Mutex<Clients>,
+    /// Whom it serves; `None` if anybody.
+    guests: Option<Guests>,
 }
 
 #[derive(Default)]
@@ -308,8 +314,52 @@ impl Default for Relay {
 impl Relay {
     /// A relay with this key.
     pub fn new(private: Private) -> Self {
+        Self::serving(private, None)
+    }
+
+    /// A relay that serves those whom somebody expects, and who came with a credential.
+    pub fn guarded() -> Self {
+        Self::serving(Private::generate(), Some(Guests::default()))
+    }
+
+    fn serving(private: Private, guests: Option<Guests>) -> Self {
         let clients = Mutex::default();
-        Self(Arc::new(Shared { private, clients }))
+        Self(Arc::new(Shared {
+            private,
+            clients,
+            guests,
+        }))
+    }
+
+    /// Serves whoever has this key while the answer is held, and for a while after that unless `access` has ended.
+    pub fn expect(&self, key: Key, access: Option<Arc<Access>>) -> Expected {
+        if let Some(guests) = &self.0.guests {
+            guests.add(key);
+        }
+        Expected {
+            relay: self.clone(),
+            key,
+            access,
+            is_replaced: false,
+        }
+    }
+
+    /// Sends those away who are not expected any more and whose access has ended.
+    pub fn forget_revoked(&self) {
+        let gone = self.0.guests.as_ref().map(Guests::take_revoked);
+        for key in gone.into_iter().flatten() {
+            self.send_away(key);
+        }
+    }
+
+    pub(super) fn guests(&self) -> Option<&Guests> {
+        self.0.guests.as_ref()
+    }
+
+    pub(super) fn send_away(&self, key: Key) {
+        let clients = self.clients();
+        let all = clients.by_key.get(&key).into_iter().flatten();
+        all.for_each(|client| client.queue.end());
     }
 
     /// What clients see of it before they connect.
@@ -337,9 +387,20 @@ impl Relay {
     where
         S: AsyncRead + AsyncWrite + Send,
     {
+        self.serve_guest(io, false, stop).await
+    }
+
+    /// The same of one that may have come with a credential, so that it need not be expected.
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub async fn serve_guest<S>(self, io: S, is_known: bool, stop: Stop) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Send,
+    {
         let (reader, mut writer) = tokio::io::split(io);
         let mut reader = Reader::new(reader);
-        let hello = self.hello(&mut reader, &mut writer);
+        let hello = self.hello(&mut reader, &mut writer, is_known);
         let present = timeout(HELLO, hello).await??;
         tokio::select! {
             ended = present.receive(&mut reader) => ended,
@@ -348,7 +409,12 @@ impl Relay {
         }
     }
 
-    async fn hello<R, W>(&self, reader: &mut Reader<R>, writer: &mut W) -> io::Result<Present>
+    async fn hello<R, W>(
+        &self,
+        reader: &mut Reader<R>,
+        writer: &mut W,
+        is_known: bool,
+    ) -> io::Result<Present>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -363,6 +429,11 @@ impl Relay {
                 "a relay that wants to share clients, which we do not",
             ));
         }
+        if let Some(guests) = self.0.guests.as_ref().filter(|_| !is_known) {
+            let waited = timeout(INTRODUCTION, guests.wait_for(key)).await;
+            waited.map_err(|_| invalid("a client whose key no coordinator has named"))?;
+        }
+        vouch(None);
         let (id, queue) = self.clients().enter(key);
         let present = Present {
             relay: self.clone(),
@@ -421,7 +492,7 @@ impl Present {
         let mut silent_until = Instant::now() + KEEP_ALIVE.mul_f64(rand::random_range(1.0..1.08));
         loop {
             if self.queue.is_over.load(Ordering::Relaxed) {
-                return Err(invalid("another client with the same key took its place"));
+                return Err(invalid("another client with the same key took its place, or it may not be here any more"));
             }
             self.queue.batch(&mut bytes);
             if bytes.is_empty() {

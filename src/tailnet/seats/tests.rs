@@ -340,3 +340,64 @@ fn one_that_opens_tunnels_without_end_is_refused_and_leaves_nothing_behind() {
     let state = all.lock();
     assert_eq!((state.core.sizes(), state.queues.len()), ((2, 1, 1), 2));
 }
+
+impl Peer {
+    /// A client with what it was let in with.
+    fn let_in(coordinator: &Coordinator, may: Uuid, access: &Arc<Access>) -> Self {
+        let Self { id, seat, answers } = Self::client(coordinator, may);
+        let seat = seat.until(access.clone());
+        Self { id, seat, answers }
+    }
+}
+
+#[test]
+fn a_client_whose_access_ends_is_gone_for_good_and_one_whose_connection_breaks_is_waited_for() {
+    let all = Coordinator::default();
+    let mut agent = Peer::agent(&all);
+    for is_revoked in [false, true] {
+        let access = Arc::new(Access::default());
+        let client = Peer::let_in(&all, agent.id, &access);
+        agent.is(1).unwrap();
+        client.is(2).unwrap();
+        client.opens(agent.id).unwrap();
+        assert_eq!(agent.heard(), [told("Node", &client, 2)]);
+        if is_revoked {
+            access.revoke();
+        }
+        let id = client.id;
+        drop(client);
+        let kind = if is_revoked { "Disconnected" } else { "Lost" };
+        assert!(agent.heard().contains(&(kind.to_owned(), id, 0)));
+    }
+}
+
+#[test]
+fn a_client_whose_access_ends_after_its_connection_broke_is_gone_also_for_an_agent_that_was_away() {
+    let all = Coordinator::default();
+    let (mut here, away) = (Peer::agent(&all), Peer::agent(&all));
+    let access = Arc::new(Access::default());
+    let id = Uuid::from_u128(7);
+    let (seat, answers) = all.connect(id, Auth::Client(None));
+    let seat = seat.until(access.clone());
+    let both = Peer { id, seat, answers };
+    both.is(2).unwrap();
+    here.is(1).unwrap();
+    away.is(1).unwrap();
+    both.opens(here.id).unwrap();
+    both.opens(away.id).unwrap();
+    let away_id = away.id;
+    drop((both, away));
+    here.heard();
+
+    all.forget_revoked();
+    assert_eq!(here.heard(), [], "it may come back");
+    access.revoke();
+    all.forget_revoked();
+
+    let gone = ("Disconnected".to_owned(), id, 0);
+    assert_eq!(here.heard(), [gone.clone()]);
+    let mut back = Peer::again(&all, away_id);
+    assert_eq!(back.heard(), [gone]);
+    drop(back);
+    assert_eq!(Peer::again(&all, away_id).heard(), [], "it is told once");
+}

@@ -1,10 +1,12 @@
 //! Agents and clients with a valid token and bad intentions: an agent and its client go on all the while.
 
 mod by_hand;
+mod relay;
+mod revoked;
 
 use std::{
     net::SocketAddrV6,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -96,6 +98,7 @@ impl Scene {
             dial: Dial {
                 http: client.clone(),
                 by_websocket: Arc::default(),
+                token: Arc::new(Mutex::new(tokens[0].clone())),
             },
             max_silence: None,
         });

@@ -12,9 +12,7 @@ impl Lab {
             admin: false,
             budget: None,
         };
-        Caller {
-            user: self.plane.create_user(&self.caller, new).await.unwrap(),
-        }
+        Caller::inside(self.plane.create_user(&self.caller, new).await.unwrap())
     }
 
     async fn workspace_of(&self, owner: &Caller) -> Workspace {
@@ -97,7 +95,7 @@ async fn there_is_always_an_administrator() {
     assert!(conflict(own).contains("delete yourself"));
 
     let amy = lab.plane.set_admin(&lab.caller, "amy", true).await.unwrap();
-    let amy = Caller { user: amy };
+    let amy = Caller::inside(amy);
     let admin = lab.plane.set_admin(&amy, "admin", false).await.unwrap();
     assert!(!admin.admin);
 }

@@ -80,6 +80,14 @@ pub(super) async fn person(plane: &Plane, headers: &HeaderMap) -> Result<Option<
     }
 }
 
+/// Whether the session token, if there is one, is that of an agent or a person. Programs of Coder's bring none to a relay.
+pub(super) async fn is_known(plane: &Plane, headers: &HeaderMap) -> bool {
+    let Some(token) = session_token(headers) else {
+        return false;
+    };
+    plane.agent_by_token(&token).await.is_ok() || plane.authenticate(&token).await.is_ok()
+}
+
 /// The provisioner key in the headers.
 pub(super) async fn key(plane: &Plane, headers: &HeaderMap) -> Result<ProvisionerKey, Refusal> {
     let key = secret(headers, KEY).ok_or_else(Refusal::unauthenticated)?;

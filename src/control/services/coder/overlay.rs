@@ -272,12 +272,15 @@ async fn derp(
     mut request: Request,
 ) -> Result<Response, Refusal> {
     let (relay, stop) = (plane.relay().clone(), plane.stop().clone());
+    let is_known = admission::is_known(&plane, request.headers()).await;
     let limit = plane.limits().header_timeout;
     if upgrade::has(request.headers(), header::UPGRADE, "websocket") {
         let (response, socket) = upgrade::accept_with(request, Some("derp"))?;
         upgraded.set(async move {
             match timeout(limit, socket.open()).await {
-                Ok(Ok(socket)) => ended(relay.serve(socket, stop).await),
+                Ok(Ok(socket)) => {
+                    ended(relay.serve_guest(socket, is_known, stop).await);
+                }
                 Ok(Err(error)) => debug!(%error, "a relay's client went away before it came in"),
                 Err(_) => debug!("connection of a relay's client was not handed over in time"),
             }
@@ -293,7 +296,9 @@ async fn derp(
     let connection = hyper::upgrade::on(&mut request);
     upgraded.set(async move {
         match timeout(limit, connection).await {
-            Ok(Ok(io)) => ended(relay.serve(TokioIo::new(io), stop).await),
+            Ok(Ok(io)) => {
+                ended(relay.serve_guest(TokioIo::new(io), is_known, stop).await);
+            }
             Ok(Err(error)) => debug!(%error, "a relay's client went away before it came in"),
             Err(_) => debug!("connection of a relay's client was not handed over in time"),
         }

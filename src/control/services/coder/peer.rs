@@ -36,6 +36,8 @@ use crate::{
     },
     tailnet::{
         coordinator::{Auth, ELSEWHERE, Refusal},
+        derp::Expected,
+        key::Key,
         seats::Seat,
     },
     transport::{
@@ -248,6 +250,10 @@ impl Peer {
         mut answer: Question,
     ) -> Result<(), CallError> {
         let (seat, mut told) = self.plane.coordinator().connect(id, auth);
+        let seat = match &self.who {
+            Who::Client(client) => seat.until(client.caller.access.clone()),
+            Who::Agent(_) | Who::Helper(_) => seat,
+        };
         let ending = self.exchange(&seat, &mut told, &mut answer).await;
         // The others hear of it now, however long the peer takes to end the call.
         drop(seat);
@@ -265,6 +271,7 @@ impl Peer {
         answer: &mut Question,
     ) -> Result<Ending, CallError> {
         let (mut pace, mut due) = (Pace::default(), Instant::now());
+        let mut expected = None;
         loop {
             // A peer that asks too fast still hears of others, so that what waits for it does not pile up.
             let request = async {
@@ -277,6 +284,7 @@ impl Peer {
                         // What it says is told to others, who must be able to take it.
                         due = pace.count(cost(&request), Instant::now());
                         let is_last = request.disconnect.is_some();
+                        let key = announced(&request);
                         let done = match self.look_up(&request).await {
                             Ok(()) => seat.request(request),
                             Err(refusal) => Err(refusal),
@@ -294,6 +302,7 @@ impl Peer {
                             drain(answer, told).await?;
                             return Ok(Ending::Ours);
                         }
+                        self.expect_at_relay(&mut expected, key);
                     }
                     None => return Ok(Ending::Theirs),
                 },
@@ -312,6 +321,22 @@ impl Peer {
                 }
             }
         }
+    }
+
+    /// Lets the relay serve the node that the peer announces, in place of the one before.
+    fn expect_at_relay(&self, expected: &mut Option<Expected>, key: Option<Key>) {
+        let Some(key) = key else {
+            return;
+        };
+        if expected.as_ref().is_some_and(|it| it.key() == key) {
+            return;
+        }
+        let access = match &self.who {
+            Who::Client(client) => Some(client.caller.access.clone()),
+            Who::Agent(_) | Who::Helper(_) => None,
+        };
+        let before = expected.replace(self.plane.relay().expect(key, access));
+        before.into_iter().for_each(Expected::replace);
     }
 
     /// Whether a client that may go to several agents may go to the one that it asks for.
@@ -364,6 +389,12 @@ impl Peer {
         self.plane.stop().draining().await;
         answer.end().await
     }
+}
+
+/// The key of the node that a peer announces.
+fn announced(request: &CoordinateRequest) -> Option<Key> {
+    let node = request.update_self.as_ref()?.node.as_ref()?;
+    Key::from_node_bytes(&node.key)
 }
 
 /// What a request costs those who are told of it: an answer that its sender is ready for a client goes to that client

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use bytes::BytesMut;
-use outpost::{net::websocket::ByteStream, tailnet::dial::SESSION_TOKEN};
+use outpost::{
+    net::websocket::ByteStream,
+    tailnet::{dial::SESSION_TOKEN, key::Key},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -39,6 +42,11 @@ impl Scene {
 
     /// Somebody whom the relay has told its key.
     async fn at_the_relay(&self) -> TcpStream {
+        self.at_the_relay_of().await.0
+    }
+
+    /// The same, and the key.
+    pub(super) async fn at_the_relay_of(&self) -> (TcpStream, Key) {
         let mut socket = TcpStream::connect(self.address()).await.unwrap();
         socket.write_all(RELAY).await.unwrap();
         let mut head = Vec::new();
@@ -49,7 +57,9 @@ impl Scene {
         let mut frame = [0; 5 + 40];
         socket.read_exact(&mut frame).await.unwrap();
         assert_eq!(frame[..5], [1, 0, 0, 0, 40], "the relay's key");
-        socket
+        // The magic of the frame comes before it.
+        let key = frame[5 + 8..].try_into().unwrap();
+        (socket, Key::new(key))
     }
 }
 

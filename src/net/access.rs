@@ -1,0 +1,42 @@
+//! How long somebody may stay who was let in: until what they came with is revoked or has expired.
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+/// What a credential gives while it is valid. Whoever was let in with it holds this, and goes when it ends.
+#[derive(Debug, Default)]
+pub struct Access {
+    revoked: CancellationToken,
+    expires_at: Option<Timestamp>,
+}
+
+impl Access {
+    /// Access until then, or until it is revoked.
+    pub fn until(expires_at: Option<Timestamp>) -> Self {
+        let revoked = CancellationToken::new();
+        Self {
+            revoked,
+            expires_at,
+        }
+    }
+
+    /// Ends it, for all who were let in with it.
+    pub fn revoke(&self) {
+        self.revoked.cancel();
+    }
+
+    /// Whether it has ended.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.is_cancelled()
+    }
+
+    /// Whether it has to end by `now`.
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|end| end <= now)
+    }
+
+    /// Waits until it ends.
+    pub async fn revoked(&self) {
+        self.revoked.cancelled().await;
+    }
+}
