@@ -64,6 +64,7 @@ async fn idle(slots: usize) -> anyhow::Result<Idle> {
         tls: None,
         access_url: None,
         agent_binaries: None,
+        trusted_proxies: Vec::new(),
         psks: vec![psk.clone()],
         limits: Limits::standard(),
         version: "v0.1.0".to_owned(),

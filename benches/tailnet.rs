@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -196,6 +196,7 @@ async fn serve() -> anyhow::Result<()> {
         tls: None,
         access_url: None,
         agent_binaries: None,
+        trusted_proxies: Vec::new(),
         psks: vec![psk],
         limits: Limits {
             // The whole fleet has one address.
@@ -348,11 +349,12 @@ struct Peer {
 }
 
 impl Peer {
-    async fn new(url: &Url) -> anyhow::Result<Self> {
+    async fn new(url: &Url, token: Secret) -> anyhow::Result<Self> {
         let id = Uuid::new_v4();
         let dial = Dial {
             http: client_of(url)?,
             by_websocket: Arc::default(),
+            token: Arc::new(Mutex::new(token)),
         };
         let (net, driver, _) = tailnet::start(tailnet::Config {
             id: address::node_id(id),
@@ -435,7 +437,7 @@ async fn fill(net: &Tailnet, to: Uuid, bytes: usize) -> anyhow::Result<Duration>
 }
 
 async fn receive(url: Url) -> anyhow::Result<()> {
-    let peer = Peer::new(&url).await?;
+    let peer = Peer::new(&url, Secret::new(told().await?)).await?;
     let mut listener = peer.net.listen(PORT);
     println!("{}", peer.card().await?);
     peer.knows(&told().await?).await?;
@@ -447,7 +449,7 @@ async fn receive(url: Url) -> anyhow::Result<()> {
 }
 
 async fn send(url: Url, megabytes: usize) -> anyhow::Result<()> {
-    let peer = Peer::new(&url).await?;
+    let peer = Peer::new(&url, Secret::new(told().await?)).await?;
     println!("{}", peer.card().await?);
     let (other, _) = peer.reach(&told().await?).await?;
     loop {
@@ -461,6 +463,9 @@ async fn send(url: Url, megabytes: usize) -> anyhow::Result<()> {
 fn throughput(lab: &Lab, megabytes: usize) -> anyhow::Result<()> {
     let mut receiver = Process::of_ours(&["receive", lab.url.as_str()])?;
     let mut sender = Process::of_ours(&["send", lab.url.as_str(), &megabytes.to_string()])?;
+    // The relay serves only those whom the server knows.
+    receiver.tell(lab.token.expose())?;
+    sender.tell(lab.token.expose())?;
     let (there, here) = (receiver.says()?, sender.says()?);
     receiver.tell(&here)?;
     ensure!(receiver.says()? == "ready", "no receiver");
@@ -552,10 +557,10 @@ fn written(result: TunnResult<'_>) -> anyhow::Result<Vec<u8>> {
 }
 
 async fn handshakes(lab: &Lab, rounds: usize) -> anyhow::Result<()> {
-    let agent = Peer::new(&lab.url).await?;
+    let agent = Peer::new(&lab.url, lab.token.clone()).await?;
     let mut waits = Vec::new();
     for _ in 0..rounds {
-        let client = Peer::new(&lab.url).await?;
+        let client = Peer::new(&lab.url, lab.token.clone()).await?;
         // The relay has both before the clock runs.
         client.net.set_derp_map(DerpMap::embedded(&lab.url)).await;
         sleep(Duration::from_millis(50)).await;
@@ -740,6 +745,7 @@ async fn fleet_agent(lab: &Lab, name: &str) -> anyhow::Result<JoinSet<()>> {
         dial: Dial {
             http,
             by_websocket: Arc::default(),
+            token: Arc::new(Mutex::new(token.clone())),
         },
         max_silence: None,
     });

@@ -209,11 +209,19 @@ pub async fn run(
             server: String::new(),
             name: format!("slot-{number}"),
         });
+        let journal = journals.take(&identity, &stop).await?;
+        if let Err(error) = source.come_back(journals.id(), journal.jobs()?).await {
+            let error = &error as &dyn std::error::Error;
+            warn!(
+                error,
+                "cannot say which jobs are left; those that are not end with their lease"
+            );
+        }
         let slot = Slot {
             number,
             config: config.clone(),
             gate: Arc::clone(&gate),
-            journal: journals.take(&identity, &stop).await?,
+            journal,
             journals: journals.clone(),
             identity,
             source,

@@ -11,6 +11,7 @@ pub mod open_files;
 mod outlive;
 pub mod program_text;
 mod tree;
+pub mod uptime;
 pub mod usage;
 
 use std::{

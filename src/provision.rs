@@ -447,6 +447,13 @@ pub trait JobSource: Send + Sync {
         None
     }
 
+    /// Says, before the first job is asked for, what the daemon has of an earlier process: the server need not wait for
+    /// anything else that the daemon had. `state_id` tells its state directory from those of other machines.
+    async fn come_back(&self, state_id: &str, held: Vec<JobId>) -> Result<(), SourceError> {
+        let _ = (state_id, held);
+        Ok(())
+    }
+
     /// Connects if there is no connection, without asking for a job.
     async fn connect(&self) -> Result<(), SourceError> {
         Ok(())

@@ -2,6 +2,7 @@
 
 pub mod resources;
 pub mod state;
+pub mod text;
 
 /// Our version in the one form that daemons and agents give to every server.
 ///

@@ -19,6 +19,7 @@ use crate::{
     files::archive::ArchiveError,
     mirror::{StoreError, bundle::BundleError},
     process::isolation::{Denied, launcher::COMPLAINT},
+    rules::text::visible,
     terraform::{binary::BinaryError, install::InstallError},
 };
 
@@ -138,9 +139,9 @@ pub(super) fn report(
     }
     let mut stderr = io::stderr().lock();
     // If stderr is closed, nobody is there to be told.
-    let _ = writeln!(stderr, "error: {}", chain(&error, server));
+    let _ = writeln!(stderr, "error: {}", visible(&chain(&error, server)));
     if let Some(hint) = hint_of(&error, server) {
-        let _ = writeln!(stderr, "hint: {hint}");
+        let _ = writeln!(stderr, "hint: {}", visible(&hint));
     }
     let code = match code_of(&error) {
         Code::Usage => wrong_usage,

@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::rules::text::visible;
+
 /// How a result looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Format {
@@ -197,19 +199,23 @@ pub(super) fn shell_word(text: &str) -> String {
     }
 }
 
-/// Prints a line as [`line()`] does, for what goes on for as long as somebody reads.
+/// Prints a line as [`line()`] does, for what goes on for as long as somebody reads. On a terminal it shows what the
+/// terminal would obey: names and logs are those of others.
 ///
 /// # Errors
 /// If stdout fails.
 pub(super) fn line_to_reader(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}")?;
+    match stdout.is_terminal() {
+        true => writeln!(stdout, "{}", visible(text))?,
+        false => writeln!(stdout, "{text}")?,
+    }
     stdout.flush()
 }
 
 /// Prints `text` for people on stderr, as far as anybody listens.
 pub(super) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", visible(text));
 }
 
 #[cfg(test)]

@@ -81,7 +81,12 @@ struct Run {
     #[arg(long, value_name = "URL", env = "OUTPOST_ACCESS_URL")]
     access_url: Option<Url>,
     /// Address or network of a reverse proxy in front of the server, such as 10.0.0.0/8, whose X-Forwarded-For is trusted
-    #[arg(long, value_name = "NETWORK", value_delimiter = ',', env = "OUTPOST_TRUSTED_PROXIES")]
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        value_delimiter = ',',
+        env = "OUTPOST_TRUSTED_PROXIES"
+    )]
     trusted_proxies: Vec<Network>,
     /// Directory with agent binaries for other platforms, such as `coder-linux-arm64`
     #[arg(long, value_name = "DIR", env = "OUTPOST_AGENT_BINARIES")]

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{config::StateKey, crypt::Key};
 use crate::{
-    files::{self, Lock},
+    files::{self, Lock, write_private},
     secret::Secret,
 };
 
@@ -31,6 +31,9 @@ pub const KEY: &str = "key";
 pub const ADMIN_TOKEN: &str = "admin.token";
 const LOCK: &str = "lock";
 const BACKUPS: &str = "backups";
+const PROBE: &str = "probe";
+/// As much as the database grows by at once, mostly.
+const PROBE_BYTES: usize = 64 << 10;
 
 /// A data directory that is ours until this is dropped.
 #[derive(Debug)]
@@ -63,6 +66,22 @@ pub enum DataDirError {
         /// What it has.
         length: usize,
     },
+    /// What a server left is there, and its database is not.
+    #[error(
+        "database `{}` is {state}, though `{}` beside it says that there was one",
+        .database.display(),
+        .beside.display()
+    )]
+    DatabaseMissing {
+        /// The database.
+        database: PathBuf,
+        /// `missing` or `empty`.
+        state: &'static str,
+        /// What a server left.
+        beside: PathBuf,
+        /// The newest copy.
+        newest: Option<PathBuf>,
+    },
     /// The database is there and its key is not.
     #[error("state key `{}` is missing, and the database beside it cannot be read without", .0.display())]
     KeyMissing(PathBuf),
@@ -84,6 +103,18 @@ impl DataDirError {
             )),
             Self::InUse(_) => {
                 Some("stop the other server, or choose another data directory".to_owned())
+            }
+            Self::DatabaseMissing {
+                database, newest, ..
+            } => {
+                let directory = database.parent().unwrap_or(database).display();
+                let back = match newest {
+                    Some(newest) => format!("put back the newest copy, `{}`", newest.display()),
+                    None => "put it back from a backup".to_owned(),
+                };
+                Some(format!(
+                    "{back} (a backup with `outpost server restore`, into an empty directory); to begin anew, move `{directory}` away"
+                ))
             }
             Self::KeyLength { .. } | Self::KeyMissing(_) => Some(
                 "put the key back from a backup; `outpost server restore` brings both".to_owned(),
@@ -133,11 +164,51 @@ impl DataDir {
         self.path.join(BACKUPS)
     }
 
-    /// Reads the key, or makes one if there is neither a key nor a database.
+    /// Whether there is a database with something in it.
+    pub fn has_database(&self) -> bool {
+        fs::metadata(self.database()).is_ok_and(|file| file.len() > 0)
+    }
+
+    /// Checks, where there is no database, that there never was one.
+    ///
+    /// # Errors
+    /// [`DataDirError::DatabaseMissing`] names what a server left, and the newest copy.
+    pub fn check_unused(&self) -> Result<(), DataDirError> {
+        let backups = self.backups();
+        let copies = fs::read_dir(&backups).map_err(access("list", &backups))?;
+        let copies = copies.filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let changed = path.metadata().and_then(|file| file.modified()).ok()?;
+            Some((changed, path))
+        });
+        let newest = copies.max().map(|(_, path)| path);
+        let log = format!("{DATABASE}-wal");
+        let left = [KEY, ADMIN_TOKEN, &log].map(|name| self.path.join(name));
+        let left = left.into_iter().find(|path| path.exists());
+        match left.or_else(|| newest.clone()) {
+            None => Ok(()),
+            Some(beside) => Err(DataDirError::DatabaseMissing {
+                state: match self.database().exists() {
+                    true => "empty",
+                    false => "missing",
+                },
+                database: self.database(),
+                beside,
+                newest,
+            }),
+        }
+    }
+
+    /// Whether the key would have to be made.
+    pub fn lacks_key(&self, source: &StateKey) -> bool {
+        *source == StateKey::Own && !self.path.join(KEY).exists()
+    }
+
+    /// Reads the key, or makes one if the database `is_new`.
     ///
     /// # Errors
     /// [`DataDirError`] names the file.
-    pub fn key(&self, source: &StateKey) -> Result<Key, DataDirError> {
+    pub fn key(&self, source: &StateKey, is_new: bool) -> Result<Key, DataDirError> {
         let path = match source {
             StateKey::Given(path) => return read_key(path),
             StateKey::Own => self.path.join(KEY),
@@ -145,13 +216,23 @@ impl DataDir {
         if path.exists() {
             return read_key(&path);
         }
-        let has_data = fs::metadata(self.database()).is_ok_and(|file| file.len() > 0);
-        if has_data {
+        if !is_new {
             return Err(DataDirError::KeyMissing(path));
         }
         let key = Key::generate();
         write_new(&path, key.expose())?;
         Ok(key)
+    }
+
+    /// Whether something can be written beside the database: that may have room in its own files when the disk has none.
+    ///
+    /// # Errors
+    /// [`DataDirError`] names the file.
+    pub fn probe(&self) -> Result<(), DataDirError> {
+        let path = self.path.join(PROBE);
+        let written = write_private(&path, &[0x5a; PROBE_BYTES]);
+        fs::remove_file(&path).ok();
+        written.map_err(access("write", &path))
     }
 
     /// The first user's token, if it is there.
@@ -239,7 +320,7 @@ mod tests {
         let path = temp.path().join("data");
 
         let dir = DataDir::open(&path).unwrap();
-        dir.key(&StateKey::Own).unwrap();
+        dir.key(&StateKey::Own, true).unwrap();
         dir.set_admin_token(&Secret::new("token")).unwrap();
 
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -265,13 +346,45 @@ mod tests {
     fn the_key_stays_the_same_and_is_never_made_anew_beside_a_database() {
         let temp = tempfile::tempdir().unwrap();
         let dir = DataDir::open(temp.path()).unwrap();
-        let key = dir.key(&StateKey::Own).unwrap();
-        assert_eq!(dir.key(&StateKey::Own).unwrap().id(), key.id());
+        let key = dir.key(&StateKey::Own, true).unwrap();
+        assert_eq!(dir.key(&StateKey::Own, false).unwrap().id(), key.id());
 
-        fs::write(dir.database(), b"something").unwrap();
         fs::remove_file(temp.path().join(KEY)).unwrap();
-        let missing = dir.key(&StateKey::Own);
+        assert!(dir.lacks_key(&StateKey::Own));
+        let missing = dir.key(&StateKey::Own, false);
         assert!(matches!(missing, Err(DataDirError::KeyMissing(_))));
+    }
+
+    #[test]
+    fn a_database_that_is_missing_beside_what_a_server_left_is_not_made_anew() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temp.path()).unwrap();
+        // Of a server that ended before it wrote anything.
+        fs::write(dir.database(), b"").unwrap();
+        dir.check_unused().unwrap();
+
+        for left in [KEY, ADMIN_TOKEN, "outpost.db-wal"] {
+            let left = temp.path().join(left);
+            fs::write(&left, b"something").unwrap();
+            let refused = dir.check_unused().unwrap_err();
+            assert!(refused.to_string().contains("is empty"), "{refused}");
+            assert!(refused.hint().unwrap().contains("from a backup"));
+            fs::remove_file(left).unwrap();
+        }
+        fs::remove_file(dir.database()).unwrap();
+        fs::write(dir.backups().join("outpost-1.tar"), b"backup").unwrap();
+        let refused = dir.check_unused().unwrap_err();
+        assert!(refused.to_string().contains("is missing"), "{refused}");
+        assert!(refused.hint().unwrap().contains("outpost-1.tar"));
+    }
+
+    #[test]
+    fn a_directory_that_can_be_written_is_left_as_it_was() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temp.path()).unwrap();
+
+        dir.probe().unwrap();
+        assert!(!temp.path().join(PROBE).exists());
     }
 
     #[test]

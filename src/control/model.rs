@@ -12,6 +12,7 @@ use crate::{
         ExternalAuthRequirement, FailureCode, JobId, LogLine, Module, Parameter, ParameterValue,
         Persistence, Preset, Resource, TemplateVariable, Timing, Transition,
     },
+    process::uptime::Uptime,
 };
 
 macro_rules! ids {
@@ -170,6 +171,9 @@ pub struct Daemon {
     pub created_at: Timestamp,
     /// When it was last heard of.
     pub last_seen_at: Timestamp,
+    /// The state directory of the process that calls; empty if it does not say.
+    #[serde(skip)]
+    pub state_id: String,
 }
 
 impl Daemon {
@@ -488,6 +492,9 @@ pub struct JobRecord {
     pub created_at: Timestamp,
     /// When a daemon last said that it lives, or anything else happened to it.
     pub updated_at: Timestamp,
+    /// The same by a clock that nobody sets.
+    #[serde(skip)]
+    pub heard: Uptime,
     /// When a daemon took it.
     pub started_at: Option<Timestamp>,
     /// When somebody cancelled it.
@@ -695,6 +702,7 @@ mod tests {
             prebuild: false,
             created_at: Timestamp::UNIX_EPOCH,
             updated_at: Timestamp::UNIX_EPOCH,
+            heard: Uptime::default(),
             started_at: None,
             canceled_at: None,
             completed_at: None,

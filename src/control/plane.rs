@@ -20,6 +20,7 @@ mod tests;
 use std::{
     future::Future,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -29,7 +30,7 @@ use url::Url;
 use self::access::Proof;
 pub use self::{
     agents::{AgentFacts, AgentStatus, ResumeError},
-    daemons::{Credential, Registration},
+    daemons::{CameBack, Credential, Registration},
     jobs::Explained,
     people::NewUser,
     templates::VersionRequest,
@@ -39,7 +40,7 @@ use super::{
     binaries::Binaries,
     config::Limits,
     crypt::{OpenError, Sealed, Vault},
-    model::{AuditEntry, Organization, User, Workspace},
+    model::{AuditEntry, JobRecord, Organization, User, Workspace},
     parameters::Problem,
     queue::BadTag,
     store::{Store, StoreError},
@@ -47,13 +48,16 @@ use super::{
 };
 use crate::{
     net::{access::Access, budget::Shared},
-    rules::resources::Refused,
+    process::uptime::Uptime,
+    rules::{resources::Refused, text::is_control},
     secret::Secret,
     stop::Stop,
 };
 
 /// Tells the time. Tests have their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+type UptimeClock = Box<dyn Fn() -> Uptime + Send + Sync>;
 
 /// Everything that calls need.
 pub struct Plane {
@@ -63,8 +67,10 @@ pub struct Plane {
     psks: Vec<Secret>,
     access_url: OnceLock<Url>,
     clock: Clock,
+    uptime: UptimeClock,
     /// When this process began to serve.
     started_at: Timestamp,
+    started_up: Uptime,
     stop: Stop,
     /// Held while an archive is stored or removed, so that neither overtakes the other.
     uploads: Mutex<uploads::Uploads>,
@@ -206,6 +212,8 @@ impl Plane {
             access_url: OnceLock::new(),
             started_at: clock(),
             clock,
+            uptime: Box::new(Uptime::now),
+            started_up: Uptime::now(),
             stop,
             uploads: Mutex::default(),
             posted: Notify::new(),
@@ -215,6 +223,26 @@ impl Plane {
             binaries: Binaries::default(),
             let_in: Shared::default(),
         }
+    }
+
+    /// Takes another clock that nobody sets, for tests.
+    #[cfg(test)]
+    fn with_uptime(mut self, uptime: UptimeClock) -> Self {
+        self.started_up = uptime();
+        self.uptime = uptime;
+        self
+    }
+
+    fn uptime(&self) -> Uptime {
+        (self.uptime)()
+    }
+
+    /// How long a job has been silent. Of what was before the machine or this process started nothing is known: it counts
+    /// from then on, so that nobody loses a job because the server was away.
+    fn silence(&self, job: &JobRecord) -> Duration {
+        let now = self.uptime();
+        let since_start = now.since(&self.started_up).unwrap_or_default();
+        now.since(&job.heard).unwrap_or(since_start)
     }
 
     /// Limits it works with.
@@ -339,6 +367,21 @@ fn check_name(what: &str, name: &str) -> Result<(), RequestError> {
     if name.is_empty() || name.len() > 32 || hyphens || !letters {
         return Err(RequestError::Invalid(format!(
             "{what} `{name}` is not a valid name: use up to 32 letters, digits and single hyphens between them"
+        )));
+    }
+    Ok(())
+}
+
+/// Checks a text that is shown to people, and that terminals must not obey.
+fn check_text(what: &str, text: &str, longest: usize) -> Result<(), RequestError> {
+    if text.chars().any(is_control) {
+        return Err(RequestError::Invalid(format!(
+            "{what} {text:?} has a control character: leave it out"
+        )));
+    }
+    if text.chars().count() > longest {
+        return Err(RequestError::Invalid(format!(
+            "{what} has more than {longest} characters"
         )));
     }
     Ok(())

@@ -125,17 +125,17 @@ impl Loss {
     }
 }
 
-/// Whether `job` is lost at `now`: started and silent for longer than `lease`, or waiting for longer than `pending`.
-pub fn loss(job: &JobRecord, lease: Duration, pending: Duration, now: Timestamp) -> Option<Loss> {
-    if job.completed_at.is_some() {
-        return None;
-    }
-    let silent = |since: Timestamp, limit: Duration| {
-        now.duration_since(since).unsigned_abs() > limit && now > since
-    };
-    match job.started_at {
-        Some(_) if silent(job.updated_at, lease) => Some(Loss::Hung(lease)),
-        None if silent(job.updated_at, pending) => Some(Loss::Unclaimed(pending)),
-        Some(_) | None => None,
+/// Whether `job` is lost after so much silence: started and silent for longer than `lease`, or waiting for longer than
+/// `pending`.
+pub fn loss(
+    job: &JobRecord,
+    lease: Duration,
+    pending: Duration,
+    silence: Duration,
+) -> Option<Loss> {
+    match (job.completed_at, job.started_at) {
+        (None, Some(_)) if silence > lease => Some(Loss::Hung(lease)),
+        (None, None) if silence > pending => Some(Loss::Unclaimed(pending)),
+        (Some(_), _) | (None, _) => None,
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn routes(
     let daemons = DaemonServiceServer::new(Daemons::new(plane.clone()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
-    let control = ControlServiceServer::new(Control::new(plane.clone(), data_dir))
+    let control = ControlServiceServer::new(Control::new(plane.clone(), data_dir.clone()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
     let reflection = tonic_reflection::server::Builder::configure()
@@ -63,7 +63,7 @@ pub(super) fn routes(
     let gate = Gate::new(plane.clone(), shares.clone());
     let grpc = grpc.route_layer(from_fn_with_state(gate, gate::admit));
     let timeout = config.limits.request_timeout;
-    grpc.merge(http::routes(plane.clone(), config))
+    grpc.merge(http::routes(plane.clone(), config, data_dir))
         .merge(coder::routes(plane, config, shares))
         .merge(binaries::routes(plane.clone()))
         .fallback(http::unknown)

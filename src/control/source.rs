@@ -1,6 +1,6 @@
 //! Jobs for a daemon in the server's own process.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     model::Daemon,
-    plane::{Plane, RequestError},
+    plane::{CameBack, Plane, RequestError},
 };
 use crate::{
     job::{CompletedJob, FailedJob, Job, JobId},
@@ -21,12 +21,18 @@ use crate::{
 pub struct LocalSource {
     plane: Arc<Plane>,
     daemon: Daemon,
+    state_id: OnceLock<String>,
 }
 
 impl LocalSource {
     /// Serves `daemon`, which is registered.
     pub(super) fn new(plane: Arc<Plane>, daemon: Daemon) -> Self {
-        Self { plane, daemon }
+        let state_id = OnceLock::new();
+        Self {
+            plane,
+            daemon,
+            state_id,
+        }
     }
 }
 
@@ -50,7 +56,11 @@ impl From<RequestError> for SourceError {
 #[async_trait]
 impl JobSource for LocalSource {
     async fn acquire(&self, stop: &Stop) -> Result<Option<Job>, SourceError> {
-        Ok(self.plane.acquire(&self.daemon, stop.draining()).await?)
+        let daemon = Daemon {
+            state_id: self.state_id.get().cloned().unwrap_or_default(),
+            ..self.daemon.clone()
+        };
+        Ok(self.plane.acquire(&daemon, stop.draining()).await?)
     }
 
     async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
@@ -74,6 +84,13 @@ impl JobSource for LocalSource {
 
     async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError> {
         Ok(self.plane.download_modules(&self.daemon, file).await?)
+    }
+
+    async fn come_back(&self, state_id: &str, held: Vec<JobId>) -> Result<(), SourceError> {
+        let state_id = state_id.to_owned();
+        self.state_id.set(state_id.clone()).ok();
+        let came_back = CameBack { state_id, held };
+        Ok(self.plane.end_forgotten(&self.daemon, &came_back).await?)
     }
 
     fn identity(&self) -> Option<Identity> {

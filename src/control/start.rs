@@ -10,14 +10,14 @@ use url::Url;
 use super::{
     LocalSource,
     binaries::Binaries,
-    config::{Config, ConfigError, Storage},
+    config::{Config, ConfigError, StateKey, Storage},
     crypt::{Key, Vault},
     data_dir::{DataDir, DataDirError},
     plane::{Credential, Plane, Registration, RequestError},
     services,
     store::{
         Store, StoreError,
-        sqlite::{OpenError, Sqlite},
+        sqlite::{self, OpenError, Sqlite},
     },
 };
 use crate::{
@@ -149,8 +149,7 @@ async fn open(config: &Config) -> Result<(Option<Arc<DataDir>>, Key, Sqlite), St
         Storage::Directory(path) => path,
     };
     let dir = DataDir::open(path)?;
-    let key = dir.key(&config.state_key)?;
-    let sqlite = Sqlite::open(&dir.database(), &dir.backups()).await?;
+    let (key, sqlite) = database(&dir, &config.state_key).await?;
     let given = key.id().to_string();
     match sqlite.meta("key_id").await? {
         None => sqlite.set_meta("key_id", &given).await?,
@@ -164,6 +163,20 @@ async fn open(config: &Config) -> Result<(Option<Arc<DataDir>>, Key, Sqlite), St
         Some(_) => {}
     }
     Ok((Some(Arc::new(dir)), key, sqlite))
+}
+
+/// Opens the database and reads its key, or makes both. The database comes first: a key without one says that it is lost.
+async fn database(dir: &DataDir, source: &StateKey) -> Result<(Key, Sqlite), StartError> {
+    let path = dir.database();
+    if !dir.has_database() {
+        dir.check_unused()?;
+        let sqlite = Sqlite::open(&path, &dir.backups()).await?;
+        return Ok((dir.key(source, true)?, sqlite));
+    }
+    // A server that ended before it had made the key has left nothing that needs one.
+    let is_new = dir.lacks_key(source) && sqlite::facts(&path).await?.key_id.is_empty();
+    let key = dir.key(source, is_new)?;
+    Ok((key, Sqlite::open(&path, &dir.backups()).await?))
 }
 
 /// The first user's token, which a new one replaces if it is missing or not valid any more.

@@ -24,6 +24,7 @@ use crate::{
         tokens::Hashed,
     },
     job::{FailureCode, JobId, LogLine},
+    process::uptime::Uptime,
     provision::Quota,
 };
 
@@ -110,6 +111,8 @@ pub struct JobChange {
     pub learned: Option<(VersionId, Learned)>,
     /// When.
     pub now: Timestamp,
+    /// The same by a clock that nobody sets.
+    pub heard: Uptime,
 }
 
 /// The end of a job.
@@ -127,8 +130,8 @@ pub struct End {
     pub lines: Vec<LogLine>,
     /// What it leaves behind.
     pub effect: Effect,
-    /// If given, it ends only if nothing has happened to it after this time.
-    pub silent_since: Option<Timestamp>,
+    /// If given, it ends only if it was last heard of then.
+    pub silent_since: Option<Uptime>,
     /// When.
     pub now: Timestamp,
 }
@@ -351,6 +354,8 @@ pub trait DaemonStore: Send + Sync {
     ) -> Result<Registered, StoreError>;
     async fn daemon(&self, id: DaemonId) -> Result<Option<Daemon>, StoreError>;
     async fn daemons(&self) -> Result<Vec<Daemon>, StoreError>;
+    /// Jobs that run and that the daemon took while it had this state directory.
+    async fn jobs_of_state(&self, id: DaemonId, state_id: &str) -> Result<Vec<JobId>, StoreError>;
     async fn touch_daemon(&self, id: DaemonId, now: Timestamp) -> Result<(), StoreError>;
     async fn delete_daemon(&self, id: DaemonId) -> Result<(), StoreError>;
     /// Forgets daemons that were not seen since, and says how many.
@@ -527,6 +532,7 @@ pub trait JobStore: Send + Sync {
         job: JobId,
         daemon: &Daemon,
         now: Timestamp,
+        heard: &Uptime,
     ) -> Result<bool, StoreError>;
     /// Writes down that a job lives and what is new of it. Says whether it was cancelled.
     async fn update_job(&self, change: JobChange) -> Result<bool, StoreError>;
@@ -559,7 +565,7 @@ pub trait Store:
         limit: usize,
     ) -> Result<Vec<AuditEntry>, StoreError>;
 
-    /// Whether it answers.
+    /// Whether it answers, and can write.
     async fn ping(&self) -> Result<(), StoreError>;
     /// Ends orderly.
     async fn close(&self);

@@ -25,6 +25,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tracing::{info, warn};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use self::entry::{Begun, Entry};
@@ -44,6 +45,7 @@ use crate::{
 const FORMAT: &str = "1\n";
 const FORMAT_FILE: &str = "format";
 const KEY_FILE: &str = "key";
+const ID_FILE: &str = "id";
 const LOCK_FILE: &str = "lock";
 
 /// Time to wait for a sibling that delivers what we left, after which our supervisor may try again.
@@ -126,6 +128,7 @@ fn access<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> J
 pub struct Journals {
     root: PathBuf,
     vault: Arc<Vault>,
+    id: Arc<str>,
 }
 
 impl Journals {
@@ -152,9 +155,15 @@ impl Journals {
         let content = Zeroizing::new(fs::read(given).map_err(access("read", given))?);
         let key = Key::parse(&content).ok_or_else(|| JournalError::Key(given.to_owned()))?;
         Ok(Self {
+            id: id_of(&root)?.into(),
             root,
             vault: Arc::new(Vault::new(&key, &[])),
         })
+    }
+
+    /// Tells this state directory from any other one.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Takes the journal of a daemon, and waits for a sibling that delivers from it.
@@ -318,6 +327,16 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// Jobs that it has entries of, readable or not.
+    ///
+    /// # Errors
+    /// If the directory cannot be listed.
+    pub(super) fn jobs(&self) -> Result<Vec<JobId>, JournalError> {
+        let files = entry_files(&self.dir)?;
+        let name = |path: &PathBuf| path.file_name()?.to_str()?.parse().ok();
+        Ok(files.iter().filter_map(name).collect())
+    }
+
     /// Writes the first version of an entry; from then on it follows what its [`Record`] is told.
     /// `contact` says when the server last answered for the job.
     pub(super) async fn begin(
@@ -436,6 +455,14 @@ fn read(vault: &Vault, path: &Path) -> Result<Entry, JournalError> {
 /// What an entry is sealed to.
 fn place(job: JobId) -> String {
     format!("journal of job {job}")
+}
+
+/// The id of the state directory, which is made with it.
+fn id_of(root: &Path) -> Result<String, JournalError> {
+    let path = root.join(ID_FILE);
+    let new = Uuid::new_v4().to_string();
+    files::write_private_new(&path, new.as_bytes()).map_err(access("write", &path))?;
+    fs::read_to_string(&path).map_err(access("read", &path))
 }
 
 /// The files of entries, whose names are ids of jobs.

@@ -84,7 +84,14 @@ mod tests {
         assert!(contains("10.0.0.0/8", "::ffff:10.0.0.1"));
         assert!(contains("2001:db8::/32", "2001:db8:1::1"));
         assert!(!contains("2001:db8::/32", "10.0.0.1") && contains("0.0.0.0/0", "1.2.3.4"));
-        for bad in ["", "localhost", "10.0.0.0/33", "10.0.0.0/x", "::/129", "10.0.0.0/"] {
+        for bad in [
+            "",
+            "localhost",
+            "10.0.0.0/33",
+            "10.0.0.0/x",
+            "::/129",
+            "10.0.0.0/",
+        ] {
             let error = bad.parse::<Network>().unwrap_err();
             assert!(error.to_string().contains("10.0.0.0/8"), "{bad}");
         }

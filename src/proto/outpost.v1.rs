@@ -4750,6 +4750,13 @@ pub struct RegisterRequest {
     /// The daemon's build, as semantic version.
     #[prost(string, tag = "4")]
     pub version: ::prost::alloc::string::String,
+    /// Which state directory it has, if the process has just started; empty when it registers again. Jobs that it took
+    /// with this directory and that are not among `held_jobs` end at once: it had applied nothing of them.
+    #[prost(string, tag = "5")]
+    pub state_id: ::prost::alloc::string::String,
+    /// Jobs in its journal, which it will end.
+    #[prost(string, repeated, tag = "6")]
+    pub held_jobs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterResponse {

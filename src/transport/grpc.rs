@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex as StdMutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -81,6 +81,8 @@ pub struct GrpcSource {
     connecting: Mutex<(BackOff, Complaints)>,
     connected: watch::Sender<bool>,
     was_accepted: AtomicBool,
+    /// The daemon's state directory, and what it has of an earlier process, until the server knows.
+    left: StdMutex<(String, Option<Vec<JobId>>)>,
 }
 
 /// A connection on which the daemon has registered.
@@ -118,6 +120,7 @@ impl GrpcSource {
             connecting: Mutex::default(),
             connected: watch::Sender::new(false),
             was_accepted: AtomicBool::new(false),
+            left: StdMutex::default(),
         }
     }
 
@@ -174,11 +177,15 @@ impl GrpcSource {
             client,
             metadata: self.metadata()?,
         };
+        let (state_id, held) = self.left().clone();
         let request = RegisterRequest {
             name: self.target.name.clone(),
             tags: self.target.tags.clone(),
             provisioners: vec!["terraform".to_owned()],
             version: rules::VERSION.to_owned(),
+            // Said once: jobs that this process takes are its own affair.
+            state_id: held.as_ref().map(|_| state_id.clone()).unwrap_or_default(),
+            held_jobs: held.iter().flatten().map(ToString::to_string).collect(),
         };
         let request = link.bounded(request, CALL_TIMEOUT);
         let answer = link
@@ -192,7 +199,15 @@ impl GrpcSource {
             SourceError::Invalid("the server gave a daemon id that is no text".to_owned())
         })?;
         link.metadata.insert("outpost-daemon-id", id);
+        if let Ok(id) = MetadataValue::try_from(&state_id) {
+            link.metadata.insert("outpost-state-id", id);
+        }
+        self.left().1 = None;
         Ok(link)
+    }
+
+    fn left(&self) -> MutexGuard<'_, (String, Option<Vec<JobId>>)> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn metadata(&self) -> Result<MetadataMap, SourceError> {
@@ -365,6 +380,12 @@ impl JobSource for GrpcSource {
             ..self.target.clone()
         };
         Some(Arc::new(Self::new(target, Arc::clone(&self.credentials))))
+    }
+
+    async fn come_back(&self, state_id: &str, held: Vec<JobId>) -> Result<(), SourceError> {
+        // The server hears it when the daemon registers.
+        *self.left() = (state_id.to_owned(), Some(held));
+        Ok(())
     }
 
     async fn connect(&self) -> Result<(), SourceError> {

@@ -79,7 +79,11 @@ impl Plane {
             let Some(next) = queue::pick(&waiting, daemon) else {
                 return Ok(None);
             };
-            if !self.store.start_job(next.id, daemon, self.now()).await? {
+            if !self
+                .store
+                .start_job(next.id, daemon, self.now(), &self.uptime())
+                .await?
+            {
                 continue; // Somebody else was faster.
             }
             self.job_moved();
@@ -119,7 +123,7 @@ impl Plane {
         }
     }
 
-    async fn end(&self, job: JobId, error: String) -> Result<(), RequestError> {
+    pub(super) async fn end(&self, job: JobId, error: String) -> Result<(), RequestError> {
         let end = End {
             job,
             by: EndedBy::Server,

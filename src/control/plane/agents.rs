@@ -123,20 +123,14 @@ impl Plane {
         }
         let found = self.store.agent_by_token(&Hashed::of(token)).await?;
         let agent = found.ok_or(UNKNOWN)?;
-        let workspace = self.store.workspace(agent.workspace_id).await?;
-        let owner = workspace.ok_or(UNKNOWN)?.owner_id;
-        let users = self.store.users().await?;
-        let mut suspended = users.iter().filter(|user| user.suspended_at.is_some());
-        match suspended.any(|user| user.id == owner) {
-            true => Err(RequestError::Unauthenticated(
+        if self.is_suspended(&agent).await? {
+            return Err(RequestError::Unauthenticated(
                 "owner of the agent's workspace is suspended",
-            )),
-            false => {
-                // It goes when another build takes its place, which its connection looks for by itself.
-                vouch(None);
-                Ok(agent)
-            }
+            ));
         }
+        // Its connection itself looks whether another build took its place.
+        vouch(None);
+        Ok(agent)
     }
 
     /// An agent that the caller may reach.
@@ -311,12 +305,25 @@ impl Plane {
         }
     }
 
-    /// Whether it is still its workspace's.
+    /// Whether it is still its workspace's, and the workspace's owner is not suspended.
     ///
     /// # Errors
     /// [`RequestError`]
     pub async fn is_current(&self, id: AgentId) -> Result<bool, RequestError> {
-        Ok(self.store.agent(id).await?.is_some())
+        match self.store.agent(id).await? {
+            Some(agent) => Ok(!self.is_suspended(&agent).await?),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the owner of its workspace is suspended, or gone with it.
+    async fn is_suspended(&self, agent: &AgentRecord) -> Result<bool, RequestError> {
+        let Some(workspace) = self.store.workspace(agent.workspace_id).await? else {
+            return Ok(true);
+        };
+        let users = self.store.users().await?;
+        let mut suspended = users.iter().filter(|user| user.suspended_at.is_some());
+        Ok(suspended.any(|user| user.id == workspace.owner_id))
     }
 
     /// Writes down what is new of an agent.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{Caller, Plane, RequestError, access::Proof, begins, not_found, several};
+use super::{Caller, Plane, RequestError, access::Proof, begins, check_text, not_found, several};
 use crate::{
     control::{
         model::{
@@ -74,6 +74,17 @@ pub struct Registration {
     pub api_version: String,
     /// The organization it asks for; `None` for that of its credential.
     pub organization: Option<Organization>,
+    /// What it has of an earlier process, if it says that it is a new one.
+    pub came_back: Option<CameBack>,
+}
+
+/// What a daemon has left that has just started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CameBack {
+    /// Its state directory; another machine with a daemon of the same name has another one.
+    pub state_id: String,
+    /// Jobs that it has in its journal, and will end.
+    pub held: Vec<JobId>,
 }
 
 /// Where a daemon belongs, by its credential.
@@ -173,6 +184,7 @@ impl Plane {
         registration: Registration,
     ) -> Result<Daemon, RequestError> {
         check_registration(&registration)?;
+        let came_back = registration.came_back.clone();
         let Admission {
             organization_id,
             holder,
@@ -190,6 +202,10 @@ impl Plane {
             api_version: registration.api_version,
             created_at: now,
             last_seen_at: now,
+            state_id: came_back
+                .as_ref()
+                .map(|it| it.state_id.clone())
+                .unwrap_or_default(),
         };
         let actor = format!("daemon {}", daemon.name);
         let with = credential.to_string();
@@ -198,6 +214,9 @@ impl Plane {
             Registered::As(daemon) => {
                 self.audit(&actor, "daemon.login", &daemon.name, with)
                     .await?;
+                if let Some(came_back) = came_back {
+                    self.end_forgotten(&daemon, &came_back).await?;
+                }
                 Ok(daemon)
             }
             Registered::Held { by, jobs } => {
@@ -216,6 +235,28 @@ impl Plane {
                 )))
             }
         }
+    }
+
+    /// Ends the jobs that a daemon took before it started anew, and of which it has nothing: it had applied nothing, or they
+    /// were in its journal.
+    pub(in crate::control) async fn end_forgotten(
+        &self,
+        daemon: &Daemon,
+        came_back: &CameBack,
+    ) -> Result<(), RequestError> {
+        let state_id = &came_back.state_id;
+        for job in self.store.jobs_of_state(daemon.id, state_id).await? {
+            if came_back.held.contains(&job) {
+                continue;
+            }
+            warn!(job_id = %job, daemon = daemon.name, "job ended whose daemon has started anew");
+            let error = format!(
+                "provisioner daemon {} was restarted before it applied anything; start the job again",
+                daemon.name
+            );
+            self.end(job, error).await?;
+        }
+        Ok(())
     }
 
     /// Whoever was not seen since then is offline; `None` while the server runs too briefly to have seen everybody.
@@ -316,6 +357,7 @@ impl Plane {
             lines: update.logs,
             learned,
             now,
+            heard: self.uptime(),
         };
         let cancelled = self.store.update_job(change).await?;
         self.changed.send_replace(());
@@ -499,6 +541,12 @@ fn check_registration(registration: &Registration) -> Result<(), RequestError> {
         return Err(RequestError::Invalid(
             "a daemon needs a name of 1 to 64 characters without NUL".to_owned(),
         ));
+    }
+    check_text("daemon name", name, 64)?;
+    check_text("version of a daemon", &registration.version, 128)?;
+    check_text("API version of a daemon", &registration.api_version, 32)?;
+    for provisioner in &registration.provisioners {
+        check_text("type of provisioner", provisioner, 64)?;
     }
     if registration.provisioners.is_empty() {
         return Err(RequestError::Invalid(

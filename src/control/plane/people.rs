@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Caller, Plane, RequestError, access::Proof, begins, check_name, is_called, not_found, several,
+    Caller, Plane, RequestError, access::Proof, begins, check_name, check_text, is_called,
+    not_found, several,
 };
 use crate::{
     control::{
@@ -18,6 +19,8 @@ use crate::{
     secret::Secret,
 };
 
+/// Characters of what is known of a user.
+const LONGEST_TEXT: usize = 256;
 /// How often the last use of a token is written down at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
@@ -109,10 +112,12 @@ impl Plane {
         }
         let access = self.access(Proof::Token(token.id), token.expires_at);
         // Had it been revoked meanwhile, nobody would end what is let in here.
-        let is_first = Arc::strong_count(&access) == 1;
-        if is_first && self.store.token(&Hashed::of(value)).await?.is_none() {
-            self.revoke(Proof::Token(token.id));
-            return Err(UNKNOWN);
+        if Arc::strong_count(&access) == 1 {
+            let now = self.store.token(&Hashed::of(value)).await?;
+            if now.is_none_or(|(_, user)| user.suspended_at.is_some()) {
+                self.revoke(Proof::Token(token.id));
+                return Err(UNKNOWN);
+            }
         }
         vouch(Some(&access));
         Ok(Caller { user, access })
@@ -173,9 +178,14 @@ impl Plane {
         let name = &organization.name;
         self.audit(&caller.user.name, "organization.delete", name, "")
             .await?;
+        let mut keys = self.store.keys().await?;
+        keys.retain(|key| key.organization_id == organization.id);
         self.store
             .delete_organization(organization.id, self.now())
             .await?;
+        for key in keys {
+            self.revoke(Proof::Key(key.id));
+        }
         self.posted.notify_waiters(); // Its daemons are turned away at once.
         Ok(())
     }
@@ -187,6 +197,8 @@ impl Plane {
     pub async fn create_user(&self, caller: &Caller, new: NewUser) -> Result<User, RequestError> {
         caller.need_admin("adding a user")?;
         check_name("user", &new.name)?;
+        check_text("e-mail address", &new.email, LONGEST_TEXT)?;
+        check_text("full name", &new.full_name, LONGEST_TEXT)?;
         let user = self.new_user(new);
         self.audit(
             &caller.user.name,
@@ -223,8 +235,8 @@ impl Plane {
         Ok(User { admin, ..user })
     }
 
-    /// Suspends a user, or ends the suspension. A suspended user and the agents of their workspaces are refused from the
-    /// next call or connection on.
+    /// Suspends a user, or ends the suspension. A suspended user and the agents of their workspaces are refused, and what
+    /// they have open ends.
     ///
     /// # Errors
     /// [`RequestError`]; [`RequestError::Conflict`] for the caller, so that there is always an administrator.
@@ -249,6 +261,9 @@ impl Plane {
         let since = user.suspended_at.unwrap_or_else(|| self.now());
         let suspended_at = suspended.then_some(since);
         self.store.set_suspended(user.id, suspended_at).await?;
+        if suspended {
+            self.revoke_tokens(user.id).await?;
+        }
         Ok(User {
             suspended_at,
             ..user
@@ -334,6 +349,7 @@ impl Plane {
             let reason = "a token needs a name of up to 64 characters".to_owned();
             return Err(RequestError::Invalid(reason));
         }
+        check_text("token name", name, 64)?;
         self.issue_token(&caller.user.name, &user, name, lifetime)
             .await
     }

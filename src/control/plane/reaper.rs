@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::{Plane, RequestError};
 use crate::{
     control::{
+        config::Limits,
         model::{EndedBy, JobRecord},
         queue::{self, Loss},
         store::{Effect, End, Ended},
@@ -47,7 +48,8 @@ impl Plane {
         let now = self.now();
         let open = self.store.open_jobs().await?;
         let lost = open.into_iter().filter_map(|job| {
-            let loss = queue::loss(&job, self.limits.lease, self.limits.pending, now)?;
+            let Limits { lease, pending, .. } = self.limits;
+            let loss = queue::loss(&job, lease, pending, self.silence(&job))?;
             Some((job, loss))
         });
         let mut ended = Vec::new();
@@ -106,7 +108,7 @@ impl Plane {
             error_code: None,
             lines: loss.log().map(line).into(),
             effect: Effect::None,
-            silent_since: Some(job.updated_at),
+            silent_since: Some(job.heard.clone()),
             now,
         };
         let ended = self.store.end_job(end).await? == Ended::Now;

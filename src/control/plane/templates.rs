@@ -304,6 +304,7 @@ impl Plane {
             prebuild: false,
             created_at: now,
             updated_at: now,
+            heard: self.uptime(),
             started_at: None,
             canceled_at: None,
             completed_at: None,

@@ -1,4 +1,5 @@
 mod administration;
+mod clocks;
 mod names;
 
 use std::{
@@ -34,20 +35,23 @@ struct Lab {
     caller: Caller,
     daemon: Daemon,
     seconds: Arc<AtomicI64>,
+    uptime: Arc<AtomicI64>,
 }
 
 impl Lab {
     async fn new() -> Self {
         let seconds = Arc::new(AtomicI64::new(1_000_000));
         let clock = seconds.clone();
-        let plane = Arc::new(Plane::new(
+        let uptime = Arc::new(AtomicI64::new(1000));
+        let plane = Plane::new(
             Arc::new(Sqlite::in_memory().await.unwrap()),
             Vault::new(&Key::generate(), &[]),
             Limits::standard(),
             Vec::new(),
             Arc::new(move || Timestamp::from_second(clock.load(Ordering::Relaxed)).unwrap()),
             Stop::new(),
-        ));
+        );
+        let plane = Arc::new(plane.with_uptime(up("boot", &uptime)));
         let caller = Caller::inside(plane.begin().await.unwrap());
         let daemon = plane
             .register(&Credential::Shared, registration("daemon", &[]))
@@ -58,12 +62,14 @@ impl Lab {
             caller,
             daemon,
             seconds,
+            uptime,
         }
     }
 
     fn pass(&self, time: Duration) {
         let seconds = i64::try_from(time.as_secs()).unwrap();
         self.seconds.fetch_add(seconds, Ordering::Relaxed);
+        self.uptime.fetch_add(seconds, Ordering::Relaxed);
     }
 
     /// The job that the daemon gets at once.
@@ -163,6 +169,15 @@ impl Lab {
     async fn job(&self, id: JobId) -> JobRecord {
         self.plane.job(&self.caller, id).await.unwrap()
     }
+}
+
+/// The clock of one start of a machine.
+fn up(boot: &'static str, seconds: &Arc<AtomicI64>) -> UptimeClock {
+    let seconds = seconds.clone();
+    Box::new(move || Uptime {
+        boot: boot.to_owned(),
+        at: Duration::from_secs(seconds.load(Ordering::Relaxed) as u64),
+    })
 }
 
 fn registration(name: &str, tags: &[(&str, &str)]) -> Registration {

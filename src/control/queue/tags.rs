@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::model::UserId;
+use crate::{control::model::UserId, rules::text::is_control};
 
 const SCOPE: &str = "scope";
 const OWNER: &str = "owner";
@@ -16,7 +16,7 @@ pub struct Tags(BTreeMap<String, String>);
 
 /// A tag that the server does not take.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("tag {0:?} contains a NUL")]
+#[error("tag {0:?} contains a control character")]
 pub struct BadTag(pub String);
 
 impl Default for Tags {
@@ -34,7 +34,7 @@ impl Tags {
     /// the nil UUID, which no job has.
     ///
     /// # Errors
-    /// [`BadTag`] for a name or value with a NUL.
+    /// [`BadTag`] for a name or value with a control character.
     ///
     /// # Source
     /// coder `provisionersdk/provisionertags.go`, `MutateTags`.
@@ -44,7 +44,7 @@ impl Tags {
     ) -> Result<Self, BadTag> {
         if let Some((name, _)) = given
             .iter()
-            .find(|(name, value)| name.contains('\0') || value.contains('\0'))
+            .find(|(name, value)| name.contains(is_control) || value.contains(is_control))
         {
             return Err(BadTag(name.clone()));
         }

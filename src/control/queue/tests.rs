@@ -32,6 +32,7 @@ fn daemon(name: &str, tags: Tags) -> Daemon {
         api_version: String::new(),
         created_at: Timestamp::UNIX_EPOCH,
         last_seen_at: Timestamp::UNIX_EPOCH,
+        state_id: String::new(),
     }
 }
 
@@ -46,7 +47,7 @@ fn waiting(id: u128, second: i64, prebuild: bool, tags: Tags) -> Waiting {
     }
 }
 
-fn running(started: Option<i64>, updated: i64) -> JobRecord {
+fn running(started: Option<i64>) -> JobRecord {
     let at = |second| Timestamp::from_second(second).unwrap();
     JobRecord {
         id: JobId(Uuid::nil()),
@@ -59,7 +60,8 @@ fn running(started: Option<i64>, updated: i64) -> JobRecord {
         tags: Tags::default(),
         prebuild: false,
         created_at: at(0),
-        updated_at: at(updated),
+        updated_at: at(0),
+        heard: crate::process::uptime::Uptime::default(),
         started_at: started.map(at),
         canceled_at: None,
         completed_at: None,
@@ -158,25 +160,20 @@ fn jobs_of_another_organization_or_provisioner_are_left_alone() {
 #[test]
 fn a_running_job_is_lost_after_its_lease_and_a_waiting_one_after_the_pending_limit() {
     let (lease, pending) = (Duration::from_secs(300), Duration::from_secs(1800));
-    let at = |second| Timestamp::from_second(second).unwrap();
     let cases = [
-        (running(Some(0), 100), 400, None),
-        (running(Some(0), 100), 401, Some(Loss::Hung(lease))),
-        (running(None, 0), 1800, None),
-        (running(None, 0), 1801, Some(Loss::Unclaimed(pending))),
-        // A clock that was set back loses nothing.
-        (running(Some(0), 5000), 10, None),
+        (running(Some(0)), 300, None),
+        (running(Some(0)), 301, Some(Loss::Hung(lease))),
+        (running(None), 1800, None),
+        (running(None), 1801, Some(Loss::Unclaimed(pending))),
     ];
-    for (job, now, expected) in cases {
-        assert_eq!(
-            loss(&job, lease, pending, at(now)),
-            expected,
-            "{job:?} at {now}"
-        );
+    for (job, silence, expected) in cases {
+        let lost = loss(&job, lease, pending, Duration::from_secs(silence));
+        assert_eq!(lost, expected, "{job:?} after {silence}");
     }
-    let mut ended = running(Some(0), 0);
-    ended.completed_at = Some(at(1));
-    assert_eq!(loss(&ended, lease, pending, at(99_999)), None);
+    let mut ended = running(Some(0));
+    ended.completed_at = ended.started_at;
+    let lost = loss(&ended, lease, pending, Duration::from_secs(99_999));
+    assert_eq!(lost, None);
 }
 
 #[test]

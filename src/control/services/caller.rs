@@ -15,6 +15,7 @@ use crate::{
 const PSK: &str = "coder-provisioner-daemon-psk";
 const KEY: &str = "coder-provisioner-daemon-key";
 const DAEMON_ID: &str = "outpost-daemon-id";
+const STATE_ID: &str = "outpost-state-id";
 const AUTHORIZATION: &str = "authorization";
 
 fn secret(metadata: &MetadataMap, name: &str) -> Option<Secret> {
@@ -58,5 +59,8 @@ pub(super) async fn daemon(plane: &Plane, metadata: &MetadataMap) -> Result<Daem
         .and_then(|id| id.to_str().ok())
         .and_then(|id| id.parse::<DaemonId>().ok())
         .ok_or_else(|| Status::invalid_argument("outpost-daemon-id is missing or no UUID"))?;
-    plane.daemon(&credential, id).await.map_err(status)
+    let mut daemon = plane.daemon(&credential, id).await.map_err(status)?;
+    let state_id = metadata.get(STATE_ID).and_then(|id| id.to_str().ok());
+    daemon.state_id = state_id.unwrap_or_default().to_owned();
+    Ok(daemon)
 }

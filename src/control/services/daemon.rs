@@ -13,9 +13,9 @@ use super::{
 use crate::{
     control::{
         model::Daemon,
-        plane::{Credential, Plane, Registration},
+        plane::{CameBack, Credential, Plane, Registration},
     },
-    job::CompletedJob,
+    job::{CompletedJob, JobId},
     proto::{
         outpost::v1::{
             AcquireJobRequest, CompleteJobRequest, RegisterRequest, RegisterResponse,
@@ -48,7 +48,9 @@ impl DaemonService for Daemons {
     ) -> Result<Response<RegisterResponse>, Status> {
         let credential = known::<Credential>(request.extensions())?;
         let request = request.into_inner();
+        let came_back = came_back(&request)?;
         let registration = Registration {
+            came_back,
             name: request.name,
             tags: request.tags,
             provisioners: request.provisioners,
@@ -139,6 +141,18 @@ impl DaemonService for Daemons {
         let pieces = pieces.map_err(refused)?.map(Ok);
         Ok(Response::new(stream::iter(pieces).boxed()))
     }
+}
+
+fn came_back(request: &RegisterRequest) -> Result<Option<CameBack>, Status> {
+    if request.state_id.is_empty() {
+        return Ok(None);
+    }
+    let held = request.held_jobs.iter().map(|id| id.parse());
+    let held: Result<Vec<JobId>, _> = held.collect();
+    Ok(Some(CameBack {
+        state_id: request.state_id.clone(),
+        held: held.map_err(|_| Status::invalid_argument("held_jobs has an id that is no UUID"))?,
+    }))
 }
 
 impl Daemons {

@@ -1,6 +1,9 @@
 //! Plain HTTP: whether the server lives, whether it is ready, and what it is.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
@@ -11,15 +14,22 @@ use axum::{
     routing::get,
 };
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use tonic::Status;
+use tracing::warn;
 
 use crate::{
-    control::{config::Config, plane::Plane},
+    control::{config::Config, data_dir::DataDir, plane::Plane, store::StoreError},
     transport::coder::ApiVersion,
 };
 
 /// `/healthz`, `/readyz`, `/api/v2/buildinfo` and `/api/v2/appearance`, which need no token.
-pub(super) fn routes(plane: Arc<Plane>, config: &Config) -> Router {
+pub(super) fn routes(plane: Arc<Plane>, config: &Config, data_dir: Option<Arc<DataDir>>) -> Router {
+    let readiness = Readiness {
+        plane,
+        data_dir,
+        last: Arc::default(),
+    };
     let info = json!({
         "version": config.version,
         "external_url": "",
@@ -29,7 +39,7 @@ pub(super) fn routes(plane: Arc<Plane>, config: &Config) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(plane)
+        .with_state(readiness)
         .route("/api/v2/buildinfo", get(move || async move { Json(info) }))
         .route("/api/v2/appearance", get(|| async { Json(appearance()) }))
 }
@@ -101,15 +111,58 @@ pub(super) async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Res
     (StatusCode::NOT_FOUND, Json(why)).into_response()
 }
 
-async fn ready(State(plane): State<Arc<Plane>>) -> (StatusCode, &'static str) {
-    if plane.stop().is_draining() {
+/// How long an answer about the storage is good: anybody may ask, and each is written for.
+const GOOD_FOR: Duration = Duration::from_secs(5);
+
+/// Whether the storage can be written, as of when.
+#[derive(Clone)]
+struct Readiness {
+    plane: Arc<Plane>,
+    data_dir: Option<Arc<DataDir>>,
+    last: Arc<Mutex<Option<(Instant, Result<(), &'static str>)>>>,
+}
+
+impl Readiness {
+    /// Whoever asks at the same time waits for one answer.
+    async fn storage(&self) -> Result<(), &'static str> {
+        let mut last = self.last.lock().await;
+        if let Some((at, answer)) = *last
+            && at.elapsed() < GOOD_FOR
+        {
+            return answer;
+        }
+        let answer = self.write().await;
+        *last = Some((Instant::now(), answer));
+        answer
+    }
+
+    async fn write(&self) -> Result<(), &'static str> {
+        match self.plane.store().ping().await {
+            Ok(()) => {}
+            Err(StoreError::DiskFull) => return Err("disk with the database is full\n"),
+            Err(_) => return Err("database does not answer\n"),
+        }
+        let Some(data_dir) = self.data_dir.clone() else {
+            return Ok(());
+        };
+        let probed = tokio::task::spawn_blocking(move || data_dir.probe()).await;
+        match probed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                warn!(error = &error as &dyn std::error::Error, "not ready");
+                Err("data directory cannot be written\n")
+            }
+            Err(_) => Err("data directory was not tried\n"),
+        }
+    }
+}
+
+async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
+    if readiness.plane.stop().is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
     }
-    match plane.store().ping().await {
+    match readiness.storage().await {
         Ok(()) => (StatusCode::OK, "ok\n"),
-        Err(_) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "database does not answer\n",
-        ),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }

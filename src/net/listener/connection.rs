@@ -82,11 +82,7 @@ impl Connection {
         timeout(GOODBYE, serving).await.unwrap_or(Ok(()))
     }
 
-    async fn serve(
-        self,
-        stream: TcpStream,
-        end: CancellationToken,
-    ) -> Result<(), ConnectionError> {
+    async fn serve(self, stream: TcpStream, end: CancellationToken) -> Result<(), ConnectionError> {
         stream.set_nodelay(true)?;
         let parts = Parts::default();
         let mut stream = TimeoutStream::new(Socket::new(stream, parts.clone()));
@@ -236,7 +232,10 @@ mod tests {
         assert_eq!(behind("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
         assert_eq!(behind("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
         // Whatever a client itself wrote stands before what the proxy adds.
-        assert_eq!(behind("10.0.0.1", &["203.0.113.9, 198.51.100.7"]), "198.51.100.7");
+        assert_eq!(
+            behind("10.0.0.1", &["203.0.113.9, 198.51.100.7"]),
+            "198.51.100.7"
+        );
         assert_eq!(
             behind("10.0.0.1", &["203.0.113.9", "198.51.100.7, 10.0.0.2"]),
             "198.51.100.7"

@@ -168,7 +168,9 @@ impl Places {
         for held in self.held.values().filter(|held| which(held)) {
             *counts.entry(held.sender).or_default() += 1;
         }
-        let (most, _) = counts.into_iter().max_by_key(|(sender, count)| (*count, *sender))?;
+        let (most, _) = counts
+            .into_iter()
+            .max_by_key(|(sender, count)| (*count, *sender))?;
         self.oldest(|held| held.sender == most && which(held))
     }
 }

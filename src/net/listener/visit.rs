@@ -135,7 +135,11 @@ impl hyper::body::Body for Answer {
             .get_or_insert_with(|| Box::pin(async move { visit.revoked().await }));
         ready!(revoked.as_mut().poll(context));
         let why = "what the request was made with has been revoked";
-        Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::PermissionDenied, why).into())))
+        Poll::Ready(Some(Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            why,
+        )
+        .into())))
     }
 
     fn is_end_stream(&self) -> bool {

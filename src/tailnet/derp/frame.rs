@@ -12,6 +12,8 @@ const HEADER: usize = 5;
 const VERSION: u32 = 2;
 /// Bytes of a frame that may come.
 const MAX_FRAME: usize = 1 << 20;
+/// Bytes of a frame that carries a packet to a client, besides the packet: kind, length, and the sender's key.
+pub(super) const RECEIVE_OVERHEAD: usize = 1 + 4 + 32;
 /// Bytes of a packet that may be sent.
 pub const MAX_PACKET: usize = 64 << 10;
 

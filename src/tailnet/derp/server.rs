@@ -30,7 +30,7 @@ use super::{
     guests::{Expected, Guests},
 };
 use crate::{
-    net::{access::Access, listener::vouch},
+    net::{access::Access, budget::Allowance, listener::vouch},
     stop::Stop,
     tailnet::{
         disco,
@@ -50,6 +50,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const QUEUE_PACKETS: usize = 2048;
 /// Bytes of them.
 const QUEUE_BYTES: usize = 2 << 20;
+/// Bytes of them for all clients together.
+const QUEUES_BYTES: usize = 64 << 20;
 /// Other frames that wait for a client.
 const QUEUE_CONTROL: usize = 256;
 /// Written at a time.
@@ -72,11 +74,22 @@ struct Shared {
     guests: Option<Guests>,
 }
 
-#[derive(Default)]
 struct Clients {
+    /// What may wait for all of them.
+    waiting: Allowance,
     /// The last one of a key gets its packets.
     by_key: HashMap<Key, Vec<Client>>,
     next_id: u64,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self {
+            waiting: Allowance::new(QUEUES_BYTES),
+            by_key: HashMap::new(),
+            next_id: 0,
+        }
+    }
 }
 
 struct Client {
@@ -86,8 +99,9 @@ struct Client {
 }
 
 /// What waits for a client.
-#[derive(Default)]
 struct Queue {
+    /// What may wait for all of them.
+    all: Allowance,
     waiting: Mutex<Waiting>,
     more: Notify,
     /// Whether its client has to go.
@@ -185,6 +199,15 @@ impl Packets {
 }
 
 impl Queue {
+    fn new(all: Allowance) -> Self {
+        Self {
+            all,
+            waiting: Mutex::default(),
+            more: Notify::new(),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,11 +227,19 @@ impl Queue {
     }
 
     fn packet(&self, from: Key, packet: Bytes) {
+        let longest = packet.len() + frame::RECEIVE_OVERHEAD;
+        if !self.all.take(longest) {
+            return;
+        }
         let mut waiting = self.lock();
+        let before = waiting.bytes();
         match disco::sender(&packet) {
             Some(_) => waiting.disco.push(from, packet),
             None => waiting.data.push(from, packet),
         }
+        // Others may have been dropped for it.
+        self.all
+            .give((before + longest).saturating_sub(waiting.bytes()));
         drop(waiting);
         self.more.notify_one();
     }
@@ -219,13 +250,29 @@ impl Queue {
         while let Some(frame) = waiting.control.pop_front() {
             frame.encode(out);
         }
+        let before = waiting.bytes();
         waiting.disco.take(out);
         waiting.data.take(out);
+        self.all.give(before.saturating_sub(waiting.bytes()));
         if out.is_empty() {
             // Who is silent holds no memory.
             *out = BytesMut::new();
             *waiting = Waiting::default();
         }
+    }
+}
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        self.disco.bytes + self.data.bytes
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let waiting = self.waiting.get_mut();
+        self.all
+            .give(waiting.unwrap_or_else(PoisonError::into_inner).bytes());
     }
 }
 
@@ -238,7 +285,8 @@ impl Clients {
             all.remove(0).queue.end();
         }
         self.next_id += 1;
-        let (id, queue) = (self.next_id, Arc::new(Queue::default()));
+        let queue = Arc::new(Queue::new(self.waiting.clone()));
+        let id = self.next_id;
         all.push(Client {
             id,
             queue: queue.clone(),
@@ -492,7 +540,9 @@ impl Present {
         let mut silent_until = Instant::now() + KEEP_ALIVE.mul_f64(rand::random_range(1.0..1.08));
         loop {
             if self.queue.is_over.load(Ordering::Relaxed) {
-                return Err(invalid("another client with the same key took its place, or it may not be here any more"));
+                return Err(invalid(
+                    "another client with the same key took its place, or it may not be here any more",
+                ));
             }
             self.queue.batch(&mut bytes);
             if bytes.is_empty() {
@@ -570,7 +620,7 @@ mod tests {
 
     #[test]
     fn one_that_sends_without_end_costs_the_others_nothing() {
-        let queue = Queue::default();
+        let queue = Queue::new(Allowance::new(QUEUES_BYTES));
         for n in 0..5 {
             queue.packet(key(1), Bytes::from(n.to_string()));
         }
@@ -621,7 +671,7 @@ mod tests {
 
     #[test]
     fn what_is_not_taken_is_dropped_oldest_first_and_disco_comes_before_data() {
-        let queue = Queue::default();
+        let queue = Queue::new(Allowance::new(QUEUES_BYTES));
         for n in 0..QUEUE_PACKETS + 3 {
             queue.packet(key(1), Bytes::from(n.to_string()));
         }
@@ -652,7 +702,7 @@ mod tests {
 
     #[test]
     fn a_client_for_which_nothing_waits_holds_no_memory() {
-        let (queue, mut bytes) = (Queue::default(), BytesMut::new());
+        let (queue, mut bytes) = (Queue::new(Allowance::new(QUEUES_BYTES)), BytesMut::new());
         for _ in 0..QUEUE_PACKETS {
             queue.packet(key(1), packet("something"));
         }
@@ -673,5 +723,24 @@ mod tests {
             waiting.data.turns.capacity(),
         ];
         assert_eq!(held, [0; 4]);
+    }
+
+    #[test]
+    fn what_waits_for_all_clients_together_is_bounded_and_given_back() {
+        let all = Allowance::new(100 << 10);
+        let [one, two] = [(); 2].map(|()| Queue::new(all.clone()));
+        let from = Private::generate().public();
+        let packet = Bytes::from(vec![1; 60 << 10]);
+
+        one.packet(from, packet.clone());
+        two.packet(from, packet.clone());
+        assert_eq!(all.taken(), (60 << 10) + frame::RECEIVE_OVERHEAD);
+
+        let mut out = BytesMut::new();
+        one.batch(&mut out);
+        assert_eq!(all.taken(), 0);
+        two.packet(from, packet);
+        drop(two);
+        assert_eq!((out.is_empty(), all.taken()), (false, 0));
     }
 }

@@ -23,8 +23,8 @@ use tokio::{
 use tonic::Code;
 
 use super::{
-    Lab, PATIENCE, build_id, built, config, connect, daemon, import, namespace, pull_state,
-    state_of, version_request, workspace_request,
+    Lab, PATIENCE, build_id, built, config, connect, daemon, import, listener, namespace,
+    pull_state, state_of, version_request, workspace_request,
 };
 
 /// What `outpost server` says, and whether it succeeds, when it cannot start.
@@ -43,6 +43,31 @@ async fn refused(directory: &Path) -> String {
 async fn make(directory: &Path) {
     let storage = Storage::Directory(directory.to_owned());
     Lab::start(storage).await.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_gone_beside_its_key_is_not_replaced_by_an_empty_one() {
+    let temp = tempfile::tempdir().unwrap();
+    make(temp.path()).await;
+    let database = temp.path().join("outpost.db");
+    fs::write(temp.path().join("backups/outpost-1.tar"), "backup").unwrap();
+
+    for (what, content) in [("is missing", None), ("is empty", Some(""))] {
+        fs::remove_file(&database).ok();
+        if let Some(content) = content {
+            fs::write(&database, content).unwrap();
+        }
+        let said = refused(temp.path()).await;
+        for part in [
+            what,
+            "outpost.db",
+            "outpost-1.tar",
+            "outpost server restore",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(fs::metadata(&database).map_or(0, |file| file.len()) == 0);
+    }
 }
 
 #[tokio::test]
@@ -223,6 +248,11 @@ async fn a_full_disk_loses_nothing_and_work_goes_on_once_there_is_space() {
     }
     let lost = source.complete(full.clone()).await;
     assert!(matches!(lost, Err(SourceError::Lost(_))), "{lost:?}");
+    let address = url.socket_addrs(|| None).unwrap()[0];
+    let readiness = listener::get(address, "/readyz").await;
+    assert!(readiness.starts_with("HTTP/1.1 503"), "{readiness}");
+    let health = listener::get(address, "/healthz").await;
+    assert!(health.starts_with("HTTP/1.1 200"), "{health}");
     let workspaces = api
         .list_workspaces(api::ListWorkspacesRequest::default())
         .await
@@ -249,6 +279,15 @@ async fn a_full_disk_loses_nothing_and_work_goes_on_once_there_is_space() {
     timeout(PATIENCE, removed).await.unwrap();
     let stored = timeout(PATIENCE, super::insist(|| source.complete(full.clone()))).await;
     stored.unwrap().unwrap();
+    let ready = async {
+        while !listener::get(address, "/readyz")
+            .await
+            .starts_with("HTTP/1.1 200")
+        {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, ready).await.unwrap();
     assert_eq!(
         pull_state(&mut api, "dev").await.trim_end(),
         state_of(&build_id(&job))

@@ -338,3 +338,52 @@ async fn a_build_that_was_cancelled_is_so_although_its_engine_ended_with_an_erro
         assert_eq!(listed.len(), count, "{status}");
     }
 }
+
+#[tokio::test]
+async fn whoever_was_let_in_goes_when_their_token_or_their_rights_end() {
+    let lab = Lab::new().await;
+    let enter = async |name: &str, lifetime| {
+        let user = match lab.plane.user(name).await {
+            Ok(user) => Caller::inside(user),
+            Err(_) => lab.user(name).await,
+        };
+        let made = lab.plane.create_token(&user, "", "laptop", lifetime).await;
+        let (token, value) = made.unwrap();
+        (token, lab.plane.authenticate(&value).await.unwrap())
+    };
+    let plane = &lab.plane;
+
+    let (token, revoked) = enter("amy", None).await;
+    let (_, beside) = enter("bob", None).await;
+    plane
+        .revoke_token(&lab.caller, &token.id.to_string())
+        .await
+        .unwrap();
+    assert!(revoked.access.is_revoked() && !beside.access.is_revoked());
+
+    let (token, rotated) = enter("amy", None).await;
+    let value = crate::control::tokens::generate();
+    plane.rotate_token(&rotated, token, &value).await.unwrap();
+    assert!(rotated.access.is_revoked());
+    let again = plane.authenticate(&value).await.unwrap();
+    assert!(!again.access.is_revoked());
+
+    plane.set_suspended(&lab.caller, "amy", true).await.unwrap();
+    assert!(again.access.is_revoked());
+
+    plane.set_admin(&lab.caller, "bob", true).await.unwrap();
+    assert!(!beside.access.is_revoked());
+    plane.set_admin(&lab.caller, "bob", false).await.unwrap();
+    assert!(beside.access.is_revoked());
+
+    let (_, short) = enter("bob", Some(Duration::from_secs(60))).await;
+    plane.revoke_expired();
+    assert!(!short.access.is_revoked());
+    lab.pass(Duration::from_secs(60));
+    plane.revoke_expired();
+    assert!(short.access.is_revoked());
+
+    let (_, deleted) = enter("cid", None).await;
+    plane.delete_user(&lab.caller, "cid").await.unwrap();
+    assert!(deleted.access.is_revoked());
+}

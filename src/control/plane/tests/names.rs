@@ -151,3 +151,20 @@ async fn a_deleted_key_ends_what_its_daemon_says_of_its_job() {
         "{refused:?}"
     );
 }
+
+#[tokio::test]
+async fn names_that_a_terminal_would_obey_are_refused() {
+    let lab = Lab::new().await;
+    for name in ["a\u{1b}[2Jb", "a\nb", "a\u{202e}b", "a\u{9b}b"] {
+        let daemon = registration(name, &[]);
+        let daemon = lab.plane.register(&Credential::Shared, daemon).await;
+        assert!(matches!(daemon, Err(RequestError::Invalid(_))), "{name:?}");
+        let tagged = registration("x", &[("tag", name)]);
+        let tagged = lab.plane.register(&Credential::Shared, tagged).await;
+        assert!(matches!(tagged, Err(RequestError::Invalid(_))), "{name:?}");
+        let token = lab.plane.create_token(&lab.caller, "", name, None).await;
+        let why = token.map(drop).unwrap_err().to_string();
+        // The refusal itself is shown to people as well.
+        assert!(!why.contains(name) && why.contains("control character"));
+    }
+}

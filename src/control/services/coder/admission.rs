@@ -44,6 +44,8 @@ pub(super) async fn admit(
         version: text(headers, BUILD_VERSION.as_str()).unwrap_or_default(),
         api_version: asked.version.clone(),
         organization: Some(organization),
+        // Coder's wire has no word for it.
+        came_back: None,
     };
     plane
         .admit(&credential, &registration)

@@ -10,7 +10,10 @@ use super::{
     columns::{Columns, json},
     millis,
 };
-use crate::control::model::{Daemon, DaemonId};
+use crate::{
+    control::model::{Daemon, DaemonId},
+    job::JobId,
+};
 
 fn daemon(row: &SqliteRow) -> Result<Daemon, StoreError> {
     let row = Columns::of("daemons", row);
@@ -25,6 +28,7 @@ fn daemon(row: &SqliteRow) -> Result<Daemon, StoreError> {
         api_version: row.text("api_version")?,
         created_at: row.time("created_at")?,
         last_seen_at: row.time("last_seen_at")?,
+        state_id: String::new(),
     })
 }
 
@@ -103,7 +107,8 @@ impl DaemonStore for Sqlite {
         .bind(millis(new.last_seen_at))
         .fetch_one(&mut *change)
         .await?;
-        let registered = daemon(&row)?;
+        let mut registered = daemon(&row)?;
+        registered.state_id.clone_from(&new.state_id);
         change.commit().await?;
         Ok(Registered::As(registered))
     }
@@ -121,6 +126,20 @@ impl DaemonStore for Sqlite {
             .fetch_all(&self.reader)
             .await?;
         rows.iter().map(daemon).collect()
+    }
+
+    async fn jobs_of_state(&self, id: DaemonId, state_id: &str) -> Result<Vec<JobId>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id FROM jobs WHERE worker = ? AND worker_state_id = ? AND worker_state_id <> ''
+               AND completed_at IS NULL",
+        )
+        .bind(id.to_string())
+        .bind(state_id)
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| Columns::of("jobs", row).id("id"))
+            .collect()
     }
 
     async fn touch_daemon(&self, id: DaemonId, now: Timestamp) -> Result<(), StoreError> {
@@ -141,7 +160,11 @@ impl DaemonStore for Sqlite {
     }
 
     async fn forget_daemons(&self, unseen_since: Timestamp) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM daemons WHERE last_seen_at < ?")
+        // A clock that was set forward makes everybody look silent.
+        let done = sqlx::query(
+            "DELETE FROM daemons WHERE last_seen_at < ?
+               AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.worker = daemons.id AND completed_at IS NULL)",
+        )
             .bind(millis(unseen_since))
             .execute(&self.writer)
             .await?;

@@ -23,6 +23,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("0005.sql"),
     include_str!("0006.sql"),
     include_str!("0007.sql"),
+    include_str!("0008.sql"),
 ];
 
 // Result codes of SQLite, https://www.sqlite.org/rescode.html

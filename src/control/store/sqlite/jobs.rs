@@ -1,5 +1,7 @@
 //! Jobs and their logs.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::{Sqlite as Db, Transaction, sqlite::SqliteRow};
@@ -18,6 +20,7 @@ use crate::{
         queue::Waiting,
     },
     job::{JobId, LogLine, LogSource},
+    process::uptime::Uptime,
 };
 
 fn job(row: &SqliteRow) -> Result<JobRecord, StoreError> {
@@ -32,6 +35,7 @@ fn job(row: &SqliteRow) -> Result<JobRecord, StoreError> {
         prebuild: row.flag("prebuild")?,
         created_at: row.time("created_at")?,
         updated_at: row.time("updated_at")?,
+        heard: heard(&row)?,
         started_at: row.optional_time("started_at")?,
         canceled_at: row.optional_time("canceled_at")?,
         completed_at: row.optional_time("completed_at")?,
@@ -45,9 +49,21 @@ fn job(row: &SqliteRow) -> Result<JobRecord, StoreError> {
     })
 }
 
+fn heard(row: &Columns<'_>) -> Result<Uptime, StoreError> {
+    let at = u64::try_from(row.number("heard_ms")?).unwrap_or_default();
+    Ok(Uptime {
+        boot: row.text("heard_boot")?,
+        at: Duration::from_millis(at),
+    })
+}
+
+fn heard_ms(heard: &Uptime) -> i64 {
+    i64::try_from(heard.at.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// All columns of a job but the large one.
 const JOB: &str = "SELECT id, organization_id, initiator_id, task, provisioner, tags, prebuild, subject, created_at,
-     updated_at, started_at, canceled_at, completed_at, worker, worker_name, error, error_code, ended_by,
+     updated_at, heard_boot, heard_ms, started_at, canceled_at, completed_at, worker, worker_name, error, error_code, ended_by,
      log_truncated FROM jobs";
 
 /// Adds a job that nobody took yet.
@@ -57,8 +73,8 @@ pub(super) async fn insert(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO jobs (id, organization_id, initiator_id, task, provisioner, tags, prebuild, subject, created_at,
-           updated_at, worker_name, error, log_bytes, log_truncated)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', 0, 0)",
+           updated_at, heard_boot, heard_ms, worker_name, error, log_bytes, log_truncated)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', 0, 0)",
     )
     .bind(new.id.to_string())
     .bind(new.organization_id.to_string())
@@ -70,6 +86,8 @@ pub(super) async fn insert(
     .bind(&new.subject)
     .bind(millis(new.created_at))
     .bind(millis(new.updated_at))
+    .bind(&new.heard.boot)
+    .bind(heard_ms(&new.heard))
     .execute(&mut **change)
     .await?;
     Ok(())
@@ -260,15 +278,20 @@ impl JobStore for Sqlite {
         job: JobId,
         daemon: &Daemon,
         now: Timestamp,
+        heard: &Uptime,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "UPDATE jobs SET started_at = ?1, updated_at = ?1, worker = ?2, worker_name = ?3
+            "UPDATE jobs SET started_at = ?1, updated_at = ?1, worker = ?2, worker_name = ?3, heard_boot = ?5,
+               heard_ms = ?6, worker_state_id = ?7
              WHERE id = ?4 AND started_at IS NULL AND canceled_at IS NULL AND completed_at IS NULL",
         )
         .bind(millis(now))
         .bind(daemon.id.to_string())
         .bind(&daemon.name)
         .bind(job.to_string())
+        .bind(&heard.boot)
+        .bind(heard_ms(heard))
+        .bind(&daemon.state_id)
         .execute(&self.writer)
         .await?;
         Ok(done.rows_affected() == 1)
@@ -277,9 +300,12 @@ impl JobStore for Sqlite {
     async fn update_job(&self, change: JobChange) -> Result<bool, StoreError> {
         let mut write = self.begin().await?;
         let row = sqlx::query(
-            "UPDATE jobs SET updated_at = ? WHERE id = ? RETURNING log_bytes, log_truncated, canceled_at",
+            "UPDATE jobs SET updated_at = ?, heard_boot = ?, heard_ms = ? WHERE id = ?
+             RETURNING log_bytes, log_truncated, canceled_at",
         )
         .bind(millis(change.now))
+        .bind(&change.heard.boot)
+        .bind(heard_ms(&change.heard))
         .bind(change.job.to_string())
         .fetch_optional(&mut *write)
         .await?
@@ -338,7 +364,7 @@ impl JobStore for Sqlite {
 
     async fn end_job(&self, end: End) -> Result<Ended, StoreError> {
         let mut change = self.begin().await?;
-        let row = sqlx::query("SELECT ended_by, updated_at FROM jobs WHERE id = ?")
+        let row = sqlx::query("SELECT ended_by, heard_boot, heard_ms FROM jobs WHERE id = ?")
             .bind(end.job.to_string())
             .fetch_optional(&mut *change)
             .await?
@@ -347,8 +373,12 @@ impl JobStore for Sqlite {
         if let Some(by) = row.optional_word::<EndedBy>("ended_by")? {
             return Ok(Ended::Before(by));
         }
-        let updated_at = row.time("updated_at")?;
-        if end.silent_since.is_some_and(|since| updated_at > since) {
+        let heard = heard(&row)?;
+        if end
+            .silent_since
+            .as_ref()
+            .is_some_and(|since| *since != heard)
+        {
             return Ok(Ended::Alive);
         }
         insert_lines(&mut change, end.job, &end.lines).await?;

@@ -51,7 +51,13 @@ async fn a_revoked_token_ends_tunnels_and_followed_logs_and_nobody_else_s() {
         .await
         .unwrap()
         .into_inner();
-    let mut foreign = scene.lab.api.stream_logs(followed).await.unwrap().into_inner();
+    let mut foreign = scene
+        .lab
+        .api
+        .stream_logs(followed)
+        .await
+        .unwrap()
+        .into_inner();
 
     let revoked = api::RevokeTokenRequest { id };
     scene.lab.api.revoke_token(revoked).await.unwrap();
