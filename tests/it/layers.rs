@@ -250,6 +250,7 @@ const OPENS_PATHS: &[(&str, &str)] = &[
     ),
     ("process/program_text.rs", "reads /proc"),
     ("process/tree.rs", "reads /proc"),
+    ("process/uptime.rs", "reads /proc"),
     ("process/usage.rs", "reads /proc and /sys"),
     ("process/usage/cgroup.rs", "reads /proc and /sys"),
     ("process/usage/machine.rs", "reads /proc and /sys"),

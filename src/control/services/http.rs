@@ -114,17 +114,20 @@ pub(super) async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Res
 /// How long an answer about the storage is good: anybody may ask, and each is written for.
 const GOOD_FOR: Duration = Duration::from_secs(5);
 
+/// Whether the storage can be written; if not, the line that `/readyz` answers.
+type Storage = Result<(), &'static str>;
+
 /// Whether the storage can be written, as of when.
 #[derive(Clone)]
 struct Readiness {
     plane: Arc<Plane>,
     data_dir: Option<Arc<DataDir>>,
-    last: Arc<Mutex<Option<(Instant, Result<(), &'static str>)>>>,
+    last: Arc<Mutex<Option<(Instant, Storage)>>>,
 }
 
 impl Readiness {
     /// Whoever asks at the same time waits for one answer.
-    async fn storage(&self) -> Result<(), &'static str> {
+    async fn storage(&self) -> Storage {
         let mut last = self.last.lock().await;
         if let Some((at, answer)) = *last
             && at.elapsed() < GOOD_FOR
@@ -136,7 +139,7 @@ impl Readiness {
         answer
     }
 
-    async fn write(&self) -> Result<(), &'static str> {
+    async fn write(&self) -> Storage {
         match self.plane.store().ping().await {
             Ok(()) => {}
             Err(StoreError::DiskFull) => return Err("disk with the database is full\n"),

@@ -395,7 +395,7 @@ fn a_client_whose_access_ends_after_its_connection_broke_is_gone_also_for_an_age
     all.forget_revoked();
 
     let gone = ("Disconnected".to_owned(), id, 0);
-    assert_eq!(here.heard(), [gone.clone()]);
+    assert_eq!(here.heard(), std::slice::from_ref(&gone));
     let mut back = Peer::again(&all, away_id);
     assert_eq!(back.heard(), [gone]);
     drop(back);
