@@ -1,4 +1,4 @@
-//! SSH inside the overlay: who comes this far was let in by the server, so nobody is asked for a key.
+//! SSH inside the overlay: the server has authorized whoever reaches it, so nobody is asked for a key.
 //!
 //! # Source
 //! coder `agent/agentssh/agentssh.go`: what a session may do, and how it ends.

@@ -82,8 +82,8 @@ pub struct Plane {
     moved: watch::Sender<()>,
     overlay: agents::Overlay,
     binaries: Binaries,
-    /// What those hold who were let in.
-    let_in: Shared<Proof, Access>,
+    /// Access that was granted, by credential.
+    granted: Shared<Proof, Access>,
 }
 
 /// Why a call was refused.
@@ -221,7 +221,7 @@ impl Plane {
             moved: watch::Sender::new(()),
             overlay: agents::Overlay::default(),
             binaries: Binaries::default(),
-            let_in: Shared::default(),
+            granted: Shared::default(),
         }
     }
 

@@ -1,9 +1,9 @@
-//! How long somebody may stay who was let in: until what they came with is revoked or has expired.
+//! How long a connection may stay: until the credential that it came with is revoked or has expired.
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-/// What a credential gives while it is valid. Whoever was let in with it holds this, and goes when it ends.
+/// What a credential gives while it is valid. Everything that was opened with it holds this, and ends with it.
 #[derive(Debug, Default)]
 pub struct Access {
     revoked: CancellationToken,
@@ -20,7 +20,7 @@ impl Access {
         }
     }
 
-    /// Ends it, for all who were let in with it.
+    /// Ends it, and with it everything that was opened with it.
     pub fn revoke(&self) {
         self.revoked.cancel();
     }

@@ -3,4 +3,5 @@
 mod memory;
 mod names;
 mod places;
+mod red_team;
 mod session_files;

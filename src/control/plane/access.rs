@@ -1,4 +1,4 @@
-//! Who was let in with what, and goes when it is revoked.
+//! What is open with each credential, and ends when that is revoked.
 
 use std::sync::Arc;
 
@@ -21,18 +21,18 @@ pub(super) enum Proof {
 }
 
 impl Plane {
-    /// What all hold who were let in with this.
+    /// The access that everything opened with this shares.
     pub(super) fn access(&self, proof: Proof, expires_at: Option<Timestamp>) -> Arc<Access> {
-        self.let_in.of(proof, || Access::until(expires_at))
+        self.granted.of(proof, || Access::until(expires_at))
     }
 
-    /// Lets everybody go who was let in with this.
+    /// Ends everything that was opened with this.
     pub(super) fn revoke(&self, proof: Proof) {
-        let ended = self.let_in.remove(&proof);
+        let ended = self.granted.remove(&proof);
         self.let_go(ended.into_iter().collect());
     }
 
-    /// Lets everybody go who was let in with any token of a user.
+    /// Ends everything that was opened with any token of a user.
     pub(super) async fn revoke_tokens(&self, user: UserId) -> Result<(), RequestError> {
         for token in self.store.tokens(Some(user)).await? {
             self.revoke(Proof::Token(token.id));
@@ -43,7 +43,7 @@ impl Plane {
     /// Lets everybody go whose token has expired.
     pub(super) fn revoke_expired(&self) {
         let now = self.now();
-        self.let_go(self.let_in.remove_if(|access| access.has_expired(now)));
+        self.let_go(self.granted.remove_if(|access| access.has_expired(now)));
     }
 
     fn let_go(&self, ended: Vec<Arc<Access>>) {

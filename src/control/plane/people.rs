@@ -111,7 +111,7 @@ impl Plane {
             self.store.touch_token(token.id, now).await?;
         }
         let access = self.access(Proof::Token(token.id), token.expires_at);
-        // Had it been revoked meanwhile, nobody would end what is let in here.
+        // Had it been revoked meanwhile, nobody would end what is opened with it now.
         if Arc::strong_count(&access) == 1 {
             let now = self.store.token(&Hashed::of(value)).await?;
             if now.is_none_or(|(_, user)| user.suspended_at.is_some()) {

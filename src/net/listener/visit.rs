@@ -22,7 +22,7 @@ tokio::task_local! {
     static VISIT: Visit;
 }
 
-/// A request, the connection that it came on, and what it was let in with.
+/// A request, the connection that it came on, and the access that it was granted.
 #[derive(Clone)]
 pub(super) struct Visit {
     conduct: Arc<Conduct>,
@@ -35,7 +35,7 @@ impl Visit {
         Self { conduct, access }
     }
 
-    /// Waits until what it was let in with has ended.
+    /// Waits until the access that it was granted has ended.
     async fn revoked(&self) {
         match self.access.get() {
             Some(access) => access.revoked().await,
@@ -76,7 +76,7 @@ pub(super) fn become_part(work: impl Future<Output = ()> + Send + 'static) -> Wo
         let _request = InProgress::begin(visit.conduct.clone());
         tokio::select! {
             () = VISIT.scope(visit.clone(), work) => {}
-            () = visit.revoked() => debug!("a connection ends with what it was let in with"),
+            () = visit.revoked() => debug!("a connection ends, as its credential was revoked or has expired"),
         }
     })
 }

@@ -97,7 +97,6 @@ fn mount_own_proc(place: &Path) -> nix::Result<()> {
 fn arrange(policy: &Policy, dir: &Path) -> Result<(), Denied> {
     let sources = open_sources(policy)?;
     pin_ancestors(policy)?;
-    hide_files(policy, dir)?;
     let mut hidden = Vec::new();
     for (path, access) in policy.rules() {
         let around = policy.access_around(path);
@@ -116,6 +115,8 @@ fn arrange(policy: &Policy, dir: &Path) -> Result<(), Denied> {
             }
         }
     }
+    // Last, as what is mounted onto a directory covers what lies over files in it.
+    hide_files(policy, dir)?;
     hidden.into_iter().try_for_each(make_read_only)
 }
 

@@ -342,8 +342,8 @@ fn one_that_opens_tunnels_without_end_is_refused_and_leaves_nothing_behind() {
 }
 
 impl Peer {
-    /// A client with what it was let in with.
-    fn let_in(coordinator: &Coordinator, may: Uuid, access: &Arc<Access>) -> Self {
+    /// A client with the access that it was granted.
+    fn granted(coordinator: &Coordinator, may: Uuid, access: &Arc<Access>) -> Self {
         let Self { id, seat, answers } = Self::client(coordinator, may);
         let seat = seat.until(access.clone());
         Self { id, seat, answers }
@@ -356,7 +356,7 @@ fn a_client_whose_access_ends_is_gone_for_good_and_one_whose_connection_breaks_i
     let mut agent = Peer::agent(&all);
     for is_revoked in [false, true] {
         let access = Arc::new(Access::default());
-        let client = Peer::let_in(&all, agent.id, &access);
+        let client = Peer::granted(&all, agent.id, &access);
         agent.is(1).unwrap();
         client.is(2).unwrap();
         client.opens(agent.id).unwrap();
