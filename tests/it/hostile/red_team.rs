@@ -301,7 +301,8 @@ impl Daemon {
         self.0.id()
     }
 
-    fn is_undisturbed(mut self) -> bool {
+    /// Ends it, and tells whether nobody stopped or killed it before.
+    fn ends_undisturbed(mut self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
         let is_stopped = stat.contains(") T ");
         kill(
@@ -410,7 +411,7 @@ impl Lab {
             Sign::Disturbed => false,
             Sign::Left => is_left(number),
         };
-        let is_undisturbed = daemon.is_undisturbed();
+        let is_undisturbed = daemon.ends_undisturbed();
         got || !is_undisturbed
     }
 
@@ -554,5 +555,5 @@ fn the_scripts_do_what_they_say_where_nothing_holds_them() {
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
         assert!(said.contains(GOT), "{name}: {said}");
     }
-    assert!(daemon.is_undisturbed());
+    assert!(daemon.ends_undisturbed());
 }
