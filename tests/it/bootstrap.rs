@@ -19,7 +19,7 @@ use outpost::{
 };
 use tempfile::TempDir;
 
-use crate::daemon::authority;
+use crate::{daemon::authority, support::skip::skipped};
 
 /// A program that is what an agent is to the script. Built once.
 static AGENT: LazyLock<Option<Vec<u8>>> = LazyLock::new(|| {
@@ -512,7 +512,10 @@ async fn a_directory_that_another_user_may_write_to_gets_no_agent() {
         .into_iter()
         .find(|tool| is_here(tool));
     let (Some(tool), Some(mut machine)) = (tool, Machine::new(&[Answer::Good]).await) else {
-        return eprintln!("skipped: directories of others, as there is no tool to fetch an agent");
+        return skipped(
+            "fetching an agent",
+            "there is none of curl, wget and python3, or no C compiler",
+        );
     };
     machine.has(tool);
     let planted = tempfile::Builder::new().tempdir_in("/tmp").unwrap();

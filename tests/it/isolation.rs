@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::{
     remote::{Server, Service},
     sealed::mirror_of,
+    support::skip::skipped,
 };
 
 const LAUNCHER: &str = env!("CARGO_BIN_EXE_outpost");
@@ -54,7 +55,7 @@ impl Bench {
                 .result
             {
                 Ok(found) => held.push((mechanism, found)),
-                Err(reason) => println!("skipped: {mechanism} does not work here: {reason}"),
+                Err(reason) => skipped(&mechanism.to_string(), reason),
             }
         }
         for name in [
@@ -184,7 +185,7 @@ async fn what_is_hidden_cannot_be_read_by_any_way_to_it() {
             "ln -s ../other/main.tf here; cat here",
             "umount .. && cat ../other/main.tf",
             "umount -l ../../psk && cat ../../psk",
-            "unshare -Urm sh -c 'umount -l ../../psk; cat ../../psk'",
+            "unshare -Urm sh -c 'umount -l ../../psk; grep . ../../psk'",
             "unshare -Urm sh -c 'umount -l ..; cat ../other/main.tf'",
             "unshare -Urm sh -c 'mount --rbind ../.. /mnt && umount -l /mnt/psk && cat /mnt/psk'",
             "mv .. ../../elsewhere && cat ../../elsewhere/other/main.tf",
@@ -451,7 +452,7 @@ async fn a_root_of_its_own_has_only_what_a_job_needs() {
     let script = format!(
         "cat {shown}/socket && echo; echo x 2>&- > {shown}/x && echo 'wrote what is shown'; \
          cat {home}/credentials {home}/kept 2>&-; echo x > {home}/kept && cat {home}/kept; \
-         echo own > file && cat file; ls /tmp; ls -d /home/* /root/* /run/* /var/lib/* /sys/* 2>&-; \
+         echo own > file && cat file; ls /tmp; ls -d /home/* ~root/* /run/* /var/lib/* /sys/* 2>&-; \
          [ -c /dev/null ] && echo x > /dev/null; ls /dev | wc -l; echo x 2>&- > /usr/x || echo 'system is read-only'",
         shown = shown.path().display(),
         home = home.path().display(),

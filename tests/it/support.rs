@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod clients;
 pub mod fault_proxy;
+pub mod skip;
 pub mod terminal;
 
 use std::{

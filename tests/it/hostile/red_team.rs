@@ -28,7 +28,10 @@ use outpost::{
 };
 use tempfile::TempDir;
 
-use crate::engine::{Log, tar};
+use crate::{
+    engine::{Log, tar},
+    support::skip::skipped,
+};
 
 const LAUNCHER: &str = env!("CARGO_BIN_EXE_outpost");
 
@@ -348,7 +351,7 @@ impl Lab {
         let held = match probed.await.result {
             Ok(held) => held,
             Err(reason) => {
-                println!("skipped: {mechanism} does not work here: {reason}");
+                skipped(&mechanism.to_string(), reason);
                 return None;
             }
         };
@@ -483,7 +486,7 @@ fn is_left(number: u32) -> bool {
 async fn no_template_gets_what_isolation_promises_to_keep() {
     let groups = Hierarchy::find();
     if let Err(reason) = &groups {
-        println!("skipped: no control groups: {reason}");
+        skipped("control-groups", reason);
     }
     let labs = Mechanism::ALL.map(|mechanism| Lab::new(mechanism, groups.clone().ok()));
     let labs = futures::future::join_all(labs).await;

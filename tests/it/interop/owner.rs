@@ -10,7 +10,7 @@ use super::{
     api::text,
     variable,
 };
-use crate::support::clients::Clients;
+use crate::support::{clients::Clients, skip::skipped};
 
 /// Its start script says what it finds of the owner's secrets.
 const WITH_SECRETS: &str = r#"
@@ -76,8 +76,7 @@ async fn secrets_of_the_owner_are_there_before_the_scripts() {
     };
     let Some(clients) = clients(&lab) else { return };
     if !lab.api.has("users/me/secrets").await {
-        println!("skipped: the server keeps no secrets of users");
-        return;
+        return skipped("secrets of users", "the server keeps none");
     }
     for secret in [
         json!({ "name": "outpost-interop-variable", "env_name": "OUTPOST_INTEROP_SECRET", "value": "a $HOME \"b\"" }),
@@ -115,8 +114,7 @@ async fn the_agent_of_a_claimed_prebuild_begins_anew_once_however_often_it_start
     let Some(clients) = clients(&lab) else { return };
     let entitlements = lab.api.get("entitlements").await;
     if entitlements["features"]["workspace_prebuilds"]["enabled"] != true {
-        println!("skipped: the server's licence has no prebuilds");
-        return;
+        return skipped("prebuilds", "the server's licence has none");
     }
     let Some(daemon) = lab.daemon() else { return };
     let version = lab.import(WITH_PREBUILDS).await;

@@ -48,7 +48,7 @@ async fn a_template_can_signal_nobody_but_its_own() {
     let bench = Bench::new().await;
     for &(mechanism, held) in &bench.held {
         if !held.signals {
-            println!("skipped: {mechanism} does not keep signals from other processes here");
+            skipped("scope of signals", format!("{mechanism} has none here"));
             continue;
         }
         let neighbour = Neighbour::start();
@@ -156,7 +156,7 @@ async fn a_held_engine_outlives_its_daemon_and_is_interrupted_once_by_the_next()
 async fn a_control_group_counts_limits_and_ends_all_that_a_job_started() {
     let groups = match Hierarchy::find() {
         Ok(groups) => groups,
-        Err(reason) => return println!("skipped: no control groups: {reason}"),
+        Err(reason) => return skipped("control-groups", reason),
     };
     let bench = Bench::new().await;
     for &mechanism in &bench.mechanisms {
@@ -199,7 +199,7 @@ async fn a_control_group_counts_limits_and_ends_all_that_a_job_started() {
 async fn a_job_whose_group_has_no_memory_left_fails_with_a_text_that_says_so() {
     let groups = match Hierarchy::find() {
         Ok(groups) => groups,
-        Err(reason) => return println!("skipped: no control groups: {reason}"),
+        Err(reason) => return skipped("control-groups", reason),
     };
     let bench = Bench::new().await;
     for &mechanism in &bench.mechanisms {

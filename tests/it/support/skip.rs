@@ -1,0 +1,24 @@
+//! Tests, or parts of them, that a machine cannot run.
+
+use std::{
+    fmt::Display,
+    io::{Write as _, stderr},
+};
+
+/// Names what must not be skipped, separated by commas.
+const REQUIRED: &str = "OUTPOST_TESTS_REQUIRE";
+
+/// Lists what is skipped because this machine lacks `what`, and why. The test harness captures what a test prints that
+/// passes, so this goes to the standard error directly.
+///
+/// # Panics
+/// If `OUTPOST_TESTS_REQUIRE` names `what`, as `.ci/run` does for what it has found on its machine.
+#[track_caller]
+pub fn skipped(what: &str, why: impl Display) {
+    let required = std::env::var(REQUIRED).unwrap_or_default();
+    assert!(
+        required.split(',').all(|it| it != what),
+        "{REQUIRED} names {what}, which does not work: {why}"
+    );
+    writeln!(stderr(), "skipped: {what}: {why}").unwrap();
+}
