@@ -297,7 +297,7 @@ impl Mirror {
         let file = tokio::task::spawn_blocking(open)
             .await
             .unwrap_or(Err(Refused::Broken))?;
-        let answer = blob::answer(file, digest, kind, headers).await;
+        let answer = blob::answer(file, digest, kind, headers);
         answer.map_err(|error| {
             tracing::error!(%digest, %error, "a file of the mirror cannot be read");
             Refused::Broken

@@ -2,6 +2,7 @@
 
 mod connection;
 mod file;
+mod file_body;
 mod first_bytes;
 mod places;
 mod upgraded;

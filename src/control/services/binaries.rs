@@ -2,17 +2,14 @@
 
 use std::{fs::File, io, sync::Arc};
 
+use crate::{control::plane::Plane, net::listener::FilePart};
 use axum::{
-    Router,
-    body::Body,
+    Extension, Router,
     extract::{Path, State},
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use tokio_util::io::ReaderStream;
-
-use crate::{control::plane::Plane, net::listener::FilePart};
 
 pub(super) fn routes(plane: Arc<Plane>) -> Router {
     Router::new()
@@ -26,7 +23,7 @@ async fn binary(State(plane): State<Arc<Plane>>, Path(name): Path<String>) -> Re
         Ok((file, length))
     });
     match opened {
-        Ok((file, length)) => whole(file, length).unwrap_or_else(|error| failed(&error)),
+        Ok((file, length)) => whole(file, length),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let text = format!("this server has no `{name}`\n");
             (StatusCode::NOT_FOUND, text).into_response()
@@ -40,21 +37,17 @@ fn failed(error: &io::Error) -> Response {
     StatusCode::SERVICE_UNAVAILABLE.into_response()
 }
 
-fn whole(file: File, length: u64) -> io::Result<Response> {
-    // Where the system sends the file, nobody reads this.
-    let reader = tokio::fs::File::from_std(file.try_clone()?);
+fn whole(file: File, length: u64) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, length.to_string()),
         (header::CACHE_CONTROL, "no-cache".to_owned()),
     ];
-    let mut response = (headers, Body::from_stream(ReaderStream::new(reader))).into_response();
-    let file = Arc::new(file);
     let part = FilePart {
-        file,
+        file: Arc::new(file),
         offset: 0,
         length,
     };
-    response.extensions_mut().insert(part);
-    Ok(response)
+    let body = part.body();
+    (headers, Extension(part), body).into_response()
 }

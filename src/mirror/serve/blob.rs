@@ -1,26 +1,20 @@
 //! Files of the store over HTTP: named by their content, so that any copy of one is good for ever.
 
-use std::{fs::File, io::SeekFrom, ops::RangeInclusive, sync::Arc};
+use std::{fs::File, ops::RangeInclusive, sync::Arc};
 
 use axum::{
     Extension,
-    body::Body,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio_util::io::ReaderStream;
 
 use crate::{mirror::Digest, net::listener::FilePart};
-
-/// Read at once: larger pieces are no faster.
-const PIECE_BYTES: usize = 256 * 1024;
 
 /// The type of what is nothing in particular.
 pub(super) const OCTETS: &str = "application/octet-stream";
 
 /// Answers with `file`, which is of this `kind`, or with the one range of it that `asked` names.
-pub(super) async fn answer(
+pub(super) fn answer(
     file: File,
     digest: Digest,
     kind: &'static str,
@@ -62,14 +56,11 @@ pub(super) async fn answer(
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     let part = FilePart {
-        file: Arc::new(file.try_clone()?),
+        file: Arc::new(file),
         offset,
         length,
     };
-    // Where the system cannot send the file itself.
-    let mut file = tokio::fs::File::from_std(file);
-    file.seek(SeekFrom::Start(offset)).await?;
-    let body = Body::from_stream(ReaderStream::with_capacity(file.take(length), PIECE_BYTES));
+    let body = part.body();
     Ok((status, headers, Extension(part), body).into_response())
 }
 

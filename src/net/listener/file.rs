@@ -20,6 +20,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::file_body::FileBody;
+
 /// What stands for the bytes of files; what it holds is never sent.
 static STAND_IN: [u8; 256 << 10] = [0; 256 << 10];
 
@@ -32,6 +34,13 @@ pub struct FilePart {
     pub offset: u64,
     /// Bytes of the part.
     pub length: u64,
+}
+
+impl FilePart {
+    /// The part as a body, for where the system does not send it by itself.
+    pub fn body(&self) -> Body {
+        Body::new(FileBody::new(self.clone()))
+    }
 }
 
 /// The parts that a connection has still to send, first come, first sent.

@@ -102,14 +102,18 @@ struct Answer {
     body: Held<InProgress>,
     /// Waited for only where the answer takes its time.
     revoked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The request itself ended its access, as when a token is rotated: what is there to answer is still sent.
+    is_of_revocation: bool,
     visit: Visit,
 }
 
 impl Answer {
     fn new(body: Body, request: InProgress, visit: Visit) -> Self {
+        let access = visit.access.get();
         Self {
             body: Held::new(body, request),
             revoked: None,
+            is_of_revocation: access.is_some_and(|access| access.is_revoked()),
             visit,
         }
     }
@@ -123,23 +127,21 @@ impl hyper::body::Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(access) = self.visit.access.get() else {
+            return Pin::new(&mut self.body).poll_frame(context);
+        };
+        if access.is_revoked() && !self.is_of_revocation {
+            return Poll::Ready(Some(Err(broken_off())));
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             return Poll::Ready(frame);
-        }
-        if self.visit.access.get().is_none() {
-            return Poll::Pending;
         }
         let visit = self.visit.clone();
         let revoked = self
             .revoked
             .get_or_insert_with(|| Box::pin(async move { visit.revoked().await }));
         ready!(revoked.as_mut().poll(context));
-        let why = "what the request was made with has been revoked";
-        Poll::Ready(Some(Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            why,
-        )
-        .into())))
+        Poll::Ready(Some(Err(broken_off())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -149,6 +151,11 @@ impl hyper::body::Body for Answer {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+fn broken_off() -> BoxError {
+    let why = "credential that the request came with was revoked or has expired";
+    io::Error::new(io::ErrorKind::PermissionDenied, why).into()
 }
 
 /// A body that holds something until it has been sent.
@@ -182,5 +189,47 @@ impl<T: Unpin> hyper::body::Body for Held<T> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::BodyDataStream;
+    use futures::{StreamExt as _, stream};
+
+    use super::*;
+
+    /// The answer to a request with this access.
+    async fn answer_with(access: &Arc<Access>, body: Body, ends_access: bool) -> BodyDataStream {
+        let answering = async {
+            vouch(Some(access));
+            if ends_access {
+                access.revoke();
+            }
+            Ok::<_, io::Error>(Response::new(body))
+        };
+        let conduct = Conduct::new(false, Instant::now());
+        let answer = answer(conduct, answering).await.unwrap();
+        answer.into_body().into_data_stream()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_never_waits_breaks_off_when_its_access_is_revoked() {
+        let endless = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(b"x")));
+        let access = Arc::new(Access::default());
+        let mut frames = answer_with(&access, Body::from_stream(endless), false).await;
+
+        assert!(frames.next().await.unwrap().is_ok());
+        access.revoke();
+        assert!(frames.next().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_a_request_that_ends_its_own_access_is_sent() {
+        let access = Arc::new(Access::default());
+        let mut frames = answer_with(&access, Body::from("a new token"), true).await;
+
+        assert_eq!(frames.next().await.unwrap().unwrap(), "a new token");
+        assert!(frames.next().await.is_none());
     }
 }
