@@ -7,14 +7,17 @@
 //! own process, against two ends of boringtun that seal packets of the same size and do nothing else. `outpost ssh` and
 //! `outpost agent` are the built binary. `OUTPOST_BENCH_MB` sets the megabytes of a stream (500), `OUTPOST_BENCH_ROUNDS`
 //! the rounds (20), `OUTPOST_BENCH_NODES` the agents of the fleet (200), `OUTPOST_BENCH_IDLE` the seconds for which it is
-//! watched (60), `OUTPOST_BENCH_TOGETHER` the sessions that begin at once (500). To be compared with the Go program, `OUTPOST_BENCH_GO_MBIT` and `OUTPOST_BENCH_GO_SSH_MS` name what was
-//! measured of it on this machine; a `coder` in `OUTPOST_BENCH_CODER` is let in by our server instead.
+//! watched (60), `OUTPOST_BENCH_TOGETHER` the sessions that begin at once (500), `OUTPOST_BENCH_FAST` those that come one after the
+//! other, 20 at once (2000), `OUTPOST_BENCH_WAITING` the sessions that
+//! wait side by side (100), `OUTPOST_BENCH_BULK_MB` the megabytes that one session carries (2000). To be compared with the
+//! Go program, `OUTPOST_BENCH_GO_MBIT` and `OUTPOST_BENCH_GO_SSH_MS` name what was measured of it on this machine; with
+//! `OUTPOST_BENCH_CODER` that `coder` connects to our server and is measured instead.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, SocketAddrV6, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -79,6 +82,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const BARE: Duration = Duration::from_secs(4);
 /// Packets that it has under way at most: a socket keeps as many, so that no work is for what is lost.
 const UNDER_WAY: usize = 64;
+/// Short sessions that begin at once, of many.
+const FAST_AT_ONCE: usize = 20;
+/// After this an agent has given back what its sessions took.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Bytes that the clients of the fleet send in all.
 const FLEET_BYTES: usize = 1_000_000_000;
 const WORKSPACE: &str = "bench";
@@ -106,7 +113,12 @@ async fn bench() -> anyhow::Result<()> {
     handshakes(&lab, rounds).await?;
     let agent = idle_agent(&lab).await?;
     first_bytes(&lab, rounds)?;
-    together(&lab, setting("OUTPOST_BENCH_TOGETHER", 500)?)?;
+    waiting_sessions(&lab, &agent, setting("OUTPOST_BENCH_WAITING", 100)?)?;
+    let at_once = setting("OUTPOST_BENCH_TOGETHER", 500)?;
+    together(&lab, at_once, at_once)?;
+    together(&lab, setting("OUTPOST_BENCH_FAST", 2000)?, FAST_AT_ONCE)?;
+    bulk(&lab, setting("OUTPOST_BENCH_BULK_MB", 2000)?)?;
+    used_agent(&agent).await?;
     drop(agent);
     first_after_build(&lab, rounds).await?;
     fleet(&lab, nodes).await
@@ -629,37 +641,119 @@ async fn idle_agent(lab: &Lab) -> anyhow::Result<Process> {
     Ok(agent)
 }
 
-/// A command that does nothing in a workspace.
-fn our_ssh(lab: &Lab, target: &str) -> Command {
+/// A command in a workspace.
+fn our_ssh(lab: &Lab, target: &str, remote: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
     command.args(["ssh", target, "--url", lab.url.as_str(), "--token-file"]);
     command
         .arg(lab.dir.path().join("token"))
-        .args(["--", "true"]);
+        .arg("--")
+        .args(remote);
     command
 }
 
-/// Sessions that all begin at once, each of them a process.
-fn together(lab: &Lab, many: usize) -> anyhow::Result<()> {
+/// Sessions of which so many begin at once, each of them a process.
+fn together(lab: &Lab, many: usize, at_once: usize) -> anyhow::Result<()> {
     let target = format!("{WORKSPACE}.{OWN_AGENT}");
     let begun = Instant::now();
-    let all = (0..many).map(|_| {
-        our_ssh(lab, &target)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-    });
     let mut failed = 0;
-    for child in all.collect::<Result<Vec<_>, _>>()? {
-        let output = child.wait_with_output()?;
-        failed += usize::from(!output.status.success());
+    for first in (0..many).step_by(at_once) {
+        let sessions = (first..many.min(first + at_once)).map(|_| {
+            our_ssh(lab, &target, &["true"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .spawn()
+        });
+        for mut session in sessions.collect::<Result<Vec<_>, _>>()? {
+            failed += usize::from(!session.wait()?.success());
+        }
     }
-    let figure = format!("{failed} fail");
-    let beside = format!("all done after {:.1} s", begun.elapsed().as_secs_f64());
     row(
-        &format!("{many} sessions at once on one agent"),
-        &figure,
-        &beside,
+        &format!("{many} sessions, {at_once} at once"),
+        &format!("{failed} fail"),
+        &format!("all done after {:.1} s", begun.elapsed().as_secs_f64()),
+    );
+    Ok(())
+}
+
+/// Sessions that are open side by side, and what each costs the agent while it waits.
+fn waiting_sessions(lab: &Lab, agent: &Process, many: usize) -> anyhow::Result<()> {
+    let target = format!("{WORKSPACE}.{OWN_AGENT}");
+    let before = Usage::of(agent.child.id())?;
+    let open = |_| -> anyhow::Result<Child> {
+        let mut session = our_ssh(lab, &target, &["cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        session
+            .stdin
+            .as_mut()
+            .context("no stdin")?
+            .write_all(b"x")?;
+        let mut echo = [0];
+        session
+            .stdout
+            .as_mut()
+            .context("no stdout")?
+            .read_exact(&mut echo)?;
+        Ok(session)
+    };
+    let sessions = (0..many).map(open).collect::<anyhow::Result<Vec<_>>>()?;
+    let during = Usage::of(agent.child.id())?;
+    for mut session in sessions {
+        drop(session.stdin.take());
+        let status = session.wait()?;
+        ensure!(status.success(), "a session ended with {status}");
+    }
+    let each = (during.anonymous - before.anonymous) * 1e3 / many as f64;
+    row(
+        "a waiting session, at the agent",
+        &format!("{each:.0} kB"),
+        &format!("{many} side by side; anonymous memory"),
+    );
+    Ok(())
+}
+
+/// Much data through one session, from the client to the agent.
+fn bulk(lab: &Lab, megabytes: usize) -> anyhow::Result<()> {
+    let target = format!("{WORKSPACE}.{OWN_AGENT}");
+    let begun = Instant::now();
+    let mut session = our_ssh(lab, &target, &["wc", "-c"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdin = session.stdin.take().context("no stdin")?;
+    let megabyte = vec![b'x'; 1_000_000];
+    for _ in 0..megabytes {
+        stdin.write_all(&megabyte)?;
+    }
+    drop(stdin);
+    let output = session.wait_with_output()?;
+    let arrived: usize = String::from_utf8(output.stdout)?.trim().parse()?;
+    ensure!(
+        arrived == megabytes * megabyte.len(),
+        "{arrived} bytes arrived"
+    );
+    let rate = arrived as f64 * 8.0 / 1e6 / begun.elapsed().as_secs_f64();
+    row(
+        &format!("{megabytes} MB into one `outpost ssh`"),
+        &format!("{rate:.0} Mbit/s"),
+        "",
+    );
+    Ok(())
+}
+
+/// What an agent keeps of all that it did.
+async fn used_agent(agent: &Process) -> anyhow::Result<()> {
+    sleep(FORGOTTEN).await;
+    let usage = Usage::of(agent.child.id())?;
+    row(
+        "the same agent a minute after that",
+        &format!("{:.1} MB", usage.resident),
+        &format!(
+            "{:.1} of it anonymous; {:.1} resident at most",
+            usage.anonymous, usage.most
+        ),
     );
     Ok(())
 }
@@ -671,7 +765,9 @@ async fn first_after_build(lab: &Lab, rounds: usize) -> anyhow::Result<()> {
     for _ in 0..rounds {
         let (agent, _) = own_agent(lab, |agent| agent.status == "connected").await?;
         let begun = Instant::now();
-        let status = our_ssh(lab, &target).stdout(Stdio::null()).status()?;
+        let status = our_ssh(lab, &target, &["true"])
+            .stdout(Stdio::null())
+            .status()?;
         ensure!(status.success(), "a session ended with {status}");
         waits.push(begun.elapsed());
         drop(agent);
@@ -689,7 +785,7 @@ async fn first_after_build(lab: &Lab, rounds: usize) -> anyhow::Result<()> {
 /// Whole processes that run a command that does nothing in a workspace.
 fn first_bytes(lab: &Lab, rounds: usize) -> anyhow::Result<()> {
     let target = format!("{WORKSPACE}.{OWN_AGENT}");
-    let (milliseconds, best) = whole(|| our_ssh(lab, &target), rounds)?;
+    let (milliseconds, best) = whole(|| our_ssh(lab, &target, &["true"]), rounds)?;
     let figure = format!("{milliseconds:.0} ms");
     row(
         "`outpost ssh … -- true`",

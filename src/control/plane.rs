@@ -84,6 +84,7 @@ pub struct Plane {
     binaries: Binaries,
     /// Access that was granted, by credential.
     granted: Shared<Proof, Access>,
+    noted_uses: people::NotedUses,
 }
 
 /// Why a call was refused.
@@ -112,6 +113,9 @@ pub enum RequestError {
     /// We do not know the caller.
     #[error("{0}")]
     Unauthenticated(&'static str),
+    /// The credential is good, and its user is suspended.
+    #[error("user is suspended; an administrator can end that with `outpost user activate`")]
+    Suspended,
     /// The job is not the daemon's, or not there.
     #[error("{0}")]
     Gone(String),
@@ -222,6 +226,7 @@ impl Plane {
             overlay: agents::Overlay::default(),
             binaries: Binaries::default(),
             granted: Shared::default(),
+            noted_uses: people::NotedUses::default(),
         }
     }
 

@@ -42,6 +42,7 @@ impl From<RequestError> for SourceError {
             RequestError::Gone(reason) => Self::Gone(reason),
             RequestError::Unauthenticated(reason) => Self::Unauthorized(reason.to_owned()),
             RequestError::Forbidden(reason) => Self::Unauthorized(reason),
+            RequestError::Suspended => Self::Unauthorized(error.to_string()),
             // A disk may have space again, a database may be free again: what was not stored is to be repeated.
             RequestError::Stopping | RequestError::Store(_) => Self::Lost(error.into()),
             RequestError::NotFound { .. }

@@ -29,7 +29,7 @@ pub fn generate() -> Secret {
 }
 
 /// What is stored instead of a value. It needs no salt: values are too random to be guessed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Hashed(pub [u8; 32]);
 
 impl Hashed {

@@ -197,6 +197,7 @@ fn users_and_their_tokens_come_and_go() {
     assert_eq!(suspended[0]["status"], "suspended");
     let refused = amy.refused(&["whoami"]);
     assert!(refused.contains("user is suspended"), "{refused}");
+    assert!(!refused.contains("outpost login"), "{refused}");
     admin.json(&["user", "activate", "amy"]);
     assert_eq!(amy.json(&["whoami"])["user"], "amy");
     let edited = admin.json(&["user", "edit", "amy", "--role", "admin", "--budget", "none"]);

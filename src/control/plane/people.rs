@@ -1,6 +1,12 @@
 //! Organizations, users, tokens and keys, and the beginning of everything.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
 
 use super::{
     Caller, Plane, RequestError, access::Proof, begins, check_name, check_text, is_called,
@@ -24,10 +30,6 @@ const LONGEST_TEXT: usize = 256;
 /// How often the last use of a token is written down at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
-/// Why somebody with a good token is refused.
-pub(super) const SUSPENDED: &str =
-    "user is suspended; an administrator can end that with `outpost user activate`";
-
 /// A user to add.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the fields are those of `User`")]
@@ -37,6 +39,31 @@ pub struct NewUser {
     pub full_name: String,
     pub admin: bool,
     pub budget: Option<i32>,
+}
+
+/// When the uses of tokens were last written down by this process, by what is stored of their values.
+#[derive(Default)]
+pub(super) struct NotedUses(Mutex<HashMap<Hashed, Timestamp>>);
+
+impl NotedUses {
+    /// Whether the use at `now` is the caller's to write down. What is older than [`TOUCH_EVERY`] is forgotten.
+    fn claim(&self, token: &Hashed, now: Timestamp) -> bool {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.retain(|_, used| now.duration_since(*used).unsigned_abs() < TOUCH_EVERY);
+        match noted.entry(token.clone()) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(now);
+                true
+            }
+        }
+    }
+
+    /// What was claimed was not written down.
+    fn release(&self, token: &Hashed) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.remove(token);
+    }
 }
 
 fn role(admin: bool) -> &'static str {
@@ -83,14 +110,15 @@ impl Plane {
     /// Who calls with `value`.
     ///
     /// # Errors
-    /// [`RequestError::Unauthenticated`] if no token has this value, or it has ended.
+    /// [`RequestError::Unauthenticated`] if no token has this value, or it has ended; [`RequestError::Suspended`].
     pub async fn authenticate(&self, value: &Secret) -> Result<Caller, RequestError> {
         const UNKNOWN: RequestError =
             RequestError::Unauthenticated("token is not known or has ended");
         if value.expose().len() != tokens::LENGTH {
             return Err(UNKNOWN);
         }
-        let Some((token, user)) = self.store.token(&Hashed::of(value)).await? else {
+        let hashed = Hashed::of(value);
+        let Some((token, user)) = self.store.token(&hashed).await? else {
             return Err(UNKNOWN);
         };
         let now = self.now();
@@ -98,22 +126,16 @@ impl Plane {
             return Err(UNKNOWN);
         }
         if user.suspended_at.is_some() {
-            return Err(RequestError::Unauthenticated(SUSPENDED));
+            return Err(RequestError::Suspended);
         }
-        let fresh = token
-            .last_used_at
-            .is_some_and(|used| now.duration_since(used).unsigned_abs() < TOUCH_EVERY);
-        if token.last_used_at.is_none() {
-            self.audit(&user.name, "token.login", &token.name, "first use")
-                .await?;
-        }
-        if !fresh {
-            self.store.touch_token(token.id, now).await?;
+        let is_recent = |used| now.duration_since(used).unsigned_abs() < TOUCH_EVERY;
+        if !token.last_used_at.is_some_and(is_recent) {
+            self.note_use(&hashed, &token, &user).await?;
         }
         let access = self.access(Proof::Token(token.id), token.expires_at);
         // Had it been revoked meanwhile, nobody would end what is opened with it now.
         if Arc::strong_count(&access) == 1 {
-            let now = self.store.token(&Hashed::of(value)).await?;
+            let now = self.store.token(&hashed).await?;
             if now.is_none_or(|(_, user)| user.suspended_at.is_some()) {
                 self.revoke(Proof::Token(token.id));
                 return Err(UNKNOWN);
@@ -121,6 +143,32 @@ impl Plane {
         }
         vouch(Some(&access));
         Ok(Caller { user, access })
+    }
+
+    /// Writes down that a token is used: once in [`TOUCH_EVERY`], however many requests read the token before that.
+    async fn note_use(
+        &self,
+        hashed: &Hashed,
+        token: &Token,
+        user: &User,
+    ) -> Result<(), RequestError> {
+        let now = self.now();
+        if !self.noted_uses.claim(hashed, now) {
+            return Ok(());
+        }
+        let noted = async {
+            if token.last_used_at.is_none() {
+                self.audit(&user.name, "token.login", &token.name, "first use")
+                    .await?;
+            }
+            self.store.touch_token(token.id, now).await?;
+            Ok(())
+        };
+        let noted = noted.await;
+        if noted.is_err() {
+            self.noted_uses.release(hashed);
+        }
+        noted
     }
 
     fn new_user(&self, new: NewUser) -> User {
@@ -573,5 +621,26 @@ impl Plane {
         caller.need_admin("making a backup")?;
         self.audit(&caller.user.name, "backup.create", path, "")
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_use_of_a_token_is_noted_once_a_minute_and_again_if_that_failed() {
+        let noted = NotedUses::default();
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let [one, two] = [Hashed([1; 32]), Hashed([2; 32])];
+
+        assert!(noted.claim(&one, at(1000)));
+        assert!(!noted.claim(&one, at(1059)));
+        assert!(noted.claim(&two, at(1059)));
+        assert!(noted.claim(&one, at(1060)));
+        assert!(noted.claim(&one, at(500)), "the clock was set back");
+        noted.release(&one);
+        assert!(noted.claim(&one, at(501)));
+        assert_eq!(noted.0.lock().unwrap().len(), 1, "the other is forgotten");
     }
 }

@@ -15,7 +15,9 @@ pub(super) fn status(error: RequestError) -> Status {
             Status::invalid_argument(error.to_string())
         }
         RequestError::Conflict(_) => Status::failed_precondition(error.to_string()),
-        RequestError::Forbidden(_) => Status::permission_denied(error.to_string()),
+        RequestError::Forbidden(_) | RequestError::Suspended => {
+            Status::permission_denied(error.to_string())
+        }
         RequestError::Unauthenticated(_) => Status::unauthenticated(error.to_string()),
         RequestError::Stopping => Status::unavailable(error.to_string()),
         RequestError::Store(StoreError::DiskFull) => {

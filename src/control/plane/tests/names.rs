@@ -24,7 +24,7 @@ impl Lab {
         self.pass(self.plane.limits().offline + Duration::from_secs(1));
     }
 
-    async fn audited(&self, action: &str) -> Vec<String> {
+    pub(super) async fn audited(&self, action: &str) -> Vec<String> {
         let entries = self.plane.audit_log(&self.caller, None, 100).await.unwrap();
         let named = entries.into_iter().filter(|entry| entry.action == action);
         named.map(|entry| entry.detail).collect()

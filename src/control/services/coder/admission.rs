@@ -77,7 +77,7 @@ pub(super) async fn person(plane: &Plane, headers: &HeaderMap) -> Result<Option<
     };
     match plane.authenticate(&token).await {
         Ok(caller) => Ok(Some(caller)),
-        Err(RequestError::Unauthenticated(_)) => Ok(None),
+        Err(RequestError::Unauthenticated(_) | RequestError::Suspended) => Ok(None),
         Err(error) => Err(Refusal::internal(error)),
     }
 }
@@ -253,6 +253,7 @@ pub(super) async fn caller(plane: &Plane, headers: &HeaderMap) -> Result<Caller,
     match plane.authenticate(&token).await {
         Ok(caller) => Ok(caller),
         Err(RequestError::Unauthenticated(_)) => Err(missing()),
+        Err(suspended @ RequestError::Suspended) => Err(missing().because(suspended.to_string())),
         // Unlike a daemon, a client would give up at any other fault of ours.
         Err(error) => Err(Refusal::unavailable(error)),
     }
