@@ -30,5 +30,5 @@ pub use self::{
 };
 
 /// What of a store no reader of packages needs: the index of each generation and the locks, which a reader could hold
-/// for ever, what is not whole yet, and the authority of a proxy with its key.
-pub const PRIVATE: [&str; 4] = ["generations", "incoming", "lock", "proxy"];
+/// for ever, what is not whole yet, the authority of a proxy with its key, and what is trusted.
+pub const PRIVATE: [&str; 5] = ["generations", "incoming", "lock", "proxy", "trust"];

@@ -336,8 +336,10 @@ enum Refused {
     Broken,
     /// Whoever asks has no token.
     Unknown,
-    /// The registry behind the mirror could not be asked, or is not to be believed; the log says why.
+    /// The registry behind the mirror could not be asked; the log says why.
     Upstream,
+    /// The registry behind the mirror is not to be believed.
+    Untrusted(Arc<str>),
 }
 
 impl From<PullError> for Refused {
@@ -347,6 +349,10 @@ impl From<PullError> for Refused {
             PullError::Failed(why) => {
                 tracing::warn!(%why, "nothing comes from the registry");
                 Self::Upstream
+            }
+            PullError::Untrusted(why) => {
+                tracing::error!(%why, "what the registry has is not trusted");
+                Self::Untrusted(why)
             }
         }
     }
@@ -382,7 +388,7 @@ fn chain(error: &StoreError) -> String {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let (status, why) = match self {
+        let (status, why) = match &self {
             Self::Missing => (StatusCode::NOT_FOUND, "the mirror does not have this"),
             Self::Empty => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -396,6 +402,7 @@ impl IntoResponse for Refused {
                 StatusCode::BAD_GATEWAY,
                 "the mirror does not have this, and its registry did not give it",
             ),
+            Self::Untrusted(why) => (StatusCode::BAD_GATEWAY, &**why),
             Self::Unknown => (
                 StatusCode::UNAUTHORIZED,
                 "this mirror wants a token: put it into a `credentials` block of the CLI configuration",

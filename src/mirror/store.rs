@@ -96,6 +96,14 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+    /// What was trusted on first use cannot be read, so nothing is trusted.
+    #[error("`{}` cannot be read: {why}; restore it from a backup, or remove it to trust on first use again", path.display())]
+    Pins {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Somebody else changed the store in the meantime.
     #[error("the mirror in `{}` was changed by somebody else in the meantime; run the command again", dir.display())]
     Raced {

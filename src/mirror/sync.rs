@@ -8,6 +8,7 @@ mod live;
 pub mod missed;
 mod modules;
 mod package;
+mod pins;
 mod provider;
 mod pull;
 mod review;
@@ -28,14 +29,15 @@ use semver::Version;
 pub use self::{
     modules::{for_the_server, tree_of},
     pull::{PullError, Release, Upstream},
-    review::{ReviewError, read_keys, write as write_review},
+    review::{ReviewError, read_keys, write as write_review, write_keys as write_reviewed_keys},
     templates::load,
-    trust::{Keys, Trust, TrustError},
+    trust::{Accepted, Keys, Trust, TrustError},
     wishes::{WishError, Wishes},
 };
 use super::{
     Generation, Store, StoreError,
     fetch::{FetchError, Fetcher, Watch, blocking, registry::Registries},
+    generation,
     images::{self, Access, ImageError},
 };
 use crate::{
@@ -82,6 +84,8 @@ pub struct Report {
     pub unknown: usize,
     /// Packages that were there already.
     pub present: usize,
+    /// Versions that take the place of what the mirror had of them, as the operator accepts that.
+    replaced: BTreeSet<(ProviderAddr, Version)>,
     /// What could not be got.
     pub failures: Vec<Failure>,
 }
@@ -160,15 +164,10 @@ impl Sync {
     }
 
     async fn work(&self, stop: &Stop) -> Result<Report, StoreError> {
-        let store = self.store.clone();
-        let before = blocking(move || match store.newest() {
-            Err(StoreError::Empty { .. }) => Ok(Generation::default()),
-            newest => newest.map(|(_, generation)| generation),
-        });
-        let before = before.await?;
+        let before = trust::newest(&self.store).await?;
         let mut report = Report::default();
         if !self.dry_run {
-            self.adopt(&mut report).await?;
+            self.adopt(&before, &mut report).await?;
         }
         let origins = modules::Origins::new(self, &before);
         let (demands, needed) = self.templates(&origins, &mut report).await?;
@@ -194,7 +193,7 @@ impl Sync {
         Ok(report)
     }
 
-    async fn adopt(&self, report: &mut Report) -> Result<(), StoreError> {
+    async fn adopt(&self, before: &Generation, report: &mut Report) -> Result<(), StoreError> {
         for dir in &self.import_dirs {
             self.watch
                 .phase(&format!("taking over `{}`", dir.display()));
@@ -204,13 +203,57 @@ impl Sync {
                 Err(error) => report.fail(dir.display().to_string(), error),
                 Ok(adopted) => {
                     for (name, result) in adopted {
-                        match result {
-                            Ok(provider) => report.have(vec![provider]),
-                            Err(error) => report.fail(name, error),
+                        let taken = match result {
+                            Ok(provider) => self.take_over(before, provider, report).await,
+                            Err(error) => Err(error.into()),
+                        };
+                        if let Err(error) = taken {
+                            report.fail(name, error);
                         }
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Takes over a provider with one package, unless the mirror has another one in its place.
+    async fn take_over(
+        &self,
+        before: &Generation,
+        provider: generation::Provider,
+        report: &mut Report,
+    ) -> Result<(), Cause> {
+        let generation::Provider {
+            addr,
+            version,
+            packages,
+            ..
+        } = &provider;
+        for new in packages {
+            let old = before.package(addr, version, &new.platform);
+            // A package that was unpacked is another file, with the same content.
+            let is_same = |old: &&generation::Package| {
+                old.h1_tree == new.h1_tree && self.store.has(old.archive)
+            };
+            if old.filter(is_same).is_some() {
+                report.present += 1;
+                return Ok(());
+            }
+            self.check_local(before, addr, version, new).await?;
+        }
+        let (addr, version) = (addr.clone(), version.clone());
+        report.have(vec![provider]);
+        let name = addr.to_string();
+        if self.trust.accepts(&name, &version) {
+            let all = report
+                .synced
+                .versions(&addr)
+                .find(|provider| provider.version == version)
+                .map(provider::checksums)
+                .unwrap_or_default();
+            self.trust.replace_release(&name, &version, all).await?;
+            report.replaced.insert((addr, version));
         }
         Ok(())
     }
@@ -251,6 +294,7 @@ impl Sync {
     async fn commit(&self, report: &mut Report, stop: &Stop) -> Result<(), StoreError> {
         let lock = self.store.lock(stop).await?;
         let (store, synced) = (self.store.clone(), report.synced.clone());
+        let replaced = report.replaced.clone();
         let committed = blocking(move || {
             // Somebody else may have added to it in the meantime.
             let current = store.current()?;
@@ -259,6 +303,10 @@ impl Sync {
                 None => Generation::default(),
             };
             let mut new = old.clone();
+            let is_replaced = |provider: &generation::Provider| {
+                replaced.contains(&(provider.addr.clone(), provider.version.clone()))
+            };
+            new.providers.retain(|provider| !is_replaced(provider));
             new.absorb(synced);
             match current {
                 Some(number) if new == old => Ok((Some(number), false)),
@@ -279,7 +327,7 @@ impl Report {
         });
     }
 
-    fn have(&mut self, providers: Vec<super::generation::Provider>) {
+    fn have(&mut self, providers: Vec<generation::Provider>) {
         self.synced.absorb(Generation {
             providers,
             ..Generation::default()

@@ -10,3 +10,4 @@ mod rows;
 mod running;
 pub mod serve;
 mod sync;
+mod trust;

@@ -1,6 +1,6 @@
 //! The registries behind `outpost mirror serve --pull-through`.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::sync::token;
 use crate::{
@@ -18,7 +18,7 @@ const RETRY: Retry = Retry {
     first_pause: Duration::from_millis(500),
 };
 
-/// Asks as the mirror.toml `file` says, and believes the keys that its mirror.lock knows.
+/// Asks as the mirror.toml `file` says, and believes the keys that the mirror and the file's mirror.lock know.
 ///
 /// # Errors
 /// What is wrong with one of the two, or with the file of authorities.
@@ -36,8 +36,8 @@ pub(super) fn upstream(file: &Path, store: Store, trust: &tls::Trust) -> anyhow:
         Arc::clone(&watch),
     );
     Ok(Upstream::new(Sync {
+        trust: Trust::new(wishes.trust.clone(), known, &store),
         store,
-        trust: Trust::new(wishes.trust.clone(), known, BTreeSet::new(), Vec::new()),
         registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(token)),
         wishes,
         fetcher,

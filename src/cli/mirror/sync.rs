@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use http::HeaderValue;
+use semver::Version;
 use serde::Serialize;
 use url::Url;
 
@@ -22,9 +23,14 @@ use crate::{
     mirror::{
         Store,
         fetch::{Fetcher, Manners, network_mirror::NetworkMirror, registry::Registries},
-        sync::{self, Keys, Report, Trust, Wishes, missed, read_keys, wishes, write_review},
+        sync::{
+            self, Accepted, Keys, Report, Trust, Wishes, missed, read_keys,
+            wishes::{self, ProviderWish},
+            write_review, write_reviewed_keys,
+        },
     },
     net::{proxy::Proxies, web::Web},
+    registry::{DEFAULT_HOST, ProviderAddr},
     stop::Stop,
 };
 
@@ -60,9 +66,15 @@ pub(in crate::cli) struct Sync {
     /// Count the files and bytes to download, without downloading anything
     #[arg(long)]
     dry_run: bool,
-    /// Accept this publisher's key from now on; repeatable
-    #[arg(long, value_name = "FINGERPRINT")]
-    accept_key: Vec<String>,
+    /// Accept this publisher's key from now on, for one namespace or for all; repeatable
+    ///
+    /// With a namespace, such as registry.terraform.io/coder=FINGERPRINT, it is accepted at once, also by a running
+    /// `outpost mirror serve --pull-through` of the same mirror.
+    #[arg(long, value_name = "[HOST/NAMESPACE=]FINGERPRINT", value_parser = key)]
+    accept_key: Vec<AcceptedKey>,
+    /// Fetch this version anew and accept that its packages are not those that the mirror first saw; repeatable
+    #[arg(long, value_name = "ADDRESS@VERSION", value_parser = release)]
+    accept_changed: Vec<AcceptedRelease>,
     /// Accept signatures that this key made after it expired; repeatable
     #[arg(long, value_name = "FINGERPRINT")]
     allow_expired: Vec<String>,
@@ -109,20 +121,20 @@ impl Sync {
             Some(path) => read_keys(path)?,
             None => Keys::new(),
         };
-        let trust = Trust::new(
-            wishes.trust.clone(),
-            known,
-            fingerprints("--accept-key", &self.accept_key)?,
-            fingerprints("--allow-expired", &self.allow_expired)?
-                .into_iter()
-                .collect(),
-        );
+        // What is imported is not fetched as well.
+        if self.import_dir.is_empty() {
+            let changed = self.accept_changed.iter();
+            wishes
+                .providers
+                .extend(changed.filter_map(|it| it.wish.clone()));
+        }
         let bars = Arc::new(Bars::new());
         let fetcher = self.fetcher(Arc::clone(&bars))?;
         let registries = Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(token));
         let registries = registries.with_mirror(self.network_mirror(&fetcher)?);
         let dir = self.place.dir()?;
         let store = Store::open(&dir).context("the mirror cannot be used")?;
+        let trust = self.trust(&wishes, known, &store).await?;
         let sync = sync::Sync {
             store,
             wishes,
@@ -140,8 +152,12 @@ impl Sync {
         let ran = sync.run(&stop).await;
         bars.end();
         let report = ran?;
-        if let Some(path) = lock_file.filter(|_| !self.dry_run && report.failures.is_empty()) {
-            write_review(&path, &report.synced, &sync.trust.keys())?;
+        if let Some(path) = lock_file.filter(|_| !self.dry_run) {
+            let keys = sync.trust.keys(&report.synced)?;
+            match report.failures.is_empty() {
+                true => write_review(&path, &report.synced, &keys)?,
+                false => write_reviewed_keys(&path, &keys)?,
+            };
         }
         self.print(output, &report)?;
         verdict(&report)
@@ -153,9 +169,7 @@ impl Sync {
         let path = match &self.file {
             Some(path) => path.clone(),
             None if default.is_file() => default,
-            None if !self.import_dir.is_empty() || !self.misses.is_empty() => {
-                return Ok((Wishes::default(), None));
-            }
+            None if self.names_something() => return Ok((Wishes::default(), None)),
             None => {
                 let text = "there is no mirror.toml here; write one, name one with --file, or take over a directory \
                             with --import-dir";
@@ -167,6 +181,41 @@ impl Sync {
             wishes::WishError::Read { .. } => anyhow::Error::new(error),
         })?;
         Ok((wishes, Some(path.with_extension("lock"))))
+    }
+
+    /// Whether there is something to do without a mirror.toml.
+    fn names_something(&self) -> bool {
+        let is_key = |key: &AcceptedKey| key.namespace.is_some();
+        !self.import_dir.is_empty()
+            || !self.misses.is_empty()
+            || !self.accept_changed.is_empty()
+            || self.accept_key.iter().any(is_key)
+    }
+
+    /// What is trusted. Keys that the options name for a namespace are so from here on.
+    async fn trust(&self, wishes: &Wishes, known: Keys, store: &Store) -> anyhow::Result<Trust> {
+        let mut accepted = Accepted {
+            expired: fingerprints("--allow-expired", &self.allow_expired)?
+                .into_iter()
+                .collect(),
+            releases: self
+                .accept_changed
+                .iter()
+                .map(|it| it.name.clone())
+                .collect(),
+            ..Accepted::default()
+        };
+        let mut named = Keys::new();
+        for key in self.accept_key.iter().cloned() {
+            match key.namespace {
+                Some(namespace) => named.entry(namespace).or_default().insert(key.fingerprint),
+                None => accepted.keys.insert(key.fingerprint),
+            };
+        }
+        let trust = Trust::new(wishes.trust.clone(), known, store);
+        let trust = trust.accepting(accepted).dry(self.dry_run);
+        trust.add(named).await?;
+        Ok(trust)
     }
 
     fn add_misses(&self, wishes: &mut Wishes) -> anyhow::Result<()> {
@@ -279,6 +328,67 @@ fn verdict(report: &Report) -> anyhow::Result<()> {
     }
 }
 
+/// A key that the operator accepts.
+#[derive(Clone, Debug)]
+struct AcceptedKey {
+    /// `HOST/NAMESPACE`, or a program's name; `None` for all.
+    namespace: Option<String>,
+    fingerprint: String,
+}
+
+/// A version that the operator accepts as it is now.
+#[derive(Clone, Debug)]
+struct AcceptedRelease {
+    /// `ADDRESS@VERSION`, as errors name it.
+    name: String,
+    /// The same as a wish; none for a program, which must stand in mirror.toml.
+    wish: Option<ProviderWish>,
+}
+
+/// `[HOST/NAMESPACE=]FINGERPRINT`.
+fn key(text: &str) -> Result<AcceptedKey, String> {
+    let (namespace, fingerprint) = match text.split_once('=') {
+        Some((namespace, fingerprint)) => (Some(namespace), fingerprint),
+        None => (None, text),
+    };
+    let fingerprint = wishes::fingerprint(fingerprint).ok_or(
+        "expected 40 or 64 hexadecimal digits, with HOST/NAMESPACE= before them or without",
+    )?;
+    let is_program = |name: &str| matches!(name, "terraform" | "tofu");
+    let namespace = match namespace {
+        None => None,
+        Some(name) if is_program(name) => Some(name.to_owned()),
+        Some(name) => {
+            let any = format!("{name}/any").parse::<ProviderAddr>();
+            let any = any.map_err(|_| format!("{name:?} is no HOST/NAMESPACE"))?;
+            Some(format!("{}/{}", any.host(), any.namespace()))
+        }
+    };
+    Ok(AcceptedKey {
+        namespace,
+        fingerprint,
+    })
+}
+
+/// `ADDRESS@VERSION`.
+fn release(text: &str) -> Result<AcceptedRelease, String> {
+    let wrong = || {
+        format!("expected HOST/NAMESPACE/TYPE@VERSION, such as {DEFAULT_HOST}/coder/coder@2.20.0")
+    };
+    let (name, version) = text.split_once('@').ok_or_else(wrong)?;
+    let version: Version = version.parse().map_err(|_| wrong())?;
+    if matches!(name, "terraform" | "tofu") {
+        let (name, wish) = (text.to_owned(), None);
+        return Ok(AcceptedRelease { name, wish });
+    }
+    let addr: ProviderAddr = name.parse().map_err(|_| wrong())?;
+    let wish = ProviderWish::of(&addr, &version).ok_or_else(wrong)?;
+    Ok(AcceptedRelease {
+        name: format!("{addr}@{version}"),
+        wish: Some(wish),
+    })
+}
+
 fn fingerprints(option: &str, given: &[String]) -> anyhow::Result<BTreeSet<String>> {
     let wrong = |text: &str| {
         UsageError(format!(
@@ -328,6 +438,29 @@ fn rate(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_accepted_is_named_in_full() {
+        let digits = "ab".repeat(20);
+        let of_one = key(&format!("registry.example/Acme={digits}")).unwrap();
+        assert_eq!(of_one.namespace.as_deref(), Some("registry.example/acme"));
+        assert_eq!(of_one.fingerprint, digits.to_uppercase());
+        assert_eq!(key(&digits).unwrap().namespace, None);
+        for wrong in ["", "acme=", "../x=", "registry.example/acme/demo=abc"] {
+            assert!(key(&format!("{wrong}{digits}x")).is_err(), "{wrong}");
+        }
+
+        let changed = release("registry.example/acme/demo@1.2.0").unwrap();
+        assert_eq!(changed.name, "registry.example/acme/demo@1.2.0");
+        assert!(changed.wish.is_some() && release("tofu@1.10.7").unwrap().wish.is_none());
+        for wrong in [
+            "registry.example/acme/demo",
+            "demo@1.2.0",
+            "registry.example/acme/demo@new",
+        ] {
+            assert!(release(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn rates_have_units() {

@@ -10,7 +10,8 @@ use url::Url;
 use super::{
     Cause, Report, Sync, Wanted,
     package::{self, Identity},
-    trust::{TrustError, listed, namespace},
+    pins::Checksums,
+    trust::{self, Signature, TrustError, listed, namespace},
 };
 use crate::{
     mirror::{
@@ -44,6 +45,8 @@ pub(super) struct Outcome {
     failures: Vec<(String, Cause)>,
     pub(super) present: usize,
     pub(super) fetched: Vec<Option<u64>>,
+    /// Whether it takes the place of what the mirror had of the version.
+    is_replacement: bool,
 }
 
 /// A list of checksums that somebody signed.
@@ -158,6 +161,10 @@ impl Sync {
         });
         let mut all = all.buffer_unordered(AT_ONCE);
         while let Some(outcome) = all.next().await {
+            if let Some(provider) = outcome.provider.as_ref().filter(|_| outcome.is_replacement) {
+                let version = (provider.addr.clone(), provider.version.clone());
+                report.replaced.insert(version);
+            }
             report.have(outcome.provider.into_iter().collect());
             report.present += outcome.present;
             report.files += outcome.fetched.len();
@@ -174,14 +181,25 @@ impl Sync {
         before: &Generation,
         addr: ProviderAddr,
         version: Version,
-        platforms: BTreeSet<Platform>,
+        mut platforms: BTreeSet<Platform>,
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let known = before
             .versions(&addr)
             .find(|provider| provider.version == version);
+        // What is replaced is replaced as a whole: one signature is over all of its packages.
+        let known = match self.trust.accepts(&addr.to_string(), &version) {
+            false => known,
+            true => {
+                outcome.is_replacement = true;
+                let packages = known.into_iter().flat_map(|known| &known.packages);
+                platforms.extend(packages.map(|package| package.platform.clone()));
+                None
+            }
+        };
         let there = |platform: &Platform| {
-            let package = before.package(&addr, &version, platform)?;
+            let mut packages = known?.packages.iter();
+            let package = packages.find(|package| package.platform == *platform)?;
             self.store.has(package.archive).then(|| package.clone())
         };
         let (there, missing): (Vec<_>, Vec<_>) = platforms
@@ -208,11 +226,64 @@ impl Sync {
             packages,
         };
         if let Some(mirror) = self.registries.mirror() {
-            let vouched = self.vouched(mirror, &missing, &mut provider, &mut outcome);
+            let vouched = self.vouched(before, mirror, &missing, &mut provider, &mut outcome);
             vouched.await;
-            outcome.provider = Some(provider).filter(|provider| !provider.packages.is_empty());
-            return outcome;
+        } else if missing.is_empty() {
+            self.check_unchanged(before, &provider, &mut outcome).await;
+        } else {
+            let signed = self.signed(before, &missing, &mut provider, &mut outcome);
+            signed.await;
         }
+        if outcome.is_replacement && outcome.failures.is_empty() {
+            let (name, all) = (addr.to_string(), checksums(&provider));
+            if let Err(error) = self.trust.replace_release(&name, &version, all).await {
+                outcome.failures.push((name, error.into()));
+            }
+        }
+        let is_whole = !outcome.is_replacement || outcome.failures.is_empty();
+        let is_there = is_whole && !provider.packages.is_empty();
+        outcome.provider = is_there.then_some(provider);
+        outcome
+    }
+
+    /// Asks the registry for a package that the mirror has: it may be another one there by now.
+    async fn check_unchanged(
+        &self,
+        before: &Generation,
+        provider: &Provider,
+        outcome: &mut Outcome,
+    ) {
+        let Provider { addr, version, .. } = provider;
+        let Some(package) = provider.packages.first() else {
+            return;
+        };
+        let platform = &package.platform;
+        let found = match self.registries.package(addr, version, platform).await {
+            Ok(found) => found,
+            Err(error) => {
+                let error = super::modules::text(&error);
+                return self.watch.note(&format!(
+                    "{addr} {version}: the registry does not say whether it is still the same: {error}"
+                ));
+            }
+        };
+        let now = Checksums::from([(platform.to_string(), found.digest)]);
+        let name = addr.to_string();
+        let same = self.trust.same_release(before, &name, version, now);
+        if let Err(error) = same.await {
+            outcome.fail(addr, version, platform, error);
+        }
+    }
+
+    /// Brings packages of a version into the store that its publisher signed.
+    async fn signed(
+        &self,
+        before: &Generation,
+        missing: &[Platform],
+        provider: &mut Provider,
+        outcome: &mut Outcome,
+    ) {
+        let (addr, version) = (provider.addr.clone(), provider.version.clone());
         let found = missing
             .iter()
             .map(|platform| self.registries.package(&addr, &version, platform));
@@ -224,22 +295,17 @@ impl Sync {
             }
         }
         let Some((platform, first)) = located.first() else {
-            outcome.provider = Some(provider).filter(|provider| !provider.packages.is_empty());
-            return outcome;
+            return;
         };
-        let sums = match self.sums(&addr, &version, first).await {
+        let sums = match self.sums(before, &addr, &version, first).await {
             Ok(sums) => sums,
-            Err(error) => {
-                outcome.fail(&addr, &version, platform, error);
-                outcome.provider = Some(provider).filter(|provider| !provider.packages.is_empty());
-                return outcome;
-            }
+            Err(error) => return outcome.fail(&addr, &version, platform, error),
         };
         provider.protocols.clone_from(&first.protocols);
         provider.signed = sums.signed.clone();
-        let fetched = located
-            .iter()
-            .map(|(platform, found)| self.package(&addr, platform, found, &sums.content));
+        let fetched = located.iter().map(|(platform, found)| {
+            self.package(before, &addr, &version, platform, found, &sums.content)
+        });
         for ((platform, _), fetched) in located.iter().zip(join_all(fetched).await) {
             match fetched {
                 Ok((size, package)) => {
@@ -250,16 +316,15 @@ impl Sync {
                 Err(error) => outcome.fail(&addr, &version, platform, error),
             }
         }
-        for remark in package::remarks(&provider) {
+        for remark in package::remarks(provider) {
             self.watch.note(&remark);
         }
-        outcome.provider = Some(provider).filter(|provider| !provider.packages.is_empty());
-        outcome
     }
 
-    /// The checksums of a version, once their signature is found good.
+    /// The checksums of a version, once their signature is found good. Whose it is and what it is over are pinned then.
     pub(super) async fn sums(
         &self,
+        before: &Generation,
         addr: &ProviderAddr,
         version: &Version,
         found: &Found,
@@ -269,7 +334,11 @@ impl Sync {
             answer.map(|answer| answer.body)
         };
         let content = get(found.shasums.clone()).await?;
+        let name = addr.to_string();
+        let all = trust::packages(&content, addr.kind(), version);
         if self.trust.is_unsigned(addr) && found.keys.is_empty() {
+            let same = self.trust.same_release(before, &name, version, all);
+            same.await?;
             let signed = None;
             return Ok(Sums { content, signed });
         }
@@ -280,9 +349,16 @@ impl Sync {
             .map(|key| key.ascii_armor.clone())
             .collect();
         let what = format!("{addr} {version}");
-        let by = self
-            .trust
-            .check(&namespace(addr), &what, &content, &signature, &keys)?;
+        let signature_of_it = Signature {
+            content: &content,
+            signature: &signature,
+            keys: &keys,
+        };
+        let namespace = namespace(addr);
+        let checked = self.trust.check(before, &namespace, &what, signature_of_it);
+        let by = checked.await?;
+        let same = self.trust.same_release(before, &name, version, all);
+        same.await?;
         if let Some(end) = by.expires.filter(|end| *end < jiff::Timestamp::now()) {
             let day = end.to_zoned(jiff::tz::TimeZone::UTC).date();
             self.watch.note(&format!(
@@ -318,12 +394,19 @@ impl Sync {
     /// nothing was.
     async fn package(
         &self,
+        before: &Generation,
         addr: &ProviderAddr,
+        version: &Version,
         platform: &Platform,
         found: &Found,
         sums: &[u8],
     ) -> Result<(Option<Option<u64>>, Option<Package>), Cause> {
         let archive = self.listed(found, sums)?;
+        // A list with names of its own tells its platforms only here.
+        let now = Checksums::from([(platform.to_string(), archive)]);
+        let name = addr.to_string();
+        let same = self.trust.same_release(before, &name, version, now);
+        same.await?;
         let is_there = self.store.has(archive);
         if self.dry_run {
             let size = match is_there {
@@ -378,6 +461,14 @@ impl Sync {
         }
         Ok(signed)
     }
+}
+
+/// The checksums of the packages of a version, by platform.
+pub(super) fn checksums(provider: &Provider) -> Checksums {
+    let packages = provider.packages.iter();
+    packages
+        .map(|package| (package.platform.to_string(), package.archive))
+        .collect()
 }
 
 impl Outcome {

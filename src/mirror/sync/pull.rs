@@ -26,7 +26,7 @@ use tokio::{
 use super::{Cause, Report, Sync, trust};
 use crate::{
     mirror::{
-        Digest, Generation, StoreError,
+        Digest, StoreError,
         fetch::{FetchError, registry::Offered},
         generation::Signed,
     },
@@ -56,6 +56,9 @@ pub enum PullError {
     /// It could not be had.
     #[error("{0}")]
     Failed(Arc<str>),
+    /// It is not to be believed, and with what the operator can do about it.
+    #[error("{0}")]
+    Untrusted(Arc<str>),
 }
 
 impl From<Cause> for PullError {
@@ -84,7 +87,14 @@ impl PullError {
     }
 
     fn failed(failure: &super::Failure) -> Self {
-        Self::Failed(failure.reason().into())
+        let text = match failure.hint() {
+            Some(hint) => format!("{}; {hint}", failure.reason()),
+            None => failure.reason(),
+        };
+        match failure.is_distrust() {
+            true => Self::Untrusted(text.into()),
+            false => Self::Failed(text.into()),
+        }
     }
 }
 
@@ -265,9 +275,10 @@ impl Upstream {
     ) -> Result<Release, Cause> {
         let sync = &self.0.sync;
         let found = sync.registries.package(addr, version, platform).await?;
-        let sums = sync.sums(addr, version, &found).await?;
+        let before = trust::newest(&sync.store).await?;
+        let sums = sync.sums(&before, addr, version, &found).await?;
         Ok(Release {
-            packages: trust::packages(&sums.content, addr.kind(), version),
+            packages: trust::listed_packages(&sums.content, addr.kind(), version),
             keys: found.keys.into_iter().map(|key| key.ascii_armor).collect(),
             protocols: found.protocols,
             signed: sums.signed,
@@ -283,12 +294,21 @@ impl Upstream {
         let Some(promise) = self.0.promises.get(&digest) else {
             return Err(PullError::Missing);
         };
-        let this = self.clone();
-        self.fly(
-            Cargo::Package(digest),
-            async move { this.pull(promise).await },
-        )
-        .await
+        let (this, of) = (self.clone(), (promise.0.clone(), promise.1.clone()));
+        let pull = async move {
+            let mut pulled = this.pull(promise).await;
+            if pulled.is_ok() && !this.0.sync.store.has(digest) {
+                let text = "the registry has another package by now than its checksums said";
+                pulled = Err(PullError::Untrusted(text.into()));
+            }
+            if matches!(pulled, Err(PullError::Untrusted(_))) {
+                // Whoever asks next gets what the registry says then, not what it said before.
+                this.0.releases.remove(&of);
+                this.0.promises.remove(&digest);
+            }
+            pulled
+        };
+        self.fly(Cargo::Package(digest), pull).await
     }
 
     /// Does `work`, unless somebody is at it already. It goes on without whoever waits for it.
@@ -351,9 +371,9 @@ impl Upstream {
 impl Sync {
     /// Brings what is wanted into the current generation.
     async fn pull(&self, wanted: super::Wanted, stop: &Stop) -> Result<Report, StoreError> {
+        let before = trust::newest(&self.store).await?;
         let mut report = Report::default();
-        self.providers(&Generation::default(), wanted, &mut report)
-            .await;
+        self.providers(&before, wanted, &mut report).await;
         self.commit(&mut report, stop).await?;
         Ok(report)
     }

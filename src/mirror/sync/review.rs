@@ -33,7 +33,7 @@ pub enum ReviewError {
         source: io::Error,
     },
     /// It makes no sense.
-    #[error("`{}` cannot be read; restore it, or remove it to trust keys on first use again", path.display())]
+    #[error("`{}` cannot be read; restore it, or remove it: the next complete sync writes it again", path.display())]
     Invalid {
         /// Which file.
         path: PathBuf,
@@ -47,11 +47,6 @@ pub enum ReviewError {
 /// # Errors
 /// [`ReviewError`].
 pub fn read_keys(path: &Path) -> Result<Keys, ReviewError> {
-    #[derive(Deserialize)]
-    struct Keyring {
-        #[serde(default)]
-        keys: Keys,
-    }
     let failed = |source| ReviewError::Io {
         what: "read",
         path: path.to_owned(),
@@ -63,12 +58,20 @@ pub fn read_keys(path: &Path) -> Result<Keys, ReviewError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Keys::new()),
         Err(error) => Err(error),
     };
-    let keyring = toml::from_str::<Keyring>(&text.map_err(failed)?);
-    let keyring = keyring.map_err(|source| ReviewError::Invalid {
+    keys_of(&text.map_err(failed)?).map_err(|source| ReviewError::Invalid {
         path: path.to_owned(),
         source: Box::new(source),
-    })?;
-    Ok(keyring.keys)
+    })
+}
+
+/// The keys in the text of such a file.
+pub(super) fn keys_of(text: &str) -> Result<Keys, toml::de::Error> {
+    #[derive(Deserialize)]
+    struct Keyring {
+        #[serde(default)]
+        keys: Keys,
+    }
+    Ok(toml::from_str::<Keyring>(text)?.keys)
 }
 
 /// Replaces a lock file, if it would change.
@@ -76,7 +79,28 @@ pub fn read_keys(path: &Path) -> Result<Keys, ReviewError> {
 /// # Errors
 /// [`ReviewError::Io`].
 pub fn write(path: &Path, generation: &Generation, keys: &Keys) -> Result<bool, ReviewError> {
-    let text = text(generation, keys);
+    replace(path, &text(generation, keys))
+}
+
+/// Replaces the keys in a lock file and leaves everything else: a sync that lacks something has no result to review,
+/// and has trusted keys all the same.
+///
+/// # Errors
+/// [`ReviewError::Io`].
+pub fn write_keys(path: &Path, keys: &Keys) -> Result<bool, ReviewError> {
+    let old = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        old => old.map_err(|source| ReviewError::Io {
+            what: "read",
+            path: path.to_owned(),
+            source,
+        })?,
+    };
+    let rest = old.find("\n[[").map_or("", |start| &old[start..]);
+    replace(path, &format!("{HEADER}{}{rest}", keys_table(keys)))
+}
+
+fn replace(path: &Path, text: &str) -> Result<bool, ReviewError> {
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(false);
     }
@@ -92,14 +116,7 @@ pub fn write(path: &Path, generation: &Generation, keys: &Keys) -> Result<bool, 
 
 /// Equal content is equal text.
 fn text(generation: &Generation, keys: &Keys) -> String {
-    let mut text = HEADER.to_owned();
-    if !keys.is_empty() {
-        text.push_str("\n[keys]\n");
-    }
-    for (namespace, fingerprints) in keys {
-        let all: Vec<_> = fingerprints.iter().map(|key| quoted(key)).collect();
-        let _ = writeln!(text, "{} = [{}]", quoted(namespace), all.join(", "));
-    }
+    let mut text = format!("{HEADER}{}", keys_table(keys));
     for provider in &generation.providers {
         table(
             &mut text,
@@ -174,6 +191,19 @@ fn text(generation: &Generation, keys: &Keys) -> String {
                 ("sha256", file.content.to_string()),
             ],
         );
+    }
+    text
+}
+
+/// The table of the keys that are trusted, with an empty line before it; nothing if there are none.
+pub(super) fn keys_table(keys: &Keys) -> String {
+    let mut text = String::new();
+    if !keys.is_empty() {
+        text.push_str("\n[keys]\n");
+    }
+    for (namespace, fingerprints) in keys {
+        let all: Vec<_> = fingerprints.iter().map(|key| quoted(key)).collect();
+        let _ = writeln!(text, "{} = [{}]", quoted(namespace), all.join(", "));
     }
     text
 }

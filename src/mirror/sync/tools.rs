@@ -11,7 +11,7 @@ use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
 use super::{
     Cause, Report, Sync,
-    trust::{TrustError, listed},
+    trust::{self, Signature, TrustError, listed},
     wishes::{FileWish, Program, ToolWish},
 };
 use crate::{
@@ -134,8 +134,9 @@ impl Sync {
     ) {
         let name = wish.name.as_str();
         let platforms = wish.platforms.as_ref().unwrap_or(&self.wishes.platforms);
+        let is_replaced = self.trust.accepts(name, version);
         let known = |platform: &Platform| {
-            let mut tools = before.tools.iter();
+            let mut tools = before.tools.iter().filter(|_| !is_replaced);
             tools.find(|tool| {
                 (tool.name.as_str(), &tool.version, &tool.platform) == (name, version, platform)
                     && self.store.has(tool.archive)
@@ -154,7 +155,7 @@ impl Sync {
         if missing.is_empty() {
             return;
         }
-        let (release, sums, signed) = match self.release(wish, version).await {
+        let (release, sums, signed) = match self.release(before, wish, version).await {
             Ok(release) => release,
             Err(error) => return report.fail(format!("{name} {version}"), error),
         };
@@ -182,6 +183,7 @@ impl Sync {
     /// The checksums of a version, once their signature is found good.
     async fn release(
         &self,
+        before: &Generation,
         wish: &ToolWish,
         version: &Version,
     ) -> Result<(Release, Vec<u8>, Option<Signed>), Cause> {
@@ -211,13 +213,18 @@ impl Sync {
             (None, _) => TERRAFORM_KEY.to_owned(),
         };
         let what = format!("{name} {version}");
-        self.trust.check(
-            name,
-            &what,
-            &content,
-            &signature,
-            std::slice::from_ref(&key),
-        )?;
+        let signature_of_it = Signature {
+            content: &content,
+            signature: &signature,
+            keys: std::slice::from_ref(&key),
+        };
+        let checked = self.trust.check(before, name, &what, signature_of_it);
+        checked.await?;
+        let all = trust::programs(&content, name, version);
+        match self.trust.accepts(name, version) {
+            true => self.trust.replace_release(name, version, all).await?,
+            false => self.trust.same_release(before, name, version, all).await?,
+        }
         if self.dry_run {
             return Ok((release, content, None));
         }

@@ -2,22 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use semver::Version;
+
 use super::{
     Cause, Sync,
     package::{self, Identity},
+    pins::Checksums,
     provider::Outcome,
-    trust::TrustError,
+    trust::{TrustError, packages, release_name, signed_list},
 };
 use crate::{
     mirror::{
-        Digest, StoreError,
+        Digest, Generation, StoreError,
         fetch::{
             blocking,
             network_mirror::{Archive, NetworkMirror},
         },
         generation::{Package, Provider},
     },
-    registry::{Hash, Platform},
+    registry::{Hash, Platform, ProviderAddr},
 };
 
 /// What became of a package: the length of what was downloaded, or would be if that is known, `None` if nothing was.
@@ -27,6 +30,7 @@ impl Sync {
     /// Brings packages of a version into the store.
     pub(super) async fn vouched(
         &self,
+        before: &Generation,
         mirror: &NetworkMirror,
         missing: &[Platform],
         provider: &mut Provider,
@@ -34,7 +38,7 @@ impl Sync {
     ) {
         let (addr, version) = (provider.addr.clone(), provider.version.clone());
         let archives = match missing {
-            [] => return,
+            [] => return self.check_vouched(mirror, provider, outcome).await,
             [first, ..] => match self.archives(mirror, provider).await {
                 Ok(archives) => archives,
                 Err(error) => return outcome.fail(&addr, &version, first, error),
@@ -42,7 +46,10 @@ impl Sync {
         };
         for platform in missing {
             let taken = match archives.get(platform) {
-                Some(archive) => self.vouched_package(provider, platform, archive).await,
+                Some(archive) => {
+                    let taken = self.vouched_package(before, provider, platform, archive);
+                    taken.await
+                }
                 None => {
                     let why = "the mirror has no such package".to_owned();
                     Err(Cause::Unsatisfied(why))
@@ -59,6 +66,69 @@ impl Sync {
         }
     }
 
+    /// Asks the mirror for the checksums of packages that are here: they may be others there by now.
+    async fn check_vouched(
+        &self,
+        mirror: &NetworkMirror,
+        provider: &Provider,
+        outcome: &mut Outcome,
+    ) {
+        let Provider { addr, version, .. } = provider;
+        let archives = match mirror.archives(addr, version).await {
+            Ok(archives) => archives,
+            Err(error) => {
+                let error = super::modules::text(&error);
+                return self.watch.note(&format!(
+                    "{addr} {version}: the mirror does not say whether it is still the same: {error}"
+                ));
+            }
+        };
+        for package in &provider.packages {
+            let Some(archive) = archives.get(&package.platform) else {
+                continue;
+            };
+            if !package::satisfies(package, &archive.hashes) {
+                let now = archive.hashes.first().map(Hash::to_string);
+                let error = TrustError::Changed {
+                    release: release_name(&addr.to_string(), version),
+                    platform: package.platform.to_string(),
+                    first: package.archive.to_string(),
+                    now: now.unwrap_or_default(),
+                };
+                outcome.fail(addr, version, &package.platform, error);
+            }
+        }
+    }
+
+    /// Checks a package that does not come from its publisher: it must be what the mirror knows of it, and what the
+    /// publisher signed, if the mirror has that.
+    pub(super) async fn check_local(
+        &self,
+        before: &Generation,
+        addr: &ProviderAddr,
+        version: &Version,
+        package: &Package,
+    ) -> Result<(), Cause> {
+        let (name, platform) = (addr.to_string(), package.platform.to_string());
+        let mut known = before.versions(addr);
+        let known = known.find(|provider| provider.version == *version);
+        let signed = known.and_then(|known| known.signed.as_ref());
+        if let Some(list) = signed_list(&self.store, signed).await?
+            && !self.trust.accepts(&name, version)
+            && !packages(&list, addr.kind(), version).contains_key(&platform)
+            && !has_digest(&list, package.archive)
+        {
+            return Err(TrustError::NotListed {
+                filename: package.filename.clone(),
+                why: "the checksums that its publisher signed for this version do not list it"
+                    .to_owned(),
+            }
+            .into());
+        }
+        let now = Checksums::from([(platform, package.archive)]);
+        self.trust.same_release(before, &name, version, now).await
+    }
+
     async fn archives(
         &self,
         mirror: &NetworkMirror,
@@ -72,6 +142,7 @@ impl Sync {
 
     async fn vouched_package(
         &self,
+        before: &Generation,
         provider: &Provider,
         platform: &Platform,
         archive: &Archive,
@@ -130,9 +201,16 @@ impl Sync {
             }
         });
         let package = package.await?;
+        self.check_local(before, addr, version, &package).await?;
         if let Some(size) = size {
             self.watch.arrived(&filename, size);
         }
         Ok((size.map(Some), Some(package)))
     }
+}
+
+/// Whether a list of checksums has one, under whatever name.
+fn has_digest(list: &[u8], digest: Digest) -> bool {
+    let list = String::from_utf8_lossy(list).to_ascii_lowercase();
+    list.contains(&digest.to_string())
 }

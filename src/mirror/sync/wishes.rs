@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use semver::Version;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use url::Url;
 
@@ -230,6 +231,19 @@ pub struct ProviderWish {
     /// Where it runs.
     #[serde(default)]
     pub platforms: Option<Vec<Platform>>,
+}
+
+impl ProviderWish {
+    /// One version of one provider; `None` if it cannot be named as a constraint.
+    pub fn of(addr: &ProviderAddr, version: &Version) -> Option<Self> {
+        Some(Self {
+            source: Source(addr.to_string()),
+            versions: vec![version.to_string().parse().ok()?],
+            policy: newest(),
+            keep: one(),
+            platforms: None,
+        })
+    }
 }
 
 /// The address of a provider, as somebody wrote it.

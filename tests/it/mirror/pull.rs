@@ -54,7 +54,15 @@ struct Site {
 
 impl Site {
     async fn before(origin: &Origin) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::at(origin, tempfile::tempdir().unwrap()).await
+    }
+
+    /// Another server, of the same mirror.
+    async fn again(self, origin: &Origin) -> Self {
+        Self::at(origin, self.dir).await
+    }
+
+    async fn at(origin: &Origin, dir: tempfile::TempDir) -> Self {
         let file = dir.path().join("mirror.toml");
         fs::write(&file, origin.host(HOST)).unwrap();
         let store = Store::open(&dir.path().join("mirror")).unwrap();
@@ -71,7 +79,7 @@ impl Site {
         let fetcher = Fetcher::new(web, manners, Arc::new(Silent));
         let upstream = Upstream::new(Sync {
             store: store.clone(),
-            trust: Trust::new(wishes.trust.clone(), Keys::new(), [].into(), Vec::new()),
+            trust: Trust::new(wishes.trust.clone(), Keys::new(), &store),
             registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(|_| None)),
             wishes,
             fetcher,
@@ -363,4 +371,84 @@ async fn a_module_is_fetched_once_and_stays_while_its_registry_is_away() {
     assert_eq!(site.get(gone).await.0, 404);
     let unlisted = "v1/modules/registry.example/acme/hello/coder/9.9.9/download";
     assert_eq!(site.get(unlisted).await.0, 404);
+}
+
+/// The path of the document about a version, for this platform or another.
+fn download(version: &str, platform: &str) -> String {
+    let (os, arch) = platform.split_once('_').unwrap();
+    format!("v1/providers/{DEMO}/{version}/download/{os}/{arch}")
+}
+
+#[tokio::test]
+async fn a_second_key_is_refused_by_the_same_server_by_the_next_and_until_it_is_accepted() {
+    let (origin, first, second) = (Origin::start().await, Publisher::new(), Publisher::new());
+    let here = Platform::current().to_string();
+    origin.publish(&first, DEMO, "1.0.0", &[&here], 10);
+    origin.publish(&second, DEMO, "1.1.0", &[&here], 10);
+    let mut site = Site::before(&origin).await;
+    let versions = format!("v1/providers/{DEMO}/versions");
+
+    // The document names the package: whose it is is pinned before.
+    site.json(&download("1.0.0", &here)).await;
+    let pinned = fs::read_to_string(site.store.dir().join("trust/keys.toml")).unwrap();
+    assert!(pinned.contains(&first.fingerprint()), "{pinned}");
+    for round in ["the same server", "the next one"] {
+        site.json(&versions).await;
+        let (status, why) = site.get(&download("1.1.0", &here)).await;
+        let why = String::from_utf8_lossy(&why).into_owned();
+        assert_eq!(status, 502, "{round}: {why}");
+        for key in [&first, &second] {
+            assert!(why.contains(&key.fingerprint()), "{round}: {why}");
+        }
+        assert!(why.contains("--accept-key registry.example/acme="), "{why}");
+        site = site.again(&origin).await;
+    }
+
+    let accepted = format!("registry.example/acme={}", second.fingerprint());
+    let mut accept = std::process::Command::new(env!("CARGO_BIN_EXE_outpost"));
+    accept.args(["mirror", "sync", "--accept-key", &accepted, "--mirror-dir"]);
+    accept.arg(site.store.dir()).current_dir(site.dir.path());
+    fs::rename(
+        site.dir.path().join("mirror.toml"),
+        site.dir.path().join("other.toml"),
+    )
+    .unwrap();
+    let output = accept.output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    site.json(&download("1.1.0", &here)).await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_republished_is_noticed_by_the_same_server_and_by_the_next() {
+    let (origin, publisher) = (Origin::start().await, Publisher::new());
+    let here = Platform::current().to_string();
+    let platforms = [here.as_str(), "plan9_mips"];
+    origin.publish(&publisher, DEMO, "1.0.0", &platforms, 10);
+    let site = Site::before(&origin).await;
+    let found = site.json(&download("1.0.0", &here)).await;
+    let first = found["shasum"].as_str().unwrap().to_owned();
+    let place = found["download_url"].as_str().unwrap();
+    let place = place.trim_start_matches('/').to_owned();
+    origin.publish(&publisher, DEMO, "1.0.0", &platforms, 20);
+    let now = Digest::of(&origin.file(&format!("{HOST}/files/{}", name("1.0.0"))));
+
+    let (status, why) = site.get(&place).await;
+
+    let says_it = |why: &[u8]| {
+        let why = String::from_utf8_lossy(why).into_owned();
+        assert!(why.contains(&first), "{why}");
+        assert!(why.contains(&now.to_string()), "{why}");
+        let remedy = format!("--accept-changed {DEMO}@1.0.0");
+        assert!(why.contains(&remedy), "{why}");
+    };
+    assert_eq!(status, 502);
+    says_it(&why);
+    let site = site.again(&origin).await;
+    let (status, why) = site.get(&download("1.0.0", "plan9_mips")).await;
+    assert_eq!(status, 502);
+    says_it(&why);
+    let (_, mut command) = site.job("job");
+    let output = command.output().await.unwrap();
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(site.store.newest().is_err(), "nothing of it was taken");
 }

@@ -15,7 +15,7 @@ use outpost::{
             registry::Registries,
         },
         serve::{Access, Server},
-        sync::{Keys, Report, Sync, Trust, Wishes, read_keys, write_review},
+        sync::{Accepted, Keys, Report, Sync, Trust, Wishes, read_keys, write_review},
     },
     net::{
         listener::{Limits, Listener},
@@ -53,8 +53,7 @@ struct Site {
     dir: tempfile::TempDir,
     notes: Arc<Notes>,
     manners: Manners,
-    accepted: BTreeSet<String>,
-    allow_expired: Vec<String>,
+    accepted: Accepted,
     dry_run: bool,
 }
 
@@ -76,8 +75,7 @@ impl Site {
                 silence: Duration::from_secs(20),
                 ..Manners::default()
             },
-            accepted: BTreeSet::new(),
-            allow_expired: Vec::new(),
+            accepted: Accepted::default(),
             dry_run: false,
         }
     }
@@ -97,12 +95,9 @@ impl Site {
         let fetcher = Fetcher::new(web, self.manners, Arc::clone(&self.notes) as Arc<_>);
         Sync {
             store: self.store(),
-            trust: Trust::new(
-                wishes.trust.clone(),
-                known,
-                self.accepted.clone(),
-                self.allow_expired.clone(),
-            ),
+            trust: Trust::new(wishes.trust.clone(), known, &self.store())
+                .accepting(self.accepted.clone())
+                .dry(self.dry_run),
             registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(|_| None)),
             wishes,
             fetcher,
@@ -117,7 +112,8 @@ impl Site {
         let sync = self.prepare();
         let report = sync.run(&Stop::new()).await.unwrap();
         if report.failures.is_empty() && !self.dry_run {
-            write_review(&self.lock_file(), &report.synced, &sync.trust.keys()).unwrap();
+            let keys = sync.trust.keys(&report.synced).unwrap();
+            write_review(&self.lock_file(), &report.synced, &keys).unwrap();
         }
         report
     }
@@ -342,14 +338,17 @@ async fn a_wrong_signature_another_key_and_an_expired_one_are_named_with_their_r
     let text = reasons(&refused);
     assert!(refused.failures[0].is_distrust(), "{text}");
     assert!(
-        text.contains(&format!("--accept-key {}", other.fingerprint())),
+        text.contains(&format!(
+            "--accept-key registry.example/acme={}",
+            other.fingerprint()
+        )),
         "{text}"
     );
-    site.accepted.insert(other.fingerprint());
+    site.accepted.keys.insert(other.fingerprint());
     assert_eq!(reasons(&site.sync().await), "");
 
     let late = Publisher::expired(11);
-    site.accepted.insert(late.fingerprint());
+    site.accepted.keys.insert(late.fingerprint());
     origin.publish(&late, DEMO, "1.3.0", &PLATFORMS, 10);
     let text = reasons(&site.sync().await);
     assert!(text.contains("expired on 2020-09-24"), "{text}");
@@ -357,7 +356,7 @@ async fn a_wrong_signature_another_key_and_an_expired_one_are_named_with_their_r
         text.contains(&format!("--allow-expired {}", late.fingerprint())),
         "{text}"
     );
-    site.allow_expired.push(late.fingerprint());
+    site.accepted.expired.push(late.fingerprint());
     assert_eq!(reasons(&site.sync().await), "");
 }
 

@@ -1,0 +1,238 @@
+//! What was trusted on first use, and holds from then on: the keys that sign for a namespace, and the checksums of a
+//! version.
+//!
+//! It lies in the mirror itself and is written before a package is used, so everything that fills the mirror knows it:
+//! a sync that got only a part or was killed, another process, and a server that pulls through.
+//!
+//! ```text
+//! MIRROR/trust/keys.toml                     fingerprints by namespace, written as in `mirror.lock`
+//! MIRROR/trust/releases/NAME/VERSION.json    checksums by platform
+//! MIRROR/trust/lock                          held by whoever changes one of them
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use semver::Version;
+use tokio::{sync::Mutex, time::timeout};
+
+use super::{
+    review::{keys_of, keys_table},
+    trust::Keys,
+};
+use crate::{
+    files,
+    mirror::{Digest, Store, StoreError, fetch::blocking},
+    stop::Stop,
+};
+
+const HEADER: &str = "# The keys that this mirror trusts since it first saw a signature of theirs. `outpost mirror sync --accept-key` adds one.\n";
+
+/// Time to wait for another process. A change takes one small write.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of one of the files. A version has some twenty platforms, a site some hundred namespaces.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// Checksums of packages, by platform.
+pub(super) type Checksums = BTreeMap<String, Digest>;
+
+/// The pins of one mirror. A clone is the same.
+#[derive(Clone, Debug)]
+pub(super) struct Pins {
+    dir: PathBuf,
+    /// Tasks of this process take turns here; they would poll for the lock on the file.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Pins {
+    pub(super) fn of(store: &Store) -> Self {
+        Self {
+            dir: store.dir().join("trust"),
+            turn: Arc::default(),
+        }
+    }
+
+    /// All keys that are pinned. Blocks.
+    pub(super) fn keys(&self) -> Result<Keys, StoreError> {
+        let path = self.dir.join("keys.toml");
+        let Some(text) = read(&path)? else {
+            return Ok(Keys::new());
+        };
+        keys_of(&text).map_err(|error| unreadable(&path, &error))
+    }
+
+    /// Changes the keys while nobody else does. What `change` leaves as it was is not written.
+    pub(super) async fn change_keys<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Keys) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.alone(move |this| {
+            let before = this.keys()?;
+            let mut keys = before.clone();
+            let result = change(&mut keys);
+            if keys != before {
+                let text = format!("{HEADER}{}", keys_table(&keys));
+                write(&this.dir.join("keys.toml"), text.as_bytes())?;
+            }
+            Ok(result)
+        })
+        .await
+    }
+
+    /// The checksums that are pinned for a version; none if it was never seen. Blocks.
+    pub(super) fn release(&self, name: &str, version: &Version) -> Result<Checksums, StoreError> {
+        let path = self.release_path(name, version);
+        let Some(text) = read(&path)? else {
+            return Ok(Checksums::new());
+        };
+        serde_json::from_str(&text).map_err(|error| unreadable(&path, &error))
+    }
+
+    /// Changes the checksums of a version while nobody else does.
+    pub(super) async fn change_release<T: Send + 'static>(
+        &self,
+        name: &str,
+        version: &Version,
+        change: impl FnOnce(&mut Checksums) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (name, version) = (name.to_owned(), version.clone());
+        self.alone(move |this| {
+            let before = this.release(&name, &version)?;
+            let mut checksums = before.clone();
+            let result = change(&mut checksums);
+            if checksums != before {
+                let path = this.release_path(&name, &version);
+                let text = serde_json::to_vec_pretty(&checksums);
+                let text = text.map_err(|error| unreadable(&path, &error))?;
+                write(&path, &text)?;
+            }
+            Ok(result)
+        })
+        .await
+    }
+
+    /// `name` is the address of a provider or the name of a program, so it is safe as a path.
+    fn release_path(&self, name: &str, version: &Version) -> PathBuf {
+        let releases = self.dir.join("releases");
+        releases.join(name).join(format!("{version}.json"))
+    }
+
+    async fn alone<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let this = self.clone();
+        let path = blocking(move || {
+            create_dirs(&this.dir).map_err(StoreError::io("make", &this.dir))?;
+            Ok(this.dir.join("lock"))
+        });
+        let path = path.await?;
+        let locked = timeout(PATIENCE, files::Lock::acquire(&path, &Stop::new())).await;
+        let locked = locked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let lock = locked.map_err(StoreError::io("lock", &path))?;
+        let this = self.clone();
+        // The task may be dropped, the work is not: the locks go with it.
+        blocking(move || {
+            let _held = (turn, lock);
+            work(&this)
+        })
+        .await
+    }
+}
+
+fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Pins {
+        path: path.to_owned(),
+        why: why.to_string().trim_end().replace('\n', "; "),
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, StoreError> {
+    let text = match fs::metadata(path) {
+        Ok(found) if found.len() > MAX_BYTES => Err(io::ErrorKind::FileTooLarge.into()),
+        Ok(_) => fs::read_to_string(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => Err(error),
+    };
+    text.map(Some).map_err(StoreError::io("read", path))
+}
+
+/// What is pinned is on the disk when this returns, with all directories above it.
+fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let written = create_dirs(files::directory_of(path));
+    let written = written.and_then(|()| files::write_public(path, content));
+    written.map_err(StoreError::io("write", path))
+}
+
+fn create_dirs(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let above = files::directory_of(dir);
+    create_dirs(above)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| File::open(above)?.sync_all()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn pins_of_two_processes_add_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        // Two values that know nothing of each other are as two processes.
+        let (one, two) = (Pins::of(&store), Pins::of(&store));
+        let pin = |pins: &Pins, number: usize| {
+            let pins = pins.clone();
+            async move {
+                let change = move |keys: &mut Keys| {
+                    keys.insert(format!("h.example/{number}"), ["A".to_owned()].into());
+                };
+                pins.change_keys(change).await.unwrap();
+            }
+        };
+
+        let all = (0..8).map(|number| pin(if number % 2 == 0 { &one } else { &two }, number));
+        futures::future::join_all(all).await;
+
+        assert_eq!(one.keys().unwrap().len(), 8);
+        assert_eq!(one.keys().unwrap(), two.keys().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_named_and_nothing_is_trusted_instead() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let pins = Pins::of(&store);
+        let version: Version = "1.0.0".parse().unwrap();
+        pins.change_keys(|keys| keys.insert("h.example/a".to_owned(), [].into()))
+            .await
+            .unwrap();
+        let release = |checksums: &mut Checksums| {
+            checksums.insert("linux_amd64".to_owned(), Digest::of(b"1"));
+        };
+        pins.change_release("h.example/a/b", &version, release)
+            .await
+            .unwrap();
+        for file in ["keys.toml", "releases/h.example/a/b/1.0.0.json"] {
+            fs::write(dir.path().join("trust").join(file), "rubbish").unwrap();
+        }
+
+        let keys = pins.keys().unwrap_err().to_string();
+        let release = pins.release("h.example/a/b", &version).unwrap_err();
+
+        assert!(keys.contains("trust/keys.toml"), "{keys}");
+        assert!(release.to_string().contains("1.0.0.json"), "{release}");
+    }
+}
