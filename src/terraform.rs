@@ -12,6 +12,7 @@ mod diagnostic;
 mod env;
 mod go_text;
 pub mod graph;
+pub mod home;
 pub mod install;
 mod isolation;
 mod leftovers;

@@ -17,7 +17,7 @@ use crate::{
         control_group::Hierarchy,
         isolation::{Background, Held, Mechanism, Probed, Shown, own_launcher, probe},
     },
-    terraform::{Isolation, Modes},
+    terraform::{Isolation, Modes, home::Home},
 };
 
 /// How jobs are kept from our files and from each other
@@ -256,6 +256,7 @@ fn isolation(
     });
     let hidden = hidden.chain(own).map(std::path::absolute);
     let hidden: Vec<PathBuf> = hidden.collect::<Result<_, _>>()?;
+    let home = home(mechanism, guarded.are_foreign, &hidden, &stores.fixed);
     // Where they really are is found before the first job: a link can be replaced.
     let real: Vec<PathBuf> = hidden
         .iter()
@@ -266,12 +267,40 @@ fn isolation(
         launcher: own_launcher(),
         modes: Modes::of(&real),
         hidden: hidden.into_iter().chain(real).collect(),
-        stores: stores.fixed,
+        stores: stores.fixed.into_iter().chain(home).collect(),
         plugin_caches: stores.caches,
         shown: stores.shown,
         background,
         control_groups: None,
     })
+}
+
+/// Files of the home that jobs share and whose tools read them. Under Landlock nothing new can be made in a directory in
+/// which something is guarded: there it stays as it is unless that is so anyway.
+fn home(
+    mechanism: Mechanism,
+    are_foreign: bool,
+    hidden: &[PathBuf],
+    stores: &[PathBuf],
+) -> Vec<PathBuf> {
+    let dir = std::env::var_os("HOME").map(PathBuf::from);
+    let settings = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let dir = dir.filter(|dir| are_foreign && dir.is_absolute());
+    let Some(home) = dir.as_ref().and_then(|dir| Home::new(dir, settings)) else {
+        return Vec::new();
+    };
+    let is_within = |path: &PathBuf| dir.as_ref().is_some_and(|dir| path.starts_with(dir));
+    let mut others = hidden.iter().chain(stores);
+    match mechanism {
+        Mechanism::Namespaces => {
+            home.make_missing();
+            home.guarded()
+        }
+        Mechanism::Landlock if others.any(|path| is_within(path) && path.exists()) => {
+            home.guarded()
+        }
+        Mechanism::Landlock | Mechanism::FreshRoot => Vec::new(),
+    }
 }
 
 /// What the operator's configuration of the engine, found by `env`, shares among jobs.

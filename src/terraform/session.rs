@@ -31,6 +31,7 @@ use super::{
     chain,
     configuration::Configuration,
     graph::Graph,
+    home,
     leftovers::Variables,
     log_stream,
     plan::{Module, Plan},
@@ -46,7 +47,7 @@ use crate::{
     process::{
         self, Captured, Shim,
         control_group::ControlGroup,
-        isolation::{Confinement, Denied},
+        isolation::{Background, Confinement, Denied, Mechanism},
     },
     provision::{
         self, ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete, InitRequest,
@@ -60,6 +61,9 @@ use crate::{
 pub(super) const PREFIX: &str = "Session";
 
 const PLAN: &str = "terraform.tfplan";
+
+/// Names the file with git's global settings.
+const GIT_CONFIG: &str = "GIT_CONFIG_GLOBAL";
 
 /// Names the directory for temporary files.
 const TEMPORARY: &str = "TMPDIR";
@@ -150,6 +154,11 @@ impl Session {
         let memory = config.memory.limit();
         let files = Files::create(&engine.work_dir, name).await?;
         let mut session = Self::at(engine, binary, config, files)?;
+        if let Some(path) = session.own_git_config() {
+            let settings = session.engine.environment.get("XDG_CONFIG_HOME");
+            let text = home::git_config(settings.map(Path::new));
+            session.files.write_private(path, text).await?;
+        }
         if let Some(isolation) = &session.engine.isolation {
             isolation.modes.restore();
             session.control_group = isolation.control_group(name, memory)?;
@@ -209,7 +218,19 @@ impl Session {
         if let Some(temporary) = &self.temporary {
             environment.set(TEMPORARY, temporary.path());
         }
+        if let Some(name) = self.own_git_config() {
+            environment.set(GIT_CONFIG, self.files.private.path().join(name));
+        }
         environment
+    }
+
+    /// The file with this job's global settings of git, where it cannot write those of the home.
+    fn own_git_config(&self) -> Option<&'static str> {
+        let isolation = self.engine.isolation.as_ref()?;
+        let is_guarded = isolation.mechanism == Mechanism::Namespaces
+            && isolation.background == Background::Ends
+            && self.engine.environment.get(GIT_CONFIG).is_none();
+        is_guarded.then_some("gitconfig")
     }
 
     fn confinement(&self) -> Option<Confinement> {

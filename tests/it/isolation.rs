@@ -347,7 +347,14 @@ try 'echo x > MIRROR/x'
 try 'f=$(find MIRROR/trees -type f | head -1); chmod u+w $f; echo x > $f'
 try 'rm -r MIRROR/blobs'
 try 'unshare -Urm sh -c "umount -l PSK; cat PSK"'
+try 'echo x > HOME/.gitconfig'
+try 'echo x > own; mv own HOME/.terraformrc'
+try 'echo x >> HOME/.ssh/authorized_keys'
+try 'mkdir -p HOME/.terraform.d/plugins/x'
 try 'false'
+if [ -n "$GIT_CONFIG_GLOBAL" ] && command -v git > /dev/null; then
+  git config --global own.setting x && [ "$(git config shared.setting)" = y ] || echo 'LEAKED: no settings of git'
+fi
 echo 'done trying'
 "#;
 
@@ -403,7 +410,13 @@ async fn a_hostile_template_is_refused_everything_that_is_not_its_own() {
             .replace("LAUNCHER", LAUNCHER);
         mirror_of(&mirror, &provider).await;
         let mirror = mirror.to_str().unwrap();
+        let home = server.path(&format!("home-{name}"));
+        fs::create_dir_all(home.join(".config/outpost")).unwrap();
+        fs::write(home.join(".config/outpost/outpost.toml"), "").unwrap();
+        fs::create_dir_all(home.join(".config/git")).unwrap();
+        fs::write(home.join(".config/git/config"), "[shared]\nsetting = y\n").unwrap();
         let mut daemon = server.daemon(&name, &psk, &["--isolation", &name, "--mirror", mirror]);
+        daemon.env("HOME", &home);
         let mut daemon = Service::start(daemon.env("SECRET", "something secret"));
         daemon.wait_for("registered at the control plane");
         let script = HOSTILE
@@ -411,6 +424,7 @@ async fn a_hostile_template_is_refused_everything_that_is_not_its_own() {
             .replace("PID", &daemon.id().to_string())
             .replace("STATE", state.to_str().unwrap())
             .replace("CACHE", server.path("cache").to_str().unwrap())
+            .replace("HOME", home.to_str().unwrap())
             .replace("MIRROR", mirror);
         fs::write(template.join("hostile.sh"), script).unwrap();
 

@@ -260,6 +260,10 @@ const OPENS_PATHS: &[(&str, &str)] = &[
         "the operator's scripts for agents",
     ),
     ("terraform/env.rs", "the operator's CLI configuration"),
+    (
+        "terraform/home.rs",
+        "makes empty files in the home of the daemon's user, before any job runs",
+    ),
     ("terraform/install.rs", "the cache with downloaded engines"),
     (
         "terraform/isolation.rs",

@@ -96,6 +96,12 @@ impl Files {
             .await
     }
 
+    /// Writes a file that the template did not bring along.
+    pub(super) async fn write_private(&self, name: &'static str, text: String) -> io::Result<()> {
+        self.with(move |files| files.private.write_private(name, text.as_bytes()))
+            .await
+    }
+
     /// The lock file, if there is one that can be read.
     pub(super) async fn lock(&self) -> Option<Vec<u8>> {
         let read = self.with(|files| files.dir.read(lock::FILE_NAME, MAX_LOCK_BYTES));
