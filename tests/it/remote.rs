@@ -188,13 +188,18 @@ impl Server {
         self.directory.path().join(name)
     }
 
-    pub fn ask(&self, arguments: &[&str]) -> Output {
-        outpost()
+    /// A command of an administrator.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = outpost();
+        command
             .args(arguments)
             .args(["--output", "json", "--url", &self.url, "--token-file"])
-            .arg(self.path("data/admin.token"))
-            .output()
-            .unwrap()
+            .arg(self.path("data/admin.token"));
+        command
+    }
+
+    pub fn ask(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
 
     #[track_caller]
