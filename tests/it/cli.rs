@@ -19,7 +19,7 @@ pub fn outpost() -> Command {
         }
     }
     // An operator's file must not change what tests see.
-    command.env("HOME", "/nonexistent");
+    command.env("HOME", "/proc/nonexistent");
     if std::env::var_os("TF_CLI_CONFIG_FILE").is_some_and(|path| !Path::new(&path).exists()) {
         command.env_remove("TF_CLI_CONFIG_FILE");
     }

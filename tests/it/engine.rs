@@ -676,7 +676,7 @@ const HOST: [(&str, &str); 12] = [
     ("CODER_PROVISIONER_DAEMON_PSK", "x"),
     ("CODER_SESSION_TOKEN", "x"),
     ("CODER_WORKSPACE_NAME", "of the host"),
-    ("HOME", "/nonexistent"),
+    ("HOME", "/proc/nonexistent"),
     ("OUTPOST_SECRET", "x"),
     ("TF_CLI_ARGS", "-x"),
     ("TF_CLI_ARGS_plan", "-x"),

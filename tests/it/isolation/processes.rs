@@ -68,6 +68,30 @@ async fn a_template_can_signal_nobody_but_its_own() {
     }
 }
 
+/// Linux 6.12 brought Landlock's scope for signals and abstract sockets.
+fn has_scopes() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|it| it.parse().ok());
+    (numbers.next(), numbers.next()) >= (Some(6_u32), Some(12_u32))
+}
+
+/// Tests of what a mechanism does not hold are skipped, so it must not lose what it can hold.
+#[tokio::test]
+async fn a_mechanism_holds_all_that_this_kernel_can_hold() {
+    let bench = Bench::new().await;
+    let has_landlock = bench.mechanisms.contains(&Mechanism::Landlock);
+    for (mechanism, held) in &bench.held {
+        assert!(held.background, "{mechanism}");
+        if has_landlock && has_scopes() {
+            assert!(held.signals && held.abstract_sockets, "{mechanism}");
+        }
+        let has_namespaces = *mechanism != Mechanism::Landlock;
+        if has_namespaces && !nix::unistd::geteuid().is_root() {
+            assert!(held.task_count, "{mechanism}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_leaves_its_session_ends_with_the_job_unless_it_may_live_on() {
     let bench = Bench::new().await;
