@@ -333,7 +333,10 @@ impl Driver {
                 let _ = done.send(());
             }
             Command::Seek(id) => self.engine.seek(id),
-            Command::Coordinated => self.home.set_coordinated(true),
+            Command::Coordinated => {
+                self.home.set_coordinated(true);
+                self.engine.coordinated(now);
+            }
             Command::AllLost => {
                 self.home.set_coordinated(false);
                 self.engine.all_lost(now);

@@ -29,6 +29,9 @@ pub const MTU: usize = 1280;
 const MAX_PEERS: usize = 4096;
 /// A peer that the coordinator lost is kept for so long after the last agreement.
 const LOST: Duration = Duration::from_secs(15 * 60);
+/// Time that a peer which came to us has to be announced by a new session of the coordinator. Clients of a server that was
+/// restarted come back within seconds; one whose token was revoked meanwhile never does, and nobody would tell us.
+const UNANNOUNCED: Duration = Duration::from_secs(2 * 60);
 /// A peer that we sought is taken for ready after so long.
 const READY: Duration = Duration::from_secs(5);
 /// Pauses between handshakes that are asked for while somebody waits: WireGuard's own are of five seconds.
@@ -101,6 +104,8 @@ pub struct Engine {
     waiting: HashMap<Uuid, Node>,
     /// Whom we seek, and whether it said that it knows us.
     sought: HashMap<Uuid, bool>,
+    /// When the coordinator's session began, until those are forgotten whom it did not announce.
+    session_began: Option<Instant>,
     next_tick: Option<Instant>,
     outputs: VecDeque<Output>,
     scratch: Vec<Out>,
@@ -125,6 +130,7 @@ impl Engine {
             by_address: HashMap::new(),
             waiting: HashMap::new(),
             sought: HashMap::new(),
+            session_began: None,
             next_tick: None,
             outputs: VecDeque::new(),
             scratch: Vec::new(),
@@ -173,8 +179,15 @@ impl Engine {
         }
     }
 
+    /// A session with a coordinator has begun. It knows nothing of clients that were lost before: those that it does not
+    /// announce within [`UNANNOUNCED`] are forgotten. Their connections wait until they are announced again.
+    pub fn coordinated(&mut self, now: Instant) {
+        self.session_began = Some(now);
+    }
+
     /// The coordinator is away: everybody may be.
     pub fn all_lost(&mut self, now: Instant) {
+        self.session_began = None;
         self.waiting.clear();
         for peer in self.peers.values_mut() {
             peer.lost_at.get_or_insert(now);
@@ -497,6 +510,8 @@ impl Engine {
         if self.next_tick.is_none_or(|due| now < due) {
             return;
         }
+        let is_due = |began: &Instant| now.saturating_duration_since(*began) >= UNANNOUNCED;
+        let session_began = self.session_began.take_if(|began| is_due(began));
         let mut ids: Vec<Uuid> = self.peers.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
@@ -506,7 +521,11 @@ impl Engine {
             if let Some(lost_at) = peer.lost_at {
                 let since_agreed = peer.session.last_handshake();
                 let since_lost = now.saturating_duration_since(lost_at);
-                if since_agreed.map_or(since_lost, |it| it.min(since_lost)) >= LOST {
+                // Whom the session itself lost the coordinator watches. Agents that we seek may be away for longer.
+                let is_unannounced = session_began.is_some_and(|began| lost_at <= began)
+                    && !self.sought.contains_key(&id);
+                let is_idle = since_agreed.map_or(since_lost, |it| it.min(since_lost)) >= LOST;
+                if is_unannounced || is_idle {
                     self.remove(id);
                     continue;
                 }

@@ -67,6 +67,8 @@ struct Member {
     connection: Option<Connection>,
     /// Connections that died without the coordinator's knowledge.
     dead: Vec<Connection>,
+    /// Whether it keeps away from the coordinator.
+    stays_away: bool,
     /// Whom it seeks; nobody, if it is an agent.
     seeks: Vec<usize>,
     /// Whom it reached since that was last asked.
@@ -180,6 +182,7 @@ impl World {
             relays: relays::Relays::new(regions, now),
             connection: None,
             dead: Vec::new(),
+            stays_away: false,
             seeks,
             reached: BTreeSet::new(),
             asked: BTreeMap::new(),
@@ -188,7 +191,7 @@ impl World {
 
     /// Connects to the coordinator, as a client under an id that is new there.
     fn connect(&mut self, at: usize) {
-        let fresh = self.id();
+        let (fresh, now) = (self.id(), self.now());
         let sought: Vec<Uuid> = self.members[at]
             .seeks
             .iter()
@@ -202,6 +205,7 @@ impl World {
         let (seat, answers) = self.coordinator.connect(id, auth);
         member.connection = Some(Connection { seat, answers });
         member.relays.home.set_coordinated(true);
+        member.engine.coordinated(now);
         for id in &sought {
             member.engine.seek(*id);
         }
@@ -218,7 +222,8 @@ impl World {
     fn pump(&mut self) {
         let (now, mut packets) = (self.now(), Vec::new());
         for at in 0..self.members.len() {
-            if self.members[at].connection.is_none() {
+            let member = &self.members[at];
+            if member.connection.is_none() && !member.stays_away {
                 self.connect(at);
             }
             self.look_after_relays(at);

@@ -195,6 +195,52 @@ fn who_is_lost_is_kept_for_a_while_and_who_leaves_is_not() {
 }
 
 #[test]
+fn one_that_a_new_coordinator_does_not_announce_is_forgotten_until_it_comes_back() {
+    let now = Instant::now();
+    let (mut client, mut agent) = pair(now);
+    assert!(client.reaches(&mut agent));
+
+    // Its connection broke, and then the coordinator was restarted.
+    agent.engine.update(client.id, PeerUpdate::Lost, now);
+    agent.engine.all_lost(now);
+    agent.engine.coordinated(now);
+    agent.engine.tick(now + UNANNOUNCED - TICK);
+    assert!(client.reaches(&mut agent), "it has some time");
+    agent.engine.tick(now + UNANNOUNCED);
+    let ended = agent.outputs();
+    assert!(!client.reaches(&mut agent));
+
+    assert_eq!(agent.engine.peers(), 0);
+    let is_end = |output: &Output| matches!(output, Output::Ended(_));
+    assert!(!ended.iter().any(is_end), "its connections wait for it");
+    agent.learns(Uuid::from_u128(77), &client.node, now + UNANNOUNCED);
+    assert_eq!(agent.engine.peers(), 1);
+}
+
+#[test]
+fn whoever_is_announced_sought_or_lost_later_is_kept_by_a_new_session() {
+    let now = Instant::now();
+    let (mut one, mut two) = pair(now);
+    let (third, sought) = (Side::new(3), Side::new(4));
+    two.engine.seek(sought.id);
+    for side in [&third, &sought] {
+        two.learns(side.id, &side.node, now);
+    }
+
+    two.engine.all_lost(now);
+    let later = now + TICK;
+    two.engine.coordinated(later);
+    let back = Uuid::from_u128(77);
+    two.learns(back, &one.node, later);
+    two.learns(third.id, &third.node, later);
+    two.engine.update(third.id, PeerUpdate::Lost, later + TICK);
+    two.engine.tick(later + UNANNOUNCED);
+
+    assert_eq!(two.engine.peers(), 3);
+    assert!(one.reaches(&mut two));
+}
+
+#[test]
 fn one_that_we_seek_is_spoken_to_once_it_knows_us_or_time_is_up() {
     let now = Instant::now();
     let (mut client, agent) = (Side::new(1), Side::new(2));

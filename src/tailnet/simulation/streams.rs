@@ -228,3 +228,47 @@ fn connections_outlast_every_outage() {
         assert_eq!(all.complete(), CLIENTS * EACH, "seed {seed}, after an hour");
     }
 }
+
+/// A client whose connection to the coordinator breaks for good, as one whose token is revoked, before the coordinator is
+/// restarted: whatever else goes wrong, its agents forget it, and nobody else's connection ends.
+#[test]
+fn a_client_that_a_new_coordinator_never_hears_of_is_forgotten_and_no_other_connection_ends() {
+    for seed in 1..=3 {
+        let (mut world, mut all) = begun(seed);
+        let gone = AGENTS + world.random.random_range(0..CLIENTS);
+        let now = world.now();
+        world.members[gone].stays_away = true;
+        drop(world.members[gone].is_alone(now));
+        world.pass(&mut all, 10, 500, true);
+
+        world.outage(3);
+        for _ in 0..4 {
+            let which = world.random.random_range(4..9);
+            world.outage(which);
+            let seconds = world.random.random_range(1..30);
+            world.pass(&mut all, seconds, 500, false);
+        }
+        world.outage(3);
+        world.pass(&mut all, SOON, 100, true);
+
+        let target = world.members[gone].seeks[0];
+        world.members[gone].reached.clear();
+        for _ in 0..10 {
+            world.ask(gone, target);
+            world.pass(&mut all, 1, 100, true);
+        }
+        let hint = format!("seed {seed}");
+        assert!(world.members[gone].reached.is_empty(), "{hint}");
+        let others = (CLIENTS - 1) * EACH;
+        assert!(all.complete() >= others, "{hint}: {}", all.complete());
+
+        // It was let in again: its connections go on.
+        world.members[gone].stays_away = false;
+        world.pass(&mut all, SOON, 100, true);
+        for _ in 0..20 {
+            all.say(&mut world.random);
+        }
+        world.pass(&mut all, SOON, 100, true);
+        assert_eq!(all.complete(), CLIENTS * EACH, "{hint}");
+    }
+}
