@@ -25,7 +25,10 @@ pub mod tsmp;
 pub mod wireguard;
 
 pub use self::{
-    derp::server::Relay,
+    derp::{
+        Limits as RelayLimits,
+        server::{Guest, Relay},
+    },
     derp_map::DerpMap,
     driver::{Config, Driver, Event, Tailnet, start},
     engine::PeerUpdate,

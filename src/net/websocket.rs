@@ -1,6 +1,7 @@
 //! A WebSocket as a byte stream: binary messages, whose boundaries mean nothing.
 
 mod connect;
+mod unfinished;
 
 use std::{
     io,
@@ -15,11 +16,14 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Error, Message, Utf8Bytes,
-        protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
-pub use self::connect::{ConnectError, Socket, connect};
+pub use self::{
+    connect::{ConnectError, Socket, connect},
+    unfinished::{Metered, Places},
+};
 
 /// Bytes of one message that we send. Peers once had a limit of 256 KiB, and may have it again.
 const MAX_SENT_BYTES: usize = 64 * 1024;
@@ -48,6 +52,8 @@ pub struct ByteStream<S> {
     rest: Bytes,
     /// What the peer is told at the end, until it was.
     farewell: Option<CloseCode>,
+    /// What counts unfinished messages.
+    meter: Option<unfinished::Meter>,
 }
 
 impl<S> ByteStream<S> {
@@ -57,6 +63,7 @@ impl<S> ByteStream<S> {
             socket,
             rest: Bytes::new(),
             farewell: Some(CloseCode::Normal),
+            meter: None,
         }
     }
 
@@ -68,6 +75,34 @@ impl<S> ByteStream<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<Metered<S>> {
+    /// Makes a WebSocket of a connection after its handshake. Messages over 16 KiB need a place of each of `places`, in
+    /// this order, until they are whole.
+    pub async fn bounded(io: S, role: Role, places: impl IntoIterator<Item = Places>) -> Self {
+        let io = Metered::new(io, places);
+        let meter = io.meter();
+        let socket = WebSocketStream::from_raw_socket(io, role, Some(config())).await;
+        Self {
+            meter: Some(meter),
+            ..Self::new(socket)
+        }
+    }
+}
+
+impl<S> ByteStream<S> {
+    fn end_message(&self) {
+        if let Some(meter) = &self.meter {
+            meter.end_message();
+        }
+    }
+
+    fn end_control(&self, bytes: usize) {
+        if let Some(meter) = &self.meter {
+            meter.end_control(bytes);
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ByteStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -76,11 +111,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ByteStream<S> {
     ) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_next(context)) {
-                Some(Ok(Message::Binary(data))) => self.rest = data,
+                Some(Ok(Message::Binary(data))) => {
+                    self.rest = data;
+                    self.end_message();
+                }
                 Some(Ok(Message::Text(_))) => {
                     return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                 }
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Ping(data) | Message::Pong(data))) => {
+                    self.end_control(data.len());
+                }
+                Some(Ok(Message::Frame(_))) => {}
                 Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
                 Some(Err(error)) => return end_or_error(error),
             }

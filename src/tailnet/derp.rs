@@ -6,6 +6,7 @@ pub mod client;
 mod connection;
 pub mod frame;
 mod guests;
+mod rates;
 pub mod server;
 
-pub use self::guests::Expected;
+pub use self::{guests::Expected, rates::Limits};

@@ -81,6 +81,12 @@ impl FileBuilder {
         }
     }
 
+    /// Bytes that the file will have, of which none is taken in before its head.
+    pub fn announced_bytes(&self) -> usize {
+        let head = self.head.as_ref();
+        head.map_or(0, |head| usize::try_from(head.file_size).unwrap_or(0))
+    }
+
     /// The whole file.
     ///
     /// # Errors

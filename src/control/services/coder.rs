@@ -48,7 +48,6 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
-use tokio::sync::Semaphore;
 
 use self::{answer::Refusal, bodies::Bodies, places::Places, rate::Rates, session::Session};
 use super::{
@@ -65,14 +64,11 @@ use crate::{
 
 const BUILD_VERSION: HeaderName = HeaderName::from_static("x-coder-build-version");
 
-/// Archives that are received at a time, over all connections: each may have 100 MiB.
-const UPLOADS: usize = 2;
-
 #[derive(Clone)]
 struct Coder {
     plane: Arc<Plane>,
     shares: Shares,
-    uploads: Arc<Semaphore>,
+    uploads: files::Uploads,
 }
 
 /// What Coder's daemons, agents and clients ask over HTTP: their connections, and what they read before.
@@ -80,7 +76,7 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config, shares: Shares) -> Rou
     let coder = Coder {
         plane: plane.clone(),
         shares: shares.clone(),
-        uploads: Arc::new(Semaphore::new(UPLOADS)),
+        uploads: files::Uploads::default(),
     };
     let rates = Arc::new(Mutex::new(Rates::default()));
     let routes = Router::new()

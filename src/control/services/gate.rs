@@ -25,6 +25,7 @@ use crate::{
     net::{
         budget::{Account, Allowance, Shared},
         listener::{Budgets, Held},
+        websocket::Places,
     },
 };
 
@@ -47,6 +48,12 @@ const PACKETS_OF_SENDER: usize = 16 << 20;
 /// Bytes of one sender that arrived on yamux streams and were not read: 64 streams that wait for their turn, each with
 /// a quarter of its window.
 const UNREAD_OF_SENDER: usize = 4 << 20;
+/// Unfinished WebSocket messages over 16 KiB of one sender, of all together, and of those who came to the relay with a
+/// credential and without one. Each may have 256 KiB.
+const UNFINISHED_OF_SENDER: usize = 32;
+const UNFINISHED: usize = 128;
+const UNFINISHED_AT_RELAY: usize = 64;
+const UNFINISHED_OF_STRANGERS: usize = 16;
 
 const CONTROL: &str = "/outpost.v1.ControlService/";
 const DAEMON: &str = "/outpost.v1.DaemonService/";
@@ -80,7 +87,15 @@ pub(super) struct Share {
     pub(super) packets: Arc<Account>,
     /// What arrived on its yamux sessions and was not read.
     pub(super) unread: Allowance,
+    unfinished: [Places; 2],
     calls: Arc<Semaphore>,
+}
+
+impl Share {
+    /// Places for large messages on its WebSockets.
+    pub(super) fn unfinished(&self) -> [Places; 2] {
+        self.unfinished.clone()
+    }
 }
 
 /// What all senders have in progress. A clone counts the same.
@@ -88,6 +103,9 @@ pub(super) struct Share {
 pub(super) struct Shares {
     by_sender: Arc<Shared<Sender, Share>>,
     all: Arc<Account>,
+    unfinished: Places,
+    at_relay: Places,
+    of_strangers: Places,
     message_bytes: usize,
 }
 
@@ -97,8 +115,20 @@ impl Shares {
         Self {
             by_sender: Arc::default(),
             all: Arc::new(Account::new(64 << 20, message_bytes.saturating_mul(2))),
+            unfinished: Places::new(UNFINISHED),
+            at_relay: Places::new(UNFINISHED_AT_RELAY),
+            of_strangers: Places::new(UNFINISHED_OF_STRANGERS),
             message_bytes,
         }
+    }
+
+    /// Places for large messages on the WebSocket of a relay's client, who may have come with a credential.
+    pub(super) fn at_relay(&self, is_known: bool) -> [Places; 2] {
+        let own = match is_known {
+            true => &self.at_relay,
+            false => &self.of_strangers,
+        };
+        [own.clone(), self.unfinished.clone()]
     }
 
     pub(super) fn of(&self, sender: Sender) -> Arc<Share> {
@@ -106,6 +136,7 @@ impl Shares {
             messages: Arc::new(Account::new(SMALL_OF_SENDER, self.message_bytes)),
             packets: Arc::new(Account::new(SMALL_OF_SENDER, PACKETS_OF_SENDER)),
             unread: Allowance::new(UNREAD_OF_SENDER),
+            unfinished: [Places::new(UNFINISHED_OF_SENDER), self.unfinished.clone()],
             calls: Arc::new(Semaphore::new(CALLS)),
         })
     }

@@ -15,6 +15,7 @@ pub(super) struct Reader<R> {
     io: R,
     buffer: BytesMut,
     room: usize,
+    count: usize,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
@@ -23,7 +24,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             io,
             buffer: BytesMut::new(),
             room: READ_BYTES.0,
+            count: 0,
         }
+    }
+
+    /// Bytes that were read since this was last asked.
+    pub(super) fn take_count(&mut self) -> usize {
+        std::mem::take(&mut self.count)
     }
 
     /// A frame that has come already.
@@ -45,6 +52,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     false => Err(io::ErrorKind::UnexpectedEof.into()),
                 };
             }
+            self.count += length;
             self.room = (2 * length).clamp(READ_BYTES.0, READ_BYTES.1);
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! What a client does not take is dropped, oldest first, so that one that is slow costs others nothing but its share
 //! of `QUEUE_PACKETS`. Those who send to it take turns, and whoever has most waiting loses first: anybody who knows a key
-//! may send to it, and must not be able to drown the others. Control comes before disco, disco before data.
+//! may send to it, and must not be able to drown the others. Control comes before disco, disco before data. A client
+//! that sends more than its key or its address may is read more slowly.
 //!
 //! # Source
 //! coder/tailscale `derp/derp_server.go`: duplicates, limits, who is told that whom has gone.
@@ -10,9 +11,10 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,13 +23,14 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     sync::Notify,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
     connection::{Reader, invalid, write},
     frame::{self, Frame, Gone},
     guests::{Expected, Guests},
+    rates::{Limits, Pace, Rates},
 };
 use crate::{
     net::{access::Access, budget::Allowance, listener::vouch},
@@ -72,6 +75,9 @@ struct Shared {
     clients: Mutex<Clients>,
     /// Whom it serves; `None` if anybody.
     guests: Option<Guests>,
+    rates: Rates,
+    /// Milliseconds for which clients were not read because they had sent too much.
+    slowed_ms: AtomicU64,
 }
 
 struct Clients {
@@ -339,12 +345,22 @@ impl Clients {
     }
 }
 
+/// What is known of a client before it says anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Guest {
+    /// Whether it came with a credential, so that it need not be expected.
+    pub is_known: bool,
+    /// The address that stands for it, if it has one.
+    pub address: Option<IpAddr>,
+}
+
 /// A client while it is here.
 struct Present {
     relay: Relay,
     key: Key,
     id: u64,
     queue: Arc<Queue>,
+    pace: Pace,
 }
 
 impl Drop for Present {
@@ -362,20 +378,28 @@ impl Default for Relay {
 impl Relay {
     /// A relay with this key.
     pub fn new(private: Private) -> Self {
-        Self::serving(private, None)
+        Self::serving(private, None, Limits::default())
     }
 
     /// A relay that serves those whom somebody expects, and who came with a credential.
     pub fn guarded() -> Self {
-        Self::serving(Private::generate(), Some(Guests::default()))
+        let guests = Some(Guests::default());
+        Self::serving(Private::generate(), guests, Limits::default())
     }
 
-    fn serving(private: Private, guests: Option<Guests>) -> Self {
+    /// A relay for anybody, with other limits.
+    pub fn limited(limits: Limits) -> Self {
+        Self::serving(Private::generate(), None, limits)
+    }
+
+    fn serving(private: Private, guests: Option<Guests>, limits: Limits) -> Self {
         let clients = Mutex::default();
         Self(Arc::new(Shared {
             private,
             clients,
             guests,
+            rates: Rates::new(limits),
+            slowed_ms: AtomicU64::new(0),
         }))
     }
 
@@ -415,6 +439,11 @@ impl Relay {
         self.0.private.public()
     }
 
+    /// The time for which clients were not read because they had sent too much, over all of them.
+    pub fn slowed(&self) -> Duration {
+        Duration::from_millis(self.0.slowed_ms.load(Ordering::Relaxed))
+    }
+
     /// How many clients there are, by their keys.
     pub fn clients_now(&self) -> usize {
         self.clients().by_key.len()
@@ -435,20 +464,20 @@ impl Relay {
     where
         S: AsyncRead + AsyncWrite + Send,
     {
-        self.serve_guest(io, false, stop).await
+        self.serve_guest(io, Guest::default(), stop).await
     }
 
-    /// The same of one that may have come with a credential, so that it need not be expected.
+    /// The same of one of whom something is known already.
     ///
     /// # Errors
     /// As [`Self::serve`].
-    pub async fn serve_guest<S>(self, io: S, is_known: bool, stop: Stop) -> io::Result<()>
+    pub async fn serve_guest<S>(self, io: S, guest: Guest, stop: Stop) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Send,
     {
         let (reader, mut writer) = tokio::io::split(io);
         let mut reader = Reader::new(reader);
-        let hello = self.hello(&mut reader, &mut writer, is_known);
+        let hello = self.hello(&mut reader, &mut writer, guest);
         let present = timeout(HELLO, hello).await??;
         tokio::select! {
             ended = present.receive(&mut reader) => ended,
@@ -461,7 +490,7 @@ impl Relay {
         &self,
         reader: &mut Reader<R>,
         writer: &mut W,
-        is_known: bool,
+        guest: Guest,
     ) -> io::Result<Present>
     where
         R: AsyncRead + Unpin,
@@ -477,7 +506,7 @@ impl Relay {
                 "a relay that wants to share clients, which we do not",
             ));
         }
-        if let Some(guests) = self.0.guests.as_ref().filter(|_| !is_known) {
+        if let Some(guests) = self.0.guests.as_ref().filter(|_| !guest.is_known) {
             let waited = timeout(INTRODUCTION, guests.wait_for(key)).await;
             waited.map_err(|_| invalid("a client whose key no coordinator has named"))?;
         }
@@ -488,6 +517,7 @@ impl Relay {
             key,
             id,
             queue,
+            pace: self.0.rates.of(key, guest.address),
         };
         write(writer, &frame::server_info(&self.0.private, key)).await?;
         Ok(present)
@@ -495,9 +525,21 @@ impl Relay {
 }
 
 impl Present {
+    /// Counts what was read, and waits if it was too much.
+    async fn slow_down(&self, bytes: usize) {
+        let pause = self.pace.charge(bytes);
+        if !pause.is_zero() {
+            let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            let slowed = &self.relay.0.slowed_ms;
+            slowed.fetch_add(milliseconds, Ordering::Relaxed);
+            sleep(pause).await;
+        }
+    }
+
     async fn receive<R: AsyncRead + Unpin>(&self, reader: &mut Reader<R>) -> io::Result<()> {
         let (mut left, mut since) = (NOT_HERE.0, Instant::now());
         while let Some(frame) = reader.next().await? {
+            self.slow_down(reader.take_count()).await;
             match frame {
                 Frame::Send { to, packet } => {
                     let is_disco = disco::sender(&packet).is_some();
@@ -742,5 +784,58 @@ mod tests {
         two.packet(from, packet);
         drop(two);
         assert_eq!((out.is_empty(), all.taken()), (false, 0));
+    }
+
+    /// A client of the relay that has come in.
+    async fn come_in(relay: &Relay, private: &Private) -> tokio::io::DuplexStream {
+        let (mut client, io) = tokio::io::duplex(64 << 10);
+        tokio::spawn(relay.clone().serve(io, Stop::new()));
+        let mut reader = Reader::new(&mut client);
+        assert!(matches!(reader.next().await, Ok(Some(Frame::ServerKey(_)))));
+        write(&mut client, &frame::client_info(private, relay.key()))
+            .await
+            .unwrap();
+        let mut reader = Reader::new(&mut client);
+        assert!(matches!(
+            reader.next().await,
+            Ok(Some(Frame::ServerInfo(_)))
+        ));
+        client
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_too_much_is_read_more_slowly_and_loses_nothing() {
+        const PACKETS: usize = 300;
+        let relay = Relay::limited(Limits {
+            of_key: 1_000_000,
+            of_address: 1_000_000,
+        });
+        let [from, to] = [(); 2].map(|()| Private::generate());
+        let mut sender = come_in(&relay, &from).await;
+        let mut receiver = come_in(&relay, &to).await;
+        let began = Instant::now();
+
+        let sending = tokio::spawn(async move {
+            for _ in 0..PACKETS {
+                let (to, packet) = (to.public(), Bytes::from(vec![7; 10_000]));
+                write(&mut sender, &Frame::Send { to, packet })
+                    .await
+                    .unwrap();
+            }
+            sender
+        });
+        let mut reader = Reader::new(&mut receiver);
+        for _ in 0..PACKETS {
+            let packet = reader.next().await;
+            assert!(
+                matches!(packet, Ok(Some(Frame::Receive { .. }))),
+                "{packet:?}"
+            );
+        }
+
+        let took = began.elapsed();
+        assert!((2..4).contains(&took.as_secs()), "{took:?}");
+        assert!(relay.slowed() > Duration::from_secs(2));
+        drop(sending.await.unwrap());
     }
 }

@@ -50,6 +50,8 @@ const MESSAGE: usize = 60_000_000;
 const CONNECTIONS: usize = 16;
 const STREAMS: usize = 64;
 const PACKET: usize = 4_000_000;
+/// WebSockets of one person.
+const CLIENTS: usize = 800;
 /// Calls of somebody who behaves.
 const CALLS: usize = 300;
 /// How long those who never end are watched.
@@ -290,4 +292,38 @@ async fn unfinished_packets_of_an_agent_take_one_budget_however_many_streams_it_
     scene.others_go_on("an agent's unfinished packets").await;
     tokio::time::sleep(WATCHED).await;
     memory.end("an agent's unfinished packets");
+}
+
+/// A WebSocket message of 256 KiB whose last byte is missing; its mask is zero.
+fn unfinished_message() -> Bytes {
+    const LENGTH: usize = 256 << 10;
+    let mut frame = BytesMut::new();
+    frame.put_slice(&[0x82, 0x80 | 127]);
+    frame.put_u64(LENGTH as u64);
+    frame.put_u32(0);
+    frame.put_bytes(7, LENGTH - 1);
+    frame.freeze()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_websocket_messages_of_a_person_take_a_few_places_however_many_connections_there_are()
+ {
+    let scene = Scene::new().await;
+    scene.others_go_on("nobody").await;
+    let memory = scene.watch();
+    let (mut tasks, message) = (JoinSet::new(), unfinished_message());
+    for _ in 0..CLIENTS {
+        let header = HeaderName::from_static("coder-session-token");
+        let path = "api/v2/tailnet?version=2.0";
+        let mut socket = come_in(scene.server.address, path, (header, &scene.token)).await;
+        let message = message.clone();
+        tasks.spawn(async move {
+            let _ = socket.get_mut().write_all(&message).await;
+            std::future::pending::<()>().await;
+        });
+    }
+
+    scene.others_go_on("unfinished WebSocket messages").await;
+    tokio::time::sleep(WATCHED / 2).await;
+    memory.end("unfinished WebSocket messages");
 }

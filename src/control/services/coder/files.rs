@@ -1,10 +1,13 @@
 //! Archives of modules, which travel in pieces.
 
-use tokio::sync::Semaphore;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::rpc::{Question, refuse};
 use crate::{
     control::services::calls::{CallError, Calls},
+    net::budget::{Budget, Overdrawn, Reserved},
     proto::{
         provisioner::{DataUploadType, FailedFile, FileUpload, file_upload::Type},
         provisionerd::{Empty, FileRequest},
@@ -12,21 +15,66 @@ use crate::{
     transport::{FileBuilder, drpc::CallError as WireError},
 };
 
-/// Keeps an archive, which the end of its import then names by its hash.
+/// Archives up to this size, in bytes, do not wait behind larger ones.
+const SMALL: usize = 4 << 20;
+/// Bytes of such archives that are received at a time, and of larger ones: one of the largest.
+const UPLOADS_BYTES: (usize, usize) = (16 << 20, 100 << 20);
+
+/// Bytes of archives that are received, over all daemons. A clone counts the same.
+#[derive(Clone, Debug)]
+pub(super) struct Uploads {
+    small: Budget,
+    large: Budget,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self {
+            small: Budget::new(UPLOADS_BYTES.0),
+            large: Budget::new(UPLOADS_BYTES.1),
+        }
+    }
+}
+
+impl Uploads {
+    /// Waits until there are `bytes`.
+    async fn reserve(&self, bytes: usize) -> Result<Reserved, Overdrawn> {
+        let budget = if bytes <= SMALL {
+            &self.small
+        } else {
+            &self.large
+        };
+        budget.reserve(bytes).await
+    }
+}
+
+/// Time for a piece of an archive, whose bytes others wait for: two minutes for 2 MiB are 140 kbit/s.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Keeps an archive, which the end of its import then names by its hash. Its bytes are reserved before they are read.
 pub(super) async fn upload(
     calls: &Calls,
-    uploads: &Semaphore,
+    uploads: &Uploads,
     mut answer: Question,
 ) -> Result<(), WireError> {
-    let Ok(_place) = uploads.acquire().await else {
-        return Ok(());
-    };
-    let mut file = FileBuilder::default();
-    while let Some(piece) = answer.receive::<FileUpload>().await? {
+    let (mut file, mut reserved) = (FileBuilder::default(), None);
+    loop {
+        let received = timeout(PIECE_TIMEOUT, answer.receive::<FileUpload>()).await;
+        let Ok(received) = received else {
+            let error = format!("no piece of the archive came for {PIECE_TIMEOUT:?}");
+            return answer.fail(&error).await;
+        };
+        let Some(piece) = received? else { break };
         let wrong = wrong_type(&piece);
         let pushed = wrong.map_or_else(|| file.push(piece).map_err(|e| e.to_string()), Err);
         if let Err(error) = pushed {
             return answer.fail(&error).await;
+        }
+        if reserved.is_none() {
+            match uploads.reserve(file.announced_bytes()).await {
+                Ok(bytes) => reserved = Some(bytes),
+                Err(error) => return answer.fail(&error.to_string()).await,
+            }
         }
     }
     let content = match file.finish() {
@@ -79,5 +127,29 @@ fn unsupported(kind: DataUploadType) -> String {
 fn failed(error: String) -> FileUpload {
     FileUpload {
         r#type: Some(Type::Error(FailedFile { error })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn large_archives_wait_for_each_other_and_small_ones_do_not() {
+        let uploads = Uploads::default();
+        let large = uploads.reserve(60 << 20).await.unwrap();
+        let mut second = Box::pin(uploads.reserve(60 << 20));
+
+        assert!((&mut second).now_or_never().is_none());
+        let small: Vec<_> = (0..4)
+            .map(|_| uploads.reserve(SMALL).now_or_never())
+            .collect();
+        assert!(small.iter().all(Option::is_some));
+        drop(large);
+        second.await.unwrap();
+        // What cannot be is not waited for.
+        assert!(uploads.reserve(UPLOADS_BYTES.1 + 1).await.is_err());
     }
 }

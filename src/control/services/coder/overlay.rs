@@ -36,8 +36,11 @@ use crate::{
         plane::{AgentFacts, Caller, Plane},
         services::gate::{Sender, Shares},
     },
-    net::listener::Upgraded,
-    tailnet::API_VERSION,
+    net::{
+        listener::{self, Upgraded},
+        network,
+    },
+    tailnet::{API_VERSION, Guest},
 };
 
 /// Characters of a text about a source of log lines.
@@ -269,17 +272,24 @@ fn connection_info(plane: &Plane) -> Value {
 async fn derp(
     State(plane): State<Arc<Plane>>,
     Extension(upgraded): Extension<Upgraded>,
+    Extension(shares): Extension<Shares>,
     mut request: Request,
 ) -> Result<Response, Refusal> {
     let (relay, stop) = (plane.relay().clone(), plane.stop().clone());
     let is_known = admission::is_known(&plane, request.headers()).await;
+    let address = request.extensions().get::<listener::Peer>();
+    let guest = Guest {
+        is_known,
+        address: address.map(|peer| network::sender(peer.0)),
+    };
     let limit = plane.limits().header_timeout;
     if upgrade::has(request.headers(), header::UPGRADE, "websocket") {
         let (response, socket) = upgrade::accept_with(request, Some("derp"))?;
+        let places = shares.at_relay(is_known);
         upgraded.set(async move {
-            match timeout(limit, socket.open()).await {
+            match timeout(limit, socket.open(places)).await {
                 Ok(Ok(socket)) => {
-                    ended(relay.serve_guest(socket, is_known, stop).await);
+                    ended(relay.serve_guest(socket, guest, stop).await);
                 }
                 Ok(Err(error)) => debug!(%error, "a relay's client went away before it came in"),
                 Err(_) => debug!("connection of a relay's client was not handed over in time"),
@@ -297,7 +307,7 @@ async fn derp(
     upgraded.set(async move {
         match timeout(limit, connection).await {
             Ok(Ok(io)) => {
-                ended(relay.serve_guest(TokioIo::new(io), is_known, stop).await);
+                ended(relay.serve_guest(TokioIo::new(io), guest, stop).await);
             }
             Ok(Err(error)) => debug!(%error, "a relay's client went away before it came in"),
             Err(_) => debug!("connection of a relay's client was not handed over in time"),

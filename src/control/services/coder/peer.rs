@@ -126,7 +126,7 @@ impl Peer {
     /// Serves the peer until its connection ends, the server stops, or its agent is not the workspace's any more.
     pub(super) async fn run(self, socket: Socket) {
         let limit = self.plane.limits().header_timeout;
-        let socket = match timeout(limit, socket.open()).await {
+        let socket = match timeout(limit, socket.open(self.share.unfinished())).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(error)) => return debug!(%error, "a peer went away before it came in"),
             Err(_) => return debug!("connection of a peer was not handed over in time"),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prost::Message;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::files;
@@ -46,7 +46,7 @@ pub(super) type Question = Answer<Stream>;
 pub(super) async fn serve(
     calls: Calls,
     account: Arc<Account>,
-    uploads: Arc<Semaphore>,
+    uploads: files::Uploads,
     stream: Stream,
 ) {
     let accepting = Answer::accept_paying(stream, LIMITS, account);
@@ -76,7 +76,7 @@ pub(super) async fn serve(
 async fn by_name(
     name: &str,
     calls: &Calls,
-    uploads: &Semaphore,
+    uploads: &files::Uploads,
     answer: Question,
 ) -> Result<(), WireError> {
     match name {

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use tokio::{
-    sync::Semaphore,
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tracing::{debug, info};
 
-use super::{rpc, upgrade::Socket};
+use super::{files, rpc, upgrade::Socket};
 use crate::{
     control::services::{calls::Calls, gate::Share},
     transport::yamux,
@@ -24,7 +23,7 @@ const CALLS: usize = 16;
 pub(super) struct Session {
     pub(super) calls: Calls,
     pub(super) share: Arc<Share>,
-    pub(super) uploads: Arc<Semaphore>,
+    pub(super) uploads: files::Uploads,
 }
 
 impl Session {
@@ -32,7 +31,8 @@ impl Session {
     pub(super) async fn run(self, socket: Socket) {
         let plane = self.calls.plane.clone();
         let name = self.calls.daemon.name.clone();
-        let socket = match timeout(plane.limits().header_timeout, socket.open()).await {
+        let opened = socket.open(self.share.unfinished());
+        let socket = match timeout(plane.limits().header_timeout, opened).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(error)) => return debug!(name, %error, "daemon went away before it came in"),
             Err(_) => return debug!(name, "connection of a daemon was not handed over in time"),

@@ -21,28 +21,35 @@ use tokio_tungstenite::{
 };
 
 use super::answer::Refusal;
-use crate::net::websocket::{self, ByteStream};
+use crate::net::websocket::{self, ByteStream, Metered, Places};
+
+/// Bytes of a message of somebody who follows a log.
+const MESSAGE_BYTES: usize = 4 << 10;
 
 /// A WebSocket as bytes, once HTTP lets go of the connection.
 pub(super) struct Socket(OnUpgrade);
 
 /// What it is then.
-pub(super) type Bytes = ByteStream<TokioIo<hyper::upgrade::Upgraded>>;
+pub(super) type Bytes = ByteStream<Metered<TokioIo<hyper::upgrade::Upgraded>>>;
 /// The same for those to whom messages mean something.
 pub(super) type Messages = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 impl Socket {
-    /// Waits for the connection.
-    pub(super) async fn open(self) -> Result<Bytes, hyper::Error> {
-        let socket = self.open_messages().await?;
-        Ok(ByteStream::new(socket).ending_with(CloseCode::Away))
+    /// Waits for the connection. Its large messages need places.
+    pub(super) async fn open(self, places: [Places; 2]) -> Result<Bytes, hyper::Error> {
+        let io = TokioIo::new(self.0.await?);
+        let socket = ByteStream::bounded(io, Role::Server, places).await;
+        Ok(socket.ending_with(CloseCode::Away))
     }
 
-    /// The same, with its messages.
+    /// The same, with its messages. The peer has little to say.
     pub(super) async fn open_messages(self) -> Result<Messages, hyper::Error> {
         let io = TokioIo::new(self.0.await?);
-        let config = Some(websocket::config());
-        Ok(WebSocketStream::from_raw_socket(io, Role::Server, config).await)
+        let config = websocket::config()
+            .read_buffer_size(MESSAGE_BYTES)
+            .max_message_size(Some(MESSAGE_BYTES))
+            .max_frame_size(Some(MESSAGE_BYTES));
+        Ok(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await)
     }
 }
 
