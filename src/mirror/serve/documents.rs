@@ -165,8 +165,10 @@ pub(super) fn pulled(release: &Release, platform: &Platform, access: &Access) ->
     }))
 }
 
-fn hashes(package: &Package) -> Vec<String> {
-    vec![package.h1_zip.to_string(), package.archive.zh().to_string()]
+/// Checksums of a package. Engines stop at the first that fits: `zh:` is that of the archive as it came, while `h1:` makes
+/// them unpack the archive twice.
+fn hashes(package: &Package) -> [String; 2] {
+    [package.archive.zh().to_string(), package.h1_zip.to_string()]
 }
 
 /// `index.json` of the network mirror protocol.
