@@ -4,8 +4,11 @@
 //!
 //! Starts the built binary on a loopback port, plain and with TLS, with one file of 150 MB (`OUTPOST_BENCH_MB`) and 16
 //! clients that each fetch it three times. If there is an nginx on the `PATH`, or in `OUTPOST_BENCH_NGINX`, it serves
-//! the same file to the same clients. Then documents are asked for 2,000 times a second over 32 connections; how long
-//! one takes counts from when it should have been asked for. Processor time is that of `/proc/PID/stat`.
+//! the same file to the same clients, in turn with ours, three times. The clients are threads of this bench and, if there
+//! is an h2load on the `PATH` or in `OUTPOST_BENCH_H2LOAD`, that, with HTTP/1.1 and, with TLS, HTTP/2. Then 256 clients fetch
+//! it with TLS, and what counts is the memory of the server. Then documents are asked for 2,000 times a second over 32
+//! connections; how long one takes counts from when it should have been asked for. Processor time is that of
+//! `/proc/PID/stat`.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
@@ -31,6 +34,10 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 const CLIENTS: usize = 16;
 const ROUNDS: usize = 3;
+/// Times that both servers are measured, in turn.
+const TURNS: usize = 3;
+/// Clients beside which the server's memory is looked at.
+const MANY: usize = 256;
 /// Of the documents.
 const RATE: u32 = 2_000;
 const CONNECTIONS: u32 = 32;
@@ -40,13 +47,11 @@ fn main() -> anyhow::Result<()> {
     outpost::net::install_crypto_provider();
     let bench = Bench::prepare()?;
     for has_tls in [false, true] {
-        let server = bench.outpost(has_tls)?;
-        let ours = bench.fetch(&server, "outpost")?;
-        if let Some(nginx) = bench.nginx(has_tls)? {
-            let theirs = bench.fetch(&nginx, "nginx")?;
-            println!("    ratio to nginx {:.2}", ours / theirs);
+        for client in bench.clients(has_tls) {
+            bench.compare(has_tls, client)?;
         }
     }
+    bench.memory()?;
     let server = bench.outpost(false)?;
     bench.documents(&server)
 }
@@ -58,6 +63,30 @@ struct Bench {
     place: String,
     file: PathBuf,
     tls: Arc<ClientConfig>,
+}
+
+/// What fetches the file.
+#[derive(Clone, Copy)]
+enum Client {
+    Threads,
+    Http1,
+    Http2,
+}
+
+impl Client {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Threads => "threads",
+            Self::Http1 => "h2load, HTTP/1.1",
+            Self::Http2 => "h2load, HTTP/2",
+        }
+    }
+}
+
+/// Bytes for each second: of the server's processor time, and of a clock.
+struct Rates {
+    busy: f64,
+    wall: f64,
 }
 
 /// A server in a process of its own, which ends with this.
@@ -170,7 +199,7 @@ impl Bench {
         let (certificate, key) = self.certificate();
         let (ssl, certificates) = match has_tls {
             true => (
-                "ssl",
+                "ssl http2",
                 format!(
                     "ssl_certificate {}; ssl_certificate_key {};",
                     certificate.display(),
@@ -221,10 +250,62 @@ impl Bench {
         Ok(Some(server))
     }
 
-    /// All clients at once. Returns bytes for each second of processor time.
-    fn fetch(&self, server: &Server, name: &str) -> anyhow::Result<f64> {
+    fn clients(&self, has_tls: bool) -> Vec<Client> {
+        let is_there = h2load().arg("--version").output().is_ok();
+        let all = [Client::Threads, Client::Http1, Client::Http2];
+        let is_measured = |client: &Client| match client {
+            Client::Threads => true,
+            Client::Http1 => is_there,
+            Client::Http2 => is_there && has_tls,
+        };
+        all.into_iter().filter(is_measured).collect()
+    }
+
+    /// Both servers in turn.
+    fn compare(&self, has_tls: bool, client: Client) -> anyhow::Result<()> {
+        let kind = if has_tls { "TLS" } else { "plain" };
+        let mut ratios = Vec::new();
+        for _ in 0..TURNS {
+            let print = |name: &str, rates: &Rates| {
+                println!(
+                    "{name:>8}, {kind}, {}: {:.2} GB for each second of processor time, {:.2} GB/s in all",
+                    client.name(),
+                    rates.busy / 1e9,
+                    rates.wall / 1e9,
+                );
+            };
+            let ours = self.fetch(&self.outpost(has_tls)?, client)?;
+            print("outpost", &ours);
+            if let Some(nginx) = self.nginx(has_tls)? {
+                let theirs = self.fetch(&nginx, client)?;
+                print("nginx", &theirs);
+                ratios.push((ours.busy / theirs.busy, ours.wall / theirs.wall));
+            }
+        }
+        for (busy, wall) in ratios {
+            println!("    against nginx: {busy:.2} for processor time, {wall:.2} in all");
+        }
+        Ok(())
+    }
+
+    /// All clients at once.
+    fn fetch(&self, server: &Server, client: Client) -> anyhow::Result<Rates> {
         self.once(server)?; // Into the page cache, and through the first handshake.
         let (before, begun) = (server.processor()?, Instant::now());
+        match client {
+            Client::Threads => self.threads(server)?,
+            Client::Http1 => self.load(server, &["--h1"], CLIENTS, CLIENTS * ROUNDS)?,
+            Client::Http2 => self.load(server, &[], CLIENTS, CLIENTS * ROUNDS)?,
+        }
+        let (wall, busy) = (begun.elapsed(), server.processor()? - before);
+        let bytes = (self.size * CLIENTS * ROUNDS) as f64;
+        Ok(Rates {
+            busy: bytes / busy.as_secs_f64(),
+            wall: bytes / wall.as_secs_f64(),
+        })
+    }
+
+    fn threads(&self, server: &Server) -> anyhow::Result<()> {
         thread::scope(|scope| {
             let client = || (0..ROUNDS).try_for_each(|_| self.once(server));
             let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
@@ -232,17 +313,48 @@ impl Bench {
             ended
                 .into_iter()
                 .try_for_each(|it| it.unwrap_or_else(|_| anyhow::bail!("a client died")))
-        })?;
-        let (wall, busy) = (begun.elapsed(), server.processor()? - before);
-        let bytes = (self.size * CLIENTS * ROUNDS) as f64;
-        let rate = bytes / busy.as_secs_f64();
-        println!(
-            "{name:>8} {}: {:.2} GB for each second of processor time, {:.2} GB/s in all",
-            if server.has_tls { "TLS  " } else { "plain" },
-            rate / 1e9,
-            bytes / wall.as_secs_f64() / 1e9,
-        );
-        Ok(rate)
+        })
+    }
+
+    fn load(
+        &self,
+        server: &Server,
+        options: &[&str],
+        clients: usize,
+        requests: usize,
+    ) -> anyhow::Result<()> {
+        let scheme = if server.has_tls { "https" } else { "http" };
+        let output = h2load()
+            .args(options)
+            .args(["-c", &clients.to_string(), "-n", &requests.to_string()])
+            .arg(format!("{scheme}://{}{}", server.address, server.path))
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let all = format!("{requests} succeeded, 0 failed");
+        ensure!(text.contains(&all), "h2load says {text}");
+        Ok(())
+    }
+
+    /// What many clients take of the server's memory.
+    fn memory(&self) -> anyhow::Result<()> {
+        for client in self.clients(true) {
+            let server = self.outpost(true)?;
+            match client {
+                Client::Threads => continue,
+                Client::Http1 => self.load(&server, &["--h1"], MANY, MANY)?,
+                Client::Http2 => self.load(&server, &[], MANY, MANY)?,
+            }
+            let status = fs::read_to_string(format!("/proc/{}/status", server.process.id()))?;
+            let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let most = most.and_then(|it| it.trim().strip_suffix(" kB"));
+            let kilobytes: f64 = most.context("no VmHWM")?.trim().parse()?;
+            println!(
+                "outpost, TLS, {MANY} clients, {}: {:.1} MB resident at most",
+                client.name(),
+                kilobytes * 1024.0 / 1e6
+            );
+        }
+        Ok(())
     }
 
     fn once(&self, server: &Server) -> anyhow::Result<()> {
@@ -352,6 +464,10 @@ impl Server {
             nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no ticks")?;
         Ok(Duration::from_secs_f64(ticks as f64 / a_second as f64))
     }
+}
+
+fn h2load() -> Command {
+    Command::new(std::env::var("OUTPOST_BENCH_H2LOAD").unwrap_or_else(|_| "h2load".to_owned()))
 }
 
 /// The parent of a process, and the ticks that it has used.

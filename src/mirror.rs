@@ -20,6 +20,7 @@ pub mod store;
 pub mod sync;
 pub mod tend;
 mod view;
+pub mod vulnerabilities;
 
 pub use self::{
     digest::{Digest, DigestError},

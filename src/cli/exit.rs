@@ -60,6 +60,11 @@ pub(super) struct Interrupted;
 #[error("{0} of the checks failed")]
 pub(super) struct Unwell(pub(super) usize);
 
+/// So many vulnerabilities were found.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} vulnerabilities found")]
+pub(super) struct Vulnerable(pub(super) usize);
+
 /// So many things of a mirror could not be got.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} things are missing; run the command again to go on")]

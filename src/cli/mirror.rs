@@ -12,6 +12,7 @@ mod serve;
 mod source;
 mod sync;
 mod tend;
+mod vulnerabilities;
 mod work;
 
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ pub(super) enum Mirror {
     Import(Box<import::Import>),
     Inspect(inspect::Inspect),
     Diff(inspect::Diff),
+    Vulnerabilities(vulnerabilities::Vulnerabilities),
     Verify(tend::Verify),
     Gc(tend::Gc),
     Prune(tend::Prune),
@@ -94,6 +96,7 @@ impl Mirror {
             Self::Import(command) => command.exec(output, stop).await,
             Self::Inspect(command) => command.exec(output),
             Self::Diff(command) => command.exec(output),
+            Self::Vulnerabilities(command) => command.exec(output, stop).await,
             Self::Verify(command) => command.exec(output, stop).await,
             Self::Gc(command) => command.exec(output, stop).await,
             Self::Prune(command) => command.exec(output, stop).await,

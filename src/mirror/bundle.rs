@@ -36,7 +36,7 @@ pub use self::{
     manifest::{Blob, MAX_MANIFEST_BYTES, Manifest},
     read::Reader,
     receipt::{Receipt, Records},
-    sbom::sbom,
+    sbom::{reference, sbom},
     volumes::{
         MIN_BYTES as MIN_VOLUME_BYTES, VolumeError, Volumes, Writer as VolumeWriter,
         find as find_volumes,
@@ -198,7 +198,7 @@ pub enum Step {
 }
 
 impl Watch<'_> {
-    fn advance(&self, bytes: usize) -> Result<(), BundleError> {
+    pub(in crate::mirror) fn advance(&self, bytes: usize) -> Result<(), BundleError> {
         (self.hear)(Step::Advanced(bytes as u64));
         match self.stop.is_cancelled() {
             true => Err(BundleError::Stopped),

@@ -74,8 +74,13 @@ pub fn sbom(generation: &Generation) -> Value {
     })
 }
 
+/// What a component is called within such documents.
+pub fn reference(name: &str, version: &str, platform: &str, content: Digest) -> String {
+    format!("{name}@{version}/{platform}#{content}")
+}
+
 fn component(kind: &str, name: &str, version: &str, platform: &str, content: Digest) -> Value {
-    let reference = format!("{name}@{version}/{platform}#{content}");
+    let reference = reference(name, version, platform, content);
     let mut component = json!({
         "type": kind,
         "bom-ref": reference,

@@ -6,6 +6,7 @@ mod media;
 mod runbook;
 mod tend;
 mod trust;
+mod vulnerabilities;
 
 use std::{
     fs::{self, File},
