@@ -118,6 +118,12 @@ async fn bench() -> anyhow::Result<()> {
     together(&lab, at_once, at_once)?;
     together(&lab, setting("OUTPOST_BENCH_FAST", 2000)?, FAST_AT_ONCE)?;
     bulk(&lab, setting("OUTPOST_BENCH_BULK_MB", 2000)?)?;
+    let server = lab.server_usage()?;
+    row(
+        "the server after all that",
+        &format!("{:.1} MB", server.resident),
+        &format!("{:.1} at most", server.most),
+    );
     used_agent(&agent).await?;
     drop(agent);
     first_after_build(&lab, rounds).await?;
@@ -662,6 +668,7 @@ fn together(lab: &Lab, many: usize, at_once: usize) -> anyhow::Result<()> {
             our_ssh(lab, &target, &["true"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
+                .stderr(Stdio::null())
                 .spawn()
         });
         for mut session in sessions.collect::<Result<Vec<_>, _>>()? {

@@ -1,7 +1,7 @@
 //! Who calls over gRPC is found out from the headers, before anything of the message is read; what is read then counts
 //! on its sender's account.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -10,7 +10,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tonic::{Status, metadata::MetadataMap};
 
 use super::{
@@ -31,6 +34,11 @@ use crate::{
 
 /// Calls of one sender that are answered at a time. Five hundred logins of a person may begin together.
 const CALLS: usize = 1024;
+/// Answers that one person's calls make, or still have to send, at a time; others wait. Each is made as a whole: that about
+/// a workspace of two hundred agents takes a megabyte.
+const ANSWERS: usize = 16;
+/// How long a call waits until an answer may be made for it.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// Callers that are looked up at a time. Each may have sent a part of a message meanwhile.
 const LOOKUPS: usize = 512;
 /// Bytes of a message of somebody who needs no token, or registers.
@@ -56,6 +64,11 @@ const UNFINISHED_AT_RELAY: usize = 64;
 const UNFINISHED_OF_STRANGERS: usize = 16;
 
 const CONTROL: &str = "/outpost.v1.ControlService/";
+/// Calls that are answered piece by piece, for as long as their callers want.
+const STREAMED: [&str; 2] = [
+    "/outpost.v1.ControlService/StreamLogs",
+    "/outpost.v1.ControlService/StreamAgentLogs",
+];
 const DAEMON: &str = "/outpost.v1.DaemonService/";
 /// Calls that carry archives, states or results.
 const LARGE: [&str; 5] = [
@@ -89,6 +102,21 @@ pub(super) struct Share {
     pub(super) unread: Allowance,
     unfinished: [Places; 2],
     calls: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
+}
+
+impl Share {
+    /// Waits until an answer may be made.
+    async fn answer(&self) -> Result<OwnedSemaphorePermit, Status> {
+        match timeout(ANSWER_WAIT, self.answers.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // Nobody closes it.
+            Ok(Err(closed)) => Err(Status::internal(closed.to_string())),
+            Err(_) => Err(Status::unavailable(format!(
+                "{ANSWERS} answers to your other calls wait to be read"
+            ))),
+        }
+    }
 }
 
 impl Share {
@@ -138,6 +166,7 @@ impl Shares {
             unread: Allowance::new(UNREAD_OF_SENDER),
             unfinished: [Places::new(UNFINISHED_OF_SENDER), self.unfinished.clone()],
             calls: Arc::new(Semaphore::new(CALLS)),
+            answers: Arc::new(Semaphore::new(ANSWERS)),
         })
     }
 
@@ -200,17 +229,22 @@ impl Gate {
             _ if sender == Sender::Newcomer => REGISTRATION,
             _ => ORDINARY.min(self.shares.message_bytes),
         };
-        let calls = self.shares.of(sender).calls.clone();
-        let call = calls.try_acquire_owned().map_err(|_| {
+        let share = self.shares.of(sender);
+        let call = share.calls.clone().try_acquire_owned().map_err(|_| {
             Status::unavailable(format!(
                 "you have {CALLS} calls in progress, which is all that you may have"
             ))
         })?;
+        let is_streamed = STREAMED.contains(&path.as_str());
+        let answer = match sender {
+            Sender::Person(_) if !is_streamed => Some(share.answer().await?),
+            _ => None,
+        };
         let meter = self.shares.meter(limit, sender, request.extensions());
         let paid = Paid::default();
         let response = next.run(metered(request, meter, paid.clone())).await;
         drop(paid);
-        Ok(response.map(|body| Body::new(Held::new(body, call))))
+        Ok(response.map(|body| Body::new(Held::new(body, (call, answer)))))
     }
 
     /// Finds out who calls, and leaves it in the extensions for the service. Says, too, whether they may bring archives
@@ -257,4 +291,29 @@ pub(super) fn known<T: Clone + Send + Sync + 'static>(
 ) -> Result<T, Status> {
     let found = extensions.get::<T>().cloned();
     found.ok_or_else(|| Status::internal("the caller was not looked up"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_answers_of_a_person_are_made_at_a_time_and_others_wait_for_a_while() {
+        let shares = Shares::new(1 << 20);
+        let share = shares.of(Sender::Person(UserId::random()));
+        let mut answers = Vec::new();
+        for _ in 0..ANSWERS {
+            answers.push(share.answer().await.unwrap());
+        }
+
+        let late = share.answer().await.unwrap_err();
+        assert_eq!(late.code(), Code::Unavailable);
+        let other = shares.of(Sender::Person(UserId::random()));
+        other.answer().await.unwrap();
+        let waiting = share.answer();
+        answers.pop();
+        waiting.await.unwrap();
+    }
 }
