@@ -36,6 +36,9 @@ const CONNECTION_WINDOW: u32 = WINDOW * LARGE_MESSAGES as u32;
 const LARGE_MESSAGES: usize = 4;
 /// Bytes of header that a client may send.
 const HEADER_BYTES: u32 = 32 << 10;
+/// Bytes of an answer that are made before the client has taken those before them; also of header in HTTP/1. Larger ones are
+/// no faster, and take memory of every connection.
+const UNSENT: usize = 32 << 10;
 /// How often a silent HTTP/2 client is asked whether it is still there, and how long it may take to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
@@ -145,6 +148,7 @@ impl Connection {
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(limit)
+                    .max_buf_size(UNSENT)
                     .serve_connection(io, service)
                     .with_upgrades();
                 tokio::pin!(connection);
@@ -165,6 +169,7 @@ impl Connection {
                     .initial_stream_window_size(WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .max_header_list_size(HEADER_BYTES)
+                    .max_send_buf_size(UNSENT)
                     .keep_alive_interval(KEEP_ALIVE)
                     .keep_alive_timeout(KEEP_ALIVE_ANSWER)
                     .serve_connection(io, service);
