@@ -54,8 +54,9 @@ impl<T: Clone> Outbox<T> {
         true
     }
 
-    /// Waits for the first ones, as many as `takes` says of those that are there; they stay until [`Self::sent`].
-    pub(super) async fn first(&self, takes: impl Fn(&[T]) -> usize) -> Vec<T> {
+    /// Waits for the first ones, as many as `takes` says of those that are there; they stay until [`Self::sent`]. It may
+    /// put them into another order.
+    pub(super) async fn first(&self, takes: impl Fn(&mut [T]) -> usize) -> Vec<T> {
         loop {
             {
                 let mut waiting = self.lock();
@@ -67,6 +68,11 @@ impl<T: Clone> Outbox<T> {
             }
             self.changed.notified().await;
         }
+    }
+
+    /// How many wait.
+    pub(super) fn count(&self) -> usize {
+        self.lock().items.len()
     }
 
     /// The first `count` were reported.

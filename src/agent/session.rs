@@ -252,28 +252,40 @@ async fn logs(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
         // Lines come in flocks.
         shared.logs.first(|_| 1).await;
         sleep(LOG_PAUSE).await;
-        let batch = shared.logs.first(|lines| {
-            let mut bytes = 0;
-            let fits = |line: &&scripts::Line| {
-                bytes += line.log.output.len() + super::LINE_BYTES;
-                line.source == lines[0].source && bytes <= LOG_BATCH
+        let mut waiting = shared.logs.count();
+        while waiting > 0 {
+            let lines = shared.logs.first(batch).await;
+            let count = lines.len();
+            let request = wire::BatchCreateLogsRequest {
+                log_source_id: lines[0].source.clone(),
+                logs: lines.into_iter().map(|line| line.log).collect(),
             };
-            lines.iter().take_while(fits).count()
-        });
-        let lines = batch.await;
-        let count = lines.len();
-        let request = wire::BatchCreateLogsRequest {
-            log_source_id: lines[0].source.clone(),
-            logs: lines.into_iter().map(|line| line.log).collect(),
-        };
-        let answer: wire::BatchCreateLogsResponse = rpc.call("BatchCreateLogs", &request).await?;
-        if answer.log_limit_exceeded {
-            info!("the server takes no more log lines");
-            shared.logs.close();
-            return std::future::pending().await;
+            let answer: wire::BatchCreateLogsResponse =
+                rpc.call("BatchCreateLogs", &request).await?;
+            if answer.log_limit_exceeded {
+                info!("the server takes no more log lines");
+                shared.logs.close();
+                return std::future::pending().await;
+            }
+            shared.logs.sent(count);
+            waiting = waiting.saturating_sub(count);
         }
-        shared.logs.sent(count);
     }
+}
+
+/// Puts the lines of the first one's source in front, and says how many of them fit into a batch: scripts that run at the
+/// same time say theirs by turns, and a batch has one source.
+fn batch(lines: &mut [scripts::Line]) -> usize {
+    let Some(source) = lines.first().map(|line| line.source.clone()) else {
+        return 0;
+    };
+    lines.sort_by_key(|line| line.source != source);
+    let mut bytes = 0;
+    let fits = |line: &&scripts::Line| {
+        bytes += line.log.output.len() + super::LINE_BYTES;
+        line.source == source && bytes <= LOG_BATCH
+    };
+    lines.iter().take_while(fits).count()
 }
 
 /// A report that is refused is dropped: it would be refused again on the next connection.
@@ -337,4 +349,32 @@ async fn banners(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
         sleep(BANNERS).await;
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_scripts_say_by_turns_go_in_one_batch_for_each_script() {
+        let line = |source: &'static str, output: &str| scripts::Line {
+            source: source.into(),
+            log: wire::Log {
+                output: output.to_owned(),
+                ..wire::Log::default()
+            },
+        };
+        let mut lines = [
+            line("a", "1"),
+            line("b", "2"),
+            line("a", "3"),
+            line("c", "4"),
+            line("b", "5"),
+        ];
+
+        assert_eq!(batch(&mut lines), 2);
+        let outputs: Vec<&str> = lines.iter().map(|line| &*line.log.output).collect();
+        assert_eq!(outputs, ["1", "3", "2", "4", "5"]);
+        assert_eq!(batch(&mut lines[2..]), 2);
+    }
 }

@@ -8,9 +8,9 @@ use clap::{Command, builder::Resettable};
 const GROUPS: [&str; 3] = ["provisioner", "provisioners", "provisionerd"];
 
 /// Commands of workspaces, which stand at the root of Coder's client.
-const OF_WORKSPACES: [&str; 12] = [
-    "create", "delete", "list", "logs", "ls", "rename", "restart", "rm", "show", "start", "stop",
-    "update",
+const OF_WORKSPACES: [&str; 13] = [
+    "builds", "create", "delete", "list", "logs", "ls", "rename", "restart", "rm", "show", "start",
+    "stop", "update",
 ];
 
 /// Options of every command, each with a value.
@@ -169,6 +169,18 @@ mod tests {
             "outpost --token list",
         ] {
             assert_eq!(reordered(other), other);
+        }
+    }
+
+    #[test]
+    fn every_command_of_workspaces_has_a_short_form() {
+        let root = crate::cli::command();
+        let workspace = root.find_subcommand("workspace").unwrap();
+        for command in workspace.get_subcommands() {
+            let names = [command.get_name()].into_iter();
+            for name in names.chain(command.get_visible_aliases()) {
+                assert!(OF_WORKSPACES.contains(&name), "{name}");
+            }
         }
     }
 

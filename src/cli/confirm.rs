@@ -39,8 +39,7 @@ impl Confirm {
             return Ok(());
         }
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            let question = question.trim_end_matches('?');
-            let refused = UsageError(format!("no terminal to ask for confirmation: {question}?"));
+            let refused = UsageError(format!("no terminal to ask for confirmation: {question}"));
             return Err(refused).hint("add `--yes` to confirm");
         }
         let agrees = tokio::select! {

@@ -65,14 +65,21 @@ pub(super) struct Unwell(pub(super) usize);
 #[error("{0} vulnerabilities found")]
 pub(super) struct Vulnerable(pub(super) usize);
 
+fn items(count: usize) -> String {
+    match count {
+        1 => "1 item is".to_owned(),
+        count => format!("{count} items are"),
+    }
+}
+
 /// So many things of a mirror could not be got.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} things are missing; run the command again to go on")]
+#[error("{} missing; see above for each, and run the command again once it is there", items(*.0))]
 pub(super) struct Incomplete(pub(super) usize);
 
 /// So many things of a mirror are not what their publishers signed.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} things are not trusted, and are not in the mirror")]
+#[error("{} not trusted, and not in the mirror", items(*.0))]
 pub(super) struct Distrusted(pub(super) usize);
 
 /// A command in a workspace ended with this status; it has said why itself.

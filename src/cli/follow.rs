@@ -127,7 +127,7 @@ pub(super) async fn job(api: &mut Api, id: &str, show: Show, stop: &Stop) -> any
                     follower.progress.show_hidden();
                 }
                 drop(follower);
-                return verdict(job, asked);
+                return verdict(job, asked, show);
             }
             Err(status) if is_outage(&status) => return Err(follower.lost(Some(status)).into()),
             Err(status) => {
@@ -239,23 +239,25 @@ impl Follower<'_> {
     }
 }
 
-fn verdict(job: Job, asked: bool) -> anyhow::Result<()> {
+fn verdict(job: Job, asked: bool, show: Show) -> anyhow::Result<()> {
     match job.status.as_str() {
         "succeeded" if !asked => Ok(()),
         "succeeded" | "cancelled" if asked => Err(Interrupted.into()),
         "cancelled" => anyhow::bail!("the job was cancelled"),
         _ if asked => Err(anyhow::Error::new(Interrupted).context(job.error)),
-        _ => Err(anyhow::Error::msg(job.error.clone())).hint(hint(&job)),
+        _ => Err(anyhow::Error::msg(job.error.clone())).hint(hint(&job, show)),
     }
 }
 
-fn hint(job: &Job) -> String {
+fn hint(job: &Job, show: Show) -> String {
     match job.error_code.as_str() {
         "MISSING_TEMPLATE_PARAMETER" => "answer it with `--parameter name=value`".to_owned(),
         "REQUIRED_TEMPLATE_VARIABLES" => "set them with `--variable name=value`".to_owned(),
         "INSUFFICIENT_QUOTA" => {
             "stop or delete another workspace, or ask for a larger budget".to_owned()
         }
+        // The server of `outpost dev` ends with it, and the job's log with both.
+        _ if show == Show::Stages => "`--verbose` shows the whole log".to_owned(),
         _ => format!("the whole log: outpost job logs {}", job.id),
     }
 }

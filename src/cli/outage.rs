@@ -46,7 +46,7 @@ impl Outage {
         let since = match self.since {
             Some(since) => since,
             None => {
-                say("Lost the connection to the server. The job continues there; reconnecting.");
+                say("Lost the connection to the server. What runs there goes on; reconnecting.");
                 self.pause = PAUSE.0;
                 Instant::now()
             }

@@ -104,6 +104,9 @@ pub(super) fn table<R: Row>(rows: &[R]) -> String {
     }
 }
 
+/// What clears a terminal: the cursor goes home, and everything behind it goes away.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
 /// The widest column that others are aligned behind, in characters: a cell that is longer moves the rest of its own line
 /// only.
 const WIDEST: usize = 48;
@@ -211,6 +214,15 @@ pub(super) fn line_to_reader(text: &str) -> io::Result<()> {
         false => writeln!(stdout, "{text}")?,
     }
     stdout.flush()
+}
+
+/// Prints a line as [`line_to_reader`] does, in the place of all that the terminal shows.
+///
+/// # Errors
+/// If stdout fails.
+pub(super) fn instead(text: &str) -> io::Result<()> {
+    write!(io::stdout().lock(), "{CLEAR}")?;
+    line_to_reader(text)
 }
 
 /// Prints `text` for people on stderr, as far as anybody listens.

@@ -24,6 +24,7 @@ use super::{
     output::{self, Output, Row},
     remote::{Pair, Remote},
     rows,
+    token::IntoFile,
     watch::Watch,
 };
 use crate::{
@@ -78,6 +79,8 @@ pub(super) enum Key {
         /// Tag of every daemon that uses this key
         #[arg(long = "tag", short, value_name = "NAME=VALUE")]
         tags: Vec<Pair>,
+        #[command(flatten)]
+        file: IntoFile,
         #[command(flatten)]
         remote: Remote,
     },
@@ -180,7 +183,13 @@ impl Row for KeyRow {
 impl Key {
     async fn exec(self, output: Output, stop: &Stop) -> anyhow::Result<()> {
         match self {
-            Self::Create { name, tags, remote } => {
+            Self::Create {
+                name,
+                tags,
+                file,
+                remote,
+            } => {
+                file.check()?;
                 let tags = tags.into_iter().map(|tag| (tag.name, tag.value)).collect();
                 let request = CreateProvisionerKeyRequest {
                     organization: remote.organization.clone(),
@@ -193,10 +202,7 @@ impl Key {
                     .await?
                     .into_inner();
                 let key = made.key.context("the server's answer has no `key`")?;
-                output.item(&KeyRow::new(key, Some(made.value)), |key| {
-                    key.value.clone().unwrap_or_default()
-                })?;
-                output::note("Store it safely: the server keeps only a hash of it.");
+                file.hand_over(made.value, |value| KeyRow::new(key, value), output)?;
             }
             Self::List { remote } => {
                 let organization = remote.organization.clone();

@@ -160,7 +160,7 @@ impl Token {
                     lifetime_seconds: seconds(lifetime)?,
                 };
                 let made = remote.connect()?.create_token(request).await?;
-                file.hand_over(made.into_inner(), output)?;
+                hand_over(&file, made.into_inner(), output)?;
             }
             Self::Rotate {
                 token,
@@ -201,12 +201,12 @@ async fn rotate(
     let request = RotateTokenRequest { id: token };
     let made = remote.connect()?.rotate_token(request).await?.into_inner();
     let Some((_, name)) = saved else {
-        return file.hand_over(made, output);
+        return hand_over(file, made, output);
     };
     let replaced = login::replace_token(&name, &Secret::new(made.value.clone()));
     if file.file.is_some() || replaced.is_err() {
         // The value must not be lost.
-        file.hand_over(made, output)?;
+        hand_over(file, made, output)?;
         return replaced;
     }
     output::note(&format!("The login `{name}` has the new token."));
@@ -215,7 +215,10 @@ async fn rotate(
 
 impl IntoFile {
     /// Refuses a file that exists before anything is asked of the server: a value is told once.
-    fn check(&self) -> Result<(), UsageError> {
+    ///
+    /// # Errors
+    /// [`UsageError`] if it exists.
+    pub(super) fn check(&self) -> Result<(), UsageError> {
         match &self.file {
             Some(path) if path.exists() => {
                 Err(UsageError(format!("`{}` exists already", path.display())))
@@ -224,23 +227,33 @@ impl IntoFile {
         }
     }
 
-    fn hand_over(&self, made: CreateTokenResponse, output: Output) -> anyhow::Result<()> {
-        let token = made.token.context("the server's answer has no `token`")?;
+    /// Writes the value to the file, or prints it; `row` is what it belongs to, with the value where that is printed.
+    ///
+    /// # Errors
+    /// If nothing can be printed.
+    pub(super) fn hand_over<T: Row>(
+        &self,
+        value: String,
+        row: impl FnOnce(Option<String>) -> T,
+        output: Output,
+    ) -> anyhow::Result<()> {
         if let Some(path) = &self.file {
-            let written = files::write_private_new(path, made.value.as_bytes());
+            let written = files::write_private_new(path, value.as_bytes());
             if matches!(written, Ok(true)) {
-                output.list(&[Shown::new(token, None)])?;
-                return Ok(());
+                return Ok(output.list(&[row(None)])?);
             }
             output::note(&format!(
                 "`{}` cannot be written, so here it is:",
                 path.display()
             ));
         }
-        output.item(&Shown::new(token, Some(made.value)), |token| {
-            token.value.clone().unwrap_or_default()
-        })?;
+        output.item(&row(Some(value.clone())), |_| value)?;
         output::note("Store it safely: the server keeps only a hash of it.");
         Ok(())
     }
+}
+
+fn hand_over(file: &IntoFile, made: CreateTokenResponse, output: Output) -> anyhow::Result<()> {
+    let token = made.token.context("the server's answer has no `token`")?;
+    file.hand_over(made.value, |value| Shown::new(token, value), output)
 }

@@ -15,8 +15,6 @@ use crate::stop::Stop;
 
 /// How often the server is asked.
 const EVERY: Duration = Duration::from_secs(2);
-/// What clears a terminal: the cursor goes home, and everything behind it goes away.
-const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// `--watch` of lists.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -66,9 +64,7 @@ impl Watch {
 fn again<R: Row>(rows: &[R], json: &str, is_news: bool, output: Output) -> io::Result<()> {
     match output.format {
         Format::Json if is_news => output::line_to_reader(json),
-        Format::Table if io::stdout().is_terminal() => {
-            output::line_to_reader(&format!("{CLEAR}{}", output::table(rows)))
-        }
+        Format::Table if io::stdout().is_terminal() => output::instead(&output::table(rows)),
         Format::Table if is_news => output::line_to_reader(&format!("{}\n", output::table(rows))),
         Format::Json | Format::Table => Ok(()),
     }

@@ -159,7 +159,7 @@ impl Workspace {
                 remote,
             } => {
                 let question = format!(
-                    "Rename the workspace {name} to {new_name}? The next build replaces resources whose names contain it."
+                    "Rename the workspace {name} to {new_name}, although its next build replaces resources whose names contain it?"
                 );
                 confirm.ask(&question, &stop).await?;
                 let request = RenameWorkspaceRequest {

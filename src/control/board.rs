@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::{
-    control::{agent_ids::app_id, model::AgentId},
+    control::{
+        agent_ids::app_id,
+        model::{AgentId, Lifecycle},
+    },
     job::App,
 };
 
@@ -127,6 +130,22 @@ pub struct Said {
     pub log_sources: BTreeMap<Uuid, LogSource>,
     /// Statuses of apps by their ids.
     pub app_statuses: BTreeMap<Uuid, AppStatus>,
+    /// When its start scripts began.
+    pub started_at: Option<Timestamp>,
+    /// When they ended, however that was.
+    pub ready_at: Option<Timestamp>,
+}
+
+impl Said {
+    /// The agent came as far as `state` at this time.
+    pub fn comes_to(&mut self, state: Lifecycle, at: Timestamp) {
+        if state > Lifecycle::Created {
+            self.started_at.get_or_insert(at);
+        }
+        if state > Lifecycle::Starting {
+            self.ready_at.get_or_insert(at);
+        }
+    }
 }
 
 /// A report had more than is kept; the rest of it is.
@@ -245,6 +264,20 @@ mod tests {
 
     fn report(key: &str, value: &str) -> [(String, String, String); 1] {
         [(key.to_owned(), value.to_owned(), String::new())]
+    }
+
+    #[test]
+    fn an_agent_starts_once_and_is_ready_once_whatever_it_says_again() {
+        let mut said = Said::default();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        said.comes_to(Lifecycle::Created, at(1));
+        assert_eq!((said.started_at, said.ready_at), (None, None));
+        said.comes_to(Lifecycle::Starting, at(2));
+        said.comes_to(Lifecycle::Starting, at(3));
+        assert_eq!((said.started_at, said.ready_at), (Some(at(2)), None));
+        said.comes_to(Lifecycle::StartError, at(4));
+        said.comes_to(Lifecycle::Off, at(5));
+        assert_eq!(said.ready_at, Some(at(4)));
     }
 
     #[test]

@@ -404,7 +404,7 @@ pub struct AgentRecord {
     pub version: String,
     /// Where its sessions begin; empty until it said so.
     pub directory: String,
-    /// When its build was asked for.
+    /// When its build ended.
     pub created_at: Timestamp,
     /// When it came first.
     pub first_connected_at: Option<Timestamp>,

@@ -64,8 +64,12 @@ pub struct SnippetValue {
 }
 
 impl Diagnostic {
-    /// Whether it warns that a lock file has the checksums of `coder/coder` for one platform only, and of no other
-    /// provider.
+    /// Whether it warns that a lock file has the checksums of a provider for one platform only.
+    pub fn is_about_lock(&self) -> bool {
+        self.summary == "Incomplete lock file information for providers"
+    }
+
+    /// The same, but of `coder/coder` and of no other provider.
     pub fn is_about_lock_of_coder(&self) -> bool {
         let named = self
             .detail
@@ -74,9 +78,7 @@ impl Diagnostic {
         let others = named
             .clone()
             .filter(|provider| !provider.ends_with("coder/coder"));
-        self.summary == "Incomplete lock file information for providers"
-            && named.count() > 0
-            && others.count() == 0
+        self.is_about_lock() && named.count() > 0 && others.count() == 0
     }
 
     /// The place, the code, the values and the detail, several lines; the summary is not part of it.
@@ -179,5 +181,7 @@ mod tests {
         assert!(warning("  - coder/coder").is_about_lock_of_coder());
         assert!(!warning("  - coder/coder\n  - hashicorp/null").is_about_lock_of_coder());
         assert!(!Diagnostic::default().is_about_lock_of_coder());
+        assert!(warning("  - hashicorp/null").is_about_lock());
+        assert!(!Diagnostic::default().is_about_lock());
     }
 }

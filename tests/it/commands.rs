@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::{
     cli::outpost,
     remote::{Server, Service, TEMPLATE},
+    support::terminal::Terminal,
 };
 
 /// Longer than anything here takes.
@@ -209,6 +210,22 @@ fn users_and_their_tokens_come_and_go() {
     let made = here.current_dir(server.path("data")).output().unwrap();
     assert!(made.status.success(), "{}", said(&made));
     assert!(server.path("data/here.token").exists());
+    let key = server.path("site.key");
+    let key = key.to_str().unwrap();
+    let create = [
+        "provisioner",
+        "key",
+        "create",
+        "site",
+        "--tag",
+        "a=b",
+        "--file",
+        key,
+    ];
+    assert_eq!(admin.json(&create)[0].get("value"), None);
+    let mode = fs::metadata(key).unwrap().permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+    assert!(admin.refused(&create).contains("exists already"));
     let unasked = admin.refused(&["user", "delete", "amy"]);
     assert!(
         unasked.contains("no terminal to ask for confirmation") && unasked.contains("--yes"),
@@ -236,7 +253,24 @@ fn users_and_their_tokens_come_and_go() {
         (&"admin".into(), &"user.delete".into(), &"amy".into())
     );
     let older = admin.json(&["audit", "--before", &newest[0]["id"].to_string()]);
-    assert_eq!(older[0]["action"], "token.create");
+    assert_eq!(older[0]["action"], "key.create");
+}
+
+#[tokio::test]
+async fn a_list_that_is_watched_is_drawn_in_its_own_place_on_a_terminal() {
+    let server = Server::start();
+    let admin = administrator(&server);
+    let program = pty_process::Command::new(env!("CARGO_BIN_EXE_outpost"))
+        .env("HOME", admin.0.path())
+        .args(["workspace", "list", "--watch"]);
+    let mut terminal = Terminal::open(program);
+
+    let shown = terminal.until("Workspace").await;
+
+    assert!(shown.starts_with("\x1b[H\x1b[J"), "{shown:?}");
+    terminal.say("\x03").await;
+    let (_, status) = terminal.end().await;
+    assert!(status.success(), "{status}");
 }
 
 #[test]

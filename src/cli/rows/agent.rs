@@ -25,7 +25,7 @@ pub(in crate::cli) struct Agent {
 pub(in crate::cli) struct Running {
     name: String,
     id: String,
-    /// `connecting`, `connected` or `disconnected`.
+    /// `connecting`, `connected`, `disconnected` or `timeout`.
     status: String,
     /// Such as `starting` or `ready`.
     lifecycle: String,

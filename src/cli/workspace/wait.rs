@@ -19,6 +19,10 @@ use crate::{
 /// How often agents are looked at.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// Where to look for an agent that does not come.
+const NEVER_CAME: &str = "see the log of the agent's bootstrap script on the workspace's machine; if the workspace is a \
+    process of a daemon's machine, that daemon needs `--background-processes keep`";
+
 /// `--wait` of commands that start a workspace.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Wait {
@@ -68,8 +72,7 @@ impl Wait {
         };
         match ready {
             Ok(ready) => ready,
-            Err(_) => Err(anyhow::anyhow!("after {limit}, {missing}"))
-                .hint("see the log of the agent's bootstrap script on the workspace's machine"),
+            Err(_) => Err(anyhow::anyhow!("after {limit}, {missing}")).hint(NEVER_CAME),
         }
     }
 }
@@ -120,7 +123,12 @@ fn progress<'a>(agents: impl IntoIterator<Item = &'a Agent>) -> Progress {
             lifecycle if is_connected => {
                 slowest = Progress::Waits(format!("the agent {name} is {lifecycle}"));
             }
-            _ => slowest = Progress::Waits(format!("the agent {name} is {}", agent.status)),
+            _ => {
+                slowest = Progress::Waits(match agent.status.as_str() {
+                    "timeout" => format!("the agent {name} has not connected in time"),
+                    status => format!("the agent {name} is {status}"),
+                });
+            }
         }
     }
     slowest
@@ -151,6 +159,10 @@ mod tests {
         let away = agent("c", "connecting", "created");
         let waits = Progress::Waits("the agent c is connecting".to_owned());
         assert_eq!(progress([&starting, &away]), waits);
+
+        let late = agent("c", "timeout", "created");
+        let waits = Progress::Waits("the agent c has not connected in time".to_owned());
+        assert_eq!(progress([&late]), waits);
 
         let failed = agent("d", "connected", "start_error");
         let why = "a startup script of the agent d failed".to_owned();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -44,6 +44,7 @@ pub enum AgentStatus {
     Connecting,
     Connected,
     Disconnected,
+    Timeout,
 }
 
 impl AgentStatus {
@@ -53,6 +54,7 @@ impl AgentStatus {
             Self::Connecting => "connecting",
             Self::Connected => "connected",
             Self::Disconnected => "disconnected",
+            Self::Timeout => "timeout",
         }
     }
 }
@@ -208,12 +210,18 @@ impl Plane {
         self.agent_facts(found).await
     }
 
-    /// Whether it can be reached.
-    pub fn agent_status(&self, record: &AgentRecord) -> AgentStatus {
+    /// Whether it can be reached; `described` is what its template says of it.
+    pub fn agent_status(&self, record: &AgentRecord, described: &Agent) -> AgentStatus {
+        let limit = described.connection_timeout_seconds;
+        let is_late = || {
+            let waited = self.now().duration_since(record.created_at);
+            limit > 0 && waited > SignedDuration::from_secs(limit.into())
+        };
         let is_connected = self.coordinator().is_connected(record.id.0);
         match (is_connected, record.first_connected_at) {
             (true, _) => AgentStatus::Connected,
             (false, Some(_)) => AgentStatus::Disconnected,
+            (false, None) if is_late() => AgentStatus::Timeout,
             (false, None) => AgentStatus::Connecting,
         }
     }

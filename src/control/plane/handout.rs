@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use url::Url;
+
 use super::{Plane, RequestError, access::Proof, full_name, not_found};
 use crate::{
     control::model::{
@@ -18,6 +20,11 @@ use crate::{
 const EVERYONE: &str = "Everyone";
 /// How long a workspace may use its owner's token; Coder's default for sessions of workspaces.
 const SESSION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// An address as modules continue it: `${access_url}/api/v2/…`.
+fn base_of(url: &Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
+}
 
 impl Plane {
     /// Puts together what `record`'s daemon needs.
@@ -60,11 +67,7 @@ impl Plane {
     /// Facts that all jobs share.
     fn metadata(&self, version: &Version) -> Metadata {
         Metadata {
-            coder_url: self
-                .access_url
-                .get()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            coder_url: self.access_url.get().map(base_of).unwrap_or_default(),
             owner_groups: vec![EVERYONE.to_owned()],
             template_id: version.template_id.to_string(),
             template_version_id: version.id.to_string(),
@@ -218,4 +221,19 @@ fn roles(owner: &User, workspace: &Workspace) -> Vec<Role> {
         roles.push(site("owner"));
     }
     roles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_continue_the_address_with_a_slash_of_their_own() {
+        for (url, expected) in [
+            ("http://127.0.0.1:7080/", "http://127.0.0.1:7080"),
+            ("https://example.com/coder/", "https://example.com/coder"),
+        ] {
+            assert_eq!(base_of(&url.parse().unwrap()), expected);
+        }
+    }
 }

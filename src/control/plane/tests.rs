@@ -775,6 +775,53 @@ async fn resources_that_no_server_accepts_are_refused_and_the_state_still_comes(
 }
 
 #[tokio::test]
+async fn an_agent_that_never_came_is_late_after_its_template_s_time() {
+    let lab = Lab::new().await;
+    lab.import().await;
+    let workspace = lab.create_workspace().await.unwrap();
+    let job = lab.take().await.unwrap().id;
+    lab.pass(Duration::from_secs(200)); // A long build is no agent that is late.
+    let token = uuid::Uuid::new_v4().to_string();
+    let agent = crate::job::Agent {
+        name: "main".to_owned(),
+        auth: crate::job::AgentAuth::Token(token),
+        connection_timeout_seconds: 120,
+        ..crate::job::Agent::default()
+    };
+    let result = BuildResult {
+        state: Bytes::from_static(b"one"),
+        resources: vec![Resource {
+            agents: vec![agent],
+            ..resource("a.vm")
+        }],
+        ..BuildResult::default()
+    };
+    lab.complete(job, CompletedWork::WorkspaceBuild(result))
+        .await
+        .unwrap();
+    let facts = lab.plane.last_agent(workspace.id, "").await;
+    let AgentFacts { record, agent, .. } = facts.unwrap();
+
+    assert_eq!(
+        lab.plane.agent_status(&record, &agent),
+        AgentStatus::Connecting
+    );
+    lab.pass(Duration::from_secs(121));
+    assert_eq!(
+        lab.plane.agent_status(&record, &agent),
+        AgentStatus::Timeout
+    );
+    let patient = crate::job::Agent {
+        connection_timeout_seconds: 0,
+        ..agent
+    };
+    assert_eq!(
+        lab.plane.agent_status(&record, &patient),
+        AgentStatus::Connecting
+    );
+}
+
+#[tokio::test]
 async fn quota_refuses_what_costs_more_than_before_and_more_than_the_budget() {
     let lab = Lab::new().await;
     lab.import().await;

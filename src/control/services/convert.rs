@@ -360,7 +360,7 @@ fn running_agent(plane: &Plane, record: &AgentRecord, found: &job::Agent) -> wir
     wire::Agent {
         apps: apps.collect(),
         id: record.id.to_string(),
-        status: plane.agent_status(record).as_str().to_owned(),
+        status: plane.agent_status(record, found).as_str().to_owned(),
         lifecycle: record.lifecycle.as_str().to_owned(),
         version: record.version.clone(),
         first_connected_at: optional_millis(record.first_connected_at),

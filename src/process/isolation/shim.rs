@@ -8,7 +8,7 @@
 use std::{
     convert::Infallible,
     ffi::{OsStr, OsString},
-    io,
+    io::{self, Write as _},
     os::unix::process::CommandExt as _,
     path::Path,
     process::Command,
@@ -33,6 +33,15 @@ const WELL: &str = "0";
 
 /// Time to end those whom the engine left behind. Without a control group, one who forks faster than that gets away.
 const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// Time for whoever the engine leaves behind to end by itself, as a plugin does that was told to, and the pause between
+/// two looks.
+const LEAVE_LIMIT: Duration = Duration::from_millis(200);
+const LEAVE_PAUSE: Duration = Duration::from_millis(5);
+
+/// What a job's log says where processes are ended that a template left in the background.
+const ORPHANS_END: &str = "Processes that this step left in the background are ended. \
+    If the workspace is a process of this machine, its daemon needs --background-processes keep.";
 
 /// How the first process of a namespace tells that the engine ended by a signal: it cannot send one to itself.
 const SIGNAL_BASE: i32 = 128;
@@ -69,7 +78,10 @@ impl Shim<'_> {
         let mut end = follow(pid, &signals)?;
         match (self.is_apart, end) {
             (true, End::Code(code)) => end = End::of_namespace(code),
-            (false, _) if self.ends_all => end_orphans(),
+            (false, _) if self.ends_all => {
+                tell_of_orphans(end);
+                end_orphans();
+            }
             _ => {}
         }
         if let Some(report) = self.report {
@@ -141,6 +153,28 @@ pub(super) fn follow(child: Pid, signals: &SigSet) -> io::Result<End> {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+}
+
+/// Says in the engine's name whether it succeeded and left processes behind, which now end.
+pub(super) fn tell_of_orphans(end: End) {
+    if end == End::Code(0) && are_left() {
+        // A line as engines log it. Where nobody reads, nobody is told.
+        let line = format!(r#"{{"@level":"warn","@message":"{ORPHANS_END}"}}"#);
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+/// Whether a child of this process, which takes in orphans, stays alive.
+fn are_left() -> bool {
+    let late = Instant::now() + LEAVE_LIMIT;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) if Instant::now() < late => std::thread::sleep(LEAVE_PAUSE),
+            Ok(WaitStatus::StillAlive) => return true,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return false,
         }
     }
 }

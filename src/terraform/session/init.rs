@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use super::{Session, run::Ran};
+use super::{
+    Session,
+    run::{MootLock, Ran},
+};
 use crate::{
     files::beneath::{DEADLINE, within},
     job::LogLevel,
@@ -119,7 +122,11 @@ impl Session {
             environment.set(name, value);
         }
         let runner = self.runner(environment, Arc::clone(log));
-        let runner = runner.with_builtin_coder(self.presented.is_coder_builtin);
+        let runner = runner.with_moot(match (self.has_own_lock, self.presented.is_coder_builtin) {
+            (false, _) => MootLock::All,
+            (true, true) => MootLock::OfCoder,
+            (true, false) => MootLock::None,
+        });
         let ran = runner.stream(&args, stop, timings).await?;
         self.engine_time += ran.took;
         Ok(ran)

@@ -22,6 +22,16 @@ use crate::{
 /// Bytes of errors that are kept to recognise what went wrong.
 const MAX_OUTPUT_BYTES: usize = 64 * 1024;
 
+/// Which lock files' missing checksums are nothing to warn of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MootLock {
+    None,
+    /// Those of a `coder` provider that is in this program.
+    OfCoder,
+    /// All: the template has no lock file, and that of the job goes with it.
+    All,
+}
+
 /// Runs processes of one step.
 pub(super) struct Runner {
     program: PathBuf,
@@ -34,7 +44,7 @@ pub(super) struct Runner {
     witness: Option<Arc<dyn Witness>>,
     shim: Option<Shim>,
     memory: Memory,
-    is_coder_builtin: bool,
+    moot: MootLock,
 }
 
 /// What a process did whose output went to the log.
@@ -95,7 +105,7 @@ impl Runner {
             witness: None,
             shim: None,
             memory,
-            is_coder_builtin: false,
+            moot: MootLock::None,
         }
     }
 
@@ -109,12 +119,9 @@ impl Runner {
         }
     }
 
-    /// A runner whose log leaves out that a lock file lacks checksums of a `coder` provider that is in this program.
-    pub(super) fn with_builtin_coder(self, is_coder_builtin: bool) -> Self {
-        Self {
-            is_coder_builtin,
-            ..self
-        }
+    /// A runner whose log leaves out what lock files lack where nobody can mend it.
+    pub(super) fn with_moot(self, moot: MootLock) -> Self {
+        Self { moot, ..self }
     }
 
     /// Runs a command whose lines are log entries.
@@ -132,8 +139,12 @@ impl Runner {
         let mut first_line = None;
         let on_line = |pipe: Pipe, line: Line| {
             let said = log_stream::read(pipe, line);
-            let is_moot = |diagnostic: &Diagnostic| diagnostic.is_about_lock_of_coder();
-            if self.is_coder_builtin && said.diagnostic.as_ref().is_some_and(is_moot) {
+            let is_moot = |diagnostic: &Diagnostic| match self.moot {
+                MootLock::None => false,
+                MootLock::OfCoder => diagnostic.is_about_lock_of_coder(),
+                MootLock::All => diagnostic.is_about_lock(),
+            };
+            if said.diagnostic.as_ref().is_some_and(is_moot) {
                 return;
             }
             if let Some(timed) = &said.timed {

@@ -107,6 +107,12 @@ async fn what_leaves_its_session_ends_with_the_job_unless_it_may_live_on() {
             let ran = bench.run_with(mechanism, background, script).await;
 
             assert!(ran.exit.is_success(), "{mechanism}");
+            let told = String::from_utf8_lossy(&ran.stderr);
+            assert_eq!(
+                told.contains("left in the background are ended"),
+                !lives,
+                "{mechanism}: {told}"
+            );
             if lives {
                 let pid = String::from_utf8_lossy(&ran.stdout).trim().parse().unwrap();
                 kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();

@@ -5,17 +5,22 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Output,
+    time::Duration,
 };
 
 use outpost::{job::Script, proto::coder::agent::v2::Manifest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{
+    process::Command,
+    time::{sleep, timeout},
+};
 
 use super::{
     fake::Fake,
     lab::{Lab, Running, agent, appears, ended, outpost, succeed, text},
 };
+use crate::{control::PATIENCE, support::skip::skipped};
 
 /// A command as a script of the workspace calls it.
 fn script(home: &Path, words: &[&str]) -> Command {
@@ -196,6 +201,11 @@ async fn coder_s_program_and_ours_say_the_same_at_either_one_s_agent() {
         eprintln!("skipped: `exp sync` of Coder's program, OUTPOST_INTEROP_CODER is not set");
         return;
     };
+    let mut listing = Command::new(&coder);
+    listing.args(["exp", "sync", "list", "--help"]);
+    if !listing.output().await.unwrap().status.success() {
+        return skipped("`exp sync` of Coder's program", "it is older and says less");
+    }
     let ours = Path::new(env!("CARGO_BIN_EXE_outpost"));
     let mut said = Vec::new();
     for agent in [ours, &coder] {
@@ -213,11 +223,17 @@ async fn coder_s_program_and_ours_say_the_same_at_either_one_s_agent() {
                 .env("CODER_AGENT_URL", "http://127.0.0.1:1")
                 .env("CODER_AGENT_TOKEN", uuid::Uuid::new_v4().to_string())
                 .env("CODER_AGENT_LOG_DIR", place.path())
+                // Agents before March 2026 have to be asked for it.
+                .env("CODER_AGENT_SOCKET_SERVER_ENABLED", "true")
                 .env("CODER_AGENT_SOCKET_PATH", &socket);
             let running = Running::start(command, place.path().to_owned());
-            while !socket.exists() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
+            let waiting = async {
+                while !socket.exists() {
+                    sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let waited = timeout(PATIENCE, waiting).await;
+            waited.expect("the agent has a socket");
             said.push(transcript(program, &socket).await);
             running.kill().await;
         }

@@ -198,6 +198,7 @@ async fn lifecycle(
     plane
         .change_agent(id, AgentChange::Lifecycle(state))
         .await?;
+    plane.hear(id, |said| said.comes_to(state, plane.now()));
     Ok(lifecycle)
 }
 

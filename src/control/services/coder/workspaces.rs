@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -404,10 +405,13 @@ async fn containers(
 }
 
 pub(super) fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) -> Value {
-    let (status, said) = (plane.agent_status(record), plane.said(record.id));
+    let (status, said) = (plane.agent_status(record, agent), plane.said(record.id));
     let scripts = || agent.scripts.iter().enumerate();
     let sources = scripts().map(|(at, it)| source_as_json(record, at, it));
     let made = said.log_sources.iter();
+    let when = |is_so: bool, at: Option<Timestamp>| {
+        is_so.then(|| at.or(record.first_connected_at)).flatten()
+    };
     let sources = sources.chain(made.map(|(id, it)| made_source_as_json(record, *id, it)));
     json!({
         "id": record.id,
@@ -415,6 +419,9 @@ pub(super) fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) 
         "created_at": record.created_at,
         "status": status.as_str(),
         "lifecycle_state": record.lifecycle.as_str(),
+        // Clients subtract them. After a restart of this server nobody knows better than that it was connected.
+        "started_at": when(record.lifecycle > Lifecycle::Created, said.started_at),
+        "ready_at": when(record.lifecycle > Lifecycle::Starting, said.ready_at),
         "first_connected_at": record.first_connected_at,
         "last_connected_at": record.last_connected_at,
         // Go's clients read it without a look whether it is there.
@@ -445,6 +452,7 @@ fn ill(status: AgentStatus, record: &AgentRecord) -> &'static str {
         (AgentStatus::Connected, _) => "",
         (_, Lifecycle::Off) => "agent is not running",
         (AgentStatus::Connecting, _) => "agent has not yet connected",
+        (AgentStatus::Timeout, _) => "agent is taking too long to connect",
         (AgentStatus::Disconnected, _) => "agent has lost connection",
     }
 }

@@ -20,7 +20,9 @@ use crate::control::{
 };
 
 const AGENT: &str =
-    "SELECT a.*, b.workspace_id, b.created_at FROM agents a JOIN builds b ON b.id = a.build_id
+    "SELECT a.*, b.workspace_id,
+     COALESCE((SELECT made.completed_at FROM jobs made WHERE made.id = b.job_id), b.created_at) AS created_at
+     FROM agents a JOIN builds b ON b.id = a.build_id
      JOIN workspaces w ON w.id = b.workspace_id";
 
 /// It is of the workspace's newest build that succeeded. While another one goes on, that is the one before: a workspace
