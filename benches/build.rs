@@ -154,6 +154,7 @@ impl Lab {
             environment: environment.clone(),
             exit_timeout: Duration::from_secs(60),
             plugin_cache_dir: None,
+            operators_plugin_caches: Vec::new(),
             agent_scripts: BTreeMap::new(),
             providers: Arc::new(providers.clone()),
             isolation: None,

@@ -115,6 +115,7 @@ async fn engine(dir: &Path) -> anyhow::Result<Engine> {
         environment: Environment::of_host(host, &[]),
         exit_timeout: Duration::from_secs(60),
         plugin_cache_dir: None,
+        operators_plugin_caches: Vec::new(),
         agent_scripts: BTreeMap::new(),
         providers: Arc::new(providers),
         isolation: None,

@@ -25,7 +25,7 @@ pub mod vulnerabilities;
 pub use self::{
     digest::{Digest, DigestError},
     generation::Generation,
-    remote::{Remote, RemoteError},
+    remote::{Offer, Remote, RemoteError},
     store::{Store, StoreError},
     view::Packages,
 };

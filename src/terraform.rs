@@ -32,7 +32,7 @@ mod variables;
 
 use std::{
     any::Any,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     path::PathBuf,
     sync::{
@@ -77,8 +77,11 @@ pub struct EngineConfig {
     pub environment: Environment,
     /// Time a cancelled process has to end by itself, before its group is killed. Coder gives three minutes.
     pub exit_timeout: Duration,
-    /// Where the providers are that sessions share; `None` if they share none, or fill the operator's plugin cache.
+    /// Where the providers are that sessions share; `None` if they share none.
     pub plugin_cache_dir: Option<PathBuf>,
+    /// Plugin caches of the operator's. Sessions run what is there. Only one that is not isolated and has all of its
+    /// providers from registries fills them, as engines do elsewhere: what we present is a link to what goes with the session.
+    pub operators_plugin_caches: Vec<PathBuf>,
     /// The scripts that bring agents up, by platform such as `linux_amd64`.
     pub agent_scripts: BTreeMap<String, String>,
     /// What keeps jobs from each other and from us; `None` for nothing.
@@ -125,6 +128,10 @@ pub struct Presented {
     pub source: Option<String>,
     /// The `coder` provider is the one inside this program, whose checksums no lock file can have.
     pub is_coder_builtin: bool,
+    /// Whether some providers come from a directory of ours. An engine puts links to those into its plugin cache.
+    pub has_links: bool,
+    /// Hosts that a mirror stands in for, as engines compare them. What the operator's tokens for them are for is not there.
+    pub replaced_hosts: BTreeSet<String>,
     /// Keeps what is presented where it is.
     pub hold: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -136,6 +143,8 @@ impl Default for Presented {
             init_env: Vec::new(),
             source: Some("registry".to_owned()),
             is_coder_builtin: false,
+            has_links: false,
+            replaced_hosts: BTreeSet::new(),
             hold: None,
         }
     }

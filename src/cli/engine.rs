@@ -199,7 +199,7 @@ impl EngineArgs {
         stores
             .caches
             .extend(operators.filter(|it| it.is_absolute()));
-        let has_operators_cache = !stores.caches.is_empty();
+        let operators_plugin_caches = stores.caches.clone();
         let mirror = self.mirror(trust).await?;
         // Whoever can read a file can hold a lock on it, for which others wait.
         stores
@@ -218,11 +218,6 @@ impl EngineArgs {
             .isolation
             .prepare(background, guarded, stores, &work_dir);
         let (isolation, report) = isolation.await?.unzip();
-        // Without isolation the engine fills the operator's cache, as it does elsewhere.
-        let plugin_cache_dir = match has_operators_cache && isolation.is_none() {
-            true => None,
-            false => Some(self.cache_dir()?.join("plugins")),
-        };
         let mode = match coder_provider {
             CoderProvider::Builtin => Mode::Builtin,
             CoderProvider::Registry => Mode::Registry,
@@ -236,7 +231,8 @@ impl EngineArgs {
             work_dir,
             environment,
             exit_timeout: Duration::from(self.engine_exit_timeout),
-            plugin_cache_dir,
+            plugin_cache_dir: Some(self.cache_dir()?.join("plugins")),
+            operators_plugin_caches,
             agent_scripts: bootstrap::scripts(self.bootstrap_scripts.as_deref())?,
             isolation,
             shim: Some(own_launcher()),

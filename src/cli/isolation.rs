@@ -268,7 +268,6 @@ fn isolation(
         modes: Modes::of(&real),
         hidden: hidden.into_iter().chain(real).collect(),
         stores: stores.fixed.into_iter().chain(home).collect(),
-        plugin_caches: stores.caches,
         shown: stores.shown,
         background,
         control_groups: None,
@@ -316,9 +315,9 @@ pub(super) fn operators_stores(engine: Engine, env: impl Fn(&str) -> Option<OsSt
         let Some(config) = read.and_then(|text| CliConfig::parse(&text).ok()) else {
             continue;
         };
-        stores
-            .caches
-            .extend(config.argument("plugin_cache_dir").map(PathBuf::from));
+        let cache = config.argument("plugin_cache_dir");
+        let cache = cache.map(|text| PathBuf::from(expanded(text, &env)));
+        stores.caches.extend(cache);
         let installation = config.installation().ok().flatten().unwrap_or_default();
         for method in installation.methods {
             match method.kind {
@@ -340,9 +339,43 @@ pub(super) fn operators_stores(engine: Engine, env: impl Fn(&str) -> Option<OsSt
     stores
 }
 
+/// A text with the values of `$NAME` and `${NAME}`, as engines read the directory of their plugin cache. What has no
+/// value is empty.
+fn expanded(text: &str, env: impl Fn(&str) -> Option<OsString>) -> OsString {
+    let mut all = OsString::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        all.push(before);
+        let braced = after.strip_prefix('{').and_then(|it| it.split_once('}'));
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let end = after.find(|c| !is_part(c)).unwrap_or(after.len());
+        let (name, behind) = braced.unwrap_or_else(|| after.split_at(end));
+        all.push(env(name).unwrap_or_default());
+        rest = behind;
+    }
+    all.push(rest);
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_in_the_directory_of_a_plugin_cache_count() {
+        let env = |name: &str| (name == "HOME").then(|| "/home/me".into());
+        for (text, expected) in [
+            (
+                "$HOME/.terraform.d/plugin-cache",
+                "/home/me/.terraform.d/plugin-cache",
+            ),
+            ("${HOME}_x/$NONE/y", "/home/me_x//y"),
+            ("/var/cache", "/var/cache"),
+            ("", ""),
+        ] {
+            assert_eq!(expanded(text, env), expected, "{text}");
+        }
+    }
 
     #[test]
     fn mirrors_and_caches_of_the_operator_are_found() {

@@ -134,10 +134,15 @@ impl CliConfig {
         self.entries.push(installation.write());
     }
 
-    /// Says where the services of a host are, such as `modules.v1`. What is said of it already stays.
-    pub fn set_services(&mut self, host: &str, services: &BTreeMap<String, String>) {
-        if self.labels("host").contains(&host) {
-            return;
+    /// Says where the services of a host are, such as `modules.v1`. What is said of it already stays; returns whether it
+    /// was not.
+    pub fn set_services(&mut self, host: &str, services: &BTreeMap<String, String>) -> bool {
+        let labels = self.labels("host").into_iter();
+        if labels
+            .map(host_for_comparison)
+            .any(|label| label == host_for_comparison(host))
+        {
+            return false;
         }
         let assigned = |name: &str, value: Node| Entry {
             keys: vec![name.to_owned()],
@@ -153,6 +158,7 @@ impl CliConfig {
             is_assigned: false,
             value: Node::Block(vec![assigned("services", services)]),
         });
+        true
     }
 
     /// What is said of the services of each host. What is no text is left out.
@@ -172,19 +178,24 @@ impl CliConfig {
         all
     }
 
-    /// Says with which token a host is asked. What is said of it already stays.
-    pub fn set_token(&mut self, host: &str, token: &str) {
-        if self.labels("credentials").contains(&host) {
-            return;
-        }
+    /// Says with which token a host is asked, or that it is asked without one, whatever was said of it before. An empty
+    /// block keeps an engine from asking a `credentials_helper`.
+    pub fn set_token(&mut self, host: &str, token: Option<&str>) {
+        let name = host_for_comparison(host);
+        let is_of_host = |entry: &Entry| {
+            let label = entry.keys.get(1).map(|label| host_for_comparison(label));
+            entry.keys[0] == "credentials" && label == Some(name.clone())
+        };
+        self.entries.retain(|entry| !is_of_host(entry));
+        let token = token.map(|token| Entry {
+            keys: vec!["token".to_owned()],
+            is_assigned: true,
+            value: Node::Text(token.to_owned()),
+        });
         self.entries.push(Entry {
             keys: vec!["credentials".to_owned(), host.to_owned()],
             is_assigned: false,
-            value: Node::Block(vec![Entry {
-                keys: vec!["token".to_owned()],
-                is_assigned: true,
-                value: Node::Text(token.to_owned()),
-            }]),
+            value: Node::Block(token.into_iter().collect()),
         });
     }
 
@@ -202,6 +213,19 @@ impl CliConfig {
             value,
         });
     }
+}
+
+/// A host as engines compare it: in lower case, in ASCII (`xn--…`), without the usual port. `None` if it is no host.
+pub fn host_for_comparison(host: &str) -> Option<String> {
+    if host.contains(['/', '@', '?', '#', '\\']) {
+        return None;
+    }
+    let url = url::Url::parse(&format!("https://{host}/")).ok()?;
+    let name = url.host_str()?;
+    Some(match url.port() {
+        Some(port) => format!("{name}:{port}"),
+        None => name.to_owned(),
+    })
 }
 
 /// How many labels a block has, by its name. What is not here is an argument.

@@ -155,8 +155,19 @@ fn provider(
     };
     let wrong: Vec<_> = platforms.iter().filter_map(wrong).collect();
     match wrong.is_empty() {
-        true => vec![item(Verdict::Present, version.to_string())],
+        true => vec![item(Verdict::Present, present(chosen))],
         false => wrong,
+    }
+}
+
+/// What there is to say of a version that is there.
+fn present(provider: &Provider) -> String {
+    match &provider.signed {
+        Some(_) => provider.version.to_string(),
+        None => format!(
+            "{}, without a publisher's signature: other machines get it by the network mirror alone, with https://",
+            provider.version
+        ),
     }
 }
 

@@ -473,6 +473,13 @@ impl Generation {
         platforms.into_iter().collect()
     }
 
+    /// The versions of providers that no publisher signed. Registries have no way to hand them out.
+    pub fn unsigned(&self) -> impl Iterator<Item = &Provider> {
+        self.providers
+            .iter()
+            .filter(|provider| provider.signed.is_none())
+    }
+
     /// The versions of a provider, oldest first.
     pub fn versions<'a>(&'a self, addr: &'a ProviderAddr) -> impl Iterator<Item = &'a Provider> {
         self.providers

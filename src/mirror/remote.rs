@@ -64,6 +64,20 @@ struct Hosts {
     /// Places of repositories: `HOST/OWNER/REPO`.
     #[serde(default)]
     git: Vec<String>,
+    /// Providers that registries cannot hand out.
+    #[serde(default)]
+    unsigned: Vec<ProviderAddr>,
+}
+
+/// What a mirror offers, at its address.
+#[derive(Debug)]
+pub struct Offer {
+    /// The registries that it stands in for.
+    pub services: Services,
+    /// Beginnings of the addresses of git repositories, and what git takes in their place.
+    pub repositories: BTreeMap<String, String>,
+    /// Providers that no publisher signed: only the network mirror has them.
+    pub unsigned: Vec<ProviderAddr>,
 }
 
 /// Services whose addresses are paths, at a server.
@@ -111,19 +125,27 @@ impl Remote {
         Self { client, token }
     }
 
-    /// The registries that it stands in for now, and the repositories.
+    /// What it offers now.
     ///
     /// # Errors
     /// [`RemoteError`].
-    pub async fn hosts(&self) -> Result<(Services, BTreeMap<String, String>), RemoteError> {
+    pub async fn hosts(&self) -> Result<Offer, RemoteError> {
         let url = self.client.endpoint("v1/hosts");
         let asked = timeout(ANSWER_TIMEOUT, self.ask(&url)).await;
         let said = asked.map_err(|_| RemoteError::Silent(url))??;
         let git = said.git.iter().map(String::as_str);
-        Ok((
-            below(self.client.url(), said.hosts),
-            repositories(self.client.url(), git),
-        ))
+        Ok(Offer {
+            services: below(self.client.url(), said.hosts),
+            repositories: repositories(self.client.url(), git),
+            unsigned: said.unsigned,
+        })
+    }
+
+    /// Where the network mirror is; `None` without TLS, as engines refuse it then.
+    fn network_mirror(&self) -> Option<Url> {
+        let base = self.client.url().as_str().trim_end_matches('/');
+        let url = Url::parse(&format!("{base}/mirror/")).ok();
+        url.filter(|url| url.scheme() == "https")
     }
 
     async fn ask(&self, url: &Url) -> Result<Hosts, RemoteError> {
@@ -172,12 +194,14 @@ impl ProviderStore for Remote {
         _: &dyn LinkSink,
         _: &BTreeMap<ProviderAddr, WantedProvider>,
     ) -> Result<ProviderView, Box<dyn Error + Send + Sync>> {
-        let (services, repositories) = Handle::try_current()?.block_on(self.hosts())?;
+        let offer = Handle::try_current()?.block_on(self.hosts())?;
         Ok(ProviderView {
             detour: None,
             providers: Vec::new(),
-            services,
-            repositories,
+            services: offer.services,
+            unsigned: offer.unsigned,
+            network_mirror: self.network_mirror(),
+            repositories: offer.repositories,
             token: self.token.clone(),
             checksums: BTreeMap::new(),
             hold: Arc::new(()),

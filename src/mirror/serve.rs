@@ -2,7 +2,7 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `/v1/hosts` | the hosts it stands in for, with the services for `host` blocks of a CLI configuration |
+//! | `/v1/hosts` | the hosts it stands in for, with the services for `host` blocks of a CLI configuration; the git repositories; the providers without signatures |
 //! | `/v1/providers/HOST/…` | the provider registry protocol, with the publishers' own checksums and signatures |
 //! | `/v1/modules/HOST/…` | the module registry protocol |
 //! | `/mirror/HOST/…` | the network mirror protocol |
@@ -23,6 +23,7 @@ mod oci;
 mod proxy;
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -49,7 +50,7 @@ pub use self::{
 use super::{
     Digest, Generation, Store, StoreError,
     fetch::registry::Offered,
-    generation::GitRepository,
+    generation::{GitRepository, Provider},
     store::Lease,
     sync::{PullError, Release, Upstream},
 };
@@ -141,6 +142,18 @@ impl Server {
             .route("/blobs/{digest}/{name}", get(blob))
             .layer(middleware::from_fn_with_state(self.0.clone(), count))
             .with_state(self.0.clone())
+    }
+
+    /// What the mirror has now that registries cannot hand out, as no publisher signed it: addresses with versions. Blocks.
+    ///
+    /// # Errors
+    /// If the mirror cannot be read.
+    pub fn unsigned(&self) -> Result<Vec<String>, StoreError> {
+        let name = |provider: &Provider| format!("{} {}", provider.addr, provider.version);
+        match self.0.snapshot() {
+            Err(StoreError::Empty { .. }) => Ok(Vec::new()),
+            snapshot => Ok(snapshot?.generation.unsigned().map(name).collect()),
+        }
     }
 
     /// What was asked for in vain.
@@ -279,6 +292,20 @@ impl Mirror {
         Refused::Missing
     }
 
+    /// What a registry has not got of something: if the mirror has it without a signature, engines find it by the
+    /// network mirror, and no other mirror is to bring it.
+    fn lacks(&self, item: Item, is_there: bool) -> Refused {
+        if !is_there {
+            return self.miss(item);
+        }
+        tracing::debug!(
+            name = item.name,
+            version = item.version,
+            "asked for as from a registry, which has no packages without a publisher's signature"
+        );
+        Refused::Unsigned
+    }
+
     /// A file of the store, also one that only an earlier generation had: its documents may have been read just before.
     async fn blob(
         self: &Arc<Self>,
@@ -330,6 +357,8 @@ async fn count(State(mirror): Shared, request: Request, next: Next) -> Response 
 enum Refused {
     /// The mirror does not have it.
     Missing,
+    /// The mirror has it, and no publisher signed it.
+    Unsigned,
     /// The mirror has nothing yet.
     Empty,
     /// The store cannot be read; the log says why.
@@ -390,6 +419,11 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let (status, why) = match &self {
             Self::Missing => (StatusCode::NOT_FOUND, "the mirror does not have this"),
+            Self::Unsigned => (
+                StatusCode::NOT_FOUND,
+                "no publisher signed this, so a registry cannot hand it out: `outpost mirror config` prints a CLI \
+                 configuration that takes it from the network mirror",
+            ),
             Self::Empty => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the mirror has nothing yet",
@@ -471,7 +505,8 @@ async fn hosts(State(mirror): Shared, headers: HeaderMap) -> Answer {
                 .or_default()
                 .extend(services.clone());
         }
-        Ok(json!({ "hosts": hosts, "git": git }))
+        let unsigned: BTreeSet<_> = all.unsigned().map(|provider| &provider.addr).collect();
+        Ok(json!({ "hosts": hosts, "git": git, "unsigned": unsigned }))
     };
     Ok(respond(&mirror.look(make).await?, &headers))
 }
@@ -487,14 +522,12 @@ async fn provider_versions(
     let offered = mirror.offered(&item.name).await;
     let (offered, otherwise) = or_nothing(offered);
     let make = move |_: &Mirror, all: &Generation| {
-        Ok(documents::provider_versions(
-            all,
-            &Asked(&host, &namespace, &kind),
-            &offered,
-        ))
+        let asked = Asked(&host, &namespace, &kind);
+        let document = documents::provider_versions(all, &asked, &offered);
+        Ok((document, asked.of(all).next().is_some()))
     };
-    let made = mirror.look(make).await?;
-    let document = made.ok_or_else(|| otherwise.unwrap_or_else(|| mirror.miss(item)))?;
+    let (made, is_there) = mirror.look(make).await?;
+    let document = made.ok_or_else(|| otherwise.unwrap_or_else(|| mirror.lacks(item, is_there)))?;
     Ok(respond(&document, &headers))
 }
 
@@ -513,27 +546,30 @@ async fn download(
     let make = move |mirror: &Mirror, all: &Generation| {
         let asked = Asked(&host, &namespace, &kind);
         let found = documents::find_package(all, &asked, &version, &platform);
-        let Some((provider, signed, package)) = found else {
-            return Ok(None);
+        let Some((provider, package)) = found else {
+            return Ok(Err(false));
+        };
+        let Some(signed) = &provider.signed else {
+            return Ok(Err(true));
         };
         let keys = signed.keys.iter();
         let keys = keys.map(|key| read_text(&mirror.store, key.armored));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let access = &mirror.access;
-        Ok(Some(documents::download(
+        Ok(Ok(documents::download(
             provider, signed, package, &keys, access,
         )))
     };
     let document = match mirror.look(make).await? {
-        Some(document) => document,
-        None => {
+        Ok(document) => document,
+        Err(is_there) => {
             let release = mirror
                 .release(&item.name, &asked_version, &asked_platform)
                 .await;
             let (release, otherwise) = or_nothing(release);
             let made = release
                 .and_then(|release| documents::pulled(&release, &asked_platform, &mirror.access));
-            made.ok_or_else(|| otherwise.unwrap_or_else(|| mirror.miss(item)))?
+            made.ok_or_else(|| otherwise.unwrap_or_else(|| mirror.lacks(item, is_there)))?
         }
     };
     Ok(respond(&document, &headers))

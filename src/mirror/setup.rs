@@ -15,7 +15,8 @@ const CA_FILE: &str = "/etc/outpost/ca.pem";
 /// How an engine speaks with a mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// The mirror stands in for registries: signatures are checked, lock files become complete, plain HTTP is possible.
+    /// The mirror stands in for registries: signatures are checked, lock files become complete, plain HTTP is possible. With
+    /// https:// it is a network mirror as well, for packages that no publisher signed
     #[value(alias = "R")]
     Registry,
     /// The network mirror protocol, as Coder's documentation has it; modules come as from a registry.
@@ -115,21 +116,15 @@ impl Setup {
     pub fn rc(&self) -> String {
         let mut config = CliConfig::default();
         config.set_bool("disable_checkpoint", true);
-        let method = match self.mode {
-            Mode::Registry => Method::direct(
-                self.hosts
-                    .iter()
-                    .map(|host| format!("{host}/*/*"))
-                    .collect(),
-            ),
-            Mode::Network => Method {
-                kind: MethodKind::NetworkMirror {
-                    url: format!("{}mirror/", self.url),
-                },
-                include: Vec::new(),
-                exclude: Vec::new(),
-            },
-            Mode::Oci => Method {
+        let hosts = self.hosts.iter().map(|host| format!("{host}/*/*"));
+        let registries = Method::direct(hosts.collect());
+        let network = Method::network_mirror(format!("{}mirror/", self.url), Vec::new());
+        let methods = match self.mode {
+            // An engine asks both which versions there are, and the registry first for a package.
+            Mode::Registry if self.is_encrypted() => vec![registries, network],
+            Mode::Registry => vec![registries],
+            Mode::Network => vec![network],
+            Mode::Oci => vec![Method {
                 kind: MethodKind::OciMirror {
                     repository_template: format!(
                         "{}/${{hostname}}/${{namespace}}/${{type}}",
@@ -138,9 +133,8 @@ impl Setup {
                 },
                 include: Vec::new(),
                 exclude: Vec::new(),
-            },
+            }],
         };
-        let methods = vec![method];
         config.set_installation(&Installation { methods });
         for host in &self.hosts {
             // Such a block replaces all services of a host, so it names all that there are.
@@ -153,6 +147,23 @@ impl Setup {
             config.set_services(host, &BTreeMap::from(["modules", "providers"].map(service)));
         }
         config.to_string()
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+
+    /// What engines will not get with this configuration, and what can be done about it, one sentence each.
+    pub fn limits(&self) -> Vec<String> {
+        match self.mode {
+            Mode::Registry if !self.is_encrypted() => vec![format!(
+                "packages that no publisher signed (imported, from a network mirror, or of an unsigned namespace) cannot be \
+                 installed from {}: registries only have signed ones, and engines take a network mirror with https:// only; \
+                 give `outpost mirror serve` a certificate (`--tls-cert-file`)",
+                self.url
+            )],
+            Mode::Registry | Mode::Network | Mode::Oci => Vec::new(),
+        }
     }
 
     /// The host, with the port if it is not the usual one.
@@ -347,7 +358,7 @@ mod tests {
                 "{rc}"
             );
             assert_eq!(rc.contains("direct"), mode == Mode::Registry, "{rc}");
-            assert_eq!(rc.contains("/base/mirror/"), mode == Mode::Network, "{rc}");
+            assert_eq!(rc.contains("/base/mirror/"), mode != Mode::Oci, "{rc}");
         }
     }
 
@@ -369,6 +380,17 @@ mod tests {
             assert!(matches!(error, SetupError::Url(_)), "{error}");
             assert!(!error.to_string().contains("s3cret"), "{error}");
         }
+    }
+
+    #[test]
+    fn without_tls_there_is_no_network_mirror_and_that_is_said() {
+        let plain = setup("http://127.0.0.1:7081", Mode::Registry).unwrap();
+        let encrypted = setup("https://mirror.example", Mode::Registry).unwrap();
+
+        assert!(!plain.rc().contains("network_mirror"), "{}", plain.rc());
+        let limits = plain.limits().join("\n");
+        assert!(limits.contains("--tls-cert-file"), "{limits}");
+        assert!(encrypted.limits().is_empty());
     }
 
     #[test]

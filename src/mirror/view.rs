@@ -51,6 +51,8 @@ impl ProviderStore for Packages {
         let mut view = ProviderView {
             providers: Vec::new(),
             services: Services::new(),
+            unsigned: Vec::new(), // They are in the directory, as all others are.
+            network_mirror: None,
             repositories: BTreeMap::new(),
             token: None,
             detour: self

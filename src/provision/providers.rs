@@ -69,6 +69,10 @@ pub struct ProviderView {
     pub providers: Vec<ProviderAddr>,
     /// Registries that somebody else stands in for.
     pub services: Services,
+    /// Providers that a registry cannot hand out, as no publisher signed them.
+    pub unsigned: Vec<ProviderAddr>,
+    /// The network mirror that has those; its address ends in a slash. `None` if engines cannot use it.
+    pub network_mirror: Option<Url>,
     /// Beginnings of the addresses of git repositories, and what git takes in their place.
     pub repositories: BTreeMap<String, String>,
     /// What those who stand in want to see.

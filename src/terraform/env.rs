@@ -4,7 +4,7 @@
 //! coder `provisioner/terraform/{provision,safeenv}.go`; unlike there, apply gets all that plan gets.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
     path::Path,
 };
@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     job::{LogLevel, Metadata, PrebuiltStage},
+    language::cli_config::host_for_comparison,
     provision::PlanRequest,
 };
 
@@ -77,6 +78,23 @@ impl Environment {
     /// Sets a variable.
     pub fn set(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
         self.0.insert(name.into(), value.into());
+    }
+
+    /// Removes a variable.
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(OsStr::new(name));
+    }
+
+    /// Removes the tokens that an engine would show to these hosts, which are written as engines compare them.
+    ///
+    /// # Source
+    /// <https://developer.hashicorp.com/terraform/cli/config/config-file#environment-variable-credentials>
+    pub fn remove_tokens(&mut self, hosts: &BTreeSet<String>) {
+        let is_for_one = |name: &OsString| {
+            let host = name.to_str().and_then(token_host);
+            host.is_some_and(|host| hosts.contains(&host))
+        };
+        self.0.retain(|name, _| !is_for_one(name));
     }
 
     /// Lets everything trust the authorities in the file `bundle`, which has the host's among them: the engine, its
@@ -273,9 +291,41 @@ fn digest(name: &str) -> String {
     hex::encode(Sha256::digest(name))
 }
 
+/// The host that a variable has a token for, as engines compare hosts; `None` if it is no such variable.
+fn token_host(name: &str) -> Option<String> {
+    let host = name.strip_prefix("TF_TOKEN_")?;
+    // Names of variables have no dashes and no dots in most shells.
+    host_for_comparison(&host.replace("__", "-").replace('_', "."))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_of_replaced_hosts_go_however_their_variables_are_written() {
+        let names = [
+            "TF_TOKEN_registry_example",
+            "TF_TOKEN_Registry.Example",
+            "TF_TOKEN_my__registry_example",
+            "TF_TOKEN_xn--bcher-kva_example",
+            "TF_TOKEN_other_example",
+            "TF_TOKEN_",
+        ];
+        let host = names.map(|name| (name.into(), "hunter2".into()));
+        let mut environment = Environment::of_host(host, &[]);
+        let replaced = [
+            "registry.example",
+            "my-registry.example",
+            "xn--bcher-kva.example",
+        ];
+
+        environment.remove_tokens(&replaced.map(str::to_owned).into());
+
+        let left = environment.to_vec().into_iter().map(|(name, _)| name);
+        let left: Vec<_> = left.filter(|name| name != "CHECKPOINT_DISABLE").collect();
+        assert_eq!(left, ["TF_TOKEN_", "TF_TOKEN_other_example"]);
+    }
     use crate::job::{ExternalAuth, ParameterValue, Role, RunningAgentToken};
 
     fn host(pairs: &[(&str, &str)]) -> Environment {

@@ -29,8 +29,6 @@ pub struct Isolation {
     pub modes: Modes,
     /// What all jobs run and none may change: engines, mirrors.
     pub stores: Vec<PathBuf>,
-    /// Plugin caches of the operator's: jobs run what is there, and none may change it either.
-    pub plugin_caches: Vec<PathBuf>,
     /// What a job sees beside all that with a root of its own.
     pub shown: Shown,
     /// What becomes of processes that a step of a job leaves behind.
@@ -93,7 +91,7 @@ impl Isolation {
         let mut policy = Policy::default();
         let hidden = self.hidden.iter().map(PathBuf::as_path).chain([work_dir]);
         hidden.for_each(|path| policy.set(path, Access::Hidden));
-        let stores = self.stores.iter().chain(&self.plugin_caches);
+        let stores = self.stores.iter();
         stores.for_each(|path| policy.set(path, Access::ReadOnly));
         // Who could write there could leave the group. In a root of its own there are none.
         let groups = self.control_groups.iter().flat_map(Hierarchy::mounts);
@@ -149,8 +147,7 @@ mod tests {
             launcher: PathBuf::new(),
             hidden: vec!["/state".into(), "/etc/psk".into()],
             modes: Modes::default(),
-            stores: vec!["/cache".into()],
-            plugin_caches: vec!["/operators/plugins".into()],
+            stores: vec!["/cache".into(), "/operators/plugins".into()],
             shown: Shown::default(),
             background: Background::Ends,
             control_groups: None,

@@ -77,16 +77,24 @@ impl Shared {
     }
 
     /// Makes a session's own plugin cache at `own`, with links to every shared package that is what it was, and to those
-    /// in `further` caches, which the operator fills.
+    /// in `further` caches, which the operator fills. Not to a `coder` provider there, if that is the built-in one.
     ///
     /// # Errors
     /// The system's reason.
-    pub(super) fn lay_out(&self, own: &Path, further: &[PathBuf]) -> io::Result<()> {
+    pub(super) fn lay_out(
+        &self,
+        own: &Path,
+        further: &[PathBuf],
+        is_coder_builtin: bool,
+    ) -> io::Result<()> {
         files::create_private_dir(own)?;
         self.clean(SystemTime::now());
         for cache in further {
             for package in entries(cache, DEPTH) {
-                link(own, cache, &package, &package)?;
+                // An engine fails at a link to nowhere, which earlier releases left in such caches.
+                if package.is_dir() && !(is_coder_builtin && is_coder(cache, &package)) {
+                    link(own, cache, &package, &package)?;
+                }
             }
         }
         for entry in entries(&self.source, DEPTH) {
@@ -177,6 +185,14 @@ impl Shared {
         let unused = unused.into_iter().filter(|it| is_older(it, UNUSED));
         unfinished.chain(unused).for_each(|path| remove(&path));
     }
+}
+
+/// Whether an entry of a cache is a package of the `coder` provider, from whichever registry.
+fn is_coder(cache: &Path, entry: &Path) -> bool {
+    let place = entry.strip_prefix(cache).unwrap_or(entry);
+    let mut parts = place.components().map(|part| part.as_os_str());
+    parts.nth(1).is_some_and(|part| part == "coder")
+        && parts.next().is_some_and(|part| part == "coder")
 }
 
 /// Lets a session's cache have the `package` of an `entry` in another cache, unless it has one there.
@@ -322,7 +338,7 @@ mod tests {
         /// A session's cache with what is shared by now.
         fn session(&self, name: &str) -> PathBuf {
             let own = self.dir.path().join(name);
-            self.shared.lay_out(&own, &[]).unwrap();
+            self.shared.lay_out(&own, &[], false).unwrap();
             own
         }
 
@@ -423,6 +439,39 @@ mod tests {
         fs::write(&program, "a Program").unwrap();
         assert!(bench.links(&bench.session("three")).is_empty());
         assert!(!shared.exists());
+    }
+
+    #[test]
+    fn of_the_operators_cache_is_taken_what_is_there_and_not_what_is_built_in() {
+        let bench = Bench::new();
+        let operators = bench.dir.path().join("operators");
+        let platform = Platform::current().to_string();
+        for name in ["acme/demo", "coder/coder"] {
+            let package = operators.join("registry.example").join(name).join("1.0.0");
+            fs::create_dir_all(package.join(&platform)).unwrap();
+        }
+        let gone = operators.join("registry.example/acme/gone/1.0.0");
+        fs::create_dir_all(&gone).unwrap();
+        symlink(bench.dir.path().join("nowhere"), gone.join(&platform)).unwrap();
+
+        let links = |name: &str, is_coder_builtin: bool| {
+            let own = bench.dir.path().join(name);
+            let further = [operators.clone()];
+            bench
+                .shared
+                .lay_out(&own, &further, is_coder_builtin)
+                .unwrap();
+            let names = bench.links(&own).into_iter().map(|link| {
+                let place = link.strip_prefix(&own).unwrap();
+                place.iter().nth(2).unwrap().to_string_lossy().into_owned()
+            });
+            let mut names: Vec<_> = names.collect();
+            names.sort_unstable();
+            names
+        };
+
+        assert_eq!(links("builtin", true), ["demo"]);
+        assert_eq!(links("registry", false), ["coder", "demo"]);
     }
 
     #[test]

@@ -159,16 +159,27 @@ impl Presenter {
         let mut ours: Vec<(PathBuf, Vec<String>)> = Vec::new();
         let mut presented = Presented::default();
         let (mut services, mut repositories) = (Services::new(), BTreeMap::new());
-        let mut token = None;
+        let (mut token, mut network) = (None, None);
         if let Some(store) = &self.mirror {
             if config.has("provider_installation") {
                 warnings.push(STEPS_ASIDE.to_owned());
             } else {
-                let view = self.view(store.as_ref(), dir, private)?;
+                let wanted = self.wanted(dir);
+                let view = self.view(store.as_ref(), &wanted, dir, private)?;
                 let providers = view.providers.iter().map(ToString::to_string).collect();
                 ours.push((private.path().join(VIEW), providers));
                 (services, repositories) = (view.services, view.repositories);
                 token = view.token;
+                network = match view.network_mirror {
+                    Some(url) => Some((url, view.unsigned)),
+                    None => {
+                        let of_template = |addr: &&ProviderAddr| wanted.contains_key(addr);
+                        let unsigned = view.unsigned.iter().filter(of_template);
+                        warnings.extend(unsigned.map(|addr| out_of_reach(addr, store.as_ref())));
+                        None
+                    }
+                }
+                .filter(|(_, unsigned)| !unsigned.is_empty());
                 if let Some(detour) = &view.detour {
                     presented.init_env = detour_env(detour, private).map_err(|error| {
                         StepFailure::new(format!("write the mirror's authority: {error}"))
@@ -199,8 +210,9 @@ impl Presenter {
         }
         // An empty list would mean all of them.
         ours.retain(|(_, providers)| !providers.is_empty());
+        presented.has_links = !ours.is_empty();
         presented.env = git_env(&repositories, token.as_ref(), env);
-        if ours.is_empty() && services.is_empty() && !self.sealed {
+        if ours.is_empty() && services.is_empty() && network.is_none() && !self.sealed {
             return Ok((presented, warnings));
         }
         let mirrors = ours
@@ -209,12 +221,14 @@ impl Presenter {
         let additions = Additions {
             mirrors: mirrors.collect(),
             services,
+            network,
             token,
             is_sealed: self.sealed,
         };
-        let config = configuration::merged(config, self.engine, env, dir, additions);
-        let file = config.and_then(|config| configuration::write(private, &config));
-        let file = file.map_err(wrong)?;
+        let merged = configuration::merged(config, self.engine, env, dir, additions);
+        let (config, replaced) = merged.map_err(wrong)?;
+        let file = configuration::write(private, &config).map_err(wrong)?;
+        presented.replaced_hosts = replaced;
         presented
             .env
             .push(("TF_CLI_CONFIG_FILE".into(), file.into_os_string()));
@@ -225,6 +239,7 @@ impl Presenter {
     fn view(
         &self,
         store: &dyn ProviderStore,
+        wanted: &BTreeMap<ProviderAddr, WantedProvider>,
         dir: &Dir,
         private: &Dir,
     ) -> Result<ProviderView, StepFailure> {
@@ -238,8 +253,7 @@ impl Presenter {
             .and_then(|()| private.create_dir(VIEW, 0o700))
             .and_then(|()| private.dir(VIEW));
         let view = made.map_err(|error| failed(&error))?;
-        let wanted = self.wanted(dir);
-        let view = store.view(&view, &wanted).map_err(|error| failed(&error))?;
+        let view = store.view(&view, wanted).map_err(|error| failed(&error))?;
         locked::augment(dir, &view.checksums)?;
         Ok(view)
     }
@@ -260,6 +274,15 @@ impl Presenter {
         }
         wanted
     }
+}
+
+/// What a job's log says of a provider that its mirror has and its engine will not find there.
+fn out_of_reach(addr: &ProviderAddr, store: &dyn ProviderStore) -> String {
+    format!(
+        "the mirror {} has {addr} without a publisher's signature, which engines take from a network mirror with https:// \
+         only: its operator can serve it with a certificate",
+        store.place()
+    )
 }
 
 /// Where init finds the authority of the mirror's proxy, in a session's private directory.
@@ -464,6 +487,8 @@ mod tests {
                 detour: None,
                 providers: self.providers.clone(),
                 services: Services::new(),
+                unsigned: Vec::new(),
+                network_mirror: None,
                 repositories: self.repositories.clone(),
                 token: None,
                 checksums: BTreeMap::new(),

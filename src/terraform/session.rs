@@ -205,6 +205,10 @@ impl Session {
     /// What init, show and graph get.
     fn environment(&self) -> Environment {
         let mut environment = self.engine.environment.clone();
+        environment.remove_tokens(&self.presented.replaced_hosts);
+        if self.presented.has_links {
+            environment.remove(plugin_cache::DIR);
+        }
         if let Some(cache) = &self.own_cache {
             environment.set(plugin_cache::DIR, cache);
         }
@@ -238,6 +242,8 @@ impl Session {
         isolation
             .stores
             .extend(self.engine.plugin_cache_dir.clone());
+        let operators = self.engine.operators_plugin_caches.iter();
+        isolation.stores.extend(operators.cloned());
         let own = [self.dir(), self.files.private.path()];
         Some(Confinement {
             control_group: self.control_group.clone(),

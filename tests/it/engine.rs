@@ -137,6 +137,7 @@ impl Lab {
             environment,
             exit_timeout,
             plugin_cache_dir: None,
+            operators_plugin_caches: Vec::new(),
             agent_scripts: BTreeMap::new(),
             isolation: None,
             shim: None,

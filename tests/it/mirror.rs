@@ -3,6 +3,7 @@
 mod bundle;
 mod images;
 mod killed;
+mod neighbours;
 pub mod origin;
 mod pull;
 mod round_trip;
@@ -11,3 +12,4 @@ mod running;
 pub mod serve;
 mod sync;
 mod trust;
+mod unsigned;

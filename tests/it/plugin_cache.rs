@@ -78,6 +78,7 @@ pub fn engine_with(
         environment,
         exit_timeout: Duration::from_secs(60),
         plugin_cache_dir: Some(dir.join("plugins")),
+        operators_plugin_caches: Vec::new(),
         agent_scripts: BTreeMap::new(),
         isolation: None,
         shim: None,

@@ -137,6 +137,7 @@ async fn run(
         environment,
         exit_timeout: Duration::from_secs(10),
         plugin_cache_dir: None,
+        operators_plugin_caches: Vec::new(),
         agent_scripts: BTreeMap::new(),
         isolation: None,
         shim: None,

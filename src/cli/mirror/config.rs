@@ -9,7 +9,7 @@ use url::Url;
 use crate::{
     cli::{
         exit::{Unwell, UsageError},
-        output::{Output, Row},
+        output::{self, Output, Row},
     },
     language::cli_config::{CliConfig, Engine},
     mirror::setup::{self, Mode, Setup},
@@ -106,6 +106,9 @@ impl Config {
             .ok_or_else(|| UsageError("no mirror address is given".to_owned()))?;
         let setup = Setup::new(&url, self.mode, hosts, self.git_host, authorities)
             .map_err(|error| UsageError(error.to_string()))?;
+        for limit in setup.limits() {
+            output::note(&limit);
+        }
         let text = match self.form {
             Form::Rc => setup.rc(),
             Form::Env => setup.env(&self.rc_file),

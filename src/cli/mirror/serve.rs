@@ -109,6 +109,12 @@ impl Serve {
         }
         let listener = Listener::bind(listen, tls.as_ref(), Limits::standard()).await?;
         output::note(&format!("Serving the mirror at {}", listener.url()));
+        let (looked_at, is_encrypted) = (server.clone(), tls.is_some());
+        let unsigned = tokio::task::spawn_blocking(move || looked_at.unsigned()).await?;
+        // A mirror that cannot be read says so to its clients and in the log, and may be mended while it is served.
+        if let Some(text) = about_unsigned(&unsigned.unwrap_or_default(), is_encrypted) {
+            output::note(&text);
+        }
         let proxying = match self.proxy_listen {
             None => None,
             Some(address) => {
@@ -137,4 +143,22 @@ impl Serve {
         tokio::join!(listening, keeping, proxying);
         Ok(())
     }
+}
+
+/// What clients have to do for packages that no publisher signed; nothing if there are none.
+fn about_unsigned(unsigned: &[String], is_encrypted: bool) -> Option<String> {
+    let first = unsigned.first()?;
+    let how = match is_encrypted {
+        true => {
+            "engines get them by the network mirror alone, as `outpost mirror config` and `--mirror URL` set it up"
+        }
+        false => {
+            "engines get them by the network mirror alone, and that with https:// only: without `--tls-cert-file` they can be \
+             used on this machine only, with `--mirror DIR`"
+        }
+    };
+    Some(format!(
+        "{} versions of providers have no publisher's signature (such as {first}): {how}",
+        unsigned.len()
+    ))
 }

@@ -59,6 +59,15 @@ impl Method {
         }
     }
 
+    /// A server that speaks the mirror protocol, asked for these addresses only. Its address ends in a slash.
+    pub fn network_mirror(url: String, include: Vec<String>) -> Self {
+        Self {
+            kind: MethodKind::NetworkMirror { url },
+            include,
+            exclude: Vec::new(),
+        }
+    }
+
     /// The registries, asked for these addresses only.
     pub fn direct(include: Vec<String>) -> Self {
         Self {

@@ -6,7 +6,7 @@
 mod modules;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -41,6 +41,8 @@ pub struct Registries {
     fetcher: Fetcher,
     tokens: Tokens,
     known: Arc<Mutex<HashMap<String, Arc<OnceCell<Services>>>>>,
+    /// Hosts whose services are where we were told.
+    told: Arc<BTreeSet<String>>,
     mirror: Option<NetworkMirror>,
 }
 
@@ -194,6 +196,7 @@ impl Registries {
             fetcher,
             tokens,
             known: Arc::new(Mutex::new(known.iter().map(told).collect())),
+            told: Arc::new(known.keys().cloned().collect()),
             mirror: None,
         }
     }
@@ -246,7 +249,12 @@ impl Registries {
         let mut headers = HeaderMap::new();
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::ACCEPT, json);
-        let token = (self.tokens)(host);
+        // What replaces a host, such as a mirror, is not to see the token for that host, but its own.
+        let whose = match url.host_str() {
+            Some(place) if self.told.contains(host) => place,
+            Some(_) | None => host,
+        };
+        let token = (self.tokens)(whose);
         self.fetcher.get(url, &headers, token.as_ref()).await
     }
 

@@ -81,19 +81,19 @@ pub(super) fn provider_versions(
     (!versions.is_empty()).then(|| json!({ "versions": versions, "warnings": null }))
 }
 
-/// A version of a provider for one platform that the registry protocol can hand out.
+/// A version of a provider for one platform.
 pub(super) fn find_package<'g>(
     generation: &'g Generation,
     asked: &Asked<'_>,
     version: &str,
     platform: &Platform,
-) -> Option<(&'g Provider, &'g Signed, &'g Package)> {
+) -> Option<(&'g Provider, &'g Package)> {
     let provider = asked
         .of(generation)
         .find(|p| p.version.to_string() == version)?;
     let mut packages = provider.packages.iter();
     let package = packages.find(|p| p.platform == *platform)?;
-    Some((provider, provider.signed.as_ref()?, package))
+    Some((provider, package))
 }
 
 /// The answer to `VERSION/download/OS/ARCH`. `keys` are the publisher's, armored, in the order of `signed`.

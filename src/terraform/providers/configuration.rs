@@ -7,12 +7,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use url::Url;
+
 use crate::{
     files::beneath::{Dir, Kind},
     language::cli_config::{
-        CliConfig, CliConfigError, Engine, Installation, Method, MethodKind, locate,
+        CliConfig, CliConfigError, Engine, Installation, Method, MethodKind, host_for_comparison,
+        locate,
     },
     provision::Services,
+    registry::ProviderAddr,
     secret::Secret,
 };
 
@@ -57,13 +61,16 @@ pub(super) struct Additions<'a> {
     pub(super) mirrors: Vec<Ours<'a>>,
     /// Who stands in for registries.
     pub(super) services: Services,
+    /// A network mirror, and the providers that nothing else can hand out.
+    pub(super) network: Option<(Url, Vec<ProviderAddr>)>,
     /// What they want to see.
     pub(super) token: Option<Secret>,
     /// Whether no registry may be asked that nobody stands in for.
     pub(super) is_sealed: bool,
 }
 
-/// Adds what is ours to the operator's configuration.
+/// Adds what is ours to the operator's configuration. Returns it with the hosts that somebody stands in for, as engines
+/// compare them: the operator's tokens for those are for somebody else.
 ///
 /// `dir` is where the engine will run: it looks for plugins there, unless a configuration says where.
 pub(super) fn merged(
@@ -72,7 +79,7 @@ pub(super) fn merged(
     env: impl Fn(&str) -> Option<OsString>,
     dir: &Dir,
     ours: Additions<'_>,
-) -> Result<CliConfig, ConfigurationError> {
+) -> Result<(CliConfig, BTreeSet<String>), ConfigurationError> {
     let mut installation = match config.installation()? {
         Some(installation) => installation,
         None => implied(dir, &plugin_dirs(engine, env)),
@@ -90,17 +97,61 @@ pub(super) fn merged(
         }
         config.set_bool("disable_checkpoint", true);
     }
+    let token = ours.token.as_ref().map(Secret::expose);
+    if let Some((url, providers)) = &ours.network {
+        add_network_mirror(&mut installation, url, providers, &ours.services);
+        if let (Some(host), Some(token)) = (authority(url), token) {
+            config.set_token(&host, Some(token));
+        }
+    }
+    if !ours.mirrors.is_empty() {
+        // An engine would put links into it, to what is gone with the session.
+        config.remove("plugin_cache_dir");
+    }
     for (mirror, providers) in ours.mirrors {
         installation.prefer(Method::filesystem_mirror(text(mirror)?, providers));
     }
+    let mut replaced = BTreeSet::new();
     for (host, services) in &ours.services {
-        config.set_services(host, services);
-        if let Some(token) = &ours.token {
-            config.set_token(host, token.expose());
+        if config.set_services(host, services) {
+            config.set_token(host, token);
+            replaced.extend(host_for_comparison(host));
         }
     }
     config.set_installation(&installation);
-    Ok(config)
+    Ok((config, replaced))
+}
+
+/// Lets an engine ask a network mirror for these providers as well. It asks registries first, where somebody stands in
+/// for them; where nobody does, it asks the mirror alone.
+fn add_network_mirror(
+    installation: &mut Installation,
+    url: &Url,
+    providers: &[ProviderAddr],
+    services: &Services,
+) {
+    let has_registry = |addr: &&ProviderAddr| {
+        let services = services.get(addr.host());
+        services.is_some_and(|services| services.contains_key("providers.v1"))
+    };
+    let alone = providers.iter().filter(|addr| !has_registry(addr));
+    let alone: Vec<_> = alone.map(ToString::to_string).collect();
+    let is_direct = |method: &&mut Method| matches!(method.kind, MethodKind::Direct);
+    for direct in installation.methods.iter_mut().filter(is_direct) {
+        direct.exclude.extend(alone.iter().cloned());
+    }
+    let include = providers.iter().map(ToString::to_string).collect();
+    let method = Method::network_mirror(url.to_string(), include);
+    installation.methods.push(method);
+}
+
+/// The host of an address, with its port if that is not the usual one.
+fn authority(url: &Url) -> Option<String> {
+    let host = url.host_str()?;
+    Some(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    })
 }
 
 fn read(path: &Path) -> Result<CliConfig, ConfigurationError> {
@@ -239,7 +290,7 @@ mod tests {
             &Dir::open(home).unwrap(),
             ours,
         );
-        config.map(|config| config.to_string())
+        config.map(|(config, _)| config.to_string())
     }
 
     #[test]

@@ -132,18 +132,27 @@ impl Session {
         Ok(ran)
     }
 
+    /// Whether the engine may fill the operator's plugin cache: nothing keeps it from that, and nothing of ours would get
+    /// into it.
+    fn fills_operators_cache(&self) -> bool {
+        let operators = &self.engine.operators_plugin_caches;
+        !operators.is_empty() && self.engine.isolation.is_none() && !self.presented.has_links
+    }
+
     /// The providers that this session shares with others. What comes from a mirror needs none of them; and a template
     /// with a lock file takes none, as its own checksums count.
     fn shared(&self) -> Option<Shared> {
+        if self.fills_operators_cache() {
+            return None;
+        }
         let caches = self.engine.plugin_cache_dir.as_ref();
         let caches = caches.filter(|_| !self.has_own_lock)?;
         Some(Shared::new(caches, self.presented.source.as_ref()?))
     }
 
-    /// An empty plugin cache in the place of the operator's, which no job may write.
+    /// An empty plugin cache in the place of the operator's, unless the engine may fill that.
     async fn cache_of_nobody_else(&self) -> Result<Option<PathBuf>, StepFailure> {
-        let isolation = self.engine.isolation.as_ref();
-        if isolation.is_none_or(|it| it.plugin_caches.is_empty()) {
+        if self.engine.operators_plugin_caches.is_empty() || self.fills_operators_cache() {
             return Ok(None);
         }
         let own = self.fresh_cache();
@@ -156,10 +165,10 @@ impl Session {
     /// A plugin cache with what is shared, made after everything of the template that could have waited for it.
     async fn lay_out(&self, shared: &Shared) -> Result<PathBuf, StepFailure> {
         let (shared, own) = (shared.clone(), self.fresh_cache());
-        let further = self.engine.isolation.as_ref();
-        let further = further.map_or(Vec::new(), |it| it.plugin_caches.clone());
-        let place = own.clone();
-        let laid_out = spawn_blocking(move || shared.lay_out(&place, &further)).await;
+        let further = self.engine.operators_plugin_caches.clone();
+        let (place, is_coder_builtin) = (own.clone(), self.presented.is_coder_builtin);
+        let lay_out = move || shared.lay_out(&place, &further, is_coder_builtin);
+        let laid_out = spawn_blocking(lay_out).await;
         flat(laid_out).map_err(cache_failed)?;
         Ok(own)
     }

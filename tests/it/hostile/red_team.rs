@@ -486,7 +486,6 @@ impl Lab {
                 .into_iter()
                 .chain(home.guarded())
                 .collect(),
-            plugin_caches: vec![cache.join("plugins")],
             shown: Shown {
                 paths: vec![engine.clone(), LAUNCHER.into()],
                 empty: vec![path("home")],
@@ -500,6 +499,7 @@ impl Lab {
             environment,
             exit_timeout: Duration::from_secs(10),
             plugin_cache_dir: None,
+            operators_plugin_caches: vec![cache.join("plugins")],
             agent_scripts: BTreeMap::new(),
             isolation: Some(isolation),
             shim: Some(LAUNCHER.into()),

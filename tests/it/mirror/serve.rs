@@ -391,7 +391,11 @@ async fn git_clones_what_the_mirror_has() {
     ] {
         let target = tempfile::tempdir().unwrap();
         let remote = http::Client::new(http::Config::new(site.url.parse().unwrap())).unwrap();
-        let (_, repositories) = Remote::new(remote, None).hosts().await.unwrap();
+        let repositories = Remote::new(remote, None)
+            .hosts()
+            .await
+            .unwrap()
+            .repositories;
         let mut git = tokio::process::Command::new("git");
         git.args(["clone", "-q", "--branch", reference, form, "clone"])
             .current_dir(target.path())
