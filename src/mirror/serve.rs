@@ -13,6 +13,7 @@
 //! | `/api/missing` | what was asked for in vain |
 //! | `/healthz`, `/readyz`, `/metrics` | whether it runs, whether it has something to serve, and what it did |
 
+mod audit;
 mod blob;
 mod documents;
 mod links;
@@ -30,7 +31,7 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
@@ -39,9 +40,10 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use self::{documents::Asked, metrics::Metrics, misses::Misses};
+use self::{documents::Asked, links::Client, metrics::Metrics, misses::Misses};
 
 pub use self::{
+    audit::{Audit, Writer as AuditWriter},
     links::Access,
     loopback::{Loopback, LoopbackError},
     misses::{Item, Miss},
@@ -74,27 +76,49 @@ pub struct Server(Arc<Mirror>);
 impl Server {
     /// Serves `store` to whom `access` admits.
     pub fn new(store: Store, access: Access) -> Self {
-        Self(Arc::new(Mirror {
-            store,
-            access,
-            upstream: None,
-            newest: Mutex::default(),
-            misses: Misses::default(),
-            metrics: Metrics::new(),
-        }))
+        Self::with(store, access, None, None)
     }
 
     /// The same, asking `upstream` for what the store does not have.
     #[must_use]
     pub fn with_upstream(self, upstream: Upstream) -> Self {
-        let Mirror { store, access, .. } = &*self.0;
+        let Mirror {
+            store,
+            access,
+            audit,
+            ..
+        } = &*self.0;
+        let (store, access, audit) = (store.clone(), access.clone(), audit.clone());
+        Self::with(store, access, Some(upstream), audit)
+    }
+
+    /// The same, writing into `audit` who fetched what.
+    #[must_use]
+    pub fn with_audit(self, audit: Audit) -> Self {
+        let Mirror {
+            store,
+            access,
+            upstream,
+            ..
+        } = &*self.0;
+        let (store, access, upstream) = (store.clone(), access.clone(), upstream.clone());
+        Self::with(store, access, upstream, Some(audit))
+    }
+
+    fn with(
+        store: Store,
+        access: Access,
+        upstream: Option<Upstream>,
+        audit: Option<Audit>,
+    ) -> Self {
         Self(Arc::new(Mirror {
-            store: store.clone(),
-            access: access.clone(),
-            upstream: Some(upstream),
+            store,
+            access,
+            upstream,
             newest: Mutex::default(),
             misses: Misses::default(),
             metrics: Metrics::new(),
+            audit,
         }))
     }
 
@@ -200,6 +224,7 @@ struct Mirror {
     newest: Mutex<Option<Arc<Snapshot>>>,
     misses: Misses,
     metrics: Metrics,
+    audit: Option<Audit>,
 }
 
 /// A generation, held for as long as somebody reads from it.
@@ -333,18 +358,25 @@ impl Mirror {
 }
 
 /// Asks those who want documents who they are.
-async fn admit(State(mirror): Shared, request: Request, next: Next) -> Response {
+async fn admit(State(mirror): Shared, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(header::AUTHORIZATION);
     let given = given.and_then(|value| value.to_str().ok());
-    match mirror.access.admits(given) {
-        true => next.run(request).await,
-        false => Refused::Unknown.into_response(),
-    }
+    let Some(client) = mirror.access.admits(given) else {
+        return Refused::Unknown.into_response();
+    };
+    request.extensions_mut().insert(client.clone());
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(client);
+    response
 }
 
 async fn count(State(mirror): Shared, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
+    let asked = mirror.audit.as_ref().map(|_| audit::Asked::of(&request));
     let response = next.run(request).await;
+    if let (Some(audit), Some(asked)) = (&mirror.audit, asked) {
+        audit.add(asked, &response);
+    }
     let length = response.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     mirror
@@ -535,11 +567,13 @@ type PackagePath = (String, String, String, String, String, String);
 
 async fn download(
     State(mirror): Shared,
+    Extension(client): Extension<Client>,
     Path((host, namespace, kind, version, os, arch)): Path<PackagePath>,
     headers: HeaderMap,
 ) -> Answer {
     let platform = Platform { os, arch };
     let (asked_version, asked_platform) = (version.clone(), platform.clone());
+    let of_document = client.clone();
     let item = Item::new("provider", format!("{host}/{namespace}/{kind}"))
         .version(&version)
         .platform(&platform);
@@ -555,9 +589,9 @@ async fn download(
         let keys = signed.keys.iter();
         let keys = keys.map(|key| read_text(&mirror.store, key.armored));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        let access = &mirror.access;
+        let links = mirror.access.links(&of_document);
         Ok(Ok(documents::download(
-            provider, signed, package, &keys, access,
+            provider, signed, package, &keys, &links,
         )))
     };
     let document = match mirror.look(make).await? {
@@ -567,8 +601,9 @@ async fn download(
                 .release(&item.name, &asked_version, &asked_platform)
                 .await;
             let (release, otherwise) = or_nothing(release);
-            let made = release
-                .and_then(|release| documents::pulled(&release, &asked_platform, &mirror.access));
+            let made = release.and_then(|release| {
+                documents::pulled(&release, &asked_platform, &mirror.access.links(&client))
+            });
             made.ok_or_else(|| otherwise.unwrap_or_else(|| mirror.lacks(item, is_there)))?
         }
     };
@@ -584,6 +619,7 @@ fn read_text(store: &Store, digest: Digest) -> Result<String, Refused> {
 
 async fn mirror(
     State(mirror): Shared,
+    Extension(client): Extension<Client>,
     Path((host, namespace, kind, document)): Path<(String, String, String, String)>,
     headers: HeaderMap,
 ) -> Answer {
@@ -618,7 +654,8 @@ async fn mirror(
             "index" => documents::mirror_index(all, &asked, &offered),
             version => {
                 let release = release.as_deref();
-                documents::mirror_version(all, &asked, version, release, &mirror.access)
+                let links = mirror.access.links(&client);
+                documents::mirror_version(all, &asked, version, release, &links)
             }
         })
     };
@@ -649,12 +686,13 @@ async fn module_versions(
 /// One answer for both engines: Terraform reads the header whatever the body says, OpenTofu if the body says nothing.
 async fn module(
     State(mirror): Shared,
+    Extension(client): Extension<Client>,
     Path((host, namespace, name, system, version)): Path<(String, String, String, String, String)>,
 ) -> Answer {
     let addr = format!("{host}/{namespace}/{name}/{system}");
     let item = Item::new("module", addr.clone()).version(&version);
     let locate = |mirror: &Arc<Mirror>| {
-        let (addr, version) = (addr.clone(), version.clone());
+        let (addr, version, client) = (addr.clone(), version.clone(), client.clone());
         let mirror = mirror.clone();
         async move {
             let make = move |mirror: &Mirror, all: &Generation| {
@@ -662,7 +700,7 @@ async fn module(
                     all,
                     &addr,
                     &version,
-                    &mirror.access,
+                    &mirror.access.links(&client),
                 ))
             };
             mirror.look(make).await
@@ -789,8 +827,9 @@ async fn blob(
     headers: HeaderMap,
 ) -> Answer {
     let digest: Digest = digest.parse().map_err(|_| Refused::Missing)?;
-    if !mirror.access.admits_link(digest, query.as_deref()) {
-        return Err(Refused::Unknown);
-    }
-    mirror.blob(digest, blob::OCTETS, &headers).await
+    let client = mirror.access.admits_link(digest, query.as_deref());
+    let client = client.ok_or(Refused::Unknown)?;
+    let mut response = mirror.blob(digest, blob::OCTETS, &headers).await?;
+    response.extensions_mut().insert(client);
+    Ok(response)
 }

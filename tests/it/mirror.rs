@@ -1,5 +1,6 @@
 //! The mirror from outside: what it fetches, and from whom, and what engines take from it.
 
+mod audit;
 mod bundle;
 mod images;
 mod killed;

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
+use tokio::sync::oneshot;
 
 use super::{Place, pull};
 use crate::{
@@ -13,11 +14,12 @@ use crate::{
         server::tls_files,
         values::ListenAddress,
     },
-    mirror::serve::{Access, Proxy, Server},
+    mirror::serve::{Access, Audit, Proxy, Server},
     net::{
         ca,
         listener::{Limits, Listener},
     },
+    secret::Secret,
     stop::Stop,
 };
 
@@ -46,9 +48,17 @@ pub(in crate::cli) struct Serve {
     /// Allow plain HTTP for other machines
     #[arg(long)]
     insecure_http: bool,
-    /// File with the tokens of clients, one per line; without it no token is required
+    /// File with the tokens of clients, one per line, a name before each or not; without it no token is required
+    ///
+    /// The audit log calls a client by the name, or by the token's number in the file.
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// Record in this file who fetched what: a line of JSON for each answer
+    ///
+    /// With the time, the client's address, the name of its token, path, status and bytes. At 64 MiB the file becomes FILE.1,
+    /// and so on; four of them are kept.
+    #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_AUDIT_FILE")]
+    audit_file: Option<PathBuf>,
     /// Record misses in this file, as JSON
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_MISSES_FILE")]
     misses_file: Option<PathBuf>,
@@ -97,12 +107,24 @@ impl Serve {
             );
         }
         let tokens = match &self.token_file {
-            Some(path) => secret_lines(path)?,
+            Some(path) => named(secret_lines(path)?),
             None => Vec::new(),
+        };
+        let (audit, auditing) = match &self.audit_file {
+            None => (None, None),
+            Some(path) => {
+                let opened = Audit::open(path);
+                let failed = || format!("failed to open the audit log `{}`", path.display());
+                let (audit, writer) = opened.with_context(failed)?;
+                (Some(audit), Some(writer))
+            }
         };
         let store = self.store.open()?;
         let proxy_dir = store.dir().join("proxy");
-        let mut server = Server::new(store.clone(), Access::tokens(tokens));
+        let mut server = Server::new(store.clone(), Access::named(tokens));
+        if let Some(audit) = audit {
+            server = server.with_audit(audit);
+        }
         if let Some(file) = self.pull_through.filter(|_| !self.sealed) {
             let trust = trust(self.authorities.ca_file, self.revoked.crl_file);
             server = server.with_upstream(pull::upstream(&file, store, &trust)?);
@@ -140,9 +162,33 @@ impl Serve {
                 proxying.await;
             }
         };
-        tokio::join!(listening, keeping, proxying);
+        let (serving, served) = oneshot::channel::<()>();
+        let serving = async {
+            tokio::join!(listening, keeping, proxying);
+            drop(serving);
+        };
+        let auditing = async {
+            if let Some(writer) = auditing {
+                // It ends when the last answer has.
+                let end = async {
+                    served.await.ok();
+                };
+                writer.run(end).await;
+            }
+        };
+        tokio::join!(serving, auditing);
         Ok(())
     }
+}
+
+/// Tokens with their names: `NAME TOKEN`, or a token alone, which is called by its number, from 1.
+fn named(lines: Vec<Secret>) -> Vec<(String, Secret)> {
+    let name = |(number, line): (usize, Secret)| match line.expose().split_once(char::is_whitespace)
+    {
+        Some((name, token)) => (name.to_owned(), Secret::new(token.trim())),
+        None => (number.to_string(), line),
+    };
+    (1..).zip(lines).map(name).collect()
 }
 
 /// What clients have to do for packages that no publisher signed; nothing if there are none.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use semver::Version;
 use serde_json::{Map, Value, json};
 
-use super::links::Access;
+use super::links::Links;
 use crate::{
     mirror::{
         Digest,
@@ -104,7 +104,7 @@ pub(super) fn download(
     signed: &Signed,
     package: &Package,
     keys: &[String],
-    access: &Access,
+    links: &Links<'_>,
 ) -> Value {
     let keys = published(signed, keys);
     // OpenTofu 1.12 and newer lock all of these.
@@ -118,10 +118,10 @@ pub(super) fn download(
         "os": package.platform.os,
         "arch": package.platform.arch,
         "filename": package.filename,
-        "download_url": access.blob(package.archive, &package.filename),
+        "download_url": links.blob(package.archive, &package.filename),
         "shasum": package.archive,
-        "shasums_url": access.blob(signed.shasums, "SHA256SUMS"),
-        "shasums_signature_url": access.blob(signed.signature, "SHA256SUMS.sig"),
+        "shasums_url": links.blob(signed.shasums, "SHA256SUMS"),
+        "shasums_signature_url": links.blob(signed.signature, "SHA256SUMS.sig"),
         "signing_keys": { "gpg_public_keys": keys },
         "packages": packages,
     })
@@ -148,7 +148,7 @@ fn protocols(known: &[String]) -> Vec<&str> {
 
 /// The same answer for a package that a registry has and the mirror does not; `None` if nobody signed it, or there is
 /// none for the platform.
-pub(super) fn pulled(release: &Release, platform: &Platform, access: &Access) -> Option<Value> {
+pub(super) fn pulled(release: &Release, platform: &Platform, links: &Links<'_>) -> Option<Value> {
     let (filename, archive) = release.packages.get(platform)?;
     let signed = release.signed.as_ref()?;
     let keys = published(signed, &release.keys);
@@ -157,10 +157,10 @@ pub(super) fn pulled(release: &Release, platform: &Platform, access: &Access) ->
         "os": platform.os,
         "arch": platform.arch,
         "filename": filename,
-        "download_url": access.blob(*archive, filename),
+        "download_url": links.blob(*archive, filename),
         "shasum": archive,
-        "shasums_url": access.blob(signed.shasums, "SHA256SUMS"),
-        "shasums_signature_url": access.blob(signed.signature, "SHA256SUMS.sig"),
+        "shasums_url": links.blob(signed.shasums, "SHA256SUMS"),
+        "shasums_signature_url": links.blob(signed.signature, "SHA256SUMS.sig"),
         "signing_keys": { "gpg_public_keys": keys },
     }))
 }
@@ -189,18 +189,18 @@ pub(super) fn mirror_version(
     asked: &Asked<'_>,
     version: &str,
     release: Option<&Release>,
-    access: &Access,
+    links: &Links<'_>,
 ) -> Option<Value> {
     let mut provider = asked.of(generation);
     let provider = provider.find(|p| p.version.to_string() == version);
     let mut archives = Map::new();
     for (platform, (filename, archive)) in release.iter().flat_map(|release| &release.packages) {
-        let (url, hash) = (access.blob(*archive, filename), archive.zh().to_string());
+        let (url, hash) = (links.blob(*archive, filename), archive.zh().to_string());
         let archive = json!({ "url": url, "hashes": [hash] });
         archives.insert(platform.to_string(), archive);
     }
     for package in provider.iter().flat_map(|provider| &provider.packages) {
-        let url = access.blob(package.archive, &package.filename);
+        let url = links.blob(package.archive, &package.filename);
         let archive = json!({ "url": url, "hashes": hashes(package) });
         archives.insert(package.platform.to_string(), archive);
     }
@@ -226,11 +226,11 @@ pub(super) fn module_location(
     generation: &Generation,
     addr: &str,
     version: &str,
-    access: &Access,
+    links: &Links<'_>,
 ) -> Option<String> {
     let found = |m: &&Module| m.addr == addr && m.version.to_string() == version;
     let archive = generation.modules.iter().find(found)?.archive;
-    let url = access.blob(archive, "module.tar.gz");
+    let url = links.blob(archive, "module.tar.gz");
     let more = if url.contains('?') { '&' } else { '?' };
     Some(format!("{url}{more}checksum=sha256:{archive}"))
 }

@@ -2,7 +2,10 @@
 //!
 //! Engines send no token when they fetch an archive, so a document's links carry a signature that is good for some hours.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
@@ -20,15 +23,35 @@ const STEPS: u64 = 3;
 /// Decides who is answered, and makes links.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    tokens: Vec<Secret>,
+    tokens: Vec<(Client, Secret)>,
     /// Of the first token: what several servers give out is good at each of them.
     key: Option<Key>,
 }
 
+/// The name of the token by which a client is known; empty where no token is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Client(pub(super) Arc<str>);
+
+/// Makes links for one client.
+pub(super) struct Links<'a> {
+    access: &'a Access,
+    client: Client,
+}
+
 impl Access {
-    /// For whoever has one of these tokens; for everybody if there are none.
+    /// For whoever has one of these tokens; for everybody if there are none. Their names are their numbers, from 1.
     pub fn tokens(tokens: Vec<Secret>) -> Self {
-        let key = tokens.first().map(|first| {
+        let numbers = (1..).map(|number: usize| number.to_string());
+        Self::named(numbers.zip(tokens).collect())
+    }
+
+    /// The same with names for the tokens, by which the audit log calls their clients.
+    pub fn named(tokens: Vec<(String, Secret)>) -> Self {
+        let tokens = tokens.into_iter();
+        let tokens: Vec<_> = tokens
+            .map(|(name, token)| (Client(name.into()), token))
+            .collect();
+        let key = tokens.first().map(|(_, first)| {
             let secret = Key::new(HMAC_SHA256, first.expose().as_bytes());
             let derived = hmac::sign(&secret, b"outpost mirror links/1");
             Key::new(HMAC_SHA256, derived.as_ref())
@@ -36,28 +59,55 @@ impl Access {
         Self { tokens, key }
     }
 
-    /// Whether a header `Authorization` has one of the tokens: as a bearer, or as the password of whoever.
-    pub(super) fn admits(&self, authorization: Option<&str>) -> bool {
+    /// The client whose token a header `Authorization` has: as a bearer, or as the password of whoever. `None` if there
+    /// is no such token and one is wanted.
+    pub(super) fn admits(&self, authorization: Option<&str>) -> Option<Client> {
         if self.tokens.is_empty() {
-            return true;
+            return Some(Client::default());
         }
-        let Some((scheme, given)) = authorization.and_then(|text| text.split_once(' ')) else {
-            return false;
-        };
+        let (scheme, given) = authorization?.split_once(' ')?;
         let given = match scheme.to_ascii_lowercase().as_str() {
             "bearer" => given.trim().to_owned(),
-            "basic" => match password(given) {
-                Some(password) => password,
-                None => return false,
-            },
-            _ => return false,
+            "basic" => password(given)?,
+            _ => return None,
         };
-        let is_same = |token: &Secret| {
+        let is_same = |(_, token): &&(Client, Secret)| {
             verify_slices_are_equal(token.expose().as_bytes(), given.as_bytes()).is_ok()
         };
-        self.tokens.iter().any(is_same)
+        let found = self.tokens.iter().find(is_same);
+        found.map(|(client, _)| client.clone())
     }
 
+    /// Makes links for a client.
+    pub(super) fn links(&self, client: &Client) -> Links<'_> {
+        Links {
+            access: self,
+            client: client.clone(),
+        }
+    }
+
+    /// The client that the query of a link lets have the file; `None` if it lets nobody.
+    pub(super) fn admits_link(&self, digest: Digest, query: Option<&str>) -> Option<Client> {
+        self.admits_link_at(digest, query, now())
+    }
+
+    fn admits_link_at(&self, digest: Digest, query: Option<&str>, now: Duration) -> Option<Client> {
+        let Some(key) = &self.key else {
+            return Some(Client::default());
+        };
+        let value = |name: &str| {
+            let mut pairs = query.unwrap_or_default().split('&');
+            pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        };
+        let end = value("e")?.parse::<u64>().ok()?;
+        let given = hex::decode(value("s")?).ok()?;
+        let client = String::from_utf8(hex::decode(value("c")?).ok()?).ok()?;
+        hmac::verify(key, &message(digest, end, &client), &given).ok()?;
+        (now.as_secs() <= end).then(|| Client(client.into()))
+    }
+}
+
+impl Links<'_> {
     /// Where a file of the store is served. Its name decides how go-getter unpacks it.
     pub(super) fn blob(&self, digest: Digest, name: &str) -> String {
         let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"._-+".contains(b);
@@ -70,42 +120,20 @@ impl Access {
     }
 
     fn query(&self, digest: Digest, now: Duration) -> String {
-        let Some(key) = &self.key else {
+        let Some(key) = &self.access.key else {
             return String::new();
         };
         let end = (now.as_secs() / STEP.as_secs() + STEPS) * STEP.as_secs();
-        format!("?e={end}&s={}", hex::encode(signature(key, digest, end)))
-    }
-
-    /// Whether the query of a link lets its bearer have the file.
-    pub(super) fn admits_link(&self, digest: Digest, query: Option<&str>) -> bool {
-        self.admits_link_at(digest, query, now())
-    }
-
-    fn admits_link_at(&self, digest: Digest, query: Option<&str>, now: Duration) -> bool {
-        let Some(key) = &self.key else {
-            return true;
-        };
-        let value = |name: &str| {
-            let mut pairs = query.unwrap_or_default().split('&');
-            pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-        };
-        let end = value("e").and_then(|end| end.parse::<u64>().ok());
-        let given = value("s").and_then(|given| hex::decode(given).ok());
-        let (Some(end), Some(given)) = (end, given) else {
-            return false;
-        };
-        let is_ours = hmac::verify(key, &message(digest, end), &given).is_ok();
-        is_ours && now.as_secs() <= end
+        let client = &self.client.0;
+        let signature = hmac::sign(key, &message(digest, end, client));
+        // Whose link it is stands in it, as engines fetch files without any token.
+        let (client, signature) = (hex::encode(&**client), hex::encode(signature));
+        format!("?e={end}&c={client}&s={signature}")
     }
 }
 
-fn message(digest: Digest, end: u64) -> Vec<u8> {
-    format!("{digest} {end}").into_bytes()
-}
-
-fn signature(key: &Key, digest: Digest, end: u64) -> Vec<u8> {
-    hmac::sign(key, &message(digest, end)).as_ref().to_vec()
+fn message(digest: Digest, end: u64, client: &str) -> Vec<u8> {
+    format!("{digest} {end} {client}").into_bytes()
 }
 
 fn password(basic: &str) -> Option<String> {
@@ -129,15 +157,26 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1_000_000);
 
     fn guarded() -> Access {
-        Access::tokens(vec![Secret::new("first-token"), Secret::new("second")])
+        let named = |name: &str, token: &str| (name.to_owned(), Secret::new(token));
+        Access::named(vec![named("ann", "first-token"), named("bob", "second")])
+    }
+
+    fn query(access: &Access, client: &str, digest: Digest) -> String {
+        let links = access.links(&Client(client.into()));
+        links.query(digest, NOW).trim_start_matches('?').to_owned()
     }
 
     #[test]
     fn one_of_the_tokens_opens_as_a_bearer_or_as_a_password() {
         let access = guarded();
 
-        for good in ["Bearer first-token", "bearer second", "Basic eDpzZWNvbmQ="] {
-            assert!(access.admits(Some(good)), "{good}");
+        for (good, name) in [
+            ("Bearer first-token", "ann"),
+            ("bearer second", "bob"),
+            ("Basic eDpzZWNvbmQ=", "bob"),
+        ] {
+            let client = access.admits(Some(good));
+            assert_eq!(client, Some(Client(name.into())), "{good}");
         }
         for bad in [
             "Bearer first",
@@ -146,36 +185,52 @@ mod tests {
             "first-token",
             "Digest second",
         ] {
-            assert!(!access.admits(Some(bad)), "{bad}");
+            assert_eq!(access.admits(Some(bad)), None, "{bad}");
         }
-        assert!(!access.admits(None));
-        assert!(Access::default().admits(None));
+        assert_eq!(access.admits(None), None);
+        assert_eq!(Access::default().admits(None), Some(Client::default()));
+        let unnamed = Access::tokens(vec![Secret::new("one"), Secret::new("two")]);
+        assert_eq!(unnamed.admits(Some("Bearer two")), Some(Client("2".into())));
     }
 
     #[test]
-    fn a_link_is_good_for_its_file_and_its_time_alone() {
+    fn a_link_is_good_for_its_file_its_client_and_its_time_alone() {
         let access = guarded();
         let (digest, other) = (Digest::of(b"a"), Digest::of(b"b"));
-        let query = access.query(digest, NOW);
-        let link = query.trim_start_matches('?');
-        let is_good = |digest, link: &str, now| access.admits_link_at(digest, Some(link), now);
+        let link = query(&access, "bob", digest);
+        let is_good = |digest, link: &str, now| {
+            let client = access.admits_link_at(digest, Some(link), now);
+            client.map(|client| client.0.to_string())
+        };
 
-        assert!(is_good(digest, link, NOW));
-        assert!(is_good(digest, &format!("checksum=x&{link}"), NOW + STEP));
-        assert!(!is_good(digest, link, NOW + 4 * STEP));
-        assert!(!is_good(other, link, NOW));
-        assert!(!is_good(digest, &link.replace("e=1", "e=2"), NOW));
-        assert!(!is_good(digest, "e=99999999999&s=00", NOW));
-        assert!(!access.admits_link_at(digest, None, NOW));
-        assert!(Access::default().admits_link(digest, None));
+        let bob = Some("bob".to_owned());
+        assert_eq!(is_good(digest, &link, NOW), bob);
+        assert_eq!(
+            is_good(digest, &format!("checksum=x&{link}"), NOW + STEP),
+            bob
+        );
+        let anns = link.replace(&hex::encode("bob"), &hex::encode("ann"));
+        assert_ne!(anns, link);
+        for (digest, link, now) in [
+            (digest, link.as_str(), NOW + 4 * STEP),
+            (other, &link, NOW),
+            (digest, &link.replace("e=1", "e=2"), NOW),
+            (digest, &anns, NOW),
+            (digest, "e=99999999999&c=&s=00", NOW),
+        ] {
+            assert_eq!(is_good(digest, link, now), None, "{link}");
+        }
+        assert_eq!(access.admits_link_at(digest, None, NOW), None);
+        assert!(Access::default().admits_link(digest, None).is_some());
     }
 
     #[test]
     fn servers_with_the_same_token_take_each_others_links() {
         let digest = Digest::of(b"a");
 
-        assert_eq!(guarded().query(digest, NOW), guarded().query(digest, NOW));
+        let link = query(&guarded(), "ann", digest);
+        assert_eq!(link, query(&guarded(), "ann", digest));
         let other = Access::tokens(vec![Secret::new("other")]);
-        assert_ne!(guarded().query(digest, NOW), other.query(digest, NOW));
+        assert_ne!(link, query(&other, "ann", digest));
     }
 }

@@ -28,12 +28,12 @@ use rustls::ServerConfig;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Item, Mirror, Server, blob, documents};
+use super::{Item, Mirror, Server, audit::Asked, blob, documents, links::Client};
 use crate::{
     mirror::Generation,
     net::{
         ca::{Authority, CaError},
-        listener::Upgraded,
+        listener::{Peer, Upgraded},
     },
 };
 
@@ -101,6 +101,7 @@ impl Proxy {
         host: String,
         config: Arc<ServerConfig>,
         connection: hyper::upgrade::OnUpgrade,
+        who: (Peer, Client),
     ) {
         let Ok(stream) = connection.await else {
             return;
@@ -116,7 +117,7 @@ impl Proxy {
         };
         let routes = Router::new()
             .fallback(file)
-            .with_state((self.0.mirror.clone(), host));
+            .with_state((self.0.mirror.clone(), host, who));
         let ended = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(PATIENCE)
@@ -130,12 +131,13 @@ impl Proxy {
 async fn connect(
     State(proxy): State<Proxy>,
     Extension(upgraded): Extension<Upgraded>,
+    Extension(peer): Extension<Peer>,
     mut request: Request,
 ) -> Result<Response, Infallible> {
     let say = |status: StatusCode, text: String| Ok((status, text + "\n").into_response());
     let given = request.headers().get(header::PROXY_AUTHORIZATION);
     let given = given.and_then(|value| value.to_str().ok());
-    if !proxy.0.mirror.access.admits(given) {
+    let Some(client) = proxy.0.mirror.access.admits(given) else {
         let challenge = [(header::PROXY_AUTHENTICATE, "Basic realm=\"outpost mirror\"")];
         let status = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
         return Ok((
@@ -144,7 +146,7 @@ async fn connect(
             "this proxy wants a token as a password\n",
         )
             .into_response());
-    }
+    };
     let authority = request.uri().authority().cloned();
     let Some(authority) = authority.filter(|_| request.method() == Method::CONNECT) else {
         let text = "this is a proxy for https:// only: set HTTPS_PROXY to it, and not HTTP_PROXY";
@@ -167,13 +169,13 @@ async fn connect(
         }
     };
     let connection = hyper::upgrade::on(&mut request);
-    upgraded.set(proxy.speak(host, config, connection));
+    upgraded.set(proxy.speak(host, config, connection, (peer, client)));
     Ok(Response::new(Body::empty()))
 }
 
 /// A file by its own address, with the query or without.
 async fn file(
-    State((mirror, host)): State<(Arc<Mirror>, String)>,
+    State((mirror, host, (peer, client))): State<(Arc<Mirror>, String, (Peer, Client))>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -181,6 +183,7 @@ async fn file(
     if !matches!(method, Method::GET | Method::HEAD) {
         return StatusCode::METHOD_NOT_ALLOWED.into_response();
     }
+    let asked = Asked::elsewhere(&host, &uri, &method, &headers, peer);
     let with_query = uri.path_and_query().map_or("/", |all| all.as_str());
     let places = [with_query, uri.path()].map(|path| format!("{host}{path}"));
     let item = Item::new("file", places[1].clone());
@@ -191,5 +194,10 @@ async fn file(
         let digest = mirror.document(item, find).await?;
         mirror.blob(digest, blob::OCTETS, &headers).await
     };
-    answer.await.into_response()
+    let mut response = answer.await.into_response();
+    response.extensions_mut().insert(client);
+    if let Some(audit) = &mirror.audit {
+        audit.add(asked, &response);
+    }
+    response
 }
