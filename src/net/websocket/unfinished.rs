@@ -196,7 +196,7 @@ mod tests {
     const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 
     /// Whether the peer's message is read to its end.
-    async fn reads(near: &mut ByteStream<Metered<DuplexStream>>) -> bool {
+    fn reads(near: &mut ByteStream<Metered<DuplexStream>>) -> bool {
         let mut message = vec![0; LARGE];
         let read = near.read_exact(&mut message).now_or_never();
         read.is_some_and(|read| read.is_ok())
@@ -213,17 +213,17 @@ mod tests {
             far.write_all(&[7; LARGE / 2]).await.unwrap();
         }
 
-        assert!(!reads(&mut one).await);
+        assert!(!reads(&mut one));
         second.write_all(&[7; LARGE / 2]).await.unwrap();
-        assert!(!reads(&mut two).await, "all places are taken");
+        assert!(!reads(&mut two), "all places are taken");
         third.write_all(&head(BINARY, 4)).await.unwrap();
         third.write_all(b"well").await.unwrap();
         let mut small = [0; 4];
         three.read_exact(&mut small).await.unwrap();
 
         first.write_all(&[7; LARGE / 2]).await.unwrap();
-        assert!(reads(&mut one).await);
-        assert!(reads(&mut two).await);
+        assert!(reads(&mut one));
+        assert!(reads(&mut two));
         assert_eq!(
             (own.0.available_permits(), all.0.available_permits()),
             (2, 1)
@@ -236,7 +236,7 @@ mod tests {
         let (mut one, mut far) = pair(&[&places]).await;
         far.write_all(&head(BINARY, LARGE)).await.unwrap();
         far.write_all(&[7; LARGE / 2]).await.unwrap();
-        assert!(!reads(&mut one).await);
+        assert!(!reads(&mut one));
         assert_eq!(places.0.available_permits(), 0);
 
         drop(one);
@@ -269,7 +269,7 @@ mod tests {
         for _ in 0..10_000 {
             far.write_all(&PING).await.unwrap();
         }
-        assert!(!reads(&mut near).await);
+        assert!(!reads(&mut near));
 
         assert_eq!(places.0.available_permits(), 1);
     }

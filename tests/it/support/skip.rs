@@ -20,5 +20,6 @@ pub fn skipped(what: &str, why: impl Display) {
         required.split(',').all(|it| it != what),
         "{REQUIRED} names {what}, which does not work: {why}"
     );
-    writeln!(stderr(), "skipped: {what}: {why}").unwrap();
+    let line = format!("skipped: {what}: {why}\n");
+    stderr().write_all(line.as_bytes()).unwrap();
 }
