@@ -9,6 +9,7 @@ mod handout;
 mod jobs;
 mod outcome;
 mod people;
+mod presence;
 mod reaper;
 mod templates;
 mod uploads;
@@ -69,8 +70,8 @@ pub struct Plane {
     clock: Clock,
     uptime: UptimeClock,
     /// When this process began to serve.
-    started_at: Timestamp,
     started_up: Uptime,
+    presence: presence::Presence,
     stop: Stop,
     /// Held while an archive is stored or removed, so that neither overtakes the other.
     uploads: Mutex<uploads::Uploads>,
@@ -214,10 +215,10 @@ impl Plane {
             limits,
             psks,
             access_url: OnceLock::new(),
-            started_at: clock(),
             clock,
             uptime: Box::new(Uptime::now),
             started_up: Uptime::now(),
+            presence: presence::Presence::default(),
             stop,
             uploads: Mutex::default(),
             posted: Notify::new(),

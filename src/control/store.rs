@@ -345,12 +345,12 @@ pub trait PeopleStore: Send + Sync {
 pub trait DaemonStore: Send + Sync {
     /// Adds a daemon, or changes the one with the same organization, name and owner, whose id stays.
     ///
-    /// Refused if that one has another holder and may come back: it was seen after `offline`, which is `None` if nobody
-    /// counts as offline, or has jobs. A name that is free passes on, and the new daemon has an id of its own.
+    /// Refused if that one has another holder and may come back: it is not `offline`, or has jobs. A name that is free
+    /// passes on, and the new daemon has an id of its own.
     async fn register_daemon(
         &self,
         daemon: &Daemon,
-        offline: Option<Timestamp>,
+        is_offline: &(dyn Fn(DaemonId) -> bool + Send + Sync),
     ) -> Result<Registered, StoreError>;
     async fn daemon(&self, id: DaemonId) -> Result<Option<Daemon>, StoreError>;
     async fn daemons(&self) -> Result<Vec<Daemon>, StoreError>;
@@ -358,8 +358,12 @@ pub trait DaemonStore: Send + Sync {
     async fn jobs_of_state(&self, id: DaemonId, state_id: &str) -> Result<Vec<JobId>, StoreError>;
     async fn touch_daemon(&self, id: DaemonId, now: Timestamp) -> Result<(), StoreError>;
     async fn delete_daemon(&self, id: DaemonId) -> Result<(), StoreError>;
-    /// Forgets daemons that were not seen since, and says how many.
-    async fn forget_daemons(&self, unseen_since: Timestamp) -> Result<u64, StoreError>;
+    /// Forgets daemons that were not seen since, are not `present` and have no job, and says how many.
+    async fn forget_daemons(
+        &self,
+        unseen_since: Timestamp,
+        present: &[DaemonId],
+    ) -> Result<u64, StoreError>;
 }
 
 /// Files, templates and their versions.

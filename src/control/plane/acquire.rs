@@ -49,7 +49,7 @@ impl Plane {
                     () = self.stop.draining() => return Err(RequestError::Stopping),
                     () = &mut posted => break,
                     _ = poll.tick() => break,
-                    _ = alive.tick() => self.store.touch_daemon(daemon.id, self.now()).await?,
+                    _ = alive.tick() => self.touch(daemon.id).await?,
                 }
             }
         }
@@ -74,6 +74,7 @@ impl Plane {
         if registered.is_none_or(|it| it.holder != daemon.holder) {
             return Err(NOT_REGISTERED);
         }
+        self.presence.hear(daemon.id, self.uptime());
         loop {
             let waiting = self.store.waiting().await?;
             let Some(next) = queue::pick(&waiting, daemon) else {

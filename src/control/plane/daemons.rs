@@ -6,7 +6,6 @@ use uuid::Uuid;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use jiff::Timestamp;
 use tracing::warn;
 
 use super::{Caller, Plane, RequestError, access::Proof, begins, check_text, not_found, several};
@@ -209,9 +208,11 @@ impl Plane {
         };
         let actor = format!("daemon {}", daemon.name);
         let with = credential.to_string();
-        let registered = self.store.register_daemon(&daemon, self.offline_since());
+        let is_offline = |id| self.is_offline(id);
+        let registered = self.store.register_daemon(&daemon, &is_offline);
         match registered.await? {
             Registered::As(daemon) => {
+                self.presence.hear(daemon.id, self.uptime());
                 self.audit(&actor, "daemon.login", &daemon.name, with)
                     .await?;
                 if let Some(came_back) = came_back {
@@ -259,14 +260,19 @@ impl Plane {
         Ok(())
     }
 
-    /// Whoever was not seen since then is offline; `None` while the server runs too briefly to have seen everybody.
-    fn offline_since(&self) -> Option<Timestamp> {
-        let now = self.now();
-        let running = now.duration_since(self.started_at).unsigned_abs();
-        match running < self.limits.offline {
-            true => None,
-            false => now.checked_sub(self.limits.offline).ok(),
-        }
+    /// Whether a daemon has been silent for so long that it counts as gone. One that this process has not heard of yet may
+    /// be on its way since the process began.
+    fn is_offline(&self, id: DaemonId) -> bool {
+        let now = self.uptime();
+        let silence = self.presence.silence(id, &now);
+        let silence = silence.or_else(|| now.since(&self.started_up));
+        silence.is_some_and(|silence| silence >= self.limits.offline)
+    }
+
+    /// Notes a daemon's sign of life.
+    pub(super) async fn touch(&self, id: DaemonId) -> Result<(), RequestError> {
+        self.presence.hear(id, self.uptime());
+        Ok(self.store.touch_daemon(id, self.now()).await?)
     }
 
     /// Why a name is not free.
@@ -327,7 +333,10 @@ impl Plane {
         // A connection may outlast the key that it came with, and the name that it had.
         let registered = self.store.daemon(daemon.id).await?;
         match registered.is_some_and(|it| it.holder == daemon.holder) {
-            true => Ok(job),
+            true => {
+                self.presence.hear(daemon.id, self.uptime());
+                Ok(job)
+            }
             false => Err(NOT_REGISTERED),
         }
     }
@@ -431,8 +440,7 @@ impl Plane {
             return Err(several("daemon", named));
         }
         let daemon = found.pop().ok_or_else(|| not_found("daemon", named))?;
-        let silent = self.now().duration_since(daemon.last_seen_at);
-        if silent.unsigned_abs() <= self.limits.offline {
+        if !self.is_offline(daemon.id) {
             return Err(RequestError::Conflict(format!(
                 "the daemon `{}` is not offline; stop it first, or it registers itself again",
                 daemon.name
@@ -476,7 +484,7 @@ impl Plane {
     /// # Errors
     /// [`RequestError::Store`]
     pub async fn alive(&self, daemon: &Daemon) -> Result<(), RequestError> {
-        Ok(self.store.touch_daemon(daemon.id, self.now()).await?)
+        self.touch(daemon.id).await
     }
 
     /// Keeps an archive of modules that is too large for the message that ends its import.

@@ -1,6 +1,6 @@
 //! Ending jobs that are lost, and forgetting daemons that are gone.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tracing::{info, warn};
 
@@ -15,6 +15,9 @@ use crate::{
     job::{JobId, LogLevel, LogLine, LogSource},
 };
 
+/// Time for which the relay did not read clients between two looks that is worth a line in the log.
+const SLOWED: Duration = Duration::from_secs(1);
+
 impl Plane {
     /// Looks for lost jobs now and then, until the server stops.
     pub async fn run_reaper(self: Arc<Self>) {
@@ -25,6 +28,7 @@ impl Plane {
         let shortest = self.limits.lease.min(self.limits.pending) / 5;
         let mut every = tokio::time::interval(self.limits.reap_every.min(shortest));
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut slowed = Duration::ZERO;
         loop {
             tokio::select! {
                 biased;
@@ -32,6 +36,14 @@ impl Plane {
                 _ = every.tick() => {}
             }
             self.revoke_expired();
+            let before = std::mem::replace(&mut slowed, self.relay().slowed());
+            if slowed - before > SLOWED {
+                let seconds = (slowed - before).as_secs();
+                warn!(
+                    seconds,
+                    "the relay slowed clients down that sent more than their rate"
+                );
+            }
             if let Err(error) = self.reap().await {
                 warn!(%error, "cannot look for lost jobs");
             }
@@ -45,7 +57,6 @@ impl Plane {
     /// # Errors
     /// [`RequestError::Store`]
     pub async fn reap(&self) -> Result<Vec<JobId>, RequestError> {
-        let now = self.now();
         let open = self.store.open_jobs().await?;
         let lost = open.into_iter().filter_map(|job| {
             let Limits { lease, pending, .. } = self.limits;
@@ -58,17 +69,31 @@ impl Plane {
                 ended.push(job.id);
             }
         }
-        if let Ok(unseen) = now.checked_sub(self.limits.forget_daemons) {
-            let forgotten = self.store.forget_daemons(unseen).await?;
-            if forgotten > 0 {
-                info!(
-                    forgotten,
-                    "daemons forgotten that were not heard of for long"
-                );
-            }
-        }
+        self.forget_daemons().await?;
         self.remove_unused_modules().await?;
         Ok(ended)
+    }
+
+    /// Forgets daemons that were not seen for long. A clock that was set forward makes everybody look silent: those that are
+    /// there have been heard of once this process has run for a while.
+    async fn forget_daemons(&self) -> Result<(), RequestError> {
+        let now = self.uptime();
+        let runs = now.since(&self.started_up).unwrap_or_default();
+        let Ok(unseen) = self.now().checked_sub(self.limits.forget_daemons) else {
+            return Ok(());
+        };
+        if runs < self.limits.offline {
+            return Ok(());
+        }
+        let present = self.presence.keep_within(self.limits.forget_daemons, &now);
+        let forgotten = self.store.forget_daemons(unseen, &present).await?;
+        if forgotten > 0 {
+            info!(
+                forgotten,
+                "daemons forgotten that were not heard of for long"
+            );
+        }
+        Ok(())
     }
 
     /// Removes archives that were uploaded for an import which did not end well.

@@ -126,6 +126,20 @@ async fn a_server_that_has_just_begun_takes_nobody_for_offline() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_neither_frees_a_name_nor_keeps_it() {
+    let lab = Lab::new().await;
+    let key = lab.key("other").await;
+
+    lab.set_clock(3600);
+    let taken = lab.register(&key).await;
+    assert!(matches!(taken, Err(RequestError::Conflict(_))), "{taken:?}");
+
+    lab.set_clock(-7200);
+    lab.pass_until_offline();
+    assert!(lab.register(&key).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_deleted_key_ends_what_its_daemon_says_of_its_job() {
     let lab = Lab::new().await;
     lab.pass_until_offline();

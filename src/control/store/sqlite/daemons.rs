@@ -67,15 +67,14 @@ impl DaemonStore for Sqlite {
     async fn register_daemon(
         &self,
         new: &Daemon,
-        offline: Option<Timestamp>,
+        is_offline: &(dyn Fn(DaemonId) -> bool + Send + Sync),
     ) -> Result<Registered, StoreError> {
         let mut change = self.begin().await?;
         if let Some(before) = named_alike(&mut change, new).await?
             && !before.holder.is_also(new.holder)
         {
             let jobs = held_jobs(&mut change, before.id).await?;
-            let is_offline = offline.is_some_and(|since| before.last_seen_at < since);
-            if jobs > 0 || !is_offline {
+            if jobs > 0 || !is_offline(before.id) {
                 return Ok(Registered::Held { by: before, jobs });
             }
             // Its jobs are not the new one's, so that neither is its id.
@@ -159,13 +158,18 @@ impl DaemonStore for Sqlite {
         Ok(())
     }
 
-    async fn forget_daemons(&self, unseen_since: Timestamp) -> Result<u64, StoreError> {
-        // A clock that was set forward makes everybody look silent.
+    async fn forget_daemons(
+        &self,
+        unseen_since: Timestamp,
+        present: &[DaemonId],
+    ) -> Result<u64, StoreError> {
+        let present: Vec<String> = present.iter().map(DaemonId::to_string).collect();
         let done = sqlx::query(
-            "DELETE FROM daemons WHERE last_seen_at < ?
+            "DELETE FROM daemons WHERE last_seen_at < ? AND id NOT IN (SELECT value FROM json_each(?))
                AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.worker = daemons.id AND completed_at IS NULL)",
         )
             .bind(millis(unseen_since))
+            .bind(json(&present))
             .execute(&self.writer)
             .await?;
         Ok(done.rows_affected())
