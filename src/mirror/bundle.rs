@@ -30,7 +30,7 @@ use crate::stop::Stop;
 pub use self::{
     check::{check, check_file},
     compare::{Change, Difference, compare},
-    encryption::{EncryptionError, decrypted, encrypted},
+    encryption::{EncryptionError, Opened, decrypted, encrypted},
     head::{Head, Signer, Trust, Verified},
     import::{Guard, Imported, import},
     manifest::{Blob, MAX_MANIFEST_BYTES, Manifest},
@@ -100,6 +100,12 @@ pub enum BundleError {
         /// The highest number so far.
         last: u64,
     },
+    /// A key that is to sign counts for nothing.
+    #[error("key {key} is revoked, and does not sign")]
+    Revoked {
+        /// The key.
+        key: KeyId,
+    },
     /// Its time is over.
     #[error("the bundle is refused: it expired at {0}")]
     Expired(Timestamp),
@@ -142,6 +148,12 @@ impl BundleError {
             }
             Self::Missing { .. } => Some(
                 "import the bundle that this one builds on first, or have it made with --since this site's receipt",
+            ),
+            Self::Expired(_) => Some(
+                "have it made again with a later --expires, or without; if this machine's clock is wrong, set it",
+            ),
+            Self::Revoked { .. } => Some(
+                "sign with a key that is not revoked: sites do not believe this one, whatever it signs",
             ),
             Self::Entry { .. } | Self::Key { .. } => {
                 Some("copy the file again and compare it with its origin")

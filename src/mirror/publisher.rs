@@ -19,6 +19,34 @@ pub struct SignedBy {
     pub fingerprint: String,
     /// When the key's validity ends, if it ever does.
     pub expires: Option<Timestamp>,
+    /// When the signature was made, if it says so.
+    pub signed: Option<Timestamp>,
+}
+
+impl SignedBy {
+    /// What the operator should know at `now` about the end of the key's validity; nothing before it.
+    pub fn warning(&self, now: Timestamp) -> Option<String> {
+        let end = self.expires.filter(|end| *end <= now)?;
+        let (key, on) = (&self.fingerprint, day(end));
+        Some(match self.signed {
+            Some(signed) if signed <= end => format!(
+                "the publisher's key {key} expired on {on}; this signature is older and stays good, but what is signed from now \
+                 on will need a key that the publisher prolonged"
+            ),
+            Some(signed) => format!(
+                "the publisher's key {key} expired on {on}, and this signature is from {}: it counts only because of \
+                 --allow-expired",
+                day(signed)
+            ),
+            None => format!(
+                "the publisher's key {key} expired on {on}, and this signature does not say when it was made"
+            ),
+        })
+    }
+}
+
+fn day(time: Timestamp) -> jiff::civil::Date {
+    time.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
 
 /// Why a list of checksums is not trusted.
@@ -142,7 +170,6 @@ fn judge(
         .and_then(|time| Timestamp::from_second(seconds(time)).ok());
     match (expires, signed) {
         (Some(end), Some(signed)) if signed > end && !allow_expired.contains(&fingerprint) => {
-            let day = |time: Timestamp| time.to_zoned(jiff::tz::TimeZone::UTC).date();
             Err(SignatureError::Expired {
                 fingerprint,
                 on: day(end),
@@ -153,6 +180,7 @@ fn judge(
             index,
             fingerprint,
             expires,
+            signed,
         }),
     }
 }

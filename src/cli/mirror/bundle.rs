@@ -19,7 +19,10 @@ use super::{
     work,
 };
 use crate::{
-    cli::output::{Output, facts, note},
+    cli::{
+        exit::{Hint as _, UsageError},
+        output::{Output, facts, note},
+    },
     files,
     mirror::{
         Digest, Store,
@@ -65,7 +68,7 @@ pub(in crate::cli) struct Bundle {
     /// Number in the channel; a site refuses a lower one than it has [default: the generation's number]
     #[arg(long, value_name = "NUMBER")]
     sequence: Option<u64>,
-    /// Time after which sites refuse the bundle, such as 2030-01-01T00:00:00Z
+    /// Time from which on sites refuse the bundle, such as 2030-01-01T00:00:00Z
     #[arg(long, value_name = "TIME")]
     expires: Option<Timestamp>,
     /// Write volumes FILE.001, FILE.002 and so on of at most this size, such as 4700MB or 25GB
@@ -89,7 +92,9 @@ pub(in crate::cli) struct Bundle {
 
 /// Sign a bundle that somebody else created, as a second person
 ///
-/// Review it first with `outpost mirror inspect` and `outpost mirror diff`.
+/// Review it first with `outpost mirror inspect` and `outpost mirror diff`. A bundle in volumes stays one, with volumes of
+/// the same size. An encrypted one does not tell for whom it is: name its recipients again with --encrypt, or write it
+/// in clear with --decrypt.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Sign {
     /// The bundle
@@ -104,6 +109,17 @@ pub(in crate::cli) struct Sign {
     passphrase: Passphrase,
     #[command(flatten)]
     identity: Identity,
+    /// Encrypt for this age recipient (`age1…`); repeatable
+    #[arg(long, value_name = "RECIPIENT")]
+    encrypt: Vec<String>,
+    /// Write an encrypted bundle in clear
+    #[arg(long, conflicts_with = "encrypt")]
+    decrypt: bool,
+    /// Write volumes of at most this size, such as 4700MB or 25GB, if not of the same as before
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    split: Option<u64>,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Serialize)]
@@ -122,6 +138,10 @@ struct Written {
 
 impl Bundle {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        if let Some(expires) = self.expires.filter(|time| *time <= Timestamp::now()) {
+            let text = format!("`--expires {expires}` is over: every site would refuse the bundle");
+            return Err(UsageError(text).into());
+        }
         let store = Store::existing(&self.place.dir()?)?;
         let number = match self.generation {
             Some(number) => number,
@@ -142,7 +162,7 @@ impl Bundle {
         let mut head = manifest.head()?;
         for path in &self.key {
             let (key, line) = read_secret(path, &self.passphrase)?;
-            head.sign(&key, line);
+            head.sign_unless(&manifest.revoked, &key, line)?;
         }
         let mut written = summary(&head, Some(number))?;
         if let Some(path) = &self.sbom {
@@ -154,8 +174,8 @@ impl Bundle {
             out: self.out.clone(),
             split: self.split,
             volume: self.volume,
+            bundle: volumes_id(&head, &self.encrypt)?,
             recipients: self.encrypt.clone(),
-            bundle: head.id(),
         };
         written.volumes = work::run(&stop, move |watch| {
             let _lease = lease;
@@ -187,26 +207,50 @@ impl Bundle {
 impl Sign {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         let (key, line) = read_secret(&self.key, &self.passphrase)?;
-        let mut reader = Reader::new(self.identity.open(&self.bundle)?);
+        let (input, form) = self.identity.open_with_form(&self.bundle)?;
+        if form.is_encrypted && self.encrypt.is_empty() && !self.decrypt {
+            let text = "the bundle is encrypted, and does not tell for whom";
+            return Err(UsageError(text.to_owned()))
+                .hint("name its recipients again with --encrypt age1…, or write it in clear with --decrypt");
+        }
+        let mut reader = Reader::new(input);
         let mut head = reader.head()?;
         head.signers()?;
-        head.sign(&key, line);
-        let written = summary(&head, None)?;
-        let (out, bytes) = (self.out.clone(), written.bytes);
-        work::run(&stop, move |watch: Watch<'_>| {
+        // A key can also sign where there is no mirror.
+        let revoked = match Store::existing(&self.place.dir()?) {
+            Ok(store) => Records::of(&store)?.revoked,
+            Err(_) => BTreeSet::new(),
+        };
+        head.sign_unless(&revoked, &key, line)?;
+        head.unverified()?.check_time(Timestamp::now())?;
+        let mut written = summary(&head, None)?;
+        let bytes = written.bytes;
+        let target = Target {
+            out: self.out.clone(),
+            split: self
+                .split
+                .or(form.volume_bytes.filter(|_| !is_pipe(&self.out))),
+            volume: None,
+            bundle: volumes_id(&head, &self.encrypt)?,
+            recipients: self.encrypt.clone(),
+        };
+        written.volumes = work::run(&stop, move |watch: Watch<'_>| {
             (watch.hear)(Step::Begun(bytes));
-            let target = Target {
-                out,
-                split: None,
-                volume: None,
-                recipients: Vec::new(),
-                bundle: head.id(),
-            };
             target.write(|out| bundle::rewrite(reader, &head, watch, out))
         })
         .await?;
         print(output, &self.out, &written)
     }
+}
+
+/// What volumes of the same bundle have in common. Each encryption is another one, so volumes of two do not fit together.
+fn volumes_id(head: &Head, recipients: &[String]) -> anyhow::Result<Digest> {
+    if recipients.is_empty() {
+        return Ok(head.id());
+    }
+    let mut random = [0; 32];
+    aws_lc_rs::rand::fill(&mut random).context("the system gives no random numbers")?;
+    Ok(Digest::of(&random))
 }
 
 fn summary(head: &Head, generation: Option<u64>) -> anyhow::Result<Written> {

@@ -140,7 +140,11 @@ fn human(about: &About) -> String {
         ),
     ];
     if let Some(expires) = about.expires {
-        pairs.push(("Expires", expires.to_string()));
+        let name = match expires <= jiff::Timestamp::now() {
+            true => "Expired",
+            false => "Expires",
+        };
+        pairs.push((name, expires.to_string()));
     }
     if !about.revoked.is_empty() {
         pairs.push(("Revokes", names(&about.revoked)));

@@ -49,6 +49,8 @@ pub(in crate::cli) enum Key {
         /// File with the pass phrase of the new key, if that is another one
         #[arg(long, value_name = "FILE")]
         new_passphrase_file: Option<PathBuf>,
+        #[command(flatten)]
+        place: Place,
     },
     /// Revoke a key, here and at the sites that import a later bundle of this mirror
     Revoke {
@@ -124,8 +126,10 @@ impl Key {
                 name,
                 passphrase,
                 new_passphrase_file,
+                place,
             } => {
                 let (old, line) = read_secret(&old, &passphrase)?;
+                refuse_revoked(&place, old.public().id)?;
                 let key = SecretKey::generate()?;
                 let line = Rotation::extend(line, &old, &key.public());
                 let new = Passphrase {
@@ -156,6 +160,19 @@ impl Key {
             }
         }
     }
+}
+
+/// Refuses a key that this mirror calls revoked; there may be no mirror.
+fn refuse_revoked(place: &Place, key: KeyId) -> anyhow::Result<()> {
+    let Ok(store) = Store::existing(&place.dir()?) else {
+        return Ok(());
+    };
+    if !Records::of(&store)?.revoked.contains(&key) {
+        return Ok(());
+    }
+    let text = format!("key {key} is revoked: sites do not believe what it says of another key");
+    Err(anyhow::Error::msg(text))
+        .hint("generate a key with `outpost mirror key generate`, and have the sites trust it as at first")
 }
 
 fn shown(path: &Path) -> anyhow::Result<Shown> {

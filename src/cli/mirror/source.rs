@@ -21,18 +21,43 @@ pub(super) struct Identity {
     identity: Option<PathBuf>,
 }
 
+/// In which form a bundle lies there.
+pub(super) struct Form {
+    pub(super) is_encrypted: bool,
+    /// Bytes of a volume, if it is in volumes.
+    pub(super) volume_bytes: Option<u64>,
+}
+
 impl Identity {
     /// The bundle as it was signed. One volume stands for all that lie beside it, and their name for the first.
     pub(super) fn open(&self, path: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
+        Ok(self.open_with_form(path)?.0)
+    }
+
+    /// The same, with the form in which it lies there.
+    pub(super) fn open_with_form(
+        &self,
+        path: &Path,
+    ) -> anyhow::Result<(Box<dyn Read + Send>, Form)> {
+        let mut volume_bytes = None;
         let input: Box<dyn Read + Send> = match find_volumes(path)? {
             _ if is_pipe(path) => Box::new(io::stdin()),
-            Some(volumes) => Box::new(volumes),
+            Some(volumes) => {
+                volume_bytes = Some(volumes.volume_bytes());
+                Box::new(volumes)
+            }
             None => Box::new(open(path)?),
         };
-        decrypted(input, self.identity.as_deref()).map_err(|error| match error.hint() {
+        let opened = decrypted(input, self.identity.as_deref());
+        let opened = opened.map_err(|error| match error.hint() {
             Some(hint) => hinted(error, hint),
             None => error.into(),
-        })
+        })?;
+        let form = Form {
+            is_encrypted: opened.is_encrypted,
+            volume_bytes,
+        };
+        Ok((opened.content, form))
     }
 
     /// Whether the bundle is a file as it was signed, of which any part can be read at any time.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
@@ -142,7 +143,11 @@ impl Verify {
         for path in &self.trust {
             trust.keys.insert(read_public(path)?);
         }
-        let verify = move |head: &Head| Ok(head.verify(&trust)?.manifest);
+        let verify = move |head: &Head| {
+            let manifest = head.verify(&trust)?.manifest;
+            manifest.check_time(Timestamp::now())?;
+            Ok(manifest)
+        };
         let manifest = if self.identity.is_plain_file(path) {
             let file = open(path)?;
             work::run(stop, move |watch| bundle::check_file(&file, verify, watch)).await?

@@ -13,7 +13,7 @@ use age::{
 };
 
 /// How an encrypted file begins.
-const MAGIC: &[u8] = b"age-encryption.org/v1\n";
+pub(super) const MAGIC: &[u8] = b"age-encryption.org/v1\n";
 /// Of a file with identities.
 const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
 
@@ -78,6 +78,14 @@ pub fn encrypted<W: Write>(
     encryptor.wrap_output(out).map_err(EncryptionError::Write)
 }
 
+/// A bundle that is read as it was signed.
+pub struct Opened {
+    /// Its bytes.
+    pub content: Box<dyn Read + Send>,
+    /// Whether they were decrypted on the way.
+    pub is_encrypted: bool,
+}
+
 /// What `input` has: as it is, or decrypted with the identities in a file.
 ///
 /// # Errors
@@ -85,7 +93,7 @@ pub fn encrypted<W: Write>(
 pub fn decrypted(
     mut input: Box<dyn Read + Send>,
     identity: Option<&Path>,
-) -> Result<Box<dyn Read + Send>, EncryptionError> {
+) -> Result<Opened, EncryptionError> {
     let mut begin = Vec::new();
     (&mut input)
         .take(MAGIC.len() as u64)
@@ -94,7 +102,11 @@ pub fn decrypted(
     let is_encrypted = begin == MAGIC;
     let input = io::Cursor::new(begin).chain(input);
     if !is_encrypted {
-        return Ok(Box::new(input));
+        let content = Box::new(input);
+        return Ok(Opened {
+            content,
+            is_encrypted,
+        });
     }
     let path = identity.ok_or(EncryptionError::Sealed)?;
     let identities = identities(path).map_err(|source| EncryptionError::Identity {
@@ -106,7 +118,10 @@ pub fn decrypted(
         .iter()
         .map(|it| it.as_ref() as &dyn age::Identity);
     let plain = decryptor.decrypt(each).map_err(EncryptionError::Decrypt)?;
-    Ok(Box::new(plain))
+    Ok(Opened {
+        content: Box::new(plain),
+        is_encrypted,
+    })
 }
 
 fn identities(path: &Path) -> io::Result<Vec<Box<dyn age::Identity>>> {

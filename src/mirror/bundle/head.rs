@@ -69,6 +69,24 @@ pub struct Verified {
 }
 
 impl Head {
+    /// Adds a signature. Who signed already signs anew. A key in `revoked`, or that the bundle itself revokes, does not.
+    ///
+    /// # Errors
+    /// [`BundleError::Revoked`], and [`BundleError::Entry`] if the manifest makes no sense.
+    pub fn sign_unless(
+        &mut self,
+        revoked: &BTreeSet<KeyId>,
+        key: &SecretKey,
+        rotations: Vec<Rotation>,
+    ) -> Result<(), BundleError> {
+        let id = key.public().id;
+        if revoked.contains(&id) || self.unverified()?.revoked.contains(&id) {
+            return Err(BundleError::Revoked { key: id });
+        }
+        self.sign(key, rotations);
+        Ok(())
+    }
+
     /// Adds a signature. Who signed already signs anew.
     pub fn sign(&mut self, key: &SecretKey, rotations: Vec<Rotation>) {
         let public = key.public();

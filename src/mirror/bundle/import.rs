@@ -91,9 +91,7 @@ fn admit(
     guard: &Guard,
     records: &Records,
 ) -> Result<(), BundleError> {
-    if let Some(expires) = manifest.expires.filter(|expires| *expires <= guard.now) {
-        return Err(BundleError::Expired(expires));
-    }
+    manifest.check_time(guard.now)?;
     let Some(last) = records.channels.get(&manifest.channel) else {
         return Ok(());
     };

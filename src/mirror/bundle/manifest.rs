@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::BundleError;
 use crate::mirror::{Digest, Generation, keys::KeyId};
 
 /// What a manifest may have, in bytes; the one of ten thousand packages has six million.
@@ -113,6 +114,17 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a bundle whose time is over at `now`.
+    ///
+    /// # Errors
+    /// [`BundleError::Expired`].
+    pub fn check_time(&self, now: Timestamp) -> Result<(), BundleError> {
+        match self.expires.filter(|expires| *expires <= now) {
+            Some(expires) => Err(BundleError::Expired(expires)),
+            None => Ok(()),
+        }
     }
 
     /// Bytes of all files in it.

@@ -15,6 +15,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
+use super::encryption::MAGIC;
 use crate::{files, mirror::Digest};
 
 /// What stands before a volume's part of the bundle.
@@ -109,6 +110,8 @@ impl Header {
 struct Volume {
     path: PathBuf,
     header: Header,
+    /// Whether it is a part of an encrypted bundle.
+    is_encrypted: bool,
 }
 
 /// The bundle that a volume belongs to, as bytes in order; `None` if `path` is no volume. Others are looked for beside it.
@@ -141,7 +144,12 @@ pub fn find(path: &Path) -> Result<Option<Volumes>, VolumeError> {
             return Err(VolumeError::Mixed { one, other: path });
         }
         let header = other;
-        found.insert(header.volume, Volume { path, header });
+        let volume = Volume {
+            path,
+            header,
+            is_encrypted: false,
+        };
+        found.insert(volume.header.volume, volume);
     }
     let end = found.values().find(|volume| volume.header.last);
     let end = end.map(|volume| volume.header.volume);
@@ -157,8 +165,15 @@ pub fn find(path: &Path) -> Result<Option<Volumes>, VolumeError> {
             is_open,
         });
     }
+    let mut left: VecDeque<_> = found.into_values().collect();
+    if let Some(first) = left.front() {
+        // Nobody can make one of the volumes again: each encryption is another one.
+        let is_encrypted = first.is_encrypted();
+        left.iter_mut()
+            .for_each(|it| it.is_encrypted = is_encrypted);
+    }
     Ok(Some(Volumes {
-        left: found.into_values().collect(),
+        left,
         current: None,
     }))
 }
@@ -200,7 +215,25 @@ impl Read for Volumes {
     }
 }
 
+impl Volumes {
+    /// Bytes that a volume of these has at most, with its header.
+    pub fn volume_bytes(&self) -> u64 {
+        let bytes = self.left.iter().map(|volume| volume.header.bytes);
+        bytes.max().unwrap_or(0) + HEADER_BYTES as u64
+    }
+}
+
 impl Volume {
+    /// Whether the bundle that begins in this volume is encrypted.
+    fn is_encrypted(&self) -> bool {
+        let mut begin = [0; MAGIC.len()];
+        let read = File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
+            file.read_exact(&mut begin)
+        });
+        read.is_ok() && begin == MAGIC
+    }
+
     fn checked(&self) -> io::Result<io::Take<File>> {
         let mut file = File::open(&self.path)?;
         let (size, wanted) = (file.metadata()?.len(), self.header.bytes);
@@ -218,9 +251,16 @@ impl Volume {
             || Digest::finish(context) != self.header.sha256
         {
             let (path, number) = (self.path.display(), self.header.volume);
-            let why = format!(
-                "the volume `{path}` is damaged: copy it again, or have it made again with --volume {number}"
-            );
+            let why = match self.is_encrypted {
+                false => format!(
+                    "the volume `{path}` is damaged: copy it again, or have it made again by the same command with \
+                     --volume {number}"
+                ),
+                true => format!(
+                    "the volume `{path}` is damaged: copy it again; if it is damaged where it was made, have all volumes \
+                     made again, as each encryption is another one"
+                ),
+            };
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;

@@ -140,3 +140,32 @@ fn the_key_of_terraforms_releases_is_valid_until_2030() {
     let end = expiry_of_primary(&key).unwrap().to_string();
     assert!(end.starts_with("2030-"), "{end}");
 }
+
+#[test]
+fn what_is_said_of_a_keys_end_is_true_at_its_time() {
+    let at = |day: u32| jiff::Timestamp::from_second(i64::from(CREATED + day * DAY)).unwrap();
+    let key = key(Some(10));
+    let keys = [armored(&key)];
+    let allowed = [hex::encode_upper(key.primary_key.fingerprint().as_bytes())];
+    let by = |day| verify(SUMS, &signature(&key, day), &keys, &allowed).unwrap();
+
+    let early = by(5);
+    assert_eq!(early.warning(at(9)), None);
+    let said = early.warning(at(10)).unwrap();
+    assert!(
+        said.contains("expired on 2020-09-24") && said.contains("is older"),
+        "{said}"
+    );
+    let said = by(12).warning(at(20)).unwrap();
+    assert!(
+        said.contains("from 2020-09-26") && said.contains("--allow-expired"),
+        "{said}"
+    );
+    assert!(!said.contains("older"), "{said}");
+    let unknown = SignedBy {
+        signed: None,
+        ..early
+    };
+    let said = unknown.warning(at(20)).unwrap();
+    assert!(said.contains("does not say when"), "{said}");
+}

@@ -359,13 +359,8 @@ impl Sync {
         let by = checked.await?;
         let same = self.trust.same_release(before, &name, version, all);
         same.await?;
-        if let Some(end) = by.expires.filter(|end| *end < jiff::Timestamp::now()) {
-            let day = end.to_zoned(jiff::tz::TimeZone::UTC).date();
-            self.watch.note(&format!(
-                "{what}: the publisher's key {} expired on {day}; this signature is older and stays good, but what is \
-                 signed from now on will need a key that the publisher prolonged",
-                by.fingerprint
-            ));
+        if let Some(warning) = by.warning(jiff::Timestamp::now()) {
+            self.watch.note(&format!("{what}: {warning}"));
         }
         if self.dry_run {
             let signed = None;

@@ -142,6 +142,135 @@ async fn an_encrypted_bundle_opens_for_its_recipient_and_for_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_second_signature_keeps_volumes_and_writes_in_clear_only_what_somebody_says() {
+    let (outside, inside) = (outside().await, Site::new());
+    let ours = age::x25519::Identity::generate();
+    let recipient = ours.to_public().to_string();
+    for site in [&outside, &inside] {
+        fs::write(site.path("ours.txt"), ours.to_string().expose_secret()).unwrap();
+    }
+    outside.done(&["key", "generate", "second"]);
+    outside.done(&[
+        "bundle",
+        "--key",
+        "site.key",
+        "--encrypt",
+        &recipient,
+        "--out",
+        "parts",
+        "--split",
+        "2MB",
+    ]);
+    let sign = [
+        "sign",
+        "parts",
+        "--key",
+        "second.key",
+        "--identity",
+        "ours.txt",
+        "--out",
+    ];
+
+    let refused = outside.run(&[&sign[..], &["both"]].concat());
+    assert_eq!(refused.status.code(), Some(2));
+    let said = super::said(&refused);
+    assert!(
+        said.contains("--encrypt") && said.contains("--decrypt"),
+        "{said}"
+    );
+    let written = fs::read_dir(outside.dir.path()).unwrap();
+    let names = written.map(|it| it.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("both")).count(), 0);
+    let made = outside.done(
+        &[
+            &sign[..],
+            &["both", "--encrypt", &recipient, "--output", "json"],
+        ]
+        .concat(),
+    );
+    let made: Value = serde_json::from_str(&made).unwrap();
+    outside.done(&[&sign[..], &["clear", "--decrypt", "--split", "25MB"]].concat());
+
+    assert_eq!(made["volumes"], 3);
+    assert_eq!(made["signers"].as_array().unwrap().len(), 2);
+    for key in ["site.pub", "second.pub"] {
+        inside.carry(key, &outside);
+    }
+    let cleartext = b"files.example";
+    for number in 1..=3 {
+        let name = format!("both.00{number}");
+        let bytes = fs::read(outside.path(&name)).unwrap();
+        assert!(
+            !bytes.windows(cleartext.len()).any(|it| it == cleartext),
+            "{name}"
+        );
+        assert!(bytes.len() <= 2_000_000);
+        inside.carry(&name, &outside);
+    }
+    inside.carry("clear.001", &outside);
+    let trust = [
+        "--trust",
+        "site.pub",
+        "--trust",
+        "second.pub",
+        "--threshold",
+        "2",
+    ];
+    inside.done(&[&["import", "both", "--identity", "ours.txt"][..], &trust].concat());
+    inside.done(&[&["import", "clear"][..], &trust].concat());
+}
+
+#[tokio::test]
+async fn the_advice_about_a_damaged_encrypted_volume_works() {
+    let (outside, inside) = (outside().await, Site::new());
+    let ours = age::x25519::Identity::generate();
+    let recipient = ours.to_public().to_string();
+    inside.carry("site.pub", &outside);
+    fs::write(inside.path("ours.txt"), ours.to_string().expose_secret()).unwrap();
+    let bundle = [
+        "bundle",
+        "--key",
+        "site.key",
+        "--encrypt",
+        &recipient,
+        "--out",
+        "all",
+        "--split",
+        "2MB",
+    ];
+    let import = [
+        "import",
+        "all",
+        "--trust",
+        "site.pub",
+        "--identity",
+        "ours.txt",
+    ];
+    let volumes = ["all.001", "all.002", "all.003"];
+    outside.done(&bundle);
+    volumes.iter().for_each(|name| inside.carry(name, &outside));
+    let mut bad = fs::read(outside.path("all.002")).unwrap();
+    bad[1_000_000] ^= 1;
+    fs::write(inside.path("all.002"), bad).unwrap();
+
+    let said = inside.refused(&import);
+
+    assert!(said.contains("all.002` is damaged"), "{said}");
+    assert!(
+        said.contains("have all volumes made again") && !said.contains("--volume"),
+        "{said}"
+    );
+    // Made again, one of them does not fit the others, and that is said; all of them do.
+    outside.done(&bundle);
+    inside.carry("all.002", &outside);
+    let said = inside.refused(&import);
+    assert!(said.contains("belong to different bundles"), "{said}");
+    volumes.iter().for_each(|name| inside.carry(name, &outside));
+    inside.done(&import);
+    assert!(inside.store().newest().is_ok());
+}
+
+#[tokio::test]
 async fn a_list_of_components_has_each_thing_with_its_digest() {
     let outside = outside().await;
     outside.done(&[

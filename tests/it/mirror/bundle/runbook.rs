@@ -56,7 +56,7 @@ async fn the_runbook_works_as_it_is_written() {
     );
     assert_eq!(arrived.1, sent.1);
     // What the runbook says about the lost key.
-    outside.done(&[
+    let forge = [
         "bundle",
         "--key",
         "ann-2.key",
@@ -66,8 +66,16 @@ async fn the_runbook_works_as_it_is_written() {
         "9",
         "--out",
         "forged",
-    ]);
-    inside.carry("forged", &outside);
+    ];
+    let error = outside.refused(&forge);
+    assert!(error.contains("is revoked"), "{error}");
+    let finder = Site::new();
+    finder.publish("1.0.0").await;
+    for file in ["ann-2.key", "ann-2.rotations", "bob.key"] {
+        finder.carry(file, &outside);
+    }
+    finder.done(&forge);
+    inside.carry("forged", &finder);
     let error = inside.refused(&["import", "forged", "--trust", "bob.pub"]);
     assert!(
         error.contains("1 of its signers are trusted, and 2 must be"),

@@ -2,6 +2,15 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use outpost::{
+    mirror::{
+        bundle::{Guard, import, plan},
+        keys::{PublicKey, SecretKey},
+    },
+    registry::Platform,
+    stop::Stop,
+};
+
 use super::Site;
 
 /// A mirror outside with some keys, and a site that has the public halves.
@@ -92,22 +101,71 @@ async fn an_older_bundle_is_not_taken_again_unless_somebody_says_so() {
 }
 
 #[tokio::test]
-async fn a_bundle_expires() {
+async fn a_bundle_expires_at_its_time_and_not_before() {
     let (outside, inside) = sites(&["ours"]).await;
-    outside.done(&[
-        "bundle",
-        "--key",
-        "ours.key",
-        "--out",
-        "all",
-        "--expires",
-        "2020-01-01T00:00:00Z",
-    ]);
-    inside.carry("all", &outside);
+    let bundle = ["bundle", "--key", "ours.key", "--out", "all", "--expires"];
+    outside.done(&[&bundle[..], &["2199-01-01T00:00:00Z"]].concat());
+    let over = outside.run(&[&bundle[..], &["2020-01-01T00:00:00Z"]].concat());
+    let ours = fs::read_to_string(inside.path("ours.pub")).unwrap();
+    let trust = super::trusting(PublicKey::from_file(&ours).unwrap());
+    let store = inside.store();
+    let lock = store.lock(&Stop::new()).await.unwrap();
+    let at = |now: &str| {
+        let guard = Guard {
+            trust: trust.clone(),
+            allow_rollback: false,
+            now: now.parse().unwrap(),
+            platform: Platform::current(),
+        };
+        let bundle = fs::File::open(outside.path("all")).unwrap();
+        import(&store, &lock, bundle, &guard, super::quiet(&Stop::new()))
+    };
 
-    let error = inside.refused(&["import", "all", "--trust", "ours.pub"]);
+    let error = at("2199-01-01T00:00:00Z").unwrap_err();
 
-    assert!(error.contains("expired at 2020-01-01"), "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains("it expired at 2199-01-01T00:00:00Z"),
+        "{said}"
+    );
+    assert!(error.hint().unwrap().contains("later --expires"));
+    assert!(store.newest().is_err());
+    at("2198-12-31T23:59:59Z").unwrap();
+    assert_eq!(over.status.code(), Some(2), "{}", super::said(&over));
+    assert!(
+        super::said(&over).contains("is over"),
+        "{}",
+        super::said(&over)
+    );
+}
+
+#[tokio::test]
+async fn a_bundle_that_expired_is_neither_verified_nor_signed() {
+    let (outside, inside) = sites(&["ours"]).await;
+    let (store, secret) = (outside.store(), SecretKey::generate().unwrap());
+    let (_, generation) = store.newest().unwrap();
+    let mut wanted = super::wanted(1);
+    wanted.expires = Some("2020-01-01T00:00:00Z".parse().unwrap());
+    let manifest = plan(&store, generation, wanted).unwrap();
+    let bundle = super::bundled(&store, &manifest, &secret);
+    for site in [&outside, &inside] {
+        fs::write(site.path("old"), &bundle).unwrap();
+    }
+    fs::write(inside.path("old.pub"), secret.public().to_file()).unwrap();
+
+    for said in [
+        inside.refused(&["verify", "old", "--trust", "old.pub"]),
+        inside.refused(&["import", "old", "--trust", "old.pub"]),
+        outside.refused(&["sign", "old", "--key", "ours.key", "--out", "new"]),
+    ] {
+        assert!(
+            said.contains("it expired at 2020-01-01T00:00:00Z"),
+            "{said}"
+        );
+        assert!(said.contains("hint: have it made again"), "{said}");
+    }
+    let shown = inside.done(&["inspect", "old"]);
+    assert!(shown.contains("Expired"), "{shown}");
 }
 
 #[tokio::test]
@@ -169,7 +227,32 @@ async fn a_lost_key_counts_no_more_and_the_next_bundle_says_so() {
     inside.done(&["import", "two"]);
 
     outside.publish("1.2.0").await;
-    bundle(&outside, &inside, &["lost.key"], "three");
+    // Where it is known to be lost it does not sign; the finder has another mirror.
+    for arguments in [
+        &["bundle", "--key", "lost.key", "--out", "three"][..],
+        &["sign", "two", "--key", "lost.key", "--out", "three"],
+        &["key", "rotate", "lost.key", "lost-too"],
+    ] {
+        let error = outside.refused(arguments);
+        assert!(
+            error.contains(&lost) && error.contains("revoked"),
+            "{error}"
+        );
+        assert!(error.contains("hint: "), "{error}");
+    }
+    assert!(!outside.path("three").exists() && !outside.path("lost-too.key").exists());
+    let finder = Site::new();
+    finder.publish("1.0.0").await;
+    finder.publish("1.3.0").await;
+    finder.publish("1.4.0").await;
+    finder.carry("lost.key", &outside);
+    finder.carry("two", &outside);
+    let error = finder.refused(&["sign", "two", "--key", "lost.key", "--out", "three"]);
+    assert!(
+        error.contains("revoked"),
+        "the bundle itself says so: {error}"
+    );
+    bundle(&finder, &inside, &["lost.key"], "three");
     for arguments in [
         &["import", "three"][..],
         &["import", "three", "--trust", "lost.pub"],
