@@ -1,5 +1,6 @@
 //! Files that others rely on: written whole or not at all, for the owner alone, locked, removed for good.
 
+pub mod appearance;
 pub mod archive;
 pub mod beneath;
 pub mod mapped;

@@ -9,6 +9,7 @@ pub mod fetch;
 pub mod generation;
 pub mod git;
 pub mod images;
+pub mod inventory;
 pub mod keys;
 pub mod publisher;
 mod remote;

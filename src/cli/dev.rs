@@ -26,7 +26,7 @@ use super::{
     engine::{CoderProvider, EngineArgs},
     follow,
     output::{self, Output},
-    remote::Pair,
+    remote::{EngineTrust, Pair},
     rows, ssh,
     template::{details, push, variables},
     workspace::{answers, build, create},
@@ -104,6 +104,8 @@ pub(super) struct Dev {
     coder_provider: CoderProvider,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    trust: EngineTrust,
 }
 
 /// What `--check` found.
@@ -147,7 +149,7 @@ impl Dev {
         let mut stack = Stack::start(
             self.data_dir.clone(),
             self.listen,
-            &self.engine,
+            (&self.engine, &self.trust.trust()),
             self.coder_provider,
             &stop,
         )

@@ -149,27 +149,27 @@ struct NoEngine;
 
 impl EngineArgs {
     /// Finds the engine and asks it who it is. Its sessions get directories below `work_dir`, and see nothing of what
-    /// is `guarded`.
+    /// is `guarded`. What the engine starts trusts the further authorities of `trust`, too; engines know nothing of lists
+    /// of revoked certificates, so those are for the mirror alone.
     ///
     /// # Errors
-    /// If there is no engine, or none that works.
+    /// If there is no engine, or none that works, and if a file of `trust` cannot be read.
     pub(super) async fn provisioner(
         &self,
         coder_provider: CoderProvider,
         work_dir: PathBuf,
         guarded: Guarded,
+        trust: &tls::Trust,
         stop: &Stop,
     ) -> anyhow::Result<Arc<dyn Provisioner>> {
-        let trust = tls::Trust::default();
-        let found = self.find(coder_provider, work_dir, guarded, &trust, stop);
+        let found = self.find(coder_provider, work_dir, guarded, trust, stop);
         Ok(found.await?.provisioner)
     }
 
-    /// The same, with the binary. What the engine starts trusts the further authorities of `trust`, too; engines know
-    /// nothing of lists of revoked certificates, so those are for the mirror alone.
+    /// The same, with the binary.
     ///
     /// # Errors
-    /// The same, and if a file of `trust` cannot be read.
+    /// The same.
     pub(super) async fn find(
         &self,
         coder_provider: CoderProvider,
@@ -265,14 +265,7 @@ impl EngineArgs {
 
     /// A file with the system's authorities and those in `files`. It is no secret, and jobs must be able to read it.
     fn trust_bundle(&self, files: &[PathBuf]) -> anyhow::Result<PathBuf> {
-        let mut further = Vec::new();
-        for file in files {
-            let read = std::fs::read(file);
-            further.extend(read.with_context(|| format!("failed to read `{}`", file.display()))?);
-            if !further.ends_with(b"\n") {
-                further.push(b'\n');
-            }
-        }
+        let text = system_and(files)?;
         let directory = self.cache_dir()?;
         let path = directory.join("trust.pem");
         let failed = || format!("failed to write `{}`", path.display());
@@ -281,8 +274,7 @@ impl EngineArgs {
             .permissions(Permissions::from_mode(0o644))
             .tempfile_in(&directory)
             .with_context(failed)?;
-        file.write_all(&trust::bundle(&further))
-            .with_context(failed)?;
+        file.write_all(&text).with_context(failed)?;
         file.persist(&path).with_context(failed)?;
         Ok(path)
     }
@@ -413,6 +405,22 @@ impl EngineArgs {
             None => own_dir("CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache"),
         }
     }
+}
+
+/// The system's authorities and those in `files`, in PEM, for programs that know one file only.
+///
+/// # Errors
+/// If a file cannot be read.
+pub(super) fn system_and(files: &[PathBuf]) -> anyhow::Result<Vec<u8>> {
+    let mut further = Vec::new();
+    for file in files {
+        let read = std::fs::read(file);
+        further.extend(read.with_context(|| format!("failed to read `{}`", file.display()))?);
+        if !further.ends_with(b"\n") {
+            further.push(b'\n');
+        }
+    }
+    Ok(trust::bundle(&further))
 }
 
 /// What the engine sees of our environment: nothing that is ours, and nothing that names a file which is missing.

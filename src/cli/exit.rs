@@ -224,6 +224,7 @@ fn hint_of(error: &anyhow::Error, server: Option<&Url>) -> Option<String> {
                     .hint()
                     .map(str::to_owned)
             })
+            .or_else(|| link.downcast_ref::<StoreError>()?.hint().map(str::to_owned))
             .or_else(|| Some(link.downcast_ref::<JournalError>()?.hint()))
             .or_else(|| link.downcast_ref::<PushError>()?.hint().map(str::to_owned))
     })

@@ -18,7 +18,7 @@ use super::{
     exit::{Hint, Interrupted, UsageError},
     isolation::Guarded,
     output::{self, Row, Wanted},
-    remote::Pair,
+    remote::{EngineTrust, Pair},
 };
 use crate::{
     files::removal::Scratch,
@@ -77,6 +77,8 @@ pub(super) struct Inspect {
     coder_provider: CoderProvider,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    trust: EngineTrust,
 }
 
 /// A document, converted.
@@ -146,7 +148,13 @@ impl Inspect {
         };
         let engine = self
             .engine
-            .provisioner(self.coder_provider, sessions, guarded, stop)
+            .provisioner(
+                self.coder_provider,
+                sessions,
+                guarded,
+                &self.trust.trust(),
+                stop,
+            )
             .await?;
         let variable = |pair: &Pair| VariableValue {
             name: pair.name.clone(),

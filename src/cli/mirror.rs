@@ -9,6 +9,7 @@ mod key;
 mod pull;
 mod push_images;
 mod serve;
+mod signing;
 mod source;
 mod sync;
 mod tend;

@@ -48,6 +48,26 @@ pub(super) struct Authorities {
     pub(super) ca_file: Option<PathBuf>,
 }
 
+/// Certificate authorities for an engine and its mirror, as `outpost provisioner start` has them.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Engine")]
+pub(super) struct EngineTrust {
+    #[command(flatten)]
+    authorities: Authorities,
+    #[command(flatten)]
+    revoked: Revoked,
+}
+
+impl EngineTrust {
+    /// The system's authorities and those, but nothing that is revoked.
+    pub(super) fn trust(&self) -> tls::Trust {
+        trust(
+            self.authorities.ca_file.clone(),
+            self.revoked.crl_file.clone(),
+        )
+    }
+}
+
 /// Where a server is if nobody says.
 const DEFAULT_URL: &str = "http://127.0.0.1:7080";
 

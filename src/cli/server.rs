@@ -11,7 +11,7 @@ use super::{
     exit::UsageError,
     isolation::Guarded,
     output::{self, Output},
-    remote::secret_lines,
+    remote::{EngineTrust, secret_lines},
     values::{self, Csv, ListenAddress},
 };
 use crate::{
@@ -142,6 +142,8 @@ struct Run {
     coder_provider: CoderProvider,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    trust: EngineTrust,
 }
 
 /// Coder's settings of what a server asks of the outside. This one asks nothing, so they only say what is expected.
@@ -255,8 +257,10 @@ impl Run {
                     hidden: hidden.cloned().collect(),
                 };
                 let sessions = directory.join("sessions");
+                let trust = self.trust.trust();
                 let engine = &self.engine;
-                let made = engine.provisioner(self.coder_provider, sessions, guarded, &stop);
+                let made =
+                    engine.provisioner(self.coder_provider, sessions, guarded, &trust, &stop);
                 Some(made.await?)
             }
         };

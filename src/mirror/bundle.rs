@@ -17,7 +17,7 @@ mod tape;
 mod volumes;
 mod write;
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use jiff::Timestamp;
 
@@ -116,8 +116,13 @@ pub enum BundleError {
         missing: Vec<(Digest, String)>,
     },
     /// There is not enough room.
-    #[error("the bundle needs {needed} bytes, and {free} are free at the mirror")]
+    #[error(
+        "no space left for the bundle: it needs {needed} bytes, and {free} are free for the mirror in `{}`",
+        dir.display()
+    )]
     Full {
+        /// The directory of the mirror.
+        dir: PathBuf,
         /// Bytes that it needs.
         needed: u64,
         /// Bytes that are free.
@@ -157,6 +162,13 @@ impl BundleError {
             ),
             Self::Entry { .. } | Self::Key { .. } => {
                 Some("copy the file again and compare it with its origin")
+            }
+            Self::Store(error) => error.hint(),
+            Self::Full { .. } => Some(
+                "free some, or make the mirror smaller with `outpost mirror prune` and `outpost mirror gc --grace 0s`",
+            ),
+            Self::Write(error) if error.kind() == io::ErrorKind::StorageFull => {
+                Some("free space where --out is, or write elsewhere")
             }
             _ => None,
         }

@@ -20,6 +20,7 @@ use super::{
         closure::{Absent, Closure, FindingKind, Modules, close},
     },
     sync::{for_the_server, tree_of},
+    tend::Needed,
 };
 use crate::{
     language::{
@@ -116,6 +117,33 @@ pub fn examine(closure: &Closure, generation: &Generation, platforms: &[Platform
         }
     }));
     items
+}
+
+/// The versions that a template's builds take from a mirror, on whichever of its platforms.
+pub fn needed(closure: &Closure, generation: &Generation) -> Needed {
+    let mut needed = Needed::default();
+    for (addr, constraint) in &closure.providers {
+        let locked = closure.locked.get(addr);
+        let chosen = choose(addr, constraint, locked, generation).ok();
+        let mut versions: Vec<_> = chosen.map(|it| &it.version).into_iter().collect();
+        if locked.is_none() {
+            // Daemons of another platform may have to take an older one.
+            versions.extend(generation.platforms().iter().filter_map(|platform| {
+                let there = generation.versions(addr);
+                let there = there.filter(|it| package(it, platform).is_some());
+                constraint.newest(there.map(|it| &it.version))
+            }));
+        }
+        let versions = versions.into_iter().cloned();
+        needed
+            .providers
+            .extend(versions.map(|version| (addr.clone(), version)));
+    }
+    let modules = closure.modules.iter();
+    needed.modules.extend(
+        modules.filter_map(|module| Some((module.source.clone(), module.version.clone()?))),
+    );
+    needed
 }
 
 /// One item, or one for each platform that something is wrong with.

@@ -22,6 +22,7 @@ pub use self::retry::Retry;
 use super::{Digest, Store, StoreError, store::Incoming};
 use crate::net::{
     http::shown,
+    tls,
     web::{Web, WebError},
 };
 
@@ -142,6 +143,14 @@ pub enum FetchError {
     /// What came is not what was promised.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A server's certificate is refused. The same for whatever it is asked for.
+    #[error("{host} is not trusted: {why}")]
+    Untrusted {
+        /// The server.
+        host: String,
+        /// Why.
+        why: Arc<str>,
+    },
     /// Somebody else downloads the same file.
     #[error(
         "`{name}` is being downloaded by somebody else; run the command again when they are done"
@@ -194,6 +203,13 @@ pub trait Watch: Send + Sync {
 const BUSY: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a server is not asked again whose certificate was refused: a run does not ask it a hundred times, and a
+/// mirror that is served finds out when somebody has mended it.
+const DISTRUST: Duration = Duration::from_secs(60);
+
+/// When a certificate was refused, and why.
+type Distrust = (Instant, Arc<str>);
+
 /// Asks origins. A clone shares connections and limits.
 #[derive(Clone)]
 pub struct Fetcher {
@@ -201,6 +217,8 @@ pub struct Fetcher {
     manners: Manners,
     all: Arc<Semaphore>,
     hosts: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
+    /// Servers whose certificate was refused, when that was, and why.
+    untrusted: Arc<Mutex<HashMap<String, Distrust>>>,
     /// When the next bytes may be asked for, if there is a limit.
     next: Arc<tokio::sync::Mutex<Instant>>,
     watch: Arc<dyn Watch>,
@@ -214,6 +232,7 @@ impl Fetcher {
             manners,
             all: Arc::new(Semaphore::new(manners.at_once)),
             hosts: Arc::default(),
+            untrusted: Arc::default(),
             next: Arc::new(tokio::sync::Mutex::new(Instant::now())),
             watch,
         }
@@ -451,13 +470,15 @@ impl Fetcher {
         headers: &HeaderMap,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, FetchError> {
+        self.check_trust(url)?;
         let asked = self.web.ask(method, url, headers, authorization);
         let after = self.manners.silence;
         let silent = |_| FetchError::Silent {
             url: shown(url),
             after,
         };
-        let response = timeout(after, asked).await.map_err(silent)??;
+        let asked = timeout(after, asked).await.map_err(silent)?;
+        let response = asked.map_err(|error| self.distrust(error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -471,6 +492,40 @@ impl Fetcher {
                 FetchError::Status { url, status, after }
             }
         })
+    }
+
+    /// Refuses what a server has whose certificate was refused just before.
+    fn check_trust(&self, url: &Url) -> Result<(), FetchError> {
+        let host = server_of(url);
+        let untrusted = self
+            .untrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match untrusted.get(&host) {
+            Some((at, why)) if at.elapsed() < DISTRUST => Err(FetchError::Untrusted {
+                host,
+                why: why.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers a server whose certificate is refused, which may be another one than was asked.
+    fn distrust(&self, error: WebError) -> FetchError {
+        let WebError::Unreachable { url, source } = &error else {
+            return error.into();
+        };
+        let why = tls::refused_certificate(source);
+        let (Some(why), Ok(url)) = (why, Url::parse(url)) else {
+            return error.into();
+        };
+        let (host, why) = (server_of(&url), Arc::<str>::from(why));
+        let mut untrusted = self
+            .untrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        untrusted.insert(host.clone(), (Instant::now(), why.clone()));
+        FetchError::Untrusted { host, why }
     }
 
     async fn piece(
@@ -558,6 +613,15 @@ impl Answer {
             url: shown(&self.place),
             why: format!("an answer that is not understood: {error}"),
         })
+    }
+}
+
+/// The server of an address, with its port if that is not the usual one.
+fn server_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
     }
 }
 

@@ -3,15 +3,18 @@
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
+use tempfile::TempPath;
 use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
 
 use super::{Store, StoreError, fetch::blocking, generation::GitRepository, scan::Tree};
+use crate::net::trust;
 
 /// How long one git command may take; a large repository over a slow line takes some minutes.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -83,17 +86,20 @@ impl Repository {
     ///
     /// # Errors
     /// [`GitError`].
-    pub async fn remote(url: &str) -> Result<(BTreeMap<String, String>, Option<String>), GitError> {
+    pub async fn remote(
+        url: &str,
+        authorities: &[Vec<u8>],
+    ) -> Result<(BTreeMap<String, String>, Option<String>), GitError> {
         if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
             let url = url.chars().take(200).collect();
             return Err(GitError::Address { url });
         }
-        let listed = git(
-            "ls-remote",
-            Path::new("/"),
-            &["ls-remote", "--symref", "--", url],
-        )
-        .await?;
+        let trust = trust_file(authorities)?;
+        let ask = Ask {
+            trust: trust.as_deref(),
+            ..Ask::new("ls-remote", Path::new("/"))
+        };
+        let listed = ask.run(&["ls-remote", "--symref", "--", url], b"").await?;
         let listed = String::from_utf8_lossy(&listed).into_owned();
         let (mut refs, mut head) = (BTreeMap::new(), None);
         for line in listed.lines() {
@@ -123,6 +129,7 @@ impl Repository {
         url: &str,
         wanted: &BTreeMap<String, String>,
         head: Option<String>,
+        authorities: &[Vec<u8>],
     ) -> Result<Self, GitError> {
         let mut repository = Self::empty(store, url).await?;
         let arguments = [
@@ -139,7 +146,12 @@ impl Repository {
             .keys()
             .map(|name| format!("+{name}:{name}\n"))
             .collect();
-        git_with("fetch", repository.dir.path(), &arguments, list.as_bytes()).await?;
+        let trust = trust_file(authorities)?;
+        let ask = Ask {
+            trust: trust.as_deref(),
+            ..Ask::new("fetch", repository.dir.path())
+        };
+        ask.run(&arguments, list.as_bytes()).await?;
         let path = repository.dir.path();
         let all = ["-c", "pack.threads=1", "repack", "-a", "-d", "-q"];
         git("repack", path, &all).await?;
@@ -284,21 +296,52 @@ fn is_kept(name: &str) -> bool {
     is_ours && !name.ends_with("^{}") && !name.contains(['\n', ' ', ':', '*', '?', '['])
 }
 
+/// A file with the system's authorities and further ones, as git knows one file only; `None` if there are no further ones.
+fn trust_file(authorities: &[Vec<u8>]) -> Result<Option<TempPath>, GitError> {
+    if authorities.is_empty() {
+        return Ok(None);
+    }
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(&trust::bundle(&authorities.join(&b'\n')))?;
+    Ok(Some(file.into_temp_path()))
+}
+
 async fn git(what: &'static str, dir: &Path, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
-    git_with(what, dir, arguments, b"").await
+    Ask::new(what, dir).run(arguments, b"").await
+}
+
+/// A command of git's.
+struct Ask<'a> {
+    what: &'static str,
+    dir: &'a Path,
+    /// The authorities that it trusts, if they are not the system's.
+    trust: Option<&'a Path>,
+}
+
+impl<'a> Ask<'a> {
+    fn new(what: &'static str, dir: &'a Path) -> Self {
+        let trust = None;
+        Self { what, dir, trust }
+    }
+
+    async fn run(&self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, GitError> {
+        let mut command = Command::new("git");
+        command.args(arguments).current_dir(self.dir);
+        if let Some(trust) = self.trust {
+            command.env("GIT_SSL_CAINFO", trust);
+        }
+        git_with(self.what, command, input).await
+    }
 }
 
 /// Runs git, which never asks anybody for a password. It ends with us.
 async fn git_with(
     what: &'static str,
-    dir: &Path,
-    arguments: &[&str],
+    mut command: Command,
     input: &[u8],
 ) -> Result<Vec<u8>, GitError> {
     use tokio::io::AsyncWriteExt as _;
-    let mut child = Command::new("git")
-        .args(arguments)
-        .current_dir(dir)
+    let mut child = command
         .env("GIT_TERMINAL_PROMPT", "0")
         .env_remove("GIT_DIR")
         .env_remove("GIT_WORK_TREE")

@@ -31,8 +31,27 @@ pub struct Remote {
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
     /// It cannot be reached.
+    #[error("{url} cannot be reached: {why}")]
+    Unreachable {
+        /// What was asked.
+        url: Url,
+        /// Why, as far as this machine knows.
+        why: String,
+    },
+    /// It leads elsewhere.
     #[error(transparent)]
-    Request(#[from] RequestError),
+    Request(RequestError),
+    /// It does not know us.
+    #[error("{url} {}", match has_token {
+        true => "refuses the mirror's token, which was revoked or belongs to another mirror: put a new one into the file of --mirror-token-file",
+        false => "wants a token: name a file with one by --mirror-token-file",
+    })]
+    Unauthorized {
+        /// What was asked.
+        url: Url,
+        /// Whether it was shown a token.
+        has_token: bool,
+    },
     /// The connection ends before the answer does.
     #[error("read the answer of {url}")]
     Broken {
@@ -55,6 +74,18 @@ pub enum RemoteError {
     /// It says nothing.
     #[error("{0} does not answer for {ANSWER_TIMEOUT:?}")]
     Silent(Url),
+}
+
+impl From<RequestError> for RemoteError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Unreachable { url, source } => {
+                let why = http::cause(&source);
+                Self::Unreachable { url, why }
+            }
+            error => Self::Request(error),
+        }
+    }
 }
 
 /// What it says for whom it stands in.
@@ -163,7 +194,10 @@ impl Remote {
         }
         let mut answer = self.client.get(url, &headers).await?;
         if answer.status() == StatusCode::UNAUTHORIZED {
-            return Err(wrong("it wants another token, or one at all".to_owned()));
+            return Err(RemoteError::Unauthorized {
+                url: url.clone(),
+                has_token: self.token.is_some(),
+            });
         }
         if !answer.status().is_success() {
             return Err(wrong(format!("it answers {}", answer.status())));

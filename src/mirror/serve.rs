@@ -6,7 +6,7 @@
 //! | `/v1/providers/HOST/…` | the provider registry protocol, with the publishers' own checksums and signatures |
 //! | `/v1/modules/HOST/…` | the module registry protocol |
 //! | `/mirror/HOST/…` | the network mirror protocol |
-//! | `/releases/NAME/…` | engines, in the shape of `releases.hashicorp.com` |
+//! | `/releases/NAME/…` | engines, in the shape of `releases.hashicorp.com`, for hc-install and the like |
 //! | `/git/HOST/OWNER/REPO.git/…` | repositories, by git's dumb protocol |
 //! | `/files/HOST/PATH` | files by their address |
 //! | `/blobs/DIGEST/NAME` | files of the store |
@@ -16,6 +16,7 @@
 mod audit;
 mod blob;
 mod documents;
+mod intact;
 mod links;
 mod loopback;
 mod metrics;
@@ -40,7 +41,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use self::{documents::Asked, links::Client, metrics::Metrics, misses::Misses};
+use self::{documents::Asked, intact::Intact, links::Client, metrics::Metrics, misses::Misses};
 
 pub use self::{
     audit::{Audit, Writer as AuditWriter},
@@ -53,11 +54,12 @@ use super::{
     Digest, Generation, Store, StoreError,
     fetch::registry::Offered,
     generation::{GitRepository, Provider},
-    store::Lease,
+    store::{Lease, chain},
     sync::{PullError, Release, Upstream},
 };
 use crate::{
     files,
+    net::listener::{Listener, vouch},
     provision::Services,
     registry::{Platform, ProviderAddr},
     stop::Stop,
@@ -116,10 +118,16 @@ impl Server {
             access,
             upstream,
             newest: Mutex::default(),
+            intact: Intact::new(),
             misses: Misses::default(),
             metrics: Metrics::new(),
             audit,
         }))
+    }
+
+    /// Tells in its metrics what comes of connections at `listener`.
+    pub fn watch(&self, listener: &Listener) {
+        self.0.metrics.watch(listener);
     }
 
     /// Everything that it answers.
@@ -145,6 +153,7 @@ impl Server {
             .route("/mirror/{host}/{namespace}/{kind}/{document}", get(mirror))
             .route("/releases/{name}/index.json", get(releases))
             .route("/releases/{name}/{version}/{file}", get(release))
+            .route("/{name}/{version}/{file}", get(release_of_server))
             .route("/v2/", get(async || Json(json!({}))))
             .route("/v2/{host}/{namespace}/{kind}/tags/list", get(oci_tags))
             .route(
@@ -222,6 +231,7 @@ struct Mirror {
     access: Access,
     upstream: Option<Upstream>,
     newest: Mutex<Option<Arc<Snapshot>>>,
+    intact: Intact,
     misses: Misses,
     metrics: Metrics,
     audit: Option<Audit>,
@@ -312,6 +322,19 @@ impl Mirror {
         }
     }
 
+    /// Says what is wrong with a file of the store, as far as it is known.
+    fn damaged(&self, digest: Digest, error: StoreError) -> Refused {
+        let StoreError::Mismatch { .. } = error else {
+            return error.into();
+        };
+        self.metrics.found_damaged();
+        tracing::error!(
+            path = %self.store.path(digest).display(),
+            "a file of the mirror is damaged and is not handed out; `outpost mirror verify --repair` puts it aside, and the next sync or import replaces it"
+        );
+        Refused::Damaged
+    }
+
     fn miss(&self, item: Item) -> Refused {
         self.misses.add(item);
         Refused::Missing
@@ -349,7 +372,10 @@ impl Mirror {
         let file = tokio::task::spawn_blocking(open)
             .await
             .unwrap_or(Err(Refused::Broken))?;
-        let answer = blob::answer(file, digest, kind, headers);
+        let file = Arc::new(file);
+        let stamp = self.intact.check(&self.store, &file, digest).await;
+        let stamp = stamp.map_err(|error| self.damaged(digest, error))?;
+        let answer = blob::answer(file, stamp, digest, kind, headers);
         answer.map_err(|error| {
             tracing::error!(%digest, %error, "a file of the mirror cannot be read");
             Refused::Broken
@@ -364,6 +390,8 @@ async fn admit(State(mirror): Shared, mut request: Request, next: Next) -> Respo
     let Some(client) = mirror.access.admits(given) else {
         return Refused::Unknown.into_response();
     };
+    // From now on no flood of strangers ends a download on this connection.
+    vouch(None);
     request.extensions_mut().insert(client.clone());
     let mut response = next.run(request).await;
     response.extensions_mut().insert(client);
@@ -395,6 +423,10 @@ enum Refused {
     Empty,
     /// The store cannot be read; the log says why.
     Broken,
+    /// A file is not what it was.
+    Damaged,
+    /// The mirror has no room for what it should fetch.
+    Full,
     /// Whoever asks has no token.
     Unknown,
     /// The registry behind the mirror could not be asked; the log says why.
@@ -414,6 +446,10 @@ impl From<PullError> for Refused {
             PullError::Untrusted(why) => {
                 tracing::error!(%why, "what the registry has is not trusted");
                 Self::Untrusted(why)
+            }
+            PullError::Full(why) => {
+                tracing::error!(%why, "the mirror has no room for what comes from the registry");
+                Self::Full
             }
         }
     }
@@ -441,12 +477,6 @@ fn or_nothing<T: Default>(pulled: Result<T, PullError>) -> (T, Option<Refused>) 
     }
 }
 
-fn chain(error: &StoreError) -> String {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
-    let causes: Vec<_> = causes.map(ToString::to_string).collect();
-    causes.join(": ")
-}
-
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let (status, why) = match &self {
@@ -463,6 +493,14 @@ impl IntoResponse for Refused {
             Self::Broken => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the mirror cannot be read",
+            ),
+            Self::Damaged => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the mirror's copy of this file is damaged: its operator can replace it with `outpost mirror verify --repair` and a sync or import",
+            ),
+            Self::Full => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "no space left in the mirror for what its registry has: its operator can free some, and the log says where",
             ),
             Self::Upstream => (
                 StatusCode::BAD_GATEWAY,
@@ -748,6 +786,21 @@ async fn release(
     mirror.blob(digest, kind, &headers).await
 }
 
+/// A file of a release for clients that take the server for the site, as what an index names is relative to the site.
+async fn release_of_server(
+    state: Shared,
+    Path((name, version, file)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Answer {
+    match name.as_str() {
+        "terraform" | "tofu" | "outpost" => {
+            release(state, Path((name, version, file)), headers).await
+        }
+        // Anybody may ask for anything here; that is no miss.
+        _ => Err(Refused::Missing),
+    }
+}
+
 async fn oci_tags(
     State(mirror): Shared,
     Path((host, namespace, kind)): Path<ProviderPath>,
@@ -829,6 +882,7 @@ async fn blob(
     let digest: Digest = digest.parse().map_err(|_| Refused::Missing)?;
     let client = mirror.access.admits_link(digest, query.as_deref());
     let client = client.ok_or(Refused::Unknown)?;
+    vouch(None);
     let mut response = mirror.blob(digest, blob::OCTETS, &headers).await?;
     response.extensions_mut().insert(client);
     Ok(response)

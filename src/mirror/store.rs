@@ -5,9 +5,10 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -17,13 +18,20 @@ use super::Digest;
 use crate::{files, stop::Stop};
 
 mod generations;
+mod inventories;
 mod partial;
 mod trees;
 
-pub use self::{generations::Lease, partial::Partial};
+pub use self::{generations::Lease, inventories::NamedSignature, partial::Partial};
 
 /// Read at a time.
 const PIECE_BYTES: usize = 256 * 1024;
+
+/// Where things lie until they are removed for good, below the second of their collection.
+pub(super) const TRASH: &str = "trash";
+
+/// What unpacked packages looked like when they were whole, by the digest of their archive.
+pub(super) const RECORDS: &str = "records";
 
 /// A store in a directory.
 #[derive(Clone, Debug)]
@@ -37,6 +45,20 @@ pub enum StoreError {
     /// The system refused something.
     #[error("failed to {what} `{}`", path.display())]
     Io {
+        /// What was to be done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The disk is full, or the user's part of it.
+    #[error(
+        "no space left for the mirror (free some, or make the mirror smaller with `outpost mirror prune` and \
+         `outpost mirror gc --grace 0s`): failed to {what} `{}`",
+        path.display()
+    )]
+    Full {
         /// What was to be done.
         what: &'static str,
         /// To which file.
@@ -88,6 +110,14 @@ pub enum StoreError {
         /// Why.
         source: serde_json::Error,
     },
+    /// An index is not the one that was written.
+    #[error("generation {number} of the mirror is not what its inventory says: `{}` was changed", path.display())]
+    Altered {
+        /// The number of the generation.
+        number: u64,
+        /// Its index.
+        path: PathBuf,
+    },
     /// A package cannot be unpacked.
     #[error("the package `{name}` is refused: {why}")]
     Package {
@@ -118,7 +148,22 @@ pub enum StoreError {
 impl StoreError {
     pub(in crate::mirror) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { what, path, source }
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { what, path, source }
+            }
+            _ => Self::Io { what, path, source },
+        }
+    }
+
+    /// What the operator can try next.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Altered { .. } => Some(
+                "`outpost mirror verify` names what was changed; `outpost mirror rollback` makes an earlier generation the current one, `outpost mirror verify --repair` removes this one",
+            ),
+            _ => None,
+        }
     }
 }
 
@@ -178,18 +223,21 @@ impl Store {
     /// All of a small file.
     ///
     /// # Errors
-    /// If it is not there, or longer than `limit` bytes.
+    /// If it is not there, damaged, or longer than `limit` bytes.
     pub fn read(&self, digest: Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
         let mut content = Vec::new();
         let mut file = self.open_blob(digest)?.take(limit + 1);
         file.read_to_end(&mut content)
             .map_err(StoreError::io("read", &self.path(digest)))?;
-        match content.len() as u64 > limit {
-            true => Err(StoreError::TooLong {
-                name: digest.to_string(),
-                limit,
+        let name = digest.to_string();
+        match Digest::of(&content) {
+            _ if content.len() as u64 > limit => Err(StoreError::TooLong { name, limit }),
+            found if found != digest => Err(StoreError::Mismatch {
+                name,
+                expected: digest,
+                found,
             }),
-            false => Ok(content),
+            _ => Ok(content),
         }
     }
 
@@ -251,10 +299,18 @@ impl Store {
     /// # Errors
     /// [`StoreError::Mismatch`] if it is damaged, [`StoreError::Io`] if it is not there.
     pub fn verify(&self, digest: Digest) -> Result<u64, StoreError> {
+        self.verify_open(&self.open_blob(digest)?, digest)
+    }
+
+    /// The same of a file that is open, from its beginning.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn verify_open(&self, mut file: &File, digest: Digest) -> Result<u64, StoreError> {
         let path = self.path(digest);
-        let mut file = self.open_blob(digest)?;
         let (mut context, mut size) = (Context::new(&SHA256), 0);
         let mut piece = vec![0; PIECE_BYTES];
+        file.rewind().map_err(StoreError::io("read", &path))?;
         loop {
             let count = file
                 .read(&mut piece)
@@ -291,6 +347,24 @@ impl Store {
         }
         found.sort_unstable();
         Ok(found)
+    }
+
+    /// Moves a file, an unpacked package or a file of a generation to where it lies until it is removed for good.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn put_aside(&self, path: &Path, now: SystemTime) -> Result<(), StoreError> {
+        let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let above = |name: &str| path.starts_with(self.dir.join(name));
+        let kind = match (above("generations"), path.is_dir()) {
+            (true, _) => "generations",
+            (_, true) => "trees",
+            (_, false) => "blobs",
+        };
+        let dir = self.dir.join(TRASH).join(second.to_string()).join(kind);
+        fs::create_dir_all(&dir).map_err(StoreError::io("make", &dir))?;
+        let name = path.file_name().unwrap_or_default();
+        fs::rename(path, dir.join(name)).map_err(StoreError::io("put aside", path))
     }
 
     /// The right to change the store, held until it is dropped. Readers need none.
@@ -372,6 +446,13 @@ impl Incoming {
             }),
         }
     }
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &StoreError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    let causes: Vec<_> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
 }
 
 /// Makes the names in a directory survive a crash.

@@ -59,7 +59,7 @@ pub struct Sync {
     pub registries: Registries,
     /// Who wants to know how it goes.
     pub watch: Arc<dyn Watch>,
-    /// Authorities beside the system's, in PEM, for registries of images.
+    /// Authorities beside the system's, in PEM, for git and for registries of images.
     pub authorities: Vec<Vec<u8>>,
     /// Directories with packages that are taken over.
     pub import_dirs: Vec<PathBuf>,
@@ -134,10 +134,23 @@ impl Failure {
         }
     }
 
+    /// Whether there was no room for it.
+    pub fn is_full(&self) -> bool {
+        matches!(
+            &self.error,
+            Cause::Store(StoreError::Full { .. })
+                | Cause::Fetch(FetchError::Store(StoreError::Full { .. }))
+                | Cause::Image(ImageError::Store(StoreError::Full { .. }))
+        )
+    }
+
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match &self.error {
             Cause::Trust(error) => error.hint(),
+            Cause::Store(error) | Cause::Fetch(FetchError::Store(error)) => {
+                error.hint().map(str::to_owned)
+            }
             _ => None,
         }
     }
@@ -184,6 +197,7 @@ impl Sync {
         self.files(&mut report).await;
         self.check_locks(&needed, &report);
         self.images(&before, &mut report).await;
+        report.stop_if_full()?;
         report.synced.normalize();
         report.failures.sort_by(|a, b| a.what.cmp(&b.what));
         if self.dry_run {
@@ -309,7 +323,10 @@ impl Sync {
             new.providers.retain(|provider| !is_replaced(provider));
             new.absorb(synced);
             match current {
-                Some(number) if new == old => Ok((Some(number), false)),
+                Some(number) if new == old => {
+                    store.take_inventory(number, &lock)?;
+                    Ok((Some(number), false))
+                }
                 None if new == Generation::default() => Ok((None, false)),
                 _ => Ok((Some(store.commit(new, current, &lock)?), true)),
             }
@@ -320,6 +337,19 @@ impl Sync {
 }
 
 impl Report {
+    /// One error if there was no room for something: the rest would only say the same.
+    fn stop_if_full(&mut self) -> Result<(), StoreError> {
+        let Some(index) = self.failures.iter().position(Failure::is_full) else {
+            return Ok(());
+        };
+        match self.failures.swap_remove(index).error {
+            Cause::Store(error)
+            | Cause::Fetch(FetchError::Store(error))
+            | Cause::Image(ImageError::Store(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn fail(&mut self, what: impl Into<String>, error: impl Into<Cause>) {
         self.failures.push(Failure {
             what: what.into(),

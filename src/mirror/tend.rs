@@ -1,11 +1,13 @@
 //! Tending a store: is everything as it was, and what is nobody's any more.
 
 mod gc;
+mod index;
 mod prune;
 mod verify;
 
 pub use self::{
     gc::{Collected, collect},
-    prune::{Keep, prune},
-    verify::{Problem, Verified, verify},
+    index::IndexState,
+    prune::{Keep, Needed, prune},
+    verify::{Problem, Verified, Wanted, verify},
 };

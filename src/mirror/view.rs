@@ -130,7 +130,8 @@ impl Packages {
         let (version, platform) = (&provider.version, &self.platform);
         let unpacked = match is_chosen {
             true => Some(self.store.tree(package)?),
-            false => self.store.existing_tree(package),
+            // Thousands of versions are not worth reading what only another release unpacked.
+            false => self.store.known_tree(package),
         };
         Ok(match unpacked {
             Some(tree) => (

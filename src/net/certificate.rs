@@ -1,9 +1,11 @@
-//! Who a certificate says it is and who made it, for error texts: nothing here is trusted or verified.
+//! Who a certificate says it is and who made it, and when it ends, for texts: nothing here is trusted or verified.
 //!
 //! # Source
-//! RFC 5280 §4.1 for the order of fields, RFC 4514 for the names' text.
+//! RFC 5280 §4.1 for the order of fields and the forms of time, RFC 4514 for the names' text.
 
 use std::fmt::Write as _;
+
+use jiff::{Timestamp, civil, tz::TimeZone};
 
 /// The names in a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Names {
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const OBJECT_ID: u8 = 0x06;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
 const EXPLICIT_VERSION: u8 = 0xa0;
 
 /// Reads the names of a certificate in DER; `None` if it is not one.
@@ -35,6 +39,31 @@ pub fn names(der: &[u8]) -> Option<Names> {
         subject: name(subject)?,
         issuer: name(issuer)?,
     })
+}
+
+/// When a certificate in DER ends; `None` if it is not one.
+pub fn ends(der: &[u8]) -> Option<Timestamp> {
+    let (certificate, _) = value(der, SEQUENCE)?;
+    let (mut fields, _) = value(certificate, SEQUENCE)?;
+    if let Some((_, rest)) = value(fields, EXPLICIT_VERSION) {
+        fields = rest;
+    }
+    let (_serial, fields) = any(fields)?;
+    let (_algorithm, fields) = any(fields)?;
+    let (_issuer, fields) = any(fields)?;
+    let (validity, _) = value(fields, SEQUENCE)?;
+    let (_begins, validity) = any(validity)?;
+    let ((kind, text), _) = any(validity)?;
+    let text = std::str::from_utf8(text).ok()?;
+    let text = match kind {
+        // Years up to 2049, by two digits.
+        UTC_TIME if text.get(..2)? < "50" => format!("20{text}"),
+        UTC_TIME => format!("19{text}"),
+        GENERALIZED_TIME => text.to_owned(),
+        _ => return None,
+    };
+    let time = civil::DateTime::strptime("%Y%m%d%H%M%SZ", text).ok()?;
+    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
 /// A name as people write it, the most specific part first. An empty one is legal.
@@ -144,6 +173,22 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_tells_when_it_ends() {
+        for (year, expected) in [
+            (2031, "2031-02-03T00:00:00Z"),
+            (1999, "1999-02-03T00:00:00Z"),
+            (2112, "2112-02-03T00:00:00Z"),
+        ] {
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 2, 3);
+            let key = KeyPair::generate().unwrap();
+            let der = params.self_signed(&key).unwrap().der().to_vec();
+
+            assert_eq!(ends(&der).unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
     fn no_cut_or_changed_certificate_makes_it_panic() {
         let der = certificate(&[(DnType::CommonName, "a")]);
         for length in 0..der.len() {
@@ -154,6 +199,7 @@ mod tests {
                 let mut changed = der.clone();
                 changed[place] = byte;
                 names(&changed);
+                ends(&changed);
             }
         }
     }

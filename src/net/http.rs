@@ -252,6 +252,20 @@ pub async fn read_limited(mut response: Response, limit: usize) -> Vec<u8> {
     body
 }
 
+/// What led to an error in the end, in words that tell a name from a server and from a certificate.
+pub fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(why) = tls::refused_certificate(error) {
+        return why;
+    }
+    let all: Vec<String> = tls::links(error).map(ToString::to_string).collect();
+    let last = all.last().cloned().unwrap_or_default();
+    // What the HTTP library says where a name has no address.
+    match all.iter().any(|text| text == "dns error") {
+        true => format!("its name cannot be resolved ({last})"),
+        false => last,
+    }
+}
+
 /// An address as error texts show it: without a password and without a query.
 pub fn bare(url: &Url) -> Url {
     let mut url = url.clone();

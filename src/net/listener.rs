@@ -14,12 +14,16 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     panic::AssertUnwindSafe,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use axum::Router;
 use futures::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_rustls::TlsAcceptor;
@@ -27,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 use url::Url;
 
-pub use self::file::FilePart;
+pub use self::file::{FilePart, FileStamp};
 pub use self::upgraded::{Becomes, Peer, Upgraded};
 pub use self::visit::{Held, vouch};
 use self::{
@@ -36,7 +40,9 @@ use self::{
 };
 use crate::{
     net::{
+        back_off::Complaints,
         budget::Account,
+        certificate,
         network::{self, Network},
     },
     stop::Stop,
@@ -165,6 +171,29 @@ pub struct Listener {
     tls: Option<Arc<Certified>>,
     limits: Limits,
     proxies: Arc<[Network]>,
+    door: Arc<Door>,
+}
+
+/// What came of those who connected to a listener.
+#[derive(Debug, Default)]
+pub struct Door {
+    /// Connections that are open.
+    pub open: AtomicUsize,
+    /// Connections that found no place and were closed.
+    pub refused: AtomicU64,
+    /// Connections that had to end for another one.
+    pub displaced: AtomicU64,
+}
+
+/// When the certificate of a listener ends.
+#[derive(Clone)]
+pub struct CertificateEnd(Option<Arc<Certified>>);
+
+impl CertificateEnd {
+    /// The time, if there is a certificate and it says so.
+    pub fn at(&self) -> Option<Timestamp> {
+        self.0.as_ref()?.newest().ends
+    }
 }
 
 impl Listener {
@@ -182,6 +211,9 @@ impl Listener {
             source,
         };
         let tls = tls.map(Certified::read).transpose()?.map(Arc::new);
+        if let Some(tls) = &tls {
+            tls.warn_of_its_end(Timestamp::now());
+        }
         let socket = TcpListener::bind(listen).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         Ok(Self {
@@ -190,7 +222,18 @@ impl Listener {
             tls,
             limits,
             proxies: Arc::default(),
+            door: Arc::default(),
         })
+    }
+
+    /// What comes of those who connect, also while it serves.
+    pub fn door(&self) -> Arc<Door> {
+        self.door.clone()
+    }
+
+    /// When its certificate ends, also one that takes its place while it serves.
+    pub fn certificate_end(&self) -> CertificateEnd {
+        CertificateEnd(self.tls.clone())
     }
 
     /// Believes what proxies at these addresses say of whom they ask for, in `X-Forwarded-For`.
@@ -235,6 +278,7 @@ impl Listener {
         let mut places = Places::new(&self.limits);
         let mut ends: HashMap<Id, CancellationToken> = HashMap::new();
         let mut connections = JoinSet::new();
+        let mut complaints = Complaints::default();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -243,6 +287,7 @@ impl Listener {
                     if let Ok(id) = ended {
                         places.leave(id);
                         ends.remove(&id);
+                        self.door.open.store(places.count_all(), Ordering::Relaxed);
                     }
                     continue;
                 }
@@ -261,11 +306,20 @@ impl Listener {
             // Whom it stands for is told with each request, and it looks after its own.
             let conduct = Conduct::new(is_proxy, Instant::now());
             let sender = network::sender(peer.ip());
-            let Entry::In { id, ended } = places.enter(sender, conduct.clone(), is_proxy) else {
-                debug!(%peer, "too many connections");
-                continue;
+            let (id, ended) = match places.enter(sender, conduct.clone(), is_proxy) {
+                Entry::In { id, ended } => (id, ended),
+                Entry::Full(limit) => {
+                    self.door.refused.fetch_add(1, Ordering::Relaxed);
+                    if let Some(times) = complaints.should_say(limit.text()) {
+                        let (address, connections) = (sender, places.limit(limit));
+                        warn!(%address, connections, times, "refusing connections: {}", limit.text());
+                    }
+                    continue;
+                }
             };
+            self.door.open.store(places.count_all(), Ordering::Relaxed);
             for id in ended {
+                self.door.displaced.fetch_add(1, Ordering::Relaxed);
                 // It leaves by itself; until then its place is taken twice, for a moment.
                 ends.remove(&id).into_iter().for_each(|end| end.cancel());
             }
@@ -302,8 +356,19 @@ impl Listener {
 /// A certificate that may be renewed while it is used.
 struct Certified {
     files: Tls,
-    current: Mutex<(Stamp, TlsAcceptor)>,
+    current: Mutex<(Stamp, Loaded)>,
 }
+
+/// A certificate that is used.
+#[derive(Clone)]
+struct Loaded {
+    acceptor: TlsAcceptor,
+    /// When it ends, if it says so.
+    ends: Option<Timestamp>,
+}
+
+/// Two weeks: those of `outpost ca` are good for ninety days, and whoever renews by hand needs some time.
+const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// When the files changed; `None` for one that is not there now.
 type Stamp = [Option<SystemTime>; 2];
@@ -312,7 +377,7 @@ impl Certified {
     fn read(files: &Tls) -> Result<Self, ListenError> {
         let stamp = Self::stamp(files);
         Ok(Self {
-            current: Mutex::new((stamp, acceptor(files)?)),
+            current: Mutex::new((stamp, load(files)?)),
             files: files.clone(),
         })
     }
@@ -322,13 +387,31 @@ impl Certified {
         [changed(&files.certificate), changed(&files.key)]
     }
 
+    /// Warns of a certificate that clients refuse already, or will soon.
+    fn warn_of_its_end(&self, now: Timestamp) {
+        let path = self.files.certificate.display();
+        match self.newest().ends {
+            Some(ends) if ends <= now => {
+                error!(certificate = %path, %ends, "the TLS certificate has expired, and clients refuse it: renew it");
+            }
+            Some(ends) if ends.duration_since(now) < SOON => {
+                warn!(certificate = %path, %ends, "the TLS certificate expires soon: renew it");
+            }
+            _ => {}
+        }
+    }
+
     /// The newest that is usable: while somebody writes new files, the old ones are still good.
     fn acceptor(&self) -> TlsAcceptor {
+        self.newest().acceptor
+    }
+
+    fn newest(&self) -> Loaded {
         let stamp = Self::stamp(&self.files);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.0 != stamp {
             current.0 = stamp;
-            match acceptor(&self.files) {
+            match load(&self.files) {
                 Ok(renewed) => current.1 = renewed,
                 Err(error) => warn!(%error, "keeping the TLS certificate from before"),
             }
@@ -337,7 +420,7 @@ impl Certified {
     }
 }
 
-fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
+fn load(tls: &Tls) -> Result<Loaded, ListenError> {
     let pem = |what, path: &PathBuf| {
         let path = path.clone();
         move |source| ListenError::Pem { what, path, source }
@@ -345,6 +428,7 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(&tls.certificate)
         .and_then(Iterator::collect)
         .map_err(pem("certificate", &tls.certificate))?;
+    let ends = chain.first().and_then(|own| certificate::ends(own));
     let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(pem("key", &tls.key))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut server = rustls::ServerConfig::builder_with_provider(provider)
@@ -355,5 +439,8 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
             source,
         })?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(server)))
+    Ok(Loaded {
+        acceptor: TlsAcceptor::from(Arc::new(server)),
+        ends,
+    })
 }

@@ -218,6 +218,31 @@ struct Refused {
     reason: Error,
 }
 
+/// Why a server's certificate was refused, if that is what an error is about: until somebody changes something, it will be
+/// refused again.
+pub fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    links(error).find_map(|link| match link.downcast_ref::<Error>()? {
+        Error::Other(other) => Some(other.0.downcast_ref::<Refused>()?.to_string()),
+        error @ Error::InvalidCertificate(_) => Some(error.to_string()),
+        _ => None,
+    })
+}
+
+/// An error and what led to it, also what an error of the system's kind was made of.
+pub(super) fn links<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |link| {
+        match link
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| io.get_ref())
+        {
+            Some(inner) => Some(inner as &(dyn std::error::Error + 'static)),
+            None => link.source(),
+        }
+    })
+}
+
 fn advice(reason: &Error) -> &'static str {
     match reason {
         Error::InvalidCertificate(CertificateError::Revoked) => {

@@ -15,10 +15,15 @@ const RESERVE: u64 = 256;
 /// Raises the soft limit to what a server or an agent needs, as far as the hard limit allows. A limit that stays too low
 /// is logged as a warning with its remedy. Returns the limit that holds now; `None` if the system does not say.
 pub fn raise() -> Option<u64> {
+    raise_to(WANTED)
+}
+
+/// The same for whoever may need more than that.
+pub fn raise_to(wanted: u64) -> Option<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)
         .inspect_err(|error| debug!(%error, "cannot read the limit of open files"))
         .ok()?;
-    let wanted = WANTED.min(hard);
+    let wanted = wanted.max(WANTED).min(hard);
     let mut limit = soft;
     if soft < wanted {
         match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {

@@ -16,19 +16,20 @@
 use std::{
     fs::{self, File, FileTimes},
     io,
-    os::unix::fs::{MetadataExt as _, symlink},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
 use crate::{
-    files,
+    files::{
+        self,
+        appearance::{MAX_FILES, Record},
+    },
     language::lock::{Lock, LockedProvider},
-    registry::{Hash, Platform, ProviderAddr, h1_of_dir},
+    registry::{Hash, Platform, ProviderAddr},
 };
 
 /// The variable that names the cache.
@@ -42,8 +43,7 @@ const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
 /// `HOST/NAMESPACE/TYPE/VERSION/PLATFORM`.
 const DEPTH: usize = 5;
-/// Files of a package, and directories above one of them.
-const MAX_FILES: usize = 10_000;
+/// Directories of a package above one of its files.
 const MAX_DEPTH: usize = 16;
 
 const PACKAGE: &str = "package";
@@ -55,16 +55,6 @@ const INCOMING: &str = ".incoming";
 pub(super) struct Shared {
     caches: PathBuf,
     source: PathBuf,
-}
-
-/// What is known of a package since it was whole.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    /// Its `h1:` checksum.
-    h1: String,
-    /// A digest of its files' names, sizes, numbers and times of change. Nobody can set back the last of these, so
-    /// what looks the same is the same.
-    appearance: String,
 }
 
 impl Shared {
@@ -147,15 +137,11 @@ impl Shared {
         let fresh = tempfile::TempDir::new_in(&incoming)?;
         let copy = fresh.path().join(PACKAGE);
         copy_tree(package, &copy, &mut 0, 0)?;
-        let h1 = h1_of_dir(&copy).map_err(io::Error::other)?;
-        if !hashes.contains(&h1) {
+        let record = Record::of(&copy)?;
+        if !hashes.iter().any(|hash| hash.to_string() == record.h1) {
             return Err(io::Error::other("it is not what its lock file says"));
         }
-        let record = Record {
-            h1: h1.to_string(),
-            appearance: appearance(&copy)?,
-        };
-        fs::write(fresh.path().join(RECORD), serde_json::to_vec(&record)?)?;
+        fs::write(fresh.path().join(RECORD), record.to_text()?)?;
         fs::create_dir_all(entry.parent().unwrap_or(entry))?;
         match fs::rename(fresh.path(), entry) {
             // Somebody else was faster.
@@ -221,46 +207,19 @@ fn place(addr: &ProviderAddr, locked: &LockedProvider) -> PathBuf {
 
 /// Whether a shared package is what it was when it came.
 fn is_intact(entry: &Path) -> io::Result<bool> {
-    let mut record: Record = serde_json::from_slice(&fs::read(entry.join(RECORD))?)?;
+    let record = Record::read(&entry.join(RECORD))?;
     let package = entry.join(PACKAGE);
-    let found = appearance(&package)?;
-    if found == record.appearance {
+    if record.looks_like(&package) {
         return Ok(true);
     }
     // A copy from elsewhere looks different and may be the same.
-    let h1 = h1_of_dir(&package).map_err(io::Error::other)?;
-    let is_same = h1.to_string() == record.h1;
+    let found = Record::of(&package)?;
+    let is_same = found.h1 == record.h1;
     if is_same {
-        record.appearance = found;
         // Without it the next session computes the checksum again.
-        let _ = files::write_private(&entry.join(RECORD), &serde_json::to_vec(&record)?);
+        let _ = files::write_private(&entry.join(RECORD), &found.to_text()?);
     }
     Ok(is_same)
-}
-
-fn appearance(package: &Path) -> io::Result<String> {
-    let (mut level, mut digest, mut count) = (vec![package.to_owned()], Sha256::new(), 0);
-    while let Some(dir) = level.pop() {
-        let mut listed: Vec<PathBuf> = fs::read_dir(&dir)?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<io::Result<_>>()?;
-        listed.sort_unstable();
-        count += listed.len();
-        if count > MAX_FILES {
-            return Err(too_large());
-        }
-        for path in listed {
-            let it = fs::symlink_metadata(&path)?;
-            let below = path.strip_prefix(package).unwrap_or(&path).display();
-            let (ino, size, mode) = (it.ino(), it.size(), it.mode());
-            let changed = (it.ctime(), it.ctime_nsec(), it.mtime(), it.mtime_nsec());
-            digest.update(format!("{below:?} {mode} {ino} {size} {changed:?}\n"));
-            if it.is_dir() {
-                level.push(path);
-            }
-        }
-    }
-    Ok(hex::encode(digest.finalize()))
 }
 
 fn copy_tree(from: &Path, to: &Path, count: &mut usize, depth: usize) -> io::Result<()> {
@@ -322,6 +281,7 @@ fn entries(root: &Path, depth: usize) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::h1_of_dir;
 
     struct Bench {
         dir: tempfile::TempDir,

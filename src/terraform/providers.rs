@@ -243,9 +243,11 @@ impl Presenter {
         dir: &Dir,
         private: &Dir,
     ) -> Result<ProviderView, StepFailure> {
-        let failed = |error: &dyn fmt::Display| {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            let links = std::iter::successors(Some(error), |link| link.source());
+            let causes: Vec<_> = links.map(ToString::to_string).collect();
             let store = store.place();
-            StepFailure::new(format!("use the mirror {store}: {error}"))
+            StepFailure::new(format!("use the mirror {store}: {}", causes.join(": ")))
         };
         // One from before init was repeated.
         let made = private
@@ -253,7 +255,9 @@ impl Presenter {
             .and_then(|()| private.create_dir(VIEW, 0o700))
             .and_then(|()| private.dir(VIEW));
         let view = made.map_err(|error| failed(&error))?;
-        let view = store.view(&view, wanted).map_err(|error| failed(&error))?;
+        let view = store
+            .view(&view, wanted)
+            .map_err(|error| failed(error.as_ref()))?;
         locked::augment(dir, &view.checksums)?;
         Ok(view)
     }

@@ -177,6 +177,10 @@ const OPENS_PATHS: &[(&str, &str)] = &[
         "private files and locks of the daemon's own directories",
     ),
     (
+        "files/appearance.rs",
+        "looks at unpacked packages that the daemon shares or that a mirror has",
+    ),
+    (
         "files/archive/extract.rs",
         "asks for the kinds of an archive's entries, not of paths",
     ),

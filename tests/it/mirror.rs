@@ -11,6 +11,7 @@ mod round_trip;
 mod rows;
 mod running;
 pub mod serve;
+mod sites;
 mod sync;
 mod trust;
 mod unsigned;

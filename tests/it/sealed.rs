@@ -1,7 +1,9 @@
 //! A real engine without a way out, and a mirror with all it needs.
 
 use std::{
+    fs::Permissions,
     io::{Cursor, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -183,6 +185,42 @@ async fn a_module_s_constraint_that_nobody_could_foresee_is_met_as_well() {
 }
 
 #[tokio::test]
+async fn an_unpacked_provider_that_was_changed_never_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = mirror(dir.path(), &["1.0.0"]).await;
+    let engine = sealed(dir.path(), &store).await;
+    let (ended, log) = installed(&engine, ">= 1").await;
+    ended.unwrap_or_else(|failure| panic!("{failure:?}\n{log}"));
+    let (_, generation) = store.newest().unwrap();
+    let package = generation.providers[0].packages[0].clone();
+    let tree = store.existing_tree(&package).unwrap();
+    let program = tree.join("terraform-provider-coder_v1.0.0");
+    let evidence = dir.path().join("it-ran");
+    let changed = std::fs::metadata(&program).unwrap().modified().unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    // A step without a lock file is what the engine would check nothing against.
+    std::fs::write(
+        &program,
+        format!("#!/bin/sh\ntouch {}\n", evidence.display()),
+    )
+    .unwrap();
+    let file = std::fs::File::options().write(true).open(&program).unwrap();
+    file.set_modified(changed).unwrap();
+    drop(file);
+    assert!(store.known_tree(&package).is_none());
+
+    let (ended, log) = installed(&engine, ">= 1").await;
+
+    ended.unwrap_or_else(|failure| panic!("{failure:?}\n{log}"));
+    assert!(!evidence.exists(), "the changed program ran");
+    assert_eq!(store.known_tree(&package).unwrap(), tree);
+    assert!(
+        store.dir().join("trash").is_dir(),
+        "the changed files are put aside"
+    );
+}
+
+#[tokio::test]
 async fn a_lock_file_from_elsewhere_is_satisfied_if_it_means_the_same_package() {
     let dir = tempfile::tempdir().unwrap();
     let store = mirror(dir.path(), &["1.0.0", "1.1.0"]).await;
@@ -256,9 +294,9 @@ async fn sixteen_jobs_build_while_generations_come_and_go_and_what_nobody_needs_
             store.commit(generation, Some(number), &lock).unwrap();
             let keep = Keep {
                 generations: 1,
-                versions: None,
+                ..Keep::default()
             };
-            prune(&store, keep, &lock).unwrap();
+            prune(&store, &keep, &lock).unwrap();
             let now = SystemTime::now() + Duration::from_secs(1);
             collected += collect(&store, Duration::ZERO, now, false, &lock)
                 .unwrap()
@@ -349,7 +387,7 @@ async fn a_served_mirror_is_as_good_as_a_directory() {
     admitted.unwrap_or_else(|failure| panic!("{failure:?}\n{log}"));
     assert!(log.contains("Outputs: 1"), "{log}");
     let refused = refused.unwrap_err().error;
-    assert!(refused.contains("wants another token"), "{refused}");
+    assert!(refused.contains("wants a token"), "{refused}");
 }
 
 const ARCHIVE: &str = "https://archives.example/mods/v1/hello.tar.gz";

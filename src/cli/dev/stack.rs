@@ -55,7 +55,7 @@ impl Stack {
     pub(super) async fn start(
         data_dir: Option<PathBuf>,
         listen: Option<SocketAddr>,
-        engine: &EngineArgs,
+        (engine, trust): (&EngineArgs, &Trust),
         coder_provider: CoderProvider,
         stop: &Stop,
     ) -> anyhow::Result<Self> {
@@ -92,7 +92,13 @@ impl Stack {
             hidden: vec![server.clone(), states.clone()],
         };
         let provisioner = engine
-            .provisioner(coder_provider, directory.join("sessions"), guarded, stop)
+            .provisioner(
+                coder_provider,
+                directory.join("sessions"),
+                guarded,
+                trust,
+                stop,
+            )
             .await?;
         let port = directory.join(PORT);
         let listen = listen.unwrap_or_else(|| remembered(&port));

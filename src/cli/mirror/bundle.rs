@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::{
     Place,
     key::{Passphrase, read_secret},
+    signing::sign,
     source::{Identity, is_pipe, open},
     work,
 };
@@ -160,9 +161,11 @@ impl Bundle {
         };
         let manifest = bundle::plan(&store, generation, wanted)?;
         let mut head = manifest.head()?;
+        let mut keys = Vec::new();
         for path in &self.key {
             let (key, line) = read_secret(path, &self.passphrase)?;
             head.sign_unless(&manifest.revoked, &key, line)?;
+            keys.push(key);
         }
         let mut written = summary(&head, Some(number))?;
         if let Some(path) = &self.sbom {
@@ -177,12 +180,19 @@ impl Bundle {
             bundle: volumes_id(&head, &self.encrypt)?,
             recipients: self.encrypt.clone(),
         };
+        let of_thread = store.clone();
         written.volumes = work::run(&stop, move |watch| {
             let _lease = lease;
             (watch.hear)(Step::Begun(manifest.bytes()));
-            target.write(|out| bundle::write(&store, &head, watch, out))
+            target.write(|out| bundle::write(&of_thread, &head, watch, out))
         })
         .await?;
+        if let Err(error) = sign(&store, number, keys, &stop).await {
+            // The bundle is good all the same.
+            note(&format!(
+                "generation {number} of the mirror itself is not signed: {error:#}"
+            ));
+        }
         print(output, &self.out, &written)
     }
 

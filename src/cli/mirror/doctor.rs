@@ -133,17 +133,28 @@ impl View {
         store: &Store,
         generation: &Generation,
     ) -> anyhow::Result<Closure> {
-        let failed = || format!("failed to read the template `{}`", path.display());
-        let tree: Tree = load(path).with_context(failed)?;
-        let is_template = tree
-            .files
-            .keys()
-            .any(|name| name.ends_with(".tf") || name.ends_with(".tf.json"));
-        if !is_template {
-            let text = format!("`{}` is no template: it has no .tf files", path.display());
-            return Err(UsageError(text).into());
-        }
+        let tree = template(path)?;
         Ok(doctor::closure(store, generation, tree, self.engine.default_host()).await)
+    }
+}
+
+/// Reads a template's files.
+///
+/// # Errors
+/// If they cannot be read, or are no template.
+pub(super) fn template(path: &Path) -> anyhow::Result<Tree> {
+    let failed = || format!("failed to read the template `{}`", path.display());
+    let tree: Tree = load(path).with_context(failed)?;
+    let is_template = tree
+        .files
+        .keys()
+        .any(|name| name.ends_with(".tf") || name.ends_with(".tf.json"));
+    match is_template {
+        true => Ok(tree),
+        false => {
+            let text = format!("`{}` is no template: it has no .tf files", path.display());
+            Err(UsageError(text).into())
+        }
     }
 }
 

@@ -42,7 +42,11 @@ pub(super) fn upstream(file: &Path, store: Store, trust: &tls::Trust) -> anyhow:
         wishes,
         fetcher,
         watch,
-        authorities: Vec::new(),
+        authorities: trust
+            .extra
+            .iter()
+            .map(|path| super::super::provisioner::connect::read(path))
+            .collect::<Result<_, _>>()?,
         import_dirs: Vec::new(),
         dry_run: false,
     }))

@@ -1,6 +1,6 @@
 //! `outpost mirror serve`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
 use anyhow::Context as _;
 use tokio::sync::oneshot;
@@ -19,6 +19,7 @@ use crate::{
         ca,
         listener::{Limits, Listener},
     },
+    process::open_files,
     secret::Secret,
     stop::Stop,
 };
@@ -75,9 +76,39 @@ pub(in crate::cli) struct Serve {
     /// nothing else.
     #[arg(long, value_name = "ADDRESS", env = "OUTPOST_MIRROR_PROXY_LISTEN")]
     proxy_listen: Option<SocketAddr>,
+    /// Number of open connections; beyond it idle ones are closed, and others refused
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        env = "OUTPOST_MIRROR_MAX_CONNECTIONS",
+        default_value = "4096"
+    )]
+    max_connections: NonZeroUsize,
+    /// Number of open connections from one address, such as that of a NAT gateway, or from one /64 of IPv6
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        env = "OUTPOST_MIRROR_MAX_CONNECTIONS_PER_ADDRESS",
+        default_value = "2048"
+    )]
+    max_connections_per_address: NonZeroUsize,
     /// Contact nobody, whatever else is set
     #[arg(long, env = "OUTPOST_SEALED", conflicts_with = "pull_through")]
     sealed: bool,
+}
+
+/// The limits of a listener, as far as the system's limit of open files allows: each connection may have a file open,
+/// too.
+fn limits(connections: NonZeroUsize, of_one_address: NonZeroUsize) -> Limits {
+    let descriptors = connections.get().saturating_mul(2);
+    let raised = open_files::raise_to(descriptors as u64);
+    let connections = open_files::connections(descriptors, raised).div_ceil(2);
+    Limits {
+        connections,
+        connections_per_peer: of_one_address.get().min(connections),
+        strangers: connections,
+        ..Limits::standard()
+    }
 }
 
 impl Serve {
@@ -129,7 +160,9 @@ impl Serve {
             let trust = trust(self.authorities.ca_file, self.revoked.crl_file);
             server = server.with_upstream(pull::upstream(&file, store, &trust)?);
         }
-        let listener = Listener::bind(listen, tls.as_ref(), Limits::standard()).await?;
+        let limits = limits(self.max_connections, self.max_connections_per_address);
+        let listener = Listener::bind(listen, tls.as_ref(), limits.clone()).await?;
+        server.watch(&listener);
         output::note(&format!("Serving the mirror at {}", listener.url()));
         let (looked_at, is_encrypted) = (server.clone(), tls.is_some());
         let unsigned = tokio::task::spawn_blocking(move || looked_at.unsigned()).await?;
@@ -141,7 +174,7 @@ impl Serve {
             None => None,
             Some(address) => {
                 let proxy = Proxy::new(&server, &proxy_dir)?;
-                let listener = Listener::bind(address, None, Limits::standard()).await?;
+                let listener = Listener::bind(address, None, limits).await?;
                 let authority = ca::root_file(&proxy_dir);
                 output::note(&format!(
                     "Replacing hosts of archives at {}; the proxy's certificate authority is {}",

@@ -18,6 +18,7 @@ use super::{
         remote::{Authorities, Revoked, trust},
     },
     Place,
+    signing::{SigningKeys, sign},
 };
 use crate::{
     mirror::{
@@ -85,6 +86,8 @@ pub(in crate::cli) struct Sync {
     #[arg(long, value_name = "RATE", value_parser = rate)]
     limit_rate: Option<u64>,
     #[command(flatten)]
+    signing: SigningKeys,
+    #[command(flatten)]
     authorities: Authorities,
     #[command(flatten)]
     revoked: Revoked,
@@ -128,6 +131,7 @@ impl Sync {
                 .providers
                 .extend(changed.filter_map(|it| it.wish.clone()));
         }
+        let signing = self.signing.read()?;
         let bars = Arc::new(Bars::new());
         let fetcher = self.fetcher(Arc::clone(&bars))?;
         let registries = Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(token));
@@ -152,6 +156,9 @@ impl Sync {
         let ran = sync.run(&stop).await;
         bars.end();
         let report = ran?;
+        if let Some(generation) = report.generation.filter(|_| !self.dry_run) {
+            sign(&sync.store, generation, signing, &stop).await?;
+        }
         if let Some(path) = lock_file.filter(|_| !self.dry_run) {
             let keys = sync.trust.keys(&report.synced)?;
             match report.failures.is_empty() {
@@ -277,14 +284,36 @@ impl Sync {
             failures: failures.collect(),
         };
         output.item(&summary, human)?;
-        for failure in &summary.failures {
-            output::note(&format!("{}: {}", failure.what, failure.why));
+        for (things, failure) in folded(&summary.failures) {
+            output::note(&format!("{things}: {}", failure.why));
             if let Some(remedy) = &failure.remedy {
                 output::note(&format!("  {remedy}"));
             }
         }
         Ok(())
     }
+}
+
+/// Things that are named of those that fail for the same reason.
+const NAMED: usize = 3;
+
+/// Failures, each reason once, with the things that it keeps away.
+fn folded(failures: &[FailureRow]) -> Vec<(String, &FailureRow)> {
+    let mut all: Vec<(Vec<&str>, &FailureRow)> = Vec::new();
+    for failure in failures {
+        match all.iter_mut().find(|(_, known)| known.why == failure.why) {
+            Some((things, _)) => things.push(&failure.what),
+            None => all.push((vec![&failure.what], failure)),
+        }
+    }
+    let text = |(things, failure): (Vec<&str>, _)| {
+        let named = things[..things.len().min(NAMED)].join(", ");
+        match things.len().saturating_sub(NAMED) {
+            0 => (named, failure),
+            more => (format!("{named} and {more} more"), failure),
+        }
+    };
+    all.into_iter().map(text).collect()
 }
 
 fn human(summary: &Summary) -> String {

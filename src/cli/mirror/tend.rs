@@ -1,6 +1,7 @@
 //! `outpost mirror verify`, `gc`, `prune` and `rollback`.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 use super::{
     Place,
+    doctor::template,
     key::read_public,
     source::{Identity, open},
     work,
@@ -21,9 +23,12 @@ use crate::{
         output::{Output, facts, note},
     },
     mirror::{
-        Store,
+        Store, StoreError,
         bundle::{self, Head, Records, Trust},
-        tend::{self, Collected, Keep},
+        doctor,
+        keys::KeyId,
+        sync::wishes::Engine,
+        tend::{self, Collected, IndexState, Keep, Needed},
     },
     stop::Stop,
 };
@@ -44,6 +49,8 @@ pub(in crate::cli) struct Verify {
     #[arg(long, conflicts_with = "bundle")]
     repair: bool,
     /// Public key to trust in addition to those that the mirror trusts; repeatable
+    ///
+    /// With it the mirror's current generation must be signed by a trusted key.
     #[arg(
         long,
         value_name = "FILE",
@@ -79,8 +86,18 @@ pub(in crate::cli) struct Prune {
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     keep_generations: usize,
     /// Number of newest versions of each provider, module and tool to keep; if missing, all
+    ///
+    /// They are counted for each platform, and releases are kept before pre-releases.
     #[arg(long, value_name = "NUMBER")]
     keep_versions: Option<usize>,
+    /// Also keep what these templates need: directories or tar archives
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        num_args = 1..,
+        requires = "keep_versions"
+    )]
+    templates: Vec<PathBuf>,
 }
 
 /// Make an earlier generation the current one
@@ -104,14 +121,20 @@ impl Verify {
             return self.bundle(path, output, &stop).await;
         }
         let store = Store::existing(&self.place.dir()?)?;
-        let (of_thread, deep) = (store.clone(), self.deep);
+        let wanted = tend::Wanted {
+            deep: self.deep,
+            trust: self.trust(Some(&store))?,
+            must_be_signed: !self.trust.is_empty(),
+        };
+        let of_thread = store.clone();
         let verified = work::run(&stop, move |watch| {
-            Ok(tend::verify(&of_thread, deep, watch.stop)?)
+            Ok(tend::verify(&of_thread, &wanted, watch.stop)?)
         });
         let verified = verified.await?;
         output.item(&verified, |verified| {
             facts(&[
                 ("Generations", verified.generations.to_string()),
+                ("Indexes", indexes(&verified.indexes)),
                 (
                     "Files",
                     format!("{} ({} bytes)", verified.files, verified.bytes),
@@ -125,8 +148,14 @@ impl Verify {
         }
         if self.repair && !verified.problems.is_empty() {
             let lock = store.lock(&stop).await?;
+            let before = store.current()?;
             let count = verified.repair(&store, SystemTime::now(), &lock)?;
             note(&format!("{count} damaged things were put aside"));
+            match store.current()? {
+                current if current == before => {}
+                Some(number) => note(&format!("generation {number} is the current one now")),
+                None => note("there is no generation any more"),
+            }
         }
         match verified.problems.len() {
             0 => Ok(()),
@@ -136,13 +165,9 @@ impl Verify {
     }
 
     async fn bundle(&self, path: &Path, output: Output, stop: &Stop) -> anyhow::Result<()> {
-        let mut trust = match Store::existing(&self.place.dir()?) {
-            Ok(store) => Records::of(&store)?.trust(),
-            Err(_) => Trust::default(), // A bundle can be checked where there is no mirror.
-        };
-        for path in &self.trust {
-            trust.keys.insert(read_public(path)?);
-        }
+        // A bundle can be checked where there is no mirror.
+        let store = Store::existing(&self.place.dir()?).ok();
+        let trust = self.trust(store.as_ref())?;
         let verify = move |head: &Head| {
             let manifest = head.verify(&trust)?.manifest;
             manifest.check_time(Timestamp::now())?;
@@ -164,6 +189,48 @@ impl Verify {
         )?;
         Ok(())
     }
+}
+
+impl Verify {
+    /// Whom the mirror trusts, and whom it is told to trust.
+    fn trust(&self, store: Option<&Store>) -> anyhow::Result<Trust> {
+        let mut trust = match store {
+            Some(store) => Records::of(store)?.trust(),
+            None => Trust::default(),
+        };
+        for path in &self.trust {
+            trust.keys.insert(read_public(path)?);
+        }
+        Ok(trust)
+    }
+}
+
+/// How far the indexes of generations are authenticated, for people.
+fn indexes(states: &[IndexState]) -> String {
+    let names = |keys: &BTreeSet<KeyId>| {
+        let keys: Vec<_> = keys.iter().map(KeyId::to_string).collect();
+        keys.join(", ")
+    };
+    let one = |state: &IndexState| {
+        let number = state.generation;
+        match (state.has_inventory, &state.signed_by, &state.untrusted) {
+            (_, signed, _) if !signed.is_empty() => {
+                format!("{number}: signed by {}", names(signed))
+            }
+            (_, _, untrusted) if !untrusted.is_empty() => format!(
+                "{number}: signed by {}, which is not trusted here (--trust)",
+                names(untrusted)
+            ),
+            (true, _, _) => format!("{number}: not signed"),
+            (false, _, _) => {
+                format!(
+                    "{number}: not authenticated, made by an older release; the next sync records it"
+                )
+            }
+        }
+    };
+    let all: Vec<_> = states.iter().map(one).collect();
+    all.join("; ")
 }
 
 impl Gc {
@@ -200,8 +267,9 @@ impl Prune {
         let keep = Keep {
             generations: self.keep_generations,
             versions: self.keep_versions,
+            needed: self.needed(&store).await?,
         };
-        let pruned = work::run(&stop, move |_| Ok(tend::prune(&store, keep, &lock)?)).await?;
+        let pruned = work::run(&stop, move |_| Ok(tend::prune(&store, &keep, &lock)?)).await?;
         output.item(&pruned, |pruned| {
             let numbers = |numbers: &[u64]| {
                 let numbers: Vec<_> = numbers.iter().map(u64::to_string).collect();
@@ -222,11 +290,36 @@ impl Prune {
     }
 }
 
+impl Prune {
+    /// What the templates need, with either engine.
+    async fn needed(&self, store: &Store) -> anyhow::Result<Needed> {
+        let mut needed = Needed::default();
+        if self.templates.is_empty() {
+            return Ok(needed);
+        }
+        let (_, generation) = store.newest()?;
+        for path in &self.templates {
+            let tree = template(path)?;
+            for engine in [Engine::Terraform, Engine::Tofu] {
+                let host = engine.default_host();
+                let closure = doctor::closure(store, &generation, tree.clone(), host).await;
+                let of_one = doctor::needed(&closure, &generation);
+                needed.providers.extend(of_one.providers);
+                needed.modules.extend(of_one.modules);
+            }
+        }
+        Ok(needed)
+    }
+}
+
 impl Rollback {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         let store = Store::existing(&self.place.dir()?)?;
         let _lock = store.lock(&stop).await?;
-        let (from, _) = store.newest()?;
+        // Also when it cannot be read: going back is what helps then.
+        let from = store.current()?.ok_or_else(|| StoreError::Empty {
+            dir: store.dir().to_owned(),
+        })?;
         let before = store
             .generations()?
             .into_iter()

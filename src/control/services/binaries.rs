@@ -2,7 +2,10 @@
 
 use std::{fs::File, io, sync::Arc};
 
-use crate::{control::plane::Plane, net::listener::FilePart};
+use crate::{
+    control::plane::Plane,
+    net::listener::{FilePart, FileStamp},
+};
 use axum::{
     Extension, Router,
     extract::{Path, State},
@@ -19,11 +22,11 @@ pub(super) fn routes(plane: Arc<Plane>) -> Router {
 
 async fn binary(State(plane): State<Arc<Plane>>, Path(name): Path<String>) -> Response {
     let opened = plane.binaries().open(&name).and_then(|file| {
-        let length = file.metadata()?.len();
-        Ok((file, length))
+        let stamp = FileStamp::of(&file)?;
+        Ok((file, stamp))
     });
     match opened {
-        Ok((file, length)) => whole(file, length),
+        Ok((file, stamp)) => whole(file, stamp),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let text = format!("this server has no `{name}`\n");
             (StatusCode::NOT_FOUND, text).into_response()
@@ -37,7 +40,8 @@ fn failed(error: &io::Error) -> Response {
     StatusCode::SERVICE_UNAVAILABLE.into_response()
 }
 
-fn whole(file: File, length: u64) -> Response {
+fn whole(file: File, stamp: FileStamp) -> Response {
+    let length = stamp.size();
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, length.to_string()),
@@ -45,6 +49,7 @@ fn whole(file: File, length: u64) -> Response {
     ];
     let part = FilePart {
         file: Arc::new(file),
+        stamp,
         offset: 0,
         length,
     };

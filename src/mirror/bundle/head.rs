@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{BundleError, Manifest};
+use super::{BundleError, Manifest, tape::BLOCK, write::write_head};
 use crate::mirror::{
     Digest,
     keys::{KeyId, PublicKey, Rotation, SecretKey, Signature},
@@ -166,6 +166,17 @@ impl Head {
     /// The digest that stands for the bundle.
     pub fn id(&self) -> Digest {
         Digest::of(&self.manifest)
+    }
+
+    /// All of it, in the form of a bundle without files.
+    ///
+    /// # Errors
+    /// Practically none: memory takes all.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, BundleError> {
+        let mut bytes = Vec::new();
+        write_head(self, &mut bytes)?;
+        bytes.extend([0; 2 * BLOCK]);
+        Ok(bytes)
     }
 
     /// The parts before the first file, in their order.

@@ -75,6 +75,7 @@ pub fn import(
     records.learn(&guard.trust, &verified, bundle);
     records.save(store)?;
     let generation = commit(store, &manifest.generation, lock)?;
+    store.keep_bundle_head(generation, &head.to_bytes()?, lock)?;
     let have = manifest.generation.digests();
     Ok(Imported {
         generation,
@@ -133,7 +134,11 @@ fn has_room(store: &Store, manifest: &Manifest) -> Result<(), BundleError> {
         .saturating_mul(system.fragment_size());
     match needed <= free {
         true => Ok(()),
-        false => Err(BundleError::Full { needed, free }),
+        false => Err(BundleError::Full {
+            dir: store.dir().to_owned(),
+            needed,
+            free,
+        }),
     }
 }
 
@@ -200,6 +205,7 @@ fn commit(store: &Store, generation: &Generation, lock: &files::Lock) -> Result<
     if let Some(number) = current
         && store.generation(number)? == *generation
     {
+        store.take_inventory(number, lock)?;
         return Ok(number);
     }
     store.commit(generation.clone(), current, lock)

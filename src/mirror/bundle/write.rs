@@ -163,7 +163,8 @@ pub fn rewrite<R: std::io::Read>(
         .map_err(BundleError::Write)
 }
 
-fn write_head(head: &Head, out: &mut dyn Write) -> Result<(), BundleError> {
+/// Writes what was signed.
+pub(super) fn write_head(head: &Head, out: &mut dyn Write) -> Result<(), BundleError> {
     for (name, content) in head.parts() {
         let size = content.len() as u64;
         let written = out.write_all(&tape::header(&name, size));

@@ -6,11 +6,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use blake2::{Blake2b512, Digest as _};
 
 use super::{KeyError, KeyId, PublicKey, SecretKey, decoded};
+use crate::mirror::inventory;
 
 /// A signature over a BLAKE2b-512 digest, as minisign marks it.
 const HASHED: [u8; 2] = *b"ED";
 
-const UNTRUSTED: &str = "untrusted comment: signature of an outpost bundle\n";
+const UNTRUSTED: &str = "untrusted comment: signature of an outpost ";
 const TRUSTED: &str = "trusted comment: ";
 
 /// A signature, with a comment that is signed, too.
@@ -52,7 +53,11 @@ impl Signature {
     /// The signature as a file.
     pub fn to_file(&self) -> String {
         let line = [&HASHED[..], &self.key.0, &self.of_content].concat();
-        let mut text = UNTRUSTED.to_owned();
+        let what = match self.comment == inventory::COMMENT {
+            true => "mirror",
+            false => "bundle",
+        };
+        let mut text = format!("{UNTRUSTED}{what}\n");
         let _ = writeln!(text, "{}", STANDARD.encode(line)); // A `String` takes all.
         let _ = writeln!(text, "{TRUSTED}{}", self.comment);
         let _ = writeln!(text, "{}", STANDARD.encode(self.of_comment));

@@ -8,19 +8,24 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use crate::{mirror::Digest, net::listener::FilePart};
+use crate::{
+    mirror::Digest,
+    net::listener::{FilePart, FileStamp},
+};
 
 /// The type of what is nothing in particular.
 pub(super) const OCTETS: &str = "application/octet-stream";
 
-/// Answers with `file`, which is of this `kind`, or with the one range of it that `asked` names.
+/// Answers with `file`, which is of this `kind`, or with the one range of it that `asked` names. The answer breaks off
+/// before its end if the file is not what `stamp` says any more.
 pub(super) fn answer(
-    file: File,
+    file: Arc<File>,
+    stamp: FileStamp,
     digest: Digest,
     kind: &'static str,
     asked: &HeaderMap,
 ) -> std::io::Result<Response> {
-    let size = file.metadata()?.len();
+    let size = stamp.size();
     let etag = format!("\"{digest}\"");
     let mut headers = HeaderMap::new();
     if let Ok(etag) = HeaderValue::from_str(&etag) {
@@ -56,7 +61,8 @@ pub(super) fn answer(
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     let part = FilePart {
-        file: Arc::new(file),
+        file,
+        stamp,
         offset,
         length,
     };

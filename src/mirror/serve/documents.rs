@@ -282,13 +282,18 @@ fn tools<'g>(generation: &'g Generation, name: &'g str) -> impl Iterator<Item = 
         .filter(move |tool| tool.name == name)
 }
 
+/// One version with its packages.
+///
+/// # Source
+/// The addresses are paths below the site: hc-install 0.8 and later append the path to their base URL, and take no other
+/// part of an address. Earlier ones put it at the root of the server.
 fn release_of(tools: &[&Tool]) -> Value {
     let (name, version) = (&tools[0].name, &tools[0].version);
     let build = |tool: &&Tool| {
         let (os, arch, file) = (&tool.platform.os, &tool.platform.arch, &tool.filename);
         json!({
             "name": name, "version": version, "os": os, "arch": arch, "filename": file,
-            "url": format!("/releases/{name}/{version}/{file}"),
+            "url": format!("/{name}/{version}/{file}"),
         })
     };
     let builds: Vec<_> = tools.iter().map(build).collect();

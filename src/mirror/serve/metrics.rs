@@ -1,12 +1,23 @@
 //! What the server did, in Prometheus's text form.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
+use jiff::Timestamp;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::Registry,
 };
+
+use crate::net::listener::{CertificateEnd, Door, Listener};
 
 /// The `Content-Type` of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,9 +35,66 @@ pub(super) struct Metrics {
     registry: Registry,
     requests: Family<Labels, Counter>,
     bytes: Counter,
+    damaged: Counter,
     missing: Gauge,
     generation: Gauge<i64>,
+    listener: Arc<OnceLock<Watched>>,
 }
+
+/// The listener that a server is asked through.
+struct Watched {
+    door: Arc<Door>,
+    certificate: CertificateEnd,
+}
+
+/// What a listener tells when somebody asks.
+#[derive(Debug)]
+struct OfListener(Arc<OnceLock<Watched>>);
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.door.fmt(f)
+    }
+}
+
+impl Collector for OfListener {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(Watched { door, certificate }) = self.0.get() else {
+            return Ok(());
+        };
+        let open = i64::try_from(door.open.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let mut gauge = |name: &str, help: &str, value: &dyn EncodeMetric| {
+            let of_one = encoder.encode_descriptor(name, help, None, value.metric_type())?;
+            value.encode(of_one)
+        };
+        gauge(
+            "connections",
+            "Connections that are open.",
+            &ConstGauge::new(open),
+        )?;
+        gauge(
+            "refused_connections",
+            "Connections that were closed because a limit was reached.",
+            &ConstCounter::new(door.refused.load(Ordering::Relaxed)),
+        )?;
+        gauge(
+            "displaced_connections",
+            "Idle connections that were closed to make room for others.",
+            &ConstCounter::new(door.displaced.load(Ordering::Relaxed)),
+        )?;
+        if let Some(ends) = certificate.at() {
+            let left = ends.duration_since(Timestamp::now()).as_secs_f64() / SECONDS_PER_DAY;
+            gauge(
+                "certificate_days_left",
+                "Days until the TLS certificate expires; negative once it has.",
+                &ConstGauge::new(left),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+const SECONDS_PER_DAY: f64 = 24.0 * 60.0 * 60.0;
 
 impl Metrics {
     pub(super) fn new() -> Self {
@@ -36,17 +104,33 @@ impl Metrics {
         let (missing, generation) = (Gauge::default(), Gauge::default());
         registry.register("requests", "Requests by mode and status.", requests.clone());
         registry.register("sent_bytes", "Bytes of answers, announced.", bytes.clone());
+        let damaged = Counter::<u64, AtomicU64>::default();
+        let help = "Requests for files that are damaged, and were not handed out.";
+        registry.register("damaged_requests", help, damaged.clone());
         let help = "Things that were asked for and are not there.";
         registry.register("missing_items", help, missing.clone());
         let help = "The generation that is served, 0 for none.";
         registry.register("generation", help, generation.clone());
+        let listener = Arc::new(OnceLock::new());
+        registry.register_collector(Box::new(OfListener(listener.clone())));
         Self {
             registry,
             requests,
             bytes,
+            damaged,
             missing,
             generation,
+            listener,
         }
+    }
+
+    /// Tells of this listener from now on; the first one counts.
+    pub(super) fn watch(&self, listener: &Listener) {
+        let watched = Watched {
+            door: listener.door(),
+            certificate: listener.certificate_end(),
+        };
+        let _ = self.listener.set(watched);
     }
 
     /// Counts an answer to a request for `path`.
@@ -54,6 +138,11 @@ impl Metrics {
         let mode = mode(path);
         self.requests.get_or_create(&Labels { mode, code }).inc();
         self.bytes.inc_by(length);
+    }
+
+    /// Counts a request for a file that is damaged.
+    pub(super) fn found_damaged(&self) {
+        self.damaged.inc();
     }
 
     pub(super) fn text(&self, missing: usize, generation: u64) -> String {

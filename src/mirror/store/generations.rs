@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::symlink,
     path::PathBuf,
     time::UNIX_EPOCH,
 };
@@ -14,7 +14,7 @@ use super::{Store, StoreError, sync_dir};
 use crate::{files, mirror::Generation};
 
 /// What an index may have, in bytes; the one of a registry with ten thousand packages has three million.
-const MAX_INDEX_BYTES: u64 = 256 << 20;
+pub(super) const MAX_INDEX_BYTES: u64 = 256 << 20;
 
 /// A generation that somebody uses: it and its files stay as long.
 #[derive(Debug)]
@@ -25,7 +25,8 @@ pub struct Lease {
 }
 
 impl Store {
-    fn index_path(&self, number: u64) -> PathBuf {
+    /// Where the index of a generation is, whether it is there or not.
+    pub fn index_path(&self, number: u64) -> PathBuf {
         self.dir
             .join("generations")
             .join(format!("{number:06}.json"))
@@ -66,8 +67,32 @@ impl Store {
     /// Reads a generation.
     ///
     /// # Errors
-    /// The system's reason, and [`StoreError::Index`].
+    /// The system's reason, [`StoreError::Index`], and [`StoreError::Altered`] if its index is not the one that was
+    /// written.
     pub fn generation(&self, number: u64) -> Result<Generation, StoreError> {
+        let text = self.index_text(number)?;
+        self.check_index(number, &text)?;
+        self.parsed(number, &text)
+    }
+
+    /// Reads a generation, whatever its inventory says, with the text of its index.
+    ///
+    /// # Errors
+    /// The system's reason, and [`StoreError::Index`].
+    pub fn unchecked(&self, number: u64) -> Result<(Vec<u8>, Generation), StoreError> {
+        let text = self.index_text(number)?;
+        let generation = self.parsed(number, &text)?;
+        Ok((text, generation))
+    }
+
+    fn parsed(&self, number: u64, text: &[u8]) -> Result<Generation, StoreError> {
+        serde_json::from_slice(text).map_err(|source| StoreError::Index {
+            path: self.index_path(number),
+            source,
+        })
+    }
+
+    fn index_text(&self, number: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.index_path(number);
         let size = fs::metadata(&path)
             .map_err(StoreError::io("read", &path))?
@@ -79,8 +104,7 @@ impl Store {
                 limit: MAX_INDEX_BYTES,
             });
         }
-        let text = fs::read(&path).map_err(StoreError::io("read", &path))?;
-        serde_json::from_slice(&text).map_err(|source| StoreError::Index { path, source })
+        fs::read(&path).map_err(StoreError::io("read", &path))
     }
 
     /// When a generation was written, to the second.
@@ -143,9 +167,10 @@ impl Store {
             path: path.clone(),
             source,
         })?;
-        files::write_private(&path, &text).map_err(StoreError::io("write", &path))?;
-        let readable = fs::Permissions::from_mode(0o644); // Nothing in it is secret, and daemons read it.
-        fs::set_permissions(&path, readable).map_err(StoreError::io("write", &path))?;
+        // First what the index is checked against: who is killed between the two leaves no generation.
+        self.write_inventory(number, &text, &generation, after)?;
+        // Nothing in it is secret, and daemons read it.
+        files::write_public(&path, &text).map_err(StoreError::io("write", &path))?;
         self.switch(number)?;
         Ok(number)
     }
@@ -165,6 +190,17 @@ impl Store {
         sync_dir(&self.dir)
     }
 
+    /// Leaves the store without a current generation.
+    pub(super) fn unset_current(&self) -> Result<(), StoreError> {
+        let link = self.dir.join("current");
+        match fs::remove_file(&link) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", &link)(error))
+            }
+            _ => sync_dir(&self.dir),
+        }
+    }
+
     /// Forgets a generation that is not the current one, unless somebody uses it; tells whether it did. Its files stay.
     ///
     /// # Errors
@@ -177,6 +213,7 @@ impl Store {
             return Ok(false);
         };
         fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        self.remove_beside(number)?;
         Ok(true)
     }
 

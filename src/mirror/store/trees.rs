@@ -6,12 +6,14 @@ use std::{
     io::{self, Read as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use zip::ZipArchive;
 
-use super::{Store, StoreError, sync_dir};
+use super::{RECORDS, Store, StoreError, sync_dir};
 use crate::{
+    files::{self, appearance::Record},
     mirror::{
         Digest,
         generation::{Package, Tool},
@@ -25,7 +27,8 @@ const MAX_FILES: usize = 10_000;
 const MAX_TREE_BYTES: u64 = 8 << 30;
 
 impl Store {
-    /// The files of a package, which are unpacked if they are not there yet. `package` says what they must be.
+    /// The files of a package, which are unpacked if they are not there yet, or not what they were any more. `package`
+    /// says what they must be.
     ///
     /// # Errors
     /// [`StoreError::Package`] if it cannot be trusted or unpacked, [`StoreError::Mismatch`] if it is not what
@@ -34,49 +37,161 @@ impl Store {
         if let Some(tree) = self.existing_tree(package) {
             return Ok(tree);
         }
-        let (staging, found) = self.unpack(package.archive, &package.filename)?;
+        let name = &package.filename;
+        let unpacked = self.unpack(package.archive, name);
+        let (staging, found) =
+            unpacked.map_err(|error| self.damaged(package.archive, name, error))?;
         if found != package.h1_tree {
             let promised = &package.h1_tree;
             return Err(StoreError::Package {
-                name: package.filename.clone(),
+                name: name.clone(),
                 why: format!("its files have the checksum {found}, not {promised}"),
             });
         }
-        self.publish(staging, self.tree_path(package.archive))
+        self.publish(staging, package.archive, &found)
     }
 
-    /// The files of a program, which are unpacked if they are not there yet.
+    /// The files of a program, which are unpacked if they are not there yet, or not what they were any more.
     ///
     /// # Errors
     /// As [`tree`](Self::tree).
     pub fn tool(&self, tool: &Tool) -> Result<PathBuf, StoreError> {
-        let tree = self.tree_path(tool.archive);
-        if tree.is_dir() {
+        if let Some(tree) = self.intact(tool.archive, None) {
             return Ok(tree);
         }
-        let (staging, _) = self.unpack(tool.archive, &tool.filename)?;
-        self.publish(staging, tree)
+        let unpacked = self.unpack(tool.archive, &tool.filename);
+        let (staging, found) =
+            unpacked.map_err(|error| self.damaged(tool.archive, &tool.filename, error))?;
+        self.publish(staging, tool.archive, &found)
     }
 
-    fn publish(&self, staging: tempfile::TempDir, tree: PathBuf) -> Result<PathBuf, StoreError> {
-        match fs::rename(staging.path(), &tree) {
-            Ok(()) => {
-                let _moved = staging.keep();
+    fn publish(
+        &self,
+        staging: tempfile::TempDir,
+        archive: Digest,
+        h1: &Hash,
+    ) -> Result<PathBuf, StoreError> {
+        let tree = self.tree_path(archive);
+        let is_there = tree.is_dir() && h1_of_dir(&tree).is_ok_and(|found| found == *h1);
+        if !is_there {
+            if tree.is_dir() {
+                tracing::warn!(tree = %tree.display(), "an unpacked package was changed, unpacking it again");
+                // Somebody else may do the same.
+                let aside = self.put_aside(&tree, SystemTime::now());
+                aside.or_else(|error| if tree.is_dir() { Err(error) } else { Ok(()) })?;
             }
-            Err(_) if tree.is_dir() => {} // Somebody else was as fast, with the same files.
-            Err(error) => return Err(StoreError::io("write", &tree)(error)),
+            match fs::rename(staging.path(), &tree) {
+                Ok(()) => {
+                    let _moved = staging.keep();
+                }
+                Err(_) if tree.is_dir() => {} // Somebody else was as fast, with the same files.
+                Err(error) => return Err(StoreError::io("write", &tree)(error)),
+            }
+            sync_dir(&self.dir.join("trees"))?;
         }
-        sync_dir(&self.dir.join("trees"))?;
+        if let Ok(record) = Record::with_h1(&tree, h1) {
+            self.write_record(archive, &record);
+        }
         Ok(tree)
     }
 
-    /// The same, if they are there already.
+    /// An error about a package that cannot be unpacked, which says so if it was unpacked before and then changed.
+    fn damaged(&self, archive: Digest, name: &str, error: StoreError) -> StoreError {
+        let tree = self.tree_path(archive);
+        match error {
+            StoreError::Io { .. } if tree.is_dir() => refused(
+                name,
+                &format!(
+                    "its unpacked files in `{}` were changed and cannot be replaced ({}); run `outpost mirror verify --repair` as a user who can write there",
+                    tree.display(),
+                    super::chain(&error),
+                ),
+            ),
+            error => error,
+        }
+    }
+
+    /// The files of a package, if they are there and what they must be.
     pub fn existing_tree(&self, package: &Package) -> Option<PathBuf> {
-        Some(self.tree_path(package.archive)).filter(|tree| tree.is_dir())
+        self.intact(package.archive, Some(&package.h1_tree))
+    }
+
+    /// The same, if nobody has to read them to know that.
+    pub fn known_tree(&self, package: &Package) -> Option<PathBuf> {
+        let tree = self.unpacked(package.archive)?;
+        let record = Record::read(&self.record_path(package.archive)).ok()?;
+        let is_it = record.h1 == package.h1_tree.to_string() && record.looks_like(&tree);
+        is_it.then_some(tree)
+    }
+
+    /// Where an archive is unpacked, if it is, whatever became of its files.
+    pub fn unpacked(&self, archive: Digest) -> Option<PathBuf> {
+        Some(self.tree_path(archive)).filter(|tree| tree.is_dir())
+    }
+
+    /// Reads unpacked files anew. `expected` is the checksum of a package; of a program only what it was when it was
+    /// unpacked is known.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn verify_tree(&self, archive: Digest, expected: Option<&Hash>) -> Result<(), String> {
+        let tree = self.tree_path(archive);
+        let path = self.record_path(archive);
+        let known = Record::read(&path).ok();
+        let expected = expected
+            .map(Hash::to_string)
+            .or_else(|| known.as_ref().map(|known| known.h1.clone()));
+        let found = Record::of(&tree).map_err(|error| error.to_string())?;
+        match expected {
+            Some(expected) if expected != found.h1 => Err(format!(
+                "the unpacked files have the checksum {}, not {expected}",
+                found.h1
+            )),
+            // Nobody knows what a program was that an older release unpacked.
+            None => Ok(()),
+            Some(_) => {
+                self.write_record(archive, &found);
+                Ok(())
+            }
+        }
+    }
+
+    /// The unpacked files of an archive, if they are what they were. They are read only if they look different.
+    fn intact(&self, archive: Digest, expected: Option<&Hash>) -> Option<PathBuf> {
+        let tree = self.unpacked(archive)?;
+        let known = Record::read(&self.record_path(archive)).ok();
+        let expected = expected
+            .map(Hash::to_string)
+            .or_else(|| known.as_ref().map(|known| known.h1.clone()))?;
+        if known.is_some_and(|known| known.h1 == expected && known.looks_like(&tree)) {
+            return Some(tree);
+        }
+        let found = Record::of(&tree).ok()?;
+        if found.h1 != expected {
+            return None;
+        }
+        self.write_record(archive, &found);
+        Some(tree)
+    }
+
+    /// Without a record the files are read before each use, as in a mirror that only others may write.
+    fn write_record(&self, archive: Digest, record: &Record) {
+        let path = self.record_path(archive);
+        let written = record.to_text().and_then(|text| {
+            fs::create_dir_all(files::directory_of(&path))?;
+            files::write_public(&path, &text)
+        });
+        if let Err(error) = written {
+            tracing::debug!(%error, path = %path.display(), "cannot record what an unpacked package looks like");
+        }
     }
 
     fn tree_path(&self, archive: Digest) -> PathBuf {
         self.dir.join("trees").join(archive.to_string())
+    }
+
+    fn record_path(&self, archive: Digest) -> PathBuf {
+        self.dir.join(RECORDS).join(archive.to_string())
     }
 
     /// The checksums of a package: of its zip file, and of its files once they are unpacked.

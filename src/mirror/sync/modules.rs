@@ -270,7 +270,7 @@ impl<'a> Origins<'a> {
         &self,
         url: &str,
     ) -> Result<(Repository, Option<GitRepository>), GitError> {
-        let (mut refs, head) = Repository::remote(url).await?;
+        let (mut refs, head) = Repository::remote(url, &self.sync.authorities).await?;
         let wishes = &self.sync.wishes.git;
         if let Some(wish) = wishes.iter().find(|wish| wish.url == url) {
             refs.retain(|name, _| wish.wants(name));
@@ -283,7 +283,7 @@ impl<'a> Origins<'a> {
             return Ok((repository, Some(same.clone())));
         }
         self.sync.watch.phase(&format!("fetching {url}"));
-        let repository = Repository::fetch(store, url, &refs, head).await?;
+        let repository = Repository::fetch(store, url, &refs, head, &self.sync.authorities).await?;
         let kept = match self.sync.dry_run {
             true => None,
             false => Some(repository.keep(store).await?),

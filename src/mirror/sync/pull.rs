@@ -59,6 +59,9 @@ pub enum PullError {
     /// It is not to be believed, and with what the operator can do about it.
     #[error("{0}")]
     Untrusted(Arc<str>),
+    /// The mirror's disk is full.
+    #[error("{0}")]
+    Full(Arc<str>),
 }
 
 impl From<Cause> for PullError {
@@ -91,9 +94,10 @@ impl PullError {
             Some(hint) => format!("{}; {hint}", failure.reason()),
             None => failure.reason(),
         };
-        match failure.is_distrust() {
-            true => Self::Untrusted(text.into()),
-            false => Self::Failed(text.into()),
+        match (failure.is_distrust(), failure.is_full()) {
+            (true, _) => Self::Untrusted(text.into()),
+            (_, true) => Self::Full(text.into()),
+            _ => Self::Failed(text.into()),
         }
     }
 }

@@ -11,11 +11,11 @@ use serde::Serialize;
 
 use crate::{
     files,
-    mirror::{Digest, Store, StoreError},
+    mirror::{
+        Digest, Store, StoreError,
+        store::{RECORDS, TRASH},
+    },
 };
-
-/// Where things lie until they are removed for good, below the second of their collection.
-const TRASH: &str = "trash";
 
 /// Nobody is still at what has not changed for so long, whatever the grace.
 const LEFTOVER: Duration = Duration::from_secs(60 * 60);
@@ -39,8 +39,8 @@ pub struct Collected {
 /// Who holds `lock` is the only one to make generations meanwhile. With `dry_run` it only counts.
 ///
 /// # Errors
-/// The system's reason, and [`StoreError::Index`]: with an index that cannot be read nothing is collected, as nobody
-/// knows what it needs.
+/// The system's reason, [`StoreError::Index`] and [`StoreError::Altered`]: with an index that cannot be read nothing is
+/// collected, as nobody knows what it needs.
 pub fn collect(
     store: &Store,
     grace: Duration,
@@ -74,6 +74,15 @@ pub fn collect(
         if !is_needed && collection.is_old(&path) {
             collected.trees += 1;
             collection.put_aside(&path)?;
+        }
+    }
+    for path in entries(&store.dir().join(RECORDS))? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let digest = name.and_then(|name| name.parse::<Digest>().ok());
+        if digest.is_none_or(|digest| store.unpacked(digest).is_none()) && collection.is_old(&path)
+        {
+            collected.leftovers += 1;
+            collection.remove(&path)?;
         }
     }
     let incoming = store.dir().join("incoming");
@@ -124,7 +133,7 @@ impl Collection<'_> {
     fn put_aside(&self, path: &Path) -> Result<(), StoreError> {
         match self.dry_run {
             true => Ok(()),
-            false => put_aside(self.store, path, self.now),
+            false => self.store.put_aside(path, self.now),
         }
     }
 
@@ -140,16 +149,6 @@ impl Collection<'_> {
             .or_else(gone_is_fine)
             .map_err(StoreError::io("remove", path))
     }
-}
-
-/// Moves a file or a package of the store to where it lies until it is removed for good.
-pub(super) fn put_aside(store: &Store, path: &Path, now: SystemTime) -> Result<(), StoreError> {
-    let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let kind = if path.is_dir() { "trees" } else { "blobs" };
-    let dir = store.dir().join(TRASH).join(second.to_string()).join(kind);
-    fs::create_dir_all(&dir).map_err(StoreError::io("make", &dir))?;
-    let name = path.file_name().unwrap_or_default();
-    fs::rename(path, dir.join(name)).map_err(StoreError::io("put aside", path))
 }
 
 fn gone_is_fine(error: io::Error) -> io::Result<()> {
@@ -245,7 +244,7 @@ mod tests {
             &lock,
         );
 
-        assert!(matches!(refused, Err(StoreError::Index { .. })));
+        assert!(matches!(refused, Err(StoreError::Altered { .. })));
         assert_eq!(store.blobs().unwrap().len(), 1);
     }
 }

@@ -8,15 +8,28 @@ use serde::Serialize;
 use crate::{
     files,
     mirror::{Generation, Store, StoreError},
+    registry::ProviderAddr,
 };
 
 /// What stays.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Keep {
     /// So many generations, the current one among them. Those that are in use stay as well.
     pub generations: usize,
-    /// So many of the newest versions of each provider, module and tool; `None` for all.
+    /// So many of the newest versions of each provider, module and tool; `None` for all. Of a provider they are counted
+    /// for each platform, and releases stay before pre-releases, so that whoever asks for any version finds one.
     pub versions: Option<usize>,
+    /// What stays whatever its version.
+    pub needed: Needed,
+}
+
+/// Versions that templates need.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// Versions of providers.
+    pub providers: BTreeSet<(ProviderAddr, Version)>,
+    /// Versions of modules, by `HOST/NAMESPACE/NAME/SYSTEM`.
+    pub modules: BTreeSet<(String, Version)>,
 }
 
 /// What was pruned.
@@ -36,10 +49,10 @@ pub struct Pruned {
 ///
 /// # Errors
 /// The system's reason, and [`StoreError::Empty`].
-pub fn prune(store: &Store, keep: Keep, lock: &files::Lock) -> Result<Pruned, StoreError> {
+pub fn prune(store: &Store, keep: &Keep, lock: &files::Lock) -> Result<Pruned, StoreError> {
     let (mut current, mut generation) = store.newest()?;
     let versions = match keep.versions {
-        Some(count) => thin_out(&mut generation, count.max(1)),
+        Some(count) => thin_out(&mut generation, count.max(1), &keep.needed),
         None => Vec::new(),
     };
     if !versions.is_empty() {
@@ -63,45 +76,83 @@ pub fn prune(store: &Store, keep: Keep, lock: &files::Lock) -> Result<Pruned, St
     })
 }
 
-/// Leaves the newest versions of everything; what it removed.
-fn thin_out(generation: &mut Generation, count: usize) -> Vec<String> {
+/// Leaves the newest versions of everything, and what is needed; what it removed.
+fn thin_out(generation: &mut Generation, count: usize, needed: &Needed) -> Vec<String> {
     let mut removed = Vec::new();
     newest(&mut generation.providers, count, &mut removed, |provider| {
-        (provider.addr.to_string(), provider.version.clone())
+        let platforms = provider.packages.iter().map(|it| it.platform.to_string());
+        Item {
+            name: provider.addr.to_string(),
+            groups: platforms.collect(),
+            version: provider.version.clone(),
+            is_needed: needed
+                .providers
+                .contains(&(provider.addr.clone(), provider.version.clone())),
+        }
     });
     newest(&mut generation.modules, count, &mut removed, |module| {
-        (module.addr.clone(), module.version.clone())
+        Item {
+            name: module.addr.clone(),
+            groups: vec![String::new()],
+            version: module.version.clone(),
+            is_needed: needed
+                .modules
+                .contains(&(module.addr.clone(), module.version.clone())),
+        }
     });
-    newest(&mut generation.tools, count, &mut removed, |tool| {
-        (
-            format!("{} for {}", tool.name, tool.platform),
-            tool.version.clone(),
-        )
+    newest(&mut generation.tools, count, &mut removed, |tool| Item {
+        name: format!("{} for {}", tool.name, tool.platform),
+        groups: vec![String::new()],
+        version: tool.version.clone(),
+        is_needed: false,
     });
     removed
+}
+
+/// A version of something.
+struct Item {
+    /// What it is a version of.
+    name: String,
+    /// Among whom its place counts; one place is enough.
+    groups: Vec<String>,
+    version: Version,
+    is_needed: bool,
+}
+
+/// Releases in their order, behind all pre-releases: nobody gets one of those who does not name it.
+type Rank = (bool, Version);
+
+impl Item {
+    fn rank(&self) -> Rank {
+        (self.version.pre.is_empty(), self.version.clone())
+    }
 }
 
 fn newest<T>(
     things: &mut Vec<T>,
     count: usize,
     removed: &mut Vec<String>,
-    named: impl Fn(&T) -> (String, Version),
+    item: impl Fn(&T) -> Item,
 ) {
-    let mut versions: BTreeMap<String, BTreeSet<Version>> = BTreeMap::new();
-    for (name, version) in things.iter().map(&named) {
-        let of_one = versions.entry(name).or_default();
-        of_one.insert(version);
-        if of_one.len() > count {
-            of_one.pop_first();
+    let mut kept: BTreeMap<(String, String), BTreeSet<Rank>> = BTreeMap::new();
+    for item in things.iter().map(&item) {
+        for group in &item.groups {
+            let of_one = kept.entry((item.name.clone(), group.clone())).or_default();
+            of_one.insert(item.rank());
+            if of_one.len() > count {
+                of_one.pop_first();
+            }
         }
     }
     things.retain(|thing| {
-        let (name, version) = named(thing);
-        let stays = versions
-            .get(&name)
-            .is_some_and(|kept| kept.contains(&version));
+        let item = item(thing);
+        let is_kept = |group: &String| {
+            let of_one = kept.get(&(item.name.clone(), group.clone()));
+            of_one.is_some_and(|kept| kept.contains(&item.rank()))
+        };
+        let stays = item.is_needed || item.groups.iter().any(is_kept);
         if !stays {
-            removed.push(format!("{name} {version}"));
+            removed.push(format!("{} {}", item.name, item.version));
         }
         stays
     });
@@ -111,7 +162,11 @@ fn newest<T>(
 mod tests {
     use super::*;
     use crate::{
-        mirror::{Digest, generation::Module},
+        mirror::{
+            Digest,
+            generation::{Module, Package, Provider},
+        },
+        registry::Hash,
         stop::Stop,
     };
 
@@ -149,9 +204,10 @@ mod tests {
         let keep = Keep {
             generations: 2,
             versions: Some(2),
+            ..Keep::default()
         };
 
-        let pruned = prune(&store, keep, &lock).unwrap();
+        let pruned = prune(&store, &keep, &lock).unwrap();
 
         assert_eq!(pruned.versions, ["registry.example/acme/demo/coder 1.2.0"]);
         assert_eq!(
@@ -165,6 +221,70 @@ mod tests {
             "files are for the collector"
         );
         drop(lease);
-        assert_eq!(prune(&store, keep, &lock).unwrap().generations, [1]);
+        assert_eq!(prune(&store, &keep, &lock).unwrap().generations, [1]);
+    }
+
+    fn provider(store: &Store, version: &str, platforms: &[&str]) -> Provider {
+        let package = |platform: &&str| Package {
+            platform: platform.parse().unwrap(),
+            filename: format!("terraform-provider-demo_{version}_{platform}.zip"),
+            archive: store
+                .put(format!("{version} {platform}").as_bytes())
+                .unwrap(),
+            size: 1,
+            h1_zip: Hash::H1([1; 32]),
+            h1_tree: Hash::H1([1; 32]),
+        };
+        Provider {
+            addr: "registry.example/acme/demo".parse().unwrap(),
+            version: version.parse().unwrap(),
+            protocols: Vec::new(),
+            signed: None,
+            packages: platforms.iter().map(package).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_for_any_version_still_finds_one_and_so_do_templates_that_name_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let lock = store.lock(&Stop::new()).await.unwrap();
+        let both = ["linux_amd64", "darwin_arm64"];
+        let generation = Generation {
+            providers: vec![
+                provider(&store, "1.0.0", &both),
+                provider(&store, "1.1.0", &both),
+                provider(&store, "1.2.0", &both[..1]),
+                provider(&store, "2.0.0-beta1", &both),
+                provider(&store, "2.0.0-beta2", &both),
+            ],
+            modules: vec![module(&store, "1.0.0"), module(&store, "2.0.0-rc1")],
+            ..Generation::default()
+        };
+        store.commit(generation, None, &lock).unwrap();
+        let addr: ProviderAddr = "registry.example/acme/demo".parse().unwrap();
+        let needed = Needed {
+            providers: [(addr, "2.0.0-beta1".parse().unwrap())].into(),
+            modules: BTreeSet::new(),
+        };
+        let keep = Keep {
+            generations: 1,
+            versions: Some(1),
+            needed,
+        };
+
+        let pruned = prune(&store, &keep, &lock).unwrap();
+
+        assert_eq!(
+            pruned.versions,
+            [
+                "registry.example/acme/demo 1.0.0",
+                "registry.example/acme/demo 2.0.0-beta2",
+                "registry.example/acme/demo/coder 2.0.0-rc1",
+            ]
+        );
+        let kept = store.newest().unwrap().1.providers;
+        let kept: Vec<_> = kept.iter().map(|it| it.version.to_string()).collect();
+        assert_eq!(kept, ["1.1.0", "1.2.0", "2.0.0-beta1"]);
     }
 }

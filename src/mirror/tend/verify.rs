@@ -15,15 +15,15 @@ use std::{
 
 use serde::Serialize;
 
-use super::gc::put_aside;
+use super::index::{self, IndexState};
 use crate::{
     files,
     mirror::{
         Digest, Generation, Store, StoreError,
+        bundle::Trust,
         generation::{Package, Signed},
         publisher,
     },
-    registry::h1_of_dir,
     stop::Stop,
 };
 
@@ -35,6 +35,8 @@ const MAX_TEXT_BYTES: u64 = 8 << 20;
 pub struct Verified {
     /// Generations that were read.
     pub generations: usize,
+    /// How far the index of each generation is authenticated.
+    pub indexes: Vec<IndexState>,
     /// Files that were read.
     pub files: usize,
     /// Bytes that were read.
@@ -52,13 +54,13 @@ pub struct Problem {
     pub what: String,
     /// What is wrong with it.
     pub why: String,
-    /// What is damaged. Once it is put aside it comes anew: a file with the next sync or import, unpacked files with
-    /// the next job.
+    /// What is damaged. Once it is put aside it comes anew: a file or a generation with the next sync or import,
+    /// unpacked files with the next job.
     pub damaged: Option<PathBuf>,
 }
 
 impl Problem {
-    fn new(what: impl ToString, why: impl ToString) -> Self {
+    pub(super) fn new(what: impl ToString, why: impl ToString) -> Self {
         Self {
             what: what.to_string(),
             why: why.to_string(),
@@ -77,43 +79,62 @@ impl Verified {
         &self,
         store: &Store,
         now: SystemTime,
-        _lock: &files::Lock,
+        lock: &files::Lock,
     ) -> Result<usize, StoreError> {
-        let mut count = 0;
-        for path in self
-            .problems
-            .iter()
-            .filter_map(|problem| problem.damaged.as_deref())
-        {
-            put_aside(store, path, now)?;
-            count += 1;
+        let damaged = self.problems.iter();
+        // Several entries of one index may be wrong.
+        let damaged: BTreeSet<_> = damaged.filter_map(|it| it.damaged.as_deref()).collect();
+        for path in &damaged {
+            let generations = self.indexes.iter().map(|index| index.generation);
+            match { generations }.find(|number| store.index_path(*number) == **path) {
+                Some(number) => drop(store.put_generation_aside(number, now, lock)?),
+                None => store.put_aside(path, now)?,
+            }
         }
-        Ok(count)
+        Ok(damaged.len())
     }
 }
 
-/// Verifies all generations, their files, and the packages that are unpacked. `deep` also looks into every package and
-/// checks its publisher's signature again.
+/// How to verify a store.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Also look into every package, and check its publisher's signature again.
+    pub deep: bool,
+    /// Whose signatures over indexes count.
+    pub trust: Trust,
+    /// Whether one of them must have signed the index of the current generation.
+    pub must_be_signed: bool,
+}
+
+/// Verifies all generations, their files, and the packages that are unpacked.
 ///
 /// # Errors
 /// The system's reason, and [`StoreError::Stopped`].
-pub fn verify(store: &Store, deep: bool, stop: &Stop) -> Result<Verified, StoreError> {
+pub fn verify(store: &Store, wanted: &Wanted, stop: &Stop) -> Result<Verified, StoreError> {
     let mut verified = Verified::default();
     let mut names: BTreeMap<Digest, String> = BTreeMap::new();
     let mut packages: BTreeMap<Digest, Package> = BTreeMap::new();
     let mut signed: BTreeMap<Digest, (Signed, BTreeSet<String>)> = BTreeMap::new();
+    let (mut tools, mut older) = (BTreeMap::new(), None);
+    let current = store.current()?;
     for number in store.generations()? {
         verified.generations += 1;
-        let generation = match store.generation(number) {
-            Ok(generation) => generation,
-            Err(error @ StoreError::Index { .. }) => {
-                verified
-                    .problems
-                    .push(Problem::new(format!("generation {number}"), error));
-                continue;
-            }
-            Err(error) => return Err(error),
+        let (generation, state) =
+            index::check(store, number, older, &wanted.trust, &mut verified.problems)?;
+        if store.inventory_path(number).exists() {
+            older = Some(number);
+        }
+        if wanted.must_be_signed && current == Some(number) && state.signed_by.is_empty() {
+            let why = "no trusted key signed its index; `outpost mirror sync --key`, `bundle --key` and `import` do";
+            let name = format!("generation {number}");
+            verified.problems.push(Problem::new(name, why));
+        }
+        verified.indexes.push(state);
+        let Some(generation) = generation else {
+            continue;
         };
+        let of_one = generation.tools.iter();
+        tools.extend(of_one.map(|tool| (tool.archive, tool.filename.clone())));
         names.extend(generation.named(generation.digests()));
         let of_one = generation
             .providers
@@ -131,26 +152,34 @@ pub fn verify(store: &Store, deep: bool, stop: &Stop) -> Result<Verified, StoreE
         if stop.is_cancelled() {
             return Err(StoreError::Stopped);
         }
-        if let Some(tree) = store.existing_tree(package) {
+        if let Some(tree) = store.unpacked(package.archive) {
             verified.trees += 1;
-            let why = match h1_of_dir(&tree) {
-                Ok(found) if found == package.h1_tree => None,
-                Ok(found) => Some(format!(
-                    "the unpacked files have the checksum {found}, not {}",
-                    package.h1_tree
-                )),
-                Err(error) => Some(error.to_string()),
-            };
-            problems.extend(why.map(|why| Problem {
+            let found = store.verify_tree(package.archive, Some(&package.h1_tree));
+            problems.extend(found.err().map(|why| Problem {
                 damaged: Some(tree),
                 ..Problem::new(&package.filename, why)
             }));
         }
-        if deep && let Err(error) = store.check_package(package) {
+        if wanted.deep
+            && let Err(error) = store.check_package(package)
+        {
             problems.push(Problem::new(&package.filename, error));
         }
     }
-    if deep {
+    for (archive, filename) in tools {
+        if stop.is_cancelled() {
+            return Err(StoreError::Stopped);
+        }
+        if let Some(tree) = store.unpacked(archive) {
+            verified.trees += 1;
+            let found = store.verify_tree(archive, None);
+            problems.extend(found.err().map(|why| Problem {
+                damaged: Some(tree),
+                ..Problem::new(filename, why)
+            }));
+        }
+    }
+    if wanted.deep {
         for (signed, lines) in signed.values() {
             let name = names.get(&signed.shasums).cloned().unwrap_or_default();
             if let Err(why) = signature(store, signed, lines) {

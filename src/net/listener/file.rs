@@ -8,6 +8,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, IoSlice},
+    os::unix::fs::MetadataExt as _,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
@@ -25,11 +26,58 @@ use super::file_body::FileBody;
 /// What stands for the bytes of files; what it holds is never sent.
 static STAND_IN: [u8; 256 << 10] = [0; 256 << 10];
 
+/// By what a file is known to be the one that somebody read before. Its names and its mode may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStamp {
+    device: u64,
+    number: u64,
+    size: u64,
+    /// When its content was written last, in seconds and nanoseconds.
+    written: (i64, i64),
+}
+
+impl FileStamp {
+    /// The stamp of an open file, as it is now.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let found = file.metadata()?;
+        Ok(Self {
+            device: found.dev(),
+            number: found.ino(),
+            size: found.size(),
+            written: (found.mtime(), found.mtime_nsec()),
+        })
+    }
+
+    /// The file's length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Refuses a file that was written since.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`], and the system's reason.
+    pub fn check(&self, file: &File) -> io::Result<()> {
+        match Self::of(file)? == *self {
+            true => Ok(()),
+            false => {
+                let why = "a file was changed while it was sent";
+                Err(io::Error::new(io::ErrorKind::InvalidData, why))
+            }
+        }
+    }
+}
+
 /// Says, in the extensions of a response, that its body is this part of a file.
 #[derive(Clone, Debug)]
 pub struct FilePart {
-    /// The file, which must not become shorter.
+    /// The file.
     pub file: Arc<File>,
+    /// What it looked like before: the response breaks off before its end if it looks different.
+    pub stamp: FileStamp,
     /// Where the part begins, in bytes.
     pub offset: u64,
     /// Bytes of the part.
@@ -63,6 +111,8 @@ impl Parts {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let part = parts.front_mut().ok_or(io::ErrorKind::NotFound)?;
         let count = part.length.min(wanted as u64);
+        // Each time, so that no client gets all of what is not the file any more.
+        part.stamp.check(&part.file)?;
         let sent = send_file(socket, part, count)? as u64;
         if sent == 0 {
             let why = "a file became shorter while it was sent";
@@ -223,11 +273,13 @@ mod tests {
     /// Answers at `/N` with N bytes of the file, and with zeros where only the body counts.
     async fn serve(path: &std::path::Path) -> (SocketAddr, Stop) {
         let (file, stop) = (Arc::new(File::open(path).unwrap()), Stop::new());
+        let stamp = FileStamp::of(&file).unwrap();
         let answer = move |Path(length): Path<u64>| async move {
             let mut response = vec![0_u8; length as usize].into_response();
             let offset = OFFSET as u64;
             response.extensions_mut().insert(FilePart {
                 file,
+                stamp,
                 offset,
                 length,
             });
@@ -310,6 +362,20 @@ mod tests {
         let (file, _) = file();
         let (address, _stop) = serve(file.path()).await;
         file.as_file().set_len(1_000_000).unwrap();
+
+        let answers = tokio::time::timeout(
+            Duration::from_secs(60),
+            ask(address, &["GET /4900000", "GET /text"]),
+        );
+        assert!(answers.await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_changed_ends_the_connection() {
+        let (file, mut content) = file();
+        let (address, _stop) = serve(file.path()).await;
+        content[4_000_000] ^= 1;
+        fs::write(file.path(), content).unwrap();
 
         let answers = tokio::time::timeout(
             Duration::from_secs(60),

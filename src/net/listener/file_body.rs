@@ -79,6 +79,7 @@ impl hyper::body::Body for FileBody {
         };
         self.reading = None;
         let bytes = bytes?;
+        self.part.stamp.check(&self.part.file)?;
         if bytes.is_empty() {
             let why = "a file became shorter while it was sent";
             return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::UnexpectedEof, why))));
@@ -114,6 +115,7 @@ mod tests {
     use rustix::fs::{Advice, fadvise};
 
     use super::*;
+    use crate::net::listener::FileStamp;
 
     const LENGTH: u64 = 300_000;
 
@@ -127,8 +129,10 @@ mod tests {
     }
 
     fn body(file: &tempfile::NamedTempFile, length: u64) -> FileBody {
+        let file = Arc::new(File::open(file.path()).unwrap());
         FileBody::new(FilePart {
-            file: Arc::new(File::open(file.path()).unwrap()),
+            stamp: FileStamp::of(&file).unwrap(),
+            file,
             offset: 10,
             length,
         })
@@ -156,6 +160,20 @@ mod tests {
         file.as_file().set_len(100_000).unwrap();
 
         let error = body.collect().await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn a_part_is_an_error_before_its_end_if_its_file_was_changed() {
+        let (file, mut content) = file();
+        let mut body = body(&file, LENGTH);
+        let first = body.frame().await.unwrap().unwrap();
+        let length = first.into_data().unwrap().len();
+        assert!(length < LENGTH as usize);
+        *content.last_mut().unwrap() ^= 1;
+        std::fs::write(file.path(), content).unwrap();
+
+        let error = body.collect().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -96,7 +96,25 @@ pub(super) enum Entry {
     /// It has this number, and `ended` have to give up theirs.
     In { id: Id, ended: Vec<Id> },
     /// There is none, and nobody gives way.
-    Full,
+    Full(Limit),
+}
+
+/// The limit that keeps somebody out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// Of all connections.
+    All,
+    /// Of those from one address.
+    Sender,
+}
+
+impl Limit {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::All => "the limit of connections is reached",
+            Self::Sender => "the limit of connections from one address is reached",
+        }
+    }
 }
 
 impl Places {
@@ -119,7 +137,7 @@ impl Places {
             let idle = || self.oldest(|held| is_own(held) && held.conduct.is_idle());
             match stranger.or_else(idle) {
                 Some(id) => self.give_up(id, &mut ended),
-                None => return Entry::Full,
+                None => return Entry::Full(Limit::Sender),
             }
         }
         let is_stranger = |held: &Held| held.conduct.is_stranger();
@@ -133,13 +151,26 @@ impl Places {
             let idle = || self.of_most(|held| held.conduct.is_idle());
             match self.of_most(is_stranger).or_else(idle) {
                 Some(id) => self.give_up(id, &mut ended),
-                None => return Entry::Full,
+                None => return Entry::Full(Limit::All),
             }
         }
         self.next += 1;
         self.held.insert(self.next, Held { sender, conduct });
         let id = self.next;
         Entry::In { id, ended }
+    }
+
+    /// Connections that have a place.
+    pub(super) fn count_all(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Places under a limit.
+    pub(super) fn limit(&self, limit: Limit) -> usize {
+        match limit {
+            Limit::All => self.all,
+            Limit::Sender => self.of_sender,
+        }
     }
 
     pub(super) fn leave(&mut self, id: Id) {
@@ -211,14 +242,14 @@ mod tests {
     fn entered(entry: &Entry) -> Id {
         match entry {
             Entry::In { id, .. } => *id,
-            Entry::Full => panic!("no place"),
+            Entry::Full(_) => panic!("no place"),
         }
     }
 
     fn ended(entry: Entry) -> Vec<Id> {
         match entry {
             Entry::In { ended, .. } => ended,
-            Entry::Full => panic!("no place"),
+            Entry::Full(_) => panic!("no place"),
         }
     }
 
@@ -254,7 +285,7 @@ mod tests {
         assert_eq!(ended(entry), [entered(&idle_entry)]);
         last.know();
         last.begin();
-        assert_eq!(door.comes(6).1, Entry::Full);
+        assert_eq!(door.comes(6).1, Entry::Full(Limit::All));
         busy.end(door.now);
         assert!(matches!(door.comes(6).1, Entry::In { .. }));
     }
@@ -272,7 +303,7 @@ mod tests {
         let (third, _) = door.comes(1);
         third.know();
         third.begin();
-        assert_eq!(door.comes(1).1, Entry::Full);
+        assert_eq!(door.comes(1).1, Entry::Full(Limit::Sender));
         assert!(matches!(door.comes(2).1, Entry::In { .. }));
 
         let proxy = IpAddr::from([10, 0, 0, 1]);

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Output,
     sync::{Arc, Mutex},
@@ -323,6 +324,65 @@ async fn files_are_served_whole_in_part_or_not_at_all() {
     for path in [gone.as_str(), "/blobs/..%2f..%2fetc/passwd"] {
         assert_eq!(site.get(path, ("accept", "*/*")).await.status(), 404);
     }
+}
+
+/// Changes a byte of a file, and not when it was written.
+fn damage(path: &Path) {
+    let written = fs::metadata(path).unwrap().modified().unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut content = fs::read(path).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::write(path, content).unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(written).unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_handed_out_to_nobody_and_an_engine_hears_why() {
+    let site = Site::start().await;
+    let provider = site.provider();
+    let key = provider.signed.clone().unwrap().keys[0].armored;
+    let generation = Generation {
+        providers: vec![provider],
+        modules: vec![module(&site.store)],
+        ..Generation::default()
+    };
+    let module = generation.modules[0].archive;
+    site.commit(generation, None).await;
+    let any = ("accept", "*/*");
+    let (package, name) = (site.package.archive, &site.package.filename);
+    let link = format!("/blobs/{package}/{name}");
+    assert_eq!(site.get(&link, any).await.status(), 200);
+    damage(&site.store.path(package));
+    damage(&site.store.path(module));
+
+    for (path, header) in [
+        (link.as_str(), any),
+        (&link, ("range", "bytes=0-3")),
+        (&format!("/blobs/{module}/module.tar.gz"), any),
+    ] {
+        let answer = site.get(path, header).await;
+
+        assert_eq!(answer.status(), 500, "{path}");
+        let said = answer.text().await.unwrap();
+        assert!(
+            said.contains("damaged") && said.contains("verify --repair"),
+            "{said}"
+        );
+    }
+    let output = site.init(TEMPLATE).await;
+    assert!(!output.status.success());
+    let metrics = site.get("/metrics", any).await.text().await.unwrap();
+    let counted = "outpost_mirror_damaged_requests_total ";
+    let counted = metrics.lines().find_map(|line| line.strip_prefix(counted));
+    assert!(counted.unwrap().parse::<u64>().unwrap() >= 4, "{metrics}");
+    // A key that is damaged is in no document, either.
+    damage(&site.store.path(key));
+    let document = format!(
+        "/v1/providers/registry.terraform.io/acme/coder/2.20.0/download/{}",
+        Platform::current().to_string().replace('_', "/")
+    );
+    assert_eq!(site.get(&document, any).await.status(), 500);
 }
 
 /// A repository with one commit and a tag, as a mirror keeps it, and the commit.

@@ -12,6 +12,7 @@ use outpost::{
     mirror::{
         Generation, Store,
         generation::{PublisherKey, Signed},
+        inventory::Inventory,
     },
     registry::{Hash, Platform},
     stop::Stop,
@@ -19,7 +20,7 @@ use outpost::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
 
-use super::{Site, provider, said};
+use super::{Site, provider, said, said as said_of};
 use crate::mirror::origin::Publisher;
 
 /// Changes a file that nobody may change.
@@ -79,6 +80,188 @@ async fn damage_is_found_named_put_aside_and_healed() {
     inside.done(&["import", "all"]);
     assert!(problems(&inside, &["--deep"]).is_empty());
     assert!(store.existing_tree(&package).is_some());
+}
+
+/// Changes the index of a generation, as no command of ours does.
+fn rewrite(site: &Site, number: u64, change: impl FnOnce(&mut Value)) {
+    let path = site.store().index_path(number);
+    let mut index = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut index);
+    fs::write(&path, serde_json::to_vec_pretty(&index).unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn an_index_that_was_changed_is_named_entry_by_entry_used_by_nobody_and_put_aside() {
+    let site = Site::new();
+    site.publish("1.0.0").await;
+    site.publish("1.1.0").await;
+    assert!(problems(&site, &[]).is_empty());
+    rewrite(&site, 2, |index| {
+        let providers = index["providers"].as_array_mut().unwrap();
+        providers.remove(0);
+        let packages = providers[0]["packages"].as_array_mut().unwrap();
+        packages.retain(|package| package["platform"] == "plan9_mips");
+        providers[0]["protocols"] = serde_json::json!(["6.0"]);
+        let mut newer = providers[0].clone();
+        newer["version"] = "1.2.0".into();
+        providers.push(newer);
+        index["modules"] = serde_json::json!([{
+            "addr": "registry.example/acme/evil/coder", "version": "1.0.0", "size": 1,
+            "archive": "0".repeat(64),
+        }]);
+    });
+
+    let said = site.refused(&["inspect"]);
+    assert!(
+        said.contains("generation 2") && said.contains("rollback"),
+        "{said}"
+    );
+    let found = problems(&site, &[]);
+
+    let platform = Platform::current();
+    let expected = [
+        (
+            "provider registry.terraform.io/acme/demo 1.0.0 in",
+            "removed",
+        ),
+        (
+            "provider registry.terraform.io/acme/demo 1.1.0 in",
+            "changed",
+        ),
+        (&format!("acme/demo 1.1.0 {platform} in"), "removed"),
+        ("acme/demo 1.2.0 plan9_mips in generation 2", "added"),
+        ("module registry.example/acme/evil/coder 1.0.0 in", "added"),
+    ];
+    for (entry, change) in expected {
+        assert!(
+            found
+                .iter()
+                .any(|it| it.contains(entry) && it.contains(change)),
+            "{entry} was {change}: {found:?}"
+        );
+    }
+    let repaired = site.run(&["verify", "--repair"]);
+    let said = said_of(&repaired);
+    assert!(
+        said.contains("generation 1 is the current one now"),
+        "{said}"
+    );
+    assert_eq!(site.store().current().unwrap(), Some(1));
+    assert!(problems(&site, &[]).is_empty());
+    assert_eq!(site.publish("1.3.0").await, 2);
+    assert!(problems(&site, &["--deep"]).is_empty());
+}
+
+/// Writes the inventory anew, so that it fits whatever the index says by now.
+fn forge_inventory(site: &Site, number: u64) {
+    let store = site.store();
+    let (text, generation) = store.unchecked(number).unwrap();
+    let (old, _) = store.inventory(number).unwrap().unwrap();
+    let forged = Inventory::new(number, &text, &generation, old.before);
+    let forged = serde_json::to_vec_pretty(&forged).unwrap();
+    fs::write(store.inventory_path(number), forged).unwrap();
+}
+
+#[tokio::test]
+async fn a_signed_index_cannot_be_changed_by_who_changes_its_inventory_too() {
+    let (outside, inside) = (Site::new(), Site::new());
+    outside.publish("1.0.0").await;
+    outside.done(&["key", "generate", "site"]);
+    outside.done(&["key", "generate", "other"]);
+    let trusted = ["--trust", "site.pub"];
+    let unsigned = problems(&outside, &trusted);
+    assert!(
+        unsigned[0].contains("no trusted key signed"),
+        "{unsigned:?}"
+    );
+    outside.done(&["bundle", "--key", "site.key", "--out", "all"]);
+    inside.carry("all", &outside);
+    inside.carry("site.pub", &outside);
+    inside.done(&["import", "all", "--trust", "site.pub"]);
+    for site in [&outside, &inside] {
+        assert!(problems(site, &trusted).is_empty());
+    }
+    assert!(!problems(&outside, &["--trust", "other.pub"]).is_empty());
+    assert!(outside.done(&["verify"]).contains("not trusted here"));
+    assert!(inside.done(&["verify"]).contains("signed by"));
+
+    for site in [&outside, &inside] {
+        rewrite(site, 1, |index| {
+            index["providers"][0]["protocols"] = serde_json::json!(["6.0"]);
+        });
+        forge_inventory(site, 1);
+
+        site.done(&["inspect"]); // As far as the inventory knows it is good.
+        let found = problems(site, &trusted);
+
+        assert!(!found.is_empty(), "the forged inventory is taken");
+    }
+    assert!(problems(&outside, &trusted)[0].contains("signature"));
+    assert!(problems(&inside, &[])[0].contains("provider registry.terraform.io/acme/demo 1.0.0"));
+}
+
+#[tokio::test]
+async fn a_generation_that_is_put_in_the_place_of_another_one_is_found_by_the_next() {
+    let site = Site::new();
+    site.publish("1.0.0").await;
+    site.publish("1.1.0").await;
+    rewrite(&site, 1, |index| {
+        index["providers"][0]["protocols"] = serde_json::json!(["6.0"]);
+    });
+    forge_inventory(&site, 1);
+
+    let found = problems(&site, &[]);
+
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("generation 2") && found[0].contains("generation 1"));
+    fs::remove_file(site.store().inventory_path(2)).unwrap();
+    let found = problems(&site, &[]);
+    assert!(found[0].contains("has no inventory"), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_mirror_of_an_older_release_works_and_verify_says_what_it_lacks() {
+    let site = Site::new();
+    site.publish("1.0.0").await;
+    fs::remove_file(site.store().inventory_path(1)).unwrap();
+    site.done(&["inspect"]);
+
+    let said = site.done(&["verify"]);
+
+    assert!(said.contains("made by an older release"), "{said}");
+    site.done(&["key", "generate", "site"]);
+    site.done(&["bundle", "--key", "site.key", "--out", "all"]);
+    assert!(problems(&site, &["--trust", "site.pub"]).is_empty());
+    fs::remove_file(site.store().inventory_path(1)).unwrap();
+    site.publish("1.1.0").await;
+    assert!(problems(&site, &[]).is_empty());
+}
+
+#[tokio::test]
+async fn prune_keeps_what_templates_need() {
+    let site = Site::new();
+    for version in ["1.0.0", "1.1.0", "1.2.0", "2.0.0"] {
+        site.publish(version).await;
+    }
+    for (name, constraint) in [("old", "~> 1.0, < 1.2"), ("new", ">= 1")] {
+        fs::create_dir(site.path(name)).unwrap();
+        let text = format!(
+            "terraform {{\n  required_providers {{\n    demo = {{\n      source  = \"acme/demo\"\n      version = \"{constraint}\"\n    }}\n  }}\n}}\n"
+        );
+        fs::write(site.path(name).join("main.tf"), text).unwrap();
+    }
+    assert_eq!(
+        site.run(&["prune", "--templates", "old"]).status.code(),
+        Some(2)
+    );
+
+    site.done(&["prune", "--keep-versions", "1", "--templates", "old", "new"]);
+
+    let (_, generation) = site.store().newest().unwrap();
+    let kept = generation.providers.iter();
+    let kept: Vec<_> = kept.map(|it| it.version.to_string()).collect();
+    assert_eq!(kept, ["1.1.0", "2.0.0"]);
+    site.done(&["doctor", "old", "new"]);
 }
 
 #[tokio::test]
