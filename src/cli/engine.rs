@@ -424,7 +424,7 @@ pub(super) fn system_and(files: &[PathBuf]) -> anyhow::Result<Vec<u8>> {
 }
 
 /// What the engine sees of our environment: nothing that is ours, and nothing that names a file which is missing.
-fn host_environment() -> Environment {
+pub(super) fn host_environment() -> Environment {
     let is_ours = |name: &OsString| {
         let name = name.to_string_lossy();
         name.starts_with("OUTPOST_") || SYSTEMD.contains(&name.as_ref())

@@ -18,7 +18,9 @@ mod work;
 
 use std::path::PathBuf;
 
-use super::{engine::own_dir, output::Output};
+use url::Url;
+
+use super::{engine::own_dir, exit::UsageError, output::Output};
 use crate::{mirror::Store, stop::Stop};
 
 /// Mirror providers, modules and engines for air-gapped sites
@@ -59,6 +61,24 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The address of a served mirror, if one is named in the directory's place.
+    ///
+    /// # Errors
+    /// If it is no address.
+    pub(super) fn url(&self) -> Result<Option<Url>, UsageError> {
+        let text = self.mirror_dir.as_deref().and_then(|dir| dir.to_str());
+        let text = text.filter(|text| {
+            ["http://", "https://"]
+                .iter()
+                .any(|it| text.starts_with(it))
+        });
+        let Some(text) = text else {
+            return Ok(None);
+        };
+        let wrong = |error| UsageError(format!("`--mirror {text}` is no address: {error}"));
+        text.parse().map(Some).map_err(wrong)
+    }
+
     /// The directory, whether there is a mirror or not.
     ///
     /// # Errors
@@ -105,7 +125,7 @@ impl Mirror {
             Self::Key(command) => command.exec(output, stop).await,
             Self::PushImages(command) => command.exec(output, stop).await,
             Self::Config(command) => command.exec(output),
-            Self::Doctor(command) => command.exec(output).await,
+            Self::Doctor(command) => command.exec(output, stop).await,
             Self::Lock(command) => command.exec(output).await,
         }
     }

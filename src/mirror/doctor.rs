@@ -1,7 +1,9 @@
 //! Whether a mirror has what a template needs, item by item, before anybody sits in front of a failed build.
 
+mod served;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -9,17 +11,20 @@ use async_trait::async_trait;
 use semver::Version;
 use serde::Serialize;
 use tokio::sync::Mutex;
+use url::Url;
 
 use super::{
-    Generation, Store,
+    Digest, Generation, Store,
     fetch::blocking,
     generation::{Package, Provider},
-    git::Repository,
+    git::{Repository, place},
     scan::{
-        Tree,
-        closure::{Absent, Closure, FindingKind, Modules, close},
+        Call, Source, Tree,
+        closure::{self, Absent, Closure, FindingKind, Modules, close},
+        landing::{for_the_server, landing, same_query, target},
     },
-    sync::{for_the_server, tree_of},
+    serve,
+    sync::tree_of,
     tend::Needed,
 };
 use crate::{
@@ -29,6 +34,11 @@ use crate::{
     },
     registry::{Hash, Platform, ProviderAddr},
 };
+
+pub use self::served::{Served, ServedError};
+
+/// Bytes of a page that says where a module is.
+const MAX_PAGE_BYTES: u64 = 64 << 10;
 
 /// How an item stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -45,14 +55,16 @@ pub enum Verdict {
     LockMismatch,
     /// No mirror can have it.
     NotMirrorable,
+    /// Every engine refuses it, whatever the mirror has.
+    Invalid,
     /// Only an engine knows what it is.
     Unclear,
 }
 
 impl Verdict {
-    /// Whether a build would work all the same, as far as anybody knows.
+    /// Whether a build has it for sure.
     pub fn is_good(self) -> bool {
-        matches!(self, Self::Present | Self::Unclear)
+        self == Self::Present
     }
 }
 
@@ -67,6 +79,9 @@ pub struct Item {
     pub verdict: Verdict,
     /// What there is, or what to do.
     pub detail: String,
+    /// What a mirror lacks for it, as its list of misses names it.
+    #[serde(skip)]
+    pub missing: Option<serve::Item>,
 }
 
 /// What a template needs, found out with the modules that a mirror has.
@@ -84,9 +99,23 @@ pub async fn closure(
     close(Arc::new(template), default_host, &modules).await
 }
 
+/// The engine of the jobs.
+#[derive(Clone, Debug)]
+pub struct JobEngine {
+    /// `terraform` or `tofu`.
+    pub name: &'static str,
+    /// Its versions, as somebody said, or as it is installed here. Empty if only the mirror can have it.
+    pub versions: Vec<Version>,
+}
+
 /// Compares what a template needs with what there is, for some platforms.
-pub fn examine(closure: &Closure, generation: &Generation, platforms: &[Platform]) -> Vec<Item> {
-    let mut items = Vec::new();
+pub fn examine(
+    closure: &Closure,
+    generation: &Generation,
+    platforms: &[Platform],
+    engine: &JobEngine,
+) -> Vec<Item> {
+    let mut items = Vec::from_iter(required_version(closure, generation, platforms, engine));
     for (addr, constraint) in &closure.providers {
         let locked = closure.locked.get(addr);
         items.extend(provider(addr, constraint, locked, generation, platforms));
@@ -100,6 +129,7 @@ pub fn examine(closure: &Closure, generation: &Generation, platforms: &[Platform
             .as_ref()
             .map(Version::to_string)
             .unwrap_or_default(),
+        missing: None,
     });
     items.extend(found);
     items.extend(closure.findings.iter().map(|finding| {
@@ -107,13 +137,17 @@ pub fn examine(closure: &Closure, generation: &Generation, platforms: &[Platform
             FindingKind::Missing(why) => (Verdict::Missing, why.clone()),
             FindingKind::Unsatisfied(why) => (Verdict::Unsatisfiable, why.clone()),
             FindingKind::NotMirrorable(why) => (Verdict::NotMirrorable, (*why).to_owned()),
+            FindingKind::Invalid(why) => (Verdict::Invalid, why.clone()),
             FindingKind::Unclear(why) => (Verdict::Unclear, why.clone()),
         };
+        let lacks = matches!(verdict, Verdict::Missing | Verdict::Unsatisfiable);
+        let call = finding.call.as_ref().filter(|_| lacks);
         Item {
             item: finding.place.clone(),
             wanted: finding.what.clone(),
             verdict,
             detail,
+            missing: call.and_then(missing_module),
         }
     }));
     items
@@ -146,6 +180,102 @@ pub fn needed(closure: &Closure, generation: &Generation) -> Needed {
     needed
 }
 
+/// A module, repository or file that a mirror lacks.
+fn missing_module(call: &Call) -> Option<serve::Item> {
+    let with = |item: serve::Item, version: &str| match version {
+        "" => item,
+        version => item.version(version),
+    };
+    Some(match &call.source {
+        Source::Registry { host, path, .. } => {
+            let name = format!("{}/{path}", host.as_ref()?);
+            with(serve::Item::new("module", name), &call.version.to_string())
+        }
+        Source::Git { url, reference, .. } => with(
+            serve::Item::new("git", place(url)),
+            reference.as_deref().unwrap_or_default(),
+        ),
+        Source::Archive { url, .. } => {
+            let url = for_the_server(&Url::parse(url).ok()?);
+            let (_, place) = url.as_str().split_once("://")?;
+            serve::Item::new("file", place)
+        }
+        Source::Local(_) | Source::Foreign { .. } => return None,
+    })
+}
+
+/// Whether the engine is one that all modules accept; `None` if they accept any.
+fn required_version(
+    closure: &Closure,
+    generation: &Generation,
+    platforms: &[Platform],
+    engine: &JobEngine,
+) -> Option<Item> {
+    let wanted = closure.engines.iter();
+    let wanted = wanted.fold(Constraint::default(), |all, (_, one)| all.and(one));
+    let item = |verdict, detail| {
+        Some(Item {
+            item: format!("engine {}", engine.name),
+            wanted: wanted.to_string(),
+            missing: (!matches!(verdict, Verdict::Present))
+                .then(|| serve::Item::new("tool", engine.name).version(&wanted.to_string())),
+            verdict,
+            detail,
+        })
+    };
+    if closure.engines.is_empty() {
+        return None;
+    }
+    let refusals = |version: &Version| {
+        let refusals = closure
+            .engines
+            .iter()
+            .filter(|(_, it)| !it.matches(version));
+        let refusals = refusals.map(|(place, it)| format!("{place} wants {it}"));
+        refusals.collect::<Vec<_>>().join(", ")
+    };
+    if let Some(wrong) = engine.versions.iter().find(|it| !wanted.matches(it)) {
+        let detail = format!("jobs have {wrong}; {}", refusals(wrong));
+        return item(Verdict::Unsatisfiable, detail);
+    }
+    if !engine.versions.is_empty() {
+        return item(Verdict::Present, listed(&engine.versions));
+    }
+    let is_there = |version: &&Version| {
+        platforms.iter().all(|platform| {
+            let mut tools = generation.tools.iter();
+            tools.any(|it| {
+                it.name == engine.name && it.version == **version && it.platform == *platform
+            })
+        })
+    };
+    let tools = generation.tools.iter().map(|tool| &tool.version);
+    let there: BTreeSet<Version> = tools.filter(is_there).cloned().collect();
+    let Some(newest) = there.last() else {
+        let detail = format!(
+            "neither the mirror nor this machine has {}; --engine-version says which one jobs have",
+            engine.name
+        );
+        return item(Verdict::Missing, detail);
+    };
+    match wanted.newest(there.iter()) {
+        None => item(
+            Verdict::Unsatisfiable,
+            format!("there is {}; {}", listed(&there), refusals(newest)),
+        ),
+        Some(found) if found == newest => item(Verdict::Present, found.to_string()),
+        Some(found) => item(
+            Verdict::Present,
+            format!("{found}; jobs take {newest}, which is newer, unless --engine names it"),
+        ),
+    }
+}
+
+fn listed<'a>(versions: impl IntoIterator<Item = &'a Version>) -> String {
+    let versions = versions.into_iter().map(Version::to_string);
+    versions.collect::<Vec<_>>().join(", ")
+}
+
 /// One item, or one for each platform that something is wrong with.
 fn provider(
     addr: &ProviderAddr,
@@ -160,6 +290,7 @@ fn provider(
             Some(locked) => format!("{} (locked)", locked.version),
             None => constraint.to_string(),
         },
+        missing: missing_version(addr, constraint, locked, verdict),
         verdict,
         detail,
     };
@@ -171,7 +302,10 @@ fn provider(
     let wrong = |platform: &Platform| match package(chosen, platform) {
         None => {
             let detail = format!("{version} is not there for {platform}");
-            Some(item(Verdict::Missing, detail))
+            let mut item = item(Verdict::Missing, detail);
+            let missing = serve::Item::new("provider", addr.to_string());
+            item.missing = Some(missing.version(&version.to_string()).platform(platform));
+            Some(item)
         }
         Some(package) if !fits(package, locked) => {
             let detail = format!(
@@ -197,6 +331,31 @@ fn present(provider: &Provider) -> String {
             provider.version
         ),
     }
+}
+
+/// The versions of a provider that a mirror lacks.
+fn missing_version(
+    addr: &ProviderAddr,
+    constraint: &Constraint,
+    locked: Option<&LockedProvider>,
+    verdict: Verdict,
+) -> Option<serve::Item> {
+    let item = serve::Item::new("provider", addr.to_string());
+    // What a lock file names is missing, whatever else the template accepts.
+    let version = match locked.filter(|locked| constraint.matches(&locked.version)) {
+        Some(locked) => locked.version.to_string(),
+        None => constraint.to_string(),
+    };
+    let lacks = match verdict {
+        Verdict::Missing => true,
+        // A lock file that does not fit its own template is mended there.
+        Verdict::Unsatisfiable => locked.is_none(),
+        _ => false,
+    };
+    lacks.then(|| match version.as_str() {
+        "" => item,
+        version => item.version(version),
+    })
 }
 
 /// The version that an engine would choose.
@@ -233,8 +392,7 @@ fn choose<'a>(
     }
     let chosen = constraint.newest(versions.iter().map(|provider| &provider.version));
     let chosen = chosen.and_then(|version| versions.iter().find(|p| p.version == *version));
-    let there = versions.iter().map(|provider| provider.version.to_string());
-    let there = there.collect::<Vec<_>>().join(", ");
+    let there = listed(versions.iter().map(|provider| &provider.version));
     chosen
         .copied()
         .ok_or((Verdict::Unsatisfiable, format!("there is {there}")))
@@ -323,7 +481,7 @@ fn signed(store: &Store, provider: &Provider) -> Vec<Hash> {
 struct Mirrored<'a> {
     store: &'a Store,
     generation: &'a Generation,
-    repositories: Mutex<HashMap<String, Arc<Repository>>>,
+    repositories: Mutex<HashMap<String, Repository>>,
 }
 
 #[async_trait]
@@ -333,12 +491,12 @@ impl Modules for Mirrored<'_> {
         host: &str,
         path: &str,
         version: &Constraint,
-    ) -> Result<(Version, Arc<Tree>), Absent> {
+    ) -> Result<(Version, closure::Package), Absent> {
         let addr = format!("{host}/{path}");
         let modules = self.generation.modules.iter();
         let versions: BTreeMap<_, _> = modules
             .filter(|module| module.addr == addr)
-            .map(|module| (module.version.clone(), module.archive))
+            .map(|module| (module.version.clone(), module))
             .collect();
         if versions.is_empty() {
             return Err(Absent::Missing("the mirror has none".to_owned()));
@@ -351,24 +509,29 @@ impl Modules for Mirrored<'_> {
             ))
         };
         let newest = version.newest(versions.keys()).ok_or_else(there)?;
-        let (store, archive) = (self.store.clone(), versions[newest]);
+        let module = versions[newest];
+        let (store, archive) = (self.store.clone(), module.archive);
         let tree = blocking(move || tree_of(&store, archive)).await;
         let tree = tree.map_err(|error| Absent::Missing(error.to_string()))?;
-        Ok((newest.clone(), Arc::new(tree)))
+        let package = closure::Package {
+            tree: Arc::new(tree),
+            dir: module.dir.clone(),
+        };
+        Ok((newest.clone(), package))
     }
 
     async fn git(&self, url: &str, reference: Option<&str>) -> Result<Arc<Tree>, Absent> {
         let missing = |error: &dyn std::fmt::Display| Absent::Missing(error.to_string());
         let mut known = self.generation.git.iter();
-        let known = known.find(|git| git.url == url);
+        let known = known.find(|git| git.place() == place(url));
         let known = known.ok_or_else(|| missing(&"the mirror does not have the repository"))?;
         let mut repositories = self.repositories.lock().await;
-        let repository = match repositories.get(url) {
-            Some(repository) => Arc::clone(repository),
+        let repository = match repositories.get(&known.url) {
+            Some(repository) => repository.clone(),
             None => {
-                let opened = Repository::stored(self.store, known).await;
-                let opened = Arc::new(opened.map_err(|error| missing(&error))?);
-                repositories.insert(url.to_owned(), Arc::clone(&opened));
+                let opened = Repository::stored(self.store, known);
+                let opened = opened.map_err(|error| missing(&error))?;
+                repositories.insert(known.url.clone(), opened.clone());
                 opened
             }
         };
@@ -380,14 +543,30 @@ impl Modules for Mirrored<'_> {
     }
 
     async fn archive(&self, url: &str) -> Result<Arc<Tree>, Absent> {
-        let place = url::Url::parse(url).map(|url| for_the_server(&url));
-        let mut files = self.generation.files.iter();
-        let file = files.find(|file| place.as_ref().is_ok_and(|place| place.as_str() == file.url));
-        let file = file.ok_or_else(|| Absent::Missing("the mirror does not have it".to_owned()))?;
-        let (store, content) = (self.store.clone(), file.content);
+        let content = self.file(url, for_the_server)?;
+        let store = self.store.clone();
         let tree = blocking(move || tree_of(&store, content)).await;
         tree.map(Arc::new)
             .map_err(|error| Absent::Missing(error.to_string()))
+    }
+    async fn landing(&self, url: &str) -> Result<String, Absent> {
+        let content = self.file(url, landing)?;
+        let store = self.store.clone();
+        let page = blocking(move || store.read(content, MAX_PAGE_BYTES)).await;
+        let page = page.map_err(|error| Absent::Missing(error.to_string()))?;
+        let target = target(&String::from_utf8_lossy(&page));
+        target.ok_or_else(|| Absent::Missing("its page in the mirror names no module".to_owned()))
+    }
+}
+
+impl Mirrored<'_> {
+    /// A file by the address at which an engine asks for it.
+    fn file(&self, url: &str, asked: fn(&Url) -> Url) -> Result<Digest, Absent> {
+        let place = Url::parse(url).ok().map(|url| asked(&url));
+        let mut files = self.generation.files.iter();
+        let file = files.find(|file| place.as_ref().is_some_and(|it| same_query(it, &file.url)));
+        let file = file.ok_or_else(|| Absent::Missing("the mirror does not have it".to_owned()))?;
+        Ok(file.content)
     }
 }
 

@@ -370,9 +370,23 @@ impl Fetcher {
         url: &Url,
         name: &str,
     ) -> Result<(Digest, u64), FetchError> {
+        self.take_as(store, url, name, None).await
+    }
+
+    /// The same from a server that wants to know who asks.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn take_as(
+        &self,
+        store: &Store,
+        url: &Url,
+        name: &str,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<(Digest, u64), FetchError> {
         let mut failures = 0;
         loop {
-            match self.take_once(store, url, name).await {
+            match self.take_once(store, url, name, authorization).await {
                 Ok(incoming) => return Ok(blocking(move || incoming.commit()).await?),
                 Err(error) => failures = self.pause(name, error, failures).await?,
             }
@@ -384,10 +398,12 @@ impl Fetcher {
         store: &Store,
         url: &Url,
         name: &str,
+        authorization: Option<&HeaderValue>,
     ) -> Result<Incoming, FetchError> {
         let _turn = self.turn(url).await;
         let mut incoming = store.incoming()?;
-        let mut response = self.ask(Method::GET, url, &HeaderMap::new(), None).await?;
+        let headers = HeaderMap::new();
+        let mut response = self.ask(Method::GET, url, &headers, authorization).await?;
         let total = number(response.headers(), &header::CONTENT_LENGTH);
         while let Some(piece) = self.piece(&mut response, incoming.size()).await? {
             if incoming.size() + piece.len() as u64 > MAX_FILE_BYTES {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use super::Digest;
+use super::{Digest, git};
 use crate::registry::{Hash, Platform, ProviderAddr};
 
 /// Everything that one state of the mirror has. Lists are sorted, so that equal content is equal text.
@@ -96,13 +96,16 @@ pub struct Module {
     pub addr: String,
     /// Its version.
     pub version: Version,
-    /// A `tar.gz` with the module at its top.
+    /// A `tar.gz` of the package that has the module.
     pub archive: Digest,
     /// Its length in bytes.
     pub size: u64,
     /// Where the registry sent us for it, with the commit if that is git; without credentials.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub origin: String,
+    /// The directory of the module in the archive: it may use what is beside it. Empty if that is the archive's top.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub dir: String,
 }
 
 /// A git repository with the references that templates name.
@@ -198,11 +201,7 @@ impl Image {
 impl GitRepository {
     /// Its address without scheme and ending: `HOST/OWNER/REPO`.
     pub fn place(&self) -> &str {
-        let place = self
-            .url
-            .split_once("://")
-            .map_or(&*self.url, |(_, rest)| rest);
-        place.trim_end_matches('/').trim_end_matches(".git")
+        git::place(&self.url)
     }
 
     /// The name of the pack, without an ending, as git expects names of packs to be.
@@ -273,10 +272,10 @@ impl Generation {
         files.splice(0..0, other.files);
         images.splice(0..0, other.images);
         for mut new in other.git {
-            if let Some(index) = git.iter().position(|old| old.url == new.url) {
-                // One pack has what its references need, so two of them cannot add up.
-                new.head = new.head.or(git.swap_remove(index).head);
-            }
+            // One pack has what its references need, so two of them cannot add up. The address may have another form.
+            let same = git.extract_if(.., |old| old.place() == new.place());
+            let head = same.last().and_then(|old| old.head);
+            new.head = new.head.or(head);
             git.push(new);
         }
         self.normalize();
@@ -419,6 +418,8 @@ impl Generation {
             let parts: Vec<_> = module.addr.split('/').collect();
             let is_good = parts.len() == 4 && parts.iter().all(|part| is_file_name(part));
             refuse_unless(is_good, "module", &module.addr)?;
+            let is_good = module.dir.is_empty() || is_package_dir(&module.dir);
+            refuse_unless(is_good, "directory", &module.dir)?;
         }
         let urls = self
             .git
@@ -499,6 +500,15 @@ fn refuse_unless(is_good: bool, what: &str, name: &str) -> Result<(), String> {
 fn is_file_name(name: &str) -> bool {
     let is_good = |c: char| !c.is_control() && !matches!(c, '/' | '\\' | ':' | ' ');
     (1..=255).contains(&name.len()) && !name.starts_with('.') && name.chars().all(is_good)
+}
+
+/// Whether a directory of a package can stand in an address of a module as it is: nothing in it has to be escaped, and it
+/// leads nowhere else.
+pub(super) fn is_package_dir(dir: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.+~@,".contains(c);
+    let is_good =
+        |part: &str| !part.is_empty() && !matches!(part, "." | "..") && part.chars().all(is_plain);
+    dir.len() <= 1024 && dir.split('/').all(is_good)
 }
 
 /// Whether a text is an address without credentials that can be mapped to one below a server of ours.
@@ -596,6 +606,7 @@ mod tests {
             archive: Digest::of(b""),
             size: 0,
             origin: String::new(),
+            dir: String::new(),
         };
         for (addr, is_good) in [("host/a/b/c", true), ("host/../b/c", false), ("a/b", false)] {
             let modules = vec![module(addr)];
@@ -604,6 +615,23 @@ mod tests {
                 ..Default::default()
             };
             assert_eq!(generation.check().is_ok(), is_good, "{addr}");
+        }
+        for (dir, is_good) in [
+            ("modules/vpc", true),
+            (".hidden/v1.0", true),
+            ("../vpc", false),
+            ("a//b", false),
+            ("/a", false),
+            ("a?archive=zip", false),
+            ("a%2e", false),
+        ] {
+            let mut module = module("host/a/b/c");
+            dir.clone_into(&mut module.dir);
+            let generation = Generation {
+                modules: vec![module],
+                ..Default::default()
+            };
+            assert_eq!(generation.check().is_ok(), is_good, "{dir}");
         }
     }
 

@@ -7,6 +7,7 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,7 +24,7 @@ const MAX_OUTPUT: u64 = 512 << 20;
 /// Bytes of a pack.
 const MAX_PACK_BYTES: u64 = 8 << 30;
 /// Schemes by which other machines are asked; a template names the address, so none that runs anything here.
-const SCHEMES: [&str; 4] = ["https://", "http://", "ssh://", "git@"];
+const SCHEMES: [&str; 3] = ["https://", "http://", "ssh://"];
 
 /// Why a repository cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,12 @@ pub enum GitError {
         /// Which repository.
         url: String,
     },
+    /// There is nothing in it that is wanted.
+    #[error("{url} has no branch and no tag that `refs` names")]
+    NoneWanted {
+        /// Which repository.
+        url: String,
+    },
     /// A file cannot be written or read.
     #[error("failed to use a directory for a repository")]
     Io(#[from] io::Error),
@@ -73,10 +80,29 @@ pub enum GitError {
     Store(#[from] StoreError),
 }
 
-/// A repository on this machine. Dropped, its directory is removed.
+/// A repository's place, whatever way leads there: `HOST/OWNER/REPO`.
+pub fn place(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
+    let begin = authority.rfind('@').map_or(0, |at| at + 1);
+    let place = rest[begin..].trim_end_matches('/');
+    place.strip_suffix(".git").unwrap_or(place)
+}
+
+/// The full names that a branch or a tag may have, in the order in which a checkout looks.
+pub fn full_names(name: &str) -> [String; 3] {
+    [
+        format!("refs/tags/{name}"),
+        format!("refs/heads/{name}"),
+        name.to_owned(),
+    ]
+}
+
+/// A repository on this machine. Once its last copy is dropped, its directory is removed.
+#[derive(Clone)]
 pub struct Repository {
     url: String,
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
     head: Option<String>,
     refs: BTreeMap<String, String>,
 }
@@ -131,7 +157,36 @@ impl Repository {
         head: Option<String>,
         authorities: &[Vec<u8>],
     ) -> Result<Self, GitError> {
-        let mut repository = Self::empty(store, url).await?;
+        let incoming = store.dir().join("incoming");
+        let repository = Self {
+            url: url.to_owned(),
+            dir: Arc::new(directory(&incoming)?),
+            head: None,
+            refs: BTreeMap::new(),
+        };
+        let path = repository.dir.path();
+        git("init", path, &["init", "--quiet", "--bare", "."]).await?;
+        fs::create_dir_all(path.join("info"))?;
+        fs::write(path.join("info/attributes"), ATTRIBUTES)?;
+        repository.with(url, wanted, head, authorities).await
+    }
+
+    /// The same with these branches and tags of its origin, which is at `url`, instead of those that it has.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn with(
+        &self,
+        url: &str,
+        wanted: &BTreeMap<String, String>,
+        head: Option<String>,
+        authorities: &[Vec<u8>],
+    ) -> Result<Self, GitError> {
+        if wanted.is_empty() {
+            return Err(GitError::NoneWanted {
+                url: url.to_owned(),
+            });
+        }
         let arguments = [
             "fetch",
             "--quiet",
@@ -147,53 +202,47 @@ impl Repository {
             .map(|name| format!("+{name}:{name}\n"))
             .collect();
         let trust = trust_file(authorities)?;
+        let path = self.dir.path();
         let ask = Ask {
             trust: trust.as_deref(),
-            ..Ask::new("fetch", repository.dir.path())
+            ..Ask::new("fetch", path)
         };
         ask.run(&arguments, list.as_bytes()).await?;
-        let path = repository.dir.path();
+        let there = self.list_refs().await?;
+        let others = there.keys().filter(|name| !wanted.contains_key(*name));
+        let list: String = others.map(|name| format!("delete {name}\n")).collect();
+        if !list.is_empty() {
+            let ask = Ask::new("update-ref", path);
+            ask.run(&["update-ref", "--stdin"], list.as_bytes()).await?;
+        }
         let all = ["-c", "pack.threads=1", "repack", "-a", "-d", "-q"];
         git("repack", path, &all).await?;
-        repository.head = head;
-        repository.refs = repository.list_refs().await?;
-        Ok(repository)
+        Ok(Self {
+            url: url.to_owned(),
+            dir: Arc::clone(&self.dir),
+            head,
+            refs: self.list_refs().await?,
+        })
     }
 
     /// One that is in the store.
     ///
     /// # Errors
-    /// [`GitError`].
-    pub async fn stored(store: &Store, known: &GitRepository) -> Result<Self, GitError> {
-        let mut repository = Self::empty(store, &known.url).await?;
-        let packs = repository.dir.path().join("objects/pack");
-        fs::create_dir_all(&packs)?;
-        for (digest, end) in [(known.pack, "pack"), (known.index, "idx")] {
-            let link = packs.join(format!("pack-{}.{end}", known.pack));
-            std::os::unix::fs::symlink(store.path(digest), link)?;
-        }
-        repository.head.clone_from(&known.head);
-        repository.refs.clone_from(&known.refs);
-        Ok(repository)
+    /// The system's reason.
+    pub fn stored(store: &Store, known: &GitRepository) -> Result<Self, GitError> {
+        let dir = Arc::new(directory(&std::env::temp_dir())?);
+        lay_out(dir.path(), store, known)?;
+        Ok(Self {
+            url: known.url.clone(),
+            dir,
+            head: known.head.clone(),
+            refs: known.refs.clone(),
+        })
     }
 
-    async fn empty(store: &Store, url: &str) -> Result<Self, GitError> {
-        let dir = tempfile::Builder::new()
-            .prefix("git-")
-            .tempdir_in(store.dir().join("incoming"))?;
-        git("init", dir.path(), &["init", "--quiet", "--bare", "."]).await?;
-        // What a repository leaves out of its archives is there when it is cloned.
-        fs::create_dir_all(dir.path().join("info"))?;
-        fs::write(
-            dir.path().join("info/attributes"),
-            "* -export-ignore -export-subst\n",
-        )?;
-        Ok(Self {
-            url: url.to_owned(),
-            dir,
-            head: None,
-            refs: BTreeMap::new(),
-        })
+    /// Its branches and tags, with their commits.
+    pub fn refs(&self) -> &BTreeMap<String, String> {
+        &self.refs
     }
 
     async fn list_refs(&self) -> Result<BTreeMap<String, String>, GitError> {
@@ -223,16 +272,15 @@ impl Repository {
         Ok((commit, tree))
     }
 
-    /// In the order in which a checkout looks: a tag, a branch, a commit.
-    async fn commit(&self, reference: Option<&str>) -> Result<String, GitError> {
+    /// The commit that a branch, a tag or the beginning of a commit's own name means; without one that of its head.
+    ///
+    /// # Errors
+    /// [`GitError::NoReference`], and whatever git says.
+    pub async fn commit(&self, reference: Option<&str>) -> Result<String, GitError> {
         let name = reference
             .or(self.head.as_deref())
             .unwrap_or("refs/heads/main");
-        let named = [
-            format!("refs/tags/{name}"),
-            format!("refs/heads/{name}"),
-            name.to_owned(),
-        ];
+        let named = full_names(name);
         let of_ref = named.iter().find_map(|name| self.refs.get(name));
         let is_commit = name.len() >= 7 && name.bytes().all(|b| b.is_ascii_hexdigit());
         let unknown = || GitError::NoReference {
@@ -288,6 +336,44 @@ impl Repository {
             index,
         })
     }
+}
+
+/// What a repository leaves out of its archives is there when it is cloned.
+const ATTRIBUTES: &str = "* -export-ignore -export-subst\n";
+
+/// A directory for a repository, in another one.
+pub(super) fn directory(inside: &Path) -> io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("git-").tempdir_in(inside)
+}
+
+/// Makes a repository of the store one that git can read: links to its pack, and its references.
+///
+/// # Errors
+/// The system's reason.
+pub(super) fn lay_out(dir: &Path, store: &Store, known: &GitRepository) -> io::Result<()> {
+    let packs = dir.join("objects/pack");
+    for inner in [&packs, &dir.join("refs"), &dir.join("info")] {
+        fs::create_dir_all(inner)?;
+    }
+    for (digest, end) in [(known.pack, "pack"), (known.index, "idx")] {
+        let link = packs.join(format!("{}.{end}", known.pack_name()));
+        std::os::unix::fs::symlink(store.path(digest), link)?;
+    }
+    let head = known.head.as_deref().unwrap_or("refs/heads/main");
+    fs::write(dir.join("HEAD"), format!("ref: {head}\n"))?;
+    let is_sha256 = known.refs.values().any(|commit| commit.len() == 64);
+    let format = match is_sha256 {
+        true => "repositoryformatversion = 1\n[extensions]\n\tobjectFormat = sha256",
+        false => "repositoryformatversion = 0",
+    };
+    let config = format!("[core]\n\tbare = true\n[core]\n\t{format}\n");
+    fs::write(dir.join("config"), config)?;
+    fs::write(dir.join("info/attributes"), ATTRIBUTES)?;
+    let refs = known.refs.iter();
+    let refs: String = refs
+        .map(|(name, commit)| format!("{commit} {name}\n"))
+        .collect();
+    fs::write(dir.join("packed-refs"), refs)
 }
 
 /// Branches and tags; forges have references for every change that somebody ever proposed.

@@ -174,6 +174,7 @@ mod tests {
             archive: Digest::of(version.as_bytes()),
             size: 1,
             origin: String::new(),
+            dir: String::new(),
         }
     }
 

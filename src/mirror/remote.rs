@@ -7,6 +7,7 @@ use serde::Deserialize;
 use tokio::{runtime::Handle, time::timeout};
 use url::Url;
 
+use super::serve::Item;
 use crate::{
     net::http::{self, Client, RequestError},
     provision::{LinkSink, ProviderStore, ProviderView, Services, WantedProvider},
@@ -138,16 +139,23 @@ pub(super) fn repositories<'a>(
             continue;
         };
         let to = format!("{base}/git/{place}");
-        for from in [
-            format!("https://{place}"),
-            format!("http://{place}"),
-            format!("ssh://git@{place}"),
-            format!("git@{host}:{path}"),
-        ] {
-            all.insert(from, to.clone());
-        }
+        all.extend(forms(host, path).into_iter().map(|from| (from, to.clone())));
     }
     all
+}
+
+/// How addresses of repositories of a host begin, in all forms in which templates have them.
+pub(super) fn forms(host: &str, path: &str) -> Vec<String> {
+    let schemes = ["https://", "http://", "ssh://git@", "ssh://"];
+    let mut forms: Vec<_> = schemes
+        .iter()
+        .map(|scheme| format!("{scheme}{host}/{path}"))
+        .collect();
+    // The short form of ssh has no room for a port.
+    if !host.contains(':') {
+        forms.push(format!("git@{host}:{path}"));
+    }
+    forms
 }
 
 impl Remote {
@@ -179,19 +187,54 @@ impl Remote {
         url.filter(|url| url.scheme() == "https")
     }
 
+    /// Where it is.
+    pub fn url(&self) -> &Url {
+        self.client.url()
+    }
+
+    /// The header that shows it who asks, if it wants to know.
+    ///
+    /// # Errors
+    /// [`RemoteError::Token`].
+    pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, RemoteError> {
+        let Some(token) = &self.token else {
+            return Ok(None);
+        };
+        let value = HeaderValue::try_from(format!("Bearer {}", token.expose()));
+        let mut value = value.map_err(|_| RemoteError::Token)?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    /// Tells it what a template needs and it does not have, so that its list of misses says so.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn report(&self, missing: &[Item]) -> Result<(), RemoteError> {
+        let url = self.client.endpoint("api/missing");
+        let mut headers = HeaderMap::new();
+        headers.extend(self.authorization()?.map(|value| (AUTHORIZATION, value)));
+        let body = serde_json::json!({ "missing": missing });
+        let answer = timeout(ANSWER_TIMEOUT, self.client.post(&url, &headers, &body));
+        let answer = answer
+            .await
+            .map_err(|_| RemoteError::Silent(url.clone()))??;
+        match answer.status().is_success() {
+            true => Ok(()),
+            false => Err(RemoteError::Answer {
+                reason: format!("it answers {}", answer.status()),
+                url,
+            }),
+        }
+    }
+
     async fn ask(&self, url: &Url) -> Result<Hosts, RemoteError> {
         let wrong = |reason: String| RemoteError::Answer {
             url: url.clone(),
             reason,
         };
         let mut headers = HeaderMap::new();
-        if let Some(token) = &self.token {
-            let value = format!("Bearer {}", token.expose());
-            let value = HeaderValue::try_from(value);
-            let mut value = value.map_err(|_| RemoteError::Token)?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
+        headers.extend(self.authorization()?.map(|value| (AUTHORIZATION, value)));
         let mut answer = self.client.get(url, &headers).await?;
         if answer.status() == StatusCode::UNAUTHORIZED {
             return Err(RemoteError::Unauthorized {

@@ -4,17 +4,18 @@
 //! told, never guessed.
 
 pub mod closure;
+pub mod landing;
 mod source;
 mod tree;
 
 use std::collections::{BTreeSet, VecDeque};
 
 pub use self::{
-    source::{Source, is_archive},
+    source::{Source, is_archive, repository},
     tree::{Tree, TreeFile, join},
 };
 use crate::{
-    language::{Constraint, LoadError, Module, module_calls, required_providers},
+    language::{Constraint, LoadError, Located, Module, module_calls, required_providers},
     registry::ProviderAddr,
 };
 
@@ -28,8 +29,12 @@ pub struct Scan {
     pub providers: Vec<(ProviderAddr, Constraint)>,
     /// Modules that are not beside their caller.
     pub calls: Vec<Call>,
+    /// What every engine refuses: where, and what.
+    pub invalid: Vec<(String, String)>,
     /// What could not be found out: where, and what.
     pub unclear: Vec<(String, String)>,
+    /// Which versions of the engine are acceptable: the address of the module, and the constraint.
+    pub engines: Vec<(String, Constraint)>,
 }
 
 /// A call of a module that comes from elsewhere.
@@ -59,6 +64,7 @@ pub fn scan(tree: &Tree, dir: &str, address: &str, default_host: &str) -> Result
             }
         }
         found.expressions(&module, &address);
+        found.engines(&module, &address);
         for call in module_calls(&module) {
             let own = match address.is_empty() {
                 true => format!("module.{}", call.name),
@@ -71,7 +77,7 @@ pub fn scan(tree: &Tree, dir: &str, address: &str, default_host: &str) -> Result
                             queue.push_back((child, own));
                         }
                     }
-                    _ => found.unclear.push((own, format!("`{path}` is not there"))),
+                    _ => found.invalid.push((own, format!("`{path}` is not there"))),
                 },
                 source => {
                     let version = call.version.as_deref().unwrap_or_default();
@@ -81,7 +87,7 @@ pub fn scan(tree: &Tree, dir: &str, address: &str, default_host: &str) -> Result
                             source,
                             version,
                         }),
-                        Err(error) => found.unclear.push((own, error.to_string())),
+                        Err(error) => found.invalid.push((own, error.to_string())),
                     }
                 }
             }
@@ -91,6 +97,27 @@ pub fn scan(tree: &Tree, dir: &str, address: &str, default_host: &str) -> Result
 }
 
 impl Scan {
+    /// Reads `required_version` of all `terraform` blocks.
+    fn engines(&mut self, module: &Module, address: &str) {
+        for located in module.blocks("terraform") {
+            let Some(attribute) = located.block.body.get_attribute("required_version") else {
+                continue;
+            };
+            let parsed = attribute.value.as_str().map(Constraint::parse);
+            match parsed {
+                Some(Ok(constraint)) => self.engines.push((address.to_owned(), constraint)),
+                Some(Err(error)) => {
+                    let what = format!("required_version: {error}");
+                    self.invalid.push((place(&located, address), what));
+                }
+                None => {
+                    let what = "required_version is an expression".to_owned();
+                    self.invalid.push((place(&located, address), what));
+                }
+            }
+        }
+    }
+
     /// Tells which calls name something that only an engine could evaluate.
     fn expressions(&mut self, module: &Module, address: &str) {
         for located in module.blocks("module") {
@@ -98,17 +125,21 @@ impl Scan {
                 let attribute = located.block.body.get_attribute(name);
                 let is_expression = attribute.is_some_and(|found| found.value.as_str().is_none());
                 if is_expression {
-                    let place = format!("{}:{}", located.file.name, located.line);
-                    let of = match address.is_empty() {
-                        true => place,
-                        false => format!("{address} {place}"),
-                    };
                     let label = located.label(0);
                     let what = format!("the {name} of module `{label}` is an expression");
-                    self.unclear.push((of, what));
+                    self.unclear.push((place(&located, address), what));
                 }
             }
         }
+    }
+}
+
+/// Where a block is, for people.
+fn place(located: &Located<'_>, address: &str) -> String {
+    let place = format!("{}:{}", located.file.name, located.line);
+    match address.is_empty() {
+        true => place,
+        false => format!("{address} {place}"),
     }
 }
 
@@ -198,6 +229,37 @@ pub(super) mod tests {
             ]
         );
         assert!(scan.unclear.is_empty(), "{:?}", scan.unclear);
+        assert!(scan.invalid.is_empty(), "{:?}", scan.invalid);
+    }
+
+    #[test]
+    fn the_engine_that_each_module_accepts_is_read() {
+        let tree = tree(&[
+            (
+                "main.tf",
+                "terraform {\n  required_version = \">= 1.3\"\n}\nmodule \"a\" { source = \"./a\" }\n",
+            ),
+            (
+                "a/main.tf",
+                "terraform {\n  required_version = \"~> 1.9.0\"\n}\n",
+            ),
+            (
+                "a/more.tf",
+                "terraform {\n  required_version = \"newest\"\n}\n",
+            ),
+        ]);
+
+        let scan = scan(&tree, "", "", DEFAULT_HOST).unwrap();
+
+        let read: Vec<_> = scan
+            .engines
+            .iter()
+            .map(|(address, constraint)| format!("{address}: {constraint}"))
+            .collect();
+        assert_eq!(read, [": >= 1.3.0", "module.a: ~> 1.9.0"]);
+        let (place, what) = &scan.invalid[0];
+        assert_eq!(place, "module.a more.tf:1");
+        assert!(what.contains("newest"), "{what}");
     }
 
     #[test]
@@ -215,6 +277,7 @@ pub(super) mod tests {
         let told: Vec<_> = scan
             .unclear
             .iter()
+            .chain(&scan.invalid)
             .map(|(place, what)| format!("{place} {what}"))
             .collect();
         assert!(

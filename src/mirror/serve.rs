@@ -7,10 +7,10 @@
 //! | `/v1/modules/HOST/…` | the module registry protocol |
 //! | `/mirror/HOST/…` | the network mirror protocol |
 //! | `/releases/NAME/…` | engines, in the shape of `releases.hashicorp.com`, for hc-install and the like |
-//! | `/git/HOST/OWNER/REPO.git/…` | repositories, by git's dumb protocol |
+//! | `/git/HOST/OWNER/REPO.git/…` | repositories, by git's smart protocol, or by its dumb one where there is no git |
 //! | `/files/HOST/PATH` | files by their address |
 //! | `/blobs/DIGEST/NAME` | files of the store |
-//! | `/api/missing` | what was asked for in vain |
+//! | `/api/missing` | what was asked for in vain; clients may add what they would have asked for |
 //! | `/healthz`, `/readyz`, `/metrics` | whether it runs, whether it has something to serve, and what it did |
 
 mod audit;
@@ -23,9 +23,10 @@ mod metrics;
 mod misses;
 mod oci;
 mod proxy;
+mod smart;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -33,6 +34,7 @@ use std::{
 
 use axum::{
     Extension, Json, Router,
+    body::Body,
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
@@ -40,8 +42,16 @@ use axum::{
     routing::get,
 };
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use self::{documents::Asked, intact::Intact, links::Client, metrics::Metrics, misses::Misses};
+use self::{
+    documents::Asked,
+    intact::Intact,
+    links::Client,
+    metrics::Metrics,
+    misses::Misses,
+    smart::{Ask, Backend, SmartError},
+};
 
 pub use self::{
     audit::{Audit, Writer as AuditWriter},
@@ -54,6 +64,7 @@ use super::{
     Digest, Generation, Store, StoreError,
     fetch::registry::Offered,
     generation::{GitRepository, Provider},
+    git::{directory as git_directory, lay_out},
     store::{Lease, chain},
     sync::{PullError, Release, Upstream},
 };
@@ -67,6 +78,9 @@ use crate::{
 
 /// The longest key that is handed on; registries give some ten thousand bytes.
 const MAX_KEY_BYTES: u64 = 1 << 20;
+
+/// Bytes of what a client reports as missing.
+const MAX_REPORT_BYTES: usize = 256 << 10;
 
 /// How often the list of misses is written at most.
 const WRITE_INTERVAL: Duration = Duration::from_secs(2);
@@ -122,6 +136,7 @@ impl Server {
             misses: Misses::default(),
             metrics: Metrics::new(),
             audit,
+            git: Backend::default(),
         }))
     }
 
@@ -164,9 +179,9 @@ impl Server {
                 "/v2/{host}/{namespace}/{kind}/blobs/{digest}",
                 get(oci_blob),
             )
-            .route("/git/{*path}", get(git))
+            .route("/git/{*path}", get(git).post(upload_pack))
             .route("/files/{*place}", get(file))
-            .route("/api/missing", get(missing))
+            .route("/api/missing", get(missing).post(report_missing))
             .route("/metrics", get(show_metrics))
             .layer(middleware::from_fn_with_state(self.0.clone(), admit));
         documents
@@ -235,12 +250,35 @@ struct Mirror {
     misses: Misses,
     metrics: Metrics,
     audit: Option<Audit>,
+    git: Backend,
 }
 
 /// A generation, held for as long as somebody reads from it.
 struct Snapshot {
     lease: Lease,
     generation: Generation,
+    /// Repositories that are laid out for git, by their places.
+    repositories: Mutex<HashMap<String, Arc<TempDir>>>,
+}
+
+impl Snapshot {
+    /// A repository as git reads it. It is laid out once. Blocks.
+    fn laid_out(
+        &self,
+        store: &Store,
+        repository: &GitRepository,
+    ) -> Result<Arc<TempDir>, SmartError> {
+        let known = &self.repositories;
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dir) = known.get(repository.place()) {
+            return Ok(dir.clone());
+        }
+        let dir = git_directory(&std::env::temp_dir()).map_err(SmartError::Layout)?;
+        lay_out(dir.path(), store, repository).map_err(SmartError::Layout)?;
+        let dir = Arc::new(dir);
+        known.insert(repository.place().to_owned(), dir.clone());
+        Ok(dir)
+    }
 }
 
 impl Mirror {
@@ -251,7 +289,11 @@ impl Mirror {
         }
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let (lease, generation) = self.store.lease_newest()?;
-        let fresh = Arc::new(Snapshot { lease, generation });
+        let fresh = Arc::new(Snapshot {
+            lease,
+            generation,
+            repositories: Mutex::default(),
+        });
         *newest = Some(fresh.clone());
         Ok(fresh)
     }
@@ -285,7 +327,41 @@ impl Mirror {
         made.unwrap_or(Err(Refused::Broken))
     }
 
-    /// The same; if there is nothing, `item` is written down as missing.
+    /// Git's answer about a repository, with the repository's references; `None` if the mirror does not have it.
+    async fn upload_pack(
+        self: &Arc<Self>,
+        place: &str,
+        ask: Ask,
+        protocol: Option<&str>,
+    ) -> Result<Option<Body>, Refused> {
+        let (this, wanted) = (self.clone(), place.to_owned());
+        let find = move || -> Result<_, Refused> {
+            let snapshot = this.snapshot()?;
+            let Some(repository) = documents::repository(&snapshot.generation, &wanted) else {
+                return Ok(None);
+            };
+            let dir = snapshot.laid_out(&this.store, repository)?;
+            let repository = repository.clone();
+            Ok(Some((snapshot, repository, dir)))
+        };
+        let found = tokio::task::spawn_blocking(find).await;
+        let found = match found.unwrap_or(Err(Refused::Broken)) {
+            Err(Refused::Empty) if self.upstream.is_some() => None,
+            found => found?,
+        };
+        let Some((snapshot, repository, dir)) = found else {
+            return Ok(None);
+        };
+        if let Ask::Request(request) = &ask
+            && let Some(name) = smart::missed_reference(request, &repository)
+        {
+            self.misses.add(Item::new("git", place).version(&name));
+        }
+        let answer = self.git.answer(snapshot, dir, ask, protocol).await;
+        Ok(Some(answer?))
+    }
+
+    /// Makes a document as [`look`](Self::look) does; if there is nothing, `item` is written down as missing.
     async fn document<T: Send + 'static>(
         self: &Arc<Self>,
         item: Item,
@@ -433,6 +509,25 @@ enum Refused {
     Upstream,
     /// The registry behind the mirror is not to be believed.
     Untrusted(Arc<str>),
+    /// Others are served first.
+    Busy,
+    /// The server has no git.
+    NoGit,
+    /// The request makes no sense, or is too long.
+    Invalid,
+}
+
+impl From<SmartError> for Refused {
+    fn from(error: SmartError) -> Self {
+        match error {
+            SmartError::Busy => Self::Busy,
+            SmartError::Spawn(_) => Self::NoGit,
+            SmartError::Layout(why) => {
+                tracing::error!(%why, "a repository cannot be laid out for git");
+                Self::Broken
+            }
+        }
+    }
 }
 
 impl From<PullError> for Refused {
@@ -507,6 +602,18 @@ impl IntoResponse for Refused {
                 "the mirror does not have this, and its registry did not give it",
             ),
             Self::Untrusted(why) => (StatusCode::BAD_GATEWAY, &**why),
+            Self::Busy => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many clones at once; try again",
+            ),
+            Self::NoGit => (
+                StatusCode::NOT_IMPLEMENTED,
+                "the mirror's machine has no `git`, which this needs",
+            ),
+            Self::Invalid => (
+                StatusCode::BAD_REQUEST,
+                "this request makes no sense here, or is too long",
+            ),
             Self::Unknown => (
                 StatusCode::UNAUTHORIZED,
                 "this mirror wants a token: put it into a `credentials` block of the CLI configuration",
@@ -555,6 +662,16 @@ async fn ready(State(mirror): Shared) -> Result<&'static str, Refused> {
 
 async fn missing(State(mirror): Shared) -> Json<Value> {
     Json(json!({ "missing": mirror.misses.list() }))
+}
+
+/// What a client found out without asking for it: a version that is not listed, a branch that is not there.
+async fn report_missing(State(mirror): Shared, body: Body) -> Result<StatusCode, Refused> {
+    let body = axum::body::to_bytes(body, MAX_REPORT_BYTES).await;
+    let items = misses::reported(&body.map_err(|_| Refused::Invalid)?);
+    for item in items.ok_or(Refused::Invalid)? {
+        mirror.misses.add(item);
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn show_metrics(State(mirror): Shared) -> impl IntoResponse {
@@ -853,7 +970,22 @@ async fn oci_blob(
     mirror.blob(digest, blob::OCTETS, &headers).await
 }
 
-async fn git(State(mirror): Shared, Path(path): Path<String>, headers: HeaderMap) -> Answer {
+async fn git(
+    State(mirror): Shared,
+    Path(path): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    let is_smart = query.as_deref() == Some("service=git-upload-pack");
+    if let Some((place, "info/refs")) = documents::split_git(&path).filter(|_| is_smart) {
+        let asked = mirror.upload_pack(place, Ask::Advertisement, protocol(&headers));
+        match asked.await {
+            Ok(Some(body)) => return Ok((git_headers("advertisement"), body).into_response()),
+            // Whoever can do with files gets them.
+            Ok(None) | Err(Refused::NoGit) => {}
+            Err(refused) => return Err(refused),
+        }
+    }
     let make = move |_: &Mirror, all: &Generation| Ok(documents::git(all, &path));
     match mirror.look(make).await? {
         Ok(documents::GitAnswer::Text(text)) => {
@@ -866,7 +998,54 @@ async fn git(State(mirror): Shared, Path(path): Path<String>, headers: HeaderMap
     }
 }
 
-async fn file(State(mirror): Shared, Path(place): Path<String>, headers: HeaderMap) -> Answer {
+/// What a client of the smart protocol asks for after the references.
+async fn upload_pack(
+    State(mirror): Shared,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let Some((place, "git-upload-pack")) = documents::split_git(&path) else {
+        return Err(Refused::Missing);
+    };
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    let is_packed = match encoding.map(HeaderValue::as_bytes) {
+        None => false,
+        Some(b"gzip" | b"x-gzip") => true,
+        Some(_) => return Err(Refused::Invalid),
+    };
+    let body = axum::body::to_bytes(body, smart::MAX_REQUEST_BYTES).await;
+    let body = body.map_err(|_| Refused::Invalid)?;
+    let request = smart::unpacked(&body, is_packed).ok_or(Refused::Invalid)?;
+    let asked = mirror.upload_pack(place, Ask::Request(request), protocol(&headers));
+    match asked.await? {
+        Some(body) => Ok((git_headers("result"), body).into_response()),
+        None => Err(mirror.miss(Item::new("git", place))),
+    }
+}
+
+fn protocol(headers: &HeaderMap) -> Option<&str> {
+    headers.get("git-protocol")?.to_str().ok()
+}
+
+fn git_headers(what: &str) -> [(HeaderName, String); 2] {
+    let kind = format!("application/x-git-upload-pack-{what}");
+    [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+    ]
+}
+
+async fn file(
+    State(mirror): Shared,
+    Path(place): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    let place = match query {
+        Some(query) => format!("{place}?{query}"),
+        None => place,
+    };
     let item = Item::new("file", place.clone());
     let make = move |_: &Mirror, all: &Generation| documents::file(all, &place);
     let digest = mirror.document(item, make).await?;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use url::Url;
 
+use super::remote::forms;
 use crate::language::cli_config::{CliConfig, Engine, Installation, Method, MethodKind};
 
 /// Where snippets put the CLI configuration.
@@ -185,19 +186,19 @@ impl Setup {
         if self.authorities.is_some() {
             all.extend(["SSL_CERT_FILE", "GIT_SSL_CAINFO"].map(|name| pair(name, CA_FILE)));
         }
-        if !self.repositories.is_empty() {
-            all.push(pair(
-                "GIT_CONFIG_COUNT",
-                &self.repositories.len().to_string(),
-            ));
-        }
-        for (number, host) in self.repositories.iter().enumerate() {
+        let of_host = |host: &String| {
             let key = format!("url.{}git/{host}/.insteadOf", self.url);
+            forms(host, "")
+                .into_iter()
+                .map(move |from| (key.clone(), from))
+        };
+        let rules: Vec<_> = self.repositories.iter().flat_map(of_host).collect();
+        if !rules.is_empty() {
+            all.push(pair("GIT_CONFIG_COUNT", &rules.len().to_string()));
+        }
+        for (number, (key, from)) in rules.into_iter().enumerate() {
             all.push((format!("GIT_CONFIG_KEY_{number}"), key));
-            all.push((
-                format!("GIT_CONFIG_VALUE_{number}"),
-                format!("https://{host}/"),
-            ));
+            all.push((format!("GIT_CONFIG_VALUE_{number}"), from));
         }
         all
     }
@@ -405,6 +406,15 @@ mod tests {
         let git =
             "export GIT_CONFIG_KEY_0='url.https://mirror.example/git/github.com/.insteadOf'\n";
         assert!(env.contains(git), "{env}");
+        for from in [
+            "https://github.com/",
+            "http://github.com/",
+            "ssh://git@github.com/",
+            "ssh://github.com/",
+            "git@github.com:",
+        ] {
+            assert!(env.contains(&format!("='{from}'\n")), "{env}");
+        }
         for text in [setup.dockerfile(), setup.helm()] {
             for part in [
                 "host \"registry.terraform.io\"",

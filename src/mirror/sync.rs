@@ -27,7 +27,7 @@ use std::{
 use semver::Version;
 
 pub use self::{
-    modules::{for_the_server, tree_of},
+    modules::{text, tree_of, unsatisfied},
     pull::{PullError, Release, Upstream},
     review::{ReviewError, read_keys, write as write_review, write_keys as write_reviewed_keys},
     templates::load,

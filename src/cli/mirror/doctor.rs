@@ -1,29 +1,39 @@
 //! `outpost mirror doctor` and `outpost mirror lock`: templates against a mirror.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Context as _;
+use semver::Version;
 use serde::Serialize;
+use url::Url;
 
 use super::{
     super::{
+        engine::host_environment,
         exit::{Unwell, UsageError},
-        output::{Output, Row},
+        output::{Output, Row, note},
+        remote::{Authorities, Revoked, secret_file, trust},
     },
-    Place,
+    Place, pull,
 };
 use crate::{
     language::lock::FILE_NAME,
     mirror::{
-        Generation, Store,
-        doctor::{self, Item},
+        Generation, Remote, Store,
+        doctor::{self, Item, JobEngine, Served},
+        fetch::{Fetcher, Manners},
         scan::{Tree, closure::Closure},
         sync::{load, wishes::Engine},
     },
+    net::{http, proxy::Proxies, web::Web},
     registry::Platform,
+    stop::Stop,
+    terraform::binary::{Binary, Kind},
 };
 
 /// What of which mirror is looked at.
@@ -41,12 +51,29 @@ struct View {
 
 /// Check whether the mirror has what templates need
 ///
+/// With --mirror URL a served mirror is asked as jobs ask it, and what they would miss is added to its list of misses.
+///
 /// Each provider and module is present, missing, present in other versions only, present with a package that does not
-/// match the lock file, or nothing that a mirror can hold. The exit code is 1 unless everything is present.
+/// match the lock file, nothing that a mirror can hold, invalid for every engine, or unclear, as only an engine could
+/// evaluate it. If modules have a `required_version`, the engine is an item, too. The exit code is 1 unless everything is
+/// present.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Doctor {
     #[command(flatten)]
     view: View,
+    /// Version of the engine that jobs use; repeatable [default: those in the mirror, or else the engine on PATH]
+    #[arg(long, value_name = "VERSION")]
+    engine_version: Vec<Version>,
+    /// File with the token for a served mirror
+    #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_TOKEN_FILE")]
+    mirror_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    authorities: Authorities,
+    #[command(flatten)]
+    revoked: Revoked,
+    /// Leave a served mirror's list of misses as it is
+    #[arg(long)]
+    no_report: bool,
     /// Directories or tar archives of templates
     #[arg(value_name = "TEMPLATE", required = true)]
     templates: Vec<PathBuf>,
@@ -68,12 +95,24 @@ pub(in crate::cli) struct Lock {
     templates: Vec<PathBuf>,
 }
 
+/// Things that a mirror is told to lack, in one request.
+const REPORTED_AT_ONCE: usize = 100;
+
 /// One item of one template.
 #[derive(Serialize)]
 struct ItemRow {
     template: String,
     #[serde(flatten)]
     item: Item,
+}
+
+impl ItemRow {
+    fn new(path: &Path, item: Item) -> Self {
+        Self {
+            template: path.display().to_string(),
+            item,
+        }
+    }
 }
 
 impl Row for ItemRow {
@@ -115,6 +154,12 @@ impl Row for LockRow {
 impl View {
     /// The mirror as it is now. `None` is an empty one.
     fn open(&self) -> anyhow::Result<(Store, Generation)> {
+        if let Some(url) = self.place.url()? {
+            let text = format!(
+                "`--mirror {url}` is a served mirror, and this needs the mirror's directory"
+            );
+            return Err(UsageError(text).into());
+        }
         let store = Store::existing(&self.place.dir()?)?;
         let (_, generation) = store.newest()?;
         Ok((store, generation))
@@ -159,20 +204,92 @@ pub(super) fn template(path: &Path) -> anyhow::Result<Tree> {
 }
 
 impl Doctor {
-    pub(super) async fn exec(self, output: Output) -> anyhow::Result<()> {
+    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+        let rows = match self.view.place.url()? {
+            Some(url) => self.served(&url, &stop).await?,
+            None => self.stored(&stop).await?,
+        };
+        output.list(&rows)?;
+        unwell(rows.iter().map(|row| &row.item))
+    }
+
+    /// What a mirror in a directory has.
+    async fn stored(&self, stop: &Stop) -> anyhow::Result<Vec<ItemRow>> {
         let (store, generation) = self.view.open()?;
+        let engine = self.job_engine(&generation, stop).await;
         let mut rows = Vec::new();
         for path in &self.templates {
             let closure = self.view.closure(path, &store, &generation).await?;
-            let items = doctor::examine(&closure, &generation, &self.view.platforms());
-            let template = path.display().to_string();
-            rows.extend(items.into_iter().map(|item| ItemRow {
-                template: template.clone(),
-                item,
-            }));
+            let items = doctor::examine(&closure, &generation, &self.view.platforms(), &engine);
+            rows.extend(items.into_iter().map(|item| ItemRow::new(path, item)));
         }
-        output.list(&rows)?;
-        unwell(rows.iter().map(|row| &row.item))
+        Ok(rows)
+    }
+
+    /// What a served mirror gives; it is told what it lacks.
+    async fn served(&self, url: &Url, stop: &Stop) -> anyhow::Result<Vec<ItemRow>> {
+        let trust = trust(
+            self.authorities.ca_file.clone(),
+            self.revoked.crl_file.clone(),
+        );
+        let mut config = http::Config::new(url.clone());
+        config.proxies = Proxies::from_env();
+        config.trust = trust.clone();
+        let token = self.mirror_token_file.as_deref().map(secret_file);
+        let remote = Remote::new(http::Client::new(config)?, token.transpose()?);
+        let manners = Manners {
+            retry: pull::RETRY,
+            ..Manners::default()
+        };
+        let web = Web::new(&trust, Proxies::from_env())?;
+        let fetcher = Fetcher::new(web, manners, Arc::new(pull::Logged));
+        let served = Served::new(&remote, fetcher).await?;
+        // No served mirror gives jobs an engine.
+        let engine = self.job_engine(&Generation::default(), stop).await;
+        let platforms = self.view.platforms();
+        let mut rows = Vec::new();
+        for path in &self.templates {
+            let tree = template(path)?;
+            let closure = served.closure(tree, self.view.engine.default_host());
+            let closure = closure.await;
+            let generation = served.generation(&closure, &platforms).await?;
+            let items = doctor::examine(&closure, &generation, &platforms, &engine);
+            rows.extend(items.into_iter().map(|item| ItemRow::new(path, item)));
+        }
+        let missing: BTreeSet<_> = rows
+            .iter()
+            .filter_map(|it| it.item.missing.clone())
+            .collect();
+        let missing: Vec<_> = missing.into_iter().collect();
+        if !self.no_report {
+            for part in missing.chunks(REPORTED_AT_ONCE) {
+                if let Err(error) = remote.report(part).await {
+                    let error = anyhow::Error::from(error);
+                    note(&format!("the mirror was not told what it lacks: {error:#}"));
+                    break;
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The engine that jobs use, as far as it is known here: as the operator says, in the mirror, or on this machine.
+    async fn job_engine(&self, generation: &Generation, stop: &Stop) -> JobEngine {
+        let (name, kind) = match self.view.engine {
+            Engine::Terraform => ("terraform", Kind::Terraform),
+            Engine::Tofu => ("tofu", Kind::OpenTofu),
+        };
+        let mut versions = self.engine_version.clone();
+        let is_mirrored = generation.tools.iter().any(|tool| tool.name == name);
+        if versions.is_empty()
+            && !is_mirrored
+            && let Ok(path) = which::which(name)
+        {
+            let probed = Binary::probe(&path, host_environment().to_vec(), stop).await;
+            let probed = probed.ok().filter(|binary| binary.kind == kind);
+            versions.extend(probed.map(|binary| binary.version));
+        }
+        JobEngine { name, versions }
     }
 }
 

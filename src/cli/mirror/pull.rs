@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// An engine waits for the answer, and asks again by itself.
-const RETRY: Retry = Retry {
+pub(super) const RETRY: Retry = Retry {
     tries: 2,
     first_pause: Duration::from_millis(500),
 };
@@ -53,7 +53,7 @@ pub(super) fn upstream(file: &Path, store: Store, trust: &tls::Trust) -> anyhow:
 }
 
 /// A server has a log, and nobody who looks at a screen.
-struct Logged;
+pub(super) struct Logged;
 
 impl Watch for Logged {
     fn phase(&self, _: &str) {}

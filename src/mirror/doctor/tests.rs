@@ -56,6 +56,7 @@ fn generation(store: &Store) -> Generation {
             archive: store.put(&module.pack().unwrap()).unwrap(),
             size: 1,
             origin: String::new(),
+            dir: String::new(),
         }],
         ..Generation::default()
     }
@@ -71,7 +72,11 @@ async fn items(files: &[(&str, &str)]) -> Vec<String> {
     let store = Store::open(dir.path()).unwrap();
     let generation = generation(&store);
     let closure = closure(&store, &generation, tree(files), DEFAULT_HOST).await;
-    let items = examine(&closure, &generation, &platforms());
+    let engine = JobEngine {
+        name: "terraform",
+        versions: vec![Version::new(1, 11, 4)],
+    };
+    let items = examine(&closure, &generation, &platforms(), &engine);
     items
         .iter()
         .map(|item| format!("{}: {:?}: {}", item.item, item.verdict, item.detail))
@@ -198,4 +203,91 @@ async fn a_new_lock_file_fits_every_platform_and_keeps_what_was_there() {
     }
     assert_eq!(text.matches(&format!("zh:{darwin}")).count(), 1);
     assert_eq!(Lock::parse(&text).unwrap().to_string(), text);
+}
+
+#[tokio::test]
+async fn what_engines_refuse_is_not_taken_for_good() {
+    let main = "module \"up\" { source = \"../outside\" }\n\
+                module \"sign\" {\n  source  = \"acme/ide/coder\"\n  version = \"=> 1\"\n}\n\
+                module \"var\" { source = var.source }\n";
+    let all = items(&[("main.tf", main)]).await;
+
+    assert!(
+        all[0].starts_with("module.up: Invalid: `../outside` is not there"),
+        "{all:?}"
+    );
+    assert!(all[1].starts_with("module.sign: Invalid: "), "{all:?}");
+    assert!(all[2].contains("Unclear"), "{all:?}");
+    let broken = items(&[("main.tf", "module {")]).await;
+    assert!(broken[0].contains("Invalid"), "{broken:?}");
+    for bad in [Verdict::Invalid, Verdict::Unclear, Verdict::Missing] {
+        assert!(!bad.is_good(), "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_engine_must_be_one_that_every_module_accepts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut generation = generation(&store);
+    let tool = |(version, platform): (&str, &str)| crate::mirror::generation::Tool {
+        name: "terraform".to_owned(),
+        version: version.parse().unwrap(),
+        platform: platform.parse().unwrap(),
+        filename: String::new(),
+        archive: Digest::of(b""),
+        size: 0,
+        signed: None,
+    };
+    let files = tree(&[
+        (
+            "main.tf",
+            "terraform {\n  required_version = \">= 1.3\"\n}\nmodule \"a\" { source = \"./a\" }\n",
+        ),
+        (
+            "a/main.tf",
+            "terraform {\n  required_version = \"~> 1.9.0\"\n}\n",
+        ),
+    ]);
+    let closure = closure(&store, &generation, files, DEFAULT_HOST).await;
+    let examined = |generation: &Generation, versions: &[&str]| {
+        let engine = JobEngine {
+            name: "terraform",
+            versions: versions.iter().map(|it| it.parse().unwrap()).collect(),
+        };
+        let items = examine(&closure, generation, &platforms(), &engine);
+        let engine = items.iter().find(|it| it.item == "engine terraform");
+        let engine = engine.unwrap();
+        (engine.verdict, engine.detail.clone())
+    };
+
+    let (verdict, detail) = examined(&generation, &["1.9.8", "1.11.4"]);
+    assert_eq!(verdict, Verdict::Unsatisfiable);
+    assert_eq!(detail, "jobs have 1.11.4; module.a wants ~> 1.9.0");
+    assert_eq!(examined(&generation, &["1.9.8"]).0, Verdict::Present);
+    let (verdict, detail) = examined(&generation, &[]);
+    assert_eq!(verdict, Verdict::Missing);
+    assert!(detail.contains("--engine-version"), "{detail}");
+    // One that is there for some platforms only does not count.
+    generation.tools = [
+        ("1.9.8", "linux_amd64"),
+        ("1.11.4", "linux_amd64"),
+        ("1.11.4", "linux_arm64"),
+    ]
+    .map(tool)
+    .to_vec();
+    let (verdict, detail) = examined(&generation, &[]);
+    assert_eq!(verdict, Verdict::Unsatisfiable);
+    assert_eq!(detail, "there is 1.11.4; module.a wants ~> 1.9.0");
+    generation.tools.push(tool(("1.9.8", "linux_arm64")));
+    let (verdict, detail) = examined(&generation, &[]);
+    assert_eq!(verdict, Verdict::Present);
+    assert!(detail.starts_with("1.9.8; jobs take 1.11.4"), "{detail}");
+    // Who wants nothing gets no word about it.
+    let any = super::closure(&store, &generation, tree(&[("main.tf", "")]), DEFAULT_HOST).await;
+    let engine = JobEngine {
+        name: "terraform",
+        versions: Vec::new(),
+    };
+    assert_eq!(examine(&any, &generation, &platforms(), &engine), []);
 }

@@ -7,8 +7,9 @@ use std::{
 
 use async_trait::async_trait;
 use semver::Version;
+use url::Url;
 
-use super::{Source, Tree, scan};
+use super::{Call, Source, Tree, is_archive, scan};
 use crate::{
     language::{
         Constraint,
@@ -20,6 +21,9 @@ use crate::{
 /// Modules of one template, each version counted once. Whoever has more is a module that calls itself in ever new
 /// ways.
 const MAX_MODULES: usize = 1000;
+
+/// Servers that send us on to each other.
+const MAX_HOPS: usize = 10;
 
 /// Why a module is not there, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +40,31 @@ impl From<String> for Absent {
     }
 }
 
+/// The files of a module's package, and the directory of the module there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// All files.
+    pub tree: Arc<Tree>,
+    /// The module's directory, empty for the top.
+    pub dir: String,
+}
+
+impl Package {
+    /// The directory `inner` of the module, seen from the package's top.
+    fn dir(&self, inner: &str) -> String {
+        match (self.dir.as_str(), inner) {
+            ("", inner) => inner.to_owned(),
+            (dir, "") => dir.to_owned(),
+            (dir, inner) => format!("{dir}/{inner}"),
+        }
+    }
+}
+
 /// Where modules come from: their origins, or a mirror.
 #[async_trait]
 pub trait Modules: Send + Sync {
-    /// The newest acceptable version of a module. `path` is `NAMESPACE/NAME/SYSTEM`.
+    /// The newest acceptable version of a module, its package, and its directory there. `path` is
+    /// `NAMESPACE/NAME/SYSTEM`.
     ///
     /// # Errors
     /// Why there is none.
@@ -48,7 +73,7 @@ pub trait Modules: Send + Sync {
         host: &str,
         path: &str,
         version: &Constraint,
-    ) -> Result<(Version, Arc<Tree>), Absent>;
+    ) -> Result<(Version, Package), Absent>;
 
     /// A repository at a branch, tag or commit; at its head without one.
     ///
@@ -61,6 +86,52 @@ pub trait Modules: Send + Sync {
     /// # Errors
     /// The same.
     async fn archive(&self, url: &str) -> Result<Arc<Tree>, Absent>;
+
+    /// Where the server at an address that names no archive says that the module is, as a `module` block would name it.
+    ///
+    /// # Errors
+    /// The same.
+    async fn landing(&self, url: &str) -> Result<String, Absent>;
+}
+
+/// The package at an address, wherever its server sends us for it.
+async fn package(url: &str, modules: &dyn Modules) -> Result<Arc<Tree>, FindingKind> {
+    let mut source = Source::Archive {
+        url: url.to_owned(),
+        dir: String::new(),
+    };
+    // A directory that a server names is all that there is of the package.
+    let mut dirs = Vec::new();
+    for _ in 0..MAX_HOPS {
+        let mut tree = match &source {
+            Source::Archive { url, .. } if !names_archive(url) => {
+                source = Source::parse(&modules.landing(url).await?);
+                if let Source::Archive { dir, .. } | Source::Git { dir, .. } = &source {
+                    dirs.push(dir.clone());
+                }
+                continue;
+            }
+            Source::Archive { url, .. } => modules.archive(url).await?,
+            Source::Git { url, reference, .. } => modules.git(url, reference.as_deref()).await?,
+            Source::Foreign { why, .. } => return Err(FindingKind::NotMirrorable(why)),
+            Source::Registry { .. } | Source::Local(_) => {
+                let why = format!("its server says that it is at {source}, which is no address");
+                return Err(FindingKind::Missing(why));
+            }
+        };
+        for dir in dirs.iter().rev().filter(|dir| !dir.is_empty()) {
+            let missing = || FindingKind::Missing(format!("{source} has no directory `{dir}`"));
+            let dir = tree.directory(dir).ok_or_else(missing)?;
+            tree = Arc::new(tree.below(&dir));
+        }
+        return Ok(tree);
+    }
+    let why = format!("servers send us on more than {MAX_HOPS} times");
+    Err(FindingKind::Missing(why))
+}
+
+fn names_archive(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| is_archive(&url))
 }
 
 /// What a template needs.
@@ -68,6 +139,8 @@ pub trait Modules: Send + Sync {
 pub struct Closure {
     /// Which versions of providers are acceptable for all of its modules.
     pub providers: BTreeMap<ProviderAddr, Constraint>,
+    /// Which versions of the engine its modules accept: the module, and the constraint.
+    pub engines: Vec<(String, Constraint)>,
     /// What its lock file says.
     pub locked: BTreeMap<ProviderAddr, LockedProvider>,
     /// Modules from elsewhere that were found.
@@ -94,6 +167,8 @@ pub struct Finding {
     pub what: String,
     /// What about it.
     pub kind: FindingKind,
+    /// The call, if it is about one that names something of elsewhere; the host of its registry is filled in.
+    pub call: Option<Call>,
 }
 
 /// What about it.
@@ -105,6 +180,8 @@ pub enum FindingKind {
     Unsatisfied(String),
     /// No mirror can have it, for this reason.
     NotMirrorable(&'static str),
+    /// Every engine refuses it, for this reason.
+    Invalid(String),
     /// Only an engine knows.
     Unclear(String),
 }
@@ -143,7 +220,7 @@ pub async fn close(tree: Arc<Tree>, default_host: &str, modules: &dyn Modules) -
                 closure.find(
                     &address,
                     "its files",
-                    FindingKind::Unclear(error.to_string()),
+                    FindingKind::Invalid(error.to_string()),
                 );
                 continue;
             }
@@ -152,24 +229,34 @@ pub async fn close(tree: Arc<Tree>, default_host: &str, modules: &dyn Modules) -
             let all = closure.providers.entry(addr).or_default();
             *all = all.and(&constraint);
         }
+        let of_engine = found.engines.into_iter();
+        closure.engines.extend(of_engine.map(|(place, version)| {
+            let place = match place.is_empty() {
+                true => "the template".to_owned(),
+                false => place,
+            };
+            (place, version)
+        }));
+        for (place, what) in found.invalid {
+            closure.find(&place, "", FindingKind::Invalid(what));
+        }
         for (place, what) in found.unclear {
             closure.find(&place, "", FindingKind::Unclear(what));
         }
         for call in found.calls {
-            let text = call.source.to_string();
             let got = closure
                 .get(&call.source, &call.version, default_host, modules)
                 .await;
             let (module, tree, dir) = match got {
                 Ok(got) => got,
                 Err(kind) => {
-                    closure.find(&call.address, &text, kind);
+                    closure.find_call(call, default_host, kind);
                     continue;
                 }
             };
             if !tree.has_dir(&dir) {
                 let kind = FindingKind::Missing(format!("it has no directory `{dir}`"));
-                closure.find(&call.address, &text, kind);
+                closure.find_call(call, default_host, kind);
             } else if seen.len() < MAX_MODULES && seen.insert((module.clone(), dir.clone())) {
                 let address = call.address;
                 queue.push_back(Pending { tree, dir, address });
@@ -188,7 +275,7 @@ impl Closure {
         match Lock::parse(&String::from_utf8_lossy(&file.content)) {
             Ok(lock) => self.locked = lock.providers,
             Err(error) => {
-                let kind = FindingKind::Missing(error.to_string());
+                let kind = FindingKind::Invalid(error.to_string());
                 self.find(lock::FILE_NAME, "", kind);
             }
         }
@@ -209,12 +296,13 @@ impl Closure {
             Source::Registry { host, path, dir } => {
                 let host = host.as_deref().unwrap_or(default_host);
                 let found = modules.registry(host, path, version).await;
-                let (version, tree) = found?;
+                let (version, package) = found?;
                 let module = FoundModule {
                     source: format!("{host}/{path}"),
                     version: Some(version),
                 };
-                Ok((module, tree, dir.clone()))
+                let dir = package.dir(dir);
+                Ok((module, package.tree, dir))
             }
             Source::Git {
                 url,
@@ -231,21 +319,18 @@ impl Closure {
                 Ok((unversioned(without_dir.to_string()), tree, dir.clone()))
             }
             Source::Archive { url, dir } => {
-                let tree = modules.archive(url).await?;
-                // A `*` in it is resolved here, so that the rest finds its files.
-                let below = Arc::new(tree.below(dir));
+                let tree = package(url, modules).await?;
                 let without_dir = Source::Archive {
                     url: url.clone(),
                     dir: String::new(),
                 };
-                match dir.contains('*') {
-                    true => Ok((unversioned(source.to_string()), below, String::new())),
-                    false => Ok((unversioned(without_dir.to_string()), tree, dir.clone())),
-                }
+                // Where there is none, the caller says so.
+                let dir = tree.directory(dir).unwrap_or_else(|| dir.clone());
+                Ok((unversioned(without_dir.to_string()), tree, dir))
             }
             Source::Foreign { why, .. } => Err(FindingKind::NotMirrorable(why)),
             // `scan` has followed them.
-            Source::Local(path) => Err(FindingKind::Unclear(format!("`{path}` is not there"))),
+            Source::Local(path) => Err(FindingKind::Invalid(format!("`{path}` is not there"))),
         }
     }
 
@@ -258,6 +343,20 @@ impl Closure {
             place: place.to_owned(),
             what: what.to_owned(),
             kind,
+            call: None,
+        });
+    }
+
+    fn find_call(&mut self, mut call: Call, default_host: &str, kind: FindingKind) {
+        let what = call.source.to_string();
+        if let Source::Registry { host, .. } = &mut call.source {
+            host.get_or_insert_with(|| default_host.to_owned());
+        }
+        self.findings.push(Finding {
+            place: call.address.clone(),
+            what,
+            kind,
+            call: Some(call),
         });
     }
 }
@@ -287,7 +386,7 @@ mod tests {
             _: &str,
             path: &str,
             version: &Constraint,
-        ) -> Result<(Version, Arc<Tree>), Absent> {
+        ) -> Result<(Version, Package), Absent> {
             let (known, text) = match path {
                 "acme/a/x" => (
                     Version::new(1, 2, 0),
@@ -296,7 +395,13 @@ mod tests {
                 _ => return Err("nobody knows it".to_owned().into()),
             };
             match version.matches(&known) {
-                true => Ok((known, tree(text))),
+                true => Ok((
+                    known,
+                    Package {
+                        tree: tree(text),
+                        dir: String::new(),
+                    },
+                )),
                 false => Err(Absent::Unsatisfied("no such version".to_owned())),
             }
         }
@@ -311,6 +416,49 @@ mod tests {
         async fn archive(&self, _: &str) -> Result<Arc<Tree>, Absent> {
             Err("it cannot be reached".to_owned().into())
         }
+
+        async fn landing(&self, url: &str) -> Result<String, Absent> {
+            Ok(match url {
+                "https://modules.example/a" => "git::https://git.example/b".to_owned(),
+                "https://modules.example/deep" => "git::https://git.example/b//gone".to_owned(),
+                "https://modules.example/s3" => "s3::https://bucket.example/x.zip".to_owned(),
+                other => other.to_owned(),
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_sends_on_to_where_a_module_is_and_not_for_ever() {
+        let root = tree(
+            "module \"a\" { source = \"https://modules.example/a\" }\n\
+             module \"deep\" { source = \"https://modules.example/deep\" }\n\
+             module \"s3\" { source = \"https://modules.example/s3\" }\n\
+             module \"round\" { source = \"https://modules.example/round\" }\n",
+        );
+
+        let closure = close(root, DEFAULT_HOST, &Circle).await;
+
+        let found: Vec<_> = closure
+            .findings
+            .iter()
+            .map(|it| format!("{} {:?}", it.place, it.kind))
+            .collect();
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(
+            found[0].starts_with("module.deep Missing") && found[0].contains("`gone`"),
+            "{found:?}"
+        );
+        assert!(found[1].starts_with("module.s3 NotMirrorable"), "{found:?}");
+        assert!(found[2].contains("more than 10 times"), "{found:?}");
+        let sources: Vec<_> = closure
+            .modules
+            .iter()
+            .map(|it| it.source.as_str())
+            .collect();
+        assert!(
+            sources.contains(&"https://modules.example/a"),
+            "{sources:?}"
+        );
     }
 
     #[tokio::test]

@@ -77,7 +77,7 @@ impl Source {
                 _ => "no mirror knows how to fetch it",
             });
         }
-        if place.starts_with("git@") {
+        if let Some(place) = short_ssh(&place) {
             return git(&place, dir);
         }
         if GIT_HOSTS
@@ -177,6 +177,8 @@ fn registry(place: &str) -> Option<(Option<String>, String)> {
 }
 
 fn git(place: &str, dir: String) -> Source {
+    let long = short_ssh(place);
+    let place = long.as_deref().unwrap_or(place);
     let (url, query) = place.split_once('?').unwrap_or((place, ""));
     let pairs = url::form_urlencoded::parse(query.as_bytes());
     let mut references = pairs.filter(|(name, _)| name == "ref");
@@ -188,7 +190,30 @@ fn git(place: &str, dir: String) -> Source {
     }
 }
 
-/// `git@HOST:PATH` is the short form of ssh. A user's name stays with ssh, where it is part of the way; nothing else.
+/// The long form of `USER@HOST:PATH`, the short one of ssh, as go-getter hands it to git.
+fn short_ssh(place: &str) -> Option<String> {
+    let (authority, path) = place.split_once(':')?;
+    let (user, host) = authority.split_once('@')?;
+    let is_plain = |text: &str| !text.is_empty() && !text.contains('/');
+    let is_short = is_plain(user) && is_plain(host) && !path.starts_with("//");
+    is_short.then(|| format!("ssh://{user}@{host}/{}", path.trim_start_matches('/')))
+}
+
+/// The address of a repository in one of the forms in which a `module` block names it, as git takes it; `None` if it is
+/// none, or names more than a repository.
+pub fn repository(text: &str) -> Option<String> {
+    let forms = [text.to_owned(), format!("git::{text}")];
+    forms.iter().find_map(|text| match Source::parse(text) {
+        Source::Git {
+            url,
+            reference: None,
+            dir,
+        } if dir.is_empty() && !url.contains('?') => Some(url),
+        _ => None,
+    })
+}
+
+/// A user's name stays with ssh, where it is part of the way; nothing else.
 fn git_url(text: &str) -> String {
     match text.split_once("://") {
         Some(("ssh", _)) | None => text.to_owned(),
@@ -276,7 +301,11 @@ mod tests {
             ),
             (
                 "git@github.com:acme/mods.git?ref=v1",
-                git("git@github.com:acme/mods.git", Some("v1"), ""),
+                git("ssh://git@github.com/acme/mods.git", Some("v1"), ""),
+            ),
+            (
+                "git::deploy@git.example:acme/mods//vpc?depth=1",
+                git("ssh://deploy@git.example/acme/mods", None, "vpc"),
             ),
             (
                 "git::ssh://git@git.example/mods.git",

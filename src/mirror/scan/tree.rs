@@ -5,7 +5,10 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     path::Path,
+    sync::LazyLock,
 };
+
+use aho_corasick::AhoCorasick;
 
 use crate::language::{LoadError, Module};
 
@@ -14,10 +17,18 @@ const MAX_FILES: usize = 50_000;
 /// Bytes of one file, and of all.
 const MAX_FILE_BYTES: u64 = 32 << 20;
 const MAX_TREE_BYTES: u64 = 256 << 20;
+/// Memory for unpacking xz, which an archive itself names: `xz -9` needs 65 MiB.
+const XZ_MEMORY_KIB: u32 = 128 << 10;
 /// Directories within each other.
 const MAX_DEPTH: usize = 32;
 /// Links that lead to links.
 const MAX_LINKS: usize = 8;
+
+/// What a file has that uses what is beside its module's directory.
+static WAYS_OUT: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    let patterns = ["../", "/..", "\"..\"", "dirname("];
+    AhoCorasick::new(patterns).expect("a few short patterns")
+});
 
 /// Files by their paths, which have neither dots nor a slash at either end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,28 +125,54 @@ impl Tree {
                 Self::of_tar(unpacked.take(2 * MAX_TREE_BYTES))
             }
             [b'P', b'K', ..] => Self::of_zip(content),
+            [b'B', b'Z', b'h', ..] => {
+                let unpacked = bzip2::read::MultiBzDecoder::new(content);
+                Self::of_tar(unpacked.take(2 * MAX_TREE_BYTES))
+            }
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+                let unpacked = lzma_rust2::XzReader::new_mem_limit(content, true, XZ_MEMORY_KIB);
+                Self::of_tar(unpacked.take(2 * MAX_TREE_BYTES))
+            }
             _ if content.get(257..262) == Some(b"ustar") => Self::of_tar(content),
-            _ => Err(refused("it is neither a zip nor a tar.gz archive")),
+            _ => Err(refused(
+                "it is neither a zip archive nor a tar, tar.gz, tar.bz2 or tar.xz archive",
+            )),
         }
     }
 
-    /// The files below a directory, with names from there. A `*` stands for the only directory there is.
-    pub fn below(&self, dir: &str) -> Self {
-        let mut prefix = String::new();
+    /// The directory that an address names, in which a `*` stands for the only directory there is; `None` if there is
+    /// no such directory, or several.
+    pub fn directory(&self, dir: &str) -> Option<String> {
+        let mut found = String::new();
         for part in dir.split('/').filter(|part| !part.is_empty()) {
-            match part {
+            let prefix = match found.as_str() {
+                "" => String::new(),
+                found => format!("{found}/"),
+            };
+            let part = match part {
                 "*" => {
-                    let inner = self
-                        .files
-                        .keys()
-                        .filter_map(|name| name.strip_prefix(&prefix));
-                    let first = inner.filter_map(|name| name.split_once('/')).next();
-                    prefix.push_str(first.map_or("*", |(first, _)| first));
+                    let names = self.files.keys();
+                    let inner = names.filter_map(|name| name.strip_prefix(&prefix));
+                    let mut dirs = inner.filter_map(|name| Some(name.split_once('/')?.0));
+                    let first = dirs.next()?;
+                    if dirs.any(|other| other != first) {
+                        return None;
+                    }
+                    first
                 }
-                part => prefix.push_str(part),
-            }
-            prefix.push('/');
+                part => part,
+            };
+            found = format!("{prefix}{part}");
         }
+        self.has_dir(&found).then_some(found)
+    }
+
+    /// The files below a directory, with names from there.
+    pub fn below(&self, dir: &str) -> Self {
+        let prefix = match dir {
+            "" => String::new(),
+            dir => format!("{dir}/"),
+        };
         let of = |(name, file): (&String, &TreeFile)| {
             let name = name.strip_prefix(&prefix)?;
             Some((name.to_owned(), file.clone()))
@@ -143,6 +180,36 @@ impl Tree {
         Self {
             files: self.files.iter().filter_map(of).collect(),
         }
+    }
+
+    /// The tree that a module in `dir` uses, and its directory there: all of it if something in the module leads out of
+    /// its directory, without outer directories that have nothing else, as archives of forges do.
+    pub fn package_of(&self, dir: &str) -> (Self, String) {
+        if !self.leads_out(dir) {
+            return (self.below(dir), String::new());
+        }
+        let (mut outer, mut inner) = (String::new(), dir);
+        while !inner.is_empty() {
+            let (part, rest) = inner.split_once('/').unwrap_or((inner, ""));
+            let prefix = format!("{outer}{part}/");
+            if !self.files.keys().all(|name| name.starts_with(&prefix)) {
+                break;
+            }
+            (outer, inner) = (prefix, rest);
+        }
+        (self.below(outer.trim_end_matches('/')), inner.to_owned())
+    }
+
+    /// Whether a file in a directory has a path with `..`, or takes one apart. Texts for people do not count.
+    fn leads_out(&self, dir: &str) -> bool {
+        let prefix = match dir {
+            "" => return true,
+            dir => format!("{dir}/"),
+        };
+        self.files.iter().any(|(name, file)| {
+            let is_inside = name.starts_with(&prefix) && !name.ends_with(".md");
+            is_inside && WAYS_OUT.is_match(&file.content)
+        })
     }
 
     /// The module in a directory; one without files is empty.
@@ -185,6 +252,31 @@ impl Tree {
             tar.append_data(&mut header, name, file.content.as_slice())?;
         }
         tar.into_inner()?.finish()
+    }
+}
+
+impl Tree {
+    /// The files that a link adds, under their names behind it.
+    fn linked(&self, name: &str, target: &str) -> Vec<(String, TreeFile)> {
+        if let Some(file) = self.files.get(target) {
+            return match self.files.contains_key(name) {
+                true => Vec::new(),
+                false => vec![(name.to_owned(), file.clone())],
+            };
+        }
+        let prefix = match target {
+            "" => String::new(),
+            target => format!("{target}/"),
+        };
+        // A directory that has itself in it has no end.
+        if name.starts_with(&prefix) {
+            return Vec::new();
+        }
+        let behind = |(path, file): (&String, &TreeFile)| {
+            let path = format!("{name}/{}", path.strip_prefix(&prefix)?);
+            (!self.files.contains_key(&path)).then(|| (path, file.clone()))
+        };
+        self.files.iter().filter_map(behind).collect()
     }
 }
 
@@ -241,23 +333,24 @@ impl Builder {
         }
     }
 
-    /// Links to files become those files.
+    /// Links become what they lead to: a file, or all files of a directory. Links behind links need another round.
     fn finish(mut self) -> Tree {
-        for (name, target) in &self.links {
-            let mut target = target;
-            for _ in 0..MAX_LINKS {
-                match self.links.get(target) {
-                    Some(next) => target = next,
-                    None => break,
+        for _ in 0..MAX_LINKS {
+            let before = self.tree.files.len();
+            for (name, target) in &self.links {
+                let found = self.tree.linked(name, target);
+                for (name, file) in found {
+                    let bytes = file.content.len() as u64;
+                    let fits = self.tree.files.len() < MAX_FILES
+                        && self.bytes.saturating_add(bytes) <= MAX_TREE_BYTES;
+                    if fits {
+                        self.bytes += bytes;
+                        self.tree.files.insert(name, file);
+                    }
                 }
             }
-            let Some(file) = self.tree.files.get(target) else {
-                continue;
-            };
-            self.bytes += file.content.len() as u64;
-            if self.bytes <= MAX_TREE_BYTES {
-                let file = file.clone();
-                self.tree.files.entry(name.clone()).or_insert(file);
+            if self.tree.files.len() == before {
+                break;
             }
         }
         self.tree
@@ -332,12 +425,84 @@ mod tests {
 
     #[test]
     fn a_directory_below_is_taken_by_name_or_as_the_only_one() {
-        let tree = tree(&[("mods-1.0/vpc/main.tf", "x"), ("mods-1.0/README", "")]);
+        let tree = tree(&[
+            ("mods-1.0/vpc/main.tf", "x"),
+            ("mods-1.0/net/main.tf", "x"),
+            ("mods-1.0/README", ""),
+        ]);
 
+        assert_eq!(tree.directory("*").as_deref(), Some("mods-1.0"));
+        assert_eq!(tree.directory("*/vpc").as_deref(), Some("mods-1.0/vpc"));
+        assert_eq!(tree.directory("").as_deref(), Some(""));
+        for none in ["vpc", "*/*", "mods-1.0/gone", "mods-1.0/README"] {
+            assert_eq!(tree.directory(none), None, "{none}");
+        }
         assert!(tree.below("mods-1.0/vpc").files.contains_key("main.tf"));
-        assert!(tree.below("*").files.contains_key("vpc/main.tf"));
-        assert!(tree.below("*/vpc").files.contains_key("main.tf"));
         assert!(tree.below("vpc").files.is_empty());
+    }
+
+    #[test]
+    fn a_package_has_what_its_module_uses_and_no_directory_around_it() {
+        let with = |vpc: &str, read_me: &str| {
+            tree(&[
+                ("mods-1.0/modules/vpc/main.tf", vpc),
+                ("mods-1.0/modules/vpc/README.md", read_me),
+                ("mods-1.0/net.tf", "x"),
+            ])
+        };
+        let names = |tree: &Tree| tree.files.keys().cloned().collect::<Vec<_>>();
+        let dir = "mods-1.0/modules/vpc";
+
+        for way_out in [
+            "module \"a\" { source = \"../..\" }",
+            "file(\"${path.module}/../x\")",
+            "file(\"${dirname(path.module)}/x\")",
+        ] {
+            let (package, inner) = with(way_out, "").package_of(dir);
+            assert_eq!(inner, "modules/vpc", "{way_out}");
+            assert_eq!(names(&package).last().unwrap(), "net.tf", "{way_out}");
+        }
+        let (package, inner) = with("x", "see ../../net.tf").package_of(dir);
+        assert_eq!(inner, "");
+        assert_eq!(names(&package), ["README.md", "main.tf"]);
+        let alone = with("../x", "").below("mods-1.0/modules");
+        let (package, inner) = alone.package_of("vpc");
+        assert_eq!((inner.as_str(), package.files.len()), ("", 2));
+        assert_eq!(alone.package_of(""), (alone.clone(), String::new()));
+    }
+
+    #[test]
+    fn links_to_directories_have_their_files_and_circles_end() {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, "shared/net/main.tf", &b"x"[..])
+            .unwrap();
+        for (name, target) in [
+            ("modules/net", "../shared/net"),
+            ("again", "modules"),
+            ("shared/self", "."),
+            ("shared/up", ".."),
+            ("one", "two"),
+            ("two", "one"),
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(0);
+            header.set_mode(0o777);
+            header.set_entry_type(tar::EntryType::Symlink);
+            tar.append_link(&mut header, name, target).unwrap();
+        }
+
+        let tree = Tree::of_tar(tar.into_inner().unwrap().as_slice()).unwrap();
+
+        let names: Vec<_> = tree.files.keys().map(String::as_str).collect();
+        let expected = [
+            "again/net/main.tf",
+            "modules/net/main.tf",
+            "shared/net/main.tf",
+        ];
+        assert_eq!(names, expected);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use semver::Version;
 use serde_json::{Map, Value, json};
+use url::Url;
 
 use super::links::Links;
 use crate::{
@@ -11,8 +12,11 @@ use crate::{
         Digest,
         fetch::registry::Offered,
         generation::{
-            Generation, Module, Package, Provider, PublisherKey, Signed, StaticFile, Tool,
+            Generation, GitRepository, Module, Package, Provider, PublisherKey, Signed, StaticFile,
+            Tool,
         },
+        git,
+        scan::landing::same_query,
         sync::Release,
     },
     provision::Services,
@@ -229,10 +233,19 @@ pub(super) fn module_location(
     links: &Links<'_>,
 ) -> Option<String> {
     let found = |m: &&Module| m.addr == addr && m.version.to_string() == version;
-    let archive = generation.modules.iter().find(found)?.archive;
+    let module = generation.modules.iter().find(found)?;
+    let archive = module.archive;
     let url = links.blob(archive, "module.tar.gz");
-    let more = if url.contains('?') { '&' } else { '?' };
-    Some(format!("{url}{more}checksum=sha256:{archive}"))
+    let (path, query) = match url.split_once('?') {
+        Some((path, query)) => (path, format!("{query}&")),
+        None => (url.as_str(), String::new()),
+    };
+    // The double slash tells the engine to unpack all of it and to begin in a directory.
+    let dir = match module.dir.as_str() {
+        "" => String::new(),
+        dir => format!("//{dir}"),
+    };
+    Some(format!("{path}{dir}?{query}checksum=sha256:{archive}"))
 }
 
 /// Versions of a program as `releases.hashicorp.com` lists them; `None` if there is none.
@@ -308,11 +321,14 @@ fn release_of(tools: &[&Tool]) -> Value {
     release
 }
 
-/// A file that is known by its address without the scheme: `HOST/PATH`.
+/// A file that is known by its address without the scheme: `HOST/PATH`, and `?QUERY` in any order.
 pub(super) fn file(generation: &Generation, place: &str) -> Option<Digest> {
+    let url = |scheme: &str| Url::parse(&format!("{scheme}://{place}")).ok();
+    let asked = place.contains('?').then(|| [url("https"), url("http")]);
     let is_it = |file: &&StaticFile| {
-        let url = file.url.split_once("://").map(|(_, rest)| rest);
-        url == Some(place)
+        let known = file.url.split_once("://").map(|(_, rest)| rest);
+        let mut asked = asked.iter().flatten().flatten();
+        known == Some(place) || asked.any(|asked| same_query(asked, &file.url))
     };
     generation.files.iter().find(is_it).map(|file| file.content)
 }
@@ -330,23 +346,30 @@ pub(super) enum GitAnswer {
     Blob(Digest),
 }
 
-/// A file of a repository: `HOST/OWNER/REPO.git/info/refs`. The repository, or all of the path, comes with it.
+/// A path below `/git/`, as the repository's place and what is asked of it: `HOST/OWNER/REPO` and `info/refs`.
+pub(super) fn split_git(path: &str) -> Option<(&str, &str)> {
+    let ends = ["/info/refs", "/HEAD", "/git-upload-pack"];
+    let end = ends.iter().find(|end| path.ends_with(**end));
+    let at = match end {
+        Some(end) => path.len() - end.len(),
+        None => path.rfind("/objects/")?,
+    };
+    Some((git::place(&path[..at]), &path[at + 1..]))
+}
+
+/// A repository by its place.
+pub(super) fn repository<'g>(generation: &'g Generation, place: &str) -> Option<&'g GitRepository> {
+    generation.git.iter().find(|git| git.place() == place)
+}
+
+/// A file of a repository: `HOST/OWNER/REPO.git/info/refs`. Without one, the repository's place comes back; empty if it
+/// is there.
 ///
 /// # Source
 /// <https://git-scm.com/docs/http-protocol#_dumb_server_response>
 pub(super) fn git(generation: &Generation, path: &str) -> Result<GitAnswer, String> {
-    let found = generation.git.iter().find_map(|repository| {
-        let rest = path.strip_prefix(repository.place())?;
-        let rest = rest.strip_prefix(".git").unwrap_or(rest);
-        Some((repository, rest.strip_prefix('/')?))
-    });
-    let Some((repository, file)) = found else {
-        let end = ["/info/", "/objects/", "/HEAD"]
-            .iter()
-            .filter_map(|it| path.find(it))
-            .min();
-        return Err(path[..end.unwrap_or(path.len())].to_owned());
-    };
+    let (place, file) = split_git(path).unwrap_or((path, ""));
+    let repository = repository(generation, place).ok_or_else(|| place.to_owned())?;
     let pack = repository.pack_name();
     let pack_file = file
         .strip_prefix("objects/pack/")

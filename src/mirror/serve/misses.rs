@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 /// Kept at most: whoever asks for nonsense must not fill our memory.
@@ -14,6 +14,12 @@ const LIMIT: usize = 4096;
 
 /// Bytes of a name that are kept.
 const NAME_BYTES: usize = 256;
+
+/// What can be missing.
+const KINDS: [&str; 5] = ["file", "git", "module", "provider", "tool"];
+
+/// Most things that one client may report at once.
+const MAX_REPORTED: usize = 256;
 
 /// Something that a mirror may have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -32,7 +38,7 @@ pub struct Item {
 
 impl Item {
     /// One without version and platform.
-    pub(super) fn new(kind: &'static str, name: impl Into<String>) -> Self {
+    pub(in crate::mirror) fn new(kind: &'static str, name: impl Into<String>) -> Self {
         Self {
             kind,
             name: name.into(),
@@ -41,12 +47,12 @@ impl Item {
         }
     }
 
-    pub(super) fn version(mut self, version: &str) -> Self {
+    pub(in crate::mirror) fn version(mut self, version: &str) -> Self {
         self.version = Some(version.to_owned());
         self
     }
 
-    pub(super) fn platform(mut self, platform: impl ToString) -> Self {
+    pub(in crate::mirror) fn platform(mut self, platform: impl ToString) -> Self {
         self.platform = Some(platform.to_string());
         self
     }
@@ -56,6 +62,42 @@ impl Item {
         let optional = optional.into_iter().flatten().map(String::len);
         self.name.len() + optional.sum::<usize>()
     }
+}
+
+/// Reads what a client reports: `{"missing": [{"kind": …, "name": …}]}`, as the list itself is written; `None` if it is
+/// something else.
+pub(super) fn reported(text: &[u8]) -> Option<Vec<Item>> {
+    #[derive(Deserialize)]
+    struct Report {
+        missing: Vec<Reported>,
+    }
+    #[derive(Deserialize)]
+    struct Reported {
+        kind: String,
+        name: String,
+        #[serde(default)]
+        version: Option<String>,
+        #[serde(default)]
+        platform: Option<String>,
+    }
+    let report: Report = serde_json::from_slice(text).ok()?;
+    let item = |it: Reported| {
+        let is_plain = {
+            let parts = [Some(&it.name), it.version.as_ref(), it.platform.as_ref()];
+            let mut parts = parts.into_iter().flatten();
+            parts.all(|text| !text.is_empty() && !text.contains(char::is_control))
+        };
+        Some(Item {
+            kind: KINDS.into_iter().find(|kind| *kind == it.kind)?,
+            name: it.name,
+            version: it.version,
+            platform: it.platform,
+        })
+        .filter(|_| is_plain)
+    };
+    let is_short = report.missing.len() <= MAX_REPORTED;
+    let items: Option<Vec<_>> = report.missing.into_iter().map(item).collect();
+    items.filter(|_| is_short)
 }
 
 /// How often something was asked for in vain.
@@ -123,6 +165,26 @@ impl Misses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_is_read_if_it_is_one() {
+        let good =
+            br#"{"missing": [{"kind": "git", "name": "git.example/acme/mods", "version": "v7"}]}"#;
+        let item = Item::new("git", "git.example/acme/mods").version("v7");
+        assert_eq!(reported(good), Some(vec![item.clone()]));
+        let written = serde_json::json!({ "missing": [item] }).to_string();
+        assert_eq!(reported(written.as_bytes()).unwrap().len(), 1);
+        let many = serde_json::json!({ "missing": vec![Item::new("git", "a"); MAX_REPORTED + 1] });
+        for bad in [
+            "[]",
+            r#"{"missing": [{"kind": "gadget", "name": "a"}]}"#,
+            r#"{"missing": [{"kind": "git", "name": ""}]}"#,
+            r#"{"missing": [{"kind": "git", "name": "a\u001b[2J"}]}"#,
+            &many.to_string(),
+        ] {
+            assert_eq!(reported(bad.as_bytes()), None, "{bad}");
+        }
+    }
 
     #[test]
     fn the_list_counts_and_does_not_grow_for_ever() {

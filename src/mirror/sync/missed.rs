@@ -50,7 +50,8 @@ pub fn add(wishes: &mut Wishes, list: &[u8]) -> Result<Vec<String>, serde_json::
                     true => name.clone(),
                     false => format!("https://{name}"),
                 };
-                push(&mut wishes.git, json!({ "url": url }))
+                let refs: Vec<_> = miss.version.iter().collect();
+                push(&mut wishes.git, json!({ "url": url, "refs": refs }))
             }
             _ => false,
         };
@@ -84,6 +85,7 @@ mod tests {
             { "kind": "provider", "name": "registry.example/acme/other" },
             { "kind": "module", "name": "registry.example/acme/hello/coder", "version": "1.2.0" },
             { "kind": "git", "name": "git.example/acme/mods.git" },
+            { "kind": "git", "name": "git.example/acme/more", "version": "v2" },
             { "kind": "tool", "name": "tofu", "version": "1.10.7" },
             { "kind": "tool", "name": "unheard-of" },
             { "kind": "file", "name": "https://files.example/x" },
@@ -99,7 +101,8 @@ mod tests {
             wishes.git.len(),
             wishes.tools.len(),
         ];
-        assert_eq!(of, [2, 1, 1, 1]);
+        assert_eq!(of, [2, 1, 2, 1]);
+        assert_eq!(wishes.git[1].refs, ["v2"]);
         let platforms = wishes.providers[0].platforms.as_deref().unwrap();
         assert_eq!(platforms[0].to_string(), "linux_arm64");
         assert_eq!(wishes.git[0].url, "https://git.example/acme/mods.git");

@@ -16,20 +16,19 @@ use crate::{
     mirror::{
         Digest, Generation, StoreError,
         fetch::blocking,
-        generation::{GitRepository, Module, StaticFile},
-        git::{GitError, Repository},
+        generation::{GitRepository, Module, StaticFile, is_package_dir},
+        git::{GitError, Repository, full_names, place},
         resolve::Pick,
         scan::{
             Source, Tree,
-            closure::{Absent, Modules},
+            closure::{Absent, Modules, Package},
             is_archive,
+            landing::{self, for_the_server},
+            scan,
         },
     },
-    registry::Hash,
+    registry::{DEFAULT_HOST, Hash},
 };
-
-/// Parts of an address that are for the engine, and not for the server.
-const FOR_THE_ENGINE: [&str; 3] = ["archive", "checksum", "filename"];
 
 /// Where modules come from while a mirror is filled.
 pub(super) struct Origins<'a> {
@@ -46,10 +45,45 @@ type Outcome<T> = Result<(T, Arc<Tree>), String>;
 struct Known {
     versions: HashMap<String, Result<Vec<Version>, String>>,
     modules: BTreeMap<(String, Version), Outcome<Module>>,
-    repositories: BTreeMap<String, Result<Arc<Repository>, String>>,
-    kept: Vec<GitRepository>,
+    /// By their places, whatever the form of their addresses.
+    repositories: BTreeMap<String, Opened>,
+    /// By their addresses.
+    unreachable: BTreeMap<String, String>,
+    kept: BTreeMap<String, GitRepository>,
     archives: BTreeMap<String, Outcome<StaticFile>>,
+    /// Pages that say where a module is, and what they say.
+    landings: BTreeMap<String, Result<(StaticFile, String), String>>,
     downloads: (usize, u64),
+}
+
+/// A repository, and what its origin has.
+#[derive(Clone)]
+struct Opened {
+    repository: Repository,
+    origin: BTreeMap<String, String>,
+    head: Option<String>,
+}
+
+/// What somebody needs of a repository.
+#[derive(Clone, Copy)]
+enum Need<'a> {
+    /// What `mirror.toml` names of it.
+    Wish,
+    /// A branch, a tag or a commit; its head without one.
+    Reference(Option<&'a str>),
+}
+
+impl Need<'_> {
+    /// The branch or tag of the origin that is meant.
+    fn named(self, origin: &BTreeMap<String, String>, head: Option<&str>) -> Option<String> {
+        match self {
+            Self::Wish => None,
+            Self::Reference(None) => head.map(str::to_owned),
+            Self::Reference(Some(name)) => full_names(name)
+                .into_iter()
+                .find(|name| origin.contains_key(name)),
+        }
+    }
 }
 
 /// Everything that was got.
@@ -73,12 +107,15 @@ impl<'a> Origins<'a> {
     pub(super) fn finish(self) -> Got {
         let known = self.known.into_inner();
         let modules = known.modules.into_values().filter_map(Result::ok);
-        let files = known.archives.into_values().filter_map(Result::ok);
+        let archives = known.archives.into_values().filter_map(Result::ok);
+        let landings = known.landings.into_values().filter_map(Result::ok);
+        let archives = archives.map(|(file, _)| file);
+        let files = archives.chain(landings.map(|(file, _)| file));
         Got {
             generation: Generation {
                 modules: modules.map(|(module, _)| module).collect(),
-                files: files.map(|(file, _)| file).collect(),
-                git: known.kept,
+                files: files.collect(),
+                git: known.kept.into_values().collect(),
                 ..Generation::default()
             },
             downloads: known.downloads,
@@ -94,7 +131,8 @@ impl<'a> Origins<'a> {
         }
         for wish in &self.sync.wishes.git {
             let mut known = self.known.lock().await;
-            if let Err(why) = self.repository(&wish.url, &mut known).await {
+            let brought = self.repository(&wish.url, Need::Wish, &mut known).await;
+            if let Err(why) = brought {
                 report.fail(&wish.url, Cause::Unsatisfied(why));
             }
         }
@@ -142,18 +180,22 @@ impl<'a> Origins<'a> {
         host: &str,
         path: &str,
         version: &Version,
-    ) -> Result<Arc<Tree>, String> {
+    ) -> Result<Package, String> {
+        let package = |(module, tree): (Module, Arc<Tree>)| Package {
+            tree,
+            dir: module.dir,
+        };
         let mut known = self.known.lock().await;
         let key = (format!("{host}/{path}"), version.clone());
         if let Some(module) = known.modules.get(&key) {
-            return module.clone().map(|(_, tree)| tree);
+            return module.clone().map(package);
         }
         let got = match self.stored(&key).await {
             Some(stored) => Ok(stored),
             None => self.fetch_module(host, path, version, &mut known).await,
         };
         known.modules.insert(key, got.clone());
-        got.map(|(_, tree)| tree)
+        got.map(package)
     }
 
     async fn stored(&self, (addr, version): &(String, Version)) -> Option<(Module, Arc<Tree>)> {
@@ -161,7 +203,7 @@ impl<'a> Origins<'a> {
         let module = modules.find(|m| m.addr == *addr && m.version == *version)?;
         let (store, archive) = (self.sync.store.clone(), module.archive);
         let tree = blocking(move || tree_of(&store, archive)).await.ok()?;
-        Some((module.clone(), Arc::new(tree)))
+        (!was_cut(module, &tree)).then(|| (module.clone(), Arc::new(tree)))
     }
 
     async fn fetch_module(
@@ -178,23 +220,24 @@ impl<'a> Origins<'a> {
             .await;
         let location = location.map_err(|error| text(&error))?;
         let source = Source::parse(&location);
-        let (origin, tree) = match &source {
+        let (origin, tree, dir) = match &source {
             Source::Archive { url, dir } => {
                 let (_, content) = self.download(url, known).await?;
-                let tree = unpacked(content).await?;
-                (source.to_string(), tree.below(dir))
+                (source.to_string(), unpacked(content).await?, dir)
             }
             Source::Git {
                 url,
                 reference,
                 dir,
             } => {
-                let repository = self.repository(url, known).await?;
+                let reference = reference.as_deref();
+                let need = Need::Reference(reference);
+                let repository = self.repository(url, need, known).await?;
                 let (commit, tree) = repository
-                    .tree(reference.as_deref())
+                    .tree(reference)
                     .await
                     .map_err(|error| text(&error))?;
-                (format!("{source} at {commit}"), tree.below(dir))
+                (format!("{source} at {commit}"), tree, dir)
             }
             _ => {
                 return Err(format!(
@@ -202,8 +245,12 @@ impl<'a> Origins<'a> {
                 ));
             }
         };
-        if tree.files.is_empty() {
-            return Err(format!("there is nothing at {source}"));
+        let dir = tree.directory(dir).filter(|_| !tree.files.is_empty());
+        let dir = dir.ok_or_else(|| format!("there is nothing at {source}"))?;
+        // A module may use what is beside it; then all of its package comes along.
+        let (mut tree, mut dir) = tree.package_of(&dir);
+        if !dir.is_empty() && !is_package_dir(&dir) {
+            (tree, dir) = (tree.below(&dir), String::new());
         }
         let packed = tree.pack().map_err(|error| text(&error))?;
         let archive = self.put(&packed).await?;
@@ -213,6 +260,7 @@ impl<'a> Origins<'a> {
             archive,
             size: packed.len() as u64,
             origin,
+            dir,
         };
         Ok((module, Arc::new(tree)))
     }
@@ -249,46 +297,128 @@ impl<'a> Origins<'a> {
         Ok((url, content))
     }
 
-    /// A repository as it is now. If the mirror has it like that, nothing is fetched.
-    async fn repository(&self, url: &str, known: &mut Known) -> Result<Arc<Repository>, String> {
-        if let Some(repository) = known.repositories.get(url) {
-            return repository.clone();
-        }
-        let got = self
-            .fetch_repository(url)
-            .await
-            .map_err(|error| text(&error));
-        let got = got.map(|(repository, kept)| {
-            known.kept.extend(kept);
-            Arc::new(repository)
-        });
-        known.repositories.insert(url.to_owned(), got.clone());
-        got
-    }
-
-    async fn fetch_repository(
+    /// A repository as it is now, with what is needed of it. If the mirror has it like that, nothing is fetched.
+    async fn repository(
         &self,
         url: &str,
-    ) -> Result<(Repository, Option<GitRepository>), GitError> {
-        let (mut refs, head) = Repository::remote(url, &self.sync.authorities).await?;
-        let wishes = &self.sync.wishes.git;
-        if let Some(wish) = wishes.iter().find(|wish| wish.url == url) {
-            refs.retain(|name, _| wish.wants(name));
+        need: Need<'_>,
+        known: &mut Known,
+    ) -> Result<Repository, String> {
+        let place = place(url).to_owned();
+        let opened = match known.repositories.get(&place) {
+            Some(opened) => opened.clone(),
+            None => {
+                if let Some(why) = known.unreachable.get(url) {
+                    return Err(why.clone());
+                }
+                let opened = self.open(url, need).await.map_err(|error| text(&error));
+                let (opened, kept) = opened.inspect_err(|why| {
+                    known.unreachable.insert(url.to_owned(), why.clone());
+                })?;
+                known.kept.extend(kept.map(|kept| (place.clone(), kept)));
+                known.repositories.insert(place.clone(), opened.clone());
+                opened
+            }
+        };
+        let Some(wanted) = opened.wanted(need).await else {
+            return Ok(opened.repository);
+        };
+        // `refs` says what comes in any case; what a template names comes, too.
+        self.sync.watch.phase(&format!("fetching more of {url}"));
+        let head = opened.head.clone();
+        let head = head.filter(|head| wanted.contains_key(head));
+        let more = opened
+            .repository
+            .with(url, &wanted, head, &self.sync.authorities)
+            .await;
+        let repository = more.map_err(|error| text(&error))?;
+        let kept = self.keep(&repository).await.map_err(|error| text(&error))?;
+        known.kept.extend(kept.map(|kept| (place.clone(), kept)));
+        let opened = Opened {
+            repository: repository.clone(),
+            ..opened
+        };
+        known.repositories.insert(place, opened);
+        Ok(repository)
+    }
+
+    async fn open(
+        &self,
+        url: &str,
+        need: Need<'_>,
+    ) -> Result<(Opened, Option<GitRepository>), GitError> {
+        let (origin, head) = Repository::remote(url, &self.sync.authorities).await?;
+        let (store, place) = (&self.sync.store, place(url));
+        let is_here = |git: &&GitRepository| {
+            git.place() == place && store.has(git.pack) && store.has(git.index)
+        };
+        let before = self.before.git.iter().find(is_here);
+        let wishes = self.sync.wishes.git.iter();
+        let wishes: Vec<_> = wishes
+            .filter(|wish| self::place(&wish.url) == place)
+            .collect();
+        let named = need.named(&origin, head.as_deref());
+        // What the mirror has stays as long as the origin has it.
+        let is_wanted = |name: &String| {
+            wishes.is_empty()
+                || wishes.iter().any(|wish| wish.wants(name))
+                || named.as_ref() == Some(name)
+                || before.is_some_and(|before| before.refs.contains_key(name))
+        };
+        let mut wanted = origin.clone();
+        wanted.retain(|name, _| is_wanted(name));
+        if wanted.is_empty() && matches!(need, Need::Reference(_)) {
+            // A commit may be of any branch.
+            wanted.clone_from(&origin);
         }
-        let head = head.filter(|head| refs.contains_key(head));
-        let store = &self.sync.store;
-        let before = self.before.git.iter().find(|git| git.url == url);
-        if let Some(same) = before.filter(|git| git.refs == refs && store.has(git.pack)) {
-            let repository = Repository::stored(store, same).await?;
-            return Ok((repository, Some(same.clone())));
+        let own_head = head.clone().filter(|head| wanted.contains_key(head));
+        let opened = |repository| Opened {
+            repository,
+            origin,
+            head,
+        };
+        if let Some(same) = before.filter(|git| git.refs == wanted && git.head == own_head) {
+            let repository = Repository::stored(store, same)?;
+            return Ok((opened(repository), Some(same.clone())));
         }
         self.sync.watch.phase(&format!("fetching {url}"));
-        let repository = Repository::fetch(store, url, &refs, head, &self.sync.authorities).await?;
-        let kept = match self.sync.dry_run {
-            true => None,
-            false => Some(repository.keep(store).await?),
+        let repository =
+            Repository::fetch(store, url, &wanted, own_head, &self.sync.authorities).await?;
+        let kept = self.keep(&repository).await?;
+        Ok((opened(repository), kept))
+    }
+
+    async fn keep(&self, repository: &Repository) -> Result<Option<GitRepository>, GitError> {
+        match self.sync.dry_run {
+            true => Ok(None),
+            false => repository.keep(&self.sync.store).await.map(Some),
+        }
+    }
+}
+
+impl Opened {
+    /// The branches and tags that have to be there for what is needed; `None` if it is there.
+    async fn wanted(&self, need: Need<'_>) -> Option<BTreeMap<String, String>> {
+        let (Need::Reference(reference), here) = (need, self.repository.refs()) else {
+            return None;
         };
-        Ok((repository, kept))
+        if let Some(name) = need.named(&self.origin, self.head.as_deref()) {
+            if here.contains_key(&name) {
+                return None;
+            }
+            let mut wanted = here.clone();
+            wanted.extend(
+                self.origin
+                    .get_key_value(&name)
+                    .map(|(n, c)| (n.clone(), c.clone())),
+            );
+            return Some(wanted);
+        }
+        let is_all_here = self.origin.keys().all(|name| here.contains_key(name));
+        if is_all_here || self.repository.commit(reference).await.is_ok() {
+            return None;
+        }
+        Some(self.origin.clone())
     }
 }
 
@@ -299,17 +429,18 @@ impl Modules for Origins<'_> {
         host: &str,
         path: &str,
         version: &Constraint,
-    ) -> Result<(Version, Arc<Tree>), Absent> {
+    ) -> Result<(Version, Package), Absent> {
         let versions = self.versions(host, path).await?;
         let newest = version.newest(&versions).cloned();
         let newest = newest.ok_or_else(|| Absent::Unsatisfied(unsatisfied(version, &versions)))?;
-        let tree = self.module(host, path, &newest).await?;
-        Ok((newest, tree))
+        let package = self.module(host, path, &newest).await?;
+        Ok((newest, package))
     }
 
     async fn git(&self, url: &str, reference: Option<&str>) -> Result<Arc<Tree>, Absent> {
         let mut known = self.known.lock().await;
-        let repository = self.repository(url, &mut known).await?;
+        let need = Need::Reference(reference);
+        let repository = self.repository(url, need, &mut known).await?;
         let (_, tree) = repository
             .tree(reference)
             .await
@@ -335,6 +466,43 @@ impl Modules for Origins<'_> {
         known.archives.insert(url.to_owned(), got.clone());
         Ok(got.map(|(_, tree)| tree)?)
     }
+
+    async fn landing(&self, url: &str) -> Result<String, Absent> {
+        let mut known = self.known.lock().await;
+        if let Some(got) = known.landings.get(url) {
+            return Ok(got.clone().map(|(_, target)| target)?);
+        }
+        let got = async {
+            let url = Url::parse(url).map_err(|error| format!("it is no address: {error}"))?;
+            let place = landing::landing(&url);
+            let target = self.sync.registries.landing(&place).await;
+            let target = target.map_err(|error| text(&error))?;
+            let target = target
+                .ok_or("it is no archive, and its server does not say where the module is")?;
+            // Engines that ask the mirror get a page, also where the server said it in a header.
+            let page = landing::page(&target).into_bytes();
+            let file = StaticFile {
+                url: place.into(),
+                content: self.put(&page).await?,
+                size: page.len() as u64,
+            };
+            Ok((file, target))
+        };
+        let got: Result<_, String> = got.await;
+        known.landings.insert(url.to_owned(), got.clone());
+        Ok(got.map(|(_, target)| target)?)
+    }
+}
+
+/// Whether a module lacks what it uses beside itself: older releases kept the module's own directory alone.
+fn was_cut(module: &Module, tree: &Tree) -> bool {
+    let origin = Source::parse(&module.origin);
+    let is_part = matches!(
+        &origin,
+        Source::Git { dir, .. } | Source::Archive { dir, .. } if !dir.is_empty()
+    );
+    let calls = || scan(tree, &module.dir, "", DEFAULT_HOST);
+    is_part && module.dir.is_empty() && calls().is_ok_and(|found| !found.invalid.is_empty())
 }
 
 /// The files of a module in a store.
@@ -351,7 +519,7 @@ pub fn tree_of(store: &crate::mirror::Store, archive: Digest) -> Result<Tree, St
 }
 
 /// What there is instead of what nobody has.
-pub(super) fn unsatisfied(constraint: &Constraint, versions: &[Version]) -> String {
+pub fn unsatisfied(constraint: &Constraint, versions: &[Version]) -> String {
     match versions.iter().max() {
         Some(newest) => format!("no version satisfies `{constraint}`; the newest is {newest}"),
         None => "it has no versions".to_owned(),
@@ -369,23 +537,8 @@ async fn unpacked(content: Vec<u8>) -> Result<Tree, String> {
     tree.await.map_err(|error| text(&error))
 }
 
-/// An address without what only the engine looks at.
-pub fn for_the_server(url: &Url) -> Url {
-    let mut clean = url.clone();
-    let kept: Vec<_> = url
-        .query_pairs()
-        .filter(|(name, _)| !FOR_THE_ENGINE.contains(&name.as_ref()))
-        .collect();
-    clean.set_query(None);
-    if !kept.is_empty() {
-        clean.query_pairs_mut().extend_pairs(kept);
-    }
-    clean.set_fragment(None);
-    clean
-}
-
 /// An error with everything that led to it.
-pub(super) fn text(error: &dyn std::error::Error) -> String {
+pub fn text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

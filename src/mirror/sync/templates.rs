@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -15,7 +15,7 @@ use super::{
     modules::{Origins, is_comparable},
     package,
     provider::Demand,
-    wishes::{TemplateSource, TemplateWish},
+    wishes::{TemplateSource, TemplateWish, matches},
 };
 use crate::{
     files,
@@ -175,6 +175,10 @@ impl Sync {
                 FindingKind::NotMirrorable(why) => {
                     self.watch.note(&format!("{what} is not mirrorable: {why}"));
                 }
+                FindingKind::Invalid(why) => {
+                    self.watch
+                        .note(&format!("{what}: engines refuse this: {why}"));
+                }
                 FindingKind::Unclear(why) => self.watch.note(&format!("{what}: {why}")),
             }
         }
@@ -239,43 +243,25 @@ impl Sync {
     }
 }
 
-/// The templates that a path means: a directory, a tar archive, or with `*` and `**` at its end those below it.
+/// The templates that a path means: a directory or a tar archive; with `*` in it all whose names fit, and with `**` as a
+/// part those in any directory.
 fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (base, depth) = match path.file_name().and_then(|name| name.to_str()) {
-        Some("**") => (files::directory_of(path), usize::MAX),
-        Some("*") => (files::directory_of(path), 1),
-        _ => {
-            fs::metadata(path)?;
-            return Ok(vec![path.to_owned()]);
-        }
+    let has_star = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains('*');
+    let parts: Vec<_> = path.components().collect();
+    let Some(first) = parts.iter().position(has_star) else {
+        fs::metadata(path)?;
+        return Ok(vec![path.to_owned()]);
     };
-    let (mut found, mut queue, mut seen) = (Vec::new(), vec![(base.to_owned(), 0)], 0);
-    while let Some((dir, level)) = queue.pop() {
-        seen += 1;
-        if seen > MAX_DIRS {
-            return Err(io::Error::other("it has more than 10,000 directories"));
-        }
-        let mut is_template = false;
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else {
-                continue;
-            };
-            let path = entry.path();
-            let is_dir = entry.file_type()?.is_dir();
-            if is_dir && !name.starts_with('.') && level < depth {
-                queue.push((path, level + 1));
-            } else if !is_dir && name.ends_with(".tar") && level < depth {
-                found.push(path);
-            } else if !is_dir && (name.ends_with(".tf") || name.ends_with(".tf.json")) {
-                is_template = true;
-            }
-        }
-        if is_template && (level > 0 || depth == usize::MAX) {
-            found.push(dir);
-        }
-    }
+    let base: PathBuf = parts[..first].iter().collect();
+    let pattern = parts[first..].iter();
+    let pattern: Vec<_> = pattern
+        .map(|part| part.as_os_str().to_string_lossy().into_owned())
+        .collect();
+    let mut search = Search::default();
+    search.go(files::directory_of(&base.join("x")), &pattern)?;
+    let mut found = search.found;
     found.sort();
+    found.dedup();
     // What lies in a template is a part of it.
     let mut roots: Vec<PathBuf> = Vec::new();
     for path in found {
@@ -284,6 +270,74 @@ fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(roots)
+}
+
+#[derive(Default)]
+struct Search {
+    found: Vec<PathBuf>,
+    seen: usize,
+}
+
+impl Search {
+    /// Looks for what is left of the pattern below a directory.
+    fn go(&mut self, dir: &Path, pattern: &[String]) -> io::Result<()> {
+        self.seen += 1;
+        if self.seen > MAX_DIRS {
+            return Err(io::Error::other("it has more than 10,000 directories"));
+        }
+        let Some((first, rest)) = pattern.split_first() else {
+            if is_template(dir)? {
+                self.found.push(dir.to_owned());
+            }
+            return Ok(());
+        };
+        let is_any_depth = first == "**";
+        if is_any_depth {
+            self.go(dir, rest)?;
+        }
+        if !first.contains('*') {
+            let path = dir.join(first);
+            return match fs::metadata(&path) {
+                Ok(found) if found.is_dir() => self.go(&path, rest),
+                Ok(_) if rest.is_empty() && first.ends_with(".tar") => {
+                    self.found.push(path);
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+        }
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            if name.starts_with('.') || !(is_any_depth || matches(first, &name)) {
+                continue;
+            }
+            match entry.file_type()?.is_dir() {
+                true if is_any_depth => self.go(&entry.path(), pattern)?,
+                true => self.go(&entry.path(), rest)?,
+                false if rest.is_empty() && name.ends_with(".tar") => {
+                    self.found.push(entry.path());
+                }
+                false => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_template(dir: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_source = name.ends_with(".tf") || name.ends_with(".tf.json");
+        if is_source && !entry.file_type()?.is_dir() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The files of a template: those of a directory, or of a tar archive.
@@ -329,6 +383,11 @@ mod tests {
         assert_eq!(names("**"), ["a", "deep/b", "pushed.tar"]);
         assert_eq!(names("*"), ["a", "pushed.tar"]);
         assert_eq!(names("a"), ["a"]);
+        assert_eq!(names("*/b"), ["deep/b"]);
+        assert_eq!(names("d*/*"), ["deep/b"]);
+        assert_eq!(names("**/b"), ["deep/b"]);
+        assert_eq!(names("a/**/x"), ["a/modules/x"]);
+        assert_eq!(names("*/pushed.tar"), [""; 0]);
         assert!(find(&dir.path().join("gone")).is_err());
         assert_eq!(
             find(Path::new("*")).unwrap(),

@@ -22,7 +22,7 @@ use crate::{
     secret::Secret,
 };
 
-pub use self::items::{FileWish, GitWish, ModuleSource, ModuleWish, Program, ToolWish};
+pub use self::items::{FileWish, GitWish, ModuleSource, ModuleWish, Program, ToolWish, matches};
 
 /// Bytes of the file.
 const MAX_BYTES: u64 = 4 << 20;
@@ -84,7 +84,7 @@ pub struct TemplateWish {
 /// Where templates are.
 #[derive(Clone, Debug)]
 pub enum TemplateSource {
-    /// A directory, or a tar archive; with `/*` behind it those in it, with `/**` those anywhere below it.
+    /// A directory or a tar archive. A part may have `*` for anything in a name, or be `**` for any directories.
     Path(String),
     /// The active versions of all templates of a Coder server.
     Coder {

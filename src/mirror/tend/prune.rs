@@ -177,6 +177,7 @@ mod tests {
             archive: store.put(version.as_bytes()).unwrap(),
             size: version.len() as u64,
             origin: String::new(),
+            dir: String::new(),
         }
     }
 

@@ -332,8 +332,15 @@ impl Origin {
         git(&["add", "."]);
         git(&["commit", "--quiet", "-m", "one"]);
         git(&["tag", "v1"]);
-        git(&["update-server-info"]);
-        let root = dir.path().join(".git");
+        self.publish_repository(path, dir.path());
+    }
+
+    /// Publishes a git repository as it is in a directory, the same way.
+    pub fn publish_repository(&self, path: &str, dir: &std::path::Path) {
+        let mut command = std::process::Command::new("git");
+        command.arg("update-server-info").current_dir(dir);
+        assert!(command.status().unwrap().success());
+        let root = dir.join(".git");
         let mut queue = vec![root.clone()];
         while let Some(here) = queue.pop() {
             for entry in std::fs::read_dir(here).unwrap() {

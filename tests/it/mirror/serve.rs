@@ -84,6 +84,7 @@ pub fn module(store: &Store) -> Module {
         archive: store.put(&content).unwrap(),
         size: content.len() as u64,
         origin: String::new(),
+        dir: String::new(),
     }
 }
 

@@ -6,7 +6,10 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{Registries, no_service};
-use crate::{mirror::fetch::FetchError, net::http::shown};
+use crate::{
+    mirror::{fetch::FetchError, scan::landing::target},
+    net::http::shown,
+};
 
 /// Names the module's place; its value is an address as a `module` block has it.
 const LOCATION: &str = "x-terraform-get";
@@ -85,6 +88,18 @@ impl Registries {
             why: "no place of the module".to_owned(),
         })?;
         Ok(absolute(&answer.place, &location))
+    }
+
+    /// Where the server at an address says that a module is; `None` if it does not say.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn landing(&self, url: &Url) -> Result<Option<String>, FetchError> {
+        let answer = self.fetcher.get(url, &HeaderMap::new(), None).await?;
+        let named = answer.headers.get(LOCATION);
+        let named = named.and_then(|value| value.to_str().ok());
+        let named = named.filter(|text| !text.is_empty()).map(str::to_owned);
+        Ok(named.or_else(|| target(&String::from_utf8_lossy(&answer.body))))
     }
 
     /// What an address that a registry named has, with the registry's own credentials where it is on the same server.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use url::Url;
 
 use crate::{
@@ -65,11 +65,21 @@ impl fmt::Display for ModuleSource {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GitWish {
-    /// Its address without credentials, as templates name it.
+    /// Its address without credentials, in any form in which templates name it.
+    #[serde(deserialize_with = "repository")]
     pub url: String,
-    /// Branches and tags, with `*` for anything. Without it all of them.
+    /// Branches and tags, with `*` for anything; what templates name comes, too. Without it all of them.
     #[serde(default)]
     pub refs: Vec<String>,
+}
+
+fn repository<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    scan::repository(&text).ok_or_else(|| {
+        D::Error::custom(format!(
+            "{text:?} is no address of a repository: expected https://HOST/PATH or git@HOST:PATH, with `refs` beside it"
+        ))
+    })
 }
 
 impl GitWish {
@@ -84,7 +94,7 @@ impl GitWish {
 }
 
 /// Whether a name fits a pattern in which `*` stands for anything.
-fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     let Some((before, after)) = pattern.split_once('*') else {
         return pattern == name;
     };
