@@ -1,6 +1,7 @@
 mod administration;
 mod clocks;
 mod names;
+mod simulation;
 
 use std::{
     collections::BTreeMap,

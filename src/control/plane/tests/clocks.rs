@@ -10,7 +10,7 @@ impl Lab {
     }
 
     /// The same data at a server that has just begun, on this start of a machine.
-    fn restarted(&self, boot: &'static str) -> Plane {
+    pub(super) fn restarted(&self, boot: &'static str) -> Plane {
         let plane = Plane::new(
             self.plane.store.clone(),
             Vault::new(&Key::generate(), &[]),

@@ -4,7 +4,7 @@ use super::*;
 
 impl Lab {
     /// A provisioner key of the default organization, whose daemons take any job that has no tags.
-    async fn key(&self, name: &str) -> Credential {
+    pub(super) async fn key(&self, name: &str) -> Credential {
         let made = self
             .plane
             .create_key(&self.caller, "", name, BTreeMap::new())
