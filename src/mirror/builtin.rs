@@ -54,7 +54,8 @@ impl ProviderPackages for BuiltinPackages {
         let launcher = launcher(&self.executable);
         let mirror = self.dir.join(digest(&launcher));
         if !mirror.is_dir() {
-            publish(&mirror, |root| write_packages(root, &launcher, PUBLISHED))?;
+            publish(&mirror, |root| write_packages(root, &launcher, PUBLISHED))
+                .map_err(|error| cannot_write(&mirror, &error))?;
         }
         let unknown = locked.map(Version::to_string);
         if let Some(version) = unknown.filter(|v| !PUBLISHED.contains(&v.as_str())) {
@@ -62,6 +63,14 @@ impl ProviderPackages for BuiltinPackages {
         }
         Ok(mirror)
     }
+}
+
+fn cannot_write(mirror: &Path, error: &io::Error) -> io::Error {
+    let text = format!(
+        "{error} at {}; name another directory with --cache-dir",
+        mirror.display()
+    );
+    io::Error::new(error.kind(), text)
 }
 
 /// A script that runs `executable` as the provider. It ends up with its own path as the last argument.

@@ -565,7 +565,7 @@ fn what_is_wrong_with_a_template_is_said_with_its_place() {
 
 #[test]
 fn what_both_plans_of_an_import_warn_of_is_said_once() {
-    let template = TempDir::new().unwrap();
+    let (template, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let source = r#"
 terraform {
   required_providers {
@@ -580,7 +580,8 @@ resource "coder_agent" "lost" {
     fs::write(template.path().join("main.tf"), source).unwrap();
 
     let drawn = outpost()
-        .args(["inspect", "--output", "json"])
+        .args(["inspect", "--output", "json", "--cache-dir"])
+        .arg(cache.path())
         .arg(template.path())
         .output()
         .unwrap();

@@ -410,6 +410,10 @@ fn release(text: &str) -> Result<AcceptedRelease, String> {
         let (name, wish) = (text.to_owned(), None);
         return Ok(AcceptedRelease { name, wish });
     }
+    // A short name means the public registry elsewhere; whoever accepts a changed release names all of it.
+    if name.split('/').count() != 3 {
+        return Err(wrong());
+    }
     let addr: ProviderAddr = name.parse().map_err(|_| wrong())?;
     let wish = ProviderWish::of(&addr, &version).ok_or_else(wrong)?;
     Ok(AcceptedRelease {

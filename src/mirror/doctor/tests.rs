@@ -104,7 +104,8 @@ async fn each_item_is_told_with_how_it_stands() {
     assert_eq!(
         items,
         [
-            "provider registry.terraform.io/acme/demo: Present: 2.0.0",
+            "provider registry.terraform.io/acme/demo: Present: 2.0.0, without a publisher's signature: other machines get it by the \
+             network mirror alone, with https://",
             "provider registry.terraform.io/hashicorp/null: Missing: the mirror has none",
             "module registry.terraform.io/acme/ide/coder: Present: 1.0.0",
             "main.tf:13: Unclear: the source of module `var` is an expression",

@@ -129,7 +129,9 @@ impl Site {
                 "--rc-file",
                 &rc,
             ];
-            done(&run(self.home.path(), &words))
+            let output = run(self.home.path(), &words);
+            done(&output);
+            String::from_utf8(output.stdout).unwrap()
         };
         fs::write(&rc, printed("rc")).unwrap();
         let mut command = Command::new("terraform");
@@ -141,7 +143,8 @@ impl Site {
             .env("HOME", self.home.path())
             .env("HTTPS_PROXY", NO_WAY_OUT)
             .env("GIT_TERMINAL_PROMPT", "0");
-        for line in printed("env").lines() {
+        let printed = printed("env");
+        for line in printed.lines() {
             let set = line.strip_prefix("export ").unwrap();
             let (name, value) = set.split_once('=').unwrap();
             command.env(name, value.trim_matches('\''));

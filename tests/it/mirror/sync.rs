@@ -249,11 +249,20 @@ async fn who_is_killed_in_the_middle_goes_on_and_asks_for_no_byte_twice() {
     let site = Site::new(&wish(""), &origin);
     let sync = site.prepare();
     let partial = site.store().dir().join("incoming/partial");
+    // A part that does not grow any more; that of the other package does, until it is whole.
+    let lengths = || {
+        let files = std::fs::read_dir(&partial).into_iter().flatten().flatten();
+        let lengths = files.filter_map(|file| Some(file.metadata().ok()?.len()));
+        let lengths = lengths.filter(|length| (100_000..300_000).contains(length));
+        lengths.collect::<std::collections::BTreeSet<_>>()
+    };
     let is_stuck = async {
-        let enough =
-            |entry: std::fs::DirEntry| entry.metadata().is_ok_and(|file| file.len() >= 100_000);
-        while !std::fs::read_dir(&partial).is_ok_and(|dir| dir.flatten().any(enough)) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        loop {
+            let before = lengths();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if !before.is_disjoint(&lengths()) {
+                break;
+            }
         }
     };
     let stop = Stop::new();
