@@ -180,7 +180,7 @@ impl Engine {
     }
 
     /// A session with a coordinator has begun. It knows nothing of clients that were lost before: those that it does not
-    /// announce within [`UNANNOUNCED`] are forgotten. Their connections wait until they are announced again.
+    /// announce within two minutes are forgotten. Their connections wait until they are announced again.
     pub fn coordinated(&mut self, now: Instant) {
         self.session_began = Some(now);
     }
