@@ -34,15 +34,17 @@ use std::{
 
 use axum::{
     Extension, Json, Router,
-    body::Body,
+    body::{Body, HttpBody as _},
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use self::{
     documents::Asked,
@@ -70,7 +72,10 @@ use super::{
 };
 use crate::{
     files,
-    net::listener::{Listener, vouch},
+    net::{
+        budget::{Account, Reserved},
+        listener::{Listener, vouch},
+    },
     provision::Services,
     registry::{Platform, ProviderAddr},
     stop::Stop,
@@ -81,6 +86,11 @@ const MAX_KEY_BYTES: u64 = 1 << 20;
 
 /// Bytes of what a client reports as missing.
 const MAX_REPORT_BYTES: usize = 256 << 10;
+/// Bytes of all requests' bodies at a time, those of up to 64 KiB apart.
+const SMALL_BODIES_BYTES: usize = 4 << 20;
+const BODIES_BYTES: usize = 64 << 20;
+/// Time for the body of a request, whose bytes others wait for.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often the list of misses is written at most.
 const WRITE_INTERVAL: Duration = Duration::from_secs(2);
@@ -137,6 +147,7 @@ impl Server {
             metrics: Metrics::new(),
             audit,
             git: Backend::default(),
+            bodies: Account::new(SMALL_BODIES_BYTES, BODIES_BYTES),
         }))
     }
 
@@ -251,6 +262,8 @@ struct Mirror {
     metrics: Metrics,
     audit: Option<Audit>,
     git: Backend,
+    /// What bodies of requests may take.
+    bodies: Account,
 }
 
 /// A generation, held for as long as somebody reads from it.
@@ -395,6 +408,21 @@ impl Mirror {
                 upstream.release(&addr, &version, platform).await.map(Some)
             }
             _ => Err(PullError::Missing),
+        }
+    }
+
+    /// Reads the body of a request, which counts until what is returned with it is dropped.
+    async fn body(&self, body: Body, limit: usize) -> Result<(Bytes, Reserved), Refused> {
+        let announced = body.size_hint().upper().unwrap_or(limit as u64);
+        let bytes = usize::try_from(announced).unwrap_or(usize::MAX);
+        if bytes > limit {
+            return Err(Refused::Invalid);
+        }
+        let reserved = self.bodies.reserve(bytes).await;
+        let reserved = reserved.map_err(|_| Refused::Busy)?;
+        match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await {
+            Ok(Ok(body)) => Ok((body, reserved)),
+            Ok(Err(_)) | Err(_) => Err(Refused::Invalid),
         }
     }
 
@@ -604,7 +632,7 @@ impl IntoResponse for Refused {
             Self::Untrusted(why) => (StatusCode::BAD_GATEWAY, &**why),
             Self::Busy => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "too many clones at once; try again",
+                "too many requests of this kind at once; try again",
             ),
             Self::NoGit => (
                 StatusCode::NOT_IMPLEMENTED,
@@ -666,8 +694,8 @@ async fn missing(State(mirror): Shared) -> Json<Value> {
 
 /// What a client found out without asking for it: a version that is not listed, a branch that is not there.
 async fn report_missing(State(mirror): Shared, body: Body) -> Result<StatusCode, Refused> {
-    let body = axum::body::to_bytes(body, MAX_REPORT_BYTES).await;
-    let items = misses::reported(&body.map_err(|_| Refused::Invalid)?);
+    let (body, _reserved) = mirror.body(body, MAX_REPORT_BYTES).await?;
+    let items = misses::reported(&body);
     for item in items.ok_or(Refused::Invalid)? {
         mirror.misses.add(item);
     }
@@ -1014,8 +1042,7 @@ async fn upload_pack(
         Some(b"gzip" | b"x-gzip") => true,
         Some(_) => return Err(Refused::Invalid),
     };
-    let body = axum::body::to_bytes(body, smart::MAX_REQUEST_BYTES).await;
-    let body = body.map_err(|_| Refused::Invalid)?;
+    let (body, _reserved) = mirror.body(body, smart::MAX_REQUEST_BYTES).await?;
     let request = smart::unpacked(&body, is_packed).ok_or(Refused::Invalid)?;
     let asked = mirror.upload_pack(place, Ask::Request(request), protocol(&headers));
     match asked.await? {
@@ -1065,4 +1092,37 @@ async fn blob(
     let mut response = mirror.blob(digest, blob::OCTETS, &headers).await?;
     response.extensions_mut().insert(client);
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use futures::{FutureExt as _, future::join_all, stream};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn unfinished_bodies_take_one_budget_and_end_while_small_ones_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mirror = Server::new(store, Access::tokens(Vec::new())).0;
+        let limit = smart::MAX_REQUEST_BYTES;
+        let unfinished = || Body::from_stream(stream::pending::<io::Result<Bytes>>());
+        let most = BODIES_BYTES / limit;
+        let mut reading: Vec<_> = (0..=most)
+            .map(|_| Box::pin(mirror.body(unfinished(), limit)))
+            .collect();
+        assert!(reading.iter_mut().all(|it| it.now_or_never().is_none()));
+
+        let small = mirror.body(Body::from("want"), limit).await;
+        assert!(small.is_ok_and(|(body, _)| &body[..] == b"want"));
+        let long = mirror.body(Body::from(vec![0; 11]), 10).await;
+        assert!(matches!(long, Err(Refused::Invalid)));
+        for read in join_all(reading).await {
+            assert!(matches!(read, Err(Refused::Invalid)));
+        }
+        let again = mirror.body(Body::from(vec![0; limit]), limit);
+        assert!(again.now_or_never().is_some(), "all was given back");
+    }
 }

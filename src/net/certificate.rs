@@ -25,14 +25,7 @@ const EXPLICIT_VERSION: u8 = 0xa0;
 
 /// Reads the names of a certificate in DER; `None` if it is not one.
 pub fn names(der: &[u8]) -> Option<Names> {
-    let (certificate, _) = value(der, SEQUENCE)?;
-    let (mut fields, _) = value(certificate, SEQUENCE)?;
-    if let Some((_, rest)) = value(fields, EXPLICIT_VERSION) {
-        fields = rest;
-    }
-    let (_serial, fields) = any(fields)?;
-    let (_algorithm, fields) = any(fields)?;
-    let (issuer, fields) = value(fields, SEQUENCE)?;
+    let (issuer, fields) = value(issuer_and_rest(der)?, SEQUENCE)?;
     let (_validity, fields) = any(fields)?;
     let (subject, _) = value(fields, SEQUENCE)?;
     Some(Names {
@@ -43,14 +36,7 @@ pub fn names(der: &[u8]) -> Option<Names> {
 
 /// When a certificate in DER ends; `None` if it is not one.
 pub fn ends(der: &[u8]) -> Option<Timestamp> {
-    let (certificate, _) = value(der, SEQUENCE)?;
-    let (mut fields, _) = value(certificate, SEQUENCE)?;
-    if let Some((_, rest)) = value(fields, EXPLICIT_VERSION) {
-        fields = rest;
-    }
-    let (_serial, fields) = any(fields)?;
-    let (_algorithm, fields) = any(fields)?;
-    let (_issuer, fields) = any(fields)?;
+    let (_issuer, fields) = any(issuer_and_rest(der)?)?;
     let (validity, _) = value(fields, SEQUENCE)?;
     let (_begins, validity) = any(validity)?;
     let ((kind, text), _) = any(validity)?;
@@ -64,6 +50,18 @@ pub fn ends(der: &[u8]) -> Option<Timestamp> {
     };
     let time = civil::DateTime::strptime("%Y%m%d%H%M%SZ", text).ok()?;
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
+}
+
+/// The fields of a certificate from its issuer on.
+fn issuer_and_rest(der: &[u8]) -> Option<&[u8]> {
+    let (certificate, _) = value(der, SEQUENCE)?;
+    let (mut fields, _) = value(certificate, SEQUENCE)?;
+    if let Some((_, rest)) = value(fields, EXPLICIT_VERSION) {
+        fields = rest;
+    }
+    let (_serial, fields) = any(fields)?;
+    let (_algorithm, fields) = any(fields)?;
+    Some(fields)
 }
 
 /// A name as people write it, the most specific part first. An empty one is legal.

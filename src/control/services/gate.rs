@@ -117,9 +117,7 @@ impl Share {
             ))),
         }
     }
-}
 
-impl Share {
     /// Places for large messages on its WebSockets.
     pub(super) fn unfinished(&self) -> [Places; 2] {
         self.unfinished.clone()
@@ -235,9 +233,10 @@ impl Gate {
                 "you have {CALLS} calls in progress, which is all that you may have"
             ))
         })?;
-        let is_streamed = STREAMED.contains(&path.as_str());
+        // What brings an archive or a state is answered in a few words, and may take its time to come.
+        let is_small = STREAMED.contains(&path.as_str()) || LARGE.contains(&path.as_str());
         let answer = match sender {
-            Sender::Person(_) if !is_streamed => Some(share.answer().await?),
+            Sender::Person(_) if !is_small => Some(share.answer().await?),
             _ => None,
         };
         let meter = self.shares.meter(limit, sender, request.extensions());
