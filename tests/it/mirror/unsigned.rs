@@ -32,6 +32,7 @@ use super::{
 use crate::{
     daemon::authority,
     plugin_cache::{engine_with, planned, presenter},
+    support::skip::skipped,
 };
 
 const HOST: &str = "registry.example";
@@ -199,7 +200,7 @@ async fn an_engine_installs_what_nobody_signed_by_the_configuration_that_is_prin
     for engine in ["terraform", "tofu"] {
         if which::which(engine).is_err() {
             assert_eq!(engine, "tofu", "terraform is on the PATH");
-            eprintln!("skipped: OpenTofu, as there is no `tofu` on the PATH");
+            skipped("opentofu", "there is no `tofu` on the PATH");
             continue;
         }
         let template = write_template(home, engine, &ALL);
