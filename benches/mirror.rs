@@ -65,7 +65,7 @@ struct Bench {
     tls: Arc<ClientConfig>,
 }
 
-/// What fetches the file.
+/// A kind of client that fetches the file.
 #[derive(Clone, Copy)]
 enum Client {
     Threads,
@@ -335,7 +335,7 @@ impl Bench {
         Ok(())
     }
 
-    /// What many clients take of the server's memory.
+    /// The memory of the server beside many clients.
     fn memory(&self) -> anyhow::Result<()> {
         for client in self.clients(true) {
             let server = self.outpost(true)?;

@@ -750,7 +750,7 @@ fn bulk(lab: &Lab, megabytes: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What an agent keeps of all that it did.
+/// The memory of an agent that has done all of that.
 async fn used_agent(agent: &Process) -> anyhow::Result<()> {
     sleep(FORGOTTEN).await;
     let usage = Usage::of(agent.child.id())?;

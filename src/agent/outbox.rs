@@ -70,7 +70,7 @@ impl<T: Clone> Outbox<T> {
         }
     }
 
-    /// How many wait.
+    /// The number of items that wait.
     pub(super) fn count(&self) -> usize {
         self.lock().items.len()
     }
