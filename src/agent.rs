@@ -203,7 +203,7 @@ pub async fn run(config: Config, stop: Stop) {
     let scripts_dir = private_dir::open(&config.script_data_dir, scripts::DIRECTORY);
     let scripts_dir = scripts_dir.inspect_err(|error| {
         let base = config.script_data_dir.display();
-        warn!(%base, %error, "no directory for the files of scripts: they will fail");
+        warn!(%base, %error, "cannot create the script directory: scripts will fail");
     });
     let scripts_dir = scripts_dir.ok();
     while !stop.is_draining() {
@@ -294,7 +294,7 @@ async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &
                 }
                 warn!(
                     error = format!("{error:#}"),
-                    "no connection to the server; trying again"
+                    "cannot connect to the server; retrying"
                 );
                 continue;
             }
@@ -346,6 +346,6 @@ async fn end(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop) {
         );
     };
     if timeout_at(deadline, all).await.is_err() {
-        warn!("the server did not take the last reports in time");
+        warn!("the server did not accept the last reports in time");
     }
 }

@@ -232,7 +232,7 @@ enum Command {
     /// Manage organizations
     #[command(subcommand, aliases = ["organizations", "org", "orgs"])]
     Organization(organization::Organization),
-    /// Show who changed what at a server, newest first
+    /// Show the audit log of a server, newest first
     Audit(audit::Audit),
     /// Run a control plane for a laptop, a lab or a small site
     Server(Box<server::Server>),

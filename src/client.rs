@@ -71,10 +71,10 @@ impl Interceptor for Bearer {
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// The token cannot be one.
-    #[error("token has characters that no token has")]
+    #[error("token contains characters that a token cannot contain")]
     Token,
     /// The address is no address of a server.
-    #[error("`{url}` is not the address of a server")]
+    #[error("`{url}` is not a server URL")]
     Url {
         /// The address.
         url: Url,
@@ -186,7 +186,7 @@ impl CallError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unreachable { url, .. } if url.scheme() == "https" => Some(
-                "check that the server runs, and that its certificate is trusted here".to_owned(),
+                "check that the server is running, and that this machine trusts its certificate".to_owned(),
             ),
             Self::Unreachable { .. } => {
                 Some("check that the server is running, and whether its URL must begin with https://".to_owned())

@@ -95,7 +95,7 @@ pub enum ConnectError {
         retry_after: Duration,
     },
     /// The server's answer makes no sense.
-    #[error("answer of {url} makes no sense: {reason}")]
+    #[error("unexpected answer from {url}: {reason}")]
     Foreign {
         /// Where.
         url: Url,
@@ -287,7 +287,7 @@ impl Server {
                     back_off.hold(retry_after);
                 }
                 Err(error) if error.is_cut_off() && begun.elapsed() < CUT_OFF => {
-                    debug!(%error, "the server is busy; asking again");
+                    debug!(%error, "the server is busy; retrying");
                 }
                 ended => return ended,
             }
@@ -412,7 +412,9 @@ impl Server {
             let connection = match dialled {
                 Ok(connection) => connection,
                 Err(error) if token.is_some() && error.is_resume_token() => {
-                    debug!("the coordinator knows us no more; coming back as somebody else");
+                    debug!(
+                        "the coordinator no longer knows this client; reconnecting under a new id"
+                    );
                     resumption.set(None);
                     continue;
                 }
@@ -420,7 +422,7 @@ impl Server {
                     if error.is_final() && !has_been_there {
                         return Err(error);
                     }
-                    debug!(%error, "no connection to the coordinator; trying again");
+                    debug!(%error, "cannot connect to the coordinator; retrying");
                     if let Some(pause) = error.retry_after() {
                         back_off.hold(pause);
                     }
@@ -447,7 +449,7 @@ impl Server {
                 return Ok(());
             }
             if let Err(error) = ended {
-                debug!(%error, "the coordinator is away; trying again");
+                debug!(%error, "lost the connection to the coordinator; retrying");
             }
             node.all_lost().await;
         }

@@ -214,7 +214,7 @@ pub async fn run(
             let error = &error as &dyn std::error::Error;
             warn!(
                 error,
-                "cannot say which jobs are left; those that are not end with their lease"
+                "cannot report which jobs this daemon still has; jobs that it lost end when their lease expires"
             );
         }
         let slot = Slot {
@@ -313,10 +313,13 @@ impl Slot {
                         match complaints.should_say(&error.to_string()) {
                             Some(tries) => warn!(
                                 error = &error as &dyn std::error::Error,
-                                tries, "acquired no job"
+                                tries, "failed to acquire a job"
                             ),
                             None => {
-                                debug!(error = &error as &dyn std::error::Error, "acquired no job")
+                                debug!(
+                                    error = &error as &dyn std::error::Error,
+                                    "failed to acquire a job"
+                                )
                             }
                         }
                         if let SourceError::Unauthorized(text) | SourceError::Unsuitable(text) =
@@ -348,7 +351,7 @@ impl Slot {
         info!(
             completed = summary.completed,
             failed = summary.failed,
-            "takes no more jobs"
+            "acquiring no more jobs"
         );
         if let Some(slot) = Arc::into_inner(self) {
             slot.journal.remove_if_empty();
@@ -400,7 +403,7 @@ impl Slot {
         {
             Ok(ran) => summary.count(&ran),
             Err(_) => {
-                span.in_scope(|| error!("the code that ends jobs panicked"));
+                span.in_scope(|| error!("panic while ending a job"));
                 summary.undelivered += 1;
             }
         }

@@ -121,7 +121,7 @@ pub enum ProcessError {
         source: io::Error,
     },
     /// It was left to whoever takes it over.
-    #[error("`{}` goes on without this process", .0.display())]
+    #[error("`{}` continues without this process", .0.display())]
     Left(PathBuf),
     /// It cannot be waited for.
     #[error("failed to wait for `{}`", .program.display())]
@@ -165,7 +165,7 @@ impl std::fmt::Display for Exit {
             let (mib, limit) = (bytes >> 20, limit >> 20);
             return write!(
                 f,
-                "stopped because its processes had {mib} MiB of memory and a job may have {limit} MiB here"
+                "stopped because its processes used {mib} MiB of memory; the limit for a job is {limit} MiB"
             );
         }
         match (self.status.code(), self.status.signal()) {

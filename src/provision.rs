@@ -543,13 +543,13 @@ pub enum SourceError {
     #[error("job is gone: {0}")]
     Gone(String),
     /// The job has an end: ours, if the answer to an earlier call was lost, or somebody else's.
-    #[error("job has ended before: {0}")]
+    #[error("job has already ended: {0}")]
     Ended(String),
     /// The server does not accept who we are. Repeating does not help until credentials change.
     #[error("server does not accept the credentials: {0}")]
     Unauthorized(String),
     /// The server does not take this daemon as it is configured. Repeating does not help until either changes.
-    #[error("server does not take this daemon: {0}")]
+    #[error("server rejects this daemon: {0}")]
     Unsuitable(String),
     /// The message does not fit through the wire.
     #[error("message of {size} bytes is over the limit of {limit} bytes")]

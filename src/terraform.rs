@@ -285,7 +285,7 @@ impl Provisioner for Engine {
         match made.await {
             Ok(made) => Salvaged::Succeeded(made),
             Err(error) => {
-                warn!(%error, "an apply succeeded whose daemon had died, and what it made cannot be told");
+                warn!(%error, "an apply whose daemon had died succeeded, but its result cannot be determined");
                 Salvaged::Ended { problem: None }
             }
         }

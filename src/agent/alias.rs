@@ -20,7 +20,7 @@ pub(super) fn provide(program: &Path, bin: &Path) {
         return;
     }
     if let Err(error) = link(program, bin) {
-        warn!(directory = %bin.display(), %error, "scripts cannot call `coder`");
+        warn!(directory = %bin.display(), %error, "scripts will not find `coder` on their PATH");
     }
 }
 

@@ -73,7 +73,7 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ro
         .with_upgrades();
     match connection.await {
         Ok(()) => becomes.run().await,
-        Err(error) => debug!(%error, "a connection to the agent's API broke"),
+        Err(error) => debug!(%error, "connection to the agent's API failed"),
     }
 }
 

@@ -109,7 +109,7 @@ pub async fn answer(
     if !login.url.is_empty() {
         tell(&login.url);
         let logging_in = log_in(server, credential, host);
-        let late = |_| anyhow::anyhow!("nobody logged in at {} in time", login.url);
+        let late = |_| anyhow::anyhow!("timed out waiting for a login at {}", login.url);
         login = tokio::time::timeout(LOGIN, logging_in)
             .await
             .map_err(late)?;

@@ -134,7 +134,7 @@ impl Credential {
                     address,
                 };
                 let mut document = metadata.document(*cloud).await.with_context(|| {
-                    format!("failed to ask the cloud at {address} what this machine is")
+                    format!("failed to get this machine's identity from the cloud's metadata service at {address}")
                 })?;
                 if !agent_name.is_empty() {
                     document["agent_name"] = agent_name.as_str().into();

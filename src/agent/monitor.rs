@@ -39,7 +39,7 @@ pub(super) async fn run(rpc: &Rpc) -> Result<(), CallError> {
         Ok(wanted) => wanted,
         Err(error @ CallError::Lost(_)) => return Err(error),
         Err(error) => {
-            debug!(%error, "the server does not say what to measure");
+            debug!(%error, "cannot get the resource monitoring settings from the server");
             return std::future::pending().await;
         }
     };
@@ -128,7 +128,7 @@ fn volume_usage(path: &str) -> Option<VolumeUsage> {
             })
         }
         Err(error) => {
-            debug!(path, %error, "a volume cannot be measured");
+            debug!(path, %error, "cannot measure a volume");
             None
         }
     }

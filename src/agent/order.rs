@@ -85,7 +85,7 @@ pub(super) enum OrderError {
     #[error("script {0:?} dependency on {1:?}: unsupported requirement \"{2}\"")]
     Requirement(String, String, i32),
     /// Scripts that wait for each other.
-    #[error("script {0:?} waits for itself, by way of what it depends on")]
+    #[error("script {0:?} depends on itself through its dependencies")]
     Cycle(String),
 }
 

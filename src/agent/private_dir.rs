@@ -39,7 +39,7 @@ pub(super) fn open(base: &Path, name: &str) -> io::Result<PathBuf> {
         directory = %wanted.display(),
         %error,
         instead = %instead.display(),
-        "another user can write to this directory, so the agent uses another one"
+        "another user can write to this directory; using a different one"
     );
     Ok(instead)
 }

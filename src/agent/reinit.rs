@@ -78,7 +78,7 @@ impl Claims {
             Ok(claim) => Some(claim),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                warn!(path = %path.display(), %error, "cannot read which claim this agent began anew for");
+                warn!(path = %path.display(), %error, "cannot read which prebuild claim this agent reinitialized for");
                 None
             }
         };
@@ -92,7 +92,7 @@ impl Claims {
         }
         if let Err(error) = write(&self.path, &claim) {
             let path = self.path.display();
-            warn!(%path, %error, "cannot keep which claim this agent begins anew for; its next process may do so again");
+            warn!(%path, %error, "cannot record the prebuild claim this agent reinitializes for; it may reinitialize again after a restart");
         }
         self.newest = Some(claim);
         true
@@ -167,9 +167,9 @@ pub(super) async fn wait(server: &Client, credential: &Credential, claims: &mut 
             Answer::Claimed(Announcement { claim, reason }) => {
                 let owner = claim.owner_id;
                 if claims.is_new(claim) {
-                    return info!(reason, %owner, "the server wants this agent to begin anew");
+                    return info!(reason, %owner, "the server asked this agent to reinitialize");
                 }
-                info!(%owner, "this agent has begun anew for its owner already");
+                info!(%owner, "this agent has already reinitialized for its owner");
                 return std::future::pending().await;
             }
         }
@@ -196,7 +196,7 @@ async fn ask(server: &Client, credential: &Credential, back_off: &mut BackOff) -
             }
             debug!(
                 error = format!("{error:#}"),
-                "cannot ask whether this agent is to begin anew"
+                "cannot ask the server whether this agent must reinitialize"
             );
             return Answer::Nothing;
         }
@@ -209,7 +209,7 @@ async fn ask(server: &Client, credential: &Credential, back_off: &mut BackOff) -
             if identity::is_refusal(status) {
                 back_off.refused();
             }
-            debug!(%status, "the server does not say whether this agent is to begin anew");
+            debug!(%status, "the server did not say whether this agent must reinitialize");
             return Answer::Nothing;
         }
     }
@@ -220,7 +220,7 @@ async fn ask(server: &Client, credential: &Credential, back_off: &mut BackOff) -
         };
         match serde_json::from_str(&data) {
             Ok(announcement) => return Answer::Claimed(announcement),
-            Err(error) => debug!(%error, "an event that makes no sense"),
+            Err(error) => debug!(%error, "ignoring an event that cannot be decoded"),
         }
     }
     Answer::Nothing

@@ -57,7 +57,9 @@ pub(super) async fn fetch<T: serde::de::DeserializeOwned>(
         StatusCode::NOT_FOUND => Ok(None),
         status if status.is_success() => {
             let answer = serde_json::from_slice(&body);
-            Ok(Some(answer.context("the server's answer makes no sense")?))
+            Ok(Some(
+                answer.context("the server's answer cannot be decoded")?,
+            ))
         }
         status => {
             let answer = ErrorAnswer::read(&body);

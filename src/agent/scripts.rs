@@ -69,7 +69,7 @@ pub(super) async fn run_all(shared: &Arc<Shared>, stage: Stage, stop: &Stop) -> 
     match Order::new(&due, Instant::now()) {
         Ok(order) => Running::new(shared, &due, stage, stop).finish(order).await,
         Err(error) => {
-            warn!(?stage, %error, "the scripts have no order that can be kept; none of them runs");
+            warn!(?stage, %error, "the order of scripts cannot be resolved; no script runs");
             for script in &due {
                 say(
                     shared,
@@ -147,7 +147,7 @@ impl<'a> Running<'a> {
                 info!(
                     script = script.display_name,
                     why = line,
-                    "a script is skipped"
+                    "skipping a script"
                 );
                 say(self.shared, script, Level::Info, line);
                 let now = Timestamp::now();
@@ -196,7 +196,7 @@ pub(super) async fn run_at_times(shared: Arc<Shared>, manifest: Arc<Manifest>, s
         let schedule = match Schedule::parse(&script.cron) {
             Ok(schedule) => schedule,
             Err(error) => {
-                warn!(script = script.display_name, %error, "a script has no usable schedule");
+                warn!(script = script.display_name, %error, "a script has an invalid schedule");
                 continue;
             }
         };

@@ -27,16 +27,16 @@ pub(super) fn write(secrets: &[WorkspaceSecret], home: &Path) {
         let Some(path) = place(&secret.file_path, home) else {
             warn!(
                 path = secret.file_path,
-                "a secret's path begins with neither `/` nor `~/`; it is not written"
+                "skipping a secret whose path begins with neither `/` nor `~/`"
             );
             continue;
         };
         if !written.insert(path.clone()) {
-            warn!(path = %path.display(), "several secrets have this path; the last one stays");
+            warn!(path = %path.display(), "several secrets have this path; using the last one");
         }
         match write_one(&path, &secret.value) {
             Ok(()) => debug!(path = %path.display(), "wrote a secret"),
-            Err(error) => warn!(path = %path.display(), %error, "a secret cannot be written"),
+            Err(error) => warn!(path = %path.display(), %error, "cannot write a secret"),
         }
     }
 }

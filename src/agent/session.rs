@@ -263,7 +263,7 @@ async fn logs(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
             let answer: wire::BatchCreateLogsResponse =
                 rpc.call("BatchCreateLogs", &request).await?;
             if answer.log_limit_exceeded {
-                info!("the server takes no more log lines");
+                info!("the server accepts no more log lines");
                 shared.logs.close();
                 return std::future::pending().await;
             }
@@ -298,7 +298,7 @@ async fn timings(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
                 rpc.call("ScriptCompleted", &request).await;
             match sent {
                 Err(error @ CallError::Lost(_)) => return Err(error),
-                Err(error) => debug!(%error, "the end of a script was not reported"),
+                Err(error) => debug!(%error, "cannot report the end of a script"),
                 Ok(wire::WorkspaceAgentScriptCompletedResponse {}) => {}
             }
         }
@@ -315,7 +315,7 @@ async fn connections(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
             let sent: Result<Empty, CallError> = rpc.call("ReportConnection", &request).await;
             match sent {
                 Err(error @ CallError::Lost(_)) => return Err(error),
-                Err(error) => debug!(%error, "a connection was not reported"),
+                Err(error) => debug!(%error, "cannot report a connection"),
                 Ok(Empty {}) => {}
             }
         }
@@ -344,7 +344,7 @@ async fn banners(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
                     .unwrap_or_else(PoisonError::into_inner) = shown;
             }
             Err(error @ CallError::Lost(_)) => return Err(error),
-            Err(error) => debug!(%error, "the server has no banners"),
+            Err(error) => debug!(%error, "cannot get announcement banners from the server"),
         }
         sleep(BANNERS).await;
     }

@@ -50,7 +50,7 @@ pub(super) async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, direc
         next: 0,
     };
     if let Err(error) = answer_all(&mut stream, &mut files).await {
-        debug!(%error, "an sftp session broke");
+        debug!(%error, "SFTP session failed");
     }
 }
 
@@ -165,7 +165,7 @@ impl Files {
 
     fn keep(&mut self, opened: Opened) -> io::Result<Answer> {
         if self.open.len() >= MAX_OPEN {
-            let why = format!("{MAX_OPEN} files are open already");
+            let why = format!("too many open files: the limit is {MAX_OPEN}");
             return Err(io::Error::other(why));
         }
         self.next += 1;

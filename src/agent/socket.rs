@@ -84,7 +84,7 @@ pub(super) struct Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            debug!(path = %self.path.display(), %error, "the socket's file is gone already");
+            debug!(path = %self.path.display(), %error, "the socket file no longer exists");
         }
     }
 }
@@ -101,7 +101,7 @@ impl Socket {
         match Self::bind(&own).await {
             Ok(socket) => Some(socket),
             Err(error) => {
-                warn!(path = %own.display(), %error, "no agent socket: `coder exp sync` will not work in this workspace");
+                warn!(path = %own.display(), %error, "cannot serve the agent socket: `coder exp sync` will not work in this workspace");
                 None
             }
         }
@@ -168,7 +168,7 @@ async fn make_way(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !found.file_type().is_socket() {
-        let why = "there is a file that is no socket";
+        let why = "it is a file other than a socket";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
     }
     match timeout(PROBE, UnixStream::connect(path)).await {
@@ -214,7 +214,7 @@ impl Service {
             Ok::<_, CallError>(())
         };
         if let Err(error) = ended.await {
-            debug!(error = %error, "a client of the agent socket broke off");
+            debug!(error = %error, "a client of the agent socket disconnected");
         }
     }
 
@@ -315,7 +315,10 @@ impl Service {
         let rpc = self.uplink.rpc();
         let rpc = rpc.ok_or_else(|| "agent not connected to coderd".to_owned())?;
         if !rpc.knows(APP_STATUS) {
-            let words = format!("the server's agent API {} has no app status", rpc.version);
+            let words = format!(
+                "the server's agent API {} does not support app status",
+                rpc.version
+            );
             return Err(Refusal {
                 code: UNIMPLEMENTED,
                 words,

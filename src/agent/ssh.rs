@@ -106,8 +106,8 @@ impl Server {
         let begun = timeout(GREETING, begun).await;
         let mut session = match begun {
             Ok(Ok(session)) => session,
-            Ok(Err(error)) => return debug!(%error, "no SSH connection"),
-            Err(_) => return debug!("a client of SSH does not greet"),
+            Ok(Err(error)) => return debug!(%error, "SSH handshake failed"),
+            Err(_) => return debug!("an SSH client sent no identification"),
         };
         let handle = session.handle();
         let ended = tokio::select! {
@@ -123,7 +123,7 @@ impl Server {
             }
         };
         if let Err(error) = ended {
-            debug!(%error, "an SSH connection broke");
+            debug!(%error, "SSH connection failed");
         }
     }
 }

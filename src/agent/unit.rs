@@ -71,7 +71,9 @@ pub(super) enum UnitError {
         wanted: String,
     },
     /// The limit of units or dependencies is reached.
-    #[error("an agent keeps at most {MAX_UNITS} units and {MAX_DEPENDENCIES} dependencies")]
+    #[error(
+        "too many units or dependencies: the limits are {MAX_UNITS} units and {MAX_DEPENDENCIES} dependencies"
+    )]
     TooMany,
 }
 

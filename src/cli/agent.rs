@@ -45,7 +45,7 @@ pub(super) struct Agent {
         default_value_os_t = std::env::temp_dir()
     )]
     script_data_dir: PathBuf,
-    /// Time after which a session without a sign of its client ends; 0 for never
+    /// Time after which a session whose client is silent ends; 0 for never
     #[arg(
         long,
         value_name = "DURATION",
@@ -140,7 +140,7 @@ pub(super) struct Agent {
     ignored: IgnoredArgs,
 }
 
-/// Options of Coder's agent without a meaning here: no port is opened on the machine, and containers are left alone.
+/// Options of Coder's agent that have no effect here: this agent opens no port on its machine and does not manage containers.
 #[derive(Debug, clap::Args)]
 struct IgnoredArgs {
     #[arg(long, hide = true, env = "CODER_AGENT_TAILNET_LISTEN_PORT")]
@@ -217,7 +217,7 @@ impl Agent {
         if !without.is_empty() {
             info!(
                 options = without.join(", "),
-                "accepted, and without effect here"
+                "these options are accepted but have no effect"
             );
         }
         let subsystems = Csv::all(&self.subsystems);
@@ -225,7 +225,9 @@ impl Agent {
             "envbox" => Ok(Subsystem::Envbox),
             "envbuilder" => Ok(Subsystem::Envbuilder),
             "exectrace" => Ok(Subsystem::Exectrace),
-            other => Err(UsageError(format!("`--subsystem`: `{other}` is not one"))),
+            other => Err(UsageError(format!(
+                "`--subsystem`: `{other}` is not a subsystem"
+            ))),
         });
         let config = agent::Config {
             http,

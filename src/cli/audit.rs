@@ -10,16 +10,16 @@ use super::{
 };
 use crate::proto::outpost::v1::{self, ListAuditRequest};
 
-/// Show who changed what at a server, newest first
+/// Show the audit log of a server, newest first
 ///
-/// The audit log has logins, changes of users, tokens, keys and names, and every look at a Terraform state. Only
+/// The audit log records logins, changes to users, tokens, keys and names, and every access to a Terraform state. Only
 /// administrators can read it, and nobody can change it. `--output json` has the exact times.
 #[derive(Debug, clap::Args)]
 pub(super) struct Audit {
     /// Show at most so many entries
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..))]
     limit: i32,
-    /// Show entries with a lower number only, to go on where an earlier list ended
+    /// Show only entries with a lower number, to continue an earlier list
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(1..))]
     before: Option<i64>,
     #[command(flatten)]

@@ -27,7 +27,7 @@ pub(super) enum Ca {
     Init {
         #[command(flatten)]
         place: Place,
-        /// What the authority is called
+        /// Name of the authority
         #[arg(
             long,
             value_name = "NAME",

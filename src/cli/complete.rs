@@ -52,7 +52,7 @@ pub(super) fn register(shell: &str) -> anyhow::Result<()> {
     let shells = Shells::builtins();
     let shell = shells
         .completer(shell)
-        .ok_or_else(|| anyhow::anyhow!("no shell is called `{shell}`"))?;
+        .ok_or_else(|| anyhow::anyhow!("unknown shell `{shell}`"))?;
     let mut script = Vec::new();
     shell.write_registration(VARIABLE, "outpost", "outpost", "outpost", &mut script)?;
     output::line(String::from_utf8(script)?.trim_end())?;

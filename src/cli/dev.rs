@@ -140,7 +140,7 @@ impl Dev {
         match network::leave() {
             Ok(()) => output::note("Sealed: this run has no network access."),
             Err(error) => output::note(&format!(
-                "warning: a template can still reach the network, as this kernel gives no namespace: {error}"
+                "warning: templates can still reach the network because this kernel allows no network namespace: {error}"
             )),
         }
     }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{secret::Secret, stop::Stop, transport::auth::CredentialSource as _};
 
-/// Check what a daemon needs, on this machine and at its server
+/// Check a daemon's requirements on this machine and at its server
 ///
 /// Takes the options and variables of `outpost provisioner start`. Changes nothing at the server: no daemon is
 /// registered.
@@ -41,7 +41,7 @@ pub(super) struct Doctor {
     /// Directory of the daemon [default: $STATE_DIRECTORY or ~/.local/state/outpost]
     #[arg(long, value_name = "DIR", env = "OUTPOST_STATE_DIR")]
     state_dir: Option<PathBuf>,
-    /// Where the daemon would take the `coder` provider from
+    /// Source of the daemon's `coder` provider
     #[arg(
         long,
         value_name = "SOURCE",

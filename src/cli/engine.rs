@@ -70,7 +70,7 @@ pub(super) struct EngineArgs {
     /// File with the token for the mirror
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_TOKEN_FILE")]
     mirror_token_file: Option<PathBuf>,
-    /// Contact nothing on the outside: no registry, no download of an engine, no check for newer versions
+    /// Make no outbound connections: no registry, no engine download, no check for newer versions
     #[arg(long, env = "OUTPOST_SEALED")]
     sealed: bool,
     /// Take module archives that templates reference by https:// address from the mirror's directory, too
@@ -87,7 +87,7 @@ pub(super) struct EngineArgs {
     /// Directory with bootstrap scripts for agents that replace ours: linux.sh, darwin.sh, windows.ps1, or linux_arm64.sh
     #[arg(long, value_name = "DIR", env = "OUTPOST_BOOTSTRAP_SCRIPTS")]
     bootstrap_scripts: Option<PathBuf>,
-    /// Time that an interrupted Terraform process has to end
+    /// Time an interrupted Terraform process has to exit before it is killed
     #[arg(
         long,
         value_name = "DURATION",
@@ -103,7 +103,7 @@ pub(super) struct EngineArgs {
         default_value = "auto"
     )]
     isolation: isolation::Wanted,
-    /// Processes that a template starts in the background [default: end, with `outpost dev` keep]
+    /// Whether background processes that a template starts end with their step [default: end; with `outpost dev`, keep]
     #[arg(long, value_name = "FATE", env = "OUTPOST_BACKGROUND_PROCESSES")]
     background_processes: Option<isolation::BackgroundProcesses>,
     /// Files and directories that a job sees, too, with `--isolation fresh-root`; it cannot write there
@@ -143,7 +143,7 @@ pub(super) struct Found {
 /// There is no engine, and none may be fetched.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no engine found, and none is downloaded with --sealed: install Terraform or OpenTofu, name it with --engine, or mirror one"
+    "no engine found, and --sealed forbids downloading one: install Terraform or OpenTofu, name it with --engine, or mirror one"
 )]
 struct NoEngine;
 
@@ -186,7 +186,7 @@ impl EngineArgs {
         let packages = BuiltinPackages {
             dir: self.cache_dir()?.join("builtin-provider"),
             executable: std::env::current_exe()
-                .context("failed to find this program's own file")?,
+                .context("failed to find the path of this program")?,
         };
         let kind = match binary.kind {
             binary::Kind::Terraform => cli_config::Engine::Terraform,
@@ -359,7 +359,7 @@ impl EngineArgs {
         };
         Store::existing(dir)
             .map(Some)
-            .context("--mirror names no mirror")
+            .context("--mirror does not name a mirror")
     }
 
     /// The newest engine in the mirror, Terraform before OpenTofu.

@@ -74,12 +74,12 @@ fn items(count: usize) -> String {
 
 /// So many things of a mirror could not be got.
 #[derive(Debug, thiserror::Error)]
-#[error("{} missing; see above for each, and run the command again once it is there", items(*.0))]
+#[error("{} missing: see the list above, and run the command again when everything is available", items(*.0))]
 pub(super) struct Incomplete(pub(super) usize);
 
 /// So many things of a mirror are not what their publishers signed.
 #[derive(Debug, thiserror::Error)]
-#[error("{} not trusted, and not in the mirror", items(*.0))]
+#[error("{} not trusted, and therefore not added to the mirror", items(*.0))]
 pub(super) struct Distrusted(pub(super) usize);
 
 /// A command in a workspace ended with this status; it has said why itself.
@@ -89,7 +89,7 @@ pub(super) struct RemoteStatus(pub(super) u8);
 
 /// Somebody forced a daemon to end before so many jobs had.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} of its jobs are left to the next daemon of this name")]
+#[error("{0} jobs are left for the next daemon of this name")]
 pub(super) struct Left(pub(super) usize);
 
 /// An error with what to try next.

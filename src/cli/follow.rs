@@ -55,11 +55,11 @@ impl LostSight {
     fn text(&self) -> String {
         match self.cancel {
             true => format!(
-                "the server was not told to cancel the job {}, which goes on",
+                "the server could not be told to cancel the job {}, which is still running",
                 self.job
             ),
             false => format!(
-                "the job {} goes on, but the server cannot be asked about it",
+                "the job {} is still running, but the server does not answer",
                 self.job
             ),
         }
@@ -75,10 +75,10 @@ impl LostSight {
         let job = &self.job;
         match self.cancel {
             true => format!(
-                "`outpost job cancel {job}` cancels it, `outpost job show {job}` tells how it ended"
+                "`outpost job cancel {job}` cancels it, `outpost job show {job}` shows its result"
             ),
             false => format!(
-                "`outpost job logs --follow {job}` goes on following it, `outpost job show {job}` tells how it ended"
+                "`outpost job logs --follow {job}` follows it again, `outpost job show {job}` shows its result"
             ),
         }
     }

@@ -15,10 +15,10 @@ pub(super) use self::{
     dotfiles::Dotfiles, external_auth::ExternalAuth, missing::refuse, stat::Stat, sync::Sync,
 };
 
-/// Commands for scripts, whose names Coder may still change
+/// Experimental commands of Coder for scripts in a workspace
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Exp {
-    /// Order scripts of a workspace among themselves
+    /// Coordinate the scripts of a workspace
     Sync(Sync),
 }
 

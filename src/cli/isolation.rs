@@ -20,7 +20,7 @@ use crate::{
     terraform::{Isolation, Modes, home::Home},
 };
 
-/// How jobs are kept from our files and from each other
+/// How jobs are isolated from the daemon's files and from each other
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Wanted {
     /// The best that this machine supports; if none, one job at a time runs, with a warning
@@ -29,7 +29,7 @@ pub(super) enum Wanted {
     Landlock,
     /// A user and a mount namespace
     Namespaces,
-    /// Namespaces, and in them a root with only what a job needs: no home, nothing of other jobs
+    /// Namespaces with a root file system that has only what a job needs: no home directory, nothing of other jobs
     FreshRoot,
     /// No isolation
     None,
@@ -38,9 +38,9 @@ pub(super) enum Wanted {
 /// What becomes of processes that a template starts in the background
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum BackgroundProcesses {
-    /// They end with the step of the job that started them
+    /// End them with the job step that started them
     End,
-    /// They live on: for workspaces that are processes of this machine
+    /// Keep them running, for workspaces that are processes on this machine
     Keep,
 }
 
@@ -101,10 +101,7 @@ impl Wanted {
             Self::None => {
                 if guarded.jobs > 1 {
                     let jobs = guarded.jobs;
-                    warn!(
-                        jobs,
-                        "jobs are not isolated from each other, as was asked for"
-                    );
+                    warn!(jobs, "jobs are not isolated from each other, as configured");
                 }
                 return Ok(None);
             }
@@ -137,15 +134,15 @@ impl Wanted {
     fn go_without(self, guarded: &Guarded, denied: &[Probed]) -> anyhow::Result<()> {
         let denied = Denied(denied);
         if self != Self::Auto {
-            let error = anyhow::anyhow!("`--isolation` cannot be had here: {denied}");
+            let error =
+                anyhow::anyhow!("the requested `--isolation` is not available here: {denied}");
             return Err(error).hint("`--isolation auto` uses what works");
         }
         if guarded.jobs > 1 {
             let jobs = guarded.jobs;
             let text =
-                format!("{jobs} jobs at a time cannot be kept from each other here: {denied}");
-            let hint =
-                "`--isolation none` runs them all the same, each able to read what the others have";
+                format!("{jobs} jobs at a time cannot be isolated from each other here: {denied}");
+            let hint = "`--isolation none` runs them anyway, and each can read the others' files";
             return Err(UsageError(text)).hint(hint);
         }
         warn!(
@@ -228,8 +225,8 @@ impl Report {
         info!(%by, holds, lacks, "jobs are isolated");
         if are_foreign && nix::unistd::geteuid().is_root() {
             warn!(
-                "this daemon is root: its templates can reach devices and settings of the kernel, and by them what \
-                 isolation hides; give it a user of its own"
+                "this daemon runs as root: templates can use devices and kernel settings to get around the isolation; \
+                 run it as a user of its own"
             );
         }
     }
@@ -417,7 +414,7 @@ mod tests {
         let error = Wanted::Auto.go_without(&guarded(2), &denied).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "2 jobs at a time cannot be kept from each other here: landlock: use Landlock: not there"
+            "2 jobs at a time cannot be isolated from each other here: landlock: use Landlock: not there"
         );
         assert!(Wanted::Landlock.go_without(&guarded(1), &denied).is_err());
     }

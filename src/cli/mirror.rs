@@ -75,7 +75,7 @@ impl Place {
         let Some(text) = text else {
             return Ok(None);
         };
-        let wrong = |error| UsageError(format!("`--mirror {text}` is no address: {error}"));
+        let wrong = |error| UsageError(format!("`--mirror {text}` is not a valid URL: {error}"));
         text.parse().map(Some).map_err(wrong)
     }
 

@@ -17,7 +17,7 @@ use crate::{
     stop::Stop,
 };
 
-/// Organizations: each has templates, workspaces and daemons of its own
+/// Manage organizations, each with its own templates, workspaces and daemons
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Organization {
     /// List organizations
@@ -26,7 +26,7 @@ pub(super) enum Organization {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Add an organization; `--org NAME` then leads other commands there
+    /// Add an organization; select it in other commands with `--org NAME`
     Create {
         /// The organization's name
         name: String,

@@ -46,7 +46,9 @@ impl Outage {
         let since = match self.since {
             Some(since) => since,
             None => {
-                say("Lost the connection to the server. What runs there goes on; reconnecting.");
+                say(
+                    "Lost the connection to the server. Running jobs continue there; reconnecting.",
+                );
                 self.pause = PAUSE.0;
                 Instant::now()
             }

@@ -64,12 +64,12 @@ pub(super) enum Provisioner {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Keys with which daemons authenticate
+    /// Manage keys that daemons authenticate with
     #[command(subcommand)]
     Key(Key),
 }
 
-/// Keys with which daemons authenticate
+/// Manage keys that daemons authenticate with
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Key {
     /// Create a key; it is shown only once

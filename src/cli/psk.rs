@@ -19,7 +19,7 @@ pub(super) enum Psk {
     ///
     /// To rotate keys: a server accepts two at once, so add the new one, give it to every daemon, then remove the old one.
     Generate {
-        /// Write it into this new file, which only you can read, instead of printing it
+        /// Write the key to this new file, readable only by you, instead of printing it
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },

@@ -25,7 +25,7 @@ use crate::{
     secret::Secret,
 };
 
-/// States that a daemon could not deliver to its server
+/// Recover states that a daemon could not deliver to its server
 #[derive(Debug, clap::Args)]
 pub(super) struct Recover {
     #[command(subcommand)]
@@ -42,7 +42,7 @@ pub(super) struct Recover {
 enum Action {
     /// List jobs whose state the server has not confirmed
     List,
-    /// Show one of them, and resources that may exist although they are not in its state
+    /// Show one of these states, and resources that may exist although they are not in it
     Show {
         /// The job's ID
         #[arg(value_parser = job_id)]
@@ -53,7 +53,7 @@ enum Action {
     },
     /// Upload the state to the server, if it is newer than the server's
     Push(Box<Push>),
-    /// Delete one for good
+    /// Delete one of these states permanently
     Forget {
         /// The job's ID
         #[arg(value_parser = job_id)]
@@ -296,7 +296,7 @@ impl Found {
     fn check_idle(&self) -> anyhow::Result<()> {
         if self.is_alive && self.entry.is_pending() {
             let text = format!(
-                "daemon `{}` is alive and works on this job",
+                "daemon `{}` is running and works on this job",
                 self.entry.daemon
             );
             return Err(UsageError(text)).hint("wait until it has delivered the state, or stop it");
@@ -360,8 +360,8 @@ impl Push {
         let size = entry.state.len();
         if self.server == ServerKind::Coder && size > MAX_JOB_BYTES {
             output::note(&format!(
-                "warning: the state has {size} bytes, and coderd hands out no build with more than {MAX_JOB_BYTES}: \
-                 destroy what is large with Terraform itself between `coder state pull` and `coder state push --no-build`"
+                "warning: the state has {size} bytes, and coderd hands out no build of more than {MAX_JOB_BYTES} \
+                 bytes: destroy large resources with Terraform itself between `coder state pull` and `coder state push --no-build`"
             ));
         }
         Ok(())

@@ -87,7 +87,7 @@ pub(super) struct Remote {
         add = complete::contexts()
     )]
     context: Option<String>,
-    /// API token; prefer a file or the environment, as others can read the command line
+    /// API token; prefer a file or the environment, because other users can read the command line
     #[arg(
         long,
         value_name = "TOKEN",

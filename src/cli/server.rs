@@ -94,7 +94,7 @@ struct Run {
     /// File with the daemons' pre-shared keys, one per line; two while keys are rotated
     #[arg(long, value_name = "FILE", env = "OUTPOST_PSK_FILE")]
     psk_file: Option<PathBuf>,
-    /// Pre-shared key of the daemons; prefer a file, as others can read the command line
+    /// Pre-shared key of the daemons; prefer a file, because other users can read the command line
     #[arg(
         long,
         value_name = "KEY",
@@ -106,7 +106,7 @@ struct Run {
     /// File with the key that secrets are encrypted with [default: the credential `outpost-state-key` of systemd, or a file in the data directory]
     #[arg(long, value_name = "FILE", env = "OUTPOST_STATE_KEY_FILE")]
     state_key_file: Option<PathBuf>,
-    /// Time without a sign of life after which a running job counts as lost
+    /// Time without an update from its daemon after which a running job counts as lost
     #[arg(
         long,
         value_name = "DURATION",
@@ -146,9 +146,11 @@ struct Run {
     trust: EngineTrust,
 }
 
-/// Coder's settings of what a server asks of the outside. This one asks nothing, so they only say what is expected.
+/// Coder's settings for a server's outbound connections. This server makes none; a setting that expects one is reported at start.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "What Coder's server asks of the outside, and this one does not")]
+#[command(
+    next_help_heading = "Outbound connections of Coder's server, which this server never makes"
+)]
 struct Outside {
     /// Send telemetry
     #[arg(long, env = "CODER_TELEMETRY_ENABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
@@ -171,19 +173,19 @@ impl Outside {
         let asked = [
             (
                 self.telemetry == Some(true),
-                "nothing is told to anybody, whatever CODER_TELEMETRY_ENABLE says",
+                "CODER_TELEMETRY_ENABLE has no effect: this server sends no telemetry",
             ),
             (
                 self.update_check == Some(true),
-                "nobody is asked for newer versions, whatever CODER_UPDATE_CHECK says",
+                "CODER_UPDATE_CHECK has no effect: this server does not check for newer versions",
             ),
             (
                 stun.any(|address| !address.is_empty() && address != "disable"),
-                "agents are told no STUN server, whatever CODER_DERP_SERVER_STUN_ADDRESSES says",
+                "CODER_DERP_SERVER_STUN_ADDRESSES has no effect: this server announces no STUN servers",
             ),
             (
                 self.block_direct_connections == Some(false),
-                "agents are reached by the relay alone, whatever CODER_BLOCK_DIRECT says",
+                "CODER_BLOCK_DIRECT has no effect: this server makes no direct connections, and agents are reached through its relay",
             ),
         ];
         let asked = asked.into_iter().filter(|(is_asked, _)| *is_asked);
@@ -315,7 +317,7 @@ impl Run {
         let listen = &self.listen;
         let listen = listen
             .resolve()
-            .with_context(|| format!("failed to find the address `{listen}` to listen at"))?;
+            .with_context(|| format!("failed to resolve the listen address `{listen}`"))?;
         Ok(control::Config {
             storage: Storage::Directory(directory),
             state_key,

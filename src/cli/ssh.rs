@@ -52,7 +52,7 @@ pub(super) struct Ssh {
     /// Connect standard input and output to the agent's SSH server, for use as a ProxyCommand
     #[arg(long, conflicts_with = "command")]
     stdio: bool,
-    /// End of the host name WORKSPACE that is no part of its name, as `config-ssh` writes it
+    /// Host name suffix to strip from WORKSPACE, as passed by `config-ssh`
     #[arg(long, value_name = "SUFFIX", hide = true)]
     hostname_suffix: Option<String>,
     /// Time to wait for the agent
@@ -241,7 +241,7 @@ impl Ssh {
 /// Connects to the agent's SSH.
 async fn connect(way: &Way, agent: &Agent) -> anyhow::Result<Stream> {
     let stream = way.connect(SSH_PORT).await;
-    stream.with_context(|| format!("agent `{}` takes no SSH", agent.name))
+    stream.with_context(|| format!("agent `{}` does not accept SSH connections", agent.name))
 }
 
 /// One answer, as it is printed.

@@ -66,16 +66,16 @@ pub enum PushError {
         reason: String,
     },
     /// The bytes to push are no state.
-    #[error("this is not a Terraform state")]
+    #[error("not a Terraform state")]
     NoState,
     /// The server has it, or a newer one.
     #[error("the server has this state already, or a newer one")]
     NotNewer,
     /// It tells of other infrastructure.
-    #[error("the state has a different lineage than that of the server")]
+    #[error("the state's lineage differs from that of the server's state")]
     Unrelated,
     /// Its end would overwrite what is pushed.
-    #[error("build {0} of the workspace is under way; push when it has ended")]
+    #[error("build {0} of the workspace is in progress; push the state when it has ended")]
     UnderWay(i64),
 }
 
@@ -84,8 +84,8 @@ impl PushError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Refused { status, .. } if *status == StatusCode::GONE => Some(
-                "the workspace is deleted, so that no build can use the state: destroy by hand what `outpost recover show` \
-                 lists, such as with `terraform destroy` on what `--state` prints, then run `outpost recover forget`",
+                "the workspace is deleted, so no build can use the state: destroy the resources that `outpost recover show` \
+                 lists by hand, for example with `terraform destroy` on the output of `--state`, then run `outpost recover forget`",
             ),
             Self::Refused { status, .. } if *status == StatusCode::UNAUTHORIZED => {
                 Some("make a token with `coder tokens create`")
@@ -97,7 +97,7 @@ impl PushError {
             }
             Self::NotNewer => Some("`outpost recover forget` removes the entry"),
             Self::Unrelated => {
-                Some("look at both states; `outpost recover show --state` prints ours")
+                Some("look at both states; `outpost recover show --state` prints the daemon's")
             }
             Self::Call { .. }
             | Self::Refused { .. }

@@ -51,7 +51,7 @@ mod address {
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// There is no directory for them.
-    #[error("there is no place for saved logins: neither XDG_CONFIG_HOME nor HOME is set")]
+    #[error("cannot find the directory of saved logins: neither XDG_CONFIG_HOME nor HOME is set")]
     NoPlace,
     /// A file cannot be read or written.
     #[error("failed to {what} `{}`", .path.display())]
@@ -64,7 +64,7 @@ pub enum ContextError {
         source: io::Error,
     },
     /// A file does not have the form that we write.
-    #[error("`{}` is no saved login", .path.display())]
+    #[error("`{}` is not a saved login", .path.display())]
     Form {
         /// Which file.
         path: PathBuf,
@@ -80,13 +80,15 @@ pub enum ContextError {
         names: Vec<String>,
     },
     /// The name would be a path.
-    #[error("`{0}` is no name of a context: use letters, digits, dots, hyphens and underscores")]
+    #[error(
+        "`{0}` is not a valid context name: use letters, digits, dots, hyphens and underscores"
+    )]
     Name(String),
 }
 
 fn known(names: &[String]) -> String {
     match names {
-        [] => ", and none at all: `outpost login` makes one".to_owned(),
+        [] => ": there are no saved logins; `outpost login` creates one".to_owned(),
         names => format!(", only: {}", names.join(", ")),
     }
 }

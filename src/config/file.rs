@@ -176,7 +176,8 @@ impl File {
             path: self.path.clone(),
             line,
             key: joined(section, name.get_ref()),
-            reason: "expected a text, a number, a boolean, or an array or table of texts".into(),
+            reason: "expected a string, a number, a boolean, or an array or table of strings"
+                .into(),
         })?;
         self.entries.push(Entry {
             section: section.to_owned(),

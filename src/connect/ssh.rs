@@ -32,10 +32,10 @@ pub enum SshError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The agent asks who we are.
-    #[error("the agent wants a login, which agents of Coder do not")]
+    #[error("the agent requires a login, which Coder's agents never do")]
     Login,
     /// We were told to leave before it had ended; the agent knows, and so does what it runs.
-    #[error("hung up")]
+    #[error("session was hung up")]
     HungUp,
     /// It ended without saying how.
     #[error("the session ended without a status: the connection to the agent was lost")]

@@ -48,10 +48,10 @@ pub enum SettingsError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The suffix is no part of a host's name.
-    #[error("hostname suffix {0:?} of the server is no part of a host name")]
+    #[error("the server's hostname suffix {0:?} is not valid in a host name")]
     Suffix(String),
     /// The option is none, or a dangerous one.
-    #[error("SSH option {name:?} of the server is not written: {reason}")]
+    #[error("refusing the server's SSH option {name:?}: {reason}")]
     Option {
         /// Its name.
         name: String,
@@ -119,10 +119,12 @@ fn is_suffix(suffix: &str) -> bool {
 
 fn fault(name: &str, value: &str) -> Option<&'static str> {
     if name.is_empty() || !name.bytes().all(|it| it.is_ascii_alphanumeric()) {
-        return Some("it is no name of an option");
+        return Some("it is not an SSH option name");
     }
     if FORBIDDEN.contains(&name.to_ascii_lowercase().as_str()) {
-        return Some("it can run commands here, load libraries, or lead out of our section");
+        return Some(
+            "it could run commands, load libraries or leave outpost's section of the file",
+        );
     }
     if value.trim().is_empty() || value.len() > MAX_VALUE {
         return Some("its value is empty or too long");
@@ -131,8 +133,7 @@ fn fault(name: &str, value: &str) -> Option<&'static str> {
         return Some("its value has a line break or another control character");
     }
     // OpenSSH would not read the file any more, for no host.
-    (!value.matches('"').count().is_multiple_of(2))
-        .then_some("its value has a quote that nothing closes")
+    (!value.matches('"').count().is_multiple_of(2)).then_some("its value has an unclosed quote")
 }
 
 #[cfg(test)]

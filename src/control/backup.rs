@@ -56,7 +56,7 @@ pub enum BackupError {
         source: io::Error,
     },
     /// There is no server's data.
-    #[error("`{}` is no data directory: it has no {DATABASE}", .0.display())]
+    #[error("`{}` is not a data directory: it has no {DATABASE}", .0.display())]
     NoData(PathBuf),
     /// The target is there already.
     #[error("`{}` exists already", .0.display())]
@@ -65,7 +65,7 @@ pub enum BackupError {
     #[error("data directory `{}` is not empty", .0.display())]
     NotEmpty(PathBuf),
     /// The file is no backup of ours.
-    #[error("`{}` is no backup: {reason}", .path.display())]
+    #[error("`{}` is not a backup: {reason}", .path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
@@ -337,7 +337,7 @@ async fn verify(archive: &Path, data_dir: &Path, manifest: &Manifest) -> Result<
     if manifest.key_included {
         let key = data_dir::read_key(&data_dir.join(KEY))?;
         if key.id().to_string() != manifest.key_id {
-            return Err(invalid("its key does not fit its database".to_owned()));
+            return Err(invalid("its key does not match its database".to_owned()));
         }
     }
     Ok(())

@@ -150,7 +150,9 @@ impl Said {
 
 /// A report had more than is kept; the rest of it is.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("keys of the report have more than {MAX_KEYS} bytes, or there are more than {MAX_ENTRIES}")]
+#[error(
+    "the report has more than {MAX_ENTRIES} entries, or its keys are longer than {MAX_KEYS} bytes in total"
+)]
 pub struct TooMuch;
 
 /// What all agents said last.

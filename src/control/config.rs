@@ -176,7 +176,7 @@ impl ConfigError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::TooManyPsks(_) => Some("remove the ones that no daemon uses any more".to_owned()),
-            Self::ShortPsk { .. } => Some("make one with `outpost psk generate`".to_owned()),
+            Self::ShortPsk { .. } => Some("generate one with `outpost psk generate`".to_owned()),
             Self::ZeroLimit(_) | Self::ShortLease { .. } => None,
         }
     }

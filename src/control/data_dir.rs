@@ -68,7 +68,7 @@ pub enum DataDirError {
     },
     /// What a server left is there, and its database is not.
     #[error(
-        "database `{}` is {state}, though `{}` beside it says that there was one",
+        "database `{}` is {state}, although `{}` beside it shows that there was one",
         .database.display(),
         .beside.display()
     )]
@@ -83,7 +83,7 @@ pub enum DataDirError {
         newest: Option<PathBuf>,
     },
     /// The database is there and its key is not.
-    #[error("state key `{}` is missing, and the database beside it cannot be read without", .0.display())]
+    #[error("state key `{}` is missing, and the database beside it cannot be read without it", .0.display())]
     KeyMissing(PathBuf),
 }
 
@@ -113,7 +113,7 @@ impl DataDirError {
                     None => "put it back from a backup".to_owned(),
                 };
                 Some(format!(
-                    "{back} (a backup with `outpost server restore`, into an empty directory); to begin anew, move `{directory}` away"
+                    "{back} (a backup with `outpost server restore`, into an empty directory); to start over, move `{directory}` away"
                 ))
             }
             Self::KeyLength { .. } | Self::KeyMissing(_) => Some(

@@ -172,7 +172,7 @@ fn check_value(parameter: &Parameter, before: Option<&str>, value: &str) -> Resu
         "number" => check_number(parameter, before, value),
         "string" if !parameter.validation_regex.is_empty() => check_text(parameter, value),
         "list(string)" if serde_json::from_str::<Vec<String>>(value).is_err() => {
-            Err(format!("is {value:?}, which is no list of strings in JSON"))
+            Err(format!("is {value:?}, which is not a JSON list of strings"))
         }
         _ => Ok(()),
     }
@@ -181,7 +181,7 @@ fn check_value(parameter: &Parameter, before: Option<&str>, value: &str) -> Resu
 fn check_number(parameter: &Parameter, before: Option<&str>, value: &str) -> Result<(), String> {
     let number: i64 = value
         .parse()
-        .map_err(|_| format!("is {value:?}, which is no whole number"))?;
+        .map_err(|_| format!("is {value:?}, which is not a whole number"))?;
     let own_words = |text: String| explain(parameter, value, text);
     if let Some(min) = parameter.validation_min
         && number < i64::from(min)
@@ -369,7 +369,7 @@ mod tests {
             (&number, "0", Some("is 0, below 1")),
             (&number, "6", Some("is 6, above 5")),
             (&number, "2", Some("is 2 and may only grow; it is 3")),
-            (&number, "x", Some("is \"x\", which is no whole number")),
+            (&number, "x", Some("is \"x\", which is not a whole number")),
             (&text, "abc", None),
             (&text, "1", Some("is not valid: only letters, not 1")),
         ];

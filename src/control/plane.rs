@@ -115,7 +115,9 @@ pub enum RequestError {
     #[error("{0}")]
     Unauthenticated(&'static str),
     /// The credential is good, and its user is suspended.
-    #[error("user is suspended; an administrator can end that with `outpost user activate`")]
+    #[error(
+        "user is suspended; an administrator can reactivate the user with `outpost user activate`"
+    )]
     Suspended,
     /// The job is not the daemon's, or not there.
     #[error("{0}")]
@@ -127,7 +129,7 @@ pub enum RequestError {
     #[error(transparent)]
     Store(StoreError),
     /// A secret at rest cannot be read.
-    #[error("cannot read what is stored of {place}")]
+    #[error("stored data of {place} cannot be read")]
     Sealed {
         /// What it belongs to.
         place: String,
@@ -347,7 +349,7 @@ fn begins(id: &str, named: &str) -> bool {
 
 fn several(what: &str, named: &str) -> RequestError {
     RequestError::Invalid(format!(
-        "`{named}` stands for more than one {what}; give more of its id"
+        "`{named}` matches more than one {what}; give more of its id"
     ))
 }
 
@@ -382,7 +384,7 @@ fn check_name(what: &str, name: &str) -> Result<(), RequestError> {
 fn check_text(what: &str, text: &str, longest: usize) -> Result<(), RequestError> {
     if text.chars().any(is_control) {
         return Err(RequestError::Invalid(format!(
-            "{what} {text:?} has a control character: leave it out"
+            "{what} {text:?} contains a control character: remove it"
         )));
     }
     if text.chars().count() > longest {

@@ -41,7 +41,7 @@ pub enum StartError {
     Open(#[from] OpenError),
     /// The key is not the one that the database was written with.
     #[error(
-        "database `{database}` was written with the state key {wanted}, and the one given is {given}"
+        "database `{database}` was written with the state key {wanted}, but the key given is {given}"
     )]
     Key {
         /// The database.
@@ -129,7 +129,7 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
     let mut tasks = JoinSet::new();
     tasks.spawn(plane.clone().run_reaper());
     tasks.spawn(listener.serve(routes, stop.clone()));
-    info!(%address, %url, "control plane listens");
+    info!(%address, %url, "control plane is listening");
     Ok(Running {
         address,
         url,

@@ -49,7 +49,7 @@ pub enum StoreError {
     #[error("database is damaged")]
     Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A row does not have the form that this version writes.
-    #[error("row of {table} does not make sense: {reason}")]
+    #[error("invalid row in table {table}: {reason}")]
     Row {
         /// The table.
         table: &'static str,
@@ -57,7 +57,7 @@ pub enum StoreError {
         reason: String,
     },
     /// Anything else that the database says.
-    #[error("database does not answer as it should")]
+    #[error("unexpected database error")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

@@ -23,7 +23,7 @@ pub enum TagError {
         reason: String,
     },
     /// It is a list or an object.
-    #[error("workspace tag `{name}` is no text: `{expression}`")]
+    #[error("workspace tag `{name}` is not a string: `{expression}`")]
     NotText {
         /// The tag.
         name: String,

@@ -50,16 +50,14 @@ pub(super) async fn deliver(
         (Err(Untold::Refused(reason)), record) => {
             warn!(
                 reason,
-                "the end of the job was not delivered; it leaves no state behind"
+                "the end of the job was not delivered; the job has no state to keep"
             );
             if let Some(record) = record {
                 record.discard().await;
             }
         }
         (Err(Untold::Stopped), None) => {
-            warn!(
-                "stopped before the server heard of the end of the job; it leaves no state behind"
-            );
+            warn!("stopped before the end of the job was delivered; the job has no state to keep");
         }
     }
     Ended::Undelivered
@@ -121,7 +119,7 @@ impl<'a> Teller<'a> {
                 let failed = failed_instead(job, &error).ok_or_else(|| refused(&error));
                 return failed.map(Some);
             }
-            warn!(%error, "the result of the job is sent without its timings");
+            warn!(%error, "sending the job's result without its timings");
         }
     }
 
@@ -208,7 +206,7 @@ fn failed_instead(job: CompletedJob, error: &SourceError) -> Option<FailedJob> {
             format!("internal provisionerserver error: {text}")
         }
         SourceError::TooLarge { .. } => {
-            warn!(%error, "result of the job is too large for the server");
+            warn!(%error, "the job's result is too large for the server");
             format!("the result of the job is too large: {error}")
         }
         SourceError::Gone(_)

@@ -149,8 +149,8 @@ impl Gate {
         );
         match spawn_blocking(move || write(&path, &peaks)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "failed to keep what was learned about memory"),
-            Err(panic) => warn!(%panic, "failed to keep what was learned about memory"),
+            Ok(Err(error)) => warn!(%error, "failed to save the memory statistics"),
+            Err(panic) => warn!(%panic, "failed to save the memory statistics"),
         }
     }
 }
@@ -269,7 +269,7 @@ fn read(path: &Path) -> Peaks {
         Ok(peaks) => peaks,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Peaks::default(),
         Err(error) => {
-            warn!(%error, path = %path.display(), "what was learned about memory cannot be read, learning again");
+            warn!(%error, path = %path.display(), "cannot read the memory statistics; starting over");
             Peaks::default()
         }
     }

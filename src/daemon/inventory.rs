@@ -43,7 +43,7 @@ impl Inventory {
         if kept > 0 {
             warn!(
                 kept,
-                "states are kept that no server has; they are taken up by the next jobs of their workspaces, and \
+                "this daemon keeps states that no server has; the next jobs of their workspaces use them, and \
                  `outpost recover list` shows them"
             );
         }
@@ -85,7 +85,7 @@ fn count(journals: &Journals) -> usize {
     let is_kept = |found: &journal::Found| match &found.entry {
         Ok(entry) => {
             if entry.taken_late_at.is_some_and(|at| is_older(at, LATE_FOR)) {
-                info!(job_id = %entry.job, "forgot a state that the server took late, a week ago");
+                info!(job_id = %entry.job, "removed a state that the server accepted late, a week ago");
                 journal::erase(&found.path).ok();
             }
             entry.is_kept()

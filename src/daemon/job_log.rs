@@ -188,7 +188,7 @@ impl Lines {
         if let Some(file) = &mut self.file
             && let Err(error) = write(file)
         {
-            warn!(%error, "failed to write the job's log, its rest goes to the server only");
+            warn!(%error, "failed to write the job's log file; the rest of the log goes only to the server");
             self.file = None;
         }
     }
@@ -197,7 +197,7 @@ impl Lines {
 fn create_file(dir: &Path, job: JobId, retention: LogRetention) -> Option<LogFile> {
     let created = LogFile::create(dir, job, retention);
     created.unwrap_or_else(|error| {
-        warn!(%error, dir = %dir.display(), "failed to make a file for the job's log");
+        warn!(%error, dir = %dir.display(), "failed to create the job's log file");
         None
     })
 }

@@ -87,7 +87,7 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// The file is no entry of ours.
-    #[error("`{}` is no entry of the journal: {reason}", .path.display())]
+    #[error("`{}` is not a journal entry: {reason}", .path.display())]
     Entry {
         /// The file.
         path: PathBuf,
@@ -108,7 +108,7 @@ impl JournalError {
             }
             Self::Format { .. } => "use the newer version, or another state directory".to_owned(),
             Self::Key(_) | Self::Entry { .. } => {
-                "put the key back with which the entries were written".to_owned()
+                "restore the key that the entries were written with".to_owned()
             }
             Self::InUse { .. } => "give each daemon a name of its own".to_owned(),
         }
@@ -209,7 +209,9 @@ impl Journals {
                 Ok(Some(lock)) if lock.is_on(&path) => journals.push(self.journal(dir, lock)),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => warn!(%error, path = %path.display(), "cannot look after a sibling"),
+                Err(error) => {
+                    warn!(%error, path = %path.display(), "cannot check a sibling daemon's journal")
+                }
             }
         }
         Ok(journals)
@@ -416,13 +418,15 @@ fn erase_superseded(path: &Path, jobs: &[JobId]) {
             let path = dir.join(job.to_string());
             match path.exists().then(|| erase(&path)) {
                 None => {}
-                Some(Ok(())) => info!(superseded = %job, "the server has what a kept state knew"),
+                Some(Ok(())) => {
+                    info!(superseded = %job, "the server's state has everything that a kept state had")
+                }
                 // A person was faster.
                 Some(Err(JournalError::Access { source, .. }))
                     if source.kind() == io::ErrorKind::NotFound => {}
                 Some(Err(error)) => warn!(
                     error = &error as &dyn std::error::Error,
-                    "cannot remove a superseded entry"
+                    "cannot remove a superseded journal entry"
                 ),
             }
         }
@@ -446,7 +450,7 @@ fn read(vault: &Vault, path: &Path) -> Result<Entry, JournalError> {
     let sealed = Sealed(fs::read(path).map_err(access("read", path))?);
     let name = path.file_name().and_then(|name| name.to_str());
     let job = name.and_then(|name| name.parse().ok());
-    let job = job.ok_or_else(|| wrong("its name is no id of a job"))?;
+    let job = job.ok_or_else(|| wrong("its name is not a job id"))?;
     let plain = vault.open(&place(job), &sealed);
     let plain = Zeroizing::new(plain.map_err(|error| wrong(&error.to_string()))?);
     Entry::decode(&plain).ok_or_else(|| wrong("it cannot be decoded"))

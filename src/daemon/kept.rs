@@ -24,10 +24,9 @@ pub(super) struct Choice {
 /// Two states of which neither may be dropped.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "nothing was planned: the daemon keeps a state of this workspace from job {job} (serial {kept}), which the server \
-     never got and which has parted from the server's own (serial {given}); a build on either would forget resources of \
-     the other. On the daemon's host, `outpost recover show {job}` names what the kept one knows, and `--state` prints \
-     it: bring both together with `coder state push`, or destroy by hand what only the kept one knows; then run \
+    "nothing was planned: the daemon keeps a state of this workspace from job {job} (serial {kept}) that the server \
+     never received and that has diverged from the server's state (serial {given}); a build on either one would lose track of resources in the other. On the daemon's host, `outpost recover show {job}` lists the resources in the kept state, and `--state` \
+     prints it: merge the two and run `coder state push`, or destroy by hand the resources that only the kept state has; then run \
      `outpost recover forget {job}` and build again"
 )]
 pub(super) struct Conflict {
@@ -93,15 +92,15 @@ fn used(entry: &Entry, given: &[u8]) -> String {
     };
     let (job, began, serial) = (entry.job, entry.began_at, serial(&entry.state));
     format!(
-        "running on the state (serial {serial}) of job {job} of {began:.0}, which this daemon kept: the server gave {given}"
+        "using the state (serial {serial}) of job {job} from {began:.0}, which this daemon kept: the server sent {given}"
     )
 }
 
 fn overtaken(entry: &Entry, given: &[u8], missing: &[String]) -> String {
     let (given, kept, missing) = (serial(given), serial(&entry.state), missing.join(", "));
     format!(
-        "the server's state (serial {given}) is newer than the one that the daemon kept (serial {kept}) and does not \
-         know {missing}: unless these were destroyed meanwhile they still exist, look for them by hand"
+        "the server's state (serial {given}) is newer than the one that the daemon kept (serial {kept}) but lacks \
+         {missing}: unless these were destroyed in the meantime they still exist; check them by hand"
     )
 }
 
@@ -147,7 +146,7 @@ mod tests {
         assert_eq!(choice.state, Some(new.into()));
         assert_eq!(choice.supersedes, [id(1), id(2)]);
         assert!(
-            choice.lines[1].contains("the server gave serial 4"),
+            choice.lines[1].contains("the server sent serial 4"),
             "{:?}",
             choice.lines
         );
@@ -160,7 +159,7 @@ mod tests {
         let choice = choose(&Bytes::new(), vec![entry(1, kept.clone())]).unwrap();
 
         assert_eq!(choice.state, Some(kept.into()));
-        assert!(choice.lines[0].ends_with("the server gave no state"));
+        assert!(choice.lines[0].ends_with("the server sent no state"));
     }
 
     #[test]
@@ -176,7 +175,7 @@ mod tests {
         let late = choose(&given, vec![late]).unwrap();
 
         assert_eq!((kept.state, kept.supersedes.as_slice()), (None, &[][..]));
-        assert!(kept.overtaken[0].1.contains("does not know x.a"));
+        assert!(kept.overtaken[0].1.contains("lacks x.a"));
         assert_eq!((late.supersedes, late.overtaken), (vec![id(1)], vec![]));
         assert_eq!(late.lines.len(), 1, "it is said all the same");
     }

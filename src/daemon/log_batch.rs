@@ -67,7 +67,7 @@ impl LogBatch {
                 *cut = None;
                 let all = before + line.output.len();
                 if all > 0 {
-                    line.output = format!("… ({all} bytes more of this line)");
+                    line.output = format!("… ({all} more bytes in this line)");
                     self.place(line, kind);
                 }
             }
@@ -158,7 +158,7 @@ impl LogBatch {
                 .map(|line| line.stage.clone())
                 .unwrap_or_default();
             let output = format!(
-                "{} lines are left out here: the log is too long for the server; the daemon keeps all of it on its disk",
+                "{} lines omitted: the log is too long for the server; the daemon keeps the full log on its disk",
                 self.left_out
             );
             let (source, level) = (LogSource::ProvisionerDaemon, LogLevel::Warn);
@@ -305,7 +305,7 @@ mod tests {
             ("line 0", "noise 99999")
         );
         let count = |text: &str| outputs.iter().filter(|it| it.contains(text)).count();
-        assert_eq!((count("boom"), count("left out")), (100, 1));
+        assert_eq!((count("boom"), count("omitted")), (100, 1));
         assert!(count("careful") > 300, "{}", count("careful"));
     }
 
@@ -340,7 +340,7 @@ mod tests {
 
         let sent = batch.sent();
         let outputs: Vec<_> = sent.iter().map(|line| line.output.as_str()).collect();
-        let more = format!("… ({} bytes more of this line)", 200_001 - MAX_LINE_BYTES);
+        let more = format!("… ({} more bytes in this line)", 200_001 - MAX_LINE_BYTES);
         let start = "o".repeat(MAX_LINE_BYTES);
         assert_eq!(outputs, [start.as_str(), "eeeeeeeeee", &more]);
     }

@@ -80,8 +80,8 @@ impl Patience<'_> {
         if self.daemon.is_killed() {
             warn!(
                 limit = ?self.limit,
-                "asked the engine to end its apply; one that takes longer goes on by itself, and the next daemon of \
-                 this name ends it"
+                "interrupted the apply; if it takes longer it continues in the background, and the next daemon of this \
+                 name finishes the job"
             );
             sleep(self.limit).await;
             patient.leave();
@@ -138,7 +138,7 @@ impl Failure {
     /// A bug of ours. Its details are in our log only.
     pub(super) fn internal() -> Self {
         Self::new(format!(
-            "internal error of the provisioner daemon at {}; its log has more",
+            "internal error of the provisioner daemon at {}; see its log",
             Timestamp::now()
         ))
     }
@@ -270,11 +270,11 @@ impl Context<'_> {
         if self.turn.try_begin() {
             return Ok(());
         }
-        let text = "Waiting for memory: other jobs of this daemon have to end first";
+        let text = "Waiting for memory: other jobs of this daemon must end first";
         self.log.line(LogLevel::Info, stage::SETTING_UP, text);
         tokio::select! {
             () = self.turn.begin() => Ok(()),
-            () = self.stop.cancelled() => Err(Failure::new("stopped while it waited for memory")),
+            () = self.stop.cancelled() => Err(Failure::new("stopped while waiting for memory")),
         }
     }
 

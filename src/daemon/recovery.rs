@@ -51,7 +51,7 @@ impl Recovery<'_> {
                 }
                 Err(error) => warn!(
                     error = &error as &dyn std::error::Error,
-                    "cannot look after siblings"
+                    "cannot check the journals of sibling daemons"
                 ),
             }
             sleep(LOOK_EVERY).await;
@@ -67,13 +67,13 @@ impl Recovery<'_> {
         if let Some(name) = name
             && let Some(sibling) = source.sibling(&name)
         {
-            info!(name, "ending the jobs of a sibling that died");
+            info!(name, "finishing the jobs of a sibling daemon that died");
             self.run(&journal, sibling.as_ref()).await;
         }
         if !left.is_empty() && journal.entries().is_empty() {
             info!(
                 daemon = left[0].daemon,
-                "nothing is left of a sibling that died"
+                "all jobs of a sibling daemon that died are finished"
             );
         }
         journal.remove_if_empty();
@@ -89,7 +89,10 @@ impl Recovery<'_> {
             Ok(record) => record,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                return error!(error, "cannot write to the journal, leaving the job alone");
+                return error!(
+                    error,
+                    "cannot write to the journal; leaving the job as it is"
+                );
             }
         };
         let mut problem = None;
@@ -122,7 +125,7 @@ impl Recovery<'_> {
                 }
                 for dir in &dirs {
                     if let Err(error) = removal::remove_dir(dir).await {
-                        warn!(%error, dir = %dir.display(), "cannot remove the directory of a session");
+                        warn!(%error, dir = %dir.display(), "cannot remove a session directory");
                     }
                 }
             }
@@ -160,7 +163,7 @@ fn outcome(record: &Record, id: JobId, problem: Option<String>) -> Outcome {
 
 fn failure(record: &Record, job: JobId, problem: Option<String>) -> FailedJob {
     let mut error =
-        "the provisioner daemon died during the build; the state is the newest that it knew"
+        "the provisioner daemon died during the build; the state is the newest one that it had saved"
             .to_owned();
     for text in problem.into_iter().chain(record.warning()) {
         error.push_str(&format!("; {text}"));

@@ -74,8 +74,8 @@ pub(super) fn may_pass(error: &SourceError) -> bool {
 fn note(what: &'static str, error: &SourceError, pause: Duration) {
     let error = error as &dyn std::error::Error;
     if pause == BACK_OFF.0 {
-        warn!(error, what, "the server did not answer, trying again");
+        warn!(error, what, "no answer from the server; retrying");
     } else {
-        debug!(error, what, "the server did not answer, trying again");
+        debug!(error, what, "no answer from the server; retrying");
     }
 }

@@ -60,8 +60,8 @@ impl fmt::Display for WhyStopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Cancelled => "job was cancelled",
-            Self::ServerAway => "job was stopped because the server was away for too long",
-            Self::Gone => "job was stopped because the server had given it up",
+            Self::ServerAway => "job was stopped because the server was unreachable for too long",
+            Self::Gone => "job was stopped because the server had given up on it",
         })
     }
 }
@@ -240,7 +240,7 @@ impl Task {
             Err(error) => warn!(
                 error = &error as &dyn std::error::Error,
                 lines = logs.len(),
-                "lines were refused"
+                "the server refused log lines"
             ),
         }
         true
@@ -308,7 +308,7 @@ impl Task {
             ) => {
                 debug!(
                     error = error as &dyn std::error::Error,
-                    "server did not take an update"
+                    "the server did not accept an update"
                 );
                 let is_lost = {
                     let mut pulse = self.pulse();

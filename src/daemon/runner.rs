@@ -89,12 +89,12 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
     let result = tokio::select! {
         result = AssertUnwindSafe(procedure::run(&context, job, &mut progress)).catch_unwind() => {
             result.unwrap_or_else(|_| {
-                error!("the code that runs jobs panicked");
+                error!("panic while running a job");
                 Err(Failure::internal())
             })
         }
         never = turn.watch() => match never {},
-        () = overdue(config, &stop, daemon_stop) => Err(Failure::new("the engine did not exit when it was killed")),
+        () = overdue(config, &stop, daemon_stop) => Err(Failure::new("the engine did not exit after it was killed")),
     };
     turn.ended(result.is_ok()).await;
     if progress.apply == Apply::Left {
@@ -172,7 +172,7 @@ async fn overdue(config: &Config, stop: &Stop, daemon: &Stop) {
     stop.cancelled().await;
     let is_late = timeout(config.force_cancel, stop.killed()).await.is_err();
     if is_late && !daemon.is_cancelled() {
-        warn!(after = ?config.force_cancel, "cancelled job does not end, killing it");
+        warn!(after = ?config.force_cancel, "the cancelled job did not end; killing it");
         stop.kill();
     }
     stop.killed().await;
@@ -217,14 +217,14 @@ async fn find_state(progress: &mut Progress) {
 async fn close(session: Option<Box<dyn Session>>) {
     let Some(session) = session else { return };
     if timeout(AFTER_KILL, session.close()).await.is_err() {
-        warn!("the session's directory is still in use, leaving it");
+        warn!("leaving the session directory in place: it is still in use");
     }
 }
 
 /// Leaves the directory of a session as it is: it may hold the only state there is.
 fn leave(session: Option<Box<dyn Session>>) {
     if let Some(session) = session {
-        error!(dirs = ?session.dirs(), "the session's directory may have the only copy of the state, leaving it");
+        error!(dirs = ?session.dirs(), "leaving the session directory in place: it may have the only copy of the state");
         std::mem::forget(session); // Its end would remove the directory.
     }
 }

@@ -138,11 +138,11 @@ impl ArchiveError {
                 "remove {name:?} from the template, and download it in a script instead"
             )),
             Self::NoTemplate { dir } => Some(format!(
-                "give the directory with the template's main.tf instead of `{}`",
+                "use the directory with the template's main.tf instead of `{}`",
                 dir.display()
             )),
             Self::NonLocal { .. } | Self::ThroughLink { .. } => Some(
-                "pack the template again from its own directory, without `..` and absolute names"
+                "pack the template again from its own directory, without `..` and absolute paths"
                     .to_owned(),
             ),
             Self::TotalTooBig { .. } | Self::TooManyEntries { .. } => {

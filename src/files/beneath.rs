@@ -59,13 +59,13 @@ pub async fn within<T: Send + 'static>(
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A name on the way, or the last one, is a symbolic link.
-    #[error("it is a symbolic link, or lies behind one")]
+    #[error("it is a symbolic link, or its path contains one")]
     Link,
     /// Such as a pipe.
     #[error("it is {0}, not a regular file")]
     Kind(&'static str),
     /// Hard links.
-    #[error("it has {0} names (hard links), so that it may be the file of somebody else")]
+    #[error("it has {0} hard links, so it may be another user's file")]
     Names(u64),
     /// The file of somebody else.
     #[error("it belongs to user {found}, not to user {expected}")]
@@ -76,19 +76,19 @@ pub enum Refusal {
         expected: u32,
     },
     /// What nobody should read into memory.
-    #[error("it has more than {limit} bytes, which is the limit")]
+    #[error("it is larger than the limit of {limit} bytes")]
     Size {
         /// In bytes.
         limit: u64,
     },
     /// A directory with too many entries.
-    #[error("the directory has more than {limit} entries, which is the limit")]
+    #[error("the directory has more entries than the limit of {limit}")]
     Entries {
         /// What is allowed.
         limit: usize,
     },
     /// The name leads out, or into another file system.
-    #[error("it lies outside of the directory, or on another file system")]
+    #[error("it is outside the directory, or on another file system")]
     Outside,
 }
 

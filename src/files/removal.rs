@@ -78,7 +78,7 @@ pub fn take_away(path: &Path) -> io::Result<()> {
     match remove_at_once(&renamed_path) {
         Err(reason) if renamed_path != path => {
             let dir = renamed(&renamed_path, ASIDE);
-            error!(%reason, dir = %dir.display(), "a directory does not go and is put aside");
+            error!(%reason, dir = %dir.display(), "a directory could not be removed and was moved aside");
             Ok(())
         }
         removed => removed,
@@ -142,7 +142,7 @@ impl Drop for Scratch {
             return discard(path);
         }
         if let Err(error) = remove_at_once(&path) {
-            warn!(%error, dir = %path.display(), "cannot remove a directory for temporary files");
+            warn!(%error, dir = %path.display(), "cannot remove a temporary directory");
         }
     }
 }
@@ -156,12 +156,12 @@ pub async fn sweep(dir: &Path, prefix: &str, age: Duration, retries_aside: bool)
     });
     let found = found.await.and_then(|found| found);
     let found = found.unwrap_or_else(|error| {
-        warn!(%error, dir = %dir.display(), "cannot look for directories that are left over");
+        warn!(%error, dir = %dir.display(), "cannot look for leftover directories");
         Vec::new()
     });
     for path in found {
         if let Err(error) = remove_within(&path, LONG_PATIENCE).await {
-            warn!(%error, dir = %path.display(), "cannot remove a directory that is left over");
+            warn!(%error, dir = %path.display(), "cannot remove a leftover directory");
         }
     }
 }
@@ -211,7 +211,7 @@ async fn remove_within(path: &Path, patience: Duration) -> io::Result<()> {
             Turn::More if Instant::now() < end && patience == LONG_PATIENCE => sleep(TURN).await,
             Turn::More if Instant::now() < end => {}
             Turn::More if patience < LONG_PATIENCE => {
-                info!(dir = %path.display(), "a directory is large, its removal goes on");
+                info!(dir = %path.display(), "a directory is large; still removing it");
                 tokio::spawn(go_on(path));
                 return Ok(());
             }
@@ -237,10 +237,7 @@ fn go_on(path: PathBuf) -> BoxFuture<'static, ()> {
 }
 
 fn too_large() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::TimedOut,
-        "it still has something in it when its time was over",
-    )
+    io::Error::new(io::ErrorKind::TimedOut, "it could not be emptied in time")
 }
 
 /// Puts a directory aside, and returns why.
@@ -251,11 +248,11 @@ async fn aside(path: PathBuf, reason: io::Error) -> io::Error {
     error!(
         %reason,
         dir = %path.display(),
-        "a directory does not go and is put aside: remove it by hand, as the user who owns what is in it"
+        "a directory could not be removed and was moved aside: remove it by hand, as the user who owns its files"
     );
     io::Error::new(
         reason.kind(),
-        format!("{reason}; it is put aside as `{}`", path.display()),
+        format!("{reason}; it was moved aside as `{}`", path.display()),
     )
 }
 

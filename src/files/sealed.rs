@@ -179,10 +179,10 @@ pub enum OpenError {
     #[error("sealed value has format {0}, this version knows format 1")]
     Format(u8),
     /// Another key sealed it.
-    #[error("sealed value needs the key {0}, which is not here")]
+    #[error("sealed value needs the key {0}, which is not available")]
     Key(KeyId),
     /// It was changed, or copied from elsewhere.
-    #[error("sealed value was changed or belongs to another place")]
+    #[error("sealed value was modified, or was copied from another place")]
     Changed,
 }
 

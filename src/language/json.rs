@@ -90,7 +90,7 @@ impl Builder<'_> {
         let mut body = Body::new();
         for (key, value) in object.iter().filter(|(key, _)| *key != COMMENT) {
             let Ok(ident) = Ident::try_new(key.as_str()) else {
-                return Err(self.invalid(&format!("{key:?} is no name of an argument.")));
+                return Err(self.invalid(&format!("{key:?} is not a valid argument name.")));
             };
             let inner_labels = match (kind, key.as_str()) {
                 ("terraform", "required_providers" | "cloud") => Some(0),

@@ -150,7 +150,7 @@ pub enum LockError {
         what: &'static str,
     },
     /// A provider is locked twice.
-    #[error("{addr} stands twice in {FILE_NAME}")]
+    #[error("{addr} appears twice in {FILE_NAME}")]
     Repeated {
         /// Which one.
         addr: ProviderAddr,

@@ -76,7 +76,7 @@ pub enum BundleError {
     },
     /// Not enough of those who signed are trusted.
     #[error(
-        "the bundle is refused: {} of its signers are trusted, and {threshold} must be; it is signed by {}",
+        "the bundle is refused: {} of its signers are trusted, but {threshold} are required; it is signed by {}",
         trusted,
         names(signers)
     )]
@@ -90,7 +90,7 @@ pub enum BundleError {
     },
     /// Something newer was imported before.
     #[error(
-        "the bundle is refused: it is number {sequence} of channel `{channel}`, and number {last} was imported already"
+        "the bundle is refused: it is number {sequence} of channel `{channel}`, and number {last} has already been imported"
     )]
     Replayed {
         /// Whose numbers they are.
@@ -101,7 +101,7 @@ pub enum BundleError {
         last: u64,
     },
     /// A key that is to sign counts for nothing.
-    #[error("key {key} is revoked, and does not sign")]
+    #[error("key {key} is revoked and cannot sign")]
     Revoked {
         /// The key.
         key: KeyId,
@@ -110,14 +110,14 @@ pub enum BundleError {
     #[error("the bundle is refused: it expired at {0}")]
     Expired(Timestamp),
     /// It builds on what is not in the store.
-    #[error("the bundle needs {} files that are neither in it nor in the mirror:\n{}", missing.len(), listed(missing))]
+    #[error("the bundle needs {} files that neither it nor the mirror has:\n{}", missing.len(), listed(missing))]
     Missing {
         /// Their digests, and what they are.
         missing: Vec<(Digest, String)>,
     },
     /// There is not enough room.
     #[error(
-        "no space left for the bundle: it needs {needed} bytes, and {free} are free for the mirror in `{}`",
+        "no space left for the bundle: it needs {needed} bytes, and {free} bytes are free for the mirror in `{}`",
         dir.display()
     )]
     Full {
@@ -135,9 +135,7 @@ pub enum BundleError {
     #[error(transparent)]
     Encryption(#[from] EncryptionError),
     /// Somebody stopped it.
-    #[error(
-        "stopped before it was done; what was taken so far stays, and the same command goes on from there"
-    )]
+    #[error("stopped before the import was complete; run the same command again to resume it")]
     Stopped,
 }
 
@@ -146,29 +144,29 @@ impl BundleError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Untrusted { .. } => Some(
-                "compare the names of the keys with what their owners told you, then name their files with --trust",
+                "compare the key names with those that their owners gave you, then name their files with --trust",
             ),
             Self::Replayed { .. } => {
-                Some("if you mean to go back, use `outpost mirror rollback` or --allow-rollback")
+                Some("to go back deliberately, use `outpost mirror rollback` or --allow-rollback")
             }
             Self::Missing { .. } => Some(
-                "import the bundle that this one builds on first, or have it made with --since this site's receipt",
+                "first import the bundle that this one builds on, or have one made with --since this site's receipt",
             ),
             Self::Expired(_) => Some(
-                "have it made again with a later --expires, or without; if this machine's clock is wrong, set it",
+                "have it made again with a later --expires, or without one; if this machine's clock is wrong, set it",
             ),
             Self::Revoked { .. } => Some(
-                "sign with a key that is not revoked: sites do not believe this one, whatever it signs",
+                "sign with a key that is not revoked: sites accept nothing that this one signs",
             ),
             Self::Entry { .. } | Self::Key { .. } => {
-                Some("copy the file again and compare it with its origin")
+                Some("copy the file again and compare it with the original")
             }
             Self::Store(error) => error.hint(),
             Self::Full { .. } => Some(
-                "free some, or make the mirror smaller with `outpost mirror prune` and `outpost mirror gc --grace 0s`",
+                "free some space, or shrink the mirror with `outpost mirror prune` and `outpost mirror gc --grace 0s`",
             ),
             Self::Write(error) if error.kind() == io::ErrorKind::StorageFull => {
-                Some("free space where --out is, or write elsewhere")
+                Some("free some space where --out is, or write elsewhere")
             }
             _ => None,
         }

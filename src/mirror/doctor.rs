@@ -231,7 +231,7 @@ fn required_version(
             .engines
             .iter()
             .filter(|(_, it)| !it.matches(version));
-        let refusals = refusals.map(|(place, it)| format!("{place} wants {it}"));
+        let refusals = refusals.map(|(place, it)| format!("{place} requires {it}"));
         refusals.collect::<Vec<_>>().join(", ")
     };
     if let Some(wrong) = engine.versions.iter().find(|it| !wanted.matches(it)) {
@@ -253,7 +253,7 @@ fn required_version(
     let there: BTreeSet<Version> = tools.filter(is_there).cloned().collect();
     let Some(newest) = there.last() else {
         let detail = format!(
-            "neither the mirror nor this machine has {}; --engine-version says which one jobs have",
+            "neither the mirror nor this machine has {}; name the version that jobs use with --engine-version",
             engine.name
         );
         return item(Verdict::Missing, detail);
@@ -266,7 +266,9 @@ fn required_version(
         Some(found) if found == newest => item(Verdict::Present, found.to_string()),
         Some(found) => item(
             Verdict::Present,
-            format!("{found}; jobs take {newest}, which is newer, unless --engine names it"),
+            format!(
+                "{found}; jobs use {newest}, which is newer, unless --engine selects another one"
+            ),
         ),
     }
 }
@@ -301,7 +303,7 @@ fn provider(
     let version = &chosen.version;
     let wrong = |platform: &Platform| match package(chosen, platform) {
         None => {
-            let detail = format!("{version} is not there for {platform}");
+            let detail = format!("{version} is missing for {platform}");
             let mut item = item(Verdict::Missing, detail);
             let missing = serve::Item::new("provider", addr.to_string());
             item.missing = Some(missing.version(&version.to_string()).platform(platform));
@@ -309,7 +311,7 @@ fn provider(
         }
         Some(package) if !fits(package, locked) => {
             let detail = format!(
-                "the lock file does not fit {version} for {platform}; `outpost mirror lock` adds what is missing"
+                "the lock file does not match {version} for {platform}; `outpost mirror lock` adds what is missing"
             );
             Some(item(Verdict::LockMismatch, detail))
         }
@@ -327,7 +329,7 @@ fn present(provider: &Provider) -> String {
     match &provider.signed {
         Some(_) => provider.version.to_string(),
         None => format!(
-            "{}, without a publisher's signature: other machines get it by the network mirror alone, with https://",
+            "{}, without a publisher's signature: other machines can get it only from the network mirror, over https://",
             provider.version
         ),
     }
@@ -369,14 +371,15 @@ fn choose<'a>(
     let versions: Vec<_> = all.filter(|provider| provider.addr == *addr).collect();
     let Some(newest) = versions.last() else {
         let detail = match (addr.namespace(), addr.kind()) {
-            ("coder", "coder") => "the mirror has none; --coder-provider builtin needs none",
-            _ => "the mirror has none",
+            ("coder", "coder") => "not in the mirror; --coder-provider builtin does not need it",
+            _ => "not in the mirror",
         };
         return Err((Verdict::Missing, detail.to_owned()));
     };
     if let Some(LockedProvider { version, .. }) = locked {
         if !constraint.matches(version) {
-            let detail = format!("the lock file names {version}, the template wants {constraint}");
+            let detail =
+                format!("the lock file has {version}, but the template requires {constraint}");
             return Err((Verdict::Unsatisfiable, detail));
         }
         let same = versions
@@ -499,12 +502,12 @@ impl Modules for Mirrored<'_> {
             .map(|module| (module.version.clone(), module))
             .collect();
         if versions.is_empty() {
-            return Err(Absent::Missing("the mirror has none".to_owned()));
+            return Err(Absent::Missing("not in the mirror".to_owned()));
         }
         let there = || {
             let all: Vec<_> = versions.keys().map(Version::to_string).collect();
             Absent::Unsatisfied(format!(
-                "`{version}` is wanted, and there is {}",
+                "`{version}` is required, but the mirror has {}",
                 all.join(", ")
             ))
         };
@@ -555,7 +558,9 @@ impl Modules for Mirrored<'_> {
         let page = blocking(move || store.read(content, MAX_PAGE_BYTES)).await;
         let page = page.map_err(|error| Absent::Missing(error.to_string()))?;
         let target = target(&String::from_utf8_lossy(&page));
-        target.ok_or_else(|| Absent::Missing("its page in the mirror names no module".to_owned()))
+        target.ok_or_else(|| {
+            Absent::Missing("its page in the mirror does not link to a module".to_owned())
+        })
     }
 }
 

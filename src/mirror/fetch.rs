@@ -67,7 +67,7 @@ pub enum FetchError {
     #[error(transparent)]
     Web(#[from] WebError),
     /// The server has no such thing.
-    #[error("{url} is not there (404)")]
+    #[error("{url} does not exist (404)")]
     NotFound {
         /// What was asked for.
         url: String,
@@ -83,7 +83,7 @@ pub enum FetchError {
         after: Option<Duration>,
     },
     /// An answer broke off.
-    #[error("the answer of {url} broke off after {got} bytes")]
+    #[error("{url} closed the connection after {got} bytes")]
     Broken {
         /// What was asked for.
         url: String,
@@ -93,7 +93,7 @@ pub enum FetchError {
         source: reqwest::Error,
     },
     /// An answer is shorter than it said.
-    #[error("{url} ended after {got} bytes, {announced} were announced")]
+    #[error("{url} sent {got} bytes instead of the {announced} bytes it announced")]
     Short {
         /// What was asked for.
         url: String,
@@ -127,13 +127,13 @@ pub enum FetchError {
         why: String,
     },
     /// An address names no host.
-    #[error("{host:?} is no host of a registry")]
+    #[error("{host:?} is not a registry host")]
     Host {
         /// What it names.
         host: String,
     },
     /// A host has no such service.
-    #[error("{host} has no registry of {what}")]
+    #[error("{host} does not offer a registry of {what}")]
     NoService {
         /// The host.
         host: String,
@@ -152,9 +152,7 @@ pub enum FetchError {
         why: Arc<str>,
     },
     /// Somebody else downloads the same file.
-    #[error(
-        "`{name}` is being downloaded by somebody else; run the command again when they are done"
-    )]
+    #[error("another process is downloading `{name}`; run the command again when it has finished")]
     Busy {
         /// Which file.
         name: String,

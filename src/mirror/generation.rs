@@ -387,7 +387,7 @@ impl Generation {
         let mut sorted = self.clone();
         sorted.normalize();
         if sorted != *self {
-            return Err("has a generation that is not in order, or has something twice".to_owned());
+            return Err("has a generation with unsorted or duplicate entries".to_owned());
         }
         let packages = self
             .providers
@@ -493,7 +493,7 @@ fn refuse_unless(is_good: bool, what: &str, name: &str) -> Result<(), String> {
     let short: String = name.chars().take(80).collect(); // A hostile one may be of any length.
     is_good
         .then_some(())
-        .ok_or_else(|| format!("has {short:?}, which is no name for a {what}"))
+        .ok_or_else(|| format!("has {short:?}, which is not a valid name for a {what}"))
 }
 
 /// Whether a name is one part of a path: it cannot be hidden, lead elsewhere, or end a line.
@@ -593,7 +593,9 @@ mod tests {
             let mut bad = good.clone();
             name.clone_into(&mut bad.providers[0].packages[0].filename);
             assert!(
-                bad.check().unwrap_err().contains("no name for a file"),
+                bad.check()
+                    .unwrap_err()
+                    .contains("not a valid name for a file"),
                 "{name:?}"
             );
         }

@@ -30,7 +30,7 @@ const SCHEMES: [&str; 3] = ["https://", "http://", "ssh://"];
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     /// The address is none that we ask.
-    #[error("{url:?} is no address of a repository that we would ask: expected https, http or ssh")]
+    #[error("{url:?} is not a supported repository URL: expected https, http or ssh")]
     Address {
         /// What is written.
         url: String,
@@ -73,7 +73,7 @@ pub enum GitError {
         url: String,
     },
     /// A file cannot be written or read.
-    #[error("failed to use a directory for a repository")]
+    #[error("failed to set up a directory for a repository")]
     Io(#[from] io::Error),
     /// The store refuses.
     #[error(transparent)]
@@ -475,7 +475,7 @@ async fn git_with(
     Err(GitError::Failed {
         what,
         said: last
-            .unwrap_or("it did not say why")
+            .unwrap_or("no reason given")
             .chars()
             .take(300)
             .collect(),

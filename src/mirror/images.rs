@@ -43,7 +43,7 @@ const MEDIA_TYPES: [&str; 4] = [
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// It is no name of an image.
-    #[error("`{0}` is no image with a digest: name it as REGISTRY/REPOSITORY@sha256:…")]
+    #[error("`{0}` is not an image with a digest: write it as REGISTRY/REPOSITORY@sha256:…")]
     Reference(String),
     /// The registry does not do it.
     #[error("{what} of {image}")]
@@ -56,7 +56,7 @@ pub enum ImageError {
         source: Box<OciDistributionError>,
     },
     /// The registry says nothing for a while.
-    #[error("{what} of {image}: the registry says nothing for {PATIENCE:?}")]
+    #[error("{what} of {image}: no answer from the registry for {PATIENCE:?}")]
     Silent {
         /// What was to be done.
         what: &'static str,
@@ -220,7 +220,7 @@ impl Registry {
             return Err(invalid(&name, "a manifest has more than 4 MiB"));
         }
         if Digest::of(&content) != wanted {
-            let why = format!("the registry sent another manifest than {digest}");
+            let why = format!("the registry sent a manifest other than {digest}");
             return Err(invalid(&name, &why));
         }
         let manifest = serde_json::from_slice(&content);
@@ -298,7 +298,8 @@ impl Registry {
             let content = blocking(move || opened.read(digest, MAX_MANIFEST_BYTES as u64));
             let content = content.await?;
             let media_type = HeaderValue::try_from(manifest.media_type.as_str());
-            let media_type = media_type.map_err(|_| invalid(&target, "a type is no header"))?;
+            let media_type =
+                media_type.map_err(|_| invalid(&target, "a media type is not a valid header"))?;
             let (registry, repository) = (place.registry(), place.repository());
             let hex = manifest.digest.to_string();
             let place = match source.tag() {
@@ -371,7 +372,7 @@ fn sha256(image: &str, digest: &str) -> Result<Digest, ImageError> {
     let digest = digest
         .strip_prefix("sha256:")
         .and_then(|hex| hex.parse().ok());
-    digest.ok_or_else(|| invalid(image, "it has a digest that is no SHA-256"))
+    digest.ok_or_else(|| invalid(image, "it has a digest that is not SHA-256"))
 }
 
 fn invalid(image: &str, why: &str) -> ImageError {

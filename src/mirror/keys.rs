@@ -22,7 +22,7 @@ const ED25519_KEY: [u8; 2] = *b"Ed";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// It has another form.
-    #[error("it is no {what} in minisign's format: {why}")]
+    #[error("not a {what} in minisign's format: {why}")]
     Format {
         /// What it should be.
         what: &'static str,
@@ -30,16 +30,16 @@ pub enum KeyError {
         why: &'static str,
     },
     /// It is encrypted, and nobody gave a pass phrase.
-    #[error("the key is encrypted: give its pass phrase in a file with --passphrase-file")]
+    #[error("the key is encrypted: name a file with its passphrase by --passphrase-file")]
     Locked,
     /// It cannot be decrypted.
     #[error("the pass phrase is wrong, or the key is damaged")]
     Passphrase,
     /// The signature is not of this key over this content.
-    #[error("the signature of key {0} does not fit: the content or the signature was changed")]
+    #[error("the signature of key {0} does not match: the content or the signature was modified")]
     Forged(KeyId),
     /// The system has no random numbers.
-    #[error("the system gives no random numbers")]
+    #[error("the system's random number generator failed")]
     Random,
 }
 
@@ -122,7 +122,7 @@ impl PublicKey {
         };
         match lines.next() {
             None => line.parse(),
-            Some(_) => Err(public("there is more in it than one key")),
+            Some(_) => Err(public("it contains more than one key")),
         }
     }
 

@@ -30,11 +30,11 @@ impl SignedBy {
         let (key, on) = (&self.fingerprint, day(end));
         Some(match self.signed {
             Some(signed) if signed <= end => format!(
-                "the publisher's key {key} expired on {on}; this signature is older and stays good, but what is signed from now \
-                 on will need a key that the publisher prolonged"
+                "the publisher's key {key} expired on {on}; this signature is older and stays valid, but new releases will need a \
+                 renewed key"
             ),
             Some(signed) => format!(
-                "the publisher's key {key} expired on {on}, and this signature is from {}: it counts only because of \
+                "the publisher's key {key} expired on {on}, and this signature is from {}: accepted only because of \
                  --allow-expired",
                 day(signed)
             ),

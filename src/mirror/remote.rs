@@ -45,7 +45,7 @@ pub enum RemoteError {
     /// It does not know us.
     #[error("{url} {}", match has_token {
         true => "refuses the mirror's token, which was revoked or belongs to another mirror: put a new one into the file of --mirror-token-file",
-        false => "wants a token: name a file with one by --mirror-token-file",
+        false => "requires a token: name a file that holds one with --mirror-token-file",
     })]
     Unauthorized {
         /// What was asked.
@@ -70,10 +70,10 @@ pub enum RemoteError {
         reason: String,
     },
     /// The token has characters that a header cannot have.
-    #[error("the mirror's token has characters that no token has")]
+    #[error("the mirror's token contains characters that a token cannot contain")]
     Token,
     /// It says nothing.
-    #[error("{0} does not answer for {ANSWER_TIMEOUT:?}")]
+    #[error("{0} did not answer within {ANSWER_TIMEOUT:?}")]
     Silent(Url),
 }
 
@@ -252,7 +252,9 @@ impl Remote {
         };
         while let Some(chunk) = answer.chunk().await.map_err(broken)? {
             if text.len() + chunk.len() > MAX_ANSWER_BYTES {
-                return Err(wrong(format!("it says more than {MAX_ANSWER_BYTES} bytes")));
+                return Err(wrong(format!(
+                    "its answer is larger than {MAX_ANSWER_BYTES} bytes"
+                )));
             }
             text.extend_from_slice(&chunk);
         }

@@ -77,7 +77,9 @@ pub fn scan(tree: &Tree, dir: &str, address: &str, default_host: &str) -> Result
                             queue.push_back((child, own));
                         }
                     }
-                    _ => found.invalid.push((own, format!("`{path}` is not there"))),
+                    _ => found
+                        .invalid
+                        .push((own, format!("`{path}` does not exist"))),
                 },
                 source => {
                     let version = call.version.as_deref().unwrap_or_default();
@@ -292,7 +294,7 @@ pub(super) mod tests {
         );
         assert!(
             told.iter()
-                .any(|t| t == "module.c `../outside` is not there"),
+                .any(|t| t == "module.c `../outside` does not exist"),
             "{told:?}"
         );
         assert!(told.iter().any(|t| t.contains("=> 1")), "{told:?}");

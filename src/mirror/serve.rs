@@ -234,7 +234,7 @@ impl Server {
             };
             let written = tokio::task::spawn_blocking(write).await;
             if let Ok(Err(error)) = written {
-                tracing::error!(%error, path = %path.display(), "the list of misses cannot be written");
+                tracing::error!(%error, path = %path.display(), "cannot write the list of misses");
             }
             if is_over {
                 return;
@@ -434,7 +434,7 @@ impl Mirror {
         self.metrics.found_damaged();
         tracing::error!(
             path = %self.store.path(digest).display(),
-            "a file of the mirror is damaged and is not handed out; `outpost mirror verify --repair` puts it aside, and the next sync or import replaces it"
+            "refusing to serve a damaged file of the mirror; `outpost mirror verify --repair` moves it aside, and the next sync or import replaces it"
         );
         Refused::Damaged
     }
@@ -453,7 +453,7 @@ impl Mirror {
         tracing::debug!(
             name = item.name,
             version = item.version,
-            "asked for as from a registry, which has no packages without a publisher's signature"
+            "a client asked the registry for a package without a publisher's signature, which a registry cannot serve"
         );
         Refused::Unsigned
     }
@@ -481,7 +481,7 @@ impl Mirror {
         let stamp = stamp.map_err(|error| self.damaged(digest, error))?;
         let answer = blob::answer(file, stamp, digest, kind, headers);
         answer.map_err(|error| {
-            tracing::error!(%digest, %error, "a file of the mirror cannot be read");
+            tracing::error!(%digest, %error, "cannot read a file of the mirror");
             Refused::Broken
         })
     }
@@ -551,7 +551,7 @@ impl From<SmartError> for Refused {
             SmartError::Busy => Self::Busy,
             SmartError::Spawn(_) => Self::NoGit,
             SmartError::Layout(why) => {
-                tracing::error!(%why, "a repository cannot be laid out for git");
+                tracing::error!(%why, "cannot unpack a repository for git");
                 Self::Broken
             }
         }
@@ -563,15 +563,15 @@ impl From<PullError> for Refused {
         match error {
             PullError::Missing => Self::Missing,
             PullError::Failed(why) => {
-                tracing::warn!(%why, "nothing comes from the registry");
+                tracing::warn!(%why, "the registry did not deliver");
                 Self::Upstream
             }
             PullError::Untrusted(why) => {
-                tracing::error!(%why, "what the registry has is not trusted");
+                tracing::error!(%why, "the registry's package is not trusted");
                 Self::Untrusted(why)
             }
             PullError::Full(why) => {
-                tracing::error!(%why, "the mirror has no room for what comes from the registry");
+                tracing::error!(%why, "no space left in the mirror for the registry's package");
                 Self::Full
             }
         }
@@ -606,13 +606,10 @@ impl IntoResponse for Refused {
             Self::Missing => (StatusCode::NOT_FOUND, "the mirror does not have this"),
             Self::Unsigned => (
                 StatusCode::NOT_FOUND,
-                "no publisher signed this, so a registry cannot hand it out: `outpost mirror config` prints a CLI \
+                "this has no publisher's signature, so a registry cannot serve it: `outpost mirror config` prints a CLI \
                  configuration that takes it from the network mirror",
             ),
-            Self::Empty => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the mirror has nothing yet",
-            ),
+            Self::Empty => (StatusCode::SERVICE_UNAVAILABLE, "the mirror is empty"),
             Self::Broken => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the mirror cannot be read",
@@ -623,11 +620,11 @@ impl IntoResponse for Refused {
             ),
             Self::Full => (
                 StatusCode::INSUFFICIENT_STORAGE,
-                "no space left in the mirror for what its registry has: its operator can free some, and the log says where",
+                "no space left in the mirror to download this: its operator can free some, and the log says where",
             ),
             Self::Upstream => (
                 StatusCode::BAD_GATEWAY,
-                "the mirror does not have this, and its registry did not give it",
+                "the mirror does not have this, and its registry did not deliver it",
             ),
             Self::Untrusted(why) => (StatusCode::BAD_GATEWAY, &**why),
             Self::Busy => (
@@ -636,15 +633,15 @@ impl IntoResponse for Refused {
             ),
             Self::NoGit => (
                 StatusCode::NOT_IMPLEMENTED,
-                "the mirror's machine has no `git`, which this needs",
+                "this needs `git`, which is not installed on the mirror's machine",
             ),
             Self::Invalid => (
                 StatusCode::BAD_REQUEST,
-                "this request makes no sense here, or is too long",
+                "invalid request, or request too long",
             ),
             Self::Unknown => (
                 StatusCode::UNAUTHORIZED,
-                "this mirror wants a token: put it into a `credentials` block of the CLI configuration",
+                "this mirror requires a token: put one into a `credentials` block of the CLI configuration",
             ),
         };
         let mut response = (status, Json(json!({ "errors": [why] }))).into_response();
@@ -795,7 +792,7 @@ async fn download(
 
 fn read_text(store: &Store, digest: Digest) -> Result<String, Refused> {
     String::from_utf8(store.read(digest, MAX_KEY_BYTES)?).map_err(|error| {
-        tracing::error!(%digest, %error, "a publisher's key is no text");
+        tracing::error!(%digest, %error, "a publisher's key is not UTF-8");
         Refused::Broken
     })
 }

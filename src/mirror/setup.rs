@@ -47,17 +47,17 @@ pub struct Setup {
 pub enum SetupError {
     /// No address of a mirror.
     #[error(
-        "`{0}` is no address of a mirror: it must begin with https:// or http:// and have neither credentials nor a query"
+        "`{0}` is not a mirror URL: it must begin with https:// or http:// and contain neither credentials nor a query"
     )]
     Url(String),
     /// Engines refuse network mirrors without TLS.
     #[error(
-        "engines take a network mirror with https:// only, and `{0}` is none: use the mode `registry`, or TLS"
+        "engines accept network mirrors over https:// only, and `{0}` is not one: use `--mode registry`, or serve the mirror with TLS"
     )]
     Plain(String),
     /// An OCI registry has no path.
     #[error(
-        "an OCI registry is at the root of a host with https://, and `{0}` is not: use another mode"
+        "an OCI registry must be at the root of an https:// host, and `{0}` is not: use another mode"
     )]
     NoRegistry(String),
 }
@@ -159,8 +159,7 @@ impl Setup {
         match self.mode {
             Mode::Registry if !self.is_encrypted() => vec![format!(
                 "packages that no publisher signed (imported, from a network mirror, or of an unsigned namespace) cannot be \
-                 installed from {}: registries only have signed ones, and engines take a network mirror with https:// only; \
-                 give `outpost mirror serve` a certificate (`--tls-cert-file`)",
+                 installed from {}: registries serve signed packages only, and engines accept network mirrors over https:// only; give `outpost mirror serve` a certificate (`--tls-cert-file`)",
                 self.url
             )],
             Mode::Registry | Mode::Network | Mode::Oci => Vec::new(),
@@ -276,8 +275,8 @@ pub fn complaints(config: &CliConfig, is_there: impl Fn(&str) -> bool) -> Vec<St
     let is_direct = |method: &&&Method| matches!(method.kind, MethodKind::Direct);
     if free.iter().any(|method| is_direct(&method)) && free.len() > 1 {
         all.push(
-            "`direct` and a mirror are both asked for every provider: an engine takes the newest version of either, and \
-             fails if one fails; give `direct` an `exclude`"
+            "`direct` and a mirror both apply to every provider: the engine takes the newest version from either, and \
+             fails if one of them fails; give `direct` an `exclude`"
                 .to_owned(),
         );
     }
@@ -292,7 +291,7 @@ pub fn complaints(config: &CliConfig, is_there: impl Fn(&str) -> bool) -> Vec<St
         for (service, what) in [("modules.v1", "modules"), ("providers.v1", "providers")] {
             if !services.contains_key(service) {
                 all.push(format!(
-                    "the block of `{host}` replaces all its services and has no `{service}`: its {what} cannot be found"
+                    "the block of `{host}` replaces all its services but has no `{service}`: its {what} cannot be found"
                 ));
             }
         }

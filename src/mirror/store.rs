@@ -54,7 +54,7 @@ pub enum StoreError {
     },
     /// The disk is full, or the user's part of it.
     #[error(
-        "no space left for the mirror (free some, or make the mirror smaller with `outpost mirror prune` and \
+        "no space left for the mirror (free some space, or shrink the mirror with `outpost mirror prune` and \
          `outpost mirror gc --grace 0s`): failed to {what} `{}`",
         path.display()
     )]
@@ -68,7 +68,7 @@ pub enum StoreError {
     },
     /// A file is not what its name says.
     #[error(
-        "`{name}` has the digest {found}, not {expected}: it is damaged, or not what was asked for"
+        "`{name}` has the digest {found}, not {expected}: it is damaged, or it is not the requested file"
     )]
     Mismatch {
         /// What it should have been.
@@ -87,7 +87,7 @@ pub enum StoreError {
         limit: u64,
     },
     /// A generation needs what is not there.
-    #[error("{} files are missing, the first is {first}: {hint}", count)]
+    #[error("{} files are missing, such as {first}: {hint}", count)]
     Incomplete {
         /// How many.
         count: usize,
@@ -103,7 +103,7 @@ pub enum StoreError {
         dir: PathBuf,
     },
     /// An index cannot be read.
-    #[error("`{}` is no index of a mirror", path.display())]
+    #[error("`{}` is not a mirror index", path.display())]
     Index {
         /// The file.
         path: PathBuf,
@@ -111,7 +111,7 @@ pub enum StoreError {
         source: serde_json::Error,
     },
     /// An index is not the one that was written.
-    #[error("generation {number} of the mirror is not what its inventory says: `{}` was changed", path.display())]
+    #[error("generation {number} of the mirror does not match its inventory: `{}` was modified", path.display())]
     Altered {
         /// The number of the generation.
         number: u64,
@@ -135,13 +135,13 @@ pub enum StoreError {
         why: String,
     },
     /// Somebody else changed the store in the meantime.
-    #[error("the mirror in `{}` was changed by somebody else in the meantime; run the command again", dir.display())]
+    #[error("another process changed the mirror in `{}` in the meantime; run the command again", dir.display())]
     Raced {
         /// The store's directory.
         dir: PathBuf,
     },
     /// Whoever waited was stopped.
-    #[error("stopped before it was done")]
+    #[error("stopped before it was complete")]
     Stopped,
 }
 

@@ -28,9 +28,7 @@ pub enum Overdrawn {
         limit: usize,
     },
     /// So many wait already that another one would wait too long.
-    #[error(
-        "so many messages of this sender wait to be received that another one has to come later"
-    )]
+    #[error("too many messages from this sender are waiting to be received; try again later")]
     Busy,
 }
 

@@ -120,16 +120,16 @@ pub enum CaError {
     #[error("failed to use a certificate")]
     Tls(#[source] rustls::Error),
     /// There is no authority.
-    #[error("no certificate authority is in `{}`: make one with `outpost ca init`", .0.display())]
+    #[error("`{}` has no certificate authority: create one with `outpost ca init`", .0.display())]
     Missing(PathBuf),
     /// There is one already.
-    #[error("a certificate authority is in `{}` already: what trusts it would not trust another one; choose another directory", .0.display())]
+    #[error("`{}` already has a certificate authority, and its clients would not trust a new one: choose another directory", .0.display())]
     Exists(PathBuf),
     /// Another command works on it.
-    #[error("another command changes the certificate authority in `{}`: try again", .0.display())]
+    #[error("another command is changing the certificate authority in `{}`: try again", .0.display())]
     Busy(PathBuf),
     /// The ledger is damaged.
-    #[error("`{}` is no ledger of a certificate authority: restore it from a backup", path.display())]
+    #[error("`{}` is not the ledger of a certificate authority: restore it from a backup", path.display())]
     Ledger {
         /// The file.
         path: PathBuf,
@@ -137,7 +137,7 @@ pub enum CaError {
         source: serde_json::Error,
     },
     /// A number is damaged.
-    #[error("`{0}` is no serial number: restore the authority's `ledger.json` from a backup")]
+    #[error("`{0}` is not a serial number: restore the authority's `ledger.json` from a backup")]
     Serial(String),
     /// No name for a certificate.
     #[error(
@@ -151,7 +151,7 @@ pub enum CaError {
     #[error("`{0}` is neither a domain nor a net such as 10.0.0.0/8")]
     Permission(String),
     /// The authority was limited when it was made.
-    #[error("this certificate authority may not vouch for `{host}`, only for {}", permitted.join(", "))]
+    #[error("this certificate authority cannot issue certificates for `{host}`, only for {}", permitted.join(", "))]
     NotPermitted {
         /// For what.
         host: String,
@@ -159,16 +159,16 @@ pub enum CaError {
         permitted: Vec<String>,
     },
     /// A name is taken.
-    #[error("a certificate `{0}` is there already: renew it, or revoke it first")]
+    #[error("there is already a certificate `{0}`: renew it, or revoke it first")]
     Taken(String),
     /// A file is in the way.
-    #[error("`{}` is there already: a key is not overwritten; choose another file", .0.display())]
+    #[error("`{}` already exists, and keys are never overwritten: choose another file", .0.display())]
     KeyExists(PathBuf),
     /// No such certificate.
-    #[error("no certificate `{0}` is there that is not revoked: `outpost ca list` shows all")]
+    #[error("there is no valid certificate `{0}`: `outpost ca list` shows all certificates")]
     Unknown(String),
     /// The authority's own certificate ended.
-    #[error("the certificate authority ended at {0}: make a new one in another directory")]
+    #[error("the certificate authority expired at {0}: create a new one in another directory")]
     Ended(Timestamp),
     /// A certificate could not be made.
     #[error("failed to make a certificate")]

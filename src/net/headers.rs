@@ -28,7 +28,7 @@ pub enum HeaderError {
     #[error("failed to run the header command")]
     Run(#[source] std::io::Error),
     /// It ended with an error.
-    #[error("header command failed ({0}); what it printed on stderr may tell why")]
+    #[error("header command failed ({0}); see its output on stderr")]
     Failed(std::process::ExitStatus),
     /// It did not end.
     #[error("header command did not end within {} seconds", LIMITS.0.as_secs())]

@@ -77,7 +77,7 @@ pub enum RequestError {
     },
     /// The answer leads to another server, which is not meant to see the credential.
     #[error(
-        "{from} redirects to {to}, where the credential is not sent; if that is the server, give its address"
+        "{from} redirects to {to}, and the credential is not sent there; if that is the right server, use its URL"
     )]
     Redirected {
         /// Who sends us away.

@@ -130,11 +130,12 @@ impl ListenError {
     /// What the operator can try next.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                Some("another program listens there; stop it, or choose another address".to_owned())
-            }
+            Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
+                "another program listens on this address; stop it, or choose another address"
+                    .to_owned(),
+            ),
             Self::Pem { .. } => {
-                Some("the file must hold PEM and be readable for this user".to_owned())
+                Some("the file must be in PEM format and readable by this user".to_owned())
             }
             Self::Tls { .. } => {
                 Some("check that the key belongs to the first certificate".to_owned())
@@ -339,7 +340,7 @@ impl Listener {
                 match running.catch_unwind().await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => debug!(%peer, %error, "connection ended"),
-                    Err(_) => error!(%peer, "the code of a connection panicked"),
+                    Err(_) => error!(%peer, "panic in a connection"),
                 }
                 id
             });
@@ -347,7 +348,7 @@ impl Listener {
         drop(self.socket);
         let closed = async { while connections.join_next().await.is_some() {} };
         if timeout(self.limits.shutdown, closed).await.is_err() {
-            warn!("calls still open after the time for a stop, closing them");
+            warn!("closing calls that are still open after the shutdown timeout");
         }
         connections.shutdown().await;
     }
@@ -392,7 +393,7 @@ impl Certified {
         let path = self.files.certificate.display();
         match self.newest().ends {
             Some(ends) if ends <= now => {
-                error!(certificate = %path, %ends, "the TLS certificate has expired, and clients refuse it: renew it");
+                error!(certificate = %path, %ends, "the TLS certificate has expired and clients refuse it: renew it");
             }
             Some(ends) if ends.duration_since(now) < SOON => {
                 warn!(certificate = %path, %ends, "the TLS certificate expires soon: renew it");
@@ -413,7 +414,9 @@ impl Certified {
             current.0 = stamp;
             match load(&self.files) {
                 Ok(renewed) => current.1 = renewed,
-                Err(error) => warn!(%error, "keeping the TLS certificate from before"),
+                Err(error) => {
+                    warn!(%error, "cannot use the new TLS certificate; keeping the old one")
+                }
             }
         }
         current.1.clone()

@@ -15,7 +15,9 @@ pub struct Network {
 
 /// A text that names no network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no network: write an address such as 10.0.0.1, or a network such as 10.0.0.0/8")]
+#[error(
+    "`{0}` is not a network: write an address such as 10.0.0.1, or a network such as 10.0.0.0/8"
+)]
 pub struct BadNetwork(String);
 
 impl Network {

@@ -197,7 +197,7 @@ impl ResolvesClientCert for FromFiles {
             Ok(key) => Some(Arc::new(key)),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "come without a client certificate");
+                tracing::warn!(error, "continuing without a client certificate");
                 None
             }
         }
@@ -289,7 +289,7 @@ impl Believing {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(
                         error,
-                        "keeping the list of revoked certificates from before"
+                        "cannot use the new certificate revocation list; keeping the old one"
                     );
                 }
             }

@@ -39,7 +39,7 @@ pub enum WebError {
         to: String,
     },
     /// A redirect is no address.
-    #[error("{from} redirects to what is no address")]
+    #[error("{from} redirects to an invalid URL")]
     Misled {
         /// Who sends us away.
         from: String,

@@ -69,7 +69,7 @@ pub enum LogError {
         source: io::Error,
     },
     /// Nothing would be logged anywhere, and nobody said that this is meant.
-    #[error("no log is given; use /dev/null if none is wanted")]
+    #[error("no log output is configured; use /dev/null to discard the log")]
     Nowhere,
 }
 

@@ -46,7 +46,7 @@ pub fn text(snapshot: &Snapshot, scrapes: &Scrapes) -> String {
     build_timings(&mut text, snapshot);
     text.gauge(
         "outpost_provisionerd_kept_states",
-        "The number of states in the state directory that no server has; outpost recover list shows them.",
+        "The number of states in the state directory that no server has; see outpost recover list.",
         snapshot.kept as f64,
     );
     process::add(&mut text);

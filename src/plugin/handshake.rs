@@ -36,7 +36,7 @@ pub struct Launch {
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// A person ran it.
-    #[error("this is a plugin of Terraform: it is started by Terraform, not by hand")]
+    #[error("this is a Terraform plugin: Terraform starts it, it is not meant to be run directly")]
     NotTerraform,
     /// Terraform is too old or too new.
     #[error("Terraform speaks the plugin protocols {offered}, this provider only {PROTOCOL}")]
@@ -48,7 +48,7 @@ pub enum LaunchError {
     #[error("`PLUGIN_CLIENT_CERT` holds no PEM certificate")]
     Certificate(#[source] rustls_pki_types::pem::Error),
     /// The variables hold no range of ports.
-    #[error("`{name}` is `{value}`, which is no port")]
+    #[error("`{name}` is `{value}`, which is not a port")]
     Port {
         /// `PLUGIN_MIN_PORT` or `PLUGIN_MAX_PORT`.
         name: &'static str,
@@ -195,7 +195,7 @@ mod tests {
         );
         assert_eq!(
             error(("PLUGIN_MIN_PORT", "x")),
-            "`PLUGIN_MIN_PORT` is `x`, which is no port"
+            "`PLUGIN_MIN_PORT` is `x`, which is not a port"
         );
         assert_eq!(
             error(("PLUGIN_CLIENT_CERT", "x")),

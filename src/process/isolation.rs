@@ -116,10 +116,10 @@ pub enum Denied {
         source: io::Error,
     },
     /// It works, but does not keep a child from what it should.
-    #[error("a child that is held could still {0}")]
+    #[error("an isolated child process could still {0}")]
     Leaks(&'static str),
     /// The launcher was called in a way that it is not meant to be.
-    #[error("the launcher of engines does not understand its arguments")]
+    #[error("the engine launcher was given invalid arguments")]
     Arguments,
 }
 

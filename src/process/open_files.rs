@@ -35,7 +35,7 @@ pub fn raise_to(wanted: u64) -> Option<u64> {
         warn!(
             limit,
             enough = ENOUGH,
-            "few files and connections may be open at a time; raise the hard limit (`ulimit -Hn`, LimitNOFILE= of systemd)"
+            "the limit of open files is low, which limits connections; raise the hard limit (`ulimit -Hn`, LimitNOFILE= of systemd)"
         );
     }
     Some(limit)

@@ -248,7 +248,7 @@ async fn a_child_with_too_much_memory_is_stopped_with_a_text_that_says_so() {
         .unwrap();
 
     let text = exit.to_string();
-    assert!(text.contains("a job may have 20 MiB here"), "{text}");
+    assert!(text.contains("the limit for a job is 20 MiB"), "{text}");
     assert!(memory.peak() > 20 << 20);
 }
 

@@ -45,7 +45,7 @@ pub fn check_resources(resources: &[Resource]) -> Result<(), Refused> {
         for agent in &resource.agents {
             if !agents.insert(agent.name.as_str()) {
                 let place = format!("agent `{}`", agent.name);
-                return Err(refused(place, "is there twice in one workspace"));
+                return Err(refused(place, "appears twice in one workspace"));
             }
         }
     }
@@ -126,7 +126,7 @@ fn check_agent(here: &str, agent: &Agent) -> Result<(), Refused> {
         && !token.is_empty()
         && Uuid::parse_str(token).is_err()
     {
-        return Err(refused(here, "has a token that is no UUID"));
+        return Err(refused(here, "has a token that is not a UUID"));
     }
     let mut keys = BTreeSet::new();
     if let Some(twice) = agent.metadata.iter().find(|fact| !keys.insert(&fact.key)) {
@@ -161,7 +161,7 @@ fn check_app(here: &str, app: &App) -> Result<(), Refused> {
         ));
     }
     if !app.id.is_empty() && Uuid::parse_str(&app.id).is_err() {
-        return Err(refused(place(), "has an id that is no UUID"));
+        return Err(refused(place(), "has an id that is not a UUID"));
     }
     Ok(())
 }
@@ -282,7 +282,7 @@ mod tests {
             "agent `Dev` of `a.b` has the name of another agent of this resource"
         );
         let twice = [resource(vec![agent("dev")]), resource(vec![agent("dev")])];
-        assert_eq!(said(&twice), "agent `dev` is there twice in one workspace");
+        assert_eq!(said(&twice), "agent `dev` appears twice in one workspace");
     }
 
     #[test]
@@ -294,7 +294,7 @@ mod tests {
 
         assert_eq!(
             said(&[resource(vec![bad])]),
-            "agent `dev` of `a.b` has a token that is no UUID"
+            "agent `dev` of `a.b` has a token that is not a UUID"
         );
     }
 

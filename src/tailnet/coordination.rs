@@ -137,7 +137,7 @@ impl Coordination<'_> {
 
     async fn hear(&mut self, answer: CoordinateResponse) -> Result<(), CallError> {
         if !answer.error.is_empty() {
-            debug!(error = answer.error, "the coordinator says");
+            debug!(error = answer.error, "message from the coordinator");
         }
         let mut ready = Vec::new();
         for (id, change) in answer.peer_updates.into_iter().filter_map(change) {
@@ -247,7 +247,7 @@ pub async fn keep_resumption(
         let answer: wire::RefreshResumeTokenResponse = match asked {
             Ok(answer) => answer,
             Err(CallError::Remote { message, .. }) => {
-                debug!(message, "the coordinator gives no token to come back with");
+                debug!(message, "the coordinator sent no resume token");
                 return Ok(());
             }
             Err(error) => return Err(error),

@@ -31,7 +31,7 @@ pub(super) const MAX_NODE: usize = 32 << 10;
 /// Peers that others will hear of as gone, over all of those.
 const MAX_DISMISSED: usize = 1 << 16;
 /// Why somebody may not go to an agent.
-pub const ELSEWHERE: &str = "this agent is not there for you";
+pub const ELSEWHERE: &str = "you may not reach this agent, or it does not exist";
 /// Where agents of old listened, each of them.
 const LEGACY: Ipv6Addr = Ipv6Addr::new(
     0xfd7a, 0x115c, 0xa1e0, 0x49d6, 0xb259, 0xb7ac, 0xb1b2, 0x48f4,
@@ -223,7 +223,7 @@ impl Core {
         let peer = peer.filter(|peer| peer.connection == connection);
         let peer = peer.ok_or(Refusal::Closed)?;
         let target = |bytes: &[u8]| {
-            let malformed = Refusal::Authorization("an id that is no UUID");
+            let malformed = Refusal::Authorization("an id that is not a UUID");
             Uuid::from_slice(bytes).map_err(|_| malformed)
         };
         let added = request.add_tunnel.as_ref().map(|it| target(&it.id));
@@ -386,9 +386,9 @@ impl Auth {
             false => Ok(()),
         };
         let is_large = node.is_some_and(|node| node.encoded_len() > MAX_NODE);
-        refuse(is_large, "a node that is too large to be told")?;
+        refuse(is_large, "node announcement is too large")?;
         let are_many = request.ready_for_handshake.len() > BATCH;
-        refuse(are_many, "ready for more peers than were ever told at once")?;
+        refuse(are_many, "ready for handshake with too many peers")?;
         match self {
             Self::Agent(id) => {
                 let mut own = address::of_agent(*id).to_vec();
@@ -397,12 +397,18 @@ impl Auth {
                     |text: &String| address::parse_cidr(text).is_some_and(|it| own.contains(&it));
                 let all = |node: &Node| node.addresses.iter().chain(&node.allowed_ips).all(is_own);
                 refuse(added.is_some(), "agents cannot open tunnels")?;
-                refuse(!node.is_none_or(all), "an address that is not the agent's")
+                refuse(
+                    !node.is_none_or(all),
+                    "the address does not belong to the agent",
+                )
             }
             Self::Client(only) => {
                 let is_single = |text: &String| address::parse_cidr(text).is_some();
                 let all = |node: &Node| node.addresses.iter().all(is_single);
-                refuse(!node.is_none_or(all), "an address that is no single one")?;
+                refuse(
+                    !node.is_none_or(all),
+                    "the address is not a single host address",
+                )?;
                 let is_early = !request.ready_for_handshake.is_empty();
                 refuse(is_early, "clients cannot send ready for handshake")?;
                 let is_other = |id| only.is_some_and(|only| only != id);

@@ -229,11 +229,11 @@ fn draw_parameter(canvas: &mut Canvas, left: u32, top: u32, parameter: &Paramete
 
 fn legend(picture: &Picture) -> Vec<String> {
     let lines = match picture.basis {
-        Basis::StartAndStop => "solid: outlives a stop · dashed: does not",
+        Basis::StartAndStop => "solid: persistent · dashed: ephemeral",
         Basis::Source => {
-            "solid: probably outlives a stop · dashed: probably does not · dotted: not known"
+            "solid: probably persistent · dashed: probably ephemeral · dotted: unknown"
         }
-        Basis::Plan | Basis::State => "dotted: whether it outlives a stop is not known",
+        Basis::Plan | Basis::State => "dotted: unknown whether persistent",
     };
     std::iter::once(lines.to_owned())
         .chain(picture.notes.iter().cloned())

@@ -59,7 +59,7 @@ pub enum InstallError {
         source: reqwest::Error,
     },
     /// A server stopped talking, or never began.
-    #[error("download of {url} got no data for {after:?}")]
+    #[error("download of {url} received no data for {after:?}")]
     Stalled {
         /// Which file.
         url: String,
@@ -83,7 +83,7 @@ pub enum InstallError {
         source: Box<pgp::errors::Error>,
     },
     /// The package is not the one that the publisher signed.
-    #[error("{url} has checksum {found}, the publisher signed {wanted}")]
+    #[error("{url} has the checksum {found}, but the publisher signed {wanted}")]
     Checksum {
         /// The package.
         url: String,
@@ -109,7 +109,7 @@ pub enum InstallError {
         source: io::Error,
     },
     /// Somebody asked to stop.
-    #[error("stopped before an engine was fetched")]
+    #[error("stopped before an engine was downloaded")]
     Stopped,
 }
 
@@ -121,7 +121,7 @@ impl InstallError {
                 "without a network, put `terraform` or `tofu` on PATH, or name one with --engine PATH".to_owned(),
             ),
             Self::Signature { .. } | Self::Checksum { .. } => Some(
-                "do not use this file; check what stands between this machine and the releases site, or name an engine \
+                "do not use this file; check for proxies between this machine and the releases site, or name an engine \
                  with --engine PATH"
                     .to_owned(),
             ),
@@ -167,12 +167,12 @@ impl Installer {
         if binary.exists() {
             return Ok(binary);
         }
-        info!(version = %PINNED, from = %self.base_url, "no engine found, fetching Terraform");
+        info!(version = %PINNED, from = %self.base_url, "no engine found; downloading Terraform");
         tokio::select! {
             fetched = self.fetch(client, &binary) => fetched?,
             () = stop.cancelled() => return Err(InstallError::Stopped),
         }
-        info!(path = %binary.display(), "fetched Terraform");
+        info!(path = %binary.display(), "downloaded Terraform");
         Ok(binary)
     }
 

@@ -55,10 +55,10 @@ impl Modes {
         for (path, mode) in &self.0 {
             let found = fs::metadata(path).map(|found| found.permissions().mode());
             if found.is_ok_and(|found| found != *mode) {
-                warn!(path = %path.display(), "somebody changed who may read a file that jobs must not see, changing it back");
+                warn!(path = %path.display(), "restoring the permissions of a file that jobs must not read");
                 let restored = fs::set_permissions(path, Permissions::from_mode(*mode));
                 if let Err(error) = restored {
-                    warn!(%error, path = %path.display(), "failed to change it back");
+                    warn!(%error, path = %path.display(), "failed to restore the permissions");
                 }
             }
         }

@@ -65,7 +65,7 @@ fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        warn!(%error, path = %path.display(), "failed to remove the values of variables");
+        warn!(%error, path = %path.display(), "failed to remove the file of variable values");
     }
 }
 

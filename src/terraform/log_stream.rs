@@ -176,7 +176,7 @@ fn read_stdout(text: String, note: &str) -> Said {
 /// A line that is no event is taken as it is, unless it is a state that could not be read: those have secrets.
 fn unread(level: LogLevel, mut text: String, note: &str) -> LogEntry {
     if is_precious(text.as_bytes()) {
-        let said = format!("{EMERGENCY_DUMP} that cannot be read and is not shown{note}");
+        let said = format!("{EMERGENCY_DUMP} that cannot be parsed and is not shown{note}");
         return plain(LogLevel::Error, said);
     }
     text.push_str(note);

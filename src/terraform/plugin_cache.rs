@@ -92,7 +92,7 @@ impl Shared {
             match is_intact(&entry) {
                 Ok(true) => {}
                 Ok(false) => {
-                    warn!(package = %package.display(), "a shared provider has changed since it was installed, removing it");
+                    warn!(package = %package.display(), "removing a shared provider that was modified after its installation");
                     remove(&entry);
                     continue;
                 }
@@ -117,12 +117,14 @@ impl Shared {
                     Ok(true) => taken.push(addr.clone()),
                     Ok(false) => {}
                     // The next session installs it again.
-                    Err(error) => warn!(%error, provider = %addr, "a provider cannot be shared"),
+                    Err(error) => {
+                        warn!(%error, provider = %addr, "cannot share a provider between sessions")
+                    }
                 }
             }
         }
         if !taken.is_empty() {
-            info!(providers = ?taken.iter().map(ToString::to_string).collect::<Vec<_>>(), "shares new providers");
+            info!(providers = ?taken.iter().map(ToString::to_string).collect::<Vec<_>>(), "sharing new providers between sessions");
         }
         taken
     }
@@ -139,7 +141,7 @@ impl Shared {
         copy_tree(package, &copy, &mut 0, 0)?;
         let record = Record::of(&copy)?;
         if !hashes.iter().any(|hash| hash.to_string() == record.h1) {
-            return Err(io::Error::other("it is not what its lock file says"));
+            return Err(io::Error::other("it does not match its lock file"));
         }
         fs::write(fresh.path().join(RECORD), record.to_text()?)?;
         fs::create_dir_all(entry.parent().unwrap_or(entry))?;
@@ -234,7 +236,11 @@ fn copy_tree(from: &Path, to: &Path, count: &mut usize, depth: usize) -> io::Res
         match (kind.is_dir(), kind.is_file()) {
             (true, _) => copy_tree(&entry.path(), &target, count, depth + 1)?,
             (_, true) => drop(fs::copy(entry.path(), target)?),
-            _ => return Err(io::Error::other("it has more than files and directories")),
+            _ => {
+                return Err(io::Error::other(
+                    "it has entries other than files and directories",
+                ));
+            }
         }
     }
     Ok(())
@@ -259,7 +265,7 @@ fn remove(entry: &Path) {
             _ => fs::remove_file(&aside),
         };
         if let Err(error) = removed {
-            warn!(%error, path = %aside.display(), "a shared provider cannot be removed");
+            warn!(%error, path = %aside.display(), "cannot remove a shared provider");
         }
     }
 }

@@ -91,8 +91,8 @@ const DEADLINE: Duration = Duration::from_secs(600);
 const VIEW: &str = "mirror";
 
 /// What a job's log says if the operator has arranged for providers otherwise.
-const STEPS_ASIDE: &str = "the mirror is not used: the operator's CLI configuration has a provider_installation block, \
-                           which stays in force";
+const STEPS_ASIDE: &str = "the mirror is not used for providers: the operator's CLI configuration has a \
+                           provider_installation block, which takes precedence";
 
 /// Presents the built-in `coder` provider where the mode asks for it, and what is in a mirror.
 #[derive(Clone)]
@@ -283,8 +283,8 @@ impl Presenter {
 /// What a job's log says of a provider that its mirror has and its engine will not find there.
 fn out_of_reach(addr: &ProviderAddr, store: &dyn ProviderStore) -> String {
     format!(
-        "the mirror {} has {addr} without a publisher's signature, which engines take from a network mirror with https:// \
-         only: its operator can serve it with a certificate",
+        "the mirror {} has {addr} without a publisher's signature, and engines accept such a package only from a network \
+         mirror over https://: its operator can serve it with a certificate",
         store.place()
     )
 }
@@ -373,7 +373,7 @@ impl ProviderPresenter for Presenter {
         let place = self.mirror.as_ref().map(|mirror| mirror.place());
         match (unavailable::is_unavailable(output), place) {
             (true, None) => Some(
-                "coder/coder is not available from a registry here: the daemon's operator can start it with \
+                "coder/coder is not available from a registry here: the daemon's operator can start the daemon with \
                  `--coder-provider builtin`, or with `--mirror DIR|URL` for this and other providers"
                     .to_owned(),
             ),
@@ -382,7 +382,7 @@ impl ProviderPresenter for Presenter {
                  `--coder-provider builtin`"
             )),
             (false, None) if unavailable::is_any_unavailable(output) => Some(
-                "providers are not available from a registry here: the daemon's operator can start it with \
+                "providers are not available from a registry here: the daemon's operator can start the daemon with \
                  `--mirror DIR|URL` and a mirror that has them (`outpost mirror sync` makes one)"
                     .to_owned(),
             ),

@@ -530,11 +530,11 @@ impl Session {
             Ok(Ok(modules)) => modules,
             Ok(Err(error)) => {
                 let error = &error as &dyn std::error::Error;
-                warn!(error, "failed to read the list of modules");
+                warn!(error, "failed to read the module manifest");
                 Vec::new()
             }
             Err(error) => {
-                warn!(%error, "failed to read the list of modules");
+                warn!(%error, "failed to read the module manifest");
                 Vec::new()
             }
         }
@@ -550,7 +550,7 @@ impl Session {
                     log.log(
                         LogLevel::Warn,
                         format!(
-                            "module {module} is too large to be kept with the template version"
+                            "module {module} is too large to be stored with the template version"
                         ),
                     );
                 }
@@ -802,7 +802,7 @@ impl provision::Session for Session {
             isolation.modes.restore();
         }
         for (dir, error) in self.files.remove().await {
-            warn!(%error, dir = %dir.display(), "failed to remove the directory of a session");
+            warn!(%error, dir = %dir.display(), "failed to remove a session directory");
         }
         self.is_closed = true;
     }
@@ -870,10 +870,10 @@ pub(super) async fn salvage(
         printed = said.state.or(printed.take());
     };
     match process::take_over(dir, &limits, stop, on_line).await {
-        Ok(true) => warn!(dir = %dir.display(), "ended an engine whose daemon had died"),
+        Ok(true) => warn!(dir = %dir.display(), "ended an engine process of a daemon that died"),
         Ok(false) => {}
         Err(error) => {
-            warn!(%error, dir = %dir.display(), "cannot look for an engine whose daemon died")
+            warn!(%error, dir = %dir.display(), "cannot look for engine processes of a daemon that died")
         }
     }
     if let (Some(isolation), Some(name)) = (&engine.isolation, dir.file_name()) {

@@ -100,7 +100,7 @@ pub fn read(dir: &Dir) -> io::Result<Option<Bytes>> {
     if is_state(&state) {
         Ok(Some(state.into()))
     } else {
-        Err(io::Error::other("it is not a whole JSON document"))
+        Err(io::Error::other("it is not a complete JSON document"))
     }
 }
 

@@ -439,7 +439,7 @@ fn full_name(method: &str) -> String {
 fn acquired(answer: Option<provisionerd::AcquiredJob>) -> Result<Option<Job>, SourceError> {
     match answer {
         None => Err(SourceError::Refused(
-            "the server handed out no job and gave no reason".to_owned(),
+            "the server sent no job and no reason".to_owned(),
         )),
         Some(job) if job.job_id.is_empty() => Ok(None),
         Some(job) => Job::try_from(job)

@@ -196,7 +196,7 @@ impl GrpcSource {
             .into_inner();
         let id = MetadataValue::try_from(&answer.daemon_id);
         let id = id.map_err(|_| {
-            SourceError::Invalid("the server gave a daemon id that is no text".to_owned())
+            SourceError::Invalid("the server sent a daemon id that is not valid".to_owned())
         })?;
         link.metadata.insert("outpost-daemon-id", id);
         if let Ok(id) = MetadataValue::try_from(&state_id) {

@@ -113,9 +113,9 @@ impl Reader {
     }
 
     fn dynamic(&mut self, json: &RawValue, depth: usize) -> Result<Value, Kind> {
-        let pair: BTreeMap<String, &RawValue> = parse(json, "an object of `value` and `type`")?;
+        let pair: BTreeMap<String, &RawValue> = parse(json, "an object with `value` and `type`")?;
         let (Some(value), Some(of)) = (pair.get("value"), pair.get("type")) else {
-            return Err(Kind::Expected("an object of `value` and `type`"));
+            return Err(Kind::Expected("an object with `value` and `type`"));
         };
         let of = Type::from_json(of.get().as_bytes()).map_err(Kind::Type)?;
         let value = self.value(&of, value, depth + 1)?;
@@ -285,7 +285,7 @@ mod tests {
         );
         assert_eq!(
             error(r#"{"open":1}"#),
-            "open: expected an object of `value` and `type`"
+            "open: expected an object with `value` and `type`"
         );
     }
 }

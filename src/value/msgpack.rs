@@ -28,7 +28,7 @@ fn place(path: &Path) -> String {
 
 #[derive(Debug, thiserror::Error)]
 enum Kind {
-    #[error("the bytes end too early")]
+    #[error("input ends too early")]
     Short,
     #[error("{extra} bytes are left over")]
     Trailing { extra: usize },
@@ -37,9 +37,9 @@ enum Kind {
         expected: &'static str,
         found: Marker,
     },
-    #[error("a text that is not UTF-8")]
+    #[error("string is not UTF-8")]
     Text,
-    #[error("a number that is none")]
+    #[error("not a number")]
     Number,
     #[error("unknown extension {0}")]
     Extension(i8),

@@ -38,13 +38,13 @@ pub enum Type {
 #[derive(Debug, thiserror::Error)]
 pub enum TypeError {
     /// It is no JSON.
-    #[error("a type that is no JSON")]
+    #[error("type is not valid JSON")]
     Json(#[from] serde_json::Error),
     /// It is JSON, but not the notation of a type.
     #[error("`{0}` is not a type")]
     Unknown(String),
     /// Types within types within types.
-    #[error("a type with more than {MAX_DEPTH} levels")]
+    #[error("type is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
 }
 
@@ -189,8 +189,8 @@ mod tests {
 
         assert_eq!(error(r#""text""#), "`\"text\"` is not a type");
         assert_eq!(error(r#"["list"]"#), "`[\"list\"]` is not a type");
-        assert_eq!(error("["), "a type that is no JSON");
+        assert_eq!(error("["), "type is not valid JSON");
         let deep = format!("{}\"bool\"{}", r#"["list","#.repeat(65), "]".repeat(65));
-        assert_eq!(error(&deep), "a type with more than 64 levels");
+        assert_eq!(error(&deep), "type is nested deeper than 64 levels");
     }
 }

@@ -158,7 +158,7 @@ fn a_mistake_in_the_file_is_named_with_its_line() {
         ("[provisioner\n", ":1: "),
         (
             "output = 2020-01-01\n",
-            ":1: `output`: expected a text, a number, a boolean, or an array or table of texts",
+            ":1: `output`: expected a string, a number, a boolean, or an array or table of strings",
         ),
     ] {
         let (_directory, path) = config(text);

@@ -336,9 +336,9 @@ fn what_a_data_directory_has_outlives_every_way_to_end_a_run() {
     let checked = run.run(&[&arguments[..], &["--check"]].concat(), &[]);
     assert_eq!(checked.status.code(), Some(2), "{}", checked.stderr);
     assert!(
-        checked
-            .stderr
-            .contains("there is a workspace dev already, and a check deletes what it checks"),
+        checked.stderr.contains(
+            "there is already a workspace dev, and `--check` deletes the workspace that it creates"
+        ),
         "{}",
         checked.stderr
     );
@@ -594,7 +594,7 @@ resource "coder_agent" "lost" {
         notes[0]
             .as_str()
             .unwrap()
-            .contains("ends up in no resource")
+            .contains("belongs to no resource")
     );
 }
 
@@ -630,7 +630,8 @@ resource "terraform_data" "look" {
         ended.stderr
     );
     assert!(
-        ended.stderr.contains(without_network) || ended.stderr.contains("gives no namespace"),
+        ended.stderr.contains(without_network)
+            || ended.stderr.contains("allows no network namespace"),
         "{}",
         ended.stderr
     );

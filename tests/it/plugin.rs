@@ -81,7 +81,7 @@ fn a_plugin_run_by_hand_says_so_in_one_line() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(
         error,
-        "error: this is a plugin of Terraform: it is started by Terraform, not by hand\n"
+        "error: this is a Terraform plugin: Terraform starts it, it is not meant to be run directly\n"
     );
     assert_eq!(output.stdout, b"");
 }

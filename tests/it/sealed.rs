@@ -387,7 +387,7 @@ async fn a_served_mirror_is_as_good_as_a_directory() {
     admitted.unwrap_or_else(|failure| panic!("{failure:?}\n{log}"));
     assert!(log.contains("Outputs: 1"), "{log}");
     let refused = refused.unwrap_err().error;
-    assert!(refused.contains("wants a token"), "{refused}");
+    assert!(refused.contains("requires a token"), "{refused}");
 }
 
 const ARCHIVE: &str = "https://archives.example/mods/v1/hello.tar.gz";

@@ -256,7 +256,7 @@ async fn a_job_over_its_limit_ends_alone_and_says_why() {
 
     assert_eq!((summary.completed, summary.failed), (1, 1));
     let error = source.failures.lock().unwrap().remove(0);
-    assert!(error.contains("a job may have 300 MiB here"), "{error}");
+    assert!(error.contains("the limit for a job is 300 MiB"), "{error}");
 }
 
 /// A figure of a process in `/proc/<id>/status`, in bytes.

@@ -310,7 +310,7 @@ fn a_secret_on_the_command_line_is_warned_about_and_not_shown() {
     let said = refused(&mut command);
 
     assert!(
-        said.contains("everybody on this machine can read the value of `--psk`"),
+        said.contains("the value of `--psk` is visible to every user of this machine"),
         "{said}"
     );
     assert!(!said.contains("hunter2"), "{said}");

@@ -63,7 +63,9 @@ async fn watch(
     upgraded.set(async move {
         match connection.await {
             Ok(io) => tell(TokioIo::new(io)).await,
-            Err(error) => debug!(%error, "a watcher of containers went away before it came in"),
+            Err(error) => {
+                debug!(%error, "a client that watches containers disconnected before the upgrade")
+            }
         }
         drop(place);
     });
@@ -80,7 +82,7 @@ async fn tell(io: impl AsyncRead + AsyncWrite + Unpin) {
     let config = Some(websocket::config());
     let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, config).await;
     if let Err(error) = socket.send(Message::text(none().to_string())).await {
-        return debug!(%error, "a watcher of containers has gone");
+        return debug!(%error, "a client that watched containers disconnected");
     }
     // Reading answers pings and the close; nothing that a client says means anything here.
     while let Some(Ok(_)) = socket.next().await {}

@@ -199,7 +199,7 @@ fn scripts_that_could_never_run_as_they_should_are_refused_before_any_runs() {
                 script("coder_script.a", &[("coder_script.b", Success)]),
                 script("coder_script.b", &[("coder_script.a", Completion)]),
             ],
-            "script \"coder_script.a\" waits for itself, by way of what it depends on",
+            "script \"coder_script.a\" depends on itself through its dependencies",
         ),
     ];
     for (scripts, why) in cases {

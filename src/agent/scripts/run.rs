@@ -125,7 +125,7 @@ fn log_file(log_dir: &Path, source: &str, scripts: &Path) -> std::io::Result<fs:
     private_dir::append(log_dir, &name).or_else(|error| {
         let (path, instead) = (log_dir.join(&name), scripts.join(&name));
         let (path, instead) = (path.display(), instead.display());
-        warn!(%path, %error, %instead, "a script's log goes to another file");
+        warn!(%path, %error, %instead, "cannot open the script's log file; using another file");
         private_dir::append(scripts, &name)
     })
 }

@@ -123,7 +123,7 @@ impl Forwards {
                 let (stream, from) = match listener.accept().await {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        debug!(port, %error, "a connection for a client was lost");
+                        debug!(port, %error, "dropped a forwarded connection for a client");
                         tokio::time::sleep(REST).await;
                         continue;
                     }
@@ -202,7 +202,7 @@ async fn serve<F>(
                 }
             }
             Err(error) => {
-                debug!(path = %socket.path.display(), %error, "a connection for a client was lost");
+                debug!(path = %socket.path.display(), %error, "dropped a forwarded connection for a client");
                 tokio::time::sleep(REST).await;
             }
         }
@@ -217,8 +217,8 @@ async fn hand_over(
 ) {
     match timeout(DIAL, opening).await {
         Ok(Ok(channel)) => join(channel, stream).await,
-        Ok(Err(error)) => debug!(%error, "a client does not take what came for it"),
-        Err(_) => debug!("a client does not answer to what came for it"),
+        Ok(Err(error)) => debug!(%error, "a client refused a forwarded connection"),
+        Err(_) => debug!("a client did not answer a forwarded connection in time"),
     }
     drop(place);
 }
@@ -226,7 +226,7 @@ async fn hand_over(
 async fn join(channel: Channel<Msg>, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let mut channel = channel.into_stream();
     if let Err(error) = copy_bidirectional(&mut channel, &mut stream).await {
-        debug!(%error, "a forwarded connection broke");
+        debug!(%error, "forwarded connection failed");
     }
 }
 

@@ -139,7 +139,9 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
             Some(ChannelMsg::AgentForward { .. }) => {
                 match Keys::offer(client.handle.clone(), client.channels.clone()) {
                     Ok(offered) => keys = Some(offered),
-                    Err(error) => debug!(%error, "no socket for the client's keys"),
+                    Err(error) => {
+                        debug!(%error, "cannot create the socket for SSH agent forwarding")
+                    }
                 }
             }
             Some(ChannelMsg::Close) | None => return,
@@ -422,7 +424,9 @@ impl Session<'_> {
             Ok(text) => {
                 let _ = writer.data(for_terminal(&text).as_bytes()).await;
             }
-            Err(error) => debug!(path = %path.display(), %error, "no message of the day"),
+            Err(error) => {
+                debug!(path = %path.display(), %error, "cannot read the message of the day")
+            }
         }
     }
 }

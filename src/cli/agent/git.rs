@@ -35,12 +35,12 @@ const USUAL: [&str; 5] = [
     "id_ed25519_sk",
 ];
 
-/// Run `ssh` with the key that the server keeps for the workspace's owner
+/// Run `ssh` with the workspace owner's key from the server
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct GitSsh {
     #[command(flatten)]
     identity: Identity,
-    /// What `ssh` is given
+    /// Arguments of `ssh`
     #[arg(value_name = "ARGUMENT", last = true)]
     arguments: Vec<OsString>,
 }
@@ -129,7 +129,7 @@ async fn own_keys(arguments: &[OsString]) -> Vec<PathBuf> {
     paths.filter(|path| path.exists()).collect()
 }
 
-/// Answer git's question for a name or a password
+/// Answer git's prompt for a user name or password
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct GitAskpass {
     #[command(flatten)]
@@ -141,8 +141,12 @@ pub(in crate::cli) struct GitAskpass {
 
 impl GitAskpass {
     pub(in crate::cli) async fn exec(self, stop: Stop) -> anyhow::Result<()> {
-        let question = Question::read(&self.question)
-            .ok_or_else(|| UsageError(format!("`{}` is no question of git", self.question)))?;
+        let question = Question::read(&self.question).ok_or_else(|| {
+            UsageError(format!(
+                "`{}` is not a git credential prompt",
+                self.question
+            ))
+        })?;
         let (http, credential) = (self.identity.http()?, self.identity.credential()?);
         let tell = |page: &str| output::note(&format!("Log in at {page}"));
         let answer = tokio::select! {
@@ -152,7 +156,7 @@ impl GitAskpass {
         match answer {
             Some(answer) => Ok(output::line(answer.expose())?),
             // Git asks on the terminal then.
-            None => anyhow::bail!("the server knows no login for this host"),
+            None => anyhow::bail!("the server has no external login for this host"),
         }
     }
 }

@@ -22,7 +22,7 @@ pub(in crate::cli) struct Identity {
     /// URL of the server
     #[arg(long = "agent-url", value_name = "URL", env = "CODER_AGENT_URL")]
     server: Url,
-    /// How to prove who this is: `token`, or `aws-`, `azure-` or `google-instance-identity`
+    /// Authentication type: `token`, or `aws-`, `azure-` or `google-instance-identity`
     #[arg(
         long,
         value_name = "KIND",
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Identity {
         default_value = "token"
     )]
     auth: String,
-    /// Token of the agent; better give it in a file or in the environment, as others see the command line
+    /// Token of the agent; prefer a file or the environment, because other users can read the command line
     #[arg(
         long = "agent-token",
         value_name = "TOKEN",
@@ -45,7 +45,7 @@ pub(in crate::cli) struct Identity {
         env = "CODER_AGENT_TOKEN_FILE"
     )]
     token_file: Option<PathBuf>,
-    /// The agent's name, on a machine with several
+    /// Name of the agent, for a machine with several agents
     #[arg(
         long,
         value_name = "NAME",
@@ -54,10 +54,10 @@ pub(in crate::cli) struct Identity {
         hide_default_value = true
     )]
     agent_name: String,
-    /// Where the cloud tells what this machine is, if not at its usual address
+    /// URL of the cloud's instance metadata service, if not the usual one
     #[arg(long, value_name = "URL", env = "OUTPOST_AGENT_METADATA_URL")]
     metadata_url: Option<Url>,
-    /// Header of each request to the server, as CSV, any number of times
+    /// Headers of every request, as CSV; repeatable
     #[arg(
         long = "agent-header",
         value_name = "NAME=VALUE",
@@ -65,7 +65,7 @@ pub(in crate::cli) struct Identity {
         hide_env_values = true
     )]
     header: Vec<Csv>,
-    /// Command that prints more of them
+    /// Shell command that prints further headers, one `name=value` per line
     #[arg(
         long = "agent-header-command",
         value_name = "COMMAND",
@@ -105,7 +105,7 @@ impl Identity {
             });
         }
         if self.auth != "token" {
-            let text = format!("`--auth {}` is no kind of authentication", self.auth);
+            let text = format!("`--auth {}` is not an authentication type", self.auth);
             return Err(UsageError(text).into());
         }
         match (&self.token, &self.token_file) {

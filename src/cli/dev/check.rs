@@ -77,8 +77,9 @@ impl Run {
     ) -> anyhow::Result<()> {
         if self.known().await?.is_some() {
             let name = &self.workspace;
-            let text =
-                format!("there is a workspace {name} already, and a check deletes what it checks");
+            let text = format!(
+                "there is already a workspace {name}, and `--check` deletes the workspace that it creates"
+            );
             return Err(UsageError(text)).hint("name another one with `--workspace`");
         }
         self.is_new = true;
@@ -202,7 +203,8 @@ impl Run {
         let (agent, mut way) = ssh::set_out(&self.server, &named).await?;
         ssh::arrive(&mut way, &agent, AGENT_LIMIT).await?;
         let stream = way.connect(SSH_PORT).await;
-        let stream = stream.with_context(|| format!("agent `{}` takes no SSH", agent.name))?;
+        let stream = stream
+            .with_context(|| format!("agent `{}` does not accept SSH connections", agent.name))?;
         let mut printed = Vec::new();
         let session = connect::ssh::run(
             stream,
@@ -340,9 +342,7 @@ fn compare(
             .any(|planned| planned.address == resource.address)
     };
     let surplus = seen.iter().filter(|resource| !is_expected(resource));
-    problems.extend(
-        surplus.map(|resource| format!("{} is there, and should not be", resource.address)),
-    );
+    problems.extend(surplus.map(|resource| format!("{} exists but should not", resource.address)));
     problems
 }
 
@@ -375,7 +375,7 @@ mod tests {
         let found = [
             "a.x is missing",
             "b.x is peripheral, not computational",
-            "c.x is there, and should not be",
+            "c.x exists but should not",
         ];
         assert_eq!(problems, found);
         assert_eq!(

@@ -164,7 +164,7 @@ impl Stack {
     /// Ends the daemon, then the server.
     pub(super) async fn end(self) -> anyhow::Result<()> {
         self.daemon_stop.drain();
-        let ended = self.daemon.await.context("the daemon broke down")?;
+        let ended = self.daemon.await.context("the daemon failed")?;
         self.server.shutdown().await;
         ended?;
         Ok(())
@@ -183,8 +183,8 @@ fn remembered(file: &Path) -> SocketAddr {
         Ok(_) => wanted,
         Err(error) => {
             output::note(&format!(
-                "warning: the server's port of the last run, {port}, cannot be had ({error}): agents of that run do not \
-                 find it; `--listen` takes another one"
+                "warning: cannot listen on port {port}, which the last run used ({error}): agents of that run cannot \
+                 connect; `--listen` selects another port"
             ));
             any
         }

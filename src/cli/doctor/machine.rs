@@ -49,10 +49,10 @@ fn disk(check: &'static str, path: &Path) -> Finding {
             .remedy("give the daemon's user a directory of its own");
     }
     match free_bytes(path) {
-        None => Finding::warning(check, format!("{shown}: free space is not known")),
+        None => Finding::warning(check, format!("{shown}: free space is unknown")),
         Some(free) => {
             let found = format!("{shown}: {} MiB free", free >> 20);
-            let remedy = format!("make room: {} MiB at the least", ENOUGH_DISK_BYTES >> 20);
+            let remedy = format!("free at least {} MiB", ENOUGH_DISK_BYTES >> 20);
             match free {
                 ENOUGH_DISK_BYTES.. => Finding::ok(check, found),
                 LEAST_DISK_BYTES.. => Finding::warning(check, found).remedy(remedy),
@@ -76,7 +76,7 @@ fn memory() -> Finding {
     let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
     let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
     let Some(bytes) = available.into_iter().chain(limit).min() else {
-        return Finding::skipped(CHECK, "not known on this system");
+        return Finding::skipped(CHECK, "unknown on this system");
     };
     let found = format!("{} MiB for the daemon and its jobs", bytes >> 20);
     match bytes {
@@ -102,7 +102,10 @@ async fn isolation(state_dir: &Path) -> Finding {
     let stage = match tempfile::tempdir_in(existing.unwrap_or(Path::new("/"))) {
         Ok(stage) => stage,
         Err(error) => {
-            return Finding::skipped(CHECK, format!("no directory to try it in: {error}"));
+            return Finding::skipped(
+                CHECK,
+                format!("cannot create a directory to test it in: {error}"),
+            );
         }
     };
     let mut denied = Vec::new();

@@ -45,7 +45,10 @@ pub(super) async fn examine(
     match engine.installed(stop).await {
         Ok(Some(_)) => {}
         Ok(None) | Err(_) => {
-            return vec![Finding::skipped(CODER, "there is no engine to try it with")];
+            return vec![Finding::skipped(
+                CODER,
+                "no engine is available for this check",
+            )];
         }
     }
     let (coder, others) = tokio::join!(
@@ -67,7 +70,10 @@ async fn coder(
     let stage = match tempfile::tempdir_in(existing.unwrap_or(Path::new("/"))) {
         Ok(stage) => stage,
         Err(error) => {
-            return Finding::skipped(CODER, format!("no directory to try it in: {error}"));
+            return Finding::skipped(
+                CODER,
+                format!("cannot create a directory to test it in: {error}"),
+            );
         }
     };
     let trust = connect::trust_beside(server);
@@ -162,11 +168,11 @@ async fn others(
     coder_provider: CoderProvider,
 ) -> Option<Finding> {
     if let Some(place) = engine.mirror_place() {
-        let found = format!("come from the mirror {place} and from nowhere else");
+        let found = format!("installed only from the mirror {place}");
         return Some(Finding::ok(OTHERS, found));
     }
     if let Some(file) = engine.operators_installation() {
-        let found = format!("are installed as `{}` says", file.display());
+        let found = format!("installed as configured in `{}`", file.display());
         return Some(Finding::ok(OTHERS, found));
     }
     if coder_provider == CoderProvider::Registry {

@@ -124,7 +124,7 @@ fn proxy(url: &Url, proxies: &Proxies) -> Finding {
     if proxies.spares(url) {
         return Finding::ok(
             CHECK,
-            format!("none for this address; {name} and NO_PROXY say so"),
+            format!("no proxy for this address, as set by {name} and NO_PROXY"),
         );
     }
     // It may hold a password; what stands behind it is the host.
@@ -200,9 +200,9 @@ impl Asking {
             Some(info) if status.is_success() => version(&info),
             _ => Finding::failed(
                 "api version",
-                format!("the server answers {status}, not as Coder does"),
+                format!("the server answers {status}, which Coder's server does not"),
             )
-            .remedy("check the URL, and whether something stands before the server"),
+            .remedy("check the URL and any proxy in front of the server"),
         });
         true
     }
@@ -259,10 +259,10 @@ impl Asking {
         match self.get(&self.client.endpoint("derp"), &headers).await {
             Err(error) => Finding::failed(CHECK, error).remedy(REMEDY),
             Ok((StatusCode::SWITCHING_PROTOCOLS, ..)) => {
-                Finding::ok(CHECK, "the way to the server lets it through")
+                Finding::ok(CHECK, "no proxy on the way to the server blocks it")
             }
             Ok((status, ..)) => {
-                let text = format!("not known: the relay that was tried answers {status}");
+                let text = format!("unknown: the relay answers {status}");
                 Finding::warning(CHECK, text).remedy(format!("if no daemon can connect, {REMEDY}"))
             }
         }
@@ -307,14 +307,14 @@ fn clock(headers: &HeaderMap, now: Timestamp) -> Finding {
         .and_then(|date| date.to_str().ok());
     let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
     let Some(date) = date else {
-        return Finding::skipped(CHECK, "the server does not tell the time");
+        return Finding::skipped(CHECK, "the server sends no date");
     };
     let skew = now.as_second() - date.timestamp().as_second();
     let found = match skew {
         0.. => format!("ahead of the server's by {skew} s"),
         _ => format!("behind the server's by {} s", -skew),
     };
-    let remedy = "synchronise the clock of this machine, or that of the server";
+    let remedy = "synchronize the clock of this machine or of the server";
     match skew.abs() {
         skew if skew <= SKEWS.0 => Finding::ok(CHECK, found),
         skew if skew <= SKEWS.1 => Finding::warning(CHECK, found).remedy(remedy),
@@ -326,7 +326,7 @@ fn version(info: &BuildInfo) -> Finding {
     const CHECK: &str = "api version";
     let server = &info.version;
     let Some(theirs) = ApiVersion::parse(&info.provisioner_api_version) else {
-        return Finding::warning(CHECK, format!("server {server} does not tell its version"));
+        return Finding::warning(CHECK, format!("server {server} does not send its version"));
     };
     let (oldest, newest) = (ApiVersion::OLDEST, ApiVersion::NEWEST);
     let found = format!("server {server} has {theirs}, this daemon {oldest} to {newest}");
@@ -371,8 +371,7 @@ fn judge(status: StatusCode, answer: &ErrorAnswer, kind: Kind, tags: &[String]) 
         }
         StatusCode::FORBIDDEN => {
             let failed = Finding::failed("tags", said);
-            let remedy =
-                "use a provisioner key of the organization, or tags that the user may serve";
+            let remedy = "use a provisioner key of the organization, or tags that the user is allowed to serve";
             vec![licensed(), known(), failed.remedy(remedy)]
         }
         StatusCode::NOT_FOUND => {
@@ -388,7 +387,7 @@ fn judge(status: StatusCode, answer: &ErrorAnswer, kind: Kind, tags: &[String]) 
         status => {
             let failed =
                 Finding::failed("credential", format!("the server answers {status}: {said}"));
-            vec![failed.remedy("look at the server's log")]
+            vec![failed.remedy("see the server's log")]
         }
     }
 }

@@ -40,7 +40,7 @@ pub(in crate::cli) fn why(details: &JobDetails) -> Option<String> {
     let place = format!("Waiting for a provisioner daemon, at position {position} of {length}");
     if details.daemons.is_empty() {
         return Some(format!(
-            "{place}: there is none, start one with `outpost provisioner start --server outpost`"
+            "{place}: no daemon is registered; start one with `outpost provisioner start --server outpost`"
         ));
     }
     let daemons = details.daemons.iter();
@@ -83,13 +83,13 @@ mod tests {
         assert!(none.contains("position 1 of 2: there is none"), "{none}");
 
         let mut waits = Waits::default();
-        let first = details(&[("a", true, &["is offline: not heard of for 5m"])]);
+        let first = details(&[("a", true, &["is offline: last seen 5m ago"])]);
         let said = waits.news(&first).unwrap();
         assert!(
-            said.ends_with(":\n  a is offline: not heard of for 5m"),
+            said.ends_with(":\n  a is offline: last seen 5m ago"),
             "{said}"
         );
-        let later = details(&[("a", true, &["is offline: not heard of for 6m"])]);
+        let later = details(&[("a", true, &["is offline: last seen 6m ago"])]);
         assert_eq!(waits.news(&later), None);
         assert!(waits.news(&details(&[])).is_some());
     }

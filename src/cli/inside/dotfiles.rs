@@ -83,7 +83,7 @@ pub(in crate::cli) struct Dotfiles {
 impl Dotfiles {
     pub(in crate::cli) async fn exec(self, stop: Stop) -> anyhow::Result<()> {
         if self.repository.starts_with('-') {
-            let text = format!("{:?} is no address of a repository", self.repository);
+            let text = format!("{:?} is not a repository URL", self.repository);
             return Err(UsageError(text).into());
         }
         tokio::select! {
@@ -233,7 +233,7 @@ impl Dotfiles {
         let stdin = io::stdin().lock();
         let read = io::BufRead::read_line(&mut io::Read::take(stdin, MAX_ANSWER), &mut answer)?;
         match answer.trim() {
-            "" if read == 0 => bail!("no answer; `--yes` skips the question"),
+            "" if read == 0 => bail!("no answer given; `--yes` skips the prompts"),
             "" | "yes" | "y" => Ok(()),
             _ => bail!("canceled"),
         }

@@ -4,11 +4,11 @@ use std::{ffi::OsString, io::Write as _, process::ExitCode};
 
 use crate::cli::exit;
 
-const FIREWALL: &str = "this program has no agent firewall. The module's `use_agent_firewall_directly` \
-    (`use_boundary_directly`, `compile_boundary_from_source`) installs the program of its own, which needs no command of \
-    `coder`";
-const MCP: &str = "this program serves no MCP. Tools that need it work with Coder's agent; a module's setting for reports \
-    to Coder (`report_tasks`, `experiment_report_tasks`, `enable_mcp`) leaves it out";
+const FIREWALL: &str = "this program does not include the agent firewall. The module's `use_agent_firewall_directly` \
+    (`use_boundary_directly`, `compile_boundary_from_source`) installs the separate program, which does not use the `coder` \
+    command";
+const MCP: &str = "this program has no MCP server. Tools that need one work with Coder's agent; to do without, turn off the \
+    module's setting for reports to Coder (`report_tasks`, `experiment_report_tasks`, `enable_mcp`)";
 
 /// Prints an error with an alternative; `None` if the arguments name another command.
 ///

@@ -94,7 +94,7 @@ pub(in crate::cli) struct Bundle {
 /// Sign a bundle that somebody else created, as a second person
 ///
 /// Review it first with `outpost mirror inspect` and `outpost mirror diff`. A bundle in volumes stays one, with volumes of
-/// the same size. An encrypted one does not tell for whom it is: name its recipients again with --encrypt, or write it
+/// the same size. An encrypted bundle does not record its recipients: name them again with --encrypt, or write it
 /// in clear with --decrypt.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Sign {
@@ -140,7 +140,8 @@ struct Written {
 impl Bundle {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         if let Some(expires) = self.expires.filter(|time| *time <= Timestamp::now()) {
-            let text = format!("`--expires {expires}` is over: every site would refuse the bundle");
+            let text =
+                format!("`--expires {expires}` is in the past: every site would refuse the bundle");
             return Err(UsageError(text).into());
         }
         let store = Store::existing(&self.place.dir()?)?;
@@ -209,7 +210,7 @@ impl Bundle {
         }
         let receipt = Receipt::read(since);
         Ok(receipt
-            .context("--since names neither a receipt nor a bundle nor a generation")?
+            .context("--since is neither a receipt, a bundle nor a generation")?
             .have)
     }
 }
@@ -219,7 +220,7 @@ impl Sign {
         let (key, line) = read_secret(&self.key, &self.passphrase)?;
         let (input, form) = self.identity.open_with_form(&self.bundle)?;
         if form.is_encrypted && self.encrypt.is_empty() && !self.decrypt {
-            let text = "the bundle is encrypted, and does not tell for whom";
+            let text = "the bundle is encrypted, and its recipients are not recorded in it";
             return Err(UsageError(text.to_owned()))
                 .hint("name its recipients again with --encrypt age1…, or write it in clear with --decrypt");
         }
@@ -259,7 +260,7 @@ fn volumes_id(head: &Head, recipients: &[String]) -> anyhow::Result<Digest> {
         return Ok(head.id());
     }
     let mut random = [0; 32];
-    aws_lc_rs::rand::fill(&mut random).context("the system gives no random numbers")?;
+    aws_lc_rs::rand::fill(&mut random).context("the system's random number generator failed")?;
     Ok(Digest::of(&random))
 }
 
@@ -382,9 +383,9 @@ fn size(text: &str) -> Result<u64, String> {
     let bytes = number.and_then(|number| number.checked_mul(unit));
     match bytes {
         None => Err("expected a number with B, KB, MB or GB".to_owned()),
-        Some(bytes) if bytes < MIN_VOLUME_BYTES => {
-            Err(format!("a volume has at least {MIN_VOLUME_BYTES} bytes"))
-        }
+        Some(bytes) if bytes < MIN_VOLUME_BYTES => Err(format!(
+            "a volume must have at least {MIN_VOLUME_BYTES} bytes"
+        )),
         Some(bytes) => Ok(bytes),
     }
 }

@@ -51,10 +51,10 @@ struct View {
 
 /// Check whether the mirror has what templates need
 ///
-/// With --mirror URL a served mirror is asked as jobs ask it, and what they would miss is added to its list of misses.
+/// With --mirror URL a served mirror is queried the way jobs query it, and missing items are added to its list of misses.
 ///
-/// Each provider and module is present, missing, present in other versions only, present with a package that does not
-/// match the lock file, nothing that a mirror can hold, invalid for every engine, or unclear, as only an engine could
+/// Each provider and module is reported as present, missing, present in other versions only, present with a package that does not
+/// match the lock file, impossible to mirror, invalid for every engine, or unclear because only an engine could
 /// evaluate it. If modules have a `required_version`, the engine is an item, too. The exit code is 1 unless everything is
 /// present.
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,7 @@ pub(in crate::cli) struct Doctor {
     authorities: Authorities,
     #[command(flatten)]
     revoked: Revoked,
-    /// Leave a served mirror's list of misses as it is
+    /// Do not add to a served mirror's list of misses
     #[arg(long)]
     no_report: bool,
     /// Directories or tar archives of templates
@@ -156,7 +156,7 @@ impl View {
     fn open(&self) -> anyhow::Result<(Store, Generation)> {
         if let Some(url) = self.place.url()? {
             let text = format!(
-                "`--mirror {url}` is a served mirror, and this needs the mirror's directory"
+                "`--mirror {url}` is a served mirror, but this command needs the mirror's directory"
             );
             return Err(UsageError(text).into());
         }
@@ -197,7 +197,10 @@ pub(super) fn template(path: &Path) -> anyhow::Result<Tree> {
     match is_template {
         true => Ok(tree),
         false => {
-            let text = format!("`{}` is no template: it has no .tf files", path.display());
+            let text = format!(
+                "`{}` is not a template: it has no .tf files",
+                path.display()
+            );
             Err(UsageError(text).into())
         }
     }
@@ -265,7 +268,9 @@ impl Doctor {
             for part in missing.chunks(REPORTED_AT_ONCE) {
                 if let Err(error) = remote.report(part).await {
                     let error = anyhow::Error::from(error);
-                    note(&format!("the mirror was not told what it lacks: {error:#}"));
+                    note(&format!(
+                        "cannot report the missing items to the mirror: {error:#}"
+                    ));
                     break;
                 }
             }

@@ -16,7 +16,7 @@ use crate::{
 
 /// Show the contents of a bundle or a generation
 ///
-/// A bundle is not verified for that, and its files are not read: use `outpost mirror verify`.
+/// This does not verify a bundle or read its files: use `outpost mirror verify` for that.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Inspect {
     /// A bundle, or the number of a generation [default: the current generation]
@@ -27,7 +27,7 @@ pub(in crate::cli) struct Inspect {
     identity: Identity,
 }
 
-/// Show what a bundle or a generation has and another one lacks
+/// Show the differences between two bundles or generations
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Diff {
     /// A bundle, or the number of a generation
@@ -111,7 +111,7 @@ impl Diff {
             .count();
         if changed > 0 {
             note(&format!(
-                "{changed} of them have other content under the same name, which publishers of releases do not do"
+                "{changed} of them have different content under the same name, which publishers do not do with releases"
             ));
         }
         Ok(())

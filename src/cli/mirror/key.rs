@@ -30,23 +30,23 @@ use crate::{
 pub(in crate::cli) enum Key {
     /// Generate a key: NAME.key, readable only by you, and NAME.pub for the sites
     Generate {
-        /// The files' names without their ends
+        /// Name of the files, without extension
         name: PathBuf,
         #[command(flatten)]
         passphrase: Passphrase,
     },
     /// Generate a key that replaces another one
     ///
-    /// Sites that trust the old key trust the new one instead, from the first bundle on that the new one signs. Keep
+    /// Sites that trust the old key switch to the new one with the first bundle that it signs. Keep
     /// NAME.rotations beside NAME.key: it proves the rotation to them.
     Rotate {
         /// The old key
         old: PathBuf,
-        /// The new files' names without their ends
+        /// Name of the new files, without extension
         name: PathBuf,
         #[command(flatten)]
         passphrase: Passphrase,
-        /// File with the pass phrase of the new key, if that is another one
+        /// File with the passphrase of the new key, if it differs
         #[arg(long, value_name = "FILE")]
         new_passphrase_file: Option<PathBuf>,
         #[command(flatten)]
@@ -170,7 +170,7 @@ fn refuse_revoked(place: &Place, key: KeyId) -> anyhow::Result<()> {
     if !Records::of(&store)?.revoked.contains(&key) {
         return Ok(());
     }
-    let text = format!("key {key} is revoked: sites do not believe what it says of another key");
+    let text = format!("key {key} is revoked: sites do not accept its statement about another key");
     Err(anyhow::Error::msg(text))
         .hint("generate a key with `outpost mirror key generate`, and have the sites trust it as at first")
 }

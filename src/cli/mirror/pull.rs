@@ -59,7 +59,7 @@ impl Watch for Logged {
     fn phase(&self, _: &str) {}
 
     fn arrived(&self, name: &str, bytes: u64) {
-        tracing::debug!(name, bytes, "arrived from a registry");
+        tracing::debug!(name, bytes, "downloaded from a registry");
     }
 
     fn note(&self, text: &str) {
@@ -69,6 +69,6 @@ impl Watch for Logged {
     fn advanced(&self, _: &str, _: u64, _: Option<u64>) {}
 
     fn trying_again(&self, what: &str, error: &FetchError, pause: Duration) {
-        tracing::warn!(what, %error, ?pause, "asking a registry again");
+        tracing::warn!(what, %error, ?pause, "retrying a registry");
     }
 }

@@ -49,12 +49,12 @@ pub(in crate::cli) struct Serve {
     /// Allow plain HTTP for other machines
     #[arg(long)]
     insecure_http: bool,
-    /// File with the tokens of clients, one per line, a name before each or not; without it no token is required
+    /// File with client tokens, one per line, each optionally preceded by a name; if missing, no token is required
     ///
-    /// The audit log calls a client by the name, or by the token's number in the file.
+    /// The audit log identifies a client by its name, or by the token's number in the file.
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// Record in this file who fetched what: a line of JSON for each answer
+    /// Record every response in this audit log, as a line of JSON
     ///
     /// With the time, the client's address, the name of its token, path, status and bytes. At 64 MiB the file becomes FILE.1,
     /// and so on; four of them are kept.
@@ -76,7 +76,7 @@ pub(in crate::cli) struct Serve {
     /// nothing else.
     #[arg(long, value_name = "ADDRESS", env = "OUTPOST_MIRROR_PROXY_LISTEN")]
     proxy_listen: Option<SocketAddr>,
-    /// Number of open connections; beyond it idle ones are closed, and others refused
+    /// Maximum number of open connections; beyond it idle ones are closed, and new ones refused
     #[arg(
         long,
         value_name = "NUMBER",
@@ -84,7 +84,7 @@ pub(in crate::cli) struct Serve {
         default_value = "4096"
     )]
     max_connections: NonZeroUsize,
-    /// Number of open connections from one address, such as that of a NAT gateway, or from one /64 of IPv6
+    /// Maximum number of open connections from one address, such as a NAT gateway, or from one IPv6 /64
     #[arg(
         long,
         value_name = "NUMBER",
@@ -92,7 +92,7 @@ pub(in crate::cli) struct Serve {
         default_value = "2048"
     )]
     max_connections_per_address: NonZeroUsize,
-    /// Contact nobody, whatever else is set
+    /// Make no outbound connections, whatever else is set
     #[arg(long, env = "OUTPOST_SEALED", conflicts_with = "pull_through")]
     sealed: bool,
 }
@@ -119,18 +119,17 @@ impl Serve {
             .filter(|address| !address.ip().is_loopback());
         if let Some(address) = plain.filter(|_| self.token_file.is_some() && !self.insecure_http) {
             let text = format!(
-                "`--proxy-listen {address}` would show tokens to other machines in plain HTTP"
+                "`--proxy-listen {address}` would expose tokens in plain HTTP to other machines"
             );
             return Err(UsageError(text))
                 .hint("leave out the token, or allow plain HTTP with `--insecure-http`");
         }
         let listen = self.listen.resolve();
-        let listen = listen.with_context(|| {
-            format!("failed to find the address `{}` to listen at", self.listen)
-        })?;
+        let listen = listen
+            .with_context(|| format!("failed to resolve the listen address `{}`", self.listen))?;
         if tls.is_none() && !self.insecure_http && !listen.ip().is_loopback() {
             let text = format!(
-                "`--listen {}` would speak plain HTTP to other machines",
+                "`--listen {}` would serve other machines over plain HTTP",
                 self.listen
             );
             return Err(UsageError(text)).hint(
@@ -237,7 +236,7 @@ fn about_unsigned(unsigned: &[String], is_encrypted: bool) -> Option<String> {
         }
     };
     Some(format!(
-        "{} versions of providers have no publisher's signature (such as {first}): {how}",
+        "{} provider versions have no publisher's signature (such as {first}): {how}",
         unsigned.len()
     ))
 }

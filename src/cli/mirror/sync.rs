@@ -37,8 +37,8 @@ use crate::{
 
 /// What `--help` says about codes of its own.
 pub(super) const EXIT_CODES: &str = "\
-Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 3 something is missing (the same command again \
-goes on), 4 something is not trusted, 130 interrupted.";
+Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 3 something is missing (run the same command \
+again to resume), 4 something is not trusted, 130 interrupted.";
 
 /// Download what templates need into the mirror
 ///
@@ -55,7 +55,7 @@ pub(in crate::cli) struct Sync {
     /// Import the packages in a directory made by `terraform providers mirror`; repeatable
     #[arg(long, value_name = "DIR")]
     import_dir: Vec<PathBuf>,
-    /// Take all providers from this network mirror instead of registries; it is trusted for their checksums
+    /// Take all providers from this network mirror instead of registries, and trust its checksums
     ///
     /// The URL of another site's `outpost mirror serve` is its address followed by /mirror/. Providers that must be signed
     /// by a key in mirror.toml are not taken from it.
@@ -73,7 +73,7 @@ pub(in crate::cli) struct Sync {
     /// `outpost mirror serve --pull-through` of the same mirror.
     #[arg(long, value_name = "[HOST/NAMESPACE=]FINGERPRINT", value_parser = key)]
     accept_key: Vec<AcceptedKey>,
-    /// Fetch this version anew and accept that its packages are not those that the mirror first saw; repeatable
+    /// Fetch this version again and accept that its packages differ from those that the mirror first saw; repeatable
     #[arg(long, value_name = "ADDRESS@VERSION", value_parser = release)]
     accept_changed: Vec<AcceptedRelease>,
     /// Accept signatures that this key made after it expired; repeatable
@@ -178,7 +178,7 @@ impl Sync {
             None if default.is_file() => default,
             None if self.names_something() => return Ok((Wishes::default(), None)),
             None => {
-                let text = "there is no mirror.toml here; write one, name one with --file, or take over a directory \
+                let text = "no mirror.toml in this directory; write one, name one with --file, or import a directory \
                             with --import-dir";
                 return Err(UsageError(text.to_owned()).into());
             }
@@ -229,12 +229,12 @@ impl Sync {
         for path in &self.misses {
             let list = super::super::provisioner::connect::read(path)?;
             let left = missed::add(wishes, &list).map_err(|error| {
-                let text = format!("`{}` is no list of misses: {error}", path.display());
+                let text = format!("`{}` is not a list of misses: {error}", path.display());
                 UsageError(text)
             })?;
             for name in left {
                 output::note(&format!(
-                    "not fetched by its name alone, so write it into mirror.toml if it is right: {name}"
+                    "cannot be fetched by name alone, so add it to mirror.toml if it is legitimate: {name}"
                 ));
             }
         }
@@ -389,7 +389,7 @@ fn key(text: &str) -> Result<AcceptedKey, String> {
         Some(name) if is_program(name) => Some(name.to_owned()),
         Some(name) => {
             let any = format!("{name}/any").parse::<ProviderAddr>();
-            let any = any.map_err(|_| format!("{name:?} is no HOST/NAMESPACE"))?;
+            let any = any.map_err(|_| format!("{name:?} is not of the form HOST/NAMESPACE"))?;
             Some(format!("{}/{}", any.host(), any.namespace()))
         }
     };

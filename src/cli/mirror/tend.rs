@@ -67,7 +67,7 @@ pub(in crate::cli) struct Verify {
 pub(in crate::cli) struct Gc {
     #[command(flatten)]
     place: Place,
-    /// Keep files that are newer, or were moved aside more recently
+    /// Keep files that are newer than this, or were moved aside more recently
     #[arg(long, value_name = "DURATION", default_value = "24h")]
     grace: humantime::Duration,
     /// Only count
@@ -77,7 +77,7 @@ pub(in crate::cli) struct Gc {
 
 /// Make a generation with fewer versions, and remove old generations
 ///
-/// Files stay until `outpost mirror gc`, and what a job uses stays as long.
+/// Files stay until `outpost mirror gc`, and at least as long as a job uses them.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Prune {
     #[command(flatten)]
@@ -150,11 +150,11 @@ impl Verify {
             let lock = store.lock(&stop).await?;
             let before = store.current()?;
             let count = verified.repair(&store, SystemTime::now(), &lock)?;
-            note(&format!("{count} damaged things were put aside"));
+            note(&format!("moved {count} damaged items aside"));
             match store.current()? {
                 current if current == before => {}
-                Some(number) => note(&format!("generation {number} is the current one now")),
-                None => note("there is no generation any more"),
+                Some(number) => note(&format!("generation {number} is now the current one")),
+                None => note("no generation is left"),
             }
         }
         match verified.problems.len() {
@@ -218,7 +218,7 @@ fn indexes(states: &[IndexState]) -> String {
                 format!("{number}: signed by {}", names(signed))
             }
             (_, _, untrusted) if !untrusted.is_empty() => format!(
-                "{number}: signed by {}, which is not trusted here (--trust)",
+                "{number}: signed by {}, which is not trusted here (see --trust)",
                 names(untrusted)
             ),
             (true, _, _) => format!("{number}: not signed"),
@@ -251,7 +251,7 @@ impl Gc {
             let files = format!("{} ({} bytes)", collected.files, collected.bytes);
             facts(&[
                 ("Files put aside", files),
-                ("Unpacked packages put aside", collected.trees.to_string()),
+                ("Unpacked packages moved aside", collected.trees.to_string()),
                 ("Leftovers removed", collected.leftovers.to_string()),
                 ("Earlier collections removed", collected.removed.to_string()),
             ])
@@ -283,7 +283,7 @@ impl Prune {
                 ("Generation", pruned.generation.to_string()),
                 ("Versions left out", pruned.versions.len().to_string()),
                 ("Generations forgotten", numbers(&pruned.generations)),
-                ("Kept as somebody uses them", numbers(&pruned.in_use)),
+                ("Kept because they are in use", numbers(&pruned.in_use)),
             ])
         })?;
         Ok(())
@@ -334,7 +334,7 @@ impl Rollback {
             .filter(|d| !store.has(*d))
             .count();
         if missing > 0 {
-            let text = format!("{missing} files of generation {to} are not there any more");
+            let text = format!("{missing} files of generation {to} no longer exist");
             return Err(anyhow::Error::msg(text)).hint("import a bundle that has them");
         }
         store.switch(to).context("the current generation stays")?;

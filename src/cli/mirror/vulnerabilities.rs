@@ -21,7 +21,7 @@ use crate::{
 
 /// Report known vulnerabilities of the Go modules that engines and providers were built from
 ///
-/// Nothing is asked of a network: download the database of the Go project (vulndb.zip) or that of OSV for the ecosystem
+/// This makes no network requests: download the database of the Go project (vulndb.zip) or that of OSV for the ecosystem
 /// Go (all.zip) elsewhere, and carry it here. A finding says that a program was built with a vulnerable version of a
 /// module, not that it uses what is vulnerable in it.
 #[derive(Debug, clap::Args)]
@@ -88,11 +88,11 @@ fn human(report: &Report) -> String {
         None => String::new(),
     };
     note(&format!(
-        "{} programs looked at, with {} records about Go modules{modified}",
+        "checked {} programs against {} records about Go modules{modified}",
         report.programs, report.records
     ));
     for program in &report.unknown {
-        note(&format!("{program} does not tell what it was built from"));
+        note(&format!("{program} has no build information"));
     }
     table(&report.findings)
 }

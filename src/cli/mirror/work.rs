@@ -53,7 +53,7 @@ pub(super) async fn run<T: Send + 'static>(
     match result {
         Some(Ok(Err(BundleError::Stopped))) | None => Err(Interrupted.into()),
         Some(Ok(result)) => Ok(result?),
-        Some(Err(_)) => Err(anyhow::Error::msg("the work broke off")),
+        Some(Err(_)) => Err(anyhow::Error::msg("the operation failed")),
     }
 }
 

@@ -64,11 +64,11 @@ pub(super) async fn organization(
                 let error = &error as &dyn std::error::Error;
                 warn!(
                     error,
-                    "waiting for the server to tell the user's organizations"
+                    "waiting for the server to list the user's organizations"
                 );
             }
             Ok(Err(error)) => return Err(error.into()),
-            Err(_) => warn!(%url, "waiting for the server, which does not answer in time"),
+            Err(_) => warn!(%url, "waiting for the server, which did not answer in time"),
         }
         tokio::select! {
             () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))) => {}
@@ -85,7 +85,7 @@ async fn read(mut response: reqwest::Response, url: &Url) -> anyhow::Result<Vec<
         status => bail!("current organization: {url} answered {status}"),
     }
     let mut body = Vec::new();
-    let broken = || format!("current organization: the answer of {url} broke off");
+    let broken = || format!("current organization: the answer of {url} ended early");
     while let Some(chunk) = response.chunk().await.with_context(broken)? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {
             bail!("current organization: the answer of {url} is over {MAX_ANSWER_BYTES} bytes");
@@ -93,7 +93,7 @@ async fn read(mut response: reqwest::Response, url: &Url) -> anyhow::Result<Vec<
         body.extend_from_slice(&chunk);
     }
     serde_json::from_slice(&body)
-        .with_context(|| format!("current organization: {url} does not answer as Coder does"))
+        .with_context(|| format!("current organization: {url} does not answer like a Coder server"))
 }
 
 fn choose(mut all: Vec<Organization>, named: Option<&str>) -> Result<String, UsageError> {

@@ -65,13 +65,13 @@ pub(in crate::cli) struct Start {
     /// Exit after one job
     #[arg(long, env = "OUTPOST_ONCE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean)]
     pub(in crate::cli) once: bool,
-    /// Time that running jobs have to finish after SIGTERM before they are cancelled [default: no limit]
+    /// Time running jobs have to finish after SIGTERM before they are cancelled [default: no limit]
     #[arg(long, value_name = "DURATION", env = "OUTPOST_GRACE_PERIOD")]
     pub(in crate::cli) grace_period: Option<humantime::Duration>,
-    /// Time that the server may be unreachable before jobs are cancelled and their states kept; must be below the time after which it gives jobs up
+    /// Time that the server may be unreachable before jobs are cancelled and their states kept; must be shorter than the time after which the server gives up on a job
     #[arg(long, value_name = "DURATION", env = "OUTPOST_OUTAGE_LIMIT", default_value = "4m", hide_short_help = true, value_parser = values::limit::<2>)]
     pub(in crate::cli) outage_limit: Duration,
-    /// Time that a cancelled job has to end before its processes are killed
+    /// Time a cancelled job has to end before its processes are killed
     #[arg(long, value_name = "DURATION", env = "OUTPOST_FORCE_CANCEL", default_value = "10m", hide_short_help = true, value_parser = values::limit::<1>)]
     pub(in crate::cli) force_cancel: Duration,
     /// Source of the `coder` provider
@@ -110,7 +110,7 @@ pub(in crate::cli) struct ServerArgs {
         default_value = "coder"
     )]
     pub(in crate::cli) kind: ServerKind,
-    /// Pre-shared key; prefer a file or the environment, as others can read the command line
+    /// Pre-shared key; prefer a file or the environment, because other users can read the command line
     #[arg(
         long,
         value_name = "KEY",
@@ -290,7 +290,7 @@ impl MetricsArgs {
 /// Which labels builds have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(in crate::cli) enum MetricLabels {
-    /// With the names of workspaces and owners, as in Coder's daemon: one series per workspace
+    /// Include workspace and owner names, as in Coder's daemon: one series per workspace
     Reference,
     /// Without them
     Bounded,

@@ -181,7 +181,7 @@ fn silence(job: &Job) -> Option<String> {
 
 fn engine_problem(engine: Option<&Engine>) -> Option<String> {
     match engine {
-        None => Some("the engine has not said who it is yet".to_owned()),
+        None => Some("the engine's version is not known yet".to_owned()),
         Some(engine) if !engine.is_there => {
             Some(format!("engine {} is gone", engine.path.display()))
         }

@@ -52,7 +52,7 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     let credential = given.credential().map_err(UsageError)?;
     for option in credential::exposed(std::env::args_os()) {
         warn!(
-            "everybody on this machine can read the value of `{option}`: give {option}-file or the environment"
+            "the value of `{option}` is visible to every user of this machine: use {option}-file or the environment instead"
         );
     }
     if tags.is_empty() && given.kind != Kind::Key {

@@ -37,7 +37,7 @@ impl Systemd {
         match Self::open(&place, beat) {
             Ok(systemd) => Some(systemd),
             Err(error) => {
-                warn!(%error, "NOTIFY_SOCKET cannot be used");
+                warn!(%error, "cannot use NOTIFY_SOCKET");
                 None
             }
         }
@@ -72,7 +72,7 @@ impl Systemd {
 
     fn tell(&self, text: &str) {
         if let Err(error) = self.socket.send_to_addr(text.as_bytes(), &self.to) {
-            warn!(%error, text, "systemd was not told");
+            warn!(%error, text, "cannot notify systemd");
         }
     }
 }

@@ -162,8 +162,8 @@ impl ScriptEnd {
         let what = match self.status.as_str() {
             "ok" => return None,
             "timed_out" => "took too long".to_owned(),
-            "skipped" => "was skipped, as one that it waits for did not succeed".to_owned(),
-            "pipes_left_open" => "ended, and left something running".to_owned(),
+            "skipped" => "was skipped because one of its dependencies did not succeed".to_owned(),
+            "pipes_left_open" => "ended, but left processes running".to_owned(),
             _ => format!("ended with status {}", self.exit_code),
         };
         Some(format!("script `{name}` {what}"))

@@ -63,7 +63,7 @@ fn with_section(text: &str, section: &str) -> Result<String, UsageError> {
             Ok(format!("{}{block}{rest}", &text[..begin]))
         }
         (_, _) => Err(UsageError(
-            "the configuration has one of the two lines that enclose our section; remove it".into(),
+            "the configuration has only one of the two lines that enclose outpost's section; remove it".into(),
         )),
     }
 }
@@ -124,7 +124,7 @@ impl ConfigSsh {
         // Whoever is refused now would be so at each login.
         let workspaces = server.workspaces().await?;
         let settings = server.ssh_settings().await;
-        let settings = settings.context("failed to take over the server's SSH settings")?;
+        let settings = settings.context("failed to use the server's SSH settings")?;
         let program = std::env::current_exe().context("failed to find this program")?;
         let path = expanded(&self.ssh_config_file);
         // What is a link stays one.
@@ -146,7 +146,7 @@ impl ConfigSsh {
         }
         if self.headers.has_secrets() {
             output::note(
-                "Headers stay out of the section, as others can read a command line: use `--header-command`, or set \
+                "Headers are not written to the section because other users can read command lines: use `--header-command`, or set \
                  CODER_HEADER wherever `ssh` runs.",
             );
         }

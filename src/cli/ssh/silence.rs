@@ -33,7 +33,7 @@ pub(super) async fn watch(server: &Server, named: &str, agent: &Agent, way: &Way
         }
         if silent == 0 {
             tell(&format!(
-                "The agent {name} does not answer. The session goes on when it does."
+                "The agent {name} does not answer. The session continues when it does."
             ));
         }
         if silent % ASK == 0
@@ -55,13 +55,13 @@ async fn gone(server: &Server, named: &str, agent: &Agent) -> Option<anyhow::Err
     match found {
         Ok(found) if found.id == agent.id => None,
         Ok(_) => Some(anyhow::anyhow!(
-            "workspace `{workspace}` was built anew, and has another agent `{}` now",
+            "workspace `{workspace}` was rebuilt and now has a new agent `{}`",
             agent.name
         )),
         Err(error @ ConnectError::NoAgent(_)) => Some(error.into()),
-        Err(ConnectError::Refused { status, .. }) if status.as_u16() == 404 => Some(
-            anyhow::anyhow!("workspace `{workspace}` is not there any more"),
-        ),
+        Err(ConnectError::Refused { status, .. }) if status.as_u16() == 404 => {
+            Some(anyhow::anyhow!("workspace `{workspace}` no longer exists"))
+        }
         Err(_) => None,
     }
 }

@@ -53,7 +53,7 @@ impl Plane {
         for access in &ended {
             access.revoke();
         }
-        info!("connections end whose token or key was revoked or has expired");
+        info!("closing connections whose token or key was revoked or has expired");
         // Of those who are not connected now, too.
         self.coordinator().forget_revoked();
         self.relay().forget_revoked();

@@ -103,7 +103,7 @@ impl Plane {
 
     /// Fails a job that cannot be put together.
     async fn invalidate(&self, job: &JobRecord, error: &RequestError) -> Result<(), RequestError> {
-        warn!(job_id = %job.id, %error, "job cannot be handed out");
+        warn!(job_id = %job.id, %error, "cannot hand out a job");
         let error = format!("request job was invalidated: {error}");
         self.end(job.id, error).await
     }
@@ -112,7 +112,7 @@ impl Plane {
     pub async fn undelivered(&self, id: JobId) {
         let error = "connection to provisioner daemon broken".to_owned();
         if let Err(error) = self.end(id, error).await {
-            warn!(job_id = %id, %error, "cannot end a job that reached no daemon; the reaper will");
+            warn!(job_id = %id, %error, "cannot end a job that reached no daemon; leaving it to the reaper");
         }
     }
 
@@ -120,7 +120,7 @@ impl Plane {
     pub async fn too_large(&self, id: JobId, size: usize, limit: usize) {
         let error = format!("request job was invalidated: payload was too big: {size} > {limit}");
         if let Err(error) = self.end(id, error).await {
-            warn!(job_id = %id, %error, "cannot end a job that is too large; the reaper will");
+            warn!(job_id = %id, %error, "cannot end a job that is too large; leaving it to the reaper");
         }
     }
 

@@ -119,7 +119,7 @@ impl Plane {
     /// [`RequestError::Unauthenticated`] if there is none, a newer build took its place, or its owner is suspended.
     pub async fn agent_by_token(&self, token: &Secret) -> Result<AgentRecord, RequestError> {
         const UNKNOWN: RequestError =
-            RequestError::Unauthenticated("agent token is not known, or of an older build");
+            RequestError::Unauthenticated("agent token is unknown or belongs to an older build");
         if token.expose().parse::<Uuid>().is_err() {
             return Err(UNKNOWN);
         }

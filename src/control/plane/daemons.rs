@@ -105,7 +105,7 @@ impl Plane {
         key: Option<&Secret>,
     ) -> Result<Credential, RequestError> {
         const UNKNOWN: RequestError = RequestError::Unauthenticated(
-            "a pre-shared key or a provisioner key is required, and the one given is not known",
+            "a pre-shared key or a provisioner key is required, and the one given is unknown",
         );
         let credential = match (psk, key) {
             (Some(psk), None) if tokens::is_one_of(psk, &self.psks) => Credential::Shared,
@@ -139,7 +139,7 @@ impl Plane {
         let (organization_id, tags) = match credential {
             Credential::Shared if named.is_some_and(|named| !named.is_default) => {
                 return forbidden(
-                    "a pre-shared key is for the default organization; use a provisioner key",
+                    "a pre-shared key is valid for the default organization only; use a provisioner key",
                 );
             }
             Credential::Shared => {
@@ -147,14 +147,14 @@ impl Plane {
                 (self.organization("").await?.id, tags)
             }
             Credential::Key(_) if !given.is_empty() => {
-                return forbidden("a daemon with a provisioner key has the key's tags; give none");
+                return forbidden("a daemon with a provisioner key gets the key's tags; set none");
             }
             Credential::Key(key) => (key.organization_id, key.tags.clone()),
             Credential::Person(user) => {
                 let is_own = given.get("scope").is_some_and(|scope| scope == "user");
                 if !is_own && !user.admin {
                     return forbidden(
-                        "only an administrator may; give the tag `scope=user` for your own jobs",
+                        "only an administrator may do this; set the tag `scope=user` for your own jobs",
                     );
                 }
                 let organization = match named {
@@ -224,7 +224,7 @@ impl Plane {
                 let held = self.describe_holder(&by, jobs).await?;
                 warn!(
                     name = by.name,
-                    with, held, "a daemon's name belongs to another credential"
+                    with, held, "refusing a daemon whose name belongs to another credential"
                 );
                 let detail = format!("{with}: {held}");
                 self.audit(&actor, "daemon.refused", &by.name, detail)
@@ -250,7 +250,7 @@ impl Plane {
             if came_back.held.contains(&job) {
                 continue;
             }
-            warn!(job_id = %job, daemon = daemon.name, "job ended whose daemon has started anew");
+            warn!(job_id = %job, daemon = daemon.name, "ended a job whose daemon was restarted");
             let error = format!(
                 "provisioner daemon {} was restarted before it applied anything; start the job again",
                 daemon.name
@@ -294,7 +294,7 @@ impl Plane {
         let silent = Duration::from_secs(silent.unsigned_abs().as_secs());
         let silent = humantime::format_duration(silent);
         Ok(format!(
-            "it registered with {credential}, was last seen {silent} ago and has {jobs} jobs"
+            "registered with {credential}, last seen {silent} ago, {jobs} jobs"
         ))
     }
 
@@ -495,7 +495,7 @@ impl Plane {
         let sha256 = hex::encode(Sha256::digest(&content));
         let mut uploads = self.uploads.lock().await;
         if !uploads.note(&sha256, content.len(), self.now()) {
-            let why = "too many archives of modules wait for the end of their imports; try again in an hour";
+            let why = "too many module archives are waiting for their imports to end; try again in an hour";
             return Err(RequestError::Invalid(why.to_owned()));
         }
         let inserted = self.store.insert_file(FileKind::Modules, content).await;
@@ -536,7 +536,7 @@ impl Plane {
 }
 
 pub(super) const NOT_REGISTERED: RequestError =
-    RequestError::Unauthenticated("daemon is not registered any more; register again");
+    RequestError::Unauthenticated("daemon is no longer registered; register again");
 
 /// The words at the end are what daemons look for to learn that a job is theirs no more.
 fn no_job(id: JobId) -> String {

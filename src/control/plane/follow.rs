@@ -129,7 +129,7 @@ impl Follower {
                     }
                 }
                 // Whoever follows keeps what they know, and hears of the rest the next time.
-                Err(error) => warn!(%error, "cannot look at workspaces for those who follow them"),
+                Err(error) => warn!(%error, "cannot read workspaces for clients that watch them"),
             }
         }
     }

@@ -69,7 +69,7 @@ pub(super) fn unknown_variables(update: &JobUpdate) -> Option<String> {
     let unknown = unknown.find(|name| !is_known(name))?;
     let names: Vec<&str> = declared.iter().map(|variable| &*variable.name).collect();
     Some(match names.as_slice() {
-        [] => format!("the template has no variable `{unknown}`, and none at all"),
+        [] => format!("the template has no variable `{unknown}`; it has no variables"),
         names => format!(
             "the template has no variable `{unknown}`, only: {}",
             names.join(", ")
@@ -126,7 +126,7 @@ impl Plane {
             }
             (task, _) => {
                 return Err(RequestError::Invalid(format!(
-                    "the result is of another kind than the job, which is a {}",
+                    "the type of the result does not match the job, which is a {}",
                     task.name()
                 )));
             }
@@ -205,7 +205,7 @@ impl Plane {
             created_at: self.now(),
             stage: "Checking agents".to_owned(),
             output: format!(
-                "This server has no agent for {os}/{arch}, so that such workspaces stay unreachable: {}",
+                "This server has no agent binary for {os}/{arch}, so agents on that platform cannot start: {}",
                 Binaries::remedy(os, arch)
             ),
         };
@@ -227,7 +227,7 @@ impl Plane {
                 Ok(())
             }
             Ended::Before(by) => {
-                info!(job_id = %job.id, daemon = daemon.name, by = by.as_str(), "job had ended before");
+                info!(job_id = %job.id, daemon = daemon.name, by = by.as_str(), "job had already ended");
                 match state {
                     Some((build, state)) => self.keep_late(daemon, job, build, state).await,
                     None => Ok(()),
@@ -250,9 +250,9 @@ impl Plane {
         let what = match kept {
             LateState::Known => return Ok(()),
             LateState::Adopted => "it is the workspace's state now",
-            LateState::Kept => "a newer state counts, so it is kept in the history only",
+            LateState::Kept => "a newer state is in use, so this one is kept only in the history",
         };
-        warn!(job_id = %job.id, daemon = daemon.name, what, "state came after the end of its job");
+        warn!(job_id = %job.id, daemon = daemon.name, what, "received a state after its job had ended");
         let actor = format!("daemon {}", daemon.name);
         self.audit(&actor, "state.late", &job.subject, what).await
     }

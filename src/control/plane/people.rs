@@ -113,7 +113,7 @@ impl Plane {
     /// [`RequestError::Unauthenticated`] if no token has this value, or it has ended; [`RequestError::Suspended`].
     pub async fn authenticate(&self, value: &Secret) -> Result<Caller, RequestError> {
         const UNKNOWN: RequestError =
-            RequestError::Unauthenticated("token is not known or has ended");
+            RequestError::Unauthenticated("token is unknown or has expired");
         if value.expose().len() != tokens::LENGTH {
             return Err(UNKNOWN);
         }

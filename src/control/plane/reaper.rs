@@ -22,7 +22,7 @@ impl Plane {
     /// Looks for lost jobs now and then, until the server stops.
     pub async fn run_reaper(self: Arc<Self>) {
         if let Err(error) = self.find_unused_modules().await {
-            warn!(%error, "cannot look for modules that nobody uses");
+            warn!(%error, "cannot look for unused modules");
         }
         // A short lease would mean little if nobody looked in between.
         let shortest = self.limits.lease.min(self.limits.pending) / 5;
@@ -41,7 +41,7 @@ impl Plane {
                 let seconds = (slowed - before).as_secs();
                 warn!(
                     seconds,
-                    "the relay slowed clients down that sent more than their rate"
+                    "the relay throttled clients that sent more than their rate"
                 );
             }
             if let Err(error) = self.reap().await {
@@ -90,7 +90,7 @@ impl Plane {
         if forgotten > 0 {
             info!(
                 forgotten,
-                "daemons forgotten that were not heard of for long"
+                "removed daemons that have been offline for a long time"
             );
         }
         Ok(())
@@ -138,7 +138,7 @@ impl Plane {
         };
         let ended = self.store.end_job(end).await? == Ended::Now;
         if ended {
-            warn!(job_id = %job.id, worker = job.worker_name, ?loss, "lost job ended");
+            warn!(job_id = %job.id, worker = job.worker_name, ?loss, "ended a lost job");
             self.job_moved();
         }
         Ok(ended)

@@ -876,7 +876,7 @@ async fn answers_are_checked_before_anything_is_queued() {
     let error = refused.unwrap_err().to_string();
     assert_eq!(
         error,
-        "parameter `size` is \"large\", which is no whole number"
+        "parameter `size` is \"large\", which is not a whole number"
     );
     assert!(lab.plane.store().waiting().await.unwrap().is_empty());
 }

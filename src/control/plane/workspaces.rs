@@ -344,8 +344,8 @@ impl Plane {
         caller.need_admin("pushing a state")?;
         let conflict = |text: &str| Err(RequestError::Conflict(text.to_owned()));
         let outline = Outline::read(state);
-        let outline = outline
-            .ok_or_else(|| RequestError::Invalid("this is not a Terraform state".to_owned()))?;
+        let outline =
+            outline.ok_or_else(|| RequestError::Invalid("not a Terraform state".to_owned()))?;
         let builds = self.store.builds(workspace.id).await?;
         let build = builds.into_iter().next();
         let build = build.ok_or_else(|| not_found("build of workspace", full_name(workspace)))?;
@@ -355,7 +355,7 @@ impl Plane {
                 return conflict("the server has this state already, or a newer one");
             }
             Relation::Unrelated => {
-                return conflict("the state has a different lineage than that of the server");
+                return conflict("the state's lineage differs from that of the server's state");
             }
         }
         let detail = format!("build {}, serial {}", build.number, outline.serial);
@@ -369,7 +369,9 @@ impl Plane {
             .await?
         {
             true => Ok(build.number),
-            false => conflict("a build of the workspace is under way; push when it has ended"),
+            false => conflict(
+                "a build of the workspace is in progress; push the state when it has ended",
+            ),
         }
     }
 

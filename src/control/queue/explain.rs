@@ -68,17 +68,20 @@ impl fmt::Display for Reason {
             Self::LacksProvisioner(kind) => write!(f, "does not offer the provisioner `{kind}`"),
             Self::LacksTag { name, wanted } => write!(f, "lacks the tag {name}={wanted}"),
             Self::OtherValue { name, wanted, has } => {
-                write!(f, "has the tag {name}={has}, the job wants {name}={wanted}")
+                write!(
+                    f,
+                    "has the tag {name}={has}, but the job requires {name}={wanted}"
+                )
             }
             Self::TaggedDaemon { has } => {
                 write!(
                     f,
-                    "has tags ({has}), and an untagged job goes to untagged daemons only"
+                    "has tags ({has}), but untagged jobs go to untagged daemons only"
                 )
             }
             Self::Offline(silent) => write!(
                 f,
-                "is offline: not heard of for {}",
+                "is offline: last seen {} ago",
                 humantime::format_duration(Duration::from_secs(silent.as_secs()))
             ),
             Self::Busy => f.write_str("is running another job"),

@@ -197,13 +197,13 @@ fn an_explanation_names_each_daemon_and_the_rule_that_excludes_it() {
             (verdict.daemon.as_str(), verdict.eligible, reasons)
         })
         .collect();
-    let offline = "is offline: not heard of for 17m 10s";
+    let offline = "is offline: last seen 17m 10s ago";
     let expected = [
         ("asleep", true, vec![offline]),
         (
             "elsewhere",
             false,
-            vec!["has the tag region=us, the job wants region=eu"],
+            vec!["has the tag region=us, but the job requires region=eu"],
         ),
         (
             "untagged",
@@ -236,7 +236,7 @@ fn an_untagged_job_is_explained_to_a_tagged_daemon() {
         .iter()
         .map(ToString::to_string)
         .collect();
-    let tagged = "has tags (gpu=yes), and an untagged job goes to untagged daemons only";
+    let tagged = "has tags (gpu=yes), but untagged jobs go to untagged daemons only";
     assert_eq!(reasons, [tagged, "is running another job"]);
 }
 

@@ -58,7 +58,7 @@ pub(super) async fn daemon(plane: &Plane, metadata: &MetadataMap) -> Result<Daem
         .get(DAEMON_ID)
         .and_then(|id| id.to_str().ok())
         .and_then(|id| id.parse::<DaemonId>().ok())
-        .ok_or_else(|| Status::invalid_argument("outpost-daemon-id is missing or no UUID"))?;
+        .ok_or_else(|| Status::invalid_argument("outpost-daemon-id is missing or not a UUID"))?;
     let mut daemon = plane.daemon(&credential, id).await.map_err(status)?;
     let state_id = metadata.get(STATE_ID).and_then(|id| id.to_str().ok());
     daemon.state_id = state_id.unwrap_or_default().to_owned();

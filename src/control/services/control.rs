@@ -102,7 +102,7 @@ impl Control {
         }
         let written = data_dir.set_admin_token(value);
         written.map_err(|error| {
-            RequestError::Conflict(format!("the token stays as it is: {}", chain(&error)))
+            RequestError::Conflict(format!("the token was not changed: {}", chain(&error)))
         })
     }
 
@@ -854,7 +854,7 @@ impl ControlService for Control {
         let (caller, _) = self.caller(request)?;
         let Some(data_dir) = &self.data_dir else {
             return Err(Status::failed_precondition(
-                "this server keeps everything in memory, so there is nothing to back up",
+                "this server keeps everything in memory and cannot be backed up",
             ));
         };
         let target = backup::next_path(&data_dir.backups(), self.plane.now());

@@ -151,7 +151,8 @@ fn came_back(request: &RegisterRequest) -> Result<Option<CameBack>, Status> {
     let held: Result<Vec<JobId>, _> = held.collect();
     Ok(Some(CameBack {
         state_id: request.state_id.clone(),
-        held: held.map_err(|_| Status::invalid_argument("held_jobs has an id that is no UUID"))?,
+        held: held
+            .map_err(|_| Status::invalid_argument("held_jobs contains an id that is not a UUID"))?,
     }))
 }
 

@@ -113,7 +113,7 @@ impl Share {
             // Nobody closes it.
             Ok(Err(closed)) => Err(Status::internal(closed.to_string())),
             Err(_) => Err(Status::unavailable(format!(
-                "{ANSWERS} answers to your other calls wait to be read"
+                "{ANSWERS} responses to your other calls are waiting to be read"
             ))),
         }
     }
@@ -210,7 +210,7 @@ impl Gate {
     async fn pass(&self, mut request: Request, next: Next) -> Result<Response, Status> {
         let path = request.uri().path().to_owned();
         let lookup = self.lookups.try_acquire();
-        let lookup = lookup.map_err(|_| Status::unavailable("too many callers come at once"))?;
+        let lookup = lookup.map_err(|_| Status::unavailable("too many new callers at once"))?;
         let Some((sender, is_trusted)) = self.sender(&path, &mut request).await? else {
             drop(lookup);
             let accounts = request.extensions().get::<Budgets>();
@@ -230,7 +230,7 @@ impl Gate {
         let share = self.shares.of(sender);
         let call = share.calls.clone().try_acquire_owned().map_err(|_| {
             Status::unavailable(format!(
-                "you have {CALLS} calls in progress, which is all that you may have"
+                "you have {CALLS} calls in progress, which is the limit"
             ))
         })?;
         // What brings an archive or a state is answered in a few words, and may take its time to come.

@@ -60,33 +60,33 @@ fn appearance() -> Value {
 const ABSENT: [(&str, &str); 9] = [
     (
         "/secrets",
-        "it stores no user secrets: give values as variables of a template or as parameters",
+        "user secrets are not supported: pass values as template variables or parameters",
     ),
-    ("/external-auth", "it is logged in to no external service"),
-    ("/gitsshkey", "it makes no SSH keys for people"),
+    ("/external-auth", "external authentication is not supported"),
+    ("/gitsshkey", "SSH keys for users are not supported"),
     (
         "/autostart",
-        "it has no schedules: a workspace runs until it is stopped",
+        "schedules are not supported: a workspace runs until it is stopped",
     ),
     (
         "/ttl",
-        "it has no schedules: a workspace runs until it is stopped",
+        "schedules are not supported: a workspace runs until it is stopped",
     ),
     (
         "/extend",
-        "it has no schedules: a workspace runs until it is stopped",
+        "schedules are not supported: a workspace runs until it is stopped",
     ),
     (
         "/dormant",
-        "it has no schedules: a workspace runs until it is stopped",
+        "schedules are not supported: a workspace runs until it is stopped",
     ),
     (
         "/dynamic-parameters",
-        "answers are checked when a build is asked for",
+        "parameters are validated when a build is requested",
     ),
     (
         "/users",
-        "people and their tokens are administered with `outpost`",
+        "users and their tokens are managed with `outpost`",
     ),
 ];
 
@@ -103,10 +103,11 @@ pub(super) async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Res
     }
     let reason = ABSENT.iter().find(|(part, _)| path.contains(part));
     let detail = reason.map_or(
-        "`outpost --help` lists what there is beside Coder's commands",
+        "`outpost --help` lists the other commands",
         |(_, detail)| *detail,
     );
-    let message = format!("This server is outpost, and has no {method} {path} of Coder's API.");
+    let message =
+        format!("This server is outpost, which does not implement {method} {path} of Coder's API.");
     let why = json!({ "message": message, "detail": detail });
     (StatusCode::NOT_FOUND, Json(why)).into_response()
 }
@@ -155,7 +156,7 @@ impl Readiness {
                 warn!(error = &error as &dyn std::error::Error, "not ready");
                 Err("data directory cannot be written\n")
             }
-            Err(_) => Err("data directory was not tried\n"),
+            Err(_) => Err("data directory was not checked\n"),
         }
     }
 }

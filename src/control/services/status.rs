@@ -25,11 +25,11 @@ pub(super) fn status(error: RequestError) -> Status {
             Status::unavailable(error.to_string())
         }
         RequestError::Store(store) => {
-            error!(error = %chain(store), "database does not do its part");
+            error!(error = %chain(store), "unexpected database error");
             Status::unavailable(error.to_string())
         }
         RequestError::Sealed { .. } => {
-            error!(error = %chain(&error), "cannot read what is stored");
+            error!(error = %chain(&error), "cannot read stored data");
             Status::data_loss(chain(&error))
         }
     }

@@ -224,7 +224,7 @@ impl Store for Sqlite {
             .execute(&self.writer)
             .await;
         if let Err(error) = emptied {
-            tracing::warn!(%error, "the database's log was not emptied");
+            tracing::warn!(%error, "cannot truncate the database's write-ahead log");
         }
         self.writer.close().await;
     }

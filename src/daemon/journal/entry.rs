@@ -130,7 +130,7 @@ impl Entry {
         let unfinished = self.unfinished();
         (!unfinished.is_empty()).then(|| {
             format!(
-                "creation had begun and its end is not known, look for them by hand: {}",
+                "resources whose creation had begun may exist; check these by hand: {}",
                 unfinished.join(", ")
             )
         })

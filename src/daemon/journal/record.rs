@@ -121,7 +121,7 @@ impl Record {
                     let error = &error as &dyn std::error::Error;
                     warn!(
                         error,
-                        "the journal is behind; it is tried again with the next change"
+                        "the journal is not up to date; retrying with the next change"
                     );
                 }
             }
@@ -187,7 +187,7 @@ impl Record {
         let written = self.live.write().await;
         if let Err(error) = &written {
             let error = error as &dyn std::error::Error;
-            error!(error, "the newest state is not in the journal");
+            error!(error, "the journal does not have the newest state");
         }
         written.is_ok()
     }
@@ -213,9 +213,9 @@ impl Record {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(
                 error = &error as &dyn std::error::Error,
-                "cannot remove a delivered entry"
+                "cannot remove a delivered journal entry"
             ),
-            Err(panic) => warn!(%panic, "cannot remove a delivered entry"),
+            Err(panic) => warn!(%panic, "cannot remove a delivered journal entry"),
         }
     }
 
@@ -234,8 +234,8 @@ impl Record {
             erased.await.ok();
         }
         warn!(
-            "the server may have given the job up before it took its end; if a newer build of the workspace began \
-             meanwhile, it runs on the state of this one where this daemon or a sibling gets it"
+            "the server may have given up on the job before it accepted the result; if a newer build of the \
+             workspace has begun, it uses this job's state only at this daemon or a sibling"
         );
     }
 
@@ -249,10 +249,10 @@ impl Record {
             Some(reason) => error!(
                 reason,
                 %path,
-                "the server did not take the state, it is kept: see `outpost recover show {job}`"
+                "the server did not accept the state; it is kept: see `outpost recover show {job}`"
             ),
             None => {
-                warn!(%path, "the state is kept and delivered when a daemon of this name starts again")
+                warn!(%path, "the state is kept and will be delivered when a daemon of this name starts again")
             }
         }
     }

@@ -214,8 +214,8 @@ impl Context<'_> {
         let size = state.map_or(0, Bytes::len);
         if size > LARGE_STATE_BYTES {
             let text = format!(
-                "the state has {size} bytes: with more than 4 MiB, including the template, the server can neither \
-                 store it nor build this workspace again; keep large values out of the state"
+                "the state has {size} bytes: beyond 4 MiB, including the template, the server can neither store it \
+                 nor build this workspace again; keep large values out of the state"
             );
             self.log.line(LogLevel::Warn, stage, text);
         }
@@ -225,7 +225,7 @@ impl Context<'_> {
     fn check_contact(&self) -> Result<(), Failure> {
         match self.reporter.contact().may_be_lost() {
             true => Err(Failure::new(
-                "nothing was applied: the server was away for so long that it may have given the job up; build again",
+                "nothing was applied: the server was unreachable for so long that it may have given up on the job; start the build again",
             )),
             false => Ok(()),
         }

@@ -121,8 +121,8 @@ impl Context<'_> {
         };
         if has_script_order(start) || has_script_order(stop) {
             let text = format!(
-                "this server ignores `coder_script_order`: its daemon API is {version}, and only 1.20 (Coder 2.39) and \
-                 later keep the order, so agents run all scripts of a phase at the same time"
+                "this server ignores `coder_script_order`: its daemon API is {version}, and the order requires 1.20 \
+                 (Coder 2.39) or later, so agents run all scripts of a phase at the same time"
             );
             warn!("{text}");
             self.log.line(LogLevel::Warn, stage::GRAPH, text);

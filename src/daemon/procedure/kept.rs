@@ -69,7 +69,7 @@ impl Context<'_> {
             if !was_said && began.elapsed() >= USUAL {
                 was_said = true;
                 let text = format!(
-                    "Waiting for the end of job {} of this workspace, at which daemon {} is still at work",
+                    "Waiting for job {} of this workspace, which daemon {} is still running",
                     other.entry.job, other.entry.daemon
                 );
                 warn!("{text}");
@@ -79,7 +79,7 @@ impl Context<'_> {
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
                 () = self.stop.cancelled() => return Err(Failure::new(format!(
-                    "stopped while it waited for the end of job {}", other.entry.job
+                    "stopped while waiting for the end of job {}", other.entry.job
                 ))),
             }
         }
@@ -87,7 +87,7 @@ impl Context<'_> {
             tokio::select! {
                 () = self.turn.step_back() => {}
                 () = self.stop.cancelled() => {
-                    return Err(Failure::new("stopped while it waited for its slot"));
+                    return Err(Failure::new("stopped while waiting for a slot"));
                 }
             }
         }
@@ -138,7 +138,7 @@ impl Context<'_> {
                 let error = &error as &dyn std::error::Error;
                 warn!(
                     error,
-                    "cannot write to the journal that a kept state is overtaken"
+                    "cannot record in the journal that a kept state was superseded"
                 );
             }
         }
@@ -153,6 +153,6 @@ fn busy(other: &Found<Entry>) -> String {
     };
     format!(
         "nothing was applied: daemon {daemon} on this host {what} job {job} of the same workspace, which the server gave \
-         up; build again when that job has ended (`outpost recover show {job}` on the host tells)"
+         up; start the build again when that job has ended (see `outpost recover show {job}` on the host)"
     )
 }

@@ -70,7 +70,7 @@ async fn a_job_runs_on_the_newer_state_that_is_kept_of_its_workspace_and_it_goes
 
         assert_eq!(counts(&summary), COMPLETED);
         assert_eq!(*engine.planned_on.lock().unwrap(), [NEW]);
-        assert!(said(&server, "running on the state (serial 4) of job"));
+        assert!(said(&server, "using the state (serial 4) of job"));
         assert_eq!(entries(dir.path()), []);
     }
 }
@@ -155,9 +155,9 @@ async fn an_overtaken_state_is_said_and_stays_for_a_person() {
 
     assert_eq!(counts(&summary), COMPLETED);
     assert_eq!(*engine.planned_on.lock().unwrap(), [given]);
-    assert!(said(&server, "does not know x.b"));
+    assert!(said(&server, "lacks x.b"));
     let left = entries(dir.path()).pop().unwrap();
-    assert!(left.is_kept() && left.refused.unwrap().contains("does not know x.b"));
+    assert!(left.is_kept() && left.refused.unwrap().contains("lacks x.b"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,7 +171,7 @@ async fn a_job_waits_for_another_one_of_its_workspace_but_not_for_ever() {
 
     assert_eq!(counts(&summary), FAILED);
     assert!((600..610).contains(&began.elapsed().as_secs()));
-    assert!(said(&server, "Waiting for the end of job"));
+    assert!(said(&server, "Waiting for job"));
     let error = server.failure().error;
     assert!(
         error.contains("daemon dead on this host has died over job"),

@@ -172,7 +172,7 @@ async fn a_server_that_never_answers_an_update_is_away() {
     assert_eq!(counts(&summary), FAILED);
     let error = server.failure().error;
     assert!(
-        error.contains("the server was away for too long"),
+        error.contains("the server was unreachable for too long"),
         "{error}"
     );
 }

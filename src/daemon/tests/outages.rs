@@ -42,7 +42,7 @@ async fn an_outage_over_the_limit_stops_the_engine_and_the_state_arrives_later()
     assert!((1001..1010).contains(&took.as_secs()), "{took:?}");
     assert_eq!(
         server.failure().error,
-        "job was stopped because the server was away for too long: interrupted"
+        "job was stopped because the server was unreachable for too long: interrupted"
     );
     assert_eq!(state_of(&server.failure()), Some(WHOLE));
 }

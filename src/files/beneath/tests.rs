@@ -26,7 +26,7 @@ fn a_file_is_read_up_to_its_limit() {
     assert_eq!(dir.read_start("file", 2).unwrap().unwrap(), b"12");
     assert_eq!(dir.read("missing", 5).unwrap(), None);
     let error = dir.read("file", 4).unwrap_err().to_string();
-    assert_eq!(error, "it has more than 4 bytes, which is the limit");
+    assert_eq!(error, "it is larger than the limit of 4 bytes");
 }
 
 #[test]

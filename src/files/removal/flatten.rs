@@ -95,7 +95,7 @@ impl Flattening {
                 return Ok(Turn::More);
             }
             if self.progress == before {
-                let unknown = || io::Error::other("something in it does not go");
+                let unknown = || io::Error::other("something in it cannot be removed");
                 return Ok(Turn::Stuck(self.error.take().unwrap_or_else(unknown)));
             }
         }

@@ -206,7 +206,7 @@ async fn what_does_not_go_is_put_aside_and_what_is_mounted_is_not_entered() {
 
     let aside = lab.path().join("Session1.aside");
     mount.0 = aside.join("a/mounted");
-    assert!(error.contains("put aside"), "{error}");
+    assert!(error.contains("moved aside"), "{error}");
     assert_eq!(put_aside(lab.path()).unwrap(), std::slice::from_ref(&aside));
     assert!(mount.0.join("kept").exists() && !aside.join("a/gone").exists());
     drop(mount);

@@ -135,7 +135,7 @@ impl Parser<'_> {
     fn value(&mut self) -> Parsed<Node> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return self.error("too many blocks and lists inside of each other");
+            return self.error("blocks and lists are nested too deeply");
         }
         let value = match self.peek() {
             Some('"') => Node::Text(self.string()?),

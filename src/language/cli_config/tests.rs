@@ -198,7 +198,7 @@ fn what_makes_no_sense_is_named_with_its_line() {
         ("a = <<EOT\nx", "a heredoc does not end"),
         ("/* x", "a comment does not end"),
         ("{\n x", "line 2: invalid JSON"),
-        (&deep, "inside of each other"),
+        (&deep, "nested too deeply"),
     ];
     for (text, expected) in cases {
         let error = CliConfig::parse(text).unwrap_err().to_string();

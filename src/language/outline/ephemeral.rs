@@ -39,12 +39,12 @@ impl fmt::Display for EphemeralReference {
         let Self { owner, target, .. } = self;
         write!(
             f,
-            "`{owner}` ({}:{}) refers to an instance of `{target}`, which a stopped workspace does not have: ",
+            "`{owner}` ({}:{}) refers to an instance of `{target}` that a stopped workspace does not have: ",
             self.file, self.line
         )?;
         let is_value = owner.starts_with("local.") || owner.starts_with("output.");
         match self.count.as_str() {
-            _ if is_value => write!(f, "use `one({target}[*])`, which is null there"),
+            _ if is_value => write!(f, "use `one({target}[*])`, which is null then"),
             "" => write!(f, "give it the same `count`"),
             count => write!(f, "give it the same `count`, such as `count = {count}`"),
         }
@@ -235,7 +235,7 @@ resource "coder_agent" "dev" {
         let said =
             said("module \"ide\" {\n source = \"./ide\"\n agent_id = coder_agent.dev[0].id\n}\n");
 
-        let expected = "`module.ide` (main.tf:1) refers to an instance of `coder_agent.dev`, which a stopped workspace \
+        let expected = "`module.ide` (main.tf:1) refers to an instance of `coder_agent.dev` that a stopped workspace \
             does not have: give it the same `count`, such as `count = data.coder_workspace.me.start_count`";
         assert_eq!(said, [expected]);
     }

@@ -116,7 +116,7 @@ fn check_blob(
     let mut block = [0; BLOCK];
     read(&mut block, at)?;
     if block != tape::header(&name, blob.size) {
-        let why = "is not where the manifest says, or its header was changed";
+        let why = "is not where the manifest says, or its header was modified";
         return Err(refused(&name, why));
     }
     let (mut context, begin) = (Context::new(&SHA256), at + BLOCK as u64);
@@ -140,14 +140,14 @@ fn check_blob(
     if Digest::finish(context) != digest {
         return Err(refused(
             &name,
-            "is damaged: it has another digest than its name says",
+            "is damaged: its digest does not match its name",
         ));
     }
     let padding = &mut block[..tape::padding(blob.size)];
     read(padding, begin + blob.size)?;
     match padding.iter().all(|byte| *byte == 0) {
         true => Ok(()),
-        false => Err(refused(&name, "has something behind it")),
+        false => Err(refused(&name, "has something after it")),
     }
 }
 
@@ -159,15 +159,13 @@ fn check_end(file: &File, at: u64) -> Result<(), BundleError> {
     let length = file.metadata().map_err(|e| unreadable(END, e))?.len();
     match blocks.iter().all(|byte| *byte == 0) && length == at + blocks.len() as u64 {
         true => Ok(()),
-        false => Err(refused(END, "has something behind it, or was changed")),
+        false => Err(refused(END, "has something after it, or was modified")),
     }
 }
 
 fn unreadable(name: &str, source: io::Error) -> BundleError {
     match source.kind() {
-        io::ErrorKind::UnexpectedEof => {
-            refused(name, "is not all there: the bundle ends before it")
-        }
+        io::ErrorKind::UnexpectedEof => refused(name, "is incomplete: the bundle ends before it"),
         _ => BundleError::Read {
             entry: name.to_owned(),
             source,

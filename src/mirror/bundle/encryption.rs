@@ -21,7 +21,7 @@ const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum EncryptionError {
     /// Not a recipient.
-    #[error("`{text}` is no recipient of age: it begins with `age1`")]
+    #[error("`{text}` is not an age recipient: those begin with `age1`")]
     Recipient {
         /// What was given; it is not secret.
         text: String,

@@ -77,7 +77,7 @@ impl Manifest {
         // Then nothing is in it twice, nothing is left out, and nobody else reads something else in it.
         match manifest.to_text() {
             Ok(again) if again == text => Ok(manifest),
-            _ => Err("is not in its normal form".to_owned()),
+            _ => Err("is not in canonical form".to_owned()),
         }
     }
 
@@ -93,22 +93,22 @@ impl Manifest {
         let mut there = self.omitted.clone();
         for digest in given {
             if !there.insert(digest) {
-                return Err(format!("has {digest} both as part and as omitted"));
+                return Err(format!("lists {digest} both as included and as omitted"));
             }
         }
         if let Some(digest) = needed.difference(&there).next() {
             return Err(format!(
-                "says neither where {digest} is nor that it is omitted"
+                "gives no position for {digest} and does not list it as omitted"
             ));
         }
         if let Some(digest) = there.difference(&needed).next() {
-            return Err(format!("has {digest}, which nothing in it needs"));
+            return Err(format!("contains {digest}, which nothing in it needs"));
         }
         for (digest, size) in self.generation.sizes() {
             let blob = self.blobs.get(&digest).filter(|blob| blob.size != size);
             if let Some(blob) = blob {
                 return Err(format!(
-                    "says of {digest} that it has {} bytes, and {size}",
+                    "gives two sizes for {digest}, {} and {size} bytes",
                     blob.size
                 ));
             }

@@ -51,7 +51,7 @@ impl<R: Read> Reader<R> {
             let block = self.block(&behind)?;
             let next = tape::parse(&block);
             if next.is_none() && block != [0; BLOCK] {
-                return Err(refused(&behind, "has a header that was changed"));
+                return Err(refused(&behind, "has a modified header"));
             }
             let Some((name, size)) = next.filter(|(name, _)| name.starts_with("keys/")) else {
                 self.ahead = Some(block);
@@ -60,7 +60,7 @@ impl<R: Read> Reader<R> {
             if signers.len() == MAX_SIGNERS {
                 return Err(refused(
                     &name,
-                    format!("is one more than {MAX_SIGNERS} keys"),
+                    format!("exceeds the limit of {MAX_SIGNERS} keys"),
                 ));
             }
             let signer = self.signer(&name, size)?;
@@ -81,7 +81,7 @@ impl<R: Read> Reader<R> {
             .ok()
             .filter(|key| key.to_file() == text);
         let key = key.filter(|key| key_name(key.id) == name);
-        let key = key.ok_or_else(|| refused(name, "is not the key of that name"))?;
+        let key = key.ok_or_else(|| refused(name, "is not the key with that name"))?;
         let name = rotations_name(key.id);
         let text = as_text(&name, self.text(&name, keys::MAX_BYTES)?)?;
         let rotations = Rotation::from_file(&text).map_err(|error| unusable(&name, error))?;
@@ -120,7 +120,7 @@ impl<R: Read> Reader<R> {
         if Digest::finish(context) != digest {
             return Err(refused(
                 &name,
-                "is damaged: it has another digest than its name says",
+                "is damaged: its digest does not match its name",
             ));
         }
         self.pad(&name, size)
@@ -135,14 +135,14 @@ impl<R: Read> Reader<R> {
             if self.block(END)? != [0; BLOCK] {
                 return Err(refused(
                     END,
-                    "is not where it must be: there is more than was signed",
+                    "is not where it must be: the bundle has more than what was signed",
                 ));
             }
         }
         let mut more = [0];
         match self.input.read(&mut more) {
             Ok(0) => Ok(()),
-            Ok(_) => Err(refused(END, "has something behind it")),
+            Ok(_) => Err(refused(END, "has something after it")),
             Err(source) => Err(BundleError::Read {
                 entry: END.to_owned(),
                 source,
@@ -155,7 +155,7 @@ impl<R: Read> Reader<R> {
         let block = self.block(name)?;
         let (_, size) = tape::parse(&block)
             .filter(|(found, _)| found == name)
-            .ok_or_else(|| refused(name, "is not where it must be, or its header was changed"))?;
+            .ok_or_else(|| refused(name, "is not where it must be, or its header was modified"))?;
         self.content(name, size, limit)
     }
 
@@ -185,7 +185,7 @@ impl<R: Read> Reader<R> {
             true => Ok(()),
             false => Err(refused(
                 name,
-                "is not where the manifest says, or its header was changed",
+                "is not where the manifest says, or its header was modified",
             )),
         }
     }
@@ -196,7 +196,7 @@ impl<R: Read> Reader<R> {
         fill(&mut self.input, padding, name)?;
         match padding.iter().all(|byte| *byte == 0) {
             true => Ok(()),
-            false => Err(refused(name, "has something behind it")),
+            false => Err(refused(name, "has something after it")),
         }
     }
 
@@ -234,7 +234,7 @@ fn unusable(name: &str, source: KeyError) -> BundleError {
 }
 
 fn ended(name: &str) -> BundleError {
-    refused(name, "is not all there: the bundle ends before it")
+    refused(name, "is incomplete: the bundle ends before it")
 }
 
 pub(super) fn refused(entry: &str, why: impl Into<String>) -> BundleError {

@@ -54,7 +54,7 @@ pub enum VolumeError {
         source: io::Error,
     },
     /// Some are not there.
-    #[error("of the bundle `{}` there is no {}", .name.display(), listed(.missing, *.is_open))]
+    #[error("the bundle `{}` has no {}", .name.display(), listed(.missing, *.is_open))]
     Missing {
         /// The volumes' name without their numbers.
         name: PathBuf,
@@ -253,12 +253,12 @@ impl Volume {
             let (path, number) = (self.path.display(), self.header.volume);
             let why = match self.is_encrypted {
                 false => format!(
-                    "the volume `{path}` is damaged: copy it again, or have it made again by the same command with \
+                    "the volume `{path}` is damaged: copy it again, or have it written again by the same command with \
                      --volume {number}"
                 ),
                 true => format!(
-                    "the volume `{path}` is damaged: copy it again; if it is damaged where it was made, have all volumes \
-                     made again, as each encryption is another one"
+                    "the volume `{path}` is damaged: copy it again; if the original is damaged too, have all volumes \
+                     written again, because every encryption is different"
                 ),
             };
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
@@ -309,7 +309,10 @@ impl Writer {
         self.end(true)?;
         match self.only {
             Some(only) if only > self.number => {
-                let why = format!("there are {} volumes, and no volume {only}", self.number);
+                let why = format!(
+                    "there are only {} volumes, and no volume {only}",
+                    self.number
+                );
                 Err(io::Error::new(io::ErrorKind::NotFound, why))
             }
             _ => Ok(self.number),
@@ -319,7 +322,7 @@ impl Writer {
     fn begin(&mut self) -> io::Result<()> {
         self.number += 1;
         if self.number > MAX_VOLUMES {
-            let why = format!("more than {MAX_VOLUMES} volumes: let them be larger");
+            let why = format!("more than {MAX_VOLUMES} volumes: choose a larger size");
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
         }
         let is_wanted = self.only.is_none_or(|only| only == self.number);

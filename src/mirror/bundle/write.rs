@@ -44,7 +44,7 @@ pub fn plan(
     wanted: Wanted,
 ) -> Result<Manifest, BundleError> {
     if !is_channel(&wanted.channel) {
-        let why = "has no name for a channel: 1 to 64 letters, digits, `.`, `-` or `_`";
+        let why = "has an invalid channel name: use 1 to 64 letters, digits, `.`, `-` or `_`";
         return Err(refused(MANIFEST, why));
     }
     let (omitted, needed): (BTreeSet<_>, BTreeSet<_>) = generation

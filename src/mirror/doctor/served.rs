@@ -45,7 +45,7 @@ pub enum ServedError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// There is no place for what it gives.
-    #[error("failed to make a directory for what the mirror gives")]
+    #[error("failed to create a directory for the mirror's files")]
     Directory(#[source] std::io::Error),
     /// There is no place for what it gives, either.
     #[error(transparent)]
@@ -219,14 +219,14 @@ impl Served {
 
     fn below(&self, path: &str) -> Result<Url, Absent> {
         let url = self.base.join(path);
-        url.map_err(|_| Absent::Missing("it is no address".to_owned()))
+        url.map_err(|_| Absent::Missing("it is not a valid address".to_owned()))
     }
 
     /// Where the mirror has a file that engines ask for at this address.
     fn file(&self, url: &str, asked: fn(&Url) -> Url) -> Result<Url, Absent> {
         let url: Url = url
             .parse()
-            .map_err(|_| Absent::Missing("it is no address".to_owned()))?;
+            .map_err(|_| Absent::Missing("it is not a valid address".to_owned()))?;
         let asked = asked(&url);
         let rest = asked.as_str().split_once("://").map(|(_, rest)| rest);
         self.below(&format!("files/{}", rest.unwrap_or_default()))
@@ -285,12 +285,12 @@ impl Modules for Served {
         let location = self.registries.module_location(host, path, &newest).await;
         let location = Source::parse(&location.map_err(absent)?);
         let Source::Archive { url, dir } = &location else {
-            let why = format!("the mirror says that it is at {location}");
+            let why = format!("the mirror redirects to {location}");
             return Err(Absent::Missing(why));
         };
         let url: Url = url
             .parse()
-            .map_err(|_| Absent::Missing("it is no address".to_owned()))?;
+            .map_err(|_| Absent::Missing("it is not a valid address".to_owned()))?;
         let tree = self.tree(&for_the_server(&url), None).await?;
         let package = closure::Package {
             dir: tree.directory(dir).unwrap_or_else(|| dir.clone()),
@@ -322,7 +322,8 @@ impl Modules for Served {
 
     async fn landing(&self, url: &str) -> Result<String, Absent> {
         let page = self.text(&self.file(url, landing)?).await?;
-        let nothing = || Absent::Missing("its page in the mirror names no module".to_owned());
+        let nothing =
+            || Absent::Missing("its page in the mirror does not link to a module".to_owned());
         target(&page).ok_or_else(nothing)
     }
 }

@@ -104,12 +104,12 @@ async fn each_item_is_told_with_how_it_stands() {
     assert_eq!(
         items,
         [
-            "provider registry.terraform.io/acme/demo: Present: 2.0.0, without a publisher's signature: other machines get it by the \
-             network mirror alone, with https://",
-            "provider registry.terraform.io/hashicorp/null: Missing: the mirror has none",
+            "provider registry.terraform.io/acme/demo: Present: 2.0.0, without a publisher's signature: other machines can get it \
+             only from the network mirror, over https://",
+            "provider registry.terraform.io/hashicorp/null: Missing: not in the mirror",
             "module registry.terraform.io/acme/ide/coder: Present: 1.0.0",
             "main.tf:13: Unclear: the source of module `var` is an expression",
-            "module.old: Unsatisfiable: `~> 0.9` is wanted, and there is 1.0.0",
+            "module.old: Unsatisfiable: `~> 0.9` is required, but the mirror has 1.0.0",
             "module.git: Missing: the mirror does not have the repository",
             "module.s3: NotMirrorable: it is in a bucket",
         ]
@@ -122,7 +122,7 @@ async fn a_version_counts_for_every_platform_and_only_if_the_template_accepts_it
     let missing = items(&[("main.tf", &main)]).await;
     assert_eq!(
         missing,
-        ["provider registry.terraform.io/acme/demo: Missing: 1.1.0 is not there for linux_arm64"]
+        ["provider registry.terraform.io/acme/demo: Missing: 1.1.0 is missing for linux_arm64"]
     );
 
     let main = requires("~> 3.0");
@@ -163,7 +163,7 @@ async fn a_lock_file_decides_about_the_version_and_the_package() {
     );
     let outside = items(lock("2.0.0", &amd64)).await;
     assert!(
-        outside.contains("Unsatisfiable: the lock file names 2.0.0"),
+        outside.contains("Unsatisfiable: the lock file has 2.0.0"),
         "{outside}"
     );
 }
@@ -214,7 +214,7 @@ async fn what_engines_refuse_is_not_taken_for_good() {
     let all = items(&[("main.tf", main)]).await;
 
     assert!(
-        all[0].starts_with("module.up: Invalid: `../outside` is not there"),
+        all[0].starts_with("module.up: Invalid: `../outside` does not exist"),
         "{all:?}"
     );
     assert!(all[1].starts_with("module.sign: Invalid: "), "{all:?}");

@@ -126,7 +126,7 @@ fn archives(answer: &Answer) -> Result<BTreeMap<Platform, Archive>, FetchError> 
         let hashes = told.iter().filter_map(|it| it.parse().ok());
         let hashes: Vec<Hash> = hashes.filter(known).collect();
         if hashes.is_empty() && !told.is_empty() {
-            let why = format!("checksums of no kind that is known: {}", told.join(", "));
+            let why = format!("no checksum of a known kind: {}", told.join(", "));
             return Err(nonsense(why));
         }
         archives.insert(platform, Archive { url, hashes });

@@ -83,7 +83,7 @@ impl Rotation {
 
 /// What the old key says, so that a signature over a key's file that somebody made for another purpose is no rotation.
 fn comment(old: &PublicKey, new: &PublicKey) -> String {
-    format!("key {} gives its place to key {}", old.id, new.id)
+    format!("key {} is replaced by key {}", old.id, new.id)
 }
 
 #[cfg(test)]

@@ -142,10 +142,10 @@ impl Cost {
     fn apply(&self, passphrase: &Secret, salt: &[u8], sealed: &mut [u8]) -> Result<(), KeyError> {
         let params = self
             .params()
-            .ok_or(invalid("its pass phrase costs too much to check"))?;
+            .ok_or(invalid("its passphrase derivation is too expensive"))?;
         let mut stream = Zeroizing::new([0; SEALED]);
         scrypt::scrypt(passphrase.expose().as_bytes(), salt, &params, &mut *stream)
-            .map_err(|_| invalid("its limits make no sense"))?;
+            .map_err(|_| invalid("its limits are invalid"))?;
         for (byte, mask) in sealed.iter_mut().zip(stream.iter()) {
             *byte ^= mask;
         }

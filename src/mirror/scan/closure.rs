@@ -115,7 +115,7 @@ async fn package(url: &str, modules: &dyn Modules) -> Result<Arc<Tree>, FindingK
             Source::Git { url, reference, .. } => modules.git(url, reference.as_deref()).await?,
             Source::Foreign { why, .. } => return Err(FindingKind::NotMirrorable(why)),
             Source::Registry { .. } | Source::Local(_) => {
-                let why = format!("its server says that it is at {source}, which is no address");
+                let why = format!("its server redirects to {source}, which is not a module source");
                 return Err(FindingKind::Missing(why));
             }
         };
@@ -126,7 +126,7 @@ async fn package(url: &str, modules: &dyn Modules) -> Result<Arc<Tree>, FindingK
         }
         return Ok(tree);
     }
-    let why = format!("servers send us on more than {MAX_HOPS} times");
+    let why = format!("more than {MAX_HOPS} redirects from server to server");
     Err(FindingKind::Missing(why))
 }
 
@@ -330,7 +330,7 @@ impl Closure {
             }
             Source::Foreign { why, .. } => Err(FindingKind::NotMirrorable(why)),
             // `scan` has followed them.
-            Source::Local(path) => Err(FindingKind::Invalid(format!("`{path}` is not there"))),
+            Source::Local(path) => Err(FindingKind::Invalid(format!("`{path}` does not exist"))),
         }
     }
 

@@ -74,7 +74,7 @@ impl Source {
             return foreign(match getter {
                 "s3" | "gcs" => "it is in a bucket",
                 "hg" => "it is a Mercurial repository",
-                _ => "no mirror knows how to fetch it",
+                _ => "no mirror can fetch it",
             });
         }
         if let Some(place) = short_ssh(&place) {
@@ -102,9 +102,9 @@ impl Source {
             Some(("http" | "https", rest)) if is_bucket(rest) => foreign("it is in a bucket"),
             Some(("http" | "https", _)) => Self::Archive { url: place, dir },
             Some(("oci", _)) => foreign("it is in an OCI registry"),
-            Some(_) => foreign("no mirror knows how to fetch it"),
-            None if text.starts_with('/') => foreign("it is a directory of one machine"),
-            None => foreign("it is no address of a module"),
+            Some(_) => foreign("no mirror can fetch it"),
+            None if text.starts_with('/') => foreign("it is a local directory"),
+            None => foreign("it is not a module source"),
         }
     }
 }

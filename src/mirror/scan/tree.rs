@@ -379,7 +379,7 @@ fn clean(name: &str) -> io::Result<String> {
     match join("", name) {
         Some(clean) if name.split('/').all(is_good) => Ok(clean),
         _ => Err(refused(&format!(
-            "{name:?} is no name for a file in a module"
+            "{name:?} is not a valid file name in a module"
         ))),
     }
 }

@@ -187,7 +187,7 @@ impl Writer {
             });
             match written.await {
                 Ok(log) => self.log = log,
-                Err(error) => return tracing::error!(%error, "the audit log ends"),
+                Err(error) => return tracing::error!(%error, "audit log stopped"),
             }
             if is_over {
                 return;
@@ -219,12 +219,15 @@ impl Log {
     fn write(&mut self, lines: &[Vec<u8>], lost: &AtomicU64) {
         let before = lost.swap(0, Ordering::Relaxed);
         if before > 0 {
-            tracing::error!(lines = before, "answers are missing in the audit log");
+            tracing::error!(
+                lines = before,
+                "some answers are missing from the audit log"
+            );
         }
         for (number, line) in lines.iter().enumerate() {
             if let Err(error) = self.append(line) {
                 let left = lines.len() - number;
-                tracing::error!(%error, path = %self.path.display(), lines = left, "the audit log cannot be written");
+                tracing::error!(%error, path = %self.path.display(), lines = left, "cannot write the audit log");
                 return;
             }
         }

@@ -103,11 +103,15 @@ impl Metrics {
         let bytes = Counter::<u64, AtomicU64>::default();
         let (missing, generation) = (Gauge::default(), Gauge::default());
         registry.register("requests", "Requests by mode and status.", requests.clone());
-        registry.register("sent_bytes", "Bytes of answers, announced.", bytes.clone());
+        registry.register(
+            "sent_bytes",
+            "Bytes of responses, as announced.",
+            bytes.clone(),
+        );
         let damaged = Counter::<u64, AtomicU64>::default();
-        let help = "Requests for files that are damaged, and were not handed out.";
+        let help = "Requests for damaged files, which were refused.";
         registry.register("damaged_requests", help, damaged.clone());
-        let help = "Things that were asked for and are not there.";
+        let help = "Requests for items that the mirror does not have.";
         registry.register("missing_items", help, missing.clone());
         let help = "The generation that is served, 0 for none.";
         registry.register("generation", help, generation.clone());

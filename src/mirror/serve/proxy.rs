@@ -110,7 +110,7 @@ impl Proxy {
         let stream = match timeout(PATIENCE, accepting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                tracing::debug!(%host, %error, "a client of the proxy does not trust it");
+                tracing::debug!(%host, %error, "a client does not trust the proxy's certificate");
                 return;
             }
             Err(_) => return,
@@ -143,7 +143,7 @@ async fn connect(
         return Ok((
             status,
             challenge,
-            "this proxy wants a token as a password\n",
+            "this proxy requires a token as its password\n",
         )
             .into_response());
     };
@@ -156,15 +156,15 @@ async fn connect(
     if authority.port_u16() != Some(443) || !proxy.has(host.clone()).await {
         proxy.0.mirror.misses.add(Item::new("file", host.clone()));
         let text = format!(
-            "the mirror has nothing of `{authority}`, and nothing else is reached through it"
+            "the mirror has nothing from `{authority}`, and this proxy forwards to no other host"
         );
         return say(StatusCode::FORBIDDEN, text);
     }
     let config = match proxy.certificate(&host) {
         Ok(config) => config,
         Err(error) => {
-            tracing::error!(%host, %error, "no certificate could be made");
-            let text = "no certificate could be made; the mirror's log says why";
+            tracing::error!(%host, %error, "cannot create a certificate");
+            let text = "cannot create a certificate; the mirror's log says why";
             return say(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned());
         }
     };

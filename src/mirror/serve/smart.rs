@@ -51,7 +51,7 @@ pub(super) enum SmartError {
     #[error("too many clones run at once")]
     Busy,
     /// The repository cannot be laid out.
-    #[error("the repository cannot be laid out for git")]
+    #[error("the repository cannot be unpacked for git")]
     Layout(#[source] io::Error),
 }
 

@@ -75,7 +75,7 @@ impl Store {
         let is_there = tree.is_dir() && h1_of_dir(&tree).is_ok_and(|found| found == *h1);
         if !is_there {
             if tree.is_dir() {
-                tracing::warn!(tree = %tree.display(), "an unpacked package was changed, unpacking it again");
+                tracing::warn!(tree = %tree.display(), "an unpacked package was modified; unpacking it again");
                 // Somebody else may do the same.
                 let aside = self.put_aside(&tree, SystemTime::now());
                 aside.or_else(|error| if tree.is_dir() { Err(error) } else { Ok(()) })?;
@@ -102,7 +102,7 @@ impl Store {
             StoreError::Io { .. } if tree.is_dir() => refused(
                 name,
                 &format!(
-                    "its unpacked files in `{}` were changed and cannot be replaced ({}); run `outpost mirror verify --repair` as a user who can write there",
+                    "its unpacked files in `{}` were modified and cannot be replaced ({}); run `outpost mirror verify --repair` as a user who can write there",
                     tree.display(),
                     super::chain(&error),
                 ),
@@ -182,7 +182,7 @@ impl Store {
             files::write_public(&path, &text)
         });
         if let Err(error) = written {
-            tracing::debug!(%error, path = %path.display(), "cannot record what an unpacked package looks like");
+            tracing::debug!(%error, path = %path.display(), "cannot record the checksums of an unpacked package");
         }
     }
 
@@ -287,7 +287,7 @@ fn safe_path<R: io::Read>(entry: &zip::read::ZipFile<'_, R>) -> Result<PathBuf, 
     };
     match parts.iter().all(is_good) {
         true => Ok(parts.iter().collect()),
-        false => Err(format!("{name:?} is no name for a file in a package")),
+        false => Err(format!("{name:?} is not a valid file name in a package")),
     }
 }
 

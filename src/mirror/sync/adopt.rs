@@ -105,7 +105,7 @@ fn take(store: &Store, candidate: &Candidate) -> Result<Provider, StoreError> {
         if let Some(hashes) = promised(dir, version, platform).map_err(failed)?
             && !package::satisfies(&package, &hashes)
         {
-            let why = format!("`{version}.json` beside it has other checksums");
+            let why = format!("`{version}.json` beside it has different checksums");
             return Err(refused(why));
         }
         let sums = format!("terraform-provider-{}_{version}_SHA256SUMS", addr.kind());

@@ -48,8 +48,11 @@ struct Job {
 
 impl<'a> Server<'a> {
     pub(super) fn new(url: &Url, token: &Secret, fetcher: &'a Fetcher) -> Result<Self, Cause> {
-        let mut value = HeaderValue::from_str(token.expose().trim())
-            .map_err(|_| Cause::Unsatisfied("the token has what no token has".to_owned()))?;
+        let mut value = HeaderValue::from_str(token.expose().trim()).map_err(|_| {
+            Cause::Unsatisfied(
+                "the token contains characters that a token cannot contain".to_owned(),
+            )
+        })?;
         value.set_sensitive(true);
         let mut url = url.clone();
         if !url.path().ends_with('/') {
@@ -101,7 +104,7 @@ impl<'a> Server<'a> {
                 ..
             }) => {
                 let why = format!(
-                    "`{}` does not let this token in: it must be one of somebody who may read all templates and their files",
+                    "`{}` does not accept this token: it must belong to a user who may read all templates and their files",
                     shown(&url)
                 );
                 Err(Cause::Unsatisfied(why))

@@ -241,12 +241,12 @@ impl<'a> Origins<'a> {
             }
             _ => {
                 return Err(format!(
-                    "the registry says it is at {source}, which nobody can fetch"
+                    "the registry says it is at {source}, which cannot be fetched"
                 ));
             }
         };
         let dir = tree.directory(dir).filter(|_| !tree.files.is_empty());
-        let dir = dir.ok_or_else(|| format!("there is nothing at {source}"))?;
+        let dir = dir.ok_or_else(|| format!("{source} is empty"))?;
         // A module may use what is beside it; then all of its package comes along.
         let (mut tree, mut dir) = tree.package_of(&dir);
         if !dir.is_empty() && !is_package_dir(&dir) {
@@ -276,7 +276,7 @@ impl<'a> Origins<'a> {
 
     /// What is at an address, which is returned without what only the engine looks at.
     async fn download(&self, url: &str, known: &mut Known) -> Result<(Url, Vec<u8>), String> {
-        let url = Url::parse(url).map_err(|error| format!("it is no address: {error}"))?;
+        let url = Url::parse(url).map_err(|error| format!("it is not a valid address: {error}"))?;
         if !is_archive(&url) {
             return Err("its address does not end in the name of an archive".to_owned());
         }
@@ -473,12 +473,13 @@ impl Modules for Origins<'_> {
             return Ok(got.clone().map(|(_, target)| target)?);
         }
         let got = async {
-            let url = Url::parse(url).map_err(|error| format!("it is no address: {error}"))?;
+            let url =
+                Url::parse(url).map_err(|error| format!("it is not a valid address: {error}"))?;
             let place = landing::landing(&url);
             let target = self.sync.registries.landing(&place).await;
             let target = target.map_err(|error| text(&error))?;
             let target = target
-                .ok_or("it is no archive, and its server does not say where the module is")?;
+                .ok_or("it is not an archive, and its server does not say where the module is")?;
             // Engines that ask the mirror get a page, also where the server said it in a header.
             let page = landing::page(&target).into_bytes();
             let file = StaticFile {

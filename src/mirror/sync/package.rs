@@ -49,11 +49,11 @@ pub(super) fn examine(
     }
     // Engines take the first by its name.
     let Some((program, mode)) = programs.first_key_value() else {
-        return Err(refused(format!("it has no program `{wanted}`")));
+        return Err(refused(format!("it has no executable `{wanted}`")));
     };
     if mode & 0o111 == 0 && identity.platform.os != "windows" {
         let why = format!(
-            "its program `{program}` may not be run, as its mode is {:o}",
+            "its executable `{program}` cannot be run because its mode is {:o}",
             mode & 0o777
         );
         return Err(refused(why));
@@ -90,7 +90,7 @@ pub(super) fn remarks(provider: &Provider) -> Vec<String> {
     let odd = provider.packages.iter().filter(|p| p.h1_zip != p.h1_tree);
     odd.map(|package| {
         format!(
-            "`{}` has entries for directories: a lock file made from the zip file does not fit the unpacked one",
+            "`{}` has directory entries: a lock file made from the zip file does not match the unpacked package",
             package.filename
         )
     })

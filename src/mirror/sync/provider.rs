@@ -125,8 +125,9 @@ impl Sync {
         for version in chosen {
             let platforms = self.published(demand, version, offered);
             if platforms.is_empty() {
-                let why =
-                    format!("version {version} is published for none of the wanted platforms");
+                let why = format!(
+                    "version {version} is not published for any of the requested platforms"
+                );
                 report.fail(addr.to_string(), Cause::Unsatisfied(why));
                 continue;
             }
@@ -263,7 +264,7 @@ impl Sync {
             Err(error) => {
                 let error = super::modules::text(&error);
                 return self.watch.note(&format!(
-                    "{addr} {version}: the registry does not say whether it is still the same: {error}"
+                    "{addr} {version}: cannot check with the registry whether it is unchanged: {error}"
                 ));
             }
         };
@@ -451,7 +452,10 @@ impl Sync {
         let signed =
             signed.ok_or_else(|| untrue("the signed checksums do not list it".to_owned()))?;
         if signed != found.digest {
-            let why = format!("the registry says {}, the publisher {signed}", found.digest);
+            let why = format!(
+                "the registry lists {}, the publisher signed {signed}",
+                found.digest
+            );
             return Err(untrue(why).into());
         }
         Ok(signed)

@@ -51,7 +51,7 @@ const LIMIT: usize = 4096;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PullError {
     /// The registry does not have it, or may not be asked.
-    #[error("no registry that may be asked has it")]
+    #[error("none of the configured registries has it")]
     Missing,
     /// It could not be had.
     #[error("{0}")]
@@ -86,7 +86,7 @@ impl From<FetchError> for PullError {
 
 impl PullError {
     fn late(what: &str, limit: Duration) -> Self {
-        Self::Failed(format!("the registry did not give {what} within {limit:?}").into())
+        Self::Failed(format!("the registry did not deliver {what} within {limit:?}").into())
     }
 
     fn failed(failure: &super::Failure) -> Self {
@@ -235,7 +235,7 @@ impl Upstream {
         let asked = match (asked, &*listing) {
             (Ok(offered), _) => Ok(Arc::new(offered)),
             (Err(PullError::Failed(why)), Some((_, Ok(known)))) => {
-                tracing::warn!(%addr, %why, "the registry does not answer; its versions from before count");
+                tracing::warn!(%addr, %why, "no answer from the registry; using its last known versions");
                 Ok(known.clone())
             }
             (Err(error), _) => Err(error),
@@ -302,7 +302,7 @@ impl Upstream {
         let pull = async move {
             let mut pulled = this.pull(promise).await;
             if pulled.is_ok() && !this.0.sync.store.has(digest) {
-                let text = "the registry has another package by now than its checksums said";
+                let text = "the registry's package no longer matches its checksums";
                 pulled = Err(PullError::Untrusted(text.into()));
             }
             if matches!(pulled, Err(PullError::Untrusted(_))) {

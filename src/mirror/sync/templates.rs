@@ -83,7 +83,7 @@ impl Sync {
         let path = self.wishes.dir.join(place);
         let found = match blocking(move || Ok(find(&path))).await? {
             Ok(found) if found.is_empty() => {
-                let why = "there is no template".to_owned();
+                let why = "no template found".to_owned();
                 report.fail(place, Cause::Unsatisfied(why));
                 return Ok(Vec::new());
             }
@@ -117,7 +117,7 @@ impl Sync {
             let token = self.token(token_file)?;
             let server = Server::new(url, &token, &self.fetcher)?;
             self.watch
-                .phase(&format!("asking {place} for its templates"));
+                .phase(&format!("reading the templates of {place}"));
             let templates = server.templates().await?;
             Ok((server, templates))
         };
@@ -145,7 +145,7 @@ impl Sync {
         let Some(file) = file else {
             let token = std::env::var("CODER_SESSION_TOKEN").ok();
             let none = || {
-                let why = "there is no token: name a `token_file`, or set CODER_SESSION_TOKEN";
+                let why = "no token is given: set `token_file`, or CODER_SESSION_TOKEN";
                 Cause::Unsatisfied(why.to_owned())
             };
             return token.map(Secret::new).ok_or_else(none);
@@ -173,7 +173,8 @@ impl Sync {
                     report.fail(what, Cause::Unsatisfied(why.clone()));
                 }
                 FindingKind::NotMirrorable(why) => {
-                    self.watch.note(&format!("{what} is not mirrorable: {why}"));
+                    self.watch
+                        .note(&format!("{what} cannot be mirrored: {why}"));
                 }
                 FindingKind::Invalid(why) => {
                     self.watch
@@ -208,7 +209,8 @@ impl Sync {
                 let by = format!("the lock file of {name}");
                 demands.push(demand(Pick::Matching(exactly), 1, by));
             } else if policy == Policy::Locked {
-                let why = format!("the policy is `locked`, and {name} has no lock file with it");
+                let why =
+                    format!("the policy is `locked`, but {name} has no lock file that lists it");
                 report.fail(addr.to_string(), Cause::Unsatisfied(why));
             }
             let count = policy.count(wish.versions.keep);
@@ -231,7 +233,7 @@ impl Sync {
                     if !is_good && is_comparable(&locked.hashes) {
                         let platform = &package.platform;
                         told.insert(format!(
-                            "{} of {name} does not fit {addr} {} for {platform}; `outpost mirror lock` adds what is missing",
+                            "{} of {name} does not match {addr} {} for {platform}; `outpost mirror lock` adds what is missing",
                             lock::FILE_NAME,
                             locked.version
                         ));

@@ -287,8 +287,7 @@ impl Sync {
         };
         let version = Version::parse(env!("CARGO_PKG_VERSION"));
         let (Ok(path), Ok(version), [platform]) = (path, version, &platforms[..]) else {
-            let why = "one entry is one program: give its `path`, and the platform that it is for"
-                .to_owned();
+            let why = "an entry describes one program: set its `path` and its platform".to_owned();
             return report.fail("outpost", Cause::Unsatisfied(why));
         };
         let filename = format!("outpost_{version}_{platform}.zip");

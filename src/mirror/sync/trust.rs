@@ -41,7 +41,7 @@ pub enum TrustError {
         source: SignatureError,
     },
     /// Another key signed.
-    #[error("{what} is signed by the key {found}, and {namespace} is trusted by {}", expected.join(" and "))]
+    #[error("{what} is signed by the key {found}, but {namespace} is trusted only with {}", expected.join(" and "))]
     OtherKey {
         /// What is signed.
         what: String,
@@ -53,7 +53,7 @@ pub enum TrustError {
         found: String,
     },
     /// Signatures of certain keys are wanted, and where it comes from there are none.
-    #[error("{0} is wanted with its publisher's signature, and a network mirror has none")]
+    #[error("{0} must have its publisher's signature, which a network mirror does not provide")]
     NoSignature(ProviderAddr),
     /// What was signed does not list the package, or with another checksum.
     #[error("`{filename}` is not what its publisher signed: {why}")]
@@ -65,8 +65,8 @@ pub enum TrustError {
     },
     /// A version has other bytes than before.
     #[error(
-        "{release} for {platform} has the checksum {now}, and it had {first} when this mirror first saw it: it was \
-         replaced where it comes from, or is not from the same publisher"
+        "{release} for {platform} has the checksum {now}, but had {first} when this mirror first saw it: its \
+         publisher replaced it, or it comes from somebody else"
     )]
     Changed {
         /// The version: `ADDRESS@VERSION`.
@@ -88,20 +88,20 @@ impl TrustError {
                 source: SignatureError::Expired { fingerprint, .. },
                 ..
             } => Some(format!(
-                "ask the publisher for a release that is signed by a valid key, or accept what this key signs with \
+                "ask the publisher for a release that is signed by a valid key, or accept this key's signatures with \
                  --allow-expired {fingerprint}"
             )),
             Self::OtherKey {
                 namespace, found, ..
             } => Some(format!(
-                "if the publisher announced this key, accept it: `outpost mirror sync --accept-key {namespace}={found}`"
+                "if the publisher has announced this key, accept it: `outpost mirror sync --accept-key {namespace}={found}`"
             )),
             Self::Changed { release, .. } => Some(format!(
-                "what the mirror has stays; if the publisher announced the replacement, accept it: `outpost mirror sync \
+                "the mirror keeps its packages; if the publisher has announced the replacement, accept it: `outpost mirror sync \
                  --accept-changed {release}`"
             )),
             Self::NoSignature(addr) => Some(format!(
-                "read it from a registry: `[hosts.\"{}\"]` in mirror.toml may name a mirror's one, such as `outpost mirror serve` has",
+                "take it from a registry: `[hosts.\"{}\"]` in mirror.toml can name one that a mirror serves, such as `outpost mirror serve`",
                 addr.host()
             )),
             Self::Signature { .. } | Self::NotListed { .. } => None,

@@ -79,7 +79,7 @@ impl Sync {
             Err(error) => {
                 let error = super::modules::text(&error);
                 return self.watch.note(&format!(
-                    "{addr} {version}: the mirror does not say whether it is still the same: {error}"
+                    "{addr} {version}: cannot check with the mirror whether it is unchanged: {error}"
                 ));
             }
         };
@@ -178,7 +178,7 @@ impl Sync {
             }
         };
         if archive.hashes.is_empty() {
-            let text = format!("`{filename}` came without any checksum");
+            let text = format!("`{filename}` has no checksum");
             self.watch.note(&text);
         }
         let identity = Identity {

@@ -116,11 +116,14 @@ impl TryFrom<TemplateForm> for TemplateWish {
             (None, Some(text), token_file) => {
                 let url = Url::parse(&text).ok();
                 let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
-                let url =
-                    url.ok_or("`coder` is no address of a server: it begins with https://")?;
+                let url = url.ok_or("`coder` is not a server URL: it must begin with https://")?;
                 TemplateSource::Coder { url, token_file }
             }
-            _ => return Err("templates have a `path`, or a server in `coder` with a `token_file`"),
+            _ => {
+                return Err(
+                    "templates need either a `path`, or a server in `coder` with a `token_file`",
+                );
+            }
         };
         Ok(Self {
             source,
@@ -305,7 +308,7 @@ impl<'de> Deserialize<'de> for Rule {
 }
 
 fn wrong_fingerprint(text: &str) -> String {
-    format!("{text:?} is no fingerprint: expected 40 or 64 hexadecimal digits")
+    format!("{text:?} is not a fingerprint: expected 40 or 64 hexadecimal digits")
 }
 
 /// A fingerprint as we write it, from one with spaces or in lower case.
@@ -331,7 +334,7 @@ fn hosts<'de, D: Deserializer<'de>>(
         None => Ok(None),
         Some(text) => {
             let url = Url::parse(&text).ok().and_then(|url| base(&url, ""));
-            let wrong = || D::Error::custom(format!("{text:?} is no address of a service"));
+            let wrong = || D::Error::custom(format!("{text:?} is not a service URL"));
             url.map(Some).ok_or_else(wrong)
         }
     };

@@ -81,10 +81,7 @@ impl Check<'_> {
                 let is_its = inventory.generation == self.number;
                 let changes = inventory.differences(&generation);
                 if !is_its || changes.is_empty() && inventory.index != Digest::of(&text) {
-                    self.damaged(
-                        None,
-                        "its index or its inventory is not the one that was written",
-                    );
+                    self.damaged(None, "its index or its inventory was modified");
                 }
                 self.differ(changes);
                 if let Some(link) = inventory.before
@@ -92,7 +89,7 @@ impl Check<'_> {
                     && Digest::of(&text) != link.inventory
                 {
                     let why = format!(
-                        "the inventory of generation {} is not the one that it was made after",
+                        "the inventory of generation {}, its predecessor, has changed",
                         link.generation
                     );
                     self.problems.push(Problem::new(self.name(None), why));
@@ -102,7 +99,7 @@ impl Check<'_> {
             }
             (None, Some(older)) => {
                 let why = format!(
-                    "it has no inventory, and generation {older} has one: somebody removed it, or an older release of outpost made the generation"
+                    "it has no inventory, although generation {older} has one: the inventory was removed, or an older release of outpost made the generation"
                 );
                 self.problems.push(Problem::new(self.name(None), why));
             }
@@ -128,7 +125,7 @@ impl Check<'_> {
 
     fn differ(&mut self, changes: Vec<(String, Change)>) {
         for (entry, change) in changes {
-            let why = format!("it was {} after the generation was made", change.word());
+            let why = format!("{} after the generation was made", change.word());
             self.damaged(Some(&entry), why);
         }
     }
@@ -169,7 +166,7 @@ impl Check<'_> {
                 self.state.untrusted.extend(signers);
             }
             Ok((_, Err(error))) | Err(error) => {
-                self.damaged(None, format!("what its bundle said is refused: {error}"));
+                self.damaged(None, format!("its bundle's manifest is refused: {error}"));
             }
         }
         Ok(())

@@ -125,7 +125,7 @@ pub fn verify(store: &Store, wanted: &Wanted, stop: &Stop) -> Result<Verified, S
             older = Some(number);
         }
         if wanted.must_be_signed && current == Some(number) && state.signed_by.is_empty() {
-            let why = "no trusted key signed its index; `outpost mirror sync --key`, `bundle --key` and `import` do";
+            let why = "its index is not signed by a trusted key; `outpost mirror sync --key`, `bundle --key` and `import` do";
             let name = format!("generation {number}");
             verified.problems.push(Problem::new(name, why));
         }
@@ -266,7 +266,7 @@ fn signature(store: &Store, signed: &Signed, lines: &BTreeSet<String>) -> Result
     let mut keys = Vec::new();
     for key in &signed.keys {
         let armored = String::from_utf8(text(store, key.armored)?);
-        keys.push(armored.map_err(|_| format!("the key {} is no text", key.id))?);
+        keys.push(armored.map_err(|_| format!("the key {} is not UTF-8", key.id))?);
     }
     // Whether an expired key may be used was decided when the files came.
     let known: Vec<_> = keys

@@ -76,7 +76,7 @@ pub(super) fn become_part(work: impl Future<Output = ()> + Send + 'static) -> Wo
         let _request = InProgress::begin(visit.conduct.clone());
         tokio::select! {
             () = VISIT.scope(visit.clone(), work) => {}
-            () = visit.revoked() => debug!("a connection ends, as its credential was revoked or has expired"),
+            () = visit.revoked() => debug!("closing a connection whose credential was revoked or has expired"),
         }
     })
 }

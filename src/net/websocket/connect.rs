@@ -27,7 +27,7 @@ pub enum ConnectError {
     #[error("{} answered {}", http::bare(.0.url()), .0.status())]
     Refused(Box<Response>),
     /// The server, or something before it, does not know what a WebSocket is.
-    #[error("{url} is no WebSocket: {what}")]
+    #[error("{url} is not a WebSocket: {what}")]
     Foreign {
         /// Where.
         url: Url,
@@ -85,11 +85,11 @@ pub async fn connect(
         return Err(foreign("wrong Sec-WebSocket-Accept"));
     }
     if answer.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-        return Err(foreign("extensions that nobody asked for"));
+        return Err(foreign("extensions that were not requested"));
     }
     let agreed = answer.get(header::SEC_WEBSOCKET_PROTOCOL);
     if agreed.map(HeaderValue::as_bytes) != protocol.map(str::as_bytes) {
-        return Err(foreign("another protocol than was asked for"));
+        return Err(foreign("a protocol other than the requested one"));
     }
     let upgraded = response.upgrade().await;
     let upgraded = upgraded.map_err(|source| ConnectError::Upgrade {

@@ -112,7 +112,7 @@ impl State {
         let late = self.late.get_or_insert_with(|| Box::pin(sleep(TIME)));
         match late.as_mut().poll(context) {
             Poll::Ready(()) => {
-                let why = format!("a WebSocket message that was not whole within {TIME:?}");
+                let why = format!("WebSocket message was not complete within {TIME:?}");
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
             }
             Poll::Pending => Poll::Ready(Ok(())),

@@ -20,7 +20,7 @@ impl Decoded {
             Value::Object(object) => Ok(Some(object)),
             Value::Null => Ok(None),
             other => Err(
-                Diagnostic::error("Terraform sent a value that is no object")
+                Diagnostic::error("Terraform sent a value that is not an object")
                     .detail(other.to_string()),
             ),
         }
@@ -29,8 +29,9 @@ impl Decoded {
 
 /// Reads a value; a message that has none is null.
 pub(super) fn decode(of: &Type, value: Option<&wire::DynamicValue>) -> Result<Decoded, Diagnostic> {
-    let unreadable =
-        |why: String| Diagnostic::error("Terraform sent a value that cannot be read").detail(why);
+    let unreadable = |why: String| {
+        Diagnostic::error("Terraform sent a value that cannot be decoded").detail(why)
+    };
     let read = match value {
         Some(value) if !value.msgpack.is_empty() => {
             Value::from_msgpack(of, &value.msgpack).map_err(|error| unreadable(error.to_string()))

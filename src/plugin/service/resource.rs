@@ -26,7 +26,10 @@ impl<C> Service<C> {
             };
         }
         let state = Value::from_state_json(&described.of, &raw.json).map_err(|error| {
-            let summary = format!("the stored state of a {} cannot be read", request.type_name);
+            let summary = format!(
+                "the stored state of a {} cannot be decoded",
+                request.type_name
+            );
             Diagnostic::error(summary).detail(error.to_string())
         })?;
         let Value::Object(state) = state else {
@@ -136,5 +139,5 @@ impl<C> Service<C> {
 
 fn flatmap(name: &str) -> Diagnostic {
     Diagnostic::error(format!("the stored state of a {name} is older than Terraform 0.12"))
-        .detail("Run `terraform refresh` with the registry's provider once, so that the state is written anew.")
+        .detail("Run `terraform refresh` with the registry's provider once, so that the state is rewritten.")
 }

@@ -108,7 +108,8 @@ impl Rules<'_> {
             (false, false) => rights & AccessFs::from_file(NEEDED),
         };
         self.left = self.left.checked_sub(1).ok_or_else(|| {
-            let text = format!("more than {MAX_RULES} entries lie beside what is to be hidden");
+            let text =
+                format!("directories with hidden entries have more than {MAX_RULES} other entries");
             failed(io::Error::other(text))
         })?;
         self.add(&file, rights)

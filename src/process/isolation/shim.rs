@@ -40,8 +40,8 @@ const LEAVE_LIMIT: Duration = Duration::from_millis(200);
 const LEAVE_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a job's log says where processes are ended that a template left in the background.
-const ORPHANS_END: &str = "Processes that this step left in the background are ended. \
-    If the workspace is a process of this machine, its daemon needs --background-processes keep.";
+const ORPHANS_END: &str = "Ended processes that this step left in the background. If the \
+    workspace is a process on this machine, its daemon needs --background-processes keep.";
 
 /// How the first process of a namespace tells that the engine ended by a signal: it cannot send one to itself.
 const SIGNAL_BASE: i32 = 128;

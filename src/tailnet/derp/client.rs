@@ -144,7 +144,7 @@ impl Client {
             };
             match ended {
                 Ok(()) => return,
-                Err(error) => debug!(region = self.region, %error, "no connection to the relay"),
+                Err(error) => debug!(region = self.region, %error, "cannot connect to the relay"),
             }
             let is_wanted = self.is_home.load(Ordering::Relaxed) || stood_at.elapsed() < IDLE;
             if !is_wanted || outgoing.is_closed() && outgoing.is_empty() {
@@ -181,13 +181,13 @@ impl Client {
         let (reader, mut writer) = tokio::io::split(io);
         let mut reader = Reader::new(reader);
         let Some(Frame::ServerKey(relay)) = reader.next().await? else {
-            return Err(invalid("a relay that does not say who it is"));
+            return Err(invalid("relay sent no key"));
         };
         let info = frame::client_info(&self.private, relay);
         write(&mut writer, &info).await?;
         // It has us once it says more: what others send to us before that is lost.
         let Some(Frame::ServerInfo(_)) = reader.next().await? else {
-            return Err(invalid("a relay that does not take us in"));
+            return Err(invalid("relay did not accept this client"));
         };
         if self.is_home.load(Ordering::Relaxed) {
             write(&mut writer, &Frame::Preferred(true)).await?;
@@ -196,9 +196,7 @@ impl Client {
     }
 
     async fn dial_one(&self, relay: &RelayNode) -> io::Result<Box<dyn Io>> {
-        let url = relay
-            .url()
-            .ok_or_else(|| invalid("a relay without an address"))?;
+        let url = relay.url().ok_or_else(|| invalid("relay has no address"))?;
         let mut headers = self.dial.http.headers().await.map_err(io::Error::other)?;
         if self.dial.http.url().origin() == url.origin()
             && let Some(token) = self.dial.token()
@@ -270,7 +268,7 @@ impl Client {
                             took = first.map(|(_, at)| at.elapsed()).or(took);
                         }
                         Frame::Restarting(within, _) => {
-                            debug!(within, "the relay says that it ends");
+                            debug!(within, "the relay announced a restart");
                         }
                         frame => frames.push(frame),
                     }

@@ -76,10 +76,10 @@ pub enum Frame {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// It wants too much.
-    #[error("a frame of {0} bytes, of which no more than {MAX_FRAME} are taken")]
+    #[error("frame of {0} bytes is over the limit of {MAX_FRAME} bytes")]
     TooLarge(usize),
     /// It is shorter than what it must have.
-    #[error("a frame of type {0:#04x} with a payload that is none")]
+    #[error("frame of type {0:#04x} has an invalid payload")]
     Malformed(u8),
 }
 

@@ -498,17 +498,15 @@ impl Relay {
     {
         write(writer, &Frame::ServerKey(self.key())).await?;
         let Some(Frame::ClientInfo { key, sealed }) = reader.next().await? else {
-            return Err(invalid("a client that does not say who it is"));
+            return Err(invalid("client sent no valid identity"));
         };
         let info = frame::open_client_info(&self.0.private, key, &sealed);
-        if info.ok_or_else(|| invalid("a client that is not who it says"))? {
-            return Err(invalid(
-                "a relay that wants to share clients, which we do not",
-            ));
+        if info.ok_or_else(|| invalid("client could not prove its key"))? {
+            return Err(invalid("mesh connections between relays are not supported"));
         }
         if let Some(guests) = self.0.guests.as_ref().filter(|_| !guest.is_known) {
             let waited = timeout(INTRODUCTION, guests.wait_for(key)).await;
-            waited.map_err(|_| invalid("a client whose key no coordinator has named"))?;
+            waited.map_err(|_| invalid("client's key is unknown to the coordinator"))?;
         }
         vouch(None);
         let (id, queue) = self.clients().enter(key);
@@ -560,7 +558,7 @@ impl Present {
                 Frame::Preferred(_) | Frame::Pong(_) => {}
                 // To watch, to forward or to close others is for relays among each other.
                 Frame::Other(0x0a | 0x10 | 0x11) => {
-                    return Err(invalid("a client that takes itself for a relay"));
+                    return Err(invalid("client sent a frame that only relays send"));
                 }
                 Frame::ServerKey(_)
                 | Frame::ClientInfo { .. }
@@ -583,7 +581,7 @@ impl Present {
         loop {
             if self.queue.is_over.load(Ordering::Relaxed) {
                 return Err(invalid(
-                    "another client with the same key took its place, or it may not be here any more",
+                    "another client with the same key replaced it, or its access ended",
                 ));
             }
             self.queue.batch(&mut bytes);

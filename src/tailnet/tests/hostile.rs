@@ -99,7 +99,7 @@ async fn knock(url: &url::Url) -> (TcpStream, Key) {
         head.push(socket.read_u8().await.unwrap());
     }
     let Frame::ServerKey(relay) = next(&mut socket).await.unwrap() else {
-        panic!("a relay that does not say who it is")
+        panic!("relay sent no key")
     };
     (socket, relay)
 }

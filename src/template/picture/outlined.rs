@@ -178,10 +178,10 @@ fn auth(auth: &OutlinedResource) -> Option<ExternalAuthRequirement> {
 
 fn notes(outline: &Outline) -> Vec<String> {
     let missing = outline.missing_modules.iter().map(|(address, source)| {
-        format!("{address} is not in the template, so what it makes is not shown: {source}")
+        format!("{address} is not part of the template, so its resources are not shown: {source}")
     });
-    let drawn = "drawn from the source alone: blocks count as one resource each, \
-        and what outlives a stop is guessed from `count` and `for_each`";
+    let drawn = "drawn from the source alone: each block counts as one resource, \
+        and persistence is guessed from `count` and `for_each`";
     std::iter::once(drawn.to_owned()).chain(missing).collect()
 }
 

@@ -78,9 +78,8 @@ pub(super) fn augment(
 fn other_package(addr: &ProviderAddr, version: &Version, known: &[Hash]) -> StepFailure {
     let known: Vec<String> = known.iter().map(ToString::to_string).collect();
     StepFailure::new(format!(
-        "{addr} {version} in the mirror has none of the checksums in the template's {FILE_NAME}; it has {}. If the \
-         mirror is right, run `terraform init -upgrade` where the template is kept; if the template is, mirror the \
-         package anew",
+        "{addr} {version} in the mirror matches none of the checksums in the template's {FILE_NAME}; it has {}. If \
+         the mirror is right, run `terraform init -upgrade` where the template is developed; if the lock file is right, fetch the package into the mirror again",
         known.join(", ")
     ))
 }

@@ -32,7 +32,7 @@ pub(super) fn collect(
         let unknown = answers.filter(|answer| !known.contains(&answer.name));
         warnings.extend(unknown.map(|answer| {
             format!(
-                "preset {:?} answers {:?}, which no coder_parameter asks",
+                "preset {:?} sets {:?}, which is not a coder_parameter of this template",
                 preset.name, answer.name
             )
         }));

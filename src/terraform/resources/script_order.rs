@@ -276,8 +276,8 @@ fn unknown(known: &Known, scripts: &[Script<'_>]) -> Option<String> {
     (!names.is_empty()).then(|| {
         let shown = names.iter().take(MAX_WARNINGS).cloned().collect::<Vec<_>>();
         format!(
-            "it is not known before the build which agents run {} of the scripts that are put into order: {}; if they \
-             are not the same as for the scripts around them, the build fails",
+            "the agents that run {} of the ordered scripts are not known before the build: {}; the build fails if they \
+             differ from the agents of the related scripts",
             names.len(),
             shown.join(", ")
         )

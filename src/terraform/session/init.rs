@@ -94,7 +94,7 @@ impl Session {
         if ran.output.contains("text file busy") {
             log.log(
                 LogLevel::Warn,
-                "a provider was being written while it was started; trying once more".to_owned(),
+                "a provider was started while it was still being written; retrying once".to_owned(),
             );
             return self.run_init(Attempt::First, log, stop, timings).await;
         }

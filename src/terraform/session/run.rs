@@ -66,7 +66,7 @@ impl Ran {
             return Ok(());
         }
         let note = match self.exit.was_killed_by_others() {
-            true => " (not by this daemon; the system does that when memory runs out)",
+            true => " (not by this daemon; the kernel does this when memory runs out)",
             false => "",
         };
         let error = format!("{what}: {}{note}", self.exit);

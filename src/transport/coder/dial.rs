@@ -64,7 +64,7 @@ pub enum DialError {
         retry_after: Option<Duration>,
     },
     /// The server, or something before it, answered with something else than a WebSocket.
-    #[error("{url} does not answer as Coder does: {what}")]
+    #[error("{url} does not answer like a Coder server: {what}")]
     Foreign {
         /// Where.
         url: Url,
@@ -80,7 +80,7 @@ pub enum DialError {
         source: reqwest::Error,
     },
     /// The server speaks no version that we do.
-    #[error("server speaks daemon API {server}, this daemon {oldest} to {newest}; upgrade the older of both", oldest = ApiVersion::OLDEST, newest = ApiVersion::NEWEST)]
+    #[error("the server speaks daemon API {server}, this daemon speaks {oldest} to {newest}; upgrade the older of the two", oldest = ApiVersion::OLDEST, newest = ApiVersion::NEWEST)]
     Version {
         /// The server's version.
         server: ApiVersion,

@@ -110,22 +110,22 @@ impl Reaction {
 pub(super) fn remedy(status: StatusCode, answer: &ErrorAnswer) -> &'static str {
     match status {
         StatusCode::UNAUTHORIZED => {
-            "check that the key or token is the server's and still valid, and that the server takes this kind"
+            "check that the key or token belongs to this server and is still valid, and that the server accepts this kind"
         }
         StatusCode::FORBIDDEN if answer.message.contains("Enterprise feature") => {
             "the server needs a licence for external provisioner daemons"
         }
         StatusCode::FORBIDDEN => "check the organization, the tags and what this user may do",
         StatusCode::BAD_REQUEST => {
-            "check the tags and that no second credential is sent, such as by a header"
+            "check the tags, and that no second credential is sent, for example in a header"
         }
         StatusCode::NOT_FOUND if answer.is_coders => "check the organization",
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
-            "check the address and what stands between us and the server"
+            "check the URL and any proxy in front of the server"
         }
-        StatusCode::UPGRADE_REQUIRED => "make the proxy before the server let WebSockets through",
-        StatusCode::TOO_MANY_REQUESTS => "it is tried again when the server allows it",
-        _ => "it is tried again",
+        StatusCode::UPGRADE_REQUIRED => "let the proxy in front of the server pass WebSockets",
+        StatusCode::TOO_MANY_REQUESTS => "retrying when the server allows it",
+        _ => "retrying",
     }
 }
 

@@ -116,7 +116,7 @@ fn errors_say_where_and_what() {
     );
     assert_eq!(
         error("81a56974656d73dd7fffffff"),
-        "items: the bytes end too early"
+        "items: input ends too early"
     );
     assert_eq!(error("81a56974656d73c0c0"), "1 bytes are left over");
     assert_eq!(error("81a56974656d73d40500"), "items: unknown extension 5");

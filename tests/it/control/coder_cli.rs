@@ -211,10 +211,10 @@ async fn a_workspace_is_planned_created_stopped_and_deleted() {
     };
     let path = "users/me/workspaces";
     for (further, why) in [
-        (json!({ "ttl_ms": 3600 }), "no schedules"),
+        (json!({ "ttl_ms": 3600 }), "does not support schedules"),
         (
             json!({ "automatic_updates": "always" }),
-            "updates no workspace by itself",
+            "does not update workspaces automatically",
         ),
         (
             json!({ "template_version_preset_id": Uuid::new_v4() }),
@@ -249,7 +249,7 @@ async fn a_workspace_is_planned_created_stopped_and_deleted() {
     for (asked, why) in [
         (
             json!({ "transition": "delete", "orphan": true }),
-            "leave out --orphan",
+            "omit --orphan",
         ),
         (
             json!({ "transition": "hover" }),
@@ -435,8 +435,8 @@ async fn what_this_server_has_not_is_said_in_words() {
     let lab = Lab::start(Storage::Memory).await;
     let cli = Cli::admin(&lab);
     for (method, path, detail) in [
-        ("GET", "users/me/secrets", "stores no user secrets"),
-        ("PUT", "workspaces/x/ttl", "no schedules"),
+        ("GET", "users/me/secrets", "user secrets are not supported"),
+        ("PUT", "workspaces/x/ttl", "schedules are not supported"),
         ("PATCH", "templates/x", "outpost --help"),
         ("GET", "insights/daus", "outpost --help"),
     ] {

@@ -130,7 +130,7 @@ async fn a_waiting_job_says_which_daemons_exist_and_what_excludes_each() {
         (
             "far",
             false,
-            "has the tag region=us, the job wants region=eu",
+            "has the tag region=us, but the job requires region=eu",
         ),
         ("plain", false, "lacks the tag region=eu"),
     ];

@@ -184,7 +184,7 @@ async fn nobody_hears_of_workspaces_that_are_not_theirs_nor_gets_into_them() {
     let refused: Result<Option<WorkspaceUpdate>, CallError> = malformed.receive().await;
     assert_eq!(
         refused.unwrap_err().to_string(),
-        "workspace_owner_id is no UUID"
+        "workspace_owner_id is not a UUID"
     );
 
     // An agent's own connection has neither.
@@ -203,7 +203,7 @@ async fn nobody_hears_of_workspaces_that_are_not_theirs_nor_gets_into_them() {
     let answer: CoordinateResponse = refused.receive().await.unwrap().unwrap();
     assert_eq!(
         answer.error,
-        "authorization: this agent is not there for you"
+        "authorization: you may not reach this agent, or it does not exist"
     );
     let end: Option<CoordinateResponse> = refused.receive().await.unwrap();
     assert!(end.is_none());

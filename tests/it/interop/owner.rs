@@ -153,7 +153,7 @@ async fn the_agent_of_a_claimed_prebuild_begins_anew_once_however_often_it_start
     let version = text(&about["provisioner_api_version"]);
     let minor: u32 = version.rsplit('.').next().unwrap().parse().unwrap();
     tokio::task::block_in_place(|| {
-        agent.wait_for("the server wants this agent to begin anew");
+        agent.wait_for("the server asked this agent to reinitialize");
         agent.kill();
         if minor < ANNOUNCED_AGAIN {
             let why = format!("a server of API {version} announces a claim once");
@@ -162,9 +162,10 @@ async fn the_agent_of_a_claimed_prebuild_begins_anew_once_however_often_it_start
         for _ in 0..2 {
             let mut again = begin(clients.outpost(), &clients, &workspace);
             // The server announces the claim to each process.
-            let said = again.wait_for_any(&["begun anew", "to begin anew"]);
+            let said =
+                again.wait_for_any(&["already reinitialized", "asked this agent to reinitialize"]);
             assert!(
-                said.contains("this agent has begun anew for its owner already"),
+                said.contains("this agent has already reinitialized for its owner"),
                 "{said}"
             );
             again.stop();

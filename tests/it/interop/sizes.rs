@@ -98,7 +98,7 @@ async fn recover(lab: &Lab, daemon: &Daemon, job: &str) -> String {
         if output.status.success() {
             return said;
         }
-        assert!(said.contains("is alive and works on this job"), "{said}");
+        assert!(said.contains("is running and works on this job"), "{said}");
         assert!(Instant::now() < deadline, "{said}");
         sleep(Duration::from_millis(100)).await;
     }

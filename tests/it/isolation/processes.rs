@@ -109,7 +109,7 @@ async fn what_leaves_its_session_ends_with_the_job_unless_it_may_live_on() {
             assert!(ran.exit.is_success(), "{mechanism}");
             let told = String::from_utf8_lossy(&ran.stderr);
             assert_eq!(
-                told.contains("left in the background are ended"),
+                told.contains("Ended processes that this step left in the background"),
                 !lives,
                 "{mechanism}: {told}"
             );
@@ -142,7 +142,7 @@ async fn memory_in_a_session_of_its_own_counts_for_the_job() {
 
         let text = exit.unwrap().to_string();
         assert!(
-            text.contains("a job may have 60 MiB here"),
+            text.contains("the limit for a job is 60 MiB"),
             "{mechanism}: {text}"
         );
     }
@@ -254,7 +254,7 @@ async fn a_job_whose_group_has_no_memory_left_fails_with_a_text_that_says_so() {
 
         let text = exit.to_string();
         assert!(
-            text.contains("a job may have 64 MiB here"),
+            text.contains("the limit for a job is 64 MiB"),
             "{mechanism}: {text}"
         );
         group.end().await.unwrap();

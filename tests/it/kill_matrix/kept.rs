@@ -101,7 +101,7 @@ impl Case {
             Taker::Sibling => {
                 daemons.push(cell.daemon(&format!("{}-sibling", cell.name)));
                 if self.outage == Outage::Frozen {
-                    let waits = || cell.daemon_log().contains("Waiting for the end of job");
+                    let waits = || cell.daemon_log().contains("Waiting for job");
                     cell.until("a wait for the frozen one", waits).await;
                     wake();
                 }

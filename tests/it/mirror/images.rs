@@ -149,7 +149,7 @@ async fn an_image_goes_into_a_registry_and_comes_out_of_it_as_it_was() {
     let by_tag = format!("{target}/acme/workspace:v1");
     let unpinned = client().fetch(&by_tag, &fresh, &watch).await.unwrap_err();
     assert!(
-        unpinned.to_string().contains("no image with a digest"),
+        unpinned.to_string().contains("not an image with a digest"),
         "{unpinned}"
     );
     let unknown = Digest::of(b"unknown");

@@ -596,7 +596,7 @@ async fn a_job_says_why_its_mirror_cannot_be_reached_and_inspect_takes_an_author
             "its name cannot be resolved",
         ),
         (&secure, vec![], "name its certificate with `--ca-file`"),
-        (&secure, ca.to_vec(), "wants a token"),
+        (&secure, ca.to_vec(), "requires a token"),
         (
             &secure,
             [ca, old].concat(),

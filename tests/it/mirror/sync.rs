@@ -230,7 +230,7 @@ async fn faults_that_pass_cost_a_retry_and_a_broken_download_goes_on_where_it_br
     assert_eq!(reasons(&report), "");
     let said = site.said();
     assert!(
-        said.contains("500") && said.contains("429") && said.contains("broke off"),
+        said.contains("500") && said.contains("429") && said.contains("closed the connection"),
         "{said}"
     );
     let asked = origin.asked();
@@ -509,11 +509,11 @@ async fn a_template_brings_its_modules_from_wherever_they_are_and_what_those_nee
     assert_eq!(generation.files[0].url, format!("{url}/files/extra.tar.gz"));
     let said = site.said();
     assert!(
-        said.contains("module.s3: s3::https://bucket.example/x.zip is not mirrorable"),
+        said.contains("module.s3: s3::https://bucket.example/x.zip cannot be mirrored"),
         "{said}"
     );
     assert!(
-        said.contains(".terraform.lock.hcl of") && said.contains("does not fit"),
+        said.contains(".terraform.lock.hcl of") && said.contains("does not match"),
         "{said}"
     );
     let asked: Vec<_> = origin
@@ -1000,7 +1000,7 @@ async fn the_active_templates_of_a_server_get_what_they_need() {
     );
     let refused = reasons(&refused);
     assert!(
-        refused.contains("does not let this token in") && !refused.contains("wrong"),
+        refused.contains("does not accept this token") && !refused.contains("wrong"),
         "{refused}"
     );
     assert_eq!(reasons(&report), "");

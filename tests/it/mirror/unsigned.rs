@@ -229,7 +229,7 @@ async fn an_engine_installs_what_nobody_signed_by_the_configuration_that_is_prin
     let missing = missing.send().await.unwrap().text().await.unwrap();
     assert_eq!(missing, r#"{"missing":[]}"#, "nothing is missing");
     let noted = served.end();
-    let expected = "3 versions of providers have no publisher's signature";
+    let expected = "3 provider versions have no publisher's signature";
     assert!(noted.contains(expected), "{noted}");
     let doctor = ["mirror", "doctor", "--mirror-dir", "mirror", "terraform"];
     let told = done(&run(home, &doctor));

@@ -516,13 +516,13 @@ async fn an_agent_begins_anew_once_for_each_owner_and_not_again_when_it_is_resta
     );
     // It asks once more, hears of the same claim, and asks no more.
     asked(2).await;
-    wait_for_log(&place.running, "has begun anew for its owner already").await;
+    wait_for_log(&place.running, "has already reinitialized for its owner").await;
 
     place.running.signal(Signal::SIGKILL);
     place.restart(&fake);
     readied(3).await;
     asked(3).await;
-    wait_for_log(&place.running, "has begun anew for its owner already").await;
+    wait_for_log(&place.running, "has already reinitialized for its owner").await;
     assert_eq!(
         fs::read_to_string(place.path("owner")).unwrap(),
         "amy\namy\n"
@@ -538,14 +538,14 @@ async fn an_agent_begins_anew_once_for_each_owner_and_not_again_when_it_is_resta
     let told = readied(5).await;
     assert!(told.stages.ends_with(&[ShuttingDown, Off, Starting, Ready]));
     asked(5).await;
-    wait_for_log(&place.running, "has begun anew for its owner already").await;
+    wait_for_log(&place.running, "has already reinitialized for its owner").await;
 
     // So it is if the server knows of the claim before the agent is there, whose first life the server may not hear of.
     place.running.signal(Signal::SIGKILL);
     fake.claim(Uuid::from_u128(4));
     place.restart(&fake);
     asked(7).await;
-    wait_for_log(&place.running, "has begun anew for its owner already").await;
+    wait_for_log(&place.running, "has already reinitialized for its owner").await;
     fake.until(|told| {
         let readied = told.stages.iter().filter(|it| **it == Ready).count();
         readied > 5 && told.stages.ends_with(&[Starting, Ready])
@@ -577,7 +577,7 @@ async fn settings_of_coder_s_agent_are_taken_and_those_without_effect_are_named_
     fake.until(|told| told.stages.contains(&State::Ready)).await;
 
     let log = place.running.log();
-    let line = log.lines().find(|line| line.contains("without effect"));
+    let line = log.lines().find(|line| line.contains("have no effect"));
     let line = line.unwrap_or_else(|| panic!("{log}"));
     assert!(
         line.contains("tailnet-listen-port") && line.contains("boundary-log-proxy-socket-path"),

@@ -112,7 +112,7 @@ async fn questions_of_git_are_answered_or_left_to_git() {
     let unknown = ended(ask(QUESTIONS[0]).await).await;
     assert_eq!(unknown.status.code(), Some(1));
     assert_eq!(text(&unknown.stdout), "");
-    assert!(text(&unknown.stderr).contains("no login for this host"));
+    assert!(text(&unknown.stderr).contains("no external login for this host"));
 
     let login = json!({ "username": "oauth2", "password": "hunter2", "url": "" });
     fake.answer("external-auth", 200, login);
@@ -145,5 +145,5 @@ async fn our_own_server_keeps_neither_keys_nor_logins_and_says_so() {
     let unknown = ended(command).await;
     assert_eq!(unknown.status.code(), Some(1));
     let said = text(&unknown.stderr);
-    assert!(said.contains("no login for this host"), "{said}");
+    assert!(said.contains("no external login for this host"), "{said}");
 }

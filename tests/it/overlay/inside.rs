@@ -481,7 +481,7 @@ async fn nothing_of_a_person_is_touched_without_a_yes() {
     let (code, out, err) = settings.apply(&[]).await;
 
     assert_eq!(code, Some(1), "{out}");
-    assert!(err.contains("`--yes` skips the question"), "{err}");
+    assert!(err.contains("`--yes` skips the prompts"), "{err}");
     assert!(!settings.home().join(".config/coderv2/dotfiles").exists());
 
     let mut command = script(&settings.home(), &["dotfiles", "-y", "/no/such/repository"]);
@@ -495,9 +495,15 @@ async fn nothing_of_a_person_is_touched_without_a_yes() {
 async fn what_this_program_lacks_says_so() {
     let home = TempDir::new().unwrap();
     for (words, expected) in [
-        (&["boundary", "--help"][..], "no agent firewall"),
-        (&["agent-firewall", "--", "curl"], "no agent firewall"),
-        (&["exp", "mcp", "server"], "serves no MCP"),
+        (
+            &["boundary", "--help"][..],
+            "does not include the agent firewall",
+        ),
+        (
+            &["agent-firewall", "--", "curl"],
+            "does not include the agent firewall",
+        ),
+        (&["exp", "mcp", "server"], "has no MCP server"),
     ] {
         let (code, out, err) = of(&ended(script(home.path(), words)).await);
         assert_eq!((code, out.as_str()), (Some(1), ""), "{words:?}");

@@ -87,8 +87,6 @@ impl Watch for Bars {
 
     fn trying_again(&self, what: &str, error: &FetchError, pause: Duration) {
         let seconds = pause.as_secs_f64();
-        self.say(&format!(
-            "    {what}: {error}; trying again in {seconds:.1} s"
-        ));
+        self.say(&format!("    {what}: {error}; retrying in {seconds:.1} s"));
     }
 }

@@ -97,7 +97,7 @@ async fn connection(stream: TcpStream, health: &Health, is_for_prometheus: bool)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     if let Ok(Err(error)) = timeout(TIMEOUTS.1, served).await {
-        debug!(%error, "a connection to the health endpoints broke");
+        debug!(%error, "connection to the health endpoints failed");
     }
 }
 
@@ -131,7 +131,7 @@ fn answer(
         "/metrics" => all_metrics(health),
         _ if is_for_prometheus => all_metrics(health),
         _ => {
-            let text = "there are /livez, /readyz, /status and /metrics\n".to_owned();
+            let text = "not found; available: /livez, /readyz, /status and /metrics\n".to_owned();
             response(StatusCode::NOT_FOUND, TEXT, text)
         }
     }

@@ -236,7 +236,7 @@ impl Query {
     fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| {
             let name = format!("unnamed-{}", Uuid::new_v4().simple());
-            warn!(name, "a daemon gave no name, so that it gets one");
+            warn!(name, "a daemon gave no name; assigning one");
             name
         })
     }

@@ -132,7 +132,7 @@ pub(super) async fn answer(
             unary(answer, |request: wire::ReportConnectionRequest| async {
                 let connection = request.connection.unwrap_or_default();
                 let app = sessions::normalized(&connection.app_name).unwrap_or_default();
-                info!(%id, action = ?connection.action(), kind = ?connection.r#type(), app, ip = connection.ip, "a connection to an agent");
+                info!(%id, action = ?connection.action(), kind = ?connection.r#type(), app, ip = connection.ip, "agent reported a connection");
                 Ok(Empty {})
             })
             .await
@@ -148,11 +148,11 @@ pub(super) async fn answer(
         }
         "UpdateAppStatus" => unary(answer, |request| app_status(plane, agent, request)).await,
         "CreateSubAgent" | "DeleteSubAgent" => {
-            let why = "this server keeps no sub-agents: a dev container has no agent of its own here";
+            let why = "sub-agents are not supported: a dev container has no agent of its own on this server";
             answer.fail_with(UNIMPLEMENTED, why).await
         }
         "PushContextState" => {
-            let why = "this server keeps no context of workspaces";
+            let why = "workspace context is not supported by this server";
             answer.fail_with(UNIMPLEMENTED, why).await
         }
         _ => answer.unimplemented().await,
@@ -194,7 +194,7 @@ async fn lifecycle(
             return Err(RequestError::Invalid(why));
         }
     };
-    info!(%id, state = state.as_str(), "an agent came this far");
+    info!(%id, state = state.as_str(), "agent reported its lifecycle state");
     plane
         .change_agent(id, AgentChange::Lifecycle(state))
         .await?;
@@ -241,7 +241,7 @@ fn metadata(
     });
     let now = plane.now();
     if let Err(error) = plane.hear(id, |said| said.measure(values, now)) {
-        debug!(%id, %error, "not all that an agent measured is kept");
+        debug!(%id, %error, "not all of an agent's metadata is stored");
     }
     wire::BatchUpdateMetadataResponse {}
 }
@@ -257,7 +257,7 @@ async fn health(
         let id = uuid(&update.id, "app")?;
         let mut watched = facts.agent.apps.iter();
         if !watched.any(|app| app.healthcheck.is_some() && app_id(agent.id, app) == id) {
-            let why = format!("there is no app {id} whose health is looked at");
+            let why = format!("there is no app {id} with a health check");
             return Err(RequestError::Invalid(why));
         }
         let health = match update.health() {
@@ -296,7 +296,7 @@ fn boundary_logs(
             continue;
         };
         let (method, url) = (cut(&asked.method), cut(&asked.url));
-        info!(%id, process, allowed = log.allowed, method, url, "a sandbox in a workspace decided");
+        info!(%id, process, allowed = log.allowed, method, url, "agent reported a decision of its sandbox");
     }
     Ok(wire::ReportBoundaryLogsResponse {})
 }
@@ -384,19 +384,19 @@ fn script_ended(plane: &Plane, id: AgentId, timing: &wire::Timing) -> Result<(),
         let why = "a script ended before it started".to_owned();
         return Err(RequestError::Invalid(why));
     }
-    info!(%id, exit_code = end.exit_code, end.stage, end.status, "a script of an agent ended");
+    info!(%id, exit_code = end.exit_code, end.stage, end.status, "agent reported the end of a script");
     plane.hear(id, |said| said.has_ended(script, end));
     Ok(())
 }
 
 fn uuid(bytes: &[u8], what: &str) -> Result<Uuid, RequestError> {
-    let malformed = |_| RequestError::Invalid(format!("id of a {what} is no UUID"));
+    let malformed = |_| RequestError::Invalid(format!("id of a {what} is not a UUID"));
     Uuid::from_slice(bytes).map_err(malformed)
 }
 
 fn time(at: Option<&prost_types::Timestamp>, what: &str) -> Result<Timestamp, RequestError> {
     let at = at.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
-    at.ok_or_else(|| RequestError::Invalid(format!("a script's {what} is no time")))
+    at.ok_or_else(|| RequestError::Invalid(format!("a script's {what} is not a timestamp")))
 }
 
 fn seconds(seconds: i64) -> Duration {

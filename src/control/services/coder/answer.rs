@@ -70,8 +70,7 @@ impl Refusal {
 
     /// The peer has all the connections that it may have; one of them may be about to end.
     pub(super) fn too_many_connections(limit: usize) -> Self {
-        let message =
-            format!("You have {limit} connections already, which is all that you may have.");
+        let message = format!("You already have {limit} connections, which is the limit.");
         Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, "10")
     }
 
@@ -79,7 +78,7 @@ impl Refusal {
     pub(super) fn busy(why: String) -> Self {
         Self::new(
             StatusCode::TOO_MANY_REQUESTS,
-            "Too many of your requests wait to be received.",
+            "Too many of your requests are waiting to be received.",
         )
         .because(why)
         .with(header::RETRY_AFTER, "1")
@@ -108,7 +107,7 @@ impl Refusal {
                 error!(error = &error as &dyn std::error::Error, "cannot answer");
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    "The server cannot answer now.",
+                    "The server cannot answer at the moment.",
                 )
                 .with(header::RETRY_AFTER, "1")
             }

@@ -192,12 +192,14 @@ async fn queue(
     };
     if asked.orphan {
         return invalid(
-            "this server deletes a workspace with its resources only: leave out --orphan, and if its template \
-             cannot delete it, push a version that can and update the workspace",
+            "this server cannot delete a workspace without its resources: omit --orphan; if the template can no \
+             longer delete it, push a version that can and update the workspace",
         );
     }
     if asked.dry_run {
-        return invalid("a dry run is made of a template version here, not of a workspace's build");
+        return invalid(
+            "this server supports dry runs of template versions, not of workspace builds",
+        );
     }
     let latest = latest(plane, workspace).await?;
     let version = match asked.template_version_id {
@@ -313,7 +315,7 @@ async fn push(
     let latest = latest(plane, workspace).await?;
     if latest.id != build.id {
         let why = format!(
-            "only the state after the latest build, number {}, can be replaced, and not that of build {}",
+            "only the state of the latest build, number {}, can be replaced, not that of build {}",
             latest.number, build.number
         );
         return Err(RequestError::Conflict(why));

@@ -141,8 +141,8 @@ fn tell(
     upgraded.set(async move {
         match timeout(limit, socket.open_messages()).await {
             Ok(Ok(socket)) => send(socket, messages).await,
-            Ok(Err(error)) => debug!(%error, "who follows a log went away before they came in"),
-            Err(_) => debug!("connection of who follows a log was not handed over in time"),
+            Ok(Err(error)) => debug!(%error, "a log follower disconnected before the upgrade"),
+            Err(_) => debug!("upgrade of a log follower's connection timed out"),
         }
     });
     Ok(response)
@@ -162,7 +162,7 @@ async fn send(
                 Some(Ok(message)) => Message::text(message.to_string()),
                 None => break CloseCode::Normal,
                 Some(Err(error)) => {
-                    debug!(%error, "a log cannot be followed any more");
+                    debug!(%error, "cannot continue to follow a log");
                     break CloseCode::Away;
                 }
             },

@@ -103,7 +103,7 @@ async fn rpc(
             Who::Agent(agent)
         }
         Some(role) => {
-            debug!(agent = agent.name, id = %agent.id, role, "a program with an agent's token came");
+            debug!(agent = agent.name, id = %agent.id, role, "a program connected with an agent's token");
             Who::Helper(agent)
         }
     };
@@ -114,7 +114,7 @@ async fn rpc(
 /// No workspace here waits for an owner; an agent that hears so does not ask again.
 async fn reinit(State(plane): State<Arc<Plane>>, headers: HeaderMap) -> Result<Response, Refusal> {
     admission::agent(&plane, &headers).await?;
-    let why = "This workspace is no prebuilt one.";
+    let why = "This workspace is not a prebuilt workspace.";
     Err(Refusal::new(StatusCode::CONFLICT, why))
 }
 
@@ -291,8 +291,8 @@ async fn derp(
                 Ok(Ok(socket)) => {
                     ended(relay.serve_guest(socket, guest, stop).await);
                 }
-                Ok(Err(error)) => debug!(%error, "a relay's client went away before it came in"),
-                Err(_) => debug!("connection of a relay's client was not handed over in time"),
+                Ok(Err(error)) => debug!(%error, "a relay client disconnected before the upgrade"),
+                Err(_) => debug!("upgrade of a relay client's connection timed out"),
             }
         });
         return Ok(response);
@@ -309,8 +309,8 @@ async fn derp(
             Ok(Ok(io)) => {
                 ended(relay.serve_guest(TokioIo::new(io), guest, stop).await);
             }
-            Ok(Err(error)) => debug!(%error, "a relay's client went away before it came in"),
-            Err(_) => debug!("connection of a relay's client was not handed over in time"),
+            Ok(Err(error)) => debug!(%error, "a relay client disconnected before the upgrade"),
+            Err(_) => debug!("upgrade of a relay client's connection timed out"),
         }
     });
     let response = Response::builder()
@@ -323,6 +323,6 @@ async fn derp(
 
 fn ended(served: std::io::Result<()>) {
     if let Err(error) = served {
-        debug!(%error, "a relay's client has gone");
+        debug!(%error, "relay client disconnected");
     }
 }

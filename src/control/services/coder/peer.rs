@@ -128,8 +128,8 @@ impl Peer {
         let limit = self.plane.limits().header_timeout;
         let socket = match timeout(limit, socket.open(self.share.unfinished())).await {
             Ok(Ok(socket)) => socket,
-            Ok(Err(error)) => return debug!(%error, "a peer went away before it came in"),
-            Err(_) => return debug!("connection of a peer was not handed over in time"),
+            Ok(Err(error)) => return debug!(%error, "a peer disconnected before the upgrade"),
+            Err(_) => return debug!("upgrade of a peer's connection timed out"),
         };
         let config = yamux::Config {
             max_streams: self.who.streams(),
@@ -156,7 +156,7 @@ impl Peer {
                     sleep_until(pace.count(PACE, Instant::now()).into()).await;
                 }
                 _ = beat.tick() => if !self.is_current().await {
-                    info!("a newer build took the agent's place");
+                    info!("a newer build's agent replaced this agent");
                     if let Who::Agent(agent) = &self.who {
                         self.plane.forget_agent(agent.id);
                     }
@@ -180,7 +180,7 @@ impl Peer {
         if matches!(self.who, Who::Agent(_))
             && let Err(error) = self.plane.change_agent(id, AgentChange::Seen).await
         {
-            debug!(%id, %error, "cannot write down that an agent is connected");
+            debug!(%id, %error, "cannot record that an agent is connected");
         }
         // While we cannot tell, nobody is cut off.
         self.plane.is_current(id).await.unwrap_or(true)
@@ -192,7 +192,7 @@ impl Peer {
         let answer = match timeout(NAME_TIMEOUT, accepting).await {
             Ok(Ok(Some(answer))) => answer,
             Ok(Ok(None)) | Err(_) => return,
-            Ok(Err(error)) => return debug!(%error, "a stream of a peer is no call"),
+            Ok(Err(error)) => return debug!(%error, "a peer opened a stream that is not a call"),
         };
         let method = answer.method().to_owned();
         let answered = match (
@@ -233,13 +233,13 @@ impl Peer {
                 timeout(CALL_TIMEOUT, answered).await.unwrap_or_else(late)
             }
             (Some("Coordinate"), _, Who::Helper(_)) | (_, Some(_), Who::Helper(_)) => {
-                let why = "only the agent itself may ask for this, with role=agent";
+                let why = "only the agent itself may call this, with role=agent";
                 answer.fail_with(UNIMPLEMENTED, why).await
             }
             (..) => answer.unimplemented().await,
         };
         if let Err(error) = answered {
-            debug!(method, %error, "a peer broke off its call");
+            debug!(method, %error, "a peer cancelled its call");
         }
     }
 
@@ -360,8 +360,8 @@ impl Peer {
             Ok(true) => Ok(()),
             Ok(false) => Err(Refusal::Authorization(ELSEWHERE)),
             Err(error) => {
-                debug!(%id, %error, "cannot tell whose an agent is");
-                let why = "the server cannot tell now whose this agent is";
+                debug!(%id, %error, "cannot look up an agent's owner");
+                let why = "the server cannot look up this agent's owner at the moment";
                 Err(Refusal::Authorization(why))
             }
         }

@@ -53,7 +53,7 @@ pub(super) async fn serve(
     let answer = match timeout(NAME_TIMEOUT, accepting).await {
         Ok(Ok(Some(answer))) => answer,
         Ok(Ok(None)) | Err(_) => return,
-        Ok(Err(error)) => return debug!(%error, "a stream of a daemon is no call"),
+        Ok(Err(error)) => return debug!(%error, "a daemon opened a stream that is not a call"),
     };
     let method = answer.method().to_owned();
     let name = method.strip_prefix(SERVICE).unwrap_or_default();
@@ -68,8 +68,8 @@ pub(super) async fn serve(
     };
     match answered {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(method, %error, "a daemon broke off its call"),
-        Err(_) => warn!(method, "a call took too long"),
+        Ok(Err(error)) => debug!(method, %error, "a daemon cancelled its call"),
+        Err(_) => warn!(method, "call timed out"),
     }
 }
 
@@ -113,7 +113,7 @@ where
 /// say, only a lost answer makes a daemon ask again instead of giving the job up.
 pub(super) async fn refuse(answer: Question, error: &CallError) -> Result<(), WireError> {
     if let CallError::Request(RequestError::Stopping | RequestError::Store(_)) = error {
-        warn!(method = answer.method(), %error, "call has to be repeated");
+        warn!(method = answer.method(), %error, "call must be repeated");
         return Ok(());
     }
     answer.fail(&error.to_string()).await

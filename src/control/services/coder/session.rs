@@ -34,8 +34,10 @@ impl Session {
         let opened = socket.open(self.share.unfinished());
         let socket = match timeout(plane.limits().header_timeout, opened).await {
             Ok(Ok(socket)) => socket,
-            Ok(Err(error)) => return debug!(name, %error, "daemon went away before it came in"),
-            Err(_) => return debug!(name, "connection of a daemon was not handed over in time"),
+            Ok(Err(error)) => {
+                return debug!(name, %error, "a daemon disconnected before the upgrade");
+            }
+            Err(_) => return debug!(name, "upgrade of a daemon's connection timed out"),
         };
         let config = yamux::Config {
             max_streams: STREAMS,
@@ -64,7 +66,7 @@ impl Session {
                 }
                 _ = beat.tick() => {
                     if let Err(error) = plane.alive(&self.calls.daemon).await {
-                        debug!(name, %error, "cannot write down that a daemon is connected");
+                        debug!(name, %error, "cannot record that a daemon is connected");
                     }
                 }
             }

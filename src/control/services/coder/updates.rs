@@ -31,7 +31,7 @@ pub(super) async fn tell(
         return Ok(());
     };
     let Ok(owner) = Uuid::from_slice(&request.workspace_owner_id) else {
-        return answer.fail("workspace_owner_id is no UUID").await;
+        return answer.fail("workspace_owner_id is not a UUID").await;
     };
     let mut changes = pin!(plane.follow_workspaces(caller, UserId(owner)));
     let mut may_say_more = true;
@@ -41,8 +41,8 @@ pub(super) async fn tell(
                 Some(Ok(change)) => send(&mut answer, &update(change)).await?,
                 Some(Err(RequestError::Stopping)) | None => return answer.end().await,
                 Some(Err(error)) => {
-                    debug!(%error, "workspaces cannot be followed");
-                    return answer.fail("the server cannot look at workspaces now").await;
+                    debug!(%error, "cannot watch workspaces");
+                    return answer.fail("the server cannot read workspaces at the moment").await;
                 }
             },
             // Nothing more is expected of it but that its stream breaks.

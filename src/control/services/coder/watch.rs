@@ -85,7 +85,7 @@ impl Watcher {
                 }
                 Err(RequestError::NotFound { .. }) => return None,
                 // Whoever watches keeps what they know, and hears of the rest the next time.
-                Err(error) => warn!(%error, "cannot look at a workspace for those who watch it"),
+                Err(error) => warn!(%error, "cannot read a workspace for clients that watch it"),
             }
         }
     }

@@ -188,11 +188,12 @@ impl NewWorkspace {
     fn check(&self) -> Result<(), RequestError> {
         let start = self.autostart_schedule.as_deref().unwrap_or_default();
         if !start.is_empty() || self.ttl_ms.unwrap_or_default() != 0 {
-            let why = "this server has no schedules: leave out --start-at and --stop-after";
+            let why = "this server does not support schedules: omit --start-at and --stop-after";
             return Err(RequestError::Invalid(why.to_owned()));
         }
         if self.automatic_updates == "always" {
-            let why = "this server updates no workspace by itself: leave out --automatic-updates";
+            let why =
+                "this server does not update workspaces automatically: omit --automatic-updates";
             return Err(RequestError::Invalid(why.to_owned()));
         }
         Ok(())

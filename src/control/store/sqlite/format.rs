@@ -82,7 +82,7 @@ pub enum OpenError {
         source: Box<OpenError>,
     },
     /// Anything else that SQLite says.
-    #[error("database `{}` does not answer as it should", .path.display())]
+    #[error("unexpected error from the database `{}`", .path.display())]
     Database {
         /// The file.
         path: PathBuf,

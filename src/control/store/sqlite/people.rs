@@ -155,7 +155,7 @@ impl PeopleStore for Sqlite {
         .execute(&self.writer)
         .await
         .map_err(unless_unique(|| {
-            format!("there is an organization `{}` already", new.name)
+            format!("there is already an organization `{}`", new.name)
         }))?;
         Ok(())
     }
@@ -189,7 +189,7 @@ impl PeopleStore for Sqlite {
         .execute(&self.writer)
         .await
         .map_err(unless_unique(|| {
-            format!("there is a user `{}` already", new.name)
+            format!("there is already a user `{}`", new.name)
         }))?;
         Ok(())
     }
@@ -357,7 +357,7 @@ impl PeopleStore for Sqlite {
         .execute(&self.writer)
         .await
         .map_err(unless_unique(|| {
-            format!("there is a provisioner key `{}` already", new.name)
+            format!("there is already a provisioner key `{}`", new.name)
         }))?;
         Ok(())
     }

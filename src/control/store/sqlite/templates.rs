@@ -90,7 +90,7 @@ async fn insert_template(
     .execute(&mut **change)
     .await
     .map_err(unless_unique(|| {
-        format!("there is a template `{}` already", new.name)
+        format!("there is already a template `{}`", new.name)
     }))?;
     Ok(())
 }
@@ -232,7 +232,7 @@ impl TemplateStore for Sqlite {
         .execute(&mut *change)
         .await
         .map_err(unless_unique(|| {
-            format!("the template has a version `{}` already", version.name)
+            format!("the template already has a version `{}`", version.name)
         }))?;
         jobs::insert(&mut change, &new.job).await?;
         Ok(change.commit().await?)
@@ -266,7 +266,7 @@ impl TemplateStore for Sqlite {
             .execute(&self.writer)
             .await
             .map_err(unless_unique(|| {
-                format!("there is a template `{name}` already")
+                format!("there is already a template `{name}`")
             }))?;
         Ok(())
     }
@@ -312,7 +312,7 @@ impl TemplateStore for Sqlite {
         .execute(&mut *change)
         .await
         .map_err(unless_unique(|| {
-            format!("there is a template `{name}` already")
+            format!("there is already a template `{name}`")
         }))?;
         if done.rows_affected() == 0 {
             let why = "the version belongs to a template already";

@@ -52,7 +52,7 @@ async fn a_taken_name_is_a_conflict_whatever_its_case() {
         .unwrap_err();
 
     assert!(matches!(error, StoreError::Conflict(_)));
-    assert_eq!(error.to_string(), "there is an organization `ACME` already");
+    assert_eq!(error.to_string(), "there is already an organization `ACME`");
 }
 
 #[tokio::test]

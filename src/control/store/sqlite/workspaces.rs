@@ -85,7 +85,7 @@ async fn insert_workspace(
     .execute(&mut **change)
     .await
     .map_err(unless_unique(|| {
-        format!("{} has a workspace `{}` already", new.owner, new.name)
+        format!("{} already has a workspace `{}`", new.owner, new.name)
     }))?;
     Ok(())
 }
@@ -110,7 +110,7 @@ async fn check_free(change: &mut Transaction<'_, Db>, id: WorkspaceId) -> Result
     }
     match row.optional_id::<crate::job::JobId>("active")? {
         Some(job) => Err(StoreError::Conflict(format!(
-            "the workspace has a build that goes on; wait for the job {job} or cancel it"
+            "a build of the workspace is in progress; wait for the job {job} or cancel it"
         ))),
         None => Ok(()),
     }
@@ -267,7 +267,7 @@ impl WorkspaceStore for Sqlite {
             .execute(&mut *change)
             .await
             .map_err(unless_unique(|| {
-                format!("the owner has a workspace `{name}` already")
+                format!("the owner already has a workspace `{name}`")
             }))?;
         Ok(change.commit().await?)
     }

@@ -35,7 +35,7 @@ impl Upstream {
         let asked = self.0.sync.registries.module_versions(host, path);
         let asked = match (self.in_time(asked).await, &*listing) {
             (Err(PullError::Failed(why)), Some((_, Ok(known)))) => {
-                tracing::warn!(addr, %why, "the registry does not answer; its versions from before count");
+                tracing::warn!(addr, %why, "no answer from the registry; using its last known versions");
                 Ok(known.clone())
             }
             (asked, _) => asked.map(Arc::new),

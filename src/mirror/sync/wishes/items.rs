@@ -48,7 +48,7 @@ impl TryFrom<String> for ModuleSource {
         match scan::Source::parse(&text) {
             scan::Source::Registry { host, path, dir } if dir.is_empty() => Ok(Self { host, path }),
             _ => Err(format!(
-                "{text:?} is no module of a registry: expected [HOST/]NAMESPACE/NAME/SYSTEM"
+                "{text:?} is not a registry module: expected [HOST/]NAMESPACE/NAME/SYSTEM"
             )),
         }
     }
@@ -77,7 +77,7 @@ fn repository<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::E
     let text = String::deserialize(deserializer)?;
     scan::repository(&text).ok_or_else(|| {
         D::Error::custom(format!(
-            "{text:?} is no address of a repository: expected https://HOST/PATH or git@HOST:PATH, with `refs` beside it"
+            "{text:?} is not a repository URL: expected https://HOST/PATH or git@HOST:PATH, with `refs` beside it"
         ))
     })
 }
@@ -172,7 +172,7 @@ impl TryFrom<String> for Address {
         let url = Url::parse(&text).ok();
         let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
         url.map(Self)
-            .ok_or_else(|| "expected an address that begins with https://".to_owned())
+            .ok_or_else(|| "expected a URL that begins with https://".to_owned())
     }
 }
 

@@ -151,9 +151,8 @@ impl Environment {
             return None;
         }
         Some(format!(
-            "{whose} gets the PATH {} from {}, without that of its machine, so that commands such as `ls` are not \
-             found; strategies such as `append` join what the template sets, and nothing else: write `$PATH` into one \
-             value, as in {}",
+            "{whose} gets the PATH {} from {}, without its machine's PATH, so commands such as `ls` are not found; \
+             merge strategies such as `append` only join values from the template: write `$PATH` into one of the values, as in {}",
             quoted(&path.value),
             path.set_by.join(" and "),
             quoted(&format!("{}:$PATH", path.value)),
@@ -216,9 +215,9 @@ mod tests {
         );
         assert_eq!(
             two.warning("agent \"main\"").unwrap(),
-            "agent \"main\" gets the PATH \"/opt/a/bin:/opt/b/bin\" from coder_env.e0 and coder_env.e1, without that \
-             of its machine, so that commands such as `ls` are not found; strategies such as `append` join what the \
-             template sets, and nothing else: write `$PATH` into one value, as in \"/opt/a/bin:/opt/b/bin:$PATH\""
+            "agent \"main\" gets the PATH \"/opt/a/bin:/opt/b/bin\" from coder_env.e0 and coder_env.e1, without its \
+             machine's PATH, so commands such as `ls` are not found; merge strategies such as `append` only join \
+             values from the template: write `$PATH` into one of the values, as in \"/opt/a/bin:/opt/b/bin:$PATH\""
         );
         let lost = [
             environment(&[], &[("replace", Some("/opt/a"))]),

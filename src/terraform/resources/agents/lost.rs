@@ -32,18 +32,18 @@ impl<'a> Lost<'a> {
             self.graph.nearest(node, Direction::Dependants, accepts)
         };
         let name = quoted(&agent.name);
-        let begin = format!("agent {name} ({}) ends up in no resource", agent.address);
+        let begin = format!("agent {name} ({}) belongs to no resource", agent.address);
         if let Some(counted) = nearest(&|label| self.declared.contains(label)) {
             return Some(format!(
-                "{begin}: {counted} depends on it, but is in a module with `count` or `for_each`, where no agent is \
-                 put; count the resources in the module instead of the module"
+                "{begin}: {counted} depends on it, but is in a module with `count` or `for_each`, to which agents \
+                 cannot be assigned; use `count` on the resources in the module instead of on the module"
             ));
         }
         match nearest(&is_foreign) {
             Some(_) => None,
             None => Some(format!(
-                "{begin}: none depends on it, so that no workspace has it; use its `token` or `init_script` in the \
-                 resource that it is to run in"
+                "{begin}: no resource depends on it, so no workspace gets it; use its `token` or `init_script` in the \
+                 resource that it should run in"
             )),
         }
     }

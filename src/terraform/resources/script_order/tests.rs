@@ -579,8 +579,9 @@ fn an_agent_that_cannot_be_found_before_an_apply_is_warned_about() {
     let converted = template.convert().unwrap();
 
     assert!(
-        converted.warnings[0]
-            .starts_with("it is not known before the build which agents run 1 of the scripts"),
+        converted.warnings[0].starts_with(
+            "the agents that run 1 of the ordered scripts are not known before the build"
+        ),
         "{:?}",
         converted.warnings
     );

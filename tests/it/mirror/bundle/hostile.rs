@@ -203,10 +203,10 @@ async fn a_signed_lie_is_refused_before_anything_is_made_of_it() {
         ("nothing in it needs", |m, _, other| {
             m["blobs"][other] = json!({"size": 5})
         }),
-        ("both as part and as omitted", |m, digest, _| {
+        ("both as included and as omitted", |m, digest, _| {
             m["omitted"] = json!([digest])
         }),
-        ("says neither where", |m, _, _| m["blobs"] = json!({})),
+        ("gives no position for", |m, _, _| m["blobs"] = json!({})),
         ("none", |m, digest, _| {
             m["blobs"][digest]["enc"] = json!("zstd")
         }),
@@ -219,7 +219,7 @@ async fn a_signed_lie_is_refused_before_anything_is_made_of_it() {
         ("none", |m, _, _| {
             m["generation"]["files"][0]["content"] = json!("../../etc/passwd")
         }),
-        ("not in its normal form", |m, _, _| {
+        ("not in canonical form", |m, _, _| {
             m["created"] = json!("2026-01-01T00:00:00.000Z")
         }),
     ];
@@ -380,9 +380,7 @@ fn a_manifest_that_promises_more_than_comes_takes_no_memory_for_it() {
     bundle.extend(b"{}");
     let error = Reader::new(&bundle[..]).head().err().unwrap();
     assert!(
-        error
-            .to_string()
-            .contains("`manifest.json` is not all there"),
+        error.to_string().contains("`manifest.json` is incomplete"),
         "{error}"
     );
 

@@ -138,7 +138,7 @@ async fn an_encrypted_bundle_opens_for_its_recipient_and_for_nobody_else() {
         "--encrypt",
         "me",
     ]);
-    assert!(said.contains("`me` is no recipient"), "{said}");
+    assert!(said.contains("`me` is not an age recipient"), "{said}");
 }
 
 #[tokio::test]
@@ -257,7 +257,7 @@ async fn the_advice_about_a_damaged_encrypted_volume_works() {
 
     assert!(said.contains("all.002` is damaged"), "{said}");
     assert!(
-        said.contains("have all volumes made again") && !said.contains("--volume"),
+        said.contains("have all volumes written again") && !said.contains("--volume"),
         "{said}"
     );
     // Made again, one of them does not fit the others, and that is said; all of them do.

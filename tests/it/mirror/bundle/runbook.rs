@@ -78,7 +78,7 @@ async fn the_runbook_works_as_it_is_written() {
     inside.carry("forged", &finder);
     let error = inside.refused(&["import", "forged", "--trust", "bob.pub"]);
     assert!(
-        error.contains("1 of its signers are trusted, and 2 must be"),
+        error.contains("1 of its signers are trusted, but 2 are required"),
         "{error}"
     );
 }

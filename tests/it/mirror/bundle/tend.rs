@@ -143,7 +143,7 @@ async fn an_index_that_was_changed_is_named_entry_by_entry_used_by_nobody_and_pu
     let repaired = site.run(&["verify", "--repair"]);
     let said = said_of(&repaired);
     assert!(
-        said.contains("generation 1 is the current one now"),
+        said.contains("generation 1 is now the current one"),
         "{said}"
     );
     assert_eq!(site.store().current().unwrap(), Some(1));
@@ -171,7 +171,7 @@ async fn a_signed_index_cannot_be_changed_by_who_changes_its_inventory_too() {
     let trusted = ["--trust", "site.pub"];
     let unsigned = problems(&outside, &trusted);
     assert!(
-        unsigned[0].contains("no trusted key signed"),
+        unsigned[0].contains("not signed by a trusted key"),
         "{unsigned:?}"
     );
     outside.done(&["bundle", "--key", "site.key", "--out", "all"]);

@@ -72,7 +72,7 @@ async fn two_people_must_sign_where_a_site_wants_two() {
     inside.done(&import("two"));
 
     assert!(
-        error.contains("1 of its signers are trusted, and 2 must be"),
+        error.contains("1 of its signers are trusted, but 2 are required"),
         "{error}"
     );
     // It remembers that, too.
