@@ -3,6 +3,7 @@
 mod access;
 mod acquire;
 mod agents;
+mod archives;
 mod daemons;
 mod follow;
 mod handout;
@@ -73,6 +74,7 @@ pub struct Plane {
     started_up: Uptime,
     presence: presence::Presence,
     stop: Stop,
+    archives: archives::Archives,
     /// Held while an archive is stored or removed, so that neither overtakes the other.
     uploads: Mutex<uploads::Uploads>,
     /// A job was queued.
@@ -122,6 +124,9 @@ pub enum RequestError {
     /// The job is not the daemon's, or not there.
     #[error("{0}")]
     Gone(String),
+    /// There is no room for it now.
+    #[error("{0}")]
+    Busy(&'static str),
     /// The server stops.
     #[error("server is stopping")]
     Stopping,
@@ -222,6 +227,7 @@ impl Plane {
             started_up: Uptime::now(),
             presence: presence::Presence::default(),
             stop,
+            archives: archives::Archives::default(),
             uploads: Mutex::default(),
             posted: Notify::new(),
             changed: watch::Sender::new(()),

@@ -44,7 +44,9 @@ impl From<RequestError> for SourceError {
             RequestError::Forbidden(reason) => Self::Unauthorized(reason),
             RequestError::Suspended => Self::Unauthorized(error.to_string()),
             // A disk may have space again, a database may be free again: what was not stored is to be repeated.
-            RequestError::Stopping | RequestError::Store(_) => Self::Lost(error.into()),
+            RequestError::Stopping | RequestError::Busy(_) | RequestError::Store(_) => {
+                Self::Lost(error.into())
+            }
             RequestError::NotFound { .. }
             | RequestError::Invalid(_)
             | RequestError::Parameters(_)

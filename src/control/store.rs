@@ -379,12 +379,12 @@ pub trait TemplateStore: Send + Sync {
     /// The file of this kind with this hash, in hexadecimal digits.
     async fn file_by_hash(&self, kind: FileKind, sha256: &str) -> Result<Option<File>, StoreError>;
 
-    /// Whether a template of the organization has these modules.
-    async fn uses_modules(
+    /// Bytes of these modules, if a template of the organization has them.
+    async fn modules_bytes(
         &self,
         organization: OrganizationId,
         file: FileId,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Option<usize>, StoreError>;
 
     /// Archives of modules that no version has: their SHA-256 in hexadecimal digits, and their bytes.
     async fn unused_modules(&self) -> Result<Vec<(String, usize)>, StoreError>;
@@ -528,6 +528,8 @@ pub trait JobStore: Send + Sync {
     ) -> Result<Vec<JobId>, StoreError>;
     /// All that nobody took yet.
     async fn waiting(&self) -> Result<Vec<Waiting>, StoreError>;
+    /// Counts the silence of open jobs that were heard of on another start of the machine from `now` on.
+    async fn count_anew(&self, now: &Uptime) -> Result<(), StoreError>;
     /// All that have not ended.
     async fn open_jobs(&self) -> Result<Vec<JobRecord>, StoreError>;
     /// Gives a job to a daemon, unless it was taken, cancelled or ended: then `false`.

@@ -520,18 +520,17 @@ impl Plane {
     /// The module archive with this id, if a template of the daemon's organization has it.
     ///
     /// # Errors
-    /// [`RequestError::NotFound`] for anything else.
+    /// [`RequestError::NotFound`] for anything else, [`RequestError::Busy`] if others receive too much for a minute.
     pub async fn download_modules(&self, daemon: &Daemon, id: Uuid) -> Result<Bytes, RequestError> {
         let unknown = || not_found("modules file", id.to_string());
-        let file = self.store.file(FileId(id)).await?.ok_or_else(unknown)?;
-        let visible = self
-            .store
-            .uses_modules(daemon.organization_id, file.id)
-            .await?;
-        match file.kind {
-            FileKind::Modules if visible => Ok(file.content),
-            FileKind::Modules | FileKind::Template => Err(unknown()),
-        }
+        let id = FileId(id);
+        let bytes = self.store.modules_bytes(daemon.organization_id, id).await?;
+        let load = async {
+            let file = self.store.file(id).await?.ok_or_else(unknown)?;
+            Ok(file.content)
+        };
+        let bytes = bytes.ok_or_else(unknown)?;
+        self.archives.get(id, bytes, load).await
     }
 }
 

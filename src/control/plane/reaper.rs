@@ -24,6 +24,9 @@ impl Plane {
         if let Err(error) = self.find_unused_modules().await {
             warn!(%error, "cannot look for unused modules");
         }
+        if let Err(error) = self.count_anew().await {
+            warn!(%error, "cannot write down since when jobs are silent");
+        }
         // A short lease would mean little if nobody looked in between.
         let shortest = self.limits.lease.min(self.limits.pending) / 5;
         let mut every = tokio::time::interval(self.limits.reap_every.min(shortest));
@@ -115,6 +118,11 @@ impl Plane {
             uploads.note(&sha256, bytes, self.now());
         }
         Ok(())
+    }
+
+    /// After a new start of the machine, jobs have one lease from this server's start on, however often it starts again.
+    pub(super) async fn count_anew(&self) -> Result<(), RequestError> {
+        Ok(self.store.count_anew(&self.started_up).await?)
     }
 
     async fn reap_one(&self, job: &JobRecord, loss: Loss) -> Result<bool, RequestError> {

@@ -10,6 +10,7 @@
 mod admission;
 mod agent;
 mod answer;
+mod answers;
 mod archives;
 mod bodies;
 mod builds;
@@ -43,13 +44,16 @@ use axum::{
     Extension, Json, Router,
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue},
-    middleware::{Next, from_fn, map_response},
+    middleware::{Next, from_fn, from_fn_with_state, map_response},
     response::{IntoResponse as _, Response},
     routing::get,
 };
 use serde_json::json;
 
-use self::{answer::Refusal, bodies::Bodies, places::Places, rate::Rates, session::Session};
+use self::{
+    answer::Refusal, answers::Answers, bodies::Bodies, places::Places, rate::Rates,
+    session::Session,
+};
 use super::{
     calls::Calls,
     gate::{Sender, Shares},
@@ -97,18 +101,20 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config, shares: Shares) -> Rou
                 }
             }
         }));
+    let answered = workspaces::routes()
+        .merge(builds::routes())
+        .merge(organizations::routes())
+        .merge(templates::routes())
+        .merge(versions::routes())
+        .merge(dry_runs::routes())
+        .merge(jobs::routes())
+        .merge(provisioners::routes())
+        .layer(from_fn_with_state(Answers::default(), answers::limited));
     let routes = routes.merge(
-        overlay::routes()
-            .merge(workspaces::routes())
-            .merge(builds::routes())
+        answered
+            .merge(overlay::routes())
             .merge(watch::routes())
-            .merge(organizations::routes())
-            .merge(templates::routes())
-            .merge(versions::routes())
-            .merge(dry_runs::routes())
             .merge(archives::routes())
-            .merge(jobs::routes())
-            .merge(provisioners::routes())
             .with_state(plane.clone()),
     );
     let routes = routes

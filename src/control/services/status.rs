@@ -3,7 +3,10 @@
 use tonic::Status;
 use tracing::error;
 
-use crate::control::{plane::RequestError, store::StoreError};
+use crate::{
+    control::{plane::RequestError, store::StoreError},
+    error_chain::error_chain,
+};
 
 /// The status that says what `error` says. Details of the storage go to the log only.
 pub(super) fn status(error: RequestError) -> Status {
@@ -19,30 +22,18 @@ pub(super) fn status(error: RequestError) -> Status {
             Status::permission_denied(error.to_string())
         }
         RequestError::Unauthenticated(_) => Status::unauthenticated(error.to_string()),
-        RequestError::Stopping => Status::unavailable(error.to_string()),
+        RequestError::Stopping | RequestError::Busy(_) => Status::unavailable(error.to_string()),
         RequestError::Store(StoreError::DiskFull) => {
             error!("disk with the database is full; nothing is stored until there is space");
             Status::unavailable(error.to_string())
         }
         RequestError::Store(store) => {
-            error!(error = %chain(store), "unexpected database error");
+            error!(error = %error_chain(store), "unexpected database error");
             Status::unavailable(error.to_string())
         }
         RequestError::Sealed { .. } => {
-            error!(error = %chain(&error), "cannot read stored data");
-            Status::data_loss(chain(&error))
+            error!(error = %error_chain(&error), "cannot read stored data");
+            Status::data_loss(error_chain(&error))
         }
     }
-}
-
-/// An error and what is behind it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -94,7 +94,9 @@ impl Connection {
         match self.tls.clone() {
             None => self.speak(stream, Some(parts), end).await,
             Some(tls) => {
-                let accepting = tls.acceptor().accept(stream);
+                let acceptor = tls.acceptor();
+                let accepting =
+                    acceptor.accept_with(stream, |tls| tls.set_buffer_limit(Some(UNSENT)));
                 let stream = timeout(self.limits.header_timeout, accepting).await??;
                 self.speak(stream, None, end).await
             }

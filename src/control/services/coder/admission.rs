@@ -170,7 +170,7 @@ fn secret(headers: &HeaderMap, name: &str) -> Option<Secret> {
 }
 
 /// The session token, in a header of its own or in a cookie.
-fn session_token(headers: &HeaderMap) -> Option<Secret> {
+pub(super) fn session_token(headers: &HeaderMap) -> Option<Secret> {
     let in_cookie = || {
         let cookies = headers.get_all(header::COOKIE).into_iter();
         let mut pairs = cookies

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::rpc::{Question, refuse};
+use super::rpc::{Question, is_passing, refuse};
 use crate::{
     control::services::calls::{CallError, Calls},
     net::budget::{Budget, Overdrawn, Reserved},
@@ -87,7 +87,8 @@ pub(super) async fn upload(
     }
 }
 
-/// Sends an archive that an import left. Why not is part of the answer, not an error of the call.
+/// Sends an archive that an import left. Why not is part of the answer, not an error of the
+/// call, unless it may be asked for again.
 pub(super) async fn download(calls: &Calls, mut answer: Question) -> Result<(), WireError> {
     let Some(request) = answer.receive::<FileRequest>().await? else {
         return Ok(());
@@ -98,6 +99,7 @@ pub(super) async fn download(calls: &Calls, mut answer: Question) -> Result<(), 
     }
     let mut pieces = match calls.download_file(request).await {
         Ok(pieces) => pieces.peekable(),
+        Err(error) if is_passing(&error) => return refuse(answer, &error).await,
         Err(error) => return answer.reply(&failed(error.to_string())).await,
     };
     while let Some(piece) = pieces.next() {

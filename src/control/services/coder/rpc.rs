@@ -109,10 +109,18 @@ where
     }
 }
 
+/// Whether the same call may work a moment later.
+pub(super) fn is_passing(error: &CallError) -> bool {
+    matches!(
+        error,
+        CallError::Request(RequestError::Stopping | RequestError::Busy(_) | RequestError::Store(_))
+    )
+}
+
 /// Answers with the error's text. What may work a moment later is not answered at all: of all that this wire can
 /// say, only a lost answer makes a daemon ask again instead of giving the job up.
 pub(super) async fn refuse(answer: Question, error: &CallError) -> Result<(), WireError> {
-    if let CallError::Request(RequestError::Stopping | RequestError::Store(_)) = error {
+    if is_passing(error) {
         warn!(method = answer.method(), %error, "call must be repeated");
         return Ok(());
     }

@@ -267,6 +267,18 @@ impl JobStore for Sqlite {
             .collect()
     }
 
+    async fn count_anew(&self, now: &Uptime) -> Result<(), StoreError> {
+        let mut write = self.begin().await?;
+        sqlx::query(
+            "UPDATE jobs SET heard_boot = ?1, heard_ms = ?2 WHERE completed_at IS NULL AND heard_boot <> ?1",
+        )
+        .bind(&now.boot)
+        .bind(heard_ms(now))
+        .execute(&mut *write)
+        .await?;
+        Ok(write.commit().await?)
+    }
+
     async fn open_jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
         let query = format!("{JOB} WHERE completed_at IS NULL ORDER BY created_at");
         let rows = sqlx::query(&query).fetch_all(&self.reader).await?;

@@ -62,6 +62,12 @@ fn file(row: &SqliteRow) -> Result<File, StoreError> {
     })
 }
 
+/// The length of a file that is not read.
+fn bytes(row: &SqliteRow) -> Result<usize, StoreError> {
+    let bytes = Columns::of("files", row).number("bytes")?;
+    Ok(usize::try_from(bytes).unwrap_or_default())
+}
+
 impl FileKind {
     fn column(self) -> &'static str {
         match self {
@@ -163,20 +169,21 @@ impl TemplateStore for Sqlite {
         row.as_ref().map(file).transpose()
     }
 
-    async fn uses_modules(
+    async fn modules_bytes(
         &self,
         organization: OrganizationId,
         file: FileId,
-    ) -> Result<bool, StoreError> {
-        let found = sqlx::query(
-            "SELECT 1 FROM versions v JOIN templates t ON t.id = v.template_id
-             WHERE t.organization_id = ? AND v.learned ->> '$.modules_file' = ? LIMIT 1",
+    ) -> Result<Option<usize>, StoreError> {
+        let row = sqlx::query(
+            "SELECT length(content) AS bytes FROM files WHERE id = ? AND kind = 'modules' AND EXISTS
+               (SELECT 1 FROM versions v JOIN templates t ON t.id = v.template_id
+                WHERE t.organization_id = ? AND v.learned ->> '$.modules_file' = files.id)",
         )
-        .bind(organization.to_string())
         .bind(file.to_string())
+        .bind(organization.to_string())
         .fetch_optional(&self.reader)
         .await?;
-        Ok(found.is_some())
+        row.as_ref().map(bytes).transpose()
     }
 
     async fn unused_modules(&self) -> Result<Vec<(String, usize)>, StoreError> {
@@ -187,11 +194,9 @@ impl TemplateStore for Sqlite {
         )
         .fetch_all(&self.reader)
         .await?;
-        let found = rows.iter().map(|row| {
-            let columns = Columns::of("files", row);
-            let bytes = usize::try_from(columns.number("bytes")?).unwrap_or_default();
-            Ok((columns.text("sha256")?, bytes))
-        });
+        let found = rows
+            .iter()
+            .map(|row| Ok((Columns::of("files", row).text("sha256")?, bytes(row)?)));
         found.collect()
     }
 
