@@ -23,6 +23,7 @@ pub use self::{
     backend::{Backend, backend},
     constraint::{Constraint, ConstraintError},
     diagnostic::{Diagnostic, LoadError, Severity},
+    eval::{EvalError, evaluate_text, text as primitive_text},
     files::TemplateFiles,
     module::{Located, Module, SourceFile, load},
     outline::{
@@ -33,6 +34,6 @@ pub use self::{
         ModuleCall, RequiredProvider, module_calls, required_providers, required_providers_of_tree,
     },
     quote::quote,
-    tags::{TagError, workspace_tags_evaluated, workspace_tags_raw},
+    tags::{TagError, workspace_tags_raw},
     variables::variables,
 };

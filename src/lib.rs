@@ -5,6 +5,7 @@
 //! the base. `ARCHITECTURE.md` has the picture.
 
 // Base: values, contracts and rules, no I/O.
+pub mod error_chain;
 pub mod job;
 pub mod language;
 pub mod proto;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     addr::{AddrError, DEFAULT_HOST, OPENTOFU_HOST, ProviderAddr},
-    h1::{H1Error, h1_of_dir, h1_of_names, h1_of_zip, zh_of_file},
+    h1::{H1Error, h1_of_dir, h1_of_names, h1_of_zip},
     hash::{Hash, HashError},
 };
 

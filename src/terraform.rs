@@ -57,6 +57,7 @@ pub use self::{
     isolation::{Isolation, Modes},
 };
 use crate::{
+    error_chain::error_chain,
     files::{beneath::Dir, removal},
     process::Limits,
     provision::{self, LogSink, Provisioner, Salvaged, SessionConfig, StepFailure, Witness},
@@ -253,7 +254,7 @@ impl Provisioner for Engine {
                 .hint()
                 .map(|hint| format!(" ({hint})"))
                 .unwrap_or_default();
-            StepFailure::new(format!("{}{hint}", chain(&error)))
+            StepFailure::new(format!("{}{hint}", error_chain(&error)))
         })?;
         self.clean().await;
         let name = format!("{}{}", session::PREFIX, Uuid::new_v4());
@@ -279,7 +280,7 @@ impl Provisioner for Engine {
             let binary = self
                 .probe(stop)
                 .await
-                .map_err(|error| StepFailure::new(chain(&error)))?;
+                .map_err(|error| StepFailure::new(error_chain(&error)))?;
             session::made(Arc::clone(&self.config), binary, files, stop).await
         };
         match made.await {
@@ -290,17 +291,6 @@ impl Provisioner for Engine {
             }
         }
     }
-}
-
-/// An error with all that caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// The limits of short processes whose answer is all that counts.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use hcl::{
-    Expression, Value,
-    eval::{Context, Evaluate as _},
-};
+use serde_json::{Value, json};
 
-use crate::job::ParameterValue;
+use crate::{
+    job::ParameterValue,
+    language::{EvalError, evaluate_text, primitive_text},
+};
 
 /// Why a tag has no value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +20,7 @@ pub enum TagError {
         /// The author's words.
         expression: String,
         /// What is wrong with them.
-        reason: String,
+        reason: EvalError,
     },
     /// It is a list or an object.
     #[error("workspace tag `{name}` is not a string: `{expression}`")]
@@ -44,55 +44,38 @@ pub fn evaluate(
     if tags.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let context = context(parameters, variables);
+    let known = known(parameters, variables);
     tags.iter()
-        .map(|(name, expression)| Ok((name.clone(), value(&context, name, expression)?)))
+        .map(|(name, expression)| Ok((name.clone(), value(&known, name, expression)?)))
         .collect()
 }
 
-fn context(
+fn known(
     parameters: &[ParameterValue],
     variables: &BTreeMap<String, String>,
-) -> Context<'static> {
-    let object = |entries: Vec<(String, Value)>| Value::Object(entries.into_iter().collect());
-    let parameters = parameters.iter().map(|parameter| {
-        let value = object(vec![("value".to_owned(), parameter.value.clone().into())]);
-        (parameter.name.clone(), value)
-    });
-    let parameters = object(parameters.collect());
-    let variables = variables
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone().into()));
-    let mut context = Context::new();
-    context.declare_var(
-        "data",
-        object(vec![("coder_parameter".to_owned(), parameters)]),
-    );
-    context.declare_var("var", object(variables.collect()));
-    context
+) -> BTreeMap<String, Value> {
+    let parameters = parameters.iter();
+    let parameters = parameters.map(|it| (it.name.clone(), json!({"value": it.value})));
+    let parameters = Value::Object(parameters.collect());
+    BTreeMap::from([
+        ("data".to_owned(), json!({"coder_parameter": parameters})),
+        ("var".to_owned(), json!(variables)),
+    ])
 }
 
-fn value(context: &Context<'_>, name: &str, expression: &str) -> Result<String, TagError> {
-    let invalid = |reason: &dyn std::fmt::Display| TagError::Invalid {
-        name: name.to_owned(),
-        expression: expression.to_owned(),
-        reason: reason
-            .to_string()
-            .lines()
-            .last()
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
-    };
-    let parsed: Expression = expression.parse().map_err(|error| invalid(&error))?;
-    match parsed.evaluate(context).map_err(|error| invalid(&error))? {
-        Value::String(text) => Ok(text),
-        Value::Bool(flag) => Ok(flag.to_string()),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::Null => Ok(String::new()),
-        Value::Array(_) | Value::Object(_) => Err(TagError::NotText {
-            name: name.to_owned(),
-            expression: expression.to_owned(),
+fn value(
+    known: &BTreeMap<String, Value>,
+    name: &str,
+    expression: &str,
+) -> Result<String, TagError> {
+    let (name, expression) = (name.to_owned(), expression.to_owned());
+    match evaluate_text(&expression, known) {
+        Ok(Value::Null) => Ok(String::new()),
+        Ok(value) => primitive_text(&value).ok_or(TagError::NotText { name, expression }),
+        Err(reason) => Err(TagError::Invalid {
+            name,
+            expression,
+            reason,
         }),
     }
 }
@@ -122,6 +105,10 @@ mod tests {
                 "\"${data.coder_parameter.region.value}-${var.zone}\"",
             ),
             ("number", "3"),
+            (
+                "size",
+                "try(split(\"-\", data.coder_parameter.region.value)[1], \"small\")",
+            ),
         ]);
 
         let evaluated = evaluate(&given, &parameters, &tags(&[("zone", "a")]));
@@ -131,15 +118,27 @@ mod tests {
             ("region", "eu"),
             ("zone", "eu-a"),
             ("number", "3"),
+            ("size", "small"),
         ]);
         assert_eq!(evaluated, Ok(expected));
     }
 
     #[test]
     fn a_tag_without_a_value_is_named() {
-        for expression in ["data.coder_parameter.other.value", "local.x", "\"", "[1]"] {
-            let error =
-                evaluate(&tags(&[("zone", expression)]), &[], &BTreeMap::new()).unwrap_err();
+        let endless =
+            "[for a in range(1000) : [for b in range(1000) : [for c in range(1000) : a]]]";
+        let nested = "(".repeat(100_000);
+        for expression in [
+            "data.coder_parameter.other.value",
+            "local.x",
+            "\"",
+            "[1]",
+            "file(\"/etc/passwd\")",
+            endless,
+            &nested,
+        ] {
+            let given = tags(&[("zone", expression)]);
+            let error = evaluate(&given, &[], &BTreeMap::new()).unwrap_err();
 
             assert!(
                 error.to_string().starts_with("workspace tag `zone` "),

@@ -43,11 +43,11 @@ impl Fuel {
 
 /// Why an expression has no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) struct EvalError {
+pub struct EvalError {
     /// A few words without a full stop.
-    pub(super) summary: &'static str,
+    pub summary: &'static str,
     /// A sentence.
-    pub(super) detail: String,
+    pub detail: String,
 }
 
 impl fmt::Display for EvalError {
@@ -126,6 +126,22 @@ impl<'a> Scope<'a> {
             )),
         }
     }
+}
+
+/// Evaluates an expression as an author wrote it, which may use `variables` and functions.
+///
+/// # Errors
+/// [`EvalError`] if it is not an expression, has no value, or takes too much time or memory.
+pub fn evaluate_text(text: &str, variables: &BTreeMap<String, Value>) -> Evaluated {
+    let expr: Expression = text.parse().map_err(|error: hcl_edit::parser::Error| {
+        let reason = error.to_string();
+        let reason = reason.lines().last().unwrap_or_default().trim();
+        EvalError::new(
+            "Invalid expression",
+            format!("This is not an expression: {reason}."),
+        )
+    })?;
+    evaluate(&expr, &Scope::with_variables(variables, &Fuel::new()))
 }
 
 /// Evaluates an expression.
@@ -352,7 +368,7 @@ fn entries(collection: Value) -> Result<Vec<(Value, Value)>, EvalError> {
 }
 
 /// A primitive as text, as it appears inside of a template; `None` for null and collections.
-pub(super) fn text(value: &Value) -> Option<String> {
+pub fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Bool(value) => Some(value.to_string()),

@@ -41,21 +41,6 @@ pub fn variables(module: &Module) -> Result<Vec<TemplateVariable>, LoadError> {
     Ok(found.into_iter().map(Found::finish).collect())
 }
 
-/// The default of each variable as text, `None` for none or null.
-pub(super) fn defaults(module: &Module) -> Result<BTreeMap<String, Option<Value>>, LoadError> {
-    let mut defaults = BTreeMap::new();
-    let mut diagnostics = Vec::new();
-    for located in module.blocks("variable") {
-        match default(located.file, &located.block.body) {
-            Ok(None) if located.file.is_override => {}
-            Ok(value) => drop(defaults.insert(located.label(0).to_owned(), value)),
-            Err(diagnostic) => diagnostics.push(diagnostic),
-        }
-    }
-    LoadError::check(diagnostics)?;
-    Ok(defaults)
-}
-
 struct Found {
     order: usize,
     default: Option<Value>,

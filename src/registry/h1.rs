@@ -106,14 +106,6 @@ pub fn h1_of_zip(file: impl Read + Seek) -> Result<Hash, H1Error> {
     h1_of_names(files)
 }
 
-/// The `zh:` hash of a zip file.
-///
-/// # Errors
-/// [`H1Error::Read`] if it cannot be read.
-pub fn zh_of_file(path: &Path) -> Result<Hash, H1Error> {
-    digest_of_file(path).map(Hash::Zh)
-}
-
 fn digest_of_file(path: &Path) -> Result<[u8; 32], H1Error> {
     let digest = File::open(path).and_then(|mut file| digest(&mut file));
     digest.map_err(|source| H1Error::Read {
@@ -253,17 +245,5 @@ mod tests {
             h1_of_zip(Cursor::new(b"no zip")),
             Err(H1Error::Zip(_))
         ));
-    }
-
-    #[test]
-    fn the_zip_hash_is_that_of_its_bytes() {
-        let dir = unpacked(&[("x.zip", "")]);
-
-        let hash = zh_of_file(&dir.path().join("x.zip")).unwrap().to_string();
-
-        assert!(
-            hash.starts_with("zh:e3b0c44298fc1c149afbf4c8996fb924"),
-            "{hash}"
-        );
     }
 }

@@ -28,7 +28,6 @@ use self::run::{Ran, Runner};
 use super::{
     EngineConfig, Environment, Isolation, Presented,
     binary::{self, Binary},
-    chain,
     configuration::Configuration,
     graph::Graph,
     home,
@@ -42,6 +41,7 @@ use super::{
     timings::Timings,
 };
 use crate::{
+    error_chain::error_chain,
     files::{archive, beneath::within, module_archive, removal::Scratch},
     job::{self, JobId, LogLevel, PrebuiltStage, Timing, Transition},
     process::{
@@ -310,7 +310,7 @@ impl Session {
             let unpacked = unpacked.map_err(|error| {
                 StepFailure::new(format!(
                     "extract template archive: extract template source archive: {}",
-                    chain(&error)
+                    error_chain(&error)
                 ))
             })?;
             unpacked
@@ -429,7 +429,10 @@ impl Session {
         };
         let json = json.map_err(|failure| prefixed("show terraform plan file", failure))?;
         let wrong = |error: &dyn std::error::Error| {
-            StepFailure::new(format!("convert plan state: parse plan: {}", chain(error)))
+            StepFailure::new(format!(
+                "convert plan state: parse plan: {}",
+                error_chain(error)
+            ))
         };
         let plan = Plan::parse(&json).map_err(|error| wrong(&error))?;
         let totals = plan
@@ -624,7 +627,7 @@ impl provision::Session for Session {
         let dir = self.files.dir.clone();
         let parsed = within(ARCHIVE_DEADLINE, move || template::parse_dir(&dir)).await;
         let parsed = parsed.map_err(|error| StepFailure::new(error.to_string()))?;
-        parsed.map_err(|error| StepFailure::new(chain(&error)))
+        parsed.map_err(|error| StepFailure::new(error_chain(&error)))
     }
 
     async fn plan(
@@ -758,7 +761,7 @@ impl provision::Session for Session {
             let state = State::parse(&json).map_err(|error| {
                 StepFailure::new(format!(
                     "load tfstate for graph: terraform show state: {}",
-                    chain(&error)
+                    error_chain(&error)
                 ))
             })?;
             modules = state.into_modules();

@@ -31,6 +31,7 @@ use super::{
     messages::{self, FieldError},
 };
 use crate::{
+    error_chain::error_chain,
     job::{CompletedJob, FailedJob, Job, JobId},
     net::{
         back_off::{BackOff, Complaints},
@@ -135,7 +136,7 @@ impl GrpcSource {
         }
         back_off.wait().await;
         let link = self.connect().await.inspect_err(|error| {
-            let (error, url) = (chain(error), &self.target.url);
+            let (error, url) = (error_chain(error), &self.target.url);
             match complaints.should_say(&error) {
                 Some(tries) => warn!(error, %url, tries, "failed to connect to the control plane"),
                 None => debug!(error, %url, "failed to connect to the control plane"),
@@ -151,11 +152,11 @@ impl GrpcSource {
     }
 
     async fn connect(&self) -> Result<Link, SourceError> {
-        let invalid = |error: tonic::transport::Error| SourceError::Invalid(chain(&error));
+        let invalid = |error: tonic::transport::Error| SourceError::Invalid(error_chain(&error));
         let mut endpoint = Endpoint::from_shared(self.target.url.to_string()).map_err(invalid)?;
         if self.target.url.scheme() == "https" {
             let verifier = tls::verifier(&self.target.trust)
-                .map_err(|error| SourceError::Invalid(chain(&error)))?;
+                .map_err(|error| SourceError::Invalid(error_chain(&error)))?;
             let tls = ClientTlsConfig::new();
             endpoint = endpoint
                 .tls_config_with_verifier(tls, verifier)
@@ -447,13 +448,6 @@ fn sizes(text: &str) -> (usize, usize) {
         numbers.next().unwrap_or_default(),
         numbers.next().unwrap_or(MAX_MESSAGE_BYTES),
     )
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
-    }
 }
 
 #[cfg(test)]

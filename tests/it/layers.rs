@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Values, contracts and rules. They may use each other, and nothing else.
 const BASE: &[&str] = &[
+    "error_chain",
     "job",
     "language",
     "proto",

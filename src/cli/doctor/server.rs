@@ -4,7 +4,7 @@
 //! The order of checks in coder `enterprise/coderd/provisionerdaemons.go`: a version that no server has is refused
 //! after licence, credential, organization and tags, and before a daemon is recorded.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
@@ -24,6 +24,7 @@ use crate::{
         },
         values::Csv,
     },
+    error_chain::error_chain,
     net::{
         http::{Client, bare},
         proxy::{Proxies, is_loopback},
@@ -157,7 +158,7 @@ impl Asking {
                 .client
                 .get(url, headers)
                 .await
-                .map_err(|error| chain(&error))?;
+                .map_err(|error| error_chain(&error))?;
             let (status, headers) = (response.status(), response.headers().clone());
             let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
             let body = if is_upgrade {
@@ -279,16 +280,6 @@ async fn body(mut response: Response) -> Vec<u8> {
         }
     }
     body
-}
-
-fn chain(error: &dyn Error) -> String {
-    let (mut text, mut source) = (error.to_string(), error.source());
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 fn unreachable(text: String) -> Finding {

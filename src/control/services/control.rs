@@ -5,13 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use super::{
-    caller::bearer,
-    convert,
-    gate::known,
-    names::Names,
-    status::{chain, status},
-};
+use super::{caller::bearer, convert, gate::known, names::Names, status::status};
 use crate::{
     control::{
         backup,
@@ -23,6 +17,7 @@ use crate::{
         store::{JobFilter, WorkspaceFilter},
         tokens,
     },
+    error_chain::error_chain,
     job::{ParameterValue, VariableValue},
     proto::outpost::v1::{self as wire, control_service_server::ControlService},
     secret::Secret,
@@ -102,7 +97,7 @@ impl Control {
         }
         let written = data_dir.set_admin_token(value);
         written.map_err(|error| {
-            RequestError::Conflict(format!("the token was not changed: {}", chain(&error)))
+            RequestError::Conflict(format!("the token was not changed: {}", error_chain(&error)))
         })
     }
 

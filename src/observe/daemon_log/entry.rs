@@ -9,6 +9,8 @@ use tracing::{
     field::{Field, Visit},
 };
 
+use crate::error_chain::error_chain;
+
 /// Name and value of what an event or a span carries, and the message.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fields {
@@ -95,16 +97,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, error: &(dyn std::error::Error + 'static)) {
-        let (mut text, mut source) = (error.to_string(), error.source());
-        while let Some(error) = source {
-            let words = error.to_string();
-            if !text.ends_with(&words) {
-                text.push_str(": ");
-                text.push_str(&words);
-            }
-            source = error.source();
-        }
-        self.set_text(field, text);
+        self.set_text(field, error_chain(error));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {

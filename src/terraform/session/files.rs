@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    error_chain::error_chain,
     files::{
         self,
         beneath::{DEADLINE, Dir, within},
@@ -20,7 +21,6 @@ use crate::{
     process::isolation::launcher,
     provision::StepFailure,
     terraform::{
-        chain,
         leftovers::{VARIABLES, Variables},
         providers::MAX_LOCK_BYTES,
         state_file, variables,
@@ -131,7 +131,7 @@ impl Files {
             return Ok(None);
         }
         let wrong = |error: &dyn std::error::Error| {
-            StepFailure::new(format!("set template variables: {}", chain(error)))
+            StepFailure::new(format!("set template variables: {}", error_chain(error)))
         };
         let files = self.clone();
         let written = within(DEADLINE, move || {

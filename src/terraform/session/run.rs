@@ -9,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    error_chain::error_chain,
     job::LogLevel,
     process::{
         self, Captured, Command, Exit, Limits, Line, Pipe, ProcessError, Shim,
@@ -16,7 +17,7 @@ use crate::{
     },
     provision::{LogSink, Memory, StepFailure, Witness},
     stop::Stop,
-    terraform::{Environment, chain, diagnostic::Diagnostic, log_stream, timings::Timings},
+    terraform::{Environment, diagnostic::Diagnostic, log_stream, timings::Timings},
 };
 
 /// Bytes of errors that are kept to recognise what went wrong.
@@ -172,7 +173,7 @@ impl Runner {
         let exit = process::run(&self.command(args), &self.limits, stop, on_line).await;
         let exit = exit.map_err(|error| StepFailure {
             is_left: matches!(error, ProcessError::Left(_)),
-            ..StepFailure::new(chain(&error))
+            ..StepFailure::new(error_chain(&error))
         })?;
         Ok(Ran {
             exit,
@@ -192,7 +193,7 @@ impl Runner {
     ) -> Result<(Captured, Duration), StepFailure> {
         let started = Instant::now();
         let captured = process::capture(&self.command(args), &self.limits, stop, limit).await;
-        let captured = captured.map_err(|error| StepFailure::new(chain(&error)))?;
+        let captured = captured.map_err(|error| StepFailure::new(error_chain(&error)))?;
         Ok((captured, started.elapsed()))
     }
 
