@@ -438,7 +438,7 @@ fn usage(error: &clap::Error, wrong_usage: u8) -> ExitCode {
 fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Result<()> {
     let wanted = cli.global.output;
     if wanted.format().is_none() && !matches!(cli.command, Command::Inspect(_)) {
-        let text = "only `outpost inspect` has that `--output`; others have table and json";
+        let text = "only `outpost inspect` supports that `--output`; other commands support table and json";
         return Err(exit::UsageError(text.to_owned()).into());
     }
     let output = Output {

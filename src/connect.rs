@@ -207,7 +207,7 @@ impl Workspace {
             (_, []) => Err(none(format!("workspace `{workspace}` has no agent"))),
             ("", [agent]) => Ok((*agent).clone()),
             ("", _) => Err(none(format!(
-                "workspace `{workspace}` has several agents: name one as {workspace}.AGENT, of {names}"
+                "workspace `{workspace}` has several agents: use {workspace}.AGENT, where AGENT is one of {names}"
             ))),
             (name, all) => all
                 .iter()
@@ -215,7 +215,7 @@ impl Workspace {
                 .map(|agent| (*agent).clone())
                 .ok_or_else(|| {
                     none(format!(
-                        "workspace `{workspace}` has no agent `{name}`, but {names}"
+                        "workspace `{workspace}` has no agent `{name}`; it has {names}"
                     ))
                 }),
         }
@@ -567,8 +567,8 @@ mod tests {
         let two = workspace("start", &["main", "gpu"]);
         assert_eq!(two.agent("GPU").unwrap().name, "gpu");
         let error = |found: Result<Agent, ConnectError>| found.unwrap_err().to_string();
-        assert!(error(two.agent("")).contains("w.AGENT, of main, gpu"));
-        assert!(error(two.agent("x")).contains("no agent `x`, but main, gpu"));
+        assert!(error(two.agent("")).contains("use w.AGENT, where AGENT is one of main, gpu"));
+        assert!(error(two.agent("x")).contains("no agent `x`; it has main, gpu"));
         assert!(error(workspace("stop", &["main"]).agent("")).contains("is stopped"));
         assert!(error(workspace("start", &[]).agent("")).contains("has no agent"));
     }

@@ -92,8 +92,8 @@ impl Inspect {
         match self.path.as_deref().filter(|path| path.is_dir()) {
             Some(dir) => {
                 if wanted == Wanted::ReferenceJson || self.graph.is_some() {
-                    let text = "`--output reference-json` and `--graph` are about a plan or a state, \
-                        not about a directory";
+                    let text = "`--output reference-json` and `--graph` apply to a plan or a state, not \
+                        to a directory";
                     return Err(UsageError(text.to_owned()).into());
                 }
                 self.template(dir, wanted, &stop).await

@@ -171,7 +171,7 @@ impl fmt::Display for Denied<'_> {
 fn control_groups(background: Background) -> Result<Hierarchy, String> {
     match background {
         Background::Ends => Hierarchy::find(),
-        Background::LivesOn => Err("processes in the background live on".to_owned()),
+        Background::LivesOn => Err("background processes are kept".to_owned()),
     }
 }
 

@@ -142,10 +142,10 @@ impl Shown {
         let outline = Outline::read(&entry.state);
         let status = match (&entry.refused, is_alive) {
             (Some(_), _) if entry.taken_late_at.is_some() => {
-                "the server has it, and took it late: kept for the workspace's next job".to_owned()
+                "accepted late by the server; kept for the workspace's next job".to_owned()
             }
             (Some(reason), _) => format!("kept: {reason}"),
-            (None, true) => "its daemon is at work".to_owned(),
+            (None, true) => "its daemon is running".to_owned(),
             (None, false) => "a daemon of this name, or a sibling, will deliver it".to_owned(),
         };
         Self {
@@ -191,7 +191,7 @@ impl Shown {
                 format!("serial {serial}, {} bytes", self.state_bytes),
             ),
             ("resources", list(&self.resources)),
-            ("creation begun, end unknown", list(&self.unfinished)),
+            ("creation begun, outcome unknown", list(&self.unfinished)),
             ("apply began", self.began_at.to_string()),
             ("last written", self.updated_at.to_string()),
         ])

@@ -31,10 +31,10 @@ pub enum SshError {
     /// Our own input or output failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The agent asks who we are.
+    /// The agent requires authentication.
     #[error("the agent requires a login, which Coder's agents never do")]
     Login,
-    /// We were told to leave before it had ended; the agent knows, and so does what it runs.
+    /// The session was hung up before it ended; the agent and its processes were told.
     #[error("session was hung up")]
     HungUp,
     /// It ended without saying how.

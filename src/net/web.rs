@@ -33,15 +33,15 @@ pub enum WebError {
     /// An encrypted address leads to one that is not.
     #[error("{from} redirects to {to}, which is not encrypted")]
     Downgraded {
-        /// Who sends us away.
+        /// URL that redirects.
         from: String,
         /// Where to.
         to: String,
     },
-    /// A redirect is no address.
+    /// The target of a redirect is not a valid URL.
     #[error("{from} redirects to an invalid URL")]
     Misled {
-        /// Who sends us away.
+        /// URL that redirects.
         from: String,
     },
     /// The redirects do not end.

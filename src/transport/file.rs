@@ -71,7 +71,7 @@ impl FileBuilder {
                 let room = usize::try_from(head.file_size).unwrap_or(0) - self.data.len();
                 let is_too_many = piece.piece_index >= head.chunks;
                 if !is_next || is_too_many || piece.data.len() > room {
-                    return Err(invalid("a piece that does not belong here"));
+                    return Err(invalid("unexpected piece of a file"));
                 }
                 self.next_piece += 1;
                 self.data.extend_from_slice(&piece.data);
@@ -92,7 +92,7 @@ impl FileBuilder {
     /// # Errors
     /// [`SourceError::Invalid`] if it is not the announced one.
     pub fn finish(self) -> Result<Bytes, SourceError> {
-        let head = self.head.ok_or_else(|| invalid("no file at all"))?;
+        let head = self.head.ok_or_else(|| invalid("no file was sent"))?;
         if self.data.len() as i64 != head.file_size || hash(&self.data) != head.data_hash {
             return Err(invalid("size or hash of the file is wrong"));
         }
@@ -108,7 +108,7 @@ impl FileBuilder {
             usize::try_from(head.chunks).is_ok_and(|chunks| chunks <= size.div_ceil(CHUNK_BYTES))
         };
         if head.data_hash.len() != 32 || !size.is_some_and(fits) {
-            return Err(invalid("a file that cannot be"));
+            return Err(invalid("impossible size or hash of a file"));
         }
         self.head = Some(head);
         Ok(())

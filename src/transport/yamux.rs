@@ -448,7 +448,7 @@ impl Session {
             }
         } else if header.length > 0 {
             let Some(credit) = stream.receive_credit.checked_sub(header.length) else {
-                return Err(self.refuse("more data than was granted"));
+                return Err(self.refuse("more data than the window allows"));
             };
             if stream.received_end {
                 return Err(self.refuse("data after the end of a stream"));
@@ -586,7 +586,7 @@ pub fn stream_payloads(mut recorded: &[u8]) -> Result<BTreeMap<u32, Vec<u8>>, Se
         header.encode(&mut ours);
         if ours != bytes[..] {
             return Err(SessionError::Protocol(
-                "a header that we would write otherwise",
+                "frame header is not in canonical form",
             ));
         }
         recorded = rest;

@@ -224,8 +224,8 @@ fn number(json: &RawValue) -> Result<Value, Kind> {
 /// A text, also what an old state has as number or boolean.
 fn text(json: &RawValue) -> Result<Value, Kind> {
     match json.get().as_bytes().first() {
-        Some(b'"') => Ok(Value::String(parse(json, "a text")?)),
-        Some(b'{' | b'[') | None => Err(Kind::Expected("a text")),
+        Some(b'"') => Ok(Value::String(parse(json, "a string")?)),
+        Some(b'{' | b'[') | None => Err(Kind::Expected("a string")),
         Some(_) => Ok(Value::from(json.get())),
     }
 }
@@ -278,7 +278,10 @@ mod tests {
         assert_eq!(error("["), "expected JSON");
         assert_eq!(error("[]"), "expected an object");
         assert_eq!(error(r#"{"n":true}"#), "n: expected a number");
-        assert_eq!(error(r#"{"env":{"k":[]}}"#), "env[\"k\"]: expected a text");
+        assert_eq!(
+            error(r#"{"env":{"k":[]}}"#),
+            "env[\"k\"]: expected a string"
+        );
         assert_eq!(
             error(r#"{"set":[{"on":"x"}]}"#),
             "set[0].on: expected a boolean"

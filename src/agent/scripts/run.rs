@@ -174,8 +174,8 @@ async fn execute(
                 (true, ..) => Status::TimedOut,
                 (false, false, _) => Status::ExitFailure,
                 (false, true, true) => {
-                    let text = "something that the script started still holds its output; what \
-                                it prints from now on is lost";
+                    let text = "a process that the script started still holds its output; its \
+                                further output is discarded";
                     say(shared, script, Level::Error, text.to_owned());
                     Status::PipesLeftOpen
                 }

@@ -377,7 +377,7 @@ impl Plane {
         if named.is_empty() || is_called(named, &caller.user.name, caller.user.id) {
             return Ok(caller.user.clone());
         }
-        caller.need_admin("acting for somebody else")?;
+        caller.need_admin("acting for another user")?;
         self.user(named).await
     }
 

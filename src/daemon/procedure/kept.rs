@@ -148,11 +148,11 @@ impl Context<'_> {
 fn busy(other: &Found<Entry>) -> String {
     let Entry { job, daemon, .. } = &other.entry;
     let what = match other.is_alive {
-        true => "is still at work at",
-        false => "has died over",
+        true => "is still running",
+        false => "died while running",
     };
     format!(
-        "nothing was applied: daemon {daemon} on this host {what} job {job} of the same workspace, which the server gave \
-         up; start the build again when that job has ended (see `outpost recover show {job}` on the host)"
+        "nothing was applied: daemon {daemon} on this host {what} job {job} of the same workspace, which the server gave up \
+         on; start the build again when that job has ended (see `outpost recover show {job}` on the host)"
     )
 }

@@ -174,7 +174,7 @@ async fn a_job_waits_for_another_one_of_its_workspace_but_not_for_ever() {
     assert!(said(&server, "Waiting for job"));
     let error = server.failure().error;
     assert!(
-        error.contains("daemon dead on this host has died over job"),
+        error.contains("daemon dead on this host died while running job"),
         "{error}"
     );
     assert_eq!(engine.steps(), Vec::<String>::new());

@@ -283,7 +283,7 @@ async fn the_engine_must_be_one_that_every_module_accepts() {
     generation.tools.push(tool(("1.9.8", "linux_arm64")));
     let (verdict, detail) = examined(&generation, &[]);
     assert_eq!(verdict, Verdict::Present);
-    assert!(detail.starts_with("1.9.8; jobs take 1.11.4"), "{detail}");
+    assert!(detail.starts_with("1.9.8; jobs use 1.11.4"), "{detail}");
     // Who wants nothing gets no word about it.
     let any = super::closure(&store, &generation, tree(&[("main.tf", "")]), DEFAULT_HOST).await;
     let engine = JobEngine {

@@ -135,7 +135,7 @@ fn more_data_than_was_granted_ends_the_session() {
 
     assert_eq!(
         result,
-        Err(SessionError::Protocol("more data than was granted"))
+        Err(SessionError::Protocol("more data than the window allows"))
     );
     assert_eq!(
         hex::encode(drain(&mut pair.server)),

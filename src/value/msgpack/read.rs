@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self) -> Result<&'a str, Kind> {
         let length =
-            decode::read_str_len(&mut self.bytes).map_err(|error| length(error, "a text"))?;
+            decode::read_str_len(&mut self.bytes).map_err(|error| length(error, "a string"))?;
         std::str::from_utf8(self.take(length as usize)?).map_err(|_| Kind::Text)
     }
 
