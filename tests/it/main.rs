@@ -20,6 +20,7 @@ mod daemon;
 mod deploy;
 mod dev;
 mod doctor;
+mod documents;
 mod engine;
 mod fake_coderd;
 mod fuzz;
