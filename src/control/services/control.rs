@@ -97,7 +97,10 @@ impl Control {
         }
         let written = data_dir.set_admin_token(value);
         written.map_err(|error| {
-            RequestError::Conflict(format!("the token was not changed: {}", error_chain(&error)))
+            RequestError::Conflict(format!(
+                "the token was not changed: {}",
+                error_chain(&error)
+            ))
         })
     }
 
