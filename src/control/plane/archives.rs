@@ -74,7 +74,7 @@ impl Archives {
 }
 
 const BUSY: RequestError =
-    RequestError::Busy("other daemons receive large archives of modules; try again in a minute");
+    RequestError::Busy("other daemons are downloading large module archives; try again in a minute");
 
 #[cfg(test)]
 mod tests {

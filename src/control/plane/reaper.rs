@@ -25,7 +25,7 @@ impl Plane {
             warn!(%error, "cannot look for unused modules");
         }
         if let Err(error) = self.count_anew().await {
-            warn!(%error, "cannot write down since when jobs are silent");
+            warn!(%error, "cannot record when jobs were last heard from");
         }
         // A short lease would mean little if nobody looked in between.
         let shortest = self.limits.lease.min(self.limits.pending) / 5;

@@ -43,7 +43,7 @@ pub(super) async fn limited(
             response.map(|body| Body::new(Held::new(body, place)))
         }
         _ => {
-            let why = format!("{ANSWERS} answers to your other requests wait to be read.");
+            let why = format!("{ANSWERS} responses to your other requests are waiting to be read.");
             Refusal::busy(why).into_response()
         }
     }
