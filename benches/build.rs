@@ -266,6 +266,7 @@ impl Lab {
                 &Dir::open(&work)?,
                 &Dir::open(&private)?,
                 Attempt::First,
+                &std::collections::BTreeSet::new(),
                 &Nowhere,
             )
             .await

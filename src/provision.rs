@@ -21,7 +21,8 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 pub use self::providers::{
-    Detour, LinkSink, ProviderPackages, ProviderStore, ProviderView, Services, WantedProvider,
+    Detour, LinkSink, ProviderPackages, ProviderStore, ProviderView, Services, UnmetTemplate,
+    WantedProvider,
 };
 use crate::{
     job::{

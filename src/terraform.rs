@@ -43,6 +43,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use semver::Version;
 use tokio::{sync::Mutex, task::spawn_blocking};
 use tracing::warn;
 use uuid::Uuid;
@@ -133,6 +135,10 @@ pub struct Presented {
     pub has_links: bool,
     /// Hosts that a mirror stands in for, as engines compare them. What the operator's tokens for them are for is not there.
     pub replaced_hosts: BTreeSet<String>,
+    /// Beginnings of the addresses of git repositories, and what git takes in their place.
+    pub repositories: BTreeMap<String, String>,
+    /// Whether a mirror is used.
+    pub is_mirrored: bool,
     /// Keeps what is presented where it is.
     pub hold: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -146,25 +152,55 @@ impl Default for Presented {
             is_coder_builtin: false,
             has_links: false,
             replaced_hosts: BTreeSet::new(),
+            repositories: BTreeMap::new(),
+            is_mirrored: false,
             hold: None,
         }
     }
 }
 
+/// An init that failed.
+#[derive(Clone, Copy, Debug)]
+pub struct FailedInit<'a> {
+    /// The template: an uncompressed tar archive.
+    pub archive: &'a Bytes,
+    /// The engine's version.
+    pub version: &'a Version,
+    /// What it said.
+    pub output: &'a str,
+    /// What its processes got.
+    pub presented: &'a Presented,
+}
+
 /// Makes providers ready before init, such as those that need no download.
 #[async_trait]
 pub trait ProviderPresenter: Send + Sync {
-    /// Prepares the session whose template lies in `dir`. Files that the template must not see go to `private`.
+    /// Prepares the session whose template lies in `dir`. Files that the template must not see go to `private`. Git takes
+    /// the repositories `elsewhere`, such as `HOST/OWNER/REPO`, from their own hosts.
     async fn prepare(
         &self,
         dir: &Dir,
         private: &Dir,
         attempt: Attempt,
+        elsewhere: &BTreeSet<String>,
         log: &dyn LogSink,
     ) -> Result<Presented, StepFailure>;
 
     /// Whether init should run once more with other providers, after it failed with this output.
     fn should_repeat(&self, output: &str) -> bool;
+
+    /// Repositories that git looked for in the place of `presented.repositories` by mistake, according to the output of an
+    /// init that failed.
+    fn astray(&self, output: &str, presented: &Presented) -> BTreeSet<String> {
+        let _ = (output, presented);
+        BTreeSet::new()
+    }
+
+    /// Finds out what was not there for a template whose init failed with this output, and says so in the job's log and
+    /// to whoever can bring it. Takes a limited time, and never fails.
+    async fn explain(&self, failed: FailedInit<'_>, log: &dyn LogSink) {
+        let _ = (failed, log);
+    }
 
     /// What the operator can do about an init that failed with this output, if providers are out of reach.
     fn remedy(&self, output: &str) -> Option<String> {
@@ -184,6 +220,7 @@ impl ProviderPresenter for Registry {
         _: &Dir,
         _: &Dir,
         _: Attempt,
+        _: &BTreeSet<String>,
         _: &dyn LogSink,
     ) -> Result<Presented, StepFailure> {
         Ok(Presented::default())

@@ -337,6 +337,7 @@ impl EngineArgs {
             let token = self.mirror_token_file.as_deref().map(secret_file);
             let client = http::Client::new(config)?;
             let remote = mirror::Remote::new(client, token.transpose()?);
+            let remote = remote.with_fetcher(super::mirror::pull::fetcher(trust)?);
             return Ok(Some(Arc::new(remote)));
         }
         let Some(store) = self.store()? else {

@@ -6,7 +6,7 @@ mod doctor;
 mod import;
 mod inspect;
 mod key;
-mod pull;
+pub(super) mod pull;
 mod push_images;
 mod serve;
 mod signing;

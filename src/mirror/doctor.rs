@@ -1,6 +1,7 @@
 //! Whether a mirror has what a template needs, item by item, before anybody sits in front of a failed build.
 
 mod served;
+mod unmet;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -35,7 +36,11 @@ use crate::{
     registry::{Hash, Platform, ProviderAddr},
 };
 
-pub use self::served::{Served, ServedError};
+pub(super) use self::unmet::{at_server, in_store};
+pub use self::{
+    served::{Served, ServedError},
+    unmet::missing,
+};
 
 /// Bytes of a page that says where a module is.
 const MAX_PAGE_BYTES: u64 = 64 << 10;

@@ -72,6 +72,18 @@ pub enum GitError {
         /// Which repository.
         url: String,
     },
+    /// A tag was moved, and the mirror does not have what it was.
+    #[error("a tag of {url} was moved")]
+    Moved {
+        /// Which repository.
+        url: String,
+    },
+    /// What was fetched is not what was listed.
+    #[error("{url} changed its tags while it was fetched")]
+    Unsteady {
+        /// Which repository.
+        url: String,
+    },
     /// A file cannot be written or read.
     #[error("failed to set up a directory for a repository")]
     Io(#[from] io::Error),
@@ -96,6 +108,17 @@ pub fn full_names(name: &str) -> [String; 3] {
         format!("refs/heads/{name}"),
         name.to_owned(),
     ]
+}
+
+/// How the full names of tags begin.
+const TAGS: &str = "refs/tags/";
+
+/// The tags among references, by their own names.
+pub(super) fn tags(refs: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    let tag = |(name, object)| Some((str::strip_prefix(name, TAGS)?, object));
+    refs.iter()
+        .map(|(name, object)| (name.as_str(), object.as_str()))
+        .filter_map(tag)
 }
 
 /// A repository on this machine. Once its last copy is dropped, its directory is removed.
@@ -217,11 +240,21 @@ impl Repository {
         }
         let all = ["-c", "pack.threads=1", "repack", "-a", "-d", "-q"];
         git("repack", path, &all).await?;
+        let refs = self.list_refs().await?;
+        // Tags are trusted as they were listed.
+        let is_as_listed = |(tag, object): (&str, &str)| {
+            wanted.get(&format!("{TAGS}{tag}")).map(String::as_str) == Some(object)
+        };
+        if !tags(&refs).all(is_as_listed) {
+            return Err(GitError::Unsteady {
+                url: url.to_owned(),
+            });
+        }
         Ok(Self {
             url: url.to_owned(),
             dir: Arc::clone(&self.dir),
             head,
-            refs: self.list_refs().await?,
+            refs,
         })
     }
 

@@ -3,14 +3,15 @@
 use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
 use ::http::{HeaderMap, HeaderValue, StatusCode, header::AUTHORIZATION};
+use async_trait::async_trait;
 use serde::Deserialize;
 use tokio::{runtime::Handle, time::timeout};
 use url::Url;
 
-use super::serve::Item;
+use super::{doctor, fetch::Fetcher, serve::Item};
 use crate::{
     net::http::{self, Client, RequestError},
-    provision::{LinkSink, ProviderStore, ProviderView, Services, WantedProvider},
+    provision::{LinkSink, ProviderStore, ProviderView, Services, UnmetTemplate, WantedProvider},
     registry::ProviderAddr,
     secret::Secret,
 };
@@ -21,11 +22,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Room for some thousand hosts.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
+/// Things that it is told to lack, in one request.
+const REPORTED_AT_ONCE: usize = 100;
+
 /// A mirror at an address.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Remote {
     client: Client,
     token: Option<Secret>,
+    /// How it is asked what templates lack; `None` if it is not.
+    fetcher: Option<Fetcher>,
 }
 
 /// Why a mirror is not usable.
@@ -161,7 +167,19 @@ pub(super) fn forms(host: &str, path: &str) -> Vec<String> {
 impl Remote {
     /// The mirror at the address of `client`, which may want a token.
     pub fn new(client: Client, token: Option<Secret>) -> Self {
-        Self { client, token }
+        let fetcher = None;
+        Self {
+            client,
+            token,
+            fetcher,
+        }
+    }
+
+    /// The same, asked by `fetcher` for all that a template needs if its init failed.
+    #[must_use]
+    pub fn with_fetcher(mut self, fetcher: Fetcher) -> Self {
+        self.fetcher = Some(fetcher);
+        self
     }
 
     /// What it offers now.
@@ -211,6 +229,13 @@ impl Remote {
     /// # Errors
     /// [`RemoteError`].
     pub async fn report(&self, missing: &[Item]) -> Result<(), RemoteError> {
+        for part in missing.chunks(REPORTED_AT_ONCE) {
+            self.report_part(part).await?;
+        }
+        Ok(())
+    }
+
+    async fn report_part(&self, missing: &[Item]) -> Result<(), RemoteError> {
         let url = self.client.endpoint("api/missing");
         let mut headers = HeaderMap::new();
         headers.extend(self.authorization()?.map(|value| (AUTHORIZATION, value)));
@@ -262,6 +287,7 @@ impl Remote {
     }
 }
 
+#[async_trait]
 impl ProviderStore for Remote {
     fn place(&self) -> String {
         http::bare(self.client.url()).into()
@@ -285,5 +311,15 @@ impl ProviderStore for Remote {
             checksums: BTreeMap::new(),
             hold: Arc::new(()),
         })
+    }
+
+    async fn lacks(
+        &self,
+        template: UnmetTemplate,
+    ) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+        match &self.fetcher {
+            Some(fetcher) => doctor::at_server(self, fetcher.clone(), template).await,
+            None => Ok(Vec::new()),
+        }
     }
 }

@@ -189,6 +189,9 @@ impl Sync {
         report.files += got.downloads.0;
         report.bytes += got.downloads.1;
         report.synced.absorb(got.generation);
+        for (what, why) in got.changed {
+            report.fail(what, why);
+        }
         self.watch.phase("resolving versions");
         let wanted = self.resolve_providers(demands, &mut report).await;
         self.watch.phase("fetching");

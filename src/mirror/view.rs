@@ -11,16 +11,17 @@ use std::{
     sync::Arc,
 };
 
+use async_trait::async_trait;
 use url::Url;
 
 use super::{
-    Generation, Store,
+    Generation, Store, doctor,
     generation::{GitRepository, Package, Provider},
     remote,
     serve::{self, Loopback},
 };
 use crate::{
-    provision::{LinkSink, ProviderStore, ProviderView, Services, WantedProvider},
+    provision::{LinkSink, ProviderStore, ProviderView, Services, UnmetTemplate, WantedProvider},
     registry::{DEFAULT_HOST, OPENTOFU_HOST, Platform, ProviderAddr},
 };
 
@@ -37,6 +38,7 @@ pub struct Packages {
     pub is_sealed: bool,
 }
 
+#[async_trait]
 impl ProviderStore for Packages {
     fn place(&self) -> String {
         self.store.dir().display().to_string()
@@ -94,6 +96,13 @@ impl ProviderStore for Packages {
             view.repositories = remote::repositories(server.url(), git);
         }
         Ok(view)
+    }
+
+    async fn lacks(
+        &self,
+        template: UnmetTemplate,
+    ) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+        doctor::in_store(&self.store, &self.platform, template).await
     }
 }
 

@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use semver::Version;
 use url::Url;
 
@@ -94,7 +96,23 @@ pub trait LinkSink {
     fn link(&self, name: &Path, target: &Path) -> std::io::Result<()>;
 }
 
+/// A template that an engine could not install.
+#[derive(Clone, Debug)]
+pub struct UnmetTemplate {
+    /// The template: an uncompressed tar archive.
+    pub archive: Bytes,
+    /// `terraform` or `tofu`.
+    pub engine: &'static str,
+    /// The engine's version.
+    pub version: Version,
+    /// The registry of addresses without a host.
+    pub default_host: &'static str,
+    /// Addresses of providers that the store need not have.
+    pub supplied: Vec<String>,
+}
+
 /// Packages of providers that were all checked before.
+#[async_trait]
 pub trait ProviderStore: Send + Sync {
     /// Where all of it is, for people: a directory or an address.
     fn place(&self) -> String;
@@ -108,4 +126,17 @@ pub trait ProviderStore: Send + Sync {
         dir: &dyn LinkSink,
         wanted: &BTreeMap<ProviderAddr, WantedProvider>,
     ) -> Result<ProviderView, Box<dyn Error + Send + Sync>>;
+
+    /// What a template needs and the store does not have, one line each; whoever fills the store is told where there is a
+    /// way. Engines ask for no version that a list does not have, so only this finds out which it was.
+    ///
+    /// # Errors
+    /// If the template cannot be read, or the store cannot be asked.
+    async fn lacks(
+        &self,
+        template: UnmetTemplate,
+    ) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+        let _ = template;
+        Ok(Vec::new())
+    }
 }

@@ -6,6 +6,7 @@
 
 mod configuration;
 mod locked;
+mod repositories;
 mod unavailable;
 
 pub(super) use self::locked::MAX_BYTES as MAX_LOCK_BYTES;
@@ -20,9 +21,6 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use url::Url;
-
 use self::configuration::Additions;
 use crate::{
     files::beneath::{Dir, within},
@@ -30,12 +28,14 @@ use crate::{
     language::{self, cli_config::Engine},
     provision::{
         Detour, LogSink, ProviderPackages, ProviderStore, ProviderView, Services, StepFailure,
-        WantedProvider,
+        UnmetTemplate, WantedProvider,
     },
     registry::{DEFAULT_HOST, OPENTOFU_HOST, ProviderAddr},
-    secret::Secret,
-    terraform::{Attempt, Presented, ProviderPresenter},
+    terraform::{Attempt, FailedInit, Presented, ProviderPresenter},
 };
+use async_trait::async_trait;
+use tokio::time::timeout;
+use tracing::warn;
 
 /// Where `coder/coder` comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,12 @@ type Environment = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
 
 /// Time to write what a session needs of providers. Most of it goes into unpacking what nobody has used before.
 const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Time to find out what a mirror lacks. A job that failed waits for it.
+const EXPLAIN_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Lines about that in a job's log.
+const MAX_LACKING: usize = 20;
 
 /// The view of a mirror, in a session's private directory.
 const VIEW: &str = "mirror";
@@ -151,6 +157,7 @@ impl Presenter {
         dir: &Dir,
         private: &Dir,
         attempt: Attempt,
+        elsewhere: &BTreeSet<String>,
     ) -> Result<(Presented, Vec<String>), StepFailure> {
         let env = |name: &str| (self.environment)(name);
         let wrong = |error| StepFailure::new(format!("write a CLI configuration: {error}"));
@@ -186,6 +193,7 @@ impl Presenter {
                     })?;
                 }
                 presented.source = None;
+                presented.is_mirrored = true;
                 presented.hold = Some(view.hold);
             }
         }
@@ -211,7 +219,11 @@ impl Presenter {
         // An empty list would mean all of them.
         ours.retain(|(_, providers)| !providers.is_empty());
         presented.has_links = !ours.is_empty();
-        presented.env = git_env(&repositories, token.as_ref(), env);
+        presented.env = {
+            let origin = |address: &str| repositories::origin(address, env);
+            repositories::variables(&repositories, elsewhere, origin, token.as_ref(), env)
+        };
+        presented.repositories = repositories;
         if ours.is_empty() && services.is_empty() && network.is_none() && !self.sealed {
             return Ok((presented, warnings));
         }
@@ -262,13 +274,40 @@ impl Presenter {
         Ok(view)
     }
 
-    /// What the template asks for, as far as that can be read before init; what cannot is only slower.
-    fn wanted(&self, dir: &Dir) -> BTreeMap<ProviderAddr, WantedProvider> {
-        let default_host = match self.engine {
+    fn default_host(&self) -> &'static str {
+        match self.engine {
             Engine::Terraform => DEFAULT_HOST,
             Engine::OpenTofu => OPENTOFU_HOST,
+        }
+    }
+
+    /// Asks the mirror what it lacks for a template.
+    async fn lacks(
+        &self,
+        store: &dyn ProviderStore,
+        failed: FailedInit<'_>,
+    ) -> Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>> {
+        let supplied = match failed.presented.is_coder_builtin {
+            true => self.packages.hosts(),
+            false => &[],
         };
-        let required = language::required_providers_of_tree(dir, default_host);
+        let supplied = supplied.iter().map(|host| format!("{host}/coder/coder"));
+        let lacks = store.lacks(UnmetTemplate {
+            archive: failed.archive.clone(),
+            engine: match self.engine {
+                Engine::Terraform => "terraform",
+                Engine::OpenTofu => "tofu",
+            },
+            version: failed.version.clone(),
+            default_host: self.default_host(),
+            supplied: supplied.collect(),
+        });
+        timeout(EXPLAIN_DEADLINE, lacks).await?
+    }
+
+    /// What the template asks for, as far as that can be read before init; what cannot is only slower.
+    fn wanted(&self, dir: &Dir) -> BTreeMap<ProviderAddr, WantedProvider> {
+        let required = language::required_providers_of_tree(dir, self.default_host());
         let mut wanted: BTreeMap<_, WantedProvider> = BTreeMap::new();
         for (addr, constraint) in required.unwrap_or_default() {
             wanted.entry(addr).or_default().constraint = constraint;
@@ -305,43 +344,6 @@ fn detour_env(detour: &Detour, private: &Dir) -> io::Result<Vec<(OsString, OsStr
     Ok(all)
 }
 
-/// Variables with which git takes `repositories`, behind what the operator has said in the same way.
-fn git_env(
-    repositories: &BTreeMap<String, String>,
-    token: Option<&Secret>,
-    env: impl Fn(&str) -> Option<OsString>,
-) -> Vec<(OsString, OsString)> {
-    const COUNT: &str = "GIT_CONFIG_COUNT";
-    if repositories.is_empty() {
-        return Vec::new();
-    }
-    let instead = |(from, to): (&String, &String)| (format!("url.{to}.insteadOf"), from.clone());
-    let mut settings: Vec<(String, String)> = repositories.iter().map(instead).collect();
-    let servers = repositories.values().filter_map(|to| Url::parse(to).ok());
-    let servers: BTreeSet<_> = servers
-        .map(|to| to.origin().ascii_serialization())
-        .collect();
-    // Unlike engines, git goes through a proxy even to this machine.
-    let here = servers
-        .iter()
-        .filter(|to| to.starts_with("http://127.0.0.1"));
-    settings.extend(here.map(|to| (format!("http.{to}.proxy"), String::new())));
-    if let Some(token) = token {
-        let header = format!("Authorization: Bearer {}", token.expose());
-        let keys = servers.iter().map(|to| format!("http.{to}.extraHeader"));
-        settings.extend(keys.map(|key| (key, header.clone())));
-    }
-    let given = env(COUNT).and_then(|count| count.to_str()?.parse::<usize>().ok());
-    let first = given.unwrap_or(0);
-    let count = (first + settings.len()).to_string();
-    let mut all = vec![(COUNT.into(), count.into())];
-    for (index, (key, value)) in (first..).zip(settings) {
-        all.push((format!("GIT_CONFIG_KEY_{index}").into(), key.into()));
-        all.push((format!("GIT_CONFIG_VALUE_{index}").into(), value.into()));
-    }
-    all
-}
-
 #[async_trait]
 impl ProviderPresenter for Presenter {
     async fn prepare(
@@ -349,6 +351,7 @@ impl ProviderPresenter for Presenter {
         dir: &Dir,
         private: &Dir,
         attempt: Attempt,
+        elsewhere: &BTreeSet<String>,
         log: &dyn LogSink,
     ) -> Result<Presented, StepFailure> {
         if attempt == Attempt::Repeat && self.uses_builtin(attempt) {
@@ -356,7 +359,9 @@ impl ProviderPresenter for Presenter {
             log.log(LogLevel::Warn, text.to_owned());
         }
         let (this, dir, private) = (self.clone(), dir.clone(), private.clone());
-        let presented = within(DEADLINE, move || this.present(&dir, &private, attempt)).await;
+        let elsewhere = elsewhere.clone();
+        let present = move || this.present(&dir, &private, attempt, &elsewhere);
+        let presented = within(DEADLINE, present).await;
         let presented = presented.map_err(|error| StepFailure::new(error.to_string()))?;
         let (presented, warnings) = presented?;
         warnings
@@ -367,6 +372,40 @@ impl ProviderPresenter for Presenter {
 
     fn should_repeat(&self, output: &str) -> bool {
         self.mode == Mode::Auto && unavailable::is_unavailable(output)
+    }
+
+    fn astray(&self, output: &str, presented: &Presented) -> BTreeSet<String> {
+        // Nobody else may be asked for them then.
+        match self.sealed {
+            true => BTreeSet::new(),
+            false => repositories::astray(output, &presented.repositories),
+        }
+    }
+
+    async fn explain(&self, failed: FailedInit<'_>, log: &dyn LogSink) {
+        let Some(store) = self
+            .mirror
+            .as_ref()
+            .filter(|_| failed.presented.is_mirrored)
+        else {
+            return;
+        };
+        if !unavailable::is_something_unavailable(failed.output) {
+            return;
+        }
+        let place = store.place();
+        match self.lacks(store.as_ref(), failed).await {
+            Ok(lacks) => {
+                for lacking in lacks.iter().take(MAX_LACKING) {
+                    let text = format!("the mirror {place} does not have {lacking}");
+                    log.log(LogLevel::Error, text);
+                }
+            }
+            // The job has failed anyway, for reasons that its log has.
+            Err(error) => {
+                warn!(mirror = place, %error, "cannot find out what the template lacks");
+            }
+        }
     }
 
     fn remedy(&self, output: &str) -> Option<String> {
@@ -459,6 +498,7 @@ mod tests {
                     &Dir::open(&self.session()).unwrap(),
                     &Dir::open(self.dir.path()).unwrap(),
                     attempt,
+                    &BTreeSet::new(),
                     &self.lines,
                 )
                 .await;

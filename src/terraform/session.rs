@@ -26,7 +26,7 @@ use tracing::warn;
 pub(super) use self::files::Files;
 use self::run::{Ran, Runner};
 use super::{
-    EngineConfig, Environment, Isolation, Presented,
+    EngineConfig, Environment, FailedInit, Isolation, Presented,
     binary::{self, Binary},
     configuration::Configuration,
     graph::Graph,
@@ -88,6 +88,8 @@ pub(super) struct Session {
     /// What all its processes are in, if isolation has a place for it.
     control_group: Option<Arc<ControlGroup>>,
     presented: Presented,
+    /// Repositories that git takes from their own hosts, although a mirror's rules would catch them.
+    elsewhere: BTreeSet<String>,
     /// The engine's plugin cache, which is this session's alone.
     own_cache: Option<PathBuf>,
     /// The template brought a lock file along.
@@ -181,6 +183,7 @@ impl Session {
             temporary: None,
             control_group: None,
             presented: Presented::default(),
+            elsewhere: BTreeSet::new(),
             own_cache: None,
             has_own_lock: false,
             planned: None,
@@ -334,6 +337,20 @@ impl Session {
         StepFailure {
             diagnostic: Some(diagnostic),
             ..failure
+        }
+    }
+
+    /// Says what was not there for an init that failed, unless nobody waits for the job any more.
+    async fn explain(&self, archive: &Bytes, output: &str, log: &dyn LogSink, stop: &Stop) {
+        let failed = FailedInit {
+            archive,
+            version: &self.binary.version,
+            output,
+            presented: &self.presented,
+        };
+        tokio::select! {
+            () = self.engine.providers.explain(failed, log) => {}
+            () = stop.cancelled() => {}
         }
     }
 
@@ -604,6 +621,10 @@ impl provision::Session for Session {
         let mut timings = Timings::begin("init", Timestamp::now());
         let ran = self.init_providers(&log, stop, &mut timings).await?;
         let timings = timings.finish(ran.exit.is_success(), Timestamp::now());
+        if !ran.exit.is_success() {
+            let archive = &request.template_archive;
+            self.explain(archive, &ran.output, log.as_ref(), stop).await;
+        }
         ran.check("initialize terraform")
             .map_err(|failure| StepFailure {
                 timings: timings.clone(),

@@ -1,10 +1,8 @@
 //! `outpost mirror doctor` and `outpost mirror lock`: templates against a mirror.
 
 use std::{
-    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -26,11 +24,10 @@ use crate::{
     mirror::{
         Generation, Remote, Store,
         doctor::{self, Item, JobEngine, Served},
-        fetch::{Fetcher, Manners},
         scan::{Tree, closure::Closure},
         sync::{load, wishes::Engine},
     },
-    net::{http, proxy::Proxies, web::Web},
+    net::{http, proxy::Proxies},
     registry::Platform,
     stop::Stop,
     terraform::binary::{Binary, Kind},
@@ -94,9 +91,6 @@ pub(in crate::cli) struct Lock {
     #[arg(value_name = "DIR", default_value = ".")]
     templates: Vec<PathBuf>,
 }
-
-/// Things that a mirror is told to lack, in one request.
-const REPORTED_AT_ONCE: usize = 100;
 
 /// One item of one template.
 #[derive(Serialize)]
@@ -240,13 +234,7 @@ impl Doctor {
         config.trust = trust.clone();
         let token = self.mirror_token_file.as_deref().map(secret_file);
         let remote = Remote::new(http::Client::new(config)?, token.transpose()?);
-        let manners = Manners {
-            retry: pull::RETRY,
-            ..Manners::default()
-        };
-        let web = Web::new(&trust, Proxies::from_env())?;
-        let fetcher = Fetcher::new(web, manners, Arc::new(pull::Logged));
-        let served = Served::new(&remote, fetcher).await?;
+        let served = Served::new(&remote, pull::fetcher(&trust)?).await?;
         // No served mirror gives jobs an engine.
         let engine = self.job_engine(&Generation::default(), stop).await;
         let platforms = self.view.platforms();
@@ -259,21 +247,14 @@ impl Doctor {
             let items = doctor::examine(&closure, &generation, &platforms, &engine);
             rows.extend(items.into_iter().map(|item| ItemRow::new(path, item)));
         }
-        let missing: BTreeSet<_> = rows
-            .iter()
-            .filter_map(|it| it.item.missing.clone())
-            .collect();
-        let missing: Vec<_> = missing.into_iter().collect();
-        if !self.no_report {
-            for part in missing.chunks(REPORTED_AT_ONCE) {
-                if let Err(error) = remote.report(part).await {
-                    let error = anyhow::Error::from(error);
-                    note(&format!(
-                        "cannot report the missing items to the mirror: {error:#}"
-                    ));
-                    break;
-                }
-            }
+        let missing = doctor::missing(rows.iter().map(|row| &row.item));
+        if !self.no_report
+            && let Err(error) = remote.report(&missing).await
+        {
+            let error = anyhow::Error::from(error);
+            note(&format!(
+                "cannot report the missing items to the mirror: {error:#}"
+            ));
         }
         Ok(rows)
     }

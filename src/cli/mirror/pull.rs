@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// An engine waits for the answer, and asks again by itself.
-pub(super) const RETRY: Retry = Retry {
+const RETRY: Retry = Retry {
     tries: 2,
     first_pause: Duration::from_millis(500),
 };
@@ -25,23 +25,14 @@ pub(super) const RETRY: Retry = Retry {
 pub(super) fn upstream(file: &Path, store: Store, trust: &tls::Trust) -> anyhow::Result<Upstream> {
     let wishes = Wishes::load(file)?;
     let known = read_keys(&file.with_extension("lock"))?;
-    let manners = Manners {
-        retry: RETRY,
-        ..Manners::default()
-    };
-    let watch: Arc<dyn Watch> = Arc::new(Logged);
-    let fetcher = Fetcher::new(
-        Web::new(trust, Proxies::from_env())?,
-        manners,
-        Arc::clone(&watch),
-    );
+    let fetcher = fetcher(trust)?;
     Ok(Upstream::new(Sync {
         trust: Trust::new(wishes.trust.clone(), known, &store),
         store,
         registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(token)),
         wishes,
         fetcher,
-        watch,
+        watch: Arc::new(Logged),
         authorities: trust
             .extra
             .iter()
@@ -52,8 +43,21 @@ pub(super) fn upstream(file: &Path, store: Store, trust: &tls::Trust) -> anyhow:
     }))
 }
 
+/// Asks for what a job waits for.
+///
+/// # Errors
+/// What is wrong with the file of authorities.
+pub(in crate::cli) fn fetcher(trust: &tls::Trust) -> anyhow::Result<Fetcher> {
+    let manners = Manners {
+        retry: RETRY,
+        ..Manners::default()
+    };
+    let web = Web::new(trust, Proxies::from_env())?;
+    Ok(Fetcher::new(web, manners, Arc::new(Logged)))
+}
+
 /// A server has a log, and nobody who looks at a screen.
-pub(super) struct Logged;
+struct Logged;
 
 impl Watch for Logged {
     fn phase(&self, _: &str) {}

@@ -1,16 +1,19 @@
 //! `outpost mirror sync`.
 
+mod accepted;
 mod bars;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use http::HeaderValue;
-use semver::Version;
 use serde::Serialize;
 use url::Url;
 
-use self::bars::Bars;
+use self::{
+    accepted::{AcceptedKey, AcceptedRelease, AcceptedWish, fingerprints, key, release},
+    bars::Bars,
+};
 use super::{
     super::{
         exit::{Distrusted, Incomplete, UsageError},
@@ -22,16 +25,14 @@ use super::{
 };
 use crate::{
     mirror::{
-        Store,
+        Generation, Store, StoreError,
         fetch::{Fetcher, Manners, network_mirror::NetworkMirror, registry::Registries},
         sync::{
-            self, Accepted, Keys, Report, Trust, Wishes, missed, read_keys,
-            wishes::{self, ProviderWish},
-            write_review, write_reviewed_keys,
+            self, Accepted, Keys, Report, Trust, Wishes, missed, read_keys, wishes, write_review,
+            write_reviewed_keys,
         },
     },
     net::{proxy::Proxies, web::Web},
-    registry::{DEFAULT_HOST, ProviderAddr},
     stop::Stop,
 };
 
@@ -73,7 +74,9 @@ pub(in crate::cli) struct Sync {
     /// `outpost mirror serve --pull-through` of the same mirror.
     #[arg(long, value_name = "[HOST/NAMESPACE=]FINGERPRINT", value_parser = key)]
     accept_key: Vec<AcceptedKey>,
-    /// Fetch this version again and accept that its packages differ from those that the mirror first saw; repeatable
+    /// Fetch this version again and accept that its files differ from those that the mirror first saw; repeatable
+    ///
+    /// A version of a provider, module or program, or a tag of a git repository: HOST/OWNER/REPO@TAG.
     #[arg(long, value_name = "ADDRESS@VERSION", value_parser = release)]
     accept_changed: Vec<AcceptedRelease>,
     /// Accept signatures that this key made after it expired; repeatable
@@ -124,13 +127,6 @@ impl Sync {
             Some(path) => read_keys(path)?,
             None => Keys::new(),
         };
-        // What is imported is not fetched as well.
-        if self.import_dir.is_empty() {
-            let changed = self.accept_changed.iter();
-            wishes
-                .providers
-                .extend(changed.filter_map(|it| it.wish.clone()));
-        }
         let signing = self.signing.read()?;
         let bars = Arc::new(Bars::new());
         let fetcher = self.fetcher(Arc::clone(&bars))?;
@@ -138,6 +134,10 @@ impl Sync {
         let registries = registries.with_mirror(self.network_mirror(&fetcher)?);
         let dir = self.place.dir()?;
         let store = Store::open(&dir).context("the mirror cannot be used")?;
+        // What is imported is not fetched as well.
+        if self.import_dir.is_empty() {
+            self.add_accepted(&mut wishes, &store)?;
+        }
         let trust = self.trust(&wishes, known, &store).await?;
         let sync = sync::Sync {
             store,
@@ -236,6 +236,27 @@ impl Sync {
                 output::note(&format!(
                     "cannot be fetched by name alone, so add it to mirror.toml if it is legitimate: {name}"
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is accepted is wanted, except tags: a repository comes with all that is wanted of it.
+    fn add_accepted(&self, wishes: &mut Wishes, store: &Store) -> anyhow::Result<()> {
+        let known = match store.newest() {
+            Err(StoreError::Empty { .. }) => Generation::default(),
+            newest => newest?.1,
+        };
+        for it in &self.accept_changed {
+            let (address, _) = it.name.split_once('@').unwrap_or_default();
+            // A tag may look like a version.
+            let is_tag = known.git.iter().any(|git| git.place() == address);
+            match &it.wish {
+                Some(AcceptedWish::Provider(wish)) if !is_tag => {
+                    wishes.providers.push(wish.clone());
+                }
+                Some(AcceptedWish::Module(wish)) if !is_tag => wishes.modules.push(wish.clone()),
+                Some(AcceptedWish::Provider(_) | AcceptedWish::Module(_)) | None => {}
             }
         }
         Ok(())
@@ -357,81 +378,6 @@ fn verdict(report: &Report) -> anyhow::Result<()> {
     }
 }
 
-/// A key that the operator accepts.
-#[derive(Clone, Debug)]
-struct AcceptedKey {
-    /// `HOST/NAMESPACE`, or a program's name; `None` for all.
-    namespace: Option<String>,
-    fingerprint: String,
-}
-
-/// A version that the operator accepts as it is now.
-#[derive(Clone, Debug)]
-struct AcceptedRelease {
-    /// `ADDRESS@VERSION`, as errors name it.
-    name: String,
-    /// The same as a wish; none for a program, which must stand in mirror.toml.
-    wish: Option<ProviderWish>,
-}
-
-/// `[HOST/NAMESPACE=]FINGERPRINT`.
-fn key(text: &str) -> Result<AcceptedKey, String> {
-    let (namespace, fingerprint) = match text.split_once('=') {
-        Some((namespace, fingerprint)) => (Some(namespace), fingerprint),
-        None => (None, text),
-    };
-    let fingerprint = wishes::fingerprint(fingerprint).ok_or(
-        "expected 40 or 64 hexadecimal digits, with HOST/NAMESPACE= before them or without",
-    )?;
-    let is_program = |name: &str| matches!(name, "terraform" | "tofu");
-    let namespace = match namespace {
-        None => None,
-        Some(name) if is_program(name) => Some(name.to_owned()),
-        Some(name) => {
-            let any = format!("{name}/any").parse::<ProviderAddr>();
-            let any = any.map_err(|_| format!("{name:?} is not of the form HOST/NAMESPACE"))?;
-            Some(format!("{}/{}", any.host(), any.namespace()))
-        }
-    };
-    Ok(AcceptedKey {
-        namespace,
-        fingerprint,
-    })
-}
-
-/// `ADDRESS@VERSION`.
-fn release(text: &str) -> Result<AcceptedRelease, String> {
-    let wrong = || {
-        format!("expected HOST/NAMESPACE/TYPE@VERSION, such as {DEFAULT_HOST}/coder/coder@2.20.0")
-    };
-    let (name, version) = text.split_once('@').ok_or_else(wrong)?;
-    let version: Version = version.parse().map_err(|_| wrong())?;
-    if matches!(name, "terraform" | "tofu") {
-        let (name, wish) = (text.to_owned(), None);
-        return Ok(AcceptedRelease { name, wish });
-    }
-    // A short name means the public registry elsewhere; whoever accepts a changed release names all of it.
-    if name.split('/').count() != 3 {
-        return Err(wrong());
-    }
-    let addr: ProviderAddr = name.parse().map_err(|_| wrong())?;
-    let wish = ProviderWish::of(&addr, &version).ok_or_else(wrong)?;
-    Ok(AcceptedRelease {
-        name: format!("{addr}@{version}"),
-        wish: Some(wish),
-    })
-}
-
-fn fingerprints(option: &str, given: &[String]) -> anyhow::Result<BTreeSet<String>> {
-    let wrong = |text: &str| {
-        UsageError(format!(
-            "`{option} {text}`: expected 40 or 64 hexadecimal digits"
-        ))
-    };
-    let read = |text: &String| wishes::fingerprint(text).ok_or_else(|| wrong(text).into());
-    given.iter().map(read).collect()
-}
-
 /// Who we are for a registry: `TF_TOKEN_HOST` as engines read it, with `_` for each dot and `__` for each dash.
 pub(super) fn token(host: &str) -> Option<HeaderValue> {
     let name = format!("TF_TOKEN_{}", host.replace('-', "__").replace('.', "_"));
@@ -471,29 +417,6 @@ fn rate(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_accepted_is_named_in_full() {
-        let digits = "ab".repeat(20);
-        let of_one = key(&format!("registry.example/Acme={digits}")).unwrap();
-        assert_eq!(of_one.namespace.as_deref(), Some("registry.example/acme"));
-        assert_eq!(of_one.fingerprint, digits.to_uppercase());
-        assert_eq!(key(&digits).unwrap().namespace, None);
-        for wrong in ["", "acme=", "../x=", "registry.example/acme/demo=abc"] {
-            assert!(key(&format!("{wrong}{digits}x")).is_err(), "{wrong}");
-        }
-
-        let changed = release("registry.example/acme/demo@1.2.0").unwrap();
-        assert_eq!(changed.name, "registry.example/acme/demo@1.2.0");
-        assert!(changed.wish.is_some() && release("tofu@1.10.7").unwrap().wish.is_none());
-        for wrong in [
-            "registry.example/acme/demo",
-            "demo@1.2.0",
-            "registry.example/acme/demo@new",
-        ] {
-            assert!(release(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn rates_have_units() {

@@ -1,5 +1,7 @@
 //! Modules from their origins: each is asked for once, however many templates call it.
 
+mod unchanged;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -10,6 +12,7 @@ use semver::Version;
 use tokio::sync::Mutex;
 use url::Url;
 
+pub(super) use self::unchanged::contents_of;
 use super::{Cause, Report, Sync, wishes::ModuleWish};
 use crate::{
     language::Constraint,
@@ -54,6 +57,10 @@ struct Known {
     /// Pages that say where a module is, and what they say.
     landings: BTreeMap<String, Result<(StaticFile, String), String>>,
     downloads: (usize, u64),
+    /// References of repositories by their places, as their origins list them.
+    listed: HashMap<String, BTreeMap<String, String>>,
+    /// What is not what it was when the mirror first saw it, by name.
+    changed: Vec<(String, Cause)>,
 }
 
 /// A repository, and what its origin has.
@@ -92,6 +99,17 @@ pub(super) struct Got {
     pub(super) generation: Generation,
     /// Files that were downloaded, and their bytes.
     pub(super) downloads: (usize, u64),
+    /// What is not what it was when the mirror first saw it, by name.
+    pub(super) changed: Vec<(String, Cause)>,
+}
+
+/// Where a module comes from, and its files.
+struct Located {
+    /// The address, with the commit if that is git.
+    origin: String,
+    tree: Tree,
+    /// The directory of the module in the tree.
+    dir: String,
 }
 
 impl<'a> Origins<'a> {
@@ -119,6 +137,7 @@ impl<'a> Origins<'a> {
                 ..Generation::default()
             },
             downloads: known.downloads,
+            changed: known.changed,
         }
     }
 
@@ -190,8 +209,15 @@ impl<'a> Origins<'a> {
         if let Some(module) = known.modules.get(&key) {
             return module.clone().map(package);
         }
-        let got = match self.stored(&key).await {
-            Some(stored) => Ok(stored),
+        let stored = match self.sync.trust.accepts(&key.0, version) {
+            true => None,
+            false => self.stored(&key).await,
+        };
+        let got = match stored {
+            Some(stored) => {
+                self.check_unchanged(&stored.0, &mut known).await;
+                Ok(stored)
+            }
             None => self.fetch_module(host, path, version, &mut known).await,
         };
         known.modules.insert(key, got.clone());
@@ -213,14 +239,34 @@ impl<'a> Origins<'a> {
         version: &Version,
         known: &mut Known,
     ) -> Result<(Module, Arc<Tree>), String> {
-        let location = self
-            .sync
-            .registries
-            .module_location(host, path, version)
-            .await;
-        let location = location.map_err(|error| text(&error))?;
-        let source = Source::parse(&location);
-        let (origin, tree, dir) = match &source {
+        let source = self.location(host, path, version).await?;
+        let located = self.located(&source, known).await?;
+        let addr = format!("{host}/{path}");
+        self.pin(&addr, version, &located.tree, known).await?;
+        let Located { origin, tree, dir } = located;
+        let packed = tree.pack().map_err(|error| text(&error))?;
+        let archive = self.put(&packed).await?;
+        let module = Module {
+            addr,
+            version: version.clone(),
+            archive,
+            size: packed.len() as u64,
+            origin,
+            dir,
+        };
+        Ok((module, Arc::new(tree)))
+    }
+
+    /// Where a registry says that a module is.
+    async fn location(&self, host: &str, path: &str, version: &Version) -> Result<Source, String> {
+        let location = self.sync.registries.module_location(host, path, version);
+        let location = location.await.map_err(|error| text(&error))?;
+        Ok(Source::parse(&location))
+    }
+
+    /// The package with a module, without what the module does not use.
+    async fn located(&self, source: &Source, known: &mut Known) -> Result<Located, String> {
+        let (origin, tree, dir) = match source {
             Source::Archive { url, dir } => {
                 let (_, content) = self.download(url, known).await?;
                 (source.to_string(), unpacked(content).await?, dir)
@@ -252,17 +298,7 @@ impl<'a> Origins<'a> {
         if !dir.is_empty() && !is_package_dir(&dir) {
             (tree, dir) = (tree.below(&dir), String::new());
         }
-        let packed = tree.pack().map_err(|error| text(&error))?;
-        let archive = self.put(&packed).await?;
-        let module = Module {
-            addr: format!("{host}/{path}"),
-            version: version.clone(),
-            archive,
-            size: packed.len() as u64,
-            origin,
-            dir,
-        };
-        Ok((module, Arc::new(tree)))
+        Ok(Located { origin, tree, dir })
     }
 
     async fn put(&self, content: &[u8]) -> Result<Digest, String> {
@@ -311,7 +347,8 @@ impl<'a> Origins<'a> {
                 if let Some(why) = known.unreachable.get(url) {
                     return Err(why.clone());
                 }
-                let opened = self.open(url, need).await.map_err(|error| text(&error));
+                let opened = self.open(url, need, known).await;
+                let opened = opened.map_err(|error| text(&error));
                 let (opened, kept) = opened.inspect_err(|why| {
                     known.unreachable.insert(url.to_owned(), why.clone());
                 })?;
@@ -323,6 +360,10 @@ impl<'a> Origins<'a> {
         let Some(wanted) = opened.wanted(need).await else {
             return Ok(opened.repository);
         };
+        let moved = self.moved(&place, &wanted, None, known).await;
+        if moved.map_err(|error| text(&error))? {
+            return Err(format!("a tag of {url} was moved"));
+        }
         // `refs` says what comes in any case; what a template names comes, too.
         self.sync.watch.phase(&format!("fetching more of {url}"));
         let head = opened.head.clone();
@@ -346,8 +387,9 @@ impl<'a> Origins<'a> {
         &self,
         url: &str,
         need: Need<'_>,
+        known: &mut Known,
     ) -> Result<(Opened, Option<GitRepository>), GitError> {
-        let (origin, head) = Repository::remote(url, &self.sync.authorities).await?;
+        let (mut origin, mut head) = Repository::remote(url, &self.sync.authorities).await?;
         let (store, place) = (&self.sync.store, place(url));
         let is_here = |git: &&GitRepository| {
             git.place() == place && store.has(git.pack) && store.has(git.index)
@@ -370,6 +412,16 @@ impl<'a> Origins<'a> {
         if wanted.is_empty() && matches!(need, Need::Reference(_)) {
             // A commit may be of any branch.
             wanted.clone_from(&origin);
+        }
+        let moved = self.moved(place, &wanted, before, known).await?;
+        if let Some(before) = before.filter(|_| moved) {
+            // What the mirror has of it stays as it is.
+            (origin, wanted) = (before.refs.clone(), before.refs.clone());
+            head.clone_from(&before.head);
+        } else if moved {
+            return Err(GitError::Moved {
+                url: url.to_owned(),
+            });
         }
         let own_head = head.clone().filter(|head| wanted.contains_key(head));
         let opened = |repository| Opened {

@@ -1,12 +1,13 @@
-//! What was trusted on first use, and holds from then on: the keys that sign for a namespace, and the checksums of a
-//! version.
+//! What was trusted on first use, and holds from then on: the keys that sign for a namespace, the checksums of a
+//! version, and the commits of a repository's tags.
 //!
 //! It lies in the mirror itself and is written before a package is used, so everything that fills the mirror knows it:
 //! a sync that got only a part or was killed, another process, and a server that pulls through.
 //!
 //! ```text
 //! MIRROR/trust/keys.toml                     fingerprints by namespace, written as in `mirror.lock`
-//! MIRROR/trust/releases/NAME/VERSION.json    checksums by platform
+//! MIRROR/trust/releases/NAME/VERSION.json    checksums by platform, or that of a module
+//! MIRROR/trust/tags/DIGEST.json              commits by tag; the digest is that of the repository's place
 //! MIRROR/trust/lock                          held by whoever changes one of them
 //! ```
 
@@ -20,6 +21,7 @@ use std::{
 };
 
 use semver::Version;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{sync::Mutex, time::timeout};
 
 use super::{
@@ -36,11 +38,26 @@ const HEADER: &str = "# The keys that this mirror trusts since it first saw a si
 
 /// Time to wait for another process. A change takes one small write.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of one of the files. A version has some twenty platforms, a site some hundred namespaces.
-const MAX_BYTES: u64 = 4 << 20;
+/// Bytes of one of the files. A version has some twenty platforms, a site some hundred namespaces, a repository up to some
+/// ten thousand tags.
+const MAX_BYTES: u64 = 16 << 20;
 
-/// Checksums of packages, by platform.
+/// Checksums of packages, by platform; of a module by [`MODULE`].
 pub(super) type Checksums = BTreeMap<String, Digest>;
+
+/// Stands in the place of a platform for a module, whose files are the same for all.
+pub(super) const MODULE: &str = "module";
+
+/// Objects by the names of the tags that stand for them.
+pub(super) type Tags = BTreeMap<String, String>;
+
+/// The tags of one repository, as they are written.
+#[derive(Default, Deserialize, Serialize)]
+struct Tagged {
+    /// `HOST/OWNER/REPO`, for people.
+    repository: String,
+    tags: Tags,
+}
 
 /// The pins of one mirror. A clone is the same.
 #[derive(Clone, Debug)]
@@ -87,11 +104,32 @@ impl Pins {
 
     /// The checksums that are pinned for a version; none if it was never seen. Blocks.
     pub(super) fn release(&self, name: &str, version: &Version) -> Result<Checksums, StoreError> {
-        let path = self.release_path(name, version);
-        let Some(text) = read(&path)? else {
-            return Ok(Checksums::new());
-        };
-        serde_json::from_str(&text).map_err(|error| unreadable(&path, &error))
+        parsed(&self.release_path(name, version))
+    }
+
+    /// The tags of a repository that are pinned. Blocks.
+    pub(super) fn tags(&self, place: &str) -> Result<Tags, StoreError> {
+        Ok(parsed::<Tagged>(&self.tags_path(place))?.tags)
+    }
+
+    /// Changes the tags of a repository while nobody else does.
+    pub(super) async fn change_tags<T: Send + 'static>(
+        &self,
+        place: &str,
+        change: impl FnOnce(&mut Tags) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let repository = place.to_owned();
+        self.alone(move |this| {
+            let before = this.tags(&repository)?;
+            let mut tags = before.clone();
+            let result = change(&mut tags);
+            if tags != before {
+                let path = this.tags_path(&repository);
+                write_json(&path, &Tagged { repository, tags })?;
+            }
+            Ok(result)
+        })
+        .await
     }
 
     /// Changes the checksums of a version while nobody else does.
@@ -107,20 +145,23 @@ impl Pins {
             let mut checksums = before.clone();
             let result = change(&mut checksums);
             if checksums != before {
-                let path = this.release_path(&name, &version);
-                let text = serde_json::to_vec_pretty(&checksums);
-                let text = text.map_err(|error| unreadable(&path, &error))?;
-                write(&path, &text)?;
+                write_json(&this.release_path(&name, &version), &checksums)?;
             }
             Ok(result)
         })
         .await
     }
 
-    /// `name` is the address of a provider or the name of a program, so it is safe as a path.
+    /// `name` is the address of a provider or module, or the name of a program, so it is safe as a path.
     fn release_path(&self, name: &str, version: &Version) -> PathBuf {
         let releases = self.dir.join("releases");
         releases.join(name).join(format!("{version}.json"))
+    }
+
+    /// Templates name places of repositories, so a place is no path.
+    fn tags_path(&self, place: &str) -> PathBuf {
+        let name = format!("{}.json", Digest::of(place.as_bytes()));
+        self.dir.join("tags").join(name)
     }
 
     async fn alone<T: Send + 'static>(
@@ -162,6 +203,19 @@ fn read(path: &Path) -> Result<Option<String>, StoreError> {
         Err(error) => Err(error),
     };
     text.map(Some).map_err(StoreError::io("read", path))
+}
+
+/// What a file says; nothing if there is none.
+fn parsed<T: DeserializeOwned + Default>(path: &Path) -> Result<T, StoreError> {
+    let Some(text) = read(path)? else {
+        return Ok(T::default());
+    };
+    serde_json::from_str(&text).map_err(|error| unreadable(path, &error))
+}
+
+fn write_json(path: &Path, content: &impl Serialize) -> Result<(), StoreError> {
+    let text = serde_json::to_vec_pretty(content);
+    write(path, &text.map_err(|error| unreadable(path, &error))?)
 }
 
 /// What is pinned is on the disk when this returns, with all directories above it.
@@ -225,14 +279,22 @@ mod tests {
         pins.change_release("h.example/a/b", &version, release)
             .await
             .unwrap();
+        let place = "git.example/../../a";
+        let tag = |tags: &mut Tags| drop(tags.insert("v1".to_owned(), "1".to_owned()));
+        pins.change_tags(place, tag).await.unwrap();
+        assert_eq!(pins.tags(place).unwrap()["v1"], "1");
+        let of_tags = pins.tags_path(place);
+        assert!(of_tags.starts_with(dir.path().join("trust/tags")));
         for file in ["keys.toml", "releases/h.example/a/b/1.0.0.json"] {
             fs::write(dir.path().join("trust").join(file), "rubbish").unwrap();
         }
+        fs::write(&of_tags, "rubbish").unwrap();
 
         let keys = pins.keys().unwrap_err().to_string();
         let release = pins.release("h.example/a/b", &version).unwrap_err();
 
         assert!(keys.contains("trust/keys.toml"), "{keys}");
         assert!(release.to_string().contains("1.0.0.json"), "{release}");
+        assert!(pins.tags(place).is_err());
     }
 }

@@ -10,7 +10,8 @@ use semver::Version;
 
 use super::{
     Cause,
-    pins::{Checksums, Pins},
+    modules::contents_of,
+    pins::{Checksums, MODULE, Pins, Tags},
     wishes::Rule,
 };
 use crate::{
@@ -65,19 +66,42 @@ pub enum TrustError {
     },
     /// A version has other bytes than before.
     #[error(
-        "{release} for {platform} has the checksum {now}, but had {first} when this mirror first saw it: its \
-         publisher replaced it, or it comes from somebody else"
+        "{release}{} has the checksum {now}, but had {first} when this mirror first saw it: its publisher replaced it, or \
+         it comes from somebody else",
+        for_platform(platform)
     )]
     Changed {
         /// The version: `ADDRESS@VERSION`.
         release: String,
-        /// The package.
+        /// The package's platform; `module` for a module.
         platform: String,
         /// The checksum that is pinned.
         first: String,
         /// The checksum that it has now.
         now: String,
     },
+    /// A tag stands for something else than before.
+    #[error(
+        "the tag {tag} of {place} is {now}, but was {first} when this mirror first saw it: its publisher moved it, or it \
+         comes from somebody else"
+    )]
+    Moved {
+        /// The repository: `HOST/OWNER/REPO`.
+        place: String,
+        /// The tag.
+        tag: String,
+        /// The object that is pinned.
+        first: String,
+        /// The object that it is now.
+        now: String,
+    },
+}
+
+fn for_platform(platform: &str) -> String {
+    match platform {
+        MODULE => String::new(),
+        platform => format!(" for {platform}"),
+    }
 }
 
 impl TrustError {
@@ -97,8 +121,13 @@ impl TrustError {
                 "if the publisher has announced this key, accept it: `outpost mirror sync --accept-key {namespace}={found}`"
             )),
             Self::Changed { release, .. } => Some(format!(
-                "the mirror keeps its packages; if the publisher has announced the replacement, accept it: `outpost mirror sync \
+                "the mirror keeps what it has; if the publisher has announced the replacement, accept it: `outpost mirror sync \
                  --accept-changed {release}`"
+            )),
+            Self::Moved { place, tag, .. } => Some(format!(
+                "the mirror keeps the repository as it is; if the publisher has announced that the tag was moved, accept it: `outpost mirror \
+                 sync --accept-changed {}`",
+                tag_name(place, tag)
             )),
             Self::NoSignature(addr) => Some(format!(
                 "take it from a registry: `[hosts.\"{}\"]` in mirror.toml can name one that a mirror serves, such as `outpost mirror serve`",
@@ -116,7 +145,7 @@ pub struct Accepted {
     pub keys: BTreeSet<String>,
     /// Fingerprints of keys whose end does not count.
     pub expired: Vec<String>,
-    /// Versions whose packages may be other ones than before: `ADDRESS@VERSION`.
+    /// Versions whose packages may be other ones than before: `ADDRESS@VERSION`; and tags: `HOST/OWNER/REPO@TAG`.
     pub releases: BTreeSet<String>,
 }
 
@@ -295,6 +324,11 @@ impl Trust {
         self.accepted.releases.contains(&release)
     }
 
+    /// Whether the operator accepts that a tag stands for something else than before.
+    pub(super) fn accepts_tag(&self, place: &str, tag: &str) -> bool {
+        self.accepted.releases.contains(&tag_name(place, tag))
+    }
+
     /// Compares checksums of a version with those that it was first seen with, and pins what is new. `before` is what
     /// the mirror has.
     ///
@@ -362,6 +396,51 @@ impl Trust {
         }
     }
 
+    /// Compares the tags of a repository with what they were first seen as, and pins new ones. `has` are those that the
+    /// mirror has of it. Returns an error for each tag that was moved.
+    ///
+    /// # Errors
+    /// If the pins cannot be read or written.
+    pub(super) async fn moved_tags(
+        &self,
+        place: &str,
+        has: Tags,
+        now: Tags,
+    ) -> Result<Vec<TrustError>, StoreError> {
+        let (pins, of) = (self.pins.clone(), place.to_owned());
+        let mut pinned = blocking(move || pins.tags(&of)).await?;
+        if now.iter().all(|(tag, now)| pinned.get(tag) == Some(now)) {
+            return Ok(Vec::new());
+        }
+        let (accepted, of) = (self.accepted.releases.clone(), place.to_owned());
+        let judge = move |pinned: &mut Tags| {
+            if pinned.is_empty() {
+                *pinned = has;
+            }
+            let mut moved = Vec::new();
+            for (tag, now) in now {
+                let is_accepted = accepted.contains(&tag_name(&of, &tag));
+                let first = pinned.entry(tag.clone()).or_insert_with(|| now.clone());
+                if *first != now && is_accepted {
+                    *first = now;
+                } else if *first != now {
+                    let (place, first) = (of.clone(), first.clone());
+                    moved.push(TrustError::Moved {
+                        place,
+                        tag,
+                        first,
+                        now,
+                    });
+                }
+            }
+            moved
+        };
+        match self.is_dry {
+            true => Ok(judge(&mut pinned)),
+            false => self.pins.change_tags(place, judge).await,
+        }
+    }
+
     /// The checksums of a version that the mirror has: those of its packages, and what its publisher signed.
     async fn checksums(
         &self,
@@ -373,6 +452,12 @@ impl Trust {
         let tools = before.tools.iter();
         let tools = tools.filter(|tool| tool.name == name && tool.version == *version);
         all.extend(tools.map(|tool| (tool.platform.to_string(), tool.archive)));
+        let mut modules = before.modules.iter();
+        if let Some(module) = modules.find(|m| m.version == *version && m.addr == name) {
+            let (store, module) = (self.store.clone(), module.clone());
+            let contents = blocking(move || Ok(contents_of(&store, &module))).await?;
+            all.extend(contents.map(|contents| (MODULE.to_owned(), contents)));
+        }
         let mut providers = before.providers.iter();
         let provider = providers.find(|p| p.version == *version && p.addr.to_string() == name);
         let Some(provider) = provider else {
@@ -453,6 +538,11 @@ pub(super) async fn signed_list(
 /// `ADDRESS@VERSION`, as the operator names it.
 pub(super) fn release_name(name: &str, version: &Version) -> String {
     format!("{name}@{version}")
+}
+
+/// `HOST/OWNER/REPO@TAG`, likewise.
+fn tag_name(place: &str, tag: &str) -> String {
+    format!("{place}@{tag}")
 }
 
 /// What was signed of a namespace in a mirror.

@@ -24,6 +24,21 @@ const MISSING: [&str; 9] = [
     "does not have a package available for your current platform",
 ];
 
+/// Words with which they begin when they cannot get a module, or are not the engine that is wanted.
+///
+/// # Source
+/// The texts of `internal/initwd/module_install.go` and `internal/terraform/version_required.go`.
+const WANTED: [&str; 8] = [
+    "failed to download module",
+    "could not download module",
+    "module not found",
+    "unresolvable module version constraint",
+    "error accessing remote module registry",
+    "failed to retrieve available versions for module",
+    "unsupported terraform core version",
+    "unsupported opentofu core version",
+];
+
 /// Whether one of the errors in `output`, JSON lines or plain text, says that there is no `coder/coder`.
 ///
 /// # Source
@@ -35,6 +50,12 @@ pub(super) fn is_unavailable(output: &str) -> bool {
 /// Whether one of the errors in `output` says that a provider cannot be had.
 pub(super) fn is_any_unavailable(output: &str) -> bool {
     errors(output).any(|error| is_missing(&error))
+}
+
+/// Whether one of the errors in `output` says that a provider, a module or an engine of another version is wanted.
+pub(super) fn is_something_unavailable(output: &str) -> bool {
+    let is_wanted = |error: &str| WANTED.iter().any(|words| error.contains(words));
+    errors(output).any(|error| is_missing(&error) || is_wanted(&error))
 }
 
 /// The errors in `output`, in lower case.
@@ -207,6 +228,11 @@ dial tcp: lookup registry.terraform.io: no such host
         }
         let warning = json("warning", "Failed to install provider", "coder/coder");
         assert!(!is_unavailable(&warning));
+        assert!(!is_something_unavailable(&warning));
+        let module = json("error", "Failed to download module", "Could not download");
+        assert!(is_something_unavailable(&module) && !is_any_unavailable(&module));
+        assert!(is_something_unavailable(UNREACHABLE));
+        assert!(!is_something_unavailable("Error: Invalid block"));
         assert!(!is_unavailable(
             "- Finding latest version of coder/coder...\nError: Invalid block"
         ));

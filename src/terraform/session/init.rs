@@ -26,6 +26,10 @@ use crate::{
     terraform::{Attempt, binary, plugin_cache::Shared, timings::Timings},
 };
 
+/// How often init runs again with repositories that a mirror's rules caught by mistake: one round may find only those of
+/// one depth of modules.
+const MAX_ASTRAY: usize = 8;
+
 /// What a template asks for beside providers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Needs {
@@ -43,9 +47,9 @@ impl Session {
         timings: &mut Timings,
     ) -> Result<Ran, StepFailure> {
         let providers = Arc::clone(&self.engine.providers);
-        self.presented = providers
-            .prepare(&self.files.dir, &self.files.private, attempt, log.as_ref())
-            .await?;
+        let (dir, private) = (&self.files.dir, &self.files.private);
+        let prepared = providers.prepare(dir, private, attempt, &self.elsewhere, log.as_ref());
+        self.presented = prepared.await?;
         let Some(shared) = self.shared() else {
             self.own_cache = self.cache_of_nobody_else().await?;
             return self.install(&["init"], log, stop, timings).await;
@@ -84,7 +88,24 @@ impl Session {
         stop: &Stop,
         timings: &mut Timings,
     ) -> Result<Ran, StepFailure> {
-        let ran = self.run_init(Attempt::First, log, stop, timings).await?;
+        let mut ran = self.run_init(Attempt::First, log, stop, timings).await?;
+        for _ in 0..MAX_ASTRAY {
+            if ran.exit.is_success() || stop.is_cancelled() {
+                return Ok(ran);
+            }
+            let astray = (self.engine.providers).astray(&ran.output, &self.presented);
+            if astray.is_subset(&self.elsewhere) {
+                break;
+            }
+            for place in &astray {
+                let text = format!(
+                    "the mirror does not have the repository {place}; git asks its own host for it"
+                );
+                log.log(LogLevel::Info, text);
+            }
+            self.elsewhere.extend(astray);
+            ran = self.run_init(Attempt::First, log, stop, timings).await?;
+        }
         if ran.exit.is_success() || stop.is_cancelled() {
             return Ok(ran);
         }

@@ -25,7 +25,7 @@ const NO_WAY_OUT: &str = "http://127.0.0.1:9";
 const REGISTRY: &str = "registry.example";
 
 /// A place with templates, a mirror, and its server.
-struct Site {
+pub struct Site {
     home: TempDir,
     serving: Option<(Child, String)>,
 }
@@ -40,18 +40,18 @@ impl Drop for Site {
 }
 
 impl Site {
-    fn new(wishes: &str) -> Self {
+    pub fn new(wishes: &str) -> Self {
         let home = TempDir::new().unwrap();
         fs::write(home.path().join("mirror.toml"), wishes).unwrap();
         let serving = None;
         Self { home, serving }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    fn template(&self, text: &str) -> PathBuf {
+    pub fn template(&self, text: &str) -> PathBuf {
         let dir = self.path("template");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).unwrap();
@@ -60,7 +60,7 @@ impl Site {
     }
 
     /// `outpost mirror …` for this mirror; git goes to the origin for what it takes for `git.example`.
-    fn mirror(&self, arguments: &[&str], origin: Option<&str>) -> Output {
+    pub fn mirror(&self, arguments: &[&str], origin: Option<&str>) -> Output {
         let mut command = quiet(self.home.path());
         command
             .arg("mirror")
@@ -84,7 +84,7 @@ impl Site {
         serde_json::from_slice(&text).unwrap()
     }
 
-    fn serve(&mut self, arguments: &[&str]) -> String {
+    pub fn serve(&mut self, arguments: &[&str]) -> String {
         self.serve_on(&std::env::var("PATH").unwrap(), arguments)
     }
 
@@ -162,7 +162,7 @@ impl Site {
     }
 }
 
-fn call(name: &str, source: &str) -> String {
+pub fn call(name: &str, source: &str) -> String {
     format!(
         "module \"{name}\" {{ source = \"{source}\" }}\noutput \"{name}\" {{ value = module.{name}.from }}\n"
     )
@@ -178,7 +178,7 @@ fn values(outputs: &serde_json::Value) -> Vec<(String, String)> {
 const USES_WHAT_IS_BESIDE: &str = "module \"shared\" { source = \"../../shared\" }\noutput \"from\" { value = module.shared.from }\n";
 
 /// A `tar` of files below one directory, as forges make them.
-fn tar(files: &[(&str, &str)]) -> Vec<u8> {
+pub fn tar(files: &[(&str, &str)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, text) in files {
         let mut header = tar::Header::new_gnu();
@@ -190,7 +190,7 @@ fn tar(files: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// What a program of the system makes of bytes.
-fn piped(program: &str, input: &[u8]) -> Vec<u8> {
+pub fn piped(program: &str, input: &[u8]) -> Vec<u8> {
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("input"), input).unwrap();
     let input = fs::File::open(dir.path().join("input")).unwrap();

@@ -7,10 +7,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{Cargo, FRESH, PullError, Upstream};
 use crate::{
-    mirror::{
-        Generation,
-        sync::{Cause, Report, modules::Origins},
-    },
+    mirror::sync::{Cause, Report, modules::Origins, trust},
     stop::Stop,
 };
 
@@ -63,12 +60,18 @@ impl Upstream {
 
     async fn pull_module(&self, addr: &str, version: &Version) -> Result<(), PullError> {
         let (host, path) = addr.split_once('/').ok_or(PullError::Missing)?;
-        let (sync, nothing) = (&self.0.sync, Generation::default());
-        let origins = Origins::new(sync, &nothing);
-        let got = origins.module(host, path, version).await;
-        got.map_err(|why| PullError::Failed(why.into()))?;
+        let sync = &self.0.sync;
+        // What the mirror has of a repository tells what its tags were.
+        let before = trust::newest(&sync.store).await.map_err(Cause::from)?;
+        let origins = Origins::new(sync, &before);
+        let brought = origins.module(host, path, version).await;
+        let got = origins.finish();
+        if let Some((_, why)) = got.changed.into_iter().next() {
+            return Err(why.into());
+        }
+        brought.map_err(|why| PullError::Failed(why.into()))?;
         let mut report = Report {
-            synced: origins.finish().generation,
+            synced: got.generation,
             ..Report::default()
         };
         let committed = sync.commit(&mut report, &Stop::new()).await;

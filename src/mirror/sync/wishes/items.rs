@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use semver::Version;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use url::Url;
 
@@ -29,6 +30,18 @@ pub struct ModuleWish {
     /// How many `last-n` keeps.
     #[serde(default = "super::one")]
     pub keep: usize,
+}
+
+impl ModuleWish {
+    /// One version of a module by its address with the host; `None` if it is no such address.
+    pub fn of(address: &str, version: &Version) -> Option<Self> {
+        Some(Self {
+            source: address.to_owned().try_into().ok()?,
+            versions: vec![version.to_string().parse().ok()?],
+            policy: super::newest(),
+            keep: super::one(),
+        })
+    }
 }
 
 /// The address of a module in a registry.

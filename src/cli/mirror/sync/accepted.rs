@@ -1,0 +1,148 @@
+//! What the operator accepts although it is not what the mirror first saw.
+
+use std::collections::BTreeSet;
+
+use semver::Version;
+
+use crate::{
+    cli::exit::UsageError,
+    mirror::sync::wishes::{self, ModuleWish, ProviderWish},
+    registry::{DEFAULT_HOST, ProviderAddr},
+};
+
+/// A key that the operator accepts.
+#[derive(Clone, Debug)]
+pub(super) struct AcceptedKey {
+    /// `HOST/NAMESPACE`, or a program's name; `None` for all.
+    pub(super) namespace: Option<String>,
+    pub(super) fingerprint: String,
+}
+
+/// A version that the operator accepts as it is now.
+#[derive(Clone, Debug)]
+pub(super) struct AcceptedRelease {
+    /// `ADDRESS@VERSION`, as errors name it.
+    pub(super) name: String,
+    /// The same as a wish; none for a program and for a tag, which mirror.toml or a template must name.
+    pub(super) wish: Option<AcceptedWish>,
+}
+
+/// What is wanted if its change is accepted.
+#[derive(Clone, Debug)]
+pub(super) enum AcceptedWish {
+    Provider(ProviderWish),
+    Module(ModuleWish),
+}
+
+/// `[HOST/NAMESPACE=]FINGERPRINT`.
+pub(super) fn key(text: &str) -> Result<AcceptedKey, String> {
+    let (namespace, fingerprint) = match text.split_once('=') {
+        Some((namespace, fingerprint)) => (Some(namespace), fingerprint),
+        None => (None, text),
+    };
+    let fingerprint = wishes::fingerprint(fingerprint).ok_or(
+        "expected 40 or 64 hexadecimal digits, with HOST/NAMESPACE= before them or without",
+    )?;
+    let is_program = |name: &str| matches!(name, "terraform" | "tofu");
+    let namespace = match namespace {
+        None => None,
+        Some(name) if is_program(name) => Some(name.to_owned()),
+        Some(name) => {
+            let any = format!("{name}/any").parse::<ProviderAddr>();
+            let any = any.map_err(|_| format!("{name:?} is not of the form HOST/NAMESPACE"))?;
+            Some(format!("{}/{}", any.host(), any.namespace()))
+        }
+    };
+    Ok(AcceptedKey {
+        namespace,
+        fingerprint,
+    })
+}
+
+/// `ADDRESS@VERSION`.
+pub(super) fn release(text: &str) -> Result<AcceptedRelease, String> {
+    let wrong = || {
+        format!(
+            "expected HOST/NAMESPACE/TYPE@VERSION, such as {DEFAULT_HOST}/coder/coder@2.20.0, \
+             HOST/NAMESPACE/NAME/SYSTEM@VERSION or HOST/OWNER/REPO@TAG"
+        )
+    };
+    let (name, version) = text.split_once('@').ok_or_else(wrong)?;
+    let accepted = |name: String, wish| Ok(AcceptedRelease { name, wish });
+    let parsed = version.parse::<Version>().ok();
+    if matches!(name, "terraform" | "tofu") {
+        parsed.ok_or_else(wrong)?;
+        return accepted(text.to_owned(), None);
+    }
+    // A short name means the public registry elsewhere; whoever accepts a changed release names all of it.
+    let (host, parts) = (name.split('/').next(), name.split('/').count());
+    let is_host = host.is_some_and(|host| host.contains(['.', ':']) || host == "localhost");
+    if !is_host || parts < 2 || version.is_empty() || name.split('/').any(str::is_empty) {
+        return Err(wrong());
+    }
+    match (parts, parsed) {
+        (3, Some(version)) => match name.parse::<ProviderAddr>() {
+            Ok(addr) => {
+                let wish = ProviderWish::of(&addr, &version).map(AcceptedWish::Provider);
+                accepted(format!("{addr}@{version}"), wish)
+            }
+            Err(_) => accepted(text.to_owned(), None),
+        },
+        (4, Some(version)) => {
+            let wish = ModuleWish::of(name, &version).map(AcceptedWish::Module);
+            accepted(text.to_owned(), wish)
+        }
+        _ => accepted(text.to_owned(), None),
+    }
+}
+
+/// Fingerprints in their usual form.
+///
+/// # Errors
+/// [`UsageError`] with the option's name.
+pub(super) fn fingerprints(option: &str, given: &[String]) -> anyhow::Result<BTreeSet<String>> {
+    let wrong = |text: &str| {
+        UsageError(format!(
+            "`{option} {text}`: expected 40 or 64 hexadecimal digits"
+        ))
+    };
+    let read = |text: &String| wishes::fingerprint(text).ok_or_else(|| wrong(text).into());
+    given.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_is_named_in_full() {
+        let digits = "ab".repeat(20);
+        let of_one = key(&format!("registry.example/Acme={digits}")).unwrap();
+        assert_eq!(of_one.namespace.as_deref(), Some("registry.example/acme"));
+        assert_eq!(of_one.fingerprint, digits.to_uppercase());
+        assert_eq!(key(&digits).unwrap().namespace, None);
+        for wrong in ["", "acme=", "../x=", "registry.example/acme/demo=abc"] {
+            assert!(key(&format!("{wrong}{digits}x")).is_err(), "{wrong}");
+        }
+
+        let changed = release("registry.example/acme/demo@1.2.0").unwrap();
+        assert_eq!(changed.name, "registry.example/acme/demo@1.2.0");
+        assert!(changed.wish.is_some() && release("tofu@1.10.7").unwrap().wish.is_none());
+        let wish = |text: &str| release(text).unwrap().wish;
+        let module = wish("registry.example/acme/hello/coder@1.2.0");
+        assert!(matches!(module, Some(AcceptedWish::Module(_))));
+        for tag in ["git.example/acme/mods@v1", "git.example/a/b/c/d@1.2.0"] {
+            assert!(wish(tag).is_none(), "{tag}");
+        }
+        for wrong in [
+            "registry.example/acme/demo",
+            "demo@1.2.0",
+            "acme/demo@1.2.0",
+            "registry.example/acme/demo@",
+            "registry.example//demo@1.2.0",
+            "tofu@new",
+        ] {
+            assert!(release(wrong).is_err(), "{wrong}");
+        }
+    }
+}
