@@ -47,7 +47,7 @@ use self::{
 };
 use crate::{
     job::{Job, Work},
-    net::back_off::Complaints,
+    net::back_off::{Complaints, Pauses},
     provision::{Identity, JobSource, Provisioner, SourceError},
     secret::Secret,
     stop::Stop,
@@ -293,7 +293,7 @@ impl Slot {
         // At most one of them has the slot; the others wait beside it.
         let mut jobs = JoinSet::new();
         let mut summary = Summary::default();
-        let (mut pause, mut complaints) = (BACK_OFF.0, Complaints::default());
+        let (mut pauses, mut complaints) = (Pauses::new(BACK_OFF), Complaints::default());
         while let Some(turn) = self.turn().await {
             let job = match self.acquire(&turn).await {
                 Ok(Some(job)) => job,
@@ -328,16 +328,15 @@ impl Slot {
                             self.config.metrics.refused(text);
                         }
                     }
-                    pause = pause.min(longest);
                     tokio::select! {
-                        () = sleep(pause.mul_f64(rand::random_range(0.5..1.0))) => {}
+                        () = sleep(pauses.next_up_to(longest)) => {}
                         () = self.stop.draining() => {}
                     }
-                    pause *= 2;
                     continue;
                 }
             };
-            (pause, complaints) = (BACK_OFF.0, Complaints::default());
+            pauses.reset();
+            complaints = Complaints::default();
             turn.acquired(&job).await;
             let running = Arc::clone(&self).run_job(job, turn);
             jobs.spawn(running.instrument(Span::current()));

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
 use super::output;
+use crate::net::back_off::Pauses;
 
 /// How long a server may be away until nobody waits for it any more: after so long it gives up jobs itself.
 const AWAY: Duration = Duration::from_secs(5 * 60);
@@ -14,12 +15,21 @@ const AWAY: Duration = Duration::from_secs(5 * 60);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// A time in which a server cannot be reached.
-#[derive(Default)]
 pub(super) struct Outage {
     /// Whether the server has ever answered: nobody waits for one that may not exist.
     heard: bool,
     since: Option<Instant>,
-    pause: Duration,
+    pauses: Pauses,
+}
+
+impl Default for Outage {
+    fn default() -> Self {
+        Self {
+            heard: false,
+            since: None,
+            pauses: Pauses::new(PAUSE),
+        }
+    }
 }
 
 impl Outage {
@@ -49,7 +59,7 @@ impl Outage {
                 say(
                     "Lost the connection to the server. Running jobs continue there; reconnecting.",
                 );
-                self.pause = PAUSE.0;
+                self.pauses.reset();
                 Instant::now()
             }
         };
@@ -57,8 +67,7 @@ impl Outage {
         if since.elapsed() >= AWAY {
             return Err(status);
         }
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE.1);
+        sleep(self.pauses.next_pause()).await;
         Ok(())
     }
 

@@ -5,7 +5,10 @@ use std::{future::pending, time::Duration};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use crate::provision::{JobSource, SourceError};
+use crate::{
+    net::back_off::Pauses,
+    provision::{JobSource, SourceError},
+};
 
 /// First and longest pause between two tries: what is repeated is the end of a job, or a job waits for it.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -21,17 +24,17 @@ where
     F: Future<Output = Result<T, SourceError>>,
 {
     let repeated = async {
-        let mut pause = BACK_OFF.0;
+        let (mut pauses, mut is_first) = (Pauses::new(BACK_OFF), true);
         loop {
             match call().await {
-                Err(error) if may_pass(&error) => note(what, &error, pause),
+                Err(error) if may_pass(&error) => note(what, &error, is_first),
                 answer => return answer,
             }
             tokio::select! {
-                () = sleep(pause) => {}
+                () = sleep(pauses.next_pause()) => {}
                 () = reconnected(source) => {}
             }
-            pause = (pause * 2).min(BACK_OFF.1);
+            is_first = false;
         }
     };
     tokio::select! {
@@ -71,9 +74,9 @@ pub(super) fn may_pass(error: &SourceError) -> bool {
 }
 
 /// The first failure is for the operator, the others only for whoever looks closely.
-fn note(what: &'static str, error: &SourceError, pause: Duration) {
+fn note(what: &'static str, error: &SourceError, is_first: bool) {
     let error = error as &dyn std::error::Error;
-    if pause == BACK_OFF.0 {
+    if is_first {
         warn!(error, what, "no answer from the server; retrying");
     } else {
         debug!(error, what, "no answer from the server; retrying");

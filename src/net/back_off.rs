@@ -17,9 +17,46 @@ const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// before its server knows it, and must not be late by much then.
 const REFUSED_PART: f64 = 0.05;
 
+/// Pauses that double, from a first to a longest one. Half of each is chance, so that those who failed together do not
+/// come back together.
+#[derive(Clone, Debug)]
+pub struct Pauses {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Pauses {
+    /// Pauses from `first` to `longest`.
+    pub fn new((first, longest): (Duration, Duration)) -> Self {
+        Self {
+            first,
+            longest,
+            next: first,
+        }
+    }
+
+    /// The next pause.
+    pub fn next_pause(&mut self) -> Duration {
+        self.next_up_to(self.longest)
+    }
+
+    /// The next pause, and at most `longest`, from which the ones after it go on.
+    pub fn next_up_to(&mut self, longest: Duration) -> Duration {
+        let pause = self.next.min(longest).min(self.longest);
+        self.next = pause.saturating_mul(2);
+        pause.mul_f64(rand::random_range(0.5..1.0))
+    }
+
+    /// Begins anew with the first.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
 /// The pauses between tries to connect.
 pub struct BackOff {
-    pause: Duration,
+    pauses: Pauses,
     tried_at: Option<Instant>,
     not_before: Option<Instant>,
     refused_since: Option<Instant>,
@@ -55,7 +92,7 @@ impl Complaints {
 impl Default for BackOff {
     fn default() -> Self {
         Self {
-            pause: PAUSE.0,
+            pauses: Pauses::new(PAUSE),
             tried_at: None,
             not_before: None,
             refused_since: None,
@@ -70,13 +107,8 @@ impl BackOff {
         let mut at = self.not_before.take();
         match self.tried_at {
             None => {}
-            Some(tried) if now.duration_since(tried) >= STABLE => self.pause = PAUSE.0,
-            Some(_) => {
-                // Half of the pause is chance, so that a fleet does not come back in step.
-                let pause = now + self.pause.mul_f64(rand::random_range(0.5..1.0));
-                at = at.max(Some(pause));
-                self.pause = self.pause.mul_f64(1.618).min(PAUSE.1);
-            }
+            Some(tried) if now.duration_since(tried) >= STABLE => self.pauses.reset(),
+            Some(_) => at = at.max(Some(now + self.pauses.next_pause())),
         }
         if let Some(at) = at {
             sleep_until(at).await;
@@ -114,6 +146,20 @@ mod tests {
         let before = Instant::now();
         back_off.wait().await;
         before.elapsed()
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_begin_anew() {
+        let ms = Duration::from_millis;
+        let mut pauses = Pauses::new((ms(10), ms(50)));
+        for longest in [10, 20, 40, 50, 50] {
+            let pause = pauses.next_pause();
+            assert!((ms(longest) / 2..ms(longest)).contains(&pause), "{pause:?}");
+        }
+        assert!(pauses.next_up_to(ms(15)) < ms(15));
+        assert!(pauses.next_pause() >= ms(15));
+        pauses.reset();
+        assert!(pauses.next_pause() < ms(10));
     }
 
     #[tokio::test(start_paused = true)]

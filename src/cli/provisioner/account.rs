@@ -12,7 +12,10 @@ use url::Url;
 use super::credential::MISSING;
 use crate::{
     cli::exit::UsageError,
-    net::http::{Client, RequestError},
+    net::{
+        back_off::Pauses,
+        http::{Client, RequestError},
+    },
     secret::Secret,
     stop::Stop,
 };
@@ -45,7 +48,7 @@ pub(super) async fn organization(
     let mut value = HeaderValue::from_str(token.expose())
         .map_err(|_| UsageError("the token has characters that a header cannot carry".into()))?;
     value.set_sensitive(true);
-    let mut pause = PAUSE.0;
+    let mut pauses = Pauses::new(PAUSE);
     loop {
         let mut headers = client.headers().await?;
         headers.insert("coder-session-token", value.clone());
@@ -71,10 +74,9 @@ pub(super) async fn organization(
             Err(_) => warn!(%url, "waiting for the server, which did not answer in time"),
         }
         tokio::select! {
-            () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))) => {}
+            () = tokio::time::sleep(pauses.next_pause()) => {}
             () = stop.draining() => return Ok(None),
         }
-        pause = (pause * 2).min(PAUSE.1);
     }
 }
 

@@ -1,12 +1,14 @@
 //! How many connections somebody may have at a time, wherever they come from.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::Refusal;
-use crate::control::model::{AgentId, UserId};
+use crate::{
+    control::model::{AgentId, UserId},
+    net::budget::Shared,
+};
 
 /// Connections of one agent: it has one, and others that broke may not have been noticed yet.
 const OF_AGENT: usize = 16;
@@ -29,20 +31,14 @@ pub(super) enum Holder {
 
 /// Those who are connected. A clone counts the same.
 #[derive(Clone, Default)]
-pub(super) struct Places(Arc<Mutex<HashMap<Holder, usize>>>);
+pub(super) struct Places(Arc<Shared<Holder, Semaphore>>);
 
 /// A connection that counts until this is dropped.
 pub(super) struct Place {
-    places: Places,
-    holder: Holder,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Places {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Holder, usize>> {
-        // A count is whole after any panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes a place, unless the holder has all that it may have.
     pub(super) fn take(&self, holder: Holder) -> Result<Place, Refusal> {
         let limit = match holder {
@@ -50,27 +46,10 @@ impl Places {
             Holder::Helper(_) => OF_HELPERS,
             Holder::Person(_) => OF_PERSON,
         };
-        let mut counts = self.lock();
-        let count = counts.entry(holder).or_default();
-        if *count >= limit {
-            return Err(Refusal::too_many_connections(limit));
-        }
-        *count += 1;
-        Ok(Place {
-            places: self.clone(),
-            holder,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.places.lock();
-        if let Some(count) = counts.get_mut(&self.holder) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.holder);
-            }
+        let places = self.0.of(holder, || Semaphore::new(limit));
+        match places.try_acquire_owned() {
+            Ok(_permit) => Ok(Place { _permit }),
+            Err(_) => Err(Refusal::too_many_connections(limit)),
         }
     }
 }
@@ -91,8 +70,9 @@ mod tests {
         assert!(places.take(Holder::Agent(AgentId::random())).is_ok());
 
         held.pop();
+        held.push(places.take(one).ok().unwrap());
+        assert!(places.take(one).is_err());
+        drop(held);
         assert!(places.take(one).is_ok());
-        held.clear();
-        assert!(places.lock().is_empty());
     }
 }
