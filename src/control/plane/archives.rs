@@ -73,8 +73,9 @@ impl Archives {
     }
 }
 
-const BUSY: RequestError =
-    RequestError::Busy("other daemons are downloading large module archives; try again in a minute");
+const BUSY: RequestError = RequestError::Busy(
+    "other daemons are downloading large module archives; try again in a minute",
+);
 
 #[cfg(test)]
 mod tests {

@@ -52,7 +52,7 @@ impl Origins<'_> {
         let Module { addr, version, .. } = module;
         if let Err(why) = self.compare(module, known).await {
             self.sync.watch.note(&format!(
-                "{addr} {version}: its origin does not say whether it is still the same: {why}"
+                "{addr} {version}: cannot check with its origin whether it is unchanged: {why}"
             ));
         }
     }
