@@ -135,6 +135,6 @@ mod tests {
             assert!(error.contains("its mode is 644"), "{error}");
         }
         let none = examined("linux_amd64", &[("README", 0o755)]).unwrap_err();
-        assert!(none.to_string().contains("no program"), "{none}");
+        assert!(none.to_string().contains("no executable"), "{none}");
     }
 }

@@ -26,7 +26,10 @@ use outpost::{
 };
 use tokio::task::JoinSet;
 
-use super::origin::{Fault, Origin, Publisher};
+use super::{
+    modules::{piped, tar},
+    origin::{Fault, Origin, Publisher},
+};
 
 const HOST: &str = "registry.example";
 const DEMO: &str = "registry.example/acme/demo";
@@ -451,4 +454,37 @@ async fn a_version_that_is_republished_is_noticed_by_the_same_server_and_by_the_
     let output = command.output().await.unwrap();
     assert!(!output.status.success(), "{}", said(&output));
     assert!(site.store.newest().is_err(), "nothing of it was taken");
+}
+
+#[tokio::test]
+async fn a_module_that_is_republished_is_not_handed_out() {
+    const MODULE: &str = "registry.example/acme/hello/coder";
+    let origin = Origin::start().await;
+    let location = format!("{}/files/hello.tar.gz", origin.url);
+    origin.publish_module(MODULE, "1.2.0", &location);
+    let publish = |text: &str| {
+        let packed = piped("gzip", &tar(&[("main.tf", text)]));
+        origin.put("files/hello.tar.gz", &packed);
+    };
+    publish("# one\n");
+    let download = format!("v1/modules/{MODULE}/1.2.0/download");
+    let first = Site::before(&origin).await;
+    assert_eq!(first.get(&download).await.0, 200);
+    // The next mirror has the pins, as somebody who restores what is not in bundles, and not the module.
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("mirror")).unwrap();
+    let pins = first.store.dir().join("trust");
+    fs::rename(pins, dir.path().join("mirror/trust")).unwrap();
+    publish("# two\n");
+    let site = Site::at(&origin, dir).await;
+
+    let (status, why) = site.get(&download).await;
+
+    let why = String::from_utf8_lossy(&why).into_owned();
+    assert_eq!(status, 502, "{why}");
+    let remedy = format!("--accept-changed {MODULE}@1.2.0");
+    assert!(why.contains(&remedy), "{why}");
+    assert!(site.store.newest().is_err(), "nothing of it was taken");
+    publish("# one\n");
+    assert_eq!(site.get(&download).await.0, 200);
 }

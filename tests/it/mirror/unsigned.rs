@@ -155,8 +155,18 @@ fn config(home: &Path, url: &str) -> (PathBuf, String) {
 }
 
 fn init(engine: &str, home: &Path, template: &Path, config: &Path) -> Output {
+    ask(
+        engine,
+        &["init", "-no-color", "-input=false"],
+        home,
+        template,
+        config,
+    )
+}
+
+fn ask(engine: &str, arguments: &[&str], home: &Path, template: &Path, config: &Path) -> Output {
     std::process::Command::new(engine)
-        .args(["init", "-no-color", "-input=false"])
+        .args(arguments)
         .current_dir(template)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
@@ -218,6 +228,13 @@ async fn an_engine_installs_what_nobody_signed_by_the_configuration_that_is_prin
         assert!(of("acme/signed").contains("zh:"), "{lock}");
         assert!(of("acme/mixed").contains("1.1.0"), "{lock}");
         assert!(of("acme/own").contains("h1:"), "{lock}");
+
+        // This command asks registries alone, unless it is told otherwise.
+        let template = write_template(home, &format!("{engine}-lock"), &ALL);
+        let from = format!("-net-mirror={}mirror/", served.url);
+        let arguments = ["providers", "lock", "-no-color", &from];
+        let output = ask(engine, &arguments, home, &template, &config);
+        assert!(output.status.success(), "{}", said(&output));
     }
 
     let client = reqwest::Client::builder()
