@@ -228,7 +228,7 @@ provider "registry.terraform.io/hashicorp/null" {
                 &entry("version = \"1.0.0\"\nhashes = [\"h1:x\"]"),
                 "invalid checksum",
             ),
-            (&twice, "registry.terraform.io/coder/coder stands twice"),
+            (&twice, "registry.terraform.io/coder/coder appears twice"),
         ];
         for (text, expected) in cases {
             let error = Lock::parse(text).unwrap_err().to_string();

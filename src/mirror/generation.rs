@@ -601,7 +601,7 @@ mod tests {
         }
         let mut twice = good.clone();
         twice.providers.extend(good.providers);
-        assert!(twice.check().unwrap_err().contains("twice"));
+        assert!(twice.check().unwrap_err().contains("duplicate"));
         let module = |addr: &str| Module {
             addr: addr.to_owned(),
             version: "1.0.0".parse().unwrap(),

@@ -344,7 +344,8 @@ mod tests {
         for pipe in [Pipe::Stdout, Pipe::Stderr] {
             let said = read(pipe, line.clone());
 
-            let text = "Emergency state dump that cannot be parsed and is not shown… (7 bytes more)";
+            let text =
+                "Emergency state dump that cannot be parsed and is not shown… (7 bytes more)";
             assert_eq!(shown(&said), [entry(LogLevel::Error, text)]);
             assert!(said.state.is_none());
         }

@@ -80,7 +80,10 @@ mod tests {
         };
         assert_eq!(why(&taken), None);
         let none = why(&details(&[])).unwrap();
-        assert!(none.contains("position 1 of 2: there is none"), "{none}");
+        assert!(
+            none.contains("position 1 of 2: no daemon is registered"),
+            "{none}"
+        );
 
         let mut waits = Waits::default();
         let first = details(&[("a", true, &["is offline: last seen 5m ago"])]);

@@ -364,7 +364,9 @@ async fn one_build_at_a_time() {
 
     let second = lab.build(&workspace, Transition::Stop).await;
 
-    assert!(matches!(second, Err(RequestError::Conflict(reason)) if reason.contains("goes on")));
+    assert!(
+        matches!(second, Err(RequestError::Conflict(reason)) if reason.contains("in progress"))
+    );
 }
 
 #[tokio::test]

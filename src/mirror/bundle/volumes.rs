@@ -479,10 +479,10 @@ mod tests {
                 .unwrap_err()
                 .to_string()
         };
-        assert!(said(2).ends_with("there is no volume 1"), "{}", said(2));
+        assert!(said(2).ends_with("has no volume 1"), "{}", said(2));
         fs::remove_file(volume(dir.path(), 3)).unwrap();
         assert!(
-            said(2).ends_with("there is no volume 1, and no last volume"),
+            said(2).ends_with("has no volume 1, and no last volume"),
             "{}",
             said(2)
         );

@@ -264,7 +264,7 @@ async fn the_engine_must_be_one_that_every_module_accepts() {
 
     let (verdict, detail) = examined(&generation, &["1.9.8", "1.11.4"]);
     assert_eq!(verdict, Verdict::Unsatisfiable);
-    assert_eq!(detail, "jobs have 1.11.4; module.a wants ~> 1.9.0");
+    assert_eq!(detail, "jobs have 1.11.4; module.a requires ~> 1.9.0");
     assert_eq!(examined(&generation, &["1.9.8"]).0, Verdict::Present);
     let (verdict, detail) = examined(&generation, &[]);
     assert_eq!(verdict, Verdict::Missing);

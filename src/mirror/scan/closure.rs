@@ -449,7 +449,7 @@ mod tests {
             "{found:?}"
         );
         assert!(found[1].starts_with("module.s3 NotMirrorable"), "{found:?}");
-        assert!(found[2].contains("more than 10 times"), "{found:?}");
+        assert!(found[2].contains("more than 10 redirects"), "{found:?}");
         let sources: Vec<_> = closure
             .modules
             .iter()

@@ -278,7 +278,7 @@ async fn a_name_changes_between_builds_and_only_to_a_free_one() {
 
     assert!(matches!(rename("a b").await, Err(RequestError::Invalid(_))));
     lab.build(&workspace, Transition::Stop).await.unwrap();
-    assert!(conflict(rename("other").await).contains("a build that goes on"));
+    assert!(conflict(rename("other").await).contains("in progress"));
     let job = lab.take().await.unwrap();
     lab.complete(job.id, built("two")).await.unwrap();
     assert_eq!(rename("other").await.unwrap().name, "other");
