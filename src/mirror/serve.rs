@@ -2,6 +2,7 @@
 //!
 //! | path | what |
 //! |---|---|
+//! | `/` | what it has, as a page for people, or as JSON |
 //! | `/v1/hosts` | the hosts it stands in for, with the services for `host` blocks of a CLI configuration; the git repositories; the providers without signatures |
 //! | `/v1/providers/HOST/…` | the provider registry protocol, with the publishers' own checksums and signatures |
 //! | `/v1/modules/HOST/…` | the module registry protocol |
@@ -17,6 +18,7 @@ mod audit;
 mod blob;
 mod documents;
 mod intact;
+mod landing;
 mod links;
 mod loopback;
 mod metrics;
@@ -28,7 +30,7 @@ mod smart;
 use std::{
     collections::{BTreeSet, HashMap},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -49,6 +51,7 @@ use tokio::time::timeout;
 use self::{
     documents::Asked,
     intact::Intact,
+    landing::Landing,
     links::Client,
     metrics::Metrics,
     misses::Misses,
@@ -148,18 +151,22 @@ impl Server {
             audit,
             git: Backend::default(),
             bodies: Account::new(SMALL_BODIES_BYTES, BODIES_BYTES),
+            landing: Landing::default(),
+            is_encrypted: OnceLock::new(),
         }))
     }
 
-    /// Tells in its metrics what comes of connections at `listener`.
+    /// Tells in its metrics what comes of connections at `listener`, by whose scheme people reach it.
     pub fn watch(&self, listener: &Listener) {
         self.0.metrics.watch(listener);
     }
+        let _ = self.0.is_encrypted.set(listener.url().scheme() == "https");
 
     /// Everything that it answers.
     pub fn router(&self) -> Router {
         let documents = Router::new()
             .route("/v1/hosts", get(hosts))
+            .route("/", get(landing::show))
             .route(
                 "/v1/providers/{host}/{namespace}/{kind}/versions",
                 get(provider_versions),
@@ -263,6 +270,9 @@ struct Mirror {
     audit: Option<Audit>,
     git: Backend,
     /// What bodies of requests may take.
+    landing: Landing,
+    /// Whether the listener speaks TLS; not set where nobody said.
+    is_encrypted: OnceLock<bool>,
     bodies: Account,
 }
 
@@ -492,7 +502,10 @@ async fn admit(State(mirror): Shared, mut request: Request, next: Next) -> Respo
     let given = request.headers().get(header::AUTHORIZATION);
     let given = given.and_then(|value| value.to_str().ok());
     let Some(client) = mirror.access.admits(given) else {
-        return Refused::Unknown.into_response();
+        return match landing::is_page(&request) {
+            true => landing::refuse(&Refused::Unknown),
+            false => Refused::Unknown.into_response(),
+        };
     };
     // From now on no flood of strangers ends a download on this connection.
     vouch(None);
@@ -643,14 +656,16 @@ impl IntoResponse for Refused {
                 StatusCode::UNAUTHORIZED,
                 "this mirror requires a token: put one into a `credentials` block of the CLI configuration",
             ),
-        };
-        let mut response = (status, Json(json!({ "errors": [why] }))).into_response();
-        if status == StatusCode::UNAUTHORIZED {
-            // Clients of OCI registries show their credentials only when they are asked for them.
+        }
+    }
+
+    /// Gives a refusal what clients need to try again.
+    fn challenge(&self, response: &mut Response) {
+        if matches!(self, Self::Unknown) {
+            // Clients of OCI registries, and browsers, show their credentials only when they are asked for them.
             let challenge = HeaderValue::from_static("Basic realm=\"outpost mirror\"");
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, challenge);
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }
@@ -669,6 +684,14 @@ fn respond(document: &Value, asked: &HeaderMap) -> Response {
         (header::CACHE_CONTROL, "no-cache"),
         (header::CONTENT_TYPE, "application/json"),
     ];
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (status, why) = self.words();
+        let mut response = (status, Json(json!({ "errors": [why] }))).into_response();
+        self.challenge(&mut response);
     match is_known {
         true => (StatusCode::NOT_MODIFIED, headers).into_response(),
         false => (headers, body).into_response(),

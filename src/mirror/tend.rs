@@ -7,7 +7,7 @@ mod verify;
 
 pub use self::{
     gc::{Collected, collect},
-    index::IndexState,
+    index::{IndexState, index_state},
     prune::{Keep, Needed, prune},
     verify::{Problem, Verified, Wanted, verify},
 };

@@ -4,6 +4,7 @@ mod audit;
 mod bundle;
 mod images;
 mod killed;
+mod landing;
 mod modules;
 mod neighbours;
 pub mod origin;

@@ -78,6 +78,11 @@ impl Access {
         found.map(|(client, _)| client.clone())
     }
 
+    /// Whether anybody needs a token.
+    pub(super) fn wants_token(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
     /// Makes links for a client.
     pub(super) fn links(&self, client: &Client) -> Links<'_> {
         Links {

@@ -174,3 +174,6 @@ fn mode(path: &str) -> &'static str {
     let known = known.iter().find(|(prefix, _)| path.starts_with(prefix));
     known.map_or("other", |(_, mode)| mode)
 }
+    if path == "/" {
+        return "landing-page";
+    }

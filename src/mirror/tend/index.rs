@@ -25,6 +25,22 @@ pub struct IndexState {
     pub untrusted: BTreeSet<KeyId>,
 }
 
+/// How far the index of a generation is authenticated, and what is wrong with it. Reads none of its files.
+///
+/// # Errors
+/// The system's reason.
+pub fn index_state(
+    store: &Store,
+    number: u64,
+    trust: &Trust,
+) -> Result<(IndexState, Vec<Problem>), StoreError> {
+    let mut older = store.generations()?.into_iter().rev();
+    let older = older.find(|older| *older < number && store.inventory_path(*older).exists());
+    let mut problems = Vec::new();
+    let (_, state) = check(store, number, older, trust, &mut problems)?;
+    Ok((state, problems))
+}
+
 /// Compares the index of a generation with its inventory and its signatures. Returns the generation, if it can be read.
 pub(super) fn check(
     store: &Store,
