@@ -36,7 +36,7 @@ pub use self::{
     manifest::{Blob, MAX_MANIFEST_BYTES, Manifest},
     read::Reader,
     receipt::{Receipt, Records},
-    sbom::{reference, sbom},
+    sbom::{Inside, look as look_inside, reference, sbom},
     volumes::{
         MIN_BYTES as MIN_VOLUME_BYTES, VolumeError, Volumes, Writer as VolumeWriter,
         find as find_volumes,

@@ -88,6 +88,9 @@ pub(in crate::cli) struct Bundle {
     encrypt: Vec<String>,
     /// Also write a list of the bundle's components as CycloneDX JSON
     #[arg(long, value_name = "FILE")]
+    ///
+    /// Each has a package URL, and packages their licences: SPDX's name where a text is exactly that of a licence, else the
+    /// file's name and digest. Engines and providers depend on the Go modules that they were built from.
     sbom: Option<PathBuf>,
 }
 
@@ -170,7 +173,12 @@ impl Bundle {
         }
         let mut written = summary(&head, Some(number))?;
         if let Some(path) = &self.sbom {
-            let text = serde_json::to_vec_pretty(&bundle::sbom(&manifest.generation))?;
+            let (of_thread, generation) = (store.clone(), manifest.generation.clone());
+            let look = move |watch: Watch<'_>| {
+                let inside = bundle::look_inside(&of_thread, &generation, watch)?;
+                Ok(bundle::sbom(&generation, &inside))
+            };
+            let text = serde_json::to_vec_pretty(&work::run(&stop, look).await?)?;
             whole_file(path, |out| out.write_all(&text))
                 .with_context(|| format!("failed to write `{}`", path.display()))?;
         }

@@ -4,6 +4,7 @@ mod hostile;
 mod killed;
 mod media;
 mod runbook;
+mod sbom;
 mod tend;
 mod trust;
 mod vulnerabilities;
