@@ -12,6 +12,7 @@ pub mod images;
 pub mod inventory;
 pub mod keys;
 pub mod publisher;
+pub mod pulled;
 mod remote;
 mod resolve;
 pub mod scan;
@@ -32,5 +33,12 @@ pub use self::{
 };
 
 /// What of a store no reader of packages needs: the index of each generation and the locks, which a reader could hold
-/// for ever, what is not whole yet, the authority of a proxy with its key, and what is trusted.
-pub const PRIVATE: [&str; 5] = ["generations", "incoming", "lock", "proxy", "trust"];
+/// for ever, what is not whole yet, the authority of a proxy with its key, what is trusted, and what was pulled.
+pub const PRIVATE: [&str; 6] = [
+    "generations",
+    "incoming",
+    "lock",
+    "proxy",
+    "pulled",
+    "trust",
+];

@@ -57,6 +57,24 @@ fn unquote(text: &str) -> Result<(String, Option<&str>), String> {
     }
 }
 
+/// A number of bytes, in units of a thousand: `4700MB`, `50G`.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a number with B, KB, MB, GB or TB".to_owned();
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text[digits.len()..].trim() {
+        "" | "B" => 1,
+        "K" | "KB" => 1_000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000_u64,
+        "T" | "TB" => 1_000_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(wrong)
+}
+
 /// A limit of at least so many seconds: a daemon gives a sign of life each second.
 pub(super) fn limit<const SECONDS: u64>(text: &str) -> Result<Duration, String> {
     let limit = humantime::parse_duration(text).map_err(|error| error.to_string())?;

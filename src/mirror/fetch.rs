@@ -46,6 +46,8 @@ pub struct Manners {
     pub retry: Retry,
     /// Time without a byte after which an answer counts as dead.
     pub silence: Duration,
+    /// Bytes of one file.
+    pub max_file_bytes: u64,
 }
 
 impl Default for Manners {
@@ -56,6 +58,7 @@ impl Default for Manners {
             bytes_per_second: None,
             retry: Retry::default(),
             silence: Duration::from_secs(30),
+            max_file_bytes: MAX_FILE_BYTES,
         }
     }
 }
@@ -403,13 +406,9 @@ impl Fetcher {
         let headers = HeaderMap::new();
         let mut response = self.ask(Method::GET, url, &headers, authorization).await?;
         let total = number(response.headers(), &header::CONTENT_LENGTH);
+        self.check_size(url, total.unwrap_or_default())?;
         while let Some(piece) = self.piece(&mut response, incoming.size()).await? {
-            if incoming.size() + piece.len() as u64 > MAX_FILE_BYTES {
-                return Err(FetchError::TooLarge {
-                    url: shown(url),
-                    limit: MAX_FILE_BYTES,
-                });
-            }
+            self.check_size(url, incoming.size() + piece.len() as u64)?;
             self.slow_down(piece.len()).await;
             incoming.write(&piece)?;
             self.watch.advanced(name, incoming.size(), total);
@@ -455,12 +454,12 @@ impl Fetcher {
         };
         let rest = number(response.headers(), &header::CONTENT_LENGTH);
         let total = rest.map(|rest| partial.size().saturating_add(rest));
+        self.check_size(url, total.unwrap_or_default())?;
         while let Some(piece) = self.piece(&mut response, partial.size()).await? {
-            if partial.size() + piece.len() as u64 > MAX_FILE_BYTES {
-                return Err(FetchError::TooLarge {
-                    url: shown(url),
-                    limit: MAX_FILE_BYTES,
-                });
+            if let Err(error) = self.check_size(url, partial.size() + piece.len() as u64) {
+                // Nobody will ever go on with it.
+                partial.restart()?;
+                return Err(error);
             }
             self.slow_down(piece.len()).await;
             // Pieces are small and go to the page cache; a thread for each would cost more than it spares.
@@ -587,6 +586,18 @@ impl Fetcher {
             |of: Arc<Semaphore>| async { of.acquire_owned().await.expect("it is never closed") };
         let of_host = permit(of_host).await;
         (of_host, permit(Arc::clone(&self.all)).await)
+    }
+
+    /// Refuses a file that is too large.
+    fn check_size(&self, url: &Url, bytes: u64) -> Result<(), FetchError> {
+        let limit = self.manners.max_file_bytes;
+        match bytes > limit {
+            false => Ok(()),
+            true => Err(FetchError::TooLarge {
+                url: shown(url),
+                limit,
+            }),
+        }
     }
 
     /// Keeps all downloads together below the limit.

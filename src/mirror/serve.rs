@@ -140,6 +140,7 @@ impl Server {
         upstream: Option<Upstream>,
         audit: Option<Audit>,
     ) -> Self {
+        let pulled = upstream.as_ref().map(Upstream::counts);
         Self(Arc::new(Mirror {
             store,
             access,
@@ -147,26 +148,26 @@ impl Server {
             newest: Mutex::default(),
             intact: Intact::new(),
             misses: Misses::default(),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(pulled),
             audit,
             git: Backend::default(),
-            bodies: Account::new(SMALL_BODIES_BYTES, BODIES_BYTES),
             landing: Landing::default(),
             is_encrypted: OnceLock::new(),
+            bodies: Account::new(SMALL_BODIES_BYTES, BODIES_BYTES),
         }))
     }
 
     /// Tells in its metrics what comes of connections at `listener`, by whose scheme people reach it.
     pub fn watch(&self, listener: &Listener) {
         self.0.metrics.watch(listener);
-    }
         let _ = self.0.is_encrypted.set(listener.url().scheme() == "https");
+    }
 
     /// Everything that it answers.
     pub fn router(&self) -> Router {
         let documents = Router::new()
-            .route("/v1/hosts", get(hosts))
             .route("/", get(landing::show))
+            .route("/v1/hosts", get(hosts))
             .route(
                 "/v1/providers/{host}/{namespace}/{kind}/versions",
                 get(provider_versions),
@@ -269,10 +270,10 @@ struct Mirror {
     metrics: Metrics,
     audit: Option<Audit>,
     git: Backend,
-    /// What bodies of requests may take.
     landing: Landing,
     /// Whether the listener speaks TLS; not set where nobody said.
     is_encrypted: OnceLock<bool>,
+    /// What bodies of requests may take.
     bodies: Account,
 }
 
@@ -476,17 +477,25 @@ impl Mirror {
         headers: &HeaderMap,
     ) -> Answer {
         let this = self.clone();
-        if let Some(upstream) = self.upstream.as_ref().filter(|_| !self.store.has(digest)) {
-            upstream.bring(digest).await.map_err(Refused::from)?;
-        }
         let open = move || match this.store.has(digest) {
             true => this.store.open_blob(digest).map_err(Refused::from),
             false => Err(Refused::Missing),
         };
-        let file = tokio::task::spawn_blocking(open)
-            .await
-            .unwrap_or(Err(Refused::Broken))?;
+        let open = async || {
+            let opened = tokio::task::spawn_blocking(open.clone()).await;
+            opened.unwrap_or(Err(Refused::Broken))
+        };
+        let file = match (open().await, &self.upstream) {
+            (Err(Refused::Missing), Some(upstream)) => {
+                upstream.bring(digest).await.map_err(Refused::from)?;
+                open().await?
+            }
+            (opened, _) => opened?,
+        };
         let file = Arc::new(file);
+        if let Some(upstream) = &self.upstream {
+            upstream.serve(digest, &file).await;
+        }
         let stamp = self.intact.check(&self.store, &file, digest).await;
         let stamp = stamp.map_err(|error| self.damaged(digest, error))?;
         let answer = blob::answer(file, stamp, digest, kind, headers);
@@ -544,6 +553,8 @@ enum Refused {
     Damaged,
     /// The mirror has no room for what it should fetch.
     Full,
+    /// Nor may it have, as its operator limits what is pulled.
+    NoRoom(Arc<str>),
     /// Whoever asks has no token.
     Unknown,
     /// The registry behind the mirror could not be asked; the log says why.
@@ -583,6 +594,10 @@ impl From<PullError> for Refused {
                 tracing::error!(%why, "the registry's package is not trusted");
                 Self::Untrusted(why)
             }
+            PullError::NoRoom(why) => {
+                tracing::warn!(%why, "the mirror has no room for what the registry has");
+                Self::NoRoom(why)
+            }
             PullError::Full(why) => {
                 tracing::error!(%why, "no space left in the mirror for the registry's package");
                 Self::Full
@@ -613,9 +628,10 @@ fn or_nothing<T: Default>(pulled: Result<T, PullError>) -> (T, Option<Refused>) 
     }
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let (status, why) = match &self {
+impl Refused {
+    /// The status, and why for people.
+    fn words(&self) -> (StatusCode, &str) {
+        match self {
             Self::Missing => (StatusCode::NOT_FOUND, "the mirror does not have this"),
             Self::Unsigned => (
                 StatusCode::NOT_FOUND,
@@ -635,6 +651,7 @@ impl IntoResponse for Refused {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "no space left in the mirror to download this: its operator can free some, and the log says where",
             ),
+            Self::NoRoom(why) => (StatusCode::INSUFFICIENT_STORAGE, &**why),
             Self::Upstream => (
                 StatusCode::BAD_GATEWAY,
                 "the mirror does not have this, and its registry did not deliver it",
@@ -667,6 +684,14 @@ impl IntoResponse for Refused {
             let headers = response.headers_mut();
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (status, why) = self.words();
+        let mut response = (status, Json(json!({ "errors": [why] }))).into_response();
+        self.challenge(&mut response);
         response
     }
 }
@@ -684,14 +709,6 @@ fn respond(document: &Value, asked: &HeaderMap) -> Response {
         (header::CACHE_CONTROL, "no-cache"),
         (header::CONTENT_TYPE, "application/json"),
     ];
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let (status, why) = self.words();
-        let mut response = (status, Json(json!({ "errors": [why] }))).into_response();
-        self.challenge(&mut response);
     match is_known {
         true => (StatusCode::NOT_MODIFIED, headers).into_response(),
         false => (headers, body).into_response(),

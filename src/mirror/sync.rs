@@ -28,7 +28,7 @@ use semver::Version;
 
 pub use self::{
     modules::{text, tree_of, unsatisfied},
-    pull::{PullError, Release, Upstream},
+    pull::{Counts, PullError, Release, Upstream},
     review::{ReviewError, read_keys, write as write_review, write_keys as write_reviewed_keys},
     templates::load,
     trust::{Accepted, Keys, Trust, TrustError},
@@ -39,6 +39,7 @@ use super::{
     fetch::{FetchError, Fetcher, Watch, blocking, registry::Registries},
     generation,
     images::{self, Access, ImageError},
+    pulled::Ledger,
 };
 use crate::{
     registry::{Platform, ProviderAddr},
@@ -313,6 +314,8 @@ impl Sync {
         let (store, synced) = (self.store.clone(), report.synced.clone());
         let replaced = report.replaced.clone();
         let committed = blocking(move || {
+            // What a client asked for first is no less wanted than the rest.
+            Ledger::of(&store).keep(&synced)?;
             // Somebody else may have added to it in the meantime.
             let current = store.current()?;
             let old = match current {

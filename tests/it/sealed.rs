@@ -12,7 +12,7 @@ use std::{
 use outpost::{
     mirror::{
         Generation, Packages, Remote, Store,
-        generation::{Package, Provider, StaticFile},
+        generation::{Package, Provider, StaticFile, Tool},
         serve::{Access, Loopback, Proxy, Server},
         tend::{Keep, collect, prune},
     },
@@ -390,10 +390,10 @@ async fn a_served_mirror_is_as_good_as_a_directory() {
     assert!(refused.contains("requires a token"), "{refused}");
 }
 
-const ARCHIVE: &str = "https://archives.example/mods/v1/hello.tar.gz";
+pub const ARCHIVE: &str = "https://archives.example/mods/v1/hello.tar.gz";
 
 /// A mirror with a provider, and a module's archive by its own address.
-async fn with_archive(dir: &Path) -> Store {
+pub async fn with_archive(dir: &Path) -> Store {
     let store = mirror(dir, &["1.0.0"]).await;
     let archive = module(&store);
     let (number, mut generation) = store.newest().unwrap();
@@ -481,4 +481,70 @@ async fn a_proxy_gives_what_the_mirror_has_to_who_may_have_it() {
         .map(|miss| miss.item.name)
         .collect();
     assert_eq!(missed, ["archives.example/other.zip", "elsewhere.example"]);
+}
+
+#[tokio::test]
+async fn an_unpacked_engine_that_was_changed_never_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path();
+    let store = Store::open(&home.join("mirror")).unwrap();
+    let (good, evidence) = (home.join("good-ran"), home.join("it-ran"));
+    let script = |file: &Path| format!("#!/bin/sh\necho x >> {}\nexit 1\n", file.display());
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().unix_permissions(0o755);
+    zip.start_file("terraform", options).unwrap();
+    zip.write_all(script(&good).as_bytes()).unwrap();
+    let content = zip.finish().unwrap().into_inner();
+    let tool = Tool {
+        name: "terraform".to_owned(),
+        version: "1.11.4".parse().unwrap(),
+        platform: Platform::current(),
+        filename: "terraform.zip".to_owned(),
+        archive: store.put(&content).unwrap(),
+        size: content.len() as u64,
+        signed: None,
+    };
+    let generation = Generation {
+        tools: vec![tool.clone()],
+        ..Generation::default()
+    };
+    let lock = store.lock(&Stop::new()).await.unwrap();
+    store.commit(generation, None, &lock).unwrap();
+    drop(lock);
+    std::fs::create_dir(home.join("template")).unwrap();
+    std::fs::write(home.join("template/main.tf"), "").unwrap();
+    let inspect = || {
+        let mut inspect = std::process::Command::new(env!("CARGO_BIN_EXE_outpost"));
+        inspect
+            .args(["inspect", "template", "--mirror", "mirror"])
+            .current_dir(home)
+            .env_clear()
+            // Without an engine in it, the mirror's is used.
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", home);
+        let output = inspect.output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = inspect();
+    let runs = || std::fs::read_to_string(&good).map_or(0, |text| text.lines().count());
+    let before = runs();
+    assert!(before > 0, "the engine of the mirror ran: {said}");
+    let program = store.unpacked(tool.archive).unwrap().join("terraform");
+    let unpacked = std::fs::metadata(&program).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let mut other = script(&evidence);
+    // Of the same length, and with the same time.
+    while (other.len() as u64) < unpacked.len() {
+        other.push('\n');
+    }
+    assert_eq!(other.len() as u64, unpacked.len());
+    std::fs::write(&program, other).unwrap();
+    let file = std::fs::File::options().write(true).open(&program).unwrap();
+    file.set_modified(unpacked.modified().unwrap()).unwrap();
+    drop(file);
+
+    let said = inspect();
+
+    assert!(!evidence.exists(), "the changed program ran");
+    assert!(runs() > before, "the good one runs: {said}");
 }

@@ -23,6 +23,7 @@ use crate::{
     cli::{
         exit::{Hint as _, UsageError},
         output::{Output, facts, note},
+        values,
     },
     files,
     mirror::{
@@ -87,10 +88,10 @@ pub(in crate::cli) struct Bundle {
     #[arg(long, value_name = "RECIPIENT")]
     encrypt: Vec<String>,
     /// Also write a list of the bundle's components as CycloneDX JSON
-    #[arg(long, value_name = "FILE")]
     ///
     /// Each has a package URL, and packages their licences: SPDX's name where a text is exactly that of a licence, else the
     /// file's name and digest. Engines and providers depend on the Go modules that they were built from.
+    #[arg(long, value_name = "FILE")]
     sbom: Option<PathBuf>,
 }
 
@@ -377,24 +378,13 @@ fn whole_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>)
     File::open(dir)?.sync_all()
 }
 
-/// Bytes, in units of a thousand.
+/// The size of a volume.
 fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = match text[digits.len()..].trim() {
-        "" | "B" => 1,
-        "K" | "KB" => 1_000,
-        "M" | "MB" => 1_000_000,
-        "G" | "GB" => 1_000_000_000_u64,
-        _ => return Err("expected a number with B, KB, MB or GB".to_owned()),
-    };
-    let number: Option<u64> = digits.parse().ok();
-    let bytes = number.and_then(|number| number.checked_mul(unit));
-    match bytes {
-        None => Err("expected a number with B, KB, MB or GB".to_owned()),
-        Some(bytes) if bytes < MIN_VOLUME_BYTES => Err(format!(
-            "a volume must have at least {MIN_VOLUME_BYTES} bytes"
-        )),
-        Some(bytes) => Ok(bytes),
+    match values::bytes(text)? {
+        bytes if bytes < MIN_VOLUME_BYTES => {
+            Err(format!("a volume must have at least {MIN_VOLUME_BYTES} bytes"))
+        }
+        bytes => Ok(bytes),
     }
 }
 
@@ -407,11 +397,12 @@ mod tests {
         assert_eq!(size("4700MB"), Ok(4_700_000_000));
         assert_eq!(size("25G"), Ok(25_000_000_000));
         assert_eq!(size("2000000"), Ok(2_000_000));
+        assert_eq!(size("5TB"), Ok(5_000_000_000_000));
         for wrong in [
             "",
             "GB",
             "1",
-            "5TB",
+            "5PB",
             "99999999999999999999",
             "18446744073709551615GB",
         ] {

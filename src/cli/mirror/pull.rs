@@ -18,15 +18,22 @@ const RETRY: Retry = Retry {
     first_pause: Duration::from_millis(500),
 };
 
-/// Asks as the mirror.toml `file` says, and believes the keys that the mirror and the file's mirror.lock know.
+/// Asks as the mirror.toml `file` says, and believes the keys that the mirror and the file's mirror.lock know. At most
+/// `max_bytes` of what is pulled are kept.
 ///
 /// # Errors
 /// What is wrong with one of the two, or with the file of authorities.
-pub(super) fn upstream(file: &Path, store: Store, trust: &tls::Trust) -> anyhow::Result<Upstream> {
+pub(super) fn upstream(
+    file: &Path,
+    store: Store,
+    trust: &tls::Trust,
+    max_bytes: Option<u64>,
+) -> anyhow::Result<Upstream> {
     let wishes = Wishes::load(file)?;
     let known = read_keys(&file.with_extension("lock"))?;
-    let fetcher = fetcher(trust)?;
-    Ok(Upstream::new(Sync {
+    // What never has room is not fetched to its end.
+    let fetcher = fetcher_with_limit(trust, max_bytes)?;
+    let sync = Sync {
         trust: Trust::new(wishes.trust.clone(), known, &store),
         store,
         registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(token)),
@@ -40,7 +47,8 @@ pub(super) fn upstream(file: &Path, store: Store, trust: &tls::Trust) -> anyhow:
             .collect::<Result<_, _>>()?,
         import_dirs: Vec::new(),
         dry_run: false,
-    }))
+    };
+    Ok(Upstream::with_limit(sync, max_bytes))
 }
 
 /// Asks for what a job waits for.
@@ -48,10 +56,16 @@ pub(super) fn upstream(file: &Path, store: Store, trust: &tls::Trust) -> anyhow:
 /// # Errors
 /// What is wrong with the file of authorities.
 pub(in crate::cli) fn fetcher(trust: &tls::Trust) -> anyhow::Result<Fetcher> {
-    let manners = Manners {
+    fetcher_with_limit(trust, None)
+}
+
+/// The same for files of at most `max_bytes`.
+fn fetcher_with_limit(trust: &tls::Trust, max_bytes: Option<u64>) -> anyhow::Result<Fetcher> {
+    let mut manners = Manners {
         retry: RETRY,
         ..Manners::default()
     };
+    manners.max_file_bytes = manners.max_file_bytes.min(max_bytes.unwrap_or(u64::MAX));
     let web = Web::new(trust, Proxies::from_env())?;
     Ok(Fetcher::new(web, manners, Arc::new(Logged)))
 }

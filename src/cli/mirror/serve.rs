@@ -12,7 +12,7 @@ use crate::{
         output,
         remote::{Authorities, Revoked, secret_lines, trust},
         server::tls_files,
-        values::ListenAddress,
+        values::{ListenAddress, bytes},
     },
     mirror::serve::{Access, Audit, Proxy, Server},
     net::{
@@ -66,6 +66,19 @@ pub(in crate::cli) struct Serve {
     /// Fetch what the mirror lacks from registries; this mirror.toml names them and the trusted keys
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_PULL_THROUGH")]
     pull_through: Option<PathBuf>,
+    /// Keep at most this much of what was fetched that way, such as 50G; the least recently used is evicted
+    ///
+    /// What `outpost mirror sync` or `import` brought does not count and stays, as does what the mirror.toml names with its
+    /// version, a client downloads just now, or jobs on this machine have unpacked. Checksums and keys of what goes stay
+    /// trusted. Leave room on the disk for one package more.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "OUTPOST_MIRROR_PULL_THROUGH_MAX_SIZE",
+        value_parser = bytes,
+        requires = "pull_through"
+    )]
+    pull_through_max_size: Option<u64>,
     #[command(flatten)]
     authorities: Authorities,
     #[command(flatten)]
@@ -157,7 +170,10 @@ impl Serve {
         }
         if let Some(file) = self.pull_through.filter(|_| !self.sealed) {
             let trust = trust(self.authorities.ca_file, self.revoked.crl_file);
-            server = server.with_upstream(pull::upstream(&file, store, &trust)?);
+            let upstream = pull::upstream(&file, store, &trust, self.pull_through_max_size)?;
+            let counted = upstream.clone();
+            tokio::task::spawn_blocking(move || counted.count()).await??;
+            server = server.with_upstream(upstream);
         }
         let limits = limits(self.max_connections, self.max_connections_per_address);
         let listener = Listener::bind(listen, tls.as_ref(), limits.clone()).await?;

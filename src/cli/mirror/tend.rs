@@ -27,6 +27,7 @@ use crate::{
         bundle::{self, Head, Records, Trust},
         doctor,
         keys::KeyId,
+        pulled::{Ledger, leave_out},
         sync::wishes::Engine,
         tend::{self, Collected, IndexState, Keep, Needed},
     },
@@ -315,7 +316,7 @@ impl Prune {
 impl Rollback {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         let store = Store::existing(&self.place.dir()?)?;
-        let _lock = store.lock(&stop).await?;
+        let lock = store.lock(&stop).await?;
         // Also when it cannot be read: going back is what helps then.
         let from = store.current()?.ok_or_else(|| StoreError::Empty {
             dir: store.dir().to_owned(),
@@ -326,9 +327,19 @@ impl Rollback {
             .rfind(|number| *number < from);
         let to = self.generation.or(before);
         let to = to.ok_or_else(|| UsageError("there is no earlier generation".to_owned()))?;
-        // It must be there in full: files may have been collected, or damaged, since.
-        let missing = store
-            .generation(to)?
+        let mut generation = store.generation(to)?;
+        let before = generation.clone();
+        // Packages that were pulled and evicted since come again when somebody asks for them.
+        leave_out(
+            &mut generation,
+            &Ledger::of(&store)
+                .gone()?
+                .into_iter()
+                .filter(|it| !store.has(*it))
+                .collect(),
+        );
+        // The rest must be there in full: files may have been collected, or damaged, since.
+        let missing = generation
             .digests()
             .into_iter()
             .filter(|d| !store.has(*d))
@@ -337,7 +348,18 @@ impl Rollback {
             let text = format!("{missing} files of generation {to} no longer exist");
             return Err(anyhow::Error::msg(text)).hint("import a bundle that has them");
         }
-        store.switch(to).context("the current generation stays")?;
+        let to = match generation == before {
+            true => {
+                store.switch(to).context("the current generation stays")?;
+                to
+            }
+            false => {
+                note(&format!(
+                    "packages of generation {to} that were evicted are left out"
+                ));
+                store.commit(generation, Some(from), &lock)?
+            }
+        };
         let item = RolledBack { from, to };
         output.item(&item, |item| {
             format!("generation {} instead of {}", item.to, item.from)

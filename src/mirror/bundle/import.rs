@@ -11,7 +11,7 @@ use nix::sys::statvfs::statvfs;
 use super::{BundleError, Manifest, Reader, Receipt, Records, Step, Trust, Watch};
 use crate::{
     files,
-    mirror::{Digest, Generation, Store, StoreError, generation::Package},
+    mirror::{Digest, Generation, Store, StoreError, generation::Package, pulled::Ledger},
     registry::Platform,
 };
 
@@ -74,6 +74,7 @@ pub fn import(
     // First the guard, then what it guards: who is killed between the two imports the same bundle again.
     records.learn(&guard.trust, &verified, bundle);
     records.save(store)?;
+    Ledger::of(store).keep(&manifest.generation)?;
     let generation = commit(store, &manifest.generation, lock)?;
     store.keep_bundle_head(generation, &head.to_bytes()?, lock)?;
     let have = manifest.generation.digests();

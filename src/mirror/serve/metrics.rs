@@ -17,7 +17,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::net::listener::{CertificateEnd, Door, Listener};
+use crate::{
+    mirror::sync::Counts,
+    net::listener::{CertificateEnd, Door, Listener},
+};
 
 /// The `Content-Type` of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -94,10 +97,48 @@ impl Collector for OfListener {
     }
 }
 
+/// What of packages that are pulled there is, and how many bytes of them may be there.
+type Pulled = (Arc<Counts>, Option<u64>);
+
+/// What an upstream tells when somebody asks.
+#[derive(Debug)]
+struct OfUpstream(Pulled);
+
+impl Collector for OfUpstream {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (counts, max_bytes) = &self.0;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let gauge = |bytes: u64| ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let mut add = |name: &str, help: &str, value: &dyn EncodeMetric| {
+            let of_one = encoder.encode_descriptor(name, help, None, value.metric_type())?;
+            value.encode(of_one)
+        };
+        let help = "Bytes of packages and modules that were pulled from registries and are there.";
+        add("pulled_bytes", help, &gauge(read(&counts.bytes)))?;
+        if let Some(max_bytes) = max_bytes {
+            let help = "Bytes that they may have; beyond it the least recently used are evicted.";
+            add("pulled_max_bytes", help, &gauge(*max_bytes))?;
+        }
+        let help = "Packages and modules that were evicted.";
+        add(
+            "evicted_packages",
+            help,
+            &ConstCounter::new(read(&counts.evicted)),
+        )?;
+        let help = "Bytes of packages and modules that were evicted.";
+        add(
+            "evicted_bytes",
+            help,
+            &ConstCounter::new(read(&counts.evicted_bytes)),
+        )
+    }
+}
+
 const SECONDS_PER_DAY: f64 = 24.0 * 60.0 * 60.0;
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    /// `pulled` is what an upstream tells.
+    pub(super) fn new(pulled: Option<Pulled>) -> Self {
         let mut registry = Registry::with_prefix("outpost_mirror");
         let requests = Family::default();
         let bytes = Counter::<u64, AtomicU64>::default();
@@ -117,6 +158,9 @@ impl Metrics {
         registry.register("generation", help, generation.clone());
         let listener = Arc::new(OnceLock::new());
         registry.register_collector(Box::new(OfListener(listener.clone())));
+        if let Some(pulled) = pulled {
+            registry.register_collector(Box::new(OfUpstream(pulled)));
+        }
         Self {
             registry,
             requests,
@@ -162,6 +206,9 @@ impl Metrics {
 
 /// The first part of a path, if it is one of ours.
 fn mode(path: &str) -> &'static str {
+    if path == "/" {
+        return "landing-page";
+    }
     let known = [
         ("/v1/providers/", "providers"),
         ("/v1/modules/", "modules"),
@@ -174,6 +221,3 @@ fn mode(path: &str) -> &'static str {
     let known = known.iter().find(|(prefix, _)| path.starts_with(prefix));
     known.map_or("other", |(_, mode)| mode)
 }
-    if path == "/" {
-        return "landing-page";
-    }

@@ -5,9 +5,11 @@
 //! generation, so that no client ever sees a byte that its publisher did not sign.
 
 mod modules;
+mod quota;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
     hash::Hash,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -23,12 +25,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+pub use self::quota::Counts;
+
+use self::quota::{Quota, QuotaError};
 use super::{Cause, Report, Sync, trust};
 use crate::{
     mirror::{
-        Digest, StoreError,
-        fetch::{FetchError, registry::Offered},
+        Digest, Generation, StoreError,
+        fetch::{FetchError, blocking, registry::Offered},
         generation::Signed,
+        pulled::{Entry, Ledger, Thing, archives, leave_out},
     },
     provision::Services,
     registry::{Platform, ProviderAddr},
@@ -43,6 +49,9 @@ const DOCUMENT: Duration = Duration::from_secs(8);
 
 /// How long a package may take altogether.
 const FLIGHT: Duration = Duration::from_secs(60 * 60);
+
+/// How often the use of an archive is written down at most.
+const USE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Entries of each memory: whoever asks for nonsense must not fill ours.
 const LIMIT: usize = 4096;
@@ -62,6 +71,21 @@ pub enum PullError {
     /// The mirror's disk is full.
     #[error("{0}")]
     Full(Arc<str>),
+    /// It has no room in what the operator allows for such things.
+    #[error("{0}")]
+    NoRoom(Arc<str>),
+}
+
+impl From<QuotaError> for PullError {
+    fn from(error: QuotaError) -> Self {
+        Self::NoRoom(error.to_string().into())
+    }
+}
+
+impl From<StoreError> for PullError {
+    fn from(error: StoreError) -> Self {
+        Cause::from(error).into()
+    }
 }
 
 impl From<Cause> for PullError {
@@ -94,6 +118,10 @@ impl PullError {
             Some(hint) => format!("{}; {hint}", failure.reason()),
             None => failure.reason(),
         };
+        if let Cause::Fetch(FetchError::TooLarge { .. }) = failure.error {
+            let why = "more than may be pulled through (`--pull-through-max-size`)";
+            return Self::NoRoom(format!("{text}, {why}").into());
+        }
         match (failure.is_distrust(), failure.is_full()) {
             (true, _) => Self::Untrusted(text.into()),
             (_, true) => Self::Full(text.into()),
@@ -173,11 +201,19 @@ struct Inner {
     promises: Memory<Digest, Promise>,
     flights: Memory<Cargo, Flight>,
     modules: Memory<String, modules::Listing>,
+    quota: Quota,
+    /// When the use of an archive was last written down.
+    uses: Mutex<HashMap<Digest, Instant>>,
 }
 
 impl Upstream {
     /// Pulls as `sync` would, from no other hosts than those its wishes name, the engines' own, and Coder's.
     pub fn new(sync: Sync) -> Self {
+        Self::with_limit(sync, None)
+    }
+
+    /// The same, with at most so many bytes of what was pulled: what was not used for the longest time goes.
+    pub fn with_limit(sync: Sync, max_bytes: Option<u64>) -> Self {
         let wishes = &sync.wishes;
         let mut hosts = Services::new();
         let mut add = |host: &str, kind: &str| {
@@ -210,7 +246,47 @@ impl Upstream {
             promises: Memory::new(),
             flights: Memory::new(),
             modules: Memory::new(),
+            quota: Quota::new(max_bytes),
+            uses: Mutex::default(),
         }))
+    }
+
+    /// What its metrics say, and how many bytes may be there. Blocks.
+    ///
+    /// # Errors
+    /// If the mirror cannot be read.
+    pub fn count(&self) -> Result<(), StoreError> {
+        self.0.quota.count(&self.0.sync.store)
+    }
+
+    /// What was pulled and what had to go, for metrics.
+    pub(in crate::mirror) fn counts(&self) -> (Arc<Counts>, Option<u64>) {
+        (self.0.quota.counts.clone(), self.0.quota.max_bytes)
+    }
+
+    /// Says that a client downloads an archive by way of `file`: it does not go meanwhile, and counts as used.
+    pub(in crate::mirror) async fn serve(&self, digest: Digest, file: &Arc<File>) {
+        self.0.quota.serve(digest, file);
+        if self.is_new_use(digest) {
+            let ledger = Ledger::of(&self.0.sync.store);
+            // What fails there is logged, and no reason to refuse a client.
+            let _ = tokio::task::spawn_blocking(move || ledger.touch(digest)).await;
+        }
+    }
+
+    /// Whether the use of an archive is to be written down: once a minute is enough.
+    fn is_new_use(&self, digest: Digest) -> bool {
+        let mut uses = self.0.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let last = uses.get(&digest);
+        if last.is_some_and(|at| now.duration_since(*at) < USE_INTERVAL) {
+            return false;
+        }
+        if uses.len() >= LIMIT {
+            uses.clear();
+        }
+        uses.insert(digest, now);
+        true
     }
 
     /// The services of the hosts that are asked, as paths below a server.
@@ -300,11 +376,7 @@ impl Upstream {
         };
         let (this, of) = (self.clone(), (promise.0.clone(), promise.1.clone()));
         let pull = async move {
-            let mut pulled = this.pull(promise).await;
-            if pulled.is_ok() && !this.0.sync.store.has(digest) {
-                let text = "the registry's package no longer matches its checksums";
-                pulled = Err(PullError::Untrusted(text.into()));
-            }
+            let pulled = this.pull(promise, digest).await;
             if matches!(pulled, Err(PullError::Untrusted(_))) {
                 // Whoever asks next gets what the registry says then, not what it said before.
                 this.0.releases.remove(&of);
@@ -335,17 +407,77 @@ impl Upstream {
         })
     }
 
-    async fn pull(&self, (addr, version, platform): Promise) -> Result<(), PullError> {
+    /// Brings a package, which must be the one with this digest.
+    async fn pull(
+        &self,
+        (addr, version, platform): Promise,
+        digest: Digest,
+    ) -> Result<(), PullError> {
         let what = format!("{addr} {version} {platform}");
         let wanted = BTreeMap::from([((addr, version), BTreeSet::from([platform]))]);
-        let pulled = self.0.sync.pull(wanted, &Stop::new()).await;
-        let report = pulled.map_err(Cause::from)?;
-        match report.failures.first() {
-            None => {
-                tracing::info!(what, bytes = report.bytes, "pulled from the registry");
-                Ok(())
+        let report = self.0.sync.pull(wanted).await?;
+        if let Some(failure) = report.failures.first() {
+            return Err(PullError::failed(failure));
+        }
+        let bytes = report.bytes;
+        let is_it = archives(&report.synced).contains_key(&digest);
+        self.commit(report.synced).await?;
+        tracing::info!(what, bytes, "pulled from the registry");
+        match is_it {
+            true => Ok(()),
+            false => {
+                let text = "the registry's package no longer matches its checksums";
+                Err(PullError::Untrusted(text.into()))
             }
-            Some(failure) => Err(PullError::failed(failure)),
+        }
+    }
+
+    /// Adds what was pulled to the current generation, in the place of what was not used for longest if there is no
+    /// other.
+    async fn commit(&self, mut pulled: Generation) -> Result<(), PullError> {
+        let this = self.0.clone();
+        let lock = this.sync.store.lock(&Stop::new()).await?;
+        let committed = blocking(move || {
+            let (store, quota) = (&this.sync.store, &this.quota);
+            let current = store.current()?;
+            let old = match current {
+                Some(number) => store.generation(number)?,
+                None => Generation::default(),
+            };
+            // What was there when the work began may have gone meanwhile.
+            let archives = archives(&pulled).into_keys();
+            let gone = archives.filter(|digest| !store.has(*digest)).collect();
+            leave_out(&mut pulled, &gone);
+            let is_pinned = |thing: &Thing| quota::is_pinned(&this.sync.wishes, thing);
+            let room = quota.make_room(store, [&old, &pulled], is_pinned, &lock)?;
+            let room = match room {
+                Ok(room) => room,
+                Err(error) => return Ok::<_, StoreError>(Err(error)),
+            };
+            let mut new = old.clone();
+            new.absorb(pulled);
+            room.leave_out(&mut new);
+            if new != old {
+                store.commit(new, current, &lock)?;
+            }
+            Ok(Ok(room.finish(store, &quota.counts)?))
+        });
+        for (digest, entry) in committed.await?? {
+            self.promise(digest, entry);
+        }
+        Ok(())
+    }
+
+    /// Documents that clients have name an archive that has gone: who fetches it gets it anew.
+    fn promise(&self, digest: Digest, entry: Entry) {
+        if let Thing::Provider {
+            addr,
+            version,
+            platform,
+        } = entry.thing
+        {
+            let promise = (addr, version, platform);
+            self.0.promises.get_or(digest, || promise);
         }
     }
 
@@ -373,12 +505,11 @@ impl Upstream {
 }
 
 impl Sync {
-    /// Brings what is wanted into the current generation.
-    async fn pull(&self, wanted: super::Wanted, stop: &Stop) -> Result<Report, StoreError> {
+    /// Brings what is wanted into the store.
+    async fn pull(&self, wanted: super::Wanted) -> Result<Report, StoreError> {
         let before = trust::newest(&self.store).await?;
         let mut report = Report::default();
         self.providers(&before, wanted, &mut report).await;
-        self.commit(&mut report, stop).await?;
         Ok(report)
     }
 }

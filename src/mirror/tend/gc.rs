@@ -13,6 +13,7 @@ use crate::{
     files,
     mirror::{
         Digest, Store, StoreError,
+        pulled::Ledger,
         store::{RECORDS, TRASH},
     },
 };
@@ -83,6 +84,15 @@ pub fn collect(
         {
             collected.leftovers += 1;
             collection.remove(&path)?;
+        }
+    }
+    let ledger = Ledger::of(store);
+    for digest in ledger.digests()? {
+        if !needed.contains(&digest) && !store.has(digest) {
+            collected.leftovers += 1;
+            if !dry_run {
+                ledger.remove(digest)?;
+            }
         }
     }
     let incoming = store.dir().join("incoming");

@@ -23,6 +23,7 @@ use crate::{
         bundle::Trust,
         generation::{Package, Signed},
         publisher,
+        pulled::Ledger,
     },
     stop::Stop,
 };
@@ -147,7 +148,7 @@ pub fn verify(store: &Store, wanted: &Wanted, stop: &Stop) -> Result<Verified, S
     let (bytes, found) = blobs(store, &names, stop)?;
     verified.bytes = bytes;
     packages.retain(|archive, _| !found.contains_key(archive));
-    let mut problems: Vec<_> = found.into_values().collect();
+    let mut problems = of_files(store, current, found)?;
     for package in packages.values() {
         if stop.is_cancelled() {
             return Err(StoreError::Stopped);
@@ -239,6 +240,23 @@ fn blobs(
                 .unwrap_or_else(PoisonError::into_inner),
         )),
     }
+}
+
+/// What is wrong with files. Generations from before name packages that were pulled and have gone since.
+fn of_files(
+    store: &Store,
+    current: Option<u64>,
+    mut found: BTreeMap<Digest, Problem>,
+) -> Result<Vec<Problem>, StoreError> {
+    if !found.is_empty() {
+        let mut gone = Ledger::of(store).gone()?;
+        if let Some(Ok((_, current))) = current.map(|number| store.unchecked(number)) {
+            let needed = current.digests();
+            gone.retain(|digest| !needed.contains(digest));
+        }
+        found.retain(|digest, problem| problem.damaged.is_some() || !gone.contains(digest));
+    }
+    Ok(found.into_values().collect())
 }
 
 /// Which lines the signed lists of checksums must have.

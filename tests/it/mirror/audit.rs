@@ -10,7 +10,13 @@ use nix::{
     unistd::Pid,
 };
 use outpost::{
-    mirror::{Generation, Store, generation::Provider},
+    mirror::{
+        Generation, Store,
+        generation::Provider,
+        serve::{Access, Audit, Proxy, Server},
+    },
+    net::listener::{Limits, Listener},
+    secret::Secret,
     stop::Stop,
 };
 use tempfile::TempDir;
@@ -19,7 +25,7 @@ use super::{
     round_trip::quiet,
     serve::{NO_WAY_OUT, sign},
 };
-use crate::sealed::package;
+use crate::sealed::{ARCHIVE, package, with_archive};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_download_is_logged_with_the_name_of_its_clients_token_and_no_secret() {
@@ -114,4 +120,74 @@ async fn a_download_is_logged_with_the_name_of_its_clients_token_and_no_secret()
         (&"/v1/hosts".into(), &401.into())
     );
     assert!(last.get("token").is_none(), "{last}");
+}
+
+#[tokio::test]
+async fn a_request_through_the_proxy_is_logged_with_the_address_that_its_client_asked_for() {
+    outpost::net::install_crypto_provider();
+    let dir = TempDir::new().unwrap();
+    let store = with_archive(dir.path()).await;
+    let size = store.newest().unwrap().1.files[0].size;
+    let log = dir.path().join("audit.jsonl");
+    let (audit, writer) = Audit::open(&log).unwrap();
+    let access = Access::named(vec![("bob".to_owned(), Secret::new("0123456789abcdef"))]);
+    let server = Server::new(store, access).with_audit(audit);
+    let authority = dir.path().join("proxy");
+    let proxy = Proxy::new(&server, &authority).unwrap();
+    let listen = ([127, 0, 0, 1], 0).into();
+    let listener = Listener::bind(listen, None, Limits::standard())
+        .await
+        .unwrap();
+    let url = listener.url();
+    let listening = tokio::spawn(listener.serve(proxy.router(), Stop::new()));
+    let root = std::fs::read(outpost::net::ca::root_file(&authority)).unwrap();
+    let root = reqwest::Certificate::from_pem(&root).unwrap();
+    let through = reqwest::Proxy::https(url).unwrap();
+    let client = reqwest::Client::builder()
+        .tls_certs_only([root])
+        .proxy(through.basic_auth("x", "0123456789abcdef"))
+        .user_agent("go-getter")
+        .build()
+        .unwrap();
+
+    let got = client
+        .get(format!("{ARCHIVE}?token=s3cret"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(got.status(), 200);
+    assert_eq!(got.bytes().await.unwrap().len() as u64, size);
+    let gone = client
+        .get("https://archives.example/gone.zip")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(gone.status(), 404);
+    drop((client, listening, server, proxy));
+    writer.run(std::future::ready(())).await;
+
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        !text.contains("s3cret") && !text.contains("0123456789abcdef"),
+        "{text}"
+    );
+    let lines = text.lines();
+    let lines: Vec<serde_json::Value> = lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let gone = "https://archives.example/gone.zip";
+    for (line, path, status, bytes) in [
+        (&lines[0], ARCHIVE, 200, Some(size)),
+        (&lines[1], gone, 404, None),
+    ] {
+        assert_eq!(line["path"], path, "{line}");
+        assert_eq!(line["status"], status, "{line}");
+        assert_eq!(line["token"], "bob", "{line}");
+        assert_eq!(line["address"], "127.0.0.1", "{line}");
+        assert_eq!(line["agent"], "go-getter", "{line}");
+        if let Some(bytes) = bytes {
+            assert_eq!(line["bytes"], bytes, "{line}");
+        }
+    }
+    assert_eq!(lines.len(), 2, "{text}");
 }

@@ -1,5 +1,7 @@
 //! A server that has nothing and asks a registry, which is an origin of ours, for what real engines ask of it.
 
+mod quota;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -66,8 +68,14 @@ impl Site {
     }
 
     async fn at(origin: &Origin, dir: tempfile::TempDir) -> Self {
+        Self::with_limit(origin, dir, None).await
+    }
+
+    async fn with_limit(origin: &Origin, dir: tempfile::TempDir, max_bytes: Option<u64>) -> Self {
         let file = dir.path().join("mirror.toml");
-        fs::write(&file, origin.host(HOST)).unwrap();
+        if !file.exists() {
+            fs::write(&file, origin.host(HOST)).unwrap();
+        }
         let store = Store::open(&dir.path().join("mirror")).unwrap();
         let wishes = Wishes::load(&file).unwrap();
         let retry = Retry {
@@ -80,7 +88,7 @@ impl Site {
         };
         let web = Web::new(&tls::Trust::default(), Proxies::default()).unwrap();
         let fetcher = Fetcher::new(web, manners, Arc::new(Silent));
-        let upstream = Upstream::new(Sync {
+        let sync = Sync {
             store: store.clone(),
             trust: Trust::new(wishes.trust.clone(), Keys::new(), &store),
             registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(|_| None)),
@@ -90,7 +98,8 @@ impl Site {
             authorities: Vec::new(),
             import_dirs: Vec::new(),
             dry_run: false,
-        });
+        };
+        let upstream = Upstream::with_limit(sync, max_bytes);
         let server = Server::new(store.clone(), Access::default()).with_upstream(upstream);
         let listen = ([127, 0, 0, 1], 0).into();
         let listener = Listener::bind(listen, None, Limits::standard())

@@ -6,10 +6,7 @@ use semver::Version;
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{Cargo, FRESH, PullError, Upstream};
-use crate::{
-    mirror::sync::{Cause, Report, modules::Origins, trust},
-    stop::Stop,
-};
+use crate::mirror::sync::{Cause, modules::Origins, trust};
 
 /// Versions of a module, and when they were asked for.
 pub(super) type Listing = Arc<Mutex<Option<(Instant, Result<Arc<Vec<Version>>, PullError>)>>>;
@@ -70,12 +67,7 @@ impl Upstream {
             return Err(why.into());
         }
         brought.map_err(|why| PullError::Failed(why.into()))?;
-        let mut report = Report {
-            synced: got.generation,
-            ..Report::default()
-        };
-        let committed = sync.commit(&mut report, &Stop::new()).await;
-        committed.map_err(Cause::from)?;
+        self.commit(got.generation).await?;
         tracing::info!(addr, %version, "pulled from the registry");
         Ok(())
     }
