@@ -124,7 +124,7 @@ impl Mirror {
             Self::Rollback(command) => command.exec(output, stop).await,
             Self::Key(command) => command.exec(output, stop).await,
             Self::PushImages(command) => command.exec(output, stop).await,
-            Self::Config(command) => command.exec(output),
+            Self::Config(command) => command.exec(output).await,
             Self::Doctor(command) => command.exec(output, stop).await,
             Self::Lock(command) => command.exec(output).await,
         }

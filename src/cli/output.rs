@@ -1,9 +1,13 @@
 //! A command's result on stdout: a table for people, or JSON for programs.
 
+mod grid;
+
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use terminal_size::{Width, terminal_size_of};
+
+use self::grid::grid;
 
 use crate::rules::text::visible;
 
@@ -99,7 +103,11 @@ impl Output {
 pub(super) fn table<R: Row>(rows: &[R]) -> String {
     let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
     match io::stdout().is_terminal() {
-        true => grid(R::COLUMNS, cells),
+        true => {
+            let size = terminal_size_of(io::stdout());
+            let width = size.map(|(Width(width), _)| usize::from(width));
+            grid(R::COLUMNS, &cells, width)
+        }
         false => plain(R::COLUMNS, &cells),
     }
 }
@@ -158,18 +166,6 @@ pub(super) fn facts(pairs: &[(&str, String)]) -> String {
     let lines = pairs
         .iter()
         .map(|(name, value)| format!("{name:width$}  {value}"));
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-fn grid(columns: &[&str], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(columns.iter().copied());
-    for row in rows {
-        table.add_row(row);
-    }
-    let lines = table.lines().map(|line| line.trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
 

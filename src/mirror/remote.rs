@@ -1,6 +1,11 @@
 //! A mirror that somebody serves: engines ask it as they would ask the registries that it stands in for.
 
-use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    sync::Arc,
+    time::Duration,
+};
 
 use ::http::{HeaderMap, HeaderValue, StatusCode, header::AUTHORIZATION};
 use async_trait::async_trait;
@@ -114,6 +119,8 @@ pub struct Offer {
     pub services: Services,
     /// Beginnings of the addresses of git repositories, and what git takes in their place.
     pub repositories: BTreeMap<String, String>,
+    /// The hosts of these repositories.
+    pub git_hosts: BTreeSet<String>,
     /// Providers that no publisher signed: only the network mirror has them.
     pub unsigned: Vec<ProviderAddr>,
 }
@@ -191,8 +198,10 @@ impl Remote {
         let asked = timeout(ANSWER_TIMEOUT, self.ask(&url)).await;
         let said = asked.map_err(|_| RemoteError::Silent(url))??;
         let git = said.git.iter().map(String::as_str);
+        let git_hosts = git.clone().filter_map(|place| place.split('/').next());
         Ok(Offer {
             services: below(self.client.url(), said.hosts),
+            git_hosts: git_hosts.map(str::to_owned).collect(),
             repositories: repositories(self.client.url(), git),
             unsigned: said.unsigned,
         })

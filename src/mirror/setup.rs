@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use url::Url;
 
-use super::remote::forms;
+use super::remote::{Offer, forms};
 use crate::language::cli_config::{CliConfig, Engine, Installation, Method, MethodKind};
 
 /// Where snippets put the CLI configuration.
@@ -111,6 +111,22 @@ impl Setup {
             repositories,
             authorities,
         })
+    }
+
+    /// Whether hosts of git repositories are known.
+    pub fn has_repositories(&self) -> bool {
+        !self.repositories.is_empty()
+    }
+
+    /// Adds what a mirror says that it has: hosts of git repositories if none are known, and registries if
+    /// `with_registries`.
+    pub fn learn(&mut self, offer: &Offer, with_registries: bool) {
+        if self.repositories.is_empty() {
+            self.repositories = offer.git_hosts.iter().cloned().collect();
+        }
+        let known = self.hosts.clone();
+        let new = offer.services.keys().filter(|host| !known.contains(host));
+        self.hosts.extend(new.filter(|_| with_registries).cloned());
     }
 
     /// The CLI configuration. Nothing in it leads to another place than the mirror.

@@ -13,6 +13,7 @@ mod republished;
 mod round_trip;
 mod rows;
 mod running;
+mod screen;
 pub mod serve;
 mod sites;
 mod sync;

@@ -381,9 +381,9 @@ fn whole_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>)
 /// The size of a volume.
 fn size(text: &str) -> Result<u64, String> {
     match values::bytes(text)? {
-        bytes if bytes < MIN_VOLUME_BYTES => {
-            Err(format!("a volume must have at least {MIN_VOLUME_BYTES} bytes"))
-        }
+        bytes if bytes < MIN_VOLUME_BYTES => Err(format!(
+            "a volume must have at least {MIN_VOLUME_BYTES} bytes"
+        )),
         bytes => Ok(bytes),
     }
 }

@@ -1,6 +1,6 @@
 //! `outpost mirror config`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -10,12 +10,19 @@ use crate::{
     cli::{
         exit::{Unwell, UsageError},
         output::{self, Output, Row},
+        remote::{secret_file, trust},
     },
     language::cli_config::{CliConfig, Engine},
-    mirror::setup::{self, Mode, Setup},
+    mirror::{
+        Offer, Remote,
+        setup::{self, Mode, Setup},
+    },
+    net::{http, proxy::Proxies},
 };
 
 /// Print configuration that points engines at a mirror, or check theirs
+///
+/// The mirror is asked for the hosts that it has. If it cannot be asked, that is said, and the usual hosts are printed.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Config {
     /// URL of the mirror
@@ -30,12 +37,19 @@ pub(in crate::cli) struct Config {
     /// Protocol between engines and the mirror
     #[arg(long, value_name = "MODE", default_value = "registry")]
     mode: Mode,
-    /// Registry that the mirror replaces [default: the engine's own, and registry.coder.com]
+    /// Registry that the mirror replaces; repeatable [default: those that it says, the engine's own, and
+    /// registry.coder.com]
     #[arg(long, value_name = "HOST")]
     host: Vec<String>,
-    /// Host of git repositories in the mirror
+    /// Host of git repositories in the mirror; repeatable [default: those that it says]
     #[arg(long, value_name = "HOST")]
     git_host: Vec<String>,
+    /// Do not ask the mirror
+    #[arg(long)]
+    offline: bool,
+    /// File with the token for the mirror; it is not printed
+    #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_TOKEN_FILE")]
+    mirror_token_file: Option<PathBuf>,
     /// PEM file of certificate authorities for the mirror; its content is included in the output
     #[arg(long, value_name = "FILE", env = "OUTPOST_CA_FILE")]
     ca_file: Option<PathBuf>,
@@ -84,7 +98,7 @@ impl Row for Complaint {
 }
 
 impl Config {
-    pub(in crate::cli) fn exec(self, output: Output) -> anyhow::Result<()> {
+    pub(in crate::cli) async fn exec(mut self, output: Output) -> anyhow::Result<()> {
         if let Some(path) = self.check {
             return check(path, output);
         }
@@ -92,20 +106,29 @@ impl Config {
             EngineName::Terraform => Engine::Terraform,
             EngineName::Tofu => Engine::OpenTofu,
         };
-        let hosts = match self.host {
-            none if none.is_empty() => setup::default_hosts(engine),
-            hosts => hosts,
-        };
+        let has_hosts = !self.host.is_empty();
+        if !has_hosts {
+            self.host = setup::default_hosts(engine);
+        }
         let read = |path: PathBuf| {
             let text = std::fs::read_to_string(&path);
             text.with_context(|| format!("failed to read `{}`", path.display()))
         };
-        let authorities = self.ca_file.map(read).transpose()?;
+        let authorities = self.ca_file.clone().map(read).transpose()?;
         let url = self
             .url
             .ok_or_else(|| UsageError("no mirror address is given".to_owned()))?;
-        let setup = Setup::new(&url, self.mode, hosts, self.git_host, authorities)
+        let mut setup = Setup::new(&url, self.mode, self.host, self.git_host, authorities)
             .map_err(|error| UsageError(error.to_string()))?;
+        if !self.offline && !(has_hosts && setup.has_repositories()) {
+            match ask(&url, self.ca_file, self.mirror_token_file.as_deref()).await {
+                Ok(offer) => setup.learn(&offer, !has_hosts),
+                Err(error) => output::note(&format!(
+                    "the mirror was not asked which hosts it has ({error:#}): the usual ones are printed; name others with \
+                     --host and --git-host"
+                )),
+            }
+        }
         for limit in setup.limits() {
             output::note(&limit);
         }
@@ -118,6 +141,20 @@ impl Config {
         output.item(&Printed { text }, |it| it.text.trim_end().to_owned())?;
         Ok(())
     }
+}
+
+/// What the mirror has.
+async fn ask(
+    url: &Url,
+    ca_file: Option<PathBuf>,
+    token_file: Option<&Path>,
+) -> anyhow::Result<Offer> {
+    let mut config = http::Config::new(url.clone());
+    config.proxies = Proxies::from_env();
+    config.trust = trust(ca_file, None);
+    let token = token_file.map(secret_file).transpose()?;
+    let remote = Remote::new(http::Client::new(config)?, token);
+    Ok(remote.hosts().await?)
 }
 
 fn check(path: PathBuf, output: Output) -> anyhow::Result<()> {

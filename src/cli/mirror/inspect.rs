@@ -84,6 +84,18 @@ impl Row for Difference {
     }
 }
 
+/// A thing of a generation, which differs from nothing.
+#[derive(Serialize)]
+struct Thing<'a>(&'a Difference);
+
+impl Row for Thing<'_> {
+    const COLUMNS: &'static [&'static str] = &["Kind", "Name", "Version", "Platform", "Bytes"];
+
+    fn cells(&self) -> Vec<String> {
+        self.0.cells().split_off(1)
+    }
+}
+
 impl Inspect {
     pub(super) fn exec(self, output: Output) -> anyhow::Result<()> {
         let (generation, about) = read(self.what.as_deref(), &self.place, &self.identity)?;
@@ -93,7 +105,8 @@ impl Inspect {
         };
         output.item(&inspected, |inspected| {
             let about = inspected.about.as_ref().map(human).unwrap_or_default();
-            format!("{about}{}", table(&inspected.content))
+            let things: Vec<_> = inspected.content.iter().map(Thing).collect();
+            format!("{about}{}", table(&things))
         })?;
         Ok(())
     }

@@ -112,23 +112,12 @@ impl Site {
     }
 
     /// An engine with what `outpost mirror config` prints, and nothing else.
-    fn engine(&self, git_host: &str, arguments: &[&str]) -> Output {
+    fn engine(&self, arguments: &[&str]) -> Output {
         let (_, url) = self.serving.as_ref().unwrap();
         let rc = self.path("terraform.rc").display().to_string();
         let printed = |form: &str| {
-            let words = [
-                "mirror",
-                "config",
-                url,
-                "--for",
-                form,
-                "--host",
-                REGISTRY,
-                "--git-host",
-                git_host,
-                "--rc-file",
-                &rc,
-            ];
+            // Without a host: the mirror says which it has.
+            let words = ["mirror", "config", url, "--for", form, "--rc-file", &rc];
             let output = run(self.home.path(), &words);
             done(&output);
             String::from_utf8(output.stdout).unwrap()
@@ -153,10 +142,10 @@ impl Site {
     }
 
     /// Installs the template's modules and returns its outputs.
-    fn outputs(&self, git_host: &str) -> serde_json::Value {
-        done(&self.engine(git_host, &["init", "-no-color", "-input=false"]));
-        done(&self.engine(git_host, &["apply", "-no-color", "-auto-approve"]));
-        let shown = self.engine(git_host, &["output", "-json"]);
+    fn outputs(&self) -> serde_json::Value {
+        done(&self.engine(&["init", "-no-color", "-input=false"]));
+        done(&self.engine(&["apply", "-no-color", "-auto-approve"]));
+        let shown = self.engine(&["output", "-json"]);
         assert!(shown.status.success(), "{shown:?}");
         serde_json::from_slice(&shown.stdout).unwrap()
     }
@@ -231,7 +220,6 @@ async fn a_module_uses_what_is_beside_it_wherever_its_package_comes_from() {
         "[[templates]]\npath = \"template\"\n{}",
         origin.host(REGISTRY)
     ));
-    let git_host = url.strip_prefix("http://").unwrap().to_owned();
     let template: String = [
         call("in_git", "registry.example/acme/git/coder"),
         call("in_zip", "registry.example/acme/zip/coder"),
@@ -247,7 +235,7 @@ async fn a_module_uses_what_is_beside_it_wherever_its_package_comes_from() {
     done(&site.mirror(&["sync"], None));
     drop(origin);
     site.serve(&[]);
-    let outputs = site.outputs(&git_host);
+    let outputs = site.outputs();
 
     let expected =
         ["direct", "in_git", "in_zip", "inner"].map(|it| (it.to_owned(), "beside".to_owned()));
@@ -355,7 +343,7 @@ async fn git_in_every_form_reaches_a_plain_engine_also_beyond_what_refs_names() 
         "gone",
         "git::https://git.example/acme/mods//vpc?ref=v7&depth=1",
     ));
-    let refused = site.engine("git.example", &["init", "-no-color", "-input=false"]);
+    let refused = site.engine(&["init", "-no-color", "-input=false"]);
     assert!(!refused.status.success());
     let listed = reqwest::get(format!("{served}api/missing")).await.unwrap();
     let listed = listed.text().await.unwrap();

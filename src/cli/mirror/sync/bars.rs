@@ -1,7 +1,11 @@
 //! How a sync goes on, on stderr: bars on a terminal, plain lines elsewhere.
+//!
+//! On a terminal what is retried is said in the bar of its file, or in one line below all bars, so that a long outage does
+//! not push everything else off the screen.
 
 use std::{
-    collections::HashMap,
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
     io::{self, IsTerminal as _},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -12,6 +16,7 @@ use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use crate::{
     cli::output,
     mirror::fetch::{FetchError, Watch},
+    rules::text::visible,
 };
 
 /// Shows what a sync does.
@@ -19,6 +24,50 @@ pub(super) struct Bars {
     /// `None` if nobody looks at a terminal.
     screen: Option<MultiProgress>,
     files: Mutex<HashMap<String, ProgressBar>>,
+    retries: Mutex<Retries>,
+}
+
+/// What was retried.
+#[derive(Default)]
+struct Retries {
+    /// How often each thing was.
+    counts: HashMap<String, u32>,
+    /// Things whose bar says so.
+    shown: HashSet<String>,
+    /// The line about what has no bar.
+    line: Option<ProgressBar>,
+}
+
+impl Retries {
+    fn add(&mut self, what: &str) -> u32 {
+        let count = self.counts.entry(what.to_owned()).or_default();
+        *count += 1;
+        *count
+    }
+
+    /// What was retried and how often, at the end; `None` if nothing was.
+    fn summary(&self) -> Option<String> {
+        let all: u32 = self.counts.values().sum();
+        let times = if all == 1 { "time" } else { "times" };
+        let things = self.counts.len();
+        match self
+            .counts
+            .iter()
+            .max_by_key(|(name, count)| (**count, Reverse(*name)))
+        {
+            None => None,
+            Some((only, _)) if things == 1 => Some(format!("{only} was retried {all} {times}")),
+            Some((most, count)) => Some(format!(
+                "{things} things were retried {all} {times}, {most} most often ({count})"
+            )),
+        }
+    }
+}
+
+/// What a bar says of its file.
+fn again(what: &str, count: u32, error: &FetchError, pause: Duration) -> String {
+    let seconds = pause.as_secs_f64();
+    format!("{what}: retry {count} in {seconds:.1} s ({error})")
 }
 
 impl Bars {
@@ -26,6 +75,7 @@ impl Bars {
         Self {
             screen: io::stderr().is_terminal().then(MultiProgress::new),
             files: Mutex::default(),
+            retries: Mutex::default(),
         }
     }
 
@@ -33,6 +83,32 @@ impl Bars {
     pub(super) fn end(&self) {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.drain().for_each(|(_, bar)| bar.finish_and_clear());
+        drop(files);
+        if self.screen.is_none() {
+            return; // Each was said when it happened.
+        }
+        self.clear_line();
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(summary) = std::mem::take(&mut *retries).summary() {
+            self.say(&format!("    {summary}"));
+        }
+    }
+
+    /// Takes away the line about what has no bar: the work has gone on.
+    fn clear_line(&self) {
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = retries.line.take() {
+            line.finish_and_clear();
+        }
+    }
+
+    /// Says in the bar of a file that it goes on.
+    fn goes_on(&self, name: &str, bar: &ProgressBar) {
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        if retries.shown.remove(name) {
+            bar.set_style(style(bar.length()));
+            bar.set_message(name.to_owned());
+        }
     }
 
     fn say(&self, text: &str) {
@@ -45,20 +121,32 @@ impl Bars {
 }
 
 fn bar(name: &str, total: Option<u64>) -> ProgressBar {
-    let template = match total {
-        Some(_) => "    {msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        None => "    {msg} {spinner} {bytes} {bytes_per_sec}",
-    };
-    let style = ProgressStyle::with_template(template).expect("the template is constant");
     let bar = match total {
         Some(total) => ProgressBar::new(total),
         None => ProgressBar::new_spinner(),
     };
-    bar.with_style(style).with_message(name.to_owned())
+    bar.with_style(style(total)).with_message(name.to_owned())
+}
+
+fn style(total: Option<u64>) -> ProgressStyle {
+    styled(match total {
+        Some(_) => "    {msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        None => "    {msg} {spinner} {bytes} {bytes_per_sec}",
+    })
+}
+
+/// One line of text, cut where the terminal ends.
+fn text_style() -> ProgressStyle {
+    styled("    {wide_msg}")
+}
+
+fn styled(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates are constant")
 }
 
 impl Watch for Bars {
     fn phase(&self, what: &str) {
+        self.clear_line();
         self.say(&format!("==> {what}"));
     }
 
@@ -68,6 +156,7 @@ impl Watch for Bars {
             bar.finish_and_clear();
         }
         drop(files);
+        self.clear_line();
         self.say(&format!("    {name} ({})", HumanBytes(bytes)));
     }
 
@@ -83,10 +172,44 @@ impl Watch for Bars {
         let fresh = || screen.add(bar(name, total));
         let bar = files.entry(name.to_owned()).or_insert_with(fresh);
         bar.set_position(bytes);
+        self.goes_on(name, bar);
     }
 
     fn trying_again(&self, what: &str, error: &FetchError, pause: Duration) {
-        let seconds = pause.as_secs_f64();
-        self.say(&format!("    {what}: {error}; retrying in {seconds:.1} s"));
+        let Some(screen) = &self.screen else {
+            let seconds = pause.as_secs_f64();
+            return output::note(&format!("    {what}: {error}; retrying in {seconds:.1} s"));
+        };
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = retries.add(what);
+        let text = visible(&again(what, count, error, pause)).into_owned();
+        if let Some(bar) = files.get(what) {
+            retries.shown.insert(what.to_owned());
+            bar.set_style(text_style());
+            return bar.set_message(text);
+        }
+        let fresh = || screen.add(ProgressBar::new_spinner().with_style(text_style()));
+        let line = retries.line.get_or_insert_with(fresh);
+        line.set_message(text);
+        line.tick();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_says_what_was_retried_most_often() {
+        let mut retries = Retries::default();
+        assert_eq!(retries.summary(), None);
+
+        assert_eq!((retries.add("b.zip"), retries.add("b.zip")), (1, 2));
+        assert_eq!(retries.summary().unwrap(), "b.zip was retried 2 times");
+        retries.add("a.zip");
+
+        let expected = "2 things were retried 3 times, b.zip most often (2)";
+        assert_eq!(retries.summary().unwrap(), expected);
     }
 }
