@@ -328,12 +328,6 @@ fn range(text: &str) -> Option<(String, u32)> {
     let name = parts.next()?.to_ascii_lowercase();
     let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
     let quality = quality.unwrap_or(1.0).clamp(0.0, 1.0);
-    // Between 0 and 1000.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "it is clamped"
-    )]
     let thousandths = (quality * 1000.0).round() as u32;
     (!name.is_empty()).then_some((name, thousandths))
 }

@@ -321,7 +321,7 @@ async fn git_in_every_form_reaches_a_plain_engine_also_beyond_what_refs_names() 
     assert_eq!(site.generation(), generation, "{again}");
     drop(origin);
     let served = site.serve(&[]);
-    let outputs = site.outputs("git.example");
+    let outputs = site.outputs();
 
     let expected = [
         ("commit", "between"),

@@ -134,9 +134,7 @@ impl Quota {
         let leaving = match self.victims(&all, needed, is_free) {
             Ok(leaving) => leaving,
             Err(error) => {
-                for digest in fresh.keys() {
-                    pulled::remove(&store.path(*digest))?;
-                }
+                discard(store, fresh.into_keys().collect())?;
                 return Ok(Err(error));
             }
         };
@@ -262,6 +260,18 @@ fn settle(
             state => ledger.set(*digest, known, state)?,
         }
         known.entry.state = state;
+    }
+    Ok(())
+}
+
+/// Removes archives that found no room, unless a generation from before has them.
+fn discard(store: &Store, mut archives: BTreeSet<Digest>) -> Result<(), StoreError> {
+    for number in store.generations()? {
+        let named = store.generation(number)?.digests();
+        archives.retain(|digest| !named.contains(digest));
+    }
+    for digest in &archives {
+        pulled::remove(&store.path(*digest))?;
     }
     Ok(())
 }
