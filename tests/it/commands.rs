@@ -466,7 +466,10 @@ fn whoever_waits_is_told_why_and_outlasts_a_restart_of_the_server() {
         Telling::start(&mut admin.command(&["template", "push", "small", &directory]));
 
     let why = pushing.wait_for("Waiting for a provisioner daemon");
-    assert!(why.contains("position 1 of 1: there is none"), "{why}");
+    assert!(
+        why.contains("position 1 of 1: no daemon is registered"),
+        "{why}"
+    );
     server.restart();
     pushing.wait_for("Lost the connection to the server.");
     pushing.wait_for("Connected again.");

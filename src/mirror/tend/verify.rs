@@ -126,7 +126,7 @@ pub fn verify(store: &Store, wanted: &Wanted, stop: &Stop) -> Result<Verified, S
             older = Some(number);
         }
         if wanted.must_be_signed && current == Some(number) && state.signed_by.is_empty() {
-            let why = "its index is not signed by a trusted key; `outpost mirror sync --key`, `bundle --key` and `import` do";
+            let why = "no trusted key has signed its index; `outpost mirror sync --key`, `bundle --key` and `import` do";
             let name = format!("generation {number}");
             verified.problems.push(Problem::new(name, why));
         }

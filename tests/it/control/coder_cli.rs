@@ -442,7 +442,7 @@ async fn what_this_server_has_not_is_said_in_words() {
     ] {
         let (status, body) = cli.send(method, path, json!({})).await;
         assert_eq!(status, 404, "{method} {path}");
-        let message = format!("has no {method} /api/v2/{path} of Coder's API");
+        let message = format!("does not implement {method} /api/v2/{path} of Coder's API");
         assert!(
             body["message"].as_str().unwrap().contains(&message),
             "{body}"
