@@ -146,7 +146,10 @@ impl Served {
 
 /// The configuration for an engine, and what was noted beside it.
 fn config(home: &Path, url: &str) -> (PathBuf, String) {
-    let output = run(home, &["mirror", "config", url, "--host", HOST, "--offline"]);
+    let output = run(
+        home,
+        &["mirror", "config", url, "--host", HOST, "--offline"],
+    );
     let noted = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{noted}");
     let file = home.join("engine.tfrc");
