@@ -120,7 +120,8 @@ impl Config {
             .ok_or_else(|| UsageError("no mirror address is given".to_owned()))?;
         let mut setup = Setup::new(&url, self.mode, self.host, self.git_host, authorities)
             .map_err(|error| UsageError(error.to_string()))?;
-        if !self.offline && !(has_hosts && setup.has_repositories()) {
+        let is_told = has_hosts && setup.has_repositories();
+        if !(self.offline || is_told) {
             match ask(&url, self.ca_file, self.mirror_token_file.as_deref()).await {
                 Ok(offer) => setup.learn(&offer, !has_hosts),
                 Err(error) => output::note(&format!(
