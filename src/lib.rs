@@ -5,39 +5,34 @@
 //! the base. `ARCHITECTURE.md` has the picture.
 
 // Base: values, contracts and rules, no I/O.
-pub mod error_chain;
-pub mod job;
-pub mod language;
-pub mod proto;
-pub mod provision;
-pub mod registry;
-pub mod rules;
-pub mod secret;
-pub mod stop;
-pub mod value;
+pub use outpost_base::{error_chain, job, registry, rules, secret, stop};
+pub use outpost_language as language;
+pub use outpost_provision as provision;
+pub use outpost_value as value;
+pub use outpost_wire::{messages, proto};
 
 // System: the machine, no domain.
-pub mod files;
-pub mod net;
-pub mod process;
+pub use outpost_files as files;
+pub use outpost_net as net;
+pub use outpost_process as process;
 
 // Engines: each masters one outside thing.
-pub mod mirror;
-pub mod plugin;
-pub mod tailnet;
-pub mod terraform;
-pub mod transport;
+pub use outpost_mirror as mirror;
+pub use outpost_plugin as plugin;
+pub use outpost_tailnet as tailnet;
+pub use outpost_terraform as terraform;
+pub use outpost_transport as transport;
 
 // Services: long-running; they know engines, never each other.
-pub mod agent;
-pub mod coder_provider;
-pub mod connect;
-pub mod control;
-pub mod daemon;
+pub use outpost_agent as agent;
+pub use outpost_coder_provider as coder_provider;
+pub use outpost_connect as connect;
+pub use outpost_control as control;
+pub use outpost_daemon as daemon;
 
 // On top.
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod observe;
-pub mod template;
+pub use outpost_template as template;

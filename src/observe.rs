@@ -46,7 +46,29 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), ParseError> {
 fn parse_filter(filter: &str) -> Result<EnvFilter, ParseError> {
     let is_complete = filter.is_empty() || filter.contains("boringtun");
     let quiet = if is_complete { "" } else { ",boringtun=off" };
-    EnvFilter::builder().parse(format!("{filter}{quiet}"))
+    EnvFilter::builder().parse(format!("{}{quiet}", by_crate(filter)))
+}
+
+/// Modules of this package. All others are crates, whose events carry the crate's name: `outpost_net`.
+const OWN_MODULES: [&str; 4] = ["cli", "client", "config", "observe"];
+
+/// The directives, with modules that are crates by the crate's name: `outpost::net=debug` means `outpost_net=debug`.
+/// `outpost=debug` needs nothing: a directive holds for all targets that begin with it.
+fn by_crate(filter: &str) -> String {
+    let directives = filter.split(',').map(|directive| {
+        let inner = directive.trim_start().strip_prefix("outpost::");
+        let module = |inner: &str| {
+            let end = inner.find(|c: char| !c.is_alphanumeric() && c != '_');
+            inner[..end.unwrap_or(inner.len())].to_owned()
+        };
+        match inner {
+            Some(inner) if !OWN_MODULES.contains(&module(inner).as_str()) => {
+                format!("outpost_{inner}")
+            }
+            _ => directive.to_owned(),
+        }
+    });
+    directives.collect::<Vec<_>>().join(",")
 }
 
 /// What this program is.
@@ -95,6 +117,30 @@ mod tests {
             let theirs = enabled!(target: "boringtun::noise::timers", Level::ERROR);
             (theirs, enabled!(Level::WARN))
         })
+    }
+
+    /// Whether trace events of the mirror, the tailnet, and a command are shown.
+    fn traced(filter: &str) -> [bool; 3] {
+        let subscriber = tracing_subscriber::registry().with(parse_filter(filter).unwrap());
+        with_default(subscriber, || {
+            [
+                enabled!(target: "outpost_mirror::sync", Level::TRACE),
+                enabled!(target: "outpost_tailnet", Level::TRACE),
+                enabled!(target: "outpost::cli::dev", Level::TRACE),
+            ]
+        })
+    }
+
+    #[test]
+    fn a_directive_reaches_the_crates_of_the_modules_that_it_names() {
+        assert_eq!(traced("outpost=trace"), [true; 3]);
+        assert_eq!(traced("warn,outpost::mirror=trace"), [true, false, false]);
+        assert_eq!(
+            traced("outpost::tailnet=trace,outpost::cli::dev=trace"),
+            [false, true, true]
+        );
+        assert_eq!(traced("outpost::mirror::serve=trace"), [false; 3]);
+        assert_eq!(traced("outpost_tailnet=trace"), [false, true, false]);
     }
 
     #[test]

@@ -265,10 +265,10 @@ mod tests {
     #[test]
     fn a_line_for_people_has_level_module_message_and_fields() {
         let text = logged(HUMAN, &[], || {
-            let span = tracing::info_span!(target: "outpost::daemon", "job", job_id = "x-1");
+            let span = tracing::info_span!(target: "outpost_daemon", "job", job_id = "x-1");
             let _entered = span.enter();
             let tags = r#"{"tag1":"value1"}"#;
-            tracing::warn!(target: "outpost::daemon::runner", tags, name = "a b", count = 3, "it went\nwrong");
+            tracing::warn!(target: "outpost_daemon::runner", tags, name = "a b", count = 3, "it went\nwrong");
         });
 
         let (_time, rest) = text.split_once(" [").unwrap();
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn a_json_line_has_its_keys_in_the_references_order() {
         let text = logged(Form::Json, &[], || {
-            tracing::error!(target: "outpost::daemon::runner", reason = "full", "no");
+            tracing::error!(target: "outpost_daemon::runner", reason = "full", "no");
         });
 
         let line: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn a_stackdriver_line_has_its_fields_at_the_top() {
         let text = logged(Form::Stackdriver, &[], || {
-            tracing::warn!(target: "outpost::daemon::runner", reason = "full", "no");
+            tracing::warn!(target: "outpost_daemon::runner", reason = "full", "no");
         });
 
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -333,10 +333,10 @@ mod tests {
     #[test]
     fn a_filter_passes_debugging_that_matches_and_all_that_is_no_debugging() {
         let text = logged(HUMAN, &["^daemon", "needle"], || {
-            tracing::debug!(target: "outpost::daemon::pulse", "one");
-            tracing::debug!(target: "outpost::transport", "two");
-            tracing::debug!(target: "outpost::transport", "a needle");
-            tracing::info!(target: "outpost::transport", "four");
+            tracing::debug!(target: "outpost_daemon::pulse", "one");
+            tracing::debug!(target: "outpost_transport", "two");
+            tracing::debug!(target: "outpost_transport", "a needle");
+            tracing::info!(target: "outpost_transport", "four");
         });
 
         let lines: Vec<&str> = text

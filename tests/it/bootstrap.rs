@@ -532,7 +532,7 @@ async fn a_directory_that_another_user_may_write_to_gets_no_agent() {
 fn the_script_has_nothing_that_shellcheck_warns_of() {
     let script = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/src/terraform/bootstrap/unix.sh"
+        "/crates/terraform/src/bootstrap/unix.sh"
     );
     match Command::new("shellcheck")
         .args(["-s", "sh", script])

@@ -1,4 +1,4 @@
-//! The module map as a test: which way arrows point, and what a pure core does not mention.
+//! What Cargo does not see: which way arrows point within the command line, and what a pure core does not mention.
 
 use std::{
     collections::BTreeSet,
@@ -6,33 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Layers from the base up. A module may use modules of lower layers only, never those of its own.
-const LAYERS: &[&[&str]] = &[
-    &["mirror", "plugin", "terraform", "transport"],
-    &["tailnet"],
-    &["agent", "coder_provider", "connect", "control", "daemon"],
-    &["template"],
-    &["client", "config"],
-    &["observe"],
-    &["cli"],
-];
-
-/// Values, contracts and rules. They may use each other, and nothing else.
-const BASE: &[&str] = &[
-    "error_chain",
-    "job",
-    "language",
-    "proto",
-    "provision",
-    "registry",
-    "rules",
-    "secret",
-    "stop",
-    "value",
-];
-
-/// The machine. They may use each other, too.
-const SYSTEM: &[&str] = &["files", "net", "process"];
+/// Layers of the root package from the base up; all other modules are crates, whose arrows Cargo checks. A module may use
+/// modules of lower layers only, never those of its own.
+const LAYERS: &[&[&str]] = &[&["client", "config"], &["observe"], &["cli"]];
 
 /// Cores that decide and do nothing: no socket, no clock, no task, no randomness.
 const SANS_IO: &[&str] = &[
@@ -48,11 +24,11 @@ const SANS_IO: &[&str] = &[
     "control/standing.rs",
     "daemon/log_batch.rs",
     "daemon/pulse.rs",
-    "job.rs",
-    "job/resource.rs",
-    "job/template.rs",
-    "registry.rs",
-    "rules.rs",
+    "base/job.rs",
+    "base/job/resource.rs",
+    "base/job/template.rs",
+    "base/registry.rs",
+    "base/rules.rs",
     "terraform/graph.rs",
     "terraform/graph/dot.rs",
     "terraform/plan.rs",
@@ -88,9 +64,9 @@ const FRESH_IDS: &[&str] = &["terraform/resources/apps.rs", "control/model.rs"];
 #[test]
 fn every_arrow_between_modules_points_to_the_right() {
     let mut wrong = Vec::new();
-    for file in sources() {
+    for file in own_sources() {
         let from = module(&file);
-        let text = code(&fs::read_to_string(source_dir().join(&file)).unwrap());
+        let text = code(&fs::read_to_string(path_of(&file)).unwrap());
         for to in crate_paths(&text) {
             if !may_use(&from, &to) {
                 wrong.push(format!("{}: {from} uses {to}", file.display()));
@@ -106,13 +82,8 @@ fn every_arrow_between_modules_points_to_the_right() {
 
 #[test]
 fn every_module_has_its_place_in_the_map() {
-    let known: BTreeSet<&str> = BASE
-        .iter()
-        .chain(SYSTEM)
-        .chain(LAYERS.iter().copied().flatten())
-        .copied()
-        .collect();
-    let found: BTreeSet<String> = sources().iter().map(|file| module(file)).collect();
+    let known: BTreeSet<&str> = LAYERS.iter().copied().flatten().copied().collect();
+    let found: BTreeSet<String> = own_sources().iter().map(|file| module(file)).collect();
     let unknown: Vec<_> = found
         .iter()
         .filter(|name| !known.contains(name.as_str()) && *name != "lib" && *name != "main")
@@ -138,7 +109,7 @@ fn a_pure_core_mentions_no_socket_no_clock_and_no_randomness() {
         };
         assert!(!files.is_empty(), "{name} matches no file");
         for file in files {
-            let text = fs::read_to_string(source_dir().join(&file))
+            let text = fs::read_to_string(path_of(&file))
                 .unwrap_or_else(|error| panic!("{}: {error}; has it moved?", file.display()));
             let text = without_tests(&code(&text));
             let makes_ids = FRESH_IDS.iter().any(|fresh| file == Path::new(fresh));
@@ -162,19 +133,12 @@ const NEAR_SESSIONS: &[&str] = &[
     "template",
     "terraform",
     "mirror/view.rs",
-    "daemon.rs",
-    "files.rs",
-    "language.rs",
-    "process.rs",
-    "provision.rs",
-    "template.rs",
-    "terraform.rs",
 ];
 
 /// Files there that open paths by themselves, and why that is no path in a session.
 const OPENS_PATHS: &[(&str, &str)] = &[
     (
-        "files.rs",
+        "files/lib.rs",
         "private files and locks of the daemon's own directories",
     ),
     (
@@ -342,7 +306,7 @@ fn what_is_in_the_directory_of_a_session_is_opened_through_one_door() {
         |file: &Path| file.ends_with("tests.rs") || file.iter().any(|part| part == "tests");
     let (mut wrong, mut used) = (Vec::new(), BTreeSet::new());
     for file in near.filter(|file| !is_test(file)) {
-        let text = fs::read_to_string(source_dir().join(&file)).unwrap();
+        let text = fs::read_to_string(path_of(&file)).unwrap();
         let text = without_tests(&code(&text));
         let name = file.to_str().unwrap();
         let found: Vec<_> = OPENERS
@@ -386,47 +350,98 @@ fn paths_are_found_in_every_form_of_use() {
     assert_eq!(found, ["job", "net", "secret", "stop"]);
 }
 
-fn may_use(from: &str, to: &str) -> bool {
-    let rank = |name: &str| -> usize {
-        if BASE.contains(&name) {
-            return 0;
-        }
-        if SYSTEM.contains(&name) {
-            return 1;
-        }
-        LAYERS
-            .iter()
-            .position(|layer| layer.contains(&name))
-            .map_or(usize::MAX, |place| place + 2)
+#[test]
+fn every_package_is_tested_with_the_same_features_of_dependencies() {
+    let manifest = |path: &Path| -> toml::Table {
+        toml::from_str(&fs::read_to_string(path.join("Cargo.toml")).unwrap()).unwrap()
     };
-    match (from, to) {
-        ("lib" | "main", _) => true,
-        _ if from == to => true,
-        _ if rank(from) <= 1 && rank(from) == rank(to) => true,
-        _ => rank(from) > rank(to),
+    let names = |table: &toml::Value| -> BTreeSet<String> {
+        let all = table.as_table().unwrap().keys().cloned();
+        all.filter(|name| !name.starts_with("outpost-")).collect()
+    };
+    let (workspace, unify) = (manifest(root()), manifest(&root().join("crates/unify")));
+
+    let all = names(&workspace["workspace"]["dependencies"]);
+    assert_eq!(
+        names(&unify["dependencies"]),
+        all,
+        "list what is missing in crates/unify/Cargo.toml"
+    );
+    for krate in fs::read_dir(root().join("crates")).unwrap() {
+        let path = krate.unwrap().path();
+        let has = |table: &toml::Table| {
+            let tests = table.get("dev-dependencies");
+            tests.is_some_and(|tests| tests.get("outpost-unify").is_some())
+        };
+        let is_unify = path.ends_with("unify");
+        assert!(
+            is_unify || has(&manifest(&path)),
+            "{} wants outpost-unify as a dev-dependency",
+            path.display()
+        );
     }
 }
 
-fn source_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+fn may_use(from: &str, to: &str) -> bool {
+    let rank = |name: &str| LAYERS.iter().position(|layer| layer.contains(&name));
+    match (rank(from), rank(to)) {
+        // The roots, and what is in another crate.
+        (None, _) | (_, None) => true,
+        (from_rank, to_rank) => from == to || from_rank > to_rank,
+    }
 }
 
-/// All of our own sources, relative to `src/`. What is generated has no arrows.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where a source is that [`sources`] lists.
+fn path_of(file: &Path) -> PathBuf {
+    let parts: Vec<_> = file.iter().collect();
+    match parts.split_first() {
+        Some((krate, rest)) if root().join("crates").join(krate).is_dir() => {
+            let source = root().join("crates").join(krate).join("src");
+            source.join(rest.iter().collect::<PathBuf>())
+        }
+        _ => root().join("src").join(file),
+    }
+}
+
+/// The sources of the root package.
+fn own_sources() -> Vec<PathBuf> {
+    let all = sources().into_iter();
+    all.filter(|file| path_of(file).starts_with(root().join("src")))
+        .collect()
+}
+
+/// All of our own sources, without `src/`: those of a crate begin with its name, as `net/web.rs`. What is generated has no
+/// arrows.
 fn sources() -> Vec<PathBuf> {
+    let mut found = below(&root().join("src"), Path::new(""));
+    for krate in fs::read_dir(root().join("crates")).unwrap() {
+        let krate = krate.unwrap();
+        let name = PathBuf::from(krate.file_name());
+        found.extend(below(&krate.path().join("src"), &name));
+    }
+    found.retain(|file| !file.starts_with("wire/proto"));
+    found.sort();
+    found
+}
+
+/// The sources below a directory, as if they were in another one.
+fn below(top: &Path, shown: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut directories = vec![source_dir()];
+    let mut directories = vec![top.to_owned()];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path.strip_prefix(source_dir()).unwrap().to_owned());
+                found.push(shown.join(path.strip_prefix(top).unwrap()));
             }
         }
     }
-    found.retain(|file| !file.starts_with("proto"));
-    found.sort();
     found
 }
 

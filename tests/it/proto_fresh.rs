@@ -34,10 +34,13 @@ fn committed_protobuf_code_is_fresh() {
             .unwrap();
     }
 
-    let (made, committed) = (read_all(out.path()), read_all(&root.join("src/proto")));
+    let (made, committed) = (
+        read_all(out.path()),
+        read_all(&root.join("crates/wire/src/proto")),
+    );
     if std::env::var_os("UPDATE_PROTO").is_some() {
         for (name, content) in &made {
-            fs::write(root.join("src/proto").join(name), content).unwrap();
+            fs::write(root.join("crates/wire/src/proto").join(name), content).unwrap();
         }
         return;
     }
@@ -48,7 +51,7 @@ fn committed_protobuf_code_is_fresh() {
         .collect();
     assert!(
         stale.is_empty(),
-        "stale in src/proto: {stale:?}; run UPDATE_PROTO=1 cargo test proto_fresh"
+        "stale in crates/wire/src/proto: {stale:?}; run UPDATE_PROTO=1 cargo test proto_fresh"
     );
 }
 

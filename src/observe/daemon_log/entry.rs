@@ -108,7 +108,11 @@ impl Visit for Fields {
 impl Entry {
     pub(super) fn new(metadata: &'static Metadata<'static>, fields: Fields) -> Self {
         let module = metadata.target();
-        let names: Vec<&str> = match module.strip_prefix("outpost::") {
+        // What is in a crate of its own, as `outpost_daemon::runner`, has the name that it has in this one.
+        let inner = module
+            .strip_prefix("outpost::")
+            .or_else(|| module.strip_prefix("outpost_"));
+        let names: Vec<&str> = match inner {
             Some(inner) if inner == "cli" || inner.starts_with("cli::") => Vec::new(),
             Some(inner) => inner.split("::").collect(),
             None => module.split("::").collect(),

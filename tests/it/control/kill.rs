@@ -5,7 +5,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
     process::Stdio,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -70,9 +73,19 @@ pub async fn spawn(directory: &Path, address: SocketAddr) -> Server {
     Server { address, child }
 }
 
+/// An address that nobody has now, below those that the system gives to whoever wants any: a server that is away for a while
+/// gets it back.
 pub fn free_address() -> SocketAddr {
-    let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    socket.local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 10_000).unwrap();
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let address =
+            SocketAddr::from(([127, 0, 0, 1], 20_000 + first.wrapping_add(next) % 10_000));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// What the daemons did: by job, the daemon that got it and whether the server took its result.

@@ -227,7 +227,7 @@ async fn our_own_commands_lead_there_too_and_to_the_agent_that_is_named() {
     }
     let unnamed = ended(lab.ours(&["ssh", "dev", "--", "true"])).await;
     assert_eq!(unnamed.status.code(), Some(1));
-    assert!(text(&unnamed.stderr).contains("dev.AGENT, of main, gpu"));
+    assert!(text(&unnamed.stderr).contains("use dev.AGENT, where AGENT is one of main, gpu"));
 
     let pinged = succeed(lab.ours(&["ping", "dev.gpu", "-n", "2", "--output", "json"])).await;
     let answers: serde_json::Value = serde_json::from_str(&pinged).unwrap();

@@ -1,0 +1,347 @@
+//! The agent: it runs in a workspace, tells its server how that is, and lets people in through the overlay.
+//!
+//! [`run`] keeps a connection to the server and makes it again when it breaks; what is reported waits in an
+//! `outbox` meanwhile, and the overlay with its SSH sessions goes on. No port is opened on the machine; a Unix socket
+//! serves programs in the workspace.
+//!
+//! # Source
+//! coder `agent/agent.go`: what is done in which order.
+
+mod alias;
+mod api;
+pub mod command;
+pub mod environment;
+pub mod external_auth;
+pub mod git;
+mod health;
+mod host_key;
+pub mod identity;
+mod metadata;
+mod monitor;
+mod order;
+mod outbox;
+mod ports;
+mod private_dir;
+pub mod reaper;
+mod reinit;
+mod rest;
+mod rpc;
+pub mod schedule;
+mod scripts;
+mod secrets;
+mod session;
+mod sftp;
+pub mod socket;
+mod ssh;
+mod stats;
+mod unit;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use outpost_base::{secret::Secret, stop::Stop};
+use outpost_net::{back_off::BackOff, http::Client};
+use outpost_tailnet::DerpMap;
+use outpost_wire::proto::coder::agent::v2::{
+    Connection, Lifecycle, Manifest, Timing, lifecycle::State, startup::Subsystem, timing::Stage,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tracing::{info, warn};
+
+use self::{
+    environment::{Account, Variables},
+    identity::Credential,
+    outbox::Outbox,
+    reinit::Claims,
+    scripts::{Line, Outcome},
+    session::Network,
+    socket::{Socket, Uplink},
+    stats::Usage,
+};
+
+/// Bytes of log lines that wait to be sent.
+const LOG_BYTES: usize = 1 << 20;
+/// What a line weighs beside its text.
+const LINE_BYTES: usize = 21;
+/// Reports of connections that wait.
+const CONNECTIONS: usize = 2048;
+/// Reports of scripts that wait.
+const TIMINGS: usize = 1024;
+/// Time for the SSH server's end.
+const SSH_END: Duration = Duration::from_secs(5);
+/// Time for the last reports, and for the coordinator to hear that we go.
+const LAST_REPORTS: Duration = Duration::from_secs(5);
+
+/// What an agent is told from outside.
+pub struct Config {
+    /// How the server is reached.
+    pub http: Client,
+    /// How we prove who we are.
+    pub credential: Credential,
+    /// This program, which git and people call again.
+    pub program: PathBuf,
+    /// Where scripts keep their files.
+    pub script_data_dir: PathBuf,
+    /// Where their logs go.
+    pub log_dir: PathBuf,
+    /// What the SSH server refuses.
+    pub blocks: Blocks,
+    /// Whether nobody but the server and its relays may be asked anything.
+    pub is_sealed: bool,
+    /// A session that is silent for so long has ended; `None` for never.
+    pub ssh_max_timeout: Option<Duration>,
+    /// What we run in.
+    pub subsystems: Vec<Subsystem>,
+    /// Path of the socket for programs in the workspace; `None` disables it.
+    pub socket: Option<PathBuf>,
+}
+
+/// What the SSH server refuses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Blocks {
+    /// Files, both ways.
+    pub file_transfer: bool,
+    /// Connections from the workspace to where a client says.
+    pub local_forwarding: bool,
+    /// Connections to the workspace that go to where a client says.
+    pub reverse_forwarding: bool,
+}
+
+/// What lasts beyond one connection.
+struct Shared {
+    config: Arc<Config>,
+    account: Account,
+    token: Arc<Mutex<Secret>>,
+    manifest: watch::Sender<Option<Arc<Manifest>>>,
+    lifecycle: Outbox<Lifecycle>,
+    logs: Outbox<Line>,
+    timings: Outbox<Timing>,
+    connections: Outbox<Connection>,
+    /// What the server wants to be shown at logins.
+    banners: Mutex<Vec<String>>,
+    usage: Arc<Usage>,
+    /// Whether the start scripts were begun.
+    has_begun: AtomicBool,
+    /// Whether the coordinator has us.
+    coordinates: watch::Sender<bool>,
+    /// Directory of the files and programs of scripts, unless none could be made that only this user can write to.
+    scripts_dir: Option<PathBuf>,
+    /// Path at which the socket listens, if it does.
+    socket: Option<PathBuf>,
+    /// Connection to the server, for calls through the socket.
+    uplink: Arc<Uplink>,
+}
+
+impl Shared {
+    /// A map of relays as it is for us.
+    fn adapt(&self, map: &mut DerpMap) {
+        map.rewrite_embedded(self.config.http.url());
+        if self.config.is_sealed {
+            map.without_stun();
+        }
+    }
+
+    fn token(&self) -> Secret {
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        token.clone()
+    }
+
+    /// The environment of what we start now.
+    fn variables(&self) -> Variables {
+        let manifest = self.manifest.borrow().clone().unwrap_or_default();
+        let mut all = environment::variables(
+            &manifest,
+            &self.account,
+            self.config.http.url(),
+            &self.token(),
+            &self.config.program,
+            self.scripts_dir.as_deref(),
+        );
+        if let Some(socket) = &self.socket {
+            all.insert(socket::PATH_VARIABLE.into(), socket.into());
+        }
+        all
+    }
+
+    /// Where we start it.
+    fn directory(&self) -> PathBuf {
+        let manifest = self.manifest.borrow().clone().unwrap_or_default();
+        self.account.directory(&manifest)
+    }
+
+    fn is_now(&self, state: State) {
+        info!(?state, "lifecycle");
+        self.lifecycle.push(Lifecycle {
+            state: state.into(),
+            changed_at: Some(stamp(Timestamp::now())),
+        });
+    }
+}
+
+fn stamp(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: at.as_second(),
+        nanos: at.subsec_nanosecond(),
+    }
+}
+
+/// Runs until `stop` drains, and begins anew once for each owner that the workspace gets.
+pub async fn run(config: Config, stop: Stop) {
+    let config = Arc::new(config);
+    let mut claims = Claims::load(&config.script_data_dir, &config.http, &config.credential);
+    let scripts_dir = private_dir::open(&config.script_data_dir, scripts::DIRECTORY);
+    let scripts_dir = scripts_dir.inspect_err(|error| {
+        let base = config.script_data_dir.display();
+        warn!(%base, %error, "cannot create the script directory: scripts will fail");
+    });
+    let scripts_dir = scripts_dir.ok();
+    while !stop.is_draining() {
+        let life = stop.child();
+        let until_claimed = async {
+            tokio::select! {
+                () = reinit::wait(&config.http, &config.credential, &mut claims) => life.drain(),
+                () = life.draining() => {}
+            }
+        };
+        let living = live(config.clone(), scripts_dir.clone(), life.clone());
+        tokio::join!(living, until_claimed);
+    }
+}
+
+/// Lives until `stop` drains, and then ends in the order in which clients and server expect it.
+async fn live(config: Arc<Config>, scripts_dir: Option<PathBuf>, stop: Stop) {
+    let socket = match &config.socket {
+        Some(path) => Socket::open(path).await,
+        None => None,
+    };
+    if let Some(scripts) = &scripts_dir {
+        alias::provide(&config.program, &scripts.join("bin"));
+    }
+    let uplink: Arc<Uplink> = Arc::default();
+    let shared = Arc::new(Shared {
+        config,
+        account: Account::own(),
+        token: Arc::default(),
+        manifest: watch::Sender::new(None),
+        lifecycle: Outbox::new(64, |_| 1),
+        logs: Outbox::new(LOG_BYTES, |line| line.log.output.len() + LINE_BYTES),
+        timings: Outbox::new(TIMINGS, |_| 1),
+        connections: Outbox::new(CONNECTIONS, |_| 1),
+        banners: Mutex::default(),
+        usage: Arc::default(),
+        has_begun: AtomicBool::new(false),
+        coordinates: watch::Sender::new(false),
+        scripts_dir,
+        socket: socket.as_ref().map(|socket| socket.path().to_owned()),
+        uplink: uplink.clone(),
+    });
+    // What ends when we begin to stop, what has to outlast the sessions, and everything.
+    let (sessions, graceful, hard) = (Stop::new(), Stop::new(), Stop::new());
+    let connecting = connect(&shared, &sessions, &graceful, &hard);
+    let ending = async {
+        stop.draining().await;
+        end(&shared, &sessions, &graceful).await;
+        hard.cancel();
+        graceful.cancel();
+    };
+    let listening = async {
+        if let Some(socket) = socket {
+            socket.serve(uplink, hard.clone()).await;
+        }
+    };
+    tokio::select! {
+        ((), (), ()) = async { tokio::join!(connecting, ending, listening) } => {}
+        () = stats::give_back_unused(&shared.usage) => {}
+    }
+}
+
+/// Connects, and again whenever it must.
+async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &Stop) {
+    let mut network = Network::new(sessions.clone(), hard.clone());
+    let mut back_off = BackOff::default();
+    let mut version = None;
+    loop {
+        tokio::select! {
+            () = back_off.wait() => {}
+            () = hard.draining() => break,
+        }
+        let connected = async {
+            let token = shared.config.credential.token(&shared.config.http).await?;
+            *shared.token.lock().unwrap_or_else(PoisonError::into_inner) = token.clone();
+            anyhow::Ok(rpc::Rpc::dial(&shared.config.http, &token, version).await?)
+        };
+        let connected = tokio::select! {
+            connected = connected => connected,
+            () = hard.draining() => break,
+        };
+        let rpc = match connected {
+            Ok(rpc) => rpc,
+            Err(error) => {
+                match identity::refuses(&error) {
+                    true => back_off.refused(),
+                    false => back_off.accepted(),
+                }
+                warn!(
+                    error = format!("{error:#}"),
+                    "cannot connect to the server; retrying"
+                );
+                continue;
+            }
+        };
+        back_off.accepted();
+        version = Some(rpc.version);
+        info!(server = %shared.config.http.url(), version = %rpc.version, "connected");
+        let rpc = Arc::new(rpc);
+        shared.uplink.set(&rpc);
+        let ended = tokio::select! {
+            ended = session::run(&rpc, shared, &mut network, graceful) => ended,
+            () = rpc.connection.closed() => Ok(()),
+            () = hard.draining() => break,
+        };
+        shared.coordinates.send_replace(false);
+        let why = ended.err().map(|error| error.to_string());
+        info!(
+            error = why.unwrap_or_default(),
+            "disconnected from the server"
+        );
+    }
+    network.end().await;
+}
+
+/// Ends: SSH first, as clients drop their tunnels once they hear that we go, and sessions would hang.
+async fn end(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop) {
+    shared.is_now(State::ShuttingDown);
+    sessions.drain();
+    let ssh_end = Instant::now() + SSH_END;
+    // Who has heard our goodbye hangs up.
+    while shared.usage.is_connected() && Instant::now() < ssh_end {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    graceful.drain();
+    let outcome = scripts::run_all(shared, Stage::Stop, &Stop::new()).await;
+    shared.is_now(match outcome {
+        Outcome::Done => State::Off,
+        Outcome::Failed => State::ShutdownError,
+        Outcome::TimedOut => State::ShutdownTimeout,
+    });
+    let deadline = Instant::now() + LAST_REPORTS;
+    let mut coordinates = shared.coordinates.subscribe();
+    let all = async {
+        tokio::join!(
+            shared.lifecycle.emptied(),
+            shared.logs.emptied(),
+            shared.timings.emptied(),
+            async { drop(coordinates.wait_for(|it| !it).await) },
+        );
+    };
+    if timeout_at(deadline, all).await.is_err() {
+        warn!("the server did not accept the last reports in time");
+    }
+}

@@ -1,0 +1,78 @@
+//! Calls of an agent to its server.
+
+use std::time::Duration;
+
+use outpost_base::secret::Secret;
+use outpost_net::http::Client;
+use outpost_tailnet::{
+    coordination::LIMITS,
+    dial::{DialError, dial},
+};
+use outpost_transport::{
+    coder::ApiVersion,
+    drpc::{Call, CallError},
+    yamux,
+};
+use prost::Message;
+use tokio::time::timeout;
+
+/// Time for one call.
+const CALL: Duration = Duration::from_secs(30);
+
+/// Versions that servers may know, the newest first.
+const VERSIONS: [u16; 5] = [11, 8, 4, 3, 0];
+
+/// A connection to the server.
+pub(super) struct Rpc {
+    /// Where streams are opened.
+    pub(super) connection: yamux::Connection,
+    /// The version that both know.
+    pub(super) version: ApiVersion,
+}
+
+impl Rpc {
+    /// Connects at the newest version that the server knows, beginning with `version` if that is given.
+    pub(super) async fn dial(
+        client: &Client,
+        token: &Secret,
+        known: Option<ApiVersion>,
+    ) -> Result<Self, DialError> {
+        let versions = VERSIONS.map(|minor| ApiVersion { major: 2, minor });
+        let mut versions = known.into_iter().chain(versions);
+        let mut version = versions.next().unwrap_or(outpost_tailnet::API_VERSION);
+        loop {
+            let path = "api/v2/workspaceagents/me/rpc";
+            match dial(client, path, &[("role", "agent")], token, version).await {
+                Ok(connection) => {
+                    return Ok(Self {
+                        connection,
+                        version,
+                    });
+                }
+                Err(error) if error.is_version() => match versions.next() {
+                    Some(older) => version = older,
+                    None => return Err(error),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether the server knows what came with this minor version.
+    pub(super) fn knows(&self, minor: u16) -> bool {
+        self.version.minor >= minor
+    }
+
+    /// Makes a call of the agent's service.
+    pub(super) async fn call<Q, A>(&self, method: &str, request: &Q) -> Result<A, CallError>
+    where
+        Q: Message,
+        A: Message + Default,
+    {
+        let stream = self.connection.open().map_err(CallError::Lost)?;
+        let method = format!("/coder.agent.v2.Agent/{method}");
+        let call = Call::unary(stream, &method, request, LIMITS);
+        let late = |_| Err(CallError::Lost(std::io::ErrorKind::TimedOut.into()));
+        timeout(CALL, call).await.unwrap_or_else(late)
+    }
+}

@@ -1,0 +1,391 @@
+//! SSH inside the overlay: the server has authorized whoever reaches it, so nobody is asked for a key.
+//!
+//! # Source
+//! coder `agent/agentssh/agentssh.go`: what a session may do, and how it ends.
+
+mod forward;
+mod jetbrains;
+mod session;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use outpost_base::stop::Stop;
+use outpost_tailnet::{Listener, Stream};
+use russh::{
+    Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty, Sig,
+    keys::PrivateKey,
+    server::{self, Auth, ChannelOpenHandle, Msg},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
+use tracing::debug;
+
+use self::{
+    forward::{Forwards, Place},
+    session::Report,
+};
+use super::{
+    Shared,
+    stats::{App, Counted, Silence},
+};
+
+/// Sessions and forwarded connections of one client at a time; more are refused.
+const CHANNELS: usize = 1024;
+/// Time for a client to begin, as OpenSSH's `LoginGraceTime`: five hundred at once take their turns.
+const GREETING: Duration = Duration::from_secs(120);
+/// Time for a client to take our goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// What waits for a session that does not read, in messages.
+const BUFFER: usize = 64;
+/// Keep-alives that a client may leave unanswered.
+const KEEP_ALIVES: usize = 3;
+
+/// The server. A clone is the same one.
+#[derive(Clone)]
+pub(super) struct Server {
+    shared: Arc<Shared>,
+    /// Replaced when the host key changes; connections keep the one that they began with.
+    config: Arc<RwLock<Arc<server::Config>>>,
+}
+
+impl Server {
+    pub(super) fn new(shared: Arc<Shared>, key: PrivateKey) -> Self {
+        let config = config(key, shared.config.ssh_max_timeout);
+        Self {
+            shared,
+            config: Arc::new(RwLock::new(Arc::new(config))),
+        }
+    }
+
+    /// Shows another key to those who come from now on.
+    pub(super) fn set_key(&self, key: PrivateKey) {
+        let config = Arc::new(config(key, self.shared.config.ssh_max_timeout));
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// Takes connections until `stop` drains; then all of them end. How many there may be is up to the overlay, where
+    /// whoever is away makes room.
+    pub(super) async fn serve(self, mut listener: Listener, stop: Stop) {
+        let mut running = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some((stream, peer)) = listener.accept() => {
+                    let (server, stop) = (self.clone(), stop.clone());
+                    running.spawn(server.serve_one(stream, peer.ip().to_string(), stop));
+                }
+                Some(_) = running.join_next() => {}
+                () = stop.draining() => break,
+            }
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    async fn serve_one(self, stream: Stream, peer: String, stop: Stop) {
+        let silence: Silence = Arc::new(stream.silence());
+        let stream = Counted::new(stream, self.shared.usage.clone(), silence.clone());
+        let channels = Arc::new(Semaphore::new(CHANNELS));
+        let handler = Handler {
+            shared: self.shared,
+            peer,
+            silence,
+            stop: stop.clone(),
+            forwards: Forwards::new(channels.clone()),
+            channels,
+        };
+        let config = self.config.read();
+        let config = config.unwrap_or_else(PoisonError::into_inner).clone();
+        let begun = server::run_stream(config, stream, handler);
+        let begun = timeout(GREETING, begun).await;
+        let mut session = match begun {
+            Ok(Ok(session)) => session,
+            Ok(Err(error)) => return debug!(%error, "SSH handshake failed"),
+            Err(_) => return debug!("an SSH client sent no identification"),
+        };
+        let handle = session.handle();
+        let ended = tokio::select! {
+            ended = &mut session => ended,
+            () = stop.draining() => {
+                // Who hears it does not wait for more.
+                let why = "the agent shuts down".to_owned();
+                let goodbye = async {
+                    handle.disconnect(Disconnect::ByApplication, why, String::new()).await?;
+                    session.await
+                };
+                timeout(GOODBYE, goodbye).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "SSH connection failed");
+        }
+    }
+}
+
+fn config(key: PrivateKey, max_timeout: Option<Duration>) -> server::Config {
+    let keep_alive = max_timeout.map(|all| all / 3);
+    server::Config {
+        server_id: russh::SshId::Standard(
+            concat!("SSH-2.0-outpost_", env!("CARGO_PKG_VERSION")).into(),
+        ),
+        methods: [russh::MethodKind::None].as_slice().into(),
+        keys: vec![key],
+        inactivity_timeout: None,
+        keepalive_interval: keep_alive.filter(|pause| !pause.is_zero()),
+        keepalive_max: KEEP_ALIVES,
+        channel_buffer_size: BUFFER,
+        auth_rejection_time: Duration::ZERO,
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        ..server::Config::default()
+    }
+}
+
+/// One connection.
+struct Handler {
+    shared: Arc<Shared>,
+    peer: String,
+    silence: Silence,
+    stop: Stop,
+    channels: Arc<Semaphore>,
+    forwards: Forwards,
+}
+
+impl Handler {
+    /// Room for another channel, or why there is none.
+    fn place(&self, is_blocked: bool) -> Result<OwnedSemaphorePermit, ChannelOpenFailure> {
+        if is_blocked {
+            return Err(ChannelOpenFailure::AdministrativelyProhibited);
+        }
+        let place = self.channels.clone().try_acquire_owned();
+        place.map_err(|_| ChannelOpenFailure::ResourceShortage)
+    }
+}
+
+impl server::Handler for Handler {
+    type Error = russh::Error;
+
+    async fn auth_none(&mut self, _: &str) -> Result<Auth, russh::Error> {
+        Ok(Auth::Accept)
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        session: &mut server::Session,
+    ) -> Result<(), russh::Error> {
+        let place = match self.place(false) {
+            Ok(place) => place,
+            Err(why) => {
+                reply.reject(why).await;
+                return Ok(());
+            }
+        };
+        let client = session::Client {
+            shared: self.shared.clone(),
+            peer: self.peer.clone(),
+            silence: self.silence.clone(),
+            handle: session.handle(),
+            channels: self.channels.clone(),
+            stop: self.stop.clone(),
+        };
+        reply.accept().await;
+        tokio::spawn(async move {
+            session::run(client, channel).await;
+            drop(place);
+        });
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut server::Session,
+    ) -> Result<(), russh::Error> {
+        let Ok(port) = u16::try_from(port) else {
+            reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            return Ok(());
+        };
+        match self.place(self.shared.config.blocks.local_forwarding) {
+            Ok(place) => {
+                let is_here = ["localhost", "127.0.0.1", "::1"].contains(&host);
+                let connected = forward::connect(channel, reply, host.to_owned(), port);
+                let (shared, peer) = (self.shared.clone(), self.peer.clone());
+                let silence = self.silence.clone();
+                tokio::spawn(async move {
+                    let report = (is_here && jetbrains::listens(port).await)
+                        .then(|| Report::begin(&shared, peer, App::jetbrains(), silence));
+                    connected.await;
+                    drop((report, place));
+                });
+            }
+            Err(why) => reply.reject(why).await,
+        }
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        _: &mut server::Session,
+    ) -> Result<(), russh::Error> {
+        match self.place(self.shared.config.blocks.local_forwarding) {
+            Ok(place) => {
+                let connected = forward::connect_to(channel, reply, path.to_owned());
+                tokio::spawn(async move {
+                    connected.await;
+                    drop(place);
+                });
+            }
+            Err(why) => reply.reject(why).await,
+        }
+        Ok(())
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        session: &mut server::Session,
+    ) -> Result<bool, russh::Error> {
+        if self.shared.config.blocks.reverse_forwarding {
+            return Ok(false);
+        }
+        let bound = self.forwards.listen(address, *port, session.handle()).await;
+        *port = bound.unwrap_or(*port);
+        Ok(bound.is_some())
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        _: &mut server::Session,
+    ) -> Result<bool, russh::Error> {
+        Ok(self.forwards.end(&Place::Port(address.to_owned(), port)))
+    }
+
+    async fn streamlocal_forward(
+        &mut self,
+        path: &str,
+        session: &mut server::Session,
+    ) -> Result<bool, russh::Error> {
+        let is_blocked = self.shared.config.blocks.reverse_forwarding;
+        Ok(!is_blocked && self.forwards.listen_at(path, session.handle()))
+    }
+
+    async fn cancel_streamlocal_forward(
+        &mut self,
+        path: &str,
+        _: &mut server::Session,
+    ) -> Result<bool, russh::Error> {
+        Ok(self.forwards.end(&Place::Socket(path.into())))
+    }
+
+    async fn agent_request(
+        &mut self,
+        _: ChannelId,
+        _: &mut server::Session,
+    ) -> Result<bool, russh::Error> {
+        Ok(true)
+    }
+
+    // What follows is done by the session, which hears of it on its channel: here is only said that it was heard.
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _: &str,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: &[(Pty, u32)],
+        session: &mut server::Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn env_request(
+        &mut self,
+        channel: ChannelId,
+        _: &str,
+        _: &str,
+        session: &mut server::Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn shell_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut server::Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        _: &[u8],
+        session: &mut server::Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        session: &mut server::Session,
+    ) -> Result<(), russh::Error> {
+        match name {
+            "sftp" => session.channel_success(channel),
+            _ => session.channel_failure(channel),
+        }
+    }
+
+    async fn window_change_request(
+        &mut self,
+        channel: ChannelId,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        session: &mut server::Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_success(channel)
+    }
+}
+
+/// The system's number of a signal.
+fn signal(signal: &Sig) -> Option<nix::sys::signal::Signal> {
+    use nix::sys::signal::Signal;
+    match signal {
+        Sig::ABRT => Some(Signal::SIGABRT),
+        Sig::ALRM => Some(Signal::SIGALRM),
+        Sig::FPE => Some(Signal::SIGFPE),
+        Sig::HUP => Some(Signal::SIGHUP),
+        Sig::ILL => Some(Signal::SIGILL),
+        Sig::INT => Some(Signal::SIGINT),
+        Sig::KILL => Some(Signal::SIGKILL),
+        Sig::PIPE => Some(Signal::SIGPIPE),
+        Sig::QUIT => Some(Signal::SIGQUIT),
+        Sig::SEGV => Some(Signal::SIGSEGV),
+        Sig::TERM => Some(Signal::SIGTERM),
+        Sig::USR1 => Some(Signal::SIGUSR1),
+        Sig::Custom(name) if name == "USR2" => Some(Signal::SIGUSR2),
+        Sig::Custom(_) => None,
+    }
+}

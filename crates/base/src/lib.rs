@@ -1,0 +1,8 @@
+//! The base: the nouns of a job, addresses in registries, rules, secrets, how work is stopped, and causes of errors. No I/O.
+
+pub mod error_chain;
+pub mod job;
+pub mod registry;
+pub mod rules;
+pub mod secret;
+pub mod stop;

@@ -1,0 +1,201 @@
+//! `coder_app`.
+
+use outpost_plugin::{Diagnostic, Field, Outcome, Schema, Shape, optional, required, set};
+use outpost_value::Object;
+
+use crate::{
+    check, go,
+    resource::{Call, Resource, new_id},
+};
+
+/// Bytes of a name; the server's column has no more.
+const LONGEST_NAME: usize = 64;
+/// Bytes of a tooltip.
+const LONGEST_TOOLTIP: usize = 2048;
+/// What a slug is, as errors show it.
+const SLUG: &str = "^[a-z0-9](-?[a-z0-9])*$";
+
+pub(super) fn app() -> Resource {
+    Resource {
+        check_plan,
+        create,
+        ..Resource::plain(schema)
+    }
+}
+
+fn schema() -> Schema {
+    Schema::new(
+        "A button that opens an application in the workspace, or a page elsewhere.",
+        fields(),
+    )
+    .version(1)
+}
+
+fn fields() -> Vec<Field> {
+    vec![
+        required("agent_id", Shape::String, "The agent's `id`."),
+        optional("command", Shape::String, "A command that is run in a terminal, instead of `url`.")
+            .conflicts(["url", "subdomain"]),
+        optional("display_name", Shape::String, "What people see instead of the slug.")
+            .check(check::text(|text| at_most("display name", LONGEST_NAME, text))),
+        optional("external", Shape::Bool, "Whether `url` is opened by the user's own machine.")
+            .default(false)
+            .conflicts(["healthcheck", "command", "subdomain", "share"]),
+        optional("group", Shape::String, "A group of apps that are shown together.")
+            .check(check::text(|text| at_most("group name", LONGEST_NAME, text))),
+        optional("hidden", Shape::Bool, "Whether no button is shown.").default(false),
+        optional("icon", Shape::String, "The URL of an icon.").check(check::url),
+        optional("open_in", Shape::String, "Where it opens: `tab` or `slim-window`.")
+            .default("slim-window")
+            .check(check::text(check_open_in)),
+        optional("order", Shape::Int, "Where the app stands among others: the lowest first, then by name."),
+        optional("share", Shape::String, "Who else may open it: nobody but the `owner`, anybody `authenticated`, or the `public`.")
+            .default("owner")
+            .check(check::text(check_share)),
+        required("slug", Shape::String, "The app's name in URLs.").check(check::text(check_slug)),
+        optional("subdomain", Shape::Bool, "Whether the app has a host name of its own instead of a path."),
+        optional("tooltip", Shape::String, "Markdown that is shown beside the button.")
+            .check(check::text(|text| at_most("tooltip", LONGEST_TOOLTIP, text))),
+        optional("url", Shape::String, "Where the app listens as seen from the workspace, or a page if it is external.")
+            .conflicts(["command"]),
+        healthcheck(),
+    ]
+}
+
+fn healthcheck() -> Field {
+    let fields = vec![
+        required("interval", Shape::Int, "Seconds between two requests."),
+        required(
+            "threshold",
+            Shape::Int,
+            "Failures in a row after which the app counts as unhealthy.",
+        ),
+        required("url", Shape::String, "Must answer with a status below 500."),
+    ];
+    set(
+        "healthcheck",
+        "How to find out whether the app works.",
+        fields,
+    )
+    .at_most(1)
+    .conflicts(["command"])
+}
+
+fn at_most(what: &str, bytes: usize, text: &str) -> Result<(), String> {
+    match text.len() > bytes {
+        true => Err(format!("{what} is too long (max {bytes} characters)")),
+        false => Ok(()),
+    }
+}
+
+fn check_open_in(value: &str) -> Result<(), String> {
+    match value {
+        "tab" | "slim-window" => Ok(()),
+        _ => Err(format!(
+            r#"invalid "coder_app" open_in value, must be one of "tab", "slim-window": {value:?}"#
+        )),
+    }
+}
+
+fn check_share(value: &str) -> Result<(), String> {
+    match value {
+        "owner" | "authenticated" | "public" => Ok(()),
+        _ => Err(format!(
+            r#"invalid app share {value:?}, must be one of "owner", "authenticated", "public""#
+        )),
+    }
+}
+
+fn check_slug(slug: &str) -> Result<(), String> {
+    let is_word = |word: &str| {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        !word.is_empty() && word.bytes().all(allowed)
+    };
+    match slug.split('-').all(is_word) {
+        true => Ok(()),
+        false => Err(format!(
+            r#"invalid "coder_app" slug, must be a valid hostname ({SLUG:?}, cannot contain two consecutive hyphens or start/end with a hyphen): {slug:?}"#
+        )),
+    }
+}
+
+/// A URL that is known only later is not checked.
+fn check_plan(planned: &Object) -> Result<(), Diagnostic> {
+    let later = planned.get("external").is_unknown() || planned.get("url").is_unknown();
+    if later || planned.flag("external") != Some(true) {
+        return Ok(());
+    }
+    go::check_external(planned.text("url").unwrap_or_default()).map_err(Diagnostic::error)
+}
+
+fn create(state: &mut Object, _: &Call<'_>) -> Outcome {
+    state.set("id", new_id());
+    let is_hidden = state.flag("hidden") == Some(true);
+    let useless = ["display_name", "icon", "order"].into_iter();
+    let useless = useless.filter(|name| is_hidden && state.has(name));
+    let warning = |name| Diagnostic::warning(format!("`{name}` set when app is hidden"));
+    Ok(useless.map(warning).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use outpost_value::Value;
+
+    use super::*;
+    use crate::context::tests::{context, warnings};
+
+    #[test]
+    fn a_slug_is_a_host_name() {
+        for good in ["valid", "a", "1", "a-b-c", "web-1"] {
+            assert_eq!(check_slug(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "$$$ invalid slug $$$",
+            "invalid--slug",
+            "invalid_slug",
+            "Invalid-slug",
+            "-a",
+            "a-",
+        ] {
+            assert!(check_slug(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_external_app_needs_a_url_unless_it_is_known_later() {
+        let summary = |url: Value| {
+            let app = Object::from([("external", true.into()), ("url", url)]);
+            check_plan(&app).err().map(|diagnostic| diagnostic.summary)
+        };
+
+        assert!(
+            summary("localhost:80".into())
+                .unwrap()
+                .contains("must include a host")
+        );
+        assert!(
+            summary(Value::Null)
+                .unwrap()
+                .contains("must include a scheme")
+        );
+        assert_eq!(summary(Value::Unknown), None);
+    }
+
+    #[test]
+    fn a_hidden_app_needs_nothing_to_look_at() {
+        let looks = |hidden: bool| {
+            Object::from([
+                ("hidden", Value::from(hidden)),
+                ("icon", "/x.svg".into()),
+                ("display_name", "".into()),
+            ])
+        };
+
+        assert_eq!(
+            warnings(&app(), looks(true), &context(&[])),
+            ["`icon` set when app is hidden"]
+        );
+        assert!(warnings(&app(), looks(false), &context(&[])).is_empty());
+    }
+}

@@ -1,0 +1,310 @@
+//! What the control plane runs with.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use outpost_base::secret::Secret;
+use outpost_net::{
+    listener::{self, Tls},
+    network::Network,
+};
+use url::Url;
+
+/// What the control plane runs with. Nothing below asks "is it set?".
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it keeps what must last.
+    pub storage: Storage,
+    /// Where the key for secrets at rest comes from.
+    pub state_key: StateKey,
+    /// Where it listens; port 0 takes any.
+    pub listen: SocketAddr,
+    /// `None` for plain HTTP.
+    pub tls: Option<Tls>,
+    /// The URL that templates and agents are told; `None` for that of the listener.
+    pub access_url: Option<Url>,
+    /// Where binaries of agents lie; this program serves for its own platform.
+    pub agent_binaries: Option<PathBuf>,
+    /// Reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// Pre-shared keys of daemons. None turns them off; two are for a change of keys.
+    pub psks: Vec<Secret>,
+    /// Limits.
+    pub limits: Limits,
+    /// Our own version, for `/api/v2/buildinfo`.
+    pub version: String,
+}
+
+/// Where the control plane keeps what must last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Nowhere: all is gone when the process ends.
+    Memory,
+    /// In this directory, which is made if it is missing.
+    Directory(PathBuf),
+}
+
+/// Where the key for secrets at rest comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateKey {
+    /// The file `key` in the data directory, which is made if it is missing; one that is not kept for
+    /// [`Storage::Memory`].
+    Own,
+    /// A file that somebody else manages, such as a credential of systemd: 32 bytes, or 64 hexadecimal digits.
+    Given(PathBuf),
+}
+
+impl StateKey {
+    /// Name of the credential that holds the key.
+    pub const CREDENTIAL: &str = "outpost-state-key";
+
+    /// The credential in `directory`, the value of `CREDENTIALS_DIRECTORY`, if it is there, else a file of our own.
+    pub fn find(directory: Option<&Path>) -> Self {
+        match directory.map(|directory| directory.join(Self::CREDENTIAL)) {
+            Some(path) if path.exists() => Self::Given(path),
+            Some(_) | None => Self::Own,
+        }
+    }
+}
+
+/// Limits of the queue and of the listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a running job may be silent before it counts as lost.
+    pub lease: Duration,
+    /// How long a job may wait for a daemon.
+    pub pending: Duration,
+    /// How often lost jobs are looked for; more often if the limits above are short.
+    pub reap_every: Duration,
+    /// How many lost jobs are ended at once.
+    pub reap_at_most: usize,
+    /// How often a waiting daemon looks for jobs by itself.
+    pub poll: Duration,
+    /// How often daemons should update a running job.
+    pub update_interval: Duration,
+    /// How often a waiting daemon is written down as alive.
+    pub heartbeat: Duration,
+    /// After what silence a daemon is shown as offline.
+    pub offline: Duration,
+    /// After what silence a daemon is forgotten.
+    pub forget_daemons: Duration,
+    /// The largest message that is taken, in bytes.
+    pub message_bytes: usize,
+    /// Connections at a time.
+    pub connections: usize,
+    /// Connections at a time from one address.
+    pub connections_per_peer: usize,
+    /// How long a client may take to say what it wants.
+    pub header_timeout: Duration,
+    /// How long a client may take nothing of what it is sent.
+    pub write_timeout: Duration,
+    /// How long an answer may take; calls that wait or follow are exempt.
+    pub request_timeout: Duration,
+    /// How long open calls may go on after a stop.
+    pub shutdown: Duration,
+}
+
+impl Limits {
+    /// Coder's limits where it has some, else ours.
+    pub fn standard() -> Self {
+        Self {
+            // The reaper of coderd: five minutes of silence, half an hour in the queue, ten jobs a minute.
+            lease: Duration::from_secs(5 * 60),
+            pending: Duration::from_secs(30 * 60),
+            reap_every: Duration::from_secs(60),
+            reap_at_most: 10,
+            // The acquirer of coderd polls as often; wake-ups make it rarely matter.
+            poll: Duration::from_secs(30),
+            // Coder's daemons write twice a second; latency of a cancel is all that is gained by it.
+            update_interval: Duration::from_secs(2),
+            heartbeat: Duration::from_secs(60),
+            offline: Duration::from_secs(90),
+            forget_daemons: Duration::from_secs(7 * 24 * 60 * 60),
+            message_bytes: 64 << 20,
+            // An `outpost ssh` has three: one to the coordinator, one to the relay, and for a moment one for requests. So five
+            // hundred that a script begins on one machine, or an office behind one address, come in.
+            connections: 4096,
+            connections_per_peer: 2048,
+            header_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_secs(60),
+            shutdown: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// More than two pre-shared keys.
+    #[error("{0} pre-shared keys are given; at most two can be valid at a time")]
+    TooManyPsks(usize),
+    /// A pre-shared key that could be guessed.
+    #[error(
+        "pre-shared key {number} has {length} characters, fewer than {}",
+        Self::SHORTEST_PSK
+    )]
+    ShortPsk {
+        /// Which of them, from 1.
+        number: usize,
+        /// What it has.
+        length: usize,
+    },
+    /// A limit that would stop everything.
+    #[error("limit `{0}` is zero")]
+    ZeroLimit(&'static str),
+    /// A lease that ends between two updates.
+    #[error("limit `lease` ({lease:?}) is not longer than `update_interval` ({interval:?})")]
+    ShortLease {
+        /// The lease.
+        lease: Duration,
+        /// The interval.
+        interval: Duration,
+    },
+}
+
+impl ConfigError {
+    const SHORTEST_PSK: usize = 16;
+
+    /// What the operator can try next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::TooManyPsks(_) => Some("remove the ones that no daemon uses any more".to_owned()),
+            Self::ShortPsk { .. } => Some("generate one with `outpost psk generate`".to_owned()),
+            Self::ZeroLimit(_) | Self::ShortLease { .. } => None,
+        }
+    }
+}
+
+impl Config {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the value.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_psks()?;
+        self.limits.check()
+    }
+
+    fn check_psks(&self) -> Result<(), ConfigError> {
+        if self.psks.len() > 2 {
+            return Err(ConfigError::TooManyPsks(self.psks.len()));
+        }
+        let short = |psk: &Secret| psk.expose().chars().count() < ConfigError::SHORTEST_PSK;
+        match self.psks.iter().position(short) {
+            Some(index) => Err(ConfigError::ShortPsk {
+                number: index + 1,
+                length: self.psks[index].expose().chars().count(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn of_listener(&self) -> listener::Limits {
+        listener::Limits {
+            connections: self.connections,
+            connections_per_peer: self.connections_per_peer,
+            strangers: (self.connections / 2).max(1),
+            message_bytes: [1 << 20, self.message_bytes],
+            header_timeout: self.header_timeout,
+            write_timeout: self.write_timeout,
+            shutdown: self.shutdown,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let durations = [
+            ("lease", self.lease),
+            ("pending", self.pending),
+            ("reap_every", self.reap_every),
+            ("poll", self.poll),
+            ("update_interval", self.update_interval),
+            ("heartbeat", self.heartbeat),
+            ("offline", self.offline),
+            ("forget_daemons", self.forget_daemons),
+            ("header_timeout", self.header_timeout),
+            ("write_timeout", self.write_timeout),
+            ("request_timeout", self.request_timeout),
+        ];
+        let counts = [
+            ("reap_at_most", self.reap_at_most),
+            ("message_bytes", self.message_bytes),
+            ("connections", self.connections),
+            ("connections_per_peer", self.connections_per_peer),
+        ];
+        let zero = durations
+            .iter()
+            .filter(|(_, value)| value.is_zero())
+            .map(|(name, _)| *name)
+            .chain(
+                counts
+                    .iter()
+                    .filter(|(_, value)| *value == 0)
+                    .map(|(name, _)| *name),
+            )
+            .next();
+        if let Some(name) = zero {
+            return Err(ConfigError::ZeroLimit(name));
+        }
+        if self.lease <= self.update_interval {
+            return Err(ConfigError::ShortLease {
+                lease: self.lease,
+                interval: self.update_interval,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(psks: &[&str]) -> Config {
+        Config {
+            storage: Storage::Memory,
+            state_key: StateKey::Own,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: None,
+            access_url: None,
+            agent_binaries: None,
+            trusted_proxies: Vec::new(),
+            psks: psks.iter().map(|psk| Secret::new(*psk)).collect(),
+            limits: Limits::standard(),
+            version: "v0.1.0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn up_to_two_keys_of_some_length_are_accepted() {
+        let good = "0123456789abcdef";
+
+        assert_eq!(config(&[]).check(), Ok(()));
+        assert_eq!(config(&[good, good]).check(), Ok(()));
+        assert_eq!(config(&[good; 3]).check(), Err(ConfigError::TooManyPsks(3)));
+        let short = ConfigError::ShortPsk {
+            number: 2,
+            length: 6,
+        };
+        assert_eq!(config(&[good, "secret"]).check(), Err(short));
+    }
+
+    #[test]
+    fn a_limit_that_would_stop_everything_is_named() {
+        let mut config = config(&[]);
+        config.limits.connections = 0;
+        assert_eq!(config.check(), Err(ConfigError::ZeroLimit("connections")));
+
+        config.limits = Limits::standard();
+        config.limits.lease = config.limits.update_interval;
+        assert!(matches!(
+            config.check(),
+            Err(ConfigError::ShortLease { .. })
+        ));
+    }
+}

@@ -1,0 +1,39 @@
+//! The embedded control plane: templates, workspaces, builds and their jobs, for laptops, labs and small sites.
+//!
+//! [`start()`] opens the storage and the listener. Below it, from the inside out: [`queue`] decides who takes which
+//! job and [`parameters`] which answers are accepted, both without I/O; [`store`] keeps what must last; [`plane`] is
+//! what the control plane does; `services` translate wires into its calls, and [`LocalSource`] serves a daemon in
+//! this process.
+//!
+//! A job is handed out at most once and ends exactly once. Its end, its state and its resources are stored together
+//! or not at all; a terminal message may be repeated, and a state that comes late is kept.
+
+pub mod agent_ids;
+pub mod agent_log;
+pub mod backup;
+mod binaries;
+pub mod board;
+pub mod config;
+pub mod data_dir;
+pub mod job_log;
+pub mod model;
+pub mod parameters;
+pub mod plane;
+pub mod queue;
+mod services;
+pub mod sessions;
+mod source;
+pub mod standing;
+mod start;
+pub mod store;
+pub mod tokens;
+pub mod workspace_tags;
+
+use outpost_files::sealed as crypt;
+
+pub use self::{
+    config::{Config, ConfigError, Limits, StateKey, Storage},
+    plane::Registration,
+    source::LocalSource,
+    start::{Running, StartError, start},
+};

@@ -1,0 +1,346 @@
+//! Agents: who they are, what they are to do, and how they are reached.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use jiff::{SignedDuration, Timestamp};
+use outpost_base::{job::Agent, secret::Secret};
+use outpost_net::listener::vouch;
+use outpost_tailnet::{Coordinator, DerpMap, Relay};
+use tokio::sync::watch;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::{Caller, Plane, RequestError, not_found};
+use crate::{
+    agent_log,
+    board::{Board, Said},
+    crypt::{OpenError, Sealed},
+    model::{AgentId, AgentRecord, Workspace, WorkspaceId},
+    store::AgentChange,
+    tokens::Hashed,
+};
+
+/// An agent with what its template says of it.
+pub struct AgentFacts {
+    /// What is written down of it.
+    pub record: AgentRecord,
+    /// What it is to do.
+    pub agent: Agent,
+    /// Its workspace.
+    pub workspace: Workspace,
+}
+
+/// Whether an agent can be reached; Coder's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each says it")]
+pub enum AgentStatus {
+    Connecting,
+    Connected,
+    Disconnected,
+    Timeout,
+}
+
+impl AgentStatus {
+    /// The name in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Disconnected => "disconnected",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// How long a client may come back under its id; Coder's time.
+const RESUME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What agents and those who go to them need of us beside jobs: both are as lasting as the process.
+pub(super) struct Overlay {
+    coordinator: Coordinator,
+    relay: Relay,
+    board: Mutex<Board>,
+    /// An agent said something.
+    pub(super) said: watch::Sender<()>,
+}
+
+/// A relay for those whom the coordinator knows.
+impl Default for Overlay {
+    fn default() -> Self {
+        Self {
+            coordinator: Coordinator::default(),
+            relay: Relay::guarded(),
+            board: Mutex::default(),
+            said: watch::Sender::default(),
+        }
+    }
+}
+
+/// Why a resume token is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResumeError {
+    /// It is not ours, or somebody else's.
+    #[error("resume token was not made for this user")]
+    Foreign,
+    /// It is too old.
+    #[error("resume token has expired")]
+    Expired,
+}
+
+impl Plane {
+    /// Tells agents and their clients of each other.
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.overlay.coordinator
+    }
+
+    /// Hands their packets on.
+    pub fn relay(&self) -> &Relay {
+        &self.overlay.relay
+    }
+
+    /// The relays that there are: ours.
+    pub fn derp_map(&self) -> DerpMap {
+        self.access_url
+            .get()
+            .map(DerpMap::embedded)
+            .unwrap_or_default()
+    }
+
+    /// The agent that calls with this token.
+    ///
+    /// # Errors
+    /// [`RequestError::Unauthenticated`] if there is none, a newer build took its place, or its owner is suspended.
+    pub async fn agent_by_token(&self, token: &Secret) -> Result<AgentRecord, RequestError> {
+        const UNKNOWN: RequestError =
+            RequestError::Unauthenticated("agent token is unknown or belongs to an older build");
+        if token.expose().parse::<Uuid>().is_err() {
+            return Err(UNKNOWN);
+        }
+        let found = self.store.agent_by_token(&Hashed::of(token)).await?;
+        let agent = found.ok_or(UNKNOWN)?;
+        if self.is_suspended(&agent).await? {
+            return Err(RequestError::Unauthenticated(
+                "owner of the agent's workspace is suspended",
+            ));
+        }
+        // Its connection itself looks whether another build took its place.
+        vouch(None);
+        Ok(agent)
+    }
+
+    /// An agent that the caller may reach.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`], also if the caller may not.
+    pub async fn agent(&self, caller: &Caller, id: AgentId) -> Result<AgentFacts, RequestError> {
+        let missing = || not_found("agent", id.to_string());
+        let record = self.store.agent(id).await?.ok_or_else(missing)?;
+        let facts = self.agent_facts(record).await?;
+        match caller.may_act_for(facts.workspace.owner_id) {
+            true => Ok(facts),
+            false => Err(missing()),
+        }
+    }
+
+    /// All that there is to know of an agent.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn agent_facts(&self, record: AgentRecord) -> Result<AgentFacts, RequestError> {
+        let missing = || not_found("agent", record.id.to_string());
+        let workspace = self.store.workspace(record.workspace_id).await?;
+        let workspace = workspace.ok_or_else(missing)?;
+        let made = self.made(record.build_id).await?;
+        let agents = made
+            .resources
+            .into_iter()
+            .flat_map(|resource| resource.agents);
+        let mut agents = agents.filter(|agent| agent.name == record.name);
+        let agent = agents.next().ok_or_else(missing)?;
+        Ok(AgentFacts {
+            record,
+            agent,
+            workspace,
+        })
+    }
+
+    /// Whether the caller may reach an agent, be it one of an older build.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn may_reach(&self, caller: &Caller, id: AgentId) -> Result<bool, RequestError> {
+        let Some(record) = self.store.any_agent(id).await? else {
+            return Ok(false);
+        };
+        let workspace = self.store.workspace(record.workspace_id).await?;
+        Ok(workspace.is_some_and(|it| caller.may_act_for(it.owner_id)))
+    }
+
+    /// The agent of this name, or the only one, of a workspace's newest build that had some.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`]; [`RequestError::Invalid`] if one has to be named.
+    pub async fn last_agent(
+        &self,
+        workspace: WorkspaceId,
+        name: &str,
+    ) -> Result<AgentFacts, RequestError> {
+        let mut all = self.store.last_agents(workspace).await?;
+        let found = match (name, all.len()) {
+            ("", 0) => None,
+            ("", 1) => all.pop(),
+            ("", _) => {
+                let names: Vec<_> = all.into_iter().map(|agent| agent.name).collect();
+                let names = names.join(", ");
+                let why = format!("the workspace has several agents: name one of {names}");
+                return Err(RequestError::Invalid(why));
+            }
+            (name, _) => all
+                .into_iter()
+                .find(|agent| agent.name.eq_ignore_ascii_case(name)),
+        };
+        let found = found.ok_or_else(|| not_found("agent", name))?;
+        self.agent_facts(found).await
+    }
+
+    /// Whether it can be reached; `described` is what its template says of it.
+    pub fn agent_status(&self, record: &AgentRecord, described: &Agent) -> AgentStatus {
+        let limit = described.connection_timeout_seconds;
+        let is_late = || {
+            let waited = self.now().duration_since(record.created_at);
+            limit > 0 && waited > SignedDuration::from_secs(limit.into())
+        };
+        let is_connected = self.coordinator().is_connected(record.id.0);
+        match (is_connected, record.first_connected_at) {
+            (true, _) => AgentStatus::Connected,
+            (false, Some(_)) => AgentStatus::Disconnected,
+            (false, None) if is_late() => AgentStatus::Timeout,
+            (false, None) => AgentStatus::Connecting,
+        }
+    }
+
+    /// What an agent said last of itself.
+    pub fn said(&self, id: AgentId) -> Said {
+        self.board().said(id)
+    }
+
+    /// Writes down what an agent says of itself.
+    pub fn hear<T>(&self, id: AgentId, hear: impl FnOnce(&mut Said) -> T) -> T {
+        let mut board = self.board();
+        hear(board.of(id, |id| self.coordinator().is_connected(id.0)))
+    }
+
+    /// Forgets what an agent said whose place another took.
+    pub fn forget_agent(&self, id: AgentId) {
+        self.board().forget(id);
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        // Each entry is whole after any panic.
+        let board = self.overlay.board.lock();
+        board.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps lines of an agent as far as they fit, and says whether they did.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`] if a newer build took its place.
+    pub async fn keep_agent_log(
+        &self,
+        id: AgentId,
+        source: Uuid,
+        lines: Vec<agent_log::Line>,
+    ) -> Result<bool, RequestError> {
+        let kept = self.store.append_agent_log(id, source, lines, self.now());
+        let kept = kept.await?;
+        self.overlay.said.send_replace(());
+        Ok(kept)
+    }
+
+    /// Returns what an agent's SSH host key is made of: it depends on names alone, so that a workspace that is built anew, or
+    /// deleted and made again, has the same one.
+    pub fn ssh_host_key_seed(
+        &self,
+        owner: &str,
+        workspace: &str,
+        agent: &str,
+    ) -> Zeroizing<[u8; 32]> {
+        // No name has a zero byte.
+        let purpose = ["outpost ssh host key/1", owner, workspace, agent].join("\0");
+        self.vault.derive(&purpose)
+    }
+
+    /// With this a client of the caller's comes back under the id `peer`, until that time.
+    pub fn resume_token(&self, caller: &Caller, peer: Uuid) -> (Secret, Timestamp) {
+        let until = self.now().saturating_add(RESUME);
+        let until = until.unwrap_or(Timestamp::MAX);
+        let plain = [
+            peer.as_bytes().as_slice(),
+            &until.as_millisecond().to_be_bytes(),
+        ]
+        .concat();
+        let sealed = self.vault.seal(&resume_place(caller), &plain);
+        (Secret::new(BASE64_URL_SAFE_NO_PAD.encode(sealed.0)), until)
+    }
+
+    /// The id that the token stands for; `None` if the server has another key now, and cannot tell.
+    ///
+    /// # Errors
+    /// [`ResumeError`]
+    pub fn resumed(&self, caller: &Caller, token: &str) -> Result<Option<Uuid>, ResumeError> {
+        let sealed = BASE64_URL_SAFE_NO_PAD.decode(token);
+        let sealed = Sealed(sealed.map_err(|_| ResumeError::Foreign)?);
+        let plain = match self.vault.open(&resume_place(caller), &sealed) {
+            Ok(plain) => plain,
+            Err(OpenError::Key(_)) => return Ok(None),
+            Err(OpenError::Truncated | OpenError::Format(_) | OpenError::Changed) => {
+                return Err(ResumeError::Foreign);
+            }
+        };
+        let parts = plain.split_first_chunk::<16>();
+        let (peer, until) = parts.ok_or(ResumeError::Foreign)?;
+        let until: [u8; 8] = until.try_into().map_err(|_| ResumeError::Foreign)?;
+        match i64::from_be_bytes(until) > self.now().as_millisecond() {
+            true => Ok(Some(Uuid::from_bytes(*peer))),
+            false => Err(ResumeError::Expired),
+        }
+    }
+
+    /// Whether it is still its workspace's, and the workspace's owner is not suspended.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn is_current(&self, id: AgentId) -> Result<bool, RequestError> {
+        match self.store.agent(id).await? {
+            Some(agent) => Ok(!self.is_suspended(&agent).await?),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the owner of its workspace is suspended, or gone with it.
+    async fn is_suspended(&self, agent: &AgentRecord) -> Result<bool, RequestError> {
+        let Some(workspace) = self.store.workspace(agent.workspace_id).await? else {
+            return Ok(true);
+        };
+        let users = self.store.users().await?;
+        let mut suspended = users.iter().filter(|user| user.suspended_at.is_some());
+        Ok(suspended.any(|user| user.id == workspace.owner_id))
+    }
+
+    /// Writes down what is new of an agent.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn change_agent(&self, id: AgentId, change: AgentChange) -> Result<(), RequestError> {
+        Ok(self.store.change_agent(id, change, self.now()).await?)
+    }
+}
+
+/// A token is worth nothing in the hands of somebody else.
+fn resume_place(caller: &Caller) -> String {
+    format!("resume token of user {}", caller.user.id)
+}

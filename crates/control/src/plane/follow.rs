@@ -1,0 +1,180 @@
+//! Who follows something: lines of a log, or how workspaces are.
+
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _, stream};
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::{Caller, Plane, RequestError, not_found, unless_stopped};
+use crate::{
+    model::{AgentId, StoredAgentLine, UserId},
+    standing::{Change, Standings},
+};
+
+/// Lines that are read at a time.
+const LINES: usize = 1000;
+
+impl Plane {
+    /// A job began, was cancelled or has ended: workspaces may look different now.
+    pub(super) fn job_moved(&self) {
+        self.changed.send_replace(());
+        self.moved.send_replace(());
+    }
+
+    /// Waits for a change; without one, until it is time to look anyway.
+    ///
+    /// # Errors
+    /// [`RequestError::Stopping`]
+    pub(super) async fn wait_for(
+        &self,
+        changes: &mut watch::Receiver<()>,
+    ) -> Result<(), RequestError> {
+        let changed = tokio::time::timeout(self.limits.poll, changes.changed());
+        match unless_stopped(&self.stop, changed).await {
+            Some(_) => Ok(()),
+            None => Err(RequestError::Stopping),
+        }
+    }
+
+    /// Says when workspaces may look different: at once, whenever a job moved, and now and then in any case. It ends
+    /// with the server.
+    pub fn moves(self: &Arc<Self>) -> impl Stream<Item = ()> + use<> {
+        let changes = self.moved.subscribe();
+        let now = stream::iter([()]);
+        let later = stream::unfold((self.clone(), changes), |(plane, mut changes)| async move {
+            plane.wait_for(&mut changes).await.ok()?;
+            Some(((), (plane, changes)))
+        });
+        now.chain(later)
+    }
+
+    /// A person's workspaces and their agents: everything at once, be it nothing, then what is new whenever something
+    /// is. Of somebody for whom the caller may not act there is never anything.
+    ///
+    /// The stream ends with an error if the first look fails or the server stops.
+    pub fn follow_workspaces(
+        self: &Arc<Self>,
+        caller: &Caller,
+        owner: UserId,
+    ) -> impl Stream<Item = Result<Change, RequestError>> + use<> {
+        let follower = Follower {
+            changes: self.moved.subscribe(),
+            plane: self.clone(),
+            owner: caller.may_act_for(owner).then_some(owner),
+            known: None,
+        };
+        stream::try_unfold(follower, |mut follower| async move {
+            let change = follower.next().await?;
+            Ok(Some((change, follower)))
+        })
+    }
+
+    /// Lines of an agent's log between `after` and `before`, in batches, whatever its build. With `follow` it waits
+    /// for more for as long as the agent is its workspace's.
+    ///
+    /// # Errors
+    /// As [`Self::agent`]; the stream ends with an error if the store fails or the server stops.
+    pub async fn agent_log(
+        self: &Arc<Self>,
+        caller: &Caller,
+        agent: AgentId,
+        (after, before): (i64, Option<i64>),
+        follow: bool,
+    ) -> Result<impl Stream<Item = Result<Vec<StoredAgentLine>, RequestError>> + use<>, RequestError>
+    {
+        if !self.may_reach(caller, agent).await? {
+            return Err(not_found("agent", agent.to_string()));
+        }
+        let reader = Reader {
+            said: self.overlay.said.subscribe(),
+            moved: self.moved.subscribe(),
+            plane: self.clone(),
+            agent,
+            after,
+            before,
+            follow,
+        };
+        Ok(stream::try_unfold(reader, |mut reader| async move {
+            let batch = reader.next().await?;
+            Ok(batch.map(|batch| (batch, reader)))
+        }))
+    }
+}
+
+/// Somebody who follows a person's workspaces.
+struct Follower {
+    plane: Arc<Plane>,
+    changes: watch::Receiver<()>,
+    owner: Option<UserId>,
+    known: Option<Standings>,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Result<Change, RequestError> {
+        let Some(known) = self.known.take() else {
+            let latest = self.look().await?;
+            let change = Change::between(&Standings::new(), &latest);
+            self.known = Some(latest);
+            return Ok(change);
+        };
+        loop {
+            self.plane.wait_for(&mut self.changes).await?;
+            match self.look().await {
+                Ok(latest) => {
+                    let change = Change::between(&known, &latest);
+                    if !change.is_empty() {
+                        self.known = Some(latest);
+                        return Ok(change);
+                    }
+                }
+                // Whoever follows keeps what they know, and hears of the rest the next time.
+                Err(error) => warn!(%error, "cannot read workspaces for clients that watch them"),
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<Standings, RequestError> {
+        self.changes.mark_unchanged();
+        match self.owner {
+            Some(owner) => Ok(self.plane.store.standings(owner).await?),
+            None => Ok(Standings::new()),
+        }
+    }
+}
+
+/// Somebody who reads what an agent says.
+struct Reader {
+    plane: Arc<Plane>,
+    said: watch::Receiver<()>,
+    moved: watch::Receiver<()>,
+    agent: AgentId,
+    after: i64,
+    before: Option<i64>,
+    follow: bool,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<Vec<StoredAgentLine>>, RequestError> {
+        loop {
+            self.said.mark_unchanged();
+            self.moved.mark_unchanged();
+            // Looked up before the lines: what is said last is then always read.
+            let goes_on = self.follow && self.plane.is_current(self.agent).await?;
+            let store = &self.plane.store;
+            let lines = store.agent_log(self.agent, self.after, self.before, LINES);
+            let lines = lines.await?;
+            if let Some(last) = lines.last() {
+                self.after = last.id;
+                return Ok(Some(lines));
+            }
+            if !goes_on {
+                return Ok(None);
+            }
+            tokio::select! {
+                waited = self.plane.wait_for(&mut self.said) => waited?,
+                waited = self.plane.wait_for(&mut self.moved) => waited?,
+            }
+        }
+    }
+}

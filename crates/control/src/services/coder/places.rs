@@ -1,0 +1,76 @@
+//! How many connections somebody may have at a time, wherever they come from.
+
+use std::sync::Arc;
+
+use outpost_net::budget::Shared;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::answer::Refusal;
+use crate::model::{AgentId, UserId};
+
+/// Connections of one agent: it has one, and others that broke may not have been noticed yet.
+const OF_AGENT: usize = 16;
+/// Connections of programs with one agent's token, which must not take the places of the agent.
+const OF_HELPERS: usize = 16;
+/// Connections of one person's clients: each login has one to the agent, and one that watches the workspace. Five hundred
+/// logins may begin together.
+const OF_PERSON: usize = 1024;
+
+/// Whose connections are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Holder {
+    /// An agent.
+    Agent(AgentId),
+    /// Programs with the token of an agent.
+    Helper(AgentId),
+    /// Whoever started clients.
+    Person(UserId),
+}
+
+/// Those who are connected. A clone counts the same.
+#[derive(Clone, Default)]
+pub(super) struct Places(Arc<Shared<Holder, Semaphore>>);
+
+/// A connection that counts until this is dropped.
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Places {
+    /// Takes a place, unless the holder has all that it may have.
+    pub(super) fn take(&self, holder: Holder) -> Result<Place, Refusal> {
+        let limit = match holder {
+            Holder::Agent(_) => OF_AGENT,
+            Holder::Helper(_) => OF_HELPERS,
+            Holder::Person(_) => OF_PERSON,
+        };
+        let places = self.0.of(holder, || Semaphore::new(limit));
+        match places.try_acquire_owned() {
+            Ok(_permit) => Ok(Place { _permit }),
+            Err(_) => Err(Refusal::too_many_connections(limit)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_has_so_many_connections_and_others_do_not_suffer() {
+        let places = Places::default();
+        let one = Holder::Agent(AgentId::random());
+        let mut held: Vec<Place> = (0..OF_AGENT)
+            .map(|_| places.take(one).ok().unwrap())
+            .collect();
+
+        assert!(places.take(one).is_err());
+        assert!(places.take(Holder::Agent(AgentId::random())).is_ok());
+
+        held.pop();
+        held.push(places.take(one).ok().unwrap());
+        assert!(places.take(one).is_err());
+        drop(held);
+        assert!(places.take(one).is_ok());
+    }
+}

@@ -1,0 +1,316 @@
+//! Who calls over gRPC is found out from the headers, before anything of the message is read; what is read then counts
+//! on its sender's account.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::Extensions,
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use outpost_net::{
+    budget::{Account, Allowance, Shared},
+    listener::{Budgets, Held},
+    websocket::Places,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tonic::{Status, metadata::MetadataMap};
+
+use super::{
+    caller,
+    metered::{Meter, Metered, Paid},
+};
+use crate::{
+    model::{AgentId, DaemonId, UserId},
+    plane::Plane,
+};
+
+/// Calls of one sender that are answered at a time. Five hundred logins of a person may begin together.
+const CALLS: usize = 1024;
+/// Answers that one person's calls make, or still have to send, at a time; others wait. Each is made as a whole: that about
+/// a workspace of two hundred agents takes a megabyte.
+const ANSWERS: usize = 16;
+/// How long a call waits until an answer may be made for it.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
+/// Callers that are looked up at a time. Each may have sent a part of a message meanwhile.
+const LOOKUPS: usize = 512;
+/// Bytes of a message of somebody who needs no token, or registers.
+const SMALLEST: usize = 4 << 10;
+const REGISTRATION: usize = 64 << 10;
+/// Bytes of a message that carries neither an archive nor a state. One of many empty parts takes up to a hundred times
+/// as much once it is read.
+const ORDINARY: usize = 1 << 20;
+/// Bytes that small messages of one sender may take.
+const SMALL_OF_SENDER: usize = 4 << 20;
+
+/// Bytes that large dRPC packets of one sender may take: four of them. An agent sends its logs in packets of 1 MiB, and a
+/// daemon of Coder's has one job at a time.
+const PACKETS_OF_SENDER: usize = 16 << 20;
+/// Bytes of one sender that arrived on yamux streams and were not read: 64 streams that wait for their turn, each with
+/// a quarter of its window.
+const UNREAD_OF_SENDER: usize = 4 << 20;
+/// Unfinished WebSocket messages over 16 KiB of one sender, of all together, and of those who came to the relay with a
+/// credential and without one. Each may have 256 KiB.
+const UNFINISHED_OF_SENDER: usize = 32;
+const UNFINISHED: usize = 128;
+const UNFINISHED_AT_RELAY: usize = 64;
+const UNFINISHED_OF_STRANGERS: usize = 16;
+
+const CONTROL: &str = "/outpost.v1.ControlService/";
+/// Calls that are answered piece by piece, for as long as their callers want.
+const STREAMED: [&str; 2] = [
+    "/outpost.v1.ControlService/StreamLogs",
+    "/outpost.v1.ControlService/StreamAgentLogs",
+];
+const DAEMON: &str = "/outpost.v1.DaemonService/";
+/// Calls that carry archives, states or results.
+const LARGE: [&str; 5] = [
+    "/outpost.v1.ControlService/CreateVersion",
+    "/outpost.v1.ControlService/PushState",
+    "/outpost.v1.DaemonService/UpdateJob",
+    "/outpost.v1.DaemonService/FailJob",
+    "/outpost.v1.DaemonService/CompleteJob",
+];
+
+/// Whose messages are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Sender {
+    /// A person, with any token.
+    Person(UserId),
+    /// An agent, and programs with its token.
+    Agent(AgentId),
+    /// A daemon that has registered.
+    Daemon(DaemonId),
+    /// Daemons that register; all together.
+    Newcomer,
+}
+
+/// What one sender may have in progress.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) messages: Arc<Account>,
+    /// The same of large packets on its dRPC calls.
+    pub(super) packets: Arc<Account>,
+    /// What arrived on its yamux sessions and was not read.
+    pub(super) unread: Allowance,
+    unfinished: [Places; 2],
+    calls: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
+}
+
+impl Share {
+    /// Waits until an answer may be made.
+    async fn answer(&self) -> Result<OwnedSemaphorePermit, Status> {
+        match timeout(ANSWER_WAIT, self.answers.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // Nobody closes it.
+            Ok(Err(closed)) => Err(Status::internal(closed.to_string())),
+            Err(_) => Err(Status::unavailable(format!(
+                "{ANSWERS} responses to your other calls are waiting to be read"
+            ))),
+        }
+    }
+
+    /// Places for large messages on its WebSockets.
+    pub(super) fn unfinished(&self) -> [Places; 2] {
+        self.unfinished.clone()
+    }
+}
+
+/// What all senders have in progress. A clone counts the same.
+#[derive(Clone, Debug)]
+pub(super) struct Shares {
+    by_sender: Arc<Shared<Sender, Share>>,
+    all: Arc<Account>,
+    unfinished: Places,
+    at_relay: Places,
+    of_strangers: Places,
+    message_bytes: usize,
+}
+
+impl Shares {
+    /// The largest message has `message_bytes`; one sender may have one of them, and all together two.
+    pub(super) fn new(message_bytes: usize) -> Self {
+        Self {
+            by_sender: Arc::default(),
+            all: Arc::new(Account::new(64 << 20, message_bytes.saturating_mul(2))),
+            unfinished: Places::new(UNFINISHED),
+            at_relay: Places::new(UNFINISHED_AT_RELAY),
+            of_strangers: Places::new(UNFINISHED_OF_STRANGERS),
+            message_bytes,
+        }
+    }
+
+    /// Places for large messages on the WebSocket of a relay's client, who may have come with a credential.
+    pub(super) fn at_relay(&self, is_known: bool) -> [Places; 2] {
+        let own = match is_known {
+            true => &self.at_relay,
+            false => &self.of_strangers,
+        };
+        [own.clone(), self.unfinished.clone()]
+    }
+
+    pub(super) fn of(&self, sender: Sender) -> Arc<Share> {
+        self.by_sender.of(sender, || Share {
+            messages: Arc::new(Account::new(SMALL_OF_SENDER, self.message_bytes)),
+            packets: Arc::new(Account::new(SMALL_OF_SENDER, PACKETS_OF_SENDER)),
+            unread: Allowance::new(UNREAD_OF_SENDER),
+            unfinished: [Places::new(UNFINISHED_OF_SENDER), self.unfinished.clone()],
+            calls: Arc::new(Semaphore::new(CALLS)),
+            answers: Arc::new(Semaphore::new(ANSWERS)),
+        })
+    }
+
+    /// What a message of `sender` on the connection of `request` is reserved from.
+    pub(super) fn meter(&self, limit: usize, sender: Sender, request: &Extensions) -> Meter {
+        let connection = request.get::<Budgets>().map(|budgets| budgets.0.clone());
+        let sender = self.of(sender).messages.clone();
+        Meter {
+            limit,
+            accounts: connection
+                .into_iter()
+                .chain([sender, self.all.clone()])
+                .collect(),
+        }
+    }
+}
+
+/// What the gate needs.
+#[derive(Clone)]
+pub(super) struct Gate {
+    plane: Arc<Plane>,
+    shares: Shares,
+    lookups: Arc<Semaphore>,
+}
+
+/// Answers a call whose sender is known, and refuses any other without reading its message.
+pub(super) async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    match gate.pass(request, next).await {
+        Ok(response) => response,
+        Err(status) => status.into_http::<Body>().into_response(),
+    }
+}
+
+impl Gate {
+    pub(super) fn new(plane: Arc<Plane>, shares: Shares) -> Self {
+        Self {
+            plane,
+            shares,
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        }
+    }
+
+    async fn pass(&self, mut request: Request, next: Next) -> Result<Response, Status> {
+        let path = request.uri().path().to_owned();
+        let lookup = self.lookups.try_acquire();
+        let lookup = lookup.map_err(|_| Status::unavailable("too many new callers at once"))?;
+        let Some((sender, is_trusted)) = self.sender(&path, &mut request).await? else {
+            drop(lookup);
+            let accounts = request.extensions().get::<Budgets>();
+            let accounts = accounts.map(|budgets| budgets.0.clone());
+            let meter = Meter {
+                limit: SMALLEST,
+                accounts: accounts.into_iter().collect(),
+            };
+            return Ok(next.run(metered(request, meter, Paid::default())).await);
+        };
+        drop(lookup);
+        let limit = match path.as_str() {
+            path if is_trusted && LARGE.contains(&path) => self.shares.message_bytes,
+            _ if sender == Sender::Newcomer => REGISTRATION,
+            _ => ORDINARY.min(self.shares.message_bytes),
+        };
+        let share = self.shares.of(sender);
+        let call = share.calls.clone().try_acquire_owned().map_err(|_| {
+            Status::unavailable(format!(
+                "you have {CALLS} calls in progress, which is the limit"
+            ))
+        })?;
+        // What brings an archive or a state is answered in a few words, and may take its time to come.
+        let is_small = STREAMED.contains(&path.as_str()) || LARGE.contains(&path.as_str());
+        let answer = match sender {
+            Sender::Person(_) if !is_small => Some(share.answer().await?),
+            _ => None,
+        };
+        let meter = self.shares.meter(limit, sender, request.extensions());
+        let paid = Paid::default();
+        let response = next.run(metered(request, meter, paid.clone())).await;
+        drop(paid);
+        Ok(response.map(|body| Body::new(Held::new(body, (call, answer)))))
+    }
+
+    /// Finds out who calls, and leaves it in the extensions for the service. Says, too, whether they may bring archives
+    /// and states, as members may not. `None` where nobody is asked.
+    async fn sender(
+        &self,
+        path: &str,
+        request: &mut Request,
+    ) -> Result<Option<(Sender, bool)>, Status> {
+        let metadata = MetadataMap::from_headers(request.headers().clone());
+        let (plane, known) = (&self.plane, request.extensions_mut());
+        if path.starts_with(CONTROL) {
+            let caller = caller::person(plane, &metadata).await?;
+            let sender = (Sender::Person(caller.user.id), caller.user.admin);
+            known.insert(caller);
+            return Ok(Some(sender));
+        }
+        match path.strip_prefix(DAEMON) {
+            None => Ok(None),
+            Some("Register") => {
+                known.insert(caller::credential(plane, &metadata).await?);
+                Ok(Some((Sender::Newcomer, false)))
+            }
+            Some(_) => {
+                let daemon = caller::daemon(plane, &metadata).await?;
+                let sender = (Sender::Daemon(daemon.id), true);
+                known.insert(daemon);
+                Ok(Some(sender))
+            }
+        }
+    }
+}
+
+fn metered(request: Request, meter: Meter, paid: Paid) -> Request {
+    request.map(|body| Body::new(Metered::new(body, meter, paid)))
+}
+
+/// What the gate has found out about whoever calls.
+///
+/// # Errors
+/// [`Status`] if the gate was not passed, which no route allows.
+pub(super) fn known<T: Clone + Send + Sync + 'static>(
+    extensions: &tonic::Extensions,
+) -> Result<T, Status> {
+    let found = extensions.get::<T>().cloned();
+    found.ok_or_else(|| Status::internal("the caller was not looked up"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_answers_of_a_person_are_made_at_a_time_and_others_wait_for_a_while() {
+        let shares = Shares::new(1 << 20);
+        let share = shares.of(Sender::Person(UserId::random()));
+        let mut answers = Vec::new();
+        for _ in 0..ANSWERS {
+            answers.push(share.answer().await.unwrap());
+        }
+
+        let late = share.answer().await.unwrap_err();
+        assert_eq!(late.code(), Code::Unavailable);
+        let other = shares.of(Sender::Person(UserId::random()));
+        drop(other.answer().await.unwrap());
+        let waiting = share.answer();
+        answers.pop();
+        drop(waiting.await.unwrap());
+    }
+}

@@ -1,0 +1,170 @@
+//! Plain HTTP: whether the server lives, whether it is ready, and what it is.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use outpost_transport::coder::ApiVersion;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tonic::Status;
+use tracing::warn;
+
+use crate::{config::Config, data_dir::DataDir, plane::Plane, store::StoreError};
+
+/// `/healthz`, `/readyz`, `/api/v2/buildinfo` and `/api/v2/appearance`, which need no token.
+pub(super) fn routes(plane: Arc<Plane>, config: &Config, data_dir: Option<Arc<DataDir>>) -> Router {
+    let readiness = Readiness {
+        plane,
+        data_dir,
+        last: Arc::default(),
+    };
+    let info = json!({
+        "version": config.version,
+        "external_url": "",
+        "dashboard_url": "",
+        "provisioner_api_version": ApiVersion::NEWEST.to_string(),
+    });
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(readiness)
+        .route("/api/v2/buildinfo", get(move || async move { Json(info) }))
+        .route("/api/v2/appearance", get(|| async { Json(appearance()) }))
+}
+
+/// How Coder's clients look: as they are.
+fn appearance() -> Value {
+    json!({
+        "application_name": "",
+        "logo_url": "",
+        "docs_url": "",
+        "service_banner": { "enabled": false },
+        "announcement_banners": [],
+        "support_links": [],
+    })
+}
+
+/// Parts of Coder's API that this server does not have, by what their paths contain, and what to do instead.
+const ABSENT: [(&str, &str); 9] = [
+    (
+        "/secrets",
+        "user secrets are not supported: pass values as template variables or parameters",
+    ),
+    ("/external-auth", "external authentication is not supported"),
+    ("/gitsshkey", "SSH keys for users are not supported"),
+    (
+        "/autostart",
+        "schedules are not supported: a workspace runs until it is stopped",
+    ),
+    (
+        "/ttl",
+        "schedules are not supported: a workspace runs until it is stopped",
+    ),
+    (
+        "/extend",
+        "schedules are not supported: a workspace runs until it is stopped",
+    ),
+    (
+        "/dormant",
+        "schedules are not supported: a workspace runs until it is stopped",
+    ),
+    (
+        "/dynamic-parameters",
+        "parameters are validated when a build is requested",
+    ),
+    (
+        "/users",
+        "users and their tokens are managed with `outpost`",
+    ),
+];
+
+/// What is not here, said as whoever asks understands it.
+pub(super) async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let kind = headers.get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return Status::unimplemented("no such method here").into_http::<Body>();
+    }
+    let path = uri.path();
+    if !path.starts_with("/api/") {
+        let why = json!({ "message": "Route not found." });
+        return (StatusCode::NOT_FOUND, Json(why)).into_response();
+    }
+    let reason = ABSENT.iter().find(|(part, _)| path.contains(part));
+    let detail = reason.map_or(
+        "`outpost --help` lists the other commands",
+        |(_, detail)| *detail,
+    );
+    let message =
+        format!("This server is outpost, which does not implement {method} {path} of Coder's API.");
+    let why = json!({ "message": message, "detail": detail });
+    (StatusCode::NOT_FOUND, Json(why)).into_response()
+}
+
+/// How long an answer about the storage is good: anybody may ask, and each is written for.
+const GOOD_FOR: Duration = Duration::from_secs(5);
+
+/// Whether the storage can be written; if not, the line that `/readyz` answers.
+type Storage = Result<(), &'static str>;
+
+/// Whether the storage can be written, as of when.
+#[derive(Clone)]
+struct Readiness {
+    plane: Arc<Plane>,
+    data_dir: Option<Arc<DataDir>>,
+    last: Arc<Mutex<Option<(Instant, Storage)>>>,
+}
+
+impl Readiness {
+    /// Whoever asks at the same time waits for one answer.
+    async fn storage(&self) -> Storage {
+        let mut last = self.last.lock().await;
+        if let Some((at, answer)) = *last
+            && at.elapsed() < GOOD_FOR
+        {
+            return answer;
+        }
+        let answer = self.write().await;
+        *last = Some((Instant::now(), answer));
+        answer
+    }
+
+    async fn write(&self) -> Storage {
+        match self.plane.store().ping().await {
+            Ok(()) => {}
+            Err(StoreError::DiskFull) => return Err("disk with the database is full\n"),
+            Err(_) => return Err("database does not answer\n"),
+        }
+        let Some(data_dir) = self.data_dir.clone() else {
+            return Ok(());
+        };
+        let probed = tokio::task::spawn_blocking(move || data_dir.probe()).await;
+        match probed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                warn!(error = &error as &dyn std::error::Error, "not ready");
+                Err("data directory cannot be written\n")
+            }
+            Err(_) => Err("data directory was not checked\n"),
+        }
+    }
+}
+
+async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
+    if readiness.plane.stop().is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
+    }
+    match readiness.storage().await {
+        Ok(()) => (StatusCode::OK, "ok\n"),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+    }
+}

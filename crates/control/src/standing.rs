@@ -1,0 +1,196 @@
+//! A person's workspaces as those see them who follow them, and what is new between two looks. Pure.
+//!
+//! # Source
+//! coder `coderd/workspaceupdates.go`: what counts as new.
+
+use std::collections::BTreeMap;
+
+use outpost_base::job::Transition;
+
+use crate::model::{AgentId, JobStatus, WorkspaceId};
+
+/// All of a person's workspaces by their ids.
+pub type Standings = BTreeMap<WorkspaceId, Standing>;
+
+/// How a workspace is, and which agents it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its name.
+    pub name: String,
+    /// What its latest build does.
+    pub transition: Transition,
+    /// Where the job of that build stands.
+    pub status: JobStatus,
+    /// Names of its agents by their ids.
+    pub agents: BTreeMap<AgentId, String>,
+}
+
+/// A workspace in a change; its agents are told of apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedWorkspace {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Its name.
+    pub name: String,
+    /// What its latest build does.
+    pub transition: Transition,
+    /// Where the job of that build stands.
+    pub status: JobStatus,
+}
+
+/// An agent in a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedAgent {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// Of which workspace.
+    pub workspace_id: WorkspaceId,
+}
+
+/// What is new.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// New ones, and those with another name or status.
+    pub upserted_workspaces: Vec<ChangedWorkspace>,
+    /// New ones. One with another name is deleted and new.
+    pub upserted_agents: Vec<ChangedAgent>,
+    /// As they were.
+    pub deleted_workspaces: Vec<ChangedWorkspace>,
+    /// Those of deleted workspaces, too.
+    pub deleted_agents: Vec<ChangedAgent>,
+}
+
+impl Standing {
+    fn as_change(&self, id: WorkspaceId) -> ChangedWorkspace {
+        ChangedWorkspace {
+            id,
+            name: self.name.clone(),
+            transition: self.transition,
+            status: self.status,
+        }
+    }
+
+    /// Its agents that `other` does not have.
+    fn agents_without(&self, other: Option<&Self>, id: WorkspaceId) -> Vec<ChangedAgent> {
+        let is_there = |agent: &AgentId, name: &String| {
+            other.is_some_and(|other| other.agents.get(agent) == Some(name))
+        };
+        let missing = self.agents.iter().filter(|(id, name)| !is_there(id, name));
+        let changed = missing.map(|(agent, name)| ChangedAgent {
+            id: *agent,
+            name: name.clone(),
+            workspace_id: id,
+        });
+        changed.collect()
+    }
+
+    fn looks_like(&self, other: &Self) -> bool {
+        (&self.name, self.transition, self.status) == (&other.name, other.transition, other.status)
+    }
+}
+
+impl Change {
+    /// What is new in `new`. Of nothing, everything is.
+    pub fn between(old: &Standings, new: &Standings) -> Self {
+        let mut change = Self::default();
+        for (id, standing) in new {
+            let before = old.get(id);
+            if before.is_none_or(|before| !before.looks_like(standing)) {
+                change.upserted_workspaces.push(standing.as_change(*id));
+            }
+            let added = standing.agents_without(before, *id);
+            change.upserted_agents.extend(added);
+        }
+        for (id, standing) in old {
+            let after = new.get(id);
+            if after.is_none() {
+                change.deleted_workspaces.push(standing.as_change(*id));
+            }
+            let removed = standing.agents_without(after, *id);
+            change.deleted_agents.extend(removed);
+        }
+        change
+    }
+
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(name: &str, status: JobStatus, agents: &[(AgentId, &str)]) -> Standing {
+        let agents = agents.iter().map(|(id, name)| (*id, (*name).to_owned()));
+        Standing {
+            name: name.to_owned(),
+            transition: Transition::Start,
+            status,
+            agents: agents.collect(),
+        }
+    }
+
+    #[test]
+    fn of_nothing_everything_is_new_and_of_the_same_nothing_is() {
+        let agent = AgentId::random();
+        let one = standing("one", JobStatus::Succeeded, &[(agent, "main")]);
+        let all = Standings::from([(WorkspaceId::random(), one)]);
+
+        let first = Change::between(&Standings::new(), &all);
+
+        assert_eq!(first.upserted_workspaces[0].name, "one");
+        assert_eq!(first.upserted_agents[0].id, agent);
+        assert!(first.deleted_workspaces.is_empty() && first.deleted_agents.is_empty());
+        assert!(Change::between(&all, &all).is_empty());
+    }
+
+    #[test]
+    fn another_status_is_told_without_the_agents_that_stay() {
+        let (id, agent) = (WorkspaceId::random(), AgentId::random());
+        let look = |status| Standings::from([(id, standing("w", status, &[(agent, "main")]))]);
+
+        let change = Change::between(&look(JobStatus::Queued), &look(JobStatus::Running));
+
+        assert_eq!(change.upserted_workspaces[0].status, JobStatus::Running);
+        assert_eq!(change.upserted_workspaces.len(), 1);
+        assert!(change.upserted_agents.is_empty() && change.deleted_agents.is_empty());
+    }
+
+    #[test]
+    fn a_build_replaces_agents_though_the_workspace_looks_the_same() {
+        let (id, [old, new]) = (WorkspaceId::random(), [(); 2].map(|()| AgentId::random()));
+        let look = |agent| {
+            let standing = standing("w", JobStatus::Succeeded, &[(agent, "main")]);
+            Standings::from([(id, standing)])
+        };
+
+        let change = Change::between(&look(old), &look(new));
+
+        assert!(change.upserted_workspaces.is_empty());
+        assert_eq!(change.upserted_agents[0].id, new);
+        assert_eq!(change.deleted_agents[0].id, old);
+    }
+
+    #[test]
+    fn with_a_workspace_its_agents_are_deleted() {
+        let (id, agent) = (WorkspaceId::random(), AgentId::random());
+        let one = standing("w", JobStatus::Running, &[(agent, "main")]);
+
+        let change = Change::between(&Standings::from([(id, one)]), &Standings::new());
+
+        assert_eq!(change.deleted_workspaces[0].id, id);
+        assert_eq!(
+            change.deleted_agents,
+            [ChangedAgent {
+                id: agent,
+                name: "main".to_owned(),
+                workspace_id: id
+            }]
+        );
+        assert!(change.upserted_workspaces.is_empty());
+    }
+}

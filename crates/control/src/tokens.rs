@@ -1,0 +1,84 @@
+//! Values of pre-shared keys, provisioner keys and API tokens: how they are made, stored and compared.
+
+use aws_lc_rs::rand;
+use outpost_base::secret::Secret;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+/// Length of a value in characters: 43 of 62 letters and digits are just above 256 bits. It is also Coder's.
+pub const LENGTH: usize = 43;
+
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+/// Makes a value that nobody can guess: [`LENGTH`] letters and digits.
+///
+/// # Panics
+/// If the operating system has no random numbers.
+pub fn generate() -> Secret {
+    let mut value = String::with_capacity(LENGTH);
+    while value.len() < LENGTH {
+        let mut random = [0_u8; 64];
+        rand::fill(&mut random).expect("the operating system has random numbers");
+        // Bytes from 248 on would make the first eight letters more likely than the others.
+        let letters = random.iter().filter(|byte| **byte < 248);
+        value.extend(letters.map(|byte| char::from(ALPHABET[usize::from(byte % 62)])));
+    }
+    value.truncate(LENGTH);
+    Secret::new(value)
+}
+
+/// What is stored instead of a value. It needs no salt: values are too random to be guessed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Hashed(pub [u8; 32]);
+
+impl Hashed {
+    /// Hashes `value`.
+    pub fn of(value: &Secret) -> Self {
+        Self(Sha256::digest(value.expose().as_bytes()).into())
+    }
+
+    /// The first eight hexadecimal digits, to tell values apart in lists.
+    pub fn fingerprint(&self) -> String {
+        hex::encode(&self.0[..4])
+    }
+}
+
+/// Whether `given` is one of `accepted`. It takes the same time for every value, and compares with all of them.
+pub fn is_one_of(given: &Secret, accepted: &[Secret]) -> bool {
+    let given = Hashed::of(given);
+    accepted
+        .iter()
+        .map(|accepted| Hashed::of(accepted).0.ct_eq(&given.0))
+        .fold(subtle::Choice::from(0), |any, equal| any | equal)
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_has_43_letters_and_digits_and_is_new_each_time() {
+        let (first, second) = (generate(), generate());
+
+        assert_eq!(first.expose().len(), LENGTH);
+        assert!(
+            first
+                .expose()
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric())
+        );
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn any_of_several_keys_is_accepted_and_nothing_else() {
+        let (old, new) = (generate(), generate());
+        let accepted = [old.clone(), new.clone()];
+
+        assert!(is_one_of(&old, &accepted) && is_one_of(&new, &accepted));
+        assert!(!is_one_of(&generate(), &accepted));
+        assert!(!is_one_of(&Secret::default(), &accepted));
+        assert!(!is_one_of(&old, &[]));
+    }
+}

@@ -1,0 +1,203 @@
+//! Where a job's lines go: secrets are hidden, all of it goes to the disk, and what there is room for to the server.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
+};
+
+use jiff::Timestamp;
+use outpost_base::{
+    job::{JobId, LogLevel, LogLine, LogSource},
+    secret::Secret,
+};
+use outpost_provision::{LogEntry, LogKind, LogSink};
+use tokio::{sync::Notify, task::spawn_blocking};
+use tracing::warn;
+
+use super::{
+    Config,
+    log_batch::LogBatch,
+    log_file::{LogFile, LogRetention},
+    redact::{Held, Redactor},
+};
+
+/// Where a job's lines go. Taking one never waits for a server.
+#[derive(Clone)]
+pub(super) struct JobLog(Arc<Shared>);
+
+struct Shared {
+    lines: Mutex<Lines>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Lines {
+    batch: LogBatch,
+    file: Option<LogFile>,
+    secrets: Vec<Secret>,
+    redactor: Redactor,
+    /// Ends of pieces, for each stream.
+    held: [Held; 2],
+}
+
+/// Lines of an engine, under one stage.
+struct StageSink {
+    log: JobLog,
+    stage: &'static str,
+}
+
+impl LogSink for StageSink {
+    fn log(&self, level: LogLevel, output: String) {
+        self.log_entry(LogEntry {
+            level,
+            output,
+            kind: LogKind::Plain,
+        });
+    }
+
+    fn log_entry(&self, entry: LogEntry) {
+        let (
+            source,
+            LogEntry {
+                level,
+                output,
+                kind,
+            },
+        ) = (LogSource::Provisioner, entry);
+        self.log.push(source, level, self.stage, output, kind);
+    }
+}
+
+impl JobLog {
+    /// A log whose lines never show one of `secrets`.
+    pub(super) async fn open(config: &Config, job: JobId, secrets: Vec<Secret>) -> Self {
+        let (dir, retention) = (config.state_dir.clone(), config.logs);
+        let file = spawn_blocking(move || create_file(&dir, job, retention)).await;
+        let log = Self(Arc::new(Shared {
+            lines: Mutex::new(Lines {
+                file: file.ok().flatten(),
+                ..Lines::default()
+            }),
+            arrived: Notify::new(),
+        }));
+        log.hide(secrets);
+        log
+    }
+
+    /// Hides further secrets from now on.
+    pub(super) fn hide(&self, secrets: Vec<Secret>) {
+        let mut lines = self.lines();
+        lines.secrets.extend(secrets);
+        lines.redactor = Redactor::new(lines.secrets.iter().map(Secret::expose));
+    }
+
+    /// A text without the secrets that the log hides.
+    pub(super) fn redact(&self, text: String) -> String {
+        self.lines().redactor.redact(text)
+    }
+
+    /// Marks the beginning of a stage.
+    pub(super) fn mark(&self, stage: &'static str) {
+        let (source, level) = (LogSource::ProvisionerDaemon, LogLevel::Info);
+        self.push(source, level, stage, String::new(), LogKind::Plain);
+    }
+
+    /// Logs a line as the engine would.
+    pub(super) fn line(&self, level: LogLevel, stage: &'static str, output: impl Into<String>) {
+        self.sink(stage).log(level, output.into());
+    }
+
+    /// Where an engine logs under `stage`.
+    pub(super) fn sink(&self, stage: &'static str) -> Arc<dyn LogSink> {
+        Arc::new(StageSink {
+            log: self.clone(),
+            stage,
+        })
+    }
+
+    /// Releases what was kept back.
+    pub(super) fn finish(&self) {
+        self.lines().batch.finish(Timestamp::now());
+        self.0.arrived.notify_one();
+    }
+
+    /// Waits for a line.
+    pub(super) async fn arrived(&self) {
+        self.0.arrived.notified().await;
+    }
+
+    /// When the next batch should go, see [`LogBatch::due`].
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        self.lines().batch.due(now)
+    }
+
+    /// The next batch; empty if there is nothing to send.
+    pub(super) fn take(&self, now: Instant) -> Vec<LogLine> {
+        let mut lines = self.lines();
+        lines.on_file(LogFile::flush);
+        lines.batch.take(now)
+    }
+
+    /// Puts a batch back that did not arrive.
+    pub(super) fn put_back(&self, batch: Vec<LogLine>) {
+        self.lines().batch.put_back(batch);
+    }
+
+    /// Whether everything was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines().batch.is_empty()
+    }
+
+    fn push(&self, source: LogSource, level: LogLevel, stage: &str, output: String, kind: LogKind) {
+        let mut lines = self.lines();
+        let line = LogLine {
+            source,
+            level,
+            created_at: Timestamp::now(),
+            stage: stage.to_owned(),
+            output: lines.safe(output, kind),
+        };
+        let goes_on = matches!(kind, LogKind::Piece { is_last: false, .. });
+        lines.on_file(|file| file.write(&line, goes_on));
+        lines.batch.push(line, kind);
+        drop(lines);
+        self.0.arrived.notify_one();
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        let lines = self.0.lines.lock();
+        lines.expect("no code panics while it holds the lines")
+    }
+}
+
+impl Lines {
+    fn safe(&mut self, output: String, kind: LogKind) -> String {
+        match kind {
+            LogKind::Plain | LogKind::Diagnostic => self.redactor.redact(output),
+            LogKind::Piece { stream, is_last } => {
+                let held = &mut self.held[stream % 2];
+                self.redactor.redact_piece(held, output, is_last)
+            }
+        }
+    }
+
+    /// What cannot be written is said once; the job goes on.
+    fn on_file(&mut self, write: impl FnOnce(&mut LogFile) -> io::Result<()>) {
+        if let Some(file) = &mut self.file
+            && let Err(error) = write(file)
+        {
+            warn!(%error, "failed to write the job's log file; the rest of the log goes only to the server");
+            self.file = None;
+        }
+    }
+}
+
+fn create_file(dir: &Path, job: JobId, retention: LogRetention) -> Option<LogFile> {
+    let created = LogFile::create(dir, job, retention);
+    created.unwrap_or_else(|error| {
+        warn!(%error, dir = %dir.display(), "failed to create the job's log file");
+        None
+    })
+}

@@ -1,0 +1,199 @@
+//! What daemons left behind that died: ended under the name of the one who owned it, before anything new is begun.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use outpost_base::{
+    job::{CompletedJob, CompletedWork, FailedJob, FailedWork, JobId, Outcome},
+    stop::Stop,
+};
+use outpost_files::removal;
+use outpost_provision::{JobSource, JobUpdate, Provisioner, Salvaged};
+use tokio::time::{Instant, sleep};
+use tracing::{Instrument as _, error, info, info_span, warn};
+
+use super::{
+    Config, contact,
+    delivery::{LAST_WORDS, Teller, Untold},
+    journal::{Entry, Journal, Journals, Record},
+};
+
+/// Time between two looks after siblings. A server gives a silent job up after five minutes.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+
+/// Who ends what was left behind.
+pub(super) struct Recovery<'a> {
+    pub(super) config: &'a Config,
+    pub(super) provisioner: &'a dyn Provisioner,
+    pub(super) stop: &'a Stop,
+}
+
+impl Recovery<'_> {
+    /// Ends the jobs in a journal. What the server does not take stays for `outpost recover`.
+    pub(super) async fn run(&self, journal: &Journal, source: &dyn JobSource) {
+        let left = journal.entries();
+        for entry in left.into_iter().filter(|entry| entry.is_pending()) {
+            let span = info_span!("recovery", job_id = %entry.job, workspace = entry.workspace);
+            self.end(journal, entry, source).instrument(span).await;
+        }
+    }
+
+    /// Looks after siblings that died, again and again.
+    pub(super) async fn look_after_siblings(&self, journals: &Journals, source: &dyn JobSource) {
+        let Some(identity) = source.identity() else {
+            return;
+        };
+        loop {
+            match journals.abandoned() {
+                Ok(abandoned) => {
+                    for journal in abandoned {
+                        self.adopt(journal, &identity.server, source).await;
+                    }
+                }
+                Err(error) => warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot check the journals of sibling daemons"
+                ),
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn adopt(&self, journal: Journal, server: &str, source: &dyn JobSource) {
+        let left = journal.entries();
+        let name = left
+            .iter()
+            .find(|entry| entry.is_pending() && entry.server == server)
+            .map(|entry| entry.daemon.clone());
+        if let Some(name) = name
+            && let Some(sibling) = source.sibling(&name)
+        {
+            info!(name, "finishing the jobs of a sibling daemon that died");
+            self.run(&journal, sibling.as_ref()).await;
+        }
+        if !left.is_empty() && journal.entries().is_empty() {
+            info!(
+                daemon = left[0].daemon,
+                "all jobs of a sibling daemon that died are finished"
+            );
+        }
+        journal.remove_if_empty();
+    }
+
+    /// Ends one job: what still runs of it is interrupted, and the server gets the newest state.
+    async fn end(&self, journal: &Journal, entry: Entry, source: &dyn JobSource) {
+        let (job, dirs) = (entry.job, entry.dirs.clone());
+        let answered_at = entry.answered_at.unwrap_or(entry.updated_at);
+        let is_late = contact::is_older(answered_at, self.config.outage_limit);
+        warn!(daemon = entry.daemon, "a daemon died during this build");
+        let record = match journal.begin(entry, None).await {
+            Ok(record) => record,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                return error!(
+                    error,
+                    "cannot write to the journal; leaving the job as it is"
+                );
+            }
+        };
+        let mut problem = None;
+        if record.result().is_none() {
+            // Nobody kills an apply because this daemon should end: the next one goes on with it.
+            let patient = Stop::new();
+            let salvaged = tokio::select! {
+                salvaged = self.provisioner.salvage(&dirs, record.witness(), &patient) => salvaged,
+                never = self.beat(source, job) => match never {},
+                () = self.stop.killed() => return record.keep(None).await,
+            };
+            match salvaged {
+                Salvaged::Succeeded(made) => record.salvaged(made),
+                Salvaged::Ended { problem: its } => problem = its,
+            }
+        }
+        let began = Instant::now();
+        let outcome = outcome(&record, job, problem);
+        let teller = Teller::new(source, self.stop, None);
+        let told = tokio::select! {
+            told = teller.tell(outcome) => told,
+            () = self.impatience() => Err(Untold::Stopped),
+        };
+        match told {
+            Ok(_) => {
+                info!(took = ?began.elapsed(), "the server has the state");
+                match is_late && record.is_worth_keeping() {
+                    true => record.taken_late().await,
+                    false => record.erase().await,
+                }
+                for dir in &dirs {
+                    if let Err(error) = removal::remove_dir(dir).await {
+                        warn!(%error, dir = %dir.display(), "cannot remove a session directory");
+                    }
+                }
+            }
+            Err(Untold::Stopped) => record.keep(None).await,
+            Err(Untold::Refused(reason)) => record.keep(Some(reason)).await,
+        }
+    }
+
+    /// A daemon that should end does not wait for a server: the next one tells it.
+    async fn impatience(&self) {
+        self.stop.draining().await;
+        sleep(LAST_WORDS).await;
+    }
+
+    /// Says that the job lives, until this is dropped.
+    async fn beat(&self, source: &dyn JobSource, job: JobId) -> Infallible {
+        loop {
+            // What goes wrong here goes wrong again where it counts.
+            source.update(JobUpdate::heartbeat(job)).await.ok();
+            sleep(self.config.heartbeat).await;
+        }
+    }
+}
+
+/// How the job ended: as the success that its daemon did not live to tell, or not.
+fn outcome(record: &Record, id: JobId, problem: Option<String>) -> Outcome {
+    match record.result() {
+        Some(result) => Outcome::Completed(CompletedJob {
+            id,
+            result: CompletedWork::WorkspaceBuild(result),
+        }),
+        None => Outcome::Failed(failure(record, id, problem)),
+    }
+}
+
+fn failure(record: &Record, job: JobId, problem: Option<String>) -> FailedJob {
+    let mut error =
+        "the provisioner daemon died during the build; the state is the newest one that it had saved"
+            .to_owned();
+    for text in problem.into_iter().chain(record.warning()) {
+        error.push_str(&format!("; {text}"));
+    }
+    let work = FailedWork::WorkspaceBuild {
+        state: record.state(),
+        timings: Vec::new(),
+    };
+    FailedJob {
+        id: job,
+        error,
+        code: None,
+        work,
+    }
+}
+
+/// Looks after the siblings of a daemon until it is dropped.
+pub(super) async fn look_after_siblings(
+    config: Config,
+    journals: Journals,
+    source: Arc<dyn JobSource>,
+    provisioner: Arc<dyn Provisioner>,
+    stop: Stop,
+) {
+    let recovery = Recovery {
+        config: &config,
+        provisioner: provisioner.as_ref(),
+        stop: &stop,
+    };
+    recovery
+        .look_after_siblings(&journals, source.as_ref())
+        .await;
+}

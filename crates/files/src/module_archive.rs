@@ -1,0 +1,285 @@
+//! The modules that init fetched: which there are, and their files as one archive for the next job.
+
+use std::{
+    io,
+    path::{Component, Path, PathBuf},
+};
+
+use bytes::Bytes;
+use outpost_base::job::Module;
+use serde::Deserialize;
+
+use super::{
+    archive::Writer,
+    beneath::{Dir, Kind},
+};
+
+/// Where Terraform writes down which modules it fetched, below the template's directory.
+const MANIFEST: &str = ".terraform/modules/modules.json";
+/// Modules in here were fetched; others are part of the template.
+const FETCHED: &str = ".terraform/modules/";
+/// How long a module archive may be, in bytes; Coder's limit.
+const LIMIT_BYTES: u64 = 20 * 1024 * 1024;
+/// A manifest longer than this is not Terraform's, in bytes.
+const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
+/// The two blocks that end an archive.
+const FOOTER_BYTES: u64 = 1024;
+/// Owner and group of every entry; Coder's choice.
+const OWNER: u32 = 1000;
+/// A module deeper than this is not archived.
+const MAX_DEPTH: usize = 64;
+/// Files and directories that are looked at; an archive has room for 40,960.
+const MAX_ITEMS: usize = 100_000;
+
+/// What [`pack_modules`] gives.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// A tar archive that can be unpacked over the template. Empty if no module was fetched or none fits.
+    pub archive: Bytes,
+    /// `KEY:SOURCE` of each module that does not fit.
+    pub skipped: Vec<String>,
+}
+
+/// Packs the fetched modules of the template in `dir`, the smallest first, up to 20 MiB.
+///
+/// Equal files give equal bytes, and the same bytes as Coder's provisioner makes: a server stores them once.
+/// `.git` directories and everything but files and directories are left out.
+///
+/// # Errors
+/// [`ModuleError`] if the manifest or a module cannot be read.
+///
+/// # Source
+/// coder `provisioner/terraform/modules.go`, `GetModulesArchive`.
+pub fn pack_modules(dir: &Dir) -> Result<Packed, ModuleError> {
+    pack_modules_within(dir, LIMIT_BYTES)
+}
+
+/// [`pack_modules`] with another limit, in bytes.
+///
+/// # Errors
+/// As [`pack_modules`].
+pub fn pack_modules_within(dir: &Dir, limit: u64) -> Result<Packed, ModuleError> {
+    let Some(manifest) = read_manifest(dir)? else {
+        return Ok(Packed::default());
+    };
+    let mut modules = Vec::new();
+    for entry in parse_manifest(dir, &manifest)? {
+        if entry.dir.starts_with(FETCHED) {
+            let files = list(dir, &entry)?;
+            modules.push((files.iter().map(Item::estimate).sum::<u64>(), entry, files));
+        }
+    }
+    modules.sort_by_key(|(estimate, ..)| *estimate);
+    let (mut writer, mut skipped, mut has_file) = (Writer::new(OWNER), Vec::new(), false);
+    for (estimate, entry, files) in modules {
+        let remaining = limit.saturating_sub(writer.len());
+        if estimate > remaining.saturating_sub(FOOTER_BYTES) {
+            skipped.push(format!("{}:{}", entry.key, entry.source));
+            continue;
+        }
+        for item in &files {
+            has_file |= item.write(dir, &mut writer)?;
+        }
+    }
+    if !has_file {
+        return Ok(Packed {
+            archive: Bytes::new(),
+            skipped,
+        });
+    }
+    writer.file(MANIFEST, 0o644, &manifest);
+    let archive = writer.into_bytes();
+    if archive.len() as u64 > limit {
+        return Err(ModuleError::TooBig { limit });
+    }
+    Ok(Packed {
+        archive: archive.into(),
+        skipped,
+    })
+}
+
+/// The modules that the template in `dir` calls, in the order of Terraform's manifest, without the template itself.
+///
+/// Empty if init fetched none.
+///
+/// # Errors
+/// [`ModuleError`] if the manifest cannot be read.
+pub fn read_modules(dir: &Dir) -> Result<Vec<Module>, ModuleError> {
+    let Some(manifest) = read_manifest(dir)? else {
+        return Ok(Vec::new());
+    };
+    let entries = parse_manifest(dir, &manifest)?.into_iter();
+    let called = entries.filter(|entry| !entry.source.is_empty());
+    let module = |entry: Entry| Module {
+        source: entry.source,
+        version: entry.version,
+        key: entry.key,
+    };
+    Ok(called.map(module).collect())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Manifest {
+    #[serde(default)]
+    modules: Option<Vec<Entry>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Entry {
+    key: String,
+    source: String,
+    version: String,
+    dir: String,
+}
+
+fn read_manifest(dir: &Dir) -> Result<Option<Vec<u8>>, ModuleError> {
+    match dir.find(MANIFEST) {
+        Ok(Some(found)) if found.size > MAX_MANIFEST_BYTES => Err(ModuleError::TooBig {
+            limit: MAX_MANIFEST_BYTES,
+        }),
+        Ok(Some(_)) => dir
+            .read(MANIFEST, MAX_MANIFEST_BYTES)
+            .map_err(ModuleError::read(dir, MANIFEST)),
+        Ok(None) => Ok(None),
+        Err(error) => Err(ModuleError::read(dir, MANIFEST)(error)),
+    }
+}
+
+fn parse_manifest(dir: &Dir, manifest: &[u8]) -> Result<Vec<Entry>, ModuleError> {
+    let manifest: Manifest =
+        serde_json::from_slice(manifest).map_err(|source| ModuleError::Manifest {
+            path: dir.path().join(MANIFEST),
+            source,
+        })?;
+    Ok(manifest.modules.unwrap_or_default())
+}
+
+/// One file or directory of a module. The name starts at the template's directory.
+struct Item {
+    name: String,
+    mode: u32,
+    /// `None` for a directory.
+    size: Option<u64>,
+}
+
+impl Item {
+    /// What it takes in the archive at most. Coder counts a whole block of padding after a full last block.
+    fn estimate(&self) -> u64 {
+        self.size
+            .map_or(512, |size| 512 + size + (512 - size % 512))
+    }
+
+    /// Returns whether it is a file.
+    fn write(&self, dir: &Dir, writer: &mut Writer) -> Result<bool, ModuleError> {
+        if self.size.is_none() {
+            writer.directory(&self.name, self.mode);
+            return Ok(false);
+        }
+        let failed = |source| ModuleError::read(dir, &self.name)(source);
+        // One that has grown since it was measured would take the place of others.
+        let content = dir.read(&self.name, self.size.unwrap_or_default());
+        let content = content.map_err(failed)?;
+        let content = content.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        writer.file(&self.name, self.mode, &content);
+        Ok(true)
+    }
+}
+
+fn list(dir: &Dir, entry: &Entry) -> Result<Vec<Item>, ModuleError> {
+    let module = Path::new(&entry.dir);
+    let stays_inside = |component| matches!(component, Component::Normal(_));
+    if !module.components().all(stays_inside) {
+        return Err(ModuleError::NonLocal {
+            dir: entry.dir.clone(),
+        });
+    }
+    let mut items = Vec::new();
+    let name = entry.dir.trim_end_matches('/');
+    walk(dir, name, 0, &mut items)?;
+    Ok(items)
+}
+
+fn walk(dir: &Dir, name: &str, depth: usize, items: &mut Vec<Item>) -> Result<(), ModuleError> {
+    let failed = |source| ModuleError::read(dir, name)(source);
+    let found = dir.find(name).map_err(failed)?;
+    let found = found.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    let is_dir = found.kind == Kind::Directory;
+    let is_git = is_dir && (name == ".git" || name.ends_with("/.git"));
+    if is_git || !(is_dir || found.kind == Kind::File) || depth > MAX_DEPTH {
+        return Ok(());
+    }
+    if items.len() == MAX_ITEMS {
+        return Err(ModuleError::TooMany { limit: MAX_ITEMS });
+    }
+    items.push(Item {
+        name: name.to_owned(),
+        mode: found.mode,
+        size: (found.kind == Kind::File).then_some(found.size),
+    });
+    if is_dir {
+        for (child, _) in dir.list(name).map_err(failed)? {
+            let child = child.into_string().map_err(|child| ModuleError::Name {
+                path: dir.path().join(name).join(child),
+            })?;
+            walk(dir, &format!("{name}/{child}"), depth + 1, items)?;
+        }
+    }
+    Ok(())
+}
+
+/// Why modules were not listed or not packed.
+#[derive(Debug, thiserror::Error)]
+pub enum ModuleError {
+    /// A file cannot be read.
+    #[error("failed to read `{}`", .path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Terraform's list of modules is damaged.
+    #[error("failed to parse `{}`", .path.display())]
+    Manifest {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The list names a directory outside.
+    #[error("module directory {dir:?} is not inside of the template")]
+    NonLocal {
+        /// As the list has it.
+        dir: String,
+    },
+    /// A file's name cannot be stored.
+    #[error("file name `{}` cannot be stored: it must be UTF-8", .path.display())]
+    Name {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// There are more files than a module has.
+    #[error("modules have more than {limit} files and directories")]
+    TooMany {
+        /// What is allowed.
+        limit: usize,
+    },
+    /// The list of modules alone is too long.
+    #[error("modules have more than {limit} bytes")]
+    TooBig {
+        /// What is allowed, in bytes.
+        limit: u64,
+    },
+}
+
+impl ModuleError {
+    fn read(dir: &Dir, name: &str) -> impl FnOnce(io::Error) -> Self {
+        let path = dir.path().join(name);
+        move |source| Self::Read { path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests;

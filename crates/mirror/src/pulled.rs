@@ -1,0 +1,314 @@
+//! What came into a mirror because a client asked for it, and may go again: a ledger with a file for each archive.
+//!
+//! ```text
+//! MIRROR/pulled/DIGEST.json     what it is, its length and its state; changed when it was last used
+//! ```
+//!
+//! An entry is written before the generation that has its archive, so nothing that was pulled is ever taken for
+//! something that a sync or an import brought. What those bring loses its entry, and stays.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use outpost_base::registry::{Platform, ProviderAddr};
+use outpost_files as files;
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, Generation, Store, StoreError};
+
+/// Bytes of an entry; names in it have some hundred.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// What an archive is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Thing {
+    /// A package of a provider.
+    Provider {
+        /// The provider's address.
+        addr: ProviderAddr,
+        /// Its version.
+        version: Version,
+        /// Where it runs.
+        platform: Platform,
+    },
+    /// A module of a registry.
+    Module {
+        /// `HOST/NAMESPACE/NAME/SYSTEM`.
+        addr: String,
+        /// Its version.
+        version: Version,
+    },
+}
+
+impl std::fmt::Display for Thing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Provider {
+                addr,
+                version,
+                platform,
+            } => write!(f, "{addr} {version} {platform}"),
+            Self::Module { addr, version } => write!(f, "module {addr} {version}"),
+        }
+    }
+}
+
+/// Where an archive is on its way in and out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It was pulled.
+    Here,
+    /// It is about to go: it does once the current generation does not name it.
+    Leaving,
+    /// It has gone. Generations from before name it still.
+    Gone,
+}
+
+/// An archive that was pulled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What it is.
+    pub thing: Thing,
+    /// Its length.
+    pub bytes: u64,
+    /// Where it is.
+    pub state: State,
+}
+
+/// An entry, and when its archive was last used.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The entry.
+    pub entry: Entry,
+    /// The last time that a client fetched it, or the time at which it came.
+    pub used: SystemTime,
+}
+
+/// The ledger of a store. A clone is the same.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    dir: PathBuf,
+}
+
+impl Ledger {
+    /// The name of the directory in a store.
+    pub const NAME: &'static str = "pulled";
+
+    /// That of `store`.
+    pub fn of(store: &Store) -> Self {
+        Self {
+            dir: store.dir().join(Self::NAME),
+        }
+    }
+
+    /// All entries. Blocks.
+    ///
+    /// # Errors
+    /// The system's reason, and [`StoreError::Index`] if an entry is damaged: what it is about would never go.
+    pub fn all(&self) -> Result<BTreeMap<Digest, Known>, StoreError> {
+        let mut all = BTreeMap::new();
+        for digest in self.digests()? {
+            if let Some(known) = self.known(digest)? {
+                all.insert(digest, known);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The archives that have gone, or were about to when somebody was killed. Blocks.
+    ///
+    /// # Errors
+    /// As [`all`](Self::all).
+    pub fn gone(&self) -> Result<BTreeSet<Digest>, StoreError> {
+        let mut all = self.all()?;
+        all.retain(|_, known| known.entry.state != State::Here);
+        Ok(all.into_keys().collect())
+    }
+
+    /// Writes an entry durably; its archive counts as used now. Blocks.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn write(&self, digest: Digest, entry: &Entry) -> Result<(), StoreError> {
+        let path = self.path(digest);
+        fs::create_dir_all(&self.dir).map_err(StoreError::io("make", &self.dir))?;
+        let text = serde_json::to_vec(entry);
+        let text = text.map_err(|source| StoreError::Index {
+            path: path.clone(),
+            source,
+        })?;
+        files::write_public(&path, &text).map_err(StoreError::io("write", &path))
+    }
+
+    /// Writes another state, and leaves alone when the archive was last used. Blocks.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn set(&self, digest: Digest, known: &Known, state: State) -> Result<(), StoreError> {
+        let entry = Entry {
+            state,
+            ..known.entry.clone()
+        };
+        self.write(digest, &entry)?;
+        self.set_used(digest, known.used);
+        Ok(())
+    }
+
+    /// Forgets that these archives were pulled, as somebody else brought them. Blocks.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn keep(&self, brought: &Generation) -> Result<(), StoreError> {
+        let known = self.digests()?;
+        if known.is_empty() {
+            return Ok(());
+        }
+        let brought = brought.digests();
+        for digest in known.iter().filter(|digest| brought.contains(digest)) {
+            self.remove(*digest)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets an archive. Blocks.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn remove(&self, digest: Digest) -> Result<(), StoreError> {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says that an archive is used now, if it was pulled. Blocks.
+    pub fn touch(&self, digest: Digest) {
+        self.set_used(digest, SystemTime::now());
+    }
+
+    fn set_used(&self, digest: Digest, at: SystemTime) {
+        let path = self.path(digest);
+        let set = File::open(&path).and_then(|file| file.set_modified(at));
+        match set {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                // It goes too early then, and comes again.
+                tracing::debug!(%error, path = %path.display(), "the use of a package cannot be noted");
+            }
+            _ => {}
+        }
+    }
+
+    /// The archives that have an entry, whatever their state. Blocks.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn digests(&self) -> Result<Vec<Digest>, StoreError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(StoreError::io("list", &self.dir))?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry
+                .map_err(StoreError::io("list", &self.dir))?
+                .file_name();
+            let digest = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            found.extend(digest.and_then(|digest| digest.parse::<Digest>().ok()));
+        }
+        Ok(found)
+    }
+
+    fn known(&self, digest: Digest) -> Result<Option<Known>, StoreError> {
+        let path = self.path(digest);
+        let read = || {
+            let file = fs::metadata(&path)?;
+            match file.len() > MAX_BYTES {
+                true => Ok((file.modified()?, Vec::new())),
+                false => Ok((file.modified()?, fs::read(&path)?)),
+            }
+        };
+        let (used, text) = match read() {
+            Err(error) if is_gone(&error) => return Ok(None),
+            read => read.map_err(StoreError::io("read", &path))?,
+        };
+        let entry = serde_json::from_slice(&text);
+        let entry = entry.map_err(|source| StoreError::Index { path, source })?;
+        Ok(Some(Known { entry, used }))
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.dir.join(format!("{digest}.json"))
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// Takes archives out of a generation, and providers that have no package left.
+pub fn leave_out(generation: &mut Generation, archives: &BTreeSet<Digest>) {
+    for provider in &mut generation.providers {
+        provider
+            .packages
+            .retain(|package| !archives.contains(&package.archive));
+    }
+    generation
+        .providers
+        .retain(|provider| !provider.packages.is_empty());
+    generation
+        .modules
+        .retain(|module| !archives.contains(&module.archive));
+}
+
+/// The archives of a generation that may have been pulled.
+pub fn archives(generation: &Generation) -> BTreeMap<Digest, Entry> {
+    let mut all = BTreeMap::new();
+    let mut add = |digest: Digest, bytes: u64, thing: Thing| {
+        let state = State::Here;
+        all.insert(
+            digest,
+            Entry {
+                thing,
+                bytes,
+                state,
+            },
+        );
+    };
+    for provider in &generation.providers {
+        for package in &provider.packages {
+            let thing = Thing::Provider {
+                addr: provider.addr.clone(),
+                version: provider.version.clone(),
+                platform: package.platform.clone(),
+            };
+            add(package.archive, package.size, thing);
+        }
+    }
+    for module in &generation.modules {
+        let thing = Thing::Module {
+            addr: module.addr.clone(),
+            version: module.version.clone(),
+        };
+        add(module.archive, module.size, thing);
+    }
+    all
+}
+
+/// Removes a file that may be gone.
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if !is_gone(&error) => Err(StoreError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,610 @@
+//! Modules from their origins: each is asked for once, however many templates call it.
+
+mod unchanged;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use outpost_base::registry::{DEFAULT_HOST, Hash};
+use outpost_language::Constraint;
+use semver::Version;
+use tokio::sync::Mutex;
+use url::Url;
+
+pub(super) use self::unchanged::contents_of;
+use super::{Cause, Report, Sync, wishes::ModuleWish};
+use crate::{
+    Digest, Generation, StoreError,
+    fetch::blocking,
+    generation::{GitRepository, Module, StaticFile, is_package_dir},
+    git::{GitError, Repository, full_names, place},
+    resolve::Pick,
+    scan::{
+        Source, Tree,
+        closure::{Absent, Modules, Package},
+        is_archive,
+        landing::{self, for_the_server},
+        scan,
+    },
+};
+
+/// Where modules come from while a mirror is filled.
+pub(super) struct Origins<'a> {
+    sync: &'a Sync,
+    before: &'a Generation,
+    known: Mutex<Known>,
+}
+
+/// What something is called in a generation, and its files; or why there is none.
+type Outcome<T> = Result<(T, Arc<Tree>), String>;
+
+/// What was got, or why it was not.
+#[derive(Default)]
+struct Known {
+    versions: HashMap<String, Result<Vec<Version>, String>>,
+    modules: BTreeMap<(String, Version), Outcome<Module>>,
+    /// By their places, whatever the form of their addresses.
+    repositories: BTreeMap<String, Opened>,
+    /// By their addresses.
+    unreachable: BTreeMap<String, String>,
+    kept: BTreeMap<String, GitRepository>,
+    archives: BTreeMap<String, Outcome<StaticFile>>,
+    /// Pages that say where a module is, and what they say.
+    landings: BTreeMap<String, Result<(StaticFile, String), String>>,
+    downloads: (usize, u64),
+    /// References of repositories by their places, as their origins list them.
+    listed: HashMap<String, BTreeMap<String, String>>,
+    /// What is not what it was when the mirror first saw it, by name.
+    changed: Vec<(String, Cause)>,
+}
+
+/// A repository, and what its origin has.
+#[derive(Clone)]
+struct Opened {
+    repository: Repository,
+    origin: BTreeMap<String, String>,
+    head: Option<String>,
+}
+
+/// What somebody needs of a repository.
+#[derive(Clone, Copy)]
+enum Need<'a> {
+    /// What `mirror.toml` names of it.
+    Wish,
+    /// A branch, a tag or a commit; its head without one.
+    Reference(Option<&'a str>),
+}
+
+impl Need<'_> {
+    /// The branch or tag of the origin that is meant.
+    fn named(self, origin: &BTreeMap<String, String>, head: Option<&str>) -> Option<String> {
+        match self {
+            Self::Wish => None,
+            Self::Reference(None) => head.map(str::to_owned),
+            Self::Reference(Some(name)) => full_names(name)
+                .into_iter()
+                .find(|name| origin.contains_key(name)),
+        }
+    }
+}
+
+/// Everything that was got.
+pub(super) struct Got {
+    /// As a part of a generation.
+    pub(super) generation: Generation,
+    /// Files that were downloaded, and their bytes.
+    pub(super) downloads: (usize, u64),
+    /// What is not what it was when the mirror first saw it, by name.
+    pub(super) changed: Vec<(String, Cause)>,
+}
+
+/// Where a module comes from, and its files.
+struct Located {
+    /// The address, with the commit if that is git.
+    origin: String,
+    tree: Tree,
+    /// The directory of the module in the tree.
+    dir: String,
+}
+
+impl<'a> Origins<'a> {
+    pub(super) fn new(sync: &'a Sync, before: &'a Generation) -> Self {
+        Self {
+            sync,
+            before,
+            known: Mutex::default(),
+        }
+    }
+
+    /// What came of it.
+    pub(super) fn finish(self) -> Got {
+        let known = self.known.into_inner();
+        let modules = known.modules.into_values().filter_map(Result::ok);
+        let archives = known.archives.into_values().filter_map(Result::ok);
+        let landings = known.landings.into_values().filter_map(Result::ok);
+        let archives = archives.map(|(file, _)| file);
+        let files = archives.chain(landings.map(|(file, _)| file));
+        Got {
+            generation: Generation {
+                modules: modules.map(|(module, _)| module).collect(),
+                files: files.collect(),
+                git: known.kept.into_values().collect(),
+                ..Generation::default()
+            },
+            downloads: known.downloads,
+            changed: known.changed,
+        }
+    }
+
+    /// Brings modules and repositories that are wanted by name.
+    pub(super) async fn wished(&self, report: &mut Report) {
+        for wish in &self.sync.wishes.modules {
+            if let Err(why) = self.wished_modules(wish).await {
+                report.fail(wish.source.to_string(), Cause::Unsatisfied(why));
+            }
+        }
+        for wish in &self.sync.wishes.git {
+            let mut known = self.known.lock().await;
+            let brought = self.repository(&wish.url, Need::Wish, &mut known).await;
+            if let Err(why) = brought {
+                report.fail(&wish.url, Cause::Unsatisfied(why));
+            }
+        }
+    }
+
+    async fn wished_modules(&self, wish: &ModuleWish) -> Result<(), String> {
+        for engine in &self.sync.wishes.engines {
+            let host = wish.source.host.as_deref().unwrap_or(engine.default_host());
+            let path = &wish.source.path;
+            let versions = self.versions(host, path).await?;
+            let newest = [Pick::default()];
+            let picks = match wish.versions.as_slice() {
+                [] => &newest[..],
+                picks => picks,
+            };
+            for pick in picks {
+                let chosen = pick.choose(&versions, wish.policy.count(wish.keep));
+                if chosen.is_empty() {
+                    return Err(format!("no version satisfies `{pick}`"));
+                }
+                for version in chosen {
+                    self.module(host, path, version).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The versions of a module, as its registry lists them.
+    pub(super) async fn versions(&self, host: &str, path: &str) -> Result<Vec<Version>, String> {
+        let mut known = self.known.lock().await;
+        let addr = format!("{host}/{path}");
+        if let Some(versions) = known.versions.get(&addr) {
+            return versions.clone();
+        }
+        let asked = self.sync.registries.module_versions(host, path).await;
+        let asked = asked.map_err(|error| text(&error));
+        known.versions.insert(addr, asked.clone());
+        asked
+    }
+
+    /// One version of a module.
+    pub(super) async fn module(
+        &self,
+        host: &str,
+        path: &str,
+        version: &Version,
+    ) -> Result<Package, String> {
+        let package = |(module, tree): (Module, Arc<Tree>)| Package {
+            tree,
+            dir: module.dir,
+        };
+        let mut known = self.known.lock().await;
+        let key = (format!("{host}/{path}"), version.clone());
+        if let Some(module) = known.modules.get(&key) {
+            return module.clone().map(package);
+        }
+        let stored = match self.sync.trust.accepts(&key.0, version) {
+            true => None,
+            false => self.stored(&key).await,
+        };
+        let got = match stored {
+            Some(stored) => {
+                self.check_unchanged(&stored.0, &mut known).await;
+                Ok(stored)
+            }
+            None => self.fetch_module(host, path, version, &mut known).await,
+        };
+        known.modules.insert(key, got.clone());
+        got.map(package)
+    }
+
+    async fn stored(&self, (addr, version): &(String, Version)) -> Option<(Module, Arc<Tree>)> {
+        let mut modules = self.before.modules.iter();
+        let module = modules.find(|m| m.addr == *addr && m.version == *version)?;
+        let (store, archive) = (self.sync.store.clone(), module.archive);
+        let tree = blocking(move || tree_of(&store, archive)).await.ok()?;
+        (!was_cut(module, &tree)).then(|| (module.clone(), Arc::new(tree)))
+    }
+
+    async fn fetch_module(
+        &self,
+        host: &str,
+        path: &str,
+        version: &Version,
+        known: &mut Known,
+    ) -> Result<(Module, Arc<Tree>), String> {
+        let source = self.location(host, path, version).await?;
+        let located = self.located(&source, known).await?;
+        let addr = format!("{host}/{path}");
+        self.pin(&addr, version, &located.tree, known).await?;
+        let Located { origin, tree, dir } = located;
+        let packed = tree.pack().map_err(|error| text(&error))?;
+        let archive = self.put(&packed).await?;
+        let module = Module {
+            addr,
+            version: version.clone(),
+            archive,
+            size: packed.len() as u64,
+            origin,
+            dir,
+        };
+        Ok((module, Arc::new(tree)))
+    }
+
+    /// Where a registry says that a module is.
+    async fn location(&self, host: &str, path: &str, version: &Version) -> Result<Source, String> {
+        let location = self.sync.registries.module_location(host, path, version);
+        let location = location.await.map_err(|error| text(&error))?;
+        Ok(Source::parse(&location))
+    }
+
+    /// The package with a module, without what the module does not use.
+    async fn located(&self, source: &Source, known: &mut Known) -> Result<Located, String> {
+        let (origin, tree, dir) = match source {
+            Source::Archive { url, dir } => {
+                let (_, content) = self.download(url, known).await?;
+                (source.to_string(), unpacked(content).await?, dir)
+            }
+            Source::Git {
+                url,
+                reference,
+                dir,
+            } => {
+                let reference = reference.as_deref();
+                let need = Need::Reference(reference);
+                let repository = self.repository(url, need, known).await?;
+                let (commit, tree) = repository
+                    .tree(reference)
+                    .await
+                    .map_err(|error| text(&error))?;
+                (format!("{source} at {commit}"), tree, dir)
+            }
+            _ => {
+                return Err(format!(
+                    "the registry says it is at {source}, which cannot be fetched"
+                ));
+            }
+        };
+        let dir = tree.directory(dir).filter(|_| !tree.files.is_empty());
+        let dir = dir.ok_or_else(|| format!("{source} is empty"))?;
+        // A module may use what is beside it; then all of its package comes along.
+        let (mut tree, mut dir) = tree.package_of(&dir);
+        if !dir.is_empty() && !is_package_dir(&dir) {
+            (tree, dir) = (tree.below(&dir), String::new());
+        }
+        Ok(Located { origin, tree, dir })
+    }
+
+    async fn put(&self, content: &[u8]) -> Result<Digest, String> {
+        if self.sync.dry_run {
+            return Ok(Digest::of(content));
+        }
+        let (store, content) = (self.sync.store.clone(), content.to_vec());
+        let put = blocking(move || store.put(&content)).await;
+        put.map_err(|error| text(&error))
+    }
+
+    /// What is at an address, which is returned without what only the engine looks at.
+    async fn download(&self, url: &str, known: &mut Known) -> Result<(Url, Vec<u8>), String> {
+        let url = Url::parse(url).map_err(|error| format!("it is not a valid address: {error}"))?;
+        if !is_archive(&url) {
+            return Err("its address does not end in the name of an archive".to_owned());
+        }
+        let checksum = url.query_pairs().find(|(name, _)| name == "checksum");
+        let checksum = checksum.map(|(_, value)| value.into_owned());
+        let url = for_the_server(&url);
+        let content = self.sync.registries.file(&url).await;
+        let content = content.map_err(|error| text(&error))?;
+        let expected = checksum
+            .as_deref()
+            .and_then(|value| value.strip_prefix("sha256:"));
+        let found = Digest::of(&content).to_string();
+        if let Some(expected) = expected.filter(|expected| !expected.eq_ignore_ascii_case(&found)) {
+            return Err(format!("it has the checksum {found}, not {expected}"));
+        }
+        known.downloads.0 += 1;
+        known.downloads.1 += content.len() as u64;
+        Ok((url, content))
+    }
+
+    /// A repository as it is now, with what is needed of it. If the mirror has it like that, nothing is fetched.
+    async fn repository(
+        &self,
+        url: &str,
+        need: Need<'_>,
+        known: &mut Known,
+    ) -> Result<Repository, String> {
+        let place = place(url).to_owned();
+        let opened = match known.repositories.get(&place) {
+            Some(opened) => opened.clone(),
+            None => {
+                if let Some(why) = known.unreachable.get(url) {
+                    return Err(why.clone());
+                }
+                let opened = self.open(url, need, known).await;
+                let opened = opened.map_err(|error| text(&error));
+                let (opened, kept) = opened.inspect_err(|why| {
+                    known.unreachable.insert(url.to_owned(), why.clone());
+                })?;
+                known.kept.extend(kept.map(|kept| (place.clone(), kept)));
+                known.repositories.insert(place.clone(), opened.clone());
+                opened
+            }
+        };
+        let Some(wanted) = opened.wanted(need).await else {
+            return Ok(opened.repository);
+        };
+        let moved = self.moved(&place, &wanted, None, known).await;
+        if moved.map_err(|error| text(&error))? {
+            return Err(format!("a tag of {url} was moved"));
+        }
+        // `refs` says what comes in any case; what a template names comes, too.
+        self.sync.watch.phase(&format!("fetching more of {url}"));
+        let head = opened.head.clone();
+        let head = head.filter(|head| wanted.contains_key(head));
+        let more = opened
+            .repository
+            .with(url, &wanted, head, &self.sync.authorities)
+            .await;
+        let repository = more.map_err(|error| text(&error))?;
+        let kept = self.keep(&repository).await.map_err(|error| text(&error))?;
+        known.kept.extend(kept.map(|kept| (place.clone(), kept)));
+        let opened = Opened {
+            repository: repository.clone(),
+            ..opened
+        };
+        known.repositories.insert(place, opened);
+        Ok(repository)
+    }
+
+    async fn open(
+        &self,
+        url: &str,
+        need: Need<'_>,
+        known: &mut Known,
+    ) -> Result<(Opened, Option<GitRepository>), GitError> {
+        let (mut origin, mut head) = Repository::remote(url, &self.sync.authorities).await?;
+        let (store, place) = (&self.sync.store, place(url));
+        let is_here = |git: &&GitRepository| {
+            git.place() == place && store.has(git.pack) && store.has(git.index)
+        };
+        let before = self.before.git.iter().find(is_here);
+        let wishes = self.sync.wishes.git.iter();
+        let wishes: Vec<_> = wishes
+            .filter(|wish| self::place(&wish.url) == place)
+            .collect();
+        let named = need.named(&origin, head.as_deref());
+        // What the mirror has stays as long as the origin has it.
+        let is_wanted = |name: &String| {
+            wishes.is_empty()
+                || wishes.iter().any(|wish| wish.wants(name))
+                || named.as_ref() == Some(name)
+                || before.is_some_and(|before| before.refs.contains_key(name))
+        };
+        let mut wanted = origin.clone();
+        wanted.retain(|name, _| is_wanted(name));
+        if wanted.is_empty() && matches!(need, Need::Reference(_)) {
+            // A commit may be of any branch.
+            wanted.clone_from(&origin);
+        }
+        let moved = self.moved(place, &wanted, before, known).await?;
+        if let Some(before) = before.filter(|_| moved) {
+            // What the mirror has of it stays as it is.
+            (origin, wanted) = (before.refs.clone(), before.refs.clone());
+            head.clone_from(&before.head);
+        } else if moved {
+            return Err(GitError::Moved {
+                url: url.to_owned(),
+            });
+        }
+        let own_head = head.clone().filter(|head| wanted.contains_key(head));
+        let opened = |repository| Opened {
+            repository,
+            origin,
+            head,
+        };
+        if let Some(same) = before.filter(|git| git.refs == wanted && git.head == own_head) {
+            let repository = Repository::stored(store, same)?;
+            return Ok((opened(repository), Some(same.clone())));
+        }
+        self.sync.watch.phase(&format!("fetching {url}"));
+        let repository =
+            Repository::fetch(store, url, &wanted, own_head, &self.sync.authorities).await?;
+        let kept = self.keep(&repository).await?;
+        Ok((opened(repository), kept))
+    }
+
+    async fn keep(&self, repository: &Repository) -> Result<Option<GitRepository>, GitError> {
+        match self.sync.dry_run {
+            true => Ok(None),
+            false => repository.keep(&self.sync.store).await.map(Some),
+        }
+    }
+}
+
+impl Opened {
+    /// The branches and tags that have to be there for what is needed; `None` if it is there.
+    async fn wanted(&self, need: Need<'_>) -> Option<BTreeMap<String, String>> {
+        let (Need::Reference(reference), here) = (need, self.repository.refs()) else {
+            return None;
+        };
+        if let Some(name) = need.named(&self.origin, self.head.as_deref()) {
+            if here.contains_key(&name) {
+                return None;
+            }
+            let mut wanted = here.clone();
+            wanted.extend(
+                self.origin
+                    .get_key_value(&name)
+                    .map(|(n, c)| (n.clone(), c.clone())),
+            );
+            return Some(wanted);
+        }
+        let is_all_here = self.origin.keys().all(|name| here.contains_key(name));
+        if is_all_here || self.repository.commit(reference).await.is_ok() {
+            return None;
+        }
+        Some(self.origin.clone())
+    }
+}
+
+#[async_trait]
+impl Modules for Origins<'_> {
+    async fn registry(
+        &self,
+        host: &str,
+        path: &str,
+        version: &Constraint,
+    ) -> Result<(Version, Package), Absent> {
+        let versions = self.versions(host, path).await?;
+        let newest = version.newest(&versions).cloned();
+        let newest = newest.ok_or_else(|| Absent::Unsatisfied(unsatisfied(version, &versions)))?;
+        let package = self.module(host, path, &newest).await?;
+        Ok((newest, package))
+    }
+
+    async fn git(&self, url: &str, reference: Option<&str>) -> Result<Arc<Tree>, Absent> {
+        let mut known = self.known.lock().await;
+        let need = Need::Reference(reference);
+        let repository = self.repository(url, need, &mut known).await?;
+        let (_, tree) = repository
+            .tree(reference)
+            .await
+            .map_err(|error| text(&error))?;
+        Ok(Arc::new(tree))
+    }
+
+    async fn archive(&self, url: &str) -> Result<Arc<Tree>, Absent> {
+        let mut known = self.known.lock().await;
+        if let Some(got) = known.archives.get(url) {
+            return Ok(got.clone().map(|(_, tree)| tree)?);
+        }
+        let got = async {
+            let (place, content) = self.download(url, &mut known).await?;
+            let file = StaticFile {
+                url: place.into(),
+                content: self.put(&content).await?,
+                size: content.len() as u64,
+            };
+            Ok((file, Arc::new(unpacked(content).await?)))
+        };
+        let got: Result<_, String> = got.await;
+        known.archives.insert(url.to_owned(), got.clone());
+        Ok(got.map(|(_, tree)| tree)?)
+    }
+
+    async fn landing(&self, url: &str) -> Result<String, Absent> {
+        let mut known = self.known.lock().await;
+        if let Some(got) = known.landings.get(url) {
+            return Ok(got.clone().map(|(_, target)| target)?);
+        }
+        let got = async {
+            let url =
+                Url::parse(url).map_err(|error| format!("it is not a valid address: {error}"))?;
+            let place = landing::landing(&url);
+            let target = self.sync.registries.landing(&place).await;
+            let target = target.map_err(|error| text(&error))?;
+            let target = target
+                .ok_or("it is not an archive, and its server does not say where the module is")?;
+            // Engines that ask the mirror get a page, also where the server said it in a header.
+            let page = landing::page(&target).into_bytes();
+            let file = StaticFile {
+                url: place.into(),
+                content: self.put(&page).await?,
+                size: page.len() as u64,
+            };
+            Ok((file, target))
+        };
+        let got: Result<_, String> = got.await;
+        known.landings.insert(url.to_owned(), got.clone());
+        Ok(got.map(|(_, target)| target)?)
+    }
+}
+
+/// Whether a module lacks what it uses beside itself: older releases kept the module's own directory alone.
+fn was_cut(module: &Module, tree: &Tree) -> bool {
+    let origin = Source::parse(&module.origin);
+    let is_part = matches!(
+        &origin,
+        Source::Git { dir, .. } | Source::Archive { dir, .. } if !dir.is_empty()
+    );
+    let calls = || scan(tree, &module.dir, "", DEFAULT_HOST);
+    is_part && module.dir.is_empty() && calls().is_ok_and(|found| !found.invalid.is_empty())
+}
+
+/// The files of a module in a store.
+///
+/// # Errors
+/// If it is not there, or damaged.
+pub fn tree_of(store: &crate::Store, archive: Digest) -> Result<Tree, StoreError> {
+    let path = store.path(archive);
+    let content = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
+    Tree::of_archive(&content).map_err(|error| StoreError::Package {
+        name: path.display().to_string(),
+        why: error.to_string(),
+    })
+}
+
+/// What there is instead of what nobody has.
+pub fn unsatisfied(constraint: &Constraint, versions: &[Version]) -> String {
+    match versions.iter().max() {
+        Some(newest) => format!("no version satisfies `{constraint}`; the newest is {newest}"),
+        None => "it has no versions".to_owned(),
+    }
+}
+
+async fn unpacked(content: Vec<u8>) -> Result<Tree, String> {
+    let name = || "the archive".to_owned();
+    let tree = blocking(move || {
+        Tree::of_archive(&content).map_err(|error| StoreError::Package {
+            name: name(),
+            why: error.to_string(),
+        })
+    });
+    tree.await.map_err(|error| text(&error))
+}
+
+/// An error with everything that led to it.
+pub fn text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Whether some hash of a lock file is one that we could compare.
+pub(super) fn is_comparable(hashes: &[Hash]) -> bool {
+    hashes
+        .iter()
+        .any(|hash| !matches!(hash, Hash::Other { .. }))
+}

@@ -1,0 +1,428 @@
+//! Engines from their publishers' releases, this program itself, and files by their address.
+
+use std::{fs::File, io, path::Path};
+
+use futures::future::join_all;
+use http::HeaderMap;
+use outpost_base::registry::Platform;
+use semver::Version;
+use serde::Deserialize;
+use url::Url;
+use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
+
+use super::{
+    Cause, Report, Sync,
+    trust::{self, Signature, TrustError, listed},
+    wishes::{FileWish, Program, ToolWish},
+};
+use crate::{
+    Generation, StoreError,
+    fetch::{blocking, registry::is_plain_name},
+    generation::{PublisherKey, Signed, StaticFile, Tool},
+    publisher,
+    resolve::Pick,
+};
+
+/// The key that signs Terraform's releases, re-issued in 2026.
+const TERRAFORM_KEY: &str = include_str!("../../../terraform/src/install/hashicorp.asc");
+const TERRAFORM_SITE: &str = "https://releases.hashicorp.com/";
+const TOFU_SITE: &str = "https://github.com/opentofu/opentofu/releases/download/";
+const TOFU_VERSIONS: &str = "https://get.opentofu.org/tofu/api.json";
+const TOFU_KEY: &str = "https://get.opentofu.org/opentofu.asc";
+/// Bytes of a program.
+const MAX_PROGRAM_BYTES: u64 = 1 << 30;
+
+/// Where the files of one version are.
+struct Release {
+    base: Url,
+    sums: String,
+    signature: String,
+}
+
+impl Sync {
+    /// Brings all wanted programs into the store.
+    pub(super) async fn tools(&self, before: &Generation, report: &mut Report) {
+        for wish in &self.wishes.tools {
+            if wish.name == Program::Outpost {
+                self.ourselves(wish, report).await;
+                continue;
+            }
+            let versions = match self.tool_versions(wish).await {
+                Ok(versions) => versions,
+                Err(error) => {
+                    report.fail(wish.name.as_str(), error);
+                    continue;
+                }
+            };
+            for version in versions {
+                self.tool_version(wish, &version, before, report).await;
+            }
+        }
+    }
+
+    async fn tool_versions(&self, wish: &ToolWish) -> Result<Vec<Version>, Cause> {
+        let exact: Option<Vec<_>> = wish.versions.iter().map(Pick::exact).collect();
+        if let Some(exact) = exact.filter(|exact| !exact.is_empty()) {
+            return Ok(exact);
+        }
+        let published = self.published_tools(wish).await?;
+        let newest = [Pick::default()];
+        let picks = match wish.versions.as_slice() {
+            [] => &newest[..],
+            picks => picks,
+        };
+        let mut versions = Vec::new();
+        for pick in picks {
+            let chosen = pick.choose(&published, 1);
+            if chosen.is_empty() {
+                let newest = published
+                    .iter()
+                    .max()
+                    .map(Version::to_string)
+                    .unwrap_or_default();
+                let why = format!("no version satisfies `{pick}`; the newest is {newest}");
+                return Err(Cause::Unsatisfied(why));
+            }
+            versions.extend(chosen.into_iter().cloned());
+        }
+        versions.sort();
+        versions.dedup();
+        Ok(versions)
+    }
+
+    /// The versions that a site lists.
+    async fn published_tools(&self, wish: &ToolWish) -> Result<Vec<Version>, Cause> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Versions {
+            ByName(serde_json::Map<String, serde_json::Value>),
+            InOrder(Vec<Entry>),
+        }
+        #[derive(Deserialize)]
+        struct Entry {
+            id: String,
+        }
+        #[derive(Deserialize)]
+        struct Index {
+            versions: Versions,
+        }
+        let url = match (&wish.url, wish.name) {
+            (Some(base), Program::Tofu) => join(&base.0, "api.json")?,
+            (None, Program::Tofu) => join(&site(wish), TOFU_VERSIONS)?,
+            _ => join(&site(wish), "terraform/index.json")?,
+        };
+        let index: Index = self
+            .fetcher
+            .get(&url, &HeaderMap::new(), None)
+            .await?
+            .json()?;
+        let names: Vec<String> = match index.versions {
+            Versions::ByName(versions) => versions.into_iter().map(|(name, _)| name).collect(),
+            Versions::InOrder(entries) => entries.into_iter().map(|entry| entry.id).collect(),
+        };
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    async fn tool_version(
+        &self,
+        wish: &ToolWish,
+        version: &Version,
+        before: &Generation,
+        report: &mut Report,
+    ) {
+        let name = wish.name.as_str();
+        let platforms = wish.platforms.as_ref().unwrap_or(&self.wishes.platforms);
+        let is_replaced = self.trust.accepts(name, version);
+        let known = |platform: &Platform| {
+            let mut tools = before.tools.iter().filter(|_| !is_replaced);
+            tools.find(|tool| {
+                (tool.name.as_str(), &tool.version, &tool.platform) == (name, version, platform)
+                    && self.store.has(tool.archive)
+            })
+        };
+        let there: Vec<_> = platforms.iter().filter_map(known).cloned().collect();
+        report.present += there.len();
+        let missing: Vec<_> = platforms
+            .iter()
+            .filter(|platform| known(platform).is_none())
+            .collect();
+        report.synced.absorb(Generation {
+            tools: there,
+            ..Generation::default()
+        });
+        if missing.is_empty() {
+            return;
+        }
+        let (release, sums, signed) = match self.release(before, wish, version).await {
+            Ok(release) => release,
+            Err(error) => return report.fail(format!("{name} {version}"), error),
+        };
+        let all = missing
+            .iter()
+            .map(|platform| self.program(wish, version, platform, &release, &sums));
+        for (platform, result) in missing.iter().zip(join_all(all).await) {
+            match result {
+                Ok((fetched, tool)) => {
+                    report.fetched(fetched);
+                    let tools = tool.map(|tool| Tool {
+                        signed: signed.clone(),
+                        ..tool
+                    });
+                    report.synced.absorb(Generation {
+                        tools: tools.into_iter().collect(),
+                        ..Generation::default()
+                    });
+                }
+                Err(error) => report.fail(format!("{name} {version} {platform}"), error),
+            }
+        }
+    }
+
+    /// The checksums of a version, once their signature is found good.
+    async fn release(
+        &self,
+        before: &Generation,
+        wish: &ToolWish,
+        version: &Version,
+    ) -> Result<(Release, Vec<u8>, Option<Signed>), Cause> {
+        let name = wish.name.as_str();
+        let (place, end) = match wish.name {
+            Program::Tofu => (format!("v{version}/"), "gpgsig"),
+            _ => (format!("{name}/{version}/"), "sig"),
+        };
+        let sums = format!("{name}_{version}_SHA256SUMS");
+        let release = Release {
+            base: join(&site(wish), &place)?,
+            signature: format!("{sums}.{end}"),
+            sums,
+        };
+        let get = |url: Url| async move {
+            let answer = self.fetcher.get(&url, &HeaderMap::new(), None).await;
+            answer.map(|answer| answer.body)
+        };
+        let content = get(join(&release.base, &release.sums)?).await?;
+        let signature = get(join(&release.base, &release.signature)?).await?;
+        let key = match (&wish.key, wish.name) {
+            (Some(path), _) => std::fs::read_to_string(self.wishes.dir.join(path))?,
+            (None, Program::Tofu) => {
+                let key = get(join(&release.base, TOFU_KEY)?).await?;
+                String::from_utf8_lossy(&key).into_owned()
+            }
+            (None, _) => TERRAFORM_KEY.to_owned(),
+        };
+        let what = format!("{name} {version}");
+        let signature_of_it = Signature {
+            content: &content,
+            signature: &signature,
+            keys: std::slice::from_ref(&key),
+        };
+        let checked = self.trust.check(before, name, &what, signature_of_it);
+        checked.await?;
+        let all = trust::programs(&content, name, version);
+        match self.trust.accepts(name, version) {
+            true => self.trust.replace_release(name, version, all).await?,
+            false => self.trust.same_release(before, name, version, all).await?,
+        }
+        if self.dry_run {
+            return Ok((release, content, None));
+        }
+        let (store, list) = (self.store.clone(), content.clone());
+        let signed = blocking(move || {
+            let id = publisher::fingerprint_of(&key).unwrap_or_default();
+            Ok::<_, StoreError>(Signed {
+                shasums: store.put(&list)?,
+                signature: store.put(&signature)?,
+                keys: vec![PublisherKey {
+                    id: id.get(24..).unwrap_or_default().to_owned(),
+                    armored: store.put(key.as_bytes())?,
+                    trust_signature: String::new(),
+                }],
+            })
+        });
+        Ok((release, content, Some(signed.await?)))
+    }
+
+    async fn program(
+        &self,
+        wish: &ToolWish,
+        version: &Version,
+        platform: &Platform,
+        release: &Release,
+        sums: &[u8],
+    ) -> Result<(Fetched, Option<Tool>), Cause> {
+        let name = wish.name.as_str();
+        let filename = format!("{name}_{version}_{platform}.zip");
+        let archive = listed(sums, &filename).ok_or_else(|| TrustError::NotListed {
+            filename: filename.clone(),
+            why: "the signed checksums do not list it".to_owned(),
+        })?;
+        let url = join(&release.base, &filename)?;
+        let fetched = self.bring(&url, archive, &filename).await?;
+        let tool = Tool {
+            name: name.to_owned(),
+            version: version.clone(),
+            platform: platform.clone(),
+            filename,
+            archive,
+            size: self.length(archive).await?,
+            signed: None,
+        };
+        Ok((fetched, Some(tool).filter(|_| !self.dry_run)))
+    }
+
+    /// This program, or another build of it.
+    async fn ourselves(&self, wish: &ToolWish, report: &mut Report) {
+        if self.dry_run {
+            return;
+        }
+        let platforms = wish
+            .platforms
+            .clone()
+            .unwrap_or_else(|| vec![Platform::current()]);
+        let path = match &wish.path {
+            Some(path) => Ok(self.wishes.dir.join(path)),
+            None => std::env::current_exe(),
+        };
+        let version = Version::parse(env!("CARGO_PKG_VERSION"));
+        let (Ok(path), Ok(version), [platform]) = (path, version, &platforms[..]) else {
+            let why = "an entry describes one program: set its `path` and its platform".to_owned();
+            return report.fail("outpost", Cause::Unsatisfied(why));
+        };
+        let filename = format!("outpost_{version}_{platform}.zip");
+        let (store, name) = (self.store.clone(), filename.clone());
+        let packed = blocking(move || {
+            let packed = pack(&path).map_err(StoreError::io("read", &path))?;
+            store.put_from(&name, packed, MAX_PROGRAM_BYTES)
+        });
+        match packed.await {
+            Ok((archive, size)) => report.synced.absorb(Generation {
+                tools: vec![Tool {
+                    name: "outpost".to_owned(),
+                    version,
+                    platform: platform.clone(),
+                    filename,
+                    archive,
+                    size,
+                    signed: None,
+                }],
+                ..Generation::default()
+            }),
+            Err(error) => report.fail("outpost", error),
+        }
+    }
+
+    /// Brings all wanted files into the store.
+    pub(super) async fn files(&self, report: &mut Report) {
+        let all = self.wishes.files.iter().map(|wish| self.file(wish));
+        for (wish, result) in self.wishes.files.iter().zip(join_all(all).await) {
+            match result {
+                Ok((fetched, file)) => {
+                    report.fetched(fetched);
+                    report.synced.absorb(Generation {
+                        files: file.into_iter().collect(),
+                        ..Generation::default()
+                    });
+                }
+                Err(error) => report.fail(outpost_net::http::shown(&wish.url.0), error),
+            }
+        }
+    }
+
+    async fn file(&self, wish: &FileWish) -> Result<(Fetched, Option<StaticFile>), Cause> {
+        let last = wish
+            .url
+            .0
+            .path_segments()
+            .and_then(|mut parts| parts.next_back());
+        let name = last.filter(|name| is_plain_name(name)).unwrap_or("file");
+        let fetched = self.bring(&wish.url.0, wish.sha256, name).await?;
+        let file = StaticFile {
+            url: outpost_net::http::without_credentials(&wish.url.0).into(),
+            content: wish.sha256,
+            size: self.length(wish.sha256).await?,
+        };
+        Ok((fetched, Some(file).filter(|_| !self.dry_run)))
+    }
+
+    /// Downloads a file, unless it is there.
+    async fn bring(&self, url: &Url, digest: crate::Digest, name: &str) -> Result<Fetched, Cause> {
+        if self.store.has(digest) {
+            return Ok(Fetched::Present);
+        }
+        if self.dry_run {
+            return Ok(Fetched::Bytes(self.fetcher.length(url).await?));
+        }
+        let size = self
+            .fetcher
+            .download(&self.store, url, digest, name)
+            .await?;
+        self.watch.arrived(name, size);
+        Ok(Fetched::Bytes(Some(size)))
+    }
+
+    /// The length of a file that is there; 0 for one that is not, as in a dry run.
+    async fn length(&self, digest: crate::Digest) -> Result<u64, StoreError> {
+        let path = self.store.path(digest);
+        blocking(move || {
+            Ok(std::fs::metadata(path)
+                .map(|file| file.len())
+                .unwrap_or_default())
+        })
+        .await
+    }
+}
+
+/// What getting a file took.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fetched {
+    /// It was there.
+    Present,
+    /// So many bytes, if that is known.
+    Bytes(Option<u64>),
+}
+
+impl Report {
+    fn fetched(&mut self, fetched: Fetched) {
+        match fetched {
+            Fetched::Present => self.present += 1,
+            Fetched::Bytes(bytes) => {
+                self.files += 1;
+                self.bytes += bytes.unwrap_or_default();
+                self.unknown += usize::from(bytes.is_none());
+            }
+        }
+    }
+}
+
+fn site(wish: &ToolWish) -> Url {
+    let usual = match wish.name {
+        Program::Tofu => TOFU_SITE,
+        Program::Terraform | Program::Outpost => TERRAFORM_SITE,
+    };
+    let usual = || Url::parse(usual).expect("it is constant");
+    wish.url.as_ref().map_or_else(usual, |url| url.0.clone())
+}
+
+fn join(base: &Url, path: &str) -> Result<Url, Cause> {
+    let mut base = base.clone();
+    if !base.path().ends_with('/') {
+        base.set_path(&format!("{}/", base.path()));
+    }
+    let joined = base.join(path);
+    joined.map_err(|error| Cause::Unsatisfied(format!("{path} below {base}: {error}")))
+}
+
+/// A program alone in a zip file. Equal programs give equal bytes.
+fn pack(path: &Path) -> io::Result<File> {
+    use std::io::Seek as _;
+    let mut zip = ZipWriter::new(tempfile::tempfile()?);
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Deflated)
+        .last_modified_time(DateTime::default())
+        .unix_permissions(0o755);
+    zip.start_file("outpost", options)?;
+    io::copy(&mut File::open(path)?, &mut zip)?;
+    let mut file = zip.finish()?;
+    file.rewind()?;
+    Ok(file)
+}

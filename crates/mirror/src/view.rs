@@ -1,0 +1,157 @@
+//! A mirror as one session's engine sees it: a directory in the layout of Terraform's filesystem mirror.
+//!
+//! It names every package that there is for this platform, so the engine itself chooses, as it would with a registry.
+//! What it will probably choose is a link to files that are unpacked once for all; all else is a link to the zip file,
+//! which the engine unpacks for itself. Nothing of it is ever written by an engine.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use outpost_base::registry::{DEFAULT_HOST, OPENTOFU_HOST, Platform, ProviderAddr};
+use outpost_provision::{
+    LinkSink, ProviderStore, ProviderView, Services, UnmetTemplate, WantedProvider,
+};
+use url::Url;
+
+use super::{
+    Generation, Store, doctor,
+    generation::{GitRepository, Package, Provider},
+    remote,
+    serve::{self, Loopback},
+};
+
+/// The packages of a store for one platform.
+#[derive(Clone, Debug)]
+pub struct Packages {
+    /// The store; its current generation is the one that a session gets.
+    pub store: Store,
+    /// Where the engine runs.
+    pub platform: Platform,
+    /// The server of the same store, for what engines take from servers alone.
+    pub server: Option<Arc<Loopback>>,
+    /// Whether registries are stood in for altogether, so that none is asked for what the store does not have.
+    pub is_sealed: bool,
+}
+
+#[async_trait]
+impl ProviderStore for Packages {
+    fn place(&self) -> String {
+        self.store.dir().display().to_string()
+    }
+
+    fn view(
+        &self,
+        dir: &dyn LinkSink,
+        wanted: &BTreeMap<ProviderAddr, WantedProvider>,
+    ) -> Result<ProviderView, Box<dyn Error + Send + Sync>> {
+        let (lease, generation) = self.store.lease_newest()?;
+        let mut view = ProviderView {
+            providers: Vec::new(),
+            services: Services::new(),
+            unsigned: Vec::new(), // They are in the directory, as all others are.
+            network_mirror: None,
+            repositories: BTreeMap::new(),
+            token: None,
+            detour: self
+                .server
+                .as_ref()
+                .and_then(|server| server.detour().cloned()),
+            checksums: BTreeMap::new(),
+            hold: Arc::new(lease),
+        };
+        for of_one in generation.providers.chunk_by(|a, b| a.addr == b.addr) {
+            let addr = &of_one[0].addr;
+            let here: Vec<_> = of_one
+                .iter()
+                .filter_map(|p| Some((p, self.package(p)?)))
+                .collect();
+            if here.is_empty() {
+                continue;
+            }
+            let chosen = wanted.get(addr).and_then(|wanted| {
+                wanted.choose(here.iter().map(|(provider, _)| &provider.version))
+            });
+            for (provider, package) in here {
+                let is_chosen = chosen == Some(&provider.version);
+                let (name, target) = self.offer(provider, package, is_chosen)?;
+                dir.link(&Path::new(&addr.to_string()).join(name), &target)?;
+                let of_lock = [
+                    package.archive.zh(),
+                    package.h1_zip.clone(),
+                    package.h1_tree.clone(),
+                ];
+                let key = (addr.clone(), provider.version.clone());
+                view.checksums.insert(key, of_lock.to_vec());
+            }
+            view.providers.push(addr.clone());
+        }
+        if let Some(server) = &self.server {
+            let git = generation.git.iter().map(GitRepository::place);
+            view.services = self.services(server.url(), &generation);
+            view.repositories = remote::repositories(server.url(), git);
+        }
+        Ok(view)
+    }
+
+    async fn lacks(
+        &self,
+        template: UnmetTemplate,
+    ) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+        doctor::in_store(&self.store, &self.platform, template).await
+    }
+}
+
+impl Packages {
+    /// Modules come from the server; providers are in the view, and elsewhere unless that is forbidden.
+    fn services(&self, server: &Url, generation: &Generation) -> Services {
+        let mut services = remote::below(server, serve::services(generation));
+        if self.is_sealed {
+            return services;
+        }
+        services.retain(|_, of_host| of_host.contains_key("modules.v1"));
+        for host in [DEFAULT_HOST, OPENTOFU_HOST] {
+            // Whoever stands in for a host stands in for all of its services.
+            if let Some(of_host) = services.get_mut(host) {
+                let elsewhere = format!("https://{host}/v1/providers/");
+                of_host.insert("providers.v1".to_owned(), elsewhere);
+            }
+        }
+        services
+    }
+
+    fn package<'a>(&self, provider: &'a Provider) -> Option<&'a Package> {
+        let mut packages = provider.packages.iter();
+        packages.find(|package| package.platform == self.platform)
+    }
+
+    /// The name of a package in the view, below its provider, and what it is a link to.
+    fn offer(
+        &self,
+        provider: &Provider,
+        package: &Package,
+        is_chosen: bool,
+    ) -> Result<(PathBuf, PathBuf), Box<dyn Error + Send + Sync>> {
+        let (version, platform) = (&provider.version, &self.platform);
+        let unpacked = match is_chosen {
+            true => Some(self.store.tree(package)?),
+            // Thousands of versions are not worth reading what only another release unpacked.
+            false => self.store.known_tree(package),
+        };
+        Ok(match unpacked {
+            Some(tree) => (
+                PathBuf::from(version.to_string()).join(platform.to_string()),
+                tree,
+            ),
+            None => {
+                let kind = provider.addr.kind();
+                let name = format!("terraform-provider-{kind}_{version}_{platform}.zip");
+                (name.into(), self.store.path(package.archive))
+            }
+        })
+    }
+}

@@ -1,0 +1,485 @@
+//! An authority of a site's own: it makes certificates for services, renews them, and says which are no longer good.
+//!
+//! It lives in one directory: `root.pem` is what clients trust, `root.key` is the secret, `ledger.json` knows every
+//! certificate that was ever made, and `revoked.pem` lists the revoked ones.
+
+mod names;
+mod paper;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use outpost_files as files;
+use rcgen::KeyPair;
+use rustls::ServerConfig;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use serde::{Deserialize, Serialize};
+
+/// Ten years: whoever trusts an authority has to be told anew when it ends.
+const ROOT: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
+
+/// Ninety days: what is stolen is soon worthless, and whoever forgot to renew learns it early.
+const LEAF: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// A week, of what nobody can revoke.
+const STAND_IN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// What a certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A mirror: it answers.
+    Mirror,
+    /// A control plane: it answers.
+    Server,
+    /// A relay: it answers and calls others.
+    Relay,
+    /// A daemon: it calls.
+    Daemon,
+}
+
+/// One certificate that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// What it is called; unique among those that are good.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Names and addresses that it vouches for.
+    pub hosts: Vec<String>,
+    /// Its number, hexadecimal.
+    pub serial: String,
+    /// When it was made.
+    pub issued: Timestamp,
+    /// When it ends.
+    pub ends: Timestamp,
+    /// When it was revoked.
+    #[serde(default)]
+    pub revoked: Option<Timestamp>,
+    /// Where it is.
+    pub certificate: PathBuf,
+    /// Where its private key is.
+    pub key: PathBuf,
+}
+
+impl Entry {
+    /// Whether it can still be renewed: it is the newest of its name, and nobody has revoked it.
+    fn is_good(&self) -> bool {
+        self.revoked.is_none()
+    }
+}
+
+/// What an authority knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ledger {
+    name: String,
+    serial: String,
+    created: Timestamp,
+    ends: Timestamp,
+    permitted: Vec<String>,
+    list_number: u64,
+    certificates: Vec<Entry>,
+}
+
+/// A certificate to be made.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What it shall be called.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Names and addresses; none means its name.
+    pub hosts: Vec<String>,
+    /// Where it goes; `None` for the authority's directory.
+    pub certificate: Option<PathBuf>,
+    /// Where its key goes; `None` for the authority's directory.
+    pub key: Option<PathBuf>,
+}
+
+/// Why an authority does not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// The system refused something.
+    #[error("failed to {what} `{}`", path.display())]
+    Io {
+        /// What was to be done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A certificate that was just made cannot be used.
+    #[error("failed to use a certificate")]
+    Tls(#[source] rustls::Error),
+    /// There is no authority.
+    #[error("`{}` has no certificate authority: create one with `outpost ca init`", .0.display())]
+    Missing(PathBuf),
+    /// There is one already.
+    #[error("`{}` already has a certificate authority, and its clients would not trust a new one: choose another directory", .0.display())]
+    Exists(PathBuf),
+    /// Another command works on it.
+    #[error("another command is changing the certificate authority in `{}`: try again", .0.display())]
+    Busy(PathBuf),
+    /// The ledger is damaged.
+    #[error("`{}` is not the ledger of a certificate authority: restore it from a backup", path.display())]
+    Ledger {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A number is damaged.
+    #[error("`{0}` is not a serial number: restore the authority's `ledger.json` from a backup")]
+    Serial(String),
+    /// No name for a certificate.
+    #[error(
+        "`{0}` cannot be a certificate's name: use up to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"
+    )]
+    Name(String),
+    /// Nothing that a certificate could vouch for.
+    #[error("`{0}` is neither an address nor the name of a host")]
+    Host(String),
+    /// Nothing that an authority could be limited to.
+    #[error("`{0}` is neither a domain nor a net such as 10.0.0.0/8")]
+    Permission(String),
+    /// The authority was limited when it was made.
+    #[error("this certificate authority cannot issue certificates for `{host}`, only for {}", permitted.join(", "))]
+    NotPermitted {
+        /// For what.
+        host: String,
+        /// What it may.
+        permitted: Vec<String>,
+    },
+    /// A name is taken.
+    #[error("there is already a certificate `{0}`: renew it, or revoke it first")]
+    Taken(String),
+    /// A file is in the way.
+    #[error("`{}` already exists, and keys are never overwritten: choose another file", .0.display())]
+    KeyExists(PathBuf),
+    /// No such certificate.
+    #[error("there is no valid certificate `{0}`: `outpost ca list` shows all certificates")]
+    Unknown(String),
+    /// The authority's own certificate ended.
+    #[error("the certificate authority expired at {0}: create a new one in another directory")]
+    Ended(Timestamp),
+    /// A certificate could not be made.
+    #[error("failed to make a certificate")]
+    Make(#[from] rcgen::Error),
+}
+
+impl CaError {
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+/// All certificates that an authority made, the oldest first. It needs no right to change anything.
+///
+/// # Errors
+/// [`CaError::Missing`], or what is wrong with its ledger.
+pub fn list(dir: &Path) -> Result<Vec<Entry>, CaError> {
+    read_ledger(dir).map(|ledger| ledger.certificates)
+}
+
+/// Where clients find what to trust.
+pub fn root_file(dir: &Path) -> PathBuf {
+    dir.join("root.pem")
+}
+
+/// Where the list of revoked certificates is.
+pub fn revoked_file(dir: &Path) -> PathBuf {
+    dir.join("revoked.pem")
+}
+
+/// An authority, held by this process alone.
+pub struct Authority {
+    dir: PathBuf,
+    ledger: Ledger,
+    signer: paper::Signer,
+    _lock: files::Lock,
+}
+
+impl Authority {
+    /// Makes one that is called `name`. If there are limits, clients believe it only for those domains and nets.
+    ///
+    /// # Errors
+    /// [`CaError::Exists`], [`CaError::Permission`], or the system's reason.
+    pub fn create(
+        dir: &Path,
+        name: &str,
+        permitted: &[String],
+        now: Timestamp,
+    ) -> Result<Self, CaError> {
+        if let Some(bad) = permitted.iter().find(|one| !names::is_permission(one)) {
+            return Err(CaError::Permission(bad.clone()));
+        }
+        files::create_private_dir(dir).map_err(CaError::io("make", dir))?;
+        let lock = lock(dir)?;
+        if ledger_file(dir).exists() {
+            return Err(CaError::Exists(dir.to_owned()));
+        }
+        let ledger = Ledger {
+            name: name.to_owned(),
+            serial: fresh_serial(),
+            created: now,
+            ends: now + ROOT,
+            permitted: permitted.to_vec(),
+            list_number: 0,
+            certificates: Vec::new(),
+        };
+        let key = KeyPair::generate()?;
+        write_private(&dir.join("root.key"), &key.serialize_pem())?;
+        write_public(&root_file(dir), &paper::root(&ledger, &key)?.pem())?;
+        let mut authority = Self {
+            dir: dir.to_owned(),
+            signer: paper::signer(&ledger, key)?,
+            ledger,
+            _lock: lock,
+        };
+        authority.publish_revoked(now)?; // The ledger comes last: before it, there is no authority.
+        Ok(authority)
+    }
+
+    /// Opens one.
+    ///
+    /// # Errors
+    /// [`CaError::Missing`], [`CaError::Busy`], or what is wrong with its files.
+    pub fn open(dir: &Path) -> Result<Self, CaError> {
+        read_ledger(dir)?; // Nothing is made where nothing is.
+        let lock = lock(dir)?;
+        let ledger = read_ledger(dir)?;
+        let path = dir.join("root.key");
+        let key = fs::read_to_string(&path).map_err(CaError::io("read", &path))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            signer: paper::signer(&ledger, KeyPair::from_pem(&key)?)?,
+            ledger,
+            _lock: lock,
+        })
+    }
+
+    /// Makes a certificate with a key of its own.
+    ///
+    /// # Errors
+    /// [`CaError`] names what is wrong with the request.
+    pub fn issue(&mut self, request: Request, now: Timestamp) -> Result<Entry, CaError> {
+        let Request { name, role, .. } = request;
+        if !names::is_name(&name) {
+            return Err(CaError::Name(name));
+        }
+        if self.find(&name).is_ok() {
+            return Err(CaError::Taken(name));
+        }
+        let hosts = match request.hosts {
+            none if none.is_empty() => vec![name.clone()],
+            hosts => hosts,
+        };
+        for host in &hosts {
+            self.check_host(host)?;
+        }
+        let own = |suffix: &str| self.dir.join(format!("{name}.{suffix}"));
+        let entry = Entry {
+            role,
+            hosts,
+            serial: fresh_serial(),
+            issued: now,
+            ends: self.end(now)?,
+            revoked: None,
+            certificate: request.certificate.unwrap_or_else(|| own("pem")),
+            key: request.key.unwrap_or_else(|| own("key")),
+            name,
+        };
+        let key = KeyPair::generate()?;
+        let certificate = paper::leaf(&entry, &key, &self.signer)?;
+        let is_new = files::write_private_new(&entry.key, key.serialize_pem().as_bytes());
+        if !is_new.map_err(CaError::io("write", &entry.key))? {
+            return Err(CaError::KeyExists(entry.key));
+        }
+        // From here on the ledger knows it, whatever comes between: it can be revoked.
+        self.ledger.certificates.push(entry.clone());
+        self.write_ledger()?;
+        write_public(&entry.certificate, &certificate.pem())?;
+        Ok(entry)
+    }
+
+    /// What a server needs to answer for `host` for a week, which the ledger does not list: for a proxy that has to.
+    ///
+    /// # Errors
+    /// [`CaError`].
+    pub fn stand_in(&self, host: &str, now: Timestamp) -> Result<ServerConfig, CaError> {
+        self.check_host(host)?;
+        let key = KeyPair::generate()?;
+        let entry = Entry {
+            name: host.to_owned(),
+            role: Role::Mirror,
+            hosts: vec![host.to_owned()],
+            serial: fresh_serial(),
+            issued: now,
+            ends: self.end(now)?.min(now + STAND_IN),
+            revoked: None,
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+        };
+        let certificate = paper::leaf(&entry, &key, &self.signer)?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())
+            .map_err(CaError::Tls)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    /// Makes a new certificate for the same key and names, in the place of the old one.
+    ///
+    /// The key stays, so that one file changes at a time and nobody reads a certificate with another one's key.
+    ///
+    /// # Errors
+    /// [`CaError::Unknown`], [`CaError::Ended`], or what is wrong with the files.
+    pub fn renew(&mut self, name: &str, now: Timestamp) -> Result<Entry, CaError> {
+        let place = self.find(name)?;
+        let old = &self.ledger.certificates[place];
+        let renewed = Entry {
+            serial: fresh_serial(),
+            issued: now,
+            ends: self.end(now)?,
+            ..old.clone()
+        };
+        let key = fs::read_to_string(&renewed.key).map_err(CaError::io("read", &renewed.key))?;
+        let certificate = paper::leaf(&renewed, &KeyPair::from_pem(&key)?, &self.signer)?;
+        self.ledger.certificates.push(renewed.clone());
+        self.publish_revoked(now)?;
+        write_public(&renewed.certificate, &certificate.pem())?;
+        Ok(renewed)
+    }
+
+    /// The names of those that end within some time.
+    pub fn due(&self, within: Duration, now: Timestamp) -> Vec<String> {
+        let names = self.ledger.certificates.iter().map(|entry| &entry.name);
+        let unique: std::collections::BTreeSet<_> = names.collect();
+        let ends_soon = |name: &&&String| {
+            let newest = self
+                .find(name)
+                .map(|place| &self.ledger.certificates[place]);
+            newest.is_ok_and(|newest| newest.ends <= now + within)
+        };
+        unique
+            .iter()
+            .filter(ends_soon)
+            .map(|name| (*name).clone())
+            .collect()
+    }
+
+    /// Says that all certificates of a name are no longer good. Their key is not used again.
+    ///
+    /// # Errors
+    /// [`CaError::Unknown`], or the system's reason.
+    pub fn revoke(&mut self, name: &str, now: Timestamp) -> Result<Entry, CaError> {
+        let place = self.find(name)?;
+        let all = self.ledger.certificates.iter_mut();
+        for entry in all.filter(|entry| entry.name == name && entry.is_good()) {
+            entry.revoked = Some(now);
+        }
+        self.publish_revoked(now)?;
+        let revoked = self.ledger.certificates[place].clone();
+        for path in [&revoked.certificate, &revoked.key] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(CaError::io("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(revoked)
+    }
+
+    /// The newest good one of a name.
+    fn find(&self, name: &str) -> Result<usize, CaError> {
+        let all = &self.ledger.certificates;
+        let newest = all
+            .iter()
+            .rposition(|entry| entry.name == name && entry.is_good());
+        newest.ok_or_else(|| CaError::Unknown(name.to_owned()))
+    }
+
+    fn check_host(&self, host: &str) -> Result<(), CaError> {
+        let permitted = &self.ledger.permitted;
+        match names::is_host(host) {
+            false => Err(CaError::Host(host.to_owned())),
+            true if names::is_permitted(host, permitted) => Ok(()),
+            true => Err(CaError::NotPermitted {
+                host: host.to_owned(),
+                permitted: permitted.clone(),
+            }),
+        }
+    }
+
+    /// When a certificate ends that begins now: none outlives its authority.
+    fn end(&self, now: Timestamp) -> Result<Timestamp, CaError> {
+        match self.ledger.ends {
+            ends if ends <= now => Err(CaError::Ended(ends)),
+            ends => Ok(ends.min(now + LEAF)),
+        }
+    }
+
+    fn publish_revoked(&mut self, now: Timestamp) -> Result<(), CaError> {
+        self.ledger.list_number += 1;
+        let list = paper::revoked(&self.ledger, &self.signer, now)?;
+        self.write_ledger()?;
+        write_public(&revoked_file(&self.dir), &list)
+    }
+
+    fn write_ledger(&self) -> Result<(), CaError> {
+        let text = serde_json::to_string_pretty(&self.ledger);
+        let text = text.expect("names, numbers and paths of our own are valid JSON");
+        write_private(&ledger_file(&self.dir), &text)
+    }
+}
+
+fn ledger_file(dir: &Path) -> PathBuf {
+    dir.join("ledger.json")
+}
+
+fn read_ledger(dir: &Path) -> Result<Ledger, CaError> {
+    let path = ledger_file(dir);
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(CaError::Missing(dir.to_owned()));
+        }
+        text => text.map_err(CaError::io("read", &path))?,
+    };
+    serde_json::from_str(&text).map_err(|source| CaError::Ledger { path, source })
+}
+
+fn lock(dir: &Path) -> Result<files::Lock, CaError> {
+    let path = dir.join("lock");
+    let lock = files::Lock::try_acquire(&path).map_err(CaError::io("lock", &path))?;
+    lock.ok_or_else(|| CaError::Busy(dir.to_owned()))
+}
+
+fn write_private(path: &Path, text: &str) -> Result<(), CaError> {
+    files::write_private(path, text.as_bytes()).map_err(CaError::io("write", path))
+}
+
+/// Certificates are no secret, and services of other users read them.
+fn write_public(path: &Path, text: &str) -> Result<(), CaError> {
+    files::write_public(path, text.as_bytes()).map_err(CaError::io("write", path))
+}
+
+/// 127 random bits that are no negative number, as RFC 5280 wants them.
+fn fresh_serial() -> String {
+    let mut bytes: [u8; 16] = rand::random();
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    hex::encode(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! One connection: TLS, the HTTP that it speaks, and what it becomes.
+
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, response::Response};
+use hyper::{HeaderMap, Request, body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use outpost_base::stop::Stop;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{sleep, sleep_until, timeout},
+};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use super::{
+    Budgets, Certified, Limits, Peer, Upgraded,
+    file::{Parts, Socket},
+    first_bytes::{self, Protocol},
+    places::{Conduct, STRANGER},
+    visit,
+};
+use crate::{budget::Account, network::Network};
+
+/// Calls on one HTTP/2 connection at a time.
+const STREAMS: u32 = 256;
+/// Bytes of one body, and of all on one connection, that a client may send before we read them. Bodies that wait for memory
+/// must not fill the connection's window, or the one that they wait for could not end.
+const WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = WINDOW * LARGE_MESSAGES as u32;
+/// Large messages on one connection that are received, or wait to be.
+const LARGE_MESSAGES: usize = 4;
+/// Bytes of header that a client may send.
+const HEADER_BYTES: u32 = 32 << 10;
+/// Bytes of an answer that are made before the client has taken those before them; also of header in HTTP/1. Larger ones are
+/// no faster, and take memory of every connection.
+const UNSENT: usize = 32 << 10;
+/// How often a silent HTTP/2 client is asked whether it is still there, and how long it may take to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
+/// Time that somebody who asks for nothing gets to hear that their connection ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Addresses and where they come from.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// What a connection needs.
+pub(super) struct Connection {
+    pub(super) tls: Option<Arc<Certified>>,
+    pub(super) limits: Limits,
+    pub(super) routes: Router,
+    pub(super) stop: Stop,
+    pub(super) peer: IpAddr,
+    /// Whose `X-Forwarded-For` is believed.
+    pub(super) proxies: Arc<[Network]>,
+    pub(super) conduct: Arc<Conduct>,
+}
+
+type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Connection {
+    /// Serves it until it ends, gives up its place to somebody else when `end` says so, or is a stranger's who asks for
+    /// nothing.
+    pub(super) async fn run(
+        self,
+        stream: TcpStream,
+        end: CancellationToken,
+    ) -> Result<(), ConnectionError> {
+        let conduct = self.conduct.clone();
+        let serving = self.serve(stream, end.clone());
+        tokio::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => return ended,
+            () = end.cancelled() => {}
+            () = overstayed(&conduct) => {}
+        }
+        if conduct.is_stranger() {
+            return Ok(());
+        }
+        end.cancel();
+        timeout(GOODBYE, serving).await.unwrap_or(Ok(()))
+    }
+
+    async fn serve(self, stream: TcpStream, end: CancellationToken) -> Result<(), ConnectionError> {
+        stream.set_nodelay(true)?;
+        let parts = Parts::default();
+        let mut stream = TimeoutStream::new(Socket::new(stream, parts.clone()));
+        stream.set_write_timeout(Some(self.limits.write_timeout));
+        let stream = Box::pin(stream);
+        match self.tls.clone() {
+            None => self.speak(stream, Some(parts), end).await,
+            Some(tls) => {
+                let acceptor = tls.acceptor();
+                let accepting =
+                    acceptor.accept_with(stream, |tls| tls.set_buffer_limit(Some(UNSENT)));
+                let stream = timeout(self.limits.header_timeout, accepting).await??;
+                self.speak(stream, None, end).await
+            }
+        }
+    }
+
+    /// Files go from the system to `parts`' socket by themselves, if there is one.
+    async fn speak<S>(
+        self,
+        stream: S,
+        parts: Option<Parts>,
+        end: CancellationToken,
+    ) -> Result<(), ConnectionError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let limit = self.limits.header_timeout;
+        let (protocol, stream) = timeout(limit, first_bytes::read(stream)).await??;
+        let (upgraded, mut becomes) = Upgraded::channel();
+        let stop = self.stop.clone();
+        let parts = parts.filter(|_| protocol == Protocol::Http1);
+        let [small, large] = self.limits.message_bytes;
+        let budgets = Budgets(Arc::new(
+            Account::new(small, large).with_places(LARGE_MESSAGES),
+        ));
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let client = client_behind(self.peer, request.headers(), &self.proxies);
+            let extensions = request.extensions_mut();
+            extensions.insert(upgraded.clone());
+            extensions.insert(Peer(client));
+            extensions.insert(budgets.clone());
+            let (routes, parts) = (self.routes.clone(), parts.clone());
+            visit::answer(self.conduct.clone(), async move {
+                let response: Result<Response, Infallible> =
+                    routes.oneshot(request.map(Body::new)).await;
+                response.map(|response| match &parts {
+                    Some(parts) => parts.take_over(response),
+                    None => response,
+                })
+            })
+        });
+        let io = TokioIo::new(stream);
+        let leaving = async {
+            tokio::select! {
+                () = stop.draining() => {}
+                () = end.cancelled() => {}
+            }
+        };
+        match protocol {
+            Protocol::Http1 => {
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(limit)
+                    .max_buf_size(UNSENT)
+                    .serve_connection(io, service)
+                    .with_upgrades();
+                tokio::pin!(connection);
+                tokio::select! {
+                    ended = connection.as_mut() => ended?,
+                    () = leaving => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await?;
+                    }
+                }
+                becomes.run().await;
+                Ok(())
+            }
+            Protocol::Http2 => {
+                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(STREAMS)
+                    .initial_stream_window_size(WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .max_header_list_size(HEADER_BYTES)
+                    .max_send_buf_size(UNSENT)
+                    .keep_alive_interval(KEEP_ALIVE)
+                    .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+                    .serve_connection(io, service);
+                tokio::pin!(connection);
+                tokio::select! {
+                    ended = connection.as_mut() => return Ok(ended?),
+                    () = leaving => connection.as_mut().graceful_shutdown(),
+                }
+                Ok(connection.await?)
+            }
+        }
+    }
+}
+
+/// Waits until a stranger has asked for nothing for too long.
+async fn overstayed(conduct: &Conduct) {
+    loop {
+        match conduct.ends_at() {
+            Some(at) if at <= std::time::Instant::now() => return,
+            Some(at) => sleep_until(at.into()).await,
+            None if conduct.is_stranger() => sleep(STRANGER).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Who asks: the peer, or whoever proxies that we trust say that they ask for. Each proxy adds at the end whom it heard.
+fn client_behind(peer: IpAddr, headers: &HeaderMap, proxies: &[Network]) -> IpAddr {
+    let is_proxy = |address| proxies.iter().any(|proxy| proxy.contains(address));
+    let mut client = peer.to_canonical();
+    if !is_proxy(client) {
+        return client;
+    }
+    let lines = headers.get_all(FORWARDED_FOR).into_iter();
+    let lines: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
+    for address in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+        let Ok(address) = address.trim().parse::<IpAddr>() else {
+            return client;
+        };
+        client = address.to_canonical();
+        if !is_proxy(client) {
+            return client;
+        }
+    }
+    client
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn behind(peer: &str, lines: &[&str]) -> String {
+        let proxies = ["10.0.0.0/8".parse().unwrap()];
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(FORWARDED_FOR, HeaderValue::from_str(line).unwrap());
+        }
+        client_behind(peer.parse().unwrap(), &headers, &proxies).to_string()
+    }
+
+    #[test]
+    fn only_proxies_that_are_trusted_say_for_whom_they_ask() {
+        assert_eq!(behind("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
+        assert_eq!(behind("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        // Whatever a client itself wrote stands before what the proxy adds.
+        assert_eq!(
+            behind("10.0.0.1", &["203.0.113.9, 198.51.100.7"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            behind("10.0.0.1", &["203.0.113.9", "198.51.100.7, 10.0.0.2"]),
+            "198.51.100.7"
+        );
+        assert_eq!(behind("10.0.0.1", &["2001:db8::1"]), "2001:db8::1");
+        assert_eq!(behind("::ffff:10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(behind("10.0.0.1", &["unknown"]), "10.0.0.1");
+        assert_eq!(behind("10.0.0.1", &[]), "10.0.0.1");
+    }
+}

@@ -1,0 +1,235 @@
+//! What one connection is used for: its requests in progress, and whether somebody on it has proved who they are.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use axum::{BoxError, body::Body, response::Response};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tracing::debug;
+
+use super::{places::Conduct, upgraded::Work};
+use crate::access::Access;
+
+tokio::task_local! {
+    /// The request that is answered in this task, or what its connection became.
+    static VISIT: Visit;
+}
+
+/// A request, the connection that it came on, and the access that it was granted.
+#[derive(Clone)]
+pub(super) struct Visit {
+    conduct: Arc<Conduct>,
+    access: Arc<OnceLock<Arc<Access>>>,
+}
+
+impl Visit {
+    fn begin(conduct: Arc<Conduct>) -> Self {
+        let access = Arc::default();
+        Self { conduct, access }
+    }
+
+    /// Waits until the access that it was granted has ended.
+    async fn revoked(&self) {
+        match self.access.get() {
+            Some(access) => access.revoked().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Says that whoever is answered in this task has proved who they are, so that their connection is a stranger's no more.
+/// The answer, or what the connection becomes, ends with `access`. Outside of a listener's requests it does nothing.
+pub fn vouch(access: Option<&Arc<Access>>) {
+    let _ = VISIT.try_with(|visit| {
+        visit.conduct.know();
+        if let Some(access) = access {
+            // The first one counts; a request has no more than one.
+            visit.access.set(access.clone()).ok();
+        }
+    });
+}
+
+/// Answers a request of a connection.
+pub(super) async fn answer<E>(
+    conduct: Arc<Conduct>,
+    answering: impl Future<Output = Result<Response, E>>,
+) -> Result<Response, E> {
+    let request = InProgress::begin(conduct.clone());
+    let visit = Visit::begin(conduct);
+    let response = VISIT.scope(visit.clone(), answering).await?;
+    Ok(response.map(|body| Body::new(Answer::new(body, request, visit))))
+}
+
+/// What a connection becomes, which is in progress and answered for by the request that is answered in this task.
+pub(super) fn become_part(work: impl Future<Output = ()> + Send + 'static) -> Work {
+    let Ok(visit) = VISIT.try_with(Visit::clone) else {
+        return Box::pin(work);
+    };
+    Box::pin(async move {
+        let _request = InProgress::begin(visit.conduct.clone());
+        tokio::select! {
+            () = VISIT.scope(visit.clone(), work) => {}
+            () = visit.revoked() => debug!("closing a connection whose credential was revoked or has expired"),
+        }
+    })
+}
+
+/// A request that is in progress until this is dropped.
+struct InProgress(Arc<Conduct>);
+
+impl InProgress {
+    fn begin(conduct: Arc<Conduct>) -> Self {
+        conduct.begin();
+        Self(conduct)
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.end(Instant::now());
+    }
+}
+
+/// An answer in progress, which breaks off when what it was asked with is revoked.
+struct Answer {
+    body: Held<InProgress>,
+    /// Waited for only where the answer takes its time.
+    revoked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The request itself ended its access, as when a token is rotated: what is there to answer is still sent.
+    is_of_revocation: bool,
+    visit: Visit,
+}
+
+impl Answer {
+    fn new(body: Body, request: InProgress, visit: Visit) -> Self {
+        let access = visit.access.get();
+        Self {
+            body: Held::new(body, request),
+            revoked: None,
+            is_of_revocation: access.is_some_and(|access| access.is_revoked()),
+            visit,
+        }
+    }
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(access) = self.visit.access.get() else {
+            return Pin::new(&mut self.body).poll_frame(context);
+        };
+        if access.is_revoked() && !self.is_of_revocation {
+            return Poll::Ready(Some(Err(broken_off())));
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            return Poll::Ready(frame);
+        }
+        let visit = self.visit.clone();
+        let revoked = self
+            .revoked
+            .get_or_insert_with(|| Box::pin(async move { visit.revoked().await }));
+        ready!(revoked.as_mut().poll(context));
+        Poll::Ready(Some(Err(broken_off())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn broken_off() -> BoxError {
+    let why = "credential that the request came with was revoked or has expired";
+    io::Error::new(io::ErrorKind::PermissionDenied, why).into()
+}
+
+/// A body that holds something until it has been sent.
+pub struct Held<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T> Held<T> {
+    /// Lets `body` hold it.
+    pub fn new(body: Body, held: T) -> Self {
+        Self { body, _held: held }
+    }
+}
+
+impl<T: Unpin> hyper::body::Body for Held<T> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        frame.map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::BodyDataStream;
+    use futures::{StreamExt as _, stream};
+
+    use super::*;
+
+    /// The answer to a request with this access.
+    async fn answer_with(access: &Arc<Access>, body: Body, ends_access: bool) -> BodyDataStream {
+        let answering = async {
+            vouch(Some(access));
+            if ends_access {
+                access.revoke();
+            }
+            Ok::<_, io::Error>(Response::new(body))
+        };
+        let conduct = Conduct::new(false, Instant::now());
+        let answer = answer(conduct, answering).await.unwrap();
+        answer.into_body().into_data_stream()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_never_waits_breaks_off_when_its_access_is_revoked() {
+        let endless = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(b"x")));
+        let access = Arc::new(Access::default());
+        let mut frames = answer_with(&access, Body::from_stream(endless), false).await;
+
+        assert!(frames.next().await.unwrap().is_ok());
+        access.revoke();
+        assert!(frames.next().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_a_request_that_ends_its_own_access_is_sent() {
+        let access = Arc::new(Access::default());
+        let mut frames = answer_with(&access, Body::from("a new token"), true).await;
+
+        assert_eq!(frames.next().await.unwrap().unwrap(), "a new token");
+        assert!(frames.next().await.is_none());
+    }
+}

@@ -1,0 +1,253 @@
+//! The parent of an engine: it passes one interrupt on, and writes down how the engine ended.
+//!
+//! An engine takes a second interrupt as an order to drop everything, so a daemon that takes over must not send one
+//! after its predecessor did; and nobody but a parent learns how a process ended. The engine dies with its shim, which
+//! stands outside of what holds the engine. Where nothing may outlive the engine, the shim takes in its orphans and
+//! ends them.
+
+use std::{
+    convert::Infallible,
+    ffi::{OsStr, OsString},
+    io::{self, Write as _},
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl::{set_child_subreaper, set_pdeathsig},
+        signal::{SigSet, Signal, kill, raise},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Pid, getpid, getppid},
+};
+use outpost_files::beneath::Dir;
+
+use super::capabilities;
+use crate::tree;
+
+/// What the report of an engine that succeeded says.
+const WELL: &str = "0";
+
+/// Time to end those whom the engine left behind. Without a control group, one who forks faster than that gets away.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// Time for whoever the engine leaves behind to end by itself, as a plugin does that was told to, and the pause between
+/// two looks.
+const LEAVE_LIMIT: Duration = Duration::from_millis(200);
+const LEAVE_PAUSE: Duration = Duration::from_millis(5);
+
+/// What a job's log says where processes are ended that a template left in the background.
+const ORPHANS_END: &str = "Ended processes that this step left in the background. If the \
+    workspace is a process on this machine, its daemon needs --background-processes keep.";
+
+/// How the first process of a namespace tells that the engine ended by a signal: it cannot send one to itself.
+const SIGNAL_BASE: i32 = 128;
+
+/// A parent, and what it does beside waiting.
+pub(super) struct Shim<'a> {
+    /// The file for the end of the child.
+    pub(super) report: Option<&'a Path>,
+    /// Whoever is left behind is ended.
+    pub(super) ends_all: bool,
+    /// The child is the first process of a namespace, with which all in it end.
+    pub(super) is_apart: bool,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Code(i32),
+    Signal(Signal),
+}
+
+impl Shim<'_> {
+    /// Starts `child` and stays until it has ended; then ends in the same way.
+    pub(super) fn run(&self, child: &mut Command) -> io::Result<Infallible> {
+        let signals = block()?;
+        if self.ends_all && !self.is_apart {
+            set_child_subreaper(true)?;
+        }
+        let pid = start(child)?;
+        if self.is_apart {
+            // The child had to inherit what it needs to mount; from here on nothing of it is needed.
+            capabilities::drop_all().map_err(io::Error::other)?;
+        }
+        let mut end = follow(pid, &signals)?;
+        match (self.is_apart, end) {
+            (true, End::Code(code)) => end = End::of_namespace(code),
+            (false, _) if self.ends_all => {
+                tell_of_orphans(end);
+                end_orphans();
+            }
+            _ => {}
+        }
+        if let Some(report) = self.report {
+            // Without a report the job counts as failed, which its state survives.
+            let _ = write(report, end);
+        }
+        signals.thread_unblock()?;
+        if let End::Signal(signal) = end {
+            raise(signal)?;
+        }
+        std::process::exit(end.code())
+    }
+}
+
+impl End {
+    /// A code that tells a signal, too.
+    pub(super) fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => SIGNAL_BASE + signal as i32,
+        }
+    }
+
+    fn of_namespace(code: i32) -> Self {
+        match Signal::try_from(code - SIGNAL_BASE) {
+            Ok(signal) => Self::Signal(signal),
+            Err(_) => Self::Code(code),
+        }
+    }
+}
+
+/// Blocks what [`follow`] waits for.
+pub(super) fn block() -> io::Result<SigSet> {
+    let mut signals = SigSet::empty();
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGCHLD,
+    ] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    Ok(signals)
+}
+
+/// Starts a child, which nobody but [`follow`] may wait for.
+pub(super) fn start(child: &mut Command) -> io::Result<Pid> {
+    let id = child.spawn()?.id();
+    Ok(Pid::from_raw(i32::try_from(id).map_err(io::Error::other)?))
+}
+
+/// Waits until `child` has ended, and passes one interrupt on to it. Others who end meanwhile are forgotten.
+pub(super) fn follow(child: Pid, signals: &SigSet) -> io::Result<End> {
+    let mut was_told = false;
+    loop {
+        if signals.wait()? != Signal::SIGCHLD && !was_told {
+            was_told = true;
+            // It may be gone already, and then there is nobody to tell.
+            let _ = kill(child, Signal::SIGINT);
+        }
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == child => return Ok(End::Code(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
+                    return Ok(End::Signal(signal));
+                }
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Says in the engine's name whether it succeeded and left processes behind, which now end.
+pub(super) fn tell_of_orphans(end: End) {
+    if end == End::Code(0) && are_left() {
+        // A line as engines log it. Where nobody reads, nobody is told.
+        let line = format!(r#"{{"@level":"warn","@message":"{ORPHANS_END}"}}"#);
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+/// Whether a child of this process, which takes in orphans, stays alive.
+fn are_left() -> bool {
+    let late = Instant::now() + LEAVE_LIMIT;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) if Instant::now() < late => std::thread::sleep(LEAVE_PAUSE),
+            Ok(WaitStatus::StillAlive) => return true,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Ends all that descend from this process, which takes in orphans.
+fn end_orphans() {
+    let late = Instant::now() + END_LIMIT;
+    while Instant::now() < late {
+        tree::kill_descendants(getpid());
+        // The dead are forgotten, and whoever they leave behind comes to us.
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Err(Errno::ECHILD) => return,
+                Ok(WaitStatus::StillAlive) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+/// Becomes `program`. With a `parent` it dies with that one.
+pub(super) fn execute(parent: Option<&OsStr>, program: &OsStr, args: &[OsString]) -> io::Error {
+    if let Some(parent) = parent
+        && let Err(error) = bind(parent)
+    {
+        return error;
+    }
+    Command::new(program).args(args).exec()
+}
+
+/// Has this process die with `parent`.
+pub(super) fn bind(parent: &OsStr) -> io::Result<()> {
+    // The mask of the shim comes along, and an engine must hear what is sent to it.
+    SigSet::empty().thread_set_mask()?;
+    set_pdeathsig(Signal::SIGKILL)?;
+    // A parent that died before that is told of by nobody.
+    match parent.to_str() == Some(&getppid().to_string()) {
+        true => Ok(()),
+        false => Err(io::Error::other("the parent is gone")),
+    }
+}
+
+/// Whether the engine that has this report ended by itself with status 0.
+pub fn ended_well(report: &[u8]) -> bool {
+    report == WELL.as_bytes()
+}
+
+fn write(report: &Path, end: End) -> io::Result<()> {
+    let text = match end {
+        End::Code(code) => code.to_string(),
+        End::Signal(signal) => format!("signal: {signal}"),
+    };
+    let (Some(dir), Some(name)) = (report.parent(), report.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // A template may have put something in its place, which would keep us for ever.
+    Dir::open(dir)?.write_private(name, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_tells_signals_as_shells_do() {
+        for end in [
+            End::Code(0),
+            End::Code(1),
+            End::Code(125),
+            End::Signal(Signal::SIGKILL),
+        ] {
+            assert_eq!(End::of_namespace(end.code()), end);
+        }
+    }
+}

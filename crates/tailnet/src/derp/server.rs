@@ -1,0 +1,837 @@
+//! A relay: takes clients in, and hands each packet to the client whose key it names.
+//!
+//! What a client does not take is dropped, oldest first, so that one that is slow costs others nothing but its share
+//! of `QUEUE_PACKETS`. Those who send to it take turns, and whoever has most waiting loses first: anybody who knows a key
+//! may send to it, and must not be able to drown the others. Control comes before disco, disco before data. A client
+//! that sends more than its key or its address may is read more slowly.
+//!
+//! # Source
+//! coder/tailscale `derp/derp_server.go`: duplicates, limits, who is told that whom has gone.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    io,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use outpost_base::stop::Stop;
+use outpost_net::{access::Access, budget::Allowance, listener::vouch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    sync::Notify,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    connection::{Reader, invalid, write},
+    frame::{self, Frame, Gone},
+    guests::{Expected, Guests},
+    rates::{Limits, Pace, Rates},
+};
+use crate::{
+    disco,
+    key::{Key, Private},
+};
+
+/// How long a client may take to say who it is.
+const HELLO: Duration = Duration::from_secs(10);
+/// How long a client's key may take to be named: its node tells the coordinator at the same time.
+const INTRODUCTION: Duration = Duration::from_secs(8);
+/// How long a client may take nothing.
+const WRITE: Duration = Duration::from_secs(2);
+/// After so much silence a client hears that we are there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// Packets that wait for a client, of data and of disco each: more than a connection has under way.
+const QUEUE_PACKETS: usize = 2048;
+/// Bytes of them.
+const QUEUE_BYTES: usize = 2 << 20;
+/// Bytes of them for all clients together.
+const QUEUES_BYTES: usize = 64 << 20;
+/// Other frames that wait for a client.
+const QUEUE_CONTROL: usize = 256;
+/// Written at a time.
+const BATCH_BYTES: usize = 64 << 10;
+/// How many a client has sent something to are remembered, to be told when it goes.
+const MAX_CORRESPONDENTS: usize = 4096;
+/// Clients with one key.
+const MAX_DUPLICATES: usize = 8;
+/// How often a client is told that another is not here: at once, and for each second.
+const NOT_HERE: (u32, Duration) = (3, Duration::from_secs(1));
+
+/// A relay with its clients. A clone is the same relay.
+#[derive(Clone)]
+pub struct Relay(Arc<Shared>);
+
+struct Shared {
+    private: Private,
+    clients: Mutex<Clients>,
+    /// Whom it serves; `None` if anybody.
+    guests: Option<Guests>,
+    rates: Rates,
+    /// Milliseconds for which clients were not read because they had sent too much.
+    slowed_ms: AtomicU64,
+}
+
+struct Clients {
+    /// What may wait for all of them.
+    waiting: Allowance,
+    /// The last one of a key gets its packets.
+    by_key: HashMap<Key, Vec<Client>>,
+    next_id: u64,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self {
+            waiting: Allowance::new(QUEUES_BYTES),
+            by_key: HashMap::new(),
+            next_id: 0,
+        }
+    }
+}
+
+struct Client {
+    id: u64,
+    queue: Arc<Queue>,
+    sent_to: HashSet<Key>,
+}
+
+/// What waits for a client.
+struct Queue {
+    /// What may wait for all of them.
+    all: Allowance,
+    waiting: Mutex<Waiting>,
+    more: Notify,
+    /// Whether its client has to go.
+    is_over: AtomicBool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    control: VecDeque<Frame>,
+    disco: Packets,
+    data: Packets,
+}
+
+/// Packets by their senders, who take turns.
+#[derive(Default)]
+struct Packets {
+    of: HashMap<Key, Share>,
+    /// Who has something waiting, in the order of their turns.
+    turns: VecDeque<Key>,
+    frames: usize,
+    bytes: usize,
+    /// Empty memory for the next sender's.
+    spare: BytesMut,
+}
+
+/// What waits of one sender, as it will be written, so that it holds no memory but its own.
+struct Share {
+    bytes: BytesMut,
+    frames: usize,
+}
+
+impl Packets {
+    fn push(&mut self, from: Key, packet: Bytes) {
+        let of = self.of.entry(from).or_insert_with(|| {
+            self.turns.push_back(from);
+            let bytes = std::mem::take(&mut self.spare);
+            Share { bytes, frames: 0 }
+        });
+        let before = of.bytes.len();
+        Frame::Receive { from, packet }.encode(&mut of.bytes);
+        of.frames += 1;
+        self.bytes += of.bytes.len() - before;
+        self.frames += 1;
+        while self.frames > QUEUE_PACKETS || self.bytes > QUEUE_BYTES {
+            let is_count = self.frames > QUEUE_PACKETS;
+            let most = |(_, of): &(&Key, &Share)| match is_count {
+                true => of.frames,
+                false => of.bytes.len(),
+            };
+            let Some(who) = self.of.iter().max_by_key(most).map(|(key, _)| *key) else {
+                return;
+            };
+            self.shift(who, None);
+        }
+    }
+
+    /// Moves as many as go at once behind those that go already.
+    fn take(&mut self, out: &mut BytesMut) {
+        if self.turns.len() == 1
+            && out.is_empty()
+            && self.bytes <= BATCH_BYTES
+            && let Some(only) = self.turns.pop_front().and_then(|who| self.of.remove(&who))
+        {
+            self.spare = std::mem::replace(out, only.bytes);
+            (self.frames, self.bytes) = (0, 0);
+        }
+        while out.len() < BATCH_BYTES
+            && let Some(who) = self.turns.front().copied()
+        {
+            self.shift(who, Some(out));
+            if self.turns.front() == Some(&who) {
+                self.turns.rotate_left(1);
+            }
+        }
+    }
+
+    /// Takes the oldest packet of a sender, who has no turn any more if it was the last one.
+    fn shift(&mut self, who: Key, out: Option<&mut BytesMut>) {
+        let Some(of) = self.of.get_mut(&who) else {
+            return;
+        };
+        let length = frame::length(&of.bytes);
+        if let Some(out) = out {
+            out.extend_from_slice(&of.bytes[..length]);
+        }
+        of.bytes.advance(length);
+        of.frames -= 1;
+        self.bytes -= length;
+        self.frames -= 1;
+        if of.frames == 0 {
+            self.of.remove(&who);
+            self.turns.retain(|it| *it != who);
+        }
+    }
+}
+
+impl Queue {
+    fn new(all: Allowance) -> Self {
+        Self {
+            all,
+            waiting: Mutex::default(),
+            more: Notify::new(),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.more.notify_one();
+    }
+
+    fn control(&self, frame: Frame) {
+        let mut waiting = self.lock();
+        if waiting.control.len() < QUEUE_CONTROL {
+            waiting.control.push_back(frame);
+        }
+        drop(waiting);
+        self.more.notify_one();
+    }
+
+    fn packet(&self, from: Key, packet: Bytes) {
+        let longest = packet.len() + frame::RECEIVE_OVERHEAD;
+        if !self.all.take(longest) {
+            return;
+        }
+        let mut waiting = self.lock();
+        let before = waiting.bytes();
+        match disco::sender(&packet) {
+            Some(_) => waiting.disco.push(from, packet),
+            None => waiting.data.push(from, packet),
+        }
+        // Others may have been dropped for it.
+        self.all
+            .give((before + longest).saturating_sub(waiting.bytes()));
+        drop(waiting);
+        self.more.notify_one();
+    }
+
+    /// As many frames as go at once.
+    fn batch(&self, out: &mut BytesMut) {
+        let mut waiting = self.lock();
+        while let Some(frame) = waiting.control.pop_front() {
+            frame.encode(out);
+        }
+        let before = waiting.bytes();
+        waiting.disco.take(out);
+        waiting.data.take(out);
+        self.all.give(before.saturating_sub(waiting.bytes()));
+        if out.is_empty() {
+            // Who is silent holds no memory.
+            *out = BytesMut::new();
+            *waiting = Waiting::default();
+        }
+    }
+}
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        self.disco.bytes + self.data.bytes
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let waiting = self.waiting.get_mut();
+        self.all
+            .give(waiting.unwrap_or_else(PoisonError::into_inner).bytes());
+    }
+}
+
+impl Clients {
+    /// Takes one in. Of too many with one key the one goes that sent least lately: most likely its connection broke
+    /// without our knowledge.
+    fn enter(&mut self, key: Key) -> (u64, Arc<Queue>) {
+        let all = self.by_key.entry(key).or_default();
+        if all.len() >= MAX_DUPLICATES {
+            all.remove(0).queue.end();
+        }
+        self.next_id += 1;
+        let queue = Arc::new(Queue::new(self.waiting.clone()));
+        let id = self.next_id;
+        all.push(Client {
+            id,
+            queue: queue.clone(),
+            sent_to: HashSet::new(),
+        });
+        (id, queue)
+    }
+
+    fn leave(&mut self, key: Key, id: u64) {
+        let Some(all) = self.by_key.get_mut(&key) else {
+            return;
+        };
+        let gone = all.iter().position(|client| client.id == id);
+        let gone = gone.map(|at| all.remove(at));
+        if !all.is_empty() {
+            return;
+        }
+        self.by_key.remove(&key);
+        for other in gone.into_iter().flat_map(|client| client.sent_to) {
+            if let Some(queue) = self.queue(other) {
+                queue.control(Frame::PeerGone(key, Gone::Disconnected));
+            }
+        }
+    }
+
+    fn queue(&self, key: Key) -> Option<&Arc<Queue>> {
+        Some(&self.by_key.get(&key)?.last()?.queue)
+    }
+
+    /// Whether there is anybody to send it to.
+    fn send(&mut self, from: Key, id: u64, to: Key, packet: Bytes) -> bool {
+        let Some(queue) = self.queue(to) else {
+            return false;
+        };
+        queue.packet(from, packet);
+        if let Some(all) = self.by_key.get_mut(&from)
+            && let Some(at) = all.iter().position(|client| client.id == id)
+        {
+            if at + 1 != all.len() {
+                let active = all.remove(at);
+                all.push(active);
+            }
+            if let Some(client) = all.last_mut()
+                && client.sent_to.len() < MAX_CORRESPONDENTS
+            {
+                client.sent_to.insert(to);
+            }
+        }
+        true
+    }
+}
+
+/// What is known of a client before it says anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Guest {
+    /// Whether it came with a credential, so that it need not be expected.
+    pub is_known: bool,
+    /// The address that stands for it, if it has one.
+    pub address: Option<IpAddr>,
+}
+
+/// A client while it is here.
+struct Present {
+    relay: Relay,
+    key: Key,
+    id: u64,
+    queue: Arc<Queue>,
+    pace: Pace,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.relay.clients().leave(self.key, self.id);
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self::new(Private::generate())
+    }
+}
+
+impl Relay {
+    /// A relay with this key.
+    pub fn new(private: Private) -> Self {
+        Self::serving(private, None, Limits::default())
+    }
+
+    /// A relay that serves those whom somebody expects, and who came with a credential.
+    pub fn guarded() -> Self {
+        let guests = Some(Guests::default());
+        Self::serving(Private::generate(), guests, Limits::default())
+    }
+
+    /// A relay for anybody, with other limits.
+    pub fn limited(limits: Limits) -> Self {
+        Self::serving(Private::generate(), None, limits)
+    }
+
+    fn serving(private: Private, guests: Option<Guests>, limits: Limits) -> Self {
+        let clients = Mutex::default();
+        Self(Arc::new(Shared {
+            private,
+            clients,
+            guests,
+            rates: Rates::new(limits),
+            slowed_ms: AtomicU64::new(0),
+        }))
+    }
+
+    /// Serves whoever has this key while the answer is held, and for a while after that unless `access` has ended.
+    pub fn expect(&self, key: Key, access: Option<Arc<Access>>) -> Expected {
+        if let Some(guests) = &self.0.guests {
+            guests.add(key);
+        }
+        Expected {
+            relay: self.clone(),
+            key,
+            access,
+            is_replaced: false,
+        }
+    }
+
+    /// Sends those away who are not expected any more and whose access has ended.
+    pub fn forget_revoked(&self) {
+        let gone = self.0.guests.as_ref().map(Guests::take_revoked);
+        for key in gone.into_iter().flatten() {
+            self.send_away(key);
+        }
+    }
+
+    pub(super) fn guests(&self) -> Option<&Guests> {
+        self.0.guests.as_ref()
+    }
+
+    pub(super) fn send_away(&self, key: Key) {
+        let clients = self.clients();
+        let all = clients.by_key.get(&key).into_iter().flatten();
+        all.for_each(|client| client.queue.end());
+    }
+
+    /// What clients see of it before they connect.
+    pub fn key(&self) -> Key {
+        self.0.private.public()
+    }
+
+    /// The time for which clients were not read because they had sent too much, over all of them.
+    pub fn slowed(&self) -> Duration {
+        Duration::from_millis(self.0.slowed_ms.load(Ordering::Relaxed))
+    }
+
+    /// How many clients there are, by their keys.
+    pub fn clients_now(&self) -> usize {
+        self.clients().by_key.len()
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.0
+            .clients
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves one client until it or we end.
+    ///
+    /// # Errors
+    /// What the client did wrong, or why it cannot be reached.
+    pub async fn serve<S>(self, io: S, stop: Stop) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Send,
+    {
+        self.serve_guest(io, Guest::default(), stop).await
+    }
+
+    /// The same of one of whom something is known already.
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub async fn serve_guest<S>(self, io: S, guest: Guest, stop: Stop) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Send,
+    {
+        let (reader, mut writer) = tokio::io::split(io);
+        let mut reader = Reader::new(reader);
+        let hello = self.hello(&mut reader, &mut writer, guest);
+        let present = timeout(HELLO, hello).await??;
+        tokio::select! {
+            ended = present.receive(&mut reader) => ended,
+            ended = present.send(&mut writer) => ended,
+            () = stop.draining() => Ok(()),
+        }
+    }
+
+    async fn hello<R, W>(
+        &self,
+        reader: &mut Reader<R>,
+        writer: &mut W,
+        guest: Guest,
+    ) -> io::Result<Present>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        write(writer, &Frame::ServerKey(self.key())).await?;
+        let Some(Frame::ClientInfo { key, sealed }) = reader.next().await? else {
+            return Err(invalid("client sent no valid identity"));
+        };
+        let info = frame::open_client_info(&self.0.private, key, &sealed);
+        if info.ok_or_else(|| invalid("client could not prove its key"))? {
+            return Err(invalid("mesh connections between relays are not supported"));
+        }
+        if let Some(guests) = self.0.guests.as_ref().filter(|_| !guest.is_known) {
+            let waited = timeout(INTRODUCTION, guests.wait_for(key)).await;
+            waited.map_err(|_| invalid("client's key is unknown to the coordinator"))?;
+        }
+        vouch(None);
+        let (id, queue) = self.clients().enter(key);
+        let present = Present {
+            relay: self.clone(),
+            key,
+            id,
+            queue,
+            pace: self.0.rates.of(key, guest.address),
+        };
+        write(writer, &frame::server_info(&self.0.private, key)).await?;
+        Ok(present)
+    }
+}
+
+impl Present {
+    /// Counts what was read, and waits if it was too much.
+    async fn slow_down(&self, bytes: usize) {
+        let pause = self.pace.charge(bytes);
+        if !pause.is_zero() {
+            let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            let slowed = &self.relay.0.slowed_ms;
+            slowed.fetch_add(milliseconds, Ordering::Relaxed);
+            sleep(pause).await;
+        }
+    }
+
+    async fn receive<R: AsyncRead + Unpin>(&self, reader: &mut Reader<R>) -> io::Result<()> {
+        let (mut left, mut since) = (NOT_HERE.0, Instant::now());
+        while let Some(frame) = reader.next().await? {
+            self.slow_down(reader.take_count()).await;
+            match frame {
+                Frame::Send { to, packet } => {
+                    let is_disco = disco::sender(&packet).is_some();
+                    let mut clients = self.relay.clients();
+                    if clients.send(self.key, self.id, to, packet) || !is_disco {
+                        continue;
+                    }
+                    drop(clients);
+                    if since.elapsed() >= NOT_HERE.1 {
+                        (left, since) = ((left + 1).min(NOT_HERE.0), Instant::now());
+                    }
+                    if left > 0 {
+                        left -= 1;
+                        self.queue.control(Frame::PeerGone(to, Gone::NotHere));
+                    }
+                }
+                Frame::Ping(data) => self.queue.control(Frame::Pong(data)),
+                Frame::Preferred(_) | Frame::Pong(_) => {}
+                // To watch, to forward or to close others is for relays among each other.
+                Frame::Other(0x0a | 0x10 | 0x11) => {
+                    return Err(invalid("client sent a frame that only relays send"));
+                }
+                Frame::ServerKey(_)
+                | Frame::ClientInfo { .. }
+                | Frame::ServerInfo(_)
+                | Frame::Receive { .. }
+                | Frame::KeepAlive
+                | Frame::PeerGone(..)
+                | Frame::Health(_)
+                | Frame::Restarting(..)
+                | Frame::Other(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn send<W: AsyncWrite + Unpin>(&self, writer: &mut W) -> io::Result<()> {
+        let mut bytes = BytesMut::new();
+        // Not all of a fleet at once.
+        let mut silent_until = Instant::now() + KEEP_ALIVE.mul_f64(rand::random_range(1.0..1.08));
+        loop {
+            if self.queue.is_over.load(Ordering::Relaxed) {
+                return Err(invalid(
+                    "another client with the same key replaced it, or its access ended",
+                ));
+            }
+            self.queue.batch(&mut bytes);
+            if bytes.is_empty() {
+                tokio::select! {
+                    () = self.queue.more.notified() => continue,
+                    () = sleep_until(silent_until) => Frame::KeepAlive.encode(&mut bytes),
+                }
+            }
+            timeout(WRITE, async {
+                writer.write_all(&bytes).await?;
+                writer.flush().await
+            })
+            .await??;
+            bytes.clear();
+            silent_until = Instant::now() + KEEP_ALIVE;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u8) -> Key {
+        Key::new([n; 32])
+    }
+
+    fn packet(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    /// The first of what waits, beside which nothing does.
+    fn next(queue: &Queue) -> Option<Frame> {
+        let mut bytes = BytesMut::new();
+        queue.batch(&mut bytes);
+        let frame = Frame::decode(&mut bytes).unwrap();
+        assert!(bytes.is_empty());
+        frame
+    }
+
+    #[test]
+    fn the_newest_of_a_key_gets_its_packets_and_then_whoever_sent_last() {
+        let mut clients = Clients::default();
+        let (a, _) = clients.enter(key(1));
+        let (first, one) = clients.enter(key(2));
+        let (second, two) = clients.enter(key(2));
+
+        assert!(clients.send(key(1), a, key(2), packet("x")));
+        assert!(next(&one).is_none() && next(&two).is_some());
+        clients.send(key(2), first, key(1), packet("y"));
+        clients.send(key(1), a, key(2), packet("x"));
+        assert!(next(&one).is_some() && next(&two).is_none());
+        clients.leave(key(2), first);
+        clients.send(key(1), a, key(2), packet("x"));
+        assert!(next(&two).is_some());
+        clients.leave(key(2), second);
+        assert!(!clients.send(key(1), a, key(2), packet("x")));
+    }
+
+    #[test]
+    fn those_who_heard_of_a_client_are_told_when_it_goes() {
+        let mut clients = Clients::default();
+        let (a, _) = clients.enter(key(1));
+        let (_, heard) = clients.enter(key(2));
+        let (_, other) = clients.enter(key(3));
+        clients.send(key(1), a, key(2), packet("x"));
+        next(&heard);
+
+        clients.leave(key(1), a);
+
+        let gone = Frame::PeerGone(key(1), Gone::Disconnected);
+        assert_eq!(next(&heard), Some(gone));
+        assert_eq!(next(&other), None);
+    }
+
+    #[test]
+    fn one_that_sends_without_end_costs_the_others_nothing() {
+        let queue = Queue::new(Allowance::new(QUEUES_BYTES));
+        for n in 0..5 {
+            queue.packet(key(1), Bytes::from(n.to_string()));
+        }
+        let large = Bytes::from(vec![0; 4096]);
+        for _ in 0..QUEUE_PACKETS * 3 {
+            queue.packet(key(2), packet("flood"));
+            queue.packet(key(3), large.clone());
+        }
+        assert!(queue.lock().data.bytes <= QUEUE_BYTES);
+        assert!(queue.lock().data.frames <= QUEUE_PACKETS);
+
+        let (mut bytes, mut senders, mut taken) = (BytesMut::new(), Vec::new(), Vec::new());
+        queue.batch(&mut bytes);
+        while let Some(frame) = Frame::decode(&mut bytes).unwrap() {
+            let Frame::Receive { from, packet } = frame else {
+                panic!("only packets wait");
+            };
+            senders.push(from);
+            if from == key(1) {
+                taken.push(packet);
+            }
+        }
+        assert_eq!(taken, ["0", "1", "2", "3", "4"]);
+        let turn = [key(1), key(2), key(3)];
+        assert_eq!(senders[..15], turn.repeat(5));
+        loop {
+            bytes.clear();
+            queue.batch(&mut bytes);
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        let waiting = queue.lock();
+        let left = (waiting.data.frames, waiting.data.bytes);
+        assert_eq!(left, (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_say_who_it_is_is_not_waited_for() {
+        let relay = Relay::default();
+        let (_client, io) = tokio::io::duplex(1 << 10);
+
+        let ended = relay.clone().serve(io, Stop::new()).await;
+
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(relay.clients_now(), 0);
+    }
+
+    #[test]
+    fn what_is_not_taken_is_dropped_oldest_first_and_disco_comes_before_data() {
+        let queue = Queue::new(Allowance::new(QUEUES_BYTES));
+        for n in 0..QUEUE_PACKETS + 3 {
+            queue.packet(key(1), Bytes::from(n.to_string()));
+        }
+        let (a, b) = (Private::generate(), Private::generate());
+        let ping = disco::Message::CallMeMaybe(vec![]);
+        queue.packet(key(1), disco::seal(&ping, &a, &a.shared(b.public())).into());
+        queue.control(Frame::KeepAlive);
+
+        let mut bytes = BytesMut::new();
+        queue.batch(&mut bytes);
+        let mut next = || Frame::decode(&mut bytes).unwrap();
+        assert_eq!(next(), Some(Frame::KeepAlive));
+        assert!(matches!(next(), Some(Frame::Receive { packet, .. }) if packet.len() > 10));
+        assert!(matches!(next(), Some(Frame::Receive { packet, .. }) if packet == "3"));
+        let large = Bytes::from(vec![0; frame::MAX_PACKET]);
+        for _ in 0..QUEUE_PACKETS {
+            queue.packet(key(1), large.clone());
+        }
+        assert!(queue.lock().data.bytes <= QUEUE_BYTES);
+        bytes.clear();
+        queue.batch(&mut bytes);
+        assert!(
+            bytes.len() < BATCH_BYTES + 2 * frame::MAX_PACKET,
+            "{}",
+            bytes.len()
+        );
+    }
+
+    #[test]
+    fn a_client_for_which_nothing_waits_holds_no_memory() {
+        let (queue, mut bytes) = (Queue::new(Allowance::new(QUEUES_BYTES)), BytesMut::new());
+        for _ in 0..QUEUE_PACKETS {
+            queue.packet(key(1), packet("something"));
+        }
+
+        loop {
+            bytes.clear();
+            queue.batch(&mut bytes);
+            if bytes.is_empty() {
+                break;
+            }
+        }
+
+        let waiting = queue.lock();
+        let held = [
+            bytes.capacity(),
+            waiting.data.spare.capacity(),
+            waiting.data.of.capacity(),
+            waiting.data.turns.capacity(),
+        ];
+        assert_eq!(held, [0; 4]);
+    }
+
+    #[test]
+    fn what_waits_for_all_clients_together_is_bounded_and_given_back() {
+        let all = Allowance::new(100 << 10);
+        let [one, two] = [(); 2].map(|()| Queue::new(all.clone()));
+        let from = Private::generate().public();
+        let packet = Bytes::from(vec![1; 60 << 10]);
+
+        one.packet(from, packet.clone());
+        two.packet(from, packet.clone());
+        assert_eq!(all.taken(), (60 << 10) + frame::RECEIVE_OVERHEAD);
+
+        let mut out = BytesMut::new();
+        one.batch(&mut out);
+        assert_eq!(all.taken(), 0);
+        two.packet(from, packet);
+        drop(two);
+        assert_eq!((out.is_empty(), all.taken()), (false, 0));
+    }
+
+    /// A client of the relay that has come in.
+    async fn come_in(relay: &Relay, private: &Private) -> tokio::io::DuplexStream {
+        let (mut client, io) = tokio::io::duplex(64 << 10);
+        tokio::spawn(relay.clone().serve(io, Stop::new()));
+        let mut reader = Reader::new(&mut client);
+        assert!(matches!(reader.next().await, Ok(Some(Frame::ServerKey(_)))));
+        write(&mut client, &frame::client_info(private, relay.key()))
+            .await
+            .unwrap();
+        let mut reader = Reader::new(&mut client);
+        assert!(matches!(
+            reader.next().await,
+            Ok(Some(Frame::ServerInfo(_)))
+        ));
+        client
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_too_much_is_read_more_slowly_and_loses_nothing() {
+        const PACKETS: usize = 300;
+        let relay = Relay::limited(Limits {
+            of_key: 1_000_000,
+            of_address: 1_000_000,
+        });
+        let [from, to] = [(); 2].map(|()| Private::generate());
+        let mut sender = come_in(&relay, &from).await;
+        let mut receiver = come_in(&relay, &to).await;
+        let began = Instant::now();
+
+        let sending = tokio::spawn(async move {
+            for _ in 0..PACKETS {
+                let (to, packet) = (to.public(), Bytes::from(vec![7; 10_000]));
+                write(&mut sender, &Frame::Send { to, packet })
+                    .await
+                    .unwrap();
+            }
+            sender
+        });
+        let mut reader = Reader::new(&mut receiver);
+        for _ in 0..PACKETS {
+            let packet = reader.next().await;
+            assert!(
+                matches!(packet, Ok(Some(Frame::Receive { .. }))),
+                "{packet:?}"
+            );
+        }
+
+        let took = began.elapsed();
+        assert!((2..4).contains(&took.as_secs()), "{took:?}");
+        assert!(relay.slowed() > Duration::from_secs(2));
+        drop(sending.await.unwrap());
+    }
+}

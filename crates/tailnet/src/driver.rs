@@ -1,0 +1,622 @@
+//! Drives a node: relays, the stack and the clock, in one task.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{Ipv6Addr, SocketAddrV6},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use outpost_base::stop::Stop;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+use uuid::Uuid;
+
+use super::{
+    derp::{
+        client::{self, Client, Dial, Heard, News},
+        frame::Frame,
+    },
+    derp_map::{DerpMap, Region},
+    disco::Transaction,
+    engine::{Engine, Output, PeerUpdate},
+    home::Home,
+    key::{Key, Private},
+    netstack::{Listener, MAX_CONNECTIONS, Stack, Stream},
+    node::Node,
+    tsmp,
+    wireguard::WireGuard,
+};
+
+const COMMANDS: usize = 256;
+/// Reads of relays that wait for us.
+const HEARD: usize = 16;
+/// Events that nobody took yet; who is slower hears of the newest node later.
+const EVENTS: usize = 256;
+/// How long a question inside WireGuard waits for its answer before it is asked again.
+const REACH_AGAIN: Duration = Duration::from_millis(250);
+/// The stack sends once there is room at a relay for a packet of each of its connections, so that all have their turn.
+const ROOM: usize = MAX_CONNECTIONS;
+
+/// A node to be.
+pub struct Config {
+    /// Its number.
+    pub id: i64,
+    /// Its addresses, the one first that it sends from.
+    pub addresses: Vec<Ipv6Addr>,
+    /// How it gets to relays.
+    pub dial: Dial,
+    /// A connection whose peer is silent for so long has ended; `None` for never.
+    pub max_silence: Option<Duration>,
+}
+
+/// What a node tells.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It is like this now, and others should know.
+    NodeChanged(Box<Node>),
+    /// A peer that we sought can be spoken to.
+    PeerReady(Uuid),
+}
+
+enum Command {
+    SetMap(DerpMap),
+    SetAddresses(i64, Vec<Ipv6Addr>),
+    Update(Uuid, PeerUpdate, oneshot::Sender<()>),
+    Seek(Uuid),
+    Coordinated,
+    AllLost,
+    Ping(Uuid, oneshot::Sender<Option<i32>>),
+    Reach(Uuid, tsmp::Token, oneshot::Sender<()>),
+    Tell(oneshot::Sender<Option<Box<Node>>>),
+}
+
+/// A node in the overlay. A clone is the same node.
+#[derive(Clone)]
+pub struct Tailnet {
+    commands: mpsc::Sender<Command>,
+    stack: Stack,
+    source: Arc<std::sync::Mutex<Ipv6Addr>>,
+}
+
+/// Makes a node with new keys; nothing happens until the driver runs.
+pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
+    let (private, disco) = (Private::generate(), Private::generate());
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    let (events, told) = mpsc::channel(EVENTS);
+    let (seed, now) = (rand::random(), Instant::now());
+    let stack = Stack::new(&config.addresses, config.max_silence, seed, now);
+    let source = config.addresses.first().copied();
+    let tailnet = Tailnet {
+        commands,
+        stack: stack.clone(),
+        source: Arc::new(std::sync::Mutex::new(
+            source.unwrap_or(Ipv6Addr::UNSPECIFIED),
+        )),
+    };
+    let sessions = Box::new(WireGuard::new(private.clone()));
+    let (heard_sender, heard) = mpsc::channel(HEARD);
+    let driver = Driver {
+        engine: Engine::new(
+            private.clone(),
+            disco.clone(),
+            config.addresses.clone(),
+            sessions,
+        ),
+        private,
+        disco: disco.public(),
+        config,
+        stack,
+        commands: receiver,
+        events,
+        map: DerpMap::default(),
+        home: Home::default(),
+        told: None,
+        latencies: BTreeMap::new(),
+        relays: HashMap::new(),
+        clients: 0,
+        tasks: JoinSet::new(),
+        heard_sender,
+        heard,
+        pings: HashMap::new(),
+        reached: HashMap::new(),
+        node_to_tell: None,
+    };
+    (tailnet, driver, told)
+}
+
+impl Tailnet {
+    async fn command(&self, command: Command) {
+        // Without a driver there is nobody to tell.
+        let _ = self.commands.send(command).await;
+    }
+
+    /// Which relays there are.
+    pub async fn set_derp_map(&self, map: DerpMap) {
+        self.command(Command::SetMap(map)).await;
+    }
+
+    /// Who we are, when that changed.
+    pub async fn set_addresses(&self, id: i64, addresses: Vec<Ipv6Addr>) {
+        if let (Some(first), Ok(mut source)) = (addresses.first(), self.source.lock()) {
+            *source = *first;
+        }
+        self.stack.set_addresses(&addresses);
+        self.command(Command::SetAddresses(id, addresses)).await;
+    }
+
+    /// Takes what a coordinator says of a peer; it holds when this returns.
+    pub async fn update(&self, id: Uuid, update: PeerUpdate) {
+        let (done, wait) = oneshot::channel();
+        self.command(Command::Update(id, update, done)).await;
+        let _ = wait.await;
+    }
+
+    /// Seeks a peer: it is spoken to once it knows us.
+    pub async fn seek(&self, id: Uuid) {
+        self.command(Command::Seek(id)).await;
+    }
+
+    /// A coordinator is there, and tells others what it hears of us.
+    pub async fn coordinated(&self) {
+        self.command(Command::Coordinated).await;
+    }
+
+    /// The coordinator is away.
+    pub async fn all_lost(&self) {
+        self.command(Command::AllLost).await;
+    }
+
+    /// The node as others should see it; `None` while it has no home at which they could reach it.
+    pub async fn node(&self) -> Option<Box<Node>> {
+        let (answer, wait) = oneshot::channel();
+        self.command(Command::Tell(answer)).await;
+        wait.await.ok().flatten()
+    }
+
+    /// Takes connections to a port; only nodes of the overlay reach it.
+    pub fn listen(&self, port: u16) -> Listener {
+        self.stack.listen(port)
+    }
+
+    /// Connects to a peer.
+    ///
+    /// # Errors
+    /// If the peer refuses, or does not answer.
+    pub async fn connect(&self, target: SocketAddrV6) -> io::Result<Stream> {
+        let source = self.source.lock().map_or(Ipv6Addr::UNSPECIFIED, |it| *it);
+        self.stack.connect(source, target).await
+    }
+
+    /// How long a peer has not answered what it should have; zero if it does.
+    pub fn silent_for(&self, address: Ipv6Addr) -> Duration {
+        self.stack.silent_for(address, Instant::now())
+    }
+
+    /// Asks a peer by disco; returns how long it took and by which region, or `None` if it is not known.
+    ///
+    /// # Errors
+    /// If there is no answer in time.
+    pub async fn ping(&self, id: Uuid, within: Duration) -> io::Result<Option<(Duration, i32)>> {
+        let begun = Instant::now();
+        let (answer, wait) = oneshot::channel();
+        self.command(Command::Ping(id, answer)).await;
+        let answer = timeout(within, wait).await?;
+        Ok(answer
+            .ok()
+            .flatten()
+            .map(|region| (begun.elapsed(), region)))
+    }
+
+    /// Waits until a peer answers inside WireGuard: then it can be connected to.
+    pub async fn reach(&self, id: Uuid) -> Duration {
+        loop {
+            let begun = Instant::now();
+            let (answer, wait) = oneshot::channel();
+            self.command(Command::Reach(id, rand::random(), answer))
+                .await;
+            if let Ok(Ok(())) = timeout(REACH_AGAIN, wait).await {
+                return begun.elapsed();
+            }
+            // A node that is not driven any more never answers.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+struct Relay {
+    /// Its client's.
+    number: u64,
+    frames: mpsc::Sender<Frame>,
+    region: Region,
+    is_home: bool,
+    /// Whether it takes what it is given; else it is lost sooner or later.
+    is_connected: bool,
+}
+
+/// What makes a node live: its owner spawns [`Driver::run`].
+pub struct Driver {
+    engine: Engine,
+    private: Private,
+    disco: Key,
+    config: Config,
+    stack: Stack,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    map: DerpMap,
+    home: Home,
+    /// The home that others know.
+    told: Option<i32>,
+    /// How far relays are, by region.
+    latencies: BTreeMap<i32, Duration>,
+    relays: HashMap<i32, Relay>,
+    /// Clients of relays that there have been.
+    clients: u64,
+    tasks: JoinSet<()>,
+    heard_sender: mpsc::Sender<Heard>,
+    heard: mpsc::Receiver<Heard>,
+    pings: HashMap<Transaction, oneshot::Sender<Option<i32>>>,
+    reached: HashMap<tsmp::Token, oneshot::Sender<()>>,
+    node_to_tell: Option<Box<Node>>,
+}
+
+impl Driver {
+    /// Runs until `stop` drains or nobody holds the node.
+    pub async fn run(mut self, stop: Stop) {
+        let mut packets = Vec::new();
+        let (mut stack_due, mut is_held) = (None, false);
+        loop {
+            self.tell();
+            let home_due = self.home.next_tick(Instant::now());
+            let due = [self.engine.next_tick(), stack_due, home_due];
+            let due = due.into_iter().flatten().min();
+            let due = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let roomiest = self.roomiest().filter(|_| is_held).cloned();
+            let room = async {
+                if let Some(frames) = roomiest {
+                    // A relay that is given up makes room as well.
+                    drop(frames.reserve_many(ROOM).await);
+                }
+            };
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => break,
+                },
+                Some(heard) = self.heard.recv() => self.hear(heard),
+                () = self.stack.work() => {}
+                () = room, if is_held => {}
+                Some(_) = self.tasks.join_next() => {}
+                () = due => {}
+                () = stop.draining() => break,
+            }
+            let now = Instant::now();
+            self.engine.tick(now);
+            self.look_after_home(now);
+            self.put_out();
+            let room = self.room();
+            (stack_due, is_held) = self.stack.poll(now, room, &mut packets);
+            for packet in packets.drain(..) {
+                self.engine.from_stack(&packet);
+            }
+            self.put_out();
+        }
+        self.relays.clear();
+        self.tasks.shutdown().await;
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::SetMap(map) => self.set_map(map),
+            Command::SetAddresses(id, addresses) => {
+                if self.config.addresses != addresses {
+                    (self.config.id, self.config.addresses) = (id, addresses.clone());
+                    self.engine.set_addresses(addresses);
+                    self.node_to_tell = self.node();
+                }
+            }
+            Command::Update(id, update, done) => {
+                self.engine.update(id, update, now);
+                self.ask_again(now);
+                // Who does not wait does not mind.
+                let _ = done.send(());
+            }
+            Command::Seek(id) => self.engine.seek(id),
+            Command::Coordinated => {
+                self.home.set_coordinated(true);
+                self.engine.coordinated(now);
+            }
+            Command::AllLost => {
+                self.home.set_coordinated(false);
+                self.engine.all_lost(now);
+            }
+            Command::Ping(id, answer) => {
+                let transaction = rand::random();
+                self.pings.retain(|_, waiting| !waiting.is_closed());
+                match self.engine.ping(id, transaction) {
+                    true => drop(self.pings.insert(transaction, answer)),
+                    false => drop(answer.send(None)),
+                }
+            }
+            Command::Reach(id, token, answer) => {
+                self.reached.retain(|_, waiting| !waiting.is_closed());
+                self.reached.insert(token, answer);
+                self.engine.reach(id, token, now);
+            }
+            Command::Tell(answer) => drop(answer.send(self.node())),
+        }
+    }
+
+    fn set_map(&mut self, map: DerpMap) {
+        if map == self.map {
+            return;
+        }
+        // A region that is another one now is dialled anew.
+        let same = |id: &i32, relay: &Relay| map.regions.get(id) == Some(&relay.region);
+        for (id, _) in self.relays.extract_if(|id, relay| !same(id, relay)) {
+            self.engine.relay_lost(id);
+        }
+        self.map = map;
+        let regions = &self.map.regions;
+        self.latencies.retain(|id, _| regions.contains_key(id));
+        self.home.set_regions(self.map.homes(), Instant::now());
+        if let Some(home) = self.home.region() {
+            self.relay(home);
+        }
+    }
+
+    /// Waits where home is, and tells it, once others can reach us there; tries another one while it is away.
+    fn look_after_home(&mut self, now: Instant) {
+        if let Some(region) = self.home.next_to_try(now) {
+            self.relay(region);
+        }
+        let home = self.home.region();
+        for (id, relay) in &mut self.relays {
+            let is_home = Some(*id) == home;
+            if is_home != relay.is_home {
+                relay.is_home = is_home;
+                let _ = relay.frames.try_send(Frame::Preferred(is_home));
+            }
+        }
+        // Who seeks others speaks first, by a relay that has it by then.
+        let told = match self.engine.is_seeking() {
+            true => home,
+            false => self.home.told(now),
+        };
+        if told.is_some() && told != self.told {
+            self.told = told;
+            self.node_to_tell = self.node();
+        }
+    }
+
+    /// What was not answered is sent again at once: there may be a way again.
+    fn ask_again(&mut self, now: Instant) {
+        for address in self.stack.ask_again(now) {
+            self.engine.agree_again(address, now);
+        }
+    }
+
+    /// The relay of a region, dialled if it is not there.
+    fn relay(&mut self, region: i32) -> Option<&mpsc::Sender<Frame>> {
+        let is_there = |relay: &Relay| !relay.frames.is_closed();
+        if !self.relays.get(&region).is_some_and(is_there) {
+            let (frames, outgoing) = mpsc::channel(client::QUEUE);
+            let is_home = self.home.region() == Some(region);
+            self.clients += 1;
+            let client = Client {
+                region,
+                number: self.clients,
+                relays: self.map.relays(region).cloned().collect(),
+                is_home: is_home.into(),
+                private: self.private.clone(),
+                dial: self.config.dial.clone(),
+            };
+            if client.relays.is_empty() {
+                return None;
+            }
+            self.tasks
+                .spawn(client.run(outgoing, self.heard_sender.clone()));
+            let region_now = self.map.regions.get(&region)?.clone();
+            let relay = Relay {
+                number: self.clients,
+                frames,
+                region: region_now,
+                is_home,
+                is_connected: false,
+            };
+            self.relays.insert(region, relay);
+        }
+        self.relays.get(&region).map(|relay| &relay.frames)
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        let (region, number, now) = (heard.region, heard.number, Instant::now());
+        match heard.what {
+            News::Connected => {
+                if self.is_connected(region, number, true) {
+                    self.home.connected(region, now);
+                    self.look_after_home(now);
+                    self.ask_again(now);
+                }
+            }
+            News::Lost => {
+                if self.is_connected(region, number, false) {
+                    self.home.lost(region, now);
+                    self.engine.relay_lost(region);
+                }
+            }
+            News::Failed => {
+                if self.is_connected(region, number, false) {
+                    self.home.lost(region, now);
+                }
+            }
+            News::Answered(took) => {
+                if self.has(region, number) {
+                    self.latencies.insert(region, took);
+                    // Agents are shown with it; whoever seeks them need not be told of twice.
+                    if self.told.is_some() && !self.engine.is_seeking() {
+                        self.node_to_tell = self.node();
+                    }
+                }
+            }
+            News::Frames(frames) => {
+                for frame in frames {
+                    match frame {
+                        Frame::Receive { from, packet } => {
+                            self.engine.from_relay(region, from, &packet);
+                            self.put_out();
+                        }
+                        Frame::PeerGone(key, _) => self.engine.peer_gone(region, key),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether this is a relay's client that was not replaced.
+    fn has(&self, region: i32, number: u64) -> bool {
+        let relay = self.relays.get(&region);
+        relay.is_some_and(|relay| relay.number == number)
+    }
+
+    /// Notes it, unless it is of a client that was replaced.
+    fn is_connected(&mut self, region: i32, number: u64, is: bool) -> bool {
+        let relay = self.relays.get_mut(&region);
+        let relay = relay.filter(|relay| relay.number == number);
+        relay.map(|relay| relay.is_connected = is).is_some()
+    }
+
+    /// The relay with the most room among those that take something: one that is slow does not hold up the others.
+    fn roomiest(&self) -> Option<&mpsc::Sender<Frame>> {
+        let connected = self.relays.values().filter(|relay| relay.is_connected);
+        let frames = connected.map(|relay| &relay.frames);
+        frames.max_by_key(|frames| frames.capacity())
+    }
+
+    /// Packets that the stack may send now. Without a relay it goes on as if there were one: time passes for it.
+    fn room(&self) -> usize {
+        let room = self.roomiest().map_or(client::QUEUE, |it| it.capacity());
+        if room < ROOM { 0 } else { room }
+    }
+
+    fn put_out(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Relay { region, to, packet } => {
+                    if let Some(relay) = self.relay(region) {
+                        // What there is no room for is lost, as on any network.
+                        let _ = relay.try_send(Frame::Send { to, packet });
+                    }
+                }
+                Output::Deliver(packet) => self.stack.receive(packet),
+                Output::Pong(transaction, region) => {
+                    if let Some(answer) = self.pings.remove(&transaction) {
+                        let _ = answer.send(Some(region));
+                    }
+                }
+                Output::Reached(token) => {
+                    if let Some(answer) = self.reached.remove(&token) {
+                        let _ = answer.send(());
+                    }
+                }
+                Output::Ended(address) => self.stack.abort(address),
+                Output::Ready(id) => {
+                    let _ = self.events.try_send(Event::PeerReady(id));
+                }
+            }
+        }
+    }
+
+    /// Tells what we are, as soon as there is room.
+    fn tell(&mut self) {
+        if let Some(node) = self.node_to_tell.take()
+            && let Err(error) = self.events.try_send(Event::NodeChanged(node))
+            && let mpsc::error::TrySendError::Full(Event::NodeChanged(node)) = error
+        {
+            self.node_to_tell = Some(node);
+        }
+    }
+
+    fn node(&self) -> Option<Box<Node>> {
+        let latencies = self.latencies.iter();
+        // How it came to the relay is not known, and Coder's agents say so as well.
+        let latency = latencies.map(|(id, it)| (format!("{id}-v4"), it.as_secs_f64()));
+        Some(Box::new(Node {
+            id: self.config.id,
+            as_of: Timestamp::now(),
+            key: self.private.public(),
+            disco: self.disco,
+            home: self.told?,
+            latency: latency.collect(),
+            forced_websocket: Default::default(),
+            addresses: self.config.addresses.clone(),
+            allowed: self.config.addresses.clone(),
+            endpoints: Vec::new(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outpost_net::http;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_relay_that_was_replaced_says_nothing_of_the_one_in_its_place() {
+        let url = |port| format!("http://127.0.0.1:{port}").parse().unwrap();
+        let dial = Dial {
+            http: http::Client::new(http::Config::new(url(1))).unwrap(),
+            by_websocket: Arc::default(),
+            token: Arc::default(),
+        };
+        let (_tailnet, mut driver, _events) = start(Config {
+            id: 1,
+            addresses: vec![Ipv6Addr::LOCALHOST],
+            dial,
+            max_silence: None,
+        });
+        driver.set_map(DerpMap::embedded(&url(1)));
+        let region = driver.home.region().unwrap();
+        let (before, what) = (driver.relays[&region].number, News::Connected);
+        driver.set_map(DerpMap::embedded(&url(2)));
+        let number = driver.relays[&region].number;
+        driver.hear(Heard {
+            region,
+            number,
+            what,
+        });
+
+        for (number, known) in [(before, 0), (number, 1)] {
+            driver.hear(Heard {
+                region,
+                number,
+                what: News::Answered(Duration::from_millis(250)),
+            });
+
+            assert_eq!(driver.latencies.len(), known);
+        }
+
+        for (number, is_connected) in [(before, true), (number, false)] {
+            driver.hear(Heard {
+                region,
+                number,
+                what: News::Lost,
+            });
+
+            assert_eq!(driver.relays[&region].is_connected, is_connected);
+        }
+    }
+}

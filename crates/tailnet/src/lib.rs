@@ -1,0 +1,51 @@
+//! The overlay in which people reach agents: WireGuard between nodes, by way of a relay.
+//!
+//! A [`Tailnet`] is a node: it has keys, addresses, peers that a coordinator told it of, and a TCP stack of its own, so
+//! that nothing of the machine is opened or configured. Packets go through a relay (DERP); there is room for UDP paths
+//! beside it, in [`engine`], which decides without a socket.
+//!
+//! # Source
+//! coder `tailnet`, coder/tailscale; the wire only.
+
+pub mod address;
+pub mod coordination;
+pub mod coordinator;
+pub mod derp;
+pub mod derp_map;
+pub mod dial;
+pub mod disco;
+mod driver;
+pub mod engine;
+mod home;
+pub mod key;
+mod netstack;
+mod node;
+pub mod seats;
+pub mod tsmp;
+pub mod wireguard;
+
+pub use self::{
+    derp::{
+        Limits as RelayLimits,
+        server::{Guest, Relay},
+    },
+    derp_map::DerpMap,
+    driver::{Config, Driver, Event, Tailnet, start},
+    engine::PeerUpdate,
+    netstack::{Listener, Stream},
+    node::Node,
+    seats::Coordinator,
+};
+
+use outpost_transport::coder::ApiVersion;
+
+/// The newest version of the agents' and clients' API that we know.
+pub const API_VERSION: ApiVersion = ApiVersion {
+    major: 2,
+    minor: 11,
+};
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! A coordinator's peers: their queues, and the lock under which [`Core`] decides.
+//!
+//! All of it happens at once. A peer that does not take what it is told is cut off, so that none can make another one
+//! wait.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use outpost_net::access::Access;
+use outpost_wire::proto::coder::tailnet::v2::{
+    CoordinateRequest, CoordinateResponse, Node, coordinate_response::peer_update::Kind,
+};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::coordinator::{Auth, Connection, Core, Output, Refusal};
+
+/// Answers that wait for a peer to take them.
+const QUEUE: usize = 512;
+
+/// Tunnels of clients whose connection broke and who may come back, over all of them.
+const MAX_ABSENT: usize = 1 << 16;
+
+#[derive(Default)]
+struct State {
+    core: Core,
+    queues: HashMap<Connection, mpsc::Sender<CoordinateResponse>>,
+    /// Those whose connection broke, in that order: agents wait for them.
+    absent: VecDeque<Absent>,
+}
+
+/// A client whose connection broke, and what it may come back with.
+struct Absent {
+    id: Uuid,
+    agents: BTreeSet<Uuid>,
+    access: Arc<Access>,
+}
+
+/// The coordinator. A clone is the same one.
+#[derive(Clone, Default)]
+pub struct Coordinator(Arc<Mutex<State>>);
+
+/// A peer's connection. Dropped without [`Seat::leave`], the peer counts as lost.
+pub struct Seat {
+    coordinator: Coordinator,
+    id: Uuid,
+    connection: Connection,
+    access: Option<Arc<Access>>,
+}
+
+impl Coordinator {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a peer in, in the place of whoever had its id before; its answers end when it is cut off.
+    pub fn connect(&self, id: Uuid, auth: Auth) -> (Seat, mpsc::Receiver<CoordinateResponse>) {
+        let (queue, answers) = mpsc::channel(QUEUE);
+        let mut state = self.lock();
+        let connection = state.core.connect(id, auth);
+        state.absent.retain(|absent| absent.id != id);
+        state.queues.insert(connection, queue);
+        state.settle();
+        drop(state);
+        let coordinator = self.clone();
+        let seat = Seat {
+            coordinator,
+            id,
+            connection,
+            access: None,
+        };
+        (seat, answers)
+    }
+
+    /// Lets agents forget those who are not connected, and whose access has ended.
+    pub fn forget_revoked(&self) {
+        let mut state = self.lock();
+        let absent = std::mem::take(&mut state.absent);
+        let (gone, absent): (Vec<_>, Vec<_>) = absent
+            .into_iter()
+            .partition(|absent| absent.access.is_revoked());
+        state.absent = absent.into();
+        for Absent { id, agents, .. } in gone {
+            state.core.dismiss(id, agents);
+        }
+        state.settle();
+    }
+
+    /// What a peer said last of itself.
+    pub fn node(&self, id: Uuid) -> Option<Arc<Node>> {
+        self.lock().core.node(id)
+    }
+
+    /// Whether a peer is connected.
+    pub fn is_connected(&self, id: Uuid) -> bool {
+        self.lock().core.is_connected(id)
+    }
+}
+
+impl Seat {
+    /// The peer stays no longer than `access`: agents forget it with that, also if its connection broke before.
+    #[must_use]
+    pub fn until(mut self, access: Arc<Access>) -> Self {
+        self.access = Some(access);
+        self
+    }
+
+    /// Does what the peer asks for.
+    ///
+    /// # Errors
+    /// [`Refusal`]: then the peer is to be told, and cut off.
+    pub fn request(&self, request: CoordinateRequest) -> Result<(), Refusal> {
+        let mut state = self.coordinator.lock();
+        let done = state.core.request(self.id, self.connection, request);
+        state.settle();
+        done
+    }
+
+    /// Ends in an orderly way.
+    pub fn leave(self) {
+        self.end(Kind::Disconnected);
+    }
+
+    fn end(&self, kind: Kind) {
+        let mut state = self.coordinator.lock();
+        state.core.leave(self.id, self.connection, kind);
+        state.settle();
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some(access) = self.access.take() else {
+            return self.end(Kind::Lost);
+        };
+        let (id, coordinator) = (self.id, self.coordinator.clone());
+        let mut state = coordinator.lock();
+        let agents = state.core.tunnels(id, self.connection);
+        if access.is_revoked() {
+            state.core.leave(id, self.connection, Kind::Disconnected);
+            state.core.dismiss(id, agents);
+        } else {
+            state.core.leave(id, self.connection, Kind::Lost);
+            state.wait_for(id, agents, access);
+        }
+        state.settle();
+    }
+}
+
+impl State {
+    /// Remembers a client that agents wait for.
+    fn wait_for(&mut self, id: Uuid, agents: BTreeSet<Uuid>, access: Arc<Access>) {
+        if agents.is_empty() {
+            return;
+        }
+        self.absent.push_back(Absent { id, agents, access });
+        let count = |absent: &VecDeque<Absent>| -> usize {
+            absent.iter().map(|absent| absent.agents.len()).sum()
+        };
+        while count(&self.absent) > MAX_ABSENT {
+            self.absent.pop_front();
+        }
+    }
+
+    /// Does what the core wants done, and what it then wants of those who did not take an answer.
+    fn settle(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Answer {
+                    id,
+                    connection,
+                    answer,
+                } => {
+                    let queue = self.queues.get(&connection);
+                    if queue.is_some_and(|queue| queue.try_send(answer).is_err()) {
+                        self.core.leave(id, connection, Kind::Lost);
+                    }
+                }
+                Output::End(connection) => drop(self.queues.remove(&connection)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

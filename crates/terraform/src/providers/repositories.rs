@@ -1,0 +1,227 @@
+//! How git finds repositories of a mirror, and what it must not look for there.
+//!
+//! Git compares the beginning of an address with a rule, so the rule for `…/acme/mods` is one for `…/acme/mods-extra` as
+//! well. Which addresses a template has is known only when git asked for them: those get rules of their own then.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    process::{Command, Stdio},
+};
+
+use outpost_base::secret::Secret;
+use url::Url;
+
+/// Beginnings of the addresses of repositories, and what git takes in their place.
+type Repositories = BTreeMap<String, String>;
+
+/// How many settings git has from its environment.
+const COUNT: &str = "GIT_CONFIG_COUNT";
+
+/// Where else it has an operator's settings from.
+const OPERATORS: [&str; 7] = [
+    "PATH",
+    "HOME",
+    "XDG_CONFIG_HOME",
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_CONFIG_NOSYSTEM",
+    COUNT,
+];
+
+/// The path below which a server has repositories by their places: `HOST/OWNER/REPO`.
+const BELOW: &str = "/git/";
+
+/// Variables with which git takes `repositories`, behind what the operator has said in the same way. Places in `elsewhere`
+/// are taken from where they are: `origin` tells where git goes for an address without us.
+pub(super) fn variables(
+    repositories: &Repositories,
+    elsewhere: &BTreeSet<String>,
+    origin: impl Fn(&str) -> String,
+    token: Option<&Secret>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Vec<(OsString, OsString)> {
+    if repositories.is_empty() {
+        return Vec::new();
+    }
+    let instead = |from: &str, to: &str| (format!("url.{to}.insteadOf"), from.to_owned());
+    let rules = repositories.iter();
+    let mut settings: Vec<_> = rules.map(|(from, to)| instead(from, to)).collect();
+    // Of two rules git takes the longer one.
+    let own = elsewhere.iter().flat_map(|place| {
+        let rules = repositories.iter();
+        rules.filter_map(move |(from, to)| Some(format!("{from}{}", rest_of(place, to)?)))
+    });
+    settings.extend(own.map(|form| instead(&form, &origin(&form))));
+    let servers = repositories.values().filter_map(|to| Url::parse(to).ok());
+    let servers: BTreeSet<_> = servers
+        .map(|to| to.origin().ascii_serialization())
+        .collect();
+    // Unlike engines, git goes through a proxy even to this machine.
+    let here = servers
+        .iter()
+        .filter(|to| to.starts_with("http://127.0.0.1"));
+    settings.extend(here.map(|to| (format!("http.{to}.proxy"), String::new())));
+    if let Some(token) = token {
+        let header = format!("Authorization: Bearer {}", token.expose());
+        let keys = servers.iter().map(|to| format!("http.{to}.extraHeader"));
+        settings.extend(keys.map(|key| (key, header.clone())));
+    }
+    let given = env(COUNT).and_then(|count| count.to_str()?.parse::<usize>().ok());
+    let first = given.unwrap_or(0);
+    let count = (first + settings.len()).to_string();
+    let mut all = vec![(COUNT.into(), count.into())];
+    for (index, (key, value)) in (first..).zip(settings) {
+        all.push((format!("GIT_CONFIG_KEY_{index}").into(), key.into()));
+        all.push((format!("GIT_CONFIG_VALUE_{index}").into(), value.into()));
+    }
+    all
+}
+
+/// Where git goes for an address, as the operator's settings have it. Blocks, and asks nobody. If git does not say, the
+/// address itself.
+pub(super) fn origin(address: &str, env: impl Fn(&str) -> Option<OsString>) -> String {
+    let count = env(COUNT).and_then(|count| count.to_str()?.parse::<usize>().ok());
+    let settings = (0..count.unwrap_or(0))
+        .flat_map(|index| ["KEY", "VALUE"].map(|part| format!("GIT_CONFIG_{part}_{index}")));
+    let names = OPERATORS.iter().map(|name| (*name).to_owned());
+    let known = names
+        .chain(settings)
+        .filter_map(|name| Some((env(&name)?, name)));
+    let output = Command::new("git")
+        .args(["ls-remote", "--get-url", "--", address])
+        .env_clear()
+        .envs(known.map(|(value, name)| (name, value)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output();
+    let output = output.ok().filter(|output| output.status.success());
+    let said = output.and_then(|output| String::from_utf8(output.stdout).ok());
+    let said = said.map(|said| said.trim_end().to_owned());
+    said.filter(|said| !said.is_empty())
+        .unwrap_or_else(|| address.to_owned())
+}
+
+/// The places that git looked for at a server of `repositories`, as an init's `output` says, although none of them is one
+/// of those.
+pub(super) fn astray(output: &str, repositories: &Repositories) -> BTreeSet<String> {
+    let servers: BTreeSet<_> = repositories.values().filter_map(|to| split(to)).collect();
+    let known: BTreeSet<_> = servers.iter().map(|(_, place)| *place).collect();
+    let servers: BTreeSet<_> = servers.iter().map(|(server, _)| *server).collect();
+    let asked = servers.into_iter().flat_map(|server| {
+        let begins = output.match_indices(server);
+        begins.filter_map(move |(at, _)| place_at(&output[at + server.len()..]))
+    });
+    asked
+        .filter(|place| !known.contains(place))
+        .filter(|place| known.iter().any(|known| place.starts_with(known)))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The server and its path, and the place of a repository there.
+fn split(to: &str) -> Option<(&str, &str)> {
+    let (_, place) = to.split_once(BELOW)?;
+    Some((&to[..to.len() - place.len()], place))
+}
+
+/// The place that a text begins with.
+fn place_at(text: &str) -> Option<&str> {
+    let ends = |c: char| c.is_whitespace() || c.is_control() || "'\"`<>\\?)".contains(c);
+    let place = &text[..text.find(ends).unwrap_or(text.len())];
+    let place = place.split("/info/refs").next()?.trim_end_matches('/');
+    let place = place.strip_suffix(".git").unwrap_or(place);
+    place.contains('/').then_some(place)
+}
+
+/// What a place has behind that of a rule that catches it.
+fn rest_of<'a>(place: &'a str, to: &str) -> Option<&'a str> {
+    let (_, known) = split(to)?;
+    place.strip_prefix(known).filter(|rest| !rest.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: &str = "http://127.0.0.1:1/git/";
+
+    fn repositories() -> Repositories {
+        let to = |place: &str| format!("{SERVER}{place}");
+        [
+            ("https://git.example/acme/mods", to("git.example/acme/mods")),
+            ("git@git.example:acme/mods", to("git.example/acme/mods")),
+            ("https://git.example/b/c", to("git.example/b/c")),
+        ]
+        .map(|(from, to)| (from.to_owned(), to))
+        .into()
+    }
+
+    #[test]
+    fn a_repository_that_another_ones_rule_caught_is_found_in_what_git_says() {
+        let output = format!(
+            "{{\"detail\":\"Cloning into 'x'...\\nfatal: repository '{SERVER}git.example/acme/mods-extra.git/' not found\"}}\n\
+             fatal: unable to access '{SERVER}git.example/acme/mods/info/refs?service=git-upload-pack': 500\n\
+             fatal: repository '{SERVER}git.example/acme/mods.git/' not found\n\
+             fatal: repository '{SERVER}git.example/acme/other/' not found\n\
+             fatal: repository 'http://elsewhere/git/git.example/acme/mods-two/' not found\n\
+             fatal: repository '{SERVER}git.example/acme/mods2/' not found"
+        );
+
+        let found = astray(&output, &repositories());
+
+        let expected = ["git.example/acme/mods-extra", "git.example/acme/mods2"];
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+        assert!(astray(&output, &Repositories::new()).is_empty());
+    }
+
+    #[test]
+    fn an_operators_own_rules_count_for_it() {
+        let env = |name: &str| {
+            let value = match name {
+                "PATH" => return std::env::var_os("PATH"),
+                "GIT_CONFIG_COUNT" => "1",
+                "GIT_CONFIG_KEY_0" => "url.https://inside.example/.insteadOf",
+                "GIT_CONFIG_VALUE_0" => "https://git.example/",
+                _ => return None,
+            };
+            Some(value.into())
+        };
+
+        let moved = origin("https://git.example/acme/mods-extra", env);
+        let same = origin("https://other.example/acme/mods", env);
+
+        assert_eq!(moved, "https://inside.example/acme/mods-extra");
+        assert_eq!(same, "https://other.example/acme/mods");
+        assert_eq!(
+            origin("https://git.example/a/b", |_| None),
+            "https://git.example/a/b"
+        );
+    }
+
+    #[test]
+    fn it_gets_rules_of_its_own_in_all_forms() {
+        let elsewhere = BTreeSet::from(["git.example/acme/mods-extra".to_owned()]);
+
+        let origin = |form: &str| form.replace("https://git.example/", "https://inside.example/");
+        let variables = variables(&repositories(), &elsewhere, origin, None, |_| None);
+
+        let values: Vec<_> = variables.iter().map(|(_, value)| value.display()).collect();
+        let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+        for (form, to) in [
+            (
+                "https://git.example/acme/mods-extra",
+                "https://inside.example/acme/mods-extra",
+            ),
+            (
+                "git@git.example:acme/mods-extra",
+                "git@git.example:acme/mods-extra",
+            ),
+        ] {
+            let at = values.iter().position(|value| value == form);
+            let at = at.expect("a rule for it");
+            assert_eq!(values[at - 1], format!("url.{to}.insteadOf"));
+        }
+        assert_eq!(values.len(), 1 + 2 * (3 + 2 + 1), "{values:#?}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Selectors of scripts: what they may be, and which instances they mean.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Script, shown};
+use crate::{
+    address::{self, Instance, Key},
+    configuration::Configuration,
+    plan::ResourceValues,
+};
+
+/// Scripts that all selectors together may mean, each counted for every selector.
+const MAX_EXPANDED: usize = 100_000;
+
+/// What a selector names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// A script of the module: all its instances, or the one with the key.
+    Script { name: String, key: Option<Key> },
+    /// All scripts of a child module and of its own children.
+    Module { name: String },
+}
+
+/// Why a text selects nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SelectorProblem {
+    /// It is not in the form of an address.
+    #[error("parse script order selector {}: it is not an address such as `coder_script.name`", shown(.0))]
+    Malformed(String),
+    /// It names something in another module, or part of a module.
+    #[error(
+        "script order selector {} must reference a coder_script in the declaring module or an entire direct child \
+         module call",
+        shown(.0)
+    )]
+    Elsewhere(String),
+    /// It names one instance of a module.
+    #[error("module selector {} must select all module instances", shown(.0))]
+    OneInstance(String),
+    /// It names a resource of another type.
+    #[error("script order selector {} must select a coder_script or module", shown(.0))]
+    OtherType(String),
+}
+
+/// Reads a selector.
+pub(super) fn parse(text: &str) -> Result<Wanted, SelectorProblem> {
+    let own = || text.to_owned();
+    let steps = address::steps(text).ok_or_else(|| SelectorProblem::Malformed(own()))?;
+    let [first, second] = steps.as_slice() else {
+        return Err(SelectorProblem::Elsewhere(own()));
+    };
+    if first.key.is_some() {
+        return Err(SelectorProblem::Elsewhere(own()));
+    }
+    match (first.name, &second.key) {
+        ("coder_script", key) => Ok(Wanted::Script {
+            name: second.name.to_owned(),
+            key: key.clone(),
+        }),
+        ("module", None) => Ok(Wanted::Module {
+            name: second.name.to_owned(),
+        }),
+        ("module", Some(_)) => Err(SelectorProblem::OneInstance(own())),
+        (_, _) => Err(SelectorProblem::OtherType(own())),
+    }
+}
+
+/// Scripts by what selects them.
+pub(super) struct Expanded<'a> {
+    scripts: &'a [Script<'a>],
+    configuration: Option<&'a Configuration>,
+    /// By the module's address and the script's name.
+    by_name: BTreeMap<(&'a str, &'a str), Vec<usize>>,
+    /// By the calling module's address and the name of the call.
+    by_call: BTreeMap<(&'a str, &'a str), Vec<usize>>,
+}
+
+/// How many scripts may still be selected.
+pub(super) struct Budget(usize);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(MAX_EXPANDED)
+    }
+}
+
+/// What a selector means.
+pub(super) enum Meaning {
+    /// These scripts, sorted by address; none of something that is declared with no instance.
+    Scripts(Vec<usize>),
+    /// Nothing that the template declares.
+    Undeclared,
+    /// More than all selectors together may mean.
+    TooMany(usize),
+}
+
+impl<'a> Expanded<'a> {
+    pub(super) fn new(scripts: &'a [Script<'a>], configuration: Option<&'a Configuration>) -> Self {
+        let (mut by_name, mut by_call) = (BTreeMap::new(), BTreeMap::new());
+        for (at, script) in scripts.iter().enumerate() {
+            let instance = &script.instance;
+            let mut around = "";
+            for step in &instance.modules {
+                let call: &mut Vec<_> = by_call.entry((around, step.name)).or_default();
+                call.push(at);
+                around = &script.resource.address[..step.end];
+            }
+            let named: &mut Vec<_> = by_name.entry((around, instance.name)).or_default();
+            named.push(at);
+        }
+        Self {
+            scripts,
+            configuration,
+            by_name,
+            by_call,
+        }
+    }
+
+    /// What a selector means in the module that declares a data source.
+    pub(super) fn meaning(
+        &self,
+        wanted: &Wanted,
+        source: &ResourceValues,
+        budget: &mut Budget,
+    ) -> Meaning {
+        let Some(source) = Instance::parse(&source.address) else {
+            return Meaning::Undeclared;
+        };
+        let module = source.module();
+        let found: BTreeSet<usize> = match wanted {
+            Wanted::Module { name } => self.listed(&self.by_call, module, name).collect(),
+            Wanted::Script { name, key } => {
+                let named = self.listed(&self.by_name, module, name);
+                let is_wanted =
+                    |at: &usize| key.is_none() || self.scripts[*at].instance.key == *key;
+                named.filter(is_wanted).collect()
+            }
+        };
+        if !self.is_declared(wanted, &source, !found.is_empty()) {
+            return Meaning::Undeclared;
+        }
+        match budget.0.checked_sub(found.len()) {
+            Some(left) => budget.0 = left,
+            None => return Meaning::TooMany(MAX_EXPANDED),
+        }
+        Meaning::Scripts(found.into_iter().collect())
+    }
+
+    fn listed<'s>(
+        &'s self,
+        map: &'s BTreeMap<(&'a str, &'a str), Vec<usize>>,
+        module: &'s str,
+        name: &'s str,
+    ) -> impl Iterator<Item = usize> + 's {
+        map.get(&(module, name)).into_iter().flatten().copied()
+    }
+
+    /// A module must be called, whatever a state still has of it; a script that is there is declared.
+    fn is_declared(&self, wanted: &Wanted, source: &Instance<'_>, is_there: bool) -> bool {
+        let Some(configuration) = self.configuration else {
+            return true;
+        };
+        let module = configuration.module_of(source);
+        match wanted {
+            Wanted::Script { key: Some(_), .. } => true,
+            Wanted::Script { name, key: None } => {
+                let block = || module?.block("managed", "coder_script", name);
+                is_there || block().is_some()
+            }
+            Wanted::Module { name } => module.is_some_and(|module| module.calls(name)),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! One process of the engine, with what it says.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use outpost_base::{error_chain::error_chain, job::LogLevel, stop::Stop};
+use outpost_process::{
+    self as process, Captured, Command, Exit, Limits, Line, Pipe, ProcessError, Shim,
+    isolation::Confinement,
+};
+use outpost_provision::{LogSink, Memory, StepFailure, Witness};
+
+use crate::{Environment, diagnostic::Diagnostic, log_stream, timings::Timings};
+
+/// Bytes of errors that are kept to recognise what went wrong.
+const MAX_OUTPUT_BYTES: usize = 64 * 1024;
+
+/// Which lock files' missing checksums are nothing to warn of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MootLock {
+    None,
+    /// Those of a `coder` provider that is in this program.
+    OfCoder,
+    /// All: the template has no lock file, and that of the job goes with it.
+    All,
+}
+
+/// Runs processes of one step.
+pub(super) struct Runner {
+    program: PathBuf,
+    dir: PathBuf,
+    environment: Environment,
+    confinement: Option<Confinement>,
+    limits: Limits,
+    log: Arc<dyn LogSink>,
+    /// Whom to tell what an apply does, which then outlives us.
+    witness: Option<Arc<dyn Witness>>,
+    shim: Option<Shim>,
+    memory: Memory,
+    moot: MootLock,
+}
+
+/// What a process did whose output went to the log.
+pub(super) struct Ran {
+    pub(super) exit: Exit,
+    pub(super) took: Duration,
+    /// Warnings and errors, for those who look for known ones.
+    pub(super) output: String,
+    /// The first error that was named; of an engine that names none, the first line that speaks of one.
+    pub(super) first_error: Option<String>,
+    /// A state that it printed because it could not write it.
+    pub(super) state: Option<Vec<u8>>,
+}
+
+impl Ran {
+    /// A failure that begins with `what`, unless the process succeeded.
+    pub(super) fn check(&self, what: &str) -> Result<(), StepFailure> {
+        if self.exit.is_success() {
+            return Ok(());
+        }
+        let note = match self.exit.was_killed_by_others() {
+            true => " (not by this daemon; the kernel does this when memory runs out)",
+            false => "",
+        };
+        let error = format!("{what}: {}{note}", self.exit);
+        Err(StepFailure {
+            error,
+            diagnostic: self.first_error.clone(),
+            ..StepFailure::default()
+        })
+    }
+}
+
+/// A sink for processes whose lines are answers, not logs.
+pub(super) struct NoLog;
+
+impl LogSink for NoLog {
+    fn log(&self, _: LogLevel, _: String) {}
+}
+
+impl Runner {
+    pub(super) fn new(
+        program: PathBuf,
+        dir: PathBuf,
+        environment: Environment,
+        confinement: Option<Confinement>,
+        limits: Limits,
+        log: Arc<dyn LogSink>,
+        memory: Memory,
+    ) -> Self {
+        Self {
+            program,
+            dir,
+            environment,
+            confinement,
+            limits,
+            log,
+            witness: None,
+            shim: None,
+            memory,
+            moot: MootLock::None,
+        }
+    }
+
+    /// A runner of applies.
+    pub(super) fn watched_by(self, witness: Option<Arc<dyn Witness>>, shim: Option<Shim>) -> Self {
+        let shim = shim.filter(|_| witness.is_some());
+        Self {
+            witness,
+            shim,
+            ..self
+        }
+    }
+
+    /// A runner whose log leaves out what lock files lack where nobody can mend it.
+    pub(super) fn with_moot(self, moot: MootLock) -> Self {
+        Self { moot, ..self }
+    }
+
+    /// Runs a command whose lines are log entries.
+    pub(super) async fn stream(
+        &self,
+        args: &[&str],
+        stop: &Stop,
+        timings: &mut Timings,
+    ) -> Result<Ran, StepFailure> {
+        if stop.is_cancelled() {
+            return Err(StepFailure::new("cancelled before it began"));
+        }
+        let started = Instant::now();
+        let (mut output, mut first_error, mut state) = (String::new(), None, None);
+        let mut first_line = None;
+        let on_line = |pipe: Pipe, line: Line| {
+            let said = log_stream::read(pipe, line);
+            let is_moot = |diagnostic: &Diagnostic| match self.moot {
+                MootLock::None => false,
+                MootLock::OfCoder => diagnostic.is_about_lock_of_coder(),
+                MootLock::All => diagnostic.is_about_lock(),
+            };
+            if said.diagnostic.as_ref().is_some_and(is_moot) {
+                return;
+            }
+            if let Some(timed) = &said.timed {
+                timings.observe(timed, Timestamp::now());
+                if let Some(witness) = &self.witness {
+                    timed.tell(witness.as_ref());
+                }
+            }
+            if let Some(diagnostic) = said.diagnostic.filter(|diagnostic| diagnostic.is_error()) {
+                first_error.get_or_insert_with(|| diagnostic.brief());
+            }
+            state = said.state.or(state.take());
+            for entry in said.entries {
+                if entry.level >= LogLevel::Warn && output.len() < MAX_OUTPUT_BYTES {
+                    let end = entry.output.floor_char_boundary(MAX_OUTPUT_BYTES);
+                    output.push_str(&entry.output[..end]);
+                    output.push('\n');
+                }
+                if entry.level == LogLevel::Error && first_line.is_none() {
+                    first_line = log_stream::plain_error(&entry.output);
+                }
+                self.log.log_entry(entry);
+            }
+        };
+        let exit = process::run(&self.command(args), &self.limits, stop, on_line).await;
+        let exit = exit.map_err(|error| StepFailure {
+            is_left: matches!(error, ProcessError::Left(_)),
+            ..StepFailure::new(error_chain(&error))
+        })?;
+        Ok(Ran {
+            exit,
+            took: started.elapsed(),
+            output,
+            first_error: first_error.or(first_line),
+            state,
+        })
+    }
+
+    /// Runs a command whose output is an answer.
+    pub(super) async fn capture(
+        &self,
+        args: &[&str],
+        stop: &Stop,
+        limit: usize,
+    ) -> Result<(Captured, Duration), StepFailure> {
+        let started = Instant::now();
+        let captured = process::capture(&self.command(args), &self.limits, stop, limit).await;
+        let captured = captured.map_err(|error| StepFailure::new(error_chain(&error)))?;
+        Ok((captured, started.elapsed()))
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        Command {
+            program: self.program.clone(),
+            args: args.iter().map(Into::into).collect(),
+            env: self.environment.to_vec(),
+            dir: self.dir.clone(),
+            confinement: self.confinement.clone(),
+            outlives_us: self.witness.is_some(),
+            shim: self.shim.clone(),
+            memory: self.memory.clone(),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Which state is the newest that can be trusted: the file, what the engine printed in distress, what was seen while it
+//! ran, or what was before.
+
+use std::io;
+
+use bytes::Bytes;
+use outpost_files::beneath::Dir;
+use serde_json::value::RawValue;
+
+/// The name of the file in a session's directory.
+pub const NAME: &str = "terraform.tfstate";
+
+/// Bytes of a state that is taken.
+pub const MAX_BYTES: usize = 64 << 20;
+
+/// Where the newest state came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The engine's file.
+    File,
+    /// What the engine printed because it could not write its file.
+    Printed,
+    /// What the file was at some moment of the apply.
+    Seen,
+    /// The state from before the apply.
+    Previous,
+}
+
+/// What there is to choose from.
+#[derive(Debug)]
+pub struct Candidates {
+    /// The engine's file, as [`read`] found it.
+    pub file: io::Result<Option<Bytes>>,
+    /// What the engine printed in distress.
+    pub printed: Option<Vec<u8>>,
+    /// The newest that was seen in the file during the apply.
+    pub seen: Option<Bytes>,
+    /// What the job began with; empty for nothing.
+    pub previous: Bytes,
+}
+
+/// The newest state that is whole.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// The state, and where it came from. `None` if there never was one.
+    pub state: Option<(Bytes, Origin)>,
+    /// Why the file is not the one, although there should be one.
+    pub problem: Option<String>,
+}
+
+impl Candidates {
+    /// Finds the newest state that is whole.
+    pub fn newest(self) -> Newest {
+        let is_missing = matches!(self.file, Ok(None));
+        let printed = self.printed.filter(|printed| is_state(printed));
+        let problem = match self.file {
+            Ok(Some(state)) if printed.is_none() => {
+                return Newest {
+                    state: Some((state, Origin::File)),
+                    problem: None,
+                };
+            }
+            Ok(Some(_)) => "terraform could not write its state file".to_owned(),
+            Ok(None) => "terraform wrote no state file".to_owned(),
+            Err(error) => format!("the state file {NAME} cannot be used: {error}"),
+        };
+        let (state, instead) = match (printed, self.seen) {
+            (Some(printed), _) => (
+                Some((printed.into(), Origin::Printed)),
+                "the state that it printed instead is used",
+            ),
+            (None, Some(seen)) => (
+                Some((seen, Origin::Seen)),
+                "the last state that was seen in it is kept",
+            ),
+            (None, None) if !self.previous.is_empty() => (
+                Some((self.previous, Origin::Previous)),
+                "the state from before this build is kept",
+            ),
+            // A template without resources has no state.
+            (None, None) if is_missing => return Newest::default(),
+            (None, None) => (None, "nothing newer is known"),
+        };
+        Newest {
+            state,
+            problem: Some(format!("{problem}; {instead}")),
+        }
+    }
+}
+
+/// Reads the state file of a session's directory; `None` if there is none.
+///
+/// # Errors
+/// If it is no state, too large, or cannot be read.
+pub fn read(dir: &Dir) -> io::Result<Option<Bytes>> {
+    let Some(state) = dir.read(NAME, MAX_BYTES as u64)? else {
+        return Ok(None);
+    };
+    if is_state(&state) {
+        Ok(Some(state.into()))
+    } else {
+        Err(io::Error::other("it is not a complete JSON document"))
+    }
+}
+
+/// Whether bytes are a whole JSON object.
+fn is_state(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<&RawValue>(bytes).is_ok_and(|value| value.get().starts_with('{'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const OLD: Bytes = Bytes::from_static(b"{\"serial\":1}");
+    const SEEN: Bytes = Bytes::from_static(b"{\"serial\":2}");
+    const NEW: &[u8] = b"{\"serial\":3}";
+
+    fn newest_of(
+        file: Option<&[u8]>,
+        printed: Option<&[u8]>,
+        seen: Option<Bytes>,
+        previous: &Bytes,
+    ) -> (Option<(Bytes, Origin)>, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(content) = file {
+            fs::write(dir.path().join(NAME), content).unwrap();
+        }
+        let candidates = Candidates {
+            file: read(&Dir::open(dir.path()).unwrap()),
+            printed: printed.map(<[u8]>::to_vec),
+            seen,
+            previous: previous.clone(),
+        };
+        let newest = candidates.newest();
+        (newest.state, newest.problem.is_some())
+    }
+
+    #[test]
+    fn a_whole_file_is_the_newest_state() {
+        assert_eq!(
+            newest_of(Some(NEW), None, Some(SEEN), &OLD),
+            (Some((NEW.into(), Origin::File)), false)
+        );
+    }
+
+    #[test]
+    fn a_truncated_file_yields_to_what_was_printed() {
+        assert_eq!(
+            newest_of(Some(b"{\"ser"), Some(NEW), Some(SEEN), &OLD),
+            (Some((NEW.into(), Origin::Printed)), true)
+        );
+        assert_eq!(
+            newest_of(Some(b""), Some(NEW), None, &OLD),
+            (Some((NEW.into(), Origin::Printed)), true)
+        );
+    }
+
+    #[test]
+    fn an_older_whole_file_yields_to_what_was_printed() {
+        assert_eq!(
+            newest_of(Some(&OLD), Some(NEW), None, &OLD),
+            (Some((NEW.into(), Origin::Printed)), true)
+        );
+    }
+
+    #[test]
+    fn without_anything_whole_the_last_that_was_seen_is_kept_else_the_previous_state() {
+        assert_eq!(
+            newest_of(Some(b"{"), Some(b"{"), Some(SEEN), &OLD),
+            (Some((SEEN, Origin::Seen)), true)
+        );
+        assert_eq!(
+            newest_of(Some(b"{"), Some(b"{"), None, &OLD),
+            (Some((OLD, Origin::Previous)), true)
+        );
+        assert_eq!(
+            newest_of(None, None, None, &OLD),
+            (Some((OLD, Origin::Previous)), true)
+        );
+    }
+
+    #[test]
+    fn no_state_at_all_is_normal_only_without_a_file() {
+        let none = Bytes::new();
+        assert_eq!(newest_of(None, None, None, &none), (None, false));
+        assert_eq!(newest_of(Some(b"{"), None, None, &none), (None, true));
+    }
+
+    #[test]
+    fn a_link_to_the_state_of_another_session_is_no_state() {
+        let lab = tempfile::tempdir().unwrap();
+        let victim = lab.path().join("victim");
+        fs::write(&victim, NEW).unwrap();
+        let dir = lab.path().join("session");
+        fs::create_dir(&dir).unwrap();
+        std::os::unix::fs::symlink(&victim, dir.join(NAME)).unwrap();
+
+        let error = read(&Dir::open(&dir).unwrap()).unwrap_err();
+
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+    }
+}

@@ -1,0 +1,11 @@
+//! How jobs travel: Coder's wire, and gRPC between our own parts.
+
+pub mod auth;
+
+pub mod coder;
+pub mod drpc;
+mod file;
+pub mod grpc;
+pub mod yamux;
+
+pub use self::file::{FileBuilder, pieces};
