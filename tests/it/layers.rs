@@ -367,8 +367,14 @@ fn every_package_is_tested_with_the_same_features_of_dependencies() {
         all,
         "list what is missing in crates/unify/Cargo.toml"
     );
+    let default_members = &workspace["workspace"]["default-members"];
+    let default_members = default_members.as_array().unwrap();
     for krate in fs::read_dir(root().join("crates")).unwrap() {
         let path = krate.unwrap().path();
+        let member = format!("crates/{}", path.file_name().unwrap().display());
+        let is_default = default_members
+            .iter()
+            .any(|it| it.as_str() == Some(&member));
         let has = |table: &toml::Table| {
             let tests = table.get("dev-dependencies");
             tests.is_some_and(|tests| tests.get("outpost-unify").is_some())
@@ -376,8 +382,11 @@ fn every_package_is_tested_with_the_same_features_of_dependencies() {
         let is_unify = path.ends_with("unify");
         assert!(
             is_unify || has(&manifest(&path)),
-            "{} wants outpost-unify as a dev-dependency",
-            path.display()
+            "{member} needs outpost-unify as a dev-dependency"
+        );
+        assert!(
+            is_default != is_unify,
+            "all crates but unify are default members, and {member} is wrong"
         );
     }
 }
