@@ -169,7 +169,7 @@ impl Connection {
                     .initial_stream_window_size(WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .max_header_list_size(HEADER_BYTES)
-                    .max_send_buf_size(UNSENT)
+                    .max_send_buf_size(UNSENT / 2)
                     .keep_alive_interval(KEEP_ALIVE)
                     .keep_alive_timeout(KEEP_ALIVE_ANSWER)
                     .serve_connection(io, service);

@@ -16,8 +16,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::file::FilePart;
 
-/// Bytes of a frame at most: two TLS records. Larger ones only take more memory.
-const FRAME_BYTES: u64 = 32 << 10;
+/// Bytes of a frame at most: one TLS record, and one frame of HTTP/2. Larger ones only take more memory.
+const FRAME_BYTES: u64 = 16 << 10;
 
 /// The rest of a part of a file.
 pub(super) struct FileBody {
