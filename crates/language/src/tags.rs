@@ -6,7 +6,7 @@ use hcl_edit::expr::{Expression, Object, ObjectKey};
 
 use super::module::{Located, Module};
 
-/// Why a template's tags are not known.
+/// A `coder_workspace_tags` block that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TagError {
     /// The block has no tags.

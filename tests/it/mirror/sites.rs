@@ -663,7 +663,7 @@ async fn a_full_disk_is_one_error_with_the_place_and_the_remedy() {
     };
     let allowed = small("true").await.unwrap();
     if !allowed.status.success() {
-        return skipped("user namespaces", said(&allowed));
+        return skipped("namespaces", said(&allowed));
     }
 
     let synced = small(&format!("{program} mirror sync")).await.unwrap();

@@ -335,7 +335,7 @@ async fn a_full_disk_is_a_507_that_says_so_and_the_log_has_the_place() {
     };
     let allowed = inside("true").output().unwrap();
     if !allowed.status.success() {
-        return crate::support::skip::skipped("user namespaces", said(&allowed));
+        return crate::support::skip::skipped("namespaces", said(&allowed));
     }
     let program = env!("CARGO_BIN_EXE_outpost");
     let serve = format!(

@@ -17,7 +17,7 @@ use super::{admission, answer::Refusal};
 
 /// Answers at a time; others wait.
 const ANSWERS: usize = 16;
-/// How long a request waits until an answer may be made for it.
+/// Time that a request waits for its turn before it is refused.
 const WAIT: Duration = Duration::from_secs(60);
 
 /// Answers in progress, by the digest of the token that they are for. A clone counts the same.
