@@ -151,7 +151,8 @@ async fn a_filesystem_mirror_in_the_image_stays_in_force() {
     );
 }
 
-#[tokio::test]
+// The server answers while the daemon's side works: engines wait ten seconds for an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_mirror_of_the_operator_stays_in_force() {
     let mut machine = Machine::new();
     let dir = machine.dir.path();
@@ -167,7 +168,8 @@ async fn a_network_mirror_of_the_operator_stays_in_force() {
     assert!(log.contains("coder/coder v2.20.0"), "{log}");
 }
 
-#[tokio::test]
+// The server answers while the daemon's side works: engines wait ten seconds for an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn modules_of_artifactory_come_from_there_with_its_token_beside_a_mirror_of_ours() {
     let mut machine = Machine::new();
     let dir = machine.dir.path();
