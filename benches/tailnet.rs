@@ -877,14 +877,14 @@ async fn fleet(lab: &Lab, nodes: usize) -> anyhow::Result<()> {
     }
     for n in 0..nodes {
         let id = lab.agents[&format!("a{n}")].0;
-        let mut way = lab.people.set_out(id).await?;
-        timeout(PATIENCE, way.arrive()).await??;
-        clients.push(way);
+        let mut conn = lab.people.dial_agent(id).await?;
+        timeout(PATIENCE, conn.arrive()).await??;
+        clients.push(conn);
     }
     let connected = lab.server_usage()?;
     let (begun, each) = (Instant::now(), FLEET_BYTES / nodes.max(1));
-    let filling = clients.iter().map(|way| async move {
-        let mut stream = way.connect(PORT).await?;
+    let filling = clients.iter().map(|conn| async move {
+        let mut stream = conn.connect(PORT).await?;
         let piece = vec![7; 64 << 10];
         let mut left = each;
         while left > 0 {

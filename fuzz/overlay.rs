@@ -19,7 +19,7 @@ use outpost::{
         disco,
         engine::{Engine, Output},
         key::{Key, Private},
-        seats::Seat,
+        peer_connections::PeerConnection,
         tsmp,
         wireguard::{Out, Session, Sessions},
     },
@@ -376,7 +376,7 @@ const AGENTS: u8 = 3;
 const QUEUE: usize = 512;
 
 struct Member {
-    seat: Seat,
+    peer: PeerConnection,
     answers: Receiver<wire::CoordinateResponse>,
 }
 
@@ -415,14 +415,14 @@ pub fn coordinator(data: &[u8]) {
                     true => Auth::Agent(id),
                     false => Auth::Client(Some(member_id(who - AGENTS))),
                 };
-                let (seat, answers) = all.connect(id, auth);
-                members.insert(who, Member { seat, answers });
+                let (peer, answers) = all.connect(id, auth);
+                members.insert(who, Member { peer, answers });
                 continue;
             }
             1 => drop(members.remove(&who)),
             2 => {
                 if let Some(member) = members.remove(&who) {
-                    member.seat.leave();
+                    member.peer.leave();
                 }
             }
             3 | 4 => {
@@ -456,7 +456,7 @@ pub fn coordinator(data: &[u8]) {
         }
         let added = request.add_tunnel.as_ref().map(|it| it.id.to_vec());
         if let Some(member) = members.get(&who) {
-            let done = member.seat.request(request);
+            let done = member.peer.request(request);
             if let (Ok(()), Some(id)) = (&done, &added) {
                 let to = (0..count).find(|it| member_id(*it).as_bytes()[..] == id[..]);
                 let to = to.expect("only an agent may be gone to");

@@ -346,9 +346,9 @@ impl Run {
 
     async fn reach(&self, agent: &str) -> anyhow::Result<()> {
         let named = format!("{}.{agent}", self.workspace);
-        let (agent, mut way) = ssh::set_out(&self.server, &named).await?;
-        let arrived = ssh::arrive(&mut way, &agent, AGENT_LIMIT).await;
-        way.leave().await;
+        let (agent, mut conn) = ssh::dial_agent(&self.server, &named).await?;
+        let arrived = ssh::arrive(&mut conn, &agent, AGENT_LIMIT).await;
+        conn.leave().await;
         arrived
     }
 

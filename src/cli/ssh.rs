@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     connect::{
-        Agent, ConnectError, SSH_PORT, Server, Way,
+        Agent, AgentConn, ConnectError, SSH_PORT, Server,
         ssh::{self, SshError},
     },
     stop::Stop,
@@ -92,18 +92,18 @@ pub(super) fn parts(named: &str) -> (&str, &str) {
 }
 
 /// Finds the agent of a `WORKSPACE[.AGENT]`, and sets out for it.
-pub(super) async fn set_out(server: &Server, named: &str) -> anyhow::Result<(Agent, Way)> {
+pub(super) async fn dial_agent(server: &Server, named: &str) -> anyhow::Result<(Agent, AgentConn)> {
     let (workspace, agent) = parts(named);
     let setting_out = async {
         let found = server.workspace(workspace).await;
         let found = found.map_err(|error| not_found(error, workspace))?;
         let agent = found.agent(agent)?;
-        let way = server.set_out(agent.id).await?;
-        anyhow::Ok((agent, way))
+        let conn = server.dial_agent(agent.id).await?;
+        anyhow::Ok((agent, conn))
     };
     tokio::pin!(setting_out);
-    if let Ok(set_out) = timeout(PATIENCE, &mut setting_out).await {
-        return set_out;
+    if let Ok(dial_agent) = timeout(PATIENCE, &mut setting_out).await {
+        return dial_agent;
     }
     output::note("Waiting for the server to answer.");
     setting_out.await
@@ -123,8 +123,12 @@ fn not_found(error: ConnectError, workspace: &str) -> anyhow::Error {
 }
 
 /// Waits for the agent, and says so if that takes long.
-pub(super) async fn arrive(way: &mut Way, agent: &Agent, limit: Duration) -> anyhow::Result<()> {
-    let arriving = way.arrive();
+pub(super) async fn arrive(
+    conn: &mut AgentConn,
+    agent: &Agent,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let arriving = conn.arrive();
     tokio::pin!(arriving);
     if let Ok(arrived) = timeout(PATIENCE, &mut arriving).await {
         arrived?;
@@ -153,12 +157,12 @@ impl Ssh {
             return self.carry(stop).await;
         }
         let server = self.remote.server(&self.headers)?;
-        let (agent, mut way) = set_out(&server, self.named()).await?;
+        let (agent, mut conn) = dial_agent(&server, self.named()).await?;
         tokio::select! {
-            arrived = arrive(&mut way, &agent, *self.wait) => arrived?,
+            arrived = arrive(&mut conn, &agent, *self.wait) => arrived?,
             () = stop.draining() => return Err(Interrupted.into()),
         }
-        let stream = connect(&way, &agent).await?;
+        let stream = connect(&conn, &agent).await?;
         let command = (!self.command.is_empty()).then(|| self.command.join(" "));
         let screen = match self.tty || command.is_none() {
             true => Screen::enter()?,
@@ -179,10 +183,10 @@ impl Ssh {
                 Err(SshError::HungUp) => Err(Interrupted.into()),
                 ended => ended.map_err(anyhow::Error::from),
             },
-            gone = silence::watch(&server, self.named(), &agent, &way) => Err(gone),
+            gone = silence::watch(&server, self.named(), &agent, &conn) => Err(gone),
         };
         drop(screen);
-        way.leave().await;
+        conn.leave().await;
         match ended? {
             0 => Ok(()),
             status => Err(RemoteStatus(u8::try_from(status).unwrap_or(u8::MAX)).into()),
@@ -194,12 +198,12 @@ impl Ssh {
         let mut client = client::gone()?;
         let server = self.remote.server(&self.headers)?;
         let reaching = async {
-            let (agent, mut way) = set_out(&server, self.named()).await?;
-            arrive(&mut way, &agent, *self.wait).await?;
-            let stream = connect(&way, &agent).await?;
-            anyhow::Ok((agent, way, stream))
+            let (agent, mut conn) = dial_agent(&server, self.named()).await?;
+            arrive(&mut conn, &agent, *self.wait).await?;
+            let stream = connect(&conn, &agent).await?;
+            anyhow::Ok((agent, conn, stream))
         };
-        let (agent, way, stream) = tokio::select! {
+        let (agent, conn, stream) = tokio::select! {
             reached = reaching => reached?,
             // Nobody hears why.
             Ok(()) = &mut client => return Ok(()),
@@ -228,19 +232,19 @@ impl Ssh {
             copied = from_agent => copied.map_err(anyhow::Error::from),
             () = to_agent => Ok(()),
             () = client_gone => Ok(()),
-            gone = silence::watch(&server, self.named(), &agent, &way) => Err(gone),
+            gone = silence::watch(&server, self.named(), &agent, &conn) => Err(gone),
             () = stop.draining() => Ok(()),
         };
         // While the way is there the agent hears that this is over.
         drop((reader, writer));
-        way.leave().await;
+        conn.leave().await;
         carried
     }
 }
 
 /// Connects to the agent's SSH.
-async fn connect(way: &Way, agent: &Agent) -> anyhow::Result<Stream> {
-    let stream = way.connect(SSH_PORT).await;
+async fn connect(conn: &AgentConn, agent: &Agent) -> anyhow::Result<Stream> {
+    let stream = conn.connect(SSH_PORT).await;
     stream.with_context(|| format!("agent `{}` does not accept SSH connections", agent.name))
 }
 
@@ -269,16 +273,16 @@ impl Row for Answer {
 
 impl Ping {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
-        let (agent, mut way) =
-            set_out(&self.remote.server(&self.headers)?, &self.workspace).await?;
+        let (agent, mut conn) =
+            dial_agent(&self.remote.server(&self.headers)?, &self.workspace).await?;
         tokio::select! {
-            arrived = arrive(&mut way, &agent, *self.timeout * self.count.max(1)) => arrived?,
+            arrived = arrive(&mut conn, &agent, *self.timeout * self.count.max(1)) => arrived?,
             () = stop.draining() => return Err(Interrupted.into()),
         }
         let mut answers = Vec::new();
         for number in 1..=self.count {
             let answered = tokio::select! {
-                answered = way.ping(*self.timeout) => answered.ok(),
+                answered = conn.ping(*self.timeout) => answered.ok(),
                 () = stop.draining() => break,
             };
             answers.push(Answer {
@@ -287,7 +291,7 @@ impl Ping {
                 region: answered.map(|(_, region)| region),
             });
         }
-        way.leave().await;
+        conn.leave().await;
         let is_reached = answers.iter().any(|answer| answer.region.is_some());
         output.list(&answers)?;
         match is_reached {

@@ -335,7 +335,7 @@ impl Server {
     ///
     /// # Errors
     /// [`ConnectError`]
-    pub async fn set_out(&self, agent: Uuid) -> Result<Way, ConnectError> {
+    pub async fn dial_agent(&self, agent: Uuid) -> Result<AgentConn, ConnectError> {
         let info: ConnectionInfo = self
             .get(&["workspaceagents", &agent.to_string(), "connection"])
             .await?;
@@ -371,7 +371,7 @@ impl Server {
                 let _ = failed.send(error).await;
             }
         });
-        Ok(Way {
+        Ok(AgentConn {
             node,
             agent,
             readied,
@@ -452,8 +452,8 @@ impl Server {
     }
 }
 
-/// The way to one agent. Dropped, it is cut off; [`Way::leave`] says goodbye.
-pub struct Way {
+/// The way to one agent. Dropped, it is cut off; [`AgentConn::leave`] says goodbye.
+pub struct AgentConn {
     node: Tailnet,
     agent: Uuid,
     readied: mpsc::Receiver<Uuid>,
@@ -463,7 +463,7 @@ pub struct Way {
     leaving: Stop,
 }
 
-impl Way {
+impl AgentConn {
     /// Waits until the agent answers inside the tunnel; says how long its answer took.
     ///
     /// # Errors

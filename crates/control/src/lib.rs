@@ -10,9 +10,9 @@
 
 pub mod agent_ids;
 pub mod agent_log;
+pub mod agent_reports;
 pub mod backup;
 mod binaries;
-pub mod board;
 pub mod config;
 pub mod data_dir;
 pub mod job_log;
@@ -22,8 +22,8 @@ pub mod plane;
 pub mod queue;
 mod services;
 pub mod sessions;
+pub mod snapshot;
 mod source;
-pub mod standing;
 mod start;
 pub mod store;
 pub mod tokens;

@@ -276,7 +276,7 @@ pub struct Version {
 
 /// What an import learned of a version. Empty while it runs, except for what is sent early.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Learned {
+pub struct ImportOutput {
     /// Terraform input variables it declares; sent early.
     pub variables: Vec<TemplateVariable>,
     /// Its README; sent early.
@@ -452,7 +452,7 @@ impl Lifecycle {
 
 /// What a build made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Made {
+pub struct BuildOutput {
     /// Its resources, each with what the import learned of its persistence.
     pub resources: Vec<Resource>,
     /// Modules the template calls.

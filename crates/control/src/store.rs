@@ -17,12 +17,12 @@ use crate::{
     crypt::Sealed,
     model::{
         AgentId, AgentRecord, AuditEntry, Build, BuildId, Daemon, DaemonId, EndedBy, File, FileId,
-        FileKind, JobRecord, JobStatus, KeyId, Learned, Lifecycle, Organization, OrganizationId,
-        ProvisionerKey, StateVersion, StoredAgentLine, StoredLine, Template, TemplateId, Token,
-        TokenId, User, UserId, Version, VersionId, Workspace, WorkspaceId,
+        FileKind, ImportOutput, JobRecord, JobStatus, KeyId, Lifecycle, Organization,
+        OrganizationId, ProvisionerKey, StateVersion, StoredAgentLine, StoredLine, Template,
+        TemplateId, Token, TokenId, User, UserId, Version, VersionId, Workspace, WorkspaceId,
     },
     queue::Waiting,
-    standing::Standings,
+    snapshot::WorkspaceSnapshots,
     tokens::Hashed,
 };
 
@@ -106,7 +106,7 @@ pub struct JobChange {
     /// New lines, in order.
     pub lines: Vec<LogLine>,
     /// What was learned of a version so far.
-    pub learned: Option<(VersionId, Learned)>,
+    pub import_output: Option<(VersionId, ImportOutput)>,
     /// When.
     pub now: Timestamp,
     /// The same by a clock that nobody sets.
@@ -157,7 +157,7 @@ pub enum Effect {
         /// Which version.
         version: VersionId,
         /// Everything.
-        learned: Box<Learned>,
+        import_output: Box<ImportOutput>,
         /// The plan of a started workspace.
         plan: Option<Sealed>,
     },
@@ -411,7 +411,7 @@ pub trait TemplateStore: Send + Sync {
     /// Newest first.
     async fn versions(&self, template: TemplateId) -> Result<Vec<Version>, StoreError>;
     async fn version(&self, id: VersionId) -> Result<Option<Version>, StoreError>;
-    async fn learned(&self, id: VersionId) -> Result<Learned, StoreError>;
+    async fn import_output(&self, id: VersionId) -> Result<ImportOutput, StoreError>;
     async fn version_variables(&self, id: VersionId) -> Result<Sealed, StoreError>;
     async fn activate_version(&self, id: VersionId, now: Timestamp) -> Result<(), StoreError>;
 }
@@ -482,7 +482,7 @@ pub trait AgentStore: Send + Sync {
     /// Those of the newest build that had some, by name: of a workspace that is stopped, those that it had.
     async fn last_agents(&self, workspace: WorkspaceId) -> Result<Vec<AgentRecord>, StoreError>;
     /// A person's workspaces and their agents.
-    async fn standings(&self, owner: UserId) -> Result<Standings, StoreError>;
+    async fn snapshots(&self, owner: UserId) -> Result<WorkspaceSnapshots, StoreError>;
     /// Adds what fits to an agent's log, and says whether everything did.
     async fn append_agent_log(
         &self,

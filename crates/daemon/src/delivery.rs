@@ -19,7 +19,7 @@ use super::{Ended, contact::Contact, journal::Record, repeat::until_answered};
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Why the server does not have what it was told.
-pub(super) enum Untold {
+pub(super) enum DeliveryError {
     /// There was no time to wait for its answer: it is to be told again.
     Stopped,
     /// It does not take it: telling it again does not help.
@@ -29,12 +29,12 @@ pub(super) enum Untold {
 /// Delivers an outcome, and repeats it until the server has answered or `stop` kills. The record of the job ends: it
 /// is erased once the server has the state, else kept.
 pub(super) async fn deliver(
-    teller: Teller<'_>,
+    delivery: Delivery<'_>,
     outcome: Outcome,
     record: Option<Record>,
     contact: &Contact,
 ) -> Ended {
-    match (teller.tell(outcome).await, record) {
+    match (delivery.tell(outcome).await, record) {
         (Ok(ended), None) => return ended,
         (Ok(ended), Some(record)) => {
             match contact.may_be_lost() && record.is_worth_keeping() {
@@ -43,11 +43,11 @@ pub(super) async fn deliver(
             }
             return ended;
         }
-        (Err(Untold::Stopped), Some(record)) => record.keep(None).await,
-        (Err(Untold::Refused(reason)), Some(record)) if record.is_worth_keeping() => {
+        (Err(DeliveryError::Stopped), Some(record)) => record.keep(None).await,
+        (Err(DeliveryError::Refused(reason)), Some(record)) if record.is_worth_keeping() => {
             record.keep(Some(reason)).await;
         }
-        (Err(Untold::Refused(reason)), record) => {
+        (Err(DeliveryError::Refused(reason)), record) => {
             warn!(
                 reason,
                 "the end of the job was not delivered; the job has no state to keep"
@@ -56,7 +56,7 @@ pub(super) async fn deliver(
                 record.discard().await;
             }
         }
-        (Err(Untold::Stopped), None) => {
+        (Err(DeliveryError::Stopped), None) => {
             warn!("stopped before the end of the job was delivered; the job has no state to keep");
         }
     }
@@ -64,7 +64,7 @@ pub(super) async fn deliver(
 }
 
 /// One outcome, until the server has answered.
-pub(super) struct Teller<'a> {
+pub(super) struct Delivery<'a> {
     source: &'a dyn JobSource,
     stop: &'a Stop,
     /// Until then nobody else ends the job. `None` if it may have been ended already.
@@ -75,7 +75,7 @@ pub(super) struct Teller<'a> {
     may_have_failed: AtomicBool,
 }
 
-impl<'a> Teller<'a> {
+impl<'a> Delivery<'a> {
     pub(super) fn new(
         source: &'a dyn JobSource,
         stop: &'a Stop,
@@ -94,7 +94,7 @@ impl<'a> Teller<'a> {
     ///
     /// # Errors
     /// Why the server does not have the state.
-    pub(super) async fn tell(&self, outcome: Outcome) -> Result<Ended, Untold> {
+    pub(super) async fn tell(&self, outcome: Outcome) -> Result<Ended, DeliveryError> {
         match outcome {
             Outcome::Failed(job) => self.fail(job).await,
             Outcome::Completed(job) => match self.complete(job).await? {
@@ -105,14 +105,14 @@ impl<'a> Teller<'a> {
     }
 
     /// Tells a success. What the server does not take comes back as a failure with the same state.
-    async fn complete(&self, mut job: CompletedJob) -> Result<Option<FailedJob>, Untold> {
+    async fn complete(&self, mut job: CompletedJob) -> Result<Option<FailedJob>, DeliveryError> {
         loop {
             let call = || self.noted(&self.may_have_completed, self.source.complete(job.clone()));
             let error =
                 match until_answered("complete job", self.source, over(self.stop), call).await {
                     Some(Ok(())) => return Ok(None),
                     Some(Err(error)) => error,
-                    None => return Err(Untold::Stopped),
+                    None => return Err(DeliveryError::Stopped),
                 };
             let is_too_large = matches!(error, SourceError::TooLarge { .. });
             if !(is_too_large && drop_timings(&mut job)) {
@@ -124,7 +124,7 @@ impl<'a> Teller<'a> {
     }
 
     /// Tells a failure. A state that is too large even alone is kept back, so that the job ends nevertheless.
-    async fn fail(&self, mut job: FailedJob) -> Result<Ended, Untold> {
+    async fn fail(&self, mut job: FailedJob) -> Result<Ended, DeliveryError> {
         info!(reason = job.error, "job failed");
         let mut kept_back = None;
         loop {
@@ -135,7 +135,7 @@ impl<'a> Teller<'a> {
                     return Ok(Ended::Failed);
                 }
                 Some(Err(error)) => error,
-                None => return Err(Untold::Stopped),
+                None => return Err(DeliveryError::Stopped),
             };
             let is_too_large = matches!(error, SourceError::TooLarge { .. });
             let (FailedWork::WorkspaceBuild { state, timings }, true) =
@@ -231,8 +231,8 @@ fn failed_instead(job: CompletedJob, error: &SourceError) -> Option<FailedJob> {
     })
 }
 
-fn refused(error: &SourceError) -> Untold {
-    Untold::Refused(match std::error::Error::source(error) {
+fn refused(error: &SourceError) -> DeliveryError {
+    DeliveryError::Refused(match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     })

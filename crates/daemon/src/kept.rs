@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use outpost_base::{
     job::JobId,
-    rules::state::{Outline, Standing},
+    rules::state::{KeptState, Outline},
 };
 
 use super::journal::Entry;
@@ -47,17 +47,18 @@ pub(super) fn choose(given: &Bytes, mut entries: Vec<Entry>) -> Result<Choice, C
     let mut choice = Choice::default();
     for entry in entries {
         let current = choice.state.as_ref().unwrap_or(given);
-        let standing = Outline::read(&entry.state)
-            .map_or(Standing::Known, |kept| kept.standing(current, entry.base));
+        let kept_state = Outline::read(&entry.state).map_or(KeptState::Known, |kept| {
+            kept.kept_state(current, entry.base)
+        });
         let job = entry.job;
-        match standing {
-            Standing::Newer => {
+        match kept_state {
+            KeptState::Newer => {
                 choice.lines.push(used(&entry, current));
                 choice.state = Some(entry.state.clone());
                 choice.supersedes.push(job);
             }
-            Standing::Known => choice.supersedes.push(job),
-            Standing::Overtaken(missing) => {
+            KeptState::Known => choice.supersedes.push(job),
+            KeptState::Overtaken(missing) => {
                 let reason = overtaken(&entry, current, &missing);
                 choice.lines.push(format!("job {job}: {reason}"));
                 match entry.taken_late_at {
@@ -65,7 +66,7 @@ pub(super) fn choose(given: &Bytes, mut entries: Vec<Entry>) -> Result<Choice, C
                     None => choice.overtaken.push((job, reason)),
                 }
             }
-            Standing::Conflict => {
+            KeptState::Conflict => {
                 return Err(Conflict {
                     job,
                     kept: serial(&entry.state),

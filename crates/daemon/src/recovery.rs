@@ -13,7 +13,7 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::{
     Config, contact,
-    delivery::{LAST_WORDS, Teller, Untold},
+    delivery::{Delivery, DeliveryError, LAST_WORDS},
     journal::{Entry, Journal, Journals, Record},
 };
 
@@ -100,7 +100,7 @@ impl Recovery<'_> {
             // Nobody kills an apply because this daemon should end: the next one goes on with it.
             let patient = Stop::new();
             let salvaged = tokio::select! {
-                salvaged = self.provisioner.salvage(&dirs, record.witness(), &patient) => salvaged,
+                salvaged = self.provisioner.salvage(&dirs, record.observer(), &patient) => salvaged,
                 never = self.beat(source, job) => match never {},
                 () = self.stop.killed() => return record.keep(None).await,
             };
@@ -111,10 +111,10 @@ impl Recovery<'_> {
         }
         let began = Instant::now();
         let outcome = outcome(&record, job, problem);
-        let teller = Teller::new(source, self.stop, None);
+        let delivery = Delivery::new(source, self.stop, None);
         let told = tokio::select! {
-            told = teller.tell(outcome) => told,
-            () = self.impatience() => Err(Untold::Stopped),
+            told = delivery.tell(outcome) => told,
+            () = self.impatience() => Err(DeliveryError::Stopped),
         };
         match told {
             Ok(_) => {
@@ -129,8 +129,8 @@ impl Recovery<'_> {
                     }
                 }
             }
-            Err(Untold::Stopped) => record.keep(None).await,
-            Err(Untold::Refused(reason)) => record.keep(Some(reason)).await,
+            Err(DeliveryError::Stopped) => record.keep(None).await,
+            Err(DeliveryError::Refused(reason)) => record.keep(Some(reason)).await,
         }
     }
 

@@ -24,9 +24,9 @@ use tracing::{Instrument, Span, debug, info, warn};
 use super::{
     Config,
     contact::Contact,
+    heartbeat::Heartbeat,
     job_log::JobLog,
     metrics::Metrics,
-    pulse::Pulse,
     repeat::{may_pass, reconnected},
 };
 
@@ -83,7 +83,7 @@ impl Reporter {
         stop: Stop,
     ) -> Self {
         let (requests, received) = mpsc::channel(1);
-        let pulse = Pulse::new(
+        let heartbeat = Heartbeat::new(
             config.heartbeat,
             config.outage_limit,
             Instant::now().into_std(),
@@ -94,7 +94,7 @@ impl Reporter {
             source,
             log,
             stop,
-            pulse: Mutex::new(pulse),
+            heartbeat: Mutex::new(heartbeat),
             why_stopped: Arc::clone(&why_stopped),
             contact: contact.clone(),
             metrics: Arc::clone(&config.metrics),
@@ -151,7 +151,7 @@ struct Task {
     source: Arc<dyn JobSource>,
     log: JobLog,
     stop: Stop,
-    pulse: Mutex<Pulse>,
+    heartbeat: Mutex<Heartbeat>,
     why_stopped: Arc<OnceLock<WhyStopped>>,
     contact: Contact,
     metrics: Arc<Metrics>,
@@ -168,7 +168,7 @@ impl Task {
     /// Signs of life, each of which may bring a cancel, whatever becomes of lines.
     async fn give_signs(&self) -> Infallible {
         while !self.is_gone() {
-            let next = self.pulse().next();
+            let next = self.heartbeat().next();
             if Instant::now() < next.into() {
                 // Meanwhile an answer to something else may have put it off.
                 tokio::select! {
@@ -212,9 +212,9 @@ impl Task {
     fn due(&self) -> Option<Instant> {
         let now = Instant::now().into_std();
         let batch = self.log.due(now)?;
-        let pulse = self.pulse();
-        let due = if pulse.is_waiting(now) {
-            batch.max(pulse.next())
+        let heartbeat = self.heartbeat();
+        let due = if heartbeat.is_waiting(now) {
+            batch.max(heartbeat.next())
         } else {
             batch
         };
@@ -252,7 +252,7 @@ impl Task {
             if self.send_lines().await {
                 taken_at = Instant::now();
             }
-            let is_lost = self.pulse().is_lost(Instant::now().into_std());
+            let is_lost = self.heartbeat().is_lost(Instant::now().into_std());
             if is_lost || self.contact.at() >= taken_at + patience {
                 return;
             }
@@ -273,8 +273,11 @@ impl Task {
 
     async fn wait_for_pulse(&self) {
         let (next, is_waiting) = {
-            let pulse = self.pulse();
-            (pulse.next(), pulse.is_waiting(Instant::now().into_std()))
+            let heartbeat = self.heartbeat();
+            (
+                heartbeat.next(),
+                heartbeat.is_waiting(Instant::now().into_std()),
+            )
         };
         if is_waiting {
             tokio::select! {
@@ -291,7 +294,7 @@ impl Task {
         let now = Instant::now().into_std();
         match &result {
             Ok(answer) => {
-                self.pulse().answered(now);
+                self.heartbeat().answered(now);
                 self.contact.answered();
                 self.metrics.answered(self.job, now);
                 if answer.cancelled {
@@ -308,28 +311,28 @@ impl Task {
                     "the server did not accept an update"
                 );
                 let is_lost = {
-                    let mut pulse = self.pulse();
-                    pulse.missed(now);
-                    pulse.is_lost(now)
+                    let mut heartbeat = self.heartbeat();
+                    heartbeat.missed(now);
+                    heartbeat.is_lost(now)
                 };
                 if is_lost {
                     self.stop(WhyStopped::ServerAway);
                 }
             }
             Err(SourceError::Gone(_) | SourceError::Ended(_)) => {
-                self.pulse().answered(now);
+                self.heartbeat().answered(now);
                 self.stop(WhyStopped::Gone);
             }
             Err(
                 SourceError::Refused(_) | SourceError::TooLarge { .. } | SourceError::Invalid(_),
-            ) => self.pulse().answered(now),
+            ) => self.heartbeat().answered(now),
         }
         result
     }
 
-    fn pulse(&self) -> MutexGuard<'_, Pulse> {
-        let pulse = self.pulse.lock();
-        pulse.expect("no code panics while it holds the pulse")
+    fn heartbeat(&self) -> MutexGuard<'_, Heartbeat> {
+        let heartbeat = self.heartbeat.lock();
+        heartbeat.expect("no code panics while it holds the pulse")
     }
 
     fn is_gone(&self) -> bool {

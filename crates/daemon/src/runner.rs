@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Config, Ended,
-    delivery::{self, Teller},
+    delivery::{self, Delivery},
     gate::Turn,
     job_log::JobLog,
     journal::{Journal, Journals, Record},
@@ -130,8 +130,8 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
         close(session.take()).await;
     }
     drop(reporter); // Nothing may be sent for a job after its end.
-    let teller = Teller::new(source.as_ref(), daemon_stop, contact.ours_until());
-    let ended = delivery::deliver(teller, outcome, progress.record, &contact).await;
+    let delivery = Delivery::new(source.as_ref(), daemon_stop, contact.ours_until());
+    let ended = delivery::deliver(delivery, outcome, progress.record, &contact).await;
     if ended == Ended::Undelivered || is_lost {
         leave(session);
     } else {
@@ -208,7 +208,7 @@ async fn find_state(progress: &mut Progress) {
         let found = AssertUnwindSafe(timeout(AFTER_KILL, session.newest_state())).catch_unwind();
         progress.state = found.await.ok().and_then(Result::ok).flatten();
         if let (Some(state), Some(record)) = (&progress.state, &progress.record) {
-            record.witness().state(state.clone());
+            record.observer().state(state.clone());
         }
     }
 }

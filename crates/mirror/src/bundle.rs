@@ -13,7 +13,7 @@ mod manifest;
 mod read;
 mod receipt;
 mod sbom;
-mod tape;
+mod tar_header;
 mod volumes;
 mod write;
 

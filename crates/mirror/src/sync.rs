@@ -4,7 +4,8 @@
 //! asks for nothing twice; the generation comes last. It has what the one before had, too: only `prune` removes.
 
 mod adopt;
-mod live;
+mod coder_templates;
+pub mod config;
 pub mod missed;
 mod modules;
 mod package;
@@ -16,7 +17,6 @@ mod templates;
 mod tools;
 mod trust;
 mod vouched;
-pub mod wishes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,12 +31,12 @@ use outpost_base::{
 use semver::Version;
 
 pub use self::{
+    config::{MirrorConfig, MirrorConfigError},
     modules::{text, tree_of, unsatisfied},
     pull::{Counts, PullError, Release, Upstream},
     review::{ReviewError, read_keys, write as write_review, write_keys as write_reviewed_keys},
     templates::load,
     trust::{Accepted, Keys, Trust, TrustError},
-    wishes::{WishError, Wishes},
 };
 use super::{
     Generation, Store, StoreError,
@@ -51,7 +51,7 @@ pub struct Sync {
     /// Where everything goes.
     pub store: Store,
     /// What is wanted.
-    pub wishes: Wishes,
+    pub config: MirrorConfig,
     /// Whose signatures count.
     pub trust: Trust,
     /// How to ask.
@@ -277,9 +277,9 @@ impl Sync {
     }
 
     async fn images(&self, before: &Generation, report: &mut Report) {
-        for wish in &self.wishes.images {
+        for entry in &self.config.images {
             let mut known = before.images.iter();
-            let known = known.find(|image| image.reference == wish.reference);
+            let known = known.find(|image| image.reference == entry.reference);
             if let Some(image) = known.filter(|image| image.digests().all(|it| self.store.has(it)))
             {
                 report.present += 1;
@@ -293,17 +293,17 @@ impl Sync {
             }
             let fetched = async {
                 let access = Access {
-                    login: wish.login()?,
+                    login: entry.login()?,
                     authorities: self.authorities.clone(),
-                    is_plain: wish.is_local(),
+                    is_plain: entry.is_local(),
                 };
                 let registry = images::Registry::new(access);
-                let fetched = registry.fetch(&wish.reference, &self.store, &self.watch);
+                let fetched = registry.fetch(&entry.reference, &self.store, &self.watch);
                 Ok::<_, Cause>(fetched.await?)
             };
             match fetched.await {
                 Ok(image) => report.synced.images.push(image),
-                Err(error) => report.fail(wish.reference.clone(), error),
+                Err(error) => report.fail(entry.reference.clone(), error),
             }
         }
     }

@@ -4,7 +4,7 @@
 //! certificate that was ever made, and `revoked.pem` lists the revoked ones.
 
 mod names;
-mod paper;
+mod x509;
 
 use std::{
     fs, io,
@@ -203,7 +203,7 @@ pub fn revoked_file(dir: &Path) -> PathBuf {
 pub struct Authority {
     dir: PathBuf,
     ledger: Ledger,
-    signer: paper::Signer,
+    signer: x509::Signer,
     _lock: files::Lock,
 }
 
@@ -237,10 +237,10 @@ impl Authority {
         };
         let key = KeyPair::generate()?;
         write_private(&dir.join("root.key"), &key.serialize_pem())?;
-        write_public(&root_file(dir), &paper::root(&ledger, &key)?.pem())?;
+        write_public(&root_file(dir), &x509::root(&ledger, &key)?.pem())?;
         let mut authority = Self {
             dir: dir.to_owned(),
-            signer: paper::signer(&ledger, key)?,
+            signer: x509::signer(&ledger, key)?,
             ledger,
             _lock: lock,
         };
@@ -260,7 +260,7 @@ impl Authority {
         let key = fs::read_to_string(&path).map_err(CaError::io("read", &path))?;
         Ok(Self {
             dir: dir.to_owned(),
-            signer: paper::signer(&ledger, KeyPair::from_pem(&key)?)?,
+            signer: x509::signer(&ledger, KeyPair::from_pem(&key)?)?,
             ledger,
             _lock: lock,
         })
@@ -298,7 +298,7 @@ impl Authority {
             name,
         };
         let key = KeyPair::generate()?;
-        let certificate = paper::leaf(&entry, &key, &self.signer)?;
+        let certificate = x509::leaf(&entry, &key, &self.signer)?;
         let is_new = files::write_private_new(&entry.key, key.serialize_pem().as_bytes());
         if !is_new.map_err(CaError::io("write", &entry.key))? {
             return Err(CaError::KeyExists(entry.key));
@@ -328,7 +328,7 @@ impl Authority {
             certificate: PathBuf::new(),
             key: PathBuf::new(),
         };
-        let certificate = paper::leaf(&entry, &key, &self.signer)?;
+        let certificate = x509::leaf(&entry, &key, &self.signer)?;
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         let mut config = ServerConfig::builder()
             .with_no_client_auth()
@@ -354,7 +354,7 @@ impl Authority {
             ..old.clone()
         };
         let key = fs::read_to_string(&renewed.key).map_err(CaError::io("read", &renewed.key))?;
-        let certificate = paper::leaf(&renewed, &KeyPair::from_pem(&key)?, &self.signer)?;
+        let certificate = x509::leaf(&renewed, &KeyPair::from_pem(&key)?, &self.signer)?;
         self.ledger.certificates.push(renewed.clone());
         self.publish_revoked(now)?;
         write_public(&renewed.certificate, &certificate.pem())?;
@@ -432,7 +432,7 @@ impl Authority {
 
     fn publish_revoked(&mut self, now: Timestamp) -> Result<(), CaError> {
         self.ledger.list_number += 1;
-        let list = paper::revoked(&self.ledger, &self.signer, now)?;
+        let list = x509::revoked(&self.ledger, &self.signer, now)?;
         self.write_ledger()?;
         write_public(&revoked_file(&self.dir), &list)
     }

@@ -81,17 +81,22 @@ pub trait Provisioner: Send + Sync {
     /// [`StepFailure`] if the engine is missing or no directory can be made.
     async fn open(&self, config: SessionConfig) -> Result<Box<dyn Session>, StepFailure>;
 
-    /// Ends an apply that goes on in the directories of a session whose daemon died, and tells `witness` what it
+    /// Ends an apply that goes on in the directories of a session whose daemon died, and tells `observer` what it
     /// still does, and the newest state that is whole. Nothing of it if there is none. Who drops it leaves the engine
     /// to itself.
-    async fn salvage(&self, dirs: &[PathBuf], witness: Arc<dyn Witness>, stop: &Stop) -> Salvaged {
-        let _ = (dirs, witness, stop);
+    async fn salvage(
+        &self,
+        dirs: &[PathBuf],
+        observer: Arc<dyn ApplyObserver>,
+        stop: &Stop,
+    ) -> Salvaged {
+        let _ = (dirs, observer, stop);
         Salvaged::Ended { problem: None }
     }
 }
 
 /// Is told what an apply does, while it does it, for whoever comes after a crash. Implementations return at once.
-pub trait Witness: Send + Sync {
+pub trait ApplyObserver: Send + Sync {
     /// The creation of something began.
     fn began(&self, address: &str);
 
@@ -223,9 +228,9 @@ pub trait Session: Send {
         stop: &Stop,
     ) -> Result<GraphComplete, StepFailure>;
 
-    /// Has `witness` told what apply does, from its first moment on.
-    fn set_witness(&mut self, witness: Arc<dyn Witness>) {
-        let _ = witness;
+    /// Has `observer` told what apply does, from its first moment on.
+    fn set_observer(&mut self, observer: Arc<dyn ApplyObserver>) {
+        let _ = observer;
     }
 
     /// The directories that end with the session. The state file of an apply is in the first one.

@@ -1,6 +1,6 @@
 //! Who may know of whom: tells nodes of each other, along tunnels that clients ask for. Pure: no socket, no queue.
 //!
-//! [`Core`] decides, and [`Core::poll_output`] says what is to be done for it. [`seats`](super::seats) does that: it
+//! [`Core`] decides, and [`Core::poll_output`] says what is to be done for it. [`peer_connections`](super::peer_connections) does that: it
 //! owns the queues of peers, and tells when one does not take what it is told.
 //!
 //! # Source

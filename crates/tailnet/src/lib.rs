@@ -20,7 +20,7 @@ mod home;
 pub mod key;
 mod netstack;
 mod node;
-pub mod seats;
+pub mod peer_connections;
 pub mod tsmp;
 pub mod wireguard;
 
@@ -34,7 +34,7 @@ pub use self::{
     engine::PeerUpdate,
     netstack::{Listener, Stream},
     node::Node,
-    seats::Coordinator,
+    peer_connections::Coordinator,
 };
 
 use outpost_transport::coder::ApiVersion;

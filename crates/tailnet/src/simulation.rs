@@ -27,7 +27,7 @@ use super::{
     home::Home,
     key::{Key, Private},
     netstack::Stack,
-    seats::Seat,
+    peer_connections::PeerConnection,
     wireguard::fake::Fakes,
 };
 
@@ -52,7 +52,7 @@ struct Packet {
 }
 
 struct Connection {
-    seat: Seat,
+    peer: PeerConnection,
     answers: mpsc::Receiver<CoordinateResponse>,
 }
 
@@ -202,8 +202,8 @@ impl World {
             true => (member.id, Auth::Agent(member.id)),
             false => (fresh, Auth::Client(None)),
         };
-        let (seat, answers) = self.coordinator.connect(id, auth);
-        member.connection = Some(Connection { seat, answers });
+        let (peer, answers) = self.coordinator.connect(id, auth);
+        member.connection = Some(Connection { peer, answers });
         member.relays.home.set_coordinated(true);
         member.engine.coordinated(now);
         for id in &sought {
@@ -423,7 +423,7 @@ impl World {
 impl Member {
     fn requests(&mut self, request: CoordinateRequest) {
         if let Some(connection) = &self.connection
-            && connection.seat.request(request).is_err()
+            && connection.peer.request(request).is_err()
         {
             self.connection = None;
         }

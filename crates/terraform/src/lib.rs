@@ -48,7 +48,7 @@ use outpost_base::{error_chain::error_chain, stop::Stop};
 use outpost_files::{beneath::Dir, removal};
 use outpost_process::Limits;
 use outpost_provision::{
-    self as provision, LogSink, Provisioner, Salvaged, SessionConfig, StepFailure, Witness,
+    self as provision, ApplyObserver, LogSink, Provisioner, Salvaged, SessionConfig, StepFailure,
 };
 use semver::Version;
 use tokio::{sync::Mutex, task::spawn_blocking};
@@ -301,12 +301,17 @@ impl Provisioner for Engine {
         })?))
     }
 
-    async fn salvage(&self, dirs: &[PathBuf], witness: Arc<dyn Witness>, stop: &Stop) -> Salvaged {
+    async fn salvage(
+        &self,
+        dirs: &[PathBuf],
+        observer: Arc<dyn ApplyObserver>,
+        stop: &Stop,
+    ) -> Salvaged {
         let [dir, private] = dirs else {
             return Salvaged::Ended { problem: None };
         };
         let files = Files::open(dir, private).await;
-        let problem = session::salvage(&self.config, dir, &files, witness.as_ref(), stop).await;
+        let problem = session::salvage(&self.config, dir, &files, observer.as_ref(), stop).await;
         // A success without its state would be one that the next build undoes.
         let files = match files {
             Ok(files) if problem.is_none() && files.ended_well().await => files,

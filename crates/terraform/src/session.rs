@@ -33,9 +33,9 @@ use outpost_process::{
     isolation::{Background, Confinement, Denied, Mechanism},
 };
 use outpost_provision::{
-    self as provision, ApplyComplete, ApplyRequest, GraphComplete, GraphSource, InitComplete,
-    InitRequest, LogEntry, LogSink, Memory, ParseComplete, PlanComplete, PlanRequest,
-    SessionConfig, StepFailure, Witness,
+    self as provision, ApplyComplete, ApplyObserver, ApplyRequest, GraphComplete, GraphSource,
+    InitComplete, InitRequest, LogEntry, LogSink, Memory, ParseComplete, PlanComplete, PlanRequest,
+    SessionConfig, StepFailure,
 };
 use tracing::warn;
 
@@ -100,7 +100,7 @@ pub(super) struct Session {
     /// Warnings of conversions that the log has.
     warned: BTreeSet<String>,
     /// Whom to tell what an apply does.
-    witness: Option<Arc<dyn Witness>>,
+    observer: Option<Arc<dyn ApplyObserver>>,
     /// The newest state that was seen in the file while an apply ran.
     seen: Option<Bytes>,
     /// Somebody has seen to its directories.
@@ -189,7 +189,7 @@ impl Session {
             planned: None,
             drawn: None,
             warned: BTreeSet::new(),
-            witness: None,
+            observer: None,
             seen: None,
             is_closed: false,
             engine_time: Duration::ZERO,
@@ -799,8 +799,8 @@ impl provision::Session for Session {
         converted
     }
 
-    fn set_witness(&mut self, witness: Arc<dyn Witness>) {
-        self.witness = Some(witness);
+    fn set_observer(&mut self, observer: Arc<dyn ApplyObserver>) {
+        self.observer = Some(observer);
     }
 
     fn dirs(&self) -> Vec<PathBuf> {
@@ -858,9 +858,9 @@ impl Session {
             launcher,
             report: self.files.report(),
         });
-        let runner = runner.watched_by(self.witness.clone(), shim);
+        let runner = runner.watched_by(self.observer.clone(), shim);
         let (known, seen) = (self.files.state_version().await, Mutex::default());
-        let watch = watch::state_file(self.files.clone(), self.witness.clone(), known, &seen);
+        let watch = watch::state_file(self.files.clone(), self.observer.clone(), known, &seen);
         let ran = tokio::select! {
             ran = runner.stream(&args, stop, timings) => ran,
             never = watch => match never {},
@@ -875,13 +875,13 @@ impl Session {
     }
 }
 
-/// Ends the apply of a session whose daemon died, and tells `witness` what it left. Returns what is wrong with the
+/// Ends the apply of a session whose daemon died, and tells `observer` what it left. Returns what is wrong with the
 /// engine's file, if that is not where the state comes from.
 pub(super) async fn salvage(
     engine: &EngineConfig,
     dir: &Path,
     files: &io::Result<Files>,
-    witness: &dyn Witness,
+    observer: &dyn ApplyObserver,
     stop: &Stop,
 ) -> Option<String> {
     let limits = super::limits(engine.exit_timeout);
@@ -889,7 +889,7 @@ pub(super) async fn salvage(
     let on_line = |pipe, line: process::Line| {
         let said = log_stream::read(pipe, line);
         if let Some(timed) = &said.timed {
-            timed.tell(witness);
+            timed.tell(observer);
         }
         printed = said.state.or(printed.take());
     };
@@ -918,7 +918,7 @@ pub(super) async fn salvage(
         warn!(dir = %dir.display(), "{problem}");
     }
     if let Some((state, _)) = newest.state {
-        witness.state(state);
+        observer.state(state);
     }
     newest.problem
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use jiff::{Timestamp, TimestampRound, Unit};
 use outpost_base::job::{Timing, TimingState};
-use outpost_provision::Witness;
+use outpost_provision::ApplyObserver;
 use serde::Deserialize;
 
 use super::log_stream::Timed;
@@ -22,15 +22,15 @@ pub(super) struct Hook {
 
 impl Timed {
     /// Tells what was created, or may have been.
-    pub(super) fn tell(&self, witness: &dyn Witness) {
+    pub(super) fn tell(&self, observer: &dyn ApplyObserver) {
         let address = self.hook.resource.addr.as_str();
         if self.hook.action != "create" || address.is_empty() {
             return;
         }
         match self.kind.as_str() {
-            "apply_start" => witness.began(address),
-            "apply_complete" => witness.created(address),
-            "apply_errored" => witness.failed(address),
+            "apply_start" => observer.began(address),
+            "apply_complete" => observer.created(address),
+            "apply_errored" => observer.failed(address),
             _ => {}
         }
     }

@@ -200,9 +200,9 @@ impl Run {
 
     async fn run_command(&self, agent: &str) -> anyhow::Result<(Vec<u8>, u32)> {
         let named = format!("{}.{agent}", self.workspace);
-        let (agent, mut way) = ssh::set_out(&self.server, &named).await?;
-        ssh::arrive(&mut way, &agent, AGENT_LIMIT).await?;
-        let stream = way.connect(SSH_PORT).await;
+        let (agent, mut conn) = ssh::dial_agent(&self.server, &named).await?;
+        ssh::arrive(&mut conn, &agent, AGENT_LIMIT).await?;
+        let stream = conn.connect(SSH_PORT).await;
         let stream = stream
             .with_context(|| format!("agent `{}` does not accept SSH connections", agent.name))?;
         let mut printed = Vec::new();
@@ -216,7 +216,7 @@ impl Run {
             sleep(COMMAND_LIMIT),
         );
         let ended = session.await;
-        way.leave().await;
+        conn.leave().await;
         match ended {
             Err(SshError::HungUp) => anyhow::bail!("the command did not end in time"),
             ended => Ok((printed, ended?)),

@@ -25,7 +25,7 @@ use crate::{
         Generation, Remote, Store,
         doctor::{self, Item, JobEngine, Served},
         scan::{Tree, closure::Closure},
-        sync::{load, wishes::Engine},
+        sync::{config::Engine, load},
     },
     net::{http, proxy::Proxies},
     registry::Platform,

@@ -7,7 +7,7 @@ use crate::{
     mirror::{
         Store,
         fetch::{FetchError, Fetcher, Manners, Retry, Watch, registry::Registries},
-        sync::{Sync, Trust, Upstream, Wishes, read_keys},
+        sync::{MirrorConfig, Sync, Trust, Upstream, read_keys},
     },
     net::{proxy::Proxies, tls, web::Web},
 };
@@ -29,15 +29,15 @@ pub(super) fn upstream(
     trust: &tls::Trust,
     max_bytes: Option<u64>,
 ) -> anyhow::Result<Upstream> {
-    let wishes = Wishes::load(file)?;
+    let config = MirrorConfig::load(file)?;
     let known = read_keys(&file.with_extension("lock"))?;
     // What never has room is not fetched to its end.
     let fetcher = fetcher_with_limit(trust, max_bytes)?;
     let sync = Sync {
-        trust: Trust::new(wishes.trust.clone(), known, &store),
+        trust: Trust::new(config.trust.clone(), known, &store),
         store,
-        registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(token)),
-        wishes,
+        registries: Registries::new(fetcher.clone(), &config.hosts, Arc::new(token)),
+        config,
         fetcher,
         watch: Arc::new(Logged),
         authorities: trust

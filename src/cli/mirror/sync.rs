@@ -11,7 +11,7 @@ use serde::Serialize;
 use url::Url;
 
 use self::{
-    accepted::{AcceptedKey, AcceptedRelease, AcceptedWish, fingerprints, key, release},
+    accepted::{AcceptedEntry, AcceptedKey, AcceptedRelease, fingerprints, key, release},
     bars::Bars,
 };
 use super::{
@@ -28,8 +28,8 @@ use crate::{
         Generation, Store, StoreError,
         fetch::{Fetcher, Manners, network_mirror::NetworkMirror, registry::Registries},
         sync::{
-            self, Accepted, Keys, Report, Trust, Wishes, missed, read_keys, wishes, write_review,
-            write_reviewed_keys,
+            self, Accepted, Keys, MirrorConfig, Report, Trust, config, missed, read_keys,
+            write_review, write_reviewed_keys,
         },
     },
     net::{proxy::Proxies, web::Web},
@@ -121,8 +121,8 @@ struct FailureRow {
 
 impl Sync {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
-        let (mut wishes, lock_file) = self.wishes()?;
-        self.add_misses(&mut wishes)?;
+        let (mut config, lock_file) = self.config()?;
+        self.add_misses(&mut config)?;
         let known = match &lock_file {
             Some(path) => read_keys(path)?,
             None => Keys::new(),
@@ -130,18 +130,18 @@ impl Sync {
         let signing = self.signing.read()?;
         let bars = Arc::new(Bars::new());
         let fetcher = self.fetcher(Arc::clone(&bars))?;
-        let registries = Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(token));
+        let registries = Registries::new(fetcher.clone(), &config.hosts, Arc::new(token));
         let registries = registries.with_mirror(self.network_mirror(&fetcher)?);
         let dir = self.place.dir()?;
         let store = Store::open(&dir).context("the mirror cannot be used")?;
         // What is imported is not fetched as well.
         if self.import_dir.is_empty() {
-            self.add_accepted(&mut wishes, &store)?;
+            self.add_accepted(&mut config, &store)?;
         }
-        let trust = self.trust(&wishes, known, &store).await?;
+        let trust = self.trust(&config, known, &store).await?;
         let sync = sync::Sync {
             store,
-            wishes,
+            config,
             trust,
             fetcher,
             registries,
@@ -171,23 +171,23 @@ impl Sync {
     }
 
     /// What is wanted, and the lock file that belongs to it.
-    fn wishes(&self) -> anyhow::Result<(Wishes, Option<PathBuf>)> {
+    fn config(&self) -> anyhow::Result<(MirrorConfig, Option<PathBuf>)> {
         let default = PathBuf::from("mirror.toml");
         let path = match &self.file {
             Some(path) => path.clone(),
             None if default.is_file() => default,
-            None if self.names_something() => return Ok((Wishes::default(), None)),
+            None if self.names_something() => return Ok((MirrorConfig::default(), None)),
             None => {
                 let text = "no mirror.toml in this directory; write one, name one with --file, or import a directory \
                             with --import-dir";
                 return Err(UsageError(text.to_owned()).into());
             }
         };
-        let wishes = Wishes::load(&path).map_err(|error| match error {
-            wishes::WishError::Invalid { .. } => UsageError(error.to_string()).into(),
-            wishes::WishError::Read { .. } => anyhow::Error::new(error),
+        let config = MirrorConfig::load(&path).map_err(|error| match error {
+            config::MirrorConfigError::Invalid { .. } => UsageError(error.to_string()).into(),
+            config::MirrorConfigError::Read { .. } => anyhow::Error::new(error),
         })?;
-        Ok((wishes, Some(path.with_extension("lock"))))
+        Ok((config, Some(path.with_extension("lock"))))
     }
 
     /// Whether there is something to do without a mirror.toml.
@@ -200,7 +200,12 @@ impl Sync {
     }
 
     /// What is trusted. Keys that the options name for a namespace are so from here on.
-    async fn trust(&self, wishes: &Wishes, known: Keys, store: &Store) -> anyhow::Result<Trust> {
+    async fn trust(
+        &self,
+        config: &MirrorConfig,
+        known: Keys,
+        store: &Store,
+    ) -> anyhow::Result<Trust> {
         let mut accepted = Accepted {
             expired: fingerprints("--allow-expired", &self.allow_expired)?
                 .into_iter()
@@ -219,16 +224,16 @@ impl Sync {
                 None => accepted.keys.insert(key.fingerprint),
             };
         }
-        let trust = Trust::new(wishes.trust.clone(), known, store);
+        let trust = Trust::new(config.trust.clone(), known, store);
         let trust = trust.accepting(accepted).dry(self.dry_run);
         trust.add(named).await?;
         Ok(trust)
     }
 
-    fn add_misses(&self, wishes: &mut Wishes) -> anyhow::Result<()> {
+    fn add_misses(&self, config: &mut MirrorConfig) -> anyhow::Result<()> {
         for path in &self.misses {
             let list = super::super::provisioner::connect::read(path)?;
-            let left = missed::add(wishes, &list).map_err(|error| {
+            let left = missed::add(config, &list).map_err(|error| {
                 let text = format!("`{}` is not a list of misses: {error}", path.display());
                 UsageError(text)
             })?;
@@ -242,7 +247,7 @@ impl Sync {
     }
 
     /// What is accepted is wanted, except tags: a repository comes with all that is wanted of it.
-    fn add_accepted(&self, wishes: &mut Wishes, store: &Store) -> anyhow::Result<()> {
+    fn add_accepted(&self, config: &mut MirrorConfig, store: &Store) -> anyhow::Result<()> {
         let known = match store.newest() {
             Err(StoreError::Empty { .. }) => Generation::default(),
             newest => newest?.1,
@@ -251,12 +256,12 @@ impl Sync {
             let (address, _) = it.name.split_once('@').unwrap_or_default();
             // A tag may look like a version.
             let is_tag = known.git.iter().any(|git| git.place() == address);
-            match &it.wish {
-                Some(AcceptedWish::Provider(wish)) if !is_tag => {
-                    wishes.providers.push(wish.clone());
+            match &it.entry {
+                Some(AcceptedEntry::Provider(entry)) if !is_tag => {
+                    config.providers.push(entry.clone());
                 }
-                Some(AcceptedWish::Module(wish)) if !is_tag => wishes.modules.push(wish.clone()),
-                Some(AcceptedWish::Provider(_) | AcceptedWish::Module(_)) | None => {}
+                Some(AcceptedEntry::Module(entry)) if !is_tag => config.modules.push(entry.clone()),
+                Some(AcceptedEntry::Provider(_) | AcceptedEntry::Module(_)) | None => {}
             }
         }
         Ok(())

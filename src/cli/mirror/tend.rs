@@ -28,7 +28,7 @@ use crate::{
         doctor,
         keys::KeyId,
         pulled::{Ledger, leave_out},
-        sync::wishes::Engine,
+        sync::config::Engine,
         tend::{self, Collected, IndexState, Keep, Needed},
     },
     stop::Stop,

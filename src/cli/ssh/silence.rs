@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::parts;
 use crate::{
     cli::output,
-    connect::{Agent, ConnectError, Server, Way},
+    connect::{Agent, AgentConn, ConnectError, Server},
 };
 
 /// How often we look.
@@ -19,12 +19,17 @@ const ASK: u32 = 6;
 
 /// Tells when the agent does not answer, and when it does again. Returns once it cannot come back, as its workspace was
 /// stopped, deleted or built anew.
-pub(super) async fn watch(server: &Server, named: &str, agent: &Agent, way: &Way) -> anyhow::Error {
+pub(super) async fn watch(
+    server: &Server,
+    named: &str,
+    agent: &Agent,
+    conn: &AgentConn,
+) -> anyhow::Error {
     let name = &agent.name;
     let mut silent = 0;
     loop {
         sleep(LOOK).await;
-        if way.silent_for() < SILENT {
+        if conn.silent_for() < SILENT {
             if silent > 0 {
                 tell(&format!("The agent {name} answers again."));
             }

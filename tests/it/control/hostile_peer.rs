@@ -130,9 +130,9 @@ impl Scene {
         let token = self.lab.server.admin_token().clone();
         let server = Server::new(self.client.clone(), token);
         let visit = async {
-            let mut way = server.set_out(self.good).await.unwrap();
-            way.arrive().await.unwrap();
-            let (here, there) = tokio::join!(way.connect(SSH_PORT), self.listener.accept());
+            let mut conn = server.dial_agent(self.good).await.unwrap();
+            conn.arrive().await.unwrap();
+            let (here, there) = tokio::join!(conn.connect(SSH_PORT), self.listener.accept());
             let (mut here, (mut there, from)): (_, (_, SocketAddrV6)) =
                 (here.unwrap(), there.unwrap());
             assert!(!from.ip().is_loopback());
@@ -142,7 +142,7 @@ impl Scene {
             wrote.unwrap();
             read.unwrap();
             assert!(sent == come);
-            way.leave().await;
+            conn.leave().await;
         };
         timeout(PATIENCE, visit).await.unwrap();
         if let Some(ended) = self.tasks.try_join_next() {

@@ -396,7 +396,7 @@ async fn our_own_client_keeps_its_id_when_its_connection_breaks() {
     let proxy = FaultProxy::start(lab.server.address());
     let client = http::Client::new(http::Config::new(proxy.url())).unwrap();
     let server = connect::Server::new(client, token);
-    let _way = server.set_out(agent).await.unwrap();
+    let _conn = server.dial_agent(agent).await.unwrap();
 
     let mut id = next(&mut of_agent, Kind::Node).await;
     // The agent may hear of the client before that has its token; without one it would have another id each time.

@@ -24,13 +24,13 @@ async fn a_killed_sync_leaves_a_good_mirror_and_goes_on_where_it_was() {
     for version in ["1.0.0", "1.1.0", "1.2.0", "2.0.0"] {
         origin.publish(&publisher, addr, version, &[&platform], 200_000);
     }
-    let wishes = format!(
+    let config = format!(
         "[[providers]]\nsource = \"{addr}\"\nversions = [\">= 1.0\"]\npolicy = \"all-matching\"\n{}",
         origin.host("registry.example")
     );
     let home = || {
         let dir = TempDir::new().unwrap();
-        std::fs::write(dir.path().join("mirror.toml"), &wishes).unwrap();
+        std::fs::write(dir.path().join("mirror.toml"), &config).unwrap();
         dir
     };
     let undisturbed = home();

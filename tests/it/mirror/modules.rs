@@ -40,9 +40,9 @@ impl Drop for Site {
 }
 
 impl Site {
-    pub fn new(wishes: &str) -> Self {
+    pub fn new(config: &str) -> Self {
         let home = TempDir::new().unwrap();
-        fs::write(home.path().join("mirror.toml"), wishes).unwrap();
+        fs::write(home.path().join("mirror.toml"), config).unwrap();
         let serving = None;
         Self { home, serving }
     }

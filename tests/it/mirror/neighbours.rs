@@ -347,11 +347,11 @@ async fn a_sync_shows_the_place_of_a_registry_the_token_for_that_place() {
     let access = Access::tokens(vec![Secret::new(OURS)]);
     let recorder = Recorder::start(store, access).await;
     let url = &recorder.url;
-    let wishes = format!(
+    let config = format!(
         "[[providers]]\nsource = \"{ADDR}\"\n[hosts.\"registry.terraform.io\"]\n\
          \"providers.v1\" = \"{url}v1/providers/registry.terraform.io/\"\n"
     );
-    fs::write(dir.path().join("mirror.toml"), wishes).unwrap();
+    fs::write(dir.path().join("mirror.toml"), config).unwrap();
 
     let output = quiet(dir.path())
         .args(["mirror", "sync", "--mirror-dir", "inside"])

@@ -15,7 +15,7 @@ use outpost::{
         Digest, Store,
         fetch::{FetchError, Fetcher, Manners, Retry, Watch, registry::Registries},
         serve::{Access, Server},
-        sync::{Keys, Sync, Trust, Upstream, Wishes},
+        sync::{Keys, MirrorConfig, Sync, Trust, Upstream},
     },
     net::{
         listener::{Limits, Listener},
@@ -77,7 +77,7 @@ impl Site {
             fs::write(&file, origin.host(HOST)).unwrap();
         }
         let store = Store::open(&dir.path().join("mirror")).unwrap();
-        let wishes = Wishes::load(&file).unwrap();
+        let config = MirrorConfig::load(&file).unwrap();
         let retry = Retry {
             tries: 1,
             first_pause: Duration::from_millis(1),
@@ -90,9 +90,9 @@ impl Site {
         let fetcher = Fetcher::new(web, manners, Arc::new(Silent));
         let sync = Sync {
             store: store.clone(),
-            trust: Trust::new(wishes.trust.clone(), Keys::new(), &store),
-            registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(|_| None)),
-            wishes,
+            trust: Trust::new(config.trust.clone(), Keys::new(), &store),
+            registries: Registries::new(fetcher.clone(), &config.hosts, Arc::new(|_| None)),
+            config,
             fetcher,
             watch: Arc::new(Silent),
             authorities: Vec::new(),

@@ -16,10 +16,10 @@ const HOST: &str = "registry.example";
 const MODULE: &str = "registry.example/acme/hello/coder";
 
 /// A home whose mirror.toml wants these things.
-fn home(origin: &Origin, wishes: &str) -> TempDir {
+fn home(origin: &Origin, config: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
-    let wishes = format!("{wishes}\n{}", origin.host(HOST));
-    fs::write(dir.path().join("mirror.toml"), wishes).unwrap();
+    let config = format!("{config}\n{}", origin.host(HOST));
+    fs::write(dir.path().join("mirror.toml"), config).unwrap();
     dir
 }
 

@@ -140,9 +140,9 @@ async fn templates_as_they_are_work_on_a_sealed_site_from_one_file() {
     let home = dir.path();
     let origin = origin().await;
     let templates = write_templates(home, &origin);
-    let wishes =
+    let config =
         "[[templates]]\npath = \"templates/*\"\n".to_owned() + &origin.host("registry.example");
-    std::fs::write(home.join("mirror.toml"), wishes).unwrap();
+    std::fs::write(home.join("mirror.toml"), config).unwrap();
 
     // Outside: an origin that is busy, and breaks off.
     origin.fail("_SHA256SUMS", Fault::Status(503, 2));
@@ -253,9 +253,9 @@ async fn goes_the_whole_way(addr: &str, version: &str, program: &Path, template:
     origin.publish_packages(&Publisher::new(), addr, version, &[&here], vec![zip]);
     std::fs::create_dir(home.join("template")).unwrap();
     std::fs::write(home.join("template/main.tf"), template).unwrap();
-    let wishes =
+    let config =
         "[[templates]]\npath = \"template\"\n".to_owned() + &origin.host("registry.terraform.io");
-    std::fs::write(home.join("mirror.toml"), wishes).unwrap();
+    std::fs::write(home.join("mirror.toml"), config).unwrap();
 
     done(&run(home, &["mirror", "sync", "--mirror-dir", "outside"]));
     carry_in(home);

@@ -36,8 +36,8 @@ async fn retries_of_a_sync_are_one_line_that_changes_and_are_counted_at_the_end(
     let file = format!("terraform-provider-demo_1.0.0_{here}.zip");
     origin.fail(&file, Fault::Status(503, 2));
     let home = TempDir::new().unwrap();
-    let wishes = format!("{}[[providers]]\nsource = \"{DEMO}\"\n", origin.host(HOST));
-    fs::write(home.path().join("mirror.toml"), wishes).unwrap();
+    let config = format!("{}[[providers]]\nsource = \"{DEMO}\"\n", origin.host(HOST));
+    fs::write(home.path().join("mirror.toml"), config).unwrap();
 
     let arguments = ["mirror", "sync", "--mirror", "mirror"];
     let (shown, status) = Terminal::open(outpost(&home, &arguments)).end().await;

@@ -481,13 +481,13 @@ async fn an_unknown_authority_is_one_error_and_no_retry() {
     let store = Store::open(&home.join("origin")).unwrap();
     commit(&store, Generation::default()).await;
     tokio::spawn(listener.serve(Server::new(store, Access::default()).router(), Stop::new()));
-    let mut wishes = format!(
+    let mut config = format!(
         "platforms = [\"linux_amd64\"]\n[hosts.\"registry.example\"]\n\"providers.v1\" = \"https://{address}/v1/providers/registry.example/\"\n"
     );
     for number in 0..29 {
-        wishes += &format!("[[providers]]\nsource = \"registry.example/acme/p{number}\"\n");
+        config += &format!("[[providers]]\nsource = \"registry.example/acme/p{number}\"\n");
     }
-    fs::write(home.join("mirror.toml"), wishes).unwrap();
+    fs::write(home.join("mirror.toml"), config).unwrap();
 
     let output = ran(home, &["mirror", "sync", "--mirror", "mirror"]).await;
 
@@ -541,8 +541,8 @@ async fn sync_fetches_repositories_from_a_server_that_only_ca_file_vouches_for()
     };
     commit(&store, generation).await;
     tokio::spawn(listener.serve(Server::new(store, Access::default()).router(), Stop::new()));
-    let wishes = format!("[[git]]\nurl = \"{url}git/{place}.git\"\nrefs = [\"v*\"]\n");
-    fs::write(home.join("mirror.toml"), wishes).unwrap();
+    let config = format!("[[git]]\nurl = \"{url}git/{place}.git\"\nrefs = [\"v*\"]\n");
+    fs::write(home.join("mirror.toml"), config).unwrap();
     let sync = ["mirror", "sync", "--mirror", "mirror"];
 
     let refused = ran(home, &sync).await;
@@ -636,17 +636,17 @@ async fn a_full_disk_is_one_error_with_the_place_and_the_remedy() {
     let content: Vec<u8> = (0..3_u32 << 20)
         .map(|i| (i.wrapping_mul(i) >> 9) as u8)
         .collect();
-    let mut wishes = String::new();
+    let mut config = String::new();
     for name in ["a", "b", "c"] {
         let content = [name.as_bytes(), &content].concat();
         origin.put(name, &content);
         let digest = Digest::of(&content);
-        wishes += &format!(
+        config += &format!(
             "[[files]]\nurl = \"{}/{name}\"\nsha256 = \"{digest}\"\n",
             origin.url
         );
     }
-    fs::write(home.join("mirror.toml"), wishes).unwrap();
+    fs::write(home.join("mirror.toml"), config).unwrap();
     let program = env!("CARGO_BIN_EXE_outpost");
     let small = |commands: &str| {
         // As root of a namespace of its own, which sees a small disk.

@@ -15,7 +15,7 @@ use outpost::{
             registry::Registries,
         },
         serve::{Access, Server},
-        sync::{Accepted, Keys, Report, Sync, Trust, Wishes, read_keys, write_review},
+        sync::{Accepted, Keys, MirrorConfig, Report, Sync, Trust, read_keys, write_review},
     },
     net::{
         listener::{Limits, Listener},
@@ -58,10 +58,10 @@ struct Site {
 }
 
 impl Site {
-    fn new(wishes: &str, origin: &Origin) -> Self {
+    fn new(config: &str, origin: &Origin) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let platforms = "platforms = [\"linux_amd64\", \"linux_arm64\"]\n";
-        let text = format!("{platforms}{wishes}\n{}", origin.host(HOST));
+        let text = format!("{platforms}{config}\n{}", origin.host(HOST));
         std::fs::write(dir.path().join("mirror.toml"), text).unwrap();
         let retry = Retry {
             tries: 4,
@@ -89,17 +89,17 @@ impl Site {
     }
 
     fn prepare(&self) -> Sync {
-        let wishes = Wishes::load(&self.dir.path().join("mirror.toml")).unwrap();
+        let config = MirrorConfig::load(&self.dir.path().join("mirror.toml")).unwrap();
         let known: Keys = read_keys(&self.lock_file()).unwrap();
         let web = Web::new(&tls::Trust::default(), Proxies::default()).unwrap();
         let fetcher = Fetcher::new(web, self.manners, Arc::clone(&self.notes) as Arc<_>);
         Sync {
             store: self.store(),
-            trust: Trust::new(wishes.trust.clone(), known, &self.store())
+            trust: Trust::new(config.trust.clone(), known, &self.store())
                 .accepting(self.accepted.clone())
                 .dry(self.dry_run),
-            registries: Registries::new(fetcher.clone(), &wishes.hosts, Arc::new(|_| None)),
-            wishes,
+            registries: Registries::new(fetcher.clone(), &config.hosts, Arc::new(|_| None)),
+            config,
             fetcher,
             watch: Arc::clone(&self.notes) as Arc<_>,
             authorities: Vec::new(),
@@ -131,7 +131,7 @@ fn reasons(report: &Report) -> String {
     all.collect::<Vec<_>>().join("\n")
 }
 
-fn wish(versions: &str) -> String {
+fn entry(versions: &str) -> String {
     format!("[[providers]]\nsource = \"{DEMO}\"\nversions = [{versions}]\n")
 }
 
@@ -153,7 +153,7 @@ async fn origin_with(publisher: &Publisher, versions: &[&str], padding: usize) -
 async fn what_is_wanted_comes_once_and_a_second_run_changes_nothing() {
     let publisher = Publisher::new();
     let origin = origin_with(&publisher, &["1.0.0", "1.1.0", "2.0.0"], 100).await;
-    let site = Site::new(&wish("\"~> 1.0\", \"newest\""), &origin);
+    let site = Site::new(&entry("\"~> 1.0\", \"newest\""), &origin);
 
     let first = site.sync().await;
 
@@ -194,7 +194,7 @@ async fn what_is_wanted_comes_once_and_a_second_run_changes_nothing() {
 #[tokio::test]
 async fn a_dry_run_counts_and_takes_nothing() {
     let origin = origin_with(&Publisher::new(), &["1.0.0"], 1000).await;
-    let mut site = Site::new(&wish(""), &origin);
+    let mut site = Site::new(&entry(""), &origin);
     site.dry_run = true;
 
     let report = site.sync().await;
@@ -223,7 +223,7 @@ async fn faults_that_pass_cost_a_retry_and_a_broken_download_goes_on_where_it_br
     );
     let moved = origin.file("registry.example/files/terraform-provider-demo_1.0.0_linux_arm64.zip");
     origin.put("registry.example/files/elsewhere", &moved);
-    let site = Site::new(&wish(""), &origin);
+    let site = Site::new(&entry(""), &origin);
 
     let report = site.sync().await;
 
@@ -246,7 +246,7 @@ async fn faults_that_pass_cost_a_retry_and_a_broken_download_goes_on_where_it_br
 async fn who_is_killed_in_the_middle_goes_on_and_asks_for_no_byte_twice() {
     let origin = origin_with(&Publisher::new(), &["1.0.0"], 300_000).await;
     origin.fail("linux_amd64.zip", Fault::Stuck(150_000));
-    let site = Site::new(&wish(""), &origin);
+    let site = Site::new(&entry(""), &origin);
     let sync = site.prepare();
     let partial = site.store().dir().join("incoming/partial");
     // A part that does not grow any more; that of the other package does, until it is whole.
@@ -300,7 +300,7 @@ async fn who_is_killed_in_the_middle_goes_on_and_asks_for_no_byte_twice() {
 async fn what_was_changed_on_the_way_is_not_taken_and_the_rest_is() {
     let origin = origin_with(&Publisher::new(), &["1.0.0"], 1000).await;
     origin.fail("linux_amd64.zip", Fault::Changed);
-    let site = Site::new(&wish(""), &origin);
+    let site = Site::new(&entry(""), &origin);
 
     let report = site.sync().await;
 
@@ -331,7 +331,7 @@ async fn what_was_changed_on_the_way_is_not_taken_and_the_rest_is() {
 async fn a_wrong_signature_another_key_and_an_expired_one_are_named_with_their_remedy() {
     let publisher = Publisher::new();
     let origin = origin_with(&publisher, &["1.0.0"], 10).await;
-    let mut site = Site::new(&wish(""), &origin);
+    let mut site = Site::new(&entry(""), &origin);
     origin.put(
         "registry.example/files/demo_1.0.0_SHA256SUMS.sig",
         b"rubbish",
@@ -373,7 +373,7 @@ async fn a_wrong_signature_another_key_and_an_expired_one_are_named_with_their_r
 async fn what_a_key_signed_before_it_expired_is_taken_with_a_word() {
     let early = Publisher::expired(9);
     let origin = origin_with(&early, &["1.0.0"], 10).await;
-    let site = Site::new(&wish(""), &origin);
+    let site = Site::new(&entry(""), &origin);
 
     let report = site.sync().await;
 
@@ -390,7 +390,7 @@ async fn what_nobody_published_is_said_with_what_there_is() {
     let origin = origin_with(&Publisher::new(), &["1.0.0"], 10).await;
     let gone = "[[providers]]\nsource = \"registry.example/acme/gone\"\n";
     let site = Site::new(
-        &format!("{}{gone}", wish("\"~> 3.0\", \"newest\"")),
+        &format!("{}{gone}", entry("\"~> 3.0\", \"newest\"")),
         &origin,
     );
 
@@ -578,14 +578,14 @@ async fn engines_modules_repositories_files_and_this_program_come_by_name() {
     let code_server = vec![7; 100_000];
     origin.put("files/code-server.tar.gz", &code_server);
     let (url, digest) = (&origin.url, outpost::mirror::Digest::of(&code_server));
-    let wishes = format!(
+    let config = format!(
         "[[tools]]\nname = \"terraform\"\nversions = [\"~> 1.14.0\", \"newest\"]\nurl = \"{url}/releases\"\nkey = \"key.asc\"\n\
          [[tools]]\nname = \"outpost\"\npath = \"program\"\nplatforms = [\"linux_arm64\"]\n\
          [[modules]]\nsource = \"registry.example/acme/ide/coder\"\nversions = [\"newest-2\"]\n\
          [[git]]\nurl = \"{url}/git/mods.git\"\nrefs = [\"v*\"]\n\
          [[files]]\nurl = \"{url}/files/code-server.tar.gz\"\nsha256 = \"{digest}\"\n"
     );
-    let mut site = Site::new(&wishes, &origin);
+    let mut site = Site::new(&config, &origin);
     std::fs::write(site.dir.path().join("key.asc"), publisher.armored()).unwrap();
     std::fs::write(site.dir.path().join("program"), "#!/bin/sh\n").unwrap();
     site.dry_run = true;
@@ -647,10 +647,10 @@ async fn an_engine_that_its_publisher_did_not_sign_is_not_taken() {
     let origin = Origin::start().await;
     origin.publish_tool(&Publisher::new(), "terraform", "1.14.5", &PLATFORMS);
     let url = &origin.url;
-    let wishes = format!(
+    let config = format!(
         "[[tools]]\nname = \"terraform\"\nversions = [\"1.14.5\"]\nurl = \"{url}/releases/\"\n"
     );
-    let site = Site::new(&wishes, &origin);
+    let site = Site::new(&config, &origin);
 
     let report = site.sync().await;
 
@@ -661,7 +661,7 @@ async fn an_engine_that_its_publisher_did_not_sign_is_not_taken() {
 #[tokio::test]
 async fn doctor_and_lock_tell_a_template_what_a_mirror_has() {
     let origin = origin_with(&Publisher::new(), &["1.0.0", "2.0.0"], 10).await;
-    let site = Site::new(&wish("\"1.0.0\""), &origin);
+    let site = Site::new(&entry("\"1.0.0\""), &origin);
     assert_eq!(reasons(&site.sync().await), "");
     let template = site.dir.path().join("template");
     std::fs::create_dir(&template).unwrap();
@@ -735,12 +735,12 @@ fn publish_as_network_mirror(origin: &Origin, hash: &str) {
 #[tokio::test]
 async fn a_network_mirror_vouches_for_what_it_has_by_checksums() {
     let origin = origin_with(&Publisher::new(), &["1.0.0", "1.1.0"], 100).await;
-    let upstream = Site::new(&wish("\"1.1.0\""), &origin);
+    let upstream = Site::new(&entry("\"1.1.0\""), &origin);
     assert_eq!(reasons(&upstream.sync().await), "");
     let (_, generation) = upstream.store().newest().unwrap();
     let package = &generation.providers[0].packages[0];
     assert_eq!(package.platform.to_string(), "linux_amd64");
-    let one = wish("\"~> 1.0\"") + "platforms = [\"linux_amd64\"]\n";
+    let one = entry("\"~> 1.0\"") + "platforms = [\"linux_amd64\"]\n";
     let from = |site: &Site| {
         let mut sync = site.prepare();
         let url = format!("{}/net", origin.url).parse().unwrap();
@@ -787,14 +787,14 @@ async fn a_network_mirror_vouches_for_what_it_has_by_checksums() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_is_read_from_another_ones_server() {
     let origin = origin_with(&Publisher::new(), &["1.0.0"], 100).await;
-    let upstream = Site::new(&wish("\"newest\""), &origin);
+    let upstream = Site::new(&entry("\"newest\""), &origin);
     assert_eq!(reasons(&upstream.sync().await), "");
     let server = Server::new(upstream.store(), Access::tokens(Vec::new()));
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, Limits::standard());
     let listener = listener.await.unwrap();
     let url = format!("{}mirror", listener.url());
     tokio::spawn(listener.serve(server.router(), Stop::new()));
-    let site = Site::new(&wish("\"newest\""), &origin);
+    let site = Site::new(&entry("\"newest\""), &origin);
     origin.asked();
 
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_outpost"))
@@ -984,8 +984,8 @@ async fn the_active_templates_of_a_server_get_what_they_need() {
     let old = tar_of(&requires("1.0.0"));
     let new = tar_of(&requires(">= 2"));
     let server = coder(vec![("old", old), ("new", new)]).await;
-    let wish = format!("[[templates]]\ncoder = \"{server}\"\ntoken_file = \"token\"\n");
-    let site = Site::new(&wish, &origin);
+    let entry = format!("[[templates]]\ncoder = \"{server}\"\ntoken_file = \"token\"\n");
+    let site = Site::new(&entry, &origin);
 
     let without = site.sync().await;
     std::fs::write(site.dir.path().join("token"), "wrong\n").unwrap();

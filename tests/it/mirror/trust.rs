@@ -26,12 +26,12 @@ fn home(origin: &Origin) -> TempDir {
 }
 
 fn write_wishes(home: &Path, origin: &Origin, addr: &str, platforms: &[&str]) {
-    let wishes = format!(
+    let config = format!(
         "platforms = {platforms:?}\n[[providers]]\nsource = \"{addr}\"\nversions = [\">= 1.0\"]\n\
          policy = \"all-matching\"\n{}",
         origin.host(HOST)
     );
-    std::fs::write(home.join("mirror.toml"), wishes).unwrap();
+    std::fs::write(home.join("mirror.toml"), config).unwrap();
 }
 
 fn sync(home: &Path, more: &[&str]) -> Output {

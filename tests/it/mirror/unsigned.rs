@@ -56,14 +56,14 @@ async fn home() -> TempDir {
     let (origin, publisher) = (Origin::start().await, Publisher::new());
     let dir = TempDir::new().unwrap();
     let platform = Platform::current().to_string();
-    let mut wishes = String::new();
+    let mut config = String::new();
     for kind in ["signed", "mixed"] {
         let addr = format!("{HOST}/acme/{kind}");
         origin.publish(&publisher, &addr, "1.0.0", &[&platform], 10);
-        wishes += &format!("[[providers]]\nsource = \"{addr}\"\n");
+        config += &format!("[[providers]]\nsource = \"{addr}\"\n");
     }
-    wishes += &origin.host(HOST);
-    std::fs::write(dir.path().join("mirror.toml"), wishes).unwrap();
+    config += &origin.host(HOST);
+    std::fs::write(dir.path().join("mirror.toml"), config).unwrap();
     let tree = dir.path().join("tree");
     put(&tree, "registry.example/acme/built", "1.0.0");
     put(&tree, "registry.example/acme/mixed", "1.1.0");

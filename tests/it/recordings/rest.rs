@@ -178,8 +178,8 @@ async fn what_a_server_says_of_a_workspace_and_its_agent_is_read_by_who_goes_the
         .unwrap();
     assert_eq!((asked.id, asked.name), (agent, found.name));
     assert_eq!(asked.lifecycle_state, "ready");
-    let way = timeout(PATIENCE, server.set_out(agent)).await.unwrap();
-    drop(way.unwrap());
+    let conn = timeout(PATIENCE, server.dial_agent(agent)).await.unwrap();
+    drop(conn.unwrap());
 }
 
 #[tokio::test]

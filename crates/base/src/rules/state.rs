@@ -36,7 +36,7 @@ pub enum Relation {
 
 /// How a state that a daemon kept relates to the one that a job of its workspace brings along.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum KeptState {
     /// The job must run on the kept state: it is newer, or the only one that knows of any infrastructure.
     Newer,
     /// The job's state knows all that the kept one knows.
@@ -134,12 +134,12 @@ impl Outline {
     ///
     /// Two states of one line may have parted: a daemon elsewhere has built on an older one. So a higher serial alone
     /// says nothing of what the lower one knows.
-    pub fn standing(&self, given: &[u8], base: Option<u64>) -> Standing {
+    pub fn kept_state(&self, given: &[u8], base: Option<u64>) -> KeptState {
         let given = match given.trim_ascii() {
             b"" => Self::default(),
             given => match Self::read(given) {
                 Some(given) => given,
-                None => return Standing::Conflict,
+                None => return KeptState::Conflict,
             },
         };
         let missing = self.missing_from(&given);
@@ -147,13 +147,13 @@ impl Outline {
         let has_parted =
             base.is_some_and(|base| given.serial > base) && !given.missing_from(self).is_empty();
         match self.serial.cmp(&given.serial) {
-            _ if given == *self => Standing::Known,
-            Ordering::Greater if is_same_line && has_parted => Standing::Conflict,
-            Ordering::Greater if is_same_line => Standing::Newer,
-            Ordering::Less if is_same_line && !missing.is_empty() => Standing::Overtaken(missing),
-            _ if missing.is_empty() => Standing::Known,
-            _ if given.addresses.is_empty() => Standing::Newer,
-            _ => Standing::Conflict,
+            _ if given == *self => KeptState::Known,
+            Ordering::Greater if is_same_line && has_parted => KeptState::Conflict,
+            Ordering::Greater if is_same_line => KeptState::Newer,
+            Ordering::Less if is_same_line && !missing.is_empty() => KeptState::Overtaken(missing),
+            _ if missing.is_empty() => KeptState::Known,
+            _ if given.addresses.is_empty() => KeptState::Newer,
+            _ => KeptState::Conflict,
         }
     }
 
@@ -217,26 +217,26 @@ mod tests {
 
     #[test]
     fn a_kept_state_is_used_known_overtaken_or_in_conflict() {
-        let missing = |address: &str| Standing::Overtaken(vec![address.to_owned()]);
+        let missing = |address: &str| KeptState::Overtaken(vec![address.to_owned()]);
         let kept = state("l", 4, &["a", "b"]);
         let cases = [
-            (String::new(), Standing::Newer),
-            (state("l", 1, &["a", "c"]), Standing::Newer),
-            (state("l", 3, &["a"]), Standing::Newer),
-            (state("l", 3, &["a", "c"]), Standing::Conflict),
-            (state("l", 3, &[]), Standing::Newer),
-            (state("other", 9, &[]), Standing::Newer),
-            (kept.clone(), Standing::Known),
-            (state("l", 7, &["a", "b", "c"]), Standing::Known),
+            (String::new(), KeptState::Newer),
+            (state("l", 1, &["a", "c"]), KeptState::Newer),
+            (state("l", 3, &["a"]), KeptState::Newer),
+            (state("l", 3, &["a", "c"]), KeptState::Conflict),
+            (state("l", 3, &[]), KeptState::Newer),
+            (state("other", 9, &[]), KeptState::Newer),
+            (kept.clone(), KeptState::Known),
+            (state("l", 7, &["a", "b", "c"]), KeptState::Known),
             (state("l", 7, &["a"]), missing("x.b")),
-            (state("l", 4, &["a", "c"]), Standing::Conflict),
-            (state("other", 9, &["a"]), Standing::Conflict),
-            ("garbage".to_owned(), Standing::Conflict),
+            (state("l", 4, &["a", "c"]), KeptState::Conflict),
+            (state("other", 9, &["a"]), KeptState::Conflict),
+            ("garbage".to_owned(), KeptState::Conflict),
         ];
         let kept = Outline::read(kept.as_bytes()).unwrap();
         for (given, expected) in cases {
             assert_eq!(
-                kept.standing(given.as_bytes(), Some(1)),
+                kept.kept_state(given.as_bytes(), Some(1)),
                 expected,
                 "{given}"
             );
@@ -248,9 +248,9 @@ mod tests {
         let kept = Outline::read(state("l", 4, &["a"]).as_bytes()).unwrap();
         let rebuilt = state("l", 7, &["a"]).replace(r#""id":"a""#, r#""id":"new""#);
 
-        let standing = kept.standing(rebuilt.as_bytes(), None);
+        let kept_state = kept.kept_state(rebuilt.as_bytes(), None);
 
-        assert_eq!(standing, Standing::Overtaken(vec!["x.a".to_owned()]));
+        assert_eq!(kept_state, KeptState::Overtaken(vec!["x.a".to_owned()]));
     }
 
     #[test]
@@ -258,9 +258,9 @@ mod tests {
         let kept = Outline::read(state("l", 4, &[]).as_bytes()).unwrap();
 
         let other = state("other", 9, &["a"]);
-        assert_eq!(kept.standing(b"", None), Standing::Known);
-        assert_eq!(kept.standing(other.as_bytes(), None), Standing::Known);
+        assert_eq!(kept.kept_state(b"", None), KeptState::Known);
+        assert_eq!(kept.kept_state(other.as_bytes(), None), KeptState::Known);
         let older = state("l", 3, &["a"]);
-        assert_eq!(kept.standing(older.as_bytes(), None), Standing::Newer);
+        assert_eq!(kept.kept_state(older.as_bytes(), None), KeptState::Newer);
     }
 }

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::{Caller, Plane, RequestError, not_found};
 use crate::{
     agent_log,
-    board::{Board, Said},
+    agent_reports::{AgentReports, ReportCache},
     crypt::{OpenError, Sealed},
     model::{AgentId, AgentRecord, Workspace, WorkspaceId},
     store::AgentChange,
@@ -63,9 +63,9 @@ const RESUME: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Overlay {
     coordinator: Coordinator,
     relay: Relay,
-    board: Mutex<Board>,
+    reports: Mutex<ReportCache>,
     /// An agent said something.
-    pub(super) said: watch::Sender<()>,
+    pub(super) changed: watch::Sender<()>,
 }
 
 /// A relay for those whom the coordinator knows.
@@ -74,8 +74,8 @@ impl Default for Overlay {
         Self {
             coordinator: Coordinator::default(),
             relay: Relay::guarded(),
-            board: Mutex::default(),
-            said: watch::Sender::default(),
+            reports: Mutex::default(),
+            changed: watch::Sender::default(),
         }
     }
 }
@@ -224,25 +224,25 @@ impl Plane {
     }
 
     /// What an agent said last of itself.
-    pub fn said(&self, id: AgentId) -> Said {
-        self.board().said(id)
+    pub fn reports(&self, id: AgentId) -> AgentReports {
+        self.report_cache().reports(id)
     }
 
     /// Writes down what an agent says of itself.
-    pub fn hear<T>(&self, id: AgentId, hear: impl FnOnce(&mut Said) -> T) -> T {
-        let mut board = self.board();
-        hear(board.of(id, |id| self.coordinator().is_connected(id.0)))
+    pub fn record_report<T>(&self, id: AgentId, change: impl FnOnce(&mut AgentReports) -> T) -> T {
+        let mut cache = self.report_cache();
+        change(cache.of(id, |id| self.coordinator().is_connected(id.0)))
     }
 
     /// Forgets what an agent said whose place another took.
     pub fn forget_agent(&self, id: AgentId) {
-        self.board().forget(id);
+        self.report_cache().forget(id);
     }
 
-    fn board(&self) -> MutexGuard<'_, Board> {
+    fn report_cache(&self) -> MutexGuard<'_, ReportCache> {
         // Each entry is whole after any panic.
-        let board = self.overlay.board.lock();
-        board.unwrap_or_else(PoisonError::into_inner)
+        let cache = self.overlay.reports.lock();
+        cache.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps lines of an agent as far as they fit, and says whether they did.
@@ -257,7 +257,7 @@ impl Plane {
     ) -> Result<bool, RequestError> {
         let kept = self.store.append_agent_log(id, source, lines, self.now());
         let kept = kept.await?;
-        self.overlay.said.send_replace(());
+        self.overlay.changed.send_replace(());
         Ok(kept)
     }
 

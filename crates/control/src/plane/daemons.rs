@@ -356,12 +356,12 @@ impl Plane {
             super::outcome::variable_values(&update.template_variables, &update.user_variables);
         let missing = super::outcome::missing_variables(&update.template_variables, &variables);
         let unknown = super::outcome::unknown_variables(&update);
-        let learned = self.learn_early(&job, &update).await?;
+        let import_output = self.learn_early(&job, &update).await?;
         let now = self.now();
         let change = JobChange {
             job: update.job,
             lines: update.logs,
-            learned,
+            import_output,
             now,
             heard: self.uptime(),
         };
@@ -387,7 +387,7 @@ impl Plane {
         &self,
         job: &JobRecord,
         update: &JobUpdate,
-    ) -> Result<Option<(crate::model::VersionId, crate::model::Learned)>, RequestError> {
+    ) -> Result<Option<(crate::model::VersionId, crate::model::ImportOutput)>, RequestError> {
         let Task::TemplateImport { version_id } = job.task else {
             return Ok(None);
         };
@@ -397,17 +397,21 @@ impl Plane {
         if says_nothing {
             return Ok(None);
         }
-        let mut learned = self.store.learned(version_id).await?;
+        let mut import_output = self.store.import_output(version_id).await?;
         if !update.template_variables.is_empty() {
-            learned.variables.clone_from(&update.template_variables);
+            import_output
+                .variables
+                .clone_from(&update.template_variables);
         }
         if !update.readme.is_empty() {
-            learned.readme = String::from_utf8_lossy(&update.readme).replace('\0', "");
+            import_output.readme = String::from_utf8_lossy(&update.readme).replace('\0', "");
         }
         if !update.workspace_tags.is_empty() {
-            learned.workspace_tags.clone_from(&update.workspace_tags);
+            import_output
+                .workspace_tags
+                .clone_from(&update.workspace_tags);
         }
-        Ok(Some((version_id, learned)))
+        Ok(Some((version_id, import_output)))
     }
 
     /// Forgets a daemon that is offline and has no job.

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::{Caller, Plane, RequestError, not_found, unless_stopped};
 use crate::{
     model::{AgentId, StoredAgentLine, UserId},
-    standing::{Change, Standings},
+    snapshot::{Change, WorkspaceSnapshots},
 };
 
 /// Lines that are read at a time.
@@ -87,7 +87,7 @@ impl Plane {
             return Err(not_found("agent", agent.to_string()));
         }
         let reader = Reader {
-            said: self.overlay.said.subscribe(),
+            changed: self.overlay.changed.subscribe(),
             moved: self.moved.subscribe(),
             plane: self.clone(),
             agent,
@@ -107,14 +107,14 @@ struct Follower {
     plane: Arc<Plane>,
     changes: watch::Receiver<()>,
     owner: Option<UserId>,
-    known: Option<Standings>,
+    known: Option<WorkspaceSnapshots>,
 }
 
 impl Follower {
     async fn next(&mut self) -> Result<Change, RequestError> {
         let Some(known) = self.known.take() else {
             let latest = self.look().await?;
-            let change = Change::between(&Standings::new(), &latest);
+            let change = Change::between(&WorkspaceSnapshots::new(), &latest);
             self.known = Some(latest);
             return Ok(change);
         };
@@ -134,11 +134,11 @@ impl Follower {
         }
     }
 
-    async fn look(&mut self) -> Result<Standings, RequestError> {
+    async fn look(&mut self) -> Result<WorkspaceSnapshots, RequestError> {
         self.changes.mark_unchanged();
         match self.owner {
-            Some(owner) => Ok(self.plane.store.standings(owner).await?),
-            None => Ok(Standings::new()),
+            Some(owner) => Ok(self.plane.store.snapshots(owner).await?),
+            None => Ok(WorkspaceSnapshots::new()),
         }
     }
 }
@@ -146,7 +146,7 @@ impl Follower {
 /// Somebody who reads what an agent says.
 struct Reader {
     plane: Arc<Plane>,
-    said: watch::Receiver<()>,
+    changed: watch::Receiver<()>,
     moved: watch::Receiver<()>,
     agent: AgentId,
     after: i64,
@@ -157,7 +157,7 @@ struct Reader {
 impl Reader {
     async fn next(&mut self) -> Result<Option<Vec<StoredAgentLine>>, RequestError> {
         loop {
-            self.said.mark_unchanged();
+            self.changed.mark_unchanged();
             self.moved.mark_unchanged();
             // Looked up before the lines: what is said last is then always read.
             let goes_on = self.follow && self.plane.is_current(self.agent).await?;
@@ -172,7 +172,7 @@ impl Reader {
                 return Ok(None);
             }
             tokio::select! {
-                waited = self.plane.wait_for(&mut self.said) => waited?,
+                waited = self.plane.wait_for(&mut self.changed) => waited?,
                 waited = self.plane.wait_for(&mut self.moved) => waited?,
             }
         }

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{Plane, RequestError, access::Proof, full_name, not_found};
 use crate::model::{
-    Build, BuildId, JobRecord, Learned, Task, Template, User, Version, VersionId, Workspace,
+    Build, BuildId, ImportOutput, JobRecord, Task, Template, User, Version, VersionId, Workspace,
 };
 
 /// The group that everybody is in, as Coder calls it.
@@ -96,7 +96,7 @@ impl Plane {
         workspace_name: &str,
     ) -> Result<(Version, Work), RequestError> {
         let (version, _) = self.find_version(id).await?;
-        let learned = self.store.learned(id).await?;
+        let import_output = self.store.import_output(id).await?;
         let initiator = self.user(&record.initiator_id.to_string()).await?;
         let metadata = Metadata {
             workspace_name: workspace_name.to_owned(),
@@ -106,7 +106,7 @@ impl Plane {
         let work = Work::TemplateDryRun(TemplateDryRun {
             metadata,
             parameters: parameters.to_vec(),
-            variables: self.variables(id, &learned).await?,
+            variables: self.variables(id, &import_output).await?,
         });
         Ok((version, work))
     }
@@ -119,7 +119,7 @@ impl Plane {
         let workspace = workspace.ok_or_else(|| not_found("workspace", named))?;
         let owner = self.user(&workspace.owner_id.to_string()).await?;
         let (version, template) = self.find_version(build.version_id).await?;
-        let learned = self.store.learned(version.id).await?;
+        let import_output = self.store.import_output(version.id).await?;
         let builds = self.store.builds(workspace.id).await?;
         let previous = builds
             .into_iter()
@@ -135,13 +135,20 @@ impl Plane {
             build_id: build.id.to_string(),
             workspace_name: workspace.name.clone(),
             previous_parameters: previous.map(|build| build.parameters).unwrap_or_default(),
-            variables: self.variables(version.id, &learned).await?,
+            variables: self.variables(version.id, &import_output).await?,
             external_auth: Vec::new(),
             state: state.into(),
             log_level: build.log_level.clone(),
             metadata: Metadata {
                 owner_session_token: session,
-                ..self.build_metadata(&build, &workspace, &owner, &version, &template, &learned)
+                ..self.build_metadata(
+                    &build,
+                    &workspace,
+                    &owner,
+                    &version,
+                    &template,
+                    &import_output,
+                )
             },
             parameters: build.parameters,
         });
@@ -155,7 +162,7 @@ impl Plane {
         owner: &User,
         version: &Version,
         template: &Template,
-        learned: &Learned,
+        import_output: &ImportOutput,
     ) -> Metadata {
         Metadata {
             transition: build.transition,
@@ -170,7 +177,7 @@ impl Plane {
             build_id: build.id.to_string(),
             owner_login_type: "token".to_owned(),
             owner_roles: roles(owner, workspace),
-            template_version_modules_file: learned
+            template_version_modules_file: import_output
                 .modules_file
                 .map(|file| file.to_string())
                 .unwrap_or_default(),

@@ -22,7 +22,8 @@ use super::{
 use crate::{
     binaries::Binaries,
     model::{
-        AgentId, BuildId, Daemon, EndedBy, FileKind, JobRecord, Learned, Made, Task, VersionId,
+        AgentId, BuildId, BuildOutput, Daemon, EndedBy, FileKind, ImportOutput, JobRecord, Task,
+        VersionId,
     },
     store::{Effect, End, Ended, LateState, NewAgent, NewState, StateChange},
     tokens::Hashed,
@@ -276,9 +277,12 @@ impl Plane {
         check_resources(&result.resources)?;
         let build = self.store.build(id).await?;
         let build = build.ok_or_else(|| RequestError::Gone(format!("there is no build {id}")))?;
-        let learned = self.store.learned(build.version_id).await?;
-        let made = Made {
-            persistence: classify(&learned.start_resources, &learned.stop_resources),
+        let import_output = self.store.import_output(build.version_id).await?;
+        let made = BuildOutput {
+            persistence: classify(
+                &import_output.start_resources,
+                &import_output.stop_resources,
+            ),
             resources: result.resources,
             modules: result.modules,
             timings: result.timings,
@@ -309,7 +313,7 @@ impl Plane {
         check_resources(&result.start_resources)?;
         check_resources(&result.stop_resources)?;
         check_questions(&result.parameters, &result.presets)?;
-        let early = self.store.learned(id).await?;
+        let early = self.store.import_output(id).await?;
         let modules_file = if result.module_files.is_empty() {
             None
         } else {
@@ -320,7 +324,7 @@ impl Plane {
             self.vault
                 .seal(&format!("plan of template version {id}"), &result.plan)
         });
-        let learned = Learned {
+        let import_output = ImportOutput {
             parameters: result.parameters,
             presets: result.presets,
             external_auth: result.external_auth,
@@ -334,7 +338,7 @@ impl Plane {
         };
         Ok(Effect::Import {
             version: id,
-            learned: Box::new(learned),
+            import_output: Box::new(import_output),
             plan,
         })
     }

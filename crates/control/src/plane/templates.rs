@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Caller, Plane, RequestError, check_name, is_called, not_found};
 use crate::{
     model::{
-        File, FileId, FileKind, JobRecord, JobStatus, Learned, OrganizationId, Task, Template,
+        File, FileId, FileKind, ImportOutput, JobRecord, JobStatus, OrganizationId, Task, Template,
         TemplateId, Version, VersionId,
     },
     parameters::{Answers, resolve},
@@ -352,10 +352,13 @@ impl Plane {
     pub(super) async fn variables(
         &self,
         id: VersionId,
-        learned: &Learned,
+        import_output: &ImportOutput,
     ) -> Result<Vec<VariableValue>, RequestError> {
         let given = self.given_variables(id).await?;
-        Ok(super::outcome::variable_values(&learned.variables, &given))
+        Ok(super::outcome::variable_values(
+            &import_output.variables,
+            &given,
+        ))
     }
 
     /// Reads a sealed value that is JSON.
@@ -377,11 +380,11 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Conflict`] if it has not ended, or failed.
-    pub(super) async fn imported(&self, version: &Version) -> Result<Learned, RequestError> {
+    pub(super) async fn imported(&self, version: &Version) -> Result<ImportOutput, RequestError> {
         let job = self.store.job(version.job_id).await?;
         let job = job.ok_or_else(|| not_found("job", version.job_id.to_string()))?;
         match job.status() {
-            JobStatus::Succeeded => Ok(self.store.learned(version.id).await?),
+            JobStatus::Succeeded => Ok(self.store.import_output(version.id).await?),
             status => Err(RequestError::Conflict(format!(
                 "the template version `{}` cannot be used: its import is {status}",
                 version.name
@@ -455,16 +458,16 @@ impl Plane {
         given: &[ParameterValue],
         workspace_name: String,
     ) -> Result<JobRecord, RequestError> {
-        let learned = self.imported(version).await?;
+        let import_output = self.imported(version).await?;
         let answers = Answers {
             given,
             preset: None,
             previous: None,
         };
-        let parameters = resolve(&learned.parameters, answers, Transition::Start)
+        let parameters = resolve(&import_output.parameters, answers, Transition::Start)
             .map_err(RequestError::Parameters)?;
         let tags = self
-            .build_tags(version, &learned, &parameters, caller.user.id)
+            .build_tags(version, &import_output, &parameters, caller.user.id)
             .await?;
         let task = Task::TemplateDryRun {
             version_id: version.id,
@@ -482,16 +485,17 @@ impl Plane {
     pub(super) async fn build_tags(
         &self,
         version: &Version,
-        learned: &Learned,
+        import_output: &ImportOutput,
         parameters: &[ParameterValue],
         owner: crate::model::UserId,
     ) -> Result<Tags, RequestError> {
-        let variables = self.variables(version.id, learned).await?;
+        let variables = self.variables(version.id, import_output).await?;
         let variables = variables
             .into_iter()
             .map(|variable| (variable.name, variable.value.expose().to_owned()))
             .collect();
-        let computed = workspace_tags::evaluate(&learned.workspace_tags, parameters, &variables)?;
+        let computed =
+            workspace_tags::evaluate(&import_output.workspace_tags, parameters, &variables)?;
         Ok(version.tags.merged(Some(owner), computed)?)
     }
 

@@ -93,9 +93,12 @@ impl Lab {
     async fn import(&self) -> Version {
         let version = self.queue_version(version("demo")).await;
         let job = self.take().await.unwrap();
-        self.complete(job.id, CompletedWork::TemplateImport(Box::new(learned())))
-            .await
-            .unwrap();
+        self.complete(
+            job.id,
+            CompletedWork::TemplateImport(Box::new(import_output())),
+        )
+        .await
+        .unwrap();
         version
     }
 
@@ -216,7 +219,7 @@ fn resource(address: &str) -> Resource {
     }
 }
 
-fn learned() -> ImportResult {
+fn import_output() -> ImportResult {
     ImportResult {
         start_resources: vec![resource("a.disk"), resource("a.vm")],
         stop_resources: vec![resource("a.disk")],
@@ -697,8 +700,8 @@ async fn variables_get_their_values_and_missing_ones_are_named() {
         error.to_string(),
         "required template variables need values: a, b"
     );
-    let learned = lab.plane.store().learned(version.id).await.unwrap();
-    assert_eq!(learned.readme, "# Demo");
+    let import_output = lab.plane.store().import_output(version.id).await.unwrap();
+    assert_eq!(import_output.readme, "# Demo");
 }
 
 #[tokio::test]
@@ -918,7 +921,7 @@ async fn workspace_tags_decide_who_builds() {
         ..JobUpdate::heartbeat(version.job_id)
     };
     lab.plane.update_job(&lab.daemon, update).await.unwrap();
-    let result = CompletedWork::TemplateImport(Box::new(learned()));
+    let result = CompletedWork::TemplateImport(Box::new(import_output()));
     lab.complete(job.id, result).await.unwrap();
     lab.create_workspace().await.unwrap();
 
@@ -948,7 +951,7 @@ async fn a_followed_log_ends_with_its_job_and_lacks_nothing() {
         lab.plane.update_job(&lab.daemon, update).await.unwrap();
         tokio::task::yield_now().await;
     }
-    let result = CompletedWork::TemplateImport(Box::new(learned()));
+    let result = CompletedWork::TemplateImport(Box::new(import_output()));
     lab.complete(version.job_id, result).await.unwrap();
 
     let read = reading.await.unwrap();
@@ -1113,7 +1116,7 @@ async fn modules_that_no_import_named_are_removed_after_a_while_and_others_stay(
     let job = lab.take().await.unwrap();
     let result = ImportResult {
         module_files: lab.plane.uploaded_modules(&digest(&used)).await.unwrap(),
-        ..learned()
+        ..import_output()
     };
     lab.complete(job.id, CompletedWork::TemplateImport(Box::new(result)))
         .await

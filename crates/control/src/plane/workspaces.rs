@@ -8,7 +8,8 @@ use outpost_base::{
 use super::{Caller, Plane, RequestError, check_name, full_name, is_called, not_found};
 use crate::{
     model::{
-        Build, BuildId, Made, OrganizationId, Task, Template, User, Version, Workspace, WorkspaceId,
+        Build, BuildId, BuildOutput, OrganizationId, Task, Template, User, Version, Workspace,
+        WorkspaceId,
     },
     parameters::{Answers, resolve},
     store::{NewBuild, WorkspaceFilter},
@@ -220,11 +221,11 @@ impl Plane {
 
     async fn queue_build(&self, caller: &Caller, plan: Plan<'_>) -> Result<Build, RequestError> {
         check_log_level(&plan.log_level)?;
-        let learned = self.imported(plan.version).await?;
+        let import_output = self.imported(plan.version).await?;
         let preset = match plan.preset {
             "" => None,
             name => Some(
-                learned
+                import_output
                     .presets
                     .iter()
                     .find(|preset| preset.name == name)
@@ -236,10 +237,10 @@ impl Plane {
             preset,
             previous: plan.previous,
         };
-        let parameters = resolve(&learned.parameters, answers, plan.transition)
+        let parameters = resolve(&import_output.parameters, answers, plan.transition)
             .map_err(RequestError::Parameters)?;
         let tags = self
-            .build_tags(plan.version, &learned, &parameters, plan.owner.id)
+            .build_tags(plan.version, &import_output, &parameters, plan.owner.id)
             .await?;
         let id = BuildId::random();
         let job = self.new_job(
@@ -298,10 +299,10 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn made(&self, build: BuildId) -> Result<Made, RequestError> {
+    pub async fn made(&self, build: BuildId) -> Result<BuildOutput, RequestError> {
         match self.store.made(build).await? {
             Some(sealed) => self.open_json(made_place(build), &sealed),
-            None => Ok(Made::default()),
+            None => Ok(BuildOutput::default()),
         }
     }
 

@@ -10,7 +10,7 @@ use super::names::Names;
 use crate::{
     agent_ids::{log_source_id, script_id},
     model::{
-        AgentRecord, AuditEntry, Build, Daemon, JobRecord, Learned, Made, Organization,
+        AgentRecord, AuditEntry, Build, BuildOutput, Daemon, ImportOutput, JobRecord, Organization,
         ProvisionerKey, StoredAgentLine, StoredLine, Task, Template, Token, User, Version,
         Workspace,
     },
@@ -221,18 +221,18 @@ pub(super) async fn version_details(
     names: &mut Names<'_>,
     found: Version,
 ) -> Result<wire::VersionDetails, RequestError> {
-    let learned = plane.store().learned(found.id).await?;
-    let resources = version_resources(&learned);
+    let import_output = plane.store().import_output(found.id).await?;
+    let resources = version_resources(&import_output);
     Ok(wire::VersionDetails {
         version: Some(version(plane, names, found).await?),
-        variables: learned.variables.into_iter().map(variable).collect(),
-        parameters: all(learned.parameters),
-        presets: all(learned.presets),
-        external_auth: all(learned.external_auth),
-        modules: all(learned.modules),
+        variables: import_output.variables.into_iter().map(variable).collect(),
+        parameters: all(import_output.parameters),
+        presets: all(import_output.presets),
+        external_auth: all(import_output.external_auth),
+        modules: all(import_output.modules),
         resources,
-        readme: learned.readme,
-        workspace_tags: learned.workspace_tags,
+        readme: import_output.readme,
+        workspace_tags: import_output.workspace_tags,
     })
 }
 
@@ -249,13 +249,16 @@ fn all<A, B: From<A>>(items: Vec<A>) -> Vec<B> {
 }
 
 /// Resources of a started workspace, and those that only a stopped one has.
-fn version_resources(learned: &Learned) -> Vec<wire::Resource> {
-    let persistence = classify(&learned.start_resources, &learned.stop_resources);
-    let only_stopped = learned
+fn version_resources(import_output: &ImportOutput) -> Vec<wire::Resource> {
+    let persistence = classify(
+        &import_output.start_resources,
+        &import_output.stop_resources,
+    );
+    let only_stopped = import_output
         .stop_resources
         .iter()
         .filter(|resource| persistence.get(&resource.address) == Some(&Persistence::StopOnly));
-    let both = learned.start_resources.iter().chain(only_stopped);
+    let both = import_output.start_resources.iter().chain(only_stopped);
     both.map(|found| resource(&persistence, found)).collect()
 }
 
@@ -329,9 +332,9 @@ fn agent(agent: &job::Agent) -> wire::Agent {
 
 /// The same with what is known of the agent.
 fn running_agent(plane: &Plane, record: &AgentRecord, found: &job::Agent) -> wire::Agent {
-    let said = plane.said(record.id);
+    let reports = plane.reports(record.id);
     let measurement = |described: &job::AgentMetadata| {
-        let measured = said.measured.get(&described.key)?;
+        let measured = reports.measured.get(&described.key)?;
         Some(wire::AgentMeasurement {
             key: described.key.clone(),
             display_name: described.display_name.clone(),
@@ -341,7 +344,7 @@ fn running_agent(plane: &Plane, record: &AgentRecord, found: &job::Agent) -> wir
         })
     };
     let script_end = |(at, script): (usize, &job::Script)| {
-        let end = said.scripts.get(&script_id(record.id, at))?;
+        let end = reports.scripts.get(&script_id(record.id, at))?;
         Some(wire::AgentScriptEnd {
             display_name: script.display_name.clone(),
             stage: end.stage.to_owned(),
@@ -352,7 +355,7 @@ fn running_agent(plane: &Plane, record: &AgentRecord, found: &job::Agent) -> wir
         })
     };
     let apps = found.apps.iter().map(|it| wire::App {
-        health: said.health_of(record.id, it).as_str().to_owned(),
+        health: reports.health_of(record.id, it).as_str().to_owned(),
         ..app(it)
     });
     wire::Agent {
@@ -370,7 +373,7 @@ fn running_agent(plane: &Plane, record: &AgentRecord, found: &job::Agent) -> wir
             .enumerate()
             .filter_map(script_end)
             .collect(),
-        traffic: said.traffic.as_ref().map(|it| wire::AgentTraffic {
+        traffic: reports.traffic.as_ref().map(|it| wire::AgentTraffic {
             connections: it.connections,
             received_bytes: it.received_bytes,
             sent_bytes: it.sent_bytes,
@@ -423,7 +426,7 @@ pub(super) async fn build_details(
     workspace: &Workspace,
     found: Build,
 ) -> Result<wire::BuildDetails, RequestError> {
-    let Made {
+    let BuildOutput {
         resources,
         timings,
         persistence,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use outpost_base::job::BuildResult;
 use outpost_files::sealed::Vault;
-use outpost_provision::{GraphComplete, Witness};
+use outpost_provision::{ApplyObserver, GraphComplete};
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify},
     task::spawn_blocking,
@@ -68,7 +68,7 @@ impl Live {
     }
 }
 
-impl Witness for Live {
+impl ApplyObserver for Live {
     fn began(&self, address: &str) {
         self.change(|entry| {
             entry.begun.insert(address.to_owned(), Begun::Running);
@@ -132,7 +132,7 @@ impl Record {
     }
 
     /// Whom to tell what apply does.
-    pub(crate) fn witness(&self) -> Arc<dyn Witness> {
+    pub(crate) fn observer(&self) -> Arc<dyn ApplyObserver> {
         self.live.clone()
     }
 

@@ -34,8 +34,8 @@ async fn what_a_dead_daemon_knew_is_found_by_the_next_of_its_name() {
     let journal = journals.take(&identity("ada"), &Stop::new()).await.unwrap();
     let record = journal.begin(entry(), None).await.unwrap();
 
-    record.witness().began("a.b");
-    record.witness().state(STATE);
+    record.observer().began("a.b");
+    record.observer().state(STATE);
     record.live.write().await.unwrap();
     drop((record, journal, journals));
 
@@ -53,7 +53,7 @@ async fn a_change_reaches_the_disk_by_itself() {
     let journal = journals.take(&identity("ada"), &Stop::new()).await.unwrap();
     let record = journal.begin(entry(), None).await.unwrap();
 
-    record.witness().state(STATE);
+    record.observer().state(STATE);
 
     let arrived = async {
         while journal.entries()[0].state != STATE {
@@ -70,7 +70,7 @@ async fn an_acknowledged_entry_is_gone_and_a_refused_one_says_why() {
     let journal = journals.take(&identity("ada"), &Stop::new()).await.unwrap();
 
     let record = journal.begin(entry(), None).await.unwrap();
-    record.witness().state(STATE);
+    record.observer().state(STATE);
     record.erase().await;
     assert_eq!(journal.entries(), []);
 
@@ -86,7 +86,7 @@ async fn states_are_sealed_and_for_one_user_alone() {
     let journals = Journals::open(dir.path(), None).unwrap();
     let journal = journals.take(&identity("ada"), &Stop::new()).await.unwrap();
     let record = journal.begin(entry(), None).await.unwrap();
-    record.witness().state(STATE);
+    record.observer().state(STATE);
     record.keep(None).await;
 
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

@@ -111,7 +111,7 @@ impl Context<'_> {
         // The infrastructure has changed. Whatever happens from here on, the state goes with it.
         (*state, *apply) = (applied.state, Apply::Ended);
         if let Some(state) = state {
-            record.witness().state(state.clone());
+            record.observer().state(state.clone());
         }
         self.warn_of_size(stage, state.as_ref());
         timings.extend(applied.timings);
@@ -205,7 +205,7 @@ impl Context<'_> {
             record.discard().await;
             return Err(failure);
         }
-        session.set_witness(record.witness());
+        session.set_observer(record.observer());
         Ok(record)
     }
 

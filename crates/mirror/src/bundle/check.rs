@@ -18,7 +18,7 @@ use super::{
     Blob, BundleError, Head, Manifest, Reader, Step, Watch,
     head::blob_name,
     read::refused,
-    tape::{self, BLOCK},
+    tar_header::{self, BLOCK},
 };
 use crate::Digest;
 
@@ -45,12 +45,12 @@ pub fn check_file(
     let mut at: u64 = head
         .parts()
         .iter()
-        .map(|(_, text)| tape::room(text.len() as u64))
+        .map(|(_, text)| tar_header::room(text.len() as u64))
         .sum();
     let mut work = Vec::new();
     for (digest, blob) in &manifest.blobs {
         work.push((at, *digest, *blob));
-        at = at.saturating_add(tape::room(blob.size));
+        at = at.saturating_add(tar_header::room(blob.size));
     }
     (watch.hear)(Step::Begun(manifest.bytes()));
     // The largest first, so that no processor has to wait long for another one.
@@ -116,7 +116,7 @@ fn check_blob(
     };
     let mut block = [0; BLOCK];
     read(&mut block, at)?;
-    if block != tape::header(&name, blob.size) {
+    if block != tar_header::header(&name, blob.size) {
         let why = "is not where the manifest says, or its header was modified";
         return Err(refused(&name, why));
     }
@@ -144,7 +144,7 @@ fn check_blob(
             "is damaged: its digest does not match its name",
         ));
     }
-    let padding = &mut block[..tape::padding(blob.size)];
+    let padding = &mut block[..tar_header::padding(blob.size)];
     read(padding, begin + blob.size)?;
     match padding.iter().all(|byte| *byte == 0) {
         true => Ok(()),

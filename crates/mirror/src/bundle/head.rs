@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{BundleError, Manifest, tape::BLOCK, write::write_head};
+use super::{BundleError, Manifest, tar_header::BLOCK, write::write_head};
 use crate::{
     Digest,
     keys::{KeyId, PublicKey, Rotation, SecretKey, Signature},

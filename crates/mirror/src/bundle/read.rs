@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use super::{
     BundleError, Head, MAX_MANIFEST_BYTES, Watch,
     head::{MANIFEST, MAX_SIGNERS, Signer, blob_name, key_name, rotations_name, signature_name},
-    tape::{self, BLOCK},
+    tar_header::{self, BLOCK},
 };
 use crate::{
     Digest,
@@ -49,7 +49,7 @@ impl<R: Read> Reader<R> {
             let last = signers.last().map(|last| signature_name(last.key.id));
             let behind = format!("the part behind {}", last.as_deref().unwrap_or(MANIFEST));
             let block = self.block(&behind)?;
-            let next = tape::parse(&block);
+            let next = tar_header::parse(&block);
             if next.is_none() && block != [0; BLOCK] {
                 return Err(refused(&behind, "has a modified header"));
             }
@@ -153,7 +153,7 @@ impl<R: Read> Reader<R> {
     /// A part that is kept in memory.
     fn text(&mut self, name: &str, limit: u64) -> Result<Vec<u8>, BundleError> {
         let block = self.block(name)?;
-        let (_, size) = tape::parse(&block)
+        let (_, size) = tar_header::parse(&block)
             .filter(|(found, _)| found == name)
             .ok_or_else(|| refused(name, "is not where it must be, or its header was modified"))?;
         self.content(name, size, limit)
@@ -181,7 +181,7 @@ impl<R: Read> Reader<R> {
     }
 
     fn expect(&mut self, name: &str, size: u64) -> Result<(), BundleError> {
-        match self.block(name)? == tape::header(name, size) {
+        match self.block(name)? == tar_header::header(name, size) {
             true => Ok(()),
             false => Err(refused(
                 name,
@@ -192,7 +192,7 @@ impl<R: Read> Reader<R> {
 
     fn pad(&mut self, name: &str, size: u64) -> Result<(), BundleError> {
         let mut padding = [0; BLOCK];
-        let padding = &mut padding[..tape::padding(size)];
+        let padding = &mut padding[..tar_header::padding(size)];
         fill(&mut self.input, padding, name)?;
         match padding.iter().all(|byte| *byte == 0) {
             true => Ok(()),

@@ -13,7 +13,7 @@ use super::{
     head::{MANIFEST, blob_name},
     manifest::{Format, is_channel},
     read::refused,
-    tape::{self, BLOCK},
+    tar_header::{self, BLOCK},
 };
 use crate::{Digest, Generation, Store, StoreError, keys::KeyId};
 
@@ -109,7 +109,7 @@ pub fn write(
     for (digest, blob) in &manifest.blobs {
         let (name, path) = (blob_name(*digest), store.path(*digest));
         let mut file = store.open_blob(*digest)?;
-        out.write_all(&tape::header(&name, blob.size))
+        out.write_all(&tar_header::header(&name, blob.size))
             .map_err(BundleError::Write)?;
         let (mut context, mut left) = (Context::new(&SHA256), blob.size);
         while left > 0 {
@@ -151,7 +151,7 @@ pub fn rewrite<R: std::io::Read>(
     let manifest = head.unverified()?;
     write_head(head, out)?;
     for (digest, blob) in &manifest.blobs {
-        let header = tape::header(&blob_name(*digest), blob.size);
+        let header = tar_header::header(&blob_name(*digest), blob.size);
         out.write_all(&header).map_err(BundleError::Write)?;
         let mut take = |piece: &[u8]| out.write_all(piece).map_err(BundleError::Write);
         from.blob(*digest, blob.size, watch, &mut take)?;
@@ -167,7 +167,7 @@ pub fn rewrite<R: std::io::Read>(
 pub(super) fn write_head(head: &Head, out: &mut dyn Write) -> Result<(), BundleError> {
     for (name, content) in head.parts() {
         let size = content.len() as u64;
-        let written = out.write_all(&tape::header(&name, size));
+        let written = out.write_all(&tar_header::header(&name, size));
         written
             .and_then(|()| out.write_all(&content))
             .map_err(BundleError::Write)?;
@@ -177,6 +177,6 @@ pub(super) fn write_head(head: &Head, out: &mut dyn Write) -> Result<(), BundleE
 }
 
 fn pad(out: &mut dyn Write, size: u64) -> Result<(), BundleError> {
-    out.write_all(&[0; BLOCK][..tape::padding(size)])
+    out.write_all(&[0; BLOCK][..tar_header::padding(size)])
         .map_err(BundleError::Write)
 }

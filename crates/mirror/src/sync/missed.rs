@@ -3,7 +3,7 @@
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::Wishes;
+use super::MirrorConfig;
 
 /// The list as `outpost mirror serve` writes it.
 #[derive(Deserialize)]
@@ -27,23 +27,23 @@ struct Miss {
 ///
 /// # Errors
 /// If it is no such list.
-pub fn add(wishes: &mut Wishes, list: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+pub fn add(config: &mut MirrorConfig, list: &[u8]) -> Result<Vec<String>, serde_json::Error> {
     let list: List = serde_json::from_slice(list)?;
     let mut left = Vec::new();
     for miss in list.missing {
         let versions = [miss.version.as_deref().unwrap_or("newest")];
         let platforms = miss.platform.as_ref().map(|platform| [platform]);
         let name = &miss.name;
-        let wish = json!({ "source": name, "versions": versions });
+        let entry = json!({ "source": name, "versions": versions });
         let is_added = match miss.kind.as_str() {
             "provider" => {
-                let wish = with(wish, "platforms", json!(platforms));
-                push(&mut wishes.providers, wish)
+                let entry = with(entry, "platforms", json!(platforms));
+                push(&mut config.providers, entry)
             }
-            "module" => push(&mut wishes.modules, wish),
+            "module" => push(&mut config.modules, entry),
             "tool" => {
-                let wish = json!({ "name": name, "versions": versions });
-                push(&mut wishes.tools, wish)
+                let entry = json!({ "name": name, "versions": versions });
+                push(&mut config.tools, entry)
             }
             "git" => {
                 let url = match name.contains("://") {
@@ -51,7 +51,7 @@ pub fn add(wishes: &mut Wishes, list: &[u8]) -> Result<Vec<String>, serde_json::
                     false => format!("https://{name}"),
                 };
                 let refs: Vec<_> = miss.version.iter().collect();
-                push(&mut wishes.git, json!({ "url": url, "refs": refs }))
+                push(&mut config.git, json!({ "url": url, "refs": refs }))
             }
             _ => false,
         };
@@ -62,15 +62,15 @@ pub fn add(wishes: &mut Wishes, list: &[u8]) -> Result<Vec<String>, serde_json::
     Ok(left)
 }
 
-fn with(mut wish: Value, key: &str, value: Value) -> Value {
-    wish[key] = value;
-    wish
+fn with(mut entry: Value, key: &str, value: Value) -> Value {
+    entry[key] = value;
+    entry
 }
 
 /// Adds a wish as if it stood in a `mirror.toml`, if it could.
-fn push<T: DeserializeOwned>(wishes: &mut Vec<T>, wish: Value) -> bool {
-    let wish = serde_json::from_value(wish);
-    wish.map(|wish| wishes.push(wish)).is_ok()
+fn push<T: DeserializeOwned>(config: &mut Vec<T>, entry: Value) -> bool {
+    let entry = serde_json::from_value(entry);
+    entry.map(|entry| config.push(entry)).is_ok()
 }
 
 #[cfg(test)]
@@ -91,27 +91,27 @@ mod tests {
             { "kind": "file", "name": "https://files.example/x" },
             { "kind": "provider", "name": "../../etc/passwd" },
         ]});
-        let mut wishes = Wishes::default();
+        let mut config = MirrorConfig::default();
 
-        let left = add(&mut wishes, list.to_string().as_bytes()).unwrap();
+        let left = add(&mut config, list.to_string().as_bytes()).unwrap();
 
         let of = [
-            wishes.providers.len(),
-            wishes.modules.len(),
-            wishes.git.len(),
-            wishes.tools.len(),
+            config.providers.len(),
+            config.modules.len(),
+            config.git.len(),
+            config.tools.len(),
         ];
         assert_eq!(of, [2, 1, 2, 1]);
-        assert_eq!(wishes.git[1].refs, ["v2"]);
-        let platforms = wishes.providers[0].platforms.as_deref().unwrap();
+        assert_eq!(config.git[1].refs, ["v2"]);
+        let platforms = config.providers[0].platforms.as_deref().unwrap();
         assert_eq!(platforms[0].to_string(), "linux_arm64");
-        assert_eq!(wishes.git[0].url, "https://git.example/acme/mods.git");
+        assert_eq!(config.git[0].url, "https://git.example/acme/mods.git");
         let told = [
             "tool unheard-of",
             "file https://files.example/x",
             "provider ../../etc/passwd",
         ];
         assert_eq!(left, told);
-        assert!(add(&mut wishes, b"[]").is_err());
+        assert!(add(&mut config, b"[]").is_err());
     }
 }

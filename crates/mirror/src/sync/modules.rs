@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 pub(super) use self::unchanged::contents_of;
-use super::{Cause, Report, Sync, wishes::ModuleWish};
+use super::{Cause, Report, Sync, config::ModuleEntry};
 use crate::{
     Digest, Generation, StoreError,
     fetch::blocking,
@@ -141,32 +141,36 @@ impl<'a> Origins<'a> {
 
     /// Brings modules and repositories that are wanted by name.
     pub(super) async fn wished(&self, report: &mut Report) {
-        for wish in &self.sync.wishes.modules {
-            if let Err(why) = self.wished_modules(wish).await {
-                report.fail(wish.source.to_string(), Cause::Unsatisfied(why));
+        for entry in &self.sync.config.modules {
+            if let Err(why) = self.wished_modules(entry).await {
+                report.fail(entry.source.to_string(), Cause::Unsatisfied(why));
             }
         }
-        for wish in &self.sync.wishes.git {
+        for entry in &self.sync.config.git {
             let mut known = self.known.lock().await;
-            let brought = self.repository(&wish.url, Need::Wish, &mut known).await;
+            let brought = self.repository(&entry.url, Need::Wish, &mut known).await;
             if let Err(why) = brought {
-                report.fail(&wish.url, Cause::Unsatisfied(why));
+                report.fail(&entry.url, Cause::Unsatisfied(why));
             }
         }
     }
 
-    async fn wished_modules(&self, wish: &ModuleWish) -> Result<(), String> {
-        for engine in &self.sync.wishes.engines {
-            let host = wish.source.host.as_deref().unwrap_or(engine.default_host());
-            let path = &wish.source.path;
+    async fn wished_modules(&self, entry: &ModuleEntry) -> Result<(), String> {
+        for engine in &self.sync.config.engines {
+            let host = entry
+                .source
+                .host
+                .as_deref()
+                .unwrap_or(engine.default_host());
+            let path = &entry.source.path;
             let versions = self.versions(host, path).await?;
             let newest = [Pick::default()];
-            let picks = match wish.versions.as_slice() {
+            let picks = match entry.versions.as_slice() {
                 [] => &newest[..],
                 picks => picks,
             };
             for pick in picks {
-                let chosen = pick.choose(&versions, wish.policy.count(wish.keep));
+                let chosen = pick.choose(&versions, entry.policy.count(entry.keep));
                 if chosen.is_empty() {
                     return Err(format!("no version satisfies `{pick}`"));
                 }
@@ -393,15 +397,15 @@ impl<'a> Origins<'a> {
             git.place() == place && store.has(git.pack) && store.has(git.index)
         };
         let before = self.before.git.iter().find(is_here);
-        let wishes = self.sync.wishes.git.iter();
-        let wishes: Vec<_> = wishes
-            .filter(|wish| self::place(&wish.url) == place)
+        let config = self.sync.config.git.iter();
+        let config: Vec<_> = config
+            .filter(|entry| self::place(&entry.url) == place)
             .collect();
         let named = need.named(&origin, head.as_deref());
         // What the mirror has stays as long as the origin has it.
         let is_wanted = |name: &String| {
-            wishes.is_empty()
-                || wishes.iter().any(|wish| wish.wants(name))
+            config.is_empty()
+                || config.iter().any(|entry| entry.wants(name))
                 || named.as_ref() == Some(name)
                 || before.is_some_and(|before| before.refs.contains_key(name))
         };

@@ -85,17 +85,17 @@ impl Sync {
 
     fn demands(&self) -> Vec<Demand> {
         let mut demands = Vec::new();
-        for wish in &self.wishes.providers {
-            let picks = match wish.versions.as_slice() {
+        for entry in &self.config.providers {
+            let picks = match entry.versions.as_slice() {
                 [] => &[Pick::default()],
                 picks => picks,
             };
-            let platforms = wish.platforms.as_ref().unwrap_or(&self.wishes.platforms);
-            for addr in wish.source.addrs(&self.wishes.engines) {
+            let platforms = entry.platforms.as_ref().unwrap_or(&self.config.platforms);
+            for addr in entry.source.addrs(&self.config.engines) {
                 demands.extend(picks.iter().map(|pick| Demand {
                     addr: addr.clone(),
                     pick: pick.clone(),
-                    count: wish.policy.count(wish.keep),
+                    count: entry.policy.count(entry.keep),
                     platforms: platforms.clone(),
                     by: "mirror.toml".to_owned(),
                 }));

@@ -215,24 +215,24 @@ impl Upstream {
 
     /// The same, with at most so many bytes of what was pulled: what was not used for the longest time goes.
     pub fn with_limit(sync: Sync, max_bytes: Option<u64>) -> Self {
-        let wishes = &sync.wishes;
+        let config = &sync.config;
         let mut hosts = Services::new();
         let mut add = |host: &str, kind: &str| {
             let services = hosts.entry(host.to_owned()).or_default();
             services.insert(format!("{kind}.v1"), format!("/v1/{kind}/{host}/"));
         };
-        for engine in &wishes.engines {
+        for engine in &config.engines {
             for kind in ["modules", "providers"] {
                 add(engine.default_host(), kind);
             }
         }
         add(CODER_HOST, "modules");
-        for wish in &wishes.providers {
-            for addr in wish.source.addrs(&wishes.engines) {
+        for entry in &config.providers {
+            for addr in entry.source.addrs(&config.engines) {
                 add(addr.host(), "providers");
             }
         }
-        for (host, known) in &wishes.hosts {
+        for (host, known) in &config.hosts {
             for (kind, place) in [("modules", &known.modules), ("providers", &known.providers)] {
                 if place.is_some() {
                     add(host, kind);
@@ -449,7 +449,7 @@ impl Upstream {
             let archives = archives(&pulled).into_keys();
             let gone = archives.filter(|digest| !store.has(*digest)).collect();
             leave_out(&mut pulled, &gone);
-            let is_pinned = |thing: &Thing| quota::is_pinned(&this.sync.wishes, thing);
+            let is_pinned = |thing: &Thing| quota::is_pinned(&this.sync.config, thing);
             let room = quota.make_room(store, [&old, &pulled], is_pinned, &lock)?;
             let room = match room {
                 Ok(room) => room,

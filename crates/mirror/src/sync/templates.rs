@@ -15,11 +15,11 @@ use url::Url;
 
 use super::{
     Cause, Report, Sync,
-    live::Server,
+    coder_templates::Server,
+    config::{TemplateEntry, TemplateSource, matches},
     modules::{Origins, is_comparable},
     package,
     provider::Demand,
-    wishes::{TemplateSource, TemplateWish, matches},
 };
 use crate::{
     StoreError,
@@ -48,8 +48,8 @@ impl Sync {
         report: &mut Report,
     ) -> Result<(Vec<Demand>, Vec<Needed>), StoreError> {
         let (mut demands, mut all) = (Vec::new(), Vec::new());
-        for wish in &self.wishes.templates {
-            let trees = match &wish.source {
+        for entry in &self.config.templates {
+            let trees = match &entry.source {
                 TemplateSource::Path(path) => self.in_directory(path, report).await?,
                 TemplateSource::Coder { url, token_file } => {
                     self.on_server(url, token_file.as_deref(), report).await
@@ -57,11 +57,11 @@ impl Sync {
             };
             for (name, tree) in trees {
                 let tree = Arc::new(tree);
-                for engine in &self.wishes.engines {
+                for engine in &self.config.engines {
                     let host = engine.default_host();
                     let closure = close(Arc::clone(&tree), host, origins).await;
                     self.tell(&name, &closure, report);
-                    demands.extend(self.demands_of(&name, &closure, wish, report));
+                    demands.extend(self.demands_of(&name, &closure, entry, report));
                     all.push(Needed {
                         name: name.clone(),
                         closure,
@@ -78,7 +78,7 @@ impl Sync {
         place: &str,
         report: &mut Report,
     ) -> Result<Vec<(String, Tree)>, StoreError> {
-        let path = self.wishes.dir.join(place);
+        let path = self.config.dir.join(place);
         let found = match blocking(move || Ok(find(&path))).await? {
             Ok(found) if found.is_empty() => {
                 let why = "no template found".to_owned();
@@ -148,7 +148,7 @@ impl Sync {
             };
             return token.map(Secret::new).ok_or_else(none);
         };
-        let path = self.wishes.dir.join(file);
+        let path = self.config.dir.join(file);
         let text = fs::read_to_string(&path).map_err(|error| {
             Cause::Unsatisfied(format!(
                 "the token in `{}` cannot be read: {error}",
@@ -187,12 +187,12 @@ impl Sync {
         &self,
         name: &str,
         closure: &Closure,
-        wish: &TemplateWish,
+        entry: &TemplateEntry,
         report: &mut Report,
     ) -> Vec<Demand> {
         let mut demands = Vec::new();
-        let policy = wish.versions.policy;
-        let platforms = wish.platforms.as_ref().unwrap_or(&self.wishes.platforms);
+        let policy = entry.versions.policy;
+        let platforms = entry.platforms.as_ref().unwrap_or(&self.config.platforms);
         for (addr, constraint) in &closure.providers {
             let demand = |pick, count, by| Demand {
                 addr: addr.clone(),
@@ -211,7 +211,7 @@ impl Sync {
                     format!("the policy is `locked`, but {name} has no lock file that lists it");
                 report.fail(addr.to_string(), Cause::Unsatisfied(why));
             }
-            let count = policy.count(wish.versions.keep);
+            let count = policy.count(entry.versions.keep);
             let pick = Pick::Matching(constraint.clone());
             demands.push(demand(pick, count, name.to_owned()));
         }

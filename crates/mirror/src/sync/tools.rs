@@ -12,8 +12,8 @@ use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
 use super::{
     Cause, Report, Sync,
+    config::{FileEntry, Program, ToolEntry},
     trust::{self, Signature, TrustError, listed},
-    wishes::{FileWish, Program, ToolWish},
 };
 use crate::{
     Generation, StoreError,
@@ -42,32 +42,32 @@ struct Release {
 impl Sync {
     /// Brings all wanted programs into the store.
     pub(super) async fn tools(&self, before: &Generation, report: &mut Report) {
-        for wish in &self.wishes.tools {
-            if wish.name == Program::Outpost {
-                self.ourselves(wish, report).await;
+        for entry in &self.config.tools {
+            if entry.name == Program::Outpost {
+                self.ourselves(entry, report).await;
                 continue;
             }
-            let versions = match self.tool_versions(wish).await {
+            let versions = match self.tool_versions(entry).await {
                 Ok(versions) => versions,
                 Err(error) => {
-                    report.fail(wish.name.as_str(), error);
+                    report.fail(entry.name.as_str(), error);
                     continue;
                 }
             };
             for version in versions {
-                self.tool_version(wish, &version, before, report).await;
+                self.tool_version(entry, &version, before, report).await;
             }
         }
     }
 
-    async fn tool_versions(&self, wish: &ToolWish) -> Result<Vec<Version>, Cause> {
-        let exact: Option<Vec<_>> = wish.versions.iter().map(Pick::exact).collect();
+    async fn tool_versions(&self, entry: &ToolEntry) -> Result<Vec<Version>, Cause> {
+        let exact: Option<Vec<_>> = entry.versions.iter().map(Pick::exact).collect();
         if let Some(exact) = exact.filter(|exact| !exact.is_empty()) {
             return Ok(exact);
         }
-        let published = self.published_tools(wish).await?;
+        let published = self.published_tools(entry).await?;
         let newest = [Pick::default()];
-        let picks = match wish.versions.as_slice() {
+        let picks = match entry.versions.as_slice() {
             [] => &newest[..],
             picks => picks,
         };
@@ -91,7 +91,7 @@ impl Sync {
     }
 
     /// The versions that a site lists.
-    async fn published_tools(&self, wish: &ToolWish) -> Result<Vec<Version>, Cause> {
+    async fn published_tools(&self, entry: &ToolEntry) -> Result<Vec<Version>, Cause> {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Versions {
@@ -106,10 +106,10 @@ impl Sync {
         struct Index {
             versions: Versions,
         }
-        let url = match (&wish.url, wish.name) {
+        let url = match (&entry.url, entry.name) {
             (Some(base), Program::Tofu) => join(&base.0, "api.json")?,
-            (None, Program::Tofu) => join(&site(wish), TOFU_VERSIONS)?,
-            _ => join(&site(wish), "terraform/index.json")?,
+            (None, Program::Tofu) => join(&site(entry), TOFU_VERSIONS)?,
+            _ => join(&site(entry), "terraform/index.json")?,
         };
         let index: Index = self
             .fetcher
@@ -125,13 +125,13 @@ impl Sync {
 
     async fn tool_version(
         &self,
-        wish: &ToolWish,
+        entry: &ToolEntry,
         version: &Version,
         before: &Generation,
         report: &mut Report,
     ) {
-        let name = wish.name.as_str();
-        let platforms = wish.platforms.as_ref().unwrap_or(&self.wishes.platforms);
+        let name = entry.name.as_str();
+        let platforms = entry.platforms.as_ref().unwrap_or(&self.config.platforms);
         let is_replaced = self.trust.accepts(name, version);
         let known = |platform: &Platform| {
             let mut tools = before.tools.iter().filter(|_| !is_replaced);
@@ -153,13 +153,13 @@ impl Sync {
         if missing.is_empty() {
             return;
         }
-        let (release, sums, signed) = match self.release(before, wish, version).await {
+        let (release, sums, signed) = match self.release(before, entry, version).await {
             Ok(release) => release,
             Err(error) => return report.fail(format!("{name} {version}"), error),
         };
         let all = missing
             .iter()
-            .map(|platform| self.program(wish, version, platform, &release, &sums));
+            .map(|platform| self.program(entry, version, platform, &release, &sums));
         for (platform, result) in missing.iter().zip(join_all(all).await) {
             match result {
                 Ok((fetched, tool)) => {
@@ -182,17 +182,17 @@ impl Sync {
     async fn release(
         &self,
         before: &Generation,
-        wish: &ToolWish,
+        entry: &ToolEntry,
         version: &Version,
     ) -> Result<(Release, Vec<u8>, Option<Signed>), Cause> {
-        let name = wish.name.as_str();
-        let (place, end) = match wish.name {
+        let name = entry.name.as_str();
+        let (place, end) = match entry.name {
             Program::Tofu => (format!("v{version}/"), "gpgsig"),
             _ => (format!("{name}/{version}/"), "sig"),
         };
         let sums = format!("{name}_{version}_SHA256SUMS");
         let release = Release {
-            base: join(&site(wish), &place)?,
+            base: join(&site(entry), &place)?,
             signature: format!("{sums}.{end}"),
             sums,
         };
@@ -202,8 +202,8 @@ impl Sync {
         };
         let content = get(join(&release.base, &release.sums)?).await?;
         let signature = get(join(&release.base, &release.signature)?).await?;
-        let key = match (&wish.key, wish.name) {
-            (Some(path), _) => std::fs::read_to_string(self.wishes.dir.join(path))?,
+        let key = match (&entry.key, entry.name) {
+            (Some(path), _) => std::fs::read_to_string(self.config.dir.join(path))?,
             (None, Program::Tofu) => {
                 let key = get(join(&release.base, TOFU_KEY)?).await?;
                 String::from_utf8_lossy(&key).into_owned()
@@ -244,13 +244,13 @@ impl Sync {
 
     async fn program(
         &self,
-        wish: &ToolWish,
+        entry: &ToolEntry,
         version: &Version,
         platform: &Platform,
         release: &Release,
         sums: &[u8],
     ) -> Result<(Fetched, Option<Tool>), Cause> {
-        let name = wish.name.as_str();
+        let name = entry.name.as_str();
         let filename = format!("{name}_{version}_{platform}.zip");
         let archive = listed(sums, &filename).ok_or_else(|| TrustError::NotListed {
             filename: filename.clone(),
@@ -271,16 +271,16 @@ impl Sync {
     }
 
     /// This program, or another build of it.
-    async fn ourselves(&self, wish: &ToolWish, report: &mut Report) {
+    async fn ourselves(&self, entry: &ToolEntry, report: &mut Report) {
         if self.dry_run {
             return;
         }
-        let platforms = wish
+        let platforms = entry
             .platforms
             .clone()
             .unwrap_or_else(|| vec![Platform::current()]);
-        let path = match &wish.path {
-            Some(path) => Ok(self.wishes.dir.join(path)),
+        let path = match &entry.path {
+            Some(path) => Ok(self.config.dir.join(path)),
             None => std::env::current_exe(),
         };
         let version = Version::parse(env!("CARGO_PKG_VERSION"));
@@ -313,8 +313,8 @@ impl Sync {
 
     /// Brings all wanted files into the store.
     pub(super) async fn files(&self, report: &mut Report) {
-        let all = self.wishes.files.iter().map(|wish| self.file(wish));
-        for (wish, result) in self.wishes.files.iter().zip(join_all(all).await) {
+        let all = self.config.files.iter().map(|entry| self.file(entry));
+        for (entry, result) in self.config.files.iter().zip(join_all(all).await) {
             match result {
                 Ok((fetched, file)) => {
                     report.fetched(fetched);
@@ -323,23 +323,23 @@ impl Sync {
                         ..Generation::default()
                     });
                 }
-                Err(error) => report.fail(outpost_net::http::shown(&wish.url.0), error),
+                Err(error) => report.fail(outpost_net::http::shown(&entry.url.0), error),
             }
         }
     }
 
-    async fn file(&self, wish: &FileWish) -> Result<(Fetched, Option<StaticFile>), Cause> {
-        let last = wish
+    async fn file(&self, entry: &FileEntry) -> Result<(Fetched, Option<StaticFile>), Cause> {
+        let last = entry
             .url
             .0
             .path_segments()
             .and_then(|mut parts| parts.next_back());
         let name = last.filter(|name| is_plain_name(name)).unwrap_or("file");
-        let fetched = self.bring(&wish.url.0, wish.sha256, name).await?;
+        let fetched = self.bring(&entry.url.0, entry.sha256, name).await?;
         let file = StaticFile {
-            url: outpost_net::http::without_credentials(&wish.url.0).into(),
-            content: wish.sha256,
-            size: self.length(wish.sha256).await?,
+            url: outpost_net::http::without_credentials(&entry.url.0).into(),
+            content: entry.sha256,
+            size: self.length(entry.sha256).await?,
         };
         Ok((fetched, Some(file).filter(|_| !self.dry_run)))
     }
@@ -394,13 +394,13 @@ impl Report {
     }
 }
 
-fn site(wish: &ToolWish) -> Url {
-    let usual = match wish.name {
+fn site(entry: &ToolEntry) -> Url {
+    let usual = match entry.name {
         Program::Tofu => TOFU_SITE,
         Program::Terraform | Program::Outpost => TERRAFORM_SITE,
     };
     let usual = || Url::parse(usual).expect("it is constant");
-    wish.url.as_ref().map_or_else(usual, |url| url.0.clone())
+    entry.url.as_ref().map_or_else(usual, |url| url.0.clone())
 }
 
 fn join(base: &Url, path: &str) -> Result<Url, Cause> {

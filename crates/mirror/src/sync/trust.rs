@@ -11,9 +11,9 @@ use semver::Version;
 
 use super::{
     Cause,
+    config::Rule,
     modules::contents_of,
     pins::{Checksums, MODULE, Pins, Tags},
-    wishes::Rule,
 };
 use crate::{
     Digest, Generation, Store, StoreError,

@@ -12,7 +12,7 @@ use outpost_process::{
     self as process, Captured, Command, Exit, Limits, Line, Pipe, ProcessError, Shim,
     isolation::Confinement,
 };
-use outpost_provision::{LogSink, Memory, StepFailure, Witness};
+use outpost_provision::{ApplyObserver, LogSink, Memory, StepFailure};
 
 use crate::{Environment, diagnostic::Diagnostic, log_stream, timings::Timings};
 
@@ -38,7 +38,7 @@ pub(super) struct Runner {
     limits: Limits,
     log: Arc<dyn LogSink>,
     /// Whom to tell what an apply does, which then outlives us.
-    witness: Option<Arc<dyn Witness>>,
+    observer: Option<Arc<dyn ApplyObserver>>,
     shim: Option<Shim>,
     memory: Memory,
     moot: MootLock,
@@ -99,7 +99,7 @@ impl Runner {
             confinement,
             limits,
             log,
-            witness: None,
+            observer: None,
             shim: None,
             memory,
             moot: MootLock::None,
@@ -107,10 +107,14 @@ impl Runner {
     }
 
     /// A runner of applies.
-    pub(super) fn watched_by(self, witness: Option<Arc<dyn Witness>>, shim: Option<Shim>) -> Self {
-        let shim = shim.filter(|_| witness.is_some());
+    pub(super) fn watched_by(
+        self,
+        observer: Option<Arc<dyn ApplyObserver>>,
+        shim: Option<Shim>,
+    ) -> Self {
+        let shim = shim.filter(|_| observer.is_some());
         Self {
-            witness,
+            observer,
             shim,
             ..self
         }
@@ -146,8 +150,8 @@ impl Runner {
             }
             if let Some(timed) = &said.timed {
                 timings.observe(timed, Timestamp::now());
-                if let Some(witness) = &self.witness {
-                    timed.tell(witness.as_ref());
+                if let Some(observer) = &self.observer {
+                    timed.tell(observer.as_ref());
                 }
             }
             if let Some(diagnostic) = said.diagnostic.filter(|diagnostic| diagnostic.is_error()) {
@@ -200,7 +204,7 @@ impl Runner {
             env: self.environment.to_vec(),
             dir: self.dir.clone(),
             confinement: self.confinement.clone(),
-            outlives_us: self.witness.is_some(),
+            outlives_us: self.observer.is_some(),
             shim: self.shim.clone(),
             memory: self.memory.clone(),
         }

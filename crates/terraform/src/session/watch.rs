@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use outpost_provision::Witness;
+use outpost_provision::ApplyObserver;
 use tokio::time::sleep;
 
 use super::files::{Files, Version};
@@ -15,15 +15,15 @@ use super::files::{Files, Version};
 /// Time between two looks. Not every file system tells of changes, and an apply takes much longer.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Tells `witness` each version of the file that is whole and not the `known` one, until this is dropped. The last one
+/// Tells `observer` each version of the file that is whole and not the `known` one, until this is dropped. The last one
 /// is in `seen`.
 pub(super) async fn state_file(
     files: Files,
-    witness: Option<Arc<dyn Witness>>,
+    observer: Option<Arc<dyn ApplyObserver>>,
     mut known: Option<Version>,
     seen: &Mutex<Option<Bytes>>,
 ) -> Infallible {
-    let Some(witness) = witness else {
+    let Some(observer) = observer else {
         return std::future::pending().await;
     };
     loop {
@@ -39,7 +39,7 @@ pub(super) async fn state_file(
                 .expect("nothing panics while it holds the state");
             *seen = Some(state.clone());
             drop(seen);
-            witness.state(state);
+            observer.state(state);
             known = now;
         }
     }

@@ -6,7 +6,7 @@ use semver::Version;
 
 use crate::{
     cli::exit::UsageError,
-    mirror::sync::wishes::{self, ModuleWish, ProviderWish},
+    mirror::sync::config::{self, ModuleEntry, ProviderEntry},
     registry::{DEFAULT_HOST, ProviderAddr},
 };
 
@@ -24,14 +24,14 @@ pub(super) struct AcceptedRelease {
     /// `ADDRESS@VERSION`, as errors name it.
     pub(super) name: String,
     /// The same as a wish; none for a program and for a tag, which mirror.toml or a template must name.
-    pub(super) wish: Option<AcceptedWish>,
+    pub(super) entry: Option<AcceptedEntry>,
 }
 
 /// What is wanted if its change is accepted.
 #[derive(Clone, Debug)]
-pub(super) enum AcceptedWish {
-    Provider(ProviderWish),
-    Module(ModuleWish),
+pub(super) enum AcceptedEntry {
+    Provider(ProviderEntry),
+    Module(ModuleEntry),
 }
 
 /// `[HOST/NAMESPACE=]FINGERPRINT`.
@@ -40,7 +40,7 @@ pub(super) fn key(text: &str) -> Result<AcceptedKey, String> {
         Some((namespace, fingerprint)) => (Some(namespace), fingerprint),
         None => (None, text),
     };
-    let fingerprint = wishes::fingerprint(fingerprint).ok_or(
+    let fingerprint = config::fingerprint(fingerprint).ok_or(
         "expected 40 or 64 hexadecimal digits, with HOST/NAMESPACE= before them or without",
     )?;
     let is_program = |name: &str| matches!(name, "terraform" | "tofu");
@@ -68,7 +68,7 @@ pub(super) fn release(text: &str) -> Result<AcceptedRelease, String> {
         )
     };
     let (name, version) = text.split_once('@').ok_or_else(wrong)?;
-    let accepted = |name: String, wish| Ok(AcceptedRelease { name, wish });
+    let accepted = |name: String, entry| Ok(AcceptedRelease { name, entry });
     let parsed = version.parse::<Version>().ok();
     if matches!(name, "terraform" | "tofu") {
         parsed.ok_or_else(wrong)?;
@@ -83,14 +83,14 @@ pub(super) fn release(text: &str) -> Result<AcceptedRelease, String> {
     match (parts, parsed) {
         (3, Some(version)) => match name.parse::<ProviderAddr>() {
             Ok(addr) => {
-                let wish = ProviderWish::of(&addr, &version).map(AcceptedWish::Provider);
-                accepted(format!("{addr}@{version}"), wish)
+                let entry = ProviderEntry::of(&addr, &version).map(AcceptedEntry::Provider);
+                accepted(format!("{addr}@{version}"), entry)
             }
             Err(_) => accepted(text.to_owned(), None),
         },
         (4, Some(version)) => {
-            let wish = ModuleWish::of(name, &version).map(AcceptedWish::Module);
-            accepted(text.to_owned(), wish)
+            let entry = ModuleEntry::of(name, &version).map(AcceptedEntry::Module);
+            accepted(text.to_owned(), entry)
         }
         _ => accepted(text.to_owned(), None),
     }
@@ -106,7 +106,7 @@ pub(super) fn fingerprints(option: &str, given: &[String]) -> anyhow::Result<BTr
             "`{option} {text}`: expected 40 or 64 hexadecimal digits"
         ))
     };
-    let read = |text: &String| wishes::fingerprint(text).ok_or_else(|| wrong(text).into());
+    let read = |text: &String| config::fingerprint(text).ok_or_else(|| wrong(text).into());
     given.iter().map(read).collect()
 }
 
@@ -127,12 +127,12 @@ mod tests {
 
         let changed = release("registry.example/acme/demo@1.2.0").unwrap();
         assert_eq!(changed.name, "registry.example/acme/demo@1.2.0");
-        assert!(changed.wish.is_some() && release("tofu@1.10.7").unwrap().wish.is_none());
-        let wish = |text: &str| release(text).unwrap().wish;
-        let module = wish("registry.example/acme/hello/coder@1.2.0");
-        assert!(matches!(module, Some(AcceptedWish::Module(_))));
+        assert!(changed.entry.is_some() && release("tofu@1.10.7").unwrap().entry.is_none());
+        let entry = |text: &str| release(text).unwrap().entry;
+        let module = entry("registry.example/acme/hello/coder@1.2.0");
+        assert!(matches!(module, Some(AcceptedEntry::Module(_))));
         for tag in ["git.example/acme/mods@v1", "git.example/a/b/c/d@1.2.0"] {
-            assert!(wish(tag).is_none(), "{tag}");
+            assert!(entry(tag).is_none(), "{tag}");
         }
         for wrong in [
             "registry.example/acme/demo",

@@ -28,9 +28,9 @@ async fn a_revoked_token_ends_tunnels_and_followed_logs_and_nobody_else_s() {
     let mut scene = Scene::new().await;
     let (id, value) = token(&mut scene, "laptop").await;
     let server = Server::new(scene.client.clone(), value.clone());
-    let mut way = server.set_out(scene.good).await.unwrap();
-    timeout(PATIENCE, way.arrive()).await.unwrap().unwrap();
-    let opened = async { tokio::join!(way.connect(SSH_PORT), scene.listener.accept()) };
+    let mut conn = server.dial_agent(scene.good).await.unwrap();
+    timeout(PATIENCE, conn.arrive()).await.unwrap().unwrap();
+    let opened = async { tokio::join!(conn.connect(SSH_PORT), scene.listener.accept()) };
     let (here, there) = timeout(PATIENCE, opened).await.unwrap();
     let (mut here, (mut there, _)) = (here.unwrap(), there.unwrap());
     here.write_all(b"before").await.unwrap();
@@ -67,7 +67,7 @@ async fn a_revoked_token_ends_tunnels_and_followed_logs_and_nobody_else_s() {
     assert!(ended.is_ok(), "the tunnel goes on");
     let ended = timeout(PATIENCE, own.message()).await.unwrap();
     assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
-    assert!(server.set_out(scene.good).await.is_err());
+    assert!(server.dial_agent(scene.good).await.is_err());
     let beside = timeout(std::time::Duration::from_millis(200), foreign.message()).await;
     assert!(beside.is_err(), "{beside:?}");
     scene.others_go_on().await;

@@ -204,13 +204,13 @@ async fn what_a_client_downloads_stays_until_it_has_it() {
 async fn what_a_sync_brought_or_the_mirror_toml_names_is_never_evicted() {
     let (origin, _) = origin(&["1.0.0", "1.1.0", "1.2.0", "1.3.0"], PADDING).await;
     let dir = tempfile::tempdir().unwrap();
-    let wish = |version: &str| {
+    let entry = |version: &str| {
         format!(
             "{}[[providers]]\nsource = \"{DEMO}\"\nversions = [\"{version}\"]\n",
             origin.host(HOST)
         )
     };
-    fs::write(dir.path().join("mirror.toml"), wish("1.0.0")).unwrap();
+    fs::write(dir.path().join("mirror.toml"), entry("1.0.0")).unwrap();
     let site = Site::with_limit(&origin, dir, Some(TWO)).await;
     for version in ["1.0.0", "1.1.0", "1.2.0"] {
         assert_eq!(site.fetch(version).await.0, 200);
@@ -221,7 +221,7 @@ async fn what_a_sync_brought_or_the_mirror_toml_names_is_never_evicted() {
         "the oldest is named with its version"
     );
 
-    fs::write(site.dir.path().join("other.toml"), wish("1.2.0")).unwrap();
+    fs::write(site.dir.path().join("other.toml"), entry("1.2.0")).unwrap();
     let mut sync = Command::new(env!("CARGO_BIN_EXE_outpost"));
     sync.args(["mirror", "sync", "--file", "other.toml", "--mirror-dir"]);
     sync.arg(site.store.dir()).current_dir(site.dir.path());

@@ -187,7 +187,7 @@ impl World {
         let plane = &self.lab.plane;
         let spoke = match is_end {
             true => {
-                let result = CompletedWork::TemplateImport(Box::new(learned()));
+                let result = CompletedWork::TemplateImport(Box::new(import_output()));
                 plane
                     .complete_job(&daemon, CompletedJob { id: job, result })
                     .await

@@ -26,11 +26,11 @@ use prost_types::Duration;
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::peer::{Question, bytes, unary};
+use super::peer::{IncomingCall, bytes, unary};
 use crate::{
     agent_ids::{app_id, log_source_id, script_id},
     agent_log,
-    board::{AppStatus, Health, ScriptEnd, Traffic},
+    agent_reports::{AppStatus, Health, ScriptEnd, Traffic},
     model::{AgentId, AgentRecord, Lifecycle},
     plane::{AgentFacts, Plane, RequestError},
     sessions,
@@ -57,7 +57,7 @@ pub(super) async fn answer(
     plane: &Plane,
     agent: &AgentRecord,
     name: &str,
-    answer: Question,
+    answer: IncomingCall,
 ) -> Result<(), CallError> {
     let id = agent.id;
     match name {
@@ -81,7 +81,7 @@ pub(super) async fn answer(
             unary(answer, |request: wire::UpdateStatsRequest| async {
                 if let Some(stats) = request.stats {
                     let traffic = traffic(plane, &stats);
-                    plane.hear(id, |said| said.traffic = Some(traffic));
+                    plane.record_report(id, |reports| reports.traffic = Some(traffic));
                 }
                 let report_interval = Some(seconds(REPORT));
                 Ok(wire::UpdateStatsResponse { report_interval })
@@ -196,7 +196,7 @@ async fn lifecycle(
     plane
         .change_agent(id, AgentChange::Lifecycle(state))
         .await?;
-    plane.hear(id, |said| said.comes_to(state, plane.now()));
+    plane.record_report(id, |reports| reports.comes_to(state, plane.now()));
     Ok(lifecycle)
 }
 
@@ -238,7 +238,7 @@ fn metadata(
         (measured.key, result.value, result.error)
     });
     let now = plane.now();
-    if let Err(error) = plane.hear(id, |said| said.measure(values, now)) {
+    if let Err(error) = plane.record_report(id, |reports| reports.measure(values, now)) {
         debug!(%id, %error, "not all of an agent's metadata is stored");
     }
     wire::BatchUpdateMetadataResponse {}
@@ -270,9 +270,9 @@ async fn health(
         };
         heard.push((id, health));
     }
-    plane.hear(agent.id, |said| {
+    plane.record_report(agent.id, |reports| {
         for (app, health) in heard {
-            said.is_healthy(app, health);
+            reports.is_healthy(app, health);
         }
     });
     Ok(wire::BatchUpdateAppHealthResponse {})
@@ -332,8 +332,8 @@ async fn app_status(
         uri: cut(&request.uri),
         created_at: plane.now(),
     };
-    plane.hear(agent.id, |said| {
-        said.has_status(app_id(agent.id, app), status)
+    plane.record_report(agent.id, |reports| {
+        reports.has_status(app_id(agent.id, app), status)
     });
     Ok(wire::UpdateAppStatusResponse {})
 }
@@ -383,7 +383,7 @@ fn script_ended(plane: &Plane, id: AgentId, timing: &wire::Timing) -> Result<(),
         return Err(RequestError::Invalid(why));
     }
     info!(%id, exit_code = end.exit_code, end.stage, end.status, "agent reported the end of a script");
-    plane.hear(id, |said| said.has_ended(script, end));
+    plane.record_report(id, |reports| reports.has_ended(script, end));
     Ok(())
 }
 

@@ -129,7 +129,12 @@ pub(super) async fn preset(
     if id.is_nil() {
         return Ok(None);
     }
-    let mut presets = plane.store().learned(version).await?.presets.into_iter();
+    let mut presets = plane
+        .store()
+        .import_output(version)
+        .await?
+        .presets
+        .into_iter();
     let found = presets.find(|preset| preset_id(version, &preset.name) == id);
     found.map(Some).ok_or_else(|| not_found("preset", id))
 }

@@ -10,7 +10,7 @@ use outpost_wire::proto::{
 };
 use tokio::time::timeout;
 
-use super::rpc::{Question, is_passing, refuse};
+use super::rpc::{IncomingCall, is_passing, refuse};
 use crate::services::calls::{CallError, Calls};
 
 /// Archives up to this size, in bytes, do not wait behind larger ones.
@@ -53,7 +53,7 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) async fn upload(
     calls: &Calls,
     uploads: &Uploads,
-    mut answer: Question,
+    mut answer: IncomingCall,
 ) -> Result<(), WireError> {
     let (mut file, mut reserved) = (FileBuilder::default(), None);
     loop {
@@ -87,7 +87,7 @@ pub(super) async fn upload(
 
 /// Sends an archive that an import left. Why not is part of the answer, not an error of the
 /// call, unless it may be asked for again.
-pub(super) async fn download(calls: &Calls, mut answer: Question) -> Result<(), WireError> {
+pub(super) async fn download(calls: &Calls, mut answer: IncomingCall) -> Result<(), WireError> {
     let Some(request) = answer.receive::<FileRequest>().await? else {
         return Ok(());
     };

@@ -35,7 +35,7 @@ use super::{
     workspaces::made_source_as_json,
 };
 use crate::{
-    board::LogSource,
+    agent_reports::LogSource,
     model::AgentId,
     plane::{AgentFacts, Caller, Plane},
     services::gate::{Sender, Shares},
@@ -97,7 +97,7 @@ async fn rpc(
     let role = admission::parameter(query, "role");
     let who = match role.as_deref() {
         None | Some("agent") => {
-            plane.hear(agent.id, |said| said.api_version = version);
+            plane.record_report(agent.id, |reports| reports.api_version = version);
             Who::Agent(agent)
         }
         Some(role) => {
@@ -140,7 +140,9 @@ async fn log_source(
         icon: cut(asked.icon),
         created_at: plane.now(),
     };
-    let kept = plane.hear(agent.id, |said| said.has_source(asked.id, source).clone());
+    let kept = plane.record_report(agent.id, |reports| {
+        reports.has_source(asked.id, source).clone()
+    });
     let json = made_source_as_json(&agent, asked.id, &kept);
     Ok((StatusCode::CREATED, Json(json)).into_response())
 }

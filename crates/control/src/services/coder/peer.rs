@@ -12,7 +12,7 @@ use outpost_tailnet::{
     coordinator::{Auth, ELSEWHERE, Refusal},
     derp::Expected,
     key::Key,
-    seats::Seat,
+    peer_connections::PeerConnection,
 };
 use outpost_transport::{
     drpc::{self, Answer, CallError, UNIMPLEMENTED},
@@ -63,7 +63,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 const TAILNET: &str = "/coder.tailnet.v2.Tailnet/";
 const AGENT: &str = "/coder.agent.v2.Agent/";
 
-pub(super) type Question = Answer<Stream>;
+pub(super) type IncomingCall = Answer<Stream>;
 
 /// One connection.
 #[derive(Clone)]
@@ -247,16 +247,16 @@ impl Peer {
         &self,
         id: Uuid,
         auth: Auth,
-        mut answer: Question,
+        mut answer: IncomingCall,
     ) -> Result<(), CallError> {
-        let (seat, mut told) = self.plane.coordinator().connect(id, auth);
-        let seat = match &self.who {
-            Who::Client(client) => seat.until(client.caller.access.clone()),
-            Who::Agent(_) | Who::Helper(_) => seat,
+        let (peer, mut told) = self.plane.coordinator().connect(id, auth);
+        let peer = match &self.who {
+            Who::Client(client) => peer.until(client.caller.access.clone()),
+            Who::Agent(_) | Who::Helper(_) => peer,
         };
-        let ending = self.exchange(&seat, &mut told, &mut answer).await;
+        let ending = self.exchange(&peer, &mut told, &mut answer).await;
         // The others hear of it now, however long the peer takes to end the call.
-        drop(seat);
+        drop(peer);
         match ending? {
             Ending::Ours => answer.end().await,
             Ending::Theirs => Ok(()),
@@ -266,9 +266,9 @@ impl Peer {
     /// Tells a peer and the others of each other until either side has enough.
     async fn exchange(
         &self,
-        seat: &Seat,
+        peer: &PeerConnection,
         told: &mut mpsc::Receiver<CoordinateResponse>,
-        answer: &mut Question,
+        answer: &mut IncomingCall,
     ) -> Result<Ending, CallError> {
         let (mut pace, mut due) = (Pace::default(), Instant::now());
         let mut expected = None;
@@ -286,7 +286,7 @@ impl Peer {
                         let is_last = request.disconnect.is_some();
                         let key = announced(&request);
                         let done = match self.look_up(&request).await {
-                            Ok(()) => seat.request(request),
+                            Ok(()) => peer.request(request),
                             Err(refusal) => Err(refusal),
                         };
                         if let Err(refusal) = done {
@@ -386,7 +386,7 @@ impl Peer {
     }
 
     /// Ours is the only relay, and it stays where it is.
-    async fn derp_maps(&self, mut answer: Question) -> Result<(), CallError> {
+    async fn derp_maps(&self, mut answer: IncomingCall) -> Result<(), CallError> {
         send(&mut answer, &self.plane.derp_map().to_wire()).await?;
         self.plane.stop().draining().await;
         answer.end().await
@@ -413,7 +413,7 @@ fn cost(request: &CoordinateRequest) -> Duration {
 }
 
 async fn drain(
-    answer: &mut Question,
+    answer: &mut IncomingCall,
     told: &mut mpsc::Receiver<CoordinateResponse>,
 ) -> Result<(), CallError> {
     while let Ok(response) = told.try_recv() {
@@ -422,7 +422,10 @@ async fn drain(
     Ok(())
 }
 
-pub(super) async fn send(answer: &mut Question, message: &impl Message) -> Result<(), CallError> {
+pub(super) async fn send(
+    answer: &mut IncomingCall,
+    message: &impl Message,
+) -> Result<(), CallError> {
     let late = |_| Err(CallError::Lost(std::io::ErrorKind::TimedOut.into()));
     timeout(SEND_TIMEOUT, answer.send(message))
         .await
@@ -434,7 +437,7 @@ pub(super) fn bytes(id: Uuid) -> bytes::Bytes {
 }
 
 pub(super) async fn unary<Q, A, F>(
-    mut answer: Question,
+    mut answer: IncomingCall,
     call: impl FnOnce(Q) -> F,
 ) -> Result<(), CallError>
 where

@@ -38,7 +38,7 @@ const SHORT_WAIT: Duration = Duration::from_secs(5);
 
 const SERVICE: &str = "/provisionerd.ProvisionerDaemon/";
 
-pub(super) type Question = Answer<Stream>;
+pub(super) type IncomingCall = Answer<Stream>;
 
 /// Answers the call on `stream`. A daemon that breaks off is left alone.
 pub(super) async fn serve(
@@ -75,7 +75,7 @@ async fn by_name(
     name: &str,
     calls: &Calls,
     uploads: &files::Uploads,
-    answer: Question,
+    answer: IncomingCall,
 ) -> Result<(), WireError> {
     match name {
         "UpdateJob" => unary(answer, |request| calls.update_job(request)).await,
@@ -89,7 +89,10 @@ async fn by_name(
     }
 }
 
-async fn unary<Q, A, F>(mut answer: Question, call: impl FnOnce(Q) -> F) -> Result<(), WireError>
+async fn unary<Q, A, F>(
+    mut answer: IncomingCall,
+    call: impl FnOnce(Q) -> F,
+) -> Result<(), WireError>
 where
     Q: Message + Default,
     A: Message,
@@ -117,7 +120,7 @@ pub(super) fn is_passing(error: &CallError) -> bool {
 
 /// Answers with the error's text. What may work a moment later is not answered at all: of all that this wire can
 /// say, only a lost answer makes a daemon ask again instead of giving the job up.
-pub(super) async fn refuse(answer: Question, error: &CallError) -> Result<(), WireError> {
+pub(super) async fn refuse(answer: IncomingCall, error: &CallError) -> Result<(), WireError> {
     if is_passing(error) {
         warn!(method = answer.method(), %error, "call must be repeated");
         return Ok(());
@@ -127,7 +130,7 @@ pub(super) async fn refuse(answer: Question, error: &CallError) -> Result<(), Wi
 
 /// Waits for a job as long as the daemon does, which says with a message, or with the end of its half, that it waits
 /// no more.
-async fn acquire(calls: &Calls, mut answer: Question) -> Result<(), WireError> {
+async fn acquire(calls: &Calls, mut answer: IncomingCall) -> Result<(), WireError> {
     let cancelled = async {
         // Whatever arrives, or that nothing can arrive any more, ends the waiting.
         let _ = answer.receive::<CancelAcquire>().await;
@@ -148,7 +151,7 @@ async fn acquire(calls: &Calls, mut answer: Question) -> Result<(), WireError> {
 }
 
 /// A job that does not reach its daemon fails at once, because it is handed out only once.
-async fn hand_over(calls: &Calls, mut answer: Question, job: Job) -> Result<(), WireError> {
+async fn hand_over(calls: &Calls, mut answer: IncomingCall, job: Job) -> Result<(), WireError> {
     let id = job.id;
     let sent = async {
         answer.send(&AcquiredJob::from(job)).await?;

@@ -12,18 +12,18 @@ use outpost_wire::proto::coder::tailnet::v2::{self as wire, workspace::Status};
 use tracing::debug;
 use uuid::Uuid;
 
-use super::peer::{Question, bytes, send};
+use super::peer::{IncomingCall, bytes, send};
 use crate::{
     model::{JobStatus, UserId},
     plane::{Caller, Plane, RequestError},
-    standing::{Change, ChangedAgent, ChangedWorkspace},
+    snapshot::{Change, ChangedAgent, ChangedWorkspace},
 };
 
 /// Tells of the workspaces of whom the client names, until it or the server goes.
 pub(super) async fn tell(
     plane: &Arc<Plane>,
     caller: &Caller,
-    mut answer: Question,
+    mut answer: IncomingCall,
 ) -> Result<(), CallError> {
     let Some(request) = answer.receive::<wire::WorkspaceUpdatesRequest>().await? else {
         return Ok(());

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     agent_ids::preset_id,
-    model::{JobStatus, Learned, TemplateId, Version, VersionId},
+    model::{ImportOutput, JobStatus, TemplateId, Version, VersionId},
     plane::{Plane, RequestError, VersionRequest},
     services::gate::Sender,
 };
@@ -77,7 +77,7 @@ pub(super) async fn as_json(plane: &Plane, version: &Version) -> Result<Value, R
     let template = store.template(version.template_id).await?;
     // A version that was sent before its template has none yet.
     let template = template.filter(|it| it.active_version.is_some() || it.deleted_at.is_none());
-    let learned = store.learned(version.id).await?;
+    let import_output = store.import_output(version.id).await?;
     let matched = match job.status() {
         JobStatus::Queued => matched_daemons(plane, &job).await?,
         JobStatus::Running
@@ -95,14 +95,14 @@ pub(super) async fn as_json(plane: &Plane, version: &Version) -> Result<Value, R
         "name": version.name,
         "message": version.message,
         "job": jobs::described(plane, &job).await?,
-        "readme": learned.readme,
+        "readme": import_output.readme,
         "created_by": {
             "id": version.created_by,
             "username": author.map(|it| it.name),
         },
         "archived": false,
         "matched_provisioners": matched,
-        "has_external_agent": learned.has_external_agents,
+        "has_external_agent": import_output.has_external_agents,
     }))
 }
 
@@ -187,15 +187,15 @@ async fn learned_list(
     plane: &Plane,
     headers: &HeaderMap,
     id: &str,
-    list: impl FnOnce(VersionId, Learned) -> Vec<Value>,
+    list: impl FnOnce(VersionId, ImportOutput) -> Vec<Value>,
 ) -> Result<Json<Value>, Refusal> {
     admission::caller(plane, headers).await?;
-    let learned = async {
+    let import_output = async {
         let version = find(plane, id).await?;
-        let learned = plane.store().learned(version.id).await?;
-        Ok(Value::Array(list(version.id, learned)))
+        let import_output = plane.store().import_output(version.id).await?;
+        Ok(Value::Array(list(version.id, import_output)))
     };
-    learned.await.map(Json).map_err(Refusal::unavailable)
+    import_output.await.map(Json).map_err(Refusal::unavailable)
 }
 
 /// What a started workspace would have, and what a stopped one keeps.
@@ -204,10 +204,10 @@ async fn resources_of(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    learned_list(&plane, &headers, &id, |id, learned| {
+    learned_list(&plane, &headers, &id, |id, import_output| {
         let of = |all: &[_], transition| resources::planned(id.0, all, transition);
-        let mut all = of(&learned.start_resources, Transition::Start);
-        all.extend(of(&learned.stop_resources, Transition::Stop));
+        let mut all = of(&import_output.start_resources, Transition::Start);
+        all.extend(of(&import_output.stop_resources, Transition::Stop));
         all
     })
     .await
@@ -218,8 +218,8 @@ async fn parameters(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    learned_list(&plane, &headers, &id, |_, learned| {
-        learned.parameters.iter().map(parameter).collect()
+    learned_list(&plane, &headers, &id, |_, import_output| {
+        import_output.parameters.iter().map(parameter).collect()
     })
     .await
 }
@@ -260,8 +260,8 @@ async fn variables(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    learned_list(&plane, &headers, &id, |_, learned| {
-        let all = learned.variables.iter().map(|it| {
+    learned_list(&plane, &headers, &id, |_, import_output| {
+        let all = import_output.variables.iter().map(|it| {
             let default = if it.sensitive { "" } else { &it.default_value };
             json!({
                 "name": it.name,
@@ -283,8 +283,12 @@ async fn presets(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    learned_list(&plane, &headers, &id, |id, learned| {
-        learned.presets.iter().map(|it| preset(id, it)).collect()
+    learned_list(&plane, &headers, &id, |id, import_output| {
+        import_output
+            .presets
+            .iter()
+            .map(|it| preset(id, it))
+            .collect()
     })
     .await
 }

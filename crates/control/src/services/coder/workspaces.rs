@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     agent_ids::{app_id, log_source_id, script_id},
-    board::{LogSource, Said},
+    agent_reports::{AgentReports, LogSource},
     model::{AgentRecord, Lifecycle, Organization, Template, TemplateId, Version, Workspace},
     plane::{AgentFacts, AgentStatus, Caller, Plane, RequestError, WorkspaceRequest},
     services::gate::Sender,
@@ -404,10 +404,10 @@ async fn containers(
 }
 
 pub(super) fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) -> Value {
-    let (status, said) = (plane.agent_status(record, agent), plane.said(record.id));
+    let (status, reports) = (plane.agent_status(record, agent), plane.reports(record.id));
     let scripts = || agent.scripts.iter().enumerate();
     let sources = scripts().map(|(at, it)| source_as_json(record, at, it));
-    let made = said.log_sources.iter();
+    let made = reports.log_sources.iter();
     let when = |is_so: bool, at: Option<Timestamp>| {
         is_so.then(|| at.or(record.first_connected_at)).flatten()
     };
@@ -419,8 +419,8 @@ pub(super) fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) 
         "status": status.as_str(),
         "lifecycle_state": record.lifecycle.as_str(),
         // Clients subtract them. After a restart of this server nobody knows better than that it was connected.
-        "started_at": when(record.lifecycle > Lifecycle::Created, said.started_at),
-        "ready_at": when(record.lifecycle > Lifecycle::Starting, said.ready_at),
+        "started_at": when(record.lifecycle > Lifecycle::Created, reports.started_at),
+        "ready_at": when(record.lifecycle > Lifecycle::Starting, reports.ready_at),
         "first_connected_at": record.first_connected_at,
         "last_connected_at": record.last_connected_at,
         // Go's clients read it without a look whether it is there.
@@ -430,17 +430,17 @@ pub(super) fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) 
         "directory": agent.directory,
         "expanded_directory": record.directory,
         "version": record.version,
-        "api_version": said.api_version,
+        "api_version": reports.api_version,
         "connection_timeout_seconds": agent.connection_timeout_seconds,
         "troubleshooting_url": agent.troubleshooting_url,
         "subsystems": [],
         "display_apps": display_apps(&agent.display_apps),
-        "apps": agent.apps.iter().map(|app| app_as_json(record, &said, app)).collect::<Vec<_>>(),
+        "apps": agent.apps.iter().map(|app| app_as_json(record, &reports, app)).collect::<Vec<_>>(),
         "scripts": scripts().map(|(at, it)| script_as_json(record, at, it)).collect::<Vec<_>>(),
         "log_sources": sources.collect::<Vec<_>>(),
         "latency": latency(plane, record),
-        "session_counts": said.traffic.as_ref().map(|it| &it.sessions),
-        "metadata": metadata_as_json(agent, &said),
+        "session_counts": reports.traffic.as_ref().map(|it| &it.sessions),
+        "metadata": metadata_as_json(agent, &reports),
         "health": { "healthy": status == AgentStatus::Connected, "reason": ill(status, record) },
     })
 }
@@ -468,7 +468,7 @@ pub(super) fn display_apps(offered: &DisplayApps) -> Vec<&'static str> {
     offered.map(|(name, _)| name).collect()
 }
 
-fn app_as_json(record: &AgentRecord, said: &Said, app: &App) -> Value {
+fn app_as_json(record: &AgentRecord, reports: &AgentReports, app: &App) -> Value {
     let id = app_id(record.id, app);
     let check = app.healthcheck.clone().unwrap_or_default();
     json!({
@@ -486,12 +486,12 @@ fn app_as_json(record: &AgentRecord, said: &Said, app: &App) -> Value {
             "interval": check.interval,
             "threshold": check.threshold,
         },
-        "health": said.health_of(record.id, app).as_str(),
+        "health": reports.health_of(record.id, app).as_str(),
         "group": app.group,
         "hidden": app.hidden,
         "open_in": app.open_in,
         "tooltip": app.tooltip,
-        "statuses": said.app_statuses.get(&id).map(|it| json!([{
+        "statuses": reports.app_statuses.get(&id).map(|it| json!([{
             "id": it.id,
             "created_at": it.created_at,
             "agent_id": record.id,
@@ -567,9 +567,9 @@ fn latency(plane: &Plane, record: &AgentRecord) -> Value {
 }
 
 /// Coder's clients ask for it elsewhere; ours read it here.
-fn metadata_as_json(agent: &Agent, said: &Said) -> Vec<Value> {
+fn metadata_as_json(agent: &Agent, reports: &AgentReports) -> Vec<Value> {
     let measured = agent.metadata.iter().map(|described| {
-        let result = said.measured.get(&described.key);
+        let result = reports.measured.get(&described.key);
         json!({
             "description": {
                 "key": described.key,

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     agent_log,
     model::{AgentId, AgentRecord, BuildId, JobStatus, StoredAgentLine, UserId, WorkspaceId},
-    standing::{Standing, Standings},
+    snapshot::{WorkspaceSnapshot, WorkspaceSnapshots},
     tokens::Hashed,
 };
 
@@ -141,7 +141,7 @@ impl AgentStore for Sqlite {
         rows.iter().map(agent).collect()
     }
 
-    async fn standings(&self, owner: UserId) -> Result<Standings, StoreError> {
+    async fn snapshots(&self, owner: UserId) -> Result<WorkspaceSnapshots, StoreError> {
         let cases = JobStatus::ALL
             .map(|status| format!("WHEN {} THEN '{}'", condition(status), status.as_str()))
             .join(" ");
@@ -155,16 +155,16 @@ impl AgentStore for Sqlite {
             .bind(owner.to_string())
             .fetch_all(&self.reader)
             .await?;
-        let mut standings = Standings::new();
+        let mut snapshots = WorkspaceSnapshots::new();
         for row in &rows {
             let row = Columns::of("workspaces", row);
-            let standing = Standing {
+            let snapshot = WorkspaceSnapshot {
                 name: row.text("name")?,
                 transition: row.word("transition")?,
                 status: row.word("status")?,
                 agents: std::collections::BTreeMap::new(),
             };
-            standings.insert(row.id("id")?, standing);
+            snapshots.insert(row.id("id")?, snapshot);
         }
         let rows = sqlx::query(&format!("{AGENT} WHERE w.owner_id = ? AND {CURRENT}"))
             .bind(owner.to_string())
@@ -173,11 +173,11 @@ impl AgentStore for Sqlite {
         for row in &rows {
             let agent = agent(row)?;
             // A workspace that came after the first look is in the next one.
-            if let Some(standing) = standings.get_mut(&agent.workspace_id) {
-                standing.agents.insert(agent.id, agent.name);
+            if let Some(snapshot) = snapshots.get_mut(&agent.workspace_id) {
+                snapshot.agents.insert(agent.id, agent.name);
             }
         }
-        Ok(standings)
+        Ok(snapshots)
     }
 
     async fn append_agent_log(

@@ -164,10 +164,10 @@ async fn apply(change: &mut Transaction<'_, Db>, end: &End) -> Result<(), StoreE
         }
         Effect::Import {
             version,
-            learned,
+            import_output,
             plan,
         } => {
-            templates::set_learned(change, *version, learned).await?;
+            templates::set_learned(change, *version, import_output).await?;
             let row = sqlx::query("UPDATE versions SET plan = ? WHERE id = ? RETURNING activate")
                 .bind(plan.as_ref().map(|plan| plan.0.as_slice()))
                 .bind(version.to_string())
@@ -337,8 +337,8 @@ impl JobStore for Sqlite {
                 .execute(&mut *write)
                 .await?;
         }
-        if let Some((version, learned)) = &change.learned {
-            templates::set_learned(&mut write, *version, learned).await?;
+        if let Some((version, import_output)) = &change.import_output {
+            templates::set_learned(&mut write, *version, import_output).await?;
         }
         write.commit().await?;
         Ok(row.optional_time("canceled_at")?.is_some())

@@ -15,7 +15,8 @@ use super::{
 use crate::{
     crypt::Sealed,
     model::{
-        File, FileId, FileKind, Learned, OrganizationId, Template, TemplateId, Version, VersionId,
+        File, FileId, FileKind, ImportOutput, OrganizationId, Template, TemplateId, Version,
+        VersionId,
     },
 };
 
@@ -122,10 +123,10 @@ pub(super) async fn activate(
 pub(super) async fn set_learned(
     change: &mut Transaction<'_, Db>,
     id: VersionId,
-    learned: &Learned,
+    import_output: &ImportOutput,
 ) -> Result<(), StoreError> {
     sqlx::query("UPDATE versions SET learned = ? WHERE id = ?")
-        .bind(json(learned))
+        .bind(json(import_output))
         .bind(id.to_string())
         .execute(&mut **change)
         .await?;
@@ -233,7 +234,7 @@ impl TemplateStore for Sqlite {
         .bind(version.created_by.to_string())
         .bind(millis(version.created_at))
         .bind(&new.variables.0)
-        .bind(json(&Learned::default()))
+        .bind(json(&ImportOutput::default()))
         .execute(&mut *change)
         .await
         .map_err(unless_unique(|| {
@@ -344,7 +345,7 @@ impl TemplateStore for Sqlite {
         row.as_ref().map(version).transpose()
     }
 
-    async fn learned(&self, id: VersionId) -> Result<Learned, StoreError> {
+    async fn import_output(&self, id: VersionId) -> Result<ImportOutput, StoreError> {
         let row = sqlx::query("SELECT learned FROM versions WHERE id = ?")
             .bind(id.to_string())
             .fetch_optional(&self.reader)

@@ -26,7 +26,7 @@ use crate::{
     Digest, Generation, Store, StoreError,
     pulled::{self, Entry, Known, Ledger, State, Thing, leave_out},
     resolve::Pick,
-    sync::Wishes,
+    sync::MirrorConfig,
 };
 
 /// What a server says of it in its metrics.
@@ -281,24 +281,24 @@ fn remove(store: &Store, ledger: &Ledger, digest: Digest, known: &Known) -> Resu
 }
 
 /// Whether an operator's mirror.toml names it with its version: such a package stays.
-pub(super) fn is_pinned(wishes: &Wishes, thing: &Thing) -> bool {
+pub(super) fn is_pinned(config: &MirrorConfig, thing: &Thing) -> bool {
     let is_exact = |picks: &[Pick], version: &Version| {
         picks
             .iter()
             .any(|pick| pick.exact().as_ref() == Some(version))
     };
     match thing {
-        Thing::Provider { addr, version, .. } => wishes.providers.iter().any(|wish| {
-            let is_it = wish.source.addrs(&wishes.engines).contains(addr);
-            is_it && is_exact(&wish.versions, version)
+        Thing::Provider { addr, version, .. } => config.providers.iter().any(|entry| {
+            let is_it = entry.source.addrs(&config.engines).contains(addr);
+            is_it && is_exact(&entry.versions, version)
         }),
-        Thing::Module { addr, version } => wishes.modules.iter().any(|wish| {
-            let source = &wish.source;
+        Thing::Module { addr, version } => config.modules.iter().any(|entry| {
+            let source = &entry.source;
             let is_it = match &source.host {
                 Some(_) => source.to_string() == *addr,
                 None => addr.ends_with(&format!("/{}", source.path)),
             };
-            is_it && is_exact(&wish.versions, version)
+            is_it && is_exact(&entry.versions, version)
         }),
     }
 }

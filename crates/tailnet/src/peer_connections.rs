@@ -42,8 +42,8 @@ struct Absent {
 #[derive(Clone, Default)]
 pub struct Coordinator(Arc<Mutex<State>>);
 
-/// A peer's connection. Dropped without [`Seat::leave`], the peer counts as lost.
-pub struct Seat {
+/// A peer's connection. Dropped without [`PeerConnection::leave`], the peer counts as lost.
+pub struct PeerConnection {
     coordinator: Coordinator,
     id: Uuid,
     connection: Connection,
@@ -56,7 +56,11 @@ impl Coordinator {
     }
 
     /// Takes a peer in, in the place of whoever had its id before; its answers end when it is cut off.
-    pub fn connect(&self, id: Uuid, auth: Auth) -> (Seat, mpsc::Receiver<CoordinateResponse>) {
+    pub fn connect(
+        &self,
+        id: Uuid,
+        auth: Auth,
+    ) -> (PeerConnection, mpsc::Receiver<CoordinateResponse>) {
         let (queue, answers) = mpsc::channel(QUEUE);
         let mut state = self.lock();
         let connection = state.core.connect(id, auth);
@@ -65,13 +69,13 @@ impl Coordinator {
         state.settle();
         drop(state);
         let coordinator = self.clone();
-        let seat = Seat {
+        let peer = PeerConnection {
             coordinator,
             id,
             connection,
             access: None,
         };
-        (seat, answers)
+        (peer, answers)
     }
 
     /// Lets agents forget those who are not connected, and whose access has ended.
@@ -99,7 +103,7 @@ impl Coordinator {
     }
 }
 
-impl Seat {
+impl PeerConnection {
     /// The peer stays no longer than `access`: agents forget it with that, also if its connection broke before.
     #[must_use]
     pub fn until(mut self, access: Arc<Access>) -> Self {
@@ -130,7 +134,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for PeerConnection {
     fn drop(&mut self) {
         let Some(access) = self.access.take() else {
             return self.end(Kind::Lost);

@@ -16,7 +16,7 @@ use crate::{
 /// Versions of a module.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ModuleWish {
+pub struct ModuleEntry {
     /// Its address. Without a host it is every engine's own registry.
     pub source: ModuleSource,
     /// Which versions; each entry counts for itself.
@@ -30,7 +30,7 @@ pub struct ModuleWish {
     pub keep: usize,
 }
 
-impl ModuleWish {
+impl ModuleEntry {
     /// One version of a module by its address with the host; `None` if it is no such address.
     pub fn of(address: &str, version: &Version) -> Option<Self> {
         Some(Self {
@@ -75,7 +75,7 @@ impl fmt::Display for ModuleSource {
 /// A git repository.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GitWish {
+pub struct GitEntry {
     /// Its address without credentials, in any form in which templates name it.
     #[serde(deserialize_with = "repository")]
     pub url: String,
@@ -93,7 +93,7 @@ fn repository<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::E
     })
 }
 
-impl GitWish {
+impl GitEntry {
     /// Whether a reference is wanted: `refs/tags/v1`.
     pub fn wants(&self, name: &str) -> bool {
         let short = ["refs/heads/", "refs/tags/"]
@@ -118,7 +118,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 /// A program from its publisher's releases.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ToolWish {
+pub struct ToolEntry {
     /// Which one.
     pub name: Program,
     /// Which versions; each entry counts for itself. Without it the newest.
@@ -164,7 +164,7 @@ impl Program {
 /// A file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FileWish {
+pub struct FileEntry {
     /// Its address.
     pub url: Address,
     /// What it must be.
@@ -193,13 +193,13 @@ mod tests {
 
     #[test]
     fn references_are_wanted_by_pattern_or_all() {
-        let wish = |refs: &[&str]| GitWish {
+        let entry = |refs: &[&str]| GitEntry {
             url: String::new(),
             refs: refs.iter().map(|text| (*text).to_owned()).collect(),
         };
 
-        assert!(wish(&[]).wants("refs/heads/any"));
-        let some = wish(&["v1.*", "main"]);
+        assert!(entry(&[]).wants("refs/heads/any"));
+        let some = entry(&["v1.*", "main"]);
         assert!(some.wants("refs/tags/v1.2") && some.wants("refs/heads/main"));
         assert!(!some.wants("refs/tags/v2.0") && !some.wants("refs/heads/maintenance"));
     }

@@ -113,7 +113,7 @@ pub struct AppStatus {
 
 /// What one agent said last.
 #[derive(Clone, Debug, Default)]
-pub struct Said {
+pub struct AgentReports {
     /// Values by their keys.
     pub measured: BTreeMap<String, Measured>,
     /// Health of apps by their ids.
@@ -134,7 +134,7 @@ pub struct Said {
     pub ready_at: Option<Timestamp>,
 }
 
-impl Said {
+impl AgentReports {
     /// The agent came as far as `state` at this time.
     pub fn comes_to(&mut self, state: Lifecycle, at: Timestamp) {
         if state > Lifecycle::Created {
@@ -155,16 +155,20 @@ pub struct TooMuch;
 
 /// What all agents said last.
 #[derive(Debug, Default)]
-pub struct Board(HashMap<AgentId, Said>);
+pub struct ReportCache(HashMap<AgentId, AgentReports>);
 
-impl Board {
+impl ReportCache {
     /// What an agent said; nothing if it is not known.
-    pub fn said(&self, agent: AgentId) -> Said {
+    pub fn reports(&self, agent: AgentId) -> AgentReports {
         self.0.get(&agent).cloned().unwrap_or_default()
     }
 
     /// Where to write down what an agent says. Where there are too many, those that are not `connected` go.
-    pub fn of(&mut self, agent: AgentId, is_connected: impl Fn(AgentId) -> bool) -> &mut Said {
+    pub fn of(
+        &mut self,
+        agent: AgentId,
+        is_connected: impl Fn(AgentId) -> bool,
+    ) -> &mut AgentReports {
         if self.0.len() >= MAX_AGENTS && !self.0.contains_key(&agent) {
             self.0.retain(|id, _| is_connected(*id));
         }
@@ -180,7 +184,7 @@ impl Board {
     }
 }
 
-impl Said {
+impl AgentReports {
     /// Takes values with their errors; what is too long is cut, and says so.
     ///
     /// # Errors
@@ -268,62 +272,63 @@ mod tests {
 
     #[test]
     fn an_agent_starts_once_and_is_ready_once_whatever_it_says_again() {
-        let mut said = Said::default();
+        let mut reports = AgentReports::default();
         let at = |second| Timestamp::from_second(second).unwrap();
-        said.comes_to(Lifecycle::Created, at(1));
-        assert_eq!((said.started_at, said.ready_at), (None, None));
-        said.comes_to(Lifecycle::Starting, at(2));
-        said.comes_to(Lifecycle::Starting, at(3));
-        assert_eq!((said.started_at, said.ready_at), (Some(at(2)), None));
-        said.comes_to(Lifecycle::StartError, at(4));
-        said.comes_to(Lifecycle::Off, at(5));
-        assert_eq!(said.ready_at, Some(at(4)));
+        reports.comes_to(Lifecycle::Created, at(1));
+        assert_eq!((reports.started_at, reports.ready_at), (None, None));
+        reports.comes_to(Lifecycle::Starting, at(2));
+        reports.comes_to(Lifecycle::Starting, at(3));
+        assert_eq!((reports.started_at, reports.ready_at), (Some(at(2)), None));
+        reports.comes_to(Lifecycle::StartError, at(4));
+        reports.comes_to(Lifecycle::Off, at(5));
+        assert_eq!(reports.ready_at, Some(at(4)));
     }
 
     #[test]
     fn the_newest_value_of_a_key_counts_and_a_long_one_is_cut() {
-        let mut said = Said::default();
-        said.measure(report("load", "1"), NOW).unwrap();
+        let mut reports = AgentReports::default();
+        reports.measure(report("load", "1"), NOW).unwrap();
 
-        said.measure(report("load", &"é".repeat(MAX_VALUE)), NOW)
+        reports
+            .measure(report("load", &"é".repeat(MAX_VALUE)), NOW)
             .unwrap();
 
-        let load = &said.measured["load"];
+        let load = &reports.measured["load"];
         assert_eq!(load.value.len(), MAX_VALUE);
         assert_eq!(load.error, "value has 4096 bytes, more than 2048");
     }
 
     #[test]
     fn keys_are_bounded_and_what_came_before_them_is_kept() {
-        let mut said = Said::default();
+        let mut reports = AgentReports::default();
         let long = "k".repeat(MAX_KEYS);
         let values = report("a", "1").into_iter().chain(report(&long, "2"));
-        assert_eq!(said.measure(values, NOW), Err(TooMuch));
-        assert_eq!(said.measured.len(), 1);
+        assert_eq!(reports.measure(values, NOW), Err(TooMuch));
+        assert_eq!(reports.measured.len(), 1);
 
         let many = (0..=MAX_ENTRIES).flat_map(|n| report(&n.to_string(), ""));
-        assert_eq!(said.measure(many, NOW), Err(TooMuch));
-        assert_eq!(said.measured.len(), MAX_ENTRIES);
-        assert_eq!(said.measure(report("a", "3"), NOW), Ok(()));
+        assert_eq!(reports.measure(many, NOW), Err(TooMuch));
+        assert_eq!(reports.measured.len(), MAX_ENTRIES);
+        assert_eq!(reports.measure(report("a", "3"), NOW), Ok(()));
     }
 
     #[test]
     fn of_too_many_agents_those_go_that_are_not_connected() {
-        let mut board = Board::default();
+        let mut cache = ReportCache::default();
         let kept = AgentId::random();
         let is_kept = |id| id == kept;
-        board
+        cache
             .of(kept, is_kept)
             .is_healthy(Uuid::nil(), Health::Healthy);
         for _ in 1..MAX_AGENTS {
-            board.of(AgentId::random(), is_kept);
+            cache.of(AgentId::random(), is_kept);
         }
 
-        board.of(AgentId::random(), is_kept);
+        cache.of(AgentId::random(), is_kept);
 
-        assert_eq!(board.0.len(), 2);
-        assert_eq!(board.said(kept).health.len(), 1);
-        board.forget(kept);
-        assert!(board.said(kept).health.is_empty());
+        assert_eq!(cache.0.len(), 2);
+        assert_eq!(cache.reports(kept).health.len(), 1);
+        cache.forget(kept);
+        assert!(cache.reports(kept).health.is_empty());
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 
 struct Peer {
     id: Uuid,
-    seat: Seat,
+    peer: PeerConnection,
     answers: mpsc::Receiver<CoordinateResponse>,
 }
 
@@ -38,14 +38,14 @@ impl Peer {
     }
 
     fn again(coordinator: &Coordinator, id: Uuid) -> Self {
-        let (seat, answers) = coordinator.connect(id, Auth::Agent(id));
-        Self { id, seat, answers }
+        let (peer, answers) = coordinator.connect(id, Auth::Agent(id));
+        Self { id, peer, answers }
     }
 
     fn client(coordinator: &Coordinator, may: Uuid) -> Self {
         let id = Uuid::new_v4();
-        let (seat, answers) = coordinator.connect(id, Auth::Client(Some(may)));
-        Self { id, seat, answers }
+        let (peer, answers) = coordinator.connect(id, Auth::Client(Some(may)));
+        Self { id, peer, answers }
     }
 
     fn is(&self, home: i32) -> Result<(), Refusal> {
@@ -54,14 +54,14 @@ impl Peer {
 
     fn is_node(&self, node: Node) -> Result<(), Refusal> {
         let node = Some(node);
-        self.seat.request(CoordinateRequest {
+        self.peer.request(CoordinateRequest {
             update_self: Some(UpdateSelf { node }),
             ..CoordinateRequest::default()
         })
     }
 
     fn opens(&self, to: Uuid) -> Result<(), Refusal> {
-        self.seat.request(CoordinateRequest {
+        self.peer.request(CoordinateRequest {
             add_tunnel: tunnel(to),
             ..CoordinateRequest::default()
         })
@@ -69,7 +69,7 @@ impl Peer {
 
     fn is_ready_for(&self, other: Uuid) -> Result<(), Refusal> {
         let id = other.as_bytes().to_vec().into();
-        self.seat.request(CoordinateRequest {
+        self.peer.request(CoordinateRequest {
             ready_for_handshake: vec![ReadyForHandshake { id }],
             ..CoordinateRequest::default()
         })
@@ -118,7 +118,7 @@ fn who_shares_a_tunnel_hears_of_the_other_and_of_its_changes() {
         remove_tunnel: tunnel(agent.id),
         ..CoordinateRequest::default()
     };
-    client.seat.request(removed).unwrap();
+    client.peer.request(removed).unwrap();
     assert_eq!(client.heard(), [told("Disconnected", &agent, 0)]);
     assert_eq!(agent.heard(), [told("Disconnected", &client, 0)]);
     agent.is(4).unwrap();
@@ -246,7 +246,7 @@ fn who_leaves_is_disconnected_and_who_takes_nothing_is_lost() {
         disconnect: Some(Disconnect {}),
         ..CoordinateRequest::default()
     };
-    second.seat.request(leave).unwrap();
+    second.peer.request(leave).unwrap();
     assert_eq!(agent.heard(), [told("Disconnected", &second, 0)]);
     assert!(!all.is_connected(second.id));
 }
@@ -306,7 +306,7 @@ fn what_makes_no_sense_ends_its_peer_and_nobody_else() {
     {
         let hostile = Peer::again(&all, agent.id);
         hostile.is(3).unwrap();
-        let refused = hostile.seat.request(bad);
+        let refused = hostile.peer.request(bad);
         assert!(matches!(refused, Err(Refusal::Authorization(_))), "{at}");
         drop(hostile);
         let kinds: Vec<_> = client.heard().into_iter().map(|(kind, ..)| kind).collect();
@@ -323,8 +323,8 @@ fn what_makes_no_sense_ends_its_peer_and_nobody_else() {
 fn one_that_opens_tunnels_without_end_is_refused_and_leaves_nothing_behind() {
     let all = Coordinator::default();
     let (id, auth) = (Uuid::new_v4(), Auth::Client(None));
-    let (seat, answers) = all.connect(id, auth);
-    let mut hostile = Peer { id, seat, answers };
+    let (peer, answers) = all.connect(id, auth);
+    let mut hostile = Peer { id, peer, answers };
     let agent = Peer::agent(&all);
     let mut client = Peer::client(&all, agent.id);
 
@@ -343,9 +343,9 @@ fn one_that_opens_tunnels_without_end_is_refused_and_leaves_nothing_behind() {
 impl Peer {
     /// A client with the access that it was granted.
     fn granted(coordinator: &Coordinator, may: Uuid, access: &Arc<Access>) -> Self {
-        let Self { id, seat, answers } = Self::client(coordinator, may);
-        let seat = seat.until(access.clone());
-        Self { id, seat, answers }
+        let Self { id, peer, answers } = Self::client(coordinator, may);
+        let peer = peer.until(access.clone());
+        Self { id, peer, answers }
     }
 }
 
@@ -376,9 +376,9 @@ fn a_client_whose_access_ends_after_its_connection_broke_is_gone_also_for_an_age
     let (mut here, away) = (Peer::agent(&all), Peer::agent(&all));
     let access = Arc::new(Access::default());
     let id = Uuid::from_u128(7);
-    let (seat, answers) = all.connect(id, Auth::Client(None));
-    let seat = seat.until(access.clone());
-    let both = Peer { id, seat, answers };
+    let (peer, answers) = all.connect(id, Auth::Client(None));
+    let peer = peer.until(access.clone());
+    let both = Peer { id, peer, answers };
     both.is(2).unwrap();
     here.is(1).unwrap();
     away.is(1).unwrap();

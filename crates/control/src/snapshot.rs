@@ -10,11 +10,11 @@ use outpost_base::job::Transition;
 use crate::model::{AgentId, JobStatus, WorkspaceId};
 
 /// All of a person's workspaces by their ids.
-pub type Standings = BTreeMap<WorkspaceId, Standing>;
+pub type WorkspaceSnapshots = BTreeMap<WorkspaceId, WorkspaceSnapshot>;
 
 /// How a workspace is, and which agents it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct WorkspaceSnapshot {
     /// Its name.
     pub name: String,
     /// What its latest build does.
@@ -62,7 +62,7 @@ pub struct Change {
     pub deleted_agents: Vec<ChangedAgent>,
 }
 
-impl Standing {
+impl WorkspaceSnapshot {
     fn as_change(&self, id: WorkspaceId) -> ChangedWorkspace {
         ChangedWorkspace {
             id,
@@ -93,22 +93,22 @@ impl Standing {
 
 impl Change {
     /// What is new in `new`. Of nothing, everything is.
-    pub fn between(old: &Standings, new: &Standings) -> Self {
+    pub fn between(old: &WorkspaceSnapshots, new: &WorkspaceSnapshots) -> Self {
         let mut change = Self::default();
-        for (id, standing) in new {
+        for (id, snapshot) in new {
             let before = old.get(id);
-            if before.is_none_or(|before| !before.looks_like(standing)) {
-                change.upserted_workspaces.push(standing.as_change(*id));
+            if before.is_none_or(|before| !before.looks_like(snapshot)) {
+                change.upserted_workspaces.push(snapshot.as_change(*id));
             }
-            let added = standing.agents_without(before, *id);
+            let added = snapshot.agents_without(before, *id);
             change.upserted_agents.extend(added);
         }
-        for (id, standing) in old {
+        for (id, snapshot) in old {
             let after = new.get(id);
             if after.is_none() {
-                change.deleted_workspaces.push(standing.as_change(*id));
+                change.deleted_workspaces.push(snapshot.as_change(*id));
             }
-            let removed = standing.agents_without(after, *id);
+            let removed = snapshot.agents_without(after, *id);
             change.deleted_agents.extend(removed);
         }
         change
@@ -124,9 +124,9 @@ impl Change {
 mod tests {
     use super::*;
 
-    fn standing(name: &str, status: JobStatus, agents: &[(AgentId, &str)]) -> Standing {
+    fn snapshot(name: &str, status: JobStatus, agents: &[(AgentId, &str)]) -> WorkspaceSnapshot {
         let agents = agents.iter().map(|(id, name)| (*id, (*name).to_owned()));
-        Standing {
+        WorkspaceSnapshot {
             name: name.to_owned(),
             transition: Transition::Start,
             status,
@@ -137,10 +137,10 @@ mod tests {
     #[test]
     fn of_nothing_everything_is_new_and_of_the_same_nothing_is() {
         let agent = AgentId::random();
-        let one = standing("one", JobStatus::Succeeded, &[(agent, "main")]);
-        let all = Standings::from([(WorkspaceId::random(), one)]);
+        let one = snapshot("one", JobStatus::Succeeded, &[(agent, "main")]);
+        let all = WorkspaceSnapshots::from([(WorkspaceId::random(), one)]);
 
-        let first = Change::between(&Standings::new(), &all);
+        let first = Change::between(&WorkspaceSnapshots::new(), &all);
 
         assert_eq!(first.upserted_workspaces[0].name, "one");
         assert_eq!(first.upserted_agents[0].id, agent);
@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn another_status_is_told_without_the_agents_that_stay() {
         let (id, agent) = (WorkspaceId::random(), AgentId::random());
-        let look = |status| Standings::from([(id, standing("w", status, &[(agent, "main")]))]);
+        let look =
+            |status| WorkspaceSnapshots::from([(id, snapshot("w", status, &[(agent, "main")]))]);
 
         let change = Change::between(&look(JobStatus::Queued), &look(JobStatus::Running));
 
@@ -164,8 +165,8 @@ mod tests {
     fn a_build_replaces_agents_though_the_workspace_looks_the_same() {
         let (id, [old, new]) = (WorkspaceId::random(), [(); 2].map(|()| AgentId::random()));
         let look = |agent| {
-            let standing = standing("w", JobStatus::Succeeded, &[(agent, "main")]);
-            Standings::from([(id, standing)])
+            let snapshot = snapshot("w", JobStatus::Succeeded, &[(agent, "main")]);
+            WorkspaceSnapshots::from([(id, snapshot)])
         };
 
         let change = Change::between(&look(old), &look(new));
@@ -178,9 +179,12 @@ mod tests {
     #[test]
     fn with_a_workspace_its_agents_are_deleted() {
         let (id, agent) = (WorkspaceId::random(), AgentId::random());
-        let one = standing("w", JobStatus::Running, &[(agent, "main")]);
+        let one = snapshot("w", JobStatus::Running, &[(agent, "main")]);
 
-        let change = Change::between(&Standings::from([(id, one)]), &Standings::new());
+        let change = Change::between(
+            &WorkspaceSnapshots::from([(id, one)]),
+            &WorkspaceSnapshots::new(),
+        );
 
         assert_eq!(change.deleted_workspaces[0].id, id);
         assert_eq!(

@@ -7,7 +7,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pulse of one job.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub(super) struct Heartbeat {
     interval: Duration,
     outage_limit: Duration,
     last_answer: Instant,
@@ -15,7 +15,7 @@ pub(super) struct Pulse {
     failures: u32,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// A pulse that begins now: the server has just handed out the job.
     pub(super) fn new(interval: Duration, outage_limit: Duration, now: Instant) -> Self {
         Self {
@@ -64,26 +64,26 @@ mod tests {
     #[test]
     fn a_job_beats_while_the_server_answers() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(SECOND, 270 * SECOND, start);
+        let mut heartbeat = Heartbeat::new(SECOND, 270 * SECOND, start);
 
-        pulse.answered(start + SECOND);
+        heartbeat.answered(start + SECOND);
 
-        assert_eq!(pulse.next(), start + 2 * SECOND);
-        assert!(!pulse.is_waiting(start + SECOND));
+        assert_eq!(heartbeat.next(), start + 2 * SECOND);
+        assert!(!heartbeat.is_waiting(start + SECOND));
     }
 
     #[test]
     fn tries_become_rarer_while_the_server_is_away() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(SECOND, 270 * SECOND, start);
+        let mut heartbeat = Heartbeat::new(SECOND, 270 * SECOND, start);
 
         let mut pauses = Vec::new();
         let mut now = start;
         for _ in 0..5 {
-            pulse.missed(now);
-            assert!(pulse.is_waiting(now));
-            pauses.push((pulse.next() - now).as_secs());
-            now = pulse.next();
+            heartbeat.missed(now);
+            assert!(heartbeat.is_waiting(now));
+            pauses.push((heartbeat.next() - now).as_secs());
+            now = heartbeat.next();
         }
 
         assert_eq!(pauses, [1, 2, 2, 2, 2]);
@@ -92,9 +92,9 @@ mod tests {
     #[test]
     fn a_job_is_lost_only_after_the_limit() {
         let start = Instant::now();
-        let pulse = Pulse::new(SECOND, 270 * SECOND, start);
+        let heartbeat = Heartbeat::new(SECOND, 270 * SECOND, start);
 
-        assert!(!pulse.is_lost(start + 269 * SECOND));
-        assert!(pulse.is_lost(start + 270 * SECOND));
+        assert!(!heartbeat.is_lost(start + 269 * SECOND));
+        assert!(heartbeat.is_lost(start + 270 * SECOND));
     }
 }

@@ -22,7 +22,9 @@ use crate::{
     resolve::{Pick, Policy},
 };
 
-pub use self::items::{FileWish, GitWish, ModuleSource, ModuleWish, Program, ToolWish, matches};
+pub use self::items::{
+    FileEntry, GitEntry, ModuleEntry, ModuleSource, Program, ToolEntry, matches,
+};
 
 /// Bytes of the file.
 const MAX_BYTES: u64 = 4 << 20;
@@ -30,7 +32,7 @@ const MAX_BYTES: u64 = 4 << 20;
 /// What a mirror should have.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Wishes {
+pub struct MirrorConfig {
     /// Where providers and engines run, unless a wish says otherwise.
     #[serde(default = "here")]
     pub platforms: Vec<Platform>,
@@ -39,25 +41,25 @@ pub struct Wishes {
     pub engines: Vec<Engine>,
     /// Templates whose needs are to be met.
     #[serde(default)]
-    pub templates: Vec<TemplateWish>,
+    pub templates: Vec<TemplateEntry>,
     /// Providers by name.
     #[serde(default)]
-    pub providers: Vec<ProviderWish>,
+    pub providers: Vec<ProviderEntry>,
     /// Container images.
     #[serde(default)]
-    pub images: Vec<ImageWish>,
+    pub images: Vec<ImageEntry>,
     /// Modules by name.
     #[serde(default)]
-    pub modules: Vec<ModuleWish>,
+    pub modules: Vec<ModuleEntry>,
     /// Git repositories.
     #[serde(default)]
-    pub git: Vec<GitWish>,
+    pub git: Vec<GitEntry>,
     /// Engines, and this program.
     #[serde(default)]
-    pub tools: Vec<ToolWish>,
+    pub tools: Vec<ToolEntry>,
     /// Files by their address.
     #[serde(default)]
-    pub files: Vec<FileWish>,
+    pub files: Vec<FileEntry>,
     /// Whose keys are trusted, by `HOST/NAMESPACE`.
     #[serde(default)]
     pub trust: BTreeMap<String, Rule>,
@@ -72,7 +74,7 @@ pub struct Wishes {
 /// Templates, and which versions of what they need.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "TemplateForm")]
-pub struct TemplateWish {
+pub struct TemplateEntry {
     /// Where they are.
     pub source: TemplateSource,
     /// Which versions of providers.
@@ -107,7 +109,7 @@ struct TemplateForm {
     platforms: Option<Vec<Platform>>,
 }
 
-impl TryFrom<TemplateForm> for TemplateWish {
+impl TryFrom<TemplateForm> for TemplateEntry {
     type Error = &'static str;
 
     fn try_from(form: TemplateForm) -> Result<Self, Self::Error> {
@@ -157,7 +159,7 @@ impl Default for Versions {
 /// A container image.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ImageWish {
+pub struct ImageEntry {
     /// Its name with its digest, and with the tag that it is to have: `ghcr.io/acme/base:v1@sha256:…`.
     #[serde(deserialize_with = "image")]
     pub reference: String,
@@ -169,7 +171,7 @@ pub struct ImageWish {
     pub password_file: Option<PathBuf>,
 }
 
-impl ImageWish {
+impl ImageEntry {
     /// Who we are to the registry, with the password from its file.
     ///
     /// # Errors
@@ -219,7 +221,7 @@ impl Engine {
 /// Versions of a provider.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ProviderWish {
+pub struct ProviderEntry {
     /// Its address. Without a host it is every engine's own registry.
     pub source: Source,
     /// Which versions; each entry counts for itself.
@@ -236,7 +238,7 @@ pub struct ProviderWish {
     pub platforms: Option<Vec<Platform>>,
 }
 
-impl ProviderWish {
+impl ProviderEntry {
     /// One version of one provider; `None` if it cannot be named as a constraint.
     pub fn of(addr: &ProviderAddr, version: &Version) -> Option<Self> {
         Some(Self {
@@ -365,7 +367,7 @@ fn one() -> usize {
     1
 }
 
-impl Default for Wishes {
+impl Default for MirrorConfig {
     fn default() -> Self {
         toml::from_str("").expect("everything has a default")
     }
@@ -373,7 +375,7 @@ impl Default for Wishes {
 
 /// Why a `mirror.toml` cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum WishError {
+pub enum MirrorConfigError {
     /// It cannot be read.
     #[error("failed to read `{}`", path.display())]
     Read {
@@ -394,41 +396,41 @@ pub enum WishError {
     },
 }
 
-impl Wishes {
+impl MirrorConfig {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`WishError`] with the line.
-    pub fn load(path: &Path) -> Result<Self, WishError> {
+    /// [`MirrorConfigError`] with the line.
+    pub fn load(path: &Path) -> Result<Self, MirrorConfigError> {
         let read = || {
             if fs::metadata(path)?.len() > MAX_BYTES {
                 return Err(io::ErrorKind::FileTooLarge.into());
             }
             fs::read_to_string(path)
         };
-        let text = read().map_err(|source| WishError::Read {
+        let text = read().map_err(|source| MirrorConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
-        let mut wishes = Self::parse(&text).map_err(|(line, what)| WishError::Invalid {
+        let mut config = Self::parse(&text).map_err(|(line, what)| MirrorConfigError::Invalid {
             path: path.to_owned(),
             line,
             what,
         })?;
         path.parent()
             .unwrap_or(Path::new(""))
-            .clone_into(&mut wishes.dir);
-        Ok(wishes)
+            .clone_into(&mut config.dir);
+        Ok(config)
     }
 
     /// Reads the text of a file. An error is a line and what is wrong there.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
-        let wishes: Self = toml::from_str(text).map_err(|error| {
+        let config: Self = toml::from_str(text).map_err(|error| {
             let before = error.span().map_or(0, |span| span.start.min(text.len()));
             let line = text[..before].matches('\n').count() + 1;
             (line, error.message().trim_end().replace('\n', "; "))
         })?;
-        Ok(wishes)
+        Ok(config)
     }
 }
 
@@ -438,12 +440,12 @@ mod tests {
 
     #[test]
     fn a_provider_without_a_host_is_each_engines_own() {
-        let wishes = Wishes::parse(
+        let config = MirrorConfig::parse(
             "engines = [\"terraform\", \"tofu\"]\n[[providers]]\nsource = \"coder/coder\"\n",
         )
         .unwrap();
 
-        let addrs = wishes.providers[0].source.addrs(&wishes.engines);
+        let addrs = config.providers[0].source.addrs(&config.engines);
 
         let texts: Vec<_> = addrs.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -469,7 +471,7 @@ mod tests {
             ("path = \"a\"\ntoken_file = \"token\"", false),
             ("versions = { keep = 1 }", false),
         ] {
-            let parsed = Wishes::parse(&format!("[[templates]]\n{text}\n"));
+            let parsed = MirrorConfig::parse(&format!("[[templates]]\n{text}\n"));
             assert_eq!(parsed.is_ok(), is_good, "{text}: {parsed:?}");
         }
     }
@@ -510,7 +512,7 @@ mod tests {
             ("[[files]]\nurl = \"https://files.example/x\"", 1, "sha256"),
         ];
         for (text, line, part) in cases {
-            let (found, what) = Wishes::parse(text).unwrap_err();
+            let (found, what) = MirrorConfig::parse(text).unwrap_err();
             assert!(what.contains(part), "{text}: {what}");
             assert!(found.abs_diff(line) <= 1, "{text}: line {found}");
         }
@@ -520,11 +522,11 @@ mod tests {
     fn the_annotated_example_can_be_read() {
         let text = include_str!("../../../../examples/mirror.toml");
 
-        let wishes = Wishes::parse(text).unwrap();
+        let config = MirrorConfig::parse(text).unwrap();
 
-        assert_eq!(wishes.providers.len(), 2);
+        assert_eq!(config.providers.len(), 2);
         assert!(
-            Wishes::parse(
+            MirrorConfig::parse(
                 &text
                     .replace("\n# [hosts", "\n[hosts")
                     .replace("# \"prov", "\"prov")
