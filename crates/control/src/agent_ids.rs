@@ -1,4 +1,4 @@
-//! Ids of what an agent or a template has: templates give none to most of it.
+//! Ids of the parts of agents and templates, most of which have none in a template.
 
 use outpost_base::job::App;
 use sha2::{Digest as _, Sha256};
@@ -6,17 +6,17 @@ use uuid::Uuid;
 
 use crate::model::{AgentId, VersionId};
 
-/// Ids of what has none: the same whenever it is asked for.
+/// Derives an id for something that has none: the same id for the same agent and name, whenever it is asked for.
 fn derived(agent: AgentId, what: &str) -> Uuid {
     planned_id(agent.0, what)
 }
 
-/// The id of a preset of a version.
+/// Id of a version's preset.
 pub fn preset_id(version: VersionId, name: &str) -> Uuid {
     planned_id(version.0, &format!("preset {name}"))
 }
 
-/// The id of something within `whole` that has none of its own.
+/// Id of something within `whole` that has no id of its own.
 pub fn planned_id(whole: Uuid, what: &str) -> Uuid {
     let digest = Sha256::new()
         .chain_update(whole.as_bytes())
@@ -26,17 +26,17 @@ pub fn planned_id(whole: Uuid, what: &str) -> Uuid {
     uuid::Builder::from_custom_bytes(first).into_uuid()
 }
 
-/// The id of an agent's script at this place.
+/// Id of the agent's script at this position.
 pub fn script_id(agent: AgentId, at: usize) -> Uuid {
     derived(agent, &format!("script {at}"))
 }
 
-/// What the lines of that script are marked with.
+/// Id of the log source under which the lines of that script appear.
 pub fn log_source_id(agent: AgentId, at: usize) -> Uuid {
     derived(agent, &format!("log source {at}"))
 }
 
-/// The id of an agent's app.
+/// Id of the agent's app.
 pub fn app_id(agent: AgentId, app: &App) -> Uuid {
     let given = app.id.parse();
     given.unwrap_or_else(|_| derived(agent, &app.slug))

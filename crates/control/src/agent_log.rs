@@ -1,37 +1,37 @@
-//! How much of an agent's log is kept: a mebibyte, by Coder's rule. Pure.
+//! Limit of an agent's log: one mebibyte, as in Coder. Pure.
 //!
 //! # Source
-//! coder `coderd/agentapi/logs.go`; `codersdk/agentsdk/logs.go` for what a line counts beside its text.
+//! coder `coderd/agentapi/logs.go`; `codersdk/agentsdk/logs.go` for the size of a line besides its text.
 
 use outpost_base::job::LogLevel;
 
-/// Bytes that are kept of an agent.
+/// Bytes of log that are kept of one agent.
 pub const LIMIT_BYTES: usize = 1 << 20;
-/// What a line counts beside its text, so that empty ones are bounded, too.
+/// Bytes that each line counts in addition to its text, so that empty lines are bounded as well.
 const LINE_BYTES: usize = 21;
 
-/// Something that an agent said.
+/// A line of an agent's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// How important it is.
+    /// Severity that the agent gave the line.
     pub level: LogLevel,
-    /// The text.
+    /// Text without its line break.
     pub output: String,
 }
 
-/// What of some new lines is kept.
+/// Part of a batch of new lines that still fits into the log.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Admitted {
     /// The lines to store.
     pub lines: Vec<Line>,
-    /// Bytes that are stored afterwards.
+    /// Bytes that the log has once the lines are stored.
     pub stored_bytes: usize,
-    /// Whether anything was dropped; then everything later is dropped, too.
+    /// Set if anything was dropped; everything later is then dropped as well.
     pub is_full: bool,
 }
 
-/// Decides what of `lines` is kept when `stored_bytes` are stored already: all up to the first that does not fit. NUL
-/// characters are removed.
+/// Decides how much of `lines` is kept when `stored_bytes` are already stored: everything before the first line that
+/// does not fit. NUL characters are removed.
 pub fn admit(stored_bytes: usize, lines: Vec<Line>) -> Admitted {
     let mut admitted = Admitted {
         lines: Vec::with_capacity(lines.len()),

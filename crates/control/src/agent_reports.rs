@@ -1,4 +1,4 @@
-//! What agents said last of themselves, for whoever looks at their workspaces. Pure; it is gone with the process.
+//! Newest reports of agents, for whoever views their workspaces. Pure; lost when the process ends.
 //!
 //! # Source
 //! coder `coderd/agentapi/metadata.go`: limits, and what becomes of what is over them.
@@ -14,9 +14,9 @@ use crate::{
     model::{AgentId, Lifecycle},
 };
 
-/// Agents that are remembered at a time.
+/// Number of agents whose status is cached at the same time.
 const MAX_AGENTS: usize = 4096;
-/// Values, apps and scripts of one agent.
+/// Number of values, apps and scripts that are kept of one agent.
 const MAX_ENTRIES: usize = 256;
 /// Bytes of the keys in one report, and of one value.
 const MAX_KEYS: usize = 6144;
@@ -25,15 +25,15 @@ const MAX_VALUE: usize = 2048;
 /// A value that an agent measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measured {
-    /// What its script printed.
+    /// Output of the metadata script.
     pub value: String,
-    /// Why there is no newer one.
+    /// Error of the latest run; empty if it succeeded.
     pub error: String,
-    /// When it came here.
+    /// Time when the server received the value.
     pub collected_at: Timestamp,
 }
 
-/// How an app is.
+/// Health of an app, in Coder's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is Coder's word for it")]
 pub enum Health {
@@ -55,63 +55,63 @@ impl Health {
     }
 }
 
-/// How a script ended.
+/// Result of one run of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScriptEnd {
     /// `start`, `stop` or `cron`.
     pub stage: &'static str,
     /// `ok`, `exit_failure`, `timed_out`, `pipes_left_open` or `skipped`.
     pub status: &'static str,
-    /// What it ended with.
+    /// Exit code of the script's process.
     pub exit_code: i32,
-    /// By the agent's clock.
+    /// Start of the run, by the agent's clock.
     pub started_at: Timestamp,
-    /// By the agent's clock.
+    /// End of the run, by the agent's clock.
     pub ended_at: Timestamp,
 }
 
-/// What an agent carried since its report before.
+/// Traffic of an agent since its previous report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traffic {
-    /// Connections that were open.
+    /// Number of connections that were open.
     pub connections: i64,
-    /// Bytes that came to it.
+    /// Bytes that the agent received.
     pub received_bytes: i64,
-    /// Bytes that it sent.
+    /// Bytes that the agent sent.
     pub sent_bytes: i64,
     /// Open sessions by app, see [`sessions::by_app`](super::sessions::by_app).
     pub sessions: BTreeMap<String, i64>,
-    /// When it came here.
+    /// Time when the server received the report.
     pub reported_at: Timestamp,
 }
 
-/// A place that lines of an agent's log come from, made by a program beside the agent.
+/// A source of log lines that a program beside the agent registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSource {
-    /// A name for people.
+    /// Name for people.
     pub display_name: String,
-    /// The URL of a picture, or empty.
+    /// URL of an icon; may be empty.
     pub icon: String,
-    /// When it was made.
+    /// Time when the server registered it.
     pub created_at: Timestamp,
 }
 
-/// The status that an app says it has.
+/// A status that an app reported of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppStatus {
-    /// Identifies the status.
+    /// Unique id of the status.
     pub id: Uuid,
     /// `working`, `idle`, `complete` or `failure`.
     pub state: &'static str,
-    /// A text for people.
+    /// Message for people.
     pub message: String,
-    /// A place with more of it, or empty.
+    /// Link to further details; may be empty.
     pub uri: String,
-    /// When it came here.
+    /// Time when the server received the status.
     pub created_at: Timestamp,
 }
 
-/// What one agent said last.
+/// Newest reports of one agent.
 #[derive(Clone, Debug, Default)]
 pub struct AgentReports {
     /// Values by their keys.
@@ -120,22 +120,22 @@ pub struct AgentReports {
     pub health: BTreeMap<Uuid, Health>,
     /// Ends of scripts by their ids.
     pub scripts: BTreeMap<Uuid, ScriptEnd>,
-    /// Its last report.
+    /// Newest report of the agent's connections; `None` before the first one.
     pub traffic: Option<Traffic>,
     /// Version of the agents' API that its connection speaks.
     pub api_version: String,
-    /// Sources of log lines beside its scripts, by their ids.
+    /// Sources of log lines besides its scripts, by their ids.
     pub log_sources: BTreeMap<Uuid, LogSource>,
     /// Statuses of apps by their ids.
     pub app_statuses: BTreeMap<Uuid, AppStatus>,
-    /// When its start scripts began.
+    /// Time when the start scripts began; `None` before that.
     pub started_at: Option<Timestamp>,
-    /// When they ended, however that was.
+    /// Time when the start scripts ended, with or without success; `None` before that.
     pub ready_at: Option<Timestamp>,
 }
 
 impl AgentReports {
-    /// The agent came as far as `state` at this time.
+    /// Records that the agent reached `state` at this time.
     pub fn comes_to(&mut self, state: Lifecycle, at: Timestamp) {
         if state > Lifecycle::Created {
             self.started_at.get_or_insert(at);
@@ -153,17 +153,18 @@ impl AgentReports {
 )]
 pub struct TooMuch;
 
-/// What all agents said last.
+/// Cache of all agents' newest reports, bounded in size.
 #[derive(Debug, Default)]
 pub struct ReportCache(HashMap<AgentId, AgentReports>);
 
 impl ReportCache {
-    /// What an agent said; nothing if it is not known.
+    /// Returns the status of an agent, empty if the agent is not known.
     pub fn reports(&self, agent: AgentId) -> AgentReports {
         self.0.get(&agent).cloned().unwrap_or_default()
     }
 
-    /// Where to write down what an agent says. Where there are too many, those that are not `connected` go.
+    /// Returns the entry of an agent, for recording a report. If the cache is full, agents that are not connected are
+    /// removed first, then all others.
     pub fn of(
         &mut self,
         agent: AgentId,
@@ -178,14 +179,14 @@ impl ReportCache {
         self.0.entry(agent).or_default()
     }
 
-    /// Forgets one whose place another took.
+    /// Removes an agent that another one has replaced.
     pub fn forget(&mut self, agent: AgentId) {
         self.0.remove(&agent);
     }
 }
 
 impl AgentReports {
-    /// Takes values with their errors; what is too long is cut, and says so.
+    /// Stores values with their errors; texts that are too long are cut, with a note.
     ///
     /// # Errors
     /// [`TooMuch`]
@@ -217,7 +218,7 @@ impl AgentReports {
         Ok(())
     }
 
-    /// How an app of `agent` is; until it was heard of, as far as the template says.
+    /// Returns the health of an app of `agent`; before the first report, the one that the template implies.
     pub fn health_of(&self, agent: AgentId, app: &App) -> Health {
         match (self.health.get(&app_id(agent, app)), &app.healthcheck) {
             (_, None) => Health::Disabled,
@@ -226,14 +227,14 @@ impl AgentReports {
         }
     }
 
-    /// Takes the health of an app.
+    /// Records the health of an app.
     pub fn is_healthy(&mut self, app: Uuid, health: Health) {
         if has_room(&self.health, &app) {
             self.health.insert(app, health);
         }
     }
 
-    /// Takes a source of log lines. One that is known already keeps what was said of it first.
+    /// Records a source of log lines. One that is known already keeps its first description.
     pub fn has_source(&mut self, id: Uuid, source: LogSource) -> &LogSource {
         if !has_room(&self.log_sources, &id) {
             self.log_sources.pop_first();
@@ -241,14 +242,14 @@ impl AgentReports {
         self.log_sources.entry(id).or_insert(source)
     }
 
-    /// Takes the newest status of an app.
+    /// Records the newest status of an app.
     pub fn has_status(&mut self, app: Uuid, status: AppStatus) {
         if has_room(&self.app_statuses, &app) {
             self.app_statuses.insert(app, status);
         }
     }
 
-    /// Takes the end of a script.
+    /// Records the end of a script.
     pub fn has_ended(&mut self, script: Uuid, end: ScriptEnd) {
         if has_room(&self.scripts, &script) {
             self.scripts.insert(script, end);

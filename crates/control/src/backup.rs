@@ -1,7 +1,7 @@
-//! Backups: everything that a server needs, in one file, made while it works.
+//! Backups: everything that a server needs, in one file, made while the server runs.
 //!
 //! A backup is a tar archive of `manifest.json`, `outpost.db` and `key`, for the server's user alone. A key that
-//! somebody else manages is not in it; `KEY-IS-ELSEWHERE.txt` then says which one is needed.
+//! somebody else manages is not included; `KEY-IS-ELSEWHERE.txt` then says which one is needed.
 
 use std::{
     fs::{self, File},
@@ -27,57 +27,57 @@ const NOTE: &str = "KEY-IS-ELSEWHERE.txt";
 /// A manifest is some hundred bytes.
 const MANIFEST_LIMIT: u64 = 64 << 10;
 
-/// What a backup says about itself.
+/// Description of a backup, stored inside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Form of the backup.
+    /// Format version of the backup.
     pub backup_format: u32,
-    /// Format of the database.
+    /// Format version of the database.
     pub database_format: u32,
-    /// When it was made.
+    /// Time when the backup was made.
     pub created_at: Timestamp,
-    /// The key that its secrets need.
+    /// Id of the key that encrypts the secrets in the backup.
     pub key_id: String,
-    /// Whether that key is in it.
+    /// Set if the backup contains that key.
     pub key_included: bool,
 }
 
-/// Why a backup was not made or restored.
+/// Reasons why a backup cannot be made or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// A file cannot be read or written.
+    /// A file that cannot be read or written.
     #[error("cannot {what} `{}`", .path.display())]
     Access {
-        /// Such as `write`.
+        /// Operation that failed, such as `write`.
         what: &'static str,
-        /// The file.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// There is no server's data.
+    /// A directory that contains no server's data.
     #[error("`{}` is not a data directory: it has no {DATABASE}", .0.display())]
     NoData(PathBuf),
-    /// The target is there already.
+    /// A target that already exists.
     #[error("`{}` exists already", .0.display())]
     Exists(PathBuf),
-    /// The directory to restore into has something in it.
+    /// A target directory of a restore that is not empty.
     #[error("data directory `{}` is not empty", .0.display())]
     NotEmpty(PathBuf),
-    /// The file is no backup of ours.
+    /// A file that is not a backup made by this program.
     #[error("`{}` is not a backup: {reason}", .path.display())]
     Invalid {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Reason why the file was rejected.
         reason: String,
     },
-    /// A newer version wrote it.
+    /// A backup that a newer version of this program wrote.
     #[error("backup `{}` has format {found}, this version of outpost knows formats up to {FORMAT}", .path.display())]
     Newer {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its format.
+        /// Format version of the backup.
         found: u32,
     },
     /// The database cannot be copied or read.
@@ -89,7 +89,7 @@ pub enum BackupError {
 }
 
 impl BackupError {
-    /// What the operator can try next.
+    /// Returns what the operator can try next, if anything is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoData(_) => {
@@ -113,7 +113,7 @@ fn access(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupEr
     move |source| BackupError::Access { what, path, source }
 }
 
-/// A name in `directory` that tells when the backup was made.
+/// Returns a file name in `directory` that contains the time of the backup.
 pub fn next_path(directory: &Path, now: Timestamp) -> PathBuf {
     let time = now.strftime("%Y%m%dT%H%M%S");
     let millis = now.as_millisecond().rem_euclid(1000);
@@ -278,7 +278,7 @@ fn unpack_entries(from: &Path, file: File, to: &Path) -> Result<Manifest, Backup
     for entry in entries {
         let mut entry = entry.map_err(|error| invalid(error.to_string()))?;
         let name = entry.path_bytes().into_owned();
-        // Only what we write ourselves is unpacked, under names of our own.
+        // Unpack only the files that we write ourselves, under fixed names: the archive may come from anywhere.
         match name.as_slice() {
             b"manifest.json" => {
                 let read = read_manifest(&mut entry).map_err(invalid)?;

@@ -1,4 +1,4 @@
-//! Binaries of agents: those of a directory, and this program for its own platform.
+//! Agent binaries: those in a directory, and this program for its own platform.
 
 use std::{
     fs::File,
@@ -6,13 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The binaries that there are.
+/// Agent binaries that the server can hand out.
 #[derive(Clone, Debug, Default)]
 pub struct Binaries {
     directory: Option<PathBuf>,
 }
 
-/// Coder's words for what this program runs on.
+/// Platform of this program, in Coder's words.
 fn own_platform() -> (&'static str, &'static str) {
     let os = match std::env::consts::OS {
         "macos" => "darwin",
@@ -27,30 +27,30 @@ fn own_platform() -> (&'static str, &'static str) {
     (os, architecture)
 }
 
-/// As bootstrap scripts ask for it: `coder-linux-amd64`, with `.exe` for Windows.
+/// Name of the file that bootstrap scripts request: `coder-linux-amd64`, with `.exe` for Windows.
 fn name(os: &str, architecture: &str) -> String {
     let end = if os == "windows" { ".exe" } else { "" };
     format!("coder-{os}-{architecture}{end}")
 }
 
 impl Binaries {
-    /// Those of this directory, and our own.
+    /// Uses the binaries in this directory, and this program for its own platform.
     pub fn new(directory: Option<PathBuf>) -> Self {
         Self { directory }
     }
 
-    /// Whether there is one for a platform.
+    /// Returns whether there is a binary for a platform.
     pub fn has(&self, os: &str, architecture: &str) -> bool {
         self.find(&name(os, architecture)).is_some()
     }
 
-    /// What to do where there is none.
+    /// Returns how the operator can provide a missing binary.
     pub fn remedy(os: &str, architecture: &str) -> String {
         let name = name(os, architecture);
         format!("put the binary `{name}` into the server's directory --agent-binaries")
     }
 
-    /// The one of this name.
+    /// Opens the binary of this name.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] if there is none.
@@ -74,7 +74,7 @@ impl Binaries {
         if wanted != name(os, architecture) {
             return None;
         }
-        // It stays what runs, whatever replaced its file.
+        // This link leads to the running program even if its file has been replaced.
         let running = Path::new("/proc/self/exe");
         match running.exists() {
             true => Some(running.to_owned()),

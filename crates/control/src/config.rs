@@ -1,4 +1,4 @@
-//! What the control plane runs with.
+//! Configuration of the control plane.
 
 use std::{
     net::SocketAddr,
@@ -13,44 +13,44 @@ use outpost_net::{
 };
 use url::Url;
 
-/// What the control plane runs with. Nothing below asks "is it set?".
+/// Complete configuration of the control plane. Nothing below asks "is it set?".
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where it keeps what must last.
+    /// Storage of everything that outlives the process.
     pub storage: Storage,
-    /// Where the key for secrets at rest comes from.
+    /// Source of the key that encrypts secrets at rest.
     pub state_key: StateKey,
-    /// Where it listens; port 0 takes any.
+    /// Address to listen on; port 0 picks a free one.
     pub listen: SocketAddr,
     /// `None` for plain HTTP.
     pub tls: Option<Tls>,
-    /// The URL that templates and agents are told; `None` for that of the listener.
+    /// URL that templates and agents are given; `None` for that of the listener.
     pub access_url: Option<Url>,
-    /// Where binaries of agents lie; this program serves for its own platform.
+    /// Directory with agent binaries; this program serves its own platform by itself.
     pub agent_binaries: Option<PathBuf>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
     /// Pre-shared keys of daemons. None turns them off; two are for a change of keys.
     pub psks: Vec<Secret>,
-    /// Limits.
+    /// Limits of the queue and of the listener.
     pub limits: Limits,
     /// Our own version, for `/api/v2/buildinfo`.
     pub version: String,
 }
 
-/// Where the control plane keeps what must last.
+/// Storage of everything that outlives the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// Nowhere: all is gone when the process ends.
+    /// Memory only: everything is gone when the process ends.
     Memory,
-    /// In this directory, which is made if it is missing.
+    /// A data directory, which is created if it is missing.
     Directory(PathBuf),
 }
 
-/// Where the key for secrets at rest comes from.
+/// Source of the key that encrypts secrets at rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateKey {
-    /// The file `key` in the data directory, which is made if it is missing; one that is not kept for
+    /// The file `key` in the data directory, which is created if it is missing; a temporary one for
     /// [`Storage::Memory`].
     Own,
     /// A file that somebody else manages, such as a credential of systemd: 32 bytes, or 64 hexadecimal digits.
@@ -73,42 +73,42 @@ impl StateKey {
 /// Limits of the queue and of the listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How long a running job may be silent before it counts as lost.
+    /// Silence after which a running job counts as lost.
     pub lease: Duration,
-    /// How long a job may wait for a daemon.
+    /// Longest time that a job may wait for a daemon.
     pub pending: Duration,
-    /// How often lost jobs are looked for; more often if the limits above are short.
+    /// Interval at which lost jobs are looked for; shorter if one of the limits above is short.
     pub reap_every: Duration,
-    /// How many lost jobs are ended at once.
+    /// Number of lost jobs that are ended at once.
     pub reap_at_most: usize,
-    /// How often a waiting daemon looks for jobs by itself.
+    /// Interval at which a waiting daemon looks for jobs without being notified.
     pub poll: Duration,
-    /// How often daemons should update a running job.
+    /// Interval at which daemons should update a running job.
     pub update_interval: Duration,
-    /// How often a waiting daemon is written down as alive.
+    /// Interval at which a waiting daemon is recorded as alive.
     pub heartbeat: Duration,
-    /// After what silence a daemon is shown as offline.
+    /// Silence after which a daemon is shown as offline.
     pub offline: Duration,
-    /// After what silence a daemon is forgotten.
+    /// Silence after which a daemon is forgotten.
     pub forget_daemons: Duration,
-    /// The largest message that is taken, in bytes.
+    /// Size of the largest message that is accepted, in bytes.
     pub message_bytes: usize,
-    /// Connections at a time.
+    /// Number of connections at the same time.
     pub connections: usize,
-    /// Connections at a time from one address.
+    /// Number of connections at the same time from one address.
     pub connections_per_peer: usize,
-    /// How long a client may take to say what it wants.
+    /// Longest time that a client may take to send the headers of a request.
     pub header_timeout: Duration,
-    /// How long a client may take nothing of what it is sent.
+    /// Longest time that a client may go without accepting any of the data sent to it.
     pub write_timeout: Duration,
-    /// How long an answer may take; calls that wait or follow are exempt.
+    /// Longest time that a response may take; calls that wait or follow are exempt.
     pub request_timeout: Duration,
-    /// How long open calls may go on after a stop.
+    /// Grace period for open calls after a stop.
     pub shutdown: Duration,
 }
 
 impl Limits {
-    /// Coder's limits where it has some, else ours.
+    /// Returns Coder's limits where it has some, else ours.
     pub fn standard() -> Self {
         Self {
             // The reaper of coderd: five minutes of silence, half an hour in the queue, ten jobs a minute.
@@ -118,14 +118,15 @@ impl Limits {
             reap_at_most: 10,
             // The acquirer of coderd polls as often; wake-ups make it rarely matter.
             poll: Duration::from_secs(30),
-            // Coder's daemons write twice a second; latency of a cancel is all that is gained by it.
+            // Coder's daemons update twice a second; more updates only make a cancellation arrive sooner.
             update_interval: Duration::from_secs(2),
             heartbeat: Duration::from_secs(60),
             offline: Duration::from_secs(90),
             forget_daemons: Duration::from_secs(7 * 24 * 60 * 60),
             message_bytes: 64 << 20,
-            // An `outpost ssh` has three: one to the coordinator, one to the relay, and for a moment one for requests. So five
-            // hundred that a script begins on one machine, or an office behind one address, come in.
+            // An `outpost ssh` has three: one to the coordinator, one to the relay, and for a moment one for
+            // requests. So five hundred of them, begun by a script on one machine or by an office behind one address,
+            // are accepted.
             connections: 4096,
             connections_per_peer: 2048,
             header_timeout: Duration::from_secs(10),
@@ -136,32 +137,32 @@ impl Limits {
     }
 }
 
-/// Why a configuration cannot be used.
+/// Reasons why a configuration cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// More than two pre-shared keys.
+    /// More than two pre-shared keys; the value is their number.
     #[error("{0} pre-shared keys are given; at most two can be valid at a time")]
     TooManyPsks(usize),
-    /// A pre-shared key that could be guessed.
+    /// A pre-shared key so short that it could be guessed.
     #[error(
         "pre-shared key {number} has {length} characters, fewer than {}",
         Self::SHORTEST_PSK
     )]
     ShortPsk {
-        /// Which of them, from 1.
+        /// Position of the key in the configuration, from 1.
         number: usize,
-        /// What it has.
+        /// Number of characters in the key.
         length: usize,
     },
-    /// A limit that would stop everything.
+    /// A limit of zero, with which nothing would work.
     #[error("limit `{0}` is zero")]
     ZeroLimit(&'static str),
-    /// A lease that ends between two updates.
+    /// A lease that is not longer than the update interval.
     #[error("limit `lease` ({lease:?}) is not longer than `update_interval` ({interval:?})")]
     ShortLease {
-        /// The lease.
+        /// Lease as it was configured.
         lease: Duration,
-        /// The interval.
+        /// Update interval as it was configured.
         interval: Duration,
     },
 }
@@ -169,7 +170,7 @@ pub enum ConfigError {
 impl ConfigError {
     const SHORTEST_PSK: usize = 16;
 
-    /// What the operator can try next.
+    /// Returns what the operator can try next, if anything is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::TooManyPsks(_) => Some("remove the ones that no daemon uses any more".to_owned()),

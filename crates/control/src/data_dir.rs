@@ -1,4 +1,4 @@
-//! The directory of a server: who may use it, and what is in it.
+//! Data directory of a server: access to it, and its files.
 //!
 //! - `lock`: held while a server runs, so that no second one starts on the same data.
 //! - `outpost.db` and SQLite's files beside it.
@@ -6,7 +6,7 @@
 //! - `admin.token`: the token of the first user, for commands on this machine.
 //! - `backups/`: copies from before a change of format, and those that `outpost server backup` makes.
 //!
-//! Everything is for the server's user alone.
+//! Only the server's user can read any of it.
 
 use std::{
     fs::{self, File},
@@ -30,7 +30,7 @@ pub const ADMIN_TOKEN: &str = "admin.token";
 const LOCK: &str = "lock";
 const BACKUPS: &str = "backups";
 const PROBE: &str = "probe";
-/// As much as the database grows by at once, mostly.
+/// Bytes of the probe: about as much as the database grows by at once.
 const PROBE_BYTES: usize = 64 << 10;
 
 /// A data directory that is ours until this is dropped.
@@ -40,53 +40,53 @@ pub struct DataDir {
     _lock: Lock,
 }
 
-/// Why a data directory cannot be used.
+/// Reasons why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// Something in it cannot be read or written.
+    /// A file in it that cannot be read or written.
     #[error("cannot {what} `{}`", .path.display())]
     Access {
-        /// Such as `write`.
+        /// Operation that failed, such as `write`.
         what: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Another server has it.
+    /// A directory that another server is using.
     #[error("data directory `{}` is in use by another server", .0.display())]
     InUse(PathBuf),
-    /// The key has another length.
+    /// A key of the wrong length.
     #[error("state key `{}` has {length} bytes; it needs 32, or 64 hexadecimal digits", .path.display())]
     KeyLength {
-        /// The file.
+        /// Path of the key file.
         path: PathBuf,
-        /// What it has.
+        /// Length of the file in bytes.
         length: usize,
     },
-    /// What a server left is there, and its database is not.
+    /// Files that a server left, without their database.
     #[error(
         "database `{}` is {state}, although `{}` beside it shows that there was one",
         .database.display(),
         .beside.display()
     )]
     DatabaseMissing {
-        /// The database.
+        /// Path of the database.
         database: PathBuf,
-        /// `missing` or `empty`.
+        /// Either `missing` or `empty`.
         state: &'static str,
-        /// What a server left.
+        /// Path of a file that a server left.
         beside: PathBuf,
-        /// The newest copy.
+        /// Newest copy in the backup directory; `None` without one.
         newest: Option<PathBuf>,
     },
-    /// The database is there and its key is not.
+    /// A database whose key is missing.
     #[error("state key `{}` is missing, and the database beside it cannot be read without it", .0.display())]
     KeyMissing(PathBuf),
 }
 
 impl DataDirError {
-    /// What the operator can try next.
+    /// Returns what the operator can try next, if anything is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Access { source, path, .. } if source.kind() == io::ErrorKind::StorageFull => {
@@ -130,7 +130,7 @@ fn access<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> D
 }
 
 impl DataDir {
-    /// Makes the directory if it is missing, and takes it.
+    /// Creates the directory if it is missing, and locks it.
     ///
     /// # Errors
     /// [`DataDirError`] names the file.
@@ -147,22 +147,22 @@ impl DataDir {
         }
     }
 
-    /// Where it is.
+    /// Path of the data directory itself.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the database is.
+    /// Path of the database file.
     pub fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
     }
 
-    /// Where copies go.
+    /// Directory that receives copies of the database.
     pub fn backups(&self) -> PathBuf {
         self.path.join(BACKUPS)
     }
 
-    /// Whether there is a database with something in it.
+    /// Returns whether there is a database that is not empty.
     pub fn has_database(&self) -> bool {
         fs::metadata(self.database()).is_ok_and(|file| file.len() > 0)
     }
@@ -197,7 +197,7 @@ impl DataDir {
         }
     }
 
-    /// Whether the key would have to be made.
+    /// Returns whether the key would have to be created.
     pub fn lacks_key(&self, source: &StateKey) -> bool {
         *source == StateKey::Own && !self.path.join(KEY).exists()
     }
@@ -222,7 +222,8 @@ impl DataDir {
         Ok(key)
     }
 
-    /// Whether something can be written beside the database: that may have room in its own files when the disk has none.
+    /// Checks that a file can be written beside the database, which may have free space in its own files when the
+    /// disk has none.
     ///
     /// # Errors
     /// [`DataDirError`] names the file.
@@ -233,7 +234,7 @@ impl DataDir {
         written.map_err(access("write", &path))
     }
 
-    /// The first user's token, if it is there.
+    /// Returns the first user's token, if its file exists.
     ///
     /// # Errors
     /// [`DataDirError`] names the file.
@@ -357,7 +358,7 @@ mod tests {
     fn a_database_that_is_missing_beside_what_a_server_left_is_not_made_anew() {
         let temp = tempfile::tempdir().unwrap();
         let dir = DataDir::open(temp.path()).unwrap();
-        // Of a server that ended before it wrote anything.
+        // The database of a server that ended before it wrote anything.
         fs::write(dir.database(), b"").unwrap();
         dir.check_unused().unwrap();
 

@@ -1,4 +1,4 @@
-//! How much of a job's log is kept: a mebibyte, by Coder's rule.
+//! Limit of a job's log: one mebibyte, as in Coder.
 
 use jiff::Timestamp;
 use outpost_base::job::{LogLevel, LogLine, LogSource};
@@ -11,18 +11,18 @@ pub const LIMIT_BYTES: usize = 1 << 20;
 const NOTICE: &str = "Provisioner logs exceeded the max size of 1MB. Will not continue to write provisioner logs for workspace build.";
 const RESERVED_BYTES: usize = 111;
 
-/// What of some new lines is kept.
+/// Part of a batch of new lines that still fits into the log.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Admitted {
     /// The lines to store.
     pub lines: Vec<LogLine>,
-    /// Bytes of output that are stored afterwards.
+    /// Bytes that the log has once the lines are stored.
     pub stored_bytes: usize,
-    /// Whether anything was dropped; then everything later is dropped, too.
+    /// Set if anything was dropped; everything later is then dropped as well.
     pub truncated: bool,
 }
 
-/// Decides what of `lines` is kept when `stored_bytes` are stored already.
+/// Decides how much of `lines` is kept when `stored_bytes` are already stored.
 ///
 /// The first line that does not fit is replaced by a warning. NUL characters are removed.
 pub fn admit(stored_bytes: usize, lines: Vec<LogLine>) -> Admitted {

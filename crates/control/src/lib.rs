@@ -1,12 +1,12 @@
-//! The embedded control plane: templates, workspaces, builds and their jobs, for laptops, labs and small sites.
+//! Embedded control plane: templates, workspaces, builds and their jobs, for laptops, labs and small sites.
 //!
-//! [`start()`] opens the storage and the listener. Below it, from the inside out: [`queue`] decides who takes which
-//! job and [`parameters`] which answers are accepted, both without I/O; [`store`] keeps what must last; [`plane`] is
-//! what the control plane does; `services` translate wires into its calls, and [`LocalSource`] serves a daemon in
-//! this process.
+//! [`start()`] opens the storage and the listener. Below it, from the inside out: [`queue`] decides which daemon
+//! takes which job and [`parameters`] which values are accepted, both without I/O; [`store`] keeps everything that
+//! must last; [`plane`] has the operations; `services` translate wire protocols into its calls, and [`LocalSource`]
+//! serves a daemon in this process.
 //!
 //! A job is handed out at most once and ends exactly once. Its end, its state and its resources are stored together
-//! or not at all; a terminal message may be repeated, and a state that comes late is kept.
+//! or not at all; a terminal message may be repeated, and a state that arrives late is kept.
 
 pub mod agent_ids;
 pub mod agent_log;

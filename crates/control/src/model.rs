@@ -1,4 +1,4 @@
-//! What the control plane keeps: our own types, free of SQL and of wire formats.
+//! Types of the control plane's data: our own, free of SQL and of wire formats.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -21,7 +21,7 @@ macro_rules! ids {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// An id that nothing else has.
+            /// Returns a new random id (a UUID, version 4).
             pub fn random() -> Self {
                 Self(Uuid::new_v4())
             }
@@ -77,99 +77,99 @@ ids! {
 /// A group of people, templates and daemons that sees nothing of other groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Organization {
-    /// Its id.
+    /// Unique id of the organization.
     pub id: OrganizationId,
-    /// Unique.
+    /// Name, unique among all organizations.
     pub name: String,
-    /// Whether it is meant where none is named; daemons with a pre-shared key belong to it.
+    /// Set for the default organization, which calls mean that name none; daemons with a pre-shared key belong to it.
     pub is_default: bool,
-    /// When it was made.
+    /// Time when the organization was created.
     pub created_at: Timestamp,
 }
 
-/// Somebody who may call the API.
+/// A person who may call the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct User {
-    /// The id.
+    /// Unique id of the user.
     pub id: UserId,
-    /// Unique.
+    /// Name, unique among all users.
     pub name: String,
-    /// May be empty.
+    /// Email address; may be empty.
     pub email: String,
-    /// May be empty.
+    /// Full name; may be empty.
     pub full_name: String,
-    /// Whether they manage templates, keys and users.
+    /// Set for administrators, who manage templates, keys and users.
     pub admin: bool,
-    /// When an administrator suspended them; `None` if they may call.
+    /// Time when an administrator suspended the user; `None` for an active one.
     pub suspended_at: Option<Timestamp>,
-    /// Whole units a day that their workspaces may cost; `None` for no limit.
+    /// Daily budget of the user's workspaces, in whole units; `None` for no limit.
     pub budget: Option<i32>,
-    /// When they were added.
+    /// Time when the user was added.
     pub created_at: Timestamp,
 }
 
 /// An API token; its value is stored as a hash only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Token {
-    /// Its id.
+    /// Unique id of the token.
     pub id: TokenId,
-    /// Whom it stands for.
+    /// User that the token authenticates.
     pub user_id: UserId,
-    /// What its owner calls it.
+    /// Name that its owner chose.
     pub name: String,
-    /// When it was made.
+    /// Time when the token was created.
     pub created_at: Timestamp,
-    /// When it ends, if it does.
+    /// Time when the token expires; `None` if it never does.
     pub expires_at: Option<Timestamp>,
-    /// When it was last seen, to the minute.
+    /// Time of its last use, to the minute; `None` before the first.
     pub last_used_at: Option<Timestamp>,
 }
 
 /// A provisioner key; its value is stored as a hash only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProvisionerKey {
-    /// Its id.
+    /// Unique id of the provisioner key.
     pub id: KeyId,
-    /// Where daemons with this key belong.
+    /// Organization that daemons with this key belong to.
     pub organization_id: OrganizationId,
-    /// Unique in the organization, whatever the case of its letters.
+    /// Name, unique in the organization when case is ignored.
     pub name: String,
     /// Tags of daemons with this key.
     pub tags: Tags,
-    /// When it was made.
+    /// Time when the key was created.
     pub created_at: Timestamp,
 }
 
-/// A daemon that registered once.
+/// A daemon that has registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Daemon {
-    /// Its id.
+    /// Unique id of the daemon.
     pub id: DaemonId,
-    /// Whose jobs it takes.
+    /// Organization whose jobs the daemon takes.
     pub organization_id: OrganizationId,
-    /// The credential that it came with, and that its name belongs to.
+    /// Credential that the daemon registered with, and that its name belongs to.
     pub holder: Holder,
-    /// Unique in the organization and owner.
+    /// Name, unique among the daemons of its organization and holder.
     pub name: String,
-    /// Matched against the tags of jobs.
+    /// Tags that are matched against those of jobs.
     pub tags: Tags,
     /// Types of provisioner, such as `terraform`.
     pub provisioners: Vec<String>,
-    /// Its build.
+    /// Version of the daemon's program.
     pub version: String,
-    /// The version of Coder's daemon API that it speaks; empty if it did not say.
+    /// Version of Coder's daemon API that the daemon speaks; empty if it did not say.
     pub api_version: String,
-    /// When it registered first.
+    /// Time of its first registration.
     pub created_at: Timestamp,
-    /// When it was last heard of.
+    /// Time when it was last heard from.
     pub last_seen_at: Timestamp,
-    /// The state directory of the process that calls; empty if it does not say.
+    /// Id of the calling process's state directory; empty if it did not say.
     #[serde(skip)]
     pub state_id: String,
 }
 
 impl Daemon {
-    /// The provisioner key it came with, if it did with one.
+    /// Returns the provisioner key that the daemon registered with, if it used one.
     pub fn key_id(&self) -> Option<KeyId> {
         match self.holder {
             Holder::Key(id) => Some(id),
@@ -183,16 +183,16 @@ impl Daemon {
 pub enum Holder {
     /// Any of the server's pre-shared keys, or the server itself for a daemon in its process.
     Shared,
-    /// A provisioner key.
+    /// A provisioner key, by its id.
     Key(KeyId),
-    /// A token of a person; any of theirs.
+    /// Any token of this person.
     Person(UserId),
-    /// A version of this program that did not write it down; not a key.
+    /// Unknown, because an old version of this program did not record it; not a provisioner key.
     Unknown,
 }
 
 impl Holder {
-    /// Whether a daemon with the credential `other` is the same daemon, come back.
+    /// Returns whether a daemon with the credential `other` counts as the same daemon, reconnected.
     pub fn is_also(self, other: Self) -> bool {
         match (self, other) {
             (Self::Unknown, Self::Shared | Self::Person(_)) => true,
@@ -201,7 +201,7 @@ impl Holder {
     }
 }
 
-/// As it is stored.
+/// Formats a holder as it is stored.
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -213,7 +213,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// From what is stored.
+/// Parses a holder as it is stored.
 impl FromStr for Holder {
     type Err = uuid::Error;
 
@@ -228,196 +228,196 @@ impl FromStr for Holder {
     }
 }
 
-/// A template and the version that new workspaces use.
+/// A template, with the version that new workspaces use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Template {
-    /// Its id.
+    /// Unique id of the template.
     pub id: TemplateId,
-    /// Where it belongs.
+    /// Organization that the template belongs to.
     pub organization_id: OrganizationId,
     /// Unique in the organization among templates that are not deleted.
     pub name: String,
-    /// `None` until a version was imported.
+    /// Version that new workspaces use; `None` before the first import.
     pub active_version: Option<VersionId>,
-    /// Who made it.
+    /// User who created the template.
     pub created_by: UserId,
-    /// When it was made.
+    /// Time when the template was created.
     pub created_at: Timestamp,
-    /// When its active version last changed.
+    /// Time when the active version last changed.
     pub updated_at: Timestamp,
-    /// When it was deleted, if it was.
+    /// Time when the template was deleted; `None` while it exists.
     pub deleted_at: Option<Timestamp>,
 }
 
 /// A version of a template.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Version {
-    /// Its id.
+    /// Unique id of the version.
     pub id: VersionId,
-    /// Of which template.
+    /// Template that the version belongs to.
     pub template_id: TemplateId,
-    /// Unique in the template.
+    /// Name, unique in the template.
     pub name: String,
-    /// What its author says of it.
+    /// Message that its author wrote; may be empty.
     pub message: String,
-    /// Its archive.
+    /// Archive with the template's files.
     pub file_id: FileId,
     /// The job that imports it.
     pub job_id: JobId,
-    /// Whether it becomes active once it is imported.
+    /// Set if the version becomes active once it is imported.
     pub activate: bool,
-    /// Tags that its author gave: of its import, and the base of those of its builds.
+    /// Tags that the author gave: those of the import, and the base of those of builds.
     pub tags: Tags,
-    /// Who made it.
+    /// User who created the version.
     pub created_by: UserId,
-    /// When it was made.
+    /// Time when the version was created.
     pub created_at: Timestamp,
 }
 
-/// What an import learned of a version. Empty while it runs, except for what is sent early.
+/// Result of the import of a version. Empty while the import runs, except for fields that are sent early.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImportOutput {
-    /// Terraform input variables it declares; sent early.
+    /// Terraform input variables that the template declares; sent early.
     pub variables: Vec<TemplateVariable>,
-    /// Its README; sent early.
+    /// README of the template; sent early.
     pub readme: String,
-    /// Tags that its workspaces' jobs get: names to expressions; sent early.
+    /// Tags of its workspaces' jobs: names to expressions; sent early.
     pub workspace_tags: BTreeMap<String, String>,
-    /// Questions to whoever makes a workspace.
+    /// Parameters of the template.
     pub parameters: Vec<Parameter>,
-    /// Named sets of answers.
+    /// Presets of the template: named sets of parameter values.
     pub presets: Vec<Preset>,
-    /// External services it needs tokens of.
+    /// External services that its workspaces need tokens for.
     pub external_auth: Vec<ExternalAuthRequirement>,
-    /// Modules it calls.
+    /// Modules that the template calls.
     pub modules: Vec<Module>,
     /// Resources of a started workspace.
     pub start_resources: Vec<Resource>,
     /// Resources of a stopped workspace.
     pub stop_resources: Vec<Resource>,
-    /// Its modules' files, if it has any.
+    /// Archive of the modules' files; `None` without modules.
     pub modules_file: Option<FileId>,
-    /// Whether it has AI tasks.
+    /// Set if the template has AI tasks.
     pub has_ai_tasks: bool,
-    /// Whether it has agents that somebody else runs.
+    /// Set if the template has external agents, which run outside the workspace's resources.
     pub has_external_agents: bool,
 }
 
 /// A stored file. Equal content of one kind is stored once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Its id.
+    /// Unique id of the file.
     pub id: FileId,
-    /// What it is for.
+    /// Purpose of the file.
     pub kind: FileKind,
     /// SHA-256 of the content, 64 hexadecimal digits.
     pub sha256: String,
-    /// The content.
+    /// Content of the file.
     pub content: bytes::Bytes,
 }
 
-/// What a file is for. A daemon may fetch modules by id, never templates.
+/// Purpose of a file. A daemon may fetch modules by id, but never templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
-    /// A template's archive.
+    /// Archive with a template's files.
     Template,
     /// The modules of a template version.
     Modules,
 }
 
-/// A workspace.
+/// A workspace of a user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Workspace {
-    /// Its id.
+    /// Unique id of the workspace.
     pub id: WorkspaceId,
-    /// Where it belongs.
+    /// Organization that the workspace belongs to.
     pub organization_id: OrganizationId,
-    /// Whose it is.
+    /// User who owns the workspace.
     pub owner_id: UserId,
-    /// The owner's name.
+    /// Name of the owner.
     pub owner: String,
-    /// What it is made from.
+    /// Template that the workspace is built from.
     pub template_id: TemplateId,
-    /// Unique among the owner's workspaces that are not deleted.
+    /// Name, unique among the owner's workspaces that are not deleted.
     pub name: String,
-    /// When it was made.
+    /// Time when the workspace was created.
     pub created_at: Timestamp,
-    /// When its latest build began or ended.
+    /// Time when its latest build began or ended.
     pub updated_at: Timestamp,
-    /// When it was deleted, if it was.
+    /// Time when the workspace was deleted; `None` while it exists.
     pub deleted_at: Option<Timestamp>,
 }
 
-/// One change of a workspace.
+/// A build of a workspace: one transition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Build {
-    /// Its id.
+    /// Unique id of the build.
     pub id: BuildId,
-    /// Of which workspace.
+    /// Workspace that is built.
     pub workspace_id: WorkspaceId,
-    /// From 1, without gaps.
+    /// Number of the build within its workspace, from 1, without gaps.
     pub number: i32,
-    /// What it does.
+    /// Transition that the build carries out.
     pub transition: Transition,
-    /// The version it uses.
+    /// Template version that the build uses.
     pub version_id: VersionId,
-    /// The job that does it.
+    /// Job that runs the build.
     pub job_id: JobId,
-    /// Answers to the template's questions, all of them.
+    /// Values of all of the template's parameters.
     pub parameters: Vec<ParameterValue>,
-    /// The preset that was chosen; empty for none.
+    /// Name of the chosen preset; empty for none.
     pub preset: String,
-    /// The lowest level of log lines to keep: a level's name, or empty for all.
+    /// Lowest level of log lines to keep: a level's name, or empty for all.
     pub log_level: String,
-    /// Whole units a day, once the quota is committed.
+    /// Daily cost in whole units, once the quota is committed.
     pub daily_cost: i32,
-    /// Whether there is a state after it.
+    /// Set if there is a state after the build.
     pub has_state: bool,
-    /// Who asked for it.
+    /// User who requested the build.
     pub initiator_id: UserId,
-    /// When.
+    /// Time when the build was requested.
     pub created_at: Timestamp,
 }
 
-/// An agent of a build.
+/// An agent of a build, with its reported progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AgentRecord {
-    /// Its id.
+    /// Unique id of the agent.
     pub id: AgentId,
-    /// Of which build.
+    /// Build that created the agent.
     pub build_id: BuildId,
-    /// Of which workspace.
+    /// Workspace that the agent runs in.
     pub workspace_id: WorkspaceId,
-    /// Unique in the workspace.
+    /// Name, unique in the workspace.
     pub name: String,
-    /// How far it came.
+    /// Lifecycle state that the agent reported last.
     pub lifecycle: Lifecycle,
-    /// What it runs; empty until it said so.
+    /// Version of the agent's program; empty before its first report.
     pub version: String,
-    /// Where its sessions begin; empty until it said so.
+    /// Directory in which its sessions start; empty before its first report.
     pub directory: String,
-    /// When its build ended.
+    /// Time when the agent's build ended.
     pub created_at: Timestamp,
-    /// When it came first.
+    /// Time of its first connection.
     pub first_connected_at: Option<Timestamp>,
-    /// When it was last heard of.
+    /// Time when it was last heard from.
     pub last_connected_at: Option<Timestamp>,
 }
 
-/// Something that an agent said, and its place in its log.
+/// A line of an agent's log, with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAgentLine {
-    /// Grows by line; not without gaps.
+    /// Position in the log: increasing, but with gaps.
     pub id: i64,
-    /// The script that said it, as the agent knows it.
+    /// Log source of the script that wrote the line, as the agent knows it.
     pub source: Uuid,
-    /// When it came here.
+    /// Time when the server received the line.
     pub created_at: Timestamp,
-    /// What was said.
+    /// Level and text of the line.
     pub line: agent_log::Line,
 }
 
-/// How far an agent came. A state never goes back.
+/// Lifecycle state of an agent. An agent never returns to an earlier state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "each is Coder's word for it")]
@@ -434,7 +434,7 @@ pub enum Lifecycle {
 }
 
 impl Lifecycle {
-    /// As it is stored and shown.
+    /// Returns the name under which the state is stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -450,76 +450,76 @@ impl Lifecycle {
     }
 }
 
-/// What a build made.
+/// Result of a build.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BuildOutput {
-    /// Its resources, each with what the import learned of its persistence.
+    /// Resources that were built, each with the persistence that the import found.
     pub resources: Vec<Resource>,
-    /// Modules the template calls.
+    /// Modules that the template calls.
     pub modules: Vec<Module>,
-    /// How long each step took.
+    /// Duration of each step.
     pub timings: Vec<Timing>,
-    /// Whether resources outlive a stop, by address.
+    /// Persistence of each resource across a stop, by address.
     pub persistence: BTreeMap<String, Persistence>,
 }
 
-/// A job, as the queue knows it.
+/// A job, as the queue sees it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct JobRecord {
-    /// Its id.
+    /// Unique id of the job.
     pub id: JobId,
-    /// Whose daemons may take it.
+    /// Organization whose daemons may take the job.
     pub organization_id: OrganizationId,
-    /// Who asked for it.
+    /// User who requested the job.
     pub initiator_id: UserId,
-    /// What it works on.
+    /// Task of the job.
     pub task: Task,
-    /// The type of provisioner it needs.
+    /// Type of provisioner that the job needs.
     pub provisioner: String,
     /// Tags that a daemon must have.
     pub tags: Tags,
-    /// Whether it fills a pool; people's jobs go first.
+    /// Set if the job fills a pool of prebuilt workspaces; people's jobs go first.
     pub prebuild: bool,
-    /// When it was queued.
+    /// Time when the job was queued.
     pub created_at: Timestamp,
-    /// When a daemon last said that it lives, or anything else happened to it.
+    /// Time when its daemon last updated it, or anything else happened to it.
     pub updated_at: Timestamp,
-    /// The same by a clock that nobody sets.
+    /// The same moment by the machine's uptime, which nobody can set.
     #[serde(skip)]
     pub heard: Uptime,
-    /// When a daemon took it.
+    /// Time when a daemon took the job.
     pub started_at: Option<Timestamp>,
-    /// When somebody cancelled it.
+    /// Time when somebody cancelled the job.
     pub canceled_at: Option<Timestamp>,
-    /// When it ended, however it did.
+    /// Time when the job ended, with whatever result.
     pub completed_at: Option<Timestamp>,
-    /// The daemon that took it.
+    /// Daemon that took the job; `None` before that.
     pub worker: Option<DaemonId>,
-    /// That daemon's name; empty if there is none.
+    /// Name of that daemon; empty if there is none.
     pub worker_name: String,
-    /// What it works on, for people: a template's name, or a workspace as `owner/name`.
+    /// Subject of the job, for people: the name of a template, or of a workspace as `owner/name`.
     pub subject: String,
-    /// Why it failed; empty if it did not.
+    /// Error that the job failed with; empty if it did not fail.
     pub error: String,
-    /// A code that a user interface can act upon.
+    /// Machine-readable code of the failure, for user interfaces.
     pub error_code: Option<FailureCode>,
-    /// Whether lines were dropped because the log was full.
+    /// Set if log lines were dropped because the log was full.
     pub log_truncated: bool,
-    /// Who ended it; `None` while it goes on.
+    /// Party that ended the job; `None` before its end.
     pub ended_by: Option<EndedBy>,
 }
 
-/// Who ended a job.
+/// Party that ended a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndedBy {
-    /// The daemon that ran it.
+    /// Daemon that ran the job.
     Daemon,
-    /// The reaper, because it was lost.
+    /// Reaper, because the job was lost.
     Reaper,
-    /// A person, before any daemon took it.
+    /// Person who cancelled it before any daemon took it.
     Person,
-    /// The server, because it could not be handed out.
+    /// Server, because the job could not be handed out.
     Server,
 }
 
@@ -534,31 +534,31 @@ impl EndedBy {
         }
     }
 
-    /// All of them.
+    /// Every variant, for look-ups by name.
     pub const ALL: [Self; 4] = [Self::Daemon, Self::Reaper, Self::Person, Self::Server];
 }
 
-/// What a job works on.
+/// Task of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Task {
-    /// Learn what a template version needs and makes.
+    /// Imports a template version: finds its parameters and resources.
     TemplateImport {
-        /// Which.
+        /// Version that is imported.
         version_id: VersionId,
     },
-    /// Plan a version with given parameters.
+    /// Plans a version with given parameters.
     TemplateDryRun {
-        /// Which.
+        /// Version that is planned.
         version_id: VersionId,
-        /// Answers to its questions.
+        /// Values of the version's parameters.
         parameters: Vec<ParameterValue>,
-        /// What the workspace would be called; may be empty.
+        /// Name of the imagined workspace; may be empty.
         workspace_name: String,
     },
-    /// Build a workspace.
+    /// Carries out a build of a workspace.
     WorkspaceBuild {
-        /// Which build.
+        /// Build that is carried out.
         build_id: BuildId,
     },
 }
@@ -574,21 +574,21 @@ impl Task {
     }
 }
 
-/// Where a job stands. It is computed, never stored.
+/// Status of a job, computed from its record and never stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobStatus {
-    /// No daemon has taken it.
+    /// Waits until a daemon takes it.
     Queued,
-    /// A daemon works on it.
+    /// Runs on a daemon.
     Running,
-    /// A daemon works on it, and is asked to end.
+    /// Runs on a daemon, which has been asked to end it.
     Cancelling,
-    /// It did what it should.
+    /// Ended, and did what it should.
     Succeeded,
-    /// It did not.
+    /// Ended with an error.
     Failed,
-    /// It ended early and without an error, because somebody asked.
+    /// Ended after somebody had cancelled it.
     Cancelled,
 }
 
@@ -623,8 +623,8 @@ impl fmt::Display for JobStatus {
 }
 
 impl JobRecord {
-    /// Where it stands. One that was cancelled is so whatever its end says: an engine that was interrupted ends with
-    /// an error, too. For Coder such a job has failed.
+    /// Returns the status of the job. One that was cancelled and has ended counts as cancelled whatever its error,
+    /// since an interrupted engine ends with an error, too. For Coder such a job has failed.
     pub fn status(&self) -> JobStatus {
         match (self.completed_at, self.error.is_empty(), self.canceled_at) {
             (_, false, None) | (None, false, Some(_)) => JobStatus::Failed,
@@ -637,43 +637,43 @@ impl JobRecord {
     }
 }
 
-/// A line of a job's log, and its place in it.
+/// A line of a job's log, with its position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StoredLine {
-    /// Grows by line; not without gaps.
+    /// Position in the log: increasing, but with gaps.
     pub id: i64,
-    /// What was said.
+    /// Level, stage and text of the line.
     #[serde(flatten)]
     pub line: LogLine,
 }
 
-/// One state of a workspace as it was after, or during, a build. None is ever removed or overwritten.
+/// State of a workspace after, or during, a build. None is ever removed or overwritten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateVersion {
-    /// Grows by version.
+    /// Number of the state: increasing by version.
     pub id: i64,
-    /// The build that made it.
+    /// Build that produced the state.
     pub build_id: BuildId,
-    /// When it was stored.
+    /// Time when the state was stored.
     pub created_at: Timestamp,
-    /// Whether it counts as the state after that build. One that came too late may not.
+    /// Set if this counts as the state after that build. One that arrived too late may not.
     pub adopted: bool,
 }
 
 /// An entry of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AuditEntry {
-    /// Grows by entry.
+    /// Number of the entry: increasing by entry.
     pub id: i64,
-    /// When.
+    /// Time of the action.
     pub at: Timestamp,
     /// A user's name, `daemon NAME` or `server`.
     pub actor: String,
-    /// Such as `key.create`.
+    /// Action, such as `key.create`.
     pub action: String,
-    /// What it was done to.
+    /// Object of the action, for people.
     pub target: String,
-    /// What else is to know; never a secret.
+    /// Further details; never a secret.
     pub detail: String,
 }
 

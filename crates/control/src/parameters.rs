@@ -1,27 +1,27 @@
-//! Answers to a template's questions: which value each parameter gets, and whether it may. Pure.
+//! Values of a template's parameters: which one each parameter gets, and whether it is allowed. Pure.
 
 use std::{collections::BTreeMap, fmt};
 
 use outpost_base::job::{Parameter, ParameterValue, Preset, Transition};
 use regex::Regex;
 
-/// What answers are made of.
+/// Sources of parameter values for one build.
 #[derive(Clone, Copy, Debug)]
 pub struct Answers<'a> {
-    /// What the caller gave.
+    /// Values that the caller gave.
     pub given: &'a [ParameterValue],
-    /// The preset that the caller chose.
+    /// Preset that the caller chose.
     pub preset: Option<&'a Preset>,
-    /// All answers in the build before; `None` for the first build.
+    /// All values of the previous build; `None` for the first build.
     pub previous: Option<&'a [ParameterValue]>,
 }
 
-/// Something wrong with the answer to one question.
+/// A parameter value that is missing or not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The parameter's name.
+    /// Name of the parameter.
     pub parameter: String,
-    /// What is wrong.
+    /// Reason why the value is refused.
     pub reason: String,
 }
 
@@ -31,9 +31,9 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Decides the value of every parameter: what was given, else the preset's, else the previous one, else the default.
+/// Decides the value of every parameter: the given one, else the preset's, else the previous one, else the default.
 ///
-/// A stop or a destruction takes what there is and refuses nothing, because a workspace must always be removable.
+/// A stop or a destruction uses existing values and refuses nothing, because a workspace must always be removable.
 ///
 /// # Errors
 /// All problems at once: names that the template does not have, answers that are missing, not allowed, or may not
@@ -147,7 +147,7 @@ fn check_option(parameter: &Parameter, value: &str) -> Result<(), String> {
         .map(|option| option.value.as_str())
         .collect();
     let chosen = match serde_json::from_str::<Vec<String>>(value) {
-        // Several choices at once come as a list; a list can also be one choice.
+        // Several options at once are given as a list; a list can also be a single option.
         Ok(chosen) if parameter.kind == "list(string)" && !allowed.contains(&value) => chosen,
         Ok(_) | Err(_) => vec![value.to_owned()],
     };
@@ -220,7 +220,7 @@ fn check_text(parameter: &Parameter, value: &str) -> Result<(), String> {
     ))
 }
 
-/// The author's own words for a value that is not allowed, if there are some.
+/// Returns the template author's own message for a value that is not allowed, if there is one.
 fn explain(parameter: &Parameter, value: &str, otherwise: String) -> String {
     if parameter.validation_error.is_empty() {
         return otherwise;

@@ -1,4 +1,5 @@
-//! What the control plane does, whoever asks: services translate a wire into these calls and back.
+//! Operations of the control plane, independent of the caller: services translate a wire format into these calls and
+//! back.
 
 mod access;
 mod acquire;
@@ -56,12 +57,12 @@ use super::{
     workspace_tags::TagError,
 };
 
-/// Tells the time. Tests have their own.
+/// A clock. Tests have their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 type UptimeClock = Box<dyn Fn() -> Uptime + Send + Sync>;
 
-/// Everything that calls need.
+/// State of the control plane that calls need.
 pub struct Plane {
     store: Arc<dyn Store>,
     vault: Vault,
@@ -70,75 +71,75 @@ pub struct Plane {
     access_url: OnceLock<Url>,
     clock: Clock,
     uptime: UptimeClock,
-    /// When this process began to serve.
+    /// Uptime at which this process began to serve.
     started_up: Uptime,
     presence: presence::Presence,
     stop: Stop,
     archives: archives::Archives,
-    /// Held while an archive is stored or removed, so that neither overtakes the other.
+    /// Lock held while an archive is stored or removed, so that neither overtakes the other.
     uploads: Mutex<uploads::Uploads>,
-    /// A job was queued.
+    /// Notified when a job has been queued.
     posted: Notify,
-    /// Something happened to a job.
+    /// Signals any change of a job.
     changed: watch::Sender<()>,
-    /// A job began or ended, so that workspaces may look different.
+    /// Signals that a job began or ended, so that workspaces may look different.
     moved: watch::Sender<()>,
     overlay: agents::Overlay,
     binaries: Binaries,
-    /// Access that was granted, by credential.
+    /// Access that was granted to open connections, by credential.
     granted: Shared<Proof, Access>,
     noted_uses: people::NotedUses,
 }
 
-/// Why a call was refused.
+/// Reasons why a call is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// What it names is not there, or the caller may not see it.
+    /// Something that does not exist or that the caller may not see.
     #[error("there is no {what} `{name}`")]
     NotFound {
-        /// Such as `template`.
+        /// Kind of object, such as `template`.
         what: &'static str,
-        /// As the caller named it.
+        /// Name as the caller gave it.
         name: String,
     },
-    /// It makes no sense.
+    /// A request that is not valid.
     #[error("{0}")]
     Invalid(String),
-    /// Answers to the template's questions that are not accepted.
+    /// Parameter values that are not accepted.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Parameters(Vec<Problem>),
-    /// It does not go together with what there is.
+    /// A request that conflicts with the current state.
     #[error("{0}")]
     Conflict(String),
-    /// The caller may not do this.
+    /// Something that the caller is not allowed to do.
     #[error("{0}")]
     Forbidden(String),
-    /// We do not know the caller.
+    /// A missing or unknown credential.
     #[error("{0}")]
     Unauthenticated(&'static str),
-    /// The credential is good, and its user is suspended.
+    /// A valid credential of a suspended user.
     #[error(
         "user is suspended; an administrator can reactivate the user with `outpost user activate`"
     )]
     Suspended,
-    /// The job is not the daemon's, or not there.
+    /// A job that does not exist or does not belong to the daemon.
     #[error("{0}")]
     Gone(String),
-    /// There is no room for it now.
+    /// No capacity at the moment.
     #[error("{0}")]
     Busy(&'static str),
-    /// The server stops.
+    /// Returned while the server is stopping.
     #[error("server is stopping")]
     Stopping,
-    /// The storage did not do its part.
+    /// A failure of the storage.
     #[error(transparent)]
     Store(StoreError),
-    /// A secret at rest cannot be read.
+    /// A secret at rest that cannot be decrypted.
     #[error("stored data of {place} cannot be read")]
     Sealed {
-        /// What it belongs to.
+        /// Object that the secret belongs to.
         place: String,
-        /// Why not.
+        /// Error of the decryption.
         source: OpenError,
     },
 }
@@ -174,17 +175,17 @@ impl From<TagError> for RequestError {
     }
 }
 
-/// Somebody who called with a valid token.
+/// A person who called with a valid token.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Who.
+    /// User that the token authenticates.
     pub user: User,
-    /// Ends with the token.
+    /// Access of everything opened with the token; revoked with it.
     pub access: Arc<Access>,
 }
 
 impl Caller {
-    /// Somebody in this process, who needs no token.
+    /// Returns a caller within this process, who needs no token.
     pub fn inside(user: User) -> Self {
         let access = Arc::default();
         Self { user, access }
@@ -200,14 +201,14 @@ impl Caller {
         )))
     }
 
-    /// Whether they may see and change what belongs to `owner`.
+    /// Returns whether the caller may see and change what belongs to `owner`.
     fn may_act_for(&self, owner: crate::model::UserId) -> bool {
         self.user.admin || self.user.id == owner
     }
 }
 
 impl Plane {
-    /// Puts it together. The access URL is set once the listener has an address.
+    /// Assembles the control plane. The access URL is set once the listener has an address.
     pub fn new(
         store: Arc<dyn Store>,
         vault: Vault,
@@ -239,7 +240,7 @@ impl Plane {
         }
     }
 
-    /// Takes another clock that nobody sets, for tests.
+    /// Replaces the uptime clock, for tests.
     #[cfg(test)]
     fn with_uptime(mut self, uptime: UptimeClock) -> Self {
         self.started_up = uptime();
@@ -251,47 +252,47 @@ impl Plane {
         (self.uptime)()
     }
 
-    /// How long a job has been silent. Of what was before the machine or this process started nothing is known: it counts
-    /// from then on, so that nobody loses a job because the server was away.
+    /// Returns how long a job has been silent. Nothing is known of the time before the machine or this process
+    /// started: silence counts from then on, so that nobody loses a job because the server was away.
     fn silence(&self, job: &JobRecord) -> Duration {
         let now = self.uptime();
         let since_start = now.since(&self.started_up).unwrap_or_default();
         now.since(&job.heard).unwrap_or(since_start)
     }
 
-    /// Limits it works with.
+    /// Limits that the control plane works with.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// The storage, for look-ups that decide nothing.
+    /// Storage, for look-ups that decide nothing.
     pub fn store(&self) -> &dyn Store {
         self.store.as_ref()
     }
 
-    /// How it is asked to stop.
+    /// Signal that tells the control plane to stop.
     pub fn stop(&self) -> &Stop {
         &self.stop
     }
 
-    /// Says where binaries of agents come from.
+    /// Sets the source of agent binaries.
     #[must_use]
     pub fn with_binaries(mut self, binaries: Binaries) -> Self {
         self.binaries = binaries;
         self
     }
 
-    /// Binaries of agents.
+    /// Agent binaries that the server hands out.
     pub fn binaries(&self) -> &Binaries {
         &self.binaries
     }
 
-    /// Sets the URL that templates and agents are told; the first one counts.
+    /// Sets the URL that templates and agents are given; the first one counts.
     pub fn set_access_url(&self, url: Url) {
         self.access_url.set(url).ok();
     }
 
-    /// The time, in the milliseconds that are stored.
+    /// Returns the current time in milliseconds, as it is stored.
     pub fn now(&self) -> Timestamp {
         let now = (self.clock)();
         Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
@@ -321,7 +322,7 @@ impl Plane {
         Ok(self.store.audit(&entry).await?)
     }
 
-    /// Finds an organization by name or id; the default one for an empty text.
+    /// Finds an organization by name or id; an empty text means the default one.
     pub async fn organization(&self, named: &str) -> Result<Organization, RequestError> {
         let all = self.store.organizations().await?;
         all.into_iter()
@@ -345,10 +346,10 @@ fn is_called(named: &str, name: &str, id: impl ToString) -> bool {
     named.eq_ignore_ascii_case(name) || named == id.to_string()
 }
 
-/// Fewer digits of an id are no id: they could be a name.
+/// Length of the shortest prefix of an id. Fewer digits could be a name.
 const SHORTEST_ID: usize = 4;
 
-/// Whether `named` is `id`, or enough of its beginning.
+/// Returns whether `named` is `id` or a long enough prefix of it.
 fn begins(id: &str, named: &str) -> bool {
     named.len() >= SHORTEST_ID && id.starts_with(&named.to_ascii_lowercase())
 }
@@ -366,7 +367,7 @@ fn not_found(what: &'static str, name: impl Into<String>) -> RequestError {
     }
 }
 
-/// How a workspace is called in logs and lists.
+/// Name of a workspace in logs and lists: `owner/name`.
 pub fn full_name(workspace: &Workspace) -> String {
     format!("{}/{}", workspace.owner, workspace.name)
 }
@@ -386,7 +387,7 @@ fn check_name(what: &str, name: &str) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// Checks a text that is shown to people, and that terminals must not obey.
+/// Checks a text that is shown to people, and that must not contain control sequences for terminals.
 fn check_text(what: &str, text: &str, longest: usize) -> Result<(), RequestError> {
     if text.chars().any(is_control) {
         return Err(RequestError::Invalid(format!(
@@ -401,7 +402,7 @@ fn check_text(what: &str, text: &str, longest: usize) -> Result<(), RequestError
     Ok(())
 }
 
-/// Ends early when `stop` drains.
+/// Runs a future; returns `None` once `stop` drains.
 async fn unless_stopped<T>(stop: &Stop, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;

@@ -1,4 +1,5 @@
-//! Who takes which job, and when a job counts as lost. Pure: the time is an argument, rows come from the store.
+//! Queue: which daemon takes which job, and when a job counts as lost. Pure: the time is an argument, rows come from
+//! the store.
 //!
 //! A job is handed out at most once. Each has tags; a daemon takes it if its own tags contain them, except that
 //! jobs without tags go to daemons without tags only.
@@ -19,20 +20,20 @@ pub use self::{
 };
 use crate::model::{Daemon, JobRecord, OrganizationId};
 
-/// A job that nobody took yet, as far as the queue needs to know it.
+/// A waiting job, as far as the queue needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// Its id.
+    /// Unique id of the job.
     pub id: JobId,
-    /// Whose daemons may take it.
+    /// Organization whose daemons may take the job.
     pub organization_id: OrganizationId,
-    /// The type of provisioner it needs.
+    /// Type of provisioner that the job needs.
     pub provisioner: String,
     /// Tags that a daemon must have.
     pub tags: Tags,
-    /// Whether it fills a pool.
+    /// Set if the job fills a pool of prebuilt workspaces.
     pub prebuild: bool,
-    /// When it was queued.
+    /// Time when the job was queued.
     pub created_at: Timestamp,
 }
 
@@ -50,14 +51,14 @@ impl From<&JobRecord> for Waiting {
 }
 
 impl Waiting {
-    /// What decides the order: people's jobs before those that fill pools, then the oldest.
+    /// Key that orders the queue: people's jobs before those that fill pools, then the oldest.
     ///
     /// The id comes last, so that jobs of one instant have an order at all.
     pub fn rank(&self) -> (bool, Timestamp, JobId) {
         (self.prebuild, self.created_at, self.id)
     }
 
-    /// Whether `daemon` may run it.
+    /// Returns whether `daemon` may run the job.
     pub fn suits(&self, daemon: &Daemon) -> bool {
         self.organization_id == daemon.organization_id
             && daemon.provisioners.contains(&self.provisioner)
@@ -65,7 +66,7 @@ impl Waiting {
     }
 }
 
-/// The job that `daemon` should take next, if there is one for it.
+/// Returns the job that `daemon` should take next, if there is one.
 pub fn pick<'a>(waiting: &'a [Waiting], daemon: &Daemon) -> Option<&'a Waiting> {
     waiting
         .iter()
@@ -73,7 +74,7 @@ pub fn pick<'a>(waiting: &'a [Waiting], daemon: &Daemon) -> Option<&'a Waiting> 
         .min_by_key(|job| job.rank())
 }
 
-/// Place of `id` among `waiting`, from 1, or 0 if it is not among them.
+/// Position of `id` in `waiting`, from 1, or 0 if it is not there.
 pub fn position(waiting: &[Waiting], id: JobId) -> usize {
     let Some(job) = waiting.iter().find(|job| job.id == id) else {
         return 0;
@@ -84,17 +85,17 @@ pub fn position(waiting: &[Waiting], id: JobId) -> usize {
         .count()
 }
 
-/// Why a job counts as lost.
+/// Reasons why a job counts as lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// Its daemon was silent for too long.
+    /// Silence of its daemon for longer than this.
     Hung(Duration),
-    /// No daemon took it.
+    /// Waiting for a daemon for longer than this.
     Unclaimed(Duration),
 }
 
 impl Loss {
-    /// The job's error.
+    /// Error that the job ends with.
     pub fn error(self) -> &'static str {
         match self {
             Self::Hung(_) => {
@@ -123,8 +124,8 @@ impl Loss {
     }
 }
 
-/// Whether `job` is lost after so much silence: started and silent for longer than `lease`, or waiting for longer than
-/// `pending`.
+/// Returns the loss of `job` after so much silence: started and silent for longer than `lease`, or waiting for longer
+/// than `pending`.
 pub fn loss(
     job: &JobRecord,
     lease: Duration,

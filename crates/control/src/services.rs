@@ -33,7 +33,7 @@ use self::{
 };
 use super::{config::Config, data_dir::DataDir, plane::Plane};
 
-/// Everything that the listener answers.
+/// Routes of everything that the listener answers.
 pub(super) fn routes(
     plane: &Arc<Plane>,
     config: &Config,

@@ -1,15 +1,15 @@
 //! Sessions that an agent has open, counted by the app at their other end. Pure.
 //!
 //! # Source
-//! coder PRs 28125 and 28338: how names are made alike, the cap of a report, and what becomes of what is over it.
+//! coder PRs 28125 and 28338: normalization of names, the cap of a report, and the handling of what exceeds it.
 
 use std::collections::BTreeMap;
 
-/// Apps kept of one report, [`UNKNOWN`] included.
+/// Number of apps that are kept of one report, [`UNKNOWN`] included.
 const MAX_APPS: usize = 64;
-/// Characters of an app's name.
+/// Longest name of an app, in characters.
 const MAX_NAME: usize = 64;
-/// Apps that are kept before busier ones.
+/// Apps that are kept in preference to busier ones.
 const KNOWN: [&str; 10] = [
     "vscode",
     "vscode_insiders",
@@ -22,7 +22,7 @@ const KNOWN: [&str; 10] = [
     "reconnecting_pty",
     "ssh",
 ];
-/// What is over the cap is counted under this name.
+/// Name under which everything over the limit is counted.
 const UNKNOWN: &str = "unknown";
 
 /// Open sessions by app, each count positive. The fixed counters of older agents matter only if `counts` yields nothing.
@@ -38,7 +38,7 @@ pub fn by_app<'a>(
         return merged;
     }
     let mut ranked: Vec<_> = merged.into_iter().collect();
-    // Names are in order already, and the sort keeps it among equals.
+    // Names are sorted already, and a stable sort keeps that order among equals.
     ranked.sort_by_key(|(name, count)| (!KNOWN.contains(&name.as_str()), -count));
     let rest: i64 = ranked
         .drain(MAX_APPS - 1..)
@@ -64,7 +64,7 @@ fn add(counts: &mut BTreeMap<String, i64>, name: String, count: i64) {
     *sum = sum.saturating_add(count);
 }
 
-/// An app's name as it is counted; `None` if nothing of it is left.
+/// Name under which an app is counted; `None` if nothing of it is left.
 pub fn normalized(name: &str) -> Option<String> {
     let visible: String = name.chars().filter(|c| !c.is_control()).collect();
     let alike = visible.trim().to_lowercase().replace('-', "_");

@@ -1,4 +1,4 @@
-//! A person's workspaces as those see them who follow them, and what is new between two looks. Pure.
+//! Snapshots of a person's workspaces for followers, and the changes between two of them. Pure.
 //!
 //! # Source
 //! coder `coderd/workspaceupdates.go`: what counts as new.
@@ -12,53 +12,53 @@ use crate::model::{AgentId, JobStatus, WorkspaceId};
 /// All of a person's workspaces by their ids.
 pub type WorkspaceSnapshots = BTreeMap<WorkspaceId, WorkspaceSnapshot>;
 
-/// How a workspace is, and which agents it has.
+/// State of a workspace, with its agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkspaceSnapshot {
-    /// Its name.
+    /// Name of the workspace.
     pub name: String,
-    /// What its latest build does.
+    /// Transition of its latest build.
     pub transition: Transition,
-    /// Where the job of that build stands.
+    /// Status of that build's job.
     pub status: JobStatus,
-    /// Names of its agents by their ids.
+    /// Names of its agents, by their ids.
     pub agents: BTreeMap<AgentId, String>,
 }
 
-/// A workspace in a change; its agents are told of apart.
+/// A changed workspace; its agents are listed separately.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedWorkspace {
-    /// Its id.
+    /// Unique id of the workspace.
     pub id: WorkspaceId,
-    /// Its name.
+    /// Name of the workspace.
     pub name: String,
-    /// What its latest build does.
+    /// Transition of its latest build.
     pub transition: Transition,
-    /// Where the job of that build stands.
+    /// Status of that build's job.
     pub status: JobStatus,
 }
 
-/// An agent in a change.
+/// An agent that was added or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedAgent {
-    /// Its id.
+    /// Unique id of the agent.
     pub id: AgentId,
-    /// Its name.
+    /// Name of the agent.
     pub name: String,
-    /// Of which workspace.
+    /// Workspace that the agent belongs to.
     pub workspace_id: WorkspaceId,
 }
 
-/// What is new.
+/// Changes between two snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// New ones, and those with another name or status.
+    /// Workspaces that are new, or have another name or status.
     pub upserted_workspaces: Vec<ChangedWorkspace>,
-    /// New ones. One with another name is deleted and new.
+    /// Agents that are new. A renamed agent is deleted and added.
     pub upserted_agents: Vec<ChangedAgent>,
-    /// As they were.
+    /// Deleted workspaces in their last state.
     pub deleted_workspaces: Vec<ChangedWorkspace>,
-    /// Those of deleted workspaces, too.
+    /// Deleted agents, including those of deleted workspaces.
     pub deleted_agents: Vec<ChangedAgent>,
 }
 
@@ -72,7 +72,7 @@ impl WorkspaceSnapshot {
         }
     }
 
-    /// Its agents that `other` does not have.
+    /// Returns the agents that `other` does not have.
     fn agents_without(&self, other: Option<&Self>, id: WorkspaceId) -> Vec<ChangedAgent> {
         let is_there = |agent: &AgentId, name: &String| {
             other.is_some_and(|other| other.agents.get(agent) == Some(name))
@@ -92,7 +92,7 @@ impl WorkspaceSnapshot {
 }
 
 impl Change {
-    /// What is new in `new`. Of nothing, everything is.
+    /// Returns the changes from `old` to `new`. If `old` is empty, everything is new.
     pub fn between(old: &WorkspaceSnapshots, new: &WorkspaceSnapshots) -> Self {
         let mut change = Self::default();
         for (id, snapshot) in new {
@@ -114,7 +114,7 @@ impl Change {
         change
     }
 
-    /// Whether nothing is.
+    /// Returns whether there are no changes.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

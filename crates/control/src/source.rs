@@ -1,4 +1,4 @@
-//! Jobs for a daemon in the server's own process.
+//! Source of jobs for a daemon in the server's own process.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,7 +16,7 @@ use super::{
     plane::{CameBack, Plane, RequestError},
 };
 
-/// Hands out jobs to a daemon in this process: what the gRPC service does, without a wire.
+/// Source that hands out jobs to a daemon in this process, as the gRPC service does over the wire.
 #[derive(Clone)]
 pub struct LocalSource {
     plane: Arc<Plane>,
@@ -43,7 +43,8 @@ impl From<RequestError> for SourceError {
             RequestError::Unauthenticated(reason) => Self::Unauthorized(reason.to_owned()),
             RequestError::Forbidden(reason) => Self::Unauthorized(reason),
             RequestError::Suspended => Self::Unauthorized(error.to_string()),
-            // A disk may have space again, a database may be free again: what was not stored is to be repeated.
+            // The disk may have space again, or the database be available again: the daemon must repeat what was not
+            // stored.
             RequestError::Stopping | RequestError::Busy(_) | RequestError::Store(_) => {
                 Self::Lost(error.into())
             }

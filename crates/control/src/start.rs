@@ -1,4 +1,4 @@
-//! Starting and stopping the control plane.
+//! Start and stop of the control plane.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -24,43 +24,43 @@ use super::{
     },
 };
 
-/// Why the control plane does not start.
+/// Reasons why the control plane does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration cannot be used.
+    /// A configuration that cannot be used.
     #[error("control plane's configuration cannot be used")]
     Config(#[from] ConfigError),
-    /// The data directory cannot be used.
+    /// A data directory that cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The database cannot be opened.
+    /// A database that cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The key is not the one that the database was written with.
+    /// A key other than the one that the database was written with.
     #[error(
         "database `{database}` was written with the state key {wanted}, but the key given is {given}"
     )]
     Key {
-        /// The database.
+        /// Path of the database, or its description.
         database: String,
-        /// Id of the key it needs.
+        /// Id of the key that the database needs.
         wanted: String,
-        /// Id of the key that is there.
+        /// Id of the key that was found.
         given: String,
     },
-    /// The database does not answer.
+    /// A failure of the database.
     #[error("database cannot be prepared")]
     Store(#[from] StoreError),
-    /// The database cannot be prepared.
+    /// A failure to prepare the database.
     #[error("control plane cannot be prepared")]
     Prepare(#[from] RequestError),
-    /// It cannot listen.
+    /// A failure to listen on the configured address.
     #[error(transparent)]
     Listen(#[from] ListenError),
 }
 
 impl StartError {
-    /// What the operator can try next.
+    /// Returns what the operator can try next, if anything is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Config(error) => error.hint(),
@@ -76,7 +76,7 @@ impl StartError {
     }
 }
 
-/// A control plane that runs. Dropped, it stops at once.
+/// A running control plane. Dropping it stops it at once.
 pub struct Running {
     address: SocketAddr,
     url: Url,
@@ -86,7 +86,7 @@ pub struct Running {
     store: Arc<dyn Store>,
     tasks: JoinSet<()>,
     stop: Stop,
-    /// Held until everything is closed.
+    /// Lock of the data directory, held until everything is closed.
     _data_dir: Option<Arc<DataDir>>,
 }
 
@@ -99,7 +99,7 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
     let (data_dir, key, sqlite) = open(&config).await?;
     let store: Arc<dyn Store> = Arc::new(sqlite);
     let vault = Vault::new(&key, &[]);
-    // A child, so that it can be stopped without stopping whoever started it.
+    // A child, so that the server can be stopped without stopping its caller.
     let stop = stop.child();
     let plane = Plane::new(
         store.clone(),
@@ -162,7 +162,8 @@ async fn open(config: &Config) -> Result<(Option<Arc<DataDir>>, Key, Sqlite), St
     Ok((Some(Arc::new(dir)), key, sqlite))
 }
 
-/// Opens the database and reads its key, or makes both. The database comes first: a key without one says that it is lost.
+/// Opens the database and reads its key, or creates both. The database comes first: a key without one shows that the
+/// database is lost.
 async fn database(dir: &DataDir, source: &StateKey) -> Result<(Key, Sqlite), StartError> {
     let path = dir.database();
     if !dir.has_database() {
@@ -170,13 +171,13 @@ async fn database(dir: &DataDir, source: &StateKey) -> Result<(Key, Sqlite), Sta
         let sqlite = Sqlite::open(&path, &dir.backups()).await?;
         return Ok((dir.key(source, true)?, sqlite));
     }
-    // A server that ended before it had made the key has left nothing that needs one.
+    // A server that ended before it had created the key has left no data that needs one.
     let is_new = dir.lacks_key(source) && sqlite::facts(&path).await?.key_id.is_empty();
     let key = dir.key(source, is_new)?;
     Ok((key, Sqlite::open(&path, &dir.backups()).await?))
 }
 
-/// The first user's token, which a new one replaces if it is missing or not valid any more.
+/// Returns the first user's token. A new one replaces it if it is missing or no longer valid.
 async fn admin_token(plane: &Plane, dir: Option<&DataDir>) -> Result<Secret, StartError> {
     let admin = plane.begin().await?;
     let stored = dir.map(DataDir::admin_token).transpose()?.flatten();
@@ -195,17 +196,17 @@ async fn admin_token(plane: &Plane, dir: Option<&DataDir>) -> Result<Secret, Sta
 }
 
 impl Running {
-    /// Where it listens.
+    /// Address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The URL of the listener, with the address it has.
+    /// URL of the listener, with its actual address.
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// The URL that templates and agents are told.
+    /// URL that templates and agents are given.
     pub fn access_url(&self) -> &Url {
         &self.access_url
     }
@@ -215,7 +216,7 @@ impl Running {
         &self.admin_token
     }
 
-    /// Jobs for a daemon in this process, which needs no credential.
+    /// Returns a source of jobs for a daemon in this process, which needs no credential.
     ///
     /// # Errors
     /// [`RequestError::Invalid`] for a name that is not accepted.
@@ -230,18 +231,18 @@ impl Running {
         Ok(LocalSource::new(self.plane.clone(), daemon))
     }
 
-    /// What it does, for callers in this process.
+    /// Operations of the control plane, for callers in this process.
     pub fn plane(&self) -> &Arc<Plane> {
         &self.plane
     }
 
-    /// Stops it: open calls end, then the storage is closed.
+    /// Stops the control plane: open calls end, then the storage is closed.
     pub async fn shutdown(self) {
         self.stop.drain();
         self.wait().await;
     }
 
-    /// Waits until it has stopped.
+    /// Waits until the control plane has stopped.
     pub async fn wait(mut self) {
         while self.tasks.join_next().await.is_some() {}
         self.store.close().await;

@@ -1,4 +1,4 @@
-//! Where the control plane keeps what must last: a trait that says what is atomic, and its implementations.
+//! Storage of everything that outlives the process: a trait that defines what is atomic, and its implementations.
 //!
 //! Secrets come sealed; a store never sees them. Each method is one transaction: it happens as a whole or not at all.
 
@@ -26,41 +26,41 @@ use crate::{
     tokens::Hashed,
 };
 
-/// Why a store did not do what it was asked.
+/// Reasons why a store fails.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Something of that name exists, or happens, already.
+    /// Something of that name that exists, or happens, already.
     #[error("{0}")]
     Conflict(String),
-    /// What should be changed is not there.
+    /// An object that should be changed and does not exist.
     #[error("there is no {what} {id}")]
     NotFound {
-        /// Such as `job`.
+        /// Kind of object, such as `job`.
         what: &'static str,
-        /// Its id.
+        /// Id of the object.
         id: String,
     },
-    /// There is no space left. Nothing was changed; it works again once there is.
+    /// A full disk. Nothing was changed; the store works again once there is space.
     #[error("disk with the database is full")]
     DiskFull,
-    /// The database is damaged.
+    /// A database that is damaged.
     #[error("database is damaged")]
     Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A row does not have the form that this version writes.
+    /// A row whose content this version would not write.
     #[error("invalid row in table {table}: {reason}")]
     Row {
-        /// The table.
+        /// Table that contains the row.
         table: &'static str,
-        /// What is wrong with it.
+        /// Reason why the row is invalid.
         reason: String,
     },
-    /// Anything else that the database says.
+    /// Any other error of the database.
     #[error("unexpected database error")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl StoreError {
-    /// What the operator can try next.
+    /// Returns what the operator can try next, if anything is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::DiskFull => {
@@ -74,225 +74,225 @@ impl StoreError {
     }
 }
 
-/// A version to add, with the job that imports it.
+/// A version to add, with its import job.
 #[derive(Clone, Debug)]
 pub struct NewVersion {
-    /// The template, if it is to be made too.
+    /// Template to create with it; `None` if it exists.
     pub template: Option<Template>,
-    /// The version.
+    /// Version to add to the template.
     pub version: Version,
-    /// The author's values of Terraform variables.
+    /// Author's values of Terraform variables.
     pub variables: Sealed,
-    /// The job.
+    /// Job that imports the version.
     pub job: JobRecord,
 }
 
-/// A build to add, with the job that does it.
+/// A build to add, with its job.
 #[derive(Clone, Debug)]
 pub struct NewBuild {
-    /// The workspace, if it is to be made too.
+    /// Workspace to create with it; `None` if it exists.
     pub workspace: Option<Workspace>,
-    /// The build. Its number is given by the store, and its state is that of the build before.
+    /// Build to add. Its number is assigned by the store, and its state is that of the previous build.
     pub build: Build,
-    /// The job.
+    /// Job that runs the build.
     pub job: JobRecord,
 }
 
-/// What is new of a job that runs.
+/// News of a running job.
 #[derive(Clone, Debug)]
 pub struct JobChange {
-    /// Which job.
+    /// Id of the job.
     pub job: JobId,
-    /// New lines, in order.
+    /// New lines of the log, in order.
     pub lines: Vec<LogLine>,
-    /// What was learned of a version so far.
+    /// Output of the import so far, with its version.
     pub import_output: Option<(VersionId, ImportOutput)>,
-    /// When.
+    /// Time of the update.
     pub now: Timestamp,
-    /// The same by a clock that nobody sets.
+    /// Time of the update by the machine's uptime, which nobody can set.
     pub heard: Uptime,
 }
 
 /// The end of a job.
 #[derive(Clone, Debug)]
 pub struct End {
-    /// Which job.
+    /// Id of the job.
     pub job: JobId,
-    /// Who ends it.
+    /// Party that ends the job.
     pub by: EndedBy,
-    /// Why it failed; empty if it did not.
+    /// Error that the job failed with; empty if it did not fail.
     pub error: String,
-    /// A code for the error.
+    /// Machine-readable code of the error.
     pub error_code: Option<FailureCode>,
-    /// Lines for the end of its log, whatever its length.
+    /// Lines for the end of the log, however long it is.
     pub lines: Vec<LogLine>,
-    /// What it leaves behind.
+    /// Changes that the job leaves behind.
     pub effect: Effect,
-    /// If given, it ends only if it was last heard of then.
+    /// If given, the job ends only if it was last heard from at that time.
     pub silent_since: Option<Uptime>,
-    /// When.
+    /// Time of the end.
     pub now: Timestamp,
 }
 
-/// What the end of a job leaves behind.
+/// Changes that a job leaves behind when it ends.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Nothing but the end itself.
+    /// No changes beside the end itself.
     None,
-    /// What a build made.
+    /// Result of a build.
     Build {
-        /// Which build.
+        /// Id of the build.
         build: BuildId,
-        /// What becomes of its state.
+        /// Change of the workspace's state.
         state: StateChange,
-        /// Its resources, timings and modules, if it succeeded.
+        /// Resources, timings and modules, if the build succeeded.
         made: Option<Sealed>,
-        /// Its agents, if it succeeded.
+        /// Agents of the build, if it succeeded.
         agents: Vec<NewAgent>,
-        /// Whether the workspace is gone.
+        /// Set if the workspace no longer exists.
         deleted: bool,
     },
-    /// What an import learned.
+    /// Result of an import.
     Import {
-        /// Which version.
+        /// Id of the imported version.
         version: VersionId,
-        /// Everything.
+        /// Complete output of the import.
         import_output: Box<ImportOutput>,
-        /// The plan of a started workspace.
+        /// Plan of a started workspace.
         plan: Option<Sealed>,
     },
-    /// What a dry run learned.
+    /// Result of a dry run.
     DryRun(Sealed),
 }
 
 /// An agent to add.
 #[derive(Clone, Debug)]
 pub struct NewAgent {
-    /// Its id.
+    /// Unique id of the agent.
     pub id: AgentId,
-    /// Its name.
+    /// Name of the agent, unique in the workspace.
     pub name: String,
-    /// How it proves who it is; `None` if its cloud vouches for it.
+    /// Hash of the agent's token; `None` if its cloud vouches for it.
     pub token: Option<Hashed>,
 }
 
-/// What is new of an agent.
+/// A change of an agent's record.
 #[derive(Clone, Debug)]
 pub enum AgentChange {
-    /// It is connected.
+    /// Sign of life of a connected agent.
     Seen,
-    /// It came this far.
+    /// Lifecycle state that the agent reached.
     Lifecycle(Lifecycle),
-    /// It said what it is.
+    /// Description that the agent gave of itself.
     Startup {
-        /// What it runs.
+        /// Version of the agent's program.
         version: String,
-        /// Where its sessions begin.
+        /// Directory in which its sessions start.
         directory: String,
     },
 }
 
-/// What becomes of the state of a build.
+/// Effect of a build on its workspace's state.
 #[derive(Clone, Debug)]
 pub enum StateChange {
-    /// It stays as it was before the build.
+    /// Keeps the state from before the build.
     Keep,
-    /// There is none any more.
+    /// Removes the state from the workspace.
     Clear,
-    /// It is a new one.
+    /// Replaces it with a new state.
     Set(NewState),
 }
 
 /// A state to add.
 #[derive(Clone, Debug)]
 pub struct NewState {
-    /// The state.
+    /// State in encrypted form.
     pub sealed: Sealed,
-    /// SHA-256 of the state with the build's id before it: equal states of a build are kept once.
+    /// SHA-256 of the build's id followed by the state: equal states of a build are kept once.
     pub digest: [u8; 32],
 }
 
-/// What came of an attempt to end a job.
+/// Result of an attempt to end a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It ended now.
+    /// Ended by this attempt.
     Now,
-    /// It had ended before, and nothing was changed.
+    /// Ended before; nothing was changed.
     Before(EndedBy),
-    /// It goes on, because something has happened to it.
+    /// Still running, because something has happened to it.
     Alive,
 }
 
-/// What became of a state that came after the end of its job.
+/// Result of storing a state that arrived after the end of its job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LateState {
-    /// It was there already.
+    /// A state that was stored already.
     Known,
-    /// It is the state after its build now.
+    /// Now the state after its build.
     Adopted,
-    /// It is kept in the history only, because a newer one counts.
+    /// Kept in the history only, because a newer one counts.
     Kept,
 }
 
-/// What came of a cancellation.
+/// Result of a cancellation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancelled {
-    /// No daemon had it, so it ended.
+    /// Ended, because no daemon had it.
     Ended,
-    /// Its daemon will hear of it.
+    /// Requested; its daemon will be told.
     Asked,
-    /// It had been cancelled or had ended before.
+    /// Cancelled or ended before; nothing was changed.
     Before,
 }
 
-/// What came of an attempt to register a daemon.
+/// Result of an attempt to register a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Registered {
-    /// It is this one.
+    /// Registered as this daemon.
     As(Daemon),
-    /// Its name belongs to another credential.
+    /// Refused, because the name belongs to another credential.
     Held {
-        /// The daemon that has the name.
+        /// Daemon that has the name.
         by: Daemon,
-        /// Jobs of which that one may still bring something.
+        /// Number of jobs for which that daemon may still send a result.
         jobs: usize,
     },
 }
 
-/// Which jobs to list.
+/// Selection of jobs to list.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
-    /// Of one organization, or of all.
+    /// Organization of the jobs; `None` for all.
     pub organization: Option<OrganizationId>,
-    /// Of one initiator, or of all.
+    /// User who requested the jobs; `None` for all.
     pub initiator: Option<UserId>,
-    /// With any of these; empty for all.
+    /// Status of the jobs: any of these; empty for all.
     pub statuses: Vec<JobStatus>,
-    /// At most this many, newest first.
+    /// Largest number of jobs, newest first.
     pub limit: usize,
 }
 
-/// Which workspaces to list.
+/// Selection of workspaces to list.
 #[derive(Clone, Debug, Default)]
 pub struct WorkspaceFilter {
-    /// Of one organization, or of all.
+    /// Organization of the workspaces; `None` for all.
     pub organization: Option<OrganizationId>,
-    /// Of one owner, or of all.
+    /// Owner of the workspaces; `None` for all.
     pub owner: Option<UserId>,
-    /// Whether to list deleted ones, too.
+    /// Set to list deleted workspaces as well.
     pub deleted: bool,
 }
 
-/// People and how they prove who they are.
+/// Storage of people and their credentials.
 #[async_trait]
 #[expect(
     missing_docs,
     reason = "the signature of a plain insert or look-up says all there is"
 )]
 pub trait PeopleStore: Send + Sync {
-    /// Without those that were deleted.
+    /// Returns all organizations except deleted ones.
     async fn organizations(&self) -> Result<Vec<Organization>, StoreError>;
-    /// With those that were deleted, as `NAME (deleted)`.
+    /// Returns all organizations, with deleted ones as `NAME (deleted)`.
     async fn organizations_ever(&self) -> Result<Vec<Organization>, StoreError>;
     async fn insert_organization(&self, organization: &Organization) -> Result<(), StoreError>;
     /// Deletes an organization with its provisioner keys and daemons. Refused with [`StoreError::Conflict`] while there
@@ -303,14 +303,14 @@ pub trait PeopleStore: Send + Sync {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Without those that were deleted.
+    /// Returns all users except deleted ones.
     async fn users(&self) -> Result<Vec<User>, StoreError>;
-    /// With those that were deleted, as `NAME (deleted)`.
+    /// Returns all users, with deleted ones as `NAME (deleted)`.
     async fn users_ever(&self) -> Result<Vec<User>, StoreError>;
     async fn insert_user(&self, user: &User) -> Result<(), StoreError>;
     async fn set_budget(&self, user: UserId, budget: Option<i32>) -> Result<(), StoreError>;
     async fn set_admin(&self, user: UserId, admin: bool) -> Result<(), StoreError>;
-    /// `None` ends a suspension.
+    /// Suspends a user at this time, or ends the suspension with `None`.
     async fn set_suspended(&self, user: UserId, since: Option<Timestamp>)
     -> Result<(), StoreError>;
     /// Deletes a user with all tokens. Refused with [`StoreError::Conflict`] while there are workspaces.
@@ -320,9 +320,9 @@ pub trait PeopleStore: Send + Sync {
     async fn token(&self, value: &Hashed) -> Result<Option<(Token, User)>, StoreError>;
     async fn tokens(&self, user: Option<UserId>) -> Result<Vec<Token>, StoreError>;
     async fn touch_token(&self, token: TokenId, now: Timestamp) -> Result<(), StoreError>;
-    /// Stores another value for a token, with its new times.
+    /// Stores a new value for a token, with its new times.
     async fn replace_token(&self, token: &Token, value: &Hashed) -> Result<(), StoreError>;
-    /// Whether it was there.
+    /// Deletes a token, and returns whether it existed.
     async fn delete_token(&self, token: TokenId) -> Result<bool, StoreError>;
     /// Revokes every token of this name; there may be none.
     async fn delete_tokens_named(&self, user: UserId, name: &str) -> Result<(), StoreError>;
@@ -330,21 +330,21 @@ pub trait PeopleStore: Send + Sync {
     async fn insert_key(&self, key: &ProvisionerKey, value: &Hashed) -> Result<(), StoreError>;
     async fn key(&self, value: &Hashed) -> Result<Option<ProvisionerKey>, StoreError>;
     async fn keys(&self) -> Result<Vec<ProvisionerKey>, StoreError>;
-    /// Whether it was there. The daemons that came with it are forgotten.
+    /// Deletes a provisioner key and forgets the daemons that registered with it; returns whether it existed.
     async fn delete_key(&self, key: KeyId) -> Result<bool, StoreError>;
 }
 
-/// Daemons.
+/// Storage of provisioner daemons.
 #[async_trait]
 #[expect(
     missing_docs,
     reason = "the signature of a plain insert or look-up says all there is"
 )]
 pub trait DaemonStore: Send + Sync {
-    /// Adds a daemon, or changes the one with the same organization, name and owner, whose id stays.
+    /// Adds a daemon, or updates the one with the same organization, name and owner, whose id stays the same.
     ///
-    /// Refused if that one has another holder and may come back: it is not `offline`, or has jobs. A name that is free
-    /// passes on, and the new daemon has an id of its own.
+    /// Refused if that one has another holder and may come back: it is not `offline`, or has jobs. A free name passes
+    /// to the new daemon, which gets a new id.
     async fn register_daemon(
         &self,
         daemon: &Daemon,
@@ -352,11 +352,11 @@ pub trait DaemonStore: Send + Sync {
     ) -> Result<Registered, StoreError>;
     async fn daemon(&self, id: DaemonId) -> Result<Option<Daemon>, StoreError>;
     async fn daemons(&self) -> Result<Vec<Daemon>, StoreError>;
-    /// Jobs that run and that the daemon took while it had this state directory.
+    /// Returns running jobs that the daemon took while it had this state directory.
     async fn jobs_of_state(&self, id: DaemonId, state_id: &str) -> Result<Vec<JobId>, StoreError>;
     async fn touch_daemon(&self, id: DaemonId, now: Timestamp) -> Result<(), StoreError>;
     async fn delete_daemon(&self, id: DaemonId) -> Result<(), StoreError>;
-    /// Forgets daemons that were not seen since, are not `present` and have no job, and says how many.
+    /// Forgets daemons that have not been seen since, are not `present` and have no job, and returns their number.
     async fn forget_daemons(
         &self,
         unseen_since: Timestamp,
@@ -364,7 +364,7 @@ pub trait DaemonStore: Send + Sync {
     ) -> Result<u64, StoreError>;
 }
 
-/// Files, templates and their versions.
+/// Storage of files, templates and their versions.
 #[async_trait]
 #[expect(
     missing_docs,
@@ -374,19 +374,20 @@ pub trait TemplateStore: Send + Sync {
     /// Adds a file, or finds the one with the same kind and content.
     async fn insert_file(&self, kind: FileKind, content: Bytes) -> Result<FileId, StoreError>;
     async fn file(&self, id: FileId) -> Result<Option<File>, StoreError>;
-    /// The file of this kind with this hash, in hexadecimal digits.
+    /// Returns the file of this kind with this hash, in hexadecimal digits.
     async fn file_by_hash(&self, kind: FileKind, sha256: &str) -> Result<Option<File>, StoreError>;
 
-    /// Bytes of these modules, if a template of the organization has them.
+    /// Size of these modules in bytes, if a template of the organization has them.
     async fn modules_bytes(
         &self,
         organization: OrganizationId,
         file: FileId,
     ) -> Result<Option<usize>, StoreError>;
 
-    /// Archives of modules that no version has: their SHA-256 in hexadecimal digits, and their bytes.
+    /// Returns archives of modules that no version has: their SHA-256 in hexadecimal digits, and their sizes in
+    /// bytes.
     async fn unused_modules(&self) -> Result<Vec<(String, usize)>, StoreError>;
-    /// Removes one if no version has it, and says whether.
+    /// Removes such an archive unless a version has it, and returns whether it was removed.
     async fn remove_unused_modules(&self, sha256: &str) -> Result<bool, StoreError>;
 
     /// Adds a version and its job.
@@ -408,7 +409,7 @@ pub trait TemplateStore: Send + Sync {
         name: &str,
         now: Timestamp,
     ) -> Result<(), StoreError>;
-    /// Newest first.
+    /// Returns the versions of a template, newest first.
     async fn versions(&self, template: TemplateId) -> Result<Vec<Version>, StoreError>;
     async fn version(&self, id: VersionId) -> Result<Option<Version>, StoreError>;
     async fn import_output(&self, id: VersionId) -> Result<ImportOutput, StoreError>;
@@ -416,57 +417,60 @@ pub trait TemplateStore: Send + Sync {
     async fn activate_version(&self, id: VersionId, now: Timestamp) -> Result<(), StoreError>;
 }
 
-/// Workspaces, their builds and states, and what they cost.
+/// Storage of workspaces, their builds and states, and their costs.
 #[async_trait]
 #[expect(
     missing_docs,
     reason = "the signature of a plain insert or look-up says all there is"
 )]
 pub trait WorkspaceStore: Send + Sync {
-    /// Adds a build and its job. Refused with [`StoreError::Conflict`] while another one goes on.
+    /// Adds a build and its job. Refused with [`StoreError::Conflict`] while another one is in progress.
     async fn insert_build(&self, new: NewBuild) -> Result<Build, StoreError>;
-    /// Sorted by owner and name.
+    /// Returns the selected workspaces, sorted by owner and name.
     async fn workspaces(&self, filter: &WorkspaceFilter) -> Result<Vec<Workspace>, StoreError>;
     async fn workspace(&self, id: WorkspaceId) -> Result<Option<Workspace>, StoreError>;
-    /// Refused with [`StoreError::Conflict`] while a build goes on, or if the owner has another one of that name.
+    /// Renames a workspace. Refused with [`StoreError::Conflict`] while a build is in progress, or if the owner has
+    /// another one of that name.
     async fn rename_workspace(
         &self,
         id: WorkspaceId,
         name: &str,
         now: Timestamp,
     ) -> Result<(), StoreError>;
-    /// Newest first.
+    /// Returns the builds of a workspace, newest first.
     async fn builds(&self, workspace: WorkspaceId) -> Result<Vec<Build>, StoreError>;
     async fn build(&self, id: BuildId) -> Result<Option<Build>, StoreError>;
     async fn latest_build(&self, workspace: WorkspaceId) -> Result<Option<Build>, StoreError>;
-    /// Resources, timings and modules, if it succeeded.
+    /// Returns the resources, timings and modules of a build, if it succeeded.
     async fn made(&self, build: BuildId) -> Result<Option<Sealed>, StoreError>;
-    /// The state after a build and the build that made it, to which it is sealed.
+    /// Returns the state after a build and the build that made it, to which it is sealed.
     async fn state(&self, build: BuildId) -> Result<Option<(BuildId, Sealed)>, StoreError>;
-    /// All states of a workspace, oldest first.
+    /// Returns all states of a workspace, oldest first.
     async fn states(&self, workspace: WorkspaceId) -> Result<Vec<StateVersion>, StoreError>;
-    /// Keeps a state that came after the end of its job.
+    /// Stores a state that arrived after the end of its job.
     async fn insert_late_state(
         &self,
         build: BuildId,
         state: NewState,
         now: Timestamp,
     ) -> Result<LateState, StoreError>;
-    /// Makes a state the one after a build. `false`, and nothing changes, if the build runs or is not the latest.
+    /// Makes a state the one after a build. Returns `false`, and changes nothing, if the build is running or is not
+    /// the latest.
     async fn replace_state(
         &self,
         build: BuildId,
         state: NewState,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
-    /// Commits what a build costs, unless that is over the owner's budget and more than the build before cost.
+    /// Commits the daily cost of a build, unless that exceeds the owner's budget and the cost of the previous build.
     async fn commit_quota(&self, build: BuildId, daily_cost: i32) -> Result<Quota, StoreError>;
-    /// What a user's workspaces cost.
+    /// Returns the daily cost of a user's workspaces in an organization.
     async fn consumed(&self, user: UserId, organization: OrganizationId)
     -> Result<i32, StoreError>;
 }
 
-/// Agents of builds. Only those of a workspace's newest build that succeeded are found, unless it says otherwise.
+/// Storage of the agents of builds. Unless a method says otherwise, it finds only those of a workspace's newest build
+/// that succeeded.
 #[async_trait]
 #[expect(
     missing_docs,
@@ -475,15 +479,16 @@ pub trait WorkspaceStore: Send + Sync {
 pub trait AgentStore: Send + Sync {
     async fn agent_by_token(&self, token: &Hashed) -> Result<Option<AgentRecord>, StoreError>;
     async fn agent(&self, id: AgentId) -> Result<Option<AgentRecord>, StoreError>;
-    /// By name.
+    /// Returns the agents of a workspace, by name.
     async fn agents(&self, workspace: WorkspaceId) -> Result<Vec<AgentRecord>, StoreError>;
-    /// Whatever its build.
+    /// Returns an agent of any build.
     async fn any_agent(&self, id: AgentId) -> Result<Option<AgentRecord>, StoreError>;
-    /// Those of the newest build that had some, by name: of a workspace that is stopped, those that it had.
+    /// Returns the agents of the newest build that had some, by name: for a stopped workspace, those that it had
+    /// before.
     async fn last_agents(&self, workspace: WorkspaceId) -> Result<Vec<AgentRecord>, StoreError>;
-    /// A person's workspaces and their agents.
+    /// Returns snapshots of a person's workspaces, with their agents.
     async fn snapshots(&self, owner: UserId) -> Result<WorkspaceSnapshots, StoreError>;
-    /// Adds what fits to an agent's log, and says whether everything did.
+    /// Appends as much as fits to an agent's log, and returns whether everything did.
     async fn append_agent_log(
         &self,
         agent: AgentId,
@@ -491,7 +496,7 @@ pub trait AgentStore: Send + Sync {
         lines: Vec<agent_log::Line>,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
-    /// Lines with a greater id than `after` and, if that is given, a smaller one than `before`, in order.
+    /// Returns lines with an id above `after` and, if that is given, below `before`, in order.
     async fn agent_log(
         &self,
         agent: AgentId,
@@ -507,30 +512,31 @@ pub trait AgentStore: Send + Sync {
     ) -> Result<(), StoreError>;
 }
 
-/// Jobs and their logs.
+/// Storage of jobs and their logs.
 #[async_trait]
 #[expect(
     missing_docs,
     reason = "the signature of a plain insert or look-up says all there is"
 )]
 pub trait JobStore: Send + Sync {
-    /// Adds a job that belongs to nothing else: a dry run.
+    /// Adds a job without any other object: a dry run.
     async fn insert_job(&self, job: &JobRecord) -> Result<(), StoreError>;
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, StoreError>;
     async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, StoreError>;
-    /// Two of the jobs whose ids begin with `prefix`, of one initiator or of all: enough to see whether it is unique.
+    /// Returns at most two jobs whose ids begin with `prefix`, of one initiator or of all: enough to see whether it
+    /// is unique.
     async fn jobs_beginning(
         &self,
         prefix: &str,
         initiator: Option<UserId>,
     ) -> Result<Vec<JobId>, StoreError>;
-    /// All that nobody took yet.
+    /// Returns all jobs that no daemon has taken yet.
     async fn waiting(&self) -> Result<Vec<Waiting>, StoreError>;
-    /// Counts the silence of open jobs that were heard of on another start of the machine from `now` on.
+    /// Counts the silence of open jobs from `now` on if they were last heard from during another boot of the machine.
     async fn count_anew(&self, now: &Uptime) -> Result<(), StoreError>;
-    /// All that have not ended.
+    /// Returns all jobs that have not ended.
     async fn open_jobs(&self) -> Result<Vec<JobRecord>, StoreError>;
-    /// Gives a job to a daemon, unless it was taken, cancelled or ended: then `false`.
+    /// Gives a job to a daemon. Returns `false` if it was taken, cancelled or ended already.
     async fn start_job(
         &self,
         job: JobId,
@@ -538,15 +544,15 @@ pub trait JobStore: Send + Sync {
         now: Timestamp,
         heard: &Uptime,
     ) -> Result<bool, StoreError>;
-    /// Writes down that a job lives and what is new of it. Says whether it was cancelled.
+    /// Records a sign of life and news of a job. Returns whether it was cancelled.
     async fn update_job(&self, change: JobChange) -> Result<bool, StoreError>;
     async fn cancel_job(&self, job: JobId, now: Timestamp) -> Result<Cancelled, StoreError>;
-    /// Ends a job with all that it leaves behind, once.
+    /// Ends a job with all its effects, once.
     async fn end_job(&self, end: End) -> Result<Ended, StoreError>;
-    /// The stage of the last line of its log; empty if it has none.
+    /// Returns the stage of the last line of a job's log; empty if the log is.
     async fn last_stage(&self, job: JobId) -> Result<String, StoreError>;
     async fn dry_run(&self, job: JobId) -> Result<Option<Sealed>, StoreError>;
-    /// Lines with a greater id than `after`, in order.
+    /// Returns lines with an id above `after`, in order.
     async fn log_lines(
         &self,
         job: JobId,
@@ -555,22 +561,22 @@ pub trait JobStore: Send + Sync {
     ) -> Result<Vec<StoredLine>, StoreError>;
 }
 
-/// Everything that the control plane asks of its storage.
+/// Storage of everything that the control plane keeps.
 #[async_trait]
 pub trait Store:
     PeopleStore + DaemonStore + TemplateStore + WorkspaceStore + AgentStore + JobStore
 {
-    /// Adds an entry; its id is given by the store. Nothing can change or remove one.
+    /// Adds an entry, to which the store assigns an id. Entries are never changed or removed.
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;
-    /// Newest first, with a smaller id than `before` if that is given.
+    /// Returns entries with an id below `before`, if that is given, newest first.
     async fn audit_entries(
         &self,
         before: Option<i64>,
         limit: usize,
     ) -> Result<Vec<AuditEntry>, StoreError>;
 
-    /// Whether it answers, and can write.
+    /// Checks that the store answers and can write.
     async fn ping(&self) -> Result<(), StoreError>;
-    /// Ends orderly.
+    /// Closes the store cleanly.
     async fn close(&self);
 }

@@ -1,4 +1,4 @@
-//! Values of pre-shared keys, provisioner keys and API tokens: how they are made, stored and compared.
+//! Values of pre-shared keys, provisioner keys and API tokens: generation, storage and comparison.
 
 use aws_lc_rs::rand;
 use outpost_base::secret::Secret;
@@ -10,7 +10,7 @@ pub const LENGTH: usize = 43;
 
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
-/// Makes a value that nobody can guess: [`LENGTH`] letters and digits.
+/// Generates a value that nobody can guess: [`LENGTH`] letters and digits.
 ///
 /// # Panics
 /// If the operating system has no random numbers.
@@ -19,7 +19,8 @@ pub fn generate() -> Secret {
     while value.len() < LENGTH {
         let mut random = [0_u8; 64];
         rand::fill(&mut random).expect("the operating system has random numbers");
-        // Bytes from 248 on would make the first eight letters more likely than the others.
+        // 248 is a multiple of 62: bytes from there on would make the first eight letters more likely than the
+        // others.
         let letters = random.iter().filter(|byte| **byte < 248);
         value.extend(letters.map(|byte| char::from(ALPHABET[usize::from(byte % 62)])));
     }
@@ -27,12 +28,12 @@ pub fn generate() -> Secret {
     Secret::new(value)
 }
 
-/// What is stored instead of a value. It needs no salt: values are too random to be guessed.
+/// Hash that is stored in place of a value. It needs no salt: values are too random to be guessed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Hashed(pub [u8; 32]);
 
 impl Hashed {
-    /// Hashes `value`.
+    /// Hashes a value with SHA-256.
     pub fn of(value: &Secret) -> Self {
         Self(Sha256::digest(value.expose().as_bytes()).into())
     }
@@ -43,7 +44,7 @@ impl Hashed {
     }
 }
 
-/// Whether `given` is one of `accepted`. It takes the same time for every value, and compares with all of them.
+/// Returns whether `given` is one of `accepted`, in constant time: it is compared with all of them.
 pub fn is_one_of(given: &Secret, accepted: &[Secret]) -> bool {
     let given = Hashed::of(given);
     accepted

@@ -6,25 +6,25 @@ use outpost_base::job::ParameterValue;
 use outpost_language::{EvalError, evaluate_text, primitive_text};
 use serde_json::{Value, json};
 
-/// Why a tag has no value.
+/// Reasons why a tag has no value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TagError {
-    /// It cannot be parsed or evaluated.
+    /// An expression that cannot be parsed or evaluated.
     #[error("workspace tag `{name}` has no value: `{expression}`: {reason}")]
     Invalid {
-        /// The tag.
+        /// Name of the tag.
         name: String,
-        /// The author's words.
+        /// Expression that the author wrote.
         expression: String,
-        /// What is wrong with them.
+        /// Error of the parser or the evaluation.
         reason: EvalError,
     },
-    /// It is a list or an object.
+    /// A value that is a list or an object.
     #[error("workspace tag `{name}` is not a string: `{expression}`")]
     NotText {
-        /// The tag.
+        /// Name of the tag.
         name: String,
-        /// The author's words.
+        /// Expression that the author wrote.
         expression: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What is open with each credential, and ends when that is revoked.
+//! Connections that are open with each credential, which end when it is revoked.
 
 use std::sync::Arc;
 
@@ -9,28 +9,28 @@ use tracing::info;
 use super::{Plane, RequestError};
 use crate::model::{KeyId, TokenId, UserId};
 
-/// What somebody proved to have.
+/// A credential that a peer presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Proof {
-    /// The value of a token.
+    /// A token of a person.
     Token(TokenId),
-    /// That of a provisioner key.
+    /// A provisioner key of a daemon.
     Key(KeyId),
 }
 
 impl Plane {
-    /// The access that everything opened with this shares.
+    /// Returns the access that everything opened with this credential shares.
     pub(super) fn access(&self, proof: Proof, expires_at: Option<Timestamp>) -> Arc<Access> {
         self.granted.of(proof, || Access::until(expires_at))
     }
 
-    /// Ends everything that was opened with this.
+    /// Ends everything that was opened with this credential.
     pub(super) fn revoke(&self, proof: Proof) {
         let ended = self.granted.remove(&proof);
         self.let_go(ended.into_iter().collect());
     }
 
-    /// Ends everything that was opened with any token of a user.
+    /// Ends everything that was opened with any of a user's tokens.
     pub(super) async fn revoke_tokens(&self, user: UserId) -> Result<(), RequestError> {
         for token in self.store.tokens(Some(user)).await? {
             self.revoke(Proof::Token(token.id));
@@ -38,7 +38,7 @@ impl Plane {
         Ok(())
     }
 
-    /// Lets everybody go whose token has expired.
+    /// Ends the connections of all tokens that have expired.
     pub(super) fn revoke_expired(&self) {
         let now = self.now();
         self.let_go(self.granted.remove_if(|access| access.has_expired(now)));
@@ -52,7 +52,7 @@ impl Plane {
             access.revoke();
         }
         info!("closing connections whose token or key was revoked or has expired");
-        // Of those who are not connected now, too.
+        // Also forget clients that are not connected at the moment.
         self.coordinator().forget_revoked();
         self.relay().forget_revoked();
     }

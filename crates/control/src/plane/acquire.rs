@@ -1,4 +1,4 @@
-//! Waiting for a job, and taking it.
+//! Acquiring a job: waiting for one, and taking it.
 
 use std::{future::Future, sync::Arc};
 
@@ -32,7 +32,7 @@ impl Plane {
         loop {
             let posted = self.posted.notified();
             tokio::pin!(posted);
-            // From here on no posting is missed, also while the store is asked.
+            // From here on no notification is missed, even during the query below.
             posted.as_mut().enable();
             if self.stop.is_draining() {
                 return Err(RequestError::Stopping);
@@ -53,7 +53,8 @@ impl Plane {
         }
     }
 
-    /// Takes a job in a task of its own, because dropped half-way it would belong to a daemon that never got it.
+    /// Takes a job in a task of its own: if the call were dropped half-way, the job would belong to a daemon that
+    /// never got it.
     async fn take_guarded(self: &Arc<Self>, daemon: &Daemon) -> Result<Option<Job>, RequestError> {
         let (sender, receiver) = oneshot::channel();
         let (plane, daemon) = (self.clone(), daemon.clone());
@@ -99,14 +100,14 @@ impl Plane {
         }
     }
 
-    /// Fails a job that cannot be put together.
+    /// Fails a job that cannot be assembled.
     async fn invalidate(&self, job: &JobRecord, error: &RequestError) -> Result<(), RequestError> {
         warn!(job_id = %job.id, %error, "cannot hand out a job");
         let error = format!("request job was invalidated: {error}");
         self.end(job.id, error).await
     }
 
-    /// Fails a job whose daemon went away while it was handed out.
+    /// Fails a job whose daemon went away during the hand-over.
     pub async fn undelivered(&self, id: JobId) {
         let error = "connection to provisioner daemon broken".to_owned();
         if let Err(error) = self.end(id, error).await {
@@ -114,7 +115,7 @@ impl Plane {
         }
     }
 
-    /// Fails a job that no daemon can be told, as it has `size` bytes and `limit` is all that fits.
+    /// Fails a job that is too large to send to a daemon: it has `size` bytes, and at most `limit` fit.
     pub async fn too_large(&self, id: JobId, size: usize, limit: usize) {
         let error = format!("request job was invalidated: payload was too big: {size} > {limit}");
         if let Err(error) = self.end(id, error).await {

@@ -1,4 +1,4 @@
-//! Agents: who they are, what they are to do, and how they are reached.
+//! Agents: their identity, their work, and how they are reached.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -24,17 +24,17 @@ use crate::{
     tokens::Hashed,
 };
 
-/// An agent with what its template says of it.
+/// An agent, with its description in the template.
 pub struct AgentFacts {
-    /// What is written down of it.
+    /// Record of the agent in the store.
     pub record: AgentRecord,
-    /// What it is to do.
+    /// Description of the agent in the template.
     pub agent: Agent,
-    /// Its workspace.
+    /// Workspace that the agent runs in.
     pub workspace: Workspace,
 }
 
-/// Whether an agent can be reached; Coder's words.
+/// Connection status of an agent, in Coder's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each says it")]
 pub enum AgentStatus {
@@ -56,19 +56,19 @@ impl AgentStatus {
     }
 }
 
-/// How long a client may come back under its id; Coder's time.
+/// Validity of a resume token, as in Coder.
 const RESUME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What agents and those who go to them need of us beside jobs: both are as lasting as the process.
+/// State that agents and their clients share on the server, apart from jobs. Lost when the process ends.
 pub(super) struct Overlay {
     coordinator: Coordinator,
     relay: Relay,
     reports: Mutex<ReportCache>,
-    /// An agent said something.
+    /// Signals a new report of an agent.
     pub(super) changed: watch::Sender<()>,
 }
 
-/// A relay for those whom the coordinator knows.
+/// Creates a relay that serves only nodes that the coordinator knows.
 impl Default for Overlay {
     fn default() -> Self {
         Self {
@@ -80,29 +80,29 @@ impl Default for Overlay {
     }
 }
 
-/// Why a resume token is not accepted.
+/// Reasons why a resume token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResumeError {
-    /// It is not ours, or somebody else's.
+    /// Returned if the token is not ours, or another user's.
     #[error("resume token was not made for this user")]
     Foreign,
-    /// It is too old.
+    /// Returned if the token has expired.
     #[error("resume token has expired")]
     Expired,
 }
 
 impl Plane {
-    /// Tells agents and their clients of each other.
+    /// Coordinator that introduces agents and their clients to each other.
     pub fn coordinator(&self) -> &Coordinator {
         &self.overlay.coordinator
     }
 
-    /// Hands their packets on.
+    /// Relay that forwards their packets.
     pub fn relay(&self) -> &Relay {
         &self.overlay.relay
     }
 
-    /// The relays that there are: ours.
+    /// Map of the relays: our own is the only one.
     pub fn derp_map(&self) -> DerpMap {
         self.access_url
             .get()
@@ -110,7 +110,7 @@ impl Plane {
             .unwrap_or_default()
     }
 
-    /// The agent that calls with this token.
+    /// Returns the agent that this token belongs to.
     ///
     /// # Errors
     /// [`RequestError::Unauthenticated`] if there is none, a newer build took its place, or its owner is suspended.
@@ -127,12 +127,12 @@ impl Plane {
                 "owner of the agent's workspace is suspended",
             ));
         }
-        // Its connection itself looks whether another build took its place.
+        // No expiry: the connection itself checks whether a newer build has replaced the agent.
         vouch(None);
         Ok(agent)
     }
 
-    /// An agent that the caller may reach.
+    /// Returns an agent that the caller may reach.
     ///
     /// # Errors
     /// [`RequestError::NotFound`], also if the caller may not.
@@ -146,7 +146,7 @@ impl Plane {
         }
     }
 
-    /// All that there is to know of an agent.
+    /// Collects everything that is known of an agent.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -168,7 +168,7 @@ impl Plane {
         })
     }
 
-    /// Whether the caller may reach an agent, be it one of an older build.
+    /// Returns whether the caller may reach an agent, including one of an older build.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -180,7 +180,7 @@ impl Plane {
         Ok(workspace.is_some_and(|it| caller.may_act_for(it.owner_id)))
     }
 
-    /// The agent of this name, or the only one, of a workspace's newest build that had some.
+    /// Returns the agent of this name, or the only agent, of the newest build that had agents.
     ///
     /// # Errors
     /// [`RequestError::NotFound`]; [`RequestError::Invalid`] if one has to be named.
@@ -207,7 +207,7 @@ impl Plane {
         self.agent_facts(found).await
     }
 
-    /// Whether it can be reached; `described` is what its template says of it.
+    /// Returns whether the agent can be reached; `described` is its description in the template.
     pub fn agent_status(&self, record: &AgentRecord, described: &Agent) -> AgentStatus {
         let limit = described.connection_timeout_seconds;
         let is_late = || {
@@ -223,29 +223,29 @@ impl Plane {
         }
     }
 
-    /// What an agent said last of itself.
+    /// Returns the newest reports of an agent.
     pub fn reports(&self, id: AgentId) -> AgentReports {
         self.report_cache().reports(id)
     }
 
-    /// Writes down what an agent says of itself.
+    /// Records a report of an agent.
     pub fn record_report<T>(&self, id: AgentId, change: impl FnOnce(&mut AgentReports) -> T) -> T {
         let mut cache = self.report_cache();
         change(cache.of(id, |id| self.coordinator().is_connected(id.0)))
     }
 
-    /// Forgets what an agent said whose place another took.
+    /// Removes the reports of an agent that another one has replaced.
     pub fn forget_agent(&self, id: AgentId) {
         self.report_cache().forget(id);
     }
 
     fn report_cache(&self) -> MutexGuard<'_, ReportCache> {
-        // Each entry is whole after any panic.
+        // Entries are consistent even after a panic, so a poisoned lock can be used.
         let cache = self.overlay.reports.lock();
         cache.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps lines of an agent as far as they fit, and says whether they did.
+    /// Stores as many lines of an agent's log as fit, and returns whether all did.
     ///
     /// # Errors
     /// [`RequestError::NotFound`] if a newer build took its place.
@@ -261,8 +261,8 @@ impl Plane {
         Ok(kept)
     }
 
-    /// Returns what an agent's SSH host key is made of: it depends on names alone, so that a workspace that is built anew, or
-    /// deleted and made again, has the same one.
+    /// Returns the seed of an agent's SSH host key, which depends on names alone, so that a workspace that is
+    /// rebuilt, or deleted and created again, has the same key.
     pub fn ssh_host_key_seed(
         &self,
         owner: &str,
@@ -274,7 +274,7 @@ impl Plane {
         self.vault.derive(&purpose)
     }
 
-    /// With this a client of the caller's comes back under the id `peer`, until that time.
+    /// Issues a token with which a client of the caller may return under the id `peer`, and the time when it expires.
     pub fn resume_token(&self, caller: &Caller, peer: Uuid) -> (Secret, Timestamp) {
         let until = self.now().saturating_add(RESUME);
         let until = until.unwrap_or(Timestamp::MAX);
@@ -287,7 +287,7 @@ impl Plane {
         (Secret::new(BASE64_URL_SAFE_NO_PAD.encode(sealed.0)), until)
     }
 
-    /// The id that the token stands for; `None` if the server has another key now, and cannot tell.
+    /// Returns the id that the token stands for; `None` if the server has another key now and cannot tell.
     ///
     /// # Errors
     /// [`ResumeError`]
@@ -310,7 +310,7 @@ impl Plane {
         }
     }
 
-    /// Whether it is still its workspace's, and the workspace's owner is not suspended.
+    /// Returns whether the agent still belongs to its workspace and the workspace's owner is not suspended.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -321,7 +321,7 @@ impl Plane {
         }
     }
 
-    /// Whether the owner of its workspace is suspended, or gone with it.
+    /// Returns whether the owner of the agent's workspace is suspended or no longer exists.
     async fn is_suspended(&self, agent: &AgentRecord) -> Result<bool, RequestError> {
         let Some(workspace) = self.store.workspace(agent.workspace_id).await? else {
             return Ok(true);
@@ -331,7 +331,7 @@ impl Plane {
         Ok(suspended.any(|user| user.id == workspace.owner_id))
     }
 
-    /// Writes down what is new of an agent.
+    /// Stores changes of an agent's record.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -340,7 +340,7 @@ impl Plane {
     }
 }
 
-/// A token is worth nothing in the hands of somebody else.
+/// Place that a resume token is sealed to, so that it is worthless to anybody else.
 fn resume_place(caller: &Caller) -> String {
     format!("resume token of user {}", caller.user.id)
 }

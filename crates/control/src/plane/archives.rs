@@ -9,9 +9,9 @@ use tokio::{sync::OnceCell, time::timeout};
 use super::RequestError;
 use crate::model::FileId;
 
-/// Bytes of archives in memory, over all daemons. One archive has at most 100 MiB.
+/// Budget of archives in memory, over all daemons, in bytes. One archive has at most 100 MiB.
 const TOTAL_BYTES: usize = 256 << 20;
-/// Time to wait for others to have received theirs.
+/// Longest wait for others to receive their archives.
 const WAIT: Duration = Duration::from_secs(60);
 
 /// Archives that are being sent.
@@ -27,7 +27,7 @@ struct Copy {
     _reserved: Reserved,
 }
 
-/// Keeps a copy, and its share of the budget, for as long as any part of it is needed.
+/// A copy and its share of the budget, kept for as long as any part of it is needed.
 struct Handle(Arc<OnceCell<Copy>>);
 
 impl AsRef<[u8]> for Handle {
@@ -46,7 +46,7 @@ impl Default for Archives {
 }
 
 impl Archives {
-    /// The archive `id` of `bytes` bytes, from memory if somebody receives it now, else read by `load`.
+    /// Returns the archive `id` of `bytes` bytes: from memory if somebody is receiving it, else read by `load`.
     ///
     /// # Errors
     /// [`RequestError::Busy`] if others take all memory for a minute, and those of `load`.

@@ -1,4 +1,4 @@
-//! Who daemons are, and what they say about their jobs.
+//! Daemons: their identity, and their reports on jobs.
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -22,19 +22,19 @@ use crate::{
     tokens::{self, Hashed},
 };
 
-/// What a daemon proved to have.
+/// Credential that a daemon presented.
 #[derive(Clone, Debug)]
 pub enum Credential {
-    /// A pre-shared key, or it lives in the server's process.
+    /// A pre-shared key, or none for a daemon in the server's own process.
     Shared,
-    /// A provisioner key.
+    /// A provisioner key of an organization.
     Key(ProvisionerKey),
-    /// The token of a person.
+    /// A token of this person.
     Person(User),
 }
 
 impl Credential {
-    /// Whose a name is that a daemon with this credential registers.
+    /// Returns the holder of names that a daemon with this credential registers.
     fn holder(&self) -> Holder {
         match self {
             Self::Shared => Holder::Shared,
@@ -44,7 +44,7 @@ impl Credential {
     }
 }
 
-/// As the audit log has it.
+/// Formats the credential as in the audit log.
 impl fmt::Display for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -55,35 +55,35 @@ impl fmt::Display for Credential {
     }
 }
 
-/// What a daemon says about itself.
+/// Registration of a daemon: its description of itself.
 #[derive(Clone, Debug, Default)]
 pub struct Registration {
-    /// Its name, which no other daemon of the organization should have.
+    /// Name of the daemon, which no other daemon of the organization should have.
     pub name: String,
-    /// Its tags; none with a provisioner key, which has its own.
+    /// Tags of the daemon; none with a provisioner key, which has its own.
     pub tags: BTreeMap<String, String>,
-    /// Types of provisioner.
+    /// Types of provisioner, such as `terraform`.
     pub provisioners: Vec<String>,
-    /// Its build.
+    /// Version of the daemon's program.
     pub version: String,
-    /// The version of Coder's daemon API that it speaks; empty if it did not say.
+    /// Version of Coder's daemon API that the daemon speaks; empty if it did not say.
     pub api_version: String,
-    /// The organization it asks for; `None` for that of its credential.
+    /// Organization that the daemon asks for; `None` for that of its credential.
     pub organization: Option<Organization>,
-    /// What it has of an earlier process, if it says that it is a new one.
+    /// State of an earlier process, if the daemon says that it has just started.
     pub came_back: Option<CameBack>,
 }
 
-/// What a daemon has left that has just started.
+/// State that a daemon which has just started still has from an earlier process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CameBack {
-    /// Its state directory; another machine with a daemon of the same name has another one.
+    /// Id of its state directory, which distinguishes it from a daemon of the same name on another machine.
     pub state_id: String,
-    /// Jobs that it has in its journal, and will end.
+    /// Jobs in its journal, whose results it will deliver.
     pub held: Vec<JobId>,
 }
 
-/// Where a daemon belongs, by its credential.
+/// Organization and tags that a daemon gets by its credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     organization_id: OrganizationId,
@@ -92,7 +92,7 @@ pub struct Admission {
 }
 
 impl Plane {
-    /// Finds out what a daemon has: exactly one of the two must be given.
+    /// Determines the daemon's credential: exactly one of the two must be given.
     ///
     /// # Errors
     /// [`RequestError::Unauthenticated`] tells nothing about what was wrong.
@@ -120,7 +120,7 @@ impl Plane {
         Ok(credential)
     }
 
-    /// Decides where a daemon belongs and which tags it has.
+    /// Decides which organization a daemon belongs to and which tags it has.
     ///
     /// # Errors
     /// [`RequestError::Forbidden`] if its credential does not allow what it asks for; [`RequestError::Invalid`] for
@@ -235,8 +235,8 @@ impl Plane {
         }
     }
 
-    /// Ends the jobs that a daemon took before it started anew, and of which it has nothing: it had applied nothing, or they
-    /// were in its journal.
+    /// Ends the jobs that a daemon took before its restart and that are not in its journal: it had not begun to apply
+    /// them.
     pub(crate) async fn end_forgotten(
         &self,
         daemon: &Daemon,
@@ -257,8 +257,8 @@ impl Plane {
         Ok(())
     }
 
-    /// Whether a daemon has been silent for so long that it counts as gone. One that this process has not heard of yet may
-    /// be on its way since the process began.
+    /// Returns whether a daemon has been silent for so long that it counts as gone. For one that this process has not
+    /// heard from, silence counts from the start of the process.
     fn is_offline(&self, id: DaemonId) -> bool {
         let now = self.uptime();
         let silence = self.presence.silence(id, &now);
@@ -266,13 +266,13 @@ impl Plane {
         silence.is_some_and(|silence| silence >= self.limits.offline)
     }
 
-    /// Notes a daemon's sign of life.
+    /// Records a sign of life of a daemon.
     pub(super) async fn touch(&self, id: DaemonId) -> Result<(), RequestError> {
         self.presence.hear(id, self.uptime());
         Ok(self.store.touch_daemon(id, self.now()).await?)
     }
 
-    /// Why a name is not free.
+    /// Returns the reason why a name is not free, for the daemon's operator.
     async fn describe_holder(&self, daemon: &Daemon, jobs: usize) -> Result<String, RequestError> {
         let credential = match daemon.holder {
             Holder::Shared => "a pre-shared key".to_owned(),
@@ -295,7 +295,7 @@ impl Plane {
         ))
     }
 
-    /// The daemon with this id, if it came with this credential.
+    /// Returns the daemon with this id if it registered with this credential.
     ///
     /// # Errors
     /// [`RequestError::Unauthenticated`]
@@ -312,7 +312,8 @@ impl Plane {
             ))
     }
 
-    /// The job, if it was given to `daemon`, which is registered with the credential of its session still.
+    /// Returns the job if it was given to `daemon` and the daemon is still registered with the credential of its
+    /// session.
     pub(super) async fn owned(
         &self,
         daemon: &Daemon,
@@ -338,7 +339,7 @@ impl Plane {
         }
     }
 
-    /// Writes down that a job lives and what is new of it.
+    /// Records a job's sign of life and its news.
     ///
     /// # Errors
     /// [`RequestError::Gone`] if the job is not the daemon's or has ended; [`RequestError::Invalid`] if required
@@ -382,7 +383,7 @@ impl Plane {
         })
     }
 
-    /// What an import says of its version before it ends.
+    /// Returns the import's output so far, with the parts that this update brings; `None` if it brings none.
     async fn learn_early(
         &self,
         job: &JobRecord,
@@ -454,7 +455,7 @@ impl Plane {
         Ok(self.store.delete_daemon(daemon.id).await?)
     }
 
-    /// Commits what a build costs a day.
+    /// Commits the daily cost of a build to its owner's quota.
     ///
     /// # Errors
     /// [`RequestError::Gone`] if the job is not the daemon's; [`RequestError::Invalid`] if it builds no workspace.
@@ -474,7 +475,7 @@ impl Plane {
         }
     }
 
-    /// Writes down that a daemon is connected.
+    /// Records that a daemon is connected.
     ///
     /// # Errors
     /// [`RequestError::Store`]
@@ -482,7 +483,7 @@ impl Plane {
         self.touch(daemon.id).await
     }
 
-    /// Keeps an archive of modules that is too large for the message that ends its import.
+    /// Stores an archive of modules that is too large for the message that ends its import.
     ///
     /// # Errors
     /// [`RequestError::Store`], and [`RequestError::Invalid`] if too much was uploaded that no import named.
@@ -497,7 +498,7 @@ impl Plane {
         Ok(inserted.map(drop)?)
     }
 
-    /// The archive of modules with this SHA-256, which somebody uploaded before.
+    /// Returns the archive of modules with this SHA-256, if it was uploaded before.
     ///
     /// # Errors
     /// [`RequestError::Invalid`] if nobody did.
@@ -512,7 +513,7 @@ impl Plane {
         })
     }
 
-    /// The module archive with this id, if a template of the daemon's organization has it.
+    /// Returns the module archive with this id, if a template of the daemon's organization has it.
     ///
     /// # Errors
     /// [`RequestError::NotFound`] for anything else, [`RequestError::Busy`] if others receive too much for a minute.
@@ -532,7 +533,7 @@ impl Plane {
 pub(super) const NOT_REGISTERED: RequestError =
     RequestError::Unauthenticated("daemon is no longer registered; register again");
 
-/// The words at the end are what daemons look for to learn that a job is theirs no more.
+/// Returns the error for a job that is not the daemon's. Daemons recognize it by the words at its end.
 fn no_job(id: JobId) -> String {
     format!("there is no job {id}: no rows in result set")
 }

@@ -1,4 +1,4 @@
-//! Who follows something: lines of a log, or how workspaces are.
+//! Followers of logs and of the state of workspaces.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use crate::{
     snapshot::{Change, WorkspaceSnapshots},
 };
 
-/// Lines that are read at a time.
+/// Number of lines that are read at a time.
 const LINES: usize = 1000;
 
 impl Plane {
-    /// A job began, was cancelled or has ended: workspaces may look different now.
+    /// Signals that a job began, was cancelled or has ended, so that workspaces may look different.
     pub(super) fn job_moved(&self) {
         self.changed.send_replace(());
         self.moved.send_replace(());
     }
 
-    /// Waits for a change; without one, until it is time to look anyway.
+    /// Waits for a change, or until it is time to look without one.
     ///
     /// # Errors
     /// [`RequestError::Stopping`]
@@ -37,8 +37,8 @@ impl Plane {
         }
     }
 
-    /// Says when workspaces may look different: at once, whenever a job moved, and now and then in any case. It ends
-    /// with the server.
+    /// Stream of moments when workspaces may look different: now, whenever a job begins or ends, and at intervals. It
+    /// ends with the server.
     pub fn moves(self: &Arc<Self>) -> impl Stream<Item = ()> + use<> {
         let changes = self.moved.subscribe();
         let now = stream::iter([()]);
@@ -49,10 +49,10 @@ impl Plane {
         now.chain(later)
     }
 
-    /// A person's workspaces and their agents: everything at once, be it nothing, then what is new whenever something
-    /// is. Of somebody for whom the caller may not act there is never anything.
+    /// Stream of a person's workspaces and their agents: everything at first, even if that is nothing, then the
+    /// changes. For a person for whom the caller may not act, there is never anything.
     ///
-    /// The stream ends with an error if the first look fails or the server stops.
+    /// The stream ends with an error if the first query fails or the server stops.
     pub fn follow_workspaces(
         self: &Arc<Self>,
         caller: &Caller,
@@ -102,7 +102,7 @@ impl Plane {
     }
 }
 
-/// Somebody who follows a person's workspaces.
+/// A follower of a person's workspaces.
 struct Follower {
     plane: Arc<Plane>,
     changes: watch::Receiver<()>,
@@ -128,7 +128,7 @@ impl Follower {
                         return Ok(change);
                     }
                 }
-                // Whoever follows keeps what they know, and hears of the rest the next time.
+                // The follower keeps its snapshot, and gets the rest with the next query.
                 Err(error) => warn!(%error, "cannot read workspaces for clients that watch them"),
             }
         }
@@ -143,7 +143,7 @@ impl Follower {
     }
 }
 
-/// Somebody who reads what an agent says.
+/// A reader of an agent's log.
 struct Reader {
     plane: Arc<Plane>,
     changed: watch::Receiver<()>,
@@ -159,7 +159,7 @@ impl Reader {
         loop {
             self.changed.mark_unchanged();
             self.moved.mark_unchanged();
-            // Looked up before the lines: what is said last is then always read.
+            // Checked before reading the lines, so that the last ones are always read.
             let goes_on = self.follow && self.plane.is_current(self.agent).await?;
             let store = &self.plane.store;
             let lines = store.agent_log(self.agent, self.after, self.before, LINES);

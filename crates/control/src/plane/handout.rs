@@ -1,4 +1,4 @@
-//! A job as its daemon gets it: everything that the store knows, put together.
+//! Job as its daemon gets it, assembled from everything that the store knows.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,18 +16,18 @@ use crate::model::{
     Build, BuildId, ImportOutput, JobRecord, Task, Template, User, Version, VersionId, Workspace,
 };
 
-/// The group that everybody is in, as Coder calls it.
+/// Name of the group that everybody belongs to, as in Coder.
 const EVERYONE: &str = "Everyone";
-/// How long a workspace may use its owner's token; Coder's default for sessions of workspaces.
+/// Lifetime of a workspace's session token; Coder's default for sessions of workspaces.
 const SESSION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// An address as modules continue it: `${access_url}/api/v2/…`.
+/// Returns an address without its final slash, because modules continue it: `${access_url}/api/v2/…`.
 fn base_of(url: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
 impl Plane {
-    /// Puts together what `record`'s daemon needs.
+    /// Assembles the job that `record`'s daemon gets.
     pub(super) async fn hand_out(&self, record: &JobRecord) -> Result<Job, RequestError> {
         let (version, work) = match &record.task {
             Task::TemplateImport { version_id } => self.import(*version_id).await?,
@@ -64,7 +64,7 @@ impl Plane {
         Ok((version, template))
     }
 
-    /// Facts that all jobs share.
+    /// Returns the metadata that all jobs share.
     fn metadata(&self, version: &Version) -> Metadata {
         Metadata {
             coder_url: self.access_url.get().map(base_of).unwrap_or_default(),
@@ -79,7 +79,7 @@ impl Plane {
         let (version, _) = self.find_version(id).await?;
         let mut user_variables = self.given_variables(id).await?;
         for variable in &mut user_variables {
-            variable.sensitive = true; // Nobody knows yet which of them are.
+            variable.sensitive = true; // Which of them are sensitive is not known yet.
         }
         let work = Work::TemplateImport(TemplateImport {
             metadata: self.metadata(&version),
@@ -185,7 +185,7 @@ impl Plane {
         }
     }
 
-    /// The token with which a started workspace acts for its owner. A new one replaces that of the start before.
+    /// Issues the token with which a started workspace acts for its owner. It replaces that of the previous start.
     async fn session(
         &self,
         workspace: &Workspace,
@@ -211,7 +211,7 @@ impl Plane {
     }
 }
 
-/// Roles under Coder's names.
+/// Returns the owner's roles under Coder's names.
 fn roles(owner: &User, workspace: &Workspace) -> Vec<Role> {
     let site = |name: &str| Role {
         name: name.to_owned(),

@@ -12,24 +12,24 @@ use crate::{
     store::{Cancelled, JobFilter},
 };
 
-/// Lines that are read at a time.
+/// Number of lines that are read at a time.
 const LINES: usize = 1000;
 
-/// A job, and why it waits if it does.
+/// A job, with the reasons why it waits if it does.
 #[derive(Clone, Debug)]
 pub struct Explained {
-    /// The job.
+    /// Record of the job.
     pub job: JobRecord,
-    /// Its place among waiting jobs, from 1; 0 if it does not wait.
+    /// Position among the waiting jobs, from 1; 0 if it does not wait.
     pub position: usize,
-    /// How many jobs wait.
+    /// Number of waiting jobs.
     pub waiting: usize,
-    /// What each daemon says to it, if it waits.
+    /// Verdict of each daemon on the job; empty unless it waits.
     pub verdicts: Vec<Verdict>,
 }
 
 impl Plane {
-    /// Jobs that the caller may see, newest first.
+    /// Returns jobs that the caller may see, newest first.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -44,7 +44,7 @@ impl Plane {
         Ok(self.store.jobs(&filter).await?)
     }
 
-    /// A job.
+    /// Returns a job that the caller may see.
     ///
     /// # Errors
     /// [`RequestError::NotFound`], also if the caller may not see it.
@@ -54,7 +54,7 @@ impl Plane {
             .ok_or_else(|| not_found("job", id.to_string()))
     }
 
-    /// Finds the id of a job, which may be cut short.
+    /// Finds the id of a job by a prefix of it.
     ///
     /// # Errors
     /// [`RequestError::NotFound`], also if the caller may not see it; [`RequestError::Invalid`] if several begin so.
@@ -75,7 +75,7 @@ impl Plane {
         }
     }
 
-    /// A job, with what every daemon says to it while it waits.
+    /// Returns a job, with each daemon's verdict while it waits.
     ///
     /// # Errors
     /// As [`Self::job`].
@@ -98,7 +98,7 @@ impl Plane {
         })
     }
 
-    /// What every daemon says to a job that waits.
+    /// Returns each daemon's verdict on a waiting job.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -159,7 +159,7 @@ impl Plane {
     }
 }
 
-/// Somebody who reads a log.
+/// A reader of a job's log.
 struct Reader {
     plane: Arc<Plane>,
     changes: tokio::sync::watch::Receiver<()>,
@@ -172,7 +172,7 @@ impl Reader {
     async fn next(&mut self) -> Result<Option<Vec<StoredLine>>, RequestError> {
         loop {
             self.changes.mark_unchanged();
-            // The end is looked up before the lines: what is said before the end is then always read.
+            // The end is checked before reading the lines, so that those before the end are always read.
             let job = self.plane.store.job(self.job).await?;
             let ended = job.is_none_or(|job| job.completed_at.is_some());
             let lines = self

@@ -1,4 +1,4 @@
-//! How jobs end, and what they leave behind.
+//! Ends of jobs, and their results.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -29,7 +29,7 @@ use crate::{
     tokens::Hashed,
 };
 
-/// The value of every variable of `declared`: the first one given, else the default.
+/// Returns the value of every variable of `declared`: the first one given, else the default.
 pub(super) fn variable_values(
     declared: &[TemplateVariable],
     given: &[VariableValue],
@@ -50,7 +50,7 @@ pub(super) fn variable_values(
         .collect()
 }
 
-/// Names of variables that must have a value and have none.
+/// Names of variables that need a value and have none.
 pub(super) fn missing_variables(
     declared: &[TemplateVariable],
     values: &[VariableValue],
@@ -62,7 +62,8 @@ pub(super) fn missing_variables(
         .collect()
 }
 
-/// Refuses values of variables that the template does not have: what was misspelt would silently keep its default.
+/// Refuses values of variables that the template does not have: a misspelt name would silently leave the default in
+/// place.
 pub(super) fn unknown_variables(update: &JobUpdate) -> Option<String> {
     let declared = &update.template_variables;
     let is_known = |name: &str| declared.iter().any(|variable| variable.name == name);
@@ -78,7 +79,7 @@ pub(super) fn unknown_variables(update: &JobUpdate) -> Option<String> {
     })
 }
 
-/// What is written down of the agents in these resources; one in two of them is one.
+/// Returns the records of the agents in these resources; an agent in two of them is one agent.
 fn new_agents(resources: &[Resource]) -> Vec<NewAgent> {
     let agents = resources.iter().flat_map(|resource| &resource.agents);
     let mut names = HashSet::new();
@@ -97,7 +98,7 @@ fn new_agents(resources: &[Resource]) -> Vec<NewAgent> {
 }
 
 impl Plane {
-    /// Ends a job that succeeded. What it made, its state and its end are stored together or not at all.
+    /// Ends a job that succeeded. Its output, its state and its end are stored together or not at all.
     ///
     /// A repeated message changes nothing and succeeds. So does one that comes after somebody else ended the job;
     /// its state is kept, and counts if no newer build has begun.
@@ -172,7 +173,7 @@ impl Plane {
             },
             (Task::TemplateImport { .. } | Task::TemplateDryRun { .. }, _) => Effect::None,
         };
-        // Coder takes an empty error for success, which a failure never is.
+        // Coder treats an empty error as success, so a failure needs a text.
         let error = match failed.error.as_str() {
             "" => "job failed without saying why".to_owned(),
             error => error.replace('\0', ""),
@@ -190,7 +191,7 @@ impl Plane {
         self.finish(daemon, &job, end, state).await
     }
 
-    /// Says for which agents of a template there is no binary here.
+    /// Returns which agents of a template have no binary here.
     fn missing_binaries(&self, resources: &[Resource]) -> Vec<LogLine> {
         let agents = resources.iter().flat_map(|resource| &resource.agents);
         let platforms: BTreeSet<(&str, &str)> = agents

@@ -1,4 +1,4 @@
-//! Organizations, users, tokens and keys, and the beginning of everything.
+//! Organizations, users, tokens and keys, and the first start of a server.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -23,9 +23,9 @@ use crate::{
     tokens::{self, Hashed},
 };
 
-/// Characters of what is known of a user.
+/// Longest name or email address of a user, in characters.
 const LONGEST_TEXT: usize = 256;
-/// How often the last use of a token is written down at most.
+/// Shortest interval at which the last use of a token is recorded.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
 /// A user to add.
@@ -39,12 +39,12 @@ pub struct NewUser {
     pub budget: Option<i32>,
 }
 
-/// When the uses of tokens were last written down by this process, by what is stored of their values.
+/// Times when this process last recorded the uses of tokens, by the hashes of their values.
 #[derive(Default)]
 pub(super) struct NotedUses(Mutex<HashMap<Hashed, Timestamp>>);
 
 impl NotedUses {
-    /// Whether the use at `now` is the caller's to write down. What is older than [`TOUCH_EVERY`] is forgotten.
+    /// Returns whether the use at `now` is the caller's to record. Entries older than [`TOUCH_EVERY`] are forgotten.
     fn claim(&self, token: &Hashed, now: Timestamp) -> bool {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         noted.retain(|_, used| now.duration_since(*used).unsigned_abs() < TOUCH_EVERY);
@@ -57,7 +57,7 @@ impl NotedUses {
         }
     }
 
-    /// What was claimed was not written down.
+    /// Gives up a claim whose use could not be recorded.
     fn release(&self, token: &Hashed) {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         noted.remove(token);
@@ -69,7 +69,8 @@ fn role(admin: bool) -> &'static str {
 }
 
 impl Plane {
-    /// Makes the default organization and its first user, unless they are there, and says who the user is.
+    /// Creates the default organization and the first administrator if they are missing, and returns the
+    /// administrator.
     ///
     /// # Errors
     /// [`RequestError::Store`]
@@ -105,7 +106,7 @@ impl Plane {
         Ok(admin)
     }
 
-    /// Who calls with `value`.
+    /// Returns the user whose token has this value.
     ///
     /// # Errors
     /// [`RequestError::Unauthenticated`] if no token has this value, or it has ended; [`RequestError::Suspended`].
@@ -131,7 +132,8 @@ impl Plane {
             self.note_use(&hashed, &token, &user).await?;
         }
         let access = self.access(Proof::Token(token.id), token.expires_at);
-        // Had it been revoked meanwhile, nobody would end what is opened with it now.
+        // Nobody else holds the access yet: if the token was revoked meanwhile, nothing would end connections opened
+        // with it now.
         if Arc::strong_count(&access) == 1 {
             let now = self.store.token(&hashed).await?;
             if now.is_none_or(|(_, user)| user.suspended_at.is_some()) {
@@ -143,7 +145,7 @@ impl Plane {
         Ok(Caller { user, access })
     }
 
-    /// Writes down that a token is used: once in [`TOUCH_EVERY`], however many requests read the token before that.
+    /// Records that a token is used: once in [`TOUCH_EVERY`], however many requests read the token before that.
     async fn note_use(
         &self,
         hashed: &Hashed,
@@ -232,7 +234,7 @@ impl Plane {
         for key in keys {
             self.revoke(Proof::Key(key.id));
         }
-        self.posted.notify_waiters(); // Its daemons are turned away at once.
+        self.posted.notify_waiters(); // Wakes its daemons, which are then refused.
         Ok(())
     }
 
@@ -275,7 +277,7 @@ impl Plane {
             .await?;
         self.store.set_admin(user.id, admin).await?;
         if user.admin && !admin {
-            // What they reached as an administrator they may not reach any more; they come back as who they are.
+            // Connections that were opened as an administrator must end; the user reconnects with the new role.
             self.revoke_tokens(user.id).await?;
         }
         Ok(User { admin, ..user })
@@ -303,7 +305,7 @@ impl Plane {
         };
         self.audit(&caller.user.name, action, &user.name, "")
             .await?;
-        // A suspension that goes on began when it began.
+        // A repeated suspension keeps its original time.
         let since = user.suspended_at.unwrap_or_else(|| self.now());
         let suspended_at = suspended.then_some(since);
         self.store.set_suspended(user.id, suspended_at).await?;
@@ -348,7 +350,7 @@ impl Plane {
         )))
     }
 
-    /// Sets what a user's workspaces may cost a day.
+    /// Sets the daily budget of a user's workspaces.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -379,7 +381,7 @@ impl Plane {
         self.user(named).await
     }
 
-    /// Makes a token and tells its value, this one time.
+    /// Creates a token and returns its value, which is never shown again.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -400,7 +402,7 @@ impl Plane {
             .await
     }
 
-    /// Makes a token for `user` on behalf of `actor`.
+    /// Creates a token for `user` on behalf of `actor`.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -426,7 +428,7 @@ impl Plane {
         Ok((token, value))
     }
 
-    /// Tokens of a user, oldest first.
+    /// Returns the tokens of a user, oldest first.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -435,7 +437,7 @@ impl Plane {
         Ok(self.store.tokens(Some(user.id)).await?)
     }
 
-    /// Finds a token by id, by the beginning of one, or by name among the caller's own.
+    /// Finds a token by id, by a prefix of one, or by name among the caller's own.
     ///
     /// # Errors
     /// [`RequestError::NotFound`], also if the caller may not see it; [`RequestError::Invalid`] if several are meant.
@@ -452,7 +454,7 @@ impl Plane {
         tokens.pop().ok_or_else(|| not_found("token", named))
     }
 
-    /// The token that has this value.
+    /// Returns the token that has this value.
     ///
     /// # Errors
     /// [`RequestError::NotFound`]
@@ -463,7 +465,7 @@ impl Plane {
             .ok_or_else(|| not_found("token", "of this call"))
     }
 
-    /// Gives a token, which [`Self::token`] found, another value, and the lifetime that it had anew.
+    /// Gives a token, which [`Self::token`] found, a new value, and its original lifetime once more.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -505,7 +507,7 @@ impl Plane {
         Ok(())
     }
 
-    /// Makes a provisioner key and tells its value, this one time.
+    /// Creates a provisioner key and returns its value, which is never shown again.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -532,7 +534,7 @@ impl Plane {
         Ok((key, value))
     }
 
-    /// Provisioner keys of an organization, by name.
+    /// Returns the provisioner keys of an organization, by name.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -548,7 +550,7 @@ impl Plane {
         Ok(keys)
     }
 
-    /// Deletes a provisioner key; daemons that came with it are turned away at their next call.
+    /// Deletes a provisioner key; daemons that registered with it are refused at their next call.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -571,7 +573,7 @@ impl Plane {
         Ok(())
     }
 
-    /// Fingerprints of the pre-shared keys that are valid now.
+    /// Returns the fingerprints of the pre-shared keys that are valid now.
     ///
     /// # Errors
     /// [`RequestError::Forbidden`]
@@ -581,7 +583,7 @@ impl Plane {
         Ok(self.psks.iter().map(fingerprint).collect())
     }
 
-    /// What a user's workspaces cost a day, and who that user is.
+    /// Returns the daily cost of a user's workspaces, and the user.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -597,7 +599,7 @@ impl Plane {
         Ok((user, consumed))
     }
 
-    /// The audit log, newest first.
+    /// Returns the audit log, newest entry first.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -611,7 +613,7 @@ impl Plane {
         Ok(self.store.audit_entries(before, limit).await?)
     }
 
-    /// Writes down that `caller` asked for a backup.
+    /// Records that `caller` requested a backup.
     ///
     /// # Errors
     /// [`RequestError`]

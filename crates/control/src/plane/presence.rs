@@ -1,4 +1,5 @@
-//! When daemons were heard of last, by the clock that nobody sets. What the store has is the time of day, for people.
+//! Times of daemons' last signs of life, by the machine's uptime, which nobody can set. The store has the time of
+//! day, for people.
 
 use std::{
     collections::HashMap,
@@ -10,20 +11,20 @@ use outpost_process::uptime::Uptime;
 
 use crate::model::DaemonId;
 
-/// Daemons that are remembered. Those of which nothing was heard for long are forgotten before.
+/// Number of daemons that are remembered. Those that have been silent for long are forgotten before that.
 const MAX_DAEMONS: usize = 1 << 16;
 
-/// Daemons that were heard of since this process began.
+/// Daemons that this process has heard from.
 #[derive(Debug, Default)]
 pub(super) struct Presence(Mutex<HashMap<DaemonId, Uptime>>);
 
 impl Presence {
     fn lock(&self) -> MutexGuard<'_, HashMap<DaemonId, Uptime>> {
-        // An entry is whole after any panic.
+        // Entries are consistent even after a panic, so a poisoned lock can be used.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a sign of life.
+    /// Records a sign of life.
     pub(super) fn hear(&self, id: DaemonId, now: Uptime) {
         let mut heard = self.lock();
         if heard.len() < MAX_DAEMONS || heard.contains_key(&id) {
@@ -31,12 +32,12 @@ impl Presence {
         }
     }
 
-    /// How long a daemon has been silent; `None` if this process never heard of it.
+    /// Returns how long a daemon has been silent; `None` if this process never heard from it.
     pub(super) fn silence(&self, id: DaemonId, now: &Uptime) -> Option<Duration> {
         now.since(self.lock().get(&id)?)
     }
 
-    /// Those that were heard of within `limit`; all others are forgotten.
+    /// Returns the daemons that were heard from within `limit`; all others are forgotten.
     pub(super) fn keep_within(&self, limit: Duration, now: &Uptime) -> Vec<DaemonId> {
         let mut heard = self.lock();
         heard.retain(|_, at| now.since(at).is_some_and(|silence| silence <= limit));

@@ -1,4 +1,4 @@
-//! Ending jobs that are lost, and forgetting daemons that are gone.
+//! Reaper: ends jobs that are lost, and forgets daemons that are gone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 const SLOWED: Duration = Duration::from_secs(1);
 
 impl Plane {
-    /// Looks for lost jobs now and then, until the server stops.
+    /// Looks for lost jobs at intervals until the server stops.
     pub async fn run_reaper(self: Arc<Self>) {
         if let Err(error) = self.find_unused_modules().await {
             warn!(%error, "cannot look for unused modules");
@@ -25,7 +25,7 @@ impl Plane {
         if let Err(error) = self.count_anew().await {
             warn!(%error, "cannot record when jobs were last heard from");
         }
-        // A short lease would mean little if nobody looked in between.
+        // A short lease needs checks at least five times within it, or lost jobs would be noticed late.
         let shortest = self.limits.lease.min(self.limits.pending) / 5;
         let mut every = tokio::time::interval(self.limits.reap_every.min(shortest));
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -51,7 +51,7 @@ impl Plane {
         }
     }
 
-    /// Ends lost jobs, at most as many as the limit says, and says which.
+    /// Ends lost jobs, at most as many as the limit says, and returns their ids.
     ///
     /// The state of a build that is lost stays what it was before the build.
     ///
@@ -118,7 +118,7 @@ impl Plane {
         Ok(())
     }
 
-    /// After a new start of the machine, jobs have one lease from this server's start on, however often it starts again.
+    /// Gives jobs one lease from this server's first start after a reboot, however often it is restarted.
     pub(super) async fn count_anew(&self) -> Result<(), RequestError> {
         Ok(self.store.count_anew(&self.started_up).await?)
     }

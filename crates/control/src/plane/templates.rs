@@ -25,26 +25,26 @@ use crate::{
 /// The type of provisioner that all our jobs need.
 const PROVISIONER: &str = "terraform";
 
-/// A version to import.
+/// Request for a version to import.
 #[derive(Clone, Debug)]
 pub struct VersionRequest {
-    /// Its template, which is made if there is none of that name.
+    /// Name of the template, which is created if there is none of that name.
     pub template: String,
-    /// An uncompressed tar archive.
+    /// Uncompressed tar archive with the template's files.
     pub archive: Bytes,
-    /// Empty for the next of `v1`, `v2`, and so on.
+    /// Name of the version; empty for the next of `v1`, `v2`, and so on.
     pub name: String,
-    /// What its author says of it.
+    /// Message that its author wrote; may be empty.
     pub message: String,
     /// Values of Terraform variables.
     pub variables: Vec<VariableValue>,
-    /// Tags of the jobs that work with it.
+    /// Tags of the version's jobs.
     pub tags: BTreeMap<String, String>,
-    /// Whether it becomes active once it is imported.
+    /// Set if the version becomes active once it is imported.
     pub activate: bool,
 }
 
-/// The stored form of a variable's value; it exists inside sealed values only.
+/// Stored form of a variable's value; it exists only inside sealed values.
 #[derive(Serialize, Deserialize)]
 struct StoredVariable {
     name: String,
@@ -52,7 +52,7 @@ struct StoredVariable {
     sensitive: bool,
 }
 
-/// The stored form of a dry run's result.
+/// Stored form of a dry run's result.
 #[derive(Default, Serialize, Deserialize)]
 struct StoredDryRun {
     resources: Vec<Resource>,
@@ -63,7 +63,7 @@ fn variables_place(id: VersionId) -> String {
     format!("variables of template version {id}")
 }
 
-/// What a template without a name is called: nothing that somebody may call one.
+/// Name of a template that has none yet: one that nobody may choose.
 fn draft_name(id: TemplateId) -> String {
     format!("draft:{id}")
 }
@@ -73,7 +73,7 @@ fn dry_run_place(id: JobId) -> String {
 }
 
 impl Plane {
-    /// Templates of an organization, by name.
+    /// Returns the templates of an organization, by name.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -102,7 +102,7 @@ impl Plane {
             .ok_or_else(|| not_found("template", named))
     }
 
-    /// Finds a version by name or id; the active one for an empty text.
+    /// Finds a version by name or id; an empty text means the active one.
     ///
     /// # Errors
     /// [`RequestError::NotFound`], also if there is no active one yet.
@@ -140,7 +140,7 @@ impl Plane {
         self.add_version(caller, template, is_new, request).await
     }
 
-    /// Adds a version of a template that has no name yet, and queues its import. Nobody finds the template before
+    /// Adds a version of a template that has no name yet, and queues its import. The template cannot be found before
     /// [`Self::name_draft`].
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl Plane {
         template.ok_or_else(|| not_found("template", id.to_string()))
     }
 
-    /// Keeps an archive that a version may be made of, and tells its id.
+    /// Stores an archive that a version may be created from, and returns its id.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -200,7 +200,7 @@ impl Plane {
         Ok(self.store.insert_file(FileKind::Template, content).await?)
     }
 
-    /// A file that a version was, or may be, made of.
+    /// Returns a file that a version was, or may be, created from.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -284,7 +284,7 @@ impl Plane {
         }
     }
 
-    /// A job that nobody took yet.
+    /// Returns a new job, which no daemon has taken yet.
     pub(super) fn new_job(
         &self,
         caller: &Caller,
@@ -331,7 +331,7 @@ impl Plane {
         self.vault.seal(&variables_place(id), &json)
     }
 
-    /// The values of Terraform variables that a version's author gave.
+    /// Returns the values of Terraform variables that a version's author gave.
     pub(super) async fn given_variables(
         &self,
         id: VersionId,
@@ -348,7 +348,7 @@ impl Plane {
             .collect())
     }
 
-    /// The values of all Terraform variables that a version declares.
+    /// Returns the values of all Terraform variables that a version declares.
     pub(super) async fn variables(
         &self,
         id: VersionId,
@@ -361,7 +361,7 @@ impl Plane {
         ))
     }
 
-    /// Reads a sealed value that is JSON.
+    /// Decrypts a sealed value that is JSON.
     pub(super) fn open_json<T: serde::de::DeserializeOwned>(
         &self,
         place: String,
@@ -376,7 +376,7 @@ impl Plane {
         })
     }
 
-    /// What the import of a version learned.
+    /// Returns the output of a version's import.
     ///
     /// # Errors
     /// [`RequestError::Conflict`] if it has not ended, or failed.
@@ -446,7 +446,7 @@ impl Plane {
         Ok(self.store.delete_template(template.id, self.now()).await?)
     }
 
-    /// Queues a plan of a version with the given answers.
+    /// Queues a plan of a version with the given parameter values.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -481,7 +481,7 @@ impl Plane {
         Ok(job)
     }
 
-    /// Tags of a job that works with a version: its author's, and those that the template computes.
+    /// Returns the tags of a version's jobs: its author's, and those that the template computes.
     pub(super) async fn build_tags(
         &self,
         version: &Version,
@@ -499,7 +499,7 @@ impl Plane {
         Ok(version.tags.merged(Some(owner), computed)?)
     }
 
-    /// What a dry run would make.
+    /// Returns the result of a dry run.
     ///
     /// # Errors
     /// [`RequestError::Conflict`] if it has not succeeded.

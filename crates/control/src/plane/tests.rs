@@ -26,7 +26,7 @@ use crate::{
     store::{JobFilter, sqlite::Sqlite},
 };
 
-/// A control plane with a clock of its own, somebody who calls it, and a daemon that does as it is told.
+/// A control plane with a clock of its own, a caller, and a daemon that the test controls.
 struct Lab {
     plane: Arc<Plane>,
     caller: Caller,
@@ -69,7 +69,7 @@ impl Lab {
         self.uptime.fetch_add(seconds, Ordering::Relaxed);
     }
 
-    /// The job that the daemon gets at once.
+    /// Returns the job that the daemon gets without waiting, if there is one.
     async fn take(&self) -> Option<Job> {
         self.take_as(&self.daemon).await
     }
@@ -89,7 +89,7 @@ impl Lab {
             .unwrap()
     }
 
-    /// Imports a template with one parameter and a disk that outlives a stop.
+    /// Imports a template with one parameter and a disk that survives a stop.
     async fn import(&self) -> Version {
         let version = self.queue_version(version("demo")).await;
         let job = self.take().await.unwrap();
@@ -148,7 +148,7 @@ impl Lab {
             .await
     }
 
-    /// Makes a workspace, starts it with `state`, and gives the job that did it.
+    /// Creates a workspace, starts it with `state`, and returns the job that did it.
     async fn started(&self, state: &str) -> (Workspace, JobId) {
         self.import().await;
         let workspace = self.create_workspace().await.unwrap();
@@ -171,7 +171,7 @@ impl Lab {
     }
 }
 
-/// The clock of one start of a machine.
+/// Returns the uptime clock of one boot of a machine.
 fn up(boot: &'static str, seconds: &Arc<AtomicI64>) -> UptimeClock {
     let seconds = seconds.clone();
     Box::new(move || Uptime {
@@ -490,7 +490,7 @@ async fn a_silent_job_is_ended_after_its_lease_and_its_late_state_counts() {
     assert!(matches!(gone, Err(RequestError::Gone(_))));
     assert_eq!(lab.state(&workspace).await, "one");
 
-    // The daemon was only cut off, and what it has built is there.
+    // The daemon was only disconnected, and what it has built exists.
     lab.complete(job, built("two")).await.unwrap();
     assert_eq!(lab.job(job).await.status(), JobStatus::Failed);
     assert_eq!(lab.state(&workspace).await, "two");
@@ -782,7 +782,7 @@ async fn an_agent_that_never_came_is_late_after_its_template_s_time() {
     lab.import().await;
     let workspace = lab.create_workspace().await.unwrap();
     let job = lab.take().await.unwrap().id;
-    lab.pass(Duration::from_secs(200)); // A long build is no agent that is late.
+    lab.pass(Duration::from_secs(200)); // A long build does not make the agent late.
     let token = uuid::Uuid::new_v4().to_string();
     let agent = outpost_base::job::Agent {
         name: "main".to_owned(),

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
-/// Time between an upload and the end of its import, and much more than that.
+/// Longest time between an upload and the end of its import, with a wide margin.
 const KEPT: Duration = Duration::from_secs(60 * 60);
 
-/// Bytes of archives that nobody has named. One has at most 100 MiB.
+/// Budget of archives that no import has named yet, in bytes. One archive has at most 100 MiB.
 const MAX_UNNAMED_BYTES: usize = 1 << 30;
 
-/// What was uploaded lately, by its SHA-256 in hexadecimal digits.
+/// Recent uploads, by their SHA-256 in hexadecimal digits.
 #[derive(Debug, Default)]
 pub(super) struct Uploads(BTreeMap<String, Upload>);
 
@@ -22,7 +22,7 @@ struct Upload {
 }
 
 impl Uploads {
-    /// Notes an archive, unless too much waits to be named already.
+    /// Records an upload, unless too many bytes already wait to be named.
     pub(super) fn note(&mut self, sha256: &str, bytes: usize, now: Timestamp) -> bool {
         let others = self.0.iter().filter(|(other, _)| *other != sha256);
         let unnamed = others.filter(|(_, upload)| !upload.is_named);
@@ -39,14 +39,14 @@ impl Uploads {
         true
     }
 
-    /// Notes that the end of an import has named an archive.
+    /// Records that the end of an import has named an archive.
     pub(super) fn name(&mut self, sha256: &str) {
         if let Some(upload) = self.0.get_mut(sha256) {
             upload.is_named = true;
         }
     }
 
-    /// Takes out what is so old that it is of no use unless it belongs to a template by now.
+    /// Removes and returns uploads so old that they are useless unless they belong to a template by now.
     pub(super) fn expired(&mut self, now: Timestamp) -> Vec<String> {
         let Ok(limit) = now.checked_sub(KEPT) else {
             return Vec::new();

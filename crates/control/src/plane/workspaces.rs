@@ -15,40 +15,40 @@ use crate::{
     store::{NewBuild, WorkspaceFilter},
 };
 
-/// A workspace to make.
+/// Request for a workspace.
 #[derive(Clone, Debug)]
 pub struct WorkspaceRequest {
-    /// Its name.
+    /// Name of the workspace.
     pub name: String,
-    /// Whose it will be; empty for the caller.
+    /// Owner of the workspace; empty for the caller.
     pub owner: String,
-    /// Answers to the template's questions.
+    /// Values of the template's parameters.
     pub parameters: Vec<ParameterValue>,
-    /// A preset's name, or empty.
+    /// Name of a preset; empty for none.
     pub preset: String,
-    /// The lowest level of log lines to keep; empty for all.
+    /// Lowest level of log lines to keep; empty for all.
     pub log_level: String,
 }
 
-/// A build to make.
+/// Request for a build.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
-    /// What it does.
+    /// Transition that the build carries out.
     pub transition: Transition,
-    /// A version's name or id; empty for that of the latest build.
+    /// Name or id of a version; empty for that of the latest build.
     pub version: String,
-    /// New answers to the template's questions.
+    /// New values of the template's parameters.
     pub parameters: Vec<ParameterValue>,
-    /// The lowest level of log lines to keep; empty for all.
+    /// Lowest level of log lines to keep; empty for all.
     pub log_level: String,
 }
 
-/// Where the state after a build is sealed to.
+/// Place that the state after a build is sealed to.
 pub(super) fn state_place(build: BuildId) -> String {
     format!("state of build {build}")
 }
 
-/// Where resources of a build are sealed to.
+/// Place that the resources of a build are sealed to.
 pub(super) fn made_place(build: BuildId) -> String {
     format!("resources of build {build}")
 }
@@ -70,7 +70,7 @@ fn check_log_level(level: &str) -> Result<(), RequestError> {
 }
 
 impl Plane {
-    /// Workspaces that the caller may see.
+    /// Returns the workspaces that the caller may see.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -85,7 +85,7 @@ impl Plane {
         Ok(self.store.workspaces(&filter).await?)
     }
 
-    /// Finds a workspace by `name`, `owner/name` or id. Names of deleted ones are not looked at.
+    /// Finds a workspace by `name`, `owner/name` or id. Deleted workspaces are not found by name.
     ///
     /// # Errors
     /// [`RequestError::NotFound`], also if the caller may not see it.
@@ -116,7 +116,7 @@ impl Plane {
             .ok_or_else(|| not_found("workspace", named))
     }
 
-    /// Makes a workspace and queues its first build.
+    /// Creates a workspace and queues its first build.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -276,7 +276,7 @@ impl Plane {
         Ok(build)
     }
 
-    /// Finds a build by id, and its workspace.
+    /// Finds a build by id, with its workspace.
     ///
     /// # Errors
     /// [`RequestError::NotFound`], also if the caller may not see it.
@@ -295,7 +295,7 @@ impl Plane {
         Ok((workspace, build))
     }
 
-    /// What a build made; nothing if it did not succeed.
+    /// Returns the output of a build; empty if it did not succeed.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -306,7 +306,7 @@ impl Plane {
         }
     }
 
-    /// The state after a build, empty if there is none. It is written to the audit log first.
+    /// Returns the state after a build, empty if there is none. The access is recorded in the audit log first.
     ///
     /// As in Coder it takes the rights over templates: a state may hold values that owners of workspaces must not see.
     ///
@@ -331,7 +331,7 @@ impl Plane {
         self.state(build.id).await
     }
 
-    /// Makes a state that was recovered the one after the latest build, whose number comes back.
+    /// Makes a recovered state the one after the latest build, and returns the build's number.
     ///
     /// # Errors
     /// [`RequestError::Conflict`] unless it is newer than what is known, or while a build runs.
@@ -376,7 +376,7 @@ impl Plane {
         }
     }
 
-    /// Whether these bytes are the state after a build, whatever blanks there are around it.
+    /// Returns whether these bytes are the state after a build, ignoring white space around it.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -384,7 +384,7 @@ impl Plane {
         Ok(self.state(build.id).await?.trim_ascii() == state.trim_ascii())
     }
 
-    /// The state after a build, empty if there is none.
+    /// Returns the state after a build; empty if there is none.
     pub(super) async fn state(&self, build: BuildId) -> Result<Vec<u8>, RequestError> {
         match self.store.state(build).await? {
             Some((made_by, sealed)) => self.open(state_place(made_by), &sealed),
@@ -393,7 +393,7 @@ impl Plane {
     }
 }
 
-/// Everything that decides a build.
+/// Decisions about a build before it is queued.
 struct Plan<'a> {
     workspace: &'a Workspace,
     owner: &'a User,

@@ -1,4 +1,4 @@
-//! Why a job waits: what each daemon says to it.
+//! Reasons why a job waits: the verdict of each daemon.
 
 use std::{fmt, time::Duration};
 
@@ -7,55 +7,55 @@ use jiff::Timestamp;
 use super::Waiting;
 use crate::model::{Daemon, DaemonId};
 
-/// What one daemon says to a job.
+/// Verdict of one daemon on a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Which daemon.
+    /// Id of the daemon.
     pub daemon_id: DaemonId,
-    /// Its name.
+    /// Name of the daemon, as registered.
     pub daemon: String,
-    /// Whether it may take the job at all; it may still be busy or offline.
+    /// Set if the daemon may take the job at all; it may still be busy or offline.
     pub eligible: bool,
-    /// Everything that keeps it from the job now; empty if it should take it at once.
+    /// Reasons why the daemon does not take the job now; empty if it should.
     pub reasons: Vec<Reason>,
 }
 
-/// One thing that keeps a daemon from a job.
+/// A reason why a daemon does not take a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It belongs to another organization.
+    /// The daemon belongs to another organization.
     OtherOrganization,
-    /// It does not have the type of provisioner that the job needs.
+    /// The daemon lacks the type of provisioner that the job needs.
     LacksProvisioner(String),
-    /// It lacks a tag.
+    /// The daemon lacks a tag that the job needs.
     LacksTag {
-        /// The tag's name.
+        /// Name of the tag.
         name: String,
-        /// The value that the job wants.
+        /// Value that the job needs.
         wanted: String,
     },
-    /// It has a tag with another value.
+    /// The daemon has the tag with another value.
     OtherValue {
-        /// The tag's name.
+        /// Name of the tag.
         name: String,
-        /// The value that the job wants.
+        /// Value that the job needs.
         wanted: String,
-        /// The value that it has.
+        /// Value that the daemon has.
         has: String,
     },
-    /// The job has no tags, and the daemon has some.
+    /// The daemon has tags, and the job has none.
     TaggedDaemon {
-        /// The daemon's tags.
+        /// Tags of the daemon, as displayed.
         has: String,
     },
-    /// It was not heard of for some time.
+    /// The daemon has been silent for this long.
     Offline(Duration),
-    /// It is running another job.
+    /// The daemon is running another job.
     Busy,
 }
 
 impl Reason {
-    /// Whether it will still be there when the daemon is up and idle.
+    /// Returns whether the reason will remain once the daemon is online and idle.
     fn is_lasting(&self) -> bool {
         !matches!(self, Self::Offline(_) | Self::Busy)
     }
@@ -89,7 +89,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What each of `daemons` says to `job`, eligible ones first, then by name.
+/// Returns the verdict of each of `daemons` on `job`, eligible ones first, then by name.
 ///
 /// `busy` tells whether a daemon works on a job; one that was silent for `offline` counts as offline.
 pub fn explain(

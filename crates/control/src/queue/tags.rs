@@ -10,18 +10,19 @@ use crate::model::UserId;
 const SCOPE: &str = "scope";
 const OWNER: &str = "owner";
 
-/// Tags after the server's rules: `scope` and `owner` are always there, and no value but that of `owner` is empty.
+/// Tags that follow the server's rules: `scope` and `owner` are always present, and only the value of `owner` may be
+/// empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Tags(BTreeMap<String, String>);
 
-/// A tag that the server does not take.
+/// A tag that the server does not accept.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("tag {0:?} contains a control character")]
 pub struct BadTag(pub String);
 
 impl Default for Tags {
-    /// Those of whoever gives none.
+    /// Returns the tags that apply if none are given.
     fn default() -> Self {
         Self::from_given(None, BTreeMap::new()).unwrap_or_else(|_| Self(BTreeMap::new()))
     }
@@ -75,17 +76,17 @@ impl Tags {
         Self::from_given(user, tags)
     }
 
-    /// All of them, by name.
+    /// All tags, sorted by name.
     pub fn as_map(&self) -> &BTreeMap<String, String> {
         &self.0
     }
 
-    /// Whether they are those of whoever gives none.
+    /// Returns whether these are the tags that apply if none are given.
     pub fn are_plain(&self) -> bool {
         self.0.len() == 2 && self.0.get(OWNER).is_some_and(String::is_empty)
     }
 
-    /// The owner in lower case: part of a daemon's identity.
+    /// Value of `owner` in lower case: part of a daemon's identity.
     pub fn owner(&self) -> String {
         self.0
             .get(OWNER)
@@ -93,7 +94,7 @@ impl Tags {
             .unwrap_or_default()
     }
 
-    /// Whether a daemon with these tags may take a job with tags `wanted`.
+    /// Returns whether a daemon with these tags may take a job with the tags `wanted`.
     ///
     /// # Source
     /// coder `coderd/database/dump.sql`, `provisioner_tagset_contains`.
@@ -109,7 +110,7 @@ impl Tags {
 }
 
 impl fmt::Display for Tags {
-    /// `name=value`, separated by spaces; `untagged` if there are none but the implied ones.
+    /// Formats the tags as `name=value`, separated by spaces; `untagged` if there are only the implied ones.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.are_plain() {
             return f.write_str("untagged");

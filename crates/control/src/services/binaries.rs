@@ -1,4 +1,4 @@
-//! `/bin`: where bootstrap scripts fetch the agent. Nobody is asked who they are, as in the reference.
+//! Route `/bin`, from which bootstrap scripts fetch the agent. It needs no credential, as in the reference.
 
 use std::{fs::File, io, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Who calls: what the metadata of a call says about it.
+//! Identity of a caller, from the metadata of a call.
 
 use outpost_base::secret::Secret;
 use tonic::{Status, metadata::MetadataMap};
@@ -21,13 +21,13 @@ fn secret(metadata: &MetadataMap, name: &str) -> Option<Secret> {
     (!value.is_empty()).then(|| Secret::new(value))
 }
 
-/// The token that a call carries.
+/// Returns the token that a call carries.
 pub(super) fn bearer(metadata: &MetadataMap) -> Option<Secret> {
     let value = secret(metadata, AUTHORIZATION)?;
     value.expose().strip_prefix("Bearer ").map(Secret::new)
 }
 
-/// The person whose token a call carries.
+/// Returns the person whose token a call carries.
 pub(super) async fn person(plane: &Plane, metadata: &MetadataMap) -> Result<Caller, Status> {
     let Some(token) = bearer(metadata) else {
         return Err(Status::unauthenticated(
@@ -37,7 +37,7 @@ pub(super) async fn person(plane: &Plane, metadata: &MetadataMap) -> Result<Call
     plane.authenticate(&token).await.map_err(status)
 }
 
-/// The pre-shared key or provisioner key that a call carries.
+/// Returns the pre-shared key or provisioner key that a call carries.
 pub(super) async fn credential(
     plane: &Plane,
     metadata: &MetadataMap,
@@ -49,7 +49,7 @@ pub(super) async fn credential(
         .map_err(status)
 }
 
-/// The daemon that calls, which has registered before.
+/// Returns the daemon that calls, which must have registered before.
 pub(super) async fn daemon(plane: &Plane, metadata: &MetadataMap) -> Result<Daemon, Status> {
     let credential = credential(plane, metadata).await?;
     let id = metadata

@@ -1,4 +1,4 @@
-//! What a daemon asks for, whichever wire it uses: messages in, messages out, the control plane in between.
+//! Calls of daemons, whichever wire they use: messages in, messages out, the control plane in between.
 
 use std::sync::Arc;
 
@@ -22,31 +22,31 @@ use crate::{
     plane::{Plane, RequestError},
 };
 
-/// One daemon and what it may ask.
+/// A daemon, with the calls that it may make.
 #[derive(Clone)]
 pub(super) struct Calls {
     pub(super) plane: Arc<Plane>,
     pub(super) daemon: Daemon,
 }
 
-/// Why a call gave nothing.
+/// Reasons why a call fails.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
-    /// A message that makes no sense.
+    /// A message with an invalid field.
     #[error(transparent)]
     Field(#[from] FieldError),
-    /// A message without a part that must be there.
+    /// A message without a required part.
     #[error("field `{0}` of the message is missing")]
     Missing(&'static str),
-    /// An id that is none.
+    /// An id that is not a UUID.
     #[error("parse {what} id: {source}")]
     Id {
-        /// Of what.
+        /// Kind of object that the id should name.
         what: &'static str,
-        /// Why not.
+        /// Error of the parser.
         source: uuid::Error,
     },
-    /// The control plane refused.
+    /// A refusal of the control plane.
     #[error(transparent)]
     Request(#[from] RequestError),
 }
@@ -93,7 +93,7 @@ impl Calls {
         Ok(provisionerd::Empty {})
     }
 
-    /// The archive of modules that is asked for, in pieces.
+    /// Returns the requested archive of modules, in pieces.
     pub(super) async fn download_file(
         &self,
         request: FileRequest,

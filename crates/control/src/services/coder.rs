@@ -1,8 +1,8 @@
-//! Coder's own wire: a daemon dials a WebSocket, opens a yamux stream for each call, and speaks dRPC on it.
+//! Coder's own wire protocol: a daemon dials a WebSocket, opens a yamux stream for each call, and speaks dRPC on it.
 //!
-//! [`admission`] decides who comes in, in the reference's order of checks and with its answers; [`upgrade`] makes the
-//! WebSocket, [`session`] serves what a daemon opens on it, [`rpc`] translates one call. Nothing about a job lives in
-//! a connection: a daemon that comes back under its name goes on where it was.
+//! [`admission`] decides which daemons are accepted, in the reference's order of checks and with its answers;
+//! [`upgrade`] opens the WebSocket, [`session`] serves the streams on it, [`rpc`] translates one call. No state of a
+//! job belongs to a connection: a daemon that reconnects under its name continues where it was.
 //!
 //! # Source
 //! coder `enterprise/coderd/provisionerdaemons.go`, `enterprise/coderd/provisionerkeys.go`.
@@ -73,7 +73,7 @@ struct Coder {
     uploads: files::Uploads,
 }
 
-/// What Coder's daemons, agents and clients ask over HTTP: their connections, and what they read before.
+/// Routes of Coder's daemons, agents and clients: their connections, and the requests that come before.
 pub(super) fn routes(plane: &Arc<Plane>, config: &Config, shares: Shares) -> Router {
     let coder = Coder {
         plane: plane.clone(),
@@ -129,7 +129,7 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config, shares: Shares) -> Rou
     }))
 }
 
-/// Refuses whoever asks too often, before anything else is looked at, as the reference does.
+/// Refuses whoever asks too often, before looking at anything else, as the reference does.
 fn too_many(rates: &Mutex<Rates>, request: &Request) -> Option<Refusal> {
     let Peer(peer) = *request.extensions().get()?;
     let path = request.uri().path();
@@ -144,7 +144,7 @@ fn too_many(rates: &Mutex<Rates>, request: &Request) -> Option<Refusal> {
     .into_iter()
     .find(|(end, _)| path.ends_with(end))
     .unwrap_or(("key", rate::REQUESTS));
-    // A count is whole after any panic.
+    // Counts are consistent even after a panic, so a poisoned lock can be used.
     let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
     let sender = network::sender(peer);
     if rates.allow(sender, (endpoint, limit), Instant::now()) {
@@ -188,7 +188,7 @@ async fn take_in(
     Ok(response)
 }
 
-/// A daemon with a person's token asks for its organization's id.
+/// Organizations, whose ids daemons with a person's token ask for.
 async fn organizations(
     State(Coder { plane, .. }): State<Coder>,
     headers: HeaderMap,
@@ -202,7 +202,7 @@ async fn organizations(
     Ok(Json(all).into_response())
 }
 
-/// A daemon with a provisioner key asks for the key's tags, to show them.
+/// Tags of a provisioner key, which daemons with that key ask for to show them.
 async fn key(
     State(Coder { plane, .. }): State<Coder>,
     headers: HeaderMap,

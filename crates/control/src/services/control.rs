@@ -1,4 +1,4 @@
-//! The service that people and their commands call.
+//! Service for people and their commands.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -21,12 +21,12 @@ use crate::{
     tokens,
 };
 
-/// How many entries a list has if the caller does not say.
+/// Number of entries in a list by default.
 const PAGE: usize = 100;
-/// How many it has at most.
+/// Largest number of entries in a list.
 const LARGEST_PAGE: usize = 10_000;
 
-/// Serves people.
+/// Service for people and their commands.
 pub(super) struct Control {
     plane: Arc<Plane>,
     data_dir: Option<Arc<DataDir>>,
@@ -115,7 +115,7 @@ impl Control {
     }
 }
 
-/// One call: finds the caller, does the work, and turns an error into a status.
+/// Handles one call: finds the caller, does the work, and turns an error into a status.
 macro_rules! call {
     ($self:ident, $request:ident, |$caller:ident, $asked:ident| $work:block) => {{
         let ($caller, $asked) = $self.caller($request)?;

@@ -1,4 +1,4 @@
-//! Our own types as the messages of `control.proto`.
+//! Conversion of our own types to the messages of `control.proto`.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +69,7 @@ pub(super) fn key(names: &Names<'_>, key: ProvisionerKey) -> wire::ProvisionerKe
     }
 }
 
-/// `open` are all jobs that have not ended.
+/// Converts a daemon; `open` are all jobs that have not ended.
 pub(super) fn daemon(
     plane: &Plane,
     names: &Names<'_>,
@@ -236,7 +236,7 @@ pub(super) async fn version_details(
     })
 }
 
-/// A variable without the default that people must not see.
+/// Converts a variable, without a default that people must not see.
 fn variable(mut variable: job::TemplateVariable) -> provisioner::TemplateVariable {
     if variable.sensitive {
         variable.default_value.clear();
@@ -262,7 +262,7 @@ fn version_resources(import_output: &ImportOutput) -> Vec<wire::Resource> {
     both.map(|found| resource(&persistence, found)).collect()
 }
 
-/// A resource without its secrets.
+/// Converts a resource, without its secrets.
 pub(super) fn resource(
     persistence: &BTreeMap<String, Persistence>,
     resource: &job::Resource,
@@ -301,7 +301,7 @@ fn persistence_of(known: &BTreeMap<String, Persistence>, address: &str) -> Optio
     siblings.all(|other| other == first).then_some(first)
 }
 
-/// `a.b` for `a.b[0]` and `a.b["x"]`.
+/// Removes indices: `a.b` for `a.b[0]` and `a.b["x"]`.
 fn without_index(address: &str) -> &str {
     match address.strip_suffix(']').and_then(|rest| rest.rfind('[')) {
         Some(start) => &address[..start],
@@ -318,7 +318,7 @@ fn fact(fact: &job::ResourceMetadata) -> wire::ResourceFact {
     }
 }
 
-/// Tokens and environments stay here: they are the workspace's secrets.
+/// Converts an agent without tokens and environments, which are the workspace's secrets.
 fn agent(agent: &job::Agent) -> wire::Agent {
     wire::Agent {
         name: agent.name.clone(),
@@ -330,7 +330,7 @@ fn agent(agent: &job::Agent) -> wire::Agent {
     }
 }
 
-/// The same with what is known of the agent.
+/// Converts an agent, with its newest reports.
 fn running_agent(plane: &Plane, record: &AgentRecord, found: &job::Agent) -> wire::Agent {
     let reports = plane.reports(record.id);
     let measurement = |described: &job::AgentMetadata| {
@@ -432,7 +432,7 @@ pub(super) async fn build_details(
         persistence,
         ..
     } = plane.made(found.id).await?;
-    // Only of this build: an older one's agents are gone.
+    // Only agents of this build have reports: those of an older one are gone.
     let found_build = found.id;
     let records = plane.store().agents(workspace.id).await?;
     let with_agents = |found: &job::Resource| {
@@ -530,7 +530,7 @@ pub(super) fn audit_entry(entry: AuditEntry) -> wire::AuditEntry {
     }
 }
 
-/// The transition by the name that the API has for it.
+/// Parses a transition by its name in the API.
 pub(super) fn transition(name: &str) -> Result<Transition, RequestError> {
     let all = [Transition::Start, Transition::Stop, Transition::Destroy];
     all.into_iter()

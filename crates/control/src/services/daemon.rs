@@ -1,4 +1,4 @@
-//! The service that daemons call.
+//! Service for provisioner daemons.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -27,7 +27,7 @@ use crate::{
     plane::{CameBack, Credential, Plane, Registration},
 };
 
-/// Serves daemons.
+/// Service for provisioner daemons.
 pub(super) struct Daemons {
     plane: Arc<Plane>,
 }
@@ -74,11 +74,11 @@ impl DaemonService for Daemons {
     ) -> Result<Response<Self::AcquireJobStream>, Status> {
         let daemon = known::<Daemon>(request.extensions())?;
         let (plane, mut asked) = (self.plane.clone(), request.into_inner());
-        // The job is taken inside the stream: if the connection breaks first, the stream is dropped, and with it
-        // whatever was taken.
+        // The job is taken inside the stream: if the connection breaks first, the stream is dropped, and with it the
+        // acquisition.
         let answer = async move {
             let cancelled = async move {
-                // The client's half says nothing but its end.
+                // The client's half of the stream carries no messages, only its end.
                 while let Ok(Some(_)) = asked.message().await {}
             };
             let job = plane.acquire(&daemon, cancelled).await.map_err(status)?;

@@ -1,4 +1,4 @@
-//! A time limit for every call, but for those that wait or follow on purpose.
+//! Deadline of every call, except those that wait or follow on purpose.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use axum::{
 };
 use tonic::Status;
 
-/// Calls that may take as long as they like; each ends when its client or the server goes away.
+/// Calls without a deadline; each ends when its client or the server goes away.
 const ENDLESS: [&str; 6] = [
     "/outpost.v1.DaemonService/AcquireJob",
     "/outpost.v1.ControlService/StreamLogs",
@@ -20,7 +20,7 @@ const ENDLESS: [&str; 6] = [
     "/outpost.v1.DaemonService/DownloadFile",
 ];
 
-/// Answers in time, whatever the call does.
+/// Answers within the limit, whatever the call does.
 pub(super) async fn enforce(limit: Duration, request: Request, next: Next) -> Response {
     if ENDLESS.contains(&request.uri().path()) {
         return next.run(request).await;

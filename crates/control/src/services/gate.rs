@@ -1,5 +1,5 @@
-//! Who calls over gRPC is found out from the headers, before anything of the message is read; what is read then counts
-//! on its sender's account.
+//! Identification of gRPC callers from the headers, before anything of the message is read, so that what is read then
+//! counts against its sender.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,32 +30,32 @@ use crate::{
     plane::Plane,
 };
 
-/// Calls of one sender that are answered at a time. Five hundred logins of a person may begin together.
+/// Number of one sender's calls at the same time. Five hundred logins of a person may begin together.
 const CALLS: usize = 1024;
-/// Answers that one person's calls make, or still have to send, at a time; others wait. Each is made as a whole: that about
-/// a workspace of two hundred agents takes a megabyte.
+/// Number of answers to one person's calls that are made or sent at the same time; others wait. Each is made as a
+/// whole: the one about a workspace of two hundred agents takes a megabyte.
 const ANSWERS: usize = 16;
-/// How long a call waits until an answer may be made for it.
+/// Longest wait of a call until an answer may be made for it.
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
-/// Callers that are looked up at a time. Each may have sent a part of a message meanwhile.
+/// Number of callers that are identified at the same time. Each may have sent a part of a message meanwhile.
 const LOOKUPS: usize = 512;
-/// Bytes of a message of somebody who needs no token, or registers.
+/// Limit of a message of a caller that needs no token or is registering, in bytes.
 const SMALLEST: usize = 4 << 10;
 const REGISTRATION: usize = 64 << 10;
 /// Bytes of a message that carries neither an archive nor a state. One of many empty parts takes up to a hundred times
 /// as much once it is read.
 const ORDINARY: usize = 1 << 20;
-/// Bytes that small messages of one sender may take.
+/// Budget for small messages of one sender, in bytes.
 const SMALL_OF_SENDER: usize = 4 << 20;
 
-/// Bytes that large dRPC packets of one sender may take: four of them. An agent sends its logs in packets of 1 MiB, and a
-/// daemon of Coder's has one job at a time.
+/// Budget for large dRPC packets of one sender in bytes: four of them. An agent sends its logs in packets of 1 MiB,
+/// and a daemon of Coder's has one job at a time.
 const PACKETS_OF_SENDER: usize = 16 << 20;
 /// Bytes of one sender that arrived on yamux streams and were not read: 64 streams that wait for their turn, each with
 /// a quarter of its window.
 const UNREAD_OF_SENDER: usize = 4 << 20;
-/// Unfinished WebSocket messages over 16 KiB of one sender, of all together, and of those who came to the relay with a
-/// credential and without one. Each may have 256 KiB.
+/// Numbers of unfinished WebSocket messages over 16 KiB: of one sender, of all together, and of the relay's clients
+/// with a credential and without one. Each may have 256 KiB.
 const UNFINISHED_OF_SENDER: usize = 32;
 const UNFINISHED: usize = 128;
 const UNFINISHED_AT_RELAY: usize = 64;
@@ -68,7 +68,7 @@ const STREAMED: [&str; 2] = [
     "/outpost.v1.ControlService/StreamAgentLogs",
 ];
 const DAEMON: &str = "/outpost.v1.DaemonService/";
-/// Calls that carry archives, states or results.
+/// Calls that carry archives, states or job results.
 const LARGE: [&str; 5] = [
     "/outpost.v1.ControlService/CreateVersion",
     "/outpost.v1.ControlService/PushState",
@@ -77,26 +77,26 @@ const LARGE: [&str; 5] = [
     "/outpost.v1.DaemonService/CompleteJob",
 ];
 
-/// Whose messages are counted together.
+/// Sender whose messages are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Sender {
-    /// A person, with any token.
+    /// A person, with any of their tokens.
     Person(UserId),
     /// An agent, and programs with its token.
     Agent(AgentId),
     /// A daemon that has registered.
     Daemon(DaemonId),
-    /// Daemons that register; all together.
+    /// All daemons that are registering, together.
     Newcomer,
 }
 
-/// What one sender may have in progress.
+/// Budgets of one sender.
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) messages: Arc<Account>,
-    /// The same of large packets on its dRPC calls.
+    /// Budget for large packets on its dRPC calls.
     pub(super) packets: Arc<Account>,
-    /// What arrived on its yamux sessions and was not read.
+    /// Budget for unread data on its yamux sessions.
     pub(super) unread: Allowance,
     unfinished: [Places; 2],
     calls: Arc<Semaphore>,
@@ -108,7 +108,7 @@ impl Share {
     async fn answer(&self) -> Result<OwnedSemaphorePermit, Status> {
         match timeout(ANSWER_WAIT, self.answers.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
-            // Nobody closes it.
+            // The semaphore is never closed.
             Ok(Err(closed)) => Err(Status::internal(closed.to_string())),
             Err(_) => Err(Status::unavailable(format!(
                 "{ANSWERS} responses to your other calls are waiting to be read"
@@ -116,13 +116,13 @@ impl Share {
         }
     }
 
-    /// Places for large messages on its WebSockets.
+    /// Permits for large messages on its WebSockets.
     pub(super) fn unfinished(&self) -> [Places; 2] {
         self.unfinished.clone()
     }
 }
 
-/// What all senders have in progress. A clone counts the same.
+/// Budgets of all senders. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Shares {
     by_sender: Arc<Shared<Sender, Share>>,
@@ -134,7 +134,8 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    /// The largest message has `message_bytes`; one sender may have one of them, and all together two.
+    /// Sizes the budgets: the largest message has `message_bytes`; one sender may have one of them, and all together
+    /// two.
     pub(super) fn new(message_bytes: usize) -> Self {
         Self {
             by_sender: Arc::default(),
@@ -146,7 +147,7 @@ impl Shares {
         }
     }
 
-    /// Places for large messages on the WebSocket of a relay's client, who may have come with a credential.
+    /// Permits for large messages on the WebSocket of a relay's client; fewer without a known credential.
     pub(super) fn at_relay(&self, is_known: bool) -> [Places; 2] {
         let own = match is_known {
             true => &self.at_relay,
@@ -166,7 +167,7 @@ impl Shares {
         })
     }
 
-    /// What a message of `sender` on the connection of `request` is reserved from.
+    /// Returns the meter that charges a message of `sender` on the connection of `request`.
     pub(super) fn meter(&self, limit: usize, sender: Sender, request: &Extensions) -> Meter {
         let connection = request.get::<Budgets>().map(|budgets| budgets.0.clone());
         let sender = self.of(sender).messages.clone();
@@ -180,7 +181,7 @@ impl Shares {
     }
 }
 
-/// What the gate needs.
+/// State that the gate needs.
 #[derive(Clone)]
 pub(super) struct Gate {
     plane: Arc<Plane>,
@@ -231,7 +232,7 @@ impl Gate {
                 "you have {CALLS} calls in progress, which is the limit"
             ))
         })?;
-        // What brings an archive or a state is answered in a few words, and may take its time to come.
+        // Requests with an archive or a state have short answers, and may take long to arrive.
         let is_small = STREAMED.contains(&path.as_str()) || LARGE.contains(&path.as_str());
         let answer = match sender {
             Sender::Person(_) if !is_small => Some(share.answer().await?),
@@ -244,8 +245,8 @@ impl Gate {
         Ok(response.map(|body| Body::new(Held::new(body, (call, answer)))))
     }
 
-    /// Finds out who calls, and leaves it in the extensions for the service. Says, too, whether they may bring archives
-    /// and states, as members may not. `None` where nobody is asked.
+    /// Identifies the caller, and leaves the result in the extensions for the service. Also returns whether the
+    /// caller may send archives and states, as members may not. `None` for methods that need no credential.
     async fn sender(
         &self,
         path: &str,
@@ -279,7 +280,7 @@ fn metered(request: Request, meter: Meter, paid: Paid) -> Request {
     request.map(|body| Body::new(Metered::new(body, meter, paid)))
 }
 
-/// What the gate has found out about whoever calls.
+/// Returns what the gate found out about the caller.
 ///
 /// # Errors
 /// [`Status`] if the gate was not passed, which no route allows.

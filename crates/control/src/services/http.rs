@@ -1,4 +1,4 @@
-//! Plain HTTP: whether the server lives, whether it is ready, and what it is.
+//! Plain HTTP: health, readiness and version of the server.
 
 use std::{
     sync::Arc,
@@ -21,7 +21,7 @@ use tracing::warn;
 
 use crate::{config::Config, data_dir::DataDir, plane::Plane, store::StoreError};
 
-/// `/healthz`, `/readyz`, `/api/v2/buildinfo` and `/api/v2/appearance`, which need no token.
+/// Routes of `/healthz`, `/readyz`, `/api/v2/buildinfo` and `/api/v2/appearance`, which need no token.
 pub(super) fn routes(plane: Arc<Plane>, config: &Config, data_dir: Option<Arc<DataDir>>) -> Router {
     let readiness = Readiness {
         plane,
@@ -42,7 +42,7 @@ pub(super) fn routes(plane: Arc<Plane>, config: &Config, data_dir: Option<Arc<Da
         .route("/api/v2/appearance", get(|| async { Json(appearance()) }))
 }
 
-/// How Coder's clients look: as they are.
+/// Appearance of Coder's clients: the default one.
 fn appearance() -> Value {
     json!({
         "application_name": "",
@@ -88,7 +88,7 @@ const ABSENT: [(&str, &str); 9] = [
     ),
 ];
 
-/// What is not here, said as whoever asks understands it.
+/// Response for an unknown route, in the form that the client understands.
 pub(super) async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let kind = headers.get(header::CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
@@ -110,13 +110,13 @@ pub(super) async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Res
     (StatusCode::NOT_FOUND, Json(why)).into_response()
 }
 
-/// How long an answer about the storage is good: anybody may ask, and each is written for.
+/// Validity of a result about the storage: anybody may ask, and each check writes to the disk.
 const GOOD_FOR: Duration = Duration::from_secs(5);
 
-/// Whether the storage can be written; if not, the line that `/readyz` answers.
+/// Result of a write to the storage, with the line that `/readyz` returns on failure.
 type Storage = Result<(), &'static str>;
 
-/// Whether the storage can be written, as of when.
+/// Latest result of a write to the storage, with its time.
 #[derive(Clone)]
 struct Readiness {
     plane: Arc<Plane>,
@@ -125,7 +125,7 @@ struct Readiness {
 }
 
 impl Readiness {
-    /// Whoever asks at the same time waits for one answer.
+    /// Checks the storage. Concurrent callers wait for one result.
     async fn storage(&self) -> Storage {
         let mut last = self.last.lock().await;
         if let Some((at, answer)) = *last

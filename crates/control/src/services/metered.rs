@@ -1,4 +1,4 @@
-//! Bodies of gRPC requests whose messages are paid for before they are read.
+//! Bodies of gRPC requests whose messages are charged before they are read.
 //!
 //! Each message begins with a flag and its length. Once that has come, the length is reserved from everything that the
 //! sender shares; until then nothing more of the body is taken from the connection, whose window holds the sender back.
@@ -17,18 +17,18 @@ use hyper::body::{Frame, SizeHint};
 use outpost_net::budget::{Account, Overdrawn, Reserved};
 use tonic::Status;
 
-/// A flag and four bytes of length.
+/// Length of a message's header: a flag and four bytes of length.
 const HEAD: usize = 5;
 
-/// Everything that a message is reserved from, in an order that is the same for all.
+/// Budgets that a message is charged to, in the same order for all messages.
 #[derive(Clone, Debug)]
 pub(super) struct Meter {
-    /// The largest message, in bytes.
+    /// Size of the largest message, in bytes.
     pub(super) limit: usize,
     pub(super) accounts: Vec<Arc<Account>>,
 }
 
-/// What is reserved for the message that is read now. It outlives the body: what was read is in memory until the call
+/// Reservations for the message that is being read. They outlive the body: the message stays in memory until the call
 /// has been answered.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Paid(Arc<Mutex<Vec<Reserved>>>);
@@ -40,7 +40,7 @@ impl Paid {
 }
 
 impl Meter {
-    /// Reserves `bytes` of each account.
+    /// Reserves `bytes` from each account.
     pub(super) async fn reserve(self, bytes: usize) -> Result<Vec<Reserved>, Overdrawn> {
         let limit = self.limit;
         if bytes > limit {
@@ -56,16 +56,16 @@ impl Meter {
 
 type Reserving = Pin<Box<dyn Future<Output = Result<Vec<Reserved>, Overdrawn>> + Send>>;
 
-/// A body, read no faster than its messages can be paid for.
+/// A body that is read no faster than its messages can be charged.
 pub(super) struct Metered {
     inner: Body,
     meter: Meter,
     paid: Paid,
-    /// Of the next message's head, what has come.
+    /// Part of the next message's header that has arrived.
     head: Vec<u8>,
-    /// Bytes that are missing of the message that is read now.
+    /// Missing bytes of the message that is being read.
     missing: usize,
-    /// A part of the body that waits until its messages are paid for.
+    /// Part of the body that waits until its messages are charged.
     waiting: Option<(Reserving, Bytes)>,
 }
 
@@ -81,7 +81,7 @@ impl Metered {
         }
     }
 
-    /// Bytes of all messages that begin in `part`; `None` if none does.
+    /// Total size of the messages that begin in `part`; `None` if none does.
     fn begun(&mut self, mut part: &[u8]) -> Option<usize> {
         let mut begun = None;
         while !part.is_empty() {
@@ -131,7 +131,7 @@ impl hyper::body::Body for Metered {
             let Some(bytes) = self.begun(&part) else {
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             };
-            // What the message before has cost is given back first, or two of them could wait for each other.
+            // The reservation of the previous message is released first, or two bodies could wait for each other.
             self.paid.set(Vec::new());
             self.waiting = Some((Box::pin(self.meter.clone().reserve(bytes)), part));
         }
@@ -146,7 +146,7 @@ impl hyper::body::Body for Metered {
     }
 }
 
-/// The status that the call ends with. The words about the size are those of the gRPC library.
+/// Status that the call ends with. The words about the size are those of the gRPC library.
 fn refused(error: Overdrawn) -> BoxError {
     Box::new(match error {
         Overdrawn::TooLarge { bytes, limit } => Status::out_of_range(format!(

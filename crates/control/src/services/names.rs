@@ -1,4 +1,4 @@
-//! Names for the ids that answers hold, looked up once a call.
+//! Names for the ids in responses, looked up once a call.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use crate::{
     plane::{Plane, RequestError},
 };
 
-/// Names of everything there are few of, and of versions as they are asked for.
+/// Names of everything that is small in number, and of versions as they are needed.
 pub(super) struct Names<'p> {
     plane: &'p Plane,
     organizations: HashMap<OrganizationId, String>,
@@ -47,7 +47,7 @@ impl<'p> Names<'p> {
             .unwrap_or_default()
     }
 
-    /// The template, also if it is deleted.
+    /// Returns the template, including a deleted one.
     pub(super) async fn template(
         &mut self,
         id: TemplateId,
@@ -60,7 +60,7 @@ impl<'p> Names<'p> {
         Ok(self.templates.get(&id).cloned())
     }
 
-    /// The version's name; empty if there is none.
+    /// Name of the version; empty if there is none.
     pub(super) async fn version(&mut self, id: VersionId) -> Result<String, RequestError> {
         if !self.versions.contains_key(&id)
             && let Some(version) = self.plane.store().version(id).await?

@@ -6,7 +6,7 @@ use tracing::error;
 
 use crate::{plane::RequestError, store::StoreError};
 
-/// The status that says what `error` says. Details of the storage go to the log only.
+/// Returns the status for `error`. Details of the storage go only to the log.
 pub(super) fn status(error: RequestError) -> Status {
     match &error {
         RequestError::NotFound { .. } | RequestError::Gone(_) => {

@@ -1,4 +1,4 @@
-//! Everything in one SQLite file, with one writer and a few readers.
+//! Storage in one SQLite file, with one writer and a few readers.
 //!
 //! SQLite allows one writer at a time anyway; with a single connection for it, writers queue up here instead of
 //! failing there. The journal is a write-ahead log, synced at every commit.
@@ -35,7 +35,7 @@ pub use self::format::{FORMAT, Facts, OpenError, copy, facts};
 use super::{Store, StoreError};
 use crate::model::AuditEntry;
 
-/// How long a statement waits for another process, such as one that makes a backup.
+/// Longest wait of a statement for another process, such as one that makes a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
 
@@ -47,7 +47,7 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file at `path`, makes it if it is missing, and brings it to the newest format.
+    /// Opens the file at `path`, creates it if it is missing, and migrates it to the newest format.
     ///
     /// Before an older format is changed, a copy is written into `backups`.
     ///
@@ -67,14 +67,14 @@ impl Sqlite {
         Ok(Self { reader, writer })
     }
 
-    /// Opens an empty store that is gone with the process.
+    /// Opens an empty store that is lost when the process ends.
     ///
     /// # Errors
     /// [`OpenError`] if there is no memory.
     pub async fn in_memory() -> Result<Self, OpenError> {
         let path = PathBuf::from(":memory:");
         let named = |source| OpenError::from_database(&path, source);
-        // Each connection would have a database of its own.
+        // A single connection, because each one would have a database of its own.
         let only = pool(1).connect_with(options().in_memory(true)).await;
         let only = only.map_err(named)?;
         format::migrate(&path, Path::new(""), &only).await?;
@@ -84,7 +84,7 @@ impl Sqlite {
         })
     }
 
-    /// A value of the table of things about the database itself.
+    /// Returns a value of the table of facts about the database itself.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -111,10 +111,11 @@ impl Sqlite {
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Db>, StoreError> {
-        // A transaction that only becomes a writer later could find that somebody else has written.
+        // A transaction that starts as a reader fails if another connection has written before its first write.
         let writer = self.writer.clone();
         let begun = tokio::spawn(async move { writer.begin_with("BEGIN IMMEDIATE").await });
-        // In a task of its own, because dropped half-way it would stay open, and take in what comes after it.
+        // In a task of its own: if it were dropped half-way, the transaction would stay open and include later
+        // statements.
         match begun.await {
             Ok(begun) => Ok(begun?),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -139,10 +140,10 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .max_lifetime(None)
 }
 
-/// The pool of the one writer.
+/// Pool with the single writer.
 ///
-/// On a full disk SQLite ends a transaction by itself, which sqlx does not notice: it then goes on to count one that
-/// is not there, and refuses every other. Such a connection is replaced.
+/// On a full disk SQLite ends a transaction by itself, which sqlx does not notice: it then continues to count the
+/// ended transaction, and refuses every other. Such a connection is replaced.
 fn writer() -> SqlitePoolOptions {
     pool(1).before_acquire(|connection, _| {
         let is_clean = !connection.is_in_transaction();
@@ -160,7 +161,7 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Turns a violated uniqueness into the sentence that `conflict` makes.
+/// Turns a violated unique constraint into the error that `conflict` makes.
 fn unless_unique(conflict: impl FnOnce() -> String) -> impl FnOnce(sqlx::Error) -> StoreError {
     |error| match error.as_database_error() {
         Some(database) if database.is_unique_violation() => StoreError::Conflict(conflict()),
@@ -213,13 +214,13 @@ impl Store for Sqlite {
 
     async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.reader).await?;
-        // Another value each time, so that something is written.
+        // A new value each time, so that something is written.
         self.set_meta("written", &Uuid::new_v4().to_string()).await
     }
 
     async fn close(&self) {
         self.reader.close().await;
-        // The database file then has everything; where the disk is full, the log beside it has, and nothing is lost.
+        // The database file then has everything; on a full disk the write-ahead log keeps it, and nothing is lost.
         let emptied = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
             .execute(&self.writer)
             .await;

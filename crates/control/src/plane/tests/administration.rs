@@ -1,4 +1,4 @@
-//! Who may change users, tokens, daemons and names, and what that leaves behind.
+//! Permissions to change users, tokens, daemons and names, and the effects of such changes.
 
 use outpost_base::job::{Agent, AgentAuth};
 

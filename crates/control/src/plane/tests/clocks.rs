@@ -1,15 +1,15 @@
-//! Clocks that are set, machines that start anew, and daemons that do.
+//! Clock changes, reboots and restarted daemons.
 
 use super::*;
 use crate::plane::daemons::CameBack;
 
 impl Lab {
-    /// Somebody sets the clock; no time passes.
+    /// Sets the clock without letting time pass.
     pub(super) fn set_clock(&self, by: i64) {
         self.seconds.fetch_add(by, Ordering::Relaxed);
     }
 
-    /// The same data at a server that has just begun, on this start of a machine.
+    /// Restarts the server with the same data, on this boot of the machine.
     pub(super) fn restarted(&self, boot: &'static str) -> Plane {
         let plane = Plane::new(
             self.plane.store.clone(),
@@ -79,7 +79,7 @@ async fn a_server_that_starts_again_counts_on_and_after_a_new_start_of_the_machi
     let job = lab.running().await;
     lab.pass(LEASE);
 
-    // However often the server starts, the lease ends once.
+    // However often the server restarts, the lease is counted once.
     assert_eq!(lab.restarted("boot").reap().await.unwrap(), []);
     let elsewhere = lab.restarted("another boot");
     lab.pass(Duration::from_secs(1));
@@ -109,7 +109,7 @@ async fn a_daemon_that_comes_back_without_a_job_ends_it_at_once_and_keeps_what_i
         unreachable!()
     };
 
-    // Nothing is said of jobs by a connection that broke, nor by a daemon of this name elsewhere.
+    // Neither a broken connection nor a daemon of this name elsewhere says anything about jobs.
     lab.plane
         .register(&Credential::Shared, registration("daemon", &[]))
         .await

@@ -1,9 +1,9 @@
-//! Names of daemons, and the credentials that they belong to.
+//! Daemons' names, and the credentials that they belong to.
 
 use super::*;
 
 impl Lab {
-    /// A provisioner key of the default organization, whose daemons take any job that has no tags.
+    /// Creates a provisioner key of the default organization, whose daemons take any job without tags.
     pub(super) async fn key(&self, name: &str) -> Credential {
         let made = self
             .plane
@@ -19,7 +19,7 @@ impl Lab {
         self.plane.register(credential, registration).await
     }
 
-    /// Time after which a daemon counts as offline.
+    /// Lets enough time pass for a daemon to count as offline.
     fn pass_until_offline(&self) {
         self.pass(self.plane.limits().offline + Duration::from_secs(1));
     }
@@ -76,7 +76,7 @@ async fn a_name_passes_on_once_its_daemon_is_offline_and_no_job_goes_with_it() {
     };
     let error = lab.plane.fail_job(&other, failed).await.unwrap_err();
     assert_eq!(error.to_string(), "you don't own this job");
-    // What is left of the connection before speaks for nobody.
+    // Late calls of the previous connection are refused.
     let late = lab.fail(job, Some("late")).await;
     assert!(matches!(late, Err(RequestError::Unauthenticated(_))));
     assert!(why(lab.register(&Credential::Shared).await).contains("provisioner key other"));
@@ -95,7 +95,7 @@ async fn a_daemon_with_a_job_or_with_a_lost_state_keeps_its_name_however_long_it
     assert_eq!(lab.plane.reap().await.unwrap(), [job.id]);
     assert!(why(lab.register(&key).await).contains("1 jobs"));
 
-    // The same credential comes back and delivers what it has; then the name is free.
+    // The same credential reconnects and delivers its job; then the name is free.
     let back = lab.register(&Credential::Shared).await.unwrap();
     assert_eq!(back.id, lab.daemon.id);
     lab.complete(job.id, built("late")).await.unwrap();

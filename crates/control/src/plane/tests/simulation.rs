@@ -1,6 +1,6 @@
-//! Daemons, their names and their jobs on clocks that somebody sets: what happens is up to a seed. Whatever that is, a job
-//! is handed out once and belongs to whoever took it, a name belongs to whoever is there under it, and what is dead ends in
-//! time by the clock that nobody sets.
+//! Simulation of daemons, their names and their jobs on clocks that are changed, with events chosen by a seed.
+//! Whatever happens, a job is handed out once and belongs to the daemon that took it, a name belongs to the daemon
+//! that is present under it, and dead jobs end in time by the uptime clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +11,9 @@ use crate::{model::DaemonId, plane::daemons::CameBack};
 
 const STEPS: usize = 1_500;
 const NAMES: [&str; 3] = ["one", "two", "three"];
-/// Jobs that wait or run at a time.
+/// Largest number of jobs that wait or run at the same time.
 const MAX_OPEN: usize = 8;
-/// Seconds by which somebody sets the clock, at most.
+/// Largest change of the clock in seconds.
 const SET: i64 = 40 * 24 * 3600;
 
 /// One process of a daemon.
@@ -21,17 +21,17 @@ struct Process {
     name: usize,
     credential: usize,
     state_id: String,
-    /// Once it has registered.
+    /// Registered daemon; `None` before its registration.
     daemon: Option<Daemon>,
     jobs: BTreeSet<JobId>,
 }
 
-/// Who has a job, as far as the daemons know.
+/// A running job, as far as the daemons know.
 struct Running {
     daemon: DaemonId,
     credential: usize,
-    /// When it was heard of last, by the uptime of a start of the machine. What was heard before that start, or before
-    /// this process of the server began after it, counts as heard then.
+    /// Time of its last sign of life, by the uptime of one boot of the machine. A sign from before that boot, or from
+    /// before this process of the server, counts as given at that start.
     heard: i64,
     boot: usize,
 }
@@ -41,12 +41,12 @@ struct World {
     lab: Lab,
     credentials: Vec<Credential>,
     processes: Vec<Process>,
-    /// Who was heard of last under a name, and when.
+    /// Holder of each name, with the time of its last sign of life.
     names: BTreeMap<usize, (usize, i64)>,
     running: BTreeMap<JobId, Running>,
-    /// To whom each was handed out.
+    /// Daemon that each job was handed out to.
     handed_out: BTreeMap<JobId, DaemonId>,
-    /// Those that ended well, and by whom.
+    /// Jobs that succeeded, and the daemon that completed each.
     completed: BTreeMap<JobId, DaemonId>,
     open: BTreeSet<JobId>,
     boot: usize,
@@ -83,7 +83,7 @@ impl World {
         i64::try_from(of(self.lab.plane.limits()).as_secs()).unwrap()
     }
 
-    /// A process of somebody; a dozen at most.
+    /// Picks one of at most a dozen processes.
     fn somebody(&mut self) -> usize {
         if self.processes.is_empty() || self.processes.len() < 12 && self.random.random_bool(0.1) {
             let number = self.processes.len();
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    /// Whether somebody other than `credential` is there under a name, or has a job under it.
+    /// Returns whether another credential than `credential` is present under a name, or has a job under it.
     fn is_held(&self, name: usize, credential: usize) -> bool {
         let Some((holder, heard)) = self.names.get(&name) else {
             return false;
@@ -118,13 +118,13 @@ impl World {
         *holder != credential && (is_there || has_job)
     }
 
-    /// A process was heard that has its name, or has it from now on.
+    /// Records a sign of life of a process that has its name, or has it from now on.
     fn hear(&mut self, at: usize) {
         let (name, credential) = (self.processes[at].name, self.processes[at].credential);
         self.names.insert(name, (credential, self.up()));
     }
 
-    /// Whether a process still has the name that it registered.
+    /// Returns whether a process still has the name that it registered.
     fn has_name(&self, at: usize) -> bool {
         let process = &self.processes[at];
         let holder = self.names.get(&process.name);
@@ -148,7 +148,8 @@ impl World {
                 self.processes[at].daemon = Some(daemon);
                 self.hear(at);
             }
-            // It may also be held by who is gone: for some time, or because of a job whose end is due.
+            // The name may also be held by a daemon that is gone: for some time, or because of a job whose end is
+            // due.
             Err(RequestError::Conflict(_)) => self.processes[at].daemon = None,
             Err(error) => panic!("{error}"),
         }
@@ -179,7 +180,7 @@ impl World {
         }
     }
 
-    /// A process says something of a job, its own or somebody else's.
+    /// Lets a process report on a job, its own or another's.
     async fn speaks(&mut self, at: usize, job: JobId, is_end: bool) {
         let Some(daemon) = self.processes[at].daemon.clone() else {
             return;
@@ -202,7 +203,8 @@ impl World {
         let is_its = running.as_ref().is_some_and(|it| it.daemon == daemon.id);
         match spoke {
             Ok(()) if is_end => {
-                // Whoever lost the answer says it again, and a success counts after the job was given up, too.
+                // A daemon that lost the answer repeats its message, and a success counts even after the job was
+                // given up.
                 let taken_by = self.handed_out.get(&job);
                 assert_eq!(
                     taken_by,
@@ -233,7 +235,7 @@ impl World {
         }
     }
 
-    /// Jobs end that were silent for longer than their lease, and no other.
+    /// Ends the jobs that were silent for longer than their lease, and no others.
     async fn reaps(&mut self) {
         let (lease, pending) = (self.limit(|it| it.lease), self.limit(|it| it.pending));
         let reaped = self.lab.plane.reap().await.unwrap();
@@ -243,7 +245,7 @@ impl World {
             assert!(silent.unwrap_or(waited), "a job ended that was alive");
             self.ends(*job);
         }
-        // A name of which the store knows nothing any more is free.
+        // A name that is no longer in the store is free.
         let daemons = self.lab.plane.store().daemons().await.unwrap();
         let is_known = |name: usize| daemons.iter().any(|it| it.name == NAMES[name]);
         self.names.retain(|name, _| is_known(*name));
@@ -258,7 +260,7 @@ impl World {
         );
     }
 
-    /// A process of the server takes the place of the one before, maybe after a new start of the machine.
+    /// Replaces the server's process, possibly after a reboot.
     fn server_begins(&mut self, is_new_boot: bool) {
         const BOOTS: [&str; 4] = ["boot", "second", "third", "fourth"];
         if is_new_boot && self.boot + 1 < BOOTS.len() {
@@ -312,7 +314,7 @@ impl World {
             }
             87..94 => self.reaps().await,
             94..98 => {
-                // A process dies; the next one of its state directory has what was in its journal.
+                // A process dies; its successor with the same state directory has the journal.
                 let at = self.somebody();
                 let has_journal = self.random.random_bool(0.5);
                 let process = &mut self.processes[at];
@@ -330,7 +332,7 @@ impl World {
         }
     }
 
-    /// Jobs that the server ended because their daemon came back without them.
+    /// Notices jobs that the server ended because their daemon came back without them.
     async fn notice_ended(&mut self) {
         for job in self.running.keys().copied().collect::<Vec<_>>() {
             let record = self.lab.job(job).await;
@@ -361,7 +363,7 @@ async fn names_and_jobs_survive_whatever_happens_to_clocks_and_processes() {
             world.notice_ended().await;
         }
 
-        // Everybody is gone: within their time all jobs end, and all names are free.
+        // All daemons are gone: all jobs end within their lease, and all names become free.
         let lease = world.limit(|it| it.lease.max(it.offline)) + 1;
         world.lab.pass(Duration::from_secs(lease.unsigned_abs()));
         while !world.running.is_empty() {

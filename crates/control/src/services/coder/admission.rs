@@ -1,4 +1,5 @@
-//! Who comes in: credentials, organization, tags, types, rights and version, checked in the reference's order.
+//! Admission of daemons: credentials, organization, tags, types, rights and version, checked in the reference's
+//! order.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -19,13 +20,13 @@ use crate::{
 const PSK: &str = "coder-provisioner-daemon-psk";
 const KEY: &str = "coder-provisioner-daemon-key";
 const SESSION_TOKEN: &str = "coder-session-token";
-/// Where Coder's own programs put it when they open a WebSocket.
+/// Cookie in which Coder's own programs send the session token when they open a WebSocket.
 const SESSION_COOKIE: &str = "coder_session_token";
 
 /// Types of provisioner that Coder knows.
 const PROVISIONERS: [&str; 2] = ["terraform", "echo"];
 
-/// Writes the daemon down, or says why it may not come in. It is written down before its WebSocket is made.
+/// Registers the daemon or refuses it. It is registered before its WebSocket is opened.
 pub(super) async fn admit(
     plane: &Plane,
     organization: &str,
@@ -42,7 +43,7 @@ pub(super) async fn admit(
         version: text(headers, BUILD_VERSION.as_str()).unwrap_or_default(),
         api_version: asked.version.clone(),
         organization: Some(organization),
-        // Coder's wire has no word for it.
+        // Coder's protocol has no field for it.
         came_back: None,
     };
     plane
@@ -58,7 +59,7 @@ pub(super) async fn admit(
     })?;
     let registered = plane.register(&credential, registration).await;
     registered.map_err(|error| match error {
-        // A daemon of Coder's comes again after a while, when the name may be free.
+        // Coder's daemon tries again after a while, when the name may be free.
         RequestError::Conflict(why) => Refusal::new(
             StatusCode::CONFLICT,
             "Name of a provisioner daemon is taken.",
@@ -68,7 +69,7 @@ pub(super) async fn admit(
     })
 }
 
-/// Whoever the session token stands for, if there is one that is valid.
+/// Returns the person whose session token this is, if it is valid.
 pub(super) async fn person(plane: &Plane, headers: &HeaderMap) -> Result<Option<Caller>, Refusal> {
     let Some(token) = session_token(headers) else {
         return Ok(None);
@@ -80,7 +81,8 @@ pub(super) async fn person(plane: &Plane, headers: &HeaderMap) -> Result<Option<
     }
 }
 
-/// Whether the session token, if there is one, is that of an agent or a person. Programs of Coder's bring none to a relay.
+/// Returns whether the session token, if there is one, is that of an agent or a person. Coder's programs send none to
+/// a relay.
 pub(super) async fn is_known(plane: &Plane, headers: &HeaderMap) -> bool {
     let Some(token) = session_token(headers) else {
         return false;
@@ -88,7 +90,7 @@ pub(super) async fn is_known(plane: &Plane, headers: &HeaderMap) -> bool {
     plane.agent_by_token(&token).await.is_ok() || plane.authenticate(&token).await.is_ok()
 }
 
-/// The provisioner key in the headers.
+/// Returns the provisioner key from the headers.
 pub(super) async fn key(plane: &Plane, headers: &HeaderMap) -> Result<ProvisionerKey, Refusal> {
     let key = secret(headers, KEY).ok_or_else(Refusal::unauthenticated)?;
     if key.expose().len() != tokens::LENGTH {
@@ -126,14 +128,14 @@ async fn credential(plane: &Plane, headers: &HeaderMap) -> Result<Credential, Re
     }
 }
 
-/// By id or name; `default` and the nil UUID mean the default one, whatever its name.
+/// Finds an organization by id or name; `default` and the nil UUID mean the default one, whatever its name.
 async fn find_organization(plane: &Plane, named: &str) -> Result<Organization, Refusal> {
     let is_default = named == "default" || named.parse() == Ok(Uuid::nil());
     let found = plane
         .organization(if is_default { "" } else { named })
         .await;
     match found {
-        // An empty name would mean the default one to the plane.
+        // The plane would read an empty name as the default organization.
         Ok(organization) if !named.is_empty() => Ok(organization),
         Ok(_) | Err(RequestError::NotFound { .. }) => Err(Refusal::not_found()),
         Err(error) => Err(Refusal::internal(error)),
@@ -167,7 +169,7 @@ fn secret(headers: &HeaderMap, name: &str) -> Option<Secret> {
     text(headers, name).map(Secret::new)
 }
 
-/// The session token, in a header of its own or in a cookie.
+/// Session token, from a header of its own or from a cookie.
 pub(super) fn session_token(headers: &HeaderMap) -> Option<Secret> {
     let in_cookie = || {
         let cookies = headers.get_all(header::COOKIE).into_iter();
@@ -182,7 +184,7 @@ pub(super) fn session_token(headers: &HeaderMap) -> Option<Secret> {
     secret(headers, SESSION_TOKEN).or_else(in_cookie)
 }
 
-/// What a daemon says of itself in its address.
+/// Description of a daemon in its URL's query.
 struct Query {
     name: Option<String>,
     version: String,
@@ -191,7 +193,7 @@ struct Query {
 }
 
 impl Query {
-    /// Of what may come once, the first counts.
+    /// Parses the query. If a parameter that is expected once is repeated, its first value counts.
     fn read(query: &str) -> Self {
         let all: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
         let every = |name: &str| -> Vec<String> {
@@ -230,7 +232,8 @@ impl Query {
         }
     }
 
-    /// A daemon without a name gets one that it will not have again, and loses its jobs with its connection.
+    /// Name of the daemon. One without a name gets a random one, which it will not have again, and loses its jobs
+    /// with its connection.
     fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| {
             let name = format!("unnamed-{}", Uuid::new_v4().simple());
@@ -240,7 +243,7 @@ impl Query {
     }
 }
 
-/// Whoever the session token stands for.
+/// Returns the caller whose session token this is.
 pub(super) async fn caller(plane: &Plane, headers: &HeaderMap) -> Result<Caller, Refusal> {
     let missing = || {
         let message =
@@ -252,12 +255,12 @@ pub(super) async fn caller(plane: &Plane, headers: &HeaderMap) -> Result<Caller,
         Ok(caller) => Ok(caller),
         Err(RequestError::Unauthenticated(_)) => Err(missing()),
         Err(suspended @ RequestError::Suspended) => Err(missing().because(suspended.to_string())),
-        // Unlike a daemon, a client would give up at any other fault of ours.
+        // Unlike a daemon, a client gives up at any other error of the server.
         Err(error) => Err(Refusal::unavailable(error)),
     }
 }
 
-/// The agent that the session token stands for.
+/// Returns the agent whose session token this is.
 pub(super) async fn agent(plane: &Plane, headers: &HeaderMap) -> Result<AgentRecord, Refusal> {
     let unknown = |why: &str| {
         Refusal::new(StatusCode::UNAUTHORIZED, "Workspace agent not authorized.").because(why)
@@ -271,14 +274,14 @@ pub(super) async fn agent(plane: &Plane, headers: &HeaderMap) -> Result<AgentRec
     }
 }
 
-/// A parameter of the address; of several, the first counts.
+/// Value of a parameter of the query; the first one if it is repeated.
 pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
     let mut all = form_urlencoded::parse(query.as_bytes());
     let found = all.find(|(key, value)| key == name && !value.is_empty())?;
     Some(found.1.into_owned())
 }
 
-/// Whether there is a parameter, with or without a value.
+/// Returns whether there is such a parameter, with or without a value.
 pub(super) fn has_parameter(query: &str, name: &str) -> bool {
     form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == name)
 }
@@ -298,7 +301,7 @@ fn behind(ours: ApiVersion, part: &str, asked: &str) -> String {
     format!("server is at version {ours}, behind requested {part} version {asked}")
 }
 
-/// The minor version, whatever it is, of a version with our major one.
+/// Accepts every version with our major number, and returns the minor number.
 pub(super) fn check_major(asked: &str, ours: ApiVersion) -> Result<i64, String> {
     let invalid = |what: &str| format!("invalid {what}: {asked}");
     let (major, minor) = asked

@@ -1,4 +1,4 @@
-//! What an agent asks of its server, and what it reports.
+//! Calls of an agent to its server: requests and reports.
 //!
 //! # Source
 //! coder `coderd/agentapi`.
@@ -37,22 +37,22 @@ use crate::{
     store::AgentChange,
 };
 
-/// How often an agent says how it is, in seconds.
+/// Interval at which an agent should report its statistics, in seconds.
 const REPORT: i64 = 300;
-/// Bytes of a text that an agent sends, in our log.
+/// Longest text of an agent that appears in our log, in bytes.
 const MAX_TEXT: usize = 4096;
 
-/// Characters of the message of an app's status.
+/// Longest message of an app's status, in characters.
 const MAX_STATUS: usize = 160;
-/// What one report of a sandbox may have; the reference's limit.
+/// Number of log entries in one report of a sandbox; the reference's limit.
 const MAX_BOUNDARY_LOGS: usize = 1000;
 
-/// Whether a call says how the agent itself is, so that nobody else may make it.
+/// Returns whether a call reports on the agent itself, so that nobody else may make it.
 pub(super) fn is_of_itself(name: &str) -> bool {
     ["UpdateLifecycle", "UpdateStartup", "UpdateStats"].contains(&name)
 }
 
-/// Answers one call.
+/// Answers one call of an agent.
 pub(super) async fn answer(
     plane: &Plane,
     agent: &AgentRecord,
@@ -213,7 +213,7 @@ async fn logs(
         level: match log.level() {
             Level::Trace => LogLevel::Trace,
             Level::Debug => LogLevel::Debug,
-            // Agents of old do not say.
+            // Old agents send no level.
             Level::Unspecified | Level::Info => LogLevel::Info,
             Level::Warn => LogLevel::Warn,
             Level::Error => LogLevel::Error,
@@ -227,7 +227,7 @@ async fn logs(
     })
 }
 
-/// Whatever is wrong with a report, the agent goes on: one that gets an error here would hang up.
+/// Stores a report of metadata. Never fails, because an agent that got an error here would hang up.
 fn metadata(
     plane: &Plane,
     id: AgentId,
@@ -278,7 +278,7 @@ async fn health(
     Ok(wire::BatchUpdateAppHealthResponse {})
 }
 
-/// Where other servers store them, ours says in its log what a sandbox in a workspace let through and refused.
+/// Logs which requests a sandbox in a workspace allowed and denied. Other servers store them.
 fn boundary_logs(
     id: AgentId,
     request: &wire::ReportBoundaryLogsRequest,
@@ -401,7 +401,7 @@ fn seconds(seconds: i64) -> Duration {
     Duration { seconds, nanos: 0 }
 }
 
-/// Agents read this interval as a count of nanoseconds, and take it for seconds.
+/// Encodes an interval whose number agents read as nanoseconds but take for seconds.
 fn as_nanoseconds(seconds: i64) -> Duration {
     Duration {
         seconds: seconds / 1_000_000_000,
@@ -442,7 +442,7 @@ fn manifest(plane: &Plane, facts: AgentFacts) -> wire::Manifest {
     }
 }
 
-/// What an agent puts into the environment of all that it starts.
+/// Environment variables that an agent sets for everything that it starts.
 ///
 /// # Source
 /// coder `coderd/provisionerdserver`: how values of one name come together.
@@ -516,7 +516,7 @@ fn app(agent: AgentId, app: &App) -> wire::WorkspaceApp {
         subdomain: app.subdomain,
         subdomain_name: String::new(),
         sharing_level: sharing_level.into(),
-        // A Go agent reads it without a look whether it is there, and dies where it is not.
+        // Go agents dereference this without a check, and crash if it is missing.
         healthcheck: Some(workspace_app::Healthcheck {
             url: check.url,
             interval: Some(seconds(check.interval.into())),

@@ -1,4 +1,4 @@
-//! Refusals as Coder writes them: a status, and JSON that says why.
+//! Errors as Coder writes them: a status, and JSON with the reason.
 
 use std::borrow::Cow;
 
@@ -13,13 +13,13 @@ use tracing::error;
 use super::rate;
 use crate::plane::RequestError;
 
-/// Why a request is not answered as it wished.
+/// Error that is returned for a request.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
     message: Cow<'static, str>,
     detail: String,
-    /// The parameter that is wrong.
+    /// Name of the invalid parameter, if the error is about one.
     field: Option<&'static str>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -35,13 +35,13 @@ impl Refusal {
         }
     }
 
-    /// Says more about it.
+    /// Adds details to the error.
     pub(super) fn because(mut self, detail: impl Into<String>) -> Self {
         self.detail = detail.into();
         self
     }
 
-    /// Says which parameter is wrong, and how.
+    /// Names the invalid parameter and the reason.
     pub(super) fn at(mut self, field: &'static str, detail: impl Into<String>) -> Self {
         self.field = Some(field);
         self.because(detail)
@@ -59,7 +59,7 @@ impl Refusal {
         )
     }
 
-    /// The peer asked too often; it should come back after a window.
+    /// Error for a peer that asked too often; it should come back after a window.
     pub(super) fn too_many(limit: u32) -> Self {
         let window = rate::WINDOW.as_secs();
         let message = format!(
@@ -68,13 +68,13 @@ impl Refusal {
         Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, "60")
     }
 
-    /// The peer has all the connections that it may have; one of them may be about to end.
+    /// Error for a peer that has as many connections as it may have; one of them may be about to end.
     pub(super) fn too_many_connections(limit: usize) -> Self {
         let message = format!("You already have {limit} connections, which is the limit.");
         Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, "10")
     }
 
-    /// So many bodies of the peer wait already that it should come back a moment later.
+    /// Error for a peer with too many bodies waiting already; it should come back a moment later.
     pub(super) fn busy(why: String) -> Self {
         Self::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -91,7 +91,8 @@ impl Refusal {
         )
     }
 
-    /// What may work a moment later: clients give up at anything else that is our fault.
+    /// Maps an error so that a client tries again if that may help: clients give up at any other fault of the
+    /// server's.
     pub(super) fn unavailable(error: RequestError) -> Self {
         match error {
             RequestError::NotFound { .. } => Self::not_found(),
@@ -114,7 +115,7 @@ impl Refusal {
         }
     }
 
-    /// The storage failed; details are in our log only.
+    /// Logs a failure of the storage and returns an error without details.
     pub(super) fn internal(error: RequestError) -> Self {
         error!(
             error = &error as &dyn std::error::Error,

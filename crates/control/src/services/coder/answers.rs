@@ -1,4 +1,5 @@
-//! Answers that one token's requests make at a time. Each is made as a whole, and lies in memory until it is sent.
+//! Limit on how many answers one token's requests make at the same time. Each is made as a whole, and stays in memory
+//! until it is sent.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,17 +16,17 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::{admission, answer::Refusal};
 
-/// Answers at a time; others wait.
+/// Number of answers at the same time; others wait.
 const ANSWERS: usize = 16;
-/// Time that a request waits for its turn before it is refused.
+/// Longest wait of a request for its turn before it is refused.
 const WAIT: Duration = Duration::from_secs(60);
 
 /// Answers in progress, by the digest of the token that they are for. A clone counts the same.
 #[derive(Clone, Default)]
 pub(super) struct Answers(Arc<Shared<[u8; 32], Semaphore>>);
 
-/// Lets a request wait until an answer may be made for it. What goes on as a WebSocket does not count, and a request
-/// without a token gets a short answer.
+/// Makes a request wait until its answer may be made. WebSockets do not count, and a request without a token gets a
+/// short answer.
 pub(super) async fn limited(
     State(answers): State<Answers>,
     request: Request,

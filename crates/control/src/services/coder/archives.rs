@@ -1,4 +1,4 @@
-//! Templates' archives, which Coder's clients send before they name what becomes of them, and fetch.
+//! Archives of templates, which Coder's clients upload before they create a version, and download.
 //!
 //! # Source
 //! coder `codersdk/files.go`, `coderd/files.go`.
@@ -28,7 +28,7 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
         .route("/api/v2/files/{file}", get(download))
 }
 
-/// Keeps an archive, and tells its id. The client calls that a hash.
+/// Stores an archive and returns its id, which clients call a hash.
 async fn upload(
     State(plane): State<Arc<Plane>>,
     Extension(bodies): Extension<Bodies>,
@@ -65,7 +65,7 @@ async fn download(
     Ok(([(header::CONTENT_TYPE, TAR)], file.content).into_response())
 }
 
-/// A template's archive by its id.
+/// Returns a template's archive by its id.
 pub(super) async fn find(plane: &Plane, caller: &Caller, id: &str) -> Result<File, RequestError> {
     let unknown = || not_found("file", id);
     let id: FileId = id.parse().map_err(|_| unknown())?;

@@ -1,4 +1,4 @@
-//! Bodies of requests, which are read only once it is known who sends them.
+//! Bodies of requests, which are read only once their sender is known.
 
 use axum::{
     body::{self, Bytes},
@@ -14,17 +14,17 @@ use crate::{
     services::gate::{Sender, Shares},
 };
 
-/// Bytes of a body that carries neither an archive nor a state.
+/// Limit of a body that carries neither an archive nor a state, in bytes.
 const ORDINARY: usize = 1 << 20;
 
-/// How large bodies may be, and what those who send them share. A clone counts the same.
+/// Limits on the size of bodies, and the budgets of their senders. Clones share the budgets.
 #[derive(Clone)]
 pub(super) struct Bodies {
     limit: usize,
     shares: Shares,
 }
 
-/// A body, in memory until this is dropped.
+/// A body in memory, accounted for until this is dropped.
 pub(super) struct Body {
     pub(super) content: Bytes,
     _reserved: Vec<Reserved>,
@@ -35,7 +35,7 @@ impl Bodies {
         Self { limit, shares }
     }
 
-    /// A body that may carry an archive or a state, which only administrators bring.
+    /// Reads a body that may contain an archive or a state, which only administrators send.
     pub(super) async fn read(&self, caller: &Caller, request: Request) -> Result<Body, Refusal> {
         let limit = match caller.user.admin {
             true => self.limit,
@@ -45,7 +45,7 @@ impl Bodies {
         self.read_up_to(limit, sender, request).await
     }
 
-    /// What an ordinary body carries in JSON; unknown fields are those of other versions.
+    /// Parses an ordinary body as JSON. Unknown fields are ignored: other versions have them.
     pub(super) async fn json<T: DeserializeOwned>(
         &self,
         sender: Sender,
@@ -55,7 +55,7 @@ impl Bodies {
         parse(&body.content)
     }
 
-    /// One that does not say its size may become as large as is allowed.
+    /// Reads a body. One of unknown size may become as large as is allowed.
     async fn read_up_to(
         &self,
         limit: usize,
@@ -78,7 +78,7 @@ impl Bodies {
     }
 }
 
-/// The same of a body that was read.
+/// Parses a body that has been read.
 pub(super) fn parse<T: DeserializeOwned>(content: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(content).map_err(|error| {
         Refusal::new(StatusCode::BAD_REQUEST, "Request body must be valid JSON.")

@@ -1,4 +1,4 @@
-//! Builds as Coder's clients read and ask for them.
+//! Builds as Coder's clients read and create them.
 //!
 //! # Source
 //! coder `codersdk/workspacebuilds.go`, `coderd/workspacebuilds.go`.
@@ -33,7 +33,7 @@ use crate::{
     plane::{BuildRequest, Caller, Plane, RequestError},
 };
 
-/// What a client asks of a build, and for a new one.
+/// Routes of builds: reading them, and requesting new ones.
 pub(super) fn routes() -> Router<Arc<Plane>> {
     const ONE: &str = "/api/v2/workspacebuilds/{build}";
     Router::new()
@@ -66,7 +66,7 @@ async fn build(
     described.await.map(Json).map_err(Refusal::unavailable)
 }
 
-/// Newest first.
+/// Builds of a workspace, newest first.
 async fn of_workspace(
     State(plane): State<Arc<Plane>>,
     Path(workspace): Path<String>,
@@ -102,7 +102,7 @@ async fn numbered(
     described.await.map(Json).map_err(Refusal::unavailable)
 }
 
-/// An answer to a template's question.
+/// A value of a parameter.
 #[derive(Deserialize)]
 pub(super) struct Answer {
     name: String,
@@ -120,7 +120,7 @@ impl Answer {
     }
 }
 
-/// The preset that a client chose; `None` for the nil id.
+/// Returns the preset that a client chose; `None` for the nil id.
 pub(super) async fn preset(
     plane: &Plane,
     version: VersionId,
@@ -154,7 +154,7 @@ struct NewBuild {
     dry_run: bool,
     #[serde(default)]
     orphan: bool,
-    /// A state to begin with, in base64.
+    /// Initial state of the workspace, in base64.
     #[serde(default)]
     state: Option<String>,
 }
@@ -266,7 +266,7 @@ async fn resources(
     Ok(Json(described["resources"].take()))
 }
 
-/// The Terraform state after a build, as it is; clients of a build without one get nothing.
+/// Terraform state after a build, unchanged; empty for a build without one.
 async fn state(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
@@ -304,7 +304,7 @@ async fn replace_state(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Makes a state the one after the latest build. The same state again changes nothing.
+/// Makes a state the one after the latest build. Pushing the same state again changes nothing.
 async fn push(
     plane: &Plane,
     caller: &Caller,
@@ -329,7 +329,7 @@ async fn push(
     plane.push_state(caller, workspace, &state).await.map(drop)
 }
 
-/// A build with the agents that its workspace has.
+/// Formats a build with the agents of its workspace.
 pub(super) async fn as_json(
     plane: &Plane,
     workspace: &Workspace,

@@ -71,7 +71,7 @@ async fn create(
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
-/// The job of a dry run of this version.
+/// Returns the job of a dry run of this version.
 pub(super) async fn find(
     plane: &Plane,
     caller: &Caller,

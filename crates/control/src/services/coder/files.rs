@@ -1,4 +1,4 @@
-//! Archives of modules, which travel in pieces.
+//! Archives of modules, which are transferred in pieces.
 
 use std::time::Duration;
 
@@ -15,10 +15,11 @@ use crate::services::calls::{CallError, Calls};
 
 /// Archives up to this size, in bytes, do not wait behind larger ones.
 const SMALL: usize = 4 << 20;
-/// Bytes of such archives that are received at a time, and of larger ones: one of the largest.
+/// Budgets for archives that are being received, in bytes: for small ones, and for larger ones, where one of the
+/// largest fits.
 const UPLOADS_BYTES: (usize, usize) = (16 << 20, 100 << 20);
 
-/// Bytes of archives that are received, over all daemons. A clone counts the same.
+/// Budgets for archives that are being received, over all daemons. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Uploads {
     small: Budget,
@@ -35,7 +36,7 @@ impl Default for Uploads {
 }
 
 impl Uploads {
-    /// Waits until there are `bytes`.
+    /// Waits until `bytes` are available.
     async fn reserve(&self, bytes: usize) -> Result<Reserved, Overdrawn> {
         let budget = if bytes <= SMALL {
             &self.small
@@ -49,7 +50,8 @@ impl Uploads {
 /// Time for a piece of an archive, whose bytes others wait for: two minutes for 2 MiB are 140 kbit/s.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Keeps an archive, which the end of its import then names by its hash. Its bytes are reserved before they are read.
+/// Stores an archive, which the end of its import then names by its hash. Its bytes are reserved before they are
+/// read.
 pub(super) async fn upload(
     calls: &Calls,
     uploads: &Uploads,
@@ -85,8 +87,8 @@ pub(super) async fn upload(
     }
 }
 
-/// Sends an archive that an import left. Why not is part of the answer, not an error of the
-/// call, unless it may be asked for again.
+/// Sends an archive from an import. The reason why that fails is part of the answer, not an error of the call, unless
+/// a repetition may succeed.
 pub(super) async fn download(calls: &Calls, mut answer: IncomingCall) -> Result<(), WireError> {
     let Some(request) = answer.receive::<FileRequest>().await? else {
         return Ok(());
@@ -149,7 +151,7 @@ mod tests {
         assert!(small.iter().all(Option::is_some));
         drop(large);
         second.await.unwrap();
-        // What cannot be is not waited for.
+        // An impossible reservation fails at once.
         assert!(uploads.reserve(UPLOADS_BYTES.1 + 1).await.is_err());
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     store::JobFilter,
 };
 
-/// Jobs in a list if the client does not say, and at most.
+/// Number of jobs in a list by default, and at most.
 const PAGE: usize = 50;
 const LARGEST_PAGE: usize = 1000;
 
@@ -98,7 +98,7 @@ async fn job(
     found.await.map(Json).map_err(Refusal::unavailable)
 }
 
-/// The job's id in an address.
+/// Parses a job's id from a URL.
 pub(super) fn parse(id: &str) -> Result<JobId, RequestError> {
     id.parse().map_err(|_| not_found("job", id))
 }
@@ -113,7 +113,7 @@ pub(super) async fn find(plane: &Plane, id: JobId) -> Result<JobRecord, RequestE
     job.ok_or_else(|| not_found("job", id))
 }
 
-/// Cancels a job of the caller's, as clients read that it worked.
+/// Cancels a job of the caller's, and returns the message that clients expect.
 pub(super) async fn cancel(
     plane: &Plane,
     caller: &Caller,
@@ -126,7 +126,7 @@ pub(super) async fn cancel(
     ))
 }
 
-/// What a job works on.
+/// Subject of a job.
 struct Subject {
     version: Option<Version>,
     build: Option<(Build, Option<Workspace>)>,
@@ -189,7 +189,7 @@ impl Subject {
     }
 }
 
-/// A job with what it works on. Clients wait for one as long as it has no `completed_at`.
+/// Describes a job with its subject. Clients wait for a job for as long as it has no `completed_at`.
 pub(super) async fn described(plane: &Plane, job: &JobRecord) -> Result<Value, RequestError> {
     let subject = Subject::of(plane, &job.task).await?;
     let (position, size) = match job.status() {
@@ -227,7 +227,7 @@ pub(super) async fn described(plane: &Plane, job: &JobRecord) -> Result<Value, R
     }))
 }
 
-/// How many daemons may take a job that waits, so that clients can warn whoever waits in vain.
+/// Counts the daemons that may take a waiting job, so that clients can warn whoever waits in vain.
 pub(super) async fn matched_daemons(plane: &Plane, job: &JobRecord) -> Result<Value, RequestError> {
     let mut eligible = plane.verdicts(job).await?;
     eligible.retain(|verdict| verdict.eligible);
@@ -261,7 +261,7 @@ pub(super) fn transition(transition: Transition) -> &'static str {
     }
 }
 
-/// A job's status in Coder's words.
+/// Returns a job's status in Coder's words.
 pub(super) fn status(status: JobStatus) -> &'static str {
     match status {
         JobStatus::Queued => "pending",

@@ -1,4 +1,4 @@
-//! What agents and builds say, for those who wait for them.
+//! Logs of agents and builds, for clients that follow them.
 //!
 //! # Source
 //! coder `coderd/workspaceagents.go`, `codersdk/workspaceagents.go`, `codersdk/provisionerdaemons.go`.
@@ -28,9 +28,9 @@ use crate::{
     plane::{Caller, Plane, RequestError},
 };
 
-/// A client that takes nothing for so long is cut off.
+/// Time after which a client that reads nothing is disconnected.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often a client that hears nothing else is asked whether it is there.
+/// Interval of pings to a client that receives nothing else.
 const BEAT: Duration = Duration::from_secs(15);
 
 /// The lines of an agent between two ids, as one array or, with `follow`, several over a WebSocket: always a first one,
@@ -59,7 +59,7 @@ pub(super) async fn of_agent(
     tell(&plane, &upgraded, request, arrays)
 }
 
-/// The log of a build.
+/// Returns the log of a build.
 pub(super) async fn of_build(
     State(plane): State<Arc<Plane>>,
     Path(build): Path<String>,
@@ -72,7 +72,7 @@ pub(super) async fn of_build(
     of_job(&plane, &caller, build.job_id, &upgraded, request).await
 }
 
-/// The log of a template version's import.
+/// Returns the log of a template version's import.
 pub(super) async fn of_version(
     State(plane): State<Arc<Plane>>,
     Path(version): Path<String>,
@@ -85,7 +85,7 @@ pub(super) async fn of_version(
     of_job(&plane, &caller, version.job_id, &upgraded, request).await
 }
 
-/// The log of a dry run.
+/// Returns the log of a dry run.
 pub(super) async fn of_dry_run(
     State(plane): State<Arc<Plane>>,
     Path((version, job)): Path<(String, String)>,
@@ -127,7 +127,7 @@ async fn all(
     Ok(Json(lines).into_response())
 }
 
-/// Switches to a WebSocket, and says `messages` there.
+/// Switches to a WebSocket, and sends `messages` on it.
 fn tell(
     plane: &Plane,
     upgraded: &Upgraded,
@@ -146,7 +146,7 @@ fn tell(
     Ok(response)
 }
 
-/// Sends messages until there are no more, or nobody takes them.
+/// Sends messages until there are no more or the client stops reading.
 async fn send(
     mut socket: upgrade::Messages,
     messages: impl Stream<Item = Result<Value, RequestError>>,
@@ -166,7 +166,7 @@ async fn send(
             },
             heard = socket.next() => match heard {
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
-                // Nothing that they say changes anything.
+                // Messages of clients have no meaning here.
                 Some(Ok(_)) => continue,
             },
             _ = beat.tick() => Message::Ping(Default::default()),
@@ -178,7 +178,7 @@ async fn send(
     };
     let reason = Utf8Bytes::default();
     let farewell = socket.close(Some(CloseFrame { code, reason }));
-    // Who does not hear it sees the end of the connection.
+    // A client that misses the close message sees the end of the connection.
     let _ = timeout(SEND_TIMEOUT, farewell).await;
 }
 

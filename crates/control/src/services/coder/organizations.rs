@@ -72,7 +72,7 @@ async fn one_of_user(
     one(State(plane), Path(named), headers).await
 }
 
-/// By id or name; `default` and the nil UUID mean the default one, whatever its name.
+/// Finds an organization by id or name; `default` and the nil UUID mean the default one, whatever its name.
 pub(super) async fn find(plane: &Plane, named: &str) -> Result<Organization, RequestError> {
     let is_default = named == "default" || named.parse() == Ok(Uuid::nil());
     plane

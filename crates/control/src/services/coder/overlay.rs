@@ -1,4 +1,4 @@
-//! Where agents and those who go to them come in: their connections, the relay, and the agent's binary.
+//! Connections of agents and their clients, the relay, and the agent's binary.
 //!
 //! # Source
 //! coder `coderd/workspaceagents.go`, `coderd/workspaceagentsrpc.go`; coder/tailscale `derp/derphttp/derphttp_server.go`.
@@ -41,10 +41,10 @@ use crate::{
     services::gate::{Sender, Shares},
 };
 
-/// Characters of a text about a source of log lines.
+/// Longest text about a log source, in characters.
 const MAX_SOURCE_TEXT: usize = 256;
 
-/// Connections of agents and clients, and the relay between them.
+/// Routes of connections of agents and clients, and of the relay between them.
 pub(super) fn dials() -> Router<Arc<Plane>> {
     Router::new()
         .route("/api/v2/workspaceagents/me/rpc", get(rpc))
@@ -56,7 +56,7 @@ pub(super) fn dials() -> Router<Arc<Plane>> {
         .route("/derp", get(derp))
 }
 
-/// What they ask before.
+/// Routes of the requests that come before a connection.
 pub(super) fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route("/api/v2/workspaceagents/me/reinit", get(reinit))
@@ -69,8 +69,8 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
         .route("/derp/latency-check", get(|| async { StatusCode::OK }))
 }
 
-/// The version that a peer speaks, later ones than ours included: agents of late do not fall back to an older one,
-/// are told of each call that we lack that it is not implemented, and send fields that may be left unread.
+/// Returns the version that a peer speaks, which may be newer than ours: recent agents do not fall back to an older
+/// one, are told that a call is not implemented, and send fields that may be ignored.
 fn check_version(query: &str, default: &str) -> Result<String, Refusal> {
     let asked = admission::parameter(query, "version");
     let asked = asked.unwrap_or_else(|| default.to_owned());
@@ -93,7 +93,7 @@ async fn rpc(
     let query = request.uri().query().unwrap_or_default();
     let version = check_version(query, "2.0")?;
     let agent = admission::agent(&plane, request.headers()).await?;
-    // Agents of old do not say that they are one.
+    // Old agents do not name their role.
     let role = admission::parameter(query, "role");
     let who = match role.as_deref() {
         None | Some("agent") => {
@@ -109,14 +109,15 @@ async fn rpc(
     become_peer(Peer { plane, who, share }, &places, &upgraded, request)
 }
 
-/// No workspace here waits for an owner; an agent that hears so does not ask again.
+/// Reinitialization after a claim: there are no prebuilt workspaces here, and an agent that is told so does not ask
+/// again.
 async fn reinit(State(plane): State<Arc<Plane>>, headers: HeaderMap) -> Result<Response, Refusal> {
     admission::agent(&plane, &headers).await?;
     let why = "This workspace is not a prebuilt workspace.";
     Err(Refusal::new(StatusCode::CONFLICT, why))
 }
 
-/// What a source of log lines says of itself.
+/// Description of a log source.
 #[derive(Deserialize)]
 struct NewSource {
     id: Uuid,
@@ -126,7 +127,7 @@ struct NewSource {
     icon: String,
 }
 
-/// A program beside an agent announces where lines come from that it will bring.
+/// Registers a log source for a program beside an agent.
 async fn log_source(
     State(plane): State<Arc<Plane>>,
     Extension(bodies): Extension<Bodies>,
@@ -167,7 +168,7 @@ async fn coordinate(
     become_peer(Peer { plane, who, share }, &places, &upgraded, request)
 }
 
-/// A client that goes to all agents of whoever started it.
+/// Connects a client that reaches all agents of its user.
 async fn tailnet(
     State(plane): State<Arc<Plane>>,
     Extension(upgraded): Extension<Upgraded>,
@@ -187,13 +188,13 @@ async fn tailnet(
     become_peer(Peer { plane, who, share }, &places, &upgraded, request)
 }
 
-/// The id of a client: the one that it had before if it can prove that, else a new one.
+/// Returns a client's id: its former one if a resume token proves it, else a new one.
 fn peer_id(plane: &Plane, caller: &Caller, query: &str) -> Result<Uuid, Refusal> {
     let Some(token) = admission::parameter(query, "resume_token") else {
         return Ok(Uuid::new_v4());
     };
     let resumed = plane.resumed(caller, &token).map_err(|why| {
-        // Clients read the field, and come back without a token.
+        // Clients recognize this field, and reconnect without a token.
         Refusal::new(
             StatusCode::UNAUTHORIZED,
             "The resume token is not accepted.",
@@ -222,7 +223,7 @@ fn become_peer(
     Ok(response)
 }
 
-/// The agent, if it is there for whoever asks.
+/// Returns the agent if the caller may see it.
 pub(super) async fn find(
     plane: &Plane,
     headers: &HeaderMap,
@@ -234,7 +235,7 @@ pub(super) async fn find(
     Ok((caller, facts))
 }
 
-/// The id in an address.
+/// Parses an agent's id from a URL.
 pub(super) fn agent_id(text: &str) -> Result<AgentId, Refusal> {
     text.parse().map_err(|_| {
         let message = format!("Invalid UUID {text:?}.");
@@ -268,7 +269,8 @@ fn connection_info(plane: &Plane) -> Value {
     })
 }
 
-/// A relay's client: it asks for the protocol itself, or for a WebSocket where nothing else comes through.
+/// Connects a client of the relay: by an upgrade to the relay's protocol, or by a WebSocket where nothing else gets
+/// through.
 async fn derp(
     State(plane): State<Arc<Plane>>,
     Extension(upgraded): Extension<Upgraded>,

@@ -1,4 +1,4 @@
-//! Agents and those who go to them: streams on one connection, each of them a call.
+//! Connections of agents and their clients: each yamux stream is one call.
 //!
 //! # Source
 //! coder `coderd/workspaceagentsrpc.go`, `tailnet/service.go`.
@@ -43,21 +43,21 @@ use crate::{
     store::AgentChange,
 };
 
-/// What either side takes in one packet.
+/// Limits on a packet, for both sides.
 const LIMITS: drpc::Limits = drpc::Limits {
     outbound_bytes: 4 << 20,
     inbound_bytes: 4 << 20,
 };
-/// Streams of one peer at a time; an agent needs about ten, and a client five.
+/// Number of one peer's streams at the same time; an agent needs about ten, and a client five.
 const STREAMS: usize = 64;
 const CLIENT_STREAMS: usize = 16;
-/// Time between the opening of a stream and the name of its call, which come together.
+/// Longest time from the opening of a stream to the name of its call; the two arrive together.
 const NAME_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a call that is no stream.
+/// Longest time for a call that is not a stream.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often an agent is written down as there, and looked at whether a newer build took its place.
+/// Interval at which an agent is recorded as connected, and checked for replacement by a newer build.
 const BEAT: Duration = Duration::from_secs(15);
-/// A peer that takes nothing of a stream for so long is cut off.
+/// Time after which a peer that reads nothing from a stream is disconnected.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
 const TAILNET: &str = "/coder.tailnet.v2.Tailnet/";
@@ -65,28 +65,28 @@ const AGENT: &str = "/coder.agent.v2.Agent/";
 
 pub(super) type IncomingCall = Answer<Stream>;
 
-/// One connection.
+/// A connection of a peer.
 #[derive(Clone)]
 pub(super) struct Peer {
     pub(super) plane: Arc<Plane>,
     pub(super) who: Who,
-    /// What the peer may have in progress, over all its connections.
+    /// Budgets of the peer, over all its connections.
     pub(super) share: Arc<Share>,
 }
 
-/// Who is at its other end.
+/// Identity of the peer.
 #[derive(Clone)]
 pub(super) enum Who {
-    /// An agent.
+    /// An agent itself, by its record.
     Agent(AgentRecord),
-    /// A program with the agent's token, such as one that brings logs from outside; never the agent itself.
+    /// A program with the agent's token, such as one that sends logs from outside; never the agent itself.
     Helper(AgentRecord),
-    /// Somebody on the way to agents.
+    /// A client of one or more agents.
     Client(Client),
 }
 
 impl Who {
-    /// Whose connections share what they may have in progress.
+    /// Sender whose connections share a budget.
     pub(super) fn sender(&self) -> Sender {
         match self {
             Self::Agent(agent) | Self::Helper(agent) => Sender::Agent(agent.id),
@@ -102,25 +102,25 @@ impl Who {
     }
 }
 
-/// Which side ends a call first.
+/// Side that ends a call first.
 enum Ending {
     Ours,
     Theirs,
 }
 
-/// A client, which a person has started.
+/// A client, with the person who started it.
 #[derive(Clone)]
 pub(super) struct Client {
-    /// Its own id.
+    /// Id of the client as a peer.
     pub(super) id: Uuid,
-    /// Who started it.
+    /// Person who started the client.
     pub(super) caller: Caller,
-    /// Where it goes; `None` for any agent that the person may reach.
+    /// Agent that the client may reach; `None` for any agent that the person may reach.
     pub(super) agent: Option<AgentId>,
 }
 
 impl Peer {
-    /// Serves the peer until its connection ends, the server stops, or its agent is not the workspace's any more.
+    /// Serves the peer until its connection ends, the server stops, or the agent no longer belongs to its workspace.
     pub(super) async fn run(self, socket: Socket) {
         let limit = self.plane.limits().header_timeout;
         let socket = match timeout(limit, socket.open(self.share.unfinished())).await {
@@ -149,7 +149,7 @@ impl Peer {
                 Some(_) = running.join_next() => {}
                 Some(stream) = incoming.accept() => {
                     running.spawn(self.clone().answer(stream));
-                    // Each call may be written down, for all to wait for.
+                    // Each call may write to the database, which delays all others.
                     sleep_until(pace.count(PACE, Instant::now()).into()).await;
                 }
                 _ = beat.tick() => if !self.is_current().await {
@@ -179,7 +179,7 @@ impl Peer {
         {
             debug!(%id, %error, "cannot record that an agent is connected");
         }
-        // While we cannot tell, nobody is cut off.
+        // While the store does not answer, the agent stays connected.
         self.plane.is_current(id).await.unwrap_or(true)
     }
 
@@ -207,7 +207,7 @@ impl Peer {
             }
             (Some("StreamDERPMaps"), ..) => self.derp_maps(answer).await,
             (Some("PostTelemetry"), ..) => {
-                // Nobody collects it.
+                // Telemetry is accepted, but not collected.
                 unary(
                     answer,
                     |_: outpost_wire::proto::provisionerd::Empty| async {
@@ -255,7 +255,7 @@ impl Peer {
             Who::Agent(_) | Who::Helper(_) => peer,
         };
         let ending = self.exchange(&peer, &mut told, &mut answer).await;
-        // The others hear of it now, however long the peer takes to end the call.
+        // Others are told at once, however long the peer takes to end the call.
         drop(peer);
         match ending? {
             Ending::Ours => answer.end().await,
@@ -263,7 +263,7 @@ impl Peer {
         }
     }
 
-    /// Tells a peer and the others of each other until either side has enough.
+    /// Exchanges node updates between a peer and the others until either side ends the call.
     async fn exchange(
         &self,
         peer: &PeerConnection,
@@ -273,7 +273,7 @@ impl Peer {
         let (mut pace, mut due) = (Pace::default(), Instant::now());
         let mut expected = None;
         loop {
-            // A peer that asks too fast still hears of others, so that what waits for it does not pile up.
+            // A peer that sends requests too fast still receives updates, so that its queue does not grow.
             let request = async {
                 sleep_until(due.into()).await;
                 answer.receive::<CoordinateRequest>().await
@@ -281,7 +281,7 @@ impl Peer {
             tokio::select! {
                 request = request => match request? {
                     Some(request) => {
-                        // What it says is told to others, who must be able to take it.
+                        // Its requests cause updates for others, who must be able to keep up.
                         due = pace.count(cost(&request), Instant::now());
                         let is_last = request.disconnect.is_some();
                         let key = announced(&request);
@@ -308,7 +308,7 @@ impl Peer {
                 },
                 response = told.recv() => match response {
                     Some(response) => send(answer, &response).await?,
-                    // Another connection took its place, or it did not take what it was told.
+                    // Another connection has replaced it, or it did not read its updates.
                     None => return Ok(Ending::Ours),
                 },
                 () = self.plane.stop().draining() => {
@@ -323,7 +323,7 @@ impl Peer {
         }
     }
 
-    /// Lets the relay serve the node that the peer announces, in place of the one before.
+    /// Makes the relay serve the node that the peer announces, in place of its former one.
     fn expect_at_relay(&self, expected: &mut Option<Expected>, key: Option<Key>) {
         let Some(key) = key else {
             return;
@@ -339,7 +339,7 @@ impl Peer {
         before.into_iter().for_each(Expected::replace);
     }
 
-    /// Whether a client that may go to several agents may go to the one that it asks for.
+    /// Checks whether a client that may reach several agents may reach the one that it asks for.
     async fn look_up(&self, request: &CoordinateRequest) -> Result<(), Refusal> {
         let (
             Who::Client(Client {
@@ -352,7 +352,7 @@ impl Peer {
         else {
             return Ok(());
         };
-        // The coordinator itself refuses what is no id.
+        // The coordinator itself refuses invalid ids.
         let Ok(id) = Uuid::from_slice(&tunnel.id) else {
             return Ok(());
         };
@@ -369,7 +369,7 @@ impl Peer {
 
     fn resume_token(&self, client: &Client) -> RefreshResumeTokenResponse {
         let (token, until) = self.plane.resume_token(&client.caller, client.id);
-        // A moment has passed since it was made.
+        // Some time has passed since the token was issued.
         let left = until.duration_since(self.plane.now());
         let left = left.round(jiff::Unit::Second).map_or(0, |it| it.as_secs());
         RefreshResumeTokenResponse {
@@ -385,7 +385,7 @@ impl Peer {
         }
     }
 
-    /// Ours is the only relay, and it stays where it is.
+    /// Sends the DERP map, which never changes: ours is the only relay.
     async fn derp_maps(&self, mut answer: IncomingCall) -> Result<(), CallError> {
         send(&mut answer, &self.plane.derp_map().to_wire()).await?;
         self.plane.stop().draining().await;
@@ -393,14 +393,14 @@ impl Peer {
     }
 }
 
-/// The key of the node that a peer announces.
+/// Key of the node that a peer announces.
 fn announced(request: &CoordinateRequest) -> Option<Key> {
     let node = request.update_self.as_ref()?.node.as_ref()?;
     Key::from_node_bytes(&node.key)
 }
 
-/// What a request costs those who are told of it: an answer that its sender is ready for a client goes to that client
-/// alone.
+/// Cost of a request, in time until the next one: a `ready_for_handshake` of an agent costs less, because it goes to
+/// a single client.
 fn cost(request: &CoordinateRequest) -> Duration {
     let changes = request.update_self.is_some()
         || request.add_tunnel.is_some()

@@ -1,4 +1,4 @@
-//! How many connections somebody may have at a time, wherever they come from.
+//! Limits on how many connections one peer may have at the same time, wherever they come from.
 
 use std::sync::Arc;
 
@@ -8,36 +8,36 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::answer::Refusal;
 use crate::model::{AgentId, UserId};
 
-/// Connections of one agent: it has one, and others that broke may not have been noticed yet.
+/// Connections of one agent: it has one, and others may have broken without the server noticing yet.
 const OF_AGENT: usize = 16;
-/// Connections of programs with one agent's token, which must not take the places of the agent.
+/// Connections of programs with one agent's token, which must not take the agent's own places.
 const OF_HELPERS: usize = 16;
 /// Connections of one person's clients: each login has one to the agent, and one that watches the workspace. Five hundred
 /// logins may begin together.
 const OF_PERSON: usize = 1024;
 
-/// Whose connections are counted together.
+/// Owner of connections that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Holder {
-    /// An agent.
+    /// The agent itself, by its id.
     Agent(AgentId),
     /// Programs with the token of an agent.
     Helper(AgentId),
-    /// Whoever started clients.
+    /// Person who started the clients.
     Person(UserId),
 }
 
-/// Those who are connected. A clone counts the same.
+/// Open connections by owner. Clones share the counts.
 #[derive(Clone, Default)]
 pub(super) struct Places(Arc<Shared<Holder, Semaphore>>);
 
-/// A connection that counts until this is dropped.
+/// A place of a connection, which counts until this is dropped.
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
 impl Places {
-    /// Takes a place, unless the holder has all that it may have.
+    /// Takes a place, unless the holder already has as many as it may have.
     pub(super) fn take(&self, holder: Holder) -> Result<Place, Refusal> {
         let limit = match holder {
             Holder::Agent(_) => OF_AGENT,

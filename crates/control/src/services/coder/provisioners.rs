@@ -18,7 +18,7 @@ use crate::{
     plane::{Plane, RequestError},
 };
 
-/// Daemons in a list if the client does not say.
+/// Number of daemons in a list by default.
 const PAGE: usize = 50;
 
 pub(super) fn routes() -> Router<Arc<Plane>> {
@@ -39,7 +39,7 @@ async fn daemons(
     listed.map(Json).map_err(Refusal::unavailable)
 }
 
-/// Those that are there, and with `offline` or a status the others, too.
+/// Lists daemons that are online; with `offline` or a status the others, too.
 async fn listed(plane: &Plane, organization: &str, query: &str) -> Result<Value, RequestError> {
     let organization = organizations::find(plane, organization).await?.id;
     let asked = |name| admission::parameter(query, name);

@@ -1,4 +1,4 @@
-//! How often one peer may ask for one thing, and how fast on one connection. Pure: `now` is an argument.
+//! Limits on how often one peer may call one endpoint, and how fast on one connection. Pure: `now` is an argument.
 //!
 //! # Source
 //! coder `coderd/httpmw/ratelimit.go`, and the default of `--api-rate-limit`.
@@ -9,22 +9,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Requests of one address for one endpoint in each window.
+/// Requests of one address to one endpoint in each window.
 pub(super) const REQUESTS: u32 = 512;
-/// The same for what each session of a person dials: a script may begin thousands on one machine, many machines may share
-/// an address, and the reference does not limit its relay at all.
+/// Requests that each session of a person sends to open connections: a script may begin thousands on one machine,
+/// many machines may share an address, and the reference does not limit its relay at all.
 pub(super) const DIALS: u32 = 8192;
-/// The window.
+/// Length of a window.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
-/// Peers and endpoints that are counted at a time. Whoever has so many addresses is not held up by counting.
+/// Number of pairs of peer and endpoint that are counted at the same time. Counting does not stop an attacker with
+/// more addresses.
 const MAX_COUNTED: usize = 4096;
 
-/// What was asked in the windows that are open.
+/// Counts of requests in the open windows.
 #[derive(Debug, Default)]
 pub(super) struct Rates(HashMap<(IpAddr, &'static str), (Instant, u32)>);
 
 impl Rates {
-    /// Counts a request, and says whether it may be answered.
+    /// Counts a request, and returns whether it may be answered.
     pub(super) fn allow(
         &mut self,
         peer: IpAddr,
@@ -48,22 +49,23 @@ impl Rates {
     }
 }
 
-/// What one connection may ask at once; an agent begins with about twenty calls.
+/// Requests that one connection may send at once; an agent begins with about twenty calls.
 const BURST: u32 = 64;
-/// How far apart its questions are from then on.
+/// Time between later requests of a connection.
 pub(super) const PACE: Duration = Duration::from_millis(20);
-/// The same for answers of an agent that it is ready for a client: each client gets one, and five hundred may come at once.
+/// Time between an agent's `ready_for_handshake` messages: each client gets one, and five hundred clients may come at
+/// once.
 pub(super) const READY_PACE: Duration = Duration::from_millis(2);
 
-/// How fast one connection asks.
+/// Rate of requests on one connection.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// When it has had all that it was given.
+    /// Time when everything that the connection was granted is used up; `None` before the first request.
     spent: Option<Instant>,
 }
 
 impl Pace {
-    /// Counts a question that takes so much of its time, and returns when the next one may be read.
+    /// Counts a request of this cost, and returns the time when the next one may be read.
     pub(super) fn count(&mut self, cost: Duration, now: Instant) -> Instant {
         let spent = self.spent.map_or(now, |spent| spent.max(now)) + cost;
         self.spent = Some(spent);

@@ -1,4 +1,4 @@
-//! Resources that no workspace has yet, as Coder's clients read them.
+//! Planned resources, which no workspace has yet, as Coder's clients read them.
 
 use outpost_base::job::{Agent, Resource, ResourceMetadata, Transition};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{jobs::transition, workspaces::display_apps};
 use crate::agent_ids::planned_id;
 
-/// Resources that a plan has, with their agents. Ids are the same whenever `plan` is asked for.
+/// Describes the resources of a plan, with their agents. Their ids are the same whenever `plan` is asked for.
 pub(super) fn planned(plan: Uuid, all: &[Resource], change: Transition) -> Vec<Value> {
     let each = all.iter().enumerate().map(|(at, resource)| {
         let id = planned_id(plan, &format!("{} {at}", transition(change)));
@@ -28,7 +28,7 @@ pub(super) fn planned(plan: Uuid, all: &[Resource], change: Transition) -> Vec<V
     each.collect()
 }
 
-/// Facts beside a resource; clients show those that are sensitive on demand only.
+/// Metadata of a resource; clients show sensitive values on demand only.
 pub(super) fn facts(all: &[ResourceMetadata]) -> Vec<Value> {
     let each = all
         .iter()

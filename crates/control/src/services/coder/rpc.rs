@@ -21,26 +21,26 @@ use crate::{
     services::calls::{CallError, Calls},
 };
 
-/// What either side takes in one packet; a Go daemon cuts off whoever sends more.
+/// Limits on a packet, for both sides; a Go daemon disconnects whoever sends more.
 pub(super) const LIMITS: drpc::Limits = drpc::Limits {
     outbound_bytes: 4 << 20,
     inbound_bytes: 4 << 20,
 };
 
-/// Time between the opening of a stream and the name of its call, which come together.
+/// Longest time from the opening of a stream to the name of its call; the two arrive together.
 const NAME_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a call; our daemon waits no longer, either.
+/// Longest time for a call; our daemon does not wait longer, either.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time for a file, as in the reference.
+/// Longest time for a file, as in the reference.
 const FILE_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long the old way of acquiring waits.
+/// Wait of the deprecated call for acquiring a job.
 const SHORT_WAIT: Duration = Duration::from_secs(5);
 
 const SERVICE: &str = "/provisionerd.ProvisionerDaemon/";
 
 pub(super) type IncomingCall = Answer<Stream>;
 
-/// Answers the call on `stream`. A daemon that breaks off is left alone.
+/// Answers the call on `stream`. Nothing is logged if the daemon breaks it off.
 pub(super) async fn serve(
     calls: Calls,
     account: Arc<Account>,
@@ -110,7 +110,7 @@ where
     }
 }
 
-/// Whether the same call may work a moment later.
+/// Returns whether the same call may succeed a moment later.
 pub(super) fn is_passing(error: &CallError) -> bool {
     matches!(
         error,
@@ -128,11 +128,11 @@ pub(super) async fn refuse(answer: IncomingCall, error: &CallError) -> Result<()
     answer.fail(&error.to_string()).await
 }
 
-/// Waits for a job as long as the daemon does, which says with a message, or with the end of its half, that it waits
-/// no more.
+/// Waits for a job as long as the daemon does, which ends its wait with a message, or with the end of its half of the
+/// stream.
 async fn acquire(calls: &Calls, mut answer: IncomingCall) -> Result<(), WireError> {
     let cancelled = async {
-        // Whatever arrives, or that nothing can arrive any more, ends the waiting.
+        // Any message, and the end of the stream as well, ends the wait.
         let _ = answer.receive::<CancelAcquire>().await;
     };
     let job = calls.plane.acquire(&calls.daemon, cancelled).await;
@@ -150,7 +150,7 @@ async fn acquire(calls: &Calls, mut answer: IncomingCall) -> Result<(), WireErro
     }
 }
 
-/// A job that does not reach its daemon fails at once, because it is handed out only once.
+/// Sends a job to its daemon. One that does not reach it fails at once, because it is handed out only once.
 async fn hand_over(calls: &Calls, mut answer: IncomingCall, job: Job) -> Result<(), WireError> {
     let id = job.id;
     let sent = async {
@@ -197,7 +197,7 @@ async fn complete(calls: &Calls, mut request: WireCompletedJob) -> Result<Empty,
     calls.complete_job(completed).await
 }
 
-/// This wire carries no addresses, so that instances of one resource are all called by its name.
+/// Names all instances of a resource alike, because this wire has no addresses.
 fn name_resources(completed: &mut CompletedJob) {
     let name = |resource: &mut Resource| {
         let parts = [&resource.module_path, &resource.kind, &resource.name];

@@ -7,10 +7,10 @@ use axum::http::StatusCode;
 
 use super::answer::Refusal;
 
-/// Characters of a search.
+/// Longest search, in characters.
 const MAX_SEARCH: usize = 4096;
 
-/// The terms of a search, names in lower case. A word without a name is a part of what is looked for's name.
+/// Terms of a search, with names in lower case. A word without a name is part of the name that is searched for.
 pub(super) fn terms(search: &str, known: &[&str]) -> Result<Vec<(String, String)>, Refusal> {
     let wrong =
         |why: String| Refusal::new(StatusCode::BAD_REQUEST, "Invalid search query.").at("q", why);
@@ -29,7 +29,7 @@ pub(super) fn terms(search: &str, known: &[&str]) -> Result<Vec<(String, String)
     terms.collect()
 }
 
-/// Words between blanks; blanks between quotes belong to a word, and the quotes do not.
+/// Splits at blanks; quoted blanks belong to a word, and the quotes do not.
 fn words(search: &str) -> Vec<String> {
     let (mut words, mut word) = (Vec::new(), String::new());
     let (mut is_quoted, mut is_escaped) = (false, false);

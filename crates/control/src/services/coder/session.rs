@@ -1,4 +1,4 @@
-//! One daemon's connection: streams come in, each is a call, and their number is bounded.
+//! Connection of one daemon: each stream is a call, and their number is bounded.
 
 use std::sync::Arc;
 
@@ -12,12 +12,13 @@ use tracing::{debug, info};
 use super::{files, rpc, upgrade::Socket};
 use crate::services::{calls::Calls, gate::Share};
 
-/// Streams of one daemon at a time; it needs four, and further ones are reset.
+/// Number of one daemon's streams at the same time; it needs four, and further ones are reset.
 const STREAMS: usize = 64;
-/// Calls of one daemon that are answered at a time. The others wait, with no more than a window of theirs in memory.
+/// Number of one daemon's calls that are answered at the same time. The others wait, with at most a window of each in
+/// memory.
 const CALLS: usize = 16;
 
-/// A daemon and what it shares with others.
+/// A daemon, with its share of the common budgets.
 pub(super) struct Session {
     pub(super) calls: Calls,
     pub(super) share: Arc<Share>,
@@ -25,7 +26,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Serves the daemon until its connection ends or the server stops; calls that were begun are ended first.
+    /// Serves the daemon until its connection ends or the server stops; calls in progress are finished first.
     pub(super) async fn run(self, socket: Socket) {
         let plane = self.calls.plane.clone();
         let name = self.calls.daemon.name.clone();
@@ -69,7 +70,8 @@ impl Session {
                 }
             }
         }
-        // None is cut short: a job may be stored, or must be given back. All of them have a deadline or notice the end.
+        // No call is aborted: it may be storing a job, or returning one. All of them have a deadline or notice the
+        // end.
         while running.join_next().await.is_some() {}
         info!(name, "daemon disconnected");
     }

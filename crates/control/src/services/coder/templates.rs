@@ -1,4 +1,4 @@
-//! Templates as Coder's clients read and make them.
+//! Templates as Coder's clients read and create them.
 //!
 //! # Source
 //! coder `codersdk/templates.go`, `coderd/templates.go`.
@@ -52,7 +52,7 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
         )
 }
 
-/// Templates of all organizations that a search is for.
+/// Templates of all organizations that match a search.
 async fn all(State(plane): State<Arc<Plane>>, request: Request) -> Result<Json<Value>, Refusal> {
     let caller = admission::caller(&plane, request.headers()).await?;
     let query = request.uri().query().unwrap_or_default();
@@ -129,7 +129,7 @@ async fn named(
     described.await.map(Json).map_err(Refusal::unavailable)
 }
 
-/// A template by its id, also one that is deleted or has no name yet.
+/// Finds a template by its id, including one that is deleted or has no name yet.
 async fn find(plane: &Plane, id: &str) -> Result<Template, RequestError> {
     let unknown = || not_found("template", id);
     let id: TemplateId = id.parse().map_err(|_| unknown())?;
@@ -151,7 +151,7 @@ async fn delete(
     Ok(Json(json!({ "message": "Template has been deleted!" })))
 }
 
-/// Newest first, a page of them if the client asks for one.
+/// Versions, newest first; one page of them if the client asks for a page.
 async fn versions_of(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
@@ -239,7 +239,7 @@ struct NewTemplate {
     template_version_id: Uuid,
 }
 
-/// Names the template of a version that was sent before.
+/// Names the template of a version that was created before.
 async fn create(
     State(plane): State<Arc<Plane>>,
     Path(_organization): Path<String>,
@@ -304,7 +304,7 @@ async fn as_json(plane: &Plane, template: &Template) -> Result<Value, RequestErr
         "require_active_version": false,
         "max_port_share_level": "owner",
         "cors_behavior": "simple",
-        // Answers are checked when a build is asked for, not while they are typed.
+        // Parameter values are checked when a build is requested, not while they are typed.
         "use_classic_parameter_flow": true,
         "disable_module_cache": false,
     }))

@@ -1,4 +1,4 @@
-//! A person's workspaces, for a client that goes to all of them.
+//! Updates of a person's workspaces, for a client that reaches all of them.
 //!
 //! # Source
 //! coder `coderd/workspaceupdates.go`, `tailnet/service.go`.
@@ -19,7 +19,7 @@ use crate::{
     snapshot::{Change, ChangedAgent, ChangedWorkspace},
 };
 
-/// Tells of the workspaces of whom the client names, until it or the server goes.
+/// Sends updates of the workspaces of the person whom the client names, until the client or the server stops.
 pub(super) async fn tell(
     plane: &Arc<Plane>,
     caller: &Caller,
@@ -43,7 +43,7 @@ pub(super) async fn tell(
                     return answer.fail("the server cannot read workspaces at the moment").await;
                 }
             },
-            // Nothing more is expected of it but that its stream breaks.
+            // After its one request, only the end of the stream is awaited.
             said = answer.receive::<wire::WorkspaceUpdatesRequest>(), if may_say_more => {
                 may_say_more = said?.is_some();
             }

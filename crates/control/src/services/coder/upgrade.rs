@@ -1,4 +1,4 @@
-//! From HTTP to a WebSocket, checked as the reference checks it.
+//! Upgrade from HTTP to a WebSocket, with the reference's checks.
 //!
 //! # Source
 //! coder/websocket `accept.go`.
@@ -23,26 +23,26 @@ use tokio_tungstenite::{
 
 use super::answer::Refusal;
 
-/// Bytes of a message of somebody who follows a log.
+/// Longest message of a client that follows a log, in bytes.
 const MESSAGE_BYTES: usize = 4 << 10;
 
-/// A WebSocket as bytes, once HTTP lets go of the connection.
+/// A WebSocket as a byte stream, once the connection has been upgraded.
 pub(super) struct Socket(OnUpgrade);
 
-/// What it is then.
+/// Byte stream that the socket becomes.
 pub(super) type Bytes = ByteStream<Metered<TokioIo<hyper::upgrade::Upgraded>>>;
-/// The same for those to whom messages mean something.
+/// Stream of messages that it becomes where messages matter.
 pub(super) type Messages = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 impl Socket {
-    /// Waits for the connection. Its large messages need places.
+    /// Waits for the connection. Its large messages need permits from `places`.
     pub(super) async fn open(self, places: [Places; 2]) -> Result<Bytes, hyper::Error> {
         let io = TokioIo::new(self.0.await?);
         let socket = ByteStream::bounded(io, Role::Server, places).await;
         Ok(socket.ending_with(CloseCode::Away))
     }
 
-    /// The same, with its messages. The peer has little to say.
+    /// Waits for the connection, as a stream of messages. Only small messages are accepted from the peer.
     pub(super) async fn open_messages(self) -> Result<Messages, hyper::Error> {
         let io = TokioIo::new(self.0.await?);
         let config = websocket::config()
@@ -53,12 +53,13 @@ impl Socket {
     }
 }
 
-/// The answer that switches protocols, and what it switches to. No extension is ever agreed on, nor a protocol.
+/// Returns the response that switches protocols, and the socket that follows. No extension or subprotocol is agreed
+/// on.
 pub(super) fn accept(request: Request) -> Result<(Response, Socket), Refusal> {
     accept_with(request, None)
 }
 
-/// The same, with this protocol inside, which the client must have offered.
+/// As [`accept`], with this subprotocol, which the client must have offered.
 pub(super) fn accept_with(
     mut request: Request,
     protocol: Option<&'static str>,
@@ -119,7 +120,7 @@ fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Vec<u
     Ok(key.to_vec())
 }
 
-/// A browser must not reach the control plane of the machine that it runs on from a foreign page.
+/// Refuses requests from foreign web pages, so that a browser cannot be used to reach a control plane on its machine.
 fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return Ok(());
@@ -141,7 +142,7 @@ fn refused(status: StatusCode, why: &str) -> Refusal {
     Refusal::new(status, "Internal error accepting websocket connection.").because(why)
 }
 
-/// Whether a header that is a list has `word`, whatever its case.
+/// Returns whether a header that is a list contains `word`, ignoring case.
 pub(super) fn has(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
     let values = headers.get_all(name);
     values

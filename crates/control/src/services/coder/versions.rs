@@ -1,4 +1,4 @@
-//! Versions of templates as Coder's clients read and make them.
+//! Versions of templates as Coder's clients read and create them.
 //!
 //! # Source
 //! coder `codersdk/templateversions.go`, `codersdk/presets.go`.
@@ -52,7 +52,7 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
         .route(&format!("{ONE}/external-auth"), get(external_auth))
 }
 
-/// A version by its id.
+/// Finds a version by its id.
 pub(super) async fn find(plane: &Plane, id: &str) -> Result<Version, RequestError> {
     let unknown = || not_found("template version", id);
     let id: VersionId = id.parse().map_err(|_| unknown())?;
@@ -75,7 +75,7 @@ pub(super) async fn as_json(plane: &Plane, version: &Version) -> Result<Value, R
     let users = store.users().await?;
     let author = users.into_iter().find(|it| it.id == version.created_by);
     let template = store.template(version.template_id).await?;
-    // A version that was sent before its template has none yet.
+    // A version that was uploaded before its template was created has no template yet.
     let template = template.filter(|it| it.active_version.is_some() || it.deleted_at.is_none());
     let import_output = store.import_output(version.id).await?;
     let matched = match job.status() {
@@ -128,7 +128,7 @@ struct Variable {
     value: String,
 }
 
-/// Imports an archive that was sent before, as a version of a template or of one that gets its name afterwards.
+/// Imports an archive that was uploaded before, as a version of a template or of one that is named afterwards.
 async fn create(
     State(plane): State<Arc<Plane>>,
     Path(organization): Path<String>,
@@ -182,7 +182,7 @@ async fn cancel(
     jobs::cancel(&plane, &caller, version.job_id).await
 }
 
-/// A list that is made of what an import learned.
+/// Formats a list that is part of an import's output.
 async fn learned_list(
     plane: &Plane,
     headers: &HeaderMap,
@@ -198,7 +198,7 @@ async fn learned_list(
     import_output.await.map(Json).map_err(Refusal::unavailable)
 }
 
-/// What a started workspace would have, and what a stopped one keeps.
+/// Resources of a started workspace, and those that a stopped one keeps.
 async fn resources_of(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
@@ -254,7 +254,7 @@ fn parameter(parameter: &Parameter) -> Value {
     })
 }
 
-/// Terraform variables that a version declares; what its author set them to is told to nobody.
+/// Terraform variables that a version declares, without the values that its author set.
 async fn variables(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
@@ -296,7 +296,7 @@ async fn presets(
 fn preset(version: VersionId, preset: &Preset) -> Value {
     let answers = preset.parameters.iter();
     let answers = answers.map(|it| json!({ "Name": it.name, "Value": it.value }));
-    // Go's names, without tags.
+    // The field names of Go's struct, which has no JSON tags.
     json!({
         "ID": preset_id(version, &preset.name),
         "Name": preset.name,
@@ -308,7 +308,7 @@ fn preset(version: VersionId, preset: &Preset) -> Value {
     })
 }
 
-/// Services that a client must log in to first: none, as builds here get no tokens of external services.
+/// Services that a client must log in to first: none, because builds here get no tokens of external services.
 async fn external_auth(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,

@@ -1,4 +1,4 @@
-//! A workspace for whoever watches it: server-sent events, of which each has all of it.
+//! Changes of a workspace as server-sent events, each with the whole workspace.
 //!
 //! # Source
 //! coder `codersdk/serversentevents.go`, `codersdk/workspaces.go`.
@@ -27,10 +27,10 @@ use super::{
 };
 use crate::plane::{Caller, Plane, RequestError};
 
-/// How often whoever hears nothing else is told that we are there.
+/// Interval of keep-alive events while nothing changes.
 const BEAT: Duration = Duration::from_secs(15);
 
-/// Those who watch; each has a place.
+/// Routes of watchers; each takes a place.
 pub(super) fn routes() -> Router<Arc<Plane>> {
     Router::new().route("/api/v2/workspaces/{workspace}/watch", get(watch))
 }
@@ -51,7 +51,7 @@ async fn watch(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let caller = admission::caller(&plane, &headers).await?;
-    // Who may not see it hears so before there is a stream.
+    // A caller without permission gets an error before the stream begins.
     let found = describe(&plane, &caller, &workspace).await;
     found.map_err(Refusal::unavailable)?;
     let watcher = Watcher {
@@ -73,7 +73,8 @@ async fn watch(
 }
 
 impl Watcher {
-    /// The workspace when it looks different, at first in any case; nothing once it or the server is gone.
+    /// Returns the workspace when it looks different, and at once the first time; `None` once it or the server is
+    /// gone.
     async fn next(&mut self) -> Option<Value> {
         loop {
             self.moves.next().await?;
@@ -84,7 +85,7 @@ impl Watcher {
                     return Some(json);
                 }
                 Err(RequestError::NotFound { .. }) => return None,
-                // Whoever watches keeps what they know, and hears of the rest the next time.
+                // The watcher keeps its copy, and gets the rest with the next query.
                 Err(error) => warn!(%error, "cannot read a workspace for clients that watch it"),
             }
         }

@@ -35,7 +35,7 @@ use crate::{
     store::WorkspaceFilter,
 };
 
-/// What leads a client to an agent.
+/// Routes that lead a client to an agent.
 pub(super) fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route("/api/v2/users/{user}", get(user))
@@ -89,7 +89,7 @@ async fn user(
     })))
 }
 
-/// Of all organizations, the first that has it: names of workspaces are told apart by their owners.
+/// Finds a workspace in all organizations. The first match counts: an owner's workspaces have different names.
 async fn workspace_of(
     State(plane): State<Arc<Plane>>,
     Path((owner, name)): Path<(String, String)>,
@@ -99,7 +99,7 @@ async fn workspace_of(
     described(&plane, &caller, &named(&owner, name)).await
 }
 
-/// How a plane calls what clients name by its owner, or `me`, and its name.
+/// Workspace name as the control plane expects it, from its owner, or `me`, and its name.
 pub(super) fn named(owner: &str, name: String) -> String {
     match owner {
         "me" => name,
@@ -116,7 +116,7 @@ async fn workspace(
     described(&plane, &caller, &id).await
 }
 
-/// A client is at work in it; nothing here ends one that nobody uses.
+/// Accepts the report that a client is using a workspace. Nothing here stops unused workspaces.
 async fn used(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
@@ -133,7 +133,7 @@ async fn described(plane: &Plane, caller: &Caller, named: &str) -> Result<Json<V
     Ok(Json(described.map_err(Refusal::unavailable)?))
 }
 
-/// A workspace by its id or name, as Coder's clients read it.
+/// Describes a workspace, by its id or name, as Coder's clients read it.
 pub(super) async fn describe(
     plane: &Plane,
     caller: &Caller,
@@ -161,7 +161,7 @@ pub(super) async fn find(
     })
 }
 
-/// A workspace to make.
+/// Request for a workspace.
 #[derive(Deserialize)]
 struct NewWorkspace {
     name: String,
@@ -182,7 +182,7 @@ struct NewWorkspace {
 }
 
 impl NewWorkspace {
-    /// What a client asks for that this server cannot do, which it must not leave out in silence.
+    /// Refuses options that this server does not support, because they must not be ignored silently.
     fn check(&self) -> Result<(), RequestError> {
         let start = self.autostart_schedule.as_deref().unwrap_or_default();
         if !start.is_empty() || self.ttl_ms.unwrap_or_default() != 0 {
@@ -251,7 +251,7 @@ async fn what_it_is_made_from(
     Ok((template(version.template_id).await?, version))
 }
 
-/// Workspaces that a search is for, of those that the caller may see, and how many there are beside the page.
+/// Workspaces that match a search and that the caller may see, and their total number.
 async fn workspaces(
     State(plane): State<Arc<Plane>>,
     request: Request,
@@ -315,7 +315,7 @@ fn fits(workspace: &Value, name: &str, value: &str) -> bool {
         ]
         .contains(&value),
         "id" => text(&workspace["id"]) == value,
-        // Whose it is was looked at before.
+        // The owner was checked before.
         _ => true,
     }
 }
@@ -363,7 +363,7 @@ async fn as_json(
     }))
 }
 
-/// The ids of a build's agents that are not well.
+/// Ids of a build's agents that are unhealthy.
 fn failing_agents(build: &Value) -> Vec<Value> {
     let resources = build["resources"].as_array().into_iter().flatten();
     let agents = resources.flat_map(|it| it["agents"].as_array().into_iter().flatten());
@@ -381,7 +381,7 @@ async fn agent(
     Ok(Json(agent_as_json(&plane, &record, &agent)))
 }
 
-/// None: this server looks into no workspace.
+/// Listening ports in the workspace: none, because this server does not look into workspaces.
 async fn listening_ports(
     State(plane): State<Arc<Plane>>,
     Path(agent): Path<String>,
@@ -391,7 +391,7 @@ async fn listening_ports(
     Ok(Json(json!({ "ports": [] })))
 }
 
-/// None: a dev container has no agent of its own here.
+/// Dev containers in the workspace: none, because they have no agents of their own here.
 async fn containers(
     State(plane): State<Arc<Plane>>,
     Path(agent): Path<String>,
@@ -418,12 +418,12 @@ pub(super) fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) 
         "created_at": record.created_at,
         "status": status.as_str(),
         "lifecycle_state": record.lifecycle.as_str(),
-        // Clients subtract them. After a restart of this server nobody knows better than that it was connected.
+        // Clients subtract these times. After a restart of this server only the time of the connection is known.
         "started_at": when(record.lifecycle > Lifecycle::Created, reports.started_at),
         "ready_at": when(record.lifecycle > Lifecycle::Starting, reports.ready_at),
         "first_connected_at": record.first_connected_at,
         "last_connected_at": record.last_connected_at,
-        // Go's clients read it without a look whether it is there.
+        // Go's clients dereference this without a check.
         "disconnected_at": (status == AgentStatus::Disconnected).then_some(record.last_connected_at),
         "architecture": agent.architecture,
         "operating_system": agent.operating_system,
@@ -445,7 +445,7 @@ pub(super) fn agent_as_json(plane: &Plane, record: &AgentRecord, agent: &Agent) 
     })
 }
 
-/// Why an agent is not well, in the reference's words; empty if it is.
+/// Returns the reason why an agent is unhealthy, in the reference's words; empty if it is healthy.
 fn ill(status: AgentStatus, record: &AgentRecord) -> &'static str {
     match (status, record.lifecycle) {
         (AgentStatus::Connected, _) => "",
@@ -516,7 +516,7 @@ fn script_as_json(record: &AgentRecord, at: usize, script: &Script) -> Value {
         "run_on_start": script.run_on_start,
         "run_on_stop": script.run_on_stop,
         "start_blocks_login": script.start_blocks_login,
-        // Go has durations in nanoseconds.
+        // Go encodes durations in nanoseconds.
         "timeout": i64::from(script.timeout_seconds) * 1_000_000_000,
         "display_name": script.display_name,
     })
@@ -541,13 +541,13 @@ pub(super) fn made_source_as_json(record: &AgentRecord, id: Uuid, source: &LogSo
     })
 }
 
-/// How far an agent is from relays by its own measurement, by the names of their regions.
+/// Latencies from an agent to the relays by its own measurement, by the names of their regions.
 fn latency(plane: &Plane, record: &AgentRecord) -> Value {
     let Some(node) = plane.coordinator().node(record.id.0) else {
         return json!({});
     };
     let map = plane.derp_map();
-    // Go's clients measure `999-v4` and `999-v6` apart; the nearer counts.
+    // Go's clients measure `999-v4` and `999-v6` separately; the smaller latency counts.
     let mut by_region = BTreeMap::<i32, f64>::new();
     for (region, seconds) in &node.derp_latency {
         let id = region.split('-').next().and_then(|id| id.parse().ok());
@@ -566,7 +566,7 @@ fn latency(plane: &Plane, record: &AgentRecord) -> Value {
     Value::Object(described.collect())
 }
 
-/// Coder's clients ask for it elsewhere; ours read it here.
+/// Metadata of an agent as JSON. Coder's clients ask for it elsewhere; ours read it here.
 fn metadata_as_json(agent: &Agent, reports: &AgentReports) -> Vec<Value> {
     let measured = agent.metadata.iter().map(|described| {
         let result = reports.measured.get(&described.key);

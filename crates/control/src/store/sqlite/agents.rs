@@ -1,4 +1,4 @@
-//! Agents of workspaces.
+//! Agents of workspaces, with their logs.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -25,8 +25,8 @@ const AGENT: &str =
      FROM agents a JOIN builds b ON b.id = a.build_id
      JOIN workspaces w ON w.id = b.workspace_id";
 
-/// It is of the workspace's newest build that succeeded. While another one goes on, that is the one before: a workspace
-/// that stops still runs what is to run at its end.
+/// Condition that an agent belongs to the workspace's newest build that succeeded. While another build is in
+/// progress, that is the one before: a workspace that is stopping still runs its stop scripts.
 const CURRENT: &str = "w.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM builds l JOIN jobs j ON j.id = l.job_id
      WHERE l.workspace_id = b.workspace_id AND l.number > b.number AND j.completed_at IS NOT NULL AND j.error = '')";
 
@@ -64,7 +64,7 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// Drops the logs of the workspace's agents of other builds, once nobody can start or stop them any more.
+/// Deletes the logs of the workspace's agents of other builds, once nobody can start or stop them any more.
 pub(super) async fn drop_older_logs(
     change: &mut Transaction<'_, Db>,
     build: BuildId,
@@ -172,7 +172,7 @@ impl AgentStore for Sqlite {
             .await?;
         for row in &rows {
             let agent = agent(row)?;
-            // A workspace that came after the first look is in the next one.
+            // A workspace that was created after the first query is in the next snapshot.
             if let Some(snapshot) = snapshots.get_mut(&agent.workspace_id) {
                 snapshot.agents.insert(agent.id, agent.name);
             }
@@ -188,7 +188,7 @@ impl AgentStore for Sqlite {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut change = self.begin().await?;
-        // One that is not the workspace's any more would leave lines that nobody removes.
+        // An agent of an older build would leave lines that nothing removes.
         let row = sqlx::query(&format!("{AGENT} WHERE a.id = ? AND {CURRENT}"))
             .bind(agent.to_string())
             .fetch_optional(&mut *change)

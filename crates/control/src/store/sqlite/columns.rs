@@ -1,4 +1,4 @@
-//! Reading columns as the types of the model.
+//! Conversion of columns to the types of the model.
 
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::super::StoreError;
 use crate::{crypt::Sealed, queue::Tags};
 
-/// A row, and the table that errors about it name.
+/// A row, with its table's name for error messages.
 pub(super) struct Columns<'r> {
     table: &'static str,
     row: &'r SqliteRow,
@@ -77,7 +77,7 @@ impl<'r> Columns<'r> {
         text.map(|text| self.parse_id(column, text)).transpose()
     }
 
-    /// Reads a value from the text that its type is shown as.
+    /// Parses a value from its displayed form.
     pub(super) fn parsed<T>(&self, column: &str) -> Result<T, StoreError>
     where
         T: std::str::FromStr<Err: std::fmt::Display>,
@@ -112,7 +112,7 @@ impl<'r> Columns<'r> {
         serde_json::from_str(text).map_err(|error| self.wrong(column, &error))
     }
 
-    /// Reads a value whose serde form is a plain string.
+    /// Parses a value whose serde form is a plain string.
     pub(super) fn word<T: DeserializeOwned>(&self, column: &str) -> Result<T, StoreError> {
         let text: String = self.read(column)?;
         serde_json::from_value(text.into()).map_err(|error| self.wrong(column, &error))
@@ -133,7 +133,7 @@ impl<'r> Columns<'r> {
     }
 }
 
-/// JSON to store. All that we store has string keys and finite numbers.
+/// Formats a value as JSON. Everything that we store has string keys and finite numbers.
 pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("types of the model have a JSON form")
 }

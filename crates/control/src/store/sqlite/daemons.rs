@@ -1,4 +1,4 @@
-//! Daemons.
+//! Provisioner daemons, and the credentials that their names belong to.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -30,7 +30,7 @@ fn daemon(row: &SqliteRow) -> Result<Daemon, StoreError> {
     })
 }
 
-/// The daemon that has the name of `new`, whatever its credential.
+/// Returns the daemon that has the name of `new`, whatever its credential.
 async fn named_alike(
     change: &mut Transaction<'_, Db>,
     new: &Daemon,
@@ -75,7 +75,7 @@ impl DaemonStore for Sqlite {
             if jobs > 0 || !is_offline(before.id) {
                 return Ok(Registered::Held { by: before, jobs });
             }
-            // Its jobs are not the new one's, so that neither is its id.
+            // The old daemon's jobs do not belong to the new one, so the id must change as well.
             sqlx::query("DELETE FROM daemons WHERE id = ?")
                 .bind(before.id.to_string())
                 .execute(&mut *change)

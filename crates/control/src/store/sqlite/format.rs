@@ -1,4 +1,4 @@
-//! The file itself: its format number, changes of format, copies, and what can be wrong with it.
+//! Database file: its format number, migrations, copies, and errors.
 
 use std::{
     fs, io,
@@ -11,7 +11,7 @@ use sqlx::{Connection as _, Row as _, SqliteConnection, SqlitePool};
 
 use super::{BUSY_TIMEOUT, options};
 
-/// The format that this version writes: the number of the newest migration.
+/// Format that this version writes: the number of the newest migration.
 pub const FORMAT: u32 = MIGRATIONS.len() as u32;
 
 /// Migration `n` leads from format `n` to format `n + 1`.
@@ -34,59 +34,59 @@ const CODE_READ_ONLY: i32 = 8;
 const CODE_CANNOT_OPEN: i32 = 14;
 const CODE_IO: i32 = 10;
 
-/// Why a database could not be opened.
+/// Reasons why a database cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The file cannot be read or written.
+    /// A file that cannot be read or written.
     #[error("cannot open the database `{}`", .path.display())]
     Access {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A newer version wrote it.
+    /// A database that a newer version of this program wrote.
     #[error("database `{}` has format {found}, this version of outpost knows formats up to {known}", .path.display())]
     Newer {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
-        /// Its format.
+        /// Format of the database.
         found: u32,
-        /// What we know.
+        /// Newest format that this version knows.
         known: u32,
     },
-    /// It is no database, or a damaged one.
+    /// A damaged database, or a file that is not a database.
     #[error("database `{}` is damaged: {reason}", .path.display())]
     Corrupt {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
-        /// What is wrong.
+        /// Description of the damage.
         reason: String,
     },
-    /// There is no space left.
+    /// A disk without free space.
     #[error("disk with the database `{}` is full", .path.display())]
     DiskFull {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
     },
-    /// The copy that comes before a change of format failed.
+    /// A failed copy before a migration.
     #[error("cannot back up the database `{}` before its format changes from {from} to {to}", .path.display())]
     Backup {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
-        /// Its format.
+        /// Format of the database.
         from: u32,
-        /// The format it should get.
+        /// Format that it should be migrated to.
         to: u32,
-        /// Why not.
+        /// Reason why the copy failed.
         source: Box<OpenError>,
     },
-    /// Anything else that SQLite says.
+    /// Any other error of SQLite.
     #[error("unexpected error from the database `{}`", .path.display())]
     Database {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
-        /// What it says.
+        /// Error that SQLite returned.
         source: sqlx::Error,
     },
 }
@@ -114,7 +114,7 @@ impl OpenError {
         }
     }
 
-    /// What the operator can try next.
+    /// Returns what the operator can try next, if anything is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Corrupt { path, .. } => Some(format!(
@@ -141,7 +141,7 @@ pub(super) fn code(error: &sqlx::Error) -> Option<i32> {
     code.parse::<i32>().ok().map(|code| code & 0xff)
 }
 
-/// Makes an empty file that only we can read, unless there is one; SQLite gives its other files the same mode.
+/// Creates an empty file that only we can read, unless there is one; SQLite gives its other files the same mode.
 pub(super) fn create_private(path: &Path) -> Result<(), OpenError> {
     let made = fs::OpenOptions::new()
         .read(true)
@@ -162,7 +162,7 @@ pub(super) fn create_private(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Finds out whether the file is whole.
+/// Checks that the file is not damaged.
 pub(super) async fn check(path: &Path, pool: &SqlitePool) -> Result<(), OpenError> {
     let first = sqlx::query("PRAGMA quick_check(1)")
         .fetch_one(pool)
@@ -189,7 +189,7 @@ async fn format_of(
         .map_err(|source| OpenError::from_database(path, source))
 }
 
-/// Brings the database to [`FORMAT`], after a copy if it had an older one.
+/// Migrates the database to [`FORMAT`], after a copy if it had an older one.
 pub(super) async fn migrate(
     path: &Path,
     backups: &Path,
@@ -198,7 +198,7 @@ pub(super) async fn migrate(
     migrate_with(MIGRATIONS, path, backups, pool).await
 }
 
-/// As [`migrate`], with given changes, so that tests can have the next version's.
+/// As [`migrate`], with given migrations, so that tests can use those of a future version.
 pub(super) async fn migrate_with(
     migrations: &[&'static str],
     path: &Path,
@@ -249,7 +249,7 @@ async fn back_up(path: &Path, backups: &Path, from: u32, to: u32) -> Result<(), 
 /// # Errors
 /// [`OpenError`] names the file that is to blame.
 pub async fn copy(from: &Path, to: &Path) -> Result<(), OpenError> {
-    // Otherwise SQLite would make the file with the process's mask, and for a moment others could open it.
+    // Otherwise SQLite would create the file with the process's umask, and for a moment other users could open it.
     let taken = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -289,16 +289,16 @@ async fn copy_into(from: &Path, to: &Path) -> Result<(), OpenError> {
         })
 }
 
-/// What a database says about itself.
+/// Facts that a database stores about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// Its format.
+    /// Format of the database.
     pub format: u32,
     /// Id of the key that its secrets are sealed with; empty if it was never used.
     pub key_id: String,
 }
 
-/// Looks into the database at `path`, which must be whole and not newer than we are.
+/// Reads the facts of the database at `path`, which must be undamaged and not newer than this version.
 ///
 /// # Errors
 /// [`OpenError`] if it is missing, damaged, newer or no database.

@@ -59,12 +59,12 @@ fn heard_ms(heard: &Uptime) -> i64 {
     i64::try_from(heard.at.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// All columns of a job but the large one.
+/// Query for all columns of a job but the large one.
 const JOB: &str = "SELECT id, organization_id, initiator_id, task, provisioner, tags, prebuild, subject, created_at,
      updated_at, heard_boot, heard_ms, started_at, canceled_at, completed_at, worker, worker_name, error, error_code, ended_by,
      log_truncated FROM jobs";
 
-/// Adds a job that nobody took yet.
+/// Adds a job that no daemon has taken yet.
 pub(super) async fn insert(
     change: &mut Transaction<'_, Db>,
     new: &JobRecord,
@@ -126,7 +126,7 @@ fn gone(job: JobId) -> StoreError {
     }
 }
 
-/// The condition under which a job has a status; the same as [`JobRecord::status`].
+/// SQL condition under which a job has a status; the same as [`JobRecord::status`].
 pub(super) fn condition(status: JobStatus) -> &'static str {
     match status {
         JobStatus::Queued => {

@@ -15,10 +15,10 @@ use crate::{
     tokens::Hashed,
 };
 
-/// Stands in the name of what is deleted, and in no other: the name is free again.
+/// Mark in the names of deleted rows, and in no others, so that the name is free again.
 const DELETED: char = '~';
 
-/// The name of a row that may be deleted.
+/// Name of a row that may be deleted.
 fn name(row: &Columns<'_>) -> Result<String, StoreError> {
     let name = row.text("name")?;
     let deleted = row.optional_time("deleted_at")?.is_some();

@@ -63,7 +63,7 @@ fn file(row: &SqliteRow) -> Result<File, StoreError> {
     })
 }
 
-/// The length of a file that is not read.
+/// Length of a file, without reading it.
 fn bytes(row: &SqliteRow) -> Result<usize, StoreError> {
     let bytes = Columns::of("files", row).number("bytes")?;
     Ok(usize::try_from(bytes).unwrap_or_default())
@@ -119,7 +119,7 @@ pub(super) async fn activate(
     Ok(())
 }
 
-/// Stores what was learned of a version so far.
+/// Stores the output of an import so far.
 pub(super) async fn set_learned(
     change: &mut Transaction<'_, Db>,
     id: VersionId,

@@ -119,7 +119,7 @@ async fn an_older_format_is_copied_before_it_is_changed() {
     store.close().await;
     let (path, backups) = (temp.path().join("outpost.db"), temp.path().join("backups"));
 
-    // The next version's change of format.
+    // The migration of a future version.
     let mut next = vec![""; FORMAT as usize];
     next.push("CREATE TABLE next (id TEXT PRIMARY KEY) STRICT;");
     let writer = pool(1)
@@ -261,7 +261,7 @@ async fn a_full_database_refuses_and_then_works_again() {
     };
     large(1).await.unwrap();
 
-    limit(1).await; // Less than there is: as it is, it is full.
+    limit(1).await; // Below its current size, so that it counts as full.
     assert!(matches!(large(2).await, Err(StoreError::DiskFull)));
     for name in ["a", "b"] {
         // A connection that was replaced has forgotten the limit.

@@ -1,4 +1,4 @@
-//! Workspaces, their builds and states, and what they cost.
+//! Workspaces, their builds and states, and their costs.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -61,7 +61,7 @@ fn build(row: &SqliteRow) -> Result<Build, StoreError> {
     })
 }
 
-/// All columns of a build but the large one.
+/// Query for all columns of a build but the large one.
 const BUILD: &str = "SELECT id, workspace_id, number, transition, version_id, job_id, parameters, preset, log_level,
      daily_cost, state_id IS NOT NULL AS has_state, initiator_id, created_at FROM builds";
 
@@ -88,7 +88,7 @@ async fn insert_workspace(
     Ok(())
 }
 
-/// Refuses a build of a workspace that is gone, or that another build works on.
+/// Refuses a build of a workspace that is deleted or already being built.
 async fn check_free(change: &mut Transaction<'_, Db>, id: WorkspaceId) -> Result<(), StoreError> {
     let row = sqlx::query(
         "SELECT w.deleted_at, (SELECT j.id FROM builds b JOIN jobs j ON j.id = b.job_id
@@ -114,7 +114,7 @@ async fn check_free(change: &mut Transaction<'_, Db>, id: WorkspaceId) -> Result
     }
 }
 
-/// Adds a state to the history and says under which number; one that is there already is not added again.
+/// Adds a state to the history and returns its number; one that is there already is not added again.
 async fn insert_state(
     change: &mut Transaction<'_, Db>,
     build: BuildId,
@@ -154,7 +154,7 @@ async fn point_at_state(
     Ok(())
 }
 
-/// Stores what a build leaves behind.
+/// Stores the effects of a build.
 pub(super) async fn finish_build(
     change: &mut Transaction<'_, Db>,
     id: BuildId,
@@ -351,7 +351,7 @@ impl WorkspaceStore for Sqlite {
         if !is_new {
             return Ok(LateState::Known);
         }
-        // A daemon's own terminal message counts more than what it repeats later; so does a newer build.
+        // A daemon's own terminal message takes precedence over a later repetition; so does a newer build.
         let counts = sqlx::query(
             "SELECT j.ended_by <> 'daemon' AND NOT EXISTS (SELECT 1 FROM builds n
                WHERE n.workspace_id = b.workspace_id AND n.number > b.number) AS counts
