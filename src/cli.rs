@@ -1,4 +1,4 @@
-//! The commands: one file each. They read settings, make services of them and print results.
+//! Commands, one file each: they read settings, start services and print results.
 
 mod agent;
 mod audit;
@@ -81,7 +81,7 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         name: "client",
-        // The first one has no options but those of all.
+        // The first command has only the options of all commands.
         commands: &[
             &["whoami"],
             &["provisioner", "list"],
@@ -136,10 +136,10 @@ const SECTIONS: &[Section] = &[
     },
 ];
 
-/// Time for directories of jobs to be removed when a daemon ends; what is left the next daemon removes.
+/// Longest time for removing the directories of jobs when a daemon ends; the next daemon removes the rest.
 const LAST_REMOVALS: Duration = Duration::from_secs(5);
 
-/// Time for a session's last output to be taken.
+/// Longest time for a session's last output to be read.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
 /// A Terraform-driven provisioner runtime for Coder
@@ -155,7 +155,7 @@ struct Cli {
 
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// Configuration file
+    /// Path of the configuration file
     #[arg(long, global = true, value_name = "FILE", env = "OUTPOST_CONFIG", help_heading = GLOBAL)]
     config: Option<PathBuf>,
     /// Format of results on stdout
@@ -171,19 +171,19 @@ struct Global {
     log_format: LogFormat,
 }
 
-/// `inspect` has formats that other commands do not.
+/// Exit codes and formats of `inspect`, which other commands do not have.
 const INSPECT_HELP: &str = "\
 Here --output also takes mermaid, svg and reference-json.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.";
 
-/// Bootstrap scripts look for the word Coder before they take a program for an agent.
+/// Version text. It contains the word Coder, without which bootstrap scripts do not take a program for an agent.
 const LONG_VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (provisioner runtime and agent for Coder)"
 );
 
-/// The heading of options that every command has.
+/// Heading of options that every command has.
 const GLOBAL: &str = "Global options";
 
 #[derive(Debug, Subcommand)]
@@ -196,7 +196,7 @@ enum Command {
     Logout(login::Logout),
     /// Show who you are logged in as, and at which server
     Whoami(login::Whoami),
-    /// Manage saved logins
+    /// Manage saved logins to servers
     #[command(subcommand, alias = "contexts")]
     Context(login::Saved),
     /// Manage workspaces; `workspace` may be left out, as in `outpost list`
@@ -223,13 +223,13 @@ enum Command {
     /// Export and import Terraform states of workspaces
     #[command(subcommand)]
     State(state::State),
-    /// Manage users
+    /// Manage users, their roles and budgets
     #[command(subcommand, alias = "users")]
     User(user::User),
     /// Manage API tokens of users
     #[command(subcommand, alias = "tokens")]
     Token(token::Token),
-    /// Manage organizations
+    /// Manage organizations of a server
     #[command(subcommand, aliases = ["organizations", "org", "orgs"])]
     Organization(organization::Organization),
     /// Show the audit log of a server, newest first
@@ -266,7 +266,7 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(self::config::Config),
-    /// Generate pre-shared keys
+    /// Generate pre-shared keys for daemons
     #[command(subcommand)]
     Psk(psk::Psk),
     /// Run a certificate authority for a site that has none
@@ -278,7 +278,7 @@ enum Command {
     Version(version::Version),
 }
 
-/// Headings of the list of commands, and the first command below each.
+/// Headings in the list of commands, each with the first command below it.
 const GROUPS: [(&str, &str); 5] = [
     ("Try it", "dev"),
     ("Use a server", "login"),
@@ -287,7 +287,7 @@ const GROUPS: [(&str, &str); 5] = [
     ("Operate and troubleshoot", "recover"),
 ];
 
-/// The list of commands in groups, in the order in which they are declared.
+/// Formats the list of commands in groups, in the order of their declaration.
 fn grouped(root: &clap::Command) -> String {
     let mut text = String::new();
     for command in root.get_subcommands().filter(|it| !it.is_hide_set()) {
@@ -353,7 +353,7 @@ pub fn main() -> ExitCode {
     }
     // It fails only if there is one already, and then that one is used.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    // Coder's daemon has one code for all that goes wrong, and so have its commands for scripts.
+    // Coder's daemon, and its commands for scripts, have a single exit code for all errors.
     let is_coders = compat::is_daemon(&arguments) || inside::is_asked(&arguments);
     let wrong_usage = if is_coders {
         exit::FAILURE
@@ -368,13 +368,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The configuration file as far as it is usable, and the commands with its values as defaults.
+/// Configuration file as far as it is usable, and the commands with its values as defaults.
 struct Settings {
     file: Result<Option<File>, ConfigError>,
     root: clap::Command,
 }
 
-/// What to run, the settings, and the server that the command talks to, if it talks to one.
+/// Parses the arguments: the command to run, the settings, and the server that the command talks to, if any.
 fn parse(arguments: &[OsString]) -> Result<(Cli, Settings, Option<Url>), clap::Error> {
     let settings = settings(named_file(arguments));
     let matches = settings.root.clone().try_get_matches_from(arguments)?;
@@ -405,7 +405,7 @@ fn settings(named: Option<PathBuf>) -> Settings {
     }
 }
 
-/// The file that `--config` or the environment names. It is needed before the arguments can be parsed.
+/// Returns the file that `--config` or the environment names. It is needed before the arguments can be parsed.
 fn named_file(arguments: &[OsString]) -> Option<PathBuf> {
     let mut arguments = arguments
         .iter()
@@ -425,7 +425,7 @@ fn named_file(arguments: &[OsString]) -> Option<PathBuf> {
     std::env::var_os("OUTPOST_CONFIG").map(PathBuf::from)
 }
 
-/// clap prints its own errors, and help, in its own way.
+/// Prints clap's own errors, and help, in clap's own way.
 fn usage(error: &clap::Error, wrong_usage: u8) -> ExitCode {
     let _ = error.print();
     let help = matches!(
@@ -484,7 +484,7 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
         cli.command.exec(output, wanted, stop).await
     });
     if carries {
-        // What nobody takes from our output must not keep us.
+        // A reader that does not read our output must not keep us from ending.
         runtime.shutdown_timeout(LAST_OUTPUT);
     } else if is_daemon {
         // Neither must a file system that does not answer.
@@ -494,8 +494,8 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
 }
 
 impl Command {
-    /// How many threads it works with; `None` for one per core. An agent is a guest on its machine, however large that
-    /// is, and each thread has memory of its own.
+    /// Number of threads that the command works with; `None` for one per core. An agent is a guest on its machine,
+    /// however large that is, and each thread has memory of its own.
     fn threads(&self) -> Option<usize> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match self {
@@ -505,14 +505,14 @@ impl Command {
         }
     }
 
-    /// Begins to log, and tells whether that is the log of a daemon.
+    /// Starts logging, and returns whether the log is that of a daemon.
     fn log(&self, global: &Global) -> anyhow::Result<bool> {
         let (filter, format) = (global.log.as_deref(), global.log_format);
         if let Self::Provisioner(command) = self
             && let Some(log) = command.daemon_log(filter, format)
         {
             if let Err(error) = log.init() {
-                // As in Coder, a daemon whose log is unusable works, and says so.
+                // As in Coder, a daemon whose log cannot be written works, with a warning.
                 DaemonLog::to_stderr().init()?;
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -524,7 +524,7 @@ impl Command {
         if let Self::Agent(command) = self {
             let filter = filter.unwrap_or("info");
             if let Err(error) = command.log(filter, format).init() {
-                // As in Coder's, an agent whose log is unusable works, and says so.
+                // As in Coder, an agent whose log cannot be written works, with a warning.
                 DaemonLog::to_stderr().init()?;
                 tracing::error!(
                     error = &error as &dyn std::error::Error,

@@ -1,4 +1,4 @@
-//! Our gRPC API as the commands see it: how to reach a server, and what its refusals mean to a person.
+//! Client of our gRPC API for the commands: how to reach a server, and explanations of its refusals.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,27 +34,27 @@ use crate::{
     secret::Secret,
 };
 
-/// Bytes of one message, either way; the server has the same limit.
+/// Longest message in either direction, in bytes; the server has the same limit.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pings on a connection, and the time to answer one: a log that is followed may be silent for long.
+/// Interval of pings on a connection, and the time to answer one: a log that is followed may be silent for long.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
-/// The server's API, for one user.
+/// Client of the server's API, for one user.
 pub type Api = ControlServiceClient<InterceptedService<Channel, Bearer>>;
 
-/// Which server, and who asks.
+/// Server to call, with the caller's credential.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The server's address.
+    /// URL of the server.
     pub url: Url,
-    /// A user's token.
+    /// Session token of the user.
     pub token: Secret,
-    /// Whose certificates are believed.
+    /// Authorities whose certificates are trusted.
     pub trust: Trust,
 }
 
-/// Adds a token to each call.
+/// Interceptor that adds a token to each call.
 #[derive(Clone)]
 pub struct Bearer(MetadataValue<Ascii>);
 
@@ -67,21 +67,21 @@ impl Interceptor for Bearer {
     }
 }
 
-/// Why a server cannot even be tried.
+/// Reasons why a server cannot even be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// The token cannot be one.
+    /// A token with invalid characters.
     #[error("token contains characters that a token cannot contain")]
     Token,
-    /// The address is no address of a server.
+    /// A URL that cannot be that of a server.
     #[error("`{url}` is not a server URL")]
     Url {
-        /// The address.
+        /// URL as it was given.
         url: Url,
-        /// Why not.
+        /// Error of the gRPC library.
         source: tonic::transport::Error,
     },
-    /// Nobody could be believed there.
+    /// A TLS configuration with which no server could be trusted.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -120,37 +120,37 @@ fn endpoint(target: &Target) -> Result<Endpoint, TargetError> {
     endpoint.map_err(failed)
 }
 
-/// Why a call gave no answer, as a person should read it.
+/// Reasons why a call failed, as a person should read them.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// There is no server at that address, or the connection to it broke.
+    /// No server at that URL, or a broken connection.
     #[error("cannot reach the server at {url}: {reason}")]
     Unreachable {
-        /// The address.
+        /// URL of the server.
         url: Url,
-        /// What went wrong, innermost last.
+        /// Chain of errors, innermost last.
         reason: String,
     },
-    /// The server does not know the token.
+    /// A token that the server does not know.
     #[error("server at {url} does not accept the token: {reason}")]
     Unauthenticated {
-        /// The address.
+        /// URL of the server.
         url: Url,
-        /// In the server's words.
+        /// Message of the server.
         reason: String,
     },
-    /// The server understood and refused.
+    /// A call that the server understood and refused.
     #[error("{reason}")]
     Refused {
-        /// In the server's words.
+        /// Message of the server.
         reason: String,
-        /// The kind of refusal.
+        /// Kind of the refusal.
         code: Code,
     },
 }
 
 impl CallError {
-    /// What `status`, from the server at `url`, means.
+    /// Interprets `status`, which came from the server at `url`.
     pub fn new(url: &Url, status: Status) -> Self {
         let url = url.clone();
         match status.code() {
@@ -182,7 +182,7 @@ impl CallError {
         }
     }
 
-    /// What the person can try next.
+    /// Returns what the person can try next, if anything is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unreachable { url, .. } if url.scheme() == "https" => Some(
@@ -204,7 +204,7 @@ impl CallError {
     }
 }
 
-/// A status and what is behind it; a message that only repeats its source is left out.
+/// Formats a status and its sources; a message that only repeats its source is left out.
 fn chain(status: &Status) -> String {
     let mut parts = vec![status.message().to_owned()];
     let mut source = std::error::Error::source(status);
@@ -225,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_not_there_is_named_with_a_hint() {
-        // Port 9 is for discarding, and nobody listens there.
+        // Nobody listens at port 9, the discard service.
         let target = Target {
             url: "http://127.0.0.1:9".parse().unwrap(),
             token: Secret::new("token"),

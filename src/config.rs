@@ -1,9 +1,8 @@
 //! Settings from a file, beneath the environment and the command line.
 //!
-//! There is one list of settings: the options of the commands themselves. A [`File`] gives options other defaults,
-//! so that clap's own order holds: flag, environment variable, file, built-in default. A section of the file
-//! stands for one or more commands, and a key in it is the long name of an option. Whoever adds an option has
-//! added the key.
+//! There is one list of settings: the options of the commands themselves. A [`File`] gives options other defaults, so
+//! that clap's own order applies: flag, environment variable, file, built-in default. A section of the file stands
+//! for one or more commands, and a key in it is the long name of an option. Adding an option adds the key.
 
 pub mod contexts;
 mod file;
@@ -18,10 +17,10 @@ pub use self::{
     show::{Origin, Setting, settings},
 };
 
-/// A part of the file, and the commands whose options stand in it. The empty name is the top of the file.
+/// A section of the file, and the commands whose options it contains. The empty name is the top of the file.
 #[derive(Clone, Copy, Debug)]
 pub struct Section {
-    /// Its name in the file.
+    /// Name of the section.
     pub name: &'static str,
     /// Paths of commands below the root, such as `["provisioner", "start"]`.
     pub commands: &'static [&'static [&'static str]],
@@ -36,7 +35,7 @@ pub fn user_dir() -> Option<PathBuf> {
     Some(user.join("outpost"))
 }
 
-/// Where the file is looked for if nobody names one: the user's directory, then the machine's.
+/// Paths where the file is looked for if none is named: in the user's directory, then in the machine's.
 pub fn default_paths() -> Vec<PathBuf> {
     let directories = user_dir()
         .into_iter()
@@ -58,7 +57,8 @@ pub fn load(named: Option<&Path>) -> Result<Option<File>, ConfigError> {
     found.map(|path| File::load(&path)).transpose()
 }
 
-/// Whether an option is a setting: it has a long name and a value that makes sense in a file, and is not hidden.
+/// Returns whether an option is a setting: it has a long name and a value that makes sense in a file, and is not
+/// hidden.
 pub(crate) fn is_setting(arg: &Arg) -> bool {
     let acts = matches!(
         arg.get_action(),
@@ -67,13 +67,13 @@ pub(crate) fn is_setting(arg: &Arg) -> bool {
     acts && !arg.is_hide_set() && arg.get_long().is_some_and(|name| name != "config")
 }
 
-/// Whether an option has this name, or had it once: files keep working.
+/// Returns whether an option has this name, or once had it: existing files keep working.
 pub(crate) fn is_named(arg: &Arg, name: &str) -> bool {
     let aliases = arg.get_all_aliases().unwrap_or_default();
     arg.get_long() == Some(name) || aliases.contains(&name)
 }
 
-/// Whether people must not see an option's value.
+/// Returns whether people must not see an option's value.
 pub(crate) fn is_secret(arg: &Arg) -> bool {
     arg.is_hide_env_values_set()
 }

@@ -11,12 +11,12 @@ pub use outpost_provision as provision;
 pub use outpost_value as value;
 pub use outpost_wire::{messages, proto};
 
-// System: the machine, no domain.
+// System: functions of the machine, without domain knowledge.
 pub use outpost_files as files;
 pub use outpost_net as net;
 pub use outpost_process as process;
 
-// Engines: each masters one outside thing.
+// Engines: each handles one external system.
 pub use outpost_mirror as mirror;
 pub use outpost_plugin as plugin;
 pub use outpost_tailnet as tailnet;

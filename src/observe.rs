@@ -11,7 +11,7 @@ use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 pub use self::daemon_log::{DaemonLog, LogError};
 
-/// How log lines look.
+/// Form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// A line for people, coloured on a terminal.
@@ -41,8 +41,8 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// boringtun logs as errors and warnings that a peer is silent and that it asks again. Both are normal in the overlay, and
-/// nobody who reads them can tell which peer is meant.
+/// Parses the filter, and hides errors and warnings of boringtun about peers that are silent. Both are normal in the
+/// overlay, and do not say which peer is meant.
 fn parse_filter(filter: &str) -> Result<EnvFilter, ParseError> {
     let is_complete = filter.is_empty() || filter.contains("boringtun");
     let quiet = if is_complete { "" } else { ",boringtun=off" };
@@ -52,8 +52,8 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, ParseError> {
 /// Modules of this package. All others are crates, whose events carry the crate's name: `outpost_net`.
 const OWN_MODULES: [&str; 4] = ["cli", "client", "config", "observe"];
 
-/// The directives, with modules that are crates by the crate's name: `outpost::net=debug` means `outpost_net=debug`.
-/// `outpost=debug` needs nothing: a directive holds for all targets that begin with it.
+/// Renames modules that are crates in the directives: `outpost::net=debug` becomes `outpost_net=debug`.
+/// `outpost=debug` needs no change: a directive holds for all targets that begin with it.
 fn by_crate(filter: &str) -> String {
     let directives = filter.split(',').map(|directive| {
         let inner = directive.trim_start().strip_prefix("outpost::");
@@ -71,18 +71,18 @@ fn by_crate(filter: &str) -> String {
     directives.collect::<Vec<_>>().join(",")
 }
 
-/// What this program is.
+/// Build information about this program.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct BuildInfo {
-    /// Its semantic version.
+    /// Semantic version of the program.
     pub version: &'static str,
-    /// The platform it was built for, in Terraform's words, such as `linux_amd64`.
+    /// Platform that it was built for, in Terraform's words, such as `linux_amd64`.
     pub platform: &'static str,
-    /// Whether it was built without optimisation.
+    /// Set if it was built without optimisation.
     pub debug: bool,
 }
 
-/// What this program is.
+/// Build information about this program.
 pub const BUILD: BuildInfo = BuildInfo {
     version: env!("CARGO_PKG_VERSION"),
     platform: PLATFORM,
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether an error of boringtun's is shown, and a warning of ours.
+    /// Returns whether an error of boringtun's is shown, and a warning of ours.
     fn shown(filter: &str) -> (bool, bool) {
         let subscriber = tracing_subscriber::registry().with(parse_filter(filter).unwrap());
         with_default(subscriber, || {
@@ -119,7 +119,7 @@ mod tests {
         })
     }
 
-    /// Whether trace events of the mirror, the tailnet, and a command are shown.
+    /// Returns whether trace events of the mirror, the tailnet, and a command are shown.
     fn traced(filter: &str) -> [bool; 3] {
         let subscriber = tracing_subscriber::registry().with(parse_filter(filter).unwrap());
         with_default(subscriber, || {

@@ -1,4 +1,4 @@
-//! `outpost agent`.
+//! `outpost agent`: the agent of a workspace.
 
 mod git;
 mod identity;
@@ -162,12 +162,12 @@ struct IgnoredArgs {
 }
 
 impl Agent {
-    /// Whether a child of ours should do this, as nobody else would reap orphans.
+    /// Returns whether a child of ours should be the agent, because nobody else would reap orphans.
     pub(super) fn wants_reaper(&self) -> bool {
         !self.no_reap && agent::reaper::is_needed()
     }
 
-    /// Where it logs, if that is not said by the program's own options.
+    /// Returns where the agent logs, if the program's own options do not decide that.
     pub(super) fn log(&self, filter: &str, format: LogFormat) -> DaemonLog {
         let (mut human, mut json) = (self.log_human.clone(), self.log_json.clone());
         if format == LogFormat::Json && json.is_empty() {
@@ -182,7 +182,7 @@ impl Agent {
         }
     }
 
-    /// Options that were given and mean nothing here.
+    /// Options that were given and have no effect here.
     fn without_effect(&self) -> Vec<&'static str> {
         let all = &self.ignored;
         let given = [

@@ -1,4 +1,4 @@
-//! `outpost audit`.
+//! `outpost audit`: the server's audit log.
 
 use jiff::Timestamp;
 use serde::Serialize;

@@ -44,7 +44,7 @@ pub(super) enum Ca {
     Renew {
         #[command(flatten)]
         place: Place,
-        /// Which ones, whenever they end
+        /// Names of certificates to renew, whenever they expire
         #[arg(value_name = "NAME")]
         names: Vec<String>,
         /// Without names: those that end within this time
@@ -55,7 +55,7 @@ pub(super) enum Ca {
     Revoke {
         #[command(flatten)]
         place: Place,
-        /// Which one
+        /// Name of the certificate
         name: String,
     },
     /// List the issued certificates
@@ -67,19 +67,19 @@ pub(super) enum Ca {
     Bundle {
         #[command(flatten)]
         place: Place,
-        /// Where to write it
+        /// File for the result
         file: PathBuf,
     },
 }
 
-/// What to make.
+/// Certificate to be issued.
 #[derive(Debug, clap::Args)]
 pub(super) struct Issue {
     #[command(flatten)]
     place: Place,
     /// Name of the certificate
     name: String,
-    /// Purpose
+    /// Purpose of the certificate
     #[arg(long = "for", value_name = "ROLE")]
     role: Role,
     /// Host name or IP address of the certificate [default: its own name]
@@ -93,7 +93,7 @@ pub(super) struct Issue {
     key_file: Option<PathBuf>,
 }
 
-/// Which authority.
+/// Directory of the authority.
 #[derive(Debug, clap::Args)]
 pub(super) struct Place {
     /// The authority's directory [default: `ca` below $STATE_DIRECTORY or ~/.local/state/outpost]
@@ -123,7 +123,7 @@ impl Written {
     }
 }
 
-/// A certificate.
+/// A certificate in the list.
 #[derive(Serialize)]
 struct Shown(Entry);
 
@@ -200,7 +200,7 @@ impl Ca {
 
 impl Issue {
     fn into_request(self) -> anyhow::Result<Request> {
-        // The ledger finds them again from wherever somebody renews them.
+        // Absolute paths, so that renewals work from any directory.
         let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
         Ok(Request {
             certificate: absolute(self.cert_file)?,
@@ -217,7 +217,7 @@ fn show(output: Output, entries: Vec<Entry>) -> anyhow::Result<()> {
     Ok(output.list(&rows)?)
 }
 
-/// Engines replace the system's authorities by that file, so it must have them, too.
+/// Writes the system's authorities and this one: engines replace the system's authorities by that file.
 fn bundle(dir: &Path, file: PathBuf, output: Output) -> anyhow::Result<()> {
     let root = ca::root_file(dir);
     let own =

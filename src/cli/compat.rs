@@ -1,13 +1,13 @@
-//! What makes a command line of `coder` work unchanged.
+//! Adjustments that make a command line of `coder` work unchanged.
 
 use std::ffi::{OsStr, OsString};
 
 use clap::{Command, builder::Resettable};
 
-/// Coder's names of the group that `start` is in.
+/// Coder's names for the group that contains `start`.
 const GROUPS: [&str; 3] = ["provisioner", "provisioners", "provisionerd"];
 
-/// Commands of workspaces, which stand at the root of Coder's client.
+/// Commands for workspaces, which are at the root of Coder's client.
 const OF_WORKSPACES: [&str; 13] = [
     "builds", "create", "delete", "list", "logs", "ls", "rename", "restart", "rm", "show", "start",
     "stop", "update",
@@ -16,7 +16,7 @@ const OF_WORKSPACES: [&str; 13] = [
 /// Options of every command, each with a value.
 const GLOBAL: [&str; 4] = ["--config", "--output", "--log", "--log-format"];
 
-/// Puts options that stand before `provisioner start` behind it: Coder has them on its root, we on the command.
+/// Moves options in front of `provisioner start` behind it: Coder has them on its root, we on the command.
 ///
 /// It makes no difference under which name the program is called.
 pub(super) fn reorder(mut arguments: Vec<OsString>) -> Vec<OsString> {
@@ -41,7 +41,7 @@ pub(super) fn reorder(mut arguments: Vec<OsString>) -> Vec<OsString> {
     reordered
 }
 
-/// Where the first argument stands that is neither one of [`GLOBAL`] nor its value.
+/// Position of the first argument that is neither one of [`GLOBAL`] nor its value.
 fn first_word(arguments: &[OsString]) -> usize {
     let mut at = 1;
     while let Some(option) = arguments.get(at).and_then(|it| it.to_str()) {
@@ -57,7 +57,7 @@ fn first_word(arguments: &[OsString]) -> usize {
     at
 }
 
-/// The commands as a shell completes them: with those of workspaces at the root, too.
+/// Commands as a shell completes them: with those for workspaces at the root as well.
 pub(super) fn with_short_forms(root: Command) -> Command {
     let workspace = root.find_subcommand("workspace");
     let commands = workspace.into_iter().flat_map(Command::get_subcommands);
@@ -68,19 +68,19 @@ pub(super) fn with_short_forms(root: Command) -> Command {
     root.subcommands(short)
 }
 
-/// Git runs `GIT_ASKPASS` with nothing but its question.
+/// Returns whether git runs us as `GIT_ASKPASS`, with nothing but its question.
 fn is_askpass(arguments: &[OsString]) -> bool {
     let question = arguments.get(1).filter(|_| arguments.len() == 2);
     let question = question.and_then(|question| question.to_str());
     question.is_some_and(|text| text.starts_with("Username ") || text.starts_with("Password "))
 }
 
-/// Whether the arguments ask for a daemon, which ends with the codes of Coder's.
+/// Returns whether the arguments start a daemon, which ends with the codes of Coder's.
 pub(super) fn is_daemon(arguments: &[OsString]) -> bool {
     position(arguments).is_some()
 }
 
-/// Where `provisioner start` stands.
+/// Position of `provisioner start` in the arguments.
 fn position(arguments: &[OsString]) -> Option<usize> {
     let end = arguments
         .iter()
@@ -94,11 +94,11 @@ fn position(arguments: &[OsString]) -> Option<usize> {
         .find_map(|(at, pair)| is_start(pair).then_some(at))
 }
 
-/// Our variable that says the same as one of Coder's, for commands that have Coder's.
+/// Variable of Coder's and our own one with the same meaning, for commands that read Coder's.
 const OURS: (&str, &str) = ("CODER_URL", "OUTPOST_URL");
 
-/// Reads `HOMEBREW_CODER_X` where there is no `CODER_X`, as Homebrew hides other names; an empty one counts as none.
-/// Without either, `OUTPOST_URL` says which server for every command.
+/// Reads `HOMEBREW_CODER_X` where there is no `CODER_X`, because Homebrew hides other names; an empty one counts as
+/// none. Without either, `OUTPOST_URL` is the server of every command.
 pub(super) fn environment(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let Some(name) = arg.get_env().and_then(OsStr::to_str).map(str::to_owned) else {

@@ -1,7 +1,7 @@
 //! Names that exist at the server, for completion in a shell.
 //!
-//! The shell runs this program again, with `OUTPOST_COMPLETE` in the environment, whenever somebody presses the tab key. The
-//! server of the current login is asked, and if it does not answer soon nothing is offered.
+//! The shell runs this program again, with `OUTPOST_COMPLETE` in the environment, whenever somebody presses the tab
+//! key. It asks the server of the current login, and offers nothing if that does not answer soon.
 
 use std::{ffi::OsStr, time::Duration};
 
@@ -23,17 +23,17 @@ use crate::{
     },
 };
 
-/// Who presses a key waits no longer.
+/// Longest wait of a person who presses the completion key.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Jobs that are offered.
+/// Number of jobs that are offered.
 const JOBS: i32 = 50;
-/// The variable by which a shell asks.
+/// Environment variable through which a shell asks for completions.
 const VARIABLE: &str = "OUTPOST_COMPLETE";
 
-/// A name, and what it is.
+/// A name, with its description.
 type Found = (String, String);
 
-/// Answers if a shell asks for completions, and tells whether one did.
+/// Answers if a shell asks for completions, and returns whether one did.
 pub(super) fn answer(root: impl Fn() -> clap::Command) -> Result<bool, clap::Error> {
     let directory = std::env::current_dir().ok();
     let arguments = std::env::args_os();
@@ -44,7 +44,7 @@ pub(super) fn answer(root: impl Fn() -> clap::Command) -> Result<bool, clap::Err
         .try_complete(arguments, directory.as_deref())
 }
 
-/// Prints what makes a shell ask.
+/// Prints the script with which a shell asks.
 ///
 /// # Errors
 /// If stdout fails.
@@ -66,7 +66,7 @@ struct Nothing {
     remote: Remote,
 }
 
-/// What `find` finds at the server; nothing if it cannot be asked.
+/// Returns what `find` finds at the server; empty if the server cannot be asked.
 fn ask(find: impl AsyncFnOnce(&mut Api, String) -> Result<Vec<Found>, Status>) -> Vec<Found> {
     let asked = || -> anyhow::Result<Vec<Found>> {
         let remote = Nothing::try_parse_from(["outpost"])?.remote;
@@ -94,7 +94,7 @@ fn candidates(current: &OsStr, found: Vec<Found>) -> Vec<CompletionCandidate> {
     matching.map(candidate).collect()
 }
 
-/// Workspaces: one's own by name, those of others as `owner/name`.
+/// Completes workspaces: one's own by name, those of others as `owner/name`.
 pub(super) fn workspaces() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let found = ask(async |api, organization| {
@@ -117,7 +117,6 @@ pub(super) fn workspaces() -> ArgValueCompleter {
     })
 }
 
-/// Templates.
 pub(super) fn templates() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let found = ask(async |api, organization| {
@@ -130,7 +129,7 @@ pub(super) fn templates() -> ArgValueCompleter {
     })
 }
 
-/// Jobs, by the beginnings of their ids.
+/// Completes jobs, by prefixes of their ids.
 pub(super) fn jobs() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let found = ask(async |api, organization| {
@@ -150,7 +149,6 @@ pub(super) fn jobs() -> ArgValueCompleter {
     })
 }
 
-/// Users.
 pub(super) fn users() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let found = ask(async |api, _| {
@@ -162,7 +160,7 @@ pub(super) fn users() -> ArgValueCompleter {
     })
 }
 
-/// One's own tokens.
+/// Completes the tokens of the current user.
 pub(super) fn tokens() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let found = ask(async |api, _| {
@@ -177,7 +175,6 @@ pub(super) fn tokens() -> ArgValueCompleter {
     })
 }
 
-/// Organizations.
 pub(super) fn organizations() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let found = ask(async |api, _| {
@@ -190,7 +187,6 @@ pub(super) fn organizations() -> ArgValueCompleter {
     })
 }
 
-/// Provisioner daemons.
 pub(super) fn daemons() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let found = ask(async |api, organization| {
@@ -203,7 +199,6 @@ pub(super) fn daemons() -> ArgValueCompleter {
     })
 }
 
-/// Provisioner keys.
 pub(super) fn keys() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let found = ask(async |api, organization| {
@@ -216,7 +211,7 @@ pub(super) fn keys() -> ArgValueCompleter {
     })
 }
 
-/// Saved logins.
+/// Completes the names of saved logins.
 pub(super) fn contexts() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let names = Contexts::of_user().and_then(|contexts| contexts.names());

@@ -1,4 +1,4 @@
-//! `outpost completions`.
+//! `outpost completions`: scripts for completion in a shell.
 
 use clap_complete::Shell;
 
@@ -10,7 +10,7 @@ use super::complete;
 /// `source <(outpost completions bash)` to ~/.bashrc; for other shells, save the script to their completion directory.
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
-    /// The shell
+    /// Shell to generate the script for
     shell: Shell,
 }
 

@@ -1,4 +1,4 @@
-//! `outpost config`.
+//! `outpost config`: the configuration file, and settings with their origin.
 
 use std::{collections::BTreeSet, ffi::OsString};
 
@@ -28,13 +28,13 @@ pub(super) enum Config {
     },
 }
 
-/// What is set, and where.
+/// Result of a check: the settings that are made, and where.
 #[derive(Serialize)]
 struct Checked {
     file: Option<String>,
-    /// Keys that the file has.
+    /// Number of keys in the file.
     settings: usize,
-    /// Variables that set something.
+    /// Names of variables that set something.
     environment: BTreeSet<String>,
 }
 
@@ -85,7 +85,7 @@ impl Row for Shown {
     }
 }
 
-/// The same with its origin.
+/// A setting, with its origin.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct WithOrigin(Shown);
@@ -128,7 +128,7 @@ pub(super) fn options(
     show(settings, true, &arguments, output)
 }
 
-/// Every setting as JSON, with what is secret hidden.
+/// Formats every setting as JSON, without the values of secret ones.
 ///
 /// # Errors
 /// clap's, if a variable does not parse.

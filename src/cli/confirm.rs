@@ -1,4 +1,4 @@
-//! Asking before something is destroyed.
+//! Confirmation before something is destroyed.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -24,13 +24,13 @@ pub(super) struct Confirm {
     yes: bool,
 }
 
-/// Somebody was asked and said no.
+/// Error for a question that was answered with no.
 #[derive(Debug, thiserror::Error)]
 #[error("nothing was changed")]
 pub(super) struct Declined;
 
 impl Confirm {
-    /// Goes on if the person agrees to `question`, such as `Delete the user amy?`.
+    /// Returns if the person agrees to `question`, such as `Delete the user amy?`.
     ///
     /// # Errors
     /// [`Declined`], [`Interrupted`], or [`UsageError`] if nobody can be asked.
@@ -53,8 +53,8 @@ impl Confirm {
     }
 }
 
-/// Asks at the terminal until the answer is yes or no. Nothing but a plain yes is one; an empty line means no. `None` at
-/// the end of the input.
+/// Asks at the terminal until the answer is yes or no. Only a plain yes counts as one; an empty line means no. `None`
+/// at the end of the input.
 ///
 /// # Errors
 /// If the terminal fails.
@@ -71,7 +71,7 @@ pub(super) async fn answer_to(question: &str) -> anyhow::Result<Option<bool>> {
     }
 }
 
-/// Reads a line of the terminal; `None` at its end.
+/// Reads a line from the terminal; `None` at its end.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -99,7 +99,7 @@ pub(super) async fn secret_line() -> anyhow::Result<Option<Secret>> {
         .map(|line| Secret::new(line.trim())))
 }
 
-/// Our terminal, which shows nothing of what is typed until this is dropped.
+/// Terminal that does not show what is typed until this is dropped.
 struct Hidden(Termios);
 
 impl Hidden {
@@ -119,7 +119,7 @@ impl Hidden {
 
 impl Drop for Hidden {
     fn drop(&mut self) {
-        // A terminal that is gone needs no settings.
+        // A terminal that no longer exists needs no settings.
         let _ = termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
     }
 }

@@ -1,7 +1,8 @@
 //! `outpost dev`: a server, a daemon and a person in one process.
 //!
-//! The first signal ends what runs in an orderly way and leads to the end of the workspace ([`ending`]), a second
-//! Ctrl-C ends everything at once. So the daemon has a [`Stop`] of its own: it must still delete after the first.
+//! The first signal ends what is running in an orderly way and leads to the end of the workspace ([`ending`]), a
+//! second Ctrl-C ends everything at once. So the daemon has a [`Stop`] of its own: it must still be able to delete
+//! the workspace after the first.
 
 mod check;
 mod ending;
@@ -44,9 +45,9 @@ use crate::{
     stop::Stop,
 };
 
-/// Time for an agent on this machine to come up.
+/// Longest time for an agent on this machine to connect.
 const AGENT_LIMIT: Duration = Duration::from_secs(60);
-/// Time between two looks for an agent that nothing on this machine starts.
+/// Interval at which an agent is looked for that nothing on this machine starts.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Import a template and build a workspace on this machine, all in one process
@@ -65,7 +66,7 @@ pub(super) struct Dev {
     /// At the end the workspace is stopped and kept for the next run. Without a directory it is deleted.
     #[arg(long, value_name = "DIR", env = "OUTPOST_DEV_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// The workspace's name
+    /// Name of the workspace
     #[arg(long, value_name = "NAME", default_value = "dev")]
     workspace: String,
     /// Answer to a parameter of the template
@@ -108,7 +109,7 @@ pub(super) struct Dev {
     trust: EngineTrust,
 }
 
-/// What `--check` found.
+/// Result of `--check`, for programs.
 #[derive(Serialize)]
 struct Report {
     resources: Vec<rows::Resource>,
@@ -116,7 +117,7 @@ struct Report {
     steps: Vec<Step>,
 }
 
-/// One run: a template that is imported, and a workspace that is to be.
+/// One run: a template to import, and a workspace to build.
 struct Run {
     api: Api,
     server: connect::Server,
@@ -125,14 +126,14 @@ struct Run {
     template: String,
     workspace: String,
     imported: VersionDetails,
-    /// The workspace did not exist before this run.
+    /// Set if this run created the workspace.
     is_new: bool,
-    /// The command that goes on with it.
+    /// Command that continues with the workspace.
     again: String,
 }
 
 impl Dev {
-    /// Cuts this process off from every network if nothing may be asked of the outside. It must have one thread yet.
+    /// Cuts this process off from every network if `--sealed` is set. The process must still have a single thread.
     pub(super) fn seal(&self) {
         if !self.engine.is_sealed() {
             return;
@@ -196,7 +197,7 @@ impl Dev {
         }
     }
 
-    /// The command that goes on with the workspace, but for the directory that it is kept in.
+    /// Command that continues with the workspace, without the directory that it is kept in.
     fn again(&self) -> String {
         let template = self
             .template
@@ -247,7 +248,7 @@ impl Dev {
 }
 
 impl Run {
-    /// Makes the workspace, or starts the one that an earlier run kept.
+    /// Creates the workspace, or starts the one that an earlier run kept.
     async fn create_or_start(
         &mut self,
         request: CreateWorkspaceRequest,
@@ -279,7 +280,7 @@ impl Run {
         }
     }
 
-    /// Starts the workspace and prints what it is made of. Returns the names of its agents.
+    /// Starts the workspace and prints its resources. Returns the names of its agents.
     async fn show_workspace(
         &mut self,
         request: CreateWorkspaceRequest,
@@ -301,9 +302,9 @@ impl Run {
         Ok(agents(&report.resources))
     }
 
-    /// Waits for the agents, says how to get in once there is a way, and stays until a signal.
+    /// Waits for the agents, prints how to connect once one is ready, and stays until a signal.
     ///
-    /// Agents on this machine must come, or the run ends; others may start when somebody else starts them, or never.
+    /// Agents on this machine must connect, or the run ends; others may be started by somebody else, or never.
     async fn stay(
         &self,
         agents: &[String],
@@ -352,7 +353,7 @@ impl Run {
         arrived
     }
 
-    /// The resources of a build; whether they outlive a stop is known since the import.
+    /// Resources of a build, with the persistence that the import found.
     fn with_persistence(
         &self,
         built: Vec<crate::proto::outpost::v1::Resource>,
@@ -391,7 +392,7 @@ impl Run {
             .collect()
     }
 
-    /// The workspace; `None` if it does not exist, or not any more.
+    /// Returns the workspace; `None` if it does not exist, or no longer does.
     async fn known(&mut self) -> anyhow::Result<Option<Workspace>> {
         let request = ShowWorkspaceRequest {
             organization: String::new(),
@@ -408,14 +409,14 @@ impl Run {
         }
     }
 
-    /// The workspace's status, as people read it.
+    /// Status of the workspace, as people read it.
     async fn status(&mut self) -> anyhow::Result<Option<String>> {
         let workspace = self.known().await?;
         Ok(workspace.map(|workspace| rows::Workspace::from(workspace).status))
     }
 }
 
-/// A note about an agent that does not come. One in a container or on another machine cannot reach loopback.
+/// Note about an agent that does not connect. One in a container or on another machine cannot reach loopback.
 fn still_waiting(agent: &str, server: &Url) -> String {
     let limit = AGENT_LIMIT.as_secs();
     let waiting =

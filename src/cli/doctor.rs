@@ -1,4 +1,4 @@
-//! `outpost doctor`: what would keep a daemon from work, and what to do about it.
+//! `outpost doctor`: obstacles for a daemon, and remedies.
 
 mod machine;
 mod providers;
@@ -53,28 +53,28 @@ pub(super) struct Doctor {
     engine: EngineArgs,
 }
 
-/// What one check found.
+/// Result of one check.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Finding {
     check: &'static str,
     result: Verdict,
     found: String,
-    /// What to do about it.
+    /// Remedy for the operator, if one is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
 }
 
-/// How a check ended.
+/// Verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
-    /// Nothing is wrong.
+    /// Passed without any problem.
     Ok,
-    /// A daemon works, but not as well as it could, or not for sure.
+    /// Passed, but the daemon works less well than it could, or not for certain.
     Warning,
-    /// A daemon does not work.
+    /// Failed, so that a daemon does not work.
     Failed,
-    /// It could not be checked because of something else.
+    /// Not checked, because of another failure.
     Skipped,
 }
 
@@ -144,7 +144,7 @@ impl Doctor {
         }
     }
 
-    /// Everything that can be checked, in the order in which a daemon needs it.
+    /// Runs all checks, in the order in which a daemon depends on them.
     pub(super) async fn examine(&self, stop: &Stop) -> anyhow::Result<Vec<Finding>> {
         let state_dir = self.state_dir()?;
         let (mut findings, machine, providers) = tokio::join!(
@@ -163,12 +163,12 @@ impl Doctor {
         Ok(findings)
     }
 
-    /// The daemon's directory.
+    /// Returns the state directory of the daemon.
     pub(super) fn state_dir(&self) -> anyhow::Result<PathBuf> {
         state_dir(self.state_dir.as_deref())
     }
 
-    /// What no report may show: credentials, and values of headers.
+    /// Returns everything that no report may show: credentials, and values of headers.
     pub(super) fn secrets(&self) -> Vec<Secret> {
         let args = &self.server;
         let given = [&args.psk, &args.key, &args.token].into_iter().flatten();

@@ -40,7 +40,7 @@ use crate::{
     },
 };
 
-/// Where `coder/coder` comes from.
+/// Source of the provider `coder/coder`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum CoderProvider {
     /// From this program, without a download
@@ -95,7 +95,8 @@ pub(super) struct EngineArgs {
         default_value = "3m"
     )]
     engine_exit_timeout: humantime::Duration,
-    /// How jobs are isolated from this program's secrets and state, from each other, and from the providers that they share
+    /// Isolation of jobs from this program's secrets and state, from each other, and from the providers that they
+    /// share
     #[arg(
         long,
         value_name = "MEANS",
@@ -103,7 +104,8 @@ pub(super) struct EngineArgs {
         default_value = "auto"
     )]
     isolation: isolation::Wanted,
-    /// Whether background processes that a template starts end with their step [default: end; with `outpost dev`, keep]
+    /// Fate of background processes that a template starts, when their step ends [default: end; with `outpost dev`,
+    /// keep]
     #[arg(long, value_name = "FATE", env = "OUTPOST_BACKGROUND_PROCESSES")]
     background_processes: Option<isolation::BackgroundProcesses>,
     /// Files and directories that a job sees, too, with `--isolation fresh-root`; it cannot write there
@@ -111,7 +113,7 @@ pub(super) struct EngineArgs {
     show: Vec<PathBuf>,
 }
 
-/// Where a mirror is.
+/// Location of a mirror.
 #[derive(Clone, Debug)]
 enum Mirror {
     Directory(PathBuf),
@@ -132,15 +134,15 @@ impl FromStr for Mirror {
     }
 }
 
-/// An engine that is ready.
+/// An engine that is ready for use.
 pub(super) struct Found {
     pub(super) provisioner: Arc<dyn Provisioner>,
     pub(super) binary: Binary,
-    /// What its jobs are kept from; `None` for nothing.
+    /// Isolation of its jobs; `None` if they are not isolated.
     pub(super) isolation: Option<isolation::Report>,
 }
 
-/// There is no engine, and none may be fetched.
+/// Error if there is no engine, and none may be downloaded.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "no engine found, and --sealed forbids downloading one: install Terraform or OpenTofu, name it with --engine, or mirror one"
@@ -148,9 +150,9 @@ pub(super) struct Found {
 struct NoEngine;
 
 impl EngineArgs {
-    /// Finds the engine and asks it who it is. Its sessions get directories below `work_dir`, and see nothing of what
-    /// is `guarded`. What the engine starts trusts the further authorities of `trust`, too; engines know nothing of lists
-    /// of revoked certificates, so those are for the mirror alone.
+    /// Finds the engine and asks it for its version. Its sessions get directories below `work_dir`, and see nothing
+    /// that is `guarded`. Programs that the engine starts trust the further authorities of `trust` as well; engines
+    /// do not support lists of revoked certificates, so those are for the mirror alone.
     ///
     /// # Errors
     /// If there is no engine, or none that works, and if a file of `trust` cannot be read.
@@ -166,7 +168,7 @@ impl EngineArgs {
         Ok(found.await?.provisioner)
     }
 
-    /// The same, with the binary.
+    /// Finds the engine as [`Self::provisioner`] does, and returns it with its binary.
     ///
     /// # Errors
     /// The same.
@@ -201,7 +203,7 @@ impl EngineArgs {
             .extend(operators.filter(|it| it.is_absolute()));
         let operators_plugin_caches = stores.caches.clone();
         let mirror = self.mirror(trust).await?;
-        // Whoever can read a file can hold a lock on it, for which others wait.
+        // A job that can read a file can hold a lock on it, which would block others.
         stores
             .hidden
             .push(self.cache_dir()?.join("engines/engine.lock"));
@@ -246,8 +248,9 @@ impl EngineArgs {
         })
     }
 
-    /// What a job needs beside providers and its own directory: the engine, this program, which is a provider, too, and
-    /// who is to be trusted; a home and a place for temporary files.
+    /// Returns the paths that a job needs besides providers and its own directory: the engine, this program, which is
+    /// also a provider, and the trusted authorities; and the directories that it finds empty: its home, and the one
+    /// for temporary files.
     fn shown(&self, binary: &Binary, environment: &Environment) -> anyhow::Result<Shown> {
         let trust = ["SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO"];
         let trust = trust.into_iter().filter_map(|name| environment.get(name));
@@ -263,7 +266,8 @@ impl EngineArgs {
         })
     }
 
-    /// A file with the system's authorities and those in `files`. It is no secret, and jobs must be able to read it.
+    /// Writes a file with the system's authorities and those in `files`. It is no secret, and jobs must be able to
+    /// read it.
     fn trust_bundle(&self, files: &[PathBuf]) -> anyhow::Result<PathBuf> {
         let text = system_and(files)?;
         let directory = self.cache_dir()?;
@@ -279,7 +283,7 @@ impl EngineArgs {
         Ok(path)
     }
 
-    /// The engine that is there, `None` if one would have to be downloaded.
+    /// Returns the installed engine; `None` if one would have to be downloaded.
     ///
     /// # Errors
     /// If it does not work.
@@ -295,7 +299,7 @@ impl EngineArgs {
         Ok(Some(Binary::probe(&path, environment, stop).await?))
     }
 
-    /// Where the mirror is, if one is named.
+    /// Location of the mirror, if one is named.
     pub(super) fn mirror_place(&self) -> Option<String> {
         Some(match self.mirror.as_ref()? {
             Mirror::Directory(dir) => dir.display().to_string(),
@@ -303,7 +307,7 @@ impl EngineArgs {
         })
     }
 
-    /// The file of the operator that says how the engine installs providers, if there is one.
+    /// Returns the operator's file that configures how the engine installs providers, if there is one.
     pub(super) fn operators_installation(&self) -> Option<PathBuf> {
         let files = locate(cli_config::Engine::Terraform, |name| {
             readable_variable(name)
@@ -316,12 +320,12 @@ impl EngineArgs {
         })
     }
 
-    /// Whether nothing may be asked of the outside.
+    /// Returns whether outbound connections are forbidden.
     pub(super) fn is_sealed(&self) -> bool {
         self.sealed
     }
 
-    /// The mirror, if one is named.
+    /// Opens the mirror, if one is named.
     ///
     /// # Errors
     /// If there is none in its directory, or no authorities to trust.
@@ -363,7 +367,7 @@ impl EngineArgs {
             .context("--mirror does not name a mirror")
     }
 
-    /// The newest engine in the mirror, Terraform before OpenTofu.
+    /// Returns the newest engine in the mirror, Terraform before OpenTofu.
     fn mirrored(&self) -> anyhow::Result<Option<PathBuf>> {
         let Some(store) = self.store()? else {
             return Ok(None);
@@ -396,7 +400,7 @@ impl EngineArgs {
         Ok(Binary::probe(&path, environment.to_vec(), stop).await?)
     }
 
-    /// Where what can be downloaded or made again lies.
+    /// Directory of everything that can be downloaded or generated again.
     ///
     /// # Errors
     /// If there is no home directory.
@@ -408,7 +412,7 @@ impl EngineArgs {
     }
 }
 
-/// The system's authorities and those in `files`, in PEM, for programs that know one file only.
+/// Returns the system's authorities and those in `files`, in PEM, for programs that read a single file.
 ///
 /// # Errors
 /// If a file cannot be read.
@@ -424,7 +428,7 @@ pub(super) fn system_and(files: &[PathBuf]) -> anyhow::Result<Vec<u8>> {
     Ok(trust::bundle(&further))
 }
 
-/// What the engine sees of our environment: nothing that is ours, and nothing that names a file which is missing.
+/// Returns the environment variables that the engine inherits: none of our own, and none that names a missing file.
 pub(super) fn host_environment() -> Environment {
     let is_ours = |name: &OsString| {
         let name = name.to_string_lossy();
@@ -439,7 +443,7 @@ pub(super) fn host_environment() -> Environment {
     Environment::of_host(host, &ours)
 }
 
-/// What systemd tells us alone. A job that could write to its socket could say that we are well.
+/// Variables that systemd sets for us alone. A job that could write to its socket could report that we are well.
 const SYSTEMD: [&str; 4] = [
     "CREDENTIALS_DIRECTORY",
     "NOTIFY_SOCKET",
@@ -447,15 +451,17 @@ const SYSTEMD: [&str; 4] = [
     "WATCHDOG_PID",
 ];
 
-/// Where the operator's own CLI configuration is.
+/// Variable that names the operator's own CLI configuration.
 const CLI_CONFIG: &str = "TF_CLI_CONFIG_FILE";
 
-/// A variable; one that names a CLI configuration counts only if the file is there, as engines warn at each command.
+/// Returns a variable. One that names a CLI configuration counts only if the file exists, because engines warn at
+/// each command.
 fn readable_variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| name != CLI_CONFIG || Path::new(value).exists())
 }
 
-/// `outpost` below the directory that systemd gives, the one of the desktop's variable, or the default in the home.
+/// Returns `outpost` below the directory that systemd gives, the one of the desktop's variable, or the default in the
+/// home directory.
 ///
 /// # Errors
 /// If there is neither of them.

@@ -1,4 +1,4 @@
-//! How a command ends: the error chain and a hint on stderr, and an exit code.
+//! End of a command: the error chain and a hint on stderr, and an exit code.
 
 use std::{
     error::Error,
@@ -23,44 +23,45 @@ use crate::{
     terraform::{binary::BinaryError, install::InstallError},
 };
 
-/// It did what it should.
+/// Code for success of the command.
 pub(super) const OK: u8 = 0;
-/// It did not.
+/// Code for failure of the command.
 pub(super) const FAILURE: u8 = 1;
-/// It was called or configured wrongly. clap's own code, too.
+/// Code for wrong use or configuration; also clap's own.
 pub(super) const USAGE: u8 = 2;
-/// Part of it is done, and the same command again goes on.
+/// Code for partial success, which the same command continues.
 pub(super) const INCOMPLETE: u8 = 3;
-/// Something is not what its publisher signed.
+/// Code for content that differs from what its publisher signed.
 pub(super) const DISTRUSTED: u8 = 4;
-/// The server refuses the daemon, and will until somebody changes something: EX_NOPERM of sysexits.h.
+/// Code for a daemon that the server refuses, until somebody changes something: EX_NOPERM of sysexits.h.
 pub(super) const REFUSED: u8 = 77;
-/// Somebody interrupted it before it was done: 128 plus the number of SIGINT, as shells count.
+/// Code for an interrupted command: 128 plus the number of SIGINT, as shells count.
 pub(super) const INTERRUPTED: u8 = 130;
 
-/// A child could not be isolated, so it was not started: what `env` and `nohup` say for the like.
+/// Code for a child that could not be isolated, and so was not started: the one that `env` and `nohup` use for the
+/// like.
 const NOT_LAUNCHED: u8 = 125;
 
-/// The codes as `--help` shows them.
+/// Exit codes as `--help` shows them.
 pub(super) const HELP: &str =
     "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.";
 
-/// A command was called or configured wrongly.
+/// Error for wrong use or configuration of a command.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct UsageError(pub(super) String);
 
-/// Somebody interrupted the command.
+/// Error for a command that somebody interrupted.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub(super) struct Interrupted;
 
-/// So many checks failed.
+/// Error for this many failed checks.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} of the checks failed")]
 pub(super) struct Unwell(pub(super) usize);
 
-/// So many vulnerabilities were found.
+/// Error for this many vulnerabilities.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} vulnerabilities found")]
 pub(super) struct Vulnerable(pub(super) usize);
@@ -72,27 +73,27 @@ fn items(count: usize) -> String {
     }
 }
 
-/// So many things of a mirror could not be got.
+/// Error for this many items of a mirror that could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[error("{} missing: see the list above, and run the command again when everything is available", items(*.0))]
 pub(super) struct Incomplete(pub(super) usize);
 
-/// So many things of a mirror are not what their publishers signed.
+/// Error for this many items of a mirror that differ from what their publishers signed.
 #[derive(Debug, thiserror::Error)]
 #[error("{} not trusted, and therefore not added to the mirror", items(*.0))]
 pub(super) struct Distrusted(pub(super) usize);
 
-/// A command in a workspace ended with this status; it has said why itself.
+/// Status of a command in a workspace, which has reported its error itself.
 #[derive(Debug, thiserror::Error)]
 #[error("the command ended with status {0}")]
 pub(super) struct RemoteStatus(pub(super) u8);
 
-/// Somebody forced a daemon to end before so many jobs had.
+/// Error for a daemon that somebody forced to end before this many jobs had.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} jobs are left for the next daemon of this name")]
 pub(super) struct Left(pub(super) usize);
 
-/// An error with what to try next.
+/// An error, with advice on what to try next.
 #[derive(Debug)]
 struct Hinted {
     hint: String,
@@ -111,9 +112,9 @@ impl Error for Hinted {
     }
 }
 
-/// Adds what to try next to an error.
+/// Adds advice on what to try next to an error.
 pub(super) trait Hint<T> {
-    /// The error says the same, and `hint` is printed below it.
+    /// Keeps the error's text, and prints `hint` below it.
     ///
     /// # Errors
     /// The same error.
@@ -131,8 +132,8 @@ impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
     }
 }
 
-/// Prints why a command failed, and tells the code to exit with. `server` is whom it talked to, `wrong_usage` the
-/// code if it was called wrongly.
+/// Prints why a command failed, and returns the code to exit with. `server` is the one it talked to, `wrong_usage`
+/// the code for wrong use.
 pub(super) fn report(
     result: anyhow::Result<()>,
     server: Option<&Url>,
@@ -145,7 +146,7 @@ pub(super) fn report(
         return ExitCode::from(*status);
     }
     if let Some(usage) = error.downcast_ref::<clap::Error>() {
-        // It says `error: ` itself.
+        // clap prints `error: ` itself.
         let _ = usage.print();
         return ExitCode::from(wrong_usage);
     }
@@ -162,14 +163,14 @@ pub(super) fn report(
     ExitCode::from(code)
 }
 
-/// A code, or the kind of error that different commands have different codes for.
+/// A code, or a kind of error for which commands have different codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Code {
     Usage,
     Is(u8),
 }
 
-/// Tells a job's log, where stderr leads, why there is no engine. Who is launched does not come back.
+/// Reports a failed launch to the job's log, where stderr leads. A successful launch does not return.
 pub(super) fn launched(result: Result<(), Denied>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::from(OK);
@@ -178,7 +179,7 @@ pub(super) fn launched(result: Result<(), Denied>) -> ExitCode {
     ExitCode::from(NOT_LAUNCHED)
 }
 
-/// The error and its sources, each only if it adds something.
+/// Formats the error and its sources, each only if it adds something.
 fn chain(error: &anyhow::Error, server: Option<&Url>) -> String {
     let mut text = String::new();
     for link in error.chain() {
@@ -190,13 +191,13 @@ fn chain(error: &anyhow::Error, server: Option<&Url>) -> String {
             text.push_str(&words);
         }
         if refusal.is_some() {
-            break; // What is behind it is said already.
+            break; // Its sources are part of the message already.
         }
     }
     text
 }
 
-/// A refusal of the server is what it says; how gRPC counts it helps nobody.
+/// Returns the server's message for a refusal; its gRPC code helps nobody.
 fn words_of(status: &Status, server: Option<&Url>) -> String {
     match server {
         Some(url) => CallError::new(url, status.clone()).to_string(),

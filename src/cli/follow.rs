@@ -1,4 +1,4 @@
-//! Waiting for a job's end while its log is shown, also while the server is away.
+//! Following a job until its end and showing its log, even while the server is away.
 
 mod waits;
 
@@ -20,33 +20,33 @@ use crate::{
     stop::Stop,
 };
 
-/// How often a job that waits for a daemon is looked at.
+/// Interval at which a waiting job is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// How much of a job's log is shown.
+/// Part of a job's log that is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Show {
-    /// Stages, warnings and errors; of a job that fails also the other lines of its last stage.
+    /// Stages, warnings and errors; for a failed job also the other lines of its last stage.
     Stages,
-    /// Lines from INFO on.
+    /// Lines of level INFO and above.
     Log,
-    /// DEBUG and TRACE, too.
+    /// Lines of all levels, including DEBUG and TRACE.
     Everything,
 }
 
 impl Show {
-    /// The log, with all levels if `verbose`.
+    /// Selects the log, with all levels if `verbose`.
     pub(super) fn log(verbose: bool) -> Self {
         if verbose { Self::Everything } else { Self::Log }
     }
 }
 
-/// A job goes on, and nobody here knows how.
+/// Error for a job that is still running, with unknown result.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.text())]
 pub(super) struct LostSight {
     job: String,
-    /// Somebody wanted it to be cancelled, and the server does not know.
+    /// Set if somebody asked to cancel the job and the server does not know.
     cancel: bool,
     source: Option<Status>,
 }
@@ -65,12 +65,12 @@ impl LostSight {
         }
     }
 
-    /// Whether somebody here did not wait.
+    /// Returns whether somebody here stopped waiting.
     pub(super) fn is_interruption(&self) -> bool {
         self.source.is_none()
     }
 
-    /// How to find out, and to do what was meant.
+    /// Commands that show the result, and that do what was asked for.
     pub(super) fn hint(&self) -> String {
         let job = &self.job;
         match self.cancel {
@@ -84,7 +84,7 @@ impl LostSight {
     }
 }
 
-/// Says what failed, unless it may not have failed at all.
+/// Adds context to a failure, unless the job may not have failed at all.
 pub(super) fn failed<T>(
     result: anyhow::Result<T>,
     what: impl FnOnce() -> String,
@@ -95,7 +95,7 @@ pub(super) fn failed<T>(
     }
 }
 
-/// Shows the log of `job` and waits until it ended, through restarts of the server. Once `stop` is cancelled the
+/// Shows the log of `job` and waits until it ends, through restarts of the server. Once `stop` is cancelled the
 /// server is asked to cancel the job, whose end is still waited for; once it is killed nothing is.
 ///
 /// # Errors
@@ -137,16 +137,16 @@ pub(super) async fn job(api: &mut Api, id: &str, show: Show, stop: &Stop) -> any
     }
 }
 
-/// How far a cancellation came.
+/// Progress of a cancellation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cancel {
-    /// Somebody here wants it.
+    /// Requested here, but not yet at the server.
     Asked,
-    /// The server knows.
+    /// Accepted by the server.
     Heard,
 }
 
-/// Somebody who follows a job. Everything that was shown is remembered here, so that any call may break off.
+/// A follower of a job. It remembers everything that was shown, so that any call may break off.
 struct Follower<'a> {
     api: &'a mut Api,
     id: &'a str,
@@ -169,13 +169,13 @@ impl Follower<'_> {
         }
     }
 
-    /// Follows for as long as one connection lasts.
+    /// Follows the log for as long as one connection lasts.
     async fn attend(&mut self) -> Result<Job, Status> {
         if self.cancel == Some(Cancel::Asked) {
             let id = self.id.to_owned();
             match self.api.cancel_job(CancelJobRequest { id }).await {
                 Err(status) if is_outage(&status) => return Err(status),
-                // If it was refused, the job has ended, or somebody else was faster.
+                // A refusal means that the job has ended, or that somebody else has cancelled it.
                 Ok(_) | Err(_) => self.cancel = Some(Cancel::Heard),
             }
         }
@@ -206,13 +206,13 @@ impl Follower<'_> {
         }
         let job = self.look().await?;
         match job.completed_at {
-            // A server that stops may end the stream in an orderly way.
+            // A stopping server may end the stream in an orderly way before the job's end.
             0 => Err(Status::unavailable("the log ended before its job")),
             _ => Ok(job),
         }
     }
 
-    /// Looks at the job, and says why it waits if that is news.
+    /// Looks at the job, and prints why it waits if that is new.
     async fn look(&mut self) -> Result<Job, Status> {
         let id = self.id.to_owned();
         let details = self.api.show_job(ShowJobRequest { id }).await?.into_inner();

@@ -24,7 +24,7 @@ pub(super) struct Headers {
 }
 
 impl Headers {
-    /// `config` with these headers.
+    /// Returns `config` with these headers.
     ///
     /// # Errors
     /// If one is no header.
@@ -37,15 +37,15 @@ impl Headers {
         })
     }
 
-    /// Options with which another process runs the same command. The headers themselves are not among them, as others
-    /// can read a command line; that process needs CODER_HEADER then.
+    /// Returns options with which another process runs the same command. The headers themselves are not among them,
+    /// because others can read a command line; that process needs CODER_HEADER then.
     pub(super) fn options(&self) -> Vec<String> {
         let command = self.header_command.iter();
         let options = command.flat_map(|command| ["--header-command".to_owned(), command.clone()]);
         options.collect()
     }
 
-    /// Whether [`Self::options`] leave headers out.
+    /// Returns whether [`Self::options`] leave headers out.
     pub(super) fn has_secrets(&self) -> bool {
         !self.header.is_empty()
     }

@@ -25,7 +25,7 @@ pub(super) enum Exp {
 /// First words of these commands, which have one exit code for all errors, as in Coder.
 const COMMANDS: [&str; 4] = ["stat", "exp", "external-auth", "dotfiles"];
 
-/// Whether the arguments name one of these commands.
+/// Returns whether the arguments name one of these commands.
 pub(super) fn is_asked(arguments: &[OsString]) -> bool {
     let mut words = arguments.iter().skip(1).filter_map(|it| it.to_str());
     words

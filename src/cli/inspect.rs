@@ -1,4 +1,4 @@
-//! `outpost inspect`.
+//! `outpost inspect`: the resources and parameters of a template or a plan.
 
 use std::{
     fs,
@@ -37,10 +37,10 @@ use crate::{
     },
 };
 
-/// What an engine complained of is kept up to this, in bytes.
+/// Limit of an engine's complaints that are kept, in bytes.
 const MAX_COMPLAINTS: usize = 64 << 10;
 
-/// A document of Terraform's longer than this is refused, in bytes.
+/// Limit of a document of Terraform's, in bytes.
 const MAX_DOCUMENT: u64 = 256 << 20;
 
 /// Draw what a template creates
@@ -81,7 +81,7 @@ pub(super) struct Inspect {
     trust: EngineTrust,
 }
 
-/// A document, converted.
+/// A document, converted to our own types.
 enum Document {
     Plan(Plan),
     State(State),
@@ -102,7 +102,7 @@ impl Inspect {
         }
     }
 
-    /// Plans the template and draws it. If that fails, draws its source and fails for the same reason.
+    /// Plans the template and draws it. If that fails, draws its source and returns the same error.
     async fn template(&self, dir: &Path, wanted: Wanted, stop: &Stop) -> anyhow::Result<()> {
         let outline = language::outline(dir)
             .with_context(|| format!("failed to read the template in `{}`", dir.display()))?;
@@ -193,7 +193,7 @@ fn no_template(dir: &Path) -> String {
     )
 }
 
-/// What will not work, as far as the source tells.
+/// Returns warnings about what will not work, as far as the source shows.
 fn warnings(dir: &Path, outline: &Outline) -> anyhow::Result<Vec<String>> {
     if outline.files == 0 {
         return Ok(vec![no_template(dir)]);
@@ -202,7 +202,7 @@ fn warnings(dir: &Path, outline: &Outline) -> anyhow::Result<Vec<String>> {
     Ok(references.iter().map(ToString::to_string).collect())
 }
 
-/// Keeps the errors of an engine; the rest is for whoever looks for a fault.
+/// Sink that keeps the errors of an engine; the rest is for debugging.
 #[derive(Default)]
 struct Complaints(Mutex<String>);
 
@@ -246,7 +246,7 @@ impl Document {
         }
     }
 
-    /// The conversion as the reference's golden files have it.
+    /// Formats the conversion as in the reference's golden files.
     fn reference(&self, dot: &str) -> Value {
         match Graph::parse(dot) {
             Ok(graph) => reference_json::render(&self.convert(&graph)),
@@ -267,7 +267,7 @@ impl Document {
     }
 }
 
-/// Only a plan has planned values.
+/// Kind of a document: only a plan has planned values.
 #[derive(serde::Deserialize)]
 struct Kind {
     planned_values: Option<serde::de::IgnoredAny>,
@@ -410,7 +410,7 @@ fn tables(picture: &Picture) -> String {
     parts.join("\n")
 }
 
-/// Each script with what it waits for, in an order in which they can run, and the longest chain.
+/// Lists each script with its dependencies, in an order in which they can run, and the longest chain.
 fn order_lines(agent: &picture::Agent, order: &picture::ScriptOrder) -> String {
     let whose = match order.devcontainer.as_str() {
         "" => agent.name.clone(),

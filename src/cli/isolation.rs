@@ -1,4 +1,4 @@
-//! `--isolation`: what a job is kept from, and by what means on this machine.
+//! `--isolation`: protection of everything else from jobs, with the means of this machine.
 
 use std::{
     ffi::OsString,
@@ -20,7 +20,7 @@ use crate::{
     terraform::{Isolation, Modes, home::Home},
 };
 
-/// How jobs are isolated from the daemon's files and from each other
+/// Isolation of jobs from the daemon's files and from each other
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Wanted {
     /// The best that this machine supports; if none, one job at a time runs, with a warning
@@ -31,11 +31,11 @@ pub(super) enum Wanted {
     Namespaces,
     /// Namespaces with a root file system that has only what a job needs: no home directory, nothing of other jobs
     FreshRoot,
-    /// No isolation
+    /// No isolation of jobs
     None,
 }
 
-/// What becomes of processes that a template starts in the background
+/// Fate of processes that a template starts in the background
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum BackgroundProcesses {
     /// End them with the job step that started them
@@ -44,20 +44,20 @@ pub(super) enum BackgroundProcesses {
     Keep,
 }
 
-/// What a service asks of the isolation of its jobs.
+/// Requirements of a service for the isolation of its jobs.
 #[derive(Clone, Debug)]
 pub(super) struct Guarded {
-    /// How many jobs may run at a time.
+    /// Number of jobs that may run at the same time.
     pub(super) jobs: usize,
-    /// Whether the templates are other people's, as a daemon's are.
+    /// Set if the templates are other people's, as a daemon's are.
     pub(super) are_foreign: bool,
     /// Directories and files that belong to the service alone.
     pub(super) hidden: Vec<PathBuf>,
 }
 
 impl Guarded {
-    /// What becomes of background processes, unless somebody asked for something else: those of one's own template
-    /// may be the workspace.
+    /// Returns the fate of background processes, by default depending on the templates: processes of one's own
+    /// template may be the workspace.
     fn background(&self, wanted: Option<BackgroundProcesses>) -> Background {
         match wanted {
             Some(BackgroundProcesses::End) => Background::Ends,
@@ -68,21 +68,21 @@ impl Guarded {
     }
 }
 
-/// Where providers lie that more than one job runs.
+/// Directories of providers that more than one job runs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stores {
-    /// What nobody writes while a job runs.
+    /// Paths that nobody writes while a job runs.
     pub(super) fixed: Vec<PathBuf>,
-    /// What init fills.
+    /// Caches that `init` fills.
     pub(super) caches: Vec<PathBuf>,
-    /// What of them jobs need not see, such as locks.
+    /// Paths inside them that jobs need not see, such as locks.
     pub(super) hidden: Vec<PathBuf>,
-    /// What else a job needs that has a root of its own.
+    /// Further paths that a job with a root file system of its own needs.
     pub(super) shown: Shown,
 }
 
 impl Wanted {
-    /// Tries what is wanted and says once what works. Sessions will lie in `work_dir`.
+    /// Probes the requested means and logs once which of them works. Sessions will be in `work_dir`.
     ///
     /// # Errors
     /// If what is wanted by name does not work, or several jobs would run without anything between them.
@@ -153,7 +153,7 @@ impl Wanted {
     }
 }
 
-/// What did not work, and why.
+/// Means that did not work, with the reasons.
 struct Denied<'a>(&'a [Probed]);
 
 impl fmt::Display for Denied<'_> {
@@ -167,7 +167,7 @@ impl fmt::Display for Denied<'_> {
     }
 }
 
-/// Where jobs get control groups; `Err` says why nowhere.
+/// Returns the control groups that jobs get; `Err` says why there are none.
 fn control_groups(background: Background) -> Result<Hierarchy, String> {
     match background {
         Background::Ends => Hierarchy::find(),
@@ -175,14 +175,14 @@ fn control_groups(background: Background) -> Result<Hierarchy, String> {
     }
 }
 
-/// What holds on this machine, and what does not.
+/// Isolation that holds on this machine, and its gaps.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(super) struct Report {
-    /// By what means files are kept from a job.
+    /// Means by which files are kept from a job.
     mechanism: String,
-    /// What a job is kept from.
+    /// Things that jobs are isolated from.
     holds: Vec<&'static str>,
-    /// What it is not kept from, with the reason if one is known.
+    /// Things that jobs are not isolated from, with the reason if one is known.
     lacks: Vec<String>,
 }
 
@@ -232,21 +232,22 @@ impl Report {
     }
 }
 
-/// Paths become absolute here: the launcher works elsewhere.
+/// Assembles the isolation. Paths become absolute, because the launcher works in another directory.
 fn isolation(
     mechanism: Mechanism,
     background: Background,
     guarded: Guarded,
     stores: Stores,
 ) -> std::io::Result<Isolation> {
-    // Files of every service of ours that may hold secrets: systemd's credentials, the settings and saved logins.
+    // Files of all our services that may contain secrets: systemd's credentials, the settings and saved logins.
     let named = ["CREDENTIALS_DIRECTORY", "OUTPOST_CONFIG"];
     let named = named.into_iter().filter_map(std::env::var_os);
     let files = named.map(PathBuf::from).chain(config::default_paths());
     let hidden = guarded.hidden.into_iter().chain(stores.hidden).chain(files);
     let own = config::user_dir().inspect(|dir| {
-        // What is missing cannot be hidden, and a job that made it would write the settings of the next daemon. Where
-        // Landlock hides, nothing could be made beside it; then a job can make it only where nothing else is hidden.
+        // A missing file cannot be hidden, and a job that created it would write the settings of the next daemon, so
+        // create it here. Under Landlock nothing can be created beside a hidden file anyway, so a job could do that
+        // only where nothing else is hidden.
         if mechanism != Mechanism::Landlock && guarded.are_foreign {
             let _ = files::create_private_dir(dir);
         }
@@ -254,7 +255,7 @@ fn isolation(
     let hidden = hidden.chain(own).map(std::path::absolute);
     let hidden: Vec<PathBuf> = hidden.collect::<Result<_, _>>()?;
     let home = home(mechanism, guarded.are_foreign, &hidden, &stores.fixed);
-    // Where they really are is found before the first job: a link can be replaced.
+    // Links are resolved before the first job, which could replace them.
     let real: Vec<PathBuf> = hidden
         .iter()
         .filter_map(|path| path.canonicalize().ok())
@@ -271,8 +272,8 @@ fn isolation(
     })
 }
 
-/// Files of the home that jobs share and whose tools read them. Under Landlock nothing new can be made in a directory in
-/// which something is guarded: there it stays as it is unless that is so anyway.
+/// Files in the home directory that jobs share and that their tools read. Under Landlock nothing new can be created
+/// in a directory that contains a guarded path: so they are guarded only where that is the case anyway.
 fn home(
     mechanism: Mechanism,
     are_foreign: bool,
@@ -299,7 +300,7 @@ fn home(
     }
 }
 
-/// What the operator's configuration of the engine, found by `env`, shares among jobs.
+/// Returns the paths that the operator's configuration of the engine, found by `env`, shares among jobs.
 pub(super) fn operators_stores(engine: Engine, env: impl Fn(&str) -> Option<OsString>) -> Stores {
     let mut stores = Stores::default();
     if let Some(home) = env("HOME").map(PathBuf::from) {
@@ -308,7 +309,7 @@ pub(super) fn operators_stores(engine: Engine, env: impl Fn(&str) -> Option<OsSt
     for file in locate(engine, &env).files {
         let read = std::fs::read_to_string(&file).ok();
         stores.fixed.push(file);
-        // The engine tells better than we could what is wrong with it.
+        // The engine explains an invalid file better than we could.
         let Some(config) = read.and_then(|text| CliConfig::parse(&text).ok()) else {
             continue;
         };
@@ -336,8 +337,8 @@ pub(super) fn operators_stores(engine: Engine, env: impl Fn(&str) -> Option<OsSt
     stores
 }
 
-/// A text with the values of `$NAME` and `${NAME}`, as engines read the directory of their plugin cache. What has no
-/// value is empty.
+/// Replaces `$NAME` and `${NAME}` by their values, as engines do in the directory of their plugin cache. Undefined
+/// names become empty.
 fn expanded(text: &str, env: impl Fn(&str) -> Option<OsString>) -> OsString {
     let mut all = OsString::new();
     let mut rest = text;

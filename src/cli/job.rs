@@ -1,4 +1,4 @@
-//! `outpost job`.
+//! `outpost job`: jobs, their logs and their cancellation.
 
 use anyhow::Context;
 use serde::Serialize;
@@ -61,7 +61,7 @@ pub(super) enum Job {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Cancel a job
+    /// Cancel a job that has not ended
     Cancel {
         /// The job's ID or the beginning of it
         #[arg(add = complete::jobs())]
@@ -247,7 +247,7 @@ async fn read(
     Ok(())
 }
 
-/// One JSON object a line, as the end is not known yet.
+/// Formats a line as one JSON object, because the end of the list is not known yet.
 fn json(line: &LogLine) -> Line<'_> {
     Line {
         id: line.id,

@@ -30,7 +30,7 @@ use crate::{
 /// a session token; `outpost ssh`, `ping` and `config-ssh` use it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Login {
-    /// The server
+    /// URL of the server
     #[arg(env = "OUTPOST_URL", default_value = "http://127.0.0.1:7080")]
     url: Url,
     /// Name for this login [default: the server's host and port]
@@ -50,7 +50,7 @@ pub(super) struct Login {
 /// The token remains valid; `outpost token delete` revokes it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Logout {
-    /// Which one, if not the current one
+    /// Name of the saved login [default: the current one]
     #[arg(value_name = "CONTEXT", add = complete::contexts())]
     context: Option<String>,
 }
@@ -62,14 +62,14 @@ pub(super) struct Whoami {
     remote: Remote,
 }
 
-/// Saved logins
+/// Manage saved logins to servers
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Saved {
-    /// List saved logins
+    /// List all saved logins
     List,
     /// Make another saved login the current one
     Use {
-        /// Its name
+        /// Name of the saved login
         #[arg(value_name = "CONTEXT", add = complete::contexts())]
         name: String,
     },
@@ -149,7 +149,7 @@ impl Login {
         }
     }
 
-    /// Whose token it is, at a server of ours or at Coder's.
+    /// Returns the name of the token's user, at a server of ours or at Coder's.
     async fn user(&self, token: &Secret) -> anyhow::Result<String> {
         let trust = remote::trust(
             self.authorities.ca_file.clone(),

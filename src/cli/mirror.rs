@@ -1,4 +1,4 @@
-//! `outpost mirror …`: what templates need, for places without a network.
+//! `outpost mirror …`: everything that templates need, for sites without a network.
 
 mod bundle;
 mod config;
@@ -47,7 +47,7 @@ pub(super) enum Mirror {
     Lock(doctor::Lock),
 }
 
-/// Which mirror.
+/// Directory or URL of the mirror.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Place {
     /// Directory of the mirror [default: $STATE_DIRECTORY/mirror or ~/.local/state/outpost/mirror]
@@ -61,7 +61,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The address of a served mirror, if one is named in the directory's place.
+    /// URL of a served mirror, if one is given in place of the directory.
     ///
     /// # Errors
     /// If it is no address.
@@ -79,7 +79,7 @@ impl Place {
         text.parse().map(Some).map_err(wrong)
     }
 
-    /// The directory, whether there is a mirror or not.
+    /// Directory of the mirror, which need not exist.
     ///
     /// # Errors
     /// If none is named and there is no home directory.
@@ -93,7 +93,7 @@ impl Place {
         }
     }
 
-    /// The mirror, which need not have anything yet.
+    /// Opens the mirror, which may be empty, and creates its directory if it is missing.
     ///
     /// # Errors
     /// If its directory cannot be made.
@@ -103,7 +103,7 @@ impl Place {
 }
 
 impl Mirror {
-    /// Whether it goes on until it is stopped.
+    /// Returns whether the command runs until it is stopped.
     pub(super) fn is_service(&self) -> bool {
         matches!(self, Self::Serve(_))
     }

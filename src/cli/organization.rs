@@ -1,4 +1,4 @@
-//! `outpost organization`.
+//! `outpost organization`: groups of people, templates and daemons.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::{
 /// Manage organizations, each with its own templates, workspaces and daemons
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Organization {
-    /// List organizations
+    /// List organizations of the server
     #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
@@ -28,7 +28,7 @@ pub(super) enum Organization {
     },
     /// Add an organization; select it in other commands with `--org NAME`
     Create {
-        /// The organization's name
+        /// Name of the organization
         name: String,
         #[command(flatten)]
         remote: Remote,
@@ -36,7 +36,7 @@ pub(super) enum Organization {
     /// Delete an organization without templates and workspaces; its provisioner keys go, too
     #[command(visible_alias = "rm")]
     Delete {
-        /// The organization
+        /// Name or id of the organization
         #[arg(value_name = "NAME", add = complete::organizations())]
         name: String,
         #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Times in which a server cannot be reached, and how commands live through them.
+//! Outages of a server, and how commands survive them.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use tonic::{Code, Status};
 use super::output;
 use crate::net::back_off::Pauses;
 
-/// How long a server may be away until nobody waits for it any more: after so long it gives up jobs itself.
+/// Longest outage that is waited for: the server gives up jobs itself after this time.
 const AWAY: Duration = Duration::from_secs(5 * 60);
-/// First and longest pause between two tries to reach it.
+/// First and longest pause between two attempts to reach the server.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
-/// A time in which a server cannot be reached.
+/// An outage of a server.
 pub(super) struct Outage {
-    /// Whether the server has ever answered: nobody waits for one that may not exist.
+    /// Set if the server has ever answered: nobody waits for one that may not exist.
     heard: bool,
     since: Option<Instant>,
     pauses: Pauses,
@@ -33,7 +33,7 @@ impl Default for Outage {
 }
 
 impl Outage {
-    /// For a server that has just answered.
+    /// Returns the state for a server that has just answered.
     pub(super) fn after_an_answer() -> Self {
         Self {
             heard: true,
@@ -41,7 +41,7 @@ impl Outage {
         }
     }
 
-    /// Waits for the next try. The first time somebody who waits is told why.
+    /// Waits for the next attempt. The first time, the person who waits is told why.
     ///
     /// # Errors
     /// `status`, if it is no outage, or one that takes too long.
@@ -71,7 +71,7 @@ impl Outage {
         Ok(())
     }
 
-    /// The server has answered.
+    /// Records that the server has answered.
     pub(super) fn over(&mut self, say: impl FnOnce(&str)) {
         self.heard = true;
         if self.since.take().is_some() {
@@ -80,7 +80,7 @@ impl Outage {
     }
 }
 
-/// Whether the server may answer the same call later: what it says itself comes without a source.
+/// Returns whether the server may answer the same call later. The server's own statuses come without a source.
 pub(super) fn is_outage(status: &Status) -> bool {
     let is_ours = std::error::Error::source(status).is_some();
     is_ours
@@ -90,7 +90,7 @@ pub(super) fn is_outage(status: &Status) -> bool {
         )
 }
 
-/// Reads a stream again from where it broke off, until it ends: `read` is told to begin, and says when it heard
+/// Reads a stream again from where it broke off, until it ends: `read` is told to begin, and reports when it received
 /// something.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! A command's result on stdout: a table for people, or JSON for programs.
+//! Result of a command on stdout: a table for people, or JSON for programs.
 
 mod grid;
 
@@ -11,20 +11,20 @@ use self::grid::grid;
 
 use crate::rules::text::visible;
 
-/// How a result looks.
+/// Format of a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Format {
-    /// For people.
+    /// Table or text, for people.
     #[default]
     Table,
-    /// For programs: one JSON value.
+    /// One JSON value, for programs.
     Json,
 }
 
-/// What `--output` takes. Only `outpost inspect` has more than [`Format`].
+/// Values of `--output`. Only `outpost inspect` has more than [`Format`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Wanted {
-    /// For people.
+    /// Table or text, for people.
     #[value(alias = "text")]
     Table,
     /// For programs: one JSON value.
@@ -32,7 +32,7 @@ pub(super) enum Wanted {
     /// A chart in Mermaid's language.
     #[value(hide = true)]
     Mermaid,
-    /// A drawing.
+    /// Drawing in SVG format
     #[value(hide = true)]
     Svg,
     /// A conversion as Coder's golden files have it.
@@ -41,7 +41,7 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
-    /// As every command has it; `None` for what only `outpost inspect` has.
+    /// Format that every command has; `None` for those of `outpost inspect` alone.
     pub(super) fn format(self) -> Option<Format> {
         match self {
             Self::Table => Some(Format::Table),
@@ -51,24 +51,24 @@ impl Wanted {
     }
 }
 
-/// A thing that can stand in a table.
+/// A value that can be a row of a table.
 pub(super) trait Row: Serialize {
-    /// The headings.
+    /// Headings of the table.
     const COLUMNS: &'static [&'static str];
 
-    /// One text for each heading.
+    /// Texts of the row, one for each heading.
     fn cells(&self) -> Vec<String>;
 }
 
-/// Where results go.
+/// Destination of results on stdout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
-    /// How they look.
+    /// Format of the results.
     pub(super) format: Format,
 }
 
 impl Output {
-    /// Prints all rows; an empty table says so.
+    /// Prints all rows; an empty table is reported as such.
     ///
     /// # Errors
     /// If stdout fails, except that nobody reads it any more.
@@ -79,7 +79,7 @@ impl Output {
         }
     }
 
-    /// Prints one thing: as JSON, or the text that `human` makes.
+    /// Prints one value: as JSON, or as the text that `human` makes.
     ///
     /// # Errors
     /// As [`Output::list`].
@@ -99,7 +99,7 @@ impl Output {
     }
 }
 
-/// The rows under their headings: in a grid that fits the terminal, or plain where programs read.
+/// Formats the rows under their headings: in a grid that fits the terminal, or plain where programs read.
 pub(super) fn table<R: Row>(rows: &[R]) -> String {
     let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
     match io::stdout().is_terminal() {
@@ -112,14 +112,15 @@ pub(super) fn table<R: Row>(rows: &[R]) -> String {
     }
 }
 
-/// What clears a terminal: the cursor goes home, and everything behind it goes away.
+/// Control sequence that clears a terminal: the cursor goes home, and everything behind it is erased.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// The widest column that others are aligned behind, in characters: a cell that is longer moves the rest of its own line
-/// only.
+/// Widest column that others are aligned behind, in characters: a cell that is longer moves only the rest of its own
+/// line.
 const WIDEST: usize = 48;
 
-/// One line a row, columns two blanks apart, `-` for an empty cell: what `grep`, `awk` and `column` expect.
+/// Formats one line for each row, with columns two blanks apart and `-` for an empty cell, as `grep`, `awk` and
+/// `column` expect.
 fn plain(columns: &[&str], rows: &[Vec<String>]) -> String {
     let headings = columns.iter().map(|heading| (*heading).to_owned());
     let mut lines: Vec<Vec<String>> = vec![headings.collect()];
@@ -156,7 +157,7 @@ fn one_line(cell: &str) -> String {
     }
 }
 
-/// Names and values, one pair a line.
+/// Formats names and values, one pair on each line.
 pub(super) fn facts(pairs: &[(&str, String)]) -> String {
     let width = pairs
         .iter()
@@ -169,7 +170,7 @@ pub(super) fn facts(pairs: &[(&str, String)]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Prints `text` and ends the line. Somebody who stops reading, such as `head`, is no error.
+/// Prints `text` and ends the line. A reader that stops reading, such as `head`, is no error.
 ///
 /// # Errors
 /// If stdout fails otherwise.
@@ -177,7 +178,7 @@ pub(super) fn line(text: &str) -> io::Result<()> {
     is_read(line_to_reader(text)).map(drop)
 }
 
-/// Whether somebody still reads, after something was printed.
+/// Returns whether somebody still reads, after something was printed.
 ///
 /// # Errors
 /// If stdout failed otherwise.
@@ -189,7 +190,7 @@ pub(super) fn is_read(printed: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-/// One word of a command as a shell takes it: in single quotes where it needs them.
+/// Quotes a word of a command for a shell: in single quotes where it needs them.
 pub(super) fn shell_word(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=:,@%~".contains(&byte);
     match !text.is_empty() && text.bytes().all(is_plain) {
@@ -198,8 +199,8 @@ pub(super) fn shell_word(text: &str) -> String {
     }
 }
 
-/// Prints a line as [`line()`] does, for what goes on for as long as somebody reads. On a terminal it shows what the
-/// terminal would obey: names and logs are those of others.
+/// Prints a line as [`line()`] does, for output that continues for as long as somebody reads. Control characters
+/// become visible on a terminal: names and logs come from others.
 ///
 /// # Errors
 /// If stdout fails.
@@ -212,7 +213,7 @@ pub(super) fn line_to_reader(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Prints a line as [`line_to_reader`] does, in the place of all that the terminal shows.
+/// Prints a line as [`line_to_reader`] does, in place of everything that the terminal shows.
 ///
 /// # Errors
 /// If stdout fails.
@@ -221,7 +222,7 @@ pub(super) fn instead(text: &str) -> io::Result<()> {
     line_to_reader(text)
 }
 
-/// Prints `text` for people on stderr, as far as anybody listens.
+/// Prints `text` for people on stderr, ignoring errors.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", visible(text));
 }

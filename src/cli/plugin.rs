@@ -1,4 +1,4 @@
-//! The hidden command that Terraform starts: the built-in `coder` provider, as a plugin.
+//! Hidden command that Terraform starts: the built-in `coder` provider, as a plugin.
 
 use std::{collections::BTreeMap, ffi::OsStr, process::ExitCode};
 
@@ -14,7 +14,7 @@ use crate::{
 /// Serves the provider if the arguments say so: `terraform-provider-coder`, then the launcher's path.
 ///
 /// Nothing else of the command line counts, and no configuration is read: Terraform starts this several times a
-/// build, and a mistake in a file of ours is none of its business.
+/// build, and an error in a configuration file of ours must not affect it.
 pub(super) fn serve_if_asked<'a>(
     mut arguments: impl Iterator<Item = &'a OsStr>,
 ) -> Option<ExitCode> {
@@ -23,7 +23,7 @@ pub(super) fn serve_if_asked<'a>(
 }
 
 fn serve(launcher: Option<&OsStr>) -> anyhow::Result<()> {
-    // What is not UTF-8 cannot be a variable of ours.
+    // None of our own variables has a value that is not UTF-8.
     let variables: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();

@@ -11,21 +11,21 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{follow::Show, output};
 use crate::proto::{outpost::v1::LogLine, provisioner::LogLevel};
 
-/// So many lines that are not shown are remembered, should the job fail.
+/// Number of lines that are not shown but remembered, in case the job fails.
 const REMEMBERED: usize = 100;
 
-/// Shows what a job says.
+/// Display of a job's log.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     stage: Option<(String, Instant)>,
     steps: Steps,
     lowest: LogLevel,
-    /// The last lines of this stage that were not shown, from INFO on.
+    /// Latest lines of this stage that were not shown, from INFO on.
     hidden: VecDeque<String>,
 }
 
 impl Progress {
-    /// Shows as much as `show` says.
+    /// Creates a display that shows as much as `show` says.
     pub(super) fn new(show: Show) -> Self {
         Self {
             bar: io::stderr().is_terminal().then(bar),
@@ -65,7 +65,7 @@ impl Progress {
         }
     }
 
-    /// Shows what was not shown of the stage that the job has come to.
+    /// Shows the lines of the current stage that were not shown so far.
     pub(super) fn show_hidden(&mut self) {
         for text in std::mem::take(&mut self.hidden) {
             self.say(&format!("    {text}"));
@@ -91,7 +91,7 @@ impl Progress {
         }
     }
 
-    /// Says something beside the log.
+    /// Prints a note beside the log.
     pub(super) fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
@@ -117,7 +117,7 @@ fn bar() -> ProgressBar {
     bar
 }
 
-/// How many resources the engine is done with, read off its own words.
+/// Number of resources that the engine has finished, read from its output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Steps {
     done: u32,
@@ -156,7 +156,7 @@ impl std::fmt::Display for Steps {
     }
 }
 
-/// Of `3 to add, 0 to change, 1 to destroy.`: 4.
+/// Sum of the numbers in a text: 4 for `3 to add, 0 to change, 1 to destroy.`.
 fn sum_of_numbers(text: &str) -> u32 {
     text.split_whitespace()
         .filter_map(|word| word.parse::<u32>().ok())

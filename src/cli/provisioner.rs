@@ -1,4 +1,4 @@
-//! `outpost provisioner`.
+//! `outpost provisioner`: daemons, and the keys that they authenticate with.
 
 mod account;
 pub(super) mod args;
@@ -36,7 +36,7 @@ use crate::{
     stop::Stop,
 };
 
-/// Provisioner daemons
+/// Run and manage provisioner daemons and their keys
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Provisioner {
     /// Take jobs from a server and run them with Terraform
@@ -74,7 +74,7 @@ pub(super) enum Provisioner {
 pub(super) enum Key {
     /// Create a key; it is shown only once
     Create {
-        /// The key's name
+        /// Name of the key
         name: String,
         /// Tag of every daemon that uses this key
         #[arg(long = "tag", short, value_name = "NAME=VALUE")]
@@ -93,7 +93,7 @@ pub(super) enum Key {
     /// Delete a key; daemons that use it are refused from then on
     #[command(visible_alias = "rm")]
     Delete {
-        /// The key's name
+        /// Name of the key
         #[arg(add = complete::keys())]
         name: String,
         #[command(flatten)]
@@ -137,7 +137,7 @@ impl Provisioner {
         }
     }
 
-    /// How a daemon logs; `None` for what is no daemon.
+    /// Returns where the daemon logs; `None` for commands that start none.
     pub(super) fn daemon_log(&self, filter: Option<&str>, format: LogFormat) -> Option<DaemonLog> {
         match self {
             Self::Start(start) => Some(log::daemon_log(&start.logging, filter, format)),
@@ -145,13 +145,13 @@ impl Provisioner {
         }
     }
 
-    /// Whether only the options are asked for.
+    /// Returns whether only the options are to be shown.
     pub(super) fn wants_options(&self) -> bool {
         matches!(self, Self::Start(start) if start.debug_options)
     }
 }
 
-/// A key, with its value where it was just made.
+/// A provisioner key, with its value if it was just created.
 #[derive(Serialize)]
 struct KeyRow {
     name: String,

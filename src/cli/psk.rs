@@ -1,4 +1,4 @@
-//! `outpost psk generate`.
+//! `outpost psk generate`: new pre-shared keys.
 
 use std::{
     fs::OpenOptions,
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{exit::Hint, output::Output};
 use crate::control::tokens;
 
-/// Make pre-shared keys
+/// Generate pre-shared keys for daemons
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Psk {
     /// Generate a key of 256 random bits

@@ -1,4 +1,4 @@
-//! `outpost recover`.
+//! `outpost recover`: states that a daemon could not deliver.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -44,7 +44,7 @@ enum Action {
     List,
     /// Show one of these states, and resources that may exist although they are not in it
     Show {
-        /// The job's ID
+        /// ID of the job
         #[arg(value_parser = job_id)]
         job: JobId,
         /// Print the state itself, including its secrets
@@ -55,22 +55,22 @@ enum Action {
     Push(Box<Push>),
     /// Delete one of these states permanently
     Forget {
-        /// The job's ID
+        /// ID of the job
         #[arg(value_parser = job_id)]
         job: JobId,
     },
 }
 
-/// Which server, and who asks.
+/// State to upload, with its server and credential.
 #[derive(Debug, clap::Args)]
 struct Push {
-    /// The job's ID
+    /// ID of the job
     #[arg(value_parser = job_id)]
     job: JobId,
     /// URL of the server; if missing, that of the daemon
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
-    /// Kind of server
+    /// Kind of the server
     #[arg(
         long,
         value_name = "KIND",
@@ -102,12 +102,12 @@ struct Push {
     revoked: Revoked,
 }
 
-/// Which API a server has for states.
+/// API for states that a server has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum ServerKind {
-    /// `outpost server`: gRPC
+    /// `outpost server`, over gRPC
     Outpost,
-    /// coderd: HTTP
+    /// Coder's server, over HTTP
     Coder,
 }
 
@@ -224,7 +224,7 @@ impl Row for Shown {
     }
 }
 
-/// An entry, its file, and whether its daemon is alive.
+/// An entry, its file, and whether its daemon is running.
 struct Found {
     entry: Entry,
     path: PathBuf,
@@ -292,7 +292,7 @@ impl Recover {
 }
 
 impl Found {
-    /// An entry that a daemon still works on is not ours to touch.
+    /// Refuses an entry that a daemon is still working on.
     fn check_idle(&self) -> anyhow::Result<()> {
         if self.is_alive && self.entry.is_pending() {
             let text = format!(
@@ -368,7 +368,7 @@ impl Push {
     }
 }
 
-/// A client that follows no redirect, so that a token stays with the server it is for.
+/// Returns a client that follows no redirect, so that a token stays with the server it is for.
 fn http_client(trust: &tls::Trust) -> anyhow::Result<reqwest::Client> {
     let builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())

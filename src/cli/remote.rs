@@ -22,7 +22,7 @@ use crate::{
     secret::Secret,
 };
 
-/// Which certificates are good no longer.
+/// Lists of revoked certificates.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Revoked {
     /// PEM file with certificate revocation lists; read again when it changes
@@ -59,7 +59,7 @@ pub(super) struct EngineTrust {
 }
 
 impl EngineTrust {
-    /// The system's authorities and those, but nothing that is revoked.
+    /// Returns trust in the system's authorities and those, but in nothing that is revoked.
     pub(super) fn trust(&self) -> tls::Trust {
         trust(
             self.authorities.ca_file.clone(),
@@ -68,10 +68,10 @@ impl EngineTrust {
     }
 }
 
-/// Where a server is if nobody says.
+/// URL of the server if none is configured.
 const DEFAULT_URL: &str = "http://127.0.0.1:7080";
 
-/// Which server, and who asks.
+/// Server to call, with the caller's credential.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
 pub(super) struct Remote {
@@ -116,13 +116,13 @@ pub(super) struct Remote {
     pub(super) organization: String,
 }
 
-/// The server that is meant, and the saved login for it, with its name, if there is one.
+/// Selected server, and the saved login for it, with its name, if there is one.
 struct Meant {
     url: Url,
     saved: Option<(Saved, String)>,
 }
 
-/// Finds out which server is meant. A saved login counts for its own server only: its token goes nowhere else.
+/// Selects the server. A saved login counts only for its own server, so that its token goes nowhere else.
 fn meant(url: Option<&Url>, context: Option<&str>) -> anyhow::Result<Meant> {
     let Ok(contexts) = Contexts::of_user() else {
         let url = url.cloned().unwrap_or_else(default_url);
@@ -139,12 +139,12 @@ fn meant(url: Option<&Url>, context: Option<&str>) -> anyhow::Result<Meant> {
     Ok(Meant { url, saved })
 }
 
-/// Where a server is if nobody says.
+/// URL of the server if none is configured.
 pub(super) fn default_url() -> Url {
     DEFAULT_URL.parse().expect("the constant is a URL")
 }
 
-/// The server that a command with these arguments talks to, if it talks to one.
+/// Returns the server that a command with these arguments talks to, if it talks to one.
 pub(super) fn server_of(matches: &clap::ArgMatches) -> Option<Url> {
     let url = matches.try_get_one::<Url>("url").ok()?;
     match matches.try_get_one::<String>("context") {
@@ -154,7 +154,7 @@ pub(super) fn server_of(matches: &clap::ArgMatches) -> Option<Url> {
 }
 
 impl Remote {
-    /// Connects; nothing is sent yet.
+    /// Prepares the connection; nothing is sent yet.
     pub(super) fn connect(&self) -> anyhow::Result<Api> {
         let meant = self.meant()?;
         let target = client::Target {
@@ -165,7 +165,7 @@ impl Remote {
         Ok(client::connect(&target)?)
     }
 
-    /// The server's HTTP API, which leads to agents; nothing is sent yet.
+    /// Returns a client of the server's HTTP API, which leads to agents; nothing is sent yet.
     pub(super) fn server(&self, headers: &Headers) -> anyhow::Result<Server> {
         let meant = self.meant()?;
         let http = http::Client::new(headers.apply(http::Config {
@@ -176,13 +176,13 @@ impl Remote {
         Ok(Server::new(http, self.token(&meant)?))
     }
 
-    /// The saved login that is used, if its token is.
+    /// Returns the saved login, if its token is used.
     pub(super) fn saved(&self) -> anyhow::Result<Option<(Saved, String)>> {
         let is_told = self.token.is_some() || self.token_file.is_some();
         Ok(self.meant()?.saved.filter(|_| !is_told))
     }
 
-    /// The server's address.
+    /// Returns the URL of the server.
     pub(super) fn url(&self) -> anyhow::Result<Url> {
         Ok(self.meant()?.url)
     }
@@ -199,7 +199,7 @@ impl Remote {
         trust(ca_file, self.revoked.crl_file.clone().or(saved_crl))
     }
 
-    /// Options that lead to the same server, without the token: that is not for command lines.
+    /// Returns options that lead to the same server, without the token, which must not be on command lines.
     pub(super) fn options(&self) -> anyhow::Result<Vec<String>> {
         let meant = self.meant()?;
         if let Some((_, name)) = self.saved()? {
@@ -213,7 +213,7 @@ impl Remote {
         ];
         for (option, path) in files {
             if let Some(path) = path {
-                // Who reads them later is elsewhere.
+                // The options are used later, from another working directory.
                 let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
                 options.extend([option.to_owned(), path.display().to_string()]);
             }
@@ -246,7 +246,7 @@ pub(super) fn trust(ca_file: Option<PathBuf>, crl_file: Option<PathBuf>) -> tls:
     }
 }
 
-/// The only line of a file that holds one secret.
+/// Reads the only line of a file that contains one secret.
 ///
 /// # Errors
 /// If it cannot be read, or is empty.
@@ -255,7 +255,7 @@ pub(super) fn secret_file(path: &Path) -> anyhow::Result<Secret> {
     Ok(secrets.swap_remove(0))
 }
 
-/// The lines of a file that holds secrets.
+/// Reads the lines of a file that contains secrets.
 ///
 /// # Errors
 /// If it cannot be read, or has no line.
@@ -272,7 +272,7 @@ pub(super) fn secret_lines(path: &Path) -> anyhow::Result<Vec<Secret>> {
     }
 }
 
-/// A `name=value` of the command line.
+/// A `name=value` pair on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pair {
     pub(super) name: String,

@@ -1,4 +1,4 @@
-//! The server's answers as rows and JSON objects.
+//! Responses of the server as rows and JSON objects.
 
 mod age;
 mod agent;
@@ -20,12 +20,12 @@ pub(super) use self::{
 use super::output::Row;
 use crate::proto::{outpost::v1, provisioner};
 
-/// The beginning of an id that commands take in its place.
+/// Prefix of an id that commands accept in its place.
 pub(super) fn short(id: &str) -> String {
     id.chars().take(8).collect()
 }
 
-/// A text with its ids cut short, for tables.
+/// Shortens the ids in a text, for tables.
 pub(super) fn with_short_ids(text: &str) -> String {
     let words = text.split(' ').map(|word| match Uuid::parse_str(word) {
         Ok(_) => short(word),
@@ -34,13 +34,13 @@ pub(super) fn with_short_ids(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// `a=b, c=d`, in the order of names.
+/// Formats a map as `a=b, c=d`, in the order of names.
 pub(super) fn pairs(map: &BTreeMap<String, String>) -> String {
     let pairs = map.iter().map(|(name, value)| format!("{name}={value}"));
     pairs.collect::<Vec<_>>().join(", ")
 }
 
-/// Tags as [`pairs`], without those that every daemon has: `owner=` and `scope=organization`.
+/// Formats tags as [`pairs`] does, without those that every daemon has: `owner=` and `scope=organization`.
 pub(super) fn tags(tags: &BTreeMap<String, String>) -> String {
     let mut special = tags.clone();
     special.retain(|name, value| {
@@ -52,7 +52,6 @@ pub(super) fn tags(tags: &BTreeMap<String, String>) -> String {
     pairs(&special)
 }
 
-/// A template.
 #[derive(Debug, Serialize)]
 pub(super) struct Template {
     name: String,
@@ -154,9 +153,9 @@ pub(super) struct Resource {
     pub(super) address: String,
     #[serde(rename = "type")]
     pub(super) kind: String,
-    /// `computational` or `peripheral`.
+    /// Either `computational` or `peripheral`.
     pub(super) class: String,
-    /// `persistent`, `ephemeral` or `stop-only`; empty if nobody could tell.
+    /// `persistent`, `ephemeral` or `stop-only`; empty if unknown.
     pub(super) persistence: String,
     pub(super) agents: Vec<Agent>,
     pub(super) facts: BTreeMap<String, Option<String>>,
@@ -204,7 +203,7 @@ impl Row for Resource {
     }
 }
 
-/// A question that a template asks, with the answer where there is one.
+/// A parameter of a template, with its value where there is one.
 #[derive(Debug, Serialize)]
 pub(super) struct Parameter {
     pub(super) name: String,
@@ -265,7 +264,6 @@ impl Row for Parameter {
     }
 }
 
-/// A workspace.
 #[derive(Debug, Serialize)]
 pub(super) struct Workspace {
     pub(super) name: String,
@@ -300,7 +298,7 @@ impl From<v1::Workspace> for Workspace {
     }
 }
 
-/// What a workspace is in after, or during, its latest build; Coder's words.
+/// Returns the status of a workspace after, or during, its latest build, in Coder's words.
 pub(super) fn status(build: &v1::Build) -> &'static str {
     let job = build.job.as_ref().map_or("", |job| job.status.as_str());
     match (build.transition.as_str(), job) {
@@ -341,7 +339,6 @@ impl Row for Workspace {
     }
 }
 
-/// A job.
 #[derive(Debug, Serialize)]
 pub(super) struct Job {
     pub(super) id: String,
@@ -398,7 +395,6 @@ impl Row for Job {
     }
 }
 
-/// A provisioner daemon.
 #[derive(Debug, Serialize)]
 pub(super) struct Daemon {
     name: String,
@@ -444,7 +440,7 @@ impl Row for Daemon {
     }
 }
 
-/// What one daemon says to a job that waits.
+/// Verdict of one daemon on a waiting job.
 #[derive(Debug, Serialize)]
 pub(super) struct Verdict {
     daemon: String,

@@ -1,4 +1,4 @@
-//! `outpost server`.
+//! `outpost server`: the control plane, with backups and restores.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -49,7 +49,7 @@ enum Maintenance {
     },
     /// Restore a backup into a new data directory
     Restore {
-        /// The backup
+        /// Path of the backup
         #[arg(value_name = "FILE")]
         backup: PathBuf,
         /// Data directory to create
@@ -152,7 +152,7 @@ struct Run {
     next_help_heading = "Outbound connections of Coder's server, which this server never makes"
 )]
 struct Outside {
-    /// Send telemetry
+    /// Send telemetry to Coder
     #[arg(long, env = "CODER_TELEMETRY_ENABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
     telemetry: Option<bool>,
     /// Check for newer versions
@@ -167,7 +167,7 @@ struct Outside {
 }
 
 impl Outside {
-    /// What was asked for and does not happen, sealed or not.
+    /// Returns messages about requested features that this server does not have.
     fn refusals(&self) -> Vec<&'static str> {
         let mut stun = Csv::all(&self.derp_server_stun_addresses);
         let asked = [
@@ -200,7 +200,7 @@ struct Copied {
 }
 
 impl Server {
-    /// Whether it goes on until it is stopped.
+    /// Returns whether the command runs until it is stopped.
     pub(super) fn is_service(&self) -> bool {
         self.command.is_none()
     }
@@ -234,7 +234,7 @@ impl Server {
     }
 }
 
-/// The data directory of a server that is told none.
+/// Data directory of the server, by default below the directory that systemd gives or in the home directory.
 fn data_dir_or_default(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     match given {
         Some(path) => Ok(std::path::absolute(path)?),
@@ -266,7 +266,7 @@ impl Run {
                 Some(made.await?)
             }
         };
-        // Daemons end first, so the server goes on until they have said how their jobs ended.
+        // Daemons end first, so the server goes on until they have reported how their jobs ended.
         let server_stop = stop.cleanup();
         let server = control::start(self.config(directory.clone())?, server_stop).await?;
         output::note(&format!(
@@ -337,7 +337,7 @@ impl Run {
     }
 }
 
-/// What a server needs for TLS, if it is given any of it.
+/// Returns the files that a server needs for TLS; `None` if none is given.
 ///
 /// # Errors
 /// If only one of the files is given.
@@ -367,7 +367,7 @@ fn registration(number: usize) -> Registration {
     }
 }
 
-/// How daemons of ours work.
+/// Configuration of the daemons that run in the server's process.
 pub(super) fn daemon_config(state_dir: PathBuf) -> daemon::Config {
     daemon::Config {
         heartbeat: Duration::from_secs(1),

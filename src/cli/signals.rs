@@ -1,4 +1,4 @@
-//! Signals become the three stages of [`Stop`].
+//! Translation of signals into the three stages of [`Stop`].
 
 use std::io;
 
@@ -18,7 +18,7 @@ pub(super) fn listen() -> io::Result<Stop> {
     handle(|_| ())
 }
 
-/// The same, with what Coder's daemon prints, and with its SIGQUIT, which kills.
+/// Listens as [`listen`] does, prints what Coder's daemon prints, and kills on SIGQUIT as it does.
 ///
 /// # Errors
 /// If the system refuses a handler.
@@ -68,7 +68,7 @@ pub(super) fn listen_with_cleanup() -> io::Result<Stop> {
 const STOPPED: &str = "Stop caught, waiting for provisioner jobs to complete and gracefully exiting. Use ctrl+\\ to force quit";
 const INTERRUPTED: &str = "Interrupt caught, gracefully exiting. Use ctrl+\\ to force quit";
 
-/// Tells `announce` of the first signal, and whether it was SIGINT.
+/// Calls `announce` on the first signal, with whether it was SIGINT.
 fn handle(announce: impl Fn(bool) + Send + 'static) -> io::Result<Stop> {
     let stop = Stop::new();
     let mut terminate = signal(SignalKind::terminate())?;

@@ -30,9 +30,9 @@ use crate::{
     tailnet::Stream,
 };
 
-/// After so long somebody who waits is told what for.
+/// Wait after which a person is told what is being waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Time for the rest once the SSH client that we carry is gone.
+/// Longest time for the remaining work once the SSH client that we serve is gone.
 const REST: Duration = Duration::from_secs(3);
 
 /// Open a shell in a workspace, or run a command there
@@ -70,7 +70,7 @@ pub(super) struct Ping {
     /// The workspace, as NAME or OWNER/NAME; append .AGENT if it has several agents
     #[arg(value_name = "WORKSPACE", add = complete::workspaces())]
     workspace: String,
-    /// Number of pings
+    /// Number of pings to send
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 4)]
     count: u32,
     /// Time to wait for each answer
@@ -82,16 +82,16 @@ pub(super) struct Ping {
     headers: Headers,
 }
 
-/// Ends of host names that [`ConfigSsh`] claims.
+/// Suffix of host names that [`ConfigSsh`] claims.
 const SUFFIX: &str = ".outpost";
 
-/// The workspace and the agent that are meant; names of workspaces have no dots.
+/// Splits a name into the workspace and the agent; names of workspaces have no dots.
 pub(super) fn parts(named: &str) -> (&str, &str) {
     let named = named.strip_suffix(SUFFIX).unwrap_or(named);
     named.split_once('.').unwrap_or((named, ""))
 }
 
-/// Finds the agent of a `WORKSPACE[.AGENT]`, and sets out for it.
+/// Finds the agent of a `WORKSPACE[.AGENT]`, and starts connecting to it.
 pub(super) async fn dial_agent(server: &Server, named: &str) -> anyhow::Result<(Agent, AgentConn)> {
     let (workspace, agent) = parts(named);
     let setting_out = async {
@@ -109,7 +109,8 @@ pub(super) async fn dial_agent(server: &Server, named: &str) -> anyhow::Result<(
     setting_out.await
 }
 
-/// A server says the same of a workspace that does not exist and of one that the caller may not see.
+/// Explains a missing workspace: a server gives the same answer for one that does not exist and one that the caller
+/// may not see.
 fn not_found(error: ConnectError, workspace: &str) -> anyhow::Error {
     let is_missing = matches!(
         error,
@@ -122,7 +123,7 @@ fn not_found(error: ConnectError, workspace: &str) -> anyhow::Error {
     }
 }
 
-/// Waits for the agent, and says so if that takes long.
+/// Waits for the agent, and prints that it does if that takes long.
 pub(super) async fn arrive(
     conn: &mut AgentConn,
     agent: &Agent,
@@ -144,7 +145,7 @@ pub(super) async fn arrive(
 }
 
 impl Ssh {
-    /// The workspace without the end that a deployment gives to its host names.
+    /// Returns the workspace without the suffix that a deployment gives to its host names.
     fn named(&self) -> &str {
         let suffix = self.hostname_suffix.as_deref();
         let named =
@@ -193,7 +194,7 @@ impl Ssh {
         }
     }
 
-    /// Carries SSH for a client of OpenSSH or the like, and ends with it, wherever we are by then.
+    /// Carries SSH for a client such as OpenSSH, and ends with it, however far we are by then.
     async fn carry(self, stop: Stop) -> anyhow::Result<()> {
         let mut client = client::gone()?;
         let server = self.remote.server(&self.headers)?;
@@ -205,7 +206,7 @@ impl Ssh {
         };
         let (agent, conn, stream) = tokio::select! {
             reached = reaching => reached?,
-            // Nobody hears why.
+            // The client is gone, so there is nobody to tell why.
             Ok(()) = &mut client => return Ok(()),
             () = stop.draining() => return Err(Interrupted.into()),
         };
@@ -225,7 +226,7 @@ impl Ssh {
             if client.await.is_err() {
                 std::future::pending::<()>().await;
             }
-            // An agent that is there ends the session by itself, and its last words count.
+            // An agent that is connected ends the session by itself; its last output and the status are waited for.
             tokio::time::sleep(REST).await;
         };
         let carried = tokio::select! {
@@ -235,20 +236,20 @@ impl Ssh {
             gone = silence::watch(&server, self.named(), &agent, &conn) => Err(gone),
             () = stop.draining() => Ok(()),
         };
-        // While the way is there the agent hears that this is over.
+        // Dropped while the tunnel exists, so that the agent hears of the end.
         drop((reader, writer));
         conn.leave().await;
         carried
     }
 }
 
-/// Connects to the agent's SSH.
+/// Connects to the agent's SSH server.
 async fn connect(conn: &AgentConn, agent: &Agent) -> anyhow::Result<Stream> {
     let stream = conn.connect(SSH_PORT).await;
     stream.with_context(|| format!("agent `{}` does not accept SSH connections", agent.name))
 }
 
-/// One answer, as it is printed.
+/// One reply to a ping, as it is printed.
 #[derive(Serialize)]
 struct Answer {
     number: u32,

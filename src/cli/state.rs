@@ -1,4 +1,4 @@
-//! `outpost state`.
+//! `outpost state`: the Terraform states of workspaces.
 
 use std::{
     io::{self, IsTerminal as _, Read as _, Write as _},
@@ -20,7 +20,7 @@ use crate::{
     stop::Stop,
 };
 
-/// Bytes of a state that are read; the server takes no larger message.
+/// Longest state that is read, in bytes; the server accepts no larger message.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// Export and import Terraform states of workspaces; for administrators, recorded in the audit log

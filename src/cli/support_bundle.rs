@@ -1,4 +1,4 @@
-//! `outpost support-bundle`: what somebody else needs to help, and no secret.
+//! `outpost support-bundle`: everything that somebody needs to help, and no secrets.
 
 mod collect;
 mod redact;
@@ -46,14 +46,14 @@ pub(super) struct SupportBundle {
     pub(super) settings: String,
 }
 
-/// What was made.
+/// Result of the command, for programs.
 #[derive(Debug, Serialize)]
 struct Made {
     file: PathBuf,
     entries: Vec<String>,
 }
 
-/// A file of the archive.
+/// A file in the archive.
 #[derive(Debug)]
 struct Entry {
     name: String,
@@ -66,7 +66,7 @@ impl SupportBundle {
             let time = Timestamp::now().strftime("%Y%m%d-%H%M%S");
             PathBuf::from(format!("outpost-support-{time}.tar.gz"))
         });
-        // It is made at first, so that nothing is collected in vain.
+        // The file is created first, so that a failure shows before anything is collected.
         let file = create(&path)?;
         let collected = tokio::select! {
             collected = self.collect(&stop) => collected,
@@ -78,7 +78,7 @@ impl SupportBundle {
             Ok(entries)
         });
         let entries = written.inspect_err(|_| {
-            // Half of an archive helps nobody; what cannot be removed is seen to be incomplete.
+            // Half of an archive helps nobody; one that cannot be removed is recognizably incomplete.
             let _ = std::fs::remove_file(&path);
         })?;
         let made = Made {

@@ -1,4 +1,4 @@
-//! `outpost token`.
+//! `outpost token`: API tokens of people.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -66,7 +66,7 @@ pub(super) enum Token {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Revoke a token
+    /// Revoke a token permanently
     #[command(visible_aliases = ["rm", "remove", "revoke"])]
     Delete {
         /// The token's name, its ID or the beginning of it
@@ -79,7 +79,7 @@ pub(super) enum Token {
     },
 }
 
-/// Where a value goes.
+/// File for a token's value.
 #[derive(Debug, clap::Args)]
 pub(super) struct IntoFile {
     /// Write the value to this new file, readable only by you, instead of printing it
@@ -87,7 +87,7 @@ pub(super) struct IntoFile {
     file: Option<PathBuf>,
 }
 
-/// A token, with its value where it was just made.
+/// A token, with its value if it was just created.
 #[derive(Serialize)]
 struct Shown {
     name: String,
@@ -205,7 +205,7 @@ async fn rotate(
     };
     let replaced = login::replace_token(&name, &Secret::new(made.value.clone()));
     if file.file.is_some() || replaced.is_err() {
-        // The value must not be lost.
+        // The new value must not be lost, because the old one no longer works.
         hand_over(file, made, output)?;
         return replaced;
     }
@@ -214,7 +214,7 @@ async fn rotate(
 }
 
 impl IntoFile {
-    /// Refuses a file that exists before anything is asked of the server: a value is told once.
+    /// Refuses a file that exists, before anything is requested from the server: a value is shown only once.
     ///
     /// # Errors
     /// [`UsageError`] if it exists.
@@ -227,7 +227,8 @@ impl IntoFile {
         }
     }
 
-    /// Writes the value to the file, or prints it; `row` is what it belongs to, with the value where that is printed.
+    /// Writes the value to the file, or prints it; `row` makes the row that the value belongs to, with the value if
+    /// that is to be printed.
     ///
     /// # Errors
     /// If nothing can be printed.

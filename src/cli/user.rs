@@ -1,4 +1,4 @@
-//! `outpost user`.
+//! `outpost user`: people who may call the server.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -38,7 +38,7 @@ pub(super) enum User {
     },
     /// Add a user; `outpost token create --user NAME` then makes a token
     Create {
-        /// The user's name
+        /// Name of the user
         name: String,
         /// The user's email address
         #[arg(
@@ -59,7 +59,7 @@ pub(super) enum User {
         /// Make the user an administrator
         #[arg(long)]
         admin: bool,
-        /// What the user's workspaces may cost a day; if missing, no limit
+        /// Daily budget for the user's workspaces; if missing, no limit
         #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(i32).range(0..))]
         budget: Option<i32>,
         #[command(flatten)]
@@ -68,13 +68,13 @@ pub(super) enum User {
     /// Change a user's role or budget
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(["role", "budget"]))]
     Edit {
-        /// The user
+        /// Name or id of the user
         #[arg(value_name = "NAME", add = complete::users())]
         name: String,
-        /// What the user may do
+        /// Role of the user
         #[arg(long)]
         role: Option<Role>,
-        /// What the user's workspaces may cost a day: a number, or `none` for no limit
+        /// Daily budget for the user's workspaces: a number, or `none` for no limit
         #[arg(long, value_name = "UNITS", value_parser = budget)]
         budget: Option<i32>,
         #[command(flatten)]
@@ -85,7 +85,7 @@ pub(super) enum User {
     /// From now on the server refuses the user's tokens and the agents of the user's workspaces, whatever is running.
     /// Connections that are open stay until they end: stop the workspaces to end them.
     Suspend {
-        /// The user
+        /// Name or id of the user
         #[arg(value_name = "NAME", add = complete::users())]
         name: String,
         #[command(flatten)]
@@ -93,7 +93,7 @@ pub(super) enum User {
     },
     /// Let a suspended user log in again
     Activate {
-        /// The user
+        /// Name or id of the user
         #[arg(value_name = "NAME", add = complete::users())]
         name: String,
         #[command(flatten)]
@@ -102,7 +102,7 @@ pub(super) enum User {
     /// Delete a user who has no workspaces; the user's tokens are revoked
     #[command(visible_alias = "rm")]
     Delete {
-        /// The user
+        /// Name or id of the user
         #[arg(value_name = "NAME", add = complete::users())]
         name: String,
         #[command(flatten)]
@@ -112,10 +112,10 @@ pub(super) enum User {
     },
 }
 
-/// What a user may do.
+/// Permissions of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Role {
-    /// Has workspaces.
+    /// May only manage their own workspaces
     Member,
     /// Also manages templates, keys and users.
     Admin,

@@ -1,4 +1,4 @@
-//! Values of options as Coder's command line takes them.
+//! Values of options, in the form that Coder's command line accepts.
 
 use std::{
     convert::Infallible,
@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-/// A list as CSV; the option may come several times, and every time adds to it.
+/// A list as CSV; the option may be repeated, and each occurrence adds to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Csv(Vec<String>);
 
 impl Csv {
-    /// The entries of all lists, in order.
+    /// Returns the entries of all lists, in order.
     pub(super) fn all(lists: &[Self]) -> impl Iterator<Item = &str> {
         lists.iter().flat_map(|list| &list.0).map(String::as_str)
     }
@@ -39,7 +39,7 @@ impl FromStr for Csv {
     }
 }
 
-/// A field up to its closing quote, where `""` stands for one quote, and what follows the comma.
+/// Splits off a quoted field, in which `""` stands for one quote, and returns what follows its comma.
 fn unquote(text: &str) -> Result<(String, Option<&str>), String> {
     let (mut field, mut rest) = (String::new(), text);
     loop {
@@ -57,7 +57,7 @@ fn unquote(text: &str) -> Result<(String, Option<&str>), String> {
     }
 }
 
-/// A number of bytes, in units of a thousand: `4700MB`, `50G`.
+/// Parses a number of bytes, in units of a thousand: `4700MB`, `50G`.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || "expected a number with B, KB, MB, GB or TB".to_owned();
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -75,7 +75,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(wrong)
 }
 
-/// A limit of at least so many seconds: a daemon gives a sign of life each second.
+/// Parses a limit of at least so many seconds: a daemon sends a heartbeat each second.
 pub(super) fn limit<const SECONDS: u64>(text: &str) -> Result<Duration, String> {
     let limit = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if limit < Duration::from_secs(SECONDS) {
@@ -84,7 +84,7 @@ pub(super) fn limit<const SECONDS: u64>(text: &str) -> Result<Duration, String> 
     Ok(limit)
 }
 
-/// `true` or `false` in all the ways that Go reads.
+/// Parses `true` or `false` in all the forms that Go accepts.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -93,12 +93,12 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// `host:port` to listen at. Without a host it is every address of the machine.
+/// Address to listen on, `host:port`. Without a host it means every address of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ListenAddress {
-    /// A name or an address, without brackets.
+    /// Name or address of the host, without brackets.
     pub(super) host: String,
-    /// 0 for any that is free.
+    /// Port; 0 for any that is free.
     pub(super) port: u16,
 }
 
@@ -126,7 +126,8 @@ impl FromStr for ListenAddress {
 }
 
 impl ListenAddress {
-    /// The address to bind. Every address of the machine is that of IPv6, which takes IPv4 too, where it has that.
+    /// Returns the address to bind. For every address of the machine that is the IPv6 one, which accepts IPv4 as
+    /// well, where IPv6 exists.
     ///
     /// # Errors
     /// If the host is a name that nobody knows.
@@ -151,7 +152,7 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// A value that is accepted, so that a command line stays what it was, and means nothing.
+/// A value that is accepted, so that existing command lines work, and has no effect.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ignored;
 

@@ -1,4 +1,4 @@
-//! `outpost version`.
+//! `outpost version`: the version of this program.
 
 use super::output::Output;
 use crate::observe::BUILD;

@@ -1,4 +1,4 @@
-//! Lists that are shown again whenever they change.
+//! Lists that are printed again whenever they change.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -13,10 +13,10 @@ use super::{
 };
 use crate::stop::Stop;
 
-/// How often the server is asked.
+/// Interval at which the server is asked.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// `--watch` of lists.
+/// Option `--watch` of lists.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Watch {
     /// Show the list again whenever it changes, until Ctrl-C; with JSON, one line per list
@@ -25,7 +25,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Prints what `list` gives: once, or until `stop` drains.
+    /// Prints the list that `list` returns: once, or until `stop` drains.
     ///
     /// # Errors
     /// What `list` fails with, except that outages of the server are waited for.
@@ -46,7 +46,7 @@ impl Watch {
                 let json = serde_json::to_string(&rows).unwrap_or_default();
                 let is_news = json != shown;
                 shown = json;
-                // Somebody who stops reading stops watching.
+                // The end of the reader ends the watch.
                 if again(&rows, &shown, is_news, output).is_err() {
                     return Ok(());
                 }
@@ -60,7 +60,7 @@ impl Watch {
     }
 }
 
-/// A terminal shows ages, too, so it is drawn anew each time.
+/// Prints a list again if it has changed. A terminal shows ages, too, so there it is drawn anew each time.
 fn again<R: Row>(rows: &[R], json: &str, is_news: bool, output: Output) -> io::Result<()> {
     match output.format {
         Format::Json if is_news => output::line_to_reader(json),

@@ -1,4 +1,4 @@
-//! `outpost workspace`.
+//! `outpost workspace`: workspaces and their builds.
 
 mod build;
 mod logs;
@@ -27,10 +27,10 @@ use crate::{
     stop::Stop,
 };
 
-/// Workspaces
+/// Manage workspaces; `workspace` may be left out, as in `outpost list`
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Workspace {
-    /// List workspaces
+    /// List workspaces and their status
     #[command(visible_alias = "ls")]
     List {
         /// Owner of the workspaces; if missing, all that you can see
@@ -42,7 +42,7 @@ pub(super) enum Workspace {
             add = complete::users()
         )]
         owner: String,
-        /// Include deleted workspaces
+        /// Include workspaces that were deleted
         #[arg(long)]
         deleted: bool,
         #[command(flatten)]
@@ -86,7 +86,7 @@ pub(super) enum Workspace {
         /// The workspace: `name` or `owner/name`
         #[arg(add = complete::workspaces())]
         name: String,
-        /// Its new name
+        /// New name of the workspace
         #[arg(value_name = "NEW_NAME")]
         new_name: String,
         #[command(flatten)]
@@ -106,7 +106,7 @@ pub(super) enum Workspace {
     Logs(logs::Logs),
 }
 
-/// A workspace with what its latest build made.
+/// A workspace, with the output of its latest build.
 #[derive(Serialize)]
 struct Shown {
     workspace: rows::Workspace,
@@ -191,7 +191,7 @@ async fn list(
     Ok(rows.collect())
 }
 
-/// Looks a workspace up.
+/// Finds a workspace by its name.
 async fn find(api: &mut Api, organization: &str, name: String) -> Result<Remembered, Status> {
     let request = ShowWorkspaceRequest {
         organization: organization.to_owned(),

@@ -1,4 +1,4 @@
-//! The routes of a real coderd that recovering a state needs, for a user who may update the template.
+//! Routes of a real coderd that the recovery of a state needs, for a user who may update the template.
 //!
 //! # Source
 //! coder `coderd/workspacebuilds.go`, `workspaceBuildState` and `workspaceBuildUpdateState`.
@@ -16,71 +16,71 @@ use crate::{
     transport::coder::ErrorAnswer,
 };
 
-/// Time one call may take; a state is sent in one piece.
+/// Longest time for one call; a state is sent in one piece.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
-/// Bytes of an answer.
+/// Longest response, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Characters of a refusal that are shown.
 const MAX_SHOWN_CHARS: usize = 500;
 
-/// Bytes of a job that coderd hands out: a build's state and its template, with what stands around them.
+/// Longest job that coderd hands out, in bytes: a build's state and its template, with the surrounding fields.
 pub const MAX_JOB_BYTES: usize = 4 << 20;
 
-/// A coderd, and who asks.
+/// Client of a coderd, with the caller's credential.
 pub struct Coder {
     client: reqwest::Client,
     url: Url,
     token: Secret,
 }
 
-/// Why a state was not pushed.
+/// Reasons why a state was not pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// The server cannot be reached, or broke off.
+    /// A server that cannot be reached, or a broken connection.
     #[error("cannot {what} at {url}")]
     Call {
-        /// Such as `read the build`.
+        /// Step that failed, such as `read the build`.
         what: &'static str,
-        /// The address.
+        /// URL of the request.
         url: Url,
-        /// Why not.
+        /// Error of the HTTP client.
         source: reqwest::Error,
     },
-    /// The server refused.
+    /// A refusal of the server.
     #[error("cannot {what}: the server answers {status}: {text}")]
     Refused {
-        /// Such as `read the build`.
+        /// Step that failed, such as `read the build`.
         what: &'static str,
-        /// The status.
+        /// Status of the response.
         status: StatusCode,
-        /// In the server's words.
+        /// Message of the server.
         text: String,
     },
-    /// The server's answer makes no sense.
+    /// A response that makes no sense.
     #[error("cannot {what}: {reason}")]
     Invalid {
-        /// Such as `read the build`.
+        /// Step that failed, such as `read the build`.
         what: &'static str,
-        /// What is wrong.
+        /// Reason why it makes no sense.
         reason: String,
     },
-    /// The bytes to push are no state.
+    /// Bytes that are not a Terraform state.
     #[error("not a Terraform state")]
     NoState,
-    /// The server has it, or a newer one.
+    /// A state that the server has already, or that is older than the server's.
     #[error("the server has this state already, or a newer one")]
     NotNewer,
-    /// It tells of other infrastructure.
+    /// A state of other infrastructure: the lineage differs.
     #[error("the state's lineage differs from that of the server's state")]
     Unrelated,
-    /// Its end would overwrite what is pushed.
+    /// A build in progress, by its number, whose end would overwrite the pushed state.
     #[error("build {0} of the workspace is in progress; push the state when it has ended")]
     UnderWay(i64),
 }
 
 impl PushError {
-    /// What the person can try next.
+    /// Returns what the person can try next, if anything is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Refused { status, .. } if *status == StatusCode::GONE => Some(
@@ -129,12 +129,14 @@ struct Job {
 }
 
 impl Coder {
-    /// Nothing is sent yet. `client` must follow no redirect, so that the token stays with the server it is for.
+    /// Creates a client; nothing is sent yet. `client` must follow no redirect, so that the token stays with the
+    /// server it is for.
     pub fn new(client: reqwest::Client, url: Url, token: Secret) -> Self {
         Self { client, url, token }
     }
 
-    /// Makes `state` the one of the latest build of the workspace that `build` belongs to. Returns its number.
+    /// Makes `state` the one of the latest build of the workspace that `build` belongs to. Returns that build's
+    /// number.
     ///
     /// # Errors
     /// [`PushError`]; nothing was changed then, unless the connection broke in the last call.

@@ -1,7 +1,7 @@
-//! Servers that a person has logged in to: one context each, and one of them is the current one.
+//! Saved logins: one context for each server that a person has logged in to, and one of them is the current one.
 //!
-//! `outpost/contexts/NAME.json` below the user's configuration directory says which server, `NAME.token` beside it
-//! holds the token, and `outpost/context` names the current one. Only their owner can read them.
+//! `outpost/contexts/NAME.json` below the user's configuration directory names the server, `NAME.token` beside it
+//! contains the token, and `outpost/context` names the current one. Only their owner can read them.
 
 use std::{
     fs, io,
@@ -13,16 +13,16 @@ use url::Url;
 
 use crate::{files, secret::Secret};
 
-/// Bytes of any of the files that are read.
+/// Bytes that are read of any of the files.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// A server, and who somebody is there.
+/// A server, with the person's login there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Context {
-    /// The server's address.
+    /// URL of the server.
     #[serde(with = "address")]
     pub url: Url,
-    /// The user whose token it is.
+    /// User whose token it is.
     pub user: String,
     /// PEM file of further authorities to trust.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,7 +32,7 @@ pub struct Context {
     pub crl_file: Option<PathBuf>,
 }
 
-/// An address as text.
+/// Serde form of a URL as text.
 mod address {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
     use url::Url;
@@ -47,39 +47,39 @@ mod address {
     }
 }
 
-/// Why saved contexts cannot be used.
+/// Reasons why saved contexts cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
-    /// There is no directory for them.
+    /// No directory for them: there is no home directory.
     #[error("cannot find the directory of saved logins: neither XDG_CONFIG_HOME nor HOME is set")]
     NoPlace,
-    /// A file cannot be read or written.
+    /// A file that cannot be read or written.
     #[error("failed to {what} `{}`", .path.display())]
     Access {
-        /// Such as `read`.
+        /// Operation that failed, such as `read`.
         what: &'static str,
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A file does not have the form that we write.
+    /// A file whose content we would not write.
     #[error("`{}` is not a saved login", .path.display())]
     Form {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Error of the JSON parser.
         source: serde_json::Error,
     },
-    /// Nothing is saved under this name.
+    /// A name under which nothing is saved.
     #[error("there is no context `{name}`{}", known(.names))]
     Unknown {
-        /// The name.
+        /// Name that was asked for.
         name: String,
-        /// Those that exist.
+        /// Names of the saved contexts.
         names: Vec<String>,
     },
-    /// The name would be a path.
+    /// A name that could be a path.
     #[error(
         "`{0}` is not a valid context name: use letters, digits, dots, hyphens and underscores"
     )]
@@ -101,14 +101,14 @@ fn access<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> C
     }
 }
 
-/// Contexts of one person.
+/// Saved contexts of one person.
 #[derive(Clone, Debug)]
 pub struct Contexts {
     directory: PathBuf,
 }
 
 impl Contexts {
-    /// Those of whoever runs this.
+    /// Returns the contexts of the current user.
     ///
     /// # Errors
     /// [`ContextError::NoPlace`]
@@ -117,7 +117,7 @@ impl Contexts {
         Ok(Self { directory })
     }
 
-    /// Those in `directory`, which need not exist.
+    /// Returns the contexts in `directory`, which need not exist.
     pub fn in_dir(directory: PathBuf) -> Self {
         Self { directory }
     }
@@ -139,7 +139,7 @@ impl Contexts {
         Ok(self.contexts().join(format!("{name}.{extension}")))
     }
 
-    /// The file that holds the token of a context.
+    /// Path of the file with the token of a context.
     ///
     /// # Errors
     /// [`ContextError::Name`]
@@ -147,7 +147,7 @@ impl Contexts {
         self.path(name, "token")
     }
 
-    /// Names, sorted.
+    /// Returns the names of all contexts, sorted.
     ///
     /// # Errors
     /// [`ContextError::Access`]
@@ -167,7 +167,7 @@ impl Contexts {
         Ok(names)
     }
 
-    /// The name of the current context, if there is one.
+    /// Returns the name of the current context, if there is one.
     ///
     /// # Errors
     /// [`ContextError::Access`]
@@ -180,7 +180,7 @@ impl Contexts {
         Ok(exists.then(|| name.to_owned()))
     }
 
-    /// A context by name.
+    /// Reads a context by its name.
     ///
     /// # Errors
     /// [`ContextError::Unknown`], or if its file cannot be used.
@@ -192,8 +192,8 @@ impl Contexts {
         serde_json::from_str(&text).map_err(|source| ContextError::Form { path, source })
     }
 
-    /// The context of a server and its name: the current one if it is for that server, else the first that is. Those
-    /// that cannot be read are passed over.
+    /// Returns the context of a server and its name: the current one if it is for that server, else the first that
+    /// is. Unreadable ones are skipped.
     ///
     /// # Errors
     /// [`ContextError::Access`]
@@ -203,7 +203,7 @@ impl Contexts {
         Ok(loaded.find(|(context, _)| context.url == *url))
     }
 
-    /// The token of a context.
+    /// Reads the token of a context.
     ///
     /// # Errors
     /// [`ContextError::Unknown`] or [`ContextError::Access`]
@@ -229,7 +229,7 @@ impl Contexts {
         self.choose(name)
     }
 
-    /// Saves another token for a context.
+    /// Saves a new token for a context.
     ///
     /// # Errors
     /// [`ContextError::Access`]
@@ -277,7 +277,7 @@ impl Contexts {
     }
 }
 
-/// A name for the context of a server: its host, and its port if that is none of the usual ones.
+/// Returns a name for the context of a server: its host, and its port unless it is a default one.
 pub fn name_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or("server");
     let host = host.replace(
@@ -291,7 +291,7 @@ pub fn name_of(url: &Url) -> String {
     }
 }
 
-/// A file's text; `None` if it is not there.
+/// Reads a file; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<String>, ContextError> {
     use io::Read as _;
     let opened = match fs::File::open(path) {

@@ -1,4 +1,4 @@
-//! The TOML file: reading it, checking it against the commands, and handing its values to them.
+//! TOML file: reading it, checking it against the commands, and passing its values to them.
 
 use std::{
     fs, io,
@@ -23,75 +23,75 @@ pub struct File {
 /// One key of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The section it stands in, empty at the top.
+    /// Section that contains the key; empty at the top.
     pub section: String,
-    /// Its name: an option's long name.
+    /// Name of the key: an option's long name.
     pub name: String,
-    /// One value, or those of an array. A table becomes `key=value` texts.
+    /// Value of the key, or the elements of an array. A table becomes `key=value` texts.
     pub values: Vec<String>,
-    /// Where it stands, from 1.
+    /// Line of the key, from 1.
     pub line: usize,
 }
 
-/// Why a configuration file is not usable. Each names the file, and the line where there is one.
+/// Reasons why a configuration file cannot be used. Each names the file, and the line where there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It is missing or unreadable.
+    /// A file that is missing or unreadable.
     #[error("failed to read the configuration file `{}`", .path.display())]
     Read {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// It is not TOML.
+    /// A file that is not TOML.
     #[error("{}:{line}: {message}", .path.display())]
     Syntax {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which line, from 1.
+        /// Line of the error, from 1.
         line: usize,
-        /// What the parser expected.
+        /// Message of the TOML parser.
         message: String,
     },
-    /// No option has this name.
+    /// A key that no option has as its name.
     #[error("{}:{line}: unknown key `{key}`{}", .path.display(), did_you_mean(.near))]
     Unknown {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which line, from 1.
+        /// Line of the key, from 1.
         line: usize,
-        /// The key with its section.
+        /// Key, with its section.
         key: String,
-        /// The key that looks most like it.
+        /// Existing key that resembles it most; `None` if none does.
         near: Option<String>,
     },
-    /// The option does not take this value. The value is not shown, as it may be a secret.
+    /// A value that the option does not accept. It is not shown, because it may be a secret.
     #[error("{}:{line}: `{key}`: {reason}", .path.display())]
     Invalid {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which line, from 1.
+        /// Line of the key, from 1.
         line: usize,
-        /// The key with its section.
+        /// Key, with its section.
         key: String,
-        /// What the option expects.
+        /// Values that the option expects.
         reason: String,
     },
-    /// It holds a secret, and others can read it.
+    /// A secret in a file that others can read.
     #[error("{}:{line}: `{key}` is a secret, and other users can read this file", .path.display())]
     Exposed {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which line, from 1.
+        /// Line of the secret, from 1.
         line: usize,
-        /// The key with its section.
+        /// Key, with its section.
         key: String,
     },
 }
 
 impl ConfigError {
-    /// What to try next.
+    /// Returns what to try next, if anything is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Read { .. } => Some("name another file with `--config`".into()),
@@ -154,12 +154,12 @@ impl File {
         Ok(file)
     }
 
-    /// The keys in the order of the file.
+    /// Returns the keys in the order of the file.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Where it was read from.
+    /// Path that the file was read from.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -218,7 +218,7 @@ impl File {
         Ok(root)
     }
 
-    /// Asks the option's own parser, in a command that has no other option.
+    /// Checks a value with the option's own parser, in a command that has no other option.
     fn check(&self, entry: &Entry, arg: &Arg) -> Result<(), ConfigError> {
         let (path, line, key) = (
             self.path.clone(),
@@ -329,7 +329,7 @@ fn text(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// What clap says, without the name of the option that we made up, and without the value if that is a secret.
+/// Returns clap's message, without the name of the made-up option, and without the value if that is a secret.
 fn reason_of(error: &clap::Error, secret: bool) -> String {
     use clap::error::{ContextKind, ContextValue};
     if let Some(ContextValue::Strings(allowed)) = error.get(ContextKind::ValidValue) {
@@ -372,7 +372,7 @@ fn readable_by_others(_: &Path) -> bool {
     false
 }
 
-/// How many letters to add, drop or change (Levenshtein).
+/// Number of letters to add, drop or change (Levenshtein distance).
 fn distance(left: &str, right: &str) -> usize {
     let mut row: Vec<usize> = (0..=right.chars().count()).collect();
     for (i, a) in left.chars().enumerate() {

@@ -1,4 +1,4 @@
-//! Every setting with its value, and where that comes from.
+//! Every setting with its value and its origin.
 
 use std::path::PathBuf;
 
@@ -6,33 +6,33 @@ use clap::{Arg, ArgMatches, Command, parser::ValueSource};
 
 use super::{File, Section, find, is_named, is_secret, is_setting};
 
-/// One option of one section.
+/// An option of a section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// The key in the file, such as `provisioner.name`.
+    /// Key in the file, such as `provisioner.name`.
     pub key: String,
-    /// The environment variable that sets it, if one does.
+    /// Environment variable that sets it, if there is one.
     pub environment: Option<String>,
-    /// What it is for: the first sentence of its help.
+    /// Purpose of the setting: the first sentence of its help.
     pub help: String,
-    /// Its values; empty if it is not set. A secret's are `[redacted]`.
+    /// Values of the setting; empty if it is not set. Those of a secret are `[redacted]`.
     pub values: Vec<String>,
-    /// Where they come from.
+    /// Origin of the values.
     pub origin: Origin,
 }
 
-/// Where a value comes from.
+/// Origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The command line.
+    /// An option on the command line.
     Flag,
-    /// An environment variable.
+    /// An environment variable, by its name.
     Environment(String),
-    /// A line of the file.
+    /// A file, with the line.
     File(PathBuf, usize),
-    /// The program.
+    /// Default of the program.
     Default,
-    /// Nowhere: it has no value.
+    /// No origin: there is no value.
     Unset,
 }
 
@@ -48,7 +48,7 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// All settings of `root`, to which `file` was applied, as a run with `arguments` would see them.
+/// Returns all settings of `root`, to which `file` was applied, as a run with `arguments` would see them.
 ///
 /// `arguments` is a command line without the program's name, such as `["provisioner", "start", "--name", "x"]`,
 /// or empty: then only the environment, the file and the defaults count.

@@ -1,4 +1,4 @@
-//! The log of a daemon, as those read it who run Coder's: the same forms, files and filters.
+//! Log of a daemon for people who operate Coder's: the same forms, files and filters.
 //!
 //! # Source
 //! coder `cli/clilog/clilog.go`; `cdr.dev/slog` for the three forms.
@@ -31,14 +31,14 @@ use self::{
     rotate::RotatingFile,
 };
 
-/// Where a daemon logs, and what.
+/// Destinations of a daemon's log, and its filters.
 #[derive(Clone, Debug, Default)]
 pub struct DaemonLog {
-    /// A level, or directives such as `outpost=debug,sqlx=warn`.
+    /// Level, or directives such as `outpost=debug,sqlx=warn`.
     pub filter: String,
-    /// Regular expressions; if there are any, a line of debugging needs one that matches its module or message.
+    /// Regular expressions; if there are any, a debug line must match one with its module or message.
     pub debug_filters: Vec<String>,
-    /// File for lines that people read. Empty and `/dev/null` are none, as for the others.
+    /// File for lines that people read. Empty and `/dev/null` mean none, as for the others.
     pub human: String,
     /// File for lines in JSON.
     pub json: String,
@@ -46,34 +46,34 @@ pub struct DaemonLog {
     pub stackdriver: String,
 }
 
-/// Why there is no such log.
+/// Reasons why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter is none.
+    /// A filter that cannot be parsed.
     #[error("log filter `{text}` cannot be used")]
     Filter {
-        /// The filter.
+        /// Text of the filter.
         text: String,
-        /// Why.
+        /// Error of the parser.
         source: ParseError,
     },
-    /// A regular expression is none.
+    /// An invalid regular expression in the filters.
     #[error("regular expression of `--log-filter` cannot be used")]
     Regex(#[from] regex::Error),
-    /// A file cannot be written.
+    /// A file that cannot be written.
     #[error("failed to open the log file `{path}`")]
     Open {
-        /// Which.
+        /// Path of the file.
         path: String,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Nothing would be logged anywhere, and nobody said that this is meant.
+    /// No destination for the log, although nobody asked for that.
     #[error("no log output is configured; use /dev/null to discard the log")]
     Nowhere,
 }
 
-/// How a sink writes an entry.
+/// Form in which a sink writes an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Human { coloured: bool },
@@ -86,14 +86,14 @@ struct Sink {
     to: Mutex<Box<dyn Write + Send>>,
 }
 
-/// Writes every event to every sink.
+/// Layer that writes every event to every sink.
 struct SinkLayer {
     sinks: Vec<Sink>,
     debug_filters: Option<RegexSet>,
 }
 
 impl DaemonLog {
-    /// Everything from `info` on, on stderr.
+    /// Logs everything from `info` on to stderr.
     pub fn to_stderr() -> Self {
         Self {
             filter: "info".to_owned(),
@@ -102,7 +102,7 @@ impl DaemonLog {
         }
     }
 
-    /// Logs from now on. A second call in one process does nothing.
+    /// Starts logging. A second call in one process does nothing.
     ///
     /// # Errors
     /// [`LogError`]; nothing is logged then.
@@ -201,7 +201,7 @@ where
                 .to
                 .lock()
                 .expect("no code panics while it writes a log");
-            // A log that cannot be written has nowhere to say so.
+            // There is nowhere to report that a log cannot be written.
             let _ = to.write_all(line.as_bytes());
         }
     }

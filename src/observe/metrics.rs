@@ -1,4 +1,4 @@
-//! A daemon's counts in Prometheus's text form, under the reference's names.
+//! Counters of a daemon in Prometheus's text form, under the reference's names.
 //!
 //! # Source
 //! coder `provisionerd/provisionerd.go` and `provisionerd/runner/runner.go` for names, labels and buckets.
@@ -13,17 +13,17 @@ use std::{
 
 use crate::daemon::metrics::{BUCKETS, BuildLabels, Histogram, Snapshot};
 
-/// The `Content-Type` of the text.
+/// Value of `Content-Type` for the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The type of all our provisioners.
+/// Type of all our provisioners.
 const PROVISIONER: &str = "terraform";
 
-/// How often the metrics were asked for; Prometheus's own library counts it, too.
+/// Number of requests for the metrics, which Prometheus's own library counts as well.
 #[derive(Debug, Default)]
 pub struct Scrapes(AtomicU64);
 
-/// All metrics, this scrape counted.
+/// Formats all metrics, including this request.
 pub fn text(snapshot: &Snapshot, scrapes: &Scrapes) -> String {
     let mut text = Text::default();
     text.gauge(
@@ -126,7 +126,7 @@ fn status(succeeded: bool) -> &'static str {
     if succeeded { "success" } else { "failed" }
 }
 
-/// Lines under construction. Writing into a string cannot fail.
+/// Text under construction. Writing into a string cannot fail.
 #[derive(Default)]
 struct Text(String);
 

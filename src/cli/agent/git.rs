@@ -1,4 +1,4 @@
-//! `outpost gitssh` and `outpost gitaskpass`, which git runs in a workspace.
+//! Helpers that git runs in a workspace: `outpost gitssh` and `outpost gitaskpass`.
 
 use std::{
     ffi::OsString,
@@ -22,11 +22,11 @@ use crate::{
     stop::Stop,
 };
 
-/// Time for `ssh` to say which keys it would use.
+/// Longest time for `ssh` to print which keys it would use.
 const ASK: Duration = Duration::from_secs(10);
-/// The status of `ssh` when it comes to nothing.
+/// Status with which `ssh` itself fails.
 const SSH_FAILED: i32 = 255;
-/// Keys that `ssh` tries where nothing is configured.
+/// Keys that `ssh` tries by default.
 const USUAL: [&str; 5] = [
     "id_rsa",
     "id_ecdsa",
@@ -40,7 +40,7 @@ const USUAL: [&str; 5] = [
 pub(in crate::cli) struct GitSsh {
     #[command(flatten)]
     identity: Identity,
-    /// Arguments of `ssh`
+    /// Arguments passed on to `ssh`
     #[arg(value_name = "ARGUMENT", last = true)]
     arguments: Vec<OsString>,
 }
@@ -60,7 +60,7 @@ impl GitSsh {
         let file = key.as_ref().map(keep).transpose()?;
         let mut command = Command::new("ssh");
         if let Some(file) = &file {
-            // The keys that somebody configured come first, as hosts count how many are tried.
+            // Configured keys come first, because hosts limit how many keys may be tried.
             for path in own.iter().map(PathBuf::as_path).chain([file.path()]) {
                 command.arg("-i").arg(path);
             }
@@ -88,7 +88,7 @@ impl GitSsh {
     }
 }
 
-/// Puts the key where `ssh` reads it and nobody else does; it goes with what is returned.
+/// Writes the key to a file that only `ssh` can read; it is removed with the returned value.
 fn keep(key: &Key) -> anyhow::Result<NamedTempFile> {
     let written = || {
         let mut file = NamedTempFile::with_prefix("gitsshkey-")?;
@@ -99,7 +99,7 @@ fn keep(key: &Key) -> anyhow::Result<NamedTempFile> {
     written().context("failed to write the key into a file")
 }
 
-/// The keys that `ssh` would use by itself: given one, it would leave out the usual ones.
+/// Returns the keys that `ssh` would use by itself: given one key, it would leave out the default ones.
 async fn own_keys(arguments: &[OsString]) -> Vec<PathBuf> {
     let home = std::env::var_os("HOME")
         .map(PathBuf::from)
@@ -114,7 +114,7 @@ async fn own_keys(arguments: &[OsString]) -> Vec<PathBuf> {
         .output();
     let said = match timeout(ASK, asked).await {
         Ok(Ok(said)) if said.status.success() => String::from_utf8_lossy(&said.stdout).into_owned(),
-        // An old one does not know that option.
+        // Old versions of `ssh` do not have that option.
         _ => USUAL
             .map(|name| format!("identityfile ~/.ssh/{name}\n"))
             .concat(),
@@ -134,7 +134,7 @@ async fn own_keys(arguments: &[OsString]) -> Vec<PathBuf> {
 pub(in crate::cli) struct GitAskpass {
     #[command(flatten)]
     identity: Identity,
-    /// The question
+    /// Question that git asks
     #[arg(value_name = "QUESTION")]
     question: String,
 }

@@ -1,4 +1,4 @@
-//! Whose agent this is, and at which server.
+//! Identity of an agent: whose it is, and at which server.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use crate::{
     secret::Secret,
 };
 
-/// What an agent and its helpers are told of their server.
+/// Server of an agent and its helpers, with their credential.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Identity {
     /// URL of the server
@@ -77,7 +77,7 @@ pub(in crate::cli) struct Identity {
 }
 
 impl Identity {
-    /// How the server is reached; nothing is sent yet.
+    /// Returns the HTTP settings for the server; nothing is sent yet.
     pub(in crate::cli) fn http(&self) -> anyhow::Result<http::Client> {
         let given = headers::parse(Csv::all(&self.header));
         let given = given.map_err(|error| UsageError(format!("`--agent-header`: {error}")))?;
@@ -94,7 +94,7 @@ impl Identity {
         Ok(http::Client::new(config)?)
     }
 
-    /// How an agent proves who it is.
+    /// Returns the credential that the agent authenticates with.
     pub(in crate::cli) fn credential(&self) -> anyhow::Result<Credential> {
         if let Some(cloud) = Cloud::named(&self.auth) {
             let address = self.metadata_url.clone();

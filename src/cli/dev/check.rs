@@ -1,4 +1,4 @@
-//! `outpost dev --check`: create, stop, start, delete, and a look at what each left behind.
+//! `outpost dev --check`: create, stop, start and delete, with checks of the remains after each.
 
 use std::{
     collections::BTreeSet,
@@ -23,17 +23,17 @@ use crate::{
     stop::Stop,
 };
 
-/// How long what was told to end may take for it.
+/// Time that processes which were told to end may take.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What each agent is to run: what it prints shows that it ran there, and its status that this comes back, too.
+/// Command to run at each agent: its output shows that it ran there, and its status that statuses are passed on.
 const COMMAND: &str = "printf 'in %s' \"$CODER_WORKSPACE_NAME\"; exit 7";
-/// Its status.
+/// Exit status of the command.
 const STATUS: u32 = 7;
-/// Time for it.
+/// Longest run time of the command.
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 
-/// One build or visit, and what was wrong after it.
+/// One build or visit, with the problems found after it.
 #[derive(Debug, Serialize)]
 pub(super) struct Step {
     name: &'static str,
@@ -59,7 +59,7 @@ impl Row for Step {
     }
 }
 
-/// The builds in order, with the status that each leads to.
+/// Builds in order, with the status that each leads to.
 const STEPS: [(&str, Transition, &str); 4] = [
     ("create", Transition::Start, "running"),
     ("stop", Transition::Stop, "stopped"),
@@ -68,7 +68,7 @@ const STEPS: [(&str, Transition, &str); 4] = [
 ];
 
 impl Run {
-    /// Goes through all steps, prints what was found, and fails if anything was not as it should be.
+    /// Runs all steps, prints the results, and fails if there were any problems.
     pub(super) async fn check(
         &mut self,
         request: CreateWorkspaceRequest,
@@ -223,7 +223,7 @@ impl Run {
         }
     }
 
-    /// What the import said the workspace would have after such a build.
+    /// Returns the resources that the import announced for a workspace after such a build.
     fn expected(&self, transition: Transition) -> Vec<rows::Resource> {
         let planned = self
             .imported
@@ -239,7 +239,7 @@ impl Run {
         planned.filter(exists).collect()
     }
 
-    /// What is seen on this machine, for a template that keeps its workspaces here.
+    /// Looks for the workspace on this machine, for a template that keeps its workspaces here.
     async fn look_around(
         &self,
         transition: Transition,
@@ -277,8 +277,8 @@ impl Run {
         }
     }
 
-    /// Processes that outlive the workspace. What was told to end may take a moment for it, as the watcher of a
-    /// `timeout` does, which looks once a second whether there is still something to watch.
+    /// Returns the processes that outlive the workspace. Those that were told to end may take a moment, like the
+    /// watcher of a `timeout`, which looks once a second whether there is still something to watch.
     async fn left(&self, pids: &BTreeSet<i32>) -> BTreeSet<i32> {
         let deadline = Instant::now() + GRACE;
         loop {
@@ -311,8 +311,8 @@ fn counted(resources: usize) -> String {
     }
 }
 
-/// What differs between what should be there and what is. Classes are those of a started workspace: without the
-/// resource that runs it, an agent may count for another one.
+/// Returns the differences between expected and actual resources. Classes are those of a started workspace: without
+/// the resource that runs it, an agent may count for another one.
 fn compare(
     expected: &[rows::Resource],
     seen: &[rows::Resource],

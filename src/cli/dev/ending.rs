@@ -1,7 +1,7 @@
-//! The end of a run of `dev`: what stays of the workspace, and what goes.
+//! End of a run of `dev`: whether the workspace is kept or deleted.
 //!
-//! A run never deletes what an earlier one made unless `--delete` says so. Without a data directory nothing could be
-//! gone on with, so there everything goes, but a person at the terminal is asked before.
+//! A run deletes the workspace of an earlier one only with `--delete`. Without a data directory no later run could
+//! continue, so everything is deleted, but a person at the terminal is asked first.
 
 use std::io::IsTerminal;
 
@@ -15,22 +15,22 @@ use crate::{
     stop::Stop,
 };
 
-/// What the options say of the workspace's end.
+/// Choice of the options for the workspace's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AtTheEnd {
-    /// `--keep`.
+    /// Leaves it running, for `--keep`.
     Leave,
-    /// With a data directory.
+    /// Given with a data directory.
     Stop,
-    /// Without one.
+    /// Default without a data directory.
     DeleteUnlessToldOtherwise,
-    /// `--check`: what it made goes, and nothing else is touched.
+    /// `--check`: deletes what this run created, and touches nothing else.
     DeleteIfNew,
-    /// `--delete`.
+    /// Deletes it, for `--delete`.
     Delete,
 }
 
-/// What happens to a workspace that is there when a run ends.
+/// Fate of a workspace that exists when a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Stays,
@@ -40,7 +40,7 @@ enum Fate {
 }
 
 impl Fate {
-    /// `is_new`: this run made the workspace. `is_attended`: somebody can answer.
+    /// Decides the fate. `is_new`: this run created the workspace. `is_attended`: somebody can answer.
     fn new(at_the_end: AtTheEnd, is_new: bool, is_attended: bool) -> Self {
         match (at_the_end, is_new, is_attended) {
             (AtTheEnd::Leave, _, _) | (AtTheEnd::DeleteIfNew, false, _) => Self::Stays,
@@ -52,7 +52,7 @@ impl Fate {
     }
 }
 
-/// Whether a person sits at the terminal. Nobody does once SIGTERM or SIGHUP came.
+/// Presence of a person at the terminal. It ends with SIGTERM or SIGHUP.
 pub(super) struct Desk {
     left: CancellationToken,
 }
@@ -98,8 +98,8 @@ async fn watch(mut signal: Signal, left: CancellationToken, stop: Stop) {
 }
 
 impl Run {
-    /// Decides what becomes of the workspace, and sees to it. The signal that led here asked for just this, so only a
-    /// second Ctrl-C cuts it short: then everything stays as it is, and is named.
+    /// Decides the fate of the workspace, and carries it out. The signal that led here asked for just this, so only a
+    /// second Ctrl-C interrupts it: then everything stays as it is, and is named.
     pub(super) async fn end(
         &mut self,
         at_the_end: AtTheEnd,
@@ -110,7 +110,7 @@ impl Run {
         let status = self.status().await;
         let Ok(Some(status)) = status else {
             if status.is_err() {
-                stack.keep(&self.again); // Only what the server knows can still find what is left.
+                stack.keep(&self.again); // The server's data is needed to find what is left.
             }
             return status.map(|_| ());
         };
@@ -177,7 +177,7 @@ impl Run {
     }
 }
 
-/// What became of the workspace.
+/// Result of the end of a run.
 enum End {
     Deleted,
     Kept,

@@ -1,7 +1,7 @@
-//! Workspaces that live on this machine: are their processes really there, and is nothing left of them?
+//! Workspaces that run on this machine: whether their processes exist, and what is left of them.
 //!
 //! A template that keeps workspaces on the provisioner's machine declares the variable [`VARIABLE`], and writes the
-//! pid of a workspace's process into `<workspace>/run/agent.pid` and what that prints into `run/agent.log` beside it.
+//! pid of a workspace's process into `<workspace>/run/agent.pid` and its output into `run/agent.log` beside it.
 
 use std::{
     fs,
@@ -11,27 +11,27 @@ use std::{
 
 use crate::proto::provisioner::VariableValue;
 
-/// The variable that names the directory below which a template keeps workspaces.
+/// Variable that names the directory below which a template keeps workspaces.
 pub(super) const VARIABLE: &str = "workspaces_directory";
 
-/// So many lines of a log are shown.
+/// Number of lines of a log that are shown.
 const LOG_LINES: usize = 5;
-/// And no more bytes of it.
+/// Bytes of a log that are read for them.
 const LOG_BYTES: u64 = 4 << 10;
 
-/// What of a workspace can be seen on this machine.
+/// Traces of workspaces on this machine.
 pub(super) struct Machine {
     directory: PathBuf,
     is_used: bool,
 }
 
 impl Machine {
-    /// Looks below `directory`; nothing is there before a template was told of it.
+    /// Looks below `directory`, which is empty until a template is told of it.
     pub(super) fn new(directory: PathBuf, is_used: bool) -> Self {
         Self { directory, is_used }
     }
 
-    /// Tells the template of the directory.
+    /// Variable that tells the template of the directory.
     pub(super) fn variable(&self) -> VariableValue {
         VariableValue {
             name: VARIABLE.to_owned(),
@@ -40,12 +40,12 @@ impl Machine {
         }
     }
 
-    /// Whether the template keeps its workspaces here.
+    /// Returns whether the template keeps its workspaces here.
     pub(super) fn is_used(&self) -> bool {
         self.is_used
     }
 
-    /// The pids of workspaces that really run.
+    /// Ids of the processes of workspaces that are running.
     pub(super) fn running(&self) -> Vec<i32> {
         self.workspaces()
             .iter()
@@ -55,7 +55,7 @@ impl Machine {
             .collect()
     }
 
-    /// The last lines that each workspace's process printed.
+    /// Last lines that each workspace's process printed.
     pub(super) fn ends_of_logs(&self) -> Vec<String> {
         let logs = self
             .workspaces()
@@ -75,7 +75,6 @@ impl Machine {
         logs.filter_map(end).collect()
     }
 
-    /// Directories of workspaces.
     pub(super) fn workspaces(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(&self.directory)
             .into_iter()
@@ -84,8 +83,8 @@ impl Machine {
         entries.map(|entry| entry.path()).collect()
     }
 
-    /// Pids of all processes whose command line or working directory leads below the directory, whoever started
-    /// them. Empty where there is no `/proc`.
+    /// Ids of all processes whose command line or working directory leads below the directory, whoever started them.
+    /// Empty where there is no `/proc`.
     pub(super) fn processes(&self) -> Vec<i32> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries
@@ -103,7 +102,7 @@ impl Machine {
     }
 }
 
-/// Whether a process with this id exists and has not ended: a zombie has.
+/// Returns whether a process with this id exists and has not ended. A zombie has ended.
 pub(super) fn is_alive(pid: i32) -> bool {
     let exists = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

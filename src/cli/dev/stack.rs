@@ -28,22 +28,22 @@ use crate::{
     stop::Stop,
 };
 
-/// Where templates may keep workspaces, below the directory of everything.
+/// Directory of local workspaces, below the run's directory.
 pub(super) const WORKSPACES: &str = "workspaces";
 
-/// Where the server keeps its data, below the directory of everything.
+/// Directory of the server's data, below the run's directory.
 const SERVER: &str = "server";
 
-/// The file that remembers the server's port.
+/// File with the server's port.
 const PORT: &str = "port";
 
-/// A server and a daemon that run.
+/// A running server with its daemon.
 pub(super) struct Stack {
-    /// The server's API, as its first user.
+    /// Client of the server's API, as its first user.
     pub(super) api: Api,
-    /// Where everything is.
+    /// Directory of this run's data.
     pub(super) directory: PathBuf,
-    /// Removes it, unless something must be kept.
+    /// Directory that is removed at the end, unless something must be kept.
     temporary: Option<Scratch>,
     server: control::Running,
     daemon: JoinHandle<Result<Summary, DaemonError>>,
@@ -51,7 +51,7 @@ pub(super) struct Stack {
 }
 
 impl Stack {
-    /// Starts both. Of `stop` they follow only the kill, as they must still clean up after a cancel.
+    /// Starts both. Of `stop` they follow only the kill, because they must still clean up after a cancel.
     pub(super) async fn start(
         data_dir: Option<PathBuf>,
         listen: Option<SocketAddr>,
@@ -81,7 +81,7 @@ impl Stack {
             )
         })?;
         let (server, states) = (directory.join(SERVER), directory.join("states"));
-        // What is not there cannot be hidden, and beside what is hidden Landlock lets a template make nothing.
+        // A missing path cannot be hidden, and under Landlock a template can create nothing beside a hidden one.
         for path in [&directory.join(WORKSPACES), &server, &states] {
             files::create_private_dir(path)
                 .with_context(|| format!("failed to make `{}`", path.display()))?;
@@ -131,7 +131,7 @@ impl Stack {
         })
     }
 
-    /// Leaves everything as it is, and says how: by the command `again` with its directory.
+    /// Keeps everything as it is, and prints the command `again` with its directory, which continues.
     pub(super) fn keep(&mut self, again: &str) {
         if let Some(temporary) = self.temporary.take() {
             let _ = temporary.keep();
@@ -142,7 +142,7 @@ impl Stack {
         ));
     }
 
-    /// The server as one who goes to an agent sees it.
+    /// Client of the server for connections to agents.
     pub(super) fn as_seen_from_outside(&self) -> anyhow::Result<connect::Server> {
         let http = http::Client::new(http::Config::new(self.server.url().clone()))?;
         Ok(connect::Server::new(
@@ -151,7 +151,7 @@ impl Stack {
         ))
     }
 
-    /// What a person types in another terminal to get into a workspace.
+    /// Command with which a person connects to a workspace from another terminal.
     pub(super) fn way_in(&self, workspace: &str) -> String {
         let (url, server) = (self.server.url(), self.directory.join(SERVER));
         let token = server.join(ADMIN_TOKEN);
@@ -171,7 +171,7 @@ impl Stack {
     }
 }
 
-/// The port of the last run if it is free, so that agents that still run find their server; else any.
+/// Port of the previous run if it is free, so that agents that still run find their server; else any.
 fn remembered(file: &Path) -> SocketAddr {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let port = std::fs::read_to_string(file).ok();

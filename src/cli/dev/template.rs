@@ -1,4 +1,4 @@
-//! The template that `dev` builds: a directory, or the example in this program.
+//! Template that `dev` builds: a directory, or the example in this program.
 
 use std::{
     fs, io,
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{cli::exit::UsageError, files::archive};
 
-/// The example whose workspace is a local process, so that `dev` works wherever this program does.
+/// Example whose workspace is a local process, so that `dev` works wherever this program does.
 const PROCESS: &[(&str, &str)] = &[
     (
         "main.tf",
@@ -33,15 +33,15 @@ const PROCESS: &[(&str, &str)] = &[
 
 /// A template on disk.
 pub(super) struct Template {
-    /// Its name at the server.
+    /// Name of the template at the server.
     pub(super) name: String,
     directory: PathBuf,
-    /// Removes the unpacked example.
+    /// Directory of the unpacked example, removed when this is dropped.
     _unpacked: Option<TempDir>,
 }
 
 impl Template {
-    /// The template in `directory`, or the example if there is none.
+    /// Returns the template in `directory`, or the example if there is none.
     ///
     /// # Errors
     /// If the directory is none, or the example cannot be unpacked.
@@ -67,7 +67,7 @@ impl Template {
         })
     }
 
-    /// Whether it declares a Terraform variable of this name.
+    /// Returns whether the template declares a Terraform variable of this name.
     pub(super) fn declares(&self, variable: &str) -> anyhow::Result<bool> {
         let mut files = fs::read_dir(&self.directory)?;
         let header = format!("variable \"{variable}\"");
@@ -82,7 +82,7 @@ impl Template {
         })
     }
 
-    /// The template as the server takes it.
+    /// Packs the template for the server.
     pub(super) fn pack(&self) -> anyhow::Result<Bytes> {
         let packed = archive::pack_template(&self.directory);
         packed
@@ -98,7 +98,7 @@ fn unpack() -> io::Result<TempDir> {
     Ok(directory)
 }
 
-/// The directory's name with what a template's name may hold: lower-case letters, digits and single hyphens.
+/// Turns the directory's name into a valid template name: lower-case letters, digits and single hyphens.
 fn slug(directory: &Path) -> String {
     let name = directory
         .file_name()

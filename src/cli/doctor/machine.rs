@@ -1,4 +1,4 @@
-//! The machine: engine, disk, memory, isolation.
+//! Checks of the machine: engine, disk, memory, isolation.
 
 use std::{fs, io, path::Path};
 
@@ -9,11 +9,11 @@ use crate::{
     stop::Stop,
 };
 
-/// Room for a few templates with their providers.
+/// Disk space for a few templates with their providers.
 const ENOUGH_DISK_BYTES: u64 = 2 << 30;
-/// Room without which even one job fails.
+/// Disk space without which even a single job fails.
 const LEAST_DISK_BYTES: u64 = 100 << 20;
-/// An engine and two common providers at once.
+/// Memory for an engine and two common providers at the same time.
 const ENOUGH_MEMORY_BYTES: u64 = 512 << 20;
 
 pub(super) async fn examine(engine: &EngineArgs, state_dir: &Path, stop: &Stop) -> Vec<Finding> {
@@ -62,7 +62,7 @@ fn disk(check: &'static str, path: &Path) -> Finding {
     }
 }
 
-/// Tries it in `path`, or in what exists of it.
+/// Tries to write in `path`, or in the nearest directory above that exists.
 fn writable(path: &Path) -> io::Result<()> {
     let existing = path.ancestors().find(|path| path.is_dir());
     tempfile::tempfile_in(existing.unwrap_or(Path::new("/"))).map(drop)

@@ -1,4 +1,4 @@
-//! Providers: whether an import would get `coder/coder`, and others, from where the daemon would take them.
+//! Checks of providers: whether an import would get `coder/coder`, and others, from where the daemon would take them.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -19,19 +19,19 @@ use crate::{
     stop::Stop,
 };
 
-/// Time for an engine to install one provider, which has some 15 MB.
+/// Longest time for an engine to install one provider, which has some 15 MB.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(90);
-/// Time for a registry to answer.
+/// Longest time for a registry to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Nearly every template begins so.
+/// Beginning of nearly every template.
 const TEMPLATE: &str =
     "terraform {\n  required_providers {\n    coder = { source = \"coder/coder\" }\n  }\n}\n";
 
 const CODER: &str = "coder provider";
 const OTHERS: &str = "providers";
 
-/// What to do where a registry is out of reach.
+/// Advice for when a registry is out of reach.
 const REMEDY: &str = "give the daemon a mirror with --mirror DIR|URL, and --coder-provider builtin where that lacks coder/coder; else let \
      this machine reach the registry";
 
@@ -102,7 +102,7 @@ async fn coder(
     }
 }
 
-/// What the engine says, which the failure repeats.
+/// Sink that drops the engine's output, which the failure repeats.
 struct Unheard;
 
 impl LogSink for Unheard {
@@ -142,7 +142,7 @@ async fn install(
     Ok(installed.map(drop).map_err(brief)?)
 }
 
-/// A failure in one line.
+/// Shortens a failure to one line.
 fn brief(failure: StepFailure) -> StepFailure {
     let diagnostic = failure.diagnostic.as_deref();
     let words = diagnostic.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
@@ -161,7 +161,7 @@ fn archive() -> std::io::Result<Bytes> {
     Ok(builder.into_inner()?.into())
 }
 
-/// Whether other providers than `coder/coder` can be had. `None` if the first check tells it all.
+/// Checks whether other providers than `coder/coder` are available. `None` if the first check covers that.
 async fn others(
     engine: &EngineArgs,
     server: &ServerArgs,
@@ -176,7 +176,7 @@ async fn others(
         return Some(Finding::ok(OTHERS, found));
     }
     if coder_provider == CoderProvider::Registry {
-        return None; // They come from where coder/coder does.
+        return None; // They come from the same place as coder/coder.
     }
     let asked = async {
         let client = Client::builder()

@@ -1,4 +1,4 @@
-//! The server: whether it can be reached, and whether it would take this daemon.
+//! Checks of the server: whether it can be reached, and whether it would accept this daemon.
 //!
 //! # Source
 //! The order of checks in coder `enterprise/coderd/provisionerdaemons.go`: a version that no server has is refused
@@ -35,9 +35,9 @@ use crate::{
     },
 };
 
-/// Time for each answer.
+/// Longest time for each response.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Bytes of an answer that are read.
+/// Bytes of a response that are read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Difference of clocks that makes logs hard to read, and one with which certificates and tokens fail.
 const SKEWS: (i64, i64) = (10, 300);
@@ -128,7 +128,7 @@ fn proxy(url: &Url, proxies: &Proxies) -> Finding {
             format!("no proxy for this address, as set by {name} and NO_PROXY"),
         );
     }
-    // It may hold a password; what stands behind it is the host.
+    // The URL may contain a password; the host follows it.
     let host = address.rsplit(['@', '/']).find(|part| !part.is_empty());
     Finding::ok(CHECK, format!("{name} is {}", host.unwrap_or_default()))
 }
@@ -147,7 +147,7 @@ struct BuildInfo {
 }
 
 impl Asking {
-    /// The answer's status, headers and the beginning of its body.
+    /// Returns the status, the headers and the beginning of the body of a response.
     async fn get(
         &self,
         url: &Url,
@@ -178,7 +178,7 @@ impl Asking {
         timeout(TIMEOUT, asked).await.map_err(late)?
     }
 
-    /// Whether the server answers at all, its clock and its version.
+    /// Checks whether the server answers at all, its clock and its version. Returns whether it answered.
     async fn basics(&self, findings: &mut Vec<Finding>) -> bool {
         let url = self.client.endpoint("api/v2/buildinfo");
         let (status, headers, body) = match self.get(&url, &self.headers).await {
@@ -243,7 +243,7 @@ impl Asking {
         }
     }
 
-    /// Upgrades where no credential is needed and nothing is recorded: at the relay.
+    /// Checks an upgrade at the relay, where no credential is needed and nothing is recorded.
     async fn websocket(&self) -> Finding {
         const CHECK: &str = "websocket";
         let mut headers = self.headers.clone();
@@ -329,7 +329,7 @@ fn version(info: &BuildInfo) -> Finding {
     }
 }
 
-/// What the refusal of an impossible version, or one that came before it, says.
+/// Interprets the refusal of an impossible version, or one that came before it.
 fn judge(status: StatusCode, answer: &ErrorAnswer, kind: Kind, tags: &[String]) -> Vec<Finding> {
     let name = match kind {
         Kind::Psk => "pre-shared key",

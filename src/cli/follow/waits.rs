@@ -1,14 +1,14 @@
-//! Why a job waits, as people are told.
+//! Reasons why a job waits, for people.
 
 use crate::proto::outpost::v1::JobDetails;
 
-/// Why a job waits, as far as it was said.
+/// Reasons that were printed last.
 #[derive(Default)]
 pub(super) struct Waits(Option<(i32, Vec<(String, usize)>)>);
 
 impl Waits {
-    /// Why the job waits, if it does and the reason is another one than before. How long a daemon is offline, say, is
-    /// no news.
+    /// Returns why the job waits, if it does and the reasons have changed. The time for which a daemon has been
+    /// offline, for example, is not a change.
     pub(super) fn news(&mut self, details: &JobDetails) -> Option<String> {
         let text = why(details)?;
         let daemons = details.daemons.iter();
@@ -22,7 +22,7 @@ impl Waits {
     }
 }
 
-/// Why a job waits; `None` if it does not, or a daemon is about to take it.
+/// Returns why a job waits; `None` if it does not, or a daemon is about to take it.
 pub(in crate::cli) fn why(details: &JobDetails) -> Option<String> {
     let is_queued = details
         .job
@@ -32,7 +32,7 @@ pub(in crate::cli) fn why(details: &JobDetails) -> Option<String> {
         .daemons
         .iter()
         .any(|it| it.eligible && it.reasons.is_empty());
-    // A job that was taken between two looks of the server has no place any more.
+    // A job that was taken between two queries of the server no longer has a position.
     if !is_queued || is_free || details.queue_position == 0 {
         return None;
     }

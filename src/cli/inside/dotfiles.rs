@@ -38,7 +38,7 @@ const SCRIPTS: [&str; 12] = [
 ];
 /// File in the config directory with the URL of the cloned repository.
 const URL_FILE: &str = "dotfilesurl";
-/// Bytes read of an answer.
+/// Bytes of an answer that are read.
 const MAX_ANSWER: u64 = 1024;
 
 /// Personalize a workspace by applying a dotfiles repository
@@ -67,7 +67,7 @@ pub(in crate::cli) struct Dotfiles {
     /// Coder's global config directory
     #[arg(long, value_name = "DIR", env = "CODER_CONFIG_DIR")]
     global_config: Option<PathBuf>,
-    /// Bypass confirmation prompts
+    /// Bypass all confirmation prompts
     #[arg(
         long,
         short,
@@ -169,7 +169,7 @@ impl Dotfiles {
         self.confirm(&format!(
             "Pulling latest from {url} into directory {to}.\n  Continue?"
         ))?;
-        // What is there is better than nothing, if the repository is away.
+        // An old clone is better than nothing while the repository is unreachable.
         if let Err(error) = done(git(directory).args(["pull", "--ff-only"]), "git pull").await {
             output::note(&format!("{error:#}"));
             output::line("Failed to update repo, continuing...")?;
@@ -240,7 +240,7 @@ impl Dotfiles {
     }
 }
 
-/// Coder's own default, so that a clone made by its CLI is found again.
+/// Default directory of Coder's CLI, so that its clones are found again.
 fn default_config() -> anyhow::Result<PathBuf> {
     let set = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty());
     let home = || Some(std::env::home_dir()?.join(".config"));
@@ -265,7 +265,7 @@ fn dotfiles(directory: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Makes room for a link: renames a file, removes a link, which is left from an earlier run.
+/// Makes room for a link: renames a file, and removes a link, which is left over from an earlier run.
 fn make_room(to: &Path) -> anyhow::Result<()> {
     let found = match fs::symlink_metadata(to) {
         Ok(found) => found,
@@ -309,7 +309,7 @@ async fn turn_to(directory: &Path, branch: &str) -> anyhow::Result<()> {
     done(git(directory).args(["pull", "--ff-only"]), "git pull").await
 }
 
-/// Returns `git` without host key checks over SSH: a fresh workspace has no known hosts, and nobody to confirm one.
+/// Returns `git` without host key checks over SSH: a new workspace has no known hosts, and nobody to confirm one.
 fn git(directory: &Path) -> Command {
     let ssh = std::env::var("GIT_SSH_COMMAND").ok();
     let ssh = ssh.filter(|command| !command.is_empty());

@@ -44,7 +44,7 @@ enum What {
         #[command(flatten)]
         host: Host,
     },
-    /// Show memory usage
+    /// Show memory usage and limit
     Mem {
         #[command(flatten)]
         host: Host,
@@ -52,7 +52,7 @@ enum What {
         #[arg(long, value_enum, default_value_t = Unit::Gi)]
         prefix: Unit,
     },
-    /// Show disk usage
+    /// Show disk usage and size
     Disk {
         /// Path for which to check disk usage
         #[arg(long, default_value = "/")]

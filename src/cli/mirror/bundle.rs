@@ -47,7 +47,7 @@ pub(in crate::cli) struct Bundle {
     /// File to write, or `-` for stdout
     #[arg(long = "out", short, value_name = "FILE")]
     out: PathBuf,
-    /// Signing key; repeatable
+    /// File of a signing key; repeatable
     #[arg(
         long,
         value_name = "FILE",
@@ -102,12 +102,12 @@ pub(in crate::cli) struct Bundle {
 /// in clear with --decrypt.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Sign {
-    /// The bundle
+    /// Path of the bundle
     bundle: PathBuf,
-    /// File to write
+    /// File for the result
     #[arg(long = "out", short, value_name = "FILE")]
     out: PathBuf,
-    /// Signing key
+    /// File of the signing key
     #[arg(long, value_name = "FILE", env = "OUTPOST_MIRROR_KEY")]
     key: PathBuf,
     #[command(flatten)]
@@ -153,7 +153,7 @@ impl Bundle {
             Some(number) => number,
             None => store.newest()?.0,
         };
-        // Held until the file is written, so that nobody collects what belongs to it.
+        // Held until the file is written, so that its content is not garbage-collected.
         let lease = store.lease(number)?;
         let generation = store.generation(number)?;
         let wanted = Wanted {
@@ -198,7 +198,7 @@ impl Bundle {
         })
         .await?;
         if let Err(error) = sign(&store, number, keys, &stop).await {
-            // The bundle is good all the same.
+            // The bundle is usable all the same.
             note(&format!(
                 "generation {number} of the mirror itself is not signed: {error:#}"
             ));
@@ -206,7 +206,7 @@ impl Bundle {
         print(output, &self.out, &written)
     }
 
-    /// What the site has.
+    /// Returns the content that the site already has.
     fn there(&self, store: &Store) -> anyhow::Result<BTreeSet<Digest>> {
         let Some(since) = &self.since else {
             return Ok(BTreeSet::new());
@@ -236,7 +236,7 @@ impl Sign {
         let mut reader = Reader::new(input);
         let mut head = reader.head()?;
         head.signers()?;
-        // A key can also sign where there is no mirror.
+        // A key can also sign on a machine without a mirror.
         let revoked = match Store::existing(&self.place.dir()?) {
             Ok(store) => Records::of(&store)?.revoked,
             Err(_) => BTreeSet::new(),
@@ -263,7 +263,8 @@ impl Sign {
     }
 }
 
-/// What volumes of the same bundle have in common. Each encryption is another one, so volumes of two do not fit together.
+/// Id that volumes of the same bundle have in common. Each encryption has its own, because volumes of two do not fit
+/// together.
 fn volumes_id(head: &Head, recipients: &[String]) -> anyhow::Result<Digest> {
     if recipients.is_empty() {
         return Ok(head.id());
@@ -319,7 +320,7 @@ fn print(output: Output, out: &Path, written: &Written) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where a bundle goes, and how.
+/// Destination of a bundle, and its form.
 struct Target {
     out: PathBuf,
     split: Option<u64>,
@@ -329,7 +330,7 @@ struct Target {
 }
 
 impl Target {
-    /// Returns how many volumes there are, if it is split.
+    /// Writes the bundle, and returns the number of volumes if it is split.
     fn write(
         self,
         write: impl FnOnce(&mut dyn Write) -> Result<(), BundleError>,
@@ -366,7 +367,7 @@ impl Target {
     }
 }
 
-/// Writes a file that is there in full or not at all.
+/// Writes a file that either exists in full or not at all.
 fn whole_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let dir = files::directory_of(path);
     let mut file = tempfile::Builder::new()
@@ -378,7 +379,7 @@ fn whole_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>)
     File::open(dir)?.sync_all()
 }
 
-/// The size of a volume.
+/// Parses the size of a volume.
 fn size(text: &str) -> Result<u64, String> {
     match values::bytes(text)? {
         bytes if bytes < MIN_VOLUME_BYTES => Err(format!(

@@ -1,4 +1,4 @@
-//! `outpost mirror config`.
+//! `outpost mirror config`: configuration of engines that use a mirror.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub(in crate::cli) struct Config {
     /// URL of the mirror
     #[arg(required_unless_present = "check")]
     url: Option<Url>,
-    /// What to print
+    /// Form of the output
     #[arg(long = "for", value_name = "FORM", default_value = "rc")]
     form: Form,
     /// Engine whose defaults apply
@@ -67,7 +67,7 @@ enum Form {
     Rc,
     /// Environment variables, for a shell
     Env,
-    /// Dockerfile lines
+    /// Lines for a Dockerfile
     Dockerfile,
     /// Values for Coder's provisioner chart
     Helm,
@@ -144,7 +144,7 @@ impl Config {
     }
 }
 
-/// What the mirror has.
+/// Asks the mirror what it has.
 async fn ask(
     url: &Url,
     ca_file: Option<PathBuf>,

@@ -33,7 +33,7 @@ use crate::{
     terraform::binary::{Binary, Kind},
 };
 
-/// What of which mirror is looked at.
+/// Mirror to examine, and the part of it.
 #[derive(Debug, clap::Args)]
 struct View {
     #[command(flatten)]
@@ -87,12 +87,12 @@ pub(in crate::cli) struct Lock {
     /// Change nothing; fail if a file would change
     #[arg(long)]
     check: bool,
-    /// Directories of templates
+    /// Directories of the templates
     #[arg(value_name = "DIR", default_value = ".")]
     templates: Vec<PathBuf>,
 }
 
-/// One item of one template.
+/// An item that a template needs.
 #[derive(Serialize)]
 struct ItemRow {
     template: String,
@@ -124,7 +124,7 @@ impl Row for ItemRow {
     }
 }
 
-/// What became of a lock file.
+/// Result for a lock file.
 #[derive(Serialize)]
 struct LockRow {
     template: String,
@@ -146,7 +146,7 @@ impl Row for LockRow {
 }
 
 impl View {
-    /// The mirror as it is now. `None` is an empty one.
+    /// Opens the mirror in a directory, with its newest generation.
     fn open(&self) -> anyhow::Result<(Store, Generation)> {
         if let Some(url) = self.place.url()? {
             let text = format!(
@@ -177,7 +177,7 @@ impl View {
     }
 }
 
-/// Reads a template's files.
+/// Reads the files of a template.
 ///
 /// # Errors
 /// If they cannot be read, or are no template.
@@ -210,7 +210,7 @@ impl Doctor {
         unwell(rows.iter().map(|row| &row.item))
     }
 
-    /// What a mirror in a directory has.
+    /// Examines the templates against a mirror in a directory.
     async fn stored(&self, stop: &Stop) -> anyhow::Result<Vec<ItemRow>> {
         let (store, generation) = self.view.open()?;
         let engine = self.job_engine(&generation, stop).await;
@@ -223,7 +223,7 @@ impl Doctor {
         Ok(rows)
     }
 
-    /// What a served mirror gives; it is told what it lacks.
+    /// Examines the templates against a served mirror, which records what it lacks as misses.
     async fn served(&self, url: &Url, stop: &Stop) -> anyhow::Result<Vec<ItemRow>> {
         let trust = trust(
             self.authorities.ca_file.clone(),
@@ -235,7 +235,7 @@ impl Doctor {
         let token = self.mirror_token_file.as_deref().map(secret_file);
         let remote = Remote::new(http::Client::new(config)?, token.transpose()?);
         let served = Served::new(&remote, pull::fetcher(&trust)?).await?;
-        // No served mirror gives jobs an engine.
+        // A served mirror does not provide jobs with an engine.
         let engine = self.job_engine(&Generation::default(), stop).await;
         let platforms = self.view.platforms();
         let mut rows = Vec::new();
@@ -259,7 +259,8 @@ impl Doctor {
         Ok(rows)
     }
 
-    /// The engine that jobs use, as far as it is known here: as the operator says, in the mirror, or on this machine.
+    /// Returns the engine that jobs use, as far as it is known here: the operator's choice, one in the mirror, or one
+    /// on this machine.
     async fn job_engine(&self, generation: &Generation, stop: &Stop) -> JobEngine {
         let (name, kind) = match self.view.engine {
             Engine::Terraform => ("terraform", Kind::Terraform),
@@ -316,8 +317,8 @@ impl Lock {
     }
 }
 
-/// Platforms that every provider of a template is there for; a provider that is published for few does not keep the
-/// others from being locked.
+/// Platforms that every provider of a template is available for. A provider that is published for few does not keep
+/// the others from being locked.
 fn of_template(
     closure: &Closure,
     generation: &Generation,
@@ -339,7 +340,7 @@ fn unwell<'a>(items: impl Iterator<Item = &'a Item>) -> anyhow::Result<()> {
     }
 }
 
-/// Replaces a file, if it would change; tells whether it would.
+/// Replaces a file if its text changes, and returns whether it does.
 fn replace(path: &Path, text: &str, only_check: bool) -> anyhow::Result<bool> {
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(false);

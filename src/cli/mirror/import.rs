@@ -1,4 +1,4 @@
-//! `outpost mirror import`.
+//! `outpost mirror import`: unpacking bundles into a mirror.
 
 use std::path::{Path, PathBuf};
 
@@ -86,7 +86,7 @@ impl Import {
         print(output, &imported)
     }
 
-    /// Whom this mirror trusted so far, and whom it is told to.
+    /// Returns the keys that this mirror trusted so far, and those that the options add.
     fn trust(&self, store: &Store) -> anyhow::Result<Trust> {
         let mut trust = Records::of(store)?.trust();
         for path in &self.trust {

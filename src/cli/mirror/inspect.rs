@@ -40,7 +40,7 @@ pub(in crate::cli) struct Diff {
     identity: Identity,
 }
 
-/// What is known of a bundle besides its content.
+/// Facts about a bundle besides its content.
 #[derive(Serialize)]
 struct About {
     bundle: Digest,
@@ -49,7 +49,7 @@ struct About {
     created: jiff::Timestamp,
     expires: Option<jiff::Timestamp>,
     producer: String,
-    /// Whose signatures hold; whether they are trusted is for each site to know.
+    /// Keys whose signatures are valid; whether they are trusted is for each site to decide.
     signers: Vec<KeyId>,
     revoked: Vec<KeyId>,
     files: usize,
@@ -84,7 +84,7 @@ impl Row for Difference {
     }
 }
 
-/// A thing of a generation, which differs from nothing.
+/// An item of a generation, compared with nothing.
 #[derive(Serialize)]
 struct Thing<'a>(&'a Difference);
 
@@ -165,7 +165,7 @@ fn human(about: &About) -> String {
     format!("{}\n", facts(&pairs))
 }
 
-/// A generation, and what is known of the bundle that has it.
+/// Reads a generation, with facts about the bundle that contains it.
 fn read(
     what: Option<&std::path::Path>,
     place: &Place,

@@ -1,4 +1,4 @@
-//! `outpost mirror key`.
+//! `outpost mirror key`: keys that sign bundles.
 
 use std::{
     fs,
@@ -40,7 +40,7 @@ pub(in crate::cli) enum Key {
     /// Sites that trust the old key switch to the new one with the first bundle that it signs. Keep
     /// NAME.rotations beside NAME.key: it proves the rotation to them.
     Rotate {
-        /// The old key
+        /// File of the old key
         old: PathBuf,
         /// Name of the new files, without extension
         name: PathBuf,
@@ -54,21 +54,21 @@ pub(in crate::cli) enum Key {
     },
     /// Revoke a key, here and at the sites that import a later bundle of this mirror
     Revoke {
-        /// The key's name
+        /// Id of the key
         key: KeyId,
         #[command(flatten)]
         place: Place,
     },
     /// Show the keys in files, or those that this mirror trusts
     Show {
-        /// Public keys
+        /// Files of public keys
         files: Vec<PathBuf>,
         #[command(flatten)]
         place: Place,
     },
 }
 
-/// How a key is encrypted.
+/// Passphrase that encrypts a key.
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::cli) struct Passphrase {
     /// File with the key's passphrase; without it a new key is not encrypted
@@ -162,7 +162,7 @@ impl Key {
     }
 }
 
-/// Refuses a key that this mirror calls revoked; there may be no mirror.
+/// Refuses a key that this mirror has revoked; there may be no mirror.
 fn refuse_revoked(place: &Place, key: KeyId) -> anyhow::Result<()> {
     let Ok(store) = Store::existing(&place.dir()?) else {
         return Ok(());
@@ -246,7 +246,7 @@ fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Reads a key that signs, and what it came from, which lies beside it.
+/// Reads a signing key, and the rotations that led to it from the file beside it.
 ///
 /// # Errors
 /// If it cannot be read or decrypted.
@@ -266,7 +266,7 @@ pub(super) fn read_secret(
     Ok((key, line))
 }
 
-/// Reads a key that sites have.
+/// Reads a public key, which sites have.
 ///
 /// # Errors
 /// If it cannot be read.

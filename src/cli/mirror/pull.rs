@@ -1,4 +1,4 @@
-//! The registries behind `outpost mirror serve --pull-through`.
+//! Registries behind `outpost mirror serve --pull-through`.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -12,14 +12,14 @@ use crate::{
     net::{proxy::Proxies, tls, web::Web},
 };
 
-/// An engine waits for the answer, and asks again by itself.
+/// Retries are few: an engine waits for the answer, and asks again by itself.
 const RETRY: Retry = Retry {
     tries: 2,
     first_pause: Duration::from_millis(500),
 };
 
-/// Asks as the mirror.toml `file` says, and believes the keys that the mirror and the file's mirror.lock know. At most
-/// `max_bytes` of what is pulled are kept.
+/// Returns the registries that the mirror.toml `file` configures, and trusts the keys that the mirror and the file's
+/// mirror.lock know. At most `max_bytes` of the fetched content are kept.
 ///
 /// # Errors
 /// What is wrong with one of the two, or with the file of authorities.
@@ -31,7 +31,7 @@ pub(super) fn upstream(
 ) -> anyhow::Result<Upstream> {
     let config = MirrorConfig::load(file)?;
     let known = read_keys(&file.with_extension("lock"))?;
-    // What never has room is not fetched to its end.
+    // A download that can never fit is aborted early.
     let fetcher = fetcher_with_limit(trust, max_bytes)?;
     let sync = Sync {
         trust: Trust::new(config.trust.clone(), known, &store),
@@ -51,7 +51,7 @@ pub(super) fn upstream(
     Ok(Upstream::with_limit(sync, max_bytes))
 }
 
-/// Asks for what a job waits for.
+/// Returns a fetcher for downloads that a job waits for.
 ///
 /// # Errors
 /// What is wrong with the file of authorities.
@@ -59,7 +59,7 @@ pub(in crate::cli) fn fetcher(trust: &tls::Trust) -> anyhow::Result<Fetcher> {
     fetcher_with_limit(trust, None)
 }
 
-/// The same for files of at most `max_bytes`.
+/// Returns such a fetcher for files of at most `max_bytes`.
 fn fetcher_with_limit(trust: &tls::Trust, max_bytes: Option<u64>) -> anyhow::Result<Fetcher> {
     let mut manners = Manners {
         retry: RETRY,
@@ -70,7 +70,7 @@ fn fetcher_with_limit(trust: &tls::Trust, max_bytes: Option<u64>) -> anyhow::Res
     Ok(Fetcher::new(web, manners, Arc::new(Logged)))
 }
 
-/// A server has a log, and nobody who looks at a screen.
+/// Progress that goes to the log: nobody looks at a server's screen.
 struct Logged;
 
 impl Watch for Logged {

@@ -1,4 +1,4 @@
-//! `outpost mirror push-images`.
+//! `outpost mirror push-images`: container images, copied to a site's registry.
 
 use std::path::PathBuf;
 
@@ -35,12 +35,12 @@ pub(in crate::cli) struct PushImages {
     password_file: Option<PathBuf>,
     #[command(flatten)]
     authorities: Authorities,
-    /// Use plain HTTP
+    /// Use plain HTTP for the registry
     #[arg(long)]
     insecure_http: bool,
 }
 
-/// An image, and where it is now.
+/// An image, and its new location.
 #[derive(Serialize)]
 struct Pushed {
     image: String,

@@ -1,4 +1,4 @@
-//! `outpost mirror serve`.
+//! `outpost mirror serve`: a mirror as a server for engines.
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
@@ -110,7 +110,7 @@ pub(in crate::cli) struct Serve {
     sealed: bool,
 }
 
-/// The limits of a listener, as far as the system's limit of open files allows: each connection may have a file open,
+/// Limits of the listener, as far as the system's limit of open files allows: each connection may have a file open,
 /// too.
 fn limits(connections: NonZeroUsize, of_one_address: NonZeroUsize) -> Limits {
     let descriptors = connections.get().saturating_mul(2);
@@ -181,7 +181,7 @@ impl Serve {
         output::note(&format!("Serving the mirror at {}", listener.url()));
         let (looked_at, is_encrypted) = (server.clone(), tls.is_some());
         let unsigned = tokio::task::spawn_blocking(move || looked_at.unsigned()).await?;
-        // A mirror that cannot be read says so to its clients and in the log, and may be mended while it is served.
+        // An unreadable mirror is reported to clients and in the log, and can be repaired while it is served.
         if let Some(text) = about_unsigned(&unsigned.unwrap_or_default(), is_encrypted) {
             output::note(&text);
         }
@@ -217,7 +217,7 @@ impl Serve {
         };
         let auditing = async {
             if let Some(writer) = auditing {
-                // It ends when the last answer has.
+                // The server ends after its last response.
                 let end = async {
                     served.await.ok();
                 };
@@ -229,7 +229,7 @@ impl Serve {
     }
 }
 
-/// Tokens with their names: `NAME TOKEN`, or a token alone, which is called by its number, from 1.
+/// Parses tokens with their names: `NAME TOKEN`, or a token alone, which is named by its number, from 1.
 fn named(lines: Vec<Secret>) -> Vec<(String, Secret)> {
     let name = |(number, line): (usize, Secret)| match line.expose().split_once(char::is_whitespace)
     {
@@ -239,7 +239,7 @@ fn named(lines: Vec<Secret>) -> Vec<(String, Secret)> {
     (1..).zip(lines).map(name).collect()
 }
 
-/// What clients have to do for packages that no publisher signed; nothing if there are none.
+/// Advice for clients about packages that no publisher signed; `None` if there are none.
 fn about_unsigned(unsigned: &[String], is_encrypted: bool) -> Option<String> {
     let first = unsigned.first()?;
     let how = match is_encrypted {

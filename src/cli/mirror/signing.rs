@@ -1,4 +1,4 @@
-//! Signatures over the inventory of a mirror's generation, where a command has a key at hand.
+//! Signatures over the inventory of a mirror's generation, for commands that have a key at hand.
 
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ pub(super) struct SigningKeys {
 }
 
 impl SigningKeys {
-    /// The keys.
+    /// Reads the keys that the options name.
     ///
     /// # Errors
     /// If one cannot be read or decrypted.

@@ -1,4 +1,4 @@
-//! Where a bundle comes from: a file, volumes, a pipe; in plain or encrypted.
+//! Sources of bundles: a file, volumes or a pipe, plain or encrypted.
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use crate::{
     mirror::bundle::{EncryptionError, decrypted, find_volumes},
 };
 
-/// Who may read encrypted bundles.
+/// Identity that can decrypt bundles.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Identity {
     /// File with the age identity that an encrypted bundle is for
@@ -21,20 +21,21 @@ pub(super) struct Identity {
     identity: Option<PathBuf>,
 }
 
-/// In which form a bundle lies there.
+/// Form in which a bundle is stored.
 pub(super) struct Form {
     pub(super) is_encrypted: bool,
-    /// Bytes of a volume, if it is in volumes.
+    /// Bytes of a volume, if the bundle is split.
     pub(super) volume_bytes: Option<u64>,
 }
 
 impl Identity {
-    /// The bundle as it was signed. One volume stands for all that lie beside it, and their name for the first.
+    /// Opens the bundle as it was signed. One volume stands for all that are beside it, and their common name for the
+    /// first.
     pub(super) fn open(&self, path: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
         Ok(self.open_with_form(path)?.0)
     }
 
-    /// The same, with the form in which it lies there.
+    /// Opens the bundle, and returns the form in which it is stored as well.
     pub(super) fn open_with_form(
         &self,
         path: &Path,
@@ -60,7 +61,7 @@ impl Identity {
         Ok((opened.content, form))
     }
 
-    /// Whether the bundle is a file as it was signed, of which any part can be read at any time.
+    /// Returns whether the bundle is a file as it was signed, so that any part can be read at any time.
     pub(super) fn is_plain_file(&self, path: &Path) -> bool {
         self.identity.is_none() && path.is_file() && matches!(find_volumes(path), Ok(None))
     }
@@ -71,12 +72,12 @@ fn hinted(error: EncryptionError, hint: &str) -> anyhow::Error {
     failed.expect_err("it is an error")
 }
 
-/// Whether it is stdin or stdout.
+/// Returns whether the path means stdin or stdout.
 pub(super) fn is_pipe(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// A file as it is.
+/// Opens a file unchanged.
 pub(super) fn open(path: &Path) -> anyhow::Result<File> {
     File::open(path).with_context(|| format!("failed to open `{}`", path.display()))
 }

@@ -1,4 +1,4 @@
-//! `outpost mirror sync`.
+//! `outpost mirror sync`: filling a mirror from registries.
 
 mod accepted;
 mod bars;
@@ -36,7 +36,7 @@ use crate::{
     stop::Stop,
 };
 
-/// What `--help` says about codes of its own.
+/// Exit codes of its own, for `--help`.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 3 something is missing (run the same command \
 again to resume), 4 something is not trusted, 130 interrupted.";
@@ -50,7 +50,7 @@ again to resume), 4 something is not trusted, 130 interrupted.";
 pub(in crate::cli) struct Sync {
     #[command(flatten)]
     place: Place,
-    /// What to fetch [default: mirror.toml, if there is one]
+    /// File that lists what to fetch [default: mirror.toml, if there is one]
     #[arg(long, short, value_name = "FILE", env = "OUTPOST_MIRROR_FILE")]
     file: Option<PathBuf>,
     /// Import the packages in a directory made by `terraform providers mirror`; repeatable
@@ -96,7 +96,7 @@ pub(in crate::cli) struct Sync {
     revoked: Revoked,
 }
 
-/// The result for programs.
+/// Result of a sync, for programs.
 #[derive(Serialize)]
 struct Summary {
     dry_run: bool,
@@ -104,7 +104,7 @@ struct Summary {
     is_new: bool,
     downloaded_files: usize,
     downloaded_bytes: u64,
-    /// Files whose length is not known before they are downloaded.
+    /// Number of files whose length is not known before they are downloaded.
     unknown_lengths: usize,
     present: usize,
     failures: Vec<FailureRow>,
@@ -134,7 +134,7 @@ impl Sync {
         let registries = registries.with_mirror(self.network_mirror(&fetcher)?);
         let dir = self.place.dir()?;
         let store = Store::open(&dir).context("the mirror cannot be used")?;
-        // What is imported is not fetched as well.
+        // Imported providers are not fetched as well.
         if self.import_dir.is_empty() {
             self.add_accepted(&mut config, &store)?;
         }
@@ -170,7 +170,7 @@ impl Sync {
         verdict(&report)
     }
 
-    /// What is wanted, and the lock file that belongs to it.
+    /// Returns the mirror's configuration, and the lock file that belongs to it.
     fn config(&self) -> anyhow::Result<(MirrorConfig, Option<PathBuf>)> {
         let default = PathBuf::from("mirror.toml");
         let path = match &self.file {
@@ -190,7 +190,7 @@ impl Sync {
         Ok((config, Some(path.with_extension("lock"))))
     }
 
-    /// Whether there is something to do without a mirror.toml.
+    /// Returns whether there is something to do without a mirror.toml.
     fn names_something(&self) -> bool {
         let is_key = |key: &AcceptedKey| key.namespace.is_some();
         !self.import_dir.is_empty()
@@ -199,7 +199,7 @@ impl Sync {
             || self.accept_key.iter().any(is_key)
     }
 
-    /// What is trusted. Keys that the options name for a namespace are so from here on.
+    /// Returns what is trusted. Keys that the options name for a namespace are trusted for it from here on.
     async fn trust(
         &self,
         config: &MirrorConfig,
@@ -246,7 +246,7 @@ impl Sync {
         Ok(())
     }
 
-    /// What is accepted is wanted, except tags: a repository comes with all that is wanted of it.
+    /// Adds accepted versions to the configuration, except tags: a repository comes with all of its wanted tags.
     fn add_accepted(&self, config: &mut MirrorConfig, store: &Store) -> anyhow::Result<()> {
         let known = match store.newest() {
             Err(StoreError::Empty { .. }) => Generation::default(),
@@ -320,10 +320,10 @@ impl Sync {
     }
 }
 
-/// Things that are named of those that fail for the same reason.
+/// Number of items that are named among those that fail for the same reason.
 const NAMED: usize = 3;
 
-/// Failures, each reason once, with the things that it keeps away.
+/// Groups failures by reason, with the items that each affects.
 fn folded(failures: &[FailureRow]) -> Vec<(String, &FailureRow)> {
     let mut all: Vec<(Vec<&str>, &FailureRow)> = Vec::new();
     for failure in failures {
@@ -383,7 +383,7 @@ fn verdict(report: &Report) -> anyhow::Result<()> {
     }
 }
 
-/// Who we are for a registry: `TF_TOKEN_HOST` as engines read it, with `_` for each dot and `__` for each dash.
+/// Credential for a registry: `TF_TOKEN_HOST` as engines read it, with `_` for each dot and `__` for each dash.
 pub(super) fn token(host: &str) -> Option<HeaderValue> {
     let name = format!("TF_TOKEN_{}", host.replace('-', "__").replace('.', "_"));
     let plain = format!("TF_TOKEN_{host}");
@@ -395,7 +395,7 @@ pub(super) fn token(host: &str) -> Option<HeaderValue> {
     Some(header)
 }
 
-/// `10M`, `500k`, `1048576`.
+/// Parses a rate in bytes per second: `10M`, `500k`, `1048576`.
 fn rate(text: &str) -> Result<u64, String> {
     let (number, unit) = match text.char_indices().last() {
         Some((end, unit)) if unit.is_ascii_alphabetic() => {

@@ -71,7 +71,7 @@ pub(in crate::cli) struct Gc {
     /// Keep files that are newer than this, or were moved aside more recently
     #[arg(long, value_name = "DURATION", default_value = "24h")]
     grace: humantime::Duration,
-    /// Only count
+    /// Only count, and remove nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -166,7 +166,7 @@ impl Verify {
     }
 
     async fn bundle(&self, path: &Path, output: Output, stop: &Stop) -> anyhow::Result<()> {
-        // A bundle can be checked where there is no mirror.
+        // A bundle can be checked on a machine without a mirror.
         let store = Store::existing(&self.place.dir()?).ok();
         let trust = self.trust(store.as_ref())?;
         let verify = move |head: &Head| {
@@ -193,7 +193,7 @@ impl Verify {
 }
 
 impl Verify {
-    /// Whom the mirror trusts, and whom it is told to trust.
+    /// Returns the keys that the mirror trusts, and those that the options add.
     fn trust(&self, store: Option<&Store>) -> anyhow::Result<Trust> {
         let mut trust = match store {
             Some(store) => Records::of(store)?.trust(),
@@ -206,7 +206,7 @@ impl Verify {
     }
 }
 
-/// How far the indexes of generations are authenticated, for people.
+/// Describes how far the indexes of generations are authenticated, for people.
 fn indexes(states: &[IndexState]) -> String {
     let names = |keys: &BTreeSet<KeyId>| {
         let keys: Vec<_> = keys.iter().map(KeyId::to_string).collect();
@@ -292,7 +292,7 @@ impl Prune {
 }
 
 impl Prune {
-    /// What the templates need, with either engine.
+    /// Returns what the templates need, with either engine.
     async fn needed(&self, store: &Store) -> anyhow::Result<Needed> {
         let mut needed = Needed::default();
         if self.templates.is_empty() {
@@ -317,7 +317,7 @@ impl Rollback {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         let store = Store::existing(&self.place.dir()?)?;
         let lock = store.lock(&stop).await?;
-        // Also when it cannot be read: going back is what helps then.
+        // This works even if the generation cannot be read: a rollback is then the remedy.
         let from = store.current()?.ok_or_else(|| StoreError::Empty {
             dir: store.dir().to_owned(),
         })?;
@@ -329,7 +329,7 @@ impl Rollback {
         let to = to.ok_or_else(|| UsageError("there is no earlier generation".to_owned()))?;
         let mut generation = store.generation(to)?;
         let before = generation.clone();
-        // Packages that were pulled and evicted since come again when somebody asks for them.
+        // Packages that were pulled through and evicted since are fetched again on demand.
         leave_out(
             &mut generation,
             &Ledger::of(&store)
@@ -338,7 +338,7 @@ impl Rollback {
                 .filter(|it| !store.has(*it))
                 .collect(),
         );
-        // The rest must be there in full: files may have been collected, or damaged, since.
+        // All other files must exist in full: they may have been garbage-collected, or damaged, since.
         let missing = generation
             .digests()
             .into_iter()

@@ -1,4 +1,4 @@
-//! `outpost mirror vulnerabilities`.
+//! `outpost mirror vulnerabilities`: known vulnerabilities of mirrored content.
 
 use std::path::PathBuf;
 

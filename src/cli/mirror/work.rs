@@ -1,4 +1,4 @@
-//! Work on files that takes long: in a thread of its own, with a bar, and stopped when somebody asks.
+//! Long work on files: in a thread of its own, with a progress bar, and stopped when somebody asks.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -15,11 +15,11 @@ use crate::{
     stop::Stop,
 };
 
-/// Time that a thread has to notice that it is not wanted any more. One that waits for a pipe does not, and ends with
-/// the process.
+/// Time that a thread has to notice that it should stop. One that waits for a pipe does not, and ends with the
+/// process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs `work` and shows how far it is.
+/// Runs `work` and shows its progress.
 ///
 /// # Errors
 /// Those of `work`, and [`Interrupted`].
@@ -41,7 +41,7 @@ pub(super) async fn run<T: Send + 'static>(
             stop: &of_thread,
             hear: &hear,
         };
-        let _ = done.send(work(watch)); // Nobody waits for what was given up.
+        let _ = done.send(work(watch)); // The receiver may have given up.
     });
     let result = tokio::select! {
         result = &mut ended => Some(result),

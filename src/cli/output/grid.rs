@@ -1,15 +1,15 @@
-//! A table that is as wide as a terminal at most: the widest columns give way, and texts break where people would break
-//! them. Pure: no terminal.
+//! Table that is at most as wide as the terminal: the widest columns give way, and texts break where people would
+//! break them. Pure: no terminal.
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-/// Where a text that has no blank breaks: addresses, versions and paths have these.
+/// Characters after which a text without blanks breaks: addresses, versions and paths have these.
 const BREAKS: &[char] = &['/', ',', ';', ':', '-', '_', '@', '=', '&', '?', '.'];
 
-/// Characters of a column below which a table cannot be read: then each row is a list of its own.
+/// Narrowest column that can be read, in characters; below that, each row becomes a list of its own.
 const NARROWEST: usize = 8;
 
-/// The rows under their headings, in at most `width` characters if that is known.
+/// Formats the rows under their headings, in at most `width` characters if that is known.
 pub(super) fn grid(columns: &[&str], rows: &[Vec<String>], width: Option<usize>) -> String {
     let natural = natural(columns, rows);
     // A border at each end and three characters between two columns.
@@ -42,7 +42,7 @@ pub(super) fn grid(columns: &[&str], rows: &[Vec<String>], width: Option<usize>)
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The characters of the longest line of each column.
+/// Length of the longest line of each column, in characters.
 fn natural(columns: &[&str], rows: &[Vec<String>]) -> Vec<usize> {
     let longest = |text: &str| text.lines().map(|line| line.chars().count()).max();
     let of_column = |(index, heading): (usize, &&str)| {
@@ -52,7 +52,7 @@ fn natural(columns: &[&str], rows: &[Vec<String>]) -> Vec<usize> {
     columns.iter().enumerate().map(of_column).collect()
 }
 
-/// Widths that add up to `available`: only columns that are wider than their share give way.
+/// Returns widths that add up to `available`: only columns that are wider than their share give way.
 fn shared(natural: &[usize], available: usize) -> Vec<usize> {
     let sum = |limit: usize| {
         natural
@@ -71,7 +71,7 @@ fn shared(natural: &[usize], available: usize) -> Vec<usize> {
     natural.iter().map(width).collect()
 }
 
-/// A text in lines of at most `width` characters.
+/// Breaks a text into lines of at most `width` characters.
 fn wrapped(text: &str, width: usize) -> String {
     let mut lines = Vec::new();
     for line in text.lines() {
@@ -86,7 +86,7 @@ fn wrapped(text: &str, width: usize) -> String {
     lines.join("\n")
 }
 
-/// The first line of a text, which has room up to byte `end`, and what follows it.
+/// Splits off the first line of a text, which has room up to byte `end`.
 fn cut(text: &str, end: usize) -> (&str, &str) {
     if text[end..].starts_with(' ') {
         return (&text[..end], text[end..].trim_start());
@@ -99,7 +99,7 @@ fn cut(text: &str, end: usize) -> (&str, &str) {
     text.split_at(after.unwrap_or(end))
 }
 
-/// Each row by itself, one cell a line.
+/// Formats each row by itself, one cell a line.
 fn lists(columns: &[&str], rows: &[Vec<String>]) -> String {
     let of_row = |row: &Vec<String>| {
         let cells = columns.iter().zip(row).filter(|(_, cell)| !cell.is_empty());

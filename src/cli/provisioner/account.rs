@@ -1,4 +1,4 @@
-//! Which organization a user's daemon is for.
+//! Organization of a daemon that authenticates as a user.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use crate::{
     stop::Stop,
 };
 
-/// Time for the answer.
+/// Longest time for the response.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// First and longest pause between two tries.
+/// First and longest pause between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
-/// Bytes of the answer that are read.
+/// Bytes of the response that are read.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 #[derive(Debug, Deserialize)]
@@ -33,8 +33,8 @@ struct Organization {
     name: String,
 }
 
-/// The id of the organization that the user of `token` means. It is asked for until the server can be reached; `None`
-/// if `stop` came before.
+/// Returns the id of the organization that the user of `token` means. The request is repeated until the server can be
+/// reached; `None` if `stop` came before.
 ///
 /// # Errors
 /// If the server does not know the user, or the user is in several organizations and names none of them.

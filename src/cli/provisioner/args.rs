@@ -14,7 +14,7 @@ use crate::{
     secret::Secret,
 };
 
-/// How a daemon ends, in Coder's codes and two of ours.
+/// Exit codes of a daemon: Coder's, and two of our own.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes: 0 stopped by a signal or after its jobs, 1 failed or called wrongly, 3 ended with jobs \
 left to the next daemon of its name, 77 the server refuses this daemon.
@@ -95,7 +95,7 @@ pub(in crate::cli) struct Start {
     _ignored: IgnoredArgs,
 }
 
-/// Which server, and who comes.
+/// Server of the daemon, and the daemon's credential.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
 pub(in crate::cli) struct ServerArgs {
@@ -200,7 +200,7 @@ pub(in crate::cli) struct ServerArgs {
     pub(in crate::cli) client_tls_key_file: Option<PathBuf>,
 }
 
-/// Which wire a server speaks.
+/// Wire protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(in crate::cli) enum ServerKind {
     /// Coder's: dRPC in a WebSocket
@@ -209,7 +209,7 @@ pub(in crate::cli) enum ServerKind {
     Outpost,
 }
 
-/// What is said of the daemon's work, and where.
+/// Logs of the daemon's work, and their destinations.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Logging")]
 pub(in crate::cli) struct LogArgs {
@@ -249,7 +249,7 @@ pub(in crate::cli) struct LogArgs {
     pub(in crate::cli) log_stackdriver: String,
 }
 
-/// What others can ask of a running daemon.
+/// Endpoints of a running daemon.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Metrics and health")]
 pub(in crate::cli) struct MetricsArgs {
@@ -278,7 +278,7 @@ pub(in crate::cli) struct MetricsArgs {
 }
 
 impl MetricsArgs {
-    /// Which labels builds have.
+    /// Returns the labels of builds.
     pub(in crate::cli) fn labels(&self) -> Labels {
         match self.metric_labels {
             MetricLabels::Reference => Labels::PerWorkspace,
@@ -287,16 +287,16 @@ impl MetricsArgs {
     }
 }
 
-/// Which labels builds have.
+/// Labels of builds in the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(in crate::cli) enum MetricLabels {
     /// Include workspace and owner names, as in Coder's daemon: one series per workspace
     Reference,
-    /// Without them
+    /// Leave out workspace and owner names
     Bounded,
 }
 
-/// What Coder accepts and has no meaning here.
+/// Options that Coder accepts and that have no effect here.
 #[derive(Debug, clap::Args)]
 struct IgnoredArgs {
     #[arg(long, hide = true, env = "CODER_PROVISIONERD_POLL_INTERVAL")]

@@ -1,4 +1,4 @@
-//! How the server is reached: trust, headers, certificates, proxies.
+//! Connection to the server: trust, headers, certificates, proxies.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::{
     net::{headers, http, proxy::Proxies, tls},
 };
 
-/// Whom the options say to believe.
+/// Returns the trust that the options configure for the server.
 pub(in crate::cli) fn trust(args: &ServerArgs) -> tls::Trust {
     let identity = args
         .client_tls_cert_file
@@ -26,8 +26,8 @@ pub(in crate::cli) fn trust(args: &ServerArgs) -> tls::Trust {
     }
 }
 
-/// The same for everybody else whom the daemon and its engine ask: `--client-tls-ca-file` and the daemon's own
-/// certificate are for its server alone.
+/// Returns the trust for all other connections of the daemon and its engine: `--client-tls-ca-file` and the daemon's
+/// own certificate are for its server alone.
 pub(in crate::cli) fn trust_beside(args: &ServerArgs) -> tls::Trust {
     tls::Trust {
         only: None,
@@ -36,7 +36,7 @@ pub(in crate::cli) fn trust_beside(args: &ServerArgs) -> tls::Trust {
     }
 }
 
-/// A client with everything that the options say of a server of Coder's.
+/// Returns a client with everything that the options say of a server of Coder's.
 ///
 /// # Errors
 /// If a header is none, or a file of certificates cannot be read.

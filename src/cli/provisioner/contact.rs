@@ -1,4 +1,4 @@
-//! The first contact with the server: a daemon waits for it, and ends if it is not wanted.
+//! First contact with the server: a daemon waits for it, and ends if it is refused.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Waits until the server has accepted every source once, or `stop` drains. The sources themselves pause between
-/// tries, and say why one failed.
+/// attempts, and log why one failed.
 ///
 /// # Errors
 /// [`DaemonError::Unauthorized`] if the server refuses one before it ever accepted it.

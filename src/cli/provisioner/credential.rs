@@ -1,4 +1,4 @@
-//! Where a daemon's credential comes from.
+//! Sources of a daemon's credential.
 
 use std::{
     ffi::OsString,
@@ -12,7 +12,7 @@ use crate::{
     transport::auth::{Credential, CredentialSource},
 };
 
-/// What a daemon authenticates with.
+/// Kind of credential that a daemon authenticates with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Kind {
     Psk,
@@ -20,7 +20,7 @@ pub(in crate::cli) enum Kind {
     Token,
 }
 
-/// A credential, or the file it is in.
+/// A credential, or the file that contains it.
 #[derive(Debug)]
 pub(in crate::cli) struct Given {
     pub(in crate::cli) kind: Kind,
@@ -37,7 +37,8 @@ enum Place {
 const SECRET_OPTIONS: [&str; 3] = ["--psk", "--key", "--token"];
 
 impl Given {
-    /// What the options name, else a systemd credential, else what `coder login` left.
+    /// Chooses the credential that the options name, else a systemd credential, else the token that `coder login`
+    /// saved.
     ///
     /// # Errors
     /// If there is nothing, or two that exclude each other.
@@ -71,7 +72,7 @@ impl Given {
     }
 }
 
-/// What Coder says, and where one can be given.
+/// Coder's error for a missing credential, with the places where one can be given.
 pub(in crate::cli) const MISSING: &str = "must provide a pre-shared key or provisioner key when not authenticated as a user: \
      --psk-file, --key-file, --token-file, the environment or a systemd credential";
 
@@ -107,7 +108,7 @@ impl CredentialSource for Given {
     }
 }
 
-/// The options on the command line that carry a secret.
+/// Returns the options on the command line that contain a secret.
 pub(in crate::cli) fn exposed(arguments: impl Iterator<Item = OsString>) -> Vec<&'static str> {
     let arguments: Vec<OsString> = arguments.skip(1).collect();
     let is_given = |option: &&str| {

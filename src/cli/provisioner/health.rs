@@ -1,4 +1,4 @@
-//! Whether a daemon lives, whether it can take jobs, and what it does: over HTTP, beside the metrics.
+//! Health and status of a daemon, and whether it can take jobs: over HTTP, beside the metrics.
 
 mod disk;
 mod server;
@@ -23,49 +23,49 @@ use crate::{
     terraform::binary::Binary,
 };
 
-/// Time without an answer to a job's signs of life after which something is wrong; they come each second.
+/// Longest silence of the server before a daemon counts as unhealthy; jobs report each second.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
-/// Bytes that a job needs for a template, its modules and a state, at the least.
+/// Disk space that a job needs at least for a template, its modules and a state, in bytes.
 pub(super) const MIN_FREE_BYTES: u64 = 100 << 20;
 
-/// The directory for sessions in a state directory.
+/// Name of the directory for sessions in a state directory.
 pub(super) const SESSIONS: &str = "sessions";
 
-/// What the endpoints tell, asked anew each time.
+/// State that the endpoints report, collected anew for each request.
 #[derive(Debug)]
 pub(super) struct Health {
     pub(super) metrics: Arc<Metrics>,
     pub(super) scrapes: Scrapes,
-    /// The daemons' names, and whether each is connected.
+    /// Names of the daemons, and whether each is connected.
     pub(super) slots: Vec<(String, watch::Receiver<bool>)>,
-    /// The engine, as soon as it has said who it is, and what its jobs are kept from.
+    /// Engine and the isolation of its jobs, once the engine has reported its version.
     pub(super) engine: Arc<OnceLock<(Binary, Option<Report>)>>,
     pub(super) state_dir: PathBuf,
     pub(super) started: Instant,
     pub(super) stop: Stop,
 }
 
-/// `/status`.
+/// Response of `/status`, as JSON.
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
     pub(super) ready: bool,
-    /// Why it is not.
+    /// Reasons why the daemon is not ready.
     pub(super) reasons: Vec<String>,
     build: BuildInfo,
     uptime_seconds: u64,
     slots: Vec<Slot>,
     jobs: Vec<Job>,
     ended: Ended,
-    /// States in the state directory that no server has.
+    /// Number of states in the state directory that no server has.
     kept_states: usize,
-    /// Directories of jobs that could not be removed, for somebody who can.
+    /// Directories of jobs that could not be removed and need an operator.
     directories_put_aside: Vec<PathBuf>,
     engine: Option<Engine>,
-    /// What jobs are kept from; `null` for nothing.
+    /// Isolation of jobs; `null` for none.
     isolation: Option<Report>,
     disk: Disk,
-    /// What the server said when it refused to hand out jobs.
+    /// Message of the server when it refused to hand out jobs.
     refusal: Option<String>,
 }
 
@@ -80,7 +80,7 @@ struct Job {
     id: String,
     kind: &'static str,
     seconds: u64,
-    /// Time since the server last answered a sign of life of it.
+    /// Seconds since the server last acknowledged a heartbeat of the job.
     heartbeat_age_seconds: u64,
 }
 
@@ -100,12 +100,12 @@ struct Engine {
 #[derive(Debug, Serialize)]
 struct Disk {
     path: PathBuf,
-    /// `None` if it cannot be told.
+    /// Free space in bytes; `None` if it is unknown.
     free_bytes: Option<u64>,
 }
 
 impl Health {
-    /// Everything at this moment.
+    /// Collects the status at this moment.
     pub(super) fn status(&self) -> Status {
         let (snapshot, now) = (self.metrics.snapshot(), Instant::now());
         let slots = self.slots.iter().map(|(name, connected)| Slot {
@@ -163,7 +163,8 @@ impl Health {
     }
 }
 
-/// The directories of sessions that did not go. What cannot be listed has its own reasons to be looked at.
+/// Returns the directories of sessions that could not be removed; empty if they cannot be listed, which shows
+/// elsewhere.
 fn put_aside(state_dir: &Path) -> Vec<PathBuf> {
     removal::put_aside(&state_dir.join(SESSIONS)).unwrap_or_default()
 }
@@ -189,7 +190,7 @@ fn engine_problem(engine: Option<&Engine>) -> Option<String> {
     }
 }
 
-/// What is wrong with the disk below `path`, if something is.
+/// Returns the problem with the disk below `path`, if there is one.
 pub(super) fn disk_problem(path: &Path, free_bytes: Option<u64>) -> Option<String> {
     let free = free_bytes.filter(|free| *free < MIN_FREE_BYTES)?;
     let free = free >> 20;

@@ -1,4 +1,4 @@
-//! What a daemon logs, by its options.
+//! Log of a daemon, as configured by its options.
 
 use super::args::LogArgs;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     observe::{DaemonLog, LogFormat},
 };
 
-/// `filter` and `format` are the program's own options, and win.
+/// Combines the options of the log; `filter` and `format` are the program's own options, and win.
 pub(super) fn daemon_log(args: &LogArgs, filter: Option<&str>, format: LogFormat) -> DaemonLog {
     let debug_filters: Vec<String> = Csv::all(&args.log_filter).map(str::to_owned).collect();
     let default = if args.verbose || !debug_filters.is_empty() {

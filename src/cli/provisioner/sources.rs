@@ -1,4 +1,4 @@
-//! The daemons of a process, as their server sees them.
+//! Daemons of a process, as their server sees them.
 
 use std::{collections::BTreeMap, num::NonZero, sync::Arc};
 
@@ -24,23 +24,24 @@ use crate::{
     },
 };
 
-/// The server, and as whom to come.
+/// Server to connect to, with the credential.
 pub(super) struct Target {
     pub(super) url: Url,
-    /// One for each daemon.
+    /// Names of the daemons, one for each.
     pub(super) names: Vec<String>,
     pub(super) tags: BTreeMap<String, String>,
     pub(super) credentials: Arc<Given>,
 }
 
-/// One name for each job at a time, as ownership of a job hangs on the name.
+/// Returns one name for each concurrent job, because the ownership of a job depends on the name.
 pub(super) fn names(concurrency: Concurrency, name: &str) -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let slots = concurrency.slots(memory::available().unwrap_or_default(), cores);
     (0..slots).map(|slot| slot_name(name, slot)).collect()
 }
 
-/// One daemon for each name. `None` if `stop` came before the server had said which organization they are for.
+/// Creates one daemon for each name. `None` if `stop` came before the server had said which organization they are
+/// for.
 ///
 /// # Errors
 /// If an option cannot be used, or the server does not know the user.
@@ -71,7 +72,7 @@ fn ours(args: &Start, target: &Target) -> anyhow::Result<Vec<Arc<dyn JobSource>>
     Ok(target.names.iter().cloned().map(source).collect())
 }
 
-/// What would do nothing is not accepted.
+/// Refuses options of Coder's that would have no effect.
 fn refuse_coders_options(args: &ServerArgs) -> Result<(), UsageError> {
     let given = [
         ("--header", !args.header.is_empty()),
@@ -96,7 +97,7 @@ async fn coders(
     stop: &Stop,
 ) -> anyhow::Result<Option<Vec<Arc<dyn JobSource>>>> {
     let client = connect::client(&args.server, &target.url)?;
-    // A command that cannot work is told at once, and not at every dial.
+    // A broken command is reported once, now, and not at every dial.
     client.headers().await.context("`--header-command`")?;
     let organization = match credential {
         Credential::SessionToken(token) => {

@@ -34,7 +34,7 @@ use crate::{
     transport::auth::CredentialSource as _,
 };
 
-/// The tag that decides whose jobs a daemon takes.
+/// Tag that decides whose jobs a daemon takes.
 const SCOPE: &str = "scope";
 
 /// Runs a daemon until `stop` asks it to end, or its jobs are done.
@@ -105,15 +105,15 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
         let trust = connect::trust_beside(&args.server);
         let found = args.engine.find(provider, work_dir, guarded, &trust, &stop);
         let found = found.await?;
-        // Nobody else sets it.
+        // This cannot fail: nobody else sets it.
         let _ = engine.set((found.binary, found.isolation));
         anyhow::Ok(found.provisioner)
     };
-    // The engine says who it is while the server is dialled.
+    // The engine's version is determined while the server is dialled.
     let begun = tokio::try_join!(find, contact::first(&sources, &target.url, &stop));
     let provisioner = match begun {
         Ok((provisioner, ())) => provisioner,
-        Err(_) if stop.is_draining() => return Ok(()), // What was interrupted is no failure.
+        Err(_) if stop.is_draining() => return Ok(()), // An interruption is not a failure.
         Err(error) => return Err(error),
     };
     if let Some(systemd) = &systemd {
@@ -137,8 +137,8 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     }
 }
 
-/// Opens the ports for metrics and health. As at Coder's daemon, one for metrics that cannot be opened is no reason
-/// to end; one that was asked for health is.
+/// Opens the ports for metrics and health. As with Coder's daemon, a metrics port that cannot be opened is no reason
+/// to end; a health port is.
 async fn listen(args: &MetricsArgs, health: Arc<Health>) -> anyhow::Result<()> {
     if args.prometheus_enable {
         match Listener::bind(&args.prometheus_address, true).await {
@@ -163,7 +163,7 @@ async fn listen(args: &MetricsArgs, health: Arc<Health>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The directory for what must outlive a crash.
+/// Directory of everything that must outlive a crash.
 ///
 /// # Errors
 /// If none is given and there is no home directory.
@@ -174,12 +174,12 @@ pub(in crate::cli) fn state_dir(given: Option<&Path>) -> anyhow::Result<PathBuf>
     }
 }
 
-/// Where systemd puts the credentials of a unit.
+/// Directory in which systemd puts the credentials of a unit.
 pub(in crate::cli) fn credentials_directory() -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
-/// What no job may see.
+/// Returns the paths that no job may see.
 fn hidden(
     args: &ServerArgs,
     credentials: Option<PathBuf>,
@@ -198,7 +198,7 @@ fn hidden(
     files.chain(found).chain([state_dir.to_owned()]).collect()
 }
 
-/// Where `coder login` leaves what it learned.
+/// Directory in which `coder login` saves its results.
 pub(in crate::cli) fn config_directory(args: &ServerArgs) -> Option<PathBuf> {
     let default = || {
         let base = std::env::var_os("XDG_CONFIG_HOME")
@@ -210,7 +210,7 @@ pub(in crate::cli) fn config_directory(args: &ServerArgs) -> Option<PathBuf> {
     args.global_config.clone().or_else(default)
 }
 
-/// The server that the options name, else the one of `coder login`.
+/// Server that the options name, else the one of `coder login`.
 ///
 /// # Errors
 /// If there is none.
@@ -231,7 +231,7 @@ pub(in crate::cli) fn server_url(
     Ok(url.map_err(|error| UsageError(format!("`{}` has no URL: {error}", path.display())))?)
 }
 
-/// The tags of all lists.
+/// Combines the tags of all lists.
 ///
 /// # Errors
 /// If one is not `name=value`.
@@ -261,7 +261,7 @@ fn check(
     Err(UsageError(text.to_owned()))
 }
 
-/// Sets the scope that goes with a credential, as Coder's daemon does.
+/// Sets the scope that belongs to a credential, as Coder's daemon does.
 fn scope(tags: &mut BTreeMap<String, String>, kind: Kind) {
     match kind {
         Kind::Psk => {
@@ -292,7 +292,7 @@ fn daemon_name(given: Option<String>) -> Result<String, UsageError> {
     }
 }
 
-/// The first part of the host's name in lower case.
+/// Returns the first part of the host name in lower case.
 fn host_name() -> String {
     let name = nix::unistd::gethostname()
         .ok()
@@ -304,7 +304,7 @@ fn host_name() -> String {
     }
 }
 
-/// What memory jobs may have together. A single job may have what there is, as at Coder's daemon.
+/// Memory that jobs may use together. A single job may use everything, as with Coder's daemon.
 fn capacity(concurrency: Concurrency) -> Option<Capacity> {
     let is_single = concurrency == Concurrency::Fixed(1);
     memory::available()

@@ -1,4 +1,4 @@
-//! Telling systemd how far we are, if it listens: `Type=notify` and `WatchdogSec=`.
+//! Notifications to systemd, if it listens: `Type=notify` and `WatchdogSec=`.
 //!
 //! # Source
 //! sd_notify(3), sd_watchdog_enabled(3).
@@ -14,17 +14,17 @@ use tracing::warn;
 
 use crate::stop::Stop;
 
-/// Where to tell it.
+/// Socket of systemd for notifications.
 #[derive(Debug)]
 pub(super) struct Systemd {
     socket: UnixDatagram,
     to: SocketAddr,
-    /// Half of the time after which systemd takes us for dead.
+    /// Half of the time after which systemd considers us dead.
     beat: Option<Duration>,
 }
 
 impl Systemd {
-    /// What the environment says; `None` if systemd does not listen.
+    /// Reads the environment; `None` if systemd does not listen.
     pub(super) fn from_environment() -> Option<Self> {
         let variable = |name: &str| std::env::var(name).ok();
         let beat = variable("WATCHDOG_USEC").filter(|_| {
@@ -51,12 +51,12 @@ impl Systemd {
         Ok(Self { socket, to, beat })
     }
 
-    /// The daemon is up.
+    /// Reports that the daemon is ready.
     pub(super) fn ready(&self) {
         self.tell("READY=1");
     }
 
-    /// Tells when the daemon begins to stop, and that it lives until then and after. Ends with the runtime.
+    /// Reports when the daemon begins to stop, and that it is alive until then and after. Ends with the runtime.
     pub(super) async fn watch(&self, stop: &Stop) {
         let mut is_stopping = false;
         loop {

@@ -1,15 +1,15 @@
-//! Moments as they are printed.
+//! Points in time, as they are printed.
 
 use jiff::Timestamp;
 
-/// A moment; JSON has it in RFC 3339, tables how long ago it was.
+/// Converts milliseconds to a point in time, which JSON prints in RFC 3339 and tables as an age.
 pub(in crate::cli) fn time(milliseconds: i64) -> Option<Timestamp> {
     (milliseconds != 0)
         .then(|| Timestamp::from_millisecond(milliseconds).ok())
         .flatten()
 }
 
-/// How long ago that was, such as `3m`; empty for never.
+/// Formats the age of a point in time, such as `3m`; empty for never.
 pub(in crate::cli) fn age(time: Option<Timestamp>) -> String {
     let Some(time) = time else {
         return String::new();
@@ -17,7 +17,7 @@ pub(in crate::cli) fn age(time: Option<Timestamp>) -> String {
     brief(Timestamp::now().duration_since(time).as_secs())
 }
 
-/// How long ago that was, and when; empty for never.
+/// Formats an age and the time itself; empty for never.
 pub(in crate::cli) fn ago(time: Option<Timestamp>) -> String {
     let text = |at: Timestamp| {
         let at_utc = at.strftime("%Y-%m-%d %H:%M:%S UTC");
@@ -26,7 +26,7 @@ pub(in crate::cli) fn ago(time: Option<Timestamp>) -> String {
     time.map(text).unwrap_or_default()
 }
 
-/// How long it is until then, such as `3m`.
+/// Formats the time until then, such as `3m`.
 pub(in crate::cli) fn time_until(time: Option<Timestamp>) -> String {
     let Some(time) = time else {
         return String::new();
@@ -34,7 +34,7 @@ pub(in crate::cli) fn time_until(time: Option<Timestamp>) -> String {
     brief(time.duration_since(Timestamp::now()).as_secs())
 }
 
-/// Seconds in the largest unit of which there is one.
+/// Formats seconds in the largest unit that fits at least once.
 fn brief(seconds: i64) -> String {
     const UNITS: [(i64, &str); 4] = [(365 * 86_400, "y"), (86_400, "d"), (3_600, "h"), (60, "m")];
     let unit = UNITS.into_iter().find(|(unit, _)| seconds >= *unit);

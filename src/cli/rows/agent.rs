@@ -1,4 +1,4 @@
-//! Agents: what the template says of them, and what is known of those that run.
+//! Agents: their description in the template, and their reports while they run.
 
 use std::collections::BTreeMap;
 
@@ -8,31 +8,31 @@ use serde::Serialize;
 use super::{super::output::Row, time};
 use crate::proto::outpost::v1;
 
-/// An agent and the apps it serves.
+/// An agent, with its apps.
 #[derive(Clone, Debug, Serialize)]
 pub(in crate::cli) struct Agent {
     pub(in crate::cli) name: String,
     pub(in crate::cli) operating_system: String,
     pub(in crate::cli) architecture: String,
     pub(in crate::cli) apps: Vec<String>,
-    /// Missing unless the workspace has it now.
+    /// Reports of the agent, unless the workspace does not have it now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) running: Option<Running>,
 }
 
-/// What is known of an agent that runs, or should.
+/// Reports of an agent that runs, or should run.
 #[derive(Clone, Debug, Serialize)]
 pub(in crate::cli) struct Running {
     name: String,
     id: String,
     /// `connecting`, `connected`, `disconnected` or `timeout`.
     status: String,
-    /// Such as `starting` or `ready`.
+    /// Lifecycle state, such as `starting` or `ready`.
     lifecycle: String,
     version: String,
     first_connected_at: Option<Timestamp>,
     last_connected_at: Option<Timestamp>,
-    /// Health of apps that are looked at.
+    /// Health of apps that have a health check.
     health: BTreeMap<String, String>,
     metadata: Vec<Measurement>,
     scripts: Vec<ScriptEnd>,
@@ -141,7 +141,7 @@ impl Agent {
 }
 
 impl Measurement {
-    /// `Load: 0.5`; without a value, why there is none.
+    /// Formats a value as `Load: 0.5`, or the reason why there is none.
     fn summary(&self) -> String {
         let name = match self.display_name.as_str() {
             "" => &self.key,
@@ -156,7 +156,7 @@ impl Measurement {
 }
 
 impl ScriptEnd {
-    /// What went wrong, if anything did.
+    /// Describes how the script failed; `None` if it did not.
     fn complaint(&self) -> Option<String> {
         let name = &self.display_name;
         let what = match self.status.as_str() {

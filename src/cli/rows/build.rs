@@ -1,4 +1,4 @@
-//! Builds of workspaces.
+//! Builds of workspaces, as rows.
 
 use jiff::Timestamp;
 use serde::Serialize;

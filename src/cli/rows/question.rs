@@ -1,4 +1,4 @@
-//! What a template asks: parameters with the answers that they allow, and presets with theirs.
+//! Parameters of a template with their allowed values, and presets with theirs.
 
 use std::collections::BTreeMap;
 
@@ -19,11 +19,11 @@ pub(in crate::cli) struct Question {
     mutable: bool,
     ephemeral: bool,
     description: String,
-    /// The answers that are allowed; empty for any.
+    /// Values that are allowed; empty for any.
     options: Vec<Choice>,
 }
 
-/// An answer that a parameter allows.
+/// A value that a parameter allows.
 #[derive(Debug, Serialize)]
 struct Choice {
     name: String,
@@ -53,7 +53,7 @@ impl From<provisioner::RichParameter> for Question {
 }
 
 impl Choice {
-    /// The value to pass, and behind it what people read where that is something else.
+    /// Formats the value to pass, followed by its name for people where that differs.
     fn summary(&self) -> String {
         match self.name == self.value {
             true => self.value.clone(),
@@ -95,14 +95,14 @@ impl Row for Question {
     }
 }
 
-/// A named set of answers.
+/// A preset: a named set of parameter values.
 #[derive(Debug, Serialize)]
 pub(in crate::cli) struct Preset {
     name: String,
     description: String,
-    /// Whether it is offered first.
+    /// Set if the preset is selected by default.
     default: bool,
-    /// Workspaces that are kept ready with it.
+    /// Number of prebuilt workspaces for it.
     prebuilds: i32,
     parameters: BTreeMap<String, String>,
 }

@@ -1,4 +1,4 @@
-//! The SSH client that started us as its proxy: when it is gone, so are we.
+//! SSH client that started us as its proxy: when it is gone, we end as well.
 //!
 //! Its end closes our input, which is noticed even while nothing is read. If another process holds that open, the end of
 //! our parent counts, unless a process of the same program has taken over: OpenSSH goes into the background as a master
@@ -25,17 +25,17 @@ use nix::{
 use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open};
 use tokio::sync::oneshot;
 
-/// What a process has open, as the system names it: `pipe:[4711]`, or the path of a named one.
+/// Name of an open file as the system shows it: `pipe:[4711]`, or the path of a named pipe.
 type Name = PathBuf;
 
-/// Whoever started us.
+/// Parent process that started us.
 struct Parent {
     end: OwnedFd,
     program: PathBuf,
 }
 
 impl Parent {
-    /// The process with this id; `None` if it may not be looked at, or is what adopts orphans.
+    /// Opens the process with this id; `None` if it may not be examined, or is the one that adopts orphans.
     fn open(id: Pid) -> Option<Self> {
         if id.is_init() {
             return None;
@@ -45,7 +45,7 @@ impl Parent {
         Some(Self { end, program })
     }
 
-    /// A process of the same program that holds the other end of our input.
+    /// Returns a process of the same program that holds the other end of our input.
     fn heir(&self, input: &Name) -> Option<Self> {
         let own = std::process::id().to_string();
         let all = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
@@ -61,7 +61,7 @@ impl Parent {
     }
 }
 
-/// Whether a process has this open.
+/// Returns whether a process has this file open.
 fn holds(process: &Path, name: &Name) -> bool {
     let Ok(open) = fs::read_dir(process.join("fd")) else {
         return false;
@@ -70,11 +70,11 @@ fn holds(process: &Path, name: &Name) -> bool {
     names.any(|it| it == *name)
 }
 
-/// Receives once the client is gone; closed without that if the system does not say.
+/// Returns a channel that receives once the client is gone; it closes without that if the system does not tell.
 pub(super) fn gone() -> anyhow::Result<oneshot::Receiver<()>> {
     let (gone, is_gone) = oneshot::channel();
     let input = fs::read_link("/proc/self/fd/0").unwrap_or_default();
-    // Of a socket the other end has another name, so that nobody could be told to hold it.
+    // The other end of a socket has a different name, so its holder cannot be found.
     let is_pipe = fs::metadata("/proc/self/fd/0").is_ok_and(|it| it.file_type().is_fifo());
     let parent = getppid().filter(|_| is_pipe).and_then(Parent::open);
     let watching = move || {
@@ -90,7 +90,7 @@ pub(super) fn gone() -> anyhow::Result<oneshot::Receiver<()>> {
                 None => break,
             }
         }
-        // Whoever does not wait for it ends already.
+        // The receiver may be gone: then we are ending already.
         let _ = gone.send(());
     };
     thread::Builder::new()
@@ -100,16 +100,16 @@ pub(super) fn gone() -> anyhow::Result<oneshot::Receiver<()>> {
     Ok(is_gone)
 }
 
-/// What ended.
+/// Process or pipe that ended.
 enum Ended {
     Pipe,
     Parent,
 }
 
-/// Waits until nobody writes into our input or reads our output any more, or the parent has ended.
+/// Waits until nobody writes to our input or reads our output any more, or the parent has ended.
 fn wait(parent: Option<&Parent>) -> Result<Ended, Errno> {
     let (input, output) = (io::stdin(), io::stdout());
-    // Without events only hang-ups and errors are told.
+    // With no events requested, poll reports only hang-ups and errors.
     let pipe = |fd| PollFd::new(fd, PollFlags::empty());
     let (input, output): (BorrowedFd<'_>, BorrowedFd<'_>) = (input.as_fd(), output.as_fd());
     let mut all = vec![pipe(input), pipe(output)];

@@ -1,4 +1,4 @@
-//! `outpost config-ssh`.
+//! `outpost config-ssh`: a section in OpenSSH's configuration.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use crate::{
 /// Writes one section of OpenSSH's configuration file and leaves the rest of the file alone.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct ConfigSsh {
-    /// OpenSSH's configuration file
+    /// Configuration file of OpenSSH
     #[arg(
         long,
         value_name = "FILE",
@@ -40,7 +40,7 @@ pub(in crate::cli) struct ConfigSsh {
 const BEGIN: &str = "# ---- outpost: begin ----";
 const END: &str = "# ---- outpost: end ----";
 
-/// The file with our section replaced, or added at its end.
+/// Returns the file with our section replaced, or added at its end.
 fn with_section(text: &str, section: &str) -> Result<String, UsageError> {
     let block = format!("{BEGIN}\n{section}{END}\n");
     match (text.find(BEGIN), text.find(END)) {
@@ -72,7 +72,8 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('%', "%%").replace('"', "\\\""))
 }
 
-/// Our section, for host names with our suffix and the deployment's. Its options come before ours, as the first one counts.
+/// Returns our section, for host names with our suffix and the deployment's. The deployment's options come before
+/// ours, because the first one counts.
 fn section(
     program: &Path,
     remote: &[String],
@@ -106,7 +107,8 @@ fn section(
     )
 }
 
-/// Whether the file has hosts with this suffix outside our section, such as those that `coder config-ssh` writes.
+/// Returns whether the file has hosts with this suffix outside our section, such as those that `coder config-ssh`
+/// writes.
 fn is_claimed(text: &str, suffix: &str) -> bool {
     let rest = match (text.find(BEGIN), text.find(END)) {
         (Some(begin), Some(end)) if begin < end => [&text[..begin], &text[end..]],
@@ -121,13 +123,13 @@ impl ConfigSsh {
     pub(in crate::cli) async fn exec(self) -> anyhow::Result<()> {
         let options = [self.remote.options()?, self.headers.options()].concat();
         let server: Server = self.remote.server(&self.headers)?;
-        // Whoever is refused now would be so at each login.
+        // Credentials that are refused now would be refused at each login.
         let workspaces = server.workspaces().await?;
         let settings = server.ssh_settings().await;
         let settings = settings.context("failed to use the server's SSH settings")?;
         let program = std::env::current_exe().context("failed to find this program")?;
         let path = expanded(&self.ssh_config_file);
-        // What is a link stays one.
+        // A link is kept, and its target is written.
         let path = fs::canonicalize(&path).unwrap_or(path);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,

@@ -1,4 +1,4 @@
-//! An agent that falls silent: the session waits for it, and somebody is told.
+//! Silent agents: the session waits for one, and the person is told.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use crate::{
     connect::{Agent, AgentConn, ConnectError, Server},
 };
 
-/// How often we look.
+/// Interval at which the agent's silence is checked.
 const LOOK: Duration = Duration::from_secs(5);
-/// After so much silence somebody is told: two keep-alives are without an answer.
+/// Silence after which the person is told: two keep-alives are unanswered.
 const SILENT: Duration = Duration::from_secs(30);
-/// How often the server is asked then whether the agent may still come back, in looks.
+/// Number of checks between two questions to the server whether a silent agent may still come back.
 const ASK: u32 = 6;
 
-/// Tells when the agent does not answer, and when it does again. Returns once it cannot come back, as its workspace was
-/// stopped, deleted or built anew.
+/// Prints when the agent does not answer, and when it does again. Returns once it cannot come back, because its
+/// workspace was stopped, deleted or built anew.
 pub(super) async fn watch(
     server: &Server,
     named: &str,
@@ -50,7 +50,7 @@ pub(super) async fn watch(
     }
 }
 
-/// Why an agent will not come back; `None` if it may, or the server does not say.
+/// Returns why an agent will not come back; `None` if it may, or the server does not say.
 async fn gone(server: &Server, named: &str, agent: &Agent) -> Option<anyhow::Error> {
     let (workspace, name) = parts(named);
     let found = match server.workspace(workspace).await {
@@ -71,7 +71,7 @@ async fn gone(server: &Server, named: &str, agent: &Agent) -> Option<anyhow::Err
     }
 }
 
-/// Says it on a line of its own, also on a terminal that a session has set to raw.
+/// Prints a text on a line of its own, also on a terminal that a session has set to raw mode.
 fn tell(text: &str) {
     output::note(&format!("\r{text}\r"));
 }

@@ -1,4 +1,4 @@
-//! A person's terminal, and what is typed.
+//! Terminal of a person, and its input.
 
 use std::{
     io::{self, IsTerminal as _, Read as _},
@@ -21,12 +21,12 @@ use crate::connect::ssh;
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 32 << 10;
-/// Pieces of them that wait.
+/// Number of chunks that may wait.
 const PIECES: usize = 4;
 
-/// Our standard input.
+/// Returns our standard input as a stream of bytes.
 ///
-/// It is read by a thread of its own that nobody waits for: one that waits for a key must not keep us from our end.
+/// A detached thread reads it: waiting for a key must not delay our exit.
 pub(super) fn input() -> anyhow::Result<impl AsyncRead + Unpin> {
     let (pieces, read) = mpsc::channel(PIECES);
     let reading = move || {
@@ -50,11 +50,11 @@ pub(super) fn input() -> anyhow::Result<impl AsyncRead + Unpin> {
     Ok(StreamReader::new(ReceiverStream::new(read)))
 }
 
-/// Our terminal, which lets everything through until this is dropped.
+/// Our terminal, which is in raw mode until this is dropped.
 pub(super) struct Screen(Termios);
 
 impl Screen {
-    /// Takes the terminal over, if our input is one.
+    /// Puts the terminal into raw mode, if our input is one.
     pub(super) fn enter() -> anyhow::Result<Option<Self>> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
@@ -68,7 +68,7 @@ impl Screen {
         Ok(Some(Self(before)))
     }
 
-    /// What the other side should know of it.
+    /// Returns the terminal's type and size, for the other side.
     pub(super) fn terminal(&self) -> anyhow::Result<ssh::Terminal> {
         Ok(ssh::Terminal {
             term: std::env::var("TERM").unwrap_or_else(|_| "xterm-256color".to_owned()),
@@ -79,12 +79,12 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs no settings.
+        // A terminal that no longer exists needs no settings.
         let _ = termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
     }
 }
 
-/// Columns and rows of our terminal.
+/// Number of columns and rows of our terminal.
 fn size() -> (u32, u32) {
     match terminal_size::terminal_size_of(io::stdin()) {
         Some((columns, rows)) => (columns.0.into(), rows.0.into()),
@@ -92,7 +92,7 @@ fn size() -> (u32, u32) {
     }
 }
 
-/// The terminal's size now and whenever it changes.
+/// Returns the terminal's size, now and whenever it changes.
 fn sizes() -> anyhow::Result<watch::Receiver<(u32, u32)>> {
     let (sender, receiver) = watch::channel(size());
     let mut changes = signal(SignalKind::window_change())?;

@@ -1,4 +1,4 @@
-//! What goes into a bundle. What cannot be had is said in its place.
+//! Content of a support bundle. An error stands in place of whatever cannot be collected.
 
 use std::{
     fs::{self, File},
@@ -17,18 +17,18 @@ use crate::{
     observe::BUILD,
 };
 
-/// Bytes of a log's end.
+/// Bytes that are kept of a log's end.
 const MAX_LOG_BYTES: u64 = 2 << 20;
-/// Files of the state directory that are listed.
+/// Number of files in the state directory that are listed.
 const MAX_LISTED: usize = 1000;
-/// How deep it is listed: `sessions/Session…/…`.
+/// Depth to which it is listed: `sessions/Session…/…`.
 const MAX_DEPTH: usize = 3;
-/// Time for each answer of a running daemon.
+/// Longest time for each response of a running daemon.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of such an answer.
+/// Longest response, in bytes.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
-/// What limits a process on Linux.
+/// Files that show a process's limits on Linux.
 const FACTS: [&str; 8] = [
     "/etc/os-release",
     "/proc/version",
@@ -40,7 +40,7 @@ const FACTS: [&str; 8] = [
     "/sys/fs/cgroup/pids.max",
 ];
 
-/// What this program is, and what it runs on.
+/// Facts about this program, and about the machine.
 pub(super) fn machine() -> anyhow::Result<Vec<Entry>> {
     let version = json!({ "build": BUILD, "time": jiff::Timestamp::now().to_string() });
     let facts = FACTS.map(|path| {
@@ -53,7 +53,8 @@ pub(super) fn machine() -> anyhow::Result<Vec<Entry>> {
     ])
 }
 
-/// The names of all variables, and the values of those that are ours or steer the network, if they are no secrets.
+/// Returns the names of all variables, and the values of those that are ours or affect the network, unless they are
+/// secrets.
 pub(super) fn environment() -> Entry {
     const SHOWN: [&str; 8] = [
         "OUTPOST_",
@@ -80,7 +81,7 @@ pub(super) fn environment() -> Entry {
     Entry::new("environment.txt", lines.join("\n") + "\n")
 }
 
-/// Names, sizes and ages of what is below `path`; no contents.
+/// Lists names, sizes and ages of everything below `path`; no contents.
 pub(super) fn listing(path: &Path) -> Entry {
     let mut lines = vec![format!("below {}:", path.display())];
     let listed = Dir::open(path).and_then(|dir| list(&dir, Path::new(""), MAX_DEPTH, &mut lines));
@@ -90,7 +91,7 @@ pub(super) fn listing(path: &Path) -> Entry {
     Entry::new("state.txt", lines.join("\n") + "\n")
 }
 
-/// Templates write in some of it, meanwhile too.
+/// Lists a directory, safely even though templates write in parts of it, also meanwhile.
 fn list(root: &Dir, below: &Path, depth: usize, lines: &mut Vec<String>) -> io::Result<()> {
     for (name, _) in root.list(below)? {
         if lines.len() > MAX_LISTED {
@@ -115,7 +116,7 @@ fn list(root: &Dir, below: &Path, depth: usize, lines: &mut Vec<String>) -> io::
     Ok(())
 }
 
-/// The end of a log.
+/// Returns the end of a log.
 pub(super) fn log(path: &Path) -> anyhow::Result<Entry> {
     let failed = || format!("failed to read the log `{}`", path.display());
     let mut file = File::open(path).with_context(failed)?;
@@ -133,7 +134,7 @@ pub(super) fn log(path: &Path) -> anyhow::Result<Entry> {
     ))
 }
 
-/// What a running daemon tells.
+/// Returns the responses of a running daemon.
 pub(super) async fn running(address: &ListenAddress) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (path, name) in [

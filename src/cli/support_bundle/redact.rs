@@ -1,23 +1,23 @@
-//! Taking secrets out of texts.
+//! Removal of secrets from texts.
 
 use regex::Regex;
 
 use crate::secret::Secret;
 
-/// Shorter ones would take apart what is no secret.
+/// Length of the shortest secret that is removed: shorter ones would match in ordinary words.
 const MIN_SECRET_BYTES: usize = 4;
-/// What stands in a secret's place.
+/// Text in place of a secret.
 const REDACTED: &str = "[redacted]";
 
-/// What to take out.
+/// Secrets to remove from texts.
 pub(super) struct Redaction {
     secrets: Vec<Secret>,
-    /// A password in an address, a credential in a header.
+    /// Patterns of a password in a URL and of a credential in a header.
     patterns: [Regex; 2],
 }
 
 impl Redaction {
-    /// Knows `secrets`, and what passwords in addresses and credentials in headers look like.
+    /// Prepares the removal of `secrets`, of passwords in URLs and of credentials in headers.
     pub(super) fn new(mut secrets: Vec<Secret>) -> Self {
         secrets.retain(|secret| secret.expose().len() >= MIN_SECRET_BYTES);
         // A secret that contains another one must go first.
@@ -34,7 +34,7 @@ impl Redaction {
         }
     }
 
-    /// The text without them.
+    /// Returns the text without secrets.
     pub(super) fn apply(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for secret in &self.secrets {
@@ -49,7 +49,7 @@ impl Redaction {
     }
 }
 
-/// Whether a variable of this name is likely to hold a secret.
+/// Returns whether a variable of this name is likely to contain a secret.
 pub(super) fn is_secret_name(name: &str) -> bool {
     const WORDS: [&str; 9] = [
         "SECRET",

@@ -1,4 +1,4 @@
-//! Commands that build a workspace, and wait for the end of it.
+//! Commands that build a workspace, and wait for the end of the build.
 
 use anyhow::Context;
 
@@ -22,16 +22,16 @@ use crate::{
     stop::Stop,
 };
 
-/// The version that a template's new workspaces get.
+/// Name of the version that new workspaces of a template get.
 const ACTIVE: &str = "active";
 
-/// What every build takes.
+/// Options of every build.
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
     /// Answer to a parameter of the template
     #[arg(long = "parameter", value_name = "NAME=VALUE")]
     parameters: Vec<Pair>,
-    /// Include DEBUG lines
+    /// Include lines of level DEBUG
     #[arg(long)]
     verbose: bool,
     /// Return as soon as the build is queued; follow it with `outpost job logs --follow`
@@ -50,9 +50,9 @@ impl Run {
 /// Create a workspace and start it
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Create {
-    /// The workspace's name
+    /// Name of the workspace
     name: String,
-    /// The template's name
+    /// Name of the template
     #[arg(long, short, value_name = "NAME", add = complete::templates())]
     template: String,
     /// Template version, if not the active one
@@ -155,7 +155,7 @@ impl Start {
         show(&mut api, workspace, output).await
     }
 
-    /// Stops it first if it runs.
+    /// Restarts a workspace: stops it first if it is running.
     pub(super) async fn restart(self, output: Output, stop: Stop) -> anyhow::Result<()> {
         let mut api = self.build.run.remote.connect()?;
         let organization = &self.build.run.remote.organization;
@@ -242,7 +242,7 @@ impl BuildArgs {
     }
 }
 
-/// Answers as the server takes them.
+/// Converts parameter values to the server's form.
 pub(in crate::cli) fn answers(pairs: Vec<Pair>) -> Vec<ParameterValue> {
     let value = |pair: Pair| ParameterValue {
         name: pair.name,
@@ -251,7 +251,7 @@ pub(in crate::cli) fn answers(pairs: Vec<Pair>) -> Vec<ParameterValue> {
     pairs.into_iter().map(value).collect()
 }
 
-/// Makes a workspace and waits for its first build.
+/// Creates a workspace and waits for its first build.
 pub(in crate::cli) async fn create(
     api: &mut Api,
     request: CreateWorkspaceRequest,
@@ -270,7 +270,7 @@ pub(in crate::cli) async fn create(
     Ok(workspace)
 }
 
-/// Builds a workspace that exists, and waits for the end.
+/// Builds an existing workspace, and waits for the end.
 pub(in crate::cli) async fn build(
     api: &mut Api,
     request: CreateBuildRequest,
@@ -302,7 +302,7 @@ async fn finished(
     .await
 }
 
-/// What a build made.
+/// Returns the output of a build.
 pub(in crate::cli) async fn details(api: &mut Api, build: String) -> anyhow::Result<BuildDetails> {
     let request = ShowBuildRequest { build };
     Ok(api.show_build(request).await?.into_inner())

@@ -1,4 +1,4 @@
-//! `outpost workspace logs`.
+//! `outpost workspace logs`: the logs of a workspace's agents.
 
 use serde::Serialize;
 use tonic::Status;
@@ -17,7 +17,7 @@ use crate::{
     stop::Stop,
 };
 
-/// What it takes.
+/// Agent and lines to print.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Logs {
     /// The workspace, as NAME or OWNER/NAME; append .AGENT if it has several agents
@@ -95,7 +95,7 @@ async fn print(
     Ok(())
 }
 
-/// One JSON object a line, as the end is not known yet.
+/// Formats a line as one JSON object, because the end of the list is not known yet.
 fn json(line: &AgentLogLine) -> Line<'_> {
     Line {
         id: line.id,

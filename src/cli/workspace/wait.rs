@@ -16,10 +16,10 @@ use crate::{
     stop::Stop,
 };
 
-/// How often agents are looked at.
+/// Interval at which agents are looked at.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Where to look for an agent that does not come.
+/// Advice about an agent that does not connect.
 const NEVER_CAME: &str = "see the log of the agent's bootstrap script on the workspace's machine; if the workspace is a \
     process of a daemon's machine, that daemon needs `--background-processes keep`";
 
@@ -38,18 +38,18 @@ pub(super) struct Wait {
     wait: Option<humantime::Duration>,
 }
 
-/// How far an agent is.
+/// Progress of an agent's start.
 #[derive(Debug, PartialEq, Eq)]
 enum Progress {
     Ready,
-    /// Not yet, and what is missing.
+    /// Not ready yet; says what is missing.
     Waits(String),
-    /// Never, and why.
+    /// Failed for good; says why.
     Failed(String),
 }
 
 impl Wait {
-    /// Waits, if that is wanted, for the agents that the latest build of `workspace` made.
+    /// Waits, if that is wanted, for the agents that the latest build of `workspace` created.
     ///
     /// # Errors
     /// If a startup script fails, or the time is over.
@@ -104,7 +104,7 @@ async fn until_ready(api: &mut Api, build: String, missing: &mut String) -> anyh
     }
 }
 
-/// How far the slowest of the agents is.
+/// Returns the progress of the slowest agent.
 fn progress<'a>(agents: impl IntoIterator<Item = &'a Agent>) -> Progress {
     let mut slowest = Progress::Ready;
     for agent in agents {

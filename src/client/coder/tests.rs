@@ -1,4 +1,4 @@
-//! Against a server that has one workspace with one build, which is all that the routes need.
+//! Tests against a server that has one workspace with one build, which is all that the routes need.
 
 use std::sync::{Arc, Mutex};
 

@@ -11,19 +11,19 @@ use tracing::{
 
 use crate::error_chain::error_chain;
 
-/// Name and value of what an event or a span carries, and the message.
+/// Fields of an event or a span, and the message.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fields {
     message: String,
     values: Vec<(&'static str, Value)>,
 }
 
-/// What is written of one event.
+/// Everything that is written of one event.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     time: Timestamp,
     pub(super) level: Level,
-    /// Where in the program, outermost first; empty for the commands themselves.
+    /// Modules of the event, outermost first; empty for the commands themselves.
     pub(super) names: Vec<&'static str>,
     pub(super) message: String,
     place: Place,
@@ -65,7 +65,7 @@ impl Fields {
         self.set(field, value);
     }
 
-    /// Adds what a span has and the event has not.
+    /// Adds the fields that a span has and the event has not.
     pub(super) fn append(&mut self, more: &Self) {
         for (name, value) in &more.values {
             if !self.values.iter().any(|(known, _)| known == name) {
@@ -108,7 +108,8 @@ impl Visit for Fields {
 impl Entry {
     pub(super) fn new(metadata: &'static Metadata<'static>, fields: Fields) -> Self {
         let module = metadata.target();
-        // What is in a crate of its own, as `outpost_daemon::runner`, has the name that it has in this one.
+        // Modules in crates of their own, such as `outpost_daemon::runner`, get the names that they have in this
+        // package.
         let inner = module
             .strip_prefix("outpost::")
             .or_else(|| module.strip_prefix("outpost_"));
@@ -131,7 +132,7 @@ impl Entry {
         }
     }
 
-    /// `2006-01-02 15:04:05.000 [info]  module: message  key=value`.
+    /// Formats the entry for people: `2006-01-02 15:04:05.000 [info]  module: message  key=value`.
     pub(super) fn human(&self, coloured: bool) -> String {
         let (level, colour) = match self.level {
             Level::ERROR => ("erro", 31),
@@ -149,7 +150,7 @@ impl Entry {
             line.push_str(&self.names.join("."));
             line.push_str(": ");
         }
-        // What an event says must not be able to look like a second one.
+        // The text of an event must not be able to look like a second event.
         for character in self.message.trim().chars() {
             match character.is_control() {
                 true => line.extend(character.escape_default()),
@@ -167,7 +168,7 @@ impl Entry {
         line
     }
 
-    /// One object, its keys in the reference's order.
+    /// Formats the entry as one JSON object, its keys in the reference's order.
     pub(super) fn json(&self) -> String {
         let level = match self.level {
             Level::ERROR => "ERROR",
@@ -191,7 +192,7 @@ impl Entry {
         format!("{}\n", Value::Object(object))
     }
 
-    /// What Google's agents read; fields stand at the top.
+    /// Formats the entry for Google's agents; fields are at the top level.
     pub(super) fn stackdriver(&self) -> String {
         let severity = match self.level {
             Level::ERROR => "ERROR",
@@ -229,7 +230,7 @@ impl Entry {
     }
 }
 
-/// The text, in quotes if it would not be one word without.
+/// Quotes a text unless it is a single word.
 fn quoted(text: &str) -> String {
     let escaped = format!("{text:?}");
     let is_plain =

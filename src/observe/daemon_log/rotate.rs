@@ -1,4 +1,4 @@
-//! A log file that does not fill the disk.
+//! Log file that does not fill the disk.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Bytes after which a file becomes the old one, as in the reference.
+/// Size after which a file becomes the old one, in bytes, as in the reference.
 const MAX_BYTES: u64 = 5 * 1024 * 1024;
 
-/// A file, and the one before it under the same name with `.1` behind.
+/// A log file, and its predecessor under the same name with `.1` appended.
 #[derive(Debug)]
 pub(super) struct RotatingFile {
     path: PathBuf,
@@ -20,7 +20,7 @@ pub(super) struct RotatingFile {
 }
 
 impl RotatingFile {
-    /// Goes on with the file at `path`, or begins it; its owner alone can read it.
+    /// Continues the file at `path`, or creates it; only its owner can read it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;

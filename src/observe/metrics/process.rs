@@ -1,4 +1,4 @@
-//! What Prometheus's own libraries tell of a process on Linux, under their names.
+//! Metrics of a process that Prometheus's own libraries report on Linux, under their names.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use nix::{
 
 use super::Text;
 
-/// Adds what can be read; elsewhere than on Linux that is nothing.
+/// Adds the metrics that can be read; on other systems than Linux there are none.
 pub(super) fn add(text: &mut Text) {
     let Some(stat) = Stat::read() else { return };
     let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
@@ -30,7 +30,7 @@ pub(super) fn add(text: &mut Text) {
         );
     }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
-        // The directory itself is one of them.
+        // The open directory itself is one of the descriptors.
         let count = open.count().saturating_sub(1);
         text.gauge(
             "process_open_fds",
@@ -57,7 +57,7 @@ pub(super) fn add(text: &mut Text) {
     );
 }
 
-/// The fields of `/proc/self/stat` that count here.
+/// Fields of `/proc/self/stat` that are used.
 #[derive(Debug)]
 struct Stat {
     user_ticks: f64,
@@ -72,7 +72,7 @@ impl Stat {
         Self::parse(&fs::read_to_string("/proc/self/stat").ok()?)
     }
 
-    /// Fields are counted behind the name, which is in brackets and may have anything in it.
+    /// Parses the fields behind the name, which is in brackets and may contain anything.
     fn parse(text: &str) -> Option<Self> {
         let (_, behind) = text.rsplit_once(')')?;
         let fields: Vec<&str> = behind.split_whitespace().collect();
@@ -88,7 +88,7 @@ impl Stat {
     }
 }
 
-/// Seconds since the epoch.
+/// Boot time in seconds since the epoch.
 fn boot_time() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let line = stat.lines().find_map(|line| line.strip_prefix("btime "));

@@ -1,4 +1,4 @@
-//! What the operator accepts although it is not what the mirror first saw.
+//! Changes that the operator accepts, although they differ from what the mirror first saw.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::{
 /// A key that the operator accepts.
 #[derive(Clone, Debug)]
 pub(super) struct AcceptedKey {
-    /// `HOST/NAMESPACE`, or a program's name; `None` for all.
+    /// Namespace as `HOST/NAMESPACE`, or a program's name; `None` for all.
     pub(super) namespace: Option<String>,
     pub(super) fingerprint: String,
 }
@@ -21,20 +21,21 @@ pub(super) struct AcceptedKey {
 /// A version that the operator accepts as it is now.
 #[derive(Clone, Debug)]
 pub(super) struct AcceptedRelease {
-    /// `ADDRESS@VERSION`, as errors name it.
+    /// Name as in errors: `ADDRESS@VERSION`.
     pub(super) name: String,
-    /// The same as a wish; none for a program and for a tag, which mirror.toml or a template must name.
+    /// Entry of the configuration for the version; none for a program and for a tag, which mirror.toml or a template
+    /// must name.
     pub(super) entry: Option<AcceptedEntry>,
 }
 
-/// What is wanted if its change is accepted.
+/// Configuration of a version whose change is accepted.
 #[derive(Clone, Debug)]
 pub(super) enum AcceptedEntry {
     Provider(ProviderEntry),
     Module(ModuleEntry),
 }
 
-/// `[HOST/NAMESPACE=]FINGERPRINT`.
+/// Parses a key: `[HOST/NAMESPACE=]FINGERPRINT`.
 pub(super) fn key(text: &str) -> Result<AcceptedKey, String> {
     let (namespace, fingerprint) = match text.split_once('=') {
         Some((namespace, fingerprint)) => (Some(namespace), fingerprint),
@@ -59,7 +60,7 @@ pub(super) fn key(text: &str) -> Result<AcceptedKey, String> {
     })
 }
 
-/// `ADDRESS@VERSION`.
+/// Parses a version as `ADDRESS@VERSION`.
 pub(super) fn release(text: &str) -> Result<AcceptedRelease, String> {
     let wrong = || {
         format!(
@@ -74,7 +75,7 @@ pub(super) fn release(text: &str) -> Result<AcceptedRelease, String> {
         parsed.ok_or_else(wrong)?;
         return accepted(text.to_owned(), None);
     }
-    // A short name means the public registry elsewhere; whoever accepts a changed release names all of it.
+    // Elsewhere a short name means the public registry; accepting a changed release requires the full name.
     let (host, parts) = (name.split('/').next(), name.split('/').count());
     let is_host = host.is_some_and(|host| host.contains(['.', ':']) || host == "localhost");
     if !is_host || parts < 2 || version.is_empty() || name.split('/').any(str::is_empty) {
@@ -96,7 +97,7 @@ pub(super) fn release(text: &str) -> Result<AcceptedRelease, String> {
     }
 }
 
-/// Fingerprints in their usual form.
+/// Normalizes the fingerprints of an option.
 ///
 /// # Errors
 /// [`UsageError`] with the option's name.

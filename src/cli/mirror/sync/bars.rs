@@ -1,4 +1,4 @@
-//! How a sync goes on, on stderr: bars on a terminal, plain lines elsewhere.
+//! Progress of a sync on stderr: bars on a terminal, plain lines elsewhere.
 //!
 //! On a terminal what is retried is said in the bar of its file, or in one line below all bars, so that a long outage does
 //! not push everything else off the screen.
@@ -19,22 +19,22 @@ use crate::{
     rules::text::visible,
 };
 
-/// Shows what a sync does.
+/// Progress display of a sync.
 pub(super) struct Bars {
-    /// `None` if nobody looks at a terminal.
+    /// Bars on the terminal; `None` without one.
     screen: Option<MultiProgress>,
     files: Mutex<HashMap<String, ProgressBar>>,
     retries: Mutex<Retries>,
 }
 
-/// What was retried.
+/// Retries that happened during the sync.
 #[derive(Default)]
 struct Retries {
-    /// How often each thing was.
+    /// Number of retries of each item.
     counts: HashMap<String, u32>,
-    /// Things whose bar says so.
+    /// Items whose bar shows a retry.
     shown: HashSet<String>,
-    /// The line about what has no bar.
+    /// Line about items without a bar.
     line: Option<ProgressBar>,
 }
 
@@ -45,7 +45,7 @@ impl Retries {
         *count
     }
 
-    /// What was retried and how often, at the end; `None` if nothing was.
+    /// Returns the number of retries, for the end; `None` if there were none.
     fn summary(&self) -> Option<String> {
         let all: u32 = self.counts.values().sum();
         let times = if all == 1 { "time" } else { "times" };
@@ -64,7 +64,7 @@ impl Retries {
     }
 }
 
-/// What a bar says of its file.
+/// Text in the bar of a file that is being retried.
 fn again(what: &str, count: u32, error: &FetchError, pause: Duration) -> String {
     let seconds = pause.as_secs_f64();
     format!("{what}: retry {count} in {seconds:.1} s ({error})")
@@ -79,13 +79,13 @@ impl Bars {
         }
     }
 
-    /// Removes all bars.
+    /// Removes all bars from the terminal.
     pub(super) fn end(&self) {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.drain().for_each(|(_, bar)| bar.finish_and_clear());
         drop(files);
         if self.screen.is_none() {
-            return; // Each was said when it happened.
+            return; // Each retry was printed when it happened.
         }
         self.clear_line();
         let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +94,7 @@ impl Bars {
         }
     }
 
-    /// Takes away the line about what has no bar: the work has gone on.
+    /// Removes the line about items without a bar, because the work has gone on.
     fn clear_line(&self) {
         let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(line) = retries.line.take() {
@@ -102,7 +102,7 @@ impl Bars {
         }
     }
 
-    /// Says in the bar of a file that it goes on.
+    /// Shows in the bar of a file that it goes on.
     fn goes_on(&self, name: &str, bar: &ProgressBar) {
         let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
         if retries.shown.remove(name) {
@@ -113,7 +113,7 @@ impl Bars {
 
     fn say(&self, text: &str) {
         match &self.screen {
-            // If the terminal is gone, nobody is there to be told.
+            // A failure means that the terminal is gone, so there is nobody to tell.
             Some(screen) => drop(screen.println(text)),
             None => output::note(text),
         }
@@ -135,7 +135,7 @@ fn style(total: Option<u64>) -> ProgressStyle {
     })
 }
 
-/// One line of text, cut where the terminal ends.
+/// Style of a line of text, cut at the edge of the terminal.
 fn text_style() -> ProgressStyle {
     styled("    {wide_msg}")
 }

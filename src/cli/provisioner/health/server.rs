@@ -1,4 +1,4 @@
-//! The listener: `/livez`, `/readyz`, `/status`, and metrics.
+//! Listener for `/livez`, `/readyz`, `/status` and metrics.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,25 +19,25 @@ use crate::{
     observe::metrics::{self, CONTENT_TYPE},
 };
 
-/// Connections at a time; probes and one or two scrapers need few.
+/// Number of connections at the same time; probes and one or two scrapers need few.
 const MAX_CONNECTIONS: usize = 16;
-/// Time for a request's head, and for the whole of a connection.
+/// Longest time for a request's head, and for the whole of a connection.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(120));
-/// Bytes of a request's head.
+/// Longest head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
-/// Pause after the system refused a connection, so that a lack of descriptors is no busy loop.
+/// Pause after the system refused a connection, so that a lack of file descriptors causes no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A port that is open.
 #[derive(Debug)]
 pub(in crate::cli::provisioner) struct Listener {
     socket: TcpListener,
-    /// Whether every other path has the metrics, as at Coder's daemon, or `/metrics` alone.
+    /// Set if every other path serves the metrics, as with Coder's daemon, and not only `/metrics`.
     is_for_prometheus: bool,
 }
 
 impl Listener {
-    /// Opens the port.
+    /// Opens the port for connections.
     ///
     /// # Errors
     /// The system's reason.
@@ -52,13 +52,13 @@ impl Listener {
         })
     }
 
-    /// Where it listens, with the port that the system chose if none was asked for.
+    /// Address of the listener, with the port that the system chose if none was configured.
     pub(in crate::cli::provisioner) fn address(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 }
 
-/// Answers until the runtime ends.
+/// Answers requests until the runtime ends.
 pub(in crate::cli::provisioner) async fn serve(listener: Listener, health: Arc<Health>) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let is_for_prometheus = listener.is_for_prometheus;
