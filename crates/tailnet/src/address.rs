@@ -1,4 +1,4 @@
-//! Who has which address: all follow from a UUID.
+//! Addresses of nodes, which are all derived from a UUID.
 //!
 //! # Source
 //! coder `tailnet/conn.go`.
@@ -7,17 +7,17 @@ use std::net::Ipv6Addr;
 
 use uuid::Uuid;
 
-/// What commands dial.
+/// Prefix of the addresses that commands dial.
 const TAILSCALE: [u8; 6] = [0xfd, 0x7a, 0x11, 0x5c, 0xa1, 0xe0];
-/// What Coder's desktop client dials.
+/// Prefix of the addresses that Coder's desktop client dials.
 const CODER: [u8; 6] = [0xfd, 0x60, 0x62, 0x7a, 0xa4, 0x2b];
 
-/// The address that commands of Coder's and ours dial.
+/// Address that Coder's commands and ours dial.
 pub fn primary(id: Uuid) -> Ipv6Addr {
     with_prefix(TAILSCALE, id)
 }
 
-/// The addresses of an agent, the first one first.
+/// Addresses of an agent, the primary one first.
 pub fn of_agent(id: Uuid) -> [Ipv6Addr; 2] {
     [primary(id), with_prefix(CODER, id)]
 }
@@ -28,18 +28,18 @@ fn with_prefix(prefix: [u8; 6], id: Uuid) -> Ipv6Addr {
     Ipv6Addr::from(bytes)
 }
 
-/// An agent's number among nodes.
+/// Numeric node id of an agent.
 pub fn node_id(id: Uuid) -> i64 {
     let [_, _, _, _, _, _, _, _, low @ ..] = id.into_bytes();
     i64::from_be_bytes(low).wrapping_abs()
 }
 
-/// As addresses stand in messages.
+/// Formats an address as in messages.
 pub fn cidr(address: Ipv6Addr) -> String {
     format!("{address}/128")
 }
 
-/// The reverse of [`cidr`]; `None` for anything else than one address of ours.
+/// Parses the result of [`cidr`]; `None` for anything but a single address with one of our prefixes.
 pub fn parse_cidr(text: &str) -> Option<Ipv6Addr> {
     text.strip_suffix("/128")?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Our side of a coordinator: says what our node is like, and lets it know of its peers.
+//! Connection of a node to its coordinator: announces the node, and receives node updates of its peers.
 //!
 //! # Source
 //! coder `tailnet/controllers.go`: what is answered to what, and how one leaves.
@@ -27,30 +27,30 @@ use uuid::Uuid;
 
 use super::{DerpMap, Event, Node, PeerUpdate, Tailnet};
 
-/// A coordinator that takes nothing for so long is away.
+/// Time after which a coordinator that reads nothing counts as away.
 const SEND: Duration = Duration::from_secs(10);
-/// Time for one question.
+/// Longest time for one call.
 const CALL: Duration = Duration::from_secs(30);
-/// When a token is asked for again by itself, if the coordinator does not say.
+/// Interval at which a resume token is refreshed if the coordinator names none.
 const REFRESH: Duration = Duration::from_secs(30 * 60);
-/// How long one who leaves waits for the coordinator to hang up.
+/// Longest wait for the coordinator to hang up after we have said goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Messages of a tailnet are small, whatever comes.
+/// Limits on a packet: all messages of a tailnet are small.
 pub const LIMITS: Limits = Limits {
     outbound_bytes: 4 << 20,
     inbound_bytes: 4 << 20,
 };
 
-/// What we are to a coordinator.
+/// Role of our node towards the coordinator.
 pub enum Side {
-    /// Peers come to us.
+    /// An agent, which peers connect to.
     Agent,
-    /// We go to these peers, and tell of each that can be spoken to.
+    /// A client, which connects to these peers, and reports each that is ready for a handshake.
     Client(Vec<Uuid>, mpsc::Sender<Uuid>),
 }
 
-/// Coordinates until the coordinator hangs up or `stop` drains; then it is left in an orderly way.
+/// Exchanges node updates until the coordinator hangs up or `stop` drains; then it says goodbye.
 ///
 /// # Errors
 /// [`CallError`] if the connection breaks. Peers are kept, as they may be there still.
@@ -87,7 +87,7 @@ impl Coordination<'_> {
                 self.node.seek(*id).await;
             }
         }
-        // Whatever the coordinator knew of us, it may have forgotten: our home, too.
+        // The coordinator may have forgotten everything about us, including our home.
         if let Some(node) = self.node.node().await {
             self.is_now(&node).await?;
         }
@@ -109,7 +109,7 @@ impl Coordination<'_> {
                 },
                 Some(event) = events.recv() => match (event, self.side) {
                     (Event::NodeChanged(node), _) => self.is_now(&node).await?,
-                    // Who asks only for the first does not wait for the rest.
+                    // The receiver may be gone: a caller that needs only one peer does not wait for the others.
                     (Event::PeerReady(id), Side::Client(_, ready)) => drop(ready.try_send(id)),
                     (Event::PeerReady(_), Side::Agent) => {}
                 },
@@ -144,7 +144,8 @@ impl Coordination<'_> {
                 ready.push(ReadyForHandshake { id: bytes(id) });
             }
         }
-        // Only now, as a handshake that comes before we know its sender is lost, and the next one is far.
+        // Only now: a handshake that arrives before we know its sender is lost, and WireGuard repeats it only after
+        // five seconds.
         if matches!(self.side, Side::Agent) && !ready.is_empty() {
             self.send(CoordinateRequest {
                 ready_for_handshake: ready,
@@ -155,7 +156,7 @@ impl Coordination<'_> {
         Ok(())
     }
 
-    /// Says that we go, and waits until that was heard: who hangs up first may not be.
+    /// Says goodbye, and waits until the coordinator has heard it: hanging up first could lose the message.
     async fn leave(&mut self) -> Result<(), CallError> {
         self.send(CoordinateRequest {
             disconnect: Some(Disconnect {}),
@@ -164,13 +165,13 @@ impl Coordination<'_> {
         .await?;
         let heard =
             async { while let Ok(Some(CoordinateResponse { .. })) = self.call.receive().await {} };
-        // A coordinator that does not hang up has had its time.
+        // A coordinator that does not hang up in time is not waited for.
         let _ = timeout(FAREWELL, heard).await;
         Ok(())
     }
 }
 
-/// What a coordinator says of a peer, if it makes sense.
+/// Converts an update of a peer; `None` if it makes no sense.
 pub fn change(update: wire::coordinate_response::PeerUpdate) -> Option<(Uuid, PeerUpdate)> {
     let id = Uuid::from_slice(&update.id).ok()?;
     let change = match update.kind() {
@@ -187,8 +188,8 @@ fn bytes(id: Uuid) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(id.as_bytes())
 }
 
-/// Follows the map of relays, until the server ends it. Before it is used, `change` puts the server's own relay where
-/// the server is for us, and leaves out what we are not to ask.
+/// Follows the DERP map until the server ends it. Before it is used, `change` puts the server's own relay where the
+/// server is for us, and removes what we must not contact.
 ///
 /// # Errors
 /// [`CallError`] if the connection breaks.
@@ -209,25 +210,25 @@ pub async fn follow_derp_map(
     Ok(())
 }
 
-/// With what a client comes back to a coordinator under the id that it had.
+/// Resume token, with which a client returns to a coordinator under its former id.
 #[derive(Default)]
 pub struct Resumption(Mutex<Option<Secret>>);
 
 impl Resumption {
-    /// The newest token, if there is one.
+    /// Returns the newest token, if there is one.
     pub fn token(&self) -> Option<Secret> {
         let token = self.0.lock();
         token.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts another one in its place.
+    /// Replaces the token with this one.
     pub fn set(&self, token: Option<Secret>) {
         let held = self.0.lock();
         *held.unwrap_or_else(PoisonError::into_inner) = token;
     }
 }
 
-/// Asks for a token at once, and again before it gets old. One that has none to give is asked no more.
+/// Requests a token at once, and again before it expires. A coordinator that has none is not asked again.
 ///
 /// # Errors
 /// [`CallError`] if the connection breaks.

@@ -1,7 +1,8 @@
-//! Who may know of whom: tells nodes of each other, along tunnels that clients ask for. Pure: no socket, no queue.
+//! Coordinator: tells nodes of each other, along the tunnels that clients request. Pure: no socket, no queue.
 //!
-//! [`Core`] decides, and [`Core::poll_output`] says what is to be done for it. [`peer_connections`](super::peer_connections) does that: it
-//! owns the queues of peers, and tells when one does not take what it is told.
+//! [`Core`] decides, and [`Core::poll_output`] returns the actions to carry out, which
+//! [`peer_connections`](super::peer_connections) does: it owns the queues of peers, and reports peers that do not read
+//! their updates.
 //!
 //! # Source
 //! coder `tailnet/coordinator.go`, `tailnet/peer.go`, `tailnet/tunnel.go`: rules, order and texts.
@@ -21,58 +22,58 @@ use uuid::Uuid;
 
 use super::address;
 
-/// Peers in one answer.
+/// Number of peers in one response.
 pub(super) const BATCH: usize = 1024;
-/// Tunnels of one peer, which it began.
+/// Number of tunnels that one peer may open.
 pub(super) const MAX_TUNNELS: usize = 4096;
-/// Bytes of a node: one with all relays of the world and fifty endpoints has a tenth of it. What is told of it waits for
-/// each of those who hear of it, as often as their queue is long at most.
+/// Size of a node update in bytes: one with all relays of the world and fifty endpoints has a tenth of that. Up to a
+/// whole queue of updates waits for each peer that receives them.
 pub(super) const MAX_NODE: usize = 32 << 10;
-/// Peers that others will hear of as gone, over all of those.
+/// Number of peers that others are still to be told are gone, counted for each of those others.
 const MAX_DISMISSED: usize = 1 << 16;
-/// Why somebody may not go to an agent.
+/// Reason why a client may not reach an agent.
 pub const ELSEWHERE: &str = "you may not reach this agent, or it does not exist";
-/// Where agents of old listened, each of them.
+/// Address at which all old agents listened.
 const LEGACY: Ipv6Addr = Ipv6Addr::new(
     0xfd7a, 0x115c, 0xa1e0, 0x49d6, 0xb259, 0xb7ac, 0xb1b2, 0x48f4,
 );
 
-/// What a peer may do.
+/// Permissions of a peer.
 pub enum Auth {
-    /// The agent with this id: it listens, and opens nothing.
+    /// The agent with this id: it listens, and opens no tunnels.
     Agent(Uuid),
-    /// A client on its way to this agent; if there is none, to those that were looked up before it asks for them.
+    /// A client of this agent; with `None`, of any agent that was checked before the client requests it.
     Client(Option<Uuid>),
 }
 
-/// Why a peer is cut off.
+/// Reasons why a peer is disconnected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It asked for what it may not.
+    /// A request that the peer is not allowed to make.
     #[error("authorization: {0}")]
     Authorization(&'static str),
-    /// It is not connected any more.
+    /// A connection that has already ended.
     #[error("connection closed")]
     Closed,
 }
 
-/// Tells one connection of an id from the next.
+/// Number that distinguishes successive connections of one id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Connection(u64);
 
-/// What is to be done.
+/// Action for whoever drives the core.
 #[derive(Debug)]
 pub enum Output {
-    /// Tell a peer. If it does not take it, [`Core::leave`] is to hear of that as a loss.
+    /// Send a response to a peer. If the peer does not accept it, [`Core::leave`] must be called with a loss.
     Answer {
-        /// The peer.
+        /// Id of the peer.
         id: Uuid,
-        /// Its connection.
+        /// Connection of the peer.
         connection: Connection,
-        /// What it is told.
+        /// Response to send to it.
         answer: CoordinateResponse,
     },
-    /// Cut a connection off, after what was to be told on it.
+    /// Close a connection, once everything before this was sent on it.
     End(Connection),
 }
 
@@ -80,25 +81,25 @@ struct Peer {
     connection: Connection,
     auth: Auth,
     node: Option<Arc<Node>>,
-    /// What it was told last of each other one.
+    /// Nodes of other peers, as they were last sent to this one.
     sent: HashMap<Uuid, Arc<Node>>,
 }
 
-/// What the coordinator knows.
+/// State of the coordinator, and its decisions.
 #[derive(Default)]
 pub struct Core {
     peers: HashMap<Uuid, Peer>,
-    /// Whom each began a tunnel to.
+    /// Tunnels by the peer that opened them.
     to: HashMap<Uuid, BTreeSet<Uuid>>,
-    /// The same from the other end.
+    /// Tunnels by the peer that they lead to.
     from: HashMap<Uuid, BTreeSet<Uuid>>,
-    /// Whom peers are to hear of as gone once they are connected, and how many those are together.
+    /// Peers that a peer will be told are gone once it is connected, and the total number of those.
     dismissed: HashMap<Uuid, BTreeSet<Uuid>>,
     last_connection: u64,
     outputs: VecDeque<Output>,
 }
 
-/// What one peer hears of another.
+/// Update about one peer for another.
 #[derive(Clone)]
 enum Update {
     Node(Arc<Node>),
@@ -107,13 +108,13 @@ enum Update {
 }
 
 impl Core {
-    /// How many peers there are, how many began tunnels, and to how many there are some.
+    /// Number of peers, of peers that opened tunnels, and of peers that tunnels lead to.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
         (self.peers.len(), self.to.len(), self.from.len())
     }
 
-    /// Takes a peer in, in the place of whoever had its id before.
+    /// Adds a peer. It replaces any former connection with its id.
     pub fn connect(&mut self, id: Uuid, auth: Auth) -> Connection {
         self.last_connection += 1;
         let connection = Connection(self.last_connection);
@@ -125,7 +126,7 @@ impl Core {
         };
         if let Some(old) = self.peers.insert(id, peer) {
             let error = "peer ID overwritten by new connection".to_owned();
-            // It is cut off with it, whether it hears why or not.
+            // The peer is disconnected even if it does not receive this reason.
             self.outputs.push_back(Output::Answer {
                 id,
                 connection: old.connection,
@@ -150,7 +151,7 @@ impl Core {
         connection
     }
 
-    /// Those to whom this connection of a client began a tunnel.
+    /// Returns the peers to which this connection of a client has opened tunnels.
     pub fn tunnels(&self, id: Uuid, connection: Connection) -> BTreeSet<Uuid> {
         let peer = self.peers.get(&id);
         let is_current = peer.is_some_and(|peer| peer.connection == connection);
@@ -158,8 +159,8 @@ impl Core {
         to.cloned().unwrap_or_default()
     }
 
-    /// Lets `others` forget a peer for good: now, or as soon as they are connected. Whoever was only told that it is
-    /// lost waits for it.
+    /// Makes `others` forget a peer for good: now, or as soon as they are connected. A peer that was only told that
+    /// it is lost keeps waiting for it.
     pub fn dismiss(&mut self, id: Uuid, others: BTreeSet<Uuid>) {
         for other in others {
             if self.peers.contains_key(&other) {
@@ -194,22 +195,22 @@ impl Core {
         });
     }
 
-    /// What a peer said last of itself.
+    /// Returns the newest node update of a peer.
     pub fn node(&self, id: Uuid) -> Option<Arc<Node>> {
         self.peers.get(&id)?.node.clone()
     }
 
-    /// Whether a peer is connected.
+    /// Returns whether a peer is connected.
     pub fn is_connected(&self, id: Uuid) -> bool {
         self.peers.contains_key(&id)
     }
 
-    /// What is to be done next.
+    /// Returns the next action, if there is one.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// Does what a peer asks for.
+    /// Handles a request of a peer.
     ///
     /// # Errors
     /// [`Refusal`]: then the peer is to be told, and cut off.
@@ -286,7 +287,7 @@ impl Core {
         Ok(())
     }
 
-    /// A connection has ended, as [`Kind::Disconnected`] or [`Kind::Lost`]; one that has ended before changes nothing.
+    /// Ends a connection, as [`Kind::Disconnected`] or [`Kind::Lost`]; one that ended before changes nothing.
     pub fn leave(&mut self, id: Uuid, connection: Connection, kind: Kind) {
         let peer = self.peers.get(&id);
         if peer.is_none_or(|peer| peer.connection != connection) {
@@ -297,13 +298,13 @@ impl Core {
         for other in self.linked(id) {
             self.send(other, [(id, Update::Gone(kind))]);
         }
-        // Tunnels to it stay: whoever comes back is told of at once.
+        // Tunnels to the peer stay, so that others are told at once when it returns.
         for other in self.to.get(&id).cloned().unwrap_or_default() {
             self.unlink(id, other);
         }
     }
 
-    /// Those who hear of a peer.
+    /// Peers that receive the updates of a peer.
     fn linked(&self, id: Uuid) -> BTreeSet<Uuid> {
         let both = [self.to.get(&id), self.from.get(&id)];
         both.into_iter().flatten().flatten().copied().collect()
@@ -326,7 +327,8 @@ impl Core {
         }
     }
 
-    /// Tells a peer of others; what it knows already, or never knew of, is left out.
+    /// Sends a peer updates about others, leaving out what it has already received, and the end of peers that it
+    /// never knew.
     fn send(&mut self, id: Uuid, updates: impl IntoIterator<Item = (Uuid, Update)>) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;

@@ -1,4 +1,4 @@
-//! Relays: each client is known by its key, and what it sends goes to another client's key.
+//! DERP relays: each client is known by its key, and sends packets to other clients' keys.
 //!
 //! A relay proves nothing of who a client is to others; WireGuard does.
 

@@ -1,4 +1,4 @@
-//! Which relays there are, in Go's JSON names and as a message.
+//! DERP map: the relays by region, with Go's JSON names and as a message.
 //!
 //! # Source
 //! coder/tailscale `tailcfg/derpmap.go`; coder `tailnet/derp.go`.
@@ -9,95 +9,95 @@ use outpost_wire::proto::coder::tailnet::v2 as wire;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-/// The region that a server's own relay is in, unless told otherwise.
+/// Region of a server's own relay, unless configured otherwise.
 pub const EMBEDDED_REGION: i32 = 999;
-/// No STUN; 0 would mean its usual port.
+/// Port that means no STUN; 0 would mean the default port.
 const NO_STUN: i32 = -1;
 
-/// All relays by region.
+/// Map of all relays by region.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct DerpMap {
-    /// How much regions are liked.
+    /// Preferences among the regions.
     #[serde(skip_serializing_if = "is_default")]
     pub home_params: HomeParams,
-    /// The regions by their id.
+    /// Regions by their ids.
     pub regions: BTreeMap<i32, Region>,
-    /// Whether the usual regions are left out.
+    /// Set if the default regions are left out.
     #[serde(rename = "omitDefaultRegions", skip_serializing_if = "is_default")]
     pub omit_default_regions: bool,
 }
 
-/// How much regions are liked.
+/// Preferences among the regions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct HomeParams {
-    /// Latencies are multiplied by it.
+    /// Factors by which latencies are multiplied.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub region_score: BTreeMap<i32, f64>,
 }
 
-/// Relays that know each other's clients.
+/// A region: relays that know each other's clients.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Region {
-    /// Whether it is the server's own: then it is where the server is, as whoever dials knows it.
+    /// Set for the server's own relay, which is wherever the dialling node reaches the server.
     pub embedded_relay: bool,
-    /// Its id, not 0.
+    /// Id of the region, not 0.
     #[serde(rename = "RegionID")]
     pub id: i32,
-    /// A short name.
+    /// Short name of the region.
     #[serde(rename = "RegionCode")]
     pub code: String,
-    /// A long name.
+    /// Long name of the region.
     #[serde(rename = "RegionName")]
     pub name: String,
-    /// Whether it is taken only when there is no other.
+    /// Set if the region is used only when there is no other.
     #[serde(skip_serializing_if = "is_default")]
     pub avoid: bool,
-    /// Its relays.
+    /// Relays of the region, in order of preference.
     pub nodes: Vec<RelayNode>,
 }
 
-/// One relay.
+/// A relay of a region.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RelayNode {
-    /// Unique among all.
+    /// Name, unique among all relays.
     pub name: String,
-    /// Its region's id.
+    /// Id of its region.
     #[serde(rename = "RegionID")]
     pub region_id: i32,
-    /// Where it is.
+    /// Host name of the relay.
     pub host_name: String,
-    /// What its certificate names, if not the host.
+    /// Name in its certificate, if it differs from the host name.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cert_name: String,
-    /// Its address, so that no name need be looked up.
+    /// IPv4 address, which saves looking up the name; may be empty.
     #[serde(rename = "IPv4", skip_serializing_if = "String::is_empty")]
     pub ipv4: String,
-    /// The same.
+    /// IPv6 address, which saves looking up the name; may be empty.
     #[serde(rename = "IPv6", skip_serializing_if = "String::is_empty")]
     pub ipv6: String,
-    /// 0 for the usual one, -1 for none.
+    /// Port for STUN: 0 for the default one, -1 for none.
     #[serde(rename = "STUNPort", skip_serializing_if = "is_default")]
     pub stun_port: i32,
-    /// Whether it relays nothing.
+    /// Set if the node only answers STUN and relays nothing.
     #[serde(rename = "STUNOnly", skip_serializing_if = "is_default")]
     pub stun_only: bool,
-    /// 0 for 443.
+    /// Port for DERP; 0 means 443.
     #[serde(rename = "DERPPort", skip_serializing_if = "is_default")]
     pub derp_port: i32,
-    /// Not honoured by us.
+    /// Set if certificates are not to be checked, which we ignore.
     #[serde(skip_serializing_if = "is_default")]
     pub insecure_for_tests: bool,
-    /// Without TLS.
+    /// Set for plain HTTP in place of HTTPS.
     #[serde(rename = "ForceHTTP", skip_serializing_if = "is_default")]
     pub force_http: bool,
-    /// Of tests.
+    /// Address for STUN in tests.
     #[serde(rename = "STUNTestIP", skip_serializing_if = "String::is_empty")]
     pub stun_test_ip: String,
-    /// Whether port 80 answers.
+    /// Set if port 80 answers.
     #[serde(rename = "CanPort80", skip_serializing_if = "is_default")]
     pub can_port_80: bool,
 }
@@ -107,7 +107,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl RelayNode {
-    /// Where its relay is asked for: `http://HOST:PORT/derp`. Nowhere, if the host is none or has more in it.
+    /// URL of the relay: `http://HOST:PORT/derp`. `None` if the host is not a host name or an address.
     pub fn url(&self) -> Option<Url> {
         let scheme = if self.force_http { "http" } else { "https" };
         let host: Host = Host::parse(&bracketed(&self.host_name)).ok()?;
@@ -120,7 +120,7 @@ impl RelayNode {
     }
 }
 
-/// A host as addresses have it; maps have IPv6 addresses without brackets.
+/// Formats a host for a URL: maps have IPv6 addresses without brackets.
 fn bracketed(host: &str) -> String {
     match host.parse::<std::net::Ipv6Addr>() {
         Ok(ip) => format!("[{ip}]"),
@@ -129,7 +129,7 @@ fn bracketed(host: &str) -> String {
 }
 
 impl DerpMap {
-    /// The map of a server whose own relay is the only one.
+    /// Returns the map of a server whose own relay is the only one.
     pub fn embedded(url: &Url) -> Self {
         let region_id = EMBEDDED_REGION;
         let node = RelayNode {
@@ -154,7 +154,7 @@ impl DerpMap {
         map
     }
 
-    /// Puts the server's own relay where whoever dials the server finds it.
+    /// Moves the server's own relay to the address at which the dialling node reaches the server.
     pub fn rewrite_embedded(&mut self, url: &Url) {
         let host = url.host_str().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -168,8 +168,8 @@ impl DerpMap {
         }
     }
 
-    /// Leaves out everybody who would tell a node its address in the outside: with that, two nodes reach each other by
-    /// relays alone.
+    /// Removes all STUN servers, from which nodes would learn their public addresses, so that two nodes reach each
+    /// other only by relays.
     pub fn without_stun(&mut self) {
         for region in self.regions.values_mut() {
             region.nodes.retain(|node| !node.stun_only);
@@ -180,7 +180,7 @@ impl DerpMap {
         self.regions.retain(|_, region| !region.nodes.is_empty());
     }
 
-    /// The relays of a region in the order in which they are tried.
+    /// Relays of a region in the order in which they are tried.
     pub fn relays(&self, region: i32) -> impl Iterator<Item = &RelayNode> {
         let nodes = self.regions.get(&region).into_iter();
         nodes
@@ -188,7 +188,7 @@ impl DerpMap {
             .filter(|node| !node.stun_only)
     }
 
-    /// Where to wait: regions that relay, those last that are to be avoided.
+    /// Regions that can be home, those to be avoided last.
     pub fn homes(&self) -> Vec<i32> {
         let relays = |region: &&Region| region.nodes.iter().any(|node| !node.stun_only);
         let mut all: Vec<&Region> = self.regions.values().filter(relays).collect();
@@ -196,7 +196,7 @@ impl DerpMap {
         all.iter().map(|region| region.id).collect()
     }
 
-    /// As a message has it.
+    /// Converts the map from a message.
     pub fn from_wire(map: wire::DerpMap) -> Self {
         let small = |number: i64| i32::try_from(number).unwrap_or_default();
         let node = |node: wire::derp_map::region::Node| RelayNode {
@@ -222,7 +222,7 @@ impl DerpMap {
             avoid: region.avoid,
             nodes: region.nodes.into_iter().map(node).collect(),
         };
-        // JSON has no way to say infinity, or what is no number, and neither is a factor.
+        // JSON cannot encode infinity or NaN, and neither makes sense as a factor.
         let scores = map.home_params.unwrap_or_default().region_score;
         let scores = scores.into_iter().filter(|(_, score)| score.is_finite());
         Self {
@@ -238,7 +238,7 @@ impl DerpMap {
         }
     }
 
-    /// For a message. `home_params` is always there: clients in Go take it for given.
+    /// Converts the map to a message. `home_params` is always present: clients in Go rely on it.
     pub fn to_wire(&self) -> wire::DerpMap {
         let node = |node: &RelayNode| wire::derp_map::region::Node {
             name: node.name.clone(),

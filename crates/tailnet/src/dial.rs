@@ -1,4 +1,4 @@
-//! Opens a server's API for agents and their clients: yamux over a WebSocket.
+//! Connection to a server's API for agents and their clients: yamux over a WebSocket.
 //!
 //! # Source
 //! coder `codersdk/agentsdk/agentsdk.go`, `codersdk/workspacesdk/dialer.go`.
@@ -19,52 +19,52 @@ use outpost_transport::{
 use tokio::time::timeout;
 use url::Url;
 
-/// The header that carries a token, of an agent or a person.
+/// Header that carries a token, of an agent or a person.
 pub const SESSION_TOKEN: HeaderName = HeaderName::from_static("coder-session-token");
 
 /// Bytes of an error's body that are read.
 const MAX_ERROR_BYTES: usize = 8 * 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why there is no connection.
+/// Reasons why a connection fails.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The server cannot be reached, or is none.
+    /// A server that cannot be reached, or an address without one.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The operator's headers are not to be had.
+    /// Headers of the operator that cannot be produced.
     #[error(transparent)]
     Headers(#[from] HeaderError),
-    /// The server answered, and refused.
+    /// A refusal of the server.
     #[error("{url} answered {status}: {answer}")]
     Refused {
-        /// Where.
+        /// URL of the request.
         url: Url,
-        /// The status.
+        /// Status of the response.
         status: StatusCode,
-        /// What it says.
+        /// Error that the server returned.
         answer: Box<ErrorAnswer>,
-        /// When it wants to be asked again.
+        /// Time after which the server wants to be asked again.
         retry_after: Option<Duration>,
     },
-    /// The token cannot be sent.
+    /// A token that cannot be sent in a header.
     #[error("token has characters that a header cannot carry")]
     Token,
-    /// The server did not answer in time.
+    /// A server that did not answer in time.
     #[error("{url} did not answer within {} seconds", HANDSHAKE_TIMEOUT.as_secs())]
     Timeout {
-        /// Where.
+        /// URL of the request.
         url: Url,
     },
 }
 
 impl DialError {
-    /// Whether the server does not know the version that we asked for.
+    /// Returns whether the server does not know the requested version.
     pub fn is_version(&self) -> bool {
         self.is_about(StatusCode::BAD_REQUEST, "version")
     }
 
-    /// Whether the server will say the same the next time; what else it says may change.
+    /// Returns whether the server will give the same answer next time; its other answers may change.
     ///
     /// # Source
     /// coder `codersdk/workspacesdk/dialer.go`.
@@ -77,7 +77,7 @@ impl DialError {
         }
     }
 
-    /// When the server wants to be asked again, if it is only busy.
+    /// Returns when the server wants to be asked again, if it is only busy.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
@@ -85,12 +85,12 @@ impl DialError {
         }
     }
 
-    /// Whether what was asked for is not there.
+    /// Returns whether the requested object does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
     }
 
-    /// Whether the server does not accept the token with which we wanted to come back.
+    /// Returns whether the server does not accept the resume token.
     pub fn is_resume_token(&self) -> bool {
         self.is_about(StatusCode::UNAUTHORIZED, "resume_token")
     }
@@ -106,7 +106,7 @@ impl DialError {
     }
 }
 
-/// Opens `path` for the holder of `token`, at this version.
+/// Opens `path` for the owner of `token`, at this version.
 ///
 /// # Errors
 /// [`DialError`]; nothing is retried here.
@@ -135,7 +135,7 @@ pub async fn dial(
     match connected.await.map_err(late)? {
         Ok(socket) => {
             let config = yamux::Config::default();
-            // Nobody opens a stream to us.
+            // The server never opens streams to us.
             let (connection, _) = yamux::Connection::start(socket, yamux::Role::Client, config);
             Ok(connection)
         }
@@ -154,7 +154,7 @@ pub async fn dial(
     }
 }
 
-/// When a server that is busy wants to be asked again; dates are not read.
+/// Parses when a busy server wants to be asked again; dates are ignored.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let after = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
     after.trim().parse().ok().map(Duration::from_secs)

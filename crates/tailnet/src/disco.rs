@@ -1,4 +1,4 @@
-//! How nodes find out whether they reach each other: small sealed messages beside WireGuard's.
+//! Disco: small sealed messages beside WireGuard's, with which nodes find out whether they reach each other.
 //!
 //! Coder's differ from Tailscale's: pings and pongs have version 1 and are padded, as a proof of what a path carries.
 //!
@@ -11,39 +11,39 @@ use super::key::{Key, NONCE_BYTES, Private, Shared, TAG_BYTES};
 
 const MAGIC: &[u8; 6] = b"TS\xf0\x9f\x92\xac";
 const OVERHEAD: usize = MAGIC.len() + 32 + NONCE_BYTES;
-/// Bytes of a ping's or pong's body.
+/// Length of a ping's or pong's body in bytes.
 const PADDED: usize = 1230;
 
 const PING: u8 = 1;
 const PONG: u8 = 2;
 const CALL_ME_MAYBE: u8 = 3;
 
-/// What belongs together: a ping and its pong.
+/// Id that a ping and its pong have in common.
 pub type Transaction = [u8; 12];
 
-/// A message without its seal.
+/// A message before it is sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Are you there?
+    /// Request for a [`Message::Pong`] from the peer.
     Ping {
-        /// Comes back in the pong.
+        /// Id that comes back in the pong.
         transaction: Transaction,
-        /// Who asks.
+        /// Node key of the sender.
         node: Option<Key>,
     },
-    /// Here I am.
+    /// Response to a [`Message::Ping`] of the peer.
     Pong {
-        /// The ping's.
+        /// Id of the ping.
         transaction: Transaction,
-        /// Where the ping came from.
+        /// Address that the ping came from.
         source: SocketAddr,
     },
-    /// Where I may be reached by UDP.
+    /// UDP endpoints at which the sender may be reached.
     CallMeMaybe(Vec<SocketAddr>),
 }
 
 impl Message {
-    /// Its bytes before sealing.
+    /// Encodes the message before it is sealed.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(PADDED + 2);
         match self {
@@ -74,7 +74,7 @@ impl Message {
         out
     }
 
-    /// The reverse of [`Message::encode`]; `None` for what is no message, or of a kind that we do not know.
+    /// Parses the result of [`Message::encode`]; `None` for anything else, and for messages of unknown kinds.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (&[kind, version], body) = bytes.split_first_chunk()?;
         match kind {
@@ -123,19 +123,20 @@ fn decode_address(bytes: &[u8; 18]) -> SocketAddr {
     }
 }
 
-/// Whether a packet is disco's, and whose; what has the magic and does not open is nobody else's.
+/// Returns the sender's key if a packet is disco's. Packets with the magic that cannot be opened belong to nobody
+/// else.
 pub fn sender(packet: &[u8]) -> Option<Key> {
     let key = packet.strip_prefix(MAGIC)?.first_chunk()?;
     (packet.len() >= OVERHEAD).then(|| Key::new(*key))
 }
 
-/// A packet with this message from `ours`.
+/// Encodes this message from `ours` as a packet.
 pub fn seal(message: &Message, ours: &Private, shared: &Shared) -> Vec<u8> {
     let sealed = shared.seal(&message.encode());
     [MAGIC, &ours.public().bytes()[..], &sealed].concat()
 }
 
-/// The message in a packet whose [`sender`] shares `shared` with us.
+/// Opens the message in a packet whose [`sender`] shares `shared` with us.
 pub fn open(packet: &[u8], shared: &Shared) -> Option<Message> {
     let sealed = packet.get(MAGIC.len() + 32..)?;
     if sealed.len() < NONCE_BYTES + TAG_BYTES {

@@ -1,4 +1,4 @@
-//! Drives a node: relays, the stack and the clock, in one task.
+//! Driver of a node: relays, the stack and the clock, in one task.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,33 +34,33 @@ use super::{
 };
 
 const COMMANDS: usize = 256;
-/// Reads of relays that wait for us.
+/// Number of reads from relays that wait for us.
 const HEARD: usize = 16;
-/// Events that nobody took yet; who is slower hears of the newest node later.
+/// Number of events that wait to be received; a slower reader receives the newest node later.
 const EVENTS: usize = 256;
-/// How long a question inside WireGuard waits for its answer before it is asked again.
+/// Time after which a ping inside WireGuard is repeated if it has no answer.
 const REACH_AGAIN: Duration = Duration::from_millis(250);
-/// The stack sends once there is room at a relay for a packet of each of its connections, so that all have their turn.
+/// Room that a relay needs before the stack sends: a packet of each of its connections, so that all have their turn.
 const ROOM: usize = MAX_CONNECTIONS;
 
-/// A node to be.
+/// Settings of a node.
 pub struct Config {
-    /// Its number.
+    /// Numeric id of the node.
     pub id: i64,
-    /// Its addresses, the one first that it sends from.
+    /// Addresses of the node, beginning with the one that it sends from.
     pub addresses: Vec<Ipv6Addr>,
-    /// How it gets to relays.
+    /// Settings for dialling relays.
     pub dial: Dial,
-    /// A connection whose peer is silent for so long has ended; `None` for never.
+    /// Silence of a peer after which a connection ends; `None` for never.
     pub max_silence: Option<Duration>,
 }
 
-/// What a node tells.
+/// Event of a node.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// It is like this now, and others should know.
+    /// A change of our own node, which others should be told.
     NodeChanged(Box<Node>),
-    /// A peer that we sought can be spoken to.
+    /// A peer that we seek is ready.
     PeerReady(Uuid),
 }
 
@@ -76,7 +76,7 @@ enum Command {
     Tell(oneshot::Sender<Option<Box<Node>>>),
 }
 
-/// A node in the overlay. A clone is the same node.
+/// A node in the overlay. Clones are the same node.
 #[derive(Clone)]
 pub struct Tailnet {
     commands: mpsc::Sender<Command>,
@@ -84,7 +84,7 @@ pub struct Tailnet {
     source: Arc<std::sync::Mutex<Ipv6Addr>>,
 }
 
-/// Makes a node with new keys; nothing happens until the driver runs.
+/// Creates a node with new keys; nothing happens until the driver runs.
 pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
     let (private, disco) = (Private::generate(), Private::generate());
     let (commands, receiver) = mpsc::channel(COMMANDS);
@@ -132,16 +132,16 @@ pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
 
 impl Tailnet {
     async fn command(&self, command: Command) {
-        // Without a driver there is nobody to tell.
+        // An error means that the driver has ended.
         let _ = self.commands.send(command).await;
     }
 
-    /// Which relays there are.
+    /// Replaces the map of relays.
     pub async fn set_derp_map(&self, map: DerpMap) {
         self.command(Command::SetMap(map)).await;
     }
 
-    /// Who we are, when that changed.
+    /// Replaces our own id and addresses.
     pub async fn set_addresses(&self, id: i64, addresses: Vec<Ipv6Addr>) {
         if let (Some(first), Ok(mut source)) = (addresses.first(), self.source.lock()) {
             *source = *first;
@@ -150,41 +150,41 @@ impl Tailnet {
         self.command(Command::SetAddresses(id, addresses)).await;
     }
 
-    /// Takes what a coordinator says of a peer; it holds when this returns.
+    /// Applies an update of a peer from a coordinator; it has taken effect when this returns.
     pub async fn update(&self, id: Uuid, update: PeerUpdate) {
         let (done, wait) = oneshot::channel();
         self.command(Command::Update(id, update, done)).await;
         let _ = wait.await;
     }
 
-    /// Seeks a peer: it is spoken to once it knows us.
+    /// Seeks a peer: packets are sent to it once it knows us.
     pub async fn seek(&self, id: Uuid) {
         self.command(Command::Seek(id)).await;
     }
 
-    /// A coordinator is there, and tells others what it hears of us.
+    /// Records that a coordinator is connected, and tells others of us.
     pub async fn coordinated(&self) {
         self.command(Command::Coordinated).await;
     }
 
-    /// The coordinator is away.
+    /// Records that the coordinator is away.
     pub async fn all_lost(&self) {
         self.command(Command::AllLost).await;
     }
 
-    /// The node as others should see it; `None` while it has no home at which they could reach it.
+    /// Returns the node as others should see it; `None` while it has no home at which they could reach it.
     pub async fn node(&self) -> Option<Box<Node>> {
         let (answer, wait) = oneshot::channel();
         self.command(Command::Tell(answer)).await;
         wait.await.ok().flatten()
     }
 
-    /// Takes connections to a port; only nodes of the overlay reach it.
+    /// Accepts connections to a port; only nodes of the overlay can reach it.
     pub fn listen(&self, port: u16) -> Listener {
         self.stack.listen(port)
     }
 
-    /// Connects to a peer.
+    /// Connects to a port of a peer.
     ///
     /// # Errors
     /// If the peer refuses, or does not answer.
@@ -193,12 +193,12 @@ impl Tailnet {
         self.stack.connect(source, target).await
     }
 
-    /// How long a peer has not answered what it should have; zero if it does.
+    /// Returns for how long a peer has left something unanswered; zero if it answers.
     pub fn silent_for(&self, address: Ipv6Addr) -> Duration {
         self.stack.silent_for(address, Instant::now())
     }
 
-    /// Asks a peer by disco; returns how long it took and by which region, or `None` if it is not known.
+    /// Pings a peer by disco; returns the latency and the region, or `None` if the peer is not known.
     ///
     /// # Errors
     /// If there is no answer in time.
@@ -213,7 +213,7 @@ impl Tailnet {
             .map(|region| (begun.elapsed(), region)))
     }
 
-    /// Waits until a peer answers inside WireGuard: then it can be connected to.
+    /// Waits until a peer answers inside WireGuard, after which it can be connected to.
     pub async fn reach(&self, id: Uuid) -> Duration {
         loop {
             let begun = Instant::now();
@@ -223,23 +223,23 @@ impl Tailnet {
             if let Ok(Ok(())) = timeout(REACH_AGAIN, wait).await {
                 return begun.elapsed();
             }
-            // A node that is not driven any more never answers.
+            // Without a driver the answer fails at once: this keeps the loop from spinning.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
 
 struct Relay {
-    /// Its client's.
+    /// Number of the relay's client.
     number: u64,
     frames: mpsc::Sender<Frame>,
     region: Region,
     is_home: bool,
-    /// Whether it takes what it is given; else it is lost sooner or later.
+    /// Set if the client is connected to its relay; otherwise frames for it are lost sooner or later.
     is_connected: bool,
 }
 
-/// What makes a node live: its owner spawns [`Driver::run`].
+/// Task of a node: its owner spawns [`Driver::run`].
 pub struct Driver {
     engine: Engine,
     private: Private,
@@ -250,12 +250,12 @@ pub struct Driver {
     events: mpsc::Sender<Event>,
     map: DerpMap,
     home: Home,
-    /// The home that others know.
+    /// Home region that others know.
     told: Option<i32>,
-    /// How far relays are, by region.
+    /// Latencies to the relays, by region.
     latencies: BTreeMap<i32, Duration>,
     relays: HashMap<i32, Relay>,
-    /// Clients of relays that there have been.
+    /// Number of relay clients that were ever started.
     clients: u64,
     tasks: JoinSet<()>,
     heard_sender: mpsc::Sender<Heard>,
@@ -266,7 +266,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Runs until `stop` drains or nobody holds the node.
+    /// Runs until `stop` drains or the last clone of the node is dropped.
     pub async fn run(mut self, stop: Stop) {
         let mut packets = Vec::new();
         let (mut stack_due, mut is_held) = (None, false);
@@ -329,7 +329,7 @@ impl Driver {
             Command::Update(id, update, done) => {
                 self.engine.update(id, update, now);
                 self.ask_again(now);
-                // Who does not wait does not mind.
+                // The caller may no longer wait.
                 let _ = done.send(());
             }
             Command::Seek(id) => self.engine.seek(id),
@@ -362,7 +362,7 @@ impl Driver {
         if map == self.map {
             return;
         }
-        // A region that is another one now is dialled anew.
+        // A region whose relays have changed is dialled again.
         let same = |id: &i32, relay: &Relay| map.regions.get(id) == Some(&relay.region);
         for (id, _) in self.relays.extract_if(|id, relay| !same(id, relay)) {
             self.engine.relay_lost(id);
@@ -376,7 +376,8 @@ impl Driver {
         }
     }
 
-    /// Waits where home is, and tells it, once others can reach us there; tries another one while it is away.
+    /// Connects to the home relay, and announces it once others can reach us there; tries another one while it is
+    /// away.
     fn look_after_home(&mut self, now: Instant) {
         if let Some(region) = self.home.next_to_try(now) {
             self.relay(region);
@@ -389,7 +390,7 @@ impl Driver {
                 let _ = relay.frames.try_send(Frame::Preferred(is_home));
             }
         }
-        // Who seeks others speaks first, by a relay that has it by then.
+        // A node that seeks others sends first, and by then the relay has accepted it.
         let told = match self.engine.is_seeking() {
             true => home,
             false => self.home.told(now),
@@ -400,14 +401,14 @@ impl Driver {
         }
     }
 
-    /// What was not answered is sent again at once: there may be a way again.
+    /// Sends unanswered packets again at once, because there may be a path again.
     fn ask_again(&mut self, now: Instant) {
         for address in self.stack.ask_again(now) {
             self.engine.agree_again(address, now);
         }
     }
 
-    /// The relay of a region, dialled if it is not there.
+    /// Returns the relay of a region, dialling it if needed.
     fn relay(&mut self, region: i32) -> Option<&mpsc::Sender<Frame>> {
         let is_there = |relay: &Relay| !relay.frames.is_closed();
         if !self.relays.get(&region).is_some_and(is_there) {
@@ -464,7 +465,7 @@ impl Driver {
             News::Answered(took) => {
                 if self.has(region, number) {
                     self.latencies.insert(region, took);
-                    // Agents are shown with it; whoever seeks them need not be told of twice.
+                    // The server shows agents with their latency; clients need no second announcement for that.
                     if self.told.is_some() && !self.engine.is_seeking() {
                         self.node_to_tell = self.node();
                     }
@@ -485,27 +486,28 @@ impl Driver {
         }
     }
 
-    /// Whether this is a relay's client that was not replaced.
+    /// Returns whether this client of a relay was not replaced.
     fn has(&self, region: i32, number: u64) -> bool {
         let relay = self.relays.get(&region);
         relay.is_some_and(|relay| relay.number == number)
     }
 
-    /// Notes it, unless it is of a client that was replaced.
+    /// Records whether a relay's client is connected, unless it was replaced.
     fn is_connected(&mut self, region: i32, number: u64, is: bool) -> bool {
         let relay = self.relays.get_mut(&region);
         let relay = relay.filter(|relay| relay.number == number);
         relay.map(|relay| relay.is_connected = is).is_some()
     }
 
-    /// The relay with the most room among those that take something: one that is slow does not hold up the others.
+    /// Returns the connected relay with the most room, so that a slow one does not hold up the others.
     fn roomiest(&self) -> Option<&mpsc::Sender<Frame>> {
         let connected = self.relays.values().filter(|relay| relay.is_connected);
         let frames = connected.map(|relay| &relay.frames);
         frames.max_by_key(|frames| frames.capacity())
     }
 
-    /// Packets that the stack may send now. Without a relay it goes on as if there were one: time passes for it.
+    /// Number of packets that the stack may send now. Without a relay it goes on as if there were one, because its
+    /// timers must run.
     fn room(&self) -> usize {
         let room = self.roomiest().map_or(client::QUEUE, |it| it.capacity());
         if room < ROOM { 0 } else { room }
@@ -516,7 +518,7 @@ impl Driver {
             match output {
                 Output::Relay { region, to, packet } => {
                     if let Some(relay) = self.relay(region) {
-                        // What there is no room for is lost, as on any network.
+                        // A packet that does not fit into the queue is lost, as on any network.
                         let _ = relay.try_send(Frame::Send { to, packet });
                     }
                 }
@@ -539,7 +541,7 @@ impl Driver {
         }
     }
 
-    /// Tells what we are, as soon as there is room.
+    /// Sends the event about our own node, as soon as there is room.
     fn tell(&mut self) {
         if let Some(node) = self.node_to_tell.take()
             && let Err(error) = self.events.try_send(Event::NodeChanged(node))
@@ -551,7 +553,7 @@ impl Driver {
 
     fn node(&self) -> Option<Box<Node>> {
         let latencies = self.latencies.iter();
-        // How it came to the relay is not known, and Coder's agents say so as well.
+        // The address family of the relay's connection is not known; Coder's agents report v4 as well.
         let latency = latencies.map(|(id, it)| (format!("{id}-v4"), it.as_secs_f64()));
         Some(Box::new(Node {
             id: self.config.id,

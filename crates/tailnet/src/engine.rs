@@ -1,7 +1,7 @@
-//! What a node does with what comes, without a socket or a clock: peers, sessions, disco, and where packets go.
+//! Decisions of a node, without a socket or a clock: peers, sessions, disco, and where packets go.
 //!
-//! Whoever drives it puts in packets and time, and takes [`Output`]s out. Peers are who the coordinator says they are;
-//! what comes from anybody else is dropped before anything is computed for it.
+//! Its driver passes in packets and the time, and takes [`Output`]s out. Peers are those that the coordinator announces;
+//! packets from anybody else are dropped before anything is computed for them.
 //!
 //! # Source
 //! coder `tailnet/configmaps.go`, coder/tailscale `wgengine/magicsock`: which peer is there when.
@@ -23,56 +23,57 @@ use super::{
     wireguard::{Out, Session, Sessions, TICK},
 };
 
-/// Bytes of a packet inside the overlay.
+/// Size of a packet inside the overlay, in bytes.
 pub const MTU: usize = 1280;
-/// Peers at a time; a coordinator that has more is not believed.
+/// Number of peers at the same time; further ones from a coordinator are ignored.
 const MAX_PEERS: usize = 4096;
-/// A peer that the coordinator lost is kept for so long after the last agreement.
+/// Time for which a lost peer is kept after its last handshake.
 const LOST: Duration = Duration::from_secs(15 * 60);
-/// Time that a peer which came to us has to be announced by a new session of the coordinator. Clients of a server that was
-/// restarted come back within seconds; one whose token was revoked meanwhile never does, and nobody would tell us.
+/// Time within which a new session of the coordinator must announce a peer that came to us. Clients of a restarted
+/// server come back within seconds; one whose token was revoked meanwhile never does, and nobody would tell us.
 const UNANNOUNCED: Duration = Duration::from_secs(2 * 60);
-/// A peer that we sought is taken for ready after so long.
+/// Time after which a peer that we seek counts as ready.
 const READY: Duration = Duration::from_secs(5);
-/// Pauses between handshakes that are asked for while somebody waits: WireGuard's own are of five seconds.
+/// First and longest pause between handshakes that are requested while somebody waits: WireGuard's own pauses are of
+/// five seconds.
 const ASK: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(4));
-/// Stands for "by a relay" among addresses, with the region as port.
+/// IPv4 address that stands for a relay, with the region as port.
 const RELAY: [u8; 4] = [127, 3, 3, 40];
 
-/// What a coordinator says of a peer.
+/// Update of a peer from a coordinator.
 #[derive(Clone, Debug)]
 pub enum PeerUpdate {
-    /// It is there, like this.
+    /// A new or changed node.
     Node(Box<Node>),
-    /// It has ended.
+    /// The peer has disconnected.
     Disconnected,
-    /// The coordinator does not hear of it.
+    /// The coordinator lost its connection to the peer.
     Lost,
-    /// It knows us.
+    /// The peer knows us and is ready for a handshake.
     Ready,
 }
 
-/// What is to be done.
+/// Action for the driver.
 #[derive(Debug)]
 pub enum Output {
-    /// Send this by the relay of a region.
+    /// Send a packet by the relay of a region.
     Relay {
-        /// The region.
+        /// Id of the region.
         region: i32,
-        /// To whom.
+        /// Key of the recipient.
         to: Key,
-        /// What.
+        /// Encrypted packet for it.
         packet: Bytes,
     },
-    /// Give this to the stack.
+    /// Give this packet to the stack.
     Deliver(Vec<u8>),
-    /// A peer answered a ping, by the relay of this region.
+    /// Report a pong of a peer, by the relay of this region.
     Pong(Transaction, i32),
-    /// A peer answered inside WireGuard.
+    /// Report an answer of a peer inside WireGuard.
     Reached(tsmp::Token),
-    /// A peer that we sought can be spoken to.
+    /// Report that a peer that we seek is ready.
     Ready(Uuid),
-    /// Whoever had this address said goodbye: its connections are over.
+    /// End the connections with this address, whose owner said goodbye.
     Ended(Ipv6Addr),
 }
 
@@ -81,15 +82,15 @@ struct Peer {
     session: Box<dyn Session>,
     shared: Shared,
     lost_at: Option<Instant>,
-    /// The region by which it came last, until that is no more.
+    /// Region by which its last packet came, until that relay is gone.
     came_by: Option<i32>,
-    /// Until when we wait for a peer that we sought to know us.
+    /// Time until which we wait for a peer that we seek to know us.
     unready_until: Option<Instant>,
-    /// When a handshake may be asked for again, and after how long the next time.
+    /// Time when the next handshake may be requested, and the pause after that.
     ask: Option<(Instant, Duration)>,
 }
 
-/// A node.
+/// A node: its peers and their sessions.
 pub struct Engine {
     private: Private,
     disco: Private,
@@ -99,12 +100,12 @@ pub struct Engine {
     by_key: HashMap<Key, Uuid>,
     by_disco: HashMap<Key, Uuid>,
     by_address: HashMap<Ipv6Addr, Uuid>,
-    /// Who has keys that somebody else still has, until that one is lost: a client that came back before the coordinator
-    /// saw it go.
+    /// Peers with keys that another peer still has, until that one is lost: clients that came back before the
+    /// coordinator saw them go.
     waiting: HashMap<Uuid, Node>,
-    /// Whom we seek, and whether it said that it knows us.
+    /// Peers that we seek, and whether each has said that it knows us.
     sought: HashMap<Uuid, bool>,
-    /// When the coordinator's session began, until those are forgotten whom it did not announce.
+    /// Start of the coordinator's session, until the peers that it did not announce are forgotten.
     session_began: Option<Instant>,
     next_tick: Option<Instant>,
     outputs: VecDeque<Output>,
@@ -112,7 +113,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// A node with these keys and addresses.
+    /// Creates a node with these keys and addresses.
     pub fn new(
         private: Private,
         disco: Private,
@@ -137,22 +138,22 @@ impl Engine {
         }
     }
 
-    /// Our own addresses, which change only with who we are.
+    /// Replaces our own addresses, which change only with our id.
     pub fn set_addresses(&mut self, addresses: Vec<Ipv6Addr>) {
         self.addresses = addresses;
     }
 
-    /// How many peers there are.
+    /// Number of peers that are known.
     pub fn peers(&self) -> usize {
         self.peers.len()
     }
 
-    /// Begins to seek a peer: it is spoken to once it knows us.
+    /// Begins to seek a peer: packets are sent to it once it knows us.
     pub fn seek(&mut self, id: Uuid) {
         self.sought.entry(id).or_insert(false);
     }
 
-    /// Takes what the coordinator says of a peer.
+    /// Applies an update of a peer from the coordinator.
     pub fn update(&mut self, id: Uuid, update: PeerUpdate, now: Instant) {
         match update {
             PeerUpdate::Node(node) => self.install(id, *node, now),
@@ -179,13 +180,13 @@ impl Engine {
         }
     }
 
-    /// A session with a coordinator has begun. It knows nothing of clients that were lost before: those that it does not
+    /// Begins a session with a coordinator. It does not know clients that were lost before: those that it does not
     /// announce within two minutes are forgotten. Their connections wait until they are announced again.
     pub fn coordinated(&mut self, now: Instant) {
         self.session_began = Some(now);
     }
 
-    /// The coordinator is away: everybody may be.
+    /// Records that the coordinator is away, so that every peer may be.
     pub fn all_lost(&mut self, now: Instant) {
         self.session_began = None;
         self.waiting.clear();
@@ -194,7 +195,7 @@ impl Engine {
         }
     }
 
-    /// The coordinator does not hear of a peer any more, so whoever waits for its keys may have them.
+    /// Records that the coordinator lost a peer, so that another peer waiting for its keys may have them.
     fn lose(&mut self, id: Uuid, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -213,7 +214,7 @@ impl Engine {
         let holder = |peers: &HashMap<Uuid, Peer>, other: Uuid| {
             other != id && peers.get(&other).is_some_and(|peer| peer.lost_at.is_none())
         };
-        // A key or an address that somebody has, or that is ours, is not given away.
+        // A key or an address of another peer, or our own, cannot be taken over.
         let keys = [self.by_key.get(&node.key), self.by_disco.get(&node.disco)];
         let is_taken = keys
             .into_iter()
@@ -250,13 +251,13 @@ impl Engine {
         let is_sought = self.sought.get(&id).copied();
         let peer = match known {
             Some(peer) if peer.node.key == node.key && peer.node.disco == node.disco => Peer {
-                // It waits elsewhere now, whence nothing has come yet.
+                // If the home has changed, no packet has come by the new relay yet.
                 came_by: peer.came_by.filter(|_| peer.node.home == node.home),
                 node,
                 lost_at: None,
                 ..peer
             },
-            // It came back as another: nothing of what was agreed on holds.
+            // The peer has new keys, so that the old session is useless.
             _ => Peer {
                 ask: None,
                 session: self.sessions.session(node.key, is_sought.is_some()),
@@ -274,7 +275,7 @@ impl Engine {
         self.next_tick.get_or_insert(now + TICK);
     }
 
-    /// Whoever had these keys, and was lost: a client that comes back to a coordinator has another id there, and its
+    /// Finds the lost peer that had these keys: a client that returns to a coordinator has another id there, and its
     /// connections go on.
     fn predecessor(&mut self, id: Uuid, node: &Node) -> Option<Peer> {
         let holders = [self.by_key.get(&node.key), self.by_disco.get(&node.disco)];
@@ -292,7 +293,7 @@ impl Engine {
         found
     }
 
-    /// Removes one that said goodbye, with its connections.
+    /// Removes a peer that said goodbye, with its connections.
     fn end(&mut self, id: Uuid) {
         let addresses = self.by_address.iter();
         let its = addresses.filter(|(_, holder)| **holder == id);
@@ -318,7 +319,7 @@ impl Engine {
         self.by_address.retain(|_, holder| *holder != id);
     }
 
-    /// A packet that came by the relay of a region from whoever has this key.
+    /// Handles a packet that came by the relay of a region from the owner of this key.
     pub fn from_relay(&mut self, region: i32, from: Key, packet: &[u8]) {
         if let Some(sender) = disco::sender(packet) {
             self.disco(region, from, sender, packet);
@@ -332,7 +333,7 @@ impl Engine {
         self.drain(id);
     }
 
-    /// A relay says that a peer is not there.
+    /// Handles a relay's notice that a peer is not connected to it.
     pub fn peer_gone(&mut self, region: i32, key: Key) {
         if let Some((_, peer)) = peer(&self.by_key, &mut self.peers, key)
             && peer.came_by == Some(region)
@@ -341,7 +342,7 @@ impl Engine {
         }
     }
 
-    /// A relay is away.
+    /// Records that a relay is away.
     pub fn relay_lost(&mut self, region: i32) {
         for peer in self.peers.values_mut() {
             peer.came_by = peer.came_by.filter(|it| *it != region);
@@ -371,12 +372,12 @@ impl Engine {
             Some(disco::Message::Pong { transaction, .. }) => {
                 self.outputs.push_back(Output::Pong(transaction, region));
             }
-            // There is no way by UDP yet.
+            // Paths by UDP are not implemented.
             Some(disco::Message::CallMeMaybe(_)) | None => {}
         }
     }
 
-    /// A packet of our stack's to a peer.
+    /// Encrypts a packet of our stack for a peer.
     pub fn from_stack(&mut self, packet: &[u8]) {
         let Some((_, target)) = tsmp::ends(packet) else {
             return;
@@ -398,7 +399,7 @@ impl Engine {
         self.drain(id);
     }
 
-    /// Asks a peer, by its relay, whether it is there; false if we do not know it.
+    /// Pings a peer by its relay; returns `false` if it is not known.
     pub fn ping(&mut self, id: Uuid, transaction: Transaction) -> bool {
         let Some(peer) = self.peers.get(&id) else {
             return false;
@@ -411,8 +412,8 @@ impl Engine {
         true
     }
 
-    /// Asks a peer inside WireGuard whether it is there. Called again because there was no answer, it also asks for a
-    /// handshake again, as the one before may be lost.
+    /// Pings a peer inside WireGuard. Called again for lack of an answer, it also requests a new handshake, because
+    /// the previous one may be lost.
     pub fn reach(&mut self, id: Uuid, token: tsmp::Token, now: Instant) {
         let Some(peer) = self.peers.get(&id) else {
             return;
@@ -429,7 +430,7 @@ impl Engine {
         }
     }
 
-    /// Asks for a new handshake with whoever has this address: there may be a way to it again.
+    /// Requests a new handshake with the owner of this address, because there may be a path to it again.
     pub fn agree_again(&mut self, address: Ipv6Addr, now: Instant) {
         if let Some(id) = self.by_address.get(&address).copied() {
             self.agree(id, Duration::ZERO, now);
@@ -442,7 +443,7 @@ impl Engine {
         }
     }
 
-    /// Asks for a handshake, at first after this pause and then after longer ones.
+    /// Requests a handshake, at first after this pause and then after longer ones.
     fn agree(&mut self, id: Uuid, after: Duration, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -456,12 +457,12 @@ impl Engine {
         self.drain(id);
     }
 
-    /// Whether it seeks somebody.
+    /// Returns whether any peer is sought.
     pub fn is_seeking(&self) -> bool {
         !self.sought.is_empty()
     }
 
-    /// What a session made goes where it belongs.
+    /// Turns everything that a session produced into outputs.
     fn drain(&mut self, id: Uuid) {
         let mut made = std::mem::take(&mut self.scratch);
         for out in made.drain(..) {
@@ -496,16 +497,16 @@ impl Engine {
                 }
             }
         }
-        // What was made meanwhile went out by itself; the room is kept.
+        // Output of nested calls was drained by them; this keeps the buffer's capacity.
         self.scratch = made;
     }
 
-    /// When [`Engine::tick`] is due.
+    /// Time when [`Engine::tick`] is due.
     pub fn next_tick(&self) -> Option<Instant> {
         self.next_tick
     }
 
-    /// Does what is due.
+    /// Does everything that is due at `now`.
     pub fn tick(&mut self, now: Instant) {
         if self.next_tick.is_none_or(|due| now < due) {
             return;
@@ -521,7 +522,8 @@ impl Engine {
             if let Some(lost_at) = peer.lost_at {
                 let since_agreed = peer.session.last_handshake();
                 let since_lost = now.saturating_duration_since(lost_at);
-                // Whom the session itself lost the coordinator watches. Agents that we seek may be away for longer.
+                // Peers that were lost during this session are watched by the coordinator. Agents that we seek may be
+                // away for longer.
                 let is_unannounced = session_began.is_some_and(|began| lost_at <= began)
                     && !self.sought.contains_key(&id);
                 let is_idle = since_agreed.map_or(since_lost, |it| it.min(since_lost)) >= LOST;
@@ -540,14 +542,14 @@ impl Engine {
         self.next_tick = (!self.peers.is_empty()).then(|| now + TICK);
     }
 
-    /// The next thing to do.
+    /// Returns the next action, if there is one.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 }
 
 impl Peer {
-    /// By which region it is reached: back where it came from, else where it waits.
+    /// Region by which the peer is reached: the one that its last packet came by, else its home.
     fn region(&self) -> i32 {
         self.came_by.unwrap_or(self.node.home)
     }

@@ -1,45 +1,45 @@
-//! The relay at which a node waits, and when others may know of it. Pure: `now` is an argument.
+//! Home relay of a node, and when others may know of it. Pure: `now` is an argument.
 //!
-//! Others hear of a home once its relay has us, as what they send before that is lost, and WireGuard repeats a lost
-//! handshake only after five seconds. A home whose relay cannot be reached is left for one that can, but only while a
-//! coordinator is there to tell the others.
+//! Others are told of a home once its relay has accepted us: packets that they send before that are lost, and
+//! WireGuard repeats a lost handshake only after five seconds. A home whose relay cannot be reached is left for one
+//! that can, but only while a coordinator can tell the others.
 //!
 //! # Source
 //! tailscale/tailscale issue 11378: a home does not move while nobody can be told.
 
 use std::time::{Duration, Instant};
 
-/// A home's relay may be away for so long; it is told all the same if it never stood.
+/// Time for which the home relay may be away; one that never had us is announced after this time all the same.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// Where a node waits.
+/// Home of a node.
 #[derive(Debug, Default)]
 pub(super) struct Home {
-    /// Regions in the order in which they are liked.
+    /// Regions in order of preference.
     regions: Vec<i32>,
     region: Option<i32>,
-    /// Whether its relay has had us since it is home.
+    /// Set if the relay has accepted us since it became home.
     has_stood: bool,
-    /// Since when its relay does not have us.
+    /// Time since which the relay does not have us.
     away_since: Option<Instant>,
-    /// The region that is tried in its place, and since when.
+    /// Region that is tried in its place, and since when.
     tried: Option<(i32, Instant)>,
     is_coordinated: bool,
 }
 
 impl Home {
-    /// The region, if there is one.
+    /// Home region, if there is one.
     pub(super) fn region(&self) -> Option<i32> {
         self.region
     }
 
-    /// The region as others may know it.
+    /// Home region as others may know it.
     pub(super) fn told(&self, now: Instant) -> Option<i32> {
         let is_late = self.is_away(now);
         self.region.filter(|_| self.has_stood || is_late)
     }
 
-    /// Takes these regions, the best one first. A home that is among them stays.
+    /// Replaces the regions, the best one first. A home that is among them stays.
     pub(super) fn set_regions(&mut self, regions: Vec<i32>, now: Instant) {
         let region = self.region.filter(|region| regions.contains(region));
         let first = regions.first().copied();
@@ -50,12 +50,12 @@ impl Home {
         }
     }
 
-    /// Whether there is a coordinator that can tell others.
+    /// Records whether there is a coordinator that can tell others.
     pub(super) fn set_coordinated(&mut self, is_coordinated: bool) {
         self.is_coordinated = is_coordinated;
     }
 
-    /// A relay has us. If home is away, that one is home now.
+    /// Records that a relay has accepted us. If home is away, this relay becomes home.
     pub(super) fn connected(&mut self, region: i32, now: Instant) {
         if self.region == Some(region) {
             (self.has_stood, self.away_since, self.tried) = (true, None, None);
@@ -65,14 +65,14 @@ impl Home {
         }
     }
 
-    /// A relay does not have us any more.
+    /// Records that a relay no longer has us.
     pub(super) fn lost(&mut self, region: i32, now: Instant) {
         if self.region == Some(region) {
             self.away_since.get_or_insert(now);
         }
     }
 
-    /// The next region that is to be dialled because home is away, once for each pause.
+    /// Returns the next region to dial because home is away, once for each pause.
     pub(super) fn next_to_try(&mut self, now: Instant) -> Option<i32> {
         if !self.may_move(now) || self.tried.is_some_and(|(_, since)| now < since + AWAY) {
             return None;
@@ -87,7 +87,7 @@ impl Home {
         Some(next)
     }
 
-    /// When [`Home::next_to_try`] or [`Home::told`] may answer otherwise.
+    /// Time when [`Home::next_to_try`] or [`Home::told`] may return something else.
     pub(super) fn next_tick(&self, now: Instant) -> Option<Instant> {
         let away = self.away_since? + AWAY;
         if away > now {

@@ -13,7 +13,7 @@ use crypto_box::{
 };
 use zeroize::Zeroizing;
 
-/// Bytes of a nonce, which stands before what is sealed.
+/// Length of a nonce in bytes; it precedes the sealed bytes.
 pub const NONCE_BYTES: usize = 24;
 /// Bytes that sealing adds, without the nonce.
 pub const TAG_BYTES: usize = 16;
@@ -21,43 +21,43 @@ pub const TAG_BYTES: usize = 16;
 const NODE_PREFIX: &[u8] = b"np";
 const DISCO_PREFIX: &str = "discokey:";
 
-/// A key as peers see it: 32 bytes of Curve25519.
+/// Public key as peers see it: 32 bytes of Curve25519.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// From its bytes.
+    /// Creates a key from its 32 bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// Bytes of the key.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// 64 hexadecimal digits.
+    /// Formats the key as 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         hex::encode(self.0)
     }
 
-    /// As a node's key stands in messages: `np` and the bytes.
+    /// Encodes a node key as in messages: `np` and the bytes.
     pub fn to_node_bytes(self) -> Vec<u8> {
         [NODE_PREFIX, &self.0].concat()
     }
 
-    /// The reverse of [`Key::to_node_bytes`].
+    /// Parses the result of [`Key::to_node_bytes`].
     pub fn from_node_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.strip_prefix(NODE_PREFIX)?;
         Some(Self(bytes.try_into().ok()?))
     }
 
-    /// As a disco key stands in messages: `discokey:` and the digits.
+    /// Encodes a disco key as in messages: `discokey:` and the digits.
     pub fn to_disco_text(self) -> String {
         format!("{DISCO_PREFIX}{}", self.hex())
     }
 
-    /// The reverse of [`Key::to_disco_text`].
+    /// Parses the result of [`Key::to_disco_text`].
     pub fn from_disco_text(text: &str) -> Option<Self> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text.strip_prefix(DISCO_PREFIX)?, &mut bytes).ok()?;
@@ -71,12 +71,12 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The private half of a key, made for this process.
+/// Private key, generated for this process.
 #[derive(Clone)]
 pub struct Private(Zeroizing<[u8; 32]>);
 
 impl Private {
-    /// A new one.
+    /// Generates a new random key.
     pub fn generate() -> Self {
         let mut bytes = Zeroizing::new(SecretKey::generate(&mut OsRng).to_bytes());
         bytes[0] &= 248;
@@ -84,23 +84,23 @@ impl Private {
         Self(bytes)
     }
 
-    /// One that tests and recordings know.
+    /// Creates a key from known bytes, for tests and recordings.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// What peers may know.
+    /// Public key that belongs to it.
     pub fn public(&self) -> Key {
         let key = SecretKey::from(*self.0).public_key();
         Key(*key.as_bytes())
     }
 
-    /// For WireGuard, which computes with it by itself.
+    /// Exposes the bytes to WireGuard, which computes with them by itself.
     pub(super) fn expose(&self) -> [u8; 32] {
         *self.0
     }
 
-    /// What both of us can seal and open.
+    /// Returns the box that both owners can seal and open.
     pub fn shared(&self, other: Key) -> Shared {
         let (theirs, ours) = (PublicKey::from(other.0), SecretKey::from(*self.0));
         Shared(SalsaBox::new(&theirs, &ours))
@@ -113,19 +113,19 @@ impl fmt::Debug for Private {
     }
 }
 
-/// A box between two: X25519, XSalsa20 and Poly1305, as NaCl makes it.
+/// Box between two keys: X25519, XSalsa20 and Poly1305, as in NaCl.
 pub struct Shared(SalsaBox);
 
 impl Shared {
-    /// Nonce, tag and the sealed bytes.
+    /// Seals bytes, and returns the nonce, the tag and the sealed bytes.
     pub fn seal(&self, open: &[u8]) -> Vec<u8> {
         let nonce = SalsaBox::generate_nonce(&mut OsRng);
         let sealed = self.0.encrypt(&nonce, open);
-        // Only what is larger than memory cannot be sealed.
+        // Sealing fails only for inputs that do not fit into memory.
         [nonce.as_slice(), &sealed.unwrap_or_default()].concat()
     }
 
-    /// What was sealed; `None` if it was not by the other one, or not to us.
+    /// Opens sealed bytes; `None` if they were not sealed by the other key, or not for ours.
     pub fn open(&self, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES)?;
         self.0.decrypt(nonce.into(), sealed).ok()

@@ -1,8 +1,8 @@
-//! The overlay in which people reach agents: WireGuard between nodes, by way of a relay.
+//! Overlay network in which people reach agents: WireGuard between nodes, through a relay.
 //!
-//! A [`Tailnet`] is a node: it has keys, addresses, peers that a coordinator told it of, and a TCP stack of its own, so
-//! that nothing of the machine is opened or configured. Packets go through a relay (DERP); there is room for UDP paths
-//! beside it, in [`engine`], which decides without a socket.
+//! A [`Tailnet`] is a node: it has keys, addresses, peers that a coordinator announced, and a userspace TCP stack, so
+//! that nothing on the machine is opened or configured. Packets go through a relay (DERP); UDP paths could be added
+//! in [`engine`], which decides without a socket.
 //!
 //! # Source
 //! coder `tailnet`, coder/tailscale; the wire only.
@@ -39,7 +39,7 @@ pub use self::{
 
 use outpost_transport::coder::ApiVersion;
 
-/// The newest version of the agents' and clients' API that we know.
+/// Newest version of the agents' and clients' API that we know.
 pub const API_VERSION: ApiVersion = ApiVersion {
     major: 2,
     minor: 11,

@@ -1,8 +1,8 @@
-//! TCP of our own, over packets: listeners and connections that look like sockets, and open nothing on the machine.
+//! Userspace TCP over packets: listeners and connections that look like sockets, and open nothing on the machine.
 //!
-//! A connection's buffers are memory that the system hands out as it is touched, so an idle one costs next to nothing.
-//! A connection outlives hours without a packet of its peer, as a laptop sleeps or a relay hangs; what a peer that is
-//! away may hold meanwhile is bounded, and gives way to whoever is there.
+//! A connection's buffers are memory that the system allocates as it is touched, so an idle one costs next to
+//! nothing. A connection survives hours without a packet of its peer, because a laptop sleeps or a relay hangs; the
+//! resources of an absent peer are bounded meanwhile, and give way to peers that are present.
 
 mod peer;
 mod stream;
@@ -36,47 +36,47 @@ use self::{
 };
 use super::tsmp;
 
-/// Of each connection, in each direction.
+/// Buffer of each connection in each direction, in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
-/// Connections at a time; who comes on top waits.
+/// Number of connections at the same time; further ones wait.
 pub(super) const MAX_CONNECTIONS: usize = 512;
-/// Connections that one peer began, so that it leaves room for others.
+/// Number of connections that one peer may begin, so that it leaves room for others.
 const MAX_OF_PEER: usize = 128;
-/// Asks a silent peer whether it is there.
+/// Interval of keep-alives to a silent peer.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Time for a peer to say that it heard that we take its connection.
+/// Time for a peer to confirm that its connection was accepted.
 const HALF_OPEN: Duration = Duration::from_secs(30);
-/// Time for a peer to take our connection: it may have to wait for room.
+/// Time for a peer to accept our connection: it may have to wait for room.
 const CONNECT: Duration = Duration::from_secs(180);
-/// Time for the end of a connection that nobody holds any more.
+/// Time for the end of a connection whose owner has dropped it.
 const LINGER: Duration = Duration::from_secs(30);
-/// After so many keep-alives without an answer a peer's connections give way to those of others.
+/// Silence, as unanswered keep-alives, after which a peer's connections give way to those of others.
 const SILENT: Duration = Duration::from_secs(60);
-/// Bytes that wait for silent peers, all together.
+/// Limit of data that waits for silent peers, all together, in bytes.
 const SILENT_BYTES: usize = 32 << 20;
-/// How often those are counted.
+/// Interval at which that data is counted.
 const LOOK: Duration = Duration::from_secs(10);
-/// Packets that wait for the stack: the rest is lost, as on any network.
+/// Number of packets that wait for the stack: further ones are lost, as on any network.
 const QUEUE_PACKETS: usize = 4096;
 
-/// Packets that come at once and are acknowledged together. A sender that has just begun may send one packet more for
-/// each answer, whatever that acknowledges: with one answer for all it would stay slow.
+/// Number of packets that arrive together and are acknowledged together. A sender that has just begun may send one
+/// packet more for each acknowledgement, however much that covers: with a single one for all it would stay slow.
 const ACKNOWLEDGE: usize = 4;
 
-/// How long connections last.
+/// Time limits of connections in a stack.
 #[derive(Clone, Copy)]
 struct Limits {
-    /// A connection whose peer is silent for so long has ended; `None` for never.
+    /// Silence of a peer after which a connection ends; `None` for never.
     silence: Option<Duration>,
 }
 
-/// The stack of a node. A clone is the same stack.
+/// Stack of a node. Clones are the same stack.
 #[derive(Clone)]
 pub(super) struct Stack(Arc<Shared>);
 
 struct Shared {
     state: Mutex<Inner>,
-    /// Something is to be sent.
+    /// Notified when something is to be sent.
     work: Notify,
     began: Instant,
 }
@@ -85,9 +85,9 @@ struct Inner {
     interface: Interface,
     inbound: VecDeque<Vec<u8>>,
     wire: Wire,
-    /// Whoever has connections with us, by address.
+    /// Peers that have connections with us, by address.
     peers: BTreeMap<Ipv6Addr, Peer>,
-    /// The peer before whose turn it is to send first.
+    /// Peer before the one whose turn it is to send first.
     last_turn: Ipv6Addr,
     listeners: HashMap<u16, Door>,
     limits: Limits,
@@ -126,18 +126,18 @@ impl Stack {
         stack
     }
 
-    /// Takes these for its own.
+    /// Replaces the stack's own addresses.
     pub(super) fn set_addresses(&self, addresses: &[Ipv6Addr]) {
         let mut inner = self.lock();
         inner.interface.update_ip_addrs(|all| {
             all.clear();
             for address in addresses {
-                // There is room for as many as a node has.
+                // The list has room for as many addresses as a node has.
                 let _ = all.push(IpCidr::new(IpAddress::Ipv6(*address), 128));
             }
         });
         if let Some(address) = addresses.first() {
-            // Everybody is reached the same way: without this, nobody would be.
+            // A default route: without it no peer could be reached.
             let routes = inner.interface.routes_mut();
             let _ = routes.add_default_ipv6_route(*address);
         }
@@ -151,12 +151,12 @@ impl Stack {
         self.0.work.notify_one();
     }
 
-    /// Waits until a stream was used.
+    /// Waits until a stream has been used.
     pub(super) async fn work(&self) {
         self.0.work.notified().await;
     }
 
-    /// Takes a packet from a peer.
+    /// Accepts a packet from a peer.
     pub(super) fn receive(&self, packet: Vec<u8>) {
         let mut inner = self.lock();
         if inner.inbound.len() < QUEUE_PACKETS {
@@ -164,8 +164,8 @@ impl Stack {
         }
     }
 
-    /// Does what is to be done, and appends what is to be sent: up to `room` packets beside answers. Returns when to
-    /// come again at the latest, and whether there is more that waits for room.
+    /// Handles everything that is due, and appends the packets to send: up to `room` packets besides responses.
+    /// Returns when to call again at the latest, and whether there is more that waits for room.
     pub(super) fn poll(
         &self,
         now: Instant,
@@ -183,21 +183,21 @@ impl Stack {
         inner.settle(began, since, now);
         packets.append(&mut inner.wire.outbound);
         let is_held = inner.wire.is_held;
-        // What is held is due already, and stays so.
+        // Held packets are due already, and stay so.
         let due = inner.peers.values().filter_map(|peer| peer.due).min();
         (due.filter(|_| !is_held), is_held)
     }
 
-    /// Takes connections to a port.
+    /// Accepts connections to a port.
     pub(super) fn listen(&self, port: u16) -> Listener {
-        // There is room for all that there may be: whoever stands is never sent away.
+        // Room for all possible connections: an established one is never dropped for lack of it.
         let (sender, receiver) = mpsc::channel(MAX_CONNECTIONS);
         self.lock().listeners.insert(port, sender);
         let stack = self.clone();
         Listener { stack, receiver }
     }
 
-    /// Connects from `source`.
+    /// Connects from `source` to a port of a peer.
     pub(super) async fn connect(
         &self,
         source: Ipv6Addr,
@@ -234,14 +234,14 @@ impl Stack {
         Ok(stream)
     }
 
-    /// How long a peer has not answered what it should have.
+    /// Returns for how long a peer has left something unanswered.
     pub(super) fn silent_for(&self, address: Ipv6Addr, now: Instant) -> Duration {
         let inner = self.lock();
         let peer = inner.peers.get(&address);
         peer.map_or(Duration::ZERO, |peer| peer.silent_for(now))
     }
 
-    /// Sends again at once what was not answered, as there may be a way again. Returns to whom.
+    /// Sends unanswered data again at once, because there may be a path again. Returns the addresses of the peers.
     pub(super) fn ask_again(&self, now: Instant) -> Vec<Ipv6Addr> {
         let mut inner = self.lock();
         let peers = inner.peers.iter_mut();
@@ -249,7 +249,7 @@ impl Stack {
         away.collect()
     }
 
-    /// Breaks the connections with a peer that said goodbye.
+    /// Aborts the connections with a peer that said goodbye.
     pub(super) fn abort(&self, address: Ipv6Addr) {
         if let Some(peer) = self.lock().peers.get_mut(&address) {
             peer.abort();
@@ -259,7 +259,7 @@ impl Stack {
 }
 
 impl Inner {
-    /// Reads one packet.
+    /// Handles one packet of a peer.
     fn take(&mut self, packet: Vec<u8>, since: Duration, now: Instant) {
         let Some((source, _)) = tsmp::ends(&packet) else {
             return;
@@ -270,7 +270,7 @@ impl Inner {
         let before = self.wire.outbound.len();
         self.wire.inbound = Some(packet);
         let Some(peer) = self.peers.get_mut(&source) else {
-            // Nobody has a connection with it: it hears so.
+            // There is no connection with this peer: an empty socket set answers with a reset.
             let mut none = SocketSet::new(Vec::new());
             let at = Peer::default().at(since);
             self.interface
@@ -288,8 +288,8 @@ impl Inner {
         }
     }
 
-    /// Whether a packet is read. One that begins a connection gets a socket that is there for nothing else, or, if there
-    /// is no room, is left unread: its sender will ask again.
+    /// Decides whether a packet is read. One that begins a connection gets a socket of its own, or, if there is no
+    /// room, is dropped: its sender will try again.
     fn admit(&mut self, source: Ipv6Addr, packet: &[u8], now: Instant) -> bool {
         let Some(segment) = Segment::parse(packet).filter(Segment::is_first) else {
             return true;
@@ -312,7 +312,7 @@ impl Inner {
         open < MAX_CONNECTIONS
     }
 
-    /// Breaks the connections of the peer that is silent longest, if there is one.
+    /// Aborts the connections of the peer that has been silent longest, if any is silent. Returns whether one was.
     fn make_room(&mut self, now: Instant) -> bool {
         let peers = self.peers.values_mut();
         let silent = peers.filter(|peer| peer.silent_for(now) >= SILENT && peer.open() > 0);
@@ -320,7 +320,7 @@ impl Inner {
         longest.map(Peer::abort).is_some()
     }
 
-    /// Breaks connections of silent peers until what waits for all of them is little.
+    /// Aborts connections of silent peers until the data waiting for them is below the limit.
     fn look_after_silent(&mut self, now: Instant) {
         if now < self.next_look {
             return;
@@ -358,8 +358,8 @@ impl Inner {
         begun.map_err(|error| io::Error::other(error.to_string()))
     }
 
-    /// Sends what is to be sent. Peers take turns with one packet of each connection, and go on next time where there was
-    /// no more room.
+    /// Sends what is due. Peers take turns with one packet of each connection, and the next call goes on where there
+    /// was no more room.
     fn send(&mut self, since: Duration, now: Instant) {
         let first = (Bound::Excluded(self.last_turn), Bound::Unbounded);
         let all = self.peers.range(first);
@@ -385,7 +385,7 @@ impl Inner {
         }
     }
 
-    /// Looks after those that something was done for.
+    /// Settles the peers that something was done for.
     fn settle(&mut self, began: Instant, since: Duration, now: Instant) {
         self.look_after_silent(now);
         let Self {

@@ -1,4 +1,4 @@
-//! What nodes tell each other through a coordinator: keys, addresses, and the relay at which they wait.
+//! Nodes as they are announced through a coordinator: keys, addresses, and the home relay.
 
 use std::{
     collections::BTreeMap,
@@ -10,36 +10,36 @@ use outpost_wire::proto::coder::tailnet::v2 as wire;
 
 use super::{address, key::Key};
 
-/// Addresses, endpoints and measurements that one node may have: more are cut off.
+/// Number of addresses, endpoints and measurements of one node: further ones are dropped.
 const MAX_ENTRIES: usize = 64;
 
 /// A node as others see it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// Its number.
+    /// Numeric id of the node.
     pub id: i64,
-    /// When it was so.
+    /// Time of the announcement.
     pub as_of: Timestamp,
-    /// Its WireGuard key, by which relays know it as well.
+    /// WireGuard key, by which relays know it as well.
     pub key: Key,
-    /// Its key for disco.
+    /// Public key for disco.
     pub disco: Key,
-    /// The region of the relay at which it waits. Not 0: a node that waits nowhere is not told.
+    /// Region of its home relay. Never 0: a node without a home is not announced.
     pub home: i32,
-    /// Seconds to relays, by region and family.
+    /// Latencies to relays in seconds, by region and address family.
     pub latency: BTreeMap<String, f64>,
-    /// Regions that it reaches by WebSocket only, and why.
+    /// Regions that it reaches only by WebSocket, with the reason.
     pub forced_websocket: BTreeMap<i32, String>,
-    /// Its addresses in the overlay.
+    /// Addresses of the node in the overlay.
     pub addresses: Vec<Ipv6Addr>,
-    /// From which addresses it may send.
+    /// Addresses that it may send from.
     pub allowed: Vec<Ipv6Addr>,
-    /// Where it may be reached by UDP.
+    /// Endpoints at which it may be reached by UDP.
     pub endpoints: Vec<SocketAddr>,
 }
 
 impl Node {
-    /// The node in a message; `None` if it has no usable key or home.
+    /// Converts a node from a message; `None` if it has no usable key or home.
     pub fn from_wire(node: wire::Node) -> Option<Self> {
         let addresses = |texts: Vec<String>| {
             let texts = texts.iter().take(MAX_ENTRIES);
@@ -73,7 +73,7 @@ impl Node {
         })
     }
 
-    /// As it stands in messages.
+    /// Converts the node to a message.
     pub fn to_wire(&self) -> wire::Node {
         let texts = |all: &[Ipv6Addr]| all.iter().copied().map(address::cidr).collect();
         wire::Node {

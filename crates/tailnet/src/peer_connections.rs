@@ -1,6 +1,6 @@
-//! A coordinator's peers: their queues, and the lock under which [`Core`] decides.
+//! Peers of a coordinator: their queues, and the lock under which [`Core`] decides.
 //!
-//! All of it happens at once. A peer that does not take what it is told is cut off, so that none can make another one
+//! Nothing in here waits. A peer that does not read its updates is disconnected, so that no peer can make another one
 //! wait.
 
 use std::{
@@ -17,32 +17,32 @@ use uuid::Uuid;
 
 use super::coordinator::{Auth, Connection, Core, Output, Refusal};
 
-/// Answers that wait for a peer to take them.
+/// Number of responses that wait for a peer to read them.
 const QUEUE: usize = 512;
 
-/// Tunnels of clients whose connection broke and who may come back, over all of them.
+/// Number of tunnels of clients whose connection broke and who may come back, over all of them.
 const MAX_ABSENT: usize = 1 << 16;
 
 #[derive(Default)]
 struct State {
     core: Core,
     queues: HashMap<Connection, mpsc::Sender<CoordinateResponse>>,
-    /// Those whose connection broke, in that order: agents wait for them.
+    /// Clients whose connection broke, in that order: agents wait for them.
     absent: VecDeque<Absent>,
 }
 
-/// A client whose connection broke, and what it may come back with.
+/// A client whose connection broke, and the access with which it may come back.
 struct Absent {
     id: Uuid,
     agents: BTreeSet<Uuid>,
     access: Arc<Access>,
 }
 
-/// The coordinator. A clone is the same one.
+/// Coordinator of agents and clients. Clones are the same coordinator.
 #[derive(Clone, Default)]
 pub struct Coordinator(Arc<Mutex<State>>);
 
-/// A peer's connection. Dropped without [`PeerConnection::leave`], the peer counts as lost.
+/// Connection of a peer. If it is dropped without [`PeerConnection::leave`], the peer counts as lost.
 pub struct PeerConnection {
     coordinator: Coordinator,
     id: Uuid,
@@ -55,7 +55,7 @@ impl Coordinator {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a peer in, in the place of whoever had its id before; its answers end when it is cut off.
+    /// Adds a peer, which replaces any former connection with its id; its responses end when it is disconnected.
     pub fn connect(
         &self,
         id: Uuid,
@@ -78,7 +78,7 @@ impl Coordinator {
         (peer, answers)
     }
 
-    /// Lets agents forget those who are not connected, and whose access has ended.
+    /// Makes agents forget clients that are not connected, and whose access has ended.
     pub fn forget_revoked(&self) {
         let mut state = self.lock();
         let absent = std::mem::take(&mut state.absent);
@@ -92,26 +92,26 @@ impl Coordinator {
         state.settle();
     }
 
-    /// What a peer said last of itself.
+    /// Returns the newest node update of a peer.
     pub fn node(&self, id: Uuid) -> Option<Arc<Node>> {
         self.lock().core.node(id)
     }
 
-    /// Whether a peer is connected.
+    /// Returns whether a peer is connected.
     pub fn is_connected(&self, id: Uuid) -> bool {
         self.lock().core.is_connected(id)
     }
 }
 
 impl PeerConnection {
-    /// The peer stays no longer than `access`: agents forget it with that, also if its connection broke before.
+    /// Limits the peer to `access`: agents forget it when that ends, even if its connection broke before.
     #[must_use]
     pub fn until(mut self, access: Arc<Access>) -> Self {
         self.access = Some(access);
         self
     }
 
-    /// Does what the peer asks for.
+    /// Handles a request of the peer.
     ///
     /// # Errors
     /// [`Refusal`]: then the peer is to be told, and cut off.
@@ -122,7 +122,7 @@ impl PeerConnection {
         done
     }
 
-    /// Ends in an orderly way.
+    /// Ends the connection in an orderly way.
     pub fn leave(self) {
         self.end(Kind::Disconnected);
     }
@@ -168,7 +168,7 @@ impl State {
         }
     }
 
-    /// Does what the core wants done, and what it then wants of those who did not take an answer.
+    /// Carries out the core's actions, and those that follow from peers that did not accept a response.
     fn settle(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {

@@ -33,14 +33,14 @@ use super::{
 
 const STEPS: u32 = 10_000;
 const REGIONS: i32 = 3;
-/// Milliseconds that one step takes at most.
+/// Longest step, in milliseconds.
 const STEP: u64 = 50;
-/// Milliseconds of peace after which everything must be well: a relay that is silent is left after 40 s, a session notices
+/// Milliseconds of peace after which everything must be well: a silent relay is left after 40 s, a session notices
 /// its loss after 15 s, asks each 5 s, and a peer that was sought counts as ready after 5 s.
 const PEACE: u64 = 80_000;
-/// Milliseconds after which a node forgets whom the coordinator lost.
+/// Milliseconds after which a node forgets a peer that the coordinator lost.
 const IDLE: u64 = 16 * 60 * 1_000;
-/// What one node may have to say at a time: an answer to each peer, and what waits for it.
+/// Number of outputs that one node may have at a time: an answer to each peer, and everything that waits for it.
 const MAX_OUTPUTS: usize = 1_000;
 
 #[derive(Clone)]
@@ -57,21 +57,21 @@ struct Connection {
 }
 
 struct Member {
-    /// Of an agent, for ever; of a client, for its relays and addresses.
+    /// Id: permanent for an agent; for a client, the one that its relays and addresses know.
     id: Uuid,
     node: Node,
     engine: Engine,
-    /// Only where connections matter.
+    /// Stack of the node, where connections matter.
     stack: Option<Stack>,
     relays: relays::Relays,
     connection: Option<Connection>,
     /// Connections that died without the coordinator's knowledge.
     dead: Vec<Connection>,
-    /// Whether it keeps away from the coordinator.
+    /// Set if it keeps away from the coordinator.
     stays_away: bool,
-    /// Whom it seeks; nobody, if it is an agent.
+    /// Nodes that it seeks; none for an agent.
     seeks: Vec<usize>,
-    /// Whom it reached since that was last asked.
+    /// Nodes that it reached since this was last checked.
     reached: BTreeSet<Uuid>,
     asked: BTreeMap<[u8; 8], Uuid>,
 }
@@ -83,11 +83,11 @@ struct World {
     coordinator: Coordinator,
     members: Vec<Member>,
     wire: Vec<Packet>,
-    /// Relays that are down, until when.
+    /// Relays that are down, and until when.
     down: BTreeMap<i32, u64>,
-    /// Packets to somebody whom the relay does not have.
+    /// Number of packets to nodes that the relay does not have.
     missed: u32,
-    /// Whether packets come in the order in which they were sent.
+    /// Set if packets arrive in the order in which they were sent.
     is_orderly: bool,
     token: u64,
 }
@@ -135,7 +135,7 @@ impl World {
         }
     }
 
-    /// Whether something happens that happens so many times in a thousand.
+    /// Returns `true` with a probability of so many in a thousand.
     fn chance(&mut self, in_a_thousand: u32) -> bool {
         self.random.random_range(0..1000) < in_a_thousand
     }
@@ -156,7 +156,7 @@ impl World {
         self.began + Duration::from_millis(self.fakes.clock.now())
     }
 
-    /// A process that begins.
+    /// Starts a new process of a node.
     fn member(&mut self, id: Uuid, seeks: Vec<usize>) -> Member {
         let (private, disco) = (self.private(), self.private());
         let addresses = vec![address::primary(id)];
@@ -218,7 +218,7 @@ impl World {
         }
     }
 
-    /// Everybody does what there is to do.
+    /// Lets every node do its pending work.
     fn pump(&mut self) {
         let (now, mut packets) = (self.now(), Vec::new());
         for at in 0..self.members.len() {
@@ -275,7 +275,7 @@ impl World {
         assert!(said <= MAX_OUTPUTS, "{said} at once");
     }
 
-    /// A client asks one that it seeks inside the tunnel, or its relay.
+    /// Makes a client ping a node that it seeks, inside the tunnel or by its relay.
     fn ask(&mut self, at: usize, target: usize) {
         self.token += 1;
         let token = self.token.to_be_bytes();
@@ -300,7 +300,7 @@ impl World {
         }
     }
 
-    /// Something goes wrong.
+    /// Causes a random failure.
     fn mishap(&mut self) {
         match self.random.random_range(0..9) {
             // A process ends, and another one begins: an agent with the same id, a client as a new one.
@@ -324,7 +324,7 @@ impl World {
         }
     }
 
-    /// Something goes wrong that every connection outlasts.
+    /// Causes a failure that every connection survives.
     fn outage(&mut self, which: u32) {
         let at = self.random.random_range(0..self.members.len());
         let region = self.random.random_range(1..=REGIONS);
@@ -350,9 +350,9 @@ impl World {
             }
             // The coordinator learns of such a one.
             6 => self.members[at].dead.clear(),
-            // It said nothing for a while to the relays at which it does not wait.
+            // The node sends nothing for a while to relays other than its home, and is disconnected.
             7 => self.members[at].leaves_relays(),
-            // Nothing comes through by its connection to a relay, and nobody says so; or the relay is down.
+            // Its connection to a relay silently carries nothing; or the relay is down.
             _ => match self.chance(700) {
                 true => self.falls_silent(at, region),
                 false => self.goes_down(region),
@@ -377,7 +377,7 @@ impl World {
             }
             most = most.max(self.wire.len());
         }
-        // A node answers what it is asked, and asks each peer once in 5 s: nothing breeds.
+        // A node answers pings, and pings each peer once in 5 s: traffic must not multiply.
         let bound = 40 * self.members.len() * self.members.len();
         assert!(most <= bound, "{most} packets under way");
         let made = usize::try_from(self.fakes.made.load(std::sync::atomic::Ordering::Relaxed));
@@ -429,14 +429,14 @@ impl Member {
         }
     }
 
-    /// It has no coordinator any more; returns the connection that it had.
+    /// Takes its coordinator away; returns the connection that it had.
     fn is_alone(&mut self, now: Instant) -> Option<Connection> {
         self.relays.home.set_coordinated(false);
         self.engine.all_lost(now);
         self.connection.take()
     }
 
-    /// Tells it, once there is a home that others may know.
+    /// Announces it, once there is a home that others may know.
     fn says_what_it_is(&mut self) {
         if self.node.home == 0 {
             return;
@@ -485,7 +485,7 @@ fn whatever_goes_wrong_everybody_reaches_everybody_once_it_is_over() {
         world.run();
         world.make_peace();
         assert_eq!(world.lost(), [], "OUTPOST_SIMULATION_SEED={seed} shows it");
-        // Whoever counts as lost is forgotten by now.
+        // Lost peers are forgotten by now.
         world.fakes.clock.advance(IDLE);
         world.pump();
         for member in &world.members {

@@ -1,4 +1,4 @@
-//! Nodes with a relay between them, on this machine.
+//! Tests of nodes with a relay between them, on this machine.
 
 mod hostile;
 
@@ -19,12 +19,12 @@ use super::{
     start,
 };
 
-/// A relay that is reached at an address of its own.
+/// Starts a relay at an address of its own.
 async fn relay(stop: &Stop) -> url::Url {
     serve(Relay::default(), stop).await
 }
 
-/// Makes this relay be reached.
+/// Serves this relay on a port.
 async fn serve(relay: Relay, stop: &Stop) -> url::Url {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -153,7 +153,7 @@ async fn a_node_says_how_far_its_relay_is() {
     stop.cancel();
 }
 
-/// A map of these relays, each in a region of its own, from 1 on.
+/// Returns a map of these relays, each in a region of its own, from 1 on.
 fn map_of(relays: &[&url::Url]) -> DerpMap {
     let regions = (1..).zip(relays).map(|(id, relay)| {
         let mut region = DerpMap::embedded(relay).regions.remove(&999).unwrap();
@@ -166,7 +166,7 @@ fn map_of(relays: &[&url::Url]) -> DerpMap {
     }
 }
 
-/// Waits until a node says that this is its home.
+/// Waits until a node announces this home.
 async fn waits_at(peer: &mut Peer, home: i32) -> PeerUpdate {
     loop {
         if let Event::NodeChanged(node) = peer.events.recv().await.unwrap()

@@ -1,4 +1,5 @@
-//! Pings inside WireGuard, by an IP protocol of Tailscale's: before it dials, every client of Coder's waits for a pong.
+//! TSMP: pings inside WireGuard, by an IP protocol of Tailscale's. Before it dials, every client of Coder's waits for
+//! a pong.
 //!
 //! # Source
 //! coder/tailscale `net/packet/tsmp.go`, `net/tstun/wrap.go`.
@@ -10,19 +11,19 @@ const HEADER: usize = 40;
 const PING: u8 = b'p';
 const PONG: u8 = b'o';
 
-/// What belongs together: a ping and its pong.
+/// Bytes that a ping and its pong have in common.
 pub type Token = [u8; 8];
 
-/// What a packet means.
+/// Meaning of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Are you there?
+    /// Request for a [`Message::Pong`] with this token.
     Ping(Token),
-    /// Here I am.
+    /// Response to a [`Message::Ping`] with this token.
     Pong(Token),
 }
 
-/// Source and destination of an IPv6 packet that is whole.
+/// Returns source and destination of a complete IPv6 packet.
 pub fn ends(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
     let header: &[u8; HEADER] = packet.first_chunk()?;
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
@@ -36,7 +37,7 @@ pub fn ends(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
     Some((address(8)?, address(24)?))
 }
 
-/// The message in a packet, if that is what it has.
+/// Parses the message in a packet; `None` if there is none.
 pub fn parse(packet: &[u8]) -> Option<Message> {
     ends(packet)?;
     if packet[6] != PROTOCOL {
@@ -51,11 +52,11 @@ pub fn parse(packet: &[u8]) -> Option<Message> {
     }
 }
 
-/// A packet from `source` with this message.
+/// Builds a packet from `source` with this message.
 pub fn packet(source: Ipv6Addr, destination: Ipv6Addr, message: Message) -> Vec<u8> {
     let payload = match message {
         Message::Ping(token) => [&[PING][..], &token].concat(),
-        // No port of Tailscale's peer API.
+        // The last two bytes would be the port of Tailscale's peer API, which we do not have.
         Message::Pong(token) => [&[PONG][..], &token, &[0, 0]].concat(),
     };
     let mut packet = vec![0x60, 0, 0, 0, 0, payload.len() as u8, PROTOCOL, 64];

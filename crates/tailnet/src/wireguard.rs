@@ -1,4 +1,4 @@
-//! A session with one peer: what is sealed for it, and what it sealed for us.
+//! Session with one peer: encrypts packets for it, and decrypts its packets for us.
 //!
 //! The engine knows only the trait; boringtun reads the clock by itself, so a simulation puts another one in its place.
 
@@ -14,47 +14,48 @@ use boringtun::{
 
 use super::key::{Key, Private};
 
-/// What sealing adds at most, and what a handshake needs.
+/// Bytes that sealing adds at most, and that a handshake needs.
 const OVERHEAD: usize = 256;
-/// Handshakes of one peer that are looked at in each second; it needs one in two minutes. Each peer is counted for itself:
-/// they all come by relays, so that one that asks too often could not be told from the others by where it is.
+/// Number of one peer's handshakes that are considered in each second; it needs one in two minutes. Each peer is
+/// counted for itself: they all come by relays, so that one that asks too often could not be told from the others by
+/// its address.
 const HANDSHAKES: u64 = 10;
-/// What keeps a path open, in seconds, to peers that we wait for.
+/// Interval of keep-alives to peers that we wait for, in seconds, so that a path stays open.
 const KEEP_ALIVE: u16 = 25;
 
-/// What comes out of a session.
+/// Output of a session.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Out {
-    /// To be sent to the peer.
+    /// Packet to send to the peer.
     Network(Vec<u8>),
-    /// From the peer, for us.
+    /// Packet from the peer, for us.
     Inner(Vec<u8>),
 }
 
-/// A session with one peer.
+/// Session with one peer.
 pub trait Session: Send {
-    /// Seals a packet, or keeps it until there is an agreement, for which it asks.
+    /// Seals a packet, or keeps it until the handshake, which it requests.
     fn seal(&mut self, packet: &[u8], out: &mut Vec<Out>);
-    /// Opens what came.
+    /// Decrypts a datagram of the peer.
     fn open(&mut self, datagram: &[u8], out: &mut Vec<Out>);
-    /// Does what is due; called each [`TICK`].
+    /// Does everything that is due; called each [`TICK`].
     fn tick(&mut self, out: &mut Vec<Out>);
-    /// Asks for an agreement now, whatever was asked for before.
+    /// Requests a handshake now, whatever was requested before.
     fn ask(&mut self, out: &mut Vec<Out>);
-    /// How long ago both agreed; `None` if they did not.
+    /// Returns how long ago the last handshake was; `None` if there was none.
     fn last_handshake(&self) -> Option<Duration>;
 }
 
-/// How often sessions look at the clock.
+/// Interval at which sessions look at the clock.
 pub const TICK: Duration = Duration::from_millis(250);
 
-/// Makes sessions for a node.
+/// Factory of a node's sessions.
 pub trait Sessions: Send {
-    /// A session with the peer of this key; `is_sought` if we began it.
+    /// Creates a session with the peer of this key; `is_sought` if we began it.
     fn session(&mut self, peer: Key, is_sought: bool) -> Box<dyn Session>;
 }
 
-/// Sessions by boringtun.
+/// Factory of sessions that use boringtun.
 pub struct WireGuard {
     private: Private,
     public: PublicKey,
@@ -62,7 +63,7 @@ pub struct WireGuard {
 }
 
 impl WireGuard {
-    /// For the node with this key.
+    /// Creates the factory of the node with this key.
     pub fn new(private: Private) -> Self {
         Self {
             public: PublicKey::from(*private.public().bytes()),
@@ -99,7 +100,7 @@ struct Boring {
 }
 
 impl Boring {
-    /// Whether there is more to come out.
+    /// Adds a result to `out`, and returns whether there is more.
     fn take(result: TunnResult<'_>, out: &mut Vec<Out>) -> bool {
         match result {
             TunnResult::WriteToNetwork(packet) => {
@@ -133,7 +134,7 @@ impl Session for Boring {
         self.room(datagram.len().max(super::engine::MTU));
         let opened = self.tunnel.decapsulate(None, datagram, &mut self.buffer);
         let mut is_more = Self::take(opened, out);
-        // After an answer of its own comes what waited for the agreement.
+        // After its own answer come packets that waited for the handshake.
         while is_more {
             let waiting = self.tunnel.decapsulate(None, &[], &mut self.buffer);
             is_more = Self::take(waiting, out);

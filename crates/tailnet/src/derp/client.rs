@@ -1,4 +1,4 @@
-//! A connection to a relay that comes back by itself.
+//! Client of a DERP relay that reconnects by itself.
 //!
 //! # Source
 //! coder/tailscale `derp/derphttp/derphttp_client.go`: which way is tried when, and how long.
@@ -29,31 +29,31 @@ use super::{
 };
 use crate::{derp_map::RelayNode, dial::SESSION_TOKEN, key::Private};
 
-/// Until a relay knows us.
+/// Longest time until a relay has accepted us.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A relay that says nothing for so long is away: two of its keep-alives are missing.
+/// Silence after which a relay counts as away: two of its keep-alives are missing.
 const READ: Duration = Duration::from_secs(125);
-/// After so much silence a relay is asked whether it is there, and then each time that half of it has passed.
+/// Silence after which a relay is pinged, and then again each time that half of it has passed.
 const ASK: Duration = Duration::from_secs(20);
-/// A relay that answers such questions, and leaves so many unanswered, is away. A connection that a firewall dropped
-/// without a word is noticed this way long before a keep-alive is missing.
+/// Number of unanswered pings after which a relay that answers pings counts as away. A connection that a firewall
+/// dropped silently is noticed this way long before a keep-alive is missing.
 const UNANSWERED: u32 = 2;
 const WRITE: Duration = Duration::from_secs(10);
-/// Frames that wait to be sent: what comes on top is dropped, as on any network.
+/// Number of frames that wait to be sent: further ones are dropped, as on any network.
 pub const QUEUE: usize = 1024;
-/// Frames that are written at a time.
+/// Number of frames that are written together.
 const BATCH: usize = 48;
-/// A relay that we do not wait at is left after so much silence from our side.
+/// Time without packets from our side after which a relay other than the home relay is disconnected.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// How relays are dialled, as the server is: its trust, proxies and headers.
+/// Settings for dialling relays, which are those for the server: its trust, proxies and headers.
 #[derive(Clone, Debug)]
 pub struct Dial {
-    /// Makes the requests.
+    /// Client for the HTTP requests.
     pub http: http::Client,
-    /// By WebSocket, as some balancers let nothing else through. Set when an attempt showed it.
+    /// Set once an attempt showed that only a WebSocket gets through, as behind some load balancers.
     pub by_websocket: Arc<AtomicBool>,
-    /// The token for the server's own relay, which lets those in whom it knows; empty for none. No other host gets it.
+    /// Token for the server's own relay, which serves those it knows; empty for none. No other host gets it.
     pub token: Arc<Mutex<Secret>>,
 }
 
@@ -66,55 +66,55 @@ impl Dial {
     }
 }
 
-/// What a client of a region tells.
+/// News from the client of a region.
 #[derive(Debug)]
 pub struct Heard {
-    /// The client's region.
+    /// Region of the client.
     pub region: i32,
-    /// The client's number: one that was replaced may have something to say yet.
+    /// Number of the client: one that was replaced may still have news to deliver.
     pub number: u64,
-    /// What it is.
+    /// Content of the news.
     pub what: News,
 }
 
-/// News of a relay's connection.
+/// News of the connection to a relay.
 #[derive(Debug)]
 pub enum News {
-    /// It stands.
+    /// The connection is established.
     Connected,
-    /// It does not; it is dialled again if it is home.
+    /// The connection was lost; it is dialled again if the relay is home.
     Lost,
-    /// It could not be made; it is tried again.
+    /// The connection failed; it is tried again.
     Failed,
-    /// The relay answered our first question on this connection after so long.
+    /// The relay answered the first ping on this connection after this time.
     Answered(Duration),
-    /// Frames came, as many as were read at once.
+    /// Frames from the relay, as many as were read at once.
     Frames(Vec<Frame>),
 }
 
-/// Bytes both ways.
+/// A stream of bytes in both directions.
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// One region's relay.
+/// Client of one region's relays.
 pub struct Client {
-    /// Its region.
+    /// Id of the region.
     pub region: i32,
-    /// Another one for each client of a node.
+    /// Number that is unique among the clients of a node.
     pub number: u64,
-    /// Where it is, in the order in which they are tried.
+    /// Relays of the region, in the order in which they are tried.
     pub relays: Vec<RelayNode>,
-    /// Whether we wait there: then it is kept. A [`Frame::Preferred`] to be sent changes it.
+    /// Set if this is the home relay: then the connection is kept. Sending a [`Frame::Preferred`] changes it.
     pub is_home: AtomicBool,
-    /// Who we are.
+    /// Private key of our node.
     pub private: Private,
-    /// How to get there.
+    /// Settings for dialling the relays.
     pub dial: Dial,
 }
 
 impl Client {
-    /// Connects, and again whenever it must, until `outgoing` ends, or nothing was sent for a while to one that is not
-    /// home.
+    /// Connects, and reconnects whenever it must, until `outgoing` ends, or nothing was sent for a while to a relay
+    /// that is not home.
     pub async fn run(self, mut outgoing: mpsc::Receiver<Frame>, heard: mpsc::Sender<Heard>) {
         let mut back_off = BackOff::default();
         let mut stood_at = Instant::now();
@@ -151,7 +151,7 @@ impl Client {
         }
     }
 
-    /// Whether somebody took it.
+    /// Delivers news, and returns whether they were received.
     async fn tell(&self, what: News, heard: &mpsc::Sender<Heard>) -> bool {
         let (region, number) = (self.region, self.number);
         let news = Heard {
@@ -183,7 +183,7 @@ impl Client {
         };
         let info = frame::client_info(&self.private, relay);
         write(&mut writer, &info).await?;
-        // It has us once it says more: what others send to us before that is lost.
+        // The relay has registered us once it sends this: packets for us before that are lost.
         let Some(Frame::ServerInfo(_)) = reader.next().await? else {
             return Err(invalid("relay did not accept this client"));
         };
@@ -234,11 +234,11 @@ impl Client {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        // The reader must not wait for the writer, or both sides may stand still.
+        // The reader must not wait for the writer, or both sides may deadlock.
         let (own, mut control) = mpsc::channel(8);
         let reading = async {
             let mut watch = Watch::default();
-            // Whoever answers now answers in silence, too. How long it takes is how far the relay is.
+            // A relay that answers this ping also answers during silence. The time to the answer is the latency.
             let asked = question();
             let mut first = Some((asked, Instant::now()));
             drop(own.try_send(Frame::Ping(asked)));
@@ -258,7 +258,7 @@ impl Client {
                 }
                 while let Some(frame) = next {
                     match frame {
-                        // A relay that asks faster than it reads gets fewer answers.
+                        // A relay that sends pings faster than it reads gets fewer pongs.
                         Frame::Ping(data) => drop(own.try_send(Frame::Pong(data))),
                         Frame::Pong(answer) => {
                             watch.is_answered = true;
@@ -324,7 +324,7 @@ impl Client {
     }
 }
 
-/// How long a relay has been silent, and whether it answers questions.
+/// Silence of a relay, and whether it answers pings.
 #[derive(Default)]
 struct Watch {
     asked: u32,
@@ -333,12 +333,12 @@ struct Watch {
 }
 
 impl Watch {
-    /// How long to wait for the next frame.
+    /// Returns how long to wait for the next frame.
     fn patience(&self) -> Duration {
         if self.asked == 0 { ASK } else { ASK / 2 }
     }
 
-    /// Notes that it was silent for as long again; whether it is away.
+    /// Records that the wait passed without a frame, and returns whether the relay counts as away.
     fn is_over(&mut self) -> bool {
         self.waited += self.patience();
         let is_over = self.waited >= READ || self.is_answered && self.asked >= UNANSWERED;
@@ -382,7 +382,8 @@ mod tests {
         }
     }
 
-    /// Speaks until the client ends it, or a minute longer than it is patient; the other end hears nothing.
+    /// Sends frames until the client hangs up, or for a minute longer than its patience; the other end receives
+    /// nothing.
     async fn speaks_on(client: &Client, mut outgoing: mpsc::Receiver<Frame>) -> bool {
         let (here, _there): (_, DuplexStream) = duplex(4096);
         let (reader, writer) = split(here);
@@ -391,7 +392,7 @@ mod tests {
         timeout(IDLE + IDLE / 2, speaking).await.is_err()
     }
 
-    /// Speaks to a relay that answers `answers` questions, and then says nothing any more; how long that was borne.
+    /// Plays a relay that answers `answers` pings, and is silent then; returns how long the client put up with that.
     async fn bears(answers: usize) -> Duration {
         let (here, there): (_, DuplexStream) = duplex(4096);
         let (reader, writer) = split(here);

@@ -1,4 +1,4 @@
-//! Frames on a stream of bytes.
+//! DERP frames on a stream of bytes.
 
 use std::io;
 
@@ -7,10 +7,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::frame::Frame;
 
-/// What is read at a time: little from who says little, and the more the more comes.
+/// Sizes of a read: small for a peer that sends little, and up to the large one the more it sends.
 const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
 
-/// Reads frames.
+/// Reader of frames that survives cancellation.
 pub(super) struct Reader<R> {
     io: R,
     buffer: BytesMut,
@@ -28,17 +28,18 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Bytes that were read since this was last asked.
+    /// Returns the number of bytes that were read since the last call.
     pub(super) fn take_count(&mut self) -> usize {
         std::mem::take(&mut self.count)
     }
 
-    /// A frame that has come already.
+    /// Returns a frame that has already arrived, if there is one.
     pub(super) fn ready(&mut self) -> io::Result<Option<Frame>> {
         Frame::decode(&mut self.buffer).map_err(|error| invalid(error.to_string()))
     }
 
-    /// The next frame; `None` at an end between two. Safe to be dropped and begun again.
+    /// Reads the next frame; `None` if the stream ends between two. Can be dropped and called again without losing
+    /// data.
     pub(super) async fn next(&mut self) -> io::Result<Option<Frame>> {
         loop {
             if let Some(frame) = self.ready()? {
@@ -58,7 +59,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 }
 
-/// Writes one frame and lets it go.
+/// Writes one frame and flushes it.
 pub(super) async fn write<W: AsyncWrite + Unpin>(io: &mut W, frame: &Frame) -> io::Result<()> {
     let mut bytes = BytesMut::new();
     frame.encode(&mut bytes);

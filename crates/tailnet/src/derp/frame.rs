@@ -1,4 +1,4 @@
-//! Frames of a relay's protocol: a type, a length, a payload.
+//! Frames of the DERP protocol: a type, a length, a payload.
 //!
 //! # Source
 //! coder/tailscale `derp/derp.go`.
@@ -10,87 +10,87 @@ use crate::key::{Key, Private};
 const MAGIC: &[u8; 8] = b"DERP\xf0\x9f\x94\x91";
 const HEADER: usize = 5;
 const VERSION: u32 = 2;
-/// Bytes of a frame that may come.
+/// Longest frame that is accepted, in bytes.
 const MAX_FRAME: usize = 1 << 20;
-/// Bytes of a frame that carries a packet to a client, besides the packet: kind, length, and the sender's key.
+/// Overhead of a frame that carries a packet to a client, in bytes: kind, length, and the sender's key.
 pub(super) const RECEIVE_OVERHEAD: usize = 1 + 4 + 32;
-/// Bytes of a packet that may be sent.
+/// Longest packet that may be sent, in bytes.
 pub const MAX_PACKET: usize = 64 << 10;
 
-/// Why a peer has gone.
+/// Reasons why a peer is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// It was here.
+    /// A peer that has disconnected.
     Disconnected,
-    /// It is not here.
+    /// A peer that is not connected to this relay.
     NotHere,
 }
 
-/// One frame.
+/// A frame of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// The relay's key.
+    /// Public key of the relay.
     ServerKey(Key),
-    /// Who a client is, sealed to the relay's key.
+    /// Description of a client, sealed to the relay's key.
     ClientInfo {
-        /// The client's key.
+        /// Public key of the client.
         key: Key,
-        /// With its nonce in front.
+        /// Sealed JSON, preceded by its nonce.
         sealed: Bytes,
     },
-    /// What the relay says of itself, sealed, with its nonce in front.
+    /// Description of the relay, sealed, preceded by its nonce.
     ServerInfo(Bytes),
-    /// From a client: a packet to another.
+    /// Packet from a client to another.
     Send {
-        /// To whom.
+        /// Key of the recipient.
         to: Key,
-        /// At most [`MAX_PACKET`] bytes.
+        /// Content of at most [`MAX_PACKET`] bytes.
         packet: Bytes,
     },
-    /// To a client: a packet from another.
+    /// Packet to a client from another.
     Receive {
-        /// From whom.
+        /// Key of the sender.
         from: Key,
-        /// The packet.
+        /// Content of the packet.
         packet: Bytes,
     },
-    /// The relay is there.
+    /// Sign of life of the relay.
     KeepAlive,
-    /// Whether a client waits here.
+    /// Choice of home: whether this is the client's home relay.
     Preferred(bool),
-    /// Packets to this one go nowhere.
+    /// Notice that packets to this peer are lost.
     PeerGone(Key, Gone),
-    /// Are you there?
+    /// Request for a [`Frame::Pong`] with the same bytes.
     Ping([u8; 8]),
-    /// Here I am.
+    /// Response to a [`Frame::Ping`], with its bytes.
     Pong([u8; 8]),
-    /// How the relay is; nothing if well.
+    /// Problem of the relay; empty if it is healthy.
     Health(String),
-    /// The relay ends; milliseconds until one should come back, and for how long one should try.
+    /// Announced restart: milliseconds until a client should come back, and for how long it should try.
     Restarting(u32, u32),
-    /// What we do not know, or what only relays among each other say.
+    /// Frame of an unknown type, or one that only relays send to each other.
     Other(u8),
 }
 
-/// A peer does not speak the protocol.
+/// Violations of the protocol by a peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// It wants too much.
+    /// A frame longer than the limit; the value is its length in bytes.
     #[error("frame of {0} bytes is over the limit of {MAX_FRAME} bytes")]
     TooLarge(usize),
-    /// It is shorter than what it must have.
+    /// A frame of this type that is shorter than it must be.
     #[error("frame of type {0:#04x} has an invalid payload")]
     Malformed(u8),
 }
 
-/// Bytes of the frame with which these begin.
+/// Length of the frame that begins with these bytes.
 pub(super) fn length(bytes: &[u8]) -> usize {
     let length = bytes.get(1..HEADER).and_then(<[u8]>::first_chunk);
     HEADER + length.map_or(0, |it| u32::from_be_bytes(*it) as usize)
 }
 
 impl Frame {
-    /// Appends its bytes.
+    /// Appends the encoded frame to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
         let begin = out.len();
         out.put_bytes(0, HEADER);
@@ -153,7 +153,7 @@ impl Frame {
         out[begin + 1..begin + HEADER].copy_from_slice(&length.to_be_bytes());
     }
 
-    /// The first frame of `bytes`, which is taken from them; `None` until it is whole.
+    /// Removes the first frame from `bytes` and returns it; `None` until it is complete.
     ///
     /// # Errors
     /// [`FrameError`] ends the connection.
@@ -223,7 +223,7 @@ impl Frame {
     }
 }
 
-/// What a client says of itself to a relay with this key.
+/// Returns the frame with which a client introduces itself to a relay with this key.
 pub fn client_info(ours: &Private, relay: Key) -> Frame {
     let info = serde_json::json!({ "version": VERSION, "CanAckPings": true });
     Frame::ClientInfo {
@@ -232,7 +232,7 @@ pub fn client_info(ours: &Private, relay: Key) -> Frame {
     }
 }
 
-/// Whether a client is who it says, and whether it takes itself for a relay of ours.
+/// Returns whether the client claims to be a relay of the same mesh; `None` if it does not own its key.
 pub fn open_client_info(relay: &Private, key: Key, sealed: &[u8]) -> Option<bool> {
     #[derive(serde::Deserialize)]
     struct Info {
@@ -244,7 +244,7 @@ pub fn open_client_info(relay: &Private, key: Key, sealed: &[u8]) -> Option<bool
     Some(!info.mesh_key.is_empty())
 }
 
-/// What a relay answers.
+/// Returns the frame with which a relay describes itself.
 pub fn server_info(relay: &Private, client: Key) -> Frame {
     let info = serde_json::json!({ "version": VERSION });
     Frame::ServerInfo(

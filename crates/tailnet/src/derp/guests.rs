@@ -1,4 +1,4 @@
-//! Whose keys a relay serves.
+//! Keys that a relay serves.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,9 +12,9 @@ use tokio::{sync::Notify, time::Instant};
 use super::server::Relay;
 use crate::key::Key;
 
-/// How long a key is served after its node's connection to the coordinator broke.
+/// Time for which a key is served after its node's connection to the coordinator broke.
 const RECENT: Duration = Duration::from_secs(60 * 60);
-/// Such keys.
+/// Largest number of such keys.
 const MAX_RECENT: usize = 1 << 14;
 
 /// Keys that are served.
@@ -26,9 +26,9 @@ pub(super) struct Guests {
 
 #[derive(Default)]
 struct Keys {
-    /// How often each is expected.
+    /// Number of connections that expect each key.
     expected: HashMap<Key, usize>,
-    /// Those that were, in the order in which they went.
+    /// Keys that are no longer expected, in the order in which they went.
     recent: VecDeque<Recent>,
 }
 
@@ -57,7 +57,7 @@ impl Guests {
         self.added.notify_waiters();
     }
 
-    /// Waits until this key is to be served.
+    /// Waits until this key is served.
     pub(super) async fn wait_for(&self, key: Key) {
         loop {
             let added = self.added.notified();
@@ -70,7 +70,7 @@ impl Guests {
         }
     }
 
-    /// Forgets the keys whose access has ended since they went.
+    /// Removes and returns the keys whose access has ended since they went.
     pub(super) fn take_revoked(&self) -> Vec<Key> {
         let mut keys = self.lock();
         let all = std::mem::take(&mut keys.recent);
@@ -79,7 +79,7 @@ impl Guests {
         gone.into_iter().map(|recent| recent.key).collect()
     }
 
-    /// One who expected it has gone; says whether it is not to be served any more.
+    /// Records that a key is expected by one connection fewer, and returns whether it is no longer served at all.
     fn remove(&self, key: Key, access: Option<Arc<Access>>, is_replaced: bool) -> bool {
         let mut keys = self.lock();
         let Some(count) = keys.expected.get_mut(&key) else {
@@ -113,22 +113,22 @@ impl Keys {
     }
 }
 
-/// A relay serves a key while this is held.
+/// Registration of a key that a relay serves while this is held.
 pub struct Expected {
     pub(super) relay: Relay,
     pub(super) key: Key,
     pub(super) access: Option<Arc<Access>>,
-    /// Whether its node has another one now, so that nobody comes back with it.
+    /// Set if its node has another key now, so that nobody will return with this one.
     pub(super) is_replaced: bool,
 }
 
 impl Expected {
-    /// Its node has another key now.
+    /// Marks the key as replaced by another one of its node.
     pub fn replace(mut self) {
         self.is_replaced = true;
     }
 
-    /// The key.
+    /// Key that is served.
     pub fn key(&self) -> Key {
         self.key
     }

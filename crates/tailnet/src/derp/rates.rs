@@ -1,5 +1,5 @@
-//! How much clients of a relay may send. Whoever sends more is read more slowly: nothing is lost for it, and the
-//! connections inside the tunnel adapt.
+//! Limits on how much clients of a relay may send. A client that sends more is read more slowly: nothing is lost, and
+//! the connections inside the tunnel adapt.
 
 use std::{
     net::IpAddr,
@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 use crate::key::Key;
 
-/// Bytes a second, in both directions of a tunnel for each of its ends.
+/// Limits in bytes a second, over both directions of a tunnel for each of its ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of one key, over all its connections. A tunnel alone on two cores has 2 to 3 Gbit/s.
+    /// Limit of one key, over all its connections. A tunnel alone on two cores has 2 to 3 Gbit/s.
     pub of_key: u64,
-    /// Of one address (of IPv6 a /64), behind which there may be many.
+    /// Limit of one address (for IPv6, a /64), behind which there may be many clients.
     pub of_address: u64,
 }
 
@@ -30,10 +30,10 @@ impl Default for Limits {
     }
 }
 
-/// What goes at once after a pause: a scheduler that is late must not cost throughput.
+/// Amount that may be sent at once after a pause, as time at the full rate: late scheduling must not cost throughput.
 const BURST: Duration = Duration::from_millis(250);
 
-/// Rates of all who are here.
+/// Rates of all connected clients.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     limits: Limits,
@@ -41,15 +41,15 @@ pub(super) struct Rates {
     by_address: Shared<IpAddr, Rate>,
 }
 
-/// One rate that connections share.
+/// A rate that connections share.
 #[derive(Debug)]
 struct Rate {
     bytes_per_second: u64,
-    /// When all that was sent would be through at exactly this rate.
+    /// Time when everything sent so far would be through at exactly this rate.
     busy_until: Mutex<Instant>,
 }
 
-/// The rates that count for one connection.
+/// Rates that apply to one connection.
 pub(super) struct Pace([Option<Arc<Rate>>; 2]);
 
 impl Rates {
@@ -78,7 +78,7 @@ impl Rate {
     /// Counts `bytes`, and returns how long to wait before anything else is read.
     fn charge(&self, bytes: usize, now: Instant) -> Duration {
         let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        // An instant is whole after any panic.
+        // The instant is consistent even after a panic, so a poisoned lock can be used.
         let busy_until = self.busy_until.lock();
         let mut busy_until = busy_until.unwrap_or_else(PoisonError::into_inner);
         *busy_until = (*busy_until).max(now) + takes;

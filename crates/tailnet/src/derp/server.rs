@@ -1,12 +1,12 @@
-//! A relay: takes clients in, and hands each packet to the client whose key it names.
+//! DERP relay: accepts clients, and forwards each packet to the client whose key it names.
 //!
-//! What a client does not take is dropped, oldest first, so that one that is slow costs others nothing but its share
-//! of `QUEUE_PACKETS`. Those who send to it take turns, and whoever has most waiting loses first: anybody who knows a key
-//! may send to it, and must not be able to drown the others. Control comes before disco, disco before data. A client
-//! that sends more than its key or its address may is read more slowly.
+//! Packets that a client does not read are dropped, oldest first, so that a slow client costs others nothing but its
+//! share of `QUEUE_PACKETS`. Senders to it take turns, and the one with most packets waiting loses first: anybody who
+//! knows a key may send to it, and must not be able to drown out the others. Control comes before disco, disco before
+//! data. A client that sends more than its key or its address may is read more slowly.
 //!
 //! # Source
-//! coder/tailscale `derp/derp_server.go`: duplicates, limits, who is told that whom has gone.
+//! coder/tailscale `derp/derp_server.go`: duplicates, limits, and notices of peers that are gone.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -39,39 +39,39 @@ use crate::{
     key::{Key, Private},
 };
 
-/// How long a client may take to say who it is.
+/// Longest time that a client may take to introduce itself.
 const HELLO: Duration = Duration::from_secs(10);
-/// How long a client's key may take to be named: its node tells the coordinator at the same time.
+/// Longest time until a client's key is announced: its node tells the coordinator at the same time.
 const INTRODUCTION: Duration = Duration::from_secs(8);
-/// How long a client may take nothing.
+/// Longest time that a client may read nothing.
 const WRITE: Duration = Duration::from_secs(2);
-/// After so much silence a client hears that we are there.
+/// Interval of keep-alives to a silent client.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
-/// Packets that wait for a client, of data and of disco each: more than a connection has under way.
+/// Number of packets that wait for a client, for data and for disco each: more than a connection has in flight.
 const QUEUE_PACKETS: usize = 2048;
-/// Bytes of them.
+/// Bytes of such packets for one client, for data and for disco each.
 const QUEUE_BYTES: usize = 2 << 20;
-/// Bytes of them for all clients together.
+/// Bytes of such packets for all clients together.
 const QUEUES_BYTES: usize = 64 << 20;
-/// Other frames that wait for a client.
+/// Number of other frames that wait for a client.
 const QUEUE_CONTROL: usize = 256;
-/// Written at a time.
+/// Bytes that are written together.
 const BATCH_BYTES: usize = 64 << 10;
-/// How many a client has sent something to are remembered, to be told when it goes.
+/// Number of recipients that are remembered for each client, to be told when it disconnects.
 const MAX_CORRESPONDENTS: usize = 4096;
-/// Clients with one key.
+/// Number of clients with the same key.
 const MAX_DUPLICATES: usize = 8;
-/// How often a client is told that another is not here: at once, and for each second.
+/// Rate of notices to a client that a peer is not here: this many at once, and again for each such time.
 const NOT_HERE: (u32, Duration) = (3, Duration::from_secs(1));
 
-/// A relay with its clients. A clone is the same relay.
+/// A relay with its clients. Clones are the same relay.
 #[derive(Clone)]
 pub struct Relay(Arc<Shared>);
 
 struct Shared {
     private: Private,
     clients: Mutex<Clients>,
-    /// Whom it serves; `None` if anybody.
+    /// Keys that the relay serves; `None` for any key.
     guests: Option<Guests>,
     rates: Rates,
     /// Milliseconds for which clients were not read because they had sent too much.
@@ -79,9 +79,9 @@ struct Shared {
 }
 
 struct Clients {
-    /// What may wait for all of them.
+    /// Budget of the queues of all clients.
     waiting: Allowance,
-    /// The last one of a key gets its packets.
+    /// Clients by key. The last one of a key receives its packets.
     by_key: HashMap<Key, Vec<Client>>,
     next_id: u64,
 }
@@ -102,13 +102,13 @@ struct Client {
     sent_to: HashSet<Key>,
 }
 
-/// What waits for a client.
+/// Queue of a client.
 struct Queue {
-    /// What may wait for all of them.
+    /// Budget that it shares with the queues of all clients.
     all: Allowance,
     waiting: Mutex<Waiting>,
     more: Notify,
-    /// Whether its client has to go.
+    /// Set if its client must be disconnected.
     is_over: AtomicBool,
 }
 
@@ -119,19 +119,19 @@ struct Waiting {
     data: Packets,
 }
 
-/// Packets by their senders, who take turns.
+/// Waiting packets by their senders, who take turns.
 #[derive(Default)]
 struct Packets {
     of: HashMap<Key, Share>,
-    /// Who has something waiting, in the order of their turns.
+    /// Senders with waiting packets, in the order of their turns.
     turns: VecDeque<Key>,
     frames: usize,
     bytes: usize,
-    /// Empty memory for the next sender's.
+    /// Empty buffer for the next sender.
     spare: BytesMut,
 }
 
-/// What waits of one sender, as it will be written, so that it holds no memory but its own.
+/// Waiting frames of one sender, already encoded, so that they keep no other memory alive.
 struct Share {
     bytes: BytesMut,
     frames: usize,
@@ -162,7 +162,7 @@ impl Packets {
         }
     }
 
-    /// Moves as many as go at once behind those that go already.
+    /// Moves one batch of frames to the end of `out`.
     fn take(&mut self, out: &mut BytesMut) {
         if self.turns.len() == 1
             && out.is_empty()
@@ -182,7 +182,7 @@ impl Packets {
         }
     }
 
-    /// Takes the oldest packet of a sender, who has no turn any more if it was the last one.
+    /// Removes the oldest packet of a sender, whose turn ends if it was the last one.
     fn shift(&mut self, who: Key, out: Option<&mut BytesMut>) {
         let Some(of) = self.of.get_mut(&who) else {
             return;
@@ -241,14 +241,14 @@ impl Queue {
             Some(_) => waiting.disco.push(from, packet),
             None => waiting.data.push(from, packet),
         }
-        // Others may have been dropped for it.
+        // Other packets may have been dropped for this one.
         self.all
             .give((before + longest).saturating_sub(waiting.bytes()));
         drop(waiting);
         self.more.notify_one();
     }
 
-    /// As many frames as go at once.
+    /// Appends one batch of frames to `out`.
     fn batch(&self, out: &mut BytesMut) {
         let mut waiting = self.lock();
         while let Some(frame) = waiting.control.pop_front() {
@@ -259,7 +259,7 @@ impl Queue {
         waiting.data.take(out);
         self.all.give(before.saturating_sub(waiting.bytes()));
         if out.is_empty() {
-            // Who is silent holds no memory.
+            // A silent client holds no memory.
             *out = BytesMut::new();
             *waiting = Waiting::default();
         }
@@ -281,8 +281,8 @@ impl Drop for Queue {
 }
 
 impl Clients {
-    /// Takes one in. Of too many with one key the one goes that sent least lately: most likely its connection broke
-    /// without our knowledge.
+    /// Adds a client. If there are too many with one key, the one that sent least recently is removed: most likely
+    /// its connection broke without our knowledge.
     fn enter(&mut self, key: Key) -> (u64, Arc<Queue>) {
         let all = self.by_key.entry(key).or_default();
         if all.len() >= MAX_DUPLICATES {
@@ -320,7 +320,7 @@ impl Clients {
         Some(&self.by_key.get(&key)?.last()?.queue)
     }
 
-    /// Whether there is anybody to send it to.
+    /// Queues a packet, and returns whether its recipient is connected.
     fn send(&mut self, from: Key, id: u64, to: Key, packet: Bytes) -> bool {
         let Some(queue) = self.queue(to) else {
             return false;
@@ -343,16 +343,16 @@ impl Clients {
     }
 }
 
-/// What is known of a client before it says anything.
+/// Facts about a client that are known before it says anything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guest {
-    /// Whether it came with a credential, so that it need not be expected.
+    /// Set if the client came with a credential, so that it need not be expected.
     pub is_known: bool,
-    /// The address that stands for it, if it has one.
+    /// Address that its limits are counted by, if it has one.
     pub address: Option<IpAddr>,
 }
 
-/// A client while it is here.
+/// A connected client, removed when this is dropped.
 struct Present {
     relay: Relay,
     key: Key,
@@ -374,18 +374,18 @@ impl Default for Relay {
 }
 
 impl Relay {
-    /// A relay with this key.
+    /// Creates a relay with this key, for any client.
     pub fn new(private: Private) -> Self {
         Self::serving(private, None, Limits::default())
     }
 
-    /// A relay that serves those whom somebody expects, and who came with a credential.
+    /// Creates a relay that serves only expected keys, and clients with a credential.
     pub fn guarded() -> Self {
         let guests = Some(Guests::default());
         Self::serving(Private::generate(), guests, Limits::default())
     }
 
-    /// A relay for anybody, with other limits.
+    /// Creates a relay for any client, with other limits.
     pub fn limited(limits: Limits) -> Self {
         Self::serving(Private::generate(), None, limits)
     }
@@ -401,7 +401,8 @@ impl Relay {
         }))
     }
 
-    /// Serves whoever has this key while the answer is held, and for a while after that unless `access` has ended.
+    /// Serves the owner of this key while the returned value is held, and for a while after that unless `access` has
+    /// ended.
     pub fn expect(&self, key: Key, access: Option<Arc<Access>>) -> Expected {
         if let Some(guests) = &self.0.guests {
             guests.add(key);
@@ -414,7 +415,7 @@ impl Relay {
         }
     }
 
-    /// Sends those away who are not expected any more and whose access has ended.
+    /// Disconnects clients that are no longer expected and whose access has ended.
     pub fn forget_revoked(&self) {
         let gone = self.0.guests.as_ref().map(Guests::take_revoked);
         for key in gone.into_iter().flatten() {
@@ -432,17 +433,17 @@ impl Relay {
         all.for_each(|client| client.queue.end());
     }
 
-    /// What clients see of it before they connect.
+    /// Public key of the relay, which clients see before they connect.
     pub fn key(&self) -> Key {
         self.0.private.public()
     }
 
-    /// The time for which clients were not read because they had sent too much, over all of them.
+    /// Time for which clients were not read because they had sent too much, summed over all of them.
     pub fn slowed(&self) -> Duration {
         Duration::from_millis(self.0.slowed_ms.load(Ordering::Relaxed))
     }
 
-    /// How many clients there are, by their keys.
+    /// Number of connected clients, by their keys.
     pub fn clients_now(&self) -> usize {
         self.clients().by_key.len()
     }
@@ -454,7 +455,7 @@ impl Relay {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves one client until it or we end.
+    /// Serves one client until it or we hang up.
     ///
     /// # Errors
     /// What the client did wrong, or why it cannot be reached.
@@ -465,7 +466,7 @@ impl Relay {
         self.serve_guest(io, Guest::default(), stop).await
     }
 
-    /// The same of one of whom something is known already.
+    /// Serves one client as [`Self::serve`] does, with facts that are already known about it.
     ///
     /// # Errors
     /// As [`Self::serve`].
@@ -521,7 +522,7 @@ impl Relay {
 }
 
 impl Present {
-    /// Counts what was read, and waits if it was too much.
+    /// Counts the bytes that were read, and waits if they were too many.
     async fn slow_down(&self, bytes: usize) {
         let pause = self.pace.charge(bytes);
         if !pause.is_zero() {
@@ -554,7 +555,7 @@ impl Present {
                 }
                 Frame::Ping(data) => self.queue.control(Frame::Pong(data)),
                 Frame::Preferred(_) | Frame::Pong(_) => {}
-                // To watch, to forward or to close others is for relays among each other.
+                // Frames to watch, to forward and to close clients are only for relays of one mesh.
                 Frame::Other(0x0a | 0x10 | 0x11) => {
                     return Err(invalid("client sent a frame that only relays send"));
                 }
@@ -574,7 +575,7 @@ impl Present {
 
     async fn send<W: AsyncWrite + Unpin>(&self, writer: &mut W) -> io::Result<()> {
         let mut bytes = BytesMut::new();
-        // Not all of a fleet at once.
+        // With jitter, so that a fleet's clients do not all send at once.
         let mut silent_until = Instant::now() + KEEP_ALIVE.mul_f64(rand::random_range(1.0..1.08));
         loop {
             if self.queue.is_over.load(Ordering::Relaxed) {
@@ -612,7 +613,7 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
-    /// The first of what waits, beside which nothing does.
+    /// Returns the only waiting frame, and asserts that no others wait.
     fn next(queue: &Queue) -> Option<Frame> {
         let mut bytes = BytesMut::new();
         queue.batch(&mut bytes);
@@ -782,7 +783,7 @@ mod tests {
         assert_eq!((out.is_empty(), all.taken()), (false, 0));
     }
 
-    /// A client of the relay that has come in.
+    /// Connects a client to the relay.
     async fn come_in(relay: &Relay, private: &Private) -> tokio::io::DuplexStream {
         let (mut client, io) = tokio::io::duplex(64 << 10);
         tokio::spawn(relay.clone().serve(io, Stop::new()));

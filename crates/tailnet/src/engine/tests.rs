@@ -1,4 +1,4 @@
-//! What a node does with its peers, on a clock of its own; [`hostile`] has those that mean harm.
+//! Tests of a node and its peers, on a clock of its own; malicious peers are in [`hostile`].
 
 mod hostile;
 
@@ -11,7 +11,7 @@ use crate::wireguard::fake::Fakes;
 
 const HOME: i32 = 1;
 
-/// A node with the relay's part of its mail.
+/// A node, with its packets for the relay.
 struct Side {
     id: Uuid,
     key: Key,
@@ -25,7 +25,7 @@ impl Side {
         Self::with(number, |_, fakes| Box::new(fakes.clone()))
     }
 
-    /// One whose sessions are of those that these make.
+    /// Creates a node whose sessions come from `sessions`.
     fn with(number: u8, sessions: impl FnOnce(&Private, &Fakes) -> Box<dyn Sessions>) -> Self {
         let (private, disco) = (
             Private::from_bytes([number; 32]),
@@ -64,7 +64,7 @@ impl Side {
         std::iter::from_fn(|| self.engine.poll_output()).collect()
     }
 
-    /// What it sends; everything else is returned.
+    /// Delivers its packets to `other`; everything else is returned.
     fn sends_to(&mut self, other: &mut Self) -> Vec<Output> {
         let (mail, rest): (Vec<_>, Vec<_>) = self
             .outputs()
@@ -83,7 +83,7 @@ impl Side {
         Default::default()
     }
 
-    /// Whether a question inside the tunnel is answered.
+    /// Returns whether a ping inside the tunnel is answered.
     fn reaches(&mut self, other: &mut Self) -> bool {
         self.engine.reach(other.id, Self::token(), Instant::now());
         let mut seen = Vec::new();
@@ -96,7 +96,7 @@ impl Side {
     }
 }
 
-/// Two that know each other.
+/// Creates two nodes that know each other.
 fn pair(now: Instant) -> (Side, Side) {
     let (mut one, mut two) = (Side::new(1), Side::new(2));
     one.learns(two.id, &two.node, now);
@@ -261,7 +261,7 @@ fn one_that_we_seek_is_spoken_to_once_it_knows_us_or_time_is_up() {
         [Output::Relay { region: HOME, .. }]
     ));
 
-    // It came back as another, which says nothing.
+    // It returned with new keys, and has sent nothing yet.
     let reborn = Node {
         key: Private::from_bytes([9; 32]).public(),
         ..agent.node.clone()
@@ -285,7 +285,7 @@ fn a_ping_is_answered_by_the_way_it_came_and_only_to_its_peer() {
         other => panic!("{other:?}"),
     };
 
-    // Another one repeats it, by a relay that knows who that is.
+    // Another peer replays it, by a relay that authenticates that peer.
     two.engine.from_relay(HOME, Side::new(3).key, &ping);
     assert!(two.outputs().is_empty());
 

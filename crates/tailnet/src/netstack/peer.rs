@@ -1,7 +1,7 @@
-//! The connections with one peer: each peer has sockets and a clock of its own.
+//! Connections with one peer: each peer has sockets and a clock of its own.
 //!
-//! A peer that was away answers again at some moment, and by then smoltcp waits up to a minute before it sends the next
-//! time. Setting the peer's clock forward makes everything due at once, and touches nobody else's connections.
+//! When a peer that was away answers again, smoltcp may be waiting for up to a minute before it sends the next time.
+//! Setting the peer's clock forward makes everything due at once, and does not affect the connections of others.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,37 +22,38 @@ use super::{
     wire::{Segment, Wire, is_before, set_sequence},
 };
 
-/// smoltcp's longest pause between two retransmissions.
+/// Longest pause of smoltcp between two retransmissions.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A peer that left us without an answer for so long was away: more than a retransmission's first pause, with its trip.
+/// Time without an answer after which a peer counts as having been away: more than the first pause of a
+/// retransmission, with its round trip.
 const AWAY: Duration = Duration::from_secs(2);
 
-/// Ended connections of a peer that are remembered until they are forgotten together.
+/// Number of a peer's ended connections that are remembered until they are forgotten together.
 const SPARE: usize = 16;
 
-/// Where a listener hears of its connections.
+/// Channel that passes new connections to their listener.
 pub(super) type Door = mpsc::Sender<(SocketHandle, SocketAddrV6)>;
 
 /// Connections with one address.
 pub(super) struct Peer {
     pub(super) sockets: SocketSet<'static>,
-    /// Connections that it began and that do not stand yet, by their port.
+    /// Connections that it began and that are not established yet, by their port.
     begun: Vec<(u16, SocketHandle)>,
-    /// Connections that nobody holds, since when.
+    /// Connections that nobody owns any more, and since when.
     ending: Vec<(SocketHandle, Instant)>,
-    /// The sequence number behind all that was sent on a connection, by our port and the peer's.
+    /// Sequence number behind everything that was sent on a connection, by our port and the peer's.
     furthest: HashMap<(u16, u16), u32>,
-    /// How far its clock is set forward.
+    /// Amount by which its clock is set forward.
     ahead: Duration,
-    /// Since when something that it should answer is without an answer.
+    /// Time since which something that it should answer has no answer.
     unanswered_since: Option<Instant>,
-    /// When its clock was set forward last.
+    /// Time when its clock was last set forward.
     asked_at: Option<Instant>,
-    /// When it has to be polled next by itself.
+    /// Time when it has to be polled next without an event.
     pub(super) due: Option<Instant>,
-    /// Whether it has to be polled now.
+    /// Set if it has to be polled now.
     pub(super) is_dirty: bool,
-    /// Packets of it since the last acknowledgement was forced out.
+    /// Number of its packets since the last forced acknowledgement.
     pub(super) arrived: usize,
 }
 
@@ -92,7 +93,7 @@ impl Peer {
         })
     }
 
-    /// Connections that have not ended.
+    /// Number of connections that have not ended.
     pub(super) fn open(&self) -> usize {
         self.tcp().filter(|socket| socket.is_open()).count()
     }
@@ -103,7 +104,7 @@ impl Peer {
         self.tcp().map(waiting).sum()
     }
 
-    /// Whether one of its connections is this segment's.
+    /// Returns whether this segment belongs to one of its connections.
     pub(super) fn has(&self, segment: &Segment) -> bool {
         let mut all = self.tcp();
         all.any(|socket| {
@@ -113,13 +114,13 @@ impl Peer {
         })
     }
 
-    /// How long it has not answered what it should have.
+    /// Returns for how long it has left something unanswered.
     pub(super) fn silent_for(&self, now: Instant) -> Duration {
         self.unanswered_since
             .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Opens a door for the one connection that comes next.
+    /// Opens a socket for the next connection to this port.
     pub(super) fn expect(&mut self, port: u16) {
         let mut socket = socket(HALF_OPEN);
         if socket.listen(IpListenEndpoint::from(port)).is_ok() {
@@ -128,7 +129,7 @@ impl Peer {
         }
     }
 
-    /// Begins a connection.
+    /// Begins a connection to the peer.
     pub(super) fn connect(
         &mut self,
         interface: &mut Interface,
@@ -142,20 +143,20 @@ impl Peer {
         Ok(self.sockets.add(socket))
     }
 
-    /// Lets a connection end that nobody holds any more.
+    /// Lets a connection end that nobody owns any more.
     pub(super) fn let_go(&mut self, handle: SocketHandle, now: Instant) {
         let socket = self.sockets.get_mut::<Socket<'_>>(handle);
         socket.set_timeout(Some(LINGER.into()));
         match socket.recv_queue() {
             0 => socket.close(),
-            // What came is read by nobody: the peer should know.
+            // Unread data would be lost silently: a reset tells the peer.
             _ => socket.abort(),
         }
         self.ending.push((handle, now));
         self.is_dirty = true;
     }
 
-    /// Breaks all connections: the peer is not there any more.
+    /// Aborts all connections, because the peer no longer exists.
     pub(super) fn abort(&mut self) {
         for (_, socket) in self.sockets.iter_mut() {
             if let smoltcp::socket::Socket::Tcp(socket) = socket {
@@ -165,19 +166,19 @@ impl Peer {
         self.is_dirty = true;
     }
 
-    /// smoltcp's time for it, `since` the stack's beginning.
+    /// Converts a time to the peer's clock for smoltcp, `since` the start of the stack.
     pub(super) fn at(&self, since: Duration) -> StackInstant {
         let passed = since + self.ahead;
         StackInstant::from_micros(i64::try_from(passed.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// When `at` will be, of a stack that began at `began`.
+    /// Converts a time of the peer's clock back, for a stack that started at `began`.
     pub(super) fn due_at(&self, at: StackInstant, began: Instant) -> Instant {
         let passed = Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or_default());
         began + passed.saturating_sub(self.ahead)
     }
 
-    /// Notes what was sent to it, and mends bare acknowledgements.
+    /// Records what was sent to it, and corrects bare acknowledgements.
     ///
     /// smoltcp numbers them by what it sends next, and goes back with that when it sends something again. Such a number is
     /// below what the peer expects if the peer has it all, and then the peer, by RFC 9293 section 3.10.7.4, does not look at
@@ -196,13 +197,13 @@ impl Peer {
             match is_before(end, *furthest) {
                 true if segment.is_bare() => set_sequence(packet, *furthest),
                 true if !segment.has_syn() => {}
-                // Ports are used again, for connections with numbers of their own.
+                // A reused port: the new connection has sequence numbers of its own.
                 _ => *furthest = end,
             }
         }
     }
 
-    /// Forgets how far connections came that are no more.
+    /// Forgets the sequence numbers of connections that no longer exist.
     fn forget_ended(&mut self) {
         if self.furthest.len() <= 2 * self.tcp().count() + SPARE {
             return;
@@ -215,7 +216,7 @@ impl Peer {
         self.furthest.retain(|ends, _| here.contains(ends));
     }
 
-    /// Notes that it was heard. If it was away, what it has not acknowledged goes out again at once.
+    /// Records that it was heard. If it was away, everything unacknowledged is sent again at once.
     pub(super) fn heard(&mut self, now: Instant) {
         let was_away = self.silent_for(now) >= AWAY;
         self.unanswered_since = None;
@@ -231,7 +232,7 @@ impl Peer {
         self.is_dirty = true;
     }
 
-    /// Sends again at once what was not answered, as there may be a way again. Returns whether there was something.
+    /// Sends unanswered data again at once, because there may be a path again. Returns whether there was any.
     pub(super) fn ask_again(&mut self, now: Instant) -> bool {
         let asked = |at: Instant| now.saturating_duration_since(at) < AWAY;
         let is_due = self.silent_for(now) >= AWAY && !self.asked_at.is_some_and(asked);
@@ -241,7 +242,7 @@ impl Peer {
         is_due
     }
 
-    /// Hands over connections that stand, and forgets those that have ended.
+    /// Hands over established connections, and forgets those that have ended.
     pub(super) fn settle(&mut self, doors: &HashMap<u16, Door>, limits: Limits, now: Instant) {
         let Self {
             sockets,
@@ -253,7 +254,7 @@ impl Peer {
             let socket = sockets.get_mut::<Socket<'_>>(*handle);
             match socket.state() {
                 State::SynReceived => return true,
-                // What it was opened for did not come through it.
+                // The packet that this socket was opened for did not establish a connection.
                 State::Listen | State::Closed => {
                     sockets.remove(*handle);
                     return false;
@@ -279,7 +280,7 @@ impl Peer {
                 // The peer has been told, if it had to be.
                 State::Closed => socket.remote_endpoint().is_none(),
                 State::TimeWait => true,
-                // It has all, and does not end its side.
+                // The peer has acknowledged everything, and does not close its side.
                 State::FinWait2 => now.saturating_duration_since(*since) >= LINGER,
                 _ => false,
             };
@@ -291,7 +292,7 @@ impl Peer {
         self.forget_ended();
     }
 
-    /// Sends one packet of each connection at most; whether one was sent.
+    /// Sends at most one packet of each connection, and returns whether one was sent.
     pub(super) fn send(
         &mut self,
         interface: &mut Interface,
@@ -310,7 +311,7 @@ impl Peer {
     }
 }
 
-/// The address of a peer in the stack's form.
+/// Returns the address of a peer in the stack's form.
 pub(super) fn endpoint(address: Ipv6Addr, port: u16) -> IpEndpoint {
     IpEndpoint::new(IpAddress::Ipv6(address), port)
 }

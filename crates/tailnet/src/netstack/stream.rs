@@ -1,4 +1,4 @@
-//! Listeners and connections as the rest of the program sees them.
+//! Listeners and connections for the rest of the program.
 
 use std::{
     io,
@@ -19,14 +19,14 @@ use tokio::{
 
 use super::Stack;
 
-/// Connections to a port.
+/// Listener for connections to a port.
 pub struct Listener {
     pub(super) stack: Stack,
     pub(super) receiver: mpsc::Receiver<(SocketHandle, SocketAddrV6)>,
 }
 
 impl Listener {
-    /// The next connection, and from where; `None` if another one listens in its place.
+    /// Returns the next connection and its peer; `None` if another listener has replaced this one.
     pub async fn accept(&mut self) -> Option<(Stream, SocketAddrV6)> {
         let (handle, peer) = self.receiver.recv().await?;
         Some((self.stream(handle, peer), peer))
@@ -49,7 +49,7 @@ impl Drop for Listener {
     }
 }
 
-/// A connection in the overlay. Dropped, it ends in an orderly way.
+/// A connection in the overlay. Dropping it closes it in an orderly way.
 pub struct Stream {
     pub(super) stack: Stack,
     pub(super) peer: Ipv6Addr,
@@ -57,7 +57,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Tells, also once this has ended, how long its peer has not answered what it should have; zero if it does.
+    /// Returns a function that tells, even after the connection has ended, for how long the peer has left something
+    /// unanswered; zero if it answers.
     pub fn silence(&self) -> impl Fn() -> Duration + Send + Sync + use<> {
         let (stack, peer) = (self.stack.clone(), self.peer);
         move || stack.silent_for(peer, Instant::now())

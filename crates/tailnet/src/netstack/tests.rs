@@ -6,7 +6,7 @@ use tokio::{
 
 use super::*;
 
-/// How long the connections of these outlast silence.
+/// Silence that connections survive in these tests.
 const SILENCE: Duration = Duration::from_secs(72 * 60 * 60);
 
 const A: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0, 0, 0, 0, 0, 0, 1);
@@ -16,7 +16,7 @@ fn stack(address: Ipv6Addr, seed: u64, now: Instant) -> Stack {
     Stack::new(&[address], Some(SILENCE), seed, now)
 }
 
-/// Two stacks with a wire between them.
+/// Creates two stacks with a wire between them.
 fn pair() -> (Stack, Stack) {
     let now = Instant::now();
     let (a, b) = (stack(A, 1, now), stack(B, 2, now));
@@ -67,17 +67,17 @@ async fn streams_carry_everything_both_ways_and_end() {
     assert_eq!(*echo.await.unwrap().0.ip(), A);
 }
 
-/// Carries what waits from one stack to the other, all at once.
+/// Delivers everything that waits from one stack to the other, at once.
 fn carry(from: &Stack, to: &Stack) {
     carry_at(from, to, Instant::now());
 }
 
-/// The same at another time; how many packets there were.
+/// Delivers the packets at another time, and returns their number.
 fn carry_at(from: &Stack, to: &Stack, now: Instant) -> usize {
     let mut packets = Vec::new();
     from.poll(now, QUEUE_PACKETS, &mut packets);
     let count = packets.len();
-    // As a node does; smoltcp takes what is for another address that ends in the same two bytes for its own.
+    // As a node does; smoltcp accepts packets for other addresses that end in the same two bytes.
     let is_its = |packet: &Vec<u8>| {
         let ends = tsmp::ends(packet);
         ends.is_some_and(|(_, target)| to.lock().interface.has_ip_addr(target))
@@ -87,12 +87,12 @@ fn carry_at(from: &Stack, to: &Stack, now: Instant) -> usize {
     count
 }
 
-/// Lets one stack do what it does while nothing reaches the other.
+/// Lets one stack work while nothing reaches the other.
 fn lose(from: &Stack, now: Instant) {
     from.poll(now, QUEUE_PACKETS, &mut Vec::new());
 }
 
-/// A connection between two stacks, both its ends.
+/// Opens a connection between two stacks, and returns both ends.
 async fn connected(a: &Stack, b: &Stack, listener: &mut Listener, now: Instant) -> [Stream; 2] {
     let mut connecting = Box::pin(a.connect(A, SocketAddrV6::new(B, 7, 0, 0)));
     let here = loop {
@@ -174,14 +174,14 @@ async fn what_has_ended_is_forgotten() {
     }
 }
 
-/// A stack without a driver, and its listener.
+/// Creates a stack without a driver, and its listener.
 fn server(now: Instant) -> (Stack, Listener) {
     let b = stack(B, 2, now);
     let listener = b.listen(7);
     (b, listener)
 }
 
-/// Begins so many connections at once.
+/// Begins this many connections at once.
 async fn begin(a: &Stack, source: Ipv6Addr, many: usize) -> Vec<JoinHandle<io::Result<Stream>>> {
     let target = SocketAddrV6::new(B, 7, 0, 0);
     let mut all = Vec::new();
@@ -260,7 +260,7 @@ async fn a_connection_outlasts_two_days_of_silence_and_goes_on_with_the_first_pa
     let mut now = Instant::now();
     let (a, (b, mut listener)) = (stack(A, 1, now), server(now));
     let [mut here, mut there] = connected(&a, &b, &mut listener, now).await;
-    // Both have something to say, so that nobody is asked whether they are there.
+    // Both have data in flight, so that no keep-alive is sent.
     here.write_all(b"from here").await.unwrap();
     there.write_all(b"from there").await.unwrap();
     for _ in 0..2 * 24 * 60 {
@@ -270,7 +270,7 @@ async fn a_connection_outlasts_two_days_of_silence_and_goes_on_with_the_first_pa
     }
     assert!(b.silent_for(A, now) > Duration::from_secs(24 * 60 * 60));
 
-    // The way is there again: one of them learns that, and is heard by the other.
+    // The path works again: one of them learns that, and is heard by the other.
     now += Duration::from_secs(3);
     assert_eq!(a.ask_again(now), [B]);
     for _ in 0..3 {
@@ -284,7 +284,7 @@ async fn a_connection_outlasts_two_days_of_silence_and_goes_on_with_the_first_pa
     assert_eq!(b.silent_for(A, now), Duration::ZERO);
 }
 
-/// Carries what two stacks have to say, both before they hear of each other.
+/// Exchanges the packets of two stacks, both before either receives anything.
 fn cross(a: &Stack, b: &Stack, now: Instant) {
     let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
     a.poll(now, QUEUE_PACKETS, &mut of_a);
@@ -397,7 +397,7 @@ async fn the_silent_give_way_to_whoever_is_there() {
 
     connecting.now_or_never().unwrap().unwrap();
     assert!(listener.accept().now_or_never().is_some());
-    // Whoever was silent longest has made room, and nobody else had to.
+    // Only the peer that was silent longest has lost its connections.
     let open: Vec<usize> = b.lock().peers.values().map(Peer::open).collect();
     assert_eq!(open, [1, 0, MAX_OF_PEER, MAX_OF_PEER, MAX_OF_PEER]);
 }

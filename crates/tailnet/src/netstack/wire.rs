@@ -1,4 +1,4 @@
-//! The stack's network device: packets on their way in and out.
+//! Network device of the stack: packets on their way in and out.
 
 use smoltcp::{
     phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken},
@@ -7,16 +7,16 @@ use smoltcp::{
 
 use crate::engine::MTU;
 
-/// What one poll takes in and puts out.
+/// Input and output of one poll.
 #[derive(Default)]
 pub(super) struct Wire {
-    /// The packet that is read next.
+    /// Packet to be read next.
     pub(super) inbound: Option<Vec<u8>>,
     /// Packets for peers, in order.
     pub(super) outbound: Vec<Vec<u8>>,
-    /// Packets that may still go out.
+    /// Number of packets that may still be sent.
     pub(super) room: usize,
-    /// Whether a packet had to wait for room.
+    /// Set if a packet had to wait for room.
     pub(super) is_held: bool,
 }
 
@@ -26,12 +26,12 @@ impl Device for Wire {
 
     fn receive(&mut self, _: Instant) -> Option<(Inbound, Outbound<'_>)> {
         let packet = self.inbound.take()?;
-        // What answers a packet at once is small, and no more than one.
+        // An immediate answer is small, and there is at most one, so it needs no room.
         Some((Inbound(packet), Outbound(&mut self.outbound)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Outbound<'_>> {
-        // Who sends faster than the tunnel takes it waits.
+        // A socket that sends faster than the tunnel accepts has to wait.
         self.is_held |= self.outbound.len() >= self.room;
         (!self.is_held).then_some(Outbound(&mut self.outbound))
     }
@@ -40,7 +40,7 @@ impl Device for Wire {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = MTU;
-        // What came out of a tunnel is as it went in.
+        // Packets from a tunnel are authenticated, so that their checksums need no verification.
         capabilities.checksum.tcp = Checksum::Tx;
         capabilities
     }
@@ -65,18 +65,18 @@ impl TxToken for Outbound<'_> {
     }
 }
 
-/// Bytes of an IPv6 header, without extensions as the overlay has none.
+/// Length of an IPv6 header in bytes; the overlay uses no extensions.
 const IP_HEADER: usize = 40;
 const TCP: u8 = 6;
 const FIN: u8 = 0b1;
 const SYN: u8 = 0b10;
 const RST: u8 = 0b100;
 const SYN_ACK_RST: u8 = 0b1_0110;
-/// Where a sequence number and a checksum are in a packet.
+/// Positions of the sequence number and the checksum in a packet.
 const SEQUENCE: usize = IP_HEADER + 4;
 const CHECKSUM: usize = IP_HEADER + 16;
 
-/// A TCP segment as far as the stack looks at it before smoltcp does.
+/// A TCP segment, as far as the stack looks at it before smoltcp does.
 pub(super) struct Segment {
     pub(super) source: u16,
     pub(super) target: u16,
@@ -86,7 +86,7 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// The segment in an IPv6 packet; `None` if there is none.
+    /// Parses the segment in an IPv6 packet; `None` if there is none.
     pub(super) fn parse(packet: &[u8]) -> Option<Self> {
         let tcp = packet.get(IP_HEADER..).filter(|_| packet[6] == TCP)?;
         let port = |at: usize| {
@@ -103,27 +103,27 @@ impl Segment {
         })
     }
 
-    /// Whether it asks for a new connection.
+    /// Returns whether it requests a new connection.
     pub(super) fn is_first(&self) -> bool {
         self.flags & SYN_ACK_RST == SYN
     }
 
-    /// Whether it begins a connection, from either side.
+    /// Returns whether it begins a connection, from either side.
     pub(super) fn has_syn(&self) -> bool {
         self.flags & SYN != 0
     }
 
-    /// Whether a peer that has it answers: a bare acknowledgement stays without an answer.
+    /// Returns whether its receiver answers: a bare acknowledgement has no answer.
     pub(super) fn wants_answer(&self) -> bool {
         self.payload > 0 || self.flags & (SYN | FIN) != 0
     }
 
-    /// Whether it does nothing but acknowledge.
+    /// Returns whether it only acknowledges.
     pub(super) fn is_bare(&self) -> bool {
         !self.wants_answer() && self.flags & RST == 0
     }
 
-    /// The sequence number behind it.
+    /// Sequence number behind the segment.
     pub(super) fn end(&self) -> u32 {
         let control = u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0);
         let payload = u32::try_from(self.payload).unwrap_or_default();
@@ -131,12 +131,12 @@ impl Segment {
     }
 }
 
-/// Whether one sequence number comes before another (RFC 9293, section 3.4).
+/// Returns whether one sequence number comes before another (RFC 9293, section 3.4).
 pub(super) fn is_before(one: u32, other: u32) -> bool {
     one != other && other.wrapping_sub(one) < 1 << 31
 }
 
-/// Gives a TCP segment another sequence number, and its checksum what follows from that (RFC 1624).
+/// Replaces the sequence number of a TCP segment, and adjusts its checksum (RFC 1624).
 pub(super) fn set_sequence(packet: &mut [u8], sequence: u32) {
     let Some(old) = packet.get(SEQUENCE..).and_then(|it| it.first_chunk::<4>()) else {
         return;

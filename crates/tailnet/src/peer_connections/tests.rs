@@ -75,7 +75,7 @@ impl Peer {
         })
     }
 
-    /// What it was told since, as kind, of whom, and with which home; errors as they are.
+    /// Updates that it has received since: their kind, their subject, and its home; errors as they are.
     fn heard(&mut self) -> Vec<(String, Uuid, i32)> {
         let mut heard = Vec::new();
         while let Ok(answer) = self.answers.try_recv() {
@@ -341,7 +341,7 @@ fn one_that_opens_tunnels_without_end_is_refused_and_leaves_nothing_behind() {
 }
 
 impl Peer {
-    /// A client with the access that it was granted.
+    /// Connects a client with the access that it was granted.
     fn granted(coordinator: &Coordinator, may: Uuid, access: &Arc<Access>) -> Self {
         let Self { id, peer, answers } = Self::client(coordinator, may);
         let peer = peer.until(access.clone());

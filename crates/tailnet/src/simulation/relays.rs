@@ -1,24 +1,24 @@
-//! What stands between nodes: relays, and each node's connections to them.
+//! Network between nodes: relays, and each node's connections to them.
 
 use super::*;
 
-/// Milliseconds until a relay has a node that dials it, at most.
+/// Longest time until a relay has a node that dials it, in milliseconds.
 const DIAL: u64 = 2_000;
-/// Milliseconds after which a node leaves a relay that is silent: its questions are without an answer.
+/// Milliseconds after which a node leaves a silent relay: its pings are unanswered.
 const SILENT: u64 = 40_000;
-/// Milliseconds that a relay is down, at most.
+/// Longest outage of a relay, in milliseconds.
 const DOWN: u64 = 30_000;
-/// Packets that wait until a relay has their sender.
+/// Number of packets that wait until a relay has their sender.
 const QUEUE: usize = 1_024;
 
-/// A node's connections to relays.
+/// Connections of a node to relays.
 pub(super) struct Relays {
     pub(super) home: Home,
-    /// The relays that have it.
+    /// Relays that have the node.
     at: BTreeSet<i32>,
-    /// Those that are dialled, and until when.
+    /// Relays that are being dialled, and until when.
     dialled: BTreeMap<i32, u64>,
-    /// Connections that carry nothing, and until when that is not noticed.
+    /// Connections that carry nothing, and the time until which that is not noticed.
     silent: BTreeMap<i32, u64>,
     waiting: Vec<Packet>,
 }
@@ -42,7 +42,7 @@ impl Relays {
 }
 
 impl World {
-    /// All regions, in an order of its own.
+    /// All regions, in a random order.
     pub(super) fn regions(&mut self) -> Vec<i32> {
         let first = self.random.random_range(0..REGIONS);
         (0..REGIONS).map(|it| 1 + (first + it) % REGIONS).collect()
@@ -56,7 +56,8 @@ impl World {
         }
     }
 
-    /// Connections that stand now, or are noticed to be gone; then the node waits where it should, and says so.
+    /// Updates connections that are established now, or noticed to be gone; then the node waits at the right relay,
+    /// and announces it.
     pub(super) fn look_after_relays(&mut self, at: usize) {
         let (now, clock) = (self.now(), self.fakes.clock.now());
         self.down.retain(|_, until| *until > clock);
@@ -93,7 +94,7 @@ impl World {
         self.members[at].asks_again(now);
     }
 
-    /// Gives a packet to a relay, now or once that has us.
+    /// Gives a packet to a relay, now or once the relay has the node.
     pub(super) fn send(&mut self, at: usize, packet: Packet) {
         let relays = &mut self.members[at].relays;
         if relays.at.contains(&packet.region) {
@@ -109,7 +110,7 @@ impl World {
         self.dial(at, region);
     }
 
-    /// One packet of those under way comes, or is lost, or comes twice.
+    /// Delivers one packet in flight, or loses it, or delivers it twice.
     pub(super) fn deliver(&mut self, is_peace: bool) {
         if self.wire.is_empty() {
             return;
@@ -128,7 +129,7 @@ impl World {
         let Some(receiver) = self.members.iter_mut().find(is_there) else {
             self.missed += 1;
             let sender = |member: &&mut Member| member.node.key == packet.from;
-            // A relay says so only of what it may look into.
+            // A relay reports this only for disco packets, which it can recognize.
             if crate::disco::sender(&packet.bytes).is_some()
                 && let Some(sender) = self.members.iter_mut().find(sender)
             {
@@ -163,7 +164,7 @@ impl World {
         self.relay_ends(region);
     }
 
-    /// Nothing comes through by a connection any more, which is noticed only because it is asked.
+    /// Lets a connection carry nothing any more, which is noticed only by a ping.
     pub(super) fn falls_silent(&mut self, at: usize, region: i32) {
         let until = self.fakes.clock.now() + SILENT;
         let relays = &mut self.members[at].relays;
@@ -181,7 +182,7 @@ impl Member {
         self.engine.relay_lost(region);
     }
 
-    /// Stays at its home alone.
+    /// Leaves all relays but its home.
     pub(super) fn leaves_relays(&mut self) {
         let home = self.relays.home.region();
         let others: Vec<i32> = self.relays.at.iter().copied().collect();
@@ -210,7 +211,7 @@ impl Member {
     }
 }
 
-/// An agent whose relay takes its time, and a client that waits for it as commands do.
+/// Tests an agent whose relay is slow, and a client that waits for it as commands do.
 #[test]
 fn an_agent_that_has_just_come_up_is_reached_at_once() {
     for seed in 0..200 {
@@ -243,7 +244,7 @@ fn an_agent_that_has_just_come_up_is_reached_at_once() {
     }
 }
 
-/// The same where the first handshake is lost.
+/// Tests the same situation with a lost first handshake.
 #[test]
 fn a_handshake_that_is_lost_is_asked_for_again_within_moments() {
     for seed in 0..50 {

@@ -11,11 +11,11 @@ use crate::netstack::{Listener, Stream};
 const PORT: u16 = 7;
 const AGENTS: usize = 2;
 const CLIENTS: usize = 6;
-/// Connections of each client, all begun at once.
+/// Number of connections of each client, all begun at once.
 const EACH: usize = 20;
-/// Seconds for which nobody reaches anybody.
+/// Seconds for which no node reaches any other.
 const OUTAGE: u64 = 3_600;
-/// Seconds after which all that was said has come, once everything works.
+/// Seconds after which all data has arrived, once everything works.
 const SOON: u64 = 130;
 
 type Connecting = BoxFuture<'static, io::Result<Stream>>;
@@ -39,7 +39,7 @@ impl End {
         }
     }
 
-    /// Takes all that has come; returns the first byte.
+    /// Reads everything that has arrived; returns the first byte.
     fn reads(&mut self) -> Option<u8> {
         let (mut buffer, mut first) = ([0; 4096], None);
         while let Some(read) = self.stream.read(&mut buffer).now_or_never() {
@@ -55,15 +55,15 @@ impl End {
 struct Connections {
     listeners: Vec<Listener>,
     connecting: Vec<Option<Connecting>>,
-    /// Each client's end, and where it leads.
+    /// End of each client, and where it leads.
     here: Vec<Option<End>>,
     there: Vec<Option<End>>,
-    /// Those of which it is not known yet whose they are.
+    /// Ends whose client is not known yet.
     nameless: Vec<End>,
 }
 
 impl Connections {
-    /// Each client begins all of its connections.
+    /// Begins all connections of each client.
     fn begin(world: &World) -> Self {
         let listeners = world.members[..AGENTS].iter();
         let listeners = listeners.map(|it| it.stack().listen(PORT)).collect();
@@ -88,7 +88,7 @@ impl Connections {
         }
     }
 
-    /// Takes what stands, and what has come. The first byte of a connection says which it is.
+    /// Takes established connections, and reads data. The first byte of a connection identifies it.
     fn look(&mut self) {
         for (number, connecting) in self.connecting.iter_mut().enumerate() {
             if let Some(connected) = connecting.as_mut().and_then(|it| it.now_or_never()) {
@@ -114,7 +114,7 @@ impl Connections {
         }
     }
 
-    /// How many stand, and have all that was said on them.
+    /// Number of connections that are established, with all data received.
     fn complete(&self) -> usize {
         let both = self.here.iter().zip(&self.there);
         let is_complete = |(here, there): &(&Option<End>, &Option<End>)| match (here, there) {
@@ -124,7 +124,7 @@ impl Connections {
         both.filter(is_complete).count()
     }
 
-    /// Somebody says something.
+    /// Sends data on a random connection.
     fn say(&mut self, random: &mut StdRng) {
         let ends = [&mut self.here, &mut self.there];
         let at = random.random_range(0..CLIENTS * EACH);
@@ -141,9 +141,9 @@ impl Member {
 }
 
 impl World {
-    /// So much time passes, in steps of a tenth of a second or, where nothing comes through, of a second.
+    /// Lets so much time pass, in steps of a tenth of a second or, where nothing gets through, of a second.
     fn pass(&mut self, all: &mut Connections, seconds: u64, step: u64, is_peace: bool) {
-        // A connection takes what comes far too early for lost, so that nothing else would be seen.
+        // Reordered packets count as lost for TCP, which would hide everything else.
         self.is_orderly = is_peace;
         for _ in 0..seconds * 1_000 / step {
             self.fakes.clock.advance(step);
@@ -156,7 +156,7 @@ impl World {
         }
     }
 
-    /// Everything is away: relays and the coordinator.
+    /// Takes everything away: relays and the coordinator.
     fn all_is_away(&mut self) {
         let (now, until) = (self.now(), self.fakes.clock.now() + OUTAGE * 1_000);
         self.coordinator = Coordinator::default();
@@ -170,7 +170,7 @@ impl World {
     }
 }
 
-/// A world whose clients have begun all of their connections, and all of them stand.
+/// Creates a world whose clients have begun all of their connections, all of which are established.
 fn begun(seed: u64) -> (World, Connections) {
     let mut world = World::empty(seed);
     world.populate(AGENTS, CLIENTS);
@@ -180,7 +180,7 @@ fn begun(seed: u64) -> (World, Connections) {
         let stack = Stack::new(&[address::primary(member.id)], None, seed, began);
         member.stack = Some(stack);
     }
-    // A lost first packet is asked for again within seconds, and more and more rarely.
+    // A lost first packet is repeated within seconds, and then more and more rarely.
     let mut none = Connections {
         listeners: Vec::new(),
         connecting: Vec::new(),
@@ -262,7 +262,7 @@ fn a_client_that_a_new_coordinator_never_hears_of_is_forgotten_and_no_other_conn
         let others = (CLIENTS - 1) * EACH;
         assert!(all.complete() >= others, "{hint}: {}", all.complete());
 
-        // It was let in again: its connections go on.
+        // It was allowed to return: its connections go on.
         world.members[gone].stays_away = false;
         world.pass(&mut all, SOON, 100, true);
         for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! Clients of a relay that mean harm, on real sockets: a pair of others exchanges data all the while.
+//! Malicious clients of a relay, on real sockets: two others exchange data all the while.
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -13,7 +13,7 @@ use crate::{
     key::{Key, Private},
 };
 
-/// Longer than any of it takes on a slow machine.
+/// Time that is longer than any of it takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Two nodes that know each other, and their relay.
@@ -49,7 +49,7 @@ impl Pair {
         pair
     }
 
-    /// A new connection, and as much on it as does not fit into any queue.
+    /// Opens a new connection, and sends more than fits into any queue.
     async fn exchanges(&mut self) {
         let target = std::net::SocketAddrV6::new(address::primary(self.agent.id), 22, 0, 0);
         let exchange = async {
@@ -70,7 +70,7 @@ impl Pair {
         self.agent.net.node().await.unwrap().key
     }
 
-    /// Waits until nobody is at the relay but the two.
+    /// Waits until only the two are connected to the relay.
     async fn are_alone(&self) {
         let alone = async {
             while self.relay.clients_now() > 2 {
@@ -87,7 +87,7 @@ impl Drop for Pair {
     }
 }
 
-/// A client of our own making, which has not said yet who it is.
+/// Connects a client of our own making, which has not introduced itself yet.
 async fn knock(url: &url::Url) -> (TcpStream, Key) {
     let address = url.socket_addrs(|| None).unwrap()[0];
     let mut socket = TcpStream::connect(address).await.unwrap();
@@ -104,7 +104,7 @@ async fn knock(url: &url::Url) -> (TcpStream, Key) {
     (socket, relay)
 }
 
-/// One that came in.
+/// Connects a client and introduces it.
 async fn enter(url: &url::Url, private: &Private) -> TcpStream {
     let (mut socket, relay) = knock(url).await;
     say(&mut socket, &frame::client_info(private, relay)).await;
@@ -119,7 +119,7 @@ async fn say(socket: &mut TcpStream, frame: &Frame) {
     socket.write_all(&bytes).await.unwrap();
 }
 
-/// The next frame; `None` once the relay has hung up.
+/// Returns the next frame; `None` once the relay has hung up.
 async fn next(socket: &mut TcpStream) -> Option<Frame> {
     let mut bytes = BytesMut::new();
     loop {
@@ -140,7 +140,7 @@ async fn is_cut_off(mut socket: TcpStream) {
 async fn a_relay_cuts_off_who_does_not_keep_to_its_protocol_and_nobody_else() {
     let mut pair = Pair::new().await;
     let (url, own) = (pair.url.clone(), Private::generate());
-    // These never say who they are.
+    // These clients never introduce themselves.
     let mut silent = Vec::new();
     for _ in 0..100 {
         silent.push(knock(&url).await.0);
@@ -155,14 +155,14 @@ async fn a_relay_cuts_off_who_does_not_keep_to_its_protocol_and_nobody_else() {
         socket.write_all(&giant).await.unwrap();
         is_cut_off(socket).await;
     }
-    // A packet that is larger than any may be, in a frame that is not.
+    // A packet over the limit, in a frame within the limit.
     let mut socket = enter(&url, &own).await;
     let to = pair.agent_s_key().await;
     let packet = Bytes::from(vec![0; frame::MAX_PACKET + 1]);
     say(&mut socket, &Frame::Send { to, packet }).await;
     is_cut_off(socket).await;
 
-    // The agent's name with the seal of another, and one that takes itself for a relay.
+    // The agent's key with another's seal, and a client that claims to be a relay.
     let (mut socket, relay) = knock(&url).await;
     let Frame::ClientInfo { sealed, .. } = frame::client_info(&own, relay) else {
         unreachable!()

@@ -14,18 +14,18 @@ use crate::key::Key;
 const INIT: u8 = 1;
 const ANSWER: u8 = 2;
 const DATA: u8 = 4;
-/// One asks again after so long, in milliseconds.
+/// Time after which a session asks again, in milliseconds.
 const ASK: u64 = 5_000;
-/// And gives up after so long.
+/// Time after which it gives up, in milliseconds.
 const GIVE_UP: u64 = 90_000;
-/// One who sent, and heard nothing for so long, asks anew.
+/// Silence after which a session that has sent something asks anew, in milliseconds.
 const SILENCE: u64 = 15_000;
-/// What was agreed on holds no longer than this.
+/// Validity of an agreement, in milliseconds.
 const EXPIRY: u64 = 180_000;
-/// So many of them are kept at a time.
+/// Number of agreements that are kept.
 const AGREEMENTS: usize = 8;
 
-/// Milliseconds since the beginning of the test. A clone is the same clock.
+/// Milliseconds since the beginning of the test. Clones are the same clock.
 #[derive(Clone, Default)]
 pub(crate) struct Clock(Arc<AtomicU64>);
 
@@ -39,7 +39,7 @@ impl Clock {
     }
 }
 
-/// Makes such sessions, and counts them.
+/// Factory of such sessions, which counts them.
 #[derive(Clone, Default)]
 pub(crate) struct Fakes {
     pub(crate) clock: Clock,
@@ -51,7 +51,7 @@ impl Sessions for Fakes {
         let made = self.made.fetch_add(1, Relaxed);
         Box::new(Fake {
             clock: self.clock.clone(),
-            // No two sessions of one test ask alike.
+            // Different numbers for each session of a test.
             next: made << 32,
             agreed: Vec::new(),
             heard: 0,
@@ -65,16 +65,16 @@ impl Sessions for Fakes {
 struct Fake {
     clock: Clock,
     next: u64,
-    /// On what, and when, the newest last. What was agreed on before still opens packets that were sealed with it, as two
-    /// who ask each other at once agree twice, and each takes another of the two for the newest.
+    /// Agreements and their times, the newest last. Earlier ones still open packets that were sealed with them: two
+    /// peers who ask each other at once agree twice, and each considers a different one to be the newest.
     agreed: Vec<(u64, u64)>,
-    /// The newest question of the peer's: older ones that come late count for nothing, as their time stamps say so.
+    /// Newest question of the peer: older ones that come late are ignored, as their time stamps tell.
     heard: u64,
-    /// What was asked, when last, and when first.
+    /// Open question, with the times when it was last and first asked.
     asked: Option<(u64, u64, u64)>,
-    /// The packet that waits for an agreement.
+    /// Packet that waits for an agreement.
     waits: Option<Vec<u8>>,
-    /// When the oldest packet was sent that nothing came after.
+    /// Time when the oldest packet was sent that nothing came after.
     sent_at: Option<u64>,
 }
 

@@ -1,17 +1,17 @@
-//! Peers and strangers that mean harm, with real sessions: nothing of it reaches the stack, and others go on.
+//! Malicious peers and strangers, with real sessions: nothing of theirs reaches the stack, and others go on.
 
 use super::*;
 use crate::wireguard::WireGuard;
 
 impl Side {
-    /// One that seals with WireGuard.
+    /// Creates a node that encrypts with WireGuard.
     fn sealed(number: u8) -> Self {
         Self::with(number, |private, _| {
             Box::new(WireGuard::new(private.clone()))
         })
     }
 
-    /// The packets that it has to send.
+    /// Packets that it has to send.
     fn mail(&mut self) -> Vec<Bytes> {
         let outputs = self.outputs().into_iter();
         outputs
@@ -22,7 +22,7 @@ impl Side {
             .collect()
     }
 
-    /// How many packets reach its stack.
+    /// Number of packets that reach its stack.
     fn delivers(&mut self) -> usize {
         let outputs = self.outputs();
         let is_delivery = |it: &&Output| matches!(it, Output::Deliver(_));
@@ -41,7 +41,7 @@ fn sealed_pair(now: Instant) -> (Side, Side) {
     (one, two)
 }
 
-/// A packet for the stack: of no protocol that anybody answers.
+/// Packet for the stack, of a protocol that nobody answers.
 fn packet(source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let mut packet = tsmp::packet(source, target, tsmp::Message::Ping([7; 8]));
     packet[6] = 17;
@@ -61,7 +61,7 @@ fn what_comes_twice_counts_once() {
     one.sends_to(&mut two);
     two.sends_to(&mut one);
 
-    // The question for a session again: nobody is answered, and the session stays.
+    // A replayed handshake: it gets no answer, and the session stays.
     for packet in &asked {
         two.engine.from_relay(HOME, one.key, packet);
     }
@@ -72,7 +72,7 @@ fn what_comes_twice_counts_once() {
         two.engine.from_relay(HOME, one.key, &sent[0]);
     }
     assert_eq!((sent.len(), two.delivers()), (1, 1));
-    // What was changed on the way is nobody's.
+    // A packet that was modified on the way is dropped.
     let mut changed = sent[0].to_vec();
     *changed.last_mut().unwrap() ^= 1;
     two.engine.from_relay(HOME, one.key, &changed);
@@ -96,7 +96,7 @@ fn a_valid_tunnel_carries_no_other_addresses_than_its_peer_s() {
         (thief.address(), one.address(), 0),
         (thief.address(), two.address(), 1),
     ] {
-        // Its own stack does not mind what it sends.
+        // Its own stack does not check what it sends.
         thief.engine.by_address.insert(target, two.id);
         thief.engine.from_stack(&packet(source, target));
         thief.sends_to(&mut two);
@@ -112,7 +112,7 @@ fn a_flood_of_handshakes_delays_nobody_else() {
     two.learns(Uuid::from_u128(3), &Side::sealed(3).node, now);
     let mut answered = 0;
     for _ in 0..200 {
-        // A new process with the same keys each time, so that each asks for something new.
+        // A new process with the same keys each time, so that each handshake is a new one.
         let mut flood = Side::sealed(3);
         flood.learns(two.id, &two.node, now);
         flood.engine.reach(two.id, Side::token(), now);
@@ -123,7 +123,7 @@ fn a_flood_of_handshakes_delays_nobody_else() {
     }
 
     assert!((1..=10).contains(&answered), "{answered} answers");
-    // All of it in less than the second after which everybody may ask again.
+    // All within the second after which each peer may send handshakes again.
     assert!(now.elapsed() < Duration::from_secs(60));
     assert!(one.reaches(&mut two) && two.reaches(&mut one));
 }
@@ -142,7 +142,7 @@ fn strangers_cost_a_look_into_a_table() {
     assert_eq!(mail.len(), 2);
 
     for packet in &mail {
-        // Under its own name, and under that of one who is known: the seal is another's.
+        // Under its own key, and under that of a known peer, which did not seal it.
         two.engine.from_relay(HOME, stranger.key, packet);
         two.engine.from_relay(HOME, one.key, packet);
     }
@@ -167,7 +167,7 @@ fn a_coordinator_that_tells_of_peers_without_end_is_not_believed() {
         (node.key, node.disco) = (Key::new(bytes), Key::new(bytes));
         node.allowed = vec![Ipv6Addr::from_bits(number)];
         two.learns(Uuid::from_u128(1 << 64 | number), &node, now);
-        // And of those who have the keys of another.
+        // And of peers that claim the keys of another one.
         two.learns(Uuid::from_u128(2 << 64 | number), &one.node, now);
     }
 
