@@ -1,26 +1,26 @@
-//! Which slot may ask for a job, and which job may begin, with the memory there is. Pure.
+//! Admission of jobs by memory: which slot may ask for a job, and which job may begin. Pure.
 //!
-//! What a job will need is known only once it is ours, and a job that is ours is one that no other daemon can run.
-//! So a slot asks only while the largest kind of job that we know would fit. A job that comes nevertheless, because
-//! the server had handed it out already, waits; behind it only others of its kind wait.
+//! The memory that a job needs is known only once the job is ours, and then no other daemon can run it. So a slot asks
+//! only while the largest known kind of job would fit. A job that arrives nevertheless, because the server had handed it
+//! out already, waits; behind it only jobs of its kind wait.
 
 use std::collections::BTreeMap;
 
 use super::peaks::Peaks;
 
-/// How many jobs a daemon takes, and how much memory they may have together.
+/// Memory limits of a daemon's jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Bytes for all jobs together.
+    /// Memory for all jobs together, in bytes.
     pub budget: u64,
-    /// Bytes that a job needs of which nothing is known.
+    /// Memory that an unknown job is expected to need, in bytes.
     pub assumed: u64,
-    /// Bytes of one job; one that has more is ended. `None` for no limit.
+    /// Memory of one job in bytes; a job that uses more is ended. `None` for no limit.
     pub job_limit: Option<u64>,
 }
 
 impl Capacity {
-    /// A daemon whose jobs may have all of `budget`, one alone as well.
+    /// Returns a capacity in which a single job may use all of `budget`.
     pub fn new(budget: u64) -> Self {
         Self {
             budget,
@@ -30,15 +30,15 @@ impl Capacity {
     }
 }
 
-/// What a slot does.
+/// State of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    /// It would ask. The number is its place in the queue.
+    /// Ready to ask for a job. The number is its place in the queue.
     Wanting(u64),
     Asking(u64),
-    /// It was told to take its question back; a job may come nevertheless.
+    /// Told to withdraw its request; a job may arrive nevertheless.
     Retracting,
-    /// It has a job that does not fit yet.
+    /// Has a job that does not fit yet.
     Holding {
         place: u64,
         class: String,
@@ -51,15 +51,15 @@ enum State {
     },
 }
 
-/// The memory of a daemon, and who has it.
+/// Memory of a daemon, by the slots that use it.
 #[derive(Debug)]
 pub(super) struct Admission {
-    /// Without it memory does not count.
+    /// Memory limits; `None` if memory does not count.
     capacity: Option<Capacity>,
-    /// How many more jobs may be taken; `None` for no limit.
+    /// Number of jobs that may still be taken; `None` for no limit.
     left: Option<usize>,
     peaks: Peaks,
-    /// Seconds since 1970, as far as anybody told.
+    /// Seconds since 1970, as last reported.
     now: u64,
     slots: BTreeMap<usize, State>,
     next_place: u64,
@@ -77,23 +77,23 @@ impl Admission {
         }
     }
 
-    /// Notes what time it is, in seconds since 1970.
+    /// Records the current time, in seconds since 1970.
     pub(super) fn set_time(&mut self, now: u64) {
         self.now = now;
     }
 
-    /// Whether no job will be taken any more.
+    /// Returns whether no more jobs will be taken.
     pub(super) fn is_over(&self) -> bool {
         self.left == Some(0)
     }
 
-    /// Lines a slot up among those that would ask.
+    /// Puts a slot into the queue of those that are ready to ask.
     pub(super) fn want(&mut self, slot: usize) {
         let place = self.place();
         self.slots.insert(slot, State::Wanting(place));
     }
 
-    /// Whether `slot` may ask now; if so, it counts as asking.
+    /// Returns whether `slot` may ask now; if so, it counts as asking.
     pub(super) fn try_ask(&mut self, slot: usize) -> bool {
         let first = self.slots.iter().filter_map(|(slot, state)| match state {
             State::Wanting(place) => Some((place, slot)),
@@ -107,7 +107,7 @@ impl Admission {
         true
     }
 
-    /// Whether `slot` must take its question back, because the job it might get would not fit any more.
+    /// Returns whether `slot` must withdraw its request, because a job would no longer fit.
     pub(super) fn try_retract(&mut self, slot: usize) -> bool {
         let newest = self.slots.iter().filter_map(|(slot, state)| match state {
             State::Asking(place) => Some((place, slot)),
@@ -120,12 +120,12 @@ impl Admission {
         true
     }
 
-    /// A slot has nothing to do with jobs for now: it got none, or it ends.
+    /// Records that a slot needs no job for now: it got none, or it ends.
     pub(super) fn leave(&mut self, slot: usize) {
         self.slots.remove(&slot);
     }
 
-    /// A slot got a job of `class`. It begins with [`Self::try_begin`].
+    /// Records that a slot got a job of `class`. The job begins with [`Self::try_begin`].
     pub(super) fn acquired(&mut self, slot: usize, class: String) {
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(1);
@@ -133,7 +133,7 @@ impl Admission {
         self.hold(slot, class);
     }
 
-    /// A slot has a job of `class` that was acquired before.
+    /// Records that a slot has a job of `class` that was acquired before.
     pub(super) fn hold(&mut self, slot: usize, class: String) {
         let need = match self.capacity {
             Some(capacity) => self.peaks.of(&class).unwrap_or(capacity.assumed),
@@ -144,7 +144,7 @@ impl Admission {
         self.slots.insert(slot, holding);
     }
 
-    /// Whether the job of `slot` may begin; if so, it counts as running.
+    /// Returns whether the job of `slot` may begin; if so, it counts as running.
     pub(super) fn try_begin(&mut self, slot: usize) -> bool {
         let Some(State::Holding { place, class, need }) = self.slots.get(&slot).cloned() else {
             return false;
@@ -166,19 +166,19 @@ impl Admission {
         true
     }
 
-    /// What the job of `slot` has right now.
+    /// Records how much memory the job of `slot` uses now.
     pub(super) fn measured(&mut self, slot: usize, bytes: u64) {
         if let Some(State::Running { used, .. }) = self.slots.get_mut(&slot) {
             *used = bytes.max(*used);
         }
     }
 
-    /// The job of `slot` ended, having had `peak` bytes at most; 0 if nobody knows.
+    /// Records the end of the job of `slot`, with its peak memory in bytes; 0 if unknown.
     pub(super) fn ended(&mut self, slot: usize, peak: u64, has_completed: bool) {
         if let Some(State::Running { class, .. }) = self.slots.remove(&slot)
             && peak > 0
         {
-            // A job that took more than there is for all needs all, and no more than that.
+            // A job that used more than the budget counts as needing the whole budget.
             let peak = self.capacity.map_or(peak, |it| peak.min(it.budget));
             self.peaks.learn(&class, peak, has_completed, self.now);
         }
@@ -188,7 +188,7 @@ impl Admission {
         &self.peaks
     }
 
-    /// Whether `asking` slots may ask at the same time: each may get the largest job that we know.
+    /// Returns whether `asking` slots may ask at the same time: each may get the largest known job.
     fn may_ask(&self, asking: usize) -> bool {
         if self.left.is_some_and(|left| asking > left) {
             return false;
@@ -198,7 +198,7 @@ impl Admission {
         };
         let taken = self.taken();
         let all = taken.saturating_add(self.largest(capacity).saturating_mul(asking as u64));
-        // A job that is larger than everything there is runs alone, and not never.
+        // A job that exceeds the budget may still run alone.
         all <= capacity.budget || taken == 0 && asking <= 1
     }
 
@@ -253,7 +253,7 @@ mod tests {
         Admission::new(Some(Capacity::new(1000 * MIB)), None, peaks)
     }
 
-    /// Lets a slot ask and gives it a job at once. Returns whether it runs.
+    /// Lets a slot ask and gives it a job at once. Returns whether the job runs.
     fn runs(admission: &mut Admission, slot: usize, class: &str) -> bool {
         admission.want(slot);
         if !admission.try_ask(slot) {
@@ -313,7 +313,7 @@ mod tests {
         let mut admission = admission(&[("big", 600 * MIB), ("small", 50 * MIB)]);
         assert!(runs(&mut admission, 0, "big"));
         for (slot, class) in [(1, "big"), (2, "small"), (3, "big")] {
-            // As if the server had handed them out before it heard that the question is taken back.
+            // As if the server had handed out the jobs before it heard of the withdrawal.
             admission.acquired(slot, class.to_owned());
         }
 

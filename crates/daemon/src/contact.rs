@@ -1,4 +1,4 @@
-//! When the server last answered for a job, and whether it was ever silent for so long that it may have given it up.
+//! Contact with the server about a job: when it last answered, and whether it may have given the job up.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -8,7 +8,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// The server's answers for one job. Every clone is the same.
+/// Answers of the server about one job. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Contact {
     limit: Duration,
@@ -18,13 +18,13 @@ pub(super) struct Contact {
 #[derive(Debug)]
 struct Last {
     at: Instant,
-    /// The same on the clock that goes on while the machine sleeps.
+    /// Time of the answer on the clock that goes on while the machine sleeps.
     time: Timestamp,
     was_lost: bool,
 }
 
 impl Contact {
-    /// A contact that begins now. A server that is silent for `limit` may give the job up.
+    /// Begins a contact now. A server that is silent for `limit` may give the job up.
     pub(super) fn new(limit: Duration) -> Self {
         Self {
             limit,
@@ -36,8 +36,8 @@ impl Contact {
         }
     }
 
-    /// Notes an answer. One that comes after a long silence does not show that the job is still ours: coderd takes
-    /// signs of life for a job that its reaper has ended.
+    /// Records an answer. One that comes after a long silence does not show that the job is still ours: coderd
+    /// accepts heartbeats of a job that its reaper has ended.
     pub(super) fn answered(&self) {
         let was_lost = self.may_be_lost();
         *self.last() = Last {
@@ -47,23 +47,23 @@ impl Contact {
         };
     }
 
-    /// When the server answered last.
+    /// Time of the last answer.
     pub(super) fn at(&self) -> Instant {
         self.last().at
     }
 
-    /// The same as a point in time.
+    /// Time of the last answer, by the time of day.
     pub(super) fn time(&self) -> Timestamp {
         self.last().time
     }
 
-    /// Whether the server may have given the job up by now.
+    /// Returns whether the server may have given the job up by now.
     pub(super) fn may_be_lost(&self) -> bool {
         let last = self.last();
         last.was_lost || last.at.elapsed() >= self.limit || is_older(last.time, self.limit)
     }
 
-    /// Until when nobody else ends the job; `None` if somebody may have.
+    /// Time until which nobody else ends the job; `None` if somebody may have.
     pub(super) fn ours_until(&self) -> Option<Instant> {
         let last = self.last();
         (!last.was_lost).then(|| last.at + self.limit)
@@ -75,7 +75,7 @@ impl Contact {
     }
 }
 
-/// Whether `time` was longer ago than `limit`.
+/// Returns whether `time` is longer ago than `limit`.
 pub(super) fn is_older(time: Timestamp, limit: Duration) -> bool {
     let age = Timestamp::now().duration_since(time);
     age >= SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX)

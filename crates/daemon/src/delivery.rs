@@ -1,4 +1,4 @@
-//! Telling the server how a job ended, whatever it takes; and keeping the state until it has been told.
+//! Delivery of a job's outcome to the server, and of its state, which is kept until the server has it.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -15,19 +15,19 @@ use tracing::{info, warn};
 
 use super::{Ended, contact::Contact, journal::Record, repeat::until_answered};
 
-/// Time to deliver after a kill.
+/// Longest time for the delivery after a kill.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Why the server does not have what it was told.
+/// Reasons why an outcome could not be delivered.
 pub(super) enum DeliveryError {
-    /// There was no time to wait for its answer: it is to be told again.
+    /// No time to wait for the answer: the delivery must be repeated.
     Stopped,
-    /// It does not take it: telling it again does not help.
+    /// Refused by the server: repeating the delivery does not help.
     Refused(String),
 }
 
-/// Delivers an outcome, and repeats it until the server has answered or `stop` kills. The record of the job ends: it
-/// is erased once the server has the state, else kept.
+/// Delivers an outcome, and repeats it until the server has answered or `stop` kills. Then the job's record is erased
+/// if the server has the state, else kept.
 pub(super) async fn deliver(
     delivery: Delivery<'_>,
     outcome: Outcome,
@@ -63,15 +63,17 @@ pub(super) async fn deliver(
     Ended::Undelivered
 }
 
-/// One outcome, until the server has answered.
+/// Delivery of one outcome, until the server has answered.
 pub(super) struct Delivery<'a> {
     source: &'a dyn JobSource,
     stop: &'a Stop,
-    /// Until then nobody else ends the job. `None` if it may have been ended already.
+    /// Time until which nobody else ends the job. `None` if it may have ended already.
     ours_until: Option<Instant>,
-    /// Whether a success may have been taken although its answer did not come. The server takes it whole or not at all.
+    /// Set if a success may have been accepted although its answer was lost. The server accepts it as a whole or not
+    /// at all.
     may_have_completed: AtomicBool,
-    /// The same of a failure, which coderd takes in two pieces: first the end of the job, then its state.
+    /// Set if a failure may have been accepted. Coderd accepts it in two pieces: first the end of the job, then its
+    /// state.
     may_have_failed: AtomicBool,
 }
 
@@ -90,7 +92,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Tells the outcome, made smaller until the server takes it.
+    /// Delivers the outcome, reduced until the server accepts it.
     ///
     /// # Errors
     /// Why the server does not have the state.
@@ -104,7 +106,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Tells a success. What the server does not take comes back as a failure with the same state.
+    /// Delivers a success. If the server refuses it, returns a failure with the same state.
     async fn complete(&self, mut job: CompletedJob) -> Result<Option<FailedJob>, DeliveryError> {
         loop {
             let call = || self.noted(&self.may_have_completed, self.source.complete(job.clone()));
@@ -123,7 +125,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Tells a failure. A state that is too large even alone is kept back, so that the job ends nevertheless.
+    /// Delivers a failure. A state that is too large even alone is kept back, so that the job ends nevertheless.
     async fn fail(&self, mut job: FailedJob) -> Result<Ended, DeliveryError> {
         info!(reason = job.error, "job failed");
         let mut kept_back = None;
@@ -158,7 +160,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Remembers calls whose fate is not known.
+    /// Makes a call, and records whether its result is unknown.
     async fn noted<T>(
         &self,
         doubt: &AtomicBool,
@@ -171,8 +173,8 @@ impl<'a> Delivery<'a> {
         answer
     }
 
-    /// Whether it was an earlier call of ours that ended the job, with all that the failure of `work` would tell.
-    /// Nobody else ends it while it is known to live.
+    /// Returns whether one of our earlier calls ended the job, with everything that the failure of `work` would
+    /// contain. Nobody else ends the job while it is known to be alive.
     fn was_told(&self, work: &FailedWork) -> bool {
         let is_ours = self.ours_until.is_some_and(|end| Instant::now() < end);
         let has_state = matches!(work, FailedWork::WorkspaceBuild { state: Some(_), .. });
@@ -190,7 +192,7 @@ async fn over(stop: &Stop) {
     sleep(LAST_WORDS).await;
 }
 
-/// Takes out of a result what is the least loss. `false` if nothing is left to take.
+/// Removes the least important part from a result. Returns `false` if nothing is left to remove.
 fn drop_timings(job: &mut CompletedJob) -> bool {
     match &mut job.result {
         CompletedWork::WorkspaceBuild(build) => !std::mem::take(&mut build.timings).is_empty(),
@@ -198,7 +200,7 @@ fn drop_timings(job: &mut CompletedJob) -> bool {
     }
 }
 
-/// What to say where the server does not take the result. `None` if the job is not ours any more.
+/// Returns the failure to deliver if the server refuses the result. `None` if the job is no longer ours.
 fn failed_instead(job: CompletedJob, error: &SourceError) -> Option<FailedJob> {
     let text = match error {
         SourceError::Refused(text) | SourceError::Invalid(text) => {

@@ -1,4 +1,4 @@
-//! Where slots wait: for their turn to ask for a job, and for the memory that theirs needs.
+//! Gate at which slots wait: for their turn to ask for a job, and for the memory that their job needs.
 
 use std::{
     convert::Infallible,
@@ -26,10 +26,10 @@ use super::{
     provider_set,
 };
 
-/// The file with what was learned, in the state directory.
+/// File with the learned memory needs, in the state directory.
 const FILE_NAME: &str = "memory.json";
 
-/// What the slots of a daemon share.
+/// State that the slots of a daemon share.
 pub(super) struct Gate {
     admission: Mutex<Admission>,
     changed: Notify,
@@ -37,27 +37,27 @@ pub(super) struct Gate {
     state_dir: PathBuf,
 }
 
-/// One slot at the gate, and the job that it got. Dropping it makes room for others.
+/// A slot at the gate, with the job that it got. Dropping it makes room for others.
 pub(super) struct Turn {
     gate: Arc<Gate>,
     slot: usize,
     permit: Arc<SlotPermit>,
     hold: Mutex<Hold>,
-    /// What the job is expected to need is known by this.
+    /// Class under which the job's expected memory is known.
     class: Mutex<String>,
     memory: Memory,
 }
 
-/// What a job has of its slot. Dropping it gives that back.
+/// Part of a slot that a job holds. Dropping it gives that back.
 enum Hold {
-    /// The slot itself.
+    /// The permit of the slot itself.
     Slot(#[expect(dead_code, reason = "it is held, not read")] OwnedSemaphorePermit),
-    /// A place beside it, while the slot takes other jobs.
+    /// A place beside the slot, which takes other jobs meanwhile.
     Aside(#[expect(dead_code, reason = "it is held, not read")] OwnedSemaphorePermit),
 }
 
 impl Gate {
-    /// A gate that knows what was learned before. What cannot be read is learned again.
+    /// Opens a gate with everything that was learned before. Whatever cannot be read is learned again.
     pub(super) async fn open(config: &Config) -> Arc<Self> {
         let state_dir = config.state_dir.clone();
         let peaks = match config.capacity {
@@ -76,7 +76,7 @@ impl Gate {
         })
     }
 
-    /// Waits until `slot` may ask for a job. `None` if the daemon takes no more.
+    /// Waits until `slot` may ask for a job. `None` if the daemon takes no more jobs.
     pub(super) async fn turn(
         self: &Arc<Self>,
         slot: usize,
@@ -118,13 +118,13 @@ impl Gate {
         is_open.await.then_some(turn)
     }
 
-    /// Waits until `check` finds something; it is asked again whenever something has changed.
+    /// Waits until `check` returns something; it is called again whenever something has changed.
     async fn once<T>(&self, mut check: impl FnMut(&mut Admission) -> Option<T>) -> T {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             if let Some(found) = check(&mut self.admission()) {
-                self.changed.notify_waiters(); // Whoever is next in the queue may have waited for this.
+                self.changed.notify_waiters(); // The next slot in the queue may wait for this.
                 return found;
             }
             changed.await;
@@ -158,7 +158,7 @@ impl Gate {
 }
 
 impl Turn {
-    /// Waits until the slot must stop asking: a job would not fit any more, or another one wants to go on.
+    /// Waits until the slot must stop asking: a job would no longer fit, or another one wants to go on.
     pub(super) async fn retracted(&self) {
         let retract = |admission: &mut Admission| admission.try_retract(self.slot).then_some(());
         tokio::select! {
@@ -167,7 +167,7 @@ impl Turn {
         }
     }
 
-    /// Notes that a job came.
+    /// Records that a job arrived.
     pub(super) async fn acquired(&self, job: &Job) {
         let archive = job.template_archive.clone();
         let class = match self.gate.capacity {
@@ -180,8 +180,8 @@ impl Turn {
             .change(|admission| admission.acquired(self.slot, class));
     }
 
-    /// Gives the slot back while the job waits for something that is not ours, so that the slot takes other jobs.
-    /// Tells whether it did: a few jobs at most wait beside a slot.
+    /// Gives the slot back while the job waits for something outside of our control, so that the slot takes other
+    /// jobs. Returns whether it did: only a few jobs may wait beside a slot.
     pub(super) fn step_aside(&self) -> bool {
         let Some(place) = self.permit.place_aside() else {
             return false;
@@ -191,7 +191,7 @@ impl Turn {
         true
     }
 
-    /// Waits until the job may have the slot again. Then it begins with [`Self::try_begin`].
+    /// Waits until the job may have the slot again. The job then begins with [`Self::try_begin`].
     pub(super) async fn step_back(&self) {
         let slot = self.permit.take_again().await;
         *self.hold() = Hold::Slot(slot);
@@ -199,7 +199,7 @@ impl Turn {
         self.change_slot(|admission| admission.hold(self.slot, class));
     }
 
-    /// Changes what the slot is known to do, unless that is about another job by now.
+    /// Changes the state of the slot, unless that is about another job by now.
     fn change_slot(&self, what: impl FnOnce(&mut Admission)) {
         if matches!(*self.hold(), Hold::Slot(_)) {
             self.gate.change(what);
@@ -214,11 +214,11 @@ impl Turn {
         self.class.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the job may begin right now; if so, it counts as running.
+    /// Returns whether the job may begin right now; if so, it counts as running.
     pub(super) fn try_begin(&self) -> bool {
         let has_begun = self.gate.admission().try_begin(self.slot);
         if has_begun {
-            self.gate.changed.notify_waiters(); // Whoever came after it may have waited for this.
+            self.gate.changed.notify_waiters(); // A later slot may wait for this.
         }
         has_begun
     }
@@ -229,12 +229,12 @@ impl Turn {
         self.gate.once(begin).await;
     }
 
-    /// What measures the job's memory.
+    /// Meter of the job's memory.
     pub(super) fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// Tells others what the job has, for ever.
+    /// Reports the job's memory until it is dropped.
     pub(super) async fn watch(&self) -> Infallible {
         loop {
             let bytes = self.memory.changed().await;
@@ -242,7 +242,7 @@ impl Turn {
         }
     }
 
-    /// The job's processes ended: makes room, and learns from it.
+    /// Records the end of the job's processes: makes room, and learns from their memory.
     pub(super) async fn ended(&self, has_completed: bool) {
         let (peak, slot) = (self.memory.peak(), self.slot);
         let learn = |admission: &mut Admission| admission.ended(slot, peak, has_completed);
@@ -259,7 +259,7 @@ impl Drop for Turn {
     }
 }
 
-/// The class of the version of a template that an archive is.
+/// Returns the class of a template version, from its archive.
 fn class(archive: &[u8]) -> String {
     let version = hex::encode(&Sha256::digest(archive)[..8]);
     peaks::class(&provider_set::of_template(archive), &version)

@@ -1,11 +1,11 @@
-//! When a job must give a sign of life, and when the server has given it up. Pure: `now` is an argument.
+//! Heartbeat of a job: when it is due, and when the server has given the job up. Pure: `now` is an argument.
 
 use std::time::{Duration, Instant};
 
-/// The longest pause between two tries while the server is away.
+/// Longest pause between two attempts while the server is away.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// The pulse of one job.
+/// Heartbeat of one job.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     interval: Duration,
@@ -16,7 +16,7 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A pulse that begins now: the server has just handed out the job.
+    /// Begins a heartbeat now: the server has just handed out the job.
     pub(super) fn new(interval: Duration, outage_limit: Duration, now: Instant) -> Self {
         Self {
             interval,
@@ -27,29 +27,29 @@ impl Heartbeat {
         }
     }
 
-    /// The server answered.
+    /// Records an answer of the server.
     pub(super) fn answered(&mut self, now: Instant) {
         (self.last_answer, self.next, self.failures) = (now, now + self.interval, 0);
     }
 
-    /// The server did not answer. Nothing is sent before the next beat.
+    /// Records that the server did not answer. Nothing is sent before the next beat.
     pub(super) fn missed(&mut self, now: Instant) {
         let pause = self.interval * 2_u32.saturating_pow(self.failures.min(10));
         self.failures += 1;
         self.next = now + pause.min(MAX_PAUSE).max(Duration::from_millis(50));
     }
 
-    /// When to send something at the latest.
+    /// Time when something must be sent at the latest.
     pub(super) fn next(&self) -> Instant {
         self.next
     }
 
-    /// Whether to wait for the next beat even if there is something to send.
+    /// Returns whether to wait for the next beat even if there is something to send.
     pub(super) fn is_waiting(&self, now: Instant) -> bool {
         self.failures > 0 && now < self.next
     }
 
-    /// Whether the server has been away for so long that it gives the job up.
+    /// Returns whether the server has been away for so long that it gives the job up.
     pub(super) fn is_lost(&self, now: Instant) -> bool {
         now.duration_since(self.last_answer) >= self.outage_limit
     }

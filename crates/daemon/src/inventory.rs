@@ -1,4 +1,4 @@
-//! How many states are kept that no server has: counted at the start, and whenever the journals have changed.
+//! Number of kept states that no server has: counted at the start, and whenever the journals have changed.
 
 use std::{
     path::PathBuf,
@@ -15,15 +15,15 @@ use super::{
     metrics::Metrics,
 };
 
-/// Time between two looks at the files' names and ages.
+/// Interval at which the files' names and ages are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Time after which no build waits any more that was queued before the server took a state late.
+/// Time after which no build is waiting any more that was queued before the server accepted a late state.
 const LATE_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Names and ages of the entries' files.
 type Versions = Vec<(PathBuf, Option<SystemTime>)>;
 
-/// The kept states below a state directory.
+/// Kept states below a state directory.
 pub(super) struct Inventory {
     journals: Journals,
     metrics: Arc<Metrics>,
@@ -31,7 +31,7 @@ pub(super) struct Inventory {
 }
 
 impl Inventory {
-    /// Counts, and says so if there are any.
+    /// Counts the kept states, and logs them if there are any.
     pub(super) async fn open(journals: Journals, metrics: Arc<Metrics>) -> Self {
         let mut inventory = Self {
             journals,
@@ -50,7 +50,7 @@ impl Inventory {
         inventory
     }
 
-    /// Counts again and again, until this is dropped.
+    /// Keeps the count up to date until this is dropped.
     pub(super) async fn follow(mut self) {
         loop {
             sleep(LOOK_EVERY).await;
@@ -75,7 +75,8 @@ impl Inventory {
     }
 }
 
-/// Counts entries that wait for a person, or that cannot be read. What the server took late goes when it is old.
+/// Counts entries that wait for a person, or that cannot be read. Entries that the server accepted late are removed
+/// once they are old.
 fn count(journals: &Journals) -> usize {
     let found = journals.entries().unwrap_or_else(|error| {
         let error = &error as &dyn std::error::Error;

@@ -1,4 +1,5 @@
-//! Where a job's lines go: secrets are hidden, all of it goes to the disk, and what there is room for to the server.
+//! Log of a job: secrets are hidden, everything is written to the disk, and as much as there is room for is sent to
+//! the server.
 
 use std::{
     io,
@@ -23,7 +24,7 @@ use super::{
     redact::{Held, Redactor},
 };
 
-/// Where a job's lines go. Taking one never waits for a server.
+/// Destination of a job's lines. Accepting one never waits for a server.
 #[derive(Clone)]
 pub(super) struct JobLog(Arc<Shared>);
 
@@ -38,11 +39,11 @@ struct Lines {
     file: Option<LogFile>,
     secrets: Vec<Secret>,
     redactor: Redactor,
-    /// Ends of pieces, for each stream.
+    /// Held-back ends of pieces, for each stream.
     held: [Held; 2],
 }
 
-/// Lines of an engine, under one stage.
+/// Sink for lines of an engine, under one stage.
 struct StageSink {
     log: JobLog,
     stage: &'static str,
@@ -71,7 +72,7 @@ impl LogSink for StageSink {
 }
 
 impl JobLog {
-    /// A log whose lines never show one of `secrets`.
+    /// Opens a log whose lines never show one of `secrets`.
     pub(super) async fn open(config: &Config, job: JobId, secrets: Vec<Secret>) -> Self {
         let (dir, retention) = (config.state_dir.clone(), config.logs);
         let file = spawn_blocking(move || create_file(&dir, job, retention)).await;
@@ -93,7 +94,7 @@ impl JobLog {
         lines.redactor = Redactor::new(lines.secrets.iter().map(Secret::expose));
     }
 
-    /// A text without the secrets that the log hides.
+    /// Returns a text without the secrets that the log hides.
     pub(super) fn redact(&self, text: String) -> String {
         self.lines().redactor.redact(text)
     }
@@ -109,7 +110,7 @@ impl JobLog {
         self.sink(stage).log(level, output.into());
     }
 
-    /// Where an engine logs under `stage`.
+    /// Returns the sink for an engine's lines under `stage`.
     pub(super) fn sink(&self, stage: &'static str) -> Arc<dyn LogSink> {
         Arc::new(StageSink {
             log: self.clone(),
@@ -117,35 +118,35 @@ impl JobLog {
         })
     }
 
-    /// Releases what was kept back.
+    /// Releases lines that were held back.
     pub(super) fn finish(&self) {
         self.lines().batch.finish(Timestamp::now());
         self.0.arrived.notify_one();
     }
 
-    /// Waits for a line.
+    /// Waits until a line has been logged.
     pub(super) async fn arrived(&self) {
         self.0.arrived.notified().await;
     }
 
-    /// When the next batch should go, see [`LogBatch::due`].
+    /// Time when the next batch should go, see [`LogBatch::due`].
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         self.lines().batch.due(now)
     }
 
-    /// The next batch; empty if there is nothing to send.
+    /// Returns the next batch; empty if there is nothing to send.
     pub(super) fn take(&self, now: Instant) -> Vec<LogLine> {
         let mut lines = self.lines();
         lines.on_file(LogFile::flush);
         lines.batch.take(now)
     }
 
-    /// Puts a batch back that did not arrive.
+    /// Puts back a batch that did not arrive.
     pub(super) fn put_back(&self, batch: Vec<LogLine>) {
         self.lines().batch.put_back(batch);
     }
 
-    /// Whether everything was taken.
+    /// Returns whether there is nothing left to take.
     pub(super) fn is_empty(&self) -> bool {
         self.lines().batch.is_empty()
     }
@@ -183,7 +184,7 @@ impl Lines {
         }
     }
 
-    /// What cannot be written is said once; the job goes on.
+    /// Writes to the file; a failure is logged once, and the job goes on.
     fn on_file(&mut self, write: impl FnOnce(&mut LogFile) -> io::Result<()>) {
         if let Some(file) = &mut self.file
             && let Err(error) = write(file)

@@ -1,4 +1,5 @@
-//! What must outlive a daemon: the state of each job whose apply has begun, until the server has acknowledged it.
+//! Journal of everything that must outlive a daemon: the state of each job whose apply has begun, until the server
+//! has acknowledged it.
 //!
 //! ```text
 //! STATE_DIR/journal/format            the number of this layout
@@ -7,9 +8,9 @@
 //! STATE_DIR/journal/NAME-HASH/JOB     an entry, sealed to its job
 //! ```
 //!
-//! Ownership of a job hangs on the daemon's name, so each name at each server has a directory of its own, and
-//! whoever finds its lock free may speak under that name. Everything is for the daemon's user alone, and on the disk
-//! before a call returns.
+//! Ownership of a job depends on the daemon's name, so each name at each server has a directory of its own, and a
+//! daemon that finds its lock free may act under that name. Everything is readable for the daemon's user alone, and on
+//! the disk before a call returns.
 
 mod entry;
 mod record;
@@ -38,63 +39,64 @@ pub use self::entry::{Begun, Entry};
 pub(super) use self::record::Record;
 use super::contact::Contact;
 
-/// The layout that this version writes and reads.
+/// Version of the layout that this program writes and reads.
 const FORMAT: &str = "1\n";
 const FORMAT_FILE: &str = "format";
 const KEY_FILE: &str = "key";
 const ID_FILE: &str = "id";
 const LOCK_FILE: &str = "lock";
 
-/// Time to wait for a sibling that delivers what we left, after which our supervisor may try again.
+/// Longest wait for a sibling that delivers what we left, after which our supervisor may try again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bytes of an entry: the largest state that is taken, and what stands around it, such as the resources it made.
+/// Size of an entry in bytes: the largest state that is accepted, and everything around it, such as the resources
+/// that the job created.
 const MAX_ENTRY_BYTES: u64 = (64 << 20) + (16 << 20);
 
-/// Why the journal cannot be used.
+/// Reasons why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// A file or directory cannot be read or written.
+    /// A file or directory that cannot be read or written.
     #[error("cannot {what} `{}`", .path.display())]
     Access {
-        /// Such as `write`.
+        /// Operation that failed, such as `write`.
         what: &'static str,
-        /// What of it.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A newer version wrote it.
+    /// A journal that a newer version of this program wrote.
     #[error("journal `{}` has format {found:?}, this version knows format 1", .path.display())]
     Format {
-        /// The directory.
+        /// Path of the journal's directory.
         path: PathBuf,
-        /// What the file says.
+        /// Content of the `format` file.
         found: String,
     },
-    /// The key has another length.
+    /// A key of the wrong length, by its path.
     #[error("key of the journal `{}` needs 32 bytes, or 64 hexadecimal digits", .0.display())]
     Key(PathBuf),
-    /// Another daemon of the same name is alive.
+    /// A journal that another running daemon of the same name uses.
     #[error("daemon `{name}` is already running with the state directory of `{}`", .path.display())]
     InUse {
-        /// The daemon's name.
+        /// Name of the daemon.
         name: String,
-        /// Its part of the journal.
+        /// Directory of its journal.
         path: PathBuf,
     },
-    /// The file is no entry of ours.
+    /// A file that is not a valid entry.
     #[error("`{}` is not a journal entry: {reason}", .path.display())]
     Entry {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Reason why it is not valid.
         reason: String,
     },
 }
 
 impl JournalError {
-    /// What the operator can try next.
+    /// Returns what the operator can try next.
     pub fn hint(&self) -> String {
         match self {
             Self::Access { source, path, .. } if source.kind() == io::ErrorKind::StorageFull => {
@@ -120,7 +122,7 @@ fn access<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> J
     }
 }
 
-/// The journals of all daemons that share a state directory.
+/// Journals of all daemons that share a state directory.
 #[derive(Clone, Debug)]
 pub struct Journals {
     root: PathBuf,
@@ -129,7 +131,8 @@ pub struct Journals {
 }
 
 impl Journals {
-    /// Opens what is below `state_dir`, and makes it if it is missing. `key` is a file that somebody else manages.
+    /// Opens everything below `state_dir`, and creates it if it is missing. `key` is a file that somebody else
+    /// manages.
     ///
     /// # Errors
     /// [`JournalError`] names the file.
@@ -144,7 +147,7 @@ impl Journals {
         }
         let own = root.join(KEY_FILE);
         if key.is_none() && !own.exists() {
-            // Of two daemons that begin at the same time one comes first, and both read its key.
+            // Of two daemons that start at the same time one creates the key first, and both read it.
             let made = files::write_private_new(&own, Key::generate().expose());
             made.map_err(access("write", &own))?;
         }
@@ -158,12 +161,12 @@ impl Journals {
         })
     }
 
-    /// Tells this state directory from any other one.
+    /// Id that distinguishes this state directory from any other one.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Takes the journal of a daemon, and waits for a sibling that delivers from it.
+    /// Takes the journal of a daemon, waiting for a sibling that delivers from it.
     ///
     /// # Errors
     /// [`JournalError::InUse`] if somebody keeps it.
@@ -178,7 +181,7 @@ impl Journals {
                 files::create_private_dir(&dir).map_err(access("make", &dir))?;
                 let path = dir.join(LOCK_FILE);
                 let lock = match Lock::acquire(&path, stop).await {
-                    // A sibling may have removed the directory before we came to look.
+                    // A sibling may have removed the directory in the meantime.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     lock => lock.map_err(access("lock", &path))?,
                 };
@@ -194,7 +197,7 @@ impl Journals {
             .unwrap_or_else(|_| Err(in_use()))
     }
 
-    /// Takes the journals of daemons that are not alive.
+    /// Takes the journals of daemons that are not running.
     ///
     /// # Errors
     /// If the directory cannot be listed.
@@ -214,7 +217,7 @@ impl Journals {
         Ok(journals)
     }
 
-    /// All entries, for whoever looks from outside.
+    /// Returns all entries, for tools that run beside daemons.
     ///
     /// # Errors
     /// If the directory cannot be listed.
@@ -235,7 +238,7 @@ impl Journals {
         Ok(entries)
     }
 
-    /// The entries of a workspace at a server, those of siblings included. What cannot be read is logged.
+    /// Returns the entries of a workspace at a server, including those of siblings. Unreadable ones are logged.
     ///
     /// # Errors
     /// If the directory cannot be listed.
@@ -249,7 +252,7 @@ impl Journals {
         Ok(found)
     }
 
-    /// All entries that can be read.
+    /// Returns all readable entries.
     pub(super) fn readable(&self) -> Result<Vec<Found<Entry>>, JournalError> {
         let readable = |found: Found| match found.entry {
             Ok(entry) => Some(Found {
@@ -265,7 +268,7 @@ impl Journals {
         Ok(self.entries()?.into_iter().filter_map(readable).collect())
     }
 
-    /// Writes an entry anew that no daemon works on.
+    /// Rewrites an entry that no daemon is working on.
     ///
     /// # Errors
     /// [`JournalError::Access`]
@@ -273,7 +276,7 @@ impl Journals {
         write(&self.vault, &found.path, &found.entry)
     }
 
-    /// Names and ages of all entries' files: as long as these stay the same, so does what is in them.
+    /// Returns the names and ages of all entries' files: while these stay the same, so does their content.
     pub(super) fn versions(&self) -> Vec<(PathBuf, Option<SystemTime>)> {
         let dirs = self.directories().unwrap_or_default();
         let files = dirs
@@ -301,14 +304,14 @@ impl Journals {
     }
 }
 
-/// An entry, as one finds it from outside.
+/// An entry that was found on the disk.
 #[derive(Debug)]
 pub struct Found<T = Result<Entry, JournalError>> {
-    /// Its file.
+    /// Path of the entry's file.
     pub path: PathBuf,
-    /// Whether its daemon is alive.
+    /// Set if its daemon is running.
     pub is_alive: bool,
-    /// What is in it, or why it cannot be read.
+    /// Content of the entry, or the reason why it cannot be read.
     pub entry: T,
 }
 
@@ -317,7 +320,7 @@ fn unreadable(error: &JournalError) {
     warn!(error, "cannot read from the journal");
 }
 
-/// The journal of one daemon, which is ours until this is dropped.
+/// Journal of one daemon, which is ours until this is dropped.
 #[derive(Debug)]
 pub struct Journal {
     dir: PathBuf,
@@ -326,7 +329,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Jobs that it has entries of, readable or not.
+    /// Ids of jobs that have entries, readable or not.
     ///
     /// # Errors
     /// If the directory cannot be listed.
@@ -336,8 +339,8 @@ impl Journal {
         Ok(files.iter().filter_map(name).collect())
     }
 
-    /// Writes the first version of an entry; from then on it follows what its [`Record`] is told.
-    /// `contact` says when the server last answered for the job.
+    /// Writes the first version of an entry, which from then on follows what its [`Record`] is told. `contact` says
+    /// when the server last answered about the job.
     pub(super) async fn begin(
         &self,
         entry: Entry,
@@ -347,7 +350,7 @@ impl Journal {
         Record::begin(path, Arc::clone(&self.vault), entry, contact).await
     }
 
-    /// What is in it. What cannot be read is left alone and logged.
+    /// Returns its entries. Unreadable ones are left alone and logged.
     pub fn entries(&self) -> Vec<Entry> {
         let paths = entry_files(&self.dir).unwrap_or_else(|error| {
             warn!(
@@ -376,7 +379,7 @@ impl Journal {
         write(&self.vault, &self.dir.join(entry.job.to_string()), entry)
     }
 
-    /// Removes an entry for good.
+    /// Removes an entry permanently.
     ///
     /// # Errors
     /// [`JournalError::Access`]
@@ -384,10 +387,10 @@ impl Journal {
         erase(&self.dir.join(job.to_string()))
     }
 
-    /// Removes the journal of a daemon that has ended, unless something is in it.
+    /// Removes the journal of a daemon that has ended, unless it has entries.
     pub fn remove_if_empty(self) {
         if entry_files(&self.dir).is_ok_and(|entries| entries.is_empty()) {
-            // The lock is held meanwhile; whoever waits for it sees that its file is gone.
+            // The lock is still held; a daemon that waits for it will see that its file is gone.
             if let Err(error) = fs::remove_dir_all(&self.dir) {
                 warn!(%error, dir = %self.dir.display(), "cannot remove an empty journal");
             }
@@ -407,7 +410,7 @@ pub fn erase(path: &Path) -> Result<(), JournalError> {
         .map_err(access("sync", dir))
 }
 
-/// Removes the entries of `jobs` from all journals beside `path`, an entry whose state has taken theirs up.
+/// Removes the entries of `jobs` from all journals beside `path`, an entry whose state includes theirs.
 fn erase_superseded(path: &Path, jobs: &[JobId]) {
     let root = path.parent().and_then(Path::parent);
     for dir in root.map(list).into_iter().flatten().flatten() {
@@ -418,7 +421,7 @@ fn erase_superseded(path: &Path, jobs: &[JobId]) {
                 Some(Ok(())) => {
                     info!(superseded = %job, "the server's state has everything that a kept state had")
                 }
-                // A person was faster.
+                // Somebody has removed the entry by hand.
                 Some(Err(JournalError::Access { source, .. }))
                     if source.kind() == io::ErrorKind::NotFound => {}
                 Some(Err(error)) => warn!(
@@ -453,12 +456,12 @@ fn read(vault: &Vault, path: &Path) -> Result<Entry, JournalError> {
     Entry::decode(&plain).ok_or_else(|| wrong("it cannot be decoded"))
 }
 
-/// What an entry is sealed to.
+/// Place that an entry is sealed to.
 fn place(job: JobId) -> String {
     format!("journal of job {job}")
 }
 
-/// The id of the state directory, which is made with it.
+/// Reads the id of the state directory, which is created with it.
 fn id_of(root: &Path) -> Result<String, JournalError> {
     let path = root.join(ID_FILE);
     let new = Uuid::new_v4().to_string();
@@ -466,7 +469,7 @@ fn id_of(root: &Path) -> Result<String, JournalError> {
     fs::read_to_string(&path).map_err(access("read", &path))
 }
 
-/// The files of entries, whose names are ids of jobs.
+/// Returns the files of entries, whose names are ids of jobs.
 fn entry_files(dir: &Path) -> Result<Vec<PathBuf>, JournalError> {
     let mut paths = list(dir)?;
     paths.retain(|path| {
@@ -486,7 +489,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, JournalError> {
     paths.collect::<Result<_, _>>().map_err(access("list", dir))
 }
 
-/// A directory's name that a person recognises, and that differs for each name at each server.
+/// Returns a directory name that a person recognizes, and that is different for each daemon name and server.
 fn directory(identity: &Identity) -> String {
     let readable = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     let name: String = identity.name.chars().take(64).map(readable).collect();

@@ -1,4 +1,4 @@
-//! What a job does about states that earlier jobs of its workspace left in the journal. Pure.
+//! Decision of a job about states that earlier jobs of its workspace left in the journal. Pure.
 
 use bytes::Bytes;
 use outpost_base::{
@@ -8,16 +8,16 @@ use outpost_base::{
 
 use super::journal::Entry;
 
-/// What a job runs on, and what becomes of the entries.
+/// State that a job runs on, and the fate of the entries.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// The state to run on in place of the one that the server gave.
+    /// State to run on in place of the server's.
     pub(super) state: Option<Bytes>,
-    /// Jobs whose entries are of no use any more once the server has the end of this one.
+    /// Jobs whose entries are useless once the server has the end of this one.
     pub(super) supersedes: Vec<JobId>,
-    /// Jobs whose entries a person must look at, and why.
+    /// Jobs whose entries a person must look at, with the reasons.
     pub(super) overtaken: Vec<(JobId, String)>,
-    /// For the log of the job.
+    /// Lines for the log of the job.
     pub(super) lines: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Conflict {
     given: u64,
 }
 
-/// Decides on `entries`, which nobody works on, for a job to which the server gave the state `given`.
+/// Decides on `entries`, on which no daemon is working, for a job that got the state `given` from the server.
 ///
 /// The newest state that grew from the server's wins. One that the server took after it may have given the job up is
 /// in its history, so that it is never a person's turn.

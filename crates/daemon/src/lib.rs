@@ -1,8 +1,8 @@
-//! The provisioner daemon: acquire a job, run it, say how it ended.
+//! Provisioner daemon: acquires a job, runs it, and reports how it ended.
 //!
 //! A *slot* takes one job at a time from one [`JobSource`]. For each job a *runner* walks through the steps of an
-//! engine's session, while a *reporter* sends what is logged, says that the job lives, and listens for a cancel.
-//! An outage of the server never stops an engine before the server has certainly given the job up.
+//! engine's session, while a *reporter* sends log lines and heartbeats, and listens for a cancellation. An outage of
+//! the server never stops an engine before the server has certainly given the job up.
 
 mod admission;
 mod contact;
@@ -60,47 +60,48 @@ pub use self::{
     slots::{Concurrency, slot_name},
 };
 
-/// What a daemon runs with. Nothing below asks "is it set?".
+/// Complete configuration of a daemon. Nothing below asks "is it set?".
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Time between two signs of life of a job, if nothing is logged.
+    /// Interval of heartbeats of a job, if nothing is logged.
     pub heartbeat: Duration,
-    /// Time without an answer of the server after which a job is stopped: below the five minutes after which the
-    /// server gives it up.
+    /// Silence of the server after which a job is stopped: less than the five minutes after which the server gives it
+    /// up.
     pub outage_limit: Duration,
-    /// Time a cancelled job has to end by itself; Coder gives 10 minutes.
+    /// Time that a cancelled job has to end by itself; Coder gives 10 minutes.
     pub force_cancel: Duration,
     /// Time that running jobs have once the daemon drains, before they are cancelled; `None` for as long as they
     /// take.
     pub grace_period: Option<Duration>,
     /// Jobs to run, in all slots together, before the daemon ends by itself; `None` for no limit.
     pub max_jobs: Option<usize>,
-    /// What memory jobs may have; `None` to take jobs whatever they need.
+    /// Memory limits of the jobs; `None` to take jobs whatever they need.
     pub capacity: Option<Capacity>,
-    /// Where the [`journal`] is, with states that could not be delivered.
+    /// Directory with the [`journal`], and with states that could not be delivered.
     pub state_dir: PathBuf,
-    /// How much of the logs of jobs is kept there.
+    /// Limits of the jobs' logs in that directory.
     pub logs: LogRetention,
-    /// What no log may show, besides what each job brings along.
+    /// Secrets that no log may show, besides those of each job.
     pub secrets: Vec<Secret>,
-    /// A key for the journal that somebody else manages, such as a credential of systemd; `None` for one of its own.
+    /// File with a key for the journal that somebody else manages, such as a credential of systemd; `None` for one of
+    /// its own.
     pub journal_key: Option<PathBuf>,
-    /// Where it counts what it does.
+    /// Counters of the daemon's work.
     pub metrics: Arc<Metrics>,
 }
 
-/// Why a configuration cannot be used.
+/// Reasons why a configuration cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// A limit that would stop everything.
+    /// A limit of zero, with which nothing would work.
     #[error("`{0}` is zero")]
     Zero(&'static str),
-    /// One sign of life that is late would end a job.
+    /// An outage limit so short that a single late heartbeat would end a job.
     #[error("`outage_limit` ({outage_limit:?}) is not longer than `heartbeat` ({heartbeat:?})")]
     ShortOutageLimit {
-        /// The limit.
+        /// Outage limit as configured.
         outage_limit: Duration,
-        /// The interval.
+        /// Interval of heartbeats as configured.
         heartbeat: Duration,
     },
 }
@@ -135,41 +136,41 @@ impl Config {
     }
 }
 
-/// What a daemon did.
+/// Summary of a daemon's work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Jobs that succeeded.
+    /// Number of jobs that succeeded.
     pub completed: usize,
-    /// Jobs that failed or were cancelled.
+    /// Number of jobs that failed or were cancelled.
     pub failed: usize,
-    /// Jobs whose end could not be delivered.
+    /// Number of jobs whose end could not be delivered.
     pub undelivered: usize,
     /// Time from the moment a job was acquired until its end was delivered, added up over all jobs.
     pub total: Duration,
-    /// What of it engines' processes took; the rest is our own.
+    /// Part of it that the engines' processes took; the rest is our own.
     pub engine: Duration,
 }
 
-/// Why a daemon ended by itself.
+/// Reasons why a daemon ends by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The configuration cannot be used.
+    /// A configuration that cannot be used.
     #[error("daemon's configuration cannot be used")]
     Config(#[from] ConfigError),
-    /// The server does not accept who we are.
+    /// A credential that the server does not accept.
     #[error("cannot take jobs")]
     Unauthorized(#[source] SourceError),
-    /// There is no place for what must not be lost.
+    /// A journal that cannot be used, without which states could be lost.
     #[error("cannot use the journal")]
     Journal(#[from] JournalError),
 }
 
 /// First and longest pause after the server handed out nothing but an error.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(30));
-/// Longest pause after the connection was lost: who mends it has pauses of its own.
+/// Longest pause after the connection was lost: whoever reconnects has pauses of its own.
 const LOST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Takes jobs from each of `sources`, one at a time from each, until `stop` drains or a limit is reached.
+/// Takes jobs from `sources`, one at a time from each, until `stop` drains or a limit is reached.
 ///
 /// # Errors
 /// [`DaemonError::Unauthorized`] if the server never accepted the credentials; a later refusal may pass.
@@ -250,8 +251,8 @@ pub async fn run(
     first_error.map_or(Ok(total), Err)
 }
 
-/// Makes sure that a daemon which should end does: jobs that outlive the grace period are cancelled, and those that
-/// outlive that are killed.
+/// Bounds the end of a daemon: jobs that exceed the grace period are cancelled, and those that do not end then are
+/// killed.
 async fn bound_the_end(config: Config, stop: Stop) {
     stop.draining().await;
     if let Some(grace) = config.grace_period
@@ -265,10 +266,10 @@ async fn bound_the_end(config: Config, stop: Stop) {
     stop.kill();
 }
 
-/// Why no job ends with a panic of its task.
+/// Reason why no job ends with a panic of its task.
 const JOB_PANICS_ARE_CAUGHT: &str = "a slot catches the panics of its jobs";
 
-/// Takes jobs from one source and works on one at a time.
+/// A slot: takes jobs from one source and works on one at a time.
 struct Slot {
     number: usize,
     config: Config,
@@ -358,7 +359,7 @@ impl Slot {
         Ok(summary)
     }
 
-    /// Waits until it may ask for a job; `None` if it should not any more.
+    /// Waits until the slot may ask for a job; `None` if it should not any more.
     async fn turn(&self) -> Option<Turn> {
         tokio::select! {
             biased;
@@ -367,7 +368,7 @@ impl Slot {
         }
     }
 
-    /// Asks for a job, and takes the question back if the job might not fit any more.
+    /// Asks for a job, and withdraws the request if the job might no longer fit.
     async fn acquire(&self, turn: &Turn) -> Result<Option<Job>, SourceError> {
         let asking = self.stop.child();
         let acquire = self.source.acquire(&asking);
@@ -395,7 +396,7 @@ impl Slot {
             stop: &self.stop,
         };
         let ran = runner::run(&slot, job, turn);
-        // What panics in here is our own bug, and it must not take other jobs along.
+        // A panic in here is a bug of ours, and must not end other jobs.
         match AssertUnwindSafe(ran.instrument(span.clone()))
             .catch_unwind()
             .await
@@ -425,7 +426,7 @@ fn job_span(job: &Job) -> Span {
     span
 }
 
-/// How a job ended, as far as the daemon cares.
+/// End of a job, as far as the daemon cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
     Completed,

@@ -1,7 +1,7 @@
-//! Which log lines go out when, and which stay behind. Pure: `now` is an argument.
+//! Batches of log lines: which lines are sent when, and which are held back. Pure: `now` is an argument.
 //!
-//! A server of Coder's keeps 1 MiB of log a job and drops everything after that without a word. So the beginning is
-//! sent as it comes, and once it is full the end is kept back, in a ring, until the job is over. Errors always go.
+//! Coder's server keeps 1 MiB of log for each job and silently drops everything after that. So the beginning is sent as
+//! it comes, and then the end is held back, in a ring buffer, until the job is over. Errors are always sent.
 
 use std::{
     collections::VecDeque,
@@ -12,25 +12,25 @@ use jiff::Timestamp;
 use outpost_base::job::{LogLevel, LogLine, LogSource};
 use outpost_provision::LogKind;
 
-/// Time between two batches.
+/// Interval between two batches.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// A batch this large goes at once.
+/// Size at which a batch is sent at once, in bytes.
 const BATCH_BYTES: usize = 256 * 1024;
-/// A batch of this many lines goes at once.
+/// Number of lines at which a batch is sent at once.
 const BATCH_LINES: usize = 500;
-/// What the server adds to the length of each line when it counts.
+/// Bytes that the server adds to the length of each line when it counts.
 const LINE_OVERHEAD: usize = 111;
-/// What the server keeps of a job.
+/// Bytes of output that the server keeps of a job.
 const SERVER_BYTES: usize = 1 << 20;
-/// What of it is for the end of a log, and what for errors, warnings and notes.
+/// Part of it for the end of a log, and part for errors, warnings and notes.
 const TAIL_BYTES: usize = 192 * 1024;
 const RESERVE_BYTES: usize = 128 * 1024;
-/// Bytes of one line.
+/// Longest line in bytes.
 const MAX_LINE_BYTES: usize = 64 * 1024;
-/// Pause between two signs of life while lines are kept back: somebody who cancels such a job should not wait.
+/// Interval of heartbeats while lines are held back: somebody who cancels such a job should not wait.
 const BUSY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The lines of one job that are on their way.
+/// Lines of one job on their way to the server.
 #[derive(Debug, Default)]
 pub(super) struct LogBatch {
     pending: VecDeque<LogLine>,
@@ -41,12 +41,12 @@ pub(super) struct LogBatch {
     tail_bytes: usize,
     left_out: u64,
     is_busy: bool,
-    /// Of each stream: what was left out of the long line that comes in pieces, if one does.
+    /// Bytes that were left out of the long line that is arriving in pieces, for each stream; `None` without one.
     cut: [Option<usize>; 2],
 }
 
 impl LogBatch {
-    /// Takes a line, or a piece of one: of a long line the beginning is sent, and how much more there was.
+    /// Adds a line, or a piece of one: of a long line the beginning is sent, and how much more there was.
     pub(super) fn push(&mut self, mut line: LogLine, kind: LogKind) {
         let LogKind::Piece { stream, is_last } = kind else {
             return self.place_whole(line, kind);
@@ -80,7 +80,7 @@ impl LogBatch {
 
     fn place(&mut self, mut line: LogLine, kind: LogKind) {
         if line.output.contains('\0') {
-            line.output = line.output.replace('\0', "\u{fffd}"); // A database of text takes no NUL.
+            line.output = line.output.replace('\0', "\u{fffd}"); // A text column takes no NUL.
         }
         let size = size_of(&line);
         let is_mark = line.output.is_empty();
@@ -108,7 +108,7 @@ impl LogBatch {
         }
     }
 
-    /// When the next batch should go; it may be empty. `None` if nothing was logged since the last one.
+    /// Time when the next batch should go; it may be empty. `None` if nothing was logged since the last one.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         if self.pending.is_empty() {
             let last = self.last_taken.filter(|_| self.is_busy);
@@ -121,7 +121,7 @@ impl LogBatch {
         })
     }
 
-    /// The next batch; empty if there is nothing to send.
+    /// Returns the next batch; empty if there is nothing to send.
     pub(super) fn take(&mut self, now: Instant) -> Vec<LogLine> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(line) = self.pending.front()
@@ -137,7 +137,7 @@ impl LogBatch {
         batch
     }
 
-    /// Puts a batch back that did not arrive.
+    /// Puts back a batch that did not arrive.
     pub(super) fn put_back(&mut self, batch: Vec<LogLine>) {
         for line in batch.into_iter().rev() {
             self.pending_bytes += size_of(&line);
@@ -145,7 +145,7 @@ impl LogBatch {
         }
     }
 
-    /// Releases the end of the log that was kept back, behind a line that says how much is missing.
+    /// Releases the end of the log that was held back, after a line that says how much is missing.
     pub(super) fn finish(&mut self, now: Timestamp) {
         let tail = std::mem::take(&mut self.tail);
         self.tail_bytes = 0;
@@ -171,7 +171,7 @@ impl LogBatch {
         tail.into_iter().for_each(|line| self.queue(line));
     }
 
-    /// Whether everything was taken.
+    /// Returns whether there is nothing left to take.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
@@ -187,13 +187,13 @@ fn size_of(line: &LogLine) -> usize {
     line.output.len() + LINE_OVERHEAD
 }
 
-/// A very long line drives out all others. Returns how many bytes of it were cut.
+/// Shortens a very long line, which would displace all others. Returns how many bytes were cut.
 fn shorten(text: &mut String) -> usize {
     let end = text.floor_char_boundary(MAX_LINE_BYTES);
     let cut = text.len() - end;
     if cut > 0 {
         text.truncate(end);
-        text.shrink_to_fit(); // Whoever waits for its turn does not hold what nobody will see.
+        text.shrink_to_fit(); // A waiting line must not hold the memory of its cut part.
     }
     cut
 }
@@ -217,7 +217,7 @@ mod tests {
             self.push(line, LogKind::Plain);
         }
 
-        /// Everything that the server gets.
+        /// Returns everything that the server gets.
         fn sent(mut self) -> Vec<LogLine> {
             self.finish(Timestamp::UNIX_EPOCH);
             let mut sent = Vec::new();
@@ -282,7 +282,7 @@ mod tests {
         let mut batch = LogBatch::default();
         for number in 0..100_000 {
             batch.push_plain(line(LogLevel::Info, format!("line {number}")));
-            // What is printed as an error is not yet one that the engine explains.
+            // A line on standard error is not yet an error that the engine explains.
             batch.push_plain(line(LogLevel::Error, format!("noise {number}")));
             if number % 1000 == 0 {
                 let diagnostic = line(LogLevel::Error, format!("boom {number}"));

@@ -1,4 +1,4 @@
-//! The whole log of a job on the daemon's own disk, for what the server does not keep.
+//! Complete log of a job on the daemon's own disk, for the lines that the server does not keep.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,19 +12,19 @@ use outpost_base::job::{JobId, LogLine};
 use outpost_files as files;
 use tracing::warn;
 
-/// How much of the logs of jobs is kept on disk, and how long.
+/// Limits on the size and age of jobs' logs on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRetention {
-    /// Bytes of one job; beyond them its oldest lines go. None is kept at zero.
+    /// Bytes of one job's log; beyond them its oldest lines are removed. At zero no log is kept.
     pub job_bytes: u64,
-    /// Bytes of all jobs together; beyond them the oldest logs go.
+    /// Bytes of all logs together; beyond them the oldest logs are removed.
     pub total_bytes: u64,
-    /// Time after which a log goes.
+    /// Age at which a log is removed.
     pub age: Duration,
 }
 
 impl LogRetention {
-    /// A long build's whole log, of a week at most.
+    /// Returns limits that keep the whole log of a long build for a week.
     pub fn standard() -> Self {
         Self {
             job_bytes: 128 << 20,
@@ -34,22 +34,22 @@ impl LogRetention {
     }
 }
 
-/// Where the logs of jobs lie.
+/// Directory of the logs of jobs.
 pub(super) fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("logs")
 }
 
-/// The log of one job: `<job>.log`, and `<job>.log.1` with what came before. For the owner only.
+/// Log of one job: `<job>.log`, and `<job>.log.1` with earlier lines. Only the owner can read it.
 pub(super) struct LogFile {
     path: PathBuf,
     out: BufWriter<File>,
     written: u64,
-    /// Half of what a job may have: two files are kept.
+    /// Half of the limit of a job: two files are kept.
     limit: u64,
 }
 
 impl LogFile {
-    /// Makes the file, and removes logs that are over the limits. `None` where none is to be kept.
+    /// Creates the file, and removes logs that exceed the limits. `None` if no log is to be kept.
     pub(super) fn create(
         state_dir: &Path,
         job: JobId,
@@ -86,7 +86,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Hands what is buffered to the kernel.
+    /// Writes buffered lines to the file.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
@@ -108,7 +108,8 @@ fn open(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Removes what is too old, and the oldest of what is too much. What cannot be removed is named and left.
+/// Removes logs that are too old, and the oldest ones while all together are too large. A file that cannot be removed
+/// is logged and left.
 fn prune(dir: &Path, retention: LogRetention, now: SystemTime) -> io::Result<()> {
     let mut logs = Vec::new();
     for entry in fs::read_dir(dir)? {

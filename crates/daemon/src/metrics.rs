@@ -1,4 +1,4 @@
-//! What a daemon counts of its work, and what runs in it right now.
+//! Metrics of a daemon: counters of its work, and the jobs that are running.
 
 use std::{
     collections::BTreeMap,
@@ -11,20 +11,20 @@ use outpost_base::job::{Job, JobId, Transition, Work};
 /// Upper bounds of the histograms' buckets in seconds, as in the reference.
 pub const BUCKETS: [u32; 8] = [1, 10, 30, 60, 300, 600, 1800, 3600];
 
-/// Workspaces that are counted by name. What comes later is counted together, so that memory has a bound.
+/// Number of workspaces that are counted by name. Later ones are counted together, so that memory is bounded.
 const MAX_WORKSPACES: usize = 10_000;
 
-/// Whether builds are counted for each workspace.
+/// Labels of the builds in the metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Labels {
-    /// As the reference does: there are as many series as there are workspaces.
+    /// One series for each workspace, as in the reference.
     #[default]
     PerWorkspace,
-    /// Names of workspaces and of their owners are empty.
+    /// Empty names of workspaces and owners, so that the number of series is bounded.
     Bounded,
 }
 
-/// Counts, and the jobs that run. All daemons of a process share one.
+/// Counters, and the running jobs. All daemons of a process share them.
 #[derive(Debug, Default)]
 pub struct Metrics {
     labels: Labels,
@@ -40,74 +40,74 @@ struct Counts {
     refusal: Option<String>,
 }
 
-/// What ended so far.
+/// Totals of ended jobs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
-    /// All jobs, by whether they succeeded.
+    /// Durations of all jobs, by whether they succeeded.
     pub jobs: BTreeMap<bool, Histogram>,
-    /// Builds of workspaces.
+    /// Number of workspace builds.
     pub builds: BTreeMap<BuildLabels, u64>,
-    /// Builds of workspaces; the names of workspaces and owners are empty.
+    /// Durations of workspace builds; the names of workspaces and owners are empty.
     pub build_times: BTreeMap<BuildLabels, Histogram>,
 }
 
-/// Which builds are counted together.
+/// Labels by which builds are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BuildLabels {
-    /// The owner's name.
+    /// Name of the workspace's owner.
     pub owner: String,
-    /// The workspace's name.
+    /// Name of the workspace.
     pub workspace: String,
-    /// The template's name.
+    /// Name of the template.
     pub template: String,
-    /// The name of its version.
+    /// Name of the template's version.
     pub template_version: String,
     /// `START`, `STOP` or `DESTROY`.
     pub transition: &'static str,
-    /// Whether it succeeded.
+    /// Set if the build succeeded.
     pub succeeded: bool,
 }
 
-/// Durations, counted by size.
+/// Durations, counted in buckets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Histogram {
-    /// How many are within each of [`BUCKETS`], and not within the one before.
+    /// Counts within each of [`BUCKETS`], and not within the one before.
     pub buckets: [u64; BUCKETS.len()],
-    /// How many there are.
+    /// Number of durations in all.
     pub count: u64,
-    /// Their sum.
+    /// Sum of the durations.
     pub sum: Duration,
 }
 
-/// A job that runs.
+/// A job that is running.
 #[derive(Clone, Debug)]
 pub struct Running {
-    /// `workspace_build` and so on.
+    /// Kind of the job, such as `workspace_build`.
     pub kind: &'static str,
-    /// When it was acquired.
+    /// Time when it was acquired.
     pub since: Instant,
-    /// When the server last answered a sign of life.
+    /// Time when the server last acknowledged a heartbeat.
     pub answered: Instant,
     build: Option<BuildLabels>,
 }
 
-/// Everything at one moment.
+/// Metrics at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// How many jobs can run at a time.
+    /// Number of jobs that can run at the same time.
     pub slots: usize,
-    /// Those that run.
+    /// Running jobs by their ids.
     pub running: BTreeMap<JobId, Running>,
-    /// Those that ended.
+    /// Totals of the ended jobs.
     pub totals: Totals,
-    /// How many states are kept in the state directory that no server has.
+    /// Number of states in the state directory that no server has.
     pub kept: usize,
-    /// What the server said when it refused to hand out jobs; `None` since it has handed out one.
+    /// Message of the server when it refused to hand out jobs; `None` once it has handed out one.
     pub refusal: Option<String>,
 }
 
 impl Metrics {
-    /// Nothing was counted yet.
+    /// Creates metrics in which nothing is counted yet.
     pub fn new(labels: Labels) -> Self {
         Self {
             labels,
@@ -115,7 +115,7 @@ impl Metrics {
         }
     }
 
-    /// Everything at this moment.
+    /// Returns the metrics at this moment.
     pub fn snapshot(&self) -> Snapshot {
         let counts = self.counts();
         Snapshot {
@@ -127,7 +127,7 @@ impl Metrics {
         }
     }
 
-    /// Notes how many jobs can run at a time.
+    /// Records how many jobs can run at the same time.
     pub fn set_slots(&self, slots: usize) {
         self.counts().slots = slots;
     }

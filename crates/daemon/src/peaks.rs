@@ -1,23 +1,23 @@
-//! How much memory jobs needed so far, by the version of their template.
+//! Memory that jobs have needed so far, by the version of their template.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Classes that are remembered; beyond them the one that was seen least recently is forgotten.
+/// Number of classes that are remembered; beyond them the one that was seen least recently is forgotten.
 const MAX_CLASSES: usize = 256;
 
-/// Seconds after which a class that was not seen does not count any more.
+/// Seconds after which a class that was not seen no longer counts.
 const MAX_AGE: u64 = 7 * 24 * 60 * 60;
 
-/// Seconds after which half of what a class needed counts for what any job may need, and so on: one job that took all
-/// there is must not keep others waiting for long.
+/// Seconds after which half of a class's need counts for the need of an unknown job, and so on: one job that took all
+/// memory must not keep others waiting for long.
 const HALF_LIFE: u64 = 60 * 60;
 
-/// Stands between the providers of a template and its version in the name of a class.
+/// Separator between a template's providers and its version in the name of a class.
 const VERSION: char = '#';
 
-/// What was learned, by class.
+/// Learned needs, by class.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Peaks(BTreeMap<String, Peak>);
@@ -25,18 +25,18 @@ pub(super) struct Peaks(BTreeMap<String, Peak>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Peak {
     bytes: u64,
-    /// Seconds since 1970.
+    /// Time when it was last seen, in seconds since 1970.
     seen: u64,
 }
 
-/// The name of the class of one version of a template, which uses `providers`.
+/// Returns the name of the class of one version of a template, which uses `providers`.
 pub(super) fn class(providers: &str, version: &str) -> String {
     format!("{providers}{VERSION}{version}")
 }
 
 impl Peaks {
-    /// What a job of `class` needs: what that version needed, else what half of those with the same providers did not
-    /// exceed. `None` if nothing is known.
+    /// Returns the need of a job of `class`: that of the version, else the median of those with the same providers.
+    /// `None` if nothing is known.
     pub(super) fn of(&self, class: &str) -> Option<u64> {
         if let Some(peak) = self.0.get(class) {
             return Some(peak.bytes);
@@ -51,7 +51,7 @@ impl Peaks {
         alike.get(alike.len().checked_sub(1)? / 2).copied()
     }
 
-    /// What any job may need, as far as that is known `now`.
+    /// Returns the most that any job may need, as far as that is known `now`.
     pub(super) fn largest(&self, now: u64) -> Option<u64> {
         let counted = |peak: &Peak| {
             let halves = now.saturating_sub(peak.seen) / HALF_LIFE;
@@ -61,8 +61,8 @@ impl Peaks {
         self.0.values().filter_map(counted).max()
     }
 
-    /// Notes what a job had at most. More counts at once, less only little by little, and only if the job ran to
-    /// its end.
+    /// Records the peak memory of a job. A higher peak counts at once, a lower one only gradually, and only if the
+    /// job ran to its end.
     pub(super) fn learn(&mut self, class: &str, bytes: u64, has_completed: bool, now: u64) {
         let before = self.0.get(class).map(|peak| peak.bytes);
         let bytes = match before {

@@ -1,20 +1,20 @@
-//! The permit of a slot: whoever has it asks for a job or works on one, so that a slot works on one job at a time.
+//! Permit of a slot: its holder asks for a job or works on one, so that a slot works on one job at a time.
 //!
-//! A job that waits for another job of its workspace gives it back, and needs it again before it goes on. The slot
-//! takes other jobs meanwhile, and stops asking for one as soon as a job wants to go on.
+//! A job that waits for another job of its workspace returns the permit, and needs it again before it goes on. The
+//! slot takes other jobs meanwhile, and stops asking for one as soon as a job wants to go on.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Jobs that may wait beside one slot. Each holds a session at the server and some memory.
+/// Number of jobs that may wait beside one slot. Each holds a session at the server and some memory.
 const MAX_ASIDE: usize = 8;
 
-/// The permit of one slot, and who wants it.
+/// Permit of one slot, with the jobs that want it back.
 pub(super) struct SlotPermit {
     one: Arc<Semaphore>,
     aside: Arc<Semaphore>,
-    /// Jobs that want to go on.
+    /// Number of jobs that want to go on.
     returning: watch::Sender<usize>,
 }
 
@@ -27,19 +27,19 @@ impl SlotPermit {
         })
     }
 
-    /// Waits until nobody has the permit; first come, first served.
+    /// Waits until nobody holds the permit; first come, first served.
     pub(super) async fn take(&self) -> OwnedSemaphorePermit {
         let taken = Arc::clone(&self.one).acquire_owned().await;
         taken.expect("nobody closes it")
     }
 
-    /// As [`Self::take`], for a job that goes on: whoever asks for a job gives way.
+    /// Takes the permit as [`Self::take`] does, for a job that goes on: a slot that is asking for a job gives way.
     pub(super) async fn take_again(&self) -> OwnedSemaphorePermit {
         let _returning = Returning::new(&self.returning);
         self.take().await
     }
 
-    /// A place beside the slot, if there is one left.
+    /// Returns a place beside the slot, if there is one left.
     pub(super) fn place_aside(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.aside).try_acquire_owned().ok()
     }
@@ -52,7 +52,7 @@ impl SlotPermit {
     }
 }
 
-/// Counts a job among those that want to go on.
+/// Counts a job among those that want to go on, until it is dropped.
 struct Returning<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Returning<'a> {

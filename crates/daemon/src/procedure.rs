@@ -1,4 +1,4 @@
-//! The steps of each kind of job, with the stages and texts that people know from Coder.
+//! Steps of each kind of job, with the stages and texts that people know from Coder.
 //!
 //! # Source
 //! coder `provisionerd/runner/runner.go`.
@@ -45,7 +45,7 @@ pub(super) mod stage {
     pub(crate) const CLEANING_UP: &str = "Cleaning Up";
 }
 
-/// Everything that the steps need.
+/// Context of the steps.
 pub(super) struct Context<'a> {
     pub(super) job: JobId,
     pub(super) source: &'a Arc<dyn JobSource>,
@@ -53,28 +53,29 @@ pub(super) struct Context<'a> {
     pub(super) log: &'a JobLog,
     pub(super) reporter: &'a Reporter,
     pub(super) stop: &'a Stop,
-    /// Ends what a job of this daemon may not be cut short in.
+    /// Limits of operations that a job of this daemon may not be interrupted in.
     pub(super) patience: Patience<'a>,
     pub(super) journal: &'a Journal,
-    /// The same, and those of siblings.
+    /// Journals of this daemon and its siblings.
     pub(super) journals: &'a Journals,
-    /// As whom the daemon owns its jobs.
+    /// Identity under which the daemon owns its jobs.
     pub(super) identity: &'a Identity,
     pub(super) turn: &'a Turn,
 }
 
-/// How long an apply may take to end after somebody has lost patience with the daemon.
+/// Time that an apply has to end after a second signal to the daemon.
 #[derive(Clone, Copy)]
 pub(super) struct Patience<'a> {
-    /// What the daemon is asked.
+    /// Requests to the daemon to stop.
     pub(super) daemon: &'a Stop,
     /// Time after a second signal.
     pub(super) limit: Duration,
 }
 
 impl Patience<'_> {
-    /// Ends `patient`, a handle for an apply: kills it if its `job` is, and leaves it to itself some time after its
-    /// daemon is asked to end at once. People send signals twice by habit, and a killed apply forgets what it made.
+    /// Ends `patient`, a handle for an apply: kills it if its `job` is killed, and leaves it running some time after
+    /// its daemon is asked to end at once. People send signals twice by habit, and a killed apply forgets what it
+    /// created.
     pub(super) async fn bound(&self, job: &Stop, patient: &Stop) -> Infallible {
         job.killed().await;
         if self.daemon.is_killed() {
@@ -92,36 +93,36 @@ impl Patience<'_> {
     }
 }
 
-/// How far a job has come. It outlives the code that runs the steps, so that a bug in it costs no state.
+/// Progress of a job. It outlives the code that runs the steps, so that a bug there loses no state.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// The session, which somebody must close.
+    /// Session, which must be closed in the end.
     pub(super) session: Option<Box<dyn Session>>,
-    /// Whether the state goes with the end of the job.
+    /// Progress of the apply, which decides whether the state belongs to the end of the job.
     pub(super) apply: Apply,
-    /// The newest state, once there is one that the server does not know.
+    /// Newest state that the server does not know; `None` before there is one.
     pub(super) state: Option<Bytes>,
-    /// What was measured.
+    /// Timings of the steps.
     pub(super) timings: Vec<Timing>,
-    /// What outlives us, from the moment apply begins.
+    /// Record in the journal, which outlives us, from the moment apply begins.
     pub(super) record: Option<Record>,
 }
 
-/// Whether the infrastructure may have changed.
+/// Progress of an apply: whether the infrastructure may have changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Apply {
-    /// It has not.
+    /// Not begun; nothing has changed.
     #[default]
     NotBegun,
-    /// It changes right now.
+    /// Running; the infrastructure is changing.
     Running,
-    /// It changes right now, and goes on without us: whoever takes the journal over ends it.
+    /// Running and left to itself: the daemon that takes the journal over ends it.
     Left,
-    /// It has changed, and the session has told the state.
+    /// Ended; the infrastructure has changed, and the session has returned the state.
     Ended,
 }
 
-/// Why a job failed.
+/// Failure of a job.
 pub(super) struct Failure {
     error: String,
     code: Option<FailureCode>,
@@ -135,7 +136,7 @@ impl Failure {
         }
     }
 
-    /// A bug of ours. Its details are in our log only.
+    /// Returns the failure for a bug of ours, whose details appear only in our log.
     pub(super) fn internal() -> Self {
         Self::new(format!(
             "internal error of the provisioner daemon at {}; see its log",
@@ -143,7 +144,7 @@ impl Failure {
         ))
     }
 
-    /// The code that the text asks for. What engines say in a build never gets one.
+    /// Sets the error code that the text implies. Texts of engines in a build never imply one.
     fn coded(mut self) -> Self {
         self.code = if self.error.contains("missing parameter") {
             Some(FailureCode::MissingTemplateParameter)
@@ -167,14 +168,14 @@ impl Failure {
 }
 
 impl From<StepFailure> for Failure {
-    /// What failed in a step, with the engine's own first words on it.
+    /// Converts the failure of a step, with the engine's own first words on it.
     fn from(failure: StepFailure) -> Self {
         Self::new(failure.to_string())
     }
 }
 
 impl From<Refused> for Failure {
-    /// What no server would take.
+    /// Converts a violation of the rules that servers enforce.
     fn from(refused: Refused) -> Self {
         Self::new(refused.to_string())
     }
@@ -212,7 +213,7 @@ pub(super) async fn run(
     }
 }
 
-/// The kind of a job, for a failure of it.
+/// Kind of a job, for a failure of it.
 pub(super) fn kind(work: &Work) -> FailedWork {
     match work {
         Work::WorkspaceBuild(_) => FailedWork::WorkspaceBuild {
@@ -225,7 +226,7 @@ pub(super) fn kind(work: &Work) -> FailedWork {
     }
 }
 
-/// What the server is told. Once apply has begun, the state goes with it, whatever happened.
+/// Returns the outcome for the server. Once apply has begun, it contains the state, whatever happened.
 pub(super) fn outcome(
     context: &Context<'_>,
     kind: FailedWork,
@@ -265,7 +266,8 @@ pub(super) fn outcome(
 }
 
 impl Context<'_> {
-    /// A job that came although it does not fit waits, and lives on at the server.
+    /// Waits until the memory of a job that arrived without fitting is free, while heartbeats keep it alive at the
+    /// server.
     async fn wait_for_memory(&self) -> Result<(), Failure> {
         if self.turn.try_begin() {
             return Ok(());
@@ -295,7 +297,7 @@ impl Context<'_> {
         Ok(session.insert(opened).as_mut())
     }
 
-    /// A step boundary: a job that was stopped begins nothing new.
+    /// Checks between two steps whether the job was stopped: then nothing new is begun.
     fn check_stop(&self) -> Result<(), Failure> {
         if self.stop.is_cancelled() {
             return Err(Failure::new("stopped between two steps"));

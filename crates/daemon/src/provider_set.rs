@@ -1,13 +1,13 @@
-//! Which providers a template uses: jobs with the same ones need about the same memory.
+//! Providers of a template: jobs with the same ones need about the same memory.
 
 use std::{collections::BTreeSet, io::Read as _};
 
 use outpost_language::{self as language, Module, lock};
 
-/// Bytes of one file that are looked at.
+/// Bytes of one file that are read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The providers of a template, sorted. `unknown` if it does not say.
+/// Returns the providers of a template, sorted. `unknown` if it does not declare any.
 pub(super) fn of_template(archive: &[u8]) -> String {
     let files = files(archive);
     let locked = files.iter().find(|(name, _)| name == lock::FILE_NAME);
@@ -30,7 +30,7 @@ fn required(files: &[(String, String)]) -> Option<BTreeSet<String>> {
     Some(providers.iter().map(|it| it.addr.to_string()).collect())
 }
 
-/// The files of the root module that name providers. What cannot be read is skipped: init will say it.
+/// Returns the files of the root module that name providers. Unreadable ones are skipped: init will report them.
 fn files(archive: &[u8]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut archive = tar::Archive::new(archive);

@@ -1,4 +1,5 @@
-//! What daemons left behind that died: ended under the name of the one who owned it, before anything new is begun.
+//! Recovery of jobs that dead daemons left behind: they are ended under the name of their owner, before anything new
+//! begins.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -17,10 +18,10 @@ use super::{
     journal::{Entry, Journal, Journals, Record},
 };
 
-/// Time between two looks after siblings. A server gives a silent job up after five minutes.
+/// Interval of checks for dead siblings. A server gives a silent job up after five minutes.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
-/// Who ends what was left behind.
+/// Recovery of jobs that a dead daemon left behind.
 pub(super) struct Recovery<'a> {
     pub(super) config: &'a Config,
     pub(super) provisioner: &'a dyn Provisioner,
@@ -28,7 +29,7 @@ pub(super) struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// Ends the jobs in a journal. What the server does not take stays for `outpost recover`.
+    /// Ends the jobs in a journal. Those that the server refuses stay for `outpost recover`.
     pub(super) async fn run(&self, journal: &Journal, source: &dyn JobSource) {
         let left = journal.entries();
         for entry in left.into_iter().filter(|entry| entry.is_pending()) {
@@ -37,7 +38,7 @@ impl Recovery<'_> {
         }
     }
 
-    /// Looks after siblings that died, again and again.
+    /// Looks for dead siblings at intervals.
     pub(super) async fn look_after_siblings(&self, journals: &Journals, source: &dyn JobSource) {
         let Some(identity) = source.identity() else {
             return;
@@ -79,7 +80,7 @@ impl Recovery<'_> {
         journal.remove_if_empty();
     }
 
-    /// Ends one job: what still runs of it is interrupted, and the server gets the newest state.
+    /// Ends one job: its remaining processes are interrupted, and the server gets the newest state.
     async fn end(&self, journal: &Journal, entry: Entry, source: &dyn JobSource) {
         let (job, dirs) = (entry.job, entry.dirs.clone());
         let answered_at = entry.answered_at.unwrap_or(entry.updated_at);
@@ -97,7 +98,7 @@ impl Recovery<'_> {
         };
         let mut problem = None;
         if record.result().is_none() {
-            // Nobody kills an apply because this daemon should end: the next one goes on with it.
+            // A stop of this daemon does not kill an apply: the next daemon takes it over.
             let patient = Stop::new();
             let salvaged = tokio::select! {
                 salvaged = self.provisioner.salvage(&dirs, record.observer(), &patient) => salvaged,
@@ -134,23 +135,23 @@ impl Recovery<'_> {
         }
     }
 
-    /// A daemon that should end does not wait for a server: the next one tells it.
+    /// Ends once a stopping daemon has waited long enough for a server: the next daemon delivers the state.
     async fn impatience(&self) {
         self.stop.draining().await;
         sleep(LAST_WORDS).await;
     }
 
-    /// Says that the job lives, until this is dropped.
+    /// Sends heartbeats of the job until this is dropped.
     async fn beat(&self, source: &dyn JobSource, job: JobId) -> Infallible {
         loop {
-            // What goes wrong here goes wrong again where it counts.
+            // Errors are ignored here: the delivery of the result will show them.
             source.update(JobUpdate::heartbeat(job)).await.ok();
             sleep(self.config.heartbeat).await;
         }
     }
 }
 
-/// How the job ended: as the success that its daemon did not live to tell, or not.
+/// Returns the outcome of the job: the success that its daemon could not report, or a failure.
 fn outcome(record: &Record, id: JobId, problem: Option<String>) -> Outcome {
     match record.result() {
         Some(result) => Outcome::Completed(CompletedJob {
@@ -180,7 +181,7 @@ fn failure(record: &Record, job: JobId, problem: Option<String>) -> FailedJob {
     }
 }
 
-/// Looks after the siblings of a daemon until it is dropped.
+/// Looks for dead siblings of a daemon until it is dropped.
 pub(super) async fn look_after_siblings(
     config: Config,
     journals: Journals,

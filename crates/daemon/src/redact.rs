@@ -1,34 +1,36 @@
-//! Known secrets in what an engine says, hidden wherever a line was cut. Pure.
+//! Redaction of known secrets in an engine's output, wherever a line was cut. Pure.
 
 use std::ops::Range;
 
 use aho_corasick::AhoCorasick;
 
-/// What stands where a secret stood.
+/// Text in place of a secret.
 const HIDDEN: &str = "[redacted]";
-/// Shorter values are words such as `true`; hiding them would only make a log unreadable.
+/// Length of the shortest secret that is hidden. Shorter values are words such as `true`; hiding them would only make
+/// a log unreadable.
 const SHORTEST: usize = 6;
-/// A secret is looked for in parts of this size, which is all that must be held back between two pieces.
+/// Length of the parts in which a secret is searched for, and so of the text that must be held back between two
+/// pieces.
 const PART_BYTES: usize = 1024;
 
-/// Looks for secrets: each line of them alone, as a log shows a key line by line.
+/// Search for secrets: each line of them separately, because a log shows a key line by line.
 #[derive(Default)]
 pub(super) struct Redactor {
     matcher: Option<AhoCorasick>,
-    /// Bytes at the end of a piece in which a secret may have begun.
+    /// Number of bytes at the end of a piece in which a secret may have begun.
     reach: usize,
 }
 
-/// The end of a piece, in which a secret may have begun.
+/// Held-back end of a piece, in which a secret may have begun.
 #[derive(Default)]
 pub(super) struct Held {
     text: String,
-    /// Bytes at its beginning that belong to what was hidden already.
+    /// Number of bytes at its beginning that belong to a secret that was hidden already.
     hidden: usize,
 }
 
 impl Redactor {
-    /// Looks for each of `secrets` from now on.
+    /// Prepares the search for each of `secrets`.
     pub(super) fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
         let mut parts: Vec<String> = secrets.into_iter().flat_map(parts).collect();
         parts.sort_unstable();
@@ -49,7 +51,7 @@ impl Redactor {
         hide(&text, &found, false)
     }
 
-    /// Hides secrets in a piece of a line and returns what of it is safe to show by now.
+    /// Hides secrets in a piece of a line and returns the part that is already safe to show.
     pub(super) fn redact_piece(&self, held: &mut Held, piece: String, is_last: bool) -> String {
         let Held { text, hidden } = std::mem::take(held);
         let mut text = match text.is_empty() {
@@ -61,7 +63,7 @@ impl Redactor {
             true => text.len(),
             false => text.floor_char_boundary(text.len().saturating_sub(self.reach)),
         };
-        // What begins in the part that is held back is found again, together with the next piece.
+        // A match that begins in the held-back part will be found again, together with the next piece.
         found.retain(|range| range.start < end || range.start == 0 && hidden > 0);
         if let Some(last) = found.last_mut()
             && last.end > end
@@ -77,7 +79,8 @@ impl Redactor {
         hide(&text, &found, hidden > 0)
     }
 
-    /// Where secrets stand, in order and without overlaps; the first `hidden` bytes are known to be one.
+    /// Returns the positions of secrets, in order and without overlaps; the first `hidden` bytes are known to be part
+    /// of one.
     fn find(&self, text: &str, hidden: usize) -> Vec<Range<usize>> {
         let Some(matcher) = &self.matcher else {
             return Vec::new();
@@ -101,7 +104,7 @@ impl Redactor {
     }
 }
 
-/// Replaces what was found. What `goes_on` from the piece before has its mark already.
+/// Replaces the secrets that were found. One that `goes_on` from the previous piece has its mark already.
 fn hide(text: &str, found: &[Range<usize>], goes_on: bool) -> String {
     let (mut safe, mut at) = (String::with_capacity(text.len()), 0);
     for range in found {
@@ -115,7 +118,7 @@ fn hide(text: &str, found: &[Range<usize>], goes_on: bool) -> String {
     safe
 }
 
-/// What to look for: the lines of a secret, as they are and as JSON has them, in parts that are not too long.
+/// Returns the texts to search for: the lines of a secret, as they are and as in JSON, in parts of limited length.
 fn parts(secret: &str) -> Vec<String> {
     let lines = secret.lines().map(str::trim);
     let lines = lines.filter(|line| line.len() >= SHORTEST && !line.starts_with("-----"));
@@ -131,7 +134,7 @@ fn parts(secret: &str) -> Vec<String> {
     parts
 }
 
-/// Parts of one line; the last one reaches back into the one before, so that none is short.
+/// Splits one line into parts; the last one overlaps the one before, so that none is short.
 fn split(line: &str, parts: &mut Vec<String>) {
     let mut rest = line;
     while rest.len() > PART_BYTES {

@@ -1,4 +1,4 @@
-//! Calls that are worth repeating: the server cannot be reached, or does not know us while credentials change.
+//! Repeated calls: for when the server cannot be reached, or does not accept us while credentials change.
 
 use std::{future::pending, time::Duration};
 
@@ -7,10 +7,11 @@ use outpost_provision::{JobSource, SourceError};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-/// First and longest pause between two tries: what is repeated is the end of a job, or a job waits for it.
+/// First and longest pause between two attempts: the call is the end of a job, or a job waits for it.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Repeats `call` of `source` until the server has answered it, at once when somebody else has connected again. `None` once `given_up` ends, even in the middle of a call.
+/// Repeats `call` of `source` until the server has answered it, at once when somebody else has reconnected. `None`
+/// once `given_up` ends, even in the middle of a call.
 pub(super) async fn until_answered<T, F>(
     what: &'static str,
     source: &dyn JobSource,
@@ -58,7 +59,7 @@ pub(super) async fn reconnected(source: &dyn JobSource) {
     }
 }
 
-/// Whether the same call may succeed later.
+/// Returns whether the same call may succeed later.
 pub(super) fn may_pass(error: &SourceError) -> bool {
     match error {
         SourceError::Lost(_) | SourceError::Unauthorized(_) | SourceError::Unsuitable(_) => true,
@@ -70,7 +71,7 @@ pub(super) fn may_pass(error: &SourceError) -> bool {
     }
 }
 
-/// The first failure is for the operator, the others only for whoever looks closely.
+/// Logs a failure: the first one for the operator, the others only for debugging.
 fn note(what: &'static str, error: &SourceError, is_first: bool) {
     let error = error as &dyn std::error::Error;
     if is_first {

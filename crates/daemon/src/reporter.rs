@@ -1,7 +1,7 @@
-//! What the server hears of a job while it runs: lines, signs of life, what was learned. And what it says: cancel.
+//! Reports on a running job to the server: log lines, heartbeats, early results; and the server's cancellation.
 //!
-//! One task sends everything: what there is to say in order, one call after the other, and beside it signs of life, so
-//! that neither they nor a cancel wait for lines. Who logs never waits for any of it.
+//! One task sends everything: lines and updates in order, one call after the other, and beside them heartbeats, so that
+//! neither these nor a cancellation wait for lines. Logging never waits for any of it.
 
 use std::{
     convert::Infallible,
@@ -30,7 +30,7 @@ use super::{
     repeat::{may_pass, reconnected},
 };
 
-/// Time the server has to answer an update, as in the reference.
+/// Longest time for the server to answer an update, as in the reference.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The task that reports on one job. Dropping it ends the reports.
@@ -42,14 +42,14 @@ pub(super) struct Reporter {
     _task: AbortOnDropHandle<()>,
 }
 
-/// Why the reporter stopped a job.
+/// Reasons why the reporter stopped a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhyStopped {
-    /// Somebody cancelled it at the server.
+    /// Cancelled by somebody at the server.
     Cancelled,
-    /// The server was away for so long that it gives the job up.
+    /// Given up by the server, which was unreachable for too long.
     ServerAway,
-    /// The server says that the job is not ours any more.
+    /// No longer ours, according to the server.
     Gone,
 }
 
@@ -68,13 +68,13 @@ enum Request {
         Box<JobUpdate>,
         oneshot::Sender<Result<JobUpdated, SourceError>>,
     ),
-    /// With how long the server may take no lines.
+    /// Wait until all lines were sent. The duration is how long the server may accept no lines.
     Flush(Duration, oneshot::Sender<()>),
 }
 
 impl Reporter {
-    /// Starts to report on a job. A cancel that the server tells cancels `stop`, and so does a server that is away
-    /// for too long, or does not know the job any more.
+    /// Starts to report on a job. A cancellation by the server cancels `stop`, and so does a server that is away for
+    /// too long, or no longer knows the job.
     pub(super) fn start(
         config: &Config,
         job: JobId,
@@ -109,17 +109,17 @@ impl Reporter {
         }
     }
 
-    /// Why the reporter stopped the job, if it did.
+    /// Returns why the reporter stopped the job, if it did.
     pub(super) fn why_stopped(&self) -> Option<WhyStopped> {
         self.why_stopped.get().copied()
     }
 
-    /// When the server answered for the job.
+    /// Returns when the server last answered about the job.
     pub(super) fn contact(&self) -> &Contact {
         &self.contact
     }
 
-    /// Sends what was learned, behind all lines so far, and waits for the answer.
+    /// Sends early results, after all lines so far, and waits for the answer.
     pub(super) async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError> {
         let (answer, answered) = oneshot::channel();
         let ended = || SourceError::Gone("the reports on this job ended".to_owned());
@@ -130,8 +130,8 @@ impl Reporter {
         answered.await.map_err(|_| ended())?
     }
 
-    /// Waits until all lines so far were sent, or the server is given up. In the middle of a job, one that is alive
-    /// and takes no lines is not waited for; at its end it is, for as long as an outage may last.
+    /// Waits until all lines so far were sent, or the server is given up. In the middle of a job, a server that is
+    /// alive and accepts no lines is not waited for; at its end it is, for as long as an outage may last.
     pub(super) async fn flush(&self, is_last: bool) {
         let patience = if is_last {
             self.outage_limit
@@ -165,24 +165,24 @@ impl Task {
         }
     }
 
-    /// Signs of life, each of which may bring a cancel, whatever becomes of lines.
+    /// Sends heartbeats, each of which may return a cancellation, independently of the lines.
     async fn give_signs(&self) -> Infallible {
         while !self.is_gone() {
             let next = self.heartbeat().next();
             if Instant::now() < next.into() {
-                // Meanwhile an answer to something else may have put it off.
+                // An answer to another call may have postponed the heartbeat meanwhile.
                 tokio::select! {
                     () = sleep_until(next.into()) => continue,
                     () = reconnected(self.source.as_ref()) => {}
                 }
             }
-            // What it brings, the call notes.
+            // The call itself records the answer.
             let _ = self.send(JobUpdate::heartbeat(self.job)).await;
         }
         pending().await
     }
 
-    /// Sends what there is to say, in order.
+    /// Sends lines and updates, in order.
     async fn report(&self, mut requests: mpsc::Receiver<Request>) {
         let log = self.log.clone();
         loop {
@@ -208,7 +208,7 @@ impl Task {
         }
     }
 
-    /// When to send the next batch.
+    /// Returns when to send the next batch.
     fn due(&self) -> Option<Instant> {
         let now = Instant::now().into_std();
         let batch = self.log.due(now)?;
@@ -221,7 +221,7 @@ impl Task {
         Some(due.into())
     }
 
-    /// Sends the next batch; an empty one is a sign of life. Returns whether the server dealt with it.
+    /// Sends the next batch; an empty one is a heartbeat. Returns whether the server handled it.
     async fn send_lines(&self) -> bool {
         let logs = self.log.take(Instant::now().into_std());
         let update = JobUpdate {
@@ -243,8 +243,8 @@ impl Task {
         true
     }
 
-    /// Sends all lines so far. A server that gives signs of life for as long as `patience` and takes no lines does
-    /// not hold the job up any longer; one that is away is waited for until it is lost.
+    /// Sends all lines so far. A server that answers heartbeats for as long as `patience` and accepts no lines does
+    /// not delay the job any longer; one that is away is waited for until it is lost.
     async fn flush(&self, patience: Duration) {
         let mut taken_at = Instant::now();
         while !self.log.is_empty() && !self.is_gone() && !self.stop.is_killed() {

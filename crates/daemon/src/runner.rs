@@ -1,4 +1,4 @@
-//! The life of one job, from the moment it was acquired until its end was delivered.
+//! Life of one job, from the moment it was acquired until its end was delivered.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -22,14 +22,14 @@ use super::{
     secrets,
 };
 
-/// Time that a killed engine has to be gone, and its session to be cleaned up.
+/// Time that a killed engine has to exit, and that the cleanup of its session may take.
 const AFTER_KILL: Duration = Duration::from_secs(30);
 
-/// Time that an apply has to end after a second signal to the daemon: most providers end what they do within it, and
-/// a supervisor that kills does so later.
+/// Time that an apply has to end after a second signal to the daemon: most providers finish within it, and a
+/// supervisor kills later.
 const AFTER_SECOND_SIGNAL: Duration = Duration::from_secs(60);
 
-/// What jobs have in common that run one after the other.
+/// Context that the successive jobs of a slot share.
 #[derive(Clone, Copy)]
 pub(super) struct Slot<'a> {
     pub(super) config: &'a Config,
@@ -41,17 +41,17 @@ pub(super) struct Slot<'a> {
     pub(super) stop: &'a Stop,
 }
 
-/// What became of a job, and how long it took.
+/// Result of a job, and its duration.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ran {
     pub(super) ended: Ended,
-    /// From the moment it was acquired until its end was delivered.
+    /// Time from the moment it was acquired until its end was delivered.
     pub(super) total: Duration,
-    /// What of it the engine's processes took.
+    /// Part of it that the engine's processes took.
     pub(super) engine: Duration,
 }
 
-/// Runs `job` and delivers how it ended. A panic ends this job and no other.
+/// Runs `job` and delivers its outcome. A panic ends this job and no other.
 pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
     let Slot {
         config,
@@ -161,13 +161,13 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
     }
 }
 
-/// Time that an apply has to end once the daemon is to end at once.
+/// Returns the time that an apply has to end once the daemon must end at once.
 fn patience(config: &Config) -> Duration {
     config.force_cancel.min(AFTER_SECOND_SIGNAL)
 }
 
-/// Kills a cancelled job that does not end by itself. Returns if even that does not end it. That of a daemon which
-/// should end is not killed for that: the daemon bounds its own end.
+/// Kills a cancelled job that does not end by itself. Returns if even that does not end it. While the daemon itself
+/// is stopping, the job is not killed here: the daemon bounds its own end.
 async fn overdue(config: &Config, stop: &Stop, daemon: &Stop) {
     stop.cancelled().await;
     let is_late = timeout(config.force_cancel, stop.killed()).await.is_err();
@@ -191,7 +191,7 @@ async fn leave_to_next(progress: Progress, started: Instant) -> Ran {
     if let Some(record) = progress.record {
         record.keep(None).await;
     }
-    // Its end would remove the directory in which the engine works.
+    // Dropping it would remove the directory in which the engine is working.
     std::mem::forget(progress.session);
     Ran {
         ended: Ended::Undelivered,
@@ -200,7 +200,7 @@ async fn leave_to_next(progress: Progress, started: Instant) -> Ran {
     }
 }
 
-/// Asks the session for the state if the code that should have told it is gone.
+/// Asks the session for the state if the code that should have returned it is gone.
 async fn find_state(progress: &mut Progress) {
     if progress.apply == Apply::Running
         && let Some(session) = &mut progress.session
@@ -213,7 +213,7 @@ async fn find_state(progress: &mut Progress) {
     }
 }
 
-/// Ends the session.
+/// Closes the session, if there is one.
 async fn close(session: Option<Box<dyn Session>>) {
     let Some(session) = session else { return };
     if timeout(AFTER_KILL, session.close()).await.is_err() {
@@ -221,7 +221,7 @@ async fn close(session: Option<Box<dyn Session>>) {
     }
 }
 
-/// Leaves the directory of a session as it is: it may hold the only state there is.
+/// Leaves the directory of a session as it is: it may contain the only copy of the state.
 fn leave(session: Option<Box<dyn Session>>) {
     if let Some(session) = session {
         error!(dirs = ?session.dirs(), "leaving the session directory in place: it may have the only copy of the state");

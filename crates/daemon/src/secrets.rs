@@ -1,4 +1,4 @@
-//! The secrets that a job is given. No line of its log may show them.
+//! Secrets that a job is given. No line of its log may show them.
 
 use outpost_base::{
     job::{Job, Metadata, VariableValue, Work},
@@ -6,7 +6,8 @@ use outpost_base::{
 };
 use serde::Deserialize;
 
-/// The secrets in `job`. Values of an import's variables count only once the server has said which are sensitive.
+/// Returns the secrets in `job`. Values of an import's variables count only once the server has said which are
+/// sensitive.
 pub(super) fn of_job(job: &Job) -> Vec<Secret> {
     let mut secrets = Vec::new();
     match &job.work {
@@ -27,7 +28,7 @@ pub(super) fn of_job(job: &Job) -> Vec<Secret> {
     secrets
 }
 
-/// The values of variables that people must not see.
+/// Returns the values of variables that people must not see.
 pub(super) fn of_variables(variables: &[VariableValue]) -> impl Iterator<Item = Secret> {
     let sensitive = variables.iter().filter(|variable| variable.sensitive);
     sensitive.map(|variable| variable.value.clone())
@@ -69,7 +70,7 @@ struct Attributes {
     token: Option<Token>,
 }
 
-/// Only agents are looked at; what other resources call a token may have any shape.
+/// Attribute `token` of a resource: a text for agents, and anything for other resources.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Token {
@@ -77,7 +78,7 @@ enum Token {
     Other(serde::de::IgnoredAny),
 }
 
-/// The tokens of agents that exist already.
+/// Returns the tokens of agents that exist already.
 fn of_state(state: &[u8]) -> Vec<Secret> {
     let state: State = serde_json::from_slice(state).unwrap_or_default();
     let agents = state.resources.into_iter();

@@ -1,17 +1,17 @@
-//! How many jobs a daemon runs at a time, and under which names.
+//! Slots of a daemon: how many jobs run at the same time, and under which names.
 
 use std::{fmt, str::FromStr};
 
-/// The longest name that a server takes.
+/// Longest name that a server accepts, in bytes.
 const MAX_NAME_BYTES: usize = 63;
-/// Memory that each slot should find, in bytes: an engine with a few providers.
+/// Memory that each slot should have, in bytes: an engine with a few providers.
 const SLOT_BYTES: u64 = 512 << 20;
-/// Slots for each core: builds mostly wait for somebody else's cloud.
+/// Number of slots for each core: builds mostly wait for a cloud provider.
 const SLOTS_PER_CORE: usize = 2;
-/// More slots than this are asked for explicitly or not at all.
+/// Largest number of slots unless it is configured explicitly.
 const MAX_AUTO: usize = 64;
 
-/// The name of a slot: the first one has the daemon's own, the others a suffix, and no two have the same.
+/// Returns the name of a slot: the first one has the daemon's own, the others a suffix, and no two have the same.
 ///
 /// A job belongs to the name under which it was taken, so a slot's name must be the same after a restart.
 pub fn slot_name(name: &str, slot: usize) -> String {
@@ -29,17 +29,17 @@ pub fn slot_name(name: &str, slot: usize) -> String {
     }
 }
 
-/// How many jobs to run at a time.
+/// Number of jobs that run at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concurrency {
-    /// What memory and cores allow.
+    /// As many as memory and cores allow.
     Auto,
-    /// So many.
+    /// As many as configured.
     Fixed(u16),
 }
 
 impl Concurrency {
-    /// The number of slots for a budget of so many bytes and so many cores.
+    /// Returns the number of slots for a memory budget in bytes and this many cores.
     pub fn slots(self, budget: u64, cores: usize) -> usize {
         match self {
             Self::Fixed(count) => usize::from(count).max(1),

@@ -1,4 +1,4 @@
-//! One job on the paused clock, between a server and an engine that do as they are told.
+//! One job on the paused clock, between a server and an engine that the test controls.
 
 mod kept;
 mod logs;
@@ -37,7 +37,7 @@ use uuid::Uuid;
 
 use super::{journal::Entry, *};
 
-/// A server that hands out some jobs and remembers everything, and can be away or unkind.
+/// A server that hands out some jobs and remembers everything, and can be away or misbehave.
 #[derive(Default)]
 struct Server {
     jobs: Mutex<VecDeque<Job>>,
@@ -46,7 +46,7 @@ struct Server {
     failed: Mutex<Option<FailedJob>>,
     credentials_change: AtomicBool,
     completed: Mutex<Option<CompletedJob>>,
-    /// Jobs that were told as successes, in order.
+    /// Jobs that were reported as successes, in order.
     ended: Mutex<Vec<JobId>>,
     cancelled: AtomicBool,
     away_until: Mutex<Option<Instant>>,
@@ -55,17 +55,17 @@ struct Server {
     quota_fails: AtomicUsize,
     is_gone: AtomicBool,
     is_silent: AtomicBool,
-    /// It never answers an update with lines, and every other one.
+    /// Set if it never answers an update with lines, but every other one.
     chokes_on_lines: AtomicBool,
-    /// Somebody ends jobs before we do: a reaper, or ourselves in a call whose answer was lost.
+    /// Set if somebody ends jobs before we do: a reaper, or ourselves in a call whose answer was lost.
     ends_behind_our_back: AtomicBool,
-    /// The answer to the next call of this name does not arrive.
+    /// Name of the call whose next answer is lost.
     loses_answer: Mutex<Option<&'static str>>,
-    /// Tags and variables of templates, which nobody may tell twice.
+    /// Tags and variables of templates, which may not be sent twice.
     learned: Mutex<Vec<String>>,
-    /// The connection breaks when so many are learned.
+    /// Number of these after which the connection breaks.
     breaks_at: Mutex<Option<usize>>,
-    /// Bytes of a message, roughly.
+    /// Approximate limit of a message in bytes.
     limit: Mutex<Option<usize>>,
     has_ai_tasks: bool,
     without_script_order: Option<String>,
@@ -129,7 +129,7 @@ impl Server {
         *self.away_until.lock().unwrap() = Some(Instant::now() + time);
     }
 
-    /// The answer to one call of this name does not arrive.
+    /// Loses the answer to one call of this name.
     fn lose_answer(&self, name: &str) -> Result<(), SourceError> {
         let mut loses = self.loses_answer.lock().unwrap();
         match loses.take_if(|loses| *loses == name) {
@@ -138,7 +138,7 @@ impl Server {
         }
     }
 
-    /// As coderd does: one after the other, whatever becomes of the next.
+    /// Stores an update as coderd does: one item after the other, even if the next one fails.
     fn learn(&self, update: &JobUpdate) -> Result<(), SourceError> {
         let tags = update.workspace_tags.keys();
         let variables = update.template_variables.iter().map(|it| &it.name);
@@ -257,7 +257,7 @@ impl JobSource for Server {
     }
 }
 
-/// An engine that does what it is told.
+/// An engine that the test controls.
 #[derive(Clone, Default)]
 struct Engine {
     steps: Arc<Mutex<Vec<String>>>,
@@ -274,13 +274,13 @@ struct Engine {
     resources: Vec<Resource>,
     ai_tasks: Vec<AiTask>,
     says: Vec<LogEntry>,
-    /// Timings of apply.
+    /// Number of timings of an apply.
     measures: usize,
-    /// Bytes of the state, 0 for a small one.
+    /// Size of the state in bytes; 0 for a small one.
     state_bytes: usize,
-    /// Where an apply waits for others.
+    /// Barrier at which an apply waits for others.
     meets: Option<Arc<Barrier>>,
-    /// Bytes that it has while it applies.
+    /// Memory that it uses while it applies, in bytes.
     memory: u64,
     measure: Memory,
     running: Arc<AtomicUsize>,
@@ -461,7 +461,7 @@ impl Session for Engine {
     }
 }
 
-/// One less once it is dropped.
+/// Counts up, and down again once it is dropped.
 fn counted(count: &AtomicUsize) -> impl Drop {
     struct Counted<'a>(&'a AtomicUsize);
     impl Drop for Counted<'_> {
@@ -472,7 +472,7 @@ fn counted(count: &AtomicUsize) -> impl Drop {
     Counted(count)
 }
 
-/// Does something to a server after a second: before, a build has begun to apply, which takes no time here.
+/// Does something to a server after a second, by when a build has begun to apply, which takes no time here.
 fn later(server: &Arc<Server>, what: impl FnOnce(&Server) + Send + 'static) {
     let server = Arc::clone(server);
     tokio::spawn(async move {
@@ -522,7 +522,7 @@ fn config(dir: &tempfile::TempDir) -> Config {
     }
 }
 
-/// Runs one job and returns what the daemon did, and how long it took on the paused clock.
+/// Runs one job and returns the daemon's summary, and how long it took on the paused clock.
 async fn run_one(
     server: &Arc<Server>,
     engine: &Engine,
@@ -542,7 +542,7 @@ async fn run_one(
     (summary, start.elapsed(), dir)
 }
 
-/// Jobs that completed, failed, and were not delivered.
+/// Numbers of jobs that completed, failed, and were not delivered.
 fn counts(summary: &Summary) -> (usize, usize, usize) {
     (summary.completed, summary.failed, summary.undelivered)
 }
@@ -550,7 +550,7 @@ fn counts(summary: &Summary) -> (usize, usize, usize) {
 const COMPLETED: (usize, usize, usize) = (1, 0, 0);
 const FAILED: (usize, usize, usize) = (0, 1, 0);
 
-/// The state that a failed build brought along.
+/// Returns the state that a failed build delivered.
 fn state_of(failure: &FailedJob) -> Option<&[u8]> {
     match &failure.work {
         FailedWork::WorkspaceBuild { state, .. } => state.as_deref(),
@@ -570,14 +570,14 @@ fn timing() -> Timing {
     }
 }
 
-/// What the journal holds.
+/// Returns the entries of the journal.
 fn entries(dir: &Path) -> Vec<Entry> {
     let journals = Journals::open(dir, None).unwrap();
     let entries = journals.entries().unwrap().into_iter();
     entries.map(|found| found.entry.unwrap()).collect()
 }
 
-/// The state of the one job that was kept, if it was.
+/// Returns the state of the one job that was kept, if it was.
 fn kept(dir: &tempfile::TempDir) -> Option<Vec<u8>> {
     let mut entries = entries(dir.path());
     entries.pop().map(|entry| entry.state.to_vec())

@@ -1,4 +1,4 @@
-//! What the journal holds of one job. Pure.
+//! Entry of the journal: everything that is kept of one job. Pure.
 //!
 //! As bytes it is a length of four bytes, that much JSON, and the state.
 
@@ -16,68 +16,68 @@ use serde::{Deserialize, Serialize};
 /// A job whose apply has begun, and whose state the server has not acknowledged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The job.
+    /// Id of the job.
     pub job: JobId,
-    /// The daemon's name: only under it the server takes the job's end.
+    /// Name of the daemon, under which alone the server accepts the job's end.
     pub daemon: String,
-    /// The server's address.
+    /// URL of the server.
     pub server: String,
-    /// The server's id of the build, a UUID as text.
+    /// Id of the build at the server, a UUID as text.
     pub build: String,
     /// Start, stop, or destroy.
     pub transition: Transition,
-    /// The workspace's name.
+    /// Name of the workspace.
     pub workspace: String,
-    /// Its owner's name.
+    /// Name of its owner.
     pub owner: String,
-    /// The server's id of the workspace, a UUID as text.
+    /// Id of the workspace at the server, a UUID as text.
     pub workspace_id: String,
-    /// When apply began.
+    /// Time when apply began.
     pub began_at: Timestamp,
-    /// When something was written last.
+    /// Time of the last write.
     pub updated_at: Timestamp,
-    /// Where the engine works; its state file is in the first one.
+    /// Working directories of the engine; its state file is in the first one.
     pub dirs: Vec<PathBuf>,
-    /// What apply began to create, by address, unless that failed in an orderly way.
+    /// Resources that apply began to create, by address, unless apply failed in an orderly way.
     pub begun: BTreeMap<String, Begun>,
-    /// Why the server does not take the state: from then on it is a person's turn.
+    /// Reason why the server refuses the state; a person must then decide. `None` if it did not.
     pub refused: Option<String>,
-    /// When the server took the state although it may have given the job up before: a newer build may have begun in
-    /// between, which does not know it.
+    /// Time when the server accepted the state although it may have given the job up before: a newer build, which
+    /// does not know the state, may have begun in between.
     #[serde(default)]
     pub taken_late_at: Option<Timestamp>,
-    /// The serial of the state that the job began with.
+    /// Serial of the state that the job began with.
     #[serde(default)]
     pub base: Option<u64>,
-    /// Jobs whose kept states this one has taken up.
+    /// Jobs whose kept states this one includes.
     #[serde(default)]
     pub supersedes: Vec<JobId>,
-    /// When the server last answered for the job.
+    /// Time when the server last answered about the job.
     #[serde(default)]
     pub answered_at: Option<Timestamp>,
-    /// What a success will have of what was known before the apply.
+    /// Result that a success will have, as far as it was known before the apply.
     #[serde(default)]
     pub planned: BuildResult,
-    /// What the job made, once it has succeeded; its state is [`Self::state`].
+    /// Result of the job, once it has succeeded; its state is [`Self::state`].
     #[serde(default)]
     pub result: Option<BuildResult>,
-    /// The newest state that is whole; empty if there never was one.
+    /// Newest state that is complete; empty if there never was one.
     #[serde(skip)]
     pub state: Bytes,
 }
 
-/// How far something has come that apply began.
+/// Progress of a resource that apply began to create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Begun {
-    /// Nothing more is known of it.
+    /// Creation begun, with unknown result.
     Running,
-    /// The engine said that it is there; the state should say so, too.
+    /// Created according to the engine; the state should contain it.
     Created,
 }
 
 impl Entry {
-    /// The entry of a build that is about to apply.
+    /// Creates the entry of a build that is about to apply.
     pub fn new(job: JobId, owner: &Identity, build: &WorkspaceBuild, now: Timestamp) -> Self {
         Self {
             job,
@@ -103,18 +103,18 @@ impl Entry {
         }
     }
 
-    /// Whether a daemon will tell the server of it without being asked.
+    /// Returns whether a daemon will deliver the entry by itself.
     pub fn is_pending(&self) -> bool {
         self.refused.is_none()
     }
 
-    /// Whether no server has the state and nobody will tell one: it is a person's turn, or that of the workspace's
-    /// next job.
+    /// Returns whether no server has the state and nobody will deliver it, so that a person, or the workspace's next
+    /// job, must act.
     pub fn is_kept(&self) -> bool {
         self.refused.is_some() && self.taken_late_at.is_none()
     }
 
-    /// What apply began to create and the state does not know: it may exist all the same.
+    /// Returns the resources that apply began to create and the state does not contain: they may exist all the same.
     pub fn unfinished(&self) -> Vec<String> {
         let known = Outline::read(&self.state).unwrap_or_default().addresses;
         let begun = self.begun.keys();
@@ -124,7 +124,7 @@ impl Entry {
             .collect()
     }
 
-    /// One sentence on [`Self::unfinished`], `None` if everything is known.
+    /// Returns one sentence on [`Self::unfinished`]; `None` if everything is known.
     pub fn warning(&self) -> Option<String> {
         let unfinished = self.unfinished();
         (!unfinished.is_empty()).then(|| {

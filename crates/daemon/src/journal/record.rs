@@ -1,6 +1,6 @@
-//! The entry of a job that runs: it is told what apply does, and a task of its own brings that to the disk.
+//! Entry of a running job: it is told what apply does, and a task of its own writes that to the disk.
 //!
-//! Who tells never waits. What comes while a write is under way goes to the disk together with the next one.
+//! Callers never wait. News that arrives during a write goes to the disk together with the next one.
 
 use std::{
     path::PathBuf,
@@ -22,7 +22,7 @@ use tracing::{Instrument as _, Span, error, warn};
 use super::{Begun, Entry, JournalError, erase, erase_superseded, write};
 use crate::contact::Contact;
 
-/// An entry that follows its job. Dropping it leaves on the disk what is there.
+/// Entry that follows its job. Dropping it leaves the file as it is.
 pub(crate) struct Record {
     pub(super) live: Arc<Live>,
     writer: AbortOnDropHandle<()>,
@@ -34,7 +34,7 @@ pub(super) struct Live {
     entry: Mutex<Entry>,
     contact: Option<Contact>,
     changed: Notify,
-    /// Held by whoever changes the file, also after the one who asked for it is gone.
+    /// Lock held by whoever changes the file, even after the requester is gone.
     file: Arc<AsyncMutex<()>>,
 }
 
@@ -56,7 +56,7 @@ impl Live {
         self.changed.notify_one();
     }
 
-    /// Brings the entry to the disk as it is once the file is free.
+    /// Writes the current entry to the disk once the file is free.
     pub(super) async fn write(self: &Arc<Self>) -> Result<(), JournalError> {
         let (live, file) = (Arc::clone(self), Arc::clone(&self.file).lock_owned().await);
         let written = spawn_blocking(move || {
@@ -131,35 +131,35 @@ impl Record {
         })
     }
 
-    /// Whom to tell what apply does.
+    /// Returns the observer that is told what apply does.
     pub(crate) fn observer(&self) -> Arc<dyn ApplyObserver> {
         self.live.clone()
     }
 
-    /// The newest state that it was told of, `None` if there never was one.
+    /// Returns the newest state that it was told of; `None` if there never was one.
     pub(crate) fn state(&self) -> Option<Bytes> {
         let state = self.live.entry().state.clone();
         (!state.is_empty()).then_some(state)
     }
 
-    /// What may exist although the state does not know it.
+    /// Returns a warning about resources that may exist although the state does not contain them.
     pub(crate) fn warning(&self) -> Option<String> {
         self.live.entry().warning()
     }
 
-    /// Whether a person could need it.
+    /// Returns whether the entry may still be needed by a person.
     pub(crate) fn is_worth_keeping(&self) -> bool {
         let entry = self.live.entry();
         !entry.state.is_empty() || !entry.begun.is_empty()
     }
 
-    /// Notes what the job made, so that whoever comes after a crash tells of a success.
+    /// Records the result of the job, so that a daemon that comes after a crash reports a success.
     pub(crate) fn succeeded(&self, result: &BuildResult) {
         self.live
             .change(|entry| entry.result = Some(result.clone()));
     }
 
-    /// Notes that the apply of a job succeeded whose daemon did not live to see it.
+    /// Records that the apply of a job succeeded after its daemon died.
     pub(crate) fn salvaged(&self, made: GraphComplete) {
         self.live.change(|entry| {
             let mut result = entry.planned.clone();
@@ -170,7 +170,7 @@ impl Record {
         });
     }
 
-    /// What the job made, if it has succeeded.
+    /// Returns the result of the job, if it has succeeded.
     pub(crate) fn result(&self) -> Option<BuildResult> {
         let entry = self.live.entry();
         let result = entry.result.clone()?;
@@ -180,7 +180,7 @@ impl Record {
         })
     }
 
-    /// Brings everything to the disk that it was told. `false` if that failed, and only the engine's own file is left.
+    /// Writes everything to the disk. Returns `false` if that failed, and only the engine's own file is left.
     pub(crate) async fn settle(&self) -> bool {
         let written = self.live.write().await;
         if let Err(error) = &written {
@@ -190,7 +190,8 @@ impl Record {
         written.is_ok()
     }
 
-    /// Ends it: the server has the state, and with it what the states know that this one has taken up.
+    /// Ends the record and erases its entry: the server has the state, and with it the kept states that this one
+    /// includes.
     pub(crate) async fn erase(self) {
         let live = Arc::clone(&self.live);
         self.discard().await;
@@ -199,7 +200,7 @@ impl Record {
         erased.await.ok();
     }
 
-    /// Ends it: it has nothing that anybody could need.
+    /// Ends the record and erases its entry, which nobody could need.
     pub(crate) async fn discard(self) {
         self.writer.abort();
         let (live, file) = (self.live.clone(), self.live.file.clone().lock_owned().await);
@@ -217,8 +218,8 @@ impl Record {
         }
     }
 
-    /// Ends it: the server has the state, but may have given the job up before. If a newer build of the workspace began
-    /// in between, that one does not know it; so it is kept for the next job.
+    /// Ends the record: the server has the state, but may have given the job up before. A newer build of the
+    /// workspace that began in between does not know the state; so the entry is kept for the next job.
     pub(crate) async fn taken_late(self) {
         self.writer.abort();
         self.live.change(|entry| {
@@ -237,7 +238,8 @@ impl Record {
         );
     }
 
-    /// Ends it: the server does not have the state. With `refused` nobody tries again by himself.
+    /// Ends the record and keeps its entry: the server does not have the state. With `refused` no daemon tries again
+    /// by itself.
     pub(crate) async fn keep(self, refused: Option<String>) {
         self.writer.abort();
         self.live.change(|entry| entry.refused = refused.clone());

@@ -1,4 +1,4 @@
-//! On a real disk, as it is about files and locks.
+//! Tests on a real disk, because they are about files and locks.
 
 use std::os::unix::fs::PermissionsExt as _;
 

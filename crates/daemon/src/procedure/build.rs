@@ -1,4 +1,4 @@
-//! Workspace builds: create, start, stop, delete. The transition travels in the metadata; the steps are the same.
+//! Workspace builds: create, start, stop, delete. The transition is in the metadata; the steps are the same.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::{
     repeat::until_answered,
 };
 
-/// Time to fetch the archive of a template's modules, as in the reference.
+/// Longest time to fetch the archive of a template's modules, as in the reference.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Above this a state comes close to what the server takes in one message.
+/// Size of a state in bytes above which it comes close to the server's limit of a message.
 const LARGE_STATE_BYTES: usize = 3 << 20;
 
 impl Context<'_> {
@@ -108,7 +108,7 @@ impl Context<'_> {
             *apply = Apply::Left;
             return Err(measured(failure.clone(), timings));
         }
-        // The infrastructure has changed. Whatever happens from here on, the state goes with it.
+        // The infrastructure has changed. Whatever happens from here on, the result includes the state.
         (*state, *apply) = (applied.state, Apply::Ended);
         if let Some(state) = state {
             record.observer().state(state.clone());
@@ -118,7 +118,7 @@ impl Context<'_> {
         if let Some(failure) = applied.failure {
             return Err(measured(failure, timings));
         }
-        // What is built is built, whoever does not want to wait for it any more.
+        // The workspace is built: a cancellation must not interrupt reading its graph.
         let graph_stop = patient.cleanup();
         let graph = tokio::select! {
             graph = session.graph(GraphSource::State, self.log.sink(stage::GRAPH), &graph_stop) => graph,
@@ -139,7 +139,7 @@ impl Context<'_> {
         }))
     }
 
-    /// Refuses before anything is built what the server would refuse afterwards.
+    /// Refuses, before anything is built, resources that the server would refuse afterwards.
     async fn check_resources(
         &self,
         session: &mut dyn Session,
@@ -155,7 +155,7 @@ impl Context<'_> {
         Ok(check_resources(&planned.resources)?)
     }
 
-    /// The modules of the template version, as its import found them. Empty if it kept none.
+    /// Returns the modules of the template version, as its import found them. Empty if it kept none.
     async fn modules(&self, file: &str) -> Result<Bytes, Failure> {
         if file.is_empty() {
             return Ok(Bytes::new());
@@ -177,7 +177,7 @@ impl Context<'_> {
         }
     }
 
-    /// Without a place for the state nothing is changed that it would tell of.
+    /// Begins the record in the journal. Without it nothing is changed that only the state would show.
     async fn begin_record(
         &self,
         entry: Entry,
@@ -200,7 +200,7 @@ impl Context<'_> {
                 error.hint()
             ))
         })?;
-        // Of two that look at the same time, each finds the other: then neither applies.
+        // Of two jobs that check at the same time, each finds the other: then neither applies.
         if let Err(failure) = self.check_alone(workspace_id).await {
             record.discard().await;
             return Err(failure);
@@ -209,7 +209,8 @@ impl Context<'_> {
         Ok(record)
     }
 
-    /// What a server takes in one message is 4 MiB, and a job comes with its state *and* its template.
+    /// Warns of a large state. The server accepts 4 MiB in one message, and a job is sent with its state *and* its
+    /// template.
     fn warn_of_size(&self, stage: &'static str, state: Option<&Bytes>) {
         let size = state.map_or(0, Bytes::len);
         if size > LARGE_STATE_BYTES {
@@ -221,7 +222,7 @@ impl Context<'_> {
         }
     }
 
-    /// Refuses to apply for a job that the server may have given up: a newer one may be at work by now.
+    /// Refuses to apply for a job that the server may have given up: a newer one may be running by now.
     fn check_contact(&self) -> Result<(), Failure> {
         match self.reporter.contact().may_be_lost() {
             true => Err(Failure::new(
@@ -231,7 +232,7 @@ impl Context<'_> {
         }
     }
 
-    /// Asks for the budget where something is built that costs.
+    /// Commits the quota if something is built that costs.
     async fn commit_quota(&self, transition: Transition, daily_cost: i32) -> Result<(), Failure> {
         if transition == Transition::Destroy || daily_cost == 0 {
             return Ok(());
@@ -270,7 +271,7 @@ impl Context<'_> {
     }
 }
 
-/// A failure of a step, whose timings are kept.
+/// Keeps the timings of a step that failed.
 fn measured(mut failure: StepFailure, timings: &mut Vec<Timing>) -> Failure {
     timings.append(&mut failure.timings);
     failure.into()
@@ -293,7 +294,7 @@ fn apply_stage(transition: Transition) -> &'static str {
     }
 }
 
-/// A level by its name, in any case. A name that nobody knows keeps everything, as in the reference.
+/// Parses a level by its name, ignoring case. An unknown name keeps all lines, as in the reference.
 fn log_level(name: &str) -> Option<LogLevel> {
     [
         LogLevel::Trace,

@@ -1,4 +1,4 @@
-//! Dry runs: what a template would make with given parameters.
+//! Dry runs: the resources that a template would create with given parameters.
 
 use bytes::Bytes;
 use outpost_base::{
@@ -53,7 +53,7 @@ impl Context<'_> {
     }
 }
 
-/// Metadata with placeholders for what is missing; a template may insist on names and ids.
+/// Fills missing metadata with placeholders; a template may insist on names and ids.
 fn filled(mut metadata: Metadata, user: &str) -> Metadata {
     let fill = |text: &mut String, placeholder: String| {
         if text.is_empty() {

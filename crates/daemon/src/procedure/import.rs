@@ -1,4 +1,4 @@
-//! Template imports: what a version needs to be told, and what it makes when a workspace starts and stops.
+//! Template imports: the parameters of a version, and the resources of started and stopped workspaces.
 
 use bytes::Bytes;
 use outpost_base::{
@@ -17,11 +17,11 @@ use tracing::warn;
 use super::{Context, Failure, Progress, stage};
 use crate::secrets;
 
-/// What authors need to know of a template whose second plan fails.
+/// Explanation for authors of a template whose second plan fails.
 const STOP_ALONE: &str =
     "; the plan for a started workspace succeeded, only the one for a stopped workspace failed";
 
-/// What a template makes in one transition.
+/// Resources that a template creates in one transition.
 struct Pass {
     plan: PlanComplete,
     graph: GraphComplete,
@@ -77,7 +77,7 @@ impl Context<'_> {
         })))
     }
 
-    /// Reads the template's source, sends what it says, and returns the values of its variables.
+    /// Reads the template's source, sends what it declares, and returns the values of its variables.
     async fn learn(
         &self,
         session: &mut dyn Session,
@@ -114,7 +114,7 @@ impl Context<'_> {
         }
     }
 
-    /// Tells authors that a server of this age drops the order that the template declares.
+    /// Warns authors that a server of this age drops the script order that the template declares.
     fn warn_of_script_order(&self, start: &[Resource], stop: &[Resource]) {
         let Some(version) = self.source.without_script_order() else {
             return;
@@ -173,7 +173,7 @@ impl Context<'_> {
     }
 }
 
-/// Whether the server has it already: the answer to a first try was lost.
+/// Returns whether the server has the update already, because the answer to a first attempt was lost.
 fn is_known(error: &SourceError) -> bool {
     matches!(error, SourceError::Refused(text) if text.contains("duplicate key"))
 }
@@ -185,8 +185,8 @@ fn refused(error: &SourceError) -> Failure {
     }
 }
 
-/// The same in pieces of which the server has either all or nothing: where a connection breaks, coderd stops between
-/// one tag or variable and the next.
+/// Splits an update into pieces of which the server has either all or nothing: where a connection breaks, coderd
+/// stops between one tag or variable and the next.
 fn pieces(update: JobUpdate) -> impl Iterator<Item = JobUpdate> {
     let JobUpdate {
         job,
@@ -231,7 +231,7 @@ fn detecting(transition: Transition) -> &'static str {
     }
 }
 
-/// A README that a database of text takes.
+/// Returns the README in a form that a text column of a database accepts.
 fn readable(readme: Bytes) -> Bytes {
     match std::str::from_utf8(&readme) {
         Ok(text) if !text.contains('\0') => readme,
@@ -241,7 +241,7 @@ fn readable(readme: Bytes) -> Bytes {
     }
 }
 
-/// The values that the server computes: the author's, else the default.
+/// Returns the values that the server computes: the author's, else the default.
 fn values_of(declared: &[TemplateVariable], given: &[VariableValue]) -> Vec<VariableValue> {
     let value = |variable: &TemplateVariable| {
         let given = given.iter().find(|given| given.name == variable.name);

@@ -15,17 +15,17 @@ use crate::{
     kept::{self, Choice},
 };
 
-/// Time to wait for another job of the workspace that somebody still works on: a dead sibling is found within 15
+/// Longest wait for another job of the workspace that is still being worked on: a dead sibling is found within 15
 /// seconds, and its engine has five minutes to end.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Time between two looks: the file system tells nobody.
+/// Interval of checks: the file system notifies nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// What an ordinary end of another job takes, which is not worth a line.
+/// Usual time for the end of another job, which is not worth a line.
 const USUAL: Duration = Duration::from_secs(2);
 
 impl Context<'_> {
-    /// Puts a kept state of the workspace in the place of the server's, if it is the newer one. Returns the jobs whose
-    /// entries are of no use any more once the server has the end of this one.
+    /// Replaces the server's state by a kept one of the workspace, if that is newer. Returns the jobs whose entries
+    /// are useless once the server has the end of this one.
     pub(super) async fn take_up_kept(
         &self,
         build: &mut WorkspaceBuild,
@@ -48,12 +48,12 @@ impl Context<'_> {
         Ok(choice.supersedes)
     }
 
-    /// Fails if somebody else has begun to apply for the workspace: then the server has given one of both jobs up.
+    /// Fails if another job has begun to apply for the workspace: then the server has given up one of the two.
     pub(super) async fn check_alone(&self, workspace_id: &str) -> Result<(), Failure> {
         self.look_alone(workspace_id).await.map(drop)
     }
 
-    /// Waits until nobody works on another job of the workspace. The slot takes other jobs meanwhile.
+    /// Waits until nobody is working on another job of the workspace. The slot takes other jobs meanwhile.
     pub(super) async fn wait_for_workspace(&self, workspace_id: &str) -> Result<(), Failure> {
         let (began, mut was_said, mut is_aside) = (Instant::now(), false, false);
         loop {
@@ -92,7 +92,7 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// The entries of other jobs of the workspace, on which nobody works.
+    /// Returns the entries of other jobs of the workspace, on which nobody is working.
     async fn look_alone(&self, workspace_id: &str) -> Result<Vec<Found<Entry>>, Failure> {
         let found = self.look(workspace_id).await?;
         match found.iter().find(|it| it.entry.is_pending()) {
@@ -118,7 +118,7 @@ impl Context<'_> {
         })
     }
 
-    /// Writes into entries why a person must look at them.
+    /// Records in entries why a person must look at them.
     async fn mark_overtaken(&self, found: Vec<Found<Entry>>, choice: &Choice) {
         for mut found in found {
             let its = choice

@@ -26,7 +26,7 @@ fn build_of(workspace: &str, number: u128, state: &'static str) -> Job {
     }
 }
 
-/// Leaves an entry of workspace `w` in the journal of a daemon that is not alive. With `refused` it is kept.
+/// Leaves an entry of workspace `w` in the journal of a daemon that is not running. With `refused` it is kept.
 async fn leave(dir: &tempfile::TempDir, number: u128, state: &'static str, refused: Option<&str>) {
     let identity = Identity {
         server: String::new(),
@@ -180,7 +180,7 @@ async fn a_job_waits_for_another_one_of_its_workspace_but_not_for_ever() {
     assert_eq!(engine.steps(), Vec::<String>::new());
 }
 
-/// Runs `jobs` in one slot while somebody else works on workspace `w`. Returns what the daemon did.
+/// Runs `jobs` in one slot while somebody else works on workspace `w`. Returns the daemon's summary.
 async fn run_beside(
     dir: &tempfile::TempDir,
     server: &Arc<Server>,
@@ -272,7 +272,7 @@ async fn a_success_that_is_told_late_counts_and_the_next_job_runs_on_its_state_w
     let left = entries(dir.path()).pop().unwrap();
     assert!(!left.is_kept() && !left.is_pending());
 
-    // Somebody began a build while the server took the job for dead.
+    // Somebody started a build while the server considered the job dead.
     server.jobs.lock().unwrap().push_back(build_of("w", 9, ""));
     let summary = run_with(&dir, &server, &engine).await;
 
@@ -305,7 +305,7 @@ async fn nothing_is_applied_for_a_job_that_the_server_may_have_given_up() {
         plan_takes: Duration::from_secs(5),
         ..Engine::default()
     };
-    // The daemon is frozen: when it goes on, the server answers at once, also for a job that it has ended.
+    // The daemon is frozen: when it continues, the server answers at once, even for a job that it has ended.
     tokio::spawn(async {
         sleep(Duration::from_secs(1)).await;
         tokio::time::advance(Duration::from_secs(271)).await;

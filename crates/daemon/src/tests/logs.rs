@@ -1,4 +1,4 @@
-//! What the server and the disk get of what an engine says.
+//! Output of an engine as it reaches the server and the disk.
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
@@ -33,7 +33,7 @@ fn on_disk(dir: &tempfile::TempDir) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// A build with a variable and a token that nobody may see.
+/// Returns a build with a variable and a token that nobody may see.
 fn secret_build() -> Job {
     let mut job = build(Transition::Start);
     let Work::WorkspaceBuild(build) = &mut job.work else {

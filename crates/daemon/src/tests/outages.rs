@@ -1,4 +1,4 @@
-//! The server is away, or has given the job up.
+//! Outages of the server, and jobs that it has given up.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What happens in which order, and what fails how.
+//! Order of the steps of jobs, and their failures.
 
 use outpost_base::job::{Agent, Devcontainer, Script, ScriptDependency, ScriptRequirement};
 

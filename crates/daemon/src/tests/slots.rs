@@ -1,10 +1,10 @@
-//! Several jobs in one daemon: how many, how much memory, and when it ends.
+//! Several jobs in one daemon: their number, their memory, and its end.
 
 use super::*;
 
 const GIB: u64 = 1 << 30;
 
-/// Runs `jobs` builds in `slots` slots and returns what the daemon did, and how long it took.
+/// Runs `jobs` builds in `slots` slots and returns the daemon's summary, and how long it took.
 async fn run_many(
     server: &Arc<Server>,
     engine: &Engine,

@@ -139,7 +139,7 @@ async fn a_draining_daemon_finishes_its_job_and_takes_no_other() {
     assert_eq!(server.jobs.lock().unwrap().len(), 1);
 }
 
-/// Asks a daemon to end at once, ten seconds after it began with a job whose apply takes two hours.
+/// Asks a daemon to end at once, ten seconds after it began a job whose apply takes two hours.
 async fn hurried(ignores_cancel: bool) -> (Arc<Server>, Summary, Duration, tempfile::TempDir) {
     let server = Server::with(build(Transition::Start));
     let engine = Engine {
