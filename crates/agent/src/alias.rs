@@ -1,4 +1,4 @@
-//! The name `coder`, by which scripts call this program.
+//! Command `coder`, by which scripts call this program.
 //!
 //! Bootstrap scripts install it under that name. An agent that was started under another one, as from an image, provides
 //! the name among the programs of its scripts.
@@ -11,7 +11,7 @@ use std::{
 
 use tracing::warn;
 
-/// The name in templates and modules.
+/// Name that templates and modules use.
 const NAME: &str = "coder";
 
 /// Links the name to `program` in the directory `bin` of scripts, unless the `PATH` has such a program already.
@@ -29,7 +29,7 @@ fn link(program: &Path, bin: &Path) -> io::Result<()> {
     builder.recursive(true).mode(0o700).create(bin)?;
     let link = bin.join(NAME);
     match fs::symlink_metadata(&link) {
-        // An agent before us may have been another program.
+        // An earlier agent may have been a different program.
         Ok(found) if found.is_symlink() => fs::remove_file(&link)?,
         Ok(_) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -1,4 +1,5 @@
-//! The HTTP API of an agent, inside the overlay: what servers and clients of Coder ask an agent for beside SSH.
+//! HTTP API of an agent, inside the overlay: everything that Coder's servers and clients ask an agent for besides
+//! SSH.
 //!
 //! We answer what `coder show`, `coder ping` and dashboards need. Other questions get a 404 in the form in which servers pass it on.
 //!
@@ -33,16 +34,16 @@ use tracing::debug;
 
 use super::ports;
 
-/// The port of the overlay that leads here.
+/// Port in the overlay at which the API listens.
 pub(super) const PORT: u16 = 4;
-/// Connections at a time; the next one waits.
+/// Number of connections at the same time; further ones wait.
 const CONNECTIONS: usize = 64;
-/// Time for a client's next question.
+/// Longest wait for a client's next request.
 const QUESTION: Duration = Duration::from_secs(30);
-/// Ports below this are never a user's web server.
+/// Lowest port that can be a user's web server.
 const LOWEST_PORT: u16 = 9;
 
-/// Answers until `stop` drains.
+/// Serves the API until `stop` drains.
 pub(super) async fn serve(mut listener: Listener, stop: Stop) {
     let routes = routes();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -64,7 +65,7 @@ pub(super) async fn serve(mut listener: Listener, stop: Stop) {
     }
 }
 
-/// Answers one connection, and does what it becomes.
+/// Serves one connection, including a WebSocket that it becomes.
 async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, routes: Router) {
     let (upgraded, mut becomes) = Upgraded::channel();
     let routes = routes.layer(Extension(upgraded));
@@ -100,7 +101,7 @@ fn message(message: &str, detail: &str) -> Json<Value> {
     Json(json!({ "message": message, "detail": detail }))
 }
 
-/// No network was checked: we only go through relays.
+/// Returns an empty report of the network, which is not checked: we only use relays.
 fn netcheck() -> Value {
     let base = json!({ "error": null, "severity": "ok", "warnings": [], "dismissed": false });
     let mut interfaces = base.clone();

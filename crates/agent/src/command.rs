@@ -1,4 +1,4 @@
-//! How the text of a script or of an SSH command is run.
+//! Command lines for the text of a script or of an SSH command.
 //!
 //! # Source
 //! coder `agent/agentssh/agentssh.go` `CreateCommand`.
@@ -12,14 +12,14 @@ use std::{
 /// A program with its arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Invocation {
-    /// What is run.
+    /// Path or name of the program.
     pub program: PathBuf,
-    /// With what.
+    /// Arguments without the program's name.
     pub args: Vec<OsString>,
 }
 
-/// The login shell where `text` is empty, the program of its first line where that is `#!…`, else the shell with it.
-/// A text need not be UTF-8: it may name files that are not.
+/// Returns the login shell if `text` is empty, the program of its first line if that is `#!…`, else the shell with
+/// the text. It need not be UTF-8: it may name files that are not.
 pub fn invocation(shell: &Path, text: &OsStr) -> Invocation {
     let trimmed = text.as_bytes().trim_ascii();
     let owned = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();

@@ -1,4 +1,4 @@
-//! The environment of everything that an agent starts, and where it starts it.
+//! Environment and working directory of everything that an agent starts.
 //!
 //! # Source
 //! coder `agent/agent.go` `updateCommandEnv`, `agent/usershell`.
@@ -16,18 +16,19 @@ use outpost_base::secret::Secret;
 use outpost_wire::proto::coder::agent::v2::Manifest;
 use url::Url;
 
-/// Who runs us, as the machine's user database says.
+/// User that runs the agent, from the machine's user database.
 pub(super) struct Account {
-    /// The name.
+    /// Name of the user.
     pub(super) name: String,
-    /// The home directory.
+    /// Home directory of the user.
     pub(super) home: PathBuf,
-    /// The login shell.
+    /// Login shell of the user.
     pub(super) shell: PathBuf,
 }
 
 impl Account {
-    /// What the environment says comes first for the home, as a container may have no entry for its user.
+    /// Looks up our own user. For the home directory the environment takes precedence, because a container may have
+    /// no entry for its user.
     pub(super) fn own() -> Self {
         let entry = User::from_uid(Uid::effective()).ok().flatten();
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
@@ -47,7 +48,7 @@ impl Account {
         }
     }
 
-    /// A path as templates write it: `~`, variables, and what is relative begins at home.
+    /// Expands a path of a template: `~`, variables, and relative paths, which begin at the home directory.
     pub(super) fn expand(&self, path: &str) -> PathBuf {
         let path = match path {
             "~" => return self.home.clone(),
@@ -60,7 +61,7 @@ impl Account {
         self.home.join(expand(path, lookup))
     }
 
-    /// Where sessions begin: the template's directory if it is there, else home.
+    /// Directory in which sessions start: the template's if it exists, else the home directory.
     pub(super) fn directory(&self, manifest: &Manifest) -> PathBuf {
         let wanted = match manifest.directory.as_str() {
             "" => self.home.clone(),
@@ -98,17 +99,18 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     out
 }
 
-/// Variables by their names, in bytes as the system has them.
+/// Variables by their names, in the system's bytes.
 pub(super) type Variables = BTreeMap<OsString, OsString>;
 
-/// Of our settings those without which our helpers, and Coder's programs in a workspace, do not get to the server.
+/// Settings of the agent that are passed on, because our helpers, and Coder's programs in a workspace, need them to
+/// reach the server.
 const LENT: [&str; 3] = [
     "CODER_AGENT_URL",
     "CODER_AGENT_HEADER",
     "CODER_AGENT_HEADER_COMMAND",
 ];
 
-/// What our own environment lends to what we start; not our settings.
+/// Returns the variables that started programs inherit from our own environment, without our settings.
 fn inherited() -> Variables {
     let is_ours = |name: &OsStr| {
         let name = name.as_bytes();
@@ -118,7 +120,7 @@ fn inherited() -> Variables {
     env::vars_os().filter(|(name, _)| !is_ours(name)).collect()
 }
 
-/// The environment of a command: what we stand for, then what the template and the owner's secrets say.
+/// Returns the environment of a command: our own variables, then those of the template and the owner's secrets.
 pub(super) fn variables(
     manifest: &Manifest,
     account: &Account,
@@ -177,13 +179,14 @@ pub(super) fn variables(
     all
 }
 
-/// The search path: programs of scripts first, and us last, as people call us by our name.
+/// Returns the search path: programs of scripts first, and our own directory last, because people call us by our
+/// name.
 fn path(known: Option<&OsString>, program: &Path, scripts: Option<&Path>) -> OsString {
     let bin = scripts.map(|scripts| scripts.join("bin").into_os_string());
     let usual = OsStr::new("/usr/local/bin:/usr/bin:/bin");
     let known = known.map_or(usual, OsString::as_os_str);
     let own = program.parent().map(Path::as_os_str);
-    // An empty part would be the current directory.
+    // An empty part of `PATH` would mean the current directory.
     let parts: Vec<_> = bin
         .as_deref()
         .into_iter()

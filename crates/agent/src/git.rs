@@ -1,4 +1,4 @@
-//! What git needs of a workspace's server: the owner's key, and passwords for hosts.
+//! Credentials for git from a workspace's server: the owner's key, and passwords for hosts.
 //!
 //! # Source
 //! coder `cli/gitssh.go`, `cli/gitaskpass.go`, `cli/gitauth/askpass.go`.
@@ -12,18 +12,18 @@ use url::Url;
 
 use super::{identity::Credential, rest};
 
-/// How long somebody may take to log in at a page.
+/// Longest time that the owner may take to log in on a web page.
 const LOGIN: Duration = Duration::from_secs(15 * 60);
 
-/// The owner's key, as the server keeps it.
+/// SSH key of the owner, as the server keeps it.
 pub struct Key {
-    /// For the hosts that are to let the owner in.
+    /// Public half, for hosts that accept the owner's key.
     pub public: String,
-    /// For `ssh`.
+    /// Private half, for `ssh` alone.
     pub private: Secret,
 }
 
-/// Asks for the owner's key; `None` if the server keeps none.
+/// Fetches the owner's key; `None` if the server keeps none.
 ///
 /// # Errors
 /// If the server cannot be reached, or refuses.
@@ -43,17 +43,17 @@ pub async fn key(server: &Client, credential: &Credential) -> anyhow::Result<Opt
     }))
 }
 
-/// What git asks by running `GIT_ASKPASS` with a text.
+/// Question that git asks by running `GIT_ASKPASS` with a text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Whether it is for the name and not for the password.
+    /// Set if git asks for the user name and not for the password.
     is_name: bool,
-    /// The host, as a URL without a user.
+    /// URL of the host, without a user.
     host: Url,
 }
 
 impl Question {
-    /// Reads a text such as `Password for 'https://amy@git.example.com': `.
+    /// Parses a text such as `Password for 'https://amy@git.example.com': `.
     pub fn read(text: &str) -> Option<Self> {
         let mut words = text.split_whitespace();
         if !matches!(words.next()?, "Username" | "Password") {
@@ -81,13 +81,13 @@ struct Login {
     username: String,
     #[serde(default)]
     password: String,
-    /// Where the owner has to log in first; empty if they have.
+    /// URL at which the owner has to log in first; empty if they have.
     #[serde(default)]
     url: String,
 }
 
-/// Answers git; `None` if the server knows nothing of that host. `tell` is given the page where the owner has to log in
-/// first, which is waited for.
+/// Answers git; `None` if the server does not know that host. `tell` is called with the page at which the owner has
+/// to log in first, and the login is waited for.
 ///
 /// # Errors
 /// If the server cannot be reached, or refuses, or nobody logs in.
@@ -119,7 +119,7 @@ pub async fn answer(
     })))
 }
 
-/// The server answers as soon as it knows, or not; then it is asked again.
+/// Waits for the login. The server answers once it is known, or not at all; then it is asked again.
 async fn log_in(server: &Client, credential: &Credential, host: &str) -> Login {
     let mut back_off = BackOff::default();
     loop {

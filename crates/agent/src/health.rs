@@ -1,4 +1,4 @@
-//! Whether the apps of a workspace answer.
+//! Health checks of the apps in a workspace.
 //!
 //! # Source
 //! coder `agent/apphealth.go`.
@@ -18,10 +18,10 @@ use tokio::{
 
 use super::rpc::Rpc;
 
-/// From here on an answer is a failure.
+/// Lowest HTTP status that counts as a failure.
 const FAILURE: u16 = 500;
 
-/// Counts failures: so many in a row are tolerated, and one success is enough.
+/// Counter of failures: so many in a row are tolerated, and one success is enough.
 struct Judge {
     threshold: i32,
     failures: i32,
@@ -29,7 +29,7 @@ struct Judge {
 }
 
 impl Judge {
-    /// What the app is now, if that is news.
+    /// Returns the new health of the app, if it has changed.
     fn hear(&mut self, is_up: bool) -> Option<AppHealth> {
         self.failures = if is_up {
             0
@@ -45,7 +45,7 @@ impl Judge {
     }
 }
 
-/// Asks and reports until the connection breaks.
+/// Checks the apps and reports their health until the connection breaks.
 pub(super) async fn run(rpc: &Rpc, manifest: &Manifest) -> Result<(), CallError> {
     let (news, mut told) = mpsc::channel(manifest.apps.len().max(1));
     let mut asking = JoinSet::new();

@@ -1,10 +1,10 @@
-//! The SSH server's key: the same for the same owner, workspace and agent, however often those are built anew.
+//! Host key of the SSH server: the same for the same owner, workspace and agent, however often those are rebuilt.
 //!
-//! Our control plane sends a seed that nobody else can compute. A coderd sends none: there the names alone are the seed,
-//! which whoever knows them can compute, as with Coder's agent. It stops OpenSSH from warning about a changed key and
-//! proves nothing; the tunnel has proved already who is at its other end. It is not the key of Coder's agent, an RSA key
-//! of 2,050 bits: signatures of such a length, not a multiple of 64 bits, are padded by the `rsa` crate (0.10.0-rc.18),
-//! and OpenSSH and Go refuse them.
+//! Our control plane sends a seed that nobody else can compute. A coderd sends none: there the seed is derived from
+//! the names alone, so that anybody who knows them can compute it, as with Coder's agent. The key stops OpenSSH from
+//! warning about a changed key and proves nothing; the tunnel has already authenticated its other end. It is not the
+//! key of Coder's agent, an RSA key of 2,050 bits: signatures of such a length, not a multiple of 64 bits, are padded
+//! by the `rsa` crate (0.10.0-rc.18), and OpenSSH and Go refuse them.
 //!
 //! # Source
 //! coder `agent/agent.go` `SSHKeySeed`.
@@ -13,10 +13,10 @@ use outpost_wire::proto::coder::agent::v2::Manifest;
 use russh::keys::{PrivateKey, ssh_key::private::Ed25519Keypair};
 use sha2::{Digest as _, Sha256};
 
-/// Keeps the seeds of names apart from other digests of the same names.
+/// Prefix that separates the seeds of names from other digests of the same names.
 const DOMAIN: &str = "outpost agent host key";
 
-/// All that a host key depends on.
+/// Origin of a host key: everything that it depends on.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     seed: Option<[u8; 32]>,
@@ -24,7 +24,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// Reads the control plane's seed and the names; a seed of another length counts as none.
+    /// Reads the control plane's seed and the names; a seed of the wrong length counts as none.
     pub(super) fn of(manifest: &Manifest) -> Self {
         let names = [
             &manifest.owner_username,
@@ -37,14 +37,14 @@ impl Origin {
         }
     }
 
-    /// Computes the key.
+    /// Derives the key from its origin.
     pub(super) fn key(&self) -> PrivateKey {
         let seed = self.seed.unwrap_or_else(|| seed_of(&self.names));
         Ed25519Keypair::from_seed(&seed).into()
     }
 }
 
-/// The digest of the names with a zero byte before each.
+/// Returns the digest of the names, each preceded by a zero byte.
 fn seed_of(names: &[String; 3]) -> [u8; 32] {
     let mut digest = Sha256::new_with_prefix(DOMAIN);
     for name in names {

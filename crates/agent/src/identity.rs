@@ -1,4 +1,4 @@
-//! How an agent proves who it is: by a token, or by what its cloud says of the machine.
+//! Credentials of an agent: a token, or its cloud's statement about the machine.
 //!
 //! # Source
 //! coder `codersdk/agentsdk/{aws,azure,google}.go`.
@@ -16,39 +16,39 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-/// Time for one question.
+/// Longest time for one request.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Bytes of an answer.
+/// Longest response in bytes.
 const MAX_BYTES: usize = 64 << 10;
 
-/// Where a cloud says what a machine is.
+/// A cloud that can vouch for its machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cloud {
-    /// Amazon's.
+    /// Amazon's cloud (AWS), by instance identity documents.
     Aws,
-    /// Microsoft's.
+    /// Microsoft's cloud (Azure), by attested data.
     Azure,
-    /// Google's.
+    /// Google's cloud, by identity tokens.
     Google,
 }
 
-/// How an agent proves who it is.
+/// Credential of an agent.
 #[derive(Clone, Debug)]
 pub enum Credential {
-    /// By a token that was given to it.
+    /// A token that was given to the agent.
     Token(Secret),
-    /// By its cloud, which is asked before each connection.
+    /// A statement of its cloud, which is requested before each connection.
     Instance {
-        /// The cloud.
+        /// Cloud that runs the machine.
         cloud: Cloud,
-        /// Where it is asked; [`Cloud::address`] where nobody says otherwise.
+        /// URL of its metadata service, by default [`Cloud::address`].
         address: Url,
-        /// The agent's name, where the machine has several.
+        /// Name of the agent, for machines with several.
         agent_name: String,
     },
 }
 
-/// The server gives no token for what the cloud says of this machine.
+/// Error for a server that gives no token for the cloud's statement about this machine.
 #[derive(Debug, thiserror::Error)]
 #[error("{url} answered {status}: {answer}")]
 struct NoToken {
@@ -57,7 +57,7 @@ struct NoToken {
     answer: Box<ErrorAnswer>,
 }
 
-/// Whether a server that answers so refuses who we are, rather than being busy.
+/// Returns whether a status means that the server refuses our credential, and not that it is busy.
 pub(super) fn is_refusal(status: StatusCode) -> bool {
     let is_passing = [
         StatusCode::REQUEST_TIMEOUT,
@@ -67,7 +67,7 @@ pub(super) fn is_refusal(status: StatusCode) -> bool {
     status.is_client_error() && !is_passing.contains(&status)
 }
 
-/// Whether this error is a server's that refuses who we are.
+/// Returns whether an error means that the server refuses our credential.
 pub(super) fn refuses(error: &anyhow::Error) -> bool {
     let by_dial = error.downcast_ref().and_then(|error| match error {
         DialError::Refused { status, .. } => Some(*status),
@@ -81,7 +81,7 @@ pub(super) fn refuses(error: &anyhow::Error) -> bool {
 }
 
 impl Cloud {
-    /// By Coder's name for it, such as `aws-instance-identity`.
+    /// Finds a cloud by Coder's name for it, such as `aws-instance-identity`.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "aws-instance-identity" => Some(Self::Aws),
@@ -91,7 +91,7 @@ impl Cloud {
         }
     }
 
-    /// Where machines of this cloud ask what they are.
+    /// Default URL of the cloud's metadata service.
     pub fn address(self) -> Url {
         let address = match self {
             Self::Aws | Self::Azure => "http://169.254.169.254/",
@@ -110,7 +110,7 @@ impl Cloud {
 }
 
 impl Credential {
-    /// The token for the next connection.
+    /// Returns the token for the next connection.
     ///
     /// # Errors
     /// If the cloud or the server does not give one.
@@ -123,7 +123,7 @@ impl Credential {
                 agent_name,
             } => {
                 let metadata = Metadata {
-                    // What is asked here is beside the machine: no proxy knows it.
+                    // The metadata service is local to the machine, so no proxy can reach it.
                     client: reqwest::Client::builder()
                         .no_proxy()
                         .timeout(TIMEOUT)
@@ -233,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    /// Stands in for a cloud and for a server that knows two agents of the same machine.
+    /// Starts a server that plays a cloud, and a control plane that knows two agents of the same machine.
     async fn stand_in() -> Url {
         async fn exchange(Json(asked): Json<Value>) -> Response {
             assert_eq!(asked["signature"], "sig");
@@ -282,7 +282,7 @@ mod tests {
                 format!("of {name}").as_str()
             );
         }
-        // The server's words name the remedy, and asking at once again would not help.
+        // The server's message names the remedy, and an immediate retry would not help.
         let unnamed = ask("").await.unwrap_err();
         assert!(
             unnamed.to_string().contains("CODER_AGENT_NAME"),

@@ -1,8 +1,8 @@
-//! The agent: it runs in a workspace, tells its server how that is, and lets people in through the overlay.
+//! Agent: runs in a workspace, reports its status to the server, and lets people in through the overlay.
 //!
-//! [`run`] keeps a connection to the server and makes it again when it breaks; what is reported waits in an
-//! `outbox` meanwhile, and the overlay with its SSH sessions goes on. No port is opened on the machine; a Unix socket
-//! serves programs in the workspace.
+//! [`run`] keeps a connection to the server and re-establishes it when it breaks; reports wait in an `outbox`
+//! meanwhile, and the overlay with its SSH sessions goes on. No port is opened on the machine; a Unix socket serves
+//! programs in the workspace.
 //!
 //! # Source
 //! coder `agent/agent.go`: what is done in which order.
@@ -66,55 +66,55 @@ use self::{
     stats::Usage,
 };
 
-/// Bytes of log lines that wait to be sent.
+/// Bytes of log lines that may wait to be sent.
 const LOG_BYTES: usize = 1 << 20;
-/// What a line weighs beside its text.
+/// Bytes that a line counts in addition to its text.
 const LINE_BYTES: usize = 21;
-/// Reports of connections that wait.
+/// Number of connection reports that may wait.
 const CONNECTIONS: usize = 2048;
-/// Reports of scripts that wait.
+/// Number of script reports that may wait.
 const TIMINGS: usize = 1024;
-/// Time for the SSH server's end.
+/// Longest time for the end of the SSH server.
 const SSH_END: Duration = Duration::from_secs(5);
-/// Time for the last reports, and for the coordinator to hear that we go.
+/// Longest time for the last reports, and for the coordinator to hear that we leave.
 const LAST_REPORTS: Duration = Duration::from_secs(5);
 
-/// What an agent is told from outside.
+/// Configuration of an agent.
 pub struct Config {
-    /// How the server is reached.
+    /// HTTP client for the server.
     pub http: Client,
-    /// How we prove who we are.
+    /// Credential of the agent.
     pub credential: Credential,
-    /// This program, which git and people call again.
+    /// Path of this program, which git and people call again.
     pub program: PathBuf,
-    /// Where scripts keep their files.
+    /// Directory with the files of scripts.
     pub script_data_dir: PathBuf,
-    /// Where their logs go.
+    /// Directory with the logs of scripts.
     pub log_dir: PathBuf,
-    /// What the SSH server refuses.
+    /// Features that the SSH server refuses.
     pub blocks: Blocks,
-    /// Whether nobody but the server and its relays may be asked anything.
+    /// Set if nothing but the server and its relays may be contacted.
     pub is_sealed: bool,
-    /// A session that is silent for so long has ended; `None` for never.
+    /// Silence after which a session ends; `None` for never.
     pub ssh_max_timeout: Option<Duration>,
-    /// What we run in.
+    /// Environments that the agent runs in, such as envbuilder.
     pub subsystems: Vec<Subsystem>,
     /// Path of the socket for programs in the workspace; `None` disables it.
     pub socket: Option<PathBuf>,
 }
 
-/// What the SSH server refuses.
+/// Features that the SSH server refuses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Blocks {
-    /// Files, both ways.
+    /// Set to refuse file transfer in both directions.
     pub file_transfer: bool,
-    /// Connections from the workspace to where a client says.
+    /// Set to refuse connections from the workspace to addresses that a client names.
     pub local_forwarding: bool,
-    /// Connections to the workspace that go to where a client says.
+    /// Set to refuse listening in the workspace for connections that are forwarded to a client.
     pub reverse_forwarding: bool,
 }
 
-/// What lasts beyond one connection.
+/// State that outlasts a connection to the server.
 struct Shared {
     config: Arc<Config>,
     account: Account,
@@ -124,12 +124,12 @@ struct Shared {
     logs: Outbox<Line>,
     timings: Outbox<Timing>,
     connections: Outbox<Connection>,
-    /// What the server wants to be shown at logins.
+    /// Announcements of the server, which are shown at logins.
     banners: Mutex<Vec<String>>,
     usage: Arc<Usage>,
-    /// Whether the start scripts were begun.
+    /// Set once the start scripts have begun.
     has_begun: AtomicBool,
-    /// Whether the coordinator has us.
+    /// Signals whether the coordinator is connected.
     coordinates: watch::Sender<bool>,
     /// Directory of the files and programs of scripts, unless none could be made that only this user can write to.
     scripts_dir: Option<PathBuf>,
@@ -140,7 +140,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// A map of relays as it is for us.
+    /// Adapts a map of relays to the way in which we reach the server.
     fn adapt(&self, map: &mut DerpMap) {
         map.rewrite_embedded(self.config.http.url());
         if self.config.is_sealed {
@@ -153,7 +153,7 @@ impl Shared {
         token.clone()
     }
 
-    /// The environment of what we start now.
+    /// Returns the environment of programs that start now.
     fn variables(&self) -> Variables {
         let manifest = self.manifest.borrow().clone().unwrap_or_default();
         let mut all = environment::variables(
@@ -170,7 +170,7 @@ impl Shared {
         all
     }
 
-    /// Where we start it.
+    /// Returns the working directory of programs that start now.
     fn directory(&self) -> PathBuf {
         let manifest = self.manifest.borrow().clone().unwrap_or_default();
         self.account.directory(&manifest)
@@ -192,7 +192,7 @@ fn stamp(at: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-/// Runs until `stop` drains, and begins anew once for each owner that the workspace gets.
+/// Runs until `stop` drains, and reinitializes once for each owner that the workspace gets.
 pub async fn run(config: Config, stop: Stop) {
     let config = Arc::new(config);
     let mut claims = Claims::load(&config.script_data_dir, &config.http, &config.credential);
@@ -215,7 +215,7 @@ pub async fn run(config: Config, stop: Stop) {
     }
 }
 
-/// Lives until `stop` drains, and then ends in the order in which clients and server expect it.
+/// Runs until `stop` drains, and then ends in the order that clients and server expect.
 async fn live(config: Arc<Config>, scripts_dir: Option<PathBuf>, stop: Stop) {
     let socket = match &config.socket {
         Some(path) => Socket::open(path).await,
@@ -242,7 +242,7 @@ async fn live(config: Arc<Config>, scripts_dir: Option<PathBuf>, stop: Stop) {
         socket: socket.as_ref().map(|socket| socket.path().to_owned()),
         uplink: uplink.clone(),
     });
-    // What ends when we begin to stop, what has to outlast the sessions, and everything.
+    // Three stages: sessions, which end first; connections that must outlast them; and everything else.
     let (sessions, graceful, hard) = (Stop::new(), Stop::new(), Stop::new());
     let connecting = connect(&shared, &sessions, &graceful, &hard);
     let ending = async {
@@ -262,7 +262,7 @@ async fn live(config: Arc<Config>, scripts_dir: Option<PathBuf>, stop: Stop) {
     }
 }
 
-/// Connects, and again whenever it must.
+/// Connects, and reconnects whenever it must.
 async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &Stop) {
     let mut network = Network::new(sessions.clone(), hard.clone());
     let mut back_off = BackOff::default();
@@ -315,12 +315,13 @@ async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &
     network.end().await;
 }
 
-/// Ends: SSH first, as clients drop their tunnels once they hear that we go, and sessions would hang.
+/// Ends the session: SSH first, because clients drop their tunnels once they hear that we leave, and sessions would
+/// hang.
 async fn end(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop) {
     shared.is_now(State::ShuttingDown);
     sessions.drain();
     let ssh_end = Instant::now() + SSH_END;
-    // Who has heard our goodbye hangs up.
+    // Clients that have received our goodbye hang up.
     while shared.usage.is_connected() && Instant::now() < ssh_end {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

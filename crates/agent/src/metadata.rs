@@ -25,11 +25,11 @@ use tokio::{
 
 use super::{Shared, command, rpc::Rpc, stamp};
 
-/// Bytes of a value.
+/// Longest value in bytes.
 const MAX_BYTES: usize = 10 << 10;
-/// How often it is looked at what is due, and what is new is reported.
+/// Interval at which due scripts are looked for, and new values reported.
 const TICK: Duration = Duration::from_secs(1);
-/// Time for a script that says nothing of it.
+/// Time limit of a script that has none of its own.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const LIMITS: Limits = Limits {
     exit_timeout: Duration::from_secs(1),
@@ -39,7 +39,7 @@ const LIMITS: Limits = Limits {
     is_precious: |_| false,
 };
 
-/// An interval as servers send it: a count of nanoseconds that means seconds.
+/// Decodes an interval as servers send it: a number of nanoseconds that means seconds.
 pub(super) fn seconds(interval: Option<prost_types::Duration>) -> u64 {
     let interval = interval.unwrap_or_default();
     let count = interval.seconds.saturating_mul(1_000_000_000);

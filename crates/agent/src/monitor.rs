@@ -1,4 +1,4 @@
-//! How full memory and volumes are.
+//! Usage of memory and volumes.
 //!
 //! # Source
 //! coder `agent/proto/resourcesmonitor`.
@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::{rpc::Rpc, stamp};
 
-/// Measurements that are kept, whatever the server asks for.
+/// Number of measurements that are kept, whatever the server asks for.
 const MAX_POINTS: usize = 1000;
 
 /// Measures and reports until the connection breaks, if the server wants it.
@@ -80,7 +80,7 @@ pub(super) async fn run(rpc: &Rpc) -> Result<(), CallError> {
     }
 }
 
-/// What the control group may have and has, or the machine where there is no bound.
+/// Returns the limit and the usage of the control group, or of the machine if there is no limit.
 fn memory_usage() -> Option<MemoryUsage> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| -> Option<i64> {

@@ -1,7 +1,7 @@
-//! The order of an agent's scripts in one phase. Pure: no socket, no clock, no task.
+//! Order of an agent's scripts in one phase. Pure: no socket, no clock, no task.
 //!
-//! A script runs once all that it waits for has ended as it requires; it is skipped as soon as that is impossible.
-//! While it waits, its log says for what.
+//! A script runs once all of its dependencies have ended as it requires; it is skipped as soon as that is impossible.
+//! While it waits, its log names the dependencies.
 //!
 //! # Source
 //! coder `agent/agentscripts/script_order.go` and `agent/unit` of version 2.39: what is decided when, and the lines.
@@ -15,10 +15,10 @@ use outpost_wire::proto::coder::agent::v2::{
     WorkspaceAgentScript as Script, workspace_agent_script_dependency::Requirement,
 };
 
-/// Between two lines that say for what a script waits; the lines name it.
+/// Interval of log lines that say what a script waits for; the lines mention it.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Which script runs when.
+/// Execution order of scripts.
 #[derive(Debug)]
 pub(super) struct Order {
     scripts: Vec<Node>,
@@ -29,9 +29,9 @@ pub(super) struct Order {
 #[derive(Debug)]
 struct Node {
     address: String,
-    /// What people read; the address if there is nothing else.
+    /// Name for people; the address if there is nothing else.
     name: String,
-    /// Sorted by address.
+    /// Scripts that it waits for, sorted by address.
     prerequisites: Vec<(usize, Requirement)>,
     dependents: Vec<usize>,
     state: State,
@@ -45,43 +45,43 @@ enum State {
     Cancelled,
 }
 
-/// How a script ended.
+/// Result of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// All well.
+    /// Succeeded, so that dependents may start.
     Succeeded,
-    /// It failed, or left something behind that holds its output.
+    /// Failed, or left something behind that holds its output open.
     Failed,
-    /// It took too long.
+    /// Exceeded its time limit.
     TimedOut,
-    /// It did not run.
+    /// Not run at all.
     Skipped,
 }
 
-/// Something to do. Scripts are counted as they were given.
+/// Action of the caller. Scripts are numbered as they were given.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// This script starts.
+    /// Start a script now.
     Run(usize),
-    /// This script will not run, which its log says with the line.
+    /// Skip a script, with the line for its log.
     Skip(usize, String),
-    /// This script waits, which its log says with the line.
+    /// Log a line about a script that waits.
     Wait(usize, String),
 }
 
-/// Why scripts cannot be run in an order.
+/// Reasons why scripts cannot be ordered.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum OrderError {
-    /// A script that waits, but that nothing names.
+    /// A script with dependencies, but without an address.
     #[error("script {0:?} has dependencies but no Terraform resource address")]
     NoAddress(String),
-    /// Two scripts of one address.
+    /// Two scripts with the same address.
     #[error("duplicate script resource address {0:?}")]
     Duplicate(String),
-    /// A script that waits for one that does not run now.
+    /// A script that waits for one that is not part of this phase.
     #[error("script {0:?} depends on {1:?}, which is not part of this lifecycle execution")]
     NotHere(String, String),
-    /// A requirement that we do not know.
+    /// A dependency with an unknown requirement.
     #[error("script {0:?} dependency on {1:?}: unsupported requirement \"{2}\"")]
     Requirement(String, String, i32),
     /// Scripts that wait for each other.
@@ -90,7 +90,7 @@ pub(super) enum OrderError {
 }
 
 impl Order {
-    /// The order of the scripts of one phase, in which none has run yet.
+    /// Creates the order of the scripts of one phase, none of which has run yet.
     ///
     /// # Errors
     /// [`OrderError`] if some could never run as they should; then none may.
@@ -105,7 +105,7 @@ impl Order {
         Ok(order)
     }
 
-    /// A script that was to run has ended.
+    /// Records the end of a script that was to run.
     pub(super) fn handle_end(&mut self, script: usize, ended: Ended) {
         self.scripts[script].state = State::Ended(ended);
         for dependent in self.scripts[script].dependents.clone() {
@@ -113,7 +113,7 @@ impl Order {
         }
     }
 
-    /// Nothing more starts; what waits is not skipped either.
+    /// Starts nothing more; waiting scripts are not skipped either.
     pub(super) fn cancel(&mut self) {
         for script in &mut self.scripts {
             if script.state == State::Waiting {
@@ -140,21 +140,21 @@ impl Order {
         }
     }
 
-    /// When to call [`Self::handle_timeout`] next; `None` while nothing waits.
+    /// Returns when to call [`Self::handle_timeout`] next; `None` while nothing waits.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let mut all = self.scripts.iter();
         let waits = all.any(|script| script.state == State::Waiting);
         waits.then_some(self.next_line)
     }
 
-    /// What to do next.
+    /// Returns the next action, if there is one.
     pub(super) fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// Starts or skips a script that waits, if that is certain.
+    /// Starts or skips a waiting script, if that is certain.
     fn decide(&mut self, script: usize) {
-        // Skips go on to what waits for what is skipped, as far as a chain may be long.
+        // Skips propagate to dependents, without recursion, because a chain may be long.
         let mut open = vec![script];
         while let Some(script) = open.pop() {
             if self.scripts[script].state != State::Waiting {
@@ -171,7 +171,7 @@ impl Order {
         }
     }
 
-    /// What a script waits for and does not have yet, sorted by address.
+    /// Returns the unsatisfied dependencies of a script, sorted by address.
     fn unmet(&self, script: usize) -> impl Iterator<Item = &Node> {
         let all = self.scripts[script].prerequisites.iter();
         let is_unmet = |(prerequisite, requirement): &&(usize, Requirement)| match self.scripts
@@ -186,7 +186,7 @@ impl Order {
         unmet.map(|(prerequisite, _)| &self.scripts[*prerequisite])
     }
 
-    /// Why a script can never run, if it cannot.
+    /// Returns the log line for a script that can never run; `None` if it still can.
     fn skip_line(&self, script: usize) -> Option<String> {
         self.unmet(script).find_map(|unmet| match unmet.state {
             State::Ended(Ended::Skipped) => Some(format!(
@@ -211,7 +211,7 @@ impl Order {
         )
     }
 
-    /// Takes away what waits for nothing, until nothing is left but what waits for itself.
+    /// Checks for cycles: removes scripts that wait for nothing, until only those are left that wait for each other.
     fn check_cycles(&self) -> Result<(), OrderError> {
         let mut waits: Vec<_> = self
             .scripts
@@ -266,7 +266,8 @@ fn nodes(scripts: &[Script]) -> Result<Vec<Node>, OrderError> {
     Ok(nodes)
 }
 
-/// What a script waits for, sorted by address. Of a pair that is named twice the stricter requirement counts.
+/// Returns the dependencies of a script, sorted by address. Of a dependency that is given twice the stricter
+/// requirement counts.
 fn prerequisites(
     script: &Script,
     by_address: &BTreeMap<&str, usize>,

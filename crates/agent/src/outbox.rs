@@ -1,4 +1,4 @@
-//! What is to be reported, in order, across connections: lifecycle, logs, timings, connections.
+//! Queues of reports that keep their order across connections: lifecycle, logs, timings, connections.
 
 use std::{
     collections::VecDeque,
@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Things that wait to be reported. What there is no room for is dropped, the newest first.
+/// Queue of items to report. Items for which there is no room are dropped, the newest first.
 pub(super) struct Outbox<T> {
     waiting: Mutex<Waiting<T>>,
     changed: Notify,
@@ -22,7 +22,7 @@ struct Waiting<T> {
 }
 
 impl<T: Clone> Outbox<T> {
-    /// Room for things of this weight altogether.
+    /// Creates a queue for items of this total weight.
     pub(super) fn new(limit: usize, weigh: fn(&T) -> usize) -> Self {
         Self {
             waiting: Mutex::new(Waiting {
@@ -40,7 +40,7 @@ impl<T: Clone> Outbox<T> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds one; says whether there was room.
+    /// Adds an item; returns whether there was room.
     pub(super) fn push(&self, item: T) -> bool {
         let mut waiting = self.lock();
         let weight = (self.weigh)(&item);
@@ -54,8 +54,8 @@ impl<T: Clone> Outbox<T> {
         true
     }
 
-    /// Waits for the first ones, as many as `takes` says of those that are there; they stay until [`Self::sent`]. It may
-    /// put them into another order.
+    /// Waits for the first items, as many as `takes` returns for those that are there; they stay until
+    /// [`Self::sent`]. `takes` may reorder them.
     pub(super) async fn first(&self, takes: impl Fn(&mut [T]) -> usize) -> Vec<T> {
         loop {
             {
@@ -70,12 +70,12 @@ impl<T: Clone> Outbox<T> {
         }
     }
 
-    /// The number of items that wait.
+    /// Number of items that wait.
     pub(super) fn count(&self) -> usize {
         self.lock().items.len()
     }
 
-    /// The first `count` were reported.
+    /// Removes the first `count` items, which were reported.
     pub(super) fn sent(&self, count: usize) {
         let mut waiting = self.lock();
         for _ in 0..count {
@@ -87,7 +87,7 @@ impl<T: Clone> Outbox<T> {
         self.changed.notify_waiters();
     }
 
-    /// Nobody takes them any more: what waits is dropped, and what comes.
+    /// Closes the queue: waiting items are dropped, and so are later ones.
     pub(super) fn close(&self) {
         let mut waiting = self.lock();
         waiting.items.clear();
@@ -97,7 +97,7 @@ impl<T: Clone> Outbox<T> {
         self.changed.notify_waiters();
     }
 
-    /// Waits until nothing waits.
+    /// Waits until the queue is empty.
     pub(super) async fn emptied(&self) {
         loop {
             let changed = self.changed.notified();

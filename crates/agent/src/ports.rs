@@ -1,20 +1,20 @@
-//! Ports of the machine at which somebody listens, and who does.
+//! Listening ports of the machine, and their processes.
 //!
 //! # Source
 //! coder `agent/ports_supported.go`, `agent/agentssh/portinspection_supported.go`.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
-/// The state of a socket that listens.
+/// State of a listening socket.
 const LISTENS: &str = "0A";
 
-/// Returns the socket's number of each port at which somebody listens. `proc` is where the system keeps its tables.
+/// Returns the socket number of each listening port. `proc` is where the system keeps its tables.
 ///
 /// # Errors
 /// The system's reason, if it shows neither table.
 pub(super) fn listening(proc: &Path) -> io::Result<BTreeMap<u16, u64>> {
     let [four, six] = ["net/tcp", "net/tcp6"].map(|table| fs::read_to_string(proc.join(table)));
-    // A machine without IPv6 has one of them only.
+    // A machine without IPv6 has only one of the tables.
     let tables = match (four, six) {
         (Err(error), Err(_)) => return Err(error),
         (four, six) => [four.unwrap_or_default(), six.unwrap_or_default()],
@@ -23,7 +23,7 @@ pub(super) fn listening(proc: &Path) -> io::Result<BTreeMap<u16, u64>> {
     Ok(lines.filter_map(socket).collect())
 }
 
-/// Port and number of a line's socket, if it listens.
+/// Parses the port and the socket number of a line, if the socket is listening.
 fn socket(line: &str) -> Option<(u16, u64)> {
     let mut fields = line.split_ascii_whitespace();
     let (_, port) = fields.nth(1)?.rsplit_once(':')?;
@@ -33,8 +33,8 @@ fn socket(line: &str) -> Option<(u16, u64)> {
     (state == LISTENS).then(|| Some((port, inode.parse().ok()?)))?
 }
 
-/// Calls `found` with the directory of each process and the number of each socket that it holds. Processes of others, which
-/// do not show theirs, are left out.
+/// Calls `found` with the directory of each process and the number of each of its sockets. Processes of other users,
+/// which do not show theirs, are left out.
 pub(super) fn each_holder(proc: &Path, mut found: impl FnMut(&Path, u64)) {
     let Ok(processes) = fs::read_dir(proc) else {
         return;

@@ -1,7 +1,7 @@
-//! Directories and files of an agent whose names others can guess, as below `/tmp`.
+//! Directories and files of an agent whose names others can guess, such as those below `/tmp`.
 //!
-//! Scripts' programs run with the agent's token, so their directory must be this user's alone: another user of the
-//! machine may have made it first, as a directory, a link or a pipe.
+//! Programs of scripts run with the agent's token, so their directory must belong to this user alone: another user of
+//! the machine may have created it first, as a directory, a link or a pipe.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -15,8 +15,9 @@ use std::{
 use nix::{fcntl::OFlag, unistd::Uid};
 use tracing::warn;
 
-/// Returns the directory `name` in `base`: mode 0700, and of this user. It is made if it is missing. If another user made
-/// it, or may write to it, it is `name-UID`, and if that was taken as well, one whose name nobody can guess.
+/// Returns the directory `name` in `base`: mode 0700, and of this user. It is created if it is missing. If another
+/// user created it, or may write to it, it is `name-UID`, and if that was taken as well, one whose name nobody can
+/// guess.
 ///
 /// # Errors
 /// The system's reason.
@@ -44,7 +45,7 @@ pub(super) fn open(base: &Path, name: &str) -> io::Result<PathBuf> {
     Ok(instead)
 }
 
-/// Makes `directory`, mode 0700, if it is missing, and checks that only this user can write to it.
+/// Creates `directory`, mode 0700, if it is missing, and checks that only this user can write to it.
 ///
 /// # Errors
 /// The system's reason, or that it is another user's.
@@ -73,7 +74,7 @@ fn owned_by(directory: &Path, user: Uid) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the file `name` in `base`, to write at its end: a regular file of this user, mode 0600 if it is new. What
+/// Opens the file `name` in `base` for appending: a regular file of this user, mode 0600 if it is new. Whatever
 /// another user may have put there instead is refused, never followed, and never waited for.
 ///
 /// # Errors

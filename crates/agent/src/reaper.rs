@@ -1,4 +1,4 @@
-//! As the first process of a container: runs ourselves as a child, passes signals on, and reaps whoever is orphaned.
+//! First process of a container: runs ourselves as a child, passes signals on, and reaps orphans.
 //!
 //! # Source
 //! coder `agent/reaper/reaper_unix.go`.
@@ -14,15 +14,15 @@ use nix::{
     unistd::Pid,
 };
 
-/// The option with which the child is told not to do the same.
+/// Option that tells the child not to do the same.
 pub const OPTION: &str = "--no-reap";
 
-/// Whether there is nobody before us to reap.
+/// Returns whether we are the first process, so that nobody else reaps.
 pub fn is_needed() -> bool {
     std::process::id() == 1 && env::args().all(|argument| argument != OPTION)
 }
 
-/// Runs ourselves and returns the status with which that ends. No other thread may run yet.
+/// Runs ourselves as a child and returns its exit status. No other thread may run yet.
 ///
 /// # Errors
 /// If we cannot be started again.
@@ -40,7 +40,7 @@ pub fn run() -> io::Result<u8> {
         .args(env::args_os().skip(1))
         .arg(OPTION)
         .process_group(0);
-    // The mask is inherited, and the child wants its signals.
+    // The signal mask is inherited, and the child must receive its signals.
     let child = {
         signals.thread_unblock()?;
         let child = child.spawn()?;
@@ -60,7 +60,7 @@ pub fn run() -> io::Result<u8> {
     }
 }
 
-/// Takes leave of all who have ended; if ours is among them, its code.
+/// Reaps all processes that have ended; if our child is among them, returns its exit code.
 fn reap(ours: Pid) -> io::Result<Option<u8>> {
     let code = |code: i32| u8::try_from(code).unwrap_or(u8::MAX);
     loop {

@@ -1,7 +1,7 @@
-//! Waits for a prebuilt workspace to become somebody's: then its agent begins anew, once for each owner.
+//! Wait for the claim of a prebuilt workspace: then its agent reinitializes, once for each owner.
 //!
-//! A server repeats the claim to every agent that asks, for as long as the build that claimed the workspace is its newest
-//! one. So an agent remembers the claim that it began anew for, in a file that outlives its process.
+//! A server repeats the claim to every agent that asks, for as long as the build that claimed the workspace is its
+//! newest one. So an agent remembers the claim that it reinitialized for, in a file that outlives its process.
 //!
 //! # Source
 //! coder `codersdk/agentsdk/agentsdk.go`, `WaitForReinit`; `cli/agent.go`, `lastOwnerID`; `codersdk/serversentevents.go`.
@@ -26,18 +26,18 @@ use super::{
     private_dir, rest,
 };
 
-/// Bytes of one line of the stream.
+/// Longest line of the stream in bytes.
 const MAX_LINE: usize = 64 << 10;
 
-/// Bytes of the file that remembers a claim.
+/// Longest file that remembers a claim, in bytes.
 const MAX_FILE: u64 = 4 << 10;
 
-/// A workspace became an owner's.
+/// Claim of a workspace by its owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Claim {
     #[serde(default)]
     workspace_id: Uuid,
-    /// Nil from servers that announce a claim only once.
+    /// Id of the owner; nil from servers that announce a claim only once.
     #[serde(default)]
     owner_id: Uuid,
 }
@@ -51,20 +51,20 @@ struct Announcement {
     reason: String,
 }
 
-/// The newest claim that an agent began anew for.
+/// Newest claim that an agent reinitialized for.
 pub(super) struct Claims {
     path: PathBuf,
     newest: Option<Claim>,
 }
 
 impl Claims {
-    /// Reads the file of this agent in `data_dir`. One that is damaged, or somebody else's, counts as none.
+    /// Reads the file of this agent in `data_dir`. A damaged file counts as none.
     pub(super) fn load(data_dir: &Path, server: &Client, credential: &Credential) -> Self {
         let mut agent = Sha256::new();
         agent.update(server.url().as_str());
         agent.update([0]);
         match credential {
-            // The claim keeps the agent's token.
+            // A claim does not change the agent's token.
             Credential::Token(token) => agent.update(token.expose()),
             Credential::Instance { agent_name, .. } => agent.update(agent_name),
         }
@@ -83,7 +83,7 @@ impl Claims {
         Self { path, newest }
     }
 
-    /// Whether `claim` is one to begin anew for; then it is remembered.
+    /// Returns whether to reinitialize for `claim`, and remembers it.
     fn is_new(&mut self, claim: Claim) -> bool {
         if self.newest.as_ref() == Some(&claim) && !claim.owner_id.is_nil() {
             return false;
@@ -112,7 +112,7 @@ fn write(path: &Path, claim: &Claim) -> io::Result<()> {
     files::write_private(path, &serde_json::to_vec(claim)?)
 }
 
-/// Reads server-sent events, line by line.
+/// Parser of server-sent events, line by line.
 #[derive(Default)]
 struct Events {
     line: Vec<u8>,
@@ -121,7 +121,7 @@ struct Events {
 }
 
 impl Events {
-    /// Takes what has come; returns the data of the first event that says something.
+    /// Adds received bytes; returns the data of the first event that has some.
     fn take(&mut self, bytes: &[u8]) -> Option<String> {
         for byte in bytes {
             if *byte != b'\n' {
@@ -154,7 +154,7 @@ impl Events {
     }
 }
 
-/// Returns when a claim is announced that is not known yet; never, once there is nothing more to wait for.
+/// Returns when a new claim is announced; never returns once there is nothing more to wait for.
 pub(super) async fn wait(server: &Client, credential: &Credential, claims: &mut Claims) {
     let mut back_off = BackOff::default();
     loop {
@@ -174,13 +174,13 @@ pub(super) async fn wait(server: &Client, credential: &Credential, claims: &mut 
     }
 }
 
-/// A server's answer to one question.
+/// Response of a server to one request.
 enum Answer {
-    /// A claim.
+    /// Claim by an owner.
     Claimed(Announcement),
-    /// No claim; it may be asked again.
+    /// No claim so far; the server may be asked again.
     Nothing,
-    /// No claim, today or later.
+    /// No claim, now or later.
     Never,
 }
 
@@ -201,7 +201,7 @@ async fn ask(server: &Client, credential: &Credential, back_off: &mut BackOff) -
     };
     match answer.status() {
         StatusCode::OK => {}
-        // The workspace is no prebuilt one, or the server has none.
+        // The workspace is not a prebuilt one, or the server does not support them.
         StatusCode::CONFLICT | StatusCode::NOT_FOUND => return Answer::Never,
         status => {
             if identity::is_refusal(status) {
@@ -267,7 +267,7 @@ mod tests {
         assert!(!claims.is_new(claim(3)));
 
         assert!(!load("a").is_new(claim(3)));
-        // Another agent of the same machine has its own count.
+        // Another agent of the same machine has its own record.
         assert!(load("b").is_new(claim(3)));
         // Servers that name no owner announce each claim once.
         assert!(claims.is_new(claim(0)));

@@ -1,4 +1,4 @@
-//! Questions of an agent that are no calls: plain HTTP, with its token.
+//! Requests of an agent that are not calls: plain HTTP, with its token.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use tokio::time::timeout;
 
 use super::identity::Credential;
 
-/// Time for an answer to begin, unless the server is asked to wait.
+/// Longest time for a response to begin, unless the server is asked to wait.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of an answer.
+/// Longest response in bytes.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Asks at `workspaceagents/me/PATH`. The caller bounds the time.
+/// Requests `workspaceagents/me/PATH`. The caller bounds the time.
 pub(super) async fn ask(
     server: &Client,
     credential: &Credential,
@@ -37,7 +37,7 @@ pub(super) async fn ask(
     Ok(server.get(&url, &headers).await?)
 }
 
-/// The same, for a short answer in JSON; `None` if the server has none for us.
+/// Fetches a short response in JSON; `None` if the server has none for us.
 pub(super) async fn fetch<T: serde::de::DeserializeOwned>(
     server: &Client,
     credential: &Credential,

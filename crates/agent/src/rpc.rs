@@ -16,17 +16,17 @@ use outpost_transport::{
 use prost::Message;
 use tokio::time::timeout;
 
-/// Time for one call.
+/// Longest time for one call.
 const CALL: Duration = Duration::from_secs(30);
 
-/// Versions that servers may know, the newest first.
+/// Versions of the API that servers may know, the newest first.
 const VERSIONS: [u16; 5] = [11, 8, 4, 3, 0];
 
 /// A connection to the server.
 pub(super) struct Rpc {
-    /// Where streams are opened.
+    /// Connection on which streams are opened.
     pub(super) connection: yamux::Connection,
-    /// The version that both know.
+    /// Version of the API that both sides know.
     pub(super) version: ApiVersion,
 }
 
@@ -58,7 +58,7 @@ impl Rpc {
         }
     }
 
-    /// Whether the server knows what came with this minor version.
+    /// Returns whether the server knows everything that this minor version introduced.
     pub(super) fn knows(&self, minor: u16) -> bool {
         self.version.minor >= minor
     }

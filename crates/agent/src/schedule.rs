@@ -1,4 +1,4 @@
-//! When a script runs by itself.
+//! Schedules of scripts that run at set times.
 //!
 //! # Source
 //! coder `agent/agentscripts/agentscripts.go`: seconds come first and the weekday is optional; the grammar of
@@ -11,14 +11,14 @@ use croner::{
     parser::{CronParser, Seconds, Year},
 };
 
-/// Fields of an expression without a weekday.
+/// Number of fields in an expression without a weekday.
 const WITHOUT_WEEKDAY: usize = 5;
 
-/// The times of a script.
+/// Times at which a script runs.
 pub struct Schedule(Cron);
 
 impl Schedule {
-    /// Reads a template's expression.
+    /// Parses a template's expression.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -38,14 +38,14 @@ impl Schedule {
         Ok(Self(parser.parse(&fields.join(" "))?))
     }
 
-    /// The first of its times after `now`; `None` if there never is one.
+    /// Returns the first of its times after `now`; `None` if there never is one.
     pub fn after<Tz: TimeZone>(&self, now: &DateTime<Tz>) -> Option<DateTime<Tz>> {
         self.0.find_next_occurrence(now, false).ok()
     }
 }
 
-/// A field without the empty values between its commas. One that has no other value would never be met, and be searched
-/// for until the end of time.
+/// Removes the empty values between the commas of a field. A field without any other value would never match, and be
+/// searched for until the end of time.
 fn values(field: &str) -> Result<String, CronError> {
     let values: Vec<&str> = field.split(',').filter(|it| !it.is_empty()).collect();
     match values.is_empty() {

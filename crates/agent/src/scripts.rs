@@ -1,4 +1,4 @@
-//! Scripts of a template: at the start, at the end, and at set times.
+//! Scripts of a template: at the start, at the stop, and at set times.
 //!
 //! # Source
 //! coder `agent/agentscripts/agentscripts.go`, `codersdk/agentsdk/logs.go`.
@@ -29,31 +29,31 @@ use super::{
     stamp,
 };
 
-/// Name of the directory of scripts' files, which templates know from Coder.
+/// Name of the directory with the files of scripts, which templates know from Coder.
 pub(super) const DIRECTORY: &str = "coder-script-data";
 
-/// How the scripts of a stage ended, the worst counts.
+/// Result of the scripts of a stage; the worst one counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
-    /// All well.
+    /// Success of all scripts.
     Done,
-    /// One failed.
+    /// Failure of a script.
     Failed,
-    /// One took too long.
+    /// Time limit of a script exceeded.
     TimedOut,
 }
 
-/// A line of a script's output, with the source that it belongs to.
+/// A line of a script's output, with its log source.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
-    /// The source.
+    /// Id of the log source.
     pub(super) source: Bytes,
-    /// The line.
+    /// Text, level and time of the line.
     pub(super) log: Log,
 }
 
-/// Runs all scripts of a stage: at the same time, but for those that wait for others. Once `stop` drains nothing more
-/// starts, and what runs is waited for.
+/// Runs all scripts of a stage: at the same time, except those that wait for others. Once `stop` drains nothing more
+/// starts, and running scripts are waited for.
 pub(super) async fn run_all(shared: &Arc<Shared>, stage: Stage, stop: &Stop) -> Outcome {
     let Some(manifest) = shared.manifest.borrow().clone() else {
         return Outcome::Done;
@@ -81,7 +81,7 @@ pub(super) async fn run_all(shared: &Arc<Shared>, stage: Stage, stop: &Stop) -> 
     }
 }
 
-/// Scripts of a stage while they run.
+/// Scripts of a stage that are running.
 struct Running<'a> {
     shared: &'a Arc<Shared>,
     scripts: &'a [Script],
@@ -160,7 +160,7 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// A task that panicked has failed.
+    /// Handles the end of a script's task. One that panicked has failed.
     fn handle_end(
         &mut self,
         ended: Result<(tokio::task::Id, Status), tokio::task::JoinError>,
@@ -213,7 +213,7 @@ pub(super) async fn run_at_times(shared: Arc<Shared>, manifest: Arc<Manifest>, s
     running.join_all().await;
 }
 
-/// Tells the server how a script ended.
+/// Reports the end of a script to the server.
 fn report(
     shared: &Shared,
     script: &Script,
@@ -238,7 +238,7 @@ fn say(shared: &Shared, script: &Script, level: Level, text: String) {
         output,
         level: level.into(),
     };
-    // What there is no room for is in the script's file.
+    // Lines that do not fit into the queue are still in the script's log file.
     shared.logs.push(Line {
         source: script.log_source_id.clone(),
         log,

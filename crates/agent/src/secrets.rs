@@ -1,4 +1,4 @@
-//! The owner's secrets that are to be files.
+//! Secrets of the owner that are written to files.
 //!
 //! # Source
 //! coder `agent/agent.go` `writeSecretFiles`; unlike there, an existing file that others can read is closed to them.
@@ -15,12 +15,12 @@ use outpost_files as files;
 use outpost_wire::proto::coder::agent::v2::WorkspaceSecret;
 use tracing::{debug, warn};
 
-/// Permissions of such a file.
+/// Permissions of the files.
 const MODE: u32 = 0o600;
-/// Permissions that others than the owner have.
+/// Permission bits of anybody but the owner.
 const OTHERS: u32 = 0o077;
 
-/// Writes those that have a path. One that cannot be written is named in the log; its value never is.
+/// Writes the secrets that have a path. A failure is logged with its name, never with its value.
 pub(super) fn write(secrets: &[WorkspaceSecret], home: &Path) {
     let mut written = BTreeSet::new();
     for secret in secrets.iter().filter(|it| !it.file_path.is_empty()) {
@@ -41,7 +41,7 @@ pub(super) fn write(secrets: &[WorkspaceSecret], home: &Path) {
     }
 }
 
-/// Variables in a path mean themselves, as the server has checked it as it is.
+/// Returns the path of a secret's file. Variables in it are not expanded, because the server has checked it as it is.
 fn place(path: &str, home: &Path) -> Option<PathBuf> {
     match path.strip_prefix("~/") {
         Some(rest) => Some(home.join(rest.trim_start_matches('/'))),
@@ -56,7 +56,7 @@ fn write_one(path: &Path, value: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).mode(MODE).open(path)?;
     close_to_others(&file)?;
-    // Only now, as whoever could read the file before must not see the value.
+    // Written only now, after the permissions: users who could read the old file must not see the value.
     file.set_len(0)?;
     file.write_all(value)
 }

@@ -1,4 +1,4 @@
-//! One connection to the server: what is asked and reported on it, all at the same time.
+//! One connection to the server: everything that is requested and reported on it, concurrently.
 
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
@@ -30,20 +30,20 @@ use super::{
     ssh, stats,
 };
 
-/// How long log lines are gathered.
+/// Time for which log lines are collected before they are sent.
 const LOG_PAUSE: Duration = Duration::from_millis(250);
-/// Bytes of one batch of them.
+/// Size of one batch of log lines, in bytes.
 const LOG_BATCH: usize = 1 << 20;
-/// Ports of the overlay that lead to SSH.
+/// Ports in the overlay at which SSH listens.
 const SSH_PORTS: [u16; 2] = [1, 22];
 
-/// Between two questions for banners, and how many are shown.
+/// Interval at which banners are fetched, and the number that is shown.
 const BANNERS: Duration = Duration::from_secs(120);
 const MAX_BANNERS: usize = 16;
-/// After the start scripts: by then, whatever is done once has been done.
+/// Time after the start scripts by which everything that is done once has been done.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Our node, which outlasts connections.
+/// Node of the agent, which outlasts connections.
 pub(super) struct Network {
     node: Option<(Tailnet, mpsc::Receiver<Event>)>,
     ssh: Option<(ssh::Server, host_key::Origin)>,
@@ -63,7 +63,7 @@ impl Network {
         }
     }
 
-    /// The node as the manifest wants it.
+    /// Updates the node to the manifest.
     async fn update(
         &mut self,
         shared: &Arc<Shared>,
@@ -105,7 +105,7 @@ impl Network {
         (node, events)
     }
 
-    /// The SSH server, with the host key that the manifest's names have.
+    /// Returns the SSH server, with the host key that belongs to the manifest's names.
     async fn ssh_server(&mut self, shared: &Arc<Shared>, manifest: &Manifest) -> ssh::Server {
         let wanted = host_key::Origin::of(manifest);
         if let Some((server, origin)) = &self.ssh
@@ -127,13 +127,13 @@ impl Network {
         server
     }
 
-    /// Ends with all that runs in it.
+    /// Ends the node with everything that runs in it.
     pub(super) async fn end(mut self) {
         self.tasks.shutdown().await;
     }
 }
 
-/// Does all that there is to do on a connection, until it breaks.
+/// Does everything that there is to do on a connection, until it breaks.
 pub(super) async fn run(
     rpc: &Rpc,
     shared: &Arc<Shared>,
@@ -191,7 +191,7 @@ async fn be_there(
         let ended = coordinate(&rpc.connection, node, events, &Side::Agent, graceful).await;
         shared.coordinates.send_replace(false);
         match graceful.is_draining() {
-            // The last reports go on.
+            // The last reports are still being sent.
             true => std::future::pending().await,
             false => ended.and(Err(CallError::Lost(
                 std::io::ErrorKind::UnexpectedEof.into(),
@@ -216,7 +216,7 @@ async fn be_there(
     tokio::try_join!(coordinating, while_up).map(|((), ())| ())
 }
 
-/// Runs the start scripts, once in our life, and those that have their times.
+/// Runs the start scripts, once in the agent's life, and those with set times.
 async fn begin(shared: Arc<Shared>, manifest: Arc<Manifest>, graceful: Stop) {
     let outcome = scripts::run_all(&shared, Stage::Start, &graceful).await;
     if graceful.is_draining() {
@@ -246,7 +246,7 @@ async fn lifecycle(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
 
 async fn logs(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     loop {
-        // Lines come in flocks.
+        // Lines come in bursts, so wait for more of them.
         shared.logs.first(|_| 1).await;
         sleep(LOG_PAUSE).await;
         let mut waiting = shared.logs.count();
@@ -270,8 +270,8 @@ async fn logs(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     }
 }
 
-/// Puts the lines of the first one's source in front, and says how many of them fit into a batch: scripts that run at the
-/// same time say theirs by turns, and a batch has one source.
+/// Moves the lines of the first line's source to the front, and returns how many of them fit into a batch: concurrent
+/// scripts interleave their lines, and a batch has one source.
 fn batch(lines: &mut [scripts::Line]) -> usize {
     let Some(source) = lines.first().map(|line| line.source.clone()) else {
         return 0;
@@ -285,7 +285,7 @@ fn batch(lines: &mut [scripts::Line]) -> usize {
     lines.iter().take_while(fits).count()
 }
 
-/// A report that is refused is dropped: it would be refused again on the next connection.
+/// Reports the ends of scripts. A refused report is dropped: it would be refused again on the next connection.
 async fn timings(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     loop {
         let timing = shared.timings.first(|_| 1).await.pop();
@@ -303,7 +303,7 @@ async fn timings(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     }
 }
 
-/// A report that is refused is dropped: who connected does not depend on it.
+/// Reports connections. A refused report is dropped: nobody's access depends on it.
 async fn connections(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     loop {
         let connection = shared.connections.first(|_| 1).await.pop();
@@ -320,7 +320,7 @@ async fn connections(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     }
 }
 
-/// What is to be shown at logins; a server that does not say so says nothing.
+/// Fetches the announcements for logins, from servers that have them.
 async fn banners(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     while rpc.knows(1) {
         let request = wire::GetAnnouncementBannersRequest {};

@@ -1,4 +1,4 @@
-//! Files over SSH, as the user that we run as. Names pass as the bytes that they are.
+//! SFTP server: files over SSH, as the user that we run as. Names pass as the bytes that they are.
 
 mod listing;
 mod wire;
@@ -31,18 +31,18 @@ use tracing::debug;
 
 use self::wire::{Answer, Attributes, Code, Entry, Handle, OpenFlags, Request};
 
-/// Files and directories that are open at a time.
+/// Number of files and directories that are open at the same time.
 const MAX_OPEN: usize = 256;
-/// Bytes of one answer.
+/// Longest read in bytes.
 const MAX_READ: usize = 256 << 10;
-/// Entries of a directory in one answer.
+/// Number of a directory's entries in one response.
 const MAX_ENTRIES: usize = 128;
-/// Bytes of one request: clients write up to 255 KiB at a time.
+/// Longest request in bytes: clients write up to 255 KiB at a time.
 const MAX_PACKET: usize = 320 << 10;
-/// Bounds that clients are told: bytes of a packet, a read and a write as OpenSSH has them, and open files.
+/// Limits that clients are told: bytes of a packet, a read and a write as in OpenSSH, and open files.
 const LIMITS: [u64; 4] = [256 << 10, 255 << 10, 255 << 10, MAX_OPEN as u64];
 
-/// Serves files until the client has no more to ask. Paths that are relative begin at `directory`.
+/// Serves files until the client has no more requests. Relative paths begin at `directory`.
 pub(super) async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, directory: PathBuf) {
     let mut files = Files {
         directory,
@@ -151,7 +151,7 @@ impl Files {
                 }
                 builder.create(self.path(&path)).await?;
             }
-            // Over a file that is there, too, as OpenSSH's server does where a client asks for it by an extension.
+            // Replaces an existing file, as OpenSSH's server does if a client requests that by an extension.
             Request::Rename(from, to) => fs::rename(self.path(&from), self.path(&to)).await?,
             Request::HardLink(from, to) => fs::hard_link(self.path(&from), self.path(&to)).await?,
             Request::Symlink(target, link) => fs::symlink(target, self.path(&link)).await?,
@@ -204,7 +204,7 @@ impl Files {
         let file = self.file(handle)?;
         file.seek(SeekFrom::Start(offset)).await?;
         file.write_all(data).await?;
-        // An error belongs to the answer to this request, not to a later one.
+        // Flushed here, so that an error belongs to the answer to this request, not to a later one.
         file.flush().await
     }
 
@@ -257,7 +257,7 @@ fn named(path: PathBuf) -> Answer {
     Answer::Names(vec![entry])
 }
 
-/// A missing file has a path, too, if the directory that it would be in is there.
+/// Resolves a path. A missing file has one, too, if the directory that would contain it exists.
 async fn real_path(path: PathBuf) -> io::Result<PathBuf> {
     match (
         fs::canonicalize(&path).await,
@@ -291,7 +291,7 @@ async fn change(path: &Path, to: &Attributes) -> io::Result<()> {
     Ok(())
 }
 
-/// The room of a file system, in the order of OpenSSH's `statvfs`.
+/// Returns the space of a file system, in the order of OpenSSH's `statvfs`.
 fn room(path: &Path) -> io::Result<Answer> {
     let found = statvfs(path)?;
     Ok(Answer::Numbers(vec![

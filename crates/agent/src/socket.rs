@@ -45,7 +45,7 @@ pub const PATH_VARIABLE: &str = "CODER_AGENT_SOCKET_PATH";
 const SERVICE: &str = "/coder.agentsocket.v1.AgentSocket/";
 /// Timeout for a connection that shows whether another agent is alive.
 const PROBE: Duration = Duration::from_secs(10);
-/// Connections served at a time. A waiting `coder exp sync start` of Coder's CLI holds one.
+/// Number of connections served at the same time. A waiting `coder exp sync start` of Coder's CLI holds one.
 const MAX_CONNECTIONS: usize = 1024;
 /// Pause after a failed accept: the reason is a lack of file descriptors, which lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! SSH inside the overlay: the server has authorized whoever reaches it, so nobody is asked for a key.
+//! SSH server inside the overlay: the control plane has authorized every client, so nobody is asked for a key.
 //!
 //! # Source
 //! coder `agent/agentssh/agentssh.go`: what a session may do, and how it ends.
@@ -35,22 +35,22 @@ use super::{
     stats::{App, Counted, Silence},
 };
 
-/// Sessions and forwarded connections of one client at a time; more are refused.
+/// Number of sessions and forwarded connections of one client at the same time; further ones are refused.
 const CHANNELS: usize = 1024;
-/// Time for a client to begin, as OpenSSH's `LoginGraceTime`: five hundred at once take their turns.
+/// Longest time for a client to begin, as OpenSSH's `LoginGraceTime`: five hundred at once take their turns.
 const GREETING: Duration = Duration::from_secs(120);
-/// Time for a client to take our goodbye.
+/// Longest time for a client to accept our goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// What waits for a session that does not read, in messages.
+/// Number of messages that wait for a session that does not read.
 const BUFFER: usize = 64;
-/// Keep-alives that a client may leave unanswered.
+/// Number of keep-alives that a client may leave unanswered.
 const KEEP_ALIVES: usize = 3;
 
-/// The server. A clone is the same one.
+/// SSH server. Clones are the same server.
 #[derive(Clone)]
 pub(super) struct Server {
     shared: Arc<Shared>,
-    /// Replaced when the host key changes; connections keep the one that they began with.
+    /// Configuration, replaced when the host key changes; existing connections keep the one that they began with.
     config: Arc<RwLock<Arc<server::Config>>>,
 }
 
@@ -63,14 +63,14 @@ impl Server {
         }
     }
 
-    /// Shows another key to those who come from now on.
+    /// Replaces the host key for later connections.
     pub(super) fn set_key(&self, key: PrivateKey) {
         let config = Arc::new(config(key, self.shared.config.ssh_max_timeout));
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
-    /// Takes connections until `stop` drains; then all of them end. How many there may be is up to the overlay, where
-    /// whoever is away makes room.
+    /// Accepts connections until `stop` drains; then all of them end. The overlay limits their number, and makes room
+    /// by ending those of silent peers.
     pub(super) async fn serve(self, mut listener: Listener, stop: Stop) {
         let mut running = JoinSet::new();
         loop {
@@ -111,7 +111,7 @@ impl Server {
         let ended = tokio::select! {
             ended = &mut session => ended,
             () = stop.draining() => {
-                // Who hears it does not wait for more.
+                // A client that receives this stops waiting.
                 let why = "the agent shuts down".to_owned();
                 let goodbye = async {
                     handle.disconnect(Disconnect::ByApplication, why, String::new()).await?;
@@ -144,7 +144,7 @@ fn config(key: PrivateKey, max_timeout: Option<Duration>) -> server::Config {
     }
 }
 
-/// One connection.
+/// Handler of one connection.
 struct Handler {
     shared: Arc<Shared>,
     peer: String,
@@ -155,7 +155,7 @@ struct Handler {
 }
 
 impl Handler {
-    /// Room for another channel, or why there is none.
+    /// Returns a permit for another channel, or the reason why there is none.
     fn place(&self, is_blocked: bool) -> Result<OwnedSemaphorePermit, ChannelOpenFailure> {
         if is_blocked {
             return Err(ChannelOpenFailure::AdministrativelyProhibited);
@@ -301,7 +301,7 @@ impl server::Handler for Handler {
         Ok(true)
     }
 
-    // What follows is done by the session, which hears of it on its channel: here is only said that it was heard.
+    // The session handles these requests, which it receives on its channel: here they are only acknowledged.
 
     async fn pty_request(
         &mut self,
@@ -369,7 +369,7 @@ impl server::Handler for Handler {
     }
 }
 
-/// The system's number of a signal.
+/// Returns the system's number of a signal.
 fn signal(signal: &Sig) -> Option<nix::sys::signal::Signal> {
     use nix::sys::signal::Signal;
     match signal {

@@ -1,4 +1,4 @@
-//! How much an agent is used, as it tells its server.
+//! Usage statistics of an agent, as it reports them to its server.
 //!
 //! # Source
 //! coder `agent/stats.go`, `agent/agent.go` `Collect`.
@@ -30,32 +30,34 @@ pub(super) use self::app::App;
 use self::app::Sessions;
 use super::{Shared, rpc::Rpc};
 
-/// Between two reports, where the server does not say.
+/// Interval of reports, unless the server names one.
 const REPORT: Duration = Duration::from_secs(300);
-/// So long after its last connection an agent counts as unused: a client that comes again at once needs the same memory.
+/// Time after its last connection when an agent counts as unused: a client that returns at once needs the same
+/// memory.
 const QUIET: Duration = Duration::from_secs(10);
-/// A client that leaves four keep-alives of its connection without an answer is away.
+/// Silence after which a client counts as away: four unanswered keep-alives.
 const AWAY: Duration = Duration::from_secs(60);
-/// Bytes that a packet of the overlay carries: its streams are counted, and packets are as many as they need.
+/// Payload of a packet in the overlay, in bytes: its streams are counted, and divided into as many packets as they
+/// need.
 const PACKET: i64 = 1220;
-/// The minor version from which on a server counts sessions by app.
+/// Minor version from which on a server counts sessions by app.
 const SESSION_COUNTS: u16 = 11;
-/// What is said where no latency is known: -1 µs.
+/// Latency that is reported if none is known: -1 µs.
 const NO_LATENCY: f64 = -0.001;
 
-/// How long the client at the other end of a connection has not answered what it should have; zero if it does.
+/// Time for which the client of a connection has left something unanswered; zero if it answers.
 pub(super) type Silence = Arc<dyn Fn() -> Duration + Send + Sync>;
 
-/// Counts from an agent's beginning on.
+/// Totals since the agent's start.
 #[derive(Clone, Copy, Default)]
 struct Totals {
-    /// Connections that ended while their client was there.
+    /// Number of connections that ended while their client was present.
     ended: i64,
     received: i64,
     sent: i64,
 }
 
-/// Connections and sessions by their numbers.
+/// Open connections and sessions by their numbers.
 #[derive(Default)]
 struct Open {
     last: u64,
@@ -64,8 +66,8 @@ struct Open {
     ended: i64,
 }
 
-/// Whether a client was heard of late. One that vanished without a goodbye keeps its sessions for days, but its workspace
-/// counts as unused: a server stops it when its time is over.
+/// Returns whether a client was heard recently. One that vanished without a goodbye keeps its sessions for days, but
+/// its workspace counts as unused: a server stops it when its time is over.
 fn is_there(silence: &Silence) -> bool {
     silence() < AWAY
 }
@@ -76,26 +78,26 @@ impl Open {
         self.last
     }
 
-    /// Connections whose clients are there.
+    /// Number of connections whose clients are present.
     fn connections(&self) -> i64 {
         let there = self.connections.values().filter(|it| is_there(it));
         i64::try_from(there.count()).unwrap_or(i64::MAX)
     }
 
-    /// Sessions whose clients are there.
+    /// Sessions whose clients are present.
     fn sessions(&self) -> Sessions {
         let there = self.sessions.values().filter(|(_, it)| is_there(it));
         there.map(|(app, _)| app.clone()).collect()
     }
 }
 
-/// What is used, and what of that the server knows.
+/// Usage of the agent, and the part of it that the server knows.
 #[derive(Default)]
 pub(super) struct Usage {
     open: Mutex<Open>,
     received: AtomicI64,
     sent: AtomicI64,
-    /// Told whenever a connection ends.
+    /// Notified whenever a connection ends.
     has_ended: Notify,
     told: Mutex<Totals>,
 }
@@ -105,7 +107,7 @@ impl Usage {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a session of this app as begun; returns its number.
+    /// Counts the beginning of a session of this app; returns its number.
     pub(super) fn begin(&self, app: App, silence: Silence) -> u64 {
         let mut open = self.open();
         let number = open.number();
@@ -113,18 +115,17 @@ impl Usage {
         number
     }
 
-    /// Counts a session as ended.
+    /// Counts the end of a session.
     pub(super) fn end(&self, number: u64) {
         self.open().sessions.remove(&number);
     }
 
-    /// Whether somebody is still connected, silent or not.
+    /// Returns whether any client is still connected, silent or not.
     pub(super) fn is_connected(&self) -> bool {
         !self.open().connections.is_empty()
     }
 
-    /// What there is new since `told`, as of now, and the totals to be told; sessions by app, where the server has room for
-    /// those.
+    /// Returns the news since `told`, and the new totals; with sessions by app if the server has fields for those.
     fn since(&self, told: Totals, by_app: bool) -> (wire::Stats, Totals) {
         let open = self.open();
         let now = Totals {
@@ -159,7 +160,7 @@ impl Usage {
     }
 }
 
-/// Reports at the server's pace, and counts again only from what it took.
+/// Reports at the server's interval, and counts anew only what it has accepted.
 pub(super) async fn run(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     let usage = &shared.usage;
     let mut request = wire::UpdateStatsRequest { stats: None };
@@ -177,7 +178,7 @@ pub(super) async fn run(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     }
 }
 
-/// Gives back what only connections needed, each time the last one has been gone for a moment.
+/// Returns memory to the system that only connections needed, each time when the last one has been gone for a moment.
 pub(super) async fn give_back_unused(usage: &Usage) {
     loop {
         usage.has_ended.notified().await;
@@ -189,7 +190,7 @@ pub(super) async fn give_back_unused(usage: &Usage) {
     }
 }
 
-/// A connection of the overlay that is counted.
+/// A connection in the overlay that is counted.
 pub(super) struct Counted<S> {
     stream: S,
     usage: Arc<Usage>,
@@ -197,7 +198,7 @@ pub(super) struct Counted<S> {
 }
 
 impl<S> Counted<S> {
-    /// Counts it as begun.
+    /// Counts the beginning of a connection.
     pub(super) fn new(stream: S, usage: Arc<Usage>, silence: Silence) -> Self {
         let mut open = usage.open();
         let number = open.number();
@@ -275,7 +276,7 @@ mod tests {
 
     use super::*;
 
-    /// Clients that are all silent for so long, in seconds.
+    /// Creates clients that are all silent for so long, in seconds.
     fn clients(silent: &Arc<AtomicU64>) -> Silence {
         let silent = silent.clone();
         Arc::new(move || Duration::from_secs(silent.load(Ordering::Relaxed)))
@@ -337,7 +338,7 @@ mod tests {
         silent.store(0, Ordering::Relaxed);
         assert_eq!(seen(), (1, 1, Some(1)));
 
-        // The end of a connection that nobody used any more is no use either.
+        // The end of a connection whose client was away does not count as use.
         silent.store(AWAY.as_secs(), Ordering::Relaxed);
         drop(stream);
         assert_eq!(seen().0, 0);

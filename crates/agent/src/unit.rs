@@ -87,7 +87,7 @@ pub(super) struct Dependency {
 }
 
 impl Dependency {
-    /// Whether dependents need not wait any longer.
+    /// Returns whether dependents need not wait any longer.
     pub(super) fn is_satisfied(&self) -> bool {
         self.status == Status::Completed
     }
@@ -116,7 +116,7 @@ impl Units {
         Ok(self.peek(name))
     }
 
-    /// Whether all dependencies of a unit are completed; true for an unknown unit.
+    /// Returns whether all dependencies of a unit are completed; `true` for an unknown unit.
     ///
     /// # Errors
     /// [`UnitError::NoName`] or [`UnitError::LongName`].
@@ -221,7 +221,7 @@ impl Units {
         Ok(())
     }
 
-    /// Whether `name` is `other`, or waits for it, directly or by way of others.
+    /// Returns whether `name` is `other`, or waits for it, directly or through others.
     fn waits_for(&self, name: &str, other: &str) -> bool {
         let (mut to_see, mut seen) = (vec![name], BTreeSet::from([name]));
         while let Some(name) = to_see.pop() {

@@ -1,4 +1,4 @@
-//! Dev containers, of which an agent of ours has none: servers and clients of Coder hear so without an error.
+//! Dev containers, of which our agents have none: Coder's servers and clients are told so without an error.
 //!
 //! # Source
 //! coder `agent/agentcontainers/api.go`, `coderd/workspaceagents.go`: a dashboard lists the containers and then watches
@@ -30,7 +30,7 @@ use tracing::debug;
 
 use super::message;
 
-/// Open dashboards at a time: half of the connections, so that questions are answered beside them.
+/// Number of open dashboards at the same time: half of the connections, so that other requests are answered as well.
 const WATCHERS: usize = 32;
 
 pub(super) fn routes() -> Router {
@@ -44,7 +44,7 @@ fn none() -> Value {
     json!({ "devcontainers": [], "containers": [] })
 }
 
-/// Switches to a WebSocket that says once that there are none, and stays open until the client closes it.
+/// Switches to a WebSocket that reports once that there are none, and stays open until the client closes it.
 async fn watch(
     State(watchers): State<Arc<Semaphore>>,
     Extension(upgraded): Extension<Upgraded>,
@@ -84,7 +84,7 @@ async fn tell(io: impl AsyncRead + AsyncWrite + Unpin) {
     if let Err(error) = socket.send(Message::text(none().to_string())).await {
         return debug!(%error, "a client that watched containers disconnected");
     }
-    // Reading answers pings and the close; nothing that a client says means anything here.
+    // Reading answers pings and the close message; other messages have no meaning here.
     while let Some(Ok(_)) = socket.next().await {}
 }
 

@@ -1,4 +1,4 @@
-//! Orders of scripts on a clock of their own.
+//! Tests of script orders, on a clock of their own.
 
 use outpost_wire::proto::coder::agent::v2::WorkspaceAgentScriptDependency as Dependency;
 

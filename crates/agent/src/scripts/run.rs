@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use super::{report, say};
 use crate::{Shared, command, private_dir};
 
-/// How a script is waited for.
+/// Limits on the wait for a script.
 const LIMITS: Limits = Limits {
     exit_timeout: Duration::from_secs(10),
     pipe_grace: Duration::from_secs(10),
@@ -36,10 +36,10 @@ const LIMITS: Limits = Limits {
     precious_bytes: 0,
     is_precious: |_| false,
 };
-/// The status of what did not say one.
+/// Exit status of a process that has none.
 const UNKNOWN_STATUS: i32 = 255;
 
-/// Runs a script and reports how it ended. Returns that.
+/// Runs a script, reports its result, and returns it.
 pub(super) async fn run(
     shared: &Arc<Shared>,
     script: &Script,
@@ -92,7 +92,7 @@ fn prepare(shared: &Shared, script: &Script) -> std::io::Result<(process::Comman
             .create(true)
             .append(true)
             .mode(0o600)
-            // A pipe that nobody reads is an error.
+            // Opening a pipe without a reader fails instead of blocking.
             .custom_flags(OFlag::O_NONBLOCK.bits())
             .open(shared.account.expand(path))?,
     };
@@ -116,8 +116,8 @@ fn prepare(shared: &Shared, script: &Script) -> std::io::Result<(process::Comman
     Ok((command, file))
 }
 
-/// Opens the log of a script whose template names none. Its name can be guessed: what another user has put there instead
-/// is left alone.
+/// Opens the log of a script whose template names none. Its name can be guessed: whatever another user has put there
+/// instead is left alone.
 fn log_file(log_dir: &Path, source: &str, scripts: &Path) -> std::io::Result<fs::File> {
     let name = format!("coder-script-{source}.log");
     private_dir::append(log_dir, &name).or_else(|error| {
@@ -138,7 +138,7 @@ async fn execute(
 ) -> (Status, i32) {
     let mut on_line = |pipe: Pipe, line: process::Line| {
         let text = line.into_text();
-        // A full disk must not end what it cannot keep.
+        // A full disk must not end the script.
         let _ = writeln!(file, "{text}");
         let level = match pipe {
             Pipe::Stdout => Level::Info,

@@ -1,4 +1,4 @@
-//! Files as a listing shows them.
+//! Files in listings of SFTP.
 
 use std::{
     ffi::OsStr,
@@ -10,7 +10,7 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::wire::{Attributes, Entry};
 
-/// Reads what SFTP tells of a file. Times that it has no room for are the nearest ones that it has.
+/// Converts metadata to attributes of SFTP. Times out of its range become the nearest ones in it.
 pub(super) fn attributes(metadata: &Metadata) -> Attributes {
     let seconds = |at: i64| u32::try_from(at.max(0)).unwrap_or(u32::MAX);
     Attributes {
@@ -21,7 +21,7 @@ pub(super) fn attributes(metadata: &Metadata) -> Attributes {
     }
 }
 
-/// A file of a directory, with a line as `ls -l` has it.
+/// Converts a file of a directory, with a line as in `ls -l`.
 pub(super) fn entry(name: &OsStr, metadata: &Metadata) -> Entry {
     let modified = Timestamp::from_second(metadata.mtime()).unwrap_or_default();
     let modified = modified.to_zoned(TimeZone::UTC);
@@ -41,7 +41,7 @@ pub(super) fn entry(name: &OsStr, metadata: &Metadata) -> Entry {
     }
 }
 
-/// Ten letters, such as `drwxr-xr-x`.
+/// Formats a mode as ten letters, such as `drwxr-xr-x`.
 fn mode(mode: u32) -> String {
     let kind = match mode & 0o170_000 {
         0o040_000 => 'd',

@@ -1,4 +1,4 @@
-//! Packets of SFTP version 3, without input or output. Names are bytes, as file systems have them.
+//! Packets of SFTP version 3, without I/O. Names are bytes, as in file systems.
 //!
 //! # Source
 //! draft-ietf-secsh-filexfer-02; OpenSSH `PROTOCOL`, section 4.
@@ -7,12 +7,12 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
-/// The version that we speak.
+/// Version of the protocol that we speak.
 const VERSION: u32 = 3;
-/// Extended attributes of one request; OpenSSH has none.
+/// Number of extended attributes in one request; OpenSSH sends none.
 const MAX_EXTENDED: u32 = 64;
 
-/// How a request ended.
+/// Status code of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     Ok = 0,
@@ -24,10 +24,10 @@ pub(super) enum Code {
     Unsupported = 8,
 }
 
-/// A file that is open, by its number.
+/// Number of an open file.
 pub(super) type Handle = u64;
 
-/// How a file is opened.
+/// Flags for opening a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OpenFlags(u32);
 
@@ -44,15 +44,15 @@ impl OpenFlags {
     }
 }
 
-/// Attributes of a file, as far as they are given.
+/// Attributes of a file, as far as they are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) size: Option<u64>,
-    /// User and group.
+    /// Ids of user and group.
     pub(super) owner: Option<(u32, u32)>,
-    /// Permissions and the file's type.
+    /// Permissions and type of the file.
     pub(super) mode: Option<u32>,
-    /// Access and modification, in seconds since 1970.
+    /// Times of access and modification, in seconds since 1970.
     pub(super) times: Option<(u32, u32)>,
 }
 
@@ -62,7 +62,7 @@ const HAS_MODE: u32 = 4;
 const HAS_TIMES: u32 = 8;
 const HAS_EXTENDED: u32 = 1 << 31;
 
-/// A client's request.
+/// Request of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Init,
@@ -83,17 +83,17 @@ pub(super) enum Request {
     Stat(PathBuf),
     Rename(PathBuf, PathBuf),
     ReadLink(PathBuf),
-    /// Target first, as clients send it, whatever the draft says.
+    /// Symbolic link; the target comes first, as clients send it, whatever the draft says.
     Symlink(PathBuf, PathBuf),
     StatVfs(PathBuf),
     FSync(Handle),
     HardLink(PathBuf, PathBuf),
     Limits,
-    /// Something that we have no part of.
+    /// A request that is not supported.
     Unknown,
 }
 
-/// What we do beyond the draft, with the versions that OpenSSH knows.
+/// Extensions of the draft that we support, with the versions that OpenSSH knows.
 const EXTENSIONS: [(&str, &str); 5] = [
     ("hardlink@openssh.com", "1"),
     ("posix-rename@openssh.com", "1"),
@@ -103,11 +103,11 @@ const EXTENSIONS: [(&str, &str); 5] = [
 ];
 
 impl Request {
-    /// Reads a packet without its length: its id, and the request unless that is damaged. `None` if it has no id.
+    /// Parses a packet without its length: its id, and the request unless that is malformed. `None` if it has no id.
     pub(super) fn parse(packet: Bytes) -> Option<(u32, Option<Self>)> {
         let mut fields = Fields(packet);
         let kind = fields.0.try_get_u8().ok()?;
-        // The version of a first packet stands where others have their id.
+        // The first packet has the version where others have their id.
         let id = fields.u32()?;
         Some((id, fields.request(kind)))
     }
@@ -133,7 +133,7 @@ impl Fields {
         Some(PathBuf::from(OsStr::from_bytes(&self.text()?)))
     }
 
-    /// Of another length than ours is nobody's handle.
+    /// Reads a handle. One of another length than ours does not exist.
     fn handle(&mut self) -> Option<Handle> {
         let bytes = self.text()?;
         Some(bytes.as_ref().try_into().map_or(0, Handle::from_be_bytes))
@@ -197,16 +197,16 @@ impl Fields {
     }
 }
 
-/// A file by its name, as a listing shows it.
+/// A file by its name, in a listing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) name: Vec<u8>,
-    /// A line of `ls -l`; empty where nobody lists.
+    /// Line as in `ls -l`; empty where nobody lists.
     pub(super) line: Vec<u8>,
     pub(super) attributes: Attributes,
 }
 
-/// The answer to a request.
+/// Response to a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Version,
@@ -220,7 +220,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// The whole packet, its length included.
+    /// Encodes the whole packet, including its length.
     pub(super) fn encode(&self, id: u32) -> Vec<u8> {
         let mut out = Packet(vec![0; 4]);
         match self {
@@ -319,7 +319,7 @@ impl Packet {
 mod tests {
     use super::*;
 
-    /// A packet of this kind with id 7, its strings with their lengths.
+    /// Builds a packet of this kind with id 7, its strings with their lengths.
     fn packet(kind: u8, fields: &[&[u8]]) -> Bytes {
         let mut out = Packet(Vec::new());
         out.begin(kind, 7);
@@ -374,7 +374,7 @@ mod tests {
             Request::parse(packet(99, &[])),
             Some((7, Some(Request::Unknown)))
         );
-        // A handle that we never gave out is none.
+        // A handle that we never issued is invalid.
         let foreign = Request::parse(packet(4, &[b"\0\0\0\x01x"]));
         assert_eq!(foreign, Some((7, Some(Request::Close(0)))));
     }

@@ -34,7 +34,7 @@ pub enum SocketError {
     Foreign {
         /// Path of the socket.
         path: PathBuf,
-        /// The program's user.
+        /// User id of the program.
         uid: u32,
     },
     /// No answer within the timeout.
@@ -52,7 +52,7 @@ pub struct UnitInfo {
     pub unit_name: String,
     /// `pending`, `started` or `completed`.
     pub status: String,
-    /// Whether all dependencies are satisfied.
+    /// Set if all dependencies are satisfied.
     pub is_ready: bool,
 }
 
@@ -63,7 +63,7 @@ pub struct UnitStatus {
     pub unit_name: String,
     /// As in [`UnitInfo`]; empty for an unregistered unit.
     pub status: String,
-    /// Whether all dependencies are satisfied.
+    /// Set if all dependencies are satisfied.
     pub is_ready: bool,
     /// Sorted by name; `None` in place of an empty list, which is `null` in the reference's JSON.
     pub dependencies: Option<Vec<Dependency>>,
@@ -78,7 +78,7 @@ pub struct Dependency {
     pub required_status: String,
     /// Current status; empty for an unregistered unit.
     pub current_status: String,
-    /// Whether the current status is the required one.
+    /// Set if the current status is the required one.
     pub is_satisfied: bool,
 }
 
@@ -138,7 +138,7 @@ impl Client {
         Ok(())
     }
 
-    /// Whether all dependencies of a unit are satisfied.
+    /// Returns whether all dependencies of a unit are satisfied.
     ///
     /// # Errors
     /// [`SocketError`].
@@ -219,8 +219,8 @@ impl Client {
     }
 }
 
-/// Whether a program of user `own` may believe an agent of user `agent`: of the same user, or root's. Root may ask every
-/// agent.
+/// Returns whether a program of user `own` may trust an agent of user `agent`: one of the same user, or root's. Root
+/// may call every agent.
 fn is_trusted(own: u32, agent: u32) -> bool {
     own == agent || own == 0 || agent == 0
 }

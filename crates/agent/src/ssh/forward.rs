@@ -1,4 +1,4 @@
-//! Connections in a session's tunnel: to where a client says, and from where it lets us listen.
+//! Forwarded connections of a client: to addresses that it names, and from addresses at which it lets us listen.
 
 use std::{
     collections::HashMap,
@@ -24,25 +24,25 @@ use tokio::{
 };
 use tracing::debug;
 
-/// Time for what a client asks us to connect to, and for its answer to what came to us.
+/// Longest time for a connection that a client requests, and for its answer to one that we received.
 const DIAL: Duration = Duration::from_secs(10);
-/// Time to find out what a name to listen at means.
+/// Longest time to resolve a name to listen at.
 const BIND: Duration = Duration::from_secs(5);
-/// Places that one client listens at.
+/// Number of places at which one client may listen.
 const LISTENERS: usize = 64;
-/// Time that a listener rests when the system has no room for what comes.
+/// Pause of a listener when the system has no room for another connection.
 const REST: Duration = Duration::from_millis(100);
 
-/// Where somebody listens for a client.
+/// Place at which we listen for a client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Place {
-    /// At an address, as the client wrote it, and a port.
+    /// An address, as the client wrote it, and a port.
     Port(String, u32),
-    /// At a socket of the file system.
+    /// A socket in the file system.
     Socket(PathBuf),
 }
 
-/// A task that ends when this goes.
+/// A task that ends when this is dropped.
 struct Listening(JoinHandle<()>);
 
 impl Drop for Listening {
@@ -51,7 +51,7 @@ impl Drop for Listening {
     }
 }
 
-/// A socket of the file system that goes with whoever listens at it.
+/// A socket in the file system that is removed with its listener.
 struct Socket {
     listener: UnixListener,
     path: PathBuf,
@@ -59,13 +59,13 @@ struct Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Whoever took its place has what is theirs.
+        // A failure does not matter: the socket may have been removed already.
         let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Socket {
-    /// Listens, for our own user only. A socket that nobody cleared away gives way.
+    /// Listens, for our own user only. A leftover socket is replaced.
     fn bind(path: &Path) -> io::Result<Self> {
         let is_old = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
         if is_old {
@@ -80,14 +80,14 @@ impl Socket {
     }
 }
 
-/// What one client listens at. All of it ends when this goes; connections end with the client.
+/// Listeners of one client. All of them end when this is dropped; connections end with the client.
 pub(super) struct Forwards {
     places: Arc<Semaphore>,
     listening: HashMap<Place, Listening>,
 }
 
 impl Forwards {
-    /// Each connection takes one of `places`.
+    /// Creates the listeners of a client. Each connection takes one of `places`.
     pub(super) fn new(places: Arc<Semaphore>) -> Self {
         Self {
             places,
@@ -104,7 +104,7 @@ impl Forwards {
         self.listening.len() < LISTENERS
     }
 
-    /// Listens at a port, one that is free if it is 0; returns it, or `None` if that cannot be.
+    /// Listens at a port, a free one if it is 0; returns the port, or `None` if that is impossible.
     pub(super) async fn listen(&mut self, address: &str, port: u32, handle: Handle) -> Option<u32> {
         let wanted = u16::try_from(port).ok().filter(|_| self.has_room())?;
         let listener = timeout(BIND, bind(address, wanted)).await;
@@ -143,7 +143,7 @@ impl Forwards {
         Some(port)
     }
 
-    /// Listens at a socket of the file system; says whether that is so.
+    /// Listens at a socket in the file system; returns whether it does.
     pub(super) fn listen_at(&mut self, path: &str, handle: Handle) -> bool {
         let place = Place::Socket(path.into());
         if !self.has_room() || self.listening.contains_key(&place) {
@@ -169,13 +169,13 @@ impl Forwards {
         }
     }
 
-    /// Listens there no more; says whether somebody did. Connections go on.
+    /// Stops listening at a place; returns whether there was a listener. Connections go on.
     pub(super) fn end(&mut self, place: &Place) -> bool {
         self.listening.remove(place).is_some()
     }
 }
 
-/// An empty address means all of them, and so does a star.
+/// Binds a port. An empty address means all of them, and so does a star.
 async fn bind(address: &str, port: u16) -> io::Result<TcpListener> {
     match address {
         "" | "*" => match TcpListener::bind(("::", port)).await {
@@ -209,7 +209,7 @@ async fn serve<F>(
     }
 }
 
-/// Joins what came in with the channel that the client opens for it.
+/// Connects an accepted connection to the channel that the client opens for it.
 async fn hand_over(
     opening: impl Future<Output = Result<Channel<Msg>, russh::Error>>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -241,7 +241,7 @@ pub(super) async fn connect(
     accept(channel, reply, dialling).await;
 }
 
-/// Connects a client's channel to a socket of the file system.
+/// Connects a client's channel to a socket in the file system.
 pub(super) async fn connect_to(channel: Channel<Msg>, reply: ChannelOpenHandle, path: String) {
     accept(channel, reply, UnixStream::connect(path)).await;
 }
@@ -262,7 +262,7 @@ async fn accept<S>(
     }
 }
 
-/// A socket at which the client's keys are to be had, as long as this is kept.
+/// Socket that gives access to the client's SSH agent, as long as this is kept.
 pub(super) struct Keys {
     directory: TempDir,
     _listening: Listening,
@@ -289,7 +289,7 @@ impl Keys {
         })
     }
 
-    /// Where.
+    /// Path of the socket.
     pub(super) fn path(&self) -> PathBuf {
         self.directory.path().join("listener.sock")
     }

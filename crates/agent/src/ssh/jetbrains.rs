@@ -1,4 +1,4 @@
-//! Whether a port of the machine belongs to an IDE of JetBrains: their clients have no sessions, but forward one port.
+//! Detection of JetBrains IDEs by their port: their clients have no sessions, but forward one port.
 //!
 //! # Source
 //! coder `agent/agentssh/portinspection_supported.go`, `agent/agentssh/jetbrainstrack.go`.
@@ -7,10 +7,10 @@ use std::{fs, path::Path};
 
 use crate::ports;
 
-/// What stands in the command line of such an IDE.
+/// Text in the command line of such an IDE.
 const MARK: &[u8] = b"idea.vendor.name=JetBrains";
 
-/// Whether such an IDE listens at this port.
+/// Returns whether such an IDE listens at this port.
 pub(super) async fn listens(port: u16) -> bool {
     let looked = tokio::task::spawn_blocking(move || is_one(Path::new("/proc"), port));
     looked.await.unwrap_or(false)

@@ -1,4 +1,4 @@
-//! One SSH session: a shell, a command or sftp, with or without a terminal.
+//! SSH session: a shell, a command or SFTP, with or without a terminal.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -46,26 +46,26 @@ use crate::{
     stats::{App, Silence},
 };
 
-/// Variables that a client may set, and bytes of all of them.
+/// Number of variables that a client may set, and their total size in bytes.
 const MAX_VARIABLES: (usize, usize) = (256, 64 << 10);
 /// Bytes that are read at a time.
 const CHUNK: usize = 32 << 10;
-/// Pieces of input that wait for a command.
+/// Number of input chunks that wait for a command.
 const INPUT: usize = 16;
-/// After a shell has ended, what is left in its terminal comes within this.
+/// Time for the remaining output in its terminal after a shell has ended.
 const TERMINAL_REST: Duration = Duration::from_millis(50);
-/// The status of what a signal ended, and of what we could not do.
+/// Exit status of a command that a signal ended, and of one that we could not run.
 const SIGNALLED: u32 = 255;
 const FAILED: u32 = 229;
-/// The status of what is refused here.
+/// Exit status of a command that is refused here.
 const REFUSED: u32 = 65;
-/// Commands that carry files.
+/// Commands that transfer files.
 const FILE_COMMANDS: [&str; 4] = ["nc", "rsync", "scp", "sftp"];
 const REFUSAL: &str = "\u{2}File transfer has been disabled.\n";
-/// What a client says that it is; not for its command.
+/// Variable in which a client names its app; not passed to its command.
 const SESSION_TYPE: &str = "CODER_SSH_SESSION_TYPE";
 
-/// A terminal as a client wants it.
+/// Terminal that a client requested.
 struct Terminal {
     term: String,
     size: Size,
@@ -76,23 +76,23 @@ fn size(columns: u32, rows: u32) -> Size {
     Size::new(side(rows), side(columns))
 }
 
-/// Who has a session.
+/// Client that opened a session.
 pub(super) struct Client {
-    /// What lasts.
+    /// State of the agent that outlasts the connection.
     pub(super) shared: Arc<Shared>,
-    /// The address in the overlay.
+    /// Address of the client in the overlay.
     pub(super) peer: String,
-    /// How long it has been silent.
+    /// Time for which the client has left something unanswered.
     pub(super) silence: Silence,
-    /// The connection.
+    /// Handle of the SSH connection.
     pub(super) handle: Handle,
-    /// Room for further channels of it.
+    /// Permits for further channels of the connection.
     pub(super) channels: Arc<Semaphore>,
-    /// Drains when we go, and what we started goes with us.
+    /// Drains when the agent stops, and everything that it started stops as well.
     pub(super) stop: Stop,
 }
 
-/// Does what the client asks for on its channel, once.
+/// Handles the requests of the client on its channel, once.
 pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
     let shared = client.shared.clone();
     let mut keys = None;
@@ -151,7 +151,7 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
     if let Some(keys) = &keys {
         variables.insert("SSH_AUTH_SOCK".into(), keys.path().into());
     }
-    // Those of JetBrains count by the port that they forward.
+    // JetBrains sessions are counted by the port that they forward.
     let report = (app.kind() != Type::Jetbrains)
         .then(|| Report::begin(&shared, client.peer, app, client.silence));
     let session = Session {
@@ -169,16 +169,16 @@ pub(super) async fn run(client: Client, mut channel: Channel<Msg>) {
     drop(keys);
 }
 
-/// Counts a session and reports its beginning and end.
+/// Report of a session, which counts it while it is open.
 pub(super) struct Report<'a> {
     shared: &'a Shared,
-    /// Its number among the sessions in use.
+    /// Number of the session among those in use.
     number: u64,
     connection: Connection,
 }
 
 impl<'a> Report<'a> {
-    /// It begins now.
+    /// Reports the beginning of a session.
     pub(super) fn begin(shared: &'a Shared, ip: String, app: App, silence: Silence) -> Self {
         let kind = app.kind();
         let app_name = app.name().to_owned();
@@ -222,7 +222,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Returns the status that the client heard, unless it went away.
+    /// Runs the command and returns the status that was sent to the client; `None` if the client went away.
     async fn run(
         mut self,
         channel: Channel<Msg>,
@@ -260,7 +260,8 @@ impl Session<'_> {
         }
     }
 
-    /// `None` if the client closes the channel before the command has ended; the command goes on then.
+    /// Runs a command with pipes. Returns `None` if the client closes the channel before the command has ended; the
+    /// command goes on then.
     async fn with_pipes(
         &self,
         mut reader: ChannelReadHalf,
@@ -302,7 +303,7 @@ impl Session<'_> {
         tokio::spawn(async move {
             tokio::select! {
                 _ = child.wait() => {}
-                // Not only the shell: what it started would be left behind.
+                // Signal the group and not only the shell, whose children would be left behind.
                 () = stop.draining() => if let Some(leader) = leader {
                     send(leader, Signal::SIGHUP);
                 }
@@ -354,7 +355,7 @@ impl Session<'_> {
                         }
                         piece = waiting.recv() => match piece {
                             Some(piece) => if keyboard.write_all(&piece).await.is_err() { return },
-                            // The end of the client's input is no end of a terminal.
+                            // The end of the client's input does not end a terminal.
                             None => std::future::pending().await,
                         },
                     }
@@ -364,7 +365,7 @@ impl Session<'_> {
                 if let Ok(mut wanted) = wanted.lock() {
                     *wanted = Some(size);
                 }
-                // One that waits already sees the newest size.
+                // If one is queued already, its receiver will see the newest size.
                 let _ = resizes.try_send(());
             };
             tokio::select! {
@@ -380,12 +381,12 @@ impl Session<'_> {
                 let read = async {
                     match ended {
                         None => screen.read(&mut buffer).await,
-                        // Whoever still holds the terminal does not hold up the end.
+                        // Background processes that hold the terminal must not delay the end.
                         Some(_) => timeout(TERMINAL_REST, screen.read(&mut buffer)).await?,
                     }
                 };
                 tokio::select! {
-                    // It ends with an error once nobody holds the other end.
+                    // Reading fails once no process holds the other end.
                     read = read => match read {
                         Ok(0) | Err(_) => match ended {
                             Some(status) => return Ok(status),
@@ -397,7 +398,7 @@ impl Session<'_> {
                 }
             }
         };
-        // Whoever closes the channel hangs up: the terminal goes with its last holder.
+        // Closing the channel hangs up: the terminal disappears with its last holder.
         tokio::select! {
             status = output => status.map(Some),
             () = input => Ok(None),
@@ -405,7 +406,7 @@ impl Session<'_> {
         }
     }
 
-    /// The server's announcements, and the template's message of the day unless the user does not want one.
+    /// Prints the server's announcements, and the template's message of the day unless the user has turned it off.
     async fn greet(&self, writer: &ChannelWriteHalf<Msg>) {
         let banners = self.shared.banners.lock();
         let banners = banners.unwrap_or_else(PoisonError::into_inner).clone();
@@ -429,7 +430,7 @@ impl Session<'_> {
     }
 }
 
-/// Each line with the end that a terminal needs.
+/// Ends each line as terminals need it.
 fn for_terminal(text: &str) -> String {
     let lines = text.lines();
     lines.map(|line| format!("{line}\r\n")).collect()
@@ -462,11 +463,11 @@ fn status_code(status: ExitStatus) -> u32 {
 }
 
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
-    // A client that takes no more is noticed by whoever waits for its channel.
+    // Another task notices a client that has closed its channel.
     let _ = tokio::io::copy(&mut from, &mut to).await;
 }
 
-/// Carries the client's input and signals to a command until the client closes the channel.
+/// Forwards the client's input and signals to a command until the client closes the channel.
 async fn listen(
     reader: &mut ChannelReadHalf,
     mut stdin: impl AsyncWrite + Unpin,
@@ -482,7 +483,7 @@ async fn listen(
         }
         let _ = stdin.shutdown().await;
         drop(stdin);
-        // Who reads no input may still be heard.
+        // A command that reads no input may still print output.
         while waiting.recv().await.is_some() {}
         std::future::pending().await
     };
@@ -492,7 +493,7 @@ async fn listen(
     }
 }
 
-/// Hears the client until it closes the channel.
+/// Reads messages of the client until it closes the channel.
 async fn hear(
     reader: &mut ChannelReadHalf,
     mut input: Option<mpsc::Sender<Bytes>>,
@@ -503,7 +504,7 @@ async fn hear(
         match message {
             ChannelMsg::Data { data } => {
                 if let Some(input) = &input {
-                    // A command that reads nothing keeps its client waiting.
+                    // A command that reads nothing exerts back-pressure on its client.
                     let _ = input.send(data).await;
                 }
             }
@@ -524,14 +525,14 @@ async fn hear(
     }
 }
 
-/// To the group, as a shell does not pass signals on; it may be gone already.
+/// Sends a signal to the group, because a shell does not pass it on; the group may be gone already.
 fn send(leader: Pid, signal: Signal) {
     if killpg(leader, signal).is_err() {
         let _ = kill(leader, signal);
     }
 }
 
-/// Says how it ended; returns what was said.
+/// Sends the exit status of a command, and returns it.
 async fn finish(writer: &ChannelWriteHalf<Msg>, status: u32) -> Option<u32> {
     writer.exit_status(status).await.ok()?;
     writer.eof().await.ok()?;
@@ -539,13 +540,13 @@ async fn finish(writer: &ChannelWriteHalf<Msg>, status: u32) -> Option<u32> {
     Some(status)
 }
 
-/// Serves files until the client has no more to ask; returns the status that it heard.
+/// Serves files until the client has no more requests; returns the status that was sent to it.
 async fn serve_files(shared: &Shared, channel: Channel<Msg>, stop: &Stop) -> Option<u32> {
     let (mut reader, writer) = channel.split();
     if shared.config.blocks.file_transfer {
         return finish(&writer, REFUSED).await;
     }
-    // The channel stays open for the status, whatever becomes of the stream.
+    // The channel must stay open for the exit status after the stream has ended.
     let (near, far) = tokio::io::duplex(CHUNK);
     let carrying = async {
         let (answers, mut questions) = tokio::io::split(near);

@@ -1,4 +1,4 @@
-//! Apps that open sessions at an agent, by the names that servers count them under.
+//! Apps that open sessions at an agent, by the names under which servers count them.
 //!
 //! # Source
 //! coder `agent/agentssh/agentssh.go`, `extractMagicSessionType`; `coderd/idemetadata`.
@@ -7,20 +7,21 @@ use std::collections::BTreeMap;
 
 use outpost_wire::proto::coder::agent::v2::connection::Type;
 
-/// Names that are counted at a time, as at the server; sessions of further ones count as [`UNKNOWN`].
+/// Number of names that are counted at the same time, as at the server; sessions of further ones count as
+/// [`UNKNOWN`].
 const MAX_NAMES: usize = 64;
-/// Letters of a name.
+/// Longest name in letters.
 const MAX_LETTERS: usize = 64;
 const UNKNOWN: &str = "unknown";
 const SSH: &str = "ssh";
 const JETBRAINS: &str = "jetbrains";
 
-/// The app at the other end of a session, such as `ssh`, `vscode` or `cursor`.
+/// App at the other end of a session, such as `ssh`, `vscode` or `cursor`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct App(String);
 
 impl App {
-    /// The app that a client names: in small letters, with `_` for `-`.
+    /// Returns the app that a client names: in lower case, with `_` for `-`.
     pub(crate) fn named(name: &str) -> Self {
         let name = name.trim().to_lowercase().replace('-', "_");
         let is_odd = name.chars().count() > MAX_LETTERS || name.contains(char::is_control);
@@ -31,22 +32,21 @@ impl App {
         }
     }
 
-    /// A client that names none.
+    /// Returns the app of a client that names none.
     pub(crate) fn ssh() -> Self {
         Self(SSH.to_owned())
     }
 
-    /// An IDE of JetBrains.
+    /// Returns the app of a JetBrains IDE.
     pub(crate) fn jetbrains() -> Self {
         Self(JETBRAINS.to_owned())
     }
 
-    /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.0
     }
 
-    /// Its kind at servers that know four of them.
+    /// Returns its kind for servers that know only four of them.
     pub(crate) fn kind(&self) -> Type {
         match self.name() {
             "vscode" => Type::Vscode,
@@ -77,13 +77,13 @@ impl FromIterator<App> for Sessions {
 }
 
 impl Sessions {
-    /// Sessions of one of the four kinds.
+    /// Number of sessions of one of the four kinds.
     pub(super) fn of_kind(&self, kind: Type) -> i64 {
         let all = self.0.iter().filter(|(app, _)| app.kind() == kind);
         all.map(|(_, count)| count).sum()
     }
 
-    /// Sessions by the names of their apps.
+    /// Returns the sessions by the names of their apps.
     pub(super) fn by_name(self) -> BTreeMap<String, i64> {
         let all = self.0.into_iter();
         all.map(|(app, count)| (app.0, count)).collect()
