@@ -1,9 +1,10 @@
-//! How long a connection may stay: until the credential that it came with is revoked or has expired.
+//! Lifetime of connections, which end when the credential that they came with is revoked or expires.
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-/// What a credential gives while it is valid. Everything that was opened with it holds this, and ends with it.
+/// Access that a credential grants while it is valid. Everything that was opened with the credential holds this, and
+/// ends with it.
 #[derive(Debug, Default)]
 pub struct Access {
     revoked: CancellationToken,
@@ -11,7 +12,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// Access until then, or until it is revoked.
+    /// Grants access until this time, or until it is revoked; `None` for no expiry.
     pub fn until(expires_at: Option<Timestamp>) -> Self {
         let revoked = CancellationToken::new();
         Self {
@@ -20,22 +21,22 @@ impl Access {
         }
     }
 
-    /// Ends it, and with it everything that was opened with it.
+    /// Ends the access, and everything that was opened with it.
     pub fn revoke(&self) {
         self.revoked.cancel();
     }
 
-    /// Whether it has ended.
+    /// Returns whether the access has been revoked.
     pub fn is_revoked(&self) -> bool {
         self.revoked.is_cancelled()
     }
 
-    /// Whether it has to end by `now`.
+    /// Returns whether the access must end by `now`.
     pub fn has_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|end| end <= now)
     }
 
-    /// Waits until it ends.
+    /// Waits until the access is revoked.
     pub async fn revoked(&self) {
         self.revoked.cancelled().await;
     }

@@ -1,24 +1,24 @@
-//! When to connect again: soon at first, rarely later, and not all at the same moment.
+//! Back-off of reconnections: soon at first, rarely later, and not all at the same moment.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// A connection that lasted this long resets the pause.
+/// Lifetime of a connection that resets the pause.
 const STABLE: Duration = Duration::from_secs(30);
-/// First and longest pause between two tries: a server that is back has all its daemons two seconds later, dialling
-/// included.
+/// First and longest pause between two attempts: a server that is back has all its daemons two seconds later,
+/// including the time to dial.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1500));
-/// Whatever a server asks for, it is tried again after this.
+/// Longest pause that a server can ask for.
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 /// Shortest and longest pause after a refusal.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// The part of the time since the first refusal that the pause after the next one takes. A build's agent may be there long
+/// Length of the pause after a refusal, as a fraction of the time since the first one. A build's agent may start long
 /// before its server knows it, and must not be late by much then.
 const REFUSED_PART: f64 = 0.05;
 
-/// Pauses that double, from a first to a longest one. Half of each is chance, so that those who failed together do not
-/// come back together.
+/// Pauses that double, from a first to a longest one. Half of each is random, so that clients which failed together
+/// do not return together.
 #[derive(Clone, Debug)]
 pub struct Pauses {
     first: Duration,
@@ -27,7 +27,7 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// Pauses from `first` to `longest`.
+    /// Creates pauses that grow from `first` to `longest`.
     pub fn new((first, longest): (Duration, Duration)) -> Self {
         Self {
             first,
@@ -36,25 +36,25 @@ impl Pauses {
         }
     }
 
-    /// The next pause.
+    /// Returns the next pause, up to the longest.
     pub fn next_pause(&mut self) -> Duration {
         self.next_up_to(self.longest)
     }
 
-    /// The next pause, and at most `longest`, from which the ones after it go on.
+    /// Returns the next pause, of at most `longest`, from which later ones go on.
     pub fn next_up_to(&mut self, longest: Duration) -> Duration {
         let pause = self.next.min(longest).min(self.longest);
         self.next = pause.saturating_mul(2);
         pause.mul_f64(rand::random_range(0.5..1.0))
     }
 
-    /// Begins anew with the first.
+    /// Starts again with the first pause.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
 }
 
-/// The pauses between tries to connect.
+/// Pauses between attempts to connect.
 pub struct BackOff {
     pauses: Pauses,
     tried_at: Option<Instant>,
@@ -62,10 +62,10 @@ pub struct BackOff {
     refused_since: Option<Instant>,
 }
 
-/// Time between two lines about a server that stays away.
+/// Interval of log lines about a server that stays away.
 const REMIND_EVERY: Duration = Duration::from_secs(60);
 
-/// How often to say that something goes wrong again and again: the first time, when it changes, and once a minute.
+/// Limit on log lines about a repeated failure: the first time, when it changes, and once a minute.
 #[derive(Debug, Default)]
 pub struct Complaints {
     said: Option<(String, Instant)>,
@@ -73,7 +73,7 @@ pub struct Complaints {
 }
 
 impl Complaints {
-    /// Notes that it went wrong. Returns the number of times so far if it should be said.
+    /// Records a failure. Returns the number of failures so far if it should be logged.
     pub fn should_say(&mut self, text: &str) -> Option<u32> {
         self.tries += 1;
         let is_known = self
@@ -88,7 +88,7 @@ impl Complaints {
     }
 }
 
-/// The first try needs no pause.
+/// Creates a back-off whose first attempt needs no pause.
 impl Default for BackOff {
     fn default() -> Self {
         Self {
@@ -101,7 +101,7 @@ impl Default for BackOff {
 }
 
 impl BackOff {
-    /// Waits until it is time to try, and notes that it happens.
+    /// Waits until the next attempt is due, and records it.
     pub async fn wait(&mut self) {
         let now = Instant::now();
         let mut at = self.not_before.take();
@@ -116,7 +116,7 @@ impl BackOff {
         self.tried_at = Some(Instant::now());
     }
 
-    /// Notes that the server refuses who we are: the longer it does, the rarer it is tried.
+    /// Records that the server refuses our credential: the longer it does, the rarer are the attempts.
     pub fn refused(&mut self) {
         let now = Instant::now();
         let since = *self.refused_since.get_or_insert(now);
@@ -124,12 +124,12 @@ impl BackOff {
         self.hold(part.clamp(REFUSED.0, REFUSED.1));
     }
 
-    /// Notes that it does not, or not yet.
+    /// Records that the server does not refuse our credential, or not yet.
     pub fn accepted(&mut self) {
         self.refused_since = None;
     }
 
-    /// Makes the next try wait at least so long, and up to a quarter longer.
+    /// Delays the next attempt by at least this pause, and by up to a quarter more.
     pub fn hold(&mut self, pause: Duration) {
         let pause = pause
             .min(LONGEST_HOLD)

@@ -1,4 +1,4 @@
-//! Memory that unfinished messages may take: bytes are reserved before they are read, and given back with the message.
+//! Memory for unfinished messages: bytes are reserved before they are read, and released with the message.
 
 use std::{
     collections::HashMap,
@@ -13,26 +13,27 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Messages up to this size, in bytes, do not wait behind larger ones.
 const SMALL: usize = 64 << 10;
-/// Messages that wait for a budget at a time. What has arrived of each lies in the buffers of its connection.
+/// Number of messages that wait for a budget at the same time. The arrived part of each is in the buffers of its
+/// connection.
 const WAITING: usize = 32;
 
-/// Why nothing was reserved.
+/// Reasons why nothing was reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Overdrawn {
-    /// It would not fit if it were the only one.
+    /// A message that would not fit even alone.
     #[error("message of {bytes} bytes is over the limit of {limit} bytes")]
     TooLarge {
-        /// Bytes that were asked for.
+        /// Number of bytes requested.
         bytes: usize,
-        /// Bytes that there are.
+        /// Number of bytes in the budget.
         limit: usize,
     },
-    /// So many wait already that another one would wait too long.
+    /// Too many waiting messages: another one would wait too long.
     #[error("too many messages from this sender are waiting to be received; try again later")]
     Busy,
 }
 
-/// A number of bytes that messages share. Whoever comes first is served first. A clone is the same budget.
+/// Budget of bytes that messages share, first come, first served. Clones are the same budget.
 #[derive(Clone, Debug)]
 pub struct Budget {
     limit: usize,
@@ -40,7 +41,7 @@ pub struct Budget {
     places: Arc<Semaphore>,
 }
 
-/// Bytes that count until this is dropped.
+/// Bytes that are reserved until this is dropped.
 #[derive(Debug)]
 pub struct Reserved {
     _bytes: OwnedSemaphorePermit,
@@ -57,7 +58,7 @@ impl Reserved {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// Creates a budget of this many bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -66,7 +67,7 @@ impl Budget {
         }
     }
 
-    /// Waits until there are `bytes`.
+    /// Waits until `bytes` are available, and reserves them.
     ///
     /// # Errors
     /// [`Overdrawn`] if waiting would be in vain, or too many wait.
@@ -87,23 +88,23 @@ impl Budget {
         Ok(Reserved::of(bytes))
     }
 
-    /// Bytes that nobody has reserved.
+    /// Number of bytes that are not reserved.
     pub fn left(&self) -> usize {
         self.bytes.available_permits()
     }
 }
 
-/// Budgets of one sender, so that its large messages do not hold up its small ones.
+/// Budgets of one sender, separated so that its large messages do not delay its small ones.
 #[derive(Clone, Debug)]
 pub struct Account {
     small: Budget,
     large: Budget,
-    /// Large messages that are received or wait for that at a time; `None` for any number.
+    /// Permits for large messages that are received or wait for that; `None` for any number.
     places: Option<Arc<Semaphore>>,
 }
 
 impl Account {
-    /// An account of which small messages, of up to 64 KiB, may take `small` bytes, and others `large` bytes.
+    /// Creates an account in which small messages, of up to 64 KiB, may take `small` bytes, and others `large` bytes.
     pub fn new(small: usize, large: usize) -> Self {
         Self {
             small: Budget::new(small),
@@ -112,14 +113,14 @@ impl Account {
         }
     }
 
-    /// Refuses large messages while `most` of them are received, or wait to be.
+    /// Refuses large messages while `most` of them are being received, or waiting.
     #[must_use]
     pub fn with_places(mut self, most: usize) -> Self {
         self.places = Some(Arc::new(Semaphore::new(most)));
         self
     }
 
-    /// Waits until there are `bytes`.
+    /// Waits until `bytes` are available, and reserves them.
     ///
     /// # Errors
     /// As [`Budget::reserve`].
@@ -139,8 +140,8 @@ impl Account {
     }
 }
 
-/// Bytes that arrived on connections of one sender, and that nobody has read yet. Nobody waits for them: whoever sends
-/// more than we read is cut off. A clone is the same allowance.
+/// Allowance for bytes that arrived on connections of one sender, and that nobody has read yet. There is no waiting:
+/// a peer that sends more than we read is disconnected. Clones are the same allowance.
 #[derive(Clone, Debug)]
 pub struct Allowance(Arc<Allowed>);
 
@@ -151,13 +152,13 @@ struct Allowed {
 }
 
 impl Allowance {
-    /// An allowance of so many bytes.
+    /// Creates an allowance of this many bytes.
     pub fn new(limit: usize) -> Self {
         let taken = AtomicUsize::new(0);
         Self(Arc::new(Allowed { limit, taken }))
     }
 
-    /// Takes `bytes` if they are there.
+    /// Takes `bytes` if they are available, and returns whether they were.
     #[must_use]
     pub fn take(&self, bytes: usize) -> bool {
         let Allowed { limit, taken } = &*self.0;
@@ -167,18 +168,18 @@ impl Allowance {
             .is_ok()
     }
 
-    /// Gives back what was taken.
+    /// Returns bytes to the allowance.
     pub fn give(&self, bytes: usize) {
         self.0.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes that are taken now.
+    /// Number of bytes that are taken now.
     pub fn taken(&self) -> usize {
         self.0.taken.load(Ordering::Relaxed)
     }
 }
 
-/// What senders share that are the same by `K`, as long as any of them holds it.
+/// Values by key that several holders share, each for as long as anybody holds it.
 #[derive(Debug)]
 pub struct Shared<K, V>(Mutex<HashMap<K, Weak<V>>>);
 
@@ -189,9 +190,9 @@ impl<K, V> Default for Shared<K, V> {
 }
 
 impl<K: Eq + Hash, V> Shared<K, V> {
-    /// What `key` has, made by `make` if nobody holds it now.
+    /// Returns the value of `key`, created by `make` if nobody holds it now.
     pub fn of(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
-        // An entry is whole after any panic.
+        // Entries are consistent even after a panic, so a poisoned lock can be used.
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = all.get(&key).and_then(Weak::upgrade) {
             return found;
@@ -204,13 +205,13 @@ impl<K: Eq + Hash, V> Shared<K, V> {
         made
     }
 
-    /// Takes what `key` has from those who come later; who holds it keeps it.
+    /// Removes the value of `key`, so that later callers get a new one; current holders keep it.
     pub fn remove(&self, key: &K) -> Option<Arc<V>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(key).and_then(|held| held.upgrade())
     }
 
-    /// The same for all that `which` is true of.
+    /// Removes all values that `which` selects.
     pub fn remove_if(&self, which: impl Fn(&V) -> bool) -> Vec<Arc<V>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut removed = Vec::new();

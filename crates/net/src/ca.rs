@@ -1,7 +1,7 @@
-//! An authority of a site's own: it makes certificates for services, renews them, and says which are no longer good.
+//! Certificate authority of a site: issues certificates for services, renews them, and revokes them.
 //!
-//! It lives in one directory: `root.pem` is what clients trust, `root.key` is the secret, `ledger.json` knows every
-//! certificate that was ever made, and `revoked.pem` lists the revoked ones.
+//! Its files are in one directory: `root.pem` is the certificate that clients trust, `root.key` its secret key,
+//! `ledger.json` lists every certificate that was ever issued, and `revoked.pem` the revoked ones.
 
 mod names;
 mod x509;
@@ -19,16 +19,16 @@ use rustls::ServerConfig;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde::{Deserialize, Serialize};
 
-/// Ten years: whoever trusts an authority has to be told anew when it ends.
+/// Ten years: everybody who trusts an authority has to be told about a new one when it ends.
 const ROOT: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
 
-/// Ninety days: what is stolen is soon worthless, and whoever forgot to renew learns it early.
+/// Ninety days: a stolen key is soon worthless, and an operator who forgot to renew notices early.
 const LEAF: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
-/// A week, of what nobody can revoke.
+/// A week, for certificates that nobody can revoke.
 const STAND_IN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// What a certificate is for.
+/// Purpose of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -42,39 +42,39 @@ pub enum Role {
     Daemon,
 }
 
-/// One certificate that was made.
+/// An issued certificate in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// What it is called; unique among those that are good.
+    /// Name of the certificate, unique among the valid ones.
     pub name: String,
-    /// What it is for.
+    /// Purpose of the certificate.
     pub role: Role,
-    /// Names and addresses that it vouches for.
+    /// Host names and addresses that it is valid for.
     pub hosts: Vec<String>,
-    /// Its number, hexadecimal.
+    /// Serial number in hexadecimal digits.
     pub serial: String,
-    /// When it was made.
+    /// Time when it was issued.
     pub issued: Timestamp,
-    /// When it ends.
+    /// Time when it expires.
     pub ends: Timestamp,
-    /// When it was revoked.
+    /// Time when it was revoked; `None` if it was not.
     #[serde(default)]
     pub revoked: Option<Timestamp>,
-    /// Where it is.
+    /// Path of the certificate's file.
     pub certificate: PathBuf,
-    /// Where its private key is.
+    /// Path of its private key.
     pub key: PathBuf,
 }
 
 impl Entry {
-    /// Whether it can still be renewed: it is the newest of its name, and nobody has revoked it.
+    /// Returns whether it can still be renewed: it is the newest of its name, and nobody has revoked it.
     fn is_good(&self) -> bool {
         self.revoked.is_none()
     }
 }
 
-/// What an authority knows.
+/// Ledger of an authority: its limits, and all certificates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ledger {
@@ -87,89 +87,89 @@ struct Ledger {
     certificates: Vec<Entry>,
 }
 
-/// A certificate to be made.
+/// Request for a certificate.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What it shall be called.
+    /// Name of the certificate.
     pub name: String,
-    /// What it is for.
+    /// Purpose of the certificate.
     pub role: Role,
-    /// Names and addresses; none means its name.
+    /// Host names and addresses; if empty, the certificate's name.
     pub hosts: Vec<String>,
-    /// Where it goes; `None` for the authority's directory.
+    /// Path for the certificate; `None` for a file in the authority's directory.
     pub certificate: Option<PathBuf>,
-    /// Where its key goes; `None` for the authority's directory.
+    /// Path for its key; `None` for a file in the authority's directory.
     pub key: Option<PathBuf>,
 }
 
-/// Why an authority does not do something.
+/// Reasons why an authority refuses or fails.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
-    /// The system refused something.
+    /// An operation that the system refused.
     #[error("failed to {what} `{}`", path.display())]
     Io {
-        /// What was to be done.
+        /// Operation that failed, such as `read`.
         what: &'static str,
-        /// To which file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A certificate that was just made cannot be used.
+    /// A certificate that was just issued and cannot be used.
     #[error("failed to use a certificate")]
     Tls(#[source] rustls::Error),
-    /// There is no authority.
+    /// A directory without an authority.
     #[error("`{}` has no certificate authority: create one with `outpost ca init`", .0.display())]
     Missing(PathBuf),
-    /// There is one already.
+    /// A directory that already contains an authority.
     #[error("`{}` already has a certificate authority, and its clients would not trust a new one: choose another directory", .0.display())]
     Exists(PathBuf),
-    /// Another command works on it.
+    /// An authority that another command is using.
     #[error("another command is changing the certificate authority in `{}`: try again", .0.display())]
     Busy(PathBuf),
-    /// The ledger is damaged.
+    /// A ledger that is damaged.
     #[error("`{}` is not the ledger of a certificate authority: restore it from a backup", path.display())]
     Ledger {
-        /// The file.
+        /// Path of the ledger.
         path: PathBuf,
-        /// Why.
+        /// Error of the JSON parser.
         source: serde_json::Error,
     },
-    /// A number is damaged.
+    /// A serial number that is damaged.
     #[error("`{0}` is not a serial number: restore the authority's `ledger.json` from a backup")]
     Serial(String),
-    /// No name for a certificate.
+    /// A text that cannot be a certificate's name.
     #[error(
         "`{0}` cannot be a certificate's name: use up to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"
     )]
     Name(String),
-    /// Nothing that a certificate could vouch for.
+    /// A text that is neither a host name nor an address.
     #[error("`{0}` is neither an address nor the name of a host")]
     Host(String),
-    /// Nothing that an authority could be limited to.
+    /// A text that is neither a domain nor a network.
     #[error("`{0}` is neither a domain nor a net such as 10.0.0.0/8")]
     Permission(String),
-    /// The authority was limited when it was made.
+    /// A host outside of the limits that the authority was created with.
     #[error("this certificate authority cannot issue certificates for `{host}`, only for {}", permitted.join(", "))]
     NotPermitted {
-        /// For what.
+        /// Host that was requested.
         host: String,
-        /// What it may.
+        /// Limits of the authority.
         permitted: Vec<String>,
     },
-    /// A name is taken.
+    /// A name that another valid certificate has.
     #[error("there is already a certificate `{0}`: renew it, or revoke it first")]
     Taken(String),
-    /// A file is in the way.
+    /// A key file that exists already.
     #[error("`{}` already exists, and keys are never overwritten: choose another file", .0.display())]
     KeyExists(PathBuf),
-    /// No such certificate.
+    /// A name without a valid certificate.
     #[error("there is no valid certificate `{0}`: `outpost ca list` shows all certificates")]
     Unknown(String),
-    /// The authority's own certificate ended.
+    /// An authority whose own certificate has expired.
     #[error("the certificate authority expired at {0}: create a new one in another directory")]
     Ended(Timestamp),
-    /// A certificate could not be made.
+    /// A failure to create a certificate.
     #[error("failed to make a certificate")]
     Make(#[from] rcgen::Error),
 }
@@ -181,7 +181,7 @@ impl CaError {
     }
 }
 
-/// All certificates that an authority made, the oldest first. It needs no right to change anything.
+/// Lists all certificates that an authority issued, the oldest first. Needs no write permission.
 ///
 /// # Errors
 /// [`CaError::Missing`], or what is wrong with its ledger.
@@ -189,17 +189,17 @@ pub fn list(dir: &Path) -> Result<Vec<Entry>, CaError> {
     read_ledger(dir).map(|ledger| ledger.certificates)
 }
 
-/// Where clients find what to trust.
+/// Path of the certificate that clients trust.
 pub fn root_file(dir: &Path) -> PathBuf {
     dir.join("root.pem")
 }
 
-/// Where the list of revoked certificates is.
+/// Path of the list of revoked certificates.
 pub fn revoked_file(dir: &Path) -> PathBuf {
     dir.join("revoked.pem")
 }
 
-/// An authority, held by this process alone.
+/// Authority that this process uses exclusively.
 pub struct Authority {
     dir: PathBuf,
     ledger: Ledger,
@@ -208,7 +208,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes one that is called `name`. If there are limits, clients believe it only for those domains and nets.
+    /// Creates an authority called `name`. If there are limits, clients trust it only for those domains and networks.
     ///
     /// # Errors
     /// [`CaError::Exists`], [`CaError::Permission`], or the system's reason.
@@ -248,12 +248,12 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Opens one.
+    /// Opens the authority in a directory.
     ///
     /// # Errors
     /// [`CaError::Missing`], [`CaError::Busy`], or what is wrong with its files.
     pub fn open(dir: &Path) -> Result<Self, CaError> {
-        read_ledger(dir)?; // Nothing is made where nothing is.
+        read_ledger(dir)?; // Fails before the lock file is created.
         let lock = lock(dir)?;
         let ledger = read_ledger(dir)?;
         let path = dir.join("root.key");
@@ -266,7 +266,7 @@ impl Authority {
         })
     }
 
-    /// Makes a certificate with a key of its own.
+    /// Issues a certificate with a key of its own.
     ///
     /// # Errors
     /// [`CaError`] names what is wrong with the request.
@@ -303,14 +303,15 @@ impl Authority {
         if !is_new.map_err(CaError::io("write", &entry.key))? {
             return Err(CaError::KeyExists(entry.key));
         }
-        // From here on the ledger knows it, whatever comes between: it can be revoked.
+        // From here on the certificate is in the ledger, so that it can be revoked even if the next step fails.
         self.ledger.certificates.push(entry.clone());
         self.write_ledger()?;
         write_public(&entry.certificate, &certificate.pem())?;
         Ok(entry)
     }
 
-    /// What a server needs to answer for `host` for a week, which the ledger does not list: for a proxy that has to.
+    /// Returns the configuration of a server that answers for `host` for a week, with a certificate that is not in
+    /// the ledger: for a proxy that has to.
     ///
     /// # Errors
     /// [`CaError`].
@@ -338,9 +339,10 @@ impl Authority {
         Ok(config)
     }
 
-    /// Makes a new certificate for the same key and names, in the place of the old one.
+    /// Replaces a certificate by a new one for the same key and names.
     ///
-    /// The key stays, so that one file changes at a time and nobody reads a certificate with another one's key.
+    /// The key stays the same, so that a single file changes and nobody can read a certificate that does not match
+    /// the key.
     ///
     /// # Errors
     /// [`CaError::Unknown`], [`CaError::Ended`], or what is wrong with the files.
@@ -361,7 +363,7 @@ impl Authority {
         Ok(renewed)
     }
 
-    /// The names of those that end within some time.
+    /// Names of certificates that expire within this time.
     pub fn due(&self, within: Duration, now: Timestamp) -> Vec<String> {
         let names = self.ledger.certificates.iter().map(|entry| &entry.name);
         let unique: std::collections::BTreeSet<_> = names.collect();
@@ -378,7 +380,7 @@ impl Authority {
             .collect()
     }
 
-    /// Says that all certificates of a name are no longer good. Their key is not used again.
+    /// Revokes all certificates of a name. Their key is not used again.
     ///
     /// # Errors
     /// [`CaError::Unknown`], or the system's reason.
@@ -401,7 +403,7 @@ impl Authority {
         Ok(revoked)
     }
 
-    /// The newest good one of a name.
+    /// Finds the newest valid certificate of a name.
     fn find(&self, name: &str) -> Result<usize, CaError> {
         let all = &self.ledger.certificates;
         let newest = all
@@ -422,7 +424,7 @@ impl Authority {
         }
     }
 
-    /// When a certificate ends that begins now: none outlives its authority.
+    /// Returns when a certificate that begins now expires: none outlives its authority.
     fn end(&self, now: Timestamp) -> Result<Timestamp, CaError> {
         match self.ledger.ends {
             ends if ends <= now => Err(CaError::Ended(ends)),
@@ -469,12 +471,12 @@ fn write_private(path: &Path, text: &str) -> Result<(), CaError> {
     files::write_private(path, text.as_bytes()).map_err(CaError::io("write", path))
 }
 
-/// Certificates are no secret, and services of other users read them.
+/// Writes a file that everybody can read: certificates are no secret, and services of other users read them.
 fn write_public(path: &Path, text: &str) -> Result<(), CaError> {
     files::write_public(path, text.as_bytes()).map_err(CaError::io("write", path))
 }
 
-/// 127 random bits that are no negative number, as RFC 5280 wants them.
+/// Returns 127 random bits as a positive number, as RFC 5280 requires.
 fn fresh_serial() -> String {
     let mut bytes: [u8; 16] = rand::random();
     bytes[0] = bytes[0] & 0x7f | 0x40;

@@ -1,4 +1,4 @@
-//! Who a certificate says it is and who made it, and when it ends, for texts: nothing here is trusted or verified.
+//! Subject, issuer and expiry of certificates, for messages: nothing here is trusted or verified.
 //!
 //! # Source
 //! RFC 5280 §4.1 for the order of fields and the forms of time, RFC 4514 for the names' text.
@@ -7,12 +7,12 @@ use std::fmt::Write as _;
 
 use jiff::{Timestamp, civil, tz::TimeZone};
 
-/// The names in a certificate.
+/// Names in a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
-    /// Whom it is for, such as `CN=coder.example.com`.
+    /// Subject of the certificate, such as `CN=coder.example.com`.
     pub subject: String,
-    /// Who signed it.
+    /// Issuer that signed the certificate.
     pub issuer: String,
 }
 
@@ -23,7 +23,7 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const EXPLICIT_VERSION: u8 = 0xa0;
 
-/// Reads the names of a certificate in DER; `None` if it is not one.
+/// Parses the names of a certificate in DER; `None` if it is not one.
 pub fn names(der: &[u8]) -> Option<Names> {
     let (issuer, fields) = value(issuer_and_rest(der)?, SEQUENCE)?;
     let (_validity, fields) = any(fields)?;
@@ -34,7 +34,7 @@ pub fn names(der: &[u8]) -> Option<Names> {
     })
 }
 
-/// When a certificate in DER ends; `None` if it is not one.
+/// Parses when a certificate in DER expires; `None` if it is not one.
 pub fn ends(der: &[u8]) -> Option<Timestamp> {
     let (_issuer, fields) = any(issuer_and_rest(der)?)?;
     let (validity, _) = value(fields, SEQUENCE)?;
@@ -42,7 +42,7 @@ pub fn ends(der: &[u8]) -> Option<Timestamp> {
     let ((kind, text), _) = any(validity)?;
     let text = std::str::from_utf8(text).ok()?;
     let text = match kind {
-        // Years up to 2049, by two digits.
+        // UTCTime has years of two digits, from 1950 to 2049.
         UTC_TIME if text.get(..2)? < "50" => format!("20{text}"),
         UTC_TIME => format!("19{text}"),
         GENERALIZED_TIME => text.to_owned(),
@@ -52,7 +52,7 @@ pub fn ends(der: &[u8]) -> Option<Timestamp> {
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// The fields of a certificate from its issuer on.
+/// Returns the fields of a certificate from its issuer on.
 fn issuer_and_rest(der: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = value(der, SEQUENCE)?;
     let (mut fields, _) = value(certificate, SEQUENCE)?;
@@ -64,7 +64,7 @@ fn issuer_and_rest(der: &[u8]) -> Option<&[u8]> {
     Some(fields)
 }
 
-/// A name as people write it, the most specific part first. An empty one is legal.
+/// Formats a name as people write it, the most specific part first. An empty name is legal.
 fn name(mut der: &[u8]) -> Option<String> {
     let mut parts = Vec::new();
     while !der.is_empty() {
@@ -82,7 +82,7 @@ fn name(mut der: &[u8]) -> Option<String> {
     Some(parts.join(","))
 }
 
-/// The short name of an attribute, else its number in hex.
+/// Returns the short name of an attribute, else its number in hexadecimal digits.
 fn label(object_id: &[u8]) -> String {
     let known = match object_id {
         [0x55, 4, 3] => "CN",
@@ -96,7 +96,7 @@ fn label(object_id: &[u8]) -> String {
     known.to_owned()
 }
 
-/// Text of somebody unknown, fit for a line of a log.
+/// Makes a text from an untrusted source fit for a line of a log.
 fn readable(text: &[u8]) -> String {
     let mut shown = String::new();
     for character in String::from_utf8_lossy(text).chars().take(200) {
@@ -110,7 +110,7 @@ fn readable(text: &[u8]) -> String {
     shown
 }
 
-/// The content of the element with this tag, and what follows it.
+/// Returns the content of the element with this tag, and what follows it.
 fn value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let ((found, content), rest) = any(der)?;
     (found == tag).then_some((content, rest))
@@ -119,7 +119,7 @@ fn value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 /// A tag and its content.
 type Element<'a> = (u8, &'a [u8]);
 
-/// One element, and what follows it.
+/// Returns the first element, and what follows it.
 fn any(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, mut rest) = rest.split_first()?;

@@ -6,39 +6,39 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::{io::AsyncReadExt, process::Command, time::timeout};
 use url::Url;
 
-/// Time the command has, and bytes it may print.
+/// Limits of the command: its run time, and the bytes that it may print.
 const LIMITS: (Duration, u64) = (Duration::from_secs(30), 64 * 1024);
 
-/// Why there are no headers. No text shows a value: it may be a secret.
+/// Reasons why headers cannot be produced. No message shows a value: it may be a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
-    /// It is not `NAME=VALUE`.
+    /// A text that is not `NAME=VALUE`.
     #[error("header {number} is not of the form NAME=VALUE")]
     Form {
-        /// Which of them, from 1 on.
+        /// Position of the header, from 1 on.
         number: usize,
     },
-    /// The name or the value has characters that a header cannot carry.
+    /// A name or value with characters that a header cannot contain.
     #[error("header {number} has characters that a header cannot carry")]
     Characters {
-        /// Which of them, from 1 on.
+        /// Position of the header, from 1 on.
         number: usize,
     },
-    /// The command cannot be run.
+    /// A command that cannot be run.
     #[error("failed to run the header command")]
     Run(#[source] std::io::Error),
-    /// It ended with an error.
+    /// A command that ended with an error.
     #[error("header command failed ({0}); see its output on stderr")]
     Failed(std::process::ExitStatus),
-    /// It did not end.
+    /// A command that did not end in time.
     #[error("header command did not end within {} seconds", LIMITS.0.as_secs())]
     Late,
-    /// It printed too much.
+    /// A command that printed too much.
     #[error("header command printed more than {} KiB", LIMITS.1 / 1024)]
     TooLong,
 }
 
-/// Reads headers of the form `NAME=VALUE`. They are marked as sensitive.
+/// Parses headers of the form `NAME=VALUE`. They are marked as sensitive.
 ///
 /// # Errors
 /// [`HeaderError`] tells which one is wrong.

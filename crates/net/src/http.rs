@@ -15,30 +15,30 @@ use super::{
     tls::{self, TlsError, Trust},
 };
 
-/// Redirects that are followed, as in Go.
+/// Number of redirects that are followed, as in Go.
 const MAX_REDIRECTS: usize = 10;
-/// Time until a connection stands, TLS included.
+/// Longest time until a connection is established, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection is used twice in a row while we dial, and not again for hours.
+/// Time after which an idle connection is closed. It is used twice in a row while we dial, and not again for hours.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How to reach a server.
+/// Settings of the connection to a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The server's address. A path in it is kept.
+    /// URL of the server, whose path is kept.
     pub url: Url,
-    /// Whom to trust, as whom to come.
+    /// Trusted authorities, and our own certificate.
     pub trust: Trust,
-    /// Which way to go.
+    /// Proxies to connect through.
     pub proxies: Proxies,
-    /// Added to every request.
+    /// Headers that are added to every request.
     pub headers: HeaderMap,
-    /// A shell command that prints more of them; it is run before each connection.
+    /// Shell command that prints further headers; it is run before each connection.
     pub header_command: Option<String>,
 }
 
 impl Config {
-    /// A server that is reached as the system says, without further headers.
+    /// Returns the settings for a server that is reached as the system says, without further headers.
     pub fn new(url: Url) -> Self {
         Self {
             url,
@@ -50,63 +50,63 @@ impl Config {
     }
 }
 
-/// Why there is no client.
+/// Reasons why a client cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// A certificate is missing or wrong.
+    /// A certificate that is missing or invalid.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// A proxy's address is wrong.
+    /// An invalid URL of a proxy.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
-    /// The client cannot be made.
+    /// A failure to build the client.
     #[error("failed to set up HTTP")]
     Build(#[source] reqwest::Error),
 }
 
-/// Why a request has no answer.
+/// Reasons why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// The server cannot be reached.
+    /// A server that cannot be reached.
     #[error("failed to reach {url}")]
     Unreachable {
-        /// Where.
+        /// URL of the request.
         url: Url,
-        /// Why.
+        /// Error of the HTTP library.
         source: reqwest::Error,
     },
-    /// The answer leads to another server, which is not meant to see the credential.
+    /// A redirect to another server, which must not see the credential.
     #[error(
         "{from} redirects to {to}, and the credential is not sent there; if that is the right server, use its URL"
     )]
     Redirected {
-        /// Who sends us away.
+        /// URL that answered with the redirect.
         from: Url,
-        /// Where to.
+        /// Target of the redirect.
         to: String,
     },
-    /// TLS is asked for by a redirect, and cannot be set up.
+    /// A redirect to TLS, which cannot be set up.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The redirects do not end.
+    /// A chain of redirects that does not end.
     #[error("{url} redirects more than {MAX_REDIRECTS} times")]
     Endless {
-        /// Where it began.
+        /// URL of the original request.
         url: Url,
     },
 }
 
-/// Requests to one server. A clone shares connections.
+/// HTTP client for one server. Clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Client {
     config: Arc<Config>,
     plain: reqwest::Client,
-    /// Made when it is needed: hundreds of authorities are not worth their memory where nobody asks them.
+    /// Client for TLS, created when it is needed: hundreds of authorities are not worth their memory otherwise.
     secure: Arc<OnceLock<reqwest::Client>>,
 }
 
 impl Client {
-    /// Reads the authorities if the server is reached by TLS; nothing is sent yet.
+    /// Creates a client, and reads the authorities if the server is reached by TLS; nothing is sent yet.
     ///
     /// # Errors
     /// [`ClientError`] names the file or the variable.
@@ -131,12 +131,12 @@ impl Client {
         Ok(self.secure.get_or_init(|| secure))
     }
 
-    /// The server's address.
+    /// URL of the server.
     pub fn url(&self) -> &Url {
         &self.config.url
     }
 
-    /// `path` below the server's address, with whatever path the address has.
+    /// Returns the URL of `path` below the server's URL, including the path of that.
     pub fn endpoint(&self, path: &str) -> Url {
         let mut url = self.config.url.clone();
         let prefix = url.path().trim_end_matches('/').to_owned();
@@ -145,7 +145,7 @@ impl Client {
         url
     }
 
-    /// The operator's headers, for the requests of one connection.
+    /// Returns the operator's headers, for the requests of one connection.
     ///
     /// # Errors
     /// [`HeaderError`] if the command fails.
@@ -157,7 +157,7 @@ impl Client {
         Ok(all)
     }
 
-    /// Sends a body as JSON to `url`; no redirect is followed. The caller bounds the time.
+    /// Posts a body as JSON to `url`; no redirect is followed. The caller bounds the time.
     ///
     /// # Errors
     /// [`RequestError`]; an answer of any status is an answer.
@@ -175,7 +175,7 @@ impl Client {
         })
     }
 
-    /// Asks for `url` and follows redirects within the server. The caller bounds the time.
+    /// Fetches `url` and follows redirects within the server. The caller bounds the time.
     ///
     /// # Errors
     /// [`RequestError`]; an answer of any other status is an answer.
@@ -228,7 +228,7 @@ pub(super) fn location(response: &Response) -> Option<String> {
     location.filter(|_| is_redirect).map(str::to_owned)
 }
 
-/// Whether a credential for `from` may be shown to `to`: the same place, or its encrypted door.
+/// Returns whether a credential for `from` may be shown to `to`: the same server, or its HTTPS port.
 pub(super) fn is_same_server(from: &Url, to: &Url) -> bool {
     let is_upgrade = from.scheme() == "http"
         && to.scheme() == "https"
@@ -240,7 +240,7 @@ pub(super) fn is_same_server(from: &Url, to: &Url) -> bool {
                 && from.port_or_known_default() == to.port_or_known_default())
 }
 
-/// The beginning of an answer's body, and all of it if it is not longer than `limit` bytes.
+/// Reads the beginning of a response's body, and all of it if it is not longer than `limit` bytes.
 pub async fn read_limited(mut response: Response, limit: usize) -> Vec<u8> {
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -252,21 +252,21 @@ pub async fn read_limited(mut response: Response, limit: usize) -> Vec<u8> {
     body
 }
 
-/// What led to an error in the end, in words that tell a name from a server and from a certificate.
+/// Returns the root cause of an error, in words that distinguish problems of a name, a server and a certificate.
 pub fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     if let Some(why) = tls::refused_certificate(error) {
         return why;
     }
     let all: Vec<String> = tls::links(error).map(ToString::to_string).collect();
     let last = all.last().cloned().unwrap_or_default();
-    // What the HTTP library says where a name has no address.
+    // The HTTP library's message for a name without an address.
     match all.iter().any(|text| text == "dns error") {
         true => format!("its name cannot be resolved ({last})"),
         false => last,
     }
 }
 
-/// An address as error texts show it: without a password and without a query.
+/// Returns a URL as messages show it: without a password and without a query.
 pub fn bare(url: &Url) -> Url {
     let mut url = url.clone();
     url.set_query(None);
@@ -276,14 +276,14 @@ pub fn bare(url: &Url) -> Url {
     url
 }
 
-/// An address without user and password.
+/// Returns a URL without user and password.
 pub fn without_credentials(url: &Url) -> Url {
     let mut clean = bare(url);
     clean.set_query(url.query());
     clean
 }
 
-/// An address as error texts show it, as text.
+/// Formats a URL as messages show it.
 pub fn shown(url: &Url) -> String {
     bare(url).into()
 }

@@ -1,4 +1,4 @@
-//! TLS, proxies and HTTP, which several engines share.
+//! Network functions that several engines share: TLS, proxies and HTTP.
 
 pub mod access;
 pub mod back_off;
@@ -17,6 +17,6 @@ pub mod websocket;
 
 /// Makes aws-lc-rs the cryptography of every TLS connection. Calling it twice does nothing.
 pub fn install_crypto_provider() {
-    // An error says that a provider is there already, and we have no other.
+    // An error means that a provider is installed already, and we never install another one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

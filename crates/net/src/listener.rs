@@ -46,40 +46,40 @@ use crate::{
     network::{self, Network},
 };
 
-/// Files for TLS, both PEM. They are read again when they change.
+/// Files for TLS, in PEM. They are read again when they change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// The certificate and what it needs up to its authority.
+    /// Certificate, with the chain up to its authority.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// Private key of the certificate.
     pub key: PathBuf,
 }
 
-/// Memory for unfinished messages of one connection. Stands in the extensions of each request.
+/// Budget for unfinished messages of one connection. Stored in the extensions of each request.
 #[derive(Clone, Debug)]
 pub struct Budgets(pub Arc<Account>);
 
-/// What a client may cost.
+/// Limits on the resources of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time.
+    /// Number of connections at the same time.
     pub connections: usize,
-    /// Connections at a time from one address, or from one /64 of IPv6.
+    /// Number of connections at the same time from one address, or from one /64 of IPv6.
     pub connections_per_peer: usize,
-    /// Connections at a time of those who have not proved who they are.
+    /// Number of unauthenticated connections at the same time.
     pub strangers: usize,
     /// Bytes of unfinished messages on one connection: of small ones, of up to 64 KiB, and of others.
     pub message_bytes: [usize; 2],
-    /// How long a client may take to say what it wants.
+    /// Longest time that a client may take to send the headers of a request.
     pub header_timeout: Duration,
-    /// How long a client may take nothing of what it is sent.
+    /// Longest time that a client may go without accepting any of the data sent to it.
     pub write_timeout: Duration,
-    /// How long open calls may go on after a stop.
+    /// Grace period for open calls after a stop.
     pub shutdown: Duration,
 }
 
 impl Limits {
-    /// For some hundred clients.
+    /// Returns limits for some hundred clients.
     pub fn standard() -> Self {
         Self {
             connections: 1024,
@@ -93,39 +93,39 @@ impl Limits {
     }
 }
 
-/// Why there is no listener.
+/// Reasons why a listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The address cannot be had.
+    /// An address that cannot be bound.
     #[error("cannot listen on {address}")]
     Bind {
-        /// The address.
+        /// Address that was requested.
         address: SocketAddr,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A file for TLS cannot be read.
+    /// A file for TLS that cannot be read.
     #[error("cannot read the TLS {what} `{}`", .path.display())]
     Pem {
-        /// `certificate` or `key`.
+        /// Either `certificate` or `key`.
         what: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Error of the PEM parser.
         source: rustls_pki_types::pem::Error,
     },
-    /// Certificate and key cannot be used.
+    /// A certificate and a key that cannot be used.
     #[error("TLS certificate `{}` and its key cannot be used", .path.display())]
     Tls {
-        /// The certificate's file.
+        /// Path of the certificate.
         path: PathBuf,
-        /// Why not.
+        /// Error of the TLS library.
         source: rustls::Error,
     },
 }
 
 impl ListenError {
-    /// What the operator can try next.
+    /// Returns what the operator can try next, if anything is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
@@ -143,8 +143,8 @@ impl ListenError {
     }
 }
 
-/// The address that this machine has towards others, if there is a way to them. Nothing is sent: the addresses are
-/// those of documentation, RFC 5737 and RFC 3849.
+/// Returns the address that this machine has towards others, if there is a route to them. Nothing is sent: the
+/// targets are addresses of documentation, RFC 5737 and RFC 3849.
 fn own_address(listened: IpAddr) -> Option<IpAddr> {
     let towards = |bind: IpAddr, peer: IpAddr| {
         let socket = UdpSocket::bind((bind, 0)).ok()?;
@@ -163,7 +163,7 @@ fn own_address(listened: IpAddr) -> Option<IpAddr> {
     by_v4.or_else(|| listened.is_ipv6().then(by_v6).flatten())
 }
 
-/// An address on which nobody is answered yet.
+/// Bound address at which no request is answered yet.
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
@@ -173,30 +173,30 @@ pub struct Listener {
     door: Arc<Door>,
 }
 
-/// What came of those who connected to a listener.
+/// Counters of a listener's connections.
 #[derive(Debug, Default)]
 pub struct Door {
-    /// Connections that are open.
+    /// Number of open connections.
     pub open: AtomicUsize,
-    /// Connections that found no place and were closed.
+    /// Number of connections that found no place and were closed.
     pub refused: AtomicU64,
-    /// Connections that had to end for another one.
+    /// Number of connections that had to end for another one.
     pub displaced: AtomicU64,
 }
 
-/// When the certificate of a listener ends.
+/// Expiry of a listener's certificate.
 #[derive(Clone)]
 pub struct CertificateEnd(Option<Arc<Certified>>);
 
 impl CertificateEnd {
-    /// The time, if there is a certificate and it says so.
+    /// Returns the time of expiry, if there is a certificate that has one.
     pub fn at(&self) -> Option<Timestamp> {
         self.0.as_ref()?.newest().ends
     }
 }
 
 impl Listener {
-    /// Takes the address; port 0 takes any.
+    /// Binds an address; port 0 picks a free port.
     ///
     /// # Errors
     /// [`ListenError`] names the address or the file.
@@ -225,29 +225,29 @@ impl Listener {
         })
     }
 
-    /// What comes of those who connect, also while it serves.
+    /// Returns the counters of connections, which are updated while it serves.
     pub fn door(&self) -> Arc<Door> {
         self.door.clone()
     }
 
-    /// When its certificate ends, also one that takes its place while it serves.
+    /// Returns the expiry of the certificate, including that of one which replaces it later.
     pub fn certificate_end(&self) -> CertificateEnd {
         CertificateEnd(self.tls.clone())
     }
 
-    /// Believes what proxies at these addresses say of whom they ask for, in `X-Forwarded-For`.
+    /// Trusts `X-Forwarded-For` from proxies at these addresses.
     #[must_use]
     pub fn behind(mut self, proxies: &[Network]) -> Self {
         self.proxies = proxies.into();
         self
     }
 
-    /// Where it listens.
+    /// Address that the listener is bound to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A URL at which this machine reaches it.
+    /// URL at which this machine reaches the listener.
     pub fn url(&self) -> Url {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let ip = match self.address.ip() {
@@ -259,20 +259,20 @@ impl Listener {
         Url::parse(&format!("{scheme}://{address}")).expect("an address makes a URL")
     }
 
-    /// A URL at which others should reach it: with the address that this machine has towards them if it listens at
-    /// every one.
+    /// URL at which others should reach the listener: with the address that this machine has towards them if it
+    /// listens at every one.
     pub fn url_elsewhere(&self) -> Url {
         let mut url = self.url();
         if self.address.ip().is_unspecified()
             && let Some(ip) = own_address(self.address.ip())
         {
-            // An address is a host for these schemes.
+            // This cannot fail: an address is a valid host for these schemes.
             let _ = url.set_ip_host(ip);
         }
         url
     }
 
-    /// Answers until `stop` drains, then lets open calls end for a while.
+    /// Serves requests until `stop` drains, then lets open calls end for a while.
     pub async fn serve(self, routes: Router, stop: Stop) {
         let mut places = Places::new(&self.limits);
         let mut ends: HashMap<Id, CancellationToken> = HashMap::new();
@@ -302,7 +302,7 @@ impl Listener {
                 }
             };
             let is_proxy = self.proxies.iter().any(|proxy| proxy.contains(peer.ip()));
-            // Whom it stands for is told with each request, and it looks after its own.
+            // A proxy's requests name their clients, and the proxy limits its own connections.
             let conduct = Conduct::new(is_proxy, Instant::now());
             let sender = network::sender(peer.ip());
             let (id, ended) = match places.enter(sender, conduct.clone(), is_proxy) {
@@ -319,7 +319,7 @@ impl Listener {
             self.door.open.store(places.count_all(), Ordering::Relaxed);
             for id in ended {
                 self.door.displaced.fetch_add(1, Ordering::Relaxed);
-                // It leaves by itself; until then its place is taken twice, for a moment.
+                // The connection ends by itself; until then its place is taken twice for a moment.
                 ends.remove(&id).into_iter().for_each(|end| end.cancel());
             }
             let end = CancellationToken::new();
@@ -352,24 +352,24 @@ impl Listener {
     }
 }
 
-/// A certificate that may be renewed while it is used.
+/// Certificate that may be renewed while it is in use.
 struct Certified {
     files: Tls,
     current: Mutex<(Stamp, Loaded)>,
 }
 
-/// A certificate that is used.
+/// Certificate that is in use.
 #[derive(Clone)]
 struct Loaded {
     acceptor: TlsAcceptor,
-    /// When it ends, if it says so.
+    /// Time when it expires, if it says so.
     ends: Option<Timestamp>,
 }
 
-/// Two weeks: those of `outpost ca` are good for ninety days, and whoever renews by hand needs some time.
+/// Two weeks: certificates of `outpost ca` are valid for ninety days, and renewing by hand takes some time.
 const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
-/// When the files changed; `None` for one that is not there now.
+/// Modification times of the files; `None` for one that does not exist now.
 type Stamp = [Option<SystemTime>; 2];
 
 impl Certified {
@@ -400,7 +400,7 @@ impl Certified {
         }
     }
 
-    /// The newest that is usable: while somebody writes new files, the old ones are still good.
+    /// Returns the newest usable certificate: while somebody writes new files, the old ones remain valid.
     fn acceptor(&self) -> TlsAcceptor {
         self.newest().acceptor
     }

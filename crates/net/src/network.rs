@@ -1,4 +1,4 @@
-//! Networks of IP addresses, and which addresses count as one sender.
+//! Networks of IP addresses, and addresses that count as one sender.
 
 use std::{
     fmt,
@@ -6,14 +6,14 @@ use std::{
     str::FromStr,
 };
 
-/// An address with those that begin with the same bits, such as `10.0.0.0/8`.
+/// Network: an address, with those that begin with the same bits, such as `10.0.0.0/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network {
     address: IpAddr,
     bits: u32,
 }
 
-/// A text that names no network.
+/// A text that is not a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not a network: write an address such as 10.0.0.1, or a network such as 10.0.0.0/8"
@@ -21,7 +21,7 @@ pub struct Network {
 pub struct BadNetwork(String);
 
 impl Network {
-    /// Whether `address` is one of it. An IPv4 address in IPv6 form is the same address.
+    /// Returns whether `address` belongs to the network. An IPv4 address in IPv6 form is the same address.
     pub fn contains(&self, address: IpAddr) -> bool {
         let differs = match (address.to_canonical(), self.address) {
             (IpAddr::V4(address), IpAddr::V4(network)) => {
@@ -59,7 +59,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// The address that stands for all of one sender's: of IPv6 its /64, as everybody has a whole one.
+/// Returns the address that stands for all of one sender's: for IPv6 its /64, because everybody has a whole one.
 pub fn sender(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         address @ IpAddr::V4(_) => address,

@@ -1,4 +1,4 @@
-//! Which proxy a connection goes through, by the variables that everybody knows.
+//! Proxies of connections, from the usual environment variables.
 
 mod exempt;
 
@@ -12,15 +12,15 @@ pub use self::exempt::{is_exempt, is_loopback};
 /// Go's `golang.org/x/net/http/httpproxy`: the loopback never goes through a proxy.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
-    /// For `https` (and `wss`): the address may hold a user and a password, and may lack the scheme.
+    /// Proxy for `https` (and `wss`): the URL may contain a user and a password, and may lack the scheme.
     pub https: Option<String>,
-    /// For `http`.
+    /// Proxy for `http`, in the same form.
     pub http: Option<String>,
-    /// What is reached directly, see [`is_exempt`].
+    /// Hosts that are reached directly, see [`is_exempt`].
     pub none: Option<String>,
 }
 
-/// Without the addresses: they may hold passwords.
+/// Hides the URLs, which may contain passwords.
 impl std::fmt::Debug for Proxies {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Proxies")
@@ -31,15 +31,15 @@ impl std::fmt::Debug for Proxies {
     }
 }
 
-/// A proxy's address makes no sense.
+/// An invalid URL of a proxy.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "address of the proxy in `{variable}` cannot be used; it looks like `http://user:password@proxy.example.com:3128`"
 )]
 pub struct ProxyError {
-    /// The variable that holds it.
+    /// Variable that contains the URL.
     pub variable: &'static str,
-    /// Why.
+    /// Error of the HTTP library.
     pub source: reqwest::Error,
 }
 
@@ -58,18 +58,18 @@ impl Proxies {
         }
     }
 
-    /// What this process was started with.
+    /// Reads the environment of this process.
     pub fn from_env() -> Self {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
-    /// Whether connections to `url` are made directly, whatever proxies there are.
+    /// Returns whether connections to `url` are direct, whatever proxies there are.
     pub fn spares(&self, url: &Url) -> bool {
         let none = self.none.as_deref().unwrap_or_default();
         is_loopback(url) || is_exempt(none, url)
     }
 
-    /// Makes `builder` use them for connections to `url`.
+    /// Makes `builder` use the proxies for connections to `url`.
     ///
     /// # Errors
     /// [`ProxyError`] names the variable; the address is not shown.
@@ -78,14 +78,14 @@ impl Proxies {
         builder: reqwest::ClientBuilder,
         url: &Url,
     ) -> Result<reqwest::ClientBuilder, ProxyError> {
-        // Redirects stay at the host, so that what holds for the first address holds for all.
+        // Redirects stay on the same host, so that the decision for the first URL applies to all.
         match self.spares(url) {
             true => Ok(builder.no_proxy()),
             false => self.apply_always(builder),
         }
     }
 
-    /// The same for connections to whatever is not exempt.
+    /// Makes `builder` use the proxies for all connections that are not exempt.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).

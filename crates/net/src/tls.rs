@@ -1,4 +1,4 @@
-//! Whom a client trusts and as whom it presents itself.
+//! TLS of clients: trusted authorities, and our own certificate.
 
 use std::{
     fs,
@@ -24,63 +24,63 @@ use rustls_pki_types::{
 
 use super::certificate;
 
-/// Whom to trust, and as whom to come. The default trusts the system's authorities and comes as nobody.
+/// Trust of a client, and its identity. The default trusts the system's authorities and has no certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
-    /// Authorities that replace the system's, in PEM.
+    /// File with authorities that replace the system's, in PEM.
     pub only: Option<PathBuf>,
-    /// Authorities beside the system's, in PEM.
+    /// Files with authorities in addition to the system's, in PEM.
     pub extra: Vec<PathBuf>,
-    /// Lists of certificates that their authorities revoked, in PEM. They are read again when they change.
+    /// File with lists of revoked certificates, in PEM. It is read again when it changes.
     pub revoked: Option<PathBuf>,
-    /// A certificate of our own, read again at every handshake that asks for it.
+    /// Certificate of our own, read again at every handshake that asks for it.
     pub identity: Option<Identity>,
 }
 
-/// The files of a client's certificate.
+/// Files of a client's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Our certificate and those that lead to its authority, in PEM.
+    /// Path of our certificate and its chain, in PEM.
     pub certificate: PathBuf,
-    /// Its private key, in PEM.
+    /// Path of its private key, in PEM.
     pub key: PathBuf,
 }
 
-/// Why there can be no TLS.
+/// Reasons why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read, or has none of what it should have.
+    /// A file that cannot be read, or lacks its content.
     #[error("failed to read {what} from `{}`", .path.display())]
     File {
-        /// What should be there.
+        /// Expected content of the file.
         what: &'static str,
-        /// Where.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Reason why it cannot be used.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A certificate or a key cannot be used.
+    /// A certificate or key that cannot be used.
     #[error("certificate in `{}` cannot be used; make sure that it belongs to its key", .path.display())]
     Unusable {
-        /// Where it came from.
+        /// Path of its file.
         path: PathBuf,
-        /// Why.
+        /// Error of the TLS library.
         source: Error,
     },
-    /// No authority is there, so that no server could be trusted.
+    /// A system without authorities, so that no server could be trusted.
     #[error(
         "system has no certificate authorities; install `ca-certificates`, or name a file of authorities"
     )]
     NoAuthorities,
-    /// The authorities cannot be used.
+    /// Authorities that cannot be used.
     #[error("certificate authorities cannot be used")]
     Verifier(#[from] rustls::client::VerifierBuilderError),
-    /// No version of TLS fits our cryptography.
+    /// A lack of TLS versions that fit our cryptography.
     #[error("TLS cannot be set up")]
     Setup(#[from] Error),
 }
 
-/// A configuration for TLS 1.2 and later. Its errors name the certificate that was refused.
+/// Returns a configuration for TLS 1.2 and later. Its errors name the certificate that was refused.
 ///
 /// # Errors
 /// [`TlsError`] names the file.
@@ -94,18 +94,18 @@ pub fn client_config(trust: &Trust) -> Result<ClientConfig, TlsError> {
     let mut config = match &trust.identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
-            load(identity)?; // Found wrong now rather than at the first connection.
+            load(identity)?; // Fails now rather than at the first connection.
             builder.with_client_cert_resolver(Arc::new(FromFiles(identity.clone())))
         }
     };
     if trust.revoked.is_some() {
-        // Who goes on with an earlier session shows no certificate.
+        // A resumed session would not present the certificate again.
         config.resumption = Resumption::disabled();
     }
     Ok(config)
 }
 
-/// Who decides whether a server's certificate is believed, for those who have a configuration of their own.
+/// Returns the verifier of servers' certificates, for callers with a configuration of their own.
 ///
 /// # Errors
 /// [`TlsError`] names the file.
@@ -115,7 +115,7 @@ pub fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, TlsError> 
     Ok(Arc::new(Naming(verifier)))
 }
 
-/// A configuration for connections without TLS: should there be one with it, it is refused.
+/// Returns a configuration for connections without TLS: should there be one with it, it is refused.
 pub(super) fn trusting_nobody() -> ClientConfig {
     super::install_crypto_provider();
     ClientConfig::builder()
@@ -128,7 +128,7 @@ fn authorities(trust: &Trust) -> Result<RootCertStore, TlsError> {
     match &trust.only {
         Some(path) => add_file(&mut store, path)?,
         None => {
-            // What a system's directory holds beside certificates is none of our business.
+            // Unparsable files in the system's directory are ignored.
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
@@ -187,7 +187,7 @@ fn unreadable(
     }
 }
 
-/// Reads our certificate anew for each handshake, so that it can be renewed without a restart.
+/// Certificate of our own, read from its files for each handshake, so that it can be renewed without a restart.
 #[derive(Debug)]
 struct FromFiles(Identity);
 
@@ -208,7 +208,7 @@ impl ResolvesClientCert for FromFiles {
     }
 }
 
-/// Why a server's certificate was refused, with its names: most often something on the way replaced it.
+/// Refusal of a server's certificate, with its names: most often something in between replaced it.
 #[derive(Debug, thiserror::Error)]
 #[error("certificate of {} is refused (subject `{subject}`, issuer `{issuer}`): {reason}{}", .server.to_str(), advice(.reason))]
 struct Refused {
@@ -218,8 +218,8 @@ struct Refused {
     reason: Error,
 }
 
-/// Why a server's certificate was refused, if that is what an error is about: until somebody changes something, it will be
-/// refused again.
+/// Returns why a server's certificate was refused, if an error is about that: until somebody changes something, it
+/// will be refused again.
 pub fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     links(error).find_map(|link| match link.downcast_ref::<Error>()? {
         Error::Other(other) => Some(other.0.downcast_ref::<Refused>()?.to_string()),
@@ -228,7 +228,7 @@ pub fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> Option<
     })
 }
 
-/// An error and what led to it, also what an error of the system's kind was made of.
+/// Returns an error and its sources, including those inside of I/O errors.
 pub(super) fn links<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
@@ -252,11 +252,11 @@ fn advice(reason: &Error) -> &'static str {
     }
 }
 
-/// The usual verification, with an error that says which certificate it is about.
+/// Usual verification, with an error that names the certificate.
 #[derive(Debug)]
 struct Naming(Believing);
 
-/// The usual verification, with the newest list of revoked certificates.
+/// Usual verification, with the newest list of revoked certificates.
 ///
 /// Certificates of authorities that have no list there are believed as without one, and so are they when a list is past
 /// its time: sites without a network have no other one.
@@ -278,7 +278,7 @@ impl Believing {
         })
     }
 
-    /// While somebody writes a new list, or if it cannot be read, the one from before holds.
+    /// Returns the current verifier. While somebody writes a new list, or if it cannot be read, the old one is used.
     fn current(&self) -> Arc<WebPkiServerVerifier> {
         let changed = changed(self.revoked.as_deref());
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -298,7 +298,7 @@ impl Believing {
     }
 }
 
-/// When a file changed; `None` for one that is not there now.
+/// Returns when a file changed; `None` for one that does not exist now.
 fn changed(file: Option<&Path>) -> Option<SystemTime> {
     file.and_then(|path| path.metadata().ok()?.modified().ok())
 }

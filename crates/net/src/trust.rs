@@ -1,11 +1,11 @@
-//! Which authorities to trust, as a file for those who read one.
+//! Trusted authorities as a file, for programs that read one.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-/// Characters of a line of PEM.
+/// Length of a line of PEM in characters.
 const LINE: usize = 64;
 
-/// The system's authorities, and those in `further`, as PEM. What the system has and cannot be read is left out.
+/// Returns the system's authorities, and those in `further`, as PEM. Unreadable ones of the system are left out.
 ///
 /// The system's are those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, if they are set.
 pub fn bundle(further: &[u8]) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! HTTP requests to anybody: redirects may lead anywhere, a credential never does.
+//! HTTP requests to any server: redirects may lead anywhere, a credential never does.
 
 use std::time::Duration;
 
@@ -12,47 +12,48 @@ use super::{
     tls::{self, Trust},
 };
 
-/// Redirects that are followed, as in Go.
+/// Number of redirects that are followed, as in Go.
 const MAX_REDIRECTS: usize = 10;
-/// Time until a connection stands, TLS included.
+/// Longest time until a connection is established, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A registry, and the place where it keeps its files, are asked many times in a row.
+/// Time after which an idle connection is closed. A registry, and the place where it keeps its files, get many
+/// requests in a row.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a request has no answer.
+/// Reasons why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
-    /// The server cannot be reached.
+    /// A server that cannot be reached.
     #[error("failed to reach {url}")]
     Unreachable {
-        /// Where.
+        /// URL of the request.
         url: String,
-        /// Why.
+        /// Error of the HTTP library.
         source: reqwest::Error,
     },
-    /// An encrypted address leads to one that is not.
+    /// A redirect from HTTPS to plain HTTP.
     #[error("{from} redirects to {to}, which is not encrypted")]
     Downgraded {
-        /// URL that redirects.
+        /// URL that answered with the redirect.
         from: String,
-        /// Where to.
+        /// Target of the redirect.
         to: String,
     },
-    /// The target of a redirect is not a valid URL.
+    /// A redirect whose target is not a valid URL.
     #[error("{from} redirects to an invalid URL")]
     Misled {
-        /// URL that redirects.
+        /// URL that answered with the redirect.
         from: String,
     },
-    /// The redirects do not end.
+    /// A chain of redirects that does not end.
     #[error("{url} redirects more than {MAX_REDIRECTS} times")]
     Endless {
-        /// Where it began.
+        /// URL of the original request.
         url: String,
     },
 }
 
-/// Requests to any server. A clone shares connections.
+/// HTTP client for any server. Clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Web {
     direct: reqwest::Client,
@@ -61,7 +62,7 @@ pub struct Web {
 }
 
 impl Web {
-    /// Reads the authorities; nothing is sent yet.
+    /// Creates a client and reads the authorities; nothing is sent yet.
     ///
     /// # Errors
     /// [`ClientError`] names the file or the variable.
@@ -84,8 +85,8 @@ impl Web {
         })
     }
 
-    /// Asks for `url`. `authorization`, and headers that are sensitive, are sent to its server and to no other. The answer knows the address it came
-    /// from. The caller bounds the time.
+    /// Fetches `url`. `authorization`, and headers that are sensitive, are sent to its server and to no other. The
+    /// response knows the URL that it came from. The caller bounds the time.
     ///
     /// # Errors
     /// [`WebError`]; an answer of any other status is an answer.
@@ -130,7 +131,7 @@ impl Web {
     }
 }
 
-/// Where a redirect leads.
+/// Returns the target of a redirect.
 fn next(from: &Url, location: &str) -> Result<Url, WebError> {
     let to = from.join(location).ok();
     let to = to.filter(|to| matches!(to.scheme(), "http" | "https"));

@@ -1,4 +1,4 @@
-//! A WebSocket as a byte stream: binary messages, whose boundaries mean nothing.
+//! WebSocket as a byte stream: binary messages, whose boundaries mean nothing.
 
 mod connect;
 mod unfinished;
@@ -25,17 +25,17 @@ pub use self::{
     unfinished::{Metered, Places},
 };
 
-/// Bytes of one message that we send. Peers once had a limit of 256 KiB, and may have it again.
+/// Largest message that we send, in bytes. Peers once had a limit of 256 KiB, and may have it again.
 const MAX_SENT_BYTES: usize = 64 * 1024;
 
-/// Bytes of one message that we accept, which is in memory until it is whole. Programs in Go write a yamux frame's head and
-/// its body one by one, and a body is no larger than yamux' window.
+/// Largest message that we accept, in bytes; it is in memory until it is complete. Programs in Go write a yamux
+/// frame's header and its body separately, and a body is no larger than yamux' window.
 const MAX_RECEIVED_BYTES: usize = 256 * 1024 + 64;
 
 /// Bytes that are read at a time. Each connection has a buffer of this size, which is wiped before each read.
 const READ_BYTES: usize = 16 * 1024;
 
-/// The limits for a WebSocket that becomes a [`ByteStream`].
+/// Returns the limits for a WebSocket that becomes a [`ByteStream`].
 pub fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
@@ -45,19 +45,19 @@ pub fn config() -> WebSocketConfig {
         .max_write_buffer_size(4 * MAX_SENT_BYTES)
 }
 
-/// A WebSocket that is read and written like a socket. A text message is an error; a close is the end.
+/// WebSocket that is read and written like a socket. A text message is an error; a close message is the end.
 #[derive(Debug)]
 pub struct ByteStream<S> {
     socket: WebSocketStream<S>,
     rest: Bytes,
-    /// What the peer is told at the end, until it was.
+    /// Close code for the end; `None` once it was sent.
     farewell: Option<CloseCode>,
-    /// What counts unfinished messages.
+    /// Meter of unfinished messages, if they are limited.
     meter: Option<unfinished::Meter>,
 }
 
 impl<S> ByteStream<S> {
-    /// Wraps a WebSocket after its handshake. A normal closure ends it, as a client's.
+    /// Wraps a WebSocket after its handshake. It ends with a normal closure, as a client's does.
     pub fn new(socket: WebSocketStream<S>) -> Self {
         Self {
             socket,
@@ -67,7 +67,7 @@ impl<S> ByteStream<S> {
         }
     }
 
-    /// Ends with this code, such as [`CloseCode::Away`] of a server that stops.
+    /// Sets the close code for the end, such as [`CloseCode::Away`] of a server that stops.
     #[must_use]
     pub fn ending_with(mut self, farewell: CloseCode) -> Self {
         self.farewell = Some(farewell);
@@ -76,8 +76,8 @@ impl<S> ByteStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<Metered<S>> {
-    /// Makes a WebSocket of a connection after its handshake. Messages over 16 KiB need a place of each of `places`, in
-    /// this order, until they are whole.
+    /// Turns a connection into a WebSocket after its handshake. Messages over 16 KiB need a permit of each of
+    /// `places`, in this order, until they are complete.
     pub async fn bounded(io: S, role: Role, places: impl IntoIterator<Item = Places>) -> Self {
         let io = Metered::new(io, places);
         let meter = io.meter();

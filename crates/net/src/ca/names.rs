@@ -1,4 +1,4 @@
-//! Which names a certificate may have. Pure.
+//! Valid names of certificates and hosts. Pure.
 
 use std::net::IpAddr;
 
@@ -8,10 +8,10 @@ use ipnet::IpNet;
 const NAME_BYTES: usize = 64;
 /// Longest name of a host, RFC 1035.
 const HOST_BYTES: usize = 253;
-/// Longest part of one.
+/// Longest label of a host name.
 const LABEL_BYTES: usize = 63;
 
-/// Whether a certificate may be called so: its files are named after it.
+/// Returns whether a text can be the name of a certificate, and so of its files.
 pub(super) fn is_name(name: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     (1..=NAME_BYTES).contains(&name.len())
@@ -19,21 +19,21 @@ pub(super) fn is_name(name: &str) -> bool {
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
-/// Whether a client may look for this: an address, a name, or all names of a domain.
+/// Returns whether a text can be in a certificate: an address, a host name, or a wildcard for a domain.
 pub(super) fn is_host(host: &str) -> bool {
     match host.strip_prefix("*.") {
-        // Clients do not believe in all names of a top-level domain.
+        // Clients do not accept wildcards for a top-level domain.
         Some(domain) => is_domain(domain) && domain.contains('.'),
         None => host.parse::<IpAddr>().is_ok() || is_domain(host),
     }
 }
 
-/// Whether an authority may be limited to this: a domain or a net.
+/// Returns whether an authority may be limited to this: a domain or a network.
 pub(super) fn is_permission(permitted: &str) -> bool {
     permitted.parse::<IpNet>().is_ok() || is_domain(permitted)
 }
 
-/// A name of ASCII letters; one that ends in a number would be taken for an address.
+/// Returns whether a text is a domain of ASCII letters; one that ends in a number would be taken for an address.
 fn is_domain(name: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     let is_label =
@@ -44,7 +44,8 @@ fn is_domain(name: &str) -> bool {
         && !last.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Whether an authority that is limited to `permitted` may vouch for `host`; without limits it may.
+/// Returns whether an authority that is limited to `permitted` may issue certificates for `host`; without limits it
+/// may.
 pub(super) fn is_permitted(host: &str, permitted: &[String]) -> bool {
     let covers = |one: &String| match (one.parse::<IpNet>(), host.parse::<IpAddr>()) {
         (Ok(net), Ok(ip)) => net.contains(&ip),

@@ -59,7 +59,7 @@ impl Site {
         CertificateRevocationListDer::from_pem_file(revoked_file(&self.path())).unwrap()
     }
 
-    /// What a client of rustls says that knows the list of revoked certificates.
+    /// Verifies a certificate as a rustls client that has the list of revoked certificates does.
     fn as_server(
         &self,
         leaf: &CertificateDer<'_>,
@@ -73,7 +73,7 @@ impl Site {
         verified.map(|_| ()).map_err(|error| error.to_string())
     }
 
-    /// What a server of rustls says that wants certificates of its clients.
+    /// Verifies a certificate as a rustls server that requires client certificates does.
     fn as_client(&self, leaf: &CertificateDer<'_>, at: Timestamp) -> Result<(), String> {
         let builder = WebPkiClientVerifier::builder(self.roots());
         let verifier = builder.with_crls([self.revoked()]).build().unwrap();
@@ -161,7 +161,7 @@ fn a_limited_authority_is_believed_for_nothing_else() {
         .unwrap_err();
     assert!(matches!(error, CaError::NotPermitted { .. }), "{error}");
 
-    // As if its key were stolen: clients know the limits, too.
+    // As if its key were stolen: clients enforce the limits as well.
     site.authority.ledger.permitted.clear();
     let good = leaf(
         &site

@@ -1,4 +1,4 @@
-//! What an authority signs: its own certificate, those of services, and the list of the revoked ones.
+//! Documents that an authority signs: its own certificate, those of services, and the list of revoked ones.
 //!
 //! Only keys and signatures are random here; times and serial numbers are arguments.
 
@@ -15,19 +15,19 @@ use rcgen::{
 
 use super::{CaError, Entry, Ledger, Role};
 
-/// Clocks of a site without a time server may be that much behind.
+/// Time by which the clocks of a site without a time server may be behind.
 const SKEW: Duration = Duration::from_secs(60 * 60);
 
-/// How long a list of revoked certificates is good: some clients refuse everything once it is older, so it must
-/// outlive the certificates by far.
+/// Validity of a list of revoked certificates. Some clients refuse everything once it is older, so it must outlive
+/// the certificates by far.
 const LIST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// Reserved by RFC 2606: nothing ever has this name.
+/// Domain that is reserved by RFC 2606: nothing ever has this name.
 const NOBODY: &str = "invalid";
 
 pub(super) type Signer = Issuer<'static, KeyPair>;
 
-/// The authority's certificate, as far as it does not depend on its key.
+/// Parameters of the authority's certificate that do not depend on its key.
 fn root_params(ledger: &Ledger) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -42,7 +42,8 @@ fn root_params(ledger: &Ledger) -> Result<CertificateParams, CaError> {
     Ok(params)
 }
 
-/// Whom clients trust this authority for. A kind of name that is not constrained would be free, so it is forbidden.
+/// Returns the name constraints of the authority. A kind of name that is not constrained would be unlimited, so it is
+/// forbidden.
 fn constraints(permitted: &[String]) -> Option<NameConstraints> {
     if permitted.is_empty() {
         return None;
@@ -80,17 +81,17 @@ fn constraints(permitted: &[String]) -> Option<NameConstraints> {
     })
 }
 
-/// The certificate that clients are told to trust.
+/// Returns the certificate that clients must trust.
 pub(super) fn root(ledger: &Ledger, key: &KeyPair) -> Result<Certificate, CaError> {
     Ok(root_params(ledger)?.self_signed(key)?)
 }
 
-/// Who signs the rest.
+/// Returns the signer of all other documents.
 pub(super) fn signer(ledger: &Ledger, key: KeyPair) -> Result<Signer, CaError> {
     Ok(Issuer::new(root_params(ledger)?, key))
 }
 
-/// A certificate of a service.
+/// Returns the certificate of a service.
 pub(super) fn leaf(entry: &Entry, key: &KeyPair, signer: &Signer) -> Result<Certificate, CaError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -107,7 +108,7 @@ pub(super) fn leaf(entry: &Entry, key: &KeyPair, signer: &Signer) -> Result<Cert
     params.extended_key_usages = match entry.role {
         Role::Mirror | Role::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
         Role::Daemon => vec![ExtendedKeyUsagePurpose::ClientAuth],
-        // Relays call each other.
+        // Relays are clients of each other, so they need both uses.
         Role::Relay => vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
@@ -120,7 +121,7 @@ pub(super) fn leaf(entry: &Entry, key: &KeyPair, signer: &Signer) -> Result<Cert
     Ok(params.signed_by(key, signer)?)
 }
 
-/// The list of what is revoked, in PEM. What has ended by itself need not be on it.
+/// Returns the list of revoked certificates in PEM. Expired ones are left out.
 pub(super) fn revoked(ledger: &Ledger, signer: &Signer, now: Timestamp) -> Result<String, CaError> {
     let mut revoked_certs = Vec::new();
     for entry in ledger.certificates.iter().filter(|entry| entry.ends > now) {
@@ -150,7 +151,8 @@ fn serial(hexadecimal: &str) -> Result<SerialNumber, CaError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// Seconds since 1970. rcgen's own times belong to a crate that we do not otherwise need, so they are counted from there.
+/// Converts a time to seconds since 1970. rcgen's own times belong to a crate that we do not otherwise need, so they
+/// are counted from there.
 fn since_1970(time: Timestamp) -> Duration {
     Duration::from_secs(u64::try_from(time.as_second()).unwrap_or(0))
 }

@@ -1,4 +1,4 @@
-//! Every server here is a socket of the test, which notes what it was asked.
+//! Tests against servers that are sockets of the test, which records their requests.
 
 use std::{
     net::SocketAddr,
@@ -22,7 +22,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
 
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// Reads a request's head; the body is empty.
+/// Reads the head of a request, whose body is empty.
 async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -42,7 +42,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, heads: &Heads, 
     let _ = stream.shutdown().await;
 }
 
-/// A server that answers each connection's first request.
+/// Starts a server that answers the first request of each connection.
 async fn plain(with: impl Fn(SocketAddr) -> String + Send + 'static) -> (Url, Heads) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -56,7 +56,7 @@ async fn plain(with: impl Fn(SocketAddr) -> String + Send + 'static) -> (Url, He
     (format!("http://{address}/").parse().unwrap(), heads)
 }
 
-/// An authority, and a server's and a client's certificate of it, as files.
+/// An authority, with its certificates for a server and a client, as files.
 struct Authority {
     dir: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -96,7 +96,7 @@ impl Authority {
         identity
     }
 
-    /// A TLS server as `localhost`; it asks for a client's certificate if `clients` is given.
+    /// Starts a TLS server as `localhost`; it requires a client certificate if `clients` is given.
     async fn serve(&self, clients: Option<&Self>) -> (u16, Heads) {
         crate::install_crypto_provider();
         let (certificate, key) = self.issue("localhost");
@@ -129,7 +129,7 @@ impl Authority {
     }
 }
 
-/// A proxy that wants `user:secret` and connects to `port` here, whatever host it is asked for.
+/// Starts a proxy that requires `user:secret` and connects to `port` here, whatever host is requested.
 async fn proxy(port: u16) -> (String, Heads) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -337,14 +337,14 @@ async fn a_proxy_is_asked_to_connect_with_its_password_and_never_sees_ours() {
         }
     };
 
-    // The certificate is for another name, so that the answer is an error: the way there is what counts.
+    // The certificate is for another name, so that the request fails: the test is about the proxy.
     let error = get(config("coder.example", None)).await.unwrap_err();
     assert!(whole(&error).contains("CN=localhost"), "{}", whole(&error));
     let connect = asked.lock().unwrap().pop().unwrap();
     assert!(connect.starts_with(&format!("CONNECT coder.example:{port} ")));
     assert!(!connect.contains("hunter2"));
 
-    // Neither the loopback nor what is excepted goes through it.
+    // Neither loopback nor exempt hosts go through the proxy.
     assert_eq!(get(config("localhost", None)).await.unwrap(), 200);
     assert!(heads.lock().unwrap()[0].contains("hunter2"));
     let direct = get(config("coder.invalid", Some(".invalid"))).await;

@@ -1,4 +1,4 @@
-//! One connection: TLS, the HTTP that it speaks, and what it becomes.
+//! Connection of a client: TLS, its version of HTTP, and what it is upgraded to.
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
@@ -24,36 +24,36 @@ use super::{
 };
 use crate::{budget::Account, network::Network};
 
-/// Calls on one HTTP/2 connection at a time.
+/// Number of calls on one HTTP/2 connection at the same time.
 const STREAMS: u32 = 256;
-/// Bytes of one body, and of all on one connection, that a client may send before we read them. Bodies that wait for memory
-/// must not fill the connection's window, or the one that they wait for could not end.
+/// Bytes of one body, and of all on one connection, that a client may send before we read them. Bodies that wait for
+/// memory must not fill the connection's window, or the one that they wait for could not end.
 const WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = WINDOW * LARGE_MESSAGES as u32;
-/// Large messages on one connection that are received, or wait to be.
+/// Number of large messages on one connection that are being received, or waiting.
 const LARGE_MESSAGES: usize = 4;
-/// Bytes of header that a client may send.
+/// Limit of a request's headers in bytes.
 const HEADER_BYTES: u32 = 32 << 10;
-/// Bytes of an answer that are made before the client has taken those before them; also of header in HTTP/1. Larger ones are
-/// no faster, and take memory of every connection.
+/// Bytes of a response that are produced before the client has accepted the previous ones; also the limit of headers
+/// in HTTP/1. Larger buffers are no faster, and take memory of every connection.
 const UNSENT: usize = 32 << 10;
-/// How often a silent HTTP/2 client is asked whether it is still there, and how long it may take to answer.
+/// Interval of pings to a silent HTTP/2 client, and the longest time for its answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
-/// Time that somebody who asks for nothing gets to hear that their connection ends.
+/// Time that a client without requests gets to hear that its connection ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Addresses and where they come from.
+/// Headers with the address of the client.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// What a connection needs.
+/// Settings and state of a connection.
 pub(super) struct Connection {
     pub(super) tls: Option<Arc<Certified>>,
     pub(super) limits: Limits,
     pub(super) routes: Router,
     pub(super) stop: Stop,
     pub(super) peer: IpAddr,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub(super) proxies: Arc<[Network]>,
     pub(super) conduct: Arc<Conduct>,
 }
@@ -61,8 +61,8 @@ pub(super) struct Connection {
 type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connection {
-    /// Serves it until it ends, gives up its place to somebody else when `end` says so, or is a stranger's who asks for
-    /// nothing.
+    /// Serves the connection until it ends, gives up its place to another one when `end` says so, or is
+    /// unauthenticated and idle for too long.
     pub(super) async fn run(
         self,
         stream: TcpStream,
@@ -101,7 +101,7 @@ impl Connection {
         }
     }
 
-    /// Files go from the system to `parts`' socket by themselves, if there is one.
+    /// Speaks HTTP. Files go from the system to `parts`' socket by themselves, if there is one.
     async fn speak<S>(
         self,
         stream: S,
@@ -184,7 +184,7 @@ impl Connection {
     }
 }
 
-/// Waits until a stranger has asked for nothing for too long.
+/// Waits until an unauthenticated connection has been idle for too long.
 async fn overstayed(conduct: &Conduct) {
     loop {
         match conduct.ends_at() {
@@ -196,7 +196,8 @@ async fn overstayed(conduct: &Conduct) {
     }
 }
 
-/// Who asks: the peer, or whoever proxies that we trust say that they ask for. Each proxy adds at the end whom it heard.
+/// Returns the client: the peer, or the one named by proxies that we trust. Each proxy appends the address that it
+/// saw.
 fn client_behind(peer: IpAddr, headers: &HeaderMap, proxies: &[Network]) -> IpAddr {
     let is_proxy = |address| proxies.iter().any(|proxy| proxy.contains(address));
     let mut client = peer.to_canonical();
@@ -236,7 +237,7 @@ mod tests {
     fn only_proxies_that_are_trusted_say_for_whom_they_ask() {
         assert_eq!(behind("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
         assert_eq!(behind("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
-        // Whatever a client itself wrote stands before what the proxy adds.
+        // Addresses that the client itself sent precede the one that the proxy appends.
         assert_eq!(
             behind("10.0.0.1", &["203.0.113.9, 198.51.100.7"]),
             "198.51.100.7"

@@ -1,8 +1,8 @@
-//! Files that go from the system's cache to a socket without passing through this process.
+//! Files that are sent from the system's cache to a socket without passing through this process.
 //!
-//! The HTTP library knows only bytes in memory. So the body of such a response is made of bytes that stand for others:
-//! they lie at one address, by which the socket, the last one to see them, knows that a part of a file is meant.
-//! Whatever copies bytes on their way would break that, so it is for HTTP/1 without TLS only.
+//! The HTTP library handles only bytes in memory. So the body of such a response consists of placeholder bytes: they
+//! are at one address, by which the socket recognizes that a part of a file is meant. Any copy of the bytes on their
+//! way would break that, so it is used only for HTTP/1 without TLS.
 
 use std::{
     collections::VecDeque,
@@ -23,21 +23,21 @@ use tokio::{
 
 use super::file_body::FileBody;
 
-/// What stands for the bytes of files; what it holds is never sent.
+/// Placeholder for the bytes of files, which is never sent itself.
 static STAND_IN: [u8; 256 << 10] = [0; 256 << 10];
 
-/// By what a file is known to be the one that somebody read before. Its names and its mode may change.
+/// Stamp that identifies a file as the one that was read before. Its names and its mode may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileStamp {
     device: u64,
     number: u64,
     size: u64,
-    /// When its content was written last, in seconds and nanoseconds.
+    /// Time when its content was last written, in seconds and nanoseconds.
     written: (i64, i64),
 }
 
 impl FileStamp {
-    /// The stamp of an open file, as it is now.
+    /// Returns the stamp of an open file, as it is now.
     ///
     /// # Errors
     /// The system's reason.
@@ -51,12 +51,12 @@ impl FileStamp {
         })
     }
 
-    /// The file's length in bytes.
+    /// Length of the file in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Refuses a file that was written since.
+    /// Refuses a file that has been written since.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`], and the system's reason.
@@ -71,27 +71,27 @@ impl FileStamp {
     }
 }
 
-/// Says, in the extensions of a response, that its body is this part of a file.
+/// Part of a file that is the body of a response, in whose extensions this is stored.
 #[derive(Clone, Debug)]
 pub struct FilePart {
-    /// The file.
+    /// Open file to read from.
     pub file: Arc<File>,
-    /// What it looked like before: the response breaks off before its end if it looks different.
+    /// Stamp of the file when it was opened: the response breaks off if it changes.
     pub stamp: FileStamp,
-    /// Where the part begins, in bytes.
+    /// Offset of the part in bytes.
     pub offset: u64,
-    /// Bytes of the part.
+    /// Length of the part in bytes.
     pub length: u64,
 }
 
 impl FilePart {
-    /// The part as a body, for where the system does not send it by itself.
+    /// Returns the part as a body, for when the system does not send it by itself.
     pub fn body(&self) -> Body {
         Body::new(FileBody::new(self.clone()))
     }
 }
 
-/// The parts that a connection has still to send, first come, first sent.
+/// Parts that a connection still has to send, first come, first served.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parts(Arc<Mutex<VecDeque<FilePart>>>);
 
@@ -111,7 +111,7 @@ impl Parts {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let part = parts.front_mut().ok_or(io::ErrorKind::NotFound)?;
         let count = part.length.min(wanted as u64);
-        // Each time, so that no client gets all of what is not the file any more.
+        // Checked each time, so that no client gets a complete response from a file that has changed.
         part.stamp.check(&part.file)?;
         let sent = send_file(socket, part, count)? as u64;
         if sent == 0 {
@@ -138,10 +138,10 @@ fn send_file(socket: &TcpStream, part: &FilePart, count: u64) -> io::Result<usiz
     )?)
 }
 
-/// A body of bytes that stand for those of a file.
+/// Body of placeholder bytes for those of a file.
 struct StandIn {
     parts: Parts,
-    /// Until the first byte is asked for: what nobody wants is not sent.
+    /// Part that is queued once the first byte is requested: an unwanted body is not sent.
     part: Option<FilePart>,
     left: u64,
 }
@@ -176,7 +176,7 @@ impl hyper::body::Body for StandIn {
     }
 }
 
-/// A socket that sends files where bytes stand for them.
+/// Socket that sends files in place of placeholder bytes.
 pub(super) struct Socket {
     tcp: TcpStream,
     parts: Parts,
@@ -268,7 +268,7 @@ mod tests {
 
     const OFFSET: usize = 7;
 
-    /// Answers at `/N` with N bytes of the file, and with zeros where only the body counts.
+    /// Serves N bytes of the file at `/N`, and zeros where only the body counts.
     async fn serve(path: &std::path::Path) -> (SocketAddr, Stop) {
         let (file, stop) = (Arc::new(File::open(path).unwrap()), Stop::new());
         let stamp = FileStamp::of(&file).unwrap();
@@ -302,7 +302,7 @@ mod tests {
         (file, content)
     }
 
-    /// All that is answered to these requests on one connection, a header of each cut off.
+    /// Returns all responses to these requests on one connection, without a header of each.
     async fn ask(address: SocketAddr, requests: &[&str]) -> Vec<Vec<u8>> {
         let mut socket = TcpStream::connect(address).await.unwrap();
         for request in requests {

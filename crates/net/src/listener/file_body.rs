@@ -1,7 +1,7 @@
-//! Bodies that are parts of files, where the system cannot send them by itself: with TLS, and in HTTP/2.
+//! Bodies that are parts of files, for when the system cannot send them by itself: with TLS, and in HTTP/2.
 //!
-//! What lies in the page cache is read where it is asked for; only what has to come from a disk goes through a thread
-//! that may wait.
+//! Bytes in the page cache are read at once; only those that have to come from a disk go through a thread that may
+//! block.
 
 use std::{
     io::{self, IoSliceMut},
@@ -16,10 +16,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::file::FilePart;
 
-/// Bytes of a frame at most: one TLS record, and one frame of HTTP/2. Larger ones only take more memory.
+/// Largest frame in bytes: one TLS record, and one frame of HTTP/2. Larger ones only take more memory.
 const FRAME_BYTES: u64 = 16 << 10;
 
-/// The rest of a part of a file.
+/// Remaining part of a file.
 pub(super) struct FileBody {
     part: FilePart,
     /// A read that waits for a disk.
@@ -36,7 +36,7 @@ impl FileBody {
         vec![0; self.part.length.min(FRAME_BYTES) as usize]
     }
 
-    /// The next bytes, if the page cache has them.
+    /// Returns the next bytes if the page cache has them.
     fn cached(&self) -> io::Result<Bytes> {
         let mut buffer = self.buffer();
         let slice = &mut [IoSliceMut::new(&mut buffer)];
@@ -98,7 +98,7 @@ impl hyper::body::Body for FileBody {
     }
 }
 
-/// Whether a read has to wait, or its file system cannot tell.
+/// Returns whether a read has to wait, or its file system cannot tell.
 fn is_not_cached(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(

@@ -1,4 +1,4 @@
-//! Which HTTP a client speaks, told by its first bytes.
+//! Detection of a client's version of HTTP by its first bytes.
 //!
 //! HTTP/2 begins with 24 fixed bytes, whether or not TLS has negotiated it. Reading them here puts a time limit on
 //! them, which the server library does not.
@@ -11,17 +11,17 @@ use tokio::io::{
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What a client speaks.
+/// Version of HTTP that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Http1,
     Http2,
 }
 
-/// A stream whose first bytes were read already, and come again.
+/// Stream whose first bytes were read already, and are returned again.
 pub(super) type Rewound<S> = Join<Chain<io::Cursor<Vec<u8>>, ReadHalf<S>>, WriteHalf<S>>;
 
-/// Reads until it is clear what the client speaks.
+/// Reads until it is clear which version the client speaks.
 pub(super) async fn read<S>(stream: S) -> io::Result<(Protocol, Rewound<S>)>
 where
     S: AsyncRead + AsyncWrite,

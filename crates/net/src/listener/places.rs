@@ -1,9 +1,9 @@
-//! Who has a place at a listener, and who has to give it up. Pure: the time is an argument.
+//! Places of connections at a listener, and the order in which they are given up. Pure: the time is an argument.
 //!
-//! A connection begins as a stranger's and stays so until somebody on it has proved who they are. Strangers have a pool of
-//! their own: another one who comes when it is full takes the place of the one that was silent longest at the address
-//! that has most of them. So an address that floods us only ends its own, and those who behave have the time to log in.
-//! Where all places are taken strangers give way first, then those who have no request in progress.
+//! A connection begins as a stranger, and remains one until somebody on it has authenticated. Strangers have a pool of
+//! their own: when it is full, another one takes the place of the one that was silent longest at the address with most
+//! strangers. So an address that floods us only ends its own connections, and others have the time to log in. When all
+//! places are taken, strangers give way first, then connections without a request in progress.
 
 use std::{
     collections::HashMap,
@@ -17,15 +17,15 @@ use std::{
 
 use super::Limits;
 
-/// A stranger without a request in progress is waited for so long.
+/// Longest wait for an unauthenticated connection without a request.
 pub(super) const STRANGER: Duration = Duration::from_secs(30);
 
-/// What one connection does, as its requests write it down.
+/// Conduct of one connection, as recorded by its requests.
 #[derive(Debug)]
 pub(super) struct Conduct {
     is_known: AtomicBool,
     requests: AtomicUsize,
-    /// Since when there is none.
+    /// Time since which there is no request.
     quiet_since: Mutex<Instant>,
 }
 
@@ -38,7 +38,7 @@ impl Conduct {
         })
     }
 
-    /// Somebody on it has proved who they are.
+    /// Records that somebody on the connection has authenticated.
     pub(super) fn know(&self) {
         self.is_known.store(true, Ordering::Relaxed);
     }
@@ -66,7 +66,7 @@ impl Conduct {
         self.requests.load(Ordering::Relaxed) == 0
     }
 
-    /// When a connection that stays as it is has to end; `None` if it need not.
+    /// Returns when a connection that stays as it is has to end; `None` if it need not.
     pub(super) fn ends_at(&self) -> Option<Instant> {
         let is_waited_for = self.is_stranger() && self.is_idle();
         is_waited_for.then(|| *self.quiet_since() + STRANGER)
@@ -90,21 +90,21 @@ pub(super) struct Places {
     next: Id,
 }
 
-/// What came of an attempt to take a place.
+/// Result of an attempt to take a place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// It has this number, and `ended` have to give up theirs.
+    /// Taken: the connection has this id, and `ended` have to give up theirs.
     In { id: Id, ended: Vec<Id> },
-    /// There is none, and nobody gives way.
+    /// Refused: all places are taken, and no connection gives way.
     Full(Limit),
 }
 
-/// The limit that keeps somebody out.
+/// Limit that keeps a connection out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Limit {
-    /// Of all connections.
+    /// Limit of all connections together.
     All,
-    /// Of those from one address.
+    /// Limit of connections from one address.
     Sender,
 }
 
@@ -128,7 +128,8 @@ impl Places {
         }
     }
 
-    /// Takes a place for a connection of `sender`. Those of a proxy are of many senders, and have no limit of their own.
+    /// Takes a place for a connection of `sender`. Connections of a proxy have many senders, and no limit of their
+    /// own.
     pub(super) fn enter(&mut self, sender: IpAddr, conduct: Arc<Conduct>, is_proxy: bool) -> Entry {
         let mut ended = Vec::new();
         let is_own = |held: &Held| held.sender == sender;
@@ -160,12 +161,12 @@ impl Places {
         Entry::In { id, ended }
     }
 
-    /// Connections that have a place.
+    /// Number of connections that have a place.
     pub(super) fn count_all(&self) -> usize {
         self.held.len()
     }
 
-    /// Places under a limit.
+    /// Number of places under a limit.
     pub(super) fn limit(&self, limit: Limit) -> usize {
         match limit {
             Limit::All => self.all,
@@ -186,14 +187,14 @@ impl Places {
         self.held.values().filter(|held| which(held)).count()
     }
 
-    /// Of those, the one that has been quiet longest.
+    /// Returns the connection among those selected that has been quiet longest.
     fn oldest(&self, which: impl Fn(&Held) -> bool) -> Option<Id> {
         let those = self.held.iter().filter(|(_, held)| which(held));
         let quiet_since = |(id, held): &(&Id, &Held)| (*held.conduct.quiet_since(), **id);
         those.min_by_key(quiet_since).map(|(id, _)| *id)
     }
 
-    /// Of those, the one that has been quiet longest at the sender that has most of them.
+    /// Returns the connection that has been quiet longest at the sender with most of those selected.
     fn of_most(&self, which: impl Fn(&Held) -> bool) -> Option<Id> {
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
         for held in self.held.values().filter(|held| which(held)) {
@@ -229,7 +230,7 @@ mod tests {
             }
         }
 
-        /// Somebody comes from the address with this last byte, a second after the one before.
+        /// Lets a connection come from the address with this last byte, a second after the previous one.
         fn comes(&mut self, from: u8) -> (Arc<Conduct>, Entry) {
             self.now += Duration::from_secs(1);
             let conduct = Conduct::new(false, self.now);

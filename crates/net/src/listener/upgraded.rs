@@ -1,6 +1,6 @@
-//! What becomes of a connection that is HTTP no more.
+//! Upgraded connections, which are no longer HTTP.
 //!
-//! It stays in the hands of the listener, which counts it, and ends it with the server.
+//! They stay with the listener, which counts them, and ends them with the server.
 
 use std::{net::IpAddr, pin::Pin};
 
@@ -10,25 +10,26 @@ use super::visit;
 
 pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Who asks. Stands in the extensions of each request.
+/// Address of the client. Stored in the extensions of each request.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-/// Stands in the extensions of each request: a handler that upgrades its connection says here what follows.
+/// Sender for a handler that upgrades its connection, stored in the extensions of each request: it passes on what
+/// follows.
 #[derive(Clone)]
 pub struct Upgraded(mpsc::Sender<Work>);
 
-/// The other end, for the connection.
+/// Receiver of that in the connection.
 pub struct Becomes(mpsc::Receiver<Work>);
 
 impl Upgraded {
-    /// Both ends, for one connection.
+    /// Creates both ends for one connection.
     pub fn channel() -> (Self, Becomes) {
         let (sender, receiver) = mpsc::channel(1);
         (Self(sender), Becomes(receiver))
     }
 
-    /// Hands over what the connection does once its HTTP has ended, unless what the request was made with is revoked
+    /// Passes on what the connection does once its HTTP has ended, unless the credential of the request is revoked
     /// before; the first handler counts.
     pub fn set(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.0.try_send(visit::become_part(work)).ok();
@@ -36,7 +37,7 @@ impl Upgraded {
 }
 
 impl Becomes {
-    /// Does what follows, if anything does.
+    /// Runs what follows, if there is anything.
     pub async fn run(&mut self) {
         if let Ok(work) = self.0.try_recv() {
             work.await;

@@ -1,4 +1,4 @@
-//! What one connection is used for: its requests in progress, and whether somebody on it has proved who they are.
+//! Use of one connection: its requests in progress, and whether somebody on it has authenticated.
 
 use std::{
     future::Future,
@@ -18,11 +18,11 @@ use super::{places::Conduct, upgraded::Work};
 use crate::access::Access;
 
 tokio::task_local! {
-    /// The request that is answered in this task, or what its connection became.
+    /// Request that is answered in this task, or what its connection became.
     static VISIT: Visit;
 }
 
-/// A request, the connection that it came on, and the access that it was granted.
+/// A request, its connection, and the access that it was granted.
 #[derive(Clone)]
 pub(super) struct Visit {
     conduct: Arc<Conduct>,
@@ -44,13 +44,14 @@ impl Visit {
     }
 }
 
-/// Says that whoever is answered in this task has proved who they are, so that their connection is a stranger's no more.
-/// The answer, or what the connection becomes, ends with `access`. Outside of a listener's requests it does nothing.
+/// Records that the caller answered in this task has authenticated, so that the connection no longer counts as
+/// unauthenticated. The response, or what the connection becomes, ends with `access`. Outside of a listener's
+/// requests this does nothing.
 pub fn vouch(access: Option<&Arc<Access>>) {
     let _ = VISIT.try_with(|visit| {
         visit.conduct.know();
         if let Some(access) = access {
-            // The first one counts; a request has no more than one.
+            // The first access counts; a request has at most one.
             visit.access.set(access.clone()).ok();
         }
     });
@@ -67,7 +68,8 @@ pub(super) async fn answer<E>(
     Ok(response.map(|body| Body::new(Answer::new(body, request, visit))))
 }
 
-/// What a connection becomes, which is in progress and answered for by the request that is answered in this task.
+/// Wraps the work of an upgraded connection, which stays in progress as part of the request that is answered in this
+/// task, and ends with its access.
 pub(super) fn become_part(work: impl Future<Output = ()> + Send + 'static) -> Work {
     let Ok(visit) = VISIT.try_with(Visit::clone) else {
         return Box::pin(work);
@@ -97,12 +99,12 @@ impl Drop for InProgress {
     }
 }
 
-/// An answer in progress, which breaks off when what it was asked with is revoked.
+/// A response in progress, which breaks off when its credential is revoked.
 struct Answer {
     body: Held<InProgress>,
-    /// Waited for only where the answer takes its time.
+    /// Wait for the revocation, started only if the response takes time.
     revoked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// The request itself ended its access, as when a token is rotated: what is there to answer is still sent.
+    /// Set if the request itself ended its access, as when a token is rotated: the response is still sent.
     is_of_revocation: bool,
     visit: Visit,
 }
@@ -158,14 +160,14 @@ fn broken_off() -> BoxError {
     io::Error::new(io::ErrorKind::PermissionDenied, why).into()
 }
 
-/// A body that holds something until it has been sent.
+/// Body that holds a value until it has been sent.
 pub struct Held<T> {
     body: Body,
     _held: T,
 }
 
 impl<T> Held<T> {
-    /// Lets `body` hold it.
+    /// Lets `body` hold a value.
     pub fn new(body: Body, held: T) -> Self {
         Self { body, _held: held }
     }
@@ -199,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// The answer to a request with this access.
+    /// Returns the response to a request with this access.
     async fn answer_with(access: &Arc<Access>, body: Body, ends_access: bool) -> BodyDataStream {
         let answering = async {
             vouch(Some(access));

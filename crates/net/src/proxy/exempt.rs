@@ -1,4 +1,4 @@
-//! What `NO_PROXY` means. Pure.
+//! Meaning of `NO_PROXY`. Pure.
 //!
 //! # Source
 //! Go's `golang.org/x/net/http/httpproxy`, so that the daemon reaches what the programs beside it reach.
@@ -9,9 +9,9 @@ use url::{Host, Url};
 
 use crate::network::Network;
 
-/// Whether a list exempts `url` from proxies. Its entries are separated by commas: `*` for everything, an address, a
-/// network such as `10.0.0.0/8`, a domain with all below it, or `.example.com` and `*.example.com` for those below it
-/// alone. All but networks may end with a port. What makes no sense exempts nothing.
+/// Returns whether a list exempts `url` from proxies. Its entries are separated by commas: `*` for everything, an
+/// address, a network such as `10.0.0.0/8`, a domain with all below it, or `.example.com` and `*.example.com` for
+/// those below it alone. All but networks may end with a port. Invalid entries exempt nothing.
 pub fn is_exempt(list: &str, url: &Url) -> bool {
     let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
         return false;
@@ -29,7 +29,7 @@ pub fn is_exempt(list: &str, url: &Url) -> bool {
     })
 }
 
-/// Whether `url` is of this machine, which no proxy ever is asked for.
+/// Returns whether `url` is on this machine, for which no proxy is ever used.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
@@ -77,7 +77,7 @@ fn is_below(name: &str, domain: &str) -> bool {
     front.is_some_and(|front| front.ends_with('.') && !domain.is_empty())
 }
 
-/// An address of version 6 has colons of its own, and a port only behind brackets.
+/// Splits off the port. An IPv6 address has colons of its own, and a port only after brackets.
 fn split_port(entry: &str) -> (&str, Option<&str>) {
     match entry.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),

@@ -1,4 +1,4 @@
-//! Asks a server for a WebSocket.
+//! Opening of a WebSocket at a server.
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use reqwest::Response;
@@ -14,37 +14,37 @@ use url::Url;
 use super::ByteStream;
 use crate::http::{self, Client, RequestError};
 
-/// A WebSocket that a server agreed to.
+/// WebSocket that a server agreed to.
 pub type Socket = ByteStream<reqwest::Upgraded>;
 
-/// Why there is no WebSocket.
+/// Reasons why a WebSocket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The server cannot be reached, or leads elsewhere.
+    /// A server that cannot be reached, or a redirect elsewhere.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The server answered with something else; the answer was not read.
+    /// A response other than the upgrade; its body was not read.
     #[error("{} answered {}", http::bare(.0.url()), .0.status())]
     Refused(Box<Response>),
-    /// The server, or something before it, does not know what a WebSocket is.
+    /// A server, or something in front of it, that does not support WebSockets.
     #[error("{url} is not a WebSocket: {what}")]
     Foreign {
-        /// Where.
+        /// URL of the request.
         url: Url,
-        /// What is odd.
+        /// Part of the response that is wrong.
         what: &'static str,
     },
-    /// The connection broke while it was taken over from HTTP.
+    /// A connection that broke during the upgrade.
     #[error("{url} broke the connection in its handshake")]
     Upgrade {
-        /// Where.
+        /// URL of the request.
         url: Url,
-        /// Why.
+        /// Error of the HTTP library.
         source: reqwest::Error,
     },
 }
 
-/// Asks `url` for a WebSocket, with these headers, and a protocol inside it if one is named.
+/// Requests a WebSocket at `url`, with these headers, and with a subprotocol if one is named.
 ///
 /// # Errors
 /// [`ConnectError`]; nothing is retried, and there is no deadline but that of the connection.

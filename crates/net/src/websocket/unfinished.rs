@@ -1,8 +1,8 @@
-//! What unfinished messages take: a WebSocket message is in memory until it is whole.
+//! Limits on unfinished messages: a WebSocket message is in memory until it is complete.
 //!
-//! Each connection has a small buffer anyway. One whose message outgrows that needs a place among those of its sender and
-//! of all; without one it is not read, so that its peer waits. Whoever has a place and does not end the message in time
-//! is cut off.
+//! Each connection has a small buffer anyway. One whose message outgrows that needs a permit from those of its sender and
+//! from those of all; without these it is not read, so that its peer waits. A peer that has them and does not finish the
+//! message in time is disconnected.
 
 use std::{
     io,
@@ -21,45 +21,45 @@ use tokio_util::sync::PollSemaphore;
 
 use super::READ_BYTES;
 
-/// Time for the rest of a message: one of 256 KiB on a link of 128 kbit/s takes half of it.
+/// Longest time for the rest of a message: one of 256 KiB on a link of 128 kbit/s takes half of it.
 const TIME: Duration = Duration::from_secs(32);
-/// Bytes of a control frame from a client beside what it carries.
+/// Bytes of a control frame from a client in addition to its payload.
 const CONTROL_BYTES: usize = 6;
 
-/// Places for messages that outgrow the buffers of their connections. A clone has the same places.
+/// Permits for messages that outgrow the buffers of their connections. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Places(Arc<Semaphore>);
 
 impl Places {
-    /// So many places; each stands for 256 KiB.
+    /// Creates this many permits; each stands for 256 KiB.
     pub fn new(count: usize) -> Self {
         Self(Arc::new(Semaphore::new(count)))
     }
 }
 
-/// The socket below a WebSocket, which notices how much of a message it has read.
+/// Socket below a WebSocket, which records how much of a message it has read.
 #[derive(Debug)]
 pub struct Metered<S> {
     io: S,
     meter: Meter,
 }
 
-/// What [`Metered`] and whoever reads the messages know of a connection.
+/// State of a connection that [`Metered`] shares with the reader of its messages.
 #[derive(Clone, Debug)]
 pub(super) struct Meter(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    /// Bytes since the last message was whole, at least but for one buffer.
+    /// Bytes since the last message was complete, accurate to one buffer.
     unfinished: usize,
-    /// In the order in which they are taken.
+    /// Permits in the order in which they are taken.
     places: Vec<PollSemaphore>,
     taken: Vec<OwnedSemaphorePermit>,
     late: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Metered<S> {
-    /// Takes a place from each of `places`, in this order: those that many share come last.
+    /// Takes a permit from each of `places`, in this order: those that many connections share come last.
     pub(super) fn new(io: S, places: impl IntoIterator<Item = Places>) -> Self {
         let places = places.into_iter();
         let meter = Meter(Arc::new(Mutex::new(State {
@@ -78,11 +78,11 @@ impl<S> Metered<S> {
 
 impl Meter {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A count is whole after any panic.
+        // Counts are consistent even after a panic, so a poisoned lock can be used.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A message is whole.
+    /// Records that a message is complete.
     pub(super) fn end_message(&self) {
         let mut state = self.lock();
         state.unfinished = 0;
@@ -90,7 +90,7 @@ impl Meter {
         state.late = None;
     }
 
-    /// A control frame with so many bytes came, which may stand within a message.
+    /// Records a control frame of this length, which may be inside of a message.
     pub(super) fn end_control(&self, bytes: usize) {
         let mut state = self.lock();
         state.unfinished = state.unfinished.saturating_sub(bytes + CONTROL_BYTES);
@@ -98,7 +98,7 @@ impl Meter {
 }
 
 impl State {
-    /// Waits for places if the message needs them, and fails once it takes too long.
+    /// Waits for permits if the message needs them, and fails once it takes too long.
     fn poll_places(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unfinished <= READ_BYTES {
             return Poll::Ready(Ok(()));
@@ -177,14 +177,14 @@ mod tests {
 
     const LARGE: usize = 100 << 10;
 
-    /// A server's end, and the bytes of a peer.
+    /// Creates a server's end, and the byte stream of a peer.
     async fn pair(places: &[&Places]) -> (ByteStream<Metered<DuplexStream>>, DuplexStream) {
         let (near, far) = duplex(1 << 20);
         let places = places.iter().map(|&places| places.clone());
         (ByteStream::bounded(near, Role::Server, places).await, far)
     }
 
-    /// The head of a client's frame; with a mask of zeros the rest is as it is.
+    /// Returns the header of a client's frame; with a mask of zeros the payload is unchanged.
     fn head(first: u8, length: usize) -> Vec<u8> {
         let mut head = vec![first, 0x80 | 127];
         head.extend((length as u64).to_be_bytes());
@@ -195,7 +195,7 @@ mod tests {
     const BINARY: u8 = 0x82;
     const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 
-    /// Whether the peer's message is read to its end.
+    /// Returns whether the peer's message is read to its end.
     fn reads(near: &mut ByteStream<Metered<DuplexStream>>) -> bool {
         let mut message = vec![0; LARGE];
         let read = near.read_exact(&mut message).now_or_never();
@@ -248,7 +248,7 @@ mod tests {
     async fn a_large_message_that_does_not_end_ends_its_connection() {
         let places = Places::new(1);
         let (mut near, mut far) = pair(&[&places]).await;
-        // In two parts, with something between them that is no message.
+        // A message in two fragments, with a control frame between them.
         far.write_all(&head(BINARY & 0x7f, LARGE / 2))
             .await
             .unwrap();
