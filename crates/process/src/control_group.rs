@@ -1,5 +1,5 @@
-//! A control group for each job: what its processes have together is limited and counted, and all of them can be
-//! ended, whatever sessions and groups of processes they made for themselves.
+//! Control group for each job: the resources of its processes are limited and counted together, and all of them can
+//! be ended, whatever sessions and process groups they created for themselves.
 //!
 //! Version 2 needs a group that is delegated to us, as systemd does with `Delegate=`; version 1 needs write access to
 //! our own groups of the controllers `memory` and `pids`, as root in a container often has.
@@ -19,26 +19,27 @@ use nix::{
     unistd::Pid,
 };
 
-/// The beginning of the names of all groups of jobs.
+/// Prefix of the names of all groups of jobs.
 const PREFIX: &str = "outpost-job-";
 
-/// The group into which this process moves where a group with controllers may have no processes of its own.
+/// Name of the group into which this process moves, because a group with controllers may not have processes of its
+/// own.
 const OWN: &str = "outpost";
 
-/// Processes and threads that a job may have; systemd's default for a unit is about the same.
+/// Number of processes and threads that a job may have; systemd's default for a unit is about the same.
 pub(super) const MAX_TASKS: u64 = 4096;
 
-/// Rounds of SIGKILL where the kernel cannot kill a whole group: a process may fork between two looks.
+/// Rounds of SIGKILL where the kernel cannot kill a whole group: a process may fork during one.
 const KILL_ROUNDS: usize = 64;
 
-/// Tries to remove a group, and the pause between two: a killed process is a member until it is gone.
+/// Attempts to remove a group, and the pause between two: a killed process is a member until it is gone.
 const REMOVAL: (u32, Duration) = (100, Duration::from_millis(20));
 
-/// Groups below which jobs get theirs.
+/// Groups below which those of jobs are created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
     version: Version,
-    /// One of version 2; of version 1 one for each controller, memory first.
+    /// Parent group of version 2; of version 1 one for each controller, memory first.
     parents: Vec<PathBuf>,
     /// Mount points of the parents.
     mounts: Vec<PathBuf>,
@@ -50,17 +51,17 @@ enum Version {
     Two,
 }
 
-/// What the processes of a job may have together.
+/// Limits of a job's processes together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of memory at which the job is stopped; the kernel kills at a quarter more. `None` for no limit.
     pub memory: Option<u64>,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub tasks: u64,
 }
 
 impl Limits {
-    /// The limits of a job that may have so many bytes of memory.
+    /// Returns the limits of a job that may use so many bytes of memory.
     pub fn of_job(memory: Option<u64>) -> Self {
         Self {
             memory,
@@ -69,7 +70,7 @@ impl Limits {
     }
 }
 
-/// One mount of `/proc/self/mountinfo`.
+/// A mount in `/proc/self/mountinfo`.
 struct Mount<'a> {
     root: &'a str,
     point: &'a str,
@@ -78,7 +79,7 @@ struct Mount<'a> {
 }
 
 impl Hierarchy {
-    /// Finds where groups can be made, and makes one to see whether they can.
+    /// Finds where groups can be created, and creates one as a test.
     ///
     /// Under version 2 this process may move into a group beside those of its jobs.
     ///
@@ -99,12 +100,12 @@ impl Hierarchy {
         Ok(found)
     }
 
-    /// Where control groups are mounted: nothing there may be written by a job.
+    /// Mount points of control groups: no job may write there.
     pub fn mounts(&self) -> &[PathBuf] {
         &self.mounts
     }
 
-    /// Makes a group with limits. `name` is unique among jobs of this machine.
+    /// Creates a group with limits. `name` is unique among jobs of this machine.
     ///
     /// # Errors
     /// The system's reason.
@@ -113,13 +114,13 @@ impl Hierarchy {
         let group = self.group(name);
         group.dirs.iter().try_for_each(fs::create_dir)?;
         group.limit(limits).inspect_err(|_| {
-            // What cannot be removed is empty, and removed with the next job.
+            // A group that cannot be removed now is empty, and is removed with the next job.
             let _ = group.remove_now();
         })?;
         Ok(group)
     }
 
-    /// Ends what is left of a job whose daemon died.
+    /// Ends the remaining processes of a job whose daemon died.
     pub fn end(&self, name: &str) {
         let group = self.group(name);
         group.kill();
@@ -155,7 +156,7 @@ impl Hierarchy {
     }
 }
 
-/// Whether a group is no new one, whose first process has yet to join.
+/// Returns whether a group is so old that its first process must have joined.
 fn is_old(group: &Path) -> bool {
     let age = fs::metadata(group).and_then(|it| it.modified()).ok();
     let age = age.and_then(|made| made.elapsed().ok());
@@ -215,7 +216,7 @@ fn second_version(mounts: &str, own: &str) -> Result<Hierarchy, String> {
     Ok(found(&own))
 }
 
-/// Lets groups below `parent` have limits.
+/// Enables limits for groups below `parent`.
 fn enable(parent: &Path) -> io::Result<()> {
     fs::write(parent.join("cgroup.subtree_control"), "+memory +pids")
 }
@@ -245,22 +246,22 @@ fn mount(line: &str) -> Option<Mount<'_>> {
     })
 }
 
-/// The directory of a group, given as in `/proc/self/cgroup`.
+/// Returns the directory of a group, given as in `/proc/self/cgroup`.
 fn within(mount: &Mount<'_>, group: &str) -> Option<PathBuf> {
     let below = Path::new(group).strip_prefix(mount.root).ok()?;
     Some(Path::new(mount.point).join(below))
 }
 
-/// The control group of one job. Dropping it ends whatever is in it.
+/// Control group of one job. Dropping it ends all processes in it.
 #[derive(Debug)]
 pub struct ControlGroup {
     version: Version,
-    /// One of version 2; of version 1 one for each controller, memory first.
+    /// Directory of version 2; of version 1 one for each controller, memory first.
     dirs: Vec<PathBuf>,
 }
 
 impl ControlGroup {
-    /// The directories whose groups a process of the job joins.
+    /// Directories of the groups that a process of the job joins.
     pub(super) fn dirs(&self) -> &[PathBuf] {
         &self.dirs
     }
@@ -273,7 +274,7 @@ impl ControlGroup {
             })
         };
         write(1, "pids.max", limits.tasks.to_string())?;
-        // A job that has too much is interrupted before the kernel kills, so that its state is written.
+        // A job over its limit is interrupted before the kernel kills it, so that its state is written.
         let memory = limits
             .memory
             .map(|bytes| (bytes / 4).saturating_mul(5).to_string());
@@ -292,7 +293,7 @@ impl ControlGroup {
         Ok(())
     }
 
-    /// Bytes that its processes have, without what the kernel keeps of files for later. `None` if it does not say.
+    /// Memory of its processes in bytes, without the kernel's file cache. `None` if the kernel does not tell.
     pub fn memory(&self) -> Option<u64> {
         let text = fs::read_to_string(self.dirs[0].join("memory.stat")).ok()?;
         let names = match self.version {
@@ -306,7 +307,7 @@ impl ControlGroup {
         Some(value(names[0])? + value(names[1]).unwrap_or(0))
     }
 
-    /// Whether the kernel killed one of its processes because they had too much memory.
+    /// Returns whether the kernel killed one of its processes because they used too much memory.
     pub(super) fn ran_out_of_memory(&self) -> bool {
         let file = match self.version {
             Version::One => "memory.oom_control",
@@ -319,7 +320,7 @@ impl ControlGroup {
         kills.any(|count| count != "0")
     }
 
-    /// Kills every process in it.
+    /// Kills every process in the group.
     pub fn kill(&self) {
         if self.version == Version::Two && fs::write(self.dirs[0].join("cgroup.kill"), "1").is_ok()
         {
@@ -348,7 +349,7 @@ impl ControlGroup {
         ids.filter(|id| *id > 0).map(Pid::from_raw).collect()
     }
 
-    /// Kills every process in it, and removes it when they are gone.
+    /// Kills every process in the group, and removes it when they are gone.
     ///
     /// # Errors
     /// The system's reason at the last try.

@@ -1,8 +1,9 @@
-//! Keeps a child from what is not its business: files that it must not see, and files that it must not change.
+//! Isolation of a child process: files that it must not see, and files that it must not change.
 //!
-//! A child is started through a launcher: this program executes itself, gives up for good what the [`Policy`] says,
-//! and becomes the child by another `exec`. Everything that the child starts is bound by it, too, and lives as long
-//! as it likes. What is not named by the policy stays as it is, as templates use sockets, keys and files of their own.
+//! A child is started through a launcher: this program executes itself, permanently gives up the access that the
+//! [`Policy`] denies, and becomes the child by another `exec`. Everything that the child starts is restricted in the
+//! same way. Paths that the policy does not name stay accessible, because templates use sockets, keys and files of
+//! their own.
 //!
 //! | | namespaces | Landlock |
 //! |---|---|---|
@@ -12,9 +13,9 @@
 //! | processes | a namespace of process ids, whose end ends all in it | a parent that takes in orphans and ends them |
 //! | signals | cannot name a process outside; Landlock's scope on top | Landlock's scope: Linux 6.12 |
 //!
-//! So namespaces are preferred. Either way the child is not allowed to look into processes that are not its own,
-//! and never gains privileges from setuid programs. What is said of processes and signals holds for
-//! [`Background::Ends`] only.
+//! So namespaces are preferred. Either way the child is not allowed to look into processes that are not its own, and
+//! never gains privileges from setuid programs. The rows about processes and signals apply only to
+//! [`Background::Ends`].
 //!
 //! ```text
 //! Background::Ends    namespaces   shim ─ init (process 1) ─ engine         shim is the process that the daemon started,
@@ -42,21 +43,21 @@ pub use self::{
 };
 use super::{Command, control_group::ControlGroup};
 
-/// By what means the kernel holds a child to a policy.
+/// Mechanism by which the kernel enforces a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
-    /// A user and a mount namespace.
+    /// Namespaces of users and of mounts.
     Namespaces,
-    /// Landlock.
+    /// Landlock, the security module.
     Landlock,
-    /// Namespaces as well, and in them a root that has only what a job needs.
+    /// Namespaces, with a root file system that has only what a job needs.
     FreshRoot,
 }
 
 impl Mechanism {
-    /// Those under which a job finds the machine as it is, the best one first.
+    /// Mechanisms under which a job finds the machine as it is, the best one first.
     pub const OPEN: [Self; 2] = [Self::Namespaces, Self::Landlock];
-    /// All.
+    /// All mechanisms, for probes.
     pub const ALL: [Self; 3] = [Self::Namespaces, Self::Landlock, Self::FreshRoot];
 
     fn as_str(self) -> &'static str {
@@ -78,47 +79,48 @@ impl fmt::Display for Mechanism {
     }
 }
 
-/// What becomes of processes that a child leaves behind when it ends.
+/// Fate of processes that a child leaves behind when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Background {
-    /// They live on, and can be reached by signals of the user's other processes: workspaces may be such processes.
+    /// Kept running, and within reach of signals of the user's other processes: workspaces may be such processes.
     LivesOn,
-    /// They end with it, and can neither send signals to processes outside nor connect to abstract sockets there.
+    /// Ended with the child; they can neither send signals to processes outside nor connect to abstract sockets
+    /// there.
     Ends,
 }
 
-/// How a child is held, and to what.
+/// Confinement of a child, with its mechanism.
 #[derive(Clone, Debug)]
 pub struct Confinement {
-    /// By what means.
+    /// Mechanism that enforces the policy.
     pub mechanism: Mechanism,
-    /// This program, which starts the child.
+    /// Path of this program, which starts the child.
     pub launcher: PathBuf,
-    /// What the child may do.
+    /// Policy for the child's access to files.
     pub policy: Policy,
-    /// What it sees beside that, with [`Mechanism::FreshRoot`].
+    /// Further paths that it sees, with [`Mechanism::FreshRoot`].
     pub shown: Shown,
-    /// What becomes of those it leaves behind.
+    /// Fate of the processes that it leaves behind.
     pub background: Background,
-    /// The control group of its job, if there is one.
+    /// Control group of its job, if there is one.
     pub control_group: Option<Arc<ControlGroup>>,
 }
 
-/// Why a child was not started.
+/// Reasons why a child was not started.
 #[derive(Debug, thiserror::Error)]
 pub enum Denied {
-    /// The kernel, or who configured it, does not let us.
+    /// An operation that the kernel, or its configuration, does not allow.
     #[error("{what}: {source}")]
     Kernel {
-        /// What we wanted.
+        /// Operation that was refused.
         what: String,
-        /// Why not.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// It works, but does not keep a child from what it should.
+    /// A mechanism that works, but does not protect what it should.
     #[error("an isolated child process could still {0}")]
     Leaks(&'static str),
-    /// The launcher was called in a way that it is not meant to be.
+    /// Arguments with which the launcher must not be called.
     #[error("the engine launcher was given invalid arguments")]
     Arguments,
 }
@@ -132,12 +134,12 @@ impl Denied {
     }
 }
 
-/// This program, even if its file was replaced since it started.
+/// Returns the path of this program, which works even if its file was replaced since it started.
 pub fn own_launcher() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
-/// The command that starts `command`, by way of the launcher if something is asked of that.
+/// Returns the command that starts `command`, through the launcher if that is needed.
 pub(super) fn wrap(command: &Command) -> (PathBuf, Vec<OsString>) {
     let (confinement, shim) = (command.confinement.as_ref(), command.shim.as_ref());
     let launcher = confinement.map(|it| &it.launcher);

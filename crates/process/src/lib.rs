@@ -1,4 +1,4 @@
-//! Child processes: own group, own environment, pipes that are always drained, signals in order.
+//! Child processes: process group, environment, pipes that are always drained, signals in order.
 //!
 //! A child gets SIGINT once when it should end, sent to it alone; its group is killed only on a forced stop.
 //! After an ordinary end the group is left alone: what a template started in the background, on purpose, lives on.
@@ -46,121 +46,121 @@ pub use self::{
     outlive::take_over,
 };
 
-/// Bytes read from a pipe at a time.
+/// Bytes that are read from a pipe at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Time between two looks at a group's memory.
+/// Interval at which a group's memory is measured.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Time that a child with too much memory has to end after SIGINT.
 const EXCESS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to run. The environment is complete: nothing of ours is inherited.
+/// Command to run. The environment is complete: nothing of ours is inherited.
 #[derive(Clone, Debug)]
 pub struct Command {
-    /// The executable.
+    /// Path of the executable.
     pub program: PathBuf,
-    /// Its arguments; they are no place for secrets.
+    /// Arguments of the program; they are no place for secrets.
     pub args: Vec<OsString>,
-    /// Its whole environment.
+    /// Complete environment of the process.
     pub env: Vec<(OsString, OsString)>,
-    /// Its working directory.
+    /// Working directory of the process.
     pub dir: PathBuf,
-    /// What it is kept from; `None` for a child that may do all that we may.
+    /// Confinement of the child; `None` for one that may do everything that we may.
     pub confinement: Option<Confinement>,
-    /// Whether it goes on if we die; somebody may [`take_over`] then.
+    /// Set if the child goes on when we die; another process may then [`take_over`].
     pub outlives_us: bool,
-    /// What stands between us and it, if something does.
+    /// Parent between us and the child, if there is one.
     pub shim: Option<Shim>,
-    /// What measures the memory of its group.
+    /// Meter of its group's memory.
     pub memory: Memory,
 }
 
-/// This program again, as the parent of a child that outlives us. It passes one interrupt on, whoever sends more, and
-/// writes down how the child ended.
+/// This program again, as the parent of a child that outlives us. It forwards one interrupt, however many are sent,
+/// and records how the child ended.
 #[derive(Clone, Debug)]
 pub struct Shim {
-    /// This program.
+    /// Path of this program.
     pub launcher: PathBuf,
-    /// The file for the end of the child, see [`isolation::launcher::ended_well`].
+    /// File for the end of the child, see [`isolation::launcher::ended_well`].
     pub report: PathBuf,
 }
 
-/// How long to wait for a child, and how much to take from it.
+/// Limits on the wait for a child, and on its output.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Time it has to end after SIGINT, before its group is killed.
+    /// Time that it has to end after SIGINT, before its group is killed.
     pub exit_timeout: Duration,
-    /// Time its pipes are read after it is gone, while somebody else holds them.
+    /// Time for which its pipes are read after it has ended, while another process holds them.
     pub pipe_grace: Duration,
-    /// Bytes of a line that are kept; of a longer line the rest is counted.
+    /// Bytes of a line that are kept; the rest of a longer line is only counted.
     pub line_bytes: usize,
     /// Bytes of a line that is kept for its content, such as a state. See [`Limits::is_precious`].
     pub precious_bytes: usize,
-    /// Tells by its beginning whether a line is to be kept up to [`Limits::precious_bytes`].
+    /// Decides by its beginning whether a line is kept up to [`Limits::precious_bytes`].
     pub is_precious: fn(&[u8]) -> bool,
 }
 
-/// Which pipe a line came from.
+/// Pipe that a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pipe {
-    /// Standard output.
+    /// Standard output of the process.
     Stdout,
-    /// Standard error.
+    /// Standard error of the process.
     Stderr,
 }
 
-/// Why a child could not be run.
+/// Reasons why a child could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// It did not start.
+    /// A child that did not start.
     #[error("failed to start `{}`", .program.display())]
     Spawn {
-        /// What.
+        /// Path of the program.
         program: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// It was left to whoever takes it over.
+    /// A child that was left to the process that takes it over.
     #[error("`{}` continues without this process", .0.display())]
     Left(PathBuf),
-    /// It cannot be waited for.
+    /// A child that cannot be waited for.
     #[error("failed to wait for `{}`", .program.display())]
     Wait {
-        /// What.
+        /// Path of the program.
         program: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
 
-/// How a child ended.
+/// Result of a child process.
 #[derive(Clone, Copy, Debug)]
 pub struct Exit {
-    /// Its status.
+    /// Exit status of the process.
     pub status: ExitStatus,
-    /// Whether its group was killed by us.
+    /// Set if we killed its group.
     pub was_killed: bool,
-    /// Whether somebody whom it left behind still held its pipes when we read no more.
+    /// Set if a process that it left behind still held its pipes when we stopped reading.
     pub left_pipes_open: bool,
-    /// What its group had, in bytes, when it was stopped for having more than it may.
+    /// Memory of its group and the limit, in bytes, if it was stopped for exceeding that.
     pub excess: Option<(u64, u64)>,
 }
 
 impl Exit {
-    /// Whether it ended by itself with status 0.
+    /// Returns whether it ended by itself with status 0.
     pub fn is_success(&self) -> bool {
         self.status.success()
     }
 
-    /// Whether somebody else killed it, such as a system without memory.
+    /// Returns whether somebody else killed it, such as a system without memory.
     pub fn was_killed_by_others(&self) -> bool {
         !self.was_killed && self.status.signal() == Some(Signal::SIGKILL as i32)
     }
 }
 
 impl std::fmt::Display for Exit {
-    /// `exit status 1` or `signal: killed`, the words that people know from Coder.
+    /// Formats the result as `exit status 1` or `signal: killed`, the words that people know from Coder.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some((bytes, limit)) = self.excess {
             let (mib, limit) = (bytes >> 20, limit >> 20);
@@ -179,7 +179,7 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// Keeps everybody else's eyes from our memory and environment, children included.
+/// Protects our memory and environment from being read by other processes, including children.
 ///
 /// # Errors
 /// The kernel's reason.
@@ -187,10 +187,11 @@ pub fn protect_own_environment() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false).map_err(io::Error::from)
 }
 
-/// Runs a child to its end and hands each line that it prints to `on_line`.
+/// Runs a child to its end and passes each line that it prints to `on_line`.
 ///
-/// `stop` cancelled interrupts it, `stop` killed kills its group, and so does dropping the returned future; one that
-/// outlives us goes on if `stop` leaves. What is left of the group of a cancelled child is killed, too, if it holds the pipes beyond [`Limits::pipe_grace`].
+/// Cancelling `stop` interrupts the child, killing `stop` kills its group, and so does dropping the returned future;
+/// a child that outlives us goes on if `stop` leaves. The rest of a cancelled child's group is killed as well if it
+/// holds the pipes beyond [`Limits::pipe_grace`].
 ///
 /// # Errors
 /// [`ProcessError`] if it cannot be started, or was left.
@@ -216,16 +217,16 @@ pub async fn run(
     supervise(command, limits, stop, &mut on_bytes).await
 }
 
-/// What a child printed as a whole.
+/// Complete output of a child.
 #[derive(Debug)]
 pub struct Captured {
-    /// How it ended.
+    /// Result of the process.
     pub exit: Exit,
-    /// Its standard output.
+    /// Bytes of its standard output.
     pub stdout: Vec<u8>,
-    /// The first 64 KiB of its standard error.
+    /// First 64 KiB of its standard error.
     pub stderr: Vec<u8>,
-    /// Whether `stdout` has been cut at the limit.
+    /// Set if `stdout` has been cut at the limit.
     pub is_cut: bool,
 }
 
@@ -259,12 +260,12 @@ pub async fn capture(
     })
 }
 
-/// The group of a child, killed when nobody waits for the child any more.
+/// Group of a child, killed when nobody waits for the child any more.
 struct Group {
     leader: Option<Pid>,
-    /// Has also those who left the group of processes.
+    /// Control group, which also contains processes that left the process group.
     control_group: Option<Arc<ControlGroup>>,
-    /// Whether those who left it are killed along.
+    /// Set if processes that left it are killed as well.
     is_whole: bool,
     is_abandoned_when_dropped: bool,
 }
@@ -345,7 +346,7 @@ async fn supervise(
                 close_at = Some(Instant::now() + limits.pipe_grace);
                 if was_killed { group.kill(); }
                 watch.ended(status);
-                group.is_abandoned_when_dropped = false; // What it left behind on purpose is left alone.
+                group.is_abandoned_when_dropped = false; // Processes left behind on purpose are left alone.
             }
             () = stop.cancelled(), if !is_interrupted && status.is_none() => {
                 is_interrupted = true;
@@ -353,7 +354,7 @@ async fn supervise(
                 kill_at = Some(Instant::now() + limits.exit_timeout);
             }
             bytes = watch.excess(), if !was_killed && status.is_none() => {
-                // Orderly at first: what it makes right now should get into its state.
+                // Interrupt at first, so that resources that are being created get into the state.
                 if is_interrupted || bytes > watch.limit() / 4 * 5 {
                     was_killed = true;
                     group.kill();
@@ -376,7 +377,7 @@ async fn supervise(
                 group.kill();
             }
             () = at(close_at) => {
-                // Who was started on purpose does not hold the pipes of what was cancelled.
+                // Processes that should survive do not hold the pipes of a cancelled step.
                 if stop.is_cancelled() { group.kill(); }
                 break;
             }
@@ -387,7 +388,7 @@ async fn supervise(
         (Pipe::Stderr, stderr.is_some()),
     ] {
         if is_open {
-            on_bytes(pipe, None); // Whatever stands in the buffer is a line, too.
+            on_bytes(pipe, None); // The rest of the buffer is a line, too.
         }
     }
     let status = status.expect("the loop ends only after the child has");
@@ -399,15 +400,15 @@ async fn supervise(
     })
 }
 
-/// Looks at the memory of a group from time to time.
+/// Watch over the memory of a group, which is measured at intervals.
 struct Watch<'a> {
     memory: &'a Memory,
     leader: Option<Pid>,
     control_group: Option<Arc<ControlGroup>>,
     next: Instant,
-    /// The first time that it had too much: what it had, and what it may have.
+    /// Memory and limit when the limit was first exceeded.
     found: Option<(u64, u64)>,
-    /// What the largest child of ours had so far, whoever waited for it.
+    /// Memory of the largest of our children so far, whoever waited for it.
     largest_child: u64,
 }
 
@@ -428,7 +429,7 @@ impl<'a> Watch<'a> {
         self.memory.limit().unwrap_or(u64::MAX)
     }
 
-    /// Measures until the group has too much, and returns what it has.
+    /// Measures until the group exceeds its limit, and returns its memory.
     async fn excess(&mut self) -> u64 {
         let Some(leader) = self.leader else {
             return std::future::pending().await;
@@ -447,8 +448,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// A child whose life was too short to be looked at counts if it was larger than all before it; one that failed
-    /// for want of memory had all that it may have.
+    /// Counts a child that ended before it was measured if it was larger than all before it; one that failed for lack
+    /// of memory counts with its limit.
     fn ended(&mut self, status: Option<ExitStatus>) {
         let has_failed = status.is_some_and(|status| !status.success());
         let control_group = self.control_group.as_ref().filter(|_| has_failed);
@@ -465,7 +466,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// A child and the pipes it writes into.
+/// A child with the pipes that it writes into.
 struct Spawned {
     child: Child,
     stdout: Option<pipe::Receiver>,
@@ -495,7 +496,7 @@ fn spawn(command: &Command) -> io::Result<Spawned> {
     })
 }
 
-/// Bytes from a pipe; 0 at its end, for ever pending without a pipe. A pipe that cannot be read has ended.
+/// Reads bytes from a pipe; 0 at its end, and pending forever without a pipe. A pipe that cannot be read has ended.
 async fn read(pipe: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8]) -> usize {
     match pipe {
         Some(pipe) => pipe.read(buffer).await.unwrap_or(0),

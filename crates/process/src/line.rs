@@ -1,22 +1,22 @@
-//! Lines out of bytes, of any length, with a bound on what is kept.
+//! Lines of any length from bytes, with a bound on what is kept.
 
 use super::Limits;
 
-/// One line, without its end, or a piece of one that is too long.
+/// A line, without its end, or a piece of one that is too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// What was kept of it.
+    /// Bytes of it that were kept.
     pub bytes: Vec<u8>,
-    /// Bytes of it that were not kept; only precious lines are cut.
+    /// Number of its bytes that were not kept; only precious lines are cut.
     pub cut: usize,
-    /// Whether the line begins with it.
+    /// Set if the line begins with this piece.
     pub is_start: bool,
-    /// Whether the line ends with it.
+    /// Set if the line ends with this piece.
     pub is_end: bool,
 }
 
 impl Line {
-    /// A line that is neither cut nor in pieces.
+    /// Returns a line that is neither cut nor in pieces.
     pub fn whole(bytes: Vec<u8>) -> Self {
         Self {
             bytes,
@@ -26,19 +26,19 @@ impl Line {
         }
     }
 
-    /// Whether it is the line, and not a piece of it.
+    /// Returns whether it is a whole line, and not a piece of one.
     pub fn is_whole(&self) -> bool {
         self.is_start && self.is_end
     }
 
-    /// The line as text; what is not UTF-8 becomes U+FFFD.
+    /// Converts the line to text; invalid UTF-8 becomes U+FFFD.
     pub fn into_text(self) -> String {
         String::from_utf8(self.bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 }
 
-/// Puts lines together. What is kept of a line that has not ended is bounded: a longer line is handed out in pieces.
+/// Buffer that assembles lines. Its size is bounded: a longer line is passed on in pieces.
 #[derive(Debug)]
 pub struct LineBuffer {
     limits: Limits,
@@ -49,7 +49,7 @@ pub struct LineBuffer {
 }
 
 impl LineBuffer {
-    /// A buffer that has nothing yet.
+    /// Creates an empty buffer for lines.
     pub fn new(limits: &Limits) -> Self {
         Self {
             limits: *limits,
@@ -60,7 +60,7 @@ impl LineBuffer {
         }
     }
 
-    /// Takes bytes, in pieces of any size, and hands out the lines that they end.
+    /// Adds bytes, in pieces of any size, and passes on the lines that they complete.
     pub fn push(&mut self, mut bytes: &[u8], mut on_line: impl FnMut(Line)) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.extend(&bytes[..end], &mut on_line);
@@ -70,7 +70,7 @@ impl LineBuffer {
         self.extend(bytes, &mut on_line);
     }
 
-    /// Hands out what stands behind the last line end.
+    /// Passes on everything behind the last line end.
     pub fn finish(&mut self, mut on_line: impl FnMut(Line)) {
         if !self.bytes.is_empty() || self.cut > 0 || self.is_continued {
             on_line(self.take(true));
@@ -100,7 +100,8 @@ impl LineBuffer {
         }
     }
 
-    /// The line, or the next piece of it. A character that the piece would cut stays for the one behind it.
+    /// Removes the line, or the next piece of it. A character that the end of the piece would split stays for the
+    /// next one.
     fn take(&mut self, is_end: bool) -> Line {
         let mut bytes = std::mem::take(&mut self.bytes);
         if is_end {
@@ -120,7 +121,8 @@ impl LineBuffer {
     }
 }
 
-/// Bytes at the end that begin a character and do not end it. Something stays in front of them.
+/// Returns the number of bytes at the end that begin a character and do not complete it. At least one byte stays in
+/// front of them.
 fn begun_char(bytes: &[u8]) -> usize {
     let last = bytes
         .iter()

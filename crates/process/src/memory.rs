@@ -1,4 +1,4 @@
-//! How much memory there is, and how much a job has.
+//! Memory of the machine, and of a job's processes.
 
 use std::{
     fs,
@@ -11,10 +11,10 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use super::tree::{self, Entry};
 
-/// Time for which one look at all processes is good enough for everybody who asks.
+/// Time for which one look at all processes is recent enough for every caller.
 const FRESH: Duration = Duration::from_millis(200);
 
-/// Bytes that our processes may have: what the machine has, or less if our control group is limited.
+/// Returns the bytes that our processes may use: the machine's memory, or less if our control group is limited.
 ///
 /// `None` where the kernel does not say.
 pub fn available() -> Option<u64> {
@@ -33,7 +33,8 @@ fn available_in(root: &Path) -> Option<u64> {
     limits.chain(total).min()
 }
 
-/// The limits of one line of `/proc/self/cgroup`, such as `0::/a/b` or `4:memory:/a`, and of all groups around it.
+/// Returns the limits of one line of `/proc/self/cgroup`, such as `0::/a/b` or `4:memory:/a`, and of all groups
+/// around it.
 fn limits(root: &Path, line: &str) -> Vec<u64> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
@@ -54,7 +55,7 @@ fn limits(root: &Path, line: &str) -> Vec<u64> {
     groups.filter_map(limit).collect()
 }
 
-/// All processes, and when they were looked at.
+/// All processes, and when they were listed.
 struct Processes {
     looked_at: Instant,
     table: Vec<Entry>,
@@ -62,8 +63,8 @@ struct Processes {
 
 static PROCESSES: Mutex<Option<Processes>> = Mutex::new(None);
 
-/// Bytes that a job has resident: the group that `leader` leads, and all that descend from it, whatever groups they
-/// made for themselves. Pages that processes share count for each.
+/// Returns the resident bytes of a job: of the group that `leader` leads, and of all its descendants, whatever groups
+/// they created for themselves. Shared pages count for each process.
 pub(super) fn of_job(leader: i32) -> u64 {
     let mut processes = PROCESSES.lock().expect("no code panics while it counts");
     let now = Instant::now();
@@ -89,7 +90,7 @@ fn page_bytes() -> u64 {
     size.ok().flatten().map_or(4096, |size| size.unsigned_abs())
 }
 
-/// Bytes that the largest of all children had that were waited for so far.
+/// Returns the peak bytes of the largest child that was waited for so far.
 pub(super) fn largest_child() -> u64 {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN);
     usage.map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024)

@@ -1,15 +1,16 @@
-//! How many files and sockets this process may have open.
+//! Limit of this process's open files and sockets.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
-/// The soft limit that a server or an agent asks for: a server's 4096 connections, or an agent's 512 connections with
-/// four descriptors for the command of each, and as many again for files, databases and forwarded connections. Not all
-/// that the hard limit allows: children inherit the soft limit, and old programs close every number below it one by one.
+/// Soft limit that a server or an agent asks for: a server's 4096 connections, or an agent's 512 connections with
+/// four descriptors for the command of each, and as many again for files, databases and forwarded connections. Not
+/// the whole hard limit: children inherit the soft limit, and old programs close every number below it one by one.
 const WANTED: u64 = 8192;
-/// Below this a server refuses connections, or an agent sessions, that it would take otherwise.
+/// Limit below which a server refuses connections, or an agent sessions, that it would otherwise accept.
 const ENOUGH: u64 = 4096;
-/// Descriptors for everything but connections: databases, logs, binaries that are served, pipes to engines.
+/// Number of file descriptors for everything but connections: databases, logs, binaries that are served, pipes to
+/// engines.
 const RESERVE: u64 = 256;
 
 /// Raises the soft limit to what a server or an agent needs, as far as the hard limit allows. A limit that stays too low
@@ -18,7 +19,7 @@ pub fn raise() -> Option<u64> {
     raise_to(WANTED)
 }
 
-/// The same for whoever may need more than that.
+/// Raises the soft limit as [`raise`] does, to a higher number.
 pub fn raise_to(wanted: u64) -> Option<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)
         .inspect_err(|error| debug!(%error, "cannot read the limit of open files"))
@@ -41,7 +42,7 @@ pub fn raise_to(wanted: u64) -> Option<u64> {
     Some(limit)
 }
 
-/// How many connections there may be at a time under a limit of open files, so that what else a server opens still can be.
+/// Returns how many connections are possible under a limit of open files, so that other files can still be opened.
 pub fn connections(wanted: usize, limit: Option<u64>) -> usize {
     let Some(limit) = limit else { return wanted };
     let possible = limit.saturating_sub(RESERVE).max(limit / 2).max(1);

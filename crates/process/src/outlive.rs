@@ -1,9 +1,9 @@
-//! Children that outlive us: nothing they do may depend on somebody who reads their pipes.
+//! Children that outlive us: nothing they do may depend on a reader of their pipes.
 //!
-//! A write into a pipe that nobody has open for reading kills the writer, unless it is prepared, and Go programs are
-//! not for their standard output. So such a child gets the reading ends of its own pipes along: they lie, as a message
-//! that nobody takes, in the socket that is its standard input. Whoever comes after us finds the child by the
-//! directory it works in, reads on where we stopped, and asks it to end.
+//! A write into a pipe that nobody has open for reading kills the writer, unless it handles SIGPIPE, which Go
+//! programs do not for their standard output. So such a child also gets the reading ends of its own pipes: they are
+//! in an unread message in the socket that is its standard input. Our successor finds the child by its working
+//! directory, continues to read where we stopped, and asks it to end.
 
 use std::{
     fs, io,
@@ -32,10 +32,10 @@ use tokio::{
 
 use super::{CHUNK_BYTES, Limits, Line, Pipe, at, line::LineBuffer, read, tree};
 
-/// Time between two looks whether a process that is no child of ours is gone: nobody tells us.
+/// Interval of checks whether a process that is not our child is gone: nobody notifies us.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A standard input that has nothing to read and keeps `readers` open as long as it lives.
+/// Returns a standard input that has nothing to read and keeps `readers` open as long as the child lives.
 pub(super) fn stdin_holding(readers: [&PipeReader; 2]) -> io::Result<Stdio> {
     let (ours, theirs) = UnixStream::pair()?;
     let ends = readers.map(|reader| reader.as_raw_fd());
@@ -45,8 +45,8 @@ pub(super) fn stdin_holding(readers: [&PipeReader; 2]) -> io::Result<Stdio> {
     Ok(Stdio::from(OwnedFd::from(theirs)))
 }
 
-/// Ends the process that works in `dir` and leads a group, if there is one: interrupts it, reads on what it prints,
-/// and kills its group if it does not end in time or `stop` kills. Tells whether there was one.
+/// Ends the process that works in `dir` and leads a group, if there is one: interrupts it, continues to read its
+/// output, and kills its group if it does not end in time or `stop` kills. Returns whether there was one.
 ///
 /// # Errors
 /// If processes cannot be looked at.
@@ -102,7 +102,7 @@ pub async fn take_over(
     Ok(true)
 }
 
-/// The process that leads a group and works in `dir`.
+/// Finds the process that leads a group and works in `dir`.
 fn leader_in(dir: &Path) -> io::Result<Option<Pid>> {
     for entry in fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };
@@ -113,7 +113,7 @@ fn leader_in(dir: &Path) -> io::Result<Option<Pid>> {
         let Some(pid) = id.map(Pid::from_raw) else {
             continue;
         };
-        // What is gone, dead or somebody else's has no directory that we can see.
+        // Processes that are gone, dead or another user's have no directory that we can read.
         let works_here = fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == dir);
         if works_here && getpgid(Some(pid)).is_ok_and(|group| group == pid) {
             return Ok(Some(pid));
@@ -122,7 +122,7 @@ fn leader_in(dir: &Path) -> io::Result<Option<Pid>> {
     Ok(None)
 }
 
-/// Another reading end of a pipe into which a process writes.
+/// Opens another reading end of a pipe into which a process writes.
 fn pipe_of(process: Pid, descriptor: u8) -> Option<pipe::Receiver> {
     let path = format!("/proc/{process}/fd/{descriptor}");
     pipe::OpenOptions::new().open_receiver(path).ok()

@@ -1,14 +1,14 @@
-//! Memory that only the start or a busy time needed: pages of our own program, and what the allocator keeps for later.
+//! Memory that only the start or a busy time needed: pages of our own program, and the allocator's reserves.
 
 use std::{fs, num::NonZeroUsize, ptr::NonNull};
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
-/// Lets go of the pages of our program's text, and of the tables by which it was loaded. Those that are still needed come
-/// back from the page cache by themselves; the code that parsed options, read authorities and dialled for the first time
-/// does not.
+/// Releases the pages of our program's text, and of the tables by which it was loaded. Those that are still needed
+/// return from the page cache by themselves; the code that parsed options, read authorities and dialled for the first
+/// time is not needed again.
 ///
-/// Where the kernel does not say what is mapped, they stay. The allocator lets go of what nobody uses.
+/// Where the kernel does not list the mappings, they stay. The allocator returns its free memory as well.
 pub fn give_back() {
     trim_heap();
     let Ok(program) = fs::read_link("/proc/self/exe") else {
@@ -26,18 +26,19 @@ pub fn give_back() {
             reason = "the range is a private mapping of a file that nobody could ever write to: it has no changed pages, \
                       so the kernel reads the same bytes again at the next access"
         )]
-        // It saves memory or it does not; there is nothing to do about it.
+        // A failure only means that no memory is saved.
         let _ = unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) };
     }
 }
 
-/// Bytes from which on memory is mapped by itself.
+/// Size in bytes from which on memory is mapped separately.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 256 << 10;
 
-/// Has large pieces of memory, such as the buffers of a connection, mapped by themselves: they come as zeros that take no
-/// memory until they are written, and are given back when they are freed. Glibc does so at first, but raises the limit once
-/// such a piece is freed; from then on it takes them from its heap, writes the zeros and keeps the memory.
+/// Makes the allocator map large blocks, such as the buffers of a connection, separately: they are zeros that take no
+/// memory until they are written, and are returned to the system when they are freed. Glibc does so at first, but
+/// raises the limit once such a block is freed; from then on it takes them from its heap, writes the zeros and keeps
+/// the memory.
 ///
 /// To be called before there are other threads that need it; where the allocator has no such limit, nothing is done.
 pub fn map_large() {
@@ -47,27 +48,29 @@ pub fn map_large() {
             unsafe_code,
             reason = "it sets a number of the allocator's under the allocator's own lock"
         )]
-        // A limit that is not taken costs memory, nothing else.
+        // A limit that is not accepted only costs memory.
         let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
     }
 }
 
-/// Glibc keeps what was freed in each thread's arena, wherever something at its end is still in use.
+/// Returns free memory of the heap to the system. Glibc keeps it in each thread's arena, wherever something at its
+/// end is still in use.
 #[cfg(target_env = "gnu")]
 fn trim_heap() {
     #[expect(
         unsafe_code,
         reason = "it takes the allocator's own locks and touches only what nobody has allocated"
     )]
-    // Whether there was something to give back is nothing to act on.
+    // The result only says whether memory was returned.
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
 #[cfg(not(target_env = "gnu"))]
 fn trim_heap() {}
 
-/// The address and the length, in bytes, of a mapping of the program's text or of its beginning, where those tables are;
-/// `None` for any other line of `/proc/PID/maps`. Other read-only data may have been written while it was loaded.
+/// Returns the address and the length, in bytes, of a mapping of the program's text or of its beginning, where those
+/// tables are; `None` for any other line of `/proc/PID/maps`. Other read-only data may have been written while it was
+/// loaded.
 fn text_of(line: &str, program: &str) -> Option<(usize, usize)> {
     let mut words = line.splitn(6, ' ').map(str::trim);
     let (range, permissions) = (words.next()?, words.next()?);
@@ -113,7 +116,7 @@ mod tests {
         }
     }
 
-    /// A figure of `/proc/self/status`, in KiB.
+    /// Returns a figure of `/proc/self/status`, in KiB.
     fn resident(name: &str) -> u64 {
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let mut lines = status.lines();

@@ -5,7 +5,7 @@ use tokio::{net::unix::pipe, sync::Notify, time::timeout};
 
 use super::*;
 
-/// Long enough for whatever should happen at once on a busy machine.
+/// Time in which anything happens that should happen at once, even on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -17,7 +17,7 @@ const LIMITS: Limits = Limits {
     is_precious: |_| false,
 };
 
-/// A directory with a pipe `alive`; who of a script's processes lives holds it open.
+/// A directory with a pipe `alive`, which living processes of a script hold open.
 struct Bench {
     dir: tempfile::TempDir,
     alive: pipe::Receiver,
@@ -40,7 +40,7 @@ impl Bench {
         }
     }
 
-    /// Runs a script and notes its lines; `ready` is told of the line `ready`.
+    /// Runs a script and collects its lines; `ready` is notified of the line `ready`.
     async fn run(&self, script: &str, limits: &Limits) -> Exit {
         let on_line = |_, line: Line| {
             let text = line.into_text();
@@ -121,7 +121,7 @@ async fn what_a_cancelled_child_leaves_at_its_pipes_is_killed() {
         bench.ready.notified().await;
         bench.stop.cancel();
     };
-    // Not `wait`: a shell that is interrupted right before it waits for ever.
+    // Not `wait`: a shell that is interrupted right before it would wait forever.
     let script =
         "trap 'echo bye; exit 3' INT; sleep 3600 & echo ready; while :; do sleep 0.05; done";
     let (exit, ()) = tokio::join!(bench.run(script, &limits), cancel);

@@ -1,4 +1,4 @@
-//! Processes as `/proc` lists them: who descends from whom.
+//! Processes as `/proc` lists them, with their ancestry.
 
 use std::{collections::HashSet, fs};
 
@@ -7,21 +7,21 @@ use nix::{
     unistd::Pid,
 };
 
-/// Rounds of SIGKILL: a process may fork between two looks.
+/// Rounds of SIGKILL: a process may fork during one.
 const KILL_ROUNDS: usize = 16;
 
-/// One process.
+/// A process in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) id: i32,
     pub(super) parent: i32,
-    /// Its group of processes.
+    /// Id of its process group.
     pub(super) group: i32,
-    /// Pages that it has resident.
+    /// Number of its resident pages.
     pub(super) pages: u64,
 }
 
-/// All processes that can be seen. One may end at any time, so one that cannot be read is none.
+/// Returns all visible processes. One may end at any time, so one that cannot be read is skipped.
 pub(super) fn table() -> Vec<Entry> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let stats = entries.filter_map(|entry| {
@@ -33,7 +33,7 @@ pub(super) fn table() -> Vec<Entry> {
     stats.filter_map(|stat| entry(&stat)).collect()
 }
 
-/// One line of `/proc/<id>/stat`. The name in it may have spaces and parentheses. A zombie is gone.
+/// Parses one line of `/proc/<id>/stat`. The name in it may have spaces and parentheses. A zombie counts as gone.
 fn entry(stat: &str) -> Option<Entry> {
     let id = stat.split(' ').next()?.parse().ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -49,7 +49,7 @@ fn entry(stat: &str) -> Option<Entry> {
     })
 }
 
-/// Ids of those who descend from `ancestor`.
+/// Returns the ids of the descendants of `ancestor`.
 pub(super) fn descendants(ancestor: i32, table: &[Entry]) -> HashSet<i32> {
     let mut found = HashSet::new();
     loop {
@@ -63,15 +63,15 @@ pub(super) fn descendants(ancestor: i32, table: &[Entry]) -> HashSet<i32> {
     }
 }
 
-/// Kills the group that `leader` leads and all that descend from it. Who takes in orphans stays until the others are
-/// gone, so that they cannot get away from it.
+/// Kills the group that `leader` leads and all its descendants. A process that adopts orphans is killed last, so that
+/// none can escape from it.
 pub(super) fn kill(leader: Pid) {
     kill_descendants(leader);
     // It may be gone already.
     let _ = killpg(leader, Signal::SIGKILL);
 }
 
-/// Kills all that descend from `ancestor`. Tells whether none was left at the end.
+/// Kills all descendants of `ancestor`. Returns whether none was left at the end.
 pub(super) fn kill_descendants(ancestor: Pid) -> bool {
     for _ in 0..KILL_ROUNDS {
         let found = descendants(ancestor.as_raw(), &table());

@@ -1,18 +1,18 @@
-//! Time since this machine was started: a clock that nobody sets, and that goes on while a machine sleeps.
+//! Time since the machine was booted: a clock that nobody sets, and that goes on while the machine sleeps.
 
 use std::{fs, time::Duration};
 
-/// A moment on the clock of one start of the machine.
+/// A moment on the clock of one boot of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Uptime {
-    /// Which start it was; empty if the system does not tell.
+    /// Id of the boot; empty if the system does not tell.
     pub boot: String,
-    /// Time since then, in milliseconds.
+    /// Time since the boot, in milliseconds.
     pub at: Duration,
 }
 
 impl Uptime {
-    /// The moment now.
+    /// Returns the moment of the call.
     ///
     /// # Source
     /// Linux `proc_uptime(5)`, `random/boot_id` in `proc(5)`.
@@ -27,7 +27,7 @@ impl Uptime {
         }
     }
 
-    /// Time since `earlier`, a moment of the same start of the machine; `None` if it is not one.
+    /// Returns the time since `earlier`; `None` if that is not a moment of the same boot.
     pub fn since(&self, earlier: &Self) -> Option<Duration> {
         let is_same = !self.boot.is_empty() && self.boot == earlier.boot;
         is_same.then(|| self.at.checked_sub(earlier.at)).flatten()

@@ -1,4 +1,4 @@
-//! Capabilities that would make the rest of isolation pointless, given up for good.
+//! Capabilities that would defeat the rest of isolation, given up permanently.
 
 use std::{error::Error, io};
 
@@ -6,7 +6,7 @@ use caps::{CapSet, Capability};
 
 use super::Denied;
 
-/// What lets root past Landlock: into other processes, devices, the kernel, or a file without its path.
+/// Capabilities that lead root past Landlock: into other processes, devices, the kernel, or a file without its path.
 const DANGEROUS: [Capability; 8] = [
     Capability::CAP_BPF,
     Capability::CAP_DAC_READ_SEARCH,
@@ -18,7 +18,7 @@ const DANGEROUS: [Capability; 8] = [
     Capability::CAP_SYS_RAWIO,
 ];
 
-/// Gives up all. With `no_new_privs` set, no program that is executed later gets any back.
+/// Gives up all capabilities. With `no_new_privs` set, no program that is executed later regains any.
 pub(super) fn drop_all() -> Result<(), Denied> {
     sets()
         .into_iter()
@@ -26,14 +26,15 @@ pub(super) fn drop_all() -> Result<(), Denied> {
         .map_err(failed)
 }
 
-/// What it takes to mount, to make a file in an empty directory that nobody may write, and to give all of it up.
+/// Capabilities for mounting, for creating a file in an empty directory that nobody may write, and for giving all of
+/// them up.
 const MOUNTING: [Capability; 3] = [
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_SETPCAP,
     Capability::CAP_SYS_ADMIN,
 ];
 
-/// Lets the programs that this process executes mount, in the namespace of users that it has made.
+/// Lets programs that this process executes mount, in the user namespace that it has created.
 pub(super) fn pass_on_mounting() -> Result<(), Denied> {
     for set in [CapSet::Inheritable, CapSet::Ambient] {
         for capability in MOUNTING {
@@ -43,11 +44,11 @@ pub(super) fn pass_on_mounting() -> Result<(), Denied> {
     Ok(())
 }
 
-/// Gives up those that lead past Landlock, if this process has them.
+/// Gives up the capabilities that lead past Landlock, if this process has them.
 pub(super) fn drop_dangerous() -> Result<(), Denied> {
     for set in sets() {
         for capability in DANGEROUS {
-            // A kernel that does not know a capability has none to give up.
+            // A capability that the kernel does not know need not be given up.
             if caps::has_cap(None, set, capability).unwrap_or(false) {
                 caps::drop(None, set, capability).map_err(failed)?;
             }
@@ -56,8 +57,8 @@ pub(super) fn drop_dangerous() -> Result<(), Denied> {
     Ok(())
 }
 
-/// All sets, in the order in which the kernel lets us take from them. What bounds programs with capabilities of their
-/// own can be lowered only with one, and need not be otherwise.
+/// Returns all sets, in the order in which the kernel lets us reduce them. The bounding set can be reduced only with
+/// a capability, and need not be otherwise.
 fn sets() -> Vec<CapSet> {
     let mut sets = Vec::new();
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {

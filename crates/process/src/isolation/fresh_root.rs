@@ -1,5 +1,5 @@
-//! A root of its own for a job: directories of the system, read-only, what the policy names, and nothing else. Home and
-//! temporary files are in memory and go with the step.
+//! Root file system of its own for a job: directories of the system, read-only, the paths of the policy, and nothing
+//! else. Home and temporary files are in memory and disappear with the step.
 
 use std::{
     collections::BTreeMap,
@@ -19,35 +19,35 @@ use super::{
     namespaces::{make_read_only, mount_on, mount_proc, open_path},
 };
 
-/// What a job finds besides what it is told to see. Neither homes nor `/var`, `/run` and `/sys`.
+/// Directories that a job finds besides those that it is to see. Neither homes nor `/var`, `/run` and `/sys`.
 const SYSTEM: [&str; 11] = [
     "/bin", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/opt", "/sbin", "/snap", "/usr",
 ];
 
-/// Devices that programs expect, none of which belongs to the machine.
+/// Devices that programs expect, none of which gives access to hardware.
 const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
 
-/// The root: what is written there is memory.
+/// Options of the root, which is in memory like everything that is written there.
 const ROOT: &str = "mode=0755,size=512m,nr_inodes=64k";
 
-/// Directories over which the new root is laid until it is the root. Nothing that is bound may have it within: the root
-/// would be part of itself.
+/// Directories over which the new root is mounted until it is the root. None of the bound paths may contain it: the
+/// root would be part of itself.
 const STAGES: [&str; 6] = ["/mnt", "/srv", "/media", "/run", "/sys", "/dev"];
 
-/// Where the root from before lies until it is let go.
+/// Directory of the old root until it is unmounted.
 const BEFORE: &str = ".before";
 
-/// What a job sees beside what the policy names.
+/// Paths that a job sees in addition to those of the policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
-    /// Files and directories, read-only.
+    /// Files and directories to show read-only.
     pub paths: Vec<PathBuf>,
     /// Empty directories that it can write, such as its home.
     pub empty: Vec<PathBuf>,
 }
 
-/// Changes the root of this process, which is in namespaces of its own. What is hidden below what is shown has yet to be
-/// hidden.
+/// Changes the root of this process, which is in namespaces of its own. Hidden paths below shown ones must be hidden
+/// afterwards.
 pub(super) fn enter(policy: &Policy, shown: &Shown) -> Result<(), Denied> {
     let sources = sources(policy, shown)?;
     let stage = stage(&sources)?;
@@ -103,7 +103,7 @@ fn stage(sources: &BTreeMap<PathBuf, (File, Access)>) -> Result<&'static Path, D
     stages.find(is_free).ok_or_else(missing)
 }
 
-/// What is bound where, directories before what is in them.
+/// Returns which files are bound where, directories before their content.
 fn sources(policy: &Policy, shown: &Shown) -> Result<BTreeMap<PathBuf, (File, Access)>, Denied> {
     let system = SYSTEM
         .iter()
@@ -116,7 +116,7 @@ fn sources(policy: &Policy, shown: &Shown) -> Result<BTreeMap<PathBuf, (File, Ac
         .filter(|(_, access)| *access != Access::Hidden);
     let mut sources: BTreeMap<PathBuf, (File, Access)> = BTreeMap::new();
     for (path, access) in named.chain(ruled) {
-        // What is not there cannot be shown.
+        // Missing paths cannot be shown.
         let Ok(real) = path.canonicalize() else {
             continue;
         };
@@ -131,11 +131,11 @@ fn sources(policy: &Policy, shown: &Shown) -> Result<BTreeMap<PathBuf, (File, Ac
     Ok(sources)
 }
 
-/// The directory that becomes the root.
+/// Directory that becomes the root.
 struct Root<'a>(&'a Path);
 
 impl Root<'_> {
-    /// Where a path of the new root is now.
+    /// Returns where a path of the new root is now.
     fn place(&self, path: &Path) -> PathBuf {
         let names = path
             .components()
@@ -164,7 +164,7 @@ impl Root<'_> {
         mount_on(source, &place, path)
     }
 
-    /// Lets go of everything else.
+    /// Makes it the root and unmounts everything else.
     fn make_current(&self) -> Result<(), Denied> {
         let before = self.0.join(BEFORE);
         let changed = fs::create_dir(&before).and_then(|()| {

@@ -1,5 +1,5 @@
-//! The first process of a job's namespace: it holds itself, starts the engine, and reaps whoever is left alone. Its end
-//! ends everybody in the namespace.
+//! First process of a job's namespace: it confines itself, starts the engine, and reaps orphans. Its end ends all
+//! processes in the namespace.
 
 use std::{fs, io, process::Command};
 
@@ -14,7 +14,7 @@ use super::{
     probe, shim,
 };
 
-/// Stays until the engine has ended; it never returns but from a probe.
+/// Runs until the engine has ended; it never returns except from a probe.
 pub(super) fn run(asked: &Asked<'_>) -> Result<(), Denied> {
     let failed = |error: io::Error| Denied::kernel("stay with the engine", error);
     if getpid().as_raw() != 1 {
@@ -38,10 +38,10 @@ pub(super) fn run(asked: &Asked<'_>) -> Result<(), Denied> {
     std::process::exit(end.code())
 }
 
-/// Has this process die with the shim, which is outside of the namespace and has no number in it.
+/// Makes this process die with the shim, which is outside of the namespace and has no process id in it.
 fn bind(asked: &Asked<'_>) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
-    // The files of processes still have the numbers of outside.
+    // `/proc` still shows the process ids of the outer namespace.
     let stat = fs::read_to_string("/proc/self/stat")?;
     let parent = stat
         .rsplit_once(')')

@@ -1,4 +1,4 @@
-//! Landlock: everything is allowed that is not hidden, entry by entry along the way to what is.
+//! Landlock: everything is allowed except hidden paths, entry by entry along the way to them.
 //!
 //! Rules count for all that is below a path, so a directory above something hidden gets none itself; its other
 //! entries get theirs, as they are when the child starts.
@@ -17,16 +17,16 @@ use landlock::{
 
 use super::{Access, Denied, Policy, capabilities};
 
-/// The first version in which a file that may not be written cannot be truncated either: Linux 6.2.
+/// First version in which a file that may not be written cannot be truncated either: Linux 6.2.
 const NEEDED: ABI = ABI::V3;
 
-/// The first version that knows who may get signals: Linux 6.12.
+/// First version that restricts signals: Linux 6.12.
 const SCOPED: ABI = ABI::V6;
 
-/// Entries of directories above what is hidden; each is a rule for the kernel to keep.
+/// Number of entries in directories above hidden paths; each is a rule that the kernel keeps.
 const MAX_RULES: usize = 65_536;
 
-/// Holds this process to a resolved policy.
+/// Confines this process to a resolved policy.
 pub(super) fn apply(policy: &Policy) -> Result<(), Denied> {
     capabilities::drop_dangerous()?;
     let failed = |error| Denied::kernel("use Landlock", io::Error::other(error));
@@ -51,7 +51,7 @@ pub(super) fn apply(policy: &Policy) -> Result<(), Denied> {
 
 struct Rules<'a> {
     policy: &'a Policy,
-    /// The crate takes it and gives it back at each rule.
+    /// Ruleset, which the crate consumes and returns with each rule.
     ruleset: Option<RulesetCreated>,
     left: usize,
 }
@@ -62,13 +62,13 @@ impl Rules<'_> {
         if !self.policy.divides(path) {
             return self.allow(path, access);
         }
-        // What is allowed for a directory counts for all below it.
+        // Access to a directory applies to everything below it.
         if access == Access::ReadOnly && !self.policy.hides_below(path) {
             self.allow(path, access)?;
         }
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
-            // Nor could the child list it, so it must know what it wants; that we cannot know.
+            // The child could not list it either, so it must know the names that it needs; we cannot know those.
             Err(_) => return self.allow_rules_below(path),
         };
         for entry in entries.flatten() {
@@ -77,7 +77,7 @@ impl Rules<'_> {
         Ok(())
     }
 
-    /// What has a rule of its own below a directory that cannot be listed.
+    /// Allows paths with a rule of their own below a directory that cannot be listed.
     fn allow_rules_below(&mut self, dir: &Path) -> Result<(), Denied> {
         let rules = self.policy.rules();
         let below: Vec<_> = rules
@@ -88,8 +88,8 @@ impl Rules<'_> {
             .try_for_each(|(path, access)| self.allow(path, access))
     }
 
-    /// Allows one path with all that is below it. A link is not followed: it could lead to what is hidden, and what
-    /// it leads to otherwise is allowed under its own name.
+    /// Allows one path with everything below it. A link is not followed: it could lead to a hidden path, and other
+    /// targets are allowed under their own names.
     fn allow(&mut self, path: &Path, access: Access) -> Result<(), Denied> {
         let rights = match access {
             Access::Open => AccessFs::from_all(NEEDED),
@@ -97,7 +97,7 @@ impl Rules<'_> {
             Access::Hidden => return Ok(()),
         };
         let failed = |error: io::Error| Denied::kernel(format!("allow {}", path.display()), error);
-        // It may be gone, or be out of reach for the child as well.
+        // The path may be gone, or be out of reach for the child as well.
         let Ok(file) = open_path(path) else {
             return Ok(());
         };
@@ -135,8 +135,8 @@ fn open_path(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Keeps this process, and all that it starts, from signals to processes outside and from abstract sockets there.
-/// Tells whether the kernel can: those before Linux 6.12 know nothing of that, and then nothing happens.
+/// Prevents this process, and everything that it starts, from sending signals to processes outside and from using
+/// abstract sockets there. Returns whether the kernel can do that: before Linux 6.12 it cannot, and nothing happens.
 pub(super) fn scope() -> Result<bool, Denied> {
     let restricted = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)

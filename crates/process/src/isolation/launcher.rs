@@ -1,4 +1,4 @@
-//! The hidden command that holds itself to a policy and then becomes the child.
+//! Hidden command that confines itself to a policy and then becomes the child.
 //!
 //! It is called up to three times for one child, each time with another role: as the shim that stays outside, as the
 //! first process of a namespace, and as what becomes the engine.
@@ -16,39 +16,39 @@ use super::{
 };
 use crate::control_group;
 
-/// The first argument of the launcher.
+/// First argument of the launcher.
 pub const COMMAND: &str = "isolated-engine";
 
-/// Ends the rules; the child's command line follows.
+/// End of the rules; the child's command line follows.
 pub(super) const END: &str = "--";
-/// Ends the rules; instead of a child the policy itself is tried.
+/// End of the rules; the policy itself is tested instead of running a child.
 pub(super) const PROBE: &str = "--probe";
 
-/// The beginning of what the launcher says when it cannot start the child.
+/// Beginning of the launcher's message when it cannot start the child.
 pub const COMPLAINT: &str = "cannot isolate the engine: ";
 
-/// Stands for the mechanism of a child that is held to nothing.
+/// Name of the mechanism for a child that is not confined.
 const UNBOUND: &str = "none";
 
-/// The file for the end of the child: then the launcher stays as its parent.
+/// Option with the file for the child's exit status: then the launcher stays as its parent.
 const REPORT: &str = "--report";
-/// The launcher stays as the child's parent, and whoever the child leaves behind ends with it.
+/// Option with which the launcher stays as the child's parent, and ends whatever the child leaves behind.
 const ENDS_ALL: &str = "--ends-all";
-/// A directory of the job's control group, which the launcher joins.
+/// Option with a directory of the job's control group, which the launcher joins.
 const CONTROL_GROUP: &str = "--control-group";
-/// The process id of the parent with which the child ends.
+/// Option with the process id of the parent with which the child ends.
 const PARENT: &str = "--parent";
-/// The launcher is the first process of a namespace that its parent made.
+/// Option for the launcher as the first process of a namespace that its parent created.
 const INIT: &str = "--init";
 const HIDDEN: &str = "--hidden";
 const READ_ONLY: &str = "--read-only";
 const OPEN: &str = "--open";
-/// What is seen, read-only, in a root of its own.
+/// Option with a path that is shown, read-only, in a root of its own.
 const SHOWN: &str = "--shown";
-/// An empty directory there.
+/// Option with an empty directory in that root.
 const EMPTY: &str = "--empty";
 
-/// The launcher's arguments up to the child's. Paths are no secrets.
+/// Returns the launcher's arguments up to the child's. Paths are no secrets.
 pub(super) fn arguments(confinement: Option<&Confinement>, report: Option<&Path>) -> Vec<OsString> {
     let mut args = match confinement {
         Some(it) => beginning(Some(it.mechanism), &it.policy, &it.shown),
@@ -79,13 +79,13 @@ fn beginning(mechanism: Option<Mechanism>, policy: &Policy, shown: &Shown) -> Ve
     args
 }
 
-/// Whether the arguments of this process, the program included, are those of the launcher.
+/// Returns whether the arguments of this process, including the program, are those of the launcher.
 pub fn is_asked(arguments: &[OsString]) -> bool {
     arguments.get(1).is_some_and(|first| first == COMMAND)
 }
 
-/// Holds this process to the policy of its arguments, and becomes the child, or its parent. The process must have one
-/// thread.
+/// Confines this process to the policy of its arguments, and becomes the child, or its parent. The process must have
+/// a single thread.
 ///
 /// # Errors
 /// [`Denied`]; otherwise it returns only from a probe, which leaves nothing to do.
@@ -126,7 +126,7 @@ fn stay(asked: &Asked<'_>) -> Result<(), Denied> {
     }
 }
 
-/// Holds this process, and executes the child in its place.
+/// Confines this process, and executes the child in its place.
 fn become_child(asked: &Asked<'_>) -> Result<(), Denied> {
     if let Some(mechanism) = asked.mechanism {
         let held = hold(mechanism, asked)?;
@@ -145,21 +145,21 @@ pub(super) fn start_failed(program: &OsStr, error: std::io::Error) -> Denied {
     Denied::kernel(format!("start {}", program.to_string_lossy()), error)
 }
 
-/// A process that is held.
+/// Restrictions of a confined process.
 pub(super) struct Held {
-    /// The directory that it works in.
+    /// Working directory of the process.
     pub(super) dir: PathBuf,
-    /// Whether Landlock keeps it from signals to processes outside, and from abstract sockets there.
+    /// Set if Landlock prevents signals to processes outside, and the use of abstract sockets there.
     pub(super) is_scoped: bool,
-    /// Whether it cannot start more processes than others can bear.
+    /// Set if the number of its processes is limited, so that others can still start theirs.
     pub(super) is_counted: bool,
-    /// Whether whoever it leaves behind is ended.
+    /// Set if processes that it leaves behind are ended.
     pub(super) ends_all: bool,
 }
 
-/// Holds this process to a policy.
+/// Confines this process to a policy.
 pub(super) fn hold(mechanism: Mechanism, asked: &Asked<'_>) -> Result<Held, Denied> {
-    // The way back to it must lead through what is mounted, not below it.
+    // Reopening it must resolve through the new mounts, not below them.
     let dir = std::env::current_dir()
         .and_then(|dir| dir.canonicalize())
         .map_err(|error| Denied::kernel("find the working directory", error))?;
@@ -193,36 +193,36 @@ pub(super) fn hold(mechanism: Mechanism, asked: &Asked<'_>) -> Result<Held, Deni
     })
 }
 
-/// Which of the processes between daemon and engine this one is.
+/// Role of a process between daemon and engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Outside of all that holds the engine.
+    /// Process outside of everything that confines the engine.
     Shim,
-    /// The first process of a namespace.
+    /// First process of a namespace.
     Init,
-    /// What becomes the engine.
+    /// Process that becomes the engine.
     Engine,
 }
 
-/// What the launcher is asked to do.
+/// Request to the launcher, parsed from its arguments.
 pub(super) struct Asked<'a> {
-    /// `None` for a child that is held to nothing.
+    /// Mechanism; `None` for a child that is not confined.
     pub(super) mechanism: Option<Mechanism>,
     policy: Policy,
     shown: Shown,
     report: Option<PathBuf>,
     ends_all: bool,
     control_groups: Vec<PathBuf>,
-    /// The process id of the parent with which this process ends, as that one knows it.
+    /// Process id of the parent with which this process ends, as the parent knows it.
     pub(super) parent: Option<&'a OsStr>,
     pub(super) role: Role,
-    /// [`END`] or [`PROBE`].
+    /// Either [`END`] or [`PROBE`].
     pub(super) end: &'a OsStr,
     pub(super) child: &'a [OsString],
 }
 
 impl Asked<'_> {
-    /// The same for a child of this process.
+    /// Returns the arguments for a child of this process.
     fn for_child(&self, role: &str) -> Vec<OsString> {
         let mut args = beginning(self.mechanism, &self.policy, &self.shown);
         if self.ends_all {
@@ -238,7 +238,7 @@ impl Asked<'_> {
     }
 }
 
-/// The arguments of a launcher that becomes `child` and ends with this process.
+/// Returns the arguments of a launcher that becomes `child` and ends with this process.
 pub(super) fn bound(child: &[OsString]) -> Vec<OsString> {
     let mut args = vec![COMMAND.into(), UNBOUND.into(), PARENT.into()];
     args.extend([std::process::id().to_string().into(), END.into()]);

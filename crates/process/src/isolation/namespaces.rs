@@ -1,4 +1,4 @@
-//! A user and a mount namespace: what is hidden lies below something empty, what is read-only is mounted so.
+//! User and mount namespaces: hidden paths are covered by something empty, read-only ones are mounted so.
 //!
 //! No capability is left at the end, so nothing can be unmounted; a namespace within this one inherits the mounts
 //! locked. The user stays who he is, and keeps the groups that he has.
@@ -30,21 +30,21 @@ use super::{
 };
 use crate::control_group::MAX_TASKS;
 
-/// What lies over a hidden directory: nobody can list it, but what is opened below it can be reached.
+/// Options of the mount over a hidden directory: nobody can list it, but what is opened below it can be reached.
 const EMPTY_DIR: &str = "mode=0111,size=64k,nr_inodes=1k";
 
-/// How this process is to be held.
+/// Settings for the confinement of this process.
 pub(super) struct Setup<'a> {
-    /// As it was given: links are followed once the root is what it stays.
+    /// Policy as it was given: links are followed once the root is final.
     pub(super) policy: &'a Policy,
-    /// The directory that it works in.
+    /// Working directory of the process.
     pub(super) dir: &'a Path,
-    /// What it sees of the rest, if it gets a root of its own.
+    /// Paths that it sees of the rest, if it gets a root of its own.
     pub(super) root: Option<&'a Shown>,
 }
 
 impl Setup<'_> {
-    /// Holds this process, which must have one thread.
+    /// Confines this process, which must have a single thread.
     pub(super) fn apply(&self) -> Result<(), Denied> {
         enter()?;
         separate_mounts()?;
@@ -52,13 +52,13 @@ impl Setup<'_> {
             fresh_root::enter(self.policy, shown)?;
         }
         arrange(&self.policy.resolve()?, self.dir)?;
-        // Without any nothing of the above can be undone.
+        // Without capabilities nothing of the above can be undone.
         capabilities::drop_all()
     }
 
-    /// The same for the first process of a namespace of processes, in namespaces that [`enter_with_processes`] made.
+    /// Confines the first process of a process namespace, in namespaces that [`enter_with_processes`] created.
     pub(super) fn apply_as_init(&self) -> Result<(), Denied> {
-        // The shim keeps those from before: it is found by the directory that it works in.
+        // The shim stays in the old mount namespace: it is found by its working directory.
         unshare(CloneFlags::CLONE_NEWNS)
             .map_err(|error| Denied::kernel("make a mount namespace", error))?;
         separate_mounts()?;
@@ -69,8 +69,8 @@ impl Setup<'_> {
             }
             None => {
                 arrange(&self.policy.resolve()?, self.dir)?;
-                // The files of outside stay where there can be no others; they are guarded as before, and nobody is
-                // reached by a signal for that.
+                // Where `/proc` cannot be mounted, the outer one stays; it is protected as before, and does not make
+                // signals possible.
                 let _ = mount_own_proc(Path::new("/proc"));
             }
         }
@@ -78,8 +78,8 @@ impl Setup<'_> {
     }
 }
 
-/// Mounts the files of processes: of those in our own namespace, where the kernel lets us. Where something covers parts
-/// of `/proc`, as in most containers, it does not.
+/// Mounts the files of processes: of those in our own namespace, where the kernel allows it. It does not where
+/// something covers parts of `/proc`, as in most containers.
 pub(super) fn mount_proc(place: &Path) -> Result<(), Denied> {
     let present = open_path(Path::new("/proc"))?;
     match mount_own_proc(place) {
@@ -93,7 +93,7 @@ fn mount_own_proc(place: &Path) -> nix::Result<()> {
     mount(Some("proc"), place, Some("proc"), flags, None::<&str>)
 }
 
-/// Mounts what the policy asks for.
+/// Creates the mounts for the policy.
 fn arrange(policy: &Policy, dir: &Path) -> Result<(), Denied> {
     let sources = open_sources(policy)?;
     pin_ancestors(policy)?;
@@ -115,18 +115,19 @@ fn arrange(policy: &Policy, dir: &Path) -> Result<(), Denied> {
             }
         }
     }
-    // Last, as what is mounted onto a directory covers what lies over files in it.
+    // Last, because mounting onto a directory covers the mounts over files in it.
     hide_files(policy, dir)?;
     hidden.into_iter().try_for_each(make_read_only)
 }
 
-/// A namespace of users and one of mounts, which are as they were.
+/// Enters new user and mount namespaces, which are copies of the old ones.
 fn enter() -> Result<(), Denied> {
     enter_with(CloneFlags::CLONE_NEWNS)
 }
 
-/// A namespace of users and one of processes, in which the next child is the first, and keeps what it needs to mount.
-/// Where the kernel, or who configured it, gives us none, nothing happens. Tells whether it did.
+/// Enters new user and process namespaces, in which the next child is the first process and keeps the capabilities
+/// for mounting. Where the kernel, or its configuration, does not allow them, nothing happens. Returns whether it
+/// worked.
 pub(super) fn enter_with_processes() -> Result<bool, Denied> {
     let identity = Identity::current();
     if unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID).is_err() {
@@ -137,7 +138,7 @@ pub(super) fn enter_with_processes() -> Result<bool, Denied> {
     Ok(true)
 }
 
-/// What is mounted later outside appears inside; what we mount does not appear outside.
+/// Separates the mounts: later ones outside appear inside; ours do not appear outside.
 fn separate_mounts() -> Result<(), Denied> {
     // What is mounted outside later appears inside; what we mount does not appear outside.
     let none = None::<&str>;
@@ -145,7 +146,7 @@ fn separate_mounts() -> Result<(), Denied> {
         .map_err(|error| Denied::kernel("separate the mounts", error))
 }
 
-/// A namespace of users, in which we are the same user and group as before, and `others`.
+/// Enters a user namespace, in which we are the same user and group as before, and `others`.
 pub(super) fn enter_with(others: CloneFlags) -> Result<(), Denied> {
     let identity = Identity::current();
     unshare(CloneFlags::CLONE_NEWUSER | others)
@@ -153,7 +154,7 @@ pub(super) fn enter_with(others: CloneFlags) -> Result<(), Denied> {
     identity.keep()
 }
 
-/// A user and a group.
+/// Ids of a user and a group.
 struct Identity(Uid, Gid);
 
 impl Identity {
@@ -161,18 +162,18 @@ impl Identity {
         Self(geteuid(), getegid())
     }
 
-    /// Becomes the same in a new namespace of users.
+    /// Keeps the ids in a new user namespace.
     fn keep(&self) -> Result<(), Denied> {
         let Self(user, group) = self;
-        // Without this the kernel lets nobody map a group: whom a group denies something could leave it.
+        // Without this the kernel allows no mapping of groups: a process could drop a group that denies it access.
         write_own("setgroups", "deny".to_owned())?;
         write_own("uid_map", format!("{user} {user} 1"))?;
         write_own("gid_map", format!("{group} {group} 1"))
     }
 }
 
-/// Limits how many processes and threads our user may have in our namespace of users. The kernel counts those of each
-/// namespace for itself, and never limits root.
+/// Limits how many processes and threads our user may have in our user namespace. The kernel counts those of each
+/// namespace separately, and never limits root.
 pub(super) fn limit_tasks() -> Result<(), Denied> {
     let (_, most) = getrlimit(Resource::RLIMIT_NPROC).map_err(limit_failed)?;
     let limit = most.min(MAX_TASKS);
@@ -188,7 +189,7 @@ fn write_own(name: &str, text: String) -> Result<(), Denied> {
     fs::write(&path, text).map_err(|error| Denied::kernel(format!("write {path}"), error))
 }
 
-/// What must be reached below something that will lie over it.
+/// Opens paths that must be reached below something that will cover them.
 fn open_sources(policy: &Policy) -> Result<BTreeMap<PathBuf, File>, Denied> {
     let mut sources = BTreeMap::new();
     for (path, _) in policy.rules().filter(|(_, it)| *it != Access::Hidden) {
@@ -205,9 +206,9 @@ pub(super) fn open_path(path: &Path) -> Result<File, Denied> {
     opened.map_err(|error| Denied::kernel(format!("open {}", path.display()), error))
 }
 
-/// Mounts directories above what has a rule onto themselves where somebody could move them: the kernel moves nothing
-/// that is mounted on. What lies over a hidden file would move along with it, but the next job would find nothing to
-/// hide at the old place, and the file at the new one.
+/// Mounts directories above paths with a rule onto themselves where somebody could move them: the kernel moves no
+/// mount points. A mount over a hidden file would move along with it, but the next job would find nothing to hide at
+/// the old place, and the file at the new one.
 fn pin_ancestors(policy: &Policy) -> Result<(), Denied> {
     let ancestors = policy
         .rules()
@@ -222,7 +223,7 @@ fn pin_ancestors(policy: &Policy) -> Result<(), Denied> {
     Ok(())
 }
 
-/// Puts a file that nobody may read over each hidden file. It is made in the place of `stage`, which comes back.
+/// Mounts an unreadable file over each hidden file. It is created in the place of `stage`, which is restored.
 fn hide_files(policy: &Policy, stage: &Path) -> Result<(), Denied> {
     let hidden = policy.rules().filter(|(_, it)| *it == Access::Hidden);
     let files: Vec<&Path> = hidden
@@ -252,7 +253,7 @@ fn hide_files(policy: &Policy, stage: &Path) -> Result<(), Denied> {
     files.into_iter().try_for_each(make_read_only)
 }
 
-/// Opens a path through its file descriptor, whatever has been mounted over its name since.
+/// Returns a path that leads through a file descriptor, whatever has been mounted over its name since.
 fn fd_path(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
@@ -263,7 +264,7 @@ fn mount_empty(path: &Path) -> Result<(), Denied> {
         .map_err(|error| Denied::kernel(format!("mount over {}", path.display()), error))
 }
 
-/// Mounts `source` where it was, on a mount point that is made if everything around is hidden.
+/// Mounts `source` where it was, on a mount point that is created if everything around it is hidden.
 fn bind(source: &File, path: &Path, is_buried: bool) -> Result<(), Denied> {
     if is_buried {
         let made = make_mount_point(source, path);
@@ -289,8 +290,8 @@ pub(super) fn mount_on(source: &File, target: &Path, name: &Path) -> Result<(), 
         .map_err(|error| Denied::kernel(format!("mount {}", name.display()), error))
 }
 
-/// Flags that were there must stay: the kernel lets nobody take them away from a mount of others. Those for times of
-/// access stay by themselves if none of them is named.
+/// Makes a mount read-only. Existing flags must stay: the kernel lets nobody remove them from a foreign mount. Those
+/// for access times stay by themselves if none of them is named.
 pub(super) fn make_read_only(path: &Path) -> Result<(), Denied> {
     let failed = |error| Denied::kernel(format!("make {} read-only", path.display()), error);
     let present = statvfs(path).map_err(failed)?.flags();

@@ -1,4 +1,5 @@
-//! A network of its own for this process and all that it starts: a loopback device, no other, and so no way out.
+//! Network namespace for this process and everything that it starts: a loopback device, no other, and so no route
+//! outside.
 
 use std::{
     fs,
@@ -17,8 +18,8 @@ use nix::{
 
 use super::{Denied, namespaces};
 
-/// Leaves all networks that there are. This process must have one thread, and stays who it is. Where there is nothing
-/// but a loopback device anyway, as in a container without a network, nothing happens.
+/// Leaves all existing networks. This process must have a single thread, and keeps its user. Where there is only a
+/// loopback device anyway, as in a container without a network, nothing happens.
 ///
 /// # Errors
 /// If the kernel gives nobody, or not us, a namespace.
@@ -26,13 +27,13 @@ pub fn leave() -> Result<(), Denied> {
     if is_alone(&fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default()) {
         return Ok(());
     }
-    // Whoever may have one without a namespace of users keeps what he may do to files.
+    // If a network namespace is possible without a user namespace, access to files stays unchanged.
     if unshare(CloneFlags::CLONE_NEWNET).is_err() {
         let dumpable = |is| {
             nix::sys::prctl::set_dumpable(is)
                 .map_err(|error| Denied::kernel("open our files below /proc to us", error))
         };
-        // Files below `/proc/self` belong to root as long as nobody may look into us.
+        // Files below `/proc/self` belong to root while this process is not dumpable.
         dumpable(true)?;
         let entered = namespaces::enter_with(CloneFlags::CLONE_NEWNET);
         dumpable(false)?;
@@ -41,7 +42,7 @@ pub fn leave() -> Result<(), Denied> {
     start_loopback().map_err(|error| Denied::kernel("start the loopback device", error))
 }
 
-/// Whether a list of devices as `/proc/net/dev` has it names the loopback device alone, and that one works.
+/// Returns whether a list of devices in the form of `/proc/net/dev` names the loopback device alone, and that works.
 fn is_alone(devices: &str) -> bool {
     let names = devices.lines().filter_map(|line| line.split_once(':'));
     let mut names = names.map(|(name, _)| name.trim());
@@ -50,16 +51,16 @@ fn is_alone(devices: &str) -> bool {
     names.next() == Some("lo") && names.next().is_none() && works().is_ok()
 }
 
-/// What the kernel calls these.
+/// Constants of the kernel's rtnetlink interface.
 const RTM_NEWLINK: u16 = 16;
 const NLM_F_REQUEST_AND_ACK: u16 = 1 | 4;
 const NLMSG_ERROR: u16 = 2;
 const IFF_UP: u32 = 1;
 
-/// In a new network the loopback device is always the first.
+/// Index of the loopback device, which is always the first in a new network.
 const LOOPBACK_INDEX: i32 = 1;
 
-/// Asks the kernel over rtnetlink.
+/// Starts the loopback device over rtnetlink.
 ///
 /// # Source
 /// <https://man7.org/linux/man-pages/man7/rtnetlink.7.html>
@@ -83,7 +84,7 @@ fn start_loopback() -> io::Result<()> {
     refusal(&answer[..length]).map_or(Ok(()), Err)
 }
 
-/// A header of 16 bytes and an `ifinfomsg` of as many.
+/// Builds the request: a header of 16 bytes and an `ifinfomsg` of as many.
 fn up(index: i32) -> Vec<u8> {
     let mut message = Vec::with_capacity(32);
     message.extend(32_u32.to_ne_bytes());
@@ -92,12 +93,12 @@ fn up(index: i32) -> Vec<u8> {
     message.extend([0; 8]); // Sequence and port.
     message.extend([0; 4]); // Family and kind.
     message.extend(index.to_ne_bytes());
-    message.extend(IFF_UP.to_ne_bytes()); // The flags that are wanted,
-    message.extend(IFF_UP.to_ne_bytes()); // and those that are meant.
+    message.extend(IFF_UP.to_ne_bytes()); // The flags to set,
+    message.extend(IFF_UP.to_ne_bytes()); // and the mask of flags to change.
     message
 }
 
-/// An acknowledgement is an error of zero.
+/// Returns the error in an answer; an acknowledgement is an error of zero.
 fn refusal(answer: &[u8]) -> Option<Error> {
     let kind = answer.get(4..6).and_then(|kind| kind.try_into().ok());
     let code = answer.get(16..20).and_then(|code| code.try_into().ok());

@@ -1,4 +1,4 @@
-//! Who may do what to which path. Pure, but for [`Policy::resolve`].
+//! Access of a child to paths. Pure, but for [`Policy::resolve`].
 
 use std::{
     collections::BTreeMap,
@@ -8,15 +8,15 @@ use std::{
 
 use super::Denied;
 
-/// What a child may do to a path and everything below it. The order is that of strictness.
+/// Access to a path and everything below it, in order of strictness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
-    /// All that the user may.
+    /// Everything that the user may do.
     #[default]
     Open,
-    /// Read and execute.
+    /// Only reading and executing files.
     ReadOnly,
-    /// Nothing.
+    /// No access at all.
     Hidden,
 }
 
@@ -30,26 +30,26 @@ impl Policy {
         self.0.insert(path.into(), access);
     }
 
-    /// What may be done to `path`.
+    /// Returns the access to `path`.
     pub fn access(&self, path: &Path) -> Access {
         let mut above = path.ancestors();
         let rule = above.find_map(|path| self.0.get(path));
         rule.copied().unwrap_or_default()
     }
 
-    /// What may be done to the directory that `path` is in.
+    /// Returns the access to the directory that contains `path`.
     pub(super) fn access_around(&self, path: &Path) -> Access {
         path.parent()
             .map_or_else(Access::default, |it| self.access(it))
     }
 
-    /// Whether something below `path` has a rule of its own.
+    /// Returns whether something below `path` has a rule of its own.
     pub fn divides(&self, path: &Path) -> bool {
         let mut below = self.0.keys();
         below.any(|rule| rule != path && rule.starts_with(path))
     }
 
-    /// Whether something below `path` is hidden.
+    /// Returns whether something below `path` is hidden.
     pub(super) fn hides_below(&self, path: &Path) -> bool {
         let mut below = self.0.iter();
         below.any(|(rule, access)| {
@@ -57,14 +57,14 @@ impl Policy {
         })
     }
 
-    /// The rules, those of directories before those of what is in them.
+    /// Returns the rules, those of directories before those of their content.
     pub(super) fn rules(&self) -> impl Iterator<Item = (&Path, Access)> {
         self.0
             .iter()
             .map(|(path, access)| (path.as_path(), *access))
     }
 
-    /// The same without rules that change nothing.
+    /// Returns the policy without rules that change nothing.
     fn reduced(&self) -> Self {
         let mut reduced = Self::default();
         for (path, access) in self.rules() {
@@ -75,7 +75,7 @@ impl Policy {
         reduced
     }
 
-    /// The same for the files that are there now, links followed. What cannot be reached needs no rule.
+    /// Returns the policy for the files that exist now, with links followed. Unreachable paths need no rule.
     ///
     /// A file that is hidden in a volume of Kubernetes takes the whole volume along: another version of it appears
     /// beside it when a secret is rotated.

@@ -1,4 +1,4 @@
-//! Tries a mechanism before a job depends on it: whether it starts at all, and whether it holds.
+//! Test of a mechanism before a job depends on it: whether it starts at all, and whether it protects.
 
 use std::{ffi::OsString, fs, io::Write as _, path::Path, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
     Access, Background, Confinement, Denied, Mechanism, Policy, Shown, launcher,
 };
 
-/// Time that a launcher takes at most; it needs a few milliseconds.
+/// Longest run time of a launcher; it needs a few milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
 const HIDDEN: &str = "hidden";
@@ -21,32 +21,32 @@ const OWN: &str = "hidden/own";
 const PSK: &str = "psk";
 const STORE: &str = "store";
 
-/// What a mechanism did when it was tried: `Err` says what the kernel denied.
+/// Result of the test of a mechanism: `Err` says what the kernel denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
-    /// Which one.
+    /// Mechanism that was tested.
     pub mechanism: Mechanism,
-    /// What it holds, if it holds files at all.
+    /// Protection that it gives, if it protects files at all.
     pub result: Result<Held, String>,
 }
 
-/// What a job is kept from, beside files, on this machine.
+/// Protection on this machine, apart from that of files. Each field is set if a job is kept from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Signals to processes that are not its own.
+    /// Signals to processes of others.
     pub signals: bool,
-    /// Abstract sockets of processes that are not its own.
+    /// Abstract sockets of processes of others.
     pub abstract_sockets: bool,
-    /// Processes that outlive it.
+    /// Processes that outlive the job.
     pub background: bool,
-    /// So many processes that others get none.
+    /// So many processes that others cannot start any.
     pub task_count: bool,
-    /// Seeing which processes there are.
+    /// The list of other processes.
     pub process_list: bool,
 }
 
 impl Held {
-    /// Names of all, for the launcher that is tried.
+    /// Names of all fields, for the launcher that is tested.
     const NAMES: [&str; 5] = ["signals", "sockets", "background", "tasks", "processes"];
 
     fn flags(&mut self) -> [&mut bool; 5] {
@@ -74,7 +74,7 @@ impl Held {
     }
 }
 
-/// Tries a mechanism with a directory below `dir`, which must exist.
+/// Tests a mechanism with a directory below `dir`, which must exist.
 pub async fn probe(
     launcher: &Path,
     mechanism: Mechanism,
@@ -160,7 +160,8 @@ fn prepare(dir: &Path) -> std::io::Result<tempfile::TempDir> {
     Ok(stage)
 }
 
-/// What the launcher tries when it is held, and tells on its standard output. `arguments` has the daemon's process id.
+/// Tests in the launcher what is possible when it is confined, and prints the result. `arguments` has the daemon's
+/// process id.
 pub(super) fn check(held: &launcher::Held, arguments: &[OsString]) -> Result<(), Denied> {
     let own = held.dir.as_path();
     let daemon = arguments.first().and_then(|id| id.to_str()?.parse().ok());

@@ -1,9 +1,9 @@
-//! The parent of an engine: it passes one interrupt on, and writes down how the engine ended.
+//! Parent of an engine: forwards one interrupt, and records how the engine ended.
 //!
-//! An engine takes a second interrupt as an order to drop everything, so a daemon that takes over must not send one
-//! after its predecessor did; and nobody but a parent learns how a process ended. The engine dies with its shim, which
-//! stands outside of what holds the engine. Where nothing may outlive the engine, the shim takes in its orphans and
-//! ends them.
+//! An engine takes a second interrupt as an order to stop immediately, so a daemon that takes over must not send one
+//! after its predecessor did; and only a parent learns how a process ended. The engine dies with its shim, which is
+//! outside of the engine's confinement. Where nothing may outlive the engine, the shim adopts its orphans and ends
+//! them.
 
 use std::{
     convert::Infallible,
@@ -29,35 +29,36 @@ use outpost_files::beneath::Dir;
 use super::capabilities;
 use crate::tree;
 
-/// What the report of an engine that succeeded says.
+/// Content of the report for an engine that succeeded.
 const WELL: &str = "0";
 
-/// Time to end those whom the engine left behind. Without a control group, one who forks faster than that gets away.
+/// Longest time for ending the processes that the engine left behind. Without a control group, a process that forks
+/// faster than that escapes.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// Time for whoever the engine leaves behind to end by itself, as a plugin does that was told to, and the pause between
-/// two looks.
+/// Time that a process left behind has to end by itself, as a plugin does that was told to, and the pause between two
+/// checks.
 const LEAVE_LIMIT: Duration = Duration::from_millis(200);
 const LEAVE_PAUSE: Duration = Duration::from_millis(5);
 
-/// What a job's log says where processes are ended that a template left in the background.
+/// Message in a job's log when background processes of a template are ended.
 const ORPHANS_END: &str = "Ended processes that this step left in the background. If the \
     workspace is a process on this machine, its daemon needs --background-processes keep.";
 
-/// How the first process of a namespace tells that the engine ended by a signal: it cannot send one to itself.
+/// Offset of exit codes for signals: the first process of a namespace cannot send a signal to itself.
 const SIGNAL_BASE: i32 = 128;
 
-/// A parent, and what it does beside waiting.
+/// Parent of an engine, with its tasks besides waiting.
 pub(super) struct Shim<'a> {
-    /// The file for the end of the child.
+    /// File for the exit status of the child.
     pub(super) report: Option<&'a Path>,
-    /// Whoever is left behind is ended.
+    /// Set if processes left behind are ended.
     pub(super) ends_all: bool,
-    /// The child is the first process of a namespace, with which all in it end.
+    /// Set if the child is the first process of a namespace, with which all in it end.
     pub(super) is_apart: bool,
 }
 
-/// How a child ended.
+/// End of a child process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Code(i32),
@@ -73,7 +74,7 @@ impl Shim<'_> {
         }
         let pid = start(child)?;
         if self.is_apart {
-            // The child had to inherit what it needs to mount; from here on nothing of it is needed.
+            // The child had to inherit the capabilities for mounting; the shim itself no longer needs them.
             capabilities::drop_all().map_err(io::Error::other)?;
         }
         let mut end = follow(pid, &signals)?;
@@ -86,7 +87,7 @@ impl Shim<'_> {
             _ => {}
         }
         if let Some(report) = self.report {
-            // Without a report the job counts as failed, which its state survives.
+            // Without a report the job counts as failed, but its state is kept.
             let _ = write(report, end);
         }
         signals.thread_unblock()?;
@@ -98,7 +99,7 @@ impl Shim<'_> {
 }
 
 impl End {
-    /// A code that tells a signal, too.
+    /// Returns the exit code, which may stand for a signal.
     pub(super) fn code(self) -> i32 {
         match self {
             Self::Code(code) => code,
@@ -114,7 +115,7 @@ impl End {
     }
 }
 
-/// Blocks what [`follow`] waits for.
+/// Blocks the signals that [`follow`] waits for.
 pub(super) fn block() -> io::Result<SigSet> {
     let mut signals = SigSet::empty();
     for signal in [
@@ -129,13 +130,13 @@ pub(super) fn block() -> io::Result<SigSet> {
     Ok(signals)
 }
 
-/// Starts a child, which nobody but [`follow`] may wait for.
+/// Starts a child, for which only [`follow`] may wait.
 pub(super) fn start(child: &mut Command) -> io::Result<Pid> {
     let id = child.spawn()?.id();
     Ok(Pid::from_raw(i32::try_from(id).map_err(io::Error::other)?))
 }
 
-/// Waits until `child` has ended, and passes one interrupt on to it. Others who end meanwhile are forgotten.
+/// Waits until `child` has ended, and forwards one interrupt to it. Other children that end meanwhile are forgotten.
 pub(super) fn follow(child: Pid, signals: &SigSet) -> io::Result<End> {
     let mut was_told = false;
     loop {
@@ -158,16 +159,16 @@ pub(super) fn follow(child: Pid, signals: &SigSet) -> io::Result<End> {
     }
 }
 
-/// Says in the engine's name whether it succeeded and left processes behind, which now end.
+/// Logs, in the engine's format, that a successful engine left processes behind, which are now ended.
 pub(super) fn tell_of_orphans(end: End) {
     if end == End::Code(0) && are_left() {
-        // A line as engines log it. Where nobody reads, nobody is told.
+        // A line as engines log it. A failed write means that nobody reads.
         let line = format!(r#"{{"@level":"warn","@message":"{ORPHANS_END}"}}"#);
         let _ = writeln!(io::stderr(), "{line}");
     }
 }
 
-/// Whether a child of this process, which takes in orphans, stays alive.
+/// Returns whether a child of this process, which adopts orphans, stays alive.
 fn are_left() -> bool {
     let late = Instant::now() + LEAVE_LIMIT;
     loop {
@@ -180,12 +181,12 @@ fn are_left() -> bool {
     }
 }
 
-/// Ends all that descend from this process, which takes in orphans.
+/// Ends all descendants of this process, which adopts orphans.
 fn end_orphans() {
     let late = Instant::now() + END_LIMIT;
     while Instant::now() < late {
         tree::kill_descendants(getpid());
-        // The dead are forgotten, and whoever they leave behind comes to us.
+        // Dead children are reaped, and their orphans are reparented to us.
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Err(Errno::ECHILD) => return,
@@ -196,7 +197,7 @@ fn end_orphans() {
     }
 }
 
-/// Becomes `program`. With a `parent` it dies with that one.
+/// Executes `program` in place of this process. With a `parent` it dies with that one.
 pub(super) fn execute(parent: Option<&OsStr>, program: &OsStr, args: &[OsString]) -> io::Error {
     if let Some(parent) = parent
         && let Err(error) = bind(parent)
@@ -206,19 +207,19 @@ pub(super) fn execute(parent: Option<&OsStr>, program: &OsStr, args: &[OsString]
     Command::new(program).args(args).exec()
 }
 
-/// Has this process die with `parent`.
+/// Makes this process die with `parent`.
 pub(super) fn bind(parent: &OsStr) -> io::Result<()> {
-    // The mask of the shim comes along, and an engine must hear what is sent to it.
+    // The shim's signal mask is inherited, and an engine must receive signals.
     SigSet::empty().thread_set_mask()?;
     set_pdeathsig(Signal::SIGKILL)?;
-    // A parent that died before that is told of by nobody.
+    // A parent that died before this call would go unnoticed.
     match parent.to_str() == Some(&getppid().to_string()) {
         true => Ok(()),
         false => Err(io::Error::other("the parent is gone")),
     }
 }
 
-/// Whether the engine that has this report ended by itself with status 0.
+/// Returns whether the engine with this report ended by itself with status 0.
 pub fn ended_well(report: &[u8]) -> bool {
     report == WELL.as_bytes()
 }
@@ -231,7 +232,7 @@ fn write(report: &Path, end: End) -> io::Result<()> {
     let (Some(dir), Some(name)) = (report.parent(), report.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    // A template may have put something in its place, which would keep us for ever.
+    // A template may have replaced the file by something that would block us forever, such as a pipe.
     Dir::open(dir)?.write_private(name, text.as_bytes())
 }
 

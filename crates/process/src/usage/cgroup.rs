@@ -53,7 +53,7 @@ impl Cgroup {
             path,
             wanted: "cgroup of hierarchy 0",
         })?;
-        // The path of a process outside of the visible root begins with `/..`.
+        // Paths of processes outside of the visible root begin with `/..`.
         let names = Path::new(own.trim()).components();
         let names = names.filter(|it| matches!(it, Component::Normal(_)));
         let own = mount.join(names.collect::<PathBuf>());
