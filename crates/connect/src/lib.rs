@@ -1,4 +1,4 @@
-//! The way to an agent: finds it at its server, ours or a coderd, and reaches it through the overlay.
+//! Connection to an agent: finds it at its server, ours or a coderd, and reaches it through the overlay.
 //!
 //! # Source
 //! coder `codersdk/workspacesdk/workspacesdk.go`, `cli/ssh.go`.
@@ -33,90 +33,90 @@ use tracing::debug;
 use url::Url;
 use uuid::Uuid;
 
-/// How long we wait for the agent to have our last packets.
+/// Longest wait for the agent to acknowledge our last packets.
 const FAREWELL: Duration = Duration::from_millis(250);
-/// The port of the overlay that leads to an agent's SSH.
+/// Port in the overlay at which an agent serves SSH.
 pub const SSH_PORT: u16 = 1;
 
-/// A connection whose agent is silent for so long has ended; agents have the same limit for their clients.
+/// Silence of the agent after which a connection ends; agents have the same limit for their clients.
 const MAX_SILENCE: Duration = Duration::from_secs(72 * 60 * 60);
-/// A server that is too busy for us is asked again for so long.
+/// Time for which a server that is too busy for us is asked again.
 const BUSY: Duration = Duration::from_secs(10 * 60);
-/// A server that hangs up on us, as it does while it has all connections of our address that it takes, or that does not
-/// answer in time, as it may while hundreds of sessions begin, is asked again for so long.
+/// Time for which a server is asked again that hangs up on us, as it does while it has all connections of our address
+/// that it accepts, or that does not answer in time, as while hundreds of sessions begin.
 const CUT_OFF: Duration = Duration::from_secs(60);
-/// A server that says for so long that there is no such agent is believed: a proxy may say so while it restarts.
+/// Time after which a server is believed that there is no such agent: a proxy may say so while it restarts.
 const GONE: Duration = Duration::from_secs(10);
-/// Time for one question.
+/// Longest time for one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of an answer.
+/// Longest response in bytes.
 const MAX_ANSWER: usize = 16 << 20;
-/// What we ask for at a coordinator; all that know clients know it.
+/// Version that we request at a coordinator; all that know clients know it.
 const VERSION: ApiVersion = ApiVersion { major: 2, minor: 0 };
 
-/// A server, and who asks.
+/// A server, with the caller's token.
 #[derive(Clone)]
 pub struct Server {
     http: Client,
     token: Secret,
 }
 
-/// Why an agent is not found or reached.
+/// Reasons why an agent is not found or reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The server cannot be reached.
+    /// A server that cannot be reached.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The operator's headers are not to be had.
+    /// Headers of the operator that cannot be produced.
     #[error(transparent)]
     Headers(#[from] HeaderError),
-    /// The server refused.
+    /// A refusal of the server.
     #[error("{url} answered {status}: {answer}")]
     Refused {
-        /// Where.
+        /// URL of the request.
         url: Url,
-        /// The status.
+        /// Status of the response.
         status: StatusCode,
-        /// What it says.
+        /// Error that the server returned.
         answer: Box<ErrorAnswer>,
     },
-    /// The server is too busy for us.
+    /// A server that is too busy for us.
     #[error("{url} is busy: {answer}")]
     Busy {
-        /// Where.
+        /// URL of the request.
         url: Url,
-        /// What it says.
+        /// Error that the server returned.
         answer: Box<ErrorAnswer>,
-        /// When it wants to be asked again.
+        /// Time after which the server wants to be asked again.
         retry_after: Duration,
     },
-    /// The server's answer makes no sense.
+    /// A response that makes no sense.
     #[error("unexpected answer from {url}: {reason}")]
     Foreign {
-        /// Where.
+        /// URL of the request.
         url: Url,
-        /// What is wrong.
+        /// Reason why it makes no sense.
         reason: String,
     },
-    /// The coordinator cannot be reached, and never will.
+    /// A coordinator that cannot be reached, and never will.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The server did not answer in time.
+    /// A server that did not answer in time.
     #[error("{url} did not answer within {} seconds", TIMEOUT.as_secs())]
     Timeout {
-        /// Where.
+        /// URL of the request.
         url: Url,
     },
-    /// There is no agent to go to.
+    /// A workspace without the agent to connect to.
     #[error("{0}")]
     NoAgent(String),
-    /// The token cannot be sent.
+    /// A token that cannot be sent.
     #[error("token has characters that a header cannot carry")]
     Token,
 }
 
 impl ConnectError {
-    /// Whether the server took our connection, and then gave no answer.
+    /// Returns whether the server accepted our connection, and then did not answer.
     fn is_cut_off(&self) -> bool {
         match self {
             Self::Request(RequestError::Unreachable { source, .. }) => !source.is_connect(),
@@ -129,46 +129,46 @@ impl ConnectError {
 /// A workspace, as far as it leads to agents.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Workspace {
-    /// Its name.
+    /// Name of the workspace.
     pub name: String,
-    /// Whose it is.
+    /// Name of the workspace's owner.
     #[serde(default)]
     pub owner_name: String,
-    /// What was done with it last.
+    /// Latest build of the workspace.
     pub latest_build: Build,
 }
 
-/// What was done with a workspace.
+/// A build of a workspace.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Build {
     /// `start`, `stop` or `delete`.
     pub transition: String,
-    /// Such as `running`.
+    /// Status of the build, such as `running`.
     pub status: String,
-    /// What it made.
+    /// Resources that the build created.
     #[serde(default)]
     pub resources: Vec<Resource>,
 }
 
-/// What a build made.
+/// A resource of a build.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Resource {
-    /// What runs in it.
+    /// Agents that run in it; `None` if there are none.
     #[serde(default)]
     pub agents: Option<Vec<Agent>>,
 }
 
-/// An agent.
+/// An agent of a workspace.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Agent {
-    /// Its id.
+    /// Unique id of the agent.
     pub id: Uuid,
-    /// Its name.
+    /// Name of the agent.
     pub name: String,
     /// `connecting`, `connected`, `disconnected` or `timeout`.
     #[serde(default)]
     pub status: String,
-    /// How far it came, such as `ready`.
+    /// Lifecycle state of the agent, such as `ready`.
     #[serde(default)]
     pub lifecycle_state: String,
 }
@@ -181,7 +181,7 @@ struct ConnectionInfo {
 }
 
 impl Workspace {
-    /// The agent of this name, or the only one.
+    /// Returns the agent of this name, or the only one.
     ///
     /// # Errors
     /// [`ConnectError::NoAgent`] names those that there are.
@@ -219,17 +219,17 @@ impl Workspace {
 }
 
 impl Server {
-    /// Its address.
+    /// URL of the server.
     pub fn url(&self) -> &Url {
         self.http.url()
     }
 
-    /// The server that `http` leads to.
+    /// Returns the server that `http` leads to.
     pub fn new(http: Client, token: Secret) -> Self {
         Self { http, token }
     }
 
-    /// The name of the user whose token this is.
+    /// Returns the name of the user whose token this is.
     ///
     /// # Errors
     /// [`ConnectError`]
@@ -242,7 +242,7 @@ impl Server {
         Ok(user.username)
     }
 
-    /// A workspace by `NAME` or `OWNER/NAME`.
+    /// Returns a workspace by `NAME` or `OWNER/NAME`.
     ///
     /// # Errors
     /// [`ConnectError`]
@@ -251,7 +251,7 @@ impl Server {
         self.get(&["users", owner, "workspace", name]).await
     }
 
-    /// The caller's workspaces.
+    /// Returns the caller's workspaces.
     ///
     /// # Errors
     /// [`ConnectError`]
@@ -264,7 +264,7 @@ impl Server {
         Ok(all.workspaces)
     }
 
-    /// An agent as it is now.
+    /// Returns an agent as it is now.
     ///
     /// # Errors
     /// [`ConnectError`]
@@ -272,7 +272,7 @@ impl Server {
         self.get(&["workspaceagents", &id.to_string()]).await
     }
 
-    /// Asks the server, and again when it is too busy, whether it says so or not.
+    /// Sends a request, and repeats it while the server is too busy, whether it says so or not.
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ConnectError> {
         let begun = Instant::now();
         let mut back_off = BackOff::default();
@@ -331,7 +331,7 @@ impl Server {
         })
     }
 
-    /// Sets out for an agent. Nothing is waited for but the server's first answer.
+    /// Begins to connect to an agent. Only the server's first response is waited for.
     ///
     /// # Errors
     /// [`ConnectError`]
@@ -367,7 +367,7 @@ impl Server {
                 .keep_coordinated(agent, &on_way, &mut events, &side, &left)
                 .await;
             if let Err(error) = ended {
-                // Who does not wait any more has what they wanted.
+                // The receiver may be gone: it is then connected already.
                 let _ = failed.send(error).await;
             }
         });
@@ -382,8 +382,8 @@ impl Server {
         })
     }
 
-    /// Coordinates until `stop` drains, and again whenever the server was away. What the server refuses at first, it
-    /// will refuse again; an agent that it does not know any more later is gone, and so are the connections to it.
+    /// Coordinates until `stop` drains, and reconnects whenever the server was away. A refusal of the first attempt
+    /// is final; an agent that the server no longer knows later is gone, and so are the connections to it.
     async fn keep_coordinated(
         &self,
         agent: Uuid,
@@ -436,7 +436,7 @@ impl Server {
             (has_been_there, missing_since) = (true, None);
             let ended = tokio::select! {
                 ended = coordinate(&connection, node, events, side, stop) => ended,
-                // A map that does not change any more is still a map.
+                // Without further updates the last map stays in use, so a regular end is ignored.
                 Err(error) = follow_derp_map(&connection, node, |map| map.rewrite_embedded(self.http.url())) => Err(error),
                 Err(error) = keep_resumption(&connection, &resumption) => Err(error),
                 () = connection.closed() => Ok(()),
@@ -452,7 +452,7 @@ impl Server {
     }
 }
 
-/// The way to one agent. Dropped, it is cut off; [`AgentConn::leave`] says goodbye.
+/// Connection to one agent. Dropping it breaks it off; [`AgentConn::leave`] says goodbye.
 pub struct AgentConn {
     node: Tailnet,
     agent: Uuid,
@@ -464,7 +464,7 @@ pub struct AgentConn {
 }
 
 impl AgentConn {
-    /// Waits until the agent answers inside the tunnel; says how long its answer took.
+    /// Waits until the agent answers inside the tunnel; returns how long its answer took.
     ///
     /// # Errors
     /// [`ConnectError::Dial`] if the server does not let us through. There is no deadline: the agent may come yet.
@@ -472,7 +472,7 @@ impl AgentConn {
         let failure = &mut self.failure;
         let readied = &mut self.readied;
         let there = async {
-            // Whether it is told or not, it answers or does not.
+            // The result does not matter: the ping below shows whether the agent is reachable.
             let _ = readied.recv().await;
             self.node.reach(self.agent).await
         };
@@ -491,12 +491,12 @@ impl AgentConn {
         self.node.connect(target).await
     }
 
-    /// How long the agent has not answered what it should have; zero if it does.
+    /// Returns for how long the agent has left something unanswered; zero if it answers.
     pub fn silent_for(&self) -> Duration {
         self.node.silent_for(address::primary(self.agent))
     }
 
-    /// Asks the agent by the way that packets take now: how long it took, and the region of the relay.
+    /// Pings the agent by the path that packets take now: returns the latency, and the region of the relay.
     ///
     /// # Errors
     /// If it does not answer in time.
@@ -514,12 +514,13 @@ impl AgentConn {
         }
     }
 
-    /// Leaves, so that the agent hears of it at once.
+    /// Disconnects, so that the agent hears of it at once.
     pub async fn leave(mut self) {
-        // The coordinator's word that we go must not overtake our last packets: who answers this has them.
+        // The coordinator's notice of our goodbye must not overtake our last packets: an agent that answers this ping
+        // has them.
         let _ = self.node.ping(self.agent, FAREWELL).await;
         self.leaving.drain();
-        // The node goes once nobody coordinates it any more.
+        // The node may end once its coordination has ended.
         tokio::select! {
             _ = self.tasks.join_next() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}

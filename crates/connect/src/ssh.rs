@@ -1,6 +1,6 @@
-//! An SSH session at an agent: a shell or a command, with or without a terminal.
+//! SSH session at an agent: a shell or a command, with or without a terminal.
 //!
-//! The agent's key is not looked at: the tunnel has proved already who is at its other end.
+//! The agent's host key is not checked: the tunnel has already authenticated its other end.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -15,38 +15,38 @@ use tokio::{
     time::timeout,
 };
 
-/// How long an agent may take to hear that a session is over.
+/// Longest time for an agent to hear that a session is over.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Bytes that are read at a time.
 const CHUNK: usize = 32 << 10;
-/// What waits for our own output, in messages.
+/// Number of messages that wait for our own output.
 const BUFFER: usize = 64;
 
-/// Why a session did not come to its end.
+/// Reasons why a session did not end properly.
 #[derive(Debug, thiserror::Error)]
 pub enum SshError {
-    /// The connection broke, or the other side does not speak SSH as it should.
+    /// A broken connection, or a peer that violates the protocol.
     #[error(transparent)]
     Ssh(#[from] russh::Error),
-    /// Our own input or output failed.
+    /// A failure of our own input or output.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The agent requires authentication.
+    /// An agent that requires authentication.
     #[error("the agent requires a login, which Coder's agents never do")]
     Login,
-    /// The session was hung up before it ended; the agent and its processes were told.
+    /// A session that was hung up before it ended; the agent and its processes were told.
     #[error("session was hung up")]
     HungUp,
-    /// It ended without saying how.
+    /// A session that ended without an exit status.
     #[error("the session ended without a status: the connection to the agent was lost")]
     Lost,
 }
 
-/// A terminal, and its size whenever that changes.
+/// A terminal, with its size whenever that changes.
 pub struct Terminal {
-    /// Its kind, such as `xterm-256color`.
+    /// Type of the terminal, such as `xterm-256color`.
     pub term: String,
-    /// Columns and rows.
+    /// Number of columns and rows.
     pub size: watch::Receiver<(u32, u32)>,
 }
 
@@ -60,8 +60,8 @@ impl client::Handler for Trusting {
     }
 }
 
-/// Runs `command`, or a login shell if there is none, with our input and output. Returns its status. Once `leaving` is
-/// done, what runs there gets a SIGHUP, as it would from a terminal that is closed.
+/// Runs `command`, or a login shell if there is none, with our input and output. Returns its exit status. Once
+/// `leaving` is done, the command gets a SIGHUP, as it would from a terminal that is closed.
 ///
 /// # Errors
 /// [`SshError`]
@@ -98,7 +98,7 @@ where
                 }
             }
         }
-        // A session that has ended by now hears it no more.
+        // A session that has ended by now cannot receive it.
         let _ = writer.eof().await;
         std::future::pending::<()>().await
     };
@@ -142,7 +142,7 @@ where
         () = typing => return Err(SshError::Lost),
         () = resizing => return Err(SshError::Lost),
     };
-    // It is over either way. Once the session has ended, its stream has been let go.
+    // Errors do not matter: the session is over. Once it has ended, its stream has been released.
     let _ = session.disconnect(Disconnect::ByApplication, "", "").await;
     let _ = timeout(GOODBYE, session).await;
     Ok(status)
@@ -181,7 +181,7 @@ where
     Ok((session, channel))
 }
 
-/// Reads what still comes until the agent has closed the session, and so has heard of its end.
+/// Reads until the agent has closed the session, and so has heard of its end.
 async fn closed(reader: &mut ChannelReadHalf) {
     while let Some(message) = reader.wait().await {
         if matches!(message, ChannelMsg::Close) {

@@ -1,4 +1,4 @@
-//! SSH settings that a deployment wants in its users' OpenSSH configuration, checked before anybody writes them there.
+//! SSH settings of a deployment for its users' OpenSSH configuration, checked before anybody writes them there.
 //!
 //! # Source
 //! coder `codersdk/deployment.go`, `SSHConfigResponse.Validate`.
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{ConnectError, Server};
 
-/// Options that run a command, load a library or lead out of the section that they are written into; in small letters.
+/// Options that run a command, load a library or escape the section that they are written into; in lower case.
 const FORBIDDEN: [&str; 13] = [
     "host",
     "include",
@@ -26,39 +26,39 @@ const FORBIDDEN: [&str; 13] = [
     "smartcarddevice",
     "xauthlocation",
 ];
-/// Bytes of a suffix, as of a host's name, and of an option's value.
+/// Longest suffix, as for a host name, and longest value of an option, in bytes.
 const MAX_SUFFIX: usize = 253;
 const MAX_VALUE: usize = 4096;
-/// Options of a deployment.
+/// Number of options that a deployment may set.
 const MAX_OPTIONS: usize = 64;
 
-/// A server's settings; nothing in them can leave the line that it is written on.
+/// Settings of a server; nothing in them can leave the line that it is written on.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct SshSettings {
-    /// The end of its workspaces' host names, without the dot.
+    /// Suffix of its workspaces' host names, without the dot.
     pub suffix: Option<String>,
     /// Options by their names.
     pub options: BTreeMap<String, String>,
 }
 
-/// Why a server's settings are not written.
+/// Reasons why a server's settings are not written.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The server does not give them.
+    /// A server that does not return them.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The suffix is no part of a host's name.
+    /// A suffix that cannot be part of a host name.
     #[error("the server's hostname suffix {0:?} is not valid in a host name")]
     Suffix(String),
-    /// The option is none, or a dangerous one.
+    /// An option that is invalid or dangerous.
     #[error("refusing the server's SSH option {name:?}: {reason}")]
     Option {
-        /// Its name.
+        /// Name of the option.
         name: String,
-        /// What is wrong with it.
+        /// Reason why it is refused.
         reason: &'static str,
     },
-    /// Nobody needs so many.
+    /// More options than anybody needs.
     #[error("server has {0} SSH options, more than {MAX_OPTIONS}")]
     TooMany(usize),
 }
@@ -72,7 +72,7 @@ struct Answer {
 }
 
 impl Server {
-    /// Asks for the deployment's SSH settings. A server without any, like our control plane, has empty ones.
+    /// Fetches the deployment's SSH settings. A server without any, like our control plane, has empty ones.
     ///
     /// # Errors
     /// [`SettingsError`] names the first setting that must not be written.
@@ -108,7 +108,8 @@ fn check(answer: Answer) -> Result<SshSettings, SettingsError> {
     })
 }
 
-/// Stricter than a server of Coder, which excludes white space and patterns only: it must be a name.
+/// Returns whether a text can be the suffix: it must be a name. Coder's server only excludes white space and
+/// patterns.
 fn is_suffix(suffix: &str) -> bool {
     let is_label = |label: &str| {
         let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -132,7 +133,7 @@ fn fault(name: &str, value: &str) -> Option<&'static str> {
     if value.contains(char::is_control) {
         return Some("its value has a line break or another control character");
     }
-    // OpenSSH would not read the file any more, for no host.
+    // OpenSSH would reject the whole file, for all hosts.
     (!value.matches('"').count().is_multiple_of(2)).then_some("its value has an unclosed quote")
 }
 

@@ -1,22 +1,22 @@
-//! How a daemon proves who it is.
+//! Credentials of a daemon.
 
 use http::{HeaderName, HeaderValue};
 use outpost_base::secret::Secret;
 
-/// What a daemon shows. Two of them at once are refused by servers.
+/// Credential that a daemon presents. Servers refuse two of them at once.
 #[derive(Clone, Debug)]
 pub enum Credential {
-    /// A pre-shared key; only in the default organisation.
+    /// A pre-shared key; only in the default organization.
     Psk(Secret),
-    /// A provisioner key, which belongs to an organisation and has tags of its own.
+    /// A provisioner key, which belongs to an organization and has tags of its own.
     Key(Secret),
-    /// A user's token.
+    /// A session token of a user.
     SessionToken(Secret),
 }
 
-/// Reads the credential anew for each connection, so that rotation needs no restart.
+/// Source that reads the credential anew for each connection, so that rotation needs no restart.
 pub trait CredentialSource: Send + Sync {
-    /// The credential to connect with.
+    /// Returns the credential to connect with.
     ///
     /// # Errors
     /// Why it cannot be read, in words for the operator.
@@ -24,15 +24,15 @@ pub trait CredentialSource: Send + Sync {
 }
 
 impl Credential {
-    /// The secret itself.
+    /// Secret value of the credential.
     pub fn secret(&self) -> &Secret {
         match self {
             Self::Psk(value) | Self::Key(value) | Self::SessionToken(value) => value,
         }
     }
 
-    /// The header that carries it; its value is marked as sensitive. `None` if it has characters that no header can
-    /// carry.
+    /// Returns the header that carries it, with its value marked as sensitive. `None` if it has characters that no
+    /// header can contain.
     pub fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         let (name, secret) = match self {
             Self::Psk(value) => ("coder-provisioner-daemon-psk", value),

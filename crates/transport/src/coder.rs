@@ -1,7 +1,7 @@
-//! Jobs from a real coderd: dRPC over yamux over a WebSocket.
+//! Source of jobs from a real coderd: dRPC over yamux over a WebSocket.
 //!
 //! One [`CoderSource`] is one daemon at the server: one name, one connection, one job at a time. The connection is
-//! made when it is needed and made again when it broke; ownership of a job hangs on the name alone.
+//! established when it is needed and re-established when it broke; ownership of a job depends on the name alone.
 
 mod dial;
 mod refusal;
@@ -49,20 +49,20 @@ use super::{
     yamux,
 };
 
-/// Time a call may take that the server answers from memory or with a few rows.
+/// Longest time for a call that the server answers from memory or with a few rows.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time a call may take that ends a job: the server writes it all in one transaction, and a repetition is ambiguous.
-/// Whether the server lives is the connection's business.
+/// Longest time for a call that ends a job: the server writes it all in one transaction, and a repetition is
+/// ambiguous. Whether the server is alive is for the connection to find out.
 const TERMINAL_TIMEOUT: Duration = Duration::from_secs(300);
-/// Time a file may take, as in the reference.
+/// Longest time for a file, as in the reference.
 const FILE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Pause after a server that was reached had troubles of its own.
+/// Pause after a server that was reached had problems of its own.
 const TROUBLED_PAUSE: Duration = Duration::from_secs(4);
-/// Pause after a server refused what only an operator can change.
+/// Pause after a server refused something that only an operator can change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
-/// Jobs from one coderd, as one daemon.
+/// Source of jobs from one coderd, as one daemon.
 pub struct CoderSource {
     client: Client,
     target: Target,
@@ -76,17 +76,17 @@ struct Link {
     connection: yamux::Connection,
 }
 
-/// The connection there is, and who wants to know whether there is one.
+/// Current connection, and those who want to know whether there is one.
 struct Held {
     link: Mutex<Option<Arc<Link>>>,
-    /// What was agreed upon when it was dialled last.
+    /// Version that was agreed upon when it was last dialled.
     version: Mutex<Option<ApiVersion>>,
     connected: watch::Sender<bool>,
 }
 
 impl Held {
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Link>>> {
-        // What it holds is whole after any panic.
+        // The content is consistent even after a panic, so a poisoned lock can be used.
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -105,7 +105,7 @@ impl Held {
 }
 
 impl CoderSource {
-    /// A source that has not dialled yet.
+    /// Creates a source that has not dialled yet.
     pub fn new(client: Client, target: Target, credentials: Arc<dyn CredentialSource>) -> Self {
         Self {
             client,
@@ -136,14 +136,15 @@ impl JobSource for CoderSource {
         tokio::select! {
             job = call.receive() => {
                 let job = job.map_err(|error| self.lost(&link, error))?;
-                // coderd may still be on its way out of the call, and would log a job that it could not send. Not
-                // waited for: whoever gives up on us now would lose the job. It ends by itself within seconds.
+                // coderd's handler may not have returned yet, and would log that it could not send the job. Do not
+                // wait for it: if our caller gave up meanwhile, the job would be lost. The call ends by itself within
+                // seconds.
                 tokio::spawn(call.end().in_current_span());
                 return acquired(job);
             }
             () = stop.draining() => {}
         }
-        // A job may be on its way already, so that the server has the last word; but not for ever.
+        // A job may be on its way already, so wait for the server's answer; but not forever.
         let withdrawn = async {
             let sent = call.send(&provisionerd::CancelAcquire {}).await;
             sent.map_err(|error| self.lost(&link, error))?;
@@ -271,7 +272,7 @@ impl JobSource for CoderSource {
 }
 
 impl CoderSource {
-    /// The connection, made anew if it broke.
+    /// Returns the connection, established anew if it broke.
     async fn link(&self) -> Result<Arc<Link>, SourceError> {
         if let Some(link) = self.current() {
             return Ok(link);
@@ -305,7 +306,7 @@ impl CoderSource {
         Ok(self.hold(socket))
     }
 
-    /// Speaks over a connection from now on, until it ends: then everybody knows at once, even if nobody calls.
+    /// Uses a connection from now on, until it ends: then everybody is notified at once, even if nobody calls.
     fn hold(&self, socket: impl AsyncRead + AsyncWrite + Send + 'static) -> Arc<Link> {
         let (connection, _no_streams_from_the_server) =
             yamux::Connection::start(socket, yamux::Role::Client, yamux::Config::default());
@@ -314,7 +315,7 @@ impl CoderSource {
         *self.held.slot() = Some(Arc::clone(&link));
         self.held.connected.send_replace(true);
         self.was_accepted.store(true, Ordering::Relaxed);
-        // The source and its connection end with their last user, which is not this one.
+        // Weak references: this task must not keep the source and its connection alive.
         let (held, watched) = (Arc::downgrade(&self.held), Arc::downgrade(&link));
         let watch = async move {
             closed.await;
@@ -330,7 +331,7 @@ impl CoderSource {
         self.held.slot().clone()
     }
 
-    /// Forgets a connection that is of no use any more, so that the next call dials.
+    /// Forgets a connection that is no longer usable, so that the next call dials.
     fn lost(&self, link: &Arc<Link>, error: CallError) -> SourceError {
         if matches!(error, CallError::Lost(_) | CallError::Wire(_)) && link.connection.is_closed() {
             self.forget(link);
@@ -410,7 +411,7 @@ impl CoderSource {
         self.within(FILE_TIMEOUT, &link, upload).await
     }
 
-    /// Bounds a call. One that does not end in time leaves a connection that nobody trusts.
+    /// Bounds a call. One that does not end in time leaves a connection that is no longer trusted.
     async fn within<T>(
         &self,
         timeout: Duration,
@@ -426,7 +427,7 @@ impl CoderSource {
     }
 }
 
-/// The server as a person knows it, such as `coder.example:8443`.
+/// Returns the server as a person knows it, such as `coder.example:8443`.
 fn host_and_port(url: &Url) -> &str {
     &url[Position::BeforeHost..Position::AfterPort]
 }
@@ -435,7 +436,8 @@ fn full_name(method: &str) -> String {
     format!("/provisionerd.ProvisionerDaemon/{method}")
 }
 
-/// An empty id means that nothing was acquired; a missing message that the server failed to build the job.
+/// Converts an acquired job. An empty id means that nothing was acquired; a missing message that the server failed to
+/// build the job.
 fn acquired(answer: Option<provisionerd::AcquiredJob>) -> Result<Option<Job>, SourceError> {
     match answer {
         None => Err(SourceError::Refused(
@@ -448,7 +450,7 @@ fn acquired(answer: Option<provisionerd::AcquiredJob>) -> Result<Option<Job>, So
     }
 }
 
-/// Takes the modules out of a message that would be too large with them, and shows where their hash belongs.
+/// Removes the modules from a message that would be too large with them, and returns where their hash belongs.
 fn detach_large_modules(job: &mut provisionerd::CompletedJob) -> Option<(Bytes, &mut Bytes)> {
     if job.encoded_len() <= Limits::CODER.outbound_bytes {
         return None;
@@ -476,12 +478,12 @@ fn call_error(error: CallError) -> SourceError {
     }
 }
 
-/// Whether the server says that the job is not ours any more.
+/// Returns whether the server says that the job is no longer ours.
 fn is_gone(message: &str) -> bool {
     message.contains("you don't own this job") || message.contains("no rows in result set")
 }
 
-/// What a failed dial means for the daemon, and how long to leave the server alone.
+/// Converts a failed dial to an error for the daemon, and the pause before the next attempt.
 fn refused_dial(error: DialError) -> (SourceError, Duration) {
     let reaction = match &error {
         DialError::Refused {

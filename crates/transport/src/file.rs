@@ -1,4 +1,4 @@
-//! Files in pieces: archives of modules that are too large for a message.
+//! Transfer of files in pieces: archives of modules that are too large for a message.
 //!
 //! # Source
 //! coder `provisionersdk/proto/dataupload.go`.
@@ -10,18 +10,18 @@ use outpost_wire::proto::provisioner::{
 };
 use sha2::{Digest, Sha256};
 
-/// Bytes of one piece; the receiver counts on exactly this size.
+/// Length of one piece in bytes; the receiver relies on exactly this size.
 const CHUNK_BYTES: usize = 2 << 20;
 
-/// Bytes that a file may have.
+/// Longest file in bytes.
 const MAX_FILE_BYTES: usize = 100 << 20;
 
-/// The hash that names a file.
+/// Returns the hash that names a file.
 pub(super) fn hash(file: &[u8]) -> Bytes {
     Bytes::copy_from_slice(&Sha256::digest(file))
 }
 
-/// The messages that carry `file`, which is not empty.
+/// Returns the messages that carry `file`, which must not be empty.
 pub fn pieces(file: &Bytes) -> impl Iterator<Item = FileUpload> + use<> {
     let data_hash = hash(file);
     let head = DataUpload {
@@ -46,7 +46,7 @@ pub fn pieces(file: &Bytes) -> impl Iterator<Item = FileUpload> + use<> {
         .map(|part| FileUpload { r#type: Some(part) })
 }
 
-/// Puts a file together again and checks it.
+/// Assembler that puts a file together again and checks it.
 #[derive(Debug, Default)]
 pub struct FileBuilder {
     head: Option<DataUpload>,
@@ -55,7 +55,7 @@ pub struct FileBuilder {
 }
 
 impl FileBuilder {
-    /// Takes the next message.
+    /// Adds the next message of the file.
     ///
     /// # Errors
     /// [`SourceError::Refused`] with the peer's reason for sending none; [`SourceError::Invalid`] for pieces that do
@@ -80,13 +80,13 @@ impl FileBuilder {
         }
     }
 
-    /// Bytes that the file will have, of which none is taken in before its head.
+    /// Length that the file will have, in bytes; nothing is accepted before its header.
     pub fn announced_bytes(&self) -> usize {
         let head = self.head.as_ref();
         head.map_or(0, |head| usize::try_from(head.file_size).unwrap_or(0))
     }
 
-    /// The whole file.
+    /// Returns the complete file.
     ///
     /// # Errors
     /// [`SourceError::Invalid`] if it is not the announced one.

@@ -1,6 +1,6 @@
-//! Jobs from a control plane of ours, over gRPC.
+//! Source of jobs from our own control plane, over gRPC.
 //!
-//! A connection that broke is made again with the next call, and the daemon registers anew under the same name.
+//! A connection that broke is re-established with the next call, and the daemon registers again under the same name.
 
 use std::{
     collections::BTreeMap,
@@ -47,31 +47,31 @@ use uuid::Uuid;
 
 use super::{auth::CredentialSource, file::FileBuilder};
 
-/// Bytes of one message, either way.
+/// Longest message in either direction, in bytes.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
-/// Time to connect.
+/// Longest time for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time one call may take; waiting for a job has no limit.
+/// Longest time for a call; waiting for a job has no limit.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time a file may take.
+/// Longest time for a file.
 const FILE_TIMEOUT: Duration = Duration::from_secs(300);
-/// Pings on a connection, and the time to answer one.
+/// Interval of pings on a connection, and the longest time for an answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
-/// Which control plane, and as which daemon.
+/// Control plane to connect to, and the daemon's identity there.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The server's address.
+    /// URL of the server.
     pub url: Url,
-    /// The daemon's name, unique in its organisation.
+    /// Name of the daemon, unique in its organization.
     pub name: String,
-    /// Tags; none with a provisioner key.
+    /// Tags of the daemon; none with a provisioner key.
     pub tags: BTreeMap<String, String>,
-    /// Whose certificates are believed.
+    /// Authorities whose certificates are trusted.
     pub trust: Trust,
 }
 
-/// Jobs from one control plane, as one daemon.
+/// Source of jobs from one control plane, as one daemon.
 pub struct GrpcSource {
     target: Target,
     credentials: Arc<dyn CredentialSource>,
@@ -79,18 +79,18 @@ pub struct GrpcSource {
     connecting: Mutex<(BackOff, Complaints)>,
     connected: watch::Sender<bool>,
     was_accepted: AtomicBool,
-    /// The daemon's state directory, and what it has of an earlier process, until the server knows.
+    /// State directory of the daemon, and the jobs of an earlier process until the server knows them.
     left: StdMutex<(String, Option<Vec<JobId>>)>,
 }
 
-/// A connection on which the daemon has registered.
+/// Connection on which the daemon has registered.
 struct Link {
     client: DaemonServiceClient<Channel>,
     metadata: MetadataMap,
 }
 
 impl Link {
-    /// Clients are cheap to clone; all of them share the connection.
+    /// Returns a client. They are cheap to clone; all of them share the connection.
     fn client(&self) -> DaemonServiceClient<Channel> {
         self.client.clone()
     }
@@ -109,7 +109,7 @@ impl Link {
 }
 
 impl GrpcSource {
-    /// A source that has not connected yet.
+    /// Creates a source that has not connected yet.
     pub fn new(target: Target, credentials: Arc<dyn CredentialSource>) -> Self {
         Self {
             target,
@@ -181,7 +181,7 @@ impl GrpcSource {
             tags: self.target.tags.clone(),
             provisioners: vec!["terraform".to_owned()],
             version: rules::VERSION.to_owned(),
-            // Said once: jobs that this process takes are its own affair.
+            // Sent only once: later jobs of this process are not left over from an earlier one.
             state_id: held.as_ref().map(|_| state_id.clone()).unwrap_or_default(),
             held_jobs: held.iter().flatten().map(ToString::to_string).collect(),
         };
@@ -221,12 +221,12 @@ impl GrpcSource {
         ))
     }
 
-    /// Turns a refusal into an error, and forgets a connection that is of no use any more.
+    /// Converts a refusal to an error, and forgets a connection that is no longer usable.
     async fn lost(&self, link: &Arc<Link>, status: Status) -> SourceError {
         let error = source_error(status);
         if matches!(error, SourceError::Lost(_) | SourceError::Unauthorized(_)) {
             let mut current = self.link.lock().await;
-            // Another call may have made a new one meanwhile.
+            // Another call may have reconnected meanwhile.
             if current.as_ref().is_some_and(|it| Arc::ptr_eq(it, link)) {
                 *current = None;
                 self.connected.send_replace(false);
@@ -258,7 +258,7 @@ impl JobSource for GrpcSource {
             link = self.link() => link?,
             () = stop.draining() => return Ok(None),
         };
-        // The call's own half stays open until we want no job any more; ending it is how the server is told.
+        // The client's half of the call stays open until we no longer want a job; its end tells the server.
         let (half, requests) = tokio::sync::mpsc::channel(1);
         let (_done, is_done) = oneshot::channel::<()>();
         let stop = stop.clone();
@@ -381,7 +381,7 @@ impl JobSource for GrpcSource {
     }
 
     async fn come_back(&self, state_id: &str, held: Vec<JobId>) -> Result<(), SourceError> {
-        // The server hears it when the daemon registers.
+        // The server is told when the daemon registers.
         *self.left() = (state_id.to_owned(), Some(held));
         Ok(())
     }
@@ -399,7 +399,8 @@ impl JobSource for GrpcSource {
     }
 }
 
-/// A name that another credential holds may be free later, and says nothing about the job that waits for the connection.
+/// Converts a refused registration. A name that another credential holds may become free later, and says nothing
+/// about the job that waits for the connection.
 fn not_registered(status: Status) -> SourceError {
     match status.code() {
         Code::FailedPrecondition => SourceError::Lost(status.message().into()),
@@ -408,7 +409,7 @@ fn not_registered(status: Status) -> SourceError {
 }
 
 fn source_error(status: Status) -> SourceError {
-    // What the server says has no source; what becomes of a connection has one, under various codes.
+    // Statuses from the server have no source; failures of the connection have one, under various codes.
     if std::error::Error::source(&status).is_some() {
         return SourceError::Lost(status.into());
     }
@@ -436,7 +437,7 @@ fn source_error(status: Status) -> SourceError {
     }
 }
 
-/// The two numbers in the text about a message that is too large.
+/// Parses the two numbers in the message about a message that is too large.
 fn sizes(text: &str) -> (usize, usize) {
     let mut numbers = text
         .split(|c: char| !c.is_ascii_digit())

@@ -1,4 +1,4 @@
-//! How jobs travel: Coder's wire, and gRPC between our own parts.
+//! Transport of jobs: Coder's wire protocol, and gRPC between our own parts.
 
 pub mod auth;
 

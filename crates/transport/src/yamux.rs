@@ -1,4 +1,4 @@
-//! yamux: many streams over one connection, as `hashicorp/yamux` speaks it.
+//! yamux: many streams over one connection, compatible with `hashicorp/yamux`.
 //!
 //! [`Session`] is the protocol without a socket, a clock or a task; [`Connection`] drives it over any byte stream.
 //! It is ours because the crates at hand either send no keep-alive on an idle connection, or stop reading the
@@ -21,20 +21,20 @@ use outpost_net::budget::Allowance;
 pub use self::driver::{Connection, Incoming, Stream};
 use self::frame::{Flags, Header, Kind};
 
-/// The limits of one session.
+/// Limits of one session.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Time between two pings on a healthy connection.
+    /// Interval of pings on a healthy connection.
     pub keep_alive: Duration,
-    /// Time the peer has to answer a ping, and to take what we write.
+    /// Time that the peer has to answer a ping, and to accept what we write.
     pub answer_timeout: Duration,
-    /// Time the peer has to acknowledge a stream that we opened.
+    /// Time that the peer has to acknowledge a stream that we opened.
     pub open_timeout: Duration,
-    /// Time the peer has to close its half of a stream after we closed ours.
+    /// Time that the peer has to close its half of a stream after we closed ours.
     pub close_timeout: Duration,
-    /// Streams that exist at a time, whoever opened them. Further ones are reset.
+    /// Number of streams at the same time, whoever opened them. Further ones are reset.
     pub max_streams: usize,
-    /// Bytes that arrived and were not read, over all sessions of the peer. A stream that brings more is reset.
+    /// Allowance for unread bytes, over all sessions of the peer. A stream that exceeds it is reset.
     pub unread: Option<Allowance>,
 }
 
@@ -57,59 +57,59 @@ pub const WINDOW_BYTES: u32 = 256 * 1024;
 /// Bytes that may wait for the connection before writers have to wait.
 const MAX_QUEUED_BYTES: usize = 256 * 1024;
 
-/// Bytes of one data frame that we send; the peer may send more in one.
+/// Payload of one data frame that we send, in bytes; the peer may send more in one.
 const MAX_FRAME_BYTES: usize = 64 * 1024;
 
-/// Which side of the connection we are. The client's streams have odd ids, the server's even ones.
+/// Role on the connection. The client's streams have odd ids, the server's even ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// We dialled.
+    /// The side that dialled.
     Client,
-    /// We were dialled.
+    /// The side that was dialled.
     Server,
 }
 
-/// The number of a stream in its session.
+/// Id of a stream in its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(u32);
 
-/// What the session has to tell its driver.
+/// Event of a session for its driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The peer opened a stream.
+    /// A stream that the peer opened.
     StreamOpened(StreamId),
-    /// A stream has something to read, its end included, or was reset.
+    /// A stream that has something to read, its end included, or was reset.
     StreamReadable(StreamId),
-    /// A stream may be written again, or was reset.
+    /// A stream that may be written again, or was reset.
     StreamWritable(StreamId),
 }
 
-/// Why a session ended.
+/// Reasons why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// The peer broke the protocol.
+    /// A violation of the protocol by the peer.
     #[error("yamux peer broke the protocol: {0}")]
     Protocol(&'static str),
-    /// The peer did not answer in time.
+    /// A missing answer of the peer.
     #[error("yamux peer did not answer: {0}")]
     Silent(&'static str),
-    /// The peer ended the session; the number is its reason, 0 for an orderly end.
+    /// An end that the peer announced; the number is its reason, 0 for an orderly end.
     #[error("yamux peer ended the session with code {0}")]
     GoneAway(u32),
 }
 
-/// Why a stream cannot be used.
+/// Reasons why a stream cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
-    /// The peer reset it, or there is no such stream any more.
+    /// A stream that the peer reset, or that no longer exists.
     #[error("stream was reset")]
     Reset,
-    /// We closed our half.
+    /// A stream whose half we have closed.
     #[error("stream is closed for writing")]
     Closed,
 }
 
-/// The state of one stream.
+/// State of one stream.
 #[derive(Debug)]
 struct StreamState {
     acknowledged: bool,
@@ -117,13 +117,13 @@ struct StreamState {
     sent_end: bool,
     received_end: bool,
     reset: bool,
-    /// Nobody reads any more.
+    /// Set if nobody reads any more.
     abandoned: bool,
     close_deadline: Option<Instant>,
     send_credit: u32,
     receive_credit: u32,
     consumed: u32,
-    /// Copied out of the connection's buffers: a piece of one byte would keep a whole one.
+    /// Bytes that arrived, copied out of the connection's buffers: a piece of one byte would keep a whole buffer.
     received: BytesMut,
     writer_waits: bool,
 }
@@ -151,16 +151,16 @@ impl StreamState {
     }
 }
 
-/// One yamux session. Pure: bytes and time go in, bytes and events come out.
+/// State of one yamux session. Pure: bytes and time go in, bytes and events come out.
 #[derive(Debug)]
 pub struct Session {
     role: Role,
     config: Config,
     next_id: u32,
     streams: BTreeMap<StreamId, StreamState>,
-    /// Bytes of a header that has not arrived in full.
+    /// Part of a header that has not arrived in full.
     partial: BytesMut,
-    /// The body that arrives: its stream, and how many bytes are missing.
+    /// Body that is arriving: its stream, and how many bytes are missing.
     body: Option<(StreamId, u32)>,
     transmits: VecDeque<Bytes>,
     queued_bytes: usize,
@@ -172,7 +172,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session at its beginning.
+    /// Begins a session at `now`.
     pub fn new(role: Role, config: Config, now: Instant) -> Self {
         Self {
             role,
@@ -191,7 +191,7 @@ impl Session {
         }
     }
 
-    /// Opens a stream, or `None` if there are too many or the peer takes no more.
+    /// Opens a stream; `None` if there are too many or the peer accepts no more.
     pub fn open(&mut self, now: Instant) -> Option<StreamId> {
         if self.peer_is_leaving || self.streams.len() >= self.config.max_streams {
             return None;
@@ -203,8 +203,8 @@ impl Session {
         Some(id)
     }
 
-    /// Queues as much of `data` as the peer and our own queue take, and returns how many bytes that is.
-    /// After 0 bytes an [`Event::StreamWritable`] follows.
+    /// Queues as much of `data` as the peer and our own queue accept, and returns how many bytes that is. After 0
+    /// bytes an [`Event::StreamWritable`] follows.
     ///
     /// # Errors
     /// [`StreamError`] if the stream was reset or we closed it.
@@ -241,7 +241,7 @@ impl Session {
         Ok(length)
     }
 
-    /// Takes what arrived on a stream: `Some` of at least one byte, `None` if nothing is there yet, and an empty
+    /// Reads what arrived on a stream: `Some` of at least one byte, `None` if nothing is there yet, and an empty
     /// `Some` at the end.
     ///
     /// # Errors
@@ -285,7 +285,7 @@ impl Session {
         self.send_header(Kind::WindowUpdate, Flags::FIN, id.0, 0);
     }
 
-    /// Ends our half, and throws away whatever still arrives.
+    /// Ends our half, and drops whatever still arrives.
     pub fn abandon(&mut self, id: StreamId, now: Instant) {
         self.close_write(id, now);
         let Some(stream) = self.streams.get_mut(&id) else {
@@ -297,7 +297,7 @@ impl Session {
         self.remove_if_over(id);
     }
 
-    /// Takes bytes from the connection, in pieces of any size.
+    /// Handles bytes from the connection, in pieces of any size.
     ///
     /// # Errors
     /// [`SessionError`] if the session is over; [`Self::poll_transmit`] may have a last word for the peer.
@@ -364,7 +364,7 @@ impl Session {
         Ok(())
     }
 
-    /// When to call [`Self::handle_timeout`] next.
+    /// Returns when to call [`Self::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Instant {
         let ping = self.ping.map_or(self.next_ping, |(_, deadline)| deadline);
         let open_timeout = self.config.open_timeout;
@@ -377,7 +377,7 @@ impl Session {
         opening.chain(closing).fold(ping, Instant::min)
     }
 
-    /// Bytes to write to the connection next.
+    /// Returns the next bytes to write to the connection.
     pub fn poll_transmit(&mut self) -> Option<Bytes> {
         let frame = self.transmits.pop_front()?;
         let was_full = self.queued_bytes >= MAX_QUEUED_BYTES;
@@ -392,13 +392,13 @@ impl Session {
         Some(frame)
     }
 
-    /// What happened.
+    /// Returns the next event, if there is one.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// Whether so much waits to be written that nothing more should be read: a peer that only asks and never
-    /// listens must not grow our queue.
+    /// Returns whether so much waits to be written that nothing more should be read: a peer that only sends requests
+    /// and never reads must not grow our queue.
     pub fn is_congested(&self) -> bool {
         self.queued_bytes >= 2 * MAX_QUEUED_BYTES
     }
@@ -430,7 +430,7 @@ impl Session {
             self.accept(id, now)?;
         }
         let Some(stream) = self.streams.get_mut(&id) else {
-            // The rest of a stream that is over here already; its body is read and dropped.
+            // Data for a stream that is already closed here is read and dropped.
             self.body =
                 (header.kind == Kind::Data && header.length > 0).then_some((id, header.length));
             return Ok(());
@@ -518,7 +518,7 @@ impl Session {
         self.events.push_back(Event::StreamReadable(id));
     }
 
-    /// Gives back the allowance of bytes that nobody will read.
+    /// Returns the allowance of bytes that nobody will read.
     fn forget(&self, bytes: usize) {
         if let Some(unread) = &self.config.unread {
             unread.give(bytes);
@@ -543,7 +543,7 @@ impl Session {
         }
     }
 
-    /// Tells the peer that it broke the protocol.
+    /// Tells the peer that it violated the protocol.
     fn refuse(&mut self, why: &'static str) -> SessionError {
         self.send_header(Kind::GoAway, Flags::NONE, 0, frame::GO_AWAY_PROTOCOL_ERROR);
         SessionError::Protocol(why)
@@ -574,7 +574,7 @@ impl Drop for Session {
     }
 }
 
-/// The payload of every stream in one recorded direction of a session, by stream id.
+/// Returns the payload of every stream in one recorded direction of a session, by stream id.
 ///
 /// # Errors
 /// [`SessionError::Protocol`] if the bytes are not whole frames.

@@ -1,4 +1,4 @@
-//! The wire: generated protobuf types, and the nouns as Coder's messages.
+//! Wire protocols: generated protobuf types, and the nouns as Coder's messages.
 
 pub mod messages;
 pub mod proto;

@@ -1,4 +1,4 @@
-//! Between Coder's messages and our own types, both ways. Generated types stop here.
+//! Conversion between Coder's messages and our own types, in both directions. Generated types stop here.
 //!
 //! What comes in is checked: an error names the message and the field. What goes out always fits.
 
@@ -17,9 +17,9 @@ pub use self::outcome::{addresses, set_addresses};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}` of the message has an invalid value: {value}")]
 pub struct FieldError {
-    /// Its path, such as `metadata.workspace_transition`.
+    /// Path of the field, such as `metadata.workspace_transition`.
     pub field: &'static str,
-    /// What it has, never a secret.
+    /// Value of the field, never a secret.
     pub value: String,
 }
 
@@ -36,7 +36,7 @@ impl FieldError {
     }
 }
 
-/// The value of an enum, by its number.
+/// Returns the value of an enum, by its number.
 fn known<T: TryFrom<i32>>(field: &'static str, number: i32) -> Result<T, FieldError> {
     T::try_from(number).map_err(|_| FieldError::new(field, number))
 }
@@ -54,7 +54,7 @@ fn millis(field: &'static str, value: i64) -> Result<Timestamp, FieldError> {
 }
 
 fn to_wire_time(time: Timestamp) -> WireTimestamp {
-    // The wire wants nanoseconds that count forwards, also before 1970.
+    // Protobuf timestamps need nonnegative nanoseconds, even before 1970.
     let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond());
     let borrow = i64::from(nanos < 0);
     WireTimestamp {

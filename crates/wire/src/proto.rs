@@ -1,4 +1,5 @@
-//! Generated protobuf types, one module a package. `tests/it/proto_fresh.rs` makes them; nobody edits them.
+//! Generated protobuf types, one module for each package. `tests/it/proto_fresh.rs` generates them; nobody edits
+//! them.
 //!
 //! They stop at the border: engines and services convert them into the types of [`outpost_base::job`].
 #![allow(
@@ -10,7 +11,7 @@
     reason = "generated"
 )]
 
-/// The `.proto` files of our own API as a `FileDescriptorSet`, for reflection.
+/// Descriptors of the `.proto` files of our own API, as a `FileDescriptorSet`, for reflection.
 pub const DESCRIPTOR: &[u8] = include_bytes!("proto/outpost_descriptor.bin");
 
 pub mod provisioner {

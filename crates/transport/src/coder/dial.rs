@@ -1,4 +1,4 @@
-//! Opens a WebSocket to coderd and agrees on a version.
+//! Opening of a WebSocket to coderd, and agreement on a version.
 //!
 //! # Source
 //! coder `codersdk/provisionerdaemons.go`, `enterprise/coderd/provisionerdaemons.go`.
@@ -26,76 +26,77 @@ use crate::auth::Credential;
 /// Bytes of an error's body that are read.
 const MAX_ERROR_BYTES: usize = 8 * 1024;
 
-/// Time for each of the requests.
+/// Longest time for each of the requests.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who we are at the server.
+/// Identity of the daemon at the server.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// An id or name; `None` is the default organisation. A provisioner key has its own, whatever stands here.
+    /// Organization by id or name; `None` for the default one. A provisioner key has its own, whatever is configured
+    /// here.
     pub organization: Option<String>,
-    /// The daemon's name, 2 to 63 letters, digits and hyphens.
+    /// Name of the daemon: 2 to 63 letters, digits and hyphens.
     pub name: String,
-    /// Tags; none with a provisioner key.
+    /// Tags of the daemon; none with a provisioner key.
     pub tags: BTreeMap<String, String>,
 }
 
-/// Why there is no connection.
+/// Reasons why a connection fails.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The server cannot be reached, or leads elsewhere.
+    /// A server that cannot be reached, or a redirect elsewhere.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The operator's headers are not to be had.
+    /// Headers of the operator that cannot be produced.
     #[error(transparent)]
     Headers(#[from] HeaderError),
-    /// The server answered, and refused.
+    /// A refusal of the server.
     #[error("{url} answered {status}: {answer}; {}", refusal::remedy(*.status, .answer))]
     Refused {
-        /// Where.
+        /// URL of the request.
         url: Url,
-        /// The status.
+        /// Status of the response.
         status: StatusCode,
-        /// What it says.
+        /// Error that the server returned.
         answer: Box<ErrorAnswer>,
-        /// How long it asks us to wait.
+        /// Pause that the server asks for; `None` if it names none.
         retry_after: Option<Duration>,
     },
-    /// The server, or something before it, answered with something else than a WebSocket.
+    /// A response of the server, or of something in front of it, that is not a WebSocket.
     #[error("{url} does not answer like a Coder server: {what}")]
     Foreign {
-        /// Where.
+        /// URL of the request.
         url: Url,
-        /// What is odd.
+        /// Part of the response that is wrong.
         what: &'static str,
     },
-    /// The connection broke while it was taken over from HTTP.
+    /// A connection that broke during the upgrade.
     #[error("{url} broke the connection in its handshake")]
     Upgrade {
-        /// Where.
+        /// URL of the request.
         url: Url,
-        /// Why.
+        /// Error of the HTTP library.
         source: reqwest::Error,
     },
-    /// The server speaks no version that we do.
+    /// A server that speaks no version that we do.
     #[error("the server speaks daemon API {server}, this daemon speaks {oldest} to {newest}; upgrade the older of the two", oldest = ApiVersion::OLDEST, newest = ApiVersion::NEWEST)]
     Version {
-        /// The server's version.
+        /// Version of the server.
         server: ApiVersion,
     },
-    /// The credential cannot be sent.
+    /// A credential that cannot be sent.
     #[error("credential has characters that a header cannot carry")]
     Credential,
-    /// The server did not answer in time.
+    /// A server that did not answer in time.
     #[error("{url} did not answer within {} seconds", HANDSHAKE_TIMEOUT.as_secs())]
     Timeout {
-        /// Where.
+        /// URL of the request.
         url: Url,
     },
 }
 
-/// Dials: asks for the server's version, announces the newest that both know, and upgrades.
-/// A server that does not tell its version tells it in its refusal, and is dialled once more.
+/// Dials: asks for the server's version, announces the newest that both know, and upgrades. A server that does not
+/// return its version names it in its refusal, and is dialled once more.
 ///
 /// # Errors
 /// [`DialError`]; nothing is retried here.
@@ -130,7 +131,7 @@ fn agree(server: ApiVersion) -> Result<ApiVersion, DialError> {
     server.agree().ok_or(DialError::Version { server })
 }
 
-/// `None` if the server is there and does not tell.
+/// Returns the server's version; `None` if the server is reachable and does not tell.
 async fn server_version(
     client: &Client,
     headers: &HeaderMap,

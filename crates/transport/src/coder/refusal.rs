@@ -1,43 +1,43 @@
-//! What a server says when it does not want us, and what to do about it.
+//! Refusals of a server, and the reactions to them.
 
 use std::{fmt, time::Duration};
 
 use http::StatusCode;
 use serde::Deserialize;
 
-/// Bytes of a foreign answer that are shown.
+/// Bytes of a foreign response that are shown.
 const MAX_SHOWN_BYTES: usize = 200;
 
-/// The body of an error, as Coder writes it.
+/// Body of an error, as Coder writes it.
 #[derive(Debug, Default, Deserialize)]
 pub struct ErrorAnswer {
-    /// What is wrong.
+    /// Message about the error.
     #[serde(default)]
     pub message: String,
-    /// More about it.
+    /// Details about the error; may be empty.
     #[serde(default)]
     pub detail: String,
-    /// What is wrong with single fields.
+    /// Errors about single fields.
     #[serde(default)]
     pub validations: Vec<FieldError>,
-    /// Whether coderd wrote it, and not something on the way.
+    /// Set if coderd wrote it, and not something in between.
     #[serde(skip)]
     pub is_coders: bool,
 }
 
-/// What is wrong with one field.
+/// Error about one field.
 #[derive(Debug, Default, Deserialize)]
 pub struct FieldError {
-    /// Its name.
+    /// Name of the field.
     #[serde(default)]
     pub field: String,
-    /// What is wrong.
+    /// Description of the error.
     #[serde(default)]
     pub detail: String,
 }
 
 impl ErrorAnswer {
-    /// Reads a body; one that is not Coder's becomes a message as it is.
+    /// Parses a body; one that is not Coder's becomes a message as it is.
     pub fn read(body: &[u8]) -> Self {
         match serde_json::from_slice::<Self>(body) {
             Ok(mut answer) => {
@@ -72,24 +72,25 @@ impl fmt::Display for ErrorAnswer {
     }
 }
 
-/// What a refusal asks of us.
+/// Reaction that a refusal requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reaction {
-    /// It may pass soon; the server is reached and has its own troubles.
+    /// Try again soon: the server is reachable and has problems of its own.
     Retry,
-    /// The server says how long to stay away.
+    /// Stay away for the time that the server asks for.
     StayAway(Duration),
-    /// It does not accept who we are.
+    /// Report that the credential is not accepted.
     Unauthorized,
-    /// It does not take us as we are configured.
+    /// Report that the daemon is not accepted as it is configured.
     Unsuitable,
 }
 
-/// A server that says 429 and not for how long means a minute, as Coder's limit is per minute.
+/// Pause after a status 429 without a time, because Coder's limit is per minute.
 const A_MINUTE: Duration = Duration::from_secs(60);
 
 impl Reaction {
-    /// A status is believed where coderd can have said it: a gateway without a server behind it answers 404, too.
+    /// Chooses the reaction. A status is trusted where coderd can have sent it: a gateway without a server behind it
+    /// returns 404, too.
     pub(super) fn to(
         status: StatusCode,
         answer: &ErrorAnswer,
@@ -97,7 +98,7 @@ impl Reaction {
     ) -> Self {
         match status {
             StatusCode::UNAUTHORIZED => Self::Unauthorized,
-            // A licence, an organization, tags: whoever it is that asks.
+            // The licence, the organization or the tags: the credential itself is accepted.
             StatusCode::FORBIDDEN => Self::Unsuitable,
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND if answer.is_coders => Self::Unsuitable,
             StatusCode::TOO_MANY_REQUESTS => Self::StayAway(retry_after.unwrap_or(A_MINUTE)),
@@ -106,7 +107,7 @@ impl Reaction {
     }
 }
 
-/// What the operator can do about a status.
+/// Returns what the operator can do about a status.
 pub(super) fn remedy(status: StatusCode, answer: &ErrorAnswer) -> &'static str {
     match status {
         StatusCode::UNAUTHORIZED => {

@@ -1,4 +1,4 @@
-//! Who wants to know whether there is a connection learns it in time, although nobody calls.
+//! Tests that watchers of a connection learn of its end in time, although nobody calls.
 
 use outpost_base::secret::Secret;
 use outpost_net::http;
@@ -18,7 +18,7 @@ impl CredentialSource for Psk {
     }
 }
 
-/// A source with a connection, and the other end of it.
+/// Creates a source with a connection, and returns the other end of that.
 fn connected() -> (CoderSource, DuplexStream, watch::Receiver<bool>) {
     let url = "http://coder.example.com".parse().unwrap();
     let client = Client::new(http::Config::new(url)).unwrap();
@@ -80,7 +80,7 @@ async fn the_end_of_an_old_connection_does_not_count_for_the_new_one() {
 
     drop(old);
 
-    // Until the ping of the new one, everything that the end of the old one does has been done.
+    // By the ping of the new connection, the end of the old one has been handled.
     new.read_u8().await.unwrap();
     assert!(*connected.borrow_and_update());
 }

@@ -1,4 +1,4 @@
-//! Which version of the daemon's API to announce: the newest that both sides know.
+//! Version of the daemon's API to announce: the newest that both sides know.
 //!
 //! # Source
 //! coder `apiversion/apiversion.go`: a server accepts its own minor version and all before it.
@@ -7,37 +7,37 @@ use std::fmt;
 
 use super::refusal::ErrorAnswer;
 
-/// A version of the daemon's API. The order is that of releases.
+/// Version of the daemon's API, ordered by release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApiVersion {
-    /// 1 in all servers so far.
+    /// Major number: 1 in all servers so far.
     pub major: u16,
-    /// Grows with each addition.
+    /// Minor number, which grows with each addition.
     pub minor: u16,
 }
 
 impl ApiVersion {
-    /// The newest that we speak.
+    /// Newest version that we speak.
     pub const NEWEST: Self = Self {
         major: 1,
         minor: 20,
     };
-    /// The oldest that we work with: before it, templates lose their dynamic parameters.
+    /// Oldest version that we work with: before it, templates lose their dynamic parameters.
     pub const OLDEST: Self = Self { major: 1, minor: 6 };
 
-    /// The first without AI tasks: their fields are reserved, and templates with any number of them are accepted.
+    /// First version without AI tasks: their fields are reserved, and templates with any number of them are accepted.
     const WITHOUT_AI_TASKS: Self = Self {
         major: 1,
         minor: 19,
     };
 
-    /// The first whose servers hand the order of scripts on to agents: Coder 2.39.
+    /// First version whose servers pass the order of scripts on to agents: Coder 2.39.
     const WITH_SCRIPT_ORDER: Self = Self {
         major: 1,
         minor: 20,
     };
 
-    /// Reads `major.minor`.
+    /// Parses a version of the form `major.minor`.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once('.')?;
         Some(Self {
@@ -46,23 +46,24 @@ impl ApiVersion {
         })
     }
 
-    /// The version to announce to a server of version `self`; `None` if there is none that both can work with.
+    /// Returns the version to announce to a server of version `self`; `None` if there is none that both can work
+    /// with.
     pub fn agree(self) -> Option<Self> {
         let common = self.min(Self::NEWEST);
         (self.major == Self::NEWEST.major && common >= Self::OLDEST).then_some(common)
     }
 
-    /// Whether a server of this version has AI tasks.
+    /// Returns whether a server of this version has AI tasks.
     pub(super) fn has_ai_tasks(self) -> bool {
         self < Self::WITHOUT_AI_TASKS
     }
 
-    /// Whether a server of this version hands the order of scripts on to agents.
+    /// Returns whether a server of this version passes the order of scripts on to agents.
     pub(super) fn has_script_order(self) -> bool {
         self >= Self::WITH_SCRIPT_ORDER
     }
 
-    /// The version in a refusal such as `server is at version 1.18, behind requested minor version 1.20`.
+    /// Parses the version in a refusal such as `server is at version 1.18, behind requested minor version 1.20`.
     pub(super) fn in_refusal(answer: &ErrorAnswer) -> Option<Self> {
         let fields = answer.validations.iter();
         let texts = fields

@@ -1,4 +1,4 @@
-//! The side that is asked.
+//! Server side of a call.
 
 use std::sync::Arc;
 
@@ -12,22 +12,23 @@ use super::{
     wire::{self, Kind, WireError},
 };
 
-/// Fields of one message, those that repeat counted one by one. Two bytes on the wire become fifty in memory.
+/// Number of fields in one message, with repeated ones counted one by one. Two bytes on the wire become fifty in
+/// memory.
 const MAX_FIELDS: usize = 1 << 16;
 
-/// A call that somebody makes to us.
+/// An incoming call of a peer.
 #[derive(Debug)]
 pub struct Answer<S> {
     channel: Channel<S>,
     method: String,
-    /// The caller has no more messages.
+    /// Set once the caller has no more messages.
     has_ended: bool,
-    /// The caller has ended the stream.
+    /// Set once the caller has ended the stream.
     has_hung_up: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
-    /// Waits for the name of the method; `None` if the stream ends before there is one.
+    /// Waits for the name of the method; `None` if the stream ends before that.
     ///
     /// # Errors
     /// [`CallError`] if the stream breaks or does not carry dRPC.
@@ -35,7 +36,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
         Self::accept_on(Channel::new(stream, limits)).await
     }
 
-    /// As [`Self::accept`]; the memory for large messages is reserved from `account` before they are read.
+    /// Waits as [`Self::accept`] does; the memory for large messages is reserved from `account` before they are read.
     ///
     /// # Errors
     /// As [`Self::accept`].
@@ -62,12 +63,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
         Ok(None)
     }
 
-    /// The method's name, such as `/provisionerd.ProvisionerDaemon/UpdateJob`.
+    /// Name of the method, such as `/provisionerd.ProvisionerDaemon/UpdateJob`.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// The next message of the caller, `None` when it has no more or lost interest. Cancel-safe.
+    /// Receives the next message of the caller; `None` if it has no more or has cancelled the call. Cancel-safe.
     ///
     /// # Errors
     /// [`CallError`] if the stream breaks or a message cannot be decoded.
@@ -98,7 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
             .await
     }
 
-    /// Sends the last message of the answer, and ends it once the caller has.
+    /// Sends the last message of the response, and ends the call once the caller has.
     ///
     /// # Errors
     /// [`CallError::TooLarge`] or [`CallError::Lost`].
@@ -108,7 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
             .await
     }
 
-    /// Ends an answer of any number of messages.
+    /// Ends a response of any number of messages.
     ///
     /// # Errors
     /// [`CallError::Lost`] if the stream is broken.
@@ -116,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
         self.finish(&[(Kind::Close, &[])]).await
     }
 
-    /// Ends the answer with an error of code 0; the caller sees `message` and nothing else.
+    /// Ends the call with an error of code 0; the caller sees only `message`.
     ///
     /// # Errors
     /// [`CallError::Lost`] if the stream is broken.
@@ -124,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
         self.fail_with(0, message).await
     }
 
-    /// Ends the answer with [`UNIMPLEMENTED`] and the reference's text for an unknown method.
+    /// Ends the call with [`UNIMPLEMENTED`] and the reference's text for an unknown method.
     ///
     /// # Errors
     /// [`CallError::Lost`] if the stream is broken.
@@ -134,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
         self.fail_with(UNIMPLEMENTED, &message).await
     }
 
-    /// Ends the answer with an error that callers tell apart by its `code`.
+    /// Ends the call with an error that callers recognize by its `code`.
     ///
     /// # Errors
     /// [`CallError::Lost`] if the stream is broken.

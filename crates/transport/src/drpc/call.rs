@@ -1,4 +1,4 @@
-//! The side that asks.
+//! Client side of a call.
 
 use std::{io, time::Duration};
 
@@ -10,10 +10,10 @@ use tokio::{
 
 use super::{CallError, Limits, channel::Channel, wire::Kind};
 
-/// Time for the end of a call that was answered: more than the peer gets for its part of it.
+/// Longest time for the end of a call that was answered: more than the peer gets for its part of it.
 const END_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// A call that was begun. Dropping it cancels it, as closing the stream tells the peer.
+/// A call in progress. Dropping it cancels it, which closing the stream tells the peer.
 #[derive(Debug)]
 pub struct Call<S> {
     channel: Channel<S>,
@@ -75,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
             .await
     }
 
-    /// Says that no more messages follow.
+    /// Tells the peer that no more messages follow.
     ///
     /// # Errors
     /// [`CallError::Lost`] if the stream is broken.
@@ -83,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
         self.channel.send(&[(Kind::CloseSend, &[])]).await
     }
 
-    /// The next message, `None` when the peer has no more. Cancel-safe.
+    /// Receives the next message; `None` when the peer has no more. Cancel-safe.
     ///
     /// # Errors
     /// [`CallError`]. The end of the stream before the end of the call counts as [`CallError::Lost`].
@@ -114,13 +114,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
     }
 
     /// Ends a call that was answered, once the peer has ended its part: a Go server whose stream ends while its
-    /// handler still returns logs the call as cancelled. Takes a few seconds at most.
+    /// handler is still returning logs the call as cancelled. Takes a few seconds at most.
     pub async fn end(mut self) {
         let end = async {
             if !self.has_ended {
                 self.channel.await_end().await;
             }
-            // An answer has arrived, so a peer that is gone by now changes nothing.
+            // The answer has arrived, so it does not matter if the peer is gone by now.
             let _ = self.channel.send(&[(Kind::Close, &[])]).await;
             self.channel.shut_down().await;
         };

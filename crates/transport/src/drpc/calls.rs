@@ -14,7 +14,7 @@ pub struct Calls<S> {
 /// A call to be answered by [`Calls::reply`] or [`Calls::fail`].
 #[derive(Debug)]
 pub struct Request {
-    /// The method's name, such as `/coder.agentsocket.v1.AgentSocket/Ping`.
+    /// Name of the method, such as `/coder.agentsocket.v1.AgentSocket/Ping`.
     pub method: String,
     /// Encoded message of the caller.
     pub message: Bytes,

@@ -14,26 +14,26 @@ use super::{
     wire::{Kind, Packet, Reader, Writer},
 };
 
-/// Bytes asked of the stream at a time.
+/// Bytes that are read from the stream at a time.
 const READ_BYTES: usize = 8 * 1024;
 
-/// Bytes of an unfinished packet that cost nothing.
+/// Bytes of an unfinished packet that are not charged to the account.
 const FREE_BYTES: usize = 16 * 1024;
 
-/// Time a peer has to end a call that is over; only one that is broken needs more than a round trip.
+/// Time that a peer has to end a call that is over; only a broken one needs more than a round trip.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a side sends and accepts at most, in bytes of one packet.
+/// Limits of what a side sends and accepts, in bytes of one packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Over this nothing is sent: the peer would end the stream without a word.
+    /// Limit of sent packets: for longer ones the peer would silently end the stream.
     pub outbound_bytes: usize,
-    /// Over this the peer is cut off.
+    /// Limit of received packets: a peer that exceeds it is disconnected.
     pub inbound_bytes: usize,
 }
 
 impl Limits {
-    /// Coder accepts 4 MiB and sends without a limit; we accept 64 MiB.
+    /// Limits for Coder, which accepts 4 MiB and sends without a limit; we accept 64 MiB.
     pub const CODER: Self = Self {
         outbound_bytes: 4 << 20,
         inbound_bytes: 64 << 20,
@@ -47,9 +47,9 @@ pub(super) struct Channel<S> {
     reader: Reader,
     writer: Writer,
     input: BytesMut,
-    /// From what the memory for large packets is reserved.
+    /// Account from which the memory for large packets is reserved.
     account: Option<Arc<Account>>,
-    /// For the packet that is received, until the next one begins.
+    /// Reservation for the packet that is being received, until the next one begins.
     reserved: Option<Reserved>,
 }
 
@@ -66,7 +66,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         }
     }
 
-    /// Reserves the memory for each large packet, before it is read on, from `account`.
+    /// Reserves the memory for each large packet from `account`, before the rest of it is read.
     pub(super) fn paying_from(mut self, account: Arc<Account>) -> Self {
         self.account = Some(account);
         self
@@ -88,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         self.stream.flush().await.map_err(CallError::Lost)
     }
 
-    /// The next packet, `None` at the end of the stream. Cancel-safe.
+    /// Receives the next packet; `None` at the end of the stream. Cancel-safe.
     pub(super) async fn receive(&mut self) -> Result<Option<Packet>, CallError> {
         if !self.reader.is_partial() {
             self.reserved = None;
@@ -114,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         }
     }
 
-    /// Waits until there is memory for the rest of the packet that arrives, however large it becomes.
+    /// Waits until there is memory for the rest of the arriving packet, however large it becomes.
     async fn pay(&mut self) -> Result<(), CallError> {
         let is_free = self.reader.unfinished_bytes() <= FREE_BYTES;
         let Some(account) = self.account.as_ref() else {
@@ -149,16 +149,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
                 && !kinds.contains(&packet.kind)
             {}
         };
-        // A peer that does not end the call in time only loses the courtesy.
+        // A peer that does not end the call in time is not waited for.
         let _ = timeout(CLOSE_TIMEOUT, come).await;
     }
 
-    /// The stream of the last packet, as a peer numbers calls that it makes one after another.
+    /// Id of the stream of the last packet, in the numbering of a peer that makes calls one after another.
     pub(super) fn stream(&self) -> u64 {
         self.reader.stream()
     }
 
-    /// Makes what is sent from now on part of the call on that stream.
+    /// Makes everything that is sent from now on part of the call on that stream.
     pub(super) fn turn_to(&mut self, stream: u64) {
         self.writer.turn_to(stream);
     }

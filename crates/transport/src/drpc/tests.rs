@@ -170,7 +170,7 @@ async fn a_stream_that_ends_early_is_lost_and_not_an_answer() {
     assert!(matches!(result, Err(CallError::Lost(_))));
 }
 
-/// A peer in Go: its transport is read all the time, and an end of it before the call is over cancels the call.
+/// A peer in Go: its transport is read all the time, and the end of it before the call is over cancels the call.
 struct GoPeer<S> {
     stream: S,
     reader: Reader,
@@ -196,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GoPeer<S> {
         self.stream.write_all(&out).await.unwrap();
     }
 
-    /// The kinds of the packets up to one of `last`.
+    /// Returns the kinds of the packets up to one of `last`.
     async fn receive(&mut self, last: &[Kind]) -> Vec<Packet> {
         let mut packets = Vec::new();
         loop {
@@ -215,7 +215,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GoPeer<S> {
         }
     }
 
-    /// The goroutine that made the call is slow, and the one that reads the transport is not.
+    /// Returns whether the call was cut off. The goroutine that made the call is slow, and the one that reads the
+    /// transport is not.
     async fn is_cut_off(&mut self) -> bool {
         for _ in 0..20 {
             yield_now().await;
@@ -263,7 +264,7 @@ async fn call_as_go_does(stream: yamux::Stream, kind: &str) -> bool {
     assert!(!peer.receive(&last).await.is_empty());
     peer.is_cut_off().await;
     peer.send(&[(Kind::Close, &[])]).await;
-    // The caller is not out of the call yet, though all is said.
+    // The caller has not returned from the call yet, although everything was sent.
     let is_cut_off = peer.is_cut_off().await;
     peer.stream.shutdown().await.unwrap();
     let rest = timeout(Duration::from_secs(60), peer.receive(&[])).await;

@@ -1,78 +1,78 @@
-//! Frames and packets. A packet is what a call sends at a time; it travels in one or more frames.
+//! Frames and packets. A packet is the unit that a call sends; it travels in one or more frames.
 //!
 //! # Source
 //! storj/drpc `drpcwire/{packet,reader,split}.go`; Coder limits a packet to 4 MiB.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Bytes of payload in one frame that we send.
+/// Payload of one frame that we send, in bytes.
 const MAX_FRAME_BYTES: usize = 64 * 1024;
 
-/// The first stream of a connection, and the only one where a connection carries one call.
+/// First stream of a connection, and the only one of a connection for a single call.
 const FIRST_STREAM: u64 = 1;
 
-/// What a packet is.
+/// Kind of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The name of the method to call.
+    /// Name of the method to call.
     Invoke = 1,
-    /// A message of the call.
+    /// Message of the call.
     Message = 2,
-    /// The call failed: an 8-byte code and a text.
+    /// Failure of the call: an 8-byte code and a text.
     Error = 3,
-    /// The caller lost interest.
+    /// Cancellation by the caller.
     Cancel = 4,
-    /// The call is over.
+    /// End of the whole call.
     Close = 5,
-    /// The sender has no more messages.
+    /// End of the sender's messages.
     CloseSend = 6,
-    /// Names and values that come before the method.
+    /// Names and values that precede the method.
     Metadata = 7,
 }
 
-/// A complete packet.
+/// Complete packet of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// What it is.
+    /// Kind of the packet.
     pub kind: Kind,
-    /// Its payload.
+    /// Payload of the packet.
     pub data: Bytes,
 }
 
-/// Why bytes are not packets.
+/// Reasons why bytes are not valid packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// A number has more than 64 bits.
+    /// A number of more than 64 bits.
     #[error("number is too long")]
     LongVarint,
-    /// The kind is not known, and not marked as one to skip.
+    /// An unknown kind that is not marked as one to skip.
     #[error("packet of unknown kind {0}")]
     UnknownKind(u8),
-    /// Frames came in an order that cannot be.
+    /// Frames in an impossible order.
     #[error("frame out of order")]
     OutOfOrder,
-    /// A message has so many fields that it would take many times its size once it is read.
+    /// A message with so many fields that it would take many times its size in memory.
     #[error("message has more than {limit} fields")]
     TooManyFields {
-        /// What is allowed.
+        /// Largest number of fields.
         limit: usize,
     },
-    /// A packet is over the limit.
+    /// A packet that exceeds the limit.
     #[error("packet is over the limit of {limit} bytes")]
     TooLarge {
-        /// What is allowed, in bytes.
+        /// Limit in bytes for a packet.
         limit: usize,
     },
 }
 
-/// Encodes packets of one direction, of one call at a time.
+/// Encoder of packets of one direction, of one call at a time.
 #[derive(Debug)]
 pub struct Writer {
     stream: u64,
     last_message: u64,
 }
 
-/// A writer for a connection's first call.
+/// Creates a writer for the first call of a connection.
 impl Default for Writer {
     fn default() -> Self {
         Self {
@@ -83,7 +83,7 @@ impl Default for Writer {
 }
 
 impl Writer {
-    /// Turns to the call on another stream; each counts its packets from 1.
+    /// Turns to the call on another stream; each numbers its packets from 1.
     pub fn turn_to(&mut self, stream: u64) {
         *self = Self {
             stream,
@@ -111,7 +111,7 @@ impl Writer {
     }
 }
 
-/// Puts packets together from the bytes of one direction.
+/// Decoder that assembles packets from the bytes of one direction.
 #[derive(Debug)]
 pub struct Reader {
     limit: usize,
@@ -122,7 +122,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader that refuses packets of more than `limit` bytes.
+    /// Creates a reader that refuses packets of more than `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -133,12 +133,12 @@ impl Reader {
         }
     }
 
-    /// Takes bytes, in pieces of any size. Call [`Self::next_packet`] until it has no more before the next piece.
+    /// Adds bytes, in pieces of any size. Call [`Self::next_packet`] until it has no more before the next piece.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next packet, `None` if more bytes are needed.
+    /// Returns the next packet; `None` if more bytes are needed.
     ///
     /// # Errors
     /// [`WireError`], after which the reader is of no use.
@@ -172,17 +172,17 @@ impl Reader {
         }
     }
 
-    /// The stream that the last packet belongs to; a peer numbers its calls upwards.
+    /// Id of the stream that the last packet belongs to; a peer numbers its calls upwards.
     pub fn stream(&self) -> u64 {
         self.current.map_or(FIRST_STREAM, |(stream, _)| stream)
     }
 
-    /// Bytes of an unfinished packet that have arrived.
+    /// Number of bytes of an unfinished packet that have arrived.
     pub fn unfinished_bytes(&self) -> usize {
         self.buffer.len() + self.payload.len()
     }
 
-    /// Whether bytes of an unfinished packet have arrived.
+    /// Returns whether bytes of an unfinished packet have arrived.
     pub fn is_partial(&self) -> bool {
         !self.buffer.is_empty() || (!self.is_done && self.current.is_some())
     }
@@ -254,7 +254,7 @@ fn put_varint(mut value: u64, out: &mut BytesMut) {
     out.put_u8(value as u8);
 }
 
-/// Fields at the top of a protobuf message, as far as it can be read.
+/// Counts the fields at the top level of a protobuf message, as far as it can be read.
 pub(super) fn fields(mut message: &[u8]) -> usize {
     let mut count = 0;
     while let Ok(Some(key)) = take_varint(&mut message) {
@@ -282,7 +282,7 @@ pub(super) fn fields(mut message: &[u8]) -> usize {
     count
 }
 
-/// A number from the front of `bytes`, `None` if it is not there in full.
+/// Removes a number from the front of `bytes`; `None` if it is incomplete.
 fn take_varint(bytes: &mut &[u8]) -> Result<Option<u64>, WireError> {
     let mut value = 0_u64;
     for (index, byte) in bytes.iter().enumerate() {

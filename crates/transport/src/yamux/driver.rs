@@ -1,4 +1,4 @@
-//! Drives a [`Session`] over a byte stream: it owns the socket and the clock, and decides nothing.
+//! Driver of a [`Session`] over a byte stream: it owns the socket and the clock, and decides nothing.
 
 use std::{
     collections::BTreeMap,
@@ -20,23 +20,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Config, Event, Role, Session, SessionError, StreamError, StreamId};
 
-/// Bytes read from the connection at a time, and gathered for one write.
+/// Bytes that are read from the connection at a time, and collected for one write.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Time that a peer gets to take the end of a session.
+/// Time that a peer gets to read the end of a session.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// A yamux session over a connection. When it is dropped its streams fail, and the connection is shut down.
+/// Session over a connection. When it is dropped its streams fail, and the connection is shut down.
 #[derive(Debug)]
 pub struct Connection {
     shared: Arc<Shared>,
 }
 
-/// Streams that the peer opens.
+/// Queue of streams that the peer opens.
 #[derive(Debug)]
 pub struct Incoming(mpsc::Receiver<Stream>);
 
-/// One stream of a session. Dropping it ends our half and throws away what still arrives.
+/// A stream of a session. Dropping it ends our half and drops what still arrives.
 #[derive(Debug)]
 pub struct Stream {
     id: StreamId,
@@ -58,7 +58,7 @@ struct State {
     writers: BTreeMap<StreamId, Waker>,
 }
 
-/// Why no stream works any more.
+/// Reason why no stream works any more.
 #[derive(Clone, Debug)]
 enum Over {
     Session(SessionError),
@@ -121,7 +121,7 @@ impl Connection {
         })
     }
 
-    /// Whether the session is over.
+    /// Returns whether the session is over.
     pub fn is_closed(&self) -> bool {
         self.shared.closed.is_cancelled()
     }
@@ -139,7 +139,7 @@ impl Drop for Connection {
 }
 
 impl Incoming {
-    /// The next stream that the peer opens; `None` when the session is over.
+    /// Returns the next stream that the peer opens; `None` when the session is over.
     pub async fn accept(&mut self) -> Option<Stream> {
         self.0.recv().await
     }
@@ -160,13 +160,13 @@ impl Shared {
             .chain(std::mem::take(&mut state.writers).into_values())
             .collect();
         drop(state);
-        self.closed.cancel(); // First, so that who is woken finds it so.
+        self.closed.cancel(); // First, so that woken tasks see it.
         waiting.into_iter().for_each(Waker::wake);
     }
 }
 
 impl State {
-    /// The reason why nothing works, if there is one.
+    /// Returns the reason why nothing works any more as an error, if there is one.
     fn check(&self) -> io::Result<()> {
         self.over.clone().map_or(Ok(()), |over| Err(over.into()))
     }
@@ -227,7 +227,7 @@ where
             }
             () = shared.closed.cancelled() => {
                 let farewell = shut_down(&mut writer, shared, &mut output);
-                let _ = timeout(FAREWELL, farewell).await; // Who does not listen is not waited for.
+                let _ = timeout(FAREWELL, farewell).await; // A peer that does not listen is not waited for.
                 return Over::Io(io::ErrorKind::ConnectionAborted);
             }
             () = shared.work.notified() => {}
@@ -243,8 +243,8 @@ where
     }
 }
 
-/// Writes a part of `output`, or flushes what was written if nothing is left of it. Either is given up half-way
-/// without a loss: a peer that takes nothing must not keep us from reading, and from noticing that it takes nothing.
+/// Writes a part of `output`, or flushes what was written if nothing is left of it. Either can be given up half-way
+/// without a loss: a peer that reads nothing must not keep us from reading, and from noticing that.
 async fn send(writer: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> io::Result<usize> {
     if output.is_empty() {
         return writer.flush().await.map(|()| 0);
@@ -255,7 +255,7 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> io::Resu
     }
 }
 
-/// Sends what is left and ends the connection in order.
+/// Sends the rest and ends the connection in an orderly way.
 async fn shut_down(
     writer: &mut (impl AsyncWrite + Unpin),
     shared: &Shared,
@@ -268,7 +268,7 @@ async fn shut_down(
     writer.shutdown().await
 }
 
-/// Tells a peer that broke the protocol so, if it takes it at once; a peer that does not listen is not waited for.
+/// Tells a peer that it violated the protocol, if it reads that at once; a peer that does not is not waited for.
 async fn say_goodbye(
     writer: &mut (impl AsyncWrite + Unpin),
     shared: &Shared,
@@ -285,7 +285,7 @@ async fn say_goodbye(
     .await;
 }
 
-/// Tells tasks what happened to their streams.
+/// Wakes tasks whose streams have events.
 fn deliver(state: &mut State, shared: &Arc<Shared>, accepted: &mpsc::Sender<Stream>) {
     let mut refused = Vec::new();
     while let Some(event) = state.session.poll_event() {
@@ -357,7 +357,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What is queued is written by the driver; a stream has no say in when.
+        // Queued data is written by the driver, so there is nothing to flush here.
         Poll::Ready(self.shared.lock().check())
     }
 

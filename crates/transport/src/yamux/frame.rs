@@ -1,13 +1,13 @@
-//! The 12-byte header in front of every yamux frame.
+//! Header of 12 bytes in front of every yamux frame.
 
 use bytes::{BufMut, BytesMut};
 
 pub(super) const HEADER_BYTES: usize = 12;
 
-/// The reason in a go-away frame for a peer that broke the protocol.
+/// Reason in a go-away frame for a peer that violated the protocol.
 pub(super) const GO_AWAY_PROTOCOL_ERROR: u32 = 1;
 
-/// What a frame is.
+/// Kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Data = 0,
@@ -16,7 +16,7 @@ pub(super) enum Kind {
     GoAway = 3,
 }
 
-/// The flags of a frame.
+/// Flags of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flags(u16);
 
@@ -32,8 +32,8 @@ impl Flags {
     }
 }
 
-/// A frame's header. `length` is that of the body for data, a number of bytes granted for a window update,
-/// an opaque value for a ping and a reason for a go-away.
+/// Header of a frame. `length` is that of the body for data, a number of bytes granted for a window update, an opaque
+/// value for a ping and a reason for a go-away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) kind: Kind,

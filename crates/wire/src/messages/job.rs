@@ -1,4 +1,4 @@
-//! Jobs: what a server hands out.
+//! Jobs as a server hands them out.
 
 use outpost_base::job::{
     ExternalAuth, Job, JobId, Metadata, ParameterValue, PrebuiltStage, Role, RunningAgentToken,

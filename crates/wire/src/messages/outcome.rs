@@ -1,4 +1,4 @@
-//! How jobs end.
+//! Outcomes of jobs: success, failure and cancellation.
 
 use outpost_base::job::{
     BuildResult, CompletedJob, CompletedWork, DryRunResult, FailedJob, FailedWork, FailureCode,
@@ -197,7 +197,7 @@ impl From<FailedJob> for wire::FailedJob {
             FailedWork::TemplateDryRun => Some(Type::TemplateDryRun(failed_job::TemplateDryRun {})),
             FailedWork::Unknown => None,
         };
-        // A server takes an empty text for success.
+        // A server treats an empty text as success.
         let error = if job.error.is_empty() {
             "the job failed without a reason".to_owned()
         } else {
@@ -241,7 +241,7 @@ impl TryFrom<wire::FailedJob> for FailedJob {
     }
 }
 
-/// The code by its name. One that we do not know is left out: it only helps a user interface.
+/// Returns the code by its name. An unknown one is left out: it only helps a user interface.
 fn failure_code(name: &str) -> Option<FailureCode> {
     [
         FailureCode::MissingTemplateParameter,
@@ -252,7 +252,7 @@ fn failure_code(name: &str) -> Option<FailureCode> {
     .find(|code| code.as_str() == name)
 }
 
-/// The addresses of all resources of a result, for which Coder's messages have no field: those of a started
+/// Returns the addresses of all resources of a result, for which Coder's messages have no field: those of a started
 /// workspace, and for an import those of a stopped one.
 pub fn addresses(job: &CompletedJob) -> (Vec<String>, Vec<String>) {
     let list = |resources: &[Resource]| {

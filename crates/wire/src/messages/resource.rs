@@ -1,4 +1,4 @@
-//! Resources, agents and what belongs to them.
+//! Resources, agents and their parts.
 
 use outpost_base::job::{
     Agent, AgentAuth, AgentMetadata, AiTask, App, Devcontainer, DisplayApps, Env, Healthcheck,

@@ -1,4 +1,5 @@
-//! Any message survives our types: a field that a conversion forgets shows here, also one that is new in a `.proto`.
+//! Test that any message survives our types: a field that a conversion forgets shows here, including one that is new
+//! in a `.proto`.
 
 use std::collections::HashMap;
 
@@ -15,10 +16,11 @@ use crate::proto::provisionerd as wire;
 /// Messages that may be missing. Our types have a value for all others.
 const OPTIONAL: [&str; 4] = ["expiration_policy", "healthcheck", "memory", "scheduling"];
 
-/// What we leave out on purpose: directories on the daemon's machine, and the hash of a file that we send in full.
+/// Fields that we leave out on purpose: directories on the daemon's machine, and the hash of a file that we send in
+/// full.
 const LEFT_OUT: [&str; 2] = ["dir", "module_files_hash"];
 
-/// Makes messages out of bytes. When they are used up, everything is empty, so that shrinking works.
+/// Generator of messages from bytes. When they are used up, everything is empty, so that shrinking works.
 struct Maker<'a>(std::slice::Iter<'a, u8>);
 
 impl Maker<'_> {
@@ -85,7 +87,7 @@ impl Maker<'_> {
                 Value::String(codes[usize::from(self.byte() % 3)].to_owned())
             }
             ("error", _) => Value::String(format!("failed{}", self.text())),
-            // Times have a range of their own; the calendar ends before the numbers do.
+            // Times have a range of their own: the calendar ends before the numbers do.
             ("nanos", _) => Value::I32(self.number().rem_euclid(1_000_000_000)),
             ("created_at" | "seconds", _) => Value::I64(self.number().into()),
             (_, Kind::Enum(kind)) => {
@@ -111,7 +113,7 @@ fn made<M: Message + Default>(name: &str, bytes: &[u8]) -> M {
     M::decode(&message.encode_to_vec()[..]).unwrap()
 }
 
-/// Some ids are sent twice, for servers of different age.
+/// Copies ids that are sent twice, for servers of different age.
 fn twice(mut job: wire::CompletedJob) -> wire::CompletedJob {
     use wire::completed_job::Type;
     match &mut job.r#type {

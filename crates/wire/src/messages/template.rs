@@ -1,4 +1,4 @@
-//! What a template version asks of people.
+//! Variables, parameters, presets, modules and external services of a template version.
 
 use outpost_base::job::{
     ExternalAuthRequirement, FormType, Module, Parameter, ParameterOption, ParameterValue,

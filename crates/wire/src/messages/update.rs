@@ -1,4 +1,4 @@
-//! Updates of a job that runs.
+//! Updates of a running job.
 
 use outpost_base::job::{JobId, LogLevel, LogLine, LogSource};
 use outpost_provision::{JobUpdate, JobUpdated};
