@@ -14,7 +14,7 @@ use crate::{
     model::{AgentId, Lifecycle},
 };
 
-/// Number of agents whose status is cached at the same time.
+/// Number of agents whose reports are cached at the same time.
 const MAX_AGENTS: usize = 4096;
 /// Number of values, apps and scripts that are kept of one agent.
 const MAX_ENTRIES: usize = 256;
@@ -88,7 +88,7 @@ pub struct Traffic {
 /// A source of log lines that a program beside the agent registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSource {
-    /// Name for people.
+    /// Name that people see.
     pub display_name: String,
     /// URL of an icon; may be empty.
     pub icon: String,
@@ -103,7 +103,7 @@ pub struct AppStatus {
     pub id: Uuid,
     /// `working`, `idle`, `complete` or `failure`.
     pub state: &'static str,
-    /// Message for people.
+    /// Message that people see.
     pub message: String,
     /// Link to further details; may be empty.
     pub uri: String,
@@ -158,7 +158,7 @@ pub struct TooMuch;
 pub struct ReportCache(HashMap<AgentId, AgentReports>);
 
 impl ReportCache {
-    /// Returns the status of an agent, empty if the agent is not known.
+    /// Returns the reports of an agent; empty if the agent is not known.
     pub fn reports(&self, agent: AgentId) -> AgentReports {
         self.0.get(&agent).cloned().unwrap_or_default()
     }
