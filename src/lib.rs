@@ -1,8 +1,8 @@
 //! A Terraform-driven provisioner runtime for Coder, in one binary.
 //!
-//! The modules stand in reading order. [`job`] has the nouns and [`provision`] the contracts; [`daemon`] is the
-//! verb. Arrows point one way: `cli` knows services, services know engines, engines know the system, and all know
-//! the base. `ARCHITECTURE.md` has the picture.
+//! The modules are in reading order. [`job`] has the nouns and [`provision`] the contracts; [`daemon`] is the verb.
+//! Arrows point one way: `cli` knows services, services know engines, engines know the system, and all know the base.
+//! `ARCHITECTURE.md` has the picture.
 
 // Base: values, contracts and rules, no I/O.
 pub use outpost_base::{error_chain, job, registry, rules, secret, stop};

@@ -27,7 +27,7 @@ impl Headers {
     /// Returns `config` with these headers.
     ///
     /// # Errors
-    /// If one is no header.
+    /// If one of them is not a valid header.
     pub(super) fn apply(&self, config: http::Config) -> Result<http::Config, UsageError> {
         let given = headers::parse(Csv::all(&self.header));
         Ok(http::Config {

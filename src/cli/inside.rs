@@ -1,7 +1,7 @@
 //! Commands for scripts in a workspace: `coder stat`, `coder exp sync`, `coder external-auth`, `coder dotfiles`.
 //!
-//! Names, options, output and exit codes are Coder's, so that templates and modules work unchanged. A command of
-//! Coder's that is not supported says so, with an alternative.
+//! Names, options, output and exit codes are Coder's, so that templates and modules work unchanged. An unsupported
+//! command of Coder's reports an error with an alternative.
 
 mod dotfiles;
 mod external_auth;

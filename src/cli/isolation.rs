@@ -85,7 +85,8 @@ impl Wanted {
     /// Probes the requested means and logs once which of them works. Sessions will be in `work_dir`.
     ///
     /// # Errors
-    /// If what is wanted by name does not work, or several jobs would run without anything between them.
+    /// If a mechanism that was requested by name does not work, or several jobs would run without isolation from each
+    /// other.
     pub(super) async fn prepare(
         self,
         background: Option<BackgroundProcesses>,

@@ -64,7 +64,7 @@ impl Place {
     /// URL of a served mirror, if one is given in place of the directory.
     ///
     /// # Errors
-    /// If it is no address.
+    /// If it is not a valid URL.
     pub(super) fn url(&self) -> Result<Option<Url>, UsageError> {
         let text = self.mirror_dir.as_deref().and_then(|dir| dir.to_str());
         let text = text.filter(|text| {
@@ -96,7 +96,7 @@ impl Place {
     /// Opens the mirror, which may be empty, and creates its directory if it is missing.
     ///
     /// # Errors
-    /// If its directory cannot be made.
+    /// If its directory cannot be created.
     pub(super) fn open(&self) -> anyhow::Result<Store> {
         Ok(Store::open(&self.dir()?)?)
     }

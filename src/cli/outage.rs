@@ -41,10 +41,10 @@ impl Outage {
         }
     }
 
-    /// Waits for the next attempt. The first time, the person who waits is told why.
+    /// Waits for the next attempt. The first time, the reason is printed.
     ///
     /// # Errors
-    /// `status`, if it is no outage, or one that takes too long.
+    /// `status`, if it does not mean an outage, or if the outage takes too long.
     pub(super) async fn wait(
         &mut self,
         status: Status,
@@ -94,7 +94,7 @@ pub(super) fn is_outage(status: &Status) -> bool {
 /// something.
 ///
 /// # Errors
-/// What is no outage, or one that took too long.
+/// Errors that do not mean an outage, or an outage that took too long.
 pub(super) async fn through<T>(
     mut outage: Outage,
     mut read: impl AsyncFnMut(&mut Outage) -> Result<T, Status>,

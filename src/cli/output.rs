@@ -71,7 +71,7 @@ impl Output {
     /// Prints all rows; an empty table is reported as such.
     ///
     /// # Errors
-    /// If stdout fails, except that nobody reads it any more.
+    /// If stdout fails for another reason than a closed pipe.
     pub(super) fn list<R: Row>(self, rows: &[R]) -> io::Result<()> {
         match self.format {
             Format::Json => self.json(&rows),

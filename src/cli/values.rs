@@ -130,7 +130,7 @@ impl ListenAddress {
     /// well, where IPv6 exists.
     ///
     /// # Errors
-    /// If the host is a name that nobody knows.
+    /// If the host name cannot be resolved.
     pub(super) fn resolve(&self) -> io::Result<SocketAddr> {
         let every = (Ipv6Addr::UNSPECIFIED, 0);
         if self.host == "::" && TcpListener::bind(every).is_err() {

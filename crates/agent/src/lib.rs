@@ -5,7 +5,7 @@
 //! programs in the workspace.
 //!
 //! # Source
-//! coder `agent/agent.go`: what is done in which order.
+//! coder `agent/agent.go`: the order of all operations.
 
 mod alias;
 mod api;

@@ -4,7 +4,7 @@
 //! While it waits, its log names the dependencies.
 //!
 //! # Source
-//! coder `agent/agentscripts/script_order.go` and `agent/unit` of version 2.39: what is decided when, and the lines.
+//! coder `agent/agentscripts/script_order.go` and `agent/unit` of version 2.39: the decisions, and the log lines.
 
 use std::{
     collections::{BTreeMap, VecDeque},

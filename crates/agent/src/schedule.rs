@@ -21,7 +21,7 @@ impl Schedule {
     /// Parses a template's expression.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A text that says what is wrong with it.
     pub fn parse(expression: &str) -> Result<Self, CronError> {
         let parser = CronParser::builder()
             .seconds(Seconds::Required)

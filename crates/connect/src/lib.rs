@@ -45,7 +45,8 @@ const BUSY: Duration = Duration::from_secs(10 * 60);
 /// Time for which a server is asked again that hangs up on us, as it does while it has all connections of our address
 /// that it accepts, or that does not answer in time, as while hundreds of sessions begin.
 const CUT_OFF: Duration = Duration::from_secs(60);
-/// Time after which a server is believed that there is no such agent: a proxy may say so while it restarts.
+/// Time after which a server is believed when it says that there is no such agent: a proxy may say so while it
+/// restarts.
 const GONE: Duration = Duration::from_secs(10);
 /// Longest time for one request.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! Newest reports of agents, for whoever views their workspaces. Pure; lost when the process ends.
 //!
 //! # Source
-//! coder `coderd/agentapi/metadata.go`: limits, and what becomes of what is over them.
+//! coder `coderd/agentapi/metadata.go`: limits, and the treatment of values that exceed them.
 
 use std::collections::{BTreeMap, HashMap};
 

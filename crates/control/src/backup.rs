@@ -343,7 +343,7 @@ async fn verify(archive: &Path, data_dir: &Path, manifest: &Manifest) -> Result<
     Ok(())
 }
 
-/// Removes what a failed restore has written: our own files, and the directory if nothing else is in it.
+/// Removes the files of a failed restore: our own ones, and the directory if it contains nothing else.
 fn discard(data_dir: &Path) {
     for name in [DATABASE, "outpost.db-wal", "outpost.db-shm", KEY] {
         fs::remove_file(data_dir.join(name)).ok();

@@ -61,7 +61,8 @@ impl StateKey {
     /// Name of the credential that holds the key.
     pub const CREDENTIAL: &str = "outpost-state-key";
 
-    /// The credential in `directory`, the value of `CREDENTIALS_DIRECTORY`, if it is there, else a file of our own.
+    /// Returns the credential in `directory`, the value of `CREDENTIALS_DIRECTORY`, if it exists, else a file of our
+    /// own.
     pub fn find(directory: Option<&Path>) -> Self {
         match directory.map(|directory| directory.join(Self::CREDENTIAL)) {
             Some(path) if path.exists() => Self::Given(path),

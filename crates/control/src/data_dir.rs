@@ -202,7 +202,7 @@ impl DataDir {
         *source == StateKey::Own && !self.path.join(KEY).exists()
     }
 
-    /// Reads the key, or makes one if the database `is_new`.
+    /// Reads the key, or creates one if the database `is_new`.
     ///
     /// # Errors
     /// [`DataDirError`] names the file.

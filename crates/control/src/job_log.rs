@@ -6,7 +6,7 @@ use outpost_base::job::{LogLevel, LogLine, LogSource};
 /// Bytes of output that are kept of a job.
 ///
 /// # Source
-/// coder `coderd/provisionerdserver`: one mebibyte, of which 111 bytes are for the line that says so.
+/// coder `coderd/provisionerdserver`: one mebibyte, of which 111 bytes are for the line about the truncation.
 pub const LIMIT_BYTES: usize = 1 << 20;
 const NOTICE: &str = "Provisioner logs exceeded the max size of 1MB. Will not continue to write provisioner logs for workspace build.";
 const RESERVED_BYTES: usize = 111;

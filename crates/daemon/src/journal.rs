@@ -169,7 +169,7 @@ impl Journals {
     /// Takes the journal of a daemon, waiting for a sibling that delivers from it.
     ///
     /// # Errors
-    /// [`JournalError::InUse`] if somebody keeps it.
+    /// [`JournalError::InUse`] if another daemon keeps it.
     pub async fn take(&self, identity: &Identity, stop: &Stop) -> Result<Journal, JournalError> {
         let dir = self.root.join(directory(identity));
         let in_use = || JournalError::InUse {

@@ -37,11 +37,11 @@ pub(super) struct Conflict {
 
 /// Decides on `entries`, on which no daemon is working, for a job that got the state `given` from the server.
 ///
-/// The newest state that grew from the server's wins. One that the server took after it may have given the job up is
-/// in its history, so that it is never a person's turn.
+/// The newest state that continues the server's wins. One that the server accepted after it may have given the job up
+/// is in the server's history, so that it never needs a person.
 ///
 /// # Errors
-/// [`Conflict`] names the first entry that has parted from the server's state.
+/// [`Conflict`] names the first entry that has diverged from the server's state.
 pub(super) fn choose(given: &Bytes, mut entries: Vec<Entry>) -> Result<Choice, Conflict> {
     entries.sort_by_key(|entry| serial(&entry.state));
     let mut choice = Choice::default();

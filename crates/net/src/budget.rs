@@ -70,7 +70,7 @@ impl Budget {
     /// Waits until `bytes` are available, and reserves them.
     ///
     /// # Errors
-    /// [`Overdrawn`] if waiting would be in vain, or too many wait.
+    /// [`Overdrawn`] if waiting could not succeed, or too many messages wait.
     pub async fn reserve(&self, bytes: usize) -> Result<Reserved, Overdrawn> {
         let limit = self.limit;
         let too_large = Overdrawn::TooLarge { bytes, limit };

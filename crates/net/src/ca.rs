@@ -184,7 +184,7 @@ impl CaError {
 /// Lists all certificates that an authority issued, the oldest first. Needs no write permission.
 ///
 /// # Errors
-/// [`CaError::Missing`], or what is wrong with its ledger.
+/// [`CaError::Missing`], or the error of its ledger.
 pub fn list(dir: &Path) -> Result<Vec<Entry>, CaError> {
     read_ledger(dir).map(|ledger| ledger.certificates)
 }
@@ -251,7 +251,7 @@ impl Authority {
     /// Opens the authority in a directory.
     ///
     /// # Errors
-    /// [`CaError::Missing`], [`CaError::Busy`], or what is wrong with its files.
+    /// [`CaError::Missing`], [`CaError::Busy`], or the error of one of its files.
     pub fn open(dir: &Path) -> Result<Self, CaError> {
         read_ledger(dir)?; // Fails before the lock file is created.
         let lock = lock(dir)?;
@@ -345,7 +345,7 @@ impl Authority {
     /// the key.
     ///
     /// # Errors
-    /// [`CaError::Unknown`], [`CaError::Ended`], or what is wrong with the files.
+    /// [`CaError::Unknown`], [`CaError::Ended`], or the error of one of the files.
     pub fn renew(&mut self, name: &str, now: Timestamp) -> Result<Entry, CaError> {
         let place = self.find(name)?;
         let old = &self.ledger.certificates[place];

@@ -41,7 +41,7 @@ pub enum HeaderError {
 /// Parses headers of the form `NAME=VALUE`. They are marked as sensitive.
 ///
 /// # Errors
-/// [`HeaderError`] tells which one is wrong.
+/// [`HeaderError`], which names the invalid header by its position.
 pub fn parse<'a>(headers: impl IntoIterator<Item = &'a str>) -> Result<HeaderMap, HeaderError> {
     let mut map = HeaderMap::new();
     for (index, header) in headers.into_iter().enumerate() {

@@ -49,7 +49,7 @@ pub(super) fn stdin_holding(readers: [&PipeReader; 2]) -> io::Result<Stdio> {
 /// output, and kills its group if it does not end in time or `stop` kills. Returns whether there was one.
 ///
 /// # Errors
-/// If processes cannot be looked at.
+/// If `/proc` cannot be read.
 pub async fn take_over(
     dir: &Path,
     limits: &Limits,

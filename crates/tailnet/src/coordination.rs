@@ -1,7 +1,7 @@
 //! Connection of a node to its coordinator: announces the node, and receives node updates of its peers.
 //!
 //! # Source
-//! coder `tailnet/controllers.go`: what is answered to what, and how one leaves.
+//! coder `tailnet/controllers.go`: requests, responses and the goodbye.
 
 use std::{
     sync::{Mutex, PoisonError},

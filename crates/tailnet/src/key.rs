@@ -1,6 +1,6 @@
 //! Keys of the overlay: one for WireGuard and relays, one for disco, and the boxes that they seal.
 //!
-//! Both live as long as the process: a machine that comes back comes back with others, under its id.
+//! Both live as long as the process: a machine that restarts returns with new ones, under its id.
 //!
 //! # Source
 //! coder/tailscale `types/key`: text and binary forms, clamping, boxes with the nonce in front.

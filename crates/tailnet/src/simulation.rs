@@ -1,6 +1,7 @@
-//! Many nodes, a coordinator and relays in one thread, on a clock of their own: what is lost, comes late or twice or ends
-//! is up to a seed. A relay has a node only some time after it was dialled, may be down, and may lose a connection without
-//! a word. Whatever happened, everybody reaches everybody again once it is over, and nothing piles up.
+//! Simulation of many nodes, a coordinator and relays in one thread, on a clock of their own: a seed decides what is
+//! lost, late or duplicated, and what ends. A relay has a node only some time after it was dialled, may be down, and
+//! may lose a connection without a word. Whatever happened, everybody reaches everybody again once it is over, and
+//! nothing piles up.
 
 mod relays;
 mod streams;

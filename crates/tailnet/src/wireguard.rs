@@ -1,6 +1,6 @@
 //! Session with one peer: encrypts packets for it, and decrypts its packets for us.
 //!
-//! The engine knows only the trait; boringtun reads the clock by itself, so a simulation puts another one in its place.
+//! The engine knows only the trait; boringtun reads the clock itself, so a simulation replaces it.
 
 #[cfg(test)]
 pub(super) mod fake;

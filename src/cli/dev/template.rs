@@ -44,7 +44,7 @@ impl Template {
     /// Returns the template in `directory`, or the example if there is none.
     ///
     /// # Errors
-    /// If the directory is none, or the example cannot be unpacked.
+    /// If the directory is not one, or the example cannot be unpacked.
     pub(super) fn find(directory: Option<&Path>) -> anyhow::Result<Self> {
         let Some(directory) = directory else {
             let unpacked = unpack().context("failed to unpack the example")?;

@@ -249,7 +249,7 @@ fn default_config() -> anyhow::Result<PathBuf> {
     Ok(base.join("coderv2"))
 }
 
-/// Names of the dotfiles in a repository; git's own files are none, except for `.gitconfig`.
+/// Names of the dotfiles in a repository; git's own files do not count, except for `.gitconfig`.
 fn dotfiles(directory: &Path) -> anyhow::Result<Vec<String>> {
     let read = || {
         let names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name()));

@@ -180,7 +180,7 @@ impl View {
 /// Reads the files of a template.
 ///
 /// # Errors
-/// If they cannot be read, or are no template.
+/// If they cannot be read, or are not a template.
 pub(super) fn template(path: &Path) -> anyhow::Result<Tree> {
     let failed = || format!("failed to read the template `{}`", path.display());
     let tree: Tree = load(path).with_context(failed)?;

@@ -22,7 +22,7 @@ const RETRY: Retry = Retry {
 /// mirror.lock know. At most `max_bytes` of the fetched content are kept.
 ///
 /// # Errors
-/// What is wrong with one of the two, or with the file of authorities.
+/// If one of the two, or the file of authorities, is invalid.
 pub(super) fn upstream(
     file: &Path,
     store: Store,
@@ -54,7 +54,7 @@ pub(super) fn upstream(
 /// Returns a fetcher for downloads that a job waits for.
 ///
 /// # Errors
-/// What is wrong with the file of authorities.
+/// If the file of authorities is invalid.
 pub(in crate::cli) fn fetcher(trust: &tls::Trust) -> anyhow::Result<Fetcher> {
     fetcher_with_limit(trust, None)
 }

@@ -39,7 +39,7 @@ pub(in crate::cli) fn trust_beside(args: &ServerArgs) -> tls::Trust {
 /// Returns a client with everything that the options say of a server of Coder's.
 ///
 /// # Errors
-/// If a header is none, or a file of certificates cannot be read.
+/// If a header is not valid, or a file of certificates cannot be read.
 pub(in crate::cli) fn client(args: &ServerArgs, url: &Url) -> anyhow::Result<http::Client> {
     let given = headers::parse(Csv::all(&args.header));
     let given = given.map_err(|error| UsageError(format!("`--header`: {error}")))?;

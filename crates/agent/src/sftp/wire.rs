@@ -201,7 +201,7 @@ impl Fields {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) name: Vec<u8>,
-    /// Line as in `ls -l`; empty where nobody lists.
+    /// Line as in `ls -l`; empty outside of listings.
     pub(super) line: Vec<u8>,
     pub(super) attributes: Attributes,
 }

@@ -95,7 +95,7 @@ impl Plane {
     /// Determines the daemon's credential: exactly one of the two must be given.
     ///
     /// # Errors
-    /// [`RequestError::Unauthenticated`] tells nothing about what was wrong.
+    /// [`RequestError::Unauthenticated`], which does not reveal the reason.
     pub async fn daemon_credential(
         &self,
         psk: Option<&Secret>,
@@ -501,7 +501,7 @@ impl Plane {
     /// Returns the archive of modules with this SHA-256, if it was uploaded before.
     ///
     /// # Errors
-    /// [`RequestError::Invalid`] if nobody did.
+    /// [`RequestError::Invalid`] if it was not.
     pub async fn uploaded_modules(&self, sha256: &[u8]) -> Result<Bytes, RequestError> {
         let digest = hex::encode(sha256);
         let found = self.store.file_by_hash(FileKind::Modules, &digest).await?;

@@ -53,7 +53,7 @@ impl Plane {
 
     /// Ends lost jobs, at most as many as the limit says, and returns their ids.
     ///
-    /// The state of a build that is lost stays what it was before the build.
+    /// A lost build keeps the state from before the build.
     ///
     /// # Errors
     /// [`RequestError::Store`]
@@ -75,8 +75,8 @@ impl Plane {
         Ok(ended)
     }
 
-    /// Forgets daemons that were not seen for long. A clock that was set forward makes everybody look silent: those that are
-    /// there have been heard of once this process has run for a while.
+    /// Forgets daemons that have not been seen for long. A clock that was set forward makes all of them look silent:
+    /// so this waits until the process has run long enough to have heard from those that are present.
     async fn forget_daemons(&self) -> Result<(), RequestError> {
         let now = self.uptime();
         let runs = now.since(&self.started_up).unwrap_or_default();

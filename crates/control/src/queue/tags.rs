@@ -32,8 +32,8 @@ impl Tags {
     /// Applies the server's rules to `given`.
     ///
     /// Entries without a value are dropped. A `scope` that is not `user` becomes `organization`, which has no owner;
-    /// with `user` the owner is `user`, whatever was given. A daemon with a key stands for no user: its owner is
-    /// the nil UUID, which no job has.
+    /// with `user` the owner is `user`, whatever was given. A daemon with a key does not belong to a user: its owner
+    /// is the nil UUID, which no job has.
     ///
     /// # Errors
     /// [`BadTag`] for a name or value with a control character.

@@ -1,7 +1,7 @@
 //! Meaning of `NO_PROXY`. Pure.
 //!
 //! # Source
-//! Go's `golang.org/x/net/http/httpproxy`, so that the daemon reaches what the programs beside it reach.
+//! Go's `golang.org/x/net/http/httpproxy`, so that the daemon reaches the same hosts as programs beside it.
 
 use std::net::IpAddr;
 

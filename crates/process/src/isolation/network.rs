@@ -22,7 +22,7 @@ use super::{Denied, namespaces};
 /// loopback device anyway, as in a container without a network, nothing happens.
 ///
 /// # Errors
-/// If the kernel gives nobody, or not us, a namespace.
+/// If the kernel, or its configuration, does not allow us a namespace.
 pub fn leave() -> Result<(), Denied> {
     if is_alone(&fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default()) {
         return Ok(());

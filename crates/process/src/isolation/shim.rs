@@ -36,8 +36,8 @@ const WELL: &str = "0";
 /// faster than that escapes.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// Time that a process left behind has to end by itself, as a plugin does that was told to, and the pause between two
-/// checks.
+/// Time that a process left behind has to end by itself, as a plugin does that was told to end, and the pause between
+/// two checks.
 const LEAVE_LIMIT: Duration = Duration::from_millis(200);
 const LEAVE_PAUSE: Duration = Duration::from_millis(5);
 

@@ -180,10 +180,11 @@ impl Peer {
 
     /// Records what was sent to it, and corrects bare acknowledgements.
     ///
-    /// smoltcp numbers them by what it sends next, and goes back with that when it sends something again. Such a number is
-    /// below what the peer expects if the peer has it all, and then the peer, by RFC 9293 section 3.10.7.4, does not look at
-    /// what is acknowledged. Two peers that have all of each other's data, and of whose acknowledgements all were lost, would
-    /// send each other their first packet again for ever. So an acknowledgement gets the number behind all that was sent.
+    /// smoltcp numbers them by the next byte that it sends, and goes back with that when it retransmits. If the peer
+    /// has received everything, such a number is below the one that it expects, and then, by RFC 9293 section
+    /// 3.10.7.4, it ignores the acknowledgement. Two peers that have all of each other's data, and whose
+    /// acknowledgements were all lost, would send each other their first packet forever. So an acknowledgement gets
+    /// the number behind everything that was sent.
     pub(super) fn sent(&mut self, packets: &mut [Vec<u8>], now: Instant) {
         for packet in packets {
             let Some(segment) = Segment::parse(packet) else {

@@ -229,8 +229,8 @@ fn connections_outlast_every_outage() {
     }
 }
 
-/// A client whose connection to the coordinator breaks for good, as one whose token is revoked, before the coordinator is
-/// restarted: whatever else goes wrong, its agents forget it, and nobody else's connection ends.
+/// Tests a client whose connection to the coordinator breaks permanently, as after a revocation, before the
+/// coordinator is restarted: whatever else goes wrong, its agents forget it, and no other connection ends.
 #[test]
 fn a_client_that_a_new_coordinator_never_hears_of_is_forgotten_and_no_other_connection_ends() {
     for seed in 1..=3 {

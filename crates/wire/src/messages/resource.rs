@@ -451,7 +451,7 @@ impl From<wire::AiTask> for AiTask {
 }
 
 impl From<AiTask> for wire::AiTask {
-    /// Old servers look at the sidebar app, newer ones at `app_id`.
+    /// Fills both fields: old servers read the sidebar app, newer ones `app_id`.
     fn from(task: AiTask) -> Self {
         let sidebar_app = Some(wire::AiTaskSidebarApp {
             id: task.app_id.clone(),

@@ -1,7 +1,7 @@
 //! Progress of a sync on stderr: bars on a terminal, plain lines elsewhere.
 //!
-//! On a terminal what is retried is said in the bar of its file, or in one line below all bars, so that a long outage does
-//! not push everything else off the screen.
+//! On a terminal retries are shown in the bar of their file, or in one line below all bars, so that a long outage
+//! does not push everything else off the screen.
 
 use std::{
     cmp::Reverse,

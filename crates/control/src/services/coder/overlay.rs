@@ -109,8 +109,8 @@ async fn rpc(
     become_peer(Peer { plane, who, share }, &places, &upgraded, request)
 }
 
-/// Reinitialization after a claim: there are no prebuilt workspaces here, and an agent that is told so does not ask
-/// again.
+/// Reinitialization after a claim: there are no prebuilt workspaces here, and an agent that gets this answer does not
+/// ask again.
 async fn reinit(State(plane): State<Arc<Plane>>, headers: HeaderMap) -> Result<Response, Refusal> {
     admission::agent(&plane, &headers).await?;
     let why = "This workspace is not a prebuilt workspace.";

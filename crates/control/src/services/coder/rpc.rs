@@ -118,8 +118,8 @@ pub(super) fn is_passing(error: &CallError) -> bool {
     )
 }
 
-/// Answers with the error's text. What may work a moment later is not answered at all: of all that this wire can
-/// say, only a lost answer makes a daemon ask again instead of giving the job up.
+/// Answers with the error's text. A call that may succeed a moment later is not answered at all: of all that this
+/// wire can say, only a lost answer makes a daemon ask again instead of giving the job up.
 pub(super) async fn refuse(answer: IncomingCall, error: &CallError) -> Result<(), WireError> {
     if is_passing(error) {
         warn!(method = answer.method(), %error, "call must be repeated");
