@@ -266,6 +266,7 @@ async fn live(config: Arc<Config>, scripts_dir: Option<PathBuf>, stop: Stop) {
 async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &Stop) {
     let mut network = Network::new(sessions.clone(), hard.clone());
     let mut back_off = BackOff::default();
+    // The version of the last connection, which is dialled first: servers refuse versions that they do not know.
     let mut version = None;
     loop {
         tokio::select! {
@@ -326,6 +327,7 @@ async fn end(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     graceful.drain();
+    // A new `Stop`, because stop scripts must run although the agent is stopping.
     let outcome = scripts::run_all(shared, Stage::Stop, &Stop::new()).await;
     shared.is_now(match outcome {
         Outcome::Done => State::Off,

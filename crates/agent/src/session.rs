@@ -179,9 +179,12 @@ async fn be_there(
                 .collect(),
         }),
     };
+    // Servers expect this call before anything else but the manifest.
     let _: wire::Startup = rpc.call("UpdateStartup", &startup).await?;
+    // Before the start scripts, which may read the files.
     secrets::write(&manifest.secrets, &shared.account.home);
     let (node, events) = network.update(shared, id, &manifest).await;
+    // Only on the first connection: a reconnection must not run the start scripts again.
     if !shared.has_begun.swap(true, Ordering::Relaxed) {
         shared.is_now(State::Starting);
         tokio::spawn(begin(shared.clone(), manifest.clone(), graceful.clone()));
@@ -239,6 +242,7 @@ async fn lifecycle(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
     loop {
         let state = shared.lifecycle.first(|_| 1).await.pop();
         let request = wire::UpdateLifecycleRequest { lifecycle: state };
+        // The state stays in the queue until it is acknowledged, so that the next connection repeats it.
         let _: wire::Lifecycle = rpc.call("UpdateLifecycle", &request).await?;
         shared.lifecycle.sent(1);
     }
@@ -261,6 +265,7 @@ async fn logs(rpc: &Rpc, shared: &Shared) -> Result<(), CallError> {
                 rpc.call("BatchCreateLogs", &request).await?;
             if answer.log_limit_exceeded {
                 info!("the server accepts no more log lines");
+                // The server drops all further lines, so do not queue them.
                 shared.logs.close();
                 return std::future::pending().await;
             }

@@ -169,6 +169,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    // Shorter keys could be guessed over the network; generated ones have 43 characters.
     const SHORTEST_PSK: usize = 16;
 
     /// Returns what the operator can try next, if anything is known.

@@ -9,6 +9,7 @@ use outpost_base::job::{LogLevel, LogLine, LogSource};
 /// coder `coderd/provisionerdserver`: one mebibyte, of which 111 bytes are for the line about the truncation.
 pub const LIMIT_BYTES: usize = 1 << 20;
 const NOTICE: &str = "Provisioner logs exceeded the max size of 1MB. Will not continue to write provisioner logs for workspace build.";
+// Length of `NOTICE`, for which room is kept.
 const RESERVED_BYTES: usize = 111;
 
 /// Part of a batch of new lines that still fits into the log.

@@ -145,6 +145,7 @@ impl<'a> Delivery<'a> {
             else {
                 return Err(kept_back.unwrap_or_else(|| refused(&error)));
             };
+            // Give up the timings before the state.
             if !std::mem::take(timings).is_empty() {
                 continue;
             }

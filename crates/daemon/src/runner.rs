@@ -96,6 +96,7 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
         never = turn.watch() => match never {},
         () = overdue(config, &stop, daemon_stop) => Err(Failure::new("the engine did not exit after it was killed")),
     };
+    // The engine has ended, so the next job may have the memory while this one is delivered.
     turn.ended(result.is_ok()).await;
     if progress.apply == Apply::Left {
         config.metrics.ended(id, false, Instant::now().into_std());
@@ -126,6 +127,7 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
     let known = progress.record.as_ref().and_then(Record::state);
     let is_lost = progress.apply == Apply::Running && progress.state.is_none() && known.is_none();
     let mut session = progress.session;
+    // The journal has the state, so the directory need not be kept while the server is away.
     if is_on_disk && !is_lost {
         close(session.take()).await;
     }

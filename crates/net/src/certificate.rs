@@ -16,6 +16,7 @@ pub struct Names {
     pub issuer: String,
 }
 
+// Tags of DER, X.690.
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const OBJECT_ID: u8 = 0x06;

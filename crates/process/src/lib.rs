@@ -343,6 +343,7 @@ async fn supervise(
             ended = child.wait(), if status.is_none() => {
                 let wait_error = |source| ProcessError::Wait { program: command.program.clone(), source };
                 status = Some(ended.map_err(wait_error)?);
+                // Other processes may hold the pipes for as long as they live, so do not wait for their end.
                 close_at = Some(Instant::now() + limits.pipe_grace);
                 if was_killed { group.kill(); }
                 watch.ended(status);
@@ -365,6 +366,7 @@ async fn supervise(
                 }
             }
             () = stop.killed(), if !was_killed => {
+                // The child goes on without us: dropping its group must not kill it.
                 if command.outlives_us && stop.is_leaving() && status.is_none() {
                     group.is_abandoned_when_dropped = false;
                     return Err(ProcessError::Left(command.program.clone()));

@@ -149,6 +149,7 @@ fn total<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::
 
 /// Serialises a whole number without `.0`, as the reference's JSON does.
 fn number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    // Up to here every integer has an exact `f64`.
     const EXACT: f64 = (1_u64 << 53) as f64;
     if value.fract() == 0.0 && value.abs() <= EXACT {
         serializer.serialize_i64(*value as i64)

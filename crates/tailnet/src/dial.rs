@@ -142,6 +142,7 @@ pub async fn dial(
         Err(ConnectError::Refused(response)) => {
             let (status, retry_after) = (response.status(), retry_after(response.headers()));
             let read = http::read_limited(*response, MAX_ERROR_BYTES);
+            // A body that does not arrive in time only makes the message shorter.
             let body = timeout(HANDSHAKE_TIMEOUT, read).await.unwrap_or_default();
             Err(DialError::Refused {
                 url: http::bare(&url),

@@ -9,6 +9,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use super::key::{Key, NONCE_BYTES, Private, Shared, TAG_BYTES};
 
+// "TS" and U+1F4AC, a speech balloon.
 const MAGIC: &[u8; 6] = b"TS\xf0\x9f\x92\xac";
 const OVERHEAD: usize = MAGIC.len() + 32 + NONCE_BYTES;
 /// Length of a ping's or pong's body in bytes.

@@ -221,6 +221,7 @@ impl Engine {
             .flatten()
             .any(|it| holder(&self.peers, *it));
         self.waiting.remove(&id);
+        // A peer with our own key could never be told apart from us.
         if node.key == self.private.public() {
             return;
         }

@@ -6,7 +6,9 @@
 
 use std::net::Ipv6Addr;
 
+// IANA's number for "any private encryption scheme", which Tailscale uses inside of its tunnels.
 const PROTOCOL: u8 = 99;
+// Length of an IPv6 header without extensions.
 const HEADER: usize = 40;
 const PING: u8 = b'p';
 const PONG: u8 = b'o';

@@ -181,6 +181,7 @@ impl JobSource for CoderSource {
             .unary_within::<_, provisionerd::Empty>(TERMINAL_TIMEOUT, "FailJob", &request)
             .await
         {
+            // coderd sends no code for this: only its text tells that the job has already ended.
             Err(SourceError::Refused(text)) if text.contains("job already completed") => {
                 Err(SourceError::Ended(text))
             }
@@ -480,6 +481,7 @@ fn call_error(error: CallError) -> SourceError {
 
 /// Returns whether the server says that the job is no longer ours.
 fn is_gone(message: &str) -> bool {
+    // coderd's texts for a job of another daemon and for one that does not exist; dRPC carries no code for them.
     message.contains("you don't own this job") || message.contains("no rows in result set")
 }
 

@@ -196,6 +196,7 @@ impl Session {
         if self.peer_is_leaving || self.streams.len() >= self.config.max_streams {
             return None;
         }
+        // Ids are never reused: when they run out, no stream can be opened any more.
         let id = StreamId(self.next_id);
         self.next_id = self.next_id.checked_add(2)?;
         self.streams.insert(id, StreamState::new(now, false));
@@ -264,6 +265,7 @@ impl Session {
             unread.give(length);
         }
         stream.consumed += u32::try_from(taken.len()).expect("what is received fits the window");
+        // Grant in steps of half a window, as hashicorp/yamux does: a grant for each read would flood the connection.
         if stream.consumed >= WINDOW_BYTES / 2 && !stream.received_end && !stream.reset {
             let grant = std::mem::take(&mut stream.consumed);
             stream.receive_credit += grant;
@@ -344,6 +346,7 @@ impl Session {
             .values()
             .any(|stream| !stream.acknowledged && now >= stream.opened_at + open_timeout)
         {
+            // As in hashicorp/yamux, a peer that does not acknowledge a stream in time counts as dead.
             return Err(SessionError::Silent("no acknowledgement of a stream"));
         }
         let is_late = |stream: &StreamState| {
@@ -416,6 +419,7 @@ impl Session {
                 Ok(())
             }
             Kind::GoAway if header.length == 0 => {
+                // An orderly go-away ends no existing stream, it only forbids new ones.
                 self.peer_is_leaving = true;
                 Ok(())
             }

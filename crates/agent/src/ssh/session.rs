@@ -237,6 +237,8 @@ impl Session<'_> {
         let mut variables = self.shared.variables();
         variables.append(&mut self.variables);
         let own = [
+            // OpenSSH sets these, and programs recognize SSH sessions by them; the addresses are empty as with
+            // Coder's agent.
             ("SSH_CLIENT", "0.0.0.0 0 0"),
             ("SSH_CONNECTION", "0.0.0.0 0 0.0.0.0 0"),
         ];
@@ -326,6 +328,7 @@ impl Session<'_> {
         if let Ok(name) = nix::unistd::ttyname(&pts) {
             variables.insert("SSH_TTY".into(), name.into());
         }
+        // Only for login shells: programs that run a command parse its output.
         if command.as_bytes().trim_ascii().is_empty() {
             self.greet(writer).await;
         }

@@ -73,6 +73,7 @@ impl Plane {
         if registered.is_none_or(|it| it.holder != daemon.holder) {
             return Err(NOT_REGISTERED);
         }
+        // Asking for a job is a sign of life as well.
         self.presence.hear(daemon.id, self.uptime());
         loop {
             let waiting = self.store.waiting().await?;

@@ -76,6 +76,7 @@ impl Connection {
             () = end.cancelled() => {}
             () = overstayed(&conduct) => {}
         }
+        // An unauthenticated client gets no time for a goodbye: its place is needed.
         if conduct.is_stranger() {
             return Ok(());
         }
@@ -115,6 +116,7 @@ impl Connection {
         let (protocol, stream) = timeout(limit, first_bytes::read(stream)).await??;
         let (upgraded, mut becomes) = Upgraded::channel();
         let stop = self.stop.clone();
+        // HTTP/2 frames its bodies, so that the socket cannot replace them.
         let parts = parts.filter(|_| protocol == Protocol::Http1);
         let [small, large] = self.limits.message_bytes;
         let budgets = Budgets(Arc::new(

@@ -196,6 +196,7 @@ impl Client {
     async fn dial_one(&self, relay: &RelayNode) -> io::Result<Box<dyn Io>> {
         let url = relay.url().ok_or_else(|| invalid("relay has no address"))?;
         let mut headers = self.dial.http.headers().await.map_err(io::Error::other)?;
+        // Only the server's own relay may see the token.
         if self.dial.http.url().origin() == url.origin()
             && let Some(token) = self.dial.token()
         {
@@ -216,6 +217,7 @@ impl Client {
             status => {
                 let is_too_often = status == StatusCode::TOO_MANY_REQUESTS;
                 if status.is_client_error() && !is_too_often {
+                    // Some load balancers refuse all upgrades except WebSockets, so use one from now on.
                     self.dial.by_websocket.store(true, Ordering::Relaxed);
                 }
                 Err(invalid(format!("{url} answered {status}")))
@@ -294,6 +296,7 @@ impl Client {
                 };
                 tokio::select! {
                     biased;
+                    // Pings and pongs first: the peer measures us by them.
                     Some(frame) = control.recv() => frame.encode(&mut bytes),
                     count = outgoing.recv_many(&mut frames, BATCH) => {
                         if count == 0 {

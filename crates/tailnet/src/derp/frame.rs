@@ -7,7 +7,9 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use crate::key::{Key, Private};
 
+// "DERP" and U+1F511, a key.
 const MAGIC: &[u8; 8] = b"DERP\xf0\x9f\x94\x91";
+// One byte for the type, four for the length.
 const HEADER: usize = 5;
 const VERSION: u32 = 2;
 /// Longest frame that is accepted, in bytes.

@@ -67,6 +67,7 @@ impl TxToken for Outbound<'_> {
 
 /// Length of an IPv6 header in bytes; the overlay uses no extensions.
 const IP_HEADER: usize = 40;
+// IP protocol number, and flags of RFC 9293, section 3.1.
 const TCP: u8 = 6;
 const FIN: u8 = 0b1;
 const SYN: u8 = 0b10;

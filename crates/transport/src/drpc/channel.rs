@@ -123,6 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         if is_free || self.reserved.is_some() {
             return Ok(());
         }
+        // The final size is not known before the last frame, so the whole limit is reserved.
         let reserved = account.reserve(self.limits.inbound_bytes).await;
         let crowded = |error| io::Error::new(io::ErrorKind::QuotaExceeded, error);
         self.reserved = Some(reserved.map_err(|error| CallError::Lost(crowded(error)))?);

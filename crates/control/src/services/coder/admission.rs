@@ -50,6 +50,8 @@ pub(super) async fn admit(
         .admit(&credential, &registration)
         .await
         .map_err(|error| not_admitted(error, &registration.tags))?;
+    // After the permissions, as in the reference, so that `outpost doctor` can test a credential with an impossible
+    // version.
     check_version(&asked.version, ApiVersion::NEWEST).map_err(|why| {
         Refusal::new(
             StatusCode::BAD_REQUEST,
