@@ -73,6 +73,7 @@ pub async fn from_command(command: &str, url: &Url) -> Result<HeaderMap, HeaderE
             .map_err(HeaderError::Run)?;
         let mut printed = Vec::new();
         let stdout = child.stdout.take().expect("it is piped");
+        // One byte more than is allowed, to notice that there is more.
         let mut limited = stdout.take(LIMITS.1 + 1);
         limited
             .read_to_end(&mut printed)

@@ -89,6 +89,7 @@ impl Hierarchy {
         let read =
             |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
         let (mounts, own) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
+        // Version 1 first: on a hybrid system version 2 is mounted as well, but without these controllers.
         let found = first_version(&mounts, &own).map(Ok);
         let found = found.unwrap_or_else(|| second_version(&mounts, &own))?;
         let name = format!("{PREFIX}probe-{}", std::process::id());
@@ -148,6 +149,7 @@ impl Hierarchy {
                     .as_encoded_bytes()
                     .starts_with(PREFIX.as_bytes())
             });
+            // A new group has no processes, either, until its first one joins.
             ours.filter(|group| is_old(&group.path()))
                 .for_each(|group| {
                     let _ = fs::remove_dir(group.path());

@@ -345,6 +345,7 @@ async fn supervise(
                 status = Some(ended.map_err(wait_error)?);
                 // Other processes may hold the pipes for as long as they live, so do not wait for their end.
                 close_at = Some(Instant::now() + limits.pipe_grace);
+                // Once more, because a process may have forked during the first kill.
                 if was_killed { group.kill(); }
                 watch.ended(status);
                 group.is_abandoned_when_dropped = false; // Processes left behind on purpose are left alone.

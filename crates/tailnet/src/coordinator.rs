@@ -137,6 +137,7 @@ impl Core {
             });
             self.outputs.push_back(Output::End(old.connection));
         }
+        // Tunnels of others to this id survive its connections, so it may already have peers.
         let others: Vec<Uuid> = self.linked(id).into_iter().collect();
         let nodes = others
             .into_iter()

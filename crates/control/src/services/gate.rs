@@ -208,6 +208,7 @@ impl Gate {
 
     async fn pass(&self, mut request: Request, next: Next) -> Result<Response, Status> {
         let path = request.uri().path().to_owned();
+        // No queue: each caller that waits may already have sent a part of a message.
         let lookup = self.lookups.try_acquire();
         let lookup = lookup.map_err(|_| Status::unavailable("too many new callers at once"))?;
         let Some((sender, is_trusted)) = self.sender(&path, &mut request).await? else {
@@ -241,6 +242,7 @@ impl Gate {
         let meter = self.shares.meter(limit, sender, request.extensions());
         let paid = Paid::default();
         let response = next.run(metered(request, meter, paid.clone())).await;
+        // The messages have been handled, so others may have their memory while the response is sent.
         drop(paid);
         Ok(response.map(|body| Body::new(Held::new(body, (call, answer)))))
     }

@@ -51,6 +51,7 @@ impl Context<'_> {
         let init = InitRequest {
             template_archive,
             module_archive: self.modules(file).await?,
+            // The server keeps the modules since the import.
             omit_module_files: true,
         };
         let init = session
@@ -80,6 +81,7 @@ impl Context<'_> {
         self.reporter.flush(false).await;
         self.commit_quota(transition, plan.daily_cost).await?;
         self.check_stop()?;
+        // The last check: from here on the infrastructure may change.
         self.check_contact()?;
 
         let stage = apply_stage(transition);
@@ -111,6 +113,7 @@ impl Context<'_> {
         // The infrastructure has changed. Whatever happens from here on, the result includes the state.
         (*state, *apply) = (applied.state, Apply::Ended);
         if let Some(state) = state {
+            // The journal needs the state even if the job fails from here on.
             record.observer().state(state.clone());
         }
         self.warn_of_size(stage, state.as_ref());

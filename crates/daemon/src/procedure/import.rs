@@ -50,6 +50,7 @@ impl Context<'_> {
                     .coded()
             })?;
         let variables = self.learn(session, import.user_variables).await?;
+        // Only now is it known which variables are sensitive.
         self.log.hide(secrets::of_variables(&variables).collect());
         let metadata = &import.metadata;
         let start = self

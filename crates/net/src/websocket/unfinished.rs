@@ -100,6 +100,7 @@ impl Meter {
 impl State {
     /// Waits for permits if the message needs them, and fails once it takes too long.
     fn poll_places(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // This much fits into the connection's own buffer.
         if self.unfinished <= READ_BYTES {
             return Poll::Ready(Ok(()));
         }

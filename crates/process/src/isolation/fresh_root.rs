@@ -52,6 +52,7 @@ pub(super) fn enter(policy: &Policy, shown: &Shown) -> Result<(), Denied> {
     let sources = sources(policy, shown)?;
     let stage = stage(&sources)?;
     let devices = DEVICES.map(|name| Path::new("/dev").join(name));
+    // Opened before the new root covers them.
     let devices: Vec<(PathBuf, File)> = devices
         .into_iter()
         .filter_map(|path| Some((path.clone(), open_path(&path).ok()?)))

@@ -70,6 +70,7 @@ impl Shim<'_> {
     pub(super) fn run(&self, child: &mut Command) -> io::Result<Infallible> {
         let signals = block()?;
         if self.ends_all && !self.is_apart {
+            // Orphans become children of this process, which can then end them.
             set_child_subreaper(true)?;
         }
         let pid = start(child)?;
@@ -92,6 +93,7 @@ impl Shim<'_> {
         }
         signals.thread_unblock()?;
         if let End::Signal(signal) = end {
+            // End by the same signal, so that our parent sees the engine's status.
             raise(signal)?;
         }
         std::process::exit(end.code())
