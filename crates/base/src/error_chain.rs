@@ -1,8 +1,9 @@
-//! An error in one line, with what caused it.
+//! An error and its causes in one line.
 
 use std::error::Error;
 
-/// The texts of `error` and of its sources, joined by `: `; those that only repeat the end of what is there are left out.
+/// Joins the texts of `error` and of its sources with `: `, and leaves out a source whose text only repeats the end
+/// of what precedes it.
 pub fn error_chain(error: &dyn Error) -> String {
     let (mut text, mut source) = (error.to_string(), error.source());
     while let Some(error) = source {

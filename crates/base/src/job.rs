@@ -1,4 +1,4 @@
-//! The nouns: a job, what it is given, what it says while it runs, and how it ends.
+//! The nouns: a job, its input, its logs while it runs, and its outcome.
 //!
 //! These are our own types. Generated protobuf types stop at `transport`, which converts both ways and
 //! names the field of a value that does not fit.
@@ -54,21 +54,21 @@ impl FromStr for JobId {
     }
 }
 
-/// What a build does to a workspace. Coder's interface says *delete* where Terraform says *destroy*.
+/// The effect of a build on a workspace. Coder's interface says *delete* where Terraform says *destroy*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transition {
-    /// Create or start the workspace.
+    /// Creates or starts the workspace.
     #[default]
     Start,
-    /// Stop it: its ephemeral resources go, its persistent ones stay.
+    /// Stops the workspace: ephemeral resources are destroyed, persistent ones stay.
     Stop,
-    /// Remove every resource of it.
+    /// Destroys all resources of the workspace.
     Destroy,
 }
 
 impl Transition {
-    /// `start`, `stop` or `destroy`, as the `coder` provider reads it.
+    /// Returns `start`, `stop` or `destroy`, the words that the `coder` provider reads.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -87,37 +87,37 @@ impl fmt::Display for Transition {
 /// A job as the server hands it out.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// The server's id.
+    /// Id that the server gave the job.
     pub id: JobId,
-    /// When it was queued.
+    /// Time at which the job was queued.
     pub created_at: Timestamp,
-    /// The type of provisioner it needs; `terraform` for all that we run.
+    /// Type of provisioner that the job needs; `terraform` for all that we run.
     pub provisioner: String,
-    /// Who asked for it.
+    /// Name of the user who started the job.
     pub user_name: String,
-    /// The template: an uncompressed tar archive.
+    /// The template, an uncompressed tar archive.
     pub template_archive: Bytes,
-    /// What to do with the template.
+    /// Kind of job, with its input.
     pub work: Work,
     /// W3C trace context, by header name.
     pub trace: BTreeMap<String, String>,
 }
 
-/// The three kinds of job, and one that we are too old to know.
+/// The three kinds of job, and a placeholder for kinds that this version does not know.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// Create, start, stop or delete a workspace.
+    /// Creates, starts, stops or deletes a workspace.
     WorkspaceBuild(WorkspaceBuild),
-    /// Learn what a new template version needs and makes.
+    /// Determines what a new template version needs and creates.
     TemplateImport(TemplateImport),
-    /// Plan a template with given parameters, for a preview.
+    /// Plans a template with given parameters, for a preview.
     TemplateDryRun(TemplateDryRun),
-    /// A kind that only newer daemons know, or none at all.
+    /// A kind that only newer daemons know, or no kind at all.
     Unknown,
 }
 
 impl Work {
-    /// `workspace_build`, `template_import`, `template_dry_run` or `unknown`.
+    /// Returns `workspace_build`, `template_import`, `template_dry_run` or `unknown`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::WorkspaceBuild(_) => "workspace_build",
@@ -128,16 +128,16 @@ impl Work {
     }
 }
 
-/// What a workspace build is given.
+/// Input of a workspace build.
 #[derive(Clone, Debug, Default)]
 pub struct WorkspaceBuild {
     /// The server's id of the build, a UUID as text.
     pub build_id: String,
-    /// The workspace's name.
+    /// Name of the workspace.
     pub workspace_name: String,
     /// Values of `coder_parameter` data sources.
     pub parameters: Vec<ParameterValue>,
-    /// Their values in the build before this one.
+    /// Values of the same parameters in the previous build.
     pub previous_parameters: Vec<ParameterValue>,
     /// Values of Terraform input variables, in the order in which they are passed on.
     pub variables: Vec<VariableValue>,
@@ -151,19 +151,19 @@ pub struct WorkspaceBuild {
     pub log_level: String,
 }
 
-/// What a template import is given.
+/// Input of a template import.
 #[derive(Clone, Debug, Default)]
 pub struct TemplateImport {
-    /// Only the URL, groups and template ids are filled.
+    /// Facts for the `coder` provider; only the URL, groups and template ids are filled.
     pub metadata: Metadata,
     /// The author's values of Terraform input variables.
     pub user_variables: Vec<VariableValue>,
 }
 
-/// What a dry run is given.
+/// Input of a dry run.
 #[derive(Clone, Debug, Default)]
 pub struct TemplateDryRun {
-    /// Names and ids that are missing here get placeholders.
+    /// Facts for the `coder` provider; missing names and ids get placeholders.
     pub metadata: Metadata,
     /// Values of `coder_parameter` data sources.
     pub parameters: Vec<ParameterValue>,
@@ -174,33 +174,34 @@ pub struct TemplateDryRun {
 /// The value of one `coder_parameter`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParameterValue {
-    /// The parameter's name.
+    /// Name of the parameter in the template.
     pub name: String,
-    /// Its value as text, whatever its type.
+    /// The value as text, whatever the parameter's type.
     pub value: String,
 }
 
 /// The value of one Terraform input variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VariableValue {
-    /// The variable's name.
+    /// Name of the variable in the template.
     pub name: String,
-    /// Its value as Terraform takes it after `-var name=`; it may be a password.
+    /// The value as Terraform reads it after `-var name=`; possibly a password.
     pub value: Secret,
-    /// Whether people must not see it.
+    /// `true` if the value must not be shown to people.
     pub sensitive: bool,
 }
 
 /// A token of an external service, such as a Git host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalAuth {
-    /// The provider's id at the server.
+    /// Id of the external auth provider at the server.
     pub id: String,
-    /// The user's token.
+    /// Access token of the user for the service.
     pub access_token: Secret,
 }
 
-/// Facts about the workspace, its owner and its template, which the `coder` provider reads. Empty means unknown.
+/// Facts about the workspace, its owner and its template, which the `coder` provider reads. An empty value is
+/// unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are Coder's and say all there is")]
 pub struct Metadata {
@@ -235,51 +236,51 @@ pub struct Metadata {
 /// A role of the workspace's owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role {
-    /// Such as `member`.
+    /// Name of the role, such as `member`.
     pub name: String,
-    /// Empty for a role in the whole deployment.
+    /// Id of the role's organization; empty for a role in the whole deployment.
     pub organization_id: String,
 }
 
-/// Whether a build makes a workspace in advance, or gives such a one to its owner.
+/// Part of a build in the life of a prebuilt workspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PrebuiltStage {
-    /// An ordinary build.
+    /// An ordinary build, without prebuilt workspaces.
     #[default]
     None,
-    /// The workspace is made for the pool.
+    /// The workspace is created for the pool.
     Create,
-    /// A user takes it out of the pool.
+    /// A user claims the workspace from the pool.
     Claim,
 }
 
 /// The token that an agent of a prebuilt workspace already uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningAgentToken {
-    /// The agent's id in the state.
+    /// Id of the agent in the state.
     pub agent_id: String,
-    /// Its token.
+    /// Token that the running agent uses.
     pub token: Secret,
 }
 
-/// How important a log line is. The order is that of the wire: `Trace` is the lowest.
+/// Severity of a log line. The order is that of the wire: `Trace` is the lowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// Every step.
+    /// Every single step of the work.
     Trace,
-    /// For whoever debugs the template.
+    /// Details for debugging the template.
     Debug,
-    /// What a user wants to see.
+    /// Progress that a user wants to see.
     Info,
-    /// Something to look at.
+    /// A problem that did not stop the job.
     Warn,
-    /// Something failed.
+    /// A failure of the job or a step.
     Error,
 }
 
 impl LogLevel {
-    /// The level's name in lower case.
+    /// Returns the level's name in lower case.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Trace => "trace",
@@ -291,18 +292,18 @@ impl LogLevel {
     }
 }
 
-/// Who said a log line.
+/// Origin of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogSource {
-    /// The daemon: stage markers, mostly.
+    /// The daemon itself: mostly the markers of stages.
     ProvisionerDaemon,
-    /// The engine.
+    /// Output of the engine.
     Provisioner,
 }
 
 impl LogSource {
-    /// The name on Coder's wire.
+    /// Returns the name on Coder's wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ProvisionerDaemon => "provisioner_daemon",
@@ -314,106 +315,106 @@ impl LogSource {
 /// One line of a job's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// Who said it.
+    /// Program that wrote the line.
     pub source: LogSource,
-    /// How important it is.
+    /// Severity of the line.
     pub level: LogLevel,
-    /// When; the wire has milliseconds.
+    /// Time at which the line was written; the wire carries milliseconds.
     pub created_at: Timestamp,
     /// A heading such as `Planning Infrastructure`. Empty output with a new stage marks its beginning.
     pub stage: String,
-    /// The text: valid UTF-8 without NUL. It may have several lines.
+    /// The text: valid UTF-8 without NUL, possibly of several lines.
     pub output: String,
 }
 
-/// How long one step of the engine took.
+/// Duration of one step of the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
-    /// When it began, to the microsecond.
+    /// Beginning of the step, to the microsecond.
     pub start: Timestamp,
-    /// When it ended; never before `start`.
+    /// End of the step; never before `start`.
     pub end: Timestamp,
-    /// Such as `create`, `read` or `load`.
+    /// The action, such as `create`, `read` or `load`.
     pub action: String,
-    /// The provider, or empty.
+    /// Provider of the resource, or empty.
     pub source: String,
     /// A resource address, or the name of a stage.
     pub resource: String,
-    /// `init`, `plan`, `graph` or `apply`; a server skips others.
+    /// One of `init`, `plan`, `graph` and `apply`; a server skips others.
     pub stage: String,
-    /// How it ended.
+    /// State in which the step ended.
     pub state: TimingState,
 }
 
-/// How a timed step ended.
+/// State of a timed step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimingState {
-    /// It has not ended.
+    /// The step has not ended.
     Started,
-    /// It succeeded.
+    /// The step ended with success.
     Completed,
-    /// It failed.
+    /// The step ended with a failure.
     Failed,
 }
 
-/// A resource that must be destroyed and made again, and the attributes that force it.
+/// A resource that must be replaced, and the attributes that force its replacement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replacement {
-    /// The resource's address.
+    /// Address of the resource instance.
     pub resource: String,
     /// Paths of attributes, such as `tags.0.name`.
     pub paths: Vec<String>,
 }
 
-/// How a job ends. Exactly one is sent for each job.
+/// The final message of a job. Exactly one is sent for each job.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// It did what it should.
+    /// The job succeeded, with this result.
     Completed(CompletedJob),
-    /// It did not; what it made anyway is in the state.
+    /// The job failed; its state contains what it created nevertheless.
     Failed(FailedJob),
 }
 
-/// The result of a job that succeeded.
+/// Result of a job that succeeded.
 #[derive(Clone, Debug)]
 pub struct CompletedJob {
-    /// Which job.
+    /// Id of the completed job.
     pub id: JobId,
-    /// What it made or learned.
+    /// Result of the job, by its kind.
     pub result: CompletedWork,
 }
 
-/// What a job made or learned, by kind.
+/// Result of a completed job, by its kind.
 #[derive(Clone, Debug)]
 pub enum CompletedWork {
-    /// A workspace build.
+    /// Result of a workspace build.
     WorkspaceBuild(BuildResult),
-    /// A template import.
+    /// Result of a template import.
     TemplateImport(Box<ImportResult>),
-    /// A dry run.
+    /// Result of a dry run.
     TemplateDryRun(DryRunResult),
 }
 
-/// What a workspace build made.
+/// Result of a workspace build.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BuildResult {
-    /// The new state; empty once everything is destroyed without a state.
+    /// The new state; empty if everything was destroyed and no state is left.
     #[serde(skip)]
     pub state: Bytes,
     /// All resources, sorted by address.
     pub resources: Vec<Resource>,
-    /// Steps of all stages.
+    /// Timings of the steps of all stages.
     pub timings: Vec<Timing>,
-    /// Modules the template calls.
+    /// Modules that the template calls.
     pub modules: Vec<Module>,
-    /// What was destroyed and made again.
+    /// Resources that the build replaced.
     pub replacements: Vec<Replacement>,
-    /// AI tasks, at most one in practice.
+    /// AI tasks of the workspace; at most one in practice.
     pub ai_tasks: Vec<AiTask>,
 }
 
-/// What a template import learned.
+/// Result of a template import.
 #[derive(Clone, Debug, Default)]
 pub struct ImportResult {
     /// Resources of a started workspace, sorted by address.
@@ -422,9 +423,9 @@ pub struct ImportResult {
     pub stop_resources: Vec<Resource>,
     /// Parameters in the order of the plan.
     pub parameters: Vec<Parameter>,
-    /// External services the template asks for, sorted by id.
+    /// External services whose tokens the template needs, sorted by id.
     pub external_auth: Vec<ExternalAuthRequirement>,
-    /// Modules the template calls.
+    /// Modules that the template calls.
     pub modules: Vec<Module>,
     /// Presets in the order of the plan.
     pub presets: Vec<Preset>,
@@ -432,53 +433,53 @@ pub struct ImportResult {
     pub plan: Bytes,
     /// The modules' files: an uncompressed tar archive, empty if there are none.
     pub module_files: Bytes,
-    /// Whether the template has AI tasks.
+    /// `true` if the template has AI tasks.
     pub has_ai_tasks: bool,
-    /// Whether the template has agents that somebody else runs.
+    /// `true` if the template has external agents, which run outside of its resources.
     pub has_external_agents: bool,
 }
 
-/// What a dry run learned.
+/// Result of a dry run.
 #[derive(Clone, Debug, Default)]
 pub struct DryRunResult {
     /// All resources, sorted by address.
     pub resources: Vec<Resource>,
-    /// Modules the template calls.
+    /// Modules that the template calls.
     pub modules: Vec<Module>,
 }
 
 /// The end of a job that failed.
 #[derive(Clone, Debug)]
 pub struct FailedJob {
-    /// Which job.
+    /// Id of the failed job.
     pub id: JobId,
-    /// Why, for the person who started it. Never empty: a server takes an empty text for success.
+    /// Reason, for the person who started the job. Never empty: a server interprets an empty text as success.
     pub error: String,
-    /// A code that a user interface can act upon.
+    /// Code that a user interface can act on.
     pub code: Option<FailureCode>,
-    /// What kind of job it was, with what a build leaves behind.
+    /// Kind of the job, with what a build leaves behind.
     pub work: FailedWork,
 }
 
-/// What a failed job leaves behind, by kind.
+/// Remains of a failed job, by its kind.
 #[derive(Clone, Debug)]
 pub enum FailedWork {
-    /// A workspace build.
+    /// Remains of a workspace build.
     WorkspaceBuild {
-        /// The newest state that parses. `None` before apply began: the server keeps the one it has.
+        /// The newest state that parses. `None` before apply began: the server then keeps the state that it has.
         state: Option<Bytes>,
-        /// Steps of the stages that ran.
+        /// Timings of the stages that ran.
         timings: Vec<Timing>,
     },
-    /// A template import.
+    /// A template import, which leaves nothing behind.
     TemplateImport,
-    /// A dry run.
+    /// A dry run, which leaves nothing behind.
     TemplateDryRun,
-    /// A kind that we do not know.
+    /// A kind that this version does not know.
     Unknown,
 }
 
-/// Why a job failed, where a user interface can act upon it.
+/// Reason for a failure that a user interface can act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FailureCode {
@@ -486,12 +487,12 @@ pub enum FailureCode {
     MissingTemplateParameter,
     /// A required Terraform variable has no value.
     RequiredTemplateVariables,
-    /// The owner's budget is used up.
+    /// The owner's quota is used up.
     InsufficientQuota,
 }
 
 impl FailureCode {
-    /// The code on the wire, such as `INSUFFICIENT_QUOTA`.
+    /// Returns the code on the wire, such as `INSUFFICIENT_QUOTA`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MissingTemplateParameter => "MISSING_TEMPLATE_PARAMETER",

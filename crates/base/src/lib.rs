@@ -1,4 +1,5 @@
-//! The base: the nouns of a job, addresses in registries, rules, secrets, how work is stopped, and causes of errors. No I/O.
+//! The base: nouns of a job, addresses in registries, rules, secrets, how work is stopped, and causes of errors. No
+//! I/O.
 
 pub mod error_chain;
 pub mod job;

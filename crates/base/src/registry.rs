@@ -18,14 +18,14 @@ pub use self::{
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Platform {
-    /// Such as `linux`, `darwin` or `windows`.
+    /// Operating system, such as `linux`, `darwin` or `windows`.
     pub os: String,
-    /// Such as `amd64`, `arm64` or `arm`.
+    /// Processor architecture, such as `amd64`, `arm64` or `arm`.
     pub arch: String,
 }
 
 impl Platform {
-    /// The platform that this program was built for.
+    /// Returns the platform that this program was built for.
     pub fn current() -> Self {
         Self {
             os: go_os(std::env::consts::OS).to_owned(),
@@ -58,7 +58,7 @@ impl fmt::Display for Platform {
     }
 }
 
-/// A text is no platform.
+/// Returned if a text is not a platform.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid platform {text:?}: expected OS_ARCH, such as linux_amd64")]
 pub struct PlatformError {

@@ -1,27 +1,27 @@
-//! What a server accepts: slugs, agent names, parameters, presets, tags.
+//! Values that a server accepts: slugs, agent names, parameters, presets, tags.
 
 pub mod resources;
 pub mod state;
 pub mod text;
 
-/// Our version in the one form that daemons and agents give to every server.
+/// Our version in the form that daemons and agents report to every server.
 ///
-/// It is a semantic version, or coderd refuses an agent. Its first part is the one of builds that are no release, which
-/// coderd's health check compares with nothing; a release of ours says nothing about one of Coder's.
+/// The form is a semantic version, because coderd refuses an agent without one. Its first part marks a development
+/// build, which coderd's health check does not compare with its own version; our releases are not related to Coder's.
 pub const VERSION: &str = concat!("v0.0.0-outpost.", env!("CARGO_PKG_VERSION"));
 
-/// What an agent's name must match, in the words of the reference.
+/// Regular expression for an agent's name, in the words of the reference.
 pub const AGENT_NAME: &str = "(?i)^[a-z0-9](-?[a-z0-9])*$";
 
-/// What an app's slug must match, in the words of the reference.
+/// Regular expression for an app's slug, in the words of the reference.
 pub const APP_SLUG: &str = "^[a-z0-9](-?[a-z0-9])*$";
 
-/// Whether a text is an agent's name: letters and digits, single hyphens between them.
+/// Returns whether a text is an agent's name: letters and digits with single hyphens between them.
 pub fn is_agent_name(text: &str) -> bool {
     is_slug(text, |byte| byte.is_ascii_alphanumeric())
 }
 
-/// Whether a text is an app's slug: like an agent's name, in lower case.
+/// Returns whether a text is an app's slug: like an agent's name, in lower case.
 pub fn is_app_slug(text: &str) -> bool {
     is_slug(text, |byte| {
         byte.is_ascii_digit() || byte.is_ascii_lowercase()

@@ -1,4 +1,4 @@
-//! How a service, a job or a subprocess is asked to stop: drain, cancel, kill.
+//! The three stages in which a service, a job or a subprocess is stopped: drain, cancel, kill.
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,12 +18,12 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// A handle on which nothing was asked yet.
+    /// Returns a handle on which no stage has been requested.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A handle that follows this one, and can be stopped without stopping this one.
+    /// Returns a handle that follows this one, and can be stopped without stopping this one.
     #[must_use]
     pub fn child(&self) -> Self {
         Self {
@@ -34,8 +34,8 @@ impl Stop {
         }
     }
 
-    /// A handle for what must not be cut short: it is asked to end early when this one is, and nothing kills it but
-    /// [`Self::kill`] or [`Self::leave`] on the handle itself.
+    /// Returns a handle for work that must not be cut short: it is cancelled together with this one, and killed only
+    /// by [`Self::kill`] or [`Self::leave`] on the handle itself.
     #[must_use]
     pub fn patient(&self) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl Stop {
         }
     }
 
-    /// A handle for the cleaning up that a cancel asks for: of this one's stages it follows only the kill.
+    /// Returns a handle for the cleanup after a cancel: of the stages of this one it follows only the kill.
     #[must_use]
     pub fn cleanup(&self) -> Self {
         Self {
@@ -56,60 +56,60 @@ impl Stop {
         }
     }
 
-    /// Asks to take no new work.
+    /// Requests that no new work is taken.
     pub fn drain(&self) {
         self.drain.cancel();
     }
 
-    /// Asks what runs to end early.
+    /// Requests that running work ends early.
     pub fn cancel(&self) {
         self.drain.cancel();
         self.cancel.cancel();
     }
 
-    /// Ends what runs.
+    /// Ends running work at once.
     pub fn kill(&self) {
         self.cancel();
         self.kill.cancel();
     }
 
-    /// Ends what runs, except what can go on without us.
+    /// Ends running work, except what can continue without this process.
     pub fn leave(&self) {
         self.leave.cancel();
         self.kill();
     }
 
-    /// Whether what can go on without us should do so.
+    /// Returns whether work that can continue without this process should do so.
     pub fn is_leaving(&self) -> bool {
         self.leave.is_cancelled()
     }
 
-    /// Whether no new work should start.
+    /// Returns whether no new work should start.
     pub fn is_draining(&self) -> bool {
         self.drain.is_cancelled()
     }
 
-    /// Whether what runs should end early.
+    /// Returns whether running work should end early.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
     }
 
-    /// Whether what runs should end now.
+    /// Returns whether running work should end now.
     pub fn is_killed(&self) -> bool {
         self.kill.is_cancelled()
     }
 
-    /// Waits until [`Self::drain`] or a later stage is asked.
+    /// Waits until [`Self::drain`] or a later stage is requested.
     pub async fn draining(&self) {
         self.drain.cancelled().await;
     }
 
-    /// Waits until [`Self::cancel`] or a later stage is asked.
+    /// Waits until [`Self::cancel`] or a later stage is requested.
     pub async fn cancelled(&self) {
         self.cancel.cancelled().await;
     }
 
-    /// Waits until [`Self::kill`] is asked.
+    /// Waits until [`Self::kill`] is requested.
     pub async fn killed(&self) {
         self.kill.cancelled().await;
     }

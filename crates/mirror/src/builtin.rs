@@ -1,8 +1,8 @@
-//! The built-in `coder` provider, as a mirror of packages that hold nothing but a launcher.
+//! The built-in `coder` provider, as a mirror of packages that contain only a launcher.
 //!
-//! Terraform hashes the executable of every provider at every command, so the package must be tiny: it is a script
-//! whose interpreter is this program. All published versions are there, so the engine itself picks the locked one,
-//! or the newest that satisfies every constraint, also those of modules that only it can fetch.
+//! Terraform hashes the executable of every provider at every command, so the package must be tiny: a script whose
+//! interpreter is this program. The mirror has all published versions, so that the engine itself selects the locked
+//! one, or the newest that satisfies all constraints, including those of modules that only the engine can fetch.
 
 use std::{
     ffi::OsStr,
@@ -27,18 +27,18 @@ pub use self::versions::PUBLISHED;
 /// The hidden command with which our program serves the plugin protocol.
 pub const COMMAND: &str = "terraform-provider-coder";
 
-/// Registries under whose names the provider is published: Terraform's default and OpenTofu's.
+/// Registries that publish the provider: Terraform's default and OpenTofu's.
 const HOSTS: [&str; 2] = [DEFAULT_HOST, OPENTOFU_HOST];
 
-/// What Linux reads of the first line of a script, `#!` and the end of the line included (`BINPRM_BUF_SIZE`).
+/// Bytes that Linux reads of the first line of a script, including `#!` and the end of the line (`BINPRM_BUF_SIZE`).
 const LONGEST_SHEBANG: usize = 255;
 
-/// Makes mirrors of launchers below a directory.
+/// Creates mirrors of launchers below a directory.
 #[derive(Clone, Debug)]
 pub struct BuiltinPackages {
-    /// Where mirrors are kept, one for each program that asks for one.
+    /// Directory of the mirrors; each program that asks for one has its own.
     pub dir: PathBuf,
-    /// Our own program.
+    /// Path of this program.
     pub executable: PathBuf,
 }
 
@@ -70,7 +70,8 @@ fn cannot_write(mirror: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
-/// A script that runs `executable` as the provider. It ends up with its own path as the last argument.
+/// Returns a script that runs `executable` as the provider. The kernel appends the script's own path as the last
+/// argument.
 fn launcher(executable: &Path) -> Vec<u8> {
     let path = executable.as_os_str().as_bytes();
     let direct = [b"#!", path, b" ", COMMAND.as_bytes(), b"\n"].concat();
@@ -90,7 +91,7 @@ fn launcher(executable: &Path) -> Vec<u8> {
     .concat()
 }
 
-/// `path` in single quotes, as a shell reads it.
+/// Returns `path` in single quotes, as a shell reads it.
 fn quote(path: &[u8]) -> Vec<u8> {
     let mut quoted = vec![b'\''];
     for &byte in path {
@@ -103,7 +104,8 @@ fn quote(path: &[u8]) -> Vec<u8> {
     quoted
 }
 
-/// The name of a mirror: it depends on all that is in it, so two programs never change each other's.
+/// Returns the name of a mirror. It depends on the mirror's whole content, so two programs never change each other's
+/// mirror.
 fn digest(launcher: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(launcher);
@@ -114,7 +116,7 @@ fn digest(launcher: &[u8]) -> String {
     hex::encode(&hash.finalize()[..8])
 }
 
-/// Fills a directory beside `target` and moves it there. Whoever is first wins; the others take what is there.
+/// Fills a directory beside `target` and moves it there. The first process wins; the others use its result.
 fn publish(target: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let parent = files::directory_of(target);
     fs::create_dir_all(parent)?;
@@ -125,7 +127,7 @@ fn publish(target: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> io::Res
     fill(staging.path())?;
     match fs::rename(staging.path(), target) {
         Ok(()) => {
-            // It has moved: there is nothing left to remove.
+            // The directory has been moved: there is nothing left to remove.
             let _moved = staging.keep();
             Ok(())
         }
@@ -158,11 +160,11 @@ fn write_package(package: &Path, launcher: &[u8], version: &str) -> io::Result<(
         .mode(0o755)
         .open(path)?;
     io::Write::write_all(&mut file, launcher)?;
-    // The mode given above is cut by the umask; others who share the cache must be able to run it.
+    // The umask reduced the mode given above, but other users who share the cache must be able to run the file.
     file.set_permissions(fs::Permissions::from_mode(0o755))
 }
 
-/// Adds a version that we do not know to be published, because a lock file asks for it.
+/// Adds a version that is not in our list of published ones, because a lock file requires it.
 fn add_version(mirror: &Path, launcher: &[u8], version: &str) -> io::Result<()> {
     let platform = Platform::current().to_string();
     for host in HOSTS {
@@ -176,7 +178,7 @@ fn add_version(mirror: &Path, launcher: &[u8], version: &str) -> io::Result<()> 
     Ok(())
 }
 
-/// The version under which a launcher was installed, from its path: `…/terraform-provider-coder_v2.20.0`.
+/// Returns the version under which a launcher was installed, from its path: `…/terraform-provider-coder_v2.20.0`.
 pub fn version_of(launcher: &OsStr) -> Option<&str> {
     let name = Path::new(launcher).file_name()?.to_str()?;
     name.strip_prefix("terraform-provider-coder_v")

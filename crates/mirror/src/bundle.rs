@@ -1,8 +1,8 @@
-//! One signed file that carries a generation over a gap in the network.
+//! One signed file that carries a generation across an air gap.
 //!
-//! A bundle is a tar file of fixed form: `manifest.json`, the keys that signed it and their signatures, then the files
-//! of the store by digest. Whoever reads it knows each header before it comes, byte for byte, from the signed
-//! manifest; so there is nothing in it that a forger could choose: no name, no link, no size, no order.
+//! A bundle is a tar file of fixed form: `manifest.json`, the keys that signed it and their signatures, then the
+//! files of the store by digest. A reader derives each header from the signed manifest, byte for byte, before it
+//! reads the header; so a forger can choose nothing: no name, no link, no size, no order.
 
 mod check;
 mod compare;
@@ -44,103 +44,103 @@ pub use self::{
     write::{Wanted, plan, rewrite, write},
 };
 
-/// Why a bundle was not written, not read or not taken.
+/// Reason for which a bundle was not written, read or imported.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// The file could not be read.
     #[error("failed to read the bundle at `{entry}`")]
     Read {
-        /// What was read.
+        /// Part of the bundle that was read.
         entry: String,
-        /// The system's reason.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// The file could not be written.
     #[error("failed to write the bundle")]
     Write(#[source] io::Error),
-    /// A part of it is not what it must be.
+    /// A part of the bundle is not valid.
     #[error("the bundle is refused: `{entry}` {why}")]
     Entry {
-        /// The part.
+        /// Name of the part.
         entry: String,
-        /// What is wrong with it.
+        /// Problem with the part.
         why: String,
     },
-    /// A key or a signature does not fit.
+    /// A key or a signature is not valid.
     #[error("the bundle is refused: `{entry}`")]
     Key {
-        /// The part.
+        /// Name of the part.
         entry: String,
-        /// What is wrong with it.
+        /// Problem with the key or the signature.
         source: KeyError,
     },
-    /// Not enough of those who signed are trusted.
+    /// Too few of the signers are trusted.
     #[error(
         "the bundle is refused: {} of its signers are trusted, but {threshold} are required; it is signed by {}",
         trusted,
         names(signers)
     )]
     Untrusted {
-        /// Signers that are trusted.
+        /// Number of signers that are trusted.
         trusted: usize,
-        /// All signers.
+        /// Keys of all signers.
         signers: Vec<KeyId>,
-        /// How many must be trusted.
+        /// Number of signers that must be trusted.
         threshold: usize,
     },
-    /// Something newer was imported before.
+    /// A newer bundle was imported before.
     #[error(
         "the bundle is refused: it is number {sequence} of channel `{channel}`, and number {last} has already been imported"
     )]
     Replayed {
-        /// Whose numbers they are.
+        /// Channel of the bundle.
         channel: String,
-        /// The bundle's number.
+        /// Number of the bundle in its channel.
         sequence: u64,
-        /// The highest number so far.
+        /// Highest number that was imported.
         last: u64,
     },
-    /// A key that is to sign counts for nothing.
+    /// A key that is to sign is revoked.
     #[error("key {key} is revoked and cannot sign")]
     Revoked {
-        /// The key.
+        /// Id of the revoked key.
         key: KeyId,
     },
-    /// Its time is over.
+    /// The bundle has expired at this time.
     #[error("the bundle is refused: it expired at {0}")]
     Expired(Timestamp),
-    /// It builds on what is not in the store.
+    /// The bundle builds on files that are not in the store.
     #[error("the bundle needs {} files that neither it nor the mirror has:\n{}", missing.len(), listed(missing))]
     Missing {
-        /// Their digests, and what they are.
+        /// Digests of the files, with descriptions of them.
         missing: Vec<(Digest, String)>,
     },
-    /// There is not enough room.
+    /// There is not enough free space.
     #[error(
         "no space left for the bundle: it needs {needed} bytes, and {free} bytes are free for the mirror in `{}`",
         dir.display()
     )]
     Full {
-        /// The directory of the mirror.
+        /// Directory of the mirror.
         dir: PathBuf,
-        /// Bytes that it needs.
+        /// Bytes that the bundle needs.
         needed: u64,
         /// Bytes that are free.
         free: u64,
     },
-    /// The store refused something.
+    /// The store reports an error.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It was not encrypted.
+    /// Encryption or decryption failed.
     #[error(transparent)]
     Encryption(#[from] EncryptionError),
-    /// Somebody stopped it.
+    /// The user stopped the work.
     #[error("stopped before the import was complete; run the same command again to resume it")]
     Stopped,
 }
 
 impl BundleError {
-    /// What to try next.
+    /// Returns a suggestion for the next step.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Untrusted { .. } => Some(
@@ -184,7 +184,7 @@ fn names(keys: &[KeyId]) -> String {
     }
 }
 
-/// Lines of a list that are shown.
+/// Maximum number of list entries in a message.
 const SHOWN: usize = 50;
 
 fn listed(missing: &[(Digest, String)]) -> String {
@@ -199,23 +199,23 @@ fn listed(missing: &[(Digest, String)]) -> String {
     lines.join("\n")
 }
 
-/// What goes on while a bundle is worked on: who may stop it, and who wants to know.
+/// Control and progress of work on a bundle.
 #[derive(Clone, Copy)]
 pub struct Watch<'a> {
-    /// It ends early once this is cancelled.
+    /// Stop handle; the work ends early once it is cancelled.
     pub stop: &'a Stop,
-    /// Hears how far it is.
+    /// Callback that receives the progress.
     pub hear: &'a (dyn Fn(Step) + Sync),
 }
 
-/// How far the work on a bundle is.
+/// Progress of the work on a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// So many bytes of files are to be dealt with.
+    /// The files to process have this many bytes in total.
     Begun(u64),
-    /// So many more of them are.
+    /// This many more bytes are processed.
     Advanced(u64),
-    /// All are; packages are unpacked and checked now.
+    /// All files are processed; packages are unpacked and verified now.
     Unpacking,
 }
 

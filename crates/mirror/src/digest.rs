@@ -1,4 +1,4 @@
-//! The name of a file in the store: its SHA-256, which is its `zh:` checksum and its OCI digest as well.
+//! The name of a file in the store: its SHA-256, which is also its `zh:` checksum and its OCI digest.
 
 use std::{fmt, str::FromStr};
 
@@ -12,17 +12,17 @@ use serde::{Deserialize, Serialize};
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// The digest of what is in memory.
+    /// Returns the digest of bytes in memory.
     pub fn of(content: &[u8]) -> Self {
         Self::from_output(digest(&SHA256, content).as_ref())
     }
 
-    /// The end of a digest that was fed piece by piece.
+    /// Returns the digest of the bytes that `context` was fed.
     pub fn finish(context: Context) -> Self {
         Self::from_output(context.finish().as_ref())
     }
 
-    /// The checksum of a package as lock files write it.
+    /// Returns the checksum of a package as lock files contain it.
     pub fn zh(self) -> Hash {
         Hash::Zh(self.0)
     }
@@ -46,7 +46,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A text is no digest.
+/// Returned if a text is not a digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid SHA-256 digest {0:?}: expected 64 lower-case hexadecimal digits")]
 pub struct DigestError(String);
@@ -60,7 +60,7 @@ impl FromStr for Digest {
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         let bytes = hex::decode(text).ok().filter(|_| is_lower);
         let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
-        // A hostile text may be of any length.
+        // The text may be hostile, and of any length.
         bytes
             .map(Self)
             .ok_or_else(|| DigestError(text.chars().take(80).collect()))
@@ -85,7 +85,7 @@ impl From<Digest> for String {
 mod tests {
     use super::*;
 
-    /// SHA-256 of nothing, from FIPS 180-4's examples.
+    /// SHA-256 of an empty message, from FIPS 180-4's examples.
     const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whether a mirror has what a template needs, item by item, before anybody sits in front of a failed build.
+//! A comparison of a mirror with what a template needs, item by item, before a build fails.
 
 mod served;
 mod unmet;
@@ -40,54 +40,54 @@ pub use self::{
     unmet::missing,
 };
 
-/// Bytes of a page that says where a module is.
+/// Maximum size of a page that tells where a module is.
 const MAX_PAGE_BYTES: u64 = 64 << 10;
 
-/// How an item stands.
+/// Result for one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// It is there.
+    /// The mirror has the item.
     Present,
-    /// It is not.
+    /// The mirror lacks the item.
     Missing,
-    /// There are other versions of it.
+    /// The mirror has only unsuitable versions of the item.
     #[serde(rename = "version-unsatisfiable")]
     Unsatisfiable,
-    /// It is there, and the lock file wants another package.
+    /// The mirror has the item, but the lock file requires another package.
     LockMismatch,
-    /// No mirror can have it.
+    /// No mirror can contain the item.
     NotMirrorable,
-    /// Every engine refuses it, whatever the mirror has.
+    /// Every engine refuses the item, whatever the mirror contains.
     Invalid,
-    /// Only an engine knows what it is.
+    /// Only an engine can determine what the item is.
     Unclear,
 }
 
 impl Verdict {
-    /// Whether a build has it for sure.
+    /// Returns whether a build certainly gets the item.
     pub fn is_good(self) -> bool {
         self == Self::Present
     }
 }
 
-/// One thing that a template needs.
+/// An item that a template needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Item {
-    /// What it is.
+    /// Kind and name of the item.
     pub item: String,
-    /// Which versions are acceptable.
+    /// Versions that are acceptable.
     pub wanted: String,
-    /// How it stands.
+    /// Result for the item.
     pub verdict: Verdict,
-    /// What there is, or what to do.
+    /// The existing versions, or a remedy.
     pub detail: String,
-    /// What a mirror lacks for it, as its list of misses names it.
+    /// Entry for the mirror's list of misses, if the mirror lacks the item.
     #[serde(skip)]
     pub missing: Option<serve::Item>,
 }
 
-/// What a template needs, found out with the modules that a mirror has.
+/// Determines what a template needs, with the modules of a mirror.
 pub async fn closure(
     store: &Store,
     generation: &Generation,
@@ -102,16 +102,17 @@ pub async fn closure(
     close(Arc::new(template), default_host, &modules).await
 }
 
-/// The engine of the jobs.
+/// The engine that runs the jobs.
 #[derive(Clone, Debug)]
 pub struct JobEngine {
-    /// `terraform` or `tofu`.
+    /// Name of the engine: `terraform` or `tofu`.
     pub name: &'static str,
-    /// Its versions, as somebody said, or as it is installed here. Empty if only the mirror can have it.
+    /// Versions of the engine that the operator named or that are installed here. Empty if only the mirror can have
+    /// it.
     pub versions: Vec<Version>,
 }
 
-/// Compares what a template needs with what there is, for some platforms.
+/// Compares what a template needs with a mirror's contents, for some platforms.
 pub fn examine(
     closure: &Closure,
     generation: &Generation,
@@ -156,7 +157,7 @@ pub fn examine(
     items
 }
 
-/// The versions that a template's builds take from a mirror, on whichever of its platforms.
+/// Returns the versions that a template's builds take from a mirror, on any of its platforms.
 pub fn needed(closure: &Closure, generation: &Generation) -> Needed {
     let mut needed = Needed::default();
     for (addr, constraint) in &closure.providers {
@@ -164,7 +165,7 @@ pub fn needed(closure: &Closure, generation: &Generation) -> Needed {
         let chosen = choose(addr, constraint, locked, generation).ok();
         let mut versions: Vec<_> = chosen.map(|it| &it.version).into_iter().collect();
         if locked.is_none() {
-            // Daemons of another platform may have to take an older one.
+            // Daemons of another platform may have to take an older version.
             versions.extend(generation.platforms().iter().filter_map(|platform| {
                 let there = generation.versions(addr);
                 let there = there.filter(|it| package(it, platform).is_some());
@@ -183,7 +184,7 @@ pub fn needed(closure: &Closure, generation: &Generation) -> Needed {
     needed
 }
 
-/// A module, repository or file that a mirror lacks.
+/// Returns a module, repository or file that a mirror lacks.
 fn missing_module(call: &Call) -> Option<serve::Item> {
     let with = |item: serve::Item, version: &str| match version {
         "" => item,
@@ -207,7 +208,7 @@ fn missing_module(call: &Call) -> Option<serve::Item> {
     })
 }
 
-/// Whether the engine is one that all modules accept; `None` if they accept any.
+/// Checks whether all modules accept the engine; returns `None` if they accept any.
 fn required_version(
     closure: &Closure,
     generation: &Generation,
@@ -281,7 +282,7 @@ fn listed<'a>(versions: impl IntoIterator<Item = &'a Version>) -> String {
     versions.collect::<Vec<_>>().join(", ")
 }
 
-/// One item, or one for each platform that something is wrong with.
+/// Returns one item, or one for each platform that has a problem.
 fn provider(
     addr: &ProviderAddr,
     constraint: &Constraint,
@@ -327,7 +328,7 @@ fn provider(
     }
 }
 
-/// What there is to say of a version that is there.
+/// Describes a version that the mirror has.
 fn present(provider: &Provider) -> String {
     match &provider.signed {
         Some(_) => provider.version.to_string(),
@@ -338,7 +339,7 @@ fn present(provider: &Provider) -> String {
     }
 }
 
-/// The versions of a provider that a mirror lacks.
+/// Returns the versions of a provider that a mirror lacks.
 fn missing_version(
     addr: &ProviderAddr,
     constraint: &Constraint,
@@ -346,14 +347,14 @@ fn missing_version(
     verdict: Verdict,
 ) -> Option<serve::Item> {
     let item = serve::Item::new("provider", addr.to_string());
-    // What a lock file names is missing, whatever else the template accepts.
+    // The version in a lock file is missing, whatever else the template accepts.
     let version = match locked.filter(|locked| constraint.matches(&locked.version)) {
         Some(locked) => locked.version.to_string(),
         None => constraint.to_string(),
     };
     let lacks = match verdict {
         Verdict::Missing => true,
-        // A lock file that does not fit its own template is mended there.
+        // A lock file that contradicts its own template must be fixed there.
         Verdict::Unsatisfiable => locked.is_none(),
         _ => false,
     };
@@ -363,7 +364,7 @@ fn missing_version(
     })
 }
 
-/// The version that an engine would choose.
+/// Returns the version that an engine would select.
 fn choose<'a>(
     addr: &ProviderAddr,
     constraint: &Constraint,
@@ -423,11 +424,11 @@ fn own_hashes(package: &Package) -> Vec<Hash> {
     hashes
 }
 
-/// The lock file that a template should have, with checksums for all of these platforms. What its own says of the same
-/// version stays. The checksums of all other platforms are those that the publisher signed.
+/// Returns the lock file that a template should have, with checksums for all of these platforms. Existing checksums
+/// of the same version are kept. The checksums of all other platforms are those that the publisher signed.
 ///
 /// # Errors
-/// For each provider that the mirror does not have as it should.
+/// One for each provider that the mirror lacks or has with the wrong content.
 pub fn lock(
     store: &Store,
     closure: &Closure,
@@ -437,7 +438,7 @@ pub fn lock(
     let (mut lock, mut wrong) = (Lock::default(), Vec::new());
     for (addr, constraint) in &closure.providers {
         let locked = closure.locked.get(addr);
-        // A wrong checksum is what this is for.
+        // Wrong checksums are what this command replaces.
         let without = locked.map(|locked| LockedProvider {
             hashes: Vec::new(),
             ..locked.clone()
@@ -470,20 +471,20 @@ pub fn lock(
     }
 }
 
-/// What the publisher signed for a version; nothing if nobody did.
+/// Returns the checksums that the publisher signed for a version; none if it is not signed.
 fn signed(store: &Store, provider: &Provider) -> Vec<Hash> {
     let list = provider.signed.as_ref();
     let list = list.and_then(|signed| std::fs::read_to_string(store.path(signed.shasums)).ok());
     let hash = |line: &str| {
         let (digest, name) = line.split_once("  ")?;
-        // There are manifests beside the packages.
+        // The list also contains manifests.
         let is_package = name.ends_with(".zip");
         is_package.then(|| format!("zh:{}", digest.to_ascii_lowercase()).parse().ok())?
     };
     list.unwrap_or_default().lines().filter_map(hash).collect()
 }
 
-/// Modules as a mirror has them.
+/// Modules from the mirror's store.
 struct Mirrored<'a> {
     store: &'a Store,
     generation: &'a Generation,
@@ -568,7 +569,7 @@ impl Modules for Mirrored<'_> {
 }
 
 impl Mirrored<'_> {
-    /// A file by the address at which an engine asks for it.
+    /// Returns a file by the address at which an engine requests it.
     fn file(&self, url: &str, asked: fn(&Url) -> Url) -> Result<Digest, Absent> {
         let place = Url::parse(url).ok().map(|url| asked(&url));
         let mut files = self.generation.files.iter();

@@ -1,4 +1,4 @@
-//! Getting things from origins: politely, again after a failure, from where a download broke off.
+//! Downloads from origins: with limits, with retries, and from the byte at which a download broke off.
 
 pub mod network_mirror;
 pub mod registry;
@@ -26,27 +26,28 @@ use url::Url;
 pub use self::retry::Retry;
 use super::{Digest, Store, StoreError, store::Incoming};
 
-/// Bytes of an answer that is read into memory: the versions of a large provider take one million.
+/// Maximum size of an answer that is read into memory; the versions of a large provider take one million bytes.
 const MAX_ANSWER_BYTES: usize = 32 << 20;
-/// Bytes of a file; the largest provider has a few hundred million.
+/// Maximum size of a file in bytes; the largest provider has a few hundred million.
 const MAX_FILE_BYTES: u64 = 8 << 30;
-/// Times that one file is begun or continued; whoever sends it in more pieces does not want us to have it.
+/// Maximum number of requests for one file, with all continuations; a server that sends more pieces does not want us
+/// to have it.
 const MAX_PIECES: u32 = 100;
 
-/// How to behave towards origins.
+/// Limits for requests to origins.
 #[derive(Clone, Copy, Debug)]
 pub struct Manners {
-    /// Requests at once.
+    /// Number of concurrent requests to all servers.
     pub at_once: usize,
-    /// Of those, to one server.
+    /// Number of concurrent requests to one server.
     pub per_host: usize,
-    /// Bytes a second of all downloads together.
+    /// Bytes a second of all downloads together; `None` for no limit.
     pub bytes_per_second: Option<u64>,
-    /// When to try again.
+    /// Number of attempts and pauses between them.
     pub retry: Retry,
     /// Time without a byte after which an answer counts as dead.
     pub silence: Duration,
-    /// Bytes of one file.
+    /// Maximum size of one file in bytes.
     pub max_file_bytes: u64,
 }
 
@@ -63,107 +64,107 @@ impl Default for Manners {
     }
 }
 
-/// Why something was not got.
+/// Reason for which a download failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// No answer.
+    /// The request failed without an answer.
     #[error(transparent)]
     Web(#[from] WebError),
-    /// The server has no such thing.
+    /// The server does not have the file.
     #[error("{url} does not exist (404)")]
     NotFound {
-        /// What was asked for.
+        /// Address of the request.
         url: String,
     },
-    /// The server refuses.
+    /// The server answered with an error.
     #[error("{url} answers {status}")]
     Status {
-        /// What was asked for.
+        /// Address of the request.
         url: String,
-        /// What came.
+        /// Status of the answer.
         status: StatusCode,
-        /// What the server wants us to wait.
+        /// Pause that the server demands before the next attempt.
         after: Option<Duration>,
     },
     /// An answer broke off.
     #[error("{url} closed the connection after {got} bytes")]
     Broken {
-        /// What was asked for.
+        /// Address of the request.
         url: String,
-        /// What came of it.
+        /// Bytes that arrived until then.
         got: u64,
-        /// Why.
+        /// Error of the HTTP client.
         source: reqwest::Error,
     },
-    /// An answer is shorter than it said.
+    /// An answer is shorter than announced.
     #[error("{url} sent {got} bytes instead of the {announced} bytes it announced")]
     Short {
-        /// What was asked for.
+        /// Address of the request.
         url: String,
-        /// What came.
+        /// Number of bytes that arrived.
         got: u64,
-        /// What should have come.
+        /// Bytes that were announced.
         announced: u64,
     },
-    /// A server fell silent.
+    /// A server stopped sending.
     #[error("{url} sent nothing for {after:?}")]
     Silent {
-        /// What was asked for.
+        /// Address of the request.
         url: String,
-        /// How long we waited.
+        /// Time that we waited.
         after: Duration,
     },
-    /// An answer is larger than such an answer should be.
+    /// An answer exceeds the limit.
     #[error("{url} has more than {limit} bytes")]
     TooLarge {
-        /// What was asked for.
+        /// Address of the request.
         url: String,
-        /// What is allowed.
+        /// Maximum size in bytes.
         limit: u64,
     },
-    /// An answer is not what it should be.
+    /// An answer is not valid.
     #[error("{url} gave {why}")]
     Nonsense {
-        /// What was asked for.
+        /// Address of the request.
         url: String,
-        /// What is wrong with it.
+        /// Problem with the answer.
         why: String,
     },
-    /// An address names no host.
+    /// An address has no valid host.
     #[error("{host:?} is not a registry host")]
     Host {
-        /// What it names.
+        /// The text in place of the host.
         host: String,
     },
-    /// A host has no such service.
+    /// A host does not offer this service.
     #[error("{host} does not offer a registry of {what}")]
     NoService {
-        /// The host.
+        /// Name of the host.
         host: String,
-        /// `providers` or `modules`.
+        /// Name of the service: `providers` or `modules`.
         what: &'static str,
     },
-    /// What came is not what was promised.
+    /// The store refused a file, for example because of a wrong checksum.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A server's certificate is refused. The same for whatever it is asked for.
+    /// A server's certificate is refused, which is the same for all requests.
     #[error("{host} is not trusted: {why}")]
     Untrusted {
-        /// The server.
+        /// Name of the server.
         host: String,
-        /// Why.
+        /// Reason for which the certificate is refused.
         why: Arc<str>,
     },
-    /// Somebody else downloads the same file.
+    /// Another process downloads the same file.
     #[error("another process is downloading `{name}`; run the command again when it has finished")]
     Busy {
-        /// Which file.
+        /// Name of the file.
         name: String,
     },
 }
 
 impl FetchError {
-    /// Whether the same request may succeed soon, and how long the server wants us to wait.
+    /// Returns whether the same request may succeed soon, with the pause that the server demands.
     fn passing(&self) -> Option<Option<Duration>> {
         match self {
             Self::Web(WebError::Unreachable { .. })
@@ -177,7 +178,7 @@ impl FetchError {
         }
     }
 
-    /// Whether what came was not what its publisher signed.
+    /// Returns whether a file differs from the one that its publisher signed.
     pub fn is_distrust(&self) -> bool {
         matches!(
             self,
@@ -186,47 +187,47 @@ impl FetchError {
     }
 }
 
-/// Told how the work goes on.
+/// Receiver of progress messages.
 pub trait Watch: Send + Sync {
-    /// What happens from now on.
+    /// Reports the beginning of a phase.
     fn phase(&self, what: &str);
-    /// A file is there.
+    /// Reports a complete file.
     fn arrived(&self, name: &str, bytes: u64);
-    /// Something that people should know.
+    /// Reports a text for people.
     fn note(&self, text: &str);
-    /// So many bytes of `name` are there, of `total` if that is known.
+    /// Reports that this many bytes of `name` have arrived, of `total` if that is known.
     fn advanced(&self, name: &str, bytes: u64, total: Option<u64>);
-    /// A try failed, and there will be another one after a pause.
+    /// Reports a failed attempt that is repeated after a pause.
     fn trying_again(&self, what: &str, error: &FetchError, pause: Duration);
 }
 
-/// How long somebody else may hold a file, and the pause between two looks.
+/// Time for which another process may hold a file, and the pause between two checks.
 const BUSY: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a server is not asked again whose certificate was refused: a run does not ask it a hundred times, and a
-/// mirror that is served finds out when somebody has mended it.
+/// Time for which a server is not asked again after its certificate was refused: long enough that one run does not
+/// ask it a hundred times, and short enough that a served mirror notices when the certificate is fixed.
 const DISTRUST: Duration = Duration::from_secs(60);
 
-/// When a certificate was refused, and why.
+/// Time and reason of a refused certificate.
 type Distrust = (Instant, Arc<str>);
 
-/// Asks origins. A clone shares connections and limits.
+/// Client for origins. Clones share connections and limits.
 #[derive(Clone)]
 pub struct Fetcher {
     web: Web,
     manners: Manners,
     all: Arc<Semaphore>,
     hosts: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
-    /// Servers whose certificate was refused, when that was, and why.
+    /// Servers whose certificate was refused, with the time and the reason.
     untrusted: Arc<Mutex<HashMap<String, Distrust>>>,
-    /// When the next bytes may be asked for, if there is a limit.
+    /// Time at which the next bytes may be requested, if there is a limit.
     next: Arc<tokio::sync::Mutex<Instant>>,
     watch: Arc<dyn Watch>,
 }
 
 impl Fetcher {
-    /// One that nothing was asked of yet.
+    /// Returns a client that has sent no request.
     pub fn new(web: Web, manners: Manners, watch: Arc<dyn Watch>) -> Self {
         Self {
             web,
@@ -239,10 +240,10 @@ impl Fetcher {
         }
     }
 
-    /// An answer as a whole, and where it came from.
+    /// Returns a complete answer and its final address.
     ///
     /// # Errors
-    /// [`FetchError`] of the last try.
+    /// [`FetchError`] of the last attempt.
     pub async fn get(
         &self,
         url: &Url,
@@ -286,10 +287,10 @@ impl Fetcher {
         })
     }
 
-    /// The length of a file in bytes, if its server tells.
+    /// Returns the length of a file in bytes, if its server announces it.
     ///
     /// # Errors
-    /// [`FetchError`] of the last try.
+    /// [`FetchError`] of the last attempt.
     pub async fn length(&self, url: &Url) -> Result<Option<u64>, FetchError> {
         let mut failures = 0;
         loop {
@@ -305,10 +306,11 @@ impl Fetcher {
         }
     }
 
-    /// Brings a file into the store, and returns its length in bytes. What is there of it already is not asked for.
+    /// Downloads a file into the store, and returns its length in bytes. Bytes that are already in the store are not
+    /// requested again.
     ///
     /// # Errors
-    /// [`FetchError`] of the last try; what came until then is kept.
+    /// [`FetchError`] of the last attempt; the bytes that arrived are kept.
     pub async fn download(
         &self,
         store: &Store,
@@ -324,7 +326,7 @@ impl Fetcher {
             let opened = store.clone();
             match blocking(move || opened.partial(expected)).await? {
                 Some(partial) => break partial,
-                // A run that was stopped just now may still be about to write.
+                // A run that was just stopped may still write its last bytes.
                 None if waiting_since.elapsed() < BUSY => sleep(BUSY_PAUSE).await,
                 None => return Err(busy()),
             }
@@ -338,7 +340,7 @@ impl Fetcher {
             };
             match tried {
                 Ok(()) if !partial.is_whole() && before > 0 && !was_restarted => {
-                    // What was there before may have been something else.
+                    // The bytes from before may belong to another file.
                     was_restarted = true;
                     partial.restart()?;
                 }
@@ -360,11 +362,11 @@ impl Fetcher {
         })
     }
 
-    /// Brings a file into the store whose digest nobody tells, and returns that and its length in bytes. After a
-    /// failure it begins anew, as nobody could say what the rest belongs to.
+    /// Downloads a file with an unknown digest into the store, and returns its digest and its length in bytes. After
+    /// a failure it begins anew, because nothing shows that the rest would belong to the same file.
     ///
     /// # Errors
-    /// [`FetchError`] of the last try.
+    /// [`FetchError`] of the last attempt.
     pub async fn take(
         &self,
         store: &Store,
@@ -374,10 +376,10 @@ impl Fetcher {
         self.take_as(store, url, name, None).await
     }
 
-    /// The same from a server that wants to know who asks.
+    /// Does the same for a server that requires authentication.
     ///
     /// # Errors
-    /// The same.
+    /// [`FetchError`] of the last attempt.
     pub async fn take_as(
         &self,
         store: &Store,
@@ -441,7 +443,7 @@ impl Fetcher {
                 partial.restart()?;
                 response
             }
-            // It has another length, or the server does not understand: all of it, then.
+            // The file has another length, or the server does not support ranges: request all of it.
             Ok(_)
             | Err(FetchError::Status {
                 status: StatusCode::RANGE_NOT_SATISFIABLE,
@@ -457,12 +459,12 @@ impl Fetcher {
         self.check_size(url, total.unwrap_or_default())?;
         while let Some(piece) = self.piece(&mut response, partial.size()).await? {
             if let Err(error) = self.check_size(url, partial.size() + piece.len() as u64) {
-                // Nobody will ever go on with it.
+                // No later attempt will continue this file.
                 partial.restart()?;
                 return Err(error);
             }
             self.slow_down(piece.len()).await;
-            // Pieces are small and go to the page cache; a thread for each would cost more than it spares.
+            // Pieces are small and go to the page cache; a blocking task for each would cost more than it saves.
             partial.write(&piece)?;
             self.watch.advanced(name, partial.size(), total);
         }
@@ -507,7 +509,7 @@ impl Fetcher {
         })
     }
 
-    /// Refuses what a server has whose certificate was refused just before.
+    /// Refuses a request to a server whose certificate was refused shortly before.
     fn check_trust(&self, url: &Url) -> Result<(), FetchError> {
         let host = server_of(url);
         let untrusted = self
@@ -523,7 +525,7 @@ impl Fetcher {
         }
     }
 
-    /// Remembers a server whose certificate is refused, which may be another one than was asked.
+    /// Records a server whose certificate is refused, which after a redirect is not the requested one.
     fn distrust(&self, error: WebError) -> FetchError {
         let WebError::Unreachable { url, source } = &error else {
             return error.into();
@@ -559,7 +561,7 @@ impl Fetcher {
         }
     }
 
-    /// Waits before the next try and counts the failure, or gives up.
+    /// Waits before the next attempt and counts the failure, or gives up.
     async fn pause(&self, what: &str, error: FetchError, failures: u32) -> Result<u32, FetchError> {
         let failures = failures + 1;
         let pause = error.passing().and_then(|after| {
@@ -574,7 +576,7 @@ impl Fetcher {
         Ok(failures)
     }
 
-    /// Waits until there are few enough requests.
+    /// Waits until the number of concurrent requests permits another one.
     async fn turn(&self, url: &Url) -> (OwnedSemaphorePermit, OwnedSemaphorePermit) {
         let host = url.host_str().unwrap_or_default().to_owned();
         let of_host = {
@@ -615,21 +617,21 @@ impl Fetcher {
     }
 }
 
-/// What a server said.
+/// Answer of a server.
 #[derive(Debug)]
 pub struct Answer {
-    /// Where it came from in the end.
+    /// Final address, after redirects.
     pub place: Url,
-    /// Its status, which is one of success.
+    /// Status of the answer, always a success.
     pub status: StatusCode,
-    /// Its headers.
+    /// Headers of the answer.
     pub headers: HeaderMap,
-    /// All of it.
+    /// Complete body of the answer.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// Reads JSON.
+    /// Parses the body as JSON.
     ///
     /// # Errors
     /// [`FetchError::Nonsense`].
@@ -641,7 +643,7 @@ impl Answer {
     }
 }
 
-/// The server of an address, with its port if that is not the usual one.
+/// Returns the server of an address, with its port if that is not the default one.
 fn server_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
@@ -650,7 +652,7 @@ fn server_of(url: &Url) -> String {
     }
 }
 
-/// Whether an answer begins at this byte of the file.
+/// Returns whether an answer begins at this byte of the file.
 fn goes_on_at(response: &Response, size: u64) -> bool {
     let range = response.headers().get(header::CONTENT_RANGE);
     let range = range.and_then(|range| range.to_str().ok());
@@ -667,7 +669,7 @@ fn number(headers: &HeaderMap, name: &header::HeaderName) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// Runs what waits for the disk where it may.
+/// Runs blocking file operations on a thread that may block.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {

@@ -1,4 +1,4 @@
-//! What a mirror has: an index over files of the store that never changes once it is written.
+//! Contents of a mirror: an index of files in the store that never changes once it is written.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 
 use super::{Digest, git};
 
-/// Everything that one state of the mirror has. Lists are sorted, so that equal content is equal text.
+/// Complete contents of the mirror at one time. Lists are sorted, so that equal content gives equal text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Generation {
-    /// Versions of providers.
+    /// Providers in all their versions.
     pub providers: Vec<Provider>,
-    /// Versions of modules from registries.
+    /// Modules from registries in all their versions.
     pub modules: Vec<Module>,
     /// Git repositories, each as one pack.
     pub git: Vec<GitRepository>,
     /// Engines, and this program.
     pub tools: Vec<Tool>,
-    /// Files by their address.
+    /// Files with their addresses.
     pub files: Vec<StaticFile>,
-    /// Container images.
+    /// Container images with their manifests.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<Image>,
 }
@@ -31,17 +31,17 @@ pub struct Generation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
-    /// Where it comes from.
+    /// Source address of the provider.
     pub addr: ProviderAddr,
-    /// Its version.
+    /// Version of the provider.
     pub version: Version,
-    /// Versions of the plugin protocol, such as `5.0`. Empty if its source does not tell.
+    /// Versions of the plugin protocol, such as `5.0`. Empty if the source does not list them.
     #[serde(default)]
     pub protocols: Vec<String>,
-    /// The publisher's `SHA256SUMS` and what belongs to it; `None` if its source has none, as network mirrors do.
+    /// The publisher's signed checksums; `None` if the source has none, as for network mirrors.
     #[serde(default)]
     pub signed: Option<Signed>,
-    /// One for each platform.
+    /// Packages, one for each platform.
     pub packages: Vec<Package>,
 }
 
@@ -51,7 +51,7 @@ pub struct Provider {
 pub struct Signed {
     /// The file `SHA256SUMS` as published.
     pub shasums: Digest,
-    /// Its detached OpenPGP signature.
+    /// Detached OpenPGP signature of that file.
     pub signature: Digest,
     /// The publisher's keys, armored, as the registry gave them.
     pub keys: Vec<PublisherKey>,
@@ -61,9 +61,9 @@ pub struct Signed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublisherKey {
-    /// As the registry writes it: 16 hexadecimal digits in upper case.
+    /// Id of the key as the registry writes it: 16 hexadecimal digits in upper case.
     pub id: String,
-    /// The key, armored.
+    /// The key in OpenPGP's armor.
     pub armored: Digest,
     /// A signature over the key by which the registry's operator vouches for it, armored. Engines show it as "partner".
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -74,17 +74,17 @@ pub struct PublisherKey {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Package {
-    /// Where it runs.
+    /// Platform that the package is for.
     pub platform: Platform,
-    /// The name under which it was published: `terraform-provider-aws_5.100.0_linux_amd64.zip`.
+    /// Name under which the package was published: `terraform-provider-aws_5.100.0_linux_amd64.zip`.
     pub filename: String,
-    /// The zip file.
+    /// Digest of the zip file.
     pub archive: Digest,
-    /// Its length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
-    /// The `h1:` checksum of the zip file.
+    /// `h1:` checksum of the zip file.
     pub h1_zip: Hash,
-    /// The same of its files once they are unpacked. It differs if the zip file has entries for directories.
+    /// `h1:` checksum of the unpacked files. It differs if the zip file has entries for directories.
     pub h1_tree: Hash,
 }
 
@@ -92,18 +92,19 @@ pub struct Package {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Module {
-    /// `HOST/NAMESPACE/NAME/SYSTEM`.
+    /// Address of the module: `HOST/NAMESPACE/NAME/SYSTEM`.
     pub addr: String,
-    /// Its version.
+    /// Version of the module.
     pub version: Version,
-    /// A `tar.gz` of the package that has the module.
+    /// Digest of a `tar.gz` of the package that contains the module.
     pub archive: Digest,
-    /// Its length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
-    /// Where the registry sent us for it, with the commit if that is git; without credentials.
+    /// Address to which the registry referred, with the commit if that is git; without credentials.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub origin: String,
-    /// The directory of the module in the archive: it may use what is beside it. Empty if that is the archive's top.
+    /// Directory of the module in the archive, which contains more because the module may use what is beside it.
+    /// Empty for the archive's top.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub dir: String,
 }
@@ -112,16 +113,16 @@ pub struct Module {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GitRepository {
-    /// Its address without credentials: `https://HOST/OWNER/REPO.git`.
+    /// Address without credentials: `https://HOST/OWNER/REPO.git`.
     pub url: String,
-    /// Full names such as `refs/tags/v1.0.0`, with the commits they stand for.
+    /// Commits by full names of references, such as `refs/tags/v1.0.0`.
     pub refs: BTreeMap<String, String>,
-    /// The branch that is meant where none is named.
+    /// Default branch, if the repository has one.
     #[serde(default)]
     pub head: Option<String>,
-    /// A pack with all objects.
+    /// Digest of a pack with all objects.
     pub pack: Digest,
-    /// The index of the pack.
+    /// Digest of the pack's index.
     pub index: Digest,
 }
 
@@ -129,19 +130,19 @@ pub struct GitRepository {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tool {
-    /// `terraform`, `tofu` or `outpost`.
+    /// Name of the program: `terraform`, `tofu` or `outpost`.
     pub name: String,
-    /// Its version.
+    /// Version of the program.
     pub version: Version,
-    /// Where it runs.
+    /// Platform that the program is for.
     pub platform: Platform,
-    /// The name under which it was published.
+    /// Name under which the archive was published.
     pub filename: String,
-    /// The archive as published.
+    /// Digest of the archive as published.
     pub archive: Digest,
-    /// Its length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
-    /// The publisher's checksums, if it was published with some.
+    /// The publisher's signed checksums, if there are any.
     #[serde(default)]
     pub signed: Option<Signed>,
 }
@@ -150,23 +151,23 @@ pub struct Tool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StaticFile {
-    /// Its address without credentials.
+    /// Address of the file, without credentials.
     pub url: String,
-    /// Its content.
+    /// Digest of the content.
     pub content: Digest,
-    /// Its length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
 }
 
-/// A container image, as its registry has it.
+/// A container image as its registry has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Image {
-    /// Its name with its digest, and with a tag if it is to have one: `ghcr.io/acme/base:v1@sha256:…`.
+    /// Name with the digest, and with a tag if there is one: `ghcr.io/acme/base:v1@sha256:…`.
     pub reference: String,
-    /// Its manifests. Those that another one lists come before it, so the last one is the image.
+    /// Manifests of the image. Those that another one lists come before it, so the last one is the image's own.
     pub manifests: Vec<ImageManifest>,
-    /// Configurations and layers.
+    /// Configurations and layers of all manifests.
     pub blobs: Vec<ImageBlob>,
 }
 
@@ -174,9 +175,9 @@ pub struct Image {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageManifest {
-    /// The manifest as published.
+    /// Digest of the manifest as published.
     pub digest: Digest,
-    /// What kind of manifest it is, as registries want to hear it.
+    /// Media type of the manifest, for registries.
     pub media_type: String,
 }
 
@@ -184,14 +185,14 @@ pub struct ImageManifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageBlob {
-    /// Its content.
+    /// Digest of the content.
     pub digest: Digest,
-    /// Its length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
 }
 
 impl Image {
-    /// All files of the store that it needs.
+    /// Returns all files of the store that the image needs.
     pub fn digests(&self) -> impl Iterator<Item = Digest> {
         let manifests = self.manifests.iter().map(|manifest| manifest.digest);
         manifests.chain(self.blobs.iter().map(|blob| blob.digest))
@@ -199,19 +200,19 @@ impl Image {
 }
 
 impl GitRepository {
-    /// Its address without scheme and ending: `HOST/OWNER/REPO`.
+    /// Returns the address without scheme and suffix: `HOST/OWNER/REPO`.
     pub fn place(&self) -> &str {
         git::place(&self.url)
     }
 
-    /// The name of the pack, without an ending, as git expects names of packs to be.
+    /// Returns the name of the pack without its suffix, in git's form.
     pub fn pack_name(&self) -> String {
         format!("pack-{}", &self.pack.to_string()[..40])
     }
 }
 
 impl Generation {
-    /// Sorts all lists and drops what is there twice.
+    /// Sorts all lists and removes duplicates.
     pub fn normalize(&mut self) {
         self.providers
             .sort_by(|a, b| (&a.addr, &a.version).cmp(&(&b.addr, &b.version)));
@@ -244,7 +245,7 @@ impl Generation {
         self.images.dedup_by(|a, b| a.reference == b.reference);
     }
 
-    /// Adds what `other` has. Of what both have, `other` counts; packages for platforms add up.
+    /// Adds the contents of `other`, which replace existing entries; packages for different platforms are merged.
     pub fn absorb(&mut self, other: Self) {
         for mut new in other.providers {
             let same = |old: &Provider| (&old.addr, &old.version) == (&new.addr, &new.version);
@@ -254,7 +255,7 @@ impl Generation {
                 if new.protocols.is_empty() {
                     new.protocols = old.protocols;
                 }
-                // Of equal ones the first stays.
+                // Of equal packages the first one stays.
                 new.packages.extend(old.packages);
             }
             self.providers.push(new);
@@ -272,7 +273,8 @@ impl Generation {
         files.splice(0..0, other.files);
         images.splice(0..0, other.images);
         for mut new in other.git {
-            // One pack has what its references need, so two of them cannot add up. The address may have another form.
+            // A pack contains only what its own references need, so two packs cannot be merged. The address may have
+            // another form.
             let same = git.extract_if(.., |old| old.place() == new.place());
             let head = same.last().and_then(|old| old.head);
             new.head = new.head.or(head);
@@ -281,7 +283,7 @@ impl Generation {
         self.normalize();
     }
 
-    /// All files of the store that it needs.
+    /// Returns all files of the store that the generation needs.
     pub fn digests(&self) -> BTreeSet<Digest> {
         let mut all = BTreeSet::new();
         let signed = |signed: &Option<Signed>, all: &mut BTreeSet<Digest>| {
@@ -305,7 +307,7 @@ impl Generation {
         all
     }
 
-    /// What it says about the lengths of files.
+    /// Returns the lengths of files as the index has them.
     pub fn sizes(&self) -> Vec<(Digest, u64)> {
         let packages = self
             .providers
@@ -322,7 +324,7 @@ impl Generation {
         sizes
     }
 
-    /// What files are, in words that people know.
+    /// Returns descriptions of files that people understand.
     pub fn named(&self, digests: impl IntoIterator<Item = Digest>) -> Vec<(Digest, String)> {
         let mut names = BTreeMap::new();
         let mut signed = |signed: &Option<Signed>, of: &str| {
@@ -378,11 +380,11 @@ impl Generation {
             .collect()
     }
 
-    /// Checks what others will make paths and addresses of. A generation that somebody else made is refused if a name
-    /// in it could lead anywhere, or if it is not in its normal order.
+    /// Checks names that become paths and addresses. A generation from elsewhere is refused if a name in it could
+    /// lead outside of the mirror, or if it is not in its normal order.
     ///
     /// # Errors
-    /// The name that is wrong.
+    /// The first invalid name.
     pub fn check(&self) -> Result<(), String> {
         let mut sorted = self.clone();
         sorted.normalize();
@@ -443,7 +445,7 @@ impl Generation {
         Ok(())
     }
 
-    /// The package of a version for a platform.
+    /// Returns the package of a version for a platform.
     pub fn package(
         &self,
         addr: &ProviderAddr,
@@ -455,7 +457,7 @@ impl Generation {
         provider.packages.iter().find(|p| p.platform == *platform)
     }
 
-    /// The newest version of a program that is there for a platform.
+    /// Returns the newest version of a program for a platform.
     pub fn newest_tool(&self, name: &str, platform: &Platform) -> Option<&Tool> {
         let fits = |tool: &&Tool| tool.name == name && tool.platform == *platform;
         self.tools
@@ -464,7 +466,7 @@ impl Generation {
             .max_by(|a, b| a.version.cmp(&b.version))
     }
 
-    /// All platforms that some provider is there for.
+    /// Returns all platforms for which there is any provider.
     pub fn platforms(&self) -> Vec<Platform> {
         let packages = self
             .providers
@@ -474,14 +476,14 @@ impl Generation {
         platforms.into_iter().collect()
     }
 
-    /// The versions of providers that no publisher signed. Registries have no way to hand them out.
+    /// Returns the versions of providers that no publisher signed. Registries have no way to offer them.
     pub fn unsigned(&self) -> impl Iterator<Item = &Provider> {
         self.providers
             .iter()
             .filter(|provider| provider.signed.is_none())
     }
 
-    /// The versions of a provider, oldest first.
+    /// Returns the versions of a provider, oldest first.
     pub fn versions<'a>(&'a self, addr: &'a ProviderAddr) -> impl Iterator<Item = &'a Provider> {
         self.providers
             .iter()
@@ -496,14 +498,15 @@ fn refuse_unless(is_good: bool, what: &str, name: &str) -> Result<(), String> {
         .ok_or_else(|| format!("has {short:?}, which is not a valid name for a {what}"))
 }
 
-/// Whether a name is one part of a path: it cannot be hidden, lead elsewhere, or end a line.
+/// Returns whether a name is a single part of a path that is not hidden, leads nowhere else, and contains no end of a
+/// line.
 fn is_file_name(name: &str) -> bool {
     let is_good = |c: char| !c.is_control() && !matches!(c, '/' | '\\' | ':' | ' ');
     (1..=255).contains(&name.len()) && !name.starts_with('.') && name.chars().all(is_good)
 }
 
-/// Whether a directory of a package can stand in an address of a module as it is: nothing in it has to be escaped, and it
-/// leads nowhere else.
+/// Returns whether a directory of a package can be part of a module's address unchanged: nothing in it has to be
+/// escaped, and it leads nowhere else.
 pub(super) fn is_package_dir(dir: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.+~@,".contains(c);
     let is_good =
@@ -511,7 +514,7 @@ pub(super) fn is_package_dir(dir: &str) -> bool {
     dir.len() <= 1024 && dir.split('/').all(is_good)
 }
 
-/// Whether a text is an address without credentials that can be mapped to one below a server of ours.
+/// Returns whether a text is an address without credentials that can be mapped to one below our own server.
 fn is_address(text: &str) -> bool {
     let is_plain = text.len() <= 4096
         && !text

@@ -1,4 +1,4 @@
-//! Git repositories: fetched by git itself, kept as one pack with its references.
+//! Git repositories: fetched by git itself, stored as one pack with its references.
 
 use std::{
     collections::BTreeMap,
@@ -17,82 +17,83 @@ use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
 
 use super::{Store, StoreError, fetch::blocking, generation::GitRepository, scan::Tree};
 
-/// How long one git command may take; a large repository over a slow line takes some minutes.
+/// Maximum duration of one git command; a large repository over a slow line takes some minutes.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
-/// Bytes that a command may say, and those of a whole tree.
+/// Maximum output of a command, and maximum size of a whole tree, in bytes.
 const MAX_OUTPUT: u64 = 512 << 20;
-/// Bytes of a pack.
+/// Maximum size of a pack in bytes.
 const MAX_PACK_BYTES: u64 = 8 << 30;
-/// Schemes by which other machines are asked; a template names the address, so none that runs anything here.
+/// Schemes of remote machines. A template names the address, so schemes that run anything on this machine are left
+/// out.
 const SCHEMES: [&str; 3] = ["https://", "http://", "ssh://"];
 
-/// Why a repository cannot be had.
+/// Reason for which a repository is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
-    /// The address is none that we ask.
+    /// The address has a scheme that is not allowed.
     #[error("{url:?} is not a supported repository URL: expected https, http or ssh")]
     Address {
-        /// What is written.
+        /// The address as written.
         url: String,
     },
-    /// There is no git.
+    /// Git cannot be started.
     #[error("`git` cannot be run; install it to mirror repositories")]
     Spawn(#[source] io::Error),
-    /// Git failed.
+    /// A git command failed.
     #[error("git {what} failed: {said}")]
     Failed {
-        /// What was to be done.
+        /// Purpose of the command.
         what: &'static str,
-        /// What it said last.
+        /// Last output of the command.
         said: String,
     },
-    /// Git did not end.
+    /// A git command exceeded its deadline.
     #[error("git {what} took more than {DEADLINE:?}")]
     Slow {
-        /// What was to be done.
+        /// Purpose of the command.
         what: &'static str,
     },
     /// There is no such branch, tag or commit.
     #[error("{url} has no branch, tag or commit `{reference}`")]
     NoReference {
-        /// Which repository.
+        /// Address of the repository.
         url: String,
-        /// What was asked for.
+        /// The reference that was requested.
         reference: String,
     },
-    /// There is nothing in it.
+    /// The repository has no branches or tags.
     #[error("{url} has no branch and no tag")]
     Empty {
-        /// Which repository.
+        /// Address of the repository.
         url: String,
     },
-    /// There is nothing in it that is wanted.
+    /// The repository has none of the references that are wanted.
     #[error("{url} has no branch and no tag that `refs` names")]
     NoneWanted {
-        /// Which repository.
+        /// Address of the repository.
         url: String,
     },
-    /// A tag was moved, and the mirror does not have what it was.
+    /// A tag was moved, and the mirror lacks the commit that it had before.
     #[error("a tag of {url} was moved")]
     Moved {
-        /// Which repository.
+        /// Address of the repository.
         url: String,
     },
-    /// What was fetched is not what was listed.
+    /// The references changed between listing and fetching.
     #[error("{url} changed its tags while it was fetched")]
     Unsteady {
-        /// Which repository.
+        /// Address of the repository.
         url: String,
     },
     /// A file cannot be written or read.
     #[error("failed to set up a directory for a repository")]
     Io(#[from] io::Error),
-    /// The store refuses.
+    /// The store reports an error.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// A repository's place, whatever way leads there: `HOST/OWNER/REPO`.
+/// Returns a repository's address without scheme and user: `HOST/OWNER/REPO`.
 pub fn place(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
@@ -101,7 +102,7 @@ pub fn place(url: &str) -> &str {
     place.strip_suffix(".git").unwrap_or(place)
 }
 
-/// The full names that a branch or a tag may have, in the order in which a checkout looks.
+/// Returns the full names that a branch or a tag may have, in the order in which a checkout looks for them.
 pub fn full_names(name: &str) -> [String; 3] {
     [
         format!("refs/tags/{name}"),
@@ -110,10 +111,10 @@ pub fn full_names(name: &str) -> [String; 3] {
     ]
 }
 
-/// How the full names of tags begin.
+/// Prefix of the full names of tags.
 const TAGS: &str = "refs/tags/";
 
-/// The tags among references, by their own names.
+/// Returns the tags among references, by their short names.
 pub(super) fn tags(refs: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
     let tag = |(name, object)| Some((str::strip_prefix(name, TAGS)?, object));
     refs.iter()
@@ -121,7 +122,7 @@ pub(super) fn tags(refs: &BTreeMap<String, String>) -> impl Iterator<Item = (&st
         .filter_map(tag)
 }
 
-/// A repository on this machine. Once its last copy is dropped, its directory is removed.
+/// A repository on this machine. Its directory is removed once the last clone is dropped.
 #[derive(Clone)]
 pub struct Repository {
     url: String,
@@ -131,7 +132,7 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// What a remote repository has now, without its content: its branches and tags, and its head.
+    /// Returns the current branches, tags and head of a remote repository, without its content.
     ///
     /// # Errors
     /// [`GitError`].
@@ -169,7 +170,7 @@ impl Repository {
         }
     }
 
-    /// Fetches branches and tags.
+    /// Fetches branches and tags of a remote repository.
     ///
     /// # Errors
     /// [`GitError`].
@@ -194,7 +195,8 @@ impl Repository {
         repository.with(url, wanted, head, authorities).await
     }
 
-    /// The same with these branches and tags of its origin, which is at `url`, instead of those that it has.
+    /// Returns the repository with these branches and tags, which are fetched from its origin at `url`, instead of
+    /// its present ones.
     ///
     /// # Errors
     /// [`GitError`].
@@ -219,7 +221,7 @@ impl Repository {
             "--",
             url,
         ];
-        // Lists may be long, and arguments are limited.
+        // Lists may be long, and the length of arguments is limited.
         let list: String = wanted
             .keys()
             .map(|name| format!("+{name}:{name}\n"))
@@ -241,7 +243,7 @@ impl Repository {
         let all = ["-c", "pack.threads=1", "repack", "-a", "-d", "-q"];
         git("repack", path, &all).await?;
         let refs = self.list_refs().await?;
-        // Tags are trusted as they were listed.
+        // Tags are pinned as they were listed.
         let is_as_listed = |(tag, object): (&str, &str)| {
             wanted.get(&format!("{TAGS}{tag}")).map(String::as_str) == Some(object)
         };
@@ -258,10 +260,10 @@ impl Repository {
         })
     }
 
-    /// One that is in the store.
+    /// Returns a repository of the store.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn stored(store: &Store, known: &GitRepository) -> Result<Self, GitError> {
         let dir = Arc::new(directory(&std::env::temp_dir())?);
         lay_out(dir.path(), store, known)?;
@@ -273,7 +275,7 @@ impl Repository {
         })
     }
 
-    /// Its branches and tags, with their commits.
+    /// Returns branches and tags with their commits.
     pub fn refs(&self) -> &BTreeMap<String, String> {
         &self.refs
     }
@@ -289,10 +291,10 @@ impl Repository {
         Ok(listed.lines().filter_map(pair).collect())
     }
 
-    /// Its files at a branch, tag or commit, or at its head.
+    /// Returns the commit and the files at a branch, tag or commit, or at the head.
     ///
     /// # Errors
-    /// [`GitError::NoReference`], and whatever git says.
+    /// [`GitError::NoReference`], and all errors of git.
     pub async fn tree(&self, reference: Option<&str>) -> Result<(String, Tree), GitError> {
         let commit = self.commit(reference).await?;
         let archive = git(
@@ -305,10 +307,10 @@ impl Repository {
         Ok((commit, tree))
     }
 
-    /// The commit that a branch, a tag or the beginning of a commit's own name means; without one that of its head.
+    /// Returns the commit of a branch, a tag or an abbreviated commit id; without one, that of the head.
     ///
     /// # Errors
-    /// [`GitError::NoReference`], and whatever git says.
+    /// [`GitError::NoReference`], and all errors of git.
     pub async fn commit(&self, reference: Option<&str>) -> Result<String, GitError> {
         let name = reference
             .or(self.head.as_deref())
@@ -335,7 +337,7 @@ impl Repository {
         Ok(String::from_utf8_lossy(&found).trim().to_owned())
     }
 
-    /// Puts it into the store.
+    /// Stores the repository as a pack.
     ///
     /// # Errors
     /// [`GitError`].
@@ -371,18 +373,18 @@ impl Repository {
     }
 }
 
-/// What a repository leaves out of its archives is there when it is cloned.
+/// Attributes that override those of a repository, so that its archives leave out nothing that a clone contains.
 const ATTRIBUTES: &str = "* -export-ignore -export-subst\n";
 
-/// A directory for a repository, in another one.
+/// Creates a directory for a repository inside another one.
 pub(super) fn directory(inside: &Path) -> io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("git-").tempdir_in(inside)
 }
 
-/// Makes a repository of the store one that git can read: links to its pack, and its references.
+/// Makes a repository of the store readable for git: links to its pack, and its references.
 ///
 /// # Errors
-/// The system's reason.
+/// The system's error.
 pub(super) fn lay_out(dir: &Path, store: &Store, known: &GitRepository) -> io::Result<()> {
     let packs = dir.join("objects/pack");
     for inner in [&packs, &dir.join("refs"), &dir.join("info")] {
@@ -409,13 +411,14 @@ pub(super) fn lay_out(dir: &Path, store: &Store, known: &GitRepository) -> io::R
     fs::write(dir.join("packed-refs"), refs)
 }
 
-/// Branches and tags; forges have references for every change that somebody ever proposed.
+/// Returns whether a reference is a branch or a tag; forges also have references for every proposed change.
 fn is_kept(name: &str) -> bool {
     let is_ours = name.starts_with("refs/heads/") || name.starts_with("refs/tags/");
     is_ours && !name.ends_with("^{}") && !name.contains(['\n', ' ', ':', '*', '?', '['])
 }
 
-/// A file with the system's authorities and further ones, as git knows one file only; `None` if there are no further ones.
+/// Returns a file with the system's authorities and further ones, because git supports one file only; `None` if there
+/// are no further ones.
 fn trust_file(authorities: &[Vec<u8>]) -> Result<Option<TempPath>, GitError> {
     if authorities.is_empty() {
         return Ok(None);
@@ -429,11 +432,11 @@ async fn git(what: &'static str, dir: &Path, arguments: &[&str]) -> Result<Vec<u
     Ask::new(what, dir).run(arguments, b"").await
 }
 
-/// A command of git's.
+/// A git command to run.
 struct Ask<'a> {
     what: &'static str,
     dir: &'a Path,
-    /// The authorities that it trusts, if they are not the system's.
+    /// File with trusted authorities, if they are not the system's.
     trust: Option<&'a Path>,
 }
 
@@ -453,7 +456,7 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// Runs git, which never asks anybody for a password. It ends with us.
+/// Runs git, which never prompts for a password. It is killed if this process ends.
 async fn git_with(
     what: &'static str,
     mut command: Command,
@@ -475,7 +478,7 @@ async fn git_with(
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
         if let Some(mut stdin) = stdin {
-            // Git may end before it has read everything; its status tells.
+            // Git may exit before it has read everything; its status decides.
             let _ = stdin.write_all(input).await;
         }
     };

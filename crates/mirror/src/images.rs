@@ -1,7 +1,7 @@
-//! Container images: from registries into the store, byte by byte as they are, and from the store into a site's registry.
+//! Container images: from registries into the store, byte for byte, and from the store into a site's registry.
 //!
-//! An image is named by its digest, so nobody on the way can exchange it. What it lists is kept whole: an index with
-//! all its platforms, as a registry may refuse one whose parts it does not have.
+//! An image is named by its digest, so nobody on the way can replace it. An index is stored complete, with all its
+//! platforms, because a registry may refuse one whose parts it does not have.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -24,14 +24,14 @@ use super::{
     generation::{Image, ImageBlob, ImageManifest},
 };
 
-/// Bytes of a manifest; registries take four million of them.
+/// Maximum size of a manifest in bytes; registries accept four million.
 const MAX_MANIFEST_BYTES: usize = 4 << 20;
-/// Manifests of an image, and files of all of them.
+/// Maximum number of manifests of an image, and of files of all of them.
 const MAX_PARTS: usize = 4096;
-/// Time for a manifest, and for the next bytes of a file.
+/// Time limit for a manifest, and for the next bytes of a file.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a manifest may be.
+/// Media types of manifests that are accepted.
 const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
@@ -39,36 +39,36 @@ const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 
-/// Why an image does not come or go.
+/// Reason for which an image is not fetched or pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// It is no name of an image.
+    /// A text is not the name of an image with a digest.
     #[error("`{0}` is not an image with a digest: write it as REGISTRY/REPOSITORY@sha256:…")]
     Reference(String),
-    /// The registry does not do it.
+    /// A request to the registry failed.
     #[error("{what} of {image}")]
     Registry {
-        /// What was to be done.
+        /// Purpose of the request.
         what: &'static str,
-        /// With which image.
+        /// Name of the image.
         image: String,
-        /// Why not.
+        /// Error of the registry client.
         source: Box<OciDistributionError>,
     },
-    /// The registry says nothing for a while.
+    /// The registry did not answer in time.
     #[error("{what} of {image}: no answer from the registry for {PATIENCE:?}")]
     Silent {
-        /// What was to be done.
+        /// Purpose of the request.
         what: &'static str,
-        /// With which image.
+        /// Name of the image.
         image: String,
     },
-    /// It is not what its digest says, or not what an image is.
+    /// The content does not match its digest, or is not that of an image.
     #[error("{image} is refused: {why}")]
     Invalid {
-        /// Which.
+        /// Name of the image.
         image: String,
-        /// What is wrong with it.
+        /// Problem with the content.
         why: String,
     },
     /// The store cannot be read or written.
@@ -76,21 +76,21 @@ pub enum ImageError {
     Store(#[from] StoreError),
 }
 
-/// Speaks to registries.
+/// Client of container registries.
 #[derive(Clone)]
 pub struct Registry {
     client: Client,
     auth: RegistryAuth,
 }
 
-/// How to reach registries.
+/// Credentials and trust for registries.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Who we are, if that matters: a name and a password.
+    /// User name and password, if the registry requires them.
     pub login: Option<(String, outpost_base::secret::Secret)>,
-    /// Authorities beside the system's, in PEM.
+    /// Authorities in addition to the system's, in PEM.
     pub authorities: Vec<Vec<u8>>,
-    /// Plain HTTP.
+    /// `true` for HTTP without TLS.
     pub is_plain: bool,
 }
 
@@ -110,13 +110,13 @@ struct Manifest {
 struct Descriptor {
     digest: String,
     size: u64,
-    /// Layers that registries do not have, but somebody's web server.
+    /// Addresses of layers that are on a web server instead of the registry.
     #[serde(default)]
     urls: Vec<String>,
 }
 
 impl Registry {
-    /// A client; nothing is sent yet.
+    /// Returns a client that has sent no request.
     pub fn new(access: Access) -> Self {
         outpost_net::install_crypto_provider();
         let certificate = |data: Vec<u8>| Certificate {
@@ -145,10 +145,10 @@ impl Registry {
         }
     }
 
-    /// Fetches what the store does not have yet of the image `name`, and tells what it is made of.
+    /// Fetches what the store lacks of the image `name`, and returns its parts.
     ///
     /// # Errors
-    /// [`ImageError`]; what came until then stays in the store.
+    /// [`ImageError`]; what was fetched stays in the store.
     pub async fn fetch(
         &self,
         name: &str,
@@ -202,7 +202,7 @@ impl Registry {
         Ok(image)
     }
 
-    /// A manifest, from the store if it is there, else from the registry and into the store.
+    /// Returns a manifest from the store, or fetches it into the store.
     async fn manifest(
         &self,
         image: &Reference,
@@ -269,7 +269,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Hands an image to the registry `target`, which may have a path: `registry.example/mirror`. Returns its name there.
+    /// Pushes an image to the registry `target`, which may have a path: `registry.example/mirror`. Returns its name
+    /// there.
     ///
     /// # Errors
     /// [`ImageError`].
@@ -304,8 +305,8 @@ impl Registry {
             let hex = manifest.digest.to_string();
             let place = match source.tag() {
                 Some(tag) if Some(manifest.digest) == last => to(&format!(":{tag}"))?,
-                // The library trips over registries that do not say where a manifest is, unless its address ends in
-                // the tag. The digest counts.
+                // The library fails with registries that return no location for a manifest, unless its address ends
+                // in the tag. Only the digest matters.
                 _ => Reference::with_tag_and_digest(
                     registry.to_owned(),
                     repository.to_owned(),
@@ -342,7 +343,8 @@ impl Registry {
     }
 }
 
-/// Some registries take something and do not say where it is, which is no harm: its name tells.
+/// Accepts the answer of a registry that stores something without returning a location, which is harmless: the name
+/// is known.
 async fn taken<T>(
     push: impl Future<Output = Result<T, OciDistributionError>>,
 ) -> Result<(), OciDistributionError> {
@@ -352,7 +354,7 @@ async fn taken<T>(
     }
 }
 
-/// The name of an image, which has a digest.
+/// Parses the name of an image, which must have a digest.
 ///
 /// # Errors
 /// [`ImageError::Reference`].

@@ -1,8 +1,8 @@
-//! The inventory of a generation: a digest of everything that its index names, written when the generation is made.
+//! The inventory of a generation: digests of all entries of its index, written when the generation is made.
 //!
-//! It tells a changed, added or removed entry of an index from one that was there, and each inventory names the one
-//! before, so that none can be replaced alone. Whoever has a key signs the inventory; an imported generation has the
-//! signatures of its bundle.
+//! A comparison with the inventory reveals entries of an index that were changed, added or removed. Each inventory
+//! names its predecessor, so that none can be replaced alone. The inventory is signed if there is a key; an imported
+//! generation has the signatures of its bundle.
 
 use std::collections::BTreeMap;
 
@@ -10,55 +10,55 @@ use serde::{Deserialize, Serialize};
 
 use super::{Digest, Generation, generation::Provider};
 
-/// The comment in signatures over inventories. It tells no time, so that the same inventory has the same signature.
+/// Comment of signatures over inventories. It contains no time, so that the same inventory always gives the same
+/// signature.
 pub const COMMENT: &str = "inventory of a mirror's generation";
 
-/// The form of an inventory.
+/// Format of an inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Format {
     #[serde(rename = "outpost-inventory/1")]
     One,
 }
 
-/// What a generation had when it was made.
+/// Digests of a generation's index and of its entries when it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inventory {
     format: Format,
-    /// The number of the generation.
+    /// Number of the generation.
     pub generation: u64,
-    /// The digest of the index, as it was written.
+    /// Digest of the index as it was written.
     pub index: Digest,
-    /// The generation that was current before; `None` if there was none, or if that has no inventory.
+    /// The previously current generation; `None` if there was none, or if it has no inventory.
     pub before: Option<Before>,
-    /// Everything that the index names, such as `module HOST/NAMESPACE/NAME/SYSTEM 1.2.0`, with the digest of what it
-    /// says about it.
+    /// All entries of the index, such as `module HOST/NAMESPACE/NAME/SYSTEM 1.2.0`, with digests of their content.
     pub entries: BTreeMap<String, Digest>,
 }
 
-/// The generation before another one.
+/// The generation that was current before another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Before {
-    /// Its number.
+    /// Number of the generation.
     pub generation: u64,
-    /// The digest of its inventory.
+    /// Digest of its inventory.
     pub inventory: Digest,
 }
 
-/// How an entry of an index differs from the inventory.
+/// Difference between an entry of an index and the inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Only the index has it.
+    /// Only the index has the entry.
     Added,
-    /// Only the inventory has it.
+    /// Only the inventory has the entry.
     Removed,
-    /// Both have it, and the index says something else about it.
+    /// Both have the entry, with different content.
     Changed,
 }
 
 impl Change {
-    /// The past participle for people.
+    /// Returns the past participle, for messages.
     pub fn word(self) -> &'static str {
         match self {
             Self::Added => "added",
@@ -69,7 +69,7 @@ impl Change {
 }
 
 impl Inventory {
-    /// The inventory of a generation whose index has this text.
+    /// Returns the inventory of a generation whose index has this text.
     pub fn new(number: u64, index: &[u8], generation: &Generation, before: Option<Before>) -> Self {
         Self {
             format: Format::One,
@@ -80,13 +80,13 @@ impl Inventory {
         }
     }
 
-    /// The entries of a generation that are not what this inventory says, by name.
+    /// Returns the entries of a generation that differ from this inventory, by name.
     pub fn differences(&self, generation: &Generation) -> Vec<(String, Change)> {
         compare(&self.entries, entries(generation))
     }
 }
 
-/// The entries of `after` that are not those of `before`, by name.
+/// Returns the entries that differ between two generations, by name.
 pub fn differences(before: &Generation, after: &Generation) -> Vec<(String, Change)> {
     compare(&entries(before), entries(after))
 }
@@ -156,7 +156,7 @@ fn entries(generation: &Generation) -> BTreeMap<String, Digest> {
     all
 }
 
-/// The digest of what an index says about a thing.
+/// Returns the digest of an entry of the index.
 fn said(thing: &impl Serialize) -> Digest {
     let text = serde_json::to_vec(thing);
     Digest::of(&text.expect("entries of an index have names for keys, and nothing else fails"))

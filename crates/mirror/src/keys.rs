@@ -1,4 +1,5 @@
-//! Keys that sign bundles, and their signatures, in minisign's formats: a site can check a bundle with stock tools.
+//! Keys that sign bundles, and their signatures, in minisign's formats, so that a site can verify a bundle with
+//! standard tools.
 
 mod rotation;
 mod secret;
@@ -12,38 +13,38 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{rotation::Rotation, secret::SecretKey, signature::Signature};
 
-/// What a file of keys or signatures may have, in bytes; the longest, a line of keys, has five thousand.
+/// Maximum size of a file of keys or signatures in bytes; the longest, a chain of rotated keys, has five thousand.
 pub const MAX_BYTES: u64 = 16 * 1024;
 
-/// Ed25519, as minisign marks keys.
+/// Minisign's identifier of Ed25519 keys.
 const ED25519_KEY: [u8; 2] = *b"Ed";
 
-/// Why a key or a signature is not usable.
+/// Reason for which a key or a signature is not usable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// It has another form.
+    /// A file has another format.
     #[error("not a {what} in minisign's format: {why}")]
     Format {
-        /// What it should be.
+        /// Kind of file that was expected.
         what: &'static str,
-        /// What is wrong with it.
+        /// Problem with the file.
         why: &'static str,
     },
-    /// It is encrypted, and nobody gave a pass phrase.
+    /// The key is encrypted, and no passphrase was given.
     #[error("the key is encrypted: name a file with its passphrase by --passphrase-file")]
     Locked,
-    /// It cannot be decrypted.
+    /// The key cannot be decrypted with the passphrase.
     #[error("the pass phrase is wrong, or the key is damaged")]
     Passphrase,
-    /// The signature is not of this key over this content.
+    /// The signature does not match this key and the content.
     #[error("the signature of key {0} does not match: the content or the signature was modified")]
     Forged(KeyId),
-    /// The system has no random numbers.
+    /// The system provides no random numbers.
     #[error("the system's random number generator failed")]
     Random,
 }
 
-/// The name of a key: a random number, shown as minisign shows it.
+/// The id of a key: a random number, printed as minisign prints it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeyId([u8; 8]);
@@ -91,17 +92,17 @@ impl From<KeyId> for String {
     }
 }
 
-/// The half of a key that everybody may have. As text it is one line of base64.
+/// The public half of a key. As text it is one line of base64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PublicKey {
-    /// Its name.
+    /// Id of the key.
     pub id: KeyId,
     bytes: [u8; 32],
 }
 
 impl PublicKey {
-    /// The key as a file, as minisign writes it.
+    /// Returns the key as a file in minisign's format.
     pub fn to_file(self) -> String {
         format!(
             "untrusted comment: minisign public key {}\n{self}\n",
@@ -109,7 +110,7 @@ impl PublicKey {
         )
     }
 
-    /// Reads a file, or the one line of base64 that matters in it.
+    /// Parses a file, or the one line of base64 that matters in it.
     ///
     /// # Errors
     /// [`KeyError::Format`].
@@ -140,9 +141,9 @@ fn public(why: &'static str) -> KeyError {
     }
 }
 
-/// The bytes of a line of base64 that has exactly `N`.
+/// Decodes a line of base64 that has exactly `N` bytes.
 fn decoded<const N: usize>(line: &str) -> Option<[u8; N]> {
-    // Longer text is not even looked at.
+    // Longer text is not even decoded.
     let line = Some(line).filter(|line| line.len() <= MAX_BYTES as usize);
     STANDARD.decode(line?).ok()?.try_into().ok()
 }
@@ -198,7 +199,7 @@ impl From<PublicKey> for String {
 mod tests {
     use super::*;
 
-    /// The key in the README of minisign, which signs its releases.
+    /// The public key in minisign's README, which signs its releases.
     const PUBLISHED: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
 
     #[test]

@@ -1,5 +1,5 @@
-//! What templates need without a network: a store of providers, modules, repositories and engines, and the provider
-//! that is built in.
+//! Packages for templates on machines without a network: a store of providers, modules, repositories and engines, and
+//! the built-in provider.
 
 pub mod builtin;
 pub mod bundle;
@@ -32,8 +32,8 @@ pub use self::{
     view::Packages,
 };
 
-/// What of a store no reader of packages needs: the index of each generation and the locks, which a reader could hold
-/// for ever, what is not whole yet, the authority of a proxy with its key, what is trusted, and what was pulled.
+/// Parts of a store that readers of packages do not need: the index of each generation, the locks, which a reader
+/// could hold for ever, incomplete files, the authority of a proxy with its key, trusted keys, and pulled packages.
 pub const PRIVATE: [&str; 6] = [
     "generations",
     "incoming",

@@ -1,4 +1,4 @@
-//! Publishers' signatures: whose key signed a list of checksums, and whether it was allowed to by then.
+//! Publishers' signatures: which key signed a list of checksums, and whether it was valid at that time.
 
 use jiff::Timestamp;
 use pgp::{
@@ -7,24 +7,24 @@ use pgp::{
     types::{KeyDetails as _, SignedUser},
 };
 
-/// Keys that are tried; a registry sends one or two.
+/// Maximum number of keys that are tried; a registry sends one or two.
 const MAX_KEYS: usize = 32;
 
-/// A signature that is good.
+/// A valid signature, and the key that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedBy {
-    /// The place of the key among those that were tried.
+    /// Index of the key among those that were tried.
     pub index: usize,
-    /// The fingerprint of the primary key: 40 hexadecimal digits in upper case for keys of version 4.
+    /// Fingerprint of the primary key: 40 hexadecimal digits in upper case for keys of version 4.
     pub fingerprint: String,
-    /// When the key's validity ends, if it ever does.
+    /// End of the key's validity; `None` if it does not expire.
     pub expires: Option<Timestamp>,
-    /// When the signature was made, if it says so.
+    /// Time of the signature, if it contains one.
     pub signed: Option<Timestamp>,
 }
 
 impl SignedBy {
-    /// What the operator should know at `now` about the end of the key's validity; nothing before it.
+    /// Returns a warning for the operator if the key has expired at `now`; `None` before that.
     pub fn warning(&self, now: Timestamp) -> Option<String> {
         let end = self.expires.filter(|end| *end <= now)?;
         let (key, on) = (&self.fingerprint, day(end));
@@ -49,18 +49,18 @@ fn day(time: Timestamp) -> jiff::civil::Date {
     time.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
 
-/// Why a list of checksums is not trusted.
+/// Reason for which a list of checksums is not trusted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// The signature is none.
+    /// The signature cannot be parsed.
     #[error("the signature cannot be read: {0}")]
     Unreadable(String),
-    /// None of the keys made it.
+    /// None of the keys made the signature.
     #[error("none of the publisher's {count} keys made the signature{}", why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default())]
     Unknown {
-        /// How many keys there are.
+        /// Number of keys that were tried.
         count: usize,
-        /// What the last one said.
+        /// Error of the last key.
         why: Option<String>,
     },
     /// The key had expired when the signature was made.
@@ -68,24 +68,24 @@ pub enum SignatureError {
         "the publisher's key {fingerprint} expired on {on}, and the signature is from {signed}"
     )]
     Expired {
-        /// The key.
+        /// Fingerprint of the key.
         fingerprint: String,
-        /// The last day of its validity.
+        /// Last day of the key's validity.
         on: jiff::civil::Date,
-        /// The day of the signature.
+        /// Day of the signature.
         signed: jiff::civil::Date,
     },
     /// The publisher has withdrawn the key.
     #[error("the publisher's key {fingerprint} is revoked")]
     Revoked {
-        /// The key.
+        /// Fingerprint of the key.
         fingerprint: String,
     },
 }
 
-/// Finds the key that signed `content`. `allow_expired` lists fingerprints of keys whose end does not count.
+/// Finds the key that signed `content`. `allow_expired` lists fingerprints of keys whose expiry is ignored.
 ///
-/// A key that has expired since is good for what it signed before.
+/// A key that has expired since is valid for what it signed before.
 ///
 /// # Errors
 /// [`SignatureError`].
@@ -96,7 +96,7 @@ pub fn verify(
     allow_expired: &[String],
 ) -> Result<SignedBy, SignatureError> {
     let unreadable = |error: pgp::errors::Error| SignatureError::Unreadable(error.to_string());
-    // Most are binary, as the protocol wants; some release sites have them armored.
+    // Most signatures are binary, as the protocol requires; some release sites have armored ones.
     let signature = match signature.starts_with(b"-----BEGIN") {
         true => DetachedSignature::from_armor_single(signature).map(|(signature, _)| signature),
         false => DetachedSignature::from_bytes(signature),
@@ -122,7 +122,7 @@ pub fn verify(
     Err(SignatureError::Unknown { count, why })
 }
 
-/// The fingerprint of an armored key; `None` if it is none.
+/// Returns the fingerprint of an armored key; `None` if the text is not a key.
 pub fn fingerprint_of(armored: &str) -> Option<String> {
     let (key, _) = SignedPublicKey::from_string(armored).ok()?;
     Some(fingerprint(&key))
@@ -132,7 +132,7 @@ fn fingerprint(key: &SignedPublicKey) -> String {
     hex::encode_upper(key.fingerprint().as_bytes())
 }
 
-/// When the key that made the signature, or its primary key, stops to be valid; `None` if neither made it.
+/// Returns the end of the validity of the key or subkey that made the signature; `None` if neither did.
 fn made_by(
     signature: &DetachedSignature,
     key: &SignedPublicKey,
@@ -143,7 +143,7 @@ fn made_by(
         return Some(of_primary);
     }
     let made_it = |subkey: &&pgp::composed::SignedPublicSubKey| {
-        // A subkey that its primary key does not vouch for may be anybody's.
+        // A subkey without a binding signature of its primary key may be anybody's.
         signature.verify(*subkey, content).is_ok()
             && subkey.verify_bindings(&key.primary_key).is_ok()
     };
@@ -185,7 +185,7 @@ fn judge(
     }
 }
 
-/// The newest signature by which a key describes itself decides: publishers prolong keys by a further one.
+/// Returns the expiry in the newest self-signature, because publishers prolong keys by adding one.
 fn expiry_of_primary(key: &SignedPublicKey) -> Option<Timestamp> {
     let primary = &key.primary_key;
     let of_user = |user: &'_ SignedUser| {

@@ -1,11 +1,12 @@
-//! What came into a mirror because a client asked for it, and may go again: a ledger with a file for each archive.
+//! Archives that were pulled into a mirror because a client requested them, and may be removed again: a ledger with a
+//! file for each archive.
 //!
 //! ```text
-//! MIRROR/pulled/DIGEST.json     what it is, its length and its state; changed when it was last used
+//! MIRROR/pulled/DIGEST.json     identity, length and state of the archive; its modification time is the last use
 //! ```
 //!
-//! An entry is written before the generation that has its archive, so nothing that was pulled is ever taken for
-//! something that a sync or an import brought. What those bring loses its entry, and stays.
+//! An entry is written before the generation that has its archive, so that a pulled archive is never mistaken for one
+//! from a sync or an import. An archive that those bring loses its entry, and stays.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,27 +23,27 @@ use serde::{Deserialize, Serialize};
 
 use super::{Digest, Generation, Store, StoreError};
 
-/// Bytes of an entry; names in it have some hundred.
+/// Maximum size of an entry in bytes; the names in it have some hundred.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// What an archive is.
+/// Identity of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Thing {
     /// A package of a provider.
     Provider {
-        /// The provider's address.
+        /// Address of the provider.
         addr: ProviderAddr,
-        /// Its version.
+        /// Version of the provider.
         version: Version,
-        /// Where it runs.
+        /// Platform of the package.
         platform: Platform,
     },
-    /// A module of a registry.
+    /// A module from a registry.
     Module {
-        /// `HOST/NAMESPACE/NAME/SYSTEM`.
+        /// Address of the module: `HOST/NAMESPACE/NAME/SYSTEM`.
         addr: String,
-        /// Its version.
+        /// Version of the module.
         version: Version,
     },
 }
@@ -60,59 +61,60 @@ impl std::fmt::Display for Thing {
     }
 }
 
-/// Where an archive is on its way in and out.
+/// State of an archive between being pulled and being removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It was pulled.
+    /// The archive is in the mirror.
     Here,
-    /// It is about to go: it does once the current generation does not name it.
+    /// The archive will be removed once the current generation does not name it.
     Leaving,
-    /// It has gone. Generations from before name it still.
+    /// The archive was removed. Earlier generations still name it.
     Gone,
 }
 
 /// An archive that was pulled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// What it is.
+    /// Identity of the archive.
     pub thing: Thing,
-    /// Its length.
+    /// Length of the file in bytes.
     pub bytes: u64,
-    /// Where it is.
+    /// State of the archive.
     pub state: State,
 }
 
-/// An entry, and when its archive was last used.
+/// An entry with the time at which its archive was last used.
 #[derive(Clone, Debug)]
 pub struct Known {
-    /// The entry.
+    /// Entry of the ledger.
     pub entry: Entry,
-    /// The last time that a client fetched it, or the time at which it came.
+    /// Time at which a client last fetched the archive, or at which it was pulled.
     pub used: SystemTime,
 }
 
-/// The ledger of a store. A clone is the same.
+/// The ledger of a store. Clones use the same files.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     dir: PathBuf,
 }
 
 impl Ledger {
-    /// The name of the directory in a store.
+    /// Name of the ledger's directory in a store.
     pub const NAME: &'static str = "pulled";
 
-    /// That of `store`.
+    /// Returns the ledger of `store`.
     pub fn of(store: &Store) -> Self {
         Self {
             dir: store.dir().join(Self::NAME),
         }
     }
 
-    /// All entries. Blocks.
+    /// Returns all entries. Blocks.
     ///
     /// # Errors
-    /// The system's reason, and [`StoreError::Index`] if an entry is damaged: what it is about would never go.
+    /// The system's error, and [`StoreError::Index`] if an entry is damaged: otherwise its archive would never be
+    /// removed.
     pub fn all(&self) -> Result<BTreeMap<Digest, Known>, StoreError> {
         let mut all = BTreeMap::new();
         for digest in self.digests()? {
@@ -123,10 +125,10 @@ impl Ledger {
         Ok(all)
     }
 
-    /// The archives that have gone, or were about to when somebody was killed. Blocks.
+    /// Returns the archives that were removed, or were to be removed when a process was killed. Blocks.
     ///
     /// # Errors
-    /// As [`all`](Self::all).
+    /// Those of [`all`](Self::all).
     pub fn gone(&self) -> Result<BTreeSet<Digest>, StoreError> {
         let mut all = self.all()?;
         all.retain(|_, known| known.entry.state != State::Here);
@@ -136,7 +138,7 @@ impl Ledger {
     /// Writes an entry durably; its archive counts as used now. Blocks.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn write(&self, digest: Digest, entry: &Entry) -> Result<(), StoreError> {
         let path = self.path(digest);
         fs::create_dir_all(&self.dir).map_err(StoreError::io("make", &self.dir))?;
@@ -148,10 +150,10 @@ impl Ledger {
         files::write_public(&path, &text).map_err(StoreError::io("write", &path))
     }
 
-    /// Writes another state, and leaves alone when the archive was last used. Blocks.
+    /// Writes another state, without changing the time of the last use. Blocks.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn set(&self, digest: Digest, known: &Known, state: State) -> Result<(), StoreError> {
         let entry = Entry {
             state,
@@ -162,10 +164,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets that these archives were pulled, as somebody else brought them. Blocks.
+    /// Removes the entries of archives that a sync or an import brought as well. Blocks.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn keep(&self, brought: &Generation) -> Result<(), StoreError> {
         let known = self.digests()?;
         if known.is_empty() {
@@ -178,10 +180,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets an archive. Blocks.
+    /// Removes the entry of an archive. Blocks.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn remove(&self, digest: Digest) -> Result<(), StoreError> {
         let path = self.path(digest);
         match fs::remove_file(&path) {
@@ -192,7 +194,7 @@ impl Ledger {
         }
     }
 
-    /// Says that an archive is used now, if it was pulled. Blocks.
+    /// Records that an archive is used now, if it was pulled. Blocks.
     pub fn touch(&self, digest: Digest) {
         self.set_used(digest, SystemTime::now());
     }
@@ -202,17 +204,17 @@ impl Ledger {
         let set = File::open(&path).and_then(|file| file.set_modified(at));
         match set {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                // It goes too early then, and comes again.
+                // The archive is then removed too early, and pulled again.
                 tracing::debug!(%error, path = %path.display(), "the use of a package cannot be noted");
             }
             _ => {}
         }
     }
 
-    /// The archives that have an entry, whatever their state. Blocks.
+    /// Returns the archives that have an entry, whatever their state. Blocks.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn digests(&self) -> Result<Vec<Digest>, StoreError> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -256,7 +258,7 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
-/// Takes archives out of a generation, and providers that have no package left.
+/// Removes archives from a generation, and providers that have no package left.
 pub fn leave_out(generation: &mut Generation, archives: &BTreeSet<Digest>) {
     for provider in &mut generation.providers {
         provider
@@ -271,7 +273,7 @@ pub fn leave_out(generation: &mut Generation, archives: &BTreeSet<Digest>) {
         .retain(|module| !archives.contains(&module.archive));
 }
 
-/// The archives of a generation that may have been pulled.
+/// Returns the archives of a generation that may have been pulled.
 pub fn archives(generation: &Generation) -> BTreeMap<Digest, Entry> {
     let mut all = BTreeMap::new();
     let mut add = |digest: Digest, bytes: u64, thing: Thing| {
@@ -305,7 +307,7 @@ pub fn archives(generation: &Generation) -> BTreeMap<Digest, Entry> {
     all
 }
 
-/// Removes a file that may be gone.
+/// Removes a file; a missing file is not an error.
 pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(error) if !is_gone(&error) => Err(StoreError::io("remove", path)(error)),

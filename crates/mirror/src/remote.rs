@@ -1,4 +1,4 @@
-//! A mirror that somebody serves: engines ask it as they would ask the registries that it stands in for.
+//! A served mirror: engines request from it what they would request from the registries that it replaces.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,13 +20,13 @@ use url::Url;
 
 use super::{doctor, fetch::Fetcher, serve::Item};
 
-/// Time to say for whom it stands in.
+/// Time limit for the list of replaced hosts.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Room for some thousand hosts.
+/// Maximum size of that list in bytes: room for some thousand hosts.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// Things that it is told to lack, in one request.
+/// Maximum number of missing items that are reported in one request.
 const REPORTED_AT_ONCE: usize = 100;
 
 /// A mirror at an address.
@@ -34,55 +34,55 @@ const REPORTED_AT_ONCE: usize = 100;
 pub struct Remote {
     client: Client,
     token: Option<Secret>,
-    /// How it is asked what templates lack; `None` if it is not.
+    /// Client for finding out what templates lack; `None` to leave that out.
     fetcher: Option<Fetcher>,
 }
 
-/// Why a mirror is not usable.
+/// Reason for which a mirror is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// It cannot be reached.
+    /// The mirror cannot be reached.
     #[error("{url} cannot be reached: {why}")]
     Unreachable {
-        /// What was asked.
+        /// Address of the request.
         url: Url,
-        /// Why, as far as this machine knows.
+        /// Reason, as far as this machine knows it.
         why: String,
     },
-    /// It leads elsewhere.
+    /// A request failed, for example because of a redirect to another server.
     #[error(transparent)]
     Request(RequestError),
-    /// It does not know us.
+    /// The mirror does not accept the token, or requires one.
     #[error("{url} {}", match has_token {
         true => "refuses the mirror's token, which was revoked or belongs to another mirror: put a new one into the file of --mirror-token-file",
         false => "requires a token: name a file that holds one with --mirror-token-file",
     })]
     Unauthorized {
-        /// What was asked.
+        /// Address of the request.
         url: Url,
-        /// Whether it was shown a token.
+        /// `true` if a token was sent.
         has_token: bool,
     },
-    /// The connection ends before the answer does.
+    /// The connection ended before the answer was complete.
     #[error("read the answer of {url}")]
     Broken {
-        /// What was asked.
+        /// Address of the request.
         url: Url,
-        /// Why.
+        /// Error of the HTTP client.
         source: reqwest::Error,
     },
-    /// Something answers that is no mirror.
+    /// The answer is not that of a mirror.
     #[error("{url} is not served by `outpost mirror serve`: {reason}")]
     Answer {
-        /// What was asked.
+        /// Address of the request.
         url: Url,
-        /// What is wrong.
+        /// Problem with the answer.
         reason: String,
     },
-    /// The token has characters that a header cannot have.
+    /// The token contains characters that a header cannot contain.
     #[error("the mirror's token contains characters that a token cannot contain")]
     Token,
-    /// It says nothing.
+    /// The mirror did not answer in time.
     #[error("{0} did not answer within {ANSWER_TIMEOUT:?}")]
     Silent(Url),
 }
@@ -99,32 +99,33 @@ impl From<RequestError> for RemoteError {
     }
 }
 
-/// What it says for whom it stands in.
+/// Answer of a mirror: the hosts that it replaces.
 #[derive(Deserialize)]
 struct Hosts {
     hosts: Services,
-    /// Places of repositories: `HOST/OWNER/REPO`.
+    /// Repositories in the form `HOST/OWNER/REPO`.
     #[serde(default)]
     git: Vec<String>,
-    /// Providers that registries cannot hand out.
+    /// Providers that registries cannot offer, because no publisher signed them.
     #[serde(default)]
     unsigned: Vec<ProviderAddr>,
 }
 
-/// What a mirror offers, at its address.
+/// Contents of a mirror, with addresses below its own.
 #[derive(Debug)]
 pub struct Offer {
-    /// The registries that it stands in for.
+    /// Registries that the mirror replaces, with their services.
     pub services: Services,
-    /// Beginnings of the addresses of git repositories, and what git takes in their place.
+    /// Replacements for the addresses of git repositories: the beginning of an address, and what git uses instead of
+    /// it.
     pub repositories: BTreeMap<String, String>,
-    /// The hosts of these repositories.
+    /// Hosts of these repositories.
     pub git_hosts: BTreeSet<String>,
-    /// Providers that no publisher signed: only the network mirror has them.
+    /// Providers that no publisher signed; only the network mirror has them.
     pub unsigned: Vec<ProviderAddr>,
 }
 
-/// Services whose addresses are paths, at a server.
+/// Resolves services whose addresses are paths against a server's address.
 pub(super) fn below(server: &Url, services: Services) -> Services {
     let base = server.as_str().trim_end_matches('/');
     let absolute = |of_host: BTreeMap<String, String>| {
@@ -139,7 +140,7 @@ pub(super) fn below(server: &Url, services: Services) -> Services {
         .collect()
 }
 
-/// All forms in which templates name repositories, and what a server has in their place.
+/// Returns replacements for all forms in which templates name repositories.
 pub(super) fn repositories<'a>(
     server: &Url,
     places: impl Iterator<Item = &'a str>,
@@ -156,14 +157,14 @@ pub(super) fn repositories<'a>(
     all
 }
 
-/// How addresses of repositories of a host begin, in all forms in which templates have them.
+/// Returns the beginnings of a repository's addresses, in all forms that templates use.
 pub(super) fn forms(host: &str, path: &str) -> Vec<String> {
     let schemes = ["https://", "http://", "ssh://git@", "ssh://"];
     let mut forms: Vec<_> = schemes
         .iter()
         .map(|scheme| format!("{scheme}{host}/{path}"))
         .collect();
-    // The short form of ssh has no room for a port.
+    // The short form for SSH cannot contain a port.
     if !host.contains(':') {
         forms.push(format!("git@{host}:{path}"));
     }
@@ -171,7 +172,7 @@ pub(super) fn forms(host: &str, path: &str) -> Vec<String> {
 }
 
 impl Remote {
-    /// The mirror at the address of `client`, which may want a token.
+    /// Returns the mirror at the address of `client`, with a token if it requires one.
     pub fn new(client: Client, token: Option<Secret>) -> Self {
         let fetcher = None;
         Self {
@@ -181,14 +182,14 @@ impl Remote {
         }
     }
 
-    /// The same, asked by `fetcher` for all that a template needs if its init failed.
+    /// Adds a `fetcher` that finds out what a template lacks if its init failed.
     #[must_use]
     pub fn with_fetcher(mut self, fetcher: Fetcher) -> Self {
         self.fetcher = Some(fetcher);
         self
     }
 
-    /// What it offers now.
+    /// Requests the mirror's present contents.
     ///
     /// # Errors
     /// [`RemoteError`].
@@ -206,19 +207,19 @@ impl Remote {
         })
     }
 
-    /// Where the network mirror is; `None` without TLS, as engines refuse it then.
+    /// Returns the address of the network mirror; `None` without TLS, because engines refuse it then.
     fn network_mirror(&self) -> Option<Url> {
         let base = self.client.url().as_str().trim_end_matches('/');
         let url = Url::parse(&format!("{base}/mirror/")).ok();
         url.filter(|url| url.scheme() == "https")
     }
 
-    /// Where it is.
+    /// Returns the mirror's own address.
     pub fn url(&self) -> &Url {
         self.client.url()
     }
 
-    /// The header that shows it who asks, if it wants to know.
+    /// Returns the header that authenticates us, if there is a token.
     ///
     /// # Errors
     /// [`RemoteError::Token`].
@@ -232,7 +233,7 @@ impl Remote {
         Ok(Some(value))
     }
 
-    /// Tells it what a template needs and it does not have, so that its list of misses says so.
+    /// Reports what a template needs and the mirror lacks, for its list of misses.
     ///
     /// # Errors
     /// [`RemoteError`].
@@ -301,7 +302,8 @@ impl ProviderStore for Remote {
         http::bare(self.client.url()).into()
     }
 
-    /// Nothing is on this machine, so nothing is laid out. Blocks, so it must not be called where tasks run.
+    /// Returns a view without any files, because nothing is on this machine. Blocks, so it must not be called on a
+    /// thread that runs tasks.
     fn view(
         &self,
         _: &dyn LinkSink,

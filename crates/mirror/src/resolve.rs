@@ -1,4 +1,4 @@
-//! Which versions to take. Pure: versions in, versions out.
+//! Selection of versions. Pure: versions in, versions out.
 
 use std::{fmt, str::FromStr};
 
@@ -6,25 +6,25 @@ use outpost_language::{Constraint, ConstraintError};
 use semver::Version;
 use serde::Deserialize;
 
-/// Which of the versions that satisfy a constraint are wanted.
+/// Selection among the versions that satisfy a constraint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// What lock files name, and nothing else.
+    /// Versions in lock files, and no others.
     Locked,
-    /// The newest.
+    /// The newest version, whatever lock files contain.
     Newest,
-    /// Both.
+    /// The newest version, and those in lock files.
     #[serde(rename = "locked+newest")]
     LockedNewest,
-    /// All of them, and what lock files name.
+    /// All versions, and those in lock files.
     AllMatching,
-    /// The newest few, and what lock files name.
+    /// The newest few versions, and those in lock files.
     LastN,
 }
 
 impl Policy {
-    /// How many of the newest versions are wanted, `keep` being asked for where the policy leaves that open.
+    /// Returns the number of newest versions that are wanted; `keep` is used where the policy leaves it open.
     pub fn count(self, keep: usize) -> usize {
         match self {
             Self::Locked => 0,
@@ -35,19 +35,19 @@ impl Policy {
         }
     }
 
-    /// Whether versions in lock files are wanted.
+    /// Returns whether versions in lock files are wanted.
     pub fn wants_locked(self) -> bool {
         !matches!(self, Self::Newest)
     }
 }
 
-/// What `versions` lists: a constraint, or `newest`, or `newest-3`.
+/// An element of `versions`: a constraint, `newest`, or for example `newest-3`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Pick {
     /// The newest few releases.
     Newest(usize),
-    /// Versions that satisfy this.
+    /// Versions that satisfy this constraint.
     Matching(Constraint),
 }
 
@@ -92,7 +92,7 @@ impl fmt::Display for Pick {
 }
 
 impl Pick {
-    /// The version, if only one can be meant.
+    /// Returns the version if the constraint permits only one.
     pub fn exact(&self) -> Option<Version> {
         match self {
             Self::Newest(_) => None,
@@ -100,7 +100,7 @@ impl Pick {
         }
     }
 
-    /// The chosen versions, newest first. `count` says how many of those that match.
+    /// Returns the selected versions, newest first; `count` is the maximum number of those that match.
     pub fn choose<'a>(
         &self,
         versions: impl IntoIterator<Item = &'a Version>,

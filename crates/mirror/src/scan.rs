@@ -1,7 +1,7 @@
-//! What templates need: the providers and modules that their source names, found without an engine.
+//! The providers and modules that a template's source names, found without an engine.
 //!
-//! [`scan`] looks at one module and those beside it, [`closure::close`] follows all others. What is an expression is
-//! told, never guessed.
+//! [`scan`] examines one module and the modules beside it, [`closure::close`] follows all others. Expressions are
+//! reported, never guessed.
 
 pub mod closure;
 pub mod landing;
@@ -18,36 +18,36 @@ pub use self::{
     tree::{Tree, TreeFile, join},
 };
 
-/// Modules in one tree that call each other; more have no template in them, but a trap.
+/// Maximum number of modules in one tree that call each other; a larger number is an attack.
 const MAX_MODULES: usize = 10_000;
 
-/// What one module and those beside it need from elsewhere.
+/// Requirements of one module and the modules beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Providers, each as often as a module names it.
+    /// Providers with their constraints; one entry for each module that names a provider.
     pub providers: Vec<(ProviderAddr, Constraint)>,
-    /// Modules that are not beside their caller.
+    /// Calls of modules that are not in the same tree.
     pub calls: Vec<Call>,
-    /// What every engine refuses: where, and what.
+    /// Places and reasons of what every engine refuses.
     pub invalid: Vec<(String, String)>,
-    /// What could not be found out: where, and what.
+    /// Places and reasons of what could not be determined.
     pub unclear: Vec<(String, String)>,
-    /// Which versions of the engine are acceptable: the address of the module, and the constraint.
+    /// Acceptable versions of the engine: the address of the module, and its constraint.
     pub engines: Vec<(String, Constraint)>,
 }
 
 /// A call of a module that comes from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Its address: `module.a.module.b`.
+    /// Address of the call: `module.a.module.b`.
     pub address: String,
-    /// Where it comes from.
+    /// Source of the module.
     pub source: Source,
-    /// Which versions are acceptable, if it comes from a registry.
+    /// Acceptable versions, if the module comes from a registry.
     pub version: Constraint,
 }
 
-/// Looks at the module in `dir` of a tree and at the modules of that tree that it calls. `address` is its own.
+/// Examines the module in `dir` of a tree and the modules of that tree that it calls. `address` is its own.
 ///
 /// # Errors
 /// [`LoadError`] of the first module that cannot be read.
@@ -119,7 +119,7 @@ impl Scan {
         }
     }
 
-    /// Tells which calls name something that only an engine could evaluate.
+    /// Reports calls whose source or version only an engine could evaluate.
     fn expressions(&mut self, module: &Module, address: &str) {
         for located in module.blocks("module") {
             for name in ["source", "version"] {
@@ -135,7 +135,7 @@ impl Scan {
     }
 }
 
-/// Where a block is, for people.
+/// Returns the position of a block, for messages.
 fn place(located: &Located<'_>, address: &str) -> String {
     let place = format!("{}:{}", located.file.name, located.line);
     match address.is_empty() {

@@ -1,9 +1,9 @@
-//! A mirror over HTTP: it stands in for registries of providers and modules, and is a network mirror as well.
+//! A mirror over HTTP: it replaces registries of providers and modules, and is a network mirror as well.
 //!
 //! | path | what |
 //! |---|---|
-//! | `/` | what it has, as a page for people, or as JSON |
-//! | `/v1/hosts` | the hosts it stands in for, with the services for `host` blocks of a CLI configuration; the git repositories; the providers without signatures |
+//! | `/` | its contents, as a page for people, or as JSON |
+//! | `/v1/hosts` | the hosts it replaces, with the services for `host` blocks of a CLI configuration; the git repositories; the providers without signatures |
 //! | `/v1/providers/HOST/…` | the provider registry protocol, with the publishers' own checksums and signatures |
 //! | `/v1/modules/HOST/…` | the module registry protocol |
 //! | `/mirror/HOST/…` | the network mirror protocol |
@@ -11,8 +11,8 @@
 //! | `/git/HOST/OWNER/REPO.git/…` | repositories, by git's smart protocol, or by its dumb one where there is no git |
 //! | `/files/HOST/PATH` | files by their address |
 //! | `/blobs/DIGEST/NAME` | files of the store |
-//! | `/api/missing` | what was asked for in vain; clients may add what they would have asked for |
-//! | `/healthz`, `/readyz`, `/metrics` | whether it runs, whether it has something to serve, and what it did |
+//! | `/api/missing` | the list of misses; clients may add what they would have requested |
+//! | `/healthz`, `/readyz`, `/metrics` | whether it runs, whether it has something to serve, and its metrics |
 
 mod audit;
 mod blob;
@@ -85,31 +85,31 @@ use super::{
     sync::{PullError, Release, Upstream},
 };
 
-/// The longest key that is handed on; registries give some ten thousand bytes.
+/// Maximum size of a publisher's key in bytes; those of registries have some ten thousand.
 const MAX_KEY_BYTES: u64 = 1 << 20;
 
-/// Bytes of what a client reports as missing.
+/// Maximum size of a report about missing items in bytes.
 const MAX_REPORT_BYTES: usize = 256 << 10;
-/// Bytes of all requests' bodies at a time, those of up to 64 KiB apart.
+/// Budget for the bodies of all concurrent requests in bytes, apart from those of up to 64 KiB.
 const SMALL_BODIES_BYTES: usize = 4 << 20;
 const BODIES_BYTES: usize = 64 << 20;
-/// Time for the body of a request, whose bytes others wait for.
+/// Time limit for the body of a request, because others wait for its part of the budget.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often the list of misses is written at most.
+/// Minimum time between two writes of the list of misses.
 const WRITE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Serves the current generation of a store, whichever it is at the time of a request.
+/// Serves the current generation of a store, as of each request.
 #[derive(Clone)]
 pub struct Server(Arc<Mirror>);
 
 impl Server {
-    /// Serves `store` to whom `access` admits.
+    /// Returns a server of `store` for the clients that `access` admits.
     pub fn new(store: Store, access: Access) -> Self {
         Self::with(store, access, None, None)
     }
 
-    /// The same, asking `upstream` for what the store does not have.
+    /// Adds an `upstream` that provides what the store lacks.
     #[must_use]
     pub fn with_upstream(self, upstream: Upstream) -> Self {
         let Mirror {
@@ -122,7 +122,7 @@ impl Server {
         Self::with(store, access, Some(upstream), audit)
     }
 
-    /// The same, writing into `audit` who fetched what.
+    /// Adds an audit log of all files that clients fetch.
     #[must_use]
     pub fn with_audit(self, audit: Audit) -> Self {
         let Mirror {
@@ -158,13 +158,13 @@ impl Server {
         }))
     }
 
-    /// Tells in its metrics what comes of connections at `listener`, by whose scheme people reach it.
+    /// Adds the connections of `listener` to the metrics, and notes whether it uses TLS.
     pub fn watch(&self, listener: &Listener) {
         self.0.metrics.watch(listener);
         let _ = self.0.is_encrypted.set(listener.url().scheme() == "https");
     }
 
-    /// Everything that it answers.
+    /// Returns the router of all endpoints.
     pub fn router(&self) -> Router {
         let documents = Router::new()
             .route("/", get(landing::show))
@@ -212,7 +212,8 @@ impl Server {
             .with_state(self.0.clone())
     }
 
-    /// What the mirror has now that registries cannot hand out, as no publisher signed it: addresses with versions. Blocks.
+    /// Returns addresses and versions of the providers that registries cannot offer, because no publisher signed
+    /// them. Blocks.
     ///
     /// # Errors
     /// If the mirror cannot be read.
@@ -224,7 +225,7 @@ impl Server {
         }
     }
 
-    /// What was asked for in vain.
+    /// Returns the list of misses.
     pub fn misses(&self) -> Vec<Miss> {
         self.0.misses.list()
     }
@@ -256,7 +257,7 @@ impl Server {
     }
 }
 
-/// The services with which a generation stands in for registries, as paths below a server.
+/// Returns the services of the registries that a generation replaces, as paths below a server.
 pub(super) fn services(generation: &Generation) -> Services {
     documents::services(generation)
 }
@@ -272,22 +273,22 @@ struct Mirror {
     audit: Option<Audit>,
     git: Backend,
     landing: Landing,
-    /// Whether the listener speaks TLS; not set where nobody said.
+    /// `true` if the listener uses TLS; unset without a listener.
     is_encrypted: OnceLock<bool>,
-    /// What bodies of requests may take.
+    /// Budget for the bodies of requests.
     bodies: Account,
 }
 
-/// A generation, held for as long as somebody reads from it.
+/// A generation, held while somebody reads from it.
 struct Snapshot {
     lease: Lease,
     generation: Generation,
-    /// Repositories that are laid out for git, by their places.
+    /// Repositories that are laid out for git, by `HOST/OWNER/REPO`.
     repositories: Mutex<HashMap<String, Arc<TempDir>>>,
 }
 
 impl Snapshot {
-    /// A repository as git reads it. It is laid out once. Blocks.
+    /// Returns a repository in the form that git reads. It is laid out once. Blocks.
     fn laid_out(
         &self,
         store: &Store,
@@ -307,7 +308,7 @@ impl Snapshot {
 }
 
 impl Mirror {
-    /// The current generation. It is read again only if another one became current. Blocks.
+    /// Returns the current generation. It is read again only after another one became current. Blocks.
     fn snapshot(&self) -> Result<Arc<Snapshot>, StoreError> {
         if let Some(known) = self.known()? {
             return Ok(known);
@@ -323,7 +324,7 @@ impl Mirror {
         Ok(fresh)
     }
 
-    /// The current generation if it was read before.
+    /// Returns the current generation if it was read before.
     fn known(&self) -> Result<Option<Arc<Snapshot>>, StoreError> {
         let current = self.store.current()?;
         let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -331,8 +332,8 @@ impl Mirror {
         Ok(known.filter(|s| Some(s.lease.number) == current).cloned())
     }
 
-    /// Makes a document. A generation is read where waiting for a disk holds nobody up; which one is current is a link
-    /// that the system has in memory, and a thread for it would cost more than the document.
+    /// Makes a document. A generation is read on a blocking thread; the link that names the current one is in the
+    /// system's cache, and a thread for it would cost more than the document.
     async fn look<T: Send + 'static>(
         self: &Arc<Self>,
         make: impl FnOnce(&Self, &Generation) -> Result<T, Refused> + Send + 'static,
@@ -342,7 +343,7 @@ impl Mirror {
         }
         let this = self.clone();
         let task = move || match this.snapshot() {
-            // What registries have is not nothing.
+            // An empty store is not an error if there is a registry behind it.
             Err(StoreError::Empty { .. }) if this.upstream.is_some() => {
                 make(&this, &Generation::default())
             }
@@ -352,7 +353,7 @@ impl Mirror {
         made.unwrap_or(Err(Refused::Broken))
     }
 
-    /// Git's answer about a repository, with the repository's references; `None` if the mirror does not have it.
+    /// Returns git's answer about a repository, with the repository's references; `None` if the mirror lacks it.
     async fn upload_pack(
         self: &Arc<Self>,
         place: &str,
@@ -386,7 +387,7 @@ impl Mirror {
         Ok(Some(answer?))
     }
 
-    /// Makes a document as [`look`](Self::look) does; if there is nothing, `item` is written down as missing.
+    /// Makes a document as [`look`](Self::look) does; if there is none, `item` becomes a miss.
     async fn document<T: Send + 'static>(
         self: &Arc<Self>,
         item: Item,
@@ -396,7 +397,7 @@ impl Mirror {
         made.ok_or_else(|| self.miss(item))
     }
 
-    /// The versions that a registry has; none if there is no registry to ask.
+    /// Returns the versions that a registry offers; none without an upstream.
     async fn offered(&self, name: &str) -> Result<Arc<Vec<Offered>>, PullError> {
         match (&self.upstream, name.parse::<ProviderAddr>()) {
             (Some(upstream), Ok(addr)) => upstream.versions(&addr).await,
@@ -404,7 +405,7 @@ impl Mirror {
         }
     }
 
-    /// What a publisher signed of a version.
+    /// Returns the signed checksums that an upstream registry has for a version.
     async fn release(
         &self,
         name: &str,
@@ -423,7 +424,7 @@ impl Mirror {
         }
     }
 
-    /// Reads the body of a request, which counts until what is returned with it is dropped.
+    /// Reads the body of a request; its part of the budget is held until the second result is dropped.
     async fn body(&self, body: Body, limit: usize) -> Result<(Bytes, Reserved), Refused> {
         let announced = body.size_hint().upper().unwrap_or(limit as u64);
         let bytes = usize::try_from(announced).unwrap_or(usize::MAX);
@@ -438,7 +439,7 @@ impl Mirror {
         }
     }
 
-    /// Says what is wrong with a file of the store, as far as it is known.
+    /// Logs the damage to a file of the store and returns the refusal.
     fn damaged(&self, digest: Digest, error: StoreError) -> Refused {
         let StoreError::Mismatch { .. } = error else {
             return error.into();
@@ -456,8 +457,8 @@ impl Mirror {
         Refused::Missing
     }
 
-    /// What a registry has not got of something: if the mirror has it without a signature, engines find it by the
-    /// network mirror, and no other mirror is to bring it.
+    /// Refuses what a registry cannot serve. A package that the mirror has without a signature is not a miss: engines
+    /// find it with the network mirror.
     fn lacks(&self, item: Item, is_there: bool) -> Refused {
         if !is_there {
             return self.miss(item);
@@ -470,7 +471,8 @@ impl Mirror {
         Refused::Unsigned
     }
 
-    /// A file of the store, also one that only an earlier generation had: its documents may have been read just before.
+    /// Returns a file of the store, even if only an earlier generation has it, because its documents may have been
+    /// read shortly before.
     async fn blob(
         self: &Arc<Self>,
         digest: Digest,
@@ -507,7 +509,7 @@ impl Mirror {
     }
 }
 
-/// Asks those who want documents who they are.
+/// Authenticates the clients that request documents.
 async fn admit(State(mirror): Shared, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(header::AUTHORIZATION);
     let given = given.and_then(|value| value.to_str().ok());
@@ -517,7 +519,7 @@ async fn admit(State(mirror): Shared, mut request: Request, next: Next) -> Respo
             false => Refused::Unknown.into_response(),
         };
     };
-    // From now on no flood of strangers ends a download on this connection.
+    // From now on a flood of unauthenticated connections cannot end a download on this one.
     vouch(None);
     request.extensions_mut().insert(client.clone());
     let mut response = next.run(request).await;
@@ -540,33 +542,33 @@ async fn count(State(mirror): Shared, request: Request, next: Next) -> Response 
     response
 }
 
-/// Why there is no answer.
+/// Reason for which a request is refused.
 enum Refused {
-    /// The mirror does not have it.
+    /// The mirror does not have the item.
     Missing,
-    /// The mirror has it, and no publisher signed it.
+    /// The mirror has the item, but no publisher signed it.
     Unsigned,
-    /// The mirror has nothing yet.
+    /// The mirror is still empty.
     Empty,
-    /// The store cannot be read; the log says why.
+    /// The store cannot be read; the log has the reason.
     Broken,
-    /// A file is not what it was.
+    /// A file no longer matches its digest.
     Damaged,
-    /// The mirror has no room for what it should fetch.
+    /// The disk has no room for a file to be fetched.
     Full,
-    /// Nor may it have, as its operator limits what is pulled.
+    /// The operator's limit for pulled files is reached.
     NoRoom(Arc<str>),
-    /// Whoever asks has no token.
+    /// The client has no valid token.
     Unknown,
-    /// The registry behind the mirror could not be asked; the log says why.
+    /// The registry behind the mirror cannot be reached; the log has the reason.
     Upstream,
-    /// The registry behind the mirror is not to be believed.
+    /// The answer of the registry behind the mirror is not trusted.
     Untrusted(Arc<str>),
-    /// Others are served first.
+    /// Too many other requests are served.
     Busy,
-    /// The server has no git.
+    /// The server has no git program.
     NoGit,
-    /// The request makes no sense, or is too long.
+    /// The request is not valid, or is too long.
     Invalid,
 }
 
@@ -620,7 +622,8 @@ impl From<StoreError> for Refused {
     }
 }
 
-/// What a registry gave, else nothing and what to say if nobody else has it. `None` is an ordinary miss.
+/// Returns a registry's result; after a failure nothing, and the refusal if no other source has it. `None` is an
+/// ordinary miss.
 fn or_nothing<T: Default>(pulled: Result<T, PullError>) -> (T, Option<Refused>) {
     match pulled {
         Ok(it) => (it, None),
@@ -630,7 +633,7 @@ fn or_nothing<T: Default>(pulled: Result<T, PullError>) -> (T, Option<Refused>) 
 }
 
 impl Refused {
-    /// The status, and why for people.
+    /// Returns the status and a reason for people.
     fn words(&self) -> (StatusCode, &str) {
         match self {
             Self::Missing => (StatusCode::NOT_FOUND, "the mirror does not have this"),
@@ -677,10 +680,10 @@ impl Refused {
         }
     }
 
-    /// Gives a refusal what clients need to try again.
+    /// Adds the headers that clients need to try again.
     fn challenge(&self, response: &mut Response) {
         if matches!(self, Self::Unknown) {
-            // Clients of OCI registries, and browsers, show their credentials only when they are asked for them.
+            // Clients of OCI registries, and browsers, send credentials only after a challenge.
             let challenge = HeaderValue::from_static("Basic realm=\"outpost mirror\"");
             let headers = response.headers_mut();
             headers.insert(header::WWW_AUTHENTICATE, challenge);
@@ -697,7 +700,7 @@ impl IntoResponse for Refused {
     }
 }
 
-/// A document that changes with the generation: clients keep it, and ask whether it is still good.
+/// Returns a document that changes with the generation, with an `ETag` so that clients can keep and revalidate it.
 fn respond(document: &Value, asked: &HeaderMap) -> Response {
     let body = document.to_string();
     let etag = format!("\"{}\"", Digest::of(body.as_bytes()));
@@ -716,7 +719,7 @@ fn respond(document: &Value, asked: &HeaderMap) -> Response {
     }
 }
 
-/// By which clients of OCI registries know what they got.
+/// Header from which clients of OCI registries learn the digest of a body.
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 type Shared = State<Arc<Mirror>>;
@@ -730,7 +733,8 @@ async fn missing(State(mirror): Shared) -> Json<Value> {
     Json(json!({ "missing": mirror.misses.list() }))
 }
 
-/// What a client found out without asking for it: a version that is not listed, a branch that is not there.
+/// Records what a client found missing without a request for it: a version that is not listed, a branch that does not
+/// exist.
 async fn report_missing(State(mirror): Shared, body: Body) -> Result<StatusCode, Refused> {
     let (body, _reserved) = mirror.body(body, MAX_REPORT_BYTES).await?;
     let items = misses::reported(&body);
@@ -854,7 +858,7 @@ async fn mirror(
     let (offered, mut otherwise) = or_nothing(mirror.offered(&item.name).await);
     let mut release = None;
     if version != "index" {
-        // What it is published for decides by which package the registry is asked for it.
+        // The supported protocols and platforms decide for which package the registry is asked.
         let of_version = offered
             .iter()
             .find(|offered| offered.version.to_string() == version);
@@ -904,7 +908,7 @@ async fn module_versions(
     Ok(respond(&document, &headers))
 }
 
-/// One answer for both engines: Terraform reads the header whatever the body says, OpenTofu if the body says nothing.
+/// Answers both engines: Terraform reads the header whatever the body is, OpenTofu reads it if the body is empty.
 async fn module(
     State(mirror): Shared,
     Extension(client): Extension<Client>,
@@ -969,7 +973,7 @@ async fn release(
     mirror.blob(digest, kind, &headers).await
 }
 
-/// A file of a release for clients that take the server for the site, as what an index names is relative to the site.
+/// Returns a file of a release for clients that resolve the paths in an index against the server's root.
 async fn release_of_server(
     state: Shared,
     Path((name, version, file)): Path<(String, String, String)>,
@@ -979,7 +983,7 @@ async fn release_of_server(
         "terraform" | "tofu" | "outpost" => {
             release(state, Path((name, version, file)), headers).await
         }
-        // Anybody may ask for anything here; that is no miss.
+        // Clients may request any path here, so a failure is not a miss.
         _ => Err(Refused::Missing),
     }
 }
@@ -1047,7 +1051,7 @@ async fn git(
         let asked = mirror.upload_pack(place, Ask::Advertisement, protocol(&headers));
         match asked.await {
             Ok(Some(body)) => return Ok((git_headers("advertisement"), body).into_response()),
-            // Whoever can do with files gets them.
+            // Clients fall back to the files of the dumb protocol.
             Ok(None) | Err(Refused::NoGit) => {}
             Err(refused) => return Err(refused),
         }
@@ -1064,7 +1068,7 @@ async fn git(
     }
 }
 
-/// What a client of the smart protocol asks for after the references.
+/// Answers the requests of git's smart protocol that follow the references.
 async fn upload_pack(
     State(mirror): Shared,
     Path(path): Path<String>,

@@ -1,5 +1,5 @@
-//! What clients are told so that they come to a mirror: a CLI configuration and what goes around it, and what is wrong
-//! with one that is there. Pure: no socket, no file.
+//! Configuration of a mirror's clients: a CLI configuration with its environment, and checks of an existing one.
+//! Pure: no socket, no file.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -8,12 +8,12 @@ use url::Url;
 
 use super::remote::{Offer, forms};
 
-/// Where snippets put the CLI configuration.
+/// Path of the CLI configuration in snippets.
 pub const RC_FILE: &str = "/etc/outpost/terraform.rc";
-/// Where they put authorities.
+/// Path of the authorities in snippets.
 const CA_FILE: &str = "/etc/outpost/ca.pem";
 
-/// How an engine speaks with a mirror.
+/// Protocol between engines and a mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
     /// The mirror stands in for registries: signatures are checked, lock files become complete, plain HTTP is possible. With
@@ -28,24 +28,24 @@ pub enum Mode {
     Oci,
 }
 
-/// What clients are told.
+/// Configuration for the clients of a mirror.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The mirror, with a slash at its end.
+    /// Address of the mirror, with a slash at its end.
     url: Url,
     mode: Mode,
-    /// Registries that it stands in for.
+    /// Registries that the mirror replaces.
     hosts: Vec<String>,
-    /// Hosts of git repositories that it has.
+    /// Hosts of git repositories in the mirror.
     repositories: Vec<String>,
-    /// Authorities in PEM that vouch for it.
+    /// Authorities of the mirror's certificate, in PEM.
     authorities: Option<String>,
 }
 
-/// Why a mirror cannot be used that way.
+/// Reason for which a mirror cannot be used in this mode.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
-    /// No address of a mirror.
+    /// The text is not the address of a mirror.
     #[error(
         "`{0}` is not a mirror URL: it must begin with https:// or http:// and contain neither credentials nor a query"
     )]
@@ -55,14 +55,14 @@ pub enum SetupError {
         "engines accept network mirrors over https:// only, and `{0}` is not one: use `--mode registry`, or serve the mirror with TLS"
     )]
     Plain(String),
-    /// An OCI registry has no path.
+    /// The address of an OCI registry cannot have a path.
     #[error(
         "an OCI registry must be at the root of an https:// host, and `{0}` is not: use another mode"
     )]
     NoRegistry(String),
 }
 
-/// Registries of an engine without a word about them, and Coder's modules.
+/// Returns the registries that an engine uses by default, and that of Coder's modules.
 pub fn default_hosts(engine: Engine) -> Vec<String> {
     let hosts: &[&str] = match engine {
         Engine::Terraform => &["registry.terraform.io", "registry.coder.com"],
@@ -76,6 +76,8 @@ pub fn default_hosts(engine: Engine) -> Vec<String> {
 }
 
 impl Setup {
+    /// Checks the address of a mirror and returns its configuration.
+    ///
     /// # Errors
     /// [`SetupError`] if the address cannot be used in this mode.
     pub fn new(
@@ -94,7 +96,7 @@ impl Setup {
         let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
         if !is_web || has_more || !is_anonymous {
             let mut shown = url.clone();
-            // Of an address that cannot be based on, or without a host, nothing has to be hidden.
+            // These fail only for an address without a host, which has no credentials to hide.
             let _ = (shown.set_username(""), shown.set_password(None));
             return Err(SetupError::Url(shown.into()));
         }
@@ -113,13 +115,12 @@ impl Setup {
         })
     }
 
-    /// Whether hosts of git repositories are known.
+    /// Returns whether hosts of git repositories are known.
     pub fn has_repositories(&self) -> bool {
         !self.repositories.is_empty()
     }
 
-    /// Adds what a mirror says that it has: hosts of git repositories if none are known, and registries if
-    /// `with_registries`.
+    /// Adds contents of a mirror: hosts of git repositories if none are known, and registries if `with_registries`.
     pub fn learn(&mut self, offer: &Offer, with_registries: bool) {
         if self.repositories.is_empty() {
             self.repositories = offer.git_hosts.iter().cloned().collect();
@@ -129,7 +130,7 @@ impl Setup {
         self.hosts.extend(new.filter(|_| with_registries).cloned());
     }
 
-    /// The CLI configuration. Nothing in it leads to another place than the mirror.
+    /// Returns the CLI configuration. Everything in it leads to the mirror.
     pub fn rc(&self) -> String {
         let mut config = CliConfig::default();
         config.set_bool("disable_checkpoint", true);
@@ -137,7 +138,7 @@ impl Setup {
         let registries = Method::direct(hosts.collect());
         let network = Method::network_mirror(format!("{}mirror/", self.url), Vec::new());
         let methods = match self.mode {
-            // An engine asks both which versions there are, and the registry first for a package.
+            // An engine asks both for versions, and the registry first for a package.
             Mode::Registry if self.is_encrypted() => vec![registries, network],
             Mode::Registry => vec![registries],
             Mode::Network => vec![network],
@@ -154,7 +155,7 @@ impl Setup {
         };
         config.set_installation(&Installation { methods });
         for host in &self.hosts {
-            // Such a block replaces all services of a host, so it names all that there are.
+            // Such a block replaces all services of a host, so it must name all that the mirror has.
             let service = |kind: &str| {
                 (
                     format!("{kind}.v1"),
@@ -170,7 +171,7 @@ impl Setup {
         self.url.scheme() == "https"
     }
 
-    /// What engines will not get with this configuration, and what can be done about it, one sentence each.
+    /// Returns what engines will not get with this configuration, and a remedy, one sentence each.
     pub fn limits(&self) -> Vec<String> {
         match self.mode {
             Mode::Registry if !self.is_encrypted() => vec![format!(
@@ -182,7 +183,7 @@ impl Setup {
         }
     }
 
-    /// The host, with the port if it is not the usual one.
+    /// Returns the host, with the port if it is not the default one.
     fn authority(&self) -> String {
         let host = self.url.host_str().unwrap_or_default();
         match self.url.port() {
@@ -191,7 +192,7 @@ impl Setup {
         }
     }
 
-    /// Variables of engines, with the configuration in `rc_file`.
+    /// Returns environment variables for engines, with the configuration in `rc_file`.
     pub fn variables(&self, rc_file: &str) -> Vec<(String, String)> {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut all = vec![
@@ -218,7 +219,7 @@ impl Setup {
         all
     }
 
-    /// Lines for a shell.
+    /// Returns lines for a shell.
     pub fn env(&self, rc_file: &str) -> String {
         let line = |(name, value): (String, String)| {
             format!("export {name}='{}'\n", value.replace('\'', r"'\''"))
@@ -226,7 +227,7 @@ impl Setup {
         self.variables(rc_file).into_iter().map(line).collect()
     }
 
-    /// Lines for an image that has an engine.
+    /// Returns lines for the Dockerfile of an image with an engine.
     pub fn dockerfile(&self) -> String {
         let file = |text: &str, path: &str| {
             format!(
@@ -239,13 +240,13 @@ impl Setup {
             lines += &file(authorities, CA_FILE);
         }
         for (name, value) in self.variables(RC_FILE) {
-            // Writing to a string cannot fail.
+            // A write to a string does not fail.
             let _ = writeln!(lines, "ENV {name}={}", quoted(&value));
         }
         lines
     }
 
-    /// Values for Coder's provisioner chart.
+    /// Returns values for the Helm chart of Coder's provisioner.
     pub fn helm(&self) -> String {
         let mut text =
             "extraTemplates:\n  - apiVersion: v1\n    kind: ConfigMap\n    metadata:\n      \
@@ -271,12 +272,12 @@ impl Setup {
     }
 }
 
-/// As JSON, which is a text in YAML and in a Dockerfile, too.
+/// Quotes a text in JSON, which is also valid in YAML and in a Dockerfile.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// What is wrong with a CLI configuration, one sentence each. `is_there` tells whether a directory exists.
+/// Returns problems of a CLI configuration, one sentence each. `is_there` returns whether a directory exists.
 pub fn complaints(config: &CliConfig, is_there: impl Fn(&str) -> bool) -> Vec<String> {
     let mut all = Vec::new();
     let installation = match config.installation() {

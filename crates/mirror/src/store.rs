@@ -1,7 +1,7 @@
-//! The store: files by their digest, packages unpacked, and generations that say what belongs together.
+//! The store: files by their digest, unpacked packages, and generations that list what belongs together.
 //!
-//! Nothing is ever changed in place. A file gets its name when it is whole and its digest is right, so whoever is
-//! killed leaves nothing but a file in `incoming/`; that is what makes it safe to run programs from the store.
+//! Nothing is ever changed in place. A file gets its name when it is complete and its digest is right, so a crash
+//! leaves only a file in `incoming/`; that is what makes it safe to run programs from the store.
 
 use std::{
     fs::{self, File},
@@ -25,13 +25,13 @@ mod trees;
 
 pub use self::{generations::Lease, inventories::NamedSignature, partial::Partial};
 
-/// Read at a time.
+/// Bytes that are read at a time.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// Where things lie until they are removed for good, below the second of their collection.
+/// Directory of files that are about to be removed, in subdirectories named by the second of their collection.
 pub(super) const TRASH: &str = "trash";
 
-/// What unpacked packages looked like when they were whole, by the digest of their archive.
+/// Directory of the checksums of unpacked packages, by the digest of their archive.
 pub(super) const RECORDS: &str = "records";
 
 /// A store in a directory.
@@ -40,108 +40,108 @@ pub struct Store {
     dir: PathBuf,
 }
 
-/// What went wrong with a store.
+/// Reason for which an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The system refused something.
+    /// The operating system reported an error.
     #[error("failed to {what} `{}`", path.display())]
     Io {
-        /// What was to be done.
+        /// The operation that failed.
         what: &'static str,
-        /// To which file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The disk is full, or the user's part of it.
+    /// The disk is full, or the user's quota of it.
     #[error(
         "no space left for the mirror (free some space, or shrink the mirror with `outpost mirror prune` and \
          `outpost mirror gc --grace 0s`): failed to {what} `{}`",
         path.display()
     )]
     Full {
-        /// What was to be done.
+        /// The operation that failed.
         what: &'static str,
-        /// To which file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A file is not what its name says.
+    /// A file does not match its digest.
     #[error(
         "`{name}` has the digest {found}, not {expected}: it is damaged, or it is not the requested file"
     )]
     Mismatch {
-        /// What it should have been.
+        /// Name of the expected file.
         name: String,
-        /// The digest it should have.
+        /// Digest of the expected file.
         expected: Digest,
-        /// The one it has.
+        /// Digest of the actual file.
         found: Digest,
     },
-    /// More came than was announced.
+    /// A file is longer than announced.
     #[error("`{name}` is longer than the {limit} bytes that were announced")]
     TooLong {
-        /// What it should have been.
+        /// Name of the expected file.
         name: String,
-        /// Bytes that were announced.
+        /// Number of bytes that were announced.
         limit: u64,
     },
-    /// A generation needs what is not there.
+    /// A generation needs files that are missing.
     #[error("{} files are missing, such as {first}: {hint}", count)]
     Incomplete {
-        /// How many.
+        /// Number of missing files.
         count: usize,
-        /// One of them.
+        /// Digest of one of them.
         first: Digest,
-        /// What to do.
+        /// Suggestion for the next step.
         hint: &'static str,
     },
-    /// There is nothing in the store yet.
+    /// The store is still empty.
     #[error("the mirror in `{}` is empty: run `outpost mirror sync` or `outpost mirror import`", dir.display())]
     Empty {
-        /// The store's directory.
+        /// Directory of the store.
         dir: PathBuf,
     },
-    /// An index cannot be read.
+    /// An index cannot be parsed.
     #[error("`{}` is not a mirror index", path.display())]
     Index {
-        /// The file.
+        /// Path of the index.
         path: PathBuf,
-        /// Why.
+        /// Error of the parser.
         source: serde_json::Error,
     },
-    /// An index is not the one that was written.
+    /// An index was changed after it was written.
     #[error("generation {number} of the mirror does not match its inventory: `{}` was modified", path.display())]
     Altered {
-        /// The number of the generation.
+        /// Number of the generation.
         number: u64,
-        /// Its index.
+        /// Path of its index.
         path: PathBuf,
     },
     /// A package cannot be unpacked.
     #[error("the package `{name}` is refused: {why}")]
     Package {
-        /// Its name.
+        /// Name of the package.
         name: String,
-        /// What is wrong with it.
+        /// Problem with the package.
         why: String,
     },
-    /// What was trusted on first use cannot be read, so nothing is trusted.
+    /// A file of pins cannot be read, so nothing is trusted.
     #[error("`{}` cannot be read: {why}; restore it from a backup, or remove it to trust on first use again", path.display())]
     Pins {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Problem with the file.
         why: String,
     },
-    /// Somebody else changed the store in the meantime.
+    /// Another process changed the store in the meantime.
     #[error("another process changed the mirror in `{}` in the meantime; run the command again", dir.display())]
     Raced {
-        /// The store's directory.
+        /// Directory of the store.
         dir: PathBuf,
     },
-    /// Whoever waited was stopped.
+    /// The wait for the lock was cancelled.
     #[error("stopped before it was complete")]
     Stopped,
 }
@@ -157,7 +157,7 @@ impl StoreError {
         }
     }
 
-    /// What the operator can try next.
+    /// Returns a suggestion for the operator.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Altered { .. } => Some(
@@ -169,7 +169,7 @@ impl StoreError {
 }
 
 impl Store {
-    /// Opens the store in `dir` to read it.
+    /// Opens the store in `dir` for reading.
     ///
     /// # Errors
     /// [`StoreError::Empty`] if there is none.
@@ -183,10 +183,10 @@ impl Store {
         found.map(|dir| Self { dir }).ok_or_else(empty)
     }
 
-    /// Opens the store in `dir` to change it, and makes it if it is missing.
+    /// Opens the store in `dir` for writing, and creates it if it is missing.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         for part in ["blobs/sha256", "trees", "generations", "incoming"] {
             let path = dir.join(part);
@@ -196,35 +196,35 @@ impl Store {
         Ok(Self { dir })
     }
 
-    /// Where it is.
+    /// Returns the store's directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Where a file is, whether it is there or not.
+    /// Returns the path of a file, whether it exists or not.
     pub fn path(&self, digest: Digest) -> PathBuf {
         let name = digest.to_string();
         self.dir.join("blobs/sha256").join(&name[..2]).join(name)
     }
 
-    /// Whether a file is there.
+    /// Returns whether a file exists.
     pub fn has(&self, digest: Digest) -> bool {
         self.path(digest).is_file()
     }
 
-    /// Opens a file.
+    /// Opens a file for reading.
     ///
     /// # Errors
-    /// The system's reason, such as that it is not there.
+    /// The system's error, such as that the file does not exist.
     pub fn open_blob(&self, digest: Digest) -> Result<File, StoreError> {
         let path = self.path(digest);
         File::open(&path).map_err(StoreError::io("open", &path))
     }
 
-    /// All of a small file.
+    /// Reads a small file completely.
     ///
     /// # Errors
-    /// If it is not there, damaged, or longer than `limit` bytes.
+    /// If it is missing, damaged, or longer than `limit` bytes.
     pub fn read(&self, digest: Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
         let mut content = Vec::new();
         let mut file = self.open_blob(digest)?.take(limit + 1);
@@ -242,10 +242,10 @@ impl Store {
         }
     }
 
-    /// Begins a file whose digest nobody knows yet, or everybody.
+    /// Begins a new file, whose digest may be unknown until its end.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn incoming(&self) -> Result<Incoming, StoreError> {
         let dir = self.dir.join("incoming");
         let file = NamedTempFile::new_in(&dir).map_err(StoreError::io("write in", &dir))?;
@@ -257,21 +257,21 @@ impl Store {
         })
     }
 
-    /// Stores what is in memory.
+    /// Stores bytes from memory.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn put(&self, content: &[u8]) -> Result<Digest, StoreError> {
         let mut incoming = self.incoming()?;
         incoming.write(content)?;
         incoming.commit().map(|(digest, _)| digest)
     }
 
-    /// Stores what a reader gives, with its length in bytes. `name` is how an error calls it; more than `limit` bytes
-    /// are refused.
+    /// Stores the bytes of a reader, and returns their digest and length. `name` describes the file in errors; more
+    /// than `limit` bytes are refused.
     ///
     /// # Errors
-    /// The reader's, the system's, [`StoreError::TooLong`].
+    /// Those of the reader and of the system, and [`StoreError::TooLong`].
     pub fn put_from(
         &self,
         name: &str,
@@ -295,18 +295,18 @@ impl Store {
         }
     }
 
-    /// Reads a file anew and compares.
+    /// Reads a file again, compares it with its digest, and returns its length.
     ///
     /// # Errors
-    /// [`StoreError::Mismatch`] if it is damaged, [`StoreError::Io`] if it is not there.
+    /// [`StoreError::Mismatch`] if it is damaged, [`StoreError::Io`] if it is missing.
     pub fn verify(&self, digest: Digest) -> Result<u64, StoreError> {
         self.verify_open(&self.open_blob(digest)?, digest)
     }
 
-    /// The same of a file that is open, from its beginning.
+    /// Does the same with an open file, from its beginning.
     ///
     /// # Errors
-    /// The same.
+    /// Those of [`verify`](Self::verify).
     pub fn verify_open(&self, mut file: &File, digest: Digest) -> Result<u64, StoreError> {
         let path = self.path(digest);
         let (mut context, mut size) = (Context::new(&SHA256), 0);
@@ -332,10 +332,10 @@ impl Store {
         }
     }
 
-    /// All files that are there.
+    /// Returns the digests of all files.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn blobs(&self) -> Result<Vec<Digest>, StoreError> {
         let root = self.dir.join("blobs/sha256");
         let mut found = Vec::new();
@@ -350,10 +350,10 @@ impl Store {
         Ok(found)
     }
 
-    /// Moves a file, an unpacked package or a file of a generation to where it lies until it is removed for good.
+    /// Moves a file, an unpacked package or a file of a generation to the trash.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn put_aside(&self, path: &Path, now: SystemTime) -> Result<(), StoreError> {
         let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let above = |name: &str| path.starts_with(self.dir.join(name));
@@ -368,10 +368,10 @@ impl Store {
         fs::rename(path, dir.join(name)).map_err(StoreError::io("put aside", path))
     }
 
-    /// The right to change the store, held until it is dropped. Readers need none.
+    /// Acquires the exclusive right to change the store, held until the lock is dropped. Readers need none.
     ///
     /// # Errors
-    /// The system's reason, and [`StoreError::Stopped`].
+    /// The system's error, and [`StoreError::Stopped`].
     pub async fn lock(&self, stop: &Stop) -> Result<files::Lock, StoreError> {
         let path = self.dir.join("lock");
         let lock = files::Lock::acquire(&path, stop).await;
@@ -380,7 +380,7 @@ impl Store {
     }
 }
 
-/// A file on its way into the store. What is dropped before its end leaves nothing.
+/// A file that is being stored. Dropping it early leaves nothing.
 pub struct Incoming {
     store: Store,
     file: NamedTempFile,
@@ -389,10 +389,10 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Adds bytes.
+    /// Appends bytes to the file.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let written = self.file.write_all(bytes);
         written.map_err(StoreError::io("write", self.file.path()))?;
@@ -401,20 +401,20 @@ impl Incoming {
         Ok(())
     }
 
-    /// Bytes so far.
+    /// Returns the number of bytes so far.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Where the bytes are until then, for those who must read them before the end.
+    /// Returns the temporary path, for those who must read the bytes before the end.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Gives the file its name, with its digest and length. It survives a crash from then on.
+    /// Gives the file its name, and returns its digest and length. From then on it survives a crash.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn commit(self) -> Result<(Digest, u64), StoreError> {
         let digest = Digest::finish(self.digest);
         let path = self.store.path(digest);
@@ -433,10 +433,10 @@ impl Incoming {
         Ok((digest, self.size))
     }
 
-    /// The same, if it is what was expected.
+    /// Does the same if the digest is the expected one, and returns the length.
     ///
     /// # Errors
-    /// [`StoreError::Mismatch`]; then the store is as it was.
+    /// [`StoreError::Mismatch`]; the store is unchanged then.
     pub fn commit_as(self, expected: Digest, name: &str) -> Result<u64, StoreError> {
         match Digest::finish(self.digest.clone()) {
             found if found == expected => self.commit().map(|(_, size)| size),
@@ -449,7 +449,7 @@ impl Incoming {
     }
 }
 
-/// An error with its causes.
+/// Returns an error with its causes.
 pub(super) fn chain(error: &StoreError) -> String {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
     let causes: Vec<_> = causes.map(ToString::to_string).collect();

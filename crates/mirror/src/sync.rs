@@ -1,7 +1,8 @@
-//! `outpost mirror sync`: from what templates want to a generation that has it.
+//! `outpost mirror sync`: from the needs of templates to a generation that satisfies them.
 //!
-//! Resolve, fetch, verify, commit. Whatever is whole and right goes into the store at once, so whoever is interrupted
-//! asks for nothing twice; the generation comes last. It has what the one before had, too: only `prune` removes.
+//! The steps are: resolve, fetch, verify, commit. Each verified file enters the store at once, so an interrupted run
+//! requests nothing twice; the generation comes last. It also has all contents of the previous one: only `prune`
+//! removes anything.
 
 mod adopt;
 mod coder_templates;
@@ -46,85 +47,85 @@ use super::{
     pulled::Ledger,
 };
 
-/// One run.
+/// One run of a sync.
 pub struct Sync {
-    /// Where everything goes.
+    /// Store that receives the files.
     pub store: Store,
-    /// What is wanted.
+    /// Wanted contents of the mirror.
     pub config: MirrorConfig,
-    /// Whose signatures count.
+    /// Decides which signatures are trusted.
     pub trust: Trust,
-    /// How to ask.
+    /// Client for downloads from origins.
     pub fetcher: Fetcher,
-    /// Whom to ask.
+    /// Registries of providers and modules.
     pub registries: Registries,
-    /// Who wants to know how it goes.
+    /// Receiver of the progress.
     pub watch: Arc<dyn Watch>,
-    /// Authorities beside the system's, in PEM, for git and for registries of images.
+    /// Authorities in addition to the system's, in PEM, for git and for registries of images.
     pub authorities: Vec<Vec<u8>>,
-    /// Directories with packages that are taken over.
+    /// Directories with packages that are imported.
     pub import_dirs: Vec<PathBuf>,
-    /// Whether only to tell what would be done.
+    /// `true` to report only what would be done.
     pub dry_run: bool,
 }
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// What is wanted and there.
+    /// Wanted contents that the store has after the run.
     pub synced: Generation,
-    /// The current generation, if there is one.
+    /// Number of the current generation, if there is one.
     pub generation: Option<u64>,
-    /// Whether it is new.
+    /// `true` if the run made this generation.
     pub is_new: bool,
-    /// Files that were downloaded, or would be.
+    /// Number of files that were downloaded, or would be.
     pub files: usize,
-    /// Their bytes, as far as they are known.
+    /// Total size of these files in bytes, as far as it is known.
     pub bytes: u64,
-    /// Files whose length nobody told.
+    /// Number of files whose length is unknown.
     pub unknown: usize,
-    /// Packages that were there already.
+    /// Number of packages that were already present.
     pub present: usize,
-    /// Versions that take the place of what the mirror had of them, as the operator accepts that.
+    /// Versions that replace those in the mirror, because the operator accepts that.
     replaced: BTreeSet<(ProviderAddr, Version)>,
-    /// What could not be got.
+    /// Wanted contents that are missing after the run.
     pub failures: Vec<Failure>,
 }
 
-/// Something that could not be got.
+/// Something that is wanted and could not be provided.
 #[derive(Debug)]
 pub struct Failure {
-    /// What.
+    /// Name of the missing item.
     pub what: String,
-    /// Why.
+    /// Reason for the failure.
     pub error: Cause,
 }
 
-/// Why something could not be got.
+/// Reason for which an item could not be provided.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
-    /// It could not be fetched.
+    /// The item could not be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// It is not trusted.
+    /// The item is not trusted.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// It is not what it should be.
+    /// The store refused the item or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A directory cannot be read.
     #[error("failed to read it")]
     Read(#[from] std::io::Error),
-    /// It is no image that we can have.
+    /// The image cannot be fetched, or is not valid.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// There is none.
+    /// No version satisfies the constraints.
     #[error("{0}")]
     Unsatisfied(String),
 }
 
 impl Failure {
-    /// Whether somebody should look at it before anything is tried again.
+    /// Returns whether a person should examine the failure before any further attempt.
     pub fn is_distrust(&self) -> bool {
         match &self.error {
             Cause::Trust(_) => true,
@@ -135,7 +136,7 @@ impl Failure {
         }
     }
 
-    /// Whether there was no room for it.
+    /// Returns whether the disk is full.
     pub fn is_full(&self) -> bool {
         matches!(
             &self.error,
@@ -145,7 +146,7 @@ impl Failure {
         )
     }
 
-    /// What the operator can do.
+    /// Returns a suggestion for the operator.
     pub fn hint(&self) -> Option<String> {
         match &self.error {
             Cause::Trust(error) => error.hint(),
@@ -156,7 +157,7 @@ impl Failure {
         }
     }
 
-    /// Why, with everything that led to it.
+    /// Returns the error with all its causes.
     pub fn reason(&self) -> String {
         modules::text(&self.error)
     }
@@ -166,10 +167,10 @@ impl Failure {
 type Wanted = BTreeMap<(ProviderAddr, Version), BTreeSet<Platform>>;
 
 impl Sync {
-    /// Does it all. What fails does not keep the rest from being done.
+    /// Runs the sync. A failure of one item does not prevent the others.
     ///
     /// # Errors
-    /// If the store cannot be used, or somebody stops it. What came until then stays in the store.
+    /// If the store cannot be used, or if the user stops the run. What was fetched until then stays in the store.
     pub async fn run(&self, stop: &Stop) -> Result<Report, StoreError> {
         tokio::select! {
             () = stop.cancelled() => Err(StoreError::Stopped),
@@ -235,7 +236,7 @@ impl Sync {
         Ok(())
     }
 
-    /// Takes over a provider with one package, unless the mirror has another one in its place.
+    /// Imports a provider with one package, unless the mirror has a different one under the same name.
     async fn take_over(
         &self,
         before: &Generation,
@@ -250,7 +251,7 @@ impl Sync {
         } = &provider;
         for new in packages {
             let old = before.package(addr, version, &new.platform);
-            // A package that was unpacked is another file, with the same content.
+            // A package that was imported unpacked is a different file with the same content.
             let is_same = |old: &&generation::Package| {
                 old.h1_tree == new.h1_tree && self.store.has(old.archive)
             };
@@ -308,15 +309,15 @@ impl Sync {
         }
     }
 
-    /// Makes what is there a generation, unless the current one has it all.
+    /// Commits the contents as a generation, unless the current one already has all of them.
     async fn commit(&self, report: &mut Report, stop: &Stop) -> Result<(), StoreError> {
         let lock = self.store.lock(stop).await?;
         let (store, synced) = (self.store.clone(), report.synced.clone());
         let replaced = report.replaced.clone();
         let committed = blocking(move || {
-            // What a client asked for first is no less wanted than the rest.
+            // A pulled archive that is wanted now must not be removed any more.
             Ledger::of(&store).keep(&synced)?;
-            // Somebody else may have added to it in the meantime.
+            // Another process may have changed the mirror in the meantime.
             let current = store.current()?;
             let old = match current {
                 Some(number) => store.generation(number)?,
@@ -343,7 +344,7 @@ impl Sync {
 }
 
 impl Report {
-    /// One error if there was no room for something: the rest would only say the same.
+    /// Replaces all errors by one if the disk is full, because the others have the same cause.
     fn stop_if_full(&mut self) -> Result<(), StoreError> {
         let Some(index) = self.failures.iter().position(Failure::is_full) else {
             return Ok(());

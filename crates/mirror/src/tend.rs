@@ -1,4 +1,4 @@
-//! Tending a store: is everything as it was, and what is nobody's any more.
+//! Maintenance of a store: verification, and removal of what is no longer needed.
 
 mod gc;
 mod index;

@@ -1,8 +1,8 @@
-//! A mirror as one session's engine sees it: a directory in the layout of Terraform's filesystem mirror.
+//! A mirror as the engine of one session sees it: a directory in the layout of Terraform's filesystem mirror.
 //!
-//! It names every package that there is for this platform, so the engine itself chooses, as it would with a registry.
-//! What it will probably choose is a link to files that are unpacked once for all; all else is a link to the zip file,
-//! which the engine unpacks for itself. Nothing of it is ever written by an engine.
+//! It lists every package for this platform, so the engine itself selects the versions, as it would with a registry.
+//! The likely selection is a link to files that are unpacked once for all sessions; everything else is a link to the
+//! zip file, which the engine unpacks itself. No engine ever writes to any of it.
 
 use std::{
     collections::BTreeMap,
@@ -25,16 +25,16 @@ use super::{
     serve::{self, Loopback},
 };
 
-/// The packages of a store for one platform.
+/// Packages of a store for one platform.
 #[derive(Clone, Debug)]
 pub struct Packages {
-    /// The store; its current generation is the one that a session gets.
+    /// Store whose current generation a session gets.
     pub store: Store,
-    /// Where the engine runs.
+    /// Platform of the engine.
     pub platform: Platform,
-    /// The server of the same store, for what engines take from servers alone.
+    /// Server of the same store, for what engines take from servers only.
     pub server: Option<Arc<Loopback>>,
-    /// Whether registries are stood in for altogether, so that none is asked for what the store does not have.
+    /// `true` if the mirror replaces registries completely, so that none is asked for what the store lacks.
     pub is_sealed: bool,
 }
 
@@ -107,7 +107,8 @@ impl ProviderStore for Packages {
 }
 
 impl Packages {
-    /// Modules come from the server; providers are in the view, and elsewhere unless that is forbidden.
+    /// Returns the replaced services. Modules come from the server; providers are in the view, and from their
+    /// registries unless that is forbidden.
     fn services(&self, server: &Url, generation: &Generation) -> Services {
         let mut services = remote::below(server, serve::services(generation));
         if self.is_sealed {
@@ -115,7 +116,7 @@ impl Packages {
         }
         services.retain(|_, of_host| of_host.contains_key("modules.v1"));
         for host in [DEFAULT_HOST, OPENTOFU_HOST] {
-            // Whoever stands in for a host stands in for all of its services.
+            // Replacing one service of a host replaces all of them.
             if let Some(of_host) = services.get_mut(host) {
                 let elsewhere = format!("https://{host}/v1/providers/");
                 of_host.insert("providers.v1".to_owned(), elsewhere);
@@ -129,7 +130,7 @@ impl Packages {
         packages.find(|package| package.platform == self.platform)
     }
 
-    /// The name of a package in the view, below its provider, and what it is a link to.
+    /// Returns the name of a package in the view, below its provider, and the target of its link.
     fn offer(
         &self,
         provider: &Provider,
@@ -139,7 +140,7 @@ impl Packages {
         let (version, platform) = (&provider.version, &self.platform);
         let unpacked = match is_chosen {
             true => Some(self.store.tree(package)?),
-            // Thousands of versions are not worth reading what only another release unpacked.
+            // Not worth reading the files of thousands of versions that only an older release unpacked.
             false => self.store.known_tree(package),
         };
         Ok(match unpacked {

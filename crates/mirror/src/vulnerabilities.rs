@@ -1,8 +1,8 @@
 //! Known vulnerabilities of the Go modules that engines and providers were built from.
 //!
-//! Go programs tell which modules they were built from. A database in OSV's format, as a file or a directory, tells which
-//! versions of these modules are vulnerable, so nothing is asked of a network. Whether a program links or calls the
-//! vulnerable function is not looked at.
+//! Go programs contain a list of the modules that they were built from. A database in OSV's format, as a file or a
+//! directory, contains the vulnerable versions of these modules, so no network is needed. Whether a program links or
+//! calls the vulnerable function is not examined.
 //!
 //! # Source
 //! The OSV schema at ossf.github.io/osv-schema, and Go's `debug/buildinfo`.
@@ -28,84 +28,84 @@ use super::{
     bundle::{BundleError, Step, Watch, reference},
 };
 
-/// Files of a package that are larger are not read, in bytes.
+/// Maximum size in bytes of a file in a package that is examined.
 const LARGEST_PROGRAM: u64 = 4 << 30;
 
-/// Why a database cannot be used.
+/// Reason for which a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// It cannot be read.
+    /// A file cannot be read or parsed.
     #[error("failed to read the vulnerability database at `{entry}`")]
     Read {
-        /// The file.
+        /// Name of the file.
         entry: String,
-        /// The system's reason, or what is wrong with it.
+        /// Error of the operating system or the parser.
         source: io::Error,
     },
-    /// There is nothing of use in it.
+    /// The database has no records of use.
     #[error("`{0}` has no record about Go modules in OSV's format")]
     Empty(String),
 }
 
-/// A program of a generation, and what it was built from.
+/// A program of a generation, with the modules that it was built from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// The provider's address, or the name of an engine.
+    /// Address of the provider, or name of the engine.
     pub name: String,
-    /// Its version.
+    /// Version of the program.
     pub version: Version,
-    /// Where it runs.
+    /// Platform of the program.
     pub platform: String,
-    /// What the list of components calls it.
+    /// Reference of the program in the list of components.
     pub reference: String,
-    /// Modules and their versions, the standard library as `stdlib`; `None` if it does not tell.
+    /// Modules and their versions, the standard library as `stdlib`; `None` if the program has no such list.
     pub modules: Option<Vec<(String, Version)>>,
 }
 
 /// A vulnerable module in a program.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
-    /// The provider's address, or the name of an engine.
+    /// Address of the provider, or name of the engine.
     pub program: String,
-    /// The program's version.
+    /// Version of the program.
     pub version: String,
-    /// The path of the module, or `stdlib`.
+    /// Path of the module, or `stdlib`.
     pub module: String,
-    /// The module's version.
+    /// Version of the module.
     pub module_version: String,
-    /// The database's name for the vulnerability, such as `GO-2024-2687`.
+    /// Id of the vulnerability in the database, such as `GO-2024-2687`.
     pub id: String,
-    /// Other names of it, such as those that begin with `CVE-`.
+    /// Other ids of the vulnerability, such as those that begin with `CVE-`.
     pub aliases: Vec<String>,
-    /// What it is about.
+    /// Summary of the vulnerability.
     pub summary: String,
-    /// The next version of the module without it, if there is one.
+    /// Next version of the module without the vulnerability, if there is one.
     pub fixed_in: Option<String>,
-    /// Where the program runs.
+    /// Platforms of the program.
     pub platforms: BTreeSet<String>,
-    /// What the list of components calls it, for each platform.
+    /// References of the program in the list of components, one for each platform.
     pub references: BTreeSet<String>,
 }
 
-/// All findings, and what they rest on.
+/// All findings, and their basis.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Programs that were looked at.
+    /// Number of programs that were examined.
     pub programs: usize,
-    /// Those that do not tell what they were built from.
+    /// Programs without a list of modules.
     pub unknown: Vec<String>,
-    /// Records about Go modules in the database.
+    /// Number of records about Go modules in the database.
     pub records: usize,
-    /// When the newest of them was changed.
+    /// Time of the newest change of these records.
     pub database_modified: Option<Timestamp>,
-    /// Sorted by program.
+    /// Findings, sorted by program.
     pub findings: Vec<Finding>,
 }
 
-/// Reads what engines and providers of `generation` were built from.
+/// Reads the modules that engines and providers of `generation` were built from.
 ///
 /// # Errors
-/// [`BundleError`] if a package cannot be read, or if it is stopped.
+/// [`BundleError`] if a package cannot be read, or if the user stops the work.
 pub fn programs(
     store: &Store,
     generation: &Generation,
@@ -149,7 +149,7 @@ pub fn programs(
     Ok(programs)
 }
 
-/// What the programs in an archive were built from.
+/// Returns the modules that the programs in an archive were built from.
 fn modules(
     store: &Store,
     archive: Digest,
@@ -177,7 +177,7 @@ fn modules(
 /// Looks the modules of `programs` up in a database: a directory with OSV's JSON files, or a zip file of them.
 ///
 /// # Errors
-/// [`DatabaseError`]
+/// [`DatabaseError`].
 pub fn report(programs: &[Program], database: &Path) -> Result<Report, DatabaseError> {
     let known = |program: &Program| {
         program
@@ -245,7 +245,7 @@ fn finding(
     }
 }
 
-/// Leaves one of several records about one vulnerability: Go's own if there is one.
+/// Keeps one of several records about the same vulnerability: Go's own if there is one.
 fn without_aliases(findings: Vec<Finding>) -> Vec<Finding> {
     let is_go = |finding: &Finding| finding.id.starts_with("GO-");
     let is_same = |a: &Finding, b: &Finding| {
@@ -261,7 +261,7 @@ fn without_aliases(findings: Vec<Finding>) -> Vec<Finding> {
     findings.iter().filter(is_kept).cloned().collect()
 }
 
-/// The findings as CycloneDX's vulnerabilities, each still to be judged.
+/// Returns the findings as CycloneDX's vulnerabilities, each still to be assessed.
 pub fn vex(report: &Report) -> Value {
     let vulnerability = |finding: &Finding| {
         json!({

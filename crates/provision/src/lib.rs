@@ -33,41 +33,41 @@ pub use self::providers::{
     WantedProvider,
 };
 
-/// Where a session says what it does. Implementations return at once, whatever happens to the lines:
-/// an engine is never slowed down by a server that does not listen.
+/// Receiver of a session's log. Implementations return at once, whatever happens to the lines: an engine is never
+/// slowed down by a server that does not listen.
 pub trait LogSink: Send + Sync {
     /// Takes one entry; `output` may have several lines.
     fn log(&self, level: LogLevel, output: String);
 
-    /// Takes one entry and what it is. Who does not tell kinds apart takes it like any other.
+    /// Takes one entry with its kind. The default implementation ignores the kind.
     fn log_entry(&self, entry: LogEntry) {
         self.log(entry.level, entry.output);
     }
 }
 
-/// One thing that an engine said.
+/// One message of an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// How important it is.
+    /// Severity of the entry.
     pub level: LogLevel,
-    /// The text; it may have several lines.
+    /// The text, possibly of several lines.
     pub output: String,
-    /// What to do with it where there is not room for all.
+    /// Kind of the entry, which decides what is kept when there is not room for everything.
     pub kind: LogKind,
 }
 
-/// What an entry of a log is.
+/// Kind of a log entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogKind {
-    /// Something like any other.
+    /// An entry without a special meaning.
     Plain,
-    /// Part of what the engine explained to the author: an error or a warning with its place.
+    /// Part of a diagnostic: an error or a warning of the engine with its position in the template.
     Diagnostic,
     /// A piece of a line that is too long to be taken at once.
     Piece {
-        /// Pieces of lines from different pipes come in turns; this tells them apart.
+        /// Number of the pipe, because pieces of lines from different pipes may alternate.
         stream: usize,
-        /// Whether the line ends with it.
+        /// `true` for the last piece of the line.
         is_last: bool,
     },
 }
@@ -81,9 +81,9 @@ pub trait Provisioner: Send + Sync {
     /// [`StepFailure`] if the engine is missing or no directory can be made.
     async fn open(&self, config: SessionConfig) -> Result<Box<dyn Session>, StepFailure>;
 
-    /// Ends an apply that goes on in the directories of a session whose daemon died, and tells `observer` what it
-    /// still does, and the newest state that is whole. Nothing of it if there is none. Who drops it leaves the engine
-    /// to itself.
+    /// Ends an apply that is still running in the directories of a session whose daemon died, and tells `observer`
+    /// what it does until then and the newest complete state. Returns without either if there is no such apply.
+    /// Dropping the future leaves the engine running.
     async fn salvage(
         &self,
         dirs: &[PathBuf],
@@ -95,37 +95,37 @@ pub trait Provisioner: Send + Sync {
     }
 }
 
-/// Is told what an apply does, while it does it, for whoever comes after a crash. Implementations return at once.
+/// Observer of an apply, whose records help after a crash. Implementations return at once.
 pub trait ApplyObserver: Send + Sync {
-    /// The creation of something began.
+    /// Records that the creation of a resource began.
     fn began(&self, address: &str);
 
-    /// It is there.
+    /// Records that the resource was created.
     fn created(&self, address: &str);
 
-    /// It failed, in an orderly way.
+    /// Records that the creation failed in an orderly way.
     fn failed(&self, address: &str);
 
-    /// The newest state that is whole.
+    /// Records the newest complete state.
     fn state(&self, state: Bytes);
 }
 
-/// What a session is told at its beginning.
+/// Parameters of a session.
 #[derive(Clone)]
 pub struct SessionConfig {
-    /// The job it serves, for logs.
+    /// Id of the session's job, for logs.
     pub job_id: JobId,
-    /// Lines below are dropped. `None` keeps all.
+    /// Lowest level of lines to keep; `None` keeps all.
     pub log_level: Option<LogLevel>,
-    /// Empty if unknown.
+    /// Id of the template; empty if unknown.
     pub template_id: String,
-    /// Empty if unknown.
+    /// Id of the template version; empty if unknown.
     pub template_version_id: String,
-    /// What measures the memory of its processes.
+    /// Meter for the memory of the session's processes.
     pub memory: Memory,
 }
 
-/// How much memory the processes of a job have, and may have. Every clone is the same measure.
+/// Meter and limit of the memory of a job's processes. All clones share the same values.
 #[derive(Clone, Debug, Default)]
 pub struct Memory(Option<Arc<Measure>>);
 
@@ -138,7 +138,7 @@ struct Measure {
 }
 
 impl Memory {
-    /// A measure that somebody reads, with a limit in bytes. The default one is never read.
+    /// Returns a meter that somebody reads, with a limit in bytes. The default meter is never read.
     pub fn watched(limit: Option<u64>) -> Self {
         Self(Some(Arc::new(Measure {
             limit,
@@ -148,17 +148,17 @@ impl Memory {
         })))
     }
 
-    /// Whether measuring is worth while.
+    /// Returns whether somebody reads the meter.
     pub fn is_watched(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Bytes that the job may have.
+    /// Returns the limit in bytes.
     pub fn limit(&self) -> Option<u64> {
         self.0.as_ref()?.limit
     }
 
-    /// Notes what the job has right now.
+    /// Records the current memory of the job in bytes.
     pub fn note(&self, bytes: u64) {
         if let Some(measure) = &self.0 {
             measure.peak.fetch_max(bytes, Ordering::Relaxed);
@@ -167,13 +167,13 @@ impl Memory {
         }
     }
 
-    /// What the job had at most; 0 if nobody measured.
+    /// Returns the peak in bytes; 0 if nothing was recorded.
     pub fn peak(&self) -> u64 {
         let measure = self.0.as_ref();
         measure.map_or(0, |measure| measure.peak.load(Ordering::Relaxed))
     }
 
-    /// Waits for the next measurement.
+    /// Waits for the next measurement, and returns it in bytes.
     pub async fn changed(&self) -> u64 {
         match &self.0 {
             Some(measure) => {
@@ -185,7 +185,7 @@ impl Memory {
     }
 }
 
-/// One conversation with an engine, about one job.
+/// A conversation with an engine about one job.
 ///
 /// Steps come in one of these orders, and a step that failed ends the conversation:
 /// init → parse → plan → graph → plan → graph (import), init → plan → graph (dry run),
@@ -193,7 +193,7 @@ impl Memory {
 /// the result if the engine had it already. Dropping a step kills what it runs.
 #[async_trait]
 pub trait Session: Send {
-    /// Unpacks the template and makes providers and modules ready.
+    /// Unpacks the template and installs its modules and providers.
     async fn init(
         &mut self,
         request: InitRequest,
@@ -204,7 +204,7 @@ pub trait Session: Send {
     /// Reads the template's source without running anything.
     async fn parse(&mut self, log: Arc<dyn LogSink>) -> Result<ParseComplete, StepFailure>;
 
-    /// Compares what should be with what is.
+    /// Computes the difference between the configuration and the existing resources.
     async fn plan(
         &mut self,
         request: PlanRequest,
@@ -212,7 +212,7 @@ pub trait Session: Send {
         stop: &Stop,
     ) -> Result<PlanComplete, StepFailure>;
 
-    /// Carries out the last plan. The state comes back whether it succeeded or not.
+    /// Applies the last plan. The state is returned whether apply succeeded or not.
     async fn apply(
         &mut self,
         request: ApplyRequest,
@@ -228,53 +228,53 @@ pub trait Session: Send {
         stop: &Stop,
     ) -> Result<GraphComplete, StepFailure>;
 
-    /// Has `observer` told what apply does, from its first moment on.
+    /// Sets the observer of the following apply, which it sees from the beginning.
     fn set_observer(&mut self, observer: Arc<dyn ApplyObserver>) {
         let _ = observer;
     }
 
-    /// The directories that end with the session. The state file of an apply is in the first one.
+    /// Returns the directories that end with the session. The first one contains the state file of an apply.
     fn dirs(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 
-    /// The newest state that parses, `None` if there is none: for whoever comes after an apply that did not return.
+    /// Returns the newest state that parses, `None` if there is none: for use after an apply that did not return.
     async fn newest_state(&mut self) -> Option<Bytes>;
 
-    /// The time that processes of the engine took so far, added up.
+    /// Returns the total run time of the engine's processes so far.
     fn engine_time(&self) -> Duration;
 
     /// Ends the session and removes its directory. Problems are logged.
     async fn close(self: Box<Self>);
 }
 
-/// Why a step gave no result.
+/// Reason for which a step returned no result.
 #[derive(Clone, Debug, Default)]
 pub struct StepFailure {
-    /// For the author: what failed, such as `terraform plan: exit status 1`.
+    /// Message for the template's author, such as `terraform plan: exit status 1`.
     pub error: String,
-    /// The first error that the engine named, if it named one.
+    /// First error that the engine reported, if it reported one.
     pub diagnostic: Option<String>,
-    /// What was measured until then.
+    /// Timings of the steps until the failure.
     pub timings: Vec<Timing>,
-    /// Whether the engine was left to itself, and goes on.
+    /// `true` if the engine was left running and continues without this daemon.
     pub is_left: bool,
 }
 
-/// What became of an apply whose daemon died.
+/// Result of an apply whose daemon died.
 #[derive(Clone, Debug)]
 pub enum Salvaged {
-    /// It ended, or there was none. Whether it succeeded is not known.
+    /// The apply ended, or there was none. Whether it succeeded is not known.
     Ended {
-        /// Why its state cannot be read, so that the last one that was told of must do.
+        /// Reason for which its state cannot be read, so that the last observed one has to be used.
         problem: Option<String>,
     },
-    /// It succeeded, and made this.
+    /// The apply succeeded, with this result.
     Succeeded(GraphComplete),
 }
 
 impl StepFailure {
-    /// A failure that is fully said by `error`.
+    /// Returns a failure that `error` describes completely.
     pub fn new(error: impl Into<String>) -> Self {
         Self {
             error: error.into(),
@@ -284,7 +284,7 @@ impl StepFailure {
 }
 
 impl std::fmt::Display for StepFailure {
-    /// The error, and the engine's own words behind it if they are known.
+    /// Writes the error, followed by the engine's first error if that is known.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.error)?;
         match &self.diagnostic {
@@ -296,133 +296,133 @@ impl std::fmt::Display for StepFailure {
 
 impl std::error::Error for StepFailure {}
 
-/// What init is given.
+/// Input of the init step.
 #[derive(Clone, Debug, Default)]
 pub struct InitRequest {
     /// The template: an uncompressed tar archive.
     pub template_archive: Bytes,
-    /// Files to lay over it: the modules of an earlier import. Empty for none.
+    /// Files that are added to the template: the modules of an earlier import. Empty for none.
     pub module_archive: Bytes,
-    /// Whether to leave [`InitComplete::module_files`] empty.
+    /// `true` if [`InitComplete::module_files`] should stay empty.
     pub omit_module_files: bool,
 }
 
-/// What init gives.
+/// Result of a successful init.
 #[derive(Clone, Debug, Default)]
 pub struct InitComplete {
-    /// What was measured.
+    /// Timings of init's steps.
     pub timings: Vec<Timing>,
     /// Modules the template calls.
     pub modules: Vec<Module>,
-    /// Their files: an uncompressed tar archive, empty if there are none.
+    /// The modules' files, an uncompressed tar archive; empty if there are none.
     pub module_files: Bytes,
 }
 
-/// What the template's source says.
+/// Contents of the template's source.
 #[derive(Clone, Debug, Default)]
 pub struct ParseComplete {
     /// Input variables, sorted by file and line.
     pub template_variables: Vec<TemplateVariable>,
-    /// `README.md`, empty if there is none.
+    /// Text of `README.md`; empty if there is none.
     pub readme: Bytes,
-    /// Tags of `coder_workspace_tags`: names to the source text of their values.
+    /// Tags of `coder_workspace_tags`, as source texts of the values by name.
     pub workspace_tags: BTreeMap<String, String>,
 }
 
-/// What a plan is given.
+/// Input of a plan.
 #[derive(Clone, Debug, Default)]
 pub struct PlanRequest {
-    /// Facts for the `coder` provider; the transition decides whether it plans a destruction.
+    /// Facts for the `coder` provider; the transition decides whether the plan destroys everything.
     pub metadata: Metadata,
-    /// Answers to the template's questions.
+    /// Values of the template's parameters.
     pub parameters: Vec<ParameterValue>,
-    /// Answers in the build before this one.
+    /// Values of the parameters in the previous build.
     pub previous_parameters: Vec<ParameterValue>,
     /// Values of Terraform input variables, in the order in which they are passed.
     pub variables: Vec<VariableValue>,
     /// Tokens of external services.
     pub external_auth: Vec<ExternalAuth>,
-    /// The state to start from, empty for none.
+    /// State that the plan starts from; empty for none.
     pub state: Bytes,
 }
 
-/// What a plan gives.
+/// Result of a successful plan.
 #[derive(Clone, Debug, Default)]
 pub struct PlanComplete {
-    /// What was measured.
+    /// Timings of the plan's steps.
     pub timings: Vec<Timing>,
     /// The plan as `terraform show -json` prints it. Empty if there was nothing to plan.
     pub plan: Bytes,
-    /// Whole units a day, summed over all resources.
+    /// Cost in whole units a day, summed over all resources.
     pub daily_cost: i32,
-    /// What is destroyed and made again, sorted by address.
+    /// Resources that the plan replaces, sorted by address.
     pub replacements: Vec<Replacement>,
-    /// How many AI tasks there are; of interest where [`JobSource::has_ai_tasks`].
+    /// Number of AI tasks; used only where [`JobSource::has_ai_tasks`] returns `true`.
     pub ai_task_count: i32,
 }
 
-/// What apply is given. Everything else it remembers from the plan.
+/// Input of apply, in addition to what the session remembers from the plan.
 #[derive(Clone, Debug, Default)]
 pub struct ApplyRequest {
     /// Facts for the `coder` provider.
     pub metadata: Metadata,
 }
 
-/// What apply gives.
+/// Result of an apply, successful or not.
 #[derive(Clone, Debug, Default)]
 pub struct ApplyComplete {
     /// The newest state that parses, `None` if there never was one.
     pub state: Option<Bytes>,
-    /// Why it failed; `None` if it did not.
+    /// Reason for the failure; `None` if apply succeeded.
     pub failure: Option<StepFailure>,
-    /// What was measured, also if it failed.
+    /// Timings of the steps, also after a failure.
     pub timings: Vec<Timing>,
 }
 
-/// What to convert into resources.
+/// Source of the conversion into resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GraphSource {
-    /// The last plan.
+    /// The plan that was made last.
     Plan,
     /// The state after an apply.
     State,
 }
 
-/// What the conversion gives.
+/// Result of the conversion into resources.
 #[derive(Clone, Debug, Default)]
 pub struct GraphComplete {
-    /// What was measured.
+    /// Timings of the conversion's steps.
     pub timings: Vec<Timing>,
-    /// Sorted by address.
+    /// Resources, sorted by address.
     pub resources: Vec<Resource>,
-    /// In the plan's order.
+    /// Parameters in the order of the plan.
     pub parameters: Vec<Parameter>,
-    /// Sorted by id.
+    /// External services that the template needs, sorted by id.
     pub external_auth: Vec<ExternalAuthRequirement>,
-    /// In the plan's order.
+    /// Presets in the order of the plan.
     pub presets: Vec<Preset>,
-    /// In the plan's order.
+    /// AI tasks in the order of the plan.
     pub ai_tasks: Vec<AiTask>,
-    /// Whether the template has AI tasks.
+    /// `true` if the template has AI tasks.
     pub has_ai_tasks: bool,
-    /// Whether the template has agents that somebody else runs.
+    /// `true` if the template has external agents, which run outside of its resources.
     pub has_external_agents: bool,
 }
 
-/// A server that hands out jobs, as one daemon sees it. A connection that breaks is mended inside.
+/// A server that hands out jobs, as one daemon sees it. Implementations reconnect by themselves.
 #[async_trait]
 pub trait JobSource: Send + Sync {
-    /// Waits for a job. Once `stop` drains, asks the server to hand out none, and returns what it answers:
-    /// `None`, or a job that was already on its way and must be run.
+    /// Waits for a job. After `stop` drains, asks the server to hand out none, and returns its answer: `None`, or a
+    /// job that was already on its way and must be run.
     async fn acquire(&self, stop: &Stop) -> Result<Option<Job>, SourceError>;
 
-    /// Says that the job lives, and what is new of it.
+    /// Sends a heartbeat of the job with whatever is new.
     async fn update(&self, update: JobUpdate) -> Result<JobUpdated, SourceError>;
 
     /// Asks whether the owner's budget allows `daily_cost`, in whole units.
     async fn commit_quota(&self, job: JobId, daily_cost: i32) -> Result<Quota, SourceError>;
 
-    /// Ends a job that failed. A repeated call succeeds, or tells that the job has [`SourceError::Ended`].
+    /// Ends a job that failed. A repeated call succeeds, or returns [`SourceError::Ended`].
     async fn fail(&self, job: FailedJob) -> Result<(), SourceError>;
 
     /// Ends a job that succeeded. A repeated call succeeds.
@@ -431,70 +431,71 @@ pub trait JobSource: Send + Sync {
     /// Fetches the module archive with this id.
     async fn download_modules(&self, file: Uuid) -> Result<Bytes, SourceError>;
 
-    /// Whether the server still has AI tasks. Only towards such a one they are counted and reported.
+    /// Returns whether the server supports AI tasks. They are counted and reported only to such a server.
     fn has_ai_tasks(&self) -> bool {
         false
     }
 
-    /// The version of a server's daemon API that is too old for the order of scripts; `None` if it is new enough or
-    /// not known. Agents of such a server run all scripts of a phase at the same time.
+    /// Returns the version of the server's daemon API if it is too old for the order of scripts; `None` if it is new
+    /// enough or not known. Agents of such a server run all scripts of a phase at the same time.
     fn without_script_order(&self) -> Option<String> {
         None
     }
 
-    /// As whom it speaks to which server, `None` if it speaks to nobody outside.
+    /// Returns the identity of the daemon at the server; `None` without a server outside of this process.
     fn identity(&self) -> Option<Identity> {
         None
     }
 
-    /// The same server under the name of another daemon, to end what that one left behind.
+    /// Returns a source for the same server under the name of another daemon, to end the jobs that it left behind.
     fn sibling(&self, name: &str) -> Option<Arc<dyn JobSource>> {
         let _ = name;
         None
     }
 
-    /// Says, before the first job is asked for, what the daemon has of an earlier process: the server need not wait for
-    /// anything else that the daemon had. `state_id` tells its state directory from those of other machines.
+    /// Reports, before the first job is requested, which jobs of an earlier process the daemon still holds, so that
+    /// the server ends its other jobs. `state_id` distinguishes its state directory from those of other machines.
     async fn come_back(&self, state_id: &str, held: Vec<JobId>) -> Result<(), SourceError> {
         let _ = (state_id, held);
         Ok(())
     }
 
-    /// Connects if there is no connection, without asking for a job.
+    /// Connects if there is no connection, without requesting a job.
     async fn connect(&self) -> Result<(), SourceError> {
         Ok(())
     }
 
-    /// Whether there is a connection, for health checks; `None` if there is nothing to connect to.
+    /// Returns whether there is a connection, for health checks; `None` if there is nothing to connect to.
     fn connected(&self) -> Option<watch::Receiver<bool>> {
         None
     }
 
-    /// Whether the server has ever accepted who we are: a refusal after that may pass, one before it will not.
+    /// Returns whether the server has ever accepted the credentials: a refusal after that may be temporary, one
+    /// before it is not.
     fn was_accepted(&self) -> bool {
         false
     }
 }
 
-/// Who owns jobs at a server: ownership hangs on the name alone.
+/// Identity of a daemon at a server. Only the name decides who owns a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The server's address.
+    /// Address of the server.
     pub server: String,
-    /// The daemon's name there.
+    /// Name of the daemon at that server.
     pub name: String,
 }
 
-/// What is new of a job that runs.
+/// News of a running job.
 #[derive(Clone, Debug)]
 pub struct JobUpdate {
-    /// Which job.
+    /// Id of the running job.
     pub job: JobId,
-    /// New lines, in order.
+    /// New log lines, in order.
     pub logs: Vec<LogLine>,
     /// Variables that the template declares; sent once.
     pub template_variables: Vec<TemplateVariable>,
-    /// The author's values of them.
+    /// Values that the author gave to the variables.
     pub user_variables: Vec<VariableValue>,
     /// The template's README; sent once.
     pub readme: Bytes,
@@ -503,7 +504,7 @@ pub struct JobUpdate {
 }
 
 impl JobUpdate {
-    /// An update that only says that the job lives.
+    /// Returns an update that is only a heartbeat.
     pub fn heartbeat(job: JobId) -> Self {
         Self {
             job,
@@ -516,56 +517,56 @@ impl JobUpdate {
     }
 }
 
-/// What the server answers to an update.
+/// Answer of the server to an update.
 #[derive(Clone, Debug, Default)]
 pub struct JobUpdated {
-    /// Whether the job was cancelled.
+    /// `true` if the job was cancelled.
     pub cancelled: bool,
-    /// The values of all variables that the update named.
+    /// Values of all variables that the update named.
     pub variables: Vec<VariableValue>,
 }
 
-/// What the server says about the owner's budget, in whole units a day.
+/// Quota of the workspace's owner, in whole units a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Whether the cost is allowed.
+    /// `true` if the cost is allowed.
     pub ok: bool,
-    /// What is in use.
+    /// Cost of the owner's workspaces.
     pub consumed: i32,
-    /// What is allowed; -1 for no limit.
+    /// Limit of the cost; -1 for no limit.
     pub budget: i32,
 }
 
-/// Why a job source did not do what it was asked.
+/// Reason for which a call of a job source failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The connection broke, or there is none. The call may have been carried out.
     #[error("lost the connection to the server")]
     Lost(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The server understood and refused. Repeating does not help.
+    /// The server understood and refused. A repetition does not help.
     #[error("server refused: {0}")]
     Refused(String),
-    /// The job belongs to another daemon, or is not known any more.
+    /// The job belongs to another daemon, or no longer exists at the server.
     #[error("job is gone: {0}")]
     Gone(String),
-    /// The job has an end: ours, if the answer to an earlier call was lost, or somebody else's.
+    /// The job has ended already: by an earlier call whose answer was lost, or by another party.
     #[error("job has already ended: {0}")]
     Ended(String),
-    /// The server does not accept who we are. Repeating does not help until credentials change.
+    /// The server does not accept the credentials. A repetition does not help until they change.
     #[error("server does not accept the credentials: {0}")]
     Unauthorized(String),
-    /// The server does not take this daemon as it is configured. Repeating does not help until either changes.
+    /// The server does not accept this daemon's configuration. A repetition does not help until either changes.
     #[error("server rejects this daemon: {0}")]
     Unsuitable(String),
-    /// The message does not fit through the wire.
+    /// The message exceeds the transport's limit.
     #[error("message of {size} bytes is over the limit of {limit} bytes")]
     TooLarge {
-        /// What it has, in bytes.
+        /// Size of the message in bytes.
         size: usize,
-        /// What is allowed, in bytes.
+        /// Limit of the transport in bytes.
         limit: usize,
     },
-    /// The server's answer makes no sense.
+    /// The answer of the server is not valid.
     #[error("invalid answer: {0}")]
     Invalid(String),
 }

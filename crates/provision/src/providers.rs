@@ -1,4 +1,4 @@
-//! Where an engine finds providers without a network.
+//! Sources of providers for engines that have no network.
 
 use std::{
     any::Any,
@@ -18,31 +18,32 @@ use outpost_language::Constraint;
 use semver::Version;
 use url::Url;
 
-/// Packages of the `coder` provider that this program brings along, for an engine without a registry.
+/// Packages of the `coder` provider that are part of this program, for an engine without a registry.
 pub trait ProviderPackages: Send + Sync {
-    /// Registries under whose names the packages are, such as `registry.terraform.io`.
+    /// Returns the registries that the packages appear to come from, such as `registry.terraform.io`.
     fn hosts(&self) -> &[&'static str];
 
-    /// Makes the packages ready and returns their directory, in the layout of Terraform's filesystem mirror.
+    /// Prepares the packages and returns their directory, in the layout of Terraform's filesystem mirror.
     ///
-    /// All versions that were ever published are in it, and `locked`. It takes a few files and no network.
+    /// The directory contains all versions that were ever published, and `locked`. This needs a few files and no
+    /// network.
     ///
     /// # Errors
     /// If they cannot be written.
     fn mirror(&self, locked: Option<&Version>) -> std::io::Result<PathBuf>;
 }
 
-/// What a template asks of a provider.
+/// Requirements of a template for a provider.
 #[derive(Clone, Debug, Default)]
 pub struct WantedProvider {
-    /// The version in its lock file.
+    /// Version in the template's lock file.
     pub locked: Option<Version>,
-    /// What versions are acceptable otherwise.
+    /// Constraint for the version if none is locked.
     pub constraint: Constraint,
 }
 
 impl WantedProvider {
-    /// The version that an engine takes of those that there are.
+    /// Returns the version that an engine selects among those that exist.
     pub fn choose<'a>(&self, versions: impl Iterator<Item = &'a Version>) -> Option<&'a Version> {
         match &self.locked {
             Some(locked) => versions.into_iter().find(|version| *version == locked),
@@ -51,72 +52,75 @@ impl WantedProvider {
     }
 }
 
-/// For a host, such as `registry.terraform.io`, where its services are, such as `modules.v1`. What is not named there
-/// the host does not offer.
+/// Addresses of services, such as `modules.v1`, by host, such as `registry.terraform.io`. A host has only the
+/// services that are listed.
 pub type Services = BTreeMap<String, BTreeMap<String, String>>;
 
-/// A proxy that init takes for hosts that are somewhere else.
+/// A proxy through which init reaches hosts that are replaced.
 #[derive(Clone, Debug)]
 pub struct Detour {
-    /// Where it listens.
+    /// Address of the proxy.
     pub url: Url,
-    /// Its authority, in PEM.
+    /// Certificate of the proxy's authority in PEM.
     pub authority: String,
 }
 
 /// A filesystem mirror for one session.
 pub struct ProviderView {
-    /// What is in it, whatever the version.
+    /// Providers in the mirror, whatever their version.
     pub providers: Vec<ProviderAddr>,
-    /// Registries that somebody else stands in for.
+    /// Registries that the mirror replaces, with their services.
     pub services: Services,
-    /// Providers that a registry cannot hand out, as no publisher signed them.
+    /// Providers that a registry cannot offer, because no publisher signed them.
     pub unsigned: Vec<ProviderAddr>,
-    /// The network mirror that has those; its address ends in a slash. `None` if engines cannot use it.
+    /// Network mirror of those providers; its address ends in a slash. `None` if engines cannot use it.
     pub network_mirror: Option<Url>,
-    /// Beginnings of the addresses of git repositories, and what git takes in their place.
+    /// Replacements for the addresses of git repositories: the beginning of an address, and what git uses instead of
+    /// it.
     pub repositories: BTreeMap<String, String>,
-    /// What those who stand in want to see.
+    /// Token that the servers of the replaced hosts require.
     pub token: Option<Secret>,
-    /// The checksums of each package, all of which are of the same files.
+    /// Checksums of each package; all checksums of a package are of the same files.
     pub checksums: BTreeMap<(ProviderAddr, Version), Vec<Hash>>,
-    /// How init gets archives that templates name by their own addresses, and nothing else over HTTPS.
+    /// Proxy through which init gets archives that templates name by their own addresses, and nothing else over
+    /// HTTPS.
     pub detour: Option<Detour>,
-    /// Keeps the packages where they are.
+    /// Guard that keeps the packages in place.
     pub hold: Arc<dyn Any + Send + Sync>,
 }
 
-/// A directory that takes symbolic links; directories on the way to them are made.
+/// A directory in which symbolic links are made; intermediate directories are created.
 pub trait LinkSink {
-    /// Makes a link to `target` at `name`, a path in the directory.
+    /// Creates a link to `target` at `name`, a path in the directory.
     ///
     /// # Errors
     /// The system's reason.
     fn link(&self, name: &Path, target: &Path) -> std::io::Result<()>;
 }
 
-/// A template that an engine could not install.
+/// A template whose providers or modules an engine could not install.
 #[derive(Clone, Debug)]
 pub struct UnmetTemplate {
     /// The template: an uncompressed tar archive.
     pub archive: Bytes,
-    /// `terraform` or `tofu`.
+    /// Name of the engine: `terraform` or `tofu`.
     pub engine: &'static str,
-    /// The engine's version.
+    /// Version of the engine.
     pub version: Version,
     /// The registry of addresses without a host.
     pub default_host: &'static str,
-    /// Addresses of providers that the store need not have.
+    /// Addresses of providers that the store need not contain.
     pub supplied: Vec<String>,
 }
 
-/// Packages of providers that were all checked before.
+/// Packages of providers that were verified before.
 #[async_trait]
 pub trait ProviderStore: Send + Sync {
-    /// Where all of it is, for people: a directory or an address.
+    /// Returns the location of the store for messages: a directory or an address.
     fn place(&self) -> String;
 
-    /// Lays a filesystem mirror into `dir`, which is empty. What is `wanted` is quick to install.
+    /// Creates a filesystem mirror in `dir`, which is empty. Packages in `wanted` are prepared for quick
+    /// installation.
     ///
     /// # Errors
     /// If the packages cannot be read or unpacked, or the services cannot be asked for.
@@ -126,8 +130,9 @@ pub trait ProviderStore: Send + Sync {
         wanted: &BTreeMap<ProviderAddr, WantedProvider>,
     ) -> Result<ProviderView, Box<dyn Error + Send + Sync>>;
 
-    /// What a template needs and the store does not have, one line each; whoever fills the store is told where there is a
-    /// way. Engines ask for no version that a list does not have, so only this finds out which it was.
+    /// Returns what a template needs and the store lacks, one line each, and reports it to the process that fills the
+    /// store if there is a way. Engines request no version that a list does not contain, so only this finds out which
+    /// one is missing.
     ///
     /// # Errors
     /// If the template cannot be read, or the store cannot be asked.

@@ -1,4 +1,4 @@
-//! Resources of a workspace, the agents that run in them, and the two ways to tell resources apart.
+//! Resources of a workspace, the agents in them, and the two classifications of resources.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,49 +11,49 @@ pub struct Resource {
     pub address: String,
     /// The name in the configuration.
     pub name: String,
-    /// The type, such as `docker_container`.
+    /// The resource's type, such as `docker_container`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The module part of the address, empty for the root module.
+    /// The module part of the address; empty for the root module.
     pub module_path: String,
-    /// Agents that run in it.
+    /// Agents that run in the resource.
     pub agents: Vec<Agent>,
-    /// Facts to show beside it.
+    /// Facts that user interfaces show with the resource.
     pub metadata: Vec<ResourceMetadata>,
-    /// Whether a user interface should leave it out.
+    /// `true` if user interfaces should not show the resource.
     pub hide: bool,
-    /// URL of a picture.
+    /// URL of the resource's icon.
     pub icon: String,
-    /// Such as `t3.large`, where the resource's type has such a thing.
+    /// Instance type such as `t3.large`; empty if the resource's type has none.
     pub instance_type: String,
-    /// Whole units a day.
+    /// Cost in whole units a day.
     pub daily_cost: i32,
 }
 
-/// Whether a resource runs something of the workspace itself.
+/// Division of resources by whether they run agents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// It has at least one agent.
+    /// The resource has at least one agent.
     Computational,
-    /// It has none: disks, networks, secrets.
+    /// The resource has no agent: disks, networks, secrets.
     Peripheral,
 }
 
-/// Whether a resource outlives a stop of its workspace.
+/// Division of resources by whether they survive a stop of their workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Persistence {
-    /// It exists while the workspace is stopped, too.
+    /// The resource also exists while the workspace is stopped.
     Persistent,
-    /// It exists only while the workspace is started.
+    /// The resource exists only while the workspace is started.
     Ephemeral,
-    /// It exists only while the workspace is stopped; allowed, and rare.
+    /// The resource exists only while the workspace is stopped; allowed, and rare.
     StopOnly,
 }
 
 impl Class {
-    /// The class's name in lower case.
+    /// Returns the class's name in lower case.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Computational => "computational",
@@ -63,7 +63,7 @@ impl Class {
 }
 
 impl Persistence {
-    /// The name as people read it.
+    /// Returns the name that people read.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Persistent => "persistent",
@@ -74,7 +74,7 @@ impl Persistence {
 }
 
 impl Resource {
-    /// *Computational* if it runs an agent, else *peripheral*.
+    /// Returns *computational* for a resource with agents, else *peripheral*.
     pub fn class(&self) -> Class {
         if self.agents.is_empty() {
             Class::Peripheral
@@ -84,7 +84,7 @@ impl Resource {
     }
 }
 
-/// Tells, for each address, whether the resource outlives a stop.
+/// Determines for each address whether the resource survives a stop.
 ///
 /// `start` and `stop` are the resources of one template planned with either transition; their addresses must
 /// be filled. Names and types do not suffice: a counted resource has one name and several addresses.
@@ -109,69 +109,69 @@ pub fn classify(start: &[Resource], stop: &[Resource]) -> BTreeMap<String, Persi
         .collect()
 }
 
-/// A fact to show beside a resource.
+/// A fact that user interfaces show with a resource.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ResourceMetadata {
-    /// What it is.
+    /// Name of the fact.
     pub key: String,
-    /// Its value.
+    /// Value of the fact, as text.
     pub value: String,
-    /// Whether people see it only on demand.
+    /// `true` if user interfaces show the value only on demand.
     pub sensitive: bool,
-    /// Whether it has no value at all, which differs from an empty one.
+    /// `true` if there is no value at all, which differs from an empty one.
     pub is_null: bool,
 }
 
 /// An agent: the program in a computational resource through which people reach the workspace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Agent {
-    /// A UUID from the provider; empty at plan time. Servers give it another one.
+    /// A UUID from the provider; empty at plan time. Servers assign another one.
     pub id: String,
-    /// Unique in the workspace, whatever the case of its letters.
+    /// Name of the agent, unique in the workspace irrespective of case.
     pub name: String,
-    /// Environment of everything it starts.
+    /// Environment of all processes that the agent starts.
     pub env: BTreeMap<String, String>,
-    /// `linux`, `darwin` or `windows`.
+    /// Operating system: `linux`, `darwin` or `windows`.
     pub operating_system: String,
-    /// `amd64`, `arm64` or `armv7`.
+    /// Processor architecture: `amd64`, `arm64` or `armv7`.
     pub architecture: String,
-    /// Where sessions begin.
+    /// Directory in which sessions begin.
     pub directory: String,
-    /// Applications it serves.
+    /// Apps that the agent serves.
     pub apps: Vec<App>,
-    /// How it proves who it is.
+    /// Method by which the agent authenticates.
     pub auth: AgentAuth,
-    /// Seconds until a user interface calls it lost.
+    /// Seconds after which user interfaces show a silent agent as lost.
     pub connection_timeout_seconds: i32,
-    /// Where to look when it does not connect.
+    /// URL of a page that helps when the agent does not connect.
     pub troubleshooting_url: String,
-    /// A file to show at login.
+    /// Path of a file that is shown at login.
     pub motd_file: String,
-    /// Values that it measures by running scripts.
+    /// Values that the agent measures by running scripts.
     pub metadata: Vec<AgentMetadata>,
-    /// Which built-in applications are offered.
+    /// Built-in apps that are offered for the agent.
     pub display_apps: DisplayApps,
-    /// Scripts it runs.
+    /// Scripts that the agent runs.
     pub scripts: Vec<Script>,
-    /// Further environment, in the order in which it applies.
+    /// Additional environment variables, in the order in which they apply.
     pub extra_envs: Vec<Env>,
-    /// Its place among agents.
+    /// Position among the workspace's agents.
     pub order: i64,
-    /// Thresholds that it watches.
+    /// Thresholds that the agent monitors.
     pub resources_monitoring: ResourcesMonitoring,
-    /// Development containers it starts.
+    /// Development containers that the agent starts.
     pub devcontainers: Vec<Devcontainer>,
-    /// `all` or `no_user_data`; empty from providers that do not know it.
+    /// Scope of the API key: `all` or `no_user_data`; empty if the provider does not know the attribute.
     pub api_key_scope: String,
 }
 
-/// How an agent proves who it is.
+/// Method by which an agent authenticates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AgentAuth {
-    /// By a token, which is empty at plan time. It is a secret that lives as long as the workspace runs.
+    /// A token, which is empty at plan time. It is a secret that is valid while the workspace runs.
     Token(String),
-    /// By a document that its cloud signs; the id is empty until the cloud has given it.
+    /// A document signed by the agent's cloud; the id is empty until the cloud has assigned it.
     InstanceId(String),
 }
 
@@ -184,21 +184,21 @@ impl Default for AgentAuth {
 /// A value that an agent measures by running a script.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgentMetadata {
-    /// Unique in the agent.
+    /// Key of the value, unique in the agent.
     pub key: String,
-    /// What people read.
+    /// Name that people read.
     pub display_name: String,
-    /// What to run.
+    /// Script whose output is the value.
     pub script: String,
     /// Seconds between two runs.
     pub interval: i64,
-    /// Seconds a run may take.
+    /// Maximum duration of a run in seconds.
     pub timeout: i64,
-    /// Its place among the agent's values.
+    /// Position among the agent's values.
     pub order: i64,
 }
 
-/// Which built-in applications are offered for an agent.
+/// Built-in apps that are offered for an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each is the name of an application")]
 pub struct DisplayApps {
@@ -210,7 +210,7 @@ pub struct DisplayApps {
 }
 
 impl Default for DisplayApps {
-    /// What an agent that says nothing offers.
+    /// Returns the apps of an agent that does not configure them.
     fn default() -> Self {
         Self {
             vscode: true,
@@ -222,132 +222,132 @@ impl Default for DisplayApps {
     }
 }
 
-/// Thresholds that an agent watches, in percent.
+/// Thresholds that an agent monitors, in percent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourcesMonitoring {
-    /// Memory, if it is watched.
+    /// Threshold of memory; `None` if it is not monitored.
     pub memory: Option<MemoryMonitor>,
-    /// Volumes in the author's order.
+    /// Thresholds of volumes, in the template's order.
     pub volumes: Vec<VolumeMonitor>,
 }
 
 /// A threshold of memory in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryMonitor {
-    /// Whether it is watched.
+    /// `true` if the threshold is monitored.
     pub enabled: bool,
-    /// Percent.
+    /// Used part of the memory, in percent.
     pub threshold: i32,
 }
 
 /// A threshold of a volume in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeMonitor {
-    /// Where it is mounted.
+    /// Mount point of the volume.
     pub path: String,
-    /// Whether it is watched.
+    /// `true` if the threshold is monitored.
     pub enabled: bool,
-    /// Percent.
+    /// Used part of the volume, in percent.
     pub threshold: i32,
 }
 
 /// An application that an agent serves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct App {
-    /// A UUID; fresh at plan time.
+    /// A UUID; a new one at plan time.
     pub id: String,
-    /// Its name in URLs, unique in the template.
+    /// The app's name in URLs, unique in the template.
     pub slug: String,
-    /// What people read.
+    /// Name that people read.
     pub display_name: String,
-    /// What to run in a terminal; excludes `url`.
+    /// Command that is run in a terminal; excludes `url`.
     pub command: String,
-    /// Where it listens, as the agent sees it.
+    /// Address of the app as seen from the agent.
     pub url: String,
-    /// URL of a picture.
+    /// URL of the app's icon.
     pub icon: String,
-    /// Whether it is served on a host name of its own.
+    /// `true` if the app has a host name of its own.
     pub subdomain: bool,
-    /// How the agent tells that it is up.
+    /// Check by which the agent finds out whether the app is up.
     pub healthcheck: Option<Healthcheck>,
-    /// Who may use it.
+    /// Users who may open the app.
     pub sharing_level: SharingLevel,
-    /// Whether `url` is opened as it is.
+    /// `true` if clients open `url` directly.
     pub external: bool,
-    /// Its place among apps.
+    /// Position among the agent's apps.
     pub order: i64,
-    /// Whether a user interface should leave it out.
+    /// `true` if user interfaces should not show the app.
     pub hidden: bool,
-    /// Where it opens.
+    /// Kind of browser window in which the app opens.
     pub open_in: OpenIn,
-    /// A heading to show it under.
+    /// Heading under which the app is shown.
     pub group: String,
-    /// Markdown to show on hover.
+    /// Markdown that is shown on hover.
     pub tooltip: String,
 }
 
-/// How an agent tells that an app is up.
+/// Check by which an agent finds out whether an app is up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Healthcheck {
-    /// Asked with GET; below 500 is healthy.
+    /// URL that the agent requests with GET; a status below 500 is healthy.
     pub url: String,
-    /// Seconds between two questions.
+    /// Seconds between two checks.
     pub interval: i32,
-    /// Failures in a row before it counts as down.
+    /// Number of consecutive failures after which the app counts as down.
     pub threshold: i32,
 }
 
-/// Who may use an app. The numbers are those of the wire.
+/// Users who may open an app. The numbers are those of the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SharingLevel {
-    /// The workspace's owner.
+    /// Only the workspace's owner.
     #[default]
     Owner = 0,
-    /// Everybody with an account.
+    /// All users with an account.
     Authenticated = 1,
-    /// Everybody.
+    /// Everybody, even without authentication.
     Public = 2,
 }
 
-/// Where an app opens. The numbers are those of the wire.
+/// Kind of browser window in which an app opens. The numbers are those of the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OpenIn {
-    /// A window; only old servers send it.
+    /// A window; only old servers send this value.
     Window = 0,
-    /// A window without controls.
+    /// A window without browser controls.
     #[default]
     SlimWindow = 1,
-    /// A tab.
+    /// A tab of the browser.
     Tab = 2,
 }
 
 /// A script that an agent runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Script {
-    /// What people read.
+    /// Name that people read.
     pub display_name: String,
-    /// URL of a picture.
+    /// URL of the script's icon.
     pub icon: String,
-    /// What to run.
+    /// Source text of the script.
     pub script: String,
-    /// When to run it: six fields, seconds first; empty for never.
+    /// Schedule of the script in six fields, beginning with seconds; empty for never.
     pub cron: String,
-    /// Whether logins wait for it.
+    /// `true` if logins wait for the script.
     pub start_blocks_login: bool,
-    /// Whether it runs when the workspace starts.
+    /// `true` if the script runs when the workspace starts.
     pub run_on_start: bool,
-    /// Whether it runs when the workspace stops.
+    /// `true` if the script runs when the workspace stops.
     pub run_on_stop: bool,
-    /// Seconds it may take; 0 for no limit.
+    /// Maximum duration in seconds; 0 for no limit.
     pub timeout_seconds: i32,
-    /// Where its output goes.
+    /// Path of the file that receives the output.
     pub log_path: String,
-    /// Terraform's address of it; empty where nothing depends on it.
+    /// Terraform address of the script; empty if nothing depends on it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub resource_address: String,
-    /// What must have ended before it starts.
+    /// Scripts that must have ended before this one starts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<ScriptDependency>,
 }
@@ -355,32 +355,32 @@ pub struct Script {
 /// A script that another one waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScriptDependency {
-    /// Terraform's address of the script that runs first.
+    /// Terraform address of the script that runs first.
     pub prerequisite: String,
-    /// How it has to end.
+    /// Result that the first script must have.
     pub requirement: ScriptRequirement,
 }
 
-/// How a script has to end before one that waits for it starts.
+/// Result that a script must have before one that waits for it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScriptRequirement {
-    /// Not said; servers refuse it.
+    /// No requirement is given; servers refuse this value.
     Unspecified,
-    /// With exit code 0.
+    /// The script ended with exit code 0.
     Success,
-    /// However it ends.
+    /// The script ended with any exit code.
     Completion,
 }
 
 /// A variable in an agent's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Env {
-    /// Its name.
+    /// Name of the environment variable.
     pub name: String,
-    /// Its value.
+    /// Value of the environment variable.
     pub value: String,
-    /// `replace`, `append`, `prepend` or `error`; empty from providers that do not know it.
+    /// One of `replace`, `append`, `prepend` and `error`; empty if the provider does not know the attribute.
     pub merge_strategy: String,
 }
 
@@ -389,28 +389,28 @@ pub struct Env {
 pub struct Devcontainer {
     /// A UUID; empty at plan time.
     pub id: String,
-    /// Id of the agent inside; empty at plan time.
+    /// Id of the agent in the container; empty at plan time.
     pub subagent_id: String,
     /// The name in the configuration.
     pub name: String,
-    /// The folder to open.
+    /// Folder to open in the container.
     pub workspace_folder: String,
-    /// Its `devcontainer.json`; empty for the usual places.
+    /// Path of its `devcontainer.json`; empty for the usual places.
     pub config_path: String,
-    /// Applications inside.
+    /// Apps inside the container.
     pub apps: Vec<App>,
-    /// Scripts to run inside.
+    /// Scripts that run inside the container.
     pub scripts: Vec<Script>,
-    /// Environment inside.
+    /// Environment variables inside the container.
     pub envs: Vec<Env>,
 }
 
 /// A task for an AI agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AiTask {
-    /// A UUID.
+    /// UUID of the task.
     pub id: String,
-    /// Id of the app that shows it.
+    /// Id of the app that shows the task.
     pub app_id: String,
 }
 

@@ -1,79 +1,79 @@
-//! What a template version asks of people: variables, parameters, presets, modules.
+//! Input that a template version needs: variables, parameters, presets, modules.
 
 use serde::{Deserialize, Serialize};
 
 /// A Terraform input variable of a template.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateVariable {
-    /// Its name.
+    /// Name of the variable in the template.
     pub name: String,
-    /// What it is for.
+    /// Purpose of the variable, as the author describes it.
     pub description: String,
-    /// Its type as the author wrote it, such as `list(string)`.
+    /// The variable's type as the author wrote it, such as `list(string)`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// A string as it is, anything else as compact JSON; empty for none.
+    /// The default value: a string as it is, anything else as compact JSON; empty for none.
     pub default_value: String,
-    /// Whether it has no default, or a null one.
+    /// `true` if there is no default value, or if it is null.
     pub required: bool,
-    /// Whether people must not see it.
+    /// `true` if the value must not be shown to people.
     pub sensitive: bool,
 }
 
-/// A `coder_parameter`: a question to whoever makes a workspace.
+/// A `coder_parameter`, whose value is chosen by the person who creates a workspace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Parameter {
-    /// Unique in the template.
+    /// Name of the parameter, unique in the template.
     pub name: String,
-    /// What people read.
+    /// Name that people read.
     pub display_name: String,
-    /// Markdown.
+    /// Description of the parameter in Markdown.
     pub description: String,
-    /// `string`, `number`, `bool` or `list(string)`.
+    /// Type of the parameter: `string`, `number`, `bool` or `list(string)`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How it is asked.
+    /// Form control that a user interface shows.
     pub form_type: FormType,
-    /// Whether the answer may change after the first build.
+    /// `true` if the value may change after the first build.
     pub mutable: bool,
-    /// The answer if none is given; empty if `required`.
+    /// Value if none is given; empty if `required`.
     pub default_value: String,
-    /// URL of a picture.
+    /// URL of the parameter's icon.
     pub icon: String,
-    /// The answers that are allowed; empty for any.
+    /// Values that are allowed; empty for any.
     pub options: Vec<ParameterOption>,
-    /// A regular expression for strings; empty for none.
+    /// Regular expression that strings must match; empty for none.
     pub validation_regex: String,
-    /// What to say when validation fails.
+    /// Message that is shown if validation fails.
     pub validation_error: String,
-    /// The smallest number.
+    /// Smallest number that is allowed.
     pub validation_min: Option<i32>,
-    /// The largest number.
+    /// Largest number that is allowed.
     pub validation_max: Option<i32>,
-    /// `increasing`, `decreasing` or empty.
+    /// Direction in which a number may change: `increasing`, `decreasing`, or empty for any.
     pub validation_monotonic: String,
-    /// Whether there is no default.
+    /// `true` if there is no default value.
     pub required: bool,
-    /// Its place among parameters.
+    /// Position among the template's parameters.
     pub order: i32,
-    /// Whether the answer counts for one build only.
+    /// `true` if the value applies to one build only.
     pub ephemeral: bool,
 }
 
-/// One allowed answer.
+/// A value that a parameter may have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParameterOption {
-    /// What people read.
+    /// Name that people read.
     pub name: String,
-    /// Markdown.
+    /// Description of the option in Markdown.
     pub description: String,
-    /// The answer.
+    /// Value of the parameter if this option is chosen.
     pub value: String,
-    /// URL of a picture.
+    /// URL of the option's icon.
     pub icon: String,
 }
 
-/// How a parameter is asked. The numbers are those of the wire.
+/// Form control for a parameter. The numbers are those of the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "each is the name of a form control")]
@@ -92,68 +92,68 @@ pub enum FormType {
     MultiSelect = 10,
 }
 
-/// A named set of answers.
+/// A named set of parameter values.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Preset {
-    /// Unique in the template.
+    /// Name of the preset, unique in the template.
     pub name: String,
-    /// What it is for.
+    /// Purpose of the preset, as the author describes it.
     pub description: String,
-    /// URL of a picture.
+    /// URL of the preset's icon.
     pub icon: String,
-    /// Whether it is offered first; at most one is.
+    /// `true` if the preset is offered first; at most one is.
     pub default: bool,
-    /// The answers, sorted by parameter name.
+    /// Parameter values, sorted by parameter name.
     pub parameters: Vec<super::ParameterValue>,
-    /// Workspaces to make in advance.
+    /// Prebuilt workspaces with this preset.
     pub prebuild: Prebuild,
 }
 
-/// Workspaces to make in advance.
+/// Number and lifetime of a preset's prebuilt workspaces.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prebuild {
-    /// How many.
+    /// Number of prebuilt workspaces.
     pub instances: i32,
-    /// Seconds after which one is made anew; `None` without a policy.
+    /// Seconds after which a prebuilt workspace is replaced; `None` without an expiration policy.
     pub expiration_ttl: Option<i32>,
-    /// Other numbers at other times.
+    /// Schedule with other numbers of prebuilt workspaces.
     pub scheduling: Option<PrebuildScheduling>,
 }
 
-/// Other numbers of prebuilt workspaces at other times.
+/// Other numbers of prebuilt workspaces at certain times.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PrebuildScheduling {
-    /// An IANA name, such as `Europe/Berlin`.
+    /// Time zone of the schedules, an IANA name such as `Europe/Berlin`.
     pub timezone: String,
-    /// The rules; they do not overlap.
+    /// Schedules that do not overlap.
     pub schedules: Vec<PrebuildSchedule>,
 }
 
-/// How many prebuilt workspaces there are at certain times.
+/// Number of prebuilt workspaces at certain times.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PrebuildSchedule {
-    /// Five fields; the minute is `*`.
+    /// Times in five fields; the minute is `*`.
     pub cron: String,
-    /// How many.
+    /// Number of prebuilt workspaces at these times.
     pub instances: i32,
 }
 
 /// A module that a template calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Module {
-    /// Where it comes from, as the author wrote it.
+    /// Source of the module, as the author wrote it.
     pub source: String,
-    /// The version that was chosen; empty for sources without versions.
+    /// Version that was selected; empty for sources without versions.
     pub version: String,
-    /// Its path of calls, joined by dots.
+    /// Names of the module calls that lead to the module, joined by dots.
     pub key: String,
 }
 
-/// An external service that a template needs a token of.
+/// An external service whose token a template needs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ExternalAuthRequirement {
-    /// The provider's id at the server.
+    /// Id of the external auth provider at the server.
     pub id: String,
-    /// Whether the workspace can be built without.
+    /// `true` if the workspace can be built without the token.
     pub optional: bool,
 }

@@ -1,19 +1,19 @@
-//! Where a provider comes from: registry host, namespace, type.
+//! Source address of a provider: registry host, namespace, type.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The registry that Terraform asks if an address names none.
+/// Registry of addresses without a host in Terraform.
 pub const DEFAULT_HOST: &str = "registry.terraform.io";
-/// The registry that OpenTofu asks if an address names none.
+/// Registry of addresses without a host in OpenTofu.
 pub const OPENTOFU_HOST: &str = "registry.opentofu.org";
-/// The namespace of an address that is only a type, and of types that a template uses without declaring them.
+/// Namespace of an address that is only a type, and of types that a template uses without declaring them.
 const LEGACY_NAMESPACE: &str = "hashicorp";
-/// The host of what is built into the engine, such as `terraform.io/builtin/terraform`.
+/// Host of providers that are built into the engine, such as `terraform.io/builtin/terraform`.
 const BUILTIN_HOST: &str = "terraform.io";
 
-/// The address of a provider, in lower case: `registry.terraform.io/coder/coder`.
+/// Address of a provider, in lower case: `registry.terraform.io/coder/coder`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProviderAddr {
@@ -23,7 +23,7 @@ pub struct ProviderAddr {
 }
 
 impl ProviderAddr {
-    /// Reads `TYPE`, `NAMESPACE/TYPE` or `HOST/NAMESPACE/TYPE`; `default_host` fills the first two.
+    /// Parses `TYPE`, `NAMESPACE/TYPE` or `HOST/NAMESPACE/TYPE`; the first two get `default_host`.
     ///
     /// # Errors
     /// [`AddrError`] for any other number of parts, and for parts that no registry has. What is accepted is safe
@@ -55,7 +55,7 @@ impl ProviderAddr {
         })
     }
 
-    /// The address of a provider that a template uses without declaring where it comes from.
+    /// Returns the address of a provider that a template uses without declaring its source.
     ///
     /// # Errors
     /// [`AddrError`] if `kind` is no provider's name.
@@ -66,27 +66,27 @@ impl ProviderAddr {
         }
     }
 
-    /// The registry: a domain name, with a port if it is not 443.
+    /// Returns the registry: a domain name, with a port if it is not 443.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Who publishes it.
+    /// Returns the namespace of the provider's publisher.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// Its name, with which resource types begin: `coder` of `coder_agent`.
+    /// Returns the type, with which resource types begin: `coder` of `coder_agent`.
     pub fn kind(&self) -> &str {
         &self.kind
     }
 
-    /// Whether the engine has it inside, so that it is never installed.
+    /// Returns whether the provider is built into the engine, so that it is never installed.
     pub fn is_builtin(&self) -> bool {
         self.host == BUILTIN_HOST && self.namespace == "builtin"
     }
 
-    /// The address as people write it: without the host if that is Terraform's own.
+    /// Returns the address as people write it: without the host if that is Terraform's registry.
     pub fn short(&self) -> String {
         match self.host.as_str() {
             DEFAULT_HOST => format!("{}/{}", self.namespace, self.kind),
@@ -95,7 +95,7 @@ impl ProviderAddr {
     }
 }
 
-/// Accepts letters of any language in the host: browsers and engines convert them.
+/// Accepts letters of any language in the host, since browsers and engines convert them.
 fn is_host(text: &str) -> bool {
     let (name, port) = text.rsplit_once(':').unwrap_or((text, "443"));
     let is_label = |label: &str| {
@@ -142,7 +142,7 @@ impl From<ProviderAddr> for String {
     }
 }
 
-/// A text is no provider's address.
+/// Returned if a text is not the address of a provider.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid provider address {text:?}: {reason}")]
 pub struct AddrError {

@@ -1,4 +1,4 @@
-//! The `h1:` checksum of a package, over a tree and over a zip file, and the `zh:` checksum of a file.
+//! The `h1:` checksum of a package, computed from a directory or a zip file, and the `zh:` checksum of a file.
 
 use std::{
     fs::File,
@@ -10,9 +10,9 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use super::Hash;
 
-/// A package with more files than this is not hashed; the largest provider has some hundred.
+/// Maximum number of files of a package; the largest provider has some hundred.
 const MAX_FILES: usize = 100_000;
-/// A tree deeper than this is not hashed.
+/// Maximum depth of a package's directories.
 const MAX_DEPTH: usize = 64;
 
 /// Combines the digests of a package's files into its `h1:` hash.
@@ -82,7 +82,7 @@ fn walk(
     Ok(())
 }
 
-/// Hashes a packed package: every entry counts, also those of directories.
+/// Hashes a packed package: every entry counts, including those of directories.
 ///
 /// # Errors
 /// [`H1Error`] if it is no zip file, or an entry is damaged.
@@ -130,30 +130,30 @@ fn finish(context: Context) -> [u8; 32] {
     digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
-/// Why a package has no checksum.
+/// Reason for which a package has no checksum.
 #[derive(Debug, thiserror::Error)]
 pub enum H1Error {
     /// A file or directory cannot be read.
     #[error("failed to read `{}`", .path.display())]
     Read {
-        /// Which one.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The zip file is damaged, or none.
+    /// The zip file is damaged, or the file is not a zip file.
     #[error("failed to read the zip file")]
     Zip(#[source] zip::result::ZipError),
     /// A file's name has a line feed or is not UTF-8.
     #[error("file name {name:?} cannot be hashed: it must be UTF-8 without line feeds")]
     Name {
-        /// The name.
+        /// Name of the file in the package.
         name: String,
     },
-    /// There are more files than a provider has.
+    /// The package has more files or deeper directories than a provider has.
     #[error("`{}` has more than {MAX_FILES} files or {MAX_DEPTH} levels of directories", .path.display())]
     TooMany {
-        /// Where it became too much.
+        /// Path at which the limit was exceeded.
         path: PathBuf,
     },
 }

@@ -1,4 +1,4 @@
-//! Checksums of provider packages, as lock files write them.
+//! Checksums of provider packages, in the notation of lock files.
 
 use std::{fmt, str::FromStr};
 
@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Hash {
-    /// SHA-256 over the names and digests of the files inside; the same for a zip file and its unpacked tree, if
-    /// the zip file has no entries for directories.
+    /// SHA-256 over the names and digests of the files inside. The hash of a zip file equals that of its unpacked
+    /// tree if the zip file has no entries for directories.
     H1([u8; 32]),
     /// SHA-256 of the zip file as published.
     Zh([u8; 32]),
-    /// A scheme that we do not know. Lock files keep such lines.
+    /// A scheme that this version does not know. Lock files keep such lines.
     Other {
-        /// What stands before the colon.
+        /// Text before the colon.
         scheme: String,
-        /// What stands behind it.
+        /// Text after the colon.
         value: String,
     },
 }
@@ -33,7 +33,7 @@ impl fmt::Display for Hash {
     }
 }
 
-/// Hashes sort by their text, as lock files do.
+/// Sorts hashes by their text, as lock files do.
 impl Ord for Hash {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.to_string().cmp(&other.to_string())
@@ -90,7 +90,7 @@ impl From<Hash> for String {
     }
 }
 
-/// A text is no checksum.
+/// Returned if a text is not a checksum.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid hash {text:?}: {reason}")]
 pub struct HashError {

@@ -1,4 +1,4 @@
-//! What a server accepts of resources, parameters and presets when a job completes.
+//! Rules of a server for the resources, parameters and presets of a completed job.
 //!
 //! A daemon that checks this before it applies a plan loses nothing to a refusal afterwards.
 //!
@@ -12,18 +12,18 @@ use uuid::Uuid;
 use super::{AGENT_NAME, APP_SLUG, is_agent_name, is_app_slug};
 use crate::job::{Agent, AgentAuth, App, Parameter, Preset, Resource};
 
-/// Characters of the key of a resource's metadata.
+/// Maximum length of the key of a resource's metadata, in characters.
 const KEY_CHARS: usize = 1024;
-/// Characters of its value.
+/// Maximum length of the value of a resource's metadata, in characters.
 const VALUE_CHARS: usize = 65_536;
 
-/// Something that a server refuses, and where.
+/// A violation of a server's rules, and its place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place} {reason}")]
 pub struct Refused {
-    /// Such as ``agent `dev` of `docker_container.workspace` ``.
+    /// The resource or part of it, such as ``agent `dev` of `docker_container.workspace` ``.
     pub place: String,
-    /// What is wrong with it.
+    /// Reason for which a server refuses it.
     pub reason: String,
 }
 
@@ -138,7 +138,8 @@ fn check_agent(here: &str, agent: &Agent) -> Result<(), Refused> {
     check_envs(here, agent)
 }
 
-/// Variables come one after the other; what forbids a second value must not be it.
+/// Checks an agent's environment variables in the order in which they apply: a variable whose strategy forbids a
+/// second value must not get one.
 fn check_envs(here: &str, agent: &Agent) -> Result<(), Refused> {
     let mut set: BTreeSet<_> = agent.env.keys().collect();
     for env in &agent.extra_envs {

@@ -1,4 +1,4 @@
-//! What a Terraform state says about itself: which line of states it belongs to, how new it is, what is in it.
+//! Properties of a Terraform state: its lineage, its serial and its instances.
 //!
 //! # Source
 //! terraform `internal/states/statefile/version4.go`.
@@ -10,41 +10,41 @@ use std::{
 
 use serde::Deserialize;
 
-/// The parts of a state that tell states apart.
+/// The parts of a state that distinguish it from other states.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
-    /// Made with the first state of a workspace, and kept ever after.
+    /// Identifier generated with the first state of a workspace, and kept ever after.
     pub lineage: String,
-    /// Grows with each change.
+    /// Number that grows with each change.
     pub serial: u64,
     /// Addresses of all managed instances.
     pub addresses: BTreeSet<String>,
-    /// The provider's ids of managed instances that have one, by address.
+    /// Ids that the provider gave to managed instances, by address; instances without an id are left out.
     ids: BTreeMap<String, String>,
 }
 
-/// How a state relates to the one that a server has.
+/// Relation of a state to the one that a server has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// It is newer, or the server has none.
+    /// The state is newer, or the server has none.
     Newer,
-    /// It is the same, or older.
+    /// The state is the same, or older.
     NotNewer,
-    /// It tells of other infrastructure.
+    /// The state describes other infrastructure.
     Unrelated,
 }
 
-/// How a state that a daemon kept relates to the one that a job of its workspace brings along.
+/// Relation of a state that a daemon kept to the one that a job of its workspace brings along.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeptState {
-    /// The job must run on the kept state: it is newer, or the only one that knows of any infrastructure.
+    /// The job must use the kept state: it is newer, or the only one with any infrastructure.
     Newer,
-    /// The job's state knows all that the kept one knows.
+    /// The job's state contains all instances of the kept one.
     Known,
-    /// The job's state is newer and does not know these instances of the kept one: they were destroyed meanwhile, or
-    /// are forgotten.
+    /// The job's state is newer and lacks these instances of the kept one: they were destroyed meanwhile, or are
+    /// forgotten.
     Overtaken(Vec<String>),
-    /// Each tells of infrastructure that the other does not know.
+    /// Each state describes infrastructure that the other one lacks.
     Conflict,
 }
 
@@ -86,7 +86,7 @@ struct Attributes {
 }
 
 impl Outline {
-    /// Reads a state; `None` if it is none.
+    /// Parses a state; `None` if the bytes are not a state.
     pub fn read(state: &[u8]) -> Option<Self> {
         let state: State = serde_json::from_slice(state).ok()?;
         let mut outline = Self {
@@ -115,7 +115,7 @@ impl Outline {
         Some(outline)
     }
 
-    /// How this state relates to `known`, the bytes that a server has; empty if it has none.
+    /// Returns the relation of this state to `known`, the bytes that a server has; empty if it has none.
     pub fn relation(&self, known: &[u8]) -> Relation {
         if known.trim_ascii().is_empty() {
             return Relation::Newer;
@@ -129,11 +129,11 @@ impl Outline {
         }
     }
 
-    /// How this state, which a daemon kept, relates to `given`, the bytes that a job of its workspace brings along.
-    /// `base` is the serial of the state that the kept one grew from, if it is known.
+    /// Returns the relation of this state, which a daemon kept, to `given`, the bytes that a job of its workspace
+    /// brings along. `base` is the serial of the state that the kept one is based on, if it is known.
     ///
-    /// Two states of one line may have parted: a daemon elsewhere has built on an older one. So a higher serial alone
-    /// says nothing of what the lower one knows.
+    /// Two states of one lineage may have diverged because another daemon has built on an older one. So the state
+    /// with the higher serial need not contain everything that is in the other one.
     pub fn kept_state(&self, given: &[u8], base: Option<u64>) -> KeptState {
         let given = match given.trim_ascii() {
             b"" => Self::default(),
@@ -157,7 +157,7 @@ impl Outline {
         }
     }
 
-    /// Addresses of instances that are not in `other`, or are another object there.
+    /// Returns addresses of instances that are missing from `other`, or are another object there.
     fn missing_from(&self, other: &Self) -> Vec<String> {
         let is_missing = |address: &&String| {
             let (ours, theirs) = (self.ids.get(*address), other.ids.get(*address));

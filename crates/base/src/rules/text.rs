@@ -1,16 +1,15 @@
-//! Characters that a text for people must not have, since terminals obey them.
+//! Characters that texts for people must not contain, because terminals interpret them.
 
 use std::borrow::Cow;
 
-/// Whether a character moves the cursor, colours what follows, or lets a text read in another order than it has.
+/// Returns whether a character moves the cursor, changes colours, or changes the order in which a text is read.
 pub fn is_control(character: char) -> bool {
     // Overrides, embeddings and isolates of Unicode's bidirectional algorithm.
     let is_order = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     character.is_control() || is_order
 }
 
-/// The text with such characters escaped, as in `\u{1b}[2J`, but for line breaks, tabs, and the sequences that only colour
-/// what follows.
+/// Escapes such characters, as in `\u{1b}[2J`, except line breaks, tabs, and sequences that only change colours.
 pub fn visible(text: &str) -> Cow<'_, str> {
     let is_harmless = |character| matches!(character, '\n' | '\t') || !is_control(character);
     if text.chars().all(is_harmless) {
@@ -26,7 +25,7 @@ pub fn visible(text: &str) -> Cow<'_, str> {
         }
         rest = &rest[character.len_utf8()..];
         match character {
-            // A line that programs end for terminals of old.
+            // A line ending of programs that write for old terminals.
             '\r' if rest.starts_with('\n') || rest.is_empty() => {}
             _ if is_harmless(character) => shown.push(character),
             _ => shown.extend(character.escape_default()),
@@ -35,7 +34,8 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Bytes of the sequence at the beginning of `text` that sets colours and weights, if there is one.
+/// Returns the length in bytes of the sequence at the beginning of `text` that sets colours and weights, if there is
+/// one.
 fn colour(text: &str) -> Option<usize> {
     let rest = text.strip_prefix("\u{1b}[")?;
     let end = rest.find(|character: char| !character.is_ascii_digit() && character != ';')?;

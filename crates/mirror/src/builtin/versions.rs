@@ -1,4 +1,4 @@
-//! Which versions of the provider exist.
+//! Published versions of the `coder` provider.
 
 /// Versions of `coder/coder`, oldest first.
 ///

@@ -1,4 +1,4 @@
-//! Verifies a bundle in a file, with all processors: where each part lies follows from the manifest.
+//! Verifies a bundle in a file, with all processors: the manifest determines the position of each part.
 
 use std::{
     fs::File,
@@ -22,15 +22,16 @@ use super::{
 };
 use crate::Digest;
 
-/// Looked at at a time: much, as each time is a question to the kernel.
+/// Bytes of the mapped file that are requested at a time: many, because each request is a system call.
 const WINDOW_BYTES: u64 = 1 << 20;
-/// Read at a time where that is not possible. What is read is hashed while it is still in the processor's cache.
+/// Bytes that are read at a time where mapping is not possible. Few, so that they are hashed while they are in the
+/// processor's cache.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Verifies all files of a bundle against its manifest, and `verify` decides about the manifest.
+/// Verifies all files of a bundle against its manifest; `verify` decides whether to trust the manifest.
 ///
 /// # Errors
-/// The part that comes first of those that are wrong.
+/// The first invalid part, in the bundle's order.
 pub fn check_file(
     file: &File,
     verify: impl FnOnce(&Head) -> Result<Manifest, BundleError>,
@@ -53,7 +54,7 @@ pub fn check_file(
         at = at.saturating_add(tar_header::room(blob.size));
     }
     (watch.hear)(Step::Begun(manifest.bytes()));
-    // The largest first, so that no processor has to wait long for another one.
+    // The largest files first, so that no processor has to wait long for another one.
     work.sort_by_key(|(at, _, blob)| (std::cmp::Reverse(blob.size), *at));
     let (next, worst) = (AtomicUsize::new(0), Mutex::new(None::<(u64, BundleError)>));
     let run = || {
@@ -82,10 +83,10 @@ pub fn check_file(
     Ok(manifest)
 }
 
-/// The same for a bundle that can only be read from its beginning to its end.
+/// Does the same for a bundle that can only be read from its beginning to its end.
 ///
 /// # Errors
-/// The first part that is wrong.
+/// The first invalid part.
 pub fn check(
     input: impl io::Read,
     verify: impl FnOnce(&Head) -> Result<Manifest, BundleError>,

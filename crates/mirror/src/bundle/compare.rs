@@ -1,4 +1,4 @@
-//! What one generation has and another one has not, for whoever decides what may pass.
+//! Differences between two generations, for the people who decide what may enter a site.
 
 use std::collections::BTreeMap;
 
@@ -6,36 +6,36 @@ use serde::Serialize;
 
 use crate::{Digest, Generation};
 
-/// What became of a thing.
+/// Kind of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
-    /// It is new.
+    /// The entry is new.
     Added,
-    /// It is there under the same name with other content. A publisher does not do that.
+    /// The entry has the same name and other content, which publishers do not do.
     Changed,
-    /// It is gone.
+    /// The entry was removed.
     Removed,
 }
 
-/// A thing that is not the same in two generations.
+/// An entry that differs between two generations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// What became of it.
+    /// Kind of the difference.
     pub change: Change,
-    /// `provider`, `module`, `git`, `tool` or `file`.
+    /// Kind of the entry: `provider`, `module`, `git`, `tool` or `file`.
     pub kind: &'static str,
-    /// Its address or name.
+    /// Address or name of the entry.
     pub name: String,
-    /// Its version; empty if it has none.
+    /// Version of the entry; empty if it has none.
     pub version: String,
-    /// Where it runs; empty if that is everywhere.
+    /// Platform of the entry; empty for all platforms.
     pub platform: String,
-    /// Its length in bytes; that of the newer one, if there are two.
+    /// Length in bytes; that of the newer one, if there are two.
     pub size: u64,
 }
 
-/// All that is not the same, by kind and name.
+/// Returns all differences, sorted by kind and name.
 pub fn compare(old: &Generation, new: &Generation) -> Vec<Difference> {
     let (old, new) = (things(old), things(new));
     let mut differences = Vec::new();
@@ -55,7 +55,7 @@ pub fn compare(old: &Generation, new: &Generation) -> Vec<Difference> {
     differences
 }
 
-/// Kind, name, version, platform.
+/// Kind, name, version and platform of an entry.
 type Key = (&'static str, String, String, String);
 
 fn difference(change: Change, (kind, name, version, platform): &Key, size: u64) -> Difference {
@@ -69,7 +69,7 @@ fn difference(change: Change, (kind, name, version, platform): &Key, size: u64) 
     }
 }
 
-/// Everything with what it consists of, and its size.
+/// Returns all entries with their digests and their total size.
 fn things(generation: &Generation) -> BTreeMap<Key, (Vec<Digest>, u64)> {
     let mut things = BTreeMap::new();
     for provider in &generation.providers {

@@ -1,6 +1,6 @@
-//! Bundles that nobody on the way can read, in the format of age.
+//! Bundles that are encrypted on the way, in the format of age.
 //!
-//! Whom a bundle is for says nothing of who made it: the signatures are inside, and are checked as ever.
+//! The recipients of a bundle say nothing about who made it: the signatures are inside, and are verified as usual.
 
 use std::{
     fs,
@@ -12,51 +12,51 @@ use age::{
     Decryptor, Encryptor, IdentityFile, NoCallbacks, stream::StreamWriter, x25519::Recipient,
 };
 
-/// How an encrypted file begins.
+/// First bytes of an encrypted file.
 pub(super) const MAGIC: &[u8] = b"age-encryption.org/v1\n";
-/// Of a file with identities.
+/// Maximum size of a file with identities.
 const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
 
-/// Why something was not encrypted or not decrypted.
+/// Reason for which something was not encrypted or not decrypted.
 #[derive(Debug, thiserror::Error)]
 pub enum EncryptionError {
-    /// Not a recipient.
+    /// A text is not a recipient.
     #[error("`{text}` is not an age recipient: those begin with `age1`")]
     Recipient {
-        /// What was given; it is not secret.
+        /// The text, which is not secret.
         text: String,
     },
-    /// The file has no identity.
+    /// A file contains no identity.
     #[error("failed to read the identity `{}`", .path.display())]
     Identity {
-        /// The file.
+        /// Path of the file.
         path: std::path::PathBuf,
-        /// The reason.
+        /// Reason for which the identities cannot be read.
         source: io::Error,
     },
-    /// Nobody said how to decrypt it.
+    /// The bundle is encrypted, and no identity was given.
     #[error("the bundle is encrypted")]
     Sealed,
-    /// The system's reason.
+    /// Error while writing the encrypted file.
     #[error("failed to encrypt the bundle")]
     Write(#[source] io::Error),
-    /// It is for somebody else, or damaged.
+    /// The file is encrypted for other recipients, or damaged.
     #[error("the bundle cannot be decrypted")]
     Decrypt(#[source] age::DecryptError),
-    /// Nothing could be read.
+    /// The file cannot be read.
     #[error("failed to read the bundle")]
     Read(#[source] io::Error),
 }
 
 impl EncryptionError {
-    /// What to try next.
+    /// Returns a suggestion for the next step.
     pub fn hint(&self) -> Option<&'static str> {
         matches!(self, Self::Sealed)
             .then_some("name the file with your age identity: --identity FILE")
     }
 }
 
-/// Encrypts for all of `recipients` what is written, into `out`. The writer has to be finished.
+/// Returns a writer that encrypts for all `recipients` into `out`. The writer has to be finished.
 ///
 /// # Errors
 /// [`EncryptionError`].
@@ -78,15 +78,15 @@ pub fn encrypted<W: Write>(
     encryptor.wrap_output(out).map_err(EncryptionError::Write)
 }
 
-/// A bundle that is read as it was signed.
+/// A bundle in the form in which it was signed.
 pub struct Opened {
-    /// Its bytes.
+    /// Reader of the bundle's bytes.
     pub content: Box<dyn Read + Send>,
-    /// Whether they were decrypted on the way.
+    /// `true` if the bytes are decrypted while they are read.
     pub is_encrypted: bool,
 }
 
-/// What `input` has: as it is, or decrypted with the identities in a file.
+/// Returns the content of `input`: unchanged, or decrypted with the identities in a file.
 ///
 /// # Errors
 /// [`EncryptionError`]; [`EncryptionError::Sealed`] if it is encrypted and there is no identity.

@@ -1,4 +1,4 @@
-//! What stands before the first file of a bundle, and whether to believe it.
+//! The parts before the first file of a bundle, and the decision whether to trust them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,27 +8,27 @@ use crate::{
     keys::{KeyId, PublicKey, Rotation, SecretKey, Signature},
 };
 
-/// What a signature says about itself. It tells no time, so that the same bundle is the same file.
+/// Comment of signatures over manifests. It contains no time, so that the same bundle always gives the same file.
 const COMMENT: &str = "manifest of an outpost bundle";
 
-/// The first part.
+/// Name of a bundle's first part.
 pub(super) const MANIFEST: &str = "manifest.json";
-/// Who may sign one bundle; more is noise.
+/// Maximum number of signers of one bundle.
 pub(super) const MAX_SIGNERS: usize = 16;
 
-/// Whom a site believes.
+/// Keys that a site trusts.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
-    /// Keys of those who may sign.
+    /// Keys of trusted signers.
     pub keys: BTreeSet<PublicKey>,
-    /// Keys that count for nothing, whoever says otherwise.
+    /// Keys that are never trusted, even if they are in `keys`.
     pub revoked: BTreeSet<KeyId>,
-    /// How many of them must have signed; one at least.
+    /// Number of trusted keys that must have signed; at least one.
     pub threshold: usize,
 }
 
 impl Trust {
-    /// The trusted key that a signer's key is, or came from by rotation.
+    /// Returns the trusted key that is the signer's key or was rotated to it.
     fn root(&self, signer: &Signer) -> Option<PublicKey> {
         let mut line = vec![signer.key];
         line.extend(signer.rotations.iter().rev().map(|rotation| rotation.key));
@@ -39,40 +39,41 @@ impl Trust {
     }
 }
 
-/// Somebody who signed.
+/// A signer of a bundle.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signer {
-    /// The key as the bundle has it, which says nothing about trust.
+    /// The key as the bundle contains it, which says nothing about trust.
     pub key: PublicKey,
-    /// The keys that it came from, oldest first, each with its signature over the next.
+    /// Earlier keys of the signer, oldest first, each with its signature over the next one.
     pub rotations: Vec<Rotation>,
-    /// The signature over the manifest.
+    /// Signature over the manifest.
     pub signature: Signature,
 }
 
-/// The manifest as it is signed, and who signed it.
+/// A manifest in its signed form, with its signers.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Head {
-    /// The text.
+    /// Text of the manifest.
     pub manifest: Vec<u8>,
-    /// Those who signed, by the names of their keys.
+    /// Signers, sorted by the names of their keys.
     pub signers: Vec<Signer>,
 }
 
-/// A manifest that is believed.
+/// A manifest that is trusted.
 #[derive(Clone, Debug)]
 pub struct Verified {
-    /// It.
+    /// The trusted manifest itself.
     pub manifest: Manifest,
-    /// Trusted keys with the keys that came from them.
+    /// Trusted keys, with the keys that they were rotated to.
     pub rotated: BTreeMap<PublicKey, PublicKey>,
 }
 
 impl Head {
-    /// Adds a signature. Who signed already signs anew. A key in `revoked`, or that the bundle itself revokes, does not.
+    /// Adds a signature, and replaces an earlier one by the same key. A key in `revoked`, or one that the bundle
+    /// itself revokes, cannot sign.
     ///
     /// # Errors
-    /// [`BundleError::Revoked`], and [`BundleError::Entry`] if the manifest makes no sense.
+    /// [`BundleError::Revoked`], and [`BundleError::Entry`] if the manifest is not valid.
     pub fn sign_unless(
         &mut self,
         revoked: &BTreeSet<KeyId>,
@@ -87,7 +88,7 @@ impl Head {
         Ok(())
     }
 
-    /// Adds a signature. Who signed already signs anew.
+    /// Adds a signature, and replaces an earlier one by the same key.
     pub fn sign(&mut self, key: &SecretKey, rotations: Vec<Rotation>) {
         let public = key.public();
         self.signers.retain(|other| other.key.id != public.id);
@@ -99,10 +100,10 @@ impl Head {
         self.signers.sort_by_key(|signer| signer.key.id);
     }
 
-    /// The names of all signers, whose signatures hold for the keys in the bundle.
+    /// Returns the names of all signers, after it has verified their signatures with the keys in the bundle.
     ///
     /// # Errors
-    /// [`BundleError::Key`] names the first that does not.
+    /// [`BundleError::Key`] names the first one that is not valid.
     pub fn signers(&self) -> Result<Vec<KeyId>, BundleError> {
         for signer in &self.signers {
             let id = signer.key.id;
@@ -120,11 +121,11 @@ impl Head {
         Ok(self.signers.iter().map(|signer| signer.key.id).collect())
     }
 
-    /// The manifest, if enough of those who signed it are trusted. All signatures must hold, also those of others:
-    /// otherwise the file was changed. Keys that came from the same one are one signer.
+    /// Returns the manifest if enough of its signers are trusted. All signatures must be valid, including those of
+    /// others: otherwise the file was changed. Keys that were rotated from the same one count as one signer.
     ///
     /// # Errors
-    /// [`BundleError::Key`], [`BundleError::Untrusted`], and [`BundleError::Entry`] if the manifest makes no sense.
+    /// [`BundleError::Key`], [`BundleError::Untrusted`], and [`BundleError::Entry`] if the manifest is not valid.
     pub fn verify(&self, trust: &Trust) -> Result<Verified, BundleError> {
         let signers = self.signers()?;
         let enough = |trust: &Trust| {
@@ -145,17 +146,17 @@ impl Head {
         };
         enough(trust)?;
         let manifest = self.unverified()?;
-        // A key that the bundle itself calls lost has no say in that.
+        // A key that the bundle itself revokes must not decide about that.
         let mut trust = trust.clone();
         trust.revoked.extend(&manifest.revoked);
         let rotated = enough(&trust)?;
         Ok(Verified { manifest, rotated })
     }
 
-    /// The manifest, whoever made it: to look at, not to believe.
+    /// Returns the manifest without any verification: for display, not for use.
     ///
     /// # Errors
-    /// [`BundleError::Entry`] if it makes no sense.
+    /// [`BundleError::Entry`] if it is not valid.
     pub fn unverified(&self) -> Result<Manifest, BundleError> {
         Manifest::parse(&self.manifest).map_err(|why| BundleError::Entry {
             entry: MANIFEST.to_owned(),
@@ -163,15 +164,15 @@ impl Head {
         })
     }
 
-    /// The digest that stands for the bundle.
+    /// Returns the digest that identifies the bundle.
     pub fn id(&self) -> Digest {
         Digest::of(&self.manifest)
     }
 
-    /// All of it, in the form of a bundle without files.
+    /// Returns all parts in the form of a bundle without files.
     ///
     /// # Errors
-    /// Practically none: memory takes all.
+    /// None in practice, because a write to memory does not fail.
     pub fn to_bytes(&self) -> Result<Vec<u8>, BundleError> {
         let mut bytes = Vec::new();
         write_head(self, &mut bytes)?;
@@ -179,7 +180,7 @@ impl Head {
         Ok(bytes)
     }
 
-    /// The parts before the first file, in their order.
+    /// Returns the parts before the first file, in their order.
     pub(super) fn parts(&self) -> Vec<(String, Vec<u8>)> {
         let mut parts = vec![(MANIFEST.to_owned(), self.manifest.clone())];
         for signer in &self.signers {

@@ -1,4 +1,4 @@
-//! Takes a bundle into a store, while it is read.
+//! Imports a bundle into a store while reading it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,37 +13,37 @@ use outpost_files as files;
 use super::{BundleError, Manifest, Reader, Receipt, Records, Step, Trust, Watch};
 use crate::{Digest, Generation, Store, StoreError, generation::Package, pulled::Ledger};
 
-/// What a site takes.
+/// Conditions under which a site imports a bundle.
 #[derive(Clone, Debug)]
 pub struct Guard {
-    /// From whom.
+    /// Signers that the site trusts.
     pub trust: Trust,
-    /// Also a bundle that is older than what was imported.
+    /// `true` if the bundle may be older than an imported one.
     pub allow_rollback: bool,
-    /// The time, for bundles that expire.
+    /// Current time, for bundles that expire.
     pub now: Timestamp,
-    /// Packages for it are unpacked at once.
+    /// Platform whose packages are unpacked at once.
     pub platform: Platform,
 }
 
-/// What an import did.
+/// Result of an import.
 #[derive(Clone, Debug)]
 pub struct Imported {
-    /// The number of the generation in this store.
+    /// Number of the generation in this store.
     pub generation: u64,
-    /// What the bundle said.
+    /// Manifest of the bundle.
     pub manifest: Manifest,
-    /// Files that were not there before.
+    /// Number of files that the store did not have before.
     pub fresh: usize,
-    /// For whoever makes the next bundle.
+    /// Receipt for the maker of the next bundle.
     pub receipt: Receipt,
 }
 
-/// Imports a bundle. Nothing is believed before its signatures are verified, and the store's current generation is
-/// the old one until everything is there and checked. Who holds `lock` is the only one to change the store.
+/// Imports a bundle. Nothing is trusted before its signatures are verified, and the store's current generation stays
+/// the old one until everything is stored and verified. The holder of `lock` is the only one to change the store.
 ///
 /// # Errors
-/// The bundle is not taken, and nothing of it is used; files of it that were good stay for the next try.
+/// The bundle is not imported, and nothing of it is used; its valid files stay for the next attempt.
 pub fn import(
     store: &Store,
     lock: &files::Lock,
@@ -69,7 +69,8 @@ pub fn import(
     reader.end()?;
     (watch.hear)(Step::Unpacking);
     check_packages(store, &manifest.generation, &guard.platform, watch)?;
-    // First the guard, then what it guards: who is killed between the two imports the same bundle again.
+    // Save the records before the generation that they protect: after a crash between the two, the same bundle can be
+    // imported again.
     records.learn(&guard.trust, &verified, bundle);
     records.save(store)?;
     Ledger::of(store).keep(&manifest.generation)?;
@@ -84,7 +85,7 @@ pub fn import(
     })
 }
 
-/// Whether a bundle may be taken at this time, after what was taken before.
+/// Checks whether a bundle may be imported at this time, after the earlier imports.
 fn admit(
     manifest: &Manifest,
     bundle: Digest,
@@ -141,7 +142,7 @@ fn has_room(store: &Store, manifest: &Manifest) -> Result<(), BundleError> {
     }
 }
 
-/// Reads one file of the bundle; tells whether the store did not have it.
+/// Reads one file of the bundle; returns whether it is new to the store.
 fn take<R: Read>(
     store: &Store,
     reader: &mut Reader<R>,
@@ -159,8 +160,8 @@ fn take<R: Read>(
     Ok(true)
 }
 
-/// Unpacks what this platform runs, and checks for all others that it could be. What the current generation has was
-/// checked when it came.
+/// Unpacks the packages of this platform, and checks that those of all others can be unpacked. Packages of the
+/// current generation were checked when they were imported.
 fn check_packages(
     store: &Store,
     generation: &Generation,

@@ -1,4 +1,4 @@
-//! The first part of a bundle: what it is, what it brings, and what must be there already.
+//! The first part of a bundle: its identity, its contents, and the files that must already be present.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,43 +8,44 @@ use serde::{Deserialize, Serialize};
 use super::BundleError;
 use crate::{Digest, Generation, keys::KeyId};
 
-/// What a manifest may have, in bytes; the one of ten thousand packages has six million.
+/// Maximum size of a manifest in bytes; with ten thousand packages it has six million.
 pub const MAX_MANIFEST_BYTES: u64 = 256 << 20;
 
-/// How often one name of a channel may be long.
+/// Maximum length of a channel's name.
 const MAX_CHANNEL: usize = 64;
 
-/// The form of a bundle. It is in what is signed, so a signature over something else is none over a bundle.
+/// Format of a bundle. It is part of what is signed, so that a signature over something else is not valid for a
+/// bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
-    /// The only one so far.
+    /// The only format so far.
     #[serde(rename = "outpost-bundle/1")]
     One,
 }
 
-/// What is signed.
+/// The signed description of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Its form.
+    /// Format of the bundle.
     pub format: Format,
-    /// Whose bundles follow each other.
+    /// Sequence of bundles that this one belongs to.
     pub channel: String,
-    /// Its place among them: a site takes no lower one than it had.
+    /// Number in the channel: a site does not import a lower one than the last.
     pub sequence: u64,
-    /// When the generation was made.
+    /// Time at which the generation was made.
     pub created: Timestamp,
-    /// When a site must not take it any more.
+    /// Time after which a site must not import the bundle.
     pub expires: Option<Timestamp>,
-    /// Keys that sites must not believe any more.
+    /// Keys that sites must no longer trust.
     pub revoked: BTreeSet<KeyId>,
-    /// The version of the program that made it.
+    /// Version of the program that made the bundle.
     pub producer: String,
-    /// All that a site has after the import.
+    /// Contents of the site's mirror after the import.
     pub generation: Generation,
-    /// The files in the bundle.
+    /// Files in the bundle.
     pub blobs: BTreeMap<Digest, Blob>,
-    /// Files that the site has already.
+    /// Files that the site already has.
     pub omitted: BTreeSet<Digest>,
 }
 
@@ -52,29 +53,30 @@ pub struct Manifest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Blob {
-    /// Its length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
 }
 
 impl Manifest {
-    /// The manifest as it is signed.
+    /// Returns the manifest in the form that is signed.
     ///
     /// # Errors
-    /// None for what a store can have.
+    /// None for a generation of a store.
     pub fn to_text(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
         Ok(text)
     }
 
-    /// Reads a manifest whose signatures were verified, and checks that its parts agree.
+    /// Parses a manifest whose signatures were verified, and checks that its parts are consistent.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The first problem.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let manifest: Self = serde_json::from_slice(text).map_err(|e| format!("is none: {e}"))?;
         manifest.check()?;
-        // Then nothing is in it twice, nothing is left out, and nobody else reads something else in it.
+        // If the text is in our own form, nothing occurs twice or is left out, and no other parser reads it
+        // differently.
         match manifest.to_text() {
             Ok(again) if again == text => Ok(manifest),
             _ => Err("is not in canonical form".to_owned()),
@@ -116,7 +118,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Refuses a bundle whose time is over at `now`.
+    /// Refuses a bundle that has expired at `now`.
     ///
     /// # Errors
     /// [`BundleError::Expired`].
@@ -127,7 +129,7 @@ impl Manifest {
         }
     }
 
-    /// Bytes of all files in it.
+    /// Returns the total length of all files in bytes.
     pub fn bytes(&self) -> u64 {
         self.blobs
             .values()
@@ -135,7 +137,7 @@ impl Manifest {
     }
 }
 
-/// Whether a text can name a channel.
+/// Returns whether a text is a valid channel name.
 pub(super) fn is_channel(text: &str) -> bool {
     let is_good = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
     (1..=MAX_CHANNEL).contains(&text.len()) && text.bytes().all(is_good)

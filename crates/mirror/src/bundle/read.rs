@@ -14,22 +14,22 @@ use crate::{
     keys::{self, KeyError, PublicKey, Rotation, Signature},
 };
 
-/// Read at a time.
+/// Bytes that are read at a time.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// How an error calls the last part.
+/// Name of the last part in errors.
 const END: &str = "the end";
 
-/// A bundle that is being read. It reads no byte more than it must.
+/// A bundle that is being read, without reading ahead beyond its end.
 pub struct Reader<R> {
     input: R,
-    /// The header behind what was read, which ended it.
+    /// Header after the last part, which marked its end.
     ahead: Option<[u8; BLOCK]>,
     piece: Vec<u8>,
 }
 
 impl<R: Read> Reader<R> {
-    /// Begins to read.
+    /// Begins to read a bundle.
     pub fn new(input: R) -> Self {
         Self {
             input,
@@ -38,7 +38,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads what stands before the first file. Nothing of it is believed yet.
+    /// Reads the parts before the first file, without deciding about trust. Nothing of it is believed yet.
     ///
     /// # Errors
     /// [`BundleError::Entry`] and [`BundleError::Key`] name the part that is wrong.
@@ -74,7 +74,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// A key, whose header was read, with what it came from and its signature.
+    /// Reads a signer, whose key's header was read: the key with its earlier keys and its signature.
     fn signer(&mut self, name: &str, size: u64) -> Result<Signer, BundleError> {
         let text = as_text(name, self.content(name, size, keys::MAX_BYTES)?)?;
         let key = PublicKey::from_file(&text)
@@ -95,10 +95,10 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// Reads the next file, which must be this one, and hands each piece to `take`.
+    /// Reads the next file, which must be this one, and passes each piece to `take`.
     ///
     /// # Errors
-    /// [`BundleError::Entry`] if it is another one, or damaged; then `take` got bytes that are not to be used.
+    /// [`BundleError::Entry`] if it is another one, or damaged; the bytes that `take` received must not be used then.
     pub fn blob(
         &mut self,
         digest: Digest,
@@ -126,7 +126,7 @@ impl<R: Read> Reader<R> {
         self.pad(&name, size)
     }
 
-    /// Reads the end, behind which nothing may be.
+    /// Reads the end of the bundle, and checks that nothing follows it.
     ///
     /// # Errors
     /// [`BundleError::Entry`].
@@ -150,7 +150,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// A part that is kept in memory.
+    /// Reads a part into memory.
     fn text(&mut self, name: &str, limit: u64) -> Result<Vec<u8>, BundleError> {
         let block = self.block(name)?;
         let (_, size) = tar_header::parse(&block)
@@ -166,7 +166,7 @@ impl<R: Read> Reader<R> {
                 format!("has {size} bytes, more than {limit}"),
             ));
         }
-        // Memory is taken as bytes come, not as the header promises.
+        // Memory grows with the bytes that arrive, not with the size that the header claims.
         let mut content = Vec::new();
         let read = (&mut self.input).take(size).read_to_end(&mut content);
         read.map_err(|source| BundleError::Read {

@@ -1,4 +1,5 @@
-//! What a site has: for whoever makes its next bundle, and for itself, so that it takes no older one.
+//! Records of a site's contents: for the maker of its next bundle, and for the site itself, so that it imports no
+//! older one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,34 +19,34 @@ use crate::{
     keys::{KeyId, PublicKey},
 };
 
-/// What a file of ours may have, in bytes; a receipt over ten thousand files has less than one million.
+/// Maximum size of such a file in bytes; a receipt for ten thousand files has less than one million.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The form of a receipt.
+/// Format of a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Format {
     #[serde(rename = "outpost-receipt/1")]
     One,
 }
 
-/// What a site has after an import. It is not signed: who changes it makes a bundle too large, or one that the site
-/// refuses because files are missing.
+/// Contents of a site after an import. It is not signed: a forged one results only in a bundle that is too large, or
+/// in one that the site refuses because files are missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
     format: Format,
-    /// Whose bundle was imported.
+    /// Channel of the imported bundle.
     pub channel: String,
-    /// Its number.
+    /// Number of the bundle in its channel.
     pub sequence: u64,
-    /// The digest of its manifest.
+    /// Digest of the bundle's manifest.
     pub bundle: Digest,
-    /// Files of its generation, which the site keeps.
+    /// Files of the generation, which the site keeps.
     pub have: BTreeSet<Digest>,
 }
 
 impl Receipt {
-    /// What a site has once a bundle is imported.
+    /// Returns the receipt of a site after the import of a bundle.
     pub fn new(channel: &str, sequence: u64, bundle: Digest, have: BTreeSet<Digest>) -> Self {
         Self {
             format: Format::One,
@@ -56,46 +57,46 @@ impl Receipt {
         }
     }
 
-    /// Reads a receipt.
+    /// Reads a receipt from a file.
     ///
     /// # Errors
-    /// The system's reason, and [`StoreError::Index`] if it is none.
+    /// The system's error, and [`StoreError::Index`] if it is not a receipt.
     pub fn read(path: &Path) -> Result<Self, StoreError> {
         read_json(path)
     }
 }
 
-/// What a store remembers of the bundles that it took.
+/// Records of a store about imported bundles and trusted keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Records {
-    /// The newest bundle of each channel.
+    /// Newest bundle of each channel.
     pub channels: BTreeMap<String, Taken>,
     /// Keys that are trusted.
     pub keys: BTreeSet<PublicKey>,
-    /// Keys that are not, whoever says otherwise.
+    /// Keys that are never trusted, even if they are in `keys`.
     pub revoked: BTreeSet<KeyId>,
-    /// How many of the trusted ones must have signed a bundle.
+    /// Number of trusted keys that must have signed a bundle.
     pub threshold: usize,
 }
 
-/// A bundle that was taken.
+/// A bundle that was imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Taken {
-    /// Its number.
+    /// Number of the bundle in its channel.
     pub sequence: u64,
-    /// The digest of its manifest.
+    /// Digest of the bundle's manifest.
     pub bundle: Digest,
 }
 
 impl Records {
     const NAME: &'static str = "imports.json";
 
-    /// Reads what a store remembers.
+    /// Reads the records of a store.
     ///
     /// # Errors
-    /// The system's reason, and [`StoreError::Index`] if the file is damaged: it is not taken for an empty one.
+    /// The system's error, and [`StoreError::Index`] if the file is damaged: it is not treated as empty.
     pub fn of(store: &Store) -> Result<Self, StoreError> {
         let path = store.dir().join(Self::NAME);
         match read_json(&path) {
@@ -106,7 +107,7 @@ impl Records {
         }
     }
 
-    /// Whom it trusts.
+    /// Returns the trusted and the revoked keys.
     pub fn trust(&self) -> Trust {
         Trust {
             keys: self.keys.clone(),
@@ -115,7 +116,7 @@ impl Records {
         }
     }
 
-    /// Takes over what a bundle, which was verified for `trust`, says about itself and about keys.
+    /// Records a bundle that was verified with `trust`, with the keys that it rotates and revokes.
     pub(super) fn learn(&mut self, trust: &Trust, verified: &Verified, bundle: Digest) {
         let manifest = &verified.manifest;
         self.revoked
@@ -132,10 +133,10 @@ impl Records {
         self.channels.insert(manifest.channel.clone(), taken);
     }
 
-    /// Writes it.
+    /// Writes the records into the store's directory.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn save(&self, store: &Store) -> Result<(), StoreError> {
         let path = store.dir().join(Self::NAME);
         let text = serde_json::to_vec_pretty(self).map_err(|source| StoreError::Index {
@@ -146,10 +147,10 @@ impl Records {
     }
 }
 
-/// Reads a file of ours.
+/// Reads one of our JSON files.
 ///
 /// # Errors
-/// [`StoreError::Index`] if it is none, [`StoreError::TooLong`], and the system's reason.
+/// [`StoreError::Index`] if it does not parse, [`StoreError::TooLong`], and the system's error.
 pub(super) fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, StoreError> {
     let file = fs::File::open(path).map_err(StoreError::io("open", path))?;
     let mut text = Vec::new();

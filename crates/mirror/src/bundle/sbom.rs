@@ -1,7 +1,7 @@
-//! A generation as a list of components in CycloneDX's JSON, for those who decide what may pass.
+//! A generation as a list of components in CycloneDX's JSON, for the people who decide what may enter a site.
 //!
 //! Each component has its digest and a package URL. Programs depend on the Go modules that they were built from, and
-//! packages have the licences whose texts are in them.
+//! packages have the licences whose texts they contain.
 
 mod inside;
 mod licence;
@@ -16,11 +16,11 @@ use crate::{Digest, Generation, generation::GitRepository};
 
 pub use self::inside::{Inside, look};
 
-/// The version of the format.
+/// Version of the CycloneDX format.
 const VERSION: &str = "1.5";
 
-/// All that a generation has, as a document, with what was found inside of its packages. Equal content is equal text: it
-/// tells no time, and its number comes from the content.
+/// Returns the document for a generation, with what was found in its packages. Equal content gives equal text: the
+/// document contains no time, and its serial number is derived from the content.
 pub fn sbom(generation: &Generation, inside: &Inside) -> Value {
     let mut list = List {
         inside,
@@ -46,17 +46,17 @@ pub fn sbom(generation: &Generation, inside: &Inside) -> Value {
     list.document()
 }
 
-/// What a component is called within such documents.
+/// Returns the reference of a component within such documents.
 pub fn reference(name: &str, version: &str, platform: &str, content: Digest) -> String {
     format!("{name}@{version}/{platform}#{content}")
 }
 
-/// A document in the making.
+/// A document that is being built.
 struct List<'a> {
     inside: &'a Inside,
     components: Vec<Value>,
     dependencies: Vec<Value>,
-    /// Go modules by their package URLs: names and versions.
+    /// Names and versions of Go modules, by their package URLs.
     modules: BTreeMap<String, (String, String)>,
 }
 
@@ -100,7 +100,7 @@ impl List<'_> {
         }
     }
 
-    /// A repository, with the commits that its references stand for.
+    /// Adds a repository, with the commits that its references stand for.
     fn repository(&mut self, git: &GitRepository) {
         let component = self.add(
             "library",
@@ -157,7 +157,7 @@ impl List<'_> {
         &mut self.components[index]
     }
 
-    /// Notes which Go modules a program was built from.
+    /// Records the Go modules that a program was built from.
     fn depend(&mut self, reference: &str) {
         let mut of_one = BTreeSet::new();
         for (path, version) in self.inside.modules(reference) {

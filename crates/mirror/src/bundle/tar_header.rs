@@ -1,12 +1,13 @@
-//! Headers of a tar file, in the one form that we write, and take.
+//! Headers of a tar file, in the only form that we write and accept.
 
-/// Headers and padding come in blocks.
+/// Size of a tar block in bytes; headers and padding consist of whole blocks.
 pub(super) const BLOCK: usize = 512;
 
-/// What a size of eight bytes in octal digits ends at; above it GNU's binary form begins.
+/// Largest size that the octal form can express; above it GNU's binary form begins.
 const MAX_OCTAL: u64 = 0o77_777_777_777;
 
-/// The header of a plain file that everybody may read, made in 1970 by nobody. `name` has at most 100 ASCII letters.
+/// Returns the header of a regular file, readable by everybody, with time 0 and without an owner. `name` has at most
+/// 100 ASCII letters.
 pub(super) fn header(name: &str, size: u64) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
@@ -30,7 +31,7 @@ pub(super) fn header(name: &str, size: u64) -> [u8; BLOCK] {
     block
 }
 
-/// The name and the size in a header; `None` if it is not one that [`header`] makes.
+/// Returns the name and the size in a header; `None` if it is not one that [`header`] makes.
 pub(super) fn parse(block: &[u8; BLOCK]) -> Option<(String, u64)> {
     let end = block[..100]
         .iter()
@@ -46,12 +47,12 @@ pub(super) fn parse(block: &[u8; BLOCK]) -> Option<(String, u64)> {
     (header(name, size) == *block).then(|| (name.to_owned(), size))
 }
 
-/// Zeroes behind a file of this size.
+/// Returns the number of zero bytes after a file of this size.
 pub(super) fn padding(size: u64) -> usize {
     (BLOCK - (size % BLOCK as u64) as usize) % BLOCK
 }
 
-/// Bytes that a file of this size takes, with its header and its padding.
+/// Returns the bytes that a file of this size occupies, with its header and its padding.
 pub(super) fn room(size: u64) -> u64 {
     size.saturating_add((BLOCK + padding(size)) as u64)
 }

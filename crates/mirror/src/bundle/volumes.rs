@@ -1,7 +1,8 @@
-//! A bundle in pieces that fit on a medium: each says what it is, and is checked before anything of it is used.
+//! A bundle in pieces that fit on a medium. Each piece describes itself, and is verified before anything of it is
+//! used.
 //!
-//! A volume is a header of `HEADER_BYTES`, which is a line of JSON, and its part of the bundle. `NAME.001` is the first.
-//! The same bundle gives the same volumes, so that a damaged one is made again alone.
+//! A volume is a header of `HEADER_BYTES`, which is a line of JSON, followed by its part of the bundle. `NAME.001` is
+//! the first. The same bundle gives the same volumes, so that a damaged one can be made again alone.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,11 +20,11 @@ use tempfile::NamedTempFile;
 use super::encryption::MAGIC;
 use crate::Digest;
 
-/// What stands before a volume's part of the bundle.
+/// Size of the header of a volume, with its padding.
 const HEADER_BYTES: usize = 512;
-/// Smaller ones would be many.
+/// Minimum size of a volume, which keeps their number low.
 pub const MIN_BYTES: u64 = 1 << 20;
-/// Volumes of a bundle: as many as a name's three digits count.
+/// Maximum number of volumes of a bundle: three digits of a name.
 const MAX_VOLUMES: u32 = 999;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,33 +44,33 @@ enum Format {
     One,
 }
 
-/// Why volumes are no bundle.
+/// Reason for which volumes do not form a bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
-    /// One could not be read.
+    /// A volume cannot be read.
     #[error("failed to read the volume `{}`", .path.display())]
     Read {
-        /// Which one.
+        /// Path of the volume.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Some are not there.
+    /// Some volumes are missing.
     #[error("the bundle `{}` has no {}", .name.display(), listed(.missing, *.is_open))]
     Missing {
-        /// The volumes' name without their numbers.
+        /// Name of the volumes without their numbers.
         name: PathBuf,
-        /// Their numbers.
+        /// Numbers of the missing volumes.
         missing: Vec<u32>,
-        /// Whether more may be missing behind the highest that is there.
+        /// `true` if more volumes may be missing after the highest one that was found.
         is_open: bool,
     },
-    /// Two of them do not belong together.
+    /// Two volumes do not belong together.
     #[error("the volumes `{}` and `{}` belong to different bundles", .one.display(), .other.display())]
     Mixed {
-        /// One of them.
+        /// Path of one of them.
         one: PathBuf,
-        /// The other one.
+        /// Path of the other one.
         other: PathBuf,
     },
 }
@@ -106,16 +107,17 @@ impl Header {
     }
 }
 
-/// A volume that is there.
+/// A volume that was found.
 #[derive(Debug)]
 struct Volume {
     path: PathBuf,
     header: Header,
-    /// Whether it is a part of an encrypted bundle.
+    /// `true` if the volume is part of an encrypted bundle.
     is_encrypted: bool,
 }
 
-/// The bundle that a volume belongs to, as bytes in order; `None` if `path` is no volume. Others are looked for beside it.
+/// Finds the bundle that a volume belongs to, as bytes in order; `None` if `path` is not a volume. The other volumes
+/// are searched for in the same directory.
 ///
 /// # Errors
 /// [`VolumeError`] names what is missing.
@@ -168,7 +170,7 @@ pub fn find(path: &Path) -> Result<Option<Volumes>, VolumeError> {
     }
     let mut left: VecDeque<_> = found.into_values().collect();
     if let Some(first) = left.front() {
-        // Nobody can make one of the volumes again: each encryption is another one.
+        // A volume of an encrypted bundle cannot be made again alone, because each encryption gives other bytes.
         let is_encrypted = first.is_encrypted();
         left.iter_mut()
             .for_each(|it| it.is_encrypted = is_encrypted);
@@ -193,7 +195,7 @@ fn open(path: &Path) -> Result<(File, Option<Header>), VolumeError> {
     Ok((file, header))
 }
 
-/// Reads the parts of all volumes, one behind the other. A volume is checked as a whole before its first byte is given.
+/// Reads the parts of all volumes in order. A volume is verified as a whole before its first byte is returned.
 pub struct Volumes {
     left: VecDeque<Volume>,
     current: Option<io::Take<File>>,
@@ -217,7 +219,7 @@ impl Read for Volumes {
 }
 
 impl Volumes {
-    /// Bytes that a volume of these has at most, with its header.
+    /// Returns the maximum size of one of these volumes in bytes, with its header.
     pub fn volume_bytes(&self) -> u64 {
         let bytes = self.left.iter().map(|volume| volume.header.bytes);
         bytes.max().unwrap_or(0) + HEADER_BYTES as u64
@@ -225,7 +227,7 @@ impl Volumes {
 }
 
 impl Volume {
-    /// Whether the bundle that begins in this volume is encrypted.
+    /// Returns whether the bundle that begins in this volume is encrypted.
     fn is_encrypted(&self) -> bool {
         let mut begin = [0; MAGIC.len()];
         let read = File::open(&self.path).and_then(|mut file| {
@@ -269,10 +271,10 @@ impl Volume {
     }
 }
 
-/// Writes a bundle as volumes. A volume has its name only when it is whole.
+/// Writes a bundle as volumes. A volume gets its name only when it is complete.
 pub struct Writer {
     name: PathBuf,
-    /// Of a volume with its header.
+    /// Maximum size of a volume with its header.
     bytes: u64,
     only: Option<u32>,
     bundle: Digest,
@@ -287,7 +289,7 @@ struct Part {
 }
 
 impl Writer {
-    /// Writes `NAME.001` and so on, of at most `bytes` each; only one of them if it is named.
+    /// Returns a writer of `NAME.001` and so on, of at most `bytes` each; of only one volume if `only` is its number.
     pub fn new(name: &Path, bytes: u64, only: Option<u32>, bundle: Digest) -> Self {
         Self {
             name: name.to_owned(),
@@ -299,10 +301,10 @@ impl Writer {
         }
     }
 
-    /// Writes the last volume. Returns how many there are.
+    /// Writes the last volume. Returns the number of volumes.
     ///
     /// # Errors
-    /// The system's reason; [`io::ErrorKind::NotFound`] if there is none of the one number that is wanted.
+    /// The system's error; [`io::ErrorKind::NotFound`] if there is no volume with the number that is wanted.
     pub fn finish(mut self) -> io::Result<u32> {
         if self.current.is_none() {
             self.begin()?;

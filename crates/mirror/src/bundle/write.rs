@@ -17,27 +17,27 @@ use super::{
 };
 use crate::{Digest, Generation, Store, StoreError, keys::KeyId};
 
-/// What a bundle is to be.
+/// Properties of the bundle to write.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Whose bundles follow each other.
+    /// Sequence of bundles that this one belongs to.
     pub channel: String,
-    /// Its place among them.
+    /// Number in the channel.
     pub sequence: u64,
-    /// When the generation was made.
+    /// Time at which the generation was made.
     pub created: Timestamp,
-    /// When a site must not take it any more.
+    /// Time after which a site must not import the bundle.
     pub expires: Option<Timestamp>,
-    /// Keys that sites must not believe any more.
+    /// Keys that sites must no longer trust.
     pub revoked: BTreeSet<KeyId>,
-    /// Files that the site has.
+    /// Files that the site already has.
     pub there: BTreeSet<Digest>,
 }
 
-/// What a bundle of a generation has to have.
+/// Returns the manifest of a generation's bundle.
 ///
 /// # Errors
-/// [`BundleError::Missing`] if a file is not in the store, and [`BundleError::Entry`] if `wanted` makes no sense.
+/// [`BundleError::Missing`] if a file is not in the store, and [`BundleError::Entry`] if `wanted` is not valid.
 pub fn plan(
     store: &Store,
     generation: Generation,
@@ -78,10 +78,10 @@ pub fn plan(
 }
 
 impl Manifest {
-    /// The manifest as the head of a bundle, which nobody has signed yet.
+    /// Returns the manifest as the head of a bundle without signatures.
     ///
     /// # Errors
-    /// [`BundleError::Entry`] if no site would take it.
+    /// [`BundleError::Entry`] if no site would accept it.
     pub fn head(&self) -> Result<Head, BundleError> {
         let unreadable = |why: String| refused(MANIFEST, why);
         let manifest = self
@@ -93,10 +93,10 @@ impl Manifest {
     }
 }
 
-/// Writes a bundle: what was signed, then the files.
+/// Writes a bundle: the signed head, then the files.
 ///
 /// # Errors
-/// [`BundleError::Entry`] names a file of the store that is damaged; what was written is not to be used then.
+/// [`BundleError::Entry`] names a damaged file of the store; what was written must not be used then.
 pub fn write(
     store: &Store,
     head: &Head,
@@ -138,10 +138,10 @@ pub fn write(
         .map_err(BundleError::Write)
 }
 
-/// Copies a bundle with another head over the same manifest, as a further signature makes it.
+/// Copies a bundle with another head over the same manifest, as an additional signature requires.
 ///
 /// # Errors
-/// As [`write()`] and [`Reader`](super::Reader) have them.
+/// Those of [`write()`] and [`Reader`](super::Reader).
 pub fn rewrite<R: std::io::Read>(
     mut from: super::Reader<R>,
     head: &Head,
@@ -163,7 +163,7 @@ pub fn rewrite<R: std::io::Read>(
         .map_err(BundleError::Write)
 }
 
-/// Writes what was signed.
+/// Writes the head with its signatures.
 pub(super) fn write_head(head: &Head, out: &mut dyn Write) -> Result<(), BundleError> {
     for (name, content) in head.parts() {
         let size = content.len() as u64;

@@ -1,4 +1,4 @@
-//! A mirror that somebody serves, asked for what a job would ask it for.
+//! A served mirror, which is asked for what a job would request.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,24 +33,24 @@ use crate::{
     sync::{text, tree_of, unsatisfied},
 };
 
-/// Why a served mirror cannot be asked.
+/// Reason for which a served mirror cannot be examined.
 #[derive(Debug, thiserror::Error)]
 pub enum ServedError {
-    /// It does not say what it has.
+    /// The mirror does not list its contents.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// An answer did not come.
+    /// A request to the mirror failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// There is no place for what it gives.
+    /// No temporary directory can be created.
     #[error("failed to create a directory for the mirror's files")]
     Directory(#[source] std::io::Error),
-    /// There is no place for what it gives, either.
+    /// The temporary store reports an error.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// A served mirror, with what it gave so far.
+/// A served mirror, with the files that were fetched so far.
 pub struct Served {
     base: Url,
     fetcher: Fetcher,
@@ -60,7 +60,7 @@ pub struct Served {
     packages: Option<NetworkMirror>,
     store: Store,
     repositories: Mutex<HashMap<String, Result<Repository, Absent>>>,
-    /// Removed last.
+    /// Dropped last, because the store is inside.
     _dir: TempDir,
 }
 
@@ -103,15 +103,16 @@ impl Served {
         })
     }
 
-    /// What a template needs, found out with the modules that the mirror gives.
+    /// Determines what a template needs, with the modules that the mirror serves.
     pub async fn closure(&self, template: Tree, default_host: &str) -> Closure {
         close(Arc::new(template), default_host, self).await
     }
 
-    /// The providers of a template as the mirror gives them: all versions, with packages where an engine would choose.
+    /// Returns the providers of a template as the mirror serves them: all versions, with packages for those that an
+    /// engine would select.
     ///
     /// # Errors
-    /// [`FetchError`] of an answer that did not come.
+    /// [`FetchError`] of the failed request.
     pub async fn generation(
         &self,
         closure: &Closure,
@@ -140,7 +141,7 @@ impl Served {
                     addr: addr.clone(),
                     version: offered.version,
                     protocols: offered.protocols,
-                    // What comes by the registry's protocol is signed; the engine checks by whom.
+                    // Providers from the registry's protocol are signed; the engine checks the signer.
                     signed: Some(Signed {
                         shasums: Digest::of(b""),
                         signature: Digest::of(b""),
@@ -160,7 +161,7 @@ impl Served {
         version: &Version,
         platforms: &[Platform],
     ) -> Result<Vec<Package>, FetchError> {
-        // The registry's protocol names no `h1`, which lock files may have alone.
+        // The registry's protocol has no `h1:` checksums, but a lock file may have no others.
         let archives = match &self.packages {
             Some(packages) => match packages.archives(addr, version).await {
                 Err(FetchError::NotFound { .. }) => BTreeMap::new(),
@@ -195,7 +196,7 @@ impl Served {
         services.is_some_and(|services| services.contains_key(service))
     }
 
-    /// A file of the mirror, in our own store for as long as this lives.
+    /// Fetches a file of the mirror into the temporary store.
     async fn take(&self, url: &Url, token: Option<&HeaderValue>) -> Result<Digest, Absent> {
         let name = shown(url);
         let taken = self.fetcher.take_as(&self.store, url, &name, token);
@@ -220,7 +221,7 @@ impl Served {
         url.map_err(|_| Absent::Missing("it is not a valid address".to_owned()))
     }
 
-    /// Where the mirror has a file that engines ask for at this address.
+    /// Returns the address at which the mirror serves a file that engines request at `url`.
     fn file(&self, url: &str, asked: fn(&Url) -> Url) -> Result<Url, Absent> {
         let url: Url = url
             .parse()
@@ -230,7 +231,7 @@ impl Served {
         self.below(&format!("files/{}", rest.unwrap_or_default()))
     }
 
-    /// A repository by the files of git's dumb protocol, which are the same with every access.
+    /// Fetches a repository with git's dumb HTTP protocol, which works the same with every kind of authentication.
     async fn repository(&self, url: &str) -> Result<Repository, Absent> {
         let of = |file: &str| self.below(&format!("git/{}.git/{file}", place(url)));
         let refs = self.text(&of("info/refs")?).await?;

@@ -268,7 +268,7 @@ async fn the_engine_must_be_one_that_every_module_accepts() {
     let (verdict, detail) = examined(&generation, &[]);
     assert_eq!(verdict, Verdict::Missing);
     assert!(detail.contains("--engine-version"), "{detail}");
-    // One that is there for some platforms only does not count.
+    // A tool that exists for some platforms only does not count.
     generation.tools = [
         ("1.9.8", "linux_amd64"),
         ("1.11.4", "linux_amd64"),
@@ -283,7 +283,7 @@ async fn the_engine_must_be_one_that_every_module_accepts() {
     let (verdict, detail) = examined(&generation, &[]);
     assert_eq!(verdict, Verdict::Present);
     assert!(detail.starts_with("1.9.8; jobs use 1.11.4"), "{detail}");
-    // Who wants nothing gets no word about it.
+    // A template without a constraint gets no message about it.
     let any = super::closure(&store, &generation, tree(&[("main.tf", "")]), DEFAULT_HOST).await;
     let engine = JobEngine {
         name: "terraform",

@@ -1,4 +1,4 @@
-//! What a template lacks whose init failed, found out as `outpost mirror doctor` does it.
+//! The missing items of a template whose init failed, found as `outpost mirror doctor` finds them.
 
 use std::{collections::BTreeSet, error::Error};
 
@@ -13,12 +13,12 @@ use crate::{
     serve,
 };
 
-/// Items of one template that its job names, and that its mirror is told.
+/// Maximum number of items of one template that are listed in its job and reported to its mirror.
 const MAX_ITEMS: usize = 200;
 
 type Failed = Box<dyn Error + Send + Sync>;
 
-/// What a mirror in a directory lacks.
+/// Returns what a mirror in a directory lacks.
 ///
 /// # Errors
 /// If the template or the mirror cannot be read.
@@ -41,10 +41,10 @@ pub(crate) async fn in_store(
     Ok(lacking(&items))
 }
 
-/// What a served mirror lacks, which it is told.
+/// Returns what a served mirror lacks, and reports it to the mirror.
 ///
 /// # Errors
-/// If the template cannot be read, or the mirror cannot be asked or told.
+/// If the template cannot be read, or a request to the mirror fails.
 pub(crate) async fn at_server(
     remote: &Remote,
     fetcher: Fetcher,
@@ -61,14 +61,14 @@ pub(crate) async fn at_server(
     Ok(lacking(&items))
 }
 
-/// What a mirror lacks for these items, each thing once, as its list of misses names it.
+/// Returns the entries for a mirror's list of misses, without duplicates.
 pub fn missing<'a>(items: impl IntoIterator<Item = &'a Item>) -> Vec<serve::Item> {
     let missing = items.into_iter().filter_map(|item| item.missing.clone());
     let missing: BTreeSet<_> = missing.collect();
     missing.into_iter().take(MAX_ITEMS).collect()
 }
 
-/// One line for each item that a mirror lacks.
+/// Returns one line for each item that a mirror lacks.
 fn lacking(items: &[Item]) -> Vec<String> {
     let lacking = items.iter().filter(|item| item.missing.is_some());
     let line = |item: &Item| {
@@ -92,7 +92,7 @@ async fn tree(unmet: &UnmetTemplate) -> Result<Tree, Failed> {
     Ok(tree?)
 }
 
-/// Without what is not the mirror's affair.
+/// Removes what the mirror need not provide.
 fn of_mirror(mut found: Closure, unmet: &UnmetTemplate) -> Closure {
     let is_supplied = |addr: &str| unmet.supplied.iter().any(|supplied| supplied == addr);
     found

@@ -1,4 +1,4 @@
-//! The protocol of network mirrors: providers with checksums, for which nobody but the mirror vouches.
+//! The protocol of network mirrors: providers with checksums for which only the mirror itself vouches.
 //!
 //! # Source
 //! Terraform's documentation of the provider network mirror protocol.
@@ -17,7 +17,7 @@ use super::{
     registry::{Offered, Tokens, base},
 };
 
-/// A network mirror.
+/// Client of a network mirror.
 #[derive(Clone)]
 pub struct NetworkMirror {
     base: Url,
@@ -25,17 +25,17 @@ pub struct NetworkMirror {
     tokens: Tokens,
 }
 
-/// A package that a mirror has.
+/// A package that a mirror offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Archive {
-    /// The zip file.
+    /// Address of the zip file.
     pub url: Url,
-    /// What it should be; any of these will do. Empty if the mirror does not tell.
+    /// Checksums, one of which must match. Empty if the mirror has none.
     pub hashes: Vec<Hash>,
 }
 
 impl NetworkMirror {
-    /// The mirror at an address of the web; `None` if it is another kind of address.
+    /// Returns the mirror at an HTTP address; `None` for any other kind of address.
     pub fn new(url: &Url, fetcher: Fetcher, tokens: Tokens) -> Option<Self> {
         let base = base(url, "")?;
         Some(Self {
@@ -58,7 +58,7 @@ impl NetworkMirror {
         self.fetcher.get(&url, &headers, token.as_ref()).await
     }
 
-    /// The versions of a provider, oldest first.
+    /// Returns the versions of a provider, oldest first.
     ///
     /// # Errors
     /// [`FetchError`]; [`FetchError::NotFound`] if the mirror does not have it.
@@ -80,7 +80,7 @@ impl NetworkMirror {
         Ok(offered)
     }
 
-    /// The packages of a version.
+    /// Returns the packages of a version.
     ///
     /// # Errors
     /// [`FetchError`].
@@ -94,7 +94,7 @@ impl NetworkMirror {
     }
 }
 
-/// Reads what a mirror says of a version.
+/// Parses a mirror's answer for a version.
 fn archives(answer: &Answer) -> Result<BTreeMap<Platform, Archive>, FetchError> {
     #[derive(Deserialize)]
     struct Packages {

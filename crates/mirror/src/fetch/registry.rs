@@ -1,4 +1,4 @@
-//! The protocols of registries: where a host has its services, what versions there are, where a package is.
+//! The protocols of registries: service discovery, lists of versions, and addresses of packages.
 //!
 //! # Source
 //! Terraform's documentation of service discovery and of the provider registry protocol.
@@ -21,74 +21,74 @@ use url::Url;
 use super::{Answer, FetchError, Fetcher, network_mirror::NetworkMirror};
 use crate::Digest;
 
-/// Where a host has its services.
+/// Addresses of a host's services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Services {
-    /// The provider registry.
+    /// Address of the provider registry.
     pub providers: Option<Url>,
-    /// The module registry.
+    /// Address of the module registry.
     pub modules: Option<Url>,
 }
 
-/// The header that shows who asks, for a host that wants to know.
+/// Function that returns the `Authorization` header for a host that requires one.
 pub type Tokens = Arc<dyn Fn(&str) -> Option<HeaderValue> + Send + Sync>;
 
-/// Registries by their hosts. Each host is asked once where its services are.
+/// Registries by their hosts. Services of a host are discovered once.
 #[derive(Clone)]
 pub struct Registries {
     fetcher: Fetcher,
     tokens: Tokens,
     known: Arc<Mutex<HashMap<String, Arc<OnceCell<Services>>>>>,
-    /// Hosts whose services are where we were told.
+    /// Hosts whose services were configured.
     told: Arc<BTreeSet<String>>,
     mirror: Option<NetworkMirror>,
 }
 
-/// A version of a provider that a registry has.
+/// A version of a provider that a registry offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offered {
-    /// The version.
+    /// Version of the provider.
     pub version: Version,
     /// Versions of the plugin protocol.
     pub protocols: Vec<String>,
-    /// Where it runs; empty if the registry does not tell.
+    /// Platforms of the version; empty if the registry does not list them.
     pub platforms: Vec<Platform>,
 }
 
-/// Where a package is, and who vouches for it.
+/// Address of a package, with its publisher's signature.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// Versions of the plugin protocol.
     pub protocols: Vec<String>,
-    /// Its name.
+    /// Name of the zip file.
     pub filename: String,
-    /// The zip file.
+    /// Address of the zip file.
     pub url: Url,
-    /// What the registry says that it is.
+    /// Digest according to the registry.
     pub digest: Digest,
-    /// The checksums of all packages of the version.
+    /// Address of the checksums of all packages of the version.
     pub shasums: Url,
-    /// The signature over them.
+    /// Address of the signature over the checksums.
     pub signature: Url,
-    /// The publisher's keys.
+    /// Keys of the publisher.
     pub keys: Vec<Key>,
 }
 
-/// A key that a registry names.
+/// A key that a registry lists.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Key {
-    /// 16 hexadecimal digits.
+    /// Id of the key: 16 hexadecimal digits.
     #[serde(default)]
     pub key_id: String,
-    /// The key.
+    /// The key in OpenPGP's armor.
     pub ascii_armor: String,
-    /// By which the registry's operator vouches for it.
+    /// Signature by which the registry's operator vouches for the key.
     #[serde(default)]
     pub trust_signature: String,
 }
 
 impl Offered {
-    /// Reads what a registry says of a provider's versions, oldest first.
+    /// Parses a registry's list of a provider's versions, oldest first.
     ///
     /// # Errors
     /// [`FetchError::Nonsense`].
@@ -127,7 +127,8 @@ impl Offered {
 }
 
 impl Found {
-    /// Reads what a registry says of a package for `platform`. Its addresses are those of the web, its name is one.
+    /// Parses a registry's answer about a package for `platform`. Checks that addresses are HTTP addresses and that
+    /// the name is a file name.
     ///
     /// # Errors
     /// [`FetchError::Nonsense`].
@@ -166,7 +167,7 @@ impl Found {
         let digest = package.shasum.to_ascii_lowercase().parse();
         let digest = digest.map_err(|error| nonsense(format!("a wrong `shasum`: {error}")))?;
         let join = |text: &str| {
-            // An empty text would be the answer's own address.
+            // An empty text would resolve to the answer's own address.
             let joined = answer.place.join(text).ok().filter(|_| !text.is_empty());
             let joined = joined.filter(|url| matches!(url.scheme(), "http" | "https"));
             joined.ok_or_else(|| nonsense(format!("the address {text:?}")))
@@ -184,7 +185,7 @@ impl Found {
 }
 
 impl Registries {
-    /// Registries that are found by discovery, except those in `known`.
+    /// Returns registries whose services are discovered, except those in `known`.
     pub fn new(fetcher: Fetcher, known: &BTreeMap<String, Services>, tokens: Tokens) -> Self {
         let told = |(host, services): (&String, &Services)| {
             let cell = OnceCell::new_with(Some(services.clone()));
@@ -199,18 +200,18 @@ impl Registries {
         }
     }
 
-    /// The same, with a network mirror that is asked for all providers in the registries' place.
+    /// Adds a network mirror that replaces the registries for all providers.
     pub fn with_mirror(mut self, mirror: Option<NetworkMirror>) -> Self {
         self.mirror = mirror;
         self
     }
 
-    /// Who is asked for providers in the registries' place.
+    /// Returns the network mirror that replaces the registries for providers.
     pub fn mirror(&self) -> Option<&NetworkMirror> {
         self.mirror.as_ref()
     }
 
-    /// Where a host has its services.
+    /// Returns the addresses of a host's services.
     ///
     /// # Errors
     /// [`FetchError`]; the next call asks again.
@@ -247,7 +248,7 @@ impl Registries {
         let mut headers = HeaderMap::new();
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::ACCEPT, json);
-        // What replaces a host, such as a mirror, is not to see the token for that host, but its own.
+        // A server that replaces a host, such as a mirror, must not get the token for that host, but its own.
         let whose = match url.host_str() {
             Some(place) if self.told.contains(host) => place,
             Some(_) | None => host,
@@ -265,7 +266,7 @@ impl Registries {
         url.map_err(|_| no_service(host, "providers"))
     }
 
-    /// The versions of a provider, oldest first.
+    /// Returns the versions of a provider, oldest first.
     ///
     /// # Errors
     /// [`FetchError`]; [`FetchError::NotFound`] if the registry does not know it.
@@ -277,7 +278,7 @@ impl Registries {
         Offered::read(&self.ask(addr.host(), &url).await?)
     }
 
-    /// Where a package is.
+    /// Returns the address of a package.
     ///
     /// # Errors
     /// [`FetchError`]; [`FetchError::NotFound`] if there is none for the platform.
@@ -293,7 +294,7 @@ impl Registries {
     }
 }
 
-/// A service's address, which others are resolved against: it ends in a slash.
+/// Returns a service's address, which ends in a slash so that others can be resolved against it.
 pub fn base(from: &Url, text: &str) -> Option<Url> {
     let mut url = from.join(text).ok()?;
     let is_usable = matches!(url.scheme(), "http" | "https") && url.username().is_empty();
@@ -304,7 +305,7 @@ pub fn base(from: &Url, text: &str) -> Option<Url> {
     is_usable.then_some(url)
 }
 
-/// Whether a name is one file's, in whatever directory.
+/// Returns whether a name is a plain file name without a directory.
 pub fn is_plain_name(name: &str) -> bool {
     let is_good = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
     !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.chars().all(is_good)

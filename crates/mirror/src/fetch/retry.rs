@@ -1,16 +1,16 @@
-//! When to ask again. Pure: time and chance are arguments.
+//! Pauses between attempts. Pure: time and chance are arguments.
 
 use std::time::Duration;
 
-/// A pause is never longer, whatever a server wants.
+/// Maximum pause, whatever a server demands.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// How often and how patiently to ask.
+/// Number of attempts, and pauses between them.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
-    /// Times that something is asked for without anything coming of it.
+    /// Maximum number of consecutive attempts without progress.
     pub tries: u32,
-    /// The pause after the first; each further one is twice as long.
+    /// Pause after the first failure; each further one is twice as long.
     pub first_pause: Duration,
 }
 
@@ -24,8 +24,8 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// How long to wait after so many failures in a row; `None` to give up. `after` is the server's wish, `chance`
-    /// lies between 0 and 1 and keeps those apart who failed together.
+    /// Returns the pause after this many consecutive failures; `None` to give up. `after` is the server's demand,
+    /// `chance` lies between 0 and 1 and spreads clients that failed together.
     pub(super) fn pause(
         self,
         failures: u32,
@@ -43,12 +43,12 @@ impl Retry {
     }
 }
 
-/// Whether a status may be another one soon: the server is busy, or broken for the moment.
+/// Returns whether a status may be temporary: the server is busy, or broken for the moment.
 pub(super) fn is_passing(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// What a `Retry-After` header says, as seconds; a date is beyond those who send one to programs.
+/// Parses a `Retry-After` header in seconds; servers of programs do not send dates.
 pub(super) fn retry_after(header: &str) -> Option<Duration> {
     header.trim().parse().ok().map(Duration::from_secs)
 }

@@ -1,21 +1,21 @@
-//! How a key takes the place of another one: the old one signs the new one.
+//! Replacement of a key by another one: the old key signs the new one.
 
 use super::{KeyError, PublicKey, SecretKey, Signature};
 
-/// Keys in a line; who needs more begins anew.
+/// Maximum number of keys in a chain; after that many a new chain is necessary.
 const MAX_ROTATIONS: usize = 8;
 
-/// A key that gave its place to the next.
+/// A key that was replaced by the next one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rotation {
-    /// The old key.
+    /// The key that was replaced.
     pub key: PublicKey,
-    /// Its signature over the file of the next key.
+    /// Signature of the old key over the file of the next key.
     signature: Signature,
 }
 
 impl Rotation {
-    /// Lets an old key, with the line that it came from, give its place to a new one.
+    /// Extends a chain: signs a new key with the old one.
     pub fn extend(mut line: Vec<Self>, old: &SecretKey, new: &PublicKey) -> Vec<Self> {
         let comment = comment(&old.public(), new);
         line.push(Self {
@@ -26,7 +26,7 @@ impl Rotation {
         line
     }
 
-    /// Checks that each key of the line gave its place to the next one, and the last to `key`.
+    /// Verifies that each key of the chain signed the next one, and the last one signed `key`.
     ///
     /// # Errors
     /// [`KeyError::Forged`].
@@ -43,7 +43,7 @@ impl Rotation {
         Ok(())
     }
 
-    /// The line as a file.
+    /// Returns the chain as a file.
     pub fn to_file(line: &[Self]) -> String {
         let mut text = String::new();
         for rotation in line {
@@ -53,7 +53,7 @@ impl Rotation {
         text
     }
 
-    /// Reads a file that [`to_file`](Self::to_file) made.
+    /// Parses a file that [`to_file`](Self::to_file) made.
     ///
     /// # Errors
     /// [`KeyError::Format`].
@@ -64,7 +64,7 @@ impl Rotation {
         };
         let lines: Vec<_> = text.lines().collect();
         let mut line = Vec::new();
-        // A key is two lines long, a signature four.
+        // A key has two lines, a signature four.
         for chunk in lines.chunks(6) {
             if line.len() == MAX_ROTATIONS || chunk.len() < 6 {
                 return Err(invalid("it is too long, or ends within a key"));
@@ -81,7 +81,8 @@ impl Rotation {
     }
 }
 
-/// What the old key says, so that a signature over a key's file that somebody made for another purpose is no rotation.
+/// Comment that the old key signs, so that a signature over a key's file that was made for another purpose is not a
+/// rotation.
 fn comment(old: &PublicKey, new: &PublicKey) -> String {
     format!("key {} is replaced by key {}", old.id, new.id)
 }

@@ -1,4 +1,4 @@
-//! The half of a key that signs, and its file: minisign's, with a pass phrase or without.
+//! The secret half of a key, and its file in minisign's format, with or without a passphrase.
 
 use aws_lc_rs::{
     rand::{SecureRandom as _, SystemRandom},
@@ -13,18 +13,18 @@ use zeroize::Zeroizing;
 
 use super::{ED25519_KEY, KeyError, KeyId, PublicKey, decoded};
 
-/// How minisign marks scrypt, no pass phrase, and BLAKE2b.
+/// Minisign's identifiers of scrypt, of a key without a passphrase, and of BLAKE2b.
 const SCRYPT: [u8; 2] = *b"Sc";
 const NO_PASSPHRASE: [u8; 2] = [0, 0];
 const BLAKE2B: [u8; 2] = *b"B2";
 
-/// Marks, salt and limits stand before what is encrypted.
+/// Bytes before the encrypted part: identifiers, salt and limits.
 const HEAD: usize = 2 + 2 + 2 + 32 + 8 + 8;
-/// The key's name, its seed, its public half and a checksum.
+/// Bytes of the encrypted part: the key's id, its seed, its public half and a checksum.
 const SEALED: usize = 8 + 64 + 32;
 
-/// What a guess at a pass phrase costs: 128 MiB and a third of a second, as OWASP asks of scrypt. minisign's own
-/// limit is a gigabyte, which we read as well.
+/// Cost of a guess at a passphrase: 128 MiB and a third of a second, as OWASP recommends for scrypt. Minisign's own
+/// limit is a gigabyte, which we can read as well.
 const COST: Cost = Cost {
     operations: 1 << 22,
     memory: 1 << 27,
@@ -40,7 +40,7 @@ pub struct SecretKey {
 }
 
 impl SecretKey {
-    /// Makes a key.
+    /// Generates a new key.
     ///
     /// # Errors
     /// [`KeyError::Random`].
@@ -57,7 +57,7 @@ impl SecretKey {
         Ok(Self { id, seed, pair })
     }
 
-    /// The half that everybody may have.
+    /// Returns the public half.
     pub fn public(&self) -> PublicKey {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(self.pair.public_key().as_ref()); // Ed25519 has 32 bytes.
@@ -70,7 +70,7 @@ impl SecretKey {
         signature
     }
 
-    /// The key as a file, encrypted if there is a pass phrase.
+    /// Returns the key as a file, encrypted if there is a passphrase.
     ///
     /// # Errors
     /// [`KeyError::Random`].
@@ -99,7 +99,7 @@ impl SecretKey {
         Ok(Secret::new(format!("{comment}\n{}\n", *line)))
     }
 
-    /// Reads a file of ours or minisign's. The pass phrase is ignored if it has none.
+    /// Parses a file in minisign's format. The passphrase is ignored if the key is not encrypted.
     ///
     /// # Errors
     /// [`KeyError::Format`], [`KeyError::Locked`], [`KeyError::Passphrase`].
@@ -131,7 +131,7 @@ impl SecretKey {
     }
 }
 
-/// libsodium's way to say what scrypt may cost.
+/// Limits of scrypt's cost in libsodium's terms.
 struct Cost {
     operations: u64,
     memory: u64,
@@ -152,7 +152,7 @@ impl Cost {
         Ok(())
     }
 
-    /// As libsodium derives scrypt's own parameters from the limits, with its fixed block size of 8.
+    /// Derives scrypt's own parameters from the limits as libsodium does, with its fixed block size of 8.
     fn params(&self) -> Option<Params> {
         const BLOCK: u64 = 8;
         if self.memory > MAX_MEMORY || self.operations > MAX_OPERATIONS {
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn limits_mean_what_they_mean_to_libsodium() {
-        // Its "sensitive" limits, which minisign uses, and ours.
+        // Libsodium's "sensitive" limits, which minisign uses, and ours.
         let cost = |operations, memory| Cost { operations, memory };
         let log_n = |cost: Cost| cost.params().map(|params| (params.log_n(), params.p()));
         assert_eq!(log_n(cost(33_554_432, 1_073_741_824)), Some((20, 1)));

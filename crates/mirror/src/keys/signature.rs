@@ -1,4 +1,4 @@
-//! Signatures as minisign writes them: `minisign -Vm FILE -x SIGNATURE -p KEY` checks ours.
+//! Signatures in minisign's format: `minisign -Vm FILE -x SIGNATURE -p KEY` verifies ours.
 
 use std::fmt::Write as _;
 
@@ -8,25 +8,25 @@ use blake2::{Blake2b512, Digest as _};
 use super::{KeyError, KeyId, PublicKey, SecretKey, decoded};
 use crate::inventory;
 
-/// A signature over a BLAKE2b-512 digest, as minisign marks it.
+/// Minisign's identifier of a signature over a BLAKE2b-512 digest.
 const HASHED: [u8; 2] = *b"ED";
 
 const UNTRUSTED: &str = "untrusted comment: signature of an outpost ";
 const TRUSTED: &str = "trusted comment: ";
 
-/// A signature, with a comment that is signed, too.
+/// A signature with a comment, which is signed as well.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signature {
-    /// Whose it is.
+    /// Id of the signer's key.
     pub key: KeyId,
-    /// What is signed besides the content: one line.
+    /// Signed comment: one line.
     pub comment: String,
     of_content: [u8; 64],
     of_comment: [u8; 64],
 }
 
 impl Signature {
-    /// Signs. The same key, content and comment have the same signature always.
+    /// Signs a content. The same key, content and comment always give the same signature.
     pub fn new(key: &SecretKey, content: &[u8], comment: &str) -> Self {
         let of_content = key.sign(&Blake2b512::digest(content));
         Self {
@@ -37,7 +37,7 @@ impl Signature {
         }
     }
 
-    /// Checks it against a key and the content.
+    /// Verifies the signature with a key and the content.
     ///
     /// # Errors
     /// [`KeyError::Forged`].
@@ -50,7 +50,7 @@ impl Signature {
         key.verify(&global, &self.of_comment)
     }
 
-    /// The signature as a file.
+    /// Returns the signature as a file.
     pub fn to_file(&self) -> String {
         let line = [&HASHED[..], &self.key.0, &self.of_content].concat();
         let what = match self.comment == inventory::COMMENT {
@@ -64,8 +64,8 @@ impl Signature {
         text
     }
 
-    /// Reads a file that [`to_file`](Self::to_file) made, to the byte: one that anybody edited is refused, even where
-    /// minisign would not look.
+    /// Parses a file that [`to_file`](Self::to_file) made. An edited file is refused, even where minisign would
+    /// ignore the change.
     ///
     /// # Errors
     /// [`KeyError::Format`].

@@ -10,10 +10,10 @@ use super::*;
 
 const SUMS: &[u8] = b"00  terraform-provider-demo_1.0.0_linux_amd64.zip\n";
 const DAY: u32 = 24 * 3600;
-/// A Monday long ago.
+/// Time at which the test keys are made, a Monday.
 const CREATED: u32 = 1_600_041_600;
 
-/// A key that was made on [`CREATED`] and is valid for some days.
+/// Returns a key that was made on [`CREATED`] and is valid for some days.
 fn key(days: Option<u32>) -> SignedSecretKey {
     let mut params = SecretKeyParamsBuilder::default();
     params
@@ -51,7 +51,7 @@ fn armored(key: &SignedSecretKey) -> String {
         .unwrap()
 }
 
-/// A signature from so many days after the key was made.
+/// Returns a signature made this many days after the key.
 fn signature(key: &SignedSecretKey, day: u32) -> Vec<u8> {
     let primary = &key.primary_key;
     let hashed = [

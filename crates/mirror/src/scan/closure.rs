@@ -1,4 +1,4 @@
-//! Everything that a template needs, through all modules that it calls, wherever they come from.
+//! The complete needs of a template, through all modules that it calls, wherever they come from.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,19 +16,19 @@ use url::Url;
 
 use super::{Call, Source, Tree, is_archive, scan};
 
-/// Modules of one template, each version counted once. Whoever has more is a module that calls itself in ever new
-/// ways.
+/// Maximum number of modules of one template, each version counted once. More are the sign of a module that calls
+/// itself with ever new sources.
 const MAX_MODULES: usize = 1000;
 
-/// Servers that send us on to each other.
+/// Maximum number of servers that refer to each other.
 const MAX_HOPS: usize = 10;
 
-/// Why a module is not there, for people.
+/// Reason for which a module is absent, as text for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Absent {
-    /// It cannot be got.
+    /// The module cannot be fetched.
     Missing(String),
-    /// There are other versions of it.
+    /// Only other versions of the module exist.
     Unsatisfied(String),
 }
 
@@ -38,17 +38,17 @@ impl From<String> for Absent {
     }
 }
 
-/// The files of a module's package, and the directory of the module there.
+/// The files of a module's package, and the directory of the module in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {
-    /// All files.
+    /// All files of the package.
     pub tree: Arc<Tree>,
-    /// The module's directory, empty for the top.
+    /// Directory of the module; empty for the package's top.
     pub dir: String,
 }
 
 impl Package {
-    /// The directory `inner` of the module, seen from the package's top.
+    /// Returns the directory `inner` of the module, relative to the package's top.
     fn dir(&self, inner: &str) -> String {
         match (self.dir.as_str(), inner) {
             ("", inner) => inner.to_owned(),
@@ -58,14 +58,14 @@ impl Package {
     }
 }
 
-/// Where modules come from: their origins, or a mirror.
+/// Source of modules: their origins, or a mirror.
 #[async_trait]
 pub trait Modules: Send + Sync {
-    /// The newest acceptable version of a module, its package, and its directory there. `path` is
+    /// Returns the newest acceptable version of a module, its package, and its directory there. `path` is
     /// `NAMESPACE/NAME/SYSTEM`.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason for which there is none.
     async fn registry(
         &self,
         host: &str,
@@ -73,32 +73,33 @@ pub trait Modules: Send + Sync {
         version: &Constraint,
     ) -> Result<(Version, Package), Absent>;
 
-    /// A repository at a branch, tag or commit; at its head without one.
+    /// Returns a repository at a branch, tag or commit; without one, at its head.
     ///
     /// # Errors
-    /// The same.
+    /// The reason for which there is none.
     async fn git(&self, url: &str, reference: Option<&str>) -> Result<Arc<Tree>, Absent>;
 
-    /// An archive by its address.
+    /// Returns an archive by its address.
     ///
     /// # Errors
-    /// The same.
+    /// The reason for which there is none.
     async fn archive(&self, url: &str) -> Result<Arc<Tree>, Absent>;
 
-    /// Where the server at an address that names no archive says that the module is, as a `module` block would name it.
+    /// Returns the module address that the server at `url` announces, in the form of a `module` block, if `url` is
+    /// not that of an archive.
     ///
     /// # Errors
-    /// The same.
+    /// The reason for which there is none.
     async fn landing(&self, url: &str) -> Result<String, Absent>;
 }
 
-/// The package at an address, wherever its server sends us for it.
+/// Returns the package at an address, following the referrals of its server.
 async fn package(url: &str, modules: &dyn Modules) -> Result<Arc<Tree>, FindingKind> {
     let mut source = Source::Archive {
         url: url.to_owned(),
         dir: String::new(),
     };
-    // A directory that a server names is all that there is of the package.
+    // If a server names a directory, the package consists of that directory alone.
     let mut dirs = Vec::new();
     for _ in 0..MAX_HOPS {
         let mut tree = match &source {
@@ -132,55 +133,55 @@ fn names_archive(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| is_archive(&url))
 }
 
-/// What a template needs.
+/// Everything that a template needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Closure {
-    /// Which versions of providers are acceptable for all of its modules.
+    /// Constraints that the versions of providers must satisfy for all modules.
     pub providers: BTreeMap<ProviderAddr, Constraint>,
-    /// Which versions of the engine its modules accept: the module, and the constraint.
+    /// Versions of the engine that the modules accept: the module, and its constraint.
     pub engines: Vec<(String, Constraint)>,
-    /// What its lock file says.
+    /// Contents of the template's lock file.
     pub locked: BTreeMap<ProviderAddr, LockedProvider>,
     /// Modules from elsewhere that were found.
     pub modules: BTreeSet<FoundModule>,
-    /// What is wrong or unclear.
+    /// Problems, and what could not be determined.
     pub findings: Vec<Finding>,
 }
 
 /// A module that was found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FoundModule {
-    /// Where it comes from, without the directory in it.
+    /// Source of the module, without the directory in it.
     pub source: String,
-    /// Its version, if it comes from a registry.
+    /// Version, if the module comes from a registry.
     pub version: Option<Version>,
 }
 
 /// Something that keeps a closure from being complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Which module or place.
+    /// Module or position that the finding is about.
     pub place: String,
-    /// What it names.
+    /// Source or expression that it names.
     pub what: String,
-    /// What about it.
+    /// Kind of the finding.
     pub kind: FindingKind,
-    /// The call, if it is about one that names something of elsewhere; the host of its registry is filled in.
+    /// The call, if it names a module from elsewhere; the host of its registry is filled in.
     pub call: Option<Call>,
 }
 
-/// What about it.
+/// Kind of a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FindingKind {
-    /// It could not be got or read, for this reason.
+    /// The module could not be fetched or read, for this reason.
     Missing(String),
-    /// There are other versions of it: these.
+    /// Only other versions exist: these.
     Unsatisfied(String),
-    /// No mirror can have it, for this reason.
+    /// No mirror can contain the module, for this reason.
     NotMirrorable(&'static str),
-    /// Every engine refuses it, for this reason.
+    /// Every engine refuses the module, for this reason.
     Invalid(String),
-    /// Only an engine knows.
+    /// Only an engine can determine it.
     Unclear(String),
 }
 
@@ -193,14 +194,14 @@ impl From<Absent> for FindingKind {
     }
 }
 
-/// One that is to be looked at.
+/// A module that is still to be examined.
 struct Pending {
     tree: Arc<Tree>,
     dir: String,
     address: String,
 }
 
-/// Follows everything that the template in a tree calls. `default_host` is the registry of what names none.
+/// Follows all modules that the template in a tree calls. `default_host` is the registry of addresses without a host.
 pub async fn close(tree: Arc<Tree>, default_host: &str, modules: &dyn Modules) -> Closure {
     let mut closure = Closure::default();
     closure.read_lock(&tree);
@@ -322,12 +323,12 @@ impl Closure {
                     url: url.clone(),
                     dir: String::new(),
                 };
-                // Where there is none, the caller says so.
+                // If there is none, the caller reports it.
                 let dir = tree.directory(dir).unwrap_or_else(|| dir.clone());
                 Ok((unversioned(without_dir.to_string()), tree, dir))
             }
             Source::Foreign { why, .. } => Err(FindingKind::NotMirrorable(why)),
-            // `scan` has followed them.
+            // `scan` has already followed the existing ones.
             Source::Local(path) => Err(FindingKind::Invalid(format!("`{path}` does not exist"))),
         }
     }

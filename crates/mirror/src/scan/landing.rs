@@ -1,4 +1,5 @@
-//! Addresses that name no archive: their server says where the module is, in a header or on its page. Pure.
+//! Addresses that are not those of archives: their server announces the module's address in a header or on its page.
+//! Pure. Pure.
 //!
 //! # Source
 //! go-getter, `get_http.go`.
@@ -7,7 +8,7 @@ use regex::Regex;
 use std::sync::LazyLock;
 use url::Url;
 
-/// The longest address that a page may name.
+/// Maximum length of an address on such a page.
 const MAX_TARGET_BYTES: usize = 4096;
 
 static META: LazyLock<Regex> =
@@ -20,17 +21,17 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("it is a pattern")
 }
 
-/// What an engine asks such a server for, with the query in the order in which an engine sends it.
+/// Returns the request of an engine to such a server, with the query in the engine's order.
 pub fn landing(url: &Url) -> Url {
     let mut asked = for_the_server(url);
     asked.query_pairs_mut().append_pair("terraform-get", "1");
     sorted(&asked)
 }
 
-/// Parts of a query that are for the engine, and not for the server.
+/// Parameters of a query that the engine interprets and does not send.
 const FOR_THE_ENGINE: [&str; 3] = ["archive", "checksum", "filename"];
 
-/// An address without what only the engine looks at, and its query in the order in which an engine sends it.
+/// Returns an address without the parameters that the engine interprets, with its query in the engine's order.
 pub fn for_the_server(url: &Url) -> Url {
     let mut clean = url.clone();
     let kept: Vec<_> = url
@@ -45,19 +46,19 @@ pub fn for_the_server(url: &Url) -> Url {
     sorted(&clean)
 }
 
-/// Whether an address is another one, in whatever order and form their queries are.
+/// Returns whether two addresses are the same irrespective of the order and encoding of their queries.
 pub fn same_query(url: &Url, text: &str) -> bool {
     if url.as_str() == text {
         return true;
     }
-    // Few files have a query, and reading their addresses takes its time.
+    // Few files have a query, so parsing their addresses is usually unnecessary.
     let other = Url::parse(text).ok().filter(|_| text.contains('?'));
     other.is_some_and(|other| sorted(url) == sorted(&other))
 }
 
 fn sorted(url: &Url) -> Url {
     let mut pairs: Vec<_> = url.query_pairs().into_owned().collect();
-    // Of several values of one name the order stays.
+    // A stable sort keeps the order of several values with one name.
     pairs.sort_by(|a, b| a.0.cmp(&b.0));
     let mut sorted = url.clone();
     sorted.set_query(None);
@@ -67,7 +68,7 @@ fn sorted(url: &Url) -> Url {
     sorted
 }
 
-/// Where a page says that the module is.
+/// Returns the module's address on a page.
 pub fn target(page: &str) -> Option<String> {
     let head = &page[..END.find(page).map_or(page.len(), |end| end.start())];
     let named = META.captures_iter(head).find_map(|meta| {
@@ -83,7 +84,7 @@ pub fn target(page: &str) -> Option<String> {
     named.filter(|text| text.len() <= MAX_TARGET_BYTES)
 }
 
-/// A page that says so.
+/// Returns a page that announces this address.
 pub fn page(target: &str) -> String {
     let target = target
         .replace('&', "&amp;")

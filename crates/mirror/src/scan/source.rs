@@ -1,4 +1,4 @@
-//! Where a module comes from, as its caller writes it. Pure.
+//! The source of a module, as its caller writes it. Pure. Pure.
 //!
 //! # Source
 //! Terraform's documentation of module sources, and go-getter's of its addresses.
@@ -7,54 +7,54 @@ use std::fmt;
 
 use outpost_base::registry::{DEFAULT_HOST, ProviderAddr};
 
-/// Hosts whose addresses look like a registry's and are none.
+/// Hosts whose addresses look like those of a registry but are git repositories.
 const GIT_HOSTS: [&str; 2] = ["github.com", "bitbucket.org"];
-/// What an address ends in if it is an archive.
+/// File extensions of archives.
 const ARCHIVES: [&str; 8] = [
     ".zip", ".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz",
 ];
 
-/// Where a module comes from.
+/// The source of a module.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    /// Beside its caller.
+    /// A directory relative to the caller.
     Local(String),
-    /// A registry.
+    /// A module of a registry.
     Registry {
-        /// Its host; `None` if it is the engine's own.
+        /// Host of the registry; `None` for the engine's own.
         host: Option<String>,
-        /// `NAMESPACE/NAME/SYSTEM`.
+        /// Path of the module: `NAMESPACE/NAME/SYSTEM`.
         path: String,
-        /// The directory in the package.
+        /// Directory in the package.
         dir: String,
     },
-    /// A git repository.
+    /// A module in a git repository.
     Git {
-        /// Its address, as git takes it, without credentials.
+        /// Address in git's form, without credentials.
         url: String,
-        /// A branch, tag or commit; `None` for what the repository calls its head.
+        /// A branch, tag or commit; `None` for the repository's head.
         reference: Option<String>,
-        /// The directory in it.
+        /// Directory in the repository.
         dir: String,
     },
-    /// An archive that is fetched by its address.
+    /// An archive that is fetched from its address.
     Archive {
-        /// Its address, with its query.
+        /// Address with its query.
         url: String,
-        /// The directory in it.
+        /// Directory in the archive.
         dir: String,
     },
-    /// A place that no mirror can stand in for.
+    /// A source that no mirror can replace.
     Foreign {
-        /// What is written.
+        /// The source as written.
         text: String,
-        /// Why not.
+        /// Reason for which it cannot be replaced.
         why: &'static str,
     },
 }
 
 impl Source {
-    /// Reads what a `module` block names.
+    /// Parses the source of a `module` block.
     pub fn parse(text: &str) -> Self {
         if text.starts_with("./") || text.starts_with("../") || matches!(text, "." | "..") {
             return Self::Local(text.to_owned());
@@ -137,7 +137,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// The address without its directory, which stands behind a double slash; a query stays.
+/// Separates an address from its directory, which follows a double slash; a query stays.
 fn split_dir(text: &str) -> (String, String) {
     let begin = text.find("://").map_or(0, |at| at + 3);
     let Some(at) = text[begin..].find("//").map(|at| begin + at) else {
@@ -152,7 +152,7 @@ fn split_dir(text: &str) -> (String, String) {
     (place, dir.trim_matches('/').to_owned())
 }
 
-/// `[HOST/]NAMESPACE/NAME/SYSTEM`.
+/// Parses `[HOST/]NAMESPACE/NAME/SYSTEM`, without the directory.
 fn registry(place: &str) -> Option<(Option<String>, String)> {
     let parts: Vec<&str> = place.split('/').collect();
     let is_name = |part: &&str| {
@@ -190,7 +190,7 @@ fn git(place: &str, dir: String) -> Source {
     }
 }
 
-/// The long form of `USER@HOST:PATH`, the short one of ssh, as go-getter hands it to git.
+/// Converts SSH's short form `USER@HOST:PATH` to the long one that go-getter passes to git.
 fn short_ssh(place: &str) -> Option<String> {
     let (authority, path) = place.split_once(':')?;
     let (user, host) = authority.split_once('@')?;
@@ -199,8 +199,8 @@ fn short_ssh(place: &str) -> Option<String> {
     is_short.then(|| format!("ssh://{user}@{host}/{}", path.trim_start_matches('/')))
 }
 
-/// The address of a repository in one of the forms in which a `module` block names it, as git takes it; `None` if it is
-/// none, or names more than a repository.
+/// Converts a repository's address in one of the forms of a `module` block to git's form; `None` if it is not a
+/// repository, or contains more than its address.
 pub fn repository(text: &str) -> Option<String> {
     let forms = [text.to_owned(), format!("git::{text}")];
     forms.iter().find_map(|text| match Source::parse(text) {
@@ -213,7 +213,7 @@ pub fn repository(text: &str) -> Option<String> {
     })
 }
 
-/// A user's name stays with ssh, where it is part of the way; nothing else.
+/// Removes credentials; only the user name in an SSH address stays, because it is part of the address.
 fn git_url(text: &str) -> String {
     match text.split_once("://") {
         Some(("ssh", _)) | None => text.to_owned(),
@@ -221,7 +221,7 @@ fn git_url(text: &str) -> String {
     }
 }
 
-/// An address without user and password.
+/// Returns an address without user and password.
 fn without_credentials(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
@@ -241,7 +241,7 @@ fn is_bucket(rest: &str) -> bool {
     host.ends_with(".amazonaws.com") || host == "www.googleapis.com"
 }
 
-/// Whether an address says by its end, or by `archive=`, that it is an archive.
+/// Returns whether an address is that of an archive, according to its extension or to `archive=`.
 pub fn is_archive(url: &url::Url) -> bool {
     let named = url.query_pairs().find(|(name, _)| name == "archive");
     match named {

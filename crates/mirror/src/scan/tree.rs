@@ -1,4 +1,4 @@
-//! Files of a template or a module in memory, from wherever they come.
+//! Files of a template or a module in memory, whatever their source.
 
 use std::{
     collections::BTreeMap,
@@ -11,37 +11,37 @@ use std::{
 use aho_corasick::AhoCorasick;
 use outpost_language::{LoadError, Module};
 
-/// Files in a tree; a repository of many modules has some thousand.
+/// Maximum number of files in a tree; a repository of many modules has some thousand.
 const MAX_FILES: usize = 50_000;
-/// Bytes of one file, and of all.
+/// Maximum size of one file, and of all files.
 const MAX_FILE_BYTES: u64 = 32 << 20;
 const MAX_TREE_BYTES: u64 = 256 << 20;
-/// Memory for unpacking xz, which an archive itself names: `xz -9` needs 65 MiB.
+/// Memory limit for unpacking xz, because an archive determines its own need: `xz -9` needs 65 MiB.
 const XZ_MEMORY_KIB: u32 = 128 << 10;
-/// Directories within each other.
+/// Maximum depth of directories.
 const MAX_DEPTH: usize = 32;
-/// Links that lead to links.
+/// Maximum number of links that lead to links.
 const MAX_LINKS: usize = 8;
 
-/// What a file has that uses what is beside its module's directory.
+/// Patterns in a file that may refer to something outside of its module's directory.
 static WAYS_OUT: LazyLock<AhoCorasick> = LazyLock::new(|| {
     let patterns = ["../", "/..", "\"..\"", "dirname("];
     AhoCorasick::new(patterns).expect("a few short patterns")
 });
 
-/// Files by their paths, which have neither dots nor a slash at either end.
+/// Files by their paths, which contain no `.` or `..` and have no slash at either end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
-    /// What they are.
+    /// Contents of the files by path.
     pub files: BTreeMap<String, TreeFile>,
 }
 
-/// A file.
+/// A file in a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeFile {
-    /// Whether it can be run.
+    /// `true` if the file is executable.
     pub is_executable: bool,
-    /// What it has.
+    /// Bytes of the file.
     pub content: Vec<u8>,
 }
 
@@ -54,21 +54,21 @@ struct Builder {
 }
 
 impl Tree {
-    /// What of a directory says what a template needs: its configuration and its lock file, in all directories below
-    /// it that are not hidden.
+    /// Returns the files of a directory that determine what a template needs: its configuration and its lock file, in
+    /// all directories below it that are not hidden.
     ///
     /// # Errors
-    /// The system's reason, and if there is too much.
+    /// The system's error, and an error if a limit is exceeded.
     pub fn of_template(dir: &Path) -> io::Result<Self> {
         let mut builder = Builder::default();
         builder.directory(dir, "", 0)?;
         Ok(builder.finish())
     }
 
-    /// A tar archive, as `outpost template push` packs it.
+    /// Reads a tar archive, as `outpost template push` packs it.
     ///
     /// # Errors
-    /// If it is damaged, leads out of itself, or is too large.
+    /// If it is damaged, has paths outside of itself, or exceeds a limit.
     pub fn of_tar(reader: impl Read) -> io::Result<Self> {
         let mut builder = Builder::default();
         for entry in tar::Archive::new(reader).entries()? {
@@ -88,10 +88,10 @@ impl Tree {
         Ok(builder.finish())
     }
 
-    /// A zip archive.
+    /// Reads a zip archive.
     ///
     /// # Errors
-    /// As [`of_tar`](Self::of_tar).
+    /// Those of [`of_tar`](Self::of_tar).
     pub fn of_zip(content: &[u8]) -> io::Result<Self> {
         let mut builder = Builder::default();
         let mut zip = zip::ZipArchive::new(io::Cursor::new(content))?;
@@ -113,10 +113,10 @@ impl Tree {
         Ok(builder.finish())
     }
 
-    /// An archive of whatever kind its first bytes say.
+    /// Reads an archive of the kind that its first bytes indicate.
     ///
     /// # Errors
-    /// As [`of_tar`](Self::of_tar), and if it is of a kind that we do not know.
+    /// Those of [`of_tar`](Self::of_tar), and one for unknown kinds.
     pub fn of_archive(content: &[u8]) -> io::Result<Self> {
         match content {
             [0x1f, 0x8b, ..] => {
@@ -139,8 +139,8 @@ impl Tree {
         }
     }
 
-    /// The directory that an address names, in which a `*` stands for the only directory there is; `None` if there is
-    /// no such directory, or several.
+    /// Returns the directory that an address names, in which a `*` stands for the only directory that exists; `None`
+    /// if there is no such directory, or several.
     pub fn directory(&self, dir: &str) -> Option<String> {
         let mut found = String::new();
         for part in dir.split('/').filter(|part| !part.is_empty()) {
@@ -166,7 +166,7 @@ impl Tree {
         self.has_dir(&found).then_some(found)
     }
 
-    /// The files below a directory, with names from there.
+    /// Returns the files below a directory, with relative names.
     pub fn below(&self, dir: &str) -> Self {
         let prefix = match dir {
             "" => String::new(),
@@ -181,8 +181,9 @@ impl Tree {
         }
     }
 
-    /// The tree that a module in `dir` uses, and its directory there: all of it if something in the module leads out of
-    /// its directory, without outer directories that have nothing else, as archives of forges do.
+    /// Returns the tree that a module in `dir` uses, and the module's directory there: all of it if something in the
+    /// module leads out of its directory, without outer directories that contain nothing else, as in archives of
+    /// forges.
     pub fn package_of(&self, dir: &str) -> (Self, String) {
         if !self.leads_out(dir) {
             return (self.below(dir), String::new());
@@ -199,7 +200,7 @@ impl Tree {
         (self.below(outer.trim_end_matches('/')), inner.to_owned())
     }
 
-    /// Whether a file in a directory has a path with `..`, or takes one apart. Texts for people do not count.
+    /// Returns whether a file in a directory contains a path with `..`, or splits a path. Documentation is ignored.
     fn leads_out(&self, dir: &str) -> bool {
         let prefix = match dir {
             "" => return true,
@@ -211,10 +212,10 @@ impl Tree {
         })
     }
 
-    /// The module in a directory; one without files is empty.
+    /// Parses the module in a directory; a directory without files gives an empty one.
     ///
     /// # Errors
-    /// [`LoadError`] of what cannot be parsed.
+    /// [`LoadError`] of the first file that cannot be parsed.
     pub fn module(&self, dir: &str) -> Result<Module, LoadError> {
         let here = self.files.iter().filter_map(|(path, file)| {
             let name = match dir {
@@ -229,13 +230,13 @@ impl Tree {
         Module::parse(here)
     }
 
-    /// Whether a directory has anything.
+    /// Returns whether a directory contains any file.
     pub fn has_dir(&self, dir: &str) -> bool {
         let prefix = format!("{dir}/");
         dir.is_empty() || self.files.keys().any(|name| name.starts_with(&prefix))
     }
 
-    /// A `tar.gz` of it. Equal trees give equal bytes.
+    /// Returns a `tar.gz` of the tree. Equal trees give equal bytes.
     ///
     /// # Errors
     /// If a name cannot be stored.
@@ -255,7 +256,7 @@ impl Tree {
 }
 
 impl Tree {
-    /// The files that a link adds, under their names behind it.
+    /// Returns the files that a link adds, with names below the link's.
     fn linked(&self, name: &str, target: &str) -> Vec<(String, TreeFile)> {
         if let Some(file) = self.files.get(target) {
             return match self.files.contains_key(name) {
@@ -267,7 +268,7 @@ impl Tree {
             "" => String::new(),
             target => format!("{target}/"),
         };
-        // A directory that has itself in it has no end.
+        // A directory that contains itself has no end.
         if name.starts_with(&prefix) {
             return Vec::new();
         }
@@ -324,7 +325,7 @@ impl Builder {
 
     fn link(&mut self, name: String, target: &str) {
         let dir = name.rsplit_once('/').map_or("", |(dir, _)| dir);
-        // What leads out of the tree is nothing that a module could use.
+        // A module cannot use what is outside of the tree.
         if let Some(target) = join(dir, target)
             && self.links.len() < MAX_FILES
         {
@@ -332,7 +333,7 @@ impl Builder {
         }
     }
 
-    /// Links become what they lead to: a file, or all files of a directory. Links behind links need another round.
+    /// Replaces links by their targets: a file, or all files of a directory. Links behind links need another round.
     fn finish(mut self) -> Tree {
         for _ in 0..MAX_LINKS {
             let before = self.tree.files.len();
@@ -356,7 +357,7 @@ impl Builder {
     }
 }
 
-/// `path` seen from the directory `dir`; `None` if it leads out of the tree.
+/// Resolves `path` relative to the directory `dir`; `None` if it leads out of the tree.
 pub fn join(dir: &str, path: &str) -> Option<String> {
     let mut parts: Vec<&str> = dir.split('/').filter(|part| !part.is_empty()).collect();
     if path.starts_with('/') {
@@ -372,7 +373,7 @@ pub fn join(dir: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// A name in an archive, as it stands in a tree.
+/// Converts a name in an archive to a path in a tree.
 fn clean(name: &str) -> io::Result<String> {
     let is_good = |part: &str| !part.chars().any(|c| c.is_control() || c == '\\') && part != "..";
     match join("", name) {

@@ -1,7 +1,7 @@
-//! Who fetched what: a line of JSON for each answer, in files that do not grow for ever.
+//! The audit log: a JSON line for each answer, in files that are rotated.
 //!
-//! A server answers whether or not its log can be written; what does not get into it is counted, and said in the next
-//! line that does.
+//! A server answers whether or not its log can be written; lost lines are counted, and the next line has their
+//! number.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -24,23 +24,23 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::links::Client;
 
-/// Bytes of a file before the next one begins.
+/// Size of a file in bytes at which the next one begins.
 const MAX_BYTES: u64 = 64 << 20;
-/// Files that are kept beside the one that is written.
+/// Number of earlier files that are kept.
 const KEPT: usize = 4;
-/// Lines that wait for the disk.
+/// Maximum number of lines that wait for the disk.
 const WAITING: usize = 8192;
-/// Bytes of a path or of a client's name for itself that are kept.
+/// Maximum length of a path or user agent in a line, in bytes.
 const TEXT_BYTES: usize = 512;
 
-/// The log of a server. A clone writes into the same.
+/// The log of a server. Clones write into the same file.
 #[derive(Clone, Debug)]
 pub struct Audit {
     lines: Sender<Vec<u8>>,
     lost: Arc<AtomicU64>,
 }
 
-/// The other end of an [`Audit`]: writes what comes.
+/// The receiving end of an [`Audit`], which writes the lines.
 #[derive(Debug)]
 pub struct Writer {
     lines: Receiver<Vec<u8>>,
@@ -48,7 +48,7 @@ pub struct Writer {
     log: Log,
 }
 
-/// What an answer is about.
+/// The request that an answer belongs to.
 pub(super) struct Asked {
     method: String,
     path: String,
@@ -60,20 +60,20 @@ pub(super) struct Asked {
 struct Line<'a> {
     time: Timestamp,
     address: Option<IpAddr>,
-    /// The name of the token; none if it was refused, or no token is wanted.
+    /// Name of the token; `None` if it was refused, or if no token is required.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
     method: &'a str,
     path: &'a str,
     status: u16,
-    /// Of the answer's body, as announced.
+    /// Announced length of the answer's body.
     bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<&'a str>,
 }
 
 impl Audit {
-    /// Writes into `path`, behind what is there. The writer is to be run.
+    /// Opens a log that appends to `path`. The caller must run the writer.
     ///
     /// # Errors
     /// If the file cannot be opened.
@@ -92,7 +92,7 @@ impl Audit {
         Ok((audit, Writer { lines, lost, log }))
     }
 
-    /// Notes an answer.
+    /// Adds a line for an answer.
     pub(super) fn add(&self, asked: Asked, response: &Response) {
         let client = response.extensions().get::<Client>();
         let token = client.map(|client| &*client.0);
@@ -137,7 +137,7 @@ impl Asked {
         }
     }
 
-    /// The same of a request for a file of another host.
+    /// Returns the same for a request for a file of another host.
     pub(super) fn elsewhere(
         host: &str,
         uri: &Uri,
@@ -164,7 +164,7 @@ fn short(text: &str) -> String {
 }
 
 impl Writer {
-    /// Writes until `end`, and then what is left.
+    /// Writes lines until `end`, and then the remaining ones.
     pub async fn run(mut self, end: impl Future<Output = ()>) {
         let mut end = std::pin::pin!(end);
         let mut batch = Vec::new();
@@ -196,7 +196,6 @@ impl Writer {
     }
 }
 
-/// The files.
 #[derive(Debug)]
 struct Log {
     path: PathBuf,
@@ -242,7 +241,7 @@ impl Log {
         Ok(())
     }
 
-    /// `FILE` becomes `FILE.1`, and so on; the oldest goes.
+    /// Renames `FILE` to `FILE.1`, and so on; the oldest file is removed.
     fn begin_next(&mut self) -> io::Result<()> {
         for number in (1..KEPT).rev() {
             match fs::rename(self.numbered(number), self.numbered(number + 1)) {
@@ -263,7 +262,7 @@ impl Log {
     }
 }
 
-/// For the owner alone: it says what machines have.
+/// Opens a file that only its owner can read, because the log shows what machines use.
 fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
@@ -284,7 +283,7 @@ mod tests {
         let lines: Vec<_> = (0..100).map(|n| format!("{n:03}\n").into_bytes()).collect();
 
         for part in lines.chunks(7) {
-            // Each time as after a restart.
+            // Opened anew each time, as after a restart.
             Log::open(&path, 40).unwrap().write(part, &lost);
         }
 

@@ -1,4 +1,4 @@
-//! Files of the store over HTTP: named by their content, so that any copy of one is good for ever.
+//! Files of the store over HTTP: named by their content, so that clients may cache them for ever.
 
 use std::{fs::File, ops::RangeInclusive, sync::Arc};
 
@@ -11,11 +11,11 @@ use outpost_net::listener::{FilePart, FileStamp};
 
 use crate::Digest;
 
-/// The type of what is nothing in particular.
+/// Media type of files without a more specific one.
 pub(super) const OCTETS: &str = "application/octet-stream";
 
-/// Answers with `file`, which is of this `kind`, or with the one range of it that `asked` names. The answer breaks off
-/// before its end if the file is not what `stamp` says any more.
+/// Answers with `file`, which has this media type, or with the single range of it that `asked` requests. The answer
+/// is cut off if the file no longer matches `stamp`.
 pub(super) fn answer(
     file: Arc<File>,
     stamp: FileStamp,
@@ -68,19 +68,19 @@ pub(super) fn answer(
     Ok((status, headers, Extension(part), body).into_response())
 }
 
-/// Whether a list of tags, as in `If-None-Match`, has `etag`.
+/// Returns whether a list of tags, as in `If-None-Match`, contains `etag`.
 pub(super) fn matches(tags: &str, etag: &str) -> bool {
     let mut tags = tags.split(',').map(str::trim);
     tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
-/// What a `Range` header asks for.
+/// The part of a file that a `Range` header requests.
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
-    /// The whole file: also for what is no single range of bytes, which RFC 9110 lets a server ignore.
+    /// The whole file, also for anything but a single range of bytes, which RFC 9110 allows a server to ignore.
     All,
     Part(RangeInclusive<u64>),
-    /// A range beyond the end.
+    /// A range beyond the file's end.
     Nothing,
 }
 

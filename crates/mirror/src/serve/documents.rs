@@ -21,7 +21,7 @@ use crate::{
     sync::Release,
 };
 
-/// A provider as a request names it: host, namespace and type.
+/// A provider in a request: host, namespace and type.
 pub(super) struct Asked<'a>(pub(super) &'a str, pub(super) &'a str, pub(super) &'a str);
 
 impl Asked<'_> {
@@ -33,10 +33,11 @@ impl Asked<'_> {
     }
 }
 
-/// The hosts that this generation can stand in for, with the services of a CLI configuration's `host` block, as paths.
+/// Returns the hosts that this generation can replace, with the services of a CLI configuration's `host` block, as
+/// paths.
 pub(super) fn services(generation: &Generation) -> Services {
     let mut hosts: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    // Without a signature the registry protocol has no way to hand a provider out.
+    // The registry protocol cannot offer providers without a signature.
     let signed = generation.providers.iter().filter(|p| p.signed.is_some());
     for provider in signed {
         hosts
@@ -58,9 +59,9 @@ pub(super) fn services(generation: &Generation) -> Services {
     hosts.into_iter().map(services).collect()
 }
 
-/// `NAMESPACE/TYPE/versions` of the provider registry protocol; `None` if there is no such provider.
+/// Returns `NAMESPACE/TYPE/versions` of the provider registry protocol; `None` if there is no such provider.
 ///
-/// `offered` is what a registry has beyond that.
+/// `offered` contains the versions that a registry has beyond that.
 pub(super) fn provider_versions(
     generation: &Generation,
     asked: &Asked<'_>,
@@ -83,7 +84,7 @@ pub(super) fn provider_versions(
     (!versions.is_empty()).then(|| json!({ "versions": versions, "warnings": null }))
 }
 
-/// A version of a provider for one platform.
+/// Returns a version of a provider for one platform.
 pub(super) fn find_package<'g>(
     generation: &'g Generation,
     asked: &Asked<'_>,
@@ -98,9 +99,11 @@ pub(super) fn find_package<'g>(
     Some((provider, package))
 }
 
-/// The answer to `VERSION/download/OS/ARCH`. `keys` are the publisher's, armored, in the order of `signed`.
+/// Returns the answer to `VERSION/download/OS/ARCH`. `keys` are the publisher's armored keys, in the order of
+/// `signed`.
 ///
-/// What the publisher signed is handed on, so the engine checks it as it would at the origin, and locks all platforms.
+/// The publisher's signature is passed on, so that the engine verifies it as it would at the origin, and locks all
+/// platforms.
 pub(super) fn download(
     provider: &Provider,
     signed: &Signed,
@@ -129,7 +132,7 @@ pub(super) fn download(
     })
 }
 
-/// The publisher's keys as registries hand them out. `armored` are in the same order.
+/// Returns the publisher's keys in the registry's form. `armored` has the same order.
 fn published(signed: &Signed, armored: &[String]) -> Vec<Value> {
     let key = |(key, armored): (&PublisherKey, &String)| {
         json!({
@@ -140,7 +143,7 @@ fn published(signed: &Signed, armored: &[String]) -> Vec<Value> {
     signed.keys.iter().zip(armored).map(key).collect()
 }
 
-/// Sources that do not tell are taken at the version that all engines speak.
+/// Returns the protocol versions; sources that do not list any get the version that all engines support.
 fn protocols(known: &[String]) -> Vec<&str> {
     match known.is_empty() {
         true => vec!["5.0"],
@@ -148,8 +151,8 @@ fn protocols(known: &[String]) -> Vec<&str> {
     }
 }
 
-/// The same answer for a package that a registry has and the mirror does not; `None` if nobody signed it, or there is
-/// none for the platform.
+/// Returns the same answer for a package that a registry has and the mirror lacks; `None` if it is not signed, or
+/// does not exist for the platform.
 pub(super) fn pulled(release: &Release, platform: &Platform, links: &Links<'_>) -> Option<Value> {
     let (filename, archive) = release.packages.get(platform)?;
     let signed = release.signed.as_ref()?;
@@ -167,13 +170,13 @@ pub(super) fn pulled(release: &Release, platform: &Platform, links: &Links<'_>) 
     }))
 }
 
-/// Checksums of a package. Engines stop at the first that fits: `zh:` is that of the archive as it came, while `h1:` makes
-/// them unpack the archive twice.
+/// Returns the checksums of a package. Engines stop at the first one that they support: `zh:` is that of the archive
+/// as downloaded, while `h1:` makes them unpack the archive twice.
 fn hashes(package: &Package) -> [String; 2] {
     [package.archive.zh().to_string(), package.h1_zip.to_string()]
 }
 
-/// `index.json` of the network mirror protocol.
+/// Returns `index.json` of the network mirror protocol.
 pub(super) fn mirror_index(
     generation: &Generation,
     asked: &Asked<'_>,
@@ -185,7 +188,7 @@ pub(super) fn mirror_index(
     (!versions.is_empty()).then(|| json!({ "versions": versions }))
 }
 
-/// `VERSION.json` of the network mirror protocol.
+/// Returns `VERSION.json` of the network mirror protocol.
 pub(super) fn mirror_version(
     generation: &Generation,
     asked: &Asked<'_>,
@@ -209,9 +212,9 @@ pub(super) fn mirror_version(
     (!archives.is_empty()).then(|| json!({ "archives": archives }))
 }
 
-/// `NAMESPACE/NAME/SYSTEM/versions` of the module registry protocol. `addr` begins with the host.
+/// Returns `NAMESPACE/NAME/SYSTEM/versions` of the module registry protocol. `addr` begins with the host.
 ///
-/// `offered` is what a registry has beyond that.
+/// `offered` contains the versions that a registry has beyond that.
 pub(super) fn module_versions(
     generation: &Generation,
     addr: &str,
@@ -223,7 +226,8 @@ pub(super) fn module_versions(
     (!versions.is_empty()).then(|| json!({ "modules": [{ "source": addr, "versions": versions }] }))
 }
 
-/// Where a module is, as go-getter reads it: it checks the archive before it unpacks it.
+/// Returns the address of a module in go-getter's form, with a checksum that go-getter verifies before it unpacks the
+/// archive.
 pub(super) fn module_location(
     generation: &Generation,
     addr: &str,
@@ -238,7 +242,7 @@ pub(super) fn module_location(
         Some((path, query)) => (path, format!("{query}&")),
         None => (url.as_str(), String::new()),
     };
-    // The double slash tells the engine to unpack all of it and to begin in a directory.
+    // The double slash makes the engine unpack the whole archive and use a directory of it.
     let dir = match module.dir.as_str() {
         "" => String::new(),
         dir => format!("//{dir}"),
@@ -246,7 +250,7 @@ pub(super) fn module_location(
     Some(format!("{path}{dir}?{query}checksum=sha256:{archive}"))
 }
 
-/// Versions of a program as `releases.hashicorp.com` lists them; `None` if there is none.
+/// Returns the versions of a program in the form of `releases.hashicorp.com`; `None` if there is none.
 pub(super) fn releases(generation: &Generation, name: &str) -> Option<Value> {
     let tools: Vec<&Tool> = tools(generation, name).collect();
     let versions = tools.chunk_by(|a, b| a.version == b.version);
@@ -256,14 +260,14 @@ pub(super) fn releases(generation: &Generation, name: &str) -> Option<Value> {
     (!versions.is_empty()).then(|| json!({ "name": name, "versions": versions }))
 }
 
-/// One version of a program, the same way.
+/// Returns one version of a program in the same form.
 pub(super) fn release(generation: &Generation, name: &str, version: &str) -> Option<Value> {
     let tools = tools(generation, name).filter(|tool| tool.version.to_string() == version);
     let tools: Vec<&Tool> = tools.collect();
     (!tools.is_empty()).then(|| release_of(&tools))
 }
 
-/// A file of a release: an archive, the checksums, or their signature.
+/// Returns a file of a release: an archive, the checksums, or their signature.
 pub(super) fn release_file(
     generation: &Generation,
     name: &str,
@@ -279,7 +283,7 @@ pub(super) fn release_file(
         let rest = file.strip_prefix(&format!("{name}_{version}_SHA256SUMS"))?;
         match rest {
             "" => Some(signed.shasums),
-            // With the key that it was made with, or without.
+            // The name may contain the id of the signing key.
             _ if rest.ends_with(".sig") => Some(signed.signature),
             _ => None,
         }
@@ -293,7 +297,7 @@ fn tools<'g>(generation: &'g Generation, name: &'g str) -> impl Iterator<Item = 
         .filter(move |tool| tool.name == name)
 }
 
-/// One version with its packages.
+/// Returns one version with its packages.
 ///
 /// # Source
 /// The addresses are paths below the site: hc-install 0.8 and later append the path to their base URL, and take no other
@@ -319,7 +323,7 @@ fn release_of(tools: &[&Tool]) -> Value {
     release
 }
 
-/// A file that is known by its address without the scheme: `HOST/PATH`, and `?QUERY` in any order.
+/// Finds a file by its address without the scheme: `HOST/PATH`, and `?QUERY` with its parameters in any order.
 pub(super) fn file(generation: &Generation, place: &str) -> Option<Digest> {
     let url = |scheme: &str| Url::parse(&format!("{scheme}://{place}")).ok();
     let asked = place.contains('?').then(|| [url("https"), url("http")]);
@@ -331,20 +335,20 @@ pub(super) fn file(generation: &Generation, place: &str) -> Option<Digest> {
     generation.files.iter().find(is_it).map(|file| file.content)
 }
 
-/// The host of a file's address.
+/// Returns the host of a file's address.
 pub(super) fn host(url: &str) -> Option<&str> {
     url.strip_prefix("https://")?.split(['/', '?']).next()
 }
 
-/// What git's dumb protocol asks for.
+/// A file that git's dumb protocol requests.
 pub(super) enum GitAnswer {
-    /// A small text.
+    /// A small generated text.
     Text(String),
     /// A file of the store.
     Blob(Digest),
 }
 
-/// A path below `/git/`, as the repository's place and what is asked of it: `HOST/OWNER/REPO` and `info/refs`.
+/// Splits a path below `/git/` into the repository and the file that is requested: `HOST/OWNER/REPO` and `info/refs`.
 pub(super) fn split_git(path: &str) -> Option<(&str, &str)> {
     let ends = ["/info/refs", "/HEAD", "/git-upload-pack"];
     let end = ends.iter().find(|end| path.ends_with(**end));
@@ -355,13 +359,13 @@ pub(super) fn split_git(path: &str) -> Option<(&str, &str)> {
     Some((git::place(&path[..at]), &path[at + 1..]))
 }
 
-/// A repository by its place.
+/// Returns a repository by `HOST/OWNER/REPO`.
 pub(super) fn repository<'g>(generation: &'g Generation, place: &str) -> Option<&'g GitRepository> {
     generation.git.iter().find(|git| git.place() == place)
 }
 
-/// A file of a repository: `HOST/OWNER/REPO.git/info/refs`. Without one, the repository's place comes back; empty if it
-/// is there.
+/// Returns a file of a repository: `HOST/OWNER/REPO.git/info/refs`. If it does not exist, the error is the
+/// repository's name, or empty if the repository exists.
 ///
 /// # Source
 /// <https://git-scm.com/docs/http-protocol#_dumb_server_response>
@@ -385,7 +389,7 @@ pub(super) fn git(generation: &Generation, path: &str) -> Result<GitAnswer, Stri
         ("objects/info/packs", _) => Ok(GitAnswer::Text(format!("P {pack}.pack\n\n"))),
         (_, Some(".pack")) => Ok(GitAnswer::Blob(repository.pack)),
         (_, Some(".idx")) => Ok(GitAnswer::Blob(repository.index)),
-        // Loose objects, alternates: there are none, and git asks for some all the same.
+        // Git requests loose objects and alternates, which never exist here.
         _ => Err(String::new()),
     }
 }

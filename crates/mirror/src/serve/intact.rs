@@ -1,7 +1,7 @@
-//! Files of the store that were read in full and are what their names say, so that nothing else is handed out.
+//! Files of the store that were read completely and match their names, so that no others are served.
 //!
-//! A file is read when it is asked for first, and again when the system says that it was changed. What changes while it
-//! is sent is for [`FilePart`](outpost_net::listener::FilePart).
+//! A file is read when it is requested for the first time, and again when the system reports a change. Changes while
+//! it is sent are detected by [`FilePart`](outpost_net::listener::FilePart).
 
 use std::{
     collections::HashMap,
@@ -17,21 +17,21 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use crate::{Digest, Store, StoreError, fetch::blocking};
 
-/// Files that are remembered; the largest mirrors have some ten thousand. Who is forgotten is read again.
+/// Maximum number of files that are remembered; the largest mirrors have some ten thousand. A forgotten file is read
+/// again.
 const LIMIT: usize = 65_536;
 
-/// What a file looked like when it was read, with the time at which anything about it changed last: nobody can set that
-/// back.
+/// State of a file when it was read, with its change time, which nobody can set back.
 type Seen = (FileStamp, (i64, i64));
 
-/// One for each file, so that it is read once, however many ask for it at the same time.
+/// A lock for each file, so that it is read once, however many clients request it at the same time.
 type Known = Arc<AsyncMutex<Option<Seen>>>;
 
-/// What is known of the files of one store.
+/// Verified files of one store.
 #[derive(Debug)]
 pub(super) struct Intact {
     known: Mutex<HashMap<Digest, Known>>,
-    /// Reading more files at once than there are processors makes none of them faster.
+    /// Limits concurrent reads to the number of processors, because more are not faster.
     turns: Semaphore,
 }
 
@@ -44,10 +44,10 @@ impl Intact {
         }
     }
 
-    /// What an open file looks like, if it is the one that `digest` names.
+    /// Returns the state of an open file if it matches `digest`.
     ///
     /// # Errors
-    /// [`StoreError::Mismatch`] if it is damaged, and the system's reason.
+    /// [`StoreError::Mismatch`] if it is damaged, and the system's error.
     pub(super) async fn check(
         &self,
         store: &Store,
@@ -66,7 +66,7 @@ impl Intact {
         let _turn = turn.expect("it is never closed");
         let (of_thread, read) = (store.clone(), file.clone());
         blocking(move || of_thread.verify_open(&read, digest)).await?;
-        // What was changed while it was read is for the next look.
+        // A change during the read is detected by the next check.
         *known = Some(now);
         Ok(now.0)
     }
@@ -102,7 +102,7 @@ mod tests {
         let stamp = intact.check(&store, &open(), digest).await.unwrap();
         assert_eq!(stamp.size(), 9);
 
-        // Another mode is another look at the same content.
+        // Another mode changes the change time, so the same content is read again.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(intact.check(&store, &open(), digest).await.unwrap(), stamp);
         let written = fs::metadata(&path).unwrap().modified().unwrap();

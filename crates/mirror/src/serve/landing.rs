@@ -1,4 +1,4 @@
-//! `/`: what the mirror has and how it is used, as a page, or as JSON for whoever asks for that.
+//! The start page `/`: contents and use of the mirror, as HTML, or as JSON on request.
 
 mod contents;
 mod html;
@@ -29,46 +29,46 @@ use contents::Contents;
 use html::Html;
 use page::{Head, Usage};
 
-/// How long a page's lists and what they say of signatures are good. Keys that are trusted may change without a new
-/// generation, and whoever loads the page again and again must not cost a reading of the index each time.
+/// Time for which the lists and the state of signatures are cached. Trusted keys may change without a new generation,
+/// but a client that reloads the page all the time must not cause a reading of the index each time.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// What was found out about a generation.
+/// The cached overview of a generation.
 #[derive(Default)]
 pub(super) struct Landing(Mutex<Option<(Instant, Arc<Overview>)>>);
 
-/// What the page says, whoever asks.
+/// Contents of the page, which do not depend on the client.
 struct Overview {
-    /// The number of the generation, and when it was made; `None` if there is none.
+    /// Number and time of the generation; `None` if there is none.
     generation: Option<(u64, Timestamp)>,
     state: State,
     files: (usize, u64),
-    /// Registries that it stands in for.
+    /// Registries that the mirror replaces.
     hosts: Vec<String>,
     /// Hosts of its git repositories.
     git_hosts: Vec<String>,
-    /// Whether it has packages that no publisher signed.
+    /// `true` if the mirror has packages that no publisher signed.
     has_unsigned: bool,
     lists: Html,
 }
 
-/// How far the index of the generation is authenticated.
+/// Authentication of the generation's index.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 enum State {
-    /// Trusted keys signed it.
+    /// Trusted keys signed the index.
     Signed { keys: Vec<KeyId> },
-    /// Keys signed it that are not trusted here.
+    /// Keys that are not trusted here signed the index.
     Untrusted { keys: Vec<KeyId> },
-    /// It is the one that was written, and nobody signed it.
+    /// The index is unchanged since it was written, but not signed.
     Unsigned,
-    /// An older release made it.
+    /// The index was written by an older release, which made no inventory.
     NotRecorded,
-    /// It is not the one that was written.
+    /// The index was changed after it was written.
     Damaged { problems: Vec<String> },
 }
 
-/// The same for programs.
+/// The JSON form for programs.
 #[derive(Serialize)]
 struct Document<'a> {
     generation: Option<u64>,
@@ -76,13 +76,13 @@ struct Document<'a> {
     index: &'a State,
     file_count: usize,
     bytes: u64,
-    /// How many things are listed at `/api/missing`.
+    /// Number of items at `/api/missing`.
     missing: usize,
     #[serde(flatten)]
     contents: Contents<'a>,
 }
 
-/// Answers who asks for `/`.
+/// Answers requests for `/`.
 pub(super) async fn show(
     axum::extract::State(mirror): Shared,
     uri: Uri,
@@ -104,7 +104,7 @@ async fn answer(mirror: &Arc<Mirror>, uri: &Uri, headers: &HeaderMap, is_json: b
 }
 
 async fn overview(mirror: &Arc<Mirror>) -> Result<Arc<Overview>, Refused> {
-    // One is made at a time, however many ask.
+    // Only one overview is made at a time, for all clients.
     let mut known = mirror.landing.0.lock().await;
     let current = mirror.store.current()?;
     if let Some((when, overview)) = &*known
@@ -121,7 +121,7 @@ async fn overview(mirror: &Arc<Mirror>) -> Result<Arc<Overview>, Refused> {
 }
 
 impl Overview {
-    /// Blocks.
+    /// Reads the overview from the store. Blocks.
     fn of(mirror: &Mirror) -> Result<Self, Refused> {
         let snapshot = match mirror.snapshot() {
             Err(StoreError::Empty { .. }) => None,
@@ -158,7 +158,7 @@ impl Overview {
     }
 }
 
-/// The length of a file of the store; 0 if it is not there, which the log says when somebody asks for it.
+/// Returns the length of a file of the store; 0 if it is missing, which is logged when a client requests it.
 fn size(store: &Store, digest: super::Digest) -> u64 {
     std::fs::metadata(store.path(digest)).map_or(0, |file| file.len())
 }
@@ -245,12 +245,12 @@ fn as_page(mirror: &Mirror, overview: &Overview, uri: &Uri, headers: &HeaderMap)
     guarded(page::page(&head, &overview.lists))
 }
 
-/// Whether a request is one for the page, as a browser sends it.
+/// Returns whether a request is a browser's request for the page.
 pub(super) fn is_page(request: &Request) -> bool {
     request.uri().path() == "/" && !wants_json(request.headers())
 }
 
-/// A page that says why there is no other one.
+/// Returns a page with the reason for a refusal.
 pub(super) fn refuse(refused: &Refused) -> Response {
     let (status, why) = refused.words();
     let (why, remedy) = match refused {
@@ -268,7 +268,7 @@ pub(super) fn refuse(refused: &Refused) -> Response {
     response
 }
 
-/// A page that may do nothing but show itself.
+/// Returns a page with headers that forbid everything but showing it.
 fn guarded(page: String) -> Response {
     let style = STANDARD.encode(digest(&SHA256, page::STYLE.as_bytes()));
     let policy = format!(
@@ -285,7 +285,7 @@ fn guarded(page: String) -> Response {
     (headers, page).into_response()
 }
 
-/// Where the reader found the mirror: as the browser says, or the proxy before us. Only the reader sees it.
+/// Returns the address under which the browser or a proxy before us reached the mirror. Only this reader sees it.
 fn reached_at(uri: &Uri, headers: &HeaderMap, is_encrypted: bool) -> Option<Url> {
     let text = |name: &str| headers.get(name)?.to_str().ok();
     let first = |name: &str| Some(text(name)?.split(',').next()?.trim());
@@ -300,7 +300,7 @@ fn reached_at(uri: &Uri, headers: &HeaderMap, is_encrypted: bool) -> Option<Url>
     (url.path() == "/" && url.query().is_none() && url.fragment().is_none()).then_some(url)
 }
 
-/// Whether a client would rather have JSON than a page. Who takes either gets the page.
+/// Returns whether a client prefers JSON to a page. A client that accepts both equally gets the page.
 fn wants_json(headers: &HeaderMap) -> bool {
     let accept = headers.get_all(header::ACCEPT).iter();
     let ranges: Vec<_> = accept
@@ -322,7 +322,7 @@ fn wants_json(headers: &HeaderMap) -> bool {
     quality("application/json") > quality("text/html")
 }
 
-/// A range of `Accept`, with its quality in thousandths.
+/// Parses a range of `Accept`, with its quality in thousandths.
 fn range(text: &str) -> Option<(String, u32)> {
     let mut parts = text.split(';').map(str::trim);
     let name = parts.next()?.to_ascii_lowercase();

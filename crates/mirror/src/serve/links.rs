@@ -1,6 +1,7 @@
-//! Who may have what: documents for a token, files for a link that a document has.
+//! Access control: documents require a token, files a link from a document.
 //!
-//! Engines send no token when they fetch an archive, so a document's links carry a signature that is good for some hours.
+//! Engines send no token when they fetch an archive, so a document's links contain a signature that is valid for some
+//! hours.
 
 use std::{
     sync::Arc,
@@ -15,38 +16,39 @@ use outpost_base::secret::Secret;
 
 use crate::Digest;
 
-/// Links end at full hours, so that a document stays the same for as long.
+/// Interval of the links' expiry, at full hours, so that a document stays the same for as long.
 const STEP: Duration = Duration::from_secs(60 * 60);
 
-/// How many of them a link is good for at most.
+/// Maximum number of intervals for which a link is valid.
 const STEPS: u64 = 3;
 
-/// Decides who is answered, and makes links.
+/// Decides which clients are answered, and signs links.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     tokens: Vec<(Client, Secret)>,
-    /// Of the first token: what several servers give out is good at each of them.
+    /// Key derived from the first token: links of several servers are valid at each of them.
     key: Option<Key>,
 }
 
-/// The name of the token by which a client is known; empty where no token is wanted.
+/// Name of a client's token; empty if no token is required.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Client(pub(super) Arc<str>);
 
-/// Makes links for one client.
+/// Signs links for one client.
 pub(super) struct Links<'a> {
     access: &'a Access,
     client: Client,
 }
 
 impl Access {
-    /// For whoever has one of these tokens; for everybody if there are none. Their names are their numbers, from 1.
+    /// Returns access for clients with one of these tokens; for all clients if there are none. The tokens' names are
+    /// their numbers, from 1.
     pub fn tokens(tokens: Vec<Secret>) -> Self {
         let numbers = (1..).map(|number: usize| number.to_string());
         Self::named(numbers.zip(tokens).collect())
     }
 
-    /// The same with names for the tokens, by which the audit log calls their clients.
+    /// Returns the same with names for the tokens, which the audit log shows.
     pub fn named(tokens: Vec<(String, Secret)>) -> Self {
         let tokens = tokens.into_iter();
         let tokens: Vec<_> = tokens
@@ -60,8 +62,8 @@ impl Access {
         Self { tokens, key }
     }
 
-    /// The client whose token a header `Authorization` has: as a bearer, or as the password of whoever. `None` if there
-    /// is no such token and one is wanted.
+    /// Returns the client whose token is in the header `Authorization`: as a bearer token, or as a password with any
+    /// user name. `None` if a token is required and this is not one.
     pub(super) fn admits(&self, authorization: Option<&str>) -> Option<Client> {
         if self.tokens.is_empty() {
             return Some(Client::default());
@@ -79,12 +81,12 @@ impl Access {
         found.map(|(client, _)| client.clone())
     }
 
-    /// Whether anybody needs a token.
+    /// Returns whether a token is required.
     pub(super) fn wants_token(&self) -> bool {
         !self.tokens.is_empty()
     }
 
-    /// Makes links for a client.
+    /// Returns a signer of links for a client.
     pub(super) fn links(&self, client: &Client) -> Links<'_> {
         Links {
             access: self,
@@ -92,7 +94,7 @@ impl Access {
         }
     }
 
-    /// The client that the query of a link lets have the file; `None` if it lets nobody.
+    /// Returns the client that the query of a link authorizes for the file; `None` if it authorizes none.
     pub(super) fn admits_link(&self, digest: Digest, query: Option<&str>) -> Option<Client> {
         self.admits_link_at(digest, query, now())
     }
@@ -114,7 +116,7 @@ impl Access {
 }
 
 impl Links<'_> {
-    /// Where a file of the store is served. Its name decides how go-getter unpacks it.
+    /// Returns the address of a file of the store. Its name decides how go-getter unpacks it.
     pub(super) fn blob(&self, digest: Digest, name: &str) -> String {
         let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"._-+".contains(b);
         let name = match name.as_bytes().iter().all(is_plain) {
@@ -132,7 +134,7 @@ impl Links<'_> {
         let end = (now.as_secs() / STEP.as_secs() + STEPS) * STEP.as_secs();
         let client = &self.client.0;
         let signature = hmac::sign(key, &message(digest, end, client));
-        // Whose link it is stands in it, as engines fetch files without any token.
+        // The link contains the client's name, because engines fetch files without a token.
         let (client, signature) = (hex::encode(&**client), hex::encode(signature));
         format!("?e={end}&c={client}&s={signature}")
     }

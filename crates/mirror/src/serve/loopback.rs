@@ -1,4 +1,4 @@
-//! A mirror for the engines of this machine: modules and repositories have no other way in than a server.
+//! A mirror for the engines of this machine, which can get modules and repositories only from a server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -14,7 +14,7 @@ use url::Url;
 use super::{Access, Proxy, Server};
 use crate::Store;
 
-/// A server on the loopback device, for as long as this lives.
+/// A server on the loopback device, until this is dropped.
 #[derive(Debug)]
 pub struct Loopback {
     url: Url,
@@ -22,22 +22,22 @@ pub struct Loopback {
     _task: AbortOnDropHandle<()>,
 }
 
-/// Why there is no server with a proxy.
+/// Reason for which there is no server with a proxy.
 #[derive(Debug, thiserror::Error)]
 pub enum LoopbackError {
-    /// It cannot listen.
+    /// The server cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The authority cannot be made.
+    /// The proxy's authority cannot be created.
     #[error("failed to make the proxy's authority")]
     Authority(#[from] CaError),
-    /// The authority cannot be kept.
+    /// The proxy's authority cannot be written to a file.
     #[error("failed to write the proxy's authority")]
     Write(#[source] std::io::Error),
 }
 
 impl Loopback {
-    /// Serves `store` at any free port. What it has is no secret on this machine.
+    /// Serves `store` at any free port. The contents are no secret on this machine.
     ///
     /// # Errors
     /// If there is no loopback device, or no port.
@@ -54,10 +54,10 @@ impl Loopback {
         })
     }
 
-    /// The same with a proxy beside it, whose authority nobody else has.
+    /// Does the same with a proxy, whose authority no other process has.
     ///
     /// # Errors
-    /// The same, and [`LoopbackError::Authority`].
+    /// Those of [`start`](Self::start), and [`LoopbackError::Authority`].
     pub async fn with_proxy(store: Store) -> Result<Self, LoopbackError> {
         let server = Server::new(store.clone(), Access::default());
         let dir = tempfile::tempdir().map_err(LoopbackError::Write)?;
@@ -79,12 +79,12 @@ impl Loopback {
         Ok(loopback)
     }
 
-    /// How engines get to the proxy, if there is one.
+    /// Returns the proxy for engines, if there is one.
     pub fn detour(&self) -> Option<&Detour> {
         self.detour.as_ref().map(|(detour, _)| detour)
     }
 
-    /// Where it is.
+    /// Returns the server's address.
     pub fn url(&self) -> &Url {
         &self.url
     }

@@ -1,4 +1,4 @@
-//! What the server did, in Prometheus's text form.
+//! Metrics of the server in Prometheus's text format.
 
 use std::sync::{
     Arc, OnceLock,
@@ -20,17 +20,16 @@ use prometheus_client::{
 
 use crate::sync::Counts;
 
-/// The `Content-Type` of the text.
+/// Value of `Content-Type` for the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What kind of request it was, and how it ended.
+/// Kind and status of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     mode: &'static str,
     code: u16,
 }
 
-/// All of it.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
@@ -42,13 +41,13 @@ pub(super) struct Metrics {
     listener: Arc<OnceLock<Watched>>,
 }
 
-/// The listener that a server is asked through.
+/// The listener through which the server is reached.
 struct Watched {
     door: Arc<Door>,
     certificate: CertificateEnd,
 }
 
-/// What a listener tells when somebody asks.
+/// Metrics of a listener, collected with each scrape.
 #[derive(Debug)]
 struct OfListener(Arc<OnceLock<Watched>>);
 
@@ -95,10 +94,10 @@ impl Collector for OfListener {
     }
 }
 
-/// What of packages that are pulled there is, and how many bytes of them may be there.
+/// Counts of pulled packages, and the limit of their size in bytes.
 type Pulled = (Arc<Counts>, Option<u64>);
 
-/// What an upstream tells when somebody asks.
+/// Metrics of an upstream, collected with each scrape.
 #[derive(Debug)]
 struct OfUpstream(Pulled);
 
@@ -135,7 +134,7 @@ impl Collector for OfUpstream {
 const SECONDS_PER_DAY: f64 = 24.0 * 60.0 * 60.0;
 
 impl Metrics {
-    /// `pulled` is what an upstream tells.
+    /// Returns metrics; `pulled` are those of an upstream.
     pub(super) fn new(pulled: Option<Pulled>) -> Self {
         let mut registry = Registry::with_prefix("outpost_mirror");
         let requests = Family::default();
@@ -170,7 +169,7 @@ impl Metrics {
         }
     }
 
-    /// Tells of this listener from now on; the first one counts.
+    /// Adds the metrics of this listener; only the first one is used.
     pub(super) fn watch(&self, listener: &Listener) {
         let watched = Watched {
             door: listener.door(),
@@ -186,7 +185,7 @@ impl Metrics {
         self.bytes.inc_by(length);
     }
 
-    /// Counts a request for a file that is damaged.
+    /// Counts a request for a damaged file.
     pub(super) fn found_damaged(&self) {
         self.damaged.inc();
     }
@@ -196,13 +195,13 @@ impl Metrics {
         self.generation
             .set(i64::try_from(generation).unwrap_or(i64::MAX));
         let mut text = String::new();
-        // Writing to a string cannot fail.
+        // A write to a string does not fail.
         let _ = text::encode(&mut text, &self.registry);
         text
     }
 }
 
-/// The first part of a path, if it is one of ours.
+/// Returns the first part of a path, if it is one of ours.
 fn mode(path: &str) -> &'static str {
     if path == "/" {
         return "landing-page";

@@ -1,4 +1,4 @@
-//! What was asked for and is not there: the list from which the next bundle is made.
+//! Misses: the list from which the next bundle is made.
 
 use std::{
     collections::BTreeMap,
@@ -9,35 +9,35 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-/// Kept at most: whoever asks for nonsense must not fill our memory.
+/// Maximum number of misses, so that clients that request nonsense cannot fill our memory.
 const LIMIT: usize = 4096;
 
-/// Bytes of a name that are kept.
+/// Maximum length of a name in bytes.
 const NAME_BYTES: usize = 256;
 
-/// What can be missing.
+/// Kinds of items that can be missing.
 const KINDS: [&str; 5] = ["file", "git", "module", "provider", "tool"];
 
-/// Most things that one client may report at once.
+/// Maximum number of items that a client may report at once.
 const MAX_REPORTED: usize = 256;
 
-/// Something that a mirror may have.
+/// An item that a mirror may contain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Item {
-    /// `provider`, `module`, `git`, `tool` or `file`.
+    /// Kind of the item: `provider`, `module`, `git`, `tool` or `file`.
     pub kind: &'static str,
-    /// Its address.
+    /// Address of the item.
     pub name: String,
-    /// Its version, if one was asked for.
+    /// Version of the item, if one was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// For which platform, if that was said.
+    /// Platform of the item, if one was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
 }
 
 impl Item {
-    /// One without version and platform.
+    /// Returns an item without version and platform.
     pub(crate) fn new(kind: &'static str, name: impl Into<String>) -> Self {
         Self {
             kind,
@@ -64,8 +64,8 @@ impl Item {
     }
 }
 
-/// Reads what a client reports: `{"missing": [{"kind": …, "name": …}]}`, as the list itself is written; `None` if it is
-/// something else.
+/// Parses a client's report: `{"missing": [{"kind": …, "name": …}]}`, the form of the list itself; `None` if it is
+/// not valid.
 pub(super) fn reported(text: &[u8]) -> Option<Vec<Item>> {
     #[derive(Deserialize)]
     struct Report {
@@ -100,19 +100,18 @@ pub(super) fn reported(text: &[u8]) -> Option<Vec<Item>> {
     items.filter(|_| is_short)
 }
 
-/// How often something was asked for in vain.
+/// An item that was requested and is missing.
 #[derive(Clone, Debug, Serialize)]
 pub struct Miss {
-    /// What.
+    /// The item that is missing.
     #[serde(flatten)]
     pub item: Item,
-    /// How often since the server began.
+    /// Number of requests since the server began.
     pub count: u64,
-    /// The last time.
+    /// Time of the last request.
     pub last: Timestamp,
 }
 
-/// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Misses {
     all: Mutex<BTreeMap<Item, (u64, Timestamp)>>,

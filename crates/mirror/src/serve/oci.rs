@@ -1,7 +1,7 @@
-//! Providers as OpenTofu takes them from an OCI registry. Pure: no socket, no file.
+//! Providers in the form in which OpenTofu takes them from an OCI registry. Pure: no socket, no file.
 //!
-//! A blob of such a registry is named by its SHA-256, as files of the store are; so only two kinds of manifests are
-//! made here, and the packages are what they always were.
+//! A blob of such a registry is named by its SHA-256, like a file of the store; so only two kinds of manifests are
+//! made here, and the packages are unchanged.
 //!
 //! # Source
 //! <https://opentofu.org/docs/cli/oci_registries/provider-mirror/>, the OCI distribution specification 1.1
@@ -14,15 +14,15 @@ use crate::{
     generation::{Generation, Package, Provider},
 };
 
-/// A manifest that lists others.
+/// Media type of a manifest that lists others.
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const PROVIDER: &str = "application/vnd.opentofu.provider";
 const TARGET: &str = "application/vnd.opentofu.provider-target";
-/// What stands where images have a configuration.
+/// Content that replaces the configuration of an image.
 pub(super) const EMPTY: &[u8] = b"{}";
 
-/// A manifest, with the type that it is served as.
+/// A manifest with its media type.
 pub(super) struct Manifest {
     pub(super) kind: &'static str,
     pub(super) content: Vec<u8>,
@@ -39,18 +39,18 @@ impl Manifest {
     }
 }
 
-/// The versions of a provider; `None` if there is none.
+/// Returns the versions of a provider; `None` if there is none.
 pub(super) fn tags(generation: &Generation, asked: &Asked<'_>, name: &str) -> Option<Value> {
     let tags: Vec<_> = asked.of(generation).map(tag).collect();
     (!tags.is_empty()).then(|| json!({ "name": name, "tags": tags }))
 }
 
-/// A version as a tag, which may have no plus sign.
+/// Returns a version as a tag, which cannot contain a plus sign.
 fn tag(provider: &Provider) -> String {
     provider.version.to_string().replace('+', "_")
 }
 
-/// The manifest that a tag or a digest names.
+/// Returns the manifest that a tag or a digest names.
 pub(super) fn manifest(
     generation: &Generation,
     asked: &Asked<'_>,
@@ -67,13 +67,13 @@ pub(super) fn manifest(
     })
 }
 
-/// Whether a file belongs to a provider: a registry gives nothing of one under the name of another.
+/// Returns whether a file belongs to a provider: a registry serves no file of one under the name of another.
 pub(super) fn has(generation: &Generation, asked: &Asked<'_>, digest: Digest) -> bool {
     let mut packages = asked.of(generation).flat_map(|it| &it.packages);
     packages.any(|it| it.archive == digest)
 }
 
-/// A digest as OCI writes it.
+/// Parses a digest in OCI's form.
 pub(super) fn digest(text: &str) -> Option<Digest> {
     text.strip_prefix("sha256:")?.parse().ok()
 }

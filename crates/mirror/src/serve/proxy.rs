@@ -1,8 +1,8 @@
-//! A proxy that stands in for the hosts of which the mirror has files, so that templates may name them by their own
+//! A proxy that replaces the hosts of files in the mirror, so that templates may name the files by their own
 //! addresses.
 //!
-//! It makes certificates for those hosts as they are asked for, so whoever uses it must trust its authority, and nobody
-//! else should. It passes nothing on: what the mirror does not have is refused.
+//! It makes certificates for those hosts on request, so its clients must trust its authority, and nobody else should.
+//! It forwards nothing: what the mirror lacks is refused.
 
 use std::{
     collections::HashMap,
@@ -35,24 +35,24 @@ use tokio_rustls::TlsAcceptor;
 use super::{Item, Mirror, Server, audit::Asked, blob, documents, links::Client};
 use crate::Generation;
 
-/// Time for a client's handshake, and between its requests.
+/// Time limit for a client's handshake, and between its requests.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a certificate is used; it is good for longer.
+/// Time for which a certificate is reused, which is shorter than its validity.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The proxy. It has what the server has, for those whom the server answers.
+/// The proxy. It serves the server's files, with the same access control.
 #[derive(Clone)]
 pub struct Proxy(Arc<Inner>);
 
 struct Inner {
     mirror: Arc<Mirror>,
     authority: Authority,
-    /// By host. There are no more than hosts in the generations that were served.
+    /// Certificates by host. There are no more than hosts in the generations that were served.
     certificates: Mutex<HashMap<String, (Instant, Arc<ServerConfig>)>>,
 }
 
 impl Proxy {
-    /// A proxy whose authority is in `dir`, which is made if there is none.
+    /// Returns a proxy whose authority is in `dir`, where it is created if there is none.
     ///
     /// # Errors
     /// [`CaError`].
@@ -69,7 +69,7 @@ impl Proxy {
         })))
     }
 
-    /// What it answers.
+    /// Returns the router of the proxy.
     pub fn router(&self) -> Router {
         Router::new().fallback(connect).with_state(self.clone())
     }
@@ -93,7 +93,7 @@ impl Proxy {
         Ok(config)
     }
 
-    /// Speaks for `host` on a connection that a client believes to lead there.
+    /// Answers in the place of `host` on a connection that was meant for it.
     async fn speak(
         self,
         host: String,
@@ -171,7 +171,7 @@ async fn connect(
     Ok(Response::new(Body::empty()))
 }
 
-/// A file by its own address, with the query or without.
+/// Returns a file by its own address, with the query or without.
 async fn file(
     State((mirror, host, (peer, client))): State<(Arc<Mirror>, String, (Peer, Client))>,
     method: Method,

@@ -1,5 +1,5 @@
-//! Git's smart protocol, by git's own `upload-pack`: what a shallow clone (`?depth=1`) needs, and what the files of the
-//! dumb protocol cannot give. Where there is no git, the dumb protocol is what clients get.
+//! Git's smart protocol, implemented by git's own `upload-pack`: a shallow clone (`?depth=1`) needs it, because files
+//! of the dumb protocol cannot provide one. Where there is no git, the dumb protocol is what clients get.
 //!
 //! # Source
 //! <https://git-scm.com/docs/http-protocol> and <https://git-scm.com/docs/protocol-v2>
@@ -28,26 +28,26 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Snapshot;
 use crate::generation::GitRepository;
 
-/// What a client may send: the commits that it wants, and those that it has.
+/// Maximum size of a client's request in bytes: the commits that it wants, and those that it has.
 pub(super) const MAX_REQUEST_BYTES: usize = 8 << 20;
-/// How long a clone may take.
+/// Maximum duration of a clone.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
-/// How long a client waits for others to be done.
+/// Maximum time that a client waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Read from git at once.
+/// Bytes that are read from git at once.
 const PIECE_BYTES: usize = 64 << 10;
-/// Kept of what git complains about.
+/// Bytes of git's error output that are kept.
 const COMPLAINT_BYTES: u64 = 4 << 10;
-/// The longest name of a reference that is looked at.
+/// Maximum length of a reference's name in bytes; longer ones are ignored.
 const MAX_NAME_BYTES: usize = 255;
 
-/// Why there is no answer from git.
+/// Reason for which git gives no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SmartError {
-    /// There is no git, or it cannot be started.
+    /// Git is missing, or cannot be started.
     #[error("`git` cannot be run")]
     Spawn(#[source] io::Error),
-    /// Too many clones run.
+    /// Too many clones are running.
     #[error("too many clones run at once")]
     Busy,
     /// The repository cannot be laid out.
@@ -55,16 +55,16 @@ pub(super) enum SmartError {
     Layout(#[source] io::Error),
 }
 
-/// What is asked of a repository.
+/// Kind of a request to git.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// Its references, and what the server can do.
+    /// The repository's references and the server's capabilities.
     Advertisement,
-    /// Whatever a client's request says.
+    /// A request with this body.
     Request(Vec<u8>),
 }
 
-/// Runs git, for so many clients at a time.
+/// Runs git for a limited number of clients at a time.
 pub(super) struct Backend {
     places: Arc<Semaphore>,
 }
@@ -72,14 +72,14 @@ pub(super) struct Backend {
 impl Default for Backend {
     fn default() -> Self {
         let cores = thread::available_parallelism().map_or(2, Into::into);
-        // A clone computes, and waits for its client.
+        // A clone alternates between computing and waiting for its client.
         let places = Arc::new(Semaphore::new(4 * cores));
         Self { places }
     }
 }
 
 impl Backend {
-    /// Git's answer, while it comes. `protocol` is the client's `Git-Protocol` header.
+    /// Returns git's answer as a stream. `protocol` is the client's `Git-Protocol` header.
     pub(super) async fn answer(
         &self,
         snapshot: Arc<Snapshot>,
@@ -105,7 +105,7 @@ impl Backend {
             Ask::Request(request) => (Bytes::new(), request),
         };
         let writing = tokio::spawn(async move {
-            // Git may end before it has read everything; its status tells.
+            // Git may exit before it has read everything; its status decides.
             let _ = stdin.write_all(&request).await;
         });
         let complaint = tokio::spawn(async move {
@@ -114,7 +114,7 @@ impl Backend {
                 .take(COMPLAINT_BYTES)
                 .read_to_end(&mut said)
                 .await;
-            // A full pipe would hold git up.
+            // A full pipe would block git.
             let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
             String::from_utf8_lossy(&said).trim().to_owned()
         });
@@ -137,7 +137,7 @@ impl Backend {
     }
 }
 
-/// A git at work for one client, with all that it needs until then. Dropped, it ends.
+/// A git process for one client, with everything that it needs until its end. It is killed on drop.
 struct Running {
     begin: Bytes,
     child: Child,
@@ -167,13 +167,13 @@ impl Running {
             Ok(Err(error)) => error,
             Err(_) => io::ErrorKind::TimedOut.into(),
         };
-        // The client must see that the answer is not whole.
+        // The client must notice that the answer is incomplete.
         tracing::warn!(error = %failure, "a clone from the mirror failed");
         self.is_over = true;
         Some((Err(failure), self))
     }
 
-    /// Waits for git's end; returns what is wrong with it.
+    /// Waits for git's end; returns its error.
     async fn end(&mut self) -> Option<io::Error> {
         let status = match timeout_at(self.deadline, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => return None,
@@ -190,7 +190,7 @@ impl Running {
 fn upload_pack(dir: &Path, ask: &Ask, protocol: Option<&str>) -> Command {
     let mut command = Command::new("git");
     command
-        // Of what a branch had once, a template may name a commit.
+        // A template may name a commit that no branch contains any more.
         .args(["-c", "uploadpack.allowAnySHA1InWant=true"])
         .args(["-c", "pack.threads=1"])
         .args(["upload-pack", "--strict", "--stateless-rpc"])
@@ -213,7 +213,7 @@ fn upload_pack(dir: &Path, ask: &Ask, protocol: Option<&str>) -> Command {
     command
 }
 
-/// Whether a header has nothing but keys and values, as `version=2` is one.
+/// Returns whether a header has only keys and values, such as `version=2`.
 fn is_plain(protocol: &str) -> bool {
     let is_good = |b: u8| b.is_ascii_alphanumeric() || b"=:.-".contains(&b);
     protocol.len() <= 64 && protocol.bytes().all(is_good)
@@ -223,7 +223,7 @@ fn is_second(protocol: Option<&str>) -> bool {
     protocol.is_some_and(|text| is_plain(text) && text.split(':').any(|it| it == "version=2"))
 }
 
-/// The body of a request, unpacked if a client packed it; `None` if it is too long or damaged.
+/// Returns the body of a request, decompressed if necessary; `None` if it is too long or damaged.
 pub(super) fn unpacked(body: &[u8], is_packed: bool) -> Option<Vec<u8>> {
     if !is_packed {
         return Some(body.to_vec());
@@ -236,7 +236,7 @@ pub(super) fn unpacked(body: &[u8], is_packed: bool) -> Option<Vec<u8>> {
     (read.is_ok() && all.len() <= MAX_REQUEST_BYTES).then_some(all)
 }
 
-/// The branch or tag that a client looks for by its name, if it does and the repository has neither.
+/// Returns the branch or tag that a client looks for by its name, if the repository has neither.
 ///
 /// Git names all places where it could be: `v1`, `refs/tags/v1`, `refs/heads/v1` and some more.
 pub(super) fn missed_reference(request: &[u8], repository: &GitRepository) -> Option<String> {
@@ -257,7 +257,7 @@ pub(super) fn missed_reference(request: &[u8], repository: &GitRepository) -> Op
     (!places(name).iter().any(is_there)).then(|| (*name).to_owned())
 }
 
-/// The lines of a request, without the marks between its parts.
+/// Returns the lines of a request, without the separators between its parts.
 fn lines(request: &[u8]) -> Vec<&str> {
     let (mut lines, mut rest) = (Vec::new(), request);
     while let Some((length, more)) = rest.split_at_checked(4) {

@@ -1,4 +1,4 @@
-//! Generations in the store: numbered indexes, one of which is the current one.
+//! Generations in the store: numbered indexes, one of which is current.
 
 use std::{
     fs::{self, File},
@@ -14,29 +14,29 @@ use outpost_files as files;
 use super::{Store, StoreError, sync_dir};
 use crate::Generation;
 
-/// What an index may have, in bytes; the one of a registry with ten thousand packages has three million.
+/// Maximum size of an index in bytes; that of a registry with ten thousand packages has three million.
 pub(super) const MAX_INDEX_BYTES: u64 = 256 << 20;
 
-/// A generation that somebody uses: it and its files stay as long.
+/// A generation that is in use: it and its files are kept until the lease is dropped.
 #[derive(Debug)]
 pub struct Lease {
-    /// The number of the generation.
+    /// Number of the generation.
     pub number: u64,
     _lock: Flock<File>,
 }
 
 impl Store {
-    /// Where the index of a generation is, whether it is there or not.
+    /// Returns the path of a generation's index, whether it exists or not.
     pub fn index_path(&self, number: u64) -> PathBuf {
         self.dir
             .join("generations")
             .join(format!("{number:06}.json"))
     }
 
-    /// The numbers of all generations, oldest first.
+    /// Returns the numbers of all generations, oldest first.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn generations(&self) -> Result<Vec<u64>, StoreError> {
         let dir = self.dir.join("generations");
         let mut numbers = Vec::new();
@@ -49,10 +49,10 @@ impl Store {
         Ok(numbers)
     }
 
-    /// The number of the current generation; `None` as long as there is none.
+    /// Returns the number of the current generation; `None` if there is none yet.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn current(&self) -> Result<Option<u64>, StoreError> {
         let link = self.dir.join("current");
         match fs::read_link(&link) {
@@ -65,10 +65,10 @@ impl Store {
         }
     }
 
-    /// Reads a generation.
+    /// Reads a generation and checks its index.
     ///
     /// # Errors
-    /// The system's reason, [`StoreError::Index`], and [`StoreError::Altered`] if its index is not the one that was
+    /// The system's error, [`StoreError::Index`], and [`StoreError::Altered`] if its index was changed after it was
     /// written.
     pub fn generation(&self, number: u64) -> Result<Generation, StoreError> {
         let text = self.index_text(number)?;
@@ -76,10 +76,10 @@ impl Store {
         self.parsed(number, &text)
     }
 
-    /// Reads a generation, whatever its inventory says, with the text of its index.
+    /// Reads a generation with the text of its index, without a comparison with its inventory.
     ///
     /// # Errors
-    /// The system's reason, and [`StoreError::Index`].
+    /// The system's error, and [`StoreError::Index`].
     pub fn unchecked(&self, number: u64) -> Result<(Vec<u8>, Generation), StoreError> {
         let text = self.index_text(number)?;
         let generation = self.parsed(number, &text)?;
@@ -108,10 +108,10 @@ impl Store {
         fs::read(&path).map_err(StoreError::io("read", &path))
     }
 
-    /// When a generation was written, to the second.
+    /// Returns the time at which a generation was written, to the second.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn made(&self, number: u64) -> Result<Timestamp, StoreError> {
         let path = self.index_path(number);
         let modified = fs::metadata(&path).and_then(|file| file.modified());
@@ -124,7 +124,7 @@ impl Store {
     /// Reads the current generation.
     ///
     /// # Errors
-    /// The same, and [`StoreError::Empty`].
+    /// Those of [`generation`](Self::generation), and [`StoreError::Empty`].
     pub fn newest(&self) -> Result<(u64, Generation), StoreError> {
         let number = self.current()?.ok_or_else(|| StoreError::Empty {
             dir: self.dir.clone(),
@@ -132,12 +132,12 @@ impl Store {
         Ok((number, self.generation(number)?))
     }
 
-    /// Writes a generation and makes it the current one. Whoever calls it holds the store's lock, and has read the
+    /// Writes a generation and makes it the current one. The caller holds the store's lock, and has read the
     /// generation `after` before.
     ///
     /// # Errors
-    /// [`StoreError::Incomplete`] if a file of it is missing, [`StoreError::Raced`] if `after` is not the current one,
-    /// and the system's reason. The current generation is the old one then.
+    /// [`StoreError::Incomplete`] if a file of it is missing, [`StoreError::Raced`] if `after` is not the current
+    /// one, and the system's error. The current generation stays the old one then.
     pub fn commit(
         &self,
         mut generation: Generation,
@@ -168,18 +168,18 @@ impl Store {
             path: path.clone(),
             source,
         })?;
-        // First what the index is checked against: who is killed between the two leaves no generation.
+        // Write the inventory before the index, so that a crash between the two leaves no generation.
         self.write_inventory(number, &text, &generation, after)?;
-        // Nothing in it is secret, and daemons read it.
+        // The index is not secret, and daemons of other users read it.
         files::write_public(&path, &text).map_err(StoreError::io("write", &path))?;
         self.switch(number)?;
         Ok(number)
     }
 
-    /// Makes another generation the current one, such as the one before.
+    /// Makes another generation the current one, such as the previous one.
     ///
     /// # Errors
-    /// If there is no such generation, and the system's reason.
+    /// If there is no such generation, and the system's error.
     pub fn switch(&self, number: u64) -> Result<(), StoreError> {
         let path = self.index_path(number);
         fs::metadata(&path).map_err(StoreError::io("find", &path))?;
@@ -202,14 +202,14 @@ impl Store {
         }
     }
 
-    /// Forgets a generation that is not the current one, unless somebody uses it; tells whether it did. Its files stay.
+    /// Removes a generation that is not the current one, unless it is in use; returns whether it did. Its files stay.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn forget(&self, number: u64, _lock: &files::Lock) -> Result<bool, StoreError> {
         let path = self.index_path(number);
         let file = File::open(&path).map_err(StoreError::io("open", &path))?;
-        // Held until the name is gone: nobody gets a lease on what is being forgotten.
+        // Held until the name is gone, so that nobody gets a lease on a generation that is being removed.
         let Ok(_held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             return Ok(false);
         };
@@ -218,11 +218,11 @@ impl Store {
         Ok(true)
     }
 
-    /// Holds on to a generation for as long as the lease lives; the end of the process ends it, too. A store that only
-    /// others may write can be leased as well.
+    /// Keeps a generation for as long as the lease lives; the end of the process ends it as well. Read access to the
+    /// store is enough.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn lease(&self, number: u64) -> Result<Lease, StoreError> {
         let path = self.index_path(number);
         let file = File::open(&path).map_err(StoreError::io("open", &path))?;
@@ -234,16 +234,16 @@ impl Store {
         })
     }
 
-    /// Reads the current generation and holds on to it.
+    /// Reads the current generation and returns it with a lease.
     ///
     /// # Errors
-    /// As [`newest`](Self::newest).
+    /// Those of [`newest`](Self::newest).
     pub fn lease_newest(&self) -> Result<(Lease, Generation), StoreError> {
         loop {
             let number = self.current()?.ok_or_else(|| StoreError::Empty {
                 dir: self.dir.clone(),
             })?;
-            // It may have been replaced and forgotten between the two.
+            // The generation may have been replaced and removed between the two steps.
             let lease = match self.lease(number) {
                 Err(_) if self.current()? != Some(number) => continue,
                 lease => lease?,
@@ -254,10 +254,10 @@ impl Store {
         }
     }
 
-    /// Whether somebody uses a generation.
+    /// Returns whether a generation is in use.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn is_leased(&self, number: u64) -> Result<bool, StoreError> {
         let path = self.index_path(number);
         let file = File::open(&path).map_err(StoreError::io("open", &path))?;

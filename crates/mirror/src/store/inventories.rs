@@ -23,10 +23,10 @@ use crate::{
     keys::{self, KeyError, KeyId, SecretKey, Signature},
 };
 
-/// The key that a signature's file is named for, and the signature, unless the file is none.
+/// Key id from the name of a signature's file, and the signature or the reason for which it cannot be parsed.
 pub type NamedSignature = (KeyId, Result<Signature, KeyError>);
 
-/// The part of an inventory that every reader of a generation looks at.
+/// The part of an inventory that every reader of a generation checks.
 #[derive(Deserialize)]
 struct IndexDigest {
     index: Digest,
@@ -37,15 +37,15 @@ impl Store {
         self.index_path(number).with_extension(end)
     }
 
-    /// Where the inventory of a generation is, whether there is one or not.
+    /// Returns the path of a generation's inventory, whether it exists or not.
     pub fn inventory_path(&self, number: u64) -> PathBuf {
         self.beside(number, "inventory")
     }
 
-    /// The inventory of a generation, with its text; `None` if an older release made the generation.
+    /// Returns the inventory of a generation with its text; `None` if an older release made the generation.
     ///
     /// # Errors
-    /// The system's reason, and [`StoreError::Index`] if it is damaged.
+    /// The system's error, and [`StoreError::Index`] if it is damaged.
     pub fn inventory(&self, number: u64) -> Result<Option<(Inventory, Vec<u8>)>, StoreError> {
         let path = self.inventory_path(number);
         let Some(text) = read_if_there(&path)? else {
@@ -57,7 +57,7 @@ impl Store {
     }
 
     /// Writes the inventory of a generation whose index has this text and is not written yet: readers refuse an index
-    /// that does not fit. What is left of an earlier generation with this number goes.
+    /// that does not match. Remains of an earlier generation with this number are removed.
     pub(super) fn write_inventory(
         &self,
         number: u64,
@@ -82,10 +82,10 @@ impl Store {
         files::write_public(&path, &text).map_err(StoreError::io("write", &path))
     }
 
-    /// Gives a generation of an older release its inventory, as it is now. Tells whether it had none.
+    /// Writes the inventory of a generation of an older release, from its present index. Returns whether it had none.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn take_inventory(&self, number: u64, _lock: &files::Lock) -> Result<bool, StoreError> {
         if self.inventory_path(number).exists() {
             return Ok(false);
@@ -95,7 +95,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Refuses the text of an index that is not what its inventory says.
+    /// Refuses the text of an index that does not match its inventory.
     pub(super) fn check_index(&self, number: u64, text: &[u8]) -> Result<(), StoreError> {
         let path = self.inventory_path(number);
         let Some(inventory) = read_if_there(&path)? else {
@@ -112,10 +112,10 @@ impl Store {
         }
     }
 
-    /// Signs the inventory of a generation. Tells whether this key had not signed it yet.
+    /// Signs the inventory of a generation. Returns whether this key had not signed it before.
     ///
     /// # Errors
-    /// The system's reason, also if there is no inventory.
+    /// The system's error, also if there is no inventory.
     pub fn sign_inventory(
         &self,
         number: u64,
@@ -134,11 +134,11 @@ impl Store {
         Ok(true)
     }
 
-    /// The signatures over the inventory of a generation, by the names of their keys. A file that is none comes with
-    /// the reason.
+    /// Returns the signatures over the inventory of a generation, by the ids of their keys. A file that cannot be
+    /// parsed comes with the reason.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn signatures(&self, number: u64) -> Result<Vec<NamedSignature>, StoreError> {
         let mut all = Vec::new();
         for path in self.files_beside(number)? {
@@ -159,18 +159,18 @@ impl Store {
         Ok(all)
     }
 
-    /// What a bundle said before its first file, for the generation that came from it.
+    /// Returns the head of the bundle that a generation came from; `None` if it did not come from one.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn bundle_head(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
         read_if_there(&self.beside(number, "bundle"))
     }
 
-    /// Keeps what a bundle said before its first file.
+    /// Stores the head of the bundle that a generation came from.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn keep_bundle_head(
         &self,
         number: u64,
@@ -181,11 +181,11 @@ impl Store {
         files::write_public(&path, head).map_err(StoreError::io("write", &path))
     }
 
-    /// Moves a generation's index, and what lies beside it, to the trash. If it was the current one, the newest that
+    /// Moves a generation's index and the files beside it to the trash. If it was the current one, the newest that
     /// can be read becomes current, or none; returns the current one.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn put_generation_aside(
         &self,
         number: u64,
@@ -210,7 +210,7 @@ impl Store {
         Ok(next)
     }
 
-    /// Removes what lies beside the index of a generation that is gone.
+    /// Removes the files beside the index of a generation that was removed.
     pub(super) fn remove_beside(&self, number: u64) -> Result<(), StoreError> {
         let index = self.index_path(number);
         for path in self.files_beside(number)? {
@@ -221,8 +221,8 @@ impl Store {
         Ok(())
     }
 
-    /// The index of a generation and what lies beside it, the index first: what is left of a half removed generation is
-    /// no generation.
+    /// Returns the index of a generation and the files beside it, the index first: without it, the rest of a
+    /// half-removed generation is ignored.
     fn files_beside(&self, number: u64) -> Result<Vec<PathBuf>, StoreError> {
         let index = self.index_path(number);
         let dir = index.parent().unwrap_or(&self.dir);
@@ -240,7 +240,7 @@ impl Store {
     }
 }
 
-/// A file of ours; `None` if it is not there.
+/// Reads a file; `None` if it does not exist.
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let size = match fs::metadata(path) {
         Ok(found) => found.len(),

@@ -1,4 +1,4 @@
-//! Downloads that outlive whoever began them: what is there of a file whose digest is known before its first byte.
+//! Downloads that survive their process: the first part of a file whose digest is known in advance.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{PIECE_BYTES, Store, StoreError, sync_dir};
 use crate::Digest;
 
-/// A file that is being downloaded. Dropped before its end, it is continued by whoever asks for it next.
+/// A file that is being downloaded. If it is dropped early, the next process that needs it continues it.
 pub struct Partial {
     store: Store,
     path: PathBuf,
@@ -24,10 +24,10 @@ pub struct Partial {
 }
 
 impl Store {
-    /// Begins the file `expected`, or goes on where somebody was interrupted. `None` if somebody else is at it.
+    /// Begins the file `expected`, or continues it after an interruption. `None` if another process holds it.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn partial(&self, expected: Digest) -> Result<Option<Partial>, StoreError> {
         let dir = self.dir.join("incoming/partial");
         fs::create_dir_all(&dir).map_err(StoreError::io("make", &dir))?;
@@ -71,15 +71,15 @@ impl Partial {
         }
     }
 
-    /// Bytes that are there.
+    /// Returns the number of bytes that were downloaded.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Adds bytes.
+    /// Appends bytes to the file.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let written = self.file.write_all(bytes);
         written.map_err(StoreError::io("write", &self.path))?;
@@ -88,10 +88,10 @@ impl Partial {
         Ok(())
     }
 
-    /// Forgets what is there.
+    /// Discards the downloaded bytes.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn restart(&mut self) -> Result<(), StoreError> {
         let cut = self.file.set_len(0);
         cut.map_err(StoreError::io("write", &self.path))?;
@@ -99,7 +99,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Whether it is the file that was asked for.
+    /// Returns whether the bytes match the expected digest.
     pub fn is_whole(&self) -> bool {
         Digest::finish(self.digest.clone()) == self.expected
     }
@@ -107,7 +107,7 @@ impl Partial {
     /// Gives the file its name, and returns its length in bytes.
     ///
     /// # Errors
-    /// [`StoreError::Mismatch`] if it is another one, which is forgotten then, and the system's reason.
+    /// [`StoreError::Mismatch`] if it is another file, which is discarded then, and the system's error.
     pub fn commit(self, name: &str) -> Result<u64, StoreError> {
         if !self.is_whole() {
             fs::remove_file(&self.path).map_err(StoreError::io("remove", &self.path))?;

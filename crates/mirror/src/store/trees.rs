@@ -1,4 +1,4 @@
-//! Packages, unpacked: what engines run.
+//! Unpacked packages, which engines run.
 
 use std::{
     collections::BTreeSet,
@@ -19,18 +19,18 @@ use crate::{
     generation::{Package, Tool},
 };
 
-/// Files in a package; the largest provider has some hundred.
+/// Maximum number of files in a package; the largest provider has some hundred.
 const MAX_FILES: usize = 10_000;
-/// Bytes of a package once it is unpacked; the largest provider has about one thousand million.
+/// Maximum size of an unpacked package in bytes; the largest provider has about one thousand million.
 const MAX_TREE_BYTES: u64 = 8 << 30;
 
 impl Store {
-    /// The files of a package, which are unpacked if they are not there yet, or not what they were any more. `package`
-    /// says what they must be.
+    /// Returns the directory of a package, which is unpacked if it is missing or was changed. `package` has the
+    /// expected checksums.
     ///
     /// # Errors
-    /// [`StoreError::Package`] if it cannot be trusted or unpacked, [`StoreError::Mismatch`] if it is not what
-    /// `package` says, and the system's reason.
+    /// [`StoreError::Package`] if it cannot be trusted or unpacked, [`StoreError::Mismatch`] if it does not match
+    /// `package`, and the system's error.
     pub fn tree(&self, package: &Package) -> Result<PathBuf, StoreError> {
         if let Some(tree) = self.existing_tree(package) {
             return Ok(tree);
@@ -49,10 +49,10 @@ impl Store {
         self.publish(staging, package.archive, &found)
     }
 
-    /// The files of a program, which are unpacked if they are not there yet, or not what they were any more.
+    /// Returns the directory of a program, which is unpacked if it is missing or was changed.
     ///
     /// # Errors
-    /// As [`tree`](Self::tree).
+    /// Those of [`tree`](Self::tree).
     pub fn tool(&self, tool: &Tool) -> Result<PathBuf, StoreError> {
         if let Some(tree) = self.intact(tool.archive, None) {
             return Ok(tree);
@@ -74,7 +74,7 @@ impl Store {
         if !is_there {
             if tree.is_dir() {
                 tracing::warn!(tree = %tree.display(), "an unpacked package was modified; unpacking it again");
-                // Somebody else may do the same.
+                // Another process may do the same.
                 let aside = self.put_aside(&tree, SystemTime::now());
                 aside.or_else(|error| if tree.is_dir() { Err(error) } else { Ok(()) })?;
             }
@@ -93,7 +93,8 @@ impl Store {
         Ok(tree)
     }
 
-    /// An error about a package that cannot be unpacked, which says so if it was unpacked before and then changed.
+    /// Returns an error about a package that cannot be unpacked, with a note if it was unpacked before and then
+    /// changed.
     fn damaged(&self, archive: Digest, name: &str, error: StoreError) -> StoreError {
         let tree = self.tree_path(archive);
         match error {
@@ -109,12 +110,12 @@ impl Store {
         }
     }
 
-    /// The files of a package, if they are there and what they must be.
+    /// Returns the directory of a package if it is unpacked and unchanged.
     pub fn existing_tree(&self, package: &Package) -> Option<PathBuf> {
         self.intact(package.archive, Some(&package.h1_tree))
     }
 
-    /// The same, if nobody has to read them to know that.
+    /// Does the same, but only if no file has to be read for that.
     pub fn known_tree(&self, package: &Package) -> Option<PathBuf> {
         let tree = self.unpacked(package.archive)?;
         let record = Record::read(&self.record_path(package.archive)).ok()?;
@@ -122,16 +123,16 @@ impl Store {
         is_it.then_some(tree)
     }
 
-    /// Where an archive is unpacked, if it is, whatever became of its files.
+    /// Returns the directory of an unpacked archive, without any check of its files.
     pub fn unpacked(&self, archive: Digest) -> Option<PathBuf> {
         Some(self.tree_path(archive)).filter(|tree| tree.is_dir())
     }
 
-    /// Reads unpacked files anew. `expected` is the checksum of a package; of a program only what it was when it was
-    /// unpacked is known.
+    /// Reads unpacked files again. `expected` is the checksum of a package; a program can only be compared with its
+    /// record.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The problem with the files.
     pub fn verify_tree(&self, archive: Digest, expected: Option<&Hash>) -> Result<(), String> {
         let tree = self.tree_path(archive);
         let path = self.record_path(archive);
@@ -145,7 +146,7 @@ impl Store {
                 "the unpacked files have the checksum {}, not {expected}",
                 found.h1
             )),
-            // Nobody knows what a program was that an older release unpacked.
+            // A program that an older release unpacked has no record to compare with.
             None => Ok(()),
             Some(_) => {
                 self.write_record(archive, &found);
@@ -154,7 +155,8 @@ impl Store {
         }
     }
 
-    /// The unpacked files of an archive, if they are what they were. They are read only if they look different.
+    /// Returns the directory of an unpacked archive if its files are unchanged. They are read only if the system
+    /// reports a change.
     fn intact(&self, archive: Digest, expected: Option<&Hash>) -> Option<PathBuf> {
         let tree = self.unpacked(archive)?;
         let known = Record::read(&self.record_path(archive)).ok();
@@ -172,7 +174,8 @@ impl Store {
         Some(tree)
     }
 
-    /// Without a record the files are read before each use, as in a mirror that only others may write.
+    /// Writes a record if possible. Without one the files are read before each use, as in a mirror that only others
+    /// may write.
     fn write_record(&self, archive: Digest, record: &Record) {
         let path = self.record_path(archive);
         let written = record.to_text().and_then(|text| {
@@ -192,10 +195,10 @@ impl Store {
         self.dir.join(RECORDS).join(archive.to_string())
     }
 
-    /// The checksums of a package: of its zip file, and of its files once they are unpacked.
+    /// Returns the checksums of a package: of its zip file, and of its unpacked files.
     ///
     /// # Errors
-    /// As [`tree`](Self::tree).
+    /// Those of [`tree`](Self::tree).
     pub fn checksums(&self, archive: Digest, name: &str) -> Result<(Hash, Hash), StoreError> {
         let of_zip = h1_of_zip(self.open_blob(archive)?);
         let of_zip = of_zip.map_err(|error| refused(name, &error))?;
@@ -203,10 +206,10 @@ impl Store {
         Ok((of_zip, of_tree))
     }
 
-    /// Checks that a package has the files that `package` says.
+    /// Checks that a package contains the files that `package` describes.
     ///
     /// # Errors
-    /// As [`tree`](Self::tree).
+    /// Those of [`tree`](Self::tree).
     pub fn check_package(&self, package: &Package) -> Result<(), StoreError> {
         let (of_zip, of_tree) = self.checksums(package.archive, &package.filename)?;
         for (found, promised) in [(of_zip, &package.h1_zip), (of_tree, &package.h1_tree)] {
@@ -265,7 +268,7 @@ fn refused(name: &str, why: &dyn std::fmt::Display) -> StoreError {
     }
 }
 
-/// Where an entry goes below the tree. Only plain files and directories with plain names go anywhere.
+/// Returns the path of an entry below the tree. Only regular files and directories with plain names are accepted.
 fn safe_path<R: io::Read>(entry: &zip::read::ZipFile<'_, R>) -> Result<PathBuf, String> {
     const FILE_TYPES: u32 = 0o170_000;
     let is_plain = |kind| matches!(kind, 0 | 0o100_000 | 0o040_000);

@@ -1,4 +1,4 @@
-//! Packages that somebody has in a directory already: what `terraform providers mirror` made, or what was built there.
+//! Packages from a local directory: one that `terraform providers mirror` made, or one with own builds.
 
 use std::{
     collections::BTreeMap,
@@ -20,14 +20,14 @@ use super::{
 };
 use crate::{Store, StoreError, generation::Provider};
 
-/// Bytes of a package; the largest provider has a few hundred million.
+/// Maximum size of a package in bytes; the largest provider has a few hundred million.
 const MAX_PACKAGE_BYTES: u64 = 8 << 30;
-/// Bytes of a list of checksums or of an index.
+/// Maximum size of a list of checksums or of an index in bytes.
 const MAX_LIST_BYTES: u64 = 16 << 20;
-/// Files of an unpacked package.
+/// Maximum number of files of an unpacked package.
 const MAX_FILES: usize = 10_000;
 
-/// A package in a directory.
+/// A package that was found in a directory.
 struct Candidate {
     addr: ProviderAddr,
     version: Version,
@@ -35,10 +35,10 @@ struct Candidate {
     path: PathBuf,
 }
 
-/// Takes over all packages in a directory in the layout of Terraform's filesystem mirror, packed or not. Of each it
-/// says whether it could be taken.
+/// Imports all packages in a directory in the layout of Terraform's filesystem mirror, packed or not, and returns the
+/// result of each.
 ///
-/// A checksum that stands beside a package must be right: `VERSION.json` as Terraform writes it, or `…_SHA256SUMS`.
+/// A checksum beside a package must match: that of `VERSION.json`, which Terraform writes, or of `…_SHA256SUMS`.
 ///
 /// # Errors
 /// If the directory itself cannot be read.
@@ -97,7 +97,7 @@ fn take(store: &Store, candidate: &Candidate) -> Result<Provider, StoreError> {
         name: filename.clone(),
         why,
     };
-    // Beside an unpacked package nothing tells the checksum of the zip file that it once was.
+    // Nothing beside an unpacked package has the checksum of its former zip file.
     if is_packed {
         let dir = files::directory_of(path);
         if let Some(hashes) = promised(dir, version, platform).map_err(failed)?
@@ -124,7 +124,7 @@ fn take(store: &Store, candidate: &Candidate) -> Result<Provider, StoreError> {
     })
 }
 
-/// What Terraform noted about a package when it made the directory.
+/// Returns the checksums that Terraform wrote when it made the directory.
 fn promised(dir: &Path, version: &Version, platform: &Platform) -> io::Result<Option<Vec<Hash>>> {
     #[derive(Deserialize)]
     struct Index {
@@ -156,7 +156,7 @@ fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// `HOST/NAMESPACE/TYPE/` with zip files, or with `VERSION/OS_ARCH/`.
+/// Finds packages in `HOST/NAMESPACE/TYPE/`, as zip files or in `VERSION/OS_ARCH/`.
 fn candidates(dir: &Path) -> io::Result<Vec<Candidate>> {
     let mut found = Vec::new();
     for (host, path) in children(dir)? {
@@ -204,7 +204,7 @@ fn of_provider(addr: &ProviderAddr, dir: &Path, found: &mut Vec<Candidate>) -> i
     Ok(())
 }
 
-/// Of `terraform-provider-TYPE_VERSION_OS_ARCH.zip`: the version and the platform.
+/// Parses `terraform-provider-TYPE_VERSION_OS_ARCH.zip` into the version and the platform.
 fn packed_name(addr: &ProviderAddr, name: &str) -> Option<(Version, Platform)> {
     let name = name.to_lowercase();
     let rest = name.strip_prefix(&format!("terraform-provider-{}_", addr.kind()))?;
@@ -212,7 +212,7 @@ fn packed_name(addr: &ProviderAddr, name: &str) -> Option<(Version, Platform)> {
     Some((version.parse().ok()?, platform.parse().ok()?))
 }
 
-/// Names and paths in a directory, sorted. What is no directory has none.
+/// Returns names and paths in a directory, sorted; none if it is not a directory.
 fn children(dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Vec::new()),
@@ -229,7 +229,7 @@ fn children(dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     Ok(children)
 }
 
-/// An unpacked package as a zip file. Equal files give equal bytes.
+/// Packs an unpacked package into a zip file. Equal files give equal bytes.
 fn pack(dir: &Path) -> io::Result<File> {
     let mut files = Vec::new();
     walk(dir, "", &mut files)?;

@@ -1,4 +1,4 @@
-//! The templates of a Coder server as they are used now: the active version of each.
+//! The templates that a Coder server uses now: the active version of each.
 //!
 //! # Source
 //! coder `codersdk/templates.go`, `codersdk/templateversions.go`, `codersdk/files.go`
@@ -18,7 +18,7 @@ use crate::{
 
 const SESSION_TOKEN: HeaderName = HeaderName::from_static("coder-session-token");
 
-/// A Coder server, and who asks it.
+/// A Coder server, and a token for it.
 pub(super) struct Server<'a> {
     url: Url,
     headers: HeaderMap,
@@ -67,12 +67,12 @@ impl<'a> Server<'a> {
         })
     }
 
-    /// All templates that whoever asks may see.
+    /// Returns all templates that the token's user may see.
     pub(super) async fn templates(&self) -> Result<Vec<Template>, Cause> {
         self.json("templates").await
     }
 
-    /// What a template's active version consists of.
+    /// Returns the files of a template's active version.
     pub(super) async fn tree(&self, template: &Template) -> Result<Tree, Cause> {
         let version = template.active_version_id;
         let version: Version = self.json(&format!("templateversions/{version}")).await?;
@@ -80,7 +80,7 @@ impl<'a> Server<'a> {
         Ok(Tree::of_tar(&archive.body[..])?)
     }
 
-    /// A template's name, with the server and the organization.
+    /// Returns a template's name, with the server and the organization.
     pub(super) fn name(&self, template: &Template) -> String {
         let organization = match template.organization_name.as_str() {
             "" => "",

@@ -1,4 +1,4 @@
-//! `mirror.toml`: what a mirror should have.
+//! `mirror.toml`: the wanted contents of a mirror.
 
 mod items;
 
@@ -26,73 +26,73 @@ pub use self::items::{
     FileEntry, GitEntry, ModuleEntry, ModuleSource, Program, ToolEntry, matches,
 };
 
-/// Bytes of the file.
+/// Maximum size of the file in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// What a mirror should have.
+/// Wanted contents of a mirror.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MirrorConfig {
-    /// Where providers and engines run, unless a wish says otherwise.
+    /// Platforms of providers and engines, unless an entry has its own.
     #[serde(default = "here")]
     pub platforms: Vec<Platform>,
-    /// Which engines are used; they decide which registry is meant where none is named.
+    /// Engines in use; they decide which registry an address without a host refers to.
     #[serde(default = "terraform")]
     pub engines: Vec<Engine>,
-    /// Templates whose needs are to be met.
+    /// Templates whose needs are satisfied.
     #[serde(default)]
     pub templates: Vec<TemplateEntry>,
-    /// Providers by name.
+    /// Providers that are wanted by address.
     #[serde(default)]
     pub providers: Vec<ProviderEntry>,
-    /// Container images.
+    /// Container images that are wanted.
     #[serde(default)]
     pub images: Vec<ImageEntry>,
-    /// Modules by name.
+    /// Modules that are wanted by address.
     #[serde(default)]
     pub modules: Vec<ModuleEntry>,
-    /// Git repositories.
+    /// Git repositories that are wanted.
     #[serde(default)]
     pub git: Vec<GitEntry>,
     /// Engines, and this program.
     #[serde(default)]
     pub tools: Vec<ToolEntry>,
-    /// Files by their address.
+    /// Files with their addresses.
     #[serde(default)]
     pub files: Vec<FileEntry>,
-    /// Whose keys are trusted, by `HOST/NAMESPACE`.
+    /// Trusted keys by `HOST/NAMESPACE`.
     #[serde(default)]
     pub trust: BTreeMap<String, Rule>,
-    /// Where hosts have their services, as the `host` blocks of an engine's configuration say it.
+    /// Services of hosts, as the `host` blocks of a CLI configuration define them.
     #[serde(default, deserialize_with = "hosts")]
     pub hosts: BTreeMap<String, Services>,
-    /// Where the file is: paths in it begin there.
+    /// Directory of the file, to which paths in it are relative.
     #[serde(skip)]
     pub dir: PathBuf,
 }
 
-/// Templates, and which versions of what they need.
+/// Templates, with a selection among the versions of their providers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "TemplateForm")]
 pub struct TemplateEntry {
-    /// Where they are.
+    /// Location of the templates.
     pub source: TemplateSource,
-    /// Which versions of providers.
+    /// Selection among the versions of providers.
     pub versions: Versions,
-    /// Where providers run.
+    /// Platforms of the providers; `None` for the mirror's default.
     pub platforms: Option<Vec<Platform>>,
 }
 
-/// Where templates are.
+/// Location of some templates.
 #[derive(Clone, Debug)]
 pub enum TemplateSource {
-    /// A directory or a tar archive. A part may have `*` for anything in a name, or be `**` for any directories.
+    /// A directory or a tar archive. A part may contain `*` for any text in a name, or be `**` for any directories.
     Path(String),
     /// The active versions of all templates of a Coder server.
     Coder {
-        /// The server.
+        /// Address of the server.
         url: Url,
-        /// File with a session token; without one it is in `CODER_SESSION_TOKEN`.
+        /// File with a session token; without one the token is in `CODER_SESSION_TOKEN`.
         token_file: Option<PathBuf>,
     },
 }
@@ -135,14 +135,14 @@ impl TryFrom<TemplateForm> for TemplateEntry {
     }
 }
 
-/// How many versions.
+/// Selection among the versions that a template accepts.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Versions {
-    /// Which of those that a template accepts.
+    /// Policy of the selection.
     #[serde(default = "locked_newest")]
     pub policy: Policy,
-    /// How many `last-n` keeps.
+    /// Number of versions that `last-n` keeps.
     #[serde(default = "one")]
     pub keep: usize,
 }
@@ -156,23 +156,23 @@ impl Default for Versions {
     }
 }
 
-/// A container image.
+/// A container image that is wanted.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageEntry {
-    /// Its name with its digest, and with the tag that it is to have: `ghcr.io/acme/base:v1@sha256:…`.
+    /// Name with the digest, and with the tag that the image should have: `ghcr.io/acme/base:v1@sha256:…`.
     #[serde(deserialize_with = "image")]
     pub reference: String,
-    /// Who we are to its registry.
+    /// User name at the image's registry.
     #[serde(default)]
     pub username: Option<String>,
-    /// File with the password, or a token in its place.
+    /// File with the password or a token.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
 }
 
 impl ImageEntry {
-    /// Who we are to the registry, with the password from its file.
+    /// Returns the user name, with the password from its file; `None` without a file.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -184,7 +184,7 @@ impl ImageEntry {
         Ok(Some((self.username.clone().unwrap_or_default(), password)))
     }
 
-    /// Whether its registry is on this machine, where plain HTTP is spoken.
+    /// Returns whether the image's registry is on this machine, where HTTP without TLS is used.
     pub fn is_local(&self) -> bool {
         let local = ["127.0.0.1", "localhost", "[::1]"];
         let host = self.reference.split(['/', ':']).next().unwrap_or_default();
@@ -198,18 +198,18 @@ fn image<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error>
     Ok(text)
 }
 
-/// An engine.
+/// An engine that templates are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
-    /// Terraform.
+    /// HashiCorp's engine, the program `terraform`.
     Terraform,
-    /// OpenTofu.
+    /// The engine `tofu`, a fork of Terraform.
     Tofu,
 }
 
 impl Engine {
-    /// The registry that it asks if an address names none.
+    /// Returns the registry of addresses without a host.
     pub fn default_host(self) -> &'static str {
         match self {
             Self::Terraform => DEFAULT_HOST,
@@ -218,28 +218,28 @@ impl Engine {
     }
 }
 
-/// Versions of a provider.
+/// Versions of a provider that are wanted.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderEntry {
-    /// Its address. Without a host it is every engine's own registry.
+    /// Address of the provider. Without a host it refers to the registry of each engine.
     pub source: Source,
-    /// Which versions; each entry counts for itself.
+    /// Wanted versions; each element is resolved separately.
     #[serde(default)]
     pub versions: Vec<Pick>,
-    /// How many of those that an entry allows.
+    /// Policy for the versions that an element permits.
     #[serde(default = "newest")]
     pub policy: Policy,
-    /// How many `last-n` keeps.
+    /// Number of versions that `last-n` keeps.
     #[serde(default = "one")]
     pub keep: usize,
-    /// Where it runs.
+    /// Platforms of the provider; `None` for the mirror's default.
     #[serde(default)]
     pub platforms: Option<Vec<Platform>>,
 }
 
 impl ProviderEntry {
-    /// One version of one provider; `None` if it cannot be named as a constraint.
+    /// Returns the entry for one version of one provider; `None` if the version cannot be expressed as a constraint.
     pub fn of(addr: &ProviderAddr, version: &Version) -> Option<Self> {
         Some(Self {
             source: Source(addr.to_string()),
@@ -251,7 +251,7 @@ impl ProviderEntry {
     }
 }
 
-/// The address of a provider, as somebody wrote it.
+/// The address of a provider as written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Source(String);
@@ -265,7 +265,7 @@ impl TryFrom<String> for Source {
 }
 
 impl Source {
-    /// The providers that it means, one for each engine.
+    /// Returns the providers that the address refers to, one for each engine.
     pub fn addrs(&self, engines: &[Engine]) -> Vec<ProviderAddr> {
         let of_engine = |engine: &Engine| ProviderAddr::parse(&self.0, engine.default_host()).ok();
         let mut addrs: Vec<_> = engines.iter().filter_map(of_engine).collect();
@@ -275,14 +275,14 @@ impl Source {
     }
 }
 
-/// Whose packages are taken.
+/// Packages that are trusted in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Those that one of these keys signed: fingerprints in upper case.
+    /// Packages signed by one of these keys: fingerprints in upper case.
     Keys(Vec<String>),
-    /// Those of whoever signed the first one that we saw.
+    /// Packages signed by the key that signed the first one.
     FirstUse,
-    /// Any, also without a signature.
+    /// All packages, even without a signature.
     Unsigned,
 }
 
@@ -313,7 +313,7 @@ fn wrong_fingerprint(text: &str) -> String {
     format!("{text:?} is not a fingerprint: expected 40 or 64 hexadecimal digits")
 }
 
-/// A fingerprint as we write it, from one with spaces or in lower case.
+/// Normalizes a fingerprint with spaces or in lower case; `None` if it is not valid.
 pub fn fingerprint(text: &str) -> Option<String> {
     let digits: String = text.chars().filter(|c| !c.is_whitespace()).collect();
     let is_hex = digits.chars().all(|c| c.is_ascii_hexdigit());
@@ -373,31 +373,31 @@ impl Default for MirrorConfig {
     }
 }
 
-/// Why a `mirror.toml` cannot be used.
+/// Reason for which a `mirror.toml` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorConfigError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("failed to read `{}`", path.display())]
     Read {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// It makes no sense.
+    /// The contents are not valid.
     #[error("`{}` line {line}: {what}", path.display())]
     Invalid {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// The line, counted from 1.
+        /// Number of the line, counted from 1.
         line: usize,
-        /// What is wrong.
+        /// Problem in this line.
         what: String,
     },
 }
 
 impl MirrorConfig {
-    /// Reads a file.
+    /// Reads a file and checks it.
     ///
     /// # Errors
     /// [`MirrorConfigError`] with the line.
@@ -423,7 +423,7 @@ impl MirrorConfig {
         Ok(config)
     }
 
-    /// Reads the text of a file. An error is a line and what is wrong there.
+    /// Parses the text of a file. An error is a line and the problem in it.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
         let config: Self = toml::from_str(text).map_err(|error| {
             let before = error.span().map_or(0, |span| span.start.min(text.len()));

@@ -1,11 +1,12 @@
-//! What a mirror in a sealed site was asked for in vain, as wishes: the list that came out makes the next bundle.
+//! Misses of a mirror in a sealed site, as entries of a `mirror.toml`: the list that was exported makes the next
+//! bundle.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::MirrorConfig;
 
-/// The list as `outpost mirror serve` writes it.
+/// The list in the form that `outpost mirror serve` writes.
 #[derive(Deserialize)]
 struct List {
     missing: Vec<Miss>,
@@ -21,12 +22,12 @@ struct Miss {
     platform: Option<String>,
 }
 
-/// Adds what a list names, and returns what of it nobody can fetch by its name alone.
+/// Adds the items of a list, and returns those that cannot be fetched by their name alone.
 ///
-/// Whoever asked may have asked for nonsense, so what is no address of anything is returned as well.
+/// The list may contain nonsense from clients, so names that are not addresses are returned as well.
 ///
 /// # Errors
-/// If it is no such list.
+/// If it is not such a list.
 pub fn add(config: &mut MirrorConfig, list: &[u8]) -> Result<Vec<String>, serde_json::Error> {
     let list: List = serde_json::from_slice(list)?;
     let mut left = Vec::new();
@@ -67,7 +68,7 @@ fn with(mut entry: Value, key: &str, value: Value) -> Value {
     entry
 }
 
-/// Adds a wish as if it stood in a `mirror.toml`, if it could.
+/// Adds an entry as if it were in a `mirror.toml`; returns whether it is valid.
 fn push<T: DeserializeOwned>(config: &mut Vec<T>, entry: Value) -> bool {
     let entry = serde_json::from_value(entry);
     entry.map(|entry| config.push(entry)).is_ok()

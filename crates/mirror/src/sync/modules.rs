@@ -1,4 +1,4 @@
-//! Modules from their origins: each is asked for once, however many templates call it.
+//! Modules from their origins: each is requested once, however many templates call it.
 
 mod unchanged;
 
@@ -31,37 +31,37 @@ use crate::{
     },
 };
 
-/// Where modules come from while a mirror is filled.
+/// Source of modules while a mirror is filled.
 pub(super) struct Origins<'a> {
     sync: &'a Sync,
     before: &'a Generation,
     known: Mutex<Known>,
 }
 
-/// What something is called in a generation, and its files; or why there is none.
+/// Entry of a generation with its files, or the reason for which there is none.
 type Outcome<T> = Result<(T, Arc<Tree>), String>;
 
-/// What was got, or why it was not.
+/// Results of all requests so far.
 #[derive(Default)]
 struct Known {
     versions: HashMap<String, Result<Vec<Version>, String>>,
     modules: BTreeMap<(String, Version), Outcome<Module>>,
-    /// By their places, whatever the form of their addresses.
+    /// Repositories by `HOST/OWNER/REPO`, whatever the form of their addresses.
     repositories: BTreeMap<String, Opened>,
-    /// By their addresses.
+    /// Errors of unreachable repositories, by their addresses.
     unreachable: BTreeMap<String, String>,
     kept: BTreeMap<String, GitRepository>,
     archives: BTreeMap<String, Outcome<StaticFile>>,
-    /// Pages that say where a module is, and what they say.
+    /// Pages that announce the address of a module, with that address.
     landings: BTreeMap<String, Result<(StaticFile, String), String>>,
     downloads: (usize, u64),
-    /// References of repositories by their places, as their origins list them.
+    /// References of repositories as their origins list them, by `HOST/OWNER/REPO`.
     listed: HashMap<String, BTreeMap<String, String>>,
-    /// What is not what it was when the mirror first saw it, by name.
+    /// Names of items that changed since the mirror first saw them.
     changed: Vec<(String, Cause)>,
 }
 
-/// A repository, and what its origin has.
+/// A repository with the references of its origin.
 #[derive(Clone)]
 struct Opened {
     repository: Repository,
@@ -69,17 +69,17 @@ struct Opened {
     head: Option<String>,
 }
 
-/// What somebody needs of a repository.
+/// Required part of a repository.
 #[derive(Clone, Copy)]
 enum Need<'a> {
-    /// What `mirror.toml` names of it.
+    /// The references that `mirror.toml` names.
     Wish,
-    /// A branch, a tag or a commit; its head without one.
+    /// A branch, a tag or a commit; the head if there is none.
     Reference(Option<&'a str>),
 }
 
 impl Need<'_> {
-    /// The branch or tag of the origin that is meant.
+    /// Returns the branch or tag of the origin that is required.
     fn named(self, origin: &BTreeMap<String, String>, head: Option<&str>) -> Option<String> {
         match self {
             Self::Wish => None,
@@ -91,22 +91,22 @@ impl Need<'_> {
     }
 }
 
-/// Everything that was got.
+/// All results of the requests.
 pub(super) struct Got {
-    /// As a part of a generation.
+    /// Results as a part of a generation.
     pub(super) generation: Generation,
-    /// Files that were downloaded, and their bytes.
+    /// Number of files that were downloaded, and their total size in bytes.
     pub(super) downloads: (usize, u64),
-    /// What is not what it was when the mirror first saw it, by name.
+    /// Names of items that changed since the mirror first saw them.
     pub(super) changed: Vec<(String, Cause)>,
 }
 
-/// Where a module comes from, and its files.
+/// The origin of a module, and its files.
 struct Located {
-    /// The address, with the commit if that is git.
+    /// Address, with the commit if that is git.
     origin: String,
     tree: Tree,
-    /// The directory of the module in the tree.
+    /// Directory of the module in the tree.
     dir: String,
 }
 
@@ -119,7 +119,6 @@ impl<'a> Origins<'a> {
         }
     }
 
-    /// What came of it.
     pub(super) fn finish(self) -> Got {
         let known = self.known.into_inner();
         let modules = known.modules.into_values().filter_map(Result::ok);
@@ -139,7 +138,7 @@ impl<'a> Origins<'a> {
         }
     }
 
-    /// Brings modules and repositories that are wanted by name.
+    /// Fetches the modules and repositories that `mirror.toml` names.
     pub(super) async fn wished(&self, report: &mut Report) {
         for entry in &self.sync.config.modules {
             if let Err(why) = self.wished_modules(entry).await {
@@ -182,7 +181,7 @@ impl<'a> Origins<'a> {
         Ok(())
     }
 
-    /// The versions of a module, as its registry lists them.
+    /// Returns the versions of a module that its registry lists.
     pub(super) async fn versions(&self, host: &str, path: &str) -> Result<Vec<Version>, String> {
         let mut known = self.known.lock().await;
         let addr = format!("{host}/{path}");
@@ -195,7 +194,7 @@ impl<'a> Origins<'a> {
         asked
     }
 
-    /// One version of a module.
+    /// Returns one version of a module, from the mirror or from its origin.
     pub(super) async fn module(
         &self,
         host: &str,
@@ -259,14 +258,14 @@ impl<'a> Origins<'a> {
         Ok((module, Arc::new(tree)))
     }
 
-    /// Where a registry says that a module is.
+    /// Returns the source that a registry names for a module.
     async fn location(&self, host: &str, path: &str, version: &Version) -> Result<Source, String> {
         let location = self.sync.registries.module_location(host, path, version);
         let location = location.await.map_err(|error| text(&error))?;
         Ok(Source::parse(&location))
     }
 
-    /// The package with a module, without what the module does not use.
+    /// Returns the package with a module, without what the module does not use.
     async fn located(&self, source: &Source, known: &mut Known) -> Result<Located, String> {
         let (origin, tree, dir) = match source {
             Source::Archive { url, dir } => {
@@ -295,7 +294,7 @@ impl<'a> Origins<'a> {
         };
         let dir = tree.directory(dir).filter(|_| !tree.files.is_empty());
         let dir = dir.ok_or_else(|| format!("{source} is empty"))?;
-        // A module may use what is beside it; then all of its package comes along.
+        // A module may use what is beside it; then its whole package is kept.
         let (mut tree, mut dir) = tree.package_of(&dir);
         if !dir.is_empty() && !is_package_dir(&dir) {
             (tree, dir) = (tree.below(&dir), String::new());
@@ -312,7 +311,7 @@ impl<'a> Origins<'a> {
         put.map_err(|error| text(&error))
     }
 
-    /// What is at an address, which is returned without what only the engine looks at.
+    /// Downloads an archive, and returns its address without the parameters that the engine interprets.
     async fn download(&self, url: &str, known: &mut Known) -> Result<(Url, Vec<u8>), String> {
         let url = Url::parse(url).map_err(|error| format!("it is not a valid address: {error}"))?;
         if !is_archive(&url) {
@@ -335,7 +334,8 @@ impl<'a> Origins<'a> {
         Ok((url, content))
     }
 
-    /// A repository as it is now, with what is needed of it. If the mirror has it like that, nothing is fetched.
+    /// Returns a repository in its present state, with the required part. Nothing is fetched if the mirror already
+    /// has that.
     async fn repository(
         &self,
         url: &str,
@@ -366,7 +366,7 @@ impl<'a> Origins<'a> {
         if moved.map_err(|error| text(&error))? {
             return Err(format!("a tag of {url} was moved"));
         }
-        // `refs` says what comes in any case; what a template names comes, too.
+        // References of `refs` are always fetched; those that templates name are fetched in addition.
         self.sync.watch.phase(&format!("fetching more of {url}"));
         let head = opened.head.clone();
         let head = head.filter(|head| wanted.contains_key(head));
@@ -402,7 +402,7 @@ impl<'a> Origins<'a> {
             .filter(|entry| self::place(&entry.url) == place)
             .collect();
         let named = need.named(&origin, head.as_deref());
-        // What the mirror has stays as long as the origin has it.
+        // References in the mirror stay as long as the origin has them.
         let is_wanted = |name: &String| {
             config.is_empty()
                 || config.iter().any(|entry| entry.wants(name))
@@ -412,12 +412,12 @@ impl<'a> Origins<'a> {
         let mut wanted = origin.clone();
         wanted.retain(|name, _| is_wanted(name));
         if wanted.is_empty() && matches!(need, Need::Reference(_)) {
-            // A commit may be of any branch.
+            // A commit may be part of any branch.
             wanted.clone_from(&origin);
         }
         let moved = self.moved(place, &wanted, before, known).await?;
         if let Some(before) = before.filter(|_| moved) {
-            // What the mirror has of it stays as it is.
+            // The mirror's copy of the repository stays unchanged.
             (origin, wanted) = (before.refs.clone(), before.refs.clone());
             head.clone_from(&before.head);
         } else if moved {
@@ -451,7 +451,7 @@ impl<'a> Origins<'a> {
 }
 
 impl Opened {
-    /// The branches and tags that have to be there for what is needed; `None` if it is there.
+    /// Returns the branches and tags that must be fetched; `None` if the required part is present.
     async fn wanted(&self, need: Need<'_>) -> Option<BTreeMap<String, String>> {
         let (Need::Reference(reference), here) = (need, self.repository.refs()) else {
             return None;
@@ -534,7 +534,7 @@ impl Modules for Origins<'_> {
             let target = target.map_err(|error| text(&error))?;
             let target = target
                 .ok_or("it is not an archive, and its server does not say where the module is")?;
-            // Engines that ask the mirror get a page, also where the server said it in a header.
+            // The mirror always sends engines a page, even if the origin used a header.
             let page = landing::page(&target).into_bytes();
             let file = StaticFile {
                 url: place.into(),
@@ -549,7 +549,8 @@ impl Modules for Origins<'_> {
     }
 }
 
-/// Whether a module lacks what it uses beside itself: older releases kept the module's own directory alone.
+/// Returns whether a module lacks files that it uses beside itself: older releases kept the module's own directory
+/// alone.
 fn was_cut(module: &Module, tree: &Tree) -> bool {
     let origin = Source::parse(&module.origin);
     let is_part = matches!(
@@ -560,10 +561,10 @@ fn was_cut(module: &Module, tree: &Tree) -> bool {
     is_part && module.dir.is_empty() && calls().is_ok_and(|found| !found.invalid.is_empty())
 }
 
-/// The files of a module in a store.
+/// Returns the files of a module in a store.
 ///
 /// # Errors
-/// If it is not there, or damaged.
+/// If it is missing or damaged.
 pub fn tree_of(store: &crate::Store, archive: Digest) -> Result<Tree, StoreError> {
     let path = store.path(archive);
     let content = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
@@ -573,7 +574,7 @@ pub fn tree_of(store: &crate::Store, archive: Digest) -> Result<Tree, StoreError
     })
 }
 
-/// What there is instead of what nobody has.
+/// Returns a message with the newest existing version, for a constraint that no version satisfies.
 pub fn unsatisfied(constraint: &Constraint, versions: &[Version]) -> String {
     match versions.iter().max() {
         Some(newest) => format!("no version satisfies `{constraint}`; the newest is {newest}"),
@@ -592,7 +593,7 @@ async fn unpacked(content: Vec<u8>) -> Result<Tree, String> {
     tree.await.map_err(|error| text(&error))
 }
 
-/// An error with everything that led to it.
+/// Returns an error with all its causes.
 pub fn text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -606,7 +607,7 @@ pub fn text(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Whether some hash of a lock file is one that we could compare.
+/// Returns whether a lock file has a hash of a scheme that can be compared.
 pub(super) fn is_comparable(hashes: &[Hash]) -> bool {
     hashes
         .iter()

@@ -1,4 +1,4 @@
-//! A provider's package on its way into the mirror: what it must be to be of use.
+//! Checks of a provider's package before it enters the mirror.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::{
     generation::{Package, Provider},
 };
 
-/// Whose package it is.
+/// Provider, platform and file name of a package.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) addr: ProviderAddr,
@@ -17,11 +17,11 @@ pub(super) struct Identity {
     pub(super) filename: String,
 }
 
-/// Looks into a package that is in the store.
+/// Examines a package in the store.
 ///
 /// # Errors
-/// [`StoreError::Package`] if it cannot be unpacked, has no program of the provider's, or one that nobody may run: an
-/// engine would install that, and fail at the first plan. Windows knows no such bit.
+/// [`StoreError::Package`] if it cannot be unpacked, lacks the provider's program, or has one without permission to
+/// execute: an engine would install it, and fail at the first plan. Packages for Windows have no such permissions.
 pub(super) fn examine(
     store: &Store,
     identity: Identity,
@@ -46,7 +46,7 @@ pub(super) fn examine(
             programs.insert(name.into_owned(), entry.unix_mode().unwrap_or_default());
         }
     }
-    // Engines take the first by its name.
+    // Engines use the first one by name.
     let Some((program, mode)) = programs.first_key_value() else {
         return Err(refused(format!("it has no executable `{wanted}`")));
     };
@@ -68,13 +68,14 @@ pub(super) fn examine(
     })
 }
 
-/// As engines look for it: at the top, with anything behind the name that does not prolong it.
+/// Returns whether a file is the provider's program, as engines search for it: at the top, with a suffix that does
+/// not make its name a longer word.
 fn is_program(name: &str, wanted: &str) -> bool {
     name.strip_prefix(wanted)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '.']) && !rest.contains('/'))
 }
 
-/// Whether a package has one of the checksums of a lock file, as far as that has any that can be compared.
+/// Returns whether a package has one of the checksums of a lock file, or the lock file has none.
 pub(super) fn satisfies(package: &Package, hashes: &[Hash]) -> bool {
     let own = [
         package.archive.zh(),
@@ -84,7 +85,7 @@ pub(super) fn satisfies(package: &Package, hashes: &[Hash]) -> bool {
     hashes.is_empty() || hashes.iter().any(|hash| own.contains(hash))
 }
 
-/// What is the matter with packages that are there, for people.
+/// Returns remarks about unusual packages of a provider.
 pub(super) fn remarks(provider: &Provider) -> Vec<String> {
     let odd = provider.packages.iter().filter(|p| p.h1_zip != p.h1_tree);
     odd.map(|package| {

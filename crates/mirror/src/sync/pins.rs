@@ -1,14 +1,14 @@
-//! What was trusted on first use, and holds from then on: the keys that sign for a namespace, the checksums of a
-//! version, and the commits of a repository's tags.
+//! Pins, which were trusted on first use and are valid from then on: the keys that sign for a namespace, the
+//! checksums of a version, and the commits of a repository's tags.
 //!
-//! It lies in the mirror itself and is written before a package is used, so everything that fills the mirror knows it:
-//! a sync that got only a part or was killed, another process, and a server that pulls through.
+//! They are part of the mirror and are written before a package is used, so every process that fills the mirror knows
+//! them: a sync that was incomplete or killed before, another process, and a server that pulls through.
 //!
 //! ```text
 //! MIRROR/trust/keys.toml                     fingerprints by namespace, written as in `mirror.lock`
 //! MIRROR/trust/releases/NAME/VERSION.json    checksums by platform, or that of a module
-//! MIRROR/trust/tags/DIGEST.json              commits by tag; the digest is that of the repository's place
-//! MIRROR/trust/lock                          held by whoever changes one of them
+//! MIRROR/trust/tags/DIGEST.json              commits by tag; the digest is that of `HOST/OWNER/REPO`
+//! MIRROR/trust/lock                          held during a change of one of them
 //! ```
 
 use std::{
@@ -34,34 +34,34 @@ use crate::{Digest, Store, StoreError, fetch::blocking};
 
 const HEADER: &str = "# The keys that this mirror trusts since it first saw a signature of theirs. `outpost mirror sync --accept-key` adds one.\n";
 
-/// Time to wait for another process. A change takes one small write.
+/// Time limit for the lock. A change takes one small write.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of one of the files. A version has some twenty platforms, a site some hundred namespaces, a repository up to some
-/// ten thousand tags.
+/// Maximum size of a file in bytes. A version has some twenty platforms, a site some hundred namespaces, a repository
+/// up to some ten thousand tags.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Checksums of packages, by platform; of a module by [`MODULE`].
+/// Checksums of packages by platform; that of a module by [`MODULE`].
 pub(super) type Checksums = BTreeMap<String, Digest>;
 
-/// Stands in the place of a platform for a module, whose files are the same for all.
+/// Key of a module's checksum in place of a platform, because its files are the same for all.
 pub(super) const MODULE: &str = "module";
 
-/// Objects by the names of the tags that stand for them.
+/// Objects that tags refer to, by the names of the tags.
 pub(super) type Tags = BTreeMap<String, String>;
 
-/// The tags of one repository, as they are written.
+/// The tags of one repository in a file.
 #[derive(Default, Deserialize, Serialize)]
 struct Tagged {
-    /// `HOST/OWNER/REPO`, for people.
+    /// Repository `HOST/OWNER/REPO`, for people.
     repository: String,
     tags: Tags,
 }
 
-/// The pins of one mirror. A clone is the same.
+/// The pins of one mirror. Clones share the same files.
 #[derive(Clone, Debug)]
 pub(super) struct Pins {
     dir: PathBuf,
-    /// Tasks of this process take turns here; they would poll for the lock on the file.
+    /// Lock for tasks of this process, which would otherwise poll for the lock on the file.
     turn: Arc<Mutex<()>>,
 }
 
@@ -73,7 +73,7 @@ impl Pins {
         }
     }
 
-    /// All keys that are pinned. Blocks.
+    /// Returns all pinned keys. Blocks.
     pub(super) fn keys(&self) -> Result<Keys, StoreError> {
         let path = self.dir.join("keys.toml");
         let Some(text) = read(&path)? else {
@@ -82,7 +82,7 @@ impl Pins {
         keys_of(&text).map_err(|error| unreadable(&path, &error))
     }
 
-    /// Changes the keys while nobody else does. What `change` leaves as it was is not written.
+    /// Changes the keys under the lock. Nothing is written if `change` modifies nothing.
     pub(super) async fn change_keys<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Keys) -> T + Send + 'static,
@@ -100,17 +100,17 @@ impl Pins {
         .await
     }
 
-    /// The checksums that are pinned for a version; none if it was never seen. Blocks.
+    /// Returns the pinned checksums of a version; none if it was never seen. Blocks.
     pub(super) fn release(&self, name: &str, version: &Version) -> Result<Checksums, StoreError> {
         parsed(&self.release_path(name, version))
     }
 
-    /// The tags of a repository that are pinned. Blocks.
+    /// Returns the pinned tags of a repository. Blocks.
     pub(super) fn tags(&self, place: &str) -> Result<Tags, StoreError> {
         Ok(parsed::<Tagged>(&self.tags_path(place))?.tags)
     }
 
-    /// Changes the tags of a repository while nobody else does.
+    /// Changes the tags of a repository under the lock.
     pub(super) async fn change_tags<T: Send + 'static>(
         &self,
         place: &str,
@@ -130,7 +130,7 @@ impl Pins {
         .await
     }
 
-    /// Changes the checksums of a version while nobody else does.
+    /// Changes the checksums of a version under the lock.
     pub(super) async fn change_release<T: Send + 'static>(
         &self,
         name: &str,
@@ -150,13 +150,14 @@ impl Pins {
         .await
     }
 
-    /// `name` is the address of a provider or module, or the name of a program, so it is safe as a path.
+    /// Returns the path for a version. `name` is the address of a provider or module, or the name of a program, so it
+    /// is safe as a path.
     fn release_path(&self, name: &str, version: &Version) -> PathBuf {
         let releases = self.dir.join("releases");
         releases.join(name).join(format!("{version}.json"))
     }
 
-    /// Templates name places of repositories, so a place is no path.
+    /// Returns the path for a repository's tags, named by a digest because templates choose the repository's address.
     fn tags_path(&self, place: &str) -> PathBuf {
         let name = format!("{}.json", Digest::of(place.as_bytes()));
         self.dir.join("tags").join(name)
@@ -177,7 +178,7 @@ impl Pins {
         let locked = locked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let lock = locked.map_err(StoreError::io("lock", &path))?;
         let this = self.clone();
-        // The task may be dropped, the work is not: the locks go with it.
+        // If the task is dropped, the work continues with the locks.
         blocking(move || {
             let _held = (turn, lock);
             work(&this)
@@ -203,7 +204,7 @@ fn read(path: &Path) -> Result<Option<String>, StoreError> {
     text.map(Some).map_err(StoreError::io("read", path))
 }
 
-/// What a file says; nothing if there is none.
+/// Reads and parses a file; the default value if it does not exist.
 fn parsed<T: DeserializeOwned + Default>(path: &Path) -> Result<T, StoreError> {
     let Some(text) = read(path)? else {
         return Ok(T::default());
@@ -216,7 +217,7 @@ fn write_json(path: &Path, content: &impl Serialize) -> Result<(), StoreError> {
     write(path, &text.map_err(|error| unreadable(path, &error))?)
 }
 
-/// What is pinned is on the disk when this returns, with all directories above it.
+/// Writes pins to the disk, with all directories above the file.
 fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let written = create_dirs(files::directory_of(path));
     let written = written.and_then(|()| files::write_public(path, content));
@@ -243,7 +244,7 @@ mod tests {
     async fn pins_of_two_processes_add_up() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        // Two values that know nothing of each other are as two processes.
+        // Two independent values behave as two processes.
         let (one, two) = (Pins::of(&store), Pins::of(&store));
         let pin = |pins: &Pins, number: usize| {
             let pins = pins.clone();

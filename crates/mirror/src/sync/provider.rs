@@ -1,4 +1,4 @@
-//! Providers: which versions, and how each of their packages comes into the store.
+//! Providers: the selection of versions, and the ways of their packages into the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,10 +24,10 @@ use crate::{
     resolve::Pick,
 };
 
-/// Versions that are worked on at once; the number of requests has a limit of its own.
+/// Maximum number of versions in progress; the number of requests has a limit of its own.
 const AT_ONCE: usize = 16;
 
-/// What is wanted of one provider, and who wants it.
+/// Wanted versions of one provider, and the origin of the demand.
 pub(super) struct Demand {
     pub(super) addr: ProviderAddr,
     pub(super) pick: Pick,
@@ -36,25 +36,25 @@ pub(super) struct Demand {
     pub(super) by: String,
 }
 
-/// What became of one version.
+/// Result for one version.
 #[derive(Default)]
 pub(super) struct Outcome {
     provider: Option<Provider>,
     failures: Vec<(String, Cause)>,
     pub(super) present: usize,
     pub(super) fetched: Vec<Option<u64>>,
-    /// Whether it takes the place of what the mirror had of the version.
+    /// `true` if it replaces the mirror's packages of the version.
     is_replacement: bool,
 }
 
-/// A list of checksums that somebody signed.
+/// A signed list of checksums.
 pub(super) struct Sums {
     pub(super) content: Vec<u8>,
     pub(super) signed: Option<Signed>,
 }
 
 impl Sync {
-    /// Asks each registry what there is, once, and chooses.
+    /// Requests the versions from each registry once, and selects among them.
     pub(super) async fn resolve_providers(
         &self,
         of_templates: Vec<Demand>,
@@ -134,7 +134,7 @@ impl Sync {
         }
     }
 
-    /// The wanted platforms that a version is published for. Old versions often lack some.
+    /// Returns the wanted platforms that a version is published for. Old versions often lack some.
     fn published(&self, demand: &Demand, version: &Version, offered: &[Offered]) -> Vec<Platform> {
         let offered = offered.iter().find(|offered| offered.version == *version);
         let all = offered
@@ -186,7 +186,7 @@ impl Sync {
         let known = before
             .versions(&addr)
             .find(|provider| provider.version == version);
-        // What is replaced is replaced as a whole: one signature is over all of its packages.
+        // A version is replaced as a whole, because one signature covers all of its packages.
         let known = match self.trust.accepts(&addr.to_string(), &version) {
             false => known,
             true => {
@@ -245,7 +245,7 @@ impl Sync {
         outcome
     }
 
-    /// Asks the registry for a package that the mirror has: it may be another one there by now.
+    /// Asks the registry about a package that the mirror has, which may have been replaced there.
     async fn check_unchanged(
         &self,
         before: &Generation,
@@ -274,7 +274,7 @@ impl Sync {
         }
     }
 
-    /// Brings packages of a version into the store that its publisher signed.
+    /// Brings the signed packages of a version into the store.
     async fn signed(
         &self,
         before: &Generation,
@@ -320,7 +320,8 @@ impl Sync {
         }
     }
 
-    /// The checksums of a version, once their signature is found good. Whose it is and what it is over are pinned then.
+    /// Returns the checksums of a version after it has verified their signature, and pinned the key and the
+    /// checksums.
     pub(super) async fn sums(
         &self,
         before: &Generation,
@@ -384,8 +385,8 @@ impl Sync {
         Ok(Sums { content, signed })
     }
 
-    /// One package. The first value is the length of what was downloaded, or would be if that is known; `None` if
-    /// nothing was.
+    /// Brings one package into the store. The first value is the length of the download, or of the download that
+    /// would be made, if it is known; `None` without a download.
     async fn package(
         &self,
         before: &Generation,
@@ -396,7 +397,7 @@ impl Sync {
         sums: &[u8],
     ) -> Result<(Option<Option<u64>>, Option<Package>), Cause> {
         let archive = self.listed(found, sums)?;
-        // A list with names of its own tells its platforms only here.
+        // If file names in the list are unusual, the package's platform is known only here.
         let now = Checksums::from([(platform.to_string(), archive)]);
         let name = addr.to_string();
         let same = self.trust.same_release(before, &name, version, now);
@@ -440,7 +441,7 @@ impl Sync {
         Ok((size.map(Some), Some(package)))
     }
 
-    /// What the publisher signed, which the registry must agree with.
+    /// Returns the digest that the publisher signed, and checks that the registry agrees.
     fn listed(&self, found: &Found, sums: &[u8]) -> Result<Digest, Cause> {
         let untrue = |why: String| TrustError::NotListed {
             filename: found.filename.clone(),
@@ -460,7 +461,7 @@ impl Sync {
     }
 }
 
-/// The checksums of the packages of a version, by platform.
+/// Returns the checksums of the packages of a version, by platform.
 pub(super) fn checksums(provider: &Provider) -> Checksums {
     let packages = provider.packages.iter();
     packages

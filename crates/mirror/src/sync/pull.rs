@@ -1,8 +1,8 @@
-//! Pull-through: what a server is asked for and does not have comes from the registries, once, whoever asks for it.
+//! Pull-through: what clients request and a server lacks is fetched from the registries, once for all clients.
 //!
-//! A document needs what a publisher signed, and no more: engines give up on documents after ten seconds, on packages
-//! never. A package is asked for when somebody fetches it. It is handed on when it is whole, checked and part of a
-//! generation, so that no client ever sees a byte that its publisher did not sign.
+//! A document needs only what a publisher signed, because engines give up on documents after ten seconds, but never
+//! on packages. A package is fetched on request. It is served once it is complete, verified and part of a generation,
+//! so that no client ever receives a byte that its publisher did not sign.
 
 mod modules;
 mod quota;
@@ -42,37 +42,37 @@ use crate::{
     pulled::{Entry, Ledger, Thing, archives, leave_out},
 };
 
-/// How long a registry's list of versions is taken as it is.
+/// Time for which a registry's list of versions is cached.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// How long a client is kept waiting for a document: engines give up after ten seconds.
+/// Time limit for a document: engines give up after ten seconds.
 const DOCUMENT: Duration = Duration::from_secs(8);
 
-/// How long a package may take altogether.
+/// Time limit for a package as a whole.
 const FLIGHT: Duration = Duration::from_secs(60 * 60);
 
-/// How often the use of an archive is written down at most.
+/// Minimum time between two records of an archive's use.
 const USE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Entries of each memory: whoever asks for nonsense must not fill ours.
+/// Maximum number of entries of each cache, so that clients that request nonsense cannot fill our memory.
 const LIMIT: usize = 4096;
 
-/// Why something does not come from a registry.
+/// Reason for which a registry provides nothing.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PullError {
-    /// The registry does not have it, or may not be asked.
+    /// The registry lacks the item, or must not be asked.
     #[error("none of the configured registries has it")]
     Missing,
-    /// It could not be had.
+    /// The item could not be fetched.
     #[error("{0}")]
     Failed(Arc<str>),
-    /// It is not to be believed, and with what the operator can do about it.
+    /// The item is not trusted, with a suggestion for the operator.
     #[error("{0}")]
     Untrusted(Arc<str>),
     /// The mirror's disk is full.
     #[error("{0}")]
     Full(Arc<str>),
-    /// It has no room in what the operator allows for such things.
+    /// The operator's limit for pulled packages leaves no room.
     #[error("{0}")]
     NoRoom(Arc<str>),
 }
@@ -131,20 +131,20 @@ impl PullError {
     }
 }
 
-/// What a publisher signed of one version.
+/// Signed checksums of one version.
 #[derive(Clone, Debug)]
 pub struct Release {
     /// Versions of the plugin protocol.
     pub protocols: Vec<String>,
-    /// The checksums with their signature; `None` if nobody signed and that is allowed.
+    /// Checksums with their signature; `None` if they are not signed and that is allowed.
     pub signed: Option<Signed>,
-    /// The keys of `signed`, armored, in the same order.
+    /// Armored keys of `signed`, in the same order.
     pub keys: Vec<String>,
-    /// Packages by platform: the file's name and its digest.
+    /// File name and digest of each package, by platform.
     pub packages: BTreeMap<Platform, (String, Digest)>,
 }
 
-/// A memory with a limit. What is forgotten is asked for again.
+/// A cache with a limit. Removed entries are requested again.
 struct Memory<K, V>(Mutex<HashMap<K, V>>);
 
 impl<K: Eq + Hash, V: Clone> Memory<K, V> {
@@ -171,26 +171,26 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
     }
 }
 
-/// A list of versions, and when it was asked for. One task at a time asks.
+/// A list of versions, with the time of the request. Only one task at a time requests it.
 type Listing = Arc<AsyncMutex<Option<(Instant, Result<Arc<Vec<Offered>>, PullError>)>>>;
 type Releasing = Arc<AsyncMutex<Option<Arc<Release>>>>;
 type Flight = Shared<BoxFuture<'static, Result<(), PullError>>>;
 
-/// Whose package a file will be.
+/// Identity of a package to be fetched.
 type Promise = (ProviderAddr, Version, Platform);
 
-/// What is brought into the store.
+/// Kind of a file that is brought into the store.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Cargo {
     Package(Digest),
-    /// `HOST/NAMESPACE/NAME/SYSTEM` and the version.
+    /// Address `HOST/NAMESPACE/NAME/SYSTEM` and version of a module.
     Module(String, Version),
 }
 
-/// Coder's modules, which templates for it call.
+/// Registry of Coder's modules, which Coder's templates call.
 const CODER_HOST: &str = "registry.coder.com";
 
-/// Registries behind a server. A clone is the same.
+/// Registries behind a server. Clones share all caches.
 #[derive(Clone)]
 pub struct Upstream(Arc<Inner>);
 
@@ -203,17 +203,18 @@ struct Inner {
     flights: Memory<Cargo, Flight>,
     modules: Memory<String, modules::Listing>,
     quota: Quota,
-    /// When the use of an archive was last written down.
+    /// Time at which the use of an archive was last recorded.
     uses: Mutex<HashMap<Digest, Instant>>,
 }
 
 impl Upstream {
-    /// Pulls as `sync` would, from no other hosts than those its wishes name, the engines' own, and Coder's.
+    /// Returns an upstream that fetches as `sync` would, only from the hosts that its configuration names, the
+    /// engines' own, and Coder's.
     pub fn new(sync: Sync) -> Self {
         Self::with_limit(sync, None)
     }
 
-    /// The same, with at most so many bytes of what was pulled: what was not used for the longest time goes.
+    /// Returns the same with a limit for pulled packages in bytes: the least recently used ones are removed.
     pub fn with_limit(sync: Sync, max_bytes: Option<u64>) -> Self {
         let config = &sync.config;
         let mut hosts = Services::new();
@@ -252,7 +253,7 @@ impl Upstream {
         }))
     }
 
-    /// What its metrics say, and how many bytes may be there. Blocks.
+    /// Updates the metrics of pulled packages. Blocks.
     ///
     /// # Errors
     /// If the mirror cannot be read.
@@ -260,22 +261,22 @@ impl Upstream {
         self.0.quota.count(&self.0.sync.store)
     }
 
-    /// What was pulled and what had to go, for metrics.
+    /// Returns the counts of pulled and evicted packages for metrics, with the limit.
     pub(crate) fn counts(&self) -> (Arc<Counts>, Option<u64>) {
         (self.0.quota.counts.clone(), self.0.quota.max_bytes)
     }
 
-    /// Says that a client downloads an archive by way of `file`: it does not go meanwhile, and counts as used.
+    /// Records that a client downloads an archive through `file`: it counts as used, and is not removed meanwhile.
     pub(crate) async fn serve(&self, digest: Digest, file: &Arc<File>) {
         self.0.quota.serve(digest, file);
         if self.is_new_use(digest) {
             let ledger = Ledger::of(&self.0.sync.store);
-            // What fails there is logged, and no reason to refuse a client.
+            // A failure is logged, and is not a reason to refuse the client.
             let _ = tokio::task::spawn_blocking(move || ledger.touch(digest)).await;
         }
     }
 
-    /// Whether the use of an archive is to be written down: once a minute is enough.
+    /// Returns whether the use of an archive should be recorded: once a minute is enough.
     fn is_new_use(&self, digest: Digest) -> bool {
         let mut uses = self.0.uses.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -290,12 +291,13 @@ impl Upstream {
         true
     }
 
-    /// The services of the hosts that are asked, as paths below a server.
+    /// Returns the services of the hosts behind this server, as paths below it.
     pub fn services(&self) -> &Services {
         &self.0.hosts
     }
 
-    /// The versions that a registry has. For a minute nobody asks it again; a list from before is better than none.
+    /// Returns the versions that a registry has. They are cached for a minute; after a failure an earlier list is
+    /// used.
     ///
     /// # Errors
     /// [`PullError`].
@@ -321,10 +323,10 @@ impl Upstream {
         asked
     }
 
-    /// What a publisher signed of a version. It is asked for once, by way of the package for `platform`.
+    /// Returns the signed checksums of a version. They are requested once, with the package for `platform`.
     ///
     /// # Errors
-    /// [`PullError`]; a signature that is not good is one.
+    /// [`PullError`], also if the signature is not valid.
     pub async fn release(
         &self,
         addr: &ProviderAddr,
@@ -366,8 +368,8 @@ impl Upstream {
         })
     }
 
-    /// Brings a package into the store that a document has named before. Whoever comes second waits for the first;
-    /// whoever leaves does not stop it.
+    /// Brings a package into the store that a document has named before. Further callers wait for the first; a caller
+    /// that leaves does not stop it.
     ///
     /// # Errors
     /// [`PullError::Missing`] if no document named it.
@@ -379,7 +381,7 @@ impl Upstream {
         let pull = async move {
             let pulled = this.pull(promise, digest).await;
             if matches!(pulled, Err(PullError::Untrusted(_))) {
-                // Whoever asks next gets what the registry says then, not what it said before.
+                // The next request must get the registry's present answer instead of the earlier one.
                 this.0.releases.remove(&of);
                 this.0.promises.remove(&digest);
             }
@@ -388,7 +390,7 @@ impl Upstream {
         self.fly(Cargo::Package(digest), pull).await
     }
 
-    /// Does `work`, unless somebody is at it already. It goes on without whoever waits for it.
+    /// Starts `work` unless it is already running. It continues if its callers leave.
     fn fly(
         &self,
         cargo: Cargo,
@@ -408,7 +410,7 @@ impl Upstream {
         })
     }
 
-    /// Brings a package, which must be the one with this digest.
+    /// Fetches a package, which must have this digest.
     async fn pull(
         &self,
         (addr, version, platform): Promise,
@@ -433,8 +435,8 @@ impl Upstream {
         }
     }
 
-    /// Adds what was pulled to the current generation, in the place of what was not used for longest if there is no
-    /// other.
+    /// Adds pulled packages to the current generation, in place of the least recently used ones if there is no other
+    /// room.
     async fn commit(&self, mut pulled: Generation) -> Result<(), PullError> {
         let this = self.0.clone();
         let lock = this.sync.store.lock(&Stop::new()).await?;
@@ -445,7 +447,7 @@ impl Upstream {
                 Some(number) => store.generation(number)?,
                 None => Generation::default(),
             };
-            // What was there when the work began may have gone meanwhile.
+            // Files that existed when the work began may have been removed since.
             let archives = archives(&pulled).into_keys();
             let gone = archives.filter(|digest| !store.has(*digest)).collect();
             leave_out(&mut pulled, &gone);
@@ -469,7 +471,7 @@ impl Upstream {
         Ok(())
     }
 
-    /// Documents that clients have name an archive that has gone: who fetches it gets it anew.
+    /// Remembers an evicted archive that is named by documents which clients have, so that it can be pulled again.
     fn promise(&self, digest: Digest, entry: Entry) {
         if let Thing::Provider {
             addr,
@@ -506,7 +508,7 @@ impl Upstream {
 }
 
 impl Sync {
-    /// Brings what is wanted into the store.
+    /// Brings wanted packages into the store.
     async fn pull(&self, wanted: super::Wanted) -> Result<Report, StoreError> {
         let before = trust::newest(&self.store).await?;
         let mut report = Report::default();

@@ -1,4 +1,4 @@
-//! `mirror.lock`: what a sync resolved to, one line for each fact, so that a change of the mirror can be reviewed.
+//! `mirror.lock`: the result of a sync, one line for each fact, so that a change of the mirror can be reviewed.
 
 use std::{
     collections::BTreeMap,
@@ -14,33 +14,33 @@ use super::trust::Keys;
 use crate::{Generation, generation::Signed};
 
 const HEADER: &str = "# Made by `outpost mirror sync`. Commit it: it shows what changed, and whose keys are trusted.\n";
-/// Bytes of the file; ten thousand packages have four million.
+/// Maximum size of the file in bytes; ten thousand packages have four million.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Why a `mirror.lock` cannot be used.
+/// Reason for which a `mirror.lock` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReviewError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error("failed to {what} `{}`", path.display())]
     Io {
-        /// What was to be done.
+        /// The operation that failed.
         what: &'static str,
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// It makes no sense.
+    /// The contents are not valid.
     #[error("`{}` cannot be read; restore it, or remove it: the next complete sync writes it again", path.display())]
     Invalid {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the parser.
         source: Box<toml::de::Error>,
     },
 }
 
-/// Reads the keys that a lock file trusts; one that does not exist has none.
+/// Reads the keys that a lock file trusts; none if it does not exist.
 ///
 /// # Errors
 /// [`ReviewError`].
@@ -62,7 +62,7 @@ pub fn read_keys(path: &Path) -> Result<Keys, ReviewError> {
     })
 }
 
-/// The keys in the text of such a file.
+/// Returns the keys in the text of such a file.
 pub(super) fn keys_of(text: &str) -> Result<Keys, toml::de::Error> {
     #[derive(Deserialize)]
     struct Keyring {
@@ -72,7 +72,7 @@ pub(super) fn keys_of(text: &str) -> Result<Keys, toml::de::Error> {
     Ok(toml::from_str::<Keyring>(text)?.keys)
 }
 
-/// Replaces a lock file, if it would change.
+/// Replaces a lock file if its text changes, and returns whether it did.
 ///
 /// # Errors
 /// [`ReviewError::Io`].
@@ -80,8 +80,8 @@ pub fn write(path: &Path, generation: &Generation, keys: &Keys) -> Result<bool, 
     replace(path, &text(generation, keys))
 }
 
-/// Replaces the keys in a lock file and leaves everything else: a sync that lacks something has no result to review,
-/// and has trusted keys all the same.
+/// Replaces only the keys in a lock file: an incomplete sync has no result to review, but has trusted keys
+/// nevertheless.
 ///
 /// # Errors
 /// [`ReviewError::Io`].
@@ -107,12 +107,12 @@ fn replace(path: &Path, text: &str) -> Result<bool, ReviewError> {
         path: path.to_owned(),
         source,
     };
-    // It is for review: whoever reads the configuration may read it.
+    // The file is for review, so everybody may read it.
     files::write_public(path, text.as_bytes()).map_err(failed)?;
     Ok(true)
 }
 
-/// Equal content is equal text.
+/// Returns the text of a lock file. Equal contents give equal text.
 fn text(generation: &Generation, keys: &Keys) -> String {
     let mut text = format!("{HEADER}{}", keys_table(keys));
     for provider in &generation.providers {
@@ -193,7 +193,7 @@ fn text(generation: &Generation, keys: &Keys) -> String {
     text
 }
 
-/// The table of the keys that are trusted, with an empty line before it; nothing if there are none.
+/// Returns the table of trusted keys, with an empty line before it; nothing if there are none.
 pub(super) fn keys_table(keys: &Keys) -> String {
     let mut text = String::new();
     if !keys.is_empty() {
@@ -214,7 +214,7 @@ fn key(signed: Option<&Signed>) -> String {
     ids.join(" ")
 }
 
-/// What is empty is left out.
+/// Adds a table without its empty values.
 fn table(text: &mut String, heading: &str, values: &[(&str, String)]) {
     let _ = write!(text, "\n{heading}\n");
     let values: BTreeMap<usize, _> = values.iter().enumerate().collect();

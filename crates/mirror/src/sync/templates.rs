@@ -1,4 +1,4 @@
-//! What templates want: where they are, what they need, and whether their lock files will fit.
+//! The needs of templates: their location, their providers and modules, and checks of their lock files.
 
 use std::{
     collections::BTreeSet,
@@ -31,17 +31,17 @@ use crate::{
     },
 };
 
-/// Directories that are looked into for templates.
+/// Maximum number of directories that are searched for templates.
 const MAX_DIRS: usize = 10_000;
 
-/// A template and what it needs.
+/// A template with its needs.
 pub(super) struct Needed {
     pub(super) name: String,
     pub(super) closure: Closure,
 }
 
 impl Sync {
-    /// What all templates need, with their modules.
+    /// Determines what all templates need, including their modules.
     pub(super) async fn templates(
         &self,
         origins: &Origins<'_>,
@@ -72,7 +72,7 @@ impl Sync {
         Ok((demands, all))
     }
 
-    /// The templates that a path means.
+    /// Returns the templates that a path refers to.
     async fn in_directory(
         &self,
         place: &str,
@@ -103,7 +103,7 @@ impl Sync {
         Ok(trees)
     }
 
-    /// The active templates of a Coder server.
+    /// Returns the active templates of a Coder server.
     async fn on_server(
         &self,
         url: &Url,
@@ -158,7 +158,8 @@ impl Sync {
         Ok(Secret::new(text.trim()))
     }
 
-    /// What could not be got fails the sync; what no mirror can have does not, as no further run would change it.
+    /// Reports findings. A failed download fails the sync; what no mirror can contain does not, because no further
+    /// run would change it.
     fn tell(&self, name: &str, closure: &Closure, report: &mut Report) {
         for finding in &closure.findings {
             let place = format!("{name}: {}", finding.place);
@@ -218,7 +219,7 @@ impl Sync {
         demands
     }
 
-    /// Tells early which lock files will not fit the packages that are there.
+    /// Reports lock files that do not match the packages in the mirror.
     pub(super) fn check_locks(&self, needed: &[Needed], report: &Report) {
         let mut told = BTreeSet::new();
         for Needed { name, closure } in needed {
@@ -243,8 +244,8 @@ impl Sync {
     }
 }
 
-/// The templates that a path means: a directory or a tar archive; with `*` in it all whose names fit, and with `**` as a
-/// part those in any directory.
+/// Finds the templates that a path refers to: a directory or a tar archive; with `*` in it all that match, and with
+/// `**` as a part those in any directory.
 fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
     let has_star = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains('*');
     let parts: Vec<_> = path.components().collect();
@@ -262,7 +263,7 @@ fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = search.found;
     found.sort();
     found.dedup();
-    // What lies in a template is a part of it.
+    // A directory inside of a template is part of that template.
     let mut roots: Vec<PathBuf> = Vec::new();
     for path in found {
         if !roots.iter().any(|root| path.starts_with(root)) {
@@ -279,7 +280,7 @@ struct Search {
 }
 
 impl Search {
-    /// Looks for what is left of the pattern below a directory.
+    /// Searches for the rest of the pattern below a directory.
     fn go(&mut self, dir: &Path, pattern: &[String]) -> io::Result<()> {
         self.seen += 1;
         if self.seen > MAX_DIRS {
@@ -340,10 +341,10 @@ fn is_template(dir: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// The files of a template: those of a directory, or of a tar archive.
+/// Returns the files of a template: those of a directory, or of a tar archive.
 ///
 /// # Errors
-/// The system's reason, and if it is too large.
+/// The system's error, and one if it is too large.
 pub fn load(path: &Path) -> io::Result<Tree> {
     match path.is_dir() {
         true => Tree::of_template(path),

@@ -29,10 +29,10 @@ const TERRAFORM_SITE: &str = "https://releases.hashicorp.com/";
 const TOFU_SITE: &str = "https://github.com/opentofu/opentofu/releases/download/";
 const TOFU_VERSIONS: &str = "https://get.opentofu.org/tofu/api.json";
 const TOFU_KEY: &str = "https://get.opentofu.org/opentofu.asc";
-/// Bytes of a program.
+/// Maximum size of a program in bytes.
 const MAX_PROGRAM_BYTES: u64 = 1 << 30;
 
-/// Where the files of one version are.
+/// Addresses of the files of one version.
 struct Release {
     base: Url,
     sums: String,
@@ -90,7 +90,7 @@ impl Sync {
         Ok(versions)
     }
 
-    /// The versions that a site lists.
+    /// Returns the versions that a site lists.
     async fn published_tools(&self, entry: &ToolEntry) -> Result<Vec<Version>, Cause> {
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -178,7 +178,7 @@ impl Sync {
         }
     }
 
-    /// The checksums of a version, once their signature is found good.
+    /// Returns the checksums of a version after their signature is verified.
     async fn release(
         &self,
         before: &Generation,
@@ -270,7 +270,7 @@ impl Sync {
         Ok((fetched, Some(tool).filter(|_| !self.dry_run)))
     }
 
-    /// This program, or another build of it.
+    /// Adds this program, or another build of it.
     async fn ourselves(&self, entry: &ToolEntry, report: &mut Report) {
         if self.dry_run {
             return;
@@ -344,7 +344,7 @@ impl Sync {
         Ok((fetched, Some(file).filter(|_| !self.dry_run)))
     }
 
-    /// Downloads a file, unless it is there.
+    /// Downloads a file, unless the store has it.
     async fn bring(&self, url: &Url, digest: crate::Digest, name: &str) -> Result<Fetched, Cause> {
         if self.store.has(digest) {
             return Ok(Fetched::Present);
@@ -360,7 +360,7 @@ impl Sync {
         Ok(Fetched::Bytes(Some(size)))
     }
 
-    /// The length of a file that is there; 0 for one that is not, as in a dry run.
+    /// Returns the length of a file in the store; 0 if it is missing, as in a dry run.
     async fn length(&self, digest: crate::Digest) -> Result<u64, StoreError> {
         let path = self.store.path(digest);
         blocking(move || {
@@ -372,12 +372,12 @@ impl Sync {
     }
 }
 
-/// What getting a file took.
+/// Result of a download.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fetched {
-    /// It was there.
+    /// The store already had the file.
     Present,
-    /// So many bytes, if that is known.
+    /// The file was downloaded; its length in bytes, if that is known.
     Bytes(Option<u64>),
 }
 
@@ -412,7 +412,7 @@ fn join(base: &Url, path: &str) -> Result<Url, Cause> {
     joined.map_err(|error| Cause::Unsatisfied(format!("{path} below {base}: {error}")))
 }
 
-/// A program alone in a zip file. Equal programs give equal bytes.
+/// Packs a program alone into a zip file. Equal programs give equal bytes.
 fn pack(path: &Path) -> io::Result<File> {
     use std::io::Seek as _;
     let mut zip = ZipWriter::new(tempfile::tempfile()?);

@@ -1,5 +1,5 @@
-//! Whose signature counts for which namespace: what the operator pinned, else whoever signed first. And what a version
-//! is: the bytes that it was first seen with.
+//! Decisions about trust: which key may sign for which namespace (the ones that the operator pinned, else the one
+//! that signed first), and which bytes a version has (those that were seen first).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,75 +22,75 @@ use crate::{
     publisher::{self, SignatureError, SignedBy},
 };
 
-/// Fingerprints by `HOST/NAMESPACE`, or by a program's name.
+/// Fingerprints of keys by `HOST/NAMESPACE`, or by a program's name.
 pub type Keys = BTreeMap<String, BTreeSet<String>>;
 
-/// Bytes of a list of checksums, a signature or a key in the store.
+/// Maximum size of a list of checksums, a signature or a key in the store, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Why packages are not trusted.
+/// Reason for which packages are not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// The signature is not good.
+    /// The signature is not valid.
     #[error("the checksums of {what} are not trusted")]
     Signature {
-        /// Of what.
+        /// Name of what is signed.
         what: String,
-        /// Why.
+        /// Problem with the signature.
         source: SignatureError,
     },
-    /// Another key signed.
+    /// A key that is not trusted made the signature.
     #[error("{what} is signed by the key {found}, but {namespace} is trusted only with {}", expected.join(" and "))]
     OtherKey {
-        /// What is signed.
+        /// Name of what is signed.
         what: String,
-        /// Whose it should be.
+        /// Namespace that the trusted keys belong to.
         namespace: String,
-        /// The keys that are trusted.
+        /// Fingerprints of the trusted keys.
         expected: Vec<String>,
-        /// The key that signed.
+        /// Fingerprint of the key that signed.
         found: String,
     },
-    /// Signatures of certain keys are wanted, and where it comes from there are none.
+    /// Signatures of certain keys are required, but the source has no signatures.
     #[error("{0} must have its publisher's signature, which a network mirror does not provide")]
     NoSignature(ProviderAddr),
-    /// What was signed does not list the package, or with another checksum.
+    /// The signed checksums do not contain the package, or have another checksum of it.
     #[error("`{filename}` is not what its publisher signed: {why}")]
     NotListed {
-        /// The package.
+        /// File name of the package.
         filename: String,
-        /// What is wrong.
+        /// Difference between the two.
         why: String,
     },
-    /// A version has other bytes than before.
+    /// A version has other bytes than its pin.
     #[error(
         "{release}{} has the checksum {now}, but had {first} when this mirror first saw it: its publisher replaced it, or \
          it comes from somebody else",
         for_platform(platform)
     )]
     Changed {
-        /// The version: `ADDRESS@VERSION`.
+        /// Name of the version: `ADDRESS@VERSION`.
         release: String,
-        /// The package's platform; `module` for a module.
+        /// Platform of the package; `module` for a module.
         platform: String,
-        /// The checksum that is pinned.
+        /// Checksum in the pin.
         first: String,
-        /// The checksum that it has now.
+        /// Checksum of the present package.
         now: String,
     },
-    /// A tag stands for something else than before.
+    /// A tag refers to another object than its pin.
     #[error(
         "the tag {tag} of {place} is {now}, but was {first} when this mirror first saw it: its publisher moved it, or it \
          comes from somebody else"
     )]
     Moved {
-        /// The repository: `HOST/OWNER/REPO`.
+        /// Name of the repository: `HOST/OWNER/REPO`.
         place: String,
-        /// The tag.
+        /// Name of the tag.
         tag: String,
-        /// The object that is pinned.
+        /// Object in the pin.
         first: String,
-        /// The object that it is now.
+        /// Present object of the tag.
         now: String,
     },
 }
@@ -103,7 +103,7 @@ fn for_platform(platform: &str) -> String {
 }
 
 impl TrustError {
-    /// What the operator can do.
+    /// Returns a suggestion for the operator.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Signature {
@@ -136,32 +136,32 @@ impl TrustError {
     }
 }
 
-/// What the operator accepts although it is not what was trusted first.
+/// Differences from the pins that the operator accepts.
 #[derive(Clone, Debug, Default)]
 pub struct Accepted {
     /// Fingerprints of keys that may sign for any namespace from now on.
     pub keys: BTreeSet<String>,
-    /// Fingerprints of keys whose end does not count.
+    /// Fingerprints of keys whose expiry is ignored.
     pub expired: Vec<String>,
-    /// Versions whose packages may be other ones than before: `ADDRESS@VERSION`; and tags: `HOST/OWNER/REPO@TAG`.
+    /// Versions whose packages may have changed: `ADDRESS@VERSION`; and tags: `HOST/OWNER/REPO@TAG`.
     pub releases: BTreeSet<String>,
 }
 
-/// Decides about signatures and checksums, and remembers in the mirror what it trusted.
+/// Decides about signatures and checksums, and pins in the mirror what it trusts.
 pub struct Trust {
     rules: BTreeMap<String, Rule>,
     known: Keys,
     accepted: Accepted,
     store: Store,
     pins: Pins,
-    /// Whether nothing is written.
+    /// `true` if nothing must be written.
     is_dry: bool,
-    /// Keys by which signatures were found good that the operator's rules name.
+    /// Keys that the operator's rules name and that made valid signatures.
     seen: Mutex<Keys>,
 }
 
 impl Trust {
-    /// For the mirror `store`. `known` are the keys in its lock file.
+    /// Returns the trust of the mirror `store`. `known` are the keys in its lock file.
     pub fn new(rules: BTreeMap<String, Rule>, known: Keys, store: &Store) -> Self {
         Self {
             rules,
@@ -174,24 +174,24 @@ impl Trust {
         }
     }
 
-    /// The same with what the operator accepts.
+    /// Adds the differences that the operator accepts.
     #[must_use]
     pub fn accepting(mut self, accepted: Accepted) -> Self {
         self.accepted = accepted;
         self
     }
 
-    /// The same, writing nothing if `is_dry`.
+    /// Prevents all writing if `is_dry`.
     #[must_use]
     pub fn dry(mut self, is_dry: bool) -> Self {
         self.is_dry = is_dry;
         self
     }
 
-    /// Trusts keys from now on that the operator names for a namespace.
+    /// Pins further keys that the operator names for a namespace.
     ///
     /// # Errors
-    /// If that cannot be written.
+    /// If they cannot be written.
     pub async fn add(&self, keys: Keys) -> Result<(), StoreError> {
         if keys.is_empty() || self.is_dry {
             return Ok(());
@@ -205,7 +205,7 @@ impl Trust {
         let change = move |pinned: &mut Keys| {
             for (namespace, fingerprints) in keys {
                 let signed = &signed[&namespace];
-                // Adding one must not make it the only one.
+                // Keep the existing keys: the added one must not become the only one.
                 let of_namespace = pinned
                     .entry(namespace)
                     .or_insert_with(|| signers(&store, signed));
@@ -215,18 +215,18 @@ impl Trust {
         self.pins.change_keys(change).await
     }
 
-    /// Whether a provider needs no signature.
+    /// Returns whether a provider needs no signature.
     pub fn is_unsigned(&self, addr: &ProviderAddr) -> bool {
         self.rules.get(&namespace(addr)) == Some(&Rule::Unsigned)
     }
 
-    /// Whether only signatures of certain keys count, which the operator named.
+    /// Returns whether only signatures of keys that the operator named are accepted.
     pub fn is_pinned(&self, addr: &ProviderAddr) -> bool {
         matches!(self.rules.get(&namespace(addr)), Some(Rule::Keys(_)))
     }
 
-    /// Checks who signed `content`, which belongs to `what` of a namespace. The first key that signs is pinned when this
-    /// returns. `before` is what the mirror has.
+    /// Checks the signature over `content`, which belongs to `what` of a namespace. The first key that signs is
+    /// pinned before this returns. `before` is the mirror's current generation.
     ///
     /// # Errors
     /// [`TrustError`], and if the pins cannot be read or written.
@@ -275,7 +275,7 @@ impl Trust {
         }
     }
 
-    /// Pins a key, unless others are trusted: those are returned.
+    /// Pins a key, unless other keys are trusted: then returns those.
     async fn pin(
         &self,
         before: &Generation,
@@ -299,7 +299,7 @@ impl Trust {
         let (namespace, found, store) =
             (namespace.to_owned(), found.to_owned(), self.store.clone());
         let judge = move |keys: &mut Keys| {
-            // Of a mirror that is older than its pins, or came from a bundle, those are trusted who signed what it has.
+            // If a mirror is older than its pins, or came from a bundle, the signers of its contents are trusted.
             let first = || signers(&store, &signed);
             let mut trusted = keys.get(&namespace).cloned().unwrap_or_else(first);
             let expected: BTreeSet<_> = trusted.union(&of_lock_file).cloned().collect();
@@ -316,19 +316,18 @@ impl Trust {
         }
     }
 
-    /// Whether the operator accepts that a version has other bytes than before.
+    /// Returns whether the operator accepts that a version has changed.
     pub(super) fn accepts(&self, name: &str, version: &Version) -> bool {
         let release = release_name(name, version);
         self.accepted.releases.contains(&release)
     }
 
-    /// Whether the operator accepts that a tag stands for something else than before.
+    /// Returns whether the operator accepts that a tag has moved.
     pub(super) fn accepts_tag(&self, place: &str, tag: &str) -> bool {
         self.accepted.releases.contains(&tag_name(place, tag))
     }
 
-    /// Compares checksums of a version with those that it was first seen with, and pins what is new. `before` is what
-    /// the mirror has.
+    /// Compares checksums of a version with its pins, and pins new ones. `before` is the mirror's current generation.
     ///
     /// # Errors
     /// [`TrustError::Changed`], and if the pins cannot be read or written.
@@ -380,7 +379,7 @@ impl Trust {
         Ok(judged?)
     }
 
-    /// Pins what a version has from now on.
+    /// Replaces the pins of a version.
     pub(super) async fn replace_release(
         &self,
         name: &str,
@@ -394,8 +393,8 @@ impl Trust {
         }
     }
 
-    /// Compares the tags of a repository with what they were first seen as, and pins new ones. `has` are those that the
-    /// mirror has of it. Returns an error for each tag that was moved.
+    /// Compares the tags of a repository with their pins, and pins new ones. `has` are the tags of the mirror's copy.
+    /// Returns an error for each tag that was moved.
     ///
     /// # Errors
     /// If the pins cannot be read or written.
@@ -439,7 +438,7 @@ impl Trust {
         }
     }
 
-    /// The checksums of a version that the mirror has: those of its packages, and what its publisher signed.
+    /// Returns the mirror's checksums of a version: those of its packages, and those that its publisher signed.
     async fn checksums(
         &self,
         before: &Generation,
@@ -469,7 +468,7 @@ impl Trust {
         Ok(all)
     }
 
-    /// The keys that are trusted from now on for what `generation` has, and those of the lock file.
+    /// Returns the keys that are trusted from now on for the contents of `generation`, and those of the lock file.
     ///
     /// # Errors
     /// If the pins cannot be read.
@@ -500,14 +499,14 @@ impl Trust {
     }
 }
 
-/// Something that is signed, its signature, and the keys that may have made it, armored.
+/// Signed content, its signature, and the armored keys that may have made it.
 pub(super) struct Signature<'a> {
     pub(super) content: &'a [u8],
     pub(super) signature: &'a [u8],
     pub(super) keys: &'a [String],
 }
 
-/// What a mirror has now; nothing if it is empty.
+/// Returns the current generation; an empty one if there is none.
 pub(super) async fn newest(store: &Store) -> Result<Generation, StoreError> {
     let store = store.clone();
     let newest = move || match store.newest() {
@@ -517,7 +516,7 @@ pub(super) async fn newest(store: &Store) -> Result<Generation, StoreError> {
     blocking(newest).await
 }
 
-/// The list of checksums that a publisher signed, if there is one in the mirror.
+/// Returns the signed list of checksums, if the mirror has one.
 pub(super) async fn signed_list(
     store: &Store,
     signed: Option<&Signed>,
@@ -533,17 +532,17 @@ pub(super) async fn signed_list(
     .await
 }
 
-/// `ADDRESS@VERSION`, as the operator names it.
+/// Returns `ADDRESS@VERSION`, the form that the operator uses.
 pub(super) fn release_name(name: &str, version: &Version) -> String {
     format!("{name}@{version}")
 }
 
-/// `HOST/OWNER/REPO@TAG`, likewise.
+/// Returns `HOST/OWNER/REPO@TAG`, the form that the operator uses.
 fn tag_name(place: &str, tag: &str) -> String {
     format!("{place}@{tag}")
 }
 
-/// What was signed of a namespace in a mirror.
+/// Returns all signed lists of a namespace in a mirror.
 fn signed_of(generation: &Generation, namespace: &str) -> Vec<Signed> {
     let providers = generation.providers.iter();
     let providers = providers.filter(|provider| self::namespace(&provider.addr) == namespace);
@@ -555,7 +554,7 @@ fn signed_of(generation: &Generation, namespace: &str) -> Vec<Signed> {
     signed.flatten().cloned().collect()
 }
 
-/// The keys that made these signatures. What the store lacks or does not hold good tells nothing. Blocks.
+/// Returns the keys that made these signatures. Signatures that are missing or not valid are skipped. Blocks.
 fn signers(store: &Store, signed: &[Signed]) -> BTreeSet<String> {
     let signer = |signed: &Signed| {
         let read = |digest| store.read(digest, MAX_BYTES).ok();
@@ -566,7 +565,7 @@ fn signers(store: &Store, signed: &[Signed]) -> BTreeSet<String> {
             .collect();
         match publisher::verify(&content, &signature, &keys, &[]) {
             Ok(SignedBy { fingerprint, .. }) => Some(fingerprint),
-            // It is in the mirror because the operator accepted that.
+            // The operator accepted the expired key when the signature entered the mirror.
             Err(SignatureError::Expired { fingerprint, .. }) => Some(fingerprint),
             Err(
                 SignatureError::Unreadable(_)
@@ -578,12 +577,12 @@ fn signers(store: &Store, signed: &[Signed]) -> BTreeSet<String> {
     signed.iter().filter_map(signer).collect()
 }
 
-/// Who publishes a provider: `HOST/NAMESPACE`.
+/// Returns the namespace of a provider's publisher: `HOST/NAMESPACE`.
 pub(super) fn namespace(addr: &ProviderAddr) -> String {
     format!("{}/{}", addr.host(), addr.namespace())
 }
 
-/// The checksum of a file in a list of lines such as `HASH  NAME`.
+/// Returns the checksum of a file in a list of lines such as `HASH  NAME`.
 pub(super) fn listed(list: &[u8], name: &str) -> Option<Digest> {
     let list = std::str::from_utf8(list).ok()?;
     list.lines().find_map(|line| {
@@ -593,7 +592,8 @@ pub(super) fn listed(list: &[u8], name: &str) -> Option<Digest> {
     })
 }
 
-/// The packages of a version in such a list, by platform: file name and checksum. What is named otherwise is no package.
+/// Returns the packages of a version in such a list, by platform: file name and checksum. Other file names are
+/// skipped.
 pub(super) fn listed_packages(
     list: &[u8],
     kind: &str,
@@ -602,12 +602,12 @@ pub(super) fn listed_packages(
     listed_files(list, &format!("terraform-provider-{kind}_{version}_"))
 }
 
-/// The checksums of the packages of a version in such a list.
+/// Returns the checksums of the packages of a version in such a list.
 pub(super) fn packages(list: &[u8], kind: &str, version: &Version) -> Checksums {
     checksums(listed_packages(list, kind, version))
 }
 
-/// The checksums of a version of a program in such a list.
+/// Returns the checksums of a version of a program in such a list.
 pub(super) fn programs(list: &[u8], name: &str, version: &Version) -> Checksums {
     checksums(listed_files(list, &format!("{name}_{version}_")))
 }

@@ -1,4 +1,4 @@
-//! Providers from a network mirror, which vouches for them in their publishers' place.
+//! Providers from a network mirror, which vouches for them instead of their publishers.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,8 @@ use crate::{
     generation::{Package, Provider},
 };
 
-/// What became of a package: the length of what was downloaded, or would be if that is known, `None` if nothing was.
+/// Result for a package: the length of the download, or of the download that would be made, if it is known; `None`
+/// without a download.
 type Taken = (Option<Option<u64>>, Option<Package>);
 
 impl Sync {
@@ -64,7 +65,7 @@ impl Sync {
         }
     }
 
-    /// Asks the mirror for the checksums of packages that are here: they may be others there by now.
+    /// Asks the network mirror for the checksums of packages that the store has, which may have been replaced there.
     async fn check_vouched(
         &self,
         mirror: &NetworkMirror,
@@ -98,8 +99,8 @@ impl Sync {
         }
     }
 
-    /// Checks a package that does not come from its publisher: it must be what the mirror knows of it, and what the
-    /// publisher signed, if the mirror has that.
+    /// Checks a package that does not come from its publisher: it must match the mirror's pins, and the publisher's
+    /// signed checksums if the mirror has them.
     pub(super) async fn check_local(
         &self,
         before: &Generation,
@@ -146,7 +147,7 @@ impl Sync {
         archive: &Archive,
     ) -> Result<Taken, Cause> {
         let Provider { addr, version, .. } = provider;
-        // As publishers call it: a mirror may call it anything.
+        // Use the publisher's file name, because a mirror may use any.
         let kind = addr.kind();
         let filename = format!("terraform-provider-{kind}_{version}_{platform}.zip");
         let expected = archive.hashes.iter().find_map(|hash| match hash {
@@ -207,7 +208,7 @@ impl Sync {
     }
 }
 
-/// Whether a list of checksums has one, under whatever name.
+/// Returns whether a list of checksums contains a digest, under any name.
 fn has_digest(list: &[u8], digest: Digest) -> bool {
     let list = String::from_utf8_lossy(list).to_ascii_lowercase();
     list.contains(&digest.to_string())

@@ -1,4 +1,4 @@
-//! Removes what no generation needs, in two steps, so that a mistake can be undone.
+//! Removal of files that no generation needs, in two steps, so that a mistake can be undone.
 
 use std::{
     collections::BTreeSet,
@@ -16,30 +16,31 @@ use crate::{
     store::{RECORDS, TRASH},
 };
 
-/// Nobody is still at what has not changed for so long, whatever the grace.
+/// Age at which an unchanged temporary file counts as abandoned, whatever the grace period.
 const LEFTOVER: Duration = Duration::from_secs(60 * 60);
 
-/// What was collected.
+/// Result of a collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Collected {
-    /// Files that no generation needs.
+    /// Number of files that no generation needs.
     pub files: usize,
-    /// Their bytes.
+    /// Total size of these files in bytes.
     pub bytes: u64,
-    /// Unpacked packages that no generation needs.
+    /// Number of unpacked packages that no generation needs.
     pub trees: usize,
-    /// Leftovers of whoever was killed.
+    /// Number of temporary files that killed processes left.
     pub leftovers: usize,
-    /// Collections that were put aside before, and are gone for good now.
+    /// Number of earlier collections that were deleted from the trash.
     pub removed: usize,
 }
 
-/// Puts aside what no generation needs and nobody touched for `grace`, and removes what was put aside that long ago.
-/// Who holds `lock` is the only one to make generations meanwhile. With `dry_run` it only counts.
+/// Moves files to the trash that no generation needs and that were not changed for `grace`, and deletes what has been
+/// in the trash for that long. The holder of `lock` is the only one to make generations meanwhile. With `dry_run` it
+/// only counts.
 ///
 /// # Errors
-/// The system's reason, [`StoreError::Index`] and [`StoreError::Altered`]: with an index that cannot be read nothing is
-/// collected, as nobody knows what it needs.
+/// The system's error, [`StoreError::Index`] and [`StoreError::Altered`]: if an index cannot be read nothing is
+/// collected, because its needs are unknown.
 pub fn collect(
     store: &Store,
     grace: Duration,
@@ -123,13 +124,13 @@ impl Collection<'_> {
         self.age(path).is_some_and(|age| age >= self.grace)
     }
 
-    /// Time since it was changed; `None` if it has gone meanwhile, or is from the future.
+    /// Returns the time since a file was changed; `None` if it no longer exists, or has a time in the future.
     fn age(&self, path: &Path) -> Option<Duration> {
         let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
         self.now.duration_since(modified.ok()?).ok()
     }
 
-    /// Whether an earlier collection was put aside long ago.
+    /// Returns whether an earlier collection has been in the trash long enough.
     fn is_over(&self, path: &Path) -> bool {
         let name = path.file_name().and_then(|name| name.to_str());
         let second = name.and_then(|name| name.parse::<u64>().ok());
@@ -166,7 +167,7 @@ fn gone_is_fine(error: io::Error) -> io::Result<()> {
     }
 }
 
-/// What is in a directory; nothing if it is not there.
+/// Returns the contents of a directory; nothing if it does not exist.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let list = match fs::read_dir(dir) {
         Ok(list) => list,

@@ -1,4 +1,4 @@
-//! Whether the index of a generation is the one that was written, and who signed it.
+//! Authentication of a generation's index: a comparison with its inventory, and its signatures.
 
 use std::collections::BTreeSet;
 
@@ -12,23 +12,23 @@ use crate::{
     keys::KeyId,
 };
 
-/// How far the index of a generation is authenticated.
+/// Authentication of a generation's index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct IndexState {
-    /// The generation's number.
+    /// Number of the generation.
     pub generation: u64,
-    /// Whether it has an inventory that it fits. Generations of older releases have none.
+    /// `true` if the index matches an inventory. Generations of older releases have none.
     pub has_inventory: bool,
-    /// Trusted keys that signed it.
+    /// Trusted keys that signed the inventory.
     pub signed_by: BTreeSet<KeyId>,
-    /// Keys that signed it, or say so, and are not trusted here.
+    /// Keys that signed it, or claim so, and are not trusted here.
     pub untrusted: BTreeSet<KeyId>,
 }
 
-/// How far the index of a generation is authenticated, and what is wrong with it. Reads none of its files.
+/// Returns the authentication of a generation's index, with all problems. Reads no file of the generation.
 ///
 /// # Errors
-/// The system's reason.
+/// The system's error.
 pub fn index_state(
     store: &Store,
     number: u64,
@@ -41,7 +41,8 @@ pub fn index_state(
     Ok((state, problems))
 }
 
-/// Compares the index of a generation with its inventory and its signatures. Returns the generation, if it can be read.
+/// Compares the index of a generation with its inventory and its signatures. Returns the generation, if it can be
+/// read.
 pub(super) fn check(
     store: &Store,
     number: u64,
@@ -162,7 +163,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What the bundle said that the generation came from.
+    /// Compares the generation with the manifest of the bundle that it came from.
     fn bundle(&mut self, generation: &Generation) -> Result<(), StoreError> {
         let Some(head) = self.store.bundle_head(self.number)? else {
             return Ok(());

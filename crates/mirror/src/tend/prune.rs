@@ -1,4 +1,4 @@
-//! Makes a mirror smaller: a generation with fewer versions, and no generations from long ago.
+//! Reduction of a mirror: a generation with fewer versions, and fewer old generations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,44 +9,45 @@ use serde::Serialize;
 
 use crate::{Generation, Store, StoreError};
 
-/// What stays.
+/// Contents that a prune keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Keep {
-    /// So many generations, the current one among them. Those that are in use stay as well.
+    /// Number of generations, including the current one. Generations in use stay as well.
     pub generations: usize,
-    /// So many of the newest versions of each provider, module and tool; `None` for all. Of a provider they are counted
-    /// for each platform, and releases stay before pre-releases, so that whoever asks for any version finds one.
+    /// Number of the newest versions of each provider, module and tool; `None` for all. Versions of a provider are
+    /// counted for each platform, and releases are preferred to pre-releases, so that a template without a constraint
+    /// finds one.
     pub versions: Option<usize>,
-    /// What stays whatever its version.
+    /// Versions that stay in any case.
     pub needed: Needed,
 }
 
 /// Versions that templates need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needed {
-    /// Versions of providers.
+    /// Addresses and versions of providers.
     pub providers: BTreeSet<(ProviderAddr, Version)>,
     /// Versions of modules, by `HOST/NAMESPACE/NAME/SYSTEM`.
     pub modules: BTreeSet<(String, Version)>,
 }
 
-/// What was pruned.
+/// Result of a prune.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pruned {
-    /// The number of the current generation.
+    /// Number of the current generation.
     pub generation: u64,
-    /// Versions that it does not have any more.
+    /// Versions that were removed from it.
     pub versions: Vec<String>,
-    /// Generations that are gone. Their files stay until they are collected.
+    /// Generations that were removed. Their files stay until they are collected.
     pub generations: Vec<u64>,
-    /// Generations that would be gone, but somebody uses them.
+    /// Generations that stay because they are in use.
     pub in_use: Vec<u64>,
 }
 
-/// Prunes a store. Whoever holds `lock` is the only one to change it.
+/// Prunes a store. The holder of `lock` is the only one to change it.
 ///
 /// # Errors
-/// The system's reason, and [`StoreError::Empty`].
+/// The system's error, and [`StoreError::Empty`].
 pub fn prune(store: &Store, keep: &Keep, lock: &files::Lock) -> Result<Pruned, StoreError> {
     let (mut current, mut generation) = store.newest()?;
     let versions = match keep.versions {
@@ -74,7 +75,7 @@ pub fn prune(store: &Store, keep: &Keep, lock: &files::Lock) -> Result<Pruned, S
     })
 }
 
-/// Leaves the newest versions of everything, and what is needed; what it removed.
+/// Keeps the newest versions of everything and those that are needed; returns the removed ones.
 fn thin_out(generation: &mut Generation, count: usize, needed: &Needed) -> Vec<String> {
     let mut removed = Vec::new();
     newest(&mut generation.providers, count, &mut removed, |provider| {
@@ -107,17 +108,17 @@ fn thin_out(generation: &mut Generation, count: usize, needed: &Needed) -> Vec<S
     removed
 }
 
-/// A version of something.
+/// A version that may be removed.
 struct Item {
-    /// What it is a version of.
+    /// Kind and name of the item.
     name: String,
-    /// Among whom its place counts; one place is enough.
+    /// Groups in which it is ranked; a high rank in one of them is enough.
     groups: Vec<String>,
     version: Version,
     is_needed: bool,
 }
 
-/// Releases in their order, behind all pre-releases: nobody gets one of those who does not name it.
+/// Rank of a version: releases in their order before all pre-releases, which engines install only if they are named.
 type Rank = (bool, Version);
 
 impl Item {

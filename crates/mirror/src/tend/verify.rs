@@ -1,4 +1,4 @@
-//! Reads everything in a store anew, and compares it with what it should be.
+//! Verification of everything in a store.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,35 +26,35 @@ use crate::{
     pulled::Ledger,
 };
 
-/// What a list of checksums, a signature or a key may have, in bytes; the largest lists have some hundred thousand.
+/// Maximum size of a list of checksums, a signature or a key in bytes; the largest lists have some hundred thousand.
 const MAX_TEXT_BYTES: u64 = 8 << 20;
 
-/// What a verification found.
+/// Result of a verification.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verified {
-    /// Generations that were read.
+    /// Number of generations that were read.
     pub generations: usize,
-    /// How far the index of each generation is authenticated.
+    /// Authentication of the index of each generation.
     pub indexes: Vec<IndexState>,
-    /// Files that were read.
+    /// Number of files that were read.
     pub files: usize,
-    /// Bytes that were read.
+    /// Number of bytes that were read.
     pub bytes: u64,
-    /// Unpacked packages that were compared.
+    /// Number of unpacked packages that were compared.
     pub trees: usize,
-    /// What is not as it should be.
+    /// All problems that were found.
     pub problems: Vec<Problem>,
 }
 
-/// A thing that is not as it should be.
+/// A problem with something in a store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
-    /// What it is.
+    /// Name of the item.
     pub what: String,
-    /// What is wrong with it.
+    /// Description of the problem.
     pub why: String,
-    /// What is damaged. Once it is put aside it comes anew: a file or a generation with the next sync or import,
-    /// unpacked files with the next job.
+    /// Path of what is damaged. Once it is moved aside it is provided anew: a file or a generation by the next sync
+    /// or import, unpacked files by the next job.
     pub damaged: Option<PathBuf>,
 }
 
@@ -69,11 +69,11 @@ impl Problem {
 }
 
 impl Verified {
-    /// Puts aside what is damaged, so that it comes anew; how many things that are. Whoever holds `lock` is the only
-    /// one to change the store.
+    /// Moves damaged items aside, so that they are provided anew; returns their number. The holder of `lock` is the
+    /// only one to change the store.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn repair(
         &self,
         store: &Store,
@@ -81,7 +81,7 @@ impl Verified {
         lock: &files::Lock,
     ) -> Result<usize, StoreError> {
         let damaged = self.problems.iter();
-        // Several entries of one index may be wrong.
+        // Several entries of one index may be damaged.
         let damaged: BTreeSet<_> = damaged.filter_map(|it| it.damaged.as_deref()).collect();
         for path in &damaged {
             let generations = self.indexes.iter().map(|index| index.generation);
@@ -94,21 +94,21 @@ impl Verified {
     }
 }
 
-/// How to verify a store.
+/// Options of a verification.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// Also look into every package, and check its publisher's signature again.
+    /// `true` to examine every package as well, and to verify its publisher's signature again.
     pub deep: bool,
-    /// Whose signatures over indexes count.
+    /// Keys whose signatures over indexes are trusted.
     pub trust: Trust,
-    /// Whether one of them must have signed the index of the current generation.
+    /// `true` if one of them must have signed the index of the current generation.
     pub must_be_signed: bool,
 }
 
 /// Verifies all generations, their files, and the packages that are unpacked.
 ///
 /// # Errors
-/// The system's reason, and [`StoreError::Stopped`].
+/// The system's error, and [`StoreError::Stopped`].
 pub fn verify(store: &Store, wanted: &Wanted, stop: &Stop) -> Result<Verified, StoreError> {
     let mut verified = Verified::default();
     let mut names: BTreeMap<Digest, String> = BTreeMap::new();
@@ -191,7 +191,7 @@ pub fn verify(store: &Store, wanted: &Wanted, stop: &Stop) -> Result<Verified, S
     Ok(verified)
 }
 
-/// Reads all files with all processors; the bytes that were read, and which files are not good.
+/// Reads all files with all processors; returns the number of bytes, and the problems by file.
 fn blobs(
     store: &Store,
     names: &BTreeMap<Digest, String>,
@@ -240,7 +240,7 @@ fn blobs(
     }
 }
 
-/// What is wrong with files. Generations from before name packages that were pulled and have gone since.
+/// Returns problems of files, except pulled packages that were evicted and are named only by earlier generations.
 fn of_files(
     store: &Store,
     current: Option<u64>,
@@ -257,7 +257,7 @@ fn of_files(
     Ok(found.into_values().collect())
 }
 
-/// Which lines the signed lists of checksums must have.
+/// Collects the lines that the signed lists of checksums must contain.
 fn sums(generation: &Generation, all: &mut BTreeMap<Digest, (Signed, BTreeSet<String>)>) {
     let mut add = |signed: &Option<Signed>, archive: Digest, name: &str| {
         if let Some(signed) = signed {
@@ -284,7 +284,7 @@ fn signature(store: &Store, signed: &Signed, lines: &BTreeSet<String>) -> Result
         let armored = String::from_utf8(text(store, key.armored)?);
         keys.push(armored.map_err(|_| format!("the key {} is not UTF-8", key.id))?);
     }
-    // Whether an expired key may be used was decided when the files came.
+    // Whether an expired key is accepted was decided when the files entered the mirror.
     let known: Vec<_> = keys
         .iter()
         .filter_map(|key| publisher::fingerprint_of(key))

@@ -1,4 +1,4 @@
-//! What a Go program says of its build, in any of the formats that Go links.
+//! Build information in a Go program, in any of the formats that Go links.
 //!
 //! Pure but for the bytes of the program, which are read once, in pieces.
 
@@ -7,32 +7,32 @@ use std::io::{self, Read};
 use memchr::memmem;
 use semver::{BuildMetadata, Prerelease, Version};
 
-/// Where the text begins, as Go's linker writes it.
+/// Bytes before the build information, as Go's linker writes them.
 const MAGIC: &[u8] = b"\xff Go buildinf:";
-/// Bytes before the text.
+/// Length of the header before the text.
 const HEADER: usize = 32;
-/// The bit that says that the text follows the header, as since Go 1.18.
+/// Flag for text that follows the header directly, as since Go 1.18.
 const INLINE: u8 = 2;
-/// What surrounds the list of modules.
+/// Length of the markers around the list of modules.
 const SENTINEL: usize = 16;
-/// Bytes of the text at most.
+/// Maximum length of the text in bytes.
 const LONGEST: usize = 2 << 20;
 /// Bytes that are read at a time.
 const PIECE: usize = 4 << 20;
 
-/// What a program was built from.
+/// Modules that a program was built from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Build {
-    /// The version of Go, such as `go1.24.2`.
+    /// Version of Go, such as `go1.24.2`.
     go: String,
-    /// The main module, which often does not know its version.
+    /// The main module, which often lacks its version.
     main: Option<(String, String)>,
-    /// Paths and versions, such as `v1.2.3`.
+    /// Paths and versions of dependencies, such as `v1.2.3`.
     dependencies: Vec<(String, String)>,
 }
 
 impl Build {
-    /// The modules whose versions are known. The main module has that of the program if it does not tell.
+    /// Returns the modules whose versions are known. A main module without a version gets that of the program.
     pub(super) fn modules(self, program: &Version) -> Vec<(String, Version)> {
         let stdlib = of_go(&self.go).map(|version| ("stdlib".to_owned(), version));
         let main = self.main.map(|(path, version)| {
@@ -50,7 +50,7 @@ fn of_module(version: &str) -> Option<Version> {
     Version::parse(version.strip_prefix('v')?).ok()
 }
 
-/// `go1.24.2`, `go1.24rc1` and `go1.24.2 X:experiment` as versions.
+/// Parses `go1.24.2`, `go1.24rc1` and `go1.24.2 X:experiment` as versions.
 fn of_go(version: &str) -> Option<Version> {
     let version = version.strip_prefix("go")?;
     let version = version.split([' ', '-', '+']).next()?;
@@ -70,7 +70,7 @@ fn of_go(version: &str) -> Option<Version> {
     })
 }
 
-/// Finds it in `program`; `None` if that is no Go program.
+/// Finds the build information in `program`; `None` if that is not a Go program.
 pub(super) fn read(mut program: impl Read) -> io::Result<Option<Build>> {
     let finder = memmem::Finder::new(MAGIC);
     let mut window = Vec::new();
@@ -81,14 +81,14 @@ pub(super) fn read(mut program: impl Read) -> io::Result<Option<Build>> {
             .take(wanted as u64)
             .read_to_end(&mut window)?;
         let is_end = count < wanted;
-        // What begins later may go on behind the window.
+        // A later match may continue beyond the window.
         let whole = if is_end {
             window.len()
         } else {
             window.len() - LONGEST
         };
         for at in finder.find_iter(&window).take_while(|at| *at < whole) {
-            // The bytes may also be a constant of a program that looks for them.
+            // The bytes may also be a constant in a program that searches for them.
             if let Some(build) = parse(&window[at..]) {
                 return Ok(Some(build));
             }
@@ -123,7 +123,7 @@ fn parse(bytes: &[u8]) -> Option<Build> {
         match (kind, module) {
             ("mod", module) => build.main = module,
             ("dep", Some(module)) => build.dependencies.push(module),
-            // It stands for the one before.
+            // A replacement takes the place of the preceding module.
             ("=>", Some(module)) => *build.dependencies.last_mut()? = module,
             _ => {}
         }
@@ -131,7 +131,7 @@ fn parse(bytes: &[u8]) -> Option<Build> {
     Some(build)
 }
 
-/// A text behind its length, and what follows it.
+/// Returns a text that follows its length, and the rest.
 fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut length = 0_usize;
     for (index, byte) in bytes.iter().enumerate().take(4) {
@@ -157,7 +157,7 @@ mod tests {
         bytes
     }
 
-    /// As the linker writes it.
+    /// Returns the bytes in the linker's form.
     fn linked(go: &str, modules: &str) -> Vec<u8> {
         let mut bytes = [MAGIC, &[8, INLINE]].concat();
         bytes.resize(HEADER, 0);

@@ -14,13 +14,13 @@ use zip::ZipArchive;
 
 use super::DatabaseError;
 
-/// Bytes of a record at most.
+/// Maximum size of a record in bytes.
 const LARGEST_RECORD: u64 = 8 << 20;
-/// Directories below each other at most.
+/// Maximum depth of directories.
 const DEEPEST: usize = 8;
 const ECOSYSTEM: &str = "Go";
 
-/// What of a record matters here.
+/// The part of a record that is used.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Record {
     pub(super) id: String,
@@ -59,7 +59,7 @@ struct Range {
     events: Vec<Event>,
 }
 
-/// One of these is there; others, such as `limit`, do not matter.
+/// An event with one of these fields; others, such as `limit`, are ignored.
 #[derive(Clone, Debug, Deserialize)]
 struct Event {
     introduced: Option<String>,
@@ -68,7 +68,7 @@ struct Event {
 }
 
 impl Event {
-    /// The version at which vulnerability begins or ends.
+    /// Returns the version at which a vulnerability begins or ends.
     fn turn(&self) -> Option<(Version, Turn)> {
         if self.introduced.as_deref() == Some("0") {
             return Some((LOWEST, Turn::Vulnerable));
@@ -95,14 +95,14 @@ fn version(text: &str) -> Option<Version> {
 }
 
 impl Range {
-    /// Whether `found` is vulnerable, and where that is fixed.
+    /// Returns the next fixed version if `found` is vulnerable; `Some(None)` if none is known.
     fn affects(&self, found: &Version) -> Option<Option<Version>> {
         let mut turns: Vec<_> = self.events.iter().filter_map(Event::turn).collect();
         turns.sort();
         let mut is_vulnerable = false;
         for (version, turn) in &turns {
             match turn {
-                // Pre-releases of the lowest version are vulnerable, too.
+                // Pre-releases of the lowest version are vulnerable as well.
                 Turn::Vulnerable if *version == LOWEST || version <= found => is_vulnerable = true,
                 Turn::Fixed if version <= found => is_vulnerable = false,
                 Turn::FixedBehind if version < found => is_vulnerable = false,
@@ -123,7 +123,7 @@ impl Affected {
 }
 
 impl Record {
-    /// Whether this version of a module is vulnerable, and in which one that is fixed.
+    /// Returns the next fixed version if this version of a module is vulnerable; `Some(None)` if none is known.
     pub(super) fn affects(&self, module: &str, found: &Version) -> Option<Option<Version>> {
         let about = || self.affected.iter().filter(|it| it.is_about(module));
         let is_listed = |it: &Affected| {
@@ -142,9 +142,9 @@ impl Record {
 #[derive(Debug, Default)]
 pub(super) struct Records {
     of_module: BTreeMap<String, Vec<Record>>,
-    /// Those about Go modules, whichever.
+    /// Number of records about Go modules in the whole database.
     pub(super) count: usize,
-    /// When the newest of them was changed.
+    /// Time of the newest change of these records.
     pub(super) modified: Option<Timestamp>,
 }
 
@@ -168,7 +168,7 @@ impl Records {
         }
     }
 
-    /// Reads one file; one that is no record, such as an index, is passed over.
+    /// Reads one file; a file that is not a record, such as an index, is skipped.
     fn read(
         &mut self,
         entry: &str,
@@ -243,7 +243,7 @@ fn is_json(path: &Path) -> bool {
     path.extension().is_some_and(|it| it == "json")
 }
 
-/// Reads a database, and keeps what is about `wanted` modules.
+/// Reads a database, and keeps the records about `wanted` modules.
 pub(super) fn read(database: &Path, wanted: &BTreeSet<String>) -> Result<Records, DatabaseError> {
     let mut records = Records::default();
     match database.is_dir() {

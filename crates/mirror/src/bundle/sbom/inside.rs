@@ -1,4 +1,4 @@
-//! What packages say of themselves: the texts of their licences, and the Go modules that programs were built from.
+//! Facts in the packages themselves: the texts of their licences, and the Go modules that programs were built from.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,34 +18,35 @@ use crate::{
     vulnerabilities,
 };
 
-/// Bytes of a licence; the longest on SPDX's list has 110 thousand.
+/// Maximum size of a licence in bytes; the longest on SPDX's list has 110 thousand.
 const MAX_BYTES: u64 = 1 << 20;
-/// Licences of one package.
+/// Maximum number of licences of one package.
 const MOST: usize = 64;
 
-/// What was found in the packages of a generation.
+/// Licences and Go modules that were found in the packages of a generation.
 #[derive(Clone, Debug, Default)]
 pub struct Inside {
-    /// By the digests of packages.
+    /// Licences by the digests of their packages.
     licences: BTreeMap<Digest, BTreeSet<License>>,
-    /// By what the list calls a program: paths and versions.
+    /// Paths and versions of Go modules, by the program's reference in the document.
     modules: BTreeMap<String, Vec<(String, Version)>>,
 }
 
 /// A file with a licence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct License {
-    /// Its path in the package.
+    /// Path of the file in the package.
     path: String,
     digest: Digest,
-    /// SPDX's name, if the text is exactly that of a licence which we know.
+    /// SPDX's identifier, if the text is exactly that of a licence in our list.
     name: Option<&'static str>,
 }
 
-/// Reads the packages of a generation. Those that are not in the store, as a bundle may leave them out, tell nothing.
+/// Reads the packages of a generation. Packages that are not in the store, because a bundle may omit them, are
+/// skipped.
 ///
 /// # Errors
-/// [`BundleError`] if a package cannot be read, or if somebody stops it.
+/// [`BundleError`] if a package cannot be read, or if the user stops the work.
 pub fn look(
     store: &Store,
     generation: &Generation,
@@ -100,7 +101,7 @@ impl License {
         }
     }
 
-    /// As an element of `licenses`: SPDX's name, or else that of the file.
+    /// Returns an element of `licenses`, with SPDX's identifier, or else the name of the file.
     pub(super) fn to_json(&self) -> Value {
         let properties = json!([
             { "name": "outpost:file", "value": self.path },
@@ -113,7 +114,7 @@ impl License {
     }
 }
 
-/// Licences at the top of a zip file, where packages of providers and engines have them.
+/// Returns licences at the top of a zip file, where packages of providers and engines have them.
 fn of_zip(store: &Store, archive: Digest, name: &str) -> Result<BTreeSet<License>, BundleError> {
     let failed = |source: io::Error| BundleError::Read {
         entry: name.to_owned(),
@@ -139,7 +140,7 @@ fn of_zip(store: &Store, archive: Digest, name: &str) -> Result<BTreeSet<License
     Ok(found)
 }
 
-/// Licences in the directory of a module, and in those above it.
+/// Returns licences in the directory of a module, and in those above it.
 fn of_module(store: &Store, module: &Module) -> Result<BTreeSet<License>, StoreError> {
     let tree = tree_of(store, module.archive)?;
     let is_above = |dir: &str| {

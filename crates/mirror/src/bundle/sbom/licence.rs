@@ -1,6 +1,6 @@
 //! Licences by their texts. Pure: no socket, no file.
 //!
-//! A text is known by all of its words, or not at all: nothing is concluded from what it resembles.
+//! A text is recognized only if all of its words agree; nothing is concluded from a similarity.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use regex::Regex;
 
 use crate::Digest;
 
-/// SHA-256 of the words of texts, with their names.
+/// SHA-256 of the words of licence texts, with the licences' identifiers.
 ///
 /// # Source
 /// The texts of SPDX's list of licences, and Apache's without its appendix, as packages often have it.
@@ -67,19 +67,19 @@ const TEXTS: [(&str, &str); 13] = [
     ),
 ];
 
-/// Lines that name whose the work is, which are different in each package.
+/// Lines that name the copyright holder, which differ in each package.
 static NOTICE: LazyLock<Regex> = LazyLock::new(|| {
     let notice = r"^(copyright|\(c\)|©)\s*(\(c\)|©|[0-9<\[{])|^copyright.*[12][0-9]{3}|^all rights reserved|^spdx-license-identifier";
     Regex::new(notice).expect("the expression is constant")
 });
 
-/// Where the third clause of a BSD licence names somebody.
+/// The place in the third clause of a BSD licence that names the copyright holder.
 static NAMED: LazyLock<Regex> = LazyLock::new(|| {
     let named = "neither the name of .{0,60}? ?nor the names of its contributors";
     Regex::new(named).expect("the expression is constant")
 });
 
-/// What stands above some copies of a text.
+/// Titles that some copies of a text have.
 const TITLES: [&str; 9] = [
     "the mit license mit ",
     "the mit license ",
@@ -92,21 +92,21 @@ const TITLES: [&str; 9] = [
     "license ",
 ];
 
-/// Whether a file with this name has a licence in it.
+/// Returns whether a file with this name contains a licence.
 pub(super) fn is_licence(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let stem = name.split(['.', '-', '_']).next().unwrap_or_default();
     matches!(stem, "license" | "licence" | "copying" | "unlicense")
 }
 
-/// SPDX's name of a licence, if this is exactly its text.
+/// Returns SPDX's identifier of a licence if this is exactly its text.
 pub(super) fn name(text: &str) -> Option<&'static str> {
     let digest = Digest::of(words(text).as_bytes()).to_string();
     let known = TEXTS.iter().find(|(of_text, _)| *of_text == digest);
     known.map(|(_, name)| *name)
 }
 
-/// The words of a text, without what copies of it differ in.
+/// Returns the words of a text, without those in which copies of it differ.
 ///
 /// # Source
 /// SPDX's guidelines for matching: case, white space, punctuation, bullets and numbers of lists, titles, copyright
@@ -134,7 +134,7 @@ fn words(text: &str) -> String {
     NAMED.replace_all(all, without_name).into_owned()
 }
 
-/// Numbers and letters of lists, and what is between words.
+/// Returns whether a word is empty, or the number or letter of a list item.
 fn is_number(word: &str) -> bool {
     let roman = ["ii", "iii", "iv", "vi", "vii", "viii", "ix"];
     word.len() < 2 || roman.contains(&word) || word.bytes().all(|b| b.is_ascii_digit())

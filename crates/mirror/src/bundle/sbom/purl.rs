@@ -1,4 +1,4 @@
-//! Package URLs. Pure: no socket, no file.
+//! Package URLs. Pure: no socket, no file. Pure: no socket, no file.
 //!
 //! There is no registered type for providers and modules of Terraform, so these are `generic`, by their addresses.
 //!
@@ -11,24 +11,23 @@ use url::Url;
 
 use crate::{Digest, git};
 
-/// A package URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Purl {
     kind: &'static str,
-    /// Segments; the last one is the name.
+    /// Segments of the path; the last one is the name.
     path: Vec<String>,
     version: String,
-    /// Sorted by name.
+    /// Qualifiers of the URL, sorted by name.
     qualifiers: Vec<(&'static str, String)>,
 }
 
 impl Purl {
-    /// A package by its address, `HOST/NAMESPACE/TYPE`, or its name.
+    /// Returns the URL of a package, by its address `HOST/NAMESPACE/TYPE` or its name.
     pub(super) fn generic(name: &str, version: &str, content: Digest) -> Self {
         Self::new("generic", name, version).with("checksum", format!("sha256:{content}"))
     }
 
-    /// A file by where it comes from; its name is the last part of that.
+    /// Returns the URL of a file from its address, whose last part is the name.
     pub(super) fn file(url: &str, content: Digest) -> Self {
         let parsed = Url::parse(url).ok();
         let last = parsed
@@ -39,7 +38,7 @@ impl Purl {
         Self::generic(&decoded(name), "", content).with("download_url", url.to_owned())
     }
 
-    /// A Go module; `stdlib` is Go's own library.
+    /// Returns the URL of a Go module; `stdlib` is Go's own library.
     pub(super) fn golang(path: &str, version: &semver::Version) -> Self {
         let version = match path {
             "stdlib" => version.to_string(),
@@ -48,7 +47,7 @@ impl Purl {
         Self::new("golang", &path.to_ascii_lowercase(), &version)
     }
 
-    /// A git repository at a commit, or as a whole if that is empty.
+    /// Returns the URL of a git repository at a commit, or as a whole if the commit is empty.
     pub(super) fn git(url: &str, commit: &str) -> Self {
         let place = git::place(url);
         match place.strip_prefix("github.com/") {
@@ -63,10 +62,10 @@ impl Purl {
         }
     }
 
-    /// A container image: `HOST/PATH:TAG@sha256:DIGEST`.
+    /// Returns the URL of a container image: `HOST/PATH:TAG@sha256:DIGEST`.
     pub(super) fn image(reference: &str, manifest: Digest) -> Self {
         let name = reference.split('@').next().unwrap_or_default();
-        // A colon before a slash is that of a port.
+        // A colon before a slash precedes a port.
         let (repository, tag) = match name.rsplit_once(':') {
             Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
             _ => (name, None),
@@ -118,7 +117,7 @@ impl fmt::Display for Purl {
     }
 }
 
-/// In percent encoding, except for what the specification leaves alone and `plain`.
+/// Writes a text in percent encoding, except for what the specification exempts and `plain`.
 fn encode(text: &str, plain: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for byte in text.bytes() {
         match byte.is_ascii_alphanumeric() || b".-_~:".contains(&byte) || plain.contains(&byte) {
@@ -129,7 +128,7 @@ fn encode(text: &str, plain: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// A segment of an address without its percent encoding.
+/// Returns a segment of an address without its percent encoding.
 fn decoded(segment: &str) -> String {
     let pairs = format!("x={}", segment.replace('+', "%2B"));
     let mut pairs = url::form_urlencoded::parse(pairs.as_bytes());

@@ -1,4 +1,4 @@
-//! The module registry's protocol: which versions there are, and where one of them is.
+//! The module registry's protocol: lists of versions, and addresses of modules.
 
 use http::{HeaderMap, header};
 use outpost_net::http::shown;
@@ -9,7 +9,7 @@ use url::Url;
 use super::{Registries, no_service};
 use crate::{fetch::FetchError, scan::landing::target};
 
-/// Names the module's place; its value is an address as a `module` block has it.
+/// Header with the module's address, in the form that a `module` block has.
 const LOCATION: &str = "x-terraform-get";
 
 impl Registries {
@@ -19,7 +19,7 @@ impl Registries {
         modules.join(path).map_err(|_| no_service(host, "modules"))
     }
 
-    /// The versions of `NAMESPACE/NAME/SYSTEM`.
+    /// Returns the versions of `NAMESPACE/NAME/SYSTEM`.
     ///
     /// # Errors
     /// [`FetchError`]; [`FetchError::NotFound`] if the registry does not know it.
@@ -45,14 +45,14 @@ impl Registries {
         let answer: Answer = self.ask(host, &url).await?.json()?;
         let first = answer.modules.into_iter().next();
         let versions = first.map(|first| first.versions).unwrap_or_default();
-        // Engines skip what they cannot read.
+        // Engines skip versions that they cannot parse.
         let parsed = versions
             .iter()
             .filter_map(|entry| entry.version.parse().ok());
         Ok(parsed.collect())
     }
 
-    /// Where a version of `NAMESPACE/NAME/SYSTEM` is, as a `module` block would name it.
+    /// Returns the address of a version of `NAMESPACE/NAME/SYSTEM`, in the form of a `module` block.
     ///
     /// # Errors
     /// [`FetchError`].
@@ -74,7 +74,7 @@ impl Registries {
             .headers
             .get(LOCATION)
             .and_then(|value| value.to_str().ok());
-        // Newer registries have it in the body, too.
+        // Newer registries also send it in the body.
         let in_body = || serde_json::from_slice::<Body>(&answer.body).ok();
         let location = match named {
             Some(location) => Some(location.to_owned()),
@@ -88,7 +88,7 @@ impl Registries {
         Ok(absolute(&answer.place, &location))
     }
 
-    /// Where the server at an address says that a module is; `None` if it does not say.
+    /// Returns the module address that the server at `url` announces; `None` if it announces none.
     ///
     /// # Errors
     /// [`FetchError`].
@@ -100,7 +100,7 @@ impl Registries {
         Ok(named.or_else(|| target(&String::from_utf8_lossy(&answer.body))))
     }
 
-    /// What an address that a registry named has, with the registry's own credentials where it is on the same server.
+    /// Fetches an address that a registry named, with the registry's own credentials if it is on the same server.
     ///
     /// # Errors
     /// [`FetchError`].
@@ -112,13 +112,13 @@ impl Registries {
     }
 }
 
-/// A location is relative to the answer only if it begins like a path.
+/// Resolves a location. It is relative to the answer only if it begins like a path.
 fn absolute(place: &Url, location: &str) -> String {
     let is_relative = ["/", "./", "../"]
         .iter()
         .any(|begin| location.starts_with(begin));
     match is_relative {
-        // The double slash before a directory is no part of the path.
+        // The double slash before a directory is not part of the path.
         true => {
             let (path, dir) = match location.find("//") {
                 Some(at) => location.split_at(at),

@@ -1,4 +1,4 @@
-//! What a generation has, grouped for whoever looks at it. Pure: no socket, no file.
+//! Contents of a generation, grouped for readers. Pure: no socket, no file.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::{
     generation::{Generation, GitRepository, Image, Provider, Tool},
 };
 
-/// Everything that a generation has. Versions are newest first.
+/// All contents of a generation. Versions are newest first.
 #[derive(Debug, Serialize)]
 pub(super) struct Contents<'g> {
     pub(super) providers: Vec<Named<'g>>,
@@ -24,7 +24,7 @@ pub(super) struct Contents<'g> {
 /// A provider, a module or a program.
 #[derive(Debug, Serialize)]
 pub(super) struct Named<'g> {
-    /// Its address, or its name.
+    /// Address or name of the item.
     pub(super) name: String,
     pub(super) versions: Vec<Version<'g>>,
 }
@@ -32,13 +32,13 @@ pub(super) struct Named<'g> {
 #[derive(Debug, Serialize)]
 pub(super) struct Version<'g> {
     pub(super) version: &'g semver::Version,
-    /// Whether its publisher signed it; `None` for modules, which nobody signs.
+    /// `true` if the publisher signed it; `None` for modules, which are not signed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) signed: Option<bool>,
-    /// Empty for modules, which are the same everywhere.
+    /// Packages by platform; empty for modules, which are the same everywhere.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) platforms: Vec<Package<'g>>,
-    /// Of all packages together.
+    /// Total size of all packages in bytes.
     pub(super) bytes: u64,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Repository<'g> {
     pub(super) url: &'g str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) head: Option<&'g str>,
-    /// Full names with commits.
+    /// Commits by full names of references.
     pub(super) references: &'g BTreeMap<String, String>,
     pub(super) bytes: u64,
 }
@@ -66,7 +66,7 @@ pub(super) struct File<'g> {
 }
 
 impl<'g> Contents<'g> {
-    /// `size` tells the length of a file whose length the generation does not say.
+    /// Groups a generation; `size` returns the length of a file whose length the generation does not contain.
     pub(super) fn of(generation: &'g Generation, size: impl Fn(Digest) -> u64) -> Self {
         let repository = |git: &'g GitRepository| Repository {
             url: &git.url,
@@ -129,7 +129,7 @@ impl<'g> Version<'g> {
     }
 }
 
-/// Programs, of which a generation lists each platform by itself.
+/// Groups programs, of which a generation lists each platform separately.
 fn tools(tools: &[Tool]) -> Vec<(String, Version<'_>)> {
     let same = |a: &Tool, b: &Tool| (&a.name, &a.version) == (&b.name, &b.version);
     let of_one = tools.chunk_by(same);
@@ -138,7 +138,7 @@ fn tools(tools: &[Tool]) -> Vec<(String, Version<'_>)> {
         .collect()
 }
 
-/// One version of a program, for all platforms.
+/// Returns one version of a program, for all platforms.
 fn of_tools(tools: &[Tool]) -> Version<'_> {
     let platforms = tools.iter().map(|tool| Package {
         platform: &tool.platform,
@@ -152,7 +152,7 @@ fn of_tools(tools: &[Tool]) -> Version<'_> {
     }
 }
 
-/// By name; versions newest first.
+/// Groups versions by name, newest first.
 fn grouped<'g>(all: impl Iterator<Item = (String, Version<'g>)>) -> Vec<Named<'g>> {
     let mut by_name: BTreeMap<String, Vec<Version<'g>>> = BTreeMap::new();
     for (name, version) in all {

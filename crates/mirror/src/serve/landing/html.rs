@@ -1,6 +1,6 @@
-//! Markup in which nobody else's text can be markup. Pure: no socket, no file.
+//! HTML in which no foreign text can become markup. Pure: no socket, no file.
 
-/// Characters of a text that are shown; names in a mirror may be much longer.
+/// Maximum number of characters of a text that are shown; names in a mirror may be much longer.
 const MAX_CHARS: usize = 400;
 
 /// A page, or a part of one.
@@ -8,13 +8,12 @@ const MAX_CHARS: usize = 400;
 pub(super) struct Html(String);
 
 impl Html {
-    /// Markup of ours.
     pub(super) fn raw(&mut self, markup: &'static str) -> &mut Self {
         self.0.push_str(markup);
         self
     }
 
-    /// A text, shortened if it is very long.
+    /// Appends a text, shortened if it is very long.
     pub(super) fn text(&mut self, text: &str) -> &mut Self {
         match text.char_indices().nth(MAX_CHARS) {
             None => self.whole(text),
@@ -22,7 +21,7 @@ impl Html {
         }
     }
 
-    /// A text in full.
+    /// Appends a complete text.
     pub(super) fn whole(&mut self, text: &str) -> &mut Self {
         for c in text.chars() {
             match c {
@@ -39,7 +38,7 @@ impl Html {
         self
     }
 
-    /// A part that was made before.
+    /// Appends a part that was made before.
     pub(super) fn part(&mut self, part: &Self) -> &mut Self {
         self.0.push_str(&part.0);
         self
@@ -50,12 +49,12 @@ impl Html {
     }
 }
 
-/// Characters that turn the order of a line around, and so the meaning of a name.
+/// Returns whether a character changes the order of a line, and so the apparent meaning of a name.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// `3 versions`, `1 version`.
+/// Returns `3 versions` or `1 version`.
 pub(super) fn count(number: usize, one: &str, many: &str) -> String {
     match number {
         1 => format!("1 {one}"),
@@ -63,7 +62,7 @@ pub(super) fn count(number: usize, one: &str, many: &str) -> String {
     }
 }
 
-/// A length for people: `12.3 MiB`.
+/// Returns a length for people: `12.3 MiB`.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {

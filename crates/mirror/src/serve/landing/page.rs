@@ -1,6 +1,6 @@
-//! The page for people: what a mirror has, and how it is used. Pure: no socket, no file.
+//! The page for people: contents and use of a mirror. Pure: no socket, no file.
 //!
-//! It has no script, asks for nothing else, and is bounded whatever the mirror has: the rest is in the JSON.
+//! It contains no script, requests nothing else, and is bounded whatever the mirror has: the rest is in the JSON.
 
 use jiff::Timestamp;
 
@@ -11,42 +11,42 @@ use super::{
 };
 use crate::{keys::KeyId, serve::Miss};
 
-/// The style sheet, which stands in the page: its digest is in the page's `Content-Security-Policy`.
+/// Style sheet inside the page: its digest is in the page's `Content-Security-Policy`.
 pub(super) const STYLE: &str = include_str!("style.css");
 
-/// Rows of a section: of a thousand providers, or of one with a thousand versions.
+/// Maximum number of rows of a section: of a thousand providers, or of one with a thousand versions.
 const SECTION_ROWS: usize = 2000;
-/// Versions of one provider, or references of one repository.
+/// Maximum number of versions of one provider, or of references of one repository.
 const ITEM_ROWS: usize = 100;
-/// Misses.
+/// Maximum number of misses.
 const MISSES: usize = 200;
 
-/// What stands above the lists.
+/// The part above the lists.
 pub(super) struct Head<'a> {
-    /// Where the reader found the mirror.
+    /// Address under which the reader reached the mirror.
     pub(super) url: Option<&'a str>,
-    /// The number of the generation, and when it was made; `None` if the mirror is empty.
+    /// Number and time of the generation; `None` if the mirror is empty.
     pub(super) generation: Option<(u64, Timestamp)>,
     pub(super) state: &'a State,
-    /// Files of the generation, and their bytes.
+    /// Number and total size of the generation's files.
     pub(super) files: (usize, u64),
     pub(super) misses: &'a [Miss],
     pub(super) usage: Option<Usage<'a>>,
 }
 
-/// How the mirror is used.
+/// Instructions for using the mirror.
 pub(super) struct Usage<'a> {
     pub(super) url: &'a str,
-    /// A CLI configuration.
+    /// The CLI configuration for engines.
     pub(super) rc: &'a str,
     /// Hosts of git repositories.
     pub(super) git_hosts: &'a [String],
-    /// What will not work like that.
+    /// Limits of this configuration.
     pub(super) limits: &'a [String],
     pub(super) wants_token: bool,
 }
 
-/// The whole page. `lists` are those of [`lists`].
+/// Returns the whole page. `lists` are those of [`lists`].
 pub(super) fn page(head: &Head<'_>, lists: &Html) -> String {
     let mut html = begin(head.url);
     summary(head, &mut html);
@@ -61,7 +61,7 @@ pub(super) fn page(head: &Head<'_>, lists: &Html) -> String {
     html.into_string()
 }
 
-/// A page that says why there is no other one.
+/// Returns a page with the reason for a refusal.
 pub(super) fn refusal(why: &str, remedy: &'static str) -> String {
     let mut html = begin(None);
     html.raw("<p>").text(why).raw("</p>\n<p>").raw(remedy);
@@ -162,7 +162,7 @@ fn how(usage: &Usage<'_>, html: &mut Html) {
     html.raw(" --for env|dockerfile|helm</pre>\n</div></details>\n");
 }
 
-/// What the mirror has, section by section.
+/// Returns the mirror's contents, section by section.
 pub(super) fn lists(contents: &Contents<'_>) -> Html {
     let mut html = Html::default();
     named("Providers", &contents.providers, &mut html);
@@ -182,7 +182,7 @@ fn heading(title: &'static str, number: usize, html: &mut Html) {
         .raw("</span></h2>\n");
 }
 
-/// Says that there is more.
+/// Adds a note about omitted rows.
 fn more(number: usize, html: &mut Html) {
     if number > 0 {
         html.raw("<p class=quiet>").text(&format!("… and {number}"));
@@ -284,7 +284,7 @@ fn repositories(all: &[Repository<'_>], html: &mut Html) {
     more(all.len() - shown, html);
 }
 
-/// A branch or a tag as people call it: `main`, `v1.0.0`.
+/// Returns a branch or a tag by its short name: `main`, `v1.0.0`.
 fn short(name: &str) -> &str {
     let ends = ["refs/heads/", "refs/tags/"];
     ends.iter()

@@ -1,4 +1,4 @@
-//! What a `mirror.toml` names besides templates and providers.
+//! Entries of a `mirror.toml` other than templates and providers.
 
 use std::fmt;
 
@@ -13,25 +13,26 @@ use crate::{
     scan,
 };
 
-/// Versions of a module.
+/// Versions of a module that are wanted.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleEntry {
-    /// Its address. Without a host it is every engine's own registry.
+    /// Address of the module. Without a host it refers to the registry of each engine.
     pub source: ModuleSource,
-    /// Which versions; each entry counts for itself.
+    /// Wanted versions; each element is resolved separately.
     #[serde(default)]
     pub versions: Vec<Pick>,
-    /// How many of those that an entry allows.
+    /// Policy for the versions that an element permits.
     #[serde(default = "super::newest")]
     pub policy: Policy,
-    /// How many `last-n` keeps.
+    /// Number of versions that `last-n` keeps.
     #[serde(default = "super::one")]
     pub keep: usize,
 }
 
 impl ModuleEntry {
-    /// One version of a module by its address with the host; `None` if it is no such address.
+    /// Returns the entry for one version of a module by its address with the host; `None` if the address is not
+    /// valid.
     pub fn of(address: &str, version: &Version) -> Option<Self> {
         Some(Self {
             source: address.to_owned().try_into().ok()?,
@@ -46,9 +47,9 @@ impl ModuleEntry {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ModuleSource {
-    /// The registry, if one is named.
+    /// Host of the registry, if one is named.
     pub host: Option<String>,
-    /// `NAMESPACE/NAME/SYSTEM`.
+    /// Path of the module: `NAMESPACE/NAME/SYSTEM`.
     pub path: String,
 }
 
@@ -72,14 +73,14 @@ impl fmt::Display for ModuleSource {
     }
 }
 
-/// A git repository.
+/// A git repository that is wanted.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GitEntry {
-    /// Its address without credentials, in any form in which templates name it.
+    /// Address without credentials, in any form that templates use.
     #[serde(deserialize_with = "repository")]
     pub url: String,
-    /// Branches and tags, with `*` for anything; what templates name comes, too. Without it all of them.
+    /// Branches and tags, with `*` for any text, in addition to those that templates name. Empty for all.
     #[serde(default)]
     pub refs: Vec<String>,
 }
@@ -94,7 +95,7 @@ fn repository<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::E
 }
 
 impl GitEntry {
-    /// Whether a reference is wanted: `refs/tags/v1`.
+    /// Returns whether a reference such as `refs/tags/v1` is wanted.
     pub fn wants(&self, name: &str) -> bool {
         let short = ["refs/heads/", "refs/tags/"]
             .iter()
@@ -104,7 +105,7 @@ impl GitEntry {
     }
 }
 
-/// Whether a name fits a pattern in which `*` stands for anything.
+/// Returns whether a name matches a pattern in which `*` stands for any text.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let Some((before, after)) = pattern.split_once('*') else {
         return pattern == name;
@@ -119,39 +120,39 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolEntry {
-    /// Which one.
+    /// Name of the program.
     pub name: Program,
-    /// Which versions; each entry counts for itself. Without it the newest.
+    /// Wanted versions; each element is resolved separately. Empty for the newest one.
     #[serde(default)]
     pub versions: Vec<Pick>,
-    /// Where it runs.
+    /// Platforms of the program; `None` for the mirror's default.
     #[serde(default)]
     pub platforms: Option<Vec<Platform>>,
-    /// The releases site, if not the publisher's own.
+    /// Address of the releases, if not the publisher's own.
     #[serde(default)]
     pub url: Option<Address>,
-    /// A file with the publisher's key, if not the one that is known.
+    /// File with the publisher's key, if not the one that is built in.
     #[serde(default)]
     pub key: Option<String>,
-    /// A file that is taken for `outpost`, if not the program that runs.
+    /// File that is used for `outpost`, if not the running program.
     #[serde(default)]
     pub path: Option<String>,
 }
 
-/// A program.
+/// A program that a mirror can provide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Program {
-    /// Terraform.
+    /// HashiCorp's engine, the program `terraform`.
     Terraform,
-    /// OpenTofu.
+    /// The engine `tofu`, a fork of Terraform.
     Tofu,
-    /// This one.
+    /// This program itself, `outpost`.
     Outpost,
 }
 
 impl Program {
-    /// As its file is called.
+    /// Returns the name of the program's file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Terraform => "terraform",
@@ -161,17 +162,17 @@ impl Program {
     }
 }
 
-/// A file.
+/// A file that is wanted.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// Its address.
+    /// Address of the file.
     pub url: Address,
-    /// What it must be.
+    /// Digest that the file must have.
     pub sha256: Digest,
 }
 
-/// An address on the web.
+/// An `http` or `https` address.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Address(pub Url);

@@ -1,4 +1,4 @@
-//! Whether modules and tags are what they were when the mirror first saw them. Branches move.
+//! Checks that modules and tags are the same as when the mirror first saw them. Branches may move.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ impl Origins<'_> {
     /// Pins the files of a module before it is used.
     ///
     /// # Errors
-    /// If they are not those that the mirror first saw; that is noted in `known` as well.
+    /// If they differ from those that the mirror first saw; `known` records that as well.
     pub(super) async fn pin(
         &self,
         addr: &str,
@@ -44,8 +44,7 @@ impl Origins<'_> {
         })
     }
 
-    /// Looks whether a module that the mirror has is still the same where it comes from. What cannot be asked is not known
-    /// to have changed.
+    /// Checks whether a module in the mirror is still the same at its origin. A failed request proves no change.
     pub(super) async fn check_unchanged(&self, module: &Module, known: &mut Known) {
         let Module { addr, version, .. } = module;
         if let Err(why) = self.compare(module, known).await {
@@ -64,19 +63,19 @@ impl Origins<'_> {
             self.sync.trust.accepts_tag(place(url), tag)
         };
         match &source {
-            // Whoever accepts that a tag moved has to know which modules are there.
+            // The operator who accepts a moved tag has to know which modules use it.
             Source::Git { url, reference, .. } if !is_elsewhere && !is_accepted(url, reference) => {
                 let reference = reference.as_deref().unwrap_or_default();
                 self.compare_tag(url, reference, known).await
             }
             source => {
-                // It is only looked at: the mirror keeps what it has, and repositories as they are in it.
+                // This is only a check: the mirror keeps its modules, and its repositories in their present state.
                 let (kept, downloads) = (known.kept.clone(), known.downloads);
                 let repositories = known.repositories.clone();
                 let located = self.located(source, known).await;
                 (known.kept, known.downloads) = (kept, downloads);
                 known.repositories = repositories;
-                // `pin` has noted what is wrong.
+                // `pin` has recorded the problem.
                 let _ = self
                     .pin(&module.addr, &module.version, &located?.tree, known)
                     .await;
@@ -85,7 +84,7 @@ impl Origins<'_> {
         }
     }
 
-    /// A commit stays what it is, and a branch does not.
+    /// Compares a tag with its pin. A commit cannot change, and a branch may.
     async fn compare_tag(&self, url: &str, name: &str, known: &mut Known) -> Result<(), String> {
         let place = place(url);
         if !known.listed.contains_key(place) {
@@ -105,8 +104,7 @@ impl Origins<'_> {
         moved.map(drop).map_err(|error| text(&error))
     }
 
-    /// Whether a tag among references of a repository stands for something else than when the mirror first saw it; that is
-    /// noted in `known`. New tags are pinned.
+    /// Returns whether a tag of a repository differs from its pin; `known` records that. New tags are pinned.
     pub(super) async fn moved(
         &self,
         place: &str,
@@ -139,8 +137,8 @@ fn checksums(tree: &Tree) -> Result<Checksums, String> {
     Ok([(MODULE.to_owned(), contents)].into())
 }
 
-/// The digest of a module's files, however they are packed: archives that forges make anew differ in their bytes alone.
-/// `None` if a file name has a line feed.
+/// Returns the digest of a module's files, irrespective of their archive: forges make archives anew with other bytes
+/// and the same content. `None` if a file name has a line feed.
 fn contents(tree: &Tree) -> Option<Digest> {
     let files = tree.files.iter();
     let files = files.map(|(name, file)| (name.clone(), Digest::of(&file.content).0));
@@ -150,7 +148,7 @@ fn contents(tree: &Tree) -> Option<Digest> {
     }
 }
 
-/// The same of a module in the mirror; `None` if it cannot be read, or lacks files. Blocks.
+/// Returns the same digest for a module in the mirror; `None` if it cannot be read, or lacks files. Blocks.
 pub(in crate::sync) fn contents_of(store: &Store, module: &Module) -> Option<Digest> {
     let tree = tree_of(store, module.archive).ok()?;
     contents(&tree).filter(|_| !was_cut(module, &tree))

@@ -1,4 +1,5 @@
-//! Modules, likewise: a registry is asked which versions there are, and what it names is fetched once and packed anew.
+//! Modules behind a server: a registry is asked for versions, and the archive that it names is fetched once and
+//! packed anew.
 
 use std::sync::Arc;
 
@@ -8,11 +9,11 @@ use tokio::{sync::Mutex, time::Instant};
 use super::{Cargo, FRESH, PullError, Upstream};
 use crate::sync::{Cause, modules::Origins, trust};
 
-/// Versions of a module, and when they were asked for.
+/// Versions of a module, with the time of the request.
 pub(super) type Listing = Arc<Mutex<Option<(Instant, Result<Arc<Vec<Version>>, PullError>)>>>;
 
 impl Upstream {
-    /// The versions of `HOST/NAMESPACE/NAME/SYSTEM`, as those of providers.
+    /// Returns the versions of `HOST/NAMESPACE/NAME/SYSTEM`, cached like those of providers.
     ///
     /// # Errors
     /// [`PullError`].
@@ -38,8 +39,8 @@ impl Upstream {
         asked
     }
 
-    /// Brings a module into the current generation. A client is not kept waiting for longer than it waits; the work
-    /// goes on, and the next one who asks finds what came of it.
+    /// Brings a module into the current generation. The call returns before the client's own timeout; the work
+    /// continues, and the next request gets its result.
     ///
     /// # Errors
     /// [`PullError::Missing`] if the registry does not list that version.
@@ -58,7 +59,7 @@ impl Upstream {
     async fn pull_module(&self, addr: &str, version: &Version) -> Result<(), PullError> {
         let (host, path) = addr.split_once('/').ok_or(PullError::Missing)?;
         let sync = &self.0.sync;
-        // What the mirror has of a repository tells what its tags were.
+        // The mirror's copy of a repository has the former targets of its tags.
         let before = trust::newest(&sync.store).await.map_err(Cause::from)?;
         let origins = Origins::new(sync, &before);
         let brought = origins.module(host, path, version).await;

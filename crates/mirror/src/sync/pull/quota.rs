@@ -1,13 +1,15 @@
-//! How much of what was pulled stays: the least recently used goes when something new needs its place.
+//! The limit for pulled packages: the least recently used one is evicted when a new one needs its room.
 //!
-//! It goes from the current generation first, and its file after that, so that nobody finds a name without a file:
+//! It is removed from the current generation first, and its file after that, so that no generation names a missing
+//! file:
 //!
-//! 1. its entry of the ledger says that it is leaving;
+//! 1. its entry of the ledger marks it as leaving;
 //! 2. a generation without it becomes current;
-//! 3. its file is removed, and its entry says that it has gone.
+//! 3. its file is removed, and its entry marks it as gone.
 //!
-//! Who is killed in between leaves an entry by which the next pull goes on. What a sync or an import brought, what a
-//! client downloads just now, and what is unpacked for jobs of this machine stays, as do the pins of what goes.
+//! A crash in between leaves an entry by which the next pull continues. Packages from a sync or an import, packages
+//! that a client is downloading, and those that are unpacked for jobs of this machine stay, as do the pins of evicted
+//! ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -29,18 +31,18 @@ use crate::{
     sync::MirrorConfig,
 };
 
-/// What a server says of it in its metrics.
+/// Counts of pulled packages in a server's metrics.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Bytes of packages that were pulled and are there.
+    /// Bytes of pulled packages in the mirror.
     pub bytes: AtomicU64,
-    /// Packages that had to go.
+    /// Number of evicted packages.
     pub evicted: AtomicU64,
-    /// Their bytes.
+    /// Total size of evicted packages in bytes.
     pub evicted_bytes: AtomicU64,
 }
 
-/// How much may be there. A clone is the same.
+/// Limit for pulled packages. Clones share the same counts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Quota {
     pub(super) max_bytes: Option<u64>,
@@ -48,35 +50,35 @@ pub(super) struct Quota {
     downloads: Arc<Mutex<HashMap<Digest, Vec<Weak<File>>>>>,
 }
 
-/// Why there is no place for something.
+/// Reason for which there is no room for a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QuotaError {
-    /// It never will have one.
+    /// The package alone exceeds the limit.
     #[error(
         "it has {bytes} bytes, more than `--pull-through-max-size` allows for everything that is pulled ({max_bytes}): its \
          operator can raise that, or bring it with `outpost mirror sync`"
     )]
     TooLarge {
-        /// Its length.
+        /// Length of the package in bytes.
         bytes: u64,
-        /// What is allowed.
+        /// Limit for all packages in bytes.
         max_bytes: u64,
     },
-    /// What is there is being used.
+    /// Packages that are in use leave no room.
     #[error(
         "no room within `--pull-through-max-size` ({max_bytes} bytes): {used} bytes of what was pulled are being downloaded, \
          or unpacked for jobs on the mirror's machine; try again, or its operator can raise the limit"
     )]
     InUse {
-        /// Bytes that cannot go.
+        /// Bytes of packages that cannot be evicted.
         used: u64,
-        /// What is allowed.
+        /// Limit for all packages in bytes.
         max_bytes: u64,
     },
 }
 
 impl Quota {
-    /// As much as `max_bytes`, or without a limit.
+    /// Returns a limit of `max_bytes`, or none.
     pub(super) fn new(max_bytes: Option<u64>) -> Self {
         Self {
             max_bytes,
@@ -84,7 +86,7 @@ impl Quota {
         }
     }
 
-    /// Says that a client is about to download an archive: it stays as long as `file` does.
+    /// Records that a client is about to download an archive: it stays until `file` is dropped.
     pub(super) fn serve(&self, digest: Digest, file: &Arc<File>) {
         let mut all = self
             .downloads
@@ -106,10 +108,10 @@ impl Quota {
         files.into_iter().any(|file| file.strong_count() > 0)
     }
 
-    /// Finds out what has to go from `old`, the current generation, for what was pulled. The caller adds that, calls
-    /// [`Room::leave_out`], commits, and then calls [`Room::finish`]. Blocks.
+    /// Determines what has to be evicted from `old`, the current generation, for new pulled packages. The caller adds
+    /// those, calls [`Room::leave_out`], commits, and then calls [`Room::finish`]. Blocks.
     ///
-    /// `is_pinned` tells what stays whatever happens.
+    /// `is_pinned` returns whether a package must stay in any case.
     pub(super) fn make_room(
         &self,
         store: &Store,
@@ -149,7 +151,7 @@ impl Quota {
         }))
     }
 
-    /// The least recently used archives without which `needed` bytes have room.
+    /// Returns the least recently used archives that must be evicted so that `needed` bytes have room.
     fn victims(
         &self,
         all: &BTreeMap<Digest, Known>,
@@ -183,7 +185,7 @@ impl Quota {
         }
     }
 
-    /// Tells what is there without a change. Blocks.
+    /// Updates the counts without a change. Blocks.
     pub(super) fn count(&self, store: &Store) -> Result<(), StoreError> {
         let all = Ledger::of(store).all()?.into_iter();
         let here =
@@ -194,20 +196,20 @@ impl Quota {
     }
 }
 
-/// What has to go.
+/// Archives that have to be evicted.
 pub(super) struct Room {
     leaving: BTreeMap<Digest, Known>,
-    /// Bytes of everything that was pulled, with what has to go.
+    /// Total size of all pulled packages, including those to be evicted.
     bytes: u64,
 }
 
 impl Room {
-    /// Takes what has to go out of a generation.
+    /// Removes the archives to be evicted from a generation.
     pub(super) fn leave_out(&self, new: &mut Generation) {
         leave_out(new, &self.leaving.keys().copied().collect());
     }
 
-    /// Removes the files of what the current generation does not name any more. Blocks.
+    /// Removes the files that the current generation no longer names. Blocks.
     pub(super) fn finish(
         self,
         store: &Store,
@@ -240,7 +242,7 @@ impl Room {
     }
 }
 
-/// Does what others began: they were killed before or after the generation changed.
+/// Completes the evictions of processes that were killed before or after the generation changed.
 fn settle(
     store: &Store,
     ledger: &Ledger,
@@ -262,7 +264,7 @@ fn settle(
     Ok(())
 }
 
-/// Removes archives that found no room, unless a generation from before has them.
+/// Removes archives that found no room, unless an earlier generation has them.
 fn discard(store: &Store, mut archives: BTreeSet<Digest>) -> Result<(), StoreError> {
     for number in store.generations()? {
         let named = store.generation(number)?.digests();
@@ -274,13 +276,14 @@ fn discard(store: &Store, mut archives: BTreeSet<Digest>) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Until the file has gone the entry says that it is leaving, so that somebody goes on with it.
+/// Removes an archive. Its entry marks it as leaving until the file is removed, so that the work is continued after a
+/// crash.
 fn remove(store: &Store, ledger: &Ledger, digest: Digest, known: &Known) -> Result<(), StoreError> {
     pulled::remove(&store.path(digest))?;
     ledger.set(digest, known, State::Gone)
 }
 
-/// Whether an operator's mirror.toml names it with its version: such a package stays.
+/// Returns whether the operator's `mirror.toml` names a package with its version, so that it must stay.
 pub(super) fn is_pinned(config: &MirrorConfig, thing: &Thing) -> bool {
     let is_exact = |picks: &[Pick], version: &Version| {
         picks
