@@ -1,22 +1,22 @@
-//! Addresses of resources, as Terraform writes them and as authors name them.
+//! Addresses of resources, in Terraform's notation and in that of authors.
 
 use std::{iter::Peekable, str::CharIndices};
 
-/// Which instance of a resource or module.
+/// Key of an instance of a resource or module.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
-    /// A place among those of `count`.
+    /// Index of an instance of `count`.
     Index(u64),
-    /// A key of `for_each`.
+    /// Key of an instance of `for_each`.
     Name(String),
 }
 
-/// One name of an address, with the key behind it.
+/// A name in an address, with its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step<'a> {
     pub(super) name: &'a str,
     pub(super) key: Option<Key>,
-    /// The byte behind it.
+    /// Position of the byte after it.
     pub(super) end: usize,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Step<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Instance<'a> {
     text: &'a str,
-    /// The modules around it, from the outermost; an end is that of the module's own address.
+    /// Modules around the instance, from the outermost; the end of a step is that of the module's own address.
     pub(super) modules: Vec<Step<'a>>,
     pub(super) is_data: bool,
     pub(super) kind: &'a str,
@@ -33,7 +33,7 @@ pub(super) struct Instance<'a> {
 }
 
 impl<'a> Instance<'a> {
-    /// Reads an address such as `module.a["b"].data.c.d[0]`; `None` if it is no such thing.
+    /// Parses an address such as `module.a["b"].data.c.d[0]`; `None` if it is not one.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let mut steps = steps(text)?.into_iter().peekable();
         let mut modules = Vec::new();
@@ -52,18 +52,18 @@ impl<'a> Instance<'a> {
         })
     }
 
-    /// The address of the module instance around it; empty for the root module.
+    /// Returns the address of the module instance around it; empty for the root module.
     pub(super) fn module(&self) -> &'a str {
         let end = self.modules.last().map_or(0, |step| step.end);
         &self.text[..end]
     }
 
-    /// The address of one of the modules around it.
+    /// Returns the address of one of the modules around it.
     pub(super) fn up_to(&self, step: &Step<'_>) -> &'a str {
         &self.text[..step.end]
     }
 
-    /// The address without any keys, as a configuration and its graph have it.
+    /// Returns the address without any keys, as a configuration and its graph have it.
     pub(super) fn declared(&self) -> String {
         let modules = self.modules.iter();
         let mut text: String = modules.map(|it| format!("module.{}.", it.name)).collect();
@@ -76,7 +76,7 @@ fn is_bare(step: &Step<'_>, name: &str) -> bool {
     step.name == name && step.key.is_none()
 }
 
-/// Names between dots, each with at most one key; `None` if the text is anything else.
+/// Parses names between dots, each with at most one key; `None` for any other text.
 pub(super) fn steps(text: &str) -> Option<Vec<Step<'_>>> {
     let mut letters = text.char_indices().peekable();
     let mut steps = Vec::new();
@@ -122,7 +122,7 @@ fn key(text: &str, letters: &mut Letters<'_>) -> Option<Key> {
     (close == ']').then_some(Key::Index(index))
 }
 
-/// The rest of a string in quotes. One with a template in it has no fixed value, so it is none.
+/// Parses the rest of a quoted string; `None` for one with a template, which has no fixed value.
 fn quoted(letters: &mut Letters<'_>) -> Option<String> {
     let mut out = String::new();
     loop {
@@ -135,7 +135,7 @@ fn quoted(letters: &mut Letters<'_>) -> Option<String> {
                 while letters.next_if(|(_, it)| *it == sigil).is_some() {
                     run += 1;
                 }
-                // Before a brace one of them only says that no template begins.
+                // Before a brace, a doubled character only escapes the beginning of a template.
                 let opens = letters.peek().is_some_and(|(_, it)| *it == '{');
                 match (opens, run) {
                     (true, 1) => return None,

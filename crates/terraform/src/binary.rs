@@ -1,4 +1,4 @@
-//! Finding the engine, and asking it who it is: once for each binary.
+//! Discovery of the engine and of its version: once for each binary.
 
 use std::{
     ffi::OsString,
@@ -16,44 +16,44 @@ use tokio::time::timeout;
 
 use super::run_limits;
 
-/// The oldest version that works.
+/// The oldest version that is supported.
 pub const OLDEST: Version = Version::new(1, 1, 0);
 /// The first version whose `init` prints JSON.
 pub const INIT_JSON: Version = Version::new(1, 9, 0);
-/// The first version whose `graph` has types.
+/// The first version whose `graph` has the option `-type`.
 pub const GRAPH_TYPE: Version = Version::new(1, 7, 0);
 
-/// Names under which engines are looked for, in this order.
+/// Names of engines on the search path, in order of preference.
 const NAMES: [&str; 2] = ["terraform", "tofu"];
 
-/// Time in which an engine must say its version; they take a tenth of a second.
+/// Time limit for the engine's version; engines take a tenth of a second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a version probe may print, in bytes.
+/// Maximum output of a version probe in bytes.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// Which engine it is.
+/// Product that the engine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// HashiCorp's.
+    /// HashiCorp's engine, the program `terraform`.
     Terraform,
-    /// The open one.
+    /// The engine `tofu`, a fork of Terraform.
     OpenTofu,
 }
 
-/// An engine that has said who it is.
+/// An engine whose version is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binary {
-    /// Where it is; absolute.
+    /// Absolute path of the executable.
     pub path: PathBuf,
-    /// Which one it is.
+    /// Product that the engine is.
     pub kind: Kind,
-    /// Its version.
+    /// Version of the engine.
     pub version: Version,
     identity: Identity,
 }
 
-/// What changes when a binary is replaced.
+/// Attributes that change when a binary is replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Identity {
     inode: u64,
@@ -61,49 +61,49 @@ struct Identity {
     modified: (i64, i64),
 }
 
-/// Why there is no engine.
+/// Reason for which there is no usable engine.
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
-    /// None is on the search path.
+    /// No engine is on the search path.
     #[error("neither `terraform` nor `tofu` is on PATH")]
     NotFound,
     /// The file cannot be used.
     #[error("engine `{}` cannot be used", .path.display())]
     Unusable {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// It does not start.
+    /// The engine cannot be started.
     #[error("engine does not run")]
     Run(#[from] ProcessError),
-    /// It does not say its version.
+    /// The engine did not print its version.
     #[error("`{} version -json` gave no version: {answer}", .path.display())]
     NoVersion {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it said instead.
+        /// Output of the engine.
         answer: String,
     },
-    /// It does not answer.
+    /// The engine did not answer in time.
     #[error("`{} version -json` did not end within {after:?}", .path.display())]
     Silent {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// How long we waited.
+        /// Time that we waited.
         after: Duration,
     },
-    /// It is too old.
+    /// The engine is too old.
     #[error("terraform version {found:?} is too old. required >= {oldest:?}", found = .found.to_string(), oldest = OLDEST.to_string())]
     TooOld {
-        /// Its version.
+        /// Version of the engine.
         found: Version,
     },
 }
 
 impl BinaryError {
-    /// What the operator can try next.
+    /// Returns a suggestion for the operator.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound => Some("install Terraform or OpenTofu, or name one with --engine PATH".to_owned()),
@@ -129,7 +129,7 @@ pub fn find(path: &std::ffi::OsStr) -> Result<PathBuf, BinaryError> {
 }
 
 impl Binary {
-    /// Asks the engine at `path` who it is.
+    /// Determines product and version of the engine at `path`.
     ///
     /// # Errors
     /// [`BinaryError`].
@@ -202,7 +202,7 @@ impl Binary {
         })
     }
 
-    /// Whether the file is still the one that was asked.
+    /// Returns whether the file is still the one that was probed.
     pub fn is_current(&self) -> bool {
         Identity::of(&self.path).is_ok_and(|identity| identity == self.identity)
     }
@@ -213,7 +213,8 @@ struct Answer {
     terraform_version: String,
 }
 
-/// OpenTofu says `terraform_version`, too; its name is what tells it apart, also behind a link named `terraform`.
+/// Determines the product. OpenTofu also prints `terraform_version`, so its file name decides, even behind a link
+/// named `terraform`.
 fn kind_of(path: &Path) -> Kind {
     let is_tofu = |path: &Path| {
         path.file_name()

@@ -1,10 +1,10 @@
 //! Scripts that start a workspace's agent, for each platform that agents run on.
 //!
-//! The `coder` provider takes them from its environment, puts in the server's address and how the agent proves who it
-//! is, and hands them to the template as `init_script`.
+//! The `coder` provider takes them from its environment, inserts the server's address and the agent's kind of
+//! authentication, and passes them to the template as `init_script`.
 //!
 //! # Source
-//! coder `provisionersdk/agent.go`: the names of the variables, and what is substituted by whom.
+//! coder `provisionersdk/agent.go`: the names of the variables, and which program substitutes what.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use std::{
 const UNIX: &str = include_str!("bootstrap/unix.sh");
 const WINDOWS: &str = include_str!("bootstrap/windows.ps1");
 
-/// Platforms as agents name them: system, architecture, and for Unix the first bytes of a program.
+/// Platforms of agents: system, architecture, and for Unix the first bytes of a program.
 const PLATFORMS: [(&str, &str, &str); 7] = [
     ("linux", "amd64", "7f454c46"),
     ("linux", "arm64", "7f454c46"),
@@ -26,44 +26,45 @@ const PLATFORMS: [(&str, &str, &str); 7] = [
     ("windows", "arm64", ""),
 ];
 
-/// Bytes of a script: it travels in a variable of the environment, and in states.
+/// Maximum size of a script in bytes: it is part of an environment variable, and of states.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// A site's own script cannot be used.
+/// Returned if a site's own script cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("failed to read the bootstrap script `{}`", .path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Templates could not quote it.
+    /// The script contains a single quote, which templates put around it.
     #[error("the bootstrap script `{}` has a single quote in line {line}: templates put it into `sh -c` with such quotes", .path.display())]
     Quote {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where.
+        /// Number of the line, counted from 1.
         line: usize,
     },
-    /// It is too large.
+    /// The script is too large.
     #[error("the bootstrap script `{}` has more than {MAX_BYTES} bytes", .path.display())]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// There is no such directory, or nothing in it that has the name of a script.
+    /// The directory does not exist, or contains no file with the name of a script.
     #[error("`{}` has no bootstrap script: they are called linux.sh, darwin.sh, windows.ps1, or linux_arm64.sh for one architecture", .dir.display())]
     None {
-        /// The directory.
+        /// Path of the directory.
         dir: PathBuf,
     },
 }
 
-/// The scripts by `OS_ARCH`. A site's own in `dir` take the place of ours: `linux_arm64.sh` for one platform, `linux.sh` for
-/// all architectures. In each of them `${ARCH}` is put in; `${ACCESS_URL}` and `${AUTH_TYPE}` are left to the provider.
+/// Returns the scripts by `OS_ARCH`. A site's own scripts in `dir` replace ours: `linux_arm64.sh` for one platform,
+/// `linux.sh` for all architectures. `${ARCH}` is replaced in each of them; `${ACCESS_URL}` and `${AUTH_TYPE}` are
+/// left to the provider.
 ///
 /// # Errors
 /// [`BootstrapError`] names the file.

@@ -1,4 +1,4 @@
-//! What a plan says of the template itself: which resources and modules it declares, and what refers to agents.
+//! Configuration part of a plan: declared resources and modules, and references to agents.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::address::Instance;
 
-/// The template as Terraform read it. Instances do not count here: a block is there once.
+/// The template as Terraform parsed it, with one entry for each block, irrespective of its instances.
 #[derive(Debug, Default, Deserialize)]
 pub struct Configuration {
     #[serde(default)]
     root_module: Module,
 }
 
-/// A module with what it declares.
+/// A module with its declarations.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Module {
     #[serde(default)]
@@ -42,7 +42,7 @@ pub(super) struct Declared {
     expressions: Expressions,
 }
 
-/// Of all attributes only the one that names agents.
+/// Expressions of a block; only the one that refers to agents is kept.
 #[derive(Debug, Default, Deserialize)]
 struct Expressions {
     #[serde(default, deserialize_with = "references")]
@@ -50,7 +50,7 @@ struct Expressions {
 }
 
 impl Configuration {
-    /// The module in which an instance is declared; `None` if it is called no more.
+    /// Returns the module in which an instance is declared; `None` if it is no longer called.
     pub(super) fn module_of(&self, instance: &Instance<'_>) -> Option<&Module> {
         instance
             .modules
@@ -62,26 +62,26 @@ impl Configuration {
 }
 
 impl Module {
-    /// The block of a mode, a type and a name.
+    /// Returns the block with this mode, type and name.
     pub(super) fn block(&self, mode: &str, kind: &str, name: &str) -> Option<&Declared> {
         let mut all = self.resources.iter();
         all.find(|block| block.mode == mode && block.kind == kind && block.name == name)
     }
 
-    /// Whether it calls a module by this name.
+    /// Returns whether the module calls another one by this name.
     pub(super) fn calls(&self, name: &str) -> bool {
         self.module_calls.contains_key(name)
     }
 }
 
 impl Declared {
-    /// What the `agent_id` refers to, relative to the module; most specific first, as Terraform lists it.
+    /// Returns the references of `agent_id`, relative to the module; most specific first, as Terraform lists them.
     pub(super) fn agent_references(&self) -> &[String] {
         &self.expressions.agent_id
     }
 }
 
-/// References of an expression. What other providers call `agent_id` may be a block, which has none.
+/// Parses the references of an expression. The `agent_id` of another provider may be a block, which has none.
 fn references<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
     let expression = Value::deserialize(input)?;
     let listed = expression.get("references").and_then(Value::as_array);

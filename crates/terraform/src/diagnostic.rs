@@ -1,33 +1,33 @@
-//! Terraform's diagnostics as people read them.
+//! Terraform's diagnostics as text for people.
 //!
 //! # Source
 //! coder `provisioner/terraform/diagnostic.go`.
 
 use serde::Deserialize;
 
-/// A warning or an error, as Terraform prints it in JSON.
+/// A warning or an error in Terraform's JSON output.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Diagnostic {
-    /// `error` or `warning`.
+    /// Severity: `error` or `warning`.
     pub severity: String,
-    /// What is wrong.
+    /// Summary of the problem.
     pub summary: String,
-    /// More about it.
+    /// Details of the problem.
     pub detail: String,
-    /// Where; absent if it is nowhere.
+    /// Position in the template, if there is one.
     pub range: Option<Range>,
-    /// The code there.
+    /// Source code at the position.
     pub snippet: Option<Snippet>,
 }
 
-/// A place in a file.
+/// A range in a file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Range {
-    /// The file, relative to the template.
+    /// Path of the file, relative to the template.
     pub filename: String,
-    /// Where it begins.
+    /// Beginning of the range.
     pub start: Position,
 }
 
@@ -35,21 +35,21 @@ pub struct Range {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Position {
-    /// From 1.
+    /// Number of the line, counted from 1.
     pub line: u64,
 }
 
-/// Some lines of code.
+/// An excerpt of source code.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Snippet {
-    /// What they are part of, such as a resource's header.
+    /// Header of the block around it, such as a resource's.
     pub context: Option<String>,
-    /// The lines.
+    /// The lines of code.
     pub code: String,
-    /// The number of the first one.
+    /// Number of the first line.
     pub start_line: u64,
-    /// Values that expressions in them have.
+    /// Values of expressions in the code.
     pub values: Option<Vec<SnippetValue>>,
 }
 
@@ -57,19 +57,19 @@ pub struct Snippet {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SnippetValue {
-    /// The expression.
+    /// The expression as written.
     pub traversal: String,
-    /// What is said about its value.
+    /// Statement about the expression's value.
     pub statement: String,
 }
 
 impl Diagnostic {
-    /// Whether it warns that a lock file has the checksums of a provider for one platform only.
+    /// Returns whether it warns that a lock file has a provider's checksums for one platform only.
     pub fn is_about_lock(&self) -> bool {
         self.summary == "Incomplete lock file information for providers"
     }
 
-    /// The same, but of `coder/coder` and of no other provider.
+    /// Returns whether it warns so about `coder/coder` and about no other provider.
     pub fn is_about_lock_of_coder(&self) -> bool {
         let named = self
             .detail
@@ -81,7 +81,7 @@ impl Diagnostic {
         self.is_about_lock() && named.count() > 0 && others.count() == 0
     }
 
-    /// The place, the code, the values and the detail, several lines; the summary is not part of it.
+    /// Returns position, code, values and details in several lines, without the summary.
     pub fn format(&self) -> String {
         let Some(range) = &self.range else {
             return self.detail.clone();
@@ -113,7 +113,7 @@ impl Diagnostic {
         text
     }
 
-    /// The summary with its place, in one line.
+    /// Returns the summary with its position, in one line.
     pub fn brief(&self) -> String {
         match &self.range {
             Some(range) => format!(
@@ -124,7 +124,7 @@ impl Diagnostic {
         }
     }
 
-    /// Whether it is an error.
+    /// Returns whether it is an error.
     pub fn is_error(&self) -> bool {
         self.severity == "error"
     }

@@ -1,7 +1,7 @@
-//! The environment of an engine: everything of the host's but what is ours, and what the `coder` provider reads.
+//! The environment of an engine: the host's variables except our own, and those that the `coder` provider reads.
 //!
 //! # Source
-//! coder `provisioner/terraform/{provision,safeenv}.go`; unlike there, apply gets all that plan gets.
+//! coder `provisioner/terraform/{provision,safeenv}.go`; unlike there, apply gets everything that plan gets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,10 +15,10 @@ use outpost_provision::PlanRequest;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Variables of the host that would move files away from where we look for them, or change the command line.
+/// Variables of the host that would move files to other places, or change the command line.
 const HIDDEN: [&str; 2] = ["TF_DATA_DIR", "TF_WORKSPACE"];
 
-/// `TF_` variables whose values may be logged.
+/// Variables that begin with `TF_` and whose values may be logged.
 const PUBLIC: [&str; 10] = [
     "TF_LOG",
     "TF_LOG_PATH",
@@ -32,7 +32,7 @@ const PUBLIC: [&str; 10] = [
     "TF_IGNORE",
 ];
 
-/// Where git, curl, Python and Node read which authorities to trust; Go and OpenSSL read `SSL_CERT_FILE`.
+/// Variables with the authorities that git, curl, Python and Node trust; Go and OpenSSL read `SSL_CERT_FILE`.
 const TRUST: [&str; 4] = [
     "GIT_SSL_CAINFO",
     "CURL_CA_BUNDLE",
@@ -40,16 +40,16 @@ const TRUST: [&str; 4] = [
     "NODE_EXTRA_CA_CERTS",
 ];
 
-/// Tells AWS who asks; the value is the reference's, as AWS counts it.
+/// User agent for AWS, with the reference's value, so that AWS counts both as the same.
 const AWS_USER_AGENT: (&str, &str) = ("AWS_SDK_UA_APP_ID", "APN_1.1/pc_cdfmjwn8i6u8l9fwz8h82e4w3$");
 
-/// An environment under construction. Later values win; the order of names is that of bytes.
+/// An environment that is being built. Later values replace earlier ones; names are sorted by bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    /// What every process of an engine gets of the host: all but `CODER_*`, the names in `secrets`, and what would
-    /// change where files are or what the command line says.
+    /// Returns the host's variables for every process of an engine: all but `CODER_*`, the names in `secrets`, and
+    /// those that would move files or change the command line.
     pub fn of_host(
         host: impl IntoIterator<Item = (OsString, OsString)>,
         secrets: &[OsString],
@@ -72,17 +72,17 @@ impl Environment {
         environment
     }
 
-    /// Sets a variable.
+    /// Sets a variable, and replaces an earlier value.
     pub fn set(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
         self.0.insert(name.into(), value.into());
     }
 
-    /// Removes a variable.
+    /// Removes a variable, if it is set.
     pub fn remove(&mut self, name: &str) {
         self.0.remove(OsStr::new(name));
     }
 
-    /// Removes the tokens that an engine would show to these hosts, which are written as engines compare them.
+    /// Removes the tokens that an engine would send to these hosts, whose names are in the engine's normal form.
     ///
     /// # Source
     /// <https://developer.hashicorp.com/terraform/cli/config/config-file#environment-variable-credentials>
@@ -94,8 +94,8 @@ impl Environment {
         self.0.retain(|name, _| !is_for_one(name));
     }
 
-    /// Lets everything trust the authorities in the file `bundle`, which has the host's among them: the engine, its
-    /// providers, and what templates start. Where the operator chose for one tool, that stays.
+    /// Makes the engine, its providers, and programs that templates start trust the authorities in the file `bundle`,
+    /// which includes the host's. An operator's own setting for a tool is kept.
     pub fn trust(&mut self, bundle: &Path) {
         self.set("SSL_CERT_FILE", bundle);
         for name in TRUST {
@@ -103,12 +103,12 @@ impl Environment {
         }
     }
 
-    /// The value of a variable.
+    /// Returns the value of a variable.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 
-    /// All variables, sorted by name.
+    /// Returns all variables, sorted by name.
     pub fn to_vec(&self) -> Vec<(OsString, OsString)> {
         self.0
             .iter()
@@ -116,7 +116,7 @@ impl Environment {
             .collect()
     }
 
-    /// What the log says of `TF_` variables that the host sets, one line each, without values that may be secret.
+    /// Returns lines for the log about `TF_` variables of the host, without values that may be secret.
     pub fn terraform_lines(&self) -> Vec<String> {
         let line = |(name, value): (&OsString, &OsString)| {
             let name = name.to_str().filter(|name| name.starts_with("TF_"))?;
@@ -130,7 +130,7 @@ impl Environment {
         self.0.iter().filter_map(line).collect()
     }
 
-    /// Adds what the `coder` provider reads: facts, answers and tokens.
+    /// Adds what the `coder` provider reads: facts about the workspace, parameters and tokens.
     pub fn add_job(&mut self, request: &PlanRequest, agent_scripts: &BTreeMap<String, String>) {
         self.add_metadata(&request.metadata);
         for (platform, script) in agent_scripts {
@@ -158,7 +158,7 @@ impl Environment {
         }
     }
 
-    /// Lets the engine log in JSON, if somebody asked for a level.
+    /// Makes the engine log in JSON if a log level is requested.
     pub fn add_log_level(&mut self, level: Option<LogLevel>) {
         if level.is_some() {
             self.set("TF_LOG", "JSON");
@@ -217,7 +217,7 @@ impl Environment {
         for (name, value) in texts {
             self.set(name, value);
         }
-        // An empty list is `null`, which is what the reference sends for it.
+        // An empty list is `null`, as in the reference.
         let list = |list: Value, is_empty: bool| {
             if is_empty {
                 "null".to_owned()
@@ -262,7 +262,7 @@ impl Environment {
         self.set(name, value);
     }
 
-    /// Engines refuse to start with a configuration file that does not exist.
+    /// Removes the name of a CLI configuration that does not exist, because engines refuse to start with one.
     fn drop_missing_cli_config(&mut self) {
         let is_missing = self
             .get("TF_CLI_CONFIG_FILE")
@@ -283,15 +283,16 @@ fn role_json(name: &str, organization: &str) -> Value {
     Value::Object(role)
 }
 
-/// Names may have any character, environment variables not: the hash stands for the name.
+/// Returns a hash in place of a parameter's name, which may contain characters that names of variables cannot.
 fn digest(name: &str) -> String {
     hex::encode(Sha256::digest(name))
 }
 
-/// The host that a variable has a token for, as engines compare hosts; `None` if it is no such variable.
+/// Returns the host that a variable has a token for, in the engine's normal form; `None` if it is not such a
+/// variable.
 fn token_host(name: &str) -> Option<String> {
     let host = name.strip_prefix("TF_TOKEN_")?;
-    // Names of variables have no dashes and no dots in most shells.
+    // In most shells names of variables cannot contain dashes or dots.
     host_for_comparison(&host.replace("__", "-").replace('_', "."))
 }
 

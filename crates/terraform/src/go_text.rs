@@ -1,8 +1,8 @@
-//! Values as Go prints them, because authors know the reference's texts.
+//! Values in Go's notation, because authors know the reference's texts.
 
 use serde_json::{Number, Value};
 
-/// A text in quotes, as `%q` prints it.
+/// Returns a text in quotes, as `%q` prints it.
 pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
@@ -19,7 +19,7 @@ pub(super) fn quoted(text: &str) -> String {
             letter if letter < ' ' || letter == '\u{7f}' => {
                 quoted.push_str(&format!("\\x{:02x}", u32::from(letter)));
             }
-            // Only what is invisible differs between the two languages' escapes; its own is found by Rust's.
+            // The escapes of both languages differ only for invisible characters, which Rust's own escapes reveal.
             letter if letter.escape_debug().len() > 1 && letter != '\'' => {
                 let code = u32::from(letter);
                 quoted.push_str(&if code < 0x1_0000 {
@@ -35,7 +35,7 @@ pub(super) fn quoted(text: &str) -> String {
     quoted
 }
 
-/// A value of JSON as `%v` prints it.
+/// Returns a JSON value as `%v` prints it.
 pub(super) fn value(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
@@ -57,7 +57,7 @@ pub(super) fn value(value: &Value) -> String {
     }
 }
 
-/// A number as `%v` prints a `float64`, which is what Go makes of every number in JSON.
+/// Returns a number as `%v` prints a `float64`, Go's type for all numbers in JSON.
 pub(super) fn number(number: &Number) -> String {
     let Some(number) = number.as_f64() else {
         return number.to_string();

@@ -1,4 +1,4 @@
-//! The graph as `terraform graph` prints it: a subset of DOT.
+//! The graph in the output of `terraform graph`: a subset of DOT.
 
 mod dot;
 
@@ -6,12 +6,12 @@ use std::collections::{HashMap, HashSet};
 
 pub use self::dot::GraphError;
 
-/// Which things depend on which. An edge goes from what depends to what it depends on.
+/// Dependencies between nodes. An edge leads from the dependant to its dependency.
 #[derive(Debug, Default)]
 pub struct Graph {
     nodes: Vec<Node>,
     by_id: HashMap<String, usize>,
-    /// The first node with a label.
+    /// Index of the first node with each label.
     by_label: HashMap<String, usize>,
     edges: HashSet<(usize, usize)>,
 }
@@ -24,17 +24,17 @@ struct Node {
     dependants: Vec<usize>,
 }
 
-/// Which way to follow edges.
+/// Direction in which edges are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// To what a node depends on.
+    /// From a node to its dependencies.
     Dependencies,
-    /// To what depends on a node.
+    /// From a node to its dependants.
     Dependants,
 }
 
 impl Graph {
-    /// Reads DOT.
+    /// Parses a graph in the DOT language.
     ///
     /// # Errors
     /// [`GraphError`] if it is malformed or too large.
@@ -48,19 +48,20 @@ impl Graph {
         Ok(graph)
     }
 
-    /// The node with this label; the first if there are several.
+    /// Returns the node with this label; the first if there are several.
     pub fn node_with_label(&self, label: &str) -> Option<usize> {
         self.by_label.get(label).copied()
     }
 
-    /// All labels.
+    /// Returns the labels of all nodes.
     pub fn labels(&self) -> impl Iterator<Item = &str> {
         self.nodes.iter().filter_map(|node| node.label.as_deref())
     }
 
-    /// The labels at the smallest distance from `start` at which `accepts` takes any, and of these the smallest.
+    /// Returns the labels at the smallest distance from `start` at which `accepts` accepts any, and of these the
+    /// smallest.
     ///
-    /// Nodes of all kinds count as steps. Each node is visited once, so that diamonds cost nothing.
+    /// Nodes of all kinds count as steps. Each node is visited once, so that diamonds do not multiply the work.
     pub fn nearest(
         &self,
         start: usize,
@@ -91,14 +92,14 @@ impl Graph {
         None
     }
 
-    /// Both ends of every edge, as ids.
+    /// Returns both ends of every edge, as ids.
     pub fn edges(&self) -> impl Iterator<Item = (&str, &str)> {
         self.edges
             .iter()
             .map(|(from, to)| (self.nodes[*from].id.as_str(), self.nodes[*to].id.as_str()))
     }
 
-    /// Ids of what the node with this id depends on directly.
+    /// Returns the ids of the direct dependencies of the node with this id.
     pub(super) fn dependencies_of(&self, id: &str) -> impl Iterator<Item = &str> {
         let node = self.by_id.get(id).map(|node| &self.nodes[*node]);
         let dependencies = node.into_iter().flat_map(|node| &node.dependencies);

@@ -1,5 +1,5 @@
-//! Files of a home from which tools learn what to run, where to load programs from and whom to trust. Jobs share the home
-//! of their daemon's user, so none of them may write what the next one's tools read there.
+//! Files in a home directory that tell tools what to run, where to load programs from and whom to trust. Jobs share
+//! the home directory of their daemon's user, so none of them may write what the tools of the next one read there.
 
 use std::{
     fs::{DirBuilder, OpenOptions},
@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Files. An empty one says the same as none.
+/// Configuration files. An empty one is equivalent to a missing one.
 const FILES: [&str; 10] = [
     ".terraformrc",
     ".tofurc",
@@ -22,17 +22,17 @@ const FILES: [&str; 10] = [
     ".ssh/authorized_keys",
 ];
 
-/// The same below the directory for settings, `~/.config`.
+/// Configuration files below `~/.config`.
 const SETTINGS: [&str; 2] = ["git/config", "pip/pip.conf"];
 
-/// Directories in which engines look for providers and plugins.
+/// Directories in which engines search for providers and plugins.
 const DIRS: [&str; 3] = [
     ".terraform.d",
     ".local/share/terraform",
     ".local/share/opentofu",
 ];
 
-/// What shells begin with. An empty one could take the place of another one that is read otherwise.
+/// Startup files of shells. They are not created, because an empty one could be read in place of another.
 const SHELLS: [&str; 8] = [
     ".profile",
     ".bash_profile",
@@ -44,7 +44,7 @@ const SHELLS: [&str; 8] = [
     ".config/fish/config.fish",
 ];
 
-/// A home, and where settings lie.
+/// A home directory, with the directory for settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home {
     dir: PathBuf,
@@ -52,7 +52,8 @@ pub struct Home {
 }
 
 impl Home {
-    /// The home at `dir`, with the settings at `settings` if they are not at the usual place. `None` if it is no directory.
+    /// Returns the home directory `dir`, with `settings` in place of the default directory for settings. `None` if
+    /// `dir` is not a directory.
     pub fn new(dir: &Path, settings: Option<PathBuf>) -> Option<Self> {
         let settings = settings.filter(|path| path.is_absolute());
         dir.is_dir().then(|| Self {
@@ -61,7 +62,7 @@ impl Home {
         })
     }
 
-    /// What no job may write.
+    /// Returns the paths that no job may write.
     pub fn guarded(&self) -> Vec<PathBuf> {
         let files = self.files();
         let others = DIRS.iter().chain(&SHELLS).map(|name| self.dir.join(name));
@@ -74,8 +75,8 @@ impl Home {
         files.chain(settings).collect()
     }
 
-    /// Makes those empty that are missing, as what is missing cannot be guarded. Where we cannot make them, jobs cannot
-    /// either.
+    /// Creates missing files and directories, because only existing ones can be protected. Where we lack the
+    /// permission, jobs lack it too.
     pub fn make_missing(&self) {
         let mut dirs = DirBuilder::new();
         dirs.recursive(true).mode(0o700);
@@ -95,7 +96,8 @@ fn make_empty(file: &Path) -> io::Result<()> {
     options.open(file).map(drop)
 }
 
-/// The global settings of git for one job, which may add to them: they begin with the shared ones, whose files are guarded.
+/// Returns a global git configuration for one job, which the job may extend: it includes the shared ones, whose files
+/// are protected.
 pub(super) fn git_config(settings: Option<&Path>) -> String {
     let settings = match settings.filter(|path| path.is_absolute()) {
         Some(path) => path.join("git/config").to_string_lossy().into_owned(),
@@ -132,7 +134,7 @@ mod tests {
         let guarded = home.guarded();
         assert!(guarded.contains(&settings.join("git/config")));
         assert!(dir.path().join(".terraform.d").is_dir());
-        // One would be read instead of `.profile`.
+        // An empty one would be read instead of `.profile`.
         assert!(guarded.contains(&dir.path().join(".bash_profile")));
         assert!(!dir.path().join(".bash_profile").exists());
         assert_eq!(Home::new(&dir.path().join("missing"), None), None);

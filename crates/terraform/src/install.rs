@@ -1,4 +1,5 @@
-//! Fetching an engine where there is none: a pinned version, its checksum and its publisher's signature verified.
+//! Installation of an engine where there is none: a pinned version, whose checksum and publisher's signature are
+//! verified.
 //!
 //! # Source
 //! The layout of the publisher's releases site: `<product>/<version>/<product>_<version>_<os>_<arch>.zip` beside
@@ -21,100 +22,100 @@ use tokio::time::timeout;
 use tracing::info;
 use url::Url;
 
-/// The version that is fetched.
+/// The version that is downloaded.
 pub const PINNED: Version = Version::new(1, 14, 5);
 
-/// The publisher's key, with which releases are signed: fingerprint C874 011F 0AB4 0511 0D02 1055 3436 5D94 72D7 468F.
+/// The publisher's key for releases: fingerprint C874 011F 0AB4 0511 0D02 1055 3436 5D94 72D7 468F.
 const PUBLISHER_KEY: &str = include_str!("install/hashicorp.asc");
 
-/// Bytes of a package, of its executable, and of a list of checksums.
+/// Maximum size of a package, of its executable, and of a list of checksums, in bytes.
 const MAX_PACKAGE_BYTES: usize = 256 << 20;
 const MAX_BINARY_BYTES: u64 = 512 << 20;
 const MAX_LIST_BYTES: usize = 1 << 20;
-/// The usual [`Installer::read_timeout`].
+/// Default of [`Installer::read_timeout`] for downloads.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where engines come from and where they are kept.
+/// Source of engines and cache for them.
 #[derive(Clone, Debug)]
 pub struct Installer {
-    /// Our cache; made if it is missing.
+    /// Cache directory, which is created if it is missing.
     pub cache_dir: PathBuf,
-    /// The releases site, or a mirror of it.
+    /// Address of the releases site, or of a mirror of it.
     pub base_url: Url,
-    /// The publisher's public key, armoured.
+    /// Armored public key of the publisher.
     pub publisher_key: String,
     /// Time without a byte after which a download counts as dead.
     pub read_timeout: Duration,
 }
 
-/// Why no engine was fetched.
+/// Reason for which no engine was installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// A file cannot be downloaded.
     #[error("failed to download {url}")]
     Download {
-        /// Which file.
+        /// Address of the file.
         url: String,
-        /// Why.
+        /// Error of the HTTP client.
         source: reqwest::Error,
     },
-    /// A server stopped talking, or never began.
+    /// A server stopped sending, or did not answer.
     #[error("download of {url} received no data for {after:?}")]
     Stalled {
-        /// Which file.
+        /// Address of the file.
         url: String,
-        /// How long we waited.
+        /// Time that we waited.
         after: Duration,
     },
-    /// A file is larger than such a file should be.
+    /// A file exceeds its limit.
     #[error("{url} has more than {limit} bytes")]
     TooLarge {
-        /// Which file.
+        /// Address of the file.
         url: String,
-        /// What is allowed.
+        /// Maximum size in bytes.
         limit: usize,
     },
-    /// The list of checksums is not the publisher's.
+    /// The list of checksums has no valid signature of the publisher.
     #[error("the signature of {url} is not the publisher's")]
     Signature {
-        /// The list.
+        /// Address of the list.
         url: String,
-        /// Why.
+        /// Reason for which the signature is not valid.
         source: Box<pgp::errors::Error>,
     },
-    /// The package is not the one that the publisher signed.
+    /// The package does not match the publisher's checksum.
     #[error("{url} has the checksum {found}, but the publisher signed {wanted}")]
     Checksum {
-        /// The package.
+        /// Address of the package.
         url: String,
-        /// What it should be; empty if the list does not name the package.
+        /// Expected checksum; empty if the list does not contain the package.
         wanted: String,
-        /// What it is.
+        /// Checksum of the download.
         found: String,
     },
-    /// The package has no engine in it.
+    /// The package contains no engine.
     #[error("{url} has no usable executable")]
     Package {
-        /// The package.
+        /// Address of the package.
         url: String,
-        /// Why.
+        /// Error of the unpacking.
         source: zip::result::ZipError,
     },
     /// The cache cannot be used.
     #[error("cache directory `{}` cannot be used", .path.display())]
     Cache {
-        /// Which directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Somebody asked to stop.
+    /// The installation was cancelled.
     #[error("stopped before an engine was downloaded")]
     Stopped,
 }
 
 impl InstallError {
-    /// What the operator can try next.
+    /// Returns a suggestion for the operator.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Download { .. } | Self::Stalled { .. } | Self::TooLarge { .. } | Self::Package { .. } => Some(
@@ -132,7 +133,7 @@ impl InstallError {
 }
 
 impl Installer {
-    /// An installer that fetches from the publisher.
+    /// Returns an installer that downloads from the publisher.
     pub fn from_publisher(cache_dir: PathBuf) -> Self {
         let base_url = Url::parse("https://releases.hashicorp.com/").expect("the address is valid");
         Self {
@@ -143,10 +144,11 @@ impl Installer {
         }
     }
 
-    /// The engine in the cache, fetched if it is not there. Several processes may ask at once; one fetches.
+    /// Returns the path of the engine in the cache, which is downloaded if it is missing. Several processes may do
+    /// this at once; one of them downloads.
     ///
     /// # Errors
-    /// [`InstallError`]; the cache has the whole engine or none.
+    /// [`InstallError`]; the cache contains the whole engine or none.
     pub async fn install(
         &self,
         client: &reqwest::Client,
@@ -261,7 +263,7 @@ impl Installer {
     }
 }
 
-/// The platform's architecture in the publisher's words.
+/// Returns this platform's architecture in the publisher's words.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -271,7 +273,7 @@ fn architecture() -> &'static str {
     }
 }
 
-/// Checks a detached signature against a key or one of its subkeys.
+/// Verifies a detached signature with a key or one of its subkeys.
 fn verify(content: &[u8], signature: &[u8], key: &str) -> pgp::errors::Result<()> {
     let (key, _) = SignedPublicKey::from_string(key)?;
     key.verify_bindings()?;
@@ -287,7 +289,7 @@ fn verify(content: &[u8], signature: &[u8], key: &str) -> pgp::errors::Result<()
     }
 }
 
-/// The checksum of a file in a list of lines such as `HASH  NAME`.
+/// Returns the checksum of a file in a list of lines such as `HASH  NAME`.
 fn checksum_of(list: &[u8], name: &str) -> Option<String> {
     let list = std::str::from_utf8(list).ok()?;
     list.lines().find_map(|line| {
@@ -296,7 +298,7 @@ fn checksum_of(list: &[u8], name: &str) -> Option<String> {
     })
 }
 
-/// Writes the executable beside its place and moves it there.
+/// Writes the executable to a temporary file and moves it to its path.
 fn unpack(package: Vec<u8>, binary: &Path, cache: &Path, url: &Url) -> Result<(), InstallError> {
     let damaged = |source| InstallError::Package {
         url: url.to_string(),

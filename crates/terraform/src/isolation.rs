@@ -1,4 +1,4 @@
-//! What a job's processes are kept from: our files, those of other jobs, and providers that all jobs run.
+//! Protection from a job's processes: of our own files, those of other jobs, and providers that all jobs run.
 
 use std::{
     fs::{self, Permissions},
@@ -15,24 +15,24 @@ use outpost_process::{
 use tempfile::TempDir;
 use tracing::warn;
 
-/// How jobs are kept apart.
+/// Isolation of jobs from each other.
 #[derive(Clone, Debug)]
 pub struct Isolation {
-    /// By what means.
+    /// Mechanism of the isolation.
     pub mechanism: Mechanism,
-    /// This program, which starts the engine.
+    /// Path of this program, which starts the engine.
     pub launcher: PathBuf,
-    /// What no job may see: our secrets and what we remember. Directories of sessions are hidden anyway.
+    /// Files that no job may see: our secrets and records. Directories of sessions are hidden in any case.
     pub hidden: Vec<PathBuf>,
-    /// Modes of those hidden files that are there at start, which Landlock lets a job of their owner change.
+    /// Modes at start of the hidden files, which Landlock lets a job of their owner change.
     pub modes: Modes,
-    /// What all jobs run and none may change: engines, mirrors.
+    /// Directories of engines and mirrors, which all jobs run and none may change.
     pub stores: Vec<PathBuf>,
-    /// What a job sees beside all that with a root of its own.
+    /// Additional paths that a job sees in a root directory of its own.
     pub shown: Shown,
-    /// What becomes of processes that a step of a job leaves behind.
+    /// Treatment of processes that a step of a job leaves behind.
     pub background: Background,
-    /// Where jobs get control groups, if this machine gives us any.
+    /// Control groups for jobs, if this machine permits any.
     pub control_groups: Option<Hierarchy>,
 }
 
@@ -41,15 +41,15 @@ pub struct Isolation {
 pub struct Modes(Vec<(PathBuf, u32)>);
 
 impl Modes {
-    /// Those that files and directories have now. What is missing has none.
+    /// Returns the present modes of files and directories. Missing ones are left out.
     pub fn of(paths: &[PathBuf]) -> Self {
         let mode =
             |path: &PathBuf| Some((path.clone(), fs::metadata(path).ok()?.permissions().mode()));
         Self(paths.iter().filter_map(mode).collect())
     }
 
-    /// Gives back what somebody has changed, such as a job that made a key unreadable for its daemon or readable for
-    /// others.
+    /// Restores modes that were changed, for example by a job that made a key unreadable for its daemon or readable
+    /// for others.
     pub(super) fn restore(&self) {
         for (path, mode) in &self.0 {
             let found = fs::metadata(path).map(|found| found.permissions().mode());
@@ -65,8 +65,8 @@ impl Modes {
 }
 
 impl Isolation {
-    /// Makes the control group of a job, whose processes may have so many bytes of `memory` together. There is none
-    /// where processes live on: they would count for no job.
+    /// Creates the control group of a job, whose processes together may use `memory` bytes. There is none where
+    /// background processes are kept: they would not count for any job.
     pub(super) fn control_group(
         &self,
         session: &str,
@@ -78,21 +78,21 @@ impl Isolation {
         Ok(made.transpose()?.map(Arc::new))
     }
 
-    /// Ends what is left of a job whose daemon died.
+    /// Ends the remaining processes of a job whose daemon died.
     pub(super) fn end_control_group(&self, session: &str) {
         if let Some(groups) = &self.control_groups {
             groups.end(session);
         }
     }
 
-    /// What a process of the session that has the directories `own` is held to.
+    /// Returns the policy for processes of the session that has the directories `own`.
     pub(super) fn confine(&self, work_dir: &Path, own: &[&Path]) -> Confinement {
         let mut policy = Policy::default();
         let hidden = self.hidden.iter().map(PathBuf::as_path).chain([work_dir]);
         hidden.for_each(|path| policy.set(path, Access::Hidden));
         let stores = self.stores.iter();
         stores.for_each(|path| policy.set(path, Access::ReadOnly));
-        // Who could write there could leave the group. In a root of its own there are none.
+        // A job that can write there could leave its group. A root directory of its own contains none of them.
         let groups = self.control_groups.iter().flat_map(Hierarchy::mounts);
         let groups = groups.filter(|_| self.mechanism != Mechanism::FreshRoot);
         groups.for_each(|path| policy.set(path, Access::ReadOnly));
@@ -107,9 +107,9 @@ impl Isolation {
         }
     }
 
-    /// A directory for temporary files, if none can be made in `shared` by who is held to `confinement`.
+    /// Returns a directory for temporary files, if a process under `confinement` can make none in `shared`.
     ///
-    /// It lies in `shared` itself: the engine makes sockets there, whose paths must be short.
+    /// It is directly in `shared`, because the engine creates sockets there, whose paths must be short.
     pub(super) fn temporary_dir(
         confinement: &Confinement,
         shared: &Path,
@@ -125,7 +125,7 @@ impl Isolation {
         if !confinement.policy.resolve()?.divides(&real) {
             return Ok(None);
         }
-        // The directory around it is everybody's.
+        // The directory around it is writable for everybody.
         tempfile::Builder::new()
             .prefix("job-")
             .permissions(Permissions::from_mode(0o700))

@@ -1,4 +1,4 @@
-//! Values of variables in a file, for as long as an engine needs it: they are secrets often enough.
+//! Values of variables in a file, which exists only as long as an engine needs it, because they are often secrets.
 
 use std::{
     fs, io,
@@ -10,28 +10,28 @@ use tracing::warn;
 
 use super::session::PREFIX;
 
-/// The file's name, in a session's private directory.
+/// Name of the file in a session's private directory.
 pub(super) const VARIABLES: &str = "variables.tfvars";
 
-/// An engine reads the file when it starts. One that is older was left by a daemon that died.
+/// Time after which a file is a leftover of a daemon that died: an engine reads it when it starts.
 const READ_BY_THEN: Duration = Duration::from_secs(5 * 60);
 
-/// A file with values of variables. Dropping it removes it.
+/// A file with values of variables, which is removed on drop.
 #[derive(Debug)]
 pub(super) struct Variables(PathBuf);
 
 impl Variables {
-    /// The file at `path`, which is there.
+    /// Takes over the existing file at `path`.
     pub(super) fn at(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// The option that names it to an engine.
+    /// Returns the engine's option with the file's path.
     pub(super) fn option(&self) -> String {
         format!("-var-file={}", self.0.display())
     }
 
-    /// Leaves it to an engine that goes on without us, and may not have read it yet.
+    /// Keeps the file for an engine that continues without us, and may not have read it yet.
     pub(super) fn leave(self) {
         std::mem::forget(self);
     }

@@ -1,8 +1,8 @@
 //! Terraform and OpenTofu as engines: processes in, resources out.
 //!
-//! An [`Engine`] opens sessions; a session owns a directory and runs the steps of one job in it, each as a process
-//! of its own. What they print becomes log entries, timings and diagnostics; what they leave behind becomes
-//! resources. The reference asks for the version before every step; we ask once for each binary.
+//! An [`Engine`] opens sessions; a session owns a directory and runs the steps of one job in it, each as a process of
+//! its own. Their output becomes log entries, timings and diagnostics; their results become resources. The reference
+//! determines the version before every step; we do so once for each binary.
 
 mod address;
 pub mod binary;
@@ -65,80 +65,83 @@ pub use self::{
     isolation::{Isolation, Modes},
 };
 
-/// Directories that nobody has touched for so long belong to daemons that died.
+/// Age at which an untouched session directory counts as left by a daemon that died.
 const STALE_SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What an engine runs with.
+/// Configuration of an engine.
 #[derive(Clone)]
 pub struct EngineConfig {
-    /// The engine's executable.
+    /// Path of the engine's executable.
     pub binary: PathBuf,
-    /// Where sessions have their directories; made if it is missing.
+    /// Directory of all sessions, which is created if it is missing.
     pub work_dir: PathBuf,
-    /// What every process of the engine gets of the host's environment.
+    /// Variables of the host for every process of the engine.
     pub environment: Environment,
-    /// Time a cancelled process has to end by itself, before its group is killed. Coder gives three minutes.
+    /// Time in which a cancelled process must end before its group is killed. Coder gives three minutes.
     pub exit_timeout: Duration,
-    /// Where the providers are that sessions share; `None` if they share none.
+    /// Directory of providers that sessions share; `None` if they share none.
     pub plugin_cache_dir: Option<PathBuf>,
-    /// Plugin caches of the operator's. Sessions run what is there. Only one that is not isolated and has all of its
-    /// providers from registries fills them, as engines do elsewhere: what we present is a link to what goes with the session.
+    /// Plugin caches of the operator, whose providers sessions use. Engines fill them only in sessions without
+    /// isolation that get all providers from registries: providers that we present are links that disappear with the
+    /// session.
     pub operators_plugin_caches: Vec<PathBuf>,
-    /// The scripts that bring agents up, by platform such as `linux_amd64`.
+    /// Scripts that start agents, by platform such as `linux_amd64`.
     pub agent_scripts: BTreeMap<String, String>,
-    /// What keeps jobs from each other and from us; `None` for nothing.
+    /// Isolation of jobs from each other and from us; `None` for none.
     pub isolation: Option<Isolation>,
-    /// This program, as the parent of applies that outlive us; `None` for none.
+    /// Path of this program, which becomes the parent of applies that outlive us; `None` for no such parent.
     pub shim: Option<PathBuf>,
-    /// Who makes providers ready.
+    /// Presenter that prepares providers for sessions.
     pub providers: Arc<dyn ProviderPresenter>,
 }
 
-/// Terraform or OpenTofu.
+/// An engine: Terraform or OpenTofu.
 pub struct Engine {
     config: Arc<EngineConfig>,
     binary: Mutex<Option<Binary>>,
     sweeping: Arc<Sweeping>,
 }
 
-/// Whether somebody removes what is left over.
+/// State of the removal of leftovers.
 #[derive(Debug, Default)]
 struct Sweeping {
     is_running: AtomicBool,
-    /// What was put aside has had another try.
+    /// `true` once the removal of what was moved aside has been tried again.
     was_run: AtomicBool,
 }
 
-/// Whether init runs for the first time, or again after the presenter asked for it.
+/// Number of the init: the first, or a repetition that the presenter requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// The first time.
+    /// The first init of the session.
     First,
-    /// Again.
+    /// The repeated init with other providers.
     Repeat,
 }
 
-/// What the processes of a session get so that they find providers.
+/// Settings with which the processes of a session find providers.
 #[derive(Clone, Debug)]
 pub struct Presented {
-    /// Variables for every process.
+    /// Environment variables for every process.
     pub env: Vec<(OsString, OsString)>,
-    /// Variables for init alone.
+    /// Environment variables for init only.
     pub init_env: Vec<(OsString, OsString)>,
-    /// Names where the `coder` provider comes from, as one part of a path. Sessions share a plugin cache only if they
-    /// agree on it; `None` if this one shares none.
+    /// Source of the `coder` provider, in the form of one part of a path. Sessions share a plugin cache only if they
+    /// have the same source; `None` if this one shares none.
     pub source: Option<String>,
-    /// The `coder` provider is the one inside this program, whose checksums no lock file can have.
+    /// `true` if the `coder` provider is the built-in one, whose checksums no lock file can contain.
     pub is_coder_builtin: bool,
-    /// Whether some providers come from a directory of ours. An engine puts links to those into its plugin cache.
+    /// `true` if some providers come from a directory of ours. An engine puts links to those into its plugin cache.
     pub has_links: bool,
-    /// Hosts that a mirror stands in for, as engines compare them. What the operator's tokens for them are for is not there.
+    /// Hosts that a mirror replaces, in the engine's normal form. The operator's tokens for them must not be sent to
+    /// the mirror.
     pub replaced_hosts: BTreeSet<String>,
-    /// Beginnings of the addresses of git repositories, and what git takes in their place.
+    /// Replacements for the addresses of git repositories: the beginning of an address, and what git uses instead of
+    /// it.
     pub repositories: BTreeMap<String, String>,
-    /// Whether a mirror is used.
+    /// `true` if a mirror is used.
     pub is_mirrored: bool,
-    /// Keeps what is presented where it is.
+    /// Guard that keeps the presented providers in place.
     pub hold: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -163,19 +166,19 @@ impl Default for Presented {
 pub struct FailedInit<'a> {
     /// The template: an uncompressed tar archive.
     pub archive: &'a Bytes,
-    /// The engine's version.
+    /// Version of the engine.
     pub version: &'a Version,
-    /// What it said.
+    /// Output of the init.
     pub output: &'a str,
-    /// What its processes got.
+    /// Settings that its processes had.
     pub presented: &'a Presented,
 }
 
-/// Makes providers ready before init, such as those that need no download.
+/// Prepares providers before init, for example those that need no download.
 #[async_trait]
 pub trait ProviderPresenter: Send + Sync {
-    /// Prepares the session whose template lies in `dir`. Files that the template must not see go to `private`. Git takes
-    /// the repositories `elsewhere`, such as `HOST/OWNER/REPO`, from their own hosts.
+    /// Prepares the session whose template is in `dir`. Files that the template must not see are put into `private`.
+    /// Repositories in `elsewhere`, such as `HOST/OWNER/REPO`, are fetched from their own hosts.
     async fn prepare(
         &self,
         dir: &Dir,
@@ -185,30 +188,30 @@ pub trait ProviderPresenter: Send + Sync {
         log: &dyn LogSink,
     ) -> Result<Presented, StepFailure>;
 
-    /// Whether init should run once more with other providers, after it failed with this output.
+    /// Returns whether init should run once more with other providers, after it failed with this output.
     fn should_repeat(&self, output: &str) -> bool;
 
-    /// Repositories that git looked for in the place of `presented.repositories` by mistake, according to the output of an
-    /// init that failed.
+    /// Returns repositories that git requested from the replacements in `presented.repositories` by mistake,
+    /// according to the output of a failed init.
     fn astray(&self, output: &str, presented: &Presented) -> BTreeSet<String> {
         let _ = (output, presented);
         BTreeSet::new()
     }
 
-    /// Finds out what was not there for a template whose init failed with this output, and says so in the job's log and
-    /// to whoever can bring it. Takes a limited time, and never fails.
+    /// Determines what was missing for a template whose init failed with this output, and reports it in the job's log
+    /// and to those who can provide it. Takes a limited time, and never fails.
     async fn explain(&self, failed: FailedInit<'_>, log: &dyn LogSink) {
         let _ = (failed, log);
     }
 
-    /// What the operator can do about an init that failed with this output, if providers are out of reach.
+    /// Returns a suggestion for the operator if an init failed with this output because providers are out of reach.
     fn remedy(&self, output: &str) -> Option<String> {
         let _ = output;
         None
     }
 }
 
-/// Leaves everything to the engine and the operator's own configuration.
+/// Leaves all providers to the engine and the operator's own configuration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Registry;
 
@@ -231,7 +234,7 @@ impl ProviderPresenter for Registry {
 }
 
 impl Engine {
-    /// An engine that has not been asked who it is yet.
+    /// Returns an engine whose version is not known yet.
     pub fn new(config: EngineConfig) -> Self {
         Self {
             config: Arc::new(config),
@@ -240,7 +243,7 @@ impl Engine {
         }
     }
 
-    /// Asks the engine who it is, unless it was asked before and has not been replaced since.
+    /// Determines product and version of the engine, unless they are known and the executable has not been replaced.
     ///
     /// # Errors
     /// [`binary::BinaryError`].
@@ -255,16 +258,16 @@ impl Engine {
         Ok(binary)
     }
 
-    /// Removes the values of variables that daemons left behind when they died, and begins to remove all else.
+    /// Removes the values of variables that daemons left behind when they died, and begins to remove everything else.
     pub async fn clean(&self) {
         let work_dir = self.config.work_dir.clone();
         let swept = spawn_blocking(move || leftovers::sweep(&work_dir, SystemTime::now()));
-        // What panics in there is left for the next time.
+        // If it panics, the next run tries again.
         let _ = swept.await;
         self.sweep();
     }
 
-    /// Begins to remove what daemons left behind that died long ago, and what did not go at once.
+    /// Begins to remove leftovers of daemons that died long ago, and directories that could not be removed at once.
     fn sweep(&self) {
         let sweeping = Arc::clone(&self.sweeping);
         if sweeping.is_running.swap(true, Ordering::AcqRel) {
@@ -312,7 +315,7 @@ impl Provisioner for Engine {
         };
         let files = Files::open(dir, private).await;
         let problem = session::salvage(&self.config, dir, &files, observer.as_ref(), stop).await;
-        // A success without its state would be one that the next build undoes.
+        // Reporting success without the state would make the next build undo the changes.
         let files = match files {
             Ok(files) if problem.is_none() && files.ended_well().await => files,
             _ => return Salvaged::Ended { problem },
@@ -334,7 +337,7 @@ impl Provisioner for Engine {
     }
 }
 
-/// The limits of short processes whose answer is all that counts.
+/// Returns the limits of short processes whose output is an answer.
 fn run_limits() -> Limits {
     limits(Duration::from_secs(10))
 }

@@ -1,6 +1,6 @@
-//! What an engine prints, as log entries.
+//! Output of an engine as log entries.
 //!
-//! With `-json` every line of standard output is an object; other lines are taken as they are.
+//! With `-json` every line of standard output is an object; other lines are logged unchanged.
 //!
 //! # Source
 //! coder `provisioner/terraform/executor.go`.
@@ -13,13 +13,13 @@ use serde_json::value::RawValue;
 
 use super::{diagnostic::Diagnostic, timings::Hook};
 
-/// The message of the line in which Terraform prints a state that it could not write.
+/// Message of the line in which Terraform prints a state that it could not write.
 const EMERGENCY_DUMP: &str = "Emergency state dump";
 
-/// Bytes of an error that stand in the end of a job.
+/// Maximum length of an error in a job's final message, in bytes.
 const MAX_ERROR_BYTES: usize = 4 * 1024;
 
-/// One line of standard output.
+/// A JSON line of standard output.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Event {
@@ -37,16 +37,16 @@ struct Event {
     state: Option<Box<RawValue>>,
 }
 
-/// What a line is good for.
+/// Results of parsing a line.
 #[derive(Debug, Default)]
 pub struct Said {
     /// Entries for the log, in order.
     pub entries: Vec<LogEntry>,
-    /// What can be timed.
+    /// Beginning or end of a timed step.
     pub timed: Option<Timed>,
-    /// An error or a warning.
+    /// A diagnostic: an error or a warning.
     pub diagnostic: Option<Diagnostic>,
-    /// A whole state: the only copy if the disk is full.
+    /// A complete state: the only copy if the disk is full.
     pub state: Option<Vec<u8>>,
 }
 
@@ -59,7 +59,7 @@ pub struct Timed {
     pub(super) hook: Hook,
 }
 
-/// Whether a line must be kept whole, by its beginning.
+/// Returns whether a line must be kept whole, judging by its beginning.
 pub fn is_precious(start: &[u8]) -> bool {
     let start = &start[..start.len().min(1024)];
     start
@@ -67,7 +67,7 @@ pub fn is_precious(start: &[u8]) -> bool {
         .any(|window| window == EMERGENCY_DUMP.as_bytes())
 }
 
-/// Reads a line, or a piece of one.
+/// Parses a line, or a piece of one.
 pub fn read(pipe: Pipe, line: Line) -> Said {
     let (cut, is_whole, is_last) = (line.cut, line.is_whole(), line.is_end);
     let text = printable(line.into_text());
@@ -95,7 +95,7 @@ pub fn read(pipe: Pipe, line: Line) -> Said {
     }
 }
 
-/// A database of text takes no NUL.
+/// Removes NUL characters, which databases cannot store in text.
 fn printable(text: String) -> String {
     match text.contains('\0') {
         true => text.replace('\0', "\u{fffd}"),
@@ -171,7 +171,8 @@ fn read_stdout(text: String, note: &str) -> Said {
     }
 }
 
-/// A line that is no event is taken as it is, unless it is a state that could not be read: those have secrets.
+/// Returns a line unchanged if it is not an event; but hides a state that could not be parsed, because it contains
+/// secrets.
 fn unread(level: LogLevel, mut text: String, note: &str) -> LogEntry {
     if is_precious(text.as_bytes()) {
         let said = format!("{EMERGENCY_DUMP} that cannot be parsed and is not shown{note}");
@@ -188,14 +189,14 @@ fn unread(level: LogLevel, mut text: String, note: &str) -> LogEntry {
     }
 }
 
-/// The text behind `Error: `, which stands in a frame if the engine thinks that somebody looks.
+/// Returns the text after `Error: `, which has a frame in output for terminals.
 pub(super) fn plain_error(line: &str) -> Option<String> {
     let line = line.trim_start_matches(['│', ' ']);
     let text = line.strip_prefix("Error: ")?;
     Some(text[..text.floor_char_boundary(MAX_ERROR_BYTES)].to_owned())
 }
 
-/// A state is an object, or an object as text.
+/// Returns a state, which is an object or a string that contains one.
 fn unquoted(state: &str) -> Vec<u8> {
     match serde_json::from_str::<String>(state) {
         Ok(text) => text.into_bytes(),
@@ -203,7 +204,7 @@ fn unquoted(state: &str) -> Vec<u8> {
     }
 }
 
-/// With `TF_LOG=JSON` lines are objects, and most of them are noise.
+/// Parses standard error, whose lines are objects with `TF_LOG=JSON`, most of them noise.
 fn read_stderr(text: String, note: &str) -> Vec<LogEntry> {
     let Ok(event) = serde_json::from_str::<Event>(&text) else {
         let is_blank = text.trim().is_empty();
@@ -222,7 +223,7 @@ fn read_stderr(text: String, note: &str) -> Vec<LogEntry> {
     entries
 }
 
-/// A level by its name; a name that nobody knows is said and counts as info.
+/// Returns a level by its name; an unknown name is reported and counts as info.
 fn level(name: &str, entries: &mut Vec<LogEntry>) -> LogLevel {
     match name.to_ascii_lowercase().as_str() {
         "trace" => LogLevel::Trace,

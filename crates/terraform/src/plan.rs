@@ -1,4 +1,4 @@
-//! The plan as `terraform show -json` prints it.
+//! The plan in the output of `terraform show -json`.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -8,30 +8,29 @@ use super::{
     resources::{self, ConvertError, Totals},
 };
 
-/// Why a document of Terraform's cannot be used.
+/// Reason for which a document of Terraform cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
-    /// It is not JSON, or not of the right shape.
+    /// The document is not JSON, or has another structure.
     #[error("decode terraform json")]
     Json(#[from] serde_json::Error),
-    /// Its format is not one that we know.
+    /// The document has an unknown format version.
     #[error("terraform json has format version `{version}`, supported are 0.1 and up, below 2.0")]
     Format {
-        /// The version it claims; empty for none.
+        /// Version in the document; empty for none.
         version: String,
     },
 }
 
-/// A plan.
+/// A plan that was parsed.
 #[derive(Debug)]
 pub struct Plan {
     modules: Vec<Module>,
     configuration: Configuration,
-    /// What would change, in Terraform's order.
+    /// Planned changes of resources, in Terraform's order.
     pub resource_changes: Vec<ResourceChange>,
 }
 
-/// The document.
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]
@@ -52,16 +51,16 @@ pub(super) struct Values {
     pub(super) root_module: Module,
 }
 
-/// A module with its resources, as they are or will be.
+/// A module with its resources, present or planned.
 #[derive(Debug, Default, Deserialize)]
 pub struct Module {
-    /// Resources of the module itself.
+    /// Resources of this module, without those of its child modules.
     #[serde(default)]
     pub resources: Vec<ResourceValues>,
-    /// Modules that it calls, by instance.
+    /// Modules that it calls, one entry for each instance.
     #[serde(default)]
     pub child_modules: Vec<Module>,
-    /// Its address; empty for the root module.
+    /// Address of the module; empty for the root module.
     #[serde(default)]
     pub address: String,
 }
@@ -69,15 +68,15 @@ pub struct Module {
 /// One instance of a resource or data source.
 #[derive(Debug, Deserialize)]
 pub struct ResourceValues {
-    /// The full instance address.
+    /// Address of the instance, with all keys.
     pub address: String,
-    /// `managed` or `data`.
+    /// Mode: `managed` or `data`.
     #[serde(default)]
     pub mode: String,
-    /// The type, such as `docker_container`.
+    /// Type of the resource, such as `docker_container`.
     #[serde(rename = "type", default)]
     pub kind: String,
-    /// The name in the configuration.
+    /// Name in the configuration.
     #[serde(default)]
     pub name: String,
     /// Attributes; those that are not known yet are absent.
@@ -85,16 +84,16 @@ pub struct ResourceValues {
     pub values: Map<String, Value>,
 }
 
-/// What would happen to one instance of a resource.
+/// Planned change of one instance of a resource.
 #[derive(Debug, Deserialize)]
 pub struct ResourceChange {
-    /// The full instance address.
+    /// Address of the instance, with all keys.
     #[serde(default)]
     pub address: String,
-    /// The type.
+    /// Type of the resource.
     #[serde(rename = "type", default)]
     pub kind: String,
-    /// The change itself.
+    /// Details of the change.
     pub change: Option<Change>,
 }
 
@@ -102,17 +101,17 @@ pub struct ResourceChange {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Change {
-    /// Such as `["delete", "create"]`.
+    /// Actions, such as `["delete", "create"]`.
     pub actions: Vec<String>,
-    /// What is; `null` for nothing.
+    /// Present attributes; `null` for none.
     pub before: Value,
-    /// What will be, as far as it is known.
+    /// Planned attributes, as far as they are known.
     pub after: Value,
-    /// `true` at every place of `after` that is not known yet.
+    /// Same structure as `after`, with `true` for every value that is not known yet.
     pub after_unknown: Value,
-    /// `true` at every place of `before` that people must not see.
+    /// Same structure as `before`, with `true` for every sensitive value.
     pub before_sensitive: Value,
-    /// The same for `after`.
+    /// Same structure as `after`, with `true` for every sensitive value.
     pub after_sensitive: Value,
     /// Paths of the attributes that force a replacement: lists of names and indices.
     #[serde(deserialize_with = "null_is_default")]
@@ -120,7 +119,7 @@ pub struct Change {
 }
 
 impl Plan {
-    /// Reads the output of `terraform show -json PLANFILE`.
+    /// Parses the output of `terraform show -json PLANFILE`.
     ///
     /// # Errors
     /// [`ParseError`] if it is no such thing.
@@ -140,7 +139,7 @@ impl Plan {
         })
     }
 
-    /// The modules to convert: data sources that were read before, then everything planned.
+    /// Returns the modules to convert: data sources that were read before, then everything planned.
     ///
     /// # Source
     /// coder `provisioner/terraform/planresources.go`.
@@ -148,17 +147,17 @@ impl Plan {
         &self.modules
     }
 
-    /// What the template declares.
+    /// Returns the template's declarations.
     pub fn configuration(&self) -> &Configuration {
         &self.configuration
     }
 
-    /// Both, for keeps.
+    /// Returns modules and configuration by value.
     pub fn into_parts(self) -> (Vec<Module>, Configuration) {
         (self.modules, self.configuration)
     }
 
-    /// What the planned resources cost and how many AI tasks there are; no graph is needed.
+    /// Returns the cost of the planned resources and the number of AI tasks, which need no graph.
     ///
     /// # Errors
     /// [`ConvertError::Totals`] if a `coder_metadata` is malformed.
@@ -167,7 +166,7 @@ impl Plan {
     }
 }
 
-/// Refuses what is older or newer than we know. An absent version is refused, too.
+/// Refuses format versions that are older or newer than the known ones. An absent version is refused as well.
 pub(super) fn check_format(version: &str) -> Result<(), ParseError> {
     let parse = |text: &str| -> Option<(u64, u64)> {
         let mut parts = text.split('.').map(str::parse);
@@ -181,7 +180,7 @@ pub(super) fn check_format(version: &str) -> Result<(), ParseError> {
     }
 }
 
-/// Drops all but data sources. Modules stay, even if nothing is left in them.
+/// Removes everything but data sources. Modules stay, even if they become empty.
 fn keep_data(module: &mut Module) {
     module.resources.retain(|resource| resource.mode == "data");
     module.child_modules.iter_mut().for_each(keep_data);

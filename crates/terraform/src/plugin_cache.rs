@@ -1,16 +1,16 @@
-//! Providers that sessions share: whole packages, which nobody but the daemon writes, and which are taken from a
-//! session only if its engine got them from their registry with a signature.
+//! Providers that sessions share: whole packages, which only the daemon writes, and which are taken from a session
+//! only if its engine got them from their registry with a signature.
 //!
-//! An engine writes what it installs into its plugin cache, and takes whatever lies there. So each session has a plugin
-//! cache of its own, with links to what is shared; the shared packages themselves no job can write. What a template
-//! brings along, such as a package in its `terraform.d`, stays in its session.
+//! An engine writes what it installs into its plugin cache, and uses whatever it finds there. So each session has a
+//! plugin cache of its own, with links to shared packages, which no job can write. What a template brings along, such
+//! as a package in its `terraform.d`, stays in its session.
 //!
-//! A cache knows a package by its version only, so there is one for each source of the `coder` provider.
+//! A cache identifies a package by its version only, so there is a cache for each source of the `coder` provider.
 //!
 //! ```text
-//! CACHES/SOURCE/HOST/NAMESPACE/TYPE/VERSION/PLATFORM/package/   what the engine runs
-//!                                                   /record     its checksum, and what its files looked like then
-//! CACHES/.incoming/                                             what is not whole yet
+//! CACHES/SOURCE/HOST/NAMESPACE/TYPE/VERSION/PLATFORM/package/   files that the engine runs
+//!                                                   /record     their checksum, and their attributes at that time
+//! CACHES/.incoming/                                             incomplete packages
 //! ```
 
 use std::{
@@ -29,25 +29,25 @@ use outpost_files::{
 use outpost_language::lock::{Lock, LockedProvider};
 use tracing::{info, warn};
 
-/// The variable that names the cache.
+/// Environment variable with the cache's directory.
 pub(super) const DIR: &str = "TF_PLUGIN_CACHE_DIR";
-/// The variable that lets the engine take a package that no lock file has the checksum of.
+/// Environment variable that lets the engine use a package whose checksum is in no lock file.
 pub(super) const MAY_BREAK_LOCK: &str = "TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE";
 
-/// How long a package stays that nobody uses. The reference keeps them as long.
+/// Time for which an unused package is kept, as in the reference.
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How long something that is not whole stays: its daemon died.
+/// Age at which an incomplete package counts as left by a daemon that died.
 const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
-/// `HOST/NAMESPACE/TYPE/VERSION/PLATFORM`.
+/// Levels of directories in `HOST/NAMESPACE/TYPE/VERSION/PLATFORM`.
 const DEPTH: usize = 5;
-/// Directories of a package above one of its files.
+/// Maximum depth of a file in a package.
 const MAX_DEPTH: usize = 16;
 
 const PACKAGE: &str = "package";
 const RECORD: &str = "record";
 const INCOMING: &str = ".incoming";
 
-/// The packages that sessions with one source of the `coder` provider share.
+/// Packages that sessions with one source of the `coder` provider share.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     caches: PathBuf,
@@ -55,7 +55,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Those below `caches` for a source, which is one part of a path.
+    /// Returns the packages below `caches` for a source, which is one part of a path.
     pub(super) fn new(caches: &Path, source: &str) -> Self {
         Self {
             caches: caches.to_owned(),
@@ -63,11 +63,11 @@ impl Shared {
         }
     }
 
-    /// Makes a session's own plugin cache at `own`, with links to every shared package that is what it was, and to those
-    /// in `further` caches, which the operator fills. Not to a `coder` provider there, if that is the built-in one.
+    /// Creates a session's own plugin cache at `own`, with links to all unchanged shared packages, and to those in
+    /// `further` caches, which the operator fills. A `coder` provider there is left out if the built-in one is used.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub(super) fn lay_out(
         &self,
         own: &Path,
@@ -78,7 +78,7 @@ impl Shared {
         self.clean(SystemTime::now());
         for cache in further {
             for package in entries(cache, DEPTH) {
-                // An engine fails at a link to nowhere, which earlier releases left in such caches.
+                // An engine fails at a dangling link, which earlier releases left in such caches.
                 if package.is_dir() && !(is_coder_builtin && is_coder(cache, &package)) {
                     link(own, cache, &package, &package)?;
                 }
@@ -100,8 +100,9 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes from a session's plugin cache what its engine installed from registries with their signatures, as `lock`
-    /// says, which the engine wrote for lack of one. Marks as used what was there. Returns what is new.
+    /// Takes from a session's plugin cache what its engine installed from registries with their signatures, according
+    /// to `lock`, the lock file that the engine wrote because there was none. Marks existing packages as used.
+    /// Returns the new ones.
     pub(super) fn take_in(&self, own: &Path, lock: &Lock) -> Vec<ProviderAddr> {
         let mut taken = Vec::new();
         for (addr, locked) in &lock.providers {
@@ -126,7 +127,7 @@ impl Shared {
         taken
     }
 
-    /// Copies a package. Not if it is a link, and so from elsewhere.
+    /// Copies a package, unless it is a link and thus from elsewhere.
     fn take(&self, package: &Path, entry: &Path, hashes: &[Hash]) -> io::Result<bool> {
         if !fs::symlink_metadata(package).is_ok_and(|it| it.is_dir()) {
             return Ok(false);
@@ -143,7 +144,7 @@ impl Shared {
         fs::write(fresh.path().join(RECORD), record.to_text()?)?;
         fs::create_dir_all(entry.parent().unwrap_or(entry))?;
         match fs::rename(fresh.path(), entry) {
-            // Somebody else was faster.
+            // Another process was faster.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -158,7 +159,7 @@ impl Shared {
         Ok(true)
     }
 
-    /// Removes packages that nobody has used for long, and what was never whole.
+    /// Removes packages that were unused for long, and incomplete ones.
     fn clean(&self, now: SystemTime) {
         let is_older = |path: &PathBuf, age: Duration| {
             let modified = fs::symlink_metadata(path).and_then(|it| it.modified());
@@ -172,7 +173,7 @@ impl Shared {
     }
 }
 
-/// Whether an entry of a cache is a package of the `coder` provider, from whichever registry.
+/// Returns whether an entry of a cache is a package of the `coder` provider, from any registry.
 fn is_coder(cache: &Path, entry: &Path) -> bool {
     let place = entry.strip_prefix(cache).unwrap_or(entry);
     let mut parts = place.components().map(|part| part.as_os_str());
@@ -180,7 +181,7 @@ fn is_coder(cache: &Path, entry: &Path) -> bool {
         && parts.next().is_some_and(|part| part == "coder")
 }
 
-/// Lets a session's cache have the `package` of an `entry` in another cache, unless it has one there.
+/// Links the `package` of an `entry` in another cache into a session's cache, unless it has one.
 fn link(own: &Path, cache: &Path, entry: &Path, package: &Path) -> io::Result<()> {
     let place = entry.strip_prefix(cache).map_err(io::Error::other)?;
     let place = own.join(place);
@@ -191,8 +192,8 @@ fn link(own: &Path, cache: &Path, entry: &Path, package: &Path) -> io::Result<()
     }
 }
 
-/// Whether the engine got it from its registry and found the registry's signature: only then it writes down the
-/// checksums of all platforms.
+/// Returns whether the engine got the provider from its registry and verified the signature: only then it writes the
+/// checksums of all platforms into the lock file.
 fn is_signed(locked: &LockedProvider) -> bool {
     locked.hashes.iter().any(|hash| matches!(hash, Hash::Zh(_)))
 }
@@ -204,18 +205,18 @@ fn place(addr: &ProviderAddr, locked: &LockedProvider) -> PathBuf {
         .join(platform.to_string())
 }
 
-/// Whether a shared package is what it was when it came.
+/// Returns whether a shared package is unchanged since it was stored.
 fn is_intact(entry: &Path) -> io::Result<bool> {
     let record = Record::read(&entry.join(RECORD))?;
     let package = entry.join(PACKAGE);
     if record.looks_like(&package) {
         return Ok(true);
     }
-    // A copy from elsewhere looks different and may be the same.
+    // A copy of the directory has other attributes, but may have the same content.
     let found = Record::of(&package)?;
     let is_same = found.h1 == record.h1;
     if is_same {
-        // Without it the next session computes the checksum again.
+        // If this fails, the next session computes the checksum again.
         let _ = files::write_private(&entry.join(RECORD), &found.to_text()?);
     }
     Ok(is_same)
@@ -249,11 +250,11 @@ fn too_large() -> io::Error {
 
 fn touch(entry: &Path) {
     let times = FileTimes::new().set_modified(SystemTime::now());
-    // An age that nobody writes costs a download, no more.
+    // If the time cannot be written, the package is removed too early and downloaded again.
     let _ = File::open(entry).and_then(|entry| entry.set_times(times));
 }
 
-/// Removes an entry; it is out of the way before the first of its files goes.
+/// Removes an entry; it is moved away before its first file is deleted.
 fn remove(entry: &Path) {
     let aside = entry.with_extension("removed");
     if fs::rename(entry, &aside).is_ok() {
@@ -267,7 +268,7 @@ fn remove(entry: &Path) {
     }
 }
 
-/// What lies so many levels below a directory, links among them.
+/// Returns the entries this many levels below a directory, including links.
 fn entries(root: &Path, depth: usize) -> Vec<PathBuf> {
     let mut level = vec![root.to_owned()];
     for _ in 0..depth {
@@ -299,14 +300,14 @@ mod tests {
             Self { dir, shared }
         }
 
-        /// A session's cache with what is shared by now.
+        /// Returns a session's cache with the packages that are shared by now.
         fn session(&self, name: &str) -> PathBuf {
             let own = self.dir.path().join(name);
             self.shared.lay_out(&own, &[], false).unwrap();
             own
         }
 
-        /// What an engine does: a package, and what it writes of it into the lock file.
+        /// Does what an engine does: installs a package, and writes its entry of the lock file.
         fn install(&self, own: &Path, name: &str, is_signed: bool) -> Lock {
             let addr: ProviderAddr = format!("registry.example/acme/{name}").parse().unwrap();
             let mut locked = LockedProvider {
@@ -391,7 +392,7 @@ mod tests {
         let shared = entries(&bench.shared.source, DEPTH).remove(0);
         let program = shared.join(PACKAGE).join("terraform-provider");
 
-        // The same again, as from a backup, is the same.
+        // The same bytes written again, as from a backup, count as unchanged.
         fs::write(&program, "a program").unwrap();
         let record = || fs::read(shared.join(RECORD)).unwrap();
         let before = record();

@@ -1,8 +1,9 @@
-//! Presents the built-in `coder` provider and a mirror to an engine: through a CLI configuration that names directories
-//! of ours.
+//! Presentation of the built-in `coder` provider and of a mirror to an engine, by a CLI configuration that names our
+//! directories.
 //!
 //! The operator's configuration stays in force, except that `coder/coder` comes from the mirror and from nowhere
-//! else. A template's own files are left alone, but for checksums in the lock file, which ours cannot have.
+//! else. A template's own files are unchanged, except for checksums in the lock file, which the built-in provider
+//! cannot have.
 
 mod configuration;
 mod locked;
@@ -37,19 +38,19 @@ use outpost_provision::{
 use tokio::time::timeout;
 use tracing::warn;
 
-/// Where `coder/coder` comes from.
+/// Source of the provider `coder/coder`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Always from this program.
+    /// Always the provider in this program.
     Builtin,
-    /// As for any other provider: from a registry, or a mirror of the operator.
+    /// The same sources as for any other provider: a registry, or a mirror of the operator.
     Registry,
-    /// From a registry if it can be had there, else from this program.
+    /// A registry if it has the provider, else this program.
     Auto,
 }
 
 impl Mode {
-    /// `builtin`, `registry` or `auto`.
+    /// Returns `builtin`, `registry` or `auto`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Builtin => "builtin",
@@ -65,7 +66,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// A word is no [`Mode`].
+/// Returned if a word is not a [`Mode`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown source {0:?} of the coder provider: expected builtin, registry or auto")]
 pub struct ModeError(String);
@@ -81,26 +82,26 @@ impl FromStr for Mode {
     }
 }
 
-/// Reads a variable of the environment.
+/// Function that returns a variable of the environment.
 type Environment = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
 
-/// Time to write what a session needs of providers. Most of it goes into unpacking what nobody has used before.
+/// Time limit for preparing a session's providers. Most of it is for unpacking packages that were never used before.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// Time to find out what a mirror lacks. A job that failed waits for it.
+/// Time limit for finding out what a mirror lacks, while a failed job waits.
 const EXPLAIN_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Lines about that in a job's log.
+/// Maximum number of lines about that in a job's log.
 const MAX_LACKING: usize = 20;
 
-/// The view of a mirror, in a session's private directory.
+/// Name of a mirror's view in a session's private directory.
 const VIEW: &str = "mirror";
 
-/// What a job's log says if the operator has arranged for providers otherwise.
+/// Message in a job's log if the operator's own configuration replaces the mirror.
 const STEPS_ASIDE: &str = "the mirror is not used for providers: the operator's CLI configuration has a \
                            provider_installation block, which takes precedence";
 
-/// Presents the built-in `coder` provider where the mode asks for it, and what is in a mirror.
+/// Presents the built-in `coder` provider where the mode requires it, and the contents of a mirror.
 #[derive(Clone)]
 pub struct Presenter {
     mode: Mode,
@@ -112,7 +113,8 @@ pub struct Presenter {
 }
 
 impl Presenter {
-    /// Presents `packages`. The operator's configuration is found by `environment`, which is the daemon's own.
+    /// Returns a presenter of `packages`. `environment` is the daemon's own, and leads to the operator's
+    /// configuration.
     pub fn new(
         mode: Mode,
         engine: Engine,
@@ -129,14 +131,14 @@ impl Presenter {
         }
     }
 
-    /// What `mirror` has comes from there and from nowhere else, whatever the version.
+    /// Adds a mirror, from which alone its providers come, whatever their version.
     #[must_use]
     pub fn with_mirror(mut self, mirror: Option<Arc<dyn ProviderStore>>) -> Self {
         self.mirror = mirror;
         self
     }
 
-    /// No registry is asked for anything, nor anybody whether there is a newer engine.
+    /// Forbids all requests to registries, and checks for a newer engine.
     #[must_use]
     pub fn sealed(mut self, sealed: bool) -> Self {
         self.sealed = sealed;
@@ -151,7 +153,7 @@ impl Presenter {
         }
     }
 
-    /// Does all that touches files. Returns what the author should know.
+    /// Does all work with files. Returns notes for the author.
     fn present(
         &self,
         dir: &Dir,
@@ -216,7 +218,7 @@ impl Presenter {
             }
             ours.push((mirror, coder));
         }
-        // An empty list would mean all of them.
+        // An empty list would mean all providers.
         ours.retain(|(_, providers)| !providers.is_empty());
         presented.has_links = !ours.is_empty();
         presented.env = {
@@ -247,7 +249,7 @@ impl Presenter {
         Ok((presented, warnings))
     }
 
-    /// Lays out what the mirror has, and lets the session's lock file know it.
+    /// Creates the view of the mirror, and adds its checksums to the session's lock file.
     fn view(
         &self,
         store: &dyn ProviderStore,
@@ -261,7 +263,7 @@ impl Presenter {
             let store = store.place();
             StepFailure::new(format!("use the mirror {store}: {}", causes.join(": ")))
         };
-        // One from before init was repeated.
+        // An earlier view exists if init is repeated.
         let made = private
             .remove_dir(VIEW)
             .and_then(|()| private.create_dir(VIEW, 0o700))
@@ -281,7 +283,7 @@ impl Presenter {
         }
     }
 
-    /// Asks the mirror what it lacks for a template.
+    /// Determines what the mirror lacks for a template.
     async fn lacks(
         &self,
         store: &dyn ProviderStore,
@@ -305,7 +307,8 @@ impl Presenter {
         timeout(EXPLAIN_DEADLINE, lacks).await?
     }
 
-    /// What the template asks for, as far as that can be read before init; what cannot is only slower.
+    /// Returns the providers that the template requires, as far as that is known before init; the others are only
+    /// installed more slowly.
     fn wanted(&self, dir: &Dir) -> BTreeMap<ProviderAddr, WantedProvider> {
         let required = language::required_providers_of_tree(dir, self.default_host());
         let mut wanted: BTreeMap<_, WantedProvider> = BTreeMap::new();
@@ -319,7 +322,7 @@ impl Presenter {
     }
 }
 
-/// What a job's log says of a provider that its mirror has and its engine will not find there.
+/// Returns the message for a job's log about a provider that the mirror has and the engine will not find there.
 fn out_of_reach(addr: &ProviderAddr, store: &dyn ProviderStore) -> String {
     format!(
         "the mirror {} has {addr} without a publisher's signature, and engines accept such a package only from a network \
@@ -328,10 +331,10 @@ fn out_of_reach(addr: &ProviderAddr, store: &dyn ProviderStore) -> String {
     )
 }
 
-/// Where init finds the authority of the mirror's proxy, in a session's private directory.
+/// Name of the file with the authority of the mirror's proxy, in a session's private directory.
 const AUTHORITY: &str = "mirror-ca.pem";
 
-/// Variables with which init takes a detour. What is on this machine is asked directly.
+/// Returns variables with which init uses a proxy. Servers on this machine are reached directly.
 fn detour_env(detour: &Detour, private: &Dir) -> io::Result<Vec<(OsString, OsString)>> {
     private.write_private(AUTHORITY, detour.authority.as_bytes())?;
     let file = private.path().join(AUTHORITY);
@@ -375,7 +378,7 @@ impl ProviderPresenter for Presenter {
     }
 
     fn astray(&self, output: &str, presented: &Presented) -> BTreeSet<String> {
-        // Nobody else may be asked for them then.
+        // Registries must not be asked for them then.
         match self.sealed {
             true => BTreeSet::new(),
             false => repositories::astray(output, &presented.repositories),
@@ -401,7 +404,7 @@ impl ProviderPresenter for Presenter {
                     log.log(LogLevel::Error, text);
                 }
             }
-            // The job has failed anyway, for reasons that its log has.
+            // The job has failed in any case, for reasons that are in its log.
             Err(error) => {
                 warn!(mirror = place, %error, "cannot find out what the template lacks");
             }
@@ -510,7 +513,6 @@ mod tests {
         }
     }
 
-    /// A mirror.
     #[derive(Default)]
     struct FakeStore {
         providers: Vec<ProviderAddr>,

@@ -1,4 +1,4 @@
-//! A conversion in the form of the reference's golden files, so that both can be compared.
+//! A conversion in the form of the reference's golden files, for comparison.
 //!
 //! # Source
 //! coder `provisioner/terraform/convertstate_test.go`: messages as `encoding/json` writes generated Go types.
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::resources::{ConvertError, Converted};
 
-/// The conversion, sorted and with ids of apps made comparable; an error is its text.
+/// Returns the conversion, sorted and with comparable ids of apps; the text of an error.
 pub fn render(converted: &Result<Converted, ConvertError>) -> Value {
     let converted = match converted {
         Ok(converted) => converted,
@@ -32,7 +32,7 @@ pub fn render(converted: &Result<Converted, ConvertError>) -> Value {
     })
 }
 
-/// A message under construction: members that have their default value are left out.
+/// A message that is being built: fields with their default value are omitted.
 #[derive(Default)]
 struct Message(Map<String, Value>);
 
@@ -66,13 +66,13 @@ impl Message {
         self
     }
 
-    /// A member that is written whatever its value.
+    /// Adds a field whatever its value.
     fn always(mut self, name: &str, value: Value) -> Self {
         self.0.insert(name.to_owned(), value);
         self
     }
 
-    /// A member that is written if it is there, whatever its value.
+    /// Adds a field if it is present, whatever its value.
     fn optional(self, name: &str, value: Option<Value>) -> Self {
         match value {
             Some(value) => self.always(name, value),

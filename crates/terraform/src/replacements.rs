@@ -1,6 +1,6 @@
-//! Resources that a plan destroys and makes again, and why.
+//! Resources that a plan replaces, and the reasons.
 //!
-//! Resources of the `coder` provider are left out: they stand for nothing that costs time or data.
+//! Resources of the `coder` provider are left out: replacing them costs neither time nor data.
 //!
 //! # Source
 //! coder `provisioner/terraform/resource_replacements.go`.
@@ -15,7 +15,7 @@ use super::{
     plan::{Change, Plan, ResourceChange},
 };
 
-/// Replacements whose reasons Terraform names, sorted by address.
+/// Returns replacements for which Terraform gives reasons, sorted by address.
 pub fn list(plan: &Plan) -> Vec<Replacement> {
     let mut by_address: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (address, change) in foreign_changes(plan) {
@@ -31,14 +31,14 @@ pub fn list(plan: &Plan) -> Vec<Replacement> {
     by_address.into_iter().map(replacement).collect()
 }
 
-/// Whether anything is replaced, whatever the reason.
+/// Returns whether anything is replaced, whatever the reason.
 pub fn any(plan: &Plan) -> bool {
     foreign_changes(plan).any(|(_, change)| is_replacement(change))
 }
 
-/// Lines that tell what is replaced and why, sorted by address; none if nothing is. They are warnings.
+/// Returns warnings about replacements and their reasons, sorted by address; none if nothing is replaced.
 ///
-/// Values that are sensitive are not shown.
+/// Sensitive values are not shown.
 pub fn log_lines(plan: &Plan) -> Vec<String> {
     let mut replaced: Vec<_> = foreign_changes(plan)
         .filter(|(_, change)| is_replacement(change))
@@ -99,7 +99,7 @@ fn reason(text: &str, path: &Value, change: &Change) -> String {
     format!("      ~ {text}: {before} -> {after} (forces replacement)")
 }
 
-/// A path as people read it: `root_block_device.0.volume_size`.
+/// Returns a path as people read it: `root_block_device.0.volume_size`.
 fn path_text(path: &Value) -> String {
     match path {
         Value::Array(segments) => {
@@ -112,7 +112,8 @@ fn path_text(path: &Value) -> String {
     }
 }
 
-/// One side of a change at a path; `None` if it has nothing there. What is secret is not looked at any further.
+/// Returns one side of a change at a path; `None` if it has no value there. A sensitive value is not examined
+/// further.
 fn value_text(
     values: &Value,
     sensitive: &Value,
@@ -141,7 +142,7 @@ fn segments(path: &Value) -> &[Value] {
     }
 }
 
-/// Whether a tree of marks has one above the path, at it, or anywhere below.
+/// Returns whether a tree of marks has one above the path, at it, or anywhere below.
 fn is_marked(marks: &Value, path: &[Value]) -> bool {
     let mut marks = marks;
     for segment in path {
@@ -173,7 +174,7 @@ fn child<'a>(value: &'a Value, segment: &Value) -> Option<&'a Value> {
     }
 }
 
-/// A whole number that is not negative, however it is written.
+/// Parses a whole number that is not negative, in any notation.
 fn list_index(segment: &Value) -> Option<usize> {
     let number = segment.as_f64()?;
     (number >= 0.0 && number.fract() == 0.0).then_some(number as usize)

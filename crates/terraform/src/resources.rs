@@ -1,4 +1,4 @@
-//! From Terraform's values and graph to the resources, agents and questions that a server stores.
+//! Conversion of Terraform's values and graph to the resources, agents and parameters that a server stores.
 //!
 //! The order everywhere is that of addresses by bytes, so that equal input gives equal output.
 //!
@@ -39,29 +39,29 @@ use super::{
     plan::{Module, ResourceValues},
 };
 
-/// What a plan or a state becomes.
+/// Result of converting a plan or a state.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Converted {
     /// Managed resources without the helpers of the `coder` provider, sorted by address.
     pub resources: Vec<Resource>,
-    /// Parameters, modules before what calls them.
+    /// Parameters; those of a module precede those of its caller.
     pub parameters: Vec<Parameter>,
-    /// Presets, modules before what calls them.
+    /// Presets; those of a module precede those of its caller.
     pub presets: Vec<Preset>,
-    /// External services, sorted by id.
+    /// External services whose tokens are needed, sorted by id.
     pub external_auth: Vec<ExternalAuthRequirement>,
-    /// AI tasks, modules before what calls them.
+    /// AI tasks; those of a module precede those of its caller.
     pub ai_tasks: Vec<AiTask>,
-    /// Whether there are any AI tasks.
+    /// `true` if there are any AI tasks.
     pub has_ai_tasks: bool,
-    /// Whether the graph has agents that somebody else runs, counted out or not.
+    /// `true` if the graph contains external agents, even if their `count` is 0.
     pub has_external_agents: bool,
-    /// What the author should know, one sentence each.
+    /// Warnings for the author, one sentence each.
     pub warnings: Vec<String>,
 }
 
 impl From<Converted> for GraphComplete {
-    /// What a server is told, without the warnings and without what was measured.
+    /// Converts to the result of a graph step, without warnings and timings.
     fn from(converted: Converted) -> Self {
         Self {
             timings: Vec::new(),
@@ -76,82 +76,82 @@ impl From<Converted> for GraphComplete {
     }
 }
 
-/// What is summed up over a plan without a graph.
+/// Totals over a plan, which need no graph.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Whole units a day.
+    /// Cost in whole units a day.
     pub daily_cost: i32,
-    /// How many AI tasks there are.
+    /// Number of AI tasks.
     pub ai_task_count: i32,
 }
 
-/// Why values cannot be converted. The texts are those that authors know from Coder.
+/// Reason for which values cannot be converted. The texts are those that authors know from Coder.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
-    /// An attribute has another type than it should.
+    /// An attribute has another type than expected.
     #[error("{0}")]
     Decode(#[from] DecodeError),
-    /// An agent without a name.
+    /// An agent has no name.
     #[error("agent name cannot be empty")]
     AgentNameEmpty,
-    /// An agent name that was allowed long ago.
+    /// An agent name contains underscores, which were allowed long ago.
     #[error(
         "agent name {0} contains underscores which are no longer supported, please use hyphens instead (regex: {1:?})"
     )]
     AgentNameUnderscore(String, &'static str),
-    /// An agent name with other characters.
+    /// An agent name contains other characters.
     #[error("agent name {0} does not match regex {1:?}")]
     AgentName(String, &'static str),
-    /// Two agents of one name, whatever the case of its letters.
+    /// Two agents have the same name, irrespective of case.
     #[error("duplicate agent name: {0}")]
     DuplicateAgent(String),
-    /// An agent that the graph does not have.
+    /// An agent is missing in the graph.
     #[error("couldn't find node on graph: {}", quoted(.0))]
     NotInGraph(String),
-    /// An app slug with other characters.
+    /// An app slug contains characters that are not allowed.
     #[error("app slug {0} does not match regex {1:?}")]
     AppSlug(String, &'static str),
-    /// Two apps of one slug.
+    /// Two apps have the same slug.
     #[error("duplicate app slug, they must be unique per template: {0}")]
     DuplicateAppSlug(String),
-    /// Two `coder_metadata` of one resource.
+    /// Two `coder_metadata` belong to the same resource.
     #[error("duplicate metadata resource: {0}")]
     DuplicateMetadata(String),
-    /// A form type that does not exist.
+    /// A form type does not exist.
     #[error("decode form_type for coder_parameter.{0}: unsupported form type: {1}")]
     FormType(String, String),
-    /// Parameters of one name.
+    /// Several parameters have the same name.
     #[error("coder_parameter names must be unique but {0}")]
     DuplicateParameters(String),
-    /// More than one default preset.
+    /// More than one preset is the default.
     #[error("a maximum of 1 coder_workspace_preset can be marked as default, but {0} are set")]
     DefaultPresets(usize),
-    /// An external service without a usable id.
+    /// An external service has no usable id.
     #[error("external auth id is not a string")]
     ExternalAuthId,
-    /// A variable that must not be set twice, and is.
+    /// A variable is set twice although it must not be.
     #[error(
         "{second}: duplicate env var {}: merge_strategy is \"error\" but variable is already defined by {first}",
         quoted(name)
     )]
     DuplicateEnv {
-        /// The variable.
+        /// Name of the variable.
         name: String,
-        /// Who set it first.
+        /// Origin of the first value.
         first: String,
-        /// The address of the one that forbids it.
+        /// Address of the resource that forbids a second value.
         second: String,
     },
-    /// Scripts that cannot be put into order.
+    /// Scripts cannot be ordered.
     #[error("resolve script order: {0}")]
     ScriptOrder(#[from] ScriptOrderError),
-    /// A `coder_metadata` whose cost cannot be read.
+    /// The cost in a `coder_metadata` cannot be read.
     #[error("parse plan: {0}")]
     Totals(String),
 }
 
 impl ConvertError {
-    /// Whether it may come from taking all instances of a block for one thing.
+    /// Returns whether treating all instances of a block as one may be the cause.
     fn is_about_instances(&self) -> bool {
         matches!(
             self,
@@ -163,7 +163,7 @@ impl ConvertError {
     }
 }
 
-/// Types that are parts of agents or of other resources, and no resources of their own.
+/// Types that are parts of agents or of other resources, and not resources themselves.
 pub const HELPER_TYPES: [&str; 5] = [
     "coder_script",
     "coder_agent",
@@ -172,18 +172,18 @@ pub const HELPER_TYPES: [&str; 5] = [
     "coder_metadata",
 ];
 
-/// Converts the values of `modules`, of which later ones win, with the graph that says what depends on what.
-/// `configuration` is what the template declares; without it, as for a state alone, selectors of scripts are not held
-/// against it.
+/// Converts the values of `modules`, of which later ones replace earlier ones, with the graph of dependencies.
+/// `configuration` contains the template's declarations; without it, as for a state alone, selectors of scripts are
+/// not compared with declarations.
 ///
-/// Returns managed resources except helpers of the `coder` provider. One with agents is *computational*,
-/// one without is *peripheral*. An agent that nothing depends on is dropped.
+/// Returns managed resources except helpers of the `coder` provider. One with agents is *computational*, one without
+/// is *peripheral*. An agent that nothing depends on is dropped.
 ///
-/// The reference gives agents and metadata to all instances of a block, and so do we. A template that it refuses on
-/// that ground, such as one with counted agents, is converted once more, each instance by itself.
+/// Like the reference, this assigns agents and metadata to all instances of a block. A template that the reference
+/// refuses for that reason, such as one with counted agents, is converted once more, with each instance by itself.
 ///
 /// # Errors
-/// [`ConvertError`], the first in the reference's order; nothing is returned then.
+/// The first [`ConvertError`] in the reference's order; there is no partial result.
 pub fn convert(
     modules: &[Module],
     graph: &Graph,
@@ -229,7 +229,7 @@ fn convert_by(
     })
 }
 
-/// Sums up what the modules cost and how many AI tasks they have.
+/// Returns the total cost of the modules and their number of AI tasks.
 ///
 /// # Errors
 /// [`ConvertError::Totals`] if a `coder_metadata` is malformed.
@@ -241,7 +241,8 @@ pub fn totals(modules: &[Module]) -> Result<Totals, ConvertError> {
     Ok(totals)
 }
 
-/// An error names the modules around it, from the outermost; the innermost is named twice, as in the reference.
+/// Adds a module. An error names the modules around it, from the outermost; the innermost is named twice, as in the
+/// reference.
 fn add(module: &Module, totals: &mut Totals) -> Result<(), String> {
     let within = |module: &Module, error: &dyn std::fmt::Display| {
         format!("in module {}: {error}", module.address)

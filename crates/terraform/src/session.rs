@@ -1,4 +1,4 @@
-//! One job's conversation with the engine: a directory, and a process for each step.
+//! A session with the engine for one job: a directory, and a process for each step.
 //!
 //! # Source
 //! coder `provisioner/terraform/{provision,executor}.go`.
@@ -57,76 +57,76 @@ use super::{
     timings::Timings,
 };
 
-/// The beginning of the names of all session directories.
+/// Prefix of the names of all session directories.
 pub(super) const PREFIX: &str = "Session";
 
 const PLAN: &str = "terraform.tfplan";
 
-/// Names the file with git's global settings.
+/// Environment variable with the path of git's global settings.
 const GIT_CONFIG: &str = "GIT_CONFIG_GLOBAL";
 
-/// Names the directory for temporary files.
+/// Environment variable with the directory for temporary files.
 const TEMPORARY: &str = "TMPDIR";
 
-/// Time to unpack a template and its modules, and to pack those that init fetched.
+/// Time limit for unpacking a template and its modules, and for packing the modules that init fetched.
 const ARCHIVE_DEADLINE: Duration = Duration::from_secs(300);
 
-/// What a `show` may print, in bytes.
+/// Maximum output of `show` in bytes.
 const MAX_JSON_BYTES: usize = 256 << 20;
 
-/// What the log says where there is nothing to destroy; people know the words from Coder.
+/// Message for the log if there is nothing to destroy; people know the words from Coder.
 const NOTHING_TO_DO: &str = "The terraform state does not exist, there is nothing to do";
 
-/// A session.
+/// A session of Terraform or OpenTofu.
 pub(super) struct Session {
     engine: Arc<EngineConfig>,
     binary: Binary,
     config: SessionConfig,
     files: Files,
-    /// Where temporary files go, if isolation leaves no other place.
+    /// Directory for temporary files, if isolation leaves no other place.
     temporary: Option<Scratch>,
-    /// What all its processes are in, if isolation has a place for it.
+    /// Control group of all its processes, if isolation provides one.
     control_group: Option<Arc<ControlGroup>>,
     presented: Presented,
-    /// Repositories that git takes from their own hosts, although a mirror's rules would catch them.
+    /// Repositories that git fetches from their own hosts, although a mirror's rules match them.
     elsewhere: BTreeSet<String>,
-    /// The engine's plugin cache, which is this session's alone.
+    /// Plugin cache that only this session uses.
     own_cache: Option<PathBuf>,
-    /// The template brought a lock file along.
+    /// `true` if the template contains a lock file.
     has_own_lock: bool,
     planned: Option<Planned>,
-    /// It depends on the template alone, so that the one before apply serves after it, too.
+    /// The graph, which depends only on the template, so that the one from before apply is also valid after it.
     drawn: Option<Drawn>,
-    /// Warnings of conversions that the log has.
+    /// Warnings of conversions that are already in the log.
     warned: BTreeSet<String>,
-    /// Whom to tell what an apply does.
+    /// Observer of the following apply.
     observer: Option<Arc<dyn ApplyObserver>>,
-    /// The newest state that was seen in the file while an apply ran.
+    /// Newest state that was seen in the file during apply.
     seen: Option<Bytes>,
-    /// Somebody has seen to its directories.
+    /// `true` once the close has dealt with its directories.
     is_closed: bool,
     engine_time: Duration,
 }
 
-/// What came of drawing the graph.
+/// Result of drawing the graph.
 struct Drawn {
     graph: Result<Graph, StepFailure>,
-    /// What the engine complained of.
+    /// Errors that the engine printed.
     said: String,
     timings: Vec<Timing>,
     took: Duration,
 }
 
-/// What apply and graph need of the last plan.
+/// Results of the last plan that apply and graph need.
 struct Planned {
     request: PlanRequest,
     modules: Vec<Module>,
     configuration: Configuration,
-    /// There is no state and everything should go.
+    /// `true` if everything should be destroyed and there is no state.
     is_nothing: bool,
 }
 
-/// Drops lines below the level that was asked for.
+/// Drops lines below the requested level.
 struct Filter {
     log: Arc<dyn LogSink>,
     lowest: LogLevel,
@@ -168,7 +168,7 @@ impl Session {
         Ok(session)
     }
 
-    /// A session in directories that there are.
+    /// Returns a session in existing directories.
     fn at(
         engine: Arc<EngineConfig>,
         binary: Binary,
@@ -205,7 +205,7 @@ impl Session {
         }
     }
 
-    /// What init, show and graph get.
+    /// Returns the environment of init, show and graph.
     fn environment(&self) -> Environment {
         let mut environment = self.engine.environment.clone();
         environment.remove_tokens(&self.presented.replaced_hosts);
@@ -216,7 +216,7 @@ impl Session {
             environment.set(plugin_cache::DIR, cache);
         }
         if !self.has_own_lock {
-            // The lock file that init makes ends with the session.
+            // The lock file that init creates ends with the session.
             environment.set(plugin_cache::MAY_BREAK_LOCK, "1");
         }
         for (name, value) in &self.presented.env {
@@ -231,7 +231,8 @@ impl Session {
         environment
     }
 
-    /// The file with this job's global settings of git, where it cannot write those of the home.
+    /// Returns the name of the file with this job's own global git settings, if it cannot write those of the home
+    /// directory.
     fn own_git_config(&self) -> Option<&'static str> {
         let isolation = self.engine.isolation.as_ref()?;
         let is_guarded = isolation.mechanism == Mechanism::Namespaces
@@ -254,7 +255,7 @@ impl Session {
         })
     }
 
-    /// Where the engine works.
+    /// Returns the engine's working directory.
     fn dir(&self) -> &Path {
         self.files.dir.path()
     }
@@ -269,7 +270,7 @@ impl Session {
         Ok(made.map(Scratch::in_background))
     }
 
-    /// What plan and apply get on top.
+    /// Returns the environment of plan and apply, which has the job's variables in addition.
     fn job_environment(&self, request: &PlanRequest) -> Environment {
         let mut environment = self.environment();
         environment.add_job(request, &self.engine.agent_scripts);
@@ -324,7 +325,7 @@ impl Session {
         Ok(())
     }
 
-    /// A failure of init, with what can be done about providers that are out of reach.
+    /// Returns a failure of init with a suggestion, if providers are out of reach.
     fn with_remedy(&self, failure: StepFailure, output: &str, log: &dyn LogSink) -> StepFailure {
         let Some(remedy) = self.engine.providers.remedy(output) else {
             return failure;
@@ -340,7 +341,7 @@ impl Session {
         }
     }
 
-    /// Says what was not there for an init that failed, unless nobody waits for the job any more.
+    /// Logs what was missing for a failed init, unless the job is cancelled.
     async fn explain(&self, archive: &Bytes, output: &str, log: &dyn LogSink, stop: &Stop) {
         let failed = FailedInit {
             archive,
@@ -369,7 +370,7 @@ impl Session {
         runner.capture(args, stop, MAX_JSON_BYTES).await
     }
 
-    /// Shows the plan and draws the graph at the same time: either reads what plan left, and neither writes.
+    /// Shows the plan and draws the graph at the same time: both only read the results of plan.
     async fn show_and_draw(&mut self, args: &[&str], stop: &Stop) -> Result<Vec<u8>, StepFailure> {
         let (shown, drawn) = tokio::join!(self.capture(args, stop), self.draw(stop));
         let (shown, took) = shown?;
@@ -406,7 +407,7 @@ impl Session {
         }
     }
 
-    /// Plans, and reads the plan.
+    /// Runs plan, and reads the result.
     async fn make_plan(
         &mut self,
         request: &PlanRequest,
@@ -437,7 +438,7 @@ impl Session {
         ran.check("terraform plan")?;
         let plan_path = self.dir().join(PLAN).display().to_string();
         let show = ["show", "-json", "-no-color", &plan_path];
-        // Nobody asks for the resources of what is destroyed.
+        // The resources of a plan that destroys everything are never requested.
         let is_drawn_here =
             self.drawn.is_none() && request.metadata.transition != Transition::Destroy;
         let json = match is_drawn_here {
@@ -467,8 +468,8 @@ impl Session {
         Ok((complete, plan.into_parts()))
     }
 
-    /// Says what is destroyed and made again. Who claims a prebuilt workspace must lose nothing, so there the whole
-    /// plan is shown.
+    /// Logs which resources are replaced. A claim of a prebuilt workspace must lose nothing, so there the whole plan
+    /// is logged.
     async fn log_replacements(
         &mut self,
         plan: &Plan,
@@ -530,7 +531,7 @@ impl Session {
                     "convert state for graph: {error}"
                 )))
             })?;
-        // An import converts two plans, a build a plan and a state: what is wrong with all of them is said once.
+        // An import converts two plans, a build a plan and a state: log a warning about all of them only once.
         for warning in &converted.warnings {
             if self.warned.insert(warning.clone()) {
                 log.log(LogLevel::Warn, warning.clone());
@@ -542,7 +543,7 @@ impl Session {
         })
     }
 
-    /// The modules that the template calls.
+    /// Returns the modules that the template calls.
     async fn modules(&self) -> Vec<job::Module> {
         let dir = self.files.dir.clone();
         let read = within(ARCHIVE_DEADLINE, move || module_archive::read_modules(&dir));
@@ -560,7 +561,7 @@ impl Session {
         }
     }
 
-    /// The modules that init fetched, as an archive.
+    /// Packs the modules that init fetched into an archive.
     async fn pack_modules(&self, log: &dyn LogSink) -> Bytes {
         let dir = self.files.dir.clone();
         let packed = within(ARCHIVE_DEADLINE, move || module_archive::pack_modules(&dir));
@@ -588,7 +589,7 @@ impl Session {
         }
     }
 
-    /// The newest state, and what is wrong with the file if that is not where it came from.
+    /// Returns the newest state, and the problem with the file if it is from another source.
     async fn pick_state(
         &self,
         printed: Option<Vec<u8>>,
@@ -738,7 +739,7 @@ impl provision::Session for Session {
         };
         let (state, problem) = self.pick_state(printed, &plan_request.state).await;
         if let Some(problem) = problem {
-            // Otherwise the next build would begin with a state that this one has left behind.
+            // Otherwise the next build would begin with an outdated state.
             failure.get_or_insert_with(|| {
                 StepFailure::new(format!("terraform apply succeeded, but {problem}"))
             });
@@ -772,7 +773,7 @@ impl provision::Session for Session {
             return Ok(GraphComplete::default());
         }
         let mut modules = std::mem::take(&mut planned.modules);
-        // A second graph, after apply, needs it again.
+        // A second graph step, after apply, needs it again.
         let configuration = std::mem::take(&mut planned.configuration);
         if source == GraphSource::State {
             let json = self.show(&["show", "-json", "-no-color"], stop).await;
@@ -875,8 +876,8 @@ impl Session {
     }
 }
 
-/// Ends the apply of a session whose daemon died, and tells `observer` what it left. Returns what is wrong with the
-/// engine's file, if that is not where the state comes from.
+/// Ends the apply of a session whose daemon died, and reports its state to `observer`. Returns the problem with the
+/// engine's file, if the state is from another source.
 pub(super) async fn salvage(
     engine: &EngineConfig,
     dir: &Path,
@@ -909,7 +910,7 @@ pub(super) async fn salvage(
             Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
         },
         printed,
-        // What was known before is in the journal.
+        // Earlier states are in the journal.
         seen: None,
         previous: Bytes::new(),
     };
@@ -923,7 +924,7 @@ pub(super) async fn salvage(
     newest.problem
 }
 
-/// What the apply of a session made whose daemon died. The directories stay.
+/// Returns the result of an apply whose daemon died. The directories stay.
 pub(super) async fn made(
     engine: Arc<EngineConfig>,
     binary: Binary,
@@ -940,7 +941,7 @@ pub(super) async fn made(
     let has_own_lock = files.lock().await.is_some();
     let session = Session::at(engine, binary, config, files);
     let session = session.map_err(|error| StepFailure::new(error.to_string()))?;
-    // Its end would remove the directories, which are all there is until the server knows.
+    // Dropping it would remove the directories, which have the only copy until the server has the state.
     let mut session = ManuallyDrop::new(session);
     session.has_own_lock = has_own_lock;
     session.planned = Some(Planned {
@@ -955,7 +956,7 @@ pub(super) async fn made(
     made
 }
 
-/// A session that nobody closed, as its job was given up, leaves no values of variables behind.
+/// Removes values of variables if a session was not closed because its job was given up.
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.is_closed {
@@ -964,7 +965,7 @@ impl Drop for Session {
     }
 }
 
-/// What a `show` printed, if it went well.
+/// Returns the output of `show`, if it succeeded.
 fn printed(captured: Captured) -> Result<Vec<u8>, StepFailure> {
     if captured.is_cut {
         return Err(StepFailure::new(format!(
@@ -989,7 +990,8 @@ fn prefixed(prefix: &str, failure: StepFailure) -> StepFailure {
     }
 }
 
-/// Authors should lock the checksums of all platforms, or each build resolves them anew.
+/// Logs a warning if init changed the lock file: authors should lock the checksums of all platforms, or each build
+/// resolves them anew.
 fn warn_of_changed_lock(before: Option<Vec<u8>>, after: Option<Vec<u8>>) {
     if let (Some(before), Some(after)) = (before, after)
         && before != after

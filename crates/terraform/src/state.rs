@@ -1,16 +1,15 @@
-//! The state as `terraform show -json` prints it.
+//! The state in the output of `terraform show -json`.
 
 use serde::Deserialize;
 
 use super::plan::{Module, ParseError, Values, check_format};
 
-/// A state.
+/// A state that was parsed.
 #[derive(Debug)]
 pub struct State {
     modules: Vec<Module>,
 }
 
-/// The document.
 #[derive(Deserialize)]
 pub(super) struct Document {
     #[serde(default)]
@@ -19,7 +18,7 @@ pub(super) struct Document {
 }
 
 impl State {
-    /// Reads the output of `terraform show -json`.
+    /// Parses the output of `terraform show -json`.
     ///
     /// # Errors
     /// [`ParseError`] if it is no such thing.
@@ -32,12 +31,12 @@ impl State {
         })
     }
 
-    /// The modules to convert; none for an empty state.
+    /// Returns the modules to convert; none for an empty state.
     pub fn modules(&self) -> &[Module] {
         &self.modules
     }
 
-    /// The same, for keeps.
+    /// Returns the modules by value.
     pub fn into_modules(self) -> Vec<Module> {
         self.modules
     }

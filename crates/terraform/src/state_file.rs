@@ -1,5 +1,5 @@
-//! Which state is the newest that can be trusted: the file, what the engine printed in distress, what was seen while it
-//! ran, or what was before.
+//! Selection of the newest valid state: the file, the state that the engine printed after a failed write, the last
+//! one that was seen during apply, or the previous one.
 
 use std::io;
 
@@ -7,49 +7,49 @@ use bytes::Bytes;
 use outpost_files::beneath::Dir;
 use serde_json::value::RawValue;
 
-/// The name of the file in a session's directory.
+/// Name of the file in a session's directory.
 pub const NAME: &str = "terraform.tfstate";
 
-/// Bytes of a state that is taken.
+/// Maximum size of a state in bytes.
 pub const MAX_BYTES: usize = 64 << 20;
 
-/// Where the newest state came from.
+/// Source of the newest state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The engine's file.
+    /// The engine's state file.
     File,
-    /// What the engine printed because it could not write its file.
+    /// Output of the engine after it could not write its file.
     Printed,
-    /// What the file was at some moment of the apply.
+    /// Contents of the file at some moment of the apply.
     Seen,
     /// The state from before the apply.
     Previous,
 }
 
-/// What there is to choose from.
+/// All sources of the newest state.
 #[derive(Debug)]
 pub struct Candidates {
-    /// The engine's file, as [`read`] found it.
+    /// State file as [`read`] found it.
     pub file: io::Result<Option<Bytes>>,
-    /// What the engine printed in distress.
+    /// State that the engine printed after it could not write its file.
     pub printed: Option<Vec<u8>>,
-    /// The newest that was seen in the file during the apply.
+    /// Newest state that was seen in the file during apply.
     pub seen: Option<Bytes>,
-    /// What the job began with; empty for nothing.
+    /// State at the beginning of the job; empty for none.
     pub previous: Bytes,
 }
 
-/// The newest state that is whole.
+/// The newest valid state.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Newest {
-    /// The state, and where it came from. `None` if there never was one.
+    /// The state and its source. `None` if there never was one.
     pub state: Option<(Bytes, Origin)>,
-    /// Why the file is not the one, although there should be one.
+    /// Reason for which the file was not used, although there should be one.
     pub problem: Option<String>,
 }
 
 impl Candidates {
-    /// Finds the newest state that is whole.
+    /// Selects the newest valid state.
     pub fn newest(self) -> Newest {
         let is_missing = matches!(self.file, Ok(None));
         let printed = self.printed.filter(|printed| is_state(printed));
@@ -91,7 +91,7 @@ impl Candidates {
 /// Reads the state file of a session's directory; `None` if there is none.
 ///
 /// # Errors
-/// If it is no state, too large, or cannot be read.
+/// If it is not a valid state, too large, or cannot be read.
 pub fn read(dir: &Dir) -> io::Result<Option<Bytes>> {
     let Some(state) = dir.read(NAME, MAX_BYTES as u64)? else {
         return Ok(None);
@@ -103,7 +103,7 @@ pub fn read(dir: &Dir) -> io::Result<Option<Bytes>> {
     }
 }
 
-/// Whether bytes are a whole JSON object.
+/// Returns whether bytes are a complete JSON object.
 fn is_state(bytes: &[u8]) -> bool {
     serde_json::from_slice::<&RawValue>(bytes).is_ok_and(|value| value.get().starts_with('{'))
 }

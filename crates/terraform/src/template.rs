@@ -1,4 +1,4 @@
-//! What a template's source says without running anything.
+//! The contents of a template's source, read without running anything.
 
 use std::{
     io,
@@ -9,13 +9,13 @@ use bytes::Bytes;
 use outpost_language::{self as language, LoadError, TagError, TemplateFiles};
 use outpost_provision::ParseComplete;
 
-/// A README longer than this is cut, in bytes. It travels with other things in one message of at most 4 MiB.
+/// Maximum size of a README in bytes; a longer one is cut. It is part of a message of at most 4 MiB.
 const MAX_README_BYTES: u64 = 1024 * 1024;
 const README: &str = "README.md";
 
-/// Reads a template: variables, workspace tags as they are written, `README.md`.
+/// Reads a template: variables, workspace tags as source text, `README.md`.
 ///
-/// A directory without `.tf` files gives an empty result; init is the step that complains.
+/// A directory without `.tf` files gives an empty result; init is the step that reports it.
 ///
 /// # Errors
 /// [`TemplateError`], whose text is the one that Coder's provisioner gives.
@@ -24,7 +24,7 @@ const README: &str = "README.md";
 /// coder `provisioner/terraform/parse.go`.
 pub fn parse_dir<F: TemplateFiles + ?Sized>(files: &F) -> Result<ParseComplete, TemplateError> {
     let module = language::load(files)?;
-    // Wrong defaults are errors of the source, so they come before those of tags.
+    // Errors of default values are errors of the source, so they precede those of tags.
     let template_variables = language::variables(&module)?;
     Ok(ParseComplete {
         workspace_tags: language::workspace_tags_raw(&module)?,
@@ -49,21 +49,21 @@ fn read_readme<F: TemplateFiles + ?Sized>(files: &F) -> Result<Bytes, TemplateEr
     }
 }
 
-/// Why a template's source cannot be used. The text is complete: it ends with the causes.
+/// Reason for which a template's source cannot be used. The text is complete: it includes the causes.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// A file cannot be read or parsed.
     #[error("load module:{}{_0}", if .0.diagnostics.len() > 1 { "\n\n" } else { " " })]
     Load(LoadError),
-    /// The workspace tags are not written as they must be.
+    /// The workspace tags are malformed.
     #[error("can't load workspace tags: {0}")]
     Tags(TagError),
     /// The README cannot be read.
     #[error("failed to read `{}`", .path.display())]
     Readme {
-        /// Where it is.
+        /// Path of the README.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
 }

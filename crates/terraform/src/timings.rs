@@ -1,4 +1,5 @@
-//! How long steps took, from the events that begin and end them. Pure: time comes with the events.
+//! Durations of steps, from the events that begin and end them. Pure: time comes with the events. Pure: time comes
+//! with the events.
 //!
 //! # Source
 //! coder `provisioner/terraform/{timings,inittimings}.go`.
@@ -12,7 +13,7 @@ use serde::Deserialize;
 
 use super::log_stream::Timed;
 
-/// What an event is about.
+/// Subject of an event: a resource and an action.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Hook {
@@ -21,7 +22,7 @@ pub(super) struct Hook {
 }
 
 impl Timed {
-    /// Tells what was created, or may have been.
+    /// Reports to the observer which resource was created, or may have been.
     pub(super) fn tell(&self, observer: &dyn ApplyObserver) {
         let address = self.hook.resource.addr.as_str();
         if self.hook.action != "create" || address.is_empty() {
@@ -43,7 +44,7 @@ struct HookResource {
     implied_provider: String,
 }
 
-/// The steps of init, in the order in which they come, by the codes that begin them.
+/// Steps of init in their order, by the codes of the messages that begin them.
 const INIT_STEPS: [(&[&str], &str); 4] = [
     (
         &[
@@ -69,7 +70,7 @@ const INIT_STEPS: [(&[&str], &str); 4] = [
     ),
 ];
 
-/// The events of one stage.
+/// Timings of one stage.
 #[derive(Debug)]
 pub(super) struct Timings {
     stage: &'static str,
@@ -86,7 +87,7 @@ struct Key {
 }
 
 impl Timings {
-    /// The timings of `init`, `plan`, `graph` or `apply`, which begins now.
+    /// Begins the timings of `init`, `plan`, `graph` or `apply`.
     pub(super) fn begin(stage: &'static str, now: Timestamp) -> Self {
         let mut timings = Self {
             stage,
@@ -97,7 +98,7 @@ impl Timings {
         timings
     }
 
-    /// Takes an event. Those that neither begin nor end anything change nothing.
+    /// Records an event. Events that neither begin nor end a step are ignored.
     pub(super) fn observe(&mut self, event: &Timed, received: Timestamp) {
         let at = timestamp(&event.timestamp).unwrap_or(received);
         if event.kind == "init_output" {
@@ -120,12 +121,12 @@ impl Timings {
         }
     }
 
-    /// Begins the step of init that fetches modules, of which `get` says nothing itself.
+    /// Begins the step of init that fetches modules, which `get` does not announce itself.
     pub(super) fn begin_modules(&mut self, now: Timestamp) {
         self.observe_init("initializing_modules_message", rounded(now));
     }
 
-    /// Ends the stage and returns everything that began and ended, in the order of the ends.
+    /// Ends the stage and returns all completed steps, in the order of their ends.
     pub(super) fn finish(mut self, has_succeeded: bool, now: Timestamp) -> Vec<Timing> {
         let state = if has_succeeded {
             TimingState::Completed
@@ -145,7 +146,7 @@ impl Timings {
         }
     }
 
-    /// A step of init ends where the next one begins.
+    /// Records an event of init, whose steps end where the next one begins.
     fn observe_init(&mut self, code: &str, at: Timestamp) {
         let Some(position) = INIT_STEPS
             .iter()
@@ -167,8 +168,8 @@ impl Timings {
         }
     }
 
-    /// Two events of one step with the same outcome count once: the later one. A clock that went back makes a step
-    /// of no length.
+    /// Ends a step. Of two ends with the same outcome only the later one counts. If the clock was set back, the step
+    /// has no length.
     fn end(&mut self, key: Key, end: Timestamp, state: TimingState) {
         let Some(start) = self.started.get(&key) else {
             return;
@@ -190,7 +191,7 @@ impl Timings {
     }
 }
 
-/// The category of an event, and what it does to its step.
+/// Returns the category of an event, and the state that it gives to its step.
 fn kind(name: &str) -> Option<(&'static str, TimingState)> {
     use TimingState::{Completed, Failed, Started};
     Some(match name {
@@ -209,7 +210,7 @@ fn kind(name: &str) -> Option<(&'static str, TimingState)> {
     })
 }
 
-/// A time with six digits behind the second; others are too coarse to be of use.
+/// Parses a time with six fractional digits; coarser times are useless.
 fn timestamp(text: &str) -> Option<Timestamp> {
     let (_, fraction) = text.split_once('.')?;
     let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();

@@ -1,7 +1,7 @@
-//! Values of input variables, in a file that only the owner can read: a command line is visible to everybody.
+//! Values of input variables, in a file that only its owner can read, because command lines are visible to all users.
 //!
-//! A file given by `-var-file` counts as much as `-var`, and each value means what it would mean there: text for
-//! variables of a primitive type or of none, an expression for all others.
+//! A file given by `-var-file` has the same priority as `-var`, and each value has the same meaning as there: text
+//! for variables of a primitive type or without one, an expression for all others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use hcl_edit::expr::Expression;
 use outpost_base::job::{TemplateVariable, VariableValue};
 use outpost_language as language;
 
-/// A value that is no expression although its variable's type wants one.
+/// Returned if a value is not an expression although its variable's type requires one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the value of variable `{name}` is not a valid expression of type {kind}")]
 pub(super) struct VariableError {
@@ -47,7 +47,7 @@ pub(super) fn assignments(
     Ok(text)
 }
 
-/// The names of variables that live for one command only, so that apply needs their values again.
+/// Returns the names of ephemeral variables, whose values apply needs again.
 pub(super) fn ephemeral(module: &language::Module) -> BTreeSet<String> {
     let is_ephemeral = |located: &language::Located<'_>| {
         let value = located

@@ -1,31 +1,31 @@
-//! The DOT language, as far as Terraform writes it: nodes, edges, attributes, nested subgraphs.
+//! The part of the DOT language that Terraform uses: nodes, edges, attributes, nested subgraphs.
 
 use super::Graph;
 
-/// Bytes, nodes and edges of a graph; the limits that newer servers have.
+/// Maximum number of bytes, nodes and edges of a graph; the limits of newer servers.
 const MAX_BYTES: usize = 64 << 20;
 const MAX_NODES: usize = 100_000;
 const MAX_EDGES: usize = 1_000_000;
-/// How deep subgraphs may be nested.
+/// Maximum nesting of subgraphs.
 const MAX_DEPTH: usize = 32;
 
-/// Why text is no graph.
+/// Reason for which text is not a graph.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GraphError {
-    /// It is malformed.
+    /// The text is malformed.
     #[error("parse graph: {what} in line {line}")]
     Syntax {
-        /// What is wrong.
+        /// Description of the problem.
         what: &'static str,
-        /// Where, from 1.
+        /// Number of the line, counted from 1.
         line: usize,
     },
-    /// It is larger than a graph should be.
+    /// The graph exceeds a limit.
     #[error("parse graph: more than {limit} {what}")]
     TooLarge {
-        /// What there is too much of.
+        /// Kind of the elements that exceed their limit.
         what: &'static str,
-        /// How many are allowed.
+        /// Maximum number of these elements.
         limit: usize,
     },
 }
@@ -50,7 +50,7 @@ pub(super) fn parse(text: &str) -> Result<Graph, GraphError> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token<'a> {
-    /// An id; the text of a quoted one is without its quotes, escapes left as they are.
+    /// An id; a quoted one is without its quotes, with escapes unchanged.
     Id(&'a str),
     Arrow,
     Sign(u8),
@@ -146,7 +146,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Reads attribute lists and returns the last label.
+    /// Parses attribute lists and returns the last label.
     fn attributes(&mut self) -> Result<Option<&'a str>, GraphError> {
         let mut label = None;
         while self.token == Token::Sign(b'[') {

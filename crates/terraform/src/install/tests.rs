@@ -10,7 +10,6 @@ use pgp::{
 
 use super::*;
 
-/// Files by name.
 type Files = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
 /// A releases site with one signed package, whose files a test may change.

@@ -16,10 +16,10 @@ use outpost_language::cli_config::{
 use outpost_provision::Services;
 use url::Url;
 
-/// The file's name in a session's private directory.
+/// Name of the file in a session's private directory.
 const FILE_NAME: &str = "cli.tfrc";
 
-/// Why there is no configuration.
+/// Reason for which there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConfigurationError {
     #[error("{}: {source}", .path.display())]
@@ -35,10 +35,10 @@ pub(super) enum ConfigurationError {
     Path(PathBuf),
 }
 
-/// A filesystem mirror of ours, and the addresses that come from it and from nowhere else.
+/// A filesystem mirror of ours, and the addresses that come only from it.
 pub(super) type Ours<'a> = (&'a Path, Vec<String>);
 
-/// Reads what the engine would read, found by `env`.
+/// Reads the configuration that the engine would read, according to `env`.
 pub(super) fn operators(
     engine: Engine,
     env: impl Fn(&str) -> Option<OsString>,
@@ -50,25 +50,26 @@ pub(super) fn operators(
     Ok(config)
 }
 
-/// What a configuration gets from us.
+/// Settings that are added to the operator's configuration.
 #[derive(Default)]
 pub(super) struct Additions<'a> {
-    /// Mirrors, the last one first in rank.
+    /// Filesystem mirrors; the last one has the highest priority.
     pub(super) mirrors: Vec<Ours<'a>>,
-    /// Who stands in for registries.
+    /// Services that replace those of registries.
     pub(super) services: Services,
-    /// A network mirror, and the providers that nothing else can hand out.
+    /// A network mirror, and the providers that no other source offers.
     pub(super) network: Option<(Url, Vec<ProviderAddr>)>,
-    /// What they want to see.
+    /// Token that the replacing servers require.
     pub(super) token: Option<Secret>,
-    /// Whether no registry may be asked that nobody stands in for.
+    /// `true` if no registry may be asked that is not replaced.
     pub(super) is_sealed: bool,
 }
 
-/// Adds what is ours to the operator's configuration. Returns it with the hosts that somebody stands in for, as engines
-/// compare them: the operator's tokens for those are for somebody else.
+/// Adds our settings to the operator's configuration. Returns it with the hosts that are replaced, in the engine's
+/// normal form: the operator's tokens for those are not meant for the replacement.
 ///
-/// `dir` is where the engine will run: it looks for plugins there, unless a configuration says where.
+/// `dir` is the engine's working directory, in which it searches for plugins unless a configuration names other
+/// places.
 pub(super) fn merged(
     mut config: CliConfig,
     engine: Engine,
@@ -101,7 +102,7 @@ pub(super) fn merged(
         }
     }
     if !ours.mirrors.is_empty() {
-        // An engine would put links into it, to what is gone with the session.
+        // An engine would put links into it that dangle after the session.
         config.remove("plugin_cache_dir");
     }
     for (mirror, providers) in ours.mirrors {
@@ -118,8 +119,8 @@ pub(super) fn merged(
     Ok((config, replaced))
 }
 
-/// Lets an engine ask a network mirror for these providers as well. It asks registries first, where somebody stands in
-/// for them; where nobody does, it asks the mirror alone.
+/// Makes an engine use a network mirror for these providers as well. Registries that are replaced are asked first;
+/// for all others the mirror is the only source.
 fn add_network_mirror(
     installation: &mut Installation,
     url: &Url,
@@ -141,7 +142,7 @@ fn add_network_mirror(
     installation.methods.push(method);
 }
 
-/// The host of an address, with its port if that is not the usual one.
+/// Returns the host of an address, with its port if that is not the default one.
 fn authority(url: &Url) -> Option<String> {
     let host = url.host_str()?;
     Some(match url.port() {
@@ -161,7 +162,7 @@ fn read(path: &Path) -> Result<CliConfig, ConfigurationError> {
     })
 }
 
-/// Writes it where only we can read it: it may hold tokens.
+/// Writes the configuration to a file that only its owner can read, because it may contain tokens.
 pub(super) fn write(dir: &Dir, config: &CliConfig) -> Result<PathBuf, ConfigurationError> {
     let path = dir.path().join(FILE_NAME);
     match dir.write_private(FILE_NAME, config.to_string().as_bytes()) {
@@ -170,10 +171,11 @@ pub(super) fn write(dir: &Dir, config: &CliConfig) -> Result<PathBuf, Configurat
     }
 }
 
-/// Where a template may bring plugins along.
+/// Directory of plugins in a template.
 const TEMPLATES_PLUGINS: &str = "terraform.d/plugins";
 
-/// Where an engine looks for plugins without being told, in its order, behind [`TEMPLATES_PLUGINS`].
+/// Returns the directories in which an engine searches for plugins by default, in its order, after
+/// [`TEMPLATES_PLUGINS`].
 ///
 /// # Source
 /// <https://developer.hashicorp.com/terraform/cli/config/config-file#implied-local-mirror-directories>
@@ -196,7 +198,8 @@ fn plugin_dirs(engine: Engine, env: impl Fn(&str) -> Option<OsString>) -> Vec<Pa
     dirs
 }
 
-/// What an engine does without being told: what is in one of `dirs` comes from there, all else from registries.
+/// Returns an engine's default installation methods: providers in one of `dirs` come from there, all others from
+/// registries.
 fn implied(template: &Dir, dirs: &[PathBuf]) -> Installation {
     let mut methods = Vec::new();
     let mut local = BTreeSet::new();
@@ -218,7 +221,7 @@ fn implied(template: &Dir, dirs: &[PathBuf]) -> Installation {
     Installation { methods }
 }
 
-/// Addresses of the providers in a mirror: its directories' names, three levels deep.
+/// Returns the addresses of the providers in a mirror: the names of its directories, three levels deep.
 fn providers_in(dir: &Path, directories: impl Fn(&Path) -> Vec<String>) -> Vec<String> {
     let mut found = Vec::new();
     for host in directories(dir) {
@@ -228,7 +231,7 @@ fn providers_in(dir: &Path, directories: impl Fn(&Path) -> Vec<String>) -> Vec<S
             }
         }
     }
-    // A name that is no address would make the whole configuration invalid.
+    // A name that is not an address would make the whole configuration invalid.
     found.retain(|addr| addr.parse::<outpost_base::registry::ProviderAddr>().is_ok());
     found
 }

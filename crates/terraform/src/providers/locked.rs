@@ -1,4 +1,4 @@
-//! What an author's lock file says about `coder/coder`, and what of it the built-in provider can keep.
+//! The entry of `coder/coder` in an author's lock file, and the part of it that applies to the built-in provider.
 
 use std::{collections::BTreeMap, io};
 
@@ -8,21 +8,21 @@ use outpost_language::lock::{FILE_NAME, Lock};
 use outpost_provision::StepFailure;
 use semver::Version;
 
-/// A lock file longer than this is none, in bytes; one entry has some hundred.
+/// Maximum size of a lock file in bytes; one entry has some hundred.
 pub(crate) const MAX_BYTES: u64 = 4 << 20;
 
-/// What was locked.
+/// Result of dropping checksums.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Relaxed {
-    /// The version that must be used.
+    /// Version that the lock file requires.
     pub(super) version: Option<Version>,
-    /// What the author should know, if checksums were dropped.
+    /// Warning for the author, if checksums were dropped.
     pub(super) warning: Option<String>,
 }
 
 /// Drops the checksums of `coder/coder` from the session's copy of the lock file; the version stays.
 ///
-/// A file that makes no sense is left alone: the engine says so better.
+/// A file that cannot be parsed is left unchanged: the engine reports that better.
 pub(super) fn relax(dir: &Dir, hosts: &[&str]) -> Result<Relaxed, StepFailure> {
     let failed = |error: io::Error| StepFailure::new(format!("change {FILE_NAME}: {error}"));
     let Some(mut lock) = parsed(dir).map_err(failed)? else {
@@ -36,11 +36,11 @@ pub(super) fn relax(dir: &Dir, hosts: &[&str]) -> Result<Relaxed, StepFailure> {
     Ok(relaxed)
 }
 
-/// Compares the session's lock file with the packages of a mirror, and adds the checksums that the engine asks for: a
-/// file that was made on another platform, or with a registry at hand, does not have them.
+/// Compares the session's lock file with the packages of a mirror, and adds the checksums that the engine requires: a
+/// file from another platform, or from a machine with access to a registry, lacks them.
 ///
-/// Terraform takes an unpacked package whatever `zh:` says, so it is we who compare. A file that makes no sense is left
-/// alone: the engine says so better.
+/// Terraform accepts an unpacked package whatever its `zh:` checksum, so the comparison is ours. A file that cannot
+/// be parsed is left unchanged: the engine reports that better.
 pub(super) fn augment(
     dir: &Dir,
     checksums: &BTreeMap<(ProviderAddr, Version), Vec<Hash>>,
@@ -81,12 +81,12 @@ fn other_package(addr: &ProviderAddr, version: &Version, known: &[Hash]) -> Step
     ))
 }
 
-/// The lock file of a template, if it has one that makes sense.
+/// Returns the lock file of a template, if there is one that can be parsed.
 pub(super) fn read(dir: &Dir) -> Option<Lock> {
     parsed(dir).ok().flatten()
 }
 
-/// The same, but what cannot be read is an error.
+/// Does the same, but returns an error if the file cannot be read.
 fn parsed(dir: &Dir) -> io::Result<Option<Lock>> {
     let Some(content) = dir.read(FILE_NAME, MAX_BYTES)? else {
         return Ok(None);

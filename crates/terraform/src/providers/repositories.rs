@@ -1,7 +1,8 @@
-//! How git finds repositories of a mirror, and what it must not look for there.
+//! Replacement of repositories by a mirror in git, and its exceptions.
 //!
-//! Git compares the beginning of an address with a rule, so the rule for `…/acme/mods` is one for `…/acme/mods-extra` as
-//! well. Which addresses a template has is known only when git asked for them: those get rules of their own then.
+//! Git compares the beginning of an address with a rule, so the rule for `…/acme/mods` also matches
+//! `…/acme/mods-extra`. The addresses in a template are known only when git has requested them: then they get rules
+//! of their own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,13 +13,13 @@ use std::{
 use outpost_base::secret::Secret;
 use url::Url;
 
-/// Beginnings of the addresses of repositories, and what git takes in their place.
+/// Replacements for the addresses of repositories: the beginning of an address, and what git uses instead of it.
 type Repositories = BTreeMap<String, String>;
 
-/// How many settings git has from its environment.
+/// Variable with the number of settings in git's environment.
 const COUNT: &str = "GIT_CONFIG_COUNT";
 
-/// Where else it has an operator's settings from.
+/// Other variables that lead git to the operator's settings.
 const OPERATORS: [&str; 7] = [
     "PATH",
     "HOME",
@@ -29,11 +30,11 @@ const OPERATORS: [&str; 7] = [
     COUNT,
 ];
 
-/// The path below which a server has repositories by their places: `HOST/OWNER/REPO`.
+/// Path below which a server has repositories as `HOST/OWNER/REPO`.
 const BELOW: &str = "/git/";
 
-/// Variables with which git takes `repositories`, behind what the operator has said in the same way. Places in `elsewhere`
-/// are taken from where they are: `origin` tells where git goes for an address without us.
+/// Returns variables with which git uses `repositories`, after the operator's own settings of this kind. Repositories
+/// in `elsewhere` come from their own hosts: `origin` returns the address that git would use without us.
 pub(super) fn variables(
     repositories: &Repositories,
     elsewhere: &BTreeSet<String>,
@@ -47,7 +48,7 @@ pub(super) fn variables(
     let instead = |from: &str, to: &str| (format!("url.{to}.insteadOf"), from.to_owned());
     let rules = repositories.iter();
     let mut settings: Vec<_> = rules.map(|(from, to)| instead(from, to)).collect();
-    // Of two rules git takes the longer one.
+    // Git applies the longer one of two rules.
     let own = elsewhere.iter().flat_map(|place| {
         let rules = repositories.iter();
         rules.filter_map(move |(from, to)| Some(format!("{from}{}", rest_of(place, to)?)))
@@ -57,7 +58,7 @@ pub(super) fn variables(
     let servers: BTreeSet<_> = servers
         .map(|to| to.origin().ascii_serialization())
         .collect();
-    // Unlike engines, git goes through a proxy even to this machine.
+    // Unlike engines, git uses a proxy even for this machine.
     let here = servers
         .iter()
         .filter(|to| to.starts_with("http://127.0.0.1"));
@@ -78,8 +79,8 @@ pub(super) fn variables(
     all
 }
 
-/// Where git goes for an address, as the operator's settings have it. Blocks, and asks nobody. If git does not say, the
-/// address itself.
+/// Returns the address that git uses according to the operator's settings; the address itself if git fails. Blocks,
+/// but sends no request.
 pub(super) fn origin(address: &str, env: impl Fn(&str) -> Option<OsString>) -> String {
     let count = env(COUNT).and_then(|count| count.to_str()?.parse::<usize>().ok());
     let settings = (0..count.unwrap_or(0))
@@ -102,8 +103,8 @@ pub(super) fn origin(address: &str, env: impl Fn(&str) -> Option<OsString>) -> S
         .unwrap_or_else(|| address.to_owned())
 }
 
-/// The places that git looked for at a server of `repositories`, as an init's `output` says, although none of them is one
-/// of those.
+/// Returns the repositories that git requested from a server of `repositories`, according to an init's `output`,
+/// although they are not among those.
 pub(super) fn astray(output: &str, repositories: &Repositories) -> BTreeSet<String> {
     let servers: BTreeSet<_> = repositories.values().filter_map(|to| split(to)).collect();
     let known: BTreeSet<_> = servers.iter().map(|(_, place)| *place).collect();
@@ -119,13 +120,13 @@ pub(super) fn astray(output: &str, repositories: &Repositories) -> BTreeSet<Stri
         .collect()
 }
 
-/// The server and its path, and the place of a repository there.
+/// Splits an address into the server with its path, and the repository there.
 fn split(to: &str) -> Option<(&str, &str)> {
     let (_, place) = to.split_once(BELOW)?;
     Some((&to[..to.len() - place.len()], place))
 }
 
-/// The place that a text begins with.
+/// Returns the repository that a text begins with.
 fn place_at(text: &str) -> Option<&str> {
     let ends = |c: char| c.is_whitespace() || c.is_control() || "'\"`<>\\?)".contains(c);
     let place = &text[..text.find(ends).unwrap_or(text.len())];
@@ -134,7 +135,7 @@ fn place_at(text: &str) -> Option<&str> {
     place.contains('/').then_some(place)
 }
 
-/// What a place has behind that of a rule that catches it.
+/// Returns the rest of a repository's name after that of a rule that matches it.
 fn rest_of<'a>(place: &'a str, to: &str) -> Option<&'a str> {
     let (_, known) = split(to)?;
     place.strip_prefix(known).filter(|rest| !rest.is_empty())

@@ -1,8 +1,8 @@
-//! Tells from init's output whether `coder/coder` cannot be had.
+//! Detection in init's output that `coder/coder` is not available.
 
 use serde::Deserialize;
 
-/// Words of an error that is about a package which is there but must not be trusted, or must not be chosen.
+/// Words of errors about a package that exists but must not be trusted or selected.
 const NOT_MISSING: [&str; 5] = [
     "checksum",
     "signature",
@@ -11,7 +11,7 @@ const NOT_MISSING: [&str; 5] = [
     "dependency lock file is read-only",
 ];
 
-/// Words with which Terraform and OpenTofu begin when they cannot get a provider.
+/// First words of Terraform's and OpenTofu's errors if they cannot get a provider.
 const MISSING: [&str; 9] = [
     "could not retrieve the list of available versions for provider",
     "could not retrieve providers for locking",
@@ -24,7 +24,7 @@ const MISSING: [&str; 9] = [
     "does not have a package available for your current platform",
 ];
 
-/// Words with which they begin when they cannot get a module, or are not the engine that is wanted.
+/// First words of their errors if they cannot get a module, or if another version of the engine is required.
 ///
 /// # Source
 /// The texts of `internal/initwd/module_install.go` and `internal/terraform/version_required.go`.
@@ -39,26 +39,27 @@ const WANTED: [&str; 8] = [
     "unsupported opentofu core version",
 ];
 
-/// Whether one of the errors in `output`, JSON lines or plain text, says that there is no `coder/coder`.
+/// Returns whether one of the errors in `output`, JSON lines or plain text, reports that there is no `coder/coder`.
 ///
 /// # Source
-/// The texts of `internal/command/init.go` in Terraform and OpenTofu, which name the provider's address.
+/// The texts of `internal/command/init.go` in Terraform and OpenTofu, which contain the provider's address.
 pub(super) fn is_unavailable(output: &str) -> bool {
     errors(output).any(|error| names_coder(&error) && is_missing(&error))
 }
 
-/// Whether one of the errors in `output` says that a provider cannot be had.
+/// Returns whether one of the errors in `output` reports that a provider is not available.
 pub(super) fn is_any_unavailable(output: &str) -> bool {
     errors(output).any(|error| is_missing(&error))
 }
 
-/// Whether one of the errors in `output` says that a provider, a module or an engine of another version is wanted.
+/// Returns whether one of the errors in `output` reports that a provider, a module or another version of the engine
+/// is required.
 pub(super) fn is_something_unavailable(output: &str) -> bool {
     let is_wanted = |error: &str| WANTED.iter().any(|words| error.contains(words));
     errors(output).any(|error| is_missing(&error) || is_wanted(&error))
 }
 
-/// The errors in `output`, in lower case.
+/// Returns the errors in `output`, in lower case.
 fn errors(output: &str) -> impl Iterator<Item = String> {
     let (from_json, plain): (Vec<_>, Vec<_>) = output
         .lines()
@@ -75,7 +76,7 @@ fn is_missing(error: &str) -> bool {
         && !NOT_MISSING.iter().any(|words| error.contains(words))
 }
 
-/// Whether a word of `error` is the address `coder/coder`, with one of the registries' names or without.
+/// Returns whether a word of `error` is the address `coder/coder`, with or without a registry's host.
 fn names_coder(error: &str) -> bool {
     error
         .split(|c: char| c.is_whitespace() || "\"',:;()".contains(c))
@@ -83,7 +84,7 @@ fn names_coder(error: &str) -> bool {
         .any(|word| word == "coder/coder" || (word.ends_with("/coder/coder") && word.contains('.')))
 }
 
-/// `None` if the line is no JSON, `Some(None)` if it is none with an error.
+/// Returns the error in a JSON line; `None` if the line is not JSON, `Some(None)` if it is not an error.
 fn error_of(line: &str) -> Option<Option<String>> {
     #[derive(Deserialize)]
     struct Line {
@@ -105,7 +106,7 @@ fn error_of(line: &str) -> Option<Option<String>> {
     Some(error.map(|d| format!("{} {}", d.summary, d.detail)))
 }
 
-/// Errors in the text that people read: each begins with `Error:`, lines are wrapped and may have a frame.
+/// Returns the errors in text for people: each begins with `Error:`, lines are wrapped and may have a frame.
 fn errors_in_text(lines: &[&str]) -> Vec<String> {
     let framed = |c: char| "│╷╵|".contains(c) || c.is_whitespace();
     let mut errors: Vec<String> = Vec::new();
@@ -125,7 +126,7 @@ fn errors_in_text(lines: &[&str]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    // Terraform 1.11.4 without a network.
+    // Output of Terraform 1.11.4 without a network.
     const UNREACHABLE: &str = r#"
 Initializing provider plugins...
 - Finding latest version of coder/coder...

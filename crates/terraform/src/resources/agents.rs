@@ -1,4 +1,4 @@
-//! Agents: found, checked, and put on the resource that is nearest among those that depend on them.
+//! Agents: read, checked, and assigned to the nearest resource that depends on them.
 
 mod envs;
 mod links;
@@ -29,23 +29,23 @@ use crate::{
     plan::ResourceValues,
 };
 
-/// Agents in the order of their resources' places, and of their addresses for one place.
+/// Agents in the order of their resources' places, and of their addresses within one place.
 pub(super) struct Agents<'a> {
     all: Vec<Agent>,
-    /// Which of them a resource has, by its place.
+    /// Range of agents of each place.
     by_place: BTreeMap<&'a str, Range<usize>>,
-    /// By id, without those that have none.
+    /// Agents by id; those without an id are left out.
     by_id: HashMap<String, Vec<usize>>,
-    /// Those without an id, by name.
+    /// Agents without an id, by name.
     by_name: HashMap<String, usize>,
-    /// The first container for a sub-agent's id, and for the name of one without such an id.
+    /// First container by its sub-agent's id, or by its name if it has no such id.
     containers: HashMap<ContainerKey, Spot>,
     links: Links<'a>,
-    /// What the author should know, one sentence each.
+    /// Warnings for the author, one sentence each.
     pub(super) warnings: Vec<String>,
 }
 
-/// An agent's place, and the place of a container in it; none sorts before any.
+/// Index of an agent, and that of a container in it; none sorts first.
 type Spot = (usize, Option<usize>);
 
 #[derive(PartialEq, Eq, Hash)]
@@ -54,16 +54,17 @@ enum ContainerKey {
     Name(String),
 }
 
-/// Where something that names an agent belongs.
+/// Target of a resource that names an agent.
 pub(super) enum Place<'p> {
-    /// The agent itself.
+    /// The agent itself, outside of containers.
     Agent(&'p mut Agent),
-    /// A development container of it.
+    /// A development container of the agent.
     Devcontainer(&'p mut Devcontainer),
 }
 
 impl<'a> Agents<'a> {
-    /// Reads every `coder_agent` and finds its resource. One that no resource depends on is dropped, with a warning.
+    /// Reads every `coder_agent` and finds its resource. An agent that no resource depends on is dropped with a
+    /// warning.
     pub(super) fn collect(index: &Index<'a>, graph: &'a Graph) -> Result<Self, ConvertError> {
         let mut seen = BTreeSet::new();
         let mut warnings = Vec::new();
@@ -126,13 +127,13 @@ impl<'a> Agents<'a> {
         agents
     }
 
-    /// The agents of a resource, by its place.
+    /// Returns the agents of a place.
     pub(super) fn of(&self, place: &str) -> Vec<Agent> {
         let range = self.by_place.get(place).cloned();
         range.map_or_else(Vec::new, |range| self.all[range].to_vec())
     }
 
-    /// Puts each `coder_devcontainer` on every agent that it names.
+    /// Assigns each `coder_devcontainer` to all agents that it names.
     pub(super) fn attach_devcontainers(&mut self, index: &Index<'_>) -> Result<(), ConvertError> {
         let what = "decode devcontainer attributes";
         for resource in index.of_type("coder_devcontainer") {
@@ -155,8 +156,8 @@ impl<'a> Agents<'a> {
         Ok(())
     }
 
-    /// Gives agents the ids that `coder_agent_instance` resources name: in each resource the first that takes one.
-    /// Agents with a token are left alone.
+    /// Gives agents the ids that `coder_agent_instance` resources name: in each resource the first agent that accepts
+    /// one. Agents with a token are skipped.
     pub(super) fn set_instance_ids(&mut self, index: &Index<'_>) {
         for resource in index.of_type("coder_agent_instance") {
             let text = |key: &str| resource.values.get(key).and_then(|value| value.as_str());
@@ -175,7 +176,7 @@ impl<'a> Agents<'a> {
         }
     }
 
-    /// Gives the id of a cloud's machine to the agents on it that have neither a token nor an id.
+    /// Gives the id of a cloud instance to the agents on it that have neither a token nor an id.
     pub(super) fn apply_instance_id(&mut self, place: &str, id: &str) {
         let range = self.by_place.get(place).cloned().unwrap_or_default();
         for agent in &mut self.all[range] {
@@ -187,7 +188,7 @@ impl<'a> Agents<'a> {
         }
     }
 
-    /// Puts each `coder_script` where it belongs, with what it waits for.
+    /// Assigns each `coder_script` to its agent or container, with the scripts that it waits for.
     pub(super) fn attach_scripts(
         &mut self,
         index: &Index<'_>,
@@ -215,7 +216,7 @@ impl<'a> Agents<'a> {
                 script.resource_address = resource.address.clone();
                 script.dependencies = ordered.dependencies.clone();
             }
-            // Before an apply, an order finds agents that the graph's direct edges do not lead to.
+            // Before an apply, a script order finds agents that the graph's direct edges do not lead to.
             let runtime = ordered.and_then(|ordered| ordered.runtime.as_ref());
             let runtime = runtime.filter(|_| agent_id.is_empty());
             let place = match runtime.and_then(|runtime| self.spot_of(runtime)) {
@@ -231,7 +232,7 @@ impl<'a> Agents<'a> {
         Ok(())
     }
 
-    /// Puts an app where it belongs. Returns whether its agent or container has no other app of that slug.
+    /// Assigns an app to its agent or container. Returns whether that has no other app with the same slug.
     pub(super) fn attach_app(
         &mut self,
         resource: &ResourceValues,
@@ -265,7 +266,7 @@ impl<'a> Agents<'a> {
         }
     }
 
-    /// All agents that a resource names, in order. Before an apply there are no ids, and direct edges decide.
+    /// Returns all agents that a resource names, in order. Before an apply there are no ids, and direct edges decide.
     fn agents_named(&self, resource: &ResourceValues, agent_id: &str) -> Vec<usize> {
         if !agent_id.is_empty() {
             return self.by_id.get(agent_id).cloned().unwrap_or_default();
@@ -281,7 +282,7 @@ impl<'a> Agents<'a> {
         spots
     }
 
-    /// The first agent that a resource names, or the first of an agent's containers, whichever comes first.
+    /// Returns the first agent that a resource names, or the first of an agent's containers, whichever comes first.
     fn place(&mut self, resource: &ResourceValues, agent_id: &str) -> Option<Place<'_>> {
         let agent = self.agents_named(resource, agent_id).first().copied();
         let container = if agent_id.is_empty() {
@@ -309,7 +310,7 @@ impl<'a> Agents<'a> {
         }
     }
 
-    /// The agent or container that runs an ordered script, by its name, which is unique.
+    /// Returns the agent or container that runs an ordered script, by its unique name.
     fn spot_of(&self, runtime: &Runtime) -> Option<Spot> {
         let mut all = self.all.iter().enumerate();
         if !runtime.is_container {
@@ -324,7 +325,7 @@ impl<'a> Agents<'a> {
     }
 }
 
-/// Whether another agent of the same block is there already.
+/// Returns whether the group contains another agent of the same block.
 fn has_sibling(
     group: Option<&Vec<(&str, Agent)>>,
     index: &Index<'_>,

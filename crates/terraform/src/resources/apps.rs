@@ -30,13 +30,13 @@ pub(super) fn attach(agents: &mut Agents<'_>, index: &Index<'_>) -> Result<(), C
         let block = index.label(&resource.address);
         let is_shared = match slugs.insert(app.slug.clone(), block.clone()) {
             None => false,
-            // Instances of one block may share a slug if each is on an agent of its own.
+            // Instances of one block may share a slug if each belongs to a different agent.
             Some(other) if index.granularity == Granularity::Instance && other == block => true,
             Some(_) => return Err(duplicate()),
         };
         let duplicate = is_shared.then(duplicate);
         if app.id.is_empty() {
-            // Before an apply no app has one.
+            // Before an apply apps have no ids.
             app.id = Uuid::new_v4().to_string();
         }
         let is_first = agents.attach_app(resource, &agent_id, app);
@@ -80,7 +80,7 @@ fn read_app(resource: &ResourceValues, values: &Attributes<'_>) -> App {
     }
 }
 
-/// The first block counts.
+/// Reads the health check; only the first block counts.
 fn read_healthcheck(values: &Attributes<'_>) -> Option<Healthcheck> {
     let blocks = values.objects("healthcheck");
     let read = |block: &Attributes<'_>| Healthcheck {
@@ -92,7 +92,7 @@ fn read_healthcheck(values: &Attributes<'_>) -> Option<Healthcheck> {
     blocks.into_iter().next()
 }
 
-/// Words that nobody knows mean the owner.
+/// Parses the sharing level; unknown words mean the owner.
 fn sharing_level(word: &str) -> SharingLevel {
     match word.to_lowercase().as_str() {
         "authenticated" => SharingLevel::Authenticated,

@@ -1,4 +1,4 @@
-//! Strict reading of attributes: absent and null are the zero value, another type is an error.
+//! Strict decoding of attributes: absent and null give the zero value, another type is an error.
 //!
 //! # Source
 //! Coder decodes with `mitchellh/mapstructure` without weak typing; the error texts are that library's.
@@ -9,20 +9,20 @@ use serde_json::{Map, Value};
 
 use crate::go_text;
 
-/// Attributes of another type than they should have.
+/// Attributes with another type than expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {} error(s) decoding:\n\n{}", .problems.len(), .problems.join("\n"))]
 pub struct DecodeError {
-    /// What was decoded, such as `decode agent attributes`.
+    /// The failed operation, such as `decode agent attributes`.
     pub what: String,
-    /// What is wrong, one line for each attribute, sorted.
+    /// Problems, one line for each attribute, sorted.
     pub problems: Vec<String>,
 }
 
-/// Reads the attributes of one resource with `read`.
+/// Decodes the attributes of one resource with `read`.
 ///
 /// # Errors
-/// [`DecodeError`] with everything that `read` found wrong. `what` begins its text.
+/// [`DecodeError`] with all problems that `read` found. Its text begins with `what`.
 pub(super) fn decode<T>(
     what: &str,
     values: &Map<String, Value>,
@@ -45,21 +45,21 @@ pub(super) fn decode<T>(
     })
 }
 
-/// An object whose attributes are read. What has the wrong type reads as the zero value and is remembered.
+/// An object whose attributes are decoded. A value of the wrong type is decoded as the zero value and recorded.
 pub(super) struct Attributes<'a> {
     values: Option<&'a Map<String, Value>>,
-    /// Where the object is; empty at the top.
+    /// Path of the object; empty at the top.
     path: String,
     problems: &'a RefCell<Vec<String>>,
 }
 
 impl<'a> Attributes<'a> {
-    /// Whether the key is there, null or not.
+    /// Returns whether the key is present, null or not.
     pub(super) fn has(&self, key: &str) -> bool {
         self.values.is_some_and(|values| values.contains_key(key))
     }
 
-    /// Whether there is an object at all; a null element of a list is none.
+    /// Returns whether there is an object at all, rather than a null element of a list.
     pub(super) fn is_object(&self) -> bool {
         self.values.is_some()
     }
@@ -68,7 +68,7 @@ impl<'a> Attributes<'a> {
         self.read(key, "string", |value| value.as_str().map(str::to_owned))
     }
 
-    /// A string of a type that has a name of its own in the reference.
+    /// Returns a string whose type has a name of its own in the reference.
     pub(super) fn word(&self, key: &str, go_type: &'static str) -> String {
         self.read(key, go_type, |value| value.as_str().map(str::to_owned))
     }
@@ -77,17 +77,17 @@ impl<'a> Attributes<'a> {
         self.read(key, "bool", Value::as_bool)
     }
 
-    /// Any number, cut towards zero.
+    /// Returns any number, truncated towards zero.
     pub(super) fn i64(&self, key: &str) -> i64 {
         self.read(key, "int64", integer)
     }
 
-    /// Any number, cut towards zero and to 32 bits, as the reference does.
+    /// Returns any number, truncated towards zero and to 32 bits, as in the reference.
     pub(super) fn i32(&self, key: &str) -> i32 {
         self.read(key, "int32", integer) as i32
     }
 
-    /// Any number, cut towards zero, of what is narrowed only later.
+    /// Returns any number, truncated towards zero, for values that are narrowed later.
     pub(super) fn int(&self, key: &str) -> i64 {
         self.read(key, "int", integer)
     }
@@ -116,7 +116,7 @@ impl<'a> Attributes<'a> {
         members.iter().map(entry).collect()
     }
 
-    /// A list of strings; a null one is empty.
+    /// Returns a list of strings; a null element becomes an empty one.
     pub(super) fn texts(&self, key: &str) -> Vec<String> {
         let text = |(index, item): (usize, &Value)| match item {
             Value::String(text) => text.clone(),
@@ -129,7 +129,7 @@ impl<'a> Attributes<'a> {
         self.items(key).iter().enumerate().map(text).collect()
     }
 
-    /// A list of objects; a null one has no attributes.
+    /// Returns a list of objects; a null element has no attributes.
     pub(super) fn objects(&self, key: &str) -> Vec<Attributes<'a>> {
         let object = |(index, item): (usize, &'a Value)| {
             let path = format!("{}[{index}]", self.at(key));
@@ -159,7 +159,7 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// The value of a key; its exact name counts before another spelling of it. Null is absent.
+    /// Returns the value of a key; the exact name has priority over one in other case. Null counts as absent.
     fn get(&self, key: &str) -> Option<&'a Value> {
         let values = self.values?;
         let value = values.get(key).or_else(|| {
@@ -211,7 +211,7 @@ fn integer(value: &Value) -> Option<i64> {
         .or_else(|| value.as_f64().map(|number| number as i64))
 }
 
-/// The name that Go's reflection has for the type.
+/// Returns the name of the type in Go's reflection.
 fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "nil",
@@ -223,7 +223,7 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// The name that Go's reflection has for the kind of type.
+/// Returns the name of the kind in Go's reflection.
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "invalid",

@@ -1,4 +1,4 @@
-//! What a template needs of others: tokens of external services, AI tasks, agents that somebody else runs.
+//! External needs of a template: tokens of external services, AI tasks, and external agents.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{graph::Graph, plan::ResourceValues};
 
-/// External services by id; the newer of two types wins.
+/// Returns external services by id; the newer of two types replaces the older.
 pub(super) fn auth(index: &Index<'_>) -> Result<Vec<ExternalAuthRequirement>, ConvertError> {
     let mut by_id = BTreeMap::new();
     let resources = index
@@ -34,7 +34,7 @@ pub(super) fn auth(index: &Index<'_>) -> Result<Vec<ExternalAuthRequirement>, Co
     Ok(by_id.into_iter().map(requirement).collect())
 }
 
-/// AI tasks in the order of the document. The app of one that names none is that of its sidebar.
+/// Returns AI tasks in the order of the document. A task without an app has that of its sidebar.
 pub(super) fn ai_tasks(index: &Index<'_>) -> Result<Vec<AiTask>, ConvertError> {
     let task = |resource: &&ResourceValues| {
         decode(
@@ -61,7 +61,7 @@ fn read_task(values: &Attributes<'_>) -> AiTask {
     }
 }
 
-/// Whether the graph names an external agent, even one that is counted out.
+/// Returns whether the graph contains an external agent, even if its `count` is 0.
 pub(super) fn has_agents(graph: &Graph) -> bool {
     graph.labels().any(|label| {
         label.starts_with("coder_external_agent.") || label.contains(".coder_external_agent.")

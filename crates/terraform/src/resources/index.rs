@@ -1,39 +1,39 @@
-//! Finding resources by label, type and address.
+//! Lookup of resources by label, type and address.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::keys::{counterparts, without_keys};
 use crate::plan::{Module, ResourceValues};
 
-/// Whom agents and metadata belong to.
+/// Granularity of the assignment of agents and metadata to resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Granularity {
-    /// To all instances of a block, as in the reference.
+    /// All instances of a block share them, as in the reference.
     Block,
-    /// Each to its own instance, for templates that the reference refuses.
+    /// Each instance has its own, for templates that the reference refuses.
     Instance,
 }
 
-/// All resources of all modules.
+/// Index of all resources of all modules.
 pub(super) struct Index<'a> {
     pub(super) granularity: Granularity,
     by_address: BTreeMap<&'a str, &'a ResourceValues>,
     by_type: BTreeMap<&'a str, Vec<&'a ResourceValues>>,
     /// Resources that agents and metadata can belong to, by the label of their node, sorted by address.
     targets: BTreeMap<Cow<'a, str>, Vec<&'a ResourceValues>>,
-    /// Types whose order in the document counts, duplicates included.
+    /// Types whose order in the document matters, with duplicates.
     in_order: BTreeMap<&'a str, Vec<&'a ResourceValues>>,
 }
 
-/// Types whose order in the document counts.
+/// Types whose order in the document matters.
 const ORDERED_TYPES: [&str; 3] = ["coder_parameter", "coder_workspace_preset", "coder_ai_task"];
 
-/// The address up to the first index. In a counted module that cuts off nearly all of it, as in the reference.
+/// Returns the address up to the first index. In a counted module that removes nearly all of it, as in the reference.
 fn label(address: &str) -> &str {
     address.split('[').next().unwrap_or(address)
 }
 
-/// All resources of a module, those of the modules it calls first.
+/// Returns all resources of a module, beginning with those of the modules that it calls.
 pub(super) fn walk(module: &Module) -> Vec<&ResourceValues> {
     let mut found: Vec<_> = module.child_modules.iter().flat_map(walk).collect();
     found.extend(&module.resources);
@@ -73,7 +73,7 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// The label by which the graph knows a resource.
+    /// Returns the label of a resource in the graph.
     pub(super) fn label<'r>(&self, address: &'r str) -> Cow<'r, str> {
         match self.granularity {
             Granularity::Block => Cow::Borrowed(label(address)),
@@ -81,7 +81,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// Names what is shared by those that have the same agents and metadata.
+    /// Returns the place of a resource, which is the same for all resources that share agents and metadata.
     pub(super) fn place<'r>(&self, address: &'r str) -> &'r str {
         match self.granularity {
             Granularity::Block => label(address),
@@ -89,8 +89,8 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// The places of `target`, a node of the graph, that `owner` most likely belongs to. `id` is what the owner names;
-    /// empty if it is not known.
+    /// Returns the places of `target`, a node of the graph, that `owner` most likely belongs to. `id` is the id in
+    /// the owner's attributes; empty if it is not known.
     pub(super) fn places(&self, target: &'a str, owner: &str, id: &str) -> Vec<&'a str> {
         if self.granularity == Granularity::Block {
             return vec![target];
@@ -110,28 +110,28 @@ impl<'a> Index<'a> {
         counterparts(owner, &named.unwrap_or_default())
     }
 
-    /// All resources, each address once, sorted by address.
+    /// Returns all resources, each address once, sorted by address.
     pub(super) fn resources(&self) -> impl Iterator<Item = &'a ResourceValues> {
         self.by_address.values().copied()
     }
 
-    /// The resources of one type, each address once, sorted by address.
+    /// Returns the resources of one type, each address once, sorted by address.
     pub(super) fn of_type(&self, kind: &str) -> impl Iterator<Item = &'a ResourceValues> {
         self.by_type.get(kind).into_iter().flatten().copied()
     }
 
-    /// The resources of one type in the order of the document.
+    /// Returns the resources of one type in the order of the document.
     pub(super) fn in_order(&self, kind: &str) -> &[&'a ResourceValues] {
         self.in_order.get(kind).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the label is that of a resource that agents and metadata can belong to.
+    /// Returns whether the label is that of a resource that agents and metadata can belong to.
     pub(super) fn is_target(&self, label: &str) -> bool {
         self.targets.contains_key(label)
     }
 }
 
-/// Whether agents and metadata can belong to it.
+/// Returns whether agents and metadata can belong to the resource.
 pub(super) fn is_target(resource: &ResourceValues) -> bool {
     let is_foreign =
         !resource.kind.starts_with("coder_") || resource.kind == "coder_external_agent";

@@ -1,4 +1,4 @@
-//! What addresses and some clouds' types say about a resource.
+//! Facts that follow from a resource's address and from the types of some clouds.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::plan::ResourceValues;
 
-/// Types with a size, the attribute that names it, and the attribute that identifies the machine.
+/// Types of machines, with the attributes for their size and for their id.
 const MACHINES: [(&str, &str, &str); 5] = [
     ("google_compute_instance", "machine_type", "instance_id"),
     ("aws_instance", "instance_type", "id"),
@@ -28,7 +28,7 @@ const MACHINES: [(&str, &str, &str); 5] = [
     ),
 ];
 
-/// Module steps and the resource itself.
+/// Regular expression for the steps of an address: modules and the resource itself.
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
     let key = r#"(?:\[(?:\d+|"(?:\\.|[^"\\])*")\])?"#;
     let name = r"[A-Za-z_-][A-Za-z0-9_-]*";
@@ -38,19 +38,19 @@ static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
     .expect("the expression is valid")
 });
 
-/// Such as `t3.large`; empty for types that have no such thing.
+/// Returns an instance type such as `t3.large`; empty if the resource's type has none.
 pub(super) fn instance_type(resource: &ResourceValues) -> String {
     text(resource, |(_, size, _)| size)
         .unwrap_or_default()
         .to_owned()
 }
 
-/// How the machine proves who it is, once its cloud has named it.
+/// Returns the id by which the machine authenticates, once its cloud has assigned it.
 pub(super) fn instance_id(resource: &ResourceValues) -> Option<&str> {
     text(resource, |(_, _, id)| id)
 }
 
-/// The module part of an address with its indices; empty for the root module.
+/// Returns the module part of an address with its indices; empty for the root module.
 pub(super) fn module_path(address: &str) -> String {
     match ADDRESS.captures(address) {
         Some(parts) => parts[1].trim_end_matches('.').to_owned(),

@@ -1,11 +1,11 @@
-//! Keys of instances: a graph's labels have none, and what belongs together has the same.
+//! Keys of instances: labels in a graph have none, and related instances have the same.
 
 use std::borrow::Cow;
 
 use crate::address::{Key, Step, steps};
 
-/// The address of the block behind an instance: `module.a.coder_agent.dev` for `module.a[0].coder_agent.dev["x"]`.
-/// Text that is no address stays as it is.
+/// Returns the address of an instance's block: `module.a.coder_agent.dev` for `module.a[0].coder_agent.dev["x"]`.
+/// Text that is not an address is returned unchanged.
 pub fn without_keys(address: &str) -> Cow<'_, str> {
     if !address.contains('[') {
         return Cow::Borrowed(address);
@@ -17,7 +17,7 @@ pub fn without_keys(address: &str) -> Cow<'_, str> {
     Cow::Owned(names.join("."))
 }
 
-/// The keys of an address joined by hyphens, texts without quotes: `0-x`. `None` if there are none.
+/// Returns the keys of an address joined by hyphens, strings without quotes: `0-x`. `None` if there are none.
 pub(super) fn joined_keys(address: &str) -> Option<String> {
     let keys = steps(address)?.into_iter().filter_map(|step| step.key);
     let texts = keys.map(|key| match key {
@@ -28,8 +28,8 @@ pub(super) fn joined_keys(address: &str) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join("-"))
 }
 
-/// Those of `candidates` that most likely go with `owner`: in the same instance of the modules around both, with the
-/// same keys behind that. All candidates count where no key agrees.
+/// Returns the `candidates` that most likely correspond to `owner`: in the same instance of the modules around both,
+/// with the same further keys. If no keys agree, all candidates are returned.
 pub(super) fn counterparts<'a>(owner: &str, candidates: &[&'a str]) -> Vec<&'a str> {
     let steps = |address| steps(address).unwrap_or_default();
     let owner = steps(owner);
@@ -46,7 +46,7 @@ pub(super) fn counterparts<'a>(owner: &str, candidates: &[&'a str]) -> Vec<&'a s
         .unwrap_or_else(|| candidates.to_vec())
 }
 
-/// Whether both addresses have the same keys behind the modules that they share; `None` if they are in different
+/// Returns whether two addresses have the same keys after their common modules; `None` if they are in different
 /// instances of those.
 fn agree<'a>(a: &'a [Step<'_>], b: &'a [Step<'_>]) -> Option<bool> {
     let mut shared = 0;

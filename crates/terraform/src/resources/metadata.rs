@@ -1,4 +1,4 @@
-//! Facts about resources: `coder_metadata` belongs to the resource nearest among those that it depends on.
+//! Facts about resources: a `coder_metadata` belongs to the nearest resource that it depends on.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
     plan::ResourceValues,
 };
 
-/// What a `coder_metadata` says about a resource.
+/// Contents of a `coder_metadata`.
 #[derive(Clone, Default)]
 pub(super) struct Facts {
     pub(super) hide: bool,
@@ -23,7 +23,7 @@ pub(super) struct Facts {
     pub(super) items: Vec<ResourceMetadata>,
 }
 
-/// Facts by the place of what they are about. One without a resource is dropped.
+/// Returns facts by the place of their resource. Those without a resource are dropped.
 pub(super) fn collect<'a>(
     index: &Index<'a>,
     graph: &'a Graph,
@@ -42,7 +42,7 @@ pub(super) fn collect<'a>(
             claims.push((places, facts));
         }
     }
-    // Before an apply ids are unknown, so who could be about several resources takes what others leave.
+    // Before an apply ids are unknown, so a `coder_metadata` with several candidates gets what others leave.
     claims.sort_by_key(|(places, _)| places.len());
     let mut all = BTreeMap::new();
     for (places, facts) in claims {
@@ -58,12 +58,12 @@ pub(super) fn collect<'a>(
     Ok(all)
 }
 
-/// The cost alone, in whole units a day.
+/// Returns only the cost, in whole units a day.
 pub(super) fn daily_cost(resource: &ResourceValues) -> Result<i32, ConvertError> {
     Ok(read(resource)?.0.daily_cost)
 }
 
-/// The facts, and the id of the resource that they are about; empty if it is not known.
+/// Reads the facts, and the id of their resource; empty if it is not known.
 fn read(resource: &ResourceValues) -> Result<(Facts, String), ConvertError> {
     let read = decode("decode metadata attributes", &resource.values, |values| {
         let item = |item: &Attributes<'_>| ResourceMetadata {

@@ -1,4 +1,4 @@
-//! Parameters: what a template asks.
+//! Parameters of a template: `coder_parameter` data sources.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ pub(super) fn collect(index: &Index<'_>) -> Result<Vec<Parameter>, ConvertError>
     Ok(parameters)
 }
 
-/// The keys are written as the reference's decoder knows them, because errors repeat them.
+/// Reads a parameter. The keys are spelled as in the reference's decoder, because errors repeat them.
 fn read(resource: &ResourceValues) -> Result<Parameter, ConvertError> {
     let what = format!("decode map values for coder_parameter.{}", resource.name);
     let (form_type, mut parameter) = decode(&what, &resource.values, |values| {
@@ -58,7 +58,8 @@ fn read_option(option: &Attributes<'_>) -> ParameterOption {
     }
 }
 
-/// Only one block counts. Providers before 0.8.2 do not say whether a bound is set; for them two zeros mean none.
+/// Reads the validation; only one block counts. Providers before 0.8.2 do not tell whether a bound is set; for them
+/// two zeros mean none.
 fn read_validation(parameter: &mut Parameter, blocks: &[Attributes<'_>]) {
     for block in blocks {
         let (min, max) = (block.int("Min"), block.int("Max"));

@@ -1,4 +1,4 @@
-//! Presets: named sets of answers, and workspaces to make in advance.
+//! Presets: named sets of parameter values, and prebuilt workspaces.
 
 use std::collections::BTreeSet;
 
@@ -89,7 +89,7 @@ fn read_scheduling(block: &Attributes<'_>) -> PrebuildScheduling {
     }
 }
 
-/// Large numbers become the largest that the wire has, as in the reference; there is no such thing for small ones.
+/// Replaces large numbers by the maximum of the wire's type, as in the reference; small numbers are not limited.
 fn at_most_i32(number: i64) -> i32 {
     number.min(i32::MAX.into()) as i32
 }

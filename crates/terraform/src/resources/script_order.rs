@@ -1,8 +1,9 @@
-//! The order of scripts: what the rules of `coder_script_order` select, and what waits for what because of them.
+//! The order of scripts: selections by the rules of `coder_script_order`, and the resulting dependencies.
 //!
-//! A rule names scripts by selectors, which count from the module that declares it. They are expanded to instances
-//! (`selector`), checked one rule at a time (`rule`), and put together to what each script waits for (`edges`).
-//! Agents are known by their ids after an apply, and before it by what an `agent_id` refers to (`runtime`).
+//! A rule names scripts by selectors, which are relative to the module that declares it. They are expanded to
+//! instances (`selector`), checked one rule at a time (`rule`), and combined to the dependencies of each script
+//! (`edges`). Agents are known by their ids after an apply, and before it by the references of `agent_id`
+//! (`runtime`).
 //!
 //! # Source
 //! coder `provisioner/terraform/scriptorder` of version 2.39: what is refused, and the texts.
@@ -33,52 +34,52 @@ use crate::{
     plan::ResourceValues,
 };
 
-/// Warnings beyond this are only counted.
+/// Maximum number of warnings; further ones are only counted.
 const MAX_WARNINGS: usize = 20;
-/// Letters of a text that an author wrote, in a message.
+/// Maximum number of characters of an author's text in a message.
 const MAX_VALUE_CHARS: usize = 256;
-/// Letters of what is wrong with a rule.
+/// Maximum number of characters of a rule's problem.
 const MAX_PROBLEM_CHARS: usize = 64 << 10;
 
-/// Why scripts cannot be put into order. The texts are those that authors know from Coder.
+/// Reason for which scripts cannot be ordered. The texts are those that authors know from Coder.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScriptOrderError {
-    /// An attribute has another type than it should.
+    /// An attribute has another type than expected.
     #[error("{0}")]
     Decode(#[from] DecodeError),
-    /// A data source without rules.
+    /// A data source has no rules.
     #[error("script order data source {} must contain at least one rule", shown(.0))]
     NoRules(String),
-    /// A rule that selects what it must not.
+    /// A rule selects something that it must not.
     #[error(
         "script order data source {} rule {rule}: {}",
         shown(data_source),
         cut(&problem.to_string(), MAX_PROBLEM_CHARS)
     )]
     Rule {
-        /// The data source's address.
+        /// Address of the data source.
         data_source: String,
-        /// The rule's place in it, counted from 0.
+        /// Index of the rule in the data source, counted from 0.
         rule: usize,
-        /// What is wrong.
+        /// Problem of the rule.
         problem: Box<RuleProblem>,
     },
-    /// Scripts that wait for each other.
+    /// Scripts wait for each other.
     #[error("script order dependency cycle: {path}; cycle edges: {edges}")]
     Cycle {
-        /// The scripts in the order in which they would run; the first is also the last.
+        /// Scripts in the order in which they would run; the first is also the last.
         path: String,
-        /// The rules that say so.
+        /// Rules that cause the cycle.
         edges: String,
     },
 }
 
-/// When a script runs.
+/// Phase in which a script runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// When the workspace starts.
+    /// The start of the workspace.
     Start,
-    /// When it stops.
+    /// The stop of the workspace.
     Stop,
 }
 
@@ -97,40 +98,40 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What runs a script: an agent, or the agent inside a development container.
+/// Runner of a script: an agent, or the agent inside a development container.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Runtime {
-    /// Terraform's address; of a plan without keys where they are not known.
+    /// Terraform's address; without keys if they are not known in a plan.
     pub(super) address: String,
     pub(super) is_container: bool,
     pub(super) name: String,
 }
 
-/// What rules say of the scripts that they select.
+/// Result of all rules, by script.
 #[derive(Debug, Default)]
 pub(super) struct ScriptOrder {
     scripts: BTreeMap<String, Ordered>,
-    /// One sentence each.
+    /// Warnings, one sentence each.
     pub(super) warnings: Vec<String>,
 }
 
 /// A script that a rule selects.
 #[derive(Debug, Default)]
 pub(super) struct Ordered {
-    /// What runs it; `None` if that is not known yet.
+    /// Runner of the script; `None` if it is not known yet.
     pub(super) runtime: Option<Runtime>,
-    /// What it waits for, sorted by address.
+    /// Scripts that it waits for, sorted by address.
     pub(super) dependencies: Vec<ScriptDependency>,
 }
 
 impl ScriptOrder {
-    /// What rules say of the script at an address; `None` if none selects it.
+    /// Returns the result for the script at an address; `None` if no rule selects it.
     pub(super) fn of(&self, address: &str) -> Option<&Ordered> {
         self.scripts.get(address)
     }
 }
 
-/// A script, as far as order is concerned.
+/// The properties of a script that matter for its order.
 pub(super) struct Script<'a> {
     resource: &'a ResourceValues,
     instance: Instance<'a>,
@@ -144,7 +145,7 @@ impl Script<'_> {
         &self.resource.address
     }
 
-    /// The phase of one that runs in exactly one.
+    /// Returns the phase of a script that runs in exactly one.
     fn phase(&self) -> Phase {
         match self.run_on_stop {
             true => Phase::Stop,
@@ -153,12 +154,12 @@ impl Script<'_> {
     }
 }
 
-/// Finds out what the rules among the resources say.
+/// Applies all rules among the resources.
 ///
-/// Without a `configuration`, as for a state alone, nothing is held against what the template declares.
+/// Without a `configuration`, as for a state alone, nothing is compared with the template's declarations.
 ///
 /// # Errors
-/// [`ScriptOrderError`] if a rule selects what it must not, or scripts would wait for each other.
+/// [`ScriptOrderError`] if a rule selects something that it must not, or if scripts would wait for each other.
 pub(super) fn resolve(
     index: &Index<'_>,
     graph: &Graph,
@@ -197,7 +198,7 @@ pub(super) fn resolve(
             settled.push((source, at, rule));
         }
     }
-    // As in the reference, agents are looked at only once every rule can be read.
+    // As in the reference, agents are determined only once every rule can be read.
     let mut known = BTreeMap::new();
     for (source, at, rule) in settled.iter().filter(|(.., rule)| !rule.is_empty()) {
         let wrong = |problem| ScriptOrderError::Rule {
@@ -222,7 +223,7 @@ pub(super) fn resolve(
     })
 }
 
-/// The type of the data source.
+/// Type of the data source.
 const ORDER: &str = "coder_script_order";
 
 fn scripts<'a>(index: &Index<'a>) -> Result<Vec<Script<'a>>, ScriptOrderError> {
@@ -266,7 +267,7 @@ fn read_rules(source: &ResourceValues) -> Result<Vec<Rule>, DecodeError> {
 
 type Known = BTreeMap<usize, runtime::Found>;
 
-/// What cannot be checked before the build.
+/// Returns a warning about what cannot be checked before the build.
 fn unknown(known: &Known, scripts: &[Script<'_>]) -> Option<String> {
     let unknown = known.iter().filter(|(_, found)| found.is_unsure());
     let names: Vec<_> = unknown
@@ -324,7 +325,7 @@ fn requirement_name(requirement: ScriptRequirement) -> &'static str {
     }
 }
 
-/// A text of the template's in quotes, or its beginning.
+/// Returns a text of the template in quotes, or its beginning.
 fn shown(text: &str) -> String {
     quoted(&cut(text, MAX_VALUE_CHARS))
 }

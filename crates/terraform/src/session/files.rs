@@ -1,6 +1,6 @@
-//! A session's two directories, and what the daemon reads and writes in them.
+//! A session's two directories, and the daemon's access to files in them.
 //!
-//! A template may do to both what it likes at any time. So all of it goes through [`Dir`], off the slot's thread.
+//! A template may change both at any time. So all access uses [`Dir`], on other threads than the slot's.
 
 use std::{
     io,
@@ -24,25 +24,26 @@ use crate::{
     state_file, variables,
 };
 
-/// How the apply ended, written by its shim.
+/// Name of the file in which the shim records the end of the apply.
 const REPORT: &str = "apply.end";
-/// A status is shorter, in bytes.
+/// Maximum size of that file in bytes.
 const MAX_REPORT_BYTES: u64 = 256;
 
-/// What changes with a file: its number, the time of its last change in seconds and nanoseconds, and its size.
+/// Attributes that change with a file: its inode, the time of its last change in seconds and nanoseconds, and its
+/// size.
 pub(super) type Version = (u64, i64, i64, u64);
 
 /// The directories of a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
-    /// Where the template lies and the engine works.
+    /// Directory of the template, in which the engine works.
     pub(crate) dir: Dir,
-    /// What the template must not see: values of variables, credentials.
+    /// Directory that the template must not see: values of variables, credentials.
     pub(crate) private: Dir,
 }
 
 impl Files {
-    /// Makes both below `work_dir`.
+    /// Creates both directories below `work_dir`.
     pub(super) async fn create(work_dir: &Path, name: &str) -> io::Result<Self> {
         let dir = work_dir.join(name);
         let private = work_dir.join(format!("{name}.private"));
@@ -54,7 +55,7 @@ impl Files {
         made.await?
     }
 
-    /// Those that there are.
+    /// Opens both existing directories.
     pub(crate) async fn open(dir: &Path, private: &Path) -> io::Result<Self> {
         let (dir, private) = (dir.to_owned(), private.to_owned());
         within(DEADLINE, move || Self::at(&dir, &private)).await?
@@ -75,12 +76,12 @@ impl Files {
         within(DEADLINE, move || work(files)).await?
     }
 
-    /// The state file, `None` if there is none.
+    /// Reads the state file; `None` if there is none.
     pub(super) async fn state(&self) -> io::Result<Option<Bytes>> {
         self.with(|files| state_file::read(&files.dir)).await
     }
 
-    /// A value that changes with the state file; `None` if there is none, or nothing to be said of it.
+    /// Returns a value that changes with the state file; `None` if there is none, or if it cannot be examined.
     pub(super) async fn state_version(&self) -> Option<Version> {
         let found = self.with(|files| files.dir.find(state_file::NAME)).await;
         let found = found.ok().flatten()?;
@@ -93,32 +94,31 @@ impl Files {
             .await
     }
 
-    /// Writes a file that the template did not bring along.
+    /// Writes a file into the private directory.
     pub(super) async fn write_private(&self, name: &'static str, text: String) -> io::Result<()> {
         self.with(move |files| files.private.write_private(name, text.as_bytes()))
             .await
     }
 
-    /// The lock file, if there is one that can be read.
+    /// Reads the lock file, if there is one that can be read.
     pub(super) async fn lock(&self) -> Option<Vec<u8>> {
         let read = self.with(|files| files.dir.read(lock::FILE_NAME, MAX_LOCK_BYTES));
         read.await.ok().flatten()
     }
 
-    /// Where the shim of an apply writes how that ended.
+    /// Returns the path of the file in which the shim records the end of an apply.
     pub(super) fn report(&self) -> PathBuf {
         self.private.path().join(REPORT)
     }
 
-    /// Whether the apply of a session whose daemon died succeeded.
+    /// Returns whether the apply of a session whose daemon died succeeded.
     pub(crate) async fn ended_well(&self) -> bool {
         let read = self.with(|files| files.private.read(REPORT, MAX_REPORT_BYTES));
         let report = read.await.ok().flatten();
         report.is_some_and(|report| launcher::ended_well(&report))
     }
 
-    /// Writes the file with values of variables; `None` if there are none. Apply needs only those that live for one
-    /// command.
+    /// Writes the file with values of variables; `None` if there are none. Apply needs only ephemeral variables.
     pub(super) async fn write_variables(
         &self,
         mut values: Vec<VariableValue>,
@@ -150,7 +150,7 @@ impl Files {
         written.await.map_err(|error| wrong(&error))?
     }
 
-    /// Removes both, the one with values of variables first.
+    /// Removes both directories, first the one with values of variables.
     pub(super) async fn remove(&self) -> Vec<(PathBuf, io::Error)> {
         let mut failed = Vec::new();
         for dir in [&self.private, &self.dir] {
@@ -161,7 +161,7 @@ impl Files {
         failed
     }
 
-    /// Removes both, when nobody waits for it.
+    /// Removes both directories in the background.
     pub(super) fn discard(&self) {
         for dir in [&self.private, &self.dir] {
             removal::discard(dir.path().to_owned());

@@ -1,8 +1,9 @@
-//! Installing what a template needs, in steps with different rights.
+//! Installation of what a template needs, in steps with different rights.
 //!
-//! Fetching modules can run code of the template, as hooks of a version control system are; so does the initialization
-//! of some backends. Installing providers does not, and only what comes of that alone is shared with other sessions. So
-//! these are processes of their own, each of which has ended with all that it started before the next begins.
+//! Fetching modules can run code of the template, such as hooks of a version control system; so can the
+//! initialization of some backends. Installing providers runs none, and only its results are shared with other
+//! sessions. So these are separate processes, and each has ended, with all processes that it started, before the next
+//! one begins.
 
 use std::{fs, io, path::PathBuf, sync::Arc};
 
@@ -23,15 +24,16 @@ use super::{
 };
 use crate::{Attempt, binary, plugin_cache::Shared, timings::Timings};
 
-/// How often init runs again with repositories that a mirror's rules caught by mistake: one round may find only those of
-/// one depth of modules.
+/// Maximum number of repetitions of init for repositories that a mirror's rules matched by mistake: one round may
+/// find only those at one depth of modules.
 const MAX_ASTRAY: usize = 8;
 
-/// What a template asks for beside providers.
+/// Needs of a template other than providers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Needs {
     modules: bool,
-    /// A place for the state. That of a job is its own anyway, but an engine plans nothing before it has seen it.
+    /// `true` if a backend is configured. A job's state is always local, but an engine plans nothing before its
+    /// backend is initialized.
     backend: bool,
 }
 
@@ -59,7 +61,7 @@ impl Session {
                 return Ok(ran);
             }
         }
-        // What is shared is judged by the lock file, so nobody but the engine may have written it.
+        // The lock file decides what is shared, so only the engine may have written it.
         self.remove_lock().await?;
         let own = self.lay_out(&shared).await?;
         self.own_cache = Some(own.clone());
@@ -78,7 +80,7 @@ impl Session {
         }
     }
 
-    /// Runs init, and once more where that helps.
+    /// Runs init, and repeats it where that helps.
     pub(super) async fn init_providers(
         &mut self,
         log: &Arc<dyn LogSink>,
@@ -150,15 +152,15 @@ impl Session {
         Ok(ran)
     }
 
-    /// Whether the engine may fill the operator's plugin cache: nothing keeps it from that, and nothing of ours would get
-    /// into it.
+    /// Returns whether the engine may fill the operator's plugin cache: that requires that isolation does not prevent
+    /// it, and that no links of ours would get into it.
     fn fills_operators_cache(&self) -> bool {
         let operators = &self.engine.operators_plugin_caches;
         !operators.is_empty() && self.engine.isolation.is_none() && !self.presented.has_links
     }
 
-    /// The providers that this session shares with others. What comes from a mirror needs none of them; and a template
-    /// with a lock file takes none, as its own checksums count.
+    /// Returns the providers that this session shares with others; `None` if all come from a mirror, or if the
+    /// template has a lock file, whose own checksums must be checked.
     fn shared(&self) -> Option<Shared> {
         if self.fills_operators_cache() {
             return None;
@@ -168,7 +170,7 @@ impl Session {
         Some(Shared::new(caches, self.presented.source.as_ref()?))
     }
 
-    /// An empty plugin cache in the place of the operator's, unless the engine may fill that.
+    /// Creates an empty plugin cache in place of the operator's, unless the engine may fill that.
     async fn cache_of_nobody_else(&self) -> Result<Option<PathBuf>, StepFailure> {
         if self.engine.operators_plugin_caches.is_empty() || self.fills_operators_cache() {
             return Ok(None);
@@ -180,7 +182,8 @@ impl Session {
         Ok(Some(own))
     }
 
-    /// A plugin cache with what is shared, made after everything of the template that could have waited for it.
+    /// Creates a plugin cache with the shared providers, after all processes of the template have ended that could
+    /// have waited for it.
     async fn lay_out(&self, shared: &Shared) -> Result<PathBuf, StepFailure> {
         let (shared, own) = (shared.clone(), self.fresh_cache());
         let further = self.engine.operators_plugin_caches.clone();
@@ -196,14 +199,14 @@ impl Session {
         private.join(format!("plugins-{}", Uuid::new_v4()))
     }
 
-    /// Lets other sessions have what init got from registries.
+    /// Shares with other sessions what init got from registries.
     async fn share(&self, shared: Shared, own: PathBuf) {
         let text = self.files.lock().await.unwrap_or_default();
         let shared = spawn_blocking(move || {
             let lock = Lock::parse(&String::from_utf8_lossy(&text)).unwrap_or_default();
             shared.take_in(&own, &lock)
         });
-        // What is not shared is installed again.
+        // A provider that is not shared is installed again.
         let _ = shared.await;
     }
 
@@ -214,7 +217,7 @@ impl Session {
             modules: true,
             backend: true,
         };
-        // What we cannot read the engine may be able to.
+        // The engine may be able to read what we cannot.
         loaded.ok().and_then(Result::ok).map_or(all, |module| {
             let places = ["backend", "cloud"];
             let has_place = |it: &language::Located<'_>| {

@@ -1,14 +1,15 @@
-//! What to change in a template whose plan fails only for a stopped workspace.
+//! Suggestions for a template whose plan fails only for a stopped workspace.
 
 use outpost_base::job::LogLevel;
 use outpost_files::beneath::{DEADLINE, Dir, within};
 use outpost_language::{self as language, EphemeralReference};
 use outpost_provision::{LogSink, StepFailure};
 
-/// The summary of Terraform's error about an instance that does not exist.
+/// Summary of Terraform's error about an instance that does not exist.
 const INVALID_INDEX: &str = "Invalid index";
 
-/// Adds to a failed plan of a stopped workspace which reference of the template in `dir` needs what is started only.
+/// Adds to a failed plan of a stopped workspace the reference in the template in `dir` that needs an ephemeral
+/// resource.
 pub(super) async fn explained(failure: StepFailure, dir: Dir, log: &dyn LogSink) -> StepFailure {
     let Some(diagnostic) = failure.diagnostic.clone() else {
         return failure;
@@ -16,7 +17,7 @@ pub(super) async fn explained(failure: StepFailure, dir: Dir, log: &dyn LogSink)
     if !diagnostic.starts_with(INVALID_INDEX) {
         return failure;
     }
-    // The plan failed anyway; a template that cannot be read here has had its own error.
+    // The plan has failed in any case; a template that cannot be read here has had an error of its own.
     let found = within(DEADLINE, move || language::ephemeral_references(&dir)).await;
     let Ok(Ok(references)) = found else {
         return failure;
@@ -33,8 +34,8 @@ pub(super) async fn explained(failure: StepFailure, dir: Dir, log: &dyn LogSink)
     }
 }
 
-/// The last reference that begins before the place of an error such as `Invalid index (on main.tf line 14)`, else the
-/// first of all.
+/// Returns the last reference that begins before the position of an error such as `Invalid index (on main.tf line
+/// 14)`, else the first one.
 fn nearest<'a>(
     references: &'a [EphemeralReference],
     diagnostic: &str,

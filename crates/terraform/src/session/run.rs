@@ -1,4 +1,4 @@
-//! One process of the engine, with what it says.
+//! One process of the engine, with its output.
 
 use std::{
     path::PathBuf,
@@ -16,20 +16,20 @@ use outpost_provision::{ApplyObserver, LogSink, Memory, StepFailure};
 
 use crate::{Environment, diagnostic::Diagnostic, log_stream, timings::Timings};
 
-/// Bytes of errors that are kept to recognise what went wrong.
+/// Maximum size of errors that are kept to recognize the cause of a failure, in bytes.
 const MAX_OUTPUT_BYTES: usize = 64 * 1024;
 
-/// Which lock files' missing checksums are nothing to warn of.
+/// Lock files whose missing checksums should cause no warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MootLock {
     None,
-    /// Those of a `coder` provider that is in this program.
+    /// The entry of a `coder` provider that is built into this program.
     OfCoder,
-    /// All: the template has no lock file, and that of the job goes with it.
+    /// All entries: the template has no lock file, and the session's own is removed with it.
     All,
 }
 
-/// Runs processes of one step.
+/// Runs the processes of one step.
 pub(super) struct Runner {
     program: PathBuf,
     dir: PathBuf,
@@ -37,27 +37,27 @@ pub(super) struct Runner {
     confinement: Option<Confinement>,
     limits: Limits,
     log: Arc<dyn LogSink>,
-    /// Whom to tell what an apply does, which then outlives us.
+    /// Observer of an apply, which outlives this process.
     observer: Option<Arc<dyn ApplyObserver>>,
     shim: Option<Shim>,
     memory: Memory,
     moot: MootLock,
 }
 
-/// What a process did whose output went to the log.
+/// Result of a process whose output was logged.
 pub(super) struct Ran {
     pub(super) exit: Exit,
     pub(super) took: Duration,
-    /// Warnings and errors, for those who look for known ones.
+    /// Warnings and errors, for the recognition of known ones.
     pub(super) output: String,
-    /// The first error that was named; of an engine that names none, the first line that speaks of one.
+    /// The first error in a diagnostic; without diagnostics, the first line that contains one.
     pub(super) first_error: Option<String>,
-    /// A state that it printed because it could not write it.
+    /// A state that the engine printed because it could not write it.
     pub(super) state: Option<Vec<u8>>,
 }
 
 impl Ran {
-    /// A failure that begins with `what`, unless the process succeeded.
+    /// Returns a failure that begins with `what`, unless the process succeeded.
     pub(super) fn check(&self, what: &str) -> Result<(), StepFailure> {
         if self.exit.is_success() {
             return Ok(());
@@ -75,7 +75,7 @@ impl Ran {
     }
 }
 
-/// A sink for processes whose lines are answers, not logs.
+/// A log sink for processes whose lines are answers, not logs.
 pub(super) struct NoLog;
 
 impl LogSink for NoLog {
@@ -106,7 +106,7 @@ impl Runner {
         }
     }
 
-    /// A runner of applies.
+    /// Returns a runner of applies.
     pub(super) fn watched_by(
         self,
         observer: Option<Arc<dyn ApplyObserver>>,
@@ -120,12 +120,12 @@ impl Runner {
         }
     }
 
-    /// A runner whose log leaves out what lock files lack where nobody can mend it.
+    /// Returns a runner that does not log warnings about lock files in this group.
     pub(super) fn with_moot(self, moot: MootLock) -> Self {
         Self { moot, ..self }
     }
 
-    /// Runs a command whose lines are log entries.
+    /// Runs a command whose lines become log entries.
     pub(super) async fn stream(
         &self,
         args: &[&str],

@@ -1,4 +1,4 @@
-//! The state file of an apply, read whenever it has changed: what the engine has written outlives it and us.
+//! The state file of an apply, read whenever it changes, so that a state survives both the engine and us.
 
 use std::{
     convert::Infallible,
@@ -12,11 +12,11 @@ use tokio::time::sleep;
 
 use super::files::{Files, Version};
 
-/// Time between two looks. Not every file system tells of changes, and an apply takes much longer.
+/// Time between two checks. Not every file system reports changes, and an apply takes much longer.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Tells `observer` each version of the file that is whole and not the `known` one, until this is dropped. The last one
-/// is in `seen`.
+/// Reports each complete version of the file that differs from `known` to `observer`, until the future is dropped.
+/// `seen` is the last one.
 pub(super) async fn state_file(
     files: Files,
     observer: Option<Arc<dyn ApplyObserver>>,
@@ -32,7 +32,7 @@ pub(super) async fn state_file(
         if now == known {
             continue;
         }
-        // One that is being written is looked at again.
+        // A file that is being written is read again.
         if let Ok(Some(state)) = files.state().await {
             let mut seen = seen
                 .lock()

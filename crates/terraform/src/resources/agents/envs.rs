@@ -1,4 +1,4 @@
-//! `coder_env`: variables of agents, and what becomes of those that several resources set.
+//! `coder_env`: environment variables of agents, and conflicts between several resources.
 
 use std::collections::BTreeMap;
 
@@ -8,32 +8,32 @@ use serde_json::Value;
 use super::{Agents, ConvertError, Place, decode};
 use crate::{go_text::quoted, plan::ResourceValues, resources::index::Index};
 
-/// The variable without which a shell finds nothing.
+/// The variable that shells need to find commands.
 const PATH: &str = "PATH";
-/// Where the commands of a machine are.
+/// Directories of a machine's commands.
 const COMMANDS: [&str; 2] = ["/bin", "/usr/bin"];
 
-/// What resources have set in one environment so far.
+/// Variables that resources have set in one environment so far.
 #[derive(Default)]
 struct Environment {
-    /// Who set a variable first.
+    /// Origin of each variable's first value.
     set_by: BTreeMap<String, String>,
     path: Option<Path>,
 }
 
-/// What becomes of the variable for commands.
+/// The value of `PATH` so far.
 struct Path {
     value: String,
     set_by: Vec<String>,
-    /// Whether all of it is known before the build.
+    /// `true` if the whole value is known before the build.
     is_known: bool,
 }
 
 impl Agents<'_> {
-    /// Puts each `coder_env` where it belongs, in the order of addresses, in which servers put them together.
+    /// Assigns each `coder_env` to its agent, in the order of addresses, in which servers apply them.
     ///
     /// # Errors
-    /// [`ConvertError::DuplicateEnv`] for a variable that must not be set twice, and is.
+    /// [`ConvertError::DuplicateEnv`] for a variable that is set twice although it must not be.
     pub(in crate::resources) fn attach_envs(
         &mut self,
         index: &Index<'_>,
@@ -75,7 +75,7 @@ impl Agents<'_> {
 }
 
 impl Environment {
-    /// What the agent's own block sets.
+    /// Returns the variables of the agent's own block.
     fn of_block(block: &BTreeMap<String, String>) -> Self {
         const BLOCK: &str = "the agent's own `env`";
         let path = block.get(PATH).map(|value| Path {
@@ -138,7 +138,7 @@ impl Environment {
         });
     }
 
-    /// Says that no command will be found, if that is so.
+    /// Returns a warning if `PATH` leads to no commands.
     fn warning(&self, whose: &str) -> Option<String> {
         let path = self.path.as_ref().filter(|path| path.is_known)?;
         let has_commands = path.value.split(':').any(|dir| {
@@ -158,7 +158,7 @@ impl Environment {
     }
 }
 
-/// Whether `$PATH` or `${PATH}` is in a text.
+/// Returns whether a text contains `$PATH` or `${PATH}`.
 fn names_path(text: &str) -> bool {
     text.split('$').skip(1).any(|rest| {
         let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';

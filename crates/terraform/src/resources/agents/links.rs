@@ -1,4 +1,4 @@
-//! What in a graph leads from apps, scripts and the like to their agent, before an apply gives it an id.
+//! Edges of a graph that lead from apps, scripts and similar resources to their agent, before an apply assigns ids.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,15 +13,15 @@ use crate::{
 
 /// Edges of a graph that lead to agents and containers.
 pub(super) struct Links<'a> {
-    /// Direct edges of the root module: from things by type and name to agents and containers.
+    /// Direct edges of the root module: from resources by type and name to agents and containers.
     direct: HashMap<&'a str, HashSet<(Target, &'a str)>>,
-    /// Where the graph is searched for the instances of agents; `None` if only direct edges count.
+    /// The graph for searching agents' instances; `None` if only direct edges count.
     graph: Option<&'a Graph>,
-    /// Agents' addresses and spots by the label of their block.
+    /// Addresses and indices of agents, by the label of their block.
     agents: HashMap<String, Vec<(&'a str, usize)>>,
 }
 
-/// Kind of thing that an edge leads to.
+/// Kind of the resource that an edge leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Target {
     Agent,
@@ -42,7 +42,7 @@ impl<'a> Links<'a> {
         self.agents.entry(block).or_default().push((address, spot));
     }
 
-    /// Names of agents or containers to which a direct edge leads from the resource.
+    /// Returns names of agents or containers to which a direct edge leads from the resource.
     pub(super) fn of(
         &self,
         resource: &ResourceValues,
@@ -55,8 +55,8 @@ impl<'a> Links<'a> {
             .map(|(_, name)| *name)
     }
 
-    /// The spot of the agent whose block is nearest, in the instance that goes with that of the resource. `None` where
-    /// only direct edges count, or one leads to a container.
+    /// Returns the index of the agent whose block is nearest, in the instance that corresponds to that of the
+    /// resource. `None` if only direct edges count, or if one leads to a container.
     pub(super) fn nearest_agent(&self, resource: &ResourceValues) -> Option<usize> {
         let graph = self.graph?;
         if self.of(resource, Target::Devcontainer).next().is_some() {
@@ -73,8 +73,8 @@ impl<'a> Links<'a> {
     }
 }
 
-/// Direct edges between things of the root module. The reference compares ends of ids, which are
-/// `] TYPE.NAME (expand)` there, and `module.….TYPE.NAME (expand)` in modules.
+/// Returns direct edges between resources of the root module. The reference compares the ends of ids, which are `]
+/// TYPE.NAME (expand)` there, and `module.….TYPE.NAME (expand)` in modules.
 fn direct(graph: &Graph) -> HashMap<&str, HashSet<(Target, &str)>> {
     let name = |id| -> Option<&str> {
         let id = str::strip_suffix(id, " (expand)")?;

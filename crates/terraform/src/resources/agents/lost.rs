@@ -1,4 +1,4 @@
-//! Agents that end up in no resource, so that nobody ever sees them, and why.
+//! Agents that belong to no resource, so that they are never shown, and the reasons.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::{
     resources::index::{Index, is_target},
 };
 
-/// What there is for agents to be in, whatever the keys of the modules around it.
+/// Declared resources that agents can belong to, irrespective of the keys of their modules.
 pub(super) struct Lost<'a> {
     graph: &'a Graph,
     declared: BTreeSet<String>,
@@ -26,7 +26,8 @@ impl<'a> Lost<'a> {
         }
     }
 
-    /// Why an agent is in no resource, if that is not just because its resource is not there this time.
+    /// Returns the reason for which an agent belongs to no resource; `None` if its resource merely has no instance in
+    /// this build.
     pub(super) fn warning(&self, agent: &ResourceValues, node: usize) -> Option<String> {
         let nearest = |accepts: &dyn Fn(&str) -> bool| {
             self.graph.nearest(node, Direction::Dependants, accepts)
@@ -49,7 +50,7 @@ impl<'a> Lost<'a> {
     }
 }
 
-/// Whether a label is that of a resource that an agent may be in, if only it is there.
+/// Returns whether a label is that of a resource that an agent can belong to.
 fn is_foreign(label: &str) -> bool {
     let node = Instance::parse(label);
     node.is_some_and(|node| {

@@ -17,9 +17,9 @@ use crate::{
     resources::{decode::Attributes, index::Granularity, keys::joined_keys},
 };
 
-/// Every `coder_agent` with the name of its agent, sorted by address.
+/// Returns every `coder_agent` with the name of its agent, sorted by address.
 ///
-/// That is the name of the block. Where the reference gives up as several instances would have it, their keys are
+/// The name is that of the block. Where the reference fails because several instances would have it, their keys are
 /// appended: `dev-0`, `dev-1`.
 pub(super) fn names<'a>(index: &Index<'a>) -> Vec<(&'a ResourceValues, Cow<'a, str>)> {
     let resources = || index.of_type("coder_agent");
@@ -55,7 +55,7 @@ pub(super) fn check_name(name: &str) -> Result<(), ConvertError> {
 
 pub(super) fn read_agent(resource: &ResourceValues, name: &str) -> Result<Agent, ConvertError> {
     let agent = decode("decode agent attributes", &resource.values, |values| {
-        // Nobody uses these any more, but a wrong type of theirs is an error, too.
+        // These attributes are no longer used, but a wrong type is still an error.
         let _ = ["startup_script_timeout", "shutdown_script_timeout"].map(|key| values.i32(key));
         Agent {
             id: values.string("id"),
@@ -84,7 +84,7 @@ pub(super) fn read_agent(resource: &ResourceValues, name: &str) -> Result<Agent,
     Ok(agent)
 }
 
-/// What is no token is an instance's identity, whose id comes later.
+/// Returns a token, or an instance identity whose id is set later.
 fn read_auth(values: &Attributes<'_>) -> AgentAuth {
     let token = values.string("token");
     match values.string("auth").as_str() {
@@ -104,7 +104,7 @@ fn read_metadata(item: &Attributes<'_>) -> AgentMetadata {
     }
 }
 
-/// The first block counts.
+/// Reads the built-in apps; only the first block counts.
 fn read_display_apps(values: &Attributes<'_>) -> DisplayApps {
     let blocks = values.objects("display_apps");
     let read = |block: &Attributes<'_>| DisplayApps {
@@ -118,7 +118,7 @@ fn read_display_apps(values: &Attributes<'_>) -> DisplayApps {
     blocks.into_iter().next().unwrap_or_default()
 }
 
-/// The last memory block counts, and all volumes.
+/// Reads the thresholds: those of the last memory block, and of all volumes.
 fn read_monitoring(values: &Attributes<'_>) -> ResourcesMonitoring {
     let mut monitoring = ResourcesMonitoring::default();
     for block in values.objects("resources_monitoring") {
@@ -140,7 +140,7 @@ fn read_monitoring(values: &Attributes<'_>) -> ResourcesMonitoring {
     monitoring
 }
 
-/// The scripts that are attributes of the agent itself, from before there was `coder_script`.
+/// Returns the scripts in attributes of the agent itself, from before `coder_script` existed.
 fn legacy_scripts(values: &Attributes<'_>) -> Vec<Script> {
     let startup = Script {
         display_name: "Startup Script".to_owned(),
@@ -164,8 +164,8 @@ fn legacy_scripts(values: &Attributes<'_>) -> Vec<Script> {
     scripts
 }
 
-/// Whether logins wait for the startup script. Old providers say it with another attribute, whose mere presence
-/// as null counts, too.
+/// Returns whether logins wait for the startup script. Old providers use another attribute, which counts even if it
+/// is null.
 fn is_blocking(values: &Attributes<'_>) -> bool {
     let behavior = values.string("startup_script_behavior");
     let login_before_ready = values.bool("login_before_ready");

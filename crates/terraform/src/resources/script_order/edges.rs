@@ -1,4 +1,4 @@
-//! What waits for what, by all rules together.
+//! Dependencies between scripts, from all rules together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,19 +12,19 @@ use super::{
     shown,
 };
 
-/// Pairs of scripts that all rules together may name, each counted for every rule.
+/// Maximum number of pairs of scripts in all rules together; a pair counts once for each rule.
 const MAX_PAIRS: usize = 100_000;
-/// Pairs of a cycle that a message names.
+/// Maximum number of a cycle's pairs that a message shows.
 const MAX_SHOWN: usize = 20;
 
-/// What each script waits for. Scripts are counted in the order of their addresses.
+/// Dependencies of each script. Scripts are numbered in the order of their addresses.
 #[derive(Default)]
 pub(super) struct Edges<'a> {
     of: BTreeMap<usize, BTreeMap<usize, Edge<'a>>>,
     used: usize,
 }
 
-/// Why one script waits for another.
+/// Origin of a dependency between two scripts.
 struct Edge<'a> {
     requirement: ScriptRequirement,
     data_source: &'a str,
@@ -89,7 +89,7 @@ impl<'a> Edges<'a> {
         Ok(())
     }
 
-    /// What a script waits for, sorted by address.
+    /// Returns the scripts that a script waits for, sorted by address.
     pub(super) fn of(
         &self,
         script: usize,
@@ -106,8 +106,8 @@ impl<'a> Edges<'a> {
         }
     }
 
-    /// Scripts of which each waits for the next, and the last for the first. Goes no deeper than its own list, as a
-    /// chain may be as long as the limit allows.
+    /// Returns scripts of which each waits for the next, and the last for the first. The search is iterative, because
+    /// a chain may be as long as the limit allows.
     fn cycle(&self) -> Option<Vec<usize>> {
         let mut done = BTreeSet::new();
         for root in self.of.keys() {
@@ -137,7 +137,7 @@ impl<'a> Edges<'a> {
         None
     }
 
-    /// Names a cycle in the order in which its scripts would run.
+    /// Describes a cycle in the order in which its scripts would run.
     fn describe(&self, cycle: &[usize], scripts: &[Script<'_>]) -> ScriptOrderError {
         let name = |script: usize| shown(scripts[script].address());
         let bare = |script: usize| super::cut(scripts[script].address(), super::MAX_VALUE_CHARS);
@@ -169,7 +169,7 @@ impl<'a> Edges<'a> {
     }
 }
 
-/// Each script with the first selector that means it.
+/// Returns each script with the first selector that selects it.
 fn unique(selectors: &[Selector]) -> BTreeMap<usize, &String> {
     let mut found = BTreeMap::new();
     for selector in selectors {

@@ -1,15 +1,15 @@
-//! What can be wrong with a rule, in the texts that authors know from Coder.
+//! Problems of a rule, in the texts that authors know from Coder.
 
 use std::fmt;
 
 use super::{Phase, selector::SelectorProblem, shown};
 
-/// Which list of a rule a selector is in.
+/// List of a rule that a selector is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// Scripts that wait.
+    /// The list of scripts that wait.
     Run,
-    /// Scripts that they wait for.
+    /// The list of scripts that they wait for.
     After,
 }
 
@@ -30,93 +30,93 @@ pub struct Pick {
     pub(super) script: String,
 }
 
-/// What is wrong with a rule.
+/// Problem of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleProblem {
-    /// A word that is no requirement.
+    /// A word is not a requirement.
     #[error("requires must be \"success\" or \"completion\", got {}", shown(.0))]
     Requires(String),
-    /// A word that is no phase.
+    /// A word is not a phase.
     #[error("phase must be \"start\" or \"stop\", got {}", shown(.0))]
     Phase(String),
-    /// An empty list.
+    /// A list has no selectors.
     #[error("{0} must contain at least one selector")]
     NoSelector(Field),
-    /// A text that selects nothing.
+    /// A selector is not valid.
     #[error("invalid {field} selector {}: {problem}", shown(selector))]
     Selector {
-        /// The list.
+        /// List that contains the selector.
         field: Field,
-        /// The text.
+        /// Text of the selector.
         selector: String,
-        /// Why.
+        /// Problem of the selector.
         problem: SelectorProblem,
     },
-    /// More scripts than all rules together may select.
+    /// The selectors of all rules exceed their limit of scripts.
     #[error(
         "resolve {field} selector {}: script order selectors are limited to {limit} expanded script addresses in total",
         shown(selector)
     )]
     TooMany {
-        /// The list.
+        /// List that contains the selector.
         field: Field,
-        /// The text.
+        /// Text of the selector.
         selector: String,
-        /// How many there may be.
+        /// Maximum number of scripts.
         limit: usize,
     },
-    /// An instance that does not exist.
+    /// An instance does not exist.
     #[error("{} selector {} expanded to no coder_script resources", .0, shown(.1))]
     NoInstance(Field, String),
-    /// A script that the template does not have.
+    /// The template does not declare a script.
     #[error("{} selector {} does not name a declared coder_script resource", .0, shown(.1))]
     NoScript(Field, String),
-    /// A module that the template does not call.
+    /// The template does not call a module.
     #[error("{} selector {} does not name a declared child module call", .0, shown(.1))]
     NoModule(Field, String),
-    /// A script that runs in both phases, or in none.
+    /// A script runs in both phases, or in none.
     #[error(
         "{} selector {} expanded to [{expanded}], but script {} {reason}",
         .pick.field, shown(&.pick.selector), shown(&.pick.script)
     )]
     Lifecycle {
-        /// The script.
+        /// Selector and script that do not fit.
         pick: Pick,
         /// All scripts of the selector.
         expanded: String,
-        /// What it does.
+        /// Phases in which the script runs.
         reason: &'static str,
     },
-    /// Scripts of both phases, named themselves.
+    /// The rule names scripts of both phases.
     #[error("{}; coder_script resource selectors cannot mix start and stop scripts", both(.0))]
     MixedPhases(Box<[(Pick, Phase); 2]>),
-    /// Modules with scripts of both phases, and nothing that says which is meant.
+    /// The rule selects modules with scripts of both phases, and does not name a phase.
     #[error(
         "{}; phase cannot be inferred from module selectors that expand to both start and stop scripts; set phase to \
          \"start\" or \"stop\"",
         both(.0)
     )]
     UnclearPhase(Box<[(Pick, Phase); 2]>),
-    /// A script of another phase than the rule's.
+    /// A script runs in another phase than the rule's.
     #[error(
         "{} selector {} selects {actual} script {}, but the rule phase is \"{phase}\"",
         .pick.field, shown(&.pick.selector), shown(&.pick.script)
     )]
     WrongPhase {
-        /// The script.
+        /// Selector and script that do not match.
         pick: Pick,
-        /// Its phase.
+        /// Phase of the script.
         actual: Phase,
-        /// The rule's.
+        /// Phase of the rule.
         phase: Phase,
     },
-    /// A script whose `agent_id` is nobody's.
+    /// The `agent_id` of a script is not that of any agent.
     #[error(
         "{} selector {} selects script {}, but it could not be associated with an agent or devcontainer subagent",
         .0.field, shown(&.0.selector), shown(&.0.script)
     )]
     NoAgent(Pick),
-    /// Scripts of different agents.
+    /// The scripts belong to different agents.
     #[error(
         "selector {} expands to script {} executed by {}, but selector {} expands to script {} executed by {}; \
          scripts can be ordered only within the same agent or devcontainer subagent",
@@ -124,7 +124,7 @@ pub enum RuleProblem {
         shown(&.0[1].0.selector), shown(&.0[1].0.script), shown(&.0[1].1)
     )]
     Agents(Box<[(Pick, String); 2]>),
-    /// A script that waits for itself.
+    /// A script waits for itself.
     #[error(
         "run selector {} and after selector {} both select script {}; a script cannot depend on itself",
         shown(run),
@@ -132,17 +132,17 @@ pub enum RuleProblem {
         shown(script)
     )]
     Itself {
-        /// The selector in one list.
+        /// Selector in the list `run`.
         run: String,
-        /// The selector in the other.
+        /// Selector in the list `after`.
         after: String,
-        /// The script.
+        /// Address of the script.
         script: String,
     },
-    /// Two requirements for one pair of scripts.
+    /// A pair of scripts has two different requirements.
     #[error("{0}")]
     Conflict(String),
-    /// More pairs than all rules together may have.
+    /// All rules together have too many pairs.
     #[error("{0}")]
     TooManyPairs(String),
 }

@@ -1,4 +1,4 @@
-//! One rule: which scripts it selects, in which phase, and whether they can wait for each other at all.
+//! One rule: its scripts, its phase, and whether the scripts can wait for each other at all.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::plan::ResourceValues;
 
-/// A rule as it is written.
+/// A rule as written in the template.
 pub(super) struct Rule {
     pub(super) run: Vec<String>,
     pub(super) after: Vec<String>,
@@ -20,13 +20,13 @@ pub(super) struct Rule {
     pub(super) phase: String,
 }
 
-/// A selector with the scripts that it means.
+/// A selector with the scripts that it selects.
 #[derive(Clone, Debug)]
 pub(super) struct Selector {
     field: Field,
     pub(super) text: String,
     is_module: bool,
-    /// Sorted by address.
+    /// Numbers of the scripts, sorted by address.
     pub(super) scripts: Vec<usize>,
 }
 
@@ -38,12 +38,12 @@ pub(super) struct Selected {
     after: Vec<Selector>,
 }
 
-/// A rule of which only the scripts of its phase are left.
+/// A rule that is reduced to the scripts of its phase.
 pub(super) struct Settled {
     pub(super) requirement: ScriptRequirement,
     pub(super) run: Vec<Selector>,
     pub(super) after: Vec<Selector>,
-    /// A phase that was found out, and the modules of which scripts were left out because of it.
+    /// The inferred phase, and the modules from which scripts were omitted because of it.
     omitted: Option<(Phase, BTreeSet<String>)>,
 }
 
@@ -123,7 +123,7 @@ fn expand(
     })
 }
 
-/// Finds the phase of a rule, and leaves out of its modules what runs in the other one.
+/// Determines the phase of a rule, and omits scripts of the other phase from its modules.
 pub(super) fn settle(rule: Selected, scripts: &[Script<'_>]) -> Result<Settled, RuleProblem> {
     let all = || rule.run.iter().chain(&rule.after);
     all().try_for_each(|selector| check_lifecycle(selector, scripts))?;
@@ -132,7 +132,7 @@ pub(super) fn settle(rule: Selected, scripts: &[Script<'_>]) -> Result<Settled, 
         None => (infer(all, scripts)?, true),
     };
     let Some(phase) = phase else {
-        // Whatever is selected has no instance at all.
+        // Nothing that is selected has an instance.
         return Ok(Settled {
             requirement: rule.requirement,
             run: rule.run,
@@ -198,7 +198,7 @@ fn check_lifecycle(selector: &Selector, scripts: &[Script<'_>]) -> Result<(), Ru
     Ok(())
 }
 
-/// The phase of the scripts that are named themselves, else that of the modules' scripts.
+/// Returns the phase of the scripts that are named themselves, else that of the modules' scripts.
 fn infer<'s, I: Iterator<Item = &'s Selector>>(
     all: impl Fn() -> I,
     scripts: &[Script<'_>],
@@ -237,20 +237,20 @@ impl Selector {
 }
 
 impl Settled {
-    /// Whether it makes nothing wait.
+    /// Returns whether the rule makes no script wait.
     pub(super) fn is_empty(&self) -> bool {
         let is_empty = |list: &[Selector]| list.iter().all(|it| it.scripts.is_empty());
         is_empty(&self.run) || is_empty(&self.after)
     }
 
-    /// All scripts of both lists, sorted by address.
+    /// Returns all scripts of both lists, sorted by address.
     pub(super) fn selected(&self) -> BTreeSet<usize> {
         let all = self.run.iter().chain(&self.after);
         all.flat_map(|selector| selector.scripts.iter().copied())
             .collect()
     }
 
-    /// What was left out without the author's having said so.
+    /// Returns a warning about scripts that were omitted because of an inferred phase.
     pub(super) fn warning(&self, data_source: &str, rule: usize) -> Option<String> {
         let (phase, modules) = self.omitted.as_ref()?;
         let modules: Vec<_> = modules.iter().map(|text| format!("\"{text}\"")).collect();

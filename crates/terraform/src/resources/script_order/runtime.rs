@@ -1,4 +1,4 @@
-//! Which agent runs a script: by its id once there is one, before that by what the script refers to.
+//! The agent that runs a script: known by its id after an apply, before that by the script's references.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,19 +13,19 @@ use crate::{
     resources::index::Index,
 };
 
-/// Types of what runs scripts, and the attribute by which scripts know it.
+/// Types that run scripts, with the attribute that scripts refer to.
 const KINDS: [(&str, &str); 2] = [("coder_agent", "id"), ("coder_devcontainer", "subagent_id")];
 
-/// What is known of a script's agent.
+/// Knowledge about a script's agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// This one.
+    /// The agent is known.
     Is(Runtime),
-    /// The id is one that nobody has, or that several have.
+    /// The id belongs to no agent, or to several.
     Nobody,
-    /// There is none, as when a workspace stops.
+    /// There is no agent, for example while a workspace stops.
     None,
-    /// It is known only after an apply.
+    /// The agent is known only after an apply.
     Unsure,
 }
 
@@ -53,7 +53,7 @@ impl Found {
     }
 }
 
-/// All agents, and what leads to them.
+/// All agents, and the references that lead to them.
 pub(super) struct Runtimes<'a> {
     by_id: BTreeMap<&'a str, Vec<Runtime>>,
     graph: &'a Graph,
@@ -95,7 +95,7 @@ impl<'a> Runtimes<'a> {
         }
     }
 
-    /// The only agent that the script's `agent_id` can be of, by the template.
+    /// Returns the only agent that the script's `agent_id` can refer to, according to the template.
     fn referred(&self, script: &Instance<'_>) -> Found {
         let references = || {
             let module = self.configuration?.module_of(script)?;
@@ -130,19 +130,19 @@ fn runtime(resource: &ResourceValues) -> Runtime {
     }
 }
 
-/// A block of an agent: names of the modules around it, its type, its name.
+/// An agent's block: names of the modules around it, its type, its name.
 type Block = (Vec<String>, String, String);
 
 /// A walk through variables, locals and outputs.
 struct Walk<'a> {
     graph: &'a Graph,
     seen: BTreeSet<String>,
-    /// Agents with the key that the reference names, if it names one.
+    /// Agents that were found, with the key in the reference, if there is one.
     found: BTreeMap<Block, Option<Key>>,
 }
 
 impl Walk<'_> {
-    /// Follows a reference as it stands in the module of a script.
+    /// Follows a reference in the module of a script.
     fn refer(&mut self, script: &Instance<'_>, reference: &str) {
         let Some(steps) = address::steps(reference) else {
             return;
@@ -157,7 +157,7 @@ impl Walk<'_> {
                     agent.name.to_owned(),
                 );
                 let key = self.found.entry(block).or_default();
-                // Of one reference the most specific form comes first.
+                // The most specific form of a reference comes first.
                 *key = key.take().or_else(|| agent.key.clone());
             }
             [kind, value, ..] if ["var", "local"].contains(&kind.name) => {
@@ -176,7 +176,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Follows edges of the graph, through values only.
+    /// Follows edges of the graph, only through values.
     fn follow(&mut self, id: String) {
         let mut open = vec![id];
         while let Some(id) = open.pop() {
@@ -208,7 +208,8 @@ fn is_agent(kind: &str) -> bool {
     KINDS.iter().any(|(agent, _)| *agent == kind)
 }
 
-/// The address of an agent as a script in an instance of a module sees it: modules that both are in have the same keys.
+/// Returns the address of an agent as seen from a script in an instance of a module: their common modules have the
+/// same keys.
 fn instantiate(
     script: &Instance<'_>,
     modules: &[String],

@@ -1,4 +1,4 @@
-//! Selectors of scripts: what they may be, and which instances they mean.
+//! Selectors of scripts: their syntax, and the instances that they select.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +9,10 @@ use crate::{
     plan::ResourceValues,
 };
 
-/// Scripts that all selectors together may mean, each counted for every selector.
+/// Maximum number of scripts that all selectors together may select; a script counts once for each selector.
 const MAX_EXPANDED: usize = 100_000;
 
-/// What a selector names.
+/// Target of a selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// A script of the module: all its instances, or the one with the key.
@@ -21,28 +21,28 @@ pub(super) enum Wanted {
     Module { name: String },
 }
 
-/// Why a text selects nothing.
+/// Reason for which a text is not a selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorProblem {
-    /// It is not in the form of an address.
+    /// The text does not have the form of an address.
     #[error("parse script order selector {}: it is not an address such as `coder_script.name`", shown(.0))]
     Malformed(String),
-    /// It names something in another module, or part of a module.
+    /// The text names something in another module, or a part of a module.
     #[error(
         "script order selector {} must reference a coder_script in the declaring module or an entire direct child \
          module call",
         shown(.0)
     )]
     Elsewhere(String),
-    /// It names one instance of a module.
+    /// The text names one instance of a module.
     #[error("module selector {} must select all module instances", shown(.0))]
     OneInstance(String),
-    /// It names a resource of another type.
+    /// The text names a resource of another type.
     #[error("script order selector {} must select a coder_script or module", shown(.0))]
     OtherType(String),
 }
 
-/// Reads a selector.
+/// Parses a selector, relative to its module.
 pub(super) fn parse(text: &str) -> Result<Wanted, SelectorProblem> {
     let own = || text.to_owned();
     let steps = address::steps(text).ok_or_else(|| SelectorProblem::Malformed(own()))?;
@@ -65,17 +65,17 @@ pub(super) fn parse(text: &str) -> Result<Wanted, SelectorProblem> {
     }
 }
 
-/// Scripts by what selects them.
+/// Scripts, indexed for selectors.
 pub(super) struct Expanded<'a> {
     scripts: &'a [Script<'a>],
     configuration: Option<&'a Configuration>,
-    /// By the module's address and the script's name.
+    /// Scripts by their module's address and their name.
     by_name: BTreeMap<(&'a str, &'a str), Vec<usize>>,
-    /// By the calling module's address and the name of the call.
+    /// Scripts by the calling module's address and the name of the call.
     by_call: BTreeMap<(&'a str, &'a str), Vec<usize>>,
 }
 
-/// How many scripts may still be selected.
+/// Number of scripts that may still be selected.
 pub(super) struct Budget(usize);
 
 impl Default for Budget {
@@ -84,13 +84,13 @@ impl Default for Budget {
     }
 }
 
-/// What a selector means.
+/// Result of expanding a selector.
 pub(super) enum Meaning {
-    /// These scripts, sorted by address; none of something that is declared with no instance.
+    /// These scripts, sorted by address; none if the declaration has no instance.
     Scripts(Vec<usize>),
-    /// Nothing that the template declares.
+    /// The template declares no such script or module.
     Undeclared,
-    /// More than all selectors together may mean.
+    /// The limit of all selectors is exceeded.
     TooMany(usize),
 }
 
@@ -116,7 +116,7 @@ impl<'a> Expanded<'a> {
         }
     }
 
-    /// What a selector means in the module that declares a data source.
+    /// Expands a selector in the module that declares a data source.
     pub(super) fn meaning(
         &self,
         wanted: &Wanted,
@@ -155,7 +155,8 @@ impl<'a> Expanded<'a> {
         map.get(&(module, name)).into_iter().flatten().copied()
     }
 
-    /// A module must be called, whatever a state still has of it; a script that is there is declared.
+    /// Returns whether the target is declared. A module must be called, even if a state still contains it; a script
+    /// that exists counts as declared.
     fn is_declared(&self, wanted: &Wanted, source: &Instance<'_>, is_there: bool) -> bool {
         let Some(configuration) = self.configuration else {
             return true;

@@ -8,7 +8,7 @@ use crate::{
     resources::{ConvertError, Converted, convert},
 };
 
-/// What Terraform says of a template, all of it in one list: what is in which module, addresses tell.
+/// Terraform's description of a template in flat lists: the addresses contain the modules.
 struct Template {
     resources: Vec<Value>,
     declared: Vec<Value>,
@@ -17,7 +17,7 @@ struct Template {
 }
 
 impl Template {
-    /// Two agents that run in a machine each, and two scripts at start of the first.
+    /// Returns a template with two agents, each on a machine of its own, and two start scripts on the first.
     fn new() -> Self {
         let mut template = Self {
             resources: Vec::new(),
@@ -37,7 +37,7 @@ impl Template {
         template
     }
 
-    /// Adds an instance, and the block that declares it if it is in the root module.
+    /// Adds an instance, and its block if it is in the root module.
     fn add(&mut self, address: &str, values: Value) -> &mut Self {
         let is_data = address.contains("data.");
         let path: Vec<_> = address.split(['.', '[']).collect();
@@ -99,7 +99,7 @@ impl Template {
             .to_owned()
     }
 
-    /// What is refused of a rule, without what names the rule.
+    /// Returns the error about a rule, without the words that name the rule.
     fn refused_rule(&self) -> String {
         let text = self.refused();
         let begin = "script order data source \"data.coder_script_order.startup\" rule 0: ";
@@ -124,7 +124,8 @@ fn agent(converted: &Converted) -> &Agent {
     agents.find(|agent| agent.name == "main").unwrap()
 }
 
-/// What each script of the agent waits for, and how; those that nobody orders have no address.
+/// Returns the scripts that each script of the agent waits for, with the requirements; scripts without an order have
+/// no address.
 fn waits(converted: &Converted) -> Vec<(String, Vec<(String, ScriptRequirement)>)> {
     let wait = |script: &Script| {
         let after = script.dependencies.iter();
@@ -227,7 +228,7 @@ fn a_selector_that_names_nothing_declared_is_refused() {
         let mut template = Template::new();
         template.declare("managed", "coder_script", "counted", &[]);
         template.call("called", json!({}));
-        // What is left of a module that is called no more.
+        // A remainder of a module that is no longer called.
         template.add("module.left.coder_script.x", at_start());
         template.rules(json!([rule(&[selector], &["coder_script.a"])]));
         assert_eq!(template.refused_rule(), refused);
@@ -424,7 +425,7 @@ fn scripts_of_a_rule_run_in_one_phase() {
     }
 }
 
-/// A module with a script for each phase, beside the root's own.
+/// Returns a template with a module that has a script for each phase, beside the root's own.
 fn with_module() -> Template {
     let mut template = Template::new();
     template.call("tools", json!({}));
@@ -512,7 +513,8 @@ fn selectors_count_from_the_module_that_declares_them_and_keys_pick_instances() 
     );
 }
 
-/// Scripts of a plan, before agents have ids: `a` refers to the agent through a local, `module.m`'s through its input.
+/// Returns scripts of a plan, before agents have ids: `a` refers to the agent through a local, `module.m`'s through
+/// its input.
 fn planned(other: &str) -> Template {
     let mut template = Template::new();
     for resource in &mut template.resources {
@@ -620,7 +622,7 @@ fn rules_have_limits() {
             .contains("exceeding the overall limit of 100000 combinations")
     );
 
-    // A long chain is none of the limits, and no deep recursion.
+    // A long chain reaches none of the limits, and causes no deep recursion.
     template
         .resources
         .retain(|it| it["type"] != "coder_script_order");
