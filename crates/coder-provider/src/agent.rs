@@ -1,4 +1,4 @@
-//! `coder_agent` and `coder_agent_instance`.
+//! The resources `coder_agent` and `coder_agent_instance`.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::{
     resource::{Call, Resource, new_id},
 };
 
-/// Ways in which an agent proves who it is.
+/// Methods by which an agent can authenticate.
 const AUTHS: &[&str] = &[
     "token",
     "google-instance-identity",
@@ -70,7 +70,7 @@ fn fields() -> Vec<Field> {
     fields
 }
 
-/// Buttons that are shown unless an author says otherwise.
+/// Built-in apps, with their default visibility.
 const DISPLAY_APPS: [(&str, bool); 5] = [
     ("port_forwarding_helper", true),
     ("ssh_helper", true),
@@ -195,7 +195,7 @@ fn check_plan(planned: &Object) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// The first of `names` that was there before.
+/// Returns the first of `names` that occurred before.
 pub(super) fn first_duplicate<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let mut seen = BTreeSet::new();
     names.find(|name| !seen.insert(*name))
@@ -207,7 +207,7 @@ fn create(state: &mut Object, call: &Call<'_>) -> Outcome {
     Ok(Diagnostics::none())
 }
 
-/// Tokens are made anew at every refresh too: the server takes the one of the last build.
+/// Generates new tokens. This happens at every refresh as well: the server uses the token of the last build.
 fn refresh(state: &mut Object, context: &Context) {
     let token = context.running_agent_token().unwrap_or_else(new_id);
     state.set("token", token);

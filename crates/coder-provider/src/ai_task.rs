@@ -1,4 +1,4 @@
-//! `coder_ai_task` and `coder_task`.
+//! The resource `coder_ai_task` and the data source `coder_task`.
 
 use outpost_plugin::{
     Diagnostic, Diagnostics, Field, Outcome, Schema, Shape, computed, optional, required, set,
@@ -96,7 +96,7 @@ fn create(state: &mut Object, call: &Call<'_>) -> Outcome {
     Ok(Diagnostics::none())
 }
 
-/// The task this build is for, if it is for one.
+/// Returns the id of the task that this build is for, if there is one.
 fn task_id(context: &Context) -> Result<Option<Uuid>, Diagnostic> {
     let Some(text) = context.non_empty("CODER_TASK_ID") else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! `coder_app`.
+//! The resource `coder_app`, an app of an agent.
 
 use outpost_plugin::{Diagnostic, Field, Outcome, Schema, Shape, optional, required, set};
 use outpost_value::Object;
@@ -8,11 +8,11 @@ use crate::{
     resource::{Call, Resource, new_id},
 };
 
-/// Bytes of a name; the server's column has no more.
+/// Maximum length of a name in bytes, which is that of the server's column.
 const LONGEST_NAME: usize = 64;
-/// Bytes of a tooltip.
+/// Maximum length of a tooltip in bytes.
 const LONGEST_TOOLTIP: usize = 2048;
-/// What a slug is, as errors show it.
+/// Regular expression for a slug in errors.
 const SLUG: &str = "^[a-z0-9](-?[a-z0-9])*$";
 
 pub(super) fn app() -> Resource {
@@ -119,7 +119,7 @@ fn check_slug(slug: &str) -> Result<(), String> {
     }
 }
 
-/// A URL that is known only later is not checked.
+/// Checks the app's URL, unless it is not known yet.
 fn check_plan(planned: &Object) -> Result<(), Diagnostic> {
     let later = planned.get("external").is_unknown() || planned.get("url").is_unknown();
     if later || planned.flag("external") != Some(true) {

@@ -5,7 +5,7 @@ use outpost_value::{Path, Step, Value};
 
 use crate::go;
 
-/// A text is one of `allowed`.
+/// Returns a check that a string is one of `allowed`.
 pub(super) fn one_of(
     allowed: &'static [&'static str],
 ) -> impl Fn(&Value, &Path) -> Vec<Diagnostic> {
@@ -21,7 +21,7 @@ pub(super) fn one_of(
     })
 }
 
-/// A number is `least` or more.
+/// Returns a check that a number is `least` or more.
 pub(super) fn at_least(least: i64) -> impl Fn(&Value, &Path) -> Vec<Diagnostic> {
     number(move |key, number| match number >= least {
         true => Ok(()),
@@ -31,7 +31,7 @@ pub(super) fn at_least(least: i64) -> impl Fn(&Value, &Path) -> Vec<Diagnostic> 
     })
 }
 
-/// A number is in a range, both ends included.
+/// Returns a check that a number is in a range, including both ends.
 pub(super) fn between(least: i64, most: i64) -> impl Fn(&Value, &Path) -> Vec<Diagnostic> {
     number(move |key, number| match (least..=most).contains(&number) {
         true => Ok(()),
@@ -41,7 +41,7 @@ pub(super) fn between(least: i64, most: i64) -> impl Fn(&Value, &Path) -> Vec<Di
     })
 }
 
-/// A text has at most so many bytes.
+/// Returns a check that a string has at most `most` bytes.
 pub(super) fn length(most: usize) -> impl Fn(&Value, &Path) -> Vec<Diagnostic> {
     named(move |key, text| match text.len() <= most {
         true => Ok(()),
@@ -51,7 +51,7 @@ pub(super) fn length(most: usize) -> impl Fn(&Value, &Path) -> Vec<Diagnostic> {
     })
 }
 
-/// A text is not empty.
+/// Checks that a string is not empty.
 pub(super) fn not_empty(value: &Value, path: &Path) -> Vec<Diagnostic> {
     named(|key, text| match text {
         "" => Err(format!("expected {key:?} to not be an empty string, got ")),
@@ -59,7 +59,7 @@ pub(super) fn not_empty(value: &Value, path: &Path) -> Vec<Diagnostic> {
     })(value, path)
 }
 
-/// A list has an item, and none that is empty.
+/// Checks that a list has items, none of them empty.
 pub(super) fn filled_items(value: &Value, path: &Path) -> Vec<Diagnostic> {
     if value.elements().is_empty() {
         let key = key(path);
@@ -73,12 +73,12 @@ pub(super) fn filled_items(value: &Value, path: &Path) -> Vec<Diagnostic> {
         .collect()
 }
 
-/// A text is a URL for Go, which takes nearly everything.
+/// Checks that a string is a URL for Go, which accepts nearly everything.
 pub(super) fn url(value: &Value, path: &Path) -> Vec<Diagnostic> {
     text(|text| go::parse_url(text).map(|_| ()))(value, path)
 }
 
-/// A text is a UUID in its usual form.
+/// Checks that a string is a UUID in its usual form.
 pub(super) fn uuid(value: &Value, path: &Path) -> Vec<Diagnostic> {
     named(
         |key, text| match text.len() == 36 && uuid::Uuid::try_parse(text).is_ok() {
@@ -88,14 +88,14 @@ pub(super) fn uuid(value: &Value, path: &Path) -> Vec<Diagnostic> {
     )(value, path)
 }
 
-/// A text is fine for `check`.
+/// Returns a check of strings from `check`.
 pub(super) fn text(
     check: impl Fn(&str) -> Result<(), String>,
 ) -> impl Fn(&Value, &Path) -> Vec<Diagnostic> {
     named(move |_, text| check(text))
 }
 
-/// A text is fine for `check`, which is told the argument's name too.
+/// Returns a check of strings from `check`, which also gets the argument's name.
 pub(super) fn named(
     check: impl Fn(&str, &str) -> Result<(), String>,
 ) -> impl Fn(&Value, &Path) -> Vec<Diagnostic> {
@@ -105,7 +105,7 @@ pub(super) fn named(
     }
 }
 
-/// A whole number is fine for `check`, which is told the argument's name too.
+/// Returns a check of whole numbers from `check`, which also gets the argument's name.
 pub(super) fn number(
     check: impl Fn(&str, i64) -> Result<(), String>,
 ) -> impl Fn(&Value, &Path) -> Vec<Diagnostic> {
@@ -120,7 +120,8 @@ fn error(result: Option<Result<(), String>>) -> Vec<Diagnostic> {
     problem.map(Diagnostic::error).into_iter().collect()
 }
 
-/// A path in the words of the original's errors: `metadata.0.key`, also for a set that has one element only.
+/// Returns a path in the notation of the original's errors: `metadata.0.key`, also for a set, which has only one
+/// element.
 fn key(path: &Path) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut after_name = false;

@@ -1,4 +1,4 @@
-//! What the provider knows beside the template: the environment of its process and its configuration.
+//! The provider's context: the environment of its process and its configuration.
 
 use std::collections::BTreeMap;
 
@@ -6,22 +6,22 @@ use sha2::{Digest, Sha256};
 
 use crate::go::{Url, parse_url};
 
-/// The URL if neither the template nor the environment has one.
+/// URL of the server if neither the template nor the environment has one.
 const DEFAULT_URL: &str = "https://mydeployment.coder.com";
 
-/// What resources and data sources are filled from.
+/// Source of the values of resources and data sources.
 #[derive(Clone, Debug)]
 pub struct Context {
     environment: BTreeMap<String, String>,
-    /// The server's URL as it was given, and its parts.
+    /// URL of the server as given, and its parts.
     pub(super) url: (String, Url),
 }
 
 impl Context {
-    /// Reads the configuration: `url` is what the template's `provider` block has.
+    /// Reads the configuration: `url` is the URL in the template's `provider` block.
     ///
     /// # Errors
-    /// If the URL is empty or none.
+    /// If the URL is empty or not valid.
     pub(super) fn new(
         environment: BTreeMap<String, String>,
         url: Option<&str>,
@@ -42,25 +42,25 @@ impl Context {
         })
     }
 
-    /// A variable of the environment, even if it is empty.
+    /// Returns an environment variable, even if it is empty.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(name).map(String::as_str)
     }
 
-    /// A variable of the environment, empty if it is not set.
+    /// Returns an environment variable, empty if it is not set.
     pub(super) fn text(&self, name: &str) -> &str {
         self.variable(name).unwrap_or_default()
     }
 
-    /// A variable of the environment if it is set to something.
+    /// Returns an environment variable if it is set and not empty.
     pub(super) fn non_empty(&self, name: &str) -> Option<&str> {
         self.variable(name).filter(|value| !value.is_empty())
     }
 
-    /// A variable that a build must have. Without a build, as in a dry run by hand, it may be missing.
+    /// Returns a variable that must be set in a build. Without a build, as in a plan by hand, it may be missing.
     ///
     /// # Errors
-    /// The text for the author.
+    /// The message for the author.
     pub(super) fn required(&self, name: &str) -> Result<&str, String> {
         match self.text(name) {
             "" if self.is_build() => Err(format!("{name} is required")),
@@ -68,28 +68,29 @@ impl Context {
         }
     }
 
-    /// Whether a workspace is being built.
+    /// Returns whether a workspace is being built.
     pub(super) fn is_build(&self) -> bool {
         self.non_empty("CODER_WORKSPACE_BUILD_ID").is_some()
     }
 
-    /// What the user gave for the parameter `name`, if anything.
+    /// Returns the user's value of the parameter `name`, if there is one.
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.variable(&format!("CODER_PARAMETER_{}", hash(name)))
     }
 
-    /// The same of the build before this one.
+    /// Returns the value of the parameter in the previous build.
     pub(super) fn previous_parameter(&self, name: &str) -> Option<&str> {
         self.variable(&format!("CODER_PARAMETER_PREVIOUS_{}", hash(name)))
     }
 
-    /// The token that the agent of a claimed prebuild already has. All agents get the same, as in the original.
+    /// Returns the token that the agent of a claimed prebuilt workspace already has. All agents get the same, as in
+    /// the original.
     pub(super) fn running_agent_token(&self) -> Option<String> {
         let name = format!("CODER_RUNNING_WORKSPACE_AGENT_TOKEN_{}", hash(""));
         self.non_empty(&name).map(str::to_owned)
     }
 
-    /// The script that starts an agent, empty if the platform has none.
+    /// Returns the script that starts an agent, empty if the platform has none.
     pub(super) fn agent_script(&self, os: &str, arch: &str, auth: &str) -> String {
         self.text(&format!("CODER_AGENT_SCRIPT_{os}_{arch}"))
             .replace("${ACCESS_URL}", &self.url.1.root())
@@ -109,7 +110,7 @@ pub(super) mod tests {
     use super::*;
     use crate::resource::{Call, DataSource, Resource};
 
-    /// What a resource is after it was created from `config`, or the summary of the first error.
+    /// Returns a resource after its creation from `config`, or the summary of the first error.
     pub(crate) fn created(
         resource: &Resource,
         config: Object,
@@ -124,7 +125,7 @@ pub(super) mod tests {
         outcome.map(|_| state).map_err(first_summary)
     }
 
-    /// Summaries of the warnings that creating it gave.
+    /// Returns the summaries of the warnings at its creation.
     pub(crate) fn warnings(resource: &Resource, config: Object, context: &Context) -> Vec<String> {
         let call = Call {
             config: &config,
@@ -138,7 +139,7 @@ pub(super) mod tests {
             .collect()
     }
 
-    /// What a data source reads for `config`, or the summary of its error.
+    /// Returns the values that a data source reads for `config`, or the summary of its error.
     pub(crate) fn read(
         source: &DataSource,
         config: Object,
@@ -157,7 +158,7 @@ pub(super) mod tests {
         diagnostics.into_iter().next().unwrap().summary
     }
 
-    /// A context with these variables and no configuration.
+    /// Returns a context with these variables and no configuration.
     pub(crate) fn context(variables: &[(&str, &str)]) -> Context {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Context::new(variables.iter().map(owned).collect(), None).unwrap()

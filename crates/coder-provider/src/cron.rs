@@ -1,13 +1,13 @@
-//! Cron expressions as the `coder` provider reads them: with seconds for scripts, without for prebuilds.
+//! Cron expressions in the `coder` provider's dialects: with seconds for scripts, without for prebuilt workspaces.
 
 use crate::go;
 
-/// Which fields an expression has.
+/// Fields of an expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Second, minute, hour, day, month and, if one likes, weekday; or `@daily` and the like.
+    /// Second, minute, hour, day, month and optionally weekday; or `@daily` and the like.
     Script,
-    /// Minute, hour, day, month and, if one likes, weekday; or `@daily` and the like.
+    /// Minute, hour, day, month and optionally weekday; or `@daily` and the like.
     Unix,
     /// Minute, hour, day, month and weekday.
     Prebuild,
@@ -57,10 +57,10 @@ impl Form {
     }
 }
 
-/// Whether `expression` can be run.
+/// Checks whether `expression` is valid.
 ///
 /// # Errors
-/// What is wrong with it, for the author.
+/// The problem, as text for the author.
 ///
 /// # Source
 /// The grammar of `github.com/robfig/cron/v3` with the options of the provider's `script.go` and
@@ -119,9 +119,9 @@ fn descriptor(text: &str, form: Form) -> Result<(), String> {
     }
 }
 
-/// Checks `*`, `4`, `4-8`, `*/2`, `4/2` or `4-8/2`, with names for numbers where there are some.
+/// Checks `*`, `4`, `4-8`, `*/2`, `4/2` or `4-8/2`, with names in place of numbers where they exist.
 fn range(part: &str, bounds: &Bounds) -> Result<(), String> {
-    // Between two commas there may be nothing, as long as the field itself is there.
+    // There may be nothing between two commas, as long as the field itself is present.
     if part.is_empty() {
         return Ok(());
     }

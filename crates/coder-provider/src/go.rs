@@ -1,4 +1,4 @@
-//! Where the provider leaves a question to Go's standard library: what is a number, a URL, a regular expression.
+//! Behaviour of Go's standard library that the provider depends on: numbers, URLs, regular expressions.
 
 mod regex;
 mod url;
@@ -10,12 +10,12 @@ pub(super) use self::{
     url::{Url, check_external, parse_url},
 };
 
-/// Whether `text` is a number, as `strconv.ParseFloat` reads it.
+/// Returns whether `text` is a number for `strconv.ParseFloat`.
 pub(super) fn is_number(text: &str) -> bool {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     match unsigned.to_ascii_lowercase().as_str() {
         "inf" | "infinity" => true,
-        // Only without a sign.
+        // Go accepts it only without a sign.
         "nan" => text.len() == 3,
         lower => match lower.strip_prefix("0x") {
             Some(hex) => is_hex_number(hex),
@@ -41,7 +41,8 @@ fn is_digit(character: char) -> bool {
     character.is_ascii_digit()
 }
 
-/// Hexadecimal digits with at most one point, then a binary exponent, which must be there.
+/// Returns whether a text consists of hexadecimal digits with at most one point, followed by the required binary
+/// exponent.
 fn is_hex_number(text: &str) -> bool {
     let Some((mantissa, exponent)) = text.split_once('p') else {
         return false;
@@ -54,12 +55,12 @@ fn is_hex_number(text: &str) -> bool {
         && exponent.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// An integer, as `strconv.Atoi` reads it.
+/// Parses an integer as `strconv.Atoi` does.
 pub(super) fn integer(text: &str) -> Option<i64> {
     text.parse().ok()
 }
 
-/// Whether `text` is a truth value, as `strconv.ParseBool` reads it.
+/// Returns whether `text` is a boolean for `strconv.ParseBool`.
 pub(super) fn is_bool(text: &str) -> bool {
     [
         "1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False",
@@ -67,17 +68,17 @@ pub(super) fn is_bool(text: &str) -> bool {
     .contains(&text)
 }
 
-/// A JSON array of strings. As `encoding/json` has it, `null` is an empty one, or an empty string inside.
+/// Parses a JSON array of strings. As in `encoding/json`, `null` is an empty array, or an empty string inside.
 pub(super) fn string_list(text: &str) -> Option<Vec<String>> {
     let list: Option<Vec<Option<String>>> = serde_json::from_str(text).ok()?;
     let items = list.unwrap_or_default().into_iter();
     Some(items.map(Option::unwrap_or_default).collect())
 }
 
-/// Whether `name` is in the IANA database, or one of the two names that mean no entry of it.
+/// Checks that `name` is in the IANA database, or one of the names that Go accepts without it.
 ///
 /// # Errors
-/// The text that `time.LoadLocation` gives.
+/// The text of the error of `time.LoadLocation`.
 pub(super) fn check_timezone(name: &str) -> Result<(), String> {
     if ["", "UTC", "Local"].contains(&name) {
         return Ok(());
@@ -93,7 +94,7 @@ pub(super) fn check_timezone(name: &str) -> Result<(), String> {
 /// Checks a duration such as `1h30m` or `-1.5s`.
 ///
 /// # Errors
-/// The text that `time.ParseDuration` gives.
+/// The text of the error of `time.ParseDuration`.
 pub(super) fn check_duration(text: &str) -> Result<(), String> {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let invalid = || format!("time: invalid duration {text:?}");
@@ -117,7 +118,7 @@ pub(super) fn check_duration(text: &str) -> Result<(), String> {
         seconds += number * unit_seconds(unit).ok_or_else(invalid)?;
         rest = tail;
     }
-    // Go counts in nanoseconds in 63 bits.
+    // Go counts nanoseconds in 63 bits.
     let nanoseconds = Duration::try_from_secs_f64(seconds).map(|d| d.as_nanos());
     match nanoseconds {
         Ok(count) if count <= i64::MAX.unsigned_abs().into() => Ok(()),

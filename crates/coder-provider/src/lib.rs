@@ -1,7 +1,7 @@
-//! The built-in `coder` provider: what `coder/coder` is for templates, without a download.
+//! The built-in `coder` provider: a replacement of `coder/coder` without a download.
 //!
-//! Schemas, defaults, checks and texts are those of version 2.20.0. Everything that a build knows comes from the
-//! environment of the process that Terraform starts; nothing is kept but the state.
+//! Schemas, defaults, checks and texts are those of version 2.20.0. All facts about a build come from the environment
+//! of the process that Terraform starts; nothing is stored but the state.
 
 mod agent;
 mod ai_task;
@@ -28,9 +28,9 @@ use semver::Version;
 
 pub use self::context::Context;
 
-/// The provider as `environment` makes it, under the version with which it was installed.
+/// Returns the provider for `environment`, in the version with which it was installed.
 ///
-/// The version matters for what came and went again; `None` stands for the newest.
+/// The version matters for features that were added and removed again; `None` is the newest.
 ///
 /// # Source
 /// `github.com/coder/terraform-provider-coder` 2.20.0; for `coder_secret` 2.17.0.
@@ -52,7 +52,7 @@ pub fn provider(
     }
 }
 
-/// `coder_secret` was there for early access, in 2.16 and 2.17 only.
+/// Returns whether the version has `coder_secret`, which was in early access in 2.16 and 2.17 only.
 fn has_secret(version: &Version) -> bool {
     version.major == 2 && (16..=17).contains(&version.minor)
 }
@@ -61,7 +61,7 @@ fn configure(
     environment: &BTreeMap<String, String>,
     config: &Object,
 ) -> Result<Context, Diagnostics> {
-    // What is known only later cannot be waited for: the original takes it for empty.
+    // An unknown URL counts as empty, as in the original.
     let url = match config.get("url").is_unknown() {
         true => Some(""),
         false => config.text("url"),

@@ -1,4 +1,4 @@
-//! `coder_metadata`.
+//! The resource `coder_metadata`, facts about a resource.
 
 use outpost_plugin::{
     Diagnostic, Diagnostics, Field, Outcome, Schema, Shape, computed, list, optional, required,
@@ -53,7 +53,7 @@ fn check_plan(planned: &Object) -> Result<(), Diagnostic> {
     }
 }
 
-/// Notes which values are null, as the state has empty texts in their place.
+/// Records which values are null, because the state has empty strings in their place.
 fn create(state: &mut Object, call: &Call<'_>) -> Outcome {
     state.set("id", new_id());
     let mut given = call.config.blocks("item");

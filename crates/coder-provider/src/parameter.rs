@@ -1,4 +1,4 @@
-//! `coder_parameter`.
+//! The data source `coder_parameter`, a parameter of a template.
 
 mod form;
 mod value;
@@ -103,7 +103,7 @@ fn read(state: &mut Object, call: &Call<'_>) -> Result<(), Diagnostic> {
         shown.set("max_disabled", is_unset(block, "max"));
     });
     if !state.has("validation") {
-        // Without a block there is an empty list here, where other blocks are null: the original sets it always.
+        // Without a block the original sets an empty list here, where other blocks are null.
         state.set_blocks("validation", []);
     }
     let is_optional = !config.get("default").is_null();
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use crate::context::tests::{self, context};
 
-    /// Reads a parameter named `abc123` with the defaults that the framework fills in.
+    /// Reads a parameter named `abc123` with the defaults that the framework sets.
     fn read_with(config: &[(&str, Value)], environment: &[(&str, &str)]) -> Result<Object, String> {
         let named = [("name", Value::from("abc123")), ("type", "string".into())].into_iter();
         let config = named.chain(config.iter().cloned()).collect();

@@ -1,4 +1,4 @@
-//! `coder_workspace_preset`.
+//! The data source `coder_workspace_preset`, a named set of parameter values.
 
 use outpost_plugin::{Diagnostic, Field, Schema, Shape, computed, list, optional, required, set};
 use outpost_value::Object;
@@ -9,7 +9,7 @@ use crate::{
     schedule,
 };
 
-/// Seconds a prebuild may live: from an hour to a year, or zero for ever.
+/// Lifetime of a prebuilt workspace in seconds: from an hour to a year, or zero for ever.
 const TTL: std::ops::RangeInclusive<i64> = 3600..=31_536_000;
 
 pub(super) fn workspace_preset() -> DataSource {

@@ -1,4 +1,4 @@
-//! What every resource and data source is made of.
+//! Common parts of all resources and data sources.
 
 use outpost_plugin::{self as plugin, Diagnostic, Diagnostics, Outcome, Schema};
 use outpost_value::Object;
@@ -6,22 +6,22 @@ use uuid::Uuid;
 
 use crate::context::Context;
 
-/// What a resource or a data source is called with.
+/// Arguments of a call to a resource or a data source.
 pub(super) type Call<'a> = plugin::Call<'a, Context>;
 
-/// A resource: all of them live in the state only, so there is nothing to update or to delete.
+/// A resource that exists in the state only, so that there is nothing to update or to delete.
 pub(super) struct Resource {
     pub(super) schema: fn() -> Schema,
-    /// Checks what is planned, where unknown values may still be in it.
+    /// Checks a plan, which may contain unknown values.
     pub(super) check_plan: fn(&Object) -> Result<(), Diagnostic>,
-    /// Fills what is computed.
+    /// Sets computed attributes at the creation.
     pub(super) create: fn(&mut Object, &Call<'_>) -> Outcome,
-    /// Renews what changes from build to build.
+    /// Renews values that change from build to build.
     pub(super) refresh: fn(&mut Object, &Context),
 }
 
 impl Resource {
-    /// A resource that gets an id when it is created, and nothing else.
+    /// Returns a resource that only gets an id when it is created.
     pub(super) fn plain(schema: fn() -> Schema) -> Self {
         Self {
             schema,
@@ -59,10 +59,10 @@ impl plugin::Resource<Context> for Resource {
     }
 }
 
-/// A data source: it is read at every plan.
+/// A data source, which is read at every plan.
 pub(super) struct DataSource {
     pub(super) schema: fn() -> Schema,
-    /// Fills what is computed. The configuration has null where `state` has a default or zero.
+    /// Sets computed attributes. The configuration has null where `state` has a default or zero.
     pub(super) read: fn(&mut Object, &Call<'_>) -> Result<(), Diagnostic>,
 }
 
@@ -81,7 +81,8 @@ impl plugin::DataSource<Context> for DataSource {
     }
 }
 
-/// Every block has an `id` to refer to. Unless its schema says so, an author cannot set it.
+/// Refuses an `id` in a block. Every block has one to refer to, but an author cannot set it unless its schema says
+/// so.
 fn refuse_id(schema: &Schema, config: &Object) -> Diagnostics {
     let is_declared = schema.fields.iter().any(|field| field.name == "id");
     match is_declared || config.get("id").is_null() {
@@ -90,7 +91,6 @@ fn refuse_id(schema: &Schema, config: &Object) -> Diagnostics {
     }
 }
 
-/// A random id.
 pub(super) fn new_id() -> String {
     Uuid::new_v4().to_string()
 }

@@ -1,13 +1,14 @@
-//! Prebuild schedules: each covers whole hours, and no two may ask for a number of workspaces at one time.
+//! Schedules of prebuilt workspaces: each covers whole hours, and no two may require a number of workspaces at the
+//! same time.
 
 use std::collections::BTreeSet;
 
 use crate::cron::{self, Form};
 
-/// Whether one schedule of a preset is well-formed.
+/// Checks whether one schedule of a preset is well-formed.
 ///
 /// # Errors
-/// What is wrong with it, for the author.
+/// The problem, as text for the author.
 pub(super) fn check(cron: &str) -> Result<(), String> {
     let fields: Vec<&str> = cron.split_whitespace().collect();
     let failed = |why: &str| Err(format!("cron spec failed validation: {why}"));
@@ -19,15 +20,15 @@ pub(super) fn check(cron: &str) -> Result<(), String> {
     cron::check(cron, Form::Prebuild).map_err(|error| format!("failed to parse cron spec: {error}"))
 }
 
-/// Checks that no two of `crons`, which [`check`] accepted, are active at one time.
+/// Checks that no two of `crons`, which [`check`] accepted, are active at the same time.
 ///
 /// # Errors
-/// The pair that overlaps, or a field that is no list of numbers and ranges: names and steps, though valid in
+/// The pair that overlaps, or a field that is not a list of numbers and ranges: names and steps, though valid in
 /// cron, cannot be compared.
 ///
 /// # Source
-/// The provider's `provider/helpers/schedule_validation.go`: days overlap if the weekdays do where a day of the
-/// month is `*`, if the days of the month do where a weekday is `*`, else if either does.
+/// The provider's `provider/helpers/schedule_validation.go`: days overlap if the weekdays do where a day of the month
+/// is `*`, if the days of the month do where a weekday is `*`, else if either does.
 pub(super) fn check_overlaps(crons: &[&str]) -> Result<(), String> {
     for (index, first) in crons.iter().enumerate() {
         for second in &crons[index + 1..] {
@@ -54,7 +55,7 @@ fn overlap(first: &str, second: &str) -> Result<bool, String> {
         && common(hours1, hours2, 23).map_err(named("hour"))?)
 }
 
-/// Days of the month and weekdays of two schedules: cron runs when either matches.
+/// Returns whether the days of the month or the weekdays of two schedules overlap: cron runs when either matches.
 fn days_overlap((day1, week1): (&str, &str), (day2, week2): (&str, &str)) -> Result<bool, String> {
     if day1 == "*" || day2 == "*" {
         return common(week1, week2, 6);

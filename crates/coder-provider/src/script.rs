@@ -1,4 +1,4 @@
-//! `coder_script`.
+//! The resource `coder_script`, a script of an agent.
 
 use outpost_plugin::{Diagnostic, Diagnostics, Field, Outcome, Schema, Shape, optional, required};
 use outpost_value::{Object, Path, Value};
@@ -82,7 +82,8 @@ fn check_cron(value: &Value, _: &Path) -> Vec<Diagnostic> {
     warning.into_iter().chain(error).collect()
 }
 
-/// The original gives an id before it looks: a wrong script stays behind, to be replaced by the next build.
+/// Sets the id before any check, as in the original: a script that is not valid stays in the state, and the next
+/// build replaces it.
 fn create(state: &mut Object, _: &Call<'_>) -> Outcome {
     state.set("id", new_id());
     let runs = |name| state.flag(name) == Some(true);

@@ -9,7 +9,7 @@ use crate::{
     small::is_variable_name,
 };
 
-/// What both ways of naming it wrong are told.
+/// Error for no source of a secret, and for two.
 const ONE_OF: &str = "exactly one of `env` or `file` must be set";
 
 pub(super) fn secret() -> DataSource {
@@ -65,7 +65,7 @@ fn read(state: &mut Object, call: &Call<'_>) -> Result<(), Diagnostic> {
         (None, None) | (Some(_), Some(_)) => return Err(Diagnostic::error(ONE_OF)),
     };
     let value = context.text(&variable);
-    // A secret that is gone must not keep anybody from stopping or deleting a workspace.
+    // A missing secret must not prevent anybody from stopping or deleting a workspace.
     let needed = context.is_build() && context.text("CODER_WORKSPACE_TRANSITION") == "start";
     if value.is_empty() && needed {
         return Err(missing(&wanted, given("help_message")));

@@ -1,4 +1,4 @@
-//! Resources and data sources with next to no behaviour of their own.
+//! Resources and data sources with almost no behaviour of their own.
 
 use outpost_base::registry::Platform;
 use outpost_plugin::{Diagnostic, Diagnostics, Schema, Shape, computed, list, optional, required};
@@ -83,7 +83,7 @@ fn check_variable_name(argument: &str, name: &str) -> Result<(), String> {
     }
 }
 
-/// Whether `name` is a name for a variable as POSIX has it.
+/// Returns whether `name` is a valid name of a variable in POSIX.
 pub(super) fn is_variable_name(name: &str) -> bool {
     let allowed = |b: u8| b == b'_' || b.is_ascii_alphanumeric();
     !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(allowed)
@@ -177,8 +177,8 @@ pub(super) fn workspace_tags() -> DataSource {
     }
 }
 
-/// `coder_script_order`. Selectors are looked into where a plan is converted (`terraform/resources/script_order.rs`),
-/// as only there all scripts are known.
+/// Returns the data source `coder_script_order`. Its selectors are checked when a plan is converted
+/// (`terraform/resources/script_order.rs`), because only there all scripts are known.
 pub(super) fn script_order() -> DataSource {
     DataSource {
         schema: script_order_schema,

@@ -1,4 +1,4 @@
-//! `coder_workspace` and `coder_workspace_owner`.
+//! The data sources `coder_workspace` and `coder_workspace_owner`.
 
 use outpost_plugin::{Diagnostic, Field, Schema, Shape, computed};
 use outpost_value::{Object, Value};
@@ -55,7 +55,7 @@ fn read_workspace(state: &mut Object, call: &Call<'_>) -> Result<(), Diagnostic>
     let transition = or("CODER_WORKSPACE_TRANSITION", "start");
     let is_true = |name| context.text(name).eq_ignore_ascii_case("true");
     let claim = is_true("CODER_WORKSPACE_IS_PREBUILD_CLAIM");
-    // A claim comes after the prebuild, so it wins.
+    // A claim follows the prebuild, so it has priority.
     let prebuild = is_true("CODER_WORKSPACE_IS_PREBUILD") && !claim;
     state.set("start_count", i64::from(transition == "start"));
     state.set("transition", transition);
@@ -208,7 +208,7 @@ impl From<Role> for Object {
     }
 }
 
-/// A JSON array in a variable; unset and `null` are empty ones. What follows it is not looked at.
+/// Parses a JSON array in a variable; unset and `null` give an empty one. Text after the array is ignored.
 fn json<T>(context: &Context, variable: &str, what: &str) -> Result<Vec<T>, Diagnostic>
 where
     T: for<'de> Deserialize<'de>,

@@ -1,5 +1,4 @@
-//! What a directory of programs looked like when it was whole, so that nobody has to read it again to know that it still
-//! is.
+//! The state of a directory of programs when it was complete, so that an unchanged directory need not be read again.
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -7,57 +6,57 @@ use outpost_base::registry::{Hash, h1_of_dir};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// Files and directories of one package; the largest has some hundred.
+/// Maximum number of files and directories of one package; the largest has some hundred.
 pub const MAX_FILES: usize = 10_000;
 
-/// What is known of a directory since it was whole.
+/// Record of a complete directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Its `h1:` checksum.
+    /// The directory's `h1:` checksum.
     pub h1: String,
-    /// A digest of its files' names, sizes, numbers and times of change. Nobody can set back the last of these, so
-    /// what looks the same is the same.
+    /// Digest of its files' names, sizes, inodes and change times. Nobody can set back a change time, so an equal
+    /// digest means equal content.
     appearance: String,
 }
 
 impl Record {
-    /// Reads all of a directory.
+    /// Reads a complete directory.
     ///
     /// # Errors
-    /// The system's reason, and too many files.
+    /// The system's error, and an error for too many files.
     pub fn of(dir: &Path) -> io::Result<Self> {
-        // What changes while it is read looks different afterwards.
+        // Taken before the files are read, so that a change during the read is detected afterwards.
         let appearance = appearance(dir)?;
         let h1 = h1_of_dir(dir).map_err(io::Error::other)?.to_string();
         Ok(Self { h1, appearance })
     }
 
-    /// The record of a directory whose checksum was found just now.
+    /// Returns the record of a directory whose checksum was just computed.
     ///
     /// # Errors
-    /// The system's reason, and too many files.
+    /// The system's error, and an error for too many files.
     pub fn with_h1(dir: &Path, h1: &Hash) -> io::Result<Self> {
         let (appearance, h1) = (appearance(dir)?, h1.to_string());
         Ok(Self { h1, appearance })
     }
 
-    /// Reads a record.
+    /// Reads a record from a file.
     ///
     /// # Errors
-    /// The system's reason, also if it is none.
+    /// The system's error, and an error if the file is not a record.
     pub fn read(path: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&fs::read(path)?)?)
     }
 
-    /// The record as text.
+    /// Returns the record as text.
     ///
     /// # Errors
-    /// Practically none.
+    /// None in practice.
     pub fn to_text(&self) -> io::Result<Vec<u8>> {
         Ok(serde_json::to_vec(self)?)
     }
 
-    /// Whether a directory looks as it did. It is not read.
+    /// Returns whether a directory is unchanged, without reading its files.
     pub fn looks_like(&self, dir: &Path) -> bool {
         appearance(dir).is_ok_and(|now| now == self.appearance)
     }

@@ -1,6 +1,7 @@
 //! Template archives: tar files that people push and the daemon unpacks.
 //!
-//! An archive comes from whoever may write templates, so unpacking trusts nothing in it: see [`extract_template`].
+//! An archive may come from anybody who may write templates, so unpacking trusts nothing in it: see
+//! [`extract_template`].
 
 mod extract;
 mod pack;
@@ -17,23 +18,23 @@ pub use self::{
     pack::{pack_template, pack_template_within},
 };
 
-/// What a packed template must stay below, in bytes; that of Coder's command line.
+/// Limit of a packed template in bytes, which it must not reach; that of Coder's command line.
 pub const TEMPLATE_LIMIT_BYTES: u64 = 1024 * 1024;
 
-/// How much an archive may unpack to.
+/// Limits of an unpacked archive.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The largest file, in bytes. Coder cuts longer files without a word; we refuse the archive.
+    /// Maximum size of a file in bytes. Coder silently truncates longer files; we refuse the archive.
     pub file_bytes: u64,
-    /// All files together, in bytes.
+    /// Maximum size of all files together in bytes.
     pub total_bytes: u64,
-    /// Files, directories and everything else.
+    /// Maximum number of files, directories and all other entries.
     pub entries: usize,
 }
 
 impl Limits {
-    /// What the daemon allows. The module archive has at most 20 MiB, which is 40,960 entries; the template that
-    /// comes with it at most 4 MiB over Coder's wire.
+    /// Limits of the daemon. A module archive has at most 20 MiB, which is 40,960 entries; the template that comes
+    /// with it has at most 4 MiB on Coder's wire.
     pub const DEFAULT: Self = Self {
         file_bytes: 10 * 1024 * 1024,
         total_bytes: 256 * 1024 * 1024,
@@ -41,93 +42,93 @@ impl Limits {
     };
 }
 
-/// Why a template was not packed or not unpacked.
+/// Reason for which a template was not packed or not unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The name leads out of the directory, or is none.
+    /// The name leads out of the directory, or is not a valid name.
     #[error("refusing to extract to non-local path {name:?}")]
     NonLocal {
-        /// The name in the archive.
+        /// Name in the archive.
         name: String,
     },
-    /// The directory has a symbolic link where the entry wants to go.
+    /// The path of an entry contains a symbolic link of the directory.
     #[error("refusing to extract {name:?} through the symbolic link `{}`", .link.display())]
     ThroughLink {
-        /// The name in the archive.
+        /// Name in the archive.
         name: String,
-        /// The link.
+        /// Path of the link.
         link: PathBuf,
     },
-    /// One file is too long.
+    /// A file is too large.
     #[error(
         "file {name:?} has {size} bytes, more than the {limit} that a template's file may have"
     )]
     FileTooBig {
-        /// The name in the archive.
+        /// Name in the archive.
         name: String,
-        /// Its size in bytes, as the archive says.
+        /// Size in bytes, according to the archive.
         size: u64,
-        /// What is allowed, in bytes.
+        /// Maximum size of a file in bytes.
         limit: u64,
     },
-    /// All files together are too long.
+    /// All files together are too large.
     #[error("archive unpacks to more than {limit} bytes at {name:?}")]
     TotalTooBig {
-        /// The entry at which it became too much.
+        /// Entry at which the limit is exceeded.
         name: String,
-        /// What is allowed, in bytes.
+        /// Maximum size of all files in bytes.
         limit: u64,
     },
     /// There are too many entries.
     #[error("archive has more than {limit} entries")]
     TooManyEntries {
-        /// What is allowed.
+        /// Maximum number of entries.
         limit: usize,
     },
-    /// The archive is damaged, or none.
+    /// The archive is damaged, or the bytes are not an archive.
     #[error("failed to read the archive")]
     Damaged(#[source] io::Error),
     /// A file cannot be written.
     #[error("failed to extract {name:?}")]
     Write {
-        /// The name in the archive.
+        /// Name in the archive.
         name: String,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Somebody asked to stop.
+    /// The work was cancelled.
     #[error("extraction was cancelled")]
     Cancelled,
-    /// The directory holds no template.
+    /// The directory contains no template.
     #[error("{} is not a valid template since it has no [.tf .tf.json] files", .dir.display())]
     NoTemplate {
-        /// The directory.
+        /// Path of the directory.
         dir: PathBuf,
     },
-    /// The template has too much in it.
+    /// The packed template is too large.
     #[error("Archive too big. Must be <= {limit} bytes")]
     PackedTooBig {
-        /// What it must stay below, in bytes.
+        /// Limit in bytes, which it must not reach.
         limit: u64,
     },
     /// A file of the template cannot be read.
     #[error("failed to read `{}`", .path.display())]
     Read {
-        /// Which one.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A file's name cannot be stored.
+    /// A file's name cannot be stored in an archive.
     #[error("file name `{}` cannot be stored: it must be UTF-8", .path.display())]
     Name {
-        /// Which one.
+        /// Path of the file.
         path: PathBuf,
     },
 }
 
 impl ArchiveError {
-    /// What the author of the template can do.
+    /// Returns a suggestion for the template's author.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::PackedTooBig { .. } => Some(

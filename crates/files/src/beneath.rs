@@ -1,11 +1,11 @@
-//! A directory in which somebody hostile may write, such as that of a job, and all access to what is in it.
+//! A directory in which a hostile program may write, such as that of a job, and all access to its contents.
 //!
-//! [`Dir`] holds the directory by a descriptor. Names are resolved beneath it, by the kernel where it can: no link is
-//! followed, whoever exchanges names meanwhile, and no other file system is entered. What is read must be a regular
-//! file with a single name that belongs to the directory's owner, and is read up to a limit: never a pipe, which would
-//! not end, nor a file of another job, which the template may know by a second name.
+//! [`Dir`] holds the directory by a descriptor. Names are resolved beneath it, by the kernel where it supports that:
+//! no link is followed, even if names are exchanged meanwhile, and no other file system is entered. Only a regular
+//! file with a single name that belongs to the directory's owner is read, up to a limit: never a pipe, which would
+//! not end, nor a file of another job, which the template may reach by a second name.
 //!
-//! Calls block as long as the file system does. [`within`] runs them off the caller's thread, and bounds the wait.
+//! Calls block as long as the file system does. [`within`] runs them off the caller's thread, and limits the wait.
 
 pub(super) mod resolve;
 mod write;
@@ -30,14 +30,14 @@ use rustix::{
 };
 use tokio::{task::spawn_blocking, time::timeout};
 
-/// Time that the file system has for one piece of work on a job's files. It is less than a killed job has to end.
+/// Time limit for one piece of work on a job's files. It is shorter than the time in which a killed job must end.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Entries of a directory that are listed; one with more is no directory of a template.
+/// Maximum number of entries of a directory that is listed; a template's directory has fewer.
 const MAX_ENTRIES: usize = 100_000;
 
-/// Runs blocking work off the caller's thread, and waits at most `limit` for it. Work that a file system does not let
-/// go of keeps its thread, and nothing else.
+/// Runs blocking work off the caller's thread, and waits at most `limit` for it. Work that a file system blocks keeps
+/// its thread, and nothing else.
 ///
 /// # Errors
 /// [`io::ErrorKind::TimedOut`], or the panic of the work.
@@ -54,45 +54,46 @@ pub async fn within<T: Send + 'static>(
     }
 }
 
-/// Why something beneath a directory is neither read nor written. It is the inner error of an [`io::Error`].
+/// Reason for which something beneath a directory is neither read nor written. It is the inner error of an
+/// [`io::Error`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A name on the way, or the last one, is a symbolic link.
+    /// A part of the path is a symbolic link.
     #[error("it is a symbolic link, or its path contains one")]
     Link,
-    /// Such as a pipe.
+    /// The path is of another kind, such as a pipe.
     #[error("it is {0}, not a regular file")]
     Kind(&'static str),
-    /// Hard links.
+    /// The file has several hard links.
     #[error("it has {0} hard links, so it may be another user's file")]
     Names(u64),
-    /// The file of somebody else.
+    /// The file belongs to another user.
     #[error("it belongs to user {found}, not to user {expected}")]
     Owner {
-        /// Its owner.
+        /// User id of its owner.
         found: u32,
-        /// The owner of the directory.
+        /// User id of the directory's owner.
         expected: u32,
     },
-    /// What nobody should read into memory.
+    /// The file is too large to be read into memory.
     #[error("it is larger than the limit of {limit} bytes")]
     Size {
-        /// In bytes.
+        /// Maximum size in bytes.
         limit: u64,
     },
-    /// A directory with too many entries.
+    /// The directory has too many entries.
     #[error("the directory has more entries than the limit of {limit}")]
     Entries {
-        /// What is allowed.
+        /// Maximum number of entries.
         limit: usize,
     },
-    /// The name leads out, or into another file system.
+    /// The name leads out of the directory, or into another file system.
     #[error("it is outside the directory, or on another file system")]
     Outside,
 }
 
 impl Refusal {
-    /// The refusal in an error, if it is one.
+    /// Returns the refusal in an error, if there is one.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
@@ -115,37 +116,37 @@ struct Held {
     owner: u32,
 }
 
-/// What a name stands for, links not followed.
+/// Kind of what a name refers to; links are not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A regular file.
+    /// A regular file with content.
     File,
-    /// A directory.
+    /// A directory with entries.
     Directory,
-    /// A symbolic link.
+    /// A symbolic link, not followed.
     Link,
     /// A pipe, a socket or a device.
     Other,
 }
 
-/// What there is to know of a name, links not followed.
+/// Properties of what a name refers to; links are not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its kind.
+    /// Kind of the file.
     pub kind: Kind,
-    /// The permission bits, with those for set-uid and the like.
+    /// Permission bits, including set-uid, set-gid and sticky.
     pub mode: u32,
-    /// Its length in bytes.
+    /// Length of the content in bytes.
     pub size: u64,
-    /// Changes with the file and with its content, as far as its times tell: number, seconds, nanoseconds.
+    /// Inode and time of the last change in seconds and nanoseconds, which change with the file and its content.
     pub version: (u64, i64, i64),
 }
 
 impl Dir {
-    /// Holds the directory at `path`, which must not be a link. Links above it are followed.
+    /// Opens the directory at `path`, which must not be a link. Links above it are followed.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn open(path: &Path) -> io::Result<Self> {
         let real = match (path.parent(), path.file_name()) {
             (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => {
@@ -163,7 +164,7 @@ impl Dir {
         Ok(Self(Arc::new(Held { fd, path, owner })))
     }
 
-    /// Where it was when it was opened: for processes and messages.
+    /// Returns the path with which it was opened, for processes and messages.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
@@ -172,19 +173,19 @@ impl Dir {
         self.0.fd.as_fd()
     }
 
-    /// Holds a directory in it.
+    /// Opens a directory in this one.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason.
+    /// [`Refusal`], or the system's error.
     pub fn dir(&self, name: impl AsRef<Path>) -> io::Result<Self> {
         let name = local(name.as_ref())?;
         let fd = resolve::open(self.fd(), &name, DIRECTORY, Mode::empty())?;
         Self::held(fd, self.0.path.join(name))
     }
 
-    /// Opens a file to read. `None` if there is none.
+    /// Opens a file for reading. `None` if there is none.
     fn file(&self, name: &Path) -> io::Result<Option<File>> {
-        // Without NONBLOCK a pipe would wait for its writer here.
+        // Without NONBLOCK opening a pipe would wait for its writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = match resolve::open(self.fd(), &local(name)?, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -195,7 +196,7 @@ impl Dir {
         Ok(Some(file))
     }
 
-    /// Refuses what is no plain file of the directory's owner.
+    /// Refuses everything but a regular file of the directory's owner.
     fn check(&self, file: &File) -> io::Result<()> {
         let found = file.metadata()?;
         if !found.is_file() {
@@ -212,15 +213,15 @@ impl Dir {
         Ok(())
     }
 
-    /// The content of a file of at most `limit` bytes. `None` if there is none.
+    /// Reads a file of at most `limit` bytes. `None` if there is none.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason.
+    /// [`Refusal`], or the system's error.
     pub fn read(&self, name: impl AsRef<Path>, limit: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(file) = self.file(name.as_ref())? else {
             return Ok(None);
         };
-        // One that is sparse has all its bytes as soon as they are read.
+        // The length does not show how much is allocated: a sparse file has all its bytes once they are read.
         if file.metadata()?.len() > limit {
             return Err(Refusal::Size { limit }.into());
         }
@@ -231,19 +232,20 @@ impl Dir {
         Ok(Some(content))
     }
 
-    /// The first `limit` bytes of a file. `None` if there is none.
+    /// Reads the first `limit` bytes of a file. `None` if there is none.
     ///
     /// # Errors
-    /// [`Refusal`] but for the size, or the system's reason.
+    /// [`Refusal`] except for the size, or the system's error.
     pub fn read_start(&self, name: impl AsRef<Path>, limit: u64) -> io::Result<Option<Vec<u8>>> {
         let file = self.file(name.as_ref())?;
         file.map(|file| start_of(file, limit)).transpose()
     }
 
-    /// What a name stands for. `None` if there is nothing, or something that is no directory on the way.
+    /// Returns the properties of what a name refers to. `None` if nothing exists there, or if a part of the path is
+    /// not a directory.
     ///
     /// # Errors
-    /// [`Refusal`] for what is on the way, or the system's reason.
+    /// [`Refusal`] for a part of the path, or the system's error.
     pub fn find(&self, name: impl AsRef<Path>) -> io::Result<Option<Found>> {
         let name = local(name.as_ref())?;
         let found = match name.file_name() {
@@ -259,10 +261,10 @@ impl Dir {
         }
     }
 
-    /// Names in a directory, sorted, with what they stand for.
+    /// Returns the names in a directory, sorted, with the kind of each.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason.
+    /// [`Refusal`], or the system's error.
     pub fn list(&self, name: impl AsRef<Path>) -> io::Result<Vec<(OsString, Kind)>> {
         let name = local(name.as_ref())?;
         let dir = resolve::open(self.fd(), &name, DIRECTORY, Mode::empty())?;
@@ -278,7 +280,7 @@ impl Dir {
                 return Err(Refusal::Entries { limit }.into());
             }
             let kind = match entry.file_type() {
-                // Some file systems do not tell.
+                // Some file systems do not report the kind.
                 FileType::Unknown => match rustix::fs::statat(&dir, name, NO_LINK) {
                     Ok(stat) => found_of(&stat).kind,
                     Err(Errno::NOENT) => continue,
@@ -292,14 +294,14 @@ impl Dir {
         Ok(found)
     }
 
-    /// The directory that a name is in.
+    /// Opens the parent directory of a name.
     fn parent(&self, name: &Path) -> io::Result<OwnedFd> {
         let parent = name.parent().unwrap_or(Path::new(""));
         resolve::open(self.fd(), parent, PLACE, Mode::empty())
     }
 }
 
-/// The files of a template that was unpacked for a job.
+/// Reads the files of a template that was unpacked for a job.
 impl TemplateFiles for Dir {
     fn list(&self, dir: &Path) -> io::Result<Vec<(OsString, bool)>> {
         let names = Self::list(self, dir)?.into_iter();
@@ -322,11 +324,11 @@ impl TemplateFiles for Dir {
     }
 }
 
-/// A directory to read.
+/// Flags for opening a directory that is read.
 pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
-/// A directory as the beginning of names, which needs no right to read it.
+/// Flags for opening a directory only to resolve names beneath it, which requires no permission to read it.
 pub(super) const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
-/// For calls that would follow a link otherwise.
+/// Flag for calls that would otherwise follow a link.
 const NO_LINK: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
 
 fn start_of(file: File, limit: u64) -> io::Result<Vec<u8>> {
@@ -335,8 +337,8 @@ fn start_of(file: File, limit: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// A name without `.` and `..`, empty for the directory itself. `a/../b` is `b`: links are never followed, so nothing
-/// else can stand at `a`.
+/// Returns a name without `.` and `..`, empty for the directory itself. `a/../b` is `b`: links are never followed, so
+/// `a` makes no difference.
 pub(crate) fn local(name: &Path) -> io::Result<PathBuf> {
     let mut path = PathBuf::new();
     for component in name.components() {
@@ -352,7 +354,7 @@ pub(crate) fn local(name: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Whether an error says that there is nothing at a name.
+/// Returns whether an error means that nothing exists at a name.
 fn is_absent(error: &io::Error) -> bool {
     let kind = error.kind();
     kind == io::ErrorKind::NotFound || kind == io::ErrorKind::NotADirectory

@@ -1,4 +1,4 @@
-//! Files that others rely on: written whole or not at all, for the owner alone, locked, removed for good.
+//! Files that other processes rely on: written completely or not at all, private, locked, and removed for good.
 
 pub mod appearance;
 pub mod archive;
@@ -22,14 +22,14 @@ use nix::fcntl::{Flock, FlockArg};
 use outpost_base::stop::Stop;
 use tokio::time::sleep;
 
-/// Time between two tries to get a lock.
+/// Time between two attempts to get a lock.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
-/// Replaces `path` by a file with `content` that only the owner can read. It is there in full, or not at all,
-/// and survives a crash. The directory must exist.
+/// Replaces `path` by a file with `content` that only the owner can read. It appears complete or not at all, and
+/// survives a crash. The directory must exist.
 ///
 /// # Errors
-/// The system's reason; `path` is as it was then.
+/// The system's error; `path` is unchanged then.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(path, content, 0o600)
 }
@@ -37,12 +37,12 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Replaces `path` by a file that everybody can read, otherwise as [`write_private`] does.
 ///
 /// # Errors
-/// The system's reason; `path` is as it was then.
+/// The system's error; `path` is unchanged then.
 pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(path, content, 0o644)
 }
 
-/// The directory that a file is in; a bare name is in the current one.
+/// Returns the directory of a file; that of a bare name is the current one.
 pub fn directory_of(path: &Path) -> &Path {
     path.parent()
         .filter(|dir| !dir.as_os_str().is_empty())
@@ -60,10 +60,10 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Writes a file as [`write_private`] does, unless there is one already. Tells whether it did.
+/// Writes a file as [`write_private`] does, unless it exists. Returns whether it did.
 ///
 /// # Errors
-/// The system's reason.
+/// The system's error.
 pub fn write_private_new(path: &Path, content: &[u8]) -> io::Result<bool> {
     let dir = directory_of(path);
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
@@ -76,10 +76,10 @@ pub fn write_private_new(path: &Path, content: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Makes a directory, and those above it, that only the owner can enter. One that exists is taken as it is.
+/// Creates a directory, with its parents, that only the owner can enter. An existing one is left unchanged.
 ///
 /// # Errors
-/// The system's reason.
+/// The system's error.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
@@ -89,13 +89,13 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
 pub struct Lock(Flock<File>);
 
 impl Lock {
-    /// Takes the lock on `path`, which is made if it is missing. `None` if somebody else has it.
+    /// Acquires the lock on `path`, which is created if it is missing. `None` if another process has it.
     ///
-    /// Dropping it unlocks in so many words: closing alone would not, as long as a child between fork and exec holds
-    /// a copy of the file.
+    /// Dropping it unlocks explicitly: closing the file would not be enough while a child between fork and exec holds
+    /// a copy of the descriptor.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
         let file = File::options()
             .create(true)
@@ -110,7 +110,7 @@ impl Lock {
         }
     }
 
-    /// Whether the lock is on the file that `path` names now: somebody may have removed the one before.
+    /// Returns whether the lock is on the file that `path` names now, because the locked one may have been removed.
     pub fn is_on(&self, path: &Path) -> bool {
         let ours = self.0.metadata().map(|file| (file.dev(), file.ino()));
         let named = fs::metadata(path).map(|file| (file.dev(), file.ino()));
@@ -120,7 +120,7 @@ impl Lock {
     /// Waits for the lock on `path`; `None` if `stop` was cancelled before.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     pub async fn acquire(path: &Path, stop: &Stop) -> io::Result<Option<Self>> {
         loop {
             if let Some(lock) = Self::try_acquire(path)? {

@@ -1,29 +1,29 @@
-//! Looks at a file where the kernel keeps it: reading a large one would copy every byte once more.
+//! A file as mapped memory: reading a large one would copy every byte once more.
 
 use std::{ffi::c_void, fs::File, num::NonZeroUsize, ptr::NonNull, slice};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
-/// Where a mapping may begin: a multiple of the page size of every Linux.
+/// Alignment of mappings: a multiple of the page size of every Linux.
 const ALIGNMENT: u64 = 64 * 1024;
 
-/// A part of a file, none of which is in memory until it is looked at.
+/// A mapped part of a file, none of which is in memory until it is requested.
 ///
-/// Somebody who shortens the file meanwhile ends this process with SIGBUS, so it is for files that a command was given, not
-/// for services.
+/// If the file is shortened meanwhile, SIGBUS ends this process. So it is for files on a command line, not for
+/// services.
 pub struct Mapped {
     start: NonNull<c_void>,
     whole: NonZeroUsize,
-    /// Bytes before the part.
+    /// Number of mapped bytes before the part.
     skipped: usize,
 }
 
 impl Mapped {
-    /// The `length` bytes of the file from `at` on; `None` if they are not all there, or cannot be had that way.
+    /// Maps the `length` bytes of the file from `at` on; `None` if the file is shorter, or cannot be mapped.
     pub fn of(file: &File, at: u64, length: u64) -> Option<Self> {
         let begin = at / ALIGNMENT * ALIGNMENT;
         let end = at.checked_add(length)?;
-        // The rest of a last page reads as zeros, which the file does not have.
+        // The rest of a last page reads as zeros, which are not in the file.
         if end > file.metadata().ok()?.len() {
             return None;
         }
@@ -41,10 +41,10 @@ impl Mapped {
         })
     }
 
-    /// `length` bytes of the part from `at` on, in memory.
+    /// Returns `length` bytes of the part from `at` on, in memory.
     ///
-    /// `None` if they are not in the part, on an old kernel, or if the medium cannot be read. Whoever reads them then learns
-    /// why.
+    /// `None` if they are not in the part, on an old kernel, or if the medium cannot be read. Reading the file then
+    /// returns the error.
     pub fn look_at(&self, at: u64, length: usize) -> Option<&[u8]> {
         let from = usize::try_from(at).ok()?.checked_add(self.skipped)?;
         let end = from.checked_add(length)?;
@@ -76,7 +76,7 @@ impl Drop for Mapped {
             unsafe_code,
             reason = "it is the mapping that we made, and nothing refers to it any more"
         )]
-        // It fails for arguments that are no mapping only.
+        // It can fail only for arguments that are not a mapping.
         let _ = unsafe { munmap(self.start, self.whole.get()) };
     }
 }
@@ -111,7 +111,7 @@ mod tests {
 
                 let bytes = mapped.look_at(skipped, shown as usize);
 
-                // On a kernel that cannot say whether all is there, nothing is.
+                // A kernel without the necessary call returns nothing.
                 assert!(bytes.is_none_or(|it| it == expected), "{at} {length}");
             }
         }

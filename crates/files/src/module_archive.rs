@@ -1,4 +1,4 @@
-//! The modules that init fetched: which there are, and their files as one archive for the next job.
+//! The modules that init fetched: a list of them, and their files as one archive for the next job.
 
 use std::{
     io,
@@ -14,24 +14,24 @@ use super::{
     beneath::{Dir, Kind},
 };
 
-/// Where Terraform writes down which modules it fetched, below the template's directory.
+/// Path of Terraform's list of fetched modules, below the template's directory.
 const MANIFEST: &str = ".terraform/modules/modules.json";
-/// Modules in here were fetched; others are part of the template.
+/// Directory of fetched modules; others are part of the template.
 const FETCHED: &str = ".terraform/modules/";
-/// How long a module archive may be, in bytes; Coder's limit.
+/// Maximum size of a module archive in bytes; Coder's limit.
 const LIMIT_BYTES: u64 = 20 * 1024 * 1024;
-/// A manifest longer than this is not Terraform's, in bytes.
+/// Maximum size of a manifest in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
-/// The two blocks that end an archive.
+/// Size of the two blocks that end an archive.
 const FOOTER_BYTES: u64 = 1024;
-/// Owner and group of every entry; Coder's choice.
+/// Owner and group of all entries; Coder's choice.
 const OWNER: u32 = 1000;
-/// A module deeper than this is not archived.
+/// Maximum depth of directories in a module.
 const MAX_DEPTH: usize = 64;
-/// Files and directories that are looked at; an archive has room for 40,960.
+/// Maximum number of files and directories that are examined; an archive has room for 40,960.
 const MAX_ITEMS: usize = 100_000;
 
-/// What [`pack_modules`] gives.
+/// Result of packing modules.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Packed {
     /// A tar archive that can be unpacked over the template. Empty if no module was fetched or none fits.
@@ -54,10 +54,10 @@ pub fn pack_modules(dir: &Dir) -> Result<Packed, ModuleError> {
     pack_modules_within(dir, LIMIT_BYTES)
 }
 
-/// [`pack_modules`] with another limit, in bytes.
+/// Does the same as [`pack_modules`] with another limit, in bytes.
 ///
 /// # Errors
-/// As [`pack_modules`].
+/// Those of [`pack_modules`].
 pub fn pack_modules_within(dir: &Dir, limit: u64) -> Result<Packed, ModuleError> {
     let Some(manifest) = read_manifest(dir)? else {
         return Ok(Packed::default());
@@ -98,7 +98,8 @@ pub fn pack_modules_within(dir: &Dir, limit: u64) -> Result<Packed, ModuleError>
     })
 }
 
-/// The modules that the template in `dir` calls, in the order of Terraform's manifest, without the template itself.
+/// Returns the modules that the template in `dir` calls, in the order of Terraform's manifest, without the template
+/// itself.
 ///
 /// Empty if init fetched none.
 ///
@@ -156,29 +157,29 @@ fn parse_manifest(dir: &Dir, manifest: &[u8]) -> Result<Vec<Entry>, ModuleError>
     Ok(manifest.modules.unwrap_or_default())
 }
 
-/// One file or directory of a module. The name starts at the template's directory.
+/// A file or directory of a module, with its path relative to the template's directory.
 struct Item {
     name: String,
     mode: u32,
-    /// `None` for a directory.
+    /// Size in bytes; `None` for a directory.
     size: Option<u64>,
 }
 
 impl Item {
-    /// What it takes in the archive at most. Coder counts a whole block of padding after a full last block.
+    /// Returns its maximum size in the archive. Coder counts a whole block of padding after a full last block.
     fn estimate(&self) -> u64 {
         self.size
             .map_or(512, |size| 512 + size + (512 - size % 512))
     }
 
-    /// Returns whether it is a file.
+    /// Writes it to the archive, and returns whether it is a file.
     fn write(&self, dir: &Dir, writer: &mut Writer) -> Result<bool, ModuleError> {
         if self.size.is_none() {
             writer.directory(&self.name, self.mode);
             return Ok(false);
         }
         let failed = |source| ModuleError::read(dir, &self.name)(source);
-        // One that has grown since it was measured would take the place of others.
+        // A file that has grown since it was measured would take the room of others.
         let content = dir.read(&self.name, self.size.unwrap_or_default());
         let content = content.map_err(failed)?;
         let content = content.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
@@ -229,47 +230,47 @@ fn walk(dir: &Dir, name: &str, depth: usize, items: &mut Vec<Item>) -> Result<()
     Ok(())
 }
 
-/// Why modules were not listed or not packed.
+/// Reason for which modules were not listed or not packed.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
     /// A file cannot be read.
     #[error("failed to read `{}`", .path.display())]
     Read {
-        /// Which one.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// Terraform's list of modules is damaged.
     #[error("failed to parse `{}`", .path.display())]
     Manifest {
-        /// Where it is.
+        /// Path of the list.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Error of the parser.
         source: serde_json::Error,
     },
-    /// The list names a directory outside.
+    /// The list names a directory outside of the template.
     #[error("module directory {dir:?} is not inside of the template")]
     NonLocal {
-        /// As the list has it.
+        /// Directory in the list.
         dir: String,
     },
-    /// A file's name cannot be stored.
+    /// A file's name cannot be stored in an archive.
     #[error("file name `{}` cannot be stored: it must be UTF-8", .path.display())]
     Name {
-        /// Which one.
+        /// Path of the file.
         path: PathBuf,
     },
     /// There are more files than a module has.
     #[error("modules have more than {limit} files and directories")]
     TooMany {
-        /// What is allowed.
+        /// Maximum number of files.
         limit: usize,
     },
-    /// The list of modules alone is too long.
+    /// The list of modules alone exceeds the limit.
     #[error("modules have more than {limit} bytes")]
     TooBig {
-        /// What is allowed, in bytes.
+        /// Maximum size of the archive in bytes.
         limit: u64,
     },
 }

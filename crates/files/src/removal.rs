@@ -1,10 +1,10 @@
-//! Removes directories whose content somebody else made, however deep, large or odd.
+//! Removal of directories with foreign content, however deep, large or odd.
 //!
-//! A directory that goes is renamed first, so that whoever comes after a crash knows it: `NAME.removing`. Then it is
-//! made flat: what lies in a directory of it is removed, and directories that are not empty move up beside that one.
-//! So neither the stack nor the number of open descriptors depends on how deep it is, and work can stop anywhere. No
-//! link is followed and no other file system entered. Work is done in turns off the caller's thread. What does not go
-//! is put aside for a person as `NAME.aside`.
+//! A directory is renamed to `NAME.removing` first, so that it is recognized after a crash. Then it is flattened:
+//! files in its subdirectories are removed, and directories that are not empty are moved up beside their parents. So
+//! neither the stack nor the number of open descriptors depends on the depth, and the work can stop at any time. No
+//! link is followed and no other file system is entered. Work is done in turns off the caller's thread. What cannot
+//! be removed is moved aside for a person as `NAME.aside`.
 
 mod flatten;
 
@@ -27,35 +27,35 @@ use tracing::{error, info, warn};
 use self::flatten::{Turn, turn};
 use super::beneath::{self, within};
 
-/// Time of one turn.
+/// Duration of one turn.
 const TURN: Duration = Duration::from_millis(500);
-/// Time that whoever ends a job waits for its directories; a killed job has thirty seconds for its end.
+/// Time limit for removing a job's directories at its end; a killed job has thirty seconds in total.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Time that what is left over from that has. Disks remove some hundred directories in a second.
+/// Time limit for removing leftovers. Disks remove some hundred directories a second.
 const LONG_PATIENCE: Duration = Duration::from_secs(30 * 60);
-/// Time for a removal that nobody can put off, such as in the middle of a step.
+/// Time limit for a removal that cannot be postponed, such as in the middle of a step.
 const AT_ONCE: Duration = Duration::from_secs(15);
-/// Turns without any progress after which a directory does not go, and the pause between two: what is in use for a
-/// moment is tried again.
+/// Number of turns without any progress after which a directory is given up, and the pause between two, because a
+/// directory may be in use for a moment.
 const TRIES: (u32, Duration) = (5, Duration::from_millis(250));
-/// Leftovers that one sweep deals with, and that are named.
+/// Maximum number of leftovers of one sweep, and of directories that are listed.
 const MAX_LEFTOVERS: usize = 1000;
 
-/// The end of the names of directories that are being removed.
+/// Suffix of directories that are being removed.
 const REMOVING: &str = ".removing";
-/// The end of the names of directories that did not go.
+/// Suffix of directories that could not be removed.
 const ASIDE: &str = ".aside";
 
-/// Removes a directory with everything in it. One that is not there is removed. One that takes longer than ten seconds
-/// goes on going in the background, and one that does not go is put aside.
+/// Removes a directory with all its contents. A missing one counts as removed. After ten seconds the removal
+/// continues in the background, and a directory that cannot be removed is moved aside.
 ///
 /// # Errors
-/// The system's reason, with the directory's new name.
+/// The system's error, with the directory's new name.
 pub async fn remove_dir(path: &Path) -> io::Result<()> {
     remove_within(path, PATIENCE).await
 }
 
-/// Removes a directory in the background, for whoever cannot wait.
+/// Removes a directory in the background, for callers that cannot wait.
 pub fn discard(path: PathBuf) {
     let removal = move || {
         let path = renamed(&path, REMOVING);
@@ -69,10 +69,10 @@ pub fn discard(path: PathBuf) {
     }
 }
 
-/// Removes what must not be found at its place any more, in the caller's thread. What does not go is put aside.
+/// Removes a path that must not exist any more, in the caller's thread. What cannot be removed is moved aside.
 ///
 /// # Errors
-/// The system's reason if it is still at its place.
+/// The system's error if the path still exists.
 pub fn take_away(path: &Path) -> io::Result<()> {
     let renamed_path = renamed(path, REMOVING);
     match remove_at_once(&renamed_path) {
@@ -88,7 +88,7 @@ pub fn take_away(path: &Path) -> io::Result<()> {
 /// Removes a directory or a file in the caller's thread, within fifteen seconds.
 ///
 /// # Errors
-/// The system's reason, or [`io::ErrorKind::TimedOut`].
+/// The system's error, or [`io::ErrorKind::TimedOut`].
 pub fn remove_at_once(path: &Path) -> io::Result<()> {
     let (parent, name) = parts(path)?;
     match fs::File::open(parent) {
@@ -97,7 +97,7 @@ pub fn remove_at_once(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A directory for temporary files in which somebody else writes. It is removed when this is dropped.
+/// A directory for temporary files in which other programs write. It is removed on drop.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -105,7 +105,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// One whose removal nobody waits for.
+    /// Returns a directory that is removed in the background.
     pub fn in_background(dir: TempDir) -> Self {
         Self {
             path: dir.keep(),
@@ -113,7 +113,7 @@ impl Scratch {
         }
     }
 
-    /// One that is gone when this is, of a program that ends then.
+    /// Returns a directory that is removed during the drop, for a program that ends then.
     pub fn waited_for(dir: TempDir) -> Self {
         Self {
             path: dir.keep(),
@@ -121,12 +121,12 @@ impl Scratch {
         }
     }
 
-    /// Where it is.
+    /// Returns the directory's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Leaves it there.
+    /// Returns the path without removing the directory.
     pub fn keep(mut self) -> PathBuf {
         std::mem::take(&mut self.path)
     }
@@ -147,8 +147,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Goes on with what removals left behind in `dir`, and removes directories that nobody has touched for `age`; both only
-/// if their names begin with `prefix`. With `retries_aside` those that were put aside are tried once more.
+/// Continues unfinished removals in `dir`, and removes directories that were not changed for `age`; both only if
+/// their names begin with `prefix`. With `retries_aside` it tries those again that were moved aside.
 pub async fn sweep(dir: &Path, prefix: &str, age: Duration, retries_aside: bool) {
     let (place, prefix) = (dir.to_owned(), prefix.to_owned());
     let found = within(beneath::DEADLINE, move || {
@@ -166,10 +166,10 @@ pub async fn sweep(dir: &Path, prefix: &str, age: Duration, retries_aside: bool)
     }
 }
 
-/// The directories in `dir` that did not go and wait for a person.
+/// Returns the directories in `dir` that were moved aside.
 ///
 /// # Errors
-/// The system's reason; a `dir` that does not exist has none.
+/// The system's error; none if `dir` does not exist.
 pub fn put_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = entries(dir)?;
     found.retain(|path| has_end(path, ASIDE));
@@ -180,7 +180,7 @@ pub fn put_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// Removes `name` in `parent` in the caller's thread.
 ///
 /// # Errors
-/// The system's reason, or [`io::ErrorKind::TimedOut`].
+/// The system's error, or [`io::ErrorKind::TimedOut`].
 pub(super) fn remove_now(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let end = Instant::now() + AT_ONCE;
     match turn(parent, name, end)? {
@@ -207,7 +207,7 @@ async fn remove_within(path: &Path, patience: Duration) -> io::Result<()> {
         });
         match turn.await?? {
             Turn::Done => return Ok(()),
-            // Others need the disk, too.
+            // Other processes need the disk, too.
             Turn::More if Instant::now() < end && patience == LONG_PATIENCE => sleep(TURN).await,
             Turn::More if Instant::now() < end => {}
             Turn::More if patience < LONG_PATIENCE => {
@@ -227,7 +227,7 @@ async fn remove_within(path: &Path, patience: Duration) -> io::Result<()> {
     }
 }
 
-/// Goes on with a removal that was begun.
+/// Continues a removal that was begun.
 fn go_on(path: PathBuf) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         if let Err(error) = remove_within(&path, LONG_PATIENCE).await {
@@ -240,7 +240,7 @@ fn too_large() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "it could not be emptied in time")
 }
 
-/// Puts a directory aside, and returns why.
+/// Moves a directory aside, and returns the reason with its new name.
 async fn aside(path: PathBuf, reason: io::Error) -> io::Error {
     let place = path.clone();
     let renamed = within(beneath::DEADLINE, move || renamed(&place, ASIDE)).await;
@@ -256,7 +256,7 @@ async fn aside(path: PathBuf, reason: io::Error) -> io::Error {
     )
 }
 
-/// Gives a directory's name another end. One that cannot be renamed keeps its name.
+/// Changes the suffix of a directory's name. A directory that cannot be renamed keeps its name.
 fn renamed(path: &Path, end: &str) -> PathBuf {
     let Some(name) = path.file_name().map(OsStr::as_encoded_bytes) else {
         return path.to_owned();
@@ -306,7 +306,7 @@ fn leftovers(
         if !name.is_some_and(|name| name.starts_with(prefix.as_bytes())) {
             return false;
         }
-        // What somebody else removes meanwhile has no metadata.
+        // An entry that is removed meanwhile has no metadata.
         let found = fs::symlink_metadata(path).ok();
         let Some(found) = found.filter(fs::Metadata::is_dir) else {
             return false;

@@ -1,8 +1,8 @@
-//! Secrets at rest: AES-256-GCM, each sealed to its place, under keys with ids so that keys can be changed.
+//! Secrets at rest: AES-256-GCM, each sealed to its place, with keys that have ids so that they can be rotated.
 //!
 //! A sealed value is one byte of format (1), eight bytes of key id, twelve of nonce, the ciphertext, and a tag of
-//! sixteen bytes. The place, such as a build's id, is authenticated with it: a value that was copied to another
-//! place does not open.
+//! sixteen bytes. The place, such as a build's id, is authenticated with it: a value that was copied to another place
+//! does not open.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -24,7 +24,7 @@ const HEADER_BYTES: usize = 1 + 8 + NONCE_LEN;
 pub struct Key(Zeroizing<[u8; KEY_BYTES]>);
 
 impl Key {
-    /// Makes one.
+    /// Generates a random key.
     ///
     /// # Panics
     /// If the operating system has no random numbers.
@@ -34,12 +34,12 @@ impl Key {
         Self(bytes)
     }
 
-    /// Takes exactly 32 bytes.
+    /// Returns the key with exactly these 32 bytes; `None` for another length.
     pub fn try_new(bytes: &[u8]) -> Option<Self> {
         Some(Self(Zeroizing::new(bytes.try_into().ok()?)))
     }
 
-    /// Takes what a file has: the bytes, or 64 hexadecimal digits and perhaps a line break.
+    /// Parses a file's content: the bytes, or 64 hexadecimal digits with an optional line break.
     pub fn parse(content: &[u8]) -> Option<Self> {
         Self::try_new(content).or_else(|| {
             let digits = std::str::from_utf8(content).ok()?.trim();
@@ -47,12 +47,12 @@ impl Key {
         })
     }
 
-    /// The bytes, to store them.
+    /// Returns the bytes, to store them.
     pub fn expose(&self) -> &[u8] {
         self.0.as_ref()
     }
 
-    /// Tells keys apart without telling anything about them.
+    /// Returns an id that distinguishes keys without revealing anything about them.
     pub fn id(&self) -> KeyId {
         let digest = Sha256::digest(self.0.as_ref());
         let mut id = [0; 8];
@@ -67,7 +67,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Which key: the first eight bytes of its SHA-256.
+/// Id of a key: the first eight bytes of its SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyId(pub [u8; 8]);
 
@@ -77,7 +77,7 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// A secret as it is stored.
+/// A secret in its stored form.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sealed(pub Vec<u8>);
 
@@ -96,7 +96,7 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// Seals with `current`, and opens with it and with `earlier` keys.
+    /// Returns a vault that seals with `current`, and opens with it and with `earlier` keys.
     pub fn new(current: &Key, earlier: &[Key]) -> Self {
         let keys = earlier.iter().chain([current]).map(|key| {
             let cipher = RandomizedNonceKey::new(&AES_256_GCM, key.expose());
@@ -109,7 +109,8 @@ impl Vault {
         }
     }
 
-    /// Returns a secret for one purpose: the same as long as the current key is, and nobody without it can compute it.
+    /// Derives a secret for one purpose: it is the same as long as the current key is, and cannot be computed without
+    /// the key.
     pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         let tag = hmac::sign(&self.root, purpose.as_bytes());
         let mut secret = Zeroizing::new([0; 32]);
@@ -117,7 +118,7 @@ impl Vault {
         secret
     }
 
-    /// The key that new secrets are sealed with.
+    /// Returns the id of the key for new secrets.
     pub fn current(&self) -> KeyId {
         self.current
     }
@@ -140,10 +141,10 @@ impl Vault {
         Sealed(sealed)
     }
 
-    /// Opens what was sealed to `place`.
+    /// Opens a secret that was sealed to `place`.
     ///
     /// # Errors
-    /// [`OpenError`] if it is not ours, needs another key, belongs elsewhere, or was changed.
+    /// [`OpenError`] if it is not valid, needs another key, belongs elsewhere, or was changed.
     pub fn open(&self, place: &str, sealed: &Sealed) -> Result<Vec<u8>, OpenError> {
         let (header, body) = sealed
             .0
@@ -169,19 +170,19 @@ impl Vault {
     }
 }
 
-/// Why a secret could not be read.
+/// Reason for which a secret cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// It is too short.
+    /// The value is too short.
     #[error("sealed value is truncated")]
     Truncated,
     /// A newer version wrote it.
     #[error("sealed value has format {0}, this version knows format 1")]
     Format(u8),
-    /// Another key sealed it.
+    /// The value was sealed with another key.
     #[error("sealed value needs the key {0}, which is not available")]
     Key(KeyId),
-    /// It was changed, or copied from elsewhere.
+    /// The value was changed, or copied from another place.
     #[error("sealed value was modified, or was copied from another place")]
     Changed,
 }

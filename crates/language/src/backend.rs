@@ -1,19 +1,19 @@
-//! Where a template keeps its state, if it says so.
+//! The backend of a template, if it declares one.
 
 use super::module::Module;
 
-/// A place for the state that a template chooses itself.
+/// A declared location for the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// `backend "KIND" {}`, such as `s3`. With `local`, the state is a file as without a backend.
+    /// The block `backend "KIND" {}`, such as `s3`. With `local`, the state is a file as without a backend.
     Named(String),
-    /// `cloud {}`.
+    /// The block `cloud {}`, for HCP Terraform.
     Cloud,
 }
 
-/// The backend of a root module; `None` if the state is a local file.
+/// Returns the backend of a root module; `None` if the state is a local file.
 ///
-/// A server keeps the states of its workspaces itself, and does not see one that goes elsewhere.
+/// A server stores the states of its workspaces itself, and does not see one that is stored elsewhere.
 pub fn backend(module: &Module) -> Option<Backend> {
     let mut found = None;
     for located in module.blocks("terraform") {

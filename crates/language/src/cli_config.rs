@@ -1,7 +1,7 @@
 //! The CLI configuration of Terraform and OpenTofu: `~/.terraformrc`, `TF_CLI_CONFIG_FILE`.
 //!
-//! An operator's configuration stays in force when we add to it, so it is read into a tree, changed, and written
-//! again. The language is the first version of HCL, or JSON in the shape that it maps to. Comments are lost.
+//! An operator's configuration stays in force when we add to it, so it is parsed into a tree, changed, and written
+//! again. The language is the first version of HCL, or JSON in the corresponding structure. Comments are lost.
 
 mod installation;
 mod locate;
@@ -23,11 +23,11 @@ pub struct CliConfig {
     entries: Vec<Entry>,
 }
 
-/// `KEY… = VALUE` or `KEY… { … }`.
+/// An entry: `KEY… = VALUE` or `KEY… { … }`.
 #[derive(Clone, PartialEq)]
 struct Entry {
     keys: Vec<String>,
-    /// Whether an equals sign stands before the value.
+    /// `true` if an equals sign precedes the value.
     is_assigned: bool,
     value: Node,
 }
@@ -35,7 +35,7 @@ struct Entry {
 #[derive(Clone, PartialEq)]
 enum Node {
     Text(String),
-    /// Numbers and bools.
+    /// A number or a bool, as written.
     Bare(String),
     List(Vec<Node>),
     Block(Vec<Entry>),
@@ -58,10 +58,10 @@ impl Node {
 }
 
 impl CliConfig {
-    /// Reads a configuration. One that begins with a brace is JSON.
+    /// Parses a configuration. One that begins with a brace is JSON.
     ///
     /// # Errors
-    /// [`CliConfigError`] with a line; it shows nothing of what stands there.
+    /// [`CliConfigError`] with a line; it shows nothing of the line's text.
     pub fn parse(text: &str) -> Result<Self, CliConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let entries = match text.trim_start().starts_with('{') {
@@ -71,23 +71,23 @@ impl CliConfig {
         Ok(Self { entries })
     }
 
-    /// Adds another configuration behind this one, as Terraform does with several files.
+    /// Appends another configuration, as Terraform does with several files.
     pub fn append(&mut self, other: Self) {
         self.entries.extend(other.entries);
     }
 
-    /// Whether there is an argument or block of this name.
+    /// Returns whether there is an argument or block of this name.
     pub fn has(&self, name: &str) -> bool {
         self.named(name).next().is_some()
     }
 
-    /// The labels of the blocks of this name, such as the hosts of `credentials`.
+    /// Returns the labels of the blocks of this name, such as the hosts of `credentials`.
     pub fn labels(&self, name: &str) -> Vec<&str> {
         let labels = self.named(name).filter_map(|entry| entry.keys.get(1));
         labels.map(String::as_str).collect()
     }
 
-    /// The value of an argument, if it is one text, number or bool. The last one counts.
+    /// Returns the value of an argument, if it is a single string, number or bool. The last one counts.
     pub fn argument(&self, name: &str) -> Option<&str> {
         self.named(name)
             .last()
@@ -97,7 +97,7 @@ impl CliConfig {
             })
     }
 
-    /// Sets an argument to a text.
+    /// Sets an argument to a string.
     pub fn set_text(&mut self, name: &str, value: &str) {
         self.set(name, Node::Text(value.to_owned()));
     }
@@ -112,10 +112,10 @@ impl CliConfig {
         self.entries.retain(|entry| entry.keys[0] != name);
     }
 
-    /// Where providers come from; `None` if the configuration leaves that to the engine.
+    /// Returns the installation methods of providers; `None` if the configuration leaves them to the engine.
     ///
     /// # Errors
-    /// [`CliConfigError`] if a method makes no sense, or there are two such blocks: Terraform takes one at most.
+    /// [`CliConfigError`] if a method is not valid, or if there are two such blocks: Terraform accepts one at most.
     pub fn installation(&self) -> Result<Option<Installation>, CliConfigError> {
         let mut blocks = self.named("provider_installation");
         let (first, second) = (blocks.next(), blocks.next());
@@ -128,14 +128,14 @@ impl CliConfig {
         }
     }
 
-    /// Replaces where providers come from.
+    /// Replaces the installation methods of providers.
     pub fn set_installation(&mut self, installation: &Installation) {
         self.remove("provider_installation");
         self.entries.push(installation.write());
     }
 
-    /// Says where the services of a host are, such as `modules.v1`. What is said of it already stays; returns whether it
-    /// was not.
+    /// Sets the addresses of a host's services, such as `modules.v1`. Existing ones are kept; returns whether there
+    /// were none.
     pub fn set_services(&mut self, host: &str, services: &BTreeMap<String, String>) -> bool {
         let labels = self.labels("host").into_iter();
         if labels
@@ -161,7 +161,7 @@ impl CliConfig {
         true
     }
 
-    /// What is said of the services of each host. What is no text is left out.
+    /// Returns the services of each host; values that are not strings are left out.
     pub fn services(&self) -> Vec<(&str, BTreeMap<&str, &str>)> {
         let mut all = Vec::new();
         for host in self.named("host") {
@@ -178,8 +178,8 @@ impl CliConfig {
         all
     }
 
-    /// Says with which token a host is asked, or that it is asked without one, whatever was said of it before. An empty
-    /// block keeps an engine from asking a `credentials_helper`.
+    /// Sets or removes the token of a host, whatever its earlier entries are. An empty block prevents an engine from
+    /// calling a `credentials_helper`.
     pub fn set_token(&mut self, host: &str, token: Option<&str>) {
         let name = host_for_comparison(host);
         let is_of_host = |entry: &Entry| {
@@ -215,7 +215,8 @@ impl CliConfig {
     }
 }
 
-/// A host as engines compare it: in lower case, in ASCII (`xn--…`), without the usual port. `None` if it is no host.
+/// Returns a host in the engine's normal form: in lower case, in ASCII (`xn--…`), without the default port. `None` if
+/// the text is not a host.
 pub fn host_for_comparison(host: &str) -> Option<String> {
     if host.contains(['/', '@', '?', '#', '\\']) {
         return None;
@@ -228,7 +229,7 @@ pub fn host_for_comparison(host: &str) -> Option<String> {
     })
 }
 
-/// How many labels a block has, by its name. What is not here is an argument.
+/// Returns the number of labels of a block by its name; `None` for an argument.
 fn json_labels(name: &str) -> Option<usize> {
     match name {
         "credentials" | "credentials_helper" | "host" => Some(1),
@@ -256,7 +257,7 @@ fn from_json(text: &str) -> Result<Vec<Entry>, CliConfigError> {
     Ok(entries)
 }
 
-/// Lists of objects are repeated blocks.
+/// Converts a JSON value to entries; lists of objects become repeated blocks.
 fn json_entries(keys: Vec<String>, labels: Option<usize>, value: Value, entries: &mut Vec<Entry>) {
     match (labels, value) {
         (Some(_), Value::Array(items)) => {
@@ -274,7 +275,7 @@ fn json_entries(keys: Vec<String>, labels: Option<usize>, value: Value, entries:
             let is_installation = keys[0] == "provider_installation";
             let mut inner = Vec::new();
             for (name, value) in object {
-                // Methods of installation are blocks again; everything else below is an argument.
+                // Installation methods are blocks as well; everything else below is an argument.
                 let labels = (is_installation && keys.len() == 1).then_some(0);
                 json_methods(vec![name], labels, value, &mut inner);
             }
@@ -324,7 +325,7 @@ fn json_node(value: Value) -> Node {
 }
 
 impl fmt::Display for CliConfig {
-    /// In the native syntax, which all versions of both engines read.
+    /// Writes the native syntax, which all versions of both engines can read.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_entries(f, &self.entries, 0)
     }
@@ -377,18 +378,18 @@ impl fmt::Debug for CliConfig {
     }
 }
 
-/// Why a configuration cannot be used. It shows no values, as they may be tokens.
+/// Reason for which a configuration cannot be used. It shows no values, because they may be tokens.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CliConfigError {
-    /// It is not written in the configuration's language.
+    /// The text is not valid in the configuration's language.
     #[error("invalid syntax in line {line}: {reason}")]
     Syntax {
-        /// The line, counted from 1.
+        /// Number of the line, counted from 1.
         line: usize,
-        /// What is wrong.
+        /// Problem in this line.
         reason: &'static str,
     },
-    /// The block that says where providers come from makes no sense.
+    /// The block of installation methods is not valid.
     #[error("invalid provider_installation: {0}")]
     Installation(String),
 }

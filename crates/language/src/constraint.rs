@@ -1,12 +1,12 @@
-//! Version constraints as Terraform reads them: `>= 1.0, < 2.0`, `~> 2.1`, `!= 2.3.0`.
+//! Version constraints in Terraform's syntax: `>= 1.0, < 2.0`, `~> 2.1`, `!= 2.3.0`.
 
 use std::{cmp::Ordering, fmt, str::FromStr};
 
 use semver::{BuildMetadata, Prerelease, Version};
 
-/// What versions are acceptable: those that satisfy every term. Without terms, every release.
+/// A version constraint: acceptable versions satisfy every term. Without terms, all releases do.
 ///
-/// A prerelease is acceptable only if a term names exactly it, and no other term speaks against it.
+/// A prerelease is acceptable only if a term names exactly it, and all other terms permit it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Constraint {
     terms: Vec<Term>,
@@ -15,26 +15,26 @@ pub struct Constraint {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Term {
     operator: Operator,
-    /// Missing parts are zero.
+    /// Version of the term; missing parts are zero.
     version: Version,
-    /// How many parts were given: 1 to 3.
+    /// Number of parts that were given: 1 to 3.
     parts: usize,
 }
 
-/// In the order in which lock files list the terms of one version.
+/// Operators, in the order in which lock files list the terms of one version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Operator {
     Greater,
     GreaterOrEqual,
     Equal,
-    /// Only the last given part may grow.
+    /// Only the last given part may increase.
     Pessimistic,
     LessOrEqual,
     Less,
     NotEqual,
 }
 
-/// Longer operators first, so that `>=` is not read as `>`.
+/// Longer operators first, so that `>=` is not parsed as `>`.
 const OPERATORS: [(&str, Operator); 7] = [
     ("!=", Operator::NotEqual),
     (">=", Operator::GreaterOrEqual),
@@ -46,10 +46,10 @@ const OPERATORS: [(&str, Operator); 7] = [
 ];
 
 impl Constraint {
-    /// Reads a constraint. An empty text has no terms.
+    /// Parses a constraint. An empty text has no terms.
     ///
     /// # Errors
-    /// [`ConstraintError`] names the term that makes no sense.
+    /// [`ConstraintError`] names the term that is not valid.
     pub fn parse(text: &str) -> Result<Self, ConstraintError> {
         if text.trim().is_empty() {
             return Ok(Self::default());
@@ -66,7 +66,7 @@ impl Constraint {
         })
     }
 
-    /// One that only this version satisfies.
+    /// Returns the constraint that only this version satisfies.
     pub fn exactly(version: &Version) -> Self {
         Self {
             terms: vec![Term {
@@ -77,7 +77,7 @@ impl Constraint {
         }
     }
 
-    /// The version, if only one is acceptable because it is named.
+    /// Returns the version, if only one is acceptable because a term names it.
     pub fn exact(&self) -> Option<&Version> {
         match self.terms.as_slice() {
             [term] if term.operator == Operator::Equal => Some(&term.version),
@@ -85,12 +85,12 @@ impl Constraint {
         }
     }
 
-    /// Whether there is no term, so that every release is acceptable.
+    /// Returns whether there is no term, so that every release is acceptable.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()
     }
 
-    /// Whether a version is acceptable.
+    /// Returns whether a version is acceptable.
     pub fn matches(&self, version: &Version) -> bool {
         let names_it =
             |term: &Term| term.operator == Operator::Equal && same(&term.version, version);
@@ -98,7 +98,7 @@ impl Constraint {
         is_candidate && self.terms.iter().all(|term| term.matches(version))
     }
 
-    /// The newest acceptable version.
+    /// Returns the newest acceptable version.
     pub fn newest<'a>(
         &self,
         versions: impl IntoIterator<Item = &'a Version>,
@@ -107,7 +107,7 @@ impl Constraint {
         acceptable.max_by(|a, b| a.cmp_precedence(b))
     }
 
-    /// What satisfies both.
+    /// Returns the constraint with the terms of both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         let terms = self.terms.iter().chain(&other.terms);
@@ -117,7 +117,7 @@ impl Constraint {
     }
 }
 
-/// Build metadata counts here, and nowhere else.
+/// Compares two versions with their build metadata, which is ignored everywhere else.
 fn same(left: &Version, right: &Version) -> bool {
     left.cmp_precedence(right) == Ordering::Equal && left.build == right.build
 }
@@ -153,7 +153,7 @@ impl Term {
         }
     }
 
-    /// The first version that a pessimistic term refuses: `~> 2.1` ends at 3.0.0, `~> 2.1.4` at 2.2.0.
+    /// Returns the first version above the range of a pessimistic term: `~> 2.1` ends at 3.0.0, `~> 2.1.4` at 2.2.0.
     fn next(&self) -> Version {
         match self.parts {
             3 => Version::new(self.version.major, self.version.minor.saturating_add(1), 0),
@@ -162,7 +162,7 @@ impl Term {
     }
 }
 
-/// A version with one to three numbers, a prerelease and build metadata.
+/// Parses a version with one to three numbers, a prerelease and build metadata.
 fn parse_version(text: &str) -> Result<(Version, usize), &'static str> {
     const WRONG: &str = "expected a version such as 1.2.3";
     let (text, build) = text.split_once('+').unwrap_or((text, ""));
@@ -214,7 +214,7 @@ impl fmt::Display for Term {
 }
 
 impl fmt::Display for Constraint {
-    /// In the form and order of Terraform's lock file.
+    /// Writes the terms in the form and order of Terraform's lock file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut terms: Vec<&Term> = self.terms.iter().collect();
         terms.sort_by(|a, b| {
@@ -229,7 +229,7 @@ impl fmt::Display for Constraint {
     }
 }
 
-/// A text is no version constraint.
+/// Returned if a text is not a version constraint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid version constraint {text:?}: {reason} instead of {term:?}")]
 pub struct ConstraintError {

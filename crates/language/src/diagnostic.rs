@@ -1,33 +1,33 @@
-//! What is wrong with a template's source, in the form in which Coder reports it.
+//! Problems of a template's source, in the form in which Coder reports them.
 
 use std::fmt;
 
-/// How bad it is.
+/// Severity of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// The template cannot be used.
     Error,
-    /// It can.
+    /// The template can be used nevertheless.
     Warning,
 }
 
-/// One problem of a template's source.
+/// A problem of a template's source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How bad it is.
+    /// Severity of the problem.
     pub severity: Severity,
-    /// What is wrong, in a few words without a full stop.
+    /// Summary in a few words without a full stop.
     pub summary: String,
-    /// Sentences that say more; may be empty.
+    /// Details in complete sentences; may be empty.
     pub detail: String,
-    /// The file, relative to the template's directory; empty if it is the directory itself.
+    /// Path of the file, relative to the template's directory; empty for the directory itself.
     pub file: String,
-    /// The line, counted from 1; 0 if unknown.
+    /// Number of the line, counted from 1; 0 if unknown.
     pub line: usize,
 }
 
 impl Diagnostic {
-    /// An error at a place.
+    /// Returns an error at a position.
     pub(super) fn error(
         summary: impl Into<String>,
         detail: impl Into<String>,
@@ -44,11 +44,11 @@ impl Diagnostic {
     }
 }
 
-/// The width to which details are wrapped, in characters.
+/// Maximum width of lines with details, in characters.
 const WIDTH: usize = 78;
 
 impl fmt::Display for Diagnostic {
-    /// `ERROR: SUMMARY (FILE:LINE)`, then the detail in lines that begin with `> `.
+    /// Writes `ERROR: SUMMARY (FILE:LINE)`, then the details in lines that begin with `> `.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let severity = match self.severity {
             Severity::Error => "ERROR",
@@ -72,7 +72,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Breaks at spaces; a longer word stays whole.
+/// Breaks a line at spaces; a longer word stays whole.
 fn wrap(line: &str) -> Vec<String> {
     let (mut lines, mut current) = (Vec::new(), String::new());
     for word in line.split(' ') {
@@ -89,7 +89,7 @@ fn wrap(line: &str) -> Vec<String> {
     lines
 }
 
-/// A template's source cannot be read. At least one problem is an error.
+/// Returned if a template's source cannot be read. At least one problem is an error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct LoadError {
     /// All problems, sorted by file.
@@ -97,7 +97,7 @@ pub struct LoadError {
 }
 
 impl LoadError {
-    /// `Err` if there is an error among them.
+    /// Returns `Err` if there is an error among the problems.
     pub(super) fn check(diagnostics: Vec<Diagnostic>) -> Result<(), Self> {
         let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
         match diagnostics.iter().any(is_error) {
@@ -108,7 +108,7 @@ impl LoadError {
 }
 
 impl fmt::Display for LoadError {
-    /// All problems, one after the other.
+    /// Writes all problems, one after the other.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all: Vec<String> = self.diagnostics.iter().map(ToString::to_string).collect();
         f.write_str(all.join("\n").trim())

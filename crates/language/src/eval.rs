@@ -1,7 +1,7 @@
-//! Evaluates expressions without an engine: literals, references to given values, and functions.
+//! Evaluation of expressions without an engine: literals, references to given values, and functions.
 //!
 //! Values are JSON. Lists, sets and tuples are arrays, maps and objects are objects; a whole number beyond 64 bits
-//! loses digits. Work is bounded, as expressions come from whoever may write templates.
+//! loses digits. Work is limited, because any author of templates may write expressions.
 
 mod functions;
 mod operators;
@@ -16,22 +16,22 @@ use hcl_edit::{
 };
 use serde_json::{Map, Number, Value};
 
-/// How much one evaluation may do: about one unit for an expression, an item and a byte of text.
+/// Budget of one evaluation: about one unit for an expression, an item and a byte of text.
 const FUEL: u64 = 20_000_000;
 
-/// What an expression may refer to.
+/// Values that an expression may refer to.
 #[derive(Clone, Debug)]
 pub(super) struct Scope<'a> {
-    /// `None` if nothing may be referred to.
+    /// Values by name; `None` if references are not allowed.
     variables: Option<&'a BTreeMap<String, Value>>,
-    /// What `for` binds, the innermost last.
+    /// Variables of `for` expressions, the innermost last.
     locals: Vec<(String, Rc<Value>)>,
-    /// As in [`super::SourceFile`].
+    /// Repeated keys of the file, as in [`super::SourceFile`].
     repeated_keys: Option<&'a BTreeMap<usize, String>>,
     fuel: &'a Fuel,
 }
 
-/// What an evaluation may still do.
+/// Remaining budget of an evaluation.
 #[derive(Debug)]
 pub(super) struct Fuel(Cell<u64>);
 
@@ -41,12 +41,12 @@ impl Fuel {
     }
 }
 
-/// Why an expression has no value.
+/// Reason for which an expression has no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct EvalError {
-    /// A few words without a full stop.
+    /// Summary in a few words without a full stop.
     pub summary: &'static str,
-    /// A sentence.
+    /// Details in a sentence.
     pub detail: String,
 }
 
@@ -68,7 +68,7 @@ impl EvalError {
 type Evaluated = Result<Value, EvalError>;
 
 impl<'a> Scope<'a> {
-    /// For expressions that must stand for themselves.
+    /// Returns a scope for expressions without references and functions.
     pub(super) fn literal(fuel: &'a Fuel) -> Self {
         Self {
             variables: None,
@@ -78,7 +78,7 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// For expressions that may use these values, and functions.
+    /// Returns a scope for expressions that may use these values, and functions.
     pub(super) fn with_variables(variables: &'a BTreeMap<String, Value>, fuel: &'a Fuel) -> Self {
         Self {
             variables: Some(variables),
@@ -86,7 +86,7 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// For expressions of a file with such keys.
+    /// Adds the repeated keys of the expression's file.
     pub(super) fn with_repeated_keys(mut self, keys: &'a BTreeMap<usize, String>) -> Self {
         self.repeated_keys = Some(keys);
         self
@@ -128,7 +128,7 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// Evaluates an expression as an author wrote it, which may use `variables` and functions.
+/// Evaluates an expression in its source text, which may use `variables` and functions.
 ///
 /// # Errors
 /// [`EvalError`] if it is not an expression, has no value, or takes too much time or memory.
@@ -144,10 +144,10 @@ pub fn evaluate_text(text: &str, variables: &BTreeMap<String, Value>) -> Evaluat
     evaluate(&expr, &Scope::with_variables(variables, &Fuel::new()))
 }
 
-/// Evaluates an expression.
+/// Evaluates an expression within its budget.
 ///
 /// # Errors
-/// [`EvalError`], in the words of HCL where it has some.
+/// [`EvalError`], in the words of HCL if it has such an error.
 pub(super) fn evaluate(expr: &Expression, scope: &Scope<'_>) -> Evaluated {
     let value = match expr {
         Expression::Null(_) => Value::Null,
@@ -187,7 +187,7 @@ pub(super) fn evaluate(expr: &Expression, scope: &Scope<'_>) -> Evaluated {
     Ok(value)
 }
 
-/// What a value takes, in units of [`FUEL`].
+/// Returns the cost of a value, in units of [`FUEL`].
 fn size(value: &Value) -> u64 {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 1,
@@ -210,9 +210,9 @@ fn literal_number(number: &hcl_edit::Number) -> Value {
     }
 }
 
-/// A number, whole if it can be.
+/// Returns a number, as a whole one if possible.
 fn float(value: f64) -> Value {
-    // Above 2^53 a float stands for many whole numbers.
+    // Above 2^53 a float stands for several whole numbers.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {
         #[expect(clippy::cast_possible_truncation, reason = "checked above")]
@@ -250,7 +250,7 @@ fn key_text(key: &ObjectKey, scope: &Scope<'_>) -> Result<String, EvalError> {
     }
 }
 
-/// Functions get values; `try` and `can` get expressions, as they exist for those that have none.
+/// Calls a function. Functions get values; `try` and `can` get expressions, because these may fail.
 fn call_value(call: &FuncCall, scope: &Scope<'_>) -> Evaluated {
     let name = match call.name.is_namespaced() {
         true => "a function of a provider",
@@ -345,7 +345,7 @@ fn insert(
     Ok(())
 }
 
-/// What `for` iterates over. Maps are sorted by key.
+/// Returns keys and values of a collection for `for`. Maps are sorted by key.
 fn entries(collection: Value) -> Result<Vec<(Value, Value)>, EvalError> {
     match collection {
         Value::Array(items) => {
@@ -367,7 +367,7 @@ fn entries(collection: Value) -> Result<Vec<(Value, Value)>, EvalError> {
     }
 }
 
-/// A primitive as text, as it appears inside of a template; `None` for null and collections.
+/// Returns a primitive as text, as in a string template; `None` for null and collections.
 pub fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -377,7 +377,7 @@ pub fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// Decimal digits without an exponent, as many as needed.
+/// Returns all decimal digits without an exponent.
 fn number_text(number: &Number) -> String {
     match (number.as_i64(), number.as_u64(), number.as_f64()) {
         (Some(whole), ..) => whole.to_string(),
@@ -387,7 +387,7 @@ fn number_text(number: &Number) -> String {
     }
 }
 
-/// Compact JSON as Go writes it: keys are sorted, and what HTML would misread is escaped.
+/// Returns compact JSON as Go writes it: keys are sorted, and characters with a meaning in HTML are escaped.
 pub(super) fn json_text(value: &Value) -> String {
     let text = match value {
         Value::Array(items) => {

@@ -1,4 +1,4 @@
-//! The files of a template, wherever it lies.
+//! The files of a template, wherever they are.
 
 use std::{
     ffi::OsString,
@@ -9,25 +9,25 @@ use std::{
 
 /// A template's directory. Paths are relative to it, and the empty one is the directory itself.
 ///
-/// That of a person is a [`Path`], whose links are followed. That of a job may change while it is read, by whoever wrote
-/// the template: it has an implementation of its own.
+/// For a person's template it is a [`Path`], whose links are followed. A job's template may be changed by its author
+/// while it is read, so it has an implementation of its own.
 pub trait TemplateFiles {
-    /// Names in a directory, and whether each is a directory.
+    /// Returns names in a directory, and whether each is a directory.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     fn list(&self, dir: &Path) -> io::Result<Vec<(OsString, bool)>>;
 
-    /// Whether there is a directory.
+    /// Returns whether the path is a directory.
     fn is_dir(&self, path: &Path) -> bool;
 
-    /// The first `limit` bytes of a regular file.
+    /// Returns the first `limit` bytes of a regular file.
     ///
     /// # Errors
-    /// The system's reason, or that it is no such file.
+    /// The system's error, or an error for anything but a regular file.
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
 
-    /// Where it lies, for messages.
+    /// Returns the directory's location for messages.
     fn place(&self) -> &Path;
 }
 
@@ -48,7 +48,7 @@ impl TemplateFiles for Path {
 
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         let path = self.join(path);
-        // A pipe would never end, and opening it would wait for whoever writes to it.
+        // A pipe would never end, and opening it would wait for its writer.
         if !fs::metadata(&path)?.is_file() {
             return Err(io::Error::other("it is neither a file nor a link to one"));
         }

@@ -1,4 +1,4 @@
-//! The JSON form of the language (`*.tf.json`), turned into the same blocks as the native one.
+//! The JSON form of the language (`*.tf.json`), converted to the same blocks as the native one.
 
 use hcl_edit::{
     Ident,
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::diagnostic::Diagnostic;
 
-/// How many levels of objects below a kind of block are labels.
+/// Returns the number of labels of a kind of block, which are levels of objects in JSON.
 fn label_count(kind: &str) -> Option<usize> {
     match kind {
         "resource" | "data" => Some(2),
@@ -20,11 +20,11 @@ fn label_count(kind: &str) -> Option<usize> {
     }
 }
 
-/// Keys under which authors write comments.
+/// Key under which authors write comments.
 const COMMENT: &str = "//";
 
-/// Parses a file. Blocks inside of blocks stay attributes, as only a schema could tell them apart, except in
-/// `terraform`, whose inner blocks are known.
+/// Parses a file. Nested blocks stay attributes, because only a schema could distinguish them, except in `terraform`,
+/// whose nested blocks are known.
 pub(super) fn parse(name: &str, text: &str) -> Result<Body, Diagnostic> {
     let value: Value = serde_json::from_str(text).map_err(|error| {
         let detail = format!("The file is not valid JSON: {error}.");
@@ -44,7 +44,7 @@ pub(super) fn parse(name: &str, text: &str) -> Result<Body, Diagnostic> {
     Ok(body)
 }
 
-/// An object, or the objects in an array; `None` if there is anything else.
+/// Returns an object, or the objects in an array; `None` for anything else.
 fn objects(value: &Value) -> Option<Vec<&Map<String, Value>>> {
     match value {
         Value::Object(object) => Some(vec![object]),
@@ -103,7 +103,7 @@ impl Builder<'_> {
                         body.push(block);
                     }
                 }
-                // Values of variables are taken as they are; elsewhere strings are templates.
+                // Values of variables are literal; elsewhere strings are templates.
                 None => body.push(Attribute::new(ident, self.expr(value, kind != "variable")?)),
             }
         }

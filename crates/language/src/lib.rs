@@ -1,8 +1,9 @@
-//! Terraform's language without an engine: files with spans, version constraints, the lock file, the CLI configuration.
+//! Terraform's language without an engine: files with spans, version constraints, the lock file, the CLI
+//! configuration.
 //!
-//! [`load`] reads the root module of a directory. The other functions answer one question each about it:
-//! [`variables()`], [`workspace_tags_raw`], [`required_providers`], [`module_calls`], [`backend()`], [`outline()`].
-//! Nothing here starts a process or asks a network.
+//! [`load`] reads the root module of a directory. Each of the other functions extracts one kind of information from
+//! it: [`variables()`], [`workspace_tags_raw`], [`required_providers`], [`module_calls`], [`backend()`],
+//! [`outline()`]. Nothing here starts a process or uses a network.
 
 mod backend;
 pub mod cli_config;

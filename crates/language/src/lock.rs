@@ -1,4 +1,4 @@
-//! `.terraform.lock.hcl`: which versions of providers a template was made with, and their checksums.
+//! The file `.terraform.lock.hcl`: selected versions of providers, and their checksums.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,7 +11,7 @@ use semver::Version;
 
 use super::quote;
 
-/// The file's name, in the root of the template.
+/// Name of the file, in the root of the template.
 pub const FILE_NAME: &str = ".terraform.lock.hcl";
 
 /// The first lines of the file, as Terraform writes them.
@@ -21,26 +21,26 @@ const HEADER: &str = "# This file is maintained automatically by \"terraform ini
 /// The content of a lock file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lock {
-    /// What is locked, by address.
+    /// Locked providers by address.
     pub providers: BTreeMap<ProviderAddr, LockedProvider>,
 }
 
-/// The version of a provider that must be used.
+/// A provider's version that must be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockedProvider {
-    /// The version.
+    /// Version of the provider.
     pub version: Version,
-    /// The constraints that led to it, as the file has them; empty for none. Terraform does not read them back.
+    /// Constraints at the time of the selection, as written; empty for none. Terraform does not read them.
     pub constraints: String,
     /// Checksums, one of which the package must have. Empty to accept any package.
     pub hashes: Vec<Hash>,
 }
 
 impl Lock {
-    /// Reads a lock file.
+    /// Parses a lock file.
     ///
     /// # Errors
-    /// [`LockError`] names the entry that makes no sense.
+    /// [`LockError`] names the entry that is not valid.
     pub fn parse(text: &str) -> Result<Self, LockError> {
         let body: Body = hcl_edit::parser::parse_body(text).map_err(|error| LockError::Syntax {
             line: error.location().line(),
@@ -89,7 +89,7 @@ fn parse_provider(block: &Block) -> Result<(ProviderAddr, LockedProvider), LockE
 }
 
 impl fmt::Display for Lock {
-    /// Exactly as Terraform writes it: entries and hashes are sorted.
+    /// Writes the file exactly as Terraform does: entries and hashes are sorted.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HEADER)?;
         for (addr, provider) in &self.providers {
@@ -124,35 +124,35 @@ impl fmt::Display for LockedProvider {
     }
 }
 
-/// Why a lock file cannot be used.
+/// Reason for which a lock file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// It is not written in Terraform's language.
+    /// The text is not valid in Terraform's language.
     #[error("invalid syntax in {FILE_NAME} line {line}: {message}")]
     Syntax {
-        /// The line, counted from 1.
+        /// Number of the line, counted from 1.
         line: usize,
-        /// What is wrong.
+        /// Error of the parser.
         message: String,
     },
-    /// An entry's address makes no sense.
+    /// The address of an entry is not valid.
     #[error("invalid entry in {FILE_NAME}")]
     Addr(#[from] AddrError),
-    /// An entry's checksum makes no sense.
+    /// A checksum of an entry is not valid.
     #[error("invalid checksum in {FILE_NAME}")]
     Hash(#[from] HashError),
-    /// An entry has a wrong or missing part.
+    /// A part of an entry is missing or not valid.
     #[error("invalid {what} of {addr} in {FILE_NAME}")]
     Invalid {
-        /// Which entry.
+        /// Address of the entry.
         addr: ProviderAddr,
-        /// Which part.
+        /// Name of the part.
         what: &'static str,
     },
-    /// A provider is locked twice.
+    /// A provider has two entries.
     #[error("{addr} appears twice in {FILE_NAME}")]
     Repeated {
-        /// Which one.
+        /// Address of the provider.
         addr: ProviderAddr,
     },
 }

@@ -13,55 +13,54 @@ use super::{
     json,
 };
 
-/// A file longer than this is not read, in bytes; that of the daemon's archives.
+/// Maximum size of a file in bytes; that of the daemon's archives.
 const MAX_FILE_BYTES: u64 = 10 * 1024 * 1024;
-/// A directory with more files than this is no template.
+/// Maximum number of files in a template's directory.
 const MAX_FILES: usize = 10_000;
-/// How many repeated keys of objects one file may have: each is parsed again.
+/// Maximum number of repeated keys of objects in one file, because the file is parsed again for each.
 const MAX_REPEATED_KEYS: usize = 32;
 
 /// A module: the `.tf` and `.tf.json` files of one directory, without its children.
 #[derive(Clone, Debug, Default)]
 pub struct Module {
-    /// Sorted by name; those that override others come last.
+    /// Files sorted by name; those that override others come last.
     pub files: Vec<SourceFile>,
 }
 
 /// One file of a module.
 #[derive(Clone, Debug)]
 pub struct SourceFile {
-    /// Its name without a directory.
+    /// Name without a directory.
     pub name: String,
-    /// Its text. Spans count its bytes.
+    /// Text of the file. Spans are positions in bytes.
     pub text: String,
-    /// What it says. Without spans if it is JSON.
+    /// Parsed contents, without spans if the file is JSON.
     pub body: Body,
-    /// Whether it is JSON.
+    /// `true` if the file is JSON.
     pub is_json: bool,
-    /// Whether its blocks change those of other files: `override.tf`, `*_override.tf`.
+    /// `true` if its blocks override those of other files: `override.tf`, `*_override.tf`.
     pub is_override: bool,
-    /// Offsets of the bytes behind line ends, in order.
+    /// Offsets of the bytes after line ends, in order.
     line_starts: Vec<usize>,
-    /// The real key, for each key of an object that repeats an earlier one, by the place where it begins, without
-    /// quotes.
+    /// Real keys of an object that repeat an earlier one, by the position where the key begins, without quotes.
     ///
-    /// The language lets the last one win; the parser knows only unique keys, so it gets others.
+    /// In the language the last one wins; the parser accepts only unique keys, so it gets other ones.
     pub(super) repeated_keys: BTreeMap<usize, String>,
 }
 
-/// A block at the top of a file, and where it is.
+/// A block at the top of a file, with its position.
 #[derive(Clone, Copy, Debug)]
 pub struct Located<'a> {
-    /// The file.
+    /// File that contains the block.
     pub file: &'a SourceFile,
-    /// The block.
+    /// The block itself, parsed.
     pub block: &'a Block,
-    /// The line where it begins, counted from 1. In JSON, its place among the blocks.
+    /// Number of the line where it begins, counted from 1. In JSON, its position among the blocks.
     pub line: usize,
 }
 
 impl Located<'_> {
-    /// The label at `index`, such as the type and the name of a resource.
+    /// Returns the label at `index`, such as the type and the name of a resource.
     pub fn label(&self, index: usize) -> &str {
         self.block
             .labels
@@ -71,12 +70,12 @@ impl Located<'_> {
 }
 
 impl SourceFile {
-    /// Parses one file; the name decides how.
+    /// Parses one file; its name decides about the syntax.
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
+    /// The first problem of the file.
     pub fn parse(name: &str, text: &str) -> Result<Self, Diagnostic> {
-        // Terraform ignores the mark that some editors for Windows put at the beginning.
+        // Terraform ignores the byte order mark that some editors for Windows write.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
         let is_json = name.ends_with(".json");
         let stem = name.strip_suffix(".json").unwrap_or(name);
@@ -97,13 +96,13 @@ impl SourceFile {
         })
     }
 
-    /// The source of a part of the file, as the author wrote it; empty in JSON.
+    /// Returns the source text of a part of the file; empty in JSON.
     pub fn source(&self, part: &impl Span) -> &str {
         let span = part.span().unwrap_or(0..0);
         self.text.get(span).unwrap_or_default()
     }
 
-    /// The line where a part of the file begins, counted from 1; 0 in JSON.
+    /// Returns the line where a part of the file begins, counted from 1; 0 in JSON.
     pub fn line(&self, part: &impl Span) -> usize {
         part.span()
             .map_or(0, |span| 1 + self.lines_before(span.start))
@@ -113,7 +112,7 @@ impl SourceFile {
         self.line_starts.partition_point(|start| *start <= offset)
     }
 
-    /// An error at a part of the file.
+    /// Returns an error at a part of the file.
     pub(super) fn error(
         &self,
         part: &impl Span,
@@ -125,7 +124,7 @@ impl SourceFile {
 }
 
 impl Module {
-    /// The blocks of one kind at the top of all files, in the order of files and lines.
+    /// Returns the blocks of one kind at the top of all files, in the order of files and lines.
     pub fn blocks<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = Located<'a>> {
         self.files.iter().flat_map(move |file| {
             let blocks = file.body.blocks().enumerate();
@@ -170,11 +169,10 @@ impl Module {
 
 /// Reads the module in a directory. One without `.tf` files is empty.
 ///
-/// Read are `*.tf` and `*.tf.json`; not directories, and neither names that begin with a dot nor those of editors:
-/// `*~`, `#*#`.
+/// Only `*.tf` and `*.tf.json` are read, but no directories, no hidden files, and no files of editors: `*~`, `#*#`.
 ///
 /// # Errors
-/// [`LoadError`] with all problems, those of the system among them.
+/// [`LoadError`] with all problems, including those of the system.
 ///
 /// # Source
 /// terraform-config-inspect `tfconfig/load.go`, as Coder's `provisioner/terraform/tfparse` uses it.
@@ -227,7 +225,7 @@ fn template_files<F: TemplateFiles + ?Sized>(
     };
     let mut names = Vec::new();
     for (name, is_dir) in files.list(dir).map_err(failed)? {
-        // A name that is not UTF-8 cannot end in what we look for and be referred to.
+        // A name that is not UTF-8 cannot have one of the known endings and be referred to.
         let Ok(name) = name.into_string() else {
             continue;
         };
@@ -247,7 +245,7 @@ fn is_template(name: &str) -> bool {
     (name.ends_with(".tf") || name.ends_with(".tf.json")) && !name.starts_with('.') && !is_editors
 }
 
-/// Errors are a summary and a detail.
+/// Reads the text of a file. An error consists of a summary and details.
 fn read_text<F: TemplateFiles + ?Sized>(
     files: &F,
     path: &Path,
@@ -294,7 +292,8 @@ fn parse_native(name: &str, text: &str) -> Result<(Body, RepeatedKeys), Diagnost
     }
 }
 
-/// The place of a key without its quotes, and a text of the same length that hardly anybody uses as a key.
+/// Returns the position of a key without its quotes, and a replacement of the same length that hardly any author uses
+/// as a key.
 fn other_key(text: &str, offset: usize, serial: usize) -> Option<(Range<usize>, String)> {
     let start = offset + usize::from(text.get(offset..)?.starts_with('"'));
     let rest = text.get(start..)?;
@@ -307,7 +306,7 @@ fn other_key(text: &str, offset: usize, serial: usize) -> Option<(Range<usize>, 
     (other.len() == length).then_some((start..start + length, other))
 }
 
-/// Says it in the words that authors know from Terraform, where that is possible.
+/// Returns a syntax error in the words that authors know from Terraform, where possible.
 fn syntax_error(name: &str, text: &str, error: &hcl_edit::parser::Error) -> Diagnostic {
     let line = error.location().line();
     let rest = text.get(error.location().offset()..).unwrap_or_default();
@@ -343,7 +342,7 @@ fn syntax_error(name: &str, text: &str, error: &hcl_edit::parser::Error) -> Diag
     Diagnostic::error(summary, detail, name, line)
 }
 
-/// The labels that a block must have, by its kind.
+/// Returns the labels that a block must have, by its kind.
 fn label_names(kind: &str) -> Option<&'static [&'static str]> {
     match kind {
         "resource" | "data" => Some(&["type", "name"]),

@@ -1,4 +1,4 @@
-//! A picture of a template without a plan: what stands in its source, for templates whose providers are not at hand.
+//! Outline of a template without a plan: the contents of its source, for templates whose providers are not available.
 
 mod ephemeral;
 mod resolve;
@@ -17,49 +17,49 @@ use super::{
     module::{Located, Module, load},
 };
 
-/// What a template declares, local modules included. One block is one resource, however many it makes.
+/// Declarations of a template, including local modules. One block is one resource, whatever its number of instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
     /// Resources and data sources, in the order of modules, files and lines.
     pub resources: Vec<OutlinedResource>,
-    /// Files of the root module; a directory without any is no template.
+    /// Number of files in the root module; a directory without any is not a template.
     pub files: usize,
-    /// Sources of modules that would have to be fetched, by address. What they declare is not known.
+    /// Addresses and sources of modules that would have to be fetched. Their declarations are not known.
     pub missing_modules: Vec<(String, String)>,
 }
 
-/// A `resource` or `data` block.
+/// A block `resource` or `data`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutlinedResource {
-    /// Without an index: `module.a.docker_container.workspace`, `data.coder_parameter.region`.
+    /// Address without an index: `module.a.docker_container.workspace`, `data.coder_parameter.region`.
     pub address: String,
-    /// Whether it only reads.
+    /// `true` for a data source.
     pub is_data: bool,
-    /// Its type, such as `docker_container`.
+    /// Type, such as `docker_container`.
     pub kind: String,
-    /// Its name in the source.
+    /// Name in the source.
     pub name: String,
-    /// How many there are.
+    /// Number of its instances.
     pub count: Count,
-    /// Addresses of what it refers to, also through local values, outputs and inputs of modules; sorted.
+    /// Addresses that it refers to, also through local values, outputs and inputs of modules; sorted.
     pub references: Vec<String>,
-    /// Arguments whose values stand in the source as text, number or bool, by name: `name`, `slug`, `default` …
+    /// Arguments with a literal string, number or bool, by name: `name`, `slug`, `default` …
     pub texts: Vec<(String, String)>,
 }
 
-/// How many instances a block makes, as far as its source says.
+/// Number of a block's instances, as far as its source shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
-    /// Always one.
+    /// Always exactly one instance.
     One,
-    /// It depends on whether the workspace is started or stopped: it is probably ephemeral.
+    /// The number depends on whether the workspace is started or stopped: the resource is probably ephemeral.
     Transition,
-    /// It depends on something else.
+    /// The number depends on something else.
     Other,
 }
 
 impl OutlinedResource {
-    /// The value of an argument, if it stands in the source.
+    /// Returns the value of an argument, if it is literal.
     pub fn text(&self, name: &str) -> Option<&str> {
         let found = self.texts.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str())
@@ -67,24 +67,24 @@ impl OutlinedResource {
 }
 
 impl Outline {
-    /// Resources of one type, such as `coder_agent` or `coder_app`.
+    /// Returns resources of one type, such as `coder_agent` or `coder_app`.
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a OutlinedResource> {
         self.resources
             .iter()
             .filter(move |resource| resource.kind == kind)
     }
 
-    /// The `coder_agent` resources.
+    /// Returns the `coder_agent` resources.
     pub fn agents(&self) -> impl Iterator<Item = &OutlinedResource> {
         self.of_kind("coder_agent")
     }
 
-    /// The `coder_app` resources.
+    /// Returns the `coder_app` resources.
     pub fn apps(&self) -> impl Iterator<Item = &OutlinedResource> {
         self.of_kind("coder_app")
     }
 
-    /// The `coder_parameter` data sources.
+    /// Returns the `coder_parameter` data sources.
     pub fn parameters(&self) -> impl Iterator<Item = &OutlinedResource> {
         self.of_kind("coder_parameter")
     }
@@ -92,8 +92,8 @@ impl Outline {
 
 /// Outlines the template in a directory.
 ///
-/// A block whose `count` or `for_each` leads to `start_count` or `transition` of `coder_workspace` is probably
-/// ephemeral; only two plans can tell for sure.
+/// A block whose `count` or `for_each` depends on `start_count` or `transition` of `coder_workspace` is probably
+/// ephemeral; only two plans can prove it.
 ///
 /// # Errors
 /// [`LoadError`] of the first module that cannot be read.
@@ -102,13 +102,13 @@ pub fn outline<F: TemplateFiles + ?Sized>(files: &F) -> Result<Outline, LoadErro
     Ok(Tree::load(root, Some(files))?.outline())
 }
 
-/// Outlines a module that is in memory; modules that it calls are missing.
+/// Outlines a module in memory; modules that it calls count as missing.
 pub fn outline_of(module: Module) -> Outline {
     let tree = Tree::load::<Path>(module, None);
     tree.map(|tree| tree.outline()).unwrap_or_default()
 }
 
-/// Arguments that stand for themselves.
+/// Returns arguments with literal values.
 fn texts(body: &Body) -> Vec<(String, String)> {
     let fuel = Fuel::new();
     let scope = Scope::literal(&fuel);
@@ -163,7 +163,8 @@ impl Tree {
         }
     }
 
-    /// What counts modules counts what is in them.
+    /// Returns the number of instances of a block. If the number of a module's instances varies, so does that of its
+    /// blocks.
     fn count(&self, resolver: &Resolver<'_>, node: usize, body: &Body) -> Count {
         let mut count = Count::One;
         let own = [body.get_attribute("count"), body.get_attribute("for_each")];
@@ -183,7 +184,7 @@ impl Tree {
     }
 }
 
-/// What an expression leads to.
+/// Targets of an expression's references.
 #[derive(Debug, Default)]
 struct References {
     addresses: BTreeSet<String>,

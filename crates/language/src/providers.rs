@@ -1,4 +1,4 @@
-//! What a module needs from elsewhere: providers and other modules.
+//! External needs of a module: providers and other modules.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,47 +15,47 @@ use super::{
     module::{Located, Module, SourceFile, load_below},
 };
 
-/// How deep local modules may call each other.
+/// Maximum depth of calls of local modules.
 const MAX_DEPTH: usize = 32;
 
 /// A provider that a module uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequiredProvider {
-    /// The name by which the module refers to it.
+    /// Local name by which the module refers to it.
     pub local_name: String,
-    /// Where it comes from.
+    /// Source address of the provider.
     pub addr: ProviderAddr,
-    /// What versions are acceptable.
+    /// Constraint for its version.
     pub constraint: Constraint,
-    /// Whether `required_providers` names it. If not, a resource type implies it: `coder_agent` means
-    /// `hashicorp/coder`, as Terraform knows no better.
+    /// `true` if `required_providers` declares it. Otherwise a resource type implies it: `coder_agent` means
+    /// `hashicorp/coder`, as in Terraform.
     pub is_declared: bool,
 }
 
-/// A module that another one calls.
+/// A call of another module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModuleCall {
-    /// Its name at the caller.
+    /// Name of the call.
     pub name: String,
-    /// Where it comes from.
+    /// Source of the called module.
     pub source: String,
-    /// What versions are acceptable; `None` if the call does not say.
+    /// Constraint for its version; `None` if the call has none.
     pub version: Option<String>,
 }
 
 impl ModuleCall {
-    /// Whether it is part of the template.
+    /// Returns whether the called module is part of the template.
     pub fn is_local(&self) -> bool {
         self.source.starts_with("./") || self.source.starts_with("../")
     }
 }
 
-/// The providers that a module uses, sorted by local name.
+/// Returns the providers that a module uses, sorted by local name.
 ///
-/// `default_host` is the registry of addresses that name none; it depends on the engine.
+/// `default_host` is the registry of addresses without a host; it depends on the engine.
 ///
 /// # Errors
-/// [`LoadError`] if an address or a constraint makes no sense.
+/// [`LoadError`] if an address or a constraint is not valid.
 pub fn required_providers(
     module: &Module,
     default_host: &str,
@@ -93,7 +93,7 @@ pub fn required_providers(
     Ok(found.into_values().collect())
 }
 
-/// Reads `NAME = { source = …, version = … }`, or the older `NAME = VERSION`.
+/// Parses `NAME = { source = …, version = … }`, or the older `NAME = VERSION`.
 fn declaration(
     file: &SourceFile,
     name: &str,
@@ -133,7 +133,7 @@ fn member<'a>(object: &'a Object, name: &str) -> Option<&'a str> {
     value.expr().as_str()
 }
 
-/// `provider` blocks of old templates have their constraint inside.
+/// Adds the constraints in `provider` blocks of old templates.
 fn add_old_constraints(
     module: &Module,
     found: &mut BTreeMap<String, RequiredProvider>,
@@ -157,7 +157,7 @@ fn add_old_constraints(
     LoadError::check(diagnostics)
 }
 
-/// Local names of providers that blocks refer to: by `provider = NAME`, else by the beginning of a type.
+/// Returns local names of providers that blocks refer to: by `provider = NAME`, else by the beginning of a type.
 fn used_names(module: &Module) -> BTreeSet<String> {
     let of_block = |located: Located<'_>| {
         let chosen = located.block.body.get_attribute("provider");
@@ -176,7 +176,7 @@ fn used_names(module: &Module) -> BTreeSet<String> {
     names
 }
 
-/// The first name of `aws.west`, also if it is written as a string.
+/// Returns the first name of `aws.west`, which may also be a string.
 fn root_name(expr: &Expression) -> Option<String> {
     if let Some(traversal) = expr.as_traversal() {
         return root_name(&traversal.expr);
@@ -186,7 +186,7 @@ fn root_name(expr: &Expression) -> Option<String> {
     name.map(str::to_owned)
 }
 
-/// The modules that a module calls, in the order of files and lines. A call without a source is left out.
+/// Returns the calls of other modules, in the order of files and lines. A call without a source is left out.
 pub fn module_calls(module: &Module) -> Vec<ModuleCall> {
     let call = |located: Located<'_>| {
         let text = |name: &str| {
@@ -202,12 +202,12 @@ pub fn module_calls(module: &Module) -> Vec<ModuleCall> {
     module.blocks("module").filter_map(call).collect()
 }
 
-/// The providers of the module in a directory and of all local modules that it calls, with their constraints
+/// Returns the providers of the module in a directory and of all local modules that it calls, with their constraints
 /// combined. Modules that would have to be fetched are not read.
 ///
 /// # Errors
-/// [`LoadError`] of the first module that cannot be read. A local module that is missing is skipped, as init says
-/// it better.
+/// [`LoadError`] of the first module that cannot be read. A missing local module is skipped, because init reports it
+/// better.
 pub fn required_providers_of_tree<F: TemplateFiles + ?Sized>(
     files: &F,
     default_host: &str,
@@ -230,7 +230,7 @@ struct Tree<'a, F: ?Sized> {
 }
 
 impl<F: TemplateFiles + ?Sized> Tree<'_, F> {
-    /// `path` is relative to the template's directory and has no dots.
+    /// Reads a module. `path` is relative to the template's directory and contains no `.` or `..`.
     fn visit(&mut self, path: PathBuf, depth: usize) -> Result<(), LoadError> {
         if depth > MAX_DEPTH || !self.files.is_dir(&path) || !self.seen.insert(path.clone()) {
             return Ok(());
@@ -249,7 +249,7 @@ impl<F: TemplateFiles + ?Sized> Tree<'_, F> {
     }
 }
 
-/// Where a local module is; `None` if that is outside of the template.
+/// Returns the path of a local module; `None` if it is outside of the template.
 fn child_path(parent: &Path, source: &str) -> Option<PathBuf> {
     let mut path = parent.to_owned();
     for component in Path::new(source).components() {
@@ -375,7 +375,7 @@ mod tests {
         };
         write("main.tf", "./a", ">= 2.0");
         write("a/main.tf", "./b", "< 3.0");
-        // Calls back to the root, out of the template, and nowhere: none of it is followed.
+        // Calls of the root, of a path outside of the template, and of a missing one: none of them is followed.
         write("a/b/main.tf", "../..", "!= 2.2.0");
 
         let found = required_providers_of_tree(dir.path(), DEFAULT_HOST).unwrap();

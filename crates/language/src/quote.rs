@@ -1,13 +1,13 @@
 //! Writes strings in quotes.
 
-/// A string of Terraform's language: nothing in it is taken for a template.
+/// Quotes a string for Terraform's language so that nothing in it is a template.
 pub fn quote(text: &str) -> String {
     let escaped = escape(text).replace("${", "$${").replace("%{", "%%{");
     format!("\"{escaped}\"")
 }
 
-/// A string of the language's first version, in which Terraform's own configuration is written. It has no escape for
-/// the beginning of a template but that of the brace.
+/// Quotes a string for the first version of HCL, the language of Terraform's CLI configuration. Its only escape for
+/// the beginning of a template is that of the brace.
 pub(super) fn first_version(text: &str) -> String {
     format!("\"{}\"", escape(text).replace("${", "$\\u007b"))
 }

@@ -1,4 +1,4 @@
-//! Workspace tags: which daemons may build a workspace, as its template says.
+//! Workspace tags of a template, which decide which daemons may build its workspaces.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use hcl_edit::expr::{Expression, Object, ObjectKey};
 
 use super::module::{Located, Module};
 
-/// A `coder_workspace_tags` block that cannot be read.
+/// Reason for which a `coder_workspace_tags` block cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TagError {
     /// The block has no tags.
@@ -18,19 +18,19 @@ pub enum TagError {
     /// A tag has two values.
     #[error("workspace tag {key:?} is defined multiple times")]
     Repeated {
-        /// The tag.
+        /// Name of the tag.
         key: String,
     },
 }
 
-/// One item of the tags of a template.
+/// A tag in a template's source.
 struct Tag<'a> {
     key: String,
-    /// As the author wrote it.
+    /// Source text of the tag.
     source: &'a str,
 }
 
-/// The tags of a template with the source text of their values, quotes included. JSON files are not read.
+/// Returns the tags of a template with the source text of their values, including quotes. JSON files are not read.
 ///
 /// # Errors
 /// [`TagError`] if the tags are not written as a map with unique keys.
@@ -67,7 +67,7 @@ fn items<'a>(object: &'a Object, located: Located<'a>) -> impl Iterator<Item = T
     object.iter().map(tag)
 }
 
-/// The key as the author wrote it, which for a repeated key is not what the parser saw.
+/// Returns the key in its source text; the parser saw another one if the key is repeated.
 fn key_source(located: Located<'_>, key: &ObjectKey) -> String {
     use hcl_edit::Span;
     let start = key.span().map_or(0, |span| span.start);

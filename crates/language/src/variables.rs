@@ -12,14 +12,14 @@ use super::{
     module::{Located, Module, SourceFile},
 };
 
-/// The input variables that a template declares, sorted by file and line.
+/// Returns the input variables that a template declares, sorted by file and line.
 ///
-/// `kind` is the type as the author wrote it, or empty. A default that is no string becomes compact JSON with sorted
-/// keys. A default must stand for itself: it can neither refer to anything nor call functions. A variable that a
-/// file overrides keeps its place.
+/// `kind` is the type as the author wrote it, or empty. A default that is not a string becomes compact JSON with
+/// sorted keys. A default must be literal: it can neither refer to anything nor call functions. A variable that a
+/// file overrides keeps its position.
 ///
 /// # Errors
-/// [`LoadError`] if an argument has the wrong type, or a default cannot be evaluated.
+/// [`LoadError`] if an argument has the wrong type, or if a default cannot be evaluated.
 ///
 /// # Source
 /// coder `provisioner/terraform/tfparse/tfparse.go`, `TemplateVariables`.
@@ -91,7 +91,7 @@ fn argument<'a>(body: &'a Body, name: &str) -> Option<&'a Expression> {
     body.get_attribute(name).map(|attribute| &attribute.value)
 }
 
-/// The default as a value; `None` if there is none or it is null.
+/// Returns the default as a value; `None` if there is none or if it is null.
 fn default(file: &SourceFile, body: &Body) -> Result<Option<Value>, Diagnostic> {
     let Some(expr) = argument(body, "default") else {
         return Ok(None);
@@ -130,7 +130,7 @@ fn unsuitable(file: &SourceFile, expr: &Expression, kind: &str) -> Diagnostic {
     file.error(expr, "Unsuitable value type", detail)
 }
 
-/// Old templates write types as strings.
+/// Returns the source text of a type, which is a string in old templates.
 fn type_text(file: &SourceFile, expr: &Expression) -> String {
     match expr.as_str() {
         Some(text) => text.to_owned(),

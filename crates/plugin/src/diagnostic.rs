@@ -1,31 +1,31 @@
-//! What a provider has to say about a template.
+//! Diagnostics of a provider about a template.
 
 use outpost_value::Path;
 
-/// Whether Terraform goes on.
+/// Effect of a diagnostic on Terraform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// It does not.
+    /// Terraform stops with a failure.
     Error,
-    /// It does.
+    /// Terraform shows the message and continues.
     Warning,
 }
 
-/// One thing that Terraform shows to the author of a template.
+/// A message that Terraform shows to the author of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Whether Terraform goes on.
+    /// Effect of the diagnostic on Terraform.
     pub severity: Severity,
-    /// One line.
+    /// Summary in one line.
     pub summary: String,
-    /// More about it; may be empty.
+    /// Details of the problem; may be empty.
     pub detail: String,
-    /// What is to blame; the root for the block as a whole.
+    /// Path of the attribute or block at fault; the root for the block as a whole.
     pub path: Path,
 }
 
 impl Diagnostic {
-    /// An error about a block as a whole.
+    /// Returns an error about a block as a whole.
     pub fn error(summary: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
@@ -35,7 +35,7 @@ impl Diagnostic {
         }
     }
 
-    /// A warning about a block as a whole.
+    /// Returns a warning about a block as a whole.
     pub fn warning(summary: impl Into<String>) -> Self {
         Self {
             severity: Severity::Warning,
@@ -43,7 +43,7 @@ impl Diagnostic {
         }
     }
 
-    /// The same with more about it.
+    /// Adds details to the diagnostic.
     pub fn detail(self, detail: impl Into<String>) -> Self {
         Self {
             detail: detail.into(),
@@ -51,7 +51,7 @@ impl Diagnostic {
         }
     }
 
-    /// The same about an attribute or block.
+    /// Sets the attribute or block at fault.
     pub fn at(self, path: impl Into<Path>) -> Self {
         Self {
             path: path.into(),
@@ -65,17 +65,17 @@ impl Diagnostic {
 pub struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// Nothing to say.
+    /// Returns an empty list of diagnostics.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Whether one of them is an error.
+    /// Returns whether any of them is an error.
     pub fn has_errors(&self) -> bool {
         self.0.iter().any(|one| one.severity == Severity::Error)
     }
 
-    /// Adds one.
+    /// Appends a diagnostic to the list.
     pub fn push(&mut self, diagnostic: Diagnostic) {
         self.0.push(diagnostic);
     }

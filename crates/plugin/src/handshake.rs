@@ -1,4 +1,4 @@
-//! The first words between Terraform and a plugin: environment variables in, one line on stdout back.
+//! The handshake between Terraform and a plugin: environment variables in, one line on stdout back.
 
 use std::{
     collections::BTreeMap,
@@ -9,59 +9,60 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-/// How Terraform says that it is Terraform. Not a secret: it keeps people from running plugins by hand.
+/// Environment variable by which Terraform identifies itself. It is not secret: it keeps people from running plugins
+/// by hand.
 pub const COOKIE: (&str, &str) = (
     "TF_PLUGIN_MAGIC_COOKIE",
     "d602bf8f470bc67ca7faa0386276bbdd4330efaf76d1a219cb4d6991ca9872b2",
 );
-/// Version of the line on stdout, not of what follows.
+/// Version of the handshake line, not of the protocol that follows.
 const CORE_PROTOCOL: u32 = 1;
 /// The version of Terraform's plugin protocol that we speak.
 const PROTOCOL: u32 = 5;
 
-/// How Terraform wants a plugin to be served.
+/// Terraform's requirements for serving a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// The certificate that the only client will show; without it connections are plain.
+    /// Certificate of the only permitted client; without one, connections are not encrypted.
     pub(super) client: Option<CertificateDer<'static>>,
-    /// Where the socket is to be; the directory for temporary files if it is not said.
+    /// Directory of the socket; by default that for temporary files.
     pub(super) socket_dir: PathBuf,
-    /// Ports to choose from where there can be no socket.
+    /// Range of ports for systems without such sockets.
     pub(super) ports: RangeInclusive<u16>,
-    /// Whether the line has a part that only newer clients understand.
+    /// `true` if the line contains a field that only newer clients understand.
     pub(super) multiplexing_asked: bool,
 }
 
-/// Why a plugin cannot be served to whoever started it.
+/// Reason for which a plugin cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// A person ran it.
+    /// The program was not started by Terraform.
     #[error("this is a Terraform plugin: Terraform starts it, it is not meant to be run directly")]
     NotTerraform,
-    /// Terraform is too old or too new.
+    /// Terraform is too old or too new for this protocol.
     #[error("Terraform speaks the plugin protocols {offered}, this provider only {PROTOCOL}")]
     Protocol {
-        /// What `PLUGIN_PROTOCOL_VERSIONS` says.
+        /// Value of the variable `PLUGIN_PROTOCOL_VERSIONS`.
         offered: String,
     },
-    /// The variable holds no certificate.
+    /// The variable contains no valid certificate.
     #[error("`PLUGIN_CLIENT_CERT` holds no PEM certificate")]
     Certificate(#[source] rustls_pki_types::pem::Error),
-    /// The variables hold no range of ports.
+    /// The variables contain no valid range of ports.
     #[error("`{name}` is `{value}`, which is not a port")]
     Port {
-        /// `PLUGIN_MIN_PORT` or `PLUGIN_MAX_PORT`.
+        /// Name of the variable: `PLUGIN_MIN_PORT` or `PLUGIN_MAX_PORT`.
         name: &'static str,
-        /// What it holds.
+        /// Value of the variable.
         value: String,
     },
 }
 
 impl Launch {
-    /// Reads the variables that Terraform sets for its plugins.
+    /// Parses the variables that Terraform sets for its plugins.
     ///
     /// # Errors
-    /// [`LaunchError::NotTerraform`] without the magic cookie; others if what Terraform asks for cannot be done.
+    /// [`LaunchError::NotTerraform`] without the magic cookie; others if Terraform's requirements cannot be met.
     pub fn from_environment(variables: &BTreeMap<String, String>) -> Result<Self, LaunchError> {
         let set = |name: &str| {
             variables
@@ -93,7 +94,7 @@ impl Launch {
         })
     }
 
-    /// The line that tells Terraform where to connect and which certificate to expect.
+    /// Returns the line that tells Terraform the address and the certificate of the plugin.
     pub(super) fn line(&self, at: &Address, server: Option<&CertificateDer<'_>>) -> String {
         let certificate = server
             .map(|der| STANDARD_NO_PAD.encode(der))
@@ -118,7 +119,7 @@ fn check_protocol(offered: Option<&str>) -> Result<(), LaunchError> {
     }
 }
 
-/// Where a plugin listens.
+/// Address at which a plugin listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
     Unix(PathBuf),

@@ -1,10 +1,10 @@
-//! Terraform's plugin protocol, version 5, as a provider speaks it.
+//! Terraform's plugin protocol, version 5, from the provider's side.
 //!
-//! A [`Provider`] names its resources and data sources; each describes itself by a [`Schema`] and fills in what is
-//! computed. Everything between that and Terraform is here: the handshake on stdout and the mutual TLS of its plugin
-//! system, the gRPC services, and the rules by which HashiCorp's plugin SDK (version 2) plans and stores values,
-//! `""` and null, sets and blocks included. Those rules matter: a state written by a provider of that SDK is
-//! planned without a change by one of ours, and the other way round.
+//! A [`Provider`] names its resources and data sources; each describes itself by a [`Schema`] and sets its computed
+//! attributes. Everything between that and Terraform is here: the handshake on stdout and the mutual TLS of its
+//! plugin system, the gRPC services, and the rules by which HashiCorp's plugin SDK (version 2) plans and stores
+//! values, including `""` and null, sets and blocks. Those rules matter: a state written by a provider with that SDK
+//! must be planned without a change by one of ours, and vice versa.
 
 mod diagnostic;
 mod handshake;

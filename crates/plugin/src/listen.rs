@@ -1,4 +1,5 @@
-//! Where Terraform connects to: a socket in a directory that only our user may enter, else a port of the loopback.
+//! The address at which Terraform connects: a socket in a directory that only this user may enter, else a port of the
+//! loopback device.
 
 use std::{
     io,
@@ -25,17 +26,17 @@ use tonic::transport::server::Connected;
 
 use super::handshake::{Address, Launch};
 
-/// Time that a client has for its TLS handshake.
+/// Time limit for a client's TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Connections that wait to be served. Terraform makes one.
+/// Maximum number of connections that wait to be served. Terraform makes one.
 const BACKLOG: usize = 8;
 
-/// A listening socket; what it has on disk goes with it.
+/// A listening socket, whose file is removed on drop.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) address: Address,
     socket: Socket,
-    /// Holds the socket's file.
+    /// Directory with the socket's file.
     _directory: Option<TempDir>,
 }
 
@@ -46,7 +47,7 @@ enum Socket {
 }
 
 impl Listener {
-    /// Listens where `launch` says. A path too long for a socket makes it a port.
+    /// Listens as `launch` requires; at a port if the path is too long for a socket.
     pub(super) async fn bind(launch: &Launch) -> io::Result<Self> {
         match bind_unix(launch) {
             Ok(listener) => Ok(listener),
@@ -54,7 +55,8 @@ impl Listener {
         }
     }
 
-    /// Connections as they come. Those whose TLS handshake fails are dropped, and Terraform says why.
+    /// Returns connections as they arrive. Those whose TLS handshake fails are dropped, and Terraform reports the
+    /// reason.
     pub(super) fn connections(
         self,
         tls: Option<TlsAcceptor>,
@@ -145,7 +147,7 @@ async fn shake_hands(
     sender.send(Ok(connection)).await.ok();
 }
 
-/// Accepts as long as it is held.
+/// A task that accepts connections until it is dropped.
 struct Connections {
     inner: ReceiverStream<io::Result<Connection>>,
     _accepting: tokio_util::task::AbortOnDropHandle<()>,

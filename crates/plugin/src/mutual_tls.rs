@@ -1,7 +1,7 @@
-//! The mutual TLS of HashiCorp's plugin system: each side makes a certificate and tells it to the other beforehand.
+//! The mutual TLS of HashiCorp's plugin system: each side creates a certificate and sends it to the other in advance.
 //!
-//! Terraform's is self-signed, on P-521 and marked as an authority, so the usual verifier refuses it as a client's.
-//! Ours takes exactly that certificate and checks that the client has its key.
+//! Terraform's is self-signed, on P-521 and marked as an authority, so the usual verifier refuses it as a client
+//! certificate. Ours accepts exactly that certificate and checks that the client has its key.
 
 use std::sync::Arc;
 
@@ -21,18 +21,18 @@ use rustls::{
 /// The name that Terraform expects in a plugin's certificate.
 const SERVER_NAME: &str = "localhost";
 
-/// Why there is no TLS.
+/// Reason for which TLS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// No certificate of our own.
+    /// Our own certificate cannot be created.
     #[error("failed to make a certificate")]
     Certificate(#[from] rcgen::Error),
-    /// It does not fit together.
+    /// The configuration is not valid.
     #[error("failed to set up TLS")]
     Setup(#[from] Error),
 }
 
-/// What a server needs for one client: its configuration, and the certificate to tell to that client.
+/// Returns the server configuration for one client, and the certificate to send to that client.
 pub(super) fn server_for(
     client: CertificateDer<'static>,
 ) -> Result<(ServerConfig, CertificateDer<'static>), TlsError> {
@@ -55,7 +55,7 @@ fn make_certificate() -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>
     Ok((certificate.into(), key.into()))
 }
 
-/// Accepts one certificate and nobody else's.
+/// Accepts one certificate and no other.
 #[derive(Debug)]
 struct ExactClient {
     expected: CertificateDer<'static>,
@@ -82,7 +82,7 @@ impl ClientCertVerifier for ExactClient {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // Certificates are public: there is nothing to learn from how long this takes.
+        // A comparison in constant time is not necessary, because certificates are public.
         match end_entity.as_ref() == self.expected.as_ref() {
             true => Ok(ClientCertVerified::assertion()),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),

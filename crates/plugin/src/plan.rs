@@ -1,24 +1,25 @@
-//! What becomes of a resource, by the rules of HashiCorp's plugin SDK.
+//! Planning of a resource by the rules of HashiCorp's plugin SDK.
 //!
-//! That SDK keeps values as texts, so it takes null for an empty text, for zero and for an empty container, and does
-//! not always. A provider that plans otherwise would see changes in states that the SDK wrote.
+//! That SDK stores values as strings, so it sometimes treats null as an empty string, zero or an empty container, and
+//! sometimes does not. A provider with other rules would plan changes of states that the SDK wrote.
 
 use outpost_value::{Object, Path, Value};
 
 use crate::{Field, Nesting, Shape};
 
-/// What becomes of a resource.
+/// The plan of a resource.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Planned {
-    /// All that is known of the new state.
+    /// New state, as far as it is known.
     pub(super) state: Object,
-    /// Attributes whose change takes a new resource. Terraform leaves out those that are equal after all.
+    /// Attributes whose change requires a replacement. Terraform ignores those that turn out to be equal.
     pub(super) replace: Vec<Path>,
-    /// Whether there is anything to do.
+    /// `true` if anything changes.
     pub(super) changed: bool,
 }
 
-/// Plans a resource. `proposed` is its configuration, with what was computed before taken from `prior`.
+/// Plans a resource. `proposed` is its configuration, with earlier computed values from `prior`. `proposed` is its
+/// configuration, with what was computed before taken from `prior`.
 ///
 /// # Source
 /// `PlanResourceChange` of `terraform-plugin-sdk` 2.40, observed from outside.
@@ -44,7 +45,7 @@ pub(super) fn plan(fields: &[Field], prior: Option<&Object>, proposed: &Object) 
             changed = true;
             replace.extend(changes.replace);
         } else {
-            // Null where the state has zero is no change: the state stays as it is.
+            // Null where the state has zero is not a change: the state keeps its value.
             state.set(field.name.clone(), prior.get(&field.name).clone());
         }
     }
@@ -109,7 +110,7 @@ fn plan_list(fields: &[Field], prior: Option<&Value>, blocks: &Value) -> Value {
     Value::List(blocks.elements().iter().enumerate().map(plan).collect())
 }
 
-/// Blocks of a set have no history, and an unset text in one of them is empty.
+/// Plans the blocks of a set, which have no history; an unset string in one of them is empty.
 fn plan_set(fields: &[Field], blocks: &Value) -> Value {
     let plan = |block: &Value| match block {
         Value::Object(block) => {
@@ -126,7 +127,7 @@ fn plan_set(fields: &[Field], blocks: &Value) -> Value {
     Value::set(blocks.elements().iter().map(plan))
 }
 
-/// The SDK knows no map with an unknown or null element, and none that is empty.
+/// Plans a map. The SDK has no unknown or null elements in maps, and no empty maps.
 fn plan_map(map: &Value, unset: impl Fn() -> Value) -> Value {
     if !map.is_wholly_known() {
         return Value::Unknown;
@@ -142,7 +143,7 @@ fn plan_map(map: &Value, unset: impl Fn() -> Value) -> Value {
     }
 }
 
-/// Differences between a state and what is planned.
+/// Differences between a state and its plan.
 #[derive(Default)]
 struct Changes {
     any: bool,
@@ -206,7 +207,8 @@ impl Changes {
     }
 }
 
-/// Whether the SDK's texts of two values differ. Null is an empty text, but takes the zero of a value before it.
+/// Returns whether the SDK's strings for two values differ. Null is an empty string; a planned null also equals a zero
+/// in the state, but not vice versa.
 fn differ(prior: &Value, planned: &Value) -> bool {
     match (prior, planned) {
         (_, Value::Unknown) => true,
@@ -216,7 +218,7 @@ fn differ(prior: &Value, planned: &Value) -> bool {
     }
 }
 
-/// Whether the SDK takes two values for the same in the end: whatever is null, zero or empty is.
+/// Returns whether the SDK treats two values as equal in the end: all null, zero and empty values are.
 fn same(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Unknown, _) | (_, Value::Unknown) => left == right,

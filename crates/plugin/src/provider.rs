@@ -1,7 +1,6 @@
-//! What a provider is made of.
+//! The parts of a provider.
 //!
-//! `C` is what the provider knows after it has been configured: environment, URLs, clients. Calls are synchronous and
-//! come one after another.
+//! `C` is the context of a configured provider: environment, URLs, clients. Calls are synchronous and sequential.
 
 use std::collections::BTreeMap;
 
@@ -9,104 +8,104 @@ use outpost_value::Object;
 
 use crate::{Diagnostics, Schema};
 
-/// Warnings if it worked, errors (and warnings) if not. A single [`Diagnostic`](crate::Diagnostic) turns into
-/// the error by `?`.
+/// Warnings after success, errors and warnings after a failure. `?` converts a single
+/// [`Diagnostic`](crate::Diagnostic) to the error.
 pub type Outcome = Result<Diagnostics, Diagnostics>;
 
-/// What resources and data sources are called with beside their own values.
+/// Arguments for resources and data sources in addition to their own values.
 #[derive(Debug)]
 pub struct Call<'a, C> {
-    /// What the template says, without defaults. Empty when a resource is refreshed or deleted.
+    /// The template's configuration, without defaults. Empty when a resource is refreshed or deleted.
     pub config: &'a Object,
-    /// What the provider knows since it has been configured.
+    /// Context of the configured provider.
     pub context: &'a C,
 }
 
-/// A managed resource.
+/// A managed resource of a provider.
 pub trait Resource<C>: Send + Sync {
-    /// What it looks like; an `id` is added if there is none. Asked for once.
+    /// Returns the schema, to which an `id` is added if there is none. Called once.
     fn schema(&self) -> Schema;
 
-    /// Checks a configuration beyond what its schema says; values may still be unknown.
+    /// Checks a configuration beyond its schema; values may still be unknown.
     fn validate(&self, _config: &Object) -> Diagnostics {
         Diagnostics::none()
     }
 
-    /// Checks what is planned for a new or changed resource; values may still be unknown.
+    /// Checks the plan of a new or changed resource; values may still be unknown.
     ///
     /// # Errors
-    /// What keeps Terraform from planning it.
+    /// The reason for which Terraform must not plan it.
     fn check_plan(&self, _prior: Option<&Object>, _planned: &Object) -> Outcome {
         Ok(Diagnostics::none())
     }
 
-    /// Creates it. `state` is what is planned; computed attributes are null until they are set here, `id` first:
+    /// Creates the resource. `state` is the plan; computed attributes are null until they are set here, `id` first:
     /// an error after that leaves a tainted resource, one before that none.
     ///
     /// # Errors
-    /// Why it was not created, or not to the end.
+    /// The reason for which it was not created completely.
     fn create(&self, state: &mut Object, call: &Call<'_, C>) -> Outcome;
 
-    /// Refreshes `state`; an empty or null `id` says that the resource is gone.
+    /// Refreshes `state`; an empty or null `id` means that the resource no longer exists.
     ///
     /// # Errors
-    /// Why it cannot be said what became of it.
+    /// The reason for which its state cannot be determined.
     fn read(&self, _state: &mut Object, _call: &Call<'_, C>) -> Outcome {
         Ok(Diagnostics::none())
     }
 
-    /// Changes it in place to what is planned. Only fields that are [`updatable`](crate::Field::updatable)
-    /// get here.
+    /// Changes the resource in place according to the plan. This is called only for fields that are
+    /// [`updatable`](crate::Field::updatable).
     ///
     /// # Errors
-    /// Why it was not changed.
+    /// The reason for which it was not changed.
     fn update(&self, _prior: &Object, _state: &mut Object, _call: &Call<'_, C>) -> Outcome {
         Ok(Diagnostics::none())
     }
 
-    /// Deletes it.
+    /// Deletes the managed resource.
     ///
     /// # Errors
-    /// Why it is still there.
+    /// The reason for which it still exists.
     fn delete(&self, _state: &Object, _call: &Call<'_, C>) -> Outcome {
         Ok(Diagnostics::none())
     }
 }
 
-/// A data source: read at every plan.
+/// A data source, which is read at every plan.
 pub trait DataSource<C>: Send + Sync {
-    /// What it looks like; an `id` is added if there is none. Asked for once.
+    /// Returns the schema, to which an `id` is added if there is none. Called once.
     fn schema(&self) -> Schema;
 
-    /// Checks a configuration beyond what its schema says; values may still be unknown.
+    /// Checks a configuration beyond its schema; values may still be unknown.
     fn validate(&self, _config: &Object) -> Diagnostics {
         Diagnostics::none()
     }
 
-    /// Fills what is computed into `state`, which holds the configuration with defaults and, in blocks, zeros.
+    /// Sets computed attributes in `state`, which contains the configuration with defaults and, in blocks, zeros.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// The reason for which it cannot be read.
     fn read(&self, state: &mut Object, call: &Call<'_, C>) -> Outcome;
 }
 
-/// Makes what the resources are called with out of the template's `provider` block.
+/// Function that creates the context from the template's `provider` block.
 pub type Configure<C> = Box<dyn Fn(&Object) -> Result<C, Diagnostics> + Send + Sync>;
 
-/// A provider, ready to be served.
+/// A provider that can be served.
 pub struct Provider<C> {
-    /// Its configuration.
+    /// Schema of the `provider` block.
     pub schema: Schema,
-    /// Called once before anything is planned, with the configuration and its defaults.
+    /// Function that is called once before anything is planned, with the configuration and its defaults.
     pub configure: Configure<C>,
-    /// By type, such as `coder_agent`.
+    /// Resources by type, such as `coder_agent`.
     pub resources: BTreeMap<String, Box<dyn Resource<C>>>,
-    /// By type, such as `coder_workspace`.
+    /// Data sources by type, such as `coder_workspace`.
     pub data_sources: BTreeMap<String, Box<dyn DataSource<C>>>,
 }
 
 impl<C> Provider<C> {
-    /// A provider without resources.
+    /// Returns a provider without resources.
     pub fn new(
         schema: Schema,
         configure: impl Fn(&Object) -> Result<C, Diagnostics> + Send + Sync + 'static,
@@ -119,7 +118,7 @@ impl<C> Provider<C> {
         }
     }
 
-    /// The same with a resource more.
+    /// Adds a managed resource to the provider.
     pub fn resource(
         mut self,
         name: impl Into<String>,
@@ -129,7 +128,7 @@ impl<C> Provider<C> {
         self
     }
 
-    /// The same with a data source more.
+    /// Adds a data source to the provider.
     pub fn data_source(
         mut self,
         name: impl Into<String>,

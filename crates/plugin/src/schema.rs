@@ -1,4 +1,4 @@
-//! How a provider describes its blocks, as HashiCorp's plugin SDK knows them: attributes with defaults and checks.
+//! Schemas of a provider's blocks, as in HashiCorp's plugin SDK: attributes with defaults and checks.
 //!
 //! A schema reads like a table: [`required`], [`optional`], [`computed`], [`list`] and [`set`] make a row each.
 
@@ -12,24 +12,24 @@ use outpost_value::{Path, Type, Value};
 
 use crate::Diagnostic;
 
-/// A text that is mostly written down in the program, and sometimes read from a file.
+/// A text that is usually constant, and sometimes read from a file.
 type Text = Cow<'static, str>;
 
-/// What a resource, a data source or the configuration of a provider looks like.
+/// The schema of a resource, a data source or a provider's configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Schema {
-    /// Of the state: it rises when stored states need to be changed.
+    /// Version of the state, which increases when stored states need to be converted.
     pub version: i64,
-    /// For documentation.
+    /// Description for the documentation.
     pub description: Text,
-    /// Why it should not be used any more.
+    /// Reason for the deprecation; `None` if it is not deprecated.
     pub deprecated: Option<Text>,
     /// Attributes and blocks in any order.
     pub fields: Vec<Field>,
 }
 
 impl Schema {
-    /// A schema of version zero.
+    /// Returns a schema of version 0.
     pub fn new(description: impl Into<Text>, fields: Vec<Field>) -> Self {
         Self {
             version: 0,
@@ -39,12 +39,12 @@ impl Schema {
         }
     }
 
-    /// The same with a version of its states.
+    /// Sets the version of the state.
     pub fn version(self, version: i64) -> Self {
         Self { version, ..self }
     }
 
-    /// The same, but not to be used any more.
+    /// Marks the schema as deprecated.
     pub fn deprecated(self, why: impl Into<Text>) -> Self {
         Self {
             deprecated: Some(why.into()),
@@ -61,7 +61,7 @@ impl Schema {
         self
     }
 
-    /// The type of a value with this schema.
+    /// Returns the type of a value with this schema.
     pub fn value_type(&self) -> Type {
         object_type(&self.fields)
     }
@@ -70,85 +70,85 @@ impl Schema {
 /// An attribute, or all blocks of one name.
 #[derive(Clone)]
 pub struct Field {
-    /// As templates have it.
+    /// Name of the attribute or block in templates.
     pub name: Text,
-    /// What it holds.
+    /// Type of the value.
     pub shape: Shape,
-    /// Who sets it.
+    /// Party that sets the attribute: the author, the provider, or either.
     pub presence: Presence,
-    /// The value if it is not set.
+    /// Value if it is not set.
     pub default: Option<Default>,
-    /// Whether a change of it replaces the resource.
+    /// `true` if a change replaces the resource.
     pub force_new: bool,
-    /// Whether Terraform hides it.
+    /// `true` if Terraform hides the value.
     pub sensitive: bool,
-    /// Why it should not be used any more.
+    /// Reason for the deprecation; `None` if it is not deprecated.
     pub deprecated: Option<Text>,
-    /// For documentation.
+    /// Description for the documentation.
     pub description: Text,
-    /// Whether a value is fine by itself.
+    /// Checks of a single value.
     pub checks: Vec<Check>,
-    /// Names, or paths such as `validation.0.min`, of what must not be set beside it.
+    /// Names, or paths such as `validation.0.min`, of fields that must not be set at the same time.
     pub conflicts: Vec<Text>,
 }
 
-/// Looks at a known value and says what is wrong with it; its path is put before those of what it finds.
+/// Function that returns problems of a known value; their paths are relative to it.
 pub type Check = Arc<dyn Fn(&Value, &Path) -> Vec<Diagnostic> + Send + Sync>;
 
-/// Who sets an attribute.
+/// Party that sets an attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// The author, always.
+    /// The author, who must set it.
     Required,
-    /// The author, if at all.
+    /// The author, who may set it.
     Optional,
-    /// The provider.
+    /// Only the provider sets it.
     Computed,
-    /// The provider, if the author does not.
+    /// The provider sets it if the author does not.
     OptionalComputed,
 }
 
 impl Presence {
-    /// Whether the provider may set it.
+    /// Returns whether the provider may set it.
     pub fn is_computed(self) -> bool {
         matches!(self, Self::Computed | Self::OptionalComputed)
     }
 
-    /// Whether the author may leave it out and may set it.
+    /// Returns whether the author may set it or leave it out.
     pub fn is_optional(self) -> bool {
         matches!(self, Self::Optional | Self::OptionalComputed)
     }
 }
 
-/// What a field holds.
+/// The type of a field's value.
 #[derive(Clone, Debug)]
 pub enum Shape {
-    /// A text.
+    /// A string of Unicode text.
     String,
-    /// A whole number; for Terraform itself there are numbers only.
+    /// A whole number; Terraform itself has only numbers.
     Int,
-    /// A number.
+    /// A number of any kind.
     Number,
-    /// True or false.
+    /// A boolean, `true` or `false`.
     Bool,
-    /// From texts to texts.
+    /// A map of strings.
     Map,
-    /// Of texts.
+    /// A list of strings.
     List,
-    /// Anything else that an attribute can hold.
+    /// Any other type of an attribute.
     Of(Type),
-    /// Nested blocks.
+    /// Nested blocks of one name.
     Block(Block),
 }
 
 impl Shape {
-    /// A list of objects with these attributes of texts, which only a provider can fill.
+    /// Returns the shape of a list of objects with these string attributes, which only a provider can set.
     pub fn objects(attributes: &[&'static str]) -> Self {
         let attributes = attributes.iter().map(|name| (*name, Type::String));
         Self::Of(Type::list(Type::object(attributes)))
     }
 
-    /// The type of a value of this shape.
+    /// Returns the type of a value of this shape.
     pub fn value_type(&self) -> Type {
         match self {
             Self::String => Type::String,
@@ -168,38 +168,38 @@ impl Shape {
 /// Nested blocks of one name.
 #[derive(Clone, Debug)]
 pub struct Block {
-    /// Whether their order counts.
+    /// Kind of collection that the blocks form.
     pub nesting: Nesting,
-    /// How many there must be.
+    /// Minimum number of blocks.
     pub min: u32,
-    /// How many there may be; zero for no limit.
+    /// Maximum number of blocks; 0 for no limit.
     pub max: u32,
-    /// What each has.
+    /// Fields of each block.
     pub fields: Vec<Field>,
 }
 
-/// Whether the order of blocks counts.
+/// Kind of collection that blocks form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nesting {
-    /// It does.
+    /// The order of blocks matters.
     List,
-    /// It does not, and equal blocks are one.
+    /// The order does not matter, and equal blocks are merged.
     Set,
 }
 
 /// The value of an attribute that is not set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Default {
-    /// A text.
+    /// A string of text.
     String(Text),
-    /// A whole number.
+    /// A whole number of 64 bits.
     Int(i64),
-    /// A flag.
+    /// A boolean, `true` or `false`.
     Bool(bool),
 }
 
 impl Default {
-    /// It as a value.
+    /// Returns the default as a value.
     pub fn value(&self) -> Value {
         match self {
             Self::String(text) => Value::from(text.as_ref()),

@@ -29,41 +29,41 @@ use crate::{
     service::Service,
 };
 
-/// The largest message that we take. Terraform takes 256 MiB; a template's state is far smaller.
+/// Maximum size of a message in bytes. Terraform accepts 256 MiB; a template's state is far smaller.
 const MAX_MESSAGE: usize = 64 << 20;
-/// How often we look whether Terraform is still there.
+/// Interval of the check that Terraform is still running.
 const PARENT_CHECK: Duration = Duration::from_secs(1);
-/// Time for the last answers once Terraform said that it is done; it gives us two seconds.
+/// Time limit for the last answers after Terraform ended the plugin, which Terraform kills after two seconds.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The name under which the plugin system asks whether we are well.
+/// Service name of the plugin system's health checks.
 const HEALTH_NAME: &str = "plugin";
 
-/// Why a provider could not be served.
+/// Reason for which a provider could not be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// There is nowhere to listen, or stdout is closed.
+    /// The plugin cannot listen, or stdout is closed.
     #[error("failed to {what}")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// Why it did not work.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// No TLS.
+    /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// A connection broke the server.
+    /// The gRPC server failed.
     #[error("failed to serve the plugin")]
     Server(#[from] tonic::transport::Error),
 }
 
-/// Serves `provider` until Terraform says that it is done, or is gone.
+/// Serves `provider` until Terraform ends it, or no longer runs.
 ///
 /// Writes the handshake line to stdout and nothing else, and starts its own single-threaded runtime: Terraform
-/// launches a provider several times a build, so there is nothing here that is not needed.
+/// launches a provider several times in a build, so everything unnecessary is left out.
 ///
 /// # Errors
-/// [`ServeError`] if it cannot listen or talk.
+/// [`ServeError`] if it cannot listen or communicate.
 pub fn serve<C: Send + Sync + 'static>(
     provider: Provider<C>,
     launch: &Launch,
@@ -135,10 +135,10 @@ fn failed(what: &'static str, source: io::Error) -> ServeError {
     ServeError::Io { what, source }
 }
 
-/// What ends a plugin from outside.
+/// Events that end a plugin from outside.
 struct Ends {
     terminate: tokio::signal::unix::Signal,
-    /// Taken and ignored: Ctrl-C reaches the whole group, but Terraform decides what to do about it.
+    /// Interrupts, which are ignored: Ctrl-C reaches the whole process group, but Terraform decides what to do.
     _interrupt: tokio::signal::unix::Signal,
     parent: nix::unistd::Pid,
 }
@@ -152,7 +152,7 @@ impl Ends {
         })
     }
 
-    /// Until we are told to end, or our parent is gone.
+    /// Waits until a signal arrives or the parent process is gone.
     async fn wait(&mut self) {
         let mut check = interval(PARENT_CHECK);
         check.set_missed_tick_behavior(MissedTickBehavior::Skip);

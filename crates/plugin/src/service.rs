@@ -1,4 +1,4 @@
-//! The gRPC service that Terraform calls: messages in, the provider's answers out.
+//! The gRPC service that Terraform calls: requests in, the provider's answers out.
 
 mod configuration;
 mod convert;
@@ -18,16 +18,15 @@ use tonic::{Request, Response, Status};
 use self::convert::diagnostics;
 use crate::{DataSource, Diagnostic, Diagnostics, Provider, Resource, Schema};
 
-/// A provider as a gRPC service.
 pub(super) struct Service<C> {
     provider: Provider<C>,
     resources: BTreeMap<String, Described>,
     data_sources: BTreeMap<String, Described>,
-    /// What the resources are called with; set by `Configure`.
+    /// Context for the resources, which `Configure` sets.
     context: RwLock<Option<Arc<C>>>,
 }
 
-/// A schema and what follows from it.
+/// A schema and values that are derived from it.
 struct Described {
     schema: Schema,
     of: Type,
@@ -41,7 +40,7 @@ impl Described {
     }
 }
 
-/// Errors that end a call; the answer then holds nothing else.
+/// Result of a call; errors replace the whole answer.
 type Answer<T> = Result<T, Diagnostics>;
 
 impl<C> Service<C> {
@@ -92,7 +91,7 @@ impl<C> Service<C> {
     }
 }
 
-/// One call: the parts of the answer, or the diagnostics alone.
+/// Runs a call: the answer has either its result, or only diagnostics.
 macro_rules! answer {
     ($result:expr, $response:path, |$parts:pat_param| $made:expr) => {
         Ok(Response::new(match $result {
@@ -106,7 +105,7 @@ macro_rules! answer {
     };
 }
 
-/// What a call of the service gives back.
+/// Result of the service's functions.
 type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
@@ -284,7 +283,7 @@ impl<C: Send + Sync + 'static> provider_server::Provider for Service<C> {
         })
     }
 
-    /// Calls end at once anyway.
+    /// Does nothing, because calls end at once.
     async fn stop(&self, _: Request<wire::stop::Request>) -> Reply<wire::stop::Response> {
         Ok(Response::new(Default::default()))
     }

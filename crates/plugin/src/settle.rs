@@ -1,4 +1,4 @@
-//! The form that values have in a state, by the rules of HashiCorp's plugin SDK: inside of blocks nothing is null.
+//! The form of values in a state, by the rules of HashiCorp's plugin SDK: inside of blocks nothing is null.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use outpost_value::{Object, Type, Value};
 
 use crate::{Field, Nesting, Shape};
 
-/// What of a planned resource is handed to the provider: what is unknown becomes null, for the provider to fill in.
+/// Returns the planned resource for the provider: unknown values become null, and the provider sets them.
 pub(super) fn start(fields: &[Field], planned: &Object) -> Object {
     let known = |field: &Field| {
         let value = match (&field.shape, planned.get(&field.name)) {
@@ -22,7 +22,7 @@ pub(super) fn start(fields: &[Field], planned: &Object) -> Object {
     fields.iter().map(known).collect()
 }
 
-/// A resource that was just created: blocks in lists are filled with zeros, sets that were planned stay as planned.
+/// Returns a resource after its creation: blocks in lists are filled with zeros, planned sets stay as planned.
 pub(super) fn created(fields: &[Field], planned: &Object, state: &Object) -> Object {
     let settle = |field: &Field| {
         let (planned, value) = (planned.get(&field.name), state.get(&field.name));
@@ -39,7 +39,7 @@ pub(super) fn created(fields: &[Field], planned: &Object, state: &Object) -> Obj
     fields.iter().map(settle).collect()
 }
 
-/// A resource that was refreshed: all blocks are filled with zeros.
+/// Returns a refreshed resource: all blocks are filled with zeros.
 pub(super) fn refreshed(fields: &[Field], state: &Object) -> Object {
     let settle = |field: &Field| {
         let value = state.get(&field.name);
@@ -52,7 +52,7 @@ pub(super) fn refreshed(fields: &[Field], state: &Object) -> Object {
     fields.iter().map(settle).collect()
 }
 
-/// A stored state as the schema has it: blocks that it does not know are none.
+/// Returns a stored state in the schema's form: missing blocks become empty collections.
 pub(super) fn stored(fields: &[Field], state: &Object) -> Object {
     let settle = |field: &Field| {
         let value = match (&field.shape, state.get(&field.name)) {
@@ -66,8 +66,8 @@ pub(super) fn stored(fields: &[Field], state: &Object) -> Object {
     fields.iter().map(settle).collect()
 }
 
-/// A data source before it is read: defaults are filled in, empty texts, containers and blocks are null, and blocks
-/// are filled with zeros. The null of blocks stays in the state.
+/// Returns a data source before it is read: defaults are set, empty strings, containers and blocks are null, and
+/// blocks are filled with zeros. Null blocks stay null in the state.
 pub(super) fn configured(fields: &[Field], config: &Object) -> Object {
     let settle = |field: &Field| {
         let default = || {
@@ -89,7 +89,7 @@ pub(super) fn configured(fields: &[Field], config: &Object) -> Object {
     fields.iter().map(settle).collect()
 }
 
-/// A data source that was read: what the provider added to blocks is filled with zeros too.
+/// Returns a data source after it was read: blocks that the provider added are filled with zeros as well.
 pub(super) fn read(fields: &[Field], state: &Object) -> Object {
     let settle = |field: &Field| {
         let value = match (&field.shape, state.get(&field.name)) {
@@ -103,7 +103,7 @@ pub(super) fn read(fields: &[Field], state: &Object) -> Object {
     fields.iter().map(settle).collect()
 }
 
-/// A configuration with its defaults, for the provider itself.
+/// Returns a configuration with its defaults, for the provider itself.
 pub(super) fn with_defaults(fields: &[Field], config: &Object) -> Object {
     let settle = |field: &Field| {
         let value = match (config.get(&field.name), &field.default) {
@@ -115,7 +115,7 @@ pub(super) fn with_defaults(fields: &[Field], config: &Object) -> Object {
     fields.iter().map(settle).collect()
 }
 
-/// An object of a block: defaults and zeros instead of null.
+/// Fills an object of a block: null becomes the default or zero.
 pub(super) fn fill(fields: &[Field], object: &Object) -> Object {
     let fill = |field: &Field| {
         let value = match (&field.shape, object.get(&field.name)) {
@@ -135,7 +135,7 @@ fn fill_blocks(nesting: Nesting, fields: &[Field], blocks: &Value) -> Value {
     map_blocks(nesting, blocks, |object| fill(fields, object))
 }
 
-/// Blocks, each of them changed. Whatever they were, list or set, they become what the schema says.
+/// Changes each of the blocks, and makes them the schema's kind of collection, list or set.
 fn map_blocks(nesting: Nesting, blocks: &Value, change: impl Fn(&Object) -> Object) -> Value {
     let objects = blocks.elements().iter().filter_map(Value::as_object);
     let changed = objects.map(|object| Value::Object(change(object)));
@@ -163,7 +163,7 @@ fn is_empty_container(value: &Value) -> bool {
     value.is_zero() && matches!(value, Value::List(_) | Value::Set(_) | Value::Map(_))
 }
 
-/// What the provider did not compute is null.
+/// Replaces an unknown value, which the provider did not compute, by null.
 fn known(value: &Value) -> Value {
     match value {
         Value::Unknown => Value::Null,

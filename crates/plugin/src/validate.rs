@@ -1,7 +1,7 @@
-//! Checks of a configuration against its schema, with the words of HashiCorp's plugin SDK.
+//! Checks of a configuration against its schema, in the words of HashiCorp's plugin SDK.
 //!
-//! Terraform itself has checked types, names and what is required at all. A value of which anything is unknown is
-//! checked when Terraform asks again.
+//! Terraform itself has checked types, names and required fields. A value that is not wholly known is checked when
+//! Terraform validates it again.
 
 use outpost_value::{Object, Path, Step, Value};
 
@@ -17,7 +17,7 @@ pub(super) fn validate(fields: &[Field], config: &Object) -> Diagnostics {
     checker.found
 }
 
-/// Nulls in lists, sets and the like: they are never values there.
+/// Returns errors for nulls in lists, sets and other collections, where they are never valid.
 pub(super) fn null_elements(config: &Object) -> Diagnostics {
     let mut found = Diagnostics::none();
     for (name, value) in config.iter() {
@@ -130,7 +130,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether the root has something known at a path such as `validation.0.min`.
+    /// Returns whether the root has a known value at a path such as `validation.0.min`.
     fn is_set(&self, path: &str) -> bool {
         let mut names = path.split('.');
         let mut value = self.root.get(names.next().unwrap_or_default());
@@ -148,7 +148,7 @@ impl Checker<'_> {
     }
 }
 
-/// A path in the SDK's words: `metadata.0.key`.
+/// Returns a path in the SDK's notation: `metadata.0.key`.
 fn dotted(path: &Path) -> String {
     let word = |step: &Step| match step {
         Step::Attribute(name) | Step::Key(name) => name.clone(),

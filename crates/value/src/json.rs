@@ -1,4 +1,4 @@
-//! Values as JSON: what state files and `DynamicValue.json` hold.
+//! Values as JSON, the form of state files and `DynamicValue.json`.
 
 mod write;
 
@@ -8,11 +8,11 @@ use serde_json::value::RawValue;
 
 use super::{MAX_DEPTH, Object, Path, Type, TypeError, Value};
 
-/// Why a JSON text is no value of the expected type.
+/// Returned if a JSON text is not a value of the expected type.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{kind}", place(.path))]
 pub struct JsonError {
-    /// Where in the value.
+    /// Path in the value.
     pub path: Path,
     kind: Kind,
 }
@@ -36,16 +36,16 @@ enum Kind {
     Type(TypeError),
 }
 
-/// What to do with attributes that the type does not have.
+/// Treatment of attributes that the type does not have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Strange {
     Refuse,
-    /// States keep attributes that newer schemas have dropped.
+    /// Ignores them, because states keep attributes that newer schemas have dropped.
     Drop,
 }
 
 impl Value {
-    /// Reads a value of the type `of`. Missing attributes are null.
+    /// Parses a value of the type `of`. Missing attributes are null. Missing attributes are null.
     ///
     /// # Errors
     /// [`JsonError`] with the place if the text is something else, has an attribute that the type lacks, or is
@@ -54,15 +54,15 @@ impl Value {
         read(of, json, Strange::Refuse)
     }
 
-    /// The same, but attributes that the type lacks are left out: for states written with older schemas.
+    /// Does the same, but ignores attributes that the type lacks, for states written with older schemas.
     ///
     /// # Errors
-    /// As [`Value::from_json`].
+    /// Those of [`Value::from_json`].
     pub fn from_state_json(of: &Type, json: &[u8]) -> Result<Self, JsonError> {
         read(of, json, Strange::Drop)
     }
 
-    /// Writes it as JSON; what is unknown becomes null.
+    /// Returns the value as JSON; unknown values become null.
     pub fn to_json(&self) -> Box<RawValue> {
         RawValue::from_string(self.to_string()).expect("the writer writes JSON")
     }
@@ -83,7 +83,7 @@ fn read(of: &Type, json: &[u8], strange: Strange) -> Result<Value, JsonError> {
 }
 
 struct Reader {
-    /// Where we are; it stays where an error happened.
+    /// Path of the current value; after an error, that of the error.
     path: Path,
     strange: Strange,
 }
@@ -192,7 +192,7 @@ impl Reader {
         }
     }
 
-    /// Reads something one step below; the path is put back only if that works.
+    /// Reads something one step below; the path is restored only on success, so that an error keeps its path.
     fn within<T>(
         &mut self,
         step: impl FnOnce(&Path) -> Path,
@@ -213,7 +213,7 @@ fn parse<'a, T: serde::Deserialize<'a>>(
     serde_json::from_str(json.get()).map_err(|_| Kind::Expected(expected))
 }
 
-/// A number, also one that an old state has as text.
+/// Parses a number, which is a string in old states.
 fn number(json: &RawValue) -> Result<Value, Kind> {
     let text = json.get().trim_matches('"');
     text.parse()
@@ -221,7 +221,7 @@ fn number(json: &RawValue) -> Result<Value, Kind> {
         .map_err(|_| Kind::Expected("a number"))
 }
 
-/// A text, also what an old state has as number or boolean.
+/// Parses a string, which is a number or boolean in old states.
 fn text(json: &RawValue) -> Result<Value, Kind> {
     match json.get().as_bytes().first() {
         Some(b'"') => Ok(Value::String(parse(json, "a string")?)),

@@ -1,8 +1,8 @@
 //! Terraform values: types, JSON, msgpack and unknowns.
 //!
 //! A [`Value`] is what Terraform and a provider exchange about one attribute or one block, a [`Type`] is what its
-//! schema promises. Bytes are read with the type at hand ([`Value::from_msgpack`], [`Value::from_json`]): only the
-//! type tells a set from a list and an object from a map. Nesting is limited to [`MAX_DEPTH`].
+//! schema promises. Parsing requires the type ([`Value::from_msgpack`], [`Value::from_json`]): only the type
+//! distinguishes a set from a list and an object from a map. Nesting is limited to [`MAX_DEPTH`].
 
 mod json;
 mod msgpack;
@@ -22,51 +22,51 @@ pub use self::{
 
 use std::collections::BTreeMap;
 
-/// Containers within containers that are read at most; real schemas stay below ten.
+/// Maximum nesting of values that are parsed; real schemas stay below ten.
 pub const MAX_DEPTH: usize = 64;
 
-/// A value of an attribute or a block, as Terraform's protocol knows it.
+/// A value of an attribute or a block in Terraform's protocol.
 ///
 /// Elements of a set are kept sorted, so that equal sets compare equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
-    /// Not set.
+    /// No value is set.
     #[default]
     Null,
-    /// Known only after apply.
+    /// A value that is known only after apply.
     Unknown,
-    /// A boolean.
+    /// A boolean, `true` or `false`.
     Bool(bool),
     /// A number of any precision.
     Number(Number),
-    /// A text.
+    /// A string of Unicode text.
     String(String),
-    /// Elements whose order counts; tuples too.
+    /// Elements in order; tuples as well.
     List(Vec<Value>),
-    /// Elements whose order does not count; made by [`Value::set`].
+    /// Elements without order; made by [`Value::set`].
     Set(Vec<Value>),
-    /// Elements by key.
+    /// Elements by their keys.
     Map(BTreeMap<String, Value>),
     /// Attributes and blocks by name.
     Object(Object),
-    /// A value whose schema leaves the type open, with the type that it came with.
+    /// A value whose schema leaves the type open, with its actual type.
     Dynamic(Box<(Type, Value)>),
 }
 
-/// What [`Value::get`] gives where nothing is.
+/// Result of [`Value::get`] for a missing value.
 const NULL: &Value = &Value::Null;
 
 impl Value {
-    /// A set: `elements` sorted, those that are equal and known only once.
+    /// Returns a set: `elements` sorted, without duplicates among those that are wholly known.
     pub fn set(elements: impl IntoIterator<Item = Value>) -> Self {
         let mut elements: Vec<_> = elements.into_iter().collect();
         elements.sort();
-        // Two unknown values may turn out to differ.
+        // Two unknown values may turn out to be different.
         elements.dedup_by(|left, right| left == right && left.is_wholly_known());
         Self::Set(elements)
     }
 
-    /// A list of texts.
+    /// Returns a list of strings.
     pub fn texts<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> Self {
         Self::List(
             texts
@@ -76,17 +76,17 @@ impl Value {
         )
     }
 
-    /// Whether it is not set.
+    /// Returns whether the value is null.
     pub fn is_null(&self) -> bool {
         matches!(self, Self::Null)
     }
 
-    /// Whether it is known only after apply. What is inside is not looked at.
+    /// Returns whether the value itself is known only after apply; nested values are ignored.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown)
     }
 
-    /// Whether nothing in it waits for apply.
+    /// Returns whether the value and all nested ones are known.
     pub fn is_wholly_known(&self) -> bool {
         match self {
             Self::Unknown => false,
@@ -98,7 +98,8 @@ impl Value {
         }
     }
 
-    /// Whether it is null, false, zero, an empty text or an empty container: what SDKs take for "not set".
+    /// Returns whether the value is null, false, zero, an empty string or an empty container: what SDKs treat as "not
+    /// set".
     pub fn is_zero(&self) -> bool {
         match self {
             Self::Null => true,
@@ -112,7 +113,7 @@ impl Value {
         }
     }
 
-    /// The text, if it is one.
+    /// Returns the string, if the value is one.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),
@@ -120,7 +121,7 @@ impl Value {
         }
     }
 
-    /// The flag, if it is one.
+    /// Returns the boolean, if the value is one.
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             Self::Bool(flag) => Some(*flag),
@@ -128,7 +129,7 @@ impl Value {
         }
     }
 
-    /// The number, if it is a whole one of 64 bits.
+    /// Returns the number, if it is a whole one of 64 bits.
     pub fn as_i64(&self) -> Option<i64> {
         match self {
             Self::Number(number) => number.as_i64(),
@@ -136,7 +137,7 @@ impl Value {
         }
     }
 
-    /// The object, if it is one.
+    /// Returns the object, if the value is one.
     pub fn as_object(&self) -> Option<&Object> {
         match self {
             Self::Object(object) => Some(object),
@@ -144,7 +145,7 @@ impl Value {
         }
     }
 
-    /// Elements of a list or a set; none of anything else.
+    /// Returns the elements of a list or a set; none for any other value.
     pub fn elements(&self) -> &[Value] {
         match self {
             Self::List(elements) | Self::Set(elements) => elements,
@@ -152,7 +153,7 @@ impl Value {
         }
     }
 
-    /// Elements of a map by key, if it is one.
+    /// Returns the elements by key, if the value is a map.
     pub fn as_map(&self) -> Option<&BTreeMap<String, Value>> {
         match self {
             Self::Map(elements) => Some(elements),
@@ -160,7 +161,7 @@ impl Value {
         }
     }
 
-    /// An attribute of an object or an element of a map; null where nothing is.
+    /// Returns an attribute of an object or an element of a map; null if it is missing.
     pub fn get(&self, name: &str) -> &Value {
         match self {
             Self::Object(object) => object.get(name),

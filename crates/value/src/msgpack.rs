@@ -1,7 +1,7 @@
-//! Values as msgpack, the way Terraform sends them to providers.
+//! Values as msgpack, the form in which Terraform sends them to providers.
 //!
-//! Unknown values are extensions (0, or 12 with what is known beside), a value of an open type is a pair of its
-//! type's JSON and itself, and a number is an integer or a double if that is exact, else its decimal text.
+//! Unknown values are extensions (0, or 12 with refinements), a value of an open type is a pair of its type's JSON
+//! and itself, and a number is an integer or a double if that is exact, else its decimal text.
 
 mod read;
 mod write;
@@ -10,11 +10,11 @@ use rmp::Marker;
 
 use super::{MAX_DEPTH, Path, Type, TypeError, Value};
 
-/// Why bytes are no value of the expected type.
+/// Returned if bytes are not a value of the expected type.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{kind}", place(.path))]
 pub struct MsgpackError {
-    /// Where in the value.
+    /// Path in the value.
     pub path: Path,
     kind: Kind,
 }
@@ -54,15 +54,15 @@ enum Kind {
 }
 
 impl Value {
-    /// Reads a value of the type `of`; all of `bytes` must belong to it.
+    /// Parses a value of the type `of`, which must consist of all `bytes`.
     ///
     /// # Errors
-    /// [`MsgpackError`] with the place if the bytes are something else or nested too deep.
+    /// [`MsgpackError`] with the path if the bytes are not such a value, or are nested too deep.
     pub fn from_msgpack(of: &Type, bytes: &[u8]) -> Result<Self, MsgpackError> {
         read::read(of, bytes)
     }
 
-    /// Writes it as a value of the type `of`. Missing attributes of objects are null.
+    /// Returns the bytes of a value of the type `of`. Missing attributes of objects are null.
     pub fn to_msgpack(&self, of: &Type) -> Vec<u8> {
         let mut bytes = Vec::new();
         write::write(self, of, &mut bytes);

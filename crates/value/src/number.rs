@@ -1,27 +1,27 @@
-//! Numbers as Terraform has them: decimal, of any precision.
+//! Terraform's numbers: decimal, of any precision.
 
 use std::{cmp::Ordering, fmt, str::FromStr};
 
-/// A number. Whole numbers of 64 bits and doubles are kept as such, others as their decimal text.
+/// A number. Whole numbers of 64 bits and doubles are stored as such, others as decimal text.
 #[derive(Clone, Debug)]
 pub struct Number(Repr);
 
 #[derive(Clone, Debug)]
 enum Repr {
     Int(i64),
-    /// Finite, and not a whole number that fits into `Int`.
+    /// A finite number that is not a whole number in the range of `Int`.
     Float(f64),
-    /// A decimal that is neither.
+    /// Decimal text of any other number.
     Text(String),
 }
 
-/// Digits of a number that are read at most; Terraform computes with 512 bits, which are 155 digits.
+/// Maximum number of digits that are parsed; Terraform computes with 512 bits, which are 155 digits.
 const MAX_DIGITS: usize = 1024;
-/// From here on a double no longer tells neighbouring whole numbers apart.
+/// Limit from which on a double cannot represent all whole numbers.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 impl Number {
-    /// The number, if it is a whole one of 64 bits.
+    /// Returns the number, if it is a whole one of 64 bits.
     pub fn as_i64(&self) -> Option<i64> {
         match self.0 {
             Repr::Int(number) => Some(number),
@@ -29,7 +29,7 @@ impl Number {
         }
     }
 
-    /// The double nearest to it, if it is no whole number of 64 bits and a double holds it exactly.
+    /// Returns the number as a double, if it is not a whole number of 64 bits and a double represents it exactly.
     pub(crate) fn as_exact_f64(&self) -> Option<f64> {
         match self.0 {
             Repr::Float(number) => Some(number),
@@ -37,7 +37,7 @@ impl Number {
         }
     }
 
-    /// The double nearest to it.
+    /// Returns the nearest double.
     pub fn as_f64(&self) -> f64 {
         match &self.0 {
             #[expect(clippy::cast_precision_loss, reason = "the nearest is asked for")]
@@ -47,7 +47,7 @@ impl Number {
         }
     }
 
-    /// Whether it has no fraction.
+    /// Returns whether the number has no fraction.
     pub fn is_whole(&self) -> bool {
         match &self.0 {
             Repr::Int(_) => true,
@@ -56,7 +56,7 @@ impl Number {
         }
     }
 
-    /// A double; nothing if it is infinite or not a number.
+    /// Converts a double; `None` if it is infinite or not a number.
     pub fn from_f64(number: f64) -> Option<Self> {
         if !number.is_finite() {
             return None;
@@ -81,7 +81,7 @@ impl From<u64> for Number {
     }
 }
 
-/// A text that is no decimal number.
+/// Returned if a text is not a decimal number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a decimal number of at most {MAX_DIGITS} characters")]
 pub struct NumberError;
@@ -89,7 +89,7 @@ pub struct NumberError;
 impl FromStr for Number {
     type Err = NumberError;
 
-    /// Reads `-1.5e3` and the like. A double that prints as the same text is kept as a double.
+    /// Parses numbers such as `-1.5e3`. If a double prints as the same text, it is stored as a double.
     fn from_str(text: &str) -> Result<Self, NumberError> {
         if let Ok(number) = text.parse::<i64>() {
             return Ok(Self(Repr::Int(number)));
@@ -100,7 +100,7 @@ impl FromStr for Number {
         }
         let nearest: f64 = text.parse().map_err(|_| NumberError)?;
         let exact = Self::from_f64(nearest).filter(|number| number.to_string() == text);
-        // An exponent would need arithmetic to compare: the nearest double has to do.
+        // Comparing a text with an exponent exactly would need arithmetic, so the nearest double is used.
         let rounded = || Self::from_f64(nearest).filter(|_| text.contains(['e', 'E']));
         Ok(exact
             .or_else(rounded)
@@ -108,7 +108,7 @@ impl FromStr for Number {
     }
 }
 
-/// As a JSON number.
+/// Writes a JSON number.
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {

@@ -9,52 +9,52 @@ use super::Value;
 pub struct Object(BTreeMap<String, Value>);
 
 impl Object {
-    /// An object without attributes.
+    /// Returns an object without attributes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An attribute or block; null where nothing is.
+    /// Returns an attribute or block; null if it is missing.
     pub fn get(&self, name: &str) -> &Value {
         self.0.get(name).unwrap_or(&Value::Null)
     }
 
-    /// Sets an attribute.
+    /// Sets an attribute or block.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<Value>) {
         self.0.insert(name.into(), value.into());
     }
 
-    /// Whether there is an attribute or block of that name, be it null.
+    /// Returns whether there is an attribute or block of that name, even if it is null.
     pub fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// Takes an attribute out; null if there is none.
+    /// Removes and returns an attribute; null if there is none.
     pub fn take(&mut self, name: &str) -> Value {
         self.0.remove(name).unwrap_or_default()
     }
 
-    /// The text `name`, if it is known and set.
+    /// Returns the string `name`, if it is known and set.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).as_str()
     }
 
-    /// The flag `name`, if it is known and set.
+    /// Returns the boolean `name`, if it is known and set.
     pub fn flag(&self, name: &str) -> Option<bool> {
         self.get(name).as_bool()
     }
 
-    /// The whole number `name`, if it is known and set.
+    /// Returns the whole number `name`, if it is known and set.
     pub fn integer(&self, name: &str) -> Option<i64> {
         self.get(name).as_i64()
     }
 
-    /// Whether `name` is set to something that is not a zero (`GetOk` of SDKs). What is unknown counts as set.
+    /// Returns whether `name` is set to a non-zero value (`GetOk` of SDKs). Unknown values count as set.
     pub fn has(&self, name: &str) -> bool {
         !self.get(name).is_zero()
     }
 
-    /// The known blocks `name`, in their order; sorted by value if they form a set.
+    /// Returns the known blocks `name`, in their order; those of a set are sorted by value.
     pub fn blocks(&self, name: &str) -> impl Iterator<Item = &Object> {
         self.get(name)
             .elements()
@@ -72,7 +72,7 @@ impl Object {
         self.set(name, Value::List(blocks));
     }
 
-    /// Changes each of the blocks `name`. What is unknown is left alone.
+    /// Changes each of the blocks `name`. Unknown ones are skipped.
     pub fn update_blocks(&mut self, name: &str, mut change: impl FnMut(&mut Object)) {
         let Some(Value::List(blocks) | Value::Set(blocks)) = self.0.get_mut(name) else {
             return;
@@ -84,17 +84,17 @@ impl Object {
         }
     }
 
-    /// Attributes and blocks sorted by name.
+    /// Returns attributes and blocks sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// How many attributes and blocks there are.
+    /// Returns the number of attributes and blocks.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no attributes or blocks.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

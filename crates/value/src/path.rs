@@ -1,39 +1,39 @@
-//! Where in a resource a value is.
+//! The path of a value in a resource.
 
 use std::fmt;
 
-/// One step down.
+/// A step of a path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// Into an attribute or block of an object.
+    /// Name of an attribute or block of an object.
     Attribute(String),
-    /// Into the element of a map.
+    /// Key of an element of a map.
     Key(String),
-    /// Into the element of a list, from zero on.
+    /// Index of an element of a list, counted from 0.
     Index(usize),
 }
 
-/// The way from the root of a resource to a value. Elements of a set have no path: it ends at the set.
+/// The path from a resource to a value in it. Elements of a set have no path: it ends at the set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Path(pub Vec<Step>);
 
 impl Path {
-    /// The resource itself.
+    /// Returns the path of the resource itself.
     pub fn root() -> Self {
         Self::default()
     }
 
-    /// An attribute of what this leads to.
+    /// Returns the path of an attribute below this one.
     pub fn attribute(&self, name: impl Into<String>) -> Self {
         self.then(Step::Attribute(name.into()))
     }
 
-    /// The element `key` of the map that this leads to.
+    /// Returns the path of the element `key` of a map.
     pub fn key(&self, key: impl Into<String>) -> Self {
         self.then(Step::Key(key.into()))
     }
 
-    /// The element `index` of the list that this leads to.
+    /// Returns the path of the element `index` of a list.
     pub fn index(&self, index: usize) -> Self {
         self.then(Step::Index(index))
     }
@@ -46,13 +46,13 @@ impl Path {
 }
 
 impl From<&str> for Path {
-    /// An attribute of the root.
+    /// Returns the path of an attribute of the resource.
     fn from(attribute: &str) -> Self {
         Self::root().attribute(attribute)
     }
 }
 
-/// As an author would write it: `metadata[0].key`, `env["A"]`.
+/// Writes the path in an author's notation: `metadata[0].key`, `env["A"]`.
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, step) in self.0.iter().enumerate() {

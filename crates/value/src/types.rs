@@ -6,65 +6,65 @@ use serde_json::{Map, Value as Json};
 
 use super::MAX_DEPTH;
 
-/// What a schema promises about a value.
+/// The type of a value in a schema.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Type {
-    /// True or false.
+    /// A boolean, `true` or `false`.
     Bool,
-    /// A decimal number.
+    /// A decimal number of any precision.
     Number,
-    /// A text.
+    /// A string of Unicode text.
     String,
-    /// Left open: values bring their type along.
+    /// An open type: values bring their own.
     Dynamic,
-    /// Elements whose order counts.
+    /// Elements of one type, in order.
     List(Box<Type>),
-    /// Elements whose order does not count.
+    /// Elements of one type, without order.
     Set(Box<Type>),
-    /// Elements by key.
+    /// Elements of one type, by key.
     Map(Box<Type>),
-    /// Elements of different types.
+    /// Elements of different types, in order.
     Tuple(Vec<Type>),
-    /// Named attributes.
+    /// Attributes with a name and a type each.
     Object {
-        /// Types by name.
+        /// Types of attributes by name.
         attributes: BTreeMap<String, Type>,
-        /// Names that may be left out.
+        /// Names of attributes that may be missing.
         optional: BTreeSet<String>,
     },
 }
 
-/// Why a text names no type.
+/// Reason for which a text is not a type.
 #[derive(Debug, thiserror::Error)]
 pub enum TypeError {
-    /// It is no JSON.
+    /// The text is not JSON.
     #[error("type is not valid JSON")]
     Json(#[from] serde_json::Error),
-    /// It is JSON, but not the notation of a type.
+    /// The JSON is not the notation of a type.
     #[error("`{0}` is not a type")]
     Unknown(String),
-    /// Types within types within types.
+    /// The type is nested too deep.
     #[error("type is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
 }
 
 impl Type {
-    /// A list of `element`.
+    /// Returns the type of a list of `element`.
     pub fn list(element: Type) -> Self {
         Self::List(Box::new(element))
     }
 
-    /// A set of `element`.
+    /// Returns the type of a set of `element`.
     pub fn set(element: Type) -> Self {
         Self::Set(Box::new(element))
     }
 
-    /// A map to `element`.
+    /// Returns the type of a map of `element`.
     pub fn map(element: Type) -> Self {
         Self::Map(Box::new(element))
     }
 
-    /// An object with all of these attributes.
+    /// Returns the type of an object with all of these attributes.
     pub fn object<N: Into<String>>(attributes: impl IntoIterator<Item = (N, Type)>) -> Self {
         let attributes = attributes.into_iter();
         Self::Object {
@@ -73,15 +73,15 @@ impl Type {
         }
     }
 
-    /// Reads the JSON notation.
+    /// Parses the JSON notation.
     ///
     /// # Errors
-    /// [`TypeError`] if it is none, or nested deeper than [`MAX_DEPTH`].
+    /// [`TypeError`] if it is not valid, or nested deeper than [`MAX_DEPTH`].
     pub fn from_json(json: &[u8]) -> Result<Self, TypeError> {
         from_json(&serde_json::from_slice(json)?, 0)
     }
 
-    /// The JSON notation, as schemas have it in their protobuf messages.
+    /// Returns the JSON notation, which schemas contain in protobuf messages.
     pub fn to_json(&self) -> Json {
         let pair = |kind: &str, of: Json| Json::Array(vec![kind.into(), of]);
         match self {

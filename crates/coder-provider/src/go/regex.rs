@@ -1,16 +1,16 @@
-//! Go's dialect of regular expressions, in words of the `regex` crate.
+//! Go's dialect of regular expressions, translated to that of the `regex` crate.
 
 use regex::Regex;
 
 /// Compiles an expression of Go's `regexp`.
 ///
-/// Both dialects come from RE2. Differences: in Go `\d`, `\s`, `\w` and `\b` know ASCII only, brackets inside a class
-/// are themselves, and `\Q…\E` quotes.
+/// Both dialects come from RE2. Differences: in Go `\d`, `\s`, `\w` and `\b` match ASCII only, brackets inside a
+/// class are literal, and `\Q…\E` quotes.
 ///
 /// # Errors
-/// What is wrong with it, for the author.
+/// The problem, as text for the author.
 pub(crate) fn regex(pattern: &str) -> Result<Regex, String> {
-    // The error of `regex` draws a picture over several lines; its last one says what is wrong.
+    // The error of `regex` spans several lines; the last one has the reason.
     Regex::new(&translate(pattern)).map_err(|error| {
         let text = error.to_string();
         let last = text.lines().last().unwrap_or_default().trim().to_owned();
@@ -32,7 +32,7 @@ fn translate(pattern: &str) -> String {
                 class = Class::Outside;
                 plain(character, &mut out)
             }
-            // Twice in a row these would be operations on sets.
+            // Doubled, these would be set operations.
             '&' | '~' if class == Class::Inside => {
                 out.push('\\');
                 plain(character, &mut out)
@@ -55,7 +55,7 @@ fn plain(character: char, out: &mut String) -> usize {
     character.len_utf8()
 }
 
-/// Opens a class. A closing bracket that comes first in it is itself.
+/// Begins a class. A closing bracket at its beginning is literal.
 fn open_class(rest: &str, out: &mut String, class: &mut Class) -> usize {
     *class = Class::Inside;
     for opening in ["[^]", "[]", "[^", "["] {
@@ -67,7 +67,7 @@ fn open_class(rest: &str, out: &mut String, class: &mut Class) -> usize {
     0
 }
 
-/// A bracket inside a class: of a named class such as `[:alpha:]`, or itself.
+/// Translates a bracket inside a class: that of a named class such as `[:alpha:]`, or a literal one.
 fn inner_bracket(rest: &str, out: &mut String) -> usize {
     let named = rest
         .strip_prefix("[:")

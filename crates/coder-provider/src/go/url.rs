@@ -1,25 +1,25 @@
-//! What `net/url` of Go 1.26 takes for a URL.
+//! URLs, as `net/url` of Go 1.26 parses them.
 
-/// The parts of a URL that the provider asks for.
+/// The parts of a URL that the provider needs.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Url {
-    /// In lower case, empty for a relative one.
+    /// Scheme in lower case, empty for a relative URL.
     pub(crate) scheme: String,
-    /// User and password, as they were written.
+    /// User and password as written.
     pub(crate) userinfo: Option<String>,
-    /// With the port.
+    /// Host with the port.
     pub(crate) host: String,
 }
 
 impl Url {
-    /// The text after the last colon of the host, if it is a port.
+    /// Returns the text after the last colon of the host, if it is a port.
     pub(crate) fn port(&self) -> &str {
         let after_bracket = self.host.rfind(']').map_or(0, |index| index + 1);
         let rest = &self.host[after_bracket..];
         rest.rsplit_once(':').map_or("", |(_, port)| port)
     }
 
-    /// The host without its port.
+    /// Returns the host without its port.
     pub(crate) fn hostname(&self) -> &str {
         let host = match self.port() {
             "" => self.host.trim_end_matches(':'),
@@ -28,7 +28,7 @@ impl Url {
         host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The same server's root: scheme, user and host, then a slash.
+    /// Returns the root of the same server: scheme, user and host, then a slash.
     pub(crate) fn root(&self) -> String {
         let scheme = match self.scheme.as_str() {
             "" => String::new(),
@@ -42,13 +42,13 @@ impl Url {
     }
 }
 
-/// Takes `text` apart.
+/// Parses a URL into its parts.
 ///
 /// # Errors
-/// `parse "…": ` and what is wrong.
+/// `parse "…": ` and the problem.
 ///
 /// # Source
-/// The behaviour of `url.Parse`, as its documentation and tests tell it.
+/// The behaviour of `url.Parse` according to its documentation and tests.
 pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
     parse(text).map_err(|error| format!("parse {text:?}: {error}"))
 }
@@ -161,10 +161,10 @@ fn check_escapes(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the URL of an external app: a browser must find a scheme and a host in it.
+/// Checks the URL of an external app: a browser needs a scheme and a host in it.
 ///
 /// # Errors
-/// What is missing.
+/// The missing part.
 pub(crate) fn check_external(text: &str) -> Result<(), String> {
     let url = parse_url(text)?;
     if url.scheme.is_empty() {

@@ -1,9 +1,9 @@
-//! Types of parameters and the controls a form shows for them.
+//! Types of parameters and the form controls for them.
 
-/// Types that `type` may name, in the order in which errors list them.
+/// Valid values of `type`, in the order in which errors list them.
 pub(super) const TYPES: [&str; 4] = ["string", "number", "bool", "list(string)"];
 
-/// Controls that `form_type` may name.
+/// Valid values of `form_type`.
 pub(super) const FORM_TYPES: [&str; 10] = [
     "radio",
     "slider",
@@ -17,7 +17,7 @@ pub(super) const FORM_TYPES: [&str; 10] = [
     "error",
 ];
 
-/// Controls for a type, the default first. None for a type that does not exist.
+/// Returns the controls for a type, the default first; none for a type that does not exist.
 fn controls(kind: &str, with_options: bool) -> &'static [&'static str] {
     match (kind, with_options) {
         ("string" | "number" | "bool", true) => &["radio", "dropdown"],
@@ -30,19 +30,19 @@ fn controls(kind: &str, with_options: bool) -> &'static [&'static str] {
     }
 }
 
-/// What a form shows, and of which type its options are.
+/// A form control, and the type of its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Form<'a> {
-    /// One of [`FORM_TYPES`].
+    /// Control, one of [`FORM_TYPES`].
     pub(super) control: &'a str,
-    /// The type of an option's value. It differs from the parameter's for `multi-select` only.
+    /// Type of an option's value. It differs from the parameter's for `multi-select` only.
     pub(super) option_type: &'a str,
 }
 
 /// Chooses the control for a parameter of type `kind`; `wanted` is empty for the default.
 ///
 /// # Errors
-/// Which controls there are, if `wanted` is none of them.
+/// The available controls, if `wanted` is not one of them.
 ///
 /// # Source
 /// spec §10.3; the provider's `provider/testdata/parameter_table.md`.

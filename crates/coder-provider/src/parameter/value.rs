@@ -1,60 +1,60 @@
-//! Whether a parameter's value is one that its author allows.
+//! Checks of a parameter's value against its author's rules.
 
 use outpost_plugin::Diagnostic;
 
 use super::form::{self, Form};
 use crate::go;
 
-/// One value that a user may choose.
+/// An option that a user may choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// What the user sees.
+    /// Name that the user sees.
     pub(super) name: String,
-    /// What the template gets.
+    /// Value that the template gets.
     pub(super) value: String,
 }
 
-/// The rules of a `validation` block. Texts are empty if they are not set.
+/// The rules of a `validation` block. Strings are empty if they are not set.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(super) struct Validation {
-    /// `None` if the configuration has none, even if the provider shows zero.
+    /// Minimum; `None` if the configuration has none, even if the provider shows zero.
     pub(super) min: Option<i64>,
-    /// The same for the upper end.
+    /// Maximum; `None` if the configuration has none, even if the provider shows zero.
     pub(super) max: Option<i64>,
-    /// `increasing` or `decreasing`.
+    /// Direction in which values may change: `increasing` or `decreasing`.
     pub(super) monotonic: String,
-    /// In Go's dialect.
+    /// Regular expression in Go's dialect.
     pub(super) regex: String,
-    /// Shown instead of ours, with `{min}`, `{max}` and `{value}` filled in.
+    /// Message in place of ours, in which `{min}`, `{max}` and `{value}` are replaced.
     pub(super) error: String,
 }
 
-/// What an author says about a parameter, as far as it decides about values.
+/// The properties of a parameter that matter for its value.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(super) struct Rules {
-    /// One of [`form::TYPES`].
+    /// Type, one of [`form::TYPES`].
     pub(super) kind: String,
-    /// The control that is wanted, or empty.
+    /// Requested control, or empty.
     pub(super) form_type: String,
-    /// The value if the user gives none.
+    /// Value if the user gives none.
     pub(super) default: Option<String>,
-    /// What to choose from; empty for free input.
+    /// Options to choose from; empty for free input.
     pub(super) choices: Vec<Choice>,
-    /// The block, if there is one.
+    /// The `validation` block, if there is one.
     pub(super) validation: Option<Validation>,
 }
 
-/// What comes of a parameter.
+/// Result for a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// The value for the template.
+    /// Value for the template.
     pub(super) value: String,
-    /// The control that the form shows.
+    /// Control of the form.
     pub(super) form_type: String,
 }
 
 impl Rules {
-    /// Decides the value. `input` is what the user gave, `previous` what the build before this one had.
+    /// Determines the value. `input` is the user's value, `previous` that of the previous build.
     ///
     /// # Errors
     /// The first check that fails, in the order of spec §10.3.
@@ -178,7 +178,7 @@ fn check_all_chosen(
     ))
 }
 
-/// A value that is being judged.
+/// A value that is being checked.
 #[derive(Clone, Copy, Debug)]
 struct Candidate<'a> {
     value: &'a str,
@@ -220,7 +220,7 @@ impl Validation {
         }
     }
 
-    /// Checks that only rules are set that a parameter of this type can have.
+    /// Checks that the rules apply to parameters of this type.
     fn check_applies(&self, kind: &str) -> Result<(), String> {
         let number = kind == "number";
         if !number && self.min.is_some() {
@@ -269,7 +269,7 @@ impl Validation {
         if let Some(max) = self.max.filter(|max| number > *max) {
             return or_own(format!("value {number} is more than the maximum {max}"));
         }
-        // A previous value that is no number cannot be mended by anybody, so it does not count.
+        // A previous value that is not a number is ignored, because nobody could correct it.
         self.check_monotonic(number, candidate.previous.and_then(go::integer))
     }
 

@@ -13,30 +13,30 @@ use tar::EntryType;
 use super::{ArchiveError, Limits};
 use crate::beneath::{self, Dir, Kind};
 
-/// The log gets no more warnings than this from one archive.
+/// Maximum number of warnings about one archive.
 const MAX_WARNINGS: usize = 100;
-/// Errors and warnings show no more of a name than this, in characters.
+/// Maximum length of a name in errors and warnings, in characters.
 const SHOWN_NAME: usize = 200;
 
-/// What unpacking has to say.
+/// Result of unpacking an archive.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Extracted {
-    /// For the job's log: what was skipped, one sentence each.
+    /// Warnings for the job's log about skipped entries, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// Unpacks a template, or the modules that go over it, into an existing directory.
+/// Unpacks a template, or its modules, into an existing directory.
 ///
-/// Files and directories are made; links and devices are skipped with a warning. Names must stay inside `dest`.
-/// A later entry replaces an earlier one of the same name completely. Missing parents are made for the owner alone.
-/// No symbolic link below `dest` is ever followed. Nothing but permission bits is taken from modes; the owner can
-/// always read and write. `stop` is asked between entries. The call blocks: run it where that is allowed.
+/// Files and directories are created; links and devices are skipped with a warning. Names must stay inside `dest`. A
+/// later entry completely replaces an earlier one with the same name. Missing parent directories are created for the
+/// owner alone. No symbolic link below `dest` is ever followed. Only permission bits are taken from modes; the owner
+/// can always read and write. `stop` is checked between entries. The call blocks: run it on a thread that may block.
 ///
 /// # Errors
 /// [`ArchiveError`]; what was unpacked until then stays.
 ///
 /// # Source
-/// coder `provisionersdk/tfpath/tfpath.go`, `ExtractArchive`; unlike there nothing is cut or left over.
+/// coder `provisionersdk/tfpath/tfpath.go`, `ExtractArchive`; unlike there nothing is truncated or ignored.
 pub fn extract_template(
     archive: &[u8],
     dest: &Dir,
@@ -45,10 +45,10 @@ pub fn extract_template(
     extract_template_within(archive, dest, stop, Limits::DEFAULT)
 }
 
-/// [`extract_template`] with other limits.
+/// Does the same as [`extract_template`] with other limits.
 ///
 /// # Errors
-/// As [`extract_template`].
+/// Those of [`extract_template`].
 pub fn extract_template_within(
     archive: &[u8],
     dest: &Dir,
@@ -138,7 +138,7 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Sizes are checked before anything is written: a header may promise what it does not hold.
+    /// Checks sizes before anything is written, because a header may claim more than the archive contains.
     fn check_size(&mut self, name: &str, size: u64) -> Result<(), ArchiveError> {
         if size > self.limits.file_bytes {
             return Err(ArchiveError::FileTooBig {
@@ -157,7 +157,7 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Makes every missing directory on the way. Those in between are for the owner alone.
+    /// Creates all missing directories of a path. Intermediate ones are for the owner alone.
     fn make_directories(&self, name: &str, path: &Path, mode: u32) -> Result<(), ArchiveError> {
         let failed = |source| ArchiveError::Write {
             name: name.to_owned(),
@@ -177,7 +177,7 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// What is at a path already.
+    /// Returns the kind of what already exists at a path; refuses a link.
     fn refuse_link(&self, name: &str, path: &Path) -> Result<Option<Kind>, ArchiveError> {
         match self.dest.find(path) {
             Ok(Some(found)) if found.kind == Kind::Link => Err(ArchiveError::ThroughLink {
@@ -193,7 +193,7 @@ impl Extractor<'_> {
     }
 
     fn skip(&mut self, name: &str, kind: EntryType) {
-        // Records about other entries: the reader has dealt with them.
+        // Records about other entries, which the reader has already applied.
         if kind.is_pax_global_extensions() || kind.is_pax_local_extensions() {
             return;
         }
@@ -232,7 +232,7 @@ fn describe(kind: EntryType) -> &'static str {
     }
 }
 
-/// The name as a path without `.` and `..`, empty for the directory itself; `None` if it leads out.
+/// Returns the name as a path without `.` and `..`, empty for the directory itself; `None` if it leads out.
 fn local_path(name: &[u8]) -> Option<PathBuf> {
     if name.is_empty() || name.contains(&0) {
         return None;

@@ -10,16 +10,16 @@ use bytes::Bytes;
 
 use super::{ArchiveError, TEMPLATE_LIMIT_BYTES, Writer};
 
-/// Packs a template into a tar archive that stays below [`TEMPLATE_LIMIT_BYTES`].
+/// Packs a template into a tar archive smaller than [`TEMPLATE_LIMIT_BYTES`].
 ///
-/// Left out are hidden files and directories except `.terraform.lock.hcl`, states (`*.tfstate*`) and values of
-/// variables (`terraform.tfvars`, `*.auto.tfvars` and their JSON forms). Symbolic links are stored and never
+/// Hidden files and directories except `.terraform.lock.hcl`, states (`*.tfstate*`) and values of variables
+/// (`terraform.tfvars`, `*.auto.tfvars` and their JSON forms) are left out. Symbolic links are stored and never
 /// followed. Equal directories give equal bytes: entries are sorted, and have neither times nor owners. The stream
 /// has no end-of-archive blocks, so that exactly as much fits as with Coder's command.
 ///
 /// # Errors
 /// [`ArchiveError::NoTemplate`] without a `.tf` or `.tf.json` file in the directory itself,
-/// [`ArchiveError::PackedTooBig`], and what reading the files gives.
+/// [`ArchiveError::PackedTooBig`], and the errors of reading files.
 ///
 /// # Source
 /// coder `provisionersdk/archive.go`, `Tar`.
@@ -27,10 +27,10 @@ pub fn pack_template(dir: &Path) -> Result<Bytes, ArchiveError> {
     pack_template_within(dir, TEMPLATE_LIMIT_BYTES)
 }
 
-/// [`pack_template`] with another limit, in bytes.
+/// Does the same as [`pack_template`] with another limit, in bytes.
 ///
 /// # Errors
-/// As [`pack_template`].
+/// Those of [`pack_template`].
 pub fn pack_template_within(dir: &Path, limit: u64) -> Result<Bytes, ArchiveError> {
     if !has_template(dir)? {
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
@@ -51,7 +51,7 @@ fn has_template(dir: &Path) -> Result<bool, ArchiveError> {
     Ok(children(dir)?.iter().any(is_template))
 }
 
-/// Names and paths of what is in a directory, in byte order.
+/// Returns names and paths of a directory's entries, in byte order.
 fn children(dir: &Path) -> Result<Vec<(String, PathBuf)>, ArchiveError> {
     let mut children = Vec::new();
     for entry in fs::read_dir(dir).map_err(ArchiveError::read(dir))? {
@@ -103,7 +103,7 @@ impl Packer {
         self.check_limit(0)
     }
 
-    /// Reads no more than what could fit, also if the file grows meanwhile.
+    /// Reads no more than could fit, even if the file grows meanwhile.
     fn read(&self, path: &Path) -> Result<Vec<u8>, ArchiveError> {
         let mut content = Vec::new();
         let file = fs::File::open(path).map_err(ArchiveError::read(path))?;
@@ -121,7 +121,8 @@ impl Packer {
     }
 }
 
-/// Only whether a file can be run is part of a template; the rest depends on who checked it out.
+/// Returns the mode of a file. Only its permission to execute is part of a template; the rest depends on the
+/// checkout.
 fn mode(metadata: &fs::Metadata) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     match metadata.permissions().mode() & 0o111 {

@@ -1,12 +1,12 @@
-//! Writes tar archives byte for byte as Go's `archive/tar` does, so that both make the same hash of the same files.
+//! Writes tar archives byte for byte as Go's `archive/tar` does, so that both give the same hash for the same files.
 
-/// Tar's unit: headers have this size, contents are padded to it.
+/// Size of a tar block in bytes: headers have this size, contents are padded to it.
 const BLOCK: usize = 512;
-/// Room for a name in the header.
+/// Length of the header's field for the name.
 const NAME: usize = 100;
-/// Room for the directories in front of a name that does not fit.
+/// Length of the header's field for the directories of a longer name.
 const PREFIX: usize = 155;
-/// Above this a size needs a PAX record: eleven octal digits.
+/// Largest size in eleven octal digits; above it a PAX record is necessary.
 const MAX_OCTAL_SIZE: u64 = 0o777_7777_7777;
 
 /// An archive in memory, without times and names of owners.
@@ -17,7 +17,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// An empty archive, all of whose entries belong to user and group `owner_id`.
+    /// Returns an empty archive, all of whose entries belong to user and group `owner_id`.
     pub(crate) fn new(owner_id: u32) -> Self {
         Self {
             out: Vec::new(),
@@ -25,7 +25,7 @@ impl Writer {
         }
     }
 
-    /// What was written so far, in bytes.
+    /// Returns the number of bytes that were written.
     pub(crate) fn len(&self) -> u64 {
         self.out.len() as u64
     }
@@ -35,7 +35,7 @@ impl Writer {
         self.entry(b'5', &format!("{name}/"), "", mode, &[]);
     }
 
-    /// Adds a file.
+    /// Adds a regular file.
     pub(crate) fn file(&mut self, name: &str, mode: u32, content: &[u8]) {
         self.entry(b'0', name, "", mode, content);
     }
@@ -45,12 +45,12 @@ impl Writer {
         self.entry(b'2', name, target, 0o777, &[]);
     }
 
-    /// The archive without the two empty blocks that end it.
+    /// Returns the archive without the two empty blocks that end it.
     pub(crate) fn into_open_bytes(self) -> Vec<u8> {
         self.out
     }
 
-    /// The whole archive.
+    /// Returns the complete archive.
     pub(crate) fn into_bytes(mut self) -> Vec<u8> {
         self.out.resize(self.out.len() + 2 * BLOCK, 0);
         self.out
@@ -68,7 +68,7 @@ impl Writer {
         if content.len() as u64 > MAX_OCTAL_SIZE {
             records.push_str(&pax_record("size", &content.len().to_string()));
         }
-        // With one PAX record Go also gives up splitting the name.
+        // With one PAX record Go does not split the name either.
         let (prefix, short) = match split {
             Some(split) if records.is_empty() => split,
             _ => ("", name),
@@ -95,7 +95,7 @@ impl Writer {
         put_octal(&mut block[136..148], 0);
     }
 
-    /// Go leaves the device numbers of this header empty, and takes `PaxHeaders.0` for the process id.
+    /// Writes a PAX header. Like Go, it leaves the device numbers empty, and uses `PaxHeaders.0` for the process id.
     fn pax_header(&mut self, name: &str, records: &str) {
         let (dir, file) = name.rsplit_once('/').unwrap_or(("", name));
         let name = format!("{dir}/PaxHeaders.0/{file}");
@@ -125,7 +125,7 @@ impl Writer {
     }
 }
 
-/// Splits a name so that it fits the header: `Some` with an empty prefix if it does so anyway, `None` if it cannot.
+/// Splits a name so that it fits the header: `Some` with an empty prefix if it fits unsplit, `None` if it cannot.
 fn split_name(name: &str) -> Option<(&str, &str)> {
     if !name.is_ascii() || name.contains('\0') {
         return None;
@@ -133,7 +133,7 @@ fn split_name(name: &str) -> Option<(&str, &str)> {
     if name.len() <= NAME {
         return Some(("", name));
     }
-    // A slash at the very end belongs to the directory's name and does not separate.
+    // A slash at the very end is part of the directory's name and does not separate.
     let head = match name.get(..=PREFIX) {
         Some(head) if name.len() > PREFIX + 1 => head,
         _ => name.strip_suffix('/').unwrap_or(name),
@@ -143,7 +143,8 @@ fn split_name(name: &str) -> Option<(&str, &str)> {
     (!short.is_empty() && short.len() <= NAME).then_some((prefix, short))
 }
 
-/// `LENGTH KEY=VALUE\n`, where the length counts itself.
+/// Returns `LENGTH KEY=VALUE
+/// `, where the length includes itself.
 fn pax_record(key: &str, value: &str) -> String {
     let rest = key.len() + value.len() + 3;
     let guess = rest + rest.to_string().len();
@@ -158,7 +159,8 @@ fn put_text(field: &mut [u8], text: &str) {
     }
 }
 
-/// Like [`put_text`], but a name that is cut must not end in a slash: old readers would take it for a directory.
+/// Writes a text as [`put_text`] does, but a truncated name must not end in a slash: old readers would mistake it for
+/// a directory.
 fn put_name(field: &mut [u8], name: &str) {
     put_text(field, name);
     let length = name.bytes().filter(u8::is_ascii).count();
@@ -168,7 +170,7 @@ fn put_name(field: &mut [u8], name: &str) {
     }
 }
 
-/// Octal digits that fill the field up to its last byte, which stays NUL.
+/// Fills the field with octal digits up to its last byte, which stays NUL.
 fn put_octal(field: &mut [u8], value: u64) {
     let width = field.len() - 1;
     let digits = format!("{value:0width$o}");

@@ -1,4 +1,5 @@
-//! Opens a name beneath a directory without following a link: by the kernel, or step by step where it cannot.
+//! Opens a name beneath a directory without following a link: by the kernel, or component by component where it lacks
+//! the call.
 
 use std::{
     io,
@@ -14,10 +15,10 @@ use rustix::{
 
 use super::{NO_LINK, PLACE, Refusal};
 
-/// Linux before 5.6, and some sandboxes, do not know the call.
+/// `true` once the call was refused: Linux before 5.6, and some sandboxes, do not support it.
 static LACKS_OPENAT2: AtomicBool = AtomicBool::new(false);
 
-/// Opens `name`, which has no dots, beneath `dir`. The empty one is `dir` itself.
+/// Opens `name`, which contains no `.` or `..`, beneath `dir`. The empty name is `dir` itself.
 pub(crate) fn open(
     dir: BorrowedFd<'_>,
     name: &Path,
@@ -31,7 +32,7 @@ pub(crate) fn open(
     if !LACKS_OPENAT2.load(Ordering::Relaxed) {
         match by_kernel(dir, name, flags, mode) {
             Err(Errno::NOSYS) => LACKS_OPENAT2.store(true, Ordering::Relaxed),
-            // Filters of system calls say so of calls that they do not know.
+            // Filters of system calls return this for calls that they do not know.
             Err(Errno::PERM) => {}
             opened => return opened.map_err(explained),
         }
@@ -49,12 +50,12 @@ fn by_kernel(
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_XDEV;
-    // With it, a link in the place of a directory would be no link but no directory.
+    // With the flag, a link in place of a directory would give the error for other files.
     let flags = flags - OFlags::NOFOLLOW;
     retry_on_intr(|| openat2(dir, name, flags, mode, resolve))
 }
 
-/// The same for each component by itself; only other file systems that are mounted there are entered.
+/// Does the same for one component at a time. The only difference: mounted file systems are entered.
 pub(super) fn step_by_step(
     dir: BorrowedFd<'_>,
     name: &Path,
@@ -72,7 +73,7 @@ pub(super) fn step_by_step(
         };
         let opened = retry_on_intr(|| openat(at, part, flags, mode));
         let opened = opened.map_err(|error| {
-            // It is how the system says it where a directory was asked for.
+            // The system's error for a link where a directory is requested.
             let is_link = error == Errno::NOTDIR
                 && statat(at, part, NO_LINK)
                     .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
@@ -87,7 +88,7 @@ fn explained(error: Errno) -> io::Error {
     match error {
         Errno::LOOP => Refusal::Link.into(),
         Errno::XDEV => Refusal::Outside.into(),
-        // What opens without waiting is a socket, or a pipe that nobody reads.
+        // Opening without waiting fails for a socket, or for a pipe without a reader.
         Errno::NXIO => Refusal::Kind("a socket or a named pipe").into(),
         Errno::WOULDBLOCK => io::Error::other("a process holds a lease on it"),
         other => other.into(),

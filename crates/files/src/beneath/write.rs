@@ -1,4 +1,4 @@
-//! What is made and removed beneath a directory: never through a link, and never over a file that is there.
+//! Creation and removal beneath a directory: never through a link, and never over an existing file.
 
 use std::{
     ffi::OsStr,
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::{Dir, Kind, NO_LINK, Refusal, local};
 use crate::removal;
 
-/// A file that is there only for us.
+/// Flags for creating a file that must not exist.
 const NEW: OFlags = OFlags::WRONLY
     .union(OFlags::CREATE)
     .union(OFlags::EXCL)
@@ -29,11 +29,11 @@ const NEW: OFlags = OFlags::WRONLY
     .union(OFlags::CLOEXEC);
 
 impl Dir {
-    /// Replaces a file by one with `content` that only the owner can read. It is there in full, or not at all, and
-    /// survives a crash. A link at its name is replaced, not followed. The directory that it is in must exist.
+    /// Replaces a file by one with `content` that only the owner can read. It appears complete or not at all, and
+    /// survives a crash. A link with its name is replaced, not followed. The parent directory must exist.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason; what was there stays then.
+    /// [`Refusal`], or the system's error; the old file stays then.
     pub fn write_private(&self, name: impl AsRef<Path>, content: &[u8]) -> io::Result<()> {
         let (parent, last) = self.place(name.as_ref())?;
         let fresh = format!(".{}.new", Uuid::new_v4());
@@ -41,7 +41,7 @@ impl Dir {
         let written = fill(File::from(file), content)
             .and_then(|()| Ok(renameat(&parent, &fresh, &parent, &last)?));
         if let Err(error) = written {
-            // The first reason is the one to tell.
+            // The first error is the one to report.
             let _ = unlinkat(&parent, &fresh, AtFlags::empty());
             return Err(error);
         }
@@ -53,10 +53,10 @@ impl Dir {
         )?)?)
     }
 
-    /// A new file to write, in the place of one that was there.
+    /// Creates a file for writing, in place of an existing one.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason, such as a directory of that name.
+    /// [`Refusal`], or the system's error, for example if a directory has the name.
     pub fn create(&self, name: impl AsRef<Path>, mode: u32) -> io::Result<File> {
         let (parent, last) = self.place(name.as_ref())?;
         match unlinkat(&parent, &last, AtFlags::empty()) {
@@ -67,19 +67,19 @@ impl Dir {
         Ok(file.into())
     }
 
-    /// Makes a directory.
+    /// Creates a new directory.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason; if something has the name, [`io::ErrorKind::AlreadyExists`].
+    /// [`Refusal`], or the system's error; if the name exists, [`io::ErrorKind::AlreadyExists`].
     pub fn create_dir(&self, name: impl AsRef<Path>, mode: u32) -> io::Result<()> {
         let (parent, last) = self.place(name.as_ref())?;
         Ok(mkdirat(&parent, &last, Mode::from_raw_mode(mode))?)
     }
 
-    /// Makes a directory and those that it is in, for the owner alone, as far as they are missing.
+    /// Creates a directory and its parents for the owner alone, as far as they are missing.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason.
+    /// [`Refusal`], or the system's error.
     pub fn create_dirs(&self, name: impl AsRef<Path>) -> io::Result<()> {
         let mut made = PathBuf::new();
         for part in &local(name.as_ref())? {
@@ -92,10 +92,10 @@ impl Dir {
         Ok(())
     }
 
-    /// Makes a symbolic link, with the directories that it is in.
+    /// Creates a symbolic link, with its parent directories.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason.
+    /// [`Refusal`], or the system's error.
     pub fn symlink(&self, name: impl AsRef<Path>, target: &Path) -> io::Result<()> {
         let name = local(name.as_ref())?;
         if let Some(parent) = name.parent() {
@@ -105,10 +105,10 @@ impl Dir {
         Ok(symlinkat(target, &parent, &last)?)
     }
 
-    /// What a symbolic link says. `None` if there is none of that name.
+    /// Returns the target of a symbolic link. `None` if there is no link with that name.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason.
+    /// [`Refusal`], or the system's error.
     pub fn read_link(&self, name: impl AsRef<Path>) -> io::Result<Option<PathBuf>> {
         use std::os::unix::ffi::OsStringExt as _;
         if self.find(&name)?.map(|found| found.kind) != Some(Kind::Link) {
@@ -119,10 +119,10 @@ impl Dir {
         Ok(Some(std::ffi::OsString::from_vec(target).into()))
     }
 
-    /// Sets the time of the last change of what a name stands for to now; of a link that of the link itself.
+    /// Sets the modification time of what a name refers to to now; for a link that of the link itself.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason.
+    /// [`Refusal`], or the system's error.
     pub fn touch(&self, name: impl AsRef<Path>) -> io::Result<()> {
         let (parent, last) = self.place(name.as_ref())?;
         let now = Timespec {
@@ -136,10 +136,10 @@ impl Dir {
         Ok(utimensat(&parent, &last, &times, NO_LINK)?)
     }
 
-    /// Removes a directory with everything in it, if it is there.
+    /// Removes a directory with all its contents, if it exists.
     ///
     /// # Errors
-    /// [`Refusal`], or the system's reason.
+    /// [`Refusal`], or the system's error.
     pub fn remove_dir(&self, name: impl AsRef<Path>) -> io::Result<()> {
         let (parent, last) = match self.place(name.as_ref()) {
             Err(error) if super::is_absent(&error) => return Ok(()),
@@ -148,7 +148,7 @@ impl Dir {
         removal::remove_now(parent.as_fd(), &last)
     }
 
-    /// The directory that a name is in, and its last part.
+    /// Opens the parent directory of a name, and returns it with the last part.
     fn place(&self, name: &Path) -> io::Result<(OwnedFd, std::ffi::OsString)> {
         let name = local(name)?;
         let last = name.file_name().map(OsStr::to_owned);
@@ -162,7 +162,7 @@ fn fill(mut file: File, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A directory for the links to a mirror's packages.
+/// Makes links to a mirror's packages.
 impl LinkSink for Dir {
     fn link(&self, name: &Path, target: &Path) -> io::Result<()> {
         self.symlink(name, target)

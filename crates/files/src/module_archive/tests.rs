@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::archive::extract_template;
 
-/// A template with fetched modules: each has its name as key and source, and one file.
+/// Returns a template with fetched modules: each has its name as key and source, and one file.
 fn template(modules: &[(&str, usize)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut entries = vec![r#"{"Key":"","Source":"","Dir":"."}"#.to_owned()];

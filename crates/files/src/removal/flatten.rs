@@ -1,4 +1,4 @@
-//! One turn of a removal: a directory is made flat as far as there is time.
+//! One turn of a removal: a directory is flattened as far as there is time.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -19,20 +19,20 @@ use rustix::{
 
 use crate::beneath::{DIRECTORY, PLACE, Refusal, resolve};
 
-/// Names that are taken from a directory at a time.
+/// Number of names that are read from a directory at a time.
 const NAMES_AT_A_TIME: usize = 1024;
 
-/// How far a turn came.
+/// Result of a turn.
 pub(super) enum Turn {
-    /// Nothing is left.
+    /// The directory is removed.
     Done,
-    /// The time was over.
+    /// Time ran out before the end.
     More,
-    /// Nothing of what is left goes.
+    /// None of the remaining entries can be removed.
     Stuck(io::Error),
 }
 
-/// Removes as much of `name` in `parent` as there is time for. What is no directory is just unlinked.
+/// Removes as much of `name` in `parent` as there is time for. Anything but a directory is just unlinked.
 pub(super) fn turn(parent: BorrowedFd<'_>, name: &OsStr, end: Instant) -> io::Result<Turn> {
     match unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(Turn::Done),
@@ -54,7 +54,7 @@ pub(super) fn turn(parent: BorrowedFd<'_>, name: &OsStr, end: Instant) -> io::Re
     match turn {
         Turn::Done => match unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(Turn::Done),
-            // Somebody put something there meanwhile.
+            // Another process created an entry meanwhile.
             Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(Turn::More),
             Err(error) => Ok(Turn::Stuck(error.into())),
         },
@@ -62,16 +62,16 @@ pub(super) fn turn(parent: BorrowedFd<'_>, name: &OsStr, end: Instant) -> io::Re
     }
 }
 
-/// Numbers the directories that move up.
+/// Number for the names of directories that are moved up.
 static MOVED: AtomicU64 = AtomicU64::new(0);
 
-/// A directory on its way to be empty.
+/// A directory that is being emptied.
 struct Flattening {
     root: OwnedFd,
     end: Instant,
-    /// Entries that were removed or moved up.
+    /// Number of entries that were removed or moved up.
     progress: u64,
-    /// The first thing that did not work.
+    /// First error of the turn.
     error: Option<io::Error>,
 }
 
@@ -105,11 +105,11 @@ impl Flattening {
         Instant::now() >= self.end
     }
 
-    /// Removes an entry of `dir`, or of the root, unless it is a directory with something in it: then it is `false`.
+    /// Removes an entry of `dir`, or of the root; returns `false` for a directory that is not empty.
     fn unlink(&mut self, dir: Option<BorrowedFd<'_>>, name: &OsStr) -> bool {
         let dir = dir.unwrap_or(self.root.as_fd());
         let unlinked = match unlinkat(dir, name, AtFlags::empty()) {
-            // Which of both a directory gives depends on the file system.
+            // Which of the two errors a directory gives depends on the file system.
             Err(Errno::ISDIR | Errno::PERM) => unlinkat(dir, name, AtFlags::REMOVEDIR),
             unlinked => unlinked,
         };
@@ -160,7 +160,7 @@ impl Flattening {
         let number = MOVED.fetch_add(1, Ordering::Relaxed);
         let new = format!(".{}-{number}", std::process::id());
         let mut moved = renameat(from, name, &self.root, &new);
-        // Whoever moves a directory changes it, too.
+        // Moving a directory requires permission to write to it, too.
         if moved == Err(Errno::ACCESS) && permit(from, name).is_ok() {
             moved = renameat(from, name, &self.root, &new);
         }
@@ -171,8 +171,8 @@ impl Flattening {
     }
 }
 
-/// Opens a directory to list and change it, with the rights that its owner may have taken from himself. What is mounted
-/// there is not ours to empty, and is an error.
+/// Opens a directory for listing and changing, with permissions that its owner may have removed. A mount point must
+/// not be emptied, and is an error.
 fn enter(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     let open = || resolve::open(parent, Path::new(name), DIRECTORY, Mode::empty());
     let opened = match open() {
@@ -187,21 +187,21 @@ fn enter(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
         return Err(Refusal::Outside.into());
     }
     if !Mode::from_raw_mode(inner.st_mode).contains(Mode::RWXU) {
-        // Where it is somebody else's, what follows says so.
+        // If the directory belongs to another user, the following calls fail.
         let _ = fchmod(&opened, Mode::RWXU);
     }
     Ok(opened)
 }
 
-/// Gives the owner of a directory all rights to it.
+/// Gives the owner of a directory all permissions.
 fn permit(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let held = resolve::open(parent, Path::new(name), PLACE, Mode::empty())?;
-    // A descriptor that gives no access changes no mode; its name does, and stands for the same directory.
+    // A descriptor opened with `O_PATH` cannot change modes; this path refers to the same directory and can.
     let name = format!("/proc/self/fd/{}", held.as_raw_fd());
     Ok(chmod(name, Mode::RWXU)?)
 }
 
-/// Some of the names in a directory.
+/// Returns some of the names in a directory.
 fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {

@@ -18,12 +18,12 @@ fn in_lab(lab: tempfile::TempDir) -> (tempfile::TempDir, PathBuf) {
     (lab, dir)
 }
 
-/// A lab in memory where there is such a place: disks take a millisecond for each directory.
+/// Returns a lab in memory where possible, because disks take a millisecond for each directory.
 fn quick_lab() -> (tempfile::TempDir, PathBuf) {
     in_lab(tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap()))
 }
 
-/// Directories inside of each other, made without a path that would be too long.
+/// Creates nested directories without a path that would be too long.
 pub(crate) fn nest(dir: &Path, depth: usize) {
     let mut at: OwnedFd = fs::File::open(dir).unwrap().into();
     for _ in 0..depth {

@@ -1,54 +1,55 @@
-//! `provider_installation`: where providers come from.
+//! The block `provider_installation`: installation methods of providers.
 
 use super::{CliConfigError, Entry, Node};
 
-/// The methods, in the order in which they are written. An engine asks all that apply and takes the newest version.
+/// Installation methods, in the order in which they are written. An engine asks all that apply and uses the newest
+/// version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installation {
-    /// The methods.
+    /// All methods in their order.
     pub methods: Vec<Method>,
 }
 
-/// One place to get providers from.
+/// An installation method: a source of providers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Method {
-    /// What kind of place it is.
+    /// Kind and location of the source.
     pub kind: MethodKind,
-    /// Patterns of addresses, such as `registry.terraform.io/coder/*`; empty for all.
+    /// Patterns of addresses that it applies to, such as `registry.terraform.io/coder/*`; empty for all.
     pub include: Vec<String>,
-    /// Patterns of addresses that it is not asked for.
+    /// Patterns of addresses that it does not apply to.
     pub exclude: Vec<String>,
 }
 
-/// The kinds of places.
+/// The kinds of installation methods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MethodKind {
-    /// The provider's own registry.
+    /// The registry of each provider.
     Direct,
-    /// A directory.
+    /// A directory on this machine.
     FilesystemMirror {
-        /// Its path.
+        /// Path of the directory.
         path: String,
     },
-    /// A server that speaks the mirror protocol.
+    /// A server of the provider network mirror protocol.
     NetworkMirror {
-        /// Its URL; it ends in a slash.
+        /// URL of the server, which ends in a slash.
         url: String,
     },
-    /// An OCI registry, which only OpenTofu knows.
+    /// An OCI registry, which only OpenTofu supports.
     OciMirror {
-        /// The repository, with symbols such as `${namespace}`.
+        /// Repository, with symbols such as `${namespace}`.
         repository_template: String,
     },
-    /// Executables for single addresses, which are used without installing. Must come first.
+    /// Executables for single addresses, which are used without installation. Must come first.
     DevOverrides {
-        /// Address and directory.
+        /// Addresses with their directories.
         paths: Vec<(String, String)>,
     },
 }
 
 impl Method {
-    /// A directory that is asked for these addresses only.
+    /// Returns a filesystem mirror that applies to these addresses only.
     pub fn filesystem_mirror(path: &str, include: Vec<String>) -> Self {
         Self {
             kind: MethodKind::FilesystemMirror {
@@ -59,7 +60,7 @@ impl Method {
         }
     }
 
-    /// A server that speaks the mirror protocol, asked for these addresses only. Its address ends in a slash.
+    /// Returns a network mirror that applies to these addresses only. Its URL ends in a slash.
     pub fn network_mirror(url: String, include: Vec<String>) -> Self {
         Self {
             kind: MethodKind::NetworkMirror { url },
@@ -68,7 +69,7 @@ impl Method {
         }
     }
 
-    /// The registries, asked for these addresses only.
+    /// Returns the registries, which apply to these addresses only.
     pub fn direct(include: Vec<String>) -> Self {
         Self {
             kind: MethodKind::Direct,
@@ -77,7 +78,7 @@ impl Method {
         }
     }
 
-    /// The registries, asked for everything but these addresses.
+    /// Returns the registries, which apply to all but these addresses.
     pub fn direct_except(exclude: Vec<String>) -> Self {
         Self {
             kind: MethodKind::Direct,
@@ -88,8 +89,8 @@ impl Method {
 }
 
 impl Installation {
-    /// Puts a method in front, and stops all others from being asked for what it is asked for. Needed because an
-    /// engine asks all methods that apply, and fails if one fails.
+    /// Puts a method first, and excludes its addresses from all others. This is necessary because an engine asks all
+    /// methods that apply, and fails if one fails.
     pub fn prefer(&mut self, method: Method) {
         for other in &mut self.methods {
             if !matches!(other.kind, MethodKind::DevOverrides { .. }) {

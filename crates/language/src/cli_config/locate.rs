@@ -1,4 +1,4 @@
-//! Which files an engine would read its configuration from.
+//! The files from which an engine reads its CLI configuration.
 
 use std::{
     ffi::OsString,
@@ -6,27 +6,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Whose rules apply.
+/// Engine whose rules apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// `~/.terraformrc`, `~/.terraform.d`.
+    /// The files `~/.terraformrc` and those in `~/.terraform.d`.
     Terraform,
-    /// `~/.tofurc` first, then as Terraform.
+    /// The file `~/.tofurc` first, then those of Terraform.
     OpenTofu,
 }
 
-/// Where the configuration is.
+/// Location of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Location {
-    /// The files, in the order in which they are read. Those named here exist.
+    /// Existing files, in the order in which they are read.
     pub files: Vec<PathBuf>,
-    /// What `TF_CLI_CONFIG_FILE` names, if no such file exists. Engines then only warn, at every command.
+    /// Path in `TF_CLI_CONFIG_FILE`, if no such file exists. Engines then only warn, at every command.
     pub missing: Option<PathBuf>,
 }
 
-/// Finds the files that an engine would read, given its environment.
+/// Finds the files that an engine would read in this environment.
 ///
-/// A file named by `TF_CLI_CONFIG_FILE` or `TERRAFORM_CONFIG` is the only one. Else it is the file in the home
+/// A file named by `TF_CLI_CONFIG_FILE` or `TERRAFORM_CONFIG` is the only one. Otherwise it is the file in the home
 /// directory, then `*.tfrc` and `*.tfrc.json` in `~/.terraform.d`, in byte order.
 pub fn locate(engine: Engine, env: impl Fn(&str) -> Option<OsString>) -> Location {
     let var = |name: &str| {

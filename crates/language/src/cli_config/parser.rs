@@ -2,7 +2,7 @@
 
 use super::{CliConfigError, Entry, Node};
 
-/// Blocks and lists inside of each other.
+/// Maximum nesting of blocks and lists.
 const MAX_DEPTH: usize = 32;
 
 pub(super) fn parse(text: &str) -> Result<Vec<Entry>, CliConfigError> {
@@ -17,7 +17,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Entry>, CliConfigError> {
 
 struct Parser<'a> {
     text: &'a str,
-    /// In bytes.
+    /// Position in the text in bytes.
     at: usize,
     depth: usize,
 }
@@ -53,7 +53,7 @@ impl Parser<'_> {
         found
     }
 
-    /// Skips spaces, comments, and the commas that may stand between entries.
+    /// Skips spaces, comments, and optional commas between entries.
     fn skip(&mut self, with_commas: bool) -> Parsed<()> {
         loop {
             let rest = self.rest();
@@ -75,7 +75,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Entries up to `end`, or to the end of the text.
+    /// Parses entries up to `end`, or to the end of the text.
     fn entries(&mut self, end: Option<char>) -> Parsed<Vec<Entry>> {
         let mut entries = Vec::new();
         loop {
@@ -166,7 +166,7 @@ impl Parser<'_> {
         }
     }
 
-    /// What stands between `${` and `}` is kept as it is, quotes included.
+    /// Parses a string. Text between `${` and `}` is kept unchanged, including quotes.
     fn string(&mut self) -> Parsed<String> {
         self.bump();
         let (mut out, mut braces) = (String::new(), 0usize);

@@ -1,6 +1,6 @@
 //! The functions that tags and defaults of parameters may call.
 //!
-//! Missing against Terraform are those that read files, and those that Coder does not offer here either.
+//! Compared to Terraform, functions that read files are missing, and those that Coder does not offer here either.
 
 mod args;
 mod collections;
@@ -18,10 +18,10 @@ use serde_json::Value;
 use self::args::Args;
 use super::{EvalError, Evaluated, Scope};
 
-/// A function's own result: an error is a fragment.
+/// Result of a function; an error is a sentence fragment.
 type Called = Result<Value, String>;
 
-/// Terraform's functions that read files, which is not allowed here.
+/// Terraform's functions that read files, which are not allowed here.
 const FORBIDDEN: &[&str] = &[
     "abspath",
     "file",
@@ -39,13 +39,14 @@ const FORBIDDEN: &[&str] = &[
 /// Functions that Coder offers here and we do not: no tag needs a password hash, a private key or YAML.
 const UNSUPPORTED: &[&str] = &["bcrypt", "rsadecrypt", "yamldecode", "yamlencode"];
 
-/// Calls a function.
+/// Calls a function with values.
 ///
 /// # Errors
-/// If there is no such function, or it fails.
+/// If there is no such function, or if it fails.
 ///
 /// # Source
-/// coder `provisioner/terraform/tfparse/funcs.go` for what is offered, Terraform's documentation for what it does.
+/// coder `provisioner/terraform/tfparse/funcs.go` for the functions that are offered, Terraform's documentation for
+/// their behaviour.
 pub(super) fn call(name: &str, values: Vec<Value>, scope: &Scope<'_>) -> Evaluated {
     if FORBIDDEN.contains(&name) {
         return Err(failed(

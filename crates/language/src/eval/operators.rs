@@ -55,7 +55,7 @@ fn compare(left: &Value, right: &Value) -> Result<std::cmp::Ordering, EvalError>
     Ok(as_float(&left).total_cmp(&as_float(&right)))
 }
 
-/// Stays with whole numbers as long as they fit.
+/// Computes with whole numbers as long as they fit.
 pub(super) fn arithmetic(
     left: &Value,
     right: &Value,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{EvalError, Evaluated, Scope, entries, operators, text};
 
-/// A template that is one interpolation and nothing else has the value of it, whatever its type.
+/// Evaluates a template. If it consists of one interpolation only, it has the interpolation's value and type.
 pub(super) fn evaluate(template: &Template, scope: &Scope<'_>) -> Evaluated {
     if let Some(Element::Interpolation(only)) = template.as_single_element() {
         return super::evaluate(&only.expr, scope);
@@ -18,7 +18,7 @@ pub(super) fn evaluate(template: &Template, scope: &Scope<'_>) -> Evaluated {
     Ok(Value::String(out))
 }
 
-/// `trim_start` and `trim_end` say whether a `~` outside of the template touches it.
+/// Renders elements; `trim_start` and `trim_end` tell whether a `~` around them removes white space.
 fn render(
     template: &Template,
     trim_start: bool,
@@ -103,12 +103,12 @@ fn render_for(each: &ForDirective, scope: &Scope<'_>, out: &mut String) -> Resul
     Ok(())
 }
 
-/// The `~` at the beginning of an element.
+/// Returns whether an element begins with a `~`.
 fn strips_before(element: &Element) -> bool {
     outer_strips(element).0.strip_start()
 }
 
-/// The `~` at the end of an element.
+/// Returns whether an element ends with a `~`.
 fn strips_after(element: &Element) -> bool {
     outer_strips(element).1.strip_end()
 }

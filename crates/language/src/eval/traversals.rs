@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{EvalError, Evaluated, Scope, evaluate, operators, text};
 
-/// Applies operators, the first one first.
+/// Applies operators in order, the first one first.
 pub(super) fn follow(
     mut value: Value,
     operators: &[Decorated<TraversalOperator>],
@@ -31,7 +31,7 @@ pub(super) fn follow(
     Ok(value)
 }
 
-/// Null counts as an empty list, any other single value as a list of one.
+/// Evaluates a splat. Null counts as an empty list, any other single value as a list of one.
 fn splat(value: Value, rest: &[Decorated<TraversalOperator>], scope: &Scope<'_>) -> Evaluated {
     let items = match value {
         Value::Array(items) => items,

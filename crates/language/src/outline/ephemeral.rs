@@ -1,4 +1,4 @@
-//! References that break the plan of a stopped workspace: by index, to what exists only in a started one.
+//! References that fail in the plan of a stopped workspace: by index, to resources that exist only in a started one.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -18,23 +18,23 @@ use crate::{
     module::{Located, Module, load},
 };
 
-/// A reference to an instance that a stopped workspace does not have, from something that it does have.
+/// A reference to an instance that does not exist in a stopped workspace, in a block that does exist there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EphemeralReference {
     /// Address of the block with the reference: `module.ide`, `docker_container.a`, `local.agent`, `output.url`.
     pub owner: String,
-    /// Its file, relative to its module.
+    /// File of the block, relative to its module.
     pub file: String,
-    /// The line where the block begins, counted from 1.
+    /// Number of the line where the block begins, counted from 1.
     pub line: usize,
-    /// What it refers to, without an index: `coder_agent.dev`.
+    /// Address of the target, without an index: `coder_agent.dev`.
     pub target: String,
-    /// The target's `count` or `for_each` as the author wrote it; empty in JSON.
+    /// The target's `count` or `for_each` in its source text; empty in JSON.
     pub count: String,
 }
 
 impl fmt::Display for EphemeralReference {
-    /// What is wrong and what to do about it, one sentence.
+    /// Writes the problem and a remedy in one sentence.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { owner, target, .. } = self;
         write!(
@@ -51,8 +51,8 @@ impl fmt::Display for EphemeralReference {
     }
 }
 
-/// The references of a template's own modules that fail once a workspace is stopped. Those inside of `try`, `can` or a
-/// condition are taken for guarded.
+/// Returns the references in a template's own modules that fail once a workspace is stopped. Those inside of `try`,
+/// `can` or a condition are assumed to be guarded.
 ///
 /// # Errors
 /// [`LoadError`] of the first module that cannot be read.
@@ -67,7 +67,7 @@ fn of_tree(tree: &Tree) -> Vec<EphemeralReference> {
     let resolver = Resolver::new(tree);
     let mut found = Vec::new();
     for (index, node) in tree.nodes.iter().enumerate() {
-        // In a module that is counted away as a whole nothing is left to fail.
+        // In a module that has no instances nothing can fail.
         let is_ephemeral = node
             .parent
             .is_some_and(|parent| tree.count(&resolver, parent, &node.call) == Count::Transition);
@@ -85,7 +85,8 @@ fn of_tree(tree: &Tree) -> Vec<EphemeralReference> {
     found
 }
 
-/// What a module has only while the workspace is started, by address, with its `count` or `for_each`.
+/// Returns the blocks of a module that exist only in a started workspace, by address, with their `count` or
+/// `for_each`.
 fn targets(resolver: &Resolver<'_>, node: usize, module: &Module) -> BTreeMap<String, String> {
     let ephemeral = |located: Located<'_>, address: String| {
         let expr = repetition(&located.block.body)?;
@@ -110,7 +111,7 @@ fn repetition(body: &Body) -> Option<&Expression> {
     Some(&attribute.value)
 }
 
-/// Looks at the blocks of one module.
+/// Collects references from the blocks of one module.
 struct Owners<'a> {
     resolver: &'a Resolver<'a>,
     node: usize,
@@ -152,7 +153,7 @@ impl Owners<'_> {
         found
     }
 
-    /// Whether a block is repeated by the transition, or by something that is.
+    /// Returns whether a block's repetition depends on the transition, or on an ephemeral resource.
     fn follows_a_target(&self, body: &Body) -> bool {
         repetition(body).is_some_and(|expr| {
             let references = self.resolver.references(self.node, expr);
@@ -182,7 +183,7 @@ impl Owners<'_> {
     }
 }
 
-/// Addresses that are referred to with an index and without a guard.
+/// Addresses of references with an index and without a guard.
 #[derive(Default)]
 struct Indexed(Vec<String>);
 

@@ -1,4 +1,4 @@
-//! Follows references through local values, inputs and outputs of modules.
+//! References through local values, inputs and outputs of modules.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,43 +20,43 @@ use super::{
     References,
 };
 
-/// Modules inside of each other.
+/// Maximum depth of module calls.
 const MAX_DEPTH: usize = 16;
-/// Modules in one template.
+/// Maximum number of modules in one template.
 const MAX_MODULES: usize = 500;
 
-/// A template's module and the local modules that it calls; the root comes first.
+/// The root module of a template and the local modules that it calls; the root comes first.
 pub(super) struct Tree {
     pub(super) nodes: Vec<Node>,
 }
 
-/// One call of a module.
+/// A call of a module.
 pub(super) struct Node {
-    /// `module.a.module.b.`, empty for the root.
+    /// Prefix of addresses in the module, `module.a.module.b.`; empty for the root.
     pub(super) prefix: String,
     pub(super) module: Module,
-    /// Who calls it.
+    /// Index of the calling module.
     pub(super) parent: Option<usize>,
-    /// The block that calls it; empty for the root.
+    /// Block of the call; empty for the root.
     pub(super) call: Body,
-    /// By name.
+    /// Indices of called modules, by the names of their calls.
     children: BTreeMap<String, usize>,
-    /// Address and source of modules that are not there.
+    /// Address and source of modules that are missing.
     pub(super) missing: Vec<(String, String)>,
 }
 
-/// A module that waits to be read.
+/// A module that is still to be read.
 struct Pending {
     parent: usize,
     name: String,
-    /// Relative to the template's directory.
+    /// Directory relative to the template's.
     dir: PathBuf,
     call: Body,
     depth: usize,
 }
 
 impl Tree {
-    /// Reads all local modules that `root` calls, the module in `files`; without those they count as missing.
+    /// Reads all local modules that `root`, the module in `files`, calls; without `files` they count as missing.
     pub(super) fn load<F: TemplateFiles + ?Sized>(
         root: Module,
         files: Option<&F>,
@@ -72,7 +72,8 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Adds a module, and returns those that it calls. `place` is where they are found.
+    /// Adds a module, and returns the modules that it calls. `place` is the directory that their sources are relative
+    /// to.
     fn add<F: TemplateFiles + ?Sized>(
         &mut self,
         module: Module,
@@ -130,16 +131,16 @@ impl Tree {
     }
 }
 
-/// What the modules of a tree declare, by name, so that following a reference takes one step.
+/// Declarations of all modules of a tree, by name, so that following a reference takes one step.
 pub(super) struct Resolver<'a> {
     tree: &'a Tree,
     modules: Vec<Declared<'a>>,
 }
 
-/// What one module declares, and its inputs.
+/// Declarations of one module, and its inputs.
 #[derive(Default)]
 struct Declared<'a> {
-    /// Types and names.
+    /// Types and names of resources.
     resources: HashSet<(&'a str, &'a str)>,
     locals: Named<'a>,
     inputs: Named<'a>,
@@ -185,14 +186,14 @@ impl<'a> Resolver<'a> {
         Self { tree, modules }
     }
 
-    /// What an expression of a module leads to.
+    /// Returns the targets of an expression's references in a module.
     pub(super) fn references(&self, node: usize, expr: &Expression) -> References {
         let mut paths = Paths::default();
         paths.visit_expr(expr);
         Search::new(self).run(node, paths)
     }
 
-    /// What any argument in a body leads to.
+    /// Returns the targets of all references in a block's arguments.
     pub(super) fn references_of_body(&self, node: usize, body: &Body) -> References {
         let mut paths = Paths::default();
         paths.visit_body(body);
@@ -200,7 +201,8 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// Follows each reference once. Those to follow are kept in a list: a chain of local values may be longer than a stack.
+/// Follows each reference once. The search is iterative, because a chain of local values may be longer than the
+/// stack.
 struct Search<'a> {
     resolver: &'a Resolver<'a>,
     seen: HashSet<(usize, Vec<String>)>,
@@ -275,7 +277,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// One output, or all of them if the whole module is referred to.
+    /// Adds one output, or all outputs if the reference is to the whole module.
     fn add_outputs(&mut self, node: usize, wanted: Option<&str>) {
         let outputs = &self.resolver.modules[node].outputs;
         match wanted {
@@ -287,7 +289,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The names in references, without indexes: `data.coder_workspace.me.start_count`.
+/// The names in references, without indices: `data.coder_workspace.me.start_count`.
 #[derive(Default)]
 struct Paths(Vec<Vec<String>>);
 

@@ -148,7 +148,7 @@ fn a_module_that_calls_itself_comes_to_an_end() {
     assert!(outline.resources.len() > 1 && !outline.missing_modules.is_empty());
 }
 
-/// Cubic work would take hours here, and a call for each link more than a stack.
+/// Cubic work would take hours here, and recursion would overflow the stack.
 #[test]
 fn chains_of_thousands_are_followed_link_by_link() {
     const LINKS: usize = 5000;

@@ -3,7 +3,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
 
 use super::*;
 
-/// A client as Terraform is one: P-521, self-signed, an authority.
+/// A client like Terraform: P-521, self-signed, an authority.
 struct Client {
     certificate: CertificateDer<'static>,
     key: KeyPair,
@@ -38,7 +38,7 @@ impl Client {
     }
 }
 
-/// Shows a certificate with any key, even one that does not belong to it.
+/// Presents a certificate with any key, even one that does not belong to it.
 #[derive(Debug)]
 struct Unchecked(Arc<rustls::sign::CertifiedKey>);
 
@@ -56,7 +56,7 @@ impl rustls::client::ResolvesClientCert for Unchecked {
     }
 }
 
-/// Carries bytes both ways until both are done; the server's error if there is one.
+/// Transfers bytes both ways until both sides are done; returns the server's error if there is one.
 fn handshake(mut client: ClientConnection, config: ServerConfig) -> Result<(), Error> {
     let mut server = ServerConnection::new(Arc::new(config)).unwrap();
     while client.is_handshaking() || server.is_handshaking() {

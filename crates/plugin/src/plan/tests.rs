@@ -42,7 +42,7 @@ fn item<const N: usize>(entries: [(&str, Value); N]) -> Value {
     Value::Object(object(entries))
 }
 
-/// A state as the SDK writes it: zeros in blocks of lists.
+/// Returns a state as the SDK writes it, with zeros in blocks of lists.
 fn state() -> Object {
     object([
         (
@@ -68,7 +68,7 @@ fn state() -> Object {
     ])
 }
 
-/// What Terraform proposes for a template that has not changed: null where nothing is written.
+/// Returns Terraform's proposal for an unchanged template: null for attributes that are not set.
 fn unchanged() -> Object {
     let mut proposed = state();
     proposed.set("auth", Value::Null);

@@ -1,4 +1,4 @@
-//! The rows of the table that a schema is.
+//! Functions for the rows of the table that a schema is.
 
 use std::sync::Arc;
 
@@ -7,27 +7,27 @@ use outpost_value::{Path, Value};
 use super::{Block, Default, Field, Nesting, Presence, Shape, Text};
 use crate::Diagnostic;
 
-/// An attribute that must be set.
+/// Returns an attribute that must be set.
 pub fn required(name: impl Into<Text>, shape: Shape, description: impl Into<Text>) -> Field {
     Field::new(name, shape, Presence::Required, description)
 }
 
-/// An attribute that may be set.
+/// Returns an attribute that may be set.
 pub fn optional(name: impl Into<Text>, shape: Shape, description: impl Into<Text>) -> Field {
     Field::new(name, shape, Presence::Optional, description)
 }
 
-/// An attribute that only the provider sets; that it is yet to be computed replaces nothing.
+/// Returns an attribute that only the provider sets. An unknown value of it replaces nothing.
 pub fn computed(name: impl Into<Text>, shape: Shape, description: impl Into<Text>) -> Field {
     Field::new(name, shape, Presence::Computed, description).updatable()
 }
 
-/// Blocks whose order counts; any number of them.
+/// Returns any number of blocks whose order matters.
 pub fn list(name: impl Into<Text>, description: impl Into<Text>, fields: Vec<Field>) -> Field {
     blocks(name, Nesting::List, description, fields)
 }
 
-/// Blocks whose order does not count; any number of them.
+/// Returns any number of blocks whose order does not matter.
 pub fn set(name: impl Into<Text>, description: impl Into<Text>, fields: Vec<Field>) -> Field {
     blocks(name, Nesting::Set, description, fields)
 }
@@ -68,7 +68,7 @@ impl Field {
         }
     }
 
-    /// The same with a value for when it is not set.
+    /// Sets the value for an attribute that is not set.
     pub fn default(self, default: impl Into<Default>) -> Self {
         Self {
             default: Some(default.into()),
@@ -76,7 +76,7 @@ impl Field {
         }
     }
 
-    /// The same, hidden by Terraform.
+    /// Marks the value as sensitive, so that Terraform hides it.
     pub fn sensitive(self) -> Self {
         Self {
             sensitive: true,
@@ -84,7 +84,7 @@ impl Field {
         }
     }
 
-    /// The same, but not to be used any more.
+    /// Marks the field as deprecated.
     pub fn deprecated(self, why: impl Into<Text>) -> Self {
         Self {
             deprecated: Some(why.into()),
@@ -92,7 +92,7 @@ impl Field {
         }
     }
 
-    /// The same, set by the provider if the author does not.
+    /// Lets the provider set the attribute if the author does not.
     pub fn computed_too(self) -> Self {
         Self {
             presence: Presence::OptionalComputed,
@@ -100,7 +100,7 @@ impl Field {
         }
     }
 
-    /// The same, changed in place instead of by a replacement.
+    /// Lets a change update the resource in place instead of replacing it.
     pub fn updatable(self) -> Self {
         Self {
             force_new: false,
@@ -108,7 +108,7 @@ impl Field {
         }
     }
 
-    /// The same with a check of what is set and known.
+    /// Adds a check of a value that is set and known.
     pub fn check(
         mut self,
         check: impl Fn(&Value, &Path) -> Vec<Diagnostic> + Send + Sync + 'static,
@@ -117,7 +117,7 @@ impl Field {
         self
     }
 
-    /// The same, never set beside any of these.
+    /// Forbids any of these fields to be set at the same time.
     pub fn conflicts<T: Into<Text>>(self, others: impl IntoIterator<Item = T>) -> Self {
         Self {
             conflicts: others.into_iter().map(Into::into).collect(),
@@ -125,7 +125,7 @@ impl Field {
         }
     }
 
-    /// The same blocks, at least so many.
+    /// Sets the minimum number of blocks.
     pub fn at_least(mut self, count: u32) -> Self {
         if let Shape::Block(block) = &mut self.shape {
             block.min = count;
@@ -133,7 +133,7 @@ impl Field {
         self
     }
 
-    /// The same blocks, at most so many.
+    /// Sets the maximum number of blocks.
     pub fn at_most(mut self, count: u32) -> Self {
         if let Shape::Block(block) = &mut self.shape {
             block.max = count;
@@ -141,7 +141,7 @@ impl Field {
         self
     }
 
-    /// Its blocks, if it stands for blocks.
+    /// Returns the block, if the field consists of blocks.
     pub fn block(&self) -> Option<&Block> {
         match &self.shape {
             Shape::Block(block) => Some(block),

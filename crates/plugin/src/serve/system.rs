@@ -1,4 +1,4 @@
-//! The services of HashiCorp's plugin system: one ends us, the others are held and stay silent.
+//! The services of HashiCorp's plugin system: one ends the plugin, the others accept streams and stay silent.
 
 use std::pin::Pin;
 
@@ -10,7 +10,7 @@ use outpost_wire::proto::plugin::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-/// A stream that says nothing until the plugin ends.
+/// A stream without messages until the plugin ends.
 type Silence<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn silence<T: Send + 'static>(done: &CancellationToken) -> Response<Silence<T>> {
@@ -18,7 +18,7 @@ fn silence<T: Send + 'static>(done: &CancellationToken) -> Response<Silence<T>> 
     Response::new(stream::pending().take_until(end).boxed())
 }
 
-/// Ends the plugin when Terraform says so.
+/// Ends the plugin on Terraform's request.
 pub(super) struct Controller(pub(super) CancellationToken);
 
 #[tonic::async_trait]
@@ -29,7 +29,7 @@ impl GrpcController for Controller {
     }
 }
 
-/// Offers no further connections.
+/// Offers no additional connections.
 pub(super) struct Broker(pub(super) CancellationToken);
 
 #[tonic::async_trait]
@@ -44,7 +44,7 @@ impl GrpcBroker for Broker {
     }
 }
 
-/// Prints nothing.
+/// Forwards no output to Terraform.
 pub(super) struct Stdio(pub(super) CancellationToken);
 
 #[tonic::async_trait]

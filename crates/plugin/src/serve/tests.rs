@@ -17,7 +17,7 @@ use crate::{
     computed, list, optional, required,
 };
 
-/// Greets whom the template names, in the words of the provider's configuration.
+/// A resource that greets a person from the template, with a word from the provider's configuration.
 struct Greeting;
 
 impl Resource<String> for Greeting {
@@ -63,7 +63,7 @@ impl Resource<String> for Greeting {
     }
 }
 
-/// Says what it was asked.
+/// A data source that returns its question.
 struct Echo;
 
 impl DataSource<String> for Echo {

@@ -1,4 +1,4 @@
-//! Calls about what templates say: the provider's own configuration, and checks of everybody's.
+//! Calls about a template's text: the provider's own configuration, and checks of all blocks.
 
 use std::sync::{Arc, PoisonError};
 
@@ -64,7 +64,7 @@ impl<C> Service<C> {
     }
 }
 
-/// The SDK says "resource" of data sources too.
+/// Returns a warning about a deprecated block. The SDK says "resource" for data sources, too.
 fn deprecation(schema: &Schema) -> Option<Diagnostic> {
     let why = schema.deprecated.as_ref()?;
     Some(Diagnostic::warning("Deprecated Resource").detail(why.clone()))

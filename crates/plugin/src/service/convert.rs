@@ -1,4 +1,4 @@
-//! Between messages and our types.
+//! Conversion between messages and our own types.
 
 use bytes::Bytes;
 use outpost_value::{Object, Path, Step, Type, Value};
@@ -8,11 +8,11 @@ use outpost_wire::proto::tfplugin5::{
 
 use crate::{Diagnostic, Diagnostics, Field, Nesting, Presence, Schema, Severity, Shape};
 
-/// A value that was read from a message.
+/// A value that was decoded from a message.
 pub(super) struct Decoded(Value);
 
 impl Decoded {
-    /// The object, or nothing where it is null.
+    /// Returns the object; `None` for null.
     pub(super) fn object(self) -> Result<Option<Object>, Diagnostic> {
         match self.0 {
             Value::Object(object) => Ok(Some(object)),
@@ -25,7 +25,7 @@ impl Decoded {
     }
 }
 
-/// Reads a value; a message that has none is null.
+/// Decodes a value; a message without one is null.
 pub(super) fn decode(of: &Type, value: Option<&wire::DynamicValue>) -> Result<Decoded, Diagnostic> {
     let unreadable = |why: String| {
         Diagnostic::error("Terraform sent a value that cannot be decoded").detail(why)
@@ -42,7 +42,7 @@ pub(super) fn decode(of: &Type, value: Option<&wire::DynamicValue>) -> Result<De
     read.map(Decoded)
 }
 
-/// Reads an object; one that is null has no attributes.
+/// Decodes an object; null becomes an object without attributes.
 pub(super) fn decode_object(
     of: &Type,
     value: Option<&wire::DynamicValue>,

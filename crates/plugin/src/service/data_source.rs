@@ -28,7 +28,7 @@ impl<C> Service<C> {
         let mut state = settle::configured(fields, &config);
         let warnings = source.read(&mut state, &call)?;
         if !state.has("id") {
-            // What the SDK stores for a data source that names no id.
+            // The SDK stores this for a data source without an id.
             state.set("id", "-");
         }
         Ok((

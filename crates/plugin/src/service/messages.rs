@@ -1,11 +1,11 @@
-//! Answers that are the same for every provider but for a few values.
+//! Answers that are almost the same for every provider.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use outpost_wire::proto::tfplugin5::{self as wire, get_metadata::TypeName};
 
-/// What Terraform may leave out and what it must not ask for.
+/// Returns the optional parts of the protocol that the provider supports.
 fn capabilities() -> wire::ServerCapabilities {
     wire::ServerCapabilities {
         plan_destroy: false,
@@ -40,7 +40,7 @@ pub(super) fn schemas(
         resource_schemas: resources,
         data_source_schemas: data_sources,
         diagnostics: Vec::new(),
-        // There is such a block, and it is empty.
+        // The block must exist, and is empty.
         provider_meta: Some(wire::Schema {
             version: 0,
             block: Some(wire::schema::Block::default()),
@@ -75,7 +75,7 @@ pub(super) fn applied(
     }
 }
 
-/// What a resource's private data hold: the version of its schema, or nothing for version zero, as the SDK stores it.
+/// Returns the private data of a resource: the version of its schema, or nothing for version 0, as the SDK stores it.
 pub(super) fn private(version: i64) -> Bytes {
     match version {
         0 => Bytes::from_static(b"null"),

@@ -1,4 +1,4 @@
-//! Calls about the life of a resource.
+//! Calls about the life cycle of a resource.
 
 use outpost_value::{Object, Value};
 use outpost_wire::proto::tfplugin5 as wire;
@@ -11,7 +11,7 @@ use super::{
 use crate::{Call, Diagnostic, Diagnostics, plan, settle, validate};
 
 impl<C> Service<C> {
-    /// Takes a stored state over: schemas of ours only ever grew, so its version does not matter.
+    /// Converts a stored state. Our schemas have only ever grown, so its version does not matter.
     pub(super) fn upgrade(
         &self,
         request: wire::upgrade_resource_state::Request,

@@ -1,4 +1,4 @@
-//! From values to JSON.
+//! Serialization of values as JSON.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde_json::value::to_raw_value;
 
 use crate::Value;
 
-/// As JSON; what is unknown becomes null.
+/// Writes the value as JSON; unknown values become null.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

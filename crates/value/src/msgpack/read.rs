@@ -1,4 +1,4 @@
-//! From bytes to values.
+//! Parser from msgpack to values.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(super) fn read(of: &Type, bytes: &[u8]) -> Result<Value, MsgpackError> {
 
 struct Reader<'a> {
     bytes: &'a [u8],
-    /// Where we are; it stays where an error happened.
+    /// Path of the current value; after an error, that of the error.
     path: Path,
 }
 
@@ -203,7 +203,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads something one step below; the path is put back only if that works.
+    /// Reads something one step below; the path is restored only on success, so that an error keeps its path.
     fn within<T>(
         &mut self,
         step: impl FnOnce(&Path) -> Path,
@@ -228,7 +228,7 @@ impl<'a> Reader<'a> {
         self.plausible(count)
     }
 
-    /// Refuses a count that the bytes at hand cannot hold, before memory is set aside for it.
+    /// Refuses a count that the remaining bytes cannot contain, before memory is allocated for it.
     fn plausible(&self, count: u32) -> Result<usize, Kind> {
         let count = count as usize;
         (count <= self.bytes.len())

@@ -1,10 +1,10 @@
-//! From values to bytes.
+//! Serialization of values as msgpack.
 
 use rmp::{Marker, encode};
 
 use crate::{Number, Object, Type, Value};
 
-/// Why writing to a vector is expected to work.
+/// Reason for which writing to a vector cannot fail.
 const INFALLIBLE: &str = "a vector takes all bytes";
 
 pub(super) fn write(value: &Value, of: &Type, bytes: &mut Vec<u8>) {

@@ -10,7 +10,7 @@ use crate::archive::Writer;
 
 const MIB: usize = 1024 * 1024;
 
-/// One entry with a header made by hand, so that it can say anything.
+/// Returns one entry with a header made by hand, so that it can contain anything.
 fn raw(name: &[u8], kind: u8, size: u64, content: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     header.as_old_mut().name[..name.len()].copy_from_slice(name);
@@ -147,7 +147,7 @@ fn a_name_that_stays_inside_may_have_dots() {
 #[test]
 fn a_name_with_nul_is_refused() {
     let case = Case::new();
-    // Only records in front of the header can carry one: its own field ends at the first NUL.
+    // Only records before the header can contain a NUL: the header's own field ends at the first one.
     let record = b"16 path=a\0/../b\n";
     let mut archive = raw(b"pax", b'x', record.len() as u64, record);
     archive.extend(file("x", "x"));

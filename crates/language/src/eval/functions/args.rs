@@ -1,10 +1,10 @@
-//! Arguments of a function, converted as they are asked for.
+//! Arguments of a function, converted on request.
 
 use serde_json::{Map, Number, Value};
 
 use super::super::{Scope, operators, text};
 
-/// What a function was called with.
+/// Arguments and scope of a call.
 pub(super) struct Args<'a> {
     values: Vec<Value>,
     scope: &'a Scope<'a>,
@@ -19,7 +19,7 @@ impl<'a> Args<'a> {
         &self.values
     }
 
-    /// The arguments from `index` on.
+    /// Returns the arguments from `index` on.
     pub(super) fn rest(&self, index: usize) -> &[Value] {
         self.values.get(index..).unwrap_or_default()
     }
@@ -65,14 +65,14 @@ impl<'a> Args<'a> {
         texts.collect::<Option<_>>().ok_or_else(wrong)
     }
 
-    /// Asks before something large is made.
+    /// Takes units from the budget before a large value is built.
     pub(super) fn reserve(&self, units: usize) -> Result<(), String> {
         let spent = self.scope.spend(units as u64);
         spent.map_err(|_| "the result is too large".to_owned())
     }
 }
 
-/// Texts as a list.
+/// Returns strings as a list.
 pub(super) fn list_of(texts: impl IntoIterator<Item = String>) -> Value {
     Value::Array(texts.into_iter().map(Value::String).collect())
 }

@@ -159,7 +159,7 @@ fn index(args: &Args<'_>) -> Called {
         .ok_or_else(|| "item not found".to_owned())
 }
 
-/// Counts around: the first element follows the last.
+/// Returns an element; an index beyond the end starts again at the beginning.
 fn element(args: &Args<'_>) -> Called {
     let (items, index) = (args.list(0)?, args.whole(1)?);
     let index = usize::try_from(index).map_err(|_| "the index must not be negative")?;
@@ -206,7 +206,7 @@ fn sort(args: &Args<'_>) -> Called {
     Ok(list_of(texts))
 }
 
-/// `range(limit)`, `range(start, limit)`, `range(start, limit, step)`.
+/// Evaluates `range(limit)`, `range(start, limit)` and `range(start, limit, step)`.
 fn range(args: &Args<'_>) -> Called {
     let number = |index| args.float(index);
     let (start, limit, step) = match args.all().len() {
@@ -241,7 +241,7 @@ fn match_keys(args: &Args<'_>) -> Called {
     Ok(matching.map(|(value, _)| value.clone()).collect())
 }
 
-/// Orders numbers by size, texts by bytes, and anything else by kind.
+/// Compares numbers by size, strings by bytes, and other values by kind.
 pub(super) fn order(left: &Value, right: &Value) -> std::cmp::Ordering {
     match (left, right) {
         (Value::Number(a), Value::Number(b)) => {

@@ -1,4 +1,4 @@
-//! Functions of time.
+//! Functions of dates and times.
 
 use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::Offset};
 use serde_json::Value;
@@ -14,7 +14,7 @@ pub(super) fn call(name: &str, args: &Args<'_>) -> Option<Called> {
     })
 }
 
-/// A time of RFC 3339, and its offset, which a timestamp alone does not keep.
+/// Parses a time of RFC 3339 with its offset, which a timestamp alone does not contain.
 fn parse(text: &str) -> Result<(Timestamp, Offset), String> {
     let wrong = || format!("not a valid RFC 3339 timestamp: {text:?}");
     let time: Timestamp = text.parse().map_err(|_| wrong())?;
@@ -56,7 +56,7 @@ fn add(args: &Args<'_>) -> Called {
     Ok(write(sum, offset).into())
 }
 
-/// Go's durations: `-1h30m`, `1.5s`, `100ms`.
+/// Parses Go's durations: `-1h30m`, `1.5s`, `100ms`.
 fn duration(text: &str) -> Result<SignedDuration, String> {
     let wrong = || format!("invalid duration {text:?}");
     let (sign, mut rest) = match text.strip_prefix('-') {
@@ -97,7 +97,8 @@ fn unit_seconds(unit: &str) -> Option<f64> {
     })
 }
 
-/// Runs of one letter mean parts of the date, quotes enclose text, everything else stands for itself.
+/// Formats a date. Runs of one letter are replaced by parts of the date, quotes enclose literal text, everything else
+/// is literal.
 fn format(args: &Args<'_>) -> Called {
     let (spec, (time, offset)) = (args.text(0)?, parse(&args.text(1)?)?);
     let local = offset.to_datetime(time);
@@ -105,7 +106,7 @@ fn format(args: &Args<'_>) -> Called {
     while let Some(first) = rest.chars().next() {
         if let Some(quoted) = rest.strip_prefix('\'') {
             let end = quoted.find('\'').ok_or("unterminated literal '")?;
-            // Two quotes are one quote.
+            // Two quotes stand for one quote.
             out.push_str(if end == 0 { "'" } else { &quoted[..end] });
             rest = &quoted[end + 1..];
             continue;

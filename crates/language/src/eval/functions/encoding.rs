@@ -1,4 +1,4 @@
-//! Functions that write values as text and back.
+//! Functions that encode values as text, and decode them.
 
 use std::io::Write;
 
@@ -32,7 +32,7 @@ fn decode(args: &Args<'_>) -> Called {
         .map_err(|_| "the decoded data is not UTF-8".to_owned())
 }
 
-/// What the tables of a compression take.
+/// Cost of a compressor's tables in units of the budget.
 const GZIP_UNITS: usize = 1_000;
 
 fn gzip(args: &Args<'_>) -> Called {
@@ -56,7 +56,7 @@ fn url(text: &str) -> String {
     text.bytes().map(escape).collect()
 }
 
-/// One map for each line; the first line has the keys.
+/// Returns one map for each line; the first line has the keys.
 fn csv(text: &str) -> Called {
     let mut records = csv_records(text)?.into_iter();
     let names = records.next().ok_or("missing header line")?;
@@ -83,7 +83,7 @@ fn csv_records(text: &str) -> Result<Vec<Vec<String>>, String> {
             '"' if field.is_empty() => is_quoted = true,
             ',' => record.push(std::mem::take(&mut field)),
             '\r' if chars.peek() == Some(&'\n') => {}
-            // Empty lines are no records.
+            // Empty lines are not records.
             '\n' if record.is_empty() && field.is_empty() => {}
             '\n' => {
                 record.push(std::mem::take(&mut field));

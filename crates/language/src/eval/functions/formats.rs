@@ -7,7 +7,7 @@ use super::{
     Args, Called,
 };
 
-/// Wider fields than this are refused.
+/// Maximum width of a field.
 const MAX_WIDTH: usize = 1024;
 
 pub(super) fn call(name: &str, args: &Args<'_>) -> Option<Called> {
@@ -21,7 +21,7 @@ pub(super) fn call(name: &str, args: &Args<'_>) -> Option<Called> {
     })
 }
 
-/// Lists of one length give their elements one after the other; single values are repeated.
+/// Formats lists of equal length element by element; single values are repeated.
 fn format_list(args: &Args<'_>) -> Called {
     let (spec, values) = (args.text(0)?, args.rest(1));
     let lengths = values.iter().filter_map(Value::as_array).map(Vec::len);
@@ -173,7 +173,7 @@ impl Verb {
         }
     }
 
-    /// Very large and very small numbers get an exponent.
+    /// Formats a number in the shortest form; very large and very small numbers get an exponent.
     fn shortest(&self, value: f64) -> String {
         let magnitude = value.abs();
         if magnitude != 0.0 && !(1e-4..1e21).contains(&magnitude) {

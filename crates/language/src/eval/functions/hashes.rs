@@ -1,4 +1,4 @@
-//! Functions that hash, and identifiers.
+//! Functions that compute hashes, and identifiers.
 
 use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -32,7 +32,7 @@ pub(super) fn call(name: &str, args: &Args<'_>) -> Option<Called> {
     })
 }
 
-/// RFC 9562, version 5: the beginning of a SHA-1 over the namespace and the name.
+/// Returns a UUID of RFC 9562, version 5: the beginning of a SHA-1 over the namespace and the name.
 fn named_uuid(args: &Args<'_>) -> Called {
     let namespace = match args.text(0)?.as_str() {
         "dns" => Uuid::NAMESPACE_DNS,

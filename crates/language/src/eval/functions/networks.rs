@@ -42,7 +42,7 @@ fn address(net: &IpNet, bits: u128) -> Result<IpAddr, String> {
     }
 }
 
-/// A negative number counts from the end.
+/// Returns the address of a host; a negative number counts from the end.
 fn host(args: &Args<'_>) -> Called {
     let (net, number) = (network(args, 0)?, args.whole(1)?);
     let free = u32::from(net.max_prefix_len() - net.prefix_len());
@@ -98,7 +98,7 @@ fn written(address: IpAddr, length: u8) -> Called {
     Ok(format!("{address}/{length}").into())
 }
 
-/// Subnets of given sizes, one after the other, each at the next place where it fits.
+/// Returns subnets of given sizes in sequence, each at the next aligned address.
 fn subnets(args: &Args<'_>) -> Called {
     let net = network(args, 0)?;
     let (mut next, mut found) = (bits(net.network()), Vec::new());

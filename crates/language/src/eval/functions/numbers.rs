@@ -1,4 +1,4 @@
-//! Functions of numbers.
+//! Functions of numbers and types.
 
 use serde_json::Value;
 
@@ -77,7 +77,7 @@ fn extreme(args: &Args<'_>, order: fn(&f64, &f64) -> std::cmp::Ordering) -> Call
 
 fn parse(args: &Args<'_>) -> Called {
     let (digits, base) = (args.text(0)?, args.whole(1)?);
-    // Bases above 36 have digits of their own, which nobody uses in a tag.
+    // Bases above 36 have digits of their own, which no tag uses.
     let base = u32::try_from(base)
         .ok()
         .filter(|base| (2..=36).contains(base));
@@ -87,7 +87,7 @@ fn parse(args: &Args<'_>) -> Called {
     parsed.map(Value::from).map_err(wrong)
 }
 
-/// Null stays null.
+/// Converts a value; null stays null.
 fn convert(args: &Args<'_>, apply: fn(&Value) -> Option<Value>) -> Called {
     let value = args.value(0)?;
     match value.is_null() {

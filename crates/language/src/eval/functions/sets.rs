@@ -1,4 +1,4 @@
-//! Functions of sets: sorted lists without repetition.
+//! Functions of sets, which are sorted lists without duplicates.
 
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ fn set(args: &Args<'_>, mut items: Vec<Value>) -> Called {
     Ok(Value::Array(items))
 }
 
-/// Keeps the order, unlike a set.
+/// Removes duplicates and keeps the order, unlike a set.
 fn distinct(args: &Args<'_>) -> Called {
     let items = args.list(0)?;
     args.reserve(items.len().saturating_mul(items.len()))?;

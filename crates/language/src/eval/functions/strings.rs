@@ -1,4 +1,4 @@
-//! Functions of strings.
+//! Functions of strings and regular expressions.
 
 use regex::Regex;
 use serde_json::{Map, Value};
@@ -96,7 +96,7 @@ fn split(args: &Args<'_>) -> Called {
     Ok(list_of(text.split(&separator).map(str::to_owned)))
 }
 
-/// A pattern between slashes is a regular expression.
+/// Replaces text; a pattern between slashes is a regular expression.
 fn replace(args: &Args<'_>) -> Called {
     let (text, pattern, to) = (args.text(0)?, args.text(1)?, args.text(2)?);
     let places = match pattern.is_empty() {
@@ -110,7 +110,7 @@ fn replace(args: &Args<'_>) -> Called {
         return Ok(Value::String(text.replace(&pattern, &to)));
     }
     let regex = compile(&pattern[1..pattern.len() - 1], args)?;
-    // A reference to a group can repeat the text once for each place.
+    // A reference to a group can repeat the text once for each position.
     let references = to.matches('$').count();
     args.reserve(places.saturating_mul(references.saturating_mul(text.len())))?;
     Ok(Value::String(
@@ -118,7 +118,8 @@ fn replace(args: &Args<'_>) -> Called {
     ))
 }
 
-/// Compiling may take milliseconds, however short the pattern is: two hundred in one evaluation are enough.
+/// Cost of compiling a regular expression, which may take milliseconds, however short it is: two hundred in one
+/// evaluation are enough.
 const COMPILE_UNITS: usize = 100_000;
 
 fn compile(pattern: &str, args: &Args<'_>) -> Result<Regex, String> {
@@ -128,7 +129,7 @@ fn compile(pattern: &str, args: &Args<'_>) -> Result<Regex, String> {
     built.map_err(|_| format!("invalid regular expression {pattern:?}"))
 }
 
-/// Counts characters. A negative offset counts from the end, a length of -1 takes all.
+/// Returns a part of a string, in characters. A negative offset counts from the end, a length of -1 means the rest.
 fn substr(args: &Args<'_>) -> Called {
     let (text, offset, length) = (args.text(0)?, args.whole(1)?, args.whole(2)?);
     let count = text.chars().count();
@@ -160,7 +161,7 @@ fn regex_all(args: &Args<'_>) -> Called {
     ))
 }
 
-/// A map of named groups, or a list of groups, or the whole match if there are none.
+/// Returns a map of named groups, or a list of groups, or the whole match if there are no groups.
 fn captured(regex: &Regex, captures: &regex::Captures<'_>) -> Value {
     let group = |found: Option<regex::Match<'_>>| {
         found.map_or(Value::Null, |found| {

@@ -1,4 +1,4 @@
-//! Terraform, as far as a plugin sees it.
+//! Terraform as a plugin sees it.
 
 use std::{collections::BTreeMap, io, path::PathBuf, pin::Pin, sync::Arc};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{COOKIE, Launch};
 
-/// Its certificate, and where it wants sockets.
+/// Its certificate, and the directory for sockets.
 pub(super) struct Terraform {
     certificate: CertificateDer<'static>,
     key: KeyPair,
@@ -52,7 +52,7 @@ impl Terraform {
         Launch::from_environment(&variables).unwrap()
     }
 
-    /// Runs the plugin, reads its line and connects.
+    /// Starts the plugin, reads its line and connects.
     pub(super) async fn start(
         &self,
         with_tls: bool,
@@ -93,7 +93,7 @@ impl Terraform {
     }
 }
 
-/// Gives the first line that is written to a channel.
+/// A writer that sends its first line to a channel.
 struct Line(Option<oneshot::Sender<String>>, Vec<u8>);
 
 impl io::Write for Line {
