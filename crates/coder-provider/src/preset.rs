@@ -9,7 +9,7 @@ use crate::{
     schedule,
 };
 
-/// Lifetime of a prebuilt workspace in seconds: from an hour to a year, or zero for ever.
+/// Lifetime of a prebuilt workspace in seconds: from an hour to a year, or zero forever.
 const TTL: std::ops::RangeInclusive<i64> = 3600..=31_536_000;
 
 pub(super) fn workspace_preset() -> DataSource {

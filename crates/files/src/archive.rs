@@ -42,7 +42,7 @@ impl Limits {
     };
 }
 
-/// Reason for which a template was not packed or not unpacked.
+/// Reason why a template was not packed or not unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The name leads out of the directory, or is not a valid name.
@@ -93,7 +93,7 @@ pub enum ArchiveError {
     Write {
         /// Name in the archive.
         name: String,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// The work was cancelled.
@@ -116,7 +116,7 @@ pub enum ArchiveError {
     Read {
         /// Path of the file.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// A file's name cannot be stored in an archive.

@@ -54,7 +54,7 @@ pub async fn within<T: Send + 'static>(
     }
 }
 
-/// Reason for which something beneath a directory is neither read nor written. It is the inner error of an
+/// Reason why something beneath a directory is neither read nor written. It is the inner error of an
 /// [`io::Error`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

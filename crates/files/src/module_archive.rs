@@ -230,7 +230,7 @@ fn walk(dir: &Dir, name: &str, depth: usize, items: &mut Vec<Item>) -> Result<()
     Ok(())
 }
 
-/// Reason for which modules were not listed or not packed.
+/// Reason why modules were not listed or not packed.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
     /// A file cannot be read.
@@ -238,7 +238,7 @@ pub enum ModuleError {
     Read {
         /// Path of the file.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// Terraform's list of modules is damaged.
@@ -246,7 +246,7 @@ pub enum ModuleError {
     Manifest {
         /// Path of the list.
         path: PathBuf,
-        /// Error of the parser.
+        /// Error from the parser.
         source: serde_json::Error,
     },
     /// The list names a directory outside of the template.

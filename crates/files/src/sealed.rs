@@ -170,7 +170,7 @@ impl Vault {
     }
 }
 
-/// Reason for which a secret cannot be opened.
+/// Reason why a secret cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// The value is too short.

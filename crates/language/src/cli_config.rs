@@ -378,7 +378,7 @@ impl fmt::Debug for CliConfig {
     }
 }
 
-/// Reason for which a configuration cannot be used. It shows no values, because they may be tokens.
+/// Reason why a configuration cannot be used. It shows no values, because they may be tokens.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CliConfigError {
     /// The text is not valid in the configuration's language.

@@ -41,7 +41,7 @@ impl Fuel {
     }
 }
 
-/// Reason for which an expression has no value.
+/// Reason why an expression has no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct EvalError {
     /// Summary in a few words without a full stop.

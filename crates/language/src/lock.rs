@@ -124,7 +124,7 @@ impl fmt::Display for LockedProvider {
     }
 }
 
-/// Reason for which a lock file cannot be used.
+/// Reason why a lock file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// The text is not valid in Terraform's language.
@@ -132,7 +132,7 @@ pub enum LockError {
     Syntax {
         /// Number of the line, counted from 1.
         line: usize,
-        /// Error of the parser.
+        /// Error from the parser.
         message: String,
     },
     /// The address of an entry is not valid.

@@ -6,7 +6,7 @@ use hcl_edit::expr::{Expression, Object, ObjectKey};
 
 use super::module::{Located, Module};
 
-/// Reason for which a `coder_workspace_tags` block cannot be read.
+/// Reason why a `coder_workspace_tags` block cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TagError {
     /// The block has no tags.

@@ -44,7 +44,7 @@ pub use self::{
     write::{Wanted, plan, rewrite, write},
 };
 
-/// Reason for which a bundle was not written, read or imported.
+/// Reason why a bundle was not written, read or imported.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// The file could not be read.
@@ -52,7 +52,7 @@ pub enum BundleError {
     Read {
         /// Part of the bundle that was read.
         entry: String,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// The file could not be written.

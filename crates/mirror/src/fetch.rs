@@ -64,7 +64,7 @@ impl Default for Manners {
     }
 }
 
-/// Reason for which a download failed.
+/// Reason why a download failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The request failed without an answer.
@@ -93,7 +93,7 @@ pub enum FetchError {
         url: String,
         /// Bytes that arrived until then.
         got: u64,
-        /// Error of the HTTP client.
+        /// Error from the HTTP client.
         source: reqwest::Error,
     },
     /// An answer is shorter than announced.
@@ -152,7 +152,7 @@ pub enum FetchError {
     Untrusted {
         /// Name of the server.
         host: String,
-        /// Reason for which the certificate is refused.
+        /// Reason why the certificate is refused.
         why: Arc<str>,
     },
     /// Another process downloads the same file.

@@ -27,7 +27,7 @@ const MAX_PACK_BYTES: u64 = 8 << 30;
 /// out.
 const SCHEMES: [&str; 3] = ["https://", "http://", "ssh://"];
 
-/// Reason for which a repository is not available.
+/// Reason why a repository is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     /// The address has a scheme that is not allowed.

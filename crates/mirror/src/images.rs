@@ -39,7 +39,7 @@ const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 
-/// Reason for which an image is not fetched or pushed.
+/// Reason why an image is not fetched or pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// A text is not the name of an image with a digest.
@@ -52,7 +52,7 @@ pub enum ImageError {
         what: &'static str,
         /// Name of the image.
         image: String,
-        /// Error of the registry client.
+        /// Error from the registry client.
         source: Box<OciDistributionError>,
     },
     /// The registry did not answer in time.

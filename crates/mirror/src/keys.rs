@@ -19,7 +19,7 @@ pub const MAX_BYTES: u64 = 16 * 1024;
 /// Minisign's identifier of Ed25519 keys.
 const ED25519_KEY: [u8; 2] = *b"Ed";
 
-/// Reason for which a key or a signature is not usable.
+/// Reason why a key or a signature is not usable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// A file has another format.

@@ -33,7 +33,7 @@ pub use self::{
 };
 
 /// Parts of a store that readers of packages do not need: the index of each generation, the locks, which a reader
-/// could hold for ever, incomplete files, the authority of a proxy with its key, trusted keys, and pulled packages.
+/// could hold forever, incomplete files, the authority of a proxy with its key, trusted keys, and pulled packages.
 pub const PRIVATE: [&str; 6] = [
     "generations",
     "incoming",

@@ -49,7 +49,7 @@ fn day(time: Timestamp) -> jiff::civil::Date {
     time.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
 
-/// Reason for which a list of checksums is not trusted.
+/// Reason why a list of checksums is not trusted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// The signature cannot be parsed.

@@ -38,7 +38,7 @@ pub struct Remote {
     fetcher: Option<Fetcher>,
 }
 
-/// Reason for which a mirror is not usable.
+/// Reason why a mirror is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
     /// The mirror cannot be reached.
@@ -68,7 +68,7 @@ pub enum RemoteError {
     Broken {
         /// Address of the request.
         url: Url,
-        /// Error of the HTTP client.
+        /// Error from the HTTP client.
         source: reqwest::Error,
     },
     /// The answer is not that of a mirror.

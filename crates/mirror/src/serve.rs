@@ -542,7 +542,7 @@ async fn count(State(mirror): Shared, request: Request, next: Next) -> Response 
     response
 }
 
-/// Reason for which a request is refused.
+/// Reason why a request is refused.
 enum Refused {
     /// The mirror does not have the item.
     Missing,

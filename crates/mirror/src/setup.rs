@@ -42,7 +42,7 @@ pub struct Setup {
     authorities: Option<String>,
 }
 
-/// Reason for which a mirror cannot be used in this mode.
+/// Reason why a mirror cannot be used in this mode.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
     /// The text is not the address of a mirror.

@@ -40,7 +40,7 @@ pub struct Store {
     dir: PathBuf,
 }
 
-/// Reason for which an operation on a store failed.
+/// Reason why an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The operating system reported an error.
@@ -50,7 +50,7 @@ pub enum StoreError {
         what: &'static str,
         /// Path of the file.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// The disk is full, or the user's quota of it.
@@ -64,7 +64,7 @@ pub enum StoreError {
         what: &'static str,
         /// Path of the file.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// A file does not match its digest.
@@ -108,7 +108,7 @@ pub enum StoreError {
     Index {
         /// Path of the index.
         path: PathBuf,
-        /// Error of the parser.
+        /// Error from the parser.
         source: serde_json::Error,
     },
     /// An index was changed after it was written.

@@ -101,7 +101,7 @@ pub struct Failure {
     pub error: Cause,
 }
 
-/// Reason for which an item could not be provided.
+/// Reason why an item could not be provided.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// The item could not be fetched.

@@ -31,7 +31,7 @@ use super::{
 /// Maximum size in bytes of a file in a package that is examined.
 const LARGEST_PROGRAM: u64 = 4 << 30;
 
-/// Reason for which a database cannot be used.
+/// Reason why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// A file cannot be read or parsed.
@@ -39,7 +39,7 @@ pub enum DatabaseError {
     Read {
         /// Name of the file.
         entry: String,
-        /// Error of the operating system or the parser.
+        /// Error from the operating system or the parser.
         source: io::Error,
     },
     /// The database has no records of use.

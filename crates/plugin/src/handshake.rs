@@ -33,7 +33,7 @@ pub struct Launch {
     pub(super) multiplexing_asked: bool,
 }
 
-/// Reason for which a plugin cannot be served.
+/// Reason why a plugin cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// The program was not started by Terraform.

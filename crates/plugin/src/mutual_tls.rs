@@ -21,7 +21,7 @@ use rustls::{
 /// The name that Terraform expects in a plugin's certificate.
 const SERVER_NAME: &str = "localhost";
 
-/// Reason for which TLS cannot be used.
+/// Reason why TLS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// Our own certificate cannot be created.

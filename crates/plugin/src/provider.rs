@@ -34,7 +34,7 @@ pub trait Resource<C>: Send + Sync {
     /// Checks the plan of a new or changed resource; values may still be unknown.
     ///
     /// # Errors
-    /// The reason for which Terraform must not plan it.
+    /// The reason why Terraform must not plan it.
     fn check_plan(&self, _prior: Option<&Object>, _planned: &Object) -> Outcome {
         Ok(Diagnostics::none())
     }
@@ -43,13 +43,13 @@ pub trait Resource<C>: Send + Sync {
     /// an error after that leaves a tainted resource, one before that none.
     ///
     /// # Errors
-    /// The reason for which it was not created completely.
+    /// The reason why it was not created completely.
     fn create(&self, state: &mut Object, call: &Call<'_, C>) -> Outcome;
 
     /// Refreshes `state`; an empty or null `id` means that the resource no longer exists.
     ///
     /// # Errors
-    /// The reason for which its state cannot be determined.
+    /// The reason why its state cannot be determined.
     fn read(&self, _state: &mut Object, _call: &Call<'_, C>) -> Outcome {
         Ok(Diagnostics::none())
     }
@@ -58,7 +58,7 @@ pub trait Resource<C>: Send + Sync {
     /// [`updatable`](crate::Field::updatable).
     ///
     /// # Errors
-    /// The reason for which it was not changed.
+    /// The reason why it was not changed.
     fn update(&self, _prior: &Object, _state: &mut Object, _call: &Call<'_, C>) -> Outcome {
         Ok(Diagnostics::none())
     }
@@ -66,7 +66,7 @@ pub trait Resource<C>: Send + Sync {
     /// Deletes the managed resource.
     ///
     /// # Errors
-    /// The reason for which it still exists.
+    /// The reason why it still exists.
     fn delete(&self, _state: &Object, _call: &Call<'_, C>) -> Outcome {
         Ok(Diagnostics::none())
     }
@@ -85,7 +85,7 @@ pub trait DataSource<C>: Send + Sync {
     /// Sets computed attributes in `state`, which contains the configuration with defaults and, in blocks, zeros.
     ///
     /// # Errors
-    /// The reason for which it cannot be read.
+    /// The reason why it cannot be read.
     fn read(&self, state: &mut Object, call: &Call<'_, C>) -> Outcome;
 }
 

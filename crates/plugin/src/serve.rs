@@ -38,7 +38,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Service name of the plugin system's health checks.
 const HEALTH_NAME: &str = "plugin";
 
-/// Reason for which a provider could not be served.
+/// Reason why a provider could not be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The plugin cannot listen, or stdout is closed.
@@ -46,7 +46,7 @@ pub enum ServeError {
     Io {
         /// The operation that failed.
         what: &'static str,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// TLS cannot be set up.

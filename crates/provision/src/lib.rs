@@ -248,7 +248,7 @@ pub trait Session: Send {
     async fn close(self: Box<Self>);
 }
 
-/// Reason for which a step returned no result.
+/// Reason why a step returned no result.
 #[derive(Clone, Debug, Default)]
 pub struct StepFailure {
     /// Message for the template's author, such as `terraform plan: exit status 1`.
@@ -266,7 +266,7 @@ pub struct StepFailure {
 pub enum Salvaged {
     /// The apply ended, or there was none. Whether it succeeded is not known.
     Ended {
-        /// Reason for which its state cannot be read, so that the last observed one has to be used.
+        /// Reason why its state cannot be read, so that the last observed one has to be used.
         problem: Option<String>,
     },
     /// The apply succeeded, with this result.
@@ -537,7 +537,7 @@ pub struct Quota {
     pub budget: i32,
 }
 
-/// Reason for which a call of a job source failed.
+/// Reason why a call of a job source failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The connection broke, or there is none. The call may have been carried out.

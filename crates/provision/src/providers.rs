@@ -94,7 +94,7 @@ pub trait LinkSink {
     /// Creates a link to `target` at `name`, a path in the directory.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's error.
     fn link(&self, name: &Path, target: &Path) -> std::io::Result<()>;
 }
 

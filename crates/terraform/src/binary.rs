@@ -61,7 +61,7 @@ struct Identity {
     modified: (i64, i64),
 }
 
-/// Reason for which there is no usable engine.
+/// Reason why there is no usable engine.
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
     /// No engine is on the search path.
@@ -72,7 +72,7 @@ pub enum BinaryError {
     Unusable {
         /// Path of the file.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: std::io::Error,
     },
     /// The engine cannot be started.

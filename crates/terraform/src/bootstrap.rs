@@ -37,7 +37,7 @@ pub enum BootstrapError {
     Read {
         /// Path of the file.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// The script contains a single quote, which templates put around it.

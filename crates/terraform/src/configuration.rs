@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::address::Instance;
 
-/// The template as Terraform parsed it, with one entry for each block, irrespective of its instances.
+/// The template as Terraform parsed it, with one entry for each block, regardless of its instances.
 #[derive(Debug, Default, Deserialize)]
 pub struct Configuration {
     #[serde(default)]

@@ -48,7 +48,7 @@ pub struct Installer {
     pub read_timeout: Duration,
 }
 
-/// Reason for which no engine was installed.
+/// Reason why no engine was installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// A file cannot be downloaded.
@@ -56,7 +56,7 @@ pub enum InstallError {
     Download {
         /// Address of the file.
         url: String,
-        /// Error of the HTTP client.
+        /// Error from the HTTP client.
         source: reqwest::Error,
     },
     /// A server stopped sending, or did not answer.
@@ -80,7 +80,7 @@ pub enum InstallError {
     Signature {
         /// Address of the list.
         url: String,
-        /// Reason for which the signature is not valid.
+        /// Reason why the signature is not valid.
         source: Box<pgp::errors::Error>,
     },
     /// The package does not match the publisher's checksum.
@@ -98,7 +98,7 @@ pub enum InstallError {
     Package {
         /// Address of the package.
         url: String,
-        /// Error of the unpacking.
+        /// Error while unpacking.
         source: zip::result::ZipError,
     },
     /// The cache cannot be used.
@@ -106,7 +106,7 @@ pub enum InstallError {
     Cache {
         /// Path of the directory.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// The installation was cancelled.

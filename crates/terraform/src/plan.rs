@@ -8,7 +8,7 @@ use super::{
     resources::{self, ConvertError, Totals},
 };
 
-/// Reason for which a document of Terraform cannot be used.
+/// Reason why a document of Terraform cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
     /// The document is not JSON, or has another structure.
@@ -122,7 +122,7 @@ impl Plan {
     /// Parses the output of `terraform show -json PLANFILE`.
     ///
     /// # Errors
-    /// [`ParseError`] if it is no such thing.
+    /// [`ParseError`] if it is not such a document.
     pub fn parse(json: &[u8]) -> Result<Self, ParseError> {
         let document: Document = serde_json::from_slice(json)?;
         check_format(&document.format_version)?;

@@ -85,7 +85,7 @@ pub struct Totals {
     pub ai_task_count: i32,
 }
 
-/// Reason for which values cannot be converted. The texts are those that authors know from Coder.
+/// Reason why values cannot be converted. The texts are those that authors know from Coder.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
     /// An attribute has another type than expected.
@@ -102,7 +102,7 @@ pub enum ConvertError {
     /// An agent name contains other characters.
     #[error("agent name {0} does not match regex {1:?}")]
     AgentName(String, &'static str),
-    /// Two agents have the same name, irrespective of case.
+    /// Two agents have the same name, regardless of case.
     #[error("duplicate agent name: {0}")]
     DuplicateAgent(String),
     /// An agent is missing in the graph.

@@ -21,7 +21,7 @@ impl State {
     /// Parses the output of `terraform show -json`.
     ///
     /// # Errors
-    /// [`ParseError`] if it is no such thing.
+    /// [`ParseError`] if it is not such a document.
     pub fn parse(json: &[u8]) -> Result<Self, ParseError> {
         let document: Document = serde_json::from_slice(json)?;
         check_format(&document.format_version)?;

@@ -44,7 +44,7 @@ pub struct Candidates {
 pub struct Newest {
     /// The state and its source. `None` if there never was one.
     pub state: Option<(Bytes, Origin)>,
-    /// Reason for which the file was not used, although there should be one.
+    /// Reason why the file was not used, although there should be one.
     pub problem: Option<String>,
 }
 

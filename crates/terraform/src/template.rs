@@ -49,7 +49,7 @@ fn read_readme<F: TemplateFiles + ?Sized>(files: &F) -> Result<Bytes, TemplateEr
     }
 }
 
-/// Reason for which a template's source cannot be used. The text is complete: it includes the causes.
+/// Reason why a template's source cannot be used. The text is complete: it includes the causes.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// A file cannot be read or parsed.
@@ -63,7 +63,7 @@ pub enum TemplateError {
     Readme {
         /// Path of the README.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
 }

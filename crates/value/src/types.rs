@@ -34,7 +34,7 @@ pub enum Type {
     },
 }
 
-/// Reason for which a text is not a type.
+/// Reason why a text is not a type.
 #[derive(Debug, thiserror::Error)]
 pub enum TypeError {
     /// The text is not JSON.

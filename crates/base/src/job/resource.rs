@@ -127,7 +127,7 @@ pub struct ResourceMetadata {
 pub struct Agent {
     /// A UUID from the provider; empty at plan time. Servers assign another one.
     pub id: String,
-    /// Name of the agent, unique in the workspace irrespective of case.
+    /// Name of the agent, unique in the workspace regardless of case.
     pub name: String,
     /// Environment of all processes that the agent starts.
     pub env: BTreeMap<String, String>,

@@ -58,7 +58,7 @@ impl ProviderAddr {
     /// Returns the address of a provider that a template uses without declaring its source.
     ///
     /// # Errors
-    /// [`AddrError`] if `kind` is no provider's name.
+    /// [`AddrError`] if `kind` is not a provider's name.
     pub fn implied(kind: &str, default_host: &str) -> Result<Self, AddrError> {
         match kind {
             "terraform" => Self::parse(&format!("{BUILTIN_HOST}/builtin/terraform"), default_host),

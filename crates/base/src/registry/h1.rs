@@ -85,7 +85,7 @@ fn walk(
 /// Hashes a packed package: every entry counts, including those of directories.
 ///
 /// # Errors
-/// [`H1Error`] if it is no zip file, or an entry is damaged.
+/// [`H1Error`] if it is not a zip file, or an entry is damaged.
 pub fn h1_of_zip(file: impl Read + Seek) -> Result<Hash, H1Error> {
     let mut archive = zip::ZipArchive::new(file).map_err(H1Error::Zip)?;
     if archive.len() > MAX_FILES {
@@ -130,7 +130,7 @@ fn finish(context: Context) -> [u8; 32] {
     digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
-/// Reason for which a package has no checksum.
+/// Reason why a package has no checksum.
 #[derive(Debug, thiserror::Error)]
 pub enum H1Error {
     /// A file or directory cannot be read.
@@ -138,7 +138,7 @@ pub enum H1Error {
     Read {
         /// Path of the file or directory.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// The zip file is damaged, or the file is not a zip file.

@@ -23,7 +23,7 @@ const VALUE_CHARS: usize = 65_536;
 pub struct Refused {
     /// The resource or part of it, such as ``agent `dev` of `docker_container.workspace` ``.
     pub place: String,
-    /// Reason for which a server refuses it.
+    /// Reason why a server refuses it.
     pub reason: String,
 }
 

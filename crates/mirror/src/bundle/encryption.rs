@@ -17,7 +17,7 @@ pub(super) const MAGIC: &[u8] = b"age-encryption.org/v1\n";
 /// Maximum size of a file with identities.
 const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
 
-/// Reason for which something was not encrypted or not decrypted.
+/// Reason why something was not encrypted or not decrypted.
 #[derive(Debug, thiserror::Error)]
 pub enum EncryptionError {
     /// A text is not a recipient.
@@ -31,7 +31,7 @@ pub enum EncryptionError {
     Identity {
         /// Path of the file.
         path: std::path::PathBuf,
-        /// Reason for which the identities cannot be read.
+        /// Reason why the identities cannot be read.
         source: io::Error,
     },
     /// The bundle is encrypted, and no identity was given.

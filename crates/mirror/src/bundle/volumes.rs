@@ -44,7 +44,7 @@ enum Format {
     One,
 }
 
-/// Reason for which volumes do not form a bundle.
+/// Reason why volumes do not form a bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     /// A volume cannot be read.
@@ -52,7 +52,7 @@ pub enum VolumeError {
     Read {
         /// Path of the volume.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// Some volumes are missing.

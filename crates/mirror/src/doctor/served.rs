@@ -33,7 +33,7 @@ use crate::{
     sync::{text, tree_of, unsatisfied},
 };
 
-/// Reason for which a served mirror cannot be examined.
+/// Reason why a served mirror cannot be examined.
 #[derive(Debug, thiserror::Error)]
 pub enum ServedError {
     /// The mirror does not list its contents.

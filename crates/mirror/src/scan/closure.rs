@@ -23,7 +23,7 @@ const MAX_MODULES: usize = 1000;
 /// Maximum number of servers that refer to each other.
 const MAX_HOPS: usize = 10;
 
-/// Reason for which a module is absent, as text for people.
+/// Reason why a module is absent, as text for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Absent {
     /// The module cannot be fetched.
@@ -65,7 +65,7 @@ pub trait Modules: Send + Sync {
     /// `NAMESPACE/NAME/SYSTEM`.
     ///
     /// # Errors
-    /// The reason for which there is none.
+    /// The reason why there is none.
     async fn registry(
         &self,
         host: &str,
@@ -76,20 +76,20 @@ pub trait Modules: Send + Sync {
     /// Returns a repository at a branch, tag or commit; without one, at its head.
     ///
     /// # Errors
-    /// The reason for which there is none.
+    /// The reason why there is none.
     async fn git(&self, url: &str, reference: Option<&str>) -> Result<Arc<Tree>, Absent>;
 
     /// Returns an archive by its address.
     ///
     /// # Errors
-    /// The reason for which there is none.
+    /// The reason why there is none.
     async fn archive(&self, url: &str) -> Result<Arc<Tree>, Absent>;
 
     /// Returns the module address that the server at `url` announces, in the form of a `module` block, if `url` is
     /// not that of an archive.
     ///
     /// # Errors
-    /// The reason for which there is none.
+    /// The reason why there is none.
     async fn landing(&self, url: &str) -> Result<String, Absent>;
 }
 

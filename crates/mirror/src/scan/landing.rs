@@ -46,7 +46,7 @@ pub fn for_the_server(url: &Url) -> Url {
     sorted(&clean)
 }
 
-/// Returns whether two addresses are the same irrespective of the order and encoding of their queries.
+/// Returns whether two addresses are the same regardless of the order and encoding of their queries.
 pub fn same_query(url: &Url, text: &str) -> bool {
     if url.as_str() == text {
         return true;

@@ -48,7 +48,7 @@ pub enum Source {
     Foreign {
         /// The source as written.
         text: String,
-        /// Reason for which it cannot be replaced.
+        /// Reason why it cannot be replaced.
         why: &'static str,
     },
 }

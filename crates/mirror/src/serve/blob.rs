@@ -1,4 +1,4 @@
-//! Files of the store over HTTP: named by their content, so that clients may cache them for ever.
+//! Files of the store over HTTP: named by their content, so that clients may cache them forever.
 
 use std::{fs::File, ops::RangeInclusive, sync::Arc};
 

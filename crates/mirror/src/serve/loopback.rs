@@ -22,7 +22,7 @@ pub struct Loopback {
     _task: AbortOnDropHandle<()>,
 }
 
-/// Reason for which there is no server with a proxy.
+/// Reason why there is no server with a proxy.
 #[derive(Debug, thiserror::Error)]
 pub enum LoopbackError {
     /// The server cannot listen.

@@ -41,7 +41,7 @@ const COMPLAINT_BYTES: u64 = 4 << 10;
 /// Maximum length of a reference's name in bytes; longer ones are ignored.
 const MAX_NAME_BYTES: usize = 255;
 
-/// Reason for which git gives no answer.
+/// Reason why git gives no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SmartError {
     /// Git is missing, or cannot be started.

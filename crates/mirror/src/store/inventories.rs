@@ -23,7 +23,7 @@ use crate::{
     keys::{self, KeyError, KeyId, SecretKey, Signature},
 };
 
-/// Key id from the name of a signature's file, and the signature or the reason for which it cannot be parsed.
+/// Key id from the name of a signature's file, and the signature or the reason why it cannot be parsed.
 pub type NamedSignature = (KeyId, Result<Signature, KeyError>);
 
 /// The part of an inventory that every reader of a generation checks.

@@ -373,7 +373,7 @@ impl Default for MirrorConfig {
     }
 }
 
-/// Reason for which a `mirror.toml` cannot be used.
+/// Reason why a `mirror.toml` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorConfigError {
     /// The file cannot be read.
@@ -381,7 +381,7 @@ pub enum MirrorConfigError {
     Read {
         /// Path of the file.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// The contents are not valid.

@@ -38,7 +38,7 @@ pub(super) struct Origins<'a> {
     known: Mutex<Known>,
 }
 
-/// Entry of a generation with its files, or the reason for which there is none.
+/// Entry of a generation with its files, or the reason why there is none.
 type Outcome<T> = Result<(T, Arc<Tree>), String>;
 
 /// Results of all requests so far.

@@ -57,7 +57,7 @@ const USE_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum number of entries of each cache, so that clients that request nonsense cannot fill our memory.
 const LIMIT: usize = 4096;
 
-/// Reason for which a registry provides nothing.
+/// Reason why a registry provides nothing.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PullError {
     /// The registry lacks the item, or must not be asked.

@@ -17,7 +17,7 @@ const HEADER: &str = "# Made by `outpost mirror sync`. Commit it: it shows what 
 /// Maximum size of the file in bytes; ten thousand packages have four million.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Reason for which a `mirror.lock` cannot be used.
+/// Reason why a `mirror.lock` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReviewError {
     /// The file cannot be read or written.
@@ -27,7 +27,7 @@ pub enum ReviewError {
         what: &'static str,
         /// Path of the file.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error from the operating system.
         source: io::Error,
     },
     /// The contents are not valid.
@@ -35,7 +35,7 @@ pub enum ReviewError {
     Invalid {
         /// Path of the file.
         path: PathBuf,
-        /// Error of the parser.
+        /// Error from the parser.
         source: Box<toml::de::Error>,
     },
 }

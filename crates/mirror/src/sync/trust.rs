@@ -28,7 +28,7 @@ pub type Keys = BTreeMap<String, BTreeSet<String>>;
 /// Maximum size of a list of checksums, a signature or a key in the store, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Reason for which packages are not trusted.
+/// Reason why packages are not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// The signature is not valid.

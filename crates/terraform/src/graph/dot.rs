@@ -9,7 +9,7 @@ const MAX_EDGES: usize = 1_000_000;
 /// Maximum nesting of subgraphs.
 const MAX_DEPTH: usize = 32;
 
-/// Reason for which text is not a graph.
+/// Reason why text is not a graph.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GraphError {
     /// The text is malformed.

@@ -19,7 +19,7 @@ use url::Url;
 /// Name of the file in a session's private directory.
 const FILE_NAME: &str = "cli.tfrc";
 
-/// Reason for which there is no configuration.
+/// Reason why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConfigurationError {
     #[error("{}: {source}", .path.display())]

@@ -41,7 +41,7 @@ const MAX_VALUE_CHARS: usize = 256;
 /// Maximum number of characters of a rule's problem.
 const MAX_PROBLEM_CHARS: usize = 64 << 10;
 
-/// Reason for which scripts cannot be ordered. The texts are those that authors know from Coder.
+/// Reason why scripts cannot be ordered. The texts are those that authors know from Coder.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScriptOrderError {
     /// An attribute has another type than expected.

@@ -4,7 +4,7 @@ use rmp::{Marker, encode};
 
 use crate::{Number, Object, Type, Value};
 
-/// Reason for which writing to a vector cannot fail.
+/// Reason why writing to a vector cannot fail.
 const INFALLIBLE: &str = "a vector takes all bytes";
 
 pub(super) fn write(value: &Value, of: &Type, bytes: &mut Vec<u8>) {

@@ -137,7 +137,7 @@ fn checksums(tree: &Tree) -> Result<Checksums, String> {
     Ok([(MODULE.to_owned(), contents)].into())
 }
 
-/// Returns the digest of a module's files, irrespective of their archive: forges make archives anew with other bytes
+/// Returns the digest of a module's files, regardless of their archive: forges make archives anew with other bytes
 /// and the same content. `None` if a file name has a line feed.
 fn contents(tree: &Tree) -> Option<Digest> {
     let files = tree.files.iter();

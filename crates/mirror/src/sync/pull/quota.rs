@@ -50,7 +50,7 @@ pub(super) struct Quota {
     downloads: Arc<Mutex<HashMap<Digest, Vec<Weak<File>>>>>,
 }
 
-/// Reason for which there is no room for a package.
+/// Reason why there is no room for a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QuotaError {
     /// The package alone exceeds the limit.

@@ -10,7 +10,7 @@ use crate::{
     resources::index::{Index, is_target},
 };
 
-/// Declared resources that agents can belong to, irrespective of the keys of their modules.
+/// Declared resources that agents can belong to, regardless of the keys of their modules.
 pub(super) struct Lost<'a> {
     graph: &'a Graph,
     declared: BTreeSet<String>,
@@ -26,7 +26,7 @@ impl<'a> Lost<'a> {
         }
     }
 
-    /// Returns the reason for which an agent belongs to no resource; `None` if its resource merely has no instance in
+    /// Returns the reason why an agent belongs to no resource; `None` if its resource merely has no instance in
     /// this build.
     pub(super) fn warning(&self, agent: &ResourceValues, node: usize) -> Option<String> {
         let nearest = |accepts: &dyn Fn(&str) -> bool| {

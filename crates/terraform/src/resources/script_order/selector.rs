@@ -21,7 +21,7 @@ pub(super) enum Wanted {
     Module { name: String },
 }
 
-/// Reason for which a text is not a selector.
+/// Reason why a text is not a selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorProblem {
     /// The text does not have the form of an address.
