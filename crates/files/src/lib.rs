@@ -127,7 +127,7 @@ impl Lock {
                 return Ok(Some(lock));
             }
             tokio::select! {
-                () = sleep(LOCK_POLL) => {} // The system tells nobody when a lock is released.
+                () = sleep(LOCK_POLL) => {} // The system does not report that a lock is released.
                 () = stop.cancelled() => return Ok(None),
             }
         }

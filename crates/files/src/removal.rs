@@ -65,7 +65,7 @@ pub fn discard(path: PathBuf) {
     };
     match Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn_blocking(removal)),
-        Err(_) => removal(), // Nobody else is held up.
+        Err(_) => removal(), // Without a runtime no other task is delayed.
     }
 }
 
@@ -136,7 +136,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let path = std::mem::take(&mut self.path);
         if path.as_os_str().is_empty() {
-            return; // It is kept.
+            return; // The directory is kept.
         }
         if !self.is_waited_for {
             return discard(path);

@@ -265,6 +265,7 @@ impl Fetcher {
         headers: &HeaderMap,
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer, FetchError> {
+        // Held until the whole answer is read: the limits are for running requests, not for connections.
         let _turn = self.turn(url).await;
         let mut response = self.ask(Method::GET, url, headers, authorization).await?;
         let place = response.url().clone();
@@ -300,6 +301,7 @@ impl Fetcher {
             };
             match asked {
                 Ok(response) => return Ok(number(response.headers(), &header::CONTENT_LENGTH)),
+                // Some servers do not support HEAD, and the length is not important enough for a failure.
                 Err(FetchError::Status { status, .. }) if status == 405 => return Ok(None),
                 Err(error) => failures = self.pause(url.as_str(), error, failures).await?,
             }
@@ -349,6 +351,7 @@ impl Fetcher {
                     return Ok(blocking(move || partial.commit(&name)).await?);
                 }
                 Err(error) => {
+                    // Any progress shows that the server works, so that only failures in a row count.
                     if partial.size() > before {
                         failures = 0;
                     }

@@ -492,7 +492,7 @@ impl Generation {
 }
 
 fn refuse_unless(is_good: bool, what: &str, name: &str) -> Result<(), String> {
-    let short: String = name.chars().take(80).collect(); // A hostile one may be of any length.
+    let short: String = name.chars().take(80).collect(); // A hostile name may have any length.
     is_good
         .then_some(())
         .ok_or_else(|| format!("has {short:?}, which is not a valid name for a {what}"))

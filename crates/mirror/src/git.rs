@@ -147,6 +147,7 @@ impl Repository {
         let trust = trust_file(authorities)?;
         let ask = Ask {
             trust: trust.as_deref(),
+            // Outside of any repository, whose configuration git would read.
             ..Ask::new("ls-remote", Path::new("/"))
         };
         let listed = ask.run(&["ls-remote", "--symref", "--", url], b"").await?;
@@ -240,6 +241,7 @@ impl Repository {
             let ask = Ask::new("update-ref", path);
             ask.run(&["update-ref", "--stdin"], list.as_bytes()).await?;
         }
+        // With several threads, git packs the same objects differently each time.
         let all = ["-c", "pack.threads=1", "repack", "-a", "-d", "-q"];
         git("repack", path, &all).await?;
         let refs = self.list_refs().await?;
@@ -387,6 +389,8 @@ pub(super) fn directory(inside: &Path) -> io::Result<tempfile::TempDir> {
 /// The system's error.
 pub(super) fn lay_out(dir: &Path, store: &Store, known: &GitRepository) -> io::Result<()> {
     let packs = dir.join("objects/pack");
+    // Git recognizes a repository by `objects`, `refs` and `HEAD`, even if `refs` is empty and `HEAD` names no
+    // branch.
     for inner in [&packs, &dir.join("refs"), &dir.join("info")] {
         fs::create_dir_all(inner)?;
     }
@@ -414,6 +418,7 @@ pub(super) fn lay_out(dir: &Path, store: &Store, known: &GitRepository) -> io::R
 /// Returns whether a reference is a branch or a tag; forges also have references for every proposed change.
 fn is_kept(name: &str) -> bool {
     let is_ours = name.starts_with("refs/heads/") || name.starts_with("refs/tags/");
+    // `^{}` is the object behind an annotated tag; the other characters are syntax in a refspec.
     is_ours && !name.ends_with("^{}") && !name.contains(['\n', ' ', ':', '*', '?', '['])
 }
 
@@ -465,6 +470,7 @@ async fn git_with(
     use tokio::io::AsyncWriteExt as _;
     let mut child = command
         .env("GIT_TERMINAL_PROMPT", "0")
+        // Set in hooks, for example: git would use that repository instead of the current directory.
         .env_remove("GIT_DIR")
         .env_remove("GIT_WORK_TREE")
         .env_remove("GIT_INDEX_FILE")

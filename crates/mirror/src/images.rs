@@ -129,7 +129,7 @@ impl Registry {
         };
         let config = ClientConfig {
             protocol,
-            use_monolithic_push: true, // Some registries take nothing in pieces.
+            use_monolithic_push: true, // Some registries support no chunked uploads.
             extra_root_certificates: access.authorities.into_iter().map(certificate).collect(),
             connect_timeout: Some(Duration::from_secs(10)),
             read_timeout: Some(PATIENCE),
@@ -180,6 +180,7 @@ impl Registry {
         };
         let mut blobs: BTreeSet<(String, u64)> = BTreeSet::new();
         for (manifest, digest) in parts {
+            // The field is optional in OCI's manifests.
             let media_type = manifest.media_type.as_deref();
             image.manifests.push(ImageManifest {
                 digest: sha256(name, &digest)?,
@@ -288,8 +289,10 @@ impl Registry {
         };
         let place = to("")?;
         self.client
+            // The functions that push take no credentials; they use the stored ones.
             .store_auth_if_needed(place.resolve_registry(), &self.auth)
             .await;
+        // Layers come first, because registries refuse a manifest whose parts they lack.
         for blob in &image.blobs {
             self.push_blob(&place, blob, store).await?;
         }

@@ -150,6 +150,7 @@ fn made_by(
     let subkey = key.public_subkeys.iter().find(made_it)?;
     let of_subkey = latest(subkey.signatures.iter());
     let of_subkey = of_subkey.and_then(|binding| end(seconds(subkey.key.created_at()), binding));
+    // A subkey is valid no longer than its primary key.
     Some([of_primary, of_subkey].into_iter().flatten().min())
 }
 
@@ -210,6 +211,7 @@ fn latest<'a>(signatures: impl Iterator<Item = &'a Signature>) -> Option<&'a Sig
 
 fn end(created: i64, signature: &Signature) -> Option<Timestamp> {
     let after = std::time::Duration::from(signature.key_expiration_time()?).as_secs();
+    // Zero means that the key does not expire.
     let after = i64::try_from(after).ok().filter(|after| *after > 0)?;
     Timestamp::from_second(created.saturating_add(after)).ok()
 }

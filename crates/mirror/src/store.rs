@@ -422,6 +422,7 @@ impl Incoming {
             return Ok((digest, self.size));
         }
         let file = self.file.as_file();
+        // The content must be on the disk before its name is, or a crash could leave a name for a damaged file.
         let mode = fs::Permissions::from_mode(0o444);
         let ready = file.set_permissions(mode).and_then(|()| file.sync_all());
         ready.map_err(StoreError::io("write", self.file.path()))?;

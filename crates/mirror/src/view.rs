@@ -53,7 +53,7 @@ impl ProviderStore for Packages {
         let mut view = ProviderView {
             providers: Vec::new(),
             services: Services::new(),
-            unsigned: Vec::new(), // They are in the directory, as all others are.
+            unsigned: Vec::new(), // Like all others they are in the directory.
             network_mirror: None,
             repositories: BTreeMap::new(),
             token: None,

@@ -89,6 +89,7 @@ impl Launch {
             socket_dir: set("PLUGIN_UNIX_SOCKET_DIR")
                 .unwrap_or_else(temporary)
                 .into(),
+            // Port 0 lets the system choose.
             ports: port("PLUGIN_MIN_PORT", 0)?..=port("PLUGIN_MAX_PORT", 0)?,
             multiplexing_asked: set("PLUGIN_MULTIPLEX_GRPC").is_some(),
         })
@@ -97,9 +98,11 @@ impl Launch {
     /// Returns the line that tells Terraform the address and the certificate of the plugin.
     pub(super) fn line(&self, at: &Address, server: Option<&CertificateDer<'_>>) -> String {
         let certificate = server
+            // Go's plugin library expects base64 without padding.
             .map(|der| STANDARD_NO_PAD.encode(der))
             .unwrap_or_default();
         let mut line = format!("{CORE_PROTOCOL}|{PROTOCOL}|{at}|grpc|{certificate}");
+        // A client that asks for multiplexing expects an answer: it is not supported.
         if self.multiplexing_asked {
             line.push_str("|false");
         }

@@ -51,6 +51,7 @@ impl Listener {
     pub(super) async fn bind(launch: &Launch) -> io::Result<Self> {
         match bind_unix(launch) {
             Ok(listener) => Ok(listener),
+            // A socket is what Terraform expects on Unix, so its error is the one to report.
             Err(why) => bind_tcp(launch).await.map_err(|_| why),
         }
     }

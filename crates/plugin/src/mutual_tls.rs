@@ -43,6 +43,7 @@ pub(super) fn server_for(
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_single_cert(vec![certificate.clone()], key)?;
+    // Newer versions of gRPC for Go refuse a server that does not negotiate HTTP/2.
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok((config, certificate))
 }

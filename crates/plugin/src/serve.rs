@@ -90,6 +90,7 @@ async fn run<C: Send + Sync + 'static>(
         .map(mutual_tls::server_for)
         .transpose()?;
     let (tls, certificate) = tls.unzip();
+    // Before the handshake: Terraform may signal the plugin as soon as it has read that line.
     let mut ends = Ends::new().map_err(|source| failed("listen for signals", source))?;
     let line = launch.line(&listener.address, certificate.as_ref());
     writeln!(stdout, "{line}")

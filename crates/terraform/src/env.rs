@@ -67,7 +67,7 @@ impl Environment {
                 .filter(|(name, _)| is_passed(name))
                 .collect(),
         );
-        environment.set("CHECKPOINT_DISABLE", "1"); // Nobody waits for an update check, and nobody calls home.
+        environment.set("CHECKPOINT_DISABLE", "1"); // Prevents update checks, which take time and call home.
         environment.drop_missing_cli_config();
         environment
     }
@@ -150,6 +150,7 @@ impl Environment {
         }
         for auth in &request.external_auth {
             let token = auth.access_token.expose();
+            // The name that old versions of the provider read.
             self.set(format!("CODER_GIT_AUTH_ACCESS_TOKEN_{}", auth.id), token);
             self.set(
                 format!("CODER_EXTERNAL_AUTH_ACCESS_TOKEN_{}", auth.id),
@@ -241,6 +242,7 @@ impl Environment {
         }
         let tokens = &metadata.running_agent_tokens;
         for token in tokens {
+            // The token of a single agent has no agent id in its name, as in the reference.
             let key = if tokens.len() == 1 {
                 ""
             } else {

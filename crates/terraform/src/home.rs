@@ -104,6 +104,7 @@ pub(super) fn git_config(settings: Option<&Path>) -> String {
         None => "~/.config/git/config".to_owned(),
     };
     let settings = settings.replace('\\', "\\\\").replace('"', "\\\"");
+    // In git's own order, in which `~/.gitconfig` has priority.
     format!("[include]\n\tpath = \"{settings}\"\n\tpath = \"~/.gitconfig\"\n")
 }
 

@@ -98,7 +98,7 @@ pub enum InstallError {
     Package {
         /// Address of the package.
         url: String,
-        /// Error while unpacking.
+        /// Error while unpacking the package.
         source: zip::result::ZipError,
     },
     /// The cache cannot be used.
@@ -166,6 +166,7 @@ impl Installer {
         let Some(_lock) = lock else {
             return Err(InstallError::Stopped);
         };
+        // Another process may have installed it while we waited for the lock.
         if binary.exists() {
             return Ok(binary);
         }
@@ -276,6 +277,7 @@ fn architecture() -> &'static str {
 /// Verifies a detached signature with a key or one of its subkeys.
 fn verify(content: &[u8], signature: &[u8], key: &str) -> pgp::errors::Result<()> {
     let (key, _) = SignedPublicKey::from_string(key)?;
+    // A subkey counts only if the primary key has signed it.
     key.verify_bindings()?;
     let signature = DetachedSignature::from_bytes(signature)?;
     let by_subkey = || {

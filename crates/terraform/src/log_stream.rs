@@ -135,7 +135,7 @@ fn read_stdout(text: String, note: &str) -> Said {
             ..Said::default()
         };
     };
-    drop(text); // It may be long, and everything that counts is in the event.
+    drop(text); // It may be long, and the event has everything that is needed.
     let mut entries = Vec::new();
     let level = level(&event.level, &mut entries);
     let is_dump = event.message == EMERGENCY_DUMP;

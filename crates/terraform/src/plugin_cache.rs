@@ -93,7 +93,7 @@ impl Shared {
                     remove(&entry);
                     continue;
                 }
-                Err(_) => continue, // Of an older release, or somebody else removes it.
+                Err(_) => continue, // From an older release, or another process is removing it.
             }
             link(own, &self.source, &entry, &package)?;
         }
@@ -137,6 +137,7 @@ impl Shared {
         let fresh = tempfile::TempDir::new_in(&incoming)?;
         let copy = fresh.path().join(PACKAGE);
         copy_tree(package, &copy, &mut 0, 0)?;
+        // The copy is compared and not the original, which could change after the comparison.
         let record = Record::of(&copy)?;
         if !hashes.iter().any(|hash| hash.to_string() == record.h1) {
             return Err(io::Error::other("it does not match its lock file"));
@@ -155,7 +156,7 @@ impl Shared {
             }
             renamed => renamed?,
         }
-        let _ = fresh.keep(); // There is nothing at its path any more.
+        let _ = fresh.keep(); // The directory has been moved.
         Ok(true)
     }
 

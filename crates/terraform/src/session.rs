@@ -303,6 +303,7 @@ impl Session {
         log: &dyn LogSink,
         stop: &Stop,
     ) -> Result<(), StepFailure> {
+        // The modules come second, because they are laid over the template.
         for archive in [&request.template_archive, &request.module_archive] {
             let (archive, dir, stop) = (archive.clone(), self.files.dir.clone(), stop.clone());
             let unpacked = within(ARCHIVE_DEADLINE, move || {
@@ -790,7 +791,7 @@ impl provision::Session for Session {
             let is_empty =
                 |module: &Module| module.resources.is_empty() && module.child_modules.is_empty();
             if modules.iter().all(is_empty) {
-                return Ok(GraphComplete::default()); // All of it was destroyed.
+                return Ok(GraphComplete::default()); // Everything was destroyed.
             }
         }
         let converted = self.convert(&modules, &configuration, &log, stop).await;
@@ -818,6 +819,7 @@ impl provision::Session for Session {
     }
 
     async fn close(mut self: Box<Self>) {
+        // First end all processes: they could write to the directories while these are removed.
         if let Some(group) = &self.control_group
             && let Err(error) = group.end().await
         {
@@ -852,6 +854,7 @@ impl Session {
         let variables = self.files.write_variables(variables, true).await?;
         let file = variables.as_ref().map(Variables::option);
         args.extend(file.as_deref());
+        // The plan comes last, because the engine accepts no options after it.
         let plan = self.dir().join(PLAN).display().to_string();
         args.push(&plan);
         let runner = self.runner(self.job_environment(request), Arc::clone(log));

@@ -67,7 +67,7 @@ fn parse(text: &str) -> Result<Url, String> {
     let rest = rest.split('?').next().unwrap_or_default();
     if !rest.starts_with('/') {
         if !url.scheme.is_empty() {
-            return Ok(url); // Such as `mailto:` something: not looked into.
+            return Ok(url); // The rest of a URL such as `mailto:…` is not parsed.
         }
         let segment = rest.split('/').next().unwrap_or_default();
         if segment.contains(':') {

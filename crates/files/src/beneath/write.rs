@@ -59,6 +59,7 @@ impl Dir {
     /// [`Refusal`], or the system's error, for example if a directory has the name.
     pub fn create(&self, name: impl AsRef<Path>, mode: u32) -> io::Result<File> {
         let (parent, last) = self.place(name.as_ref())?;
+        // Replaced instead of truncated: an existing file may have other names, or be open in another process.
         match unlinkat(&parent, &last, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),

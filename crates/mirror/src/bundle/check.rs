@@ -63,6 +63,8 @@ pub fn check_file(
             let Err(error) = check_blob(file, *at, *digest, *blob, &mut piece, watch) else {
                 continue;
             };
+            // Several threads may find damage; the first part of the file is reported, so that the error is always
+            // the same.
             let mut worst = worst.lock().unwrap_or_else(PoisonError::into_inner);
             if worst.as_ref().is_none_or(|(other, _)| at < other) {
                 *worst = Some((*at, error));
@@ -147,6 +149,7 @@ fn check_blob(
     }
     let padding = &mut block[..tar_header::padding(blob.size)];
     read(padding, begin + blob.size)?;
+    // No digest covers the padding. It must be zero, or a bundle could carry bytes that nobody signed.
     match padding.iter().all(|byte| *byte == 0) {
         true => Ok(()),
         false => Err(refused(&name, "has something after it")),

@@ -70,7 +70,7 @@ impl NetworkMirror {
         let index: Index = self.document(addr, "index.json").await?.json()?;
         let offered = |version: &String| {
             Some(Offered {
-                version: version.parse().ok()?, // Engines skip what they cannot read.
+                version: version.parse().ok()?, // Engines skip versions that they cannot parse.
                 protocols: Vec::new(),
                 platforms: Vec::new(),
             })

@@ -115,7 +115,7 @@ impl Offered {
             let platforms = entry.platforms.unwrap_or_default();
             let platform = |p: &Platform| format!("{}_{}", p.os, p.arch).parse().ok();
             Some(Self {
-                version: entry.version.parse().ok()?, // Engines skip what they cannot read.
+                version: entry.version.parse().ok()?, // Engines skip versions that they cannot parse.
                 protocols: entry.protocols.unwrap_or_default(),
                 platforms: platforms.iter().filter_map(platform).collect(),
             })

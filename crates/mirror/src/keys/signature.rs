@@ -58,7 +58,7 @@ impl Signature {
             false => "bundle",
         };
         let mut text = format!("{UNTRUSTED}{what}\n");
-        let _ = writeln!(text, "{}", STANDARD.encode(line)); // A `String` takes all.
+        let _ = writeln!(text, "{}", STANDARD.encode(line)); // A write to a string does not fail.
         let _ = writeln!(text, "{TRUSTED}{}", self.comment);
         let _ = writeln!(text, "{}", STANDARD.encode(self.of_comment));
         text

@@ -117,6 +117,7 @@ impl Audit {
             line.push(b'\n');
             line
         });
+        // An answer must not wait for the disk, so a line that finds no room is only counted.
         let is_noted = line.is_ok_and(|line| self.lines.try_send(line).is_ok());
         if !is_noted {
             self.lost.fetch_add(1, Ordering::Relaxed);

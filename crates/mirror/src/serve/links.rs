@@ -54,6 +54,7 @@ impl Access {
         let tokens: Vec<_> = tokens
             .map(|(name, token)| (Client(name.into()), token))
             .collect();
+        // A derived key, so that links are not signed with the token itself.
         let key = tokens.first().map(|(_, first)| {
             let secret = Key::new(HMAC_SHA256, first.expose().as_bytes());
             let derived = hmac::sign(&secret, b"outpost mirror links/1");
@@ -75,6 +76,7 @@ impl Access {
             _ => return None,
         };
         let is_same = |(_, token): &&(Client, Secret)| {
+            // In constant time, so that a token cannot be guessed byte by byte.
             verify_slices_are_equal(token.expose().as_bytes(), given.as_bytes()).is_ok()
         };
         let found = self.tokens.iter().find(is_same);

@@ -71,6 +71,7 @@ impl Loopback {
             authority,
         };
         let task = tokio::spawn(async move {
+            // The proxy's authority is inside, so the directory must live as long as the task.
             let _dir = dir;
             listener.serve(proxy.router(), Stop::new()).await;
         });

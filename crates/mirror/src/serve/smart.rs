@@ -97,6 +97,7 @@ impl Backend {
             return Err(SmartError::Spawn(io::ErrorKind::BrokenPipe.into()));
         };
         let (begin, request) = match ask {
+            // Protocol version 2 begins without the line that names the service.
             Ask::Advertisement if is_second(protocol) => (Bytes::new(), Vec::new()),
             Ask::Advertisement => (
                 Bytes::from_static(b"001e# service=git-upload-pack\n0000"),
@@ -197,6 +198,7 @@ fn upload_pack(dir: &Path, ask: &Ask, protocol: Option<&str>) -> Command {
         .args((*ask == Ask::Advertisement).then_some("--advertise-refs"))
         .arg(dir)
         .current_dir(dir)
+        // Neither the mirror's environment nor its user's git configuration may change what clients get.
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .env("HOME", dir)

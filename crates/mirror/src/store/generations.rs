@@ -184,9 +184,11 @@ impl Store {
         let path = self.index_path(number);
         fs::metadata(&path).map_err(StoreError::io("find", &path))?;
         let (link, fresh) = (self.dir.join("current"), self.dir.join("incoming/current"));
+        // A crash may have left one here, and `symlink` does not replace it.
         let _ = fs::remove_file(&fresh);
         let target = PathBuf::from("generations").join(format!("{number:06}.json"));
         symlink(target, &fresh).map_err(StoreError::io("write", &fresh))?;
+        // The rename replaces the link atomically, so that readers find either the old generation or the new one.
         fs::rename(&fresh, &link).map_err(StoreError::io("write", &link))?;
         sync_dir(&self.dir)
     }

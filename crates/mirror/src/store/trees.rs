@@ -82,7 +82,7 @@ impl Store {
                 Ok(()) => {
                     let _moved = staging.keep();
                 }
-                Err(_) if tree.is_dir() => {} // Somebody else was as fast, with the same files.
+                Err(_) if tree.is_dir() => {} // Another process has put the same files there.
                 Err(error) => return Err(StoreError::io("write", &tree)(error)),
             }
             sync_dir(&self.dir.join("trees"))?;
@@ -242,10 +242,12 @@ impl Store {
             if entry.is_dir() {
                 continue;
             }
+            // On some file systems names that differ only in case are the same file.
             if !seen.insert(path.to_string_lossy().to_lowercase()) {
                 let why = format!("`{}` is in it more than once", path.display());
                 return Err(refused(name, &why));
             }
+            // Only the permission to execute is taken from the archive; nobody may write to an unpacked package.
             let mode = entry.unix_mode().unwrap_or(0o444);
             let mode = if mode & 0o111 == 0 { 0o444 } else { 0o555 };
             let path = staging.path().join(path);

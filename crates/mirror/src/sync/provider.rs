@@ -144,6 +144,7 @@ impl Sync {
             .platforms
             .iter()
             .cloned()
+            // A registry need not list platforms.
             .partition(|platform| all.is_empty() || all.contains(platform));
         for platform in not.iter().filter(|_| !there.is_empty()) {
             let addr = &demand.addr;

@@ -230,7 +230,7 @@ fn scripts<'a>(index: &Index<'a>) -> Result<Vec<Script<'a>>, ScriptOrderError> {
     let mut scripts = Vec::new();
     for resource in index.of_type("coder_script") {
         let Some(instance) = Instance::parse(&resource.address) else {
-            continue; // Nothing can select it.
+            continue; // No selector can select it.
         };
         let read = |values: &Attributes<'_>| {
             let runs = ["run_on_start", "run_on_stop"].map(|key| values.bool(key));

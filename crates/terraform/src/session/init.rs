@@ -93,6 +93,7 @@ impl Session {
                 return Ok(ran);
             }
             let astray = (self.engine.providers).astray(&ran.output, &self.presented);
+            // Without a new repository the next round would end the same way.
             if astray.is_subset(&self.elsewhere) {
                 break;
             }

@@ -138,6 +138,7 @@ impl Quota {
                 return Ok(Err(error));
             }
         };
+        // Entries precede the generation: an archive without one would never be evicted.
         for (digest, entry) in &fresh {
             ledger.write(*digest, entry)?;
         }
