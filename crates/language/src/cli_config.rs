@@ -63,6 +63,7 @@ impl CliConfig {
     /// # Errors
     /// [`CliConfigError`] with a line; it shows nothing of the line's text.
     pub fn parse(text: &str) -> Result<Self, CliConfigError> {
+        // Some editors for Windows begin a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let entries = match text.trim_start().starts_with('{') {
             true => from_json(text)?,

@@ -57,6 +57,7 @@ pub(super) fn plan(fields: &[Field], prior: Option<&Object>, proposed: &Object) 
         };
     }
     if !replace.is_empty() {
+        // Like the SDK, which names `id` as a cause of every replacement.
         replace.push("id".into());
     }
     Planned {

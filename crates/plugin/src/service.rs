@@ -249,6 +249,7 @@ impl<C: Send + Sync + 'static> provider_server::Provider for Service<C> {
             diagnostics: diagnostics(errors),
             ..Applied::default()
         });
+        // Terraform then tolerates the SDK's loose treatment of null and zero, which it would otherwise refuse.
         response.legacy_type_system = true;
         Ok(Response::new(response))
     }
