@@ -233,6 +233,7 @@ fn key_text(key: &ObjectKey, scope: &Scope<'_>) -> Result<String, EvalError> {
     if let (Some(keys), Some(span)) = (scope.repeated_keys, key.span()) {
         let real = keys
             .get(&span.start)
+            // The span of a quoted key includes its quotes, the recorded position does not.
             .or_else(|| keys.get(&(span.start + 1)));
         if let Some(real) = real {
             return Ok(real.clone());

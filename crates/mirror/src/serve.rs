@@ -426,6 +426,7 @@ impl Mirror {
 
     /// Reads the body of a request; its part of the budget is held until the second result is dropped.
     async fn body(&self, body: Body, limit: usize) -> Result<(Bytes, Reserved), Refused> {
+        // A body without an announced length may need the whole limit.
         let announced = body.size_hint().upper().unwrap_or(limit as u64);
         let bytes = usize::try_from(announced).unwrap_or(usize::MAX);
         if bytes > limit {
@@ -497,6 +498,7 @@ impl Mirror {
         };
         let file = Arc::new(file);
         if let Some(upstream) = &self.upstream {
+            // Before anything is sent, so that the archive is not evicted while a client downloads it.
             upstream.serve(digest, &file).await;
         }
         let stamp = self.intact.check(&self.store, &file, digest).await;

@@ -345,6 +345,7 @@ fn run_limits() -> Limits {
 fn limits(exit_timeout: Duration) -> Limits {
     Limits {
         exit_timeout,
+        // Background processes of a template may keep the pipes open after the engine has ended.
         pipe_grace: Duration::from_secs(5),
         line_bytes: 1 << 20,
         precious_bytes: state_file::MAX_BYTES + (1 << 20),

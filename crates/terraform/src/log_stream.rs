@@ -61,6 +61,7 @@ pub struct Timed {
 
 /// Returns whether a line must be kept whole, judging by its beginning.
 pub fn is_precious(start: &[u8]) -> bool {
+    // The message is near the beginning of its line, and a line may be as long as a state.
     let start = &start[..start.len().min(1024)];
     start
         .windows(EMERGENCY_DUMP.len())

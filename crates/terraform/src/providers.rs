@@ -194,6 +194,7 @@ impl Presenter {
                         StepFailure::new(format!("write the mirror's authority: {error}"))
                     })?;
                 }
+                // Providers from a mirror are already shared, so the session needs no shared plugin cache.
                 presented.source = None;
                 presented.is_mirrored = true;
                 presented.hold = Some(view.hold);
@@ -213,6 +214,7 @@ impl Presenter {
             warnings.extend(lock.warning);
             let coder = hosts.iter().map(|host| format!("{host}/coder/coder"));
             let coder: Vec<_> = coder.collect();
+            // The built-in provider replaces the one in the mirror.
             for (_, providers) in &mut ours {
                 providers.retain(|provider| !coder.contains(provider));
             }
@@ -339,6 +341,7 @@ fn detour_env(detour: &Detour, private: &Dir) -> io::Result<Vec<(OsString, OsStr
     private.write_private(AUTHORITY, detour.authority.as_bytes())?;
     let file = private.path().join(AUTHORITY);
     let set = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+    // Programs differ in the form that they read.
     let mut all: Vec<_> = ["HTTPS_PROXY", "https_proxy"]
         .map(|name| set(name, detour.url.as_str().trim_end_matches('/')))
         .into();

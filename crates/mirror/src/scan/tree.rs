@@ -95,6 +95,7 @@ impl Tree {
     pub fn of_zip(content: &[u8]) -> io::Result<Self> {
         let mut builder = Builder::default();
         let mut zip = zip::ZipArchive::new(io::Cursor::new(content))?;
+        // One more than the limit, so that an archive with too many files is refused and not truncated.
         for index in 0..zip.len().min(MAX_FILES + 1) {
             let mut entry = zip.by_index(index)?;
             let name = clean(&entry.name()?)?;
@@ -104,6 +105,7 @@ impl Tree {
             let mode = entry.unix_mode().unwrap_or_default();
             if entry.is_symlink() {
                 let mut target = String::new();
+                // In a zip archive the content of a link is its target; the system limits paths to 4096 bytes.
                 (&mut entry).take(4096).read_to_string(&mut target)?;
                 builder.link(name, &target);
                 continue;
@@ -121,6 +123,7 @@ impl Tree {
         match content {
             [0x1f, 0x8b, ..] => {
                 let unpacked = flate2::read::MultiGzDecoder::new(content);
+                // Headers and padding count here as well, so this limit is larger than that of the files.
                 Self::of_tar(unpacked.take(2 * MAX_TREE_BYTES))
             }
             [b'P', b'K', ..] => Self::of_zip(content),

@@ -346,6 +346,7 @@ impl<'a> Origins<'a> {
         let opened = match known.repositories.get(&place) {
             Some(opened) => opened.clone(),
             None => {
+                // By address and not by place: the same repository may be reachable by another form of its address.
                 if let Some(why) = known.unreachable.get(url) {
                     return Err(why.clone());
                 }
@@ -472,6 +473,7 @@ impl Opened {
         if is_all_here || self.repository.commit(reference).await.is_ok() {
             return None;
         }
+        // The reference is a commit, which may be part of any branch that is still missing.
         Some(self.origin.clone())
     }
 }

@@ -93,6 +93,7 @@ impl Sync {
     /// Returns the versions that a site lists.
     async fn published_tools(&self, entry: &ToolEntry) -> Result<Vec<Version>, Cause> {
         #[derive(Deserialize)]
+        // HashiCorp's index has an object of versions, OpenTofu's a list.
         #[serde(untagged)]
         enum Versions {
             ByName(serde_json::Map<String, serde_json::Value>),
@@ -205,6 +206,7 @@ impl Sync {
         let key = match (&entry.key, entry.name) {
             (Some(path), _) => std::fs::read_to_string(self.config.dir.join(path))?,
             (None, Program::Tofu) => {
+                // OpenTofu publishes its key beside the release; it is trusted on first use.
                 let key = get(join(&release.base, TOFU_KEY)?).await?;
                 String::from_utf8_lossy(&key).into_owned()
             }
@@ -233,6 +235,7 @@ impl Sync {
                 shasums: store.put(&list)?,
                 signature: store.put(&signature)?,
                 keys: vec![PublisherKey {
+                    // The id of a key is the end of its fingerprint.
                     id: id.get(24..).unwrap_or_default().to_owned(),
                     armored: store.put(key.as_bytes())?,
                     trust_signature: String::new(),

@@ -284,6 +284,7 @@ impl Trust {
         is_accepted: bool,
     ) -> Result<Option<Vec<String>>, StoreError> {
         let pins = self.pins.clone();
+        // Usually the key is pinned already, and finding that out needs no lock.
         let mut pinned = blocking(move || pins.keys()).await?;
         if pinned
             .get(namespace)
@@ -345,6 +346,7 @@ impl Trust {
         let mut pinned = blocking(move || pins.release(&of.0, &of.1)).await?;
         let is_known =
             |(platform, digest): (&String, &Digest)| pinned.get(platform) == Some(digest);
+        // Usually all checksums are pinned already, and finding that out needs no lock.
         if now.iter().all(is_known) {
             return Ok(());
         }

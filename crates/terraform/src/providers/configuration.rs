@@ -82,6 +82,7 @@ pub(super) fn merged(
         None => implied(dir, &plugin_dirs(engine, env)),
     };
     if ours.is_sealed {
+        // Direct installation stays possible only for registries that are replaced.
         let is_direct = |method: &Method| matches!(method.kind, MethodKind::Direct);
         installation.methods.retain(|method| !is_direct(method));
         let offering = ours
@@ -110,6 +111,7 @@ pub(super) fn merged(
     }
     let mut replaced = BTreeSet::new();
     for (host, services) in &ours.services {
+        // A `host` block of the operator has priority, and then the operator's token is meant for it.
         if config.set_services(host, services) {
             config.set_token(host, token);
             replaced.extend(host_for_comparison(host));

@@ -104,6 +104,7 @@ impl<'a> Reader<'a> {
             Marker::F64 => {
                 Number::from_f64(decode::read_f64(&mut self.bytes).map_err(|_| Kind::Short)?)
             }
+            // Such a number may be larger than those that are read as `i64` below.
             Marker::U64 => Some(Number::from(
                 decode::read_u64(&mut self.bytes).map_err(|_| Kind::Short)?,
             )),
