@@ -1,4 +1,4 @@
-//! Every setting with its value and its origin.
+//! Every setting with its value and its origin. Pure.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! What Cargo does not see: which way arrows point within the command line, and what a pure core does not mention.
+//! Rules about the code that Cargo and Clippy do not know: which way arrows point within the command line, what a pure
+//! core does not mention, and how a session's directory is opened.
 
 use std::{
     collections::BTreeSet,
@@ -6,60 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod sans_io;
+
 /// Layers of the root package from the base up; all other modules are crates, whose arrows Cargo checks. A module may use
 /// modules of lower layers only, never those of its own.
 const LAYERS: &[&[&str]] = &[&["client", "config"], &["observe"], &["cli"]];
-
-/// Cores that decide and do nothing: no socket, no clock, no task, no randomness.
-const SANS_IO: &[&str] = &[
-    "agent/unit.rs",
-    "config/show.rs",
-    "control/agent_ids.rs",
-    "control/agent_log.rs",
-    "control/board.rs",
-    "control/model.rs",
-    "control/queue.rs",
-    "control/queue/explain.rs",
-    "control/queue/tags.rs",
-    "control/standing.rs",
-    "daemon/log_batch.rs",
-    "daemon/pulse.rs",
-    "base/job.rs",
-    "base/job/resource.rs",
-    "base/job/template.rs",
-    "base/registry.rs",
-    "base/rules.rs",
-    "terraform/graph.rs",
-    "terraform/graph/dot.rs",
-    "terraform/plan.rs",
-    "terraform/resources.rs",
-    "terraform/resources/*",
-    "net/certificate.rs",
-    "tailnet/coordinator.rs",
-    "terraform/state.rs",
-    "transport/coder/refusal.rs",
-    "transport/coder/version.rs",
-    "transport/drpc/wire.rs",
-    "transport/yamux.rs",
-    "transport/yamux/frame.rs",
-];
-
-/// What such a core does not mention.
-const IMPURE: &[&str] = &[
-    "tokio::",
-    "std::net",
-    "std::fs",
-    "env::var",
-    "Instant::now",
-    "SystemTime",
-    "Timestamp::now",
-    "rand::",
-    "new_v4",
-    "thread::sleep",
-];
-
-/// Fresh ids that mean nothing but themselves: an app that has none yet, and a new record.
-const FRESH_IDS: &[&str] = &["terraform/resources/apps.rs", "control/model.rs"];
 
 #[test]
 fn every_arrow_between_modules_points_to_the_right() {
@@ -94,32 +46,6 @@ fn every_module_has_its_place_in_the_map() {
         known.iter().all(|name| found.contains(*name)),
         "in the map, but not in src/: {known:?}"
     );
-}
-
-#[test]
-fn a_pure_core_mentions_no_socket_no_clock_and_no_randomness() {
-    let mut wrong = Vec::new();
-    for name in SANS_IO {
-        let files: Vec<PathBuf> = match name.strip_suffix("/*") {
-            Some(directory) => sources()
-                .into_iter()
-                .filter(|file| file.starts_with(directory))
-                .collect(),
-            None => vec![PathBuf::from(name)],
-        };
-        assert!(!files.is_empty(), "{name} matches no file");
-        for file in files {
-            let text = fs::read_to_string(path_of(&file))
-                .unwrap_or_else(|error| panic!("{}: {error}; has it moved?", file.display()));
-            let text = without_tests(&code(&text));
-            let makes_ids = FRESH_IDS.iter().any(|fresh| file == Path::new(fresh));
-            let found = IMPURE
-                .iter()
-                .filter(|word| text.contains(**word) && !(makes_ids && **word == "new_v4"));
-            wrong.extend(found.map(|word| format!("{}: {word}", file.display())));
-        }
-    }
-    assert!(wrong.is_empty(), "impure:\n{}", wrong.join("\n"));
 }
 
 /// Where code lies that comes near the directories of sessions, in which templates write. What is in such a directory is
@@ -302,8 +228,6 @@ fn what_is_in_the_directory_of_a_session_is_opened_through_one_door() {
     let near = sources()
         .into_iter()
         .filter(|file| NEAR_SESSIONS.iter().any(|place| file.starts_with(place)));
-    let is_test =
-        |file: &Path| file.ends_with("tests.rs") || file.iter().any(|part| part == "tests");
     let (mut wrong, mut used) = (Vec::new(), BTreeSet::new());
     for file in near.filter(|file| !is_test(file)) {
         let text = fs::read_to_string(path_of(&file)).unwrap();
@@ -330,6 +254,10 @@ fn what_is_in_the_directory_of_a_session_is_opened_through_one_door() {
         .filter(|(name, _)| !used.contains(*name))
         .collect();
     assert!(idle.is_empty(), "open no paths any more: {idle:?}");
+}
+
+fn is_test(file: &Path) -> bool {
+    file.ends_with("tests.rs") || file.iter().any(|part| part == "tests")
 }
 
 /// Whether a text has a word that is not the end of a longer one.

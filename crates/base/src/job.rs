@@ -1,4 +1,4 @@
-//! The nouns: a job, its input, its logs while it runs, and its outcome.
+//! The nouns: a job, its input, its logs while it runs, and its outcome. Pure, modules included.
 //!
 //! These are our own types. Generated protobuf types stop at `transport`, which converts both ways and
 //! names the field of a value that does not fit.

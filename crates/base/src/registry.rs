@@ -1,4 +1,4 @@
-//! Addresses of providers, platforms and checksums.
+//! Addresses of providers, platforms and checksums. Pure.
 
 mod addr;
 mod h1;

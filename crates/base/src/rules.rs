@@ -1,4 +1,4 @@
-//! Values that a server accepts: slugs, agent names, parameters, presets, tags.
+//! Values that a server accepts: slugs, agent names, parameters, presets, tags. Pure, modules included.
 
 pub mod resources;
 pub mod state;

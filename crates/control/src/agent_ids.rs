@@ -1,4 +1,4 @@
-//! Ids of the parts of agents and templates, most of which have none in a template.
+//! Ids of the parts of agents and templates, most of which have none in a template. Pure.
 
 use outpost_base::job::App;
 use sha2::{Digest as _, Sha256};

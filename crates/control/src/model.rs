@@ -1,4 +1,4 @@
-//! Types of the control plane's data: our own, free of SQL and of wire formats.
+//! Types of the control plane's data: our own, free of SQL and of wire formats. Pure.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 

@@ -1,4 +1,4 @@
-//! Subject, issuer and expiry of certificates, for messages: nothing here is trusted or verified.
+//! Subject, issuer and expiry of certificates, for messages: nothing here is trusted or verified. Pure.
 //!
 //! # Source
 //! RFC 5280 §4.1 for the order of fields and the forms of time, RFC 4514 for the names' text.

@@ -1,4 +1,4 @@
-//! The graph in the output of `terraform graph`: a subset of DOT.
+//! The graph in the output of `terraform graph`: a subset of DOT. Pure, modules included.
 
 mod dot;
 

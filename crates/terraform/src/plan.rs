@@ -1,4 +1,4 @@
-//! The plan in the output of `terraform show -json`.
+//! The plan in the output of `terraform show -json`. Pure.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};

@@ -1,4 +1,5 @@
 //! Conversion of Terraform's values and graph to the resources, agents and parameters that a server stores.
+//! Pure, modules included.
 //!
 //! The order everywhere is that of addresses by bytes, so that equal input gives equal output.
 //!

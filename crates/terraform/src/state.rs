@@ -1,4 +1,4 @@
-//! The state in the output of `terraform show -json`.
+//! The state in the output of `terraform show -json`. Pure.
 
 use serde::Deserialize;
 

@@ -1,6 +1,7 @@
 //! yamux: many streams over one connection, compatible with `hashicorp/yamux`.
 //!
-//! [`Session`] is the protocol without a socket, a clock or a task; [`Connection`] drives it over any byte stream.
+//! [`Session`] is sans-IO, the protocol without a socket, a clock or a task; [`Connection`] drives it over any byte
+//! stream.
 //! It is ours because the crates at hand either send no keep-alive on an idle connection, or stop reading the
 //! connection while one stream is not read.
 //!

@@ -1,4 +1,4 @@
-//! Reasons why a job waits: the verdict of each daemon.
+//! Reasons why a job waits: the verdict of each daemon. Pure.
 
 use std::{fmt, time::Duration};
 

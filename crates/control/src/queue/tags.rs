@@ -1,4 +1,4 @@
-//! Tags of jobs and daemons.
+//! Tags of jobs and daemons. Pure.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -1,4 +1,4 @@
-//! Refusals of a server, and the reactions to them.
+//! Refusals of a server, and the reactions to them. Pure.
 
 use std::{fmt, time::Duration};
 

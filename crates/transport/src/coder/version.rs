@@ -1,4 +1,4 @@
-//! Version of the daemon's API to announce: the newest that both sides know.
+//! Version of the daemon's API to announce: the newest that both sides know. Pure.
 //!
 //! # Source
 //! coder `apiversion/apiversion.go`: a server accepts its own minor version and all before it.

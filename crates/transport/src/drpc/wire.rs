@@ -1,4 +1,4 @@
-//! Frames and packets. A packet is the unit that a call sends; it travels in one or more frames.
+//! Frames and packets. A packet is the unit that a call sends; it travels in one or more frames. Pure.
 //!
 //! # Source
 //! storj/drpc `drpcwire/{packet,reader,split}.go`; Coder limits a packet to 4 MiB.

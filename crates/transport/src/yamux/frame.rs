@@ -1,4 +1,4 @@
-//! Header of 12 bytes in front of every yamux frame.
+//! Header of 12 bytes in front of every yamux frame. Pure.
 
 use bytes::{BufMut, BytesMut};
 
