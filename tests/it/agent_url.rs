@@ -14,6 +14,7 @@ use std::{
 use crate::{
     cli::outpost,
     remote::{Server, Service},
+    support::skip::skipped,
 };
 
 const TEMPLATE: &str = r#"
@@ -77,10 +78,10 @@ fn an_agent_comes_and_is_reached_by_the_url_that_its_template_names() {
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
-        other => return println!("skipped: no agent for {other}"),
+        other => return skipped("a downloaded agent", format!("none for {other}")),
     };
     if which::which("curl").is_err() && which::which("wget").is_err() {
-        return println!("skipped: nothing here that downloads an agent");
+        return skipped("a downloaded agent", "neither curl nor wget");
     }
     let (usual, visits) = count_visits();
     let server = Server::at("127.0.0.2:0", &["--access-url", &usual]);

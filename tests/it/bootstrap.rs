@@ -137,7 +137,7 @@ impl Machine {
 
     async fn of(answers: &[Answer], has_tls: bool) -> Option<Self> {
         if AGENT.is_none() {
-            eprintln!("skipped: bootstrap scripts, as there is no C compiler to make an agent");
+            skipped("bootstrap scripts", "no C compiler to make an agent");
             return None;
         }
         outpost::net::install_crypto_provider();
@@ -250,7 +250,7 @@ impl Ended {
 fn shells() -> Vec<Vec<String>> {
     let found = ["dash", "bash", "busybox"].into_iter().filter_map(|name| {
         let Ok(place) = which::which(name) else {
-            eprintln!("skipped: the bootstrap script in {name}, which is not here");
+            skipped("the bootstrap script", format!("no {name} to run it"));
             return None;
         };
         let place = place.display().to_string();
@@ -266,14 +266,22 @@ fn is_here(tool: &str) -> bool {
     which::which(tool).is_ok()
 }
 
+/// The tools that are here; the other ones are listed as skipped.
+fn fetchers(tools: &[&'static str]) -> Vec<&'static str> {
+    let is_here = |tool: &&&str| {
+        let is_here = is_here(tool);
+        if !is_here {
+            skipped("the bootstrap script", format!("no {tool} to fetch with"));
+        }
+        is_here
+    };
+    tools.iter().filter(is_here).copied().collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_agent_is_fetched_checked_and_started_in_every_shell_with_every_tool() {
     for shell in shells() {
-        for tool in ["curl", "wget", "busybox", "python3"] {
-            if !is_here(tool) {
-                eprintln!("skipped: the bootstrap script with {tool}, which is not here");
-                continue;
-            }
+        for tool in fetchers(&["curl", "wget", "busybox", "python3"]) {
             let Some(mut machine) = Machine::new(&[Answer::Good]).await else {
                 return;
             };
@@ -323,7 +331,7 @@ async fn a_tool_that_fails_gives_way_to_the_next_one_and_none_is_said() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_the_agent_is_not_run_and_is_shown() {
     if !is_here("curl") {
-        return eprintln!("skipped: wrong answers to the bootstrap script, as there is no curl");
+        return skipped("wrong answers to the bootstrap script", "no curl");
     }
     let right = AGENT.as_ref().map(|agent| Digest::of(agent).to_string());
     let right = right.unwrap_or_default();
@@ -392,10 +400,7 @@ fn walk(dir: &Path) -> impl Iterator<Item = PathBuf> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_comes_back_is_asked_again() {
-    for tool in ["curl", "wget", "python3"]
-        .into_iter()
-        .filter(|tool| is_here(tool))
-    {
+    for tool in fetchers(&["curl", "wget", "python3"]) {
         let Some(machine) = Machine::new(&[
             Answer::Status(502),
             Answer::Status(502),
@@ -419,10 +424,7 @@ async fn a_server_that_comes_back_is_asked_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_authority_of_the_site_is_trusted_if_it_is_named_and_not_else() {
-    for tool in ["curl", "wget", "python3"]
-        .into_iter()
-        .filter(|tool| is_here(tool))
-    {
+    for tool in fetchers(&["curl", "wget", "python3"]) {
         let Some(mut machine) = Machine::of(&[Answer::Good], true).await else {
             return;
         };
@@ -450,8 +452,9 @@ async fn where_programs_cannot_be_written_or_run_the_next_directory_is_taken() {
         .into_iter()
         .find(|tool| is_here(tool));
     let (Some(tool), true) = (tool, is_here("unshare")) else {
-        return eprintln!(
-            "skipped: machines with odd directories, as there is no tool to make them"
+        return skipped(
+            "machines with odd directories",
+            "no unshare, or none of curl, wget and python3",
         );
     };
     for (options, is_full) in [("noexec", false), ("ro", false), ("size=8k", true)] {
@@ -484,9 +487,7 @@ async fn where_programs_cannot_be_written_or_run_the_next_directory_is_taken() {
             ])
             .status();
         if !allowed.is_ok_and(|status| status.success()) {
-            return eprintln!(
-                "skipped: machines with odd directories, as there are no namespaces here"
-            );
+            return skipped("namespaces", "no directories without programs");
         }
 
         let ended = machine.run(&before).await;
@@ -543,6 +544,6 @@ fn the_script_has_nothing_that_shellcheck_warns_of() {
             "{}",
             String::from_utf8_lossy(&output.stdout)
         ),
-        Err(_) => eprintln!("skipped: shellcheck of the bootstrap script, as there is none here"),
+        Err(error) => skipped("shellcheck of the bootstrap script", error),
     }
 }

@@ -36,7 +36,7 @@ use outpost::{
     },
 };
 
-use crate::support::Fixed;
+use crate::support::{Fixed, skip::skipped};
 
 /// How long anything here may take before the test counts as stuck.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -211,7 +211,7 @@ pub fn namespace(script: &str, directory: &Path) -> Option<tokio::process::Comma
         .output()
         .is_ok_and(|output| output.status.success());
     if !allowed {
-        println!("skipped: no user and mount namespaces here");
+        skipped("namespaces", "no small disk can be mounted in one");
         return None;
     }
     let mut command = tokio::process::Command::new("unshare");

@@ -21,13 +21,14 @@ use outpost::{
 };
 use serde_json::{Value, json};
 
+use crate::support::skip::skipped;
+
 #[test]
 fn every_case_of_the_reference_converts_equally() {
     let shared = std::env::var_os("OUTPOST_SHARED").map(PathBuf::from);
     let shared = shared.unwrap_or_else(|| repository().join("../shared"));
     let Ok(cases) = fs::read_dir(shared.join("goldens")) else {
-        println!("skipped: no cases of the reference beside the repository");
-        return;
+        return skipped("cases of the reference", "none beside the repository");
     };
     let mut compared = 0;
     for case in cases.map(|case| case.unwrap().path()) {

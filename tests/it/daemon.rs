@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use outpost::{
     control::{
-        self, Limits, Running, StateKey, Storage,
+        self, Limits, Running, Storage,
         model::{JobRecord, JobStatus, Workspace},
         plane::{BuildRequest, Caller, VersionRequest, WorkspaceRequest},
     },
@@ -58,22 +58,17 @@ impl Server {
             .enable_all()
             .build()
             .unwrap();
+        let storage = Storage::Directory(dir.to_owned());
         let config = control::Config {
-            storage: Storage::Directory(dir.to_owned()),
-            state_key: StateKey::Own,
             listen,
             tls,
-            access_url: None,
-            agent_binaries: None,
-            trusted_proxies: Vec::new(),
-            psks: vec![Secret::new(PSK)],
             limits: Limits {
                 lease,
                 reap_every: Duration::from_millis(500),
                 poll: Duration::from_secs(1),
                 ..Limits::standard()
             },
-            version: "v0.0.0-test".to_owned(),
+            ..crate::control::config(storage, &Secret::new(PSK))
         };
         let running = runtime
             .block_on(control::start(config, Stop::new()))

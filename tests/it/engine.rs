@@ -1,7 +1,6 @@
 //! Sessions with a real engine. No template here needs a provider from elsewhere.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -10,16 +9,22 @@ use std::{
 
 use bytes::Bytes;
 use outpost::{
-    job::{ExternalAuth, JobId, LogLevel, Metadata, ParameterValue, Transition, VariableValue},
+    job::{ExternalAuth, LogLevel, Metadata, ParameterValue, Transition, VariableValue},
     provision::{
-        ApplyRequest, GraphSource, InitRequest, LogSink, Memory, PlanRequest, Provisioner as _,
-        Session, SessionConfig, StepFailure,
+        ApplyRequest, GraphSource, InitRequest, LogSink, PlanRequest, Provisioner as _, Session,
+        StepFailure,
     },
     stop::Stop,
-    terraform::{Engine, EngineConfig, Environment, Registry, binary},
+    terraform::{Engine, EngineConfig, Environment, binary},
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
+
+use crate::support::{
+    engine::{engine_config, session_config},
+    skip::skipped,
+    wait::until,
+};
 
 /// Everything that was logged, and a way to wait for a line.
 pub struct Log {
@@ -132,16 +137,8 @@ impl Lab {
         exit_timeout: Duration,
     ) -> Self {
         let config = EngineConfig {
-            binary,
-            work_dir: dir.path().join("work"),
-            environment,
             exit_timeout,
-            plugin_cache_dir: None,
-            operators_plugin_caches: Vec::new(),
-            agent_scripts: BTreeMap::new(),
-            isolation: None,
-            shim: None,
-            providers: Arc::new(Registry),
+            ..engine_config(binary, dir.path().join("work"), environment)
         };
         Self {
             dir,
@@ -152,14 +149,7 @@ impl Lab {
     }
 
     pub async fn open(&self) -> Box<dyn Session> {
-        let config = SessionConfig {
-            job_id: JobId(uuid::Uuid::nil()),
-            log_level: None,
-            template_id: String::new(),
-            template_version_id: String::new(),
-            memory: Memory::default(),
-        };
-        self.engine.open(config).await.unwrap()
+        self.engine.open(session_config()).await.unwrap()
     }
 
     pub async fn init(
@@ -781,13 +771,7 @@ async fn a_session_that_nobody_closed_leaves_nothing_behind() {
     drop(lab.ready("variable \"password\" {}").await);
 
     // Nobody waits for the removal.
-    let gone = async {
-        while !lab.is_clean() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let gone = tokio::time::timeout(Duration::from_secs(30), gone).await;
-    assert!(gone.is_ok(), "something is left after 30 seconds");
+    until("nothing is left", async || lab.is_clean()).await;
 }
 
 /// The processes whose group is `group`.
@@ -996,8 +980,7 @@ fn an_apply_on_a_full_disk_keeps_the_state() {
         .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
         .unwrap_or_default();
     if !said.contains("running 1 test") {
-        println!("skipped: no mount namespace here: {output:?}");
-        return;
+        return skipped("namespaces", format!("{output:?}"));
     }
     assert!(output.unwrap().status.success(), "{said}");
 }

@@ -16,6 +16,7 @@ use crate::{
     cli::outpost,
     provider::lab::Provider,
     remote::{Server, Service},
+    support::skip::skipped,
 };
 
 /// Longer than anything here takes.
@@ -31,7 +32,7 @@ impl Lab {
     /// `None`, with a note, where there is no Go daemon to try.
     fn start() -> Option<Self> {
         let Some(coder) = env::var_os("OUTPOST_INTEROP_CODER").map(PathBuf::from) else {
-            println!("skipped: OUTPOST_INTEROP_CODER names no `coder` to run");
+            skipped("Coder's daemon", "OUTPOST_INTEROP_CODER names no `coder`");
             return None;
         };
         let provider = Provider::real()?;

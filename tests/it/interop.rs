@@ -19,6 +19,7 @@ use self::{
     daemon::{Credential, Daemon},
     wire::Wire,
 };
+use crate::support::skip::skipped;
 
 /// Time for whatever a build does; nothing here builds more than a file.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -37,9 +38,8 @@ impl Lab {
     /// `None`, with a note, if no server is named.
     async fn open(test: &str) -> Option<Self> {
         let (Some(url), Some(token)) = (variable("URL"), variable("TOKEN")) else {
-            println!(
-                "skipped {test}: set OUTPOST_INTEROP_URL and OUTPOST_INTEROP_TOKEN to a coderd's"
-            );
+            let why = "OUTPOST_INTEROP_URL and OUTPOST_INTEROP_TOKEN are not set";
+            skipped("a real coderd", why);
             return None;
         };
         outpost::net::install_crypto_provider();
@@ -76,7 +76,10 @@ fn variable(name: &str) -> Option<String> {
 fn given(name: &str) -> Option<String> {
     let value = variable(name);
     if value.is_none() {
-        println!("skipped: OUTPOST_INTEROP_{name} is not set");
+        skipped(
+            "a real coderd",
+            format!("OUTPOST_INTEROP_{name} is not set"),
+        );
     }
     value
 }

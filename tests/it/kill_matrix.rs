@@ -7,7 +7,6 @@ mod kept;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
-    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
@@ -23,7 +22,7 @@ use nix::{
 };
 use outpost::{
     control::{
-        self, Limits, Registration, Running, StateKey, Storage,
+        self, Limits, Registration, Running, Storage,
         model::Workspace,
         plane::{Caller, VersionRequest, WorkspaceRequest},
     },
@@ -42,7 +41,10 @@ use tokio::{
 
 use crate::{
     engine::tar,
-    support::fault_proxy::{Fault as Cut, FaultProxy},
+    support::{
+        fault_proxy::{Fault as Cut, FaultProxy},
+        skip::skipped,
+    },
 };
 
 const PSK: &str = "a pre-shared key for tests";
@@ -223,17 +225,10 @@ impl Lab {
 
     async fn with_limits(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::Directory(dir.path().join("data"));
         let config = control::Config {
-            storage: Storage::Directory(dir.path().join("data")),
-            state_key: StateKey::Own,
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            tls: None,
-            access_url: None,
-            agent_binaries: None,
-            trusted_proxies: Vec::new(),
-            psks: vec![Secret::new(PSK)],
             limits,
-            version: "v0.0.0-test".to_owned(),
+            ..crate::control::config(storage, &Secret::new(PSK))
         };
         let server = control::start(config, Stop::new()).await.unwrap();
         let caller = server.plane().authenticate(server.admin_token()).await;
@@ -693,7 +688,10 @@ async fn no_fault_at_any_moment_loses_a_state_or_an_unnamed_resource() {
         async move {
             let cell = Cell::new(&lab, number, fault);
             if fault == Fault::DiskFull && !cell.is_mounted {
-                println!("skipped {fault} {moment:?}: no right to mount a small disk");
+                skipped(
+                    &format!("{fault}, {moment:?}"),
+                    "no small disk can be mounted",
+                );
                 return (number, None);
             }
             let row = cell.run(moment).await;

@@ -1,16 +1,12 @@
 //! Sessions of a real engine that share a plugin cache: what one installs, the others run.
 
-use std::{collections::BTreeMap, ffi::OsString, fs, path::Path, sync::Arc, time::Duration};
+use std::{ffi::OsString, fs, path::Path, sync::Arc};
 
 use futures::future::join_all;
 use outpost::{
-    job::JobId,
     language::cli_config,
     mirror::builtin::BuiltinPackages,
-    provision::{
-        ApplyRequest, InitRequest, Memory, PlanRequest, Provisioner as _, SessionConfig,
-        StepFailure,
-    },
+    provision::{ApplyRequest, InitRequest, PlanRequest, Provisioner as _, StepFailure},
     stop::Stop,
     terraform::{
         Engine, EngineConfig, Environment, binary,
@@ -21,6 +17,7 @@ use outpost::{
 use crate::{
     engine::{Log, tar},
     mirror::origin::{Origin, Publisher},
+    support::engine::{engine_config, session_config},
 };
 
 /// As many jobs as a small daemon has slots, a few times each.
@@ -72,17 +69,11 @@ pub fn engine_with(
 ) -> Engine {
     let mut environment = Environment::of_host(std::env::vars_os(), &[]);
     change(&mut environment);
+    let binary = binary::find(&std::env::var_os("PATH").unwrap()).unwrap();
     Engine::new(EngineConfig {
-        binary: binary::find(&std::env::var_os("PATH").unwrap()).unwrap(),
-        work_dir: dir.join("work"),
-        environment,
-        exit_timeout: Duration::from_secs(60),
         plugin_cache_dir: Some(dir.join("plugins")),
-        operators_plugin_caches: Vec::new(),
-        agent_scripts: BTreeMap::new(),
-        isolation: None,
-        shim: None,
         providers: Arc::new(providers),
+        ..engine_config(binary, dir.join("work"), environment)
     })
 }
 
@@ -114,14 +105,7 @@ async fn of_archive(
     plans: bool,
     applies: bool,
 ) -> (Result<(), StepFailure>, String) {
-    let config = SessionConfig {
-        job_id: JobId(uuid::Uuid::new_v4()),
-        log_level: None,
-        template_id: String::new(),
-        template_version_id: String::new(),
-        memory: Memory::default(),
-    };
-    let mut session = engine.open(config).await.unwrap();
+    let mut session = engine.open(session_config()).await.unwrap();
     let (log, stop) = (Log::new(), Stop::new());
     let request = InitRequest {
         template_archive,

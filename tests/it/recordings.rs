@@ -32,6 +32,8 @@ use tokio::{
 };
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
+use crate::support::skip::skipped;
+
 /// Longer than any of it takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -140,7 +142,7 @@ impl Raw {
         let shared =
             shared.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"));
         let Ok(text) = fs::read_to_string(shared.join("wire").join(name)) else {
-            println!("skipped: no recording {name} beside the repository");
+            skipped("a recording", format!("no {name} beside the repository"));
             return None;
         };
         let (mut client, mut server) = (Vec::new(), Vec::new());

@@ -5,7 +5,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -13,6 +13,8 @@ use nix::{
     unistd::Pid,
 };
 use outpost::process::isolation::launcher::{COMMAND, ended_well};
+
+use crate::control::PATIENCE;
 
 struct Shim {
     child: Child,
@@ -97,7 +99,9 @@ fn an_engine_dies_with_its_shim() {
     shim.signal(Signal::SIGKILL);
     shim.end();
 
+    let deadline = Instant::now() + PATIENCE;
     while std::fs::read_to_string(format!("{engine}/cmdline")).is_ok_and(|it| !it.is_empty()) {
+        assert!(Instant::now() < deadline, "the engine outlives its shim");
         std::thread::sleep(Duration::from_millis(5)); // Nobody tells of the end of another's child.
     }
 }

@@ -2,9 +2,12 @@
 
 pub mod capture;
 pub mod clients;
+pub mod engine;
 pub mod fault_proxy;
 pub mod skip;
+pub mod small_disk;
 pub mod terminal;
+pub mod wait;
 
 use std::{
     collections::BTreeMap,

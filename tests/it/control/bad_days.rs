@@ -4,7 +4,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
 use outpost::{
@@ -26,6 +25,7 @@ use super::{
     Lab, PATIENCE, build_id, built, config, connect, daemon, import, listener, namespace,
     pull_state, state_of, version_request, workspace_request,
 };
+use crate::support::wait::until;
 
 /// What `outpost server` says, and whether it succeeds, when it cannot start.
 async fn refused(directory: &Path) -> String {
@@ -271,23 +271,14 @@ async fn a_full_disk_loses_nothing_and_work_goes_on_once_there_is_space() {
 
     nix::sys::signal::kill(shell_id, nix::sys::signal::Signal::SIGUSR1).unwrap();
     let filler = inside(shell_id, &disk.join("filler"));
-    let removed = async {
-        while filler.exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, removed).await.unwrap();
+    until("the disk has room again", async || !filler.exists()).await;
     let stored = timeout(PATIENCE, super::insist(|| source.complete(full.clone()))).await;
     stored.unwrap().unwrap();
-    let ready = async {
-        while !listener::get(address, "/readyz")
-            .await
-            .starts_with("HTTP/1.1 200")
-        {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+    let is_ready = async || {
+        let answer = listener::get(address, "/readyz").await;
+        answer.starts_with("HTTP/1.1 200")
     };
-    timeout(PATIENCE, ready).await.unwrap();
+    until("the server is ready", is_ready).await;
     assert_eq!(
         pull_state(&mut api, "dev").await.trim_end(),
         state_of(&build_id(&job))

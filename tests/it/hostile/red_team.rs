@@ -5,13 +5,11 @@
 mod once;
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::Read as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
     time::Duration,
 };
 
@@ -20,22 +18,22 @@ use nix::{
     unistd::Pid,
 };
 use outpost::{
-    job::JobId,
     process::{
         control_group::Hierarchy,
         isolation::{Background, Held, Mechanism, Shown, probe},
     },
     provision::{ApplyRequest, InitRequest, Memory, PlanRequest, Provisioner as _, SessionConfig},
     stop::Stop,
-    terraform::{
-        Engine, EngineConfig, Environment, Isolation, Modes, Registry, binary, home::Home,
-    },
+    terraform::{Engine, EngineConfig, Environment, Isolation, Modes, binary, home::Home},
 };
 use tempfile::TempDir;
 
 use crate::{
     engine::{Log, tar},
-    support::skip::skipped,
+    support::{
+        engine::{engine_config, session_config},
+        skip::skipped,
+    },
 };
 
 const LAUNCHER: &str = env!("CARGO_BIN_EXE_outpost");
@@ -494,16 +492,11 @@ impl Lab {
             control_groups: groups.clone(),
         };
         let engine = Engine::new(EngineConfig {
-            binary: engine,
-            work_dir: path("state/sessions"),
-            environment,
             exit_timeout: Duration::from_secs(10),
-            plugin_cache_dir: None,
             operators_plugin_caches: vec![cache.join("plugins")],
-            agent_scripts: BTreeMap::new(),
             isolation: Some(isolation),
             shim: Some(LAUNCHER.into()),
-            providers: Arc::new(Registry),
+            ..engine_config(engine, path("state/sessions"), environment)
         });
         let machine = Machine {
             column: Column::Daemon(mechanism),
@@ -538,11 +531,8 @@ impl Lab {
         let template = "resource \"terraform_data\" \"attack\" {\n  \
                         provisioner \"local-exec\" { command = \"sh ./attack.sh\" }\n}\n";
         let config = SessionConfig {
-            job_id: JobId(uuid::Uuid::new_v4()),
-            log_level: None,
-            template_id: String::new(),
-            template_version_id: String::new(),
             memory: Memory::watched(Some(MEMORY)),
+            ..session_config()
         };
         let mut session = self.engine.open(config).await.unwrap();
         let (log, stop) = (Log::new(), Stop::new());

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use super::{Credential, Daemon, Lab, Version, api::text, restart_server, variable};
 use crate::{
     remote::Service,
-    support::clients::{Clients, Proxy},
+    support::{
+        clients::{Clients, Proxy},
+        skip::skipped,
+    },
 };
 
 /// An agent with everything that it reports.
@@ -130,8 +133,7 @@ pub(super) fn begin(mut command: Command, clients: &Clients, workspace: &Workspa
 
 fn outlast(clients: &Clients, proxies: &[Proxy], workspace: &Workspace) {
     let Some(command) = variable("RESTART") else {
-        println!("skipped a restart: OUTPOST_INTEROP_RESTART is not set");
-        return;
+        return skipped("a restart of coderd", "OUTPOST_INTEROP_RESTART is not set");
     };
     for proxy in proxies {
         clients.outlast(*proxy, &workspace.name, || {

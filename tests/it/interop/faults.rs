@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{Credential, Lab, PATIENCE, given, life::TEMPLATE, restart_server};
+use crate::support::skip::skipped;
 
 /// The daemon of each of these is begun with the pre-shared key.
 async fn lab(test: &str) -> Option<(Lab, super::Daemon)> {
@@ -46,8 +47,7 @@ async fn a_build_over_the_budget_is_refused_before_anything_is_made() {
     };
     let entitlements = lab.api.get("entitlements").await;
     if entitlements["features"]["template_rbac"]["enabled"] != true {
-        println!("skipped: the server's licence has no quotas");
-        return;
+        return skipped("quotas", "the server's licence has none");
     }
     let dear = TEMPLATE.replace("daily_cost  = 0", "daily_cost  = 1000000");
     let version = lab.import(&dear).await;

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::sync::Notes;
-use crate::support::go_install;
+use crate::support::{go_install, skip::skipped};
 
 const OCI: &str = "application/vnd.oci.image";
 
@@ -40,7 +40,7 @@ async fn registry() -> Option<Running> {
     let program = match PROGRAM.as_ref() {
         Ok(program) => program,
         Err(error) => {
-            eprintln!("skipped, as there is no registry: {error}");
+            skipped("a registry of images", error);
             return None;
         }
     };

@@ -16,6 +16,7 @@ use crate::{
     support::{
         capture::{Packet, captured},
         go_install,
+        skip::skipped,
     },
 };
 
@@ -184,7 +185,7 @@ async fn templates_as_they_are_work_on_a_sealed_site_from_one_file() {
                 said
             }
             Err(why) => {
-                eprintln!("skipped: the capture of a sealed run's packets: {why}");
+                skipped("the capture of a sealed run's packets", why);
                 done(&run(home, &sealed))
             }
         };
@@ -288,7 +289,7 @@ async fn the_real_coder_provider_goes_the_whole_way() {
     let module = "github.com/coder/terraform-provider-coder/v2@v2.20.0";
     let program = match go_install(module, "terraform-provider-coder") {
         Ok(program) => program,
-        Err(why) => return eprintln!("skipped: the real coder provider: {why}"),
+        Err(why) => return skipped("the real coder provider", why),
     };
     let template = r#"
 terraform {
@@ -321,9 +322,8 @@ const LARGE: &str = "OUTPOST_TEST_LARGE_PROVIDER";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_provider_goes_the_whole_way() {
     let Some(dir) = std::env::var_os(LARGE).map(PathBuf::from) else {
-        return eprintln!(
-            "skipped: a large provider, as {LARGE} is not set (HOST/hashicorp/aws/VERSION/PLATFORM)"
-        );
+        let why = format!("{LARGE} is not set (HOST/hashicorp/aws/VERSION/PLATFORM)");
+        return skipped("a large provider", why);
     };
     let files =
         std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{LARGE}={}: {e}", dir.display()));

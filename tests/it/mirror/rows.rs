@@ -30,7 +30,7 @@ use outpost::{
 };
 
 use super::serve::{ELSEWHERE, NO_WAY_OUT, module, sign};
-use crate::{daemon::authority, sealed::package};
+use crate::{daemon::authority, sealed::package, support::skip::skipped};
 
 mod locks;
 mod modules;
@@ -48,7 +48,7 @@ fn engines() -> Vec<&'static str> {
     let engines: Vec<_> = ["terraform", "tofu"].into_iter().filter(here).collect();
     assert!(engines.contains(&"terraform"), "terraform is on the PATH");
     if !engines.contains(&"tofu") {
-        eprintln!("skipped: the rows with OpenTofu, as there is no `tofu` on the PATH");
+        skipped("opentofu", "there is no `tofu` on the PATH");
     }
     engines
 }

@@ -25,7 +25,10 @@ use super::{
     round_trip::{done, quiet},
     serve::NO_WAY_OUT,
 };
-use crate::{daemon::authority, support::go_install};
+use crate::{
+    daemon::authority,
+    support::{go_install, skip::skipped},
+};
 
 const VERSION: &str = "2.20.0";
 
@@ -174,7 +177,7 @@ async fn a_second_job_fails_with_a_shared_plugin_cache_while_the_first_applies_a
     let store = match filled(&home.join("store")).await {
         Ok(store) => store,
         Err(why) => {
-            return eprintln!("skipped: a provider that runs, as there is no real one: {why}");
+            return skipped("a real provider that runs", why);
         }
     };
     let standing = Standing::new(home);

@@ -25,10 +25,14 @@ use outpost::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
+    task::spawn_blocking,
 };
 
 use super::{origin::Publisher, serve::repository};
-use crate::{daemon::authority, support::skip::skipped};
+use crate::{
+    daemon::authority,
+    support::{skip::skipped, small_disk::with_small_disk},
+};
 
 /// `outpost …` with an empty environment.
 fn outpost(home: &Path, arguments: &[&str]) -> Command {
@@ -648,27 +652,16 @@ async fn a_full_disk_is_one_error_with_the_place_and_the_remedy() {
     }
     fs::write(home.join("mirror.toml"), config).unwrap();
     let program = env!("CARGO_BIN_EXE_outpost");
-    let small = |commands: &str| {
-        // As root of a namespace of its own, which sees a small disk.
-        let script = format!("mount -t tmpfs -o size=2m none mirror && {commands}");
-        let mut command = Command::new("unshare");
-        command
-            .args(["--map-root-user", "--mount", "/bin/sh", "-c", &script])
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("HOME", home)
-            .env("OUTPOST_MIRROR_DIR", home.join("mirror"))
-            .current_dir(home);
-        tokio::task::spawn_blocking(move || command.output().unwrap())
+    let import = format!("{program} mirror import all --trust site.pub");
+    let (Some(mut synced), Some(mut imported)) = (
+        with_small_disk(home, &format!("{program} mirror sync")),
+        with_small_disk(home, &import),
+    ) else {
+        return;
     };
-    let allowed = small("true").await.unwrap();
-    if !allowed.status.success() {
-        return skipped("namespaces", said(&allowed));
-    }
-
-    let synced = small(&format!("{program} mirror sync")).await.unwrap();
-    let imported = format!("{program} mirror import all --trust site.pub");
-    let imported = small(&imported).await.unwrap();
+    let synced = spawn_blocking(move || synced.output().unwrap()).await;
+    let imported = spawn_blocking(move || imported.output().unwrap()).await;
+    let (synced, imported) = (synced.unwrap(), imported.unwrap());
 
     for output in [&synced, &imported] {
         let text = said(output);

@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,14 +18,13 @@ use outpost::proto::coder::agent::v2::{
     workspace_app::Healthcheck,
 };
 use tempfile::TempDir;
-use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
     fake::{Fake, Told},
     lab::{Running, outpost},
 };
-use crate::control::PATIENCE;
+use crate::support::wait::until;
 
 fn id() -> Bytes {
     Bytes::copy_from_slice(Uuid::new_v4().as_bytes())
@@ -109,13 +107,8 @@ impl Place {
 
 /// Waits until the agent has logged this.
 async fn wait_for_log(running: &Running, text: &str) {
-    let waiting = async {
-        while !running.log().contains(text) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let waited = timeout(PATIENCE, waiting).await;
-    assert!(waited.is_ok(), "no `{text}` in:\n{}", running.log());
+    let what = format!("the agent logs {text:?}");
+    until(what, async || running.log().contains(text)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -317,15 +310,7 @@ async fn what_waits_when_the_agent_ends_neither_runs_nor_is_skipped() {
 
 /// Waits for a file that a script makes.
 async fn until_there(path: &std::path::Path) {
-    let deadline = tokio::time::Instant::now() + crate::control::PATIENCE;
-    while !path.exists() {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{} is not made",
-            path.display()
-        );
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until(path.display(), async || path.exists()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

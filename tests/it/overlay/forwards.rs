@@ -10,7 +10,10 @@ use tokio::{
 };
 
 use super::lab::{self, Lab, has_ssh, text};
-use crate::control::{PATIENCE, kill::free_address};
+use crate::{
+    control::{PATIENCE, kill::free_address},
+    support::{skip::skipped, wait::until},
+};
 
 /// Answers with what it hears, in capitals, until it hears no more.
 async fn answer(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
@@ -149,12 +152,8 @@ async fn connections_go_from_the_agent_to_what_the_client_sees() {
     // The client's end is the end of what it listens to.
     let ended = timeout(PATIENCE, client.wait_with_output()).await;
     assert!(ended.unwrap().unwrap().status.success());
-    let gone = async {
-        while TcpStream::connect(there).await.is_ok() || end.exists() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, gone).await.unwrap();
+    let is_gone = async || TcpStream::connect(there).await.is_err() && !end.exists();
+    until("nobody listens for the client", is_gone).await;
 
     // Port 0 is one that the agent chooses and tells.
     let chosen = format!("0:localhost:{here}");
@@ -212,8 +211,11 @@ async fn an_agent_refuses_each_direction_by_itself() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_client_s_keys_can_be_used_in_a_session_that_it_gave_them_to() {
-    if !has_ssh() || which::which("ssh-agent").is_err() {
+    if !has_ssh() {
         return;
+    }
+    if which::which("ssh-agent").is_err() {
+        return skipped("keys of ssh-agent", "it is not here");
     }
     let (lab, _running) = Lab::with_agent(lab::agent("main"), &[]).await;
     let (socket, key) = (lab.path("agent.sock"), lab.path("key"));
@@ -229,9 +231,7 @@ async fn the_client_s_keys_can_be_used_in_a_session_that_it_gave_them_to() {
     made.args(["-q", "-t", "ed25519", "-N", "", "-C", "of the desk", "-f"])
         .arg(&key);
     lab::succeed(made).await;
-    while !socket.exists() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until("ssh-agent has a socket", async || socket.exists()).await;
     let mut add = tokio::process::Command::new("ssh-add");
     add.arg("-q").arg(&key).env("SSH_AUTH_SOCK", &socket);
     lab::succeed(add).await;

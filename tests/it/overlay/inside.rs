@@ -5,22 +5,18 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Output,
-    time::Duration,
 };
 
 use outpost::{job::Script, proto::coder::agent::v2::Manifest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{
-    process::Command,
-    time::{sleep, timeout},
-};
+use tokio::process::Command;
 
 use super::{
     fake::Fake,
     lab::{Lab, Running, agent, appears, ended, outpost, succeed, text},
 };
-use crate::{control::PATIENCE, support::skip::skipped};
+use crate::support::{skip::skipped, wait::until};
 
 /// A command as a script of the workspace calls it.
 fn script(home: &Path, words: &[&str]) -> Command {
@@ -88,9 +84,8 @@ async fn each_agent_of_a_machine_has_units_of_its_own() {
     let settings = [("CODER_AGENT_SOCKET_PATH", shared.to_str().unwrap())];
     let (one, other) = (lab.run(&first, &settings), lab.run(&second, &settings));
     for name in ["a", "b"] {
-        while lab.seen("dev", name).await.lifecycle_state != "ready" {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+        let is_ready = async || lab.seen("dev", name).await.lifecycle_state == "ready";
+        until(format!("agent {name} is ready"), is_ready).await;
     }
     let at = async |agent: &str, words: &str| {
         let mut command = lab.open("ssh").await;
@@ -198,8 +193,10 @@ async fn transcript(program: &Path, socket: &Path) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn coder_s_program_and_ours_say_the_same_at_either_one_s_agent() {
     let Some(coder) = std::env::var_os("OUTPOST_INTEROP_CODER").map(PathBuf::from) else {
-        eprintln!("skipped: `exp sync` of Coder's program, OUTPOST_INTEROP_CODER is not set");
-        return;
+        return skipped(
+            "`exp sync` of Coder's program",
+            "OUTPOST_INTEROP_CODER is not set",
+        );
     };
     let mut listing = Command::new(&coder);
     listing.args(["exp", "sync", "list", "--help"]);
@@ -227,13 +224,7 @@ async fn coder_s_program_and_ours_say_the_same_at_either_one_s_agent() {
                 .env("CODER_AGENT_SOCKET_SERVER_ENABLED", "true")
                 .env("CODER_AGENT_SOCKET_PATH", &socket);
             let running = Running::start(command, place.path().to_owned());
-            let waiting = async {
-                while !socket.exists() {
-                    sleep(Duration::from_millis(20)).await;
-                }
-            };
-            let waited = timeout(PATIENCE, waiting).await;
-            waited.expect("the agent has a socket");
+            until("the agent has a socket", async || socket.exists()).await;
             said.push(transcript(program, &socket).await);
             running.kill().await;
         }

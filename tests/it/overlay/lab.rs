@@ -34,6 +34,7 @@ use url::Url;
 use crate::{
     cli,
     control::{self, PATIENCE, kill as server},
+    support::skip::skipped,
 };
 
 /// How long nothing has to change before it is looked at again.
@@ -85,7 +86,7 @@ pub fn has_ssh() -> bool {
         .into_iter()
         .all(|tool| which::which(tool).is_ok());
     if !is_here {
-        eprintln!("skipped: sessions of OpenSSH, which is not here");
+        skipped("sessions of OpenSSH", "it is not here");
     }
     is_here
 }

@@ -1,9 +1,6 @@
 //! Agents through the ends of servers, connections and themselves.
 
-use std::{
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{process::Stdio, time::Instant};
 
 use nix::sys::signal::Signal;
 use outpost::job::{Agent, Script};
@@ -13,7 +10,10 @@ use tokio::{
 };
 
 use super::lab::{self, Lab, Running, appears, has_ssh};
-use crate::control::PATIENCE;
+use crate::{
+    control::PATIENCE,
+    support::{skip::skipped, wait::until},
+};
 
 fn script(name: &str, text: &str) -> Script {
     Script {
@@ -111,12 +111,8 @@ async fn an_agent_that_is_told_to_end_ends_its_sessions_runs_its_stop_scripts_an
         assert_eq!(appears(&home.join("stopped")).await, "y\n");
         assert_eq!(lab.seen("dev", "").await.lifecycle_state, "off");
         for id in ids.split_whitespace() {
-            let gone = timeout(PATIENCE, async {
-                while !super::sessions::is_gone(id) {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            });
-            assert!(gone.await.is_ok(), "{id} does not go with the agent");
+            let what = format!("{id} goes with the agent");
+            until(what, async || super::sessions::is_gone(id)).await;
         }
     }
 }
@@ -155,9 +151,7 @@ async fn as_the_first_process_it_reaps_orphans_and_passes_signals_on() {
         .args(["--pid", "--fork", "--mount-proc", "--kill-child", "true"])
         .output();
     if !may.is_ok_and(|output| output.status.success()) {
-        return eprintln!(
-            "skipped: an agent as the first process, as there are no namespaces here"
-        );
+        return skipped("an agent as the first process", "no process namespaces");
     }
     let mut lab = Lab::start().await;
     let mut agent = lab::agent("main");

@@ -1,9 +1,6 @@
 //! Commands without a terminal.
 
-use std::{
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{process::Stdio, time::Instant};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -16,7 +13,7 @@ use tokio::{
 };
 
 use super::lab::{self, Lab, appears, ended, environment, has_ssh, outpost, succeed, text};
-use crate::control::PATIENCE;
+use crate::{control::PATIENCE, support::wait::until};
 
 /// Bytes that go through, either way.
 const MUCH: usize = 64 << 20;
@@ -184,12 +181,8 @@ async fn our_own_client_hangs_up_on_what_it_runs_when_it_is_told_to_leave() {
 
         assert_eq!(status.code(), Some(130), "{signal}");
         for id in ids.split_whitespace() {
-            let gone = timeout(PATIENCE, async {
-                while !is_gone(id) {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            });
-            assert!(gone.await.is_ok(), "{id} lives on after {signal}");
+            let what = format!("{id} ends after {signal}");
+            until(what, async || is_gone(id)).await;
         }
         std::fs::remove_file(begun).unwrap();
     }

@@ -7,7 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::support::go_install;
+use crate::support::{go_install, skip::skipped};
 use outpost::{mirror::builtin::BuiltinPackages, provision::ProviderPackages, registry::Platform};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -47,7 +47,7 @@ impl Provider {
         let mirror = MIRROR.get_or_init(|| match build_real() {
             Ok(mirror) => Some(mirror),
             Err(why) => {
-                println!("skipped: no coder/coder {VERSION} to compare with: {why}");
+                skipped("comparisons with coder/coder", why);
                 None
             }
         });

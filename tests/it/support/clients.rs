@@ -10,6 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
+use super::skip::skipped;
 use crate::cli::outpost;
 
 /// Longer than a client needs for anything here.
@@ -34,7 +35,7 @@ impl Clients {
     /// `None`, with a note, where Coder's client is not at hand.
     pub fn of(url: &str, token: &str) -> Option<Self> {
         let Some(coder) = env::var_os("OUTPOST_INTEROP_CODER").map(PathBuf::from) else {
-            println!("skipped: OUTPOST_INTEROP_CODER names no `coder` to run");
+            skipped("Coder's client", "OUTPOST_INTEROP_CODER names no `coder`");
             return None;
         };
         Some(Self {

@@ -20,6 +20,8 @@ pub fn skipped(what: &str, why: impl Display) {
         required.split(',').all(|it| it != what),
         "{REQUIRED} names {what}, which does not work: {why}"
     );
+    // Reasons may be what a tool printed; the list has a line for each.
+    let why = why.to_string().trim().replace('\n', " | ");
     let line = format!("skipped: {what}: {why}\n");
     stderr().write_all(line.as_bytes()).unwrap();
 }

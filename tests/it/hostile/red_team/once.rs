@@ -140,7 +140,7 @@ impl Lab {
             let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let name = format!("container-{}-{count}", std::process::id());
             let limits = GroupLimits::of_job(Some(MEMORY));
-            Arc::new(groups.create(&name, &limits).unwrap())
+            std::sync::Arc::new(groups.create(&name, &limits).unwrap())
         });
         let home = self.dir.path().join("home");
         let env = [

@@ -25,6 +25,7 @@ use super::{
     super::origin::{Origin, Publisher},
     DEMO, HOST, Site, download, name, said,
 };
+use crate::support::small_disk::with_small_disk;
 
 /// Bytes of each package, nearly.
 const PADDING: usize = 100_000;
@@ -320,28 +321,14 @@ async fn a_full_disk_is_a_507_that_says_so_and_the_log_has_the_place() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("mirror")).unwrap();
     fs::write(dir.path().join("mirror.toml"), origin.host(HOST)).unwrap();
-    let inside = |script: &str| {
-        // As root of a namespace of its own, which sees a small disk.
-        let script = format!("mount -t tmpfs -o size=2m none mirror && {script}");
-        let mut command = Command::new("unshare");
-        command
-            .args(["--map-root-user", "--mount", "/bin/sh", "-c", &script])
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("HOME", dir.path())
-            .current_dir(dir.path())
-            .stdin(Stdio::null());
-        command
-    };
-    let allowed = inside("true").output().unwrap();
-    if !allowed.status.success() {
-        return crate::support::skip::skipped("namespaces", said(&allowed));
-    }
     let program = env!("CARGO_BIN_EXE_outpost");
     let serve = format!(
         "exec {program} mirror serve --mirror-dir mirror --listen 127.0.0.1:0 --pull-through mirror.toml"
     );
-    let mut serving = inside(&serve).stderr(Stdio::piped()).spawn().unwrap();
+    let Some(mut serving) = with_small_disk(dir.path(), &serve) else {
+        return;
+    };
+    let mut serving = serving.stderr(Stdio::piped()).spawn().unwrap();
     let stderr = std::io::BufReader::new(serving.stderr.take().unwrap());
     let mut lines = std::io::BufRead::lines(stderr).map(Result::unwrap);
     let url = lines.find_map(|line| {
