@@ -29,6 +29,7 @@ pub(super) fn listen_as_coder() -> io::Result<Stop> {
     })?;
     let mut quit = signal(SignalKind::quit())?;
     let signalled = stop.clone();
+    // Detached: listens until the process ends.
     tokio::spawn(async move {
         quit.recv().await;
         signalled.kill();
@@ -48,6 +49,7 @@ pub(super) fn listen_with_cleanup() -> io::Result<Stop> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
     let signalled = stop.clone();
+    // Detached: listens until the process ends.
     tokio::spawn(async move {
         loop {
             let is_impatient = tokio::select! {
@@ -75,6 +77,7 @@ fn handle(announce: impl Fn(bool) + Send + 'static) -> io::Result<Stop> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let signalled = stop.clone();
+    // Detached: listens until the process ends.
     tokio::spawn(async move {
         loop {
             let interrupted = tokio::select! {

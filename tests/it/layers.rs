@@ -9,6 +9,7 @@ use std::{
 
 mod sans_io;
 mod skips;
+mod tasks;
 
 /// Layers of the root package from the base up; all other modules are crates, whose arrows Cargo checks. A module may use
 /// modules of lower layers only, never those of its own.

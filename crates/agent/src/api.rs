@@ -30,7 +30,7 @@ use tokio::{
     sync::Semaphore,
     task::{JoinSet, spawn_blocking},
 };
-use tracing::debug;
+use tracing::{Instrument as _, debug, debug_span};
 
 use super::ports;
 
@@ -51,13 +51,14 @@ pub(super) async fn serve(mut listener: Listener, stop: Stop) {
     loop {
         let place = places.clone().acquire_owned();
         tokio::select! {
-            Some((stream, _)) = listener.accept() => {
+            Some((stream, peer)) = listener.accept() => {
                 let Ok(place) = place.await else { return };
                 let routes = routes.clone();
-                running.spawn(async move {
+                let answering = async move {
                     answer(stream, routes).await;
                     drop(place);
-                });
+                };
+                running.spawn(answering.instrument(debug_span!("api", %peer)));
             }
             Some(_) = running.join_next() => {}
             () = stop.draining() => return,

@@ -15,6 +15,7 @@ use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
+use tracing::{Instrument as _, debug_span};
 
 use super::rpc::Rpc;
 
@@ -55,7 +56,8 @@ pub(super) async fn run(rpc: &Rpc, manifest: &Manifest) -> Result<(), CallError>
         let pause = pause.filter(|it| *it > 0);
         if let (Some(pause), true) = (pause, !check.url.is_empty() && check.threshold > 0) {
             let pause = Duration::from_secs(pause);
-            asking.spawn(ask(app.clone(), check, pause, news.clone()));
+            let span = debug_span!("health", app = app.slug);
+            asking.spawn(ask(app.clone(), check, pause, news.clone()).instrument(span));
         }
     }
     drop(news);

@@ -22,6 +22,7 @@ use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
+use tracing::{Instrument as _, debug_span};
 
 use super::{Shared, command, rpc::Rpc, stamp};
 
@@ -68,7 +69,8 @@ pub(super) async fn run(
                     let is_due = due.get(&*wanted.key).is_none_or(|at| again > 0 && *at <= now);
                     if is_due && busy.insert(wanted.key.clone()) {
                         due.insert(&wanted.key, now + Duration::from_secs(again.max(1)));
-                        running.spawn(measure(shared.clone(), wanted.clone()));
+                        let span = debug_span!("metadata", key = wanted.key);
+                        running.spawn(measure(shared.clone(), wanted.clone()).instrument(span));
                     }
                 }
                 if !news.is_empty() {

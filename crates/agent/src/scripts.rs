@@ -19,7 +19,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::{Instrument as _, debug_span, info, warn};
 
 use self::run::run;
 use super::{
@@ -137,7 +137,9 @@ impl<'a> Running<'a> {
                 let (shared, script) = (self.shared.clone(), self.scripts[at].clone());
                 let (stage, stop) = (self.stage, self.stop.clone());
                 let run = async move { run(&shared, &script, stage, &stop).await };
-                self.by_task.insert(self.tasks.spawn(run).id(), at);
+                let span = debug_span!("script", script = self.scripts[at].display_name);
+                self.by_task
+                    .insert(self.tasks.spawn(run.instrument(span)).id(), at);
             }
             Event::Wait(at, line) => say(self.shared, &self.scripts[at], Level::Info, line),
             Event::Skip(at, line) => {
@@ -199,7 +201,8 @@ pub(super) async fn run_at_times(shared: Arc<Shared>, manifest: Arc<Manifest>, s
             }
         };
         let (shared, script, stop) = (shared.clone(), script.clone(), stop.clone());
-        running.spawn(async move {
+        let span = debug_span!("script", script = script.display_name);
+        let at_times = async move {
             while let Some(next) = schedule.after(&chrono::Local::now()) {
                 let pause = (next - chrono::Local::now()).to_std().unwrap_or_default();
                 tokio::select! {
@@ -208,7 +211,8 @@ pub(super) async fn run_at_times(shared: Arc<Shared>, manifest: Arc<Manifest>, s
                 }
                 run(&shared, &script, Stage::Cron, &stop).await;
             }
-        });
+        };
+        running.spawn(at_times.instrument(span));
     }
     running.join_all().await;
 }

@@ -22,7 +22,7 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
     time::sleep,
 };
-use tracing::{debug, info};
+use tracing::{Instrument as _, debug, debug_span, info, info_span};
 use uuid::Uuid;
 
 use super::{
@@ -93,12 +93,15 @@ impl Network {
                 max_silence: shared.config.ssh_max_timeout,
             };
             let (node, driver, events) = tailnet::start(config);
-            tasks.spawn(driver.run(hard.clone()));
+            let span = info_span!("tailnet");
+            tasks.spawn(driver.run(hard.clone()).instrument(span));
             for port in SSH_PORTS {
                 let listener = node.listen(port);
-                tasks.spawn(server.clone().serve(listener, sessions.clone()));
+                let serving = server.clone().serve(listener, sessions.clone());
+                tasks.spawn(serving.instrument(debug_span!("listener", port)));
             }
-            tasks.spawn(api::serve(node.listen(api::PORT), hard.clone()));
+            let serving = api::serve(node.listen(api::PORT), hard.clone());
+            tasks.spawn(serving.instrument(debug_span!("listener", port = api::PORT)));
             (node, events)
         });
         node.set_derp_map(map).await;
@@ -187,7 +190,9 @@ async fn be_there(
     // Only on the first connection: a reconnection must not run the start scripts again.
     if !shared.has_begun.swap(true, Ordering::Relaxed) {
         shared.is_now(State::Starting);
-        tokio::spawn(begin(shared.clone(), manifest.clone(), graceful.clone()));
+        let beginning = begin(shared.clone(), manifest.clone(), graceful.clone());
+        // Detached: outlives this connection, and ends with `graceful`.
+        tokio::spawn(beginning.instrument(info_span!("scripts")));
     }
     let coordinating = async {
         shared.coordinates.send_replace(true);
@@ -230,11 +235,13 @@ async fn begin(shared: Arc<Shared>, manifest: Arc<Manifest>, graceful: Stop) {
         Outcome::Failed => State::StartError,
         Outcome::TimedOut => State::StartTimeout,
     });
-    tokio::spawn(async {
+    let giving_back = async {
         sleep(SETTLED).await;
         // A panic there has been printed, and nobody depends on it.
         let _ = spawn_blocking(program_text::give_back).await;
-    });
+    };
+    // Detached: nobody waits for it, and it ends by itself within seconds.
+    tokio::spawn(giving_back.in_current_span());
     scripts::run_at_times(shared, manifest, graceful).await;
 }
 

@@ -30,7 +30,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, debug, debug_span, info, warn};
 
 use super::{
     rpc::Rpc,
@@ -142,10 +142,11 @@ impl Socket {
                 (seat, accepted) = accepted => match accepted {
                     Ok((stream, _)) => {
                         let service = service.clone();
-                        connections.spawn(async move {
+                        let serving = async move {
                             let _seat = seat;
                             service.serve(stream).await;
-                        });
+                        };
+                        connections.spawn(serving.instrument(debug_span!("agent socket")));
                     }
                     Err(error) => {
                         warn!(%error, "failed to accept a connection on the agent socket");

@@ -24,7 +24,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tracing::debug;
+use tracing::{Instrument as _, debug, debug_span};
 
 use self::{
     forward::{Forwards, Place},
@@ -77,7 +77,8 @@ impl Server {
             tokio::select! {
                 Some((stream, peer)) = listener.accept() => {
                     let (server, stop) = (self.clone(), stop.clone());
-                    running.spawn(server.serve_one(stream, peer.ip().to_string(), stop));
+                    let serving = server.serve_one(stream, peer.ip().to_string(), stop);
+                    running.spawn(serving.instrument(debug_span!("ssh", %peer)));
                 }
                 Some(_) = running.join_next() => {}
                 () = stop.draining() => break,
@@ -194,10 +195,12 @@ impl server::Handler for Handler {
             stop: self.stop.clone(),
         };
         reply.accept().await;
-        tokio::spawn(async move {
+        let running = async move {
             session::run(client, channel).await;
             drop(place);
-        });
+        };
+        // Detached: ends with its channel, and has a place among the connection's.
+        tokio::spawn(running.in_current_span());
         Ok(())
     }
 
@@ -221,12 +224,14 @@ impl server::Handler for Handler {
                 let connected = forward::connect(channel, reply, host.to_owned(), port);
                 let (shared, peer) = (self.shared.clone(), self.peer.clone());
                 let silence = self.silence.clone();
-                tokio::spawn(async move {
+                let joined = async move {
                     let report = (is_here && jetbrains::listens(port).await)
                         .then(|| Report::begin(&shared, peer, App::jetbrains(), silence));
                     connected.await;
                     drop((report, place));
-                });
+                };
+                // Detached: ends with its channel, and has a place among the connection's.
+                tokio::spawn(joined.in_current_span());
             }
             Err(why) => reply.reject(why).await,
         }
@@ -243,10 +248,12 @@ impl server::Handler for Handler {
         match self.place(self.shared.config.blocks.local_forwarding) {
             Ok(place) => {
                 let connected = forward::connect_to(channel, reply, path.to_owned());
-                tokio::spawn(async move {
+                let joined = async move {
                     connected.await;
                     drop(place);
-                });
+                };
+                // Detached: ends with its channel, and has a place among the connection's.
+                tokio::spawn(joined.in_current_span());
             }
             Err(why) => reply.reject(why).await,
         }

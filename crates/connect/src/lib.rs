@@ -29,7 +29,7 @@ use outpost_tailnet::{
 use outpost_transport::coder::{ApiVersion, ErrorAnswer};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
-use tracing::debug;
+use tracing::{Instrument as _, debug, debug_span};
 use url::Url;
 use uuid::Uuid;
 
@@ -356,13 +356,13 @@ impl Server {
         map.rewrite_embedded(self.http.url());
         let stop = Stop::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(driver.run(stop.clone()));
+        tasks.spawn(driver.run(stop.clone()).instrument(debug_span!("tailnet")));
         node.set_derp_map(map).await;
         let (ready, readied) = mpsc::channel(1);
         let (failed, failure) = mpsc::channel(1);
         let (server, on_way, leaving) = (self.clone(), node.clone(), Stop::new());
         let left = leaving.clone();
-        tasks.spawn(async move {
+        let coordinating = async move {
             let side = Side::Client(vec![agent], ready);
             let ended = server
                 .keep_coordinated(agent, &on_way, &mut events, &side, &left)
@@ -371,7 +371,8 @@ impl Server {
                 // The receiver may be gone: it is then connected already.
                 let _ = failed.send(error).await;
             }
-        });
+        };
+        tasks.spawn(coordinating.instrument(debug_span!("coordination", %agent)));
         Ok(AgentConn {
             node,
             agent,

@@ -7,7 +7,7 @@ use outpost_base::{secret::Secret, stop::Stop};
 use outpost_net::listener::{ListenError, Listener};
 use outpost_process::open_files;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{Instrument as _, debug_span, info};
 use url::Url;
 
 use super::{
@@ -124,8 +124,10 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
     plane.set_access_url(access_url.clone());
     let routes = services::routes(&plane, &config, data_dir.clone());
     let mut tasks = JoinSet::new();
-    tasks.spawn(plane.clone().run_reaper());
-    tasks.spawn(listener.serve(routes, stop.clone()));
+    let reaper = plane.clone().run_reaper();
+    tasks.spawn(reaper.instrument(debug_span!("reaper")));
+    let serving = listener.serve(routes, stop.clone());
+    tasks.spawn(serving.instrument(debug_span!("listener", %address)));
     info!(%address, %url, "control plane is listening");
     Ok(Running {
         address,

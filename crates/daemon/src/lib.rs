@@ -184,7 +184,8 @@ pub async fn run(
     config.check()?;
     let journals = Journals::open(&config.state_dir, config.journal_key.as_deref())?;
     let (gate, stop) = (Gate::open(&config).await, stop.child());
-    let _end = AbortOnDropHandle::new(tokio::spawn(bound_the_end(config.clone(), stop.clone())));
+    let end = bound_the_end(config.clone(), stop.clone());
+    let _end = AbortOnDropHandle::new(tokio::spawn(end.instrument(Span::current())));
     let siblings = sources.first().map(|source| {
         let (journals, source, provisioner) = (
             journals.clone(),

@@ -22,7 +22,7 @@ use std::{
 use futures::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::{runtime::Handle, time::sleep};
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, error, info, warn};
 
 use self::flatten::{Turn, turn};
 use super::beneath::{self, within};
@@ -64,6 +64,7 @@ pub fn discard(path: PathBuf) {
         }
     };
     match Handle::try_current() {
+        // Detached: what is not removed when the process ends is found by the next sweep.
         Ok(runtime) => drop(runtime.spawn_blocking(removal)),
         Err(_) => removal(), // Without a runtime no other task is delayed.
     }
@@ -212,7 +213,8 @@ async fn remove_within(path: &Path, patience: Duration) -> io::Result<()> {
             Turn::More if Instant::now() < end => {}
             Turn::More if patience < LONG_PATIENCE => {
                 info!(dir = %path.display(), "a directory is large; still removing it");
-                tokio::spawn(go_on(path));
+                // Detached: what is not removed when the process ends is found by the next sweep.
+                tokio::spawn(go_on(path).in_current_span());
                 return Ok(());
             }
             Turn::More => return Err(aside(path, too_large()).await),

@@ -29,7 +29,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{Instrument as _, debug, debug_span, error, warn};
 use url::Url;
 
 pub use self::file::{FilePart, FileStamp};
@@ -333,7 +333,7 @@ impl Listener {
                 proxies: self.proxies.clone(),
                 conduct,
             };
-            connections.spawn(async move {
+            let run = async move {
                 let running = AssertUnwindSafe(connection.run(stream, end));
                 match running.catch_unwind().await {
                     Ok(Ok(())) => {}
@@ -341,7 +341,8 @@ impl Listener {
                     Err(_) => error!(%peer, "panic in a connection"),
                 }
                 id
-            });
+            };
+            connections.spawn(run.instrument(debug_span!("connection", %peer)));
         }
         drop(self.socket);
         let closed = async { while connections.join_next().await.is_some() {} };

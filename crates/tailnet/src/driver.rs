@@ -15,6 +15,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep_until, timeout},
 };
+use tracing::{Instrument as _, debug_span};
 use uuid::Uuid;
 
 use super::{
@@ -426,8 +427,9 @@ impl Driver {
             if client.relays.is_empty() {
                 return None;
             }
-            self.tasks
-                .spawn(client.run(outgoing, self.heard_sender.clone()));
+            let running = client.run(outgoing, self.heard_sender.clone());
+            let span = debug_span!("relay", %region);
+            self.tasks.spawn(running.instrument(span));
             let region_now = self.map.regions.get(&region)?.clone();
             let relay = Relay {
                 number: self.clients,

@@ -52,7 +52,7 @@ use outpost_provision::{
 };
 use semver::Version;
 use tokio::{sync::Mutex, task::spawn_blocking};
-use tracing::warn;
+use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
 use self::{
@@ -275,10 +275,12 @@ impl Engine {
         }
         let is_first = !sweeping.was_run.swap(true, Ordering::AcqRel);
         let work_dir = self.config.work_dir.clone();
-        tokio::spawn(async move {
+        let sweep = async move {
             removal::sweep(&work_dir, session::PREFIX, STALE_SESSION, is_first).await;
             sweeping.is_running.store(false, Ordering::Release);
-        });
+        };
+        // Detached: no job waits for it, and what it does not finish is left for the next sweep.
+        tokio::spawn(sweep.in_current_span());
     }
 }
 

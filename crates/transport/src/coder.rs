@@ -137,8 +137,8 @@ impl JobSource for CoderSource {
             job = call.receive() => {
                 let job = job.map_err(|error| self.lost(&link, error))?;
                 // coderd's handler may not have returned yet, and would log that it could not send the job. Do not
-                // wait for it: if our caller gave up meanwhile, the job would be lost. The call ends by itself within
-                // seconds.
+                // wait for it: if our caller gave up meanwhile, the job would be lost.
+                // Detached: the call ends by itself within seconds.
                 tokio::spawn(call.end().in_current_span());
                 return acquired(job);
             }
@@ -150,6 +150,7 @@ impl JobSource for CoderSource {
             sent.map_err(|error| self.lost(&link, error))?;
             let job = call.receive().await;
             let job = job.map_err(|error| self.lost(&link, error))?;
+            // Detached: as above.
             tokio::spawn(call.end().in_current_span());
             acquired(job)
         };
@@ -324,6 +325,7 @@ impl CoderSource {
                 held.forget(|current| std::ptr::eq(Arc::as_ptr(current), watched.as_ptr()));
             }
         };
+        // Detached: ends with the connection.
         tokio::spawn(watch.instrument(Span::current()));
         link
     }

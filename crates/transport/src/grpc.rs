@@ -41,7 +41,7 @@ use tonic::{
     metadata::{MetadataMap, MetadataValue},
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, debug, info, warn};
 use url::Url;
 use uuid::Uuid;
 
@@ -262,13 +262,15 @@ impl JobSource for GrpcSource {
         let (half, requests) = tokio::sync::mpsc::channel(1);
         let (_done, is_done) = oneshot::channel::<()>();
         let stop = stop.clone();
-        tokio::spawn(async move {
+        let holding = async move {
             tokio::select! {
                 () = stop.draining() => {}
                 _ = is_done => {}
             }
             drop::<tokio::sync::mpsc::Sender<AcquireJobRequest>>(half);
-        });
+        };
+        // Detached: ends with this function, which drops `_done`.
+        tokio::spawn(holding.in_current_span());
         let request = link.request(ReceiverStream::new(requests));
         let mut answers = match link.client().acquire_job(request).await {
             Ok(answers) => answers.into_inner(),

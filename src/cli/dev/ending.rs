@@ -65,6 +65,7 @@ impl Desk {
     pub(super) fn new(stop: &Stop) -> std::io::Result<Self> {
         let left = CancellationToken::new();
         for kind in [SignalKind::terminate(), SignalKind::hangup()] {
+            // Detached: ends with `stop`, or with the process.
             tokio::spawn(watch(signal(kind)?, left.clone(), stop.clone()));
         }
         Ok(Self { left })

@@ -93,6 +93,7 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     let systemd = Systemd::from_environment().map(Arc::new);
     if let Some(systemd) = systemd.clone() {
         let stop = stop.clone();
+        // Detached: ends with `stop`.
         tokio::spawn(async move { systemd.watch(&stop).await });
     }
     let guarded = Guarded {
@@ -119,6 +120,7 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     if let Some(systemd) = &systemd {
         systemd.ready();
     }
+    // Detached: nobody waits for it, and it ends by itself within seconds.
     tokio::task::spawn_blocking(program_text::give_back);
     let config = daemon::Config {
         max_jobs: if args.once { Some(1) } else { args.max_jobs },
@@ -145,6 +147,7 @@ async fn listen(args: &MetricsArgs, health: Arc<Health>) -> anyhow::Result<()> {
             Ok(listener) => {
                 let address = listener.address()?.to_string();
                 info!(address, "starting Prometheus endpoint");
+                // Detached: answers until the process ends.
                 tokio::spawn(health::serve(listener, Arc::clone(&health)));
             }
             Err(error) => {
@@ -158,6 +161,7 @@ async fn listen(args: &MetricsArgs, health: Arc<Health>) -> anyhow::Result<()> {
         let listener = Listener::bind(address, false).await.with_context(failed)?;
         let address = listener.address()?.to_string();
         info!(address, "starting health endpoint");
+        // Detached: answers until the process ends.
         tokio::spawn(health::serve(listener, health));
     }
     Ok(())

@@ -96,6 +96,7 @@ fn size() -> (u32, u32) {
 fn sizes() -> anyhow::Result<watch::Receiver<(u32, u32)>> {
     let (sender, receiver) = watch::channel(size());
     let mut changes = signal(SignalKind::window_change())?;
+    // Detached: ends with the receiver of sizes, or with the process.
     tokio::spawn(async move {
         while changes.recv().await.is_some() {
             if sender.send(size()).is_err() {

@@ -22,7 +22,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tracing::debug;
+use tracing::{Instrument as _, debug, debug_span};
 
 /// Longest time for a connection that a client requests, and for its answer to one that we received.
 const DIAL: Duration = Duration::from_secs(10);
@@ -96,7 +96,8 @@ impl Forwards {
     }
 
     fn add(&mut self, place: Place, task: impl Future<Output = ()> + Send + 'static) {
-        let task = Listening(tokio::spawn(task));
+        let span = debug_span!("forward", ?place);
+        let task = Listening(tokio::spawn(task.instrument(span)));
         self.listening.insert(place, task);
     }
 
@@ -132,11 +133,13 @@ impl Forwards {
                     continue;
                 };
                 let (handle, told) = (handle.clone(), told.clone());
-                tokio::spawn(async move {
+                let joined = async move {
                     let (ip, of) = (from.ip().to_string(), u32::from(from.port()));
                     let opening = handle.channel_open_forwarded_tcpip(told, port, ip, of);
                     hand_over(opening, stream, place).await;
-                });
+                };
+                // Detached: outlives the listener, and ends with the client's channel.
+                tokio::spawn(joined.in_current_span());
             }
         };
         self.add(Place::Port(address.to_owned(), port), accepting);
@@ -198,7 +201,8 @@ async fn serve<F>(
         match socket.listener.accept().await {
             Ok((stream, _)) => {
                 if let Ok(place) = places.clone().try_acquire_owned() {
-                    tokio::spawn(take(stream, place));
+                    // Detached: outlives the listener, and ends with the client's channel.
+                    tokio::spawn(take(stream, place).in_current_span());
                 }
             }
             Err(error) => {
@@ -285,7 +289,7 @@ impl Keys {
         });
         Ok(Self {
             directory,
-            _listening: Listening(tokio::spawn(accepting)),
+            _listening: Listening(tokio::spawn(accepting.in_current_span())),
         })
     }
 

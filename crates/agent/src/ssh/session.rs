@@ -34,7 +34,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
     time::timeout,
 };
-use tracing::debug;
+use tracing::{Instrument as _, debug};
 use uuid::Uuid;
 
 use super::{forward::Keys, signal};
@@ -302,7 +302,7 @@ impl Session<'_> {
             () = self.stop.draining() => {}
         }
         let stop = self.stop.clone();
-        tokio::spawn(async move {
+        let left = async move {
             tokio::select! {
                 _ = child.wait() => {}
                 // Signal the group and not only the shell, whose children would be left behind.
@@ -310,7 +310,9 @@ impl Session<'_> {
                     send(leader, Signal::SIGHUP);
                 }
             }
-        });
+        };
+        // Detached: the command goes on without its client, until the agent stops.
+        tokio::spawn(left.in_current_span());
         Ok(None)
     }
 

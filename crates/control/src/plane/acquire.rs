@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use outpost_base::job::{Job, JobId};
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::{Instrument as _, debug_span, info, warn};
 
 use super::{Plane, RequestError, daemons::NOT_REGISTERED};
 use crate::{
@@ -58,12 +58,15 @@ impl Plane {
     async fn take_guarded(self: &Arc<Self>, daemon: &Daemon) -> Result<Option<Job>, RequestError> {
         let (sender, receiver) = oneshot::channel();
         let (plane, daemon) = (self.clone(), daemon.clone());
-        tokio::spawn(async move {
+        let span = debug_span!("acquire", daemon = %daemon.id);
+        let taking = async move {
             let taken = plane.take(&daemon).await;
             if let Err(Ok(Some(job))) = sender.send(taken) {
                 plane.undelivered(job.id).await;
             }
-        });
+        };
+        // Detached: a few transactions, which must not be dropped half-way.
+        tokio::spawn(taking.instrument(span));
         receiver.await.unwrap_or(Err(RequestError::Stopping))
     }
 

@@ -28,6 +28,7 @@ use sqlx::{
         SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
 };
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use self::columns::Columns;
@@ -113,7 +114,8 @@ impl Sqlite {
     async fn begin(&self) -> Result<Transaction<'static, Db>, StoreError> {
         // A transaction that starts as a reader fails if another connection has written before its first write.
         let writer = self.writer.clone();
-        let begun = tokio::spawn(async move { writer.begin_with("BEGIN IMMEDIATE").await });
+        let begin = async move { writer.begin_with("BEGIN IMMEDIATE").await };
+        let begun = tokio::spawn(begin.in_current_span());
         // In a task of its own: if it were dropped half-way, the transaction would stay open and include later
         // statements.
         match begun.await {

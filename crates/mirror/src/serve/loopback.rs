@@ -9,6 +9,7 @@ use outpost_net::{
 };
 use outpost_provision::Detour;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument as _, debug_span};
 use url::Url;
 
 use super::{Access, Proxy, Server};
@@ -46,7 +47,8 @@ impl Loopback {
         let listener = Listener::bind(anywhere, None, Limits::standard()).await?;
         let url = listener.url();
         let routes = Server::new(store, Access::default()).router();
-        let task = tokio::spawn(listener.serve(routes, Stop::new()));
+        let serving = listener.serve(routes, Stop::new());
+        let task = tokio::spawn(serving.instrument(debug_span!("loopback mirror", %url)));
         Ok(Self {
             url,
             detour: None,
@@ -70,11 +72,13 @@ impl Loopback {
             url: listener.url(),
             authority,
         };
-        let task = tokio::spawn(async move {
+        let span = debug_span!("loopback proxy", url = %detour.url);
+        let serving = async move {
             // The proxy's authority is inside, so the directory must live as long as the task.
             let _dir = dir;
             listener.serve(proxy.router(), Stop::new()).await;
-        });
+        };
+        let task = tokio::spawn(serving.instrument(span));
         let mut loopback = Self::start(store).await?;
         loopback.detour = Some((detour, AbortOnDropHandle::new(task)));
         Ok(loopback)

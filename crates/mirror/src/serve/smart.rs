@@ -24,6 +24,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::Snapshot;
 use crate::generation::GitRepository;
@@ -105,11 +106,12 @@ impl Backend {
             ),
             Ask::Request(request) => (Bytes::new(), request),
         };
-        let writing = tokio::spawn(async move {
+        let writing = async move {
             // Git may exit before it has read everything; its status decides.
             let _ = stdin.write_all(&request).await;
-        });
-        let complaint = tokio::spawn(async move {
+        };
+        let writing = tokio::spawn(writing.in_current_span());
+        let complaint = async move {
             let mut said = Vec::new();
             let _ = (&mut stderr)
                 .take(COMPLAINT_BYTES)
@@ -118,7 +120,8 @@ impl Backend {
             // A full pipe would block git.
             let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
             String::from_utf8_lossy(&said).trim().to_owned()
-        });
+        };
+        let complaint = tokio::spawn(complaint.in_current_span());
         let running = Running {
             begin,
             child,

@@ -32,6 +32,7 @@ use outpost_base::{
     stop::Stop,
 };
 use outpost_provision::Services;
+use tracing::{Instrument as _, debug_span};
 
 use self::quota::{Quota, QuotaError};
 use super::{Cause, Report, Sync, trust};
@@ -180,7 +181,7 @@ type Flight = Shared<BoxFuture<'static, Result<(), PullError>>>;
 type Promise = (ProviderAddr, Version, Platform);
 
 /// Kind of a file that is brought into the store.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Cargo {
     Package(Digest),
     /// Address `HOST/NAMESPACE/NAME/SYSTEM` and version of a module.
@@ -398,11 +399,13 @@ impl Upstream {
     ) -> Flight {
         let (this, key) = (self.clone(), cargo.clone());
         self.0.flights.get_or(cargo, || {
-            let task = tokio::spawn(async move {
+            let span = debug_span!("pull", ?key);
+            let flight = async move {
                 let ended = timeout(FLIGHT, work).await;
                 this.0.flights.remove(&key);
                 ended.unwrap_or_else(|_| Err(PullError::late("all of it", FLIGHT)))
-            });
+            };
+            let task = tokio::spawn(flight.instrument(span));
             let ended = task.map(|ended| {
                 ended.unwrap_or_else(|error| Err(PullError::Failed(error.to_string().into())))
             });

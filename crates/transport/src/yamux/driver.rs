@@ -17,6 +17,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{Config, Event, Role, Session, SessionError, StreamError, StreamId};
 
@@ -93,10 +94,12 @@ impl Connection {
             closed: CancellationToken::new(),
         });
         let driven = Arc::clone(&shared);
-        tokio::spawn(async move {
+        let driving = async move {
             let over = drive(io, &driven, &accepted, &config).await;
             driven.end(over);
-        });
+        };
+        // Detached: ends with the connection, which it outlives to say goodbye.
+        tokio::spawn(driving.in_current_span());
         (Self { shared }, Incoming(incoming))
     }
 

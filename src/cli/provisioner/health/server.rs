@@ -68,6 +68,7 @@ pub(in crate::cli::provisioner) async fn serve(listener: Listener, health: Arc<H
         match listener.socket.accept().await {
             Ok((stream, _)) => {
                 let health = Arc::clone(&health);
+                // Detached: ends with the process; `connection` has a deadline.
                 tokio::spawn(async move {
                     let _permit = permit;
                     connection(stream, &health, is_for_prometheus).await;

@@ -27,7 +27,7 @@ use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tracing::{debug, info};
+use tracing::{Instrument as _, debug, info};
 use uuid::Uuid;
 
 use super::{
@@ -148,7 +148,7 @@ impl Peer {
                 () = self.plane.stop().draining() => break,
                 Some(_) = running.join_next() => {}
                 Some(stream) = incoming.accept() => {
-                    running.spawn(self.clone().answer(stream));
+                    running.spawn(self.clone().answer(stream).in_current_span());
                     // Each call may write to the database, which delays all others.
                     sleep_until(pace.count(PACE, Instant::now()).into()).await;
                 }

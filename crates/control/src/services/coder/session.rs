@@ -7,7 +7,7 @@ use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
-use tracing::{debug, info};
+use tracing::{Instrument as _, debug, debug_span, info};
 
 use super::{files, rpc, upgrade::Socket};
 use crate::services::{calls::Calls, gate::Share};
@@ -56,12 +56,13 @@ impl Session {
                 () = plane.stop().draining() => break,
                 Some(_) = running.join_next() => {}
                 Some(stream) = incoming.accept(), if running.len() < CALLS => {
-                    running.spawn(rpc::serve(
+                    let serving = rpc::serve(
                         self.calls.clone(),
                         self.share.packets.clone(),
                         self.uploads.clone(),
                         stream,
-                    ));
+                    );
+                    running.spawn(serving.instrument(debug_span!("call", daemon = name)));
                 }
                 _ = beat.tick() => {
                     if let Err(error) = plane.alive(&self.calls.daemon).await {
