@@ -50,6 +50,8 @@ const HALF_OPEN: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(180);
 /// Time for the end of a connection whose owner has dropped it.
 const LINGER: Duration = Duration::from_secs(30);
+/// First of the dynamic ports (RFC 6335), from which connections begin.
+const DYNAMIC_PORTS: u16 = 49152;
 /// Silence, as unanswered keep-alives, after which a peer's connections give way to those of others.
 const SILENT: Duration = Duration::from_secs(60);
 /// Limit of data that waits for silent peers, all together, in bytes.
@@ -114,7 +116,7 @@ impl Stack {
             last_turn: Ipv6Addr::UNSPECIFIED,
             listeners: HashMap::new(),
             limits: Limits { silence },
-            next_port: 32768 + (seed % 16384) as u16,
+            next_port: first_port(seed),
             next_look: now,
         };
         let stack = Self(Arc::new(Shared {
@@ -345,10 +347,7 @@ impl Inner {
         if !self.has_room() && !self.make_room(now) {
             return Err(io::Error::other("too many connections in the overlay"));
         }
-        self.next_port = match self.next_port {
-            ..49152 | u16::MAX => 49152,
-            port => port + 1,
-        };
+        self.next_port = port_after(self.next_port);
         let ends = (
             endpoint(source, self.next_port),
             endpoint(*target.ip(), target.port()),
@@ -407,4 +406,14 @@ impl Inner {
             !peer.is_empty()
         });
     }
+}
+
+/// Returns a dynamic port, so that a node that restarts with its old address does not reuse the ports of connections that
+/// its peers still remember.
+fn first_port(seed: u64) -> u16 {
+    DYNAMIC_PORTS + (seed % u64::from(u16::MAX - DYNAMIC_PORTS)) as u16
+}
+
+fn port_after(port: u16) -> u16 {
+    port.checked_add(1).unwrap_or(DYNAMIC_PORTS)
 }

@@ -37,6 +37,8 @@ const HEADER_BYTES: u32 = 32 << 10;
 /// Bytes of a response that are produced before the client has accepted the previous ones; also the limit of headers
 /// in HTTP/1. Larger buffers are no faster, and take memory of every connection.
 const UNSENT: usize = 32 << 10;
+/// Bytes of it that are encrypted ahead: one TLS record.
+const ENCRYPTED: usize = 16 << 10;
 /// Interval of pings to a silent HTTP/2 client, and the longest time for its answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
@@ -95,7 +97,7 @@ impl Connection {
             Some(tls) => {
                 let acceptor = tls.acceptor();
                 let accepting =
-                    acceptor.accept_with(stream, |tls| tls.set_buffer_limit(Some(UNSENT)));
+                    acceptor.accept_with(stream, |tls| tls.set_buffer_limit(Some(ENCRYPTED)));
                 let stream = timeout(self.limits.header_timeout, accepting).await??;
                 self.speak(stream, None, end).await
             }

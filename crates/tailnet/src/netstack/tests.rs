@@ -12,6 +12,16 @@ const SILENCE: Duration = Duration::from_secs(72 * 60 * 60);
 const A: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0, 0, 0, 0, 0, 0, 1);
 const B: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0, 0, 0, 0, 0, 0, 2);
 
+#[test]
+fn connections_begin_at_a_dynamic_port_that_depends_on_the_seed() {
+    let (one, other) = (first_port(1), first_port(2));
+
+    assert_ne!(one, other);
+    assert!(one >= DYNAMIC_PORTS && first_port(u64::MAX) >= DYNAMIC_PORTS);
+    assert_eq!(port_after(one), one + 1);
+    assert_eq!(port_after(u16::MAX), DYNAMIC_PORTS);
+}
+
 fn stack(address: Ipv6Addr, seed: u64, now: Instant) -> Stack {
     Stack::new(&[address], Some(SILENCE), seed, now)
 }
