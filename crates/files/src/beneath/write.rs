@@ -120,7 +120,7 @@ impl Dir {
         Ok(Some(std::ffi::OsString::from_vec(target).into()))
     }
 
-    /// Sets the modification time of what a name refers to to now; for a link that of the link itself.
+    /// Sets the modification time of a file or directory to now; for a link, that of the link itself.
     ///
     /// # Errors
     /// [`Refusal`], or the system's error.
