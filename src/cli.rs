@@ -142,7 +142,7 @@ const LAST_REMOVALS: Duration = Duration::from_secs(5);
 /// Longest time for a session's last output to be read.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
-/// A Terraform-driven provisioner runtime for Coder
+/// Build Coder workspaces with Terraform or OpenTofu
 #[derive(Debug, Parser)]
 #[command(name = "outpost", version = LONG_VERSION)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]

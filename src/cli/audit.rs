@@ -16,7 +16,7 @@ use crate::proto::outpost::v1::{self, ListAuditRequest};
 /// administrators can read it, and nobody can change it. `--output json` has the exact times.
 #[derive(Debug, clap::Args)]
 pub(super) struct Audit {
-    /// Show at most so many entries
+    /// Show at most this many entries
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..))]
     limit: i32,
     /// Show only entries with a lower number, to continue an earlier list

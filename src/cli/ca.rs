@@ -34,7 +34,7 @@ pub(super) enum Ca {
             default_value = "outpost certificate authority"
         )]
         name: String,
-        /// Limit it to this domain, or to this net such as 10.0.0.0/8; may be given several times
+        /// Limit it to this domain, or to this network, such as 10.0.0.0/8; repeatable
         #[arg(long, value_name = "DOMAIN")]
         permit: Vec<String>,
     },
@@ -44,10 +44,10 @@ pub(super) enum Ca {
     Renew {
         #[command(flatten)]
         place: Place,
-        /// Names of certificates to renew, whenever they expire
+        /// Names of certificates to renew, no matter when they expire
         #[arg(value_name = "NAME")]
         names: Vec<String>,
-        /// Without names: those that end within this time
+        /// If no names are given, renew those that expire within this time
         #[arg(long, value_name = "DURATION", default_value = "30d")]
         within: humantime::Duration,
     },

@@ -58,7 +58,7 @@ pub(super) struct Dev {
     template: Option<PathBuf>,
     /// Create, stop, start and delete a workspace, verify the state after each step, and print the results
     ///
-    /// Also runs a command over SSH at each agent if the workspace is on this machine.
+    /// Also runs a command over SSH on each agent if the workspace is on this machine.
     #[arg(long)]
     check: bool,
     /// Keep the server's data and the workspace in this directory
@@ -69,10 +69,10 @@ pub(super) struct Dev {
     /// Name of the workspace
     #[arg(long, value_name = "NAME", default_value = "dev")]
     workspace: String,
-    /// Answer to a parameter of the template
+    /// Value of a template parameter
     #[arg(long = "parameter", value_name = "NAME=VALUE")]
     parameters: Vec<Pair>,
-    /// A preset of the template, which answers some of its parameters
+    /// Template preset, which sets some of the parameters
     #[arg(
         long,
         value_name = "NAME",

@@ -84,7 +84,7 @@ pub(super) struct EngineArgs {
         requires = "sealed"
     )]
     mirror_archives: bool,
-    /// Directory with bootstrap scripts for agents that replace ours: linux.sh, darwin.sh, windows.ps1, or linux_arm64.sh
+    /// Directory with bootstrap scripts to use in place of the built-in ones: linux.sh, darwin.sh, windows.ps1, or linux_arm64.sh
     #[arg(long, value_name = "DIR", env = "OUTPOST_BOOTSTRAP_SCRIPTS")]
     bootstrap_scripts: Option<PathBuf>,
     /// Time an interrupted Terraform process has to exit before it is killed
@@ -104,11 +104,11 @@ pub(super) struct EngineArgs {
         default_value = "auto"
     )]
     isolation: isolation::Wanted,
-    /// Fate of background processes that a template starts, when their step ends [default: end; with `outpost dev`,
-    /// keep]
+    /// What happens to background processes that a template started when their step ends [default: end; with
+    /// `outpost dev`, keep]
     #[arg(long, value_name = "FATE", env = "OUTPOST_BACKGROUND_PROCESSES")]
     background_processes: Option<isolation::BackgroundProcesses>,
-    /// Files and directories that a job sees, too, with `--isolation fresh-root`; it cannot write there
+    /// Additional files and directories that a job sees, read-only, with `--isolation fresh-root`
     #[arg(long, value_name = "PATH", env = "OUTPOST_SHOW", value_delimiter = ',')]
     show: Vec<PathBuf>,
 }

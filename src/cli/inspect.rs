@@ -48,7 +48,7 @@ const MAX_DOCUMENT: u64 = 256 << 20;
 /// A directory is a template: it is planned for a start and for a stop, without a server and without changing
 /// anything. If planning fails, the command says why, draws the source and exits with 1; with --source-only it does
 /// not plan. A file is a plan or a state as printed by `terraform show -json`; --graph takes the output of
-/// `terraform graph -type=plan`, which tells where agents run. --output reference-json prints the conversion in the
+/// `terraform graph -type=plan`, which shows where agents run. --output reference-json prints the conversion in the
 /// format of Coder's golden files, and an error as a JSON string.
 #[derive(Debug, clap::Args)]
 pub(super) struct Inspect {

@@ -35,7 +35,7 @@ pub(super) enum Wanted {
     None,
 }
 
-/// Fate of processes that a template starts in the background
+/// What happens to processes that a template starts in the background
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum BackgroundProcesses {
     /// End them with the job step that started them

@@ -31,7 +31,7 @@ pub(super) enum Job {
         /// Only jobs with this status: queued, running, cancelling, succeeded, failed or cancelled
         #[arg(long = "status", value_name = "STATUS")]
         statuses: Vec<String>,
-        /// Show at most so many jobs
+        /// Show at most this many jobs
         #[arg(long, value_name = "COUNT", default_value_t = 100)]
         limit: i32,
         #[command(flatten)]
@@ -39,7 +39,7 @@ pub(super) enum Job {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show a job; if it is queued, also why each daemon does not take it
+    /// Show a job and, if it is queued, why each daemon does not take it
     Show {
         /// The job's ID or the beginning of it
         #[arg(add = complete::jobs())]

@@ -17,7 +17,8 @@ use crate::control::tokens;
 pub(super) enum Psk {
     /// Generate a key of 256 random bits
     ///
-    /// To rotate keys: a server accepts two at once, so add the new one, give it to every daemon, then remove the old one.
+    /// To rotate keys: a server accepts two at once, so add the new one and restart the server, give it to every
+    /// daemon, then remove the old one and restart the server again.
     Generate {
         /// Write the key to this new file, readable only by you, instead of printing it
         #[arg(long, value_name = "FILE")]

@@ -91,7 +91,7 @@ struct Run {
     /// Directory with agent binaries for other platforms, such as `coder-linux-arm64`
     #[arg(long, value_name = "DIR", env = "OUTPOST_AGENT_BINARIES")]
     agent_binaries: Option<PathBuf>,
-    /// File with the daemons' pre-shared keys, one per line; two while keys are rotated
+    /// File with the daemons' pre-shared keys, one per line; two while keys are rotated. It is read when the server starts
     #[arg(long, value_name = "FILE", env = "OUTPOST_PSK_FILE")]
     psk_file: Option<PathBuf>,
     /// Pre-shared key of the daemons; prefer a file, because other users can read the command line

@@ -28,7 +28,7 @@ pub(super) enum User {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show a user, and what the user's workspaces cost a day
+    /// Show a user, and what the user's workspaces cost per day
     Show {
         /// The user, if not yourself
         #[arg(value_name = "NAME", default_value = "", hide_default_value = true, add = complete::users())]
@@ -80,10 +80,10 @@ pub(super) enum User {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Refuse a user until `activate`; workspaces stay as they are
+    /// Suspend a user until `outpost user activate`; workspaces stay as they are
     ///
-    /// From now on the server refuses the user's tokens and the agents of the user's workspaces, whatever is running.
-    /// Connections that are open stay until they end: stop the workspaces to end them.
+    /// From now on the server refuses the user's tokens and the agents of the user's workspaces, even while these run.
+    /// Open connections stay until they end: stop the workspaces to end them.
     Suspend {
         /// Name or id of the user
         #[arg(value_name = "NAME", add = complete::users())]

@@ -81,7 +81,7 @@ pub(super) enum Workspace {
     Update(build::Update),
     /// Rename a workspace
     ///
-    /// The next build replaces resources whose names contain that of the workspace, with everything in them.
+    /// The next build replaces resources whose names contain that of the workspace: everything in them is lost.
     Rename {
         /// The workspace: `name` or `owner/name`
         #[arg(add = complete::workspaces())]

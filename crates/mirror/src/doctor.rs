@@ -1,4 +1,5 @@
-//! A comparison of a mirror with what a template needs, item by item, before a build fails.
+//! A comparison of a mirror with what a template needs, item by item, before a build fails; and the lock file that a
+//! template should have at a site with that mirror.
 
 mod served;
 mod unmet;

@@ -70,7 +70,7 @@ pub(in crate::cli) struct Bundle {
     /// Number in the channel; a site refuses a lower one than it has [default: the generation's number]
     #[arg(long, value_name = "NUMBER")]
     sequence: Option<u64>,
-    /// Time from which on sites refuse the bundle, such as 2030-01-01T00:00:00Z
+    /// Time from which sites refuse the bundle, such as 2030-01-01T00:00:00Z
     #[arg(long, value_name = "TIME")]
     expires: Option<Timestamp>,
     /// Write volumes FILE.001, FILE.002 and so on of at most this size, such as 4700MB or 25GB
@@ -95,11 +95,11 @@ pub(in crate::cli) struct Bundle {
     sbom: Option<PathBuf>,
 }
 
-/// Sign a bundle that somebody else created, as a second person
+/// Add a second person's signature to a bundle
 ///
-/// Review it first with `outpost mirror inspect` and `outpost mirror diff`. A bundle in volumes stays one, with volumes of
-/// the same size. An encrypted bundle does not record its recipients: name them again with --encrypt, or write it
-/// in clear with --decrypt.
+/// Review it first with `outpost mirror inspect` and `outpost mirror diff`. A bundle that is split into volumes stays
+/// split, with volumes of the same size. An encrypted bundle does not record its recipients: name them again with
+/// --encrypt, or write it unencrypted with --decrypt.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Sign {
     /// Path of the bundle
@@ -117,10 +117,10 @@ pub(in crate::cli) struct Sign {
     /// Encrypt for this age recipient (`age1…`); repeatable
     #[arg(long, value_name = "RECIPIENT")]
     encrypt: Vec<String>,
-    /// Write an encrypted bundle in clear
+    /// Write an encrypted bundle unencrypted
     #[arg(long, conflicts_with = "encrypt")]
     decrypt: bool,
-    /// Write volumes of at most this size, such as 4700MB or 25GB, if not of the same as before
+    /// Write volumes of at most this size, such as 4700MB or 25GB [default: the same size as before]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     split: Option<u64>,
     #[command(flatten)]

@@ -22,7 +22,7 @@ use crate::{
 
 /// Print configuration that points engines at a mirror, or check theirs
 ///
-/// The mirror is asked for the hosts that it has. If it cannot be asked, that is said, and the usual hosts are printed.
+/// The mirror is asked which hosts it has. If it cannot be reached, the command says so and prints the usual hosts.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Config {
     /// URL of the mirror
@@ -37,11 +37,11 @@ pub(in crate::cli) struct Config {
     /// Protocol between engines and the mirror
     #[arg(long, value_name = "MODE", default_value = "registry")]
     mode: Mode,
-    /// Registry that the mirror replaces; repeatable [default: those that it says, the engine's own, and
+    /// Registry that the mirror replaces; repeatable [default: those that the mirror reports, the engine's own, and
     /// registry.coder.com]
     #[arg(long, value_name = "HOST")]
     host: Vec<String>,
-    /// Host of git repositories in the mirror; repeatable [default: those that it says]
+    /// Host of git repositories in the mirror; repeatable [default: those that the mirror reports]
     #[arg(long, value_name = "HOST")]
     git_host: Vec<String>,
     /// Do not ask the mirror

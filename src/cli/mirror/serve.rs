@@ -68,9 +68,9 @@ pub(in crate::cli) struct Serve {
     pull_through: Option<PathBuf>,
     /// Keep at most this much of what was fetched that way, such as 50G; the least recently used is evicted
     ///
-    /// What `outpost mirror sync` or `import` brought does not count and stays, as does what the mirror.toml names with its
-    /// version, a client downloads just now, or jobs on this machine have unpacked. Checksums and keys of what goes stay
-    /// trusted. Leave room on the disk for one package more.
+    /// What `outpost mirror sync` or `import` added does not count and stays, as does what mirror.toml names with its
+    /// version, what a client is currently downloading, or what jobs on this machine have unpacked. Checksums and keys of
+    /// evicted packages stay trusted. Leave disk space for one more package.
     #[arg(
         long,
         value_name = "SIZE",
@@ -89,7 +89,7 @@ pub(in crate::cli) struct Serve {
     /// nothing else.
     #[arg(long, value_name = "ADDRESS", env = "OUTPOST_MIRROR_PROXY_LISTEN")]
     proxy_listen: Option<SocketAddr>,
-    /// Maximum number of open connections; beyond it idle ones are closed, and new ones refused
+    /// Maximum number of open connections; when it is reached, idle ones are closed and new ones refused
     #[arg(
         long,
         value_name = "NUMBER",

@@ -22,8 +22,8 @@ use crate::{
 /// Report known vulnerabilities of the Go modules that engines and providers were built from
 ///
 /// This makes no network requests: download the database of the Go project (vulndb.zip) or that of OSV for the ecosystem
-/// Go (all.zip) elsewhere, and carry it here. A finding says that a program was built with a vulnerable version of a
-/// module, not that it uses what is vulnerable in it.
+/// Go (all.zip) on another machine, and copy it to this one. A finding says that a program was built with a vulnerable
+/// version of a module, not that it uses the vulnerable code.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Vulnerabilities {
     #[command(flatten)]

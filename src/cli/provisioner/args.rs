@@ -17,11 +17,12 @@ use crate::{
 /// Exit codes of a daemon: Coder's, and two of our own.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes: 0 stopped by a signal or after its jobs, 1 failed or called wrongly, 3 ended with jobs \
-left to the next daemon of its name, 77 the server refuses this daemon.
+left to the next daemon with this name, 77 the server refused this daemon.
 
 Signals: SIGTERM and SIGHUP let running jobs finish, SIGINT cancels them. SIGQUIT or a second signal cancels \
 them and waits a minute at most (or --force-cancel, if that is shorter): an apply that takes longer is never killed \
-but goes on by itself, and the next daemon of this name, or a sibling, ends it and tells the server.
+but continues in the background, and the next daemon with this name, or another one with the same state directory, \
+finishes the job and reports the result to the server.
 
 Credentials are read again for each connection: from a file, or from the systemd credentials `outpost-psk`, \
 `outpost-key` and `outpost-token`. Variables named CODER_… are also read with the prefix HOMEBREW_.";
@@ -45,7 +46,7 @@ pub(in crate::cli) struct Start {
     /// State directory: the journal of undelivered states, logs and sessions [default: $STATE_DIRECTORY or ~/.local/state/outpost]
     #[arg(long, value_name = "DIR", env = "OUTPOST_STATE_DIR")]
     pub(in crate::cli) state_dir: Option<PathBuf>,
-    /// Number of jobs to run at a time, each as a daemon with its own name; `auto` for what memory and cores allow
+    /// Number of jobs to run at a time, each as a daemon with its own name; `auto` for as many as memory and cores allow
     #[arg(
         long,
         alias = "jobs",
@@ -54,7 +55,7 @@ pub(in crate::cli) struct Start {
         default_value_t = Concurrency::Fixed(1)
     )]
     pub(in crate::cli) concurrency: Concurrency,
-    /// Exit after so many jobs
+    /// Exit after this many jobs
     #[arg(
         long,
         value_name = "COUNT",

@@ -28,7 +28,7 @@ const ACTIVE: &str = "active";
 /// Options of every build.
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
-    /// Answer to a parameter of the template
+    /// Value of a template parameter
     #[arg(long = "parameter", value_name = "NAME=VALUE")]
     parameters: Vec<Pair>,
     /// Include lines of level DEBUG
@@ -63,7 +63,7 @@ pub(in crate::cli) struct Create {
         hide_default_value = true
     )]
     version: String,
-    /// A preset of the template, which answers some of its parameters
+    /// Template preset, which sets some of the parameters
     #[arg(
         long,
         value_name = "NAME",

@@ -1,4 +1,4 @@
-//! Identity of a caller, from the metadata of a call.
+//! Identity of a caller of our gRPC API, from the metadata of a call. Coder's wire has `coder/admission.rs`.
 
 use outpost_base::secret::Secret;
 use tonic::{Status, metadata::MetadataMap};

@@ -1,5 +1,5 @@
-//! Admission of daemons: credentials, organization, tags, types, rights and version, checked in the reference's
-//! order.
+//! Authentication of agents and people by their tokens, and admission of daemons: credentials, organization, tags, types,
+//! rights and version, checked in the reference's order.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
