@@ -31,6 +31,7 @@ use outpost::{
     registry::Platform,
     secret::Secret,
     stop::Stop,
+    template::scenario,
     terraform::log_stream,
     transport::{
         drpc::wire::{Reader, Writer},
@@ -50,7 +51,7 @@ pub use overlay::{agent_calls, agent_texts, coordinator, derp, disco, engine, ta
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("yamux", yamux),
     ("drpc", drpc),
     ("messages", messages),
@@ -58,6 +59,7 @@ pub const TARGETS: [Target; 18] = [
     ("bundle", bundle),
     ("manifest", manifest),
     ("zip", zip),
+    ("scenario", scenario),
     ("range", range),
     ("link", link),
     ("registry", registry),
@@ -456,5 +458,29 @@ pub fn registry(data: &[u8]) {
         }
         let name = std::path::Path::new(&found.filename);
         assert_eq!(name.file_name(), Some(name.as_os_str()), "{name:?}");
+    }
+}
+
+/// A scenario is read or every mistake has a place in its text; conditions end over any of them.
+pub fn scenario(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let lines = text.split('\n').count();
+    match scenario::parse("a.coder.hcl", &text) {
+        Ok(read) => {
+            assert!(!read.runs.is_empty());
+            for assert in read.runs.iter().flat_map(|run| &run.asserts) {
+                assert!(text.contains(&assert.condition), "{:?}", assert.condition);
+                let _ = scenario::check(assert, &scenario::Facts::default().context());
+            }
+        }
+        Err(problems) => {
+            assert!(!problems.is_empty());
+            let is_inside =
+                |place: &scenario::Place| (1..=lines).contains(&place.line) && place.column > 0;
+            assert!(
+                problems.iter().all(|problem| is_inside(&problem.place)),
+                "{problems:?}"
+            );
+        }
     }
 }

@@ -437,8 +437,15 @@ fn usage(error: &clap::Error, wrong_usage: u8) -> ExitCode {
 
 fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Result<()> {
     let wanted = cli.global.output;
-    if wanted.format().is_none() && !matches!(cli.command, Command::Inspect(_)) {
-        let text = "only `outpost inspect` supports that `--output`; other commands support table and json";
+    let supports = match &cli.command {
+        Command::Inspect(_) => wanted != Wanted::Junit,
+        Command::Template(command) if command.is_test() => {
+            wanted == Wanted::Junit || wanted.format().is_some()
+        }
+        _ => wanted.format().is_some(),
+    };
+    if !supports {
+        let text = "only `outpost inspect` and `outpost template test` support more than table and json, each formats of its own";
         return Err(exit::UsageError(text.to_owned()).into());
     }
     let output = Output {
@@ -479,6 +486,7 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
         let stop = match &cli.command {
             _ if is_daemon => signals::listen_as_coder()?,
             Command::Dev(_) => signals::listen_with_cleanup()?,
+            Command::Template(command) if command.is_test() => signals::listen_with_cleanup()?,
             _ => signals::listen()?,
         };
         cli.command.exec(output, wanted, stop).await
@@ -549,7 +557,7 @@ impl Command {
             Self::Dev(command) => command.exec(output, stop).await,
             Self::Server(command) => command.exec(output, stop).await,
             Self::Provisioner(command) => command.exec(output, stop).await,
-            Self::Template(command) => command.exec(output, stop).await,
+            Self::Template(command) => command.exec(output, wanted, stop).await,
             Self::Workspace(command) => command.exec(output, stop).await,
             Self::Job(command) => command.exec(output, stop).await,
             Self::Login(command) => command.exec(output, stop).await,

@@ -61,6 +61,16 @@ pub(super) struct Interrupted;
 #[error("{0} of the checks failed")]
 pub(super) struct Unwell(pub(super) usize);
 
+/// Error for this many failed runs of scenarios.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} runs failed")]
+pub(super) struct TestsFailed(pub(super) usize);
+
+/// Error for this many runs of scenarios that lack something.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} runs lack something that they need")]
+pub(super) struct Untested(pub(super) usize);
+
 /// Error for this many vulnerabilities.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} vulnerabilities found")]
@@ -241,7 +251,7 @@ fn code_of(error: &anyhow::Error) -> Code {
         if link.is::<Interrupted>() || lost.is_some_and(LostSight::is_interruption) {
             return Code::Is(INTERRUPTED);
         }
-        if link.is::<Incomplete>() || link.is::<Left>() {
+        if link.is::<Incomplete>() || link.is::<Left>() || link.is::<Untested>() {
             return Code::Is(INCOMPLETE);
         }
         if link.is::<Distrusted>() {

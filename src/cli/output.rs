@@ -21,7 +21,7 @@ pub(super) enum Format {
     Json,
 }
 
-/// Values of `--output`. Only `outpost inspect` has more than [`Format`].
+/// Values of `--output`. Only `outpost inspect` and `outpost template test` have more than [`Format`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Wanted {
     /// Table or text, for people.
@@ -38,6 +38,9 @@ pub(super) enum Wanted {
     /// A conversion as Coder's golden files have it.
     #[value(hide = true)]
     ReferenceJson,
+    /// JUnit's XML, for tools that show tests.
+    #[value(hide = true)]
+    Junit,
 }
 
 impl Wanted {
@@ -46,7 +49,7 @@ impl Wanted {
         match self {
             Self::Table => Some(Format::Table),
             Self::Json => Some(Format::Json),
-            Self::Mermaid | Self::Svg | Self::ReferenceJson => None,
+            Self::Mermaid | Self::Svg | Self::ReferenceJson | Self::Junit => None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `outpost template`.
 
+mod test;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,7 +12,7 @@ use super::{
     confirm::Confirm,
     exit::UsageError,
     follow,
-    output::{self, Output},
+    output::{self, Output, Wanted},
     remote::{Pair, Remote},
     rows, workspace,
 };
@@ -29,9 +31,19 @@ use crate::{
     terraform::template::parse_dir,
 };
 
+/// What `test` takes and how it ends, beyond other commands.
+const TEST_HELP: &str = "\
+Here --output also takes junit.
+
+Exit codes: 0 all runs passed, 1 one failed, 2 wrong usage or a mistake in a scenario, 3 something that a run needs is missing, \
+130 interrupted.";
+
 /// Templates and their versions
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Template {
+    /// Test templates with scenarios, without a server
+    #[command(after_help = TEST_HELP)]
+    Test(Box<test::Test>),
     /// Upload a directory as a new version, import it and activate it
     Push(Push),
     /// List templates
@@ -172,8 +184,19 @@ struct Shown {
 }
 
 impl Template {
-    pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
+    /// Whether the command builds workspaces, which it must clean up.
+    pub(super) fn is_test(&self) -> bool {
+        matches!(self, Self::Test(_))
+    }
+
+    pub(super) async fn exec(
+        self,
+        output: Output,
+        wanted: Wanted,
+        stop: Stop,
+    ) -> anyhow::Result<()> {
         match self {
+            Self::Test(test) => test.exec(wanted, stop).await,
             Self::Push(push) => push.exec(output, stop).await,
             Self::List { remote } => list(&remote, output).await,
             Self::Show {

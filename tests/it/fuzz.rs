@@ -86,6 +86,11 @@ fn answers_of_registries_hold() {
 }
 
 #[test]
+fn scenarios_hold() {
+    fuzz("scenario");
+}
+
+#[test]
 fn frames_of_relays_hold() {
     fuzz("derp");
 }

@@ -182,6 +182,10 @@ const OPENS_PATHS: &[(&str, &str)] = &[
         "terraform/session/init.rs",
         "removes one name in the directory of a session, without following it",
     ),
+    (
+        "template/scenario/golden.rs",
+        "tables of resources beside the author's own scenarios",
+    ),
 ];
 
 /// How a path is opened, asked for or removed without the door.

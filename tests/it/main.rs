@@ -47,3 +47,4 @@ mod slots;
 mod source;
 mod start;
 mod support;
+mod template_scenarios;

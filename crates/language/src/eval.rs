@@ -28,6 +28,8 @@ pub(super) struct Scope<'a> {
     locals: Vec<(String, Rc<Value>)>,
     /// Repeated keys of the file, as in [`super::SourceFile`].
     repeated_keys: Option<&'a BTreeMap<usize, String>>,
+    /// Whether functions may be called that Coder does not offer in tags.
+    has_further_functions: bool,
     fuel: &'a Fuel,
 }
 
@@ -74,6 +76,7 @@ impl<'a> Scope<'a> {
             variables: None,
             locals: Vec::new(),
             repeated_keys: None,
+            has_further_functions: false,
             fuel,
         }
     }
@@ -133,15 +136,33 @@ impl<'a> Scope<'a> {
 /// # Errors
 /// [`EvalError`] if it is not an expression, has no value, or takes too much time or memory.
 pub fn evaluate_text(text: &str, variables: &BTreeMap<String, Value>) -> Evaluated {
-    let expr: Expression = text.parse().map_err(|error: hcl_edit::parser::Error| {
+    let fuel = Fuel::new();
+    evaluate(&parsed(text)?, &Scope::with_variables(variables, &fuel))
+}
+
+/// Evaluates a condition or another expression that a server never sees: as [`evaluate_text`], with further functions of
+/// Terraform's.
+///
+/// # Errors
+/// As [`evaluate_text`].
+pub fn evaluate_condition(text: &str, variables: &BTreeMap<String, Value>) -> Evaluated {
+    let fuel = Fuel::new();
+    let scope = Scope {
+        has_further_functions: true,
+        ..Scope::with_variables(variables, &fuel)
+    };
+    evaluate(&parsed(text)?, &scope)
+}
+
+fn parsed(text: &str) -> Result<Expression, EvalError> {
+    text.parse().map_err(|error: hcl_edit::parser::Error| {
         let reason = error.to_string();
         let reason = reason.lines().last().unwrap_or_default().trim();
         EvalError::new(
             "Invalid expression",
             format!("This is not an expression: {reason}."),
         )
-    })?;
-    evaluate(&expr, &Scope::with_variables(variables, &Fuel::new()))
+    })
 }
 
 /// Evaluates an expression within its budget.

@@ -24,7 +24,7 @@ pub use self::{
     backend::{Backend, backend},
     constraint::{Constraint, ConstraintError},
     diagnostic::{Diagnostic, LoadError, Severity},
-    eval::{EvalError, evaluate_text, text as primitive_text},
+    eval::{EvalError, evaluate_condition, evaluate_text, text as primitive_text},
     files::TemplateFiles,
     module::{Located, Module, SourceFile, load},
     outline::{

@@ -1,8 +1,9 @@
-//! What a template author does without a server: inspect and draw.
+//! What a template author does without a server: inspect, draw and test.
 
 mod groups;
 mod mermaid;
 pub mod picture;
+pub mod scenario;
 mod survey;
 mod svg;
 

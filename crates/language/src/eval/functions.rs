@@ -1,4 +1,4 @@
-//! The functions that tags and defaults of parameters may call.
+//! Functions that tags and defaults of parameters may call, and further ones for conditions.
 //!
 //! Compared to Terraform, functions that read files are missing, and those that Coder does not offer here either.
 
@@ -7,6 +7,7 @@ mod collections;
 mod dates;
 mod encoding;
 mod formats;
+mod further;
 mod hashes;
 mod networks;
 mod numbers;
@@ -69,7 +70,11 @@ pub(super) fn call(name: &str, values: Vec<Value>, scope: &Scope<'_>) -> Evaluat
         .or_else(|| encoding::call(name, &args))
         .or_else(|| hashes::call(name, &args))
         .or_else(|| networks::call(name, &args))
-        .or_else(|| dates::call(name, &args));
+        .or_else(|| dates::call(name, &args))
+        .or_else(|| match scope.has_further_functions {
+            true => further::call(name, &args),
+            false => None,
+        });
     match result {
         Some(result) => result.map_err(|reason| failed(name, &reason)),
         None => {

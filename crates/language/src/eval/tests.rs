@@ -18,6 +18,45 @@ fn eval(source: &str) -> Result<Value, String> {
     evaluate(&expr, &Scope::with_variables(&variables, &fuel)).map_err(|error| error.to_string())
 }
 
+#[test]
+fn conditions_may_call_further_functions() {
+    let cases = [
+        (
+            "alltrue([true, true]) && !alltrue([true, false, null])",
+            json!(true),
+        ),
+        ("anytrue([false, true]) && !anytrue([])", json!(true)),
+        ("sum([1, 2.5])", json!(3.5)),
+        ("[one([]), one([1])]", json!([null, 1])),
+        (
+            "startswith(\"abc\", \"ab\") && endswith(\"abc\", \"bc\") && strcontains(\"abc\", \"b\")",
+            json!(true),
+        ),
+        ("nonsensitive(sensitive(\"x\"))", json!("x")),
+        (
+            "timecmp(\"2020-01-01T00:00:00Z\", \"2020-01-01T01:00:00+01:00\")",
+            json!(0),
+        ),
+        (
+            "timecmp(\"2020-01-01T00:00:00Z\", \"2020-01-02T00:00:00Z\")",
+            json!(-1),
+        ),
+    ];
+    for (source, expected) in cases {
+        let value = evaluate_condition(source, &variables());
+        assert_eq!(value.as_ref(), Ok(&expected), "{source}");
+    }
+    for wrong in [
+        "one([1, 2])",
+        "sum([])",
+        "sum([\"a\"])",
+        "alltrue([1, \"x\"])",
+        "timecmp(\"x\", \"y\")",
+    ] {
+        assert!(evaluate_condition(wrong, &variables()).is_err(), "{wrong}");
+    }
+}
+
 #[track_caller]
 fn assert_values(cases: &[(&str, Value)]) {
     for (source, expected) in cases {

@@ -1,0 +1,381 @@
+//! A scenario, played: its runs are built one after the other and looked at.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use outpost_base::stop::Stop;
+use outpost_files::archive::{self, ArchiveError};
+use outpost_language as language;
+use outpost_provision::Provisioner;
+use regex::Regex;
+
+use super::{
+    Facts, Failure, Problem, Run, Scenario,
+    similar::suggestion,
+    verdict,
+    workspace::{BuildError, Wanted, Workspace},
+};
+
+/// Makes the engines that builds run with.
+#[async_trait]
+pub trait Engines: Send + Sync {
+    /// An engine that really makes what a template says.
+    ///
+    /// # Errors
+    /// [`Refusal::Unable`] if there is none.
+    async fn real(&self) -> Result<Arc<dyn Provisioner>, Refusal>;
+
+    /// An engine whose providers are mocks, but for those that touch nothing.
+    ///
+    /// # Errors
+    /// [`Refusal`] if there is none, or the scenario's mocks do not fit the template.
+    async fn mocked(&self, scenario: &Scenario) -> Result<Arc<dyn Provisioner>, Refusal>;
+}
+
+/// Reason why a scenario has no engine.
+#[derive(Clone, Debug)]
+pub enum Refusal {
+    /// Mistakes in the scenario.
+    Scenario(Vec<Problem>),
+    /// Something that is missing on this machine.
+    Unable(String),
+}
+
+/// Choice of runs, and what is done with them.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Runs whose `FILE/NAME` matches are looked at; those before them are only built. `None` for all.
+    pub filter: Option<Regex>,
+    /// True if the first failure ends a scenario.
+    pub fail_fast: bool,
+    /// True if tables of resources are rewritten.
+    pub update: bool,
+    /// State of a workspace that runs with mocks begin with; empty for none.
+    pub state: Bytes,
+}
+
+/// End of a run in a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Everything is as expected.
+    Passed,
+    /// Something is not as expected.
+    Failed,
+    /// The scenario is wrong.
+    Invalid,
+    /// Something that it needs is missing.
+    Unable,
+    /// It was not run, because of another one or of a signal.
+    Skipped,
+}
+
+/// Result of one run.
+#[derive(Clone, Debug)]
+pub struct PlayedRun {
+    /// Name of the run in its file.
+    pub name: String,
+    /// End of the run, for reports.
+    pub outcome: Outcome,
+    /// Time that it took, in seconds.
+    pub seconds: f64,
+    /// Reasons why it did not pass.
+    pub failures: Vec<Failure>,
+}
+
+/// Results of one scenario file.
+#[derive(Clone, Debug, Default)]
+pub struct Played {
+    /// The template's directory as it was named.
+    pub directory: String,
+    /// The scenario's file in it.
+    pub file: String,
+    /// Its runs in order; empty if it cannot be read.
+    pub runs: Vec<PlayedRun>,
+    /// Mistakes that are of no run.
+    pub problems: Vec<Problem>,
+    /// Reason why something that was made is still there, and the file that keeps its state.
+    pub left: Option<String>,
+    /// Time that it took, in seconds.
+    pub seconds: f64,
+}
+
+/// Plays a scenario of the template in `dir`. What it really made is destroyed at the end, also after a failure and after
+/// `stop` was cancelled; only a kill cuts that short.
+pub async fn play(
+    dir: &Path,
+    scenario: &Scenario,
+    engines: &dyn Engines,
+    settings: &Settings,
+    stop: &Stop,
+) -> Played {
+    let began = Instant::now();
+    let mut player = Player {
+        dir,
+        scenario,
+        engines,
+        settings,
+        template: template_name(dir),
+        archive: None,
+        mocked: None,
+        real: None,
+    };
+    let mut played = Played {
+        directory: dir.display().to_string(),
+        file: scenario.file.clone(),
+        problems: player.wrong_variables(),
+        ..Played::default()
+    };
+    if played.problems.is_empty() {
+        played.runs = player.runs(stop).await;
+        played.left = player.end(stop).await;
+    }
+    played.seconds = began.elapsed().as_secs_f64();
+    played
+}
+
+fn template_name(dir: &Path) -> String {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    absolute.file_name().map_or_else(
+        || "template".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+struct Player<'a> {
+    dir: &'a Path,
+    scenario: &'a Scenario,
+    engines: &'a dyn Engines,
+    settings: &'a Settings,
+    template: String,
+    archive: Option<Bytes>,
+    /// The workspace of runs without `apply`.
+    mocked: Option<Workspace>,
+    /// The workspace of runs with `apply`.
+    real: Option<Workspace>,
+}
+
+impl Player<'_> {
+    /// Variables that the template does not declare. A template that cannot be read is for the engine to complain of.
+    fn wrong_variables(&self) -> Vec<Problem> {
+        let Ok(module) = language::load(self.dir) else {
+            return Vec::new();
+        };
+        let Ok(declared) = language::variables(&module) else {
+            return Vec::new();
+        };
+        let known = || declared.iter().map(|variable| variable.name.as_str());
+        let unknown = self
+            .scenario
+            .variables
+            .iter()
+            .filter(|it| known().all(|name| name != it.name));
+        let problem = |given: &super::Given| {
+            let near = suggestion(&given.name, known());
+            Problem::new(
+                given.place.clone(),
+                format!("the template has no variable `{}`{near}", given.name),
+            )
+        };
+        unknown.map(problem).collect()
+    }
+
+    async fn runs(&mut self, stop: &Stop) -> Vec<PlayedRun> {
+        let is_wanted = |run: &Run| {
+            let full = format!("{}/{}", self.scenario.file, run.name);
+            self.settings
+                .filter
+                .as_ref()
+                .is_none_or(|filter| filter.is_match(&full))
+        };
+        let runs = &self.scenario.runs;
+        let Some(last) = runs.iter().rposition(is_wanted) else {
+            return Vec::new();
+        };
+        let wanted: Vec<bool> = runs.iter().map(is_wanted).collect();
+        let (mut played, mut reason) = (Vec::new(), None);
+        for (run, is_wanted) in runs[..=last].iter().zip(wanted) {
+            if stop.is_draining() {
+                reason = Some("interrupted".to_owned());
+            }
+            let ended = match &reason {
+                Some(reason) => skipped(run, reason),
+                None => self.run(run, is_wanted, stop).await,
+            };
+            let is_over = match ended.outcome {
+                Outcome::Passed | Outcome::Skipped => false,
+                Outcome::Failed => {
+                    self.settings.fail_fast || ended.failures.iter().any(|it| it.is_of_build)
+                }
+                Outcome::Invalid | Outcome::Unable => true,
+            };
+            if is_over {
+                reason = Some(format!("run \"{}\" did not succeed", run.name));
+            }
+            if is_wanted || ended.outcome != Outcome::Passed {
+                played.push(ended);
+            }
+        }
+        played
+    }
+
+    async fn run(&mut self, run: &Run, is_wanted: bool, stop: &Stop) -> PlayedRun {
+        let began = Instant::now();
+        let (outcome, failures) = match self.build(run, is_wanted, stop).await {
+            Ok(facts) if is_wanted => self.verdict(run, &facts),
+            Ok(_) => (Outcome::Passed, Vec::new()),
+            Err(_) if stop.is_cancelled() => (
+                Outcome::Skipped,
+                vec![Failure::new(run.place.clone(), "interrupted")],
+            ),
+            Err(error) => verdict::of_failure(run, error),
+        };
+        PlayedRun {
+            name: run.name.clone(),
+            outcome,
+            seconds: began.elapsed().as_secs_f64(),
+            failures,
+        }
+    }
+
+    async fn build(
+        &mut self,
+        run: &Run,
+        is_wanted: bool,
+        stop: &Stop,
+    ) -> Result<Facts, BuildError> {
+        if let Some(place) = &run.connect {
+            let text = "`connect = true` is not supported yet: use `outpost dev DIR --check`";
+            return Err(BuildError::Unable(format!("{place}: {text}")));
+        }
+        let scenario = self.scenario;
+        let asks = |run: &Run| {
+            run.golden.is_some()
+                || run
+                    .asserts
+                    .iter()
+                    .any(|assert| assert.condition.contains("persistence"))
+        };
+        let wanted = Wanted {
+            transition: run.transition,
+            preset: run.preset.as_ref(),
+            defaults: &scenario.parameters,
+            given: &run.parameters,
+            persistence: is_wanted && asks(run),
+        };
+        self.workspace(run.apply).await?.build(&wanted, stop).await
+    }
+
+    /// The workspace of runs with or without `apply`, made for the first of them.
+    async fn workspace(&mut self, apply: bool) -> Result<&mut Workspace, BuildError> {
+        let is_there = if apply {
+            self.real.is_some()
+        } else {
+            self.mocked.is_some()
+        };
+        if !is_there {
+            let is_broken = language::load(self.dir).is_err();
+            let archive = self.packed()?;
+            let engine = match apply {
+                true => self.engines.real().await,
+                // What is wrong with the template is for the engine to say, not for mocks.
+                false => self.engines.mocked(self.scenario).await,
+            };
+            let engine = engine.map_err(|refusal| match refusal {
+                Refusal::Unable(text) => BuildError::Unable(text),
+                Refusal::Scenario(problems) => first(problems),
+            })?;
+            // What a real workspace has must not be touched.
+            let state = if apply {
+                Bytes::new()
+            } else {
+                self.settings.state.clone()
+            };
+            let made = Workspace::new(
+                self.scenario,
+                (archive, is_broken),
+                (engine, !apply),
+                &self.template,
+                state,
+            );
+            match apply {
+                true => self.real = Some(made),
+                false => self.mocked = Some(made),
+            }
+        }
+        let workspace = if apply {
+            &mut self.real
+        } else {
+            &mut self.mocked
+        };
+        workspace
+            .as_mut()
+            .ok_or_else(|| BuildError::Unable("there is no workspace".to_owned()))
+    }
+
+    fn packed(&mut self) -> Result<Bytes, BuildError> {
+        if self.archive.is_none() {
+            let unable = |error: ArchiveError| {
+                BuildError::Unable(format!("failed to read the template: {error}"))
+            };
+            self.archive = Some(archive::pack_template(self.dir).map_err(unable)?);
+        }
+        Ok(self.archive.clone().unwrap_or_default())
+    }
+
+    fn verdict(&self, run: &Run, facts: &Facts) -> (Outcome, Vec<Failure>) {
+        let scenario = self.dir.join(&self.scenario.file);
+        verdict::of_build(&scenario, run, facts, self.settings.update)
+    }
+
+    /// Destroys what was really made.
+    async fn end(&mut self, stop: &Stop) -> Option<String> {
+        if let Some(mocked) = &mut self.mocked {
+            mocked.leave().await;
+        }
+        let real = self.real.as_mut()?;
+        let destroyed = real.destroy(&stop.cleanup()).await;
+        real.leave().await;
+        let (reason, state) = destroyed.err()?;
+        Some(match kept(&state) {
+            Ok(path) => format!(
+                "{reason}\nthe state of what is left is in `{}`",
+                path.display()
+            ),
+            Err(error) => format!("{reason}\nthe state of what is left cannot be kept: {error}"),
+        })
+    }
+}
+
+/// A state in a file that outlives this process.
+fn kept(state: &[u8]) -> std::io::Result<PathBuf> {
+    let mut file = tempfile::Builder::new()
+        .prefix("outpost-test-")
+        .suffix(".tfstate")
+        .tempfile()?;
+    file.write_all(state)?;
+    Ok(file.into_temp_path().keep()?)
+}
+
+fn first(problems: Vec<Problem>) -> BuildError {
+    let first = problems.into_iter().next();
+    first.map_or_else(
+        || BuildError::Unable("the mocks do not fit".to_owned()),
+        BuildError::Scenario,
+    )
+}
+
+fn skipped(run: &Run, reason: &str) -> PlayedRun {
+    PlayedRun {
+        name: run.name.clone(),
+        outcome: Outcome::Skipped,
+        seconds: 0.0,
+        failures: vec![Failure::new(run.place.clone(), reason)],
+    }
+}

@@ -1,0 +1,210 @@
+//! A conversation with an engine about one template: opened when it is needed, and again after a step that failed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use outpost_base::{
+    job::{JobId, LogLevel, Metadata, Resource, Transition},
+    stop::Stop,
+};
+use outpost_files::beneath::{DEADLINE, within};
+use outpost_provision::{
+    ApplyRequest, GraphComplete, GraphSource, InitRequest, LogSink, Memory, PlanRequest,
+    Provisioner, Session, SessionConfig, StepFailure,
+};
+use uuid::Uuid;
+
+use super::{super::inert, BuildError};
+
+/// Maximum size of the complaints of an engine that are kept, in bytes.
+const MAX_COMPLAINTS: usize = 64 << 10;
+
+/// A session that builds of one template share, as init takes most of the time of a small one.
+pub(super) struct Conversation {
+    engine: Arc<dyn Provisioner>,
+    archive: Bytes,
+    /// True if provisioners are left out.
+    is_inert: bool,
+    /// True if a failed init is the template's own fault.
+    is_broken: bool,
+    session: Option<Box<dyn Session>>,
+    complaints: Arc<Complaints>,
+}
+
+/// Result of a plan.
+#[derive(Default)]
+pub(super) struct Planned {
+    pub(super) plan: Bytes,
+    pub(super) daily_cost: i32,
+    /// Empty for a plan that destroys everything.
+    pub(super) graph: GraphComplete,
+}
+
+impl Conversation {
+    pub(super) fn new(
+        engine: Arc<dyn Provisioner>,
+        archive: Bytes,
+        is_inert: bool,
+        is_broken: bool,
+    ) -> Self {
+        Self {
+            engine,
+            archive,
+            is_inert,
+            is_broken,
+            session: None,
+            complaints: Arc::default(),
+        }
+    }
+
+    pub(super) async fn plan(
+        &mut self,
+        request: PlanRequest,
+        stop: &Stop,
+    ) -> Result<Planned, BuildError> {
+        let log = self.log();
+        let is_drawn = request.metadata.transition != Transition::Destroy;
+        let session = self.session(stop).await?;
+        let planned = async {
+            let planned = session.plan(request, Arc::clone(&log), stop).await?;
+            let graph = match is_drawn {
+                true => session.graph(GraphSource::Plan, log, stop).await?,
+                false => GraphComplete::default(),
+            };
+            Ok(Planned {
+                plan: planned.plan,
+                daily_cost: planned.daily_cost,
+                graph,
+            })
+        };
+        let planned = planned.await;
+        self.unless_failed(planned).await
+    }
+
+    /// Carries out the last plan. Returns the newest state, also after a failure.
+    pub(super) async fn apply(
+        &mut self,
+        metadata: Metadata,
+        stop: &Stop,
+    ) -> (Option<Bytes>, Result<(), BuildError>) {
+        let log = self.log();
+        let session = match self.session(stop).await {
+            Ok(session) => session,
+            Err(error) => return (None, Err(error)),
+        };
+        let applied = session.apply(ApplyRequest { metadata }, log, stop).await;
+        let ended = applied.failure.map_or(Ok(()), Err);
+        (applied.state, self.unless_failed(ended).await)
+    }
+
+    /// Returns the resources of the state after an apply.
+    pub(super) async fn resources(&mut self, stop: &Stop) -> Result<Vec<Resource>, BuildError> {
+        let log = self.log();
+        let session = self.session(stop).await?;
+        let graph = session.graph(GraphSource::State, log, stop).await;
+        Ok(self.unless_failed(graph).await?.resources)
+    }
+
+    /// A step that failed ends the session.
+    async fn unless_failed<T>(&mut self, step: Result<T, StepFailure>) -> Result<T, BuildError> {
+        if step.is_err() {
+            self.leave().await;
+        }
+        Ok(step?)
+    }
+
+    async fn session(&mut self, stop: &Stop) -> Result<&mut Box<dyn Session>, BuildError> {
+        if self.session.is_none() {
+            self.session = Some(self.open(stop).await?);
+        }
+        let session = self.session.as_mut();
+        session.ok_or_else(|| StepFailure::new("there is no session").into())
+    }
+
+    async fn open(&self, stop: &Stop) -> Result<Box<dyn Session>, BuildError> {
+        let unable = |failure: StepFailure| BuildError::Unable(failure.to_string());
+        let mut session = self.engine.open(session_config()).await.map_err(unable)?;
+        let request = InitRequest {
+            template_archive: self.archive.clone(),
+            omit_module_files: true,
+            ..InitRequest::default()
+        };
+        let opened = match session.init(request, self.log(), stop).await {
+            Ok(_) if self.is_inert => blank(session.as_ref()).await,
+            Ok(_) => Ok(()),
+            Err(failure) if self.is_broken => Err(failure.into()),
+            Err(failure) => Err(self.unable(&failure)),
+        };
+        match opened {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                session.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns a failure that is not the fault of the template, with the words of the engine.
+    fn unable(&self, failure: &StepFailure) -> BuildError {
+        let said = self.said();
+        BuildError::Unable(format!("{failure}\n{said}").trim_end().to_owned())
+    }
+
+    /// Returns and forgets the errors that the engine printed.
+    pub(super) fn said(&self) -> String {
+        self.complaints.take()
+    }
+
+    fn log(&self) -> Arc<dyn LogSink> {
+        Arc::clone(&self.complaints) as Arc<dyn LogSink>
+    }
+
+    /// Ends the session, if there is one.
+    pub(super) async fn leave(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.close().await;
+        }
+    }
+}
+
+async fn blank(session: &dyn Session) -> Result<(), BuildError> {
+    let dirs = session.dirs();
+    let blanked = within(DEADLINE, move || match dirs.first() {
+        Some(dir) => inert::blank_provisioners(dir),
+        None => Ok(()),
+    });
+    let blanked = blanked.await.flatten();
+    let unable = |error| format!("provisioners of the template cannot be left out: {error}");
+    blanked.map_err(|error| BuildError::Unable(unable(error)))
+}
+
+fn session_config() -> SessionConfig {
+    SessionConfig {
+        job_id: JobId(Uuid::new_v4()),
+        log_level: None,
+        template_id: String::new(),
+        template_version_id: String::new(),
+        memory: Memory::default(),
+    }
+}
+
+/// Keeps the errors of an engine.
+#[derive(Default)]
+struct Complaints(Mutex<String>);
+
+impl Complaints {
+    fn take(&self) -> String {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *said).trim_end().to_owned()
+    }
+}
+
+impl LogSink for Complaints {
+    fn log(&self, level: LogLevel, output: String) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if level == LogLevel::Error && said.len() + output.len() < MAX_COMPLAINTS {
+            said.push_str(&output);
+            said.push('\n');
+        }
+    }
+}

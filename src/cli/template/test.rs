@@ -1,0 +1,313 @@
+//! `outpost template test`.
+
+mod engines;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use regex::Regex;
+use tempfile::TempDir;
+
+use self::engines::TestEngines;
+use crate::{
+    cli::{
+        engine::EngineArgs,
+        exit::{Interrupted, TestsFailed, Untested, UsageError},
+        output::{self, Wanted},
+        remote::EngineTrust,
+    },
+    files::removal::Scratch,
+    stop::Stop,
+    template::scenario::{
+        self, Played, Scenario, Settings,
+        report::{self, Summary},
+    },
+};
+
+/// Test templates with scenarios
+///
+/// A scenario is a file `*.coder.hcl` in a template's directory or its `tests` directory. Its runs build one workspace, one
+/// after the other, and state what must be true after each. Nothing of a template runs, and nothing is made outside, unless a
+/// run says `apply = true`; what such runs make is destroyed at the end, also after a failure or Ctrl-C.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Test {
+    /// Directories of templates
+    #[arg(value_name = "DIR", default_value = ".")]
+    directories: Vec<PathBuf>,
+    /// Report only runs whose FILE/NAME matches this regular expression; runs before them are still built
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<Regex>,
+    /// Number of scenarios played at a time [default: one for each core, at most 4]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: Option<u16>,
+    /// Play only one part of the scenarios, such as 1/4
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// Stop at the first failure
+    #[arg(long)]
+    fail_fast: bool,
+    /// Write the tables of resources that `golden` names, instead of comparing them
+    #[arg(long)]
+    update: bool,
+    /// Begin runs without `apply` with the state of a workspace, as `coder state pull` prints it
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Write a report to a file, too: table, json or junit
+    #[arg(long = "report", value_name = "FORMAT=FILE")]
+    reports: Vec<ReportTo>,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    trust: EngineTrust,
+}
+
+/// One part of all scenarios, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shard {
+    index: usize,
+    count: usize,
+}
+
+impl FromStr for Shard {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split_once('/');
+        let parsed =
+            parts.and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+        match parsed {
+            Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index, count }),
+            _ => Err("must be I/N with I from 1 to N, such as 1/4"),
+        }
+    }
+}
+
+/// A format of reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Table,
+    Json,
+    Junit,
+}
+
+impl Format {
+    fn print(self, played: &[Played]) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Table => report::table(played),
+            Self::Json => serde_json::to_string_pretty(&report::json(played))?,
+            Self::Junit => report::junit(played).trim_end().to_owned(),
+        })
+    }
+
+    fn of(wanted: Wanted) -> anyhow::Result<Self> {
+        match wanted {
+            Wanted::Table => Ok(Self::Table),
+            Wanted::Json => Ok(Self::Json),
+            Wanted::Junit => Ok(Self::Junit),
+            _ => Err(UsageError(
+                "`outpost template test` supports table, json and junit".to_owned(),
+            )
+            .into()),
+        }
+    }
+}
+
+/// A report and the file that gets it.
+#[derive(Clone, Debug)]
+struct ReportTo {
+    format: Format,
+    file: PathBuf,
+}
+
+impl FromStr for ReportTo {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (format, file) = text
+            .split_once('=')
+            .ok_or("must be FORMAT=FILE, such as junit=report.xml")?;
+        let format = match format {
+            "table" => Format::Table,
+            "json" => Format::Json,
+            "junit" => Format::Junit,
+            _ => return Err("the format must be table, json or junit"),
+        };
+        match file {
+            "" => Err("the file is missing: FORMAT=FILE"),
+            file => Ok(Self {
+                format,
+                file: file.into(),
+            }),
+        }
+    }
+}
+
+/// A scenario file of one of the directories, or what is wrong with it.
+struct Found {
+    directory: PathBuf,
+    scenario: Result<Scenario, Played>,
+}
+
+impl Test {
+    pub(in crate::cli) async fn exec(self, wanted: Wanted, stop: Stop) -> anyhow::Result<()> {
+        let format = Format::of(wanted)?;
+        let found = self.find()?;
+        // A mistake in one file must not wait for builds of the others.
+        let is_wrong = found.iter().any(|it| it.scenario.is_err());
+        let played = match is_wrong {
+            true => found
+                .into_iter()
+                .filter_map(|it| it.scenario.err())
+                .collect(),
+            false => self.play(found, &stop).await?,
+        };
+        for report in &self.reports {
+            let text = report.format.print(&played)?;
+            fs::write(&report.file, text + "\n")
+                .with_context(|| format!("failed to write `{}`", report.file.display()))?;
+        }
+        output::line(&format.print(&played)?)?;
+        verdict(&played, &stop)
+    }
+
+    /// Scenarios of all directories, or those of the shard.
+    fn find(&self) -> anyhow::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for directory in &self.directories {
+            if !directory.is_dir() {
+                return Err(
+                    UsageError(format!("`{}` is no directory", directory.display())).into(),
+                );
+            }
+            let files = scenario::files(directory).with_context(|| {
+                format!("failed to look for scenarios in `{}`", directory.display())
+            })?;
+            found.extend(files.into_iter().map(|file| (directory.clone(), file)));
+        }
+        if found.is_empty() {
+            let text = format!(
+                "there is no scenario: no file `*{}` in the directories or in `tests` below",
+                scenario::SUFFIX
+            );
+            return Err(UsageError(text).into());
+        }
+        let shard = self.shard.unwrap_or(Shard { index: 1, count: 1 });
+        let chosen = found.into_iter().skip(shard.index - 1).step_by(shard.count);
+        Ok(chosen
+            .map(|(directory, file)| read(directory, file))
+            .collect())
+    }
+
+    fn state(&self) -> anyhow::Result<Bytes> {
+        let Some(file) = &self.state else {
+            return Ok(Bytes::new());
+        };
+        let wrong = |reason: String| UsageError(format!("`--state {}`: {reason}", file.display()));
+        let state = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+        let parsed = serde_json::from_slice::<serde_json::Value>(&state);
+        match parsed.is_ok_and(|state| state["version"].is_u64() && state["resources"].is_array()) {
+            true => Ok(state.into()),
+            false => Err(wrong("it is no state of Terraform's".to_owned()).into()),
+        }
+    }
+
+    async fn play(&self, found: Vec<Found>, stop: &Stop) -> anyhow::Result<Vec<Played>> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = self.jobs.map_or(cores.min(4), usize::from);
+        let work = TempDir::with_prefix("outpost-test-")
+            .context("failed to make a directory for the engine")?;
+        let work = Scratch::waited_for(work);
+        let settings = Settings {
+            filter: self.filter.clone(),
+            fail_fast: self.fail_fast,
+            update: self.update,
+            state: self.state()?,
+        };
+        let trust = self.trust.trust();
+        // The first failure must not cancel what runs: that would take what it made away in the middle.
+        let all = stop.child();
+        let engines = TestEngines::new(&self.engine, &trust, work.path(), jobs, stop);
+        let (settings, all, engines) = (&settings, &all, &engines);
+        let playing = found
+            .into_iter()
+            .filter_map(|it| Some((it.directory, it.scenario.ok()?)));
+        let playing = playing.map(|(directory, scenario)| async move {
+            let engines = engines.of(&directory);
+            let played = scenario::play(&directory, &scenario, &engines, settings, all).await;
+            if settings.fail_fast && has_failed(&played) {
+                all.drain();
+            }
+            played
+        });
+        let played: Vec<_> = stream::iter(playing).buffered(jobs).collect().await;
+        let reported: Vec<_> = played.into_iter().filter(is_reported).collect();
+        if reported.is_empty() && self.filter.is_some() && self.shard.is_none() {
+            return Err(UsageError("no run matches `--filter`".to_owned()).into());
+        }
+        Ok(reported)
+    }
+}
+
+fn read(directory: PathBuf, file: String) -> Found {
+    let scenario = scenario::read(&directory, &file).map_err(|problems| Played {
+        directory: shown(&directory),
+        file,
+        problems,
+        ..Played::default()
+    });
+    Found {
+        directory,
+        scenario,
+    }
+}
+
+fn shown(directory: &Path) -> String {
+    directory.display().to_string()
+}
+
+fn has_failed(played: &Played) -> bool {
+    let summary = Summary::of(std::slice::from_ref(played));
+    summary.failed + summary.invalid + summary.unable > 0
+}
+
+/// A scenario without a run that was asked for is left out.
+fn is_reported(played: &Played) -> bool {
+    !played.runs.is_empty() || !played.problems.is_empty() || played.left.is_some()
+}
+
+/// The command's end: a mistake in a scenario counts more than something that is missing, and that more than a failure.
+fn verdict(played: &[Played], stop: &Stop) -> anyhow::Result<()> {
+    let summary = Summary::of(played);
+    if stop.is_draining() {
+        return Err(Interrupted.into());
+    }
+    if summary.invalid > 0 {
+        return Err(UsageError("scenarios have mistakes".to_owned()).into());
+    }
+    if summary.unable > 0 {
+        return Err(Untested(summary.unable).into());
+    }
+    match summary.failed {
+        0 => Ok(()),
+        count => Err(TestsFailed(count).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_one_of_so_many() {
+        assert_eq!("2/3".parse(), Ok(Shard { index: 2, count: 3 }));
+        for text in ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"] {
+            assert!(text.parse::<Shard>().is_err(), "{text}");
+        }
+    }
+}
