@@ -6,7 +6,11 @@
 //! Figures are medians over rounds; each round runs ours and the replayed processes, alternating which one is first.
 //! `own` is everything of a job that is not a process of the engine. `OUTPOST_BENCH_ROUNDS` sets the rounds (9).
 
-#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench measures, and prints its figures"
+)]
 
 use std::{
     collections::BTreeMap,

@@ -6,7 +6,11 @@
 //! in the page cache, into which it came by being read once, as from a medium that somebody carried in.
 //! `OUTPOST_BENCH_ROUNDS` sets the rounds (7), which alternate. Fails below 0.9.
 
-#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench measures, and prints its figures"
+)]
 
 use std::{
     collections::BTreeSet,

@@ -5,7 +5,11 @@
 //! Starts the built binary with a control plane in this process as its server. `OUTPOST_BENCH_ROUNDS` sets the rounds
 //! (15). Memory is `VmRSS` of the process after its first request for a job, two seconds later.
 
-#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench measures, and prints its figures"
+)]
 
 use std::{
     process::Stdio,

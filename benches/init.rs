@@ -5,7 +5,11 @@
 //!
 //! `OUTPOST_BENCH_ROUNDS` sets the rounds (15). Fails if the median is above 0.15 seconds.
 
-#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench measures, and prints its figures"
+)]
 
 use std::{
     collections::BTreeMap,

@@ -6,7 +6,11 @@
 //! `OUTPOST_BENCH_RESOURCES` sets the resources of each template (2000), `OUTPOST_BENCH_ROUNDS` the rounds (3). A plan
 //! of 2,000 chained resources alone takes Terraform half a minute.
 
-#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench measures, and prints its figures"
+)]
 
 use std::{
     fmt::Write as _,

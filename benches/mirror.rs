@@ -10,7 +10,11 @@
 //! connections; how long one takes counts from when it should have been asked for. Processor time is that of
 //! `/proc/PID/stat`.
 
-#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench measures, and prints its figures"
+)]
 
 use std::{
     fs,

@@ -13,7 +13,11 @@
 //! Go program, `OUTPOST_BENCH_GO_MBIT` and `OUTPOST_BENCH_GO_SSH_MS` name what was measured of it on this machine; with
 //! `OUTPOST_BENCH_CODER` that `coder` connects to our server and is measured instead.
 
-#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench measures, and prints its figures"
+)]
 
 use std::{
     collections::BTreeMap,

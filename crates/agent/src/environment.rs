@@ -3,6 +3,11 @@
 //! # Source
 //! coder `agent/agent.go` `updateCommandEnv`, `agent/usershell`.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the agent's own environment is what it hands on"
+)]
+
 use std::{
     collections::BTreeMap,
     env,

@@ -7,6 +7,14 @@
 //! # Source
 //! coder `agent/agent.go`: the order of all operations.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 mod alias;
 mod api;
 pub mod command;

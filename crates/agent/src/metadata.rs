@@ -3,11 +3,7 @@
 //! # Source
 //! coder `agent/agent.go` `reportMetadata`.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use outpost_base::stop::Stop;
@@ -20,7 +16,7 @@ use outpost_wire::proto::coder::agent::v2::{
 };
 use tokio::{
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tracing::{Instrument as _, debug_span};
 

@@ -6,6 +6,11 @@
 //! # Source
 //! coder `agent/agentscripts/script_order.go` and `agent/unit` of version 2.39: the decisions, and the log lines.
 
+#![warn(
+    clippy::wildcard_enum_match_arm,
+    reason = "a new state or event is thought of in every match"
+)]
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},

@@ -5,7 +5,7 @@
 
 mod run;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -64,7 +64,7 @@ pub(super) async fn run_all(shared: &Arc<Shared>, stage: Stage, stop: &Stop) -> 
         Stage::Cron => false,
     };
     let due: Vec<_> = manifest.scripts.iter().filter(is_due).cloned().collect();
-    match Order::new(&due, Instant::now()) {
+    match Order::new(&due, tokio::time::Instant::now().into_std()) {
         Ok(order) => Running::new(shared, &due, stage, stop).finish(order).await,
         Err(error) => {
             warn!(?stage, %error, "the order of scripts cannot be resolved; no script runs");
@@ -126,7 +126,7 @@ impl<'a> Running<'a> {
                     None => return self.worst,
                     Some(ended) => self.handle_end(ended, &mut order),
                 },
-                () = line => order.handle_timeout(Instant::now()),
+                () = line => order.handle_timeout(tokio::time::Instant::now().into_std()),
             }
         }
     }

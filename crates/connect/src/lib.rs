@@ -3,6 +3,14 @@
 //! # Source
 //! coder `codersdk/workspacesdk/workspacesdk.go`, `cli/ssh.go`.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 pub mod ssh;
 pub mod ssh_settings;
 
@@ -10,7 +18,7 @@ use std::{
     io,
     net::SocketAddrV6,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ::http::{HeaderValue, StatusCode};
@@ -28,7 +36,11 @@ use outpost_tailnet::{
 };
 use outpost_transport::coder::{ApiVersion, ErrorAnswer};
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tracing::{Instrument as _, debug, debug_span};
 use url::Url;
 use uuid::Uuid;

@@ -8,6 +8,14 @@
 //! A job is handed out at most once and ends exactly once. Its end, its state and its resources are stored together
 //! or not at all; a terminal message may be repeated, and a state that arrives late is kept.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 pub mod agent_ids;
 pub mod agent_log;
 pub mod agent_reports;

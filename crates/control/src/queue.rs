@@ -4,6 +4,11 @@
 //! A job is handed out at most once. Each has tags; a daemon takes it if its own tags contain them, except that
 //! jobs without tags go to daemons without tags only.
 
+#![warn(
+    clippy::wildcard_enum_match_arm,
+    reason = "a new state or event is thought of in every match"
+)]
+
 mod explain;
 mod tags;
 #[cfg(test)]

@@ -4,6 +4,11 @@
 //! only while the largest known kind of job would fit. A job that arrives nevertheless, because the server had handed it
 //! out already, waits; behind it only jobs of its kind wait.
 
+#![warn(
+    clippy::wildcard_enum_match_arm,
+    reason = "a new state or event is thought of in every match"
+)]
+
 use std::collections::BTreeMap;
 
 use super::peaks::Peaks;
@@ -95,9 +100,11 @@ impl Admission {
 
     /// Returns whether `slot` may ask now; if so, it counts as asking.
     pub(super) fn try_ask(&mut self, slot: usize) -> bool {
-        let first = self.slots.iter().filter_map(|(slot, state)| match state {
-            State::Wanting(place) => Some((place, slot)),
-            _ => None,
+        let first = self.slots.iter().filter_map(|(slot, state)| {
+            let State::Wanting(place) = state else {
+                return None;
+            };
+            Some((place, slot))
         });
         if first.min().map(|(_, slot)| *slot) != Some(slot) || !self.may_ask(self.asking() + 1) {
             return false;
@@ -109,9 +116,11 @@ impl Admission {
 
     /// Returns whether `slot` must withdraw its request, because a job would no longer fit.
     pub(super) fn try_retract(&mut self, slot: usize) -> bool {
-        let newest = self.slots.iter().filter_map(|(slot, state)| match state {
-            State::Asking(place) => Some((place, slot)),
-            _ => None,
+        let newest = self.slots.iter().filter_map(|(slot, state)| {
+            let State::Asking(place) = state else {
+                return None;
+            };
+            Some((place, slot))
         });
         if newest.max().map(|(_, slot)| *slot) != Some(slot) || self.may_ask(self.asking()) {
             return false;
@@ -211,7 +220,7 @@ impl Admission {
         let here = self.slots.values().filter_map(|state| match state {
             State::Holding { need, .. } => Some(*need),
             State::Running { need, used, .. } => Some(*need.max(used)),
-            _ => None,
+            State::Wanting(_) | State::Asking(_) | State::Retracting => None,
         });
         let largest = here.chain(self.peaks.largest(self.now)).max();
         largest.unwrap_or(capacity.assumed)
@@ -220,7 +229,8 @@ impl Admission {
     fn running(&self) -> u64 {
         let running = self.slots.values().map(|state| match state {
             State::Running { need, used, .. } => *need.max(used),
-            _ => 0,
+            State::Holding { .. } => 0,
+            State::Wanting(_) | State::Asking(_) | State::Retracting => 0,
         });
         running.sum()
     }
@@ -228,7 +238,8 @@ impl Admission {
     fn taken(&self) -> u64 {
         let held = self.slots.values().map(|state| match state {
             State::Holding { need, .. } => *need,
-            _ => 0,
+            State::Running { .. } => 0,
+            State::Wanting(_) | State::Asking(_) | State::Retracting => 0,
         });
         self.running() + held.sum::<u64>()
     }

@@ -1,5 +1,10 @@
 //! Heartbeat of a job: when it is due, and when the server has given the job up. Pure: `now` is an argument.
 
+#![warn(
+    clippy::wildcard_enum_match_arm,
+    reason = "a new state or event is thought of in every match"
+)]
+
 use std::time::{Duration, Instant};
 
 /// Longest pause between two attempts while the server is away.

@@ -1,5 +1,10 @@
 //! Decision of a job about states that earlier jobs of its workspace left in the journal. Pure.
 
+#![warn(
+    clippy::wildcard_enum_match_arm,
+    reason = "a new state or event is thought of in every match"
+)]
+
 use bytes::Bytes;
 use outpost_base::{
     job::JobId,

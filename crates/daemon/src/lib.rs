@@ -4,6 +4,14 @@
 //! engine's session, while a *reporter* sends log lines and heartbeats, and listens for a cancellation. An outage of
 //! the server never stops an engine before the server has certainly given the job up.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 mod admission;
 mod contact;
 mod delivery;

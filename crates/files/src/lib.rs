@@ -1,5 +1,13 @@
 //! Files that other processes rely on: written completely or not at all, private, locked, and removed for good.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 pub mod appearance;
 pub mod archive;
 pub mod beneath;

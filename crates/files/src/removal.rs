@@ -6,6 +6,11 @@
 //! link is followed and no other file system is entered. Work is done in turns off the caller's thread. What cannot
 //! be removed is moved aside for a person as `NAME.aside`.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "turns of real time, in threads that may block"
+)]
+
 mod flatten;
 
 use std::{

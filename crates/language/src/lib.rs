@@ -5,6 +5,14 @@
 //! it: [`variables()`], [`workspace_tags_raw`], [`required_providers`], [`module_calls`], [`backend()`],
 //! [`outline()`]. Nothing here starts a process or uses a network.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 mod backend;
 pub mod cli_config;
 pub mod constraint;

@@ -1,5 +1,10 @@
 //! Git repositories: fetched by git itself, stored as one pack with its references.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "repositories are made in temporary directories, which nobody reads before they are whole"
+)]
+
 use std::{
     collections::BTreeMap,
     ffi::OsStr,

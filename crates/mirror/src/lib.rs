@@ -1,6 +1,14 @@
 //! Packages for templates on machines without a network: a store of providers, modules, repositories and engines, and
 //! the built-in provider.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 pub mod builtin;
 pub mod bundle;
 mod digest;

@@ -27,6 +27,7 @@ use std::{
 
 use outpost_base::{
     registry::{Platform, ProviderAddr},
+    secret::Secret,
     stop::Stop,
 };
 use semver::Version;
@@ -65,6 +66,8 @@ pub struct Sync {
     pub authorities: Vec<Vec<u8>>,
     /// Directories with packages that are imported.
     pub import_dirs: Vec<PathBuf>,
+    /// Token for servers with templates that name no `token_file`.
+    pub session_token: Option<Secret>,
     /// `true` to report only what would be done.
     pub dry_run: bool,
 }

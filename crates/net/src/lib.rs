@@ -1,5 +1,13 @@
 //! Network functions that several engines share: TLS, proxies and HTTP.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 pub mod access;
 pub mod back_off;
 pub mod budget;

@@ -18,7 +18,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use axum::Router;
@@ -303,7 +303,7 @@ impl Listener {
             };
             let is_proxy = self.proxies.iter().any(|proxy| proxy.contains(peer.ip()));
             // A proxy's requests name their clients, and the proxy limits its own connections.
-            let conduct = Conduct::new(is_proxy, Instant::now());
+            let conduct = Conduct::new(is_proxy, tokio::time::Instant::now().into_std());
             let sender = network::sender(peer.ip());
             let (id, ended) = match places.enter(sender, conduct.clone(), is_proxy) {
                 Entry::In { id, ended } => (id, ended),

@@ -59,6 +59,10 @@ impl Proxies {
     }
 
     /// Reads the environment of this process.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where these variables are read"
+    )]
     pub fn from_env() -> Self {
         Self::from_variables(|name| std::env::var(name).ok())
     }

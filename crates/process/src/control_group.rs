@@ -7,6 +7,11 @@
 //! # Source
 //! The kernel's `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/{memory,pids}.rst`.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the kernel's files are written in place"
+)]
+
 use std::{
     collections::BTreeSet,
     fs, io,

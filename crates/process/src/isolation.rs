@@ -23,6 +23,11 @@
 //! Background::LivesOn              engine, or shim ─ engine for an apply
 //! ```
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "no runtime yet, and the kernel's files and mount points are written in place"
+)]
+
 mod capabilities;
 mod fresh_root;
 mod init;

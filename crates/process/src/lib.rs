@@ -3,6 +3,14 @@
 //! A child gets SIGINT once when it should end, sent to it alone; its group is killed only on a forced stop.
 //! After an ordinary end the group is left alone: what a template started in the background, on purpose, lives on.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 pub mod control_group;
 pub mod isolation;
 mod line;

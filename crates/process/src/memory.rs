@@ -65,6 +65,10 @@ static PROCESSES: Mutex<Option<Processes>> = Mutex::new(None);
 
 /// Returns the resident bytes of a job: of the group that `leader` leads, and of all its descendants, whatever groups
 /// they created for themselves. Shared pages count for each process.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "shared by threads with and without a runtime"
+)]
 pub(super) fn of_job(leader: i32) -> u64 {
     let mut processes = PROCESSES.lock().expect("no code panics while it counts");
     let now = Instant::now();

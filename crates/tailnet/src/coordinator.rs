@@ -7,6 +7,11 @@
 //! # Source
 //! coder `tailnet/coordinator.go`, `tailnet/peer.go`, `tailnet/tunnel.go`: rules, order and texts.
 
+#![warn(
+    clippy::wildcard_enum_match_arm,
+    reason = "a new state or event is thought of in every match"
+)]
+
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::Ipv6Addr,

@@ -90,7 +90,7 @@ pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
     let (private, disco) = (Private::generate(), Private::generate());
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let (events, told) = mpsc::channel(EVENTS);
-    let (seed, now) = (rand::random(), Instant::now());
+    let (seed, now) = (rand::random(), now());
     let stack = Stack::new(&config.addresses, config.max_silence, seed, now);
     let source = config.addresses.first().copied();
     let tailnet = Tailnet {
@@ -129,6 +129,11 @@ pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
         node_to_tell: None,
     };
     (tailnet, driver, told)
+}
+
+/// The runtime's clock, which tests can stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 impl Tailnet {
@@ -196,7 +201,7 @@ impl Tailnet {
 
     /// Returns for how long a peer has left something unanswered; zero if it answers.
     pub fn silent_for(&self, address: Ipv6Addr) -> Duration {
-        self.stack.silent_for(address, Instant::now())
+        self.stack.silent_for(address, now())
     }
 
     /// Pings a peer by disco; returns the latency and the region, or `None` if the peer is not known.
@@ -204,7 +209,7 @@ impl Tailnet {
     /// # Errors
     /// If there is no answer in time.
     pub async fn ping(&self, id: Uuid, within: Duration) -> io::Result<Option<(Duration, i32)>> {
-        let begun = Instant::now();
+        let begun = now();
         let (answer, wait) = oneshot::channel();
         self.command(Command::Ping(id, answer)).await;
         let answer = timeout(within, wait).await?;
@@ -217,7 +222,7 @@ impl Tailnet {
     /// Waits until a peer answers inside WireGuard, after which it can be connected to.
     pub async fn reach(&self, id: Uuid) -> Duration {
         loop {
-            let begun = Instant::now();
+            let begun = now();
             let (answer, wait) = oneshot::channel();
             self.command(Command::Reach(id, rand::random(), answer))
                 .await;
@@ -273,7 +278,7 @@ impl Driver {
         let (mut stack_due, mut is_held) = (None, false);
         loop {
             self.tell();
-            let home_due = self.home.next_tick(Instant::now());
+            let home_due = self.home.next_tick(now());
             let due = [self.engine.next_tick(), stack_due, home_due];
             let due = due.into_iter().flatten().min();
             let due = async {
@@ -301,7 +306,7 @@ impl Driver {
                 () = due => {}
                 () = stop.draining() => break,
             }
-            let now = Instant::now();
+            let now = now();
             self.engine.tick(now);
             self.look_after_home(now);
             self.put_out();
@@ -317,7 +322,7 @@ impl Driver {
     }
 
     fn command(&mut self, command: Command) {
-        let now = Instant::now();
+        let now = now();
         match command {
             Command::SetMap(map) => self.set_map(map),
             Command::SetAddresses(id, addresses) => {
@@ -371,7 +376,7 @@ impl Driver {
         self.map = map;
         let regions = &self.map.regions;
         self.latencies.retain(|id, _| regions.contains_key(id));
-        self.home.set_regions(self.map.homes(), Instant::now());
+        self.home.set_regions(self.map.homes(), now());
         if let Some(home) = self.home.region() {
             self.relay(home);
         }
@@ -444,7 +449,7 @@ impl Driver {
     }
 
     fn hear(&mut self, heard: Heard) {
-        let (region, number, now) = (heard.region, heard.number, Instant::now());
+        let (region, number, now) = (heard.region, heard.number, now());
         match heard.what {
             News::Connected => {
                 if self.is_connected(region, number, true) {

@@ -7,6 +7,11 @@
 //! # Source
 //! tailscale/tailscale issue 11378: a home does not move while nobody can be told.
 
+#![warn(
+    clippy::wildcard_enum_match_arm,
+    reason = "a new state or event is thought of in every match"
+)]
+
 use std::time::{Duration, Instant};
 
 /// Time for which the home relay may be away; one that never had us is announced after this time all the same.

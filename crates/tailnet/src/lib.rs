@@ -7,6 +7,14 @@
 //! # Source
 //! coder `tailnet`, coder/tailscale; the wire only.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 pub mod address;
 pub mod coordination;
 pub mod coordinator;

@@ -205,7 +205,7 @@ impl Stack {
         source: Ipv6Addr,
         target: SocketAddrV6,
     ) -> io::Result<Stream> {
-        let begun = Instant::now();
+        let begun = tokio::time::Instant::now().into_std();
         let stream = {
             let mut inner = self.lock();
             let handle = inner.connect(source, target, begun)?;

@@ -4,6 +4,14 @@
 //! its own. Their output becomes log entries, timings and diagnostics; their results become resources. The reference
 //! determines the version before every step; we do so once for each binary.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read clocks and write files as they like"
+    )
+)]
+
 mod address;
 pub mod binary;
 pub mod bootstrap;

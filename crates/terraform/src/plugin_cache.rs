@@ -13,6 +13,11 @@
 //! CACHES/.incoming/                                             incomplete packages
 //! ```
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "entries are made in a staging directory and renamed, and have a bounded depth"
+)]
+
 use std::{
     fs::{self, File, FileTimes},
     io,

@@ -8,6 +8,11 @@
 //! # Source
 //! hashicorp/yamux v0.1.2: `spec.md`, `session.go`, `stream.go`; limits are those of its `DefaultConfig`.
 
+#![warn(
+    clippy::wildcard_enum_match_arm,
+    reason = "a new state or event is thought of in every match"
+)]
+
 mod driver;
 mod frame;
 

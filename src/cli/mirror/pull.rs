@@ -46,6 +46,7 @@ pub(super) fn upstream(
             .map(|path| super::super::provisioner::connect::read(path))
             .collect::<Result<_, _>>()?,
         import_dirs: Vec::new(),
+        session_token: None,
         dry_run: false,
     };
     Ok(Upstream::with_limit(sync, max_bytes))

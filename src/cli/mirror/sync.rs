@@ -33,6 +33,7 @@ use crate::{
         },
     },
     net::{proxy::Proxies, web::Web},
+    secret::Secret,
     stop::Stop,
 };
 
@@ -151,6 +152,7 @@ impl Sync {
                 None => Vec::new(),
             },
             import_dirs: self.import_dir.clone(),
+            session_token: std::env::var("CODER_SESSION_TOKEN").ok().map(Secret::new),
             dry_run: self.dry_run,
         };
         let ran = sync.run(&stop).await;

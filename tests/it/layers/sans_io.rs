@@ -1,4 +1,4 @@
-//! Cores that decide and do nothing: a file whose header says `Pure` or `sans-IO` mentions nothing that acts.
+//! Cores that decide and do nothing: a file whose header says `Pure` or `sans-I/O` mentions nothing that acts.
 //!
 //! A header that says `Pure, modules included` speaks for the files in the directory of that name, too.
 
@@ -86,6 +86,7 @@ fn headers_are_understood() {
     assert_eq!(header("//! Tags. Pure.\n"), Claim::This);
     assert_eq!(header("//! Tags.\n//!\n//! Pure: no clock.\n"), Claim::This);
     assert_eq!(header("//! A sans-IO session.\n"), Claim::This);
+    assert_eq!(header("//! A sans-I/O session.\n"), Claim::This);
     assert_eq!(header("//! Rules. Pure, modules included.\n"), Claim::Below);
     assert_eq!(
         header("//! Rules. Pure, modules\n//! included.\n"),
@@ -119,6 +120,7 @@ fn claim(text: &str) -> Claim {
     let mut words = header.split(|it: char| !it.is_alphanumeric() && it != '-');
     match () {
         () if header.contains("Pure, modules included") => Claim::Below,
+        () if header.contains("sans-I/O") => Claim::This,
         () if words.any(|word| word == "Pure" || word == "sans-IO") => Claim::This,
         () => Claim::None,
     }

@@ -13,16 +13,11 @@ use std::{
 use outpost::{
     mirror::{
         Digest, Store,
-        fetch::{FetchError, Fetcher, Manners, Retry, Watch, registry::Registries},
+        fetch::{FetchError, Manners, Retry, Watch},
         serve::{Access, Server},
-        sync::{Keys, MirrorConfig, Sync, Trust, Upstream},
+        sync::Upstream,
     },
-    net::{
-        listener::{Limits, Listener},
-        proxy::Proxies,
-        tls,
-        web::Web,
-    },
+    net::listener::{Limits, Listener},
     registry::Platform,
     stop::Stop,
 };
@@ -31,6 +26,7 @@ use tokio::task::JoinSet;
 use super::{
     modules::{piped, tar},
     origin::{Fault, Origin, Publisher},
+    sync::sync_at,
 };
 
 const HOST: &str = "registry.example";
@@ -77,7 +73,6 @@ impl Site {
             fs::write(&file, origin.host(HOST)).unwrap();
         }
         let store = Store::open(&dir.path().join("mirror")).unwrap();
-        let config = MirrorConfig::load(&file).unwrap();
         let retry = Retry {
             tries: 1,
             first_pause: Duration::from_millis(1),
@@ -86,19 +81,7 @@ impl Site {
             retry,
             ..Manners::default()
         };
-        let web = Web::new(&tls::Trust::default(), Proxies::default()).unwrap();
-        let fetcher = Fetcher::new(web, manners, Arc::new(Silent));
-        let sync = Sync {
-            store: store.clone(),
-            trust: Trust::new(config.trust.clone(), Keys::new(), &store),
-            registries: Registries::new(fetcher.clone(), &config.hosts, Arc::new(|_| None)),
-            config,
-            fetcher,
-            watch: Arc::new(Silent),
-            authorities: Vec::new(),
-            import_dirs: Vec::new(),
-            dry_run: false,
-        };
+        let sync = sync_at(dir.path(), manners, Arc::new(Silent));
         let upstream = Upstream::with_limit(sync, max_bytes);
         let server = Server::new(store.clone(), Access::default()).with_upstream(upstream);
         let listen = ([127, 0, 0, 1], 0).into();

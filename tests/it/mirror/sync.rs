@@ -15,7 +15,7 @@ use outpost::{
             registry::Registries,
         },
         serve::{Access, Server},
-        sync::{Accepted, Keys, MirrorConfig, Report, Sync, Trust, read_keys, write_review},
+        sync::{Accepted, MirrorConfig, Report, Sync, Trust, read_keys, write_review},
     },
     net::{
         listener::{Limits, Listener},
@@ -23,6 +23,7 @@ use outpost::{
         tls,
         web::Web,
     },
+    secret::Secret,
     stop::Stop,
 };
 
@@ -45,6 +46,27 @@ impl Watch for Notes {
     fn advanced(&self, _: &str, _: u64, _: Option<u64>) {}
     fn trying_again(&self, what: &str, error: &FetchError, _: Duration) {
         self.0.lock().unwrap().push(format!("{what}: {error}"));
+    }
+}
+
+/// What fills the mirror in `dir`, by its `mirror.toml` and its lock file.
+pub(super) fn sync_at<W: Watch + 'static>(dir: &Path, manners: Manners, watch: Arc<W>) -> Sync {
+    let config = MirrorConfig::load(&dir.join("mirror.toml")).unwrap();
+    let known = read_keys(&dir.join("mirror.lock")).unwrap();
+    let store = Store::open(&dir.join("mirror")).unwrap();
+    let web = Web::new(&tls::Trust::default(), Proxies::default()).unwrap();
+    let fetcher = Fetcher::new(web, manners, Arc::clone(&watch) as Arc<_>);
+    Sync {
+        trust: Trust::new(config.trust.clone(), known, &store),
+        store,
+        registries: Registries::new(fetcher.clone(), &config.hosts, Arc::new(|_| None)),
+        config,
+        fetcher,
+        watch,
+        authorities: Vec::new(),
+        import_dirs: Vec::new(),
+        session_token: None,
+        dry_run: false,
     }
 }
 
@@ -89,23 +111,13 @@ impl Site {
     }
 
     fn prepare(&self) -> Sync {
-        let config = MirrorConfig::load(&self.dir.path().join("mirror.toml")).unwrap();
-        let known: Keys = read_keys(&self.lock_file()).unwrap();
-        let web = Web::new(&tls::Trust::default(), Proxies::default()).unwrap();
-        let fetcher = Fetcher::new(web, self.manners, Arc::clone(&self.notes) as Arc<_>);
-        Sync {
-            store: self.store(),
-            trust: Trust::new(config.trust.clone(), known, &self.store())
-                .accepting(self.accepted.clone())
-                .dry(self.dry_run),
-            registries: Registries::new(fetcher.clone(), &config.hosts, Arc::new(|_| None)),
-            config,
-            fetcher,
-            watch: Arc::clone(&self.notes) as Arc<_>,
-            authorities: Vec::new(),
-            import_dirs: Vec::new(),
-            dry_run: self.dry_run,
-        }
+        let mut sync = sync_at(self.dir.path(), self.manners, Arc::clone(&self.notes));
+        sync.trust = sync
+            .trust
+            .accepting(self.accepted.clone())
+            .dry(self.dry_run);
+        sync.dry_run = self.dry_run;
+        sync
     }
 
     async fn sync(&self) -> Report {
@@ -1011,4 +1023,21 @@ async fn the_active_templates_of_a_server_get_what_they_need() {
         .map(|it| it.version.to_string())
         .collect();
     assert_eq!(versions, ["1.0.0", "2.0.0"]);
+}
+
+#[tokio::test]
+async fn a_server_without_a_token_file_gets_the_token_of_the_session() {
+    let origin = origin_with(&Publisher::new(), &["1.0.0"], 1000).await;
+    let server = coder(vec![("only", tar_of(&requires("1.0.0")))]).await;
+    let site = Site::new(&format!("[[templates]]\ncoder = \"{server}\"\n"), &origin);
+
+    let mut sync = site.prepare();
+    let without = sync.run(&Stop::new()).await.unwrap();
+    sync.session_token = Some(Secret::new("a-token"));
+    let with = sync.run(&Stop::new()).await.unwrap();
+
+    let without = reasons(&without);
+    assert!(without.contains("no token is given"), "{without}");
+    assert_eq!(reasons(&with), "");
+    assert_eq!(with.synced.providers.len(), 1);
 }

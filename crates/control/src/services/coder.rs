@@ -35,10 +35,7 @@ mod versions;
 mod watch;
 mod workspaces;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{
     Extension, Json, Router,
@@ -147,7 +144,11 @@ fn too_many(rates: &Mutex<Rates>, request: &Request) -> Option<Refusal> {
     // Counts are consistent even after a panic, so a poisoned lock can be used.
     let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
     let sender = network::sender(peer);
-    if rates.allow(sender, (endpoint, limit), Instant::now()) {
+    if rates.allow(
+        sender,
+        (endpoint, limit),
+        tokio::time::Instant::now().into_std(),
+    ) {
         return None;
     }
     Some(Refusal::too_many(limit))

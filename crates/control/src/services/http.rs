@@ -1,9 +1,6 @@
 //! Plain HTTP: health, readiness and version of the server.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -15,7 +12,7 @@ use axum::{
 };
 use outpost_transport::coder::ApiVersion;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 use tonic::Status;
 use tracing::warn;
 

@@ -9,7 +9,7 @@ use std::{
     convert::Infallible,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
@@ -29,7 +29,7 @@ use outpost_net::{
     listener::{Peer, Upgraded},
 };
 use rustls::ServerConfig;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Item, Mirror, Server, audit::Asked, blob, documents, links::Client};

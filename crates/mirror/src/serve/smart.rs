@@ -191,6 +191,10 @@ impl Running {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "git is found where this program finds its tools"
+)]
 fn upload_pack(dir: &Path, ask: &Ask, protocol: Option<&str>) -> Command {
     let mut command = Command::new("git");
     command

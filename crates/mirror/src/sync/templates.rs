@@ -141,12 +141,12 @@ impl Sync {
 
     fn token(&self, file: Option<&Path>) -> Result<Secret, Cause> {
         let Some(file) = file else {
-            let token = std::env::var("CODER_SESSION_TOKEN").ok();
+            let token = self.session_token.clone();
             let none = || {
                 let why = "no token is given: set `token_file`, or CODER_SESSION_TOKEN";
                 Cause::Unsatisfied(why.to_owned())
             };
-            return token.map(Secret::new).ok_or_else(none);
+            return token.ok_or_else(none);
         };
         let path = self.config.dir.join(file);
         let text = fs::read_to_string(&path).map_err(|error| {

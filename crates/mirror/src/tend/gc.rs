@@ -146,6 +146,10 @@ impl Collection<'_> {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "trees of the store's own, under its lock"
+    )]
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
         if self.dry_run {
             return Ok(());

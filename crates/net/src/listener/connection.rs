@@ -192,7 +192,7 @@ impl Connection {
 async fn overstayed(conduct: &Conduct) {
     loop {
         match conduct.ends_at() {
-            Some(at) if at <= std::time::Instant::now() => return,
+            Some(at) if at <= tokio::time::Instant::now().into_std() => return,
             Some(at) => sleep_until(at.into()).await,
             None if conduct.is_stranger() => sleep(STRANGER).await,
             None => std::future::pending().await,

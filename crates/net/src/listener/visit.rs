@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
-    time::Instant,
 };
 
 use axum::{BoxError, body::Body, response::Response};
@@ -95,7 +94,7 @@ impl InProgress {
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        self.0.end(Instant::now());
+        self.0.end(tokio::time::Instant::now().into_std());
     }
 }
 
@@ -196,6 +195,8 @@ impl<T: Unpin> hyper::body::Body for Held<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use axum::body::BodyDataStream;
     use futures::{StreamExt as _, stream};
 

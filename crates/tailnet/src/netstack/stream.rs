@@ -5,7 +5,7 @@ use std::{
     net::{Ipv6Addr, SocketAddrV6},
     pin::Pin,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use smoltcp::{
@@ -61,7 +61,7 @@ impl Stream {
     /// unanswered; zero if it answers.
     pub fn silence(&self) -> impl Fn() -> Duration + Send + Sync + use<> {
         let (stack, peer) = (self.stack.clone(), self.peer);
-        move || stack.silent_for(peer, Instant::now())
+        move || stack.silent_for(peer, tokio::time::Instant::now().into_std())
     }
 
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Socket<'static>) -> T) -> T {
@@ -146,7 +146,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let mut inner = self.stack.lock();
         if let Some(peer) = inner.peers.get_mut(&self.peer) {
-            peer.let_go(self.handle, Instant::now());
+            peer.let_go(self.handle, tokio::time::Instant::now().into_std());
         }
         drop(inner);
         self.stack.wake();

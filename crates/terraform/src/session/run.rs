@@ -1,10 +1,6 @@
 //! One process of the engine, with its output.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use outpost_base::{error_chain::error_chain, job::LogLevel, stop::Stop};
@@ -135,7 +131,7 @@ impl Runner {
         if stop.is_cancelled() {
             return Err(StepFailure::new("cancelled before it began"));
         }
-        let started = Instant::now();
+        let started = tokio::time::Instant::now().into_std();
         let (mut output, mut first_error, mut state) = (String::new(), None, None);
         let mut first_line = None;
         let on_line = |pipe: Pipe, line: Line| {
@@ -191,7 +187,7 @@ impl Runner {
         stop: &Stop,
         limit: usize,
     ) -> Result<(Captured, Duration), StepFailure> {
-        let started = Instant::now();
+        let started = tokio::time::Instant::now().into_std();
         let captured = process::capture(&self.command(args), &self.limits, stop, limit).await;
         let captured = captured.map_err(|error| StepFailure::new(error_chain(&error)))?;
         Ok((captured, started.elapsed()))

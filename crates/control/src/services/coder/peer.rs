@@ -3,10 +3,7 @@
 //! # Source
 //! coder `coderd/workspaceagentsrpc.go`, `tailnet/service.go`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use outpost_tailnet::{
     coordinator::{Auth, ELSEWHERE, Refusal},
@@ -150,7 +147,7 @@ impl Peer {
                 Some(stream) = incoming.accept() => {
                     running.spawn(self.clone().answer(stream).in_current_span());
                     // Each call may write to the database, which delays all others.
-                    sleep_until(pace.count(PACE, Instant::now()).into()).await;
+                    sleep_until(pace.count(PACE, tokio::time::Instant::now().into_std()).into()).await;
                 }
                 _ = beat.tick() => if !self.is_current().await {
                     info!("a newer build's agent replaced this agent");
@@ -270,7 +267,7 @@ impl Peer {
         told: &mut mpsc::Receiver<CoordinateResponse>,
         answer: &mut IncomingCall,
     ) -> Result<Ending, CallError> {
-        let (mut pace, mut due) = (Pace::default(), Instant::now());
+        let (mut pace, mut due) = (Pace::default(), tokio::time::Instant::now().into_std());
         let mut expected = None;
         loop {
             // A peer that sends requests too fast still receives updates, so that its queue does not grow.
@@ -282,7 +279,7 @@ impl Peer {
                 request = request => match request? {
                     Some(request) => {
                         // Its requests cause updates for others, who must be able to keep up.
-                        due = pace.count(cost(&request), Instant::now());
+                        due = pace.count(cost(&request), tokio::time::Instant::now().into_std());
                         let is_last = request.disconnect.is_some();
                         let key = announced(&request);
                         let done = match self.look_up(&request).await {
