@@ -131,3 +131,96 @@ fn identities(path: &Path) -> io::Result<Vec<Box<dyn age::Identity>>> {
         .into_identities()
         .map_err(io::Error::other)
 }
+
+#[cfg(test)]
+mod tests {
+    use age::{secrecy::ExposeSecret as _, x25519::Identity};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const CONTENT: &[u8] = b"a bundle, as it was signed";
+
+    fn sealed_for(identities: &[&Identity]) -> Vec<u8> {
+        let recipients = identities.iter().map(|it| it.to_public().to_string());
+        let mut out = Vec::new();
+        let mut writer = encrypted(&recipients.collect::<Vec<_>>(), &mut out).unwrap();
+        writer.write_all(CONTENT).unwrap();
+        writer.finish().unwrap();
+        out
+    }
+
+    fn file_of(identity: &Identity) -> (TempDir, std::path::PathBuf) {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("identity");
+        fs::write(&path, identity.to_string().expose_secret()).unwrap();
+        (dir, path)
+    }
+
+    fn open(bytes: &[u8], identity: Option<&Path>) -> Result<(Vec<u8>, bool), EncryptionError> {
+        let mut opened = decrypted(Box::new(io::Cursor::new(bytes.to_vec())), identity)?;
+        let mut content = Vec::new();
+        let read = opened.content.read_to_end(&mut content);
+        read.map_err(EncryptionError::Read)?;
+        Ok((content, opened.is_encrypted))
+    }
+
+    #[test]
+    fn each_recipient_reads_it_and_nobody_else() {
+        let (ours, theirs, other) = (
+            Identity::generate(),
+            Identity::generate(),
+            Identity::generate(),
+        );
+        let sealed = sealed_for(&[&ours, &theirs]);
+        assert!(sealed.starts_with(MAGIC));
+
+        for identity in [&ours, &theirs] {
+            let (_dir, path) = file_of(identity);
+            assert_eq!(
+                open(&sealed, Some(&path)).unwrap(),
+                (CONTENT.to_vec(), true)
+            );
+        }
+        let (_dir, path) = file_of(&other);
+        let error = open(&sealed, Some(&path)).unwrap_err();
+        assert!(matches!(error, EncryptionError::Decrypt(_)), "{error:?}");
+        let error = open(&sealed, None).unwrap_err();
+        assert!(matches!(error, EncryptionError::Sealed), "{error:?}");
+        assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn what_is_not_encrypted_stays_as_it_is_however_short() {
+        for content in [CONTENT, b"", b"age", &MAGIC[..MAGIC.len() - 1]] {
+            assert_eq!(open(content, None).unwrap(), (content.to_vec(), false));
+        }
+    }
+
+    #[test]
+    fn a_changed_or_shortened_bundle_is_an_error() {
+        let ours = Identity::generate();
+        let (_dir, path) = file_of(&ours);
+        let sealed = sealed_for(&[&ours]);
+
+        let mut changed = sealed.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        assert!(open(&changed, Some(&path)).is_err());
+        assert!(open(&sealed[..sealed.len() - 1], Some(&path)).is_err());
+    }
+
+    #[test]
+    fn a_wrong_recipient_and_a_file_without_identities_are_named() {
+        let Err(error) = encrypted(&["ssh-ed25519 AAAA".to_owned()], Vec::new()) else {
+            panic!("it is no recipient");
+        };
+        assert!(error.to_string().contains("`ssh-ed25519 AAAA`"), "{error}");
+
+        let (_dir, path) = file_of(&Identity::generate());
+        let sealed = sealed_for(&[&Identity::generate()]);
+        fs::write(&path, "no identity").unwrap();
+        let error = open(&sealed, Some(&path)).unwrap_err();
+        let name = path.display().to_string();
+        assert!(error.to_string().contains(&name), "{error}");
+    }
+}

@@ -168,3 +168,6 @@ impl Files {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
