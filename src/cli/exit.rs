@@ -61,14 +61,21 @@ pub(super) struct Interrupted;
 #[error("{0} of the checks failed")]
 pub(super) struct Unwell(pub(super) usize);
 
+fn runs(count: usize) -> String {
+    match count {
+        1 => "1 run".to_owned(),
+        count => format!("{count} runs"),
+    }
+}
+
 /// Error for this many failed runs of scenarios.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} runs failed")]
+#[error("{} failed", runs(*.0))]
 pub(super) struct TestsFailed(pub(super) usize);
 
 /// Error for this many runs of scenarios that lack something.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} runs lack something that they need")]
+#[error("{} without something that is needed", runs(*.0))]
 pub(super) struct Untested(pub(super) usize);
 
 /// Error for this many vulnerabilities.

@@ -3,7 +3,10 @@
 mod conversation;
 mod metadata;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use outpost_base::{
@@ -328,7 +331,8 @@ fn destroyed(facts: &Facts) -> Vec<Resource> {
         module_path: text(it, "module_address"),
         ..Resource::default()
     });
-    let is_known = |it: &Resource| facts.before.iter().any(|known| known.address == it.address);
-    gone.filter(|it| !HELPER_TYPES.contains(&it.kind.as_str()) && !is_known(it))
+    let known: BTreeSet<_> = facts.before.iter().map(|it| it.address.as_str()).collect();
+    gone.filter(|it| !HELPER_TYPES.contains(&it.kind.as_str()))
+        .filter(|it| !known.contains(it.address.as_str()))
         .collect()
 }

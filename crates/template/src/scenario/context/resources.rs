@@ -1,5 +1,7 @@
 //! The resources of a build, as conditions and tables see them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use outpost_base::job::{Persistence, Resource};
 use serde_json::{Map, Value, json};
 
@@ -13,30 +15,28 @@ pub(in super::super) struct Row<'a> {
 }
 
 pub(super) fn rows(facts: &Facts) -> Vec<Row<'_>> {
-    let is_gone = |resource: &&Resource| {
-        facts
-            .resources
-            .iter()
-            .all(|it| it.address != resource.address)
-            && change(facts, &resource.address) == DELETE
-    };
-    let gone = facts.before.iter().filter(is_gone);
+    let changes = changes(facts);
+    let change = |resource: &Resource| changes.get(resource.address.as_str()).copied();
+    let there: BTreeSet<&str> = facts
+        .resources
+        .iter()
+        .map(|it| it.address.as_str())
+        .collect();
+    let gone = facts.before.iter().filter(|resource| {
+        !there.contains(resource.address.as_str()) && change(resource) == Some(DELETE)
+    });
     let mut rows: Vec<_> = facts
         .resources
         .iter()
         .chain(gone)
-        .map(|resource| row(facts, resource))
+        .map(|resource| Row {
+            resource,
+            change: change(resource).unwrap_or("no-op"),
+            persistence: facts.persistence.get(&resource.address).copied(),
+        })
         .collect();
     rows.sort_by(|a, b| a.resource.address.cmp(&b.resource.address));
     rows
-}
-
-fn row<'a>(facts: &'a Facts, resource: &'a Resource) -> Row<'a> {
-    Row {
-        resource,
-        change: change(facts, &resource.address),
-        persistence: facts.persistence.get(&resource.address).copied(),
-    }
 }
 
 pub(super) fn resources(facts: &Facts) -> Value {
@@ -83,22 +83,23 @@ fn metadata(resource: &Resource) -> Map<String, Value> {
 
 const DELETE: &str = "delete";
 
-/// Returns the plan's change of an address.
-fn change(facts: &Facts, address: &str) -> &'static str {
-    let changes = facts.plan["resource_changes"]
-        .as_array()
-        .into_iter()
-        .flatten();
+/// Returns the plan's changes by address.
+fn changes(facts: &Facts) -> BTreeMap<&str, &'static str> {
+    let changes = facts.plan["resource_changes"].as_array();
     // A deposed object has an entry of its own with the same address.
-    let mut changes = changes.filter(|it| it["address"] == address && it["deposed"].is_null());
-    let actions = changes
-        .next()
-        .and_then(|it| it["change"]["actions"].as_array());
-    let actions: Vec<_> = actions
+    let current = changes
         .into_iter()
         .flatten()
-        .filter_map(Value::as_str)
-        .collect();
+        .filter(|it| it["deposed"].is_null());
+    current
+        .filter_map(|it| Some((it["address"].as_str()?, name(&it["change"]["actions"]))))
+        .collect()
+}
+
+/// Returns the name of a change that an engine carries out in one or two actions.
+fn name(actions: &Value) -> &'static str {
+    let actions = actions.as_array().into_iter().flatten();
+    let actions: Vec<_> = actions.filter_map(Value::as_str).collect();
     match actions.as_slice() {
         ["create"] => "create",
         ["update"] => "update",
