@@ -14,6 +14,10 @@ pub use self::{
     hash::{Hash, HashError},
 };
 
+/// The armored key that signs Terraform's releases, re-issued in 2026: fingerprint C874 011F 0AB4 0511 0D02 1055 3436 5D94
+/// 72D7 468F.
+pub const HASHICORP_KEY: &str = include_str!("registry/hashicorp.asc");
+
 /// An operating system and a processor, in Go's words: `linux_amd64`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use outpost_base::stop::Stop;
+use outpost_base::{registry::HASHICORP_KEY, stop::Stop};
 use outpost_files as files;
 use pgp::composed::{Deserializable as _, DetachedSignature, SignedPublicKey};
 use semver::Version;
@@ -24,9 +24,6 @@ use url::Url;
 
 /// The version that is downloaded.
 pub const PINNED: Version = Version::new(1, 14, 5);
-
-/// The publisher's key for releases: fingerprint C874 011F 0AB4 0511 0D02 1055 3436 5D94 72D7 468F.
-const PUBLISHER_KEY: &str = include_str!("install/hashicorp.asc");
 
 /// Maximum size of a package, of its executable, and of a list of checksums, in bytes.
 const MAX_PACKAGE_BYTES: usize = 256 << 20;
@@ -139,7 +136,7 @@ impl Installer {
         Self {
             cache_dir,
             base_url,
-            publisher_key: PUBLISHER_KEY.to_owned(),
+            publisher_key: HASHICORP_KEY.to_owned(),
             read_timeout: READ_TIMEOUT,
         }
     }

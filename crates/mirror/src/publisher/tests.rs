@@ -1,3 +1,4 @@
+use outpost_base::registry::HASHICORP_KEY;
 use pgp::{
     composed::{ArmorOptions, KeyType, SecretKeyParamsBuilder, SignedSecretKey, SubpacketConfig},
     crypto::hash::HashAlgorithm,
@@ -130,7 +131,7 @@ fn what_an_expired_key_signed_in_time_stays_good_and_later_things_need_a_word() 
 
 #[test]
 fn the_key_of_terraforms_releases_is_valid_until_2030() {
-    let armored = include_str!("../../../terraform/src/install/hashicorp.asc");
+    let armored = HASHICORP_KEY;
 
     assert_eq!(
         fingerprint_of(armored).as_deref(),

@@ -4,7 +4,7 @@ use std::{fs::File, io, path::Path};
 
 use futures::future::join_all;
 use http::HeaderMap;
-use outpost_base::registry::Platform;
+use outpost_base::registry::{HASHICORP_KEY, Platform};
 use semver::Version;
 use serde::Deserialize;
 use url::Url;
@@ -23,8 +23,6 @@ use crate::{
     resolve::Pick,
 };
 
-/// The key that signs Terraform's releases, re-issued in 2026.
-const TERRAFORM_KEY: &str = include_str!("../../../terraform/src/install/hashicorp.asc");
 const TERRAFORM_SITE: &str = "https://releases.hashicorp.com/";
 const TOFU_SITE: &str = "https://github.com/opentofu/opentofu/releases/download/";
 const TOFU_VERSIONS: &str = "https://get.opentofu.org/tofu/api.json";
@@ -210,7 +208,7 @@ impl Sync {
                 let key = get(join(&release.base, TOFU_KEY)?).await?;
                 String::from_utf8_lossy(&key).into_owned()
             }
-            (None, _) => TERRAFORM_KEY.to_owned(),
+            (None, _) => HASHICORP_KEY.to_owned(),
         };
         let what = format!("{name} {version}");
         let signature_of_it = Signature {

@@ -205,7 +205,7 @@ async fn several_that_ask_at_once_fetch_once() {
 
 #[test]
 fn the_publishers_key_can_be_read() {
-    let (key, _) = SignedPublicKey::from_string(PUBLISHER_KEY).unwrap();
+    let (key, _) = SignedPublicKey::from_string(HASHICORP_KEY).unwrap();
 
     let fingerprint = pgp::types::KeyDetails::fingerprint(&key);
     assert_eq!(
