@@ -1,5 +1,7 @@
 //! Keys that sign bundles, and their signatures, in minisign's formats, so that a site can verify a bundle with
 //! standard tools.
+//!
+//! The crate `minisign` is not used: it has Ed25519, SHA-512 and BLAKE2b of its own, and all signatures here are aws-lc-rs's.
 
 mod rotation;
 mod secret;

@@ -1,5 +1,8 @@
 //! Notifications to systemd, if it listens: `Type=notify` and `WatchdogSec=`.
 //!
+//! The crate `sd-notify` is not used: it reads the environment and opens a socket for each message, so that no test could
+//! give it another socket, and the watchdog's timer would still be ours.
+//!
 //! # Source
 //! sd_notify(3), sd_watchdog_enabled(3).
 
