@@ -29,6 +29,7 @@ use tonic::{
 use url::Url;
 
 use crate::{
+    error_chain::{error_chain, join_causes},
     net::tls::{self, TlsError, Trust},
     proto::outpost::v1::control_service_client::ControlServiceClient,
     secret::Secret,
@@ -206,17 +207,13 @@ impl CallError {
 
 /// Formats a status and its sources; a message that only repeats its source is left out.
 fn chain(status: &Status) -> String {
-    let mut parts = vec![status.message().to_owned()];
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        let text = error.to_string();
-        if !parts.iter().any(|part| part.contains(&text)) {
-            parts.push(text);
-        }
-        source = error.source();
+    let message = status.message();
+    let causes = std::error::Error::source(status).map(error_chain);
+    match causes.unwrap_or_default() {
+        // The outermost cause is often the message.
+        causes if causes.starts_with(message) => causes,
+        causes => join_causes([message.to_owned(), causes]),
     }
-    parts.retain(|part| !part.is_empty());
-    parts.join(": ")
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::{
     config::{ConfigError, contexts::ContextError},
     control::{StartError, backup::BackupError},
     daemon::{DaemonError, journal::JournalError},
+    error_chain::join_causes,
     files::archive::ArchiveError,
     mirror::{StoreError, bundle::BundleError},
     process::isolation::{Denied, launcher::COMPLAINT},
@@ -198,20 +199,16 @@ pub(super) fn launched(result: Result<(), Denied>) -> ExitCode {
 
 /// Formats the error and its sources, each only if it adds something.
 fn chain(error: &anyhow::Error, server: Option<&Url>) -> String {
-    let mut text = String::new();
+    let mut texts = Vec::new();
     for link in error.chain() {
-        let refusal = link.downcast_ref::<Status>();
-        let words = refusal.map_or_else(|| link.to_string(), |status| words_of(status, server));
-        if !text.ends_with(&words) {
-            let separator = if text.is_empty() { "" } else { ": " };
-            text.push_str(separator);
-            text.push_str(&words);
-        }
-        if refusal.is_some() {
-            break; // Its sources are part of the message already.
-        }
+        let Some(status) = link.downcast_ref::<Status>() else {
+            texts.push(link.to_string());
+            continue;
+        };
+        texts.push(words_of(status, server));
+        break; // Its sources are part of the message already.
     }
-    text
+    join_causes(texts)
 }
 
 /// Returns the server's message for a refusal; its gRPC code helps nobody.

@@ -2,19 +2,24 @@
 
 use std::error::Error;
 
-/// Joins the texts of `error` and of its sources with `: `, and leaves out a source whose text only repeats the end
-/// of what precedes it.
+/// Joins the texts of `error` and of its sources by [`join_causes`].
 pub fn error_chain(error: &dyn Error) -> String {
-    let (mut text, mut source) = (error.to_string(), error.source());
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
+    let causes = std::iter::successors(error.source(), |link| (*link).source());
+    let causes = causes.map(ToString::to_string);
+    join_causes(std::iter::once(error.to_string()).chain(causes))
+}
+
+/// Joins the texts of an error and of its causes with `: `, and leaves out one that only repeats the end of what precedes it.
+pub fn join_causes(texts: impl IntoIterator<Item = String>) -> String {
+    let mut all = String::new();
+    for text in texts.into_iter().filter(|text| !text.is_empty()) {
+        if !all.ends_with(&text) {
+            let separator = if all.is_empty() { "" } else { ": " };
+            all.push_str(separator);
+            all.push_str(&text);
         }
-        source = error.source();
     }
-    text
+    all
 }
 
 #[cfg(test)]

@@ -59,6 +59,7 @@ use self::{
 };
 
 use outpost_base::{
+    error_chain::error_chain,
     registry::{Platform, ProviderAddr},
     stop::Stop,
 };
@@ -81,7 +82,7 @@ use super::{
     fetch::registry::Offered,
     generation::{GitRepository, Provider},
     git::{directory as git_directory, lay_out},
-    store::{Lease, chain},
+    store::Lease,
     sync::{PullError, Release, Upstream},
 };
 
@@ -616,7 +617,7 @@ impl From<StoreError> for Refused {
         match error {
             StoreError::Empty { .. } => Self::Empty,
             error => {
-                let error = chain(&error);
+                let error = error_chain(&error);
                 tracing::error!(error, "the mirror cannot be read");
                 Self::Broken
             }

@@ -450,13 +450,6 @@ impl Incoming {
     }
 }
 
-/// Returns an error with its causes.
-pub(super) fn chain(error: &StoreError) -> String {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
-    let causes: Vec<_> = causes.map(ToString::to_string).collect();
-    causes.join(": ")
-}
-
 /// Makes the names in a directory survive a crash.
 fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     File::open(dir)

@@ -26,6 +26,7 @@ use std::{
 };
 
 use outpost_base::{
+    error_chain::error_chain,
     registry::{Platform, ProviderAddr},
     secret::Secret,
     stop::Stop,
@@ -34,7 +35,7 @@ use semver::Version;
 
 pub use self::{
     config::{MirrorConfig, MirrorConfigError},
-    modules::{text, tree_of, unsatisfied},
+    modules::{tree_of, unsatisfied},
     pull::{Counts, PullError, Release, Upstream},
     review::{ReviewError, read_keys, write as write_review, write_keys as write_reviewed_keys},
     templates::load,
@@ -162,7 +163,7 @@ impl Failure {
 
     /// Returns the error with all its causes.
     pub fn reason(&self) -> String {
-        modules::text(&self.error)
+        error_chain(&self.error)
     }
 }
 

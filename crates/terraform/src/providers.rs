@@ -26,6 +26,7 @@ use self::configuration::Additions;
 use crate::{Attempt, FailedInit, Presented, ProviderPresenter};
 use async_trait::async_trait;
 use outpost_base::{
+    error_chain::error_chain,
     job::LogLevel,
     registry::{DEFAULT_HOST, OPENTOFU_HOST, ProviderAddr},
 };
@@ -260,10 +261,8 @@ impl Presenter {
         private: &Dir,
     ) -> Result<ProviderView, StepFailure> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
-            let links = std::iter::successors(Some(error), |link| link.source());
-            let causes: Vec<_> = links.map(ToString::to_string).collect();
             let store = store.place();
-            StepFailure::new(format!("use the mirror {store}: {}", causes.join(": ")))
+            StepFailure::new(format!("use the mirror {store}: {}", error_chain(error)))
         };
         // An earlier view exists if init is repeated.
         let made = private

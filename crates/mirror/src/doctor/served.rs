@@ -7,7 +7,10 @@ use std::{
 
 use ::http::{HeaderMap, HeaderValue};
 use async_trait::async_trait;
-use outpost_base::registry::{Hash, Platform, ProviderAddr};
+use outpost_base::{
+    error_chain::error_chain,
+    registry::{Hash, Platform, ProviderAddr},
+};
 use outpost_language::Constraint;
 use outpost_net::http::shown;
 use outpost_provision::{Services, WantedProvider};
@@ -30,7 +33,7 @@ use crate::{
         closure::{self, Absent, Closure, Modules, close},
         landing::{for_the_server, landing, target},
     },
-    sync::{text, tree_of, unsatisfied},
+    sync::{tree_of, unsatisfied},
 };
 
 /// Reason why a served mirror cannot be examined.
@@ -206,7 +209,7 @@ impl Served {
     async fn tree(&self, url: &Url, token: Option<&HeaderValue>) -> Result<Tree, Absent> {
         let (archive, store) = (self.take(url, token).await?, self.store.clone());
         let tree = blocking(move || tree_of(&store, archive)).await;
-        tree.map_err(|error| Absent::Missing(text(&error)))
+        tree.map_err(|error| Absent::Missing(error_chain(&error)))
     }
 
     async fn text(&self, url: &Url) -> Result<String, Absent> {
@@ -254,14 +257,14 @@ impl Served {
             index: self.take(&file("idx")?, self.token.as_ref()).await?,
         };
         let stored = Repository::stored(&self.store, &known);
-        stored.map_err(|error| Absent::Missing(text(&error)))
+        stored.map_err(|error| Absent::Missing(error_chain(&error)))
     }
 }
 
 fn absent(error: FetchError) -> Absent {
     Absent::Missing(match error {
         FetchError::NotFound { .. } => "the mirror does not have it".to_owned(),
-        error => text(&error),
+        error => error_chain(&error),
     })
 }
 
@@ -310,7 +313,7 @@ impl Modules for Served {
             }
         };
         let tree = repository?.tree(reference).await;
-        let (_, tree) = tree.map_err(|error| Absent::Missing(text(&error)))?;
+        let (_, tree) = tree.map_err(|error| Absent::Missing(error_chain(&error)))?;
         Ok(Arc::new(tree))
     }
 

@@ -9,7 +9,10 @@ use std::{
     time::SystemTime,
 };
 
-use outpost_base::registry::{Hash, h1_of_dir, h1_of_zip};
+use outpost_base::{
+    error_chain::error_chain,
+    registry::{Hash, h1_of_dir, h1_of_zip},
+};
 use outpost_files::{self as files, appearance::Record};
 use zip::ZipArchive;
 
@@ -103,7 +106,7 @@ impl Store {
                 &format!(
                     "its unpacked files in `{}` were modified and cannot be replaced ({}); run `outpost mirror verify --repair` as a user who can write there",
                     tree.display(),
-                    super::chain(&error),
+                    error_chain(&error),
                 ),
             ),
             error => error,

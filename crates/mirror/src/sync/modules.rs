@@ -8,7 +8,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use outpost_base::registry::{DEFAULT_HOST, Hash};
+use outpost_base::{
+    error_chain::error_chain,
+    registry::{DEFAULT_HOST, Hash},
+};
 use outpost_language::Constraint;
 use semver::Version;
 use tokio::sync::Mutex;
@@ -189,7 +192,7 @@ impl<'a> Origins<'a> {
             return versions.clone();
         }
         let asked = self.sync.registries.module_versions(host, path).await;
-        let asked = asked.map_err(|error| text(&error));
+        let asked = asked.map_err(|error| error_chain(&error));
         known.versions.insert(addr, asked.clone());
         asked
     }
@@ -245,7 +248,7 @@ impl<'a> Origins<'a> {
         let addr = format!("{host}/{path}");
         self.pin(&addr, version, &located.tree, known).await?;
         let Located { origin, tree, dir } = located;
-        let packed = tree.pack().map_err(|error| text(&error))?;
+        let packed = tree.pack().map_err(|error| error_chain(&error))?;
         let archive = self.put(&packed).await?;
         let module = Module {
             addr,
@@ -261,7 +264,7 @@ impl<'a> Origins<'a> {
     /// Returns the source that a registry names for a module.
     async fn location(&self, host: &str, path: &str, version: &Version) -> Result<Source, String> {
         let location = self.sync.registries.module_location(host, path, version);
-        let location = location.await.map_err(|error| text(&error))?;
+        let location = location.await.map_err(|error| error_chain(&error))?;
         Ok(Source::parse(&location))
     }
 
@@ -283,7 +286,7 @@ impl<'a> Origins<'a> {
                 let (commit, tree) = repository
                     .tree(reference)
                     .await
-                    .map_err(|error| text(&error))?;
+                    .map_err(|error| error_chain(&error))?;
                 (format!("{source} at {commit}"), tree, dir)
             }
             _ => {
@@ -308,7 +311,7 @@ impl<'a> Origins<'a> {
         }
         let (store, content) = (self.sync.store.clone(), content.to_vec());
         let put = blocking(move || store.put(&content)).await;
-        put.map_err(|error| text(&error))
+        put.map_err(|error| error_chain(&error))
     }
 
     /// Downloads an archive, and returns its address without the parameters that the engine interprets.
@@ -321,7 +324,7 @@ impl<'a> Origins<'a> {
         let checksum = checksum.map(|(_, value)| value.into_owned());
         let url = for_the_server(&url);
         let content = self.sync.registries.file(&url).await;
-        let content = content.map_err(|error| text(&error))?;
+        let content = content.map_err(|error| error_chain(&error))?;
         let expected = checksum
             .as_deref()
             .and_then(|value| value.strip_prefix("sha256:"));
@@ -351,7 +354,7 @@ impl<'a> Origins<'a> {
                     return Err(why.clone());
                 }
                 let opened = self.open(url, need, known).await;
-                let opened = opened.map_err(|error| text(&error));
+                let opened = opened.map_err(|error| error_chain(&error));
                 let (opened, kept) = opened.inspect_err(|why| {
                     known.unreachable.insert(url.to_owned(), why.clone());
                 })?;
@@ -364,7 +367,7 @@ impl<'a> Origins<'a> {
             return Ok(opened.repository);
         };
         let moved = self.moved(&place, &wanted, None, known).await;
-        if moved.map_err(|error| text(&error))? {
+        if moved.map_err(|error| error_chain(&error))? {
             return Err(format!("a tag of {url} was moved"));
         }
         // References of `refs` are always fetched; those that templates name are fetched in addition.
@@ -375,8 +378,11 @@ impl<'a> Origins<'a> {
             .repository
             .with(url, &wanted, head, &self.sync.authorities)
             .await;
-        let repository = more.map_err(|error| text(&error))?;
-        let kept = self.keep(&repository).await.map_err(|error| text(&error))?;
+        let repository = more.map_err(|error| error_chain(&error))?;
+        let kept = self
+            .keep(&repository)
+            .await
+            .map_err(|error| error_chain(&error))?;
         known.kept.extend(kept.map(|kept| (place.clone(), kept)));
         let opened = Opened {
             repository: repository.clone(),
@@ -500,7 +506,7 @@ impl Modules for Origins<'_> {
         let (_, tree) = repository
             .tree(reference)
             .await
-            .map_err(|error| text(&error))?;
+            .map_err(|error| error_chain(&error))?;
         Ok(Arc::new(tree))
     }
 
@@ -533,7 +539,7 @@ impl Modules for Origins<'_> {
                 Url::parse(url).map_err(|error| format!("it is not a valid address: {error}"))?;
             let place = landing::landing(&url);
             let target = self.sync.registries.landing(&place).await;
-            let target = target.map_err(|error| text(&error))?;
+            let target = target.map_err(|error| error_chain(&error))?;
             let target = target
                 .ok_or("it is not an archive, and its server does not say where the module is")?;
             // The mirror always sends engines a page, even if the origin used a header.
@@ -592,21 +598,7 @@ async fn unpacked(content: Vec<u8>) -> Result<Tree, String> {
             why: error.to_string(),
         })
     });
-    tree.await.map_err(|error| text(&error))
-}
-
-/// Returns an error with all its causes.
-pub fn text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
+    tree.await.map_err(|error| error_chain(&error))
 }
 
 /// Returns whether a lock file has a hash of a scheme that can be compared.

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, future::join_all, stream};
 use http::HeaderMap;
-use outpost_base::registry::{Platform, ProviderAddr};
+use outpost_base::{
+    error_chain::error_chain,
+    registry::{Platform, ProviderAddr},
+};
 use semver::Version;
 use url::Url;
 
@@ -261,7 +264,7 @@ impl Sync {
         let found = match self.registries.package(addr, version, platform).await {
             Ok(found) => found,
             Err(error) => {
-                let error = super::modules::text(&error);
+                let error = error_chain(&error);
                 return self.watch.note(&format!(
                     "{addr} {version}: cannot check with the registry whether it is unchanged: {error}"
                 ));

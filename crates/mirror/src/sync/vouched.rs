@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use outpost_base::registry::{Hash, Platform, ProviderAddr};
+use outpost_base::{
+    error_chain::error_chain,
+    registry::{Hash, Platform, ProviderAddr},
+};
 use semver::Version;
 
 use super::{
@@ -76,7 +79,7 @@ impl Sync {
         let archives = match mirror.archives(addr, version).await {
             Ok(archives) => archives,
             Err(error) => {
-                let error = super::modules::text(&error);
+                let error = error_chain(&error);
                 return self.watch.note(&format!(
                     "{addr} {version}: cannot check with the mirror whether it is unchanged: {error}"
                 ));

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use outpost_base::registry::{Hash, h1_of_names};
+use outpost_base::{
+    error_chain::error_chain,
+    registry::{Hash, h1_of_names},
+};
 use semver::Version;
 
-use super::{Known, Module, Origins, text, tree_of, was_cut};
+use super::{Known, Module, Origins, tree_of, was_cut};
 use crate::{
     Digest, Store, StoreError,
     generation::GitRepository,
@@ -38,7 +41,7 @@ impl Origins<'_> {
             false => trust.same_release(self.before, addr, version, now).await,
         };
         pinned.map_err(|why| {
-            let said = text(&why);
+            let said = error_chain(&why);
             known.changed.push((format!("{addr} {version}"), why));
             said
         })
@@ -90,7 +93,7 @@ impl Origins<'_> {
         if !known.listed.contains_key(place) {
             let (refs, _) = Repository::remote(url, &self.sync.authorities)
                 .await
-                .map_err(|error| text(&error))?;
+                .map_err(|error| error_chain(&error))?;
             known.listed.insert(place.to_owned(), refs);
         }
         let listed = &known.listed[place];
@@ -101,7 +104,7 @@ impl Origins<'_> {
         let before = all.find(|git| git.place() == place);
         let one = BTreeMap::from_iter(one);
         let moved = self.moved(place, &one, before, known).await;
-        moved.map(drop).map_err(|error| text(&error))
+        moved.map(drop).map_err(|error| error_chain(&error))
     }
 
     /// Returns whether a tag of a repository differs from its pin; `known` records that. New tags are pinned.
