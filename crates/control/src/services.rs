@@ -13,6 +13,7 @@ mod gate;
 mod http;
 mod metered;
 mod names;
+mod responses;
 mod status;
 
 use std::sync::Arc;

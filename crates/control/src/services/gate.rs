@@ -1,7 +1,7 @@
 //! Identification of gRPC callers from the headers, before anything of the message is read, so that what is read then
 //! counts against its sender.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -15,15 +15,13 @@ use outpost_net::{
     listener::{Budgets, Held},
     websocket::Places,
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, metadata::MetadataMap};
 
 use super::{
     caller,
     metered::{Meter, Metered, Paid},
+    responses::ResponseLimit,
 };
 use crate::{
     model::{AgentId, DaemonId, UserId},
@@ -32,11 +30,6 @@ use crate::{
 
 /// Number of one sender's calls at the same time. Five hundred logins of a person may begin together.
 const CALLS: usize = 1024;
-/// Number of answers to one person's calls that are made or sent at the same time; others wait. Each is made as a
-/// whole: the one about a workspace of two hundred agents takes a megabyte.
-const ANSWERS: usize = 16;
-/// Longest wait of a call until an answer may be made for it.
-const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// Number of callers that are identified at the same time. Each may have sent a part of a message meanwhile.
 const LOOKUPS: usize = 512;
 /// Limit of a message of a caller that needs no token or is registering, in bytes.
@@ -100,20 +93,34 @@ pub(super) struct Share {
     pub(super) unread: Allowance,
     unfinished: [Places; 2],
     calls: Arc<Semaphore>,
-    answers: Arc<Semaphore>,
+    responses: ResponseLimit,
+}
+
+/// Place of one call among those of its sender. It keeps the share, else the sender's next call would count on a new one.
+#[derive(Debug)]
+struct Place {
+    _share: Arc<Share>,
+    _call: OwnedSemaphorePermit,
+    _response: Option<OwnedSemaphorePermit>,
 }
 
 impl Share {
-    /// Waits until an answer may be made.
-    async fn answer(&self) -> Result<OwnedSemaphorePermit, Status> {
-        match timeout(ANSWER_WAIT, self.answers.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            // The semaphore is never closed.
-            Ok(Err(closed)) => Err(Status::internal(closed.to_string())),
-            Err(_) => Err(Status::unavailable(format!(
-                "{ANSWERS} responses to your other calls are waiting to be read"
-            ))),
-        }
+    /// Takes a place for a call, and waits for one for its response if that is limited.
+    async fn place(self: Arc<Self>, is_limited: bool) -> Result<Place, Status> {
+        let full = || format!("you have {CALLS} calls in progress, which is the limit");
+        let call = self.calls.clone().try_acquire_owned();
+        let call = call.map_err(|_| Status::unavailable(full()))?;
+        let response = match is_limited {
+            true => Some(self.responses.wait().await),
+            false => None,
+        };
+        let response = response.transpose();
+        let response = response.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Place {
+            _share: self,
+            _call: call,
+            _response: response,
+        })
     }
 
     /// Permits for large messages on its WebSockets.
@@ -163,7 +170,7 @@ impl Shares {
             unread: Allowance::new(UNREAD_OF_SENDER),
             unfinished: [Places::new(UNFINISHED_OF_SENDER), self.unfinished.clone()],
             calls: Arc::new(Semaphore::new(CALLS)),
-            answers: Arc::new(Semaphore::new(ANSWERS)),
+            responses: ResponseLimit::default(),
         })
     }
 
@@ -228,23 +235,16 @@ impl Gate {
             _ => ORDINARY.min(self.shares.message_bytes),
         };
         let share = self.shares.of(sender);
-        let call = share.calls.clone().try_acquire_owned().map_err(|_| {
-            Status::unavailable(format!(
-                "you have {CALLS} calls in progress, which is the limit"
-            ))
-        })?;
         // Requests with an archive or a state have short answers, and may take long to arrive.
         let is_small = STREAMED.contains(&path.as_str()) || LARGE.contains(&path.as_str());
-        let answer = match sender {
-            Sender::Person(_) if !is_small => Some(share.answer().await?),
-            _ => None,
-        };
+        let is_limited = matches!(sender, Sender::Person(_)) && !is_small;
+        let place = share.place(is_limited).await?;
         let meter = self.shares.meter(limit, sender, request.extensions());
         let paid = Paid::default();
         let response = next.run(metered(request, meter, paid.clone())).await;
         // The messages have been handled, so others may have their memory while the response is sent.
         drop(paid);
-        Ok(response.map(|body| Body::new(Held::new(body, (call, answer)))))
+        Ok(response.map(|body| Body::new(Held::new(body, place))))
     }
 
     /// Identifies the caller, and leaves the result in the extensions for the service. Also returns whether the
@@ -300,20 +300,20 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_answers_of_a_person_are_made_at_a_time_and_others_wait_for_a_while() {
+    async fn responses_that_nobody_reads_count_for_later_calls_of_the_same_person() {
         let shares = Shares::new(1 << 20);
-        let share = shares.of(Sender::Person(UserId::random()));
-        let mut answers = Vec::new();
-        for _ in 0..ANSWERS {
-            answers.push(share.answer().await.unwrap());
+        let person = Sender::Person(UserId::random());
+        let mut unread = Vec::new();
+        for _ in 0..16 {
+            unread.push(shares.of(person).place(true).await.unwrap());
         }
 
-        let late = share.answer().await.unwrap_err();
+        let late = shares.of(person).place(true).await.unwrap_err();
         assert_eq!(late.code(), Code::Unavailable);
+        drop(shares.of(person).place(false).await.unwrap());
         let other = shares.of(Sender::Person(UserId::random()));
-        drop(other.answer().await.unwrap());
-        let waiting = share.answer();
-        answers.pop();
-        drop(waiting.await.unwrap());
+        drop(other.place(true).await.unwrap());
+        unread.pop();
+        drop(shares.of(person).place(true).await.unwrap());
     }
 }

@@ -1,7 +1,6 @@
-//! Limit on how many answers one token's requests make at the same time. Each is made as a whole, and stays in memory
-//! until it is sent.
+//! The limit of responses, by the token that a request has.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -12,18 +11,12 @@ use axum::{
 };
 use outpost_net::{budget::Shared, listener::Held};
 use sha2::{Digest as _, Sha256};
-use tokio::{sync::Semaphore, time::timeout};
 
-use super::{admission, answer::Refusal};
-
-/// Number of answers at the same time; others wait.
-const ANSWERS: usize = 16;
-/// Longest wait of a request for its turn before it is refused.
-const WAIT: Duration = Duration::from_secs(60);
+use super::{super::responses::ResponseLimit, admission, answer::Refusal};
 
 /// Answers in progress, by the digest of the token that they are for. A clone counts the same.
 #[derive(Clone, Default)]
-pub(super) struct Answers(Arc<Shared<[u8; 32], Semaphore>>);
+pub(super) struct Answers(Arc<Shared<[u8; 32], ResponseLimit>>);
 
 /// Makes a request wait until its answer may be made. WebSockets do not count, and a request without a token gets a
 /// short answer.
@@ -37,16 +30,14 @@ pub(super) async fn limited(
         return next.run(request).await;
     };
     let digest = Sha256::digest(token.expose().as_bytes());
-    let places = answers.0.of(digest.into(), || Semaphore::new(ANSWERS));
-    match timeout(WAIT, places.acquire_owned()).await {
-        Ok(Ok(place)) => {
+    let limit = answers.0.of(digest.into(), ResponseLimit::default);
+    match limit.wait().await {
+        Ok(place) => {
             let response = next.run(request).await;
-            response.map(|body| Body::new(Held::new(body, place)))
+            // The limit is kept with its place, as later requests would get a new one.
+            response.map(|body| Body::new(Held::new(body, (limit, place))))
         }
-        _ => {
-            let why = format!("{ANSWERS} responses to your other requests are waiting to be read.");
-            Refusal::busy(why).into_response()
-        }
+        Err(unread) => Refusal::busy(format!("{unread}.")).into_response(),
     }
 }
 
@@ -74,7 +65,7 @@ mod tests {
             .route("/", get(|| async { "answer" }))
             .layer(from_fn_with_state(Answers::default(), limited));
         let mut unread = Vec::new();
-        for _ in 0..ANSWERS {
+        for _ in 0..16 {
             unread.push(ask(&routes, "one", None).await);
         }
 
