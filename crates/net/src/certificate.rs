@@ -1,11 +1,19 @@
 //! Subject, issuer and expiry of certificates, for messages: nothing here is trusted or verified. Pure.
 //!
 //! # Source
-//! RFC 5280 §4.1 for the order of fields and the forms of time, RFC 4514 for the names' text.
+//! RFC 4514 for the names' text.
 
 use std::fmt::Write as _;
 
-use jiff::{Timestamp, civil, tz::TimeZone};
+use jiff::Timestamp;
+use x509_cert::{
+    Certificate,
+    der::{
+        Decode as _,
+        oid::{ObjectIdentifier, db::DB},
+    },
+    name::Name,
+};
 
 /// Names in a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,85 +24,36 @@ pub struct Names {
     pub issuer: String,
 }
 
-// Tags of DER, X.690.
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-const OBJECT_ID: u8 = 0x06;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
-const EXPLICIT_VERSION: u8 = 0xa0;
-
 /// Parses the names of a certificate in DER; `None` if it is not one.
 pub fn names(der: &[u8]) -> Option<Names> {
-    let (issuer, fields) = value(issuer_and_rest(der)?, SEQUENCE)?;
-    let (_validity, fields) = any(fields)?;
-    let (subject, _) = value(fields, SEQUENCE)?;
+    let certificate = Certificate::from_der(der).ok()?.tbs_certificate;
     Some(Names {
-        subject: name(subject)?,
-        issuer: name(issuer)?,
+        subject: name(&certificate.subject),
+        issuer: name(&certificate.issuer),
     })
 }
 
 /// Parses when a certificate in DER expires; `None` if it is not one.
 pub fn ends(der: &[u8]) -> Option<Timestamp> {
-    let (_issuer, fields) = any(issuer_and_rest(der)?)?;
-    let (validity, _) = value(fields, SEQUENCE)?;
-    let (_begins, validity) = any(validity)?;
-    let ((kind, text), _) = any(validity)?;
-    let text = std::str::from_utf8(text).ok()?;
-    let text = match kind {
-        // UTCTime has years of two digits, from 1950 to 2049.
-        UTC_TIME if text.get(..2)? < "50" => format!("20{text}"),
-        UTC_TIME => format!("19{text}"),
-        GENERALIZED_TIME => text.to_owned(),
-        _ => return None,
-    };
-    let time = civil::DateTime::strptime("%Y%m%d%H%M%SZ", text).ok()?;
-    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
-}
-
-/// Returns the fields of a certificate from its issuer on.
-fn issuer_and_rest(der: &[u8]) -> Option<&[u8]> {
-    let (certificate, _) = value(der, SEQUENCE)?;
-    let (mut fields, _) = value(certificate, SEQUENCE)?;
-    if let Some((_, rest)) = value(fields, EXPLICIT_VERSION) {
-        fields = rest;
-    }
-    let (_serial, fields) = any(fields)?;
-    let (_algorithm, fields) = any(fields)?;
-    Some(fields)
+    let certificate = Certificate::from_der(der).ok()?.tbs_certificate;
+    let end = certificate.validity.not_after.to_unix_duration();
+    Timestamp::from_second(end.as_secs().try_into().ok()?).ok()
 }
 
 /// Formats a name as people write it, the most specific part first. An empty name is legal.
-fn name(mut der: &[u8]) -> Option<String> {
-    let mut parts = Vec::new();
-    while !der.is_empty() {
-        let (mut attributes, rest) = value(der, SET)?;
-        der = rest;
-        while !attributes.is_empty() {
-            let (attribute, rest) = value(attributes, SEQUENCE)?;
-            attributes = rest;
-            let (kind, attribute) = value(attribute, OBJECT_ID)?;
-            let ((_, text), _) = any(attribute)?;
-            parts.push(format!("{}={}", label(kind), readable(text)));
-        }
-    }
+fn name(name: &Name) -> String {
+    let attributes = name.0.iter().flat_map(|part| part.0.iter());
+    let mut parts: Vec<_> = attributes
+        .map(|it| format!("{}={}", label(&it.oid), readable(it.value.value())))
+        .collect();
     parts.reverse();
-    Some(parts.join(","))
+    parts.join(",")
 }
 
-/// Returns the short name of an attribute, else its number in hexadecimal digits.
-fn label(object_id: &[u8]) -> String {
-    let known = match object_id {
-        [0x55, 4, 3] => "CN",
-        [0x55, 4, 6] => "C",
-        [0x55, 4, 7] => "L",
-        [0x55, 4, 8] => "ST",
-        [0x55, 4, 10] => "O",
-        [0x55, 4, 11] => "OU",
-        _ => return hex::encode(object_id),
-    };
-    known.to_owned()
+/// Returns the short name of an attribute, else its number.
+fn label(object_id: &ObjectIdentifier) -> String {
+    let known = DB.find_names_for_oid(*object_id).min_by_key(|name| name.len());
+    known.map_or_else(|| object_id.to_string(), str::to_ascii_uppercase)
 }
 
 /// Makes a text from an untrusted source fit for a line of a log.
@@ -109,35 +68,6 @@ fn readable(text: &[u8]) -> String {
         }
     }
     shown
-}
-
-/// Returns the content of the element with this tag, and what follows it.
-fn value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let ((found, content), rest) = any(der)?;
-    (found == tag).then_some((content, rest))
-}
-
-/// A tag and its content.
-type Element<'a> = (u8, &'a [u8]);
-
-/// Returns the first element, and what follows it.
-fn any(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
-    let (&tag, rest) = der.split_first()?;
-    let (&first, mut rest) = rest.split_first()?;
-    let mut length = usize::from(first);
-    if first >= 0x80 {
-        let digits = usize::from(first & 0x7f);
-        let (bytes, after) = rest.split_at_checked(digits)?;
-        if digits > 3 {
-            return None; // No certificate has 16 MiB.
-        }
-        length = bytes
-            .iter()
-            .fold(0, |length, byte| length << 8 | usize::from(*byte));
-        rest = after;
-    }
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some(((tag, content), rest))
 }
 
 #[cfg(test)]
