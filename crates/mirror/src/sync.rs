@@ -7,6 +7,7 @@
 mod adopt;
 mod coder_templates;
 pub mod config;
+mod fetched;
 pub mod missed;
 mod modules;
 mod package;

@@ -13,6 +13,7 @@ use url::Url;
 
 use super::{
     Cause, Report, Sync, Wanted,
+    fetched::Got,
     package::{self, Identity},
     pins::Checksums,
     trust::{self, Signature, TrustError, listed, namespace},
@@ -37,17 +38,6 @@ pub(super) struct Demand {
     pub(super) count: usize,
     pub(super) platforms: Vec<Platform>,
     pub(super) by: String,
-}
-
-/// Result for one version.
-#[derive(Default)]
-pub(super) struct Outcome {
-    provider: Option<Provider>,
-    failures: Vec<(String, Cause)>,
-    pub(super) present: usize,
-    pub(super) fetched: Vec<Option<u64>>,
-    /// `true` if it replaces the mirror's packages of the version.
-    is_replacement: bool,
 }
 
 /// A signed list of checksums.
@@ -163,19 +153,8 @@ impl Sync {
             self.version(before, addr, version, platforms).await
         });
         let mut all = all.buffer_unordered(AT_ONCE);
-        while let Some(outcome) = all.next().await {
-            if let Some(provider) = outcome.provider.as_ref().filter(|_| outcome.is_replacement) {
-                let version = (provider.addr.clone(), provider.version.clone());
-                report.replaced.insert(version);
-            }
-            report.have(outcome.provider.into_iter().collect());
-            report.present += outcome.present;
-            report.files += outcome.fetched.len();
-            report.bytes += outcome.fetched.iter().flatten().sum::<u64>();
-            report.unknown += outcome.fetched.iter().filter(|size| size.is_none()).count();
-            for (what, error) in outcome.failures {
-                report.fail(what, error);
-            }
+        while let Some(part) = all.next().await {
+            report.merge(part);
         }
     }
 
@@ -185,16 +164,16 @@ impl Sync {
         addr: ProviderAddr,
         version: Version,
         mut platforms: BTreeSet<Platform>,
-    ) -> Outcome {
-        let mut outcome = Outcome::default();
+    ) -> Report {
+        let mut report = Report::default();
         let known = before
             .versions(&addr)
             .find(|provider| provider.version == version);
         // A version is replaced as a whole, because one signature covers all of its packages.
-        let known = match self.trust.accepts(&addr.to_string(), &version) {
+        let is_replacement = self.trust.accepts(&addr.to_string(), &version);
+        let known = match is_replacement {
             false => known,
             true => {
-                outcome.is_replacement = true;
                 let packages = known.into_iter().flat_map(|known| &known.packages);
                 platforms.extend(packages.map(|package| package.platform.clone()));
                 None
@@ -218,7 +197,7 @@ impl Sync {
                     .cloned(),
             );
         }
-        outcome.present = packages.len();
+        report.present = packages.len();
         let mut provider = Provider {
             addr: addr.clone(),
             version: version.clone(),
@@ -229,33 +208,32 @@ impl Sync {
             packages,
         };
         if let Some(mirror) = self.registries.mirror() {
-            let vouched = self.vouched(before, mirror, &missing, &mut provider, &mut outcome);
+            let vouched = self.vouched(before, mirror, &missing, &mut provider, &mut report);
             vouched.await;
         } else if missing.is_empty() {
-            self.check_unchanged(before, &provider, &mut outcome).await;
+            self.check_unchanged(before, &provider, &mut report).await;
         } else {
-            let signed = self.signed(before, &missing, &mut provider, &mut outcome);
+            let signed = self.signed(before, &missing, &mut provider, &mut report);
             signed.await;
         }
-        if outcome.is_replacement && outcome.failures.is_empty() {
+        if is_replacement && report.failures.is_empty() {
             let (name, all) = (addr.to_string(), checksums(&provider));
             if let Err(error) = self.trust.replace_release(&name, &version, all).await {
-                outcome.failures.push((name, error.into()));
+                report.fail(name, error);
             }
         }
-        let is_whole = !outcome.is_replacement || outcome.failures.is_empty();
-        let is_there = is_whole && !provider.packages.is_empty();
-        outcome.provider = is_there.then_some(provider);
-        outcome
+        let is_whole = !is_replacement || report.failures.is_empty();
+        if is_whole && !provider.packages.is_empty() {
+            if is_replacement {
+                report.replaced.insert((addr, version));
+            }
+            report.have(vec![provider]);
+        }
+        report
     }
 
     /// Asks the registry about a package that the mirror has, which may have been replaced there.
-    async fn check_unchanged(
-        &self,
-        before: &Generation,
-        provider: &Provider,
-        outcome: &mut Outcome,
-    ) {
+    async fn check_unchanged(&self, before: &Generation, provider: &Provider, report: &mut Report) {
         let Provider { addr, version, .. } = provider;
         let Some(package) = provider.packages.first() else {
             return;
@@ -274,7 +252,7 @@ impl Sync {
         let name = addr.to_string();
         let same = self.trust.same_release(before, &name, version, now);
         if let Err(error) = same.await {
-            outcome.fail(addr, version, platform, error);
+            report.fail_package(provider, platform, error);
         }
     }
 
@@ -284,7 +262,7 @@ impl Sync {
         before: &Generation,
         missing: &[Platform],
         provider: &mut Provider,
-        outcome: &mut Outcome,
+        report: &mut Report,
     ) {
         let (addr, version) = (provider.addr.clone(), provider.version.clone());
         let found = missing
@@ -294,7 +272,7 @@ impl Sync {
         for (platform, found) in missing.iter().zip(join_all(found).await) {
             match found {
                 Ok(found) => located.push((platform.clone(), found)),
-                Err(error) => outcome.fail(&addr, &version, platform, error),
+                Err(error) => report.fail_package(provider, platform, error),
             }
         }
         let Some((platform, first)) = located.first() else {
@@ -302,7 +280,7 @@ impl Sync {
         };
         let sums = match self.sums(before, &addr, &version, first).await {
             Ok(sums) => sums,
-            Err(error) => return outcome.fail(&addr, &version, platform, error),
+            Err(error) => return report.fail_package(provider, platform, error),
         };
         provider.protocols.clone_from(&first.protocols);
         provider.signed = sums.signed.clone();
@@ -310,14 +288,7 @@ impl Sync {
             self.package(before, &addr, &version, platform, found, &sums.content)
         });
         for ((platform, _), fetched) in located.iter().zip(join_all(fetched).await) {
-            match fetched {
-                Ok((size, package)) => {
-                    outcome.fetched.extend(size);
-                    outcome.present += usize::from(size.is_none());
-                    provider.packages.extend(package);
-                }
-                Err(error) => outcome.fail(&addr, &version, platform, error),
-            }
+            report.settle_package(provider, platform, fetched);
         }
         for remark in package::remarks(provider) {
             self.watch.note(&remark);
@@ -389,8 +360,7 @@ impl Sync {
         Ok(Sums { content, signed })
     }
 
-    /// Brings one package into the store. The first value is the length of the download, or of the download that
-    /// would be made, if it is known; `None` without a download.
+    /// Brings one package into the store.
     async fn package(
         &self,
         before: &Generation,
@@ -399,50 +369,24 @@ impl Sync {
         platform: &Platform,
         found: &Found,
         sums: &[u8],
-    ) -> Result<(Option<Option<u64>>, Option<Package>), Cause> {
+    ) -> Result<Got<Package>, Cause> {
         let archive = self.listed(found, sums)?;
         // If file names in the list are unusual, the package's platform is known only here.
         let now = Checksums::from([(platform.to_string(), archive)]);
         let name = addr.to_string();
         let same = self.trust.same_release(before, &name, version, now);
         same.await?;
-        let is_there = self.store.has(archive);
+        let fetched = self.bring(&found.url, archive, &found.filename).await?;
         if self.dry_run {
-            let size = match is_there {
-                true => None,
-                false => Some(self.fetcher.length(&found.url).await?),
-            };
-            return Ok((size, None));
+            return Ok((fetched, None));
         }
-        let size = match is_there {
-            true => None,
-            false => {
-                let download =
-                    self.fetcher
-                        .download(&self.store, &found.url, archive, &found.filename);
-                Some(download.await?)
-            }
-        };
         let identity = Identity {
             addr: addr.clone(),
             platform: platform.clone(),
             filename: found.filename.clone(),
         };
-        let store = self.store.clone();
-        let package = blocking(move || {
-            let path = store.path(archive);
-            let length = std::fs::metadata(&path).map_err(|source| StoreError::Io {
-                what: "read",
-                path,
-                source,
-            })?;
-            package::examine(&store, identity, archive, length.len())
-        });
-        let package = package.await?;
-        if let Some(size) = size {
-            self.watch.arrived(&found.filename, size);
-        }
-        Ok((size.map(Some), Some(package)))
+        let package = self.examined(identity, archive).await?;
+        Ok((fetched, Some(package)))
     }
 
     /// Returns the digest that the publisher signed, and checks that the registry agrees.
@@ -473,21 +417,36 @@ pub(super) fn checksums(provider: &Provider) -> Checksums {
         .collect()
 }
 
-impl Outcome {
-    pub(super) fn fail(
+impl Report {
+    /// Adds a package to its provider, or notes why it could not be got.
+    pub(super) fn settle_package(
         &mut self,
-        addr: &ProviderAddr,
-        version: &Version,
+        provider: &mut Provider,
+        platform: &Platform,
+        got: Result<Got<Package>, Cause>,
+    ) {
+        let what = format!("{} {} {platform}", provider.addr, provider.version);
+        let package = self.settle(what, got.map_err(unpublished));
+        provider.packages.extend(package);
+    }
+
+    pub(super) fn fail_package(
+        &mut self,
+        provider: &Provider,
         platform: &Platform,
         error: impl Into<Cause>,
     ) {
-        let error = match error.into() {
-            Cause::Fetch(FetchError::NotFound { url }) => {
-                Cause::Unsatisfied(format!("the registry has no such package ({url})"))
-            }
-            error => error,
-        };
-        self.failures
-            .push((format!("{addr} {version} {platform}"), error));
+        let what = format!("{} {} {platform}", provider.addr, provider.version);
+        self.fail(what, unpublished(error.into()));
+    }
+}
+
+/// Makes a missing package the registry's fault.
+fn unpublished(error: Cause) -> Cause {
+    match error {
+        Cause::Fetch(FetchError::NotFound { url }) => {
+            Cause::Unsatisfied(format!("the registry has no such package ({url})"))
+        }
+        error => error,
     }
 }

@@ -13,6 +13,7 @@ use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 use super::{
     Cause, Report, Sync,
     config::{FileEntry, Program, ToolEntry},
+    fetched::Got,
     trust::{self, Signature, TrustError, listed},
 };
 use crate::{
@@ -160,20 +161,15 @@ impl Sync {
             .iter()
             .map(|platform| self.program(entry, version, platform, &release, &sums));
         for (platform, result) in missing.iter().zip(join_all(all).await) {
-            match result {
-                Ok((fetched, tool)) => {
-                    report.fetched(fetched);
-                    let tools = tool.map(|tool| Tool {
-                        signed: signed.clone(),
-                        ..tool
-                    });
-                    report.synced.absorb(Generation {
-                        tools: tools.into_iter().collect(),
-                        ..Generation::default()
-                    });
-                }
-                Err(error) => report.fail(format!("{name} {version} {platform}"), error),
-            }
+            let tool = report.settle(format!("{name} {version} {platform}"), result);
+            let tools = tool.map(|tool| Tool {
+                signed: signed.clone(),
+                ..tool
+            });
+            report.synced.absorb(Generation {
+                tools: tools.into_iter().collect(),
+                ..Generation::default()
+            });
         }
     }
 
@@ -250,7 +246,7 @@ impl Sync {
         platform: &Platform,
         release: &Release,
         sums: &[u8],
-    ) -> Result<(Fetched, Option<Tool>), Cause> {
+    ) -> Result<Got<Tool>, Cause> {
         let name = entry.name.as_str();
         let filename = format!("{name}_{version}_{platform}.zip");
         let archive = listed(sums, &filename).ok_or_else(|| TrustError::NotListed {
@@ -316,20 +312,15 @@ impl Sync {
     pub(super) async fn files(&self, report: &mut Report) {
         let all = self.config.files.iter().map(|entry| self.file(entry));
         for (entry, result) in self.config.files.iter().zip(join_all(all).await) {
-            match result {
-                Ok((fetched, file)) => {
-                    report.fetched(fetched);
-                    report.synced.absorb(Generation {
-                        files: file.into_iter().collect(),
-                        ..Generation::default()
-                    });
-                }
-                Err(error) => report.fail(outpost_net::http::shown(&entry.url.0), error),
-            }
+            let file = report.settle(outpost_net::http::shown(&entry.url.0), result);
+            report.synced.absorb(Generation {
+                files: file.into_iter().collect(),
+                ..Generation::default()
+            });
         }
     }
 
-    async fn file(&self, entry: &FileEntry) -> Result<(Fetched, Option<StaticFile>), Cause> {
+    async fn file(&self, entry: &FileEntry) -> Result<Got<StaticFile>, Cause> {
         let last = entry
             .url
             .0
@@ -343,55 +334,6 @@ impl Sync {
             size: self.length(entry.sha256).await?,
         };
         Ok((fetched, Some(file).filter(|_| !self.dry_run)))
-    }
-
-    /// Downloads a file, unless the store has it.
-    async fn bring(&self, url: &Url, digest: crate::Digest, name: &str) -> Result<Fetched, Cause> {
-        if self.store.has(digest) {
-            return Ok(Fetched::Present);
-        }
-        if self.dry_run {
-            return Ok(Fetched::Bytes(self.fetcher.length(url).await?));
-        }
-        let size = self
-            .fetcher
-            .download(&self.store, url, digest, name)
-            .await?;
-        self.watch.arrived(name, size);
-        Ok(Fetched::Bytes(Some(size)))
-    }
-
-    /// Returns the length of a file in the store; 0 if it is missing, as in a dry run.
-    async fn length(&self, digest: crate::Digest) -> Result<u64, StoreError> {
-        let path = self.store.path(digest);
-        blocking(move || {
-            Ok(std::fs::metadata(path)
-                .map(|file| file.len())
-                .unwrap_or_default())
-        })
-        .await
-    }
-}
-
-/// Result of a download.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Fetched {
-    /// The store already had the file.
-    Present,
-    /// The file was downloaded; its length in bytes, if that is known.
-    Bytes(Option<u64>),
-}
-
-impl Report {
-    fn fetched(&mut self, fetched: Fetched) {
-        match fetched {
-            Fetched::Present => self.present += 1,
-            Fetched::Bytes(bytes) => {
-                self.files += 1;
-                self.bytes += bytes.unwrap_or_default();
-                self.unknown += usize::from(bytes.is_none());
-            }
-        }
     }
 }
 

@@ -9,24 +9,17 @@ use outpost_base::{
 use semver::Version;
 
 use super::{
-    Cause, Sync,
+    Cause, Report, Sync,
+    fetched::{Fetched, Got},
     package::{self, Identity},
     pins::Checksums,
-    provider::Outcome,
     trust::{TrustError, packages, release_name, signed_list},
 };
 use crate::{
     Digest, Generation, StoreError,
-    fetch::{
-        blocking,
-        network_mirror::{Archive, NetworkMirror},
-    },
+    fetch::network_mirror::{Archive, NetworkMirror},
     generation::{Package, Provider},
 };
-
-/// Result for a package: the length of the download, or of the download that would be made, if it is known; `None`
-/// without a download.
-type Taken = (Option<Option<u64>>, Option<Package>);
 
 impl Sync {
     /// Brings packages of a version into the store.
@@ -36,14 +29,13 @@ impl Sync {
         mirror: &NetworkMirror,
         missing: &[Platform],
         provider: &mut Provider,
-        outcome: &mut Outcome,
+        report: &mut Report,
     ) {
-        let (addr, version) = (provider.addr.clone(), provider.version.clone());
         let archives = match missing {
-            [] => return self.check_vouched(mirror, provider, outcome).await,
+            [] => return self.check_vouched(mirror, provider, report).await,
             [first, ..] => match self.archives(mirror, provider).await {
                 Ok(archives) => archives,
-                Err(error) => return outcome.fail(&addr, &version, first, error),
+                Err(error) => return report.fail_package(provider, first, error),
             },
         };
         for platform in missing {
@@ -57,14 +49,7 @@ impl Sync {
                     Err(Cause::Unsatisfied(why))
                 }
             };
-            match taken {
-                Ok((size, package)) => {
-                    outcome.fetched.extend(size);
-                    outcome.present += usize::from(size.is_none());
-                    provider.packages.extend(package);
-                }
-                Err(error) => outcome.fail(&addr, &version, platform, error),
-            }
+            report.settle_package(provider, platform, taken);
         }
     }
 
@@ -73,7 +58,7 @@ impl Sync {
         &self,
         mirror: &NetworkMirror,
         provider: &Provider,
-        outcome: &mut Outcome,
+        report: &mut Report,
     ) {
         let Provider { addr, version, .. } = provider;
         let archives = match mirror.archives(addr, version).await {
@@ -97,7 +82,7 @@ impl Sync {
                     first: package.archive.to_string(),
                     now: now.unwrap_or_default(),
                 };
-                outcome.fail(addr, version, &package.platform, error);
+                report.fail_package(provider, &package.platform, error);
             }
         }
     }
@@ -148,7 +133,7 @@ impl Sync {
         provider: &Provider,
         platform: &Platform,
         archive: &Archive,
-    ) -> Result<Taken, Cause> {
+    ) -> Result<Got<Package>, Cause> {
         let Provider { addr, version, .. } = provider;
         // Use the publisher's file name, because a mirror may use any.
         let kind = addr.kind();
@@ -157,28 +142,22 @@ impl Sync {
             Hash::Zh(digest) => Some(Digest(*digest)),
             Hash::H1(_) | Hash::Other { .. } => None,
         });
-        let is_there = expected.is_some_and(|digest| self.store.has(digest));
-        if self.dry_run {
-            let size = match is_there {
-                true => None,
-                false => Some(self.fetcher.length(&archive.url).await?),
-            };
-            return Ok((size, None));
-        }
-        let fetched = match expected {
-            Some(digest) if is_there => (digest, None),
-            Some(digest) => {
-                let download = self
-                    .fetcher
-                    .download(&self.store, &archive.url, digest, &filename);
-                (digest, Some(download.await?))
+        let (digest, fetched) = match expected {
+            Some(digest) => (digest, self.bring(&archive.url, digest, &filename).await?),
+            None if self.dry_run => {
+                let length = self.fetcher.length(&archive.url).await?;
+                return Ok((Fetched::Bytes(length), None));
             }
             None => {
-                let (digest, size) =
-                    (self.fetcher.take(&self.store, &archive.url, &filename)).await?;
-                (digest, Some(size))
+                let taken = self.fetcher.take(&self.store, &archive.url, &filename);
+                let (digest, size) = taken.await?;
+                self.watch.arrived(&filename, size);
+                (digest, Fetched::Bytes(Some(size)))
             }
         };
+        if self.dry_run {
+            return Ok((fetched, None));
+        }
         if archive.hashes.is_empty() {
             let text = format!("`{filename}` has no checksum");
             self.watch.note(&text);
@@ -188,26 +167,15 @@ impl Sync {
             platform: platform.clone(),
             filename: filename.clone(),
         };
-        let (digest, size) = fetched;
-        let (store, hashes) = (self.store.clone(), archive.hashes.clone());
-        let package = blocking(move || {
-            let path = store.path(digest);
-            let length = std::fs::metadata(&path).map_err(StoreError::io("read", &path))?;
-            let package = package::examine(&store, identity, digest, length.len())?;
-            match package::satisfies(&package, &hashes) {
-                true => Ok(package),
-                false => Err(StoreError::Package {
-                    name: package.filename,
-                    why: "it has none of the checksums that the mirror lists".to_owned(),
-                }),
-            }
-        });
-        let package = package.await?;
-        self.check_local(before, addr, version, &package).await?;
-        if let Some(size) = size {
-            self.watch.arrived(&filename, size);
+        let package = self.examined(identity, digest).await?;
+        if !package::satisfies(&package, &archive.hashes) {
+            return Err(Cause::Store(StoreError::Package {
+                name: package.filename,
+                why: "it has none of the checksums that the mirror lists".to_owned(),
+            }));
         }
-        Ok((size.map(Some), Some(package)))
+        self.check_local(before, addr, version, &package).await?;
+        Ok((fetched, Some(package)))
     }
 }
 
