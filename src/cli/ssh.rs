@@ -23,11 +23,12 @@ use super::{
 };
 use crate::{
     connect::{
-        Agent, AgentConn, ConnectError, SSH_PORT, Server,
+        Agent, AgentConn, SSH_PORT, Server,
         ssh::{self, SshError},
     },
     stop::Stop,
     tailnet::Stream,
+    transport::coder::DialError,
 };
 
 /// Wait after which a person is told what is being waited for.
@@ -109,12 +110,11 @@ pub(super) async fn dial_agent(server: &Server, named: &str) -> anyhow::Result<(
     setting_out.await
 }
 
-/// Explains a missing workspace: a server gives the same answer for one that does not exist and one that the caller
-/// may not see.
-fn not_found(error: ConnectError, workspace: &str) -> anyhow::Error {
+/// A server says the same of a workspace that does not exist and of one that the caller may not see.
+fn not_found(error: DialError, workspace: &str) -> anyhow::Error {
     let is_missing = matches!(
         error,
-        ConnectError::Refused { status: StatusCode::NOT_FOUND, ref answer, .. } if !answer.message.is_empty()
+        DialError::Refused { status: StatusCode::NOT_FOUND, ref answer, .. } if !answer.message.is_empty()
     );
     match is_missing {
         true => anyhow::anyhow!("there is no workspace `{workspace}`, or you may not see it"),

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use http::StatusCode;
 use outpost_base::secret::Secret;
 use outpost_net::http::{Client, bare, read_limited};
-use outpost_tailnet::dial::DialError;
+use outpost_transport::coder::DialError;
 use outpost_transport::coder::ErrorAnswer;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
@@ -69,13 +69,7 @@ pub(super) fn is_refusal(status: StatusCode) -> bool {
 
 /// Returns whether an error means that the server refuses our credential.
 pub(super) fn refuses(error: &anyhow::Error) -> bool {
-    let by_dial = error.downcast_ref().and_then(|error| match error {
-        DialError::Refused { status, .. } => Some(*status),
-        DialError::Connect(_)
-        | DialError::Headers(_)
-        | DialError::Token
-        | DialError::Timeout { .. } => None,
-    });
+    let by_dial = error.downcast_ref().and_then(DialError::status);
     let by_exchange = error.downcast_ref().map(|error: &NoToken| error.status);
     by_dial.or(by_exchange).is_some_and(is_refusal)
 }

@@ -4,12 +4,9 @@ use std::time::Duration;
 
 use outpost_base::secret::Secret;
 use outpost_net::http::Client;
-use outpost_tailnet::{
-    coordination::LIMITS,
-    dial::{DialError, dial},
-};
+use outpost_tailnet::{coordination::LIMITS, dial::dial};
 use outpost_transport::{
-    coder::ApiVersion,
+    coder::{ApiVersion, DialError},
     drpc::{Call, CallError},
     yamux,
 };

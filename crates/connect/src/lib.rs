@@ -21,26 +21,21 @@ use std::{
     time::Duration,
 };
 
-use ::http::{HeaderValue, StatusCode};
+use ::http::StatusCode;
 use outpost_base::{secret::Secret, stop::Stop};
 use outpost_net::{
     back_off::BackOff,
-    headers::HeaderError,
     http::{self, Client, RequestError, read_limited},
 };
 use outpost_tailnet::{
     self as tailnet, DerpMap, PeerUpdate, Stream, Tailnet, address,
     coordination::{Resumption, Side, coordinate, follow_derp_map, keep_resumption},
     derp::client::Dial,
-    dial::{DialError, SESSION_TOKEN, dial, retry_after},
+    dial::{SESSION_TOKEN, dial},
 };
-use outpost_transport::coder::{ApiVersion, ErrorAnswer};
+use outpost_transport::coder::{ApiVersion, DialError, in_time, token_header};
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{Instant, timeout},
-};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tracing::{Instrument as _, debug, debug_span};
 use url::Url;
 use uuid::Uuid;
@@ -60,8 +55,6 @@ const CUT_OFF: Duration = Duration::from_secs(60);
 /// Time after which a server is believed when it says that there is no such agent: a proxy may say so while it
 /// restarts.
 const GONE: Duration = Duration::from_secs(10);
-/// Longest time for one request.
-const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest response in bytes.
 const MAX_ANSWER: usize = 16 << 20;
 /// Version that we request at a coordinator; all that know clients know it.
@@ -74,68 +67,22 @@ pub struct Server {
     token: Secret,
 }
 
-/// Reasons why an agent is not found or reached.
+/// A workspace has no agent to connect to, or none of that name.
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// A server that cannot be reached.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// Headers of the operator that cannot be produced.
-    #[error(transparent)]
-    Headers(#[from] HeaderError),
-    /// A refusal of the server.
-    #[error("{url} answered {status}: {answer}")]
-    Refused {
-        /// URL of the request.
-        url: Url,
-        /// Status of the response.
-        status: StatusCode,
-        /// Error that the server returned.
-        answer: Box<ErrorAnswer>,
-    },
-    /// A server that is too busy for us.
-    #[error("{url} is busy: {answer}")]
-    Busy {
-        /// URL of the request.
-        url: Url,
-        /// Error that the server returned.
-        answer: Box<ErrorAnswer>,
-        /// Time after which the server wants to be asked again.
-        retry_after: Duration,
-    },
-    /// A response that makes no sense.
-    #[error("unexpected answer from {url}: {reason}")]
-    Foreign {
-        /// URL of the request.
-        url: Url,
-        /// Reason why it makes no sense.
-        reason: String,
-    },
-    /// A coordinator that cannot be reached, and never will.
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    /// A server that did not answer in time.
-    #[error("{url} did not answer within {} seconds", TIMEOUT.as_secs())]
-    Timeout {
-        /// URL of the request.
-        url: Url,
-    },
-    /// A workspace without the agent to connect to.
-    #[error("{0}")]
-    NoAgent(String),
-    /// A token that cannot be sent.
-    #[error("token has characters that a header cannot carry")]
-    Token,
+#[error("{0}")]
+pub struct NoAgent(String);
+
+/// Returns whether the server says that it is too busy, and for how long.
+fn is_busy(error: &DialError) -> bool {
+    error.status() == Some(StatusCode::TOO_MANY_REQUESTS) && error.retry_after().is_some()
 }
 
-impl ConnectError {
-    /// Returns whether the server accepted our connection, and then did not answer.
-    fn is_cut_off(&self) -> bool {
-        match self {
-            Self::Request(RequestError::Unreachable { source, .. }) => !source.is_connect(),
-            Self::Timeout { .. } => true,
-            _ => false,
-        }
+/// Returns whether the server accepted our connection, and then did not answer.
+fn is_cut_off(error: &DialError) -> bool {
+    match error {
+        DialError::Request(RequestError::Unreachable { source, .. }) => !source.is_connect(),
+        DialError::Timeout { .. } => true,
+        _ => false,
     }
 }
 
@@ -197,15 +144,15 @@ impl Workspace {
     /// Returns the agent of this name, or the only one.
     ///
     /// # Errors
-    /// [`ConnectError::NoAgent`] names those that there are.
-    pub fn agent(&self, name: &str) -> Result<Agent, ConnectError> {
+    /// [`NoAgent`] names those that there are.
+    pub fn agent(&self, name: &str) -> Result<Agent, NoAgent> {
         let resources = self.latest_build.resources.iter();
         let all: Vec<&Agent> = resources
             .flat_map(|it| it.agents.iter().flatten())
             .collect();
         let names: Vec<&str> = all.iter().map(|agent| &*agent.name).collect();
         let (workspace, names) = (&self.name, names.join(", "));
-        let none = |text: String| ConnectError::NoAgent(text);
+        let none = NoAgent;
         if self.latest_build.transition != "start" {
             let status = &self.latest_build.status;
             return Err(none(format!(
@@ -245,8 +192,8 @@ impl Server {
     /// Returns the name of the user whose token this is.
     ///
     /// # Errors
-    /// [`ConnectError`]
-    pub async fn user_name(&self) -> Result<String, ConnectError> {
+    /// [`DialError`]
+    pub async fn user_name(&self) -> Result<String, DialError> {
         #[derive(Deserialize)]
         struct User {
             username: String,
@@ -258,8 +205,8 @@ impl Server {
     /// Returns a workspace by `NAME` or `OWNER/NAME`.
     ///
     /// # Errors
-    /// [`ConnectError`]
-    pub async fn workspace(&self, named: &str) -> Result<Workspace, ConnectError> {
+    /// [`DialError`]
+    pub async fn workspace(&self, named: &str) -> Result<Workspace, DialError> {
         let (owner, name) = named.split_once('/').unwrap_or(("me", named));
         self.get(&["users", owner, "workspace", name]).await
     }
@@ -267,8 +214,8 @@ impl Server {
     /// Returns the caller's workspaces.
     ///
     /// # Errors
-    /// [`ConnectError`]
-    pub async fn workspaces(&self) -> Result<Vec<Workspace>, ConnectError> {
+    /// [`DialError`]
+    pub async fn workspaces(&self) -> Result<Vec<Workspace>, DialError> {
         #[derive(Deserialize)]
         struct All {
             workspaces: Vec<Workspace>,
@@ -280,22 +227,22 @@ impl Server {
     /// Returns an agent as it is now.
     ///
     /// # Errors
-    /// [`ConnectError`]
-    pub async fn agent(&self, id: Uuid) -> Result<Agent, ConnectError> {
+    /// [`DialError`]
+    pub async fn agent(&self, id: Uuid) -> Result<Agent, DialError> {
         self.get(&["workspaceagents", &id.to_string()]).await
     }
 
     /// Sends a request, and repeats it while the server is too busy, whether it says so or not.
-    async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ConnectError> {
+    async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, DialError> {
         let begun = Instant::now();
         let mut back_off = BackOff::default();
         loop {
             back_off.wait().await;
             match self.get_once(path).await {
-                Err(ConnectError::Busy { retry_after, .. }) if begun.elapsed() < BUSY => {
-                    back_off.hold(retry_after);
+                Err(error) if is_busy(&error) && begun.elapsed() < BUSY => {
+                    back_off.hold(error.retry_after().unwrap_or_default());
                 }
-                Err(error) if error.is_cut_off() && begun.elapsed() < CUT_OFF => {
+                Err(error) if is_cut_off(&error) && begun.elapsed() < CUT_OFF => {
                     debug!(%error, "the server is busy; retrying");
                 }
                 ended => return ended,
@@ -303,43 +250,23 @@ impl Server {
         }
     }
 
-    async fn get_once<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ConnectError> {
+    async fn get_once<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, DialError> {
         let mut url = self.http.endpoint("api/v2");
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path);
         }
         let mut headers = self.http.headers().await?;
-        let mut token =
-            HeaderValue::from_str(self.token.expose()).map_err(|_| ConnectError::Token)?;
-        token.set_sensitive(true);
-        headers.insert(SESSION_TOKEN, token);
+        headers.insert(SESSION_TOKEN, token_header(&self.token)?);
         let asked = async {
             let answer = self.http.get(&url, &headers).await?;
-            let (status, after) = (answer.status(), retry_after(answer.headers()));
-            Ok::<_, RequestError>((status, after, read_limited(answer, MAX_ANSWER).await))
+            match answer.status().is_success() {
+                true => Ok(read_limited(answer, MAX_ANSWER).await),
+                false => Err(DialError::refused(answer).await),
+            }
         };
-        let late = |_| ConnectError::Timeout {
-            url: http::bare(&url),
-        };
-        let (status, after, body) = timeout(TIMEOUT, asked).await.map_err(late)??;
-        let url = http::bare(&url);
-        let answer = || Box::new(ErrorAnswer::read(&body));
-        if let (StatusCode::TOO_MANY_REQUESTS, Some(retry_after)) = (status, after) {
-            return Err(ConnectError::Busy {
-                url,
-                answer: answer(),
-                retry_after,
-            });
-        }
-        if !status.is_success() {
-            return Err(ConnectError::Refused {
-                url,
-                status,
-                answer: answer(),
-            });
-        }
-        serde_json::from_slice(&body).map_err(|error| ConnectError::Foreign {
-            url,
+        let body = in_time(&url, asked).await?;
+        serde_json::from_slice(&body).map_err(|error| DialError::Foreign {
+            url: http::shown(&url),
             reason: error.to_string(),
         })
     }
@@ -347,8 +274,8 @@ impl Server {
     /// Begins to connect to an agent. Only the server's first response is waited for.
     ///
     /// # Errors
-    /// [`ConnectError`]
-    pub async fn dial_agent(&self, agent: Uuid) -> Result<AgentConn, ConnectError> {
+    /// [`DialError`]
+    pub async fn dial_agent(&self, agent: Uuid) -> Result<AgentConn, DialError> {
         let info: ConnectionInfo = self
             .get(&["workspaceagents", &agent.to_string(), "connection"])
             .await?;
@@ -481,8 +408,8 @@ impl AgentConn {
     /// Waits until the agent answers inside the tunnel; returns how long its answer took.
     ///
     /// # Errors
-    /// [`ConnectError::Dial`] if the server does not let us through. There is no deadline: the agent may come yet.
-    pub async fn arrive(&mut self) -> Result<Duration, ConnectError> {
+    /// [`DialError`] if the server does not let us through. There is no deadline: the agent may come yet.
+    pub async fn arrive(&mut self) -> Result<Duration, DialError> {
         let failure = &mut self.failure;
         let readied = &mut self.readied;
         let there = async {
@@ -492,7 +419,7 @@ impl AgentConn {
         };
         tokio::select! {
             took = there => Ok(took),
-            Some(error) = failure.recv() => Err(error.into()),
+            Some(error) = failure.recv() => Err(error),
         }
     }
 
@@ -577,7 +504,7 @@ mod tests {
         );
         let two = workspace("start", &["main", "gpu"]);
         assert_eq!(two.agent("GPU").unwrap().name, "gpu");
-        let error = |found: Result<Agent, ConnectError>| found.unwrap_err().to_string();
+        let error = |found: Result<Agent, NoAgent>| found.unwrap_err().to_string();
         assert!(error(two.agent("")).contains("use w.AGENT, where AGENT is one of main, gpu"));
         assert!(error(two.agent("x")).contains("no agent `x`; it has main, gpu"));
         assert!(error(workspace("stop", &["main"]).agent("")).contains("is stopped"));

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use ::http::StatusCode;
+use outpost_transport::coder::DialError;
 use serde::Deserialize;
 
-use super::{ConnectError, Server};
+use super::Server;
 
 /// Options that run a command, load a library or escape the section that they are written into; in lower case.
 const FORBIDDEN: [&str; 13] = [
@@ -46,7 +46,7 @@ pub struct SshSettings {
 pub enum SettingsError {
     /// A server that does not return them.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Dial(#[from] DialError),
     /// A suffix that cannot be part of a host name.
     #[error("the server's hostname suffix {0:?} is not valid in a host name")]
     Suffix(String),
@@ -79,9 +79,7 @@ impl Server {
     pub async fn ssh_settings(&self) -> Result<SshSettings, SettingsError> {
         match self.get(&["deployment", "ssh"]).await {
             Ok(answer) => check(answer),
-            Err(ConnectError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => {
-                Ok(SshSettings::default())
-            }
+            Err(error) if error.is_not_found() => Ok(SshSettings::default()),
             Err(error) => Err(error.into()),
         }
     }

@@ -52,7 +52,9 @@ fn name(name: &Name) -> String {
 
 /// Returns the short name of an attribute, else its number.
 fn label(object_id: &ObjectIdentifier) -> String {
-    let known = DB.find_names_for_oid(*object_id).min_by_key(|name| name.len());
+    let known = DB
+        .find_names_for_oid(*object_id)
+        .min_by_key(|name| name.len());
     known.map_or_else(|| object_id.to_string(), str::to_ascii_uppercase)
 }
 

@@ -5,6 +5,7 @@
 
 mod dial;
 mod refusal;
+mod request;
 mod version;
 
 use std::{
@@ -38,8 +39,9 @@ use uuid::Uuid;
 
 use self::refusal::Reaction;
 pub use self::{
-    dial::{DialError, Target},
+    dial::Target,
     refusal::{ErrorAnswer, FieldError},
+    request::{DialError, in_time, open_websocket, token_header},
     version::ApiVersion,
 };
 use super::{
@@ -499,9 +501,9 @@ fn refused_dial(error: DialError) -> (SourceError, Duration) {
         DialError::Version { .. } => Reaction::Unsuitable,
         DialError::Credential => Reaction::Unauthorized,
         DialError::Request(_)
+        | DialError::WebSocket(_)
         | DialError::Headers(_)
         | DialError::Foreign { .. }
-        | DialError::Upgrade { .. }
         | DialError::Timeout { .. } => {
             return (SourceError::Lost(error.into()), Duration::ZERO);
         }

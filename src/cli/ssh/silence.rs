@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::parts;
 use crate::{
     cli::output,
-    connect::{Agent, AgentConn, ConnectError, Server},
+    connect::{Agent, AgentConn, Server},
 };
 
 /// Interval at which the agent's silence is checked.
@@ -55,7 +55,10 @@ async fn gone(server: &Server, named: &str, agent: &Agent) -> Option<anyhow::Err
     let (workspace, name) = parts(named);
     let found = match server.workspace(workspace).await {
         Ok(found) => found.agent(name),
-        Err(error) => Err(error),
+        Err(error) if error.is_not_found() => {
+            return Some(anyhow::anyhow!("workspace `{workspace}` no longer exists"));
+        }
+        Err(_) => return None,
     };
     match found {
         Ok(found) if found.id == agent.id => None,
@@ -63,11 +66,7 @@ async fn gone(server: &Server, named: &str, agent: &Agent) -> Option<anyhow::Err
             "workspace `{workspace}` was rebuilt and now has a new agent `{}`",
             agent.name
         )),
-        Err(error @ ConnectError::NoAgent(_)) => Some(error.into()),
-        Err(ConnectError::Refused { status, .. }) if status.as_u16() == 404 => {
-            Some(anyhow::anyhow!("workspace `{workspace}` no longer exists"))
-        }
-        Err(_) => None,
+        Err(error) => Some(error.into()),
     }
 }
 

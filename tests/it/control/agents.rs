@@ -15,12 +15,9 @@ use outpost::{
     provision::JobSource,
     secret::Secret,
     stop::Stop,
-    tailnet::{
-        coordination::LIMITS,
-        dial::{DialError, dial},
-    },
+    tailnet::{coordination::LIMITS, dial::dial},
     transport::{
-        coder::ApiVersion,
+        coder::{ApiVersion, DialError},
         drpc::{Call, CallError},
         grpc::GrpcSource,
         yamux,

@@ -275,7 +275,7 @@ async fn with_token(
     path: &str,
     token: &Secret,
     resume: &str,
-) -> Result<yamux::Connection, outpost::tailnet::dial::DialError> {
+) -> Result<yamux::Connection, outpost::transport::coder::DialError> {
     open(lab, path, &[("resume_token", resume)], token).await
 }
 

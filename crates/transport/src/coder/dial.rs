@@ -3,31 +3,26 @@
 //! # Source
 //! coder `codersdk/provisionerdaemons.go`, `enterprise/coderd/provisionerdaemons.go`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use ::http::{HeaderMap, HeaderValue, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, StatusCode};
 use outpost_base::rules;
 use outpost_net::{
-    headers::HeaderError,
-    http::{self, Client, RequestError},
-    websocket::{self, ConnectError, Socket},
+    http::{self, Client},
+    websocket::Socket,
 };
-use reqwest::Response;
 use serde::Deserialize;
-use tokio::time::timeout;
 use url::Url;
 
 use super::{
-    refusal::{self, ErrorAnswer},
+    refusal,
+    request::{DialError, in_time, open_websocket},
     version::ApiVersion,
 };
 use crate::auth::Credential;
 
-/// Bytes of an error's body that are read.
-const MAX_ERROR_BYTES: usize = 8 * 1024;
-
-/// Longest time for each of the requests.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of `buildinfo` that are read.
+const MAX_INFO_BYTES: usize = 8 * 1024;
 
 /// Identity of the daemon at the server.
 #[derive(Clone, Debug)]
@@ -41,62 +36,8 @@ pub struct Target {
     pub tags: BTreeMap<String, String>,
 }
 
-/// Reasons why a connection fails.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// A server that cannot be reached, or a redirect elsewhere.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// Headers of the operator that cannot be produced.
-    #[error(transparent)]
-    Headers(#[from] HeaderError),
-    /// A refusal of the server.
-    #[error("{url} answered {status}: {answer}; {}", refusal::remedy(*.status, .answer))]
-    Refused {
-        /// URL of the request.
-        url: Url,
-        /// Status of the response.
-        status: StatusCode,
-        /// Error that the server returned.
-        answer: Box<ErrorAnswer>,
-        /// Pause that the server asks for; `None` if it names none.
-        retry_after: Option<Duration>,
-    },
-    /// A response of the server, or of something in front of it, that is not a WebSocket.
-    #[error("{url} does not answer like a Coder server: {what}")]
-    Foreign {
-        /// URL of the request.
-        url: Url,
-        /// Part of the response that is wrong.
-        what: &'static str,
-    },
-    /// A connection that broke during the upgrade.
-    #[error("{url} broke the connection in its handshake")]
-    Upgrade {
-        /// URL of the request.
-        url: Url,
-        /// Error of the HTTP library.
-        source: reqwest::Error,
-    },
-    /// A server that speaks no version that we do.
-    #[error("the server speaks daemon API {server}, this daemon speaks {oldest} to {newest}; upgrade the older of the two", oldest = ApiVersion::OLDEST, newest = ApiVersion::NEWEST)]
-    Version {
-        /// Version of the server.
-        server: ApiVersion,
-    },
-    /// A credential that cannot be sent.
-    #[error("credential has characters that a header cannot carry")]
-    Credential,
-    /// A server that did not answer in time.
-    #[error("{url} did not answer within {} seconds", HANDSHAKE_TIMEOUT.as_secs())]
-    Timeout {
-        /// URL of the request.
-        url: Url,
-    },
-}
-
-/// Dials: asks for the server's version, announces the newest that both know, and upgrades. A server that does not
-/// return its version names it in its refusal, and is dialled once more.
+/// Dials: asks for the server's version, announces the newest that both know, and upgrades.
+/// A server that does not tell its version tells it in its refusal, and is dialled once more.
 ///
 /// # Errors
 /// [`DialError`]; nothing is retried here.
@@ -143,7 +84,7 @@ async fn server_version(
     let url = client.endpoint("api/v2/buildinfo");
     let asked = async {
         let response = client.get(&url, headers).await?;
-        let body = http::read_limited(response, MAX_ERROR_BYTES).await;
+        let body = http::read_limited(response, MAX_INFO_BYTES).await;
         let info: Option<BuildInfo> = serde_json::from_slice(&body).ok();
         Ok(info.and_then(|info| ApiVersion::parse(&info.provisioner_api_version)))
     };
@@ -165,43 +106,19 @@ async fn upgrade(
         "x-coder-build-version",
         HeaderValue::from_static(rules::VERSION),
     );
-    let handshake = async {
-        match websocket::connect(client, &url, headers, None).await {
-            Ok(socket) => Ok(socket),
-            Err(ConnectError::Refused(response)) => Err(refused(*response, &url).await),
-            Err(ConnectError::Request(error)) => Err(error.into()),
-            Err(ConnectError::Foreign { url, what }) => Err(DialError::Foreign { url, what }),
-            Err(ConnectError::Upgrade { url, source }) => Err(DialError::Upgrade { url, source }),
+    let opened = open_websocket(client, &url, headers).await;
+    opened.map_err(|mut error| {
+        if let DialError::Refused {
+            status,
+            answer,
+            remedy,
+            ..
+        } = &mut error
+        {
+            *remedy = refusal::remedy(*status, answer);
         }
-    };
-    in_time(&url, handshake).await
-}
-
-async fn in_time<T>(
-    url: &Url,
-    request: impl Future<Output = Result<T, DialError>>,
-) -> Result<T, DialError> {
-    let late = |_| {
-        Err(DialError::Timeout {
-            url: http::bare(url),
-        })
-    };
-    timeout(HANDSHAKE_TIMEOUT, request)
-        .await
-        .unwrap_or_else(late)
-}
-
-async fn refused(response: Response, url: &Url) -> DialError {
-    let status = response.status();
-    let retry_after = response.headers().get(header::RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    let body = http::read_limited(response, MAX_ERROR_BYTES).await;
-    DialError::Refused {
-        url: http::bare(url),
-        status,
-        answer: Box::new(ErrorAnswer::read(&body)),
-        retry_after: retry_after.map(Duration::from_secs),
-    }
+        error
+    })
 }
 
 fn serve_url(client: &Client, target: &Target, version: ApiVersion) -> Url {
