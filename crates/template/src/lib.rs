@@ -1,5 +1,13 @@
 //! What a template author does without a server: inspect, draw and test.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests make the files, the clocks and the environments that they need"
+    )
+)]
+
 mod groups;
 mod mermaid;
 pub mod picture;

@@ -28,7 +28,7 @@ pub(super) fn compare(scenario: &Path, run: &Run, facts: &Facts, update: bool) -
     };
     let found = table(facts);
     if update {
-        let written = fs::write(&path, &found);
+        let written = outpost_files::write_public(&path, found.as_bytes());
         return written
             .err()
             .and_then(|error| failed(format!("`{name}` cannot be written: {error}")));

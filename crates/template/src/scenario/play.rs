@@ -4,7 +4,6 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
 };
 
 use async_trait::async_trait;
@@ -14,6 +13,7 @@ use outpost_files::archive::{self, ArchiveError};
 use outpost_language as language;
 use outpost_provision::Provisioner;
 use regex::Regex;
+use tokio::time::Instant;
 
 use super::{
     Facts, Failure, Problem, Run, Scenario,
