@@ -443,14 +443,18 @@ fn usage(error: &clap::Error, wrong_usage: u8) -> ExitCode {
 fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Result<()> {
     let wanted = cli.global.output;
     let supports = match &cli.command {
-        Command::Inspect(_) => wanted != Wanted::Junit,
+        Command::Inspect(_) => !wanted.is_of_checks(),
+        Command::Template(command) if command.is_check() => {
+            wanted.format().is_some() || wanted.is_of_checks()
+        }
         Command::Template(command) if command.is_test() => {
             wanted == Wanted::Junit || wanted.format().is_some()
         }
         _ => wanted.format().is_some(),
     };
     if !supports {
-        let text = "only `outpost inspect` and `outpost template test` support more than table and json, each formats of its own";
+        let text = "only `outpost inspect`, `outpost template check` and `outpost template test` support more than table and \
+            json, each formats of its own";
         return Err(exit::UsageError(text.to_owned()).into());
     }
     let output = Output {

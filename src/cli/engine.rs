@@ -31,6 +31,7 @@ use crate::{
     provision::{ProviderStore, Provisioner},
     registry::Platform,
     stop::Stop,
+    template::mock::{Mock, MockStore},
     terraform::{
         Engine, EngineConfig, Environment,
         binary::{self, Binary},
@@ -180,6 +181,49 @@ impl EngineArgs {
         trust: &tls::Trust,
         stop: &Stop,
     ) -> anyhow::Result<Found> {
+        self.build(coder_provider, work_dir, guarded, trust, None, stop)
+            .await
+    }
+
+    /// The same with mocks in the place of all other providers, for plans that change nothing. No registry is asked unless
+    /// `is_online`, and the operator's CLI configuration does not count.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) async fn mocked(
+        &self,
+        work_dir: PathBuf,
+        trust: &tls::Trust,
+        mocks: Vec<Mock>,
+        is_online: bool,
+        stop: &Stop,
+    ) -> anyhow::Result<Found> {
+        let guarded = Guarded {
+            jobs: 1,
+            are_foreign: false,
+            hidden: Vec::new(),
+        };
+        let mocks = Some((mocks, is_online));
+        self.build(
+            CoderProvider::Builtin,
+            work_dir,
+            guarded,
+            trust,
+            mocks,
+            stop,
+        )
+        .await
+    }
+
+    async fn build(
+        &self,
+        coder_provider: CoderProvider,
+        work_dir: PathBuf,
+        guarded: Guarded,
+        trust: &tls::Trust,
+        mocks: Option<(Vec<Mock>, bool)>,
+        stop: &Stop,
+    ) -> anyhow::Result<Found> {
         let mut environment = host_environment();
         if !trust.extra.is_empty() {
             environment.trust(&self.trust_bundle(&trust.extra)?);
@@ -203,6 +247,18 @@ impl EngineArgs {
             .extend(operators.filter(|it| it.is_absolute()));
         let operators_plugin_caches = stores.caches.clone();
         let mirror = self.mirror(trust).await?;
+        let (is_mocked, is_online) = (
+            mocks.is_some(),
+            mocks.as_ref().is_some_and(|(_, online)| *online),
+        );
+        let mirror = match mocks {
+            None => mirror,
+            Some((mocks, _)) => {
+                let dir = self.cache_dir()?.join("mocks");
+                let store = MockStore::new(mocks, dir, std::env::current_exe()?, mirror);
+                Some(Arc::new(store) as Arc<dyn ProviderStore>)
+            }
+        };
         // A job that can read a file can hold a lock on it, which would block others.
         stores
             .hidden
@@ -225,9 +281,17 @@ impl EngineArgs {
             CoderProvider::Registry => Mode::Registry,
             CoderProvider::Auto => Mode::Auto,
         };
-        let providers = providers::Presenter::new(mode, kind, Arc::new(packages), host)
+        // What an operator has arranged for providers would step before mocks.
+        let configuration = move |name: &str| {
+            if is_mocked {
+                None
+            } else {
+                readable_variable(name)
+            }
+        };
+        let providers = providers::Presenter::new(mode, kind, Arc::new(packages), configuration)
             .with_mirror(mirror)
-            .sealed(self.sealed);
+            .sealed(self.sealed || is_mocked && !is_online);
         let engine = Engine::new(EngineConfig {
             binary: binary.path.clone(),
             work_dir,

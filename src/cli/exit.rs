@@ -79,6 +79,16 @@ pub(super) struct TestsFailed(pub(super) usize);
 #[error("{} without something that is needed", runs(*.0))]
 pub(super) struct Untested(pub(super) usize);
 
+/// Error for findings of this severity or worse.
+#[derive(Debug, thiserror::Error)]
+#[error("the check found something at or above `--fail-on {0}`")]
+pub(super) struct FoundSomething(pub(super) &'static str);
+
+/// Error for a template that could not be checked to the end; the reason follows, or has been printed.
+#[derive(Debug, thiserror::Error)]
+#[error("not everything could be checked{0}")]
+pub(super) struct Unchecked(pub(super) String);
+
 /// Error for this many vulnerabilities.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} vulnerabilities found")]
@@ -255,7 +265,11 @@ fn code_of(error: &anyhow::Error) -> Code {
         if link.is::<Interrupted>() || lost.is_some_and(LostSight::is_interruption) {
             return Code::Is(INTERRUPTED);
         }
-        if link.is::<Incomplete>() || link.is::<Left>() || link.is::<Untested>() {
+        if link.is::<Incomplete>()
+            || link.is::<Left>()
+            || link.is::<Untested>()
+            || link.is::<Unchecked>()
+        {
             return Code::Is(INCOMPLETE);
         }
         if link.is::<Distrusted>() {

@@ -21,7 +21,7 @@ pub(super) enum Format {
     Json,
 }
 
-/// Values of `--output`. Only `outpost inspect` and `outpost template test` have more than [`Format`].
+/// Values of `--output`. Only `outpost inspect`, `outpost template check` and `outpost template test` have more than [`Format`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Wanted {
     /// Table or text, for people.
@@ -38,9 +38,18 @@ pub(super) enum Wanted {
     /// A conversion as Coder's golden files have it.
     #[value(hide = true)]
     ReferenceJson,
+    /// SARIF, for code scanning.
+    #[value(hide = true)]
+    Sarif,
     /// JUnit's XML, for tools that show tests.
     #[value(hide = true)]
     Junit,
+    /// GitLab's code quality report.
+    #[value(hide = true)]
+    Gitlab,
+    /// Annotations of GitHub Actions.
+    #[value(hide = true)]
+    Github,
 }
 
 impl Wanted {
@@ -49,8 +58,17 @@ impl Wanted {
         match self {
             Self::Table => Some(Format::Table),
             Self::Json => Some(Format::Json),
-            Self::Mermaid | Self::Svg | Self::ReferenceJson | Self::Junit => None,
+            Self::Mermaid | Self::Svg | Self::ReferenceJson => None,
+            Self::Sarif | Self::Junit | Self::Gitlab | Self::Github => None,
         }
+    }
+
+    /// Returns whether only `outpost template check` has it, or that and `outpost template test`.
+    pub(super) fn is_of_checks(self) -> bool {
+        matches!(
+            self,
+            Self::Sarif | Self::Junit | Self::Gitlab | Self::Github
+        )
     }
 }
 

@@ -1,5 +1,7 @@
 //! `outpost template`.
 
+mod check;
+mod rules;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -38,9 +40,21 @@ Here --output also takes junit.
 Exit codes: 0 all runs passed, 1 one failed, 2 wrong usage or a mistake in a scenario, 3 something that a run needs is missing, \
 130 interrupted.";
 
+/// What `check` takes and how it ends, beyond other commands.
+const CHECK_HELP: &str = "\
+Here --output also takes sarif, junit, gitlab and github.
+
+Exit codes: 0 nothing at or above --fail-on, 1 something is, 2 wrong usage or configuration, 3 not checked to the end, \
+130 interrupted.";
+
 /// Templates and their versions
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Template {
+    /// Check templates without a server
+    #[command(after_help = CHECK_HELP)]
+    Check(Box<check::Check>),
+    /// List the rules of `outpost template check`, or explain one
+    Rules(rules::Rules),
     /// Test templates with scenarios, without a server
     #[command(after_help = TEST_HELP)]
     Test(Box<test::Test>),
@@ -189,6 +203,11 @@ impl Template {
         matches!(self, Self::Test(_))
     }
 
+    /// Returns whether the command has more formats than others.
+    pub(super) fn is_check(&self) -> bool {
+        matches!(self, Self::Check(_))
+    }
+
     pub(super) async fn exec(
         self,
         output: Output,
@@ -196,6 +215,8 @@ impl Template {
         stop: Stop,
     ) -> anyhow::Result<()> {
         match self {
+            Self::Check(check) => check.exec(wanted, stop).await,
+            Self::Rules(rules) => rules.exec(output),
             Self::Test(test) => test.exec(wanted, stop).await,
             Self::Push(push) => push.exec(output, stop).await,
             Self::List { remote } => list(&remote, output).await,

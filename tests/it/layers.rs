@@ -151,6 +151,22 @@ const OPENS_PATHS: &[(&str, &str)] = &[
     ("process/usage.rs", "reads /proc and /sys"),
     ("process/usage/cgroup.rs", "reads /proc and /sys"),
     ("process/usage/machine.rs", "reads /proc and /sys"),
+    (
+        "template/check/settings.rs",
+        "the settings of the person who checks a template",
+    ),
+    (
+        "template/check/source.rs",
+        "the directory of the person who checks a template",
+    ),
+    (
+        "template/mock/service.rs",
+        "the schema that a mock is served from",
+    ),
+    (
+        "template/mock/store.rs",
+        "mocks in the cache of the person who checks a template",
+    ),
     ("terraform/binary.rs", "the engine's own file"),
     (
         "terraform/bootstrap.rs",

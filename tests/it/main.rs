@@ -48,4 +48,5 @@ mod slots;
 mod source;
 mod start;
 mod support;
+mod template;
 mod template_scenarios;

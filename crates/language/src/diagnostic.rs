@@ -24,6 +24,8 @@ pub struct Diagnostic {
     pub file: String,
     /// Number of the line, counted from 1; 0 if unknown.
     pub line: usize,
+    /// The column in characters, counted from 1; 0 if unknown.
+    pub column: usize,
 }
 
 impl Diagnostic {
@@ -40,7 +42,13 @@ impl Diagnostic {
             detail: detail.into(),
             file: file.to_owned(),
             line,
+            column: 0,
         }
+    }
+
+    /// The same at a column of its line.
+    pub(super) fn column(self, column: usize) -> Self {
+        Self { column, ..self }
     }
 }
 

@@ -28,7 +28,7 @@ const COMMENT: &str = "//";
 pub(super) fn parse(name: &str, text: &str) -> Result<Body, Diagnostic> {
     let value: Value = serde_json::from_str(text).map_err(|error| {
         let detail = format!("The file is not valid JSON: {error}.");
-        Diagnostic::error("Invalid JSON", detail, name, error.line())
+        Diagnostic::error("Invalid JSON", detail, name, error.line()).column(error.column())
     })?;
     let builder = Builder { name };
     let mut body = Body::new();

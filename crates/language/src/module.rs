@@ -4,11 +4,14 @@ use std::{collections::BTreeMap, io, ops::Range, path::Path};
 
 use hcl_edit::{
     Span,
+    expr::Expression,
     structure::{Block, Body},
 };
+use serde_json::Value;
 
 use super::{
     diagnostic::{Diagnostic, LoadError},
+    eval::{self, EvalError, Fuel, Scope},
     files::TemplateFiles,
     json,
 };
@@ -106,6 +109,20 @@ impl SourceFile {
     pub fn line(&self, part: &impl Span) -> usize {
         part.span()
             .map_or(0, |span| 1 + self.lines_before(span.start))
+    }
+
+    /// The value of one of the file's expressions, which may use `variables` and functions.
+    ///
+    /// # Errors
+    /// [`EvalError`] if it has none, or takes too much time or memory.
+    pub fn evaluate(
+        &self,
+        expr: &Expression,
+        variables: &BTreeMap<String, Value>,
+    ) -> Result<Value, EvalError> {
+        let fuel = Fuel::new();
+        let scope = Scope::with_variables(variables, &fuel);
+        eval::evaluate(expr, &scope.with_repeated_keys(&self.repeated_keys))
     }
 
     fn lines_before(&self, offset: usize) -> usize {
@@ -339,7 +356,7 @@ fn syntax_error(name: &str, text: &str, error: &hcl_edit::parser::Error) -> Diag
         ),
         _ => ("Invalid syntax", format!("The source cannot be parsed: {}.", error.message())),
     };
-    Diagnostic::error(summary, detail, name, line)
+    Diagnostic::error(summary, detail, name, line).column(error.location().column())
 }
 
 /// Returns the labels that a block must have, by its kind.

@@ -27,5 +27,5 @@ pub use self::{
         Block, Check, Default, Field, Nesting, Presence, Schema, Shape, computed, list, optional,
         required, set,
     },
-    serve::{ServeError, serve},
+    serve::{ServeError, serve, serve_service},
 };

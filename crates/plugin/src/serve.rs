@@ -10,7 +10,7 @@ use outpost_wire::proto::{
         grpc_broker_server::GrpcBrokerServer, grpc_controller_server::GrpcControllerServer,
         grpc_stdio_server::GrpcStdioServer,
     },
-    tfplugin5::provider_server::ProviderServer,
+    tfplugin5::provider_server::{self, ProviderServer},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -68,15 +68,26 @@ pub fn serve<C: Send + Sync + 'static>(
     provider: Provider<C>,
     launch: &Launch,
 ) -> Result<(), ServeError> {
+    serve_service(Service::new(provider), launch)
+}
+
+/// Serves an implementation of the protocol's calls in the same way.
+///
+/// # Errors
+/// [`ServeError`] if it cannot listen or talk.
+pub fn serve_service(
+    service: impl provider_server::Provider,
+    launch: &Launch,
+) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|source| failed("start a runtime", source))?;
-    runtime.block_on(run(provider, launch, &mut io::stdout()))
+    runtime.block_on(run(service, launch, &mut io::stdout()))
 }
 
-async fn run<C: Send + Sync + 'static>(
-    provider: Provider<C>,
+async fn run(
+    service: impl provider_server::Provider,
     launch: &Launch,
     stdout: &mut impl io::Write,
 ) -> Result<(), ServeError> {
@@ -98,7 +109,7 @@ async fn run<C: Send + Sync + 'static>(
         .map_err(|source| failed("write the handshake", source))?;
 
     let connections = listener.connections(tls.map(|config| TlsAcceptor::from(Arc::new(config))));
-    let serving = router(provider, &done)
+    let serving = router(service, &done)
         .await
         .serve_with_incoming_shutdown(connections, done.clone().cancelled_owned());
     tokio::pin!(serving);
@@ -113,15 +124,15 @@ async fn run<C: Send + Sync + 'static>(
     }
 }
 
-async fn router<C: Send + Sync + 'static>(
-    provider: Provider<C>,
+async fn router(
+    service: impl provider_server::Provider,
     done: &CancellationToken,
 ) -> tonic::transport::server::Router {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_service_status(HEALTH_NAME, tonic_health::ServingStatus::Serving)
         .await;
-    let provider = ProviderServer::new(Service::new(provider))
+    let provider = ProviderServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     Server::builder()

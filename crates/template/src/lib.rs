@@ -1,4 +1,4 @@
-//! What a template author does without a server: inspect, draw and test.
+//! What a template author does without a server: inspect, draw, check and test.
 
 #![cfg_attr(
     test,
@@ -8,8 +8,10 @@
     )
 )]
 
+pub mod check;
 mod groups;
 mod mermaid;
+pub mod mock;
 pub mod picture;
 pub mod scenario;
 mod survey;

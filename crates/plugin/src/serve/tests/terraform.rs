@@ -12,7 +12,7 @@ use super::{
     super::{ServeError, run},
     provider,
 };
-use crate::{COOKIE, Launch};
+use crate::{COOKIE, Launch, service::Service};
 
 /// Its certificate, and the directory for sockets.
 pub(super) struct Terraform {
@@ -60,7 +60,12 @@ impl Terraform {
         let (sender, line) = oneshot::channel();
         let launch = self.launch(with_tls);
         let running = tokio::spawn(async move {
-            run(provider(), &launch, &mut Line(Some(sender), Vec::new())).await
+            run(
+                Service::new(provider()),
+                &launch,
+                &mut Line(Some(sender), Vec::new()),
+            )
+            .await
         });
         let line = line.await.unwrap();
         let parts: Vec<_> = line.trim_end().split('|').collect();

@@ -1,0 +1,275 @@
+//! Checks a template without a server: rules with places in the author's own files.
+
+pub mod baseline;
+mod complaint;
+mod finding;
+mod json;
+mod model;
+mod place;
+mod planned;
+pub mod report;
+mod rules;
+pub mod settings;
+mod similar;
+mod source;
+mod suppress;
+mod trace;
+mod values;
+mod variables;
+
+use std::{collections::BTreeSet, path::Path};
+
+pub use self::{
+    finding::{Finding, Severity, Summary, Suppressed},
+    model::{Calls, MissingModule, Model, label},
+    place::Place,
+    planned::{Planned, Problem, plan},
+    rules::{Example, Options, RULES, Rule, Spot, rule},
+    source::{Fetched, SourceError, Sources},
+    values::Assumption,
+};
+use self::{rules::finding as make_finding, settings::Level};
+use crate::mock::{self, Mock};
+
+/// Results of reading a template's source.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// Findings of the rules, sorted and each once.
+    pub findings: Vec<Finding>,
+    /// Modules that are not there.
+    pub missing: Vec<MissingModule>,
+    /// Resources of a started workspace, as far as the source tells.
+    pub resources: usize,
+    /// Agents of a started workspace, as far as the source tells.
+    pub agents: usize,
+    /// Providers that must be replaced before anything is planned, with schemas inferred from use.
+    pub mocks: Vec<Mock>,
+    /// Tells whether the template names a place for states.
+    pub has_backend: bool,
+    /// Variables without a value, and one that a plan can go on with.
+    pub made_up: Vec<(String, String)>,
+}
+
+/// A template, checked.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Findings that remain, by file and line.
+    pub findings: Vec<Finding>,
+    /// Findings that comments accept.
+    pub suppressed: Vec<Suppressed>,
+}
+
+/// Applies all rules that need no plan. `sources` get the modules that the template calls.
+///
+/// # Errors
+/// [`SourceError`] if a directory cannot be listed.
+pub fn examine(sources: &mut Sources, options: &Options) -> Result<Examined, SourceError> {
+    let calls = Calls::follow(sources)?;
+    let model = Model::new(sources, &calls, &options.variables);
+    let mut findings = rules::run(&model, options);
+    findings.extend(sources.broken.iter().map(|broken| {
+        let spot = Spot {
+            place: broken.place.clone(),
+            address: String::new(),
+            module: broken.module.clone(),
+        };
+        make_finding(
+            "syntax",
+            spot,
+            broken.message.clone(),
+            "correct the file; nothing of it is checked until it parses",
+        )
+    }));
+    findings.extend(calls.wrong.iter().map(|wrong| {
+        let spot = Spot {
+            place: wrong.place.clone(),
+            address: wrong.address.clone(),
+            module: wrong.module.clone(),
+        };
+        make_finding(
+            "invalid",
+            spot,
+            wrong.reason.clone(),
+            "correct the module's `source`",
+        )
+    }));
+    let count = |is_agent: bool| -> usize {
+        let wanted = model.decls.iter().filter(|decl| !decl.is_data);
+        let wanted = wanted.filter(|decl| match is_agent {
+            true => decl.kind == "coder_agent",
+            false => !decl.kind.starts_with("coder_"),
+        });
+        wanted
+            .map(|decl| {
+                model
+                    .values
+                    .how_many(&model, decl, Assumption::Started)
+                    .unwrap_or(1)
+            })
+            .sum()
+    };
+    Ok(Examined {
+        findings: sorted(findings),
+        resources: count(false),
+        agents: count(true),
+        missing: calls.missing.clone(),
+        mocks: mocks(&model, options),
+        has_backend: has_backend(&model),
+        made_up: variables::made_up(&model, options),
+    })
+}
+
+fn mocks(model: &Model<'_>, options: &Options) -> Vec<Mock> {
+    let host = &options.default_host;
+    let providers = mock::providers(model, host).into_iter();
+    let mock = |(addr, constraint)| Mock {
+        schema: mock::infer(model, &addr, host),
+        addr,
+        constraint,
+    };
+    providers.map(mock).collect()
+}
+
+fn has_backend(model: &Model<'_>) -> bool {
+    let files = model.instances[0].source.files.iter();
+    let mut settings = files.flat_map(|file| file.body().get_blocks("terraform"));
+    settings.any(|block| {
+        block
+            .body
+            .blocks()
+            .any(|inner| matches!(inner.ident.as_str(), "backend" | "cloud"))
+    })
+}
+
+/// The engine's complaints as findings: those that no rule says better.
+pub fn complaints(sources: &Sources, found: &[Finding], problems: &[Problem]) -> Vec<Finding> {
+    let mut complaints = Vec::new();
+    for problem in problems {
+        let (place, module) = complaint::place(sources, problem);
+        if complaint::is_known(sources, found, problem, &place) {
+            continue;
+        }
+        let message = match problem.detail.as_str() {
+            "" => problem.summary.clone(),
+            detail => format!("{}: {detail}", problem.summary),
+        };
+        let spot = Spot {
+            place,
+            address: String::new(),
+            module,
+        };
+        complaints.push(make_finding(
+            "invalid",
+            spot,
+            message,
+            "correct the template as the engine says",
+        ));
+    }
+    complaints
+}
+
+/// The rule that somebody may have meant by an id that does not exist.
+pub fn similar_rule(id: &str) -> Option<&'static str> {
+    let ids: Vec<String> = RULES.iter().map(|rule| rule.id.to_owned()).collect();
+    let near = similar::nearest(id, ids.iter())?;
+    rule(near).map(|rule| rule.id)
+}
+
+/// By file and line, each once.
+fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
+    let key = |it: &Finding| {
+        (
+            it.module.clone(),
+            it.place.clone(),
+            it.rule,
+            it.message.clone(),
+        )
+    };
+    findings.sort_by_key(key);
+    let mut seen = BTreeSet::new();
+    findings.retain(|it| {
+        seen.insert((
+            it.module.clone(),
+            it.place.clone(),
+            it.rule,
+            it.message.clone(),
+        ))
+    });
+    findings
+}
+
+/// Applies severities of settings and suppressions of comments, and adds the lines of the source.
+pub fn finish(
+    sources: &Sources,
+    findings: Vec<Finding>,
+    levels: &std::collections::BTreeMap<String, Level>,
+) -> Checked {
+    let (remaining, mut suppressed) = suppress::apply(sources, findings);
+    let mut remaining = sorted(leveled(remaining, levels));
+    for finding in &mut remaining {
+        finding.source = line_of(sources, finding);
+    }
+    for one in &mut suppressed {
+        one.finding.source = line_of(sources, &one.finding);
+    }
+    Checked {
+        findings: remaining,
+        suppressed,
+    }
+}
+
+fn leveled(
+    findings: Vec<Finding>,
+    levels: &std::collections::BTreeMap<String, Level>,
+) -> Vec<Finding> {
+    let leveled = findings.into_iter().filter_map(|finding| {
+        let severity = match levels.get(finding.rule) {
+            Some(level) => level.severity()?,
+            None => finding.severity,
+        };
+        Some(Finding {
+            severity,
+            ..finding
+        })
+    });
+    leveled.collect()
+}
+
+/// The first line of a finding's place.
+fn line_of(sources: &Sources, finding: &Finding) -> String {
+    let files = sources
+        .modules
+        .iter()
+        .filter(|module| module.fetched == finding.module);
+    let mut files = files.flat_map(|module| &module.files);
+    let file = files
+        .find(|file| file.name == finding.place.file)
+        .map(|file| file.text.as_str());
+    let others = [&sources.lock, &sources.readme].into_iter().flatten();
+    let text = file
+        .or_else(|| {
+            others
+                .into_iter()
+                .find(|it| it.name == finding.place.file)
+                .map(|it| it.text.as_str())
+        })
+        .map(str::to_owned)
+        .or_else(|| read_line_of(&sources.dir.join(&finding.place.file)));
+    let text = text.unwrap_or_default();
+    text.lines()
+        .nth(finding.place.line.saturating_sub(1))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// A file that did not parse is still shown.
+fn read_line_of(path: &Path) -> Option<String> {
+    const MOST: u64 = 1 << 20;
+    use outpost_language::TemplateFiles as _;
+    let dir = path.parent()?;
+    let bytes = dir.read(Path::new(path.file_name()?), MOST).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests;

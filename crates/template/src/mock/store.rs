@@ -1,0 +1,259 @@
+//! Packages of mocks, as an engine finds them: a launcher for each provider, and its schema beside it.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fs, io,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use outpost_base::registry::{Platform, ProviderAddr};
+use outpost_language::Constraint;
+use outpost_provision::{
+    LinkSink, ProviderStore, ProviderView, Services, UnmetTemplate, WantedProvider,
+};
+use semver::Version;
+use sha2::{Digest, Sha256};
+
+use super::{COMMAND, schema::ProviderSchema};
+
+/// One provider to replace.
+#[derive(Clone, Debug)]
+pub struct Mock {
+    /// Its address.
+    pub addr: ProviderAddr,
+    /// Versions that the template accepts.
+    pub constraint: Constraint,
+    /// The schema that it is served from.
+    pub schema: ProviderSchema,
+}
+
+/// A store that has a mock of every provider of a template, and modules of a mirror.
+pub struct MockStore {
+    mocks: Vec<Mock>,
+    /// The directory in which packages are kept from run to run.
+    dir: PathBuf,
+    /// Our own program.
+    executable: PathBuf,
+    /// The mirror that modules come from.
+    mirror: Option<Arc<dyn ProviderStore>>,
+}
+
+/// Takes links and makes none.
+struct NoLinks;
+
+impl LinkSink for NoLinks {
+    fn link(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MockStore {
+    /// A store of mocks whose packages are kept in `dir`. Modules come from `mirror`.
+    pub fn new(
+        mocks: Vec<Mock>,
+        dir: PathBuf,
+        executable: PathBuf,
+        mirror: Option<Arc<dyn ProviderStore>>,
+    ) -> Self {
+        Self {
+            mocks,
+            dir,
+            executable,
+            mirror,
+        }
+    }
+
+    /// The directory with the launcher of a mock; made if nobody did before.
+    fn package(&self, mock: &Mock, version: &Version) -> io::Result<PathBuf> {
+        let json = serde_json::to_vec(&mock.schema)?;
+        let mut hash = Sha256::new();
+        for part in [
+            self.executable.as_os_str().as_bytes(),
+            &json,
+            version.to_string().as_bytes(),
+            mock.addr.kind().as_bytes(),
+        ] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        let target = self.dir.join(hex::encode(&hash.finalize()[..16]));
+        let package = target.join("package");
+        if package.is_dir() {
+            return Ok(package);
+        }
+        fs::create_dir_all(&self.dir)?;
+        let staging = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempdir_in(&self.dir)?;
+        fs::set_permissions(staging.path(), fs::Permissions::from_mode(0o755))?;
+        fs::write(staging.path().join("schema.json"), &json)?;
+        let inner = staging.path().join("package");
+        fs::create_dir(&inner)?;
+        let launcher = inner.join(format!(
+            "terraform-provider-{}_v{version}",
+            mock.addr.kind()
+        ));
+        fs::write(&launcher, self.launcher(&target.join("schema.json")))?;
+        fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755))?;
+        match fs::rename(staging.path(), &target) {
+            // It has moved: there is nothing left to remove.
+            Ok(()) => drop(staging.keep()),
+            Err(_) if package.is_dir() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(package)
+    }
+
+    fn launcher(&self, schema: &Path) -> Vec<u8> {
+        let quote = |path: &Path| {
+            let quoted = path
+                .as_os_str()
+                .as_bytes()
+                .iter()
+                .flat_map(|byte| match byte {
+                    b'\'' => br"'\''".to_vec(),
+                    byte => vec![*byte],
+                });
+            [vec![b'\''], quoted.collect(), vec![b'\'']].concat()
+        };
+        let (program, schema) = (quote(&self.executable), quote(schema));
+        [
+            b"#!/bin/sh\nexec ".as_slice(),
+            &program,
+            b" ",
+            COMMAND.as_bytes(),
+            b" ",
+            &schema,
+            b"\n",
+        ]
+        .concat()
+    }
+}
+
+#[async_trait]
+impl ProviderStore for MockStore {
+    fn place(&self) -> String {
+        self.mirror
+            .as_ref()
+            .map_or_else(|| "of mocks".to_owned(), |mirror| mirror.place())
+    }
+
+    fn view(
+        &self,
+        dir: &dyn LinkSink,
+        _: &BTreeMap<ProviderAddr, WantedProvider>,
+    ) -> Result<ProviderView, Box<dyn Error + Send + Sync>> {
+        let platform = Platform::current().to_string();
+        for mock in &self.mocks {
+            let version = acceptable(&mock.constraint);
+            let package = self.package(mock, &version)?;
+            let name = [mock.addr.to_string(), version.to_string(), platform.clone()].join("/");
+            dir.link(Path::new(&name), &package)?;
+        }
+        let providers = self.mocks.iter().map(|mock| mock.addr.clone()).collect();
+        let modules = self
+            .mirror
+            .as_ref()
+            .map(|mirror| mirror.view(&NoLinks, &BTreeMap::new()))
+            .transpose()?;
+        Ok(match modules {
+            Some(view) => ProviderView {
+                providers,
+                unsigned: Vec::new(),
+                network_mirror: None,
+                checksums: BTreeMap::new(),
+                ..view
+            },
+            None => ProviderView {
+                providers,
+                services: Services::new(),
+                unsigned: Vec::new(),
+                network_mirror: None,
+                repositories: BTreeMap::new(),
+                token: None,
+                checksums: BTreeMap::new(),
+                detour: None,
+                hold: Arc::new(()),
+            },
+        })
+    }
+
+    async fn lacks(
+        &self,
+        template: UnmetTemplate,
+    ) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+        match &self.mirror {
+            Some(mirror) => mirror.lacks(template).await,
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+/// A version that satisfies a constraint: one that it names, or the next one after it.
+fn acceptable(constraint: &Constraint) -> Version {
+    let text = constraint.to_string();
+    let terms = text.split(',').map(|term| {
+        term.trim()
+            .trim_start_matches(['>', '<', '=', '~', '!', ' '])
+    });
+    let named = terms.filter_map(|term| {
+        let mut parts = term
+            .split('-')
+            .next()?
+            .split('.')
+            .map(|part| part.parse::<u64>().ok());
+        let mut next = || parts.next().flatten().unwrap_or(0);
+        term.parse()
+            .ok()
+            .or_else(|| Some(Version::new(next(), next(), next())))
+    });
+    let around = |version: Version| {
+        let Version {
+            major,
+            minor,
+            patch,
+            ..
+        } = version;
+        [
+            version,
+            Version::new(major, minor, patch + 1),
+            Version::new(major, minor + 1, 0),
+            Version::new(major + 1, 0, 0),
+            Version::new(major, minor, patch.saturating_sub(1)),
+            Version::new(major, minor.saturating_sub(1), 0),
+            Version::new(major.saturating_sub(1), 0, 0),
+        ]
+    };
+    let usual = [Version::new(1, 0, 0), Version::new(0, 1, 0)];
+    let mut candidates = named.flat_map(around).chain(usual);
+    candidates
+        .find(|version| constraint.matches(version))
+        .unwrap_or(Version::new(1, 0, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mock_has_a_version_that_the_template_accepts() {
+        for text in [
+            "",
+            "~> 3.0",
+            ">= 2.4",
+            "> 1.2.3",
+            "< 2.0",
+            "!= 1.0.0",
+            "3.1.4",
+            ">= 2.0, < 2.1",
+            "~> 2.23.0",
+        ] {
+            let constraint = Constraint::parse(text).unwrap();
+            assert!(constraint.matches(&acceptable(&constraint)), "{text}");
+        }
+    }
+}

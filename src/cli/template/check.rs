@@ -1,0 +1,326 @@
+//! `outpost template check`.
+
+mod changed;
+mod planning;
+mod reports;
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::Context;
+
+use self::reports::ReportTo;
+use crate::{
+    cli::{
+        engine::EngineArgs,
+        exit::{FoundSomething, Hint as _, Unchecked, UsageError},
+        output::Wanted,
+        remote::{EngineTrust, Pair},
+    },
+    registry::{DEFAULT_HOST, OPENTOFU_HOST, Platform},
+    stop::Stop,
+    template::check::{
+        self, Finding, Options, Severity, Sources,
+        baseline::{Baseline, Entry},
+        report::{EngineReport, Report, TemplateReport},
+        settings::Settings,
+    },
+    terraform::binary::{Binary, Kind},
+};
+
+/// Check templates without a server
+///
+/// Finds what a push, an import or a build would refuse, and what people run into later, each with a place in the
+/// template's own files and a remedy. Nothing of a template runs. `outpost template rules` lists the rules, and a comment
+/// accepts a finding: `# outpost:ignore RULE reason`. Settings are in `outpost-template.toml`, beside the template or above.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Check {
+    /// Directories of templates
+    #[arg(value_name = "DIR", default_value = ".")]
+    directories: Vec<PathBuf>,
+    /// Write a report to a file, too: table, json, sarif, junit, gitlab or github
+    #[arg(long = "report", value_name = "FORMAT=FILE")]
+    reports: Vec<ReportTo>,
+    /// Least severity that makes the command fail
+    #[arg(long, value_name = "SEVERITY", default_value = "error")]
+    fail_on: FailOn,
+    /// Accept the findings in this file
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// Write all findings to a baseline, and succeed
+    #[arg(long, value_name = "FILE", conflicts_with = "baseline")]
+    write_baseline: Option<PathBuf>,
+    /// Check only templates whose files changed in git since this commit
+    #[arg(long, value_name = "REF")]
+    changed_since: Option<String>,
+    /// Value of a Terraform variable
+    #[arg(long = "variable", alias = "var", value_name = "NAME=VALUE")]
+    variables: Vec<Pair>,
+    /// Platform that the lock file must serve, such as linux_arm64
+    #[arg(long = "platform", value_name = "OS_ARCH")]
+    platforms: Vec<Platform>,
+    /// Demand on every template: `cost`, a `daily_cost` for each resource with an agent
+    #[arg(long, value_name = "WHAT")]
+    require: Vec<Required>,
+    /// File with schemas of providers, as `terraform providers schema -json` prints them
+    #[arg(long = "schema", value_name = "FILE")]
+    schemas: Vec<PathBuf>,
+    /// Fetch modules from their sources
+    #[arg(long)]
+    online: bool,
+    /// Apply only rules that need no plan
+    #[arg(long)]
+    source_only: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    trust: EngineTrust,
+}
+
+/// From which severity on the command fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum FailOn {
+    Error,
+    Warning,
+    Note,
+    Never,
+}
+
+/// Demands on every template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Required {
+    Cost,
+}
+
+impl FailOn {
+    fn least(self) -> Option<Severity> {
+        match self {
+            Self::Error => Some(Severity::Error),
+            Self::Warning => Some(Severity::Warning),
+            Self::Note => Some(Severity::Note),
+            Self::Never => None,
+        }
+    }
+}
+
+/// A baseline, with its own text for places.
+struct Accepted {
+    baseline: Baseline,
+    file: String,
+    text: String,
+}
+
+impl Check {
+    pub(in crate::cli) async fn exec(self, wanted: Wanted, stop: Stop) -> anyhow::Result<()> {
+        let accepted = self.baseline.as_deref().map(Accepted::read).transpose()?;
+        let binary = self.engine.installed(&stop).await.map_err(unchecked)?;
+        let mut templates = Vec::new();
+        let mut used = BTreeSet::new();
+        for directory in self.chosen()? {
+            if stop.is_cancelled() {
+                return Err(crate::cli::exit::Interrupted.into());
+            }
+            let mut report = self.one(&directory, binary.as_ref(), &stop).await?;
+            if let Some(accepted) = &accepted {
+                let (remaining, suppressed) = accepted.baseline.apply(report.findings, &mut used);
+                report.findings = remaining;
+                report.suppressed.extend(suppressed);
+            }
+            templates.push(report);
+        }
+        if let (Some(accepted), Some(first)) = (&accepted, templates.first_mut()) {
+            first.findings.extend(accepted.unused(&used));
+        }
+        let report = Report::new(templates);
+        if let Some(path) = &self.write_baseline {
+            return write_baseline(path, &report);
+        }
+        let least = self.fail_on.least();
+        reports::write(&report, &self.reports, wanted, least)?;
+        verdict(&report, least)
+    }
+
+    /// The templates to check: those that were named, without those that did not change.
+    fn chosen(&self) -> anyhow::Result<Vec<PathBuf>> {
+        for directory in &self.directories {
+            if !directory.is_dir() {
+                let text = format!("`{}` is no directory", directory.display());
+                return Err(UsageError(text)).hint("name directories that have `.tf` files");
+            }
+        }
+        let Some(since) = &self.changed_since else {
+            return Ok(self.directories.clone());
+        };
+        let mut chosen = Vec::new();
+        for directory in &self.directories {
+            if changed::is_changed(directory, since)? {
+                chosen.push(directory.clone());
+            }
+        }
+        Ok(chosen)
+    }
+
+    async fn one(
+        &self,
+        directory: &Path,
+        binary: Option<&Binary>,
+        stop: &Stop,
+    ) -> anyhow::Result<TemplateReport> {
+        let began = Instant::now();
+        let settings = Settings::find(directory).map_err(usage)?;
+        let options = self.options(&settings, binary)?;
+        let mut sources = Sources::read(directory, Default::default()).map_err(unchecked)?;
+        if sources.is_empty() {
+            let text = format!(
+                "`{}` is not a template: it has no `.tf` files",
+                directory.display()
+            );
+            return Err(UsageError(text).into());
+        }
+        super::check_variables(directory, &self.variables)?;
+        let schemas = planning::schemas(&self.schemas, &settings)?;
+        let mut examined = check::examine(&mut sources, &options).map_err(unchecked)?;
+        let missing = examined.missing.iter().map(|missing| {
+            format!(
+                "the module `{}` of `{}` is not at hand, and what is in it was not checked",
+                missing.source, missing.address
+            )
+        });
+        let mut report = TemplateReport {
+            directory: shown(directory),
+            engine: binary.map(engine_report).unwrap_or_default(),
+            resources: examined.resources,
+            agents: examined.agents,
+            incomplete: missing.collect(),
+            ..TemplateReport::default()
+        };
+        if !self.source_only {
+            let mocks =
+                planning::with_schemas(std::mem::take(&mut examined.mocks), &schemas, &mut report);
+            self.plan(
+                directory,
+                &sources,
+                &options,
+                &mut examined,
+                mocks,
+                &mut report,
+                stop,
+            )
+            .await?;
+        }
+        let checked = check::finish(&sources, examined.findings, &settings.rules);
+        report.findings = checked.findings;
+        report.suppressed = checked.suppressed;
+        report.seconds = began.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    fn options(&self, settings: &Settings, binary: Option<&Binary>) -> anyhow::Result<Options> {
+        let given = self
+            .variables
+            .iter()
+            .map(|pair| (pair.name.clone(), pair.value.clone()));
+        let mut platforms = self.platforms.clone();
+        for name in &settings.platforms {
+            let platform = name.parse().map_err(|error| {
+                usage(anyhow::Error::msg(format!(
+                    "`{}`: {error}",
+                    settings.path.display()
+                )))
+            })?;
+            platforms.push(platform);
+        }
+        let is_tofu = binary.is_some_and(|binary| binary.kind == Kind::OpenTofu);
+        Ok(Options {
+            engine: binary.map(|binary| binary.version.clone()),
+            default_host: if is_tofu { OPENTOFU_HOST } else { DEFAULT_HOST }.to_owned(),
+            variables: settings
+                .variables
+                .clone()
+                .into_iter()
+                .chain(given)
+                .collect(),
+            platforms,
+            requires_cost: self.require.contains(&Required::Cost)
+                || settings.require.contains("cost"),
+            is_sealed: self.engine.is_sealed()
+                || self.engine.mirror_place().is_some()
+                || settings.mirror.is_some(),
+            force_new: settings.force_new.clone(),
+        })
+    }
+}
+
+impl Accepted {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let failed = || format!("`--baseline {}`", path.display());
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| usage(anyhow::Error::msg(format!("{}: {error}", failed()))))
+            .hint("write one with `--write-baseline FILE`")?;
+        let baseline = Baseline::parse(&text)
+            .map_err(|error| usage(anyhow::Error::from(error).context(failed())))?;
+        Ok(Self {
+            baseline,
+            file: shown(path),
+            text,
+        })
+    }
+
+    fn unused(&self, used: &BTreeSet<Entry>) -> Vec<Finding> {
+        self.baseline.unused(used, &self.file, &self.text)
+    }
+}
+
+fn engine_report(binary: &Binary) -> EngineReport {
+    let name = match binary.kind {
+        Kind::Terraform => "terraform",
+        Kind::OpenTofu => "tofu",
+    };
+    EngineReport {
+        name: name.to_owned(),
+        version: binary.version.to_string(),
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string().replace('\\', "/")
+}
+
+/// A setting that cannot be used, with all of its reasons.
+fn usage(error: impl Into<anyhow::Error> + Send) -> anyhow::Error {
+    let error: anyhow::Error = error.into();
+    UsageError(format!("{error:#}")).into()
+}
+
+fn unchecked(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    Unchecked(format!(": {:#}", error.into())).into()
+}
+
+fn write_baseline(path: &Path, report: &Report) -> anyhow::Result<()> {
+    let findings = report
+        .templates
+        .iter()
+        .flat_map(|template| &template.findings);
+    std::fs::write(path, Baseline::of(findings).to_json())
+        .with_context(|| format!("failed to write the baseline `{}`", path.display()))?;
+    crate::cli::output::note(&format!("Wrote the baseline {}.", path.display()));
+    Ok(())
+}
+
+/// Decides how the command ends.
+fn verdict(report: &Report, least: Option<Severity>) -> anyhow::Result<()> {
+    if report
+        .templates
+        .iter()
+        .any(|template| !template.incomplete.is_empty())
+    {
+        return Err(Unchecked(String::new()).into());
+    }
+    match least {
+        Some(least) if report.summary.reaches(least) => Err(FoundSomething(least.as_str()).into()),
+        _ => Ok(()),
+    }
+}
