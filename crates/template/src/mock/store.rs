@@ -90,14 +90,14 @@ impl MockStore {
             .prefix(".new-")
             .tempdir_in(&self.dir)?;
         fs::set_permissions(staging.path(), fs::Permissions::from_mode(0o755))?;
-        fs::write(staging.path().join("schema.json"), &json)?;
+        outpost_files::write_public(&staging.path().join("schema.json"), &json)?;
         let inner = staging.path().join("package");
         fs::create_dir(&inner)?;
         let launcher = inner.join(format!(
             "terraform-provider-{}_v{version}",
             mock.addr.kind()
         ));
-        fs::write(&launcher, self.launcher(&target.join("schema.json")))?;
+        outpost_files::write_public(&launcher, &self.launcher(&target.join("schema.json")))?;
         fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755))?;
         match fs::rename(staging.path(), &target) {
             // It has moved: there is nothing left to remove.
