@@ -453,8 +453,8 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
         _ => wanted.format().is_some(),
     };
     if !supports {
-        let text = "only `outpost inspect`, `outpost template check` and `outpost template test` support more than table and \
-            json, each formats of its own";
+        let text = "`--output` takes other formats than table and json only in `outpost inspect`, `outpost template check` and \
+            `outpost template test`, each of which has its own";
         return Err(exit::UsageError(text.to_owned()).into());
     }
     let output = Output {
