@@ -1,6 +1,6 @@
 //! Scenarios of a template: `*.coder.hcl` files with runs that follow each other on one workspace.
 //!
-//! [`parse`] reads a file, [`play`] builds its runs one after the other through a session of an engine, and
+//! [`parse()`] reads a file, [`play()`] builds its runs one after the other through a session of an engine, and
 //! [`context`] is what conditions may refer to.
 
 mod condition;
