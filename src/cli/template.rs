@@ -33,14 +33,14 @@ use crate::{
     terraform::template::parse_dir,
 };
 
-/// What `test` takes and how it ends, beyond other commands.
+/// Formats and exit codes of `test` that other commands do not have.
 const TEST_HELP: &str = "\
 Here --output also takes junit.
 
 Exit codes: 0 all runs passed, 1 one failed, 2 wrong usage or a mistake in a scenario, 3 something that a run needs is missing, \
 130 interrupted.";
 
-/// What `check` takes and how it ends, beyond other commands.
+/// Formats and exit codes of `check` that other commands do not have.
 const CHECK_HELP: &str = "\
 Here --output also takes sarif, junit, gitlab and github.
 
@@ -185,7 +185,7 @@ pub(super) struct DryRun {
     remote: Remote,
 }
 
-/// What a version makes and asks.
+/// Resources and parameters of a version.
 #[derive(Serialize)]
 struct Shown {
     version: rows::Version,
@@ -198,7 +198,7 @@ struct Shown {
 }
 
 impl Template {
-    /// Whether the command builds workspaces, which it must clean up.
+    /// Returns whether the command builds workspaces, which it must clean up.
     pub(super) fn is_test(&self) -> bool {
         matches!(self, Self::Test(_))
     }
@@ -406,7 +406,7 @@ pub(super) async fn push(
     Ok(version)
 }
 
-/// What a version makes and asks; the active one if none is named.
+/// Returns resources and parameters of a version; of the active one if none is named.
 pub(super) async fn details(
     api: &mut Api,
     organization: &str,

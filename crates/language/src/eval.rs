@@ -28,7 +28,7 @@ pub(super) struct Scope<'a> {
     locals: Vec<(String, Rc<Value>)>,
     /// Repeated keys of the file, as in [`super::SourceFile`].
     repeated_keys: Option<&'a BTreeMap<usize, String>>,
-    /// Whether functions may be called that Coder does not offer in tags.
+    /// `true` if functions may be called that Coder does not offer in tags.
     has_further_functions: bool,
     fuel: &'a Fuel,
 }

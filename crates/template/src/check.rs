@@ -10,7 +10,6 @@ mod planned;
 pub mod report;
 mod rules;
 pub mod settings;
-mod similar;
 mod source;
 mod suppress;
 mod trace;
@@ -29,7 +28,10 @@ pub use self::{
     values::Assumption,
 };
 use self::{rules::finding as make_finding, settings::Level};
-use crate::mock::{self, Mock};
+use crate::{
+    mock::{self, Mock},
+    similar::nearest,
+};
 
 /// Results of reading a template's source.
 #[derive(Debug, Default)]
@@ -50,7 +52,7 @@ pub struct Examined {
     pub made_up: Vec<(String, String)>,
 }
 
-/// A template, checked.
+/// Findings of one template, those that are suppressed among them.
 #[derive(Debug, Default)]
 pub struct Checked {
     /// Findings that remain, by file and line.
@@ -168,11 +170,9 @@ pub fn complaints(sources: &Sources, found: &[Finding], problems: &[Problem]) ->
     complaints
 }
 
-/// The rule that somebody may have meant by an id that does not exist.
+/// Returns the id of the rule that an id without a rule may have meant.
 pub fn similar_rule(id: &str) -> Option<&'static str> {
-    let ids: Vec<String> = RULES.iter().map(|rule| rule.id.to_owned()).collect();
-    let near = similar::nearest(id, ids.iter())?;
-    rule(near).map(|rule| rule.id)
+    nearest(id, RULES.iter().map(|rule| rule.id))
 }
 
 /// By file and line, each once.

@@ -14,7 +14,7 @@ const MIN_INSTANCES: usize = 4;
 pub(super) struct Group<'a> {
     /// The address of the resource, or of the block that all instances come from.
     pub(super) name: String,
-    /// How many resources it stands for.
+    /// Number of resources that it represents.
     pub(super) count: usize,
     /// The first of them; the others differ in nothing but their keys.
     pub(super) resource: &'a Resource,

@@ -1,4 +1,4 @@
-//! What a template author does without a server: inspect, draw, check and test.
+//! Commands of a template author that need no server: inspect, draw, check and test.
 
 #![cfg_attr(
     test,
@@ -14,6 +14,7 @@ mod mermaid;
 pub mod mock;
 pub mod picture;
 pub mod scenario;
+mod similar;
 mod survey;
 mod svg;
 

@@ -100,7 +100,7 @@ fn draw_order(text: &mut String, id: &str, order: &ScriptOrder) {
     line(text, format_args!("  end"));
 }
 
-/// What stands below an address.
+/// Lines below the address of a group.
 pub(super) fn details(group: &Group<'_>) -> String {
     let (resource, instances) = (group.resource, group.instances());
     let persistence = resource.persistence.map(Persistence::as_str);

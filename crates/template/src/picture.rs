@@ -11,26 +11,26 @@ use serde::Serialize;
 
 pub use self::order::{OrderedScript, Phase, Prerequisite, ScriptOrder};
 
-/// What a template makes, as far as its basis tells.
+/// Resources, agents and parameters of a template, as far as its basis shows them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Picture {
-    /// What it was made from.
+    /// Basis of the picture.
     pub basis: Basis,
     /// Resources, sorted by address.
     pub resources: Vec<Resource>,
     /// Agents, sorted by name.
     pub agents: Vec<Agent>,
-    /// What people are asked, in the template's order.
+    /// Parameters in the template's order.
     pub parameters: Vec<Parameter>,
     /// Named sets of answers, in the template's order.
     pub presets: Vec<Preset>,
     /// External services whose tokens it needs, sorted by id.
     pub external_auth: Vec<job::ExternalAuthRequirement>,
-    /// What limits the picture, one sentence each.
+    /// Limits of the picture, one sentence each.
     pub notes: Vec<String>,
 }
 
-/// What a picture was made from.
+/// Basis of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Basis {
@@ -47,14 +47,14 @@ pub enum Basis {
 /// A resource, or in a picture of a source all instances of one block.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Resource {
-    /// The full address.
+    /// Full address in the template.
     pub address: String,
-    /// The type.
+    /// Terraform's type, such as `docker_container`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Whether agents run in it.
+    /// Computational if agents run in it, else peripheral.
     pub class: Class,
-    /// Whether it outlives a stop; `None` if that is not known.
+    /// Persistent if it outlives a stop; `None` if that is not known.
     pub persistence: Option<Persistence>,
     /// Names of the agents that run in it, sorted.
     pub agents: Vec<String>,
@@ -62,7 +62,7 @@ pub struct Resource {
     pub instance_type: String,
     /// Whole units a day.
     pub daily_cost: i32,
-    /// Whether a user interface leaves it out.
+    /// `true` if a user interface leaves it out.
     pub hide: bool,
 }
 
@@ -79,7 +79,7 @@ pub struct Agent {
     pub apps: Vec<App>,
     /// Names of scripts as people read them.
     pub scripts: Vec<String>,
-    /// What of them waits for what.
+    /// Scripts and the scripts that they wait for.
     pub script_orders: Vec<ScriptOrder>,
     /// Names of development containers.
     pub devcontainers: Vec<String>,
@@ -99,31 +99,31 @@ impl Agent {
 pub struct App {
     /// Its name in URLs.
     pub slug: String,
-    /// What people read.
+    /// Name that people read.
     pub display_name: String,
     /// The development container that it runs in; empty for the agent itself.
     pub devcontainer: String,
 }
 
-/// A question.
+/// Parameter of a template (`coder_parameter`).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Parameter {
     /// Unique in the template.
     pub name: String,
-    /// What people read; empty if it is the name.
+    /// Name that people read; empty if it is `name`.
     pub display_name: String,
     /// `string`, `number`, `bool` or `list(string)`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How it is asked.
+    /// Form control that asks for the value.
     pub form_type: FormType,
-    /// Whether there is no default.
+    /// `true` if there is no default.
     pub required: bool,
     /// The answer if none is given.
     pub default_value: String,
-    /// Whether the answer may change after the first build.
+    /// `true` if the value may change after the first build.
     pub mutable: bool,
-    /// Whether the answer counts for one build only.
+    /// `true` if the value counts for one build only.
     pub ephemeral: bool,
     /// The answers that are allowed; empty for any.
     pub options: Vec<String>,
@@ -134,11 +134,11 @@ pub struct Parameter {
 pub struct Preset {
     /// Unique in the template.
     pub name: String,
-    /// Whether it is offered first.
+    /// `true` if the preset is selected at first.
     pub default: bool,
     /// The answers, by parameter.
     pub parameters: BTreeMap<String, String>,
-    /// How many workspaces are made in advance.
+    /// Number of prebuilt workspaces.
     pub prebuilds: i32,
 }
 

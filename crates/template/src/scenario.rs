@@ -16,7 +16,6 @@ mod reader;
 mod references;
 mod relaxed;
 pub mod report;
-mod similar;
 mod verdict;
 mod workspace;
 

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::Picture;
 
-/// Why a template could not be planned.
+/// Reason why a template could not be planned.
 #[derive(Debug, thiserror::Error)]
 pub enum SurveyError {
     /// Its files cannot be read.
@@ -30,9 +30,9 @@ pub enum SurveyError {
     /// The engine refused it for one of both transitions.
     #[error("{}", told(.transition))]
     Plan {
-        /// Whose plan it is.
+        /// Transition whose plan failed.
         transition: Transition,
-        /// What the engine says.
+        /// Failure that the engine reports.
         source: StepFailure,
     },
 }
@@ -77,7 +77,7 @@ pub async fn survey(
     Ok(picture)
 }
 
-/// What a conversion warns of.
+/// Warnings of a conversion.
 struct Warnings {
     log: Arc<dyn LogSink>,
     said: Mutex<Vec<String>>,

@@ -18,7 +18,7 @@ const GAP: u32 = 12;
 const PADDING: u32 = 12;
 const LINE: u32 = 18;
 const COLUMN: u32 = 400;
-/// What a letter of small text takes on average.
+/// Average width of a letter of small text.
 const SMALL_LETTER: u32 = 7;
 
 const COMPUTATIONAL: Palette = Palette {
@@ -150,7 +150,7 @@ fn draw_group(
     top + height
 }
 
-/// What an agent offers, a line each.
+/// Returns apps, scripts and dev containers of an agent, one line for each kind.
 fn offers(agent: &Agent) -> Vec<String> {
     let apps = agent.apps.iter().map(|app| {
         if app.devcontainer.is_empty() {

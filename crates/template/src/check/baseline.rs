@@ -21,7 +21,6 @@ static BLANKS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\s+").expect("is 
 pub struct Baseline {
     /// Of the format: 1.
     version: u32,
-    /// Sorted.
     findings: BTreeSet<Entry>,
 }
 
@@ -81,7 +80,7 @@ impl Baseline {
         }
     }
 
-    /// The file.
+    /// Returns the file's content: JSON, sorted, with a line break at its end.
     pub fn to_json(&self) -> String {
         let json = serde_json::to_string_pretty(self);
         json.expect("keys are texts") + "\n"

@@ -8,7 +8,7 @@ use super::place::Place;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Worth knowing.
+    /// Something that an author may want to know.
     Note,
     /// People will run into it.
     Warning,
@@ -30,7 +30,7 @@ impl Severity {
 /// One finding: a rule, a place and a remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The rule's id.
+    /// Id of the rule, such as `app-slug-invalid`.
     pub rule: &'static str,
     /// The severity, by the rule or by the settings.
     pub severity: Severity,
@@ -55,7 +55,7 @@ pub struct Finding {
 /// A finding that somebody accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suppressed {
-    /// The finding.
+    /// Finding that was suppressed, in full.
     pub finding: Finding,
     /// The reason why it is accepted; empty for one of a baseline.
     pub reason: String,
@@ -66,18 +66,18 @@ pub struct Suppressed {
 /// Numbers of findings of each severity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Errors.
+    /// Number of errors that are not suppressed.
     pub error: usize,
-    /// Warnings.
+    /// Number of warnings that are not suppressed.
     pub warning: usize,
-    /// Notes.
+    /// Number of notes that are not suppressed.
     pub note: usize,
     /// Those that a comment or a baseline accepts.
     pub suppressed: usize,
 }
 
 impl Summary {
-    /// Counts findings.
+    /// Counts findings by their severity.
     pub fn of<'a>(findings: impl IntoIterator<Item = &'a Finding>, suppressed: usize) -> Self {
         let mut summary = Self {
             suppressed,

@@ -39,7 +39,7 @@ pub struct Decl<'a> {
     pub instance: usize,
     /// The file with the block.
     pub file: &'a File,
-    /// The block.
+    /// Block in the file, with its spans.
     pub block: &'a Block,
     /// Blocks of override files that change it, with their files.
     pub overrides: Vec<(&'a File, &'a Block)>,
@@ -47,7 +47,7 @@ pub struct Decl<'a> {
     pub is_data: bool,
     /// Its type, such as `docker_container`.
     pub kind: &'a str,
-    /// Its name.
+    /// Name of the block: its last label.
     pub name: &'a str,
     /// Its address without indexes.
     pub address: String,
@@ -56,18 +56,18 @@ pub struct Decl<'a> {
 /// An argument of a block and the file it stands in.
 #[derive(Clone, Copy, Debug)]
 pub struct Argument<'a> {
-    /// The file.
+    /// File that it stands in.
     pub file: &'a File,
-    /// Name and value.
+    /// Name and value, with their spans.
     pub attribute: &'a Attribute,
 }
 
 /// A block inside of another one.
 #[derive(Clone, Copy, Debug)]
 pub struct Nested<'a> {
-    /// The file.
+    /// File that it stands in.
     pub file: &'a File,
-    /// The block.
+    /// Block in the file, with its spans.
     pub block: &'a Block,
     /// The arguments; those of `content` in a `dynamic` block.
     pub body: &'a Body,
@@ -78,11 +78,11 @@ pub struct Nested<'a> {
 /// A module that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingModule {
-    /// Its address, `module.editor`.
+    /// Address of the call, such as `module.editor`.
     pub address: String,
     /// The source that it would come from.
     pub source: String,
-    /// The `source` argument.
+    /// Place of the `source` argument.
     pub place: Place,
     /// The fetched module in whose files the place is.
     pub module: String,
@@ -231,7 +231,7 @@ pub fn label(block: &Block, index: usize) -> &str {
 
 /// A template, ready to be asked about.
 pub struct Model<'a> {
-    /// The files.
+    /// Files of the template and its modules.
     pub sources: &'a Sources,
     /// The root comes first; callers come before those they call.
     pub instances: Vec<Instance<'a>>,

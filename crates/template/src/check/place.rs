@@ -9,11 +9,11 @@ use serde::Serialize;
 pub struct Place {
     /// The file, relative to the template's directory or to that of a fetched module, separated by `/`.
     pub file: String,
-    /// The first line.
+    /// First line, counted from 1.
     pub line: usize,
     /// The column in it where the part begins.
     pub column: usize,
-    /// The last line.
+    /// Last line, counted from 1.
     pub end_line: usize,
     /// The column in it behind the part.
     pub end_column: usize,

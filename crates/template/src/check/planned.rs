@@ -27,18 +27,18 @@ static PLACE: LazyLock<Regex> =
 pub struct Planned {
     /// Resources of a started workspace; `None` if it cannot be planned.
     pub resources: Option<usize>,
-    /// Its agents.
+    /// Number of agents of a started workspace.
     pub agents: Option<usize>,
     /// Complaints of the engine, or of the server.
     pub problems: Vec<Problem>,
 }
 
-/// One complaint.
+/// Diagnostic of the engine or of the conversion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problem {
     /// In a few words.
     pub summary: String,
-    /// More about it.
+    /// Further text of the diagnostic, possibly empty.
     pub detail: String,
     /// File and line, if the engine names them.
     pub place: Option<(String, usize)>,

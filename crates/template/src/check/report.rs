@@ -21,7 +21,7 @@ pub struct Report {
     version: u32,
     /// One for each directory.
     pub templates: Vec<TemplateReport>,
-    /// Of all.
+    /// Numbers over all templates.
     pub summary: Summary,
 }
 
@@ -40,7 +40,7 @@ pub struct TemplateReport {
     pub resources: usize,
     /// Of a started workspace.
     pub agents: usize,
-    /// Time it took.
+    /// Time that the check took, in seconds.
     pub seconds: f64,
     /// Findings that comments and baselines accept.
     #[serde(skip)]
@@ -50,19 +50,19 @@ pub struct TemplateReport {
     pub incomplete: Vec<String>,
 }
 
-/// An engine.
+/// Engine that a template was planned with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EngineReport {
-    /// `terraform` or `tofu`.
+    /// Name: `terraform` or `tofu`.
     pub name: String,
-    /// Its version.
+    /// Version of the engine.
     pub version: String,
 }
 
 /// A provider that was replaced by a mock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mocked {
-    /// Its address, `registry.terraform.io/kreuzwerker/docker`.
+    /// Address of the provider, such as `registry.terraform.io/kreuzwerker/docker`.
     pub source: String,
     /// The source of the mock's schema.
     pub schema: SchemaSource,
@@ -74,7 +74,7 @@ pub struct Mocked {
 pub enum SchemaSource {
     /// The provider itself, which was asked.
     Store,
-    /// A file.
+    /// File that was given, with `--schema` or in the settings.
     File,
     /// The template's use of it.
     Inferred,
@@ -83,15 +83,15 @@ pub enum SchemaSource {
 /// A form of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Text with source lines, for people.
     Table,
-    /// Ours.
+    /// Our own JSON, version 1.
     Json,
-    /// For code scanning.
+    /// SARIF 2.1, for code scanning.
     Sarif,
-    /// For test reports.
+    /// JUnit's XML, for test reports.
     Junit,
-    /// GitLab's code quality.
+    /// Report of GitLab's code quality.
     Gitlab,
     /// Annotations of GitHub's actions.
     Github,

@@ -28,9 +28,9 @@ use super::{
     finding::{Finding, Severity},
     model::{Argument, Decl, Model},
     place::Place,
-    similar::nearest,
     trace::{Traced, Tracer},
 };
+use crate::similar::nearest;
 
 /// Options of a check beside its directory.
 #[derive(Clone, Debug, Default)]

@@ -8,11 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{
-    finding::Severity,
-    rules::{RULES, rule},
-    similar::nearest,
-};
+use super::{finding::Severity, rules::rule, similar_rule};
 
 /// The file's name, in the template's directory or above.
 pub const FILE_NAME: &str = "outpost-template.toml";
@@ -44,7 +40,7 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Nothing.
+    /// The rule does not apply.
     Off,
     /// Its findings are notes.
     Note,
@@ -60,15 +56,15 @@ pub enum SettingsError {
     /// The file cannot be read.
     #[error("failed to read `{}`", .path.display())]
     Read {
-        /// The file.
+        /// Path of the settings file.
         path: PathBuf,
-        /// The system's reason.
+        /// Reason that the system gives.
         source: io::Error,
     },
     /// The file is no TOML, or has keys that nobody knows.
     #[error("`{}` cannot be used", .path.display())]
     Toml {
-        /// The file.
+        /// Path of the settings file.
         path: PathBuf,
         /// The parser's complaint with its place.
         source: Box<toml::de::Error>,
@@ -76,7 +72,7 @@ pub enum SettingsError {
     /// The file names something that does not exist.
     #[error("`{}` names {what}{}", .path.display(), suggestion(.near.as_deref()))]
     Unknown {
-        /// The file.
+        /// Path of the settings file.
         path: PathBuf,
         /// The name, in a sentence.
         what: String,
@@ -136,8 +132,7 @@ impl Settings {
             near,
         };
         if let Some(id) = self.rules.keys().find(|id| rule(id).is_none()) {
-            let ids: Vec<String> = RULES.iter().map(|rule| rule.id.to_owned()).collect();
-            let near = nearest(id, ids.iter()).cloned();
+            let near = similar_rule(id).map(str::to_owned);
             return Err(unknown(
                 format!("the rule `{id}`, which does not exist"),
                 near,

@@ -44,7 +44,7 @@ pub struct File {
 pub struct TextFile {
     /// Its path, relative to the template's directory.
     pub name: String,
-    /// Its text.
+    /// Content of the file.
     pub text: String,
     lines: Lines,
 }
@@ -74,13 +74,13 @@ pub struct Broken {
 /// All files of a template.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// The template's directory.
+    /// Directory of the template.
     pub dir: PathBuf,
     /// The root module comes first.
     pub modules: Vec<ModuleSource>,
     /// Files that do not parse.
     pub broken: Vec<Broken>,
-    /// The lock file.
+    /// Lock file of the template, if there is one.
     pub lock: Option<TextFile>,
     /// The page for people.
     pub readme: Option<TextFile>,
@@ -91,7 +91,7 @@ pub struct Sources {
 /// A module that somebody fetched.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// Its directory.
+    /// Directory of the module.
     pub dir: PathBuf,
     /// The source that it came from.
     pub source: String,

@@ -11,8 +11,8 @@ use regex::Regex;
 use super::{
     finding::{Finding, Suppressed},
     place::Place,
-    rules::{RULES, Spot, finding, rule},
-    similar::nearest,
+    rules::{Spot, finding, rule},
+    similar_rule,
     source::{File, Sources},
 };
 
@@ -24,7 +24,6 @@ static COMMENT: LazyLock<Regex> = LazyLock::new(|| {
 
 /// One rule of one comment.
 struct Suppression {
-    /// The comment.
     place: Place,
     /// The fetched module with the file; empty for the template's own.
     module: String,
@@ -89,8 +88,7 @@ fn complaint(suppression: &Suppression) -> Option<Finding> {
             "remove the comment".to_owned(),
         ),
         None => {
-            let ids: Vec<String> = RULES.iter().map(|rule| rule.id.to_owned()).collect();
-            let remedy = match nearest(id, ids.iter()) {
+            let remedy = match similar_rule(id) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => "`outpost template rules` lists all of them".to_owned(),
             };

@@ -32,7 +32,7 @@ pub enum Assumption {
     Nothing,
     /// A started workspace, all of whose parameters have their defaults.
     Started,
-    /// A stopped one.
+    /// Workspace that is stopped.
     Stopped,
 }
 

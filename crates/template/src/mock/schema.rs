@@ -6,7 +6,7 @@ use outpost_value::Type;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-/// Schemas by address.
+/// Schemas of providers by their addresses.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Schemas {
     /// `registry.terraform.io/kreuzwerker/docker` and so on.
@@ -22,10 +22,10 @@ pub struct SchemasError(#[from] serde_json::Error);
 /// The schemas of one provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProviderSchema {
-    /// Its configuration.
+    /// Schema of the provider's configuration.
     #[serde(default)]
     pub provider: Schema,
-    /// Resources by type.
+    /// Schemas of resources by type.
     #[serde(default)]
     pub resource_schemas: BTreeMap<String, Schema>,
     /// Data sources by type.
@@ -36,7 +36,7 @@ pub struct ProviderSchema {
 /// The attributes and blocks of one thing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Schema {
-    /// Of its states.
+    /// Version of the states that it describes.
     #[serde(default)]
     pub version: i64,
     /// Its attributes and blocks.
@@ -58,7 +58,7 @@ pub struct Block {
     pub deprecated: bool,
 }
 
-/// One attribute.
+/// Attribute of a block, as the engine describes it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Attribute {
     /// In Terraform's notation; null for one that has attributes of its own.

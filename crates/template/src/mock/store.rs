@@ -23,7 +23,7 @@ use super::{COMMAND, schema::ProviderSchema};
 /// One provider to replace.
 #[derive(Clone, Debug)]
 pub struct Mock {
-    /// Its address.
+    /// Address of the provider.
     pub addr: ProviderAddr,
     /// Versions that the template accepts.
     pub constraint: Constraint,
@@ -36,7 +36,6 @@ pub struct MockStore {
     mocks: Vec<Mock>,
     /// The directory in which packages are kept from run to run.
     dir: PathBuf,
-    /// Our own program.
     executable: PathBuf,
     /// The mirror that modules come from.
     mirror: Option<Arc<dyn ProviderStore>>,

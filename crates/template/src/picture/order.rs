@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Scripts of one agent and one phase that wait for others, or are waited for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ScriptOrder {
-    /// When they run.
+    /// Phase in which they run.
     pub phase: Phase,
     /// The development container that they run in; empty for the agent itself.
     pub devcontainer: String,
@@ -18,18 +18,18 @@ pub struct ScriptOrder {
     pub critical_path: Vec<String>,
 }
 
-/// When scripts run.
+/// Phase in which scripts run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// When the workspace starts.
+    /// Start of the workspace.
     Start,
-    /// When it stops.
+    /// Stop of the workspace.
     Stop,
 }
 
 impl Phase {
-    /// `start` or `stop`.
+    /// Returns `start` or `stop`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -41,11 +41,11 @@ impl Phase {
 /// A script of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OrderedScript {
-    /// What people read; the address if there is nothing else.
+    /// Name that people read; the address if there is no other.
     pub name: String,
-    /// The full address.
+    /// Full address in the template.
     pub address: String,
-    /// What it waits for, sorted by address.
+    /// Scripts that it waits for, sorted by address.
     pub after: Vec<Prerequisite>,
     /// Scripts of the longest chain that leads to it.
     #[serde(skip)]
@@ -55,9 +55,9 @@ pub struct OrderedScript {
 /// A script that another one waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Prerequisite {
-    /// The full address.
+    /// Full address in the template.
     pub address: String,
-    /// How it has to end: `success` or `completion`.
+    /// End that is waited for: `success` or `completion`.
     pub requires: ScriptRequirement,
 }
 
@@ -101,12 +101,12 @@ impl ScriptOrder {
         self.scripts.iter().find(|script| script.address == address)
     }
 
-    /// What people read of the script at an address.
+    /// Returns the name that people read of the script at an address.
     pub fn name<'a>(&'a self, address: &'a str) -> &'a str {
         self.script(address).map_or(address, |script| &script.name)
     }
 
-    /// Whether a wait is part of the longest chain.
+    /// Returns whether a wait is part of the longest chain.
     pub fn is_critical(&self, before: &str, after: &str) -> bool {
         let mut pairs = self.critical_path.windows(2);
         pairs.any(|pair| pair[0] == before && pair[1] == after)

@@ -6,7 +6,8 @@ use outpost_language::evaluate_condition;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Assert, Place, Reference, similar::suggestion};
+use super::{Assert, Place, Reference};
+use crate::similar::suggestion;
 
 /// A longer value is cut, in characters.
 const MAX_VALUE: usize = 300;

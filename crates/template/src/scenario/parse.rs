@@ -7,8 +7,9 @@ use outpost_base::job::Transition;
 
 use super::{
     Assert, Mock, Owner, Place, Problem, Run, Scenario, Ssh, place::Source, reader::Reader,
-    references::references, similar::suggestion,
+    references::references,
 };
+use crate::similar::suggestion;
 
 /// The largest scenario file, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;

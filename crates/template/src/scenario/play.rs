@@ -16,11 +16,10 @@ use regex::Regex;
 use tokio::time::Instant;
 
 use super::{
-    Facts, Failure, Problem, Run, Scenario,
-    similar::suggestion,
-    verdict,
+    Facts, Failure, Problem, Run, Scenario, verdict,
     workspace::{BuildError, Wanted, Workspace},
 };
+use crate::similar::suggestion;
 
 /// Makes the engines that builds run with.
 #[async_trait]
@@ -72,7 +71,7 @@ pub enum Outcome {
     Invalid,
     /// Something that it needs is missing.
     Unable,
-    /// It was not run, because of another one or of a signal.
+    /// Not run, because of another run or of a signal.
     Skipped,
 }
 

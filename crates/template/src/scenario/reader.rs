@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::{
     Given,
     place::{Place, Problem, Source},
-    similar::suggestion,
 };
+use crate::similar::suggestion;
 
 /// The memory that a compiled regular expression may take, in bytes.
 const MAX_REGEX_BYTES: usize = 1 << 20;

@@ -10,8 +10,8 @@ use hcl_edit::{
 use super::{
     fields::{self, ROOTS},
     place::{Place, Problem, Source},
-    similar::suggestion,
 };
+use crate::similar::suggestion;
 
 /// A reference in a condition, such as `agent.main.os`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,8 @@ use outpost_terraform::resources::HELPER_TYPES;
 use serde_json::{Value, json};
 
 use self::{conversation::Conversation, metadata::metadata};
-use super::{Facts, Given, Place, Problem, Scenario, similar::suggestion};
+use super::{Facts, Given, Place, Problem, Scenario};
+use crate::similar::suggestion;
 
 /// Reason why a build gave nothing.
 #[derive(Debug)]

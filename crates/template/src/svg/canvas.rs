@@ -10,14 +10,14 @@ const MAX_SMALL: usize = 60;
 #[derive(Default)]
 pub(super) struct Canvas(String);
 
-/// How a text looks.
+/// Appearance of a text.
 #[derive(Clone, Copy)]
 pub(super) enum Style {
-    /// Above a column.
+    /// Heading above a column.
     Heading,
-    /// What something is called, in letters of one width.
+    /// Name of something, in a monospaced font.
     Name,
-    /// What is said about it.
+    /// Further text about it.
     Small,
     /// Below everything; as long as it is.
     Note,
@@ -69,7 +69,7 @@ impl Canvas {
         ));
     }
 
-    /// The whole document.
+    /// Returns the whole document.
     pub(super) fn finish(self, width: u32, height: u32) -> String {
         let body = self.0;
         format!(

@@ -8,7 +8,7 @@ use crate::picture::ScriptOrder;
 
 /// Scripts that are drawn; of a longer order the rest is only counted.
 const MAX_SCRIPTS: usize = 40;
-/// How far a script stands to the right of what it waits for.
+/// Distance of a script to the right of what it waits for.
 const STEP: u32 = 16;
 /// Steps beyond this would leave no room for names.
 const MAX_STEPS: u32 = 10;

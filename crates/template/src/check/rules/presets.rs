@@ -80,7 +80,7 @@ fn answers(
         }
     }
     for name in unknown {
-        let near = nearest(&name, parameters.keys());
+        let near = nearest(&name, parameters.keys().map(String::as_str));
         let message =
             format!("the preset answers `{name}`, and no parameter of the template has that name");
         let remedy = match near {
