@@ -14,15 +14,15 @@ pub fn outpost() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outpost"));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("OUTPOST_") || text.starts_with("CODER_") || text.starts_with("XDG_") {
+        if ["OUTPOST_", "CODER_", "XDG_", "TF_"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+        {
             command.env_remove(&name);
         }
     }
     // An operator's file must not change what tests see.
     command.env("HOME", "/proc/nonexistent");
-    if std::env::var_os("TF_CLI_CONFIG_FILE").is_some_and(|path| !Path::new(&path).exists()) {
-        command.env_remove("TF_CLI_CONFIG_FILE");
-    }
     command
 }
 

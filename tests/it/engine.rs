@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::support::{
-    engine::{engine_config, session_config},
+    engine::{engine_config, host_environment, session_config},
     skip::skipped,
     wait::until,
 };
@@ -87,7 +87,7 @@ impl Lab {
         let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/bin/fake-engine");
         let dir = tempfile::tempdir().unwrap();
         let pid_file = dir.path().join("pid");
-        let mut environment = Environment::of_host(std::env::vars_os(), &[]);
+        let mut environment = host_environment();
         environment.set("FAKE", how);
         environment.set("FAKE_AT", step);
         environment.set("FAKE_PID_FILE", &pid_file);
@@ -126,7 +126,7 @@ impl Lab {
 
     pub fn within(dir: TempDir) -> Self {
         let binary = binary::find(&std::env::var_os("PATH").unwrap()).unwrap();
-        let environment = Environment::of_host(std::env::vars_os(), &[]);
+        let environment = host_environment();
         Self::built(dir, binary, environment, Duration::from_secs(60))
     }
 

@@ -17,7 +17,7 @@ use outpost::{
 use crate::{
     engine::{Log, tar},
     mirror::origin::{Origin, Publisher},
-    support::engine::{engine_config, session_config},
+    support::engine::{engine_config, host_environment, session_config},
 };
 
 /// As many jobs as a small daemon has slots, a few times each.
@@ -67,7 +67,7 @@ pub fn engine_with(
     providers: Presenter,
     change: impl FnOnce(&mut Environment),
 ) -> Engine {
-    let mut environment = Environment::of_host(std::env::vars_os(), &[]);
+    let mut environment = host_environment();
     change(&mut environment);
     let binary = binary::find(&std::env::var_os("PATH").unwrap()).unwrap();
     Engine::new(EngineConfig {

@@ -23,7 +23,7 @@ use outpost::{
     job::{CompletedJob, FailedJob, Job, JobId, TemplateDryRun, Work},
     provision::{JobSource, JobUpdate, JobUpdated, Quota, SourceError},
     stop::Stop,
-    terraform::{Engine, EngineConfig, Environment},
+    terraform::{Engine, EngineConfig},
 };
 use tokio::{
     io::AsyncReadExt as _,
@@ -38,7 +38,7 @@ use crate::{
     cli::outpost,
     engine::tar,
     remote::{Server, Service},
-    support::engine::engine_config,
+    support::engine::{engine_config, host_environment},
 };
 
 const MIB: u64 = 1 << 20;
@@ -127,7 +127,7 @@ async fn run(
     capacity: Option<Capacity>,
     fake: &[(&str, &Path)],
 ) -> Summary {
-    let mut environment = Environment::of_host(std::env::vars_os(), &[]);
+    let mut environment = host_environment();
     environment.set("FAKE_AT", "plan");
     for (name, value) in fake {
         environment.set(name, value);

@@ -24,14 +24,14 @@ use outpost::{
     },
     provision::{ApplyRequest, InitRequest, Memory, PlanRequest, Provisioner as _, SessionConfig},
     stop::Stop,
-    terraform::{Engine, EngineConfig, Environment, Isolation, Modes, binary, home::Home},
+    terraform::{Engine, EngineConfig, Isolation, Modes, binary, home::Home},
 };
 use tempfile::TempDir;
 
 use crate::{
     engine::{Log, tar},
     support::{
-        engine::{engine_config, session_config},
+        engine::{engine_config, host_environment, session_config},
         skip::skipped,
     },
 };
@@ -460,7 +460,7 @@ impl Lab {
                 return None;
             }
         };
-        let mut environment = Environment::of_host(std::env::vars_os(), &[]);
+        let mut environment = host_environment();
         environment.set("HOME", path("home"));
         let engine = binary::find(&std::env::var_os("PATH").unwrap()).unwrap();
         let (cache, mirror) = (path("home/.cache/outpost"), path("mirror"));

@@ -24,6 +24,14 @@ pub fn engine_config(binary: PathBuf, work_dir: PathBuf, environment: Environmen
     }
 }
 
+/// The variables of whoever runs the tests, less those that configure an engine: what a test sees depends on the CLI
+/// configuration that it writes itself.
+pub fn host_environment() -> Environment {
+    let all = std::env::vars_os();
+    let others = all.filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"TF_"));
+    Environment::of_host(others, &[])
+}
+
 /// The session of a new job.
 pub fn session_config() -> SessionConfig {
     SessionConfig {
