@@ -135,6 +135,12 @@ impl FromStr for Mirror {
     }
 }
 
+/// A mirror that can be asked what it has.
+pub(super) enum NamedMirror {
+    Directory(Store),
+    Served(mirror::Remote),
+}
+
 /// An engine that is ready for use.
 pub(super) struct Found {
     pub(super) provisioner: Arc<dyn Provisioner>,
@@ -363,6 +369,25 @@ impl EngineArgs {
         Ok(Some(Binary::probe(&path, environment, stop).await?))
     }
 
+    /// The same options with the mirror in a directory, unless another one is named.
+    pub(super) fn or_mirror(&self, dir: Option<PathBuf>) -> Self {
+        let mut args = self.clone();
+        args.mirror = args.mirror.or_else(|| dir.map(Mirror::Directory));
+        args
+    }
+
+    /// Opens the mirror for questions about what it has, if one is named.
+    ///
+    /// # Errors
+    /// If there is none in its directory, or no authorities to trust.
+    pub(super) fn named_mirror(&self, trust: &tls::Trust) -> anyhow::Result<Option<NamedMirror>> {
+        Ok(match &self.mirror {
+            None => None,
+            Some(Mirror::Served(url)) => Some(NamedMirror::Served(self.remote(url, trust)?)),
+            Some(Mirror::Directory(_)) => self.store()?.map(NamedMirror::Directory),
+        })
+    }
+
     /// Location of the mirror, if one is named.
     pub(super) fn mirror_place(&self) -> Option<String> {
         Some(match self.mirror.as_ref()? {
@@ -399,14 +424,7 @@ impl EngineArgs {
                 let text = "--mirror-archives needs a mirror's directory: a served one has a proxy of its own, see `outpost mirror serve --help`";
                 return Err(UsageError(text.to_owned()).into());
             }
-            let mut config = http::Config::new(url.clone());
-            config.proxies = Proxies::from_env();
-            config.trust = trust.clone();
-            let token = self.mirror_token_file.as_deref().map(secret_file);
-            let client = http::Client::new(config)?;
-            let remote = mirror::Remote::new(client, token.transpose()?);
-            let remote = remote.with_fetcher(super::mirror::pull::fetcher(trust)?);
-            return Ok(Some(Arc::new(remote)));
+            return Ok(Some(Arc::new(self.remote(url, trust)?)));
         }
         let Some(store) = self.store()? else {
             return Ok(None);
@@ -420,6 +438,16 @@ impl EngineArgs {
             platform: Platform::current(),
             is_sealed: self.sealed,
         })))
+    }
+
+    fn remote(&self, url: &Url, trust: &tls::Trust) -> anyhow::Result<mirror::Remote> {
+        let mut config = http::Config::new(url.clone());
+        config.proxies = Proxies::from_env();
+        config.trust = trust.clone();
+        let token = self.mirror_token_file.as_deref().map(secret_file);
+        let client = http::Client::new(config)?;
+        let remote = mirror::Remote::new(client, token.transpose()?);
+        Ok(remote.with_fetcher(super::mirror::pull::fetcher(trust)?))
     }
 
     fn store(&self) -> anyhow::Result<Option<Store>> {

@@ -10,7 +10,7 @@ use super::{
     engine::own_dir,
     exit::{Hint, UsageError},
     output::{self, Output, Row},
-    remote::{Revoked, secret_file},
+    remote::{Revoked, http_client, secret_file},
 };
 use crate::{
     client::{
@@ -366,12 +366,4 @@ impl Push {
         }
         Ok(())
     }
-}
-
-/// Returns a client that follows no redirect, so that a token stays with the server it is for.
-fn http_client(trust: &tls::Trust) -> anyhow::Result<reqwest::Client> {
-    let builder = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .tls_backend_preconfigured(tls::client_config(trust)?);
-    Ok(builder.build()?)
 }

@@ -246,6 +246,14 @@ pub(super) fn trust(ca_file: Option<PathBuf>, crl_file: Option<PathBuf>) -> tls:
     }
 }
 
+/// Returns a client that follows no redirect, so that a token stays with the server it is for.
+pub(super) fn http_client(trust: &tls::Trust) -> anyhow::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .tls_backend_preconfigured(tls::client_config(trust)?);
+    Ok(builder.build()?)
+}
+
 /// Reads the only line of a file that contains one secret.
 ///
 /// # Errors

@@ -1,13 +1,14 @@
-//! Routes of a real coderd that the recovery of a state needs, for a user who may update the template.
+//! Routes of a real coderd: those that the recovery of a state needs, for a user who may update the template, and the list
+//! of daemons.
 //!
 //! # Source
-//! coder `coderd/workspacebuilds.go`, `workspaceBuildState` and `workspaceBuildUpdateState`.
+//! coder `coderd/workspacebuilds.go`, `workspaceBuildState` and `workspaceBuildUpdateState`; `codersdk/provisionerdaemons.go`.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use reqwest::{Method, StatusCode, header::CONTENT_TYPE};
 use serde::Deserialize;
 use serde_json::json;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use url::Url;
 
 use crate::{
@@ -34,7 +35,7 @@ pub struct Coder {
     token: Secret,
 }
 
-/// Reasons why a state was not pushed.
+/// Reasons why a call failed, or a state was not pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
     /// A server that cannot be reached, or a broken connection.
@@ -108,6 +109,19 @@ impl PushError {
     }
 }
 
+/// A provisioner daemon, as a server lists it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ListedDaemon {
+    /// Name of the daemon.
+    pub name: String,
+    /// Tags that decide which jobs it takes.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// `idle`, `busy` or `offline`; empty in answers of old servers.
+    #[serde(default)]
+    pub status: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Workspace {
     latest_build: Build,
@@ -164,6 +178,17 @@ impl Coder {
         self.call("write the state", Method::PUT, &path, Some(body))
             .await?;
         Ok(latest.build_number)
+    }
+
+    /// Returns the daemons of an organization that are connected.
+    ///
+    /// # Errors
+    /// [`PushError::Call`], [`PushError::Refused`] or [`PushError::Invalid`].
+    pub async fn daemons(&self, organization: &str) -> Result<Vec<ListedDaemon>, PushError> {
+        let path = ["organizations", organization, "provisionerdaemons"];
+        let mut daemons: Vec<ListedDaemon> = self.json("list the daemons", &path).await?;
+        daemons.retain(|daemon| daemon.status.as_deref() != Some("offline"));
+        Ok(daemons)
     }
 
     async fn json<T: for<'de> Deserialize<'de>>(

@@ -156,7 +156,7 @@ const OPENS_PATHS: &[(&str, &str)] = &[
         "the settings of the person who checks a template",
     ),
     (
-        "template/check/source.rs",
+        "template/check/source/reading.rs",
         "the directory of the person who checks a template",
     ),
     (

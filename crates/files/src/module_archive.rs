@@ -119,6 +119,43 @@ pub fn read_modules(dir: &Dir) -> Result<Vec<Module>, ModuleError> {
     Ok(called.map(module).collect())
 }
 
+/// A module that init fetched, and its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchedModule {
+    /// Names of the calls that lead to it: `machine.editor`.
+    pub key: String,
+    /// Source in the form of Terraform's manifest, with the host of a registry.
+    pub source: String,
+    /// Directory, relative to the template's.
+    pub dir: PathBuf,
+}
+
+/// Returns the modules below the template in `dir` that were fetched, in the order of Terraform's manifest.
+///
+/// # Errors
+/// [`ModuleError`] if the manifest cannot be read, or names a directory elsewhere.
+pub fn fetched_modules(dir: &Dir) -> Result<Vec<FetchedModule>, ModuleError> {
+    let Some(manifest) = read_manifest(dir)? else {
+        return Ok(Vec::new());
+    };
+    let entries = parse_manifest(dir, &manifest)?.into_iter();
+    let fetched = entries.filter(|entry| entry.dir.starts_with(FETCHED));
+    let module = |entry: Entry| match stays_inside(&entry.dir) {
+        true => Ok(FetchedModule {
+            key: entry.key,
+            source: entry.source,
+            dir: entry.dir.into(),
+        }),
+        false => Err(ModuleError::NonLocal { dir: entry.dir }),
+    };
+    fetched.map(module).collect()
+}
+
+fn stays_inside(dir: &str) -> bool {
+    let is_plain = |component| matches!(component, Component::Normal(_));
+    Path::new(dir).components().all(is_plain)
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Manifest {
@@ -189,9 +226,7 @@ impl Item {
 }
 
 fn list(dir: &Dir, entry: &Entry) -> Result<Vec<Item>, ModuleError> {
-    let module = Path::new(&entry.dir);
-    let stays_inside = |component| matches!(component, Component::Normal(_));
-    if !module.components().all(stays_inside) {
+    if !stays_inside(&entry.dir) {
         return Err(ModuleError::NonLocal {
             dir: entry.dir.clone(),
         });

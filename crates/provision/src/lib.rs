@@ -305,6 +305,8 @@ pub struct InitRequest {
     pub module_archive: Bytes,
     /// `true` if [`InitComplete::module_files`] should stay empty.
     pub omit_module_files: bool,
+    /// `true` if init should end once the modules are there, without providers and without a backend.
+    pub only_modules: bool,
 }
 
 /// Result of a successful init.

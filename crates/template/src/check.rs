@@ -5,6 +5,7 @@ mod complaint;
 mod finding;
 mod json;
 mod model;
+mod modules;
 mod place;
 mod planned;
 pub mod report;
@@ -21,9 +22,10 @@ use std::{collections::BTreeSet, path::Path};
 pub use self::{
     finding::{Finding, Severity, Summary, Suppressed},
     model::{Calls, MissingModule, Model, label},
+    modules::{ModulesError, unpack_modules},
     place::Place,
-    planned::{Planned, Problem, plan},
-    rules::{Example, Options, RULES, Rule, Spot, rule},
+    planned::{Archives, LargeState, Planned, Problem, fetch_modules, plan},
+    rules::{Daemon, Example, Lack, Lacking, Options, RULES, Rule, Spot, rule},
     source::{Fetched, SourceError, Sources},
     values::Assumption,
 };
@@ -143,12 +145,36 @@ fn has_backend(model: &Model<'_>) -> bool {
     })
 }
 
-/// The engine's complaints as findings: those that no rule says better.
-pub fn complaints(sources: &Sources, found: &[Finding], problems: &[Problem]) -> Vec<Finding> {
+/// Types of what mocks stand in for: `docker_container`.
+pub fn mocked_types(mocks: &[Mock]) -> BTreeSet<String> {
+    let of_mock = |mock: &Mock| {
+        let schema = &mock.schema;
+        let both = schema
+            .resource_schemas
+            .keys()
+            .chain(schema.data_source_schemas.keys());
+        both.cloned().collect::<Vec<_>>()
+    };
+    mocks.iter().flat_map(of_mock).collect()
+}
+
+/// The engine's complaints as findings: those that no rule says better. A function that refuses what a mock made up says
+/// nothing about the template, so its place is added to `unfounded` instead; `mocked` are the types of mocks.
+pub fn complaints(
+    sources: &Sources,
+    found: &[Finding],
+    problems: &[Problem],
+    mocked: &BTreeSet<String>,
+    unfounded: &mut Vec<Place>,
+) -> Vec<Finding> {
     let mut complaints = Vec::new();
     for problem in problems {
         let (place, module) = complaint::place(sources, problem);
-        if complaint::is_known(sources, found, problem, &place) {
+        if complaint::is_about_mocks(sources, problem, (&place, &module), mocked) {
+            unfounded.push(place);
+            continue;
+        }
+        if complaint::is_known(sources, found, problem, (&place, &module)) {
             continue;
         }
         let message = match problem.detail.as_str() {
@@ -168,6 +194,26 @@ pub fn complaints(sources: &Sources, found: &[Finding], problems: &[Problem]) ->
         ));
     }
     complaints
+}
+
+/// The finding about a state that a plan found too large, unless the source has told it already.
+pub fn too_large(sources: &Sources, found: &[Finding], state: &LargeState) -> Option<Finding> {
+    if found.iter().any(|it| it.rule == rules::state::ID) {
+        return None;
+    }
+    let (place, module) = complaint::place_of_mentioned(sources, &state.address);
+    let spot = Spot {
+        place,
+        address: state.address.clone(),
+        module,
+    };
+    let message = rules::state::message(state.bytes, &state.address, state.largest);
+    Some(make_finding(
+        rules::state::ID,
+        spot,
+        message,
+        rules::state::REMEDY,
+    ))
 }
 
 /// Returns the id of the rule that an id without a rule may have meant.

@@ -94,6 +94,8 @@ pub(super) struct Session {
     own_cache: Option<PathBuf>,
     /// `true` if the template contains a lock file.
     has_own_lock: bool,
+    /// `true` if init ends once the modules are there.
+    only_modules: bool,
     planned: Option<Planned>,
     /// The graph, which depends only on the template, so that the one from before apply is also valid after it.
     drawn: Option<Drawn>,
@@ -186,6 +188,7 @@ impl Session {
             elsewhere: BTreeSet::new(),
             own_cache: None,
             has_own_lock: false,
+            only_modules: false,
             planned: None,
             drawn: None,
             warned: BTreeSet::new(),
@@ -620,6 +623,7 @@ impl provision::Session for Session {
         self.unpack(&request, log.as_ref(), stop).await?;
         let lock_before = self.files.lock().await;
         self.has_own_lock = lock_before.is_some();
+        self.only_modules = request.only_modules;
         let mut timings = Timings::begin("init", Timestamp::now());
         let ran = self.init_providers(&log, stop, &mut timings).await?;
         let timings = timings.finish(ran.exit.is_success(), Timestamp::now());

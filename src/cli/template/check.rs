@@ -1,18 +1,21 @@
 //! `outpost template check`.
 
 mod changed;
+mod modules;
+mod one;
 mod planning;
 mod reports;
+mod site;
 
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use anyhow::Context;
+use url::Url;
 
-use self::reports::ReportTo;
+use self::{one::One, reports::ReportTo};
 use crate::{
     cli::{
         engine::EngineArgs,
@@ -20,13 +23,12 @@ use crate::{
         output::Wanted,
         remote::{EngineTrust, Pair},
     },
-    registry::{DEFAULT_HOST, OPENTOFU_HOST, Platform},
+    registry::Platform,
     stop::Stop,
     template::check::{
-        self, Finding, Options, Severity, Sources,
+        Finding, Severity,
         baseline::{Baseline, Entry},
-        report::{EngineReport, Report, TemplateReport},
-        settings::Settings,
+        report::{EngineReport, Report},
     },
     terraform::binary::{Binary, Kind},
 };
@@ -68,9 +70,18 @@ pub(in crate::cli) struct Check {
     /// File with schemas of providers, as `terraform providers schema -json` prints them
     #[arg(long = "schema", value_name = "FILE")]
     schemas: Vec<PathBuf>,
-    /// Fetch modules from their sources
+    /// Fetch modules from their sources, unless a mirror has them
     #[arg(long)]
     online: bool,
+    /// Use the modules that `terraform init` or `terraform get` left in the template's directory
+    #[arg(long, conflicts_with = "online")]
+    installed_modules: bool,
+    /// Compare workspace tags with the daemons of this server; needs a token
+    #[arg(long, value_name = "URL")]
+    server: Option<Url>,
+    /// File with the token for `--server` [default: $CODER_SESSION_TOKEN]
+    #[arg(long, value_name = "FILE", requires = "server")]
+    server_token_file: Option<PathBuf>,
     /// Apply only rules that need no plan
     #[arg(long)]
     source_only: bool,
@@ -123,7 +134,9 @@ impl Check {
             if stop.is_cancelled() {
                 return Err(crate::cli::exit::Interrupted.into());
             }
-            let mut report = self.one(&directory, binary.as_ref(), &stop).await?;
+            let mut report = One::new(&self, &directory, binary.as_ref(), &stop)?
+                .check()
+                .await?;
             if let Some(accepted) = &accepted {
                 let (remaining, suppressed) = accepted.baseline.apply(report.findings, &mut used);
                 report.findings = remaining;
@@ -161,96 +174,6 @@ impl Check {
             }
         }
         Ok(chosen)
-    }
-
-    async fn one(
-        &self,
-        directory: &Path,
-        binary: Option<&Binary>,
-        stop: &Stop,
-    ) -> anyhow::Result<TemplateReport> {
-        let began = Instant::now();
-        let settings = Settings::find(directory).map_err(usage)?;
-        let options = self.options(&settings, binary)?;
-        let mut sources = Sources::read(directory, Default::default()).map_err(unchecked)?;
-        if sources.is_empty() {
-            let text = format!(
-                "`{}` is not a template: it has no `.tf` files",
-                directory.display()
-            );
-            return Err(UsageError(text).into());
-        }
-        super::check_variables(directory, &self.variables)?;
-        let schemas = planning::schemas(&self.schemas, &settings)?;
-        let mut examined = check::examine(&mut sources, &options).map_err(unchecked)?;
-        let missing = examined.missing.iter().map(|missing| {
-            format!(
-                "the module `{}` of `{}` is not at hand, and what is in it was not checked",
-                missing.source, missing.address
-            )
-        });
-        let mut report = TemplateReport {
-            directory: shown(directory),
-            engine: binary.map(engine_report).unwrap_or_default(),
-            resources: examined.resources,
-            agents: examined.agents,
-            incomplete: missing.collect(),
-            ..TemplateReport::default()
-        };
-        if !self.source_only {
-            let mocks =
-                planning::with_schemas(std::mem::take(&mut examined.mocks), &schemas, &mut report);
-            self.plan(
-                directory,
-                &sources,
-                &options,
-                &mut examined,
-                mocks,
-                &mut report,
-                stop,
-            )
-            .await?;
-        }
-        let checked = check::finish(&sources, examined.findings, &settings.rules);
-        report.findings = checked.findings;
-        report.suppressed = checked.suppressed;
-        report.seconds = began.elapsed().as_secs_f64();
-        Ok(report)
-    }
-
-    fn options(&self, settings: &Settings, binary: Option<&Binary>) -> anyhow::Result<Options> {
-        let given = self
-            .variables
-            .iter()
-            .map(|pair| (pair.name.clone(), pair.value.clone()));
-        let mut platforms = self.platforms.clone();
-        for name in &settings.platforms {
-            let platform = name.parse().map_err(|error| {
-                usage(anyhow::Error::msg(format!(
-                    "`{}`: {error}",
-                    settings.path.display()
-                )))
-            })?;
-            platforms.push(platform);
-        }
-        let is_tofu = binary.is_some_and(|binary| binary.kind == Kind::OpenTofu);
-        Ok(Options {
-            engine: binary.map(|binary| binary.version.clone()),
-            default_host: if is_tofu { OPENTOFU_HOST } else { DEFAULT_HOST }.to_owned(),
-            variables: settings
-                .variables
-                .clone()
-                .into_iter()
-                .chain(given)
-                .collect(),
-            platforms,
-            requires_cost: self.require.contains(&Required::Cost)
-                || settings.require.contains("cost"),
-            is_sealed: self.engine.is_sealed()
-                || self.engine.mirror_place().is_some()
-                || settings.mirror.is_some(),
-            force_new: settings.force_new.clone(),
-        })
     }
 }
 

@@ -159,3 +159,84 @@ fn nothing_of_a_template_runs() {
         assert!(!bench.path(name).exists(), "{name}");
     }
 }
+
+#[test]
+fn modules_that_terraform_left_in_the_directory_are_checked_and_planned() {
+    let call = "module \"ide\" {\n  source   = \"registry.example.com/acme/ide/coder\"\n  version  = \"1.2.0\"\n  agent_id = coder_agent.main.id\n}\n";
+    let main = [PROVIDERS, AGENT, MACHINE, call].concat();
+    let manifest = r#"{"Modules":[{"Key":"","Source":"","Dir":"."},{"Key":"ide","Source":"registry.example.com/acme/ide/coder","Version":"1.2.0","Dir":".terraform/modules/ide"}]}"#;
+    let app = [
+        PROVIDERS,
+        "variable \"agent_id\" {}\nresource \"coder_app\" \"ide\" {\n  agent_id = var.agent_id\n  slug     = \"Not A Slug\"\n  url      = \"http://localhost:1\"\n}\nresource \"terraform_data\" \"extra\" {}\n",
+    ]
+    .concat();
+    let bench = Bench::new(&[
+        ("main.tf", &main),
+        (".terraform/modules/modules.json", manifest),
+        (".terraform/modules/ide/apps.tf", &app),
+    ]);
+
+    let (result, code) = bench.check(&["."]);
+    assert_eq!(
+        (code, of_rule(&result, "app-slug-invalid")),
+        (3, Vec::new())
+    );
+    let (result, code) = bench.check(&["--installed-modules", "."]);
+
+    assert_eq!(code, 1, "{result}");
+    let line = 1 + app
+        .lines()
+        .position(|it| it.contains("Not A Slug"))
+        .unwrap() as u64;
+    let slug = ("apps.tf".to_owned(), line);
+    assert_eq!(of_rule(&result, "app-slug-invalid"), [slug]);
+    let template = &result["templates"][0];
+    let findings = template["findings"].as_array().unwrap();
+    let slug = findings
+        .iter()
+        .find(|it| it["rule"] == "app-slug-invalid")
+        .unwrap();
+    assert_eq!(slug["module"], "registry.example.com/acme/ide/coder");
+    assert_eq!(slug["address"], "module.ide.coder_app.ide");
+}
+
+#[test]
+fn a_function_that_refuses_a_made_up_value_is_no_error_of_the_template() {
+    let locals = "data \"http\" \"sizes\" { url = \"https://sizes.example\" }\nlocals {\n  sizes = jsondecode(data.http.sizes.response_body).sizes\n  wrong = jsondecode(\"{\")\n}\noutput \"sizes\" { value = local.sizes }\n";
+    let bench = Bench::new(&[
+        (
+            "good/main.tf",
+            &[
+                PROVIDERS,
+                AGENT,
+                MACHINE,
+                &locals.replace("  wrong = jsondecode(\"{\")\n", ""),
+            ]
+            .concat(),
+        ),
+        (
+            "bad/main.tf",
+            &[
+                PROVIDERS,
+                AGENT,
+                MACHINE,
+                "output \"x\" { value = jsondecode(\"{\") }\n",
+            ]
+            .concat(),
+        ),
+    ]);
+
+    let (result, code) = bench.check(&["good"]);
+    assert_eq!(
+        (code, of_rule(&result, "invalid")),
+        (3, Vec::new()),
+        "{result}"
+    );
+
+    let (result, code) = bench.check(&["bad"]);
+    assert_eq!(
+        (code, of_rule(&result, "invalid").len()),
+        (1, 1),
+        "{result}"
+    );
+}

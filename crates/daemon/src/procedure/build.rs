@@ -53,6 +53,7 @@ impl Context<'_> {
             module_archive: self.modules(file).await?,
             // The server keeps the modules since the import.
             omit_module_files: true,
+            only_modules: false,
         };
         let init = session
             .init(init, self.log.sink(stage::INIT), self.stop)

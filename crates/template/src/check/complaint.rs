@@ -1,43 +1,37 @@
 //! Places for an engine's complaints, without those that a rule says better.
 
+use std::collections::BTreeSet;
+
 use hcl_edit::Span;
 
 use super::{
     finding::{Finding, Severity},
     place::Place,
     planned::Problem,
-    source::{File, Sources},
+    source::{File, ModuleSource, Sources, slashed},
 };
 
 /// The line that a complaint names, or the block that it is about; the first block of the template if it names nothing.
 pub(super) fn place(sources: &Sources, problem: &Problem) -> (Place, String) {
     if let Some((name, line)) = &problem.place {
-        // Fetched modules lie below the session's own directory.
-        let short = name
-            .rsplit_once(".terraform/modules/")
-            .map_or(name.as_str(), |(_, rest)| rest);
         for module in &sources.modules {
-            for file in &module.files {
-                let is_it = match module.fetched.as_str() {
-                    "" => file.name == *name,
-                    _ => {
-                        short != name
-                            && short
-                                .split_once('/')
-                                .is_some_and(|(_, rest)| rest == file.name)
-                    }
-                };
-                if is_it {
-                    return (file.line_place(*line), module.fetched.clone());
-                }
+            if let Some(file) = module
+                .files
+                .iter()
+                .find(|file| is_named(module, file, name))
+            {
+                return (file.line_place(*line), module.fetched.clone());
             }
         }
     }
+    let text = format!("{} {}", problem.summary, problem.detail);
+    place_of_mentioned(sources, &text)
+}
+
+/// The block whose address a text mentions; the first block of the template if there is none.
+pub(super) fn place_of_mentioned(sources: &Sources, text: &str) -> (Place, String) {
     let named = sources.modules.iter().find_map(|module| {
-        let place = module
-            .files
-            .iter()
-            .find_map(|file| mentioned(file, problem))?;
+        let place = module.files.iter().find_map(|file| mentioned(file, text))?;
         Some((place, module.fetched.clone()))
     });
     named.or_else(|| first(sources)).unwrap_or_else(|| {
@@ -52,9 +46,22 @@ pub(super) fn place(sources: &Sources, problem: &Problem) -> (Place, String) {
     })
 }
 
+/// Tells whether an engine means this file: fetched modules lie below the session's own directory, in the same places as
+/// below the one that they were read from.
+fn is_named(module: &ModuleSource, file: &File, name: &str) -> bool {
+    const FETCHED: &str = ".terraform/modules/";
+    match module.fetched.as_str() {
+        "" => file.name == name,
+        _ => name.rsplit_once(FETCHED).is_some_and(|(_, named)| {
+            let path = slashed(&module.dir.join(&file.name));
+            path.rsplit_once(FETCHED)
+                .is_some_and(|(_, rest)| rest == named)
+        }),
+    }
+}
+
 /// The block whose address the complaint mentions.
-fn mentioned(file: &File, problem: &Problem) -> Option<Place> {
-    let text = format!("{} {}", problem.summary, problem.detail);
+fn mentioned(file: &File, text: &str) -> Option<Place> {
     let block = file.body().blocks().find(|block| {
         let labels: Vec<_> = block.labels.iter().map(|label| label.as_str()).collect();
         labels.len() == 2 && text.contains(&labels.join("."))
@@ -73,20 +80,58 @@ pub(super) fn is_known(
     sources: &Sources,
     found: &[Finding],
     problem: &Problem,
-    place: &Place,
+    (place, module): (&Place, &str),
 ) -> bool {
     let mut errors = found.iter().filter(|it| it.severity == Severity::Error);
     if problem.place.is_none() {
         // What the server refuses has rules of its own, which know the place.
         return problem.is_of_server && errors.next().is_some();
     }
-    let lines = block_around(sources, place).unwrap_or(place.line..=place.end_line);
-    errors.any(|it| it.place.file == place.file && lines.contains(&it.place.line))
+    let lines = block_around(sources, place, module).unwrap_or(place.line..=place.end_line);
+    errors.any(|it| {
+        it.module == module && it.place.file == place.file && lines.contains(&it.place.line)
+    })
+}
+
+/// Tells whether a function refuses a value of a mocked type: one of the statement that the complaint is about.
+pub(super) fn is_about_mocks(
+    sources: &Sources,
+    problem: &Problem,
+    (place, module): (&Place, &str),
+    mocked: &BTreeSet<String>,
+) -> bool {
+    const OF_FUNCTIONS: [&str; 2] = ["Error in function call", "Invalid function argument"];
+    if !OF_FUNCTIONS.iter().any(|it| problem.summary.contains(it)) {
+        return false;
+    }
+    let modules = sources.modules.iter().filter(|it| it.fetched == module);
+    let mut files = modules.flat_map(|module| &module.files);
+    let Some(file) = files.find(|file| file.name == place.file) else {
+        return false;
+    };
+    let statements = file.body().blocks().flat_map(|block| block.body.iter());
+    let around = statements.filter_map(Span::span).find(|span| {
+        let lines = file.place(span);
+        (lines.line..=lines.end_line).contains(&place.line)
+    });
+    let text = around
+        .and_then(|span| file.parsed_text(&span))
+        .unwrap_or_default();
+    let words = text.split(|it: char| !(it.is_ascii_alphanumeric() || it == '_' || it == '-'));
+    let mut words = words.filter(|word| !word.is_empty());
+    words.any(|word| mocked.contains(word))
 }
 
 /// Lines of the block at the top of a file around a place.
-fn block_around(sources: &Sources, place: &Place) -> Option<std::ops::RangeInclusive<usize>> {
-    let mut files = sources.modules.iter().flat_map(|module| &module.files);
+fn block_around(
+    sources: &Sources,
+    place: &Place,
+    fetched: &str,
+) -> Option<std::ops::RangeInclusive<usize>> {
+    let modules = sources.modules.iter();
+    let mut files = modules
+        .filter(|module| module.fetched == fetched)
+        .flat_map(|module| &module.files);
     let file = files.find(|file| file.name == place.file)?;
     file.body().blocks().find_map(|block| {
         let around = file.place(&block.span()?);

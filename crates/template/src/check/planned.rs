@@ -13,10 +13,16 @@ use outpost_provision::{
     SessionConfig, StepFailure,
 };
 use regex::Regex;
+use serde_json::Value;
 use uuid::Uuid;
+
+use super::rules::state;
 
 /// The limit of an engine's complaints that are kept, in bytes.
 const MAX_COMPLAINTS: usize = 1 << 20;
+
+/// The beginning of a line about something that a mirror lacks, among an engine's own.
+const OF_MIRROR: &str = "the mirror ";
 
 /// The place of a complaint, in the engine's words.
 static PLACE: LazyLock<Regex> =
@@ -31,6 +37,19 @@ pub struct Planned {
     pub agents: Option<usize>,
     /// Complaints of the engine, or of the server.
     pub problems: Vec<Problem>,
+    /// The state of a started workspace, if it is too large.
+    pub large_state: Option<LargeState>,
+}
+
+/// A planned state that is too large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LargeState {
+    /// All of its values, in bytes of JSON.
+    pub bytes: usize,
+    /// The resource that has most of them.
+    pub address: String,
+    /// Bytes of that resource.
+    pub largest: usize,
 }
 
 /// Diagnostic of the engine or of the conversion.
@@ -46,33 +65,82 @@ pub struct Problem {
     pub is_of_server: bool,
 }
 
+/// The files that an engine plans.
+#[derive(Clone, Debug, Default)]
+pub struct Archives {
+    /// The template, as [`prepare`](crate::mock::prepare) leaves it.
+    pub template: Bytes,
+    /// The modules that were fetched, laid over the template; empty for none.
+    pub modules: Bytes,
+}
+
 /// Plans the template in an archive for a start and for a stop.
 ///
 /// # Errors
 /// [`StepFailure`] if the engine failed without saying what is wrong with the template.
 pub async fn plan(
     engine: &dyn Provisioner,
-    archive: Bytes,
+    archives: Archives,
     variables: &[VariableValue],
     stop: &Stop,
 ) -> Result<Planned, StepFailure> {
     let log = Arc::new(Complaints::default());
-    let config = SessionConfig {
-        job_id: JobId(Uuid::new_v4()),
-        log_level: None,
-        template_id: String::new(),
-        template_version_id: String::new(),
-        memory: Memory::default(),
-    };
-    let mut session = engine.open(config).await?;
+    let mut session = engine.open(config()).await?;
     let request = InitRequest {
-        template_archive: archive,
+        template_archive: archives.template,
+        module_archive: archives.modules,
         omit_module_files: true,
         ..InitRequest::default()
     };
     let planned = both(session.as_mut(), request, variables, &log, stop).await;
     session.close().await;
     planned
+}
+
+/// Fetches the modules of the template in an archive, through its own modules, and returns them as an archive.
+///
+/// # Errors
+/// The engine's complaints, one for each module that is not to be had.
+pub async fn fetch_modules(
+    engine: &dyn Provisioner,
+    template: Bytes,
+    stop: &Stop,
+) -> Result<Bytes, Vec<String>> {
+    let failed = |failure: StepFailure| vec![failure.to_string()];
+    let log = Arc::new(Complaints::default());
+    let mut session = engine.open(config()).await.map_err(failed)?;
+    let request = InitRequest {
+        template_archive: template,
+        only_modules: true,
+        ..InitRequest::default()
+    };
+    let sink = Arc::clone(&log) as Arc<dyn LogSink>;
+    let fetched = session.init(request, sink, stop).await;
+    session.close().await;
+    fetched.map(|init| init.module_files).map_err(|failure| {
+        let said = log.take();
+        let mut reasons: Vec<String> = read(&said).iter().map(Problem::sentence).collect();
+        reasons.extend(
+            said.lines()
+                .filter(|it| it.starts_with(OF_MIRROR))
+                .map(str::to_owned),
+        );
+        reasons.dedup();
+        match reasons.is_empty() {
+            true => failed(failure),
+            false => reasons,
+        }
+    })
+}
+
+fn config() -> SessionConfig {
+    SessionConfig {
+        job_id: JobId(Uuid::new_v4()),
+        log_level: None,
+        template_id: String::new(),
+        template_version_id: String::new(),
+        memory: Memory::default(),
+    }
 }
 
 async fn both(
@@ -93,7 +161,9 @@ async fn both(
         Ok(started) => started,
         Err(failure) => return log.explain(failure, ""),
     };
+    let (started, large_state) = started;
     let mut planned = Planned {
+        large_state,
         resources: Some(started.resources.len()),
         agents: Some(started.resources.iter().map(|it| it.agents.len()).sum()),
         problems: refused(&started),
@@ -113,7 +183,7 @@ async fn one(
     variables: &[VariableValue],
     log: &Arc<Complaints>,
     stop: &Stop,
-) -> Result<GraphComplete, StepFailure> {
+) -> Result<(GraphComplete, Option<LargeState>), StepFailure> {
     let request = PlanRequest {
         metadata: Metadata {
             transition,
@@ -123,8 +193,37 @@ async fn one(
         ..PlanRequest::default()
     };
     let sink = || Arc::clone(log) as Arc<dyn LogSink>;
-    session.plan(request, sink(), stop).await?;
-    session.graph(GraphSource::Plan, sink(), stop).await
+    let planned = session.plan(request, sink(), stop).await?;
+    let graph = session.graph(GraphSource::Plan, sink(), stop).await?;
+    Ok((graph, large_state(&planned.plan)))
+}
+
+/// Measures the values that a plan gives to managed resources; `None` if all are below the limit.
+fn large_state(plan: &[u8]) -> Option<LargeState> {
+    if plan.len() <= state::MOST {
+        return None;
+    }
+    let plan: Value = serde_json::from_slice(plan).ok()?;
+    let mut sizes = Vec::new();
+    measure(&plan["planned_values"]["root_module"], &mut sizes);
+    let bytes = sizes.iter().map(|(_, size)| size).sum();
+    let (address, largest) = sizes.into_iter().max_by_key(|(_, size)| *size)?;
+    (bytes > state::MOST).then_some(LargeState {
+        bytes,
+        address,
+        largest,
+    })
+}
+
+fn measure(module: &Value, sizes: &mut Vec<(String, usize)>) {
+    let all = |name: &str| module[name].as_array().into_iter().flatten();
+    for resource in all("resources").filter(|it| it["mode"] == "managed") {
+        let address = resource["address"].as_str().unwrap_or_default();
+        sizes.push((address.to_owned(), state::json_size(&resource["values"])));
+    }
+    for child in all("child_modules") {
+        measure(child, sizes);
+    }
 }
 
 /// The server's complaints about a plan that the engine accepts.
@@ -155,10 +254,26 @@ impl LogSink for Complaints {
     }
 }
 
+impl Problem {
+    /// Summary and detail, and the place if the engine names one.
+    fn sentence(&self) -> String {
+        let place = self.place.as_ref();
+        let place = place.map_or_else(String::new, |(file, line)| format!("{file}:{line}: "));
+        match self.detail.as_str() {
+            "" => format!("{place}{}", self.summary),
+            detail => format!("{place}{}: {detail}", self.summary),
+        }
+    }
+}
+
 impl Complaints {
+    fn take(&self) -> String {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The engine's complaints in a step that failed.
     fn explain(&self, failure: StepFailure, prefix: &str) -> Result<Planned, StepFailure> {
-        let said = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let said = self.take();
         let mut problems = read(&said);
         if problems.is_empty() {
             let Some(diagnostic) = failure.diagnostic.clone() else {
@@ -183,7 +298,8 @@ impl Complaints {
 fn read(said: &str) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
     let mut is_code = false;
-    for line in said.lines() {
+    let of_engine = |line: &&str| !line.starts_with(OF_MIRROR);
+    for line in said.lines().filter(of_engine) {
         let line = line.trim_start_matches(['│', '╷', '╵']).trim_end();
         if let Some(summary) = line.trim_start().strip_prefix("Error: ") {
             problems.push(Problem {
@@ -222,6 +338,24 @@ fn read(said: &str) -> Vec<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_state_is_measured_through_modules_and_without_data_sources() {
+        let resource = |mode: &str, address: &str, size: usize| serde_json::json!({"mode": mode, "address": address, "values": {"x": "-".repeat(size)}});
+        let plan = |size: usize| {
+            let root = serde_json::json!({
+                "resources": [resource("data", "data.a.b", 4 << 20), resource("managed", "a.b", 1 << 20)],
+                "child_modules": [{"resources": [resource("managed", "module.m.a.b", size)]}],
+            });
+            serde_json::to_vec(&serde_json::json!({"planned_values": {"root_module": root}}))
+                .unwrap()
+        };
+
+        let large = large_state(&plan(2 << 20)).unwrap();
+        assert_eq!(large.address, "module.m.a.b");
+        assert!(large.bytes > large.largest + (1 << 20));
+        assert_eq!(large_state(&plan(1 << 20)), None);
+    }
 
     #[test]
     fn complaints_are_taken_apart() {

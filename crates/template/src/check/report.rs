@@ -167,14 +167,17 @@ impl Report {
 }
 
 impl TemplateReport {
-    /// The path of a finding's file from where the run began; that of a fetched module stays as it is.
+    /// The path of a finding's file from where the run began. One of a fetched module begins with the module's address, so
+    /// that nobody takes it for a file of the template.
     fn path(&self, finding: &Finding) -> String {
+        let file = &finding.place.file;
         match (self.directory.as_str(), finding.module.as_str()) {
-            ("" | ".", "") => finding.place.file.clone(),
-            (directory, "") if !finding.place.file.starts_with('/') => {
-                format!("{}/{}", directory.trim_end_matches('/'), finding.place.file)
+            ("" | ".", "") => file.clone(),
+            (directory, "") if !file.starts_with('/') => {
+                format!("{}/{file}", directory.trim_end_matches('/'))
             }
-            (_, _) => finding.place.file.clone(),
+            (_, "") => file.clone(),
+            (_, module) => format!("{module}/{file}"),
         }
     }
 }

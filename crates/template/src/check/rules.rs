@@ -15,6 +15,8 @@ mod providers;
 mod replacement;
 mod scripts;
 mod secrets;
+mod site;
+pub(super) mod state;
 mod variables;
 
 use std::collections::BTreeSet;
@@ -24,6 +26,7 @@ use semver::Version;
 
 pub use self::catalogue::{Example, RULES, Rule, rule};
 pub(super) use self::providers::required_providers;
+pub use self::site::{Daemon, Lack, Lacking};
 use super::{
     finding::{Finding, Severity},
     model::{Argument, Decl, Model},
@@ -49,6 +52,10 @@ pub struct Options {
     pub is_sealed: bool,
     /// Arguments whose change replaces a resource, beyond those that are known: `aws_instance.ami`.
     pub force_new: BTreeSet<String>,
+    /// Things that the template needs and a site's mirror lacks.
+    pub lacks: Vec<Lack>,
+    /// Daemons of the server; `None` if no server was asked.
+    pub daemons: Option<Vec<Daemon>>,
 }
 
 /// The place of a finding.
@@ -92,6 +99,8 @@ pub(super) fn run(model: &Model<'_>, options: &Options) -> Vec<Finding> {
     replacement::check(&mut check);
     secrets::check(&mut check);
     deprecated::check(&mut check);
+    state::check(&mut check);
+    site::check(&mut check);
     check.found
 }
 

@@ -1,9 +1,10 @@
 //! The files of a template: read once, with a place for every piece, broken ones beside those that parse.
 
+mod reading;
+
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Read as _},
+    io,
     ops::Range,
     path::{Component, Path, PathBuf},
 };
@@ -14,6 +15,7 @@ use hcl_edit::{
 };
 use outpost_language::{self as language, TemplateFiles as _};
 
+use self::reading::{is_override, is_source, read_file};
 use super::{
     json,
     place::{Lines, Place},
@@ -180,6 +182,11 @@ impl File {
         self.lines.place(&self.name, &self.text, part)
     }
 
+    /// A part of the parsed text, as the author wrote it.
+    pub(super) fn parsed_text(&self, part: &Range<usize>) -> Option<&str> {
+        self.text.get(self.original(part))
+    }
+
     /// Tells whether it is in the JSON syntax.
     pub(super) fn is_json(&self) -> bool {
         !self.marks.is_empty()
@@ -293,6 +300,13 @@ impl Sources {
         }
     }
 
+    /// The path of a directory below the fetched module that it is part of.
+    fn below_fetched(&self, dir: &Path, fetched: &str) -> PathBuf {
+        let mut tops = self.modules.iter().filter(|it| it.fetched == fetched);
+        let below = tops.find_map(|top| dir.strip_prefix(&top.dir).ok());
+        below.unwrap_or(Path::new("")).to_owned()
+    }
+
     fn add(&mut self, dir: PathBuf, whole: &Path, fetched: &str) -> Result<usize, SourceError> {
         let failed = |source| SourceError {
             path: whole.to_owned(),
@@ -307,17 +321,18 @@ impl Sources {
             .filter(|name| is_source(name))
             .collect();
         names.sort_by_key(|name| (is_override(name), name.clone()));
+        // A fetched module's files are named from its own directory, also those of modules inside of it.
+        let shown = match fetched {
+            "" => dir.clone(),
+            _ => self.below_fetched(&dir, fetched),
+        };
         let mut module = ModuleSource {
             dir: dir.clone(),
             fetched: fetched.to_owned(),
             files: Vec::new(),
         };
         for name in names {
-            // A fetched module's files are named from its own directory.
-            let shown = match fetched {
-                "" => slashed(&dir.join(&name)),
-                _ => name.clone(),
-            };
+            let shown = slashed(&shown.join(&name));
             match read_file(&whole.join(&name), &shown) {
                 Ok(file) => module.files.push(file),
                 Err(broken) => self.broken.extend(broken.into_iter().map(|broken| Broken {
@@ -329,17 +344,6 @@ impl Sources {
         self.modules.push(module);
         Ok(self.modules.len() - 1)
     }
-}
-
-/// Tells whether a name is one of Terraform's language, and not an editor's.
-fn is_source(name: &str) -> bool {
-    let is_editors = name.ends_with('~') || (name.starts_with('#') && name.ends_with('#'));
-    (name.ends_with(".tf") || name.ends_with(".tf.json")) && !name.starts_with('.') && !is_editors
-}
-
-fn is_override(name: &str) -> bool {
-    let stem = name.trim_end_matches(".json");
-    stem == "override.tf" || stem.ends_with("_override.tf")
 }
 
 /// A path with slashes on every system.
@@ -366,68 +370,10 @@ fn normalized(path: &Path) -> Option<PathBuf> {
     Some(clean)
 }
 
-fn read_file(path: &Path, name: &str) -> Result<File, Vec<Broken>> {
-    let whole = |message: String| vec![broken(name, "", (1, 1), message)];
-    let bytes =
-        read_limited(path).map_err(|error| whole(format!("the file cannot be read: {error}")))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(whole(format!(
-            "the file has more than {} MiB, which no server takes; split it",
-            MAX_FILE_BYTES >> 20
-        )));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| {
-        whole("the file is not UTF-8; change its encoding in your editor".to_owned())
-    })?;
-    if let Err(error) = language::Module::parse([(name, text.as_str())]) {
-        let all = error.diagnostics.into_iter();
-        return Err(all
-            .map(|one| {
-                let message = format!("{}: {}", one.summary, one.detail);
-                broken(name, &text, (one.line.max(1), one.column.max(1)), message)
-            })
-            .collect());
-    }
-    let native = name
-        .ends_with(".json")
-        .then(|| json::rewrite(&text))
-        .flatten();
-    let file = File::new(name.to_owned(), text, native);
-    file.ok_or_else(|| {
-        whole("the file is not what Terraform expects of its JSON syntax".to_owned())
-    })
-}
-
-fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would never end, and opening it would wait for whoever writes to it.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is neither a file nor a link to one"));
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(path)?
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// A complaint about the rest of a line.
-fn broken(name: &str, text: &str, (line, column): (usize, usize), message: String) -> Broken {
-    let rest = text.lines().nth(line - 1).unwrap_or_default();
-    Broken {
-        place: Place {
-            file: name.to_owned(),
-            line,
-            column,
-            end_line: line,
-            end_column: (rest.chars().count() + 1).max(column),
-        },
-        message,
-        module: String::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn template(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -13,7 +13,12 @@ fn check(files: &[(String, String)], options: &[String]) -> Checked {
         fs::write(path, text).unwrap();
     }
     let mut sources = Sources::read(dir.path(), BTreeMap::new()).unwrap();
-    let examined = examine(&mut sources, &parsed(options)).unwrap();
+    let mut parsed = parsed(options);
+    if options.iter().any(|word| word == "--mirror") {
+        let examined = examine(&mut sources, &parsed).unwrap();
+        parsed.lacks = examined.mocks.into_iter().map(lack).collect();
+    }
+    let examined = examine(&mut sources, &parsed).unwrap();
     finish(&sources, examined.findings, &BTreeMap::new())
 }
 
@@ -27,6 +32,8 @@ fn parsed(words: &[String]) -> Options {
     while let Some(word) = words.next() {
         match word {
             "--sealed" => options.is_sealed = true,
+            "--mirror" => assert!(words.next().is_some()),
+            "--server" => options.daemons = words.next().map(|_| vec![daemon()]),
             "--require" => options.requires_cost = words.next() == Some("cost"),
             "--platform" => options
                 .platforms
@@ -35,6 +42,22 @@ fn parsed(words: &[String]) -> Options {
         }
     }
     options
+}
+
+/// Provider that a mirror with nothing but `coder/coder` lacks.
+fn lack(mock: Mock) -> Lack {
+    Lack {
+        entry: format!("`[[providers]]` with `source = \"{}\"`", mock.addr),
+        what: Lacking::Provider(mock.addr),
+        detail: "not in the mirror".to_owned(),
+    }
+}
+
+fn daemon() -> Daemon {
+    Daemon {
+        name: "builder".to_owned(),
+        tags: [("cluster".to_owned(), "a".to_owned())].into(),
+    }
 }
 
 fn of_rule<'a>(checked: &'a Checked, id: &str) -> Vec<(&'a str, usize)> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use outpost_value::{Object, Type, Value};
 use sha2::{Digest, Sha256};
 
@@ -110,15 +111,15 @@ pub(super) fn made_up(of: &Type, seed: &str, items: usize) -> Value {
     }
 }
 
-/// Eight letters and digits, the first of which is a letter.
+/// Eight letters and digits, the first of which is a letter. Templates decode certificates and keys that they read, so the
+/// text is also the base64 form of one: of six lower-case letters.
 fn text(seed: &str) -> String {
-    const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     let digest = Sha256::digest(seed);
-    let letter = |(index, byte): (usize, &u8)| {
-        let range = if index == 0 { 26 } else { LETTERS.len() };
-        char::from(LETTERS[usize::from(*byte) % range])
-    };
-    digest.iter().take(LENGTH).enumerate().map(letter).collect()
+    let letters = digest
+        .iter()
+        .take(LENGTH / 4 * 3)
+        .map(|byte| b'a' + byte % 26);
+    BASE64_STANDARD.encode(letters.collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -142,5 +143,17 @@ mod tests {
             (&Value::from(0), &Value::List(Vec::new()))
         );
         assert_ne!(made, made_up(&object, "aws_ami.y", 0));
+    }
+
+    #[test]
+    fn texts_are_plain_and_can_be_decoded() {
+        for seed in 0..200 {
+            let text = text(&format!("aws_ami.x{seed}"));
+
+            let is_plain = |it: char| it.is_ascii_alphanumeric();
+            assert!(text.len() == 8 && text.chars().all(is_plain), "{text}");
+            let decoded = BASE64_STANDARD.decode(&text).unwrap();
+            assert!(decoded.iter().all(u8::is_ascii_lowercase), "{text}");
+        }
     }
 }

@@ -185,10 +185,13 @@ impl ProviderStore for MockStore {
         &self,
         template: UnmetTemplate,
     ) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
-        match &self.mirror {
-            Some(mirror) => mirror.lacks(template).await,
-            None => Ok(Vec::new()),
-        }
+        let Some(mirror) = &self.mirror else {
+            return Ok(Vec::new());
+        };
+        // No provider comes from the mirror here.
+        let mut lacks = mirror.lacks(template).await?;
+        lacks.retain(|line| !line.starts_with("provider "));
+        Ok(lacks)
     }
 }
 
@@ -229,8 +232,9 @@ fn acceptable(constraint: &Constraint) -> Version {
     };
     let usual = [Version::new(1, 0, 0), Version::new(0, 1, 0)];
     let mut candidates = named.flat_map(around).chain(usual);
+    // Engines take 0.0.0 for no version at all.
     candidates
-        .find(|version| constraint.matches(version))
+        .find(|version| *version != Version::new(0, 0, 0) && constraint.matches(version))
         .unwrap_or(Version::new(1, 0, 0))
 }
 
@@ -252,7 +256,9 @@ mod tests {
             "~> 2.23.0",
         ] {
             let constraint = Constraint::parse(text).unwrap();
-            assert!(constraint.matches(&acceptable(&constraint)), "{text}");
+            let version = acceptable(&constraint);
+            assert!(constraint.matches(&version), "{text}");
+            assert_ne!(version, Version::new(0, 0, 0), "{text}");
         }
     }
 }

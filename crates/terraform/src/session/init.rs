@@ -49,6 +49,10 @@ impl Session {
         let (dir, private) = (&self.files.dir, &self.files.private);
         let prepared = providers.prepare(dir, private, attempt, &self.elsewhere, log.as_ref());
         self.presented = prepared.await?;
+        if self.only_modules {
+            timings.begin_modules(Timestamp::now());
+            return self.install(&["get"], log, stop, timings).await;
+        }
         let Some(shared) = self.shared() else {
             self.own_cache = self.cache_of_nobody_else().await?;
             return self.install(&["init"], log, stop, timings).await;

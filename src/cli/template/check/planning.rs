@@ -1,20 +1,18 @@
 //! The part of a check that an engine does: a plan with mocked providers.
 
-use std::path::{Path, PathBuf};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::Context;
-use tempfile::TempDir;
 
-use super::{Check, usage};
+use super::{engine_report, one::One, usage};
 use crate::{
-    cli::exit::Hint as _,
-    files::{archive, removal::Scratch},
+    cli::exit::{Hint as _, Interrupted},
+    files::archive,
     job::VariableValue,
     secret::Secret,
-    stop::Stop,
     template::{
         check::{
-            self, Examined, Options, Sources,
+            self, Archives, Planned, Problem,
             report::{Mocked, SchemaSource, TemplateReport},
             settings::Settings,
         },
@@ -61,84 +59,87 @@ pub(super) fn with_schemas(
     known
 }
 
-impl Check {
-    /// Plans a template, and adds what the engine complains of. What the source alone makes impossible is not planned.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of one check")]
-    pub(super) async fn plan(
-        &self,
-        directory: &Path,
-        sources: &Sources,
-        options: &Options,
-        examined: &mut Examined,
-        mocks: Vec<Mock>,
-        report: &mut TemplateReport,
-        stop: &Stop,
-    ) -> anyhow::Result<()> {
-        let hopeless = ["syntax", "required-version"];
-        let is_hopeless = examined
-            .findings
-            .iter()
-            .any(|it| hopeless.contains(&it.rule));
-        if is_hopeless || !examined.missing.is_empty() && !self.online {
-            return Ok(());
-        }
+impl One<'_> {
+    /// Plans the template, and adds what the engine complains of.
+    pub(super) async fn plan(&mut self, mocks: Vec<Mock>) -> anyhow::Result<()> {
         // Nothing is downloaded.
-        if report.engine.name.is_empty() && self.engine.mirror_place().is_none() {
+        if self.report.engine.name.is_empty() && self.engine.mirror_place().is_none() {
             let text = "there is no engine: install Terraform or OpenTofu, name one with `--engine`, or check with `--source-only`";
-            report.incomplete.push(text.to_owned());
+            self.report.incomplete.push(text.to_owned());
             return Ok(());
         }
-        let archive = match archive::pack_template(directory) {
-            Ok(archive) => mock::prepare(&archive, examined.has_backend)
+        let template = match archive::pack_template(self.directory) {
+            Ok(archive) => mock::prepare(&archive, self.examined.has_backend)
                 .context("failed to pack the template")?,
             Err(error) => {
-                report
-                    .incomplete
-                    .push(format!("the template cannot be packed: {error}"));
+                let reason = format!("the template cannot be packed: {error}");
+                self.report.incomplete.push(reason);
                 return Ok(());
             }
         };
-        let work = TempDir::with_prefix("outpost-check-")
-            .context("failed to make a directory for the engine")?;
-        let work = Scratch::waited_for(work);
-        let sessions = work.path().join("sessions");
-        let trust = self.trust.trust();
-        let engine = match self
-            .engine
-            .mocked(sessions, &trust, mocks, self.online, stop)
-            .await
-        {
+        let mocked = check::mocked_types(&mocks);
+        let engine = self.engine.mocked(
+            self.sessions(),
+            &self.trust,
+            mocks,
+            self.args.online,
+            self.stop,
+        );
+        let engine = match engine.await {
             Ok(engine) => engine,
             Err(error) => {
-                report
-                    .incomplete
-                    .push(format!("there is no plan: {error:#}"));
+                let reason = format!("there is no plan: {error:#}");
+                self.report.incomplete.push(reason);
                 return Ok(());
             }
         };
-        let variables: Vec<VariableValue> = options
-            .variables
-            .iter()
-            .chain(&examined.made_up)
-            .map(variable)
-            .collect();
-        match check::plan(engine.provisioner.as_ref(), archive, &variables, stop).await {
-            Ok(planned) => {
-                let is_ours = |problem: &&check::Problem| {
-                    examined.made_up.is_empty() || !problem.summary.contains(OF_VARIABLES)
-                };
-                let problems: Vec<_> = planned.problems.iter().filter(is_ours).cloned().collect();
-                let found = check::complaints(sources, &examined.findings, &problems);
-                examined.findings.extend(found);
-                report.resources = planned.resources.unwrap_or(report.resources);
-                report.agents = planned.agents.unwrap_or(report.agents);
+        self.report.engine = engine_report(&engine.binary);
+        let given = self.options.variables.iter();
+        let variables: Vec<_> = given.chain(&self.examined.made_up).map(variable).collect();
+        let archives = Archives {
+            template,
+            modules: self.modules.clone(),
+        };
+        let planned =
+            check::plan(engine.provisioner.as_ref(), archives, &variables, self.stop).await;
+        match planned {
+            Ok(planned) => self.take(planned, &mocked),
+            Err(_) if self.stop.is_cancelled() => return Err(Interrupted.into()),
+            Err(failure) => {
+                let reason = format!("the engine failed: {failure}");
+                self.report.incomplete.push(reason);
             }
-            Err(_) if stop.is_cancelled() => return Err(crate::cli::exit::Interrupted.into()),
-            Err(failure) => report
-                .incomplete
-                .push(format!("the engine failed: {failure}")),
         }
         Ok(())
+    }
+
+    /// Adds what a plan has found.
+    fn take(&mut self, planned: Planned, mocked: &BTreeSet<String>) {
+        let is_ours = |problem: &Problem| {
+            self.examined.made_up.is_empty() || !problem.summary.contains(OF_VARIABLES)
+        };
+        let problems: Vec<_> = planned.problems.into_iter().filter(is_ours).collect();
+        let mut unfounded = Vec::new();
+        let found = check::complaints(
+            &self.sources,
+            &self.examined.findings,
+            &problems,
+            mocked,
+            &mut unfounded,
+        );
+        self.report.incomplete.extend(unfounded.iter().map(|place| {
+            format!(
+                "at {}:{} a function refuses a value that a mock made up, so what follows from it was not planned",
+                place.file, place.line
+            )
+        }));
+        self.examined.findings.extend(found);
+        let state = planned.large_state.as_ref();
+        let large =
+            state.and_then(|it| check::too_large(&self.sources, &self.examined.findings, it));
+        self.examined.findings.extend(large);
+        self.report.resources = planned.resources.unwrap_or(self.report.resources);
+        self.report.agents = planned.agents.unwrap_or(self.report.agents);
     }
 }
 

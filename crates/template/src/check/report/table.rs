@@ -76,10 +76,6 @@ fn one(text: &mut String, template: &TemplateReport, finding: &Finding, colours:
     let bar = colours.paint("34", "|");
     let pad = " ".repeat(gutter);
     let path = template.path(finding);
-    let module = match finding.module.as_str() {
-        "" => String::new(),
-        module => format!(" (module {module})"),
-    };
     let _ = writeln!(
         text,
         "{severity}[{}]: {}",
@@ -89,11 +85,10 @@ fn one(text: &mut String, template: &TemplateReport, finding: &Finding, colours:
     let arrow = colours.paint("34", "-->");
     let _ = writeln!(
         text,
-        "{pad}{arrow} {}:{}:{}{}",
+        "{pad}{arrow} {}:{}:{}",
         visible(&path),
         place.line,
-        place.column,
-        visible(&module)
+        place.column
     );
     if !finding.source.trim().is_empty() {
         let (line, start, length) = window(finding);

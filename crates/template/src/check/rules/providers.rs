@@ -106,6 +106,14 @@ fn required_version(check: &mut Check<'_, '_>) {
     }
 }
 
+/// The first `required_version` of a module.
+pub(super) fn required_version_of(instance: &Instance<'_>) -> Option<Place> {
+    settings(instance).find_map(|(file, block)| {
+        let attribute = block.body.get_attribute("required_version")?;
+        Some(file.place_of(attribute))
+    })
+}
+
 /// Entries of a module's `required_providers`.
 pub(super) fn entries<'a>(instance: &Instance<'a>) -> Vec<Entry<'a>> {
     let mut found = Vec::new();
@@ -178,7 +186,7 @@ pub(in crate::check) fn required_providers(
 }
 
 /// Local names of providers and their first uses in a module.
-fn uses(model: &Model<'_>, index: usize) -> BTreeMap<String, (Place, String)> {
+pub(super) fn uses(model: &Model<'_>, index: usize) -> BTreeMap<String, (Place, String)> {
     let mut uses = BTreeMap::new();
     for decl in model.decls.iter().filter(|decl| decl.instance == index) {
         let chosen = decl
@@ -268,6 +276,10 @@ fn sources(check: &mut Check<'_, '_>, index: usize) {
 
 fn provider_pins(check: &mut Check<'_, '_>, index: usize) {
     let instance = &check.model.instances[index];
+    // A module for others names lower bounds only, so that its callers can decide.
+    if !instance.source.fetched.is_empty() {
+        return;
+    }
     let mut found = Vec::new();
     for entry in entries(instance) {
         let (place, message) = match (&entry.version, &entry.source) {

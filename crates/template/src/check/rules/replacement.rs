@@ -16,7 +16,8 @@ use crate::check::{
     trace::Traced,
 };
 
-/// Arguments that no provider here can change in place, by type. A path leads into a block.
+/// Arguments that no provider here can change in place, by type. A path leads into a block. Copies of what is elsewhere, such
+/// as `docker_image`, are left out: nothing is lost with them.
 ///
 /// # Source
 /// The providers' documentation, where it says that a change forces a new resource.
@@ -50,7 +51,6 @@ const FORCE_NEW: &[(&str, &[&str])] = &[
             "memory",
         ],
     ),
-    ("docker_image", &["name", "triggers"]),
     ("docker_network", &["name", "driver"]),
     (
         "kubernetes_persistent_volume_claim",

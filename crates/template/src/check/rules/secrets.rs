@@ -43,7 +43,11 @@ static KNOWN: LazyLock<Vec<(&str, Regex)>> = LazyLock::new(|| {
             r"\bhv[sbr]\.[A-Za-z0-9_\-]{24,}",
         ),
         ("a token of DigitalOcean", r"\bdo[opr]_v1_[a-f0-9]{64}"),
-        ("a private key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+        // With some of a key behind the line: a placeholder is none.
+        (
+            "a private key",
+            r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:\s|\\[nr])+(?:[A-Za-z-]+: [^\n]*\s+)*[A-Za-z0-9+/=]{24}",
+        ),
     ];
     let compile = |(what, pattern)| (what, Regex::new(pattern).expect("is valid"));
     known.into_iter().map(compile).collect()
