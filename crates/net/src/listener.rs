@@ -7,6 +7,7 @@ mod first_bytes;
 mod places;
 mod upgraded;
 mod visit;
+mod write_timeout;
 
 use std::{
     collections::HashMap,

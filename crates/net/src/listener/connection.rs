@@ -11,7 +11,6 @@ use tokio::{
     net::TcpStream,
     time::{sleep, sleep_until, timeout},
 };
-use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -21,6 +20,7 @@ use super::{
     first_bytes::{self, Protocol},
     places::{Conduct, STRANGER},
     visit,
+    write_timeout::WriteTimeout,
 };
 use crate::{budget::Account, network::Network};
 
@@ -89,9 +89,8 @@ impl Connection {
     async fn serve(self, stream: TcpStream, end: CancellationToken) -> Result<(), ConnectionError> {
         stream.set_nodelay(true)?;
         let parts = Parts::default();
-        let mut stream = TimeoutStream::new(Socket::new(stream, parts.clone()));
-        stream.set_write_timeout(Some(self.limits.write_timeout));
-        let stream = Box::pin(stream);
+        let socket = Socket::new(stream, parts.clone());
+        let stream = WriteTimeout::new(socket, self.limits.write_timeout);
         match self.tls.clone() {
             None => self.speak(stream, Some(parts), end).await,
             Some(tls) => {

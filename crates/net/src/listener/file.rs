@@ -10,7 +10,7 @@ use std::{
     io::{self, IoSlice},
     os::unix::fs::MetadataExt as _,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -23,8 +23,13 @@ use tokio::{
 
 use super::file_body::FileBody;
 
-/// Placeholder for the bytes of files, which is never sent itself.
-static STAND_IN: [u8; 256 << 10] = [0; 256 << 10];
+/// Most bytes of a file that are sent by one call of the system. A socket accepts up to about as many at a time, and
+/// several smaller calls would cost more.
+const AT_ONCE: usize = 4 << 20;
+
+/// Placeholder for the bytes of files, which is never sent itself. Nobody touches it, so that it has addresses but takes
+/// no memory.
+static STAND_IN: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; AT_ONCE]);
 
 /// Stamp that identifies a file as the one that was read before. Its names and its mode may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,14 +111,19 @@ impl Parts {
         response
     }
 
-    /// Sends up to `wanted` bytes of the first part to `socket`.
-    fn send(&self, socket: &TcpStream, wanted: usize) -> io::Result<usize> {
+    /// Sends up to `wanted` bytes of the first part to `socket`, and returns their number and whether the socket is full.
+    fn send(&self, socket: &TcpStream, wanted: usize) -> io::Result<(usize, bool)> {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let part = parts.front_mut().ok_or(io::ErrorKind::NotFound)?;
         let count = part.length.min(wanted as u64);
         // Checked each time, so that no client gets a complete response from a file that has changed.
         part.stamp.check(&part.file)?;
         let sent = send_file(socket, part, count)? as u64;
+        let is_full = sent < count;
+        if is_full {
+            // Otherwise the file may have become shorter, and nothing would wake a wait for the socket.
+            part.stamp.check(&part.file)?;
+        }
         if sent == 0 {
             let why = "a file became shorter while it was sent";
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
@@ -123,7 +133,7 @@ impl Parts {
         if part.length == 0 {
             parts.pop_front();
         }
-        Ok(sent as usize)
+        Ok((sent as usize, is_full))
     }
 }
 
@@ -190,8 +200,20 @@ impl Socket {
     fn poll_send(&self, context: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.tcp.poll_write_ready(context))?;
-            let send = || self.parts.send(&self.tcp, wanted);
+            let mut count = 0;
+            let send = || {
+                let (sent, is_full) = self.parts.send(&self.tcp, wanted)?;
+                count = sent;
+                match is_full {
+                    // So that the runtime waits for space at once, not after another call that sends nothing.
+                    true => Err(io::ErrorKind::WouldBlock.into()),
+                    false => Ok(sent),
+                }
+            };
             match self.tcp.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && count > 0 => {
+                    return Poll::Ready(Ok(count));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 sent => return Poll::Ready(sent),
