@@ -388,6 +388,20 @@ impl EngineArgs {
         })
     }
 
+    /// The options for each engine of `--engine A,B`; these themselves if there is one at most.
+    pub(super) fn each(&self) -> Vec<Self> {
+        let text = self.engine.as_deref().and_then(Path::to_str);
+        let Some(list) = text.filter(|text| text.contains(',') && !Path::new(text).exists()) else {
+            return vec![self.clone()];
+        };
+        let engines = list.split(',').filter(|path| !path.is_empty());
+        let with = |path: &str| Self {
+            engine: Some(path.into()),
+            ..self.clone()
+        };
+        engines.map(with).collect()
+    }
+
     /// Location of the mirror, if one is named.
     pub(super) fn mirror_place(&self) -> Option<String> {
         Some(match self.mirror.as_ref()? {

@@ -89,6 +89,9 @@ fn scenarios_of_the_example_templates_pass() {
         "multi-agent",
         "parameters-and-presets",
         "devcontainer",
+        "docker",
+        "kubernetes",
+        "aws",
     ];
     let directories = names.map(|name| examples.join(name));
     let cache = TempDir::new().unwrap();
@@ -104,17 +107,17 @@ fn scenarios_of_the_example_templates_pass() {
 
     assert_ends(&output, 0);
     assert!(
-        stdout(&output).ends_with("14 passed\n"),
+        stdout(&output).ends_with("29 passed\n"),
         "{}",
         stdout(&output)
     );
     let xml = fs::read_to_string(report).unwrap();
     assert!(
-        xml.contains("tests=\"14\" failures=\"0\" errors=\"0\" time="),
+        xml.contains("tests=\"29\" failures=\"0\" errors=\"0\" time="),
         "{xml}"
     );
-    assert_eq!(xml.matches("<testsuite ").count(), 4, "{xml}");
-    assert_eq!(xml.matches("<testcase ").count(), 14, "{xml}");
+    assert_eq!(xml.matches("<testsuite ").count(), 7, "{xml}");
+    assert_eq!(xml.matches("<testcase ").count(), 29, "{xml}");
 }
 
 /// Two builds of the same thing, one of which leaves a file.
@@ -132,6 +135,33 @@ fn nothing_of_a_template_runs_without_apply() {
         "inner/main.tf.json",
         &inner.replace("MADE", template.made().to_str().unwrap()),
     );
+
+    let output = template.test(&[]).output().unwrap();
+
+    assert_ends(&output, 0);
+    assert!(!template.made().exists());
+}
+
+#[test]
+fn neither_data_sources_nor_providers_of_a_template_run_without_apply() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let source = "terraform {\n  required_providers {\n    fake = {\n      source  = \"acme/fake\"\n      version = \"~> 1.0\"\n    }\n  }\n  \
+        backend \"http\" {\n    address = \"http://127.0.0.1:1/\"\n  }\n}\n\
+        data \"external\" \"x\" {\n  program = [\"touch\", \"MADE\"]\n}\nresource \"fake_thing\" \"x\" {\n  \
+        input = data.external.x.result.a\n  provisioner \"local-exec\" {\n    command = \"touch MADE\"\n  }\n}\n";
+    let template = Template::new(
+        source,
+        "run \"a\" {}\nrun \"b\" { transition = \"stop\" }\nrun \"c\" { transition = \"delete\" }\nrun \"d\" {}\n",
+    );
+    for place in [".terraform/providers", "terraform.d/plugins"] {
+        let name = format!(
+            "{place}/registry.terraform.io/acme/fake/1.0.0/linux_amd64/terraform-provider-fake_v1.0.0"
+        );
+        let program = format!("#!/bin/sh\ntouch '{}'\n", template.made().display());
+        template.write(&name, &program);
+        let path = template.0.path().join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
 
     let output = template.test(&[]).output().unwrap();
 
@@ -313,8 +343,9 @@ fn an_expected_error_that_does_not_come_is_a_failure() {
 }
 
 #[test]
-fn what_would_need_a_mock_ends_with_3() {
-    let template = Template::new("resource \"docker_volume\" \"home\" {}\n", "run \"a\" {}\n");
+fn a_module_that_would_have_to_be_fetched_ends_with_3() {
+    let source = "module \"m\" {\n  source = \"acme/m/coder\"\n}\n";
+    let template = Template::new(source, "run \"a\" {}\n");
 
     let output = template.test(&["--output", "json"]).output().unwrap();
 
@@ -323,8 +354,166 @@ fn what_would_need_a_mock_ends_with_3() {
         failures(&output)[0]["message"]
             .as_str()
             .unwrap()
-            .contains("hashicorp/docker")
+            .contains("`module.m` would have to be fetched from `acme/m/coder`")
     );
+}
+
+/// Clouds and clusters of others, without any of them: resources, classes and persistence are in golden tables.
+#[test]
+fn templates_of_foreign_providers_live_on_mocks() {
+    let shapes = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/shapes");
+    let directories = ["google", "azure"].map(|name| shapes.join(name));
+    let cache = TempDir::new().unwrap();
+
+    let output = outpost()
+        .args(["template", "test", "--sealed", "--cache-dir"])
+        .arg(cache.path())
+        .args(&directories)
+        .output()
+        .unwrap();
+
+    assert_ends(&output, 0);
+    assert!(
+        stdout(&output).ends_with("8 passed\n"),
+        "{}",
+        stdout(&output)
+    );
+}
+
+#[test]
+fn values_of_mocks_follow_from_addresses_and_outlive_a_stop() {
+    let source = r#"
+variable "n" {
+  default = 2
+}
+resource "acme_vm" "x" {
+  count = var.n
+  size  = "small"
+}
+data "acme_image" "x" {
+  for_each = toset(["a", "b"])
+  family   = "same"
+}
+module "m" {
+  source   = "./m"
+  for_each = toset(["a", "b"])
+}
+output "ids" {
+  value = concat(acme_vm.x[*].id, [for key, it in data.acme_image.x : it.id], [for key, it in module.m : it.id])
+}
+output "port" {
+  value = acme_vm.x[0].port + 1
+}
+output "ip" {
+  value = acme_vm.x[1].net[0].ip
+}
+"#;
+    let scenario = r#"
+mock_data "acme_image" "x[\"b\"]" { values = { id = "ami-b" } }
+mock_resource "acme_vm" { values = { net = [{ ip = "10.0.0.1" }] } }
+run "a" { assert {
+  condition     = length(distinct(output.ids)) == 6 && alltrue([for id in output.ids : length(id) == 8 || id == "ami-b"]) && contains(output.ids, "ami-b")
+  error_message = "ids: ${jsonencode(output.ids)}"
+} }
+run "b" { transition = "stop" }
+run "c" { assert {
+  condition     = resource["acme_vm.x[0]"].change == "no-op" && output.port == 1 && output.ip == "10.0.0.1"
+  error_message = "${resource["acme_vm.x[0]"].change} ${output.port} ${output.ip}"
+} }
+"#;
+    let ids = || {
+        let template = Template::new(source, scenario);
+        template.write(
+            "m/main.tf",
+            "resource \"acme_vm\" \"x\" {\n}\noutput \"id\" {\n  value = acme_vm.x.id\n}\n",
+        );
+        template.write(
+            "b.coder.hcl",
+            "run \"a\" { assert {\n  condition     = false\n  error_message = jsonencode(output.ids)\n} }\n",
+        );
+        let output = template.test(&["--output", "json"]).output().unwrap();
+        assert_ends(&output, 1);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["summary"]["passed"], 3, "{report}");
+        report["scenarios"][1]["runs"][0]["failures"][0]["message"].clone()
+    };
+
+    assert_eq!(ids(), ids());
+}
+
+#[test]
+fn wrong_values_for_mocks_are_mistakes_with_places() {
+    let source = "resource \"acme_vm\" \"x\" {\n  size  = \"small\"\n  count = 1\n}\ndata \"acme_image\" \"base\" {\n}\n\
+        output \"ip\" {\n  value = \"${acme_vm.x[0].private_ip}${data.acme_image.base.arn}\"\n}\n";
+    for (scenario, message) in [
+        (
+            "mock_resource \"acme_vm\" { values = { id = [1] } }\nrun \"a\" {}\n",
+            "a.coder.hcl:1:38: the value of `id` does not fit: must be a string, not a list",
+        ),
+        (
+            "mock_resource \"acme_vm\" { values = { privat_ip = \"10.0.0.1\" } }\nrun \"a\" {}\n",
+            "a.coder.hcl:1:38: `acme_vm` has no attribute `privat_ip`; did you mean `private_ip`?",
+        ),
+        (
+            "mock_data \"acme_image\" \"bsae\" { values = {} }\nrun \"a\" {}\n",
+            "a.coder.hcl:1:1: the template has no `acme_image` \"bsae\"; did you mean `base`?",
+        ),
+        (
+            "mock_data \"acme_imag\" { values = {} }\nrun \"a\" {}\n",
+            "a.coder.hcl:1:1: `acme_imag` is of no mocked provider of this template; did you mean `acme_image`?",
+        ),
+    ] {
+        let template = Template::new(source, scenario);
+
+        let output = template.test(&[]).output().unwrap();
+
+        assert_ends(&output, 2);
+        assert!(stdout(&output).contains(message), "{}", stdout(&output));
+    }
+}
+
+#[test]
+fn a_schema_from_a_file_decides_what_is_computed() {
+    let schema = r#"{"provider_schemas": {"registry.terraform.io/hashicorp/acme": {"resource_schemas": {"acme_vm": {"block": {"attributes": {
+        "id": {"type": "string", "computed": true}, "size": {"type": "string", "optional": true},
+        "tags": {"type": ["list", "string"], "computed": true}, "port": {"type": "number", "computed": true}}}}}}}}"#;
+    let source = "resource \"acme_vm\" \"x\" {\n  size = \"small\"\n}\noutput \"x\" {\n  value = acme_vm.x\n}\n";
+    let scenario = "mock_resource \"acme_vm\" { values = { port = \"22\" } }\nrun \"a\" { assert {\n  condition     = output.x.port == 22 && \
+        output.x.tags == [] && length(output.x.id) == 8\n  error_message = jsonencode(output.x)\n} }\n";
+    let template = Template::new(source, scenario);
+    template.write("schemas.json", schema);
+    let file = template.0.path().join("schemas.json");
+    let options = ["--schema", file.to_str().unwrap()];
+
+    assert_ends(&template.test(&options).output().unwrap(), 0);
+
+    template.write(
+        "a.coder.hcl",
+        "mock_resource \"acme_vm\" { values = { size = \"large\" } }\nrun \"a\" {}\n",
+    );
+    let output = template.test(&options).output().unwrap();
+    assert_ends(&output, 2);
+    assert!(
+        stdout(&output).contains("`size` of `acme_vm` is never computed"),
+        "{}",
+        stdout(&output)
+    );
+}
+
+#[test]
+fn a_forced_replacement_of_the_settings_is_seen() {
+    let source = format!(
+        "{CODER}{QUESTION}resource \"acme_vm\" \"x\" {{\n  size = data.coder_parameter.size.value\n}}\n"
+    )
+    .replace("mutable = false", "mutable = true");
+    let scenario = "run \"a\" {}\nrun \"b\" {\n  parameters = { size = \"large\" }\n  assert {\n    \
+        condition     = resource[\"acme_vm.x\"].change == \"replace\"\n    error_message = resource[\"acme_vm.x\"].change\n  }\n}\n";
+    let template = Template::new(&source, scenario);
+    assert_ends(&template.test(&[]).output().unwrap(), 1);
+
+    template.write("outpost-template.toml", "force_new = [\"acme_vm.size\"]\n");
+
+    assert_ends(&template.test(&[]).output().unwrap(), 0);
 }
 
 #[test]
@@ -406,6 +595,123 @@ fn a_state_of_a_workspace_is_where_runs_begin() {
             .unwrap(),
         2,
     );
+}
+
+/// A real provider wrote the state: with versions of schemas, attributes that the template does not show, and a resource that
+/// the template no longer has.
+#[test]
+fn a_state_of_real_providers_is_where_runs_on_mocks_begin() {
+    let resource = |kind: &str, name: &str, attributes: &str| {
+        format!(
+            r#"{{"mode": "managed", "type": "{kind}", "name": "{name}", "provider": "provider[\"registry.terraform.io/hashicorp/acme\"]",
+            "instances": [{{"schema_version": 2, "attributes": {attributes}, "private": "bnVsbA=="}}]}}"#
+        )
+    };
+    let state = format!(
+        r#"{{"version": 4, "terraform_version": "1.5.0", "serial": 3, "lineage": "a", "outputs": {{}}, "check_results": null, "resources": [{}, {}, {}]}}"#,
+        resource(
+            "acme_vm",
+            "kept",
+            r#"{"id": "i-1", "size": "small", "env": ["A=b"], "net": [{"ip": "10.0.0.1"}], "more": {"x": 1}, "disk": [{"gib": 3, "kind": "ssd"}]}"#
+        ),
+        resource(
+            "acme_vm",
+            "renamed",
+            r#"{"id": "i-2", "size": "small", "env": null, "net": [], "more": null, "disk": []}"#
+        ),
+        resource("acme_disk", "old", r#"{"id": "d-1"}"#),
+    );
+    let source = "resource \"acme_vm\" \"kept\" {\n  size = \"small\"\n  env  = [\"A=b\"]\n  disk {\n    gib = 3\n  }\n}\n\
+        resource \"acme_vm\" \"renamed\" {\n  size = \"large\"\n}\noutput \"ip\" {\n  value = acme_vm.kept.net[0].ip\n}\n";
+    let scenario = r#"run "a" { assert {
+  condition     = resource["acme_vm.kept"].change == "no-op" && output.ip == "10.0.0.1"
+  error_message = "${resource["acme_vm.kept"].change} ${output.ip}"
+}
+assert {
+  condition     = resource["acme_vm.renamed"].change == "replace" && resource["acme_disk.old"].change == "delete"
+  error_message = "${resource["acme_vm.renamed"].change} ${resource["acme_disk.old"].change}"
+} }
+"#;
+    let template = Template::new(source, scenario);
+    template.write("outpost-template.toml", "force_new = [\"acme_vm.size\"]\n");
+    template.write("old.tfstate", &state);
+    let file = template.0.path().join("old.tfstate");
+
+    let output = template
+        .test(&["--state", file.to_str().unwrap()])
+        .output()
+        .unwrap();
+
+    assert_ends(&output, 0);
+}
+
+/// So many resources have their state at a server, which an engine asks less often than a file.
+#[test]
+fn hundreds_of_resources_carry_their_state_over() {
+    let source = format!(
+        "{CODER}data \"coder_workspace\" \"me\" {{\n}}\nresource \"terraform_data\" \"kept\" {{\n  count = 250\n}}\n\
+        resource \"acme_vm\" \"x\" {{\n  count = data.coder_workspace.me.start_count\n}}\n"
+    );
+    let scenario = r#"run "a" {}
+run "b" {
+  transition = "stop"
+  assert {
+    condition     = resource["terraform_data.kept[249]"].change == "no-op" && resource["acme_vm.x[0]"].change == "delete"
+    error_message = "the state is lost"
+  }
+}
+run "c" { transition = "delete" }
+run "d" { assert {
+  condition     = resource["terraform_data.kept[0]"].change == "create"
+  error_message = "the state is still there"
+} }
+"#;
+    let template = Template::new(&source, scenario);
+
+    let output = template.test(&[]).output().unwrap();
+
+    assert_ends(&output, 0);
+}
+
+#[test]
+fn several_engines_are_compared() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let source = "variable \"zone\" {\n  default = \"a\"\n}\nresource \"terraform_data\" \"x\" {\n  \
+        count = var.zone == \"a\" ? 2 : 1\n}\n";
+    let template = Template::new(source, "run \"start\" {}\n");
+    let path = std::env::var_os("PATH").unwrap();
+    let engine = ::outpost::terraform::binary::find(&path).unwrap();
+    let other = template.0.path().join("terraform");
+    let script = format!(
+        "#!/bin/sh\nexport TF_VAR_zone=b\nexec '{}' \"$@\"\n",
+        engine.display()
+    );
+    template.write("terraform", &script);
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
+    let both = format!("{},{}", engine.display(), other.display());
+
+    let output = template.test(&["--engine", &both]).output().unwrap();
+
+    assert_ends(&output, 0);
+    let text = stdout(&output);
+    let line = text
+        .lines()
+        .find(|line| line.contains("terraform_data.x[1]"));
+    let cells: Vec<_> = line
+        .unwrap_or_else(|| panic!("{text}"))
+        .split_whitespace()
+        .collect();
+    assert_eq!(cells[1..], ["terraform_data.x[1]", "create", "-"], "{text}");
+    assert!(!text.contains("terraform_data.x[0]"), "{text}");
+
+    let same = format!("{0},{0}", engine.display());
+    let output = template
+        .test(&["--engine", &same, "--output", "json"])
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["differences"], serde_json::json!([]));
+    assert_eq!(report["scenarios"].as_array().unwrap().len(), 2);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::{collections::BTreeSet, path::Path};
 
 pub use self::{
     finding::{Finding, Severity, Summary, Suppressed},
-    model::{Calls, MissingModule, Model, label},
+    model::{Calls, Decl, MissingModule, Model, label},
     modules::{ModulesError, unpack_modules},
     place::Place,
     planned::{Archives, LargeState, Planned, Problem, fetch_modules, plan},
@@ -117,38 +117,16 @@ pub fn examine(sources: &mut Sources, options: &Options) -> Result<Examined, Sou
         resources: count(false),
         agents: count(true),
         missing: calls.missing.clone(),
-        mocks: mocks(&model, options),
-        has_backend: has_backend(&model),
+        mocks: mock::mocks(&model, &options.default_host, &options.force_new),
+        has_backend: mock::has_backend(&model),
         made_up: variables::made_up(&model, options),
-    })
-}
-
-fn mocks(model: &Model<'_>, options: &Options) -> Vec<Mock> {
-    let host = &options.default_host;
-    let providers = mock::providers(model, host).into_iter();
-    let mock = |(addr, constraint)| Mock {
-        schema: mock::infer(model, &addr, host),
-        addr,
-        constraint,
-    };
-    providers.map(mock).collect()
-}
-
-fn has_backend(model: &Model<'_>) -> bool {
-    let files = model.instances[0].source.files.iter();
-    let mut settings = files.flat_map(|file| file.body().get_blocks("terraform"));
-    settings.any(|block| {
-        block
-            .body
-            .blocks()
-            .any(|inner| matches!(inner.ident.as_str(), "backend" | "cloud"))
     })
 }
 
 /// Types of what mocks stand in for: `docker_container`.
 pub fn mocked_types(mocks: &[Mock]) -> BTreeSet<String> {
     let of_mock = |mock: &Mock| {
-        let schema = &mock.schema;
+        let schema = &mock.served.schema;
         let both = schema
             .resource_schemas
             .keys()

@@ -3,12 +3,14 @@
 //! [`parse()`] reads a file, [`play()`] builds its runs one after the other through a session of an engine, and
 //! [`context`] is what conditions may refer to.
 
+mod columns;
 mod condition;
 pub mod context;
 mod fields;
 mod golden;
 mod inert;
 mod lines;
+mod mocks;
 mod parse;
 mod place;
 mod play;
@@ -29,9 +31,10 @@ use serde_json::Value;
 pub use self::{
     condition::{Failure, check},
     context::Facts,
+    mocks::give_values,
     parse::{MAX_BYTES, parse},
     place::{Place, Problem},
-    play::{Engines, Outcome, Played, PlayedRun, Refusal, Settings, play},
+    play::{Engines, Outcome, Played, PlayedRun, Refusal, Settings, Stage, play},
     references::Reference,
 };
 

@@ -3,7 +3,7 @@
 mod changed;
 mod modules;
 mod one;
-mod planning;
+pub(super) mod planning;
 mod reports;
 mod site;
 
@@ -213,7 +213,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// A setting that cannot be used, with all of its reasons.
-fn usage(error: impl Into<anyhow::Error> + Send) -> anyhow::Error {
+pub(in crate::cli::template) fn usage(error: impl Into<anyhow::Error> + Send) -> anyhow::Error {
     let error: anyhow::Error = error.into();
     UsageError(format!("{error:#}")).into()
 }

@@ -3,6 +3,7 @@
 mod engines;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     str::FromStr,
@@ -14,7 +15,7 @@ use futures::{StreamExt as _, stream};
 use regex::Regex;
 use tempfile::TempDir;
 
-use self::engines::TestEngines;
+use self::engines::{Template, TestEngines};
 use crate::{
     cli::{
         engine::EngineArgs,
@@ -28,13 +29,15 @@ use crate::{
         self, Played, Scenario, Settings,
         report::{self, Summary},
     },
+    terraform::binary::Kind,
 };
 
 /// Test templates with scenarios
 ///
 /// A scenario is a file `*.coder.hcl` in a template's directory or its `tests` directory. Its runs build one workspace, one
 /// after the other, and state what must be true after each. Nothing of a template runs, and nothing is made outside, unless a
-/// run says `apply = true`; what such runs make is destroyed at the end, also after a failure or Ctrl-C.
+/// run says `apply = true`; what such runs make is destroyed at the end, also after a failure or Ctrl-C. With `--engine A,B`
+/// several engines play the scenarios, and a table shows what differs.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Test {
     /// Directories of templates
@@ -58,6 +61,9 @@ pub(in crate::cli) struct Test {
     /// Begin runs without `apply` with the state of a workspace, as `coder state pull` prints it
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
+    /// File with schemas of providers, as `terraform providers schema -json` prints them
+    #[arg(long = "schema", value_name = "FILE")]
+    schemas: Vec<PathBuf>,
     /// Write a report to a file, too: table, json or junit
     #[arg(long = "report", value_name = "FORMAT=FILE")]
     reports: Vec<ReportTo>,
@@ -165,7 +171,7 @@ impl Test {
                 .into_iter()
                 .filter_map(|it| it.scenario.err())
                 .collect(),
-            false => self.play(found, &stop).await?,
+            false => self.play_all(&found, &stop).await?,
         };
         for report in &self.reports {
             let text = report.format.print(&played)?;
@@ -217,7 +223,34 @@ impl Test {
         }
     }
 
-    async fn play(&self, found: Vec<Found>, stop: &Stop) -> anyhow::Result<Vec<Played>> {
+    /// Plays all scenarios, with each engine if there are several.
+    async fn play_all(&self, found: &[Found], stop: &Stop) -> anyhow::Result<Vec<Played>> {
+        let engines = self.engine.each();
+        if let [engine] = engines.as_slice() {
+            return self.play(found, engine, stop).await;
+        }
+        let mut all = Vec::new();
+        let names = names(&engines, stop).await?;
+        for (engine, name) in engines.iter().zip(names) {
+            let mut played = self.play(found, engine, stop).await?;
+            let has_failed = played.iter().any(has_failed);
+            played
+                .iter_mut()
+                .for_each(|played| played.variant.clone_from(&name));
+            all.extend(played);
+            if stop.is_draining() || self.fail_fast && has_failed {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn play(
+        &self,
+        found: &[Found],
+        engine: &EngineArgs,
+        stop: &Stop,
+    ) -> anyhow::Result<Vec<Played>> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.jobs.map_or(cores.min(4), usize::from);
         let work = TempDir::with_prefix("outpost-test-")
@@ -229,16 +262,22 @@ impl Test {
             update: self.update,
             state: self.state()?,
         };
+        let templates: BTreeMap<_, _> = self
+            .directories
+            .iter()
+            .map(|dir| anyhow::Ok((dir.clone(), Template::read(dir, &self.schemas)?)))
+            .collect::<Result<_, _>>()?;
+        let state = serde_json::from_slice(&settings.state).unwrap_or_default();
         let trust = self.trust.trust();
         // The first failure must not cancel what runs: that would take what it made away in the middle.
         let all = stop.child();
-        let engines = TestEngines::new(&self.engine, &trust, work.path(), jobs, stop);
-        let (settings, all, engines) = (&settings, &all, &engines);
+        let engines = TestEngines::new(engine, &trust, work.path(), jobs, stop, &state);
+        let (settings, all, engines, templates) = (&settings, &all, &engines, &templates);
         let playing = found
-            .into_iter()
-            .filter_map(|it| Some((it.directory, it.scenario.ok()?)));
+            .iter()
+            .filter_map(|it| Some((it.directory.clone(), it.scenario.as_ref().ok()?.clone())));
         let playing = playing.map(|(directory, scenario)| async move {
-            let engines = engines.of(&directory);
+            let engines = engines.of(&templates[&directory]);
             let played = scenario::play(&directory, &scenario, &engines, settings, all).await;
             if settings.fail_fast && has_failed(&played) {
                 all.drain();
@@ -252,6 +291,25 @@ impl Test {
         }
         Ok(reported)
     }
+}
+
+/// Products and versions of engines, with their paths where that is not enough.
+async fn names(engines: &[EngineArgs], stop: &Stop) -> anyhow::Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for engine in engines {
+        let binary = engine.installed(stop).await?;
+        let binary = binary.context("an engine of `--engine` is not installed")?;
+        let product = match binary.kind {
+            Kind::Terraform => "terraform",
+            Kind::OpenTofu => "tofu",
+        };
+        let name = format!("{product} {}", binary.version);
+        names.push(match names.contains(&name) {
+            true => format!("{name} {}", binary.path.display()),
+            false => name,
+        });
+    }
+    Ok(names)
 }
 
 fn read(directory: PathBuf, file: String) -> Found {

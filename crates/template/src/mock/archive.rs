@@ -3,8 +3,9 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     io::{self, Read as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
@@ -14,13 +15,25 @@ use outpost_language::lock;
 const OVERRIDE: &str = "zz_outpost_check_override.tf";
 
 /// A state in a file of the session's.
-const LOCAL: &[u8] = b"terraform {\n  backend \"local\" {}\n}\n";
+pub(super) const LOCAL: &str = "terraform {\n  backend \"local\" {}\n}\n";
 
 /// The archive of a template, ready to be planned with mocks. `has_backend` tells whether it names a place for states.
 ///
 /// # Errors
 /// If the archive is broken.
 pub fn prepare(archive: &Bytes, has_backend: bool) -> io::Result<Bytes> {
+    rewritten(archive, has_backend.then_some(LOCAL), &BTreeMap::new())
+}
+
+/// The same with a backend in place of the template's own, and with more files.
+///
+/// # Errors
+/// If the archive is broken.
+pub(super) fn rewritten(
+    archive: &Bytes,
+    backend: Option<&str>,
+    files: &BTreeMap<PathBuf, String>,
+) -> io::Result<Bytes> {
     let mut builder = tar::Builder::new(Vec::new());
     let mut reader = tar::Archive::new(archive.as_ref());
     for entry in reader.entries()? {
@@ -42,12 +55,18 @@ pub fn prepare(archive: &Bytes, has_backend: bool) -> io::Result<Bytes> {
             }
         }
     }
-    if has_backend {
+    let mut add = |path: &Path, content: &[u8]| {
         let mut header = tar::Header::new_gnu();
-        header.set_size(LOCAL.len() as u64);
+        header.set_size(content.len() as u64);
         header.set_mode(0o644);
         header.set_cksum();
-        builder.append_data(&mut header, OVERRIDE, LOCAL)?;
+        builder.append_data(&mut header, path, content)
+    };
+    if let Some(backend) = backend {
+        add(Path::new(OVERRIDE), backend.as_bytes())?;
+    }
+    for (path, text) in files {
+        add(path, text.as_bytes())?;
     }
     Ok(builder.into_inner()?.into())
 }

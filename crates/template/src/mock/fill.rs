@@ -27,19 +27,32 @@ pub(super) fn planned(block: &Block, proposed: &Object) -> Object {
     )
 }
 
-/// The value with everything that is unknown, or that only a provider can set, made up.
-pub(super) fn known(block: &Block, value: &Object, seed: &str) -> Object {
-    each(block, value, &mut |name, attribute, value| {
+/// The value with everything that is unknown, or that only a provider can set, as it is given, or else made up.
+pub(super) fn known(block: &Block, value: &Object, given: &Object, seed: &str) -> Object {
+    let mut made = each(block, value, &mut |name, attribute, value| {
         let is_missing = value.is_unknown() || attribute.computed && value.is_null();
         match is_missing {
-            true => made_up(
-                &attribute.value_type(),
-                &format!("{seed}.{name}"),
-                attribute.items,
-            ),
+            true => missing(attribute, &format!("{seed}.{name}")),
             false => value.clone(),
         }
-    })
+    });
+    for (name, one) in given.iter() {
+        let planned = value.get(name);
+        let has_no_block = block.block_types.contains_key(name) && planned.elements().is_empty();
+        if planned.is_unknown() || planned.is_null() || has_no_block {
+            made.set(name, one.clone());
+        }
+    }
+    made
+}
+
+fn missing(attribute: &Attribute, seed: &str) -> Value {
+    let of = attribute.made_up_type();
+    let made = made_up(&of, seed, attribute.items);
+    match attribute.value_type() {
+        Type::Dynamic => Value::Dynamic(Box::new((of, made))),
+        _ => made,
+    }
 }
 
 type Change<'c> = dyn FnMut(&str, &Attribute, &Value) -> Value + 'c;
@@ -93,7 +106,7 @@ pub(super) fn made_up(of: &Type, seed: &str, items: usize) -> Value {
         Type::Dynamic => Value::Dynamic(Box::new((Type::String, Value::from(text(seed))))),
         Type::List(of) => Value::List(
             (0..items)
-                .map(|index| made_up(of, &format!("{seed}.{index}"), 0))
+                .map(|index| made_up(of, &format!("{seed}.{index}"), items))
                 .collect(),
         ),
         Type::Set(_) => Value::Set(Vec::new()),

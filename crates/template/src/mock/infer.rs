@@ -14,7 +14,10 @@ use outpost_base::registry::ProviderAddr;
 use outpost_language::Constraint;
 use serde_json::{Value as Json, json};
 
-use super::schema::{Attribute, Block, Nested, ProviderSchema, Schema};
+use super::{
+    addresses::is_mocked,
+    schema::{Attribute, Block, Nested, ProviderSchema, Schema},
+};
 use crate::check::{Model, label};
 
 /// Arguments and blocks that Terraform itself understands.
@@ -41,7 +44,7 @@ pub fn providers(model: &Model<'_>, default_host: &str) -> BTreeMap<ProviderAddr
             *known = known.and(&constraint);
         }
     }
-    found.retain(|addr, _| !addr.is_builtin() && addr.short() != "coder/coder");
+    found.retain(|addr, _| is_mocked(addr));
     found
 }
 
@@ -73,7 +76,7 @@ pub fn infer(model: &Model<'_>, addr: &ProviderAddr, default_host: &str) -> Prov
                     one.block
                         .attributes
                         .entry("id".to_owned())
-                        .or_insert_with(|| computed(json!("string"), 0));
+                        .or_insert_with(|| computed(json!("string"), Json::Null, 0));
                 }
             }
         }
@@ -93,7 +96,7 @@ pub fn infer(model: &Model<'_>, addr: &ProviderAddr, default_host: &str) -> Prov
 }
 
 /// The name by which a module refers to the provider of a block.
-fn local_name(block: &SourceBlock) -> String {
+pub(super) fn local_name(block: &SourceBlock) -> String {
     let chosen = block
         .body
         .get_attribute("provider")
@@ -108,11 +111,12 @@ fn local_name(block: &SourceBlock) -> String {
     chosen.or(implied).unwrap_or_default().to_owned()
 }
 
-fn computed(kind: Json, items: usize) -> Attribute {
+fn computed(kind: Json, like: Json, items: usize) -> Attribute {
     Attribute {
         kind,
         optional: true,
         computed: true,
+        like,
         items,
         ..Attribute::default()
     }
@@ -469,51 +473,83 @@ impl Use {
             true => schema.data_source_schemas.get_mut(&self.kind),
             false => schema.resource_schemas.get_mut(&self.kind),
         };
-        let (Some(one), Some((Step::Attribute(name), rest))) = (place, self.steps.split_first())
-        else {
+        if let Some(one) = place {
+            self.add_to_block(&mut one.block, &self.steps, !self.is_data);
+        }
+    }
+
+    /// What a resource computes `is_open` in a plan, but not inside of blocks, where a type cannot be open.
+    fn add_to_block(&self, block: &mut Block, steps: &[Step], is_open: bool) {
+        let Some((Step::Attribute(name), rest)) = steps.split_first() else {
             return;
         };
-        if one.block.block_types.contains_key(name) {
-            return;
+        if let Some(nested) = block.block_types.get_mut(name) {
+            let is_element = |step: &&Step| matches!(step, Step::Element(_));
+            let elements = rest.iter().take_while(is_element).count();
+            return self.add_to_block(&mut nested.block, &rest[elements..], false);
         }
         let leaf = if self.is_number {
             json!("number")
         } else {
             json!("string")
         };
-        let (kind, items) = shape(rest, leaf, !self.is_data);
-        match one.block.attributes.get_mut(name) {
+        let (like, items) = shape(rest, leaf);
+        let kind = if is_open {
+            json!("dynamic")
+        } else {
+            like.clone()
+        };
+        match block.attributes.get_mut(name) {
             // One resource may set what another one leaves to the provider.
             Some(known) if !known.computed => known.computed = true,
+            // Its type is known without a use.
+            Some(_) if name == "id" => {}
             Some(known) => {
                 known.items = known.items.max(items);
+                known.like = richer(&known.like, &like);
                 if known.kind != kind {
-                    known.kind = merged(&known.kind, &kind);
+                    let is_nested = !is_open && !self.is_data;
+                    known.kind = match is_nested {
+                        true => known.like.clone(),
+                        false => merged(&known.kind, &kind),
+                    };
                 }
             }
             None => {
-                one.block
+                block
                     .attributes
-                    .insert(name.clone(), computed(kind, items));
+                    .insert(name.clone(), computed(kind, like, items));
             }
         }
     }
 }
 
-/// The type of what is reached by steps, and how many elements it has at least. What a resource computes is open in a plan.
-fn shape(steps: &[Step], leaf: Json, is_open: bool) -> (Json, usize) {
-    if is_open {
-        return (json!("dynamic"), 0);
-    }
+/// The type of what is reached by steps, and how many elements it has at least.
+fn shape(steps: &[Step], leaf: Json) -> (Json, usize) {
     match steps.split_first() {
         None => (leaf, 0),
-        Some((Step::Element(items), rest)) => (json!(["list", shape(rest, leaf, false).0]), *items),
+        Some((Step::Element(items), rest)) => {
+            let (inner, more) = shape(rest, leaf);
+            (json!(["list", inner]), more.max(*items))
+        }
         Some((Step::Attribute(name), rest)) => {
-            let (inner, items) = shape(rest, leaf, false);
+            let (inner, items) = shape(rest, leaf);
             let mut attributes = serde_json::Map::new();
             attributes.insert(name.clone(), inner);
             (json!(["object", attributes]), items)
         }
+    }
+}
+
+/// A type that has what both uses reach; that with more structure where only one of them has some.
+fn richer(one: &Json, other: &Json) -> Json {
+    match (one.is_array(), other.is_array()) {
+        (false, _) => other.clone(),
+        (true, false) => one.clone(),
+        (true, true) => match merged(one, other) {
+            Json::String(_) => one.clone(),
+            both => both,
+        },
     }
 }
 

@@ -82,6 +82,9 @@ pub struct Attribute {
     /// Elements that a template asks for by index; only in schemas that were inferred.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub items: usize,
+    /// The type of what is made up for an open one; null for a string. Only in schemas that were inferred.
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    pub like: Json,
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -133,13 +136,25 @@ impl Block {
 impl Attribute {
     /// The type of its value. Attributes inside of attributes are left open: they may be left out, which no type says.
     pub(super) fn value_type(&self) -> Type {
-        let json = serde_json::to_vec(&self.kind).unwrap_or_default();
-        Type::from_json(&json).unwrap_or(Type::Dynamic)
+        type_of(&self.kind).unwrap_or(Type::Dynamic)
+    }
+
+    /// The type of a value that is made up where the schema leaves it open.
+    pub(super) fn made_up_type(&self) -> Type {
+        match self.value_type() {
+            Type::Dynamic => type_of(&self.like).unwrap_or(Type::String),
+            known => known,
+        }
     }
 }
 
+fn type_of(notation: &Json) -> Option<Type> {
+    let json = serde_json::to_vec(notation).ok()?;
+    Type::from_json(&json).ok()
+}
+
 impl Nested {
-    fn value_type(&self) -> Type {
+    pub(super) fn value_type(&self) -> Type {
         let one = self.block.value_type();
         match self.nesting_mode.as_str() {
             "single" | "group" => one,

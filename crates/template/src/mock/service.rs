@@ -7,11 +7,15 @@ use outpost_value::{Object, Type, Value};
 use outpost_wire::proto::tfplugin5::{
     self as wire, provider_server::Provider, schema::nested_block::NestingMode,
 };
+use serde_json::Value as Json;
 use tonic::{Request, Response, Status};
 
 use super::{
-    fill,
-    schema::{Block, ProviderSchema, Schema},
+    addresses, fill,
+    given::{Identity, conform, values_for},
+    replace,
+    schema::{Attribute, Block, Schema},
+    store::Served,
 };
 
 /// The reason why a mock could not be served.
@@ -33,30 +37,80 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`] if there is no schema, or Terraform cannot be talked to.
 pub fn serve(schema: &Path, launch: &Launch) -> Result<(), ServeError> {
-    let schema: ProviderSchema = serde_json::from_slice(&fs::read(schema)?)?;
-    Ok(plugin::serve_service(Mocked { schema }, launch)?)
+    let mut served: Served = serde_json::from_slice(&fs::read(schema)?)?;
+    let schema = &mut served.schema;
+    let resources = schema.resource_schemas.values_mut();
+    for one in resources.chain(schema.data_source_schemas.values_mut()) {
+        one.block
+            .attributes
+            .insert(addresses::ARGUMENT.to_owned(), address_argument());
+    }
+    Ok(plugin::serve_service(Mocked(served), launch)?)
+}
+
+fn address_argument() -> Attribute {
+    Attribute {
+        kind: "string".into(),
+        optional: true,
+        ..Attribute::default()
+    }
 }
 
 /// A provider without any effect.
-struct Mocked {
-    schema: ProviderSchema,
-}
+struct Mocked(Served);
 
 type Reply<T> = Result<Response<T>, Status>;
 
 impl Mocked {
     fn resource(&self, name: &str) -> Result<&Schema, Status> {
         let unknown = || Status::not_found(format!("unknown resource type: {name}"));
-        self.schema.resource_schemas.get(name).ok_or_else(unknown)
+        self.0.schema.resource_schemas.get(name).ok_or_else(unknown)
     }
 
     fn source(&self, name: &str) -> Result<&Schema, Status> {
         let unknown = || Status::not_found(format!("unknown data source: {name}"));
-        self.schema
+        self.0
+            .schema
             .data_source_schemas
             .get(name)
             .ok_or_else(unknown)
     }
+}
+
+impl Mocked {
+    /// The object with all values, which follow from its address; from its arguments if nobody passed one.
+    fn known(
+        &self,
+        is_data: bool,
+        kind: &str,
+        block: &Block,
+        object: &Object,
+        passed: &str,
+    ) -> Result<Object, Status> {
+        let (name, address) = passed.split_once('|').unwrap_or_default();
+        let seed = match address {
+            "" => format!("{kind}:{}", Value::Object(object.clone())),
+            address => address.to_owned(),
+        };
+        let identity = Identity {
+            is_data,
+            kind,
+            name,
+            address,
+        };
+        let given = values_for(&self.0.values, block, &identity, &seed)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(fill::known(block, object, &given, &seed))
+    }
+}
+
+fn address(object: &Object) -> Option<String> {
+    object.text(addresses::ARGUMENT).map(str::to_owned)
+}
+
+fn without_address(mut object: Object) -> Object {
+    object.set(addresses::ARGUMENT, Value::Null);
+    object
 }
 
 /// Reads an object; nothing where it is null.
@@ -83,6 +137,30 @@ fn encode(of: &Type, object: Option<Object>) -> wire::DynamicValue {
         msgpack: value.to_msgpack(of).into(),
         json: Default::default(),
     }
+}
+
+/// A state of a real provider, as far as it fits the schema.
+fn foreign(block: &Block, json: &Json) -> Object {
+    let mut object = Object::new();
+    for (name, attribute) in &block.attributes {
+        let value = conform(&attribute.value_type(), &json[name], "").unwrap_or_default();
+        object.set(name.clone(), value);
+    }
+    for (name, nested) in &block.block_types {
+        let inner = |json: &Json| Value::Object(foreign(&nested.block, json));
+        let value = match (nested.nesting_mode.as_str(), &json[name]) {
+            ("single" | "group", json) if json.is_object() => inner(json),
+            ("single" | "group", _) => Value::Null,
+            ("map", json) => {
+                let members = json.as_object().into_iter().flatten();
+                Value::Map(members.map(|(key, it)| (key.clone(), inner(it))).collect())
+            }
+            ("set", json) => Value::set(json.as_array().into_iter().flatten().map(inner)),
+            (_, json) => Value::List(json.as_array().into_iter().flatten().map(inner).collect()),
+        };
+        object.set(name.clone(), value);
+    }
+    object
 }
 
 fn wire_schema(schema: &Schema) -> wire::Schema {
@@ -149,8 +227,8 @@ impl Provider for Mocked {
         };
         Ok(Response::new(wire::get_metadata::Response {
             server_capabilities: Some(capabilities()),
-            resources: self.schema.resource_schemas.keys().map(name).collect(),
-            data_sources: self.schema.data_source_schemas.keys().map(name).collect(),
+            resources: self.0.schema.resource_schemas.keys().map(name).collect(),
+            data_sources: self.0.schema.data_source_schemas.keys().map(name).collect(),
             ..Default::default()
         }))
     }
@@ -166,9 +244,9 @@ impl Provider for Mocked {
                 .collect()
         };
         Ok(Response::new(wire::get_provider_schema::Response {
-            provider: Some(wire_schema(&self.schema.provider)),
-            resource_schemas: all(&self.schema.resource_schemas),
-            data_source_schemas: all(&self.schema.data_source_schemas),
+            provider: Some(wire_schema(&self.0.schema.provider)),
+            resource_schemas: all(&self.0.schema.resource_schemas),
+            data_source_schemas: all(&self.0.schema.data_source_schemas),
             provider_meta: Some(wire::Schema {
                 version: 0,
                 block: Some(wire::schema::Block::default()),
@@ -228,13 +306,18 @@ impl Provider for Mocked {
         request: Request<wire::upgrade_resource_state::Request>,
     ) -> Reply<wire::upgrade_resource_state::Response> {
         let request = request.into_inner();
-        let of = self.resource(&request.type_name)?.block.value_type();
+        let block = &self.resource(&request.type_name)?.block;
+        let of = block.value_type();
         let raw = request.raw_state.unwrap_or_default();
-        let state = Value::from_state_json(&of, &raw.json)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let object = match state {
-            Value::Object(object) => Some(object),
-            _ => None,
+        let object = match Value::from_state_json(&of, &raw.json) {
+            Ok(Value::Object(object)) => Some(object),
+            Ok(_) => None,
+            // That of a real provider, whose types may be others than those that are inferred.
+            Err(_) => {
+                let json: Json = serde_json::from_slice(&raw.json)
+                    .map_err(|error| Status::invalid_argument(error.to_string()))?;
+                Some(foreign(block, &json))
+            }
         };
         Ok(Response::new(wire::upgrade_resource_state::Response {
             upgraded_state: Some(encode(&of, object)),
@@ -263,13 +346,23 @@ impl Provider for Mocked {
         let of = block.value_type();
         let prior = decode(&of, request.prior_state.as_ref())?;
         let proposed = decode(&of, request.proposed_new_state.as_ref())?;
-        let planned = match (&prior, proposed) {
+        let address = proposed.as_ref().and_then(address);
+        let planned = match (&prior, proposed.map(without_address)) {
             (None, Some(proposed)) => Some(fill::planned(block, &proposed)),
             (_, proposed) => proposed,
         };
+        let requires_replace = match (&prior, &planned) {
+            (Some(prior), Some(planned)) => {
+                let paths = self.0.force_new.get(&request.type_name);
+                replace::required(prior, planned, paths.map_or(&[][..], Vec::as_slice))
+            }
+            _ => Vec::new(),
+        };
         Ok(Response::new(wire::plan_resource_change::Response {
             planned_state: Some(encode(&of, planned)),
-            planned_private: request.prior_private,
+            // A state shows nothing of the address.
+            planned_private: address.unwrap_or_default().into(),
+            requires_replace,
             legacy_type_system: true,
             ..Default::default()
         }))
@@ -283,12 +376,16 @@ impl Provider for Mocked {
         let block = &self.resource(&request.type_name)?.block;
         let of = block.value_type();
         let planned = decode(&of, request.planned_state.as_ref())?;
-        let seed =
-            |object: &Object| format!("{}:{}", request.type_name, Value::Object(object.clone()));
-        let state = planned.map(|planned| fill::known(block, &planned, &seed(&planned)));
+        let address = String::from_utf8_lossy(&request.planned_private);
+        let state = match &planned {
+            Some(planned) => {
+                Some(self.known(false, &request.type_name, block, planned, &address)?)
+            }
+            None => None,
+        };
         Ok(Response::new(wire::apply_resource_change::Response {
             new_state: Some(encode(&of, state)),
-            private: request.planned_private,
+            private: request.planned_private.clone(),
             legacy_type_system: true,
             ..Default::default()
         }))
@@ -312,13 +409,11 @@ impl Provider for Mocked {
         let block = &self.source(&request.type_name)?.block;
         let of = block.value_type();
         let config = decode(&of, request.config.as_ref())?.unwrap_or_default();
-        let seed = format!(
-            "data.{}:{}",
-            request.type_name,
-            Value::Object(config.clone())
-        );
+        let address = address(&config).unwrap_or_default();
+        let config = without_address(config);
+        let state = self.known(true, &request.type_name, block, &config, &address)?;
         Ok(Response::new(wire::read_data_source::Response {
-            state: Some(encode(&of, Some(fill::known(block, &config, &seed)))),
+            state: Some(encode(&of, Some(state))),
             diagnostics: Vec::new(),
         }))
     }

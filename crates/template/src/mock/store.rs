@@ -16,9 +16,10 @@ use outpost_provision::{
     LinkSink, ProviderStore, ProviderView, Services, UnmetTemplate, WantedProvider,
 };
 use semver::Version;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{COMMAND, schema::ProviderSchema};
+use super::{COMMAND, given::Values, schema::ProviderSchema};
 
 /// One provider to replace.
 #[derive(Clone, Debug)]
@@ -27,8 +28,37 @@ pub struct Mock {
     pub addr: ProviderAddr,
     /// Versions that the template accepts.
     pub constraint: Constraint,
-    /// The schema that it is served from.
+    /// What it is served from.
+    pub served: Served,
+    /// True if the schema is only what the template's use of the provider implies.
+    pub is_inferred: bool,
+}
+
+impl Mock {
+    pub(super) fn new(schema: ProviderSchema, addr: ProviderAddr, constraint: Constraint) -> Self {
+        Self {
+            addr,
+            constraint,
+            served: Served {
+                schema,
+                ..Served::default()
+            },
+            is_inferred: true,
+        }
+    }
+}
+
+/// Content of the file that a mock is served from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Served {
+    /// Schema of the provider.
     pub schema: ProviderSchema,
+    /// Values of computed attributes.
+    #[serde(default)]
+    pub values: Vec<Values>,
+    /// Paths whose change replaces a resource, by type.
+    #[serde(default)]
+    pub force_new: BTreeMap<String, Vec<String>>,
 }
 
 /// A store that has a mock of every provider of a template, and modules of a mirror.
@@ -68,7 +98,7 @@ impl MockStore {
 
     /// The directory with the launcher of a mock; made if nobody did before.
     fn package(&self, mock: &Mock, version: &Version) -> io::Result<PathBuf> {
-        let json = serde_json::to_vec(&mock.schema)?;
+        let json = serde_json::to_vec(&mock.served)?;
         let mut hash = Sha256::new();
         for part in [
             self.executable.as_os_str().as_bytes(),

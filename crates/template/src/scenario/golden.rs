@@ -7,7 +7,7 @@ use std::{
 
 use outpost_base::job::Persistence;
 
-use super::{Facts, Failure, Run};
+use super::{Facts, Failure, Run, columns::aligned};
 
 const COLUMNS: [&str; 6] = [
     "Resource",
@@ -62,7 +62,7 @@ fn beside(scenario: &Path, name: &str) -> Result<PathBuf, String> {
 
 /// The table: one line a resource, columns two blanks apart, `-` for nothing.
 pub(super) fn table(facts: &Facts) -> String {
-    let mut lines = vec![COLUMNS.map(str::to_owned)];
+    let mut lines = vec![COLUMNS.map(str::to_owned).to_vec()];
     lines.extend(facts.rows().iter().map(|row| {
         let agents: Vec<_> = row
             .resource
@@ -74,38 +74,16 @@ pub(super) fn table(facts: &Facts) -> String {
             0 => String::new(),
             cost => cost.to_string(),
         };
-        let cells = [
+        vec![
             row.resource.address.clone(),
             row.resource.class().as_str().to_owned(),
             row.persistence.map_or("", Persistence::as_str).to_owned(),
             row.change.to_owned(),
             agents.join(", "),
             cost,
-        ];
-        cells.map(|cell| {
-            if cell.is_empty() {
-                "-".to_owned()
-            } else {
-                cell
-            }
-        })
+        ]
     }));
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line| line[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
-    let line = |cells: &[String; 6]| {
-        let padded = cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:width$}"));
-        format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    lines.iter().map(line).collect()
+    aligned(&lines)
 }
 
 /// Lines that only one of both tables has: `-` for the expected one, `+` for what there is.

@@ -1,6 +1,7 @@
 //! A scenario, played: its runs are built one after the other and looked at.
 
 use std::{
+    collections::BTreeMap,
     io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,7 +20,7 @@ use super::{
     Facts, Failure, Problem, Run, Scenario, verdict,
     workspace::{BuildError, Wanted, Workspace},
 };
-use crate::similar::suggestion;
+use crate::{mock::StateServer, similar::suggestion};
 
 /// Makes the engines that builds run with.
 #[async_trait]
@@ -30,11 +31,21 @@ pub trait Engines: Send + Sync {
     /// [`Refusal::Unable`] if there is none.
     async fn real(&self) -> Result<Arc<dyn Provisioner>, Refusal>;
 
-    /// An engine whose providers are mocks, but for those that touch nothing.
+    /// An engine whose providers are mocks, but for those that touch nothing, and the template as they need it.
     ///
     /// # Errors
     /// [`Refusal`] if there is none, or the scenario's mocks do not fit the template.
-    async fn mocked(&self, scenario: &Scenario) -> Result<Arc<dyn Provisioner>, Refusal>;
+    async fn mocked(&self, scenario: &Scenario, template: Bytes) -> Result<Stage, Refusal>;
+}
+
+/// An engine, and what a workspace needs besides.
+pub struct Stage {
+    /// The engine itself.
+    pub engine: Arc<dyn Provisioner>,
+    /// The template as it needs it.
+    pub template: Bytes,
+    /// The place of the state; `None` for a file in the session's directory.
+    pub states: Option<StateServer>,
 }
 
 /// Reason why a scenario has no engine.
@@ -86,6 +97,8 @@ pub struct PlayedRun {
     pub seconds: f64,
     /// Reasons why it did not pass.
     pub failures: Vec<Failure>,
+    /// The build's change of each resource, by address; empty if nobody looks at the run or nothing was built.
+    pub resources: BTreeMap<String, String>,
 }
 
 /// Results of one scenario file.
@@ -95,6 +108,8 @@ pub struct Played {
     pub directory: String,
     /// The scenario's file in it.
     pub file: String,
+    /// The engine, if several play the same scenarios; empty for the only one.
+    pub variant: String,
     /// Its runs in order; empty if it cannot be read.
     pub runs: Vec<PlayedRun>,
     /// Mistakes that are of no run.
@@ -226,8 +241,12 @@ impl Player<'_> {
 
     async fn run(&mut self, run: &Run, is_wanted: bool, stop: &Stop) -> PlayedRun {
         let began = Instant::now();
+        let mut resources = BTreeMap::new();
         let (outcome, failures) = match self.build(run, is_wanted, stop).await {
-            Ok(facts) if is_wanted => self.verdict(run, &facts),
+            Ok(facts) if is_wanted => {
+                resources = changes(&facts);
+                self.verdict(run, &facts)
+            }
             Ok(_) => (Outcome::Passed, Vec::new()),
             Err(_) if stop.is_cancelled() => (
                 Outcome::Skipped,
@@ -240,6 +259,7 @@ impl Player<'_> {
             outcome,
             seconds: began.elapsed().as_secs_f64(),
             failures,
+            resources,
         }
     }
 
@@ -282,11 +302,14 @@ impl Player<'_> {
             let is_broken = language::load(self.dir).is_err();
             let archive = self.packed()?;
             let engine = match apply {
-                true => self.engines.real().await,
-                // What is wrong with the template is for the engine to say, not for mocks.
-                false => self.engines.mocked(self.scenario).await,
+                true => self.engines.real().await.map(|engine| Stage {
+                    engine,
+                    template: archive,
+                    states: None,
+                }),
+                false => self.engines.mocked(self.scenario, archive).await,
             };
-            let engine = engine.map_err(|refusal| match refusal {
+            let made = engine.map_err(|refusal| match refusal {
                 Refusal::Unable(text) => BuildError::Unable(text),
                 Refusal::Scenario(problems) => first(problems),
             })?;
@@ -296,16 +319,16 @@ impl Player<'_> {
             } else {
                 self.settings.state.clone()
             };
-            let made = Workspace::new(
+            let workspace = Workspace::new(
                 self.scenario,
-                (archive, is_broken),
-                (engine, !apply),
+                (made, is_broken),
+                !apply,
                 &self.template,
                 state,
             );
             match apply {
-                true => self.real = Some(made),
-                false => self.mocked = Some(made),
+                true => self.real = Some(workspace),
+                false => self.mocked = Some(workspace),
             }
         }
         let workspace = if apply {
@@ -370,11 +393,18 @@ fn first(problems: Vec<Problem>) -> BuildError {
     )
 }
 
+fn changes(facts: &Facts) -> BTreeMap<String, String> {
+    let rows = facts.rows().into_iter();
+    rows.map(|row| (row.resource.address.clone(), row.change.to_owned()))
+        .collect()
+}
+
 fn skipped(run: &Run, reason: &str) -> PlayedRun {
     PlayedRun {
         name: run.name.clone(),
         outcome: Outcome::Skipped,
         seconds: 0.0,
         failures: vec![Failure::new(run.place.clone(), reason)],
+        resources: BTreeMap::new(),
     }
 }

@@ -1,12 +1,18 @@
 //! Results of scenarios: for people, for programs, and for tools that show tests.
 
+mod differences;
 mod json;
 mod junit;
 mod table;
 
 use super::{Outcome, Played};
 
-pub use self::{json::json, junit::junit, table::table};
+pub use self::{
+    differences::{Difference, differences},
+    json::json,
+    junit::junit,
+    table::table,
+};
 
 /// Number of runs by their ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -44,8 +50,16 @@ impl Summary {
     }
 }
 
-/// The name of a scenario's file with the directory as it was given.
+/// The name of a scenario's file with the directory as it was given, and the variant if there are several.
 fn title(scenario: &Played) -> String {
+    let file = title_of_file(scenario);
+    match scenario.variant.as_str() {
+        "" => file,
+        variant => format!("{file} ({variant})"),
+    }
+}
+
+fn title_of_file(scenario: &Played) -> String {
     match scenario.directory.as_str() {
         "." => scenario.file.clone(),
         directory => format!("{}/{}", directory.trim_end_matches('/'), scenario.file),

@@ -462,6 +462,7 @@ fn reports_count_escape_and_name_places() {
         outcome: Outcome::Failed,
         seconds: 1.5,
         failures: vec![check_one("daily_cost < 2").unwrap()],
+        resources: Default::default(),
     };
     let skipped = PlayedRun {
         outcome: Outcome::Skipped,
@@ -470,6 +471,7 @@ fn reports_count_escape_and_name_places() {
     let played = [Played {
         directory: "dir".to_owned(),
         file: "tests/a.coder.hcl".to_owned(),
+        variant: String::new(),
         runs: vec![run, skipped],
         problems: Vec::new(),
         left: None,

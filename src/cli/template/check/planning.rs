@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::Context;
 
-use super::{engine_report, one::One, usage};
+pub(in crate::cli::template) use super::usage;
+use super::{engine_report, one::One};
 use crate::{
     cli::exit::{Hint as _, Interrupted},
     files::archive,
@@ -24,7 +25,10 @@ use crate::{
 const OF_VARIABLES: &str = "Invalid value for variable";
 
 /// Schemas of all files that are named.
-pub(super) fn schemas(files: &[PathBuf], settings: &Settings) -> anyhow::Result<Schemas> {
+pub(in crate::cli::template) fn schemas(
+    files: &[PathBuf],
+    settings: &Settings,
+) -> anyhow::Result<Schemas> {
     let mut all = Schemas::default();
     let beside = settings.schemas.iter().map(|path| settings.beside(path));
     for path in beside.chain(files.iter().cloned()) {
@@ -48,7 +52,7 @@ pub(super) fn with_schemas(
         let source = mock.addr.to_string();
         let schema = match schemas.provider_schemas.get(&source) {
             Some(schema) => {
-                mock.schema = schema.clone();
+                (mock.served.schema, mock.is_inferred) = (schema.clone(), false);
                 SchemaSource::File
             }
             None => SchemaSource::Inferred,

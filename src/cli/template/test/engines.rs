@@ -1,35 +1,49 @@
 //! The engines that scenarios are played with.
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use crate::{
     cli::{
         engine::{CoderProvider, EngineArgs},
         isolation::Guarded,
+        template::check::planning,
     },
-    language::{ModuleCall, backend, load, module_calls, required_providers_of_tree},
     net::tls::Trust,
     provision::Provisioner,
-    registry::{DEFAULT_HOST, OPENTOFU_HOST, ProviderAddr},
+    registry::{DEFAULT_HOST, OPENTOFU_HOST},
     stop::Stop,
-    template::scenario::{Engines, Problem, Refusal, Scenario},
+    template::{
+        check::settings::Settings,
+        mock::{Doubles, Schemas, StateServer},
+        scenario::{Engines, Refusal, Scenario, Stage, give_values},
+    },
+    terraform::binary::Kind,
 };
 
-/// One engine for all scenarios of a command, made when the first one needs it.
+/// The engines for all scenarios of a command. The real one is made when the first run needs it.
 pub(super) struct TestEngines<'a> {
     args: &'a EngineArgs,
     trust: &'a Trust,
     work: &'a Path,
     jobs: usize,
     stop: &'a Stop,
-    engine: OnceCell<Arc<dyn Provisioner>>,
+    /// The state that runs with mocks begin with; null for none.
+    state: &'a serde_json::Value,
+    real: OnceCell<Arc<dyn Provisioner>>,
+    /// Host that providers without one come from.
+    default_host: OnceCell<&'static str>,
+    /// Number of engines with mocks, for the names of their directories.
+    mocked: AtomicUsize,
 }
 
 impl<'a> TestEngines<'a> {
@@ -39,27 +53,31 @@ impl<'a> TestEngines<'a> {
         work: &'a Path,
         jobs: usize,
         stop: &'a Stop,
+        state: &'a serde_json::Value,
     ) -> Self {
         Self {
+            state,
             args,
             trust,
             work,
             jobs,
             stop,
-            engine: OnceCell::new(),
+            real: OnceCell::new(),
+            default_host: OnceCell::new(),
+            mocked: AtomicUsize::new(0),
         }
     }
 
     /// The engines for the template in a directory.
-    pub(super) fn of(&'a self, template: &Path) -> TemplateEngines<'a> {
+    pub(super) fn of(&'a self, template: &'a Template) -> TemplateEngines<'a> {
         TemplateEngines {
             all: self,
-            template: template.to_owned(),
+            template,
         }
     }
 
-    async fn engine(&self) -> Result<Arc<dyn Provisioner>, Refusal> {
-        let made = self.engine.get_or_try_init(|| async {
+    async fn real(&self) -> Result<Arc<dyn Provisioner>, Refusal> {
+        let made = self.real.get_or_try_init(|| async {
             let guarded = Guarded {
                 jobs: self.jobs,
                 are_foreign: false,
@@ -73,88 +91,103 @@ impl<'a> TestEngines<'a> {
                 self.trust,
                 self.stop,
             );
-            engine
-                .await
-                .map_err(|error| Refusal::Unable(format!("{error:#}")))
+            engine.await.map_err(unable)
         });
         made.await.cloned()
+    }
+
+    async fn default_host(&self) -> Result<&'static str, Refusal> {
+        let host = self.default_host.get_or_try_init(|| async {
+            let binary = self.args.installed(self.stop).await.map_err(unable)?;
+            let is_tofu = binary.is_some_and(|binary| binary.kind == Kind::OpenTofu);
+            Ok(if is_tofu { OPENTOFU_HOST } else { DEFAULT_HOST })
+        });
+        host.await.copied()
+    }
+}
+
+fn unable(error: impl Into<anyhow::Error>) -> Refusal {
+    Refusal::Unable(format!("{:#}", error.into()))
+}
+
+/// A template's directory, and what is known about its providers.
+pub(super) struct Template {
+    dir: PathBuf,
+    settings: Settings,
+    schemas: Schemas,
+}
+
+impl Template {
+    /// Reads the settings of a template, and schemas from files.
+    ///
+    /// # Errors
+    /// A usage error if a file of them cannot be used.
+    pub(super) fn read(dir: &Path, schemas: &[PathBuf]) -> anyhow::Result<Self> {
+        let settings = Settings::find(dir).map_err(planning::usage)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            schemas: planning::schemas(schemas, &settings)?,
+            settings,
+        })
     }
 }
 
 /// The engines for one template.
 pub(super) struct TemplateEngines<'a> {
     all: &'a TestEngines<'a>,
-    template: PathBuf,
+    template: &'a Template,
+}
+
+impl TemplateEngines<'_> {
+    async fn doubles(&self, scenario: &Scenario) -> Result<Doubles, Refusal> {
+        let template = self.template;
+        let variables: Vec<_> = scenario
+            .variables
+            .iter()
+            .map(|given| (given.name.clone(), given.text()))
+            .collect();
+        let host = self.all.default_host().await?;
+        let force_new = &template.settings.force_new;
+        let mut doubles =
+            Doubles::of_template(&template.dir, &variables, host, force_new).map_err(unable)?;
+        if let Some(module) = doubles.missing.first() {
+            return Err(Refusal::Unable(format!(
+                "`{}` would have to be fetched from `{}`",
+                module.address, module.source
+            )));
+        }
+        doubles.use_schemas(&template.schemas);
+        doubles.adopt_state(self.all.state);
+        give_values(scenario, &mut doubles).map_err(Refusal::Scenario)?;
+        Ok(doubles)
+    }
 }
 
 #[async_trait]
 impl Engines for TemplateEngines<'_> {
     async fn real(&self) -> Result<Arc<dyn Provisioner>, Refusal> {
-        self.all.engine().await
+        self.all.real().await
     }
 
-    /// A template whose providers all come with this program or with the engine needs no mock.
-    async fn mocked(&self, scenario: &Scenario) -> Result<Arc<dyn Provisioner>, Refusal> {
-        if let Some(reason) = needs_mocks(&self.template) {
-            return Err(Refusal::Unable(reason));
-        }
-        let problems = scenario.mocks.iter().map(|mock| Problem {
-            place: mock.place.clone(),
-            message: format!("`{}` is of no mocked provider of this template", mock.kind),
-        });
-        match problems.collect::<Vec<_>>() {
-            problems if problems.is_empty() => self.all.engine().await,
-            problems => Err(Refusal::Scenario(problems)),
-        }
-    }
-}
-
-/// Returns why a template cannot be built without mocks. The engine complains of one that cannot be read.
-fn needs_mocks(template: &Path) -> Option<String> {
-    if backend(&load(template).ok()?).is_some() {
-        return Some("the template names a backend, which would have to be asked".to_owned());
-    }
-    if let Some(call) = fetched(template) {
-        return Some(format!(
-            "module `{}` would have to be fetched from `{}`",
-            call.name, call.source
-        ));
-    }
-    let providers = required_providers_of_tree(template, DEFAULT_HOST).ok()?;
-    let foreign = providers.keys().find(|addr| !is_ours(addr))?;
-    Some(format!(
-        "provider `{foreign}` would have to be replaced by a mock; a run with `apply = true` uses the real one"
-    ))
-}
-
-/// Tells whether a provider comes with this program or with the engine.
-fn is_ours(addr: &ProviderAddr) -> bool {
-    let hosts = [DEFAULT_HOST, OPENTOFU_HOST];
-    addr.is_builtin()
-        || hosts
-            .iter()
-            .any(|host| addr.to_string() == format!("{host}/coder/coder"))
-}
-
-/// The first module that the template or a local module of it would have to fetch.
-fn fetched(template: &Path) -> Option<ModuleCall> {
-    let (mut open, mut seen) = (vec![template.to_owned()], BTreeSet::new());
-    while let Some(dir) = open.pop() {
-        let Ok(dir) = dir.canonicalize() else {
-            continue;
+    async fn mocked(&self, scenario: &Scenario, template: Bytes) -> Result<Stage, Refusal> {
+        let doubles = self.doubles(scenario).await?;
+        let states = match doubles.is_large {
+            true => Some(StateServer::start().await.map_err(unable)?),
+            false => None,
         };
-        if !seen.insert(dir.clone()) {
-            continue;
-        }
-        let Ok(module) = load(dir.as_path()) else {
-            continue;
-        };
-        for call in module_calls(&module) {
-            match call.is_local() {
-                true => open.push(dir.join(&call.source)),
-                false => return Some(call),
-            }
-        }
+        let template = doubles
+            .prepare(&template, states.as_ref())
+            .map_err(unable)?;
+        let all = self.all;
+        let number = all.mocked.fetch_add(1, Ordering::Relaxed);
+        let sessions = all.work.join(format!("mocked-{number}"));
+        let found = all
+            .args
+            .mocked(sessions, all.trust, doubles.mocks, false, all.stop);
+        Ok(Stage {
+            engine: found.await.map_err(unable)?.provisioner,
+            template,
+            states,
+        })
     }
-    None
 }

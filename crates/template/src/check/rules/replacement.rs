@@ -15,136 +15,7 @@ use crate::check::{
     source::File,
     trace::Traced,
 };
-
-/// Arguments that no provider here can change in place, by type. A path leads into a block. Copies of what is elsewhere, such
-/// as `docker_image`, are left out: nothing is lost with them.
-///
-/// # Source
-/// The providers' documentation, where it says that a change forces a new resource.
-const FORCE_NEW: &[(&str, &[&str])] = &[
-    ("terraform_data", &["triggers_replace"]),
-    ("null_resource", &["triggers"]),
-    ("local_file", &["filename", "content"]),
-    ("random_id", &["keepers", "prefix"]),
-    ("random_password", &["keepers", "length"]),
-    ("random_string", &["keepers", "length"]),
-    ("random_uuid", &["keepers"]),
-    ("random_pet", &["keepers", "prefix"]),
-    ("time_static", &["triggers"]),
-    (
-        "docker_volume",
-        &["name", "driver", "driver_opts", "labels.value"],
-    ),
-    (
-        "docker_container",
-        &[
-            "name",
-            "image",
-            "command",
-            "entrypoint",
-            "env",
-            "hostname",
-            "user",
-            "working_dir",
-            "runtime",
-            "privileged",
-            "memory",
-        ],
-    ),
-    ("docker_network", &["name", "driver"]),
-    (
-        "kubernetes_persistent_volume_claim",
-        &[
-            "metadata.name",
-            "metadata.namespace",
-            "spec.access_modes",
-            "spec.storage_class_name",
-            "spec.volume_name",
-        ],
-    ),
-    (
-        "kubernetes_persistent_volume_claim_v1",
-        &[
-            "metadata.name",
-            "metadata.namespace",
-            "spec.access_modes",
-            "spec.storage_class_name",
-            "spec.volume_name",
-        ],
-    ),
-    (
-        "aws_instance",
-        &[
-            "ami",
-            "availability_zone",
-            "subnet_id",
-            "key_name",
-            "tenancy",
-        ],
-    ),
-    (
-        "aws_ebs_volume",
-        &[
-            "availability_zone",
-            "encrypted",
-            "kms_key_id",
-            "snapshot_id",
-        ],
-    ),
-    (
-        "aws_volume_attachment",
-        &["device_name", "instance_id", "volume_id"],
-    ),
-    ("aws_efs_file_system", &["creation_token", "encrypted"]),
-    ("aws_s3_bucket", &["bucket", "bucket_prefix"]),
-    ("aws_key_pair", &["key_name", "public_key"]),
-    ("aws_security_group", &["name", "vpc_id"]),
-    ("aws_iam_role", &["name"]),
-    ("aws_iam_instance_profile", &["name"]),
-    (
-        "google_compute_instance",
-        &["name", "zone", "metadata_startup_script"],
-    ),
-    (
-        "google_compute_disk",
-        &["name", "zone", "image", "snapshot"],
-    ),
-    (
-        "azurerm_linux_virtual_machine",
-        &[
-            "name",
-            "location",
-            "resource_group_name",
-            "custom_data",
-            "admin_username",
-        ],
-    ),
-    (
-        "azurerm_windows_virtual_machine",
-        &[
-            "name",
-            "location",
-            "resource_group_name",
-            "custom_data",
-            "admin_username",
-        ],
-    ),
-    (
-        "azurerm_managed_disk",
-        &["name", "location", "resource_group_name", "create_option"],
-    ),
-    ("hcloud_server", &["image", "location", "user_data"]),
-    ("hcloud_volume", &["location"]),
-    ("digitalocean_droplet", &["region", "user_data"]),
-    ("digitalocean_volume", &["name", "region"]),
-];
-
-/// Providers none of whose resources can be renamed, and the path of the name.
-const UNRENAMEABLE: [(&str, &str); 3] = [
-    ("google_", "name"),
-    ("azurerm_", "name"),
-    ("kubernetes_", "metadata.name"),
-];
+use crate::mock::force_new;
 
 /// Last parts of paths that are names.
 const NAMES: [&str; 6] = [
@@ -177,7 +48,7 @@ pub(super) fn check(check: &mut Check<'_, '_>) {
         if is_protected(decl) {
             continue;
         }
-        for path in forcing(check, decl.kind) {
+        for path in force_new(decl.kind, &check.options.force_new) {
             if is_ignored(decl, &path) {
                 continue;
             }
@@ -188,29 +59,6 @@ pub(super) fn check(check: &mut Check<'_, '_>) {
             }
         }
     }
-}
-
-/// Paths of a type whose change replaces a resource.
-fn forcing(check: &Check<'_, '_>, kind: &str) -> Vec<String> {
-    let known = FORCE_NEW.iter().find(|(known, _)| *known == kind);
-    let mut paths: Vec<String> = known
-        .map_or(&[][..], |(_, paths)| paths)
-        .iter()
-        .map(|it| (*it).to_owned())
-        .collect();
-    let by_provider = UNRENAMEABLE
-        .iter()
-        .filter(|(prefix, _)| kind.starts_with(prefix));
-    paths.extend(by_provider.map(|(_, path)| (*path).to_owned()));
-    let given = check
-        .options
-        .force_new
-        .iter()
-        .filter_map(|path| path.strip_prefix(kind)?.strip_prefix('.'));
-    paths.extend(given.map(str::to_owned));
-    paths.sort();
-    paths.dedup();
-    paths
 }
 
 /// The values at a path of a block: `name`, or `metadata.name` for an argument in blocks or in an object.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Played, PlayedRun},
-    Summary,
+    Summary, differences,
 };
 
 /// All results; the shape is versioned.
@@ -12,6 +12,7 @@ pub fn json(played: &[Played]) -> Value {
     json!({
         "version": 1,
         "scenarios": played.iter().map(scenario).collect::<Vec<_>>(),
+        "differences": differences(played),
         "summary": Summary::of(played),
     })
 }
@@ -24,6 +25,7 @@ fn scenario(played: &Played) -> Value {
     json!({
         "directory": played.directory,
         "file": played.file,
+        "variant": played.variant,
         "runs": played.runs.iter().map(run).collect::<Vec<_>>(),
         "problems": problems.collect::<Vec<_>>(),
         "left": played.left,

@@ -2,7 +2,7 @@
 
 use super::{
     super::{Failure, Outcome, Played, PlayedRun},
-    Summary, title,
+    Summary, differences, title,
 };
 
 /// All results and a line that counts them.
@@ -21,6 +21,7 @@ pub fn table(played: &[Played]) -> String {
             lines.extend(left.lines().map(|line| format!("    {line}")));
         }
     }
+    lines.extend(differences::table(played));
     lines.push(counts(Summary::of(played)));
     lines.join("\n")
 }

@@ -9,20 +9,22 @@ use outpost_base::{
 };
 use outpost_files::beneath::{DEADLINE, within};
 use outpost_provision::{
-    ApplyRequest, GraphComplete, GraphSource, InitRequest, LogSink, Memory, PlanRequest,
-    Provisioner, Session, SessionConfig, StepFailure,
+    ApplyRequest, GraphComplete, GraphSource, InitRequest, LogSink, Memory, PlanRequest, Session,
+    SessionConfig, StepFailure,
 };
 use uuid::Uuid;
 
-use super::{super::inert, BuildError};
+use super::{
+    super::{Stage, inert},
+    BuildError,
+};
 
 /// Maximum size of the complaints of an engine that are kept, in bytes.
 const MAX_COMPLAINTS: usize = 64 << 10;
 
 /// A session that builds of one template share, as init takes most of the time of a small one.
 pub(super) struct Conversation {
-    engine: Arc<dyn Provisioner>,
-    archive: Bytes,
+    stage: Stage,
     /// True if provisioners are left out.
     is_inert: bool,
     /// True if a failed init is the template's own fault.
@@ -41,15 +43,9 @@ pub(super) struct Planned {
 }
 
 impl Conversation {
-    pub(super) fn new(
-        engine: Arc<dyn Provisioner>,
-        archive: Bytes,
-        is_inert: bool,
-        is_broken: bool,
-    ) -> Self {
+    pub(super) fn new(stage: Stage, is_inert: bool, is_broken: bool) -> Self {
         Self {
-            engine,
-            archive,
+            stage,
             is_inert,
             is_broken,
             session: None,
@@ -123,9 +119,13 @@ impl Conversation {
 
     async fn open(&self, stop: &Stop) -> Result<Box<dyn Session>, BuildError> {
         let unable = |failure: StepFailure| BuildError::Unable(failure.to_string());
-        let mut session = self.engine.open(session_config()).await.map_err(unable)?;
+        let opened = self.stage.engine.open(session_config()).await;
+        let mut session = opened.map_err(unable)?;
+        if let (Some(states), Some(dir)) = (&self.stage.states, session.dirs().first()) {
+            states.serve(dir);
+        }
         let request = InitRequest {
-            template_archive: self.archive.clone(),
+            template_archive: self.stage.template.clone(),
             omit_module_files: true,
             ..InitRequest::default()
         };
