@@ -35,8 +35,8 @@ pub struct Doubles {
     has_backend: bool,
 }
 
-/// With fewer resources, the further process that a backend needs takes longer than it saves.
-const MANY: usize = 200;
+/// With fewer resources, the further process that a backend needs takes longer than it saves. Of one block no more are counted.
+const MANY: usize = 100;
 
 impl Doubles {
     /// The doubles for the template in a directory. `force_new` are arguments whose change replaces a resource.
@@ -69,7 +69,7 @@ impl Doubles {
             mocks: mocks(model, default_host, force_new),
             missing: Vec::new(),
             names,
-            is_large: resources(model) > MANY,
+            is_large: resources(model) >= MANY,
             files: addresses::files(model, default_host),
             has_backend: has_backend(model),
         }
