@@ -6,6 +6,7 @@ mod doctor;
 mod import;
 mod inspect;
 mod key;
+mod lock;
 pub(super) mod pull;
 mod push_images;
 mod serve;
@@ -44,7 +45,7 @@ pub(super) enum Mirror {
     PushImages(push_images::PushImages),
     Config(Box<config::Config>),
     Doctor(doctor::Doctor),
-    Lock(doctor::Lock),
+    Lock(lock::Lock),
 }
 
 /// Directory or URL of the mirror.

@@ -1,4 +1,6 @@
-//! `outpost psk generate`: new pre-shared keys.
+//! Pre-shared keys: `outpost psk generate`, and the keys that a server accepts, of which there are two during a rotation.
+//!
+//! A server reads its keys when it starts; a daemon reads its own for each connection, in `provisioner/credential.rs`.
 
 use std::{
     fs::OpenOptions,
@@ -9,8 +11,8 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{exit::Hint, output::Output};
-use crate::control::tokens;
+use super::{exit::Hint, output::Output, remote::secret_lines};
+use crate::{control::tokens, secret::Secret};
 
 /// Generate pre-shared keys for daemons
 #[derive(Debug, clap::Subcommand)]
@@ -24,6 +26,37 @@ pub(super) enum Psk {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+}
+
+/// Pre-shared keys that a server accepts.
+#[derive(Debug, clap::Args)]
+pub(super) struct Accepted {
+    /// File with the daemons' pre-shared keys, one per line; two while keys are rotated. It is read when the server starts
+    #[arg(long, value_name = "FILE", env = "OUTPOST_PSK_FILE")]
+    pub(super) psk_file: Option<PathBuf>,
+    /// Pre-shared key of the daemons; prefer a file, because other users can read the command line
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "OUTPOST_PSK",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    psk: Vec<Secret>,
+}
+
+impl Accepted {
+    /// Reads the keys from the options and the file.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is empty.
+    pub(super) fn read(&self) -> anyhow::Result<Vec<Secret>> {
+        let mut psks = self.psk.clone();
+        if let Some(path) = &self.psk_file {
+            psks.extend(secret_lines(path)?);
+        }
+        Ok(psks)
+    }
 }
 
 #[derive(Serialize)]

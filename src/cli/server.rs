@@ -11,7 +11,8 @@ use super::{
     exit::UsageError,
     isolation::Guarded,
     output::{self, Output},
-    remote::{EngineTrust, secret_lines},
+    psk::Accepted,
+    remote::EngineTrust,
     values::{self, Csv, ListenAddress},
 };
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
     net::{listener::Tls, network::Network},
     provision::JobSource,
     rules,
-    secret::Secret,
     stop::Stop,
 };
 
@@ -91,18 +91,8 @@ struct Run {
     /// Directory with agent binaries for other platforms, such as `coder-linux-arm64`
     #[arg(long, value_name = "DIR", env = "OUTPOST_AGENT_BINARIES")]
     agent_binaries: Option<PathBuf>,
-    /// File with the daemons' pre-shared keys, one per line; two while keys are rotated. It is read when the server starts
-    #[arg(long, value_name = "FILE", env = "OUTPOST_PSK_FILE")]
-    psk_file: Option<PathBuf>,
-    /// Pre-shared key of the daemons; prefer a file, because other users can read the command line
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "OUTPOST_PSK",
-        hide_env_values = true,
-        hide_default_value = true
-    )]
-    psk: Vec<Secret>,
+    #[command(flatten)]
+    psks: Accepted,
     /// File with the key that secrets are encrypted with [default: the credential `outpost-state-key` of systemd, or a file in the data directory]
     #[arg(long, value_name = "FILE", env = "OUTPOST_STATE_KEY_FILE")]
     state_key_file: Option<PathBuf>,
@@ -251,7 +241,11 @@ impl Run {
         let provisioner = match self.provisioners {
             0 => None,
             jobs => {
-                let files = [&self.tls_key_file, &self.psk_file, &self.state_key_file];
+                let files = [
+                    &self.tls_key_file,
+                    &self.psks.psk_file,
+                    &self.state_key_file,
+                ];
                 let hidden = files.into_iter().flatten().chain([&directory]);
                 let guarded = Guarded {
                     jobs,
@@ -302,10 +296,6 @@ impl Run {
 
     fn config(&self, directory: PathBuf) -> anyhow::Result<control::Config> {
         let tls = tls_files(self.tls_cert_file.clone(), self.tls_key_file.clone())?;
-        let mut psks = self.psk.clone();
-        if let Some(path) = &self.psk_file {
-            psks.extend(secret_lines(path)?);
-        }
         let state_key = match &self.state_key_file {
             Some(path) => StateKey::Given(path.clone()),
             None => StateKey::find(
@@ -326,7 +316,7 @@ impl Run {
             access_url: self.access_url.clone(),
             agent_binaries: self.agent_binaries.clone(),
             trusted_proxies: self.trusted_proxies.clone(),
-            psks,
+            psks: self.psks.read()?,
             limits: control::Limits {
                 lease: Duration::from(self.job_lease),
                 pending: Duration::from(self.job_pending),

@@ -1,4 +1,5 @@
-//! The resource `coder_app`, an app of an agent.
+//! The resource `coder_app` as Terraform sees it, an app of an agent. What a server gets of it is converted in
+//! `terraform/resources/apps.rs`.
 
 use outpost_plugin::{Diagnostic, Field, Outcome, Schema, Shape, optional, required, set};
 use outpost_value::Object;

@@ -13,6 +13,8 @@ use outpost_net::{
 };
 use url::Url;
 
+use crate::psk;
+
 /// Complete configuration of the control plane. Nothing below asks "is it set?".
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -147,7 +149,7 @@ pub enum ConfigError {
     /// A pre-shared key so short that it could be guessed.
     #[error(
         "pre-shared key {number} has {length} characters, fewer than {}",
-        Self::SHORTEST_PSK
+        psk::SHORTEST
     )]
     ShortPsk {
         /// Position of the key in the configuration, from 1.
@@ -169,9 +171,6 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    // Shorter keys could be guessed over the network; generated ones have 43 characters.
-    const SHORTEST_PSK: usize = 16;
-
     /// Returns what the operator can try next, if anything is known.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -188,22 +187,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the value.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.check_psks()?;
+        psk::check(&self.psks)?;
         self.limits.check()
-    }
-
-    fn check_psks(&self) -> Result<(), ConfigError> {
-        if self.psks.len() > 2 {
-            return Err(ConfigError::TooManyPsks(self.psks.len()));
-        }
-        let short = |psk: &Secret| psk.expose().chars().count() < ConfigError::SHORTEST_PSK;
-        match self.psks.iter().position(short) {
-            Some(index) => Err(ConfigError::ShortPsk {
-                number: index + 1,
-                length: self.psks[index].expose().chars().count(),
-            }),
-            None => Ok(()),
-        }
     }
 }
 
@@ -268,7 +253,7 @@ impl Limits {
 mod tests {
     use super::*;
 
-    fn config(psks: &[&str]) -> Config {
+    fn config() -> Config {
         Config {
             storage: Storage::Memory,
             state_key: StateKey::Own,
@@ -277,29 +262,15 @@ mod tests {
             access_url: None,
             agent_binaries: None,
             trusted_proxies: Vec::new(),
-            psks: psks.iter().map(|psk| Secret::new(*psk)).collect(),
+            psks: Vec::new(),
             limits: Limits::standard(),
             version: "v0.1.0".to_owned(),
         }
     }
 
     #[test]
-    fn up_to_two_keys_of_some_length_are_accepted() {
-        let good = "0123456789abcdef";
-
-        assert_eq!(config(&[]).check(), Ok(()));
-        assert_eq!(config(&[good, good]).check(), Ok(()));
-        assert_eq!(config(&[good; 3]).check(), Err(ConfigError::TooManyPsks(3)));
-        let short = ConfigError::ShortPsk {
-            number: 2,
-            length: 6,
-        };
-        assert_eq!(config(&[good, "secret"]).check(), Err(short));
-    }
-
-    #[test]
     fn a_limit_that_would_stop_everything_is_named() {
-        let mut config = config(&[]);
+        let mut config = config();
         config.limits.connections = 0;
         assert_eq!(config.check(), Err(ConfigError::ZeroLimit("connections")));
 

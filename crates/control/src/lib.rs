@@ -27,6 +27,7 @@ pub mod job_log;
 pub mod model;
 pub mod parameters;
 pub mod plane;
+mod psk;
 pub mod queue;
 mod services;
 pub mod sessions;

@@ -1,9 +1,8 @@
-//! Values of pre-shared keys, provisioner keys and API tokens: generation, storage and comparison.
+//! Values of pre-shared keys, provisioner keys and API tokens: generation and storage.
 
 use aws_lc_rs::rand;
 use outpost_base::secret::Secret;
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 
 /// Length of a value in characters: 43 of 62 letters and digits are just above 256 bits. It is also Coder's.
 pub const LENGTH: usize = 43;
@@ -44,16 +43,6 @@ impl Hashed {
     }
 }
 
-/// Returns whether `given` is one of `accepted`, in constant time: it is compared with all of them.
-pub fn is_one_of(given: &Secret, accepted: &[Secret]) -> bool {
-    let given = Hashed::of(given);
-    accepted
-        .iter()
-        .map(|accepted| Hashed::of(accepted).0.ct_eq(&given.0))
-        .fold(subtle::Choice::from(0), |any, equal| any | equal)
-        .into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,16 +59,5 @@ mod tests {
                 .all(|byte| byte.is_ascii_alphanumeric())
         );
         assert_ne!(first, second);
-    }
-
-    #[test]
-    fn any_of_several_keys_is_accepted_and_nothing_else() {
-        let (old, new) = (generate(), generate());
-        let accepted = [old.clone(), new.clone()];
-
-        assert!(is_one_of(&old, &accepted) && is_one_of(&new, &accepted));
-        assert!(!is_one_of(&generate(), &accepted));
-        assert!(!is_one_of(&Secret::default(), &accepted));
-        assert!(!is_one_of(&old, &[]));
     }
 }

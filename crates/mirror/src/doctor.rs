@@ -1,5 +1,4 @@
-//! A comparison of a mirror with what a template needs, item by item, before a build fails; and the lock file that a
-//! template should have at a site with that mirror.
+//! A comparison of a mirror with what a template needs, item by item, before a build fails.
 
 mod served;
 mod unmet;
@@ -11,10 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use outpost_base::registry::{Hash, Platform, ProviderAddr};
-use outpost_language::{
-    Constraint,
-    lock::{Lock, LockedProvider},
-};
+use outpost_language::{Constraint, lock::LockedProvider};
 use semver::Version;
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -283,8 +279,8 @@ fn listed<'a>(versions: impl IntoIterator<Item = &'a Version>) -> String {
     versions.collect::<Vec<_>>().join(", ")
 }
 
-/// Returns one item, or one for each platform that has a problem.
-fn provider(
+/// Compares a provider with a mirror's contents. Returns one item, or one for each platform that has a problem.
+pub(crate) fn provider(
     addr: &ProviderAddr,
     constraint: &Constraint,
     locked: Option<&LockedProvider>,
@@ -366,7 +362,7 @@ fn missing_version(
 }
 
 /// Returns the version that an engine would select.
-fn choose<'a>(
+pub(crate) fn choose<'a>(
     addr: &ProviderAddr,
     constraint: &Constraint,
     locked: Option<&LockedProvider>,
@@ -418,71 +414,12 @@ fn fits(package: &Package, locked: Option<&LockedProvider>) -> bool {
     })
 }
 
-fn own_hashes(package: &Package) -> Vec<Hash> {
+/// Returns all checksums by which a lock file can name a package.
+pub(crate) fn own_hashes(package: &Package) -> Vec<Hash> {
     let mut hashes = vec![package.h1_zip.clone(), package.h1_tree.clone()];
     hashes.dedup();
     hashes.push(package.archive.zh());
     hashes
-}
-
-/// Returns the lock file that a template should have, with checksums for all of these platforms. Existing checksums
-/// of the same version are kept. The checksums of all other platforms are those that the publisher signed.
-///
-/// # Errors
-/// One for each provider that the mirror lacks or has with the wrong content.
-pub fn lock(
-    store: &Store,
-    closure: &Closure,
-    generation: &Generation,
-    platforms: &[Platform],
-) -> Result<Lock, Vec<Item>> {
-    let (mut lock, mut wrong) = (Lock::default(), Vec::new());
-    for (addr, constraint) in &closure.providers {
-        let locked = closure.locked.get(addr);
-        // Wrong checksums are what this command replaces.
-        let without = locked.map(|locked| LockedProvider {
-            hashes: Vec::new(),
-            ..locked.clone()
-        });
-        let items = provider(addr, constraint, without.as_ref(), generation, platforms);
-        wrong.extend(items.into_iter().filter(|item| !item.verdict.is_good()));
-        let Ok(chosen) = choose(addr, constraint, locked, generation) else {
-            continue;
-        };
-        let mut hashes = locked
-            .map(|locked| locked.hashes.clone())
-            .unwrap_or_default();
-        let packages = chosen.packages.iter();
-        for package in packages.filter(|package| platforms.contains(&package.platform)) {
-            hashes.extend(own_hashes(package));
-        }
-        hashes.extend(signed(store, chosen));
-        lock.providers.insert(
-            addr.clone(),
-            LockedProvider {
-                version: chosen.version.clone(),
-                constraints: constraint.to_string(),
-                hashes,
-            },
-        );
-    }
-    match wrong.is_empty() {
-        true => Ok(lock),
-        false => Err(wrong),
-    }
-}
-
-/// Returns the checksums that the publisher signed for a version; none if it is not signed.
-fn signed(store: &Store, provider: &Provider) -> Vec<Hash> {
-    let list = provider.signed.as_ref();
-    let list = list.and_then(|signed| std::fs::read_to_string(store.path(signed.shasums)).ok());
-    let hash = |line: &str| {
-        let (digest, name) = line.split_once("  ")?;
-        // The list also contains manifests.
-        let is_package = name.ends_with(".zip");
-        is_package.then(|| format!("zh:{}", digest.to_ascii_lowercase()).parse().ok())?
-    };
-    list.unwrap_or_default().lines().filter_map(hash).collect()
 }
 
 /// Modules from the mirror's store.

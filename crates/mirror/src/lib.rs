@@ -19,6 +19,7 @@ pub mod git;
 pub mod images;
 pub mod inventory;
 pub mod keys;
+pub mod lock;
 pub mod publisher;
 pub mod pulled;
 mod remote;

@@ -30,7 +30,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{CHUNK_BYTES, Limits, Line, Pipe, at, line::LineBuffer, read, tree};
+use super::{
+    CHUNK_BYTES, Limits, Line, Pipe,
+    line::LineBuffer,
+    run::{at, read},
+    tree,
+};
 
 /// Interval of checks whether a process that is not our child is gone: nobody notifies us.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

@@ -1,9 +1,13 @@
 use std::{path::Path, sync::Mutex};
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
-use tokio::{net::unix::pipe, sync::Notify, time::timeout};
+use outpost_base::stop::Stop;
+use tokio::{io::AsyncReadExt as _, net::unix::pipe, sync::Notify, time::timeout};
 
-use super::*;
+use super::{
+    run::{Spawned, spawn},
+    *,
+};
 
 /// Time in which anything happens that should happen at once, even on a busy machine.
 const SOON: Duration = Duration::from_secs(30);

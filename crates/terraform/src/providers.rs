@@ -6,11 +6,11 @@
 //! cannot have.
 
 mod configuration;
-mod locked;
+mod lock_file;
 mod repositories;
 mod unavailable;
 
-pub(super) use self::locked::MAX_BYTES as MAX_LOCK_BYTES;
+pub(super) use self::lock_file::MAX_BYTES as MAX_LOCK_BYTES;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -203,7 +203,7 @@ impl Presenter {
         }
         if self.uses_builtin(attempt) {
             let hosts = self.packages.hosts();
-            let lock = locked::relax(dir, hosts)?;
+            let lock = lock_file::relax(dir, hosts)?;
             let mirror = self.packages.mirror(lock.version.as_ref());
             let mirror = mirror.map_err(|error| {
                 StepFailure::new(format!("write the built-in coder provider: {error}"))
@@ -273,7 +273,7 @@ impl Presenter {
         let view = store
             .view(&view, wanted)
             .map_err(|error| failed(error.as_ref()))?;
-        locked::augment(dir, &view.checksums)?;
+        lock_file::augment(dir, &view.checksums)?;
         Ok(view)
     }
 
@@ -316,7 +316,7 @@ impl Presenter {
         for (addr, constraint) in required.unwrap_or_default() {
             wanted.entry(addr).or_default().constraint = constraint;
         }
-        for (addr, locked) in locked::read(dir).unwrap_or_default().providers {
+        for (addr, locked) in lock_file::read(dir).unwrap_or_default().providers {
             wanted.entry(addr).or_default().locked = Some(locked.version);
         }
         wanted

@@ -1,4 +1,4 @@
-//! Credentials of a daemon.
+//! Credentials of a daemon: pre-shared key, provisioner key or session token.
 
 use http::{HeaderName, HeaderValue};
 use outpost_base::secret::Secret;

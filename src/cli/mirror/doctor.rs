@@ -1,9 +1,6 @@
-//! `outpost mirror doctor` and `outpost mirror lock`: templates against a mirror.
+//! `outpost mirror doctor`: templates against a mirror.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use semver::Version;
@@ -20,7 +17,6 @@ use super::{
     Place, pull,
 };
 use crate::{
-    language::lock::FILE_NAME,
     mirror::{
         Generation, Remote, Store,
         doctor::{self, Item, JobEngine, Served},
@@ -35,12 +31,12 @@ use crate::{
 
 /// Mirror to examine, and the part of it.
 #[derive(Debug, clap::Args)]
-struct View {
+pub(super) struct View {
     #[command(flatten)]
     place: Place,
     /// Platform that providers run on; repeatable [default: this machine's platform]
     #[arg(long, value_name = "OS_ARCH")]
-    platform: Vec<Platform>,
+    pub(super) platform: Vec<Platform>,
     /// Engine whose registry is the default for sources without a host: terraform or tofu
     #[arg(long, value_name = "ENGINE", default_value = "terraform", value_parser = engine)]
     engine: Engine,
@@ -76,32 +72,16 @@ pub(in crate::cli) struct Doctor {
     templates: Vec<PathBuf>,
 }
 
-/// Write lock files that match the mirror, without downloading anything
-///
-/// Versions in a template's lock file stay. Checksums of all platforms in the mirror are added, so that a lock file made
-/// on one machine works on all others.
-#[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Lock {
-    #[command(flatten)]
-    view: View,
-    /// Change nothing; fail if a file would change
-    #[arg(long)]
-    check: bool,
-    /// Directories of the templates
-    #[arg(value_name = "DIR", default_value = ".")]
-    templates: Vec<PathBuf>,
-}
-
 /// An item that a template needs.
 #[derive(Serialize)]
-struct ItemRow {
+pub(super) struct ItemRow {
     template: String,
     #[serde(flatten)]
-    item: Item,
+    pub(super) item: Item,
 }
 
 impl ItemRow {
-    fn new(path: &Path, item: Item) -> Self {
+    pub(super) fn new(path: &Path, item: Item) -> Self {
         Self {
             template: path.display().to_string(),
             item,
@@ -124,30 +104,9 @@ impl Row for ItemRow {
     }
 }
 
-/// Result for a lock file.
-#[derive(Serialize)]
-struct LockRow {
-    template: String,
-    providers: usize,
-    changed: bool,
-}
-
-impl Row for LockRow {
-    const COLUMNS: &'static [&'static str] = &["Template", "Providers", "Changed"];
-
-    fn cells(&self) -> Vec<String> {
-        let changed = if self.changed { "yes" } else { "no" };
-        vec![
-            self.template.clone(),
-            self.providers.to_string(),
-            changed.to_owned(),
-        ]
-    }
-}
-
 impl View {
     /// Opens the mirror in a directory, with its newest generation.
-    fn open(&self) -> anyhow::Result<(Store, Generation)> {
+    pub(super) fn open(&self) -> anyhow::Result<(Store, Generation)> {
         if let Some(url) = self.place.url()? {
             let text = format!(
                 "`--mirror {url}` is a served mirror, but this command needs the mirror's directory"
@@ -166,7 +125,8 @@ impl View {
         }
     }
 
-    async fn closure(
+    /// Determines what a template needs, with the modules of the mirror.
+    pub(super) async fn closure(
         &self,
         path: &Path,
         store: &Store,
@@ -280,76 +240,12 @@ impl Doctor {
     }
 }
 
-impl Lock {
-    pub(super) async fn exec(self, output: Output) -> anyhow::Result<()> {
-        let (store, generation) = self.view.open()?;
-        let platforms = match self.view.platform.is_empty() {
-            true => generation.platforms(),
-            false => self.view.platform.clone(),
-        };
-        let (mut rows, mut wrong) = (Vec::new(), Vec::new());
-        for path in &self.templates {
-            let closure = self.view.closure(path, &store, &generation).await?;
-            let template = path.display().to_string();
-            let here = of_template(&closure, &generation, &platforms);
-            match doctor::lock(&store, &closure, &generation, &here) {
-                Ok(lock) => rows.push(LockRow {
-                    providers: lock.providers.len(),
-                    changed: replace(&path.join(FILE_NAME), &lock.to_string(), self.check)?,
-                    template,
-                }),
-                Err(items) => wrong.extend(items.into_iter().map(|item| ItemRow {
-                    template: template.clone(),
-                    item,
-                })),
-            }
-        }
-        if !wrong.is_empty() {
-            output.list(&wrong)?;
-            return unwell(wrong.iter().map(|row| &row.item));
-        }
-        output.list(&rows)?;
-        let changed = rows.iter().filter(|row| row.changed).count();
-        match (self.check, changed) {
-            (true, 1..) => Err(Unwell(changed).into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Platforms that every provider of a template is available for. A provider that is published for few does not keep
-/// the others from being locked.
-fn of_template(
-    closure: &Closure,
-    generation: &Generation,
-    platforms: &[Platform],
-) -> Vec<Platform> {
-    let is_there = |platform: &&Platform| {
-        closure.providers.keys().all(|addr| {
-            let mut versions = generation.versions(addr);
-            versions.any(|provider| provider.packages.iter().any(|p| p.platform == **platform))
-        })
-    };
-    platforms.iter().filter(is_there).cloned().collect()
-}
-
-fn unwell<'a>(items: impl Iterator<Item = &'a Item>) -> anyhow::Result<()> {
+/// Fails with the number of items that a build would lack.
+pub(super) fn unwell<'a>(items: impl Iterator<Item = &'a Item>) -> anyhow::Result<()> {
     match items.filter(|item| !item.verdict.is_good()).count() {
         0 => Ok(()),
         count => Err(Unwell(count).into()),
     }
-}
-
-/// Replaces a file if its text changes, and returns whether it does.
-fn replace(path: &Path, text: &str, only_check: bool) -> anyhow::Result<bool> {
-    if fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return Ok(false);
-    }
-    if !only_check {
-        let failed = || format!("failed to write `{}`", path.display());
-        fs::write(path, text).with_context(failed)?;
-    }
-    Ok(true)
 }
 
 fn engine(text: &str) -> Result<Engine, String> {

@@ -1,4 +1,4 @@
-//! Agents: their identity, their work, and how they are reached.
+//! Agents: their tokens, their work, and how they are reached.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

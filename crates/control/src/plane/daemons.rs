@@ -17,6 +17,7 @@ use crate::{
         Daemon, DaemonId, FileId, FileKind, Holder, JobRecord, Organization, OrganizationId,
         ProvisionerKey, Task, User,
     },
+    psk,
     queue::Tags,
     store::{JobChange, Registered},
     tokens::{self, Hashed},
@@ -105,7 +106,7 @@ impl Plane {
             "a pre-shared key or a provisioner key is required, and the one given is unknown",
         );
         let credential = match (psk, key) {
-            (Some(psk), None) if tokens::is_one_of(psk, &self.psks) => Credential::Shared,
+            (Some(given), None) if psk::is_one_of(given, &self.psks) => Credential::Shared,
             (None, Some(key)) if key.expose().len() == tokens::LENGTH => {
                 let key = self.store.key(&Hashed::of(key)).await?;
                 key.map(Credential::Key).ok_or(UNKNOWN)?

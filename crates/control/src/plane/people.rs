@@ -19,6 +19,7 @@ use crate::{
         AuditEntry, KeyId, Organization, OrganizationId, ProvisionerKey, Token, TokenId, User,
         UserId,
     },
+    psk,
     queue::Tags,
     tokens::{self, Hashed},
 };
@@ -579,8 +580,7 @@ impl Plane {
     /// [`RequestError::Forbidden`]
     pub fn psk_fingerprints(&self, caller: &Caller) -> Result<Vec<String>, RequestError> {
         caller.need_admin("showing pre-shared keys")?;
-        let fingerprint = |psk| Hashed::of(psk).fingerprint();
-        Ok(self.psks.iter().map(fingerprint).collect())
+        Ok(psk::fingerprints(&self.psks))
     }
 
     /// Returns the daily cost of a user's workspaces, and the user.

@@ -1,4 +1,4 @@
-//! Identity of a caller of our gRPC API, from the metadata of a call. Coder's wire has `coder/admission.rs`.
+//! Identity of a caller of our gRPC API, from the metadata of a call. Coder's wire has `coder/authentication.rs`.
 
 use outpost_base::secret::Secret;
 use tonic::{Status, metadata::MetadataMap};

@@ -1,17 +1,19 @@
 //! Coder's own wire protocol: a daemon dials a WebSocket, opens a yamux stream for each call, and speaks dRPC on it.
 //!
-//! [`admission`] decides which daemons are accepted, in the reference's order of checks and with its answers;
+//! [`authentication`] finds out whose a request is: an agent's, a person's or a daemon's. [`registration`] decides
+//! which daemons are accepted, in the reference's order of checks and with its answers;
 //! [`upgrade`] opens the WebSocket, [`session`] serves the streams on it, [`rpc`] translates one call. No state of a
 //! job belongs to a connection: a daemon that reconnects under its name continues where it was.
 //!
 //! # Source
 //! coder `enterprise/coderd/provisionerdaemons.go`, `enterprise/coderd/provisionerkeys.go`.
 
-mod admission;
 mod agent;
 mod answer;
 mod answers;
+mod api_version;
 mod archives;
+mod authentication;
 mod bodies;
 mod builds;
 mod dry_runs;
@@ -23,7 +25,9 @@ mod overlay;
 mod peer;
 mod places;
 mod provisioners;
+mod query;
 mod rate;
+mod registration;
 mod resources;
 mod rpc;
 mod search;
@@ -173,7 +177,7 @@ async fn take_in(
     request: Request,
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default();
-    let daemon = admission::admit(&coder.plane, organization, query, request.headers()).await?;
+    let daemon = registration::admit(&coder.plane, organization, query, request.headers()).await?;
     let (response, socket) = upgrade::accept(request)?;
     let share = coder.shares.of(Sender::Daemon(daemon.id));
     let calls = Calls {
@@ -194,7 +198,7 @@ async fn organizations(
     State(Coder { plane, .. }): State<Coder>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    admission::person(&plane, &headers)
+    authentication::person(&plane, &headers)
         .await?
         .ok_or_else(Refusal::unauthenticated)?;
     let all = plane.store().organizations().await;
@@ -208,7 +212,7 @@ async fn key(
     State(Coder { plane, .. }): State<Coder>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let key = admission::key(&plane, &headers).await?;
+    let key = authentication::key(&plane, &headers).await?;
     let tags = key.tags.as_map();
     let body = json!({
         "id": key.id,

@@ -1,9 +1,11 @@
 use outpost_base::registry::DEFAULT_HOST;
+use outpost_language::lock::Lock;
 
 use super::*;
 use crate::{
     Digest,
     generation::{Module, Signed},
+    lock::lock,
     scan::tests::tree,
 };
 

@@ -1,4 +1,4 @@
-//! Frames of the DERP protocol: a type, a length, a payload.
+//! Frames of the DERP protocol: a type, a length, a payload; and the limits of their lengths.
 //!
 //! # Source
 //! coder/tailscale `derp/derp.go`.

@@ -1,4 +1,4 @@
-//! Apps: checked across the whole template, then put on their agent or container.
+//! Conversion of `coder_app`: apps, checked across the whole template, then put on their agent or container.
 
 use std::collections::BTreeMap;
 

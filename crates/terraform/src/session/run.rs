@@ -1,4 +1,4 @@
-//! One process of the engine, with its output.
+//! One process of the engine, with its output. `process/run.rs` interrupts it when the job is cancelled.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

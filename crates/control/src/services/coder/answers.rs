@@ -12,7 +12,7 @@ use axum::{
 use outpost_net::{budget::Shared, listener::Held};
 use sha2::{Digest as _, Sha256};
 
-use super::{super::responses::ResponseLimit, admission, answer::Refusal};
+use super::{super::responses::ResponseLimit, answer::Refusal, authentication};
 
 /// Answers in progress, by the digest of the token that they are for. A clone counts the same.
 #[derive(Clone, Default)]
@@ -25,7 +25,7 @@ pub(super) async fn limited(
     request: Request,
     next: Next,
 ) -> Response {
-    let token = admission::session_token(request.headers());
+    let token = authentication::session_token(request.headers());
     let Some(token) = token.filter(|_| !request.headers().contains_key(header::UPGRADE)) else {
         return next.run(request).await;
     };

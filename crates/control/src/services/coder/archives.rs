@@ -14,7 +14,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{admission, answer::Refusal, bodies::Bodies, jobs::not_found};
+use super::{answer::Refusal, authentication, bodies::Bodies, jobs::not_found, query};
 use crate::{
     model::{File, FileId, FileKind},
     plane::{Caller, Plane, RequestError},
@@ -34,7 +34,7 @@ async fn upload(
     Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if kind != TAR {
@@ -53,9 +53,9 @@ async fn download(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let query = request.uri().query().unwrap_or_default();
-    if let Some(format) = admission::parameter(query, "format") {
+    if let Some(format) = query::parameter(query, "format") {
         let why =
             format!("Unsupported conversion type {format:?}: this server gives tar archives only.");
         return Err(Refusal::new(StatusCode::BAD_REQUEST, why));

@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    admission,
     answer::Refusal,
+    authentication,
     bodies::{self, Bodies},
     jobs::{self, matched_daemons, not_found, transition},
     logs,
@@ -58,7 +58,7 @@ async fn build(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let described = async {
         let (workspace, build) = plane.build(&caller, &id).await?;
         as_json(&plane, &workspace, &build).await
@@ -72,7 +72,7 @@ async fn of_workspace(
     Path(workspace): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let described = async {
         let (_, workspace) = workspaces::find(&plane, &caller, &workspace).await?;
         let mut described = Vec::new();
@@ -89,7 +89,7 @@ async fn numbered(
     Path((owner, name, number)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let described = async {
         let named = workspaces::named(&owner, name);
         let (_, workspace) = workspaces::find(&plane, &caller, &named).await?;
@@ -165,7 +165,7 @@ async fn create(
     Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let body = bodies.read(&caller, request).await?;
     let asked: NewBuild = bodies::parse(&body.content)?;
     let made = async {
@@ -238,7 +238,7 @@ async fn cancel(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let found = plane.build(&caller, &id).await;
     let (_, build) = found.map_err(Refusal::unavailable)?;
     jobs::cancel(&plane, &caller, build.job_id).await
@@ -249,7 +249,7 @@ async fn parameters(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let found = plane.build(&caller, &id).await;
     let (_, build) = found.map_err(Refusal::unavailable)?;
     let answers = build.parameters.iter();
@@ -272,7 +272,7 @@ async fn state(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let state = async {
         let (workspace, build) = plane.build(&caller, &id).await?;
         plane.pull_state(&caller, &workspace, build.number).await
@@ -293,7 +293,7 @@ async fn replace_state(
     Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<StatusCode, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let body = bodies.read(&caller, request).await?;
     let asked: NewState = bodies::parse(&body.content)?;
     let replaced = async {

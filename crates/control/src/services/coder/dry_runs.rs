@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    admission,
     answer::Refusal,
+    authentication,
     bodies::Bodies,
     builds::Answer,
     jobs::{self, matched_daemons, not_found},
@@ -56,7 +56,7 @@ async fn create(
     Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let asked: NewDryRun = bodies.json(Sender::Person(caller.user.id), request).await?;
     let given = Answer::values(asked.rich_parameter_values);
     let made = async {
@@ -92,7 +92,7 @@ async fn describe(
     Path((version, job)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let found = async {
         let job = find(&plane, &caller, &version, &job).await?;
         jobs::described(&plane, &job).await
@@ -105,7 +105,7 @@ async fn cancel(
     Path((version, job)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let found = find(&plane, &caller, &version, &job).await;
     let id = found.map_err(Refusal::unavailable)?.id;
     jobs::cancel(&plane, &caller, id).await
@@ -116,7 +116,7 @@ async fn resources_of(
     Path((version, job)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let found = async {
         let job = find(&plane, &caller, &version, &job).await?;
         let result = plane.dry_run(&caller, job.id).await?;
@@ -135,7 +135,7 @@ async fn matched(
     Path((version, job)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let found = async {
         let job = find(&plane, &caller, &version, &job).await?;
         matched_daemons(&plane, &job).await

@@ -14,7 +14,7 @@ use axum::{
 use outpost_base::job::{JobId, Transition};
 use serde_json::{Value, json};
 
-use super::{admission, answer::Refusal, organizations};
+use super::{answer::Refusal, authentication, organizations, query};
 use crate::{
     model::{Build, JobRecord, JobStatus, OrganizationId, Task, Version, Workspace},
     plane::{Caller, Plane, RequestError},
@@ -43,7 +43,7 @@ async fn jobs(
     Path(organization): Path<String>,
     request: Request,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let query = request.uri().query().unwrap_or_default();
     let listed = async {
         let organization = organizations::find(&plane, &organization).await?;
@@ -63,15 +63,15 @@ async fn filter(
     organization: OrganizationId,
     query: &str,
 ) -> Result<JobFilter, RequestError> {
-    let initiator = match admission::parameter(query, "initiator").as_deref() {
+    let initiator = match query::parameter(query, "initiator").as_deref() {
         None => None,
         Some("me") => Some(caller.user.id),
         Some(name) => Some(plane.acting_for(caller, name).await?.id),
     };
-    let statuses = admission::parameter(query, "status").unwrap_or_default();
+    let statuses = query::parameter(query, "status").unwrap_or_default();
     let statuses = statuses.split(',').filter(|name| !name.is_empty());
     let statuses: Result<_, _> = statuses.map(status_named).collect();
-    let limit = admission::parameter(query, "limit").and_then(|limit| limit.parse().ok());
+    let limit = query::parameter(query, "limit").and_then(|limit| limit.parse().ok());
     Ok(JobFilter {
         organization: Some(organization),
         initiator,
@@ -93,7 +93,7 @@ async fn job(
     Path((_, id)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let found = async { described(&plane, &plane.job(&caller, parse(&id)?).await?).await };
     found.await.map(Json).map_err(Refusal::unavailable)
 }

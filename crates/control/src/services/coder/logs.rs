@@ -22,7 +22,9 @@ use tokio_tungstenite::tungstenite::{
 };
 use tracing::debug;
 
-use super::{admission, answer::Refusal, dry_runs, overlay::agent_id, upgrade, versions};
+use super::{
+    answer::Refusal, authentication, dry_runs, overlay::agent_id, query, upgrade, versions,
+};
 use crate::{
     model::{StoredAgentLine, StoredLine},
     plane::{Caller, Plane, RequestError},
@@ -41,13 +43,13 @@ pub(super) async fn of_agent(
     Extension(upgraded): Extension<Upgraded>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let query = request.uri().query().unwrap_or_default();
     let range = (
         number(query, "after")?.unwrap_or_default(),
         number(query, "before")?,
     );
-    let follow = admission::has_parameter(query, "follow");
+    let follow = query::has_parameter(query, "follow");
     let log = plane.agent_log(&caller, agent_id(&agent)?, range, follow);
     let batches = log.await.map_err(Refusal::unavailable)?;
     let batches = batches.map_ok(|batch| batch.into_iter().map(agent_line).collect());
@@ -66,7 +68,7 @@ pub(super) async fn of_build(
     Extension(upgraded): Extension<Upgraded>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let found = plane.build(&caller, &build).await;
     let (_, build) = found.map_err(Refusal::unavailable)?;
     of_job(&plane, &caller, build.job_id, &upgraded, request).await
@@ -79,7 +81,7 @@ pub(super) async fn of_version(
     Extension(upgraded): Extension<Upgraded>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let found = versions::find(&plane, &version).await;
     let version = found.map_err(Refusal::unavailable)?;
     of_job(&plane, &caller, version.job_id, &upgraded, request).await
@@ -92,7 +94,7 @@ pub(super) async fn of_dry_run(
     Extension(upgraded): Extension<Upgraded>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let found = dry_runs::find(&plane, &caller, &version, &job).await;
     let id = found.map_err(Refusal::unavailable)?.id;
     of_job(&plane, &caller, id, &upgraded, request).await
@@ -109,7 +111,7 @@ async fn of_job(
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default();
     let after = number(query, "after")?.unwrap_or_default();
-    let follow = admission::has_parameter(query, "follow");
+    let follow = query::has_parameter(query, "follow");
     let log = plane.logs(caller, job, after, follow).await;
     let batches = log.map_err(Refusal::unavailable)?;
     let batches = batches.map_ok(|batch| batch.into_iter().map(build_line).collect::<Vec<_>>());
@@ -183,7 +185,7 @@ async fn send(
 }
 
 fn number(query: &str, name: &'static str) -> Result<Option<i64>, Refusal> {
-    let Some(text) = admission::parameter(query, name) else {
+    let Some(text) = query::parameter(query, name) else {
         return Ok(None);
     };
     let number = text.parse().ok().filter(|number| *number >= 0);

@@ -14,7 +14,7 @@ use axum::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{admission, answer::Refusal};
+use super::{answer::Refusal, authentication};
 use crate::{
     model::Organization,
     plane::{Plane, RequestError},
@@ -32,7 +32,7 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
 }
 
 async fn all(State(plane): State<Arc<Plane>>, headers: HeaderMap) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, &headers).await?;
+    authentication::caller(&plane, &headers).await?;
     listed(&plane).await
 }
 
@@ -41,7 +41,7 @@ async fn of_user(
     Path(user): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let user = if user == "me" { "" } else { &user };
     let acting = plane.acting_for(&caller, user).await;
     acting.map_err(Refusal::unavailable)?;
@@ -59,7 +59,7 @@ async fn one(
     Path(named): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, &headers).await?;
+    authentication::caller(&plane, &headers).await?;
     let found = find(&plane, &named).await;
     Ok(Json(described(&found.map_err(Refusal::unavailable)?)))
 }

@@ -26,12 +26,12 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::{
-    admission,
     answer::Refusal,
+    api_version, authentication,
     bodies::Bodies,
     peer::{Client, Peer, Who},
     places::{Holder, Places},
-    upgrade,
+    query, upgrade,
     workspaces::made_source_as_json,
 };
 use crate::{
@@ -72,9 +72,9 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
 /// Returns the version that a peer speaks, which may be newer than ours: recent agents do not fall back to an older
 /// one, are told that a call is not implemented, and send fields that may be ignored.
 fn check_version(query: &str, default: &str) -> Result<String, Refusal> {
-    let asked = admission::parameter(query, "version");
+    let asked = query::parameter(query, "version");
     let asked = asked.unwrap_or_else(|| default.to_owned());
-    match admission::check_major(&asked, API_VERSION) {
+    match api_version::check_major(&asked, API_VERSION) {
         Ok(_) => Ok(asked),
         Err(why) => {
             let message = "Unknown or unsupported API version";
@@ -92,9 +92,9 @@ async fn rpc(
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default();
     let version = check_version(query, "2.0")?;
-    let agent = admission::agent(&plane, request.headers()).await?;
+    let agent = authentication::agent(&plane, request.headers()).await?;
     // Old agents do not name their role.
-    let role = admission::parameter(query, "role");
+    let role = query::parameter(query, "role");
     let who = match role.as_deref() {
         None | Some("agent") => {
             plane.record_report(agent.id, |reports| reports.api_version = version);
@@ -112,7 +112,7 @@ async fn rpc(
 /// Reinitialization after a claim: there are no prebuilt workspaces here, and an agent that gets this answer does not
 /// ask again.
 async fn reinit(State(plane): State<Arc<Plane>>, headers: HeaderMap) -> Result<Response, Refusal> {
-    admission::agent(&plane, &headers).await?;
+    authentication::agent(&plane, &headers).await?;
     let why = "This workspace is not a prebuilt workspace.";
     Err(Refusal::new(StatusCode::CONFLICT, why))
 }
@@ -133,7 +133,7 @@ async fn log_source(
     Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let agent = admission::agent(&plane, request.headers()).await?;
+    let agent = authentication::agent(&plane, request.headers()).await?;
     let asked: NewSource = bodies.json(Sender::Agent(agent.id), request).await?;
     let cut = |text: String| text.chars().take(MAX_SOURCE_TEXT).collect();
     let source = LogSource {
@@ -178,7 +178,7 @@ async fn tailnet(
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default();
     check_version(query, "2.0")?;
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let who = Who::Client(Client {
         id: peer_id(&plane, &caller, query)?,
         caller,
@@ -190,7 +190,7 @@ async fn tailnet(
 
 /// Returns a client's id: its former one if a resume token proves it, else a new one.
 fn peer_id(plane: &Plane, caller: &Caller, query: &str) -> Result<Uuid, Refusal> {
-    let Some(token) = admission::parameter(query, "resume_token") else {
+    let Some(token) = query::parameter(query, "resume_token") else {
         return Ok(Uuid::new_v4());
     };
     let resumed = plane.resumed(caller, &token).map_err(|why| {
@@ -229,7 +229,7 @@ pub(super) async fn find(
     headers: &HeaderMap,
     agent: &str,
 ) -> Result<(Caller, AgentFacts), Refusal> {
-    let caller = admission::caller(plane, headers).await?;
+    let caller = authentication::caller(plane, headers).await?;
     let facts = plane.agent(&caller, agent_id(agent)?).await;
     let facts = facts.map_err(Refusal::unavailable)?;
     Ok((caller, facts))
@@ -247,7 +247,7 @@ async fn connection(
     State(plane): State<Arc<Plane>>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, &headers).await?;
+    authentication::caller(&plane, &headers).await?;
     Ok(Json(connection_info(&plane)))
 }
 
@@ -278,7 +278,7 @@ async fn derp(
     mut request: Request,
 ) -> Result<Response, Refusal> {
     let (relay, stop) = (plane.relay().clone(), plane.stop().clone());
-    let is_known = admission::is_known(&plane, request.headers()).await;
+    let is_known = authentication::is_known(&plane, request.headers()).await;
     let address = request.extensions().get::<listener::Peer>();
     let guest = Guest {
         is_known,

@@ -12,7 +12,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{admission, answer::Refusal, jobs, organizations};
+use super::{answer::Refusal, authentication, jobs, organizations, query};
 use crate::{
     model::{Daemon, JobRecord},
     plane::{Plane, RequestError},
@@ -33,7 +33,7 @@ async fn daemons(
     Path(organization): Path<String>,
     request: Request,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, request.headers()).await?;
+    authentication::caller(&plane, request.headers()).await?;
     let query = request.uri().query().unwrap_or_default();
     let listed = listed(&plane, &organization, query).await;
     listed.map(Json).map_err(Refusal::unavailable)
@@ -42,7 +42,7 @@ async fn daemons(
 /// Lists daemons that are online; with `offline` or a status the others, too.
 async fn listed(plane: &Plane, organization: &str, query: &str) -> Result<Value, RequestError> {
     let organization = organizations::find(plane, organization).await?.id;
-    let asked = |name| admission::parameter(query, name);
+    let asked = |name| query::parameter(query, name);
     let statuses = asked("status").unwrap_or_default();
     let with_offline = asked("offline").is_some_and(|it| it == "true");
     let limit = asked("limit").and_then(|limit| limit.parse().ok());

@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    admission, answer::Refusal, bodies::Bodies, jobs::not_found, organizations, search, versions,
+    answer::Refusal, authentication, bodies::Bodies, jobs::not_found, organizations, query, search,
+    versions,
 };
 use crate::{
     model::{Template, TemplateId, Version},
@@ -54,9 +55,9 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
 
 /// Templates of all organizations that match a search.
 async fn all(State(plane): State<Arc<Plane>>, request: Request) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let query = request.uri().query().unwrap_or_default();
-    let search = admission::parameter(query, "q").unwrap_or_default();
+    let search = query::parameter(query, "q").unwrap_or_default();
     let known = ["name", "exact_name", "organization", "author", "deprecated"];
     let terms = search::terms(&search, &known)?;
     let mut found = everything(&plane).await?;
@@ -98,7 +99,7 @@ async fn of_organization(
     Path(organization): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, &headers).await?;
+    authentication::caller(&plane, &headers).await?;
     let organization = organizations::find(&plane, &organization).await;
     let id = json!(organization.map_err(Refusal::unavailable)?.id);
     let mut found = everything(&plane).await?;
@@ -111,7 +112,7 @@ async fn one(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, &headers).await?;
+    authentication::caller(&plane, &headers).await?;
     let described = async { as_json(&plane, &find(&plane, &id).await?).await };
     described.await.map(Json).map_err(Refusal::unavailable)
 }
@@ -121,7 +122,7 @@ async fn named(
     Path((organization, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, &headers).await?;
+    authentication::caller(&plane, &headers).await?;
     let described = async {
         let organization = organizations::find(&plane, &organization).await?;
         as_json(&plane, &plane.template(organization.id, &name).await?).await
@@ -141,7 +142,7 @@ async fn delete(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let deleted = async {
         plane
             .delete_template(&caller, &find(&plane, &id).await?)
@@ -157,9 +158,9 @@ async fn versions_of(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, request.headers()).await?;
+    authentication::caller(&plane, request.headers()).await?;
     let query = request.uri().query().unwrap_or_default();
-    let number = |name| admission::parameter(query, name).and_then(|it| it.parse::<usize>().ok());
+    let number = |name| query::parameter(query, name).and_then(|it| it.parse::<usize>().ok());
     let limit = number("limit")
         .filter(|limit| *limit > 0)
         .unwrap_or(usize::MAX);
@@ -181,7 +182,7 @@ async fn version_of(
     Path((id, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, &headers).await?;
+    authentication::caller(&plane, &headers).await?;
     let described = async { described_version(&plane, &find(&plane, &id).await?, &name).await };
     described.await.map(Json).map_err(Refusal::unavailable)
 }
@@ -191,7 +192,7 @@ async fn version_named(
     Path((organization, template, name)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, &headers).await?;
+    authentication::caller(&plane, &headers).await?;
     let described = async {
         let organization = organizations::find(&plane, &organization).await?;
         let template = plane.template(organization.id, &template).await?;
@@ -220,7 +221,7 @@ async fn activate(
     Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let asked: ActiveVersion = bodies.json(Sender::Person(caller.user.id), request).await?;
     let activated = async {
         let template = find(&plane, &id).await?;
@@ -246,7 +247,7 @@ async fn create(
     Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let asked: NewTemplate = bodies.json(Sender::Person(caller.user.id), request).await?;
     let made = async {
         let version = versions::find(&plane, &asked.template_version_id.to_string()).await?;

@@ -21,9 +21,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    admission,
     answer::Refusal,
-    archives,
+    archives, authentication,
     bodies::Bodies,
     jobs::{self, matched_daemons, not_found},
     logs, organizations, resources,
@@ -64,7 +63,7 @@ async fn one(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(&plane, &headers).await?;
+    authentication::caller(&plane, &headers).await?;
     let described = async { as_json(&plane, &find(&plane, &id).await?).await };
     described.await.map(Json).map_err(Refusal::unavailable)
 }
@@ -135,7 +134,7 @@ async fn create(
     Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let asked: NewVersion = bodies.json(Sender::Person(caller.user.id), request).await?;
     let made = async {
         let organization = organizations::find(&plane, &organization).await?;
@@ -177,7 +176,7 @@ async fn cancel(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let version = find(&plane, &id).await.map_err(Refusal::unavailable)?;
     jobs::cancel(&plane, &caller, version.job_id).await
 }
@@ -189,7 +188,7 @@ async fn learned_list(
     id: &str,
     list: impl FnOnce(VersionId, ImportOutput) -> Vec<Value>,
 ) -> Result<Json<Value>, Refusal> {
-    admission::caller(plane, headers).await?;
+    authentication::caller(plane, headers).await?;
     let import_output = async {
         let version = find(plane, id).await?;
         let import_output = plane.store().import_output(version.id).await?;

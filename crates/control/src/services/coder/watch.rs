@@ -20,8 +20,8 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::{
-    admission,
     answer::Refusal,
+    authentication,
     places::{Holder, Place, Places},
     workspaces::describe,
 };
@@ -50,7 +50,7 @@ async fn watch(
     Extension(places): Extension<Places>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     // A caller without permission gets an error before the stream begins.
     let found = describe(&plane, &caller, &workspace).await;
     found.map_err(Refusal::unavailable)?;

@@ -19,12 +19,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    admission,
     answer::Refusal,
+    authentication,
     bodies::Bodies,
     builds::{self, Answer},
     jobs::not_found,
-    logs, overlay, search, versions,
+    logs, overlay, query, search, versions,
 };
 use crate::{
     agent_ids::{app_id, log_source_id, script_id},
@@ -68,7 +68,7 @@ async fn user(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let name = if name == "me" { "" } else { &name };
     let user = plane.acting_for(&caller, name).await;
     let user = user.map_err(Refusal::unavailable)?;
@@ -95,7 +95,7 @@ async fn workspace_of(
     Path((owner, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     described(&plane, &caller, &named(&owner, name)).await
 }
 
@@ -112,7 +112,7 @@ async fn workspace(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     described(&plane, &caller, &id).await
 }
 
@@ -122,7 +122,7 @@ async fn used(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Refusal> {
-    let caller = admission::caller(&plane, &headers).await?;
+    let caller = authentication::caller(&plane, &headers).await?;
     let found = find(&plane, &caller, &id).await;
     found.map_err(Refusal::unavailable)?;
     Ok(StatusCode::NO_CONTENT)
@@ -213,7 +213,7 @@ async fn create(
     Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let asked: NewWorkspace = bodies.json(Sender::Person(caller.user.id), request).await?;
     let made = async {
         asked.check()?;
@@ -256,12 +256,12 @@ async fn workspaces(
     State(plane): State<Arc<Plane>>,
     request: Request,
 ) -> Result<Json<Value>, Refusal> {
-    let caller = admission::caller(&plane, request.headers()).await?;
+    let caller = authentication::caller(&plane, request.headers()).await?;
     let query = request.uri().query().unwrap_or_default();
-    let search = admission::parameter(query, "q").unwrap_or_default();
+    let search = query::parameter(query, "q").unwrap_or_default();
     let known = ["owner", "name", "template", "status", "organization", "id"];
     let terms = search::terms(&search, &known)?;
-    let number = |name| admission::parameter(query, name).and_then(|it| it.parse::<usize>().ok());
+    let number = |name| query::parameter(query, name).and_then(|it| it.parse::<usize>().ok());
     let limit = number("limit")
         .filter(|limit| *limit > 0)
         .unwrap_or(usize::MAX);

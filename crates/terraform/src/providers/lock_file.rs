@@ -1,4 +1,7 @@
-//! The entry of `coder/coder` in an author's lock file, and the part of it that applies to the built-in provider.
+//! Lock file of a session: merged with the checksums of the packages in a mirror, and without those of `coder/coder`
+//! where the built-in provider runs in its place.
+//!
+//! `language/lock.rs` has the format; `mirror/lock.rs` makes the lock file of a template.
 
 use std::{collections::BTreeMap, io};
 
