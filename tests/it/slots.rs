@@ -28,7 +28,6 @@ use outpost::{
 use tokio::{
     io::AsyncReadExt as _,
     net::{TcpListener, TcpStream, unix::pipe},
-    sync::watch,
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
@@ -55,7 +54,6 @@ struct Source {
     /// After so many updates with lines of an engine at work the job is cancelled.
     cancel_after: Option<usize>,
     is_cancelled: AtomicBool,
-    cancelled_at: watch::Sender<Option<Instant>>,
     failures: Mutex<Vec<String>>,
 }
 
@@ -80,7 +78,6 @@ impl JobSource for Source {
             if self.cancel_after == Some(count) {
                 // Right after an answer that does not say it.
                 self.is_cancelled.store(true, Ordering::SeqCst);
-                self.cancelled_at.send_replace(Some(Instant::now()));
             }
         }
         Ok(JobUpdated {
@@ -127,6 +124,27 @@ async fn run(
     capacity: Option<Capacity>,
     fake: &[(&str, &Path)],
 ) -> Summary {
+    let pace = Pace {
+        heartbeat: Duration::from_secs(1),
+        exit_timeout: Duration::from_secs(10),
+    };
+    run_at(dir, source, slots, capacity, fake, pace).await
+}
+
+/// Intervals of a daemon and its engine.
+struct Pace {
+    heartbeat: Duration,
+    exit_timeout: Duration,
+}
+
+async fn run_at(
+    dir: &Path,
+    source: &Arc<Source>,
+    slots: usize,
+    capacity: Option<Capacity>,
+    fake: &[(&str, &Path)],
+    pace: Pace,
+) -> Summary {
     let mut environment = host_environment();
     environment.set("FAKE_AT", "plan");
     for (name, value) in fake {
@@ -134,13 +152,13 @@ async fn run(
     }
     let engine = engine_config(fake_engine(), dir.join("work"), environment);
     let engine = Engine::new(EngineConfig {
-        exit_timeout: Duration::from_secs(10),
+        exit_timeout: pace.exit_timeout,
         ..engine
     });
     let config = daemon::Config {
-        heartbeat: Duration::from_secs(1),
-        outage_limit: Duration::from_secs(60),
-        force_cancel: Duration::from_secs(20),
+        heartbeat: pace.heartbeat,
+        outage_limit: pace.heartbeat + Duration::from_secs(60),
+        force_cancel: pace.exit_timeout + Duration::from_secs(10),
         grace_period: None,
         max_jobs: Some(source.jobs.lock().unwrap().len()),
         capacity,
@@ -157,44 +175,40 @@ async fn run(
         .unwrap()
 }
 
+/// Deadline for everything that a test waits for; nothing takes that long on a machine with other work.
+const SOON: Duration = Duration::from_secs(120);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancel_reaches_an_engine_that_logs_all_the_time_within_a_second() {
-    let mut fastest = Duration::MAX;
-    // A machine with other work may be late once; a cancel that starves is late every time.
-    for _ in 0..3 {
-        let dir = tempfile::tempdir().unwrap();
-        let fifo = dir.path().join("interrupted");
-        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-        let mut told = pipe::OpenOptions::new().open_receiver(&fifo).unwrap();
-        let source = Arc::new(Source {
-            jobs: Mutex::new([dry_run(1, "")].into()),
-            cancel_after: Some(6),
-            ..Source::default()
-        });
-        let fake = [("FAKE", Path::new("chatty")), ("FAKE_PID_FILE", &fifo)];
-        let running = run(dir.path(), &source, 1, None, &fake);
+async fn a_cancel_reaches_an_engine_that_logs_all_the_time_before_the_next_heartbeat() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("interrupted");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let mut told = pipe::OpenOptions::new().open_receiver(&fifo).unwrap();
+    let source = Arc::new(Source {
+        jobs: Mutex::new([dry_run(1, "")].into()),
+        cancel_after: Some(6),
+        ..Source::default()
+    });
+    let fake = [("FAKE", Path::new("chatty")), ("FAKE_PID_FILE", &fifo)];
+    // No heartbeat is due and no engine is killed while this waits, so only the answer to lines can carry the cancel.
+    let pace = Pace {
+        heartbeat: 10 * SOON,
+        exit_timeout: 10 * SOON,
+    };
+    let running = run_at(dir.path(), &source, 1, None, &fake, pace);
 
-        let interrupted = async {
-            let mut byte = [0];
-            timeout(Duration::from_secs(120), told.read_exact(&mut byte))
-                .await
-                .is_ok()
-                .then(Instant::now)
-        };
-        let (summary, interrupted_at) = tokio::join!(running, interrupted);
+    let interrupted = async {
+        let mut byte = [0];
+        told.read_exact(&mut byte).await.unwrap();
+    };
+    let both = timeout(SOON, async { tokio::join!(running, interrupted) });
+    let (summary, ()) = both
+        .await
+        .expect("the engine is interrupted and the job ends");
 
-        assert_eq!(summary.failed, 1);
-        let error = source.failures.lock().unwrap().remove(0);
-        assert!(error.starts_with("job was cancelled: "), "{error}");
-        let cancelled_at = source.cancelled_at.borrow().unwrap();
-        if let Some(at) = interrupted_at {
-            fastest = fastest.min(at - cancelled_at);
-        }
-        if fastest < Duration::from_secs(1) {
-            break;
-        }
-    }
-    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
+    assert_eq!(summary.failed, 1);
+    let error = source.failures.lock().unwrap().remove(0);
+    assert!(error.starts_with("job was cancelled: "), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
