@@ -10,7 +10,7 @@ use std::{
 use tonic::Status;
 use url::Url;
 
-use super::follow::LostSight;
+use super::follow::ResultUnknown;
 use crate::{
     client::{CallError, coder::PushError},
     config::{ConfigError, contexts::ContextError},
@@ -237,7 +237,7 @@ fn hint_of(error: &anyhow::Error, server: Option<&Url>) -> Option<String> {
         if let Some(status) = link.downcast_ref::<Status>() {
             return CallError::new(server?, status.clone()).hint();
         }
-        None.or_else(|| Some(link.downcast_ref::<LostSight>()?.hint()))
+        None.or_else(|| Some(link.downcast_ref::<ResultUnknown>()?.hint()))
             .or_else(|| link.downcast_ref::<ConfigError>()?.hint())
             .or_else(|| link.downcast_ref::<StartError>()?.hint())
             .or_else(|| link.downcast_ref::<BackupError>()?.hint())
@@ -261,8 +261,8 @@ fn code_of(error: &anyhow::Error) -> Code {
         if is_usage || link.is::<ConfigError>() || link.is::<clap::Error>() {
             return Code::Usage;
         }
-        let lost = link.downcast_ref::<LostSight>();
-        if link.is::<Interrupted>() || lost.is_some_and(LostSight::is_interruption) {
+        let lost = link.downcast_ref::<ResultUnknown>();
+        if link.is::<Interrupted>() || lost.is_some_and(ResultUnknown::is_interruption) {
             return Code::Is(INTERRUPTED);
         }
         if link.is::<Incomplete>()

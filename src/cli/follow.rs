@@ -44,14 +44,14 @@ impl Show {
 /// Error for a job that is still running, with unknown result.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.text())]
-pub(super) struct LostSight {
+pub(super) struct ResultUnknown {
     job: String,
     /// Set if somebody asked to cancel the job and the server does not know.
     cancel: bool,
     source: Option<Status>,
 }
 
-impl LostSight {
+impl ResultUnknown {
     fn text(&self) -> String {
         match self.cancel {
             true => format!(
@@ -90,7 +90,7 @@ pub(super) fn failed<T>(
     what: impl FnOnce() -> String,
 ) -> anyhow::Result<T> {
     match result {
-        Err(error) if !error.is::<LostSight>() => Err(error.context(what())),
+        Err(error) if !error.is::<ResultUnknown>() => Err(error.context(what())),
         result => result,
     }
 }
@@ -99,7 +99,7 @@ pub(super) fn failed<T>(
 /// server is asked to cancel the job, whose end is still waited for; once it is killed nothing is.
 ///
 /// # Errors
-/// What the job failed with, [`Interrupted`], or [`LostSight`].
+/// What the job failed with, [`Interrupted`], or [`ResultUnknown`].
 pub(super) async fn job(api: &mut Api, id: &str, show: Show, stop: &Stop) -> anyhow::Result<()> {
     let mut follower = Follower {
         api,
@@ -223,8 +223,8 @@ impl Follower<'_> {
         job.ok_or_else(|| Status::internal("the server's answer has no `job`"))
     }
 
-    fn lost(&self, source: Option<Status>) -> LostSight {
-        LostSight {
+    fn lost(&self, source: Option<Status>) -> ResultUnknown {
+        ResultUnknown {
             job: self.id.to_owned(),
             cancel: self.cancel == Some(Cancel::Asked),
             source,

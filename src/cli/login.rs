@@ -199,7 +199,7 @@ impl Logout {
 }
 
 #[derive(Serialize)]
-struct Oneself {
+struct Identity {
     user: String,
     full_name: String,
     email: String,
@@ -212,7 +212,7 @@ impl Whoami {
     pub(super) async fn exec(self, output: Output) -> anyhow::Result<()> {
         let user = self.remote.connect()?.who_am_i(WhoAmIRequest {}).await?;
         let user = user.into_inner();
-        let oneself = Oneself {
+        let identity = Identity {
             user: user.name,
             full_name: user.full_name,
             email: user.email,
@@ -220,7 +220,7 @@ impl Whoami {
             url: http::shown(&self.remote.url()?),
             context: self.remote.saved()?.map(|(_, name)| name),
         };
-        output.item(&oneself, |it| {
+        output.item(&identity, |it| {
             let role = if it.admin { "admin" } else { "member" };
             let mut facts = vec![
                 ("User", it.user.clone()),

@@ -3,7 +3,7 @@
 mod age;
 mod agent;
 mod build;
-mod question;
+mod parameter;
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(super) use self::{
     age::{age, ago, time, time_until},
     agent::{Agent, Running},
     build::Build,
-    question::{Preset, Question},
+    parameter::{ParameterRow, Preset},
 };
 use super::output::Row;
 use crate::proto::{outpost::v1, provisioner};

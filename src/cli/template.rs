@@ -190,7 +190,7 @@ pub(super) struct DryRun {
 struct Shown {
     version: rows::Version,
     resources: Vec<rows::Resource>,
-    parameters: Vec<rows::Question>,
+    parameters: Vec<rows::ParameterRow>,
     presets: Vec<rows::Preset>,
     /// Services whose tokens it needs, and whether it does without.
     external_auth: std::collections::BTreeMap<String, bool>,
@@ -465,7 +465,7 @@ fn show(details: VersionDetails, output: Output) -> anyhow::Result<()> {
         parameters: details
             .parameters
             .into_iter()
-            .map(rows::Question::from)
+            .map(rows::ParameterRow::from)
             .collect(),
         presets: details
             .presets

@@ -23,13 +23,13 @@ use super::rpc::Rpc;
 const FAILURE: u16 = 500;
 
 /// Counter of failures: so many in a row are tolerated, and one success is enough.
-struct Judge {
+struct FailureCounter {
     threshold: i32,
     failures: i32,
     health: AppHealth,
 }
 
-impl Judge {
+impl FailureCounter {
     /// Returns the new health of the app, if it has changed.
     fn hear(&mut self, is_up: bool) -> Option<AppHealth> {
         self.failures = if is_up {
@@ -78,7 +78,7 @@ async fn ask(
     pause: Duration,
     news: mpsc::Sender<HealthUpdate>,
 ) {
-    let mut judge = Judge {
+    let mut judge = FailureCounter {
         threshold: check.threshold,
         failures: 0,
         health: AppHealth::Initializing,
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn failures_are_tolerated_up_to_the_threshold_and_one_success_is_enough() {
-        let mut judge = Judge {
+        let mut judge = FailureCounter {
             threshold: 2,
             failures: 0,
             health: AppHealth::Initializing,

@@ -32,7 +32,7 @@ pub(super) fn agent() -> Resource {
 
 fn agent_schema() -> Schema {
     Schema::new(
-        "An agent: the program that makes a machine reachable as a workspace.",
+        "Agent that connects a machine to the server and gives users access to it.",
         fields(),
     )
     .version(1)
@@ -40,31 +40,31 @@ fn agent_schema() -> Schema {
 
 fn fields() -> Vec<Field> {
     let mut fields = vec![
-        optional("api_key_scope", Shape::String, "What the agent's token may reach: `all`, or `no_user_data` for all but credentials of its owner.")
+        optional("api_key_scope", Shape::String, "Scope of the agent's token: `all`, or `no_user_data` to deny access to the owner's credentials.")
             .default("all")
             .check(check::one_of(&["all", "no_user_data"])),
-        required("arch", Shape::String, "The machine's processor: `amd64`, `armv7` or `arm64`.")
+        required("arch", Shape::String, "Processor architecture of the machine: `amd64`, `armv7` or `arm64`.")
             .check(check::one_of(&["amd64", "armv7", "arm64"])),
-        optional("auth", Shape::String, "How the agent proves who it is: with a `token`, or with an identity that a cloud gives to the machine.")
+        optional("auth", Shape::String, "Authentication of the agent: a `token`, or the identity of the machine at a cloud provider.")
             .default("token")
             .check(check::one_of(AUTHS)),
-        optional("connection_timeout", Shape::Int, "Seconds after which an agent that did not connect counts as timed out; zero for never.")
+        optional("connection_timeout", Shape::Int, "Time in seconds after which an agent that has not connected is considered timed out; 0 disables the timeout.")
             .default(120)
             .check(check::at_least(0)),
-        optional("dir", Shape::String, "The directory in which shells start; the home directory if it is not set."),
-        optional("env", Shape::Map, "Environment variables of the workspace."),
-        computed("init_script", Shape::String, "Starts the agent; run it when the machine starts."),
-        optional("motd_file", Shape::String, "A file whose text is shown to whoever logs in over SSH."),
-        optional("order", Shape::Int, "Where the agent stands among others: the lowest first, then by name."),
-        required("os", Shape::String, "The machine's operating system: `linux`, `darwin` or `windows`.")
+        optional("dir", Shape::String, "Working directory of new shells; the home directory by default."),
+        optional("env", Shape::Map, "Environment variables of the agent's processes."),
+        computed("init_script", Shape::String, "Script that downloads and starts the agent; run it when the machine boots."),
+        optional("motd_file", Shape::String, "File with the message that is shown after an SSH login."),
+        optional("order", Shape::Int, "Position of the agent in lists: lower numbers first, equal ones by name."),
+        required("os", Shape::String, "Operating system of the machine: `linux`, `darwin` or `windows`.")
             .check(check::one_of(&["linux", "darwin", "windows"])),
-        optional("shutdown_script", Shape::String, "A script that is run before the agent stops."),
-        optional("startup_script", Shape::String, "A script that is run after the agent started."),
-        optional("startup_script_behavior", Shape::String, "Whether the workspace is ready only once the startup script is done: `blocking` or `non-blocking`.")
+        optional("shutdown_script", Shape::String, "Script that runs before the agent stops."),
+        optional("startup_script", Shape::String, "Script that runs after the agent has started."),
+        optional("startup_script_behavior", Shape::String, "Whether users wait for the startup script before they can log in (`blocking`) or not (`non-blocking`).")
             .default("non-blocking")
             .check(check::one_of(&["blocking", "non-blocking"])),
-        computed("token", Shape::String, "What the agent must have as `CODER_AGENT_TOKEN`.").sensitive(),
-        optional("troubleshooting_url", Shape::String, "Where to read on when the agent does not connect."),
+        computed("token", Shape::String, "Token of the agent, which it expects in `CODER_AGENT_TOKEN`.").sensitive(),
+        optional("troubleshooting_url", Shape::String, "URL of instructions for the case that the agent does not connect."),
     ];
     fields.extend([display_apps(), metadata(), resources_monitoring()]);
     fields
@@ -81,11 +81,11 @@ const DISPLAY_APPS: [(&str, bool); 5] = [
 
 fn display_apps() -> Field {
     let app =
-        |(name, shown)| optional(name, Shape::Bool, "Whether this button is shown.").default(shown);
+        |(name, shown)| optional(name, Shape::Bool, "Whether to show this button.").default(shown);
     let apps = DISPLAY_APPS.into_iter().map(app).collect();
     set(
         "display_apps",
-        "Built-in apps shown beside the agent.",
+        "Built-in apps to show with the agent.",
         apps,
     )
     .at_most(1)
@@ -95,67 +95,67 @@ fn display_apps() -> Field {
 fn metadata() -> Field {
     list(
         "metadata",
-        "A value about the machine that is shown beside the agent.",
+        "Live value from the machine that is shown with the agent.",
         vec![
             optional(
                 "display_name",
                 Shape::String,
-                "What people see instead of the key.",
+                "Label shown to users in place of the key.",
             ),
             required(
                 "interval",
                 Shape::Int,
-                "Seconds between two runs of the script.",
+                "Interval between two runs of the script, in seconds.",
             ),
             required(
                 "key",
                 Shape::String,
-                "The value's name; no two of an agent are equal.",
+                "Key of the value, unique for the agent.",
             ),
             optional(
                 "order",
                 Shape::Int,
-                "Where the value stands among others: the lowest first, then by key.",
+                "Position of the value in lists: lower numbers first, equal ones by key.",
             ),
-            required("script", Shape::String, "Prints the value."),
+            required("script", Shape::String, "Script that prints the value."),
             optional(
                 "timeout",
                 Shape::Int,
-                "Seconds after which the script is ended.",
+                "Time limit for the script, in seconds.",
             ),
         ],
     )
 }
 
 fn resources_monitoring() -> Field {
-    let enabled = || required("enabled", Shape::Bool, "Whether it is watched.");
+    let enabled = || required("enabled", Shape::Bool, "Whether it is monitored.");
     let threshold = || {
         required(
             "threshold",
             Shape::Int,
-            "Percentage of use from which on somebody is told.",
+            "Usage in percent at which users are notified.",
         )
         .check(check::between(0, 100))
     };
     let path = required(
         "path",
         Shape::String,
-        "Where the volume is mounted, from the root on.",
+        "Absolute path of the volume's mount point.",
     )
     .check(check::text(check_volume_path));
     set(
         "resources_monitoring",
-        "What the agent watches of the machine.",
+        "Resources of the machine that the agent monitors.",
         vec![
             set(
                 "memory",
-                "Watches the memory.",
+                "Monitoring of the memory.",
                 vec![enabled(), threshold()],
             )
             .at_most(1),
             set(
                 "volume",
-                "Watches a volume.",
+                "Monitoring of a volume.",
                 vec![enabled(), path, threshold()],
             ),
         ],
@@ -225,13 +225,13 @@ fn refresh(state: &mut Object, context: &Context) {
 pub(super) fn agent_instance() -> Resource {
     Resource::plain(|| {
         Schema::new(
-            "Says which machine of a cloud an agent runs on, where Coder cannot see it by itself.",
+            "Cloud instance of an agent, for machines where Coder cannot determine it.",
             vec![
                 required("agent_id", Shape::String, "The agent's `id`."),
                 required(
                     "instance_id",
                     Shape::String,
-                    "The machine's id in its cloud.",
+                    "ID of the instance at its cloud provider.",
                 ),
             ],
         )

@@ -26,7 +26,7 @@ pub(super) fn ai_task() -> Resource {
 }
 
 fn ai_task_schema() -> Schema {
-    Schema::new("A task for an AI agent in the workspace.", ai_task_fields())
+    Schema::new("Task of an AI agent in the workspace.", ai_task_fields())
         .version(1)
         .deprecated(DEPRECATED)
 }
@@ -39,23 +39,19 @@ fn ai_task_fields() -> Vec<Field> {
         optional(
             "app_id",
             Shape::String,
-            "The `id` of the app that shows the task.",
+            "The `id` of the app that displays the task.",
         )
         .computed_too()
         .deprecated(DEPRECATED_ARGUMENT)
         .check(check::uuid)
         .conflicts(["sidebar_app"]),
         enabled(),
-        computed("id", Shape::String, "The task's id."),
+        computed("id", Shape::String, "ID of the task."),
         prompt(),
-        set(
-            "sidebar_app",
-            "The app that is shown in the sidebar.",
-            vec![app],
-        )
-        .at_most(1)
-        .deprecated(SIDEBAR_APP)
-        .conflicts(["app_id"]),
+        set("sidebar_app", "App to show in the sidebar.", vec![app])
+            .at_most(1)
+            .deprecated(SIDEBAR_APP)
+            .conflicts(["app_id"]),
     ]
 }
 
@@ -63,7 +59,7 @@ fn enabled() -> Field {
     computed(
         "enabled",
         Shape::Bool,
-        "Whether this build is for a task; Coder 2.28 and later.",
+        "Whether the workspace is built for a task. Requires Coder 2.28.",
     )
     .deprecated(DEPRECATED_ARGUMENT)
 }
@@ -72,7 +68,7 @@ fn prompt() -> Field {
     computed(
         "prompt",
         Shape::String,
-        "What the task was told; Coder 2.28 and later.",
+        "Prompt of the task. Requires Coder 2.28.",
     )
     .deprecated(DEPRECATED_ARGUMENT)
 }
@@ -115,11 +111,11 @@ pub(super) fn task() -> DataSource {
                 computed(
                     "id",
                     Shape::String,
-                    "The task's id; random if there is none.",
+                    "ID of the task; a random one outside of a task.",
                 ),
                 prompt(),
             ];
-            Schema::new("The task that this build is for.", fields).deprecated(DEPRECATED)
+            Schema::new("Task of the workspace that is being built.", fields).deprecated(DEPRECATED)
         },
         read: read_task,
     }

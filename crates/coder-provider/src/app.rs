@@ -26,7 +26,7 @@ pub(super) fn app() -> Resource {
 
 fn schema() -> Schema {
     Schema::new(
-        "A button that opens an application in the workspace, or a page elsewhere.",
+        "App of a workspace that users open from the dashboard.",
         fields(),
     )
     .version(1)
@@ -35,29 +35,29 @@ fn schema() -> Schema {
 fn fields() -> Vec<Field> {
     vec![
         required("agent_id", Shape::String, "The agent's `id`."),
-        optional("command", Shape::String, "A command that is run in a terminal, instead of `url`.")
+        optional("command", Shape::String, "Command to run in a web terminal, in place of `url`.")
             .conflicts(["url", "subdomain"]),
-        optional("display_name", Shape::String, "What people see instead of the slug.")
+        optional("display_name", Shape::String, "Name shown to users in place of the slug.")
             .check(check::text(|text| at_most("display name", LONGEST_NAME, text))),
-        optional("external", Shape::Bool, "Whether `url` is opened by the user's own machine.")
+        optional("external", Shape::Bool, "Whether `url` opens on the user's machine instead of through the server.")
             .default(false)
             .conflicts(["healthcheck", "command", "subdomain", "share"]),
-        optional("group", Shape::String, "A group of apps that are shown together.")
+        optional("group", Shape::String, "Name of the group under which the app is listed.")
             .check(check::text(|text| at_most("group name", LONGEST_NAME, text))),
-        optional("hidden", Shape::Bool, "Whether no button is shown.").default(false),
+        optional("hidden", Shape::Bool, "Whether to hide the app from users.").default(false),
         optional("icon", Shape::String, "The URL of an icon.").check(check::url),
-        optional("open_in", Shape::String, "Where it opens: `tab` or `slim-window`.")
+        optional("open_in", Shape::String, "Window in which the app opens: `tab` or `slim-window`.")
             .default("slim-window")
             .check(check::text(check_open_in)),
-        optional("order", Shape::Int, "Where the app stands among others: the lowest first, then by name."),
-        optional("share", Shape::String, "Who else may open it: nobody but the `owner`, anybody `authenticated`, or the `public`.")
+        optional("order", Shape::Int, "Position of the app in lists: lower numbers first, equal ones by name."),
+        optional("share", Shape::String, "Users with access to the app: the `owner` alone, every user who is `authenticated`, or the `public`.")
             .default("owner")
             .check(check::text(check_share)),
-        required("slug", Shape::String, "The app's name in URLs.").check(check::text(check_slug)),
-        optional("subdomain", Shape::Bool, "Whether the app has a host name of its own instead of a path."),
-        optional("tooltip", Shape::String, "Markdown that is shown beside the button.")
+        required("slug", Shape::String, "Name of the app in URLs.").check(check::text(check_slug)),
+        optional("subdomain", Shape::Bool, "Whether the app is served at a subdomain instead of a path."),
+        optional("tooltip", Shape::String, "Markdown text of the tooltip.")
             .check(check::text(|text| at_most("tooltip", LONGEST_TOOLTIP, text))),
-        optional("url", Shape::String, "Where the app listens as seen from the workspace, or a page if it is external.")
+        optional("url", Shape::String, "URL of the app as seen from the workspace; of an external app, any URL.")
             .conflicts(["command"]),
         healthcheck(),
     ]
@@ -65,21 +65,25 @@ fn fields() -> Vec<Field> {
 
 fn healthcheck() -> Field {
     let fields = vec![
-        required("interval", Shape::Int, "Seconds between two requests."),
+        required(
+            "interval",
+            Shape::Int,
+            "Interval between two requests, in seconds.",
+        ),
         required(
             "threshold",
             Shape::Int,
-            "Failures in a row after which the app counts as unhealthy.",
+            "Number of consecutive failures after which the app is unhealthy.",
         ),
-        required("url", Shape::String, "Must answer with a status below 500."),
+        required(
+            "url",
+            Shape::String,
+            "URL to request; a status below 500 means that the app is healthy.",
+        ),
     ];
-    set(
-        "healthcheck",
-        "How to find out whether the app works.",
-        fields,
-    )
-    .at_most(1)
-    .conflicts(["command"])
+    set("healthcheck", "HTTP health check of the app.", fields)
+        .at_most(1)
+        .conflicts(["command"])
 }
 
 fn at_most(what: &str, bytes: usize, text: &str) -> Result<(), String> {

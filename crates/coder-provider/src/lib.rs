@@ -40,7 +40,7 @@ pub fn provider(
 ) -> Provider<Context> {
     let schema = Schema::new(
         "",
-        vec![optional("url", Shape::String, "The server's URL.").check(check::url)],
+        vec![optional("url", Shape::String, "URL of the Coder server.").check(check::url)],
     );
     let provider = Provider::new(schema, move |config| configure(&environment, config));
     let provider = data_sources(resources(provider));

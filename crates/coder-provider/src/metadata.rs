@@ -20,13 +20,21 @@ pub(super) fn metadata() -> Resource {
 }
 
 fn schema() -> Schema {
-    Schema::new("Facts that are shown beside a resource.", fields()).version(1)
+    Schema::new("Metadata shown with a resource.", fields()).version(1)
 }
 
 fn fields() -> Vec<Field> {
     vec![
-        optional("daily_cost", Shape::Int, "What the resource costs in 24 hours, in the smallest unit of a currency; it counts against quotas."),
-        optional("hide", Shape::Bool, "Whether the resource is not shown."),
+        optional(
+            "daily_cost",
+            Shape::Int,
+            "Cost of the resource per day, in any unit; it counts against the owner's quota.",
+        ),
+        optional(
+            "hide",
+            Shape::Bool,
+            "Whether to hide the resource from users.",
+        ),
         optional("icon", Shape::String, "The URL of an icon.").check(check::url),
         required("resource_id", Shape::String, "The `id` of the resource."),
         list(
@@ -34,10 +42,22 @@ fn fields() -> Vec<Field> {
             "One fact.",
             vec![
                 computed("is_null", Shape::Bool, ""),
-                required("key", Shape::String, "The fact's name; no two of a resource are equal."),
-                optional("sensitive", Shape::Bool, "Whether the value is hidden until somebody wants to see it. It is no place for secrets.")
-                    .default(false),
-                optional("value", Shape::String, "The fact; it may have simple Markdown."),
+                required(
+                    "key",
+                    Shape::String,
+                    "Key of the item, unique for the resource.",
+                ),
+                optional(
+                    "sensitive",
+                    Shape::Bool,
+                    "Whether to mask the value until a user reveals it. Do not store secrets here.",
+                )
+                .default(false),
+                optional(
+                    "value",
+                    Shape::String,
+                    "Value of the item, with basic Markdown.",
+                ),
             ],
         ),
     ]

@@ -20,7 +20,7 @@ fn schema() -> Schema {
     let mut fields = attributes();
     fields.extend([option(), validation()]);
     Schema::new(
-        "A question that users answer when they make a workspace.",
+        "Parameter that users set when they create a workspace.",
         fields,
     )
     .version(1)
@@ -29,35 +29,35 @@ fn schema() -> Schema {
 fn attributes() -> Vec<Field> {
     let switch = |name, description| optional(name, Shape::Bool, description).default(false);
     vec![
-        optional("default", Shape::String, "The answer if the user gives none; without it users must answer."),
-        optional("description", Shape::String, "What the question is about."),
-        optional("display_name", Shape::String, "What users see instead of the name."),
-        switch("ephemeral", "Whether the answer holds for one build only."),
-        optional("form_type", Shape::String, "The control that is shown: `radio`, `slider`, `input`, `dropdown`, `checkbox`, `switch`, `multi-select`, `tag-select`, `textarea` or `error`; by default one that fits the type.")
+        optional("default", Shape::String, "Default value; a parameter without one is required."),
+        optional("description", Shape::String, "Description shown to users, in Markdown."),
+        optional("display_name", Shape::String, "Label shown to users in place of the name."),
+        switch("ephemeral", "Whether the value applies to one build only."),
+        optional("form_type", Shape::String, "Form control: `radio`, `slider`, `input`, `dropdown`, `checkbox`, `switch`, `multi-select`, `tag-select`, `textarea` or `error`; the default depends on the type.")
             .default("")
             .check(check::one_of(&form::FORM_TYPES)),
         optional("icon", Shape::String, "The URL of an icon.").check(check::url),
-        switch("mutable", "Whether the answer can be changed later, which may replace resources."),
-        required("name", Shape::String, "The question's name; with another one users are asked again."),
-        computed("optional", Shape::Bool, "Whether there is a default."),
-        optional("order", Shape::Int, "Where the question stands among others: the lowest first, then by name."),
-        optional("styling", Shape::String, "JSON for the looks of the control.").default("{}"),
-        optional("type", Shape::String, "The answer's type: `string`, `number`, `bool` or `list(string)`.")
+        switch("mutable", "Whether the value can be changed after the workspace was created. A change may replace resources."),
+        required("name", Shape::String, "Name of the parameter. Under a new name, users must set the value again."),
+        computed("optional", Shape::Bool, "Whether the parameter has a default."),
+        optional("order", Shape::Int, "Position of the parameter in forms: lower numbers first, equal ones by name."),
+        optional("styling", Shape::String, "JSON object with style options of the form control.").default("{}"),
+        optional("type", Shape::String, "Type of the value: `string`, `number`, `bool` or `list(string)`.")
             .default("string")
             .check(check::one_of(&form::TYPES)),
-        computed("value", Shape::String, "The answer."),
+        computed("value", Shape::String, "Value of the parameter."),
     ]
 }
 
 fn option() -> Field {
     list(
         "option",
-        "An answer to choose.",
+        "Allowed value of the parameter.",
         vec![
-            optional("description", Shape::String, "What choosing it does."),
+            optional("description", Shape::String, "Description of the option."),
             optional("icon", Shape::String, "The URL of an icon.").check(check::url),
-            required("name", Shape::String, "What users see."),
-            required("value", Shape::String, "What the template gets."),
+            required("name", Shape::String, "Label of the option."),
+            required("value", Shape::String, "Value of the option."),
         ],
     )
 }
@@ -70,23 +70,28 @@ fn validation() -> Field {
     ];
     list(
         "validation",
-        "Which answers are allowed.",
+        "Rules that a value must satisfy.",
         vec![
             optional(
                 "error",
                 Shape::String,
-                "What users are told; `{min}`, `{max}` and `{value}` are filled in.",
+                "Error message for invalid values; `{min}`, `{max}` and `{value}` are replaced.",
             ),
-            optional("max", Shape::Int, "The highest number."),
+            optional("max", Shape::Int, "Maximum of a number."),
             computed("max_disabled", Shape::Bool, "Whether `max` is not set."),
-            optional("min", Shape::Int, "The lowest number."),
+            optional("min", Shape::Int, "Minimum of a number."),
             computed("min_disabled", Shape::Bool, "Whether `min` is not set."),
             optional(
                 "monotonic",
                 Shape::String,
-                "Whether a number may only be `increasing` or `decreasing`.",
+                "Direction in which a number may change: `increasing` or `decreasing`.",
             ),
-            optional("regex", Shape::String, "What a text must match.").conflicts(number),
+            optional(
+                "regex",
+                Shape::String,
+                "Regular expression that a string must match.",
+            )
+            .conflicts(number),
         ],
     )
     .at_most(1)

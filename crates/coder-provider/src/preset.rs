@@ -21,16 +21,16 @@ fn schema() -> Schema {
         "Answers to the template's questions that users can choose by one name. Questions it does not answer are \
          asked as ever.",
         vec![
-            optional("default", Shape::Bool, "Whether it is chosen at first; one of a template at most.")
+            optional("default", Shape::Bool, "Whether the preset is preselected; at most one of a template can be.")
                 .default(false),
-            optional("description", Shape::String, "What users see below its name.")
+            optional("description", Shape::String, "Description shown to users below the name.")
                 .check(check::length(128)),
             optional("icon", Shape::String, "The URL of an icon.")
                 .check(check::url)
                 .check(check::length(256)),
-            computed("id", Shape::String, "The preset's name; better use `name`."),
-            required("name", Shape::String, "The preset's name.").check(check::not_empty),
-            optional("parameters", Shape::Map, "Names of parameters and their values."),
+            computed("id", Shape::String, "Name of the preset; prefer `name`."),
+            required("name", Shape::String, "Name of the preset.").check(check::not_empty),
+            optional("parameters", Shape::Map, "Values of parameters by name."),
             prebuilds(),
         ],
     )
@@ -41,15 +41,25 @@ fn prebuilds() -> Field {
     let ttl = required(
         "ttl",
         Shape::Int,
-        "Seconds after which one that nobody took is deleted; zero for never.",
+        "Time in seconds after which an unclaimed workspace is deleted; 0 disables expiration.",
     )
     .check(check::number(check_ttl));
     set(
         "prebuilds",
-        "Workspaces that are made in advance, so that users need not wait.",
+        "Prebuilt workspaces, which users can claim without waiting for a build.",
         vec![
-            required("instances", Shape::Int, "How many are kept ready.").check(check::at_least(0)),
-            set("expiration_policy", "How long they are kept.", vec![ttl]).at_most(1),
+            required(
+                "instances",
+                Shape::Int,
+                "Number of workspaces to keep ready.",
+            )
+            .check(check::at_least(0)),
+            set(
+                "expiration_policy",
+                "Expiration of unclaimed workspaces.",
+                vec![ttl],
+            )
+            .at_most(1),
             scheduling(),
         ],
     )
@@ -59,26 +69,30 @@ fn prebuilds() -> Field {
 fn scheduling() -> Field {
     let schedule = list(
         "schedule",
-        "A time with a number of its own.",
+        "Time range with a different number of workspaces.",
         vec![
             required(
                 "cron",
                 Shape::String,
-                "When it holds: `*` for the minute, then hour, day, month and weekday.",
+                "Time range in cron format: `*` for the minute, then hour, day, month and weekday.",
             )
             .check(check::text(schedule::check)),
-            required("instances", Shape::Int, "How many are kept ready then."),
+            required(
+                "instances",
+                Shape::Int,
+                "Number of workspaces to keep ready during the time range.",
+            ),
         ],
     );
     let timezone = required(
         "timezone",
         Shape::String,
-        "The time zone of the schedules, by its name at IANA.",
+        "IANA name of the schedules' time zone.",
     )
     .check(check::text(check_timezone));
     list(
         "scheduling",
-        "Other numbers at other times.",
+        "Different numbers of workspaces at certain times.",
         vec![timezone, schedule.at_least(1)],
     )
     .at_most(1)

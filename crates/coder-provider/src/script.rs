@@ -18,7 +18,7 @@ pub(super) fn script() -> Resource {
 
 fn schema() -> Schema {
     Schema::new(
-        "A script that an agent runs, at the same time as its others unless a `coder_script_order` says otherwise.",
+        "Script that an agent runs, in parallel with its other scripts unless a `coder_script_order` defines an order.",
         fields(),
     )
     .version(1)
@@ -31,31 +31,33 @@ fn fields() -> Vec<Field> {
         optional(
             "cron",
             Shape::String,
-            "When it is run: second, minute, hour, day, month and weekday.",
+            "Schedule in cron format: second, minute, hour, day, month and weekday.",
         )
         .check(check_cron),
-        required(
-            "display_name",
-            Shape::String,
-            "What people see beside its output.",
-        ),
+        required("display_name", Shape::String, "Label of the script's log."),
         optional("icon", Shape::String, "The URL of an icon."),
         optional(
             "log_path",
             Shape::String,
-            "The file its output goes to, below the directory for temporary files.",
+            "Path of the log file, relative to the directory for temporary files.",
         ),
-        switch("run_on_start", "Whether it is run when the agent starts."),
-        switch("run_on_stop", "Whether it is run when the agent stops."),
-        required("script", Shape::String, "The script itself."),
+        switch(
+            "run_on_start",
+            "Whether to run the script when the agent starts.",
+        ),
+        switch(
+            "run_on_stop",
+            "Whether to run the script when the agent stops.",
+        ),
+        required("script", Shape::String, "Content of the script."),
         switch(
             "start_blocks_login",
-            "Whether users must wait for it before they log in.",
+            "Whether users must wait for the script before they log in.",
         ),
         optional(
             "timeout",
             Shape::Int,
-            "Seconds after which it is ended; not set for never.",
+            "Time limit for the script in seconds; none by default.",
         )
         .default(0)
         .check(check::at_least(1)),

@@ -17,15 +17,28 @@ pub(super) fn secret() -> DataSource {
 }
 
 fn schema() -> Schema {
-    let file = "The file that the secret fills; it begins with `/` or `~/`.";
+    let file = "Path of the file that contains the secret; it begins with `/` or `~/`.";
     Schema::new(
-        "A secret of the user that the workspace needs, found by the variable or the file it fills.",
+        "User secret that the workspace requires, identified by its environment variable or file.",
         vec![
-            optional("env", Shape::String, "The variable that the secret fills.")
-                .check(check::text(check_env)),
+            optional(
+                "env",
+                Shape::String,
+                "Environment variable that contains the secret.",
+            )
+            .check(check::text(check_env)),
             optional("file", Shape::String, file).check(check::text(check_file)),
-            required("help_message", Shape::String, "What a user without this secret is told."),
-            computed("value", Shape::String, "The secret; empty counts as missing.").sensitive(),
+            required(
+                "help_message",
+                Shape::String,
+                "Message for users who do not have this secret.",
+            ),
+            computed(
+                "value",
+                Shape::String,
+                "Value of the secret; empty if it is missing.",
+            )
+            .sensitive(),
         ],
     )
     .version(1)

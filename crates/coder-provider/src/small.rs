@@ -26,21 +26,17 @@ fn devcontainer_schema() -> Schema {
     let folder = required(
         "workspace_folder",
         Shape::String,
-        "The directory it is made for.",
+        "Directory of the dev container's project.",
     );
     Schema::new(
-        "A dev container that the agent starts; Coder 2.21 and later.",
+        "Dev container that the agent starts. Requires Coder 2.21.",
         vec![
             required("agent_id", Shape::String, AGENT_ID),
-            optional(
-                "config_path",
-                Shape::String,
-                "Where its `devcontainer.json` is.",
-            ),
+            optional("config_path", Shape::String, "Path of `devcontainer.json`."),
             computed(
                 "subagent_id",
                 Shape::String,
-                "The id of the agent inside it.",
+                "ID of the agent inside the dev container.",
             ),
             folder.check(check::not_empty),
         ],
@@ -60,15 +56,15 @@ fn env_schema() -> Schema {
          colon with `append` and `prepend`, the build fails with `error`.",
     );
     Schema::new(
-        "An environment variable of the workspace. It does not replace one that the agent's block sets.",
+        "Environment variable of an agent. A variable in the agent's own block takes precedence.",
         vec![
             required("agent_id", Shape::String, AGENT_ID),
             merge_strategy
                 .default("replace")
                 .check(check::one_of(&["replace", "append", "prepend", "error"])),
-            required("name", Shape::String, "The variable's name.")
+            required("name", Shape::String, "Name of the variable.")
                 .check(check::named(check_variable_name)),
-            optional("value", Shape::String, "The variable's value."),
+            optional("value", Shape::String, "Value of the variable."),
         ],
     )
     .version(1)
@@ -92,7 +88,7 @@ pub(super) fn is_variable_name(name: &str) -> bool {
 pub(super) fn external_agent() -> Resource {
     Resource::plain(|| {
         Schema::new(
-            "An agent that somebody starts by hand; it needs a Premium licence.",
+            "Agent that is started outside of Terraform. Requires a Premium license.",
             vec![required("agent_id", Shape::String, AGENT_ID)],
         )
         .version(1)
@@ -103,16 +99,16 @@ pub(super) fn external_auth() -> DataSource {
     DataSource {
         schema: || {
             Schema::new(
-                "A service that users must log in to before they can make a workspace.",
+                "External service that users must authenticate with before they create a workspace.",
                 vec![
                     computed(
                         "access_token",
                         Shape::String,
-                        "The user's token for the service.",
+                        "Token of the user for the service.",
                     )
                     .sensitive(),
-                    required("id", Shape::String, "The service's id at the server."),
-                    optional("optional", Shape::Bool, "Whether users may do without it."),
+                    required("id", Shape::String, "ID of the service in the server's configuration."),
+                    optional("optional", Shape::Bool, "Whether users may skip the authentication."),
                 ],
             )
             .version(1)
@@ -132,14 +128,14 @@ pub(super) fn provisioner() -> DataSource {
     DataSource {
         schema: || {
             Schema::new(
-                "The machine that runs the provisioner.",
+                "Machine on which the provisioner runs.",
                 vec![
                     computed(
                         "arch",
                         Shape::String,
-                        "Its processor in Go's words, `armv7` for 32-bit ARM.",
+                        "Processor architecture as Go names it; `armv7` for 32-bit ARM.",
                     ),
-                    computed("os", Shape::String, "Its operating system in Go's words."),
+                    computed("os", Shape::String, "Operating system as Go names it."),
                 ],
             )
             .version(1)
@@ -164,12 +160,8 @@ pub(super) fn workspace_tags() -> DataSource {
     DataSource {
         schema: || {
             Schema::new(
-                "Tags that choose the provisioner for a workspace.",
-                vec![optional(
-                    "tags",
-                    Shape::Map,
-                    "Names and values of the tags.",
-                )],
+                "Tags that select the provisioner daemon of a workspace.",
+                vec![optional("tags", Shape::Map, "Values of the tags by name.")],
             )
             .version(1)
         },
@@ -190,17 +182,17 @@ fn script_order_schema() -> Schema {
     let scripts = |name, what| required(name, Shape::List, what).check(check::filled_items);
     let phase = "`start` or `stop`; found out from the scripts if it is not set.";
     let requires =
-        "How scripts must have ended for others to run: with `success`, or at all (`completion`).";
+        "End of the earlier scripts that the later ones require: `success`, or any (`completion`).";
     let rule = list(
         "rule",
-        "Scripts that wait for others. The rules of all these blocks make one graph for each agent.",
+        "Order of scripts. The rules of all such blocks form one graph for each agent.",
         vec![
-            scripts("after", "Addresses of the scripts that must be done first."),
+            scripts("after", "Addresses of the scripts that run first."),
             optional("phase", Shape::String, phase).check(check::one_of(&["start", "stop"])),
             optional("requires", Shape::String, requires)
                 .default("success")
                 .check(check::one_of(&["success", "completion"])),
-            scripts("run", "Addresses of the scripts that wait."),
+            scripts("run", "Addresses of the scripts that run afterwards."),
         ],
     );
     Schema::new(

@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) fn workspace() -> DataSource {
     DataSource {
-        schema: || Schema::new("The workspace that is being built.", workspace_fields()).version(1),
+        schema: || Schema::new("Workspace that is being built.", workspace_fields()).version(1),
         read: read_workspace,
     }
 }
@@ -22,29 +22,26 @@ fn workspace_fields() -> Vec<Field> {
     let flag = |name, description| computed(name, Shape::Bool, description);
     let number = |name, description| computed(name, Shape::Int, description);
     vec![
-        number("access_port", "The port in the server's URL."),
-        text(
-            "access_url",
-            "The server's URL, without a slash at its end.",
-        ),
-        text("id", "The workspace's id."),
+        number("access_port", "Port of the server's URL."),
+        text("access_url", "URL of the server, without a trailing slash."),
+        text("id", "ID of the workspace."),
         flag(
             "is_prebuild",
-            "Whether it is made in advance and belongs to nobody yet.",
+            "Whether this is an unclaimed prebuilt workspace.",
         ),
         flag(
             "is_prebuild_claim",
-            "Whether this build gives a prebuilt workspace to its owner.",
+            "Whether a prebuilt workspace is being claimed.",
         ),
-        text("name", "The workspace's name."),
+        text("name", "Name of the workspace."),
         number("prebuild_count", "1 if `is_prebuild`, else 0; for `count`."),
         number("start_count", "1 if it is started, else 0; for `count`."),
-        text("template_id", "The id of its template."),
-        text("template_name", "The name of its template."),
-        text("template_version", "The version of its template."),
+        text("template_id", "ID of the template."),
+        text("template_name", "Name of the template."),
+        text("template_version", "Version of the template."),
         text(
             "transition",
-            "What is done to it: `start`, `stop` or `destroy`.",
+            "Transition of the workspace: `start`, `stop` or `destroy`.",
         ),
     ]
 }
@@ -106,7 +103,12 @@ fn port(context: &Context) -> Result<i64, Diagnostic> {
 
 pub(super) fn owner() -> DataSource {
     DataSource {
-        schema: || Schema::new("The user whose workspace is being built.", owner_fields()),
+        schema: || {
+            Schema::new(
+                "Owner of the workspace that is being built.",
+                owner_fields(),
+            )
+        },
         read: read_owner,
     }
 }
@@ -114,35 +116,35 @@ pub(super) fn owner() -> DataSource {
 fn owner_fields() -> Vec<Field> {
     let text = |name, description| computed(name, Shape::String, description);
     vec![
-        text("email", "The owner's address."),
-        text("full_name", "The owner's full name."),
-        computed("groups", Shape::List, "Groups the owner is in."),
-        text("id", "The owner's id."),
-        text("login_type", "How the owner logs in."),
-        text("name", "The owner's user name."),
+        text("email", "Email address of the owner."),
+        text("full_name", "Full name of the owner."),
+        computed("groups", Shape::List, "Groups of the owner."),
+        text("id", "ID of the owner."),
+        text("login_type", "Login method of the owner."),
+        text("name", "User name of the owner."),
         text(
             "oidc_access_token",
-            "A token of the service the owner logs in with; empty if there is none.",
+            "OpenID Connect access token of the owner; empty without one.",
         )
         .sensitive(),
         computed(
             "rbac_roles",
             Shape::objects(&["name", "org_id"]),
-            "Roles the owner has, with their organisation.",
+            "Roles of the owner, with their organization.",
         ),
         text(
             "session_token",
-            "A token for the server, new at every start.",
+            "Session token of the owner, renewed with every start.",
         )
         .sensitive(),
         text(
             "ssh_private_key",
-            "The private part of the key that Coder made for the owner.",
+            "Private SSH key that Coder generated for the owner.",
         )
         .sensitive(),
         text(
             "ssh_public_key",
-            "The public part of the key that Coder made for the owner.",
+            "Public SSH key that Coder generated for the owner.",
         ),
     ]
 }

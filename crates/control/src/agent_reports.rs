@@ -146,12 +146,12 @@ impl AgentReports {
     }
 }
 
-/// A report had more than is kept; the rest of it is.
+/// Error for a report with more entries or longer keys than are kept; those that fit are kept.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the report has more than {MAX_ENTRIES} entries, or its keys are longer than {MAX_KEYS} bytes in total"
 )]
-pub struct TooMuch;
+pub struct ReportTooLarge;
 
 /// Cache of all agents' newest reports, bounded in size.
 #[derive(Debug, Default)]
@@ -189,17 +189,17 @@ impl AgentReports {
     /// Stores values with their errors; texts that are too long are cut, with a note.
     ///
     /// # Errors
-    /// [`TooMuch`]
+    /// [`ReportTooLarge`]
     pub fn measure(
         &mut self,
         report: impl IntoIterator<Item = (String, String, String)>,
         now: Timestamp,
-    ) -> Result<(), TooMuch> {
+    ) -> Result<(), ReportTooLarge> {
         let mut keys = 0;
         for (key, mut value, mut error) in report {
             keys += key.len();
             if keys > MAX_KEYS || !has_room(&self.measured, &key) {
-                return Err(TooMuch);
+                return Err(ReportTooLarge);
             }
             if value.len() > MAX_VALUE {
                 error = format!("value has {} bytes, more than {MAX_VALUE}", value.len());
@@ -304,11 +304,11 @@ mod tests {
         let mut reports = AgentReports::default();
         let long = "k".repeat(MAX_KEYS);
         let values = report("a", "1").into_iter().chain(report(&long, "2"));
-        assert_eq!(reports.measure(values, NOW), Err(TooMuch));
+        assert_eq!(reports.measure(values, NOW), Err(ReportTooLarge));
         assert_eq!(reports.measured.len(), 1);
 
         let many = (0..=MAX_ENTRIES).flat_map(|n| report(&n.to_string(), ""));
-        assert_eq!(reports.measure(many, NOW), Err(TooMuch));
+        assert_eq!(reports.measure(many, NOW), Err(ReportTooLarge));
         assert_eq!(reports.measured.len(), MAX_ENTRIES);
         assert_eq!(reports.measure(report("a", "3"), NOW), Ok(()));
     }

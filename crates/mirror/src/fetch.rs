@@ -36,7 +36,7 @@ const MAX_PIECES: u32 = 100;
 
 /// Limits for requests to origins.
 #[derive(Clone, Copy, Debug)]
-pub struct Manners {
+pub struct RequestLimits {
     /// Number of concurrent requests to all servers.
     pub at_once: usize,
     /// Number of concurrent requests to one server.
@@ -51,7 +51,7 @@ pub struct Manners {
     pub max_file_bytes: u64,
 }
 
-impl Default for Manners {
+impl Default for RequestLimits {
     fn default() -> Self {
         Self {
             at_once: 8,
@@ -216,7 +216,7 @@ type Distrust = (Instant, Arc<str>);
 #[derive(Clone)]
 pub struct Fetcher {
     web: Web,
-    manners: Manners,
+    limits: RequestLimits,
     all: Arc<Semaphore>,
     hosts: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
     /// Servers whose certificate was refused, with the time and the reason.
@@ -228,11 +228,11 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// Returns a client that has sent no request.
-    pub fn new(web: Web, manners: Manners, watch: Arc<dyn Watch>) -> Self {
+    pub fn new(web: Web, limits: RequestLimits, watch: Arc<dyn Watch>) -> Self {
         Self {
             web,
-            manners,
-            all: Arc::new(Semaphore::new(manners.at_once)),
+            limits,
+            all: Arc::new(Semaphore::new(limits.at_once)),
             hosts: Arc::default(),
             untrusted: Arc::default(),
             next: Arc::new(tokio::sync::Mutex::new(Instant::now())),
@@ -490,7 +490,7 @@ impl Fetcher {
     ) -> Result<Response, FetchError> {
         self.check_trust(url)?;
         let asked = self.web.ask(method, url, headers, authorization);
-        let after = self.manners.silence;
+        let after = self.limits.silence;
         let silent = |_| FetchError::Silent {
             url: shown(url),
             after,
@@ -552,7 +552,7 @@ impl Fetcher {
         got: u64,
     ) -> Result<Option<bytes::Bytes>, FetchError> {
         let url = shown(response.url());
-        let after = self.manners.silence;
+        let after = self.limits.silence;
         match timeout(after, response.chunk()).await {
             Err(_) => Err(FetchError::Silent { url, after }),
             Ok(Err(source)) => Err(FetchError::Broken {
@@ -568,7 +568,7 @@ impl Fetcher {
     async fn pause(&self, what: &str, error: FetchError, failures: u32) -> Result<u32, FetchError> {
         let failures = failures + 1;
         let pause = error.passing().and_then(|after| {
-            let retry = self.manners.retry;
+            let retry = self.limits.retry;
             retry.pause(failures, after, rand::random::<f64>())
         });
         let Some(pause) = pause else {
@@ -584,7 +584,7 @@ impl Fetcher {
         let host = url.host_str().unwrap_or_default().to_owned();
         let of_host = {
             let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-            let fresh = || Arc::new(Semaphore::new(self.manners.per_host));
+            let fresh = || Arc::new(Semaphore::new(self.limits.per_host));
             Arc::clone(hosts.entry(host).or_insert_with(fresh))
         };
         let permit =
@@ -595,7 +595,7 @@ impl Fetcher {
 
     /// Refuses a file that is too large.
     fn check_size(&self, url: &Url, bytes: u64) -> Result<(), FetchError> {
-        let limit = self.manners.max_file_bytes;
+        let limit = self.limits.max_file_bytes;
         match bytes > limit {
             false => Ok(()),
             true => Err(FetchError::TooLarge {
@@ -607,7 +607,7 @@ impl Fetcher {
 
     /// Keeps all downloads together below the limit.
     async fn slow_down(&self, bytes: usize) {
-        let Some(limit) = self.manners.bytes_per_second.filter(|limit| *limit > 0) else {
+        let Some(limit) = self.limits.bytes_per_second.filter(|limit| *limit > 0) else {
             return;
         };
         let costs = Duration::from_secs_f64(bytes as f64 / limit as f64);

@@ -29,7 +29,7 @@ const MAX_BYTES: u64 = 64 << 10;
 /// Identity of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Thing {
+pub enum PulledArchive {
     /// A package of a provider.
     Provider {
         /// Address of the provider.
@@ -48,7 +48,7 @@ pub enum Thing {
     },
 }
 
-impl std::fmt::Display for Thing {
+impl std::fmt::Display for PulledArchive {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Provider {
@@ -77,7 +77,7 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Identity of the archive.
-    pub thing: Thing,
+    pub thing: PulledArchive,
     /// Length of the file in bytes.
     pub bytes: u64,
     /// State of the archive.
@@ -276,7 +276,7 @@ pub fn leave_out(generation: &mut Generation, archives: &BTreeSet<Digest>) {
 /// Returns the archives of a generation that may have been pulled.
 pub fn archives(generation: &Generation) -> BTreeMap<Digest, Entry> {
     let mut all = BTreeMap::new();
-    let mut add = |digest: Digest, bytes: u64, thing: Thing| {
+    let mut add = |digest: Digest, bytes: u64, thing: PulledArchive| {
         let state = State::Here;
         all.insert(
             digest,
@@ -289,7 +289,7 @@ pub fn archives(generation: &Generation) -> BTreeMap<Digest, Entry> {
     };
     for provider in &generation.providers {
         for package in &provider.packages {
-            let thing = Thing::Provider {
+            let thing = PulledArchive::Provider {
                 addr: provider.addr.clone(),
                 version: provider.version.clone(),
                 platform: package.platform.clone(),
@@ -298,7 +298,7 @@ pub fn archives(generation: &Generation) -> BTreeMap<Digest, Entry> {
         }
     }
     for module in &generation.modules {
-        let thing = Thing::Module {
+        let thing = PulledArchive::Module {
             addr: module.addr.clone(),
             version: module.version.clone(),
         };

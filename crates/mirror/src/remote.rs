@@ -311,7 +311,7 @@ impl ProviderStore for Remote {
     ) -> Result<ProviderView, Box<dyn Error + Send + Sync>> {
         let offer = Handle::try_current()?.block_on(self.hosts())?;
         Ok(ProviderView {
-            detour: None,
+            init_proxy: None,
             providers: Vec::new(),
             services: offer.services,
             unsigned: offer.unsigned,

@@ -57,10 +57,10 @@ impl ProviderStore for Packages {
             network_mirror: None,
             repositories: BTreeMap::new(),
             token: None,
-            detour: self
+            init_proxy: self
                 .server
                 .as_ref()
-                .and_then(|server| server.detour().cloned()),
+                .and_then(|server| server.init_proxy().cloned()),
             checksums: BTreeMap::new(),
             hold: Arc::new(lease),
         };

@@ -29,7 +29,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 pub use self::providers::{
-    Detour, LinkSink, ProviderPackages, ProviderStore, ProviderView, Services, UnmetTemplate,
+    InitProxy, LinkSink, ProviderPackages, ProviderStore, ProviderView, Services, UnmetTemplate,
     WantedProvider,
 };
 

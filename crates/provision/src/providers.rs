@@ -58,7 +58,7 @@ pub type Services = BTreeMap<String, BTreeMap<String, String>>;
 
 /// A proxy through which init reaches hosts that are replaced.
 #[derive(Clone, Debug)]
-pub struct Detour {
+pub struct InitProxy {
     /// Address of the proxy.
     pub url: Url,
     /// Certificate of the proxy's authority in PEM.
@@ -84,7 +84,7 @@ pub struct ProviderView {
     pub checksums: BTreeMap<(ProviderAddr, Version), Vec<Hash>>,
     /// Proxy through which init gets archives that templates name by their own addresses, and nothing else over
     /// HTTPS.
-    pub detour: Option<Detour>,
+    pub init_proxy: Option<InitProxy>,
     /// Guard that keeps the packages in place.
     pub hold: Arc<dyn Any + Send + Sync>,
 }

@@ -39,7 +39,7 @@ struct Event {
 
 /// Results of parsing a line.
 #[derive(Debug, Default)]
-pub struct Said {
+pub struct ParsedLine {
     /// Entries for the log, in order.
     pub entries: Vec<LogEntry>,
     /// Beginning or end of a timed step.
@@ -69,7 +69,7 @@ pub fn is_precious(start: &[u8]) -> bool {
 }
 
 /// Parses a line, or a piece of one.
-pub fn read(pipe: Pipe, line: Line) -> Said {
+pub fn read(pipe: Pipe, line: Line) -> ParsedLine {
     let (cut, is_whole, is_last) = (line.cut, line.is_whole(), line.is_end);
     let text = printable(line.into_text());
     let level = match pipe {
@@ -81,7 +81,7 @@ pub fn read(pipe: Pipe, line: Line) -> Said {
             stream: pipe as usize,
             is_last,
         };
-        return Said::of(level, text, kind);
+        return ParsedLine::of(level, text, kind);
     }
     let note = match cut {
         0 => String::new(),
@@ -89,9 +89,9 @@ pub fn read(pipe: Pipe, line: Line) -> Said {
     };
     match pipe {
         Pipe::Stdout => read_stdout(text, &note),
-        Pipe::Stderr => Said {
+        Pipe::Stderr => ParsedLine {
             entries: read_stderr(text, &note),
-            ..Said::default()
+            ..ParsedLine::default()
         },
     }
 }
@@ -104,7 +104,7 @@ fn printable(text: String) -> String {
     }
 }
 
-impl Said {
+impl ParsedLine {
     fn of(level: LogLevel, output: String, kind: LogKind) -> Self {
         Self {
             entries: vec![LogEntry {
@@ -126,14 +126,14 @@ fn plain(level: LogLevel, output: String) -> LogEntry {
     }
 }
 
-fn read_stdout(text: String, note: &str) -> Said {
+fn read_stdout(text: String, note: &str) -> ParsedLine {
     let Ok(event) = serde_json::from_str::<Event>(&text) else {
         if text.trim().is_empty() {
-            return Said::default();
+            return ParsedLine::default();
         }
-        return Said {
+        return ParsedLine {
             entries: vec![unread(LogLevel::Info, text, note)],
-            ..Said::default()
+            ..ParsedLine::default()
         };
     };
     drop(text); // It may be long, and the event has everything that is needed.
@@ -159,7 +159,7 @@ fn read_stdout(text: String, note: &str) -> Said {
         }));
     }
     let state = event.state.filter(|_| is_dump);
-    Said {
+    ParsedLine {
         entries,
         timed: Some(Timed {
             kind: event.kind,
@@ -244,7 +244,7 @@ fn level(name: &str, entries: &mut Vec<LogEntry>) -> LogLevel {
 mod tests {
     use super::*;
 
-    fn shown(said: &Said) -> Vec<(LogLevel, String)> {
+    fn shown(said: &ParsedLine) -> Vec<(LogLevel, String)> {
         let entries = said.entries.iter();
         entries
             .map(|entry| (entry.level, entry.output.clone()))

@@ -33,7 +33,7 @@ use outpost_base::{
 use outpost_files::beneath::{Dir, within};
 use outpost_language::{self as language, cli_config::Engine};
 use outpost_provision::{
-    Detour, LogSink, ProviderPackages, ProviderStore, ProviderView, Services, StepFailure,
+    InitProxy, LogSink, ProviderPackages, ProviderStore, ProviderView, Services, StepFailure,
     UnmetTemplate, WantedProvider,
 };
 use tokio::time::timeout;
@@ -190,8 +190,8 @@ impl Presenter {
                     }
                 }
                 .filter(|(_, unsigned)| !unsigned.is_empty());
-                if let Some(detour) = &view.detour {
-                    presented.init_env = detour_env(detour, private).map_err(|error| {
+                if let Some(init_proxy) = &view.init_proxy {
+                    presented.init_env = proxy_env(init_proxy, private).map_err(|error| {
                         StepFailure::new(format!("write the mirror's authority: {error}"))
                     })?;
                 }
@@ -336,13 +336,13 @@ fn out_of_reach(addr: &ProviderAddr, store: &dyn ProviderStore) -> String {
 const AUTHORITY: &str = "mirror-ca.pem";
 
 /// Returns variables with which init uses a proxy. Servers on this machine are reached directly.
-fn detour_env(detour: &Detour, private: &Dir) -> io::Result<Vec<(OsString, OsString)>> {
-    private.write_private(AUTHORITY, detour.authority.as_bytes())?;
+fn proxy_env(init_proxy: &InitProxy, private: &Dir) -> io::Result<Vec<(OsString, OsString)>> {
+    private.write_private(AUTHORITY, init_proxy.authority.as_bytes())?;
     let file = private.path().join(AUTHORITY);
     let set = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
     // Programs differ in the form that they read.
     let mut all: Vec<_> = ["HTTPS_PROXY", "https_proxy"]
-        .map(|name| set(name, detour.url.as_str().trim_end_matches('/')))
+        .map(|name| set(name, init_proxy.url.as_str().trim_end_matches('/')))
         .into();
     all.extend(["NO_PROXY", "no_proxy"].map(|name| set(name, "localhost,127.0.0.1,::1")));
     all.push(("SSL_CERT_FILE".into(), file.into_os_string()));
@@ -532,7 +532,7 @@ mod tests {
             _: &BTreeMap<ProviderAddr, WantedProvider>,
         ) -> Result<ProviderView, Box<dyn std::error::Error + Send + Sync>> {
             Ok(ProviderView {
-                detour: None,
+                init_proxy: None,
                 providers: self.providers.clone(),
                 services: Services::new(),
                 unsigned: Vec::new(),

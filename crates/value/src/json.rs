@@ -38,20 +38,20 @@ enum Kind {
 
 /// Treatment of attributes that the type does not have.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Strange {
+enum UnknownAttributes {
     Refuse,
     /// Ignores them, because states keep attributes that newer schemas have dropped.
     Drop,
 }
 
 impl Value {
-    /// Parses a value of the type `of`. Missing attributes are null. Missing attributes are null.
+    /// Parses a value of the type `of`. Missing attributes are null.
     ///
     /// # Errors
     /// [`JsonError`] with the place if the text is something else, has an attribute that the type lacks, or is
     /// nested too deep.
     pub fn from_json(of: &Type, json: &[u8]) -> Result<Self, JsonError> {
-        read(of, json, Strange::Refuse)
+        read(of, json, UnknownAttributes::Refuse)
     }
 
     /// Does the same, but ignores attributes that the type lacks, for states written with older schemas.
@@ -59,7 +59,7 @@ impl Value {
     /// # Errors
     /// Those of [`Value::from_json`].
     pub fn from_state_json(of: &Type, json: &[u8]) -> Result<Self, JsonError> {
-        read(of, json, Strange::Drop)
+        read(of, json, UnknownAttributes::Drop)
     }
 
     /// Returns the value as JSON; unknown values become null.
@@ -68,7 +68,7 @@ impl Value {
     }
 }
 
-fn read(of: &Type, json: &[u8], strange: Strange) -> Result<Value, JsonError> {
+fn read(of: &Type, json: &[u8], strange: UnknownAttributes) -> Result<Value, JsonError> {
     let mut reader = Reader {
         path: Path::root(),
         strange,
@@ -85,7 +85,7 @@ fn read(of: &Type, json: &[u8], strange: Strange) -> Result<Value, JsonError> {
 struct Reader {
     /// Path of the current value; after an error, that of the error.
     path: Path,
-    strange: Strange,
+    strange: UnknownAttributes,
 }
 
 impl Reader {
@@ -185,7 +185,7 @@ impl Reader {
             object.set(name, value);
         }
         match entries.into_keys().next() {
-            Some(name) if self.strange == Strange::Refuse => {
+            Some(name) if self.strange == UnknownAttributes::Refuse => {
                 self.within(|path| path.attribute(name), |_| Err(Kind::Unexpected))
             }
             _ => Ok(Value::Object(object)),

@@ -6,7 +6,7 @@ use super::sync::token;
 use crate::{
     mirror::{
         Store,
-        fetch::{FetchError, Fetcher, Manners, Retry, Watch, registry::Registries},
+        fetch::{FetchError, Fetcher, RequestLimits, Retry, Watch, registry::Registries},
         sync::{MirrorConfig, Sync, Trust, Upstream, read_keys},
     },
     net::{proxy::Proxies, tls, web::Web},
@@ -62,13 +62,13 @@ pub(in crate::cli) fn fetcher(trust: &tls::Trust) -> anyhow::Result<Fetcher> {
 
 /// Returns such a fetcher for files of at most `max_bytes`.
 fn fetcher_with_limit(trust: &tls::Trust, max_bytes: Option<u64>) -> anyhow::Result<Fetcher> {
-    let mut manners = Manners {
+    let mut limits = RequestLimits {
         retry: RETRY,
-        ..Manners::default()
+        ..RequestLimits::default()
     };
-    manners.max_file_bytes = manners.max_file_bytes.min(max_bytes.unwrap_or(u64::MAX));
+    limits.max_file_bytes = limits.max_file_bytes.min(max_bytes.unwrap_or(u64::MAX));
     let web = Web::new(trust, Proxies::from_env())?;
-    Ok(Fetcher::new(web, manners, Arc::new(Logged)))
+    Ok(Fetcher::new(web, limits, Arc::new(Logged)))
 }
 
 /// Progress that goes to the log: nobody looks at a server's screen.

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     mirror::{
         Generation, Store, StoreError,
-        fetch::{Fetcher, Manners, network_mirror::NetworkMirror, registry::Registries},
+        fetch::{Fetcher, RequestLimits, network_mirror::NetworkMirror, registry::Registries},
         sync::{
             self, Accepted, Keys, MirrorConfig, Report, Trust, config, missed, read_keys,
             write_review, write_reviewed_keys,
@@ -285,13 +285,13 @@ impl Sync {
         );
         let web = Web::new(&trust, Proxies::from_env())?;
         let at_once = self.parallel.max(1);
-        let manners = Manners {
+        let limits = RequestLimits {
             at_once,
             per_host: at_once.div_ceil(2),
             bytes_per_second: self.limit_rate,
-            ..Manners::default()
+            ..RequestLimits::default()
         };
-        Ok(Fetcher::new(web, manners, bars))
+        Ok(Fetcher::new(web, limits, bars))
     }
 
     fn print(&self, output: Output, report: &Report) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use crate::proto::provisioner;
 
 /// A parameter of a template.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct Question {
+pub(in crate::cli) struct ParameterRow {
     name: String,
     display_name: String,
     #[serde(rename = "type")]
@@ -31,7 +31,7 @@ struct Choice {
     description: String,
 }
 
-impl From<provisioner::RichParameter> for Question {
+impl From<provisioner::RichParameter> for ParameterRow {
     fn from(parameter: provisioner::RichParameter) -> Self {
         let choice = |option: provisioner::RichParameterOption| Choice {
             name: option.name,
@@ -62,7 +62,7 @@ impl Choice {
     }
 }
 
-impl Row for Question {
+impl Row for ParameterRow {
     const COLUMNS: &'static [&'static str] = &[
         "Parameter",
         "Type",
@@ -153,13 +153,13 @@ mod tests {
             value: value.to_owned(),
             ..Default::default()
         };
-        let question = Question::from(provisioner::RichParameter {
+        let parameter = ParameterRow::from(provisioner::RichParameter {
             name: "region".to_owned(),
             options: vec![option("Europe", "eu"), option("us", "us")],
             ..Default::default()
         });
 
-        assert_eq!(question.cells()[3], "eu (Europe)\nus");
+        assert_eq!(parameter.cells()[3], "eu (Europe)\nus");
     }
 
     #[test]

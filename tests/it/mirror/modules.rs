@@ -503,8 +503,8 @@ async fn an_address_without_an_archive_sends_an_engine_to_its_module() {
         .concat(),
     );
     let loopback = Loopback::with_proxy(store).await.unwrap();
-    let detour = loopback.detour().unwrap();
-    fs::write(site.path("ca.pem"), &detour.authority).unwrap();
+    let init_proxy = loopback.init_proxy().unwrap();
+    fs::write(site.path("ca.pem"), &init_proxy.authority).unwrap();
     let run = |arguments: &[&str]| {
         let output = Command::new("terraform")
             .args(arguments)
@@ -513,7 +513,7 @@ async fn an_address_without_an_archive_sends_an_engine_to_its_module() {
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("HOME", site.home.path())
             .env("CHECKPOINT_DISABLE", "1")
-            .env("HTTPS_PROXY", detour.url.as_str())
+            .env("HTTPS_PROXY", init_proxy.url.as_str())
             .env("SSL_CERT_FILE", site.path("ca.pem"))
             .output()
             .unwrap();

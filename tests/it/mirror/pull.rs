@@ -13,7 +13,7 @@ use std::{
 use outpost::{
     mirror::{
         Digest, Store,
-        fetch::{FetchError, Manners, Retry, Watch},
+        fetch::{FetchError, RequestLimits, Retry, Watch},
         serve::{Access, Server},
         sync::Upstream,
     },
@@ -77,11 +77,11 @@ impl Site {
             tries: 1,
             first_pause: Duration::from_millis(1),
         };
-        let manners = Manners {
+        let limits = RequestLimits {
             retry,
-            ..Manners::default()
+            ..RequestLimits::default()
         };
-        let sync = sync_at(dir.path(), manners, Arc::new(Silent));
+        let sync = sync_at(dir.path(), limits, Arc::new(Silent));
         let upstream = Upstream::with_limit(sync, max_bytes);
         let server = Server::new(store.clone(), Access::default()).with_upstream(upstream);
         let listen = ([127, 0, 0, 1], 0).into();

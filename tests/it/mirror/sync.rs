@@ -11,7 +11,7 @@ use outpost::{
     mirror::{
         Store,
         fetch::{
-            FetchError, Fetcher, Manners, Retry, Watch, network_mirror::NetworkMirror,
+            FetchError, Fetcher, RequestLimits, Retry, Watch, network_mirror::NetworkMirror,
             registry::Registries,
         },
         serve::{Access, Server},
@@ -50,12 +50,16 @@ impl Watch for Notes {
 }
 
 /// What fills the mirror in `dir`, by its `mirror.toml` and its lock file.
-pub(super) fn sync_at<W: Watch + 'static>(dir: &Path, manners: Manners, watch: Arc<W>) -> Sync {
+pub(super) fn sync_at<W: Watch + 'static>(
+    dir: &Path,
+    limits: RequestLimits,
+    watch: Arc<W>,
+) -> Sync {
     let config = MirrorConfig::load(&dir.join("mirror.toml")).unwrap();
     let known = read_keys(&dir.join("mirror.lock")).unwrap();
     let store = Store::open(&dir.join("mirror")).unwrap();
     let web = Web::new(&tls::Trust::default(), Proxies::default()).unwrap();
-    let fetcher = Fetcher::new(web, manners, Arc::clone(&watch) as Arc<_>);
+    let fetcher = Fetcher::new(web, limits, Arc::clone(&watch) as Arc<_>);
     Sync {
         trust: Trust::new(config.trust.clone(), known, &store),
         store,
@@ -74,7 +78,7 @@ pub(super) fn sync_at<W: Watch + 'static>(dir: &Path, manners: Manners, watch: A
 struct Site {
     dir: tempfile::TempDir,
     notes: Arc<Notes>,
-    manners: Manners,
+    limits: RequestLimits,
     accepted: Accepted,
     dry_run: bool,
 }
@@ -92,10 +96,10 @@ impl Site {
         Self {
             dir,
             notes: Arc::default(),
-            manners: Manners {
+            limits: RequestLimits {
                 retry,
                 silence: Duration::from_secs(20),
-                ..Manners::default()
+                ..RequestLimits::default()
             },
             accepted: Accepted::default(),
             dry_run: false,
@@ -111,7 +115,7 @@ impl Site {
     }
 
     fn prepare(&self) -> Sync {
-        let mut sync = sync_at(self.dir.path(), self.manners, Arc::clone(&self.notes));
+        let mut sync = sync_at(self.dir.path(), self.limits, Arc::clone(&self.notes));
         sync.trust = sync
             .trust
             .accepting(self.accepted.clone())

@@ -171,7 +171,7 @@ fn check_app(here: &str, app: &App) -> Result<(), Refused> {
 ///
 /// # Errors
 /// The first thing that a server refuses.
-pub fn check_questions(parameters: &[Parameter], presets: &[Preset]) -> Result<(), Refused> {
+pub fn check_parameters(parameters: &[Parameter], presets: &[Preset]) -> Result<(), Refused> {
     let mut names = BTreeSet::new();
     for parameter in parameters {
         let place = format!("parameter `{}`", parameter.name);
@@ -363,13 +363,13 @@ mod tests {
             ..Preset::default()
         };
         let said = |parameters: &[Parameter], presets: &[Preset]| {
-            check_questions(parameters, presets)
+            check_parameters(parameters, presets)
                 .unwrap_err()
                 .to_string()
         };
 
         assert_eq!(
-            check_questions(&[parameter("increasing")], &[preset("a")]),
+            check_parameters(&[parameter("increasing")], &[preset("a")]),
             Ok(())
         );
         assert_eq!(

@@ -8,7 +8,7 @@ use outpost_base::{
         ImportResult, LogLevel, LogLine, LogSource, Resource, TemplateVariable, Transition,
         VariableValue, classify,
     },
-    rules::resources::{check_questions, check_resources},
+    rules::resources::{check_parameters, check_resources},
     secret::Secret,
 };
 use outpost_provision::JobUpdate;
@@ -313,7 +313,7 @@ impl Plane {
     ) -> Result<Effect, RequestError> {
         check_resources(&result.start_resources)?;
         check_resources(&result.stop_resources)?;
-        check_questions(&result.parameters, &result.presets)?;
+        check_parameters(&result.parameters, &result.presets)?;
         let early = self.store.import_output(id).await?;
         let modules_file = if result.module_files.is_empty() {
             None

@@ -71,7 +71,7 @@ impl Receipt {
 #[serde(deny_unknown_fields, default)]
 pub struct Records {
     /// Newest bundle of each channel.
-    pub channels: BTreeMap<String, Taken>,
+    pub channels: BTreeMap<String, ImportedBundle>,
     /// Keys that are trusted.
     pub keys: BTreeSet<PublicKey>,
     /// Keys that are never trusted, even if they are in `keys`.
@@ -83,7 +83,7 @@ pub struct Records {
 /// A bundle that was imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Taken {
+pub struct ImportedBundle {
     /// Number of the bundle in its channel.
     pub sequence: u64,
     /// Digest of the bundle's manifest.
@@ -126,7 +126,7 @@ impl Records {
         let revoked = &self.revoked;
         self.keys.retain(|key| !revoked.contains(&key.id));
         self.threshold = trust.threshold.max(1);
-        let taken = Taken {
+        let taken = ImportedBundle {
             sequence: manifest.sequence,
             bundle,
         };

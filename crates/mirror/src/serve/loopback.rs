@@ -7,7 +7,7 @@ use outpost_net::{
     ca::{self, CaError},
     listener::{Limits, ListenError, Listener},
 };
-use outpost_provision::Detour;
+use outpost_provision::InitProxy;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, debug_span};
 use url::Url;
@@ -19,7 +19,7 @@ use crate::Store;
 #[derive(Debug)]
 pub struct Loopback {
     url: Url,
-    detour: Option<(Detour, AbortOnDropHandle<()>)>,
+    init_proxy: Option<(InitProxy, AbortOnDropHandle<()>)>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -51,7 +51,7 @@ impl Loopback {
         let task = tokio::spawn(serving.instrument(debug_span!("loopback mirror", %url)));
         Ok(Self {
             url,
-            detour: None,
+            init_proxy: None,
             _task: AbortOnDropHandle::new(task),
         })
     }
@@ -68,11 +68,11 @@ impl Loopback {
         let authority = authority.map_err(LoopbackError::Write)?;
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = Listener::bind(anywhere, None, Limits::standard()).await?;
-        let detour = Detour {
+        let init_proxy = InitProxy {
             url: listener.url(),
             authority,
         };
-        let span = debug_span!("loopback proxy", url = %detour.url);
+        let span = debug_span!("loopback proxy", url = %init_proxy.url);
         let serving = async move {
             // The proxy's authority is inside, so the directory must live as long as the task.
             let _dir = dir;
@@ -80,13 +80,13 @@ impl Loopback {
         };
         let task = tokio::spawn(serving.instrument(span));
         let mut loopback = Self::start(store).await?;
-        loopback.detour = Some((detour, AbortOnDropHandle::new(task)));
+        loopback.init_proxy = Some((init_proxy, AbortOnDropHandle::new(task)));
         Ok(loopback)
     }
 
     /// Returns the proxy for engines, if there is one.
-    pub fn detour(&self) -> Option<&Detour> {
-        self.detour.as_ref().map(|(detour, _)| detour)
+    pub fn init_proxy(&self) -> Option<&InitProxy> {
+        self.init_proxy.as_ref().map(|(init_proxy, _)| init_proxy)
     }
 
     /// Returns the server's address.

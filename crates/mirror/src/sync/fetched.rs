@@ -18,7 +18,7 @@ pub(super) enum Fetched {
 }
 
 /// A file's cost, and what is known about it; nothing is known in a dry run.
-pub(super) type Got<T> = (Fetched, Option<T>);
+pub(super) type FetchOutcome<T> = (Fetched, Option<T>);
 
 impl Sync {
     /// Downloads a file, unless the store has it. A dry run asks for its length only.
@@ -68,7 +68,7 @@ impl Report {
     pub(super) fn settle<T>(
         &mut self,
         what: impl Into<String>,
-        got: Result<Got<T>, Cause>,
+        got: Result<FetchOutcome<T>, Cause>,
     ) -> Option<T> {
         let (fetched, known) = match got {
             Ok(got) => got,

@@ -95,7 +95,7 @@ impl Need<'_> {
 }
 
 /// All results of the requests.
-pub(super) struct Got {
+pub(super) struct FetchedModules {
     /// Results as a part of a generation.
     pub(super) generation: Generation,
     /// Number of files that were downloaded, and their total size in bytes.
@@ -122,14 +122,14 @@ impl<'a> Origins<'a> {
         }
     }
 
-    pub(super) fn finish(self) -> Got {
+    pub(super) fn finish(self) -> FetchedModules {
         let known = self.known.into_inner();
         let modules = known.modules.into_values().filter_map(Result::ok);
         let archives = known.archives.into_values().filter_map(Result::ok);
         let landings = known.landings.into_values().filter_map(Result::ok);
         let archives = archives.map(|(file, _)| file);
         let files = archives.chain(landings.map(|(file, _)| file));
-        Got {
+        FetchedModules {
             generation: Generation {
                 modules: modules.map(|(module, _)| module).collect(),
                 files: files.collect(),

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     Cause, Report, Sync, Wanted,
-    fetched::Got,
+    fetched::FetchOutcome,
     package::{self, Identity},
     pins::Checksums,
     trust::{self, Signature, TrustError, listed, namespace},
@@ -369,7 +369,7 @@ impl Sync {
         platform: &Platform,
         found: &Found,
         sums: &[u8],
-    ) -> Result<Got<Package>, Cause> {
+    ) -> Result<FetchOutcome<Package>, Cause> {
         let archive = self.listed(found, sums)?;
         // If file names in the list are unusual, the package's platform is known only here.
         let now = Checksums::from([(platform.to_string(), archive)]);
@@ -423,7 +423,7 @@ impl Report {
         &mut self,
         provider: &mut Provider,
         platform: &Platform,
-        got: Result<Got<Package>, Cause>,
+        got: Result<FetchOutcome<Package>, Cause>,
     ) {
         let what = format!("{} {} {platform}", provider.addr, provider.version);
         let package = self.settle(what, got.map_err(unpublished));

@@ -40,7 +40,7 @@ use crate::{
     Digest, Generation, StoreError,
     fetch::{FetchError, blocking, registry::Offered},
     generation::Signed,
-    pulled::{Entry, Ledger, Thing, archives, leave_out},
+    pulled::{Entry, Ledger, PulledArchive, archives, leave_out},
 };
 
 /// Time for which a registry's list of versions is cached.
@@ -178,11 +178,11 @@ type Releasing = Arc<AsyncMutex<Option<Arc<Release>>>>;
 type Flight = Shared<BoxFuture<'static, Result<(), PullError>>>;
 
 /// Identity of a package to be fetched.
-type Promise = (ProviderAddr, Version, Platform);
+type PackageId = (ProviderAddr, Version, Platform);
 
 /// Kind of a file that is brought into the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Cargo {
+enum FileKind {
     Package(Digest),
     /// Address `HOST/NAMESPACE/NAME/SYSTEM` and version of a module.
     Module(String, Version),
@@ -200,8 +200,8 @@ struct Inner {
     hosts: Services,
     listings: Memory<ProviderAddr, Listing>,
     releases: Memory<(ProviderAddr, Version), Releasing>,
-    promises: Memory<Digest, Promise>,
-    flights: Memory<Cargo, Flight>,
+    promises: Memory<Digest, PackageId>,
+    flights: Memory<FileKind, Flight>,
     modules: Memory<String, modules::Listing>,
     quota: Quota,
     /// Time at which the use of an archive was last recorded.
@@ -388,13 +388,13 @@ impl Upstream {
             }
             pulled
         };
-        self.fly(Cargo::Package(digest), pull).await
+        self.fly(FileKind::Package(digest), pull).await
     }
 
     /// Starts `work` unless it is already running. It continues if its callers leave.
     fn fly(
         &self,
-        cargo: Cargo,
+        cargo: FileKind,
         work: impl Future<Output = Result<(), PullError>> + Send + 'static,
     ) -> Flight {
         let (this, key) = (self.clone(), cargo.clone());
@@ -416,7 +416,7 @@ impl Upstream {
     /// Fetches a package, which must have this digest.
     async fn pull(
         &self,
-        (addr, version, platform): Promise,
+        (addr, version, platform): PackageId,
         digest: Digest,
     ) -> Result<(), PullError> {
         let what = format!("{addr} {version} {platform}");
@@ -454,7 +454,7 @@ impl Upstream {
             let archives = archives(&pulled).into_keys();
             let gone = archives.filter(|digest| !store.has(*digest)).collect();
             leave_out(&mut pulled, &gone);
-            let is_pinned = |thing: &Thing| quota::is_pinned(&this.sync.config, thing);
+            let is_pinned = |thing: &PulledArchive| quota::is_pinned(&this.sync.config, thing);
             let room = quota.make_room(store, [&old, &pulled], is_pinned, &lock)?;
             let room = match room {
                 Ok(room) => room,
@@ -476,7 +476,7 @@ impl Upstream {
 
     /// Remembers an evicted archive that is named by documents which clients have, so that it can be pulled again.
     fn promise(&self, digest: Digest, entry: Entry) {
-        if let Thing::Provider {
+        if let PulledArchive::Provider {
             addr,
             version,
             platform,

@@ -13,7 +13,7 @@ use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 use super::{
     Cause, Report, Sync,
     config::{FileEntry, Program, ToolEntry},
-    fetched::Got,
+    fetched::FetchOutcome,
     trust::{self, Signature, TrustError, listed},
 };
 use crate::{
@@ -246,7 +246,7 @@ impl Sync {
         platform: &Platform,
         release: &Release,
         sums: &[u8],
-    ) -> Result<Got<Tool>, Cause> {
+    ) -> Result<FetchOutcome<Tool>, Cause> {
         let name = entry.name.as_str();
         let filename = format!("{name}_{version}_{platform}.zip");
         let archive = listed(sums, &filename).ok_or_else(|| TrustError::NotListed {
@@ -320,7 +320,7 @@ impl Sync {
         }
     }
 
-    async fn file(&self, entry: &FileEntry) -> Result<Got<StaticFile>, Cause> {
+    async fn file(&self, entry: &FileEntry) -> Result<FetchOutcome<StaticFile>, Cause> {
         let last = entry
             .url
             .0

@@ -10,7 +10,7 @@ use semver::Version;
 
 use super::{
     Cause, Report, Sync,
-    fetched::{Fetched, Got},
+    fetched::{FetchOutcome, Fetched},
     package::{self, Identity},
     pins::Checksums,
     trust::{TrustError, packages, release_name, signed_list},
@@ -133,7 +133,7 @@ impl Sync {
         provider: &Provider,
         platform: &Platform,
         archive: &Archive,
-    ) -> Result<Got<Package>, Cause> {
+    ) -> Result<FetchOutcome<Package>, Cause> {
         let Provider { addr, version, .. } = provider;
         // Use the publisher's file name, because a mirror may use any.
         let kind = addr.kind();

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use bytes::Bytes;
 use outpost_base::{
     job::{JobId, LogLevel, Metadata, Transition, VariableValue},
-    rules::resources::{check_questions, check_resources},
+    rules::resources::{check_parameters, check_resources},
     stop::Stop,
 };
 use outpost_provision::{
@@ -230,7 +230,7 @@ fn measure(module: &Value, sizes: &mut Vec<(String, usize)>) {
 fn refused(planned: &GraphComplete) -> Vec<Problem> {
     let refused = [
         check_resources(&planned.resources).err(),
-        check_questions(&planned.parameters, &planned.presets).err(),
+        check_parameters(&planned.parameters, &planned.presets).err(),
     ];
     let problem = |refused: outpost_base::rules::resources::Refused| Problem {
         summary: format!("the server refuses it: {refused}"),

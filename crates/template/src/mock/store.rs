@@ -205,7 +205,7 @@ impl ProviderStore for MockStore {
                 repositories: BTreeMap::new(),
                 token: None,
                 checksums: BTreeMap::new(),
-                detour: None,
+                init_proxy: None,
                 hold: Arc::new(()),
             },
         })

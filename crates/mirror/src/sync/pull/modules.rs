@@ -6,7 +6,7 @@ use std::sync::Arc;
 use semver::Version;
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{Cargo, FRESH, PullError, Upstream};
+use super::{FRESH, FileKind, PullError, Upstream};
 use crate::sync::{Cause, modules::Origins, trust};
 
 /// Versions of a module, with the time of the request.
@@ -50,7 +50,7 @@ impl Upstream {
         }
         let (this, name, wanted) = (self.clone(), addr.to_owned(), version.clone());
         let flight = self.fly(
-            Cargo::Module(addr.to_owned(), version.clone()),
+            FileKind::Module(addr.to_owned(), version.clone()),
             async move { this.pull_module(&name, &wanted).await },
         );
         self.in_time(flight).await

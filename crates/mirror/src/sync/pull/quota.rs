@@ -26,7 +26,7 @@ use semver::Version;
 
 use crate::{
     Digest, Generation, Store, StoreError,
-    pulled::{self, Entry, Known, Ledger, State, Thing, leave_out},
+    pulled::{self, Entry, Known, Ledger, PulledArchive, State, leave_out},
     resolve::Pick,
     sync::MirrorConfig,
 };
@@ -116,7 +116,7 @@ impl Quota {
         &self,
         store: &Store,
         [old, pulled]: [&Generation; 2],
-        is_pinned: impl Fn(&Thing) -> bool,
+        is_pinned: impl Fn(&PulledArchive) -> bool,
         _lock: &files::Lock,
     ) -> Result<Result<Room, QuotaError>, StoreError> {
         let ledger = Ledger::of(store);
@@ -128,7 +128,7 @@ impl Quota {
         settle(store, &ledger, &mut all, &before)?;
         all.retain(|digest, known| known.entry.state == State::Here && store.has(*digest));
         let needed: u64 = fresh.values().map(|entry| entry.bytes).sum();
-        let is_free = |digest: Digest, thing: &Thing| {
+        let is_free = |digest: Digest, thing: &PulledArchive| {
             !self.is_downloaded(digest) && store.unpacked(digest).is_none() && !is_pinned(thing)
         };
         let leaving = match self.victims(&all, needed, is_free) {
@@ -157,7 +157,7 @@ impl Quota {
         &self,
         all: &BTreeMap<Digest, Known>,
         needed: u64,
-        is_free: impl Fn(Digest, &Thing) -> bool,
+        is_free: impl Fn(Digest, &PulledArchive) -> bool,
     ) -> Result<BTreeMap<Digest, Known>, QuotaError> {
         let Some(max_bytes) = self.max_bytes else {
             return Ok(BTreeMap::new());
@@ -285,18 +285,18 @@ fn remove(store: &Store, ledger: &Ledger, digest: Digest, known: &Known) -> Resu
 }
 
 /// Returns whether the operator's `mirror.toml` names a package with its version, so that it must stay.
-pub(super) fn is_pinned(config: &MirrorConfig, thing: &Thing) -> bool {
+pub(super) fn is_pinned(config: &MirrorConfig, thing: &PulledArchive) -> bool {
     let is_exact = |picks: &[Pick], version: &Version| {
         picks
             .iter()
             .any(|pick| pick.exact().as_ref() == Some(version))
     };
     match thing {
-        Thing::Provider { addr, version, .. } => config.providers.iter().any(|entry| {
+        PulledArchive::Provider { addr, version, .. } => config.providers.iter().any(|entry| {
             let is_it = entry.source.addrs(&config.engines).contains(addr);
             is_it && is_exact(&entry.versions, version)
         }),
-        Thing::Module { addr, version } => config.modules.iter().any(|entry| {
+        PulledArchive::Module { addr, version } => config.modules.iter().any(|entry| {
             let source = &entry.source;
             let is_it = match &source.host {
                 Some(_) => source.to_string() == *addr,
