@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{ExitStatus, Stdio},
 };
@@ -252,8 +253,15 @@ fn ctrl_c_at_a_workspace_that_runs_stops_and_deletes_it() {
 #[test]
 fn a_second_ctrl_c_ends_everything_at_once() {
     let run = Run::new();
+    // However late the signals come, no apply of this engine starts the agent, which would rightly go on after them.
+    let engine = run.path("engine");
+    let script =
+        "#!/bin/sh\nif [ \"$1\" = apply ]; then exec sleep 600; fi\nexec terraform \"$@\"\n";
+    fs::write(&engine, script).unwrap();
+    fs::set_permissions(&engine, fs::Permissions::from_mode(0o700)).unwrap();
 
-    let ended = run.run(&["--check"], &["==> Planning Infrastructure", ""]);
+    let arguments = ["--check", "--engine", &engine];
+    let ended = run.run(&arguments, &["==> Planning Infrastructure", ""]);
 
     assert_eq!(ended.status.code(), Some(130), "{}", ended.stderr);
     assert_eq!(run.processes(), [""; 0], "{}", ended.stderr);

@@ -944,6 +944,34 @@ async fn a_state_that_was_only_printed_is_kept_and_never_logged() {
     session.close().await;
 }
 
+#[tokio::test]
+async fn a_state_that_was_saved_elsewhere_is_kept_unless_it_is_the_templates() {
+    for (mode, kept) in [
+        ("rescue", Some(&br#"{"version":4,"serial":7}"#[..])),
+        ("well", None),
+    ] {
+        let lab = Lab::misbehaving(mode, "apply");
+        let mut session = lab.open().await;
+        let stale = r#"{"version":4,"serial":99}"#;
+        let files = [("main.tf", ""), ("errored.tfstate", stale)];
+        lab.init(session.as_mut(), &files).await.unwrap();
+        let request = request(Transition::Start, Bytes::new());
+        session
+            .plan(request, lab.log.clone(), &lab.stop)
+            .await
+            .unwrap();
+
+        let applied = session
+            .apply(ApplyRequest::default(), lab.log.clone(), &lab.stop)
+            .await;
+
+        assert_eq!(applied.state.as_deref(), kept, "{}", lab.log.all());
+        assert_eq!(applied.failure.is_some(), kept.is_some());
+        assert_eq!(lab.log.has("errored.tfstate is used"), kept.is_some());
+        session.close().await;
+    }
+}
+
 /// Runs itself again in a mount namespace with a small disk, where the kernel allows.
 #[test]
 fn an_apply_on_a_full_disk_keeps_the_state() {

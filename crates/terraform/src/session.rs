@@ -602,6 +602,7 @@ impl Session {
         let candidates = Candidates {
             file: self.files.state().await,
             printed,
+            saved: self.files.saved_state().await,
             seen: self.seen.clone(),
             previous: previous.clone(),
         };
@@ -867,6 +868,12 @@ impl Session {
             report: self.files.report(),
         });
         let runner = runner.watched_by(self.observer.clone(), shim);
+        // A template may contain one, which is not the state of this workspace.
+        let cleared = self.files.remove_saved_state().await;
+        cleared.map_err(|error| {
+            let name = state_file::ERRORED;
+            StepFailure::new(format!("remove the template's file {name}: {error}"))
+        })?;
         let (known, seen) = (self.files.state_version().await, Mutex::default());
         let watch = watch::state_file(self.files.clone(), self.observer.clone(), known, &seen);
         let ran = tokio::select! {
@@ -917,6 +924,10 @@ pub(super) async fn salvage(
             Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
         },
         printed,
+        saved: match files {
+            Ok(files) => files.saved_state().await,
+            Err(_) => None,
+        },
         // Earlier states are in the journal.
         seen: None,
         previous: Bytes::new(),
@@ -1007,5 +1018,75 @@ fn warn_of_changed_lock(before: Option<Vec<u8>>, after: Option<Vec<u8>>) {
             "init changed the template's lock file; run `terraform providers lock -platform=...` for all platforms and \
              push the template again"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    async fn shown(script: &str, stdout_bytes: usize) -> Result<Vec<u8>, StepFailure> {
+        let command = process::Command {
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), script.into()],
+            env: Vec::new(),
+            dir: "/".into(),
+            confinement: None,
+            outlives_us: false,
+            shim: None,
+            memory: Memory::default(),
+        };
+        let limits = super::super::limits(Duration::from_secs(60));
+        let captured = process::capture(&command, &limits, &Stop::new(), stdout_bytes).await;
+        printed(captured.unwrap())
+    }
+
+    #[tokio::test]
+    async fn output_of_show_counts_only_if_it_is_complete_and_the_engine_succeeded() {
+        let error = async |script, bytes| shown(script, bytes).await.unwrap_err().error;
+
+        assert_eq!(shown("printf '{}'", 8).await.unwrap(), b"{}");
+        let cut = error("printf 123456789", 8).await;
+        assert!(
+            cut.starts_with("terraform show printed more than "),
+            "{cut}"
+        );
+        let failed = error("printf '{}'; echo ' no plan ' >&2; exit 3", 8).await;
+        assert_eq!(failed, "no plan: exit status 3");
+    }
+
+    #[test]
+    fn a_prefix_keeps_what_else_is_known_of_a_failure() {
+        let left = StepFailure {
+            is_left: true,
+            ..StepFailure::new("why")
+        };
+
+        let prefixed = prefixed("show plan", left);
+
+        assert_eq!(prefixed.error, "show plan: why");
+        assert!(prefixed.is_left, "an apply that goes on is not forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_template_that_brings_a_saved_state_does_not_choose_the_workspaces() {
+        let work = tempfile::tempdir().unwrap();
+        let files = Files::create(work.path(), "Session1").await.unwrap();
+        let saved = files.dir.path().join(state_file::ERRORED);
+        std::fs::write(&saved, "{\"serial\":1}").unwrap();
+        assert!(files.saved_state().await.is_some());
+
+        files.remove_saved_state().await.unwrap();
+        assert_eq!(files.saved_state().await, None);
+        files.remove_saved_state().await.unwrap();
+
+        let victim = work.path().join("victim");
+        std::fs::write(&victim, "theirs").unwrap();
+        std::os::unix::fs::symlink(&victim, &saved).unwrap();
+        files.remove_saved_state().await.unwrap();
+        assert!(std::fs::symlink_metadata(&saved).is_err());
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "theirs");
     }
 }

@@ -1,5 +1,5 @@
-//! Selection of the newest valid state: the file, the state that the engine printed after a failed write, the last
-//! one that was seen during apply, or the previous one.
+//! Selection of the newest valid state: the file, the state that the engine printed or saved elsewhere after a failed
+//! write, the last one that was seen during apply, or the previous one.
 
 use std::io;
 
@@ -8,7 +8,11 @@ use outpost_files::beneath::Dir;
 use serde_json::value::RawValue;
 
 /// Name of the file in a session's directory.
-pub const NAME: &str = "terraform.tfstate";
+pub(crate) const NAME: &str = "terraform.tfstate";
+
+/// Name of the file beside it to which an engine saves the state if it could not write [`NAME`]. If that fails as well, it
+/// prints the state.
+pub(crate) const ERRORED: &str = "errored.tfstate";
 
 /// Maximum size of a state in bytes.
 pub const MAX_BYTES: usize = 64 << 20;
@@ -20,6 +24,8 @@ pub enum Origin {
     File,
     /// Output of the engine after it could not write its file.
     Printed,
+    /// The engine's file [`ERRORED`].
+    Saved,
     /// Contents of the file at some moment of the apply.
     Seen,
     /// The state from before the apply.
@@ -33,6 +39,8 @@ pub struct Candidates {
     pub file: io::Result<Option<Bytes>>,
     /// State that the engine printed after it could not write its file.
     pub printed: Option<Vec<u8>>,
+    /// State in [`ERRORED`], which did not exist before the apply.
+    pub saved: Option<Bytes>,
     /// Newest state that was seen in the file during apply.
     pub seen: Option<Bytes>,
     /// State at the beginning of the job; empty for none.
@@ -53,8 +61,9 @@ impl Candidates {
     pub fn newest(self) -> Newest {
         let is_missing = matches!(self.file, Ok(None));
         let printed = self.printed.filter(|printed| is_state(printed));
+        let has_other = printed.is_some() || self.saved.is_some();
         let problem = match self.file {
-            Ok(Some(state)) if printed.is_none() => {
+            Ok(Some(state)) if !has_other => {
                 return Newest {
                     state: Some((state, Origin::File)),
                     problem: None,
@@ -64,22 +73,26 @@ impl Candidates {
             Ok(None) => "terraform wrote no state file".to_owned(),
             Err(error) => format!("the state file {NAME} cannot be used: {error}"),
         };
-        let (state, instead) = match (printed, self.seen) {
-            (Some(printed), _) => (
+        let (state, instead) = match (printed, self.saved, self.seen) {
+            (Some(printed), _, _) => (
                 Some((printed.into(), Origin::Printed)),
                 "the state that it printed instead is used",
             ),
-            (None, Some(seen)) => (
+            (None, Some(saved), _) => (
+                Some((saved, Origin::Saved)),
+                "the state that it saved as errored.tfstate is used",
+            ),
+            (None, None, Some(seen)) => (
                 Some((seen, Origin::Seen)),
                 "the last state that was seen in it is kept",
             ),
-            (None, None) if !self.previous.is_empty() => (
+            (None, None, None) if !self.previous.is_empty() => (
                 Some((self.previous, Origin::Previous)),
                 "the state from before this build is kept",
             ),
             // A template without resources has no state.
-            (None, None) if is_missing => return Newest::default(),
-            (None, None) => (None, "nothing newer is known"),
+            (None, None, None) if is_missing => return Newest::default(),
+            (None, None, None) => (None, "nothing newer is known"),
         };
         Newest {
             state,
@@ -93,7 +106,16 @@ impl Candidates {
 /// # Errors
 /// If it is not a valid state, too large, or cannot be read.
 pub fn read(dir: &Dir) -> io::Result<Option<Bytes>> {
-    let Some(state) = dir.read(NAME, MAX_BYTES as u64)? else {
+    read_named(dir, NAME)
+}
+
+/// Reads the state that an engine saved after it could not write its file; `None` without a complete one.
+pub(crate) fn read_saved(dir: &Dir) -> Option<Bytes> {
+    read_named(dir, ERRORED).ok().flatten()
+}
+
+fn read_named(dir: &Dir, name: &str) -> io::Result<Option<Bytes>> {
+    let Some(state) = dir.read(name, MAX_BYTES as u64)? else {
         return Ok(None);
     };
     if is_state(&state) {
@@ -130,6 +152,7 @@ mod tests {
         }
         let candidates = Candidates {
             file: read(&Dir::open(dir.path()).unwrap()),
+            saved: None,
             printed: printed.map(<[u8]>::to_vec),
             seen,
             previous: previous.clone(),
@@ -164,6 +187,30 @@ mod tests {
             newest_of(Some(&OLD), Some(NEW), None, &OLD),
             (Some((NEW.into(), Origin::Printed)), true)
         );
+    }
+
+    #[test]
+    fn a_state_that_the_engine_saved_elsewhere_is_newer_than_its_file_and_any_that_was_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let newest = |file: &[u8], saved: &[u8]| {
+            fs::write(dir.path().join(NAME), file).unwrap();
+            fs::write(dir.path().join(ERRORED), saved).unwrap();
+            let dir = Dir::open(dir.path()).unwrap();
+            let candidates = Candidates {
+                file: read(&dir),
+                printed: None,
+                saved: read_saved(&dir),
+                seen: Some(SEEN),
+                previous: OLD,
+            };
+            candidates.newest().state
+        };
+
+        for file in [&b""[..], b"{\"ser", &SEEN] {
+            assert_eq!(newest(file, NEW), Some((NEW.into(), Origin::Saved)));
+        }
+        let cut = newest(b"{\"ser", b"{\"serial");
+        assert_eq!(cut, Some((SEEN, Origin::Seen)));
     }
 
     #[test]

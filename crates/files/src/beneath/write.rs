@@ -137,7 +137,7 @@ impl Dir {
         Ok(utimensat(&parent, &last, &times, NO_LINK)?)
     }
 
-    /// Removes a directory with all its contents, if it exists.
+    /// Removes a directory with all its contents, or a file, if it exists.
     ///
     /// # Errors
     /// [`Refusal`], or the system's error.

@@ -81,6 +81,18 @@ impl Files {
         self.with(|files| state_file::read(&files.dir)).await
     }
 
+    /// Reads the state that the engine saved after it could not write the state file; `None` without a complete one.
+    pub(super) async fn saved_state(&self) -> Option<Bytes> {
+        let read = self.with(|files| Ok(state_file::read_saved(&files.dir)));
+        read.await.ok().flatten()
+    }
+
+    /// Removes a file with the name of such a state, so that one that exists after an apply is the engine's.
+    pub(super) async fn remove_saved_state(&self) -> io::Result<()> {
+        self.with(|files| files.dir.remove_dir(state_file::ERRORED))
+            .await
+    }
+
     /// Returns a value that changes with the state file; `None` if there is none, or if it cannot be examined.
     pub(super) async fn state_version(&self) -> Option<Version> {
         let found = self.with(|files| files.dir.find(state_file::NAME)).await;
