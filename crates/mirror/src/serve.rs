@@ -1170,4 +1170,136 @@ mod tests {
         let again = mirror.body(Body::from(vec![0; limit]), limit);
         assert!(again.now_or_never().is_some(), "all was given back");
     }
+
+    fn server(dir: &tempfile::TempDir) -> Server {
+        Server::new(Store::open(dir.path()).unwrap(), Access::tokens(Vec::new()))
+    }
+
+    fn status(refused: Refused) -> u16 {
+        refused.into_response().status().as_u16()
+    }
+
+    async fn file_of(server: &Server, place: &str) -> Answer {
+        let (state, path) = (State(server.0.clone()), Path(place.to_owned()));
+        file(state, path, RawQuery(None), HeaderMap::new()).await
+    }
+
+    #[tokio::test]
+    async fn an_empty_mirror_is_not_ready_and_an_empty_generation_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = server(&dir);
+
+        assert_eq!(
+            ready(State(server.0.clone())).await.map_err(status),
+            Err(503)
+        );
+        assert_eq!(server.unsigned().unwrap(), [""; 0]);
+
+        let store = Store::open(dir.path()).unwrap();
+        let lock = store.lock(&Stop::new()).await.unwrap();
+        store.commit(Generation::default(), None, &lock).unwrap();
+        assert_eq!(
+            ready(State(server.0.clone())).await.map_err(status),
+            Ok("ok\n")
+        );
+    }
+
+    #[tokio::test]
+    async fn what_clients_lack_is_a_miss_unless_any_path_may_lead_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = server(&dir);
+        let lock = server.0.store.lock(&Stop::new()).await.unwrap();
+        let empty = Generation::default();
+        server.0.store.commit(empty, None, &lock).unwrap();
+
+        let parts = |name: &str| Path((name.to_owned(), "1.0.0".to_owned(), "x.zip".to_owned()));
+        let state = || State(server.0.clone());
+        for (name, misses) in [("favicon", 0), ("terraform", 1)] {
+            let asked = release_of_server(state(), parts(name), HeaderMap::new());
+            assert_eq!(asked.await.err().map(status), Some(404));
+            assert_eq!(server.misses().len(), misses, "{name}");
+        }
+        let asked = file_of(&server, "example.com/a.zip").await;
+        assert_eq!(asked.err().map(status), Some(404));
+        let asked = git(
+            state(),
+            Path("example.com/a/b.git/HEAD".to_owned()),
+            RawQuery(None),
+            HeaderMap::new(),
+        );
+        assert_eq!(asked.await.err().map(status), Some(404));
+        let names: Vec<String> = server.misses().into_iter().map(|it| it.item.name).collect();
+        assert_eq!(names, ["example.com/a.zip", "example.com/a/b", "terraform"]);
+    }
+
+    #[tokio::test]
+    async fn the_list_of_misses_is_written_at_the_latest_when_the_server_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = server(&dir);
+        let path = dir.path().join("missing.json");
+        server.0.misses.add(Item::new("tool", "terraform"));
+        let stop = Stop::new();
+        stop.drain();
+
+        server.keep_misses(path.clone(), &stop).await;
+
+        let written: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(written["missing"][0]["name"], "terraform");
+    }
+
+    #[tokio::test]
+    async fn a_report_that_is_no_list_or_too_long_adds_no_miss() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = server(&dir);
+        let report = async |text: Vec<u8>| {
+            let reported = report_missing(State(server.0.clone()), Body::from(text)).await;
+            reported.map(|status| status.as_u16()).map_err(status)
+        };
+
+        assert_eq!(report(b"[]".to_vec()).await, Err(400));
+        assert_eq!(report(vec![b' '; MAX_REPORT_BYTES + 1]).await, Err(400));
+        assert_eq!(server.misses().len(), 0);
+        let good = br#"{"missing":[{"kind":"git","name":"host/a/b","version":"v9"}]}"#;
+        assert_eq!(report(good.to_vec()).await, Ok(204));
+        assert_eq!(server.misses()[0].item.version.as_deref(), Some("v9"));
+    }
+
+    #[test]
+    fn a_client_that_has_a_document_already_gets_only_its_tag() {
+        let document = json!({ "versions": [] });
+        let first = respond(&document, &HeaderMap::new());
+        let tag = first.headers()[header::ETAG].clone();
+        let asked = HeaderMap::from_iter([(header::IF_NONE_MATCH, tag)]);
+
+        assert_eq!(first.status(), StatusCode::OK);
+        assert_eq!(
+            respond(&document, &asked).status(),
+            StatusCode::NOT_MODIFIED
+        );
+        let changed = respond(&json!({ "versions": [1] }), &asked);
+        assert_eq!(changed.status(), StatusCode::OK);
+    }
+
+    #[test]
+    fn each_failure_of_a_registry_has_its_status_and_only_a_missing_token_a_challenge() {
+        let why: Arc<str> = Arc::from("why");
+        let pulled = [
+            (PullError::Missing, 404),
+            (PullError::Failed(why.clone()), 502),
+            (PullError::Untrusted(why.clone()), 502),
+            (PullError::NoRoom(why.clone()), 507),
+            (PullError::Full(why), 507),
+        ];
+        for (error, expected) in pulled {
+            let response = Refused::from(error).into_response();
+            assert_eq!(response.status().as_u16(), expected);
+            assert!(!response.headers().contains_key(header::WWW_AUTHENTICATE));
+        }
+        let unknown = Refused::Unknown.into_response();
+        assert_eq!(unknown.status().as_u16(), 401);
+        assert!(unknown.headers().contains_key(header::WWW_AUTHENTICATE));
+
+        let (nothing, refused) = or_nothing::<Vec<u8>>(Err(PullError::Missing));
+        assert!(nothing.is_empty() && refused.is_none(), "an ordinary miss");
+    }
 }

@@ -607,3 +607,87 @@ pub(super) fn is_comparable(hashes: &[Hash]) -> bool {
         .iter()
         .any(|hash| !matches!(hash, Hash::Other { .. }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{Store, scan::tests::tree};
+
+    fn module(origin: &str, dir: &str) -> Module {
+        Module {
+            addr: "registry.terraform.io/acme/ide/coder".to_owned(),
+            version: Version::new(1, 0, 0),
+            archive: Digest::of(b""),
+            size: 0,
+            origin: origin.to_owned(),
+            dir: dir.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_module_that_was_kept_without_what_it_uses_beside_itself_is_fetched_again() {
+        let part = "git::https://git.example.com/acme/modules.git//ide?ref=v1";
+        let whole = "git::https://git.example.com/acme/modules.git?ref=v1";
+        let outside = tree(&[("main.tf", "module \"base\" { source = \"../base\" }\n")]);
+        let alone = tree(&[("main.tf", "resource \"terraform_data\" \"x\" {}\n")]);
+
+        assert!(was_cut(&module(part, ""), &outside));
+        assert!(!was_cut(&module(part, ""), &alone));
+        assert!(
+            !was_cut(&module(whole, ""), &outside),
+            "its origin is as bad"
+        );
+        assert!(!was_cut(&module(part, "ide"), &outside), "all is there");
+    }
+
+    #[test]
+    fn a_reference_is_a_tag_before_it_is_a_branch_and_without_one_the_head_counts() {
+        let refs = ["refs/heads/main", "refs/heads/v1", "refs/tags/v1"];
+        let origin = BTreeMap::from(refs.map(|name| (name.to_owned(), "object".to_owned())));
+        let named = |need: Need<'_>| need.named(&origin, Some("refs/heads/main"));
+
+        let reference = |name| named(Need::Reference(name));
+        assert_eq!(reference(Some("v1")).as_deref(), Some("refs/tags/v1"));
+        assert_eq!(reference(Some("main")).as_deref(), Some("refs/heads/main"));
+        assert_eq!(reference(None).as_deref(), Some("refs/heads/main"));
+        assert_eq!(reference(Some("0123abc")), None, "perhaps a commit");
+        assert_eq!(named(Need::Wish), None);
+    }
+
+    #[test]
+    fn a_module_of_a_store_that_is_damaged_or_missing_is_an_error_with_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let packed = tree(&[("main.tf", "# empty\n")]).pack().unwrap();
+        let digest = store.put(&packed).unwrap();
+        assert!(
+            tree_of(&store, digest)
+                .unwrap()
+                .files
+                .contains_key("main.tf")
+        );
+
+        let path = store.path(digest);
+        fs::remove_file(&path).unwrap();
+        let missing = tree_of(&store, digest).unwrap_err();
+        fs::write(&path, &packed[..packed.len() / 2]).unwrap();
+        let damaged = tree_of(&store, digest).unwrap_err();
+
+        for error in [missing, damaged] {
+            let error = error_chain(&error);
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_constraint_that_nothing_satisfies_is_named_with_the_newest_version() {
+        let constraint = "~> 3.0".parse().unwrap();
+        let versions = [Version::new(1, 9, 0), Version::new(1, 10, 0)];
+
+        let why = unsatisfied(&constraint, &versions);
+        assert_eq!(why, "no version satisfies `~> 3.0`; the newest is 1.10.0");
+        assert_eq!(unsatisfied(&constraint, &[]), "it has no versions");
+    }
+}

@@ -216,12 +216,12 @@ impl Trust {
     }
 
     /// Returns whether a provider needs no signature.
-    pub fn is_unsigned(&self, addr: &ProviderAddr) -> bool {
+    pub(crate) fn is_unsigned(&self, addr: &ProviderAddr) -> bool {
         self.rules.get(&namespace(addr)) == Some(&Rule::Unsigned)
     }
 
     /// Returns whether only signatures of keys that the operator named are accepted.
-    pub fn is_pinned(&self, addr: &ProviderAddr) -> bool {
+    pub(crate) fn is_pinned(&self, addr: &ProviderAddr) -> bool {
         matches!(self.rules.get(&namespace(addr)), Some(Rule::Keys(_)))
     }
 
@@ -631,4 +631,194 @@ fn listed_files(list: &[u8], begin: &str) -> BTreeMap<Platform, (String, Digest)
         Some((platform.parse().ok()?, (file.to_owned(), digest)))
     };
     list.lines().filter_map(package).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMESPACE: &str = "registry.terraform.io/acme";
+    const DEMO: &str = "registry.terraform.io/acme/demo";
+
+    fn mirror() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    fn trust(store: &Store) -> Trust {
+        Trust::new(BTreeMap::new(), Keys::new(), store)
+    }
+
+    /// Keys that are trusted instead of `found`; none if that is.
+    async fn refused(trust: &Trust, namespace: &str, found: &str) -> Vec<String> {
+        let before = Generation::default();
+        let is_accepted = trust.accepted.keys.contains(found);
+        let pinned = trust.pin(&before, namespace, found, is_accepted).await;
+        pinned.unwrap().unwrap_or_default()
+    }
+
+    fn version() -> Version {
+        Version::new(1, 0, 0)
+    }
+
+    fn checksums(content: &[u8]) -> Checksums {
+        Checksums::from([("linux_amd64".to_owned(), Digest::of(content))])
+    }
+
+    async fn release(trust: &Trust, content: &[u8]) -> Result<(), String> {
+        let (before, version) = (Generation::default(), version());
+        let same = trust.same_release(&before, DEMO, &version, checksums(content));
+        same.await.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn the_first_key_of_a_namespace_is_trusted_and_another_one_only_if_it_is_accepted() {
+        let (_dir, store) = mirror();
+
+        assert!(refused(&trust(&store), NAMESPACE, "A").await.is_empty());
+        assert_eq!(refused(&trust(&store), NAMESPACE, "B").await, ["A"]);
+        assert!(refused(&trust(&store), "other", "B").await.is_empty());
+
+        let accepting = trust(&store).accepting(Accepted {
+            keys: BTreeSet::from(["B".to_owned()]),
+            ..Accepted::default()
+        });
+        assert!(refused(&accepting, NAMESPACE, "B").await.is_empty());
+        assert!(refused(&trust(&store), NAMESPACE, "B").await.is_empty());
+        assert_eq!(refused(&trust(&store), NAMESPACE, "C").await, ["A", "B"]);
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_decides_about_keys_and_checksums_and_pins_none() {
+        let (_dir, store) = mirror();
+        let dry = trust(&store).dry(true);
+
+        assert!(refused(&dry, NAMESPACE, "A").await.is_empty());
+        assert!(refused(&dry, NAMESPACE, "B").await.is_empty());
+        let keys = Keys::from([(NAMESPACE.to_owned(), BTreeSet::from(["C".to_owned()]))]);
+        dry.add(keys).await.unwrap();
+        assert_eq!(dry.pins.keys().unwrap(), Keys::new());
+        assert_eq!(release(&dry, b"one").await, Ok(()));
+        assert_eq!(release(&dry, b"two").await, Ok(()));
+
+        assert_eq!(release(&trust(&store), b"one").await, Ok(()));
+        assert!(release(&dry, b"two").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn keys_of_a_lock_file_are_the_only_ones_that_may_come_first() {
+        let (_dir, store) = mirror();
+        let known = Keys::from([(NAMESPACE.to_owned(), BTreeSet::from(["A".to_owned()]))]);
+        let trust = Trust::new(BTreeMap::new(), known, &store);
+
+        assert_eq!(refused(&trust, NAMESPACE, "B").await, ["A"]);
+        assert!(refused(&trust, NAMESPACE, "A").await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_operator_adds_does_not_displace_the_one_that_came_first() {
+        let (_dir, store) = mirror();
+        refused(&trust(&store), NAMESPACE, "A").await;
+
+        let keys = Keys::from([(NAMESPACE.to_owned(), BTreeSet::from(["B".to_owned()]))]);
+        trust(&store).add(keys).await.unwrap();
+
+        assert_eq!(refused(&trust(&store), NAMESPACE, "C").await, ["A", "B"]);
+    }
+
+    #[tokio::test]
+    async fn a_version_keeps_its_bytes_until_the_operator_accepts_others() {
+        let (_dir, store) = mirror();
+        assert_eq!(release(&trust(&store), b"one").await, Ok(()));
+
+        let why = release(&trust(&store), b"two").await.unwrap_err();
+        let expected = [
+            format!("{DEMO}@1.0.0 for linux_amd64"),
+            Digest::of(b"one").to_string(),
+            Digest::of(b"two").to_string(),
+        ];
+        assert!(expected.iter().all(|text| why.contains(text)), "{why}");
+
+        let accepting = trust(&store).accepting(Accepted {
+            releases: BTreeSet::from([format!("{DEMO}@1.0.0")]),
+            ..Accepted::default()
+        });
+        assert_eq!(release(&accepting, b"two").await, Ok(()));
+        // Only what was fetched replaces the pin.
+        assert!(release(&trust(&store), b"two").await.is_err());
+        accepting
+            .replace_release(DEMO, &version(), checksums(b"two"))
+            .await
+            .unwrap();
+        assert_eq!(release(&trust(&store), b"two").await, Ok(()));
+        assert!(release(&trust(&store), b"one").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_tag_that_the_mirrors_copy_has_otherwise_was_moved() {
+        let (_dir, store) = mirror();
+        let tags = |object: &str| Tags::from([("v1".to_owned(), object.to_owned())]);
+
+        let strict = trust(&store);
+        let moved = strict.moved_tags("host/a/b", tags("one"), tags("two"));
+        let moved = moved.await.unwrap();
+        let [error] = &moved[..] else {
+            panic!("{moved:?}")
+        };
+        assert!(
+            error
+                .to_string()
+                .contains("v1 of host/a/b is two, but was one")
+        );
+        let hint = error.hint().unwrap();
+        assert!(hint.ends_with("--accept-changed host/a/b@v1`"), "{hint}");
+
+        let accepting = trust(&store).accepting(Accepted {
+            releases: BTreeSet::from(["host/a/b@v1".to_owned()]),
+            ..Accepted::default()
+        });
+        let moved = accepting.moved_tags("host/a/b", Tags::new(), tags("two"));
+        assert!(moved.await.unwrap().is_empty());
+        let moved = strict.moved_tags("host/a/b", Tags::new(), tags("one"));
+        assert_eq!(
+            moved.await.unwrap().len(),
+            1,
+            "the accepted object is pinned"
+        );
+    }
+
+    #[test]
+    fn lists_of_checksums_name_packages_in_both_forms_and_nothing_else_counts() {
+        let hash = Digest::of(b"x").to_string().to_uppercase();
+        let list = format!(
+            "{hash}  terraform-provider-demo_1.0.0_linux_amd64.zip\n\
+             {hash} *not_two_spaces.zip\n\
+             {hash}  *terraform-provider-demo_1.0.0_darwin_arm64.zip\n\
+             {hash}  terraform-provider-demo_1.0.0_manifest.json\n\
+             nothing  terraform-provider-demo_1.0.0_linux_arm64.zip\n\
+             {hash}  tool_1.0.0_linux_amd64.zip\n"
+        );
+        let list = list.as_bytes();
+
+        let found = packages(list, "demo", &version());
+        assert!(
+            found.keys().eq(["darwin_arm64", "linux_amd64"]),
+            "{found:?}"
+        );
+        assert!(
+            programs(list, "tool", &version())
+                .keys()
+                .eq(["linux_amd64"])
+        );
+        assert_eq!(
+            listed(list, "tool_1.0.0_linux_amd64.zip"),
+            Some(Digest::of(b"x"))
+        );
+        assert_eq!(
+            listed(list, "terraform-provider-demo_1.0.0_linux_arm64.zip"),
+            None
+        );
+        assert_eq!(listed(b"\xff", "x"), None);
+    }
 }

@@ -1,4 +1,7 @@
 //! Limits on how many connections one peer may have at the same time, wherever they come from.
+//!
+//! The listener limits connections as well, by address and before it knows whose they are (`net/listener/places.rs`):
+//! there a newcomer may displace another connection, here it is refused.
 
 use std::sync::Arc;
 
@@ -10,7 +13,7 @@ use crate::model::{AgentId, UserId};
 
 /// Connections of one agent: it has one, and others may have broken without the server noticing yet.
 const OF_AGENT: usize = 16;
-/// Connections of programs with one agent's token, which must not take the agent's own places.
+/// Connections of programs with one agent's token, which must not take the agent's own limits.
 const OF_HELPERS: usize = 16;
 /// Connections of one person's clients: each login has one to the agent, and one that watches the workspace. Five hundred
 /// logins may begin together.
@@ -29,14 +32,14 @@ pub(super) enum Holder {
 
 /// Open connections by owner. Clones share the counts.
 #[derive(Clone, Default)]
-pub(super) struct Places(Arc<Shared<Holder, Semaphore>>);
+pub(super) struct ConnectionLimits(Arc<Shared<Holder, Semaphore>>);
 
 /// A place of a connection, which counts until this is dropped.
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Places {
+impl ConnectionLimits {
     /// Takes a place, unless the holder already has as many as it may have.
     pub(super) fn take(&self, holder: Holder) -> Result<Place, Refusal> {
         let limit = match holder {
@@ -44,8 +47,8 @@ impl Places {
             Holder::Helper(_) => OF_HELPERS,
             Holder::Person(_) => OF_PERSON,
         };
-        let places = self.0.of(holder, || Semaphore::new(limit));
-        match places.try_acquire_owned() {
+        let limits = self.0.of(holder, || Semaphore::new(limit));
+        match limits.try_acquire_owned() {
             Ok(_permit) => Ok(Place { _permit }),
             Err(_) => Err(Refusal::too_many_connections(limit)),
         }
@@ -58,19 +61,19 @@ mod tests {
 
     #[test]
     fn somebody_has_so_many_connections_and_others_do_not_suffer() {
-        let places = Places::default();
+        let limits = ConnectionLimits::default();
         let one = Holder::Agent(AgentId::random());
         let mut held: Vec<Place> = (0..OF_AGENT)
-            .map(|_| places.take(one).ok().unwrap())
+            .map(|_| limits.take(one).ok().unwrap())
             .collect();
 
-        assert!(places.take(one).is_err());
-        assert!(places.take(Holder::Agent(AgentId::random())).is_ok());
+        assert!(limits.take(one).is_err());
+        assert!(limits.take(Holder::Agent(AgentId::random())).is_ok());
 
         held.pop();
-        held.push(places.take(one).ok().unwrap());
-        assert!(places.take(one).is_err());
+        held.push(limits.take(one).ok().unwrap());
+        assert!(limits.take(one).is_err());
         drop(held);
-        assert!(places.take(one).is_ok());
+        assert!(limits.take(one).is_ok());
     }
 }

@@ -29,8 +29,8 @@ use super::{
     answer::Refusal,
     api_version, authentication,
     bodies::Bodies,
+    connection_limits::{ConnectionLimits, Holder},
     peer::{Client, Peer, Who},
-    places::{Holder, Places},
     query, upgrade,
     workspaces::made_source_as_json,
 };
@@ -86,7 +86,7 @@ fn check_version(query: &str, default: &str) -> Result<String, Refusal> {
 async fn rpc(
     State(plane): State<Arc<Plane>>,
     Extension(upgraded): Extension<Upgraded>,
-    Extension(places): Extension<Places>,
+    Extension(limits): Extension<ConnectionLimits>,
     Extension(shares): Extension<Shares>,
     request: Request,
 ) -> Result<Response, Refusal> {
@@ -106,7 +106,7 @@ async fn rpc(
         }
     };
     let share = shares.of(who.sender());
-    become_peer(Peer { plane, who, share }, &places, &upgraded, request)
+    become_peer(Peer { plane, who, share }, &limits, &upgraded, request)
 }
 
 /// Reinitialization after a claim: there are no prebuilt workspaces here, and an agent that gets this answer does not
@@ -152,7 +152,7 @@ async fn coordinate(
     State(plane): State<Arc<Plane>>,
     Path(agent): Path<String>,
     Extension(upgraded): Extension<Upgraded>,
-    Extension(places): Extension<Places>,
+    Extension(limits): Extension<ConnectionLimits>,
     Extension(shares): Extension<Shares>,
     request: Request,
 ) -> Result<Response, Refusal> {
@@ -165,14 +165,14 @@ async fn coordinate(
         agent: Some(facts.record.id),
     });
     let share = shares.of(who.sender());
-    become_peer(Peer { plane, who, share }, &places, &upgraded, request)
+    become_peer(Peer { plane, who, share }, &limits, &upgraded, request)
 }
 
 /// Connects a client that reaches all agents of its user.
 async fn tailnet(
     State(plane): State<Arc<Plane>>,
     Extension(upgraded): Extension<Upgraded>,
-    Extension(places): Extension<Places>,
+    Extension(limits): Extension<ConnectionLimits>,
     Extension(shares): Extension<Shares>,
     request: Request,
 ) -> Result<Response, Refusal> {
@@ -185,7 +185,7 @@ async fn tailnet(
         agent: None,
     });
     let share = shares.of(who.sender());
-    become_peer(Peer { plane, who, share }, &places, &upgraded, request)
+    become_peer(Peer { plane, who, share }, &limits, &upgraded, request)
 }
 
 /// Returns a client's id: its former one if a resume token proves it, else a new one.
@@ -206,11 +206,11 @@ fn peer_id(plane: &Plane, caller: &Caller, query: &str) -> Result<Uuid, Refusal>
 
 fn become_peer(
     peer: Peer,
-    places: &Places,
+    limits: &ConnectionLimits,
     upgraded: &Upgraded,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let place = places.take(match &peer.who {
+    let place = limits.take(match &peer.who {
         Who::Agent(agent) => Holder::Agent(agent.id),
         Who::Helper(agent) => Holder::Helper(agent.id),
         Who::Client(client) => Holder::Person(client.caller.user.id),

@@ -12,7 +12,7 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use outpost_net::websocket::{self, ByteStream, Metered, Places};
+use outpost_net::websocket::{self, ByteStream, Metered, UnfinishedLimit};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -36,7 +36,7 @@ pub(super) type Messages = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 impl Socket {
     /// Waits for the connection. Its large messages need permits from `places`.
-    pub(super) async fn open(self, places: [Places; 2]) -> Result<Bytes, hyper::Error> {
+    pub(super) async fn open(self, places: [UnfinishedLimit; 2]) -> Result<Bytes, hyper::Error> {
         let io = TokioIo::new(self.0.await?);
         let socket = ByteStream::bounded(io, Role::Server, places).await;
         Ok(socket.ending_with(CloseCode::Away))

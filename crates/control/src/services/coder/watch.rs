@@ -22,7 +22,7 @@ use tracing::warn;
 use super::{
     answer::Refusal,
     authentication,
-    places::{Holder, Place, Places},
+    connection_limits::{ConnectionLimits, Holder, Place},
     workspaces::describe,
 };
 use crate::plane::{Caller, Plane, RequestError};
@@ -47,7 +47,7 @@ struct Watcher {
 async fn watch(
     State(plane): State<Arc<Plane>>,
     Path(workspace): Path<String>,
-    Extension(places): Extension<Places>,
+    Extension(limits): Extension<ConnectionLimits>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let caller = authentication::caller(&plane, &headers).await?;
@@ -56,7 +56,7 @@ async fn watch(
     found.map_err(Refusal::unavailable)?;
     let watcher = Watcher {
         moves: Box::pin(plane.moves()),
-        _place: places.take(Holder::Person(caller.user.id))?,
+        _place: limits.take(Holder::Person(caller.user.id))?,
         plane,
         caller,
         workspace,

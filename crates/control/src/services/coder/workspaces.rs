@@ -587,3 +587,135 @@ fn metadata_as_json(agent: &Agent, reports: &AgentReports) -> Vec<Value> {
     });
     measured.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AgentId, BuildId, WorkspaceId};
+
+    fn record(lifecycle: Lifecycle) -> AgentRecord {
+        AgentRecord {
+            id: AgentId::random(),
+            build_id: BuildId::random(),
+            workspace_id: WorkspaceId::random(),
+            name: "main".to_owned(),
+            lifecycle,
+            version: String::new(),
+            directory: String::new(),
+            created_at: Timestamp::UNIX_EPOCH,
+            first_connected_at: None,
+            last_connected_at: None,
+        }
+    }
+
+    #[test]
+    fn options_that_would_be_ignored_are_refused_and_their_absence_is_not() {
+        let check = |more: Value| {
+            let mut asked = json!({ "name": "w" });
+            let asked_fields = asked.as_object_mut().unwrap();
+            asked_fields.extend(more.as_object().unwrap().clone());
+            let asked: NewWorkspace = serde_json::from_value(asked).unwrap();
+            asked.check().map_err(|error| error.to_string())
+        };
+
+        for absent in [
+            json!({}),
+            json!({ "autostart_schedule": null, "ttl_ms": null }),
+            json!({ "autostart_schedule": "", "ttl_ms": 0, "automatic_updates": "never" }),
+        ] {
+            assert_eq!(check(absent.clone()), Ok(()), "{absent}");
+        }
+        for (asked, option) in [
+            (json!({ "autostart_schedule": "0 9 * * 1" }), "--start-at"),
+            (json!({ "ttl_ms": 1 }), "--stop-after"),
+            (
+                json!({ "automatic_updates": "always" }),
+                "--automatic-updates",
+            ),
+        ] {
+            let why = check(asked).unwrap_err();
+            assert!(why.contains(option), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_search_ignores_case_and_only_names_match_in_part() {
+        let workspace = json!({
+            "id": "0A", "name": "My-Dev", "template_name": "Docker",
+            "organization_name": "Acme", "organization_id": "1f",
+            "latest_build": { "status": "running" },
+        });
+        let fits = |name, value| fits(&workspace, name, value);
+
+        for (name, value) in [
+            ("name", "y-d"),
+            ("template", "DOCKER"),
+            ("status", "Running"),
+            ("organization", "acme"),
+            ("organization", "1F"),
+            ("id", "0a"),
+        ] {
+            assert!(fits(name, value), "{name}:{value}");
+        }
+        for (name, value) in [
+            ("name", "prod"),
+            ("template", "dock"),
+            ("status", "run"),
+            ("organization", "ac"),
+            ("id", "0"),
+        ] {
+            assert!(!fits(name, value), "{name}:{value}");
+        }
+    }
+
+    #[test]
+    fn a_workspace_fails_with_the_agents_that_say_so_and_without_a_build_none_does() {
+        let agent =
+            |id: &str, healthy: Value| json!({ "id": id, "health": { "healthy": healthy } });
+        let build = json!({ "resources": [
+            { "agents": [agent("a", json!(true)), agent("b", json!(false))] },
+            { "agents": null },
+            { "agents": [agent("c", json!(false)), agent("d", Value::Null)] },
+        ] });
+
+        assert_eq!(failing_agents(&build), [json!("b"), json!("c")]);
+        assert!(failing_agents(&Value::Null).is_empty());
+    }
+
+    #[test]
+    fn an_unhealthy_agent_has_a_reason_and_one_that_was_stopped_has_that_first() {
+        let ready = record(Lifecycle::Ready);
+
+        assert_eq!(ill(AgentStatus::Connected, &ready), "");
+        let lost = ill(AgentStatus::Disconnected, &ready);
+        assert_eq!(lost, "agent has lost connection");
+        let stopped = ill(AgentStatus::Disconnected, &record(Lifecycle::Off));
+        assert_eq!(stopped, "agent is not running");
+        let late = ill(AgentStatus::Timeout, &record(Lifecycle::Created));
+        assert_eq!(late, "agent is taking too long to connect");
+    }
+
+    #[test]
+    fn the_owner_is_part_of_a_name_unless_it_is_the_caller() {
+        assert_eq!(named("me", "dev".to_owned()), "dev");
+        assert_eq!(named("amy", "dev".to_owned()), "amy/dev");
+    }
+
+    #[test]
+    fn only_the_offered_apps_are_listed() {
+        let none = DisplayApps {
+            vscode: false,
+            vscode_insiders: false,
+            web_terminal: false,
+            ssh_helper: false,
+            port_forwarding_helper: false,
+        };
+
+        assert_eq!(display_apps(&none), [""; 0]);
+        let one = DisplayApps {
+            ssh_helper: true,
+            ..none
+        };
+        assert_eq!(display_apps(&one), ["ssh_helper"]);
+    }
+}
