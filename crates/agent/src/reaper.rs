@@ -15,7 +15,7 @@ use nix::{
 };
 
 /// Option that tells the child not to do the same.
-pub const OPTION: &str = "--no-reap";
+pub(crate) const OPTION: &str = "--no-reap";
 
 /// Returns whether we are the first process, so that nobody else reaps.
 pub fn is_needed() -> bool {

@@ -12,12 +12,12 @@ fn derived(agent: AgentId, what: &str) -> Uuid {
 }
 
 /// Id of a version's preset.
-pub fn preset_id(version: VersionId, name: &str) -> Uuid {
+pub(crate) fn preset_id(version: VersionId, name: &str) -> Uuid {
     planned_id(version.0, &format!("preset {name}"))
 }
 
 /// Id of something within `whole` that has no id of its own.
-pub fn planned_id(whole: Uuid, what: &str) -> Uuid {
+pub(crate) fn planned_id(whole: Uuid, what: &str) -> Uuid {
     let digest = Sha256::new()
         .chain_update(whole.as_bytes())
         .chain_update(what)
@@ -37,7 +37,7 @@ pub fn log_source_id(agent: AgentId, at: usize) -> Uuid {
 }
 
 /// Id of the agent's app.
-pub fn app_id(agent: AgentId, app: &App) -> Uuid {
+pub(crate) fn app_id(agent: AgentId, app: &App) -> Uuid {
     let given = app.id.parse();
     given.unwrap_or_else(|_| derived(agent, &app.slug))
 }

@@ -6,7 +6,7 @@
 use outpost_base::job::LogLevel;
 
 /// Bytes of log that are kept of one agent.
-pub const LIMIT_BYTES: usize = 1 << 20;
+pub(crate) const LIMIT_BYTES: usize = 1 << 20;
 /// Bytes that each line counts in addition to its text, so that empty lines are bounded as well.
 const LINE_BYTES: usize = 21;
 
@@ -25,14 +25,14 @@ pub struct Admitted {
     /// The lines to store.
     pub lines: Vec<Line>,
     /// Bytes that the log has once the lines are stored.
-    pub stored_bytes: usize,
+    pub(crate) stored_bytes: usize,
     /// Set if anything was dropped; everything later is then dropped as well.
     pub is_full: bool,
 }
 
 /// Decides how much of `lines` is kept when `stored_bytes` are already stored: everything before the first line that
 /// does not fit. NUL characters are removed.
-pub fn admit(stored_bytes: usize, lines: Vec<Line>) -> Admitted {
+pub(crate) fn admit(stored_bytes: usize, lines: Vec<Line>) -> Admitted {
     let mut admitted = Admitted {
         lines: Vec::with_capacity(lines.len()),
         stored_bytes,

@@ -125,18 +125,18 @@ pub struct AgentReports {
     /// Version of the agents' API that its connection speaks.
     pub api_version: String,
     /// Sources of log lines besides its scripts, by their ids.
-    pub log_sources: BTreeMap<Uuid, LogSource>,
+    pub(crate) log_sources: BTreeMap<Uuid, LogSource>,
     /// Statuses of apps by their ids.
-    pub app_statuses: BTreeMap<Uuid, AppStatus>,
+    pub(crate) app_statuses: BTreeMap<Uuid, AppStatus>,
     /// Time when the start scripts began; `None` before that.
     pub started_at: Option<Timestamp>,
     /// Time when the start scripts ended, with or without success; `None` before that.
-    pub ready_at: Option<Timestamp>,
+    pub(crate) ready_at: Option<Timestamp>,
 }
 
 impl AgentReports {
     /// Records that the agent reached `state` at this time.
-    pub fn comes_to(&mut self, state: Lifecycle, at: Timestamp) {
+    pub(crate) fn comes_to(&mut self, state: Lifecycle, at: Timestamp) {
         if state > Lifecycle::Created {
             self.started_at.get_or_insert(at);
         }
@@ -180,7 +180,7 @@ impl ReportCache {
     }
 
     /// Removes an agent that another one has replaced.
-    pub fn forget(&mut self, agent: AgentId) {
+    pub(crate) fn forget(&mut self, agent: AgentId) {
         self.0.remove(&agent);
     }
 }
@@ -219,7 +219,7 @@ impl AgentReports {
     }
 
     /// Returns the health of an app of `agent`; before the first report, the one that the template implies.
-    pub fn health_of(&self, agent: AgentId, app: &App) -> Health {
+    pub(crate) fn health_of(&self, agent: AgentId, app: &App) -> Health {
         match (self.health.get(&app_id(agent, app)), &app.healthcheck) {
             (_, None) => Health::Disabled,
             (Some(health), Some(_)) => *health,
@@ -228,14 +228,14 @@ impl AgentReports {
     }
 
     /// Records the health of an app.
-    pub fn is_healthy(&mut self, app: Uuid, health: Health) {
+    pub(crate) fn is_healthy(&mut self, app: Uuid, health: Health) {
         if has_room(&self.health, &app) {
             self.health.insert(app, health);
         }
     }
 
     /// Records a source of log lines. One that is known already keeps its first description.
-    pub fn has_source(&mut self, id: Uuid, source: LogSource) -> &LogSource {
+    pub(crate) fn has_source(&mut self, id: Uuid, source: LogSource) -> &LogSource {
         if !has_room(&self.log_sources, &id) {
             self.log_sources.pop_first();
         }
@@ -243,7 +243,7 @@ impl AgentReports {
     }
 
     /// Records the newest status of an app.
-    pub fn has_status(&mut self, app: Uuid, status: AppStatus) {
+    pub(crate) fn has_status(&mut self, app: Uuid, status: AppStatus) {
         if has_room(&self.app_statuses, &app) {
             self.app_statuses.insert(app, status);
         }

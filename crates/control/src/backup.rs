@@ -31,9 +31,9 @@ const MANIFEST_LIMIT: u64 = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Format version of the backup.
-    pub backup_format: u32,
+    pub(crate) backup_format: u32,
     /// Format version of the database.
-    pub database_format: u32,
+    pub(crate) database_format: u32,
     /// Time when the backup was made.
     pub created_at: Timestamp,
     /// Id of the key that encrypts the secrets in the backup.

@@ -8,7 +8,7 @@ use std::{
 
 /// Agent binaries that the server can hand out.
 #[derive(Clone, Debug, Default)]
-pub struct Binaries {
+pub(crate) struct Binaries {
     directory: Option<PathBuf>,
 }
 
@@ -35,17 +35,17 @@ fn name(os: &str, architecture: &str) -> String {
 
 impl Binaries {
     /// Uses the binaries in this directory, and this program for its own platform.
-    pub fn new(directory: Option<PathBuf>) -> Self {
+    pub(crate) fn new(directory: Option<PathBuf>) -> Self {
         Self { directory }
     }
 
     /// Returns whether there is a binary for a platform.
-    pub fn has(&self, os: &str, architecture: &str) -> bool {
+    pub(crate) fn has(&self, os: &str, architecture: &str) -> bool {
         self.find(&name(os, architecture)).is_some()
     }
 
     /// Returns how the operator can provide a missing binary.
-    pub fn remedy(os: &str, architecture: &str) -> String {
+    pub(crate) fn remedy(os: &str, architecture: &str) -> String {
         let name = name(os, architecture);
         format!("put the binary `{name}` into the server's directory --agent-binaries")
     }
@@ -54,7 +54,7 @@ impl Binaries {
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] if there is none.
-    pub fn open(&self, name: &str) -> io::Result<File> {
+    pub(crate) fn open(&self, name: &str) -> io::Result<File> {
         File::open(self.find(name).ok_or(io::ErrorKind::NotFound)?)
     }
 

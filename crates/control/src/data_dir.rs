@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::{config::StateKey, crypt::Key};
 
 /// Name of the database in the directory.
-pub const DATABASE: &str = "outpost.db";
+pub(crate) const DATABASE: &str = "outpost.db";
 /// Name of the key in the directory.
 pub const KEY: &str = "key";
 /// Name of the first user's token in the directory.
@@ -158,12 +158,12 @@ impl DataDir {
     }
 
     /// Directory that receives copies of the database.
-    pub fn backups(&self) -> PathBuf {
+    pub(crate) fn backups(&self) -> PathBuf {
         self.path.join(BACKUPS)
     }
 
     /// Returns whether there is a database that is not empty.
-    pub fn has_database(&self) -> bool {
+    pub(crate) fn has_database(&self) -> bool {
         fs::metadata(self.database()).is_ok_and(|file| file.len() > 0)
     }
 
@@ -171,7 +171,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataDirError::DatabaseMissing`] names what a server left, and the newest copy.
-    pub fn check_unused(&self) -> Result<(), DataDirError> {
+    pub(crate) fn check_unused(&self) -> Result<(), DataDirError> {
         let backups = self.backups();
         let copies = fs::read_dir(&backups).map_err(access("list", &backups))?;
         let copies = copies.filter_map(|entry| {
@@ -198,7 +198,7 @@ impl DataDir {
     }
 
     /// Returns whether the key would have to be created.
-    pub fn lacks_key(&self, source: &StateKey) -> bool {
+    pub(crate) fn lacks_key(&self, source: &StateKey) -> bool {
         *source == StateKey::Own && !self.path.join(KEY).exists()
     }
 
@@ -251,7 +251,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataDirError`] names the file.
-    pub fn set_admin_token(&self, token: &Secret) -> Result<(), DataDirError> {
+    pub(crate) fn set_admin_token(&self, token: &Secret) -> Result<(), DataDirError> {
         let path = self.path.join(ADMIN_TOKEN);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -7,7 +7,7 @@ use outpost_base::job::{LogLevel, LogLine, LogSource};
 ///
 /// # Source
 /// coder `coderd/provisionerdserver`: one mebibyte, of which 111 bytes are for the line about the truncation.
-pub const LIMIT_BYTES: usize = 1 << 20;
+pub(crate) const LIMIT_BYTES: usize = 1 << 20;
 const NOTICE: &str = "Provisioner logs exceeded the max size of 1MB. Will not continue to write provisioner logs for workspace build.";
 // Length of `NOTICE`, for which room is kept.
 const RESERVED_BYTES: usize = 111;
@@ -18,15 +18,15 @@ pub struct Admitted {
     /// The lines to store.
     pub lines: Vec<LogLine>,
     /// Bytes that the log has once the lines are stored.
-    pub stored_bytes: usize,
+    pub(crate) stored_bytes: usize,
     /// Set if anything was dropped; everything later is then dropped as well.
-    pub truncated: bool,
+    pub(crate) truncated: bool,
 }
 
 /// Decides how much of `lines` is kept when `stored_bytes` are already stored.
 ///
 /// The first line that does not fit is replaced by a warning. NUL characters are removed.
-pub fn admit(stored_bytes: usize, lines: Vec<LogLine>) -> Admitted {
+pub(crate) fn admit(stored_bytes: usize, lines: Vec<LogLine>) -> Admitted {
     let mut admitted = Admitted {
         lines: Vec::with_capacity(lines.len()),
         stored_bytes,

@@ -101,7 +101,7 @@ pub struct User {
     /// Set for administrators, who manage templates, keys and users.
     pub admin: bool,
     /// Time when an administrator suspended the user; `None` for an active one.
-    pub suspended_at: Option<Timestamp>,
+    pub(crate) suspended_at: Option<Timestamp>,
     /// Daily budget of the user's workspaces, in whole units; `None` for no limit.
     pub budget: Option<i32>,
     /// Time when the user was added.
@@ -165,7 +165,7 @@ pub struct Daemon {
     pub last_seen_at: Timestamp,
     /// Id of the calling process's state directory; empty if it did not say.
     #[serde(skip)]
-    pub state_id: String,
+    pub(crate) state_id: String,
 }
 
 impl Daemon {
@@ -193,7 +193,7 @@ pub enum Holder {
 
 impl Holder {
     /// Returns whether a daemon with the credential `other` counts as the same daemon, reconnected.
-    pub fn is_also(self, other: Self) -> bool {
+    pub(crate) fn is_also(self, other: Self) -> bool {
         match (self, other) {
             (Self::Unknown, Self::Shared | Self::Person(_)) => true,
             (_, _) => self == other,
@@ -246,7 +246,7 @@ pub struct Template {
     /// Time when the active version last changed.
     pub updated_at: Timestamp,
     /// Time when the template was deleted; `None` while it exists.
-    pub deleted_at: Option<Timestamp>,
+    pub(crate) deleted_at: Option<Timestamp>,
 }
 
 /// A version of a template.
@@ -261,7 +261,7 @@ pub struct Version {
     /// Message that its author wrote; may be empty.
     pub message: String,
     /// Archive with the template's files.
-    pub file_id: FileId,
+    pub(crate) file_id: FileId,
     /// The job that imports it.
     pub job_id: JobId,
     /// Set if the version becomes active once it is imported.
@@ -296,7 +296,7 @@ pub struct ImportOutput {
     /// Resources of a stopped workspace.
     pub stop_resources: Vec<Resource>,
     /// Archive of the modules' files; `None` without modules.
-    pub modules_file: Option<FileId>,
+    pub(crate) modules_file: Option<FileId>,
     /// Set if the template has AI tasks.
     pub has_ai_tasks: bool,
     /// Set if the template has external agents, which run outside the workspace's resources.
@@ -311,7 +311,7 @@ pub struct File {
     /// Purpose of the file.
     pub kind: FileKind,
     /// SHA-256 of the content, 64 hexadecimal digits.
-    pub sha256: String,
+    pub(crate) sha256: String,
     /// Content of the file.
     pub content: bytes::Bytes,
 }
@@ -333,7 +333,7 @@ pub struct Workspace {
     /// Organization that the workspace belongs to.
     pub organization_id: OrganizationId,
     /// User who owns the workspace.
-    pub owner_id: UserId,
+    pub(crate) owner_id: UserId,
     /// Name of the owner.
     pub owner: String,
     /// Template that the workspace is built from.
@@ -345,7 +345,7 @@ pub struct Workspace {
     /// Time when its latest build began or ended.
     pub updated_at: Timestamp,
     /// Time when the workspace was deleted; `None` while it exists.
-    pub deleted_at: Option<Timestamp>,
+    pub(crate) deleted_at: Option<Timestamp>,
 }
 
 /// A build of a workspace: one transition.
@@ -360,7 +360,7 @@ pub struct Build {
     /// Transition that the build carries out.
     pub transition: Transition,
     /// Template version that the build uses.
-    pub version_id: VersionId,
+    pub(crate) version_id: VersionId,
     /// Job that runs the build.
     pub job_id: JobId,
     /// Values of all of the template's parameters.
@@ -374,7 +374,7 @@ pub struct Build {
     /// Set if there is a state after the build.
     pub has_state: bool,
     /// User who requested the build.
-    pub initiator_id: UserId,
+    pub(crate) initiator_id: UserId,
     /// Time when the build was requested.
     pub created_at: Timestamp,
 }
@@ -471,7 +471,7 @@ pub struct JobRecord {
     /// Organization whose daemons may take the job.
     pub organization_id: OrganizationId,
     /// User who requested the job.
-    pub initiator_id: UserId,
+    pub(crate) initiator_id: UserId,
     /// Task of the job.
     pub task: Task,
     /// Type of provisioner that the job needs.
@@ -490,13 +490,13 @@ pub struct JobRecord {
     /// Time when a daemon took the job.
     pub started_at: Option<Timestamp>,
     /// Time when somebody cancelled the job.
-    pub canceled_at: Option<Timestamp>,
+    pub(crate) canceled_at: Option<Timestamp>,
     /// Time when the job ended, with whatever result.
     pub completed_at: Option<Timestamp>,
     /// Daemon that took the job; `None` before that.
     pub worker: Option<DaemonId>,
     /// Name of that daemon; empty if there is none.
-    pub worker_name: String,
+    pub(crate) worker_name: String,
     /// Subject of the job, for people: the name of a template, or of a workspace as `owner/name`.
     pub subject: String,
     /// Error that the job failed with; empty if it did not fail.
@@ -504,9 +504,9 @@ pub struct JobRecord {
     /// Machine-readable code of the failure, for user interfaces.
     pub error_code: Option<FailureCode>,
     /// Set if log lines were dropped because the log was full.
-    pub log_truncated: bool,
+    pub(crate) log_truncated: bool,
     /// Party that ended the job; `None` before its end.
-    pub ended_by: Option<EndedBy>,
+    pub(crate) ended_by: Option<EndedBy>,
 }
 
 /// Party that ended a job.
@@ -657,7 +657,7 @@ pub struct StateVersion {
     /// Time when the state was stored.
     pub created_at: Timestamp,
     /// Set if this counts as the state after that build. One that arrived too late may not.
-    pub adopted: bool,
+    pub(crate) adopted: bool,
 }
 
 /// An entry of the audit log.

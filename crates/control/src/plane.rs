@@ -277,18 +277,18 @@ impl Plane {
 
     /// Sets the source of agent binaries.
     #[must_use]
-    pub fn with_binaries(mut self, binaries: Binaries) -> Self {
+    pub(crate) fn with_binaries(mut self, binaries: Binaries) -> Self {
         self.binaries = binaries;
         self
     }
 
     /// Agent binaries that the server hands out.
-    pub fn binaries(&self) -> &Binaries {
+    pub(crate) fn binaries(&self) -> &Binaries {
         &self.binaries
     }
 
     /// Sets the URL that templates and agents are given; the first one counts.
-    pub fn set_access_url(&self, url: Url) {
+    pub(crate) fn set_access_url(&self, url: Url) {
         self.access_url.set(url).ok();
     }
 

@@ -64,7 +64,7 @@ impl Waiting {
     }
 
     /// Returns whether `daemon` may run the job.
-    pub fn suits(&self, daemon: &Daemon) -> bool {
+    pub(crate) fn suits(&self, daemon: &Daemon) -> bool {
         self.organization_id == daemon.organization_id
             && daemon.provisioners.contains(&self.provisioner)
             && daemon.tags.satisfy(&self.tags)
@@ -131,7 +131,7 @@ impl Loss {
 
 /// Returns the loss of `job` after so much silence: started and silent for longer than `lease`, or waiting for longer
 /// than `pending`.
-pub fn loss(
+pub(crate) fn loss(
     job: &JobRecord,
     lease: Duration,
     pending: Duration,

@@ -26,7 +26,7 @@ const KNOWN: [&str; 10] = [
 const UNKNOWN: &str = "unknown";
 
 /// Open sessions by app, each count positive. The fixed counters of older agents matter only if `counts` yields nothing.
-pub fn by_app<'a>(
+pub(crate) fn by_app<'a>(
     counts: impl IntoIterator<Item = (&'a str, i64)>,
     fixed: [(&'a str, i64); 4],
 ) -> BTreeMap<String, i64> {

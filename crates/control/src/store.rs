@@ -106,7 +106,7 @@ pub struct JobChange {
     /// New lines of the log, in order.
     pub lines: Vec<LogLine>,
     /// Output of the import so far, with its version.
-    pub import_output: Option<(VersionId, ImportOutput)>,
+    pub(crate) import_output: Option<(VersionId, ImportOutput)>,
     /// Time of the update.
     pub now: Timestamp,
     /// Time of the update by the machine's uptime, which nobody can set.
@@ -127,9 +127,9 @@ pub struct End {
     /// Lines for the end of the log, however long it is.
     pub lines: Vec<LogLine>,
     /// Changes that the job leaves behind.
-    pub effect: Effect,
+    pub(crate) effect: Effect,
     /// If given, the job ends only if it was last heard from at that time.
-    pub silent_since: Option<Uptime>,
+    pub(crate) silent_since: Option<Uptime>,
     /// Time of the end.
     pub now: Timestamp,
 }

@@ -1,4 +1,7 @@
 //! Heartbeat of a job: when it is due, and when the server has given the job up. Pure: `now` is an argument.
+//!
+//! Pauses after a missed beat are not those of `net/back_off.rs`: none is random, because a server counts the beats of
+//! each job, and they begin with the interval of the beats.
 
 #![warn(
     clippy::wildcard_enum_match_arm,

@@ -201,7 +201,7 @@ impl Journals {
     ///
     /// # Errors
     /// If the directory cannot be listed.
-    pub fn abandoned(&self) -> Result<Vec<Journal>, JournalError> {
+    pub(crate) fn abandoned(&self) -> Result<Vec<Journal>, JournalError> {
         let mut journals = Vec::new();
         for dir in self.directories()? {
             let path = dir.join(LOCK_FILE);
@@ -389,7 +389,7 @@ impl Journal {
 
     /// Removes the journal of a daemon that has ended, unless it has entries.
     #[expect(clippy::disallowed_methods, reason = "it has a lock and no entries")]
-    pub fn remove_if_empty(self) {
+    pub(crate) fn remove_if_empty(self) {
         if entry_files(&self.dir).is_ok_and(|entries| entries.is_empty()) {
             // The lock is still held; a daemon that waits for it will see that its file is gone.
             if let Err(error) = fs::remove_dir_all(&self.dir) {

@@ -16,9 +16,9 @@ use tracing::warn;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRetention {
     /// Bytes of one job's log; beyond them its oldest lines are removed. At zero no log is kept.
-    pub job_bytes: u64,
+    pub(crate) job_bytes: u64,
     /// Bytes of all logs together; beyond them the oldest logs are removed.
-    pub total_bytes: u64,
+    pub(crate) total_bytes: u64,
     /// Age at which a log is removed.
     pub age: Duration,
 }

@@ -19,13 +19,13 @@ pub use self::{
 };
 
 /// Limit of a packed template in bytes, which it must not reach; that of Coder's command line.
-pub const TEMPLATE_LIMIT_BYTES: u64 = 1024 * 1024;
+pub(crate) const TEMPLATE_LIMIT_BYTES: u64 = 1024 * 1024;
 
 /// Limits of an unpacked archive.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Maximum size of a file in bytes. Coder silently truncates longer files; we refuse the archive.
-    pub file_bytes: u64,
+    pub(crate) file_bytes: u64,
     /// Maximum size of all files together in bytes.
     pub total_bytes: u64,
     /// Maximum number of files, directories and all other entries.

@@ -236,7 +236,11 @@ impl Dir {
     ///
     /// # Errors
     /// [`Refusal`] except for the size, or the system's error.
-    pub fn read_start(&self, name: impl AsRef<Path>, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn read_start(
+        &self,
+        name: impl AsRef<Path>,
+        limit: u64,
+    ) -> io::Result<Option<Vec<u8>>> {
         let file = self.file(name.as_ref())?;
         file.map(|file| start_of(file, limit)).transpose()
     }

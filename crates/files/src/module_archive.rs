@@ -58,7 +58,7 @@ pub fn pack_modules(dir: &Dir) -> Result<Packed, ModuleError> {
 ///
 /// # Errors
 /// Those of [`pack_modules`].
-pub fn pack_modules_within(dir: &Dir, limit: u64) -> Result<Packed, ModuleError> {
+pub(crate) fn pack_modules_within(dir: &Dir, limit: u64) -> Result<Packed, ModuleError> {
     let Some(manifest) = read_manifest(dir)? else {
         return Ok(Packed::default());
     };

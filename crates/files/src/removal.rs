@@ -75,27 +75,11 @@ pub fn discard(path: PathBuf) {
     }
 }
 
-/// Removes a path that must not exist any more, in the caller's thread. What cannot be removed is moved aside.
-///
-/// # Errors
-/// The system's error if the path still exists.
-pub fn take_away(path: &Path) -> io::Result<()> {
-    let renamed_path = renamed(path, REMOVING);
-    match remove_at_once(&renamed_path) {
-        Err(reason) if renamed_path != path => {
-            let dir = renamed(&renamed_path, ASIDE);
-            error!(%reason, dir = %dir.display(), "a directory could not be removed and was moved aside");
-            Ok(())
-        }
-        removed => removed,
-    }
-}
-
 /// Removes a directory or a file in the caller's thread, within fifteen seconds.
 ///
 /// # Errors
 /// The system's error, or [`io::ErrorKind::TimedOut`].
-pub fn remove_at_once(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_at_once(path: &Path) -> io::Result<()> {
     let (parent, name) = parts(path)?;
     match fs::File::open(parent) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 /// Length of a key in bytes.
-pub const KEY_BYTES: usize = 32;
+pub(crate) const KEY_BYTES: usize = 32;
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 1 + 8 + NONCE_LEN;
 

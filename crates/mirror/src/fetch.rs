@@ -383,7 +383,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`FetchError`] of the last attempt.
-    pub async fn take_as(
+    pub(crate) async fn take_as(
         &self,
         store: &Store,
         url: &Url,

@@ -206,14 +206,14 @@ impl GitRepository {
     }
 
     /// Returns the name of the pack without its suffix, in git's form.
-    pub fn pack_name(&self) -> String {
+    pub(crate) fn pack_name(&self) -> String {
         format!("pack-{}", &self.pack.to_string()[..40])
     }
 }
 
 impl Generation {
     /// Sorts all lists and removes duplicates.
-    pub fn normalize(&mut self) {
+    pub(crate) fn normalize(&mut self) {
         self.providers
             .sort_by(|a, b| (&a.addr, &a.version).cmp(&(&b.addr, &b.version)));
         self.providers
@@ -246,7 +246,7 @@ impl Generation {
     }
 
     /// Adds the contents of `other`, which replace existing entries; packages for different platforms are merged.
-    pub fn absorb(&mut self, other: Self) {
+    pub(crate) fn absorb(&mut self, other: Self) {
         for mut new in other.providers {
             let same = |old: &Provider| (&old.addr, &old.version) == (&new.addr, &new.version);
             if let Some(index) = self.providers.iter().position(same) {

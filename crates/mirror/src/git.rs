@@ -108,7 +108,7 @@ pub fn place(url: &str) -> &str {
 }
 
 /// Returns the full names that a branch or a tag may have, in the order in which a checkout looks for them.
-pub fn full_names(name: &str) -> [String; 3] {
+pub(crate) fn full_names(name: &str) -> [String; 3] {
     [
         format!("refs/tags/{name}"),
         format!("refs/heads/{name}"),

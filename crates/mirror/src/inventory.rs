@@ -12,7 +12,7 @@ use super::{Digest, Generation, generation::Provider};
 
 /// Comment of signatures over inventories. It contains no time, so that the same inventory always gives the same
 /// signature.
-pub const COMMENT: &str = "inventory of a mirror's generation";
+pub(crate) const COMMENT: &str = "inventory of a mirror's generation";
 
 /// Format of an inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -123,7 +123,7 @@ pub fn verify(
 }
 
 /// Returns the fingerprint of an armored key; `None` if the text is not a key.
-pub fn fingerprint_of(armored: &str) -> Option<String> {
+pub(crate) fn fingerprint_of(armored: &str) -> Option<String> {
     let (key, _) = SignedPublicKey::from_string(armored).ok()?;
     Some(fingerprint(&key))
 }

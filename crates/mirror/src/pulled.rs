@@ -77,7 +77,7 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Identity of the archive.
-    pub thing: PulledArchive,
+    pub(crate) thing: PulledArchive,
     /// Length of the file in bytes.
     pub bytes: u64,
     /// State of the archive.
@@ -101,7 +101,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Name of the ledger's directory in a store.
-    pub const NAME: &'static str = "pulled";
+    pub(crate) const NAME: &'static str = "pulled";
 
     /// Returns the ledger of `store`.
     pub fn of(store: &Store) -> Self {
@@ -195,7 +195,7 @@ impl Ledger {
     }
 
     /// Records that an archive is used now, if it was pulled. Blocks.
-    pub fn touch(&self, digest: Digest) {
+    pub(crate) fn touch(&self, digest: Digest) {
         self.set_used(digest, SystemTime::now());
     }
 

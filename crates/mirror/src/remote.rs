@@ -120,7 +120,7 @@ pub struct Offer {
     /// it.
     pub repositories: BTreeMap<String, String>,
     /// Hosts of these repositories.
-    pub git_hosts: BTreeSet<String>,
+    pub(crate) git_hosts: BTreeSet<String>,
     /// Providers that no publisher signed; only the network mirror has them.
     pub unsigned: Vec<ProviderAddr>,
 }

@@ -36,7 +36,7 @@ impl Policy {
     }
 
     /// Returns whether versions in lock files are wanted.
-    pub fn wants_locked(self) -> bool {
+    pub(crate) fn wants_locked(self) -> bool {
         !matches!(self, Self::Newest)
     }
 }

@@ -31,7 +31,7 @@ pub struct Scan {
     /// Places and reasons of what every engine refuses.
     pub invalid: Vec<(String, String)>,
     /// Places and reasons of what could not be determined.
-    pub unclear: Vec<(String, String)>,
+    pub(crate) unclear: Vec<(String, String)>,
     /// Acceptable versions of the engine: the address of the module, and its constraint.
     pub engines: Vec<(String, Constraint)>,
 }

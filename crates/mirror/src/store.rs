@@ -216,7 +216,7 @@ impl Store {
     ///
     /// # Errors
     /// The system's error, such as that the file does not exist.
-    pub fn open_blob(&self, digest: Digest) -> Result<File, StoreError> {
+    pub(crate) fn open_blob(&self, digest: Digest) -> Result<File, StoreError> {
         let path = self.path(digest);
         File::open(&path).map_err(StoreError::io("open", &path))
     }
@@ -272,7 +272,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the reader and of the system, and [`StoreError::TooLong`].
-    pub fn put_from(
+    pub(crate) fn put_from(
         &self,
         name: &str,
         mut reader: impl io::Read,
@@ -307,7 +307,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of [`verify`](Self::verify).
-    pub fn verify_open(&self, mut file: &File, digest: Digest) -> Result<u64, StoreError> {
+    pub(crate) fn verify_open(&self, mut file: &File, digest: Digest) -> Result<u64, StoreError> {
         let path = self.path(digest);
         let (mut context, mut size) = (Context::new(&SHA256), 0);
         let mut piece = vec![0; PIECE_BYTES];
@@ -438,7 +438,7 @@ impl Incoming {
     ///
     /// # Errors
     /// [`StoreError::Mismatch`]; the store is unchanged then.
-    pub fn commit_as(self, expected: Digest, name: &str) -> Result<u64, StoreError> {
+    pub(crate) fn commit_as(self, expected: Digest, name: &str) -> Result<u64, StoreError> {
         match Digest::finish(self.digest.clone()) {
             found if found == expected => self.commit().map(|(_, size)| size),
             found => Err(StoreError::Mismatch {

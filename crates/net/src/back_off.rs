@@ -1,4 +1,5 @@
-//! Back-off of reconnections: soon at first, rarely later, and not all at the same moment.
+//! Back-off of reconnections: soon at first, rarely later, and not all at the same moment. The only one for connections
+//! and calls; downloads (`mirror/fetch/retry.rs`) and heartbeats (`daemon/heartbeat.rs`) have pauses of their own kind.
 
 use std::time::Duration;
 

@@ -115,7 +115,7 @@ impl Account {
 
     /// Refuses large messages while `most` of them are being received, or waiting.
     #[must_use]
-    pub fn with_places(mut self, most: usize) -> Self {
+    pub(crate) fn with_places(mut self, most: usize) -> Self {
         self.places = Some(Arc::new(Semaphore::new(most)));
         self
     }

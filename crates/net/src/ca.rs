@@ -195,7 +195,7 @@ pub fn root_file(dir: &Path) -> PathBuf {
 }
 
 /// Path of the list of revoked certificates.
-pub fn revoked_file(dir: &Path) -> PathBuf {
+pub(crate) fn revoked_file(dir: &Path) -> PathBuf {
     dir.join("revoked.pem")
 }
 

@@ -60,7 +60,7 @@ pub fn parse<'a>(headers: impl IntoIterator<Item = &'a str>) -> Result<HeaderMap
 ///
 /// # Errors
 /// [`HeaderError`]; a command that does not end is killed.
-pub async fn from_command(command: &str, url: &Url) -> Result<HeaderMap, HeaderError> {
+pub(crate) async fn from_command(command: &str, url: &Url) -> Result<HeaderMap, HeaderError> {
     let ran = async {
         let mut child = Command::new("sh")
             .arg("-c")

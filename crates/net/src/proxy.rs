@@ -45,7 +45,7 @@ pub struct ProxyError {
 
 impl Proxies {
     /// Reads `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper case first; `variable` looks one up.
-    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+    pub(crate) fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let either = |name: &str| {
             [name.to_uppercase(), name.to_lowercase()]
                 .iter()

@@ -22,7 +22,7 @@ use tokio_tungstenite::{
 
 pub use self::{
     connect::{ConnectError, Socket, connect},
-    unfinished::{Metered, Places},
+    unfinished::{Metered, UnfinishedLimit},
 };
 
 /// Largest message that we send, in bytes. Peers once had a limit of 256 KiB, and may have it again.
@@ -78,7 +78,11 @@ impl<S> ByteStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<Metered<S>> {
     /// Turns a connection into a WebSocket after its handshake. Messages over 16 KiB need a permit of each of
     /// `places`, in this order, until they are complete.
-    pub async fn bounded(io: S, role: Role, places: impl IntoIterator<Item = Places>) -> Self {
+    pub async fn bounded(
+        io: S,
+        role: Role,
+        places: impl IntoIterator<Item = UnfinishedLimit>,
+    ) -> Self {
         let io = Metered::new(io, places);
         let meter = io.meter();
         let socket = WebSocketStream::from_raw_socket(io, role, Some(config())).await;

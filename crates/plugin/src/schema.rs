@@ -75,7 +75,7 @@ pub struct Field {
     /// Type of the value.
     pub shape: Shape,
     /// Party that sets the attribute: the author, the provider, or either.
-    pub presence: Presence,
+    pub(crate) presence: Presence,
     /// Value if it is not set.
     pub default: Option<Default>,
     /// `true` if a change replaces the resource.
@@ -110,7 +110,7 @@ pub enum Presence {
 
 impl Presence {
     /// Returns whether the provider may set it.
-    pub fn is_computed(self) -> bool {
+    pub(crate) fn is_computed(self) -> bool {
         matches!(self, Self::Computed | Self::OptionalComputed)
     }
 

@@ -127,11 +127,11 @@ pub struct Exit {
     /// Exit status of the process.
     pub status: ExitStatus,
     /// Set if we killed its group.
-    pub was_killed: bool,
+    pub(crate) was_killed: bool,
     /// Set if a process that it left behind still held its pipes when we stopped reading.
     pub left_pipes_open: bool,
     /// Memory of its group and the limit, in bytes, if it was stopped for exceeding that.
-    pub excess: Option<(u64, u64)>,
+    pub(crate) excess: Option<(u64, u64)>,
 }
 
 impl Exit {

@@ -40,7 +40,7 @@ pub fn cidr(address: Ipv6Addr) -> String {
 }
 
 /// Parses the result of [`cidr`]; `None` for anything but a single address with one of our prefixes.
-pub fn parse_cidr(text: &str) -> Option<Ipv6Addr> {
+pub(crate) fn parse_cidr(text: &str) -> Option<Ipv6Addr> {
     text.strip_suffix("/128")?.parse().ok()
 }
 

@@ -167,7 +167,7 @@ impl Core {
 
     /// Makes `others` forget a peer for good: now, or as soon as they are connected. A peer that was only told that
     /// it is lost keeps waiting for it.
-    pub fn dismiss(&mut self, id: Uuid, others: BTreeSet<Uuid>) {
+    pub(crate) fn dismiss(&mut self, id: Uuid, others: BTreeSet<Uuid>) {
         for other in others {
             if self.peers.contains_key(&other) {
                 self.say_gone(other, BTreeSet::from([id]));

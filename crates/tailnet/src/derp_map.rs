@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 /// Region of a server's own relay, unless configured otherwise.
-pub const EMBEDDED_REGION: i32 = 999;
+pub(crate) const EMBEDDED_REGION: i32 = 999;
 /// Port that means no STUN; 0 would mean the default port.
 const NO_STUN: i32 = -1;
 
@@ -20,12 +20,12 @@ const NO_STUN: i32 = -1;
 pub struct DerpMap {
     /// Preferences among the regions.
     #[serde(skip_serializing_if = "is_default")]
-    pub home_params: HomeParams,
+    pub(crate) home_params: HomeParams,
     /// Regions by their ids.
     pub regions: BTreeMap<i32, Region>,
     /// Set if the default regions are left out.
     #[serde(rename = "omitDefaultRegions", skip_serializing_if = "is_default")]
-    pub omit_default_regions: bool,
+    pub(crate) omit_default_regions: bool,
 }
 
 /// Preferences among the regions.
@@ -34,7 +34,7 @@ pub struct DerpMap {
 pub struct HomeParams {
     /// Factors by which latencies are multiplied.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub region_score: BTreeMap<i32, f64>,
+    pub(crate) region_score: BTreeMap<i32, f64>,
 }
 
 /// A region: relays that know each other's clients.
@@ -42,7 +42,7 @@ pub struct HomeParams {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Region {
     /// Set for the server's own relay, which is wherever the dialling node reaches the server.
-    pub embedded_relay: bool,
+    pub(crate) embedded_relay: bool,
     /// Id of the region, not 0.
     #[serde(rename = "RegionID")]
     pub id: i32,
@@ -54,7 +54,7 @@ pub struct Region {
     pub name: String,
     /// Set if the region is used only when there is no other.
     #[serde(skip_serializing_if = "is_default")]
-    pub avoid: bool,
+    pub(crate) avoid: bool,
     /// Relays of the region, in order of preference.
     pub nodes: Vec<RelayNode>,
 }
@@ -67,39 +67,39 @@ pub struct RelayNode {
     pub name: String,
     /// Id of its region.
     #[serde(rename = "RegionID")]
-    pub region_id: i32,
+    pub(crate) region_id: i32,
     /// Host name of the relay.
     pub host_name: String,
     /// Name in its certificate, if it differs from the host name.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub cert_name: String,
+    pub(crate) cert_name: String,
     /// IPv4 address, which saves looking up the name; may be empty.
     #[serde(rename = "IPv4", skip_serializing_if = "String::is_empty")]
-    pub ipv4: String,
+    pub(crate) ipv4: String,
     /// IPv6 address, which saves looking up the name; may be empty.
     #[serde(rename = "IPv6", skip_serializing_if = "String::is_empty")]
-    pub ipv6: String,
+    pub(crate) ipv6: String,
     /// Port for STUN: 0 for the default one, -1 for none.
     #[serde(rename = "STUNPort", skip_serializing_if = "is_default")]
-    pub stun_port: i32,
+    pub(crate) stun_port: i32,
     /// Set if the node only answers STUN and relays nothing.
     #[serde(rename = "STUNOnly", skip_serializing_if = "is_default")]
-    pub stun_only: bool,
+    pub(crate) stun_only: bool,
     /// Port for DERP; 0 means 443.
     #[serde(rename = "DERPPort", skip_serializing_if = "is_default")]
-    pub derp_port: i32,
+    pub(crate) derp_port: i32,
     /// Set if certificates are not to be checked, which we ignore.
     #[serde(skip_serializing_if = "is_default")]
-    pub insecure_for_tests: bool,
+    pub(crate) insecure_for_tests: bool,
     /// Set for plain HTTP in place of HTTPS.
     #[serde(rename = "ForceHTTP", skip_serializing_if = "is_default")]
-    pub force_http: bool,
+    pub(crate) force_http: bool,
     /// Address for STUN in tests.
     #[serde(rename = "STUNTestIP", skip_serializing_if = "String::is_empty")]
-    pub stun_test_ip: String,
+    pub(crate) stun_test_ip: String,
     /// Set if port 80 answers.
     #[serde(rename = "CanPort80", skip_serializing_if = "is_default")]
-    pub can_port_80: bool,
+    pub(crate) can_port_80: bool,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

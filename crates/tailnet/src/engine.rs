@@ -24,7 +24,7 @@ use super::{
 };
 
 /// Size of a packet inside the overlay, in bytes.
-pub const MTU: usize = 1280;
+pub(crate) const MTU: usize = 1280;
 /// Number of peers at the same time; further ones from a coordinator are ignored.
 const MAX_PEERS: usize = 4096;
 /// Time for which a lost peer is kept after its last handshake.
@@ -432,7 +432,7 @@ impl Engine {
     }
 
     /// Requests a new handshake with the owner of this address, because there may be a path to it again.
-    pub fn agree_again(&mut self, address: Ipv6Addr, now: Instant) {
+    pub(crate) fn agree_again(&mut self, address: Ipv6Addr, now: Instant) {
         if let Some(id) = self.by_address.get(&address).copied() {
             self.agree(id, Duration::ZERO, now);
         }
@@ -459,7 +459,7 @@ impl Engine {
     }
 
     /// Returns whether any peer is sought.
-    pub fn is_seeking(&self) -> bool {
+    pub(crate) fn is_seeking(&self) -> bool {
         !self.sought.is_empty()
     }
 

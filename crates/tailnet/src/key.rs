@@ -53,7 +53,7 @@ impl Key {
     }
 
     /// Encodes a disco key as in messages: `discokey:` and the digits.
-    pub fn to_disco_text(self) -> String {
+    pub(crate) fn to_disco_text(self) -> String {
         format!("{DISCO_PREFIX}{}", self.hex())
     }
 

@@ -59,7 +59,7 @@ pub struct Resource {
     /// Names of the agents that run in it, sorted.
     pub agents: Vec<String>,
     /// Such as `t3.large`; empty if there is no such thing.
-    pub instance_type: String,
+    pub(crate) instance_type: String,
     /// Whole units a day.
     pub daily_cost: i32,
     /// `true` if a user interface leaves it out.
@@ -116,7 +116,7 @@ pub struct Parameter {
     #[serde(rename = "type")]
     pub kind: String,
     /// Form control that asks for the value.
-    pub form_type: FormType,
+    pub(crate) form_type: FormType,
     /// `true` if there is no default.
     pub required: bool,
     /// The answer if none is given.
@@ -147,7 +147,7 @@ impl Picture {
     ///
     /// # Source
     /// coder `provisionerd/runner/runner.go`, `runTemplateImport`.
-    pub fn of_plans(start: &GraphComplete, stop: &GraphComplete) -> Self {
+    pub(crate) fn of_plans(start: &GraphComplete, stop: &GraphComplete) -> Self {
         let mut picture = Self::of_one(Basis::StartAndStop, start);
         let persistence = job::classify(&start.resources, &stop.resources);
         let is_stop_only = |resource: &&job::Resource| {

@@ -118,7 +118,7 @@ impl Given {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mock {
     /// True for a data source, false for a resource.
-    pub is_data: bool,
+    pub(crate) is_data: bool,
     /// Type, such as `aws_ami`.
     pub kind: String,
     /// The name in the configuration; `None` for the whole type.
@@ -145,7 +145,7 @@ pub struct Run {
     /// Conditions on what the build gave.
     pub asserts: Vec<Assert>,
     /// Pattern that the failure must match; `None` if the build must succeed.
-    pub expect_error: Option<Regex>,
+    pub(crate) expect_error: Option<Regex>,
     /// True if it is applied with real providers.
     pub apply: bool,
     /// Place of `connect = true`, if agents must connect.
@@ -166,7 +166,7 @@ pub struct Assert {
     /// References in the condition, in its order.
     pub references: Vec<Reference>,
     /// The message as its author wrote it: an expression.
-    pub error_message: String,
+    pub(crate) error_message: String,
 }
 
 /// A command to run at an agent.

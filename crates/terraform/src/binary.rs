@@ -19,9 +19,9 @@ use super::run_limits;
 /// The oldest version that is supported.
 pub const OLDEST: Version = Version::new(1, 1, 0);
 /// The first version whose `init` prints JSON.
-pub const INIT_JSON: Version = Version::new(1, 9, 0);
+pub(crate) const INIT_JSON: Version = Version::new(1, 9, 0);
 /// The first version whose `graph` has the option `-type`.
-pub const GRAPH_TYPE: Version = Version::new(1, 7, 0);
+pub(crate) const GRAPH_TYPE: Version = Version::new(1, 7, 0);
 
 /// Names of engines on the search path, in order of preference.
 const NAMES: [&str; 2] = ["terraform", "tofu"];

@@ -18,7 +18,7 @@ pub struct Diagnostic {
     /// Position in the template, if there is one.
     pub range: Option<Range>,
     /// Source code at the position.
-    pub snippet: Option<Snippet>,
+    pub(crate) snippet: Option<Snippet>,
 }
 
 /// A range in a file.
@@ -42,13 +42,13 @@ pub struct Position {
 /// An excerpt of source code.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Snippet {
+pub(crate) struct Snippet {
     /// Header of the block around it, such as a resource's.
     pub context: Option<String>,
     /// The lines of code.
     pub code: String,
     /// Number of the first line.
-    pub start_line: u64,
+    pub(crate) start_line: u64,
     /// Values of expressions in the code.
     pub values: Option<Vec<SnippetValue>>,
 }
@@ -56,21 +56,21 @@ pub struct Snippet {
 /// The value of an expression.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct SnippetValue {
+pub(crate) struct SnippetValue {
     /// The expression as written.
     pub traversal: String,
     /// Statement about the expression's value.
-    pub statement: String,
+    pub(crate) statement: String,
 }
 
 impl Diagnostic {
     /// Returns whether it warns that a lock file has a provider's checksums for one platform only.
-    pub fn is_about_lock(&self) -> bool {
+    pub(crate) fn is_about_lock(&self) -> bool {
         self.summary == "Incomplete lock file information for providers"
     }
 
     /// Returns whether it warns so about `coder/coder` and about no other provider.
-    pub fn is_about_lock_of_coder(&self) -> bool {
+    pub(crate) fn is_about_lock_of_coder(&self) -> bool {
         let named = self
             .detail
             .lines()

@@ -86,7 +86,7 @@ impl Environment {
     ///
     /// # Source
     /// <https://developer.hashicorp.com/terraform/cli/config/config-file#environment-variable-credentials>
-    pub fn remove_tokens(&mut self, hosts: &BTreeSet<String>) {
+    pub(crate) fn remove_tokens(&mut self, hosts: &BTreeSet<String>) {
         let is_for_one = |name: &OsString| {
             let host = name.to_str().and_then(token_host);
             host.is_some_and(|host| hosts.contains(&host))
@@ -117,7 +117,7 @@ impl Environment {
     }
 
     /// Returns lines for the log about `TF_` variables of the host, without values that may be secret.
-    pub fn terraform_lines(&self) -> Vec<String> {
+    pub(crate) fn terraform_lines(&self) -> Vec<String> {
         let line = |(name, value): (&OsString, &OsString)| {
             let name = name.to_str().filter(|name| name.starts_with("TF_"))?;
             let value = if PUBLIC.contains(&name) {
@@ -131,7 +131,11 @@ impl Environment {
     }
 
     /// Adds what the `coder` provider reads: facts about the workspace, parameters and tokens.
-    pub fn add_job(&mut self, request: &PlanRequest, agent_scripts: &BTreeMap<String, String>) {
+    pub(crate) fn add_job(
+        &mut self,
+        request: &PlanRequest,
+        agent_scripts: &BTreeMap<String, String>,
+    ) {
         self.add_metadata(&request.metadata);
         for (platform, script) in agent_scripts {
             self.set(format!("CODER_AGENT_SCRIPT_{platform}"), script);
@@ -160,7 +164,7 @@ impl Environment {
     }
 
     /// Makes the engine log in JSON if a log level is requested.
-    pub fn add_log_level(&mut self, level: Option<LogLevel>) {
+    pub(crate) fn add_log_level(&mut self, level: Option<LogLevel>) {
         if level.is_some() {
             self.set("TF_LOG", "JSON");
         }

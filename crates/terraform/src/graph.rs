@@ -49,7 +49,7 @@ impl Graph {
     }
 
     /// Returns the node with this label; the first if there are several.
-    pub fn node_with_label(&self, label: &str) -> Option<usize> {
+    pub(crate) fn node_with_label(&self, label: &str) -> Option<usize> {
         self.by_label.get(label).copied()
     }
 

@@ -23,7 +23,7 @@ use tracing::info;
 use url::Url;
 
 /// The version that is downloaded.
-pub const PINNED: Version = Version::new(1, 14, 5);
+pub(crate) const PINNED: Version = Version::new(1, 14, 5);
 
 /// Maximum size of a package, of its executable, and of a list of checksums, in bytes.
 const MAX_PACKAGE_BYTES: usize = 256 << 20;
@@ -38,11 +38,11 @@ pub struct Installer {
     /// Cache directory, which is created if it is missing.
     pub cache_dir: PathBuf,
     /// Address of the releases site, or of a mirror of it.
-    pub base_url: Url,
+    pub(crate) base_url: Url,
     /// Armored public key of the publisher.
-    pub publisher_key: String,
+    pub(crate) publisher_key: String,
     /// Time without a byte after which a download counts as dead.
-    pub read_timeout: Duration,
+    pub(crate) read_timeout: Duration,
 }
 
 /// Reason why no engine was installed.

@@ -133,17 +133,17 @@ pub struct Presented {
     /// Environment variables for every process.
     pub env: Vec<(OsString, OsString)>,
     /// Environment variables for init only.
-    pub init_env: Vec<(OsString, OsString)>,
+    pub(crate) init_env: Vec<(OsString, OsString)>,
     /// Source of the `coder` provider, in the form of one part of a path. Sessions share a plugin cache only if they
     /// have the same source; `None` if this one shares none.
     pub source: Option<String>,
     /// `true` if the `coder` provider is the built-in one, whose checksums no lock file can contain.
-    pub is_coder_builtin: bool,
+    pub(crate) is_coder_builtin: bool,
     /// `true` if some providers come from a directory of ours. An engine puts links to those into its plugin cache.
-    pub has_links: bool,
+    pub(crate) has_links: bool,
     /// Hosts that a mirror replaces, in the engine's normal form. The operator's tokens for them must not be sent to
     /// the mirror.
-    pub replaced_hosts: BTreeSet<String>,
+    pub(crate) replaced_hosts: BTreeSet<String>,
     /// Replacements for the addresses of git repositories: the beginning of an address, and what git uses instead of
     /// it.
     pub repositories: BTreeMap<String, String>,

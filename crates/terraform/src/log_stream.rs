@@ -43,7 +43,7 @@ pub struct ParsedLine {
     /// Entries for the log, in order.
     pub entries: Vec<LogEntry>,
     /// Beginning or end of a timed step.
-    pub timed: Option<Timed>,
+    pub(crate) timed: Option<Timed>,
     /// A diagnostic: an error or a warning.
     pub diagnostic: Option<Diagnostic>,
     /// A complete state: the only copy if the disk is full.

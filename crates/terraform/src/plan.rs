@@ -28,7 +28,7 @@ pub struct Plan {
     modules: Vec<Module>,
     configuration: Configuration,
     /// Planned changes of resources, in Terraform's order.
-    pub resource_changes: Vec<ResourceChange>,
+    pub(crate) resource_changes: Vec<ResourceChange>,
 }
 
 #[derive(Deserialize)]
@@ -59,7 +59,7 @@ pub struct Module {
     pub resources: Vec<ResourceValues>,
     /// Modules that it calls, one entry for each instance.
     #[serde(default)]
-    pub child_modules: Vec<Module>,
+    pub(crate) child_modules: Vec<Module>,
     /// Address of the module; empty for the root module.
     #[serde(default)]
     pub address: String,
@@ -108,14 +108,14 @@ pub struct Change {
     /// Planned attributes, as far as they are known.
     pub after: Value,
     /// Same structure as `after`, with `true` for every value that is not known yet.
-    pub after_unknown: Value,
+    pub(crate) after_unknown: Value,
     /// Same structure as `before`, with `true` for every sensitive value.
-    pub before_sensitive: Value,
+    pub(crate) before_sensitive: Value,
     /// Same structure as `after`, with `true` for every sensitive value.
-    pub after_sensitive: Value,
+    pub(crate) after_sensitive: Value,
     /// Paths of the attributes that force a replacement: lists of names and indices.
     #[serde(deserialize_with = "null_is_default")]
-    pub replace_paths: Vec<Value>,
+    pub(crate) replace_paths: Vec<Value>,
 }
 
 impl Plan {

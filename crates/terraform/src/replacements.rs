@@ -39,7 +39,7 @@ pub fn any(plan: &Plan) -> bool {
 /// Returns warnings about replacements and their reasons, sorted by address; none if nothing is replaced.
 ///
 /// Sensitive values are not shown.
-pub fn log_lines(plan: &Plan) -> Vec<String> {
+pub(crate) fn log_lines(plan: &Plan) -> Vec<String> {
     let mut replaced: Vec<_> = foreign_changes(plan)
         .filter(|(_, change)| is_replacement(change))
         .collect();

@@ -52,7 +52,7 @@ pub struct Converted {
     /// External services whose tokens are needed, sorted by id.
     pub external_auth: Vec<ExternalAuthRequirement>,
     /// AI tasks; those of a module precede those of its caller.
-    pub ai_tasks: Vec<AiTask>,
+    pub(crate) ai_tasks: Vec<AiTask>,
     /// `true` if there are any AI tasks.
     pub has_ai_tasks: bool,
     /// `true` if the graph contains external agents, even if their `count` is 0.
@@ -83,7 +83,7 @@ pub struct Totals {
     /// Cost in whole units a day.
     pub daily_cost: i32,
     /// Number of AI tasks.
-    pub ai_task_count: i32,
+    pub(crate) ai_task_count: i32,
 }
 
 /// Reason why values cannot be converted. The texts are those that authors know from Coder.

@@ -37,7 +37,7 @@ impl State {
     }
 
     /// Returns the modules by value.
-    pub fn into_modules(self) -> Vec<Module> {
+    pub(crate) fn into_modules(self) -> Vec<Module> {
         self.modules
     }
 }

@@ -8,7 +8,7 @@ use outpost_files::beneath::Dir;
 use serde_json::value::RawValue;
 
 /// Name of the file in a session's directory.
-pub(crate) const NAME: &str = "terraform.tfstate";
+pub const NAME: &str = "terraform.tfstate";
 
 /// Name of the file beside it to which an engine saves the state if it could not write [`NAME`]. If that fails as well, it
 /// prints the state.

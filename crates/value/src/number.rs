@@ -38,7 +38,7 @@ impl Number {
     }
 
     /// Returns the nearest double.
-    pub fn as_f64(&self) -> f64 {
+    pub(crate) fn as_f64(&self) -> f64 {
         match &self.0 {
             #[expect(clippy::cast_precision_loss, reason = "the nearest is asked for")]
             Repr::Int(number) => *number as f64,

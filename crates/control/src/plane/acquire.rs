@@ -120,7 +120,7 @@ impl Plane {
     }
 
     /// Fails a job that is too large to send to a daemon: it has `size` bytes, and at most `limit` fit.
-    pub async fn too_large(&self, id: JobId, size: usize, limit: usize) {
+    pub(crate) async fn too_large(&self, id: JobId, size: usize, limit: usize) {
         let error = format!("request job was invalidated: payload was too big: {size} > {limit}");
         if let Err(error) = self.end(id, error).await {
             warn!(job_id = %id, %error, "cannot end a job that is too large; leaving it to the reaper");

@@ -114,7 +114,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Unauthenticated`] if there is none, a newer build took its place, or its owner is suspended.
-    pub async fn agent_by_token(&self, token: &Secret) -> Result<AgentRecord, RequestError> {
+    pub(crate) async fn agent_by_token(&self, token: &Secret) -> Result<AgentRecord, RequestError> {
         const UNKNOWN: RequestError =
             RequestError::Unauthenticated("agent token is unknown or belongs to an older build");
         if token.expose().parse::<Uuid>().is_err() {
@@ -150,7 +150,10 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn agent_facts(&self, record: AgentRecord) -> Result<AgentFacts, RequestError> {
+    pub(crate) async fn agent_facts(
+        &self,
+        record: AgentRecord,
+    ) -> Result<AgentFacts, RequestError> {
         let missing = || not_found("agent", record.id.to_string());
         let workspace = self.store.workspace(record.workspace_id).await?;
         let workspace = workspace.ok_or_else(missing)?;
@@ -172,7 +175,11 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn may_reach(&self, caller: &Caller, id: AgentId) -> Result<bool, RequestError> {
+    pub(crate) async fn may_reach(
+        &self,
+        caller: &Caller,
+        id: AgentId,
+    ) -> Result<bool, RequestError> {
         let Some(record) = self.store.any_agent(id).await? else {
             return Ok(false);
         };
@@ -184,7 +191,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::NotFound`]; [`RequestError::Invalid`] if one has to be named.
-    pub async fn last_agent(
+    pub(crate) async fn last_agent(
         &self,
         workspace: WorkspaceId,
         name: &str,
@@ -208,7 +215,7 @@ impl Plane {
     }
 
     /// Returns whether the agent can be reached; `described` is its description in the template.
-    pub fn agent_status(&self, record: &AgentRecord, described: &Agent) -> AgentStatus {
+    pub(crate) fn agent_status(&self, record: &AgentRecord, described: &Agent) -> AgentStatus {
         let limit = described.connection_timeout_seconds;
         let is_late = || {
             let waited = self.now().duration_since(record.created_at);
@@ -229,13 +236,17 @@ impl Plane {
     }
 
     /// Records a report of an agent.
-    pub fn record_report<T>(&self, id: AgentId, change: impl FnOnce(&mut AgentReports) -> T) -> T {
+    pub(crate) fn record_report<T>(
+        &self,
+        id: AgentId,
+        change: impl FnOnce(&mut AgentReports) -> T,
+    ) -> T {
         let mut cache = self.report_cache();
         change(cache.of(id, |id| self.coordinator().is_connected(id.0)))
     }
 
     /// Removes the reports of an agent that another one has replaced.
-    pub fn forget_agent(&self, id: AgentId) {
+    pub(crate) fn forget_agent(&self, id: AgentId) {
         self.report_cache().forget(id);
     }
 
@@ -249,7 +260,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::NotFound`] if a newer build took its place.
-    pub async fn keep_agent_log(
+    pub(crate) async fn keep_agent_log(
         &self,
         id: AgentId,
         source: Uuid,
@@ -263,7 +274,7 @@ impl Plane {
 
     /// Returns the seed of an agent's SSH host key, which depends on names alone, so that a workspace that is
     /// rebuilt, or deleted and created again, has the same key.
-    pub fn ssh_host_key_seed(
+    pub(crate) fn ssh_host_key_seed(
         &self,
         owner: &str,
         workspace: &str,
@@ -335,7 +346,11 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn change_agent(&self, id: AgentId, change: AgentChange) -> Result<(), RequestError> {
+    pub(crate) async fn change_agent(
+        &self,
+        id: AgentId,
+        change: AgentChange,
+    ) -> Result<(), RequestError> {
         Ok(self.store.change_agent(id, change, self.now()).await?)
     }
 }

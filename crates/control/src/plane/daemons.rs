@@ -79,14 +79,14 @@ pub struct Registration {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CameBack {
     /// Id of its state directory, which distinguishes it from a daemon of the same name on another machine.
-    pub state_id: String,
+    pub(crate) state_id: String,
     /// Jobs in its journal, whose results it will deliver.
     pub held: Vec<JobId>,
 }
 
 /// Organization and tags that a daemon gets by its credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admission {
+pub(crate) struct Admission {
     organization_id: OrganizationId,
     holder: Holder,
     tags: Tags,
@@ -97,7 +97,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Unauthenticated`], which does not reveal the reason.
-    pub async fn daemon_credential(
+    pub(crate) async fn daemon_credential(
         &self,
         psk: Option<&Secret>,
         key: Option<&Secret>,
@@ -126,7 +126,7 @@ impl Plane {
     /// # Errors
     /// [`RequestError::Forbidden`] if its credential does not allow what it asks for; [`RequestError::Invalid`] for
     /// tags that cannot be stored.
-    pub async fn admit(
+    pub(crate) async fn admit(
         &self,
         credential: &Credential,
         registration: &Registration,
@@ -345,7 +345,7 @@ impl Plane {
     /// # Errors
     /// [`RequestError::Gone`] if the job is not the daemon's or has ended; [`RequestError::Invalid`] if required
     /// variables have no value.
-    pub async fn update_job(
+    pub(crate) async fn update_job(
         &self,
         daemon: &Daemon,
         update: JobUpdate,
@@ -488,7 +488,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Store`], and [`RequestError::Invalid`] if too much was uploaded that no import named.
-    pub async fn upload_modules(&self, content: Bytes) -> Result<(), RequestError> {
+    pub(crate) async fn upload_modules(&self, content: Bytes) -> Result<(), RequestError> {
         let sha256 = hex::encode(Sha256::digest(&content));
         let mut uploads = self.uploads.lock().await;
         if !uploads.note(&sha256, content.len(), self.now()) {
@@ -503,7 +503,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Invalid`] if it was not.
-    pub async fn uploaded_modules(&self, sha256: &[u8]) -> Result<Bytes, RequestError> {
+    pub(crate) async fn uploaded_modules(&self, sha256: &[u8]) -> Result<Bytes, RequestError> {
         let digest = hex::encode(sha256);
         let found = self.store.file_by_hash(FileKind::Modules, &digest).await?;
         self.uploads.lock().await.name(&digest);

@@ -39,7 +39,7 @@ impl Plane {
 
     /// Stream of moments when workspaces may look different: now, whenever a job begins or ends, and at intervals. It
     /// ends with the server.
-    pub fn moves(self: &Arc<Self>) -> impl Stream<Item = ()> + use<> {
+    pub(crate) fn moves(self: &Arc<Self>) -> impl Stream<Item = ()> + use<> {
         let changes = self.moved.subscribe();
         let now = stream::iter([()]);
         let later = stream::unfold((self.clone(), changes), |(plane, mut changes)| async move {
@@ -53,7 +53,7 @@ impl Plane {
     /// changes. For a person for whom the caller may not act, there is never anything.
     ///
     /// The stream ends with an error if the first query fails or the server stops.
-    pub fn follow_workspaces(
+    pub(crate) fn follow_workspaces(
         self: &Arc<Self>,
         caller: &Caller,
         owner: UserId,
@@ -75,7 +75,7 @@ impl Plane {
     ///
     /// # Errors
     /// As [`Self::agent`]; the stream ends with an error if the store fails or the server stops.
-    pub async fn agent_log(
+    pub(crate) async fn agent_log(
         self: &Arc<Self>,
         caller: &Caller,
         agent: AgentId,

@@ -79,7 +79,11 @@ impl Plane {
     ///
     /// # Errors
     /// As [`Self::job`].
-    pub async fn explain_job(&self, caller: &Caller, id: JobId) -> Result<Explained, RequestError> {
+    pub(crate) async fn explain_job(
+        &self,
+        caller: &Caller,
+        id: JobId,
+    ) -> Result<Explained, RequestError> {
         let job = self.job(caller, id).await?;
         let waiting = self.store.waiting().await?;
         let verdicts = match job.status() {

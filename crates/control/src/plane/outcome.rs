@@ -105,7 +105,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Gone`] if the job is not the daemon's; [`RequestError::Invalid`] if it is of another kind.
-    pub async fn complete_job(
+    pub(crate) async fn complete_job(
         &self,
         daemon: &Daemon,
         completed: CompletedJob,
@@ -150,7 +150,11 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Gone`] if the job is not the daemon's.
-    pub async fn fail_job(&self, daemon: &Daemon, failed: FailedJob) -> Result<(), RequestError> {
+    pub(crate) async fn fail_job(
+        &self,
+        daemon: &Daemon,
+        failed: FailedJob,
+    ) -> Result<(), RequestError> {
         let job = self.owned(daemon, failed.id).await?;
         let state = match (&job.task, failed.work) {
             (

@@ -264,7 +264,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]; [`RequestError::Conflict`] for the caller, so that there is always an administrator.
-    pub async fn set_admin(
+    pub(crate) async fn set_admin(
         &self,
         caller: &Caller,
         named: &str,
@@ -355,7 +355,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn set_budget(
+    pub(crate) async fn set_budget(
         &self,
         caller: &Caller,
         named: &str,
@@ -374,7 +374,11 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Forbidden`] if the caller may not act for them.
-    pub async fn acting_for(&self, caller: &Caller, named: &str) -> Result<User, RequestError> {
+    pub(crate) async fn acting_for(
+        &self,
+        caller: &Caller,
+        named: &str,
+    ) -> Result<User, RequestError> {
         if named.is_empty() || is_called(named, &caller.user.name, caller.user.id) {
             return Ok(caller.user.clone());
         }
@@ -459,7 +463,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::NotFound`]
-    pub async fn token_of(&self, value: &Secret) -> Result<Token, RequestError> {
+    pub(crate) async fn token_of(&self, value: &Secret) -> Result<Token, RequestError> {
         let found = self.store.token(&Hashed::of(value)).await?;
         found
             .map(|(token, _)| token)
@@ -512,7 +516,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn create_key(
+    pub(crate) async fn create_key(
         &self,
         caller: &Caller,
         organization: &str,
@@ -555,7 +559,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn delete_key(
+    pub(crate) async fn delete_key(
         &self,
         caller: &Caller,
         organization: &str,
@@ -578,7 +582,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Forbidden`]
-    pub fn psk_fingerprints(&self, caller: &Caller) -> Result<Vec<String>, RequestError> {
+    pub(crate) fn psk_fingerprints(&self, caller: &Caller) -> Result<Vec<String>, RequestError> {
         caller.need_admin("showing pre-shared keys")?;
         Ok(psk::fingerprints(&self.psks))
     }
@@ -603,7 +607,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn audit_log(
+    pub(crate) async fn audit_log(
         &self,
         caller: &Caller,
         before: Option<i64>,
@@ -617,7 +621,11 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn audit_backup(&self, caller: &Caller, path: &str) -> Result<(), RequestError> {
+    pub(crate) async fn audit_backup(
+        &self,
+        caller: &Caller,
+        path: &str,
+    ) -> Result<(), RequestError> {
         caller.need_admin("making a backup")?;
         self.audit(&caller.user.name, "backup.create", path, "")
             .await

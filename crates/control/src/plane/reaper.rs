@@ -18,7 +18,7 @@ const SLOWED: Duration = Duration::from_secs(1);
 
 impl Plane {
     /// Looks for lost jobs at intervals until the server stops.
-    pub async fn run_reaper(self: Arc<Self>) {
+    pub(crate) async fn run_reaper(self: Arc<Self>) {
         if let Err(error) = self.find_unused_modules().await {
             warn!(%error, "cannot look for unused modules");
         }
@@ -57,7 +57,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Store`]
-    pub async fn reap(&self) -> Result<Vec<JobId>, RequestError> {
+    pub(crate) async fn reap(&self) -> Result<Vec<JobId>, RequestError> {
         let open = self.store.open_jobs().await?;
         let lost = open.into_iter().filter_map(|job| {
             let Limits { lease, pending, .. } = self.limits;

@@ -145,7 +145,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn create_draft(
+    pub(crate) async fn create_draft(
         &self,
         caller: &Caller,
         organization: OrganizationId,
@@ -166,7 +166,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError::Conflict`] if there is a template of that name, or the version belongs to one already.
-    pub async fn name_draft(
+    pub(crate) async fn name_draft(
         &self,
         caller: &Caller,
         version: &Version,
@@ -187,7 +187,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn upload_template(
+    pub(crate) async fn upload_template(
         &self,
         caller: &Caller,
         content: Bytes,
@@ -204,7 +204,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`RequestError`]
-    pub async fn template_file(
+    pub(crate) async fn template_file(
         &self,
         caller: &Caller,
         id: FileId,

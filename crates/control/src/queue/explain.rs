@@ -11,7 +11,7 @@ use crate::model::{Daemon, DaemonId};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Id of the daemon.
-    pub daemon_id: DaemonId,
+    pub(crate) daemon_id: DaemonId,
     /// Name of the daemon, as registered.
     pub daemon: String,
     /// Set if the daemon may take the job at all; it may still be busy or offline.

@@ -16,6 +16,7 @@ mod archives;
 mod authentication;
 mod bodies;
 mod builds;
+mod connection_limits;
 mod dry_runs;
 mod files;
 mod jobs;
@@ -23,7 +24,6 @@ mod logs;
 mod organizations;
 mod overlay;
 mod peer;
-mod places;
 mod provisioners;
 mod query;
 mod rate;
@@ -56,8 +56,8 @@ use outpost_net::{
 use serde_json::json;
 
 use self::{
-    answer::Refusal, answers::Answers, bodies::Bodies, places::Places, rate::Rates,
-    session::Session,
+    answer::Refusal, answers::Answers, bodies::Bodies, connection_limits::ConnectionLimits,
+    rate::Rates, session::Session,
 };
 use super::{
     calls::Calls,
@@ -117,7 +117,7 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config, shares: Shares) -> Rou
             .with_state(plane.clone()),
     );
     let routes = routes
-        .layer(Extension(Places::default()))
+        .layer(Extension(ConnectionLimits::default()))
         .layer(Extension(shares.clone()))
         .layer(Extension(Bodies::new(config.limits.message_bytes, shares)));
     let Ok(version) = HeaderValue::from_str(&config.version) else {

@@ -13,7 +13,7 @@ use axum::{
 use outpost_net::{
     budget::{Account, Allowance, Shared},
     listener::{Budgets, Held},
-    websocket::Places,
+    websocket::UnfinishedLimit,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, metadata::MetadataMap};
@@ -91,7 +91,7 @@ pub(super) struct Share {
     pub(super) packets: Arc<Account>,
     /// Budget for unread data on its yamux sessions.
     pub(super) unread: Allowance,
-    unfinished: [Places; 2],
+    unfinished: [UnfinishedLimit; 2],
     calls: Arc<Semaphore>,
     responses: ResponseLimit,
 }
@@ -124,7 +124,7 @@ impl Share {
     }
 
     /// Permits for large messages on its WebSockets.
-    pub(super) fn unfinished(&self) -> [Places; 2] {
+    pub(super) fn unfinished(&self) -> [UnfinishedLimit; 2] {
         self.unfinished.clone()
     }
 }
@@ -134,9 +134,9 @@ impl Share {
 pub(super) struct Shares {
     by_sender: Arc<Shared<Sender, Share>>,
     all: Arc<Account>,
-    unfinished: Places,
-    at_relay: Places,
-    of_strangers: Places,
+    unfinished: UnfinishedLimit,
+    at_relay: UnfinishedLimit,
+    of_strangers: UnfinishedLimit,
     message_bytes: usize,
 }
 
@@ -147,15 +147,15 @@ impl Shares {
         Self {
             by_sender: Arc::default(),
             all: Arc::new(Account::new(64 << 20, message_bytes.saturating_mul(2))),
-            unfinished: Places::new(UNFINISHED),
-            at_relay: Places::new(UNFINISHED_AT_RELAY),
-            of_strangers: Places::new(UNFINISHED_OF_STRANGERS),
+            unfinished: UnfinishedLimit::new(UNFINISHED),
+            at_relay: UnfinishedLimit::new(UNFINISHED_AT_RELAY),
+            of_strangers: UnfinishedLimit::new(UNFINISHED_OF_STRANGERS),
             message_bytes,
         }
     }
 
     /// Permits for large messages on the WebSocket of a relay's client; fewer without a known credential.
-    pub(super) fn at_relay(&self, is_known: bool) -> [Places; 2] {
+    pub(super) fn at_relay(&self, is_known: bool) -> [UnfinishedLimit; 2] {
         let own = match is_known {
             true => &self.at_relay,
             false => &self.of_strangers,
@@ -168,7 +168,10 @@ impl Shares {
             messages: Arc::new(Account::new(SMALL_OF_SENDER, self.message_bytes)),
             packets: Arc::new(Account::new(SMALL_OF_SENDER, PACKETS_OF_SENDER)),
             unread: Allowance::new(UNREAD_OF_SENDER),
-            unfinished: [Places::new(UNFINISHED_OF_SENDER), self.unfinished.clone()],
+            unfinished: [
+                UnfinishedLimit::new(UNFINISHED_OF_SENDER),
+                self.unfinished.clone(),
+            ],
             calls: Arc::new(Semaphore::new(CALLS)),
             responses: ResponseLimit::default(),
         })

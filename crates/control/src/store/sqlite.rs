@@ -72,7 +72,7 @@ impl Sqlite {
     ///
     /// # Errors
     /// [`OpenError`] if there is no memory.
-    pub async fn in_memory() -> Result<Self, OpenError> {
+    pub(crate) async fn in_memory() -> Result<Self, OpenError> {
         let path = PathBuf::from(":memory:");
         let named = |source| OpenError::from_database(&path, source);
         // A single connection, because each one would have a database of its own.
@@ -102,7 +102,7 @@ impl Sqlite {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn set_meta(&self, key: &str, value: &str) -> Result<(), StoreError> {
+    pub(crate) async fn set_meta(&self, key: &str, value: &str) -> Result<(), StoreError> {
         sqlx::query("INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value")
             .bind(key)
             .bind(value)

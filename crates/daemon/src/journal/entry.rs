@@ -51,10 +51,10 @@ pub struct Entry {
     pub base: Option<u64>,
     /// Jobs whose kept states this one includes.
     #[serde(default)]
-    pub supersedes: Vec<JobId>,
+    pub(crate) supersedes: Vec<JobId>,
     /// Time when the server last answered about the job.
     #[serde(default)]
-    pub answered_at: Option<Timestamp>,
+    pub(crate) answered_at: Option<Timestamp>,
     /// Result that a success will have, as far as it was known before the apply.
     #[serde(default)]
     pub planned: BuildResult,
@@ -110,7 +110,7 @@ impl Entry {
 
     /// Returns whether no server has the state and nobody will deliver it, so that a person, or the workspace's next
     /// job, must act.
-    pub fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         self.refused.is_some() && self.taken_late_at.is_none()
     }
 

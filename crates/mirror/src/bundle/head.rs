@@ -45,7 +45,7 @@ pub struct Signer {
     /// The key as the bundle contains it, which says nothing about trust.
     pub key: PublicKey,
     /// Earlier keys of the signer, oldest first, each with its signature over the next one.
-    pub rotations: Vec<Rotation>,
+    pub(crate) rotations: Vec<Rotation>,
     /// Signature over the manifest.
     pub signature: Signature,
 }

@@ -71,7 +71,7 @@ impl Receipt {
 #[serde(deny_unknown_fields, default)]
 pub struct Records {
     /// Newest bundle of each channel.
-    pub channels: BTreeMap<String, ImportedBundle>,
+    pub(crate) channels: BTreeMap<String, ImportedBundle>,
     /// Keys that are trusted.
     pub keys: BTreeSet<PublicKey>,
     /// Keys that are never trusted, even if they are in `keys`.
@@ -83,7 +83,7 @@ pub struct Records {
 /// A bundle that was imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ImportedBundle {
+pub(crate) struct ImportedBundle {
     /// Number of the bundle in its channel.
     pub sequence: u64,
     /// Digest of the bundle's manifest.

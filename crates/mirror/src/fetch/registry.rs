@@ -81,7 +81,7 @@ pub struct Key {
     #[serde(default)]
     pub key_id: String,
     /// The key in OpenPGP's armor.
-    pub ascii_armor: String,
+    pub(crate) ascii_armor: String,
     /// Signature by which the registry's operator vouches for the key.
     #[serde(default)]
     pub trust_signature: String,
@@ -306,7 +306,7 @@ pub fn base(from: &Url, text: &str) -> Option<Url> {
 }
 
 /// Returns whether a name is a plain file name without a directory.
-pub fn is_plain_name(name: &str) -> bool {
+pub(crate) fn is_plain_name(name: &str) -> bool {
     let is_good = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
     !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.chars().all(is_good)
 }

@@ -1,4 +1,7 @@
 //! Pauses between attempts. Pure: time and chance are arguments.
+//!
+//! Unlike the pauses of `net/back_off.rs`, which go on for as long as somebody wants to connect, these end after a number
+//! of failures, and a server may demand longer ones.
 
 use std::time::Duration;
 

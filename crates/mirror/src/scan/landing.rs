@@ -32,7 +32,7 @@ pub fn landing(url: &Url) -> Url {
 const FOR_THE_ENGINE: [&str; 3] = ["archive", "checksum", "filename"];
 
 /// Returns an address without the parameters that the engine interprets, with its query in the engine's order.
-pub fn for_the_server(url: &Url) -> Url {
+pub(crate) fn for_the_server(url: &Url) -> Url {
     let mut clean = url.clone();
     let kept: Vec<_> = url
         .query_pairs()
@@ -47,7 +47,7 @@ pub fn for_the_server(url: &Url) -> Url {
 }
 
 /// Returns whether two addresses are the same regardless of the order and encoding of their queries.
-pub fn same_query(url: &Url, text: &str) -> bool {
+pub(crate) fn same_query(url: &Url, text: &str) -> bool {
     if url.as_str() == text {
         return true;
     }

@@ -40,7 +40,7 @@ pub struct Tree {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeFile {
     /// `true` if the file is executable.
-    pub is_executable: bool,
+    pub(crate) is_executable: bool,
     /// Bytes of the file.
     pub content: Vec<u8>,
 }
@@ -69,7 +69,7 @@ impl Tree {
     ///
     /// # Errors
     /// If it is damaged, has paths outside of itself, or exceeds a limit.
-    pub fn of_tar(reader: impl Read) -> io::Result<Self> {
+    pub(crate) fn of_tar(reader: impl Read) -> io::Result<Self> {
         let mut builder = Builder::default();
         for entry in tar::Archive::new(reader).entries()? {
             let mut entry = entry?;
@@ -92,7 +92,7 @@ impl Tree {
     ///
     /// # Errors
     /// Those of [`of_tar`](Self::of_tar).
-    pub fn of_zip(content: &[u8]) -> io::Result<Self> {
+    pub(crate) fn of_zip(content: &[u8]) -> io::Result<Self> {
         let mut builder = Builder::default();
         let mut zip = zip::ZipArchive::new(io::Cursor::new(content))?;
         // One more than the limit, so that an archive with too many files is refused and not truncated.
@@ -234,7 +234,7 @@ impl Tree {
     }
 
     /// Returns whether a directory contains any file.
-    pub fn has_dir(&self, dir: &str) -> bool {
+    pub(crate) fn has_dir(&self, dir: &str) -> bool {
         let prefix = format!("{dir}/");
         dir.is_empty() || self.files.keys().any(|name| name.starts_with(&prefix))
     }

@@ -208,7 +208,7 @@ impl Store {
     ///
     /// # Errors
     /// The system's error.
-    pub fn forget(&self, number: u64, _lock: &files::Lock) -> Result<bool, StoreError> {
+    pub(crate) fn forget(&self, number: u64, _lock: &files::Lock) -> Result<bool, StoreError> {
         let path = self.index_path(number);
         let file = File::open(&path).map_err(StoreError::io("open", &path))?;
         // Held until the name is gone, so that nobody gets a lease on a generation that is being removed.

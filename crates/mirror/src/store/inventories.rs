@@ -139,7 +139,7 @@ impl Store {
     ///
     /// # Errors
     /// The system's error.
-    pub fn signatures(&self, number: u64) -> Result<Vec<NamedSignature>, StoreError> {
+    pub(crate) fn signatures(&self, number: u64) -> Result<Vec<NamedSignature>, StoreError> {
         let mut all = Vec::new();
         for path in self.files_beside(number)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -163,7 +163,7 @@ impl Store {
     ///
     /// # Errors
     /// The system's error.
-    pub fn bundle_head(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(crate) fn bundle_head(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
         read_if_there(&self.beside(number, "bundle"))
     }
 
@@ -171,7 +171,7 @@ impl Store {
     ///
     /// # Errors
     /// The system's error.
-    pub fn keep_bundle_head(
+    pub(crate) fn keep_bundle_head(
         &self,
         number: u64,
         head: &[u8],
@@ -186,7 +186,7 @@ impl Store {
     ///
     /// # Errors
     /// The system's error.
-    pub fn put_generation_aside(
+    pub(crate) fn put_generation_aside(
         &self,
         number: u64,
         now: SystemTime,

@@ -136,7 +136,11 @@ impl Store {
     ///
     /// # Errors
     /// The problem with the files.
-    pub fn verify_tree(&self, archive: Digest, expected: Option<&Hash>) -> Result<(), String> {
+    pub(crate) fn verify_tree(
+        &self,
+        archive: Digest,
+        expected: Option<&Hash>,
+    ) -> Result<(), String> {
         let tree = self.tree_path(archive);
         let path = self.record_path(archive);
         let known = Record::read(&path).ok();

@@ -266,7 +266,7 @@ impl TryFrom<String> for Source {
 
 impl Source {
     /// Returns the providers that the address refers to, one for each engine.
-    pub fn addrs(&self, engines: &[Engine]) -> Vec<ProviderAddr> {
+    pub(crate) fn addrs(&self, engines: &[Engine]) -> Vec<ProviderAddr> {
         let of_engine = |engine: &Engine| ProviderAddr::parse(&self.0, engine.default_host()).ok();
         let mut addrs: Vec<_> = engines.iter().filter_map(of_engine).collect();
         addrs.sort();

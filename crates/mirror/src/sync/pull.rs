@@ -374,7 +374,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`PullError::Missing`] if no document named it.
-    pub async fn bring(&self, digest: Digest) -> Result<(), PullError> {
+    pub(crate) async fn bring(&self, digest: Digest) -> Result<(), PullError> {
         let Some(promise) = self.0.promises.get(&digest) else {
             return Err(PullError::Missing);
         };

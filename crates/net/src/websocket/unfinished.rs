@@ -2,7 +2,8 @@
 //!
 //! Each connection has a small buffer anyway. One whose message outgrows that needs a permit from those of its sender and
 //! from those of all; without these it is not read, so that its peer waits. A peer that has them and does not finish the
-//! message in time is disconnected.
+//! message in time is disconnected. Unlike a connection at a full listener (`listener/places.rs`), a message never
+//! displaces another one: it waits.
 
 use std::{
     io,
@@ -28,9 +29,9 @@ const CONTROL_BYTES: usize = 6;
 
 /// Permits for messages that outgrow the buffers of their connections. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Places(Arc<Semaphore>);
+pub struct UnfinishedLimit(Arc<Semaphore>);
 
-impl Places {
+impl UnfinishedLimit {
     /// Creates this many permits; each stands for 256 KiB.
     pub fn new(count: usize) -> Self {
         Self(Arc::new(Semaphore::new(count)))
@@ -60,7 +61,7 @@ struct State {
 
 impl<S> Metered<S> {
     /// Takes a permit from each of `places`, in this order: those that many connections share come last.
-    pub(super) fn new(io: S, places: impl IntoIterator<Item = Places>) -> Self {
+    pub(super) fn new(io: S, places: impl IntoIterator<Item = UnfinishedLimit>) -> Self {
         let places = places.into_iter();
         let meter = Meter(Arc::new(Mutex::new(State {
             unfinished: 0,
@@ -179,7 +180,9 @@ mod tests {
     const LARGE: usize = 100 << 10;
 
     /// Creates a server's end, and the byte stream of a peer.
-    async fn pair(places: &[&Places]) -> (ByteStream<Metered<DuplexStream>>, DuplexStream) {
+    async fn pair(
+        places: &[&UnfinishedLimit],
+    ) -> (ByteStream<Metered<DuplexStream>>, DuplexStream) {
         let (near, far) = duplex(1 << 20);
         let places = places.iter().map(|&places| places.clone());
         (ByteStream::bounded(near, Role::Server, places).await, far)
@@ -205,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn large_messages_wait_for_a_place_and_small_ones_do_not() {
-        let (own, all) = (Places::new(2), Places::new(1));
+        let (own, all) = (UnfinishedLimit::new(2), UnfinishedLimit::new(1));
         let (mut one, mut first) = pair(&[&own, &all]).await;
         let (mut two, mut second) = pair(&[&own, &all]).await;
         let (mut three, mut third) = pair(&[&own, &all]).await;
@@ -233,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_goes_gives_its_place_back() {
-        let places = Places::new(1);
+        let places = UnfinishedLimit::new(1);
         let (mut one, mut far) = pair(&[&places]).await;
         far.write_all(&head(BINARY, LARGE)).await.unwrap();
         far.write_all(&[7; LARGE / 2]).await.unwrap();
@@ -247,7 +250,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_large_message_that_does_not_end_ends_its_connection() {
-        let places = Places::new(1);
+        let places = UnfinishedLimit::new(1);
         let (mut near, mut far) = pair(&[&places]).await;
         // A message in two fragments, with a control frame between them.
         far.write_all(&head(BINARY & 0x7f, LARGE / 2))
@@ -265,7 +268,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn signs_of_life_are_no_message() {
-        let places = Places::new(1);
+        let places = UnfinishedLimit::new(1);
         let (mut near, mut far) = pair(&[&places]).await;
         for _ in 0..10_000 {
             far.write_all(&PING).await.unwrap();

@@ -101,7 +101,7 @@ impl Field {
     }
 
     /// Lets a change update the resource in place instead of replacing it.
-    pub fn updatable(self) -> Self {
+    pub(crate) fn updatable(self) -> Self {
         Self {
             force_new: false,
             ..self

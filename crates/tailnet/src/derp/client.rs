@@ -105,7 +105,7 @@ pub struct Client {
     /// Relays of the region, in the order in which they are tried.
     pub relays: Vec<RelayNode>,
     /// Set if this is the home relay: then the connection is kept. Sending a [`Frame::Preferred`] changes it.
-    pub is_home: AtomicBool,
+    pub(crate) is_home: AtomicBool,
     /// Private key of our node.
     pub private: Private,
     /// Settings for dialling the relays.

@@ -247,7 +247,7 @@ pub fn open_client_info(relay: &Private, key: Key, sealed: &[u8]) -> Option<bool
 }
 
 /// Returns the frame with which a relay describes itself.
-pub fn server_info(relay: &Private, client: Key) -> Frame {
+pub(crate) fn server_info(relay: &Private, client: Key) -> Frame {
     let info = serde_json::json!({ "version": VERSION });
     Frame::ServerInfo(
         relay

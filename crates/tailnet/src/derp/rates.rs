@@ -16,9 +16,9 @@ use crate::key::Key;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Limit of one key, over all its connections. A tunnel alone on two cores has 2 to 3 Gbit/s.
-    pub of_key: u64,
+    pub(crate) of_key: u64,
     /// Limit of one address (for IPv6, a /64), behind which there may be many clients.
-    pub of_address: u64,
+    pub(crate) of_address: u64,
 }
 
 impl Default for Limits {

@@ -444,7 +444,8 @@ impl Relay {
     }
 
     /// Number of connected clients, by their keys.
-    pub fn clients_now(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn clients_now(&self) -> usize {
         self.clients().by_key.len()
     }
 

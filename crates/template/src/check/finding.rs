@@ -60,7 +60,7 @@ pub struct Suppressed {
     /// The reason why it is accepted; empty for one of a baseline.
     pub reason: String,
     /// Tells whether a comment says so, and not a baseline.
-    pub is_in_source: bool,
+    pub(crate) is_in_source: bool,
 }
 
 /// Numbers of findings of each severity.

@@ -29,7 +29,7 @@ pub struct Instance<'a> {
     /// The block that calls it, and its file.
     pub call: Option<(&'a File, &'a Block)>,
     /// Instances of the modules that it calls, by name.
-    pub children: HashMap<&'a str, usize>,
+    pub(crate) children: HashMap<&'a str, usize>,
 }
 
 /// A `resource` or `data` block of one instance.
@@ -42,9 +42,9 @@ pub struct Decl<'a> {
     /// Block in the file, with its spans.
     pub block: &'a Block,
     /// Blocks of override files that change it, with their files.
-    pub overrides: Vec<(&'a File, &'a Block)>,
+    pub(crate) overrides: Vec<(&'a File, &'a Block)>,
     /// Tells whether it only reads.
-    pub is_data: bool,
+    pub(crate) is_data: bool,
     /// Its type, such as `docker_container`.
     pub kind: &'a str,
     /// Name of the block: its last label.
@@ -59,12 +59,12 @@ pub struct Argument<'a> {
     /// File that it stands in.
     pub file: &'a File,
     /// Name and value, with their spans.
-    pub attribute: &'a Attribute,
+    pub(crate) attribute: &'a Attribute,
 }
 
 /// A block inside of another one.
 #[derive(Clone, Copy, Debug)]
-pub struct Nested<'a> {
+pub(crate) struct Nested<'a> {
     /// File that it stands in.
     pub file: &'a File,
     /// Block in the file, with its spans.
@@ -236,7 +236,7 @@ pub struct Model<'a> {
     /// The root comes first; callers come before those they call.
     pub instances: Vec<Instance<'a>>,
     /// All resources and data sources, in the order of instances, files and lines.
-    pub decls: Vec<Decl<'a>>,
+    pub(crate) decls: Vec<Decl<'a>>,
     /// Values that are known without a plan.
     pub values: Values,
     /// Tells whether a module is not there, so that what is not found may be in it.
@@ -328,7 +328,7 @@ impl<'a> Model<'a> {
     }
 
     /// Declarations of one type; data sources if it begins with `data.`.
-    pub fn of_kind<'m>(&'m self, kind: &'m str) -> impl Iterator<Item = &'m Decl<'a>> {
+    pub(crate) fn of_kind<'m>(&'m self, kind: &'m str) -> impl Iterator<Item = &'m Decl<'a>> {
         let (is_data, kind) = match kind.strip_prefix("data.") {
             Some(kind) => (true, kind),
             None => (false, kind),
@@ -338,20 +338,20 @@ impl<'a> Model<'a> {
     }
 
     /// Managed resources that are shown to people: all but those of the `coder` provider.
-    pub fn managed(&self) -> impl Iterator<Item = (usize, &Decl<'a>)> {
+    pub(crate) fn managed(&self) -> impl Iterator<Item = (usize, &Decl<'a>)> {
         let shown =
             |(_, decl): &(usize, &Decl<'a>)| !decl.is_data && !decl.kind.starts_with("coder_");
         self.decls.iter().enumerate().filter(shown)
     }
 
     /// The fetched module in whose files a declaration stands; empty for the template's own.
-    pub fn module_of(&self, decl: &Decl<'_>) -> &'a str {
+    pub(crate) fn module_of(&self, decl: &Decl<'_>) -> &'a str {
         &self.instances[decl.instance].source.fetched
     }
 
     /// Local names of the providers of an instance, with their addresses and what is accepted of them. Those that are only
     /// used are HashiCorp's, as Terraform knows no better.
-    pub fn required_providers(
+    pub(crate) fn required_providers(
         &self,
         instance: usize,
         default_host: &str,
@@ -360,7 +360,7 @@ impl<'a> Model<'a> {
     }
 
     /// The scopes of all that a block makes, as far as that is known; one, with an open key, if it is not.
-    pub fn scopes(&self, decl: &Decl<'_>) -> Vec<Scope> {
+    pub(crate) fn scopes(&self, decl: &Decl<'_>) -> Vec<Scope> {
         self.values.expand(self, decl)
     }
 
@@ -397,7 +397,7 @@ impl<'a> Decl<'a> {
     }
 
     /// Blocks of one name inside of the block, `dynamic` ones included.
-    pub fn nested(&self, name: &str) -> Vec<Nested<'a>> {
+    pub(crate) fn nested(&self, name: &str) -> Vec<Nested<'a>> {
         let replaced = self.overrides.iter().rev().copied();
         let mut all = replaced.chain([(self.file, self.block)]);
         all.find_map(|(file, block)| {
@@ -413,7 +413,7 @@ impl<'a> Decl<'a> {
     }
 
     /// The place of its name.
-    pub fn name_place(&self) -> Place {
+    pub(crate) fn name_place(&self) -> Place {
         let span = self.block.labels.get(1).and_then(Span::span);
         span.map_or_else(|| self.place(), |span| self.file.place(&span))
     }
@@ -452,7 +452,7 @@ pub(super) fn nested<'a>(file: &'a File, body: &'a Body, name: &str) -> Vec<Nest
 
 impl<'a> Nested<'a> {
     /// An argument of the block.
-    pub fn argument(&self, name: &str) -> Option<Argument<'a>> {
+    pub(crate) fn argument(&self, name: &str) -> Option<Argument<'a>> {
         let attribute = self.body.get_attribute(name)?;
         Some(Argument {
             file: self.file,
@@ -461,7 +461,7 @@ impl<'a> Nested<'a> {
     }
 
     /// The place of the words before the block's brace.
-    pub fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         self.file.header(self.block)
     }
 }
@@ -470,10 +470,5 @@ impl Argument<'_> {
     /// The place of name and value.
     pub fn place(&self) -> Place {
         self.file.place_of(self.attribute)
-    }
-
-    /// The place of the value.
-    pub fn value_place(&self) -> Place {
-        self.file.place_of(&self.attribute.value)
     }
 }

@@ -14,9 +14,9 @@ pub struct Place {
     /// The column in it where the part begins.
     pub column: usize,
     /// Last line, counted from 1.
-    pub end_line: usize,
+    pub(crate) end_line: usize,
     /// The column in it behind the part.
-    pub end_column: usize,
+    pub(crate) end_column: usize,
 }
 
 /// The offsets where the lines of a text begin.

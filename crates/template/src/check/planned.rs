@@ -62,7 +62,7 @@ pub struct Problem {
     /// File and line, if the engine names them.
     pub place: Option<(String, usize)>,
     /// Tells whether the engine accepts it, and the server would not.
-    pub is_of_server: bool,
+    pub(crate) is_of_server: bool,
 }
 
 /// The files that an engine plans.

@@ -98,7 +98,7 @@ pub enum Format {
 }
 
 /// All forms, by name.
-pub const FORMATS: [(&str, Format); 6] = [
+pub(crate) const FORMATS: [(&str, Format); 6] = [
     ("table", Format::Table),
     ("json", Format::Json),
     ("sarif", Format::Sarif),

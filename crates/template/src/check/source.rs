@@ -155,7 +155,7 @@ impl File {
     }
 
     /// The place of a parsed thing.
-    pub fn place_of(&self, part: &impl Span) -> Place {
+    pub(crate) fn place_of(&self, part: &impl Span) -> Place {
         self.place(&part.span().unwrap_or(0..0))
     }
 
@@ -168,7 +168,7 @@ impl File {
     }
 
     /// A line of the author's file, without blanks at its ends.
-    pub fn line_place(&self, line: usize) -> Place {
+    pub(crate) fn line_place(&self, line: usize) -> Place {
         let start = self.lines.start(line);
         let rest = self.text.get(start..).unwrap_or_default();
         let text = rest.lines().next().unwrap_or_default();

@@ -16,13 +16,13 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Traced {
     /// Declarations, by index, and the attribute that is asked for; `None` for the whole.
-    pub decls: BTreeSet<(usize, Option<String>)>,
+    pub(crate) decls: BTreeSet<(usize, Option<String>)>,
     /// Variables on the way, by instance and name.
     pub variables: BTreeSet<(usize, String)>,
     /// Functions that are called on the way.
     pub functions: BTreeSet<String>,
     /// Tells whether some of it leads to what is not there, such as a module that was not fetched.
-    pub is_open: bool,
+    pub(crate) is_open: bool,
 }
 
 /// Follows references; made once for a model.

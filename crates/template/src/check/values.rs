@@ -72,7 +72,7 @@ pub struct Scope {
     /// The end of the address: `[0]`, `["a"]`, or nothing.
     pub key: String,
     /// Tells whether there certainly is an instance with this key.
-    pub is_certain: bool,
+    pub(crate) is_certain: bool,
 }
 
 impl Values {
@@ -192,7 +192,7 @@ impl Values {
     }
 
     /// The same for a workspace of which something is assumed.
-    pub fn expand_assuming(
+    pub(crate) fn expand_assuming(
         &self,
         _model: &Model<'_>,
         decl: &Decl<'_>,
@@ -229,7 +229,7 @@ impl Values {
     }
 
     /// The scopes that a value of `for_each` makes.
-    pub fn each_of(&self, plain: &Scope, value: &Value) -> Vec<Scope> {
+    pub(crate) fn each_of(&self, plain: &Scope, value: &Value) -> Vec<Scope> {
         let pairs = pairs(value).into_iter();
         pairs
             .take(MAX_EXPANDED)
@@ -242,7 +242,7 @@ impl Values {
     }
 
     /// The scopes of the blocks that a `dynamic` block makes of a value.
-    pub fn items_of(&self, outer: &Scope, iterator: &str, value: &Value) -> Vec<Scope> {
+    pub(crate) fn items_of(&self, outer: &Scope, iterator: &str, value: &Value) -> Vec<Scope> {
         let pairs = pairs(value).into_iter().take(MAX_EXPANDED);
         pairs
             .map(|(key, value)| {
@@ -254,12 +254,12 @@ impl Values {
     }
 
     /// The value of an expression, if all that it refers to is known.
-    pub fn evaluate(&self, scope: &Scope, file: &File, expr: &Expression) -> Option<Value> {
+    pub(crate) fn evaluate(&self, scope: &Scope, file: &File, expr: &Expression) -> Option<Value> {
         scope.evaluate(file, expr)
     }
 
     /// The number of instances of a block under an assumption; `None` if the source does not tell.
-    pub fn how_many(
+    pub(crate) fn how_many(
         &self,
         model: &Model<'_>,
         decl: &Decl<'_>,

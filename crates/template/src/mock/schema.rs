@@ -27,10 +27,10 @@ pub struct ProviderSchema {
     pub provider: Schema,
     /// Schemas of resources by type.
     #[serde(default)]
-    pub resource_schemas: BTreeMap<String, Schema>,
+    pub(crate) resource_schemas: BTreeMap<String, Schema>,
     /// Data sources by type.
     #[serde(default)]
-    pub data_source_schemas: BTreeMap<String, Schema>,
+    pub(crate) data_source_schemas: BTreeMap<String, Schema>,
 }
 
 /// The attributes and blocks of one thing.
@@ -52,10 +52,10 @@ pub struct Block {
     pub attributes: BTreeMap<String, Attribute>,
     /// Blocks inside of it.
     #[serde(default)]
-    pub block_types: BTreeMap<String, Nested>,
+    pub(crate) block_types: BTreeMap<String, Nested>,
     /// Tells whether it should not be used any more.
     #[serde(default)]
-    pub deprecated: bool,
+    pub(crate) deprecated: bool,
 }
 
 /// Attribute of a block, as the engine describes it.
@@ -72,13 +72,13 @@ pub struct Attribute {
     pub optional: bool,
     /// The provider may set it.
     #[serde(default)]
-    pub computed: bool,
+    pub(crate) computed: bool,
     /// Tells whether Terraform hides it.
     #[serde(default)]
     pub sensitive: bool,
     /// Tells whether it should not be used any more.
     #[serde(default)]
-    pub deprecated: bool,
+    pub(crate) deprecated: bool,
     /// Elements that a template asks for by index; only in schemas that were inferred.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub items: usize,
@@ -93,19 +93,19 @@ fn is_zero(number: &usize) -> bool {
 
 /// Blocks of one name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Nested {
+pub(crate) struct Nested {
     /// `single`, `group`, `list`, `set` or `map`.
     #[serde(default)]
-    pub nesting_mode: String,
+    pub(crate) nesting_mode: String,
     /// The content of each.
     #[serde(default)]
     pub block: Block,
     /// The least number of them.
     #[serde(default)]
-    pub min_items: i64,
+    pub(crate) min_items: i64,
     /// The largest number of them; zero for no limit.
     #[serde(default)]
-    pub max_items: i64,
+    pub(crate) max_items: i64,
 }
 
 impl Schemas {

@@ -107,7 +107,7 @@ impl ScriptOrder {
     }
 
     /// Returns whether a wait is part of the longest chain.
-    pub fn is_critical(&self, before: &str, after: &str) -> bool {
+    pub(crate) fn is_critical(&self, before: &str, after: &str) -> bool {
         let mut pairs = self.critical_path.windows(2);
         pairs.any(|pair| pair[0] == before && pair[1] == after)
     }

@@ -31,7 +31,7 @@ pub struct Failure {
     pub details: Vec<String>,
     /// True if nothing was built, so that later runs have nothing to begin with.
     #[serde(skip)]
-    pub is_of_build: bool,
+    pub(crate) is_of_build: bool,
 }
 
 impl Failure {

@@ -92,7 +92,7 @@ pub struct PlayedRun {
     /// Name of the run in its file.
     pub name: String,
     /// End of the run, for reports.
-    pub outcome: Outcome,
+    pub(crate) outcome: Outcome,
     /// Time that it took, in seconds.
     pub seconds: f64,
     /// Reasons why it did not pass.

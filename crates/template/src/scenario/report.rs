@@ -18,7 +18,7 @@ pub use self::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Summary {
     /// Runs that ended as expected.
-    pub passed: usize,
+    pub(crate) passed: usize,
     /// Runs that did not, and scenarios that left something behind.
     pub failed: usize,
     /// Runs and files with mistakes of their own.

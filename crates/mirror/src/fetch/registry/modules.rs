@@ -23,7 +23,7 @@ impl Registries {
     ///
     /// # Errors
     /// [`FetchError`]; [`FetchError::NotFound`] if the registry does not know it.
-    pub async fn module_versions(
+    pub(crate) async fn module_versions(
         &self,
         host: &str,
         path: &str,
@@ -56,7 +56,7 @@ impl Registries {
     ///
     /// # Errors
     /// [`FetchError`].
-    pub async fn module_location(
+    pub(crate) async fn module_location(
         &self,
         host: &str,
         path: &str,

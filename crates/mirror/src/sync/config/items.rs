@@ -169,7 +169,7 @@ pub struct FileEntry {
     /// Address of the file.
     pub url: Address,
     /// Digest that the file must have.
-    pub sha256: Digest,
+    pub(crate) sha256: Digest,
 }
 
 /// An `http` or `https` address.

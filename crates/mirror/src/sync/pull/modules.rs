@@ -17,7 +17,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`PullError`].
-    pub async fn module_versions(&self, addr: &str) -> Result<Arc<Vec<Version>>, PullError> {
+    pub(crate) async fn module_versions(&self, addr: &str) -> Result<Arc<Vec<Version>>, PullError> {
         let (host, path) = addr.split_once('/').ok_or(PullError::Missing)?;
         self.check_service(host, "modules.v1")?;
         let listing = self.0.modules.get_or(addr.to_owned(), Listing::default);
@@ -44,7 +44,11 @@ impl Upstream {
     ///
     /// # Errors
     /// [`PullError::Missing`] if the registry does not list that version.
-    pub async fn bring_module(&self, addr: &str, version: &Version) -> Result<(), PullError> {
+    pub(crate) async fn bring_module(
+        &self,
+        addr: &str,
+        version: &Version,
+    ) -> Result<(), PullError> {
         if !self.module_versions(addr).await?.contains(version) {
             return Err(PullError::Missing);
         }

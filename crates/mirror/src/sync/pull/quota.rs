@@ -37,9 +37,9 @@ pub struct Counts {
     /// Bytes of pulled packages in the mirror.
     pub bytes: AtomicU64,
     /// Number of evicted packages.
-    pub evicted: AtomicU64,
+    pub(crate) evicted: AtomicU64,
     /// Total size of evicted packages in bytes.
-    pub evicted_bytes: AtomicU64,
+    pub(crate) evicted_bytes: AtomicU64,
 }
 
 /// Limit for pulled packages. Clones share the same counts.
